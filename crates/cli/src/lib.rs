@@ -1,0 +1,1 @@
+//! The meshagent command: serve, token, room connect.

@@ -1,0 +1,1 @@
+//! A client of the room server: one driver task owns the socket, handles are cheap.

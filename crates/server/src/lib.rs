@@ -1,0 +1,1 @@
+//! The room server: rooms as state machines, the gate, HTTP and WebSocket around them.

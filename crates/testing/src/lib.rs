@@ -1,0 +1,1 @@
+//! Test support: seeded plans, virtual time and the launcher of the published SDKs.
