@@ -1,1 +1,15 @@
-//! Schema-checked live documents: MeshSchema and MeshDocument over a Yjs-compatible CRDT, without any I/O.
+//! Schema-checked live documents: [`MeshSchema`] and [`MeshDocument`] over a Yjs-compatible CRDT.
+//!
+//! The crate contains no networking, no file access, no clock, no thread and no random source: client
+//! ids and element ids come in as arguments, updates go in and out as bytes.
+
+mod document;
+mod schema;
+mod update;
+
+pub use document::{Element, InsertError, MeshDocument};
+pub use schema::{
+    ChildProperty, ElementProperty, ElementType, InferError, MeshSchema, SchemaError, SimpleValue,
+    ValueProperty, Violation,
+};
+pub use update::{Applied, DecodeError, UpdateKind, merge_updates};

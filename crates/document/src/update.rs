@@ -1,0 +1,57 @@
+//! Yjs v1 updates as bytes: what they hold, whether they are sound, how they are merged.
+
+use thiserror::Error;
+
+/// What an inbound update is, relative to one document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpdateKind {
+    /// It holds neither operations nor deletions.
+    Empty,
+    /// The document knows all of it: an echo.
+    Contained,
+    /// All of it can be applied, and some of it is new.
+    New,
+    /// Some of it builds on operations that the document does not have.
+    Gap,
+}
+
+/// What applying an update did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Applied {
+    /// The v1 update of what became visible, with what had waited for it; `None` if nothing did.
+    pub visible: Option<Vec<u8>>,
+    /// Whether some part of the update still waits for operations that are missing.
+    pub gap: bool,
+}
+
+/// Why bytes were not accepted as an update or a state vector.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// The bytes are not what the encoding demands.
+    #[error("malformed at byte {offset}: {reason}")]
+    Malformed {
+        /// Where reading stopped.
+        offset: usize,
+        /// What is wrong there.
+        reason: &'static str,
+    },
+    /// The bytes are well-formed, but more than this document takes.
+    #[error("too large: {what} is limited to {limit}; send less at once")]
+    TooLarge {
+        /// What is counted.
+        what: &'static str,
+        /// The limit.
+        limit: usize,
+    },
+}
+
+/// Merges updates of one document into one.
+///
+/// # Errors
+/// [`DecodeError`] if one of them is malformed.
+pub fn merge_updates(updates: &[&[u8]]) -> Result<Vec<u8>, DecodeError> {
+    let _ = updates;
+    unimplemented!()
+}
