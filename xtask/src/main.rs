@@ -1,1 +1,120 @@
-fn main() {}
+//! The one place that knows how the workspace is checked: `cargo xtask test`, `interop` and `ci`. It
+//! only starts other programs; what they test lives with them.
+
+#![expect(clippy::print_stdout, reason = "a command says what it does")]
+
+mod interop;
+mod process;
+#[cfg(test)]
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::process::{capture, cargo, run};
+
+const USAGE: &str = "\
+usage: cargo xtask <command>
+
+  test [--no-interop]   all tests; the interop tests run against the release binary
+  interop [TEST...]     install the published SDKs if needed, then run the interop tests
+  interop --install-only
+  ci                    formatting, lints, dependency policy, then all tests";
+
+/// A cold release build on two cores takes minutes; nothing here may hang for ever.
+const BUILD_LIMIT: Duration = Duration::from_mins(25);
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args.as_slice() {
+        ["test"] => test(true),
+        ["test", "--no-interop"] => test(false),
+        ["interop", "--install-only"] => interop::prepare(),
+        ["interop", filters @ ..] => interop(filters),
+        ["ci"] => ci(),
+        ["help" | "--help" | "-h"] => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        _ => bail!("unknown command {args:?}\n{USAGE}"),
+    }
+}
+
+fn test(with_interop: bool) -> Result<()> {
+    run(
+        cargo(&["test", "--workspace", "--exclude", "interop"]),
+        BUILD_LIMIT,
+    )?;
+    check_wasm()?;
+    if with_interop {
+        interop(&[])?;
+    }
+    println!("xtask: all tests passed");
+    Ok(())
+}
+
+/// The pure crates compile for the browser, where the target is there to say so.
+fn check_wasm() -> Result<()> {
+    const TARGET: &str = "wasm32-unknown-unknown";
+    let installed = capture("rustup", &["target", "list", "--installed"]).unwrap_or_default();
+    if !installed.lines().any(|line| line.trim() == TARGET) {
+        println!("xtask: {TARGET} is not installed, its check is skipped");
+        return Ok(());
+    }
+    let check = [
+        "check",
+        "-p",
+        "meshagent-document",
+        "-p",
+        "meshagent-protocol",
+        "--target",
+        TARGET,
+    ];
+    run(cargo(&check), BUILD_LIMIT)
+}
+
+fn interop(filters: &[&str]) -> Result<()> {
+    run(
+        cargo(&["build", "--release", "-p", "meshagent-cli"]),
+        BUILD_LIMIT,
+    )?;
+    interop::prepare()?;
+    let mut tests = cargo(&["test", "-p", "interop", "--"]);
+    tests.args(filters);
+    if std::env::var_os("MESHAGENT_BIN").is_none() {
+        let name = format!("meshagent{}", std::env::consts::EXE_SUFFIX);
+        tests.env("MESHAGENT_BIN", target_dir().join("release").join(name));
+    }
+    run(tests, BUILD_LIMIT)
+}
+
+fn ci() -> Result<()> {
+    run(cargo(&["fmt", "--all", "--check"]), BUILD_LIMIT)?;
+    let clippy = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    run(cargo(&clippy), BUILD_LIMIT)?;
+    run(
+        cargo(&["deny", "check", "licenses", "bans", "sources"]),
+        BUILD_LIMIT,
+    )?;
+    test(true)
+}
+
+fn workspace_root() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here)
+}
+
+fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| workspace_root().join("target"), PathBuf::from)
+}

@@ -1,1 +1,23 @@
-//! Test support: seeded plans, virtual time and the launcher of the published SDKs.
+//! Test support: starts the server binary, the published SDKs and the samples of the API page, each as
+//! a process of its own with time limits and logs. It knows nothing of how the server works inside, and
+//! no production crate depends on it.
+
+mod credentials;
+mod http;
+mod process;
+mod repository;
+mod samples;
+mod sdk;
+mod sdk_client;
+mod server;
+
+pub use tempfile::TempDir;
+
+pub use self::credentials::Credentials;
+pub use self::http::{HttpResponse, http_request, http_upgrade};
+pub use self::process::{Finished, Logs, STEP_LIMIT, run_to_end, wait_until};
+pub use self::repository::repository_root;
+pub use self::samples::{Sample, Samples};
+pub use self::sdk::{Script, Sdk};
+pub use self::sdk_client::{SdkClient, SdkError};
+pub use self::server::Server;
