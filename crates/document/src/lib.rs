@@ -9,7 +9,7 @@ mod update;
 
 pub use document::{Element, InsertError, MeshDocument};
 pub use schema::{
-    ChildProperty, ElementProperty, ElementType, InferError, MeshSchema, SchemaError, SimpleValue,
-    ValueProperty, Violation,
+    ChildProperty, ElementProperty, ElementType, ID_ATTRIBUTE, InferError, MeshSchema, SchemaError,
+    SimpleValue, TEXT_TAG, ValueProperty, Violation,
 };
 pub use update::{Applied, DecodeError, UpdateKind, merge_updates};
