@@ -1,1 +1,26 @@
-//! What a room server needs from a database: the Store trait, a memory store and a conformance suite.
+//! What a room server needs from a database: the [`Store`] trait, a memory store, a conformance suite that
+//! every store passes, and a store that fails on demand.
+//!
+//! It picks no database, opens no file, starts no task and reads no clock: timestamps come in with the writes.
+//! Calls block; a server makes them on threads that may block, a simulation makes them directly.
+//!
+//! A room's documents and files share one namespace of paths with the semantics of object storage: a folder is
+//! there while something lies below it, and `a` and `a/b` may both exist. Paths arrive normalised (no leading,
+//! trailing or doubled `/`); the empty path is the room's root folder.
+
+mod entry;
+mod failing;
+mod id;
+mod memory;
+mod store;
+mod write;
+
+pub mod conformance;
+pub mod path;
+
+pub use entry::{Entry, EntryKind, StoreStats, StoredDocument, StoredFile, StoredUpdate};
+pub use failing::{FailingStore, Fault};
+pub use id::{DocumentId, RoomId, Seq, Timestamp};
+pub use memory::MemoryStore;
+pub use store::{BoxError, Store, StoreError};
+pub use write::{Author, MovedEntry, Removed, Write, WriteError, Written};

@@ -1,0 +1,534 @@
+//! The store that forgets: everything in maps, for tests, simulations and rooms that need not last.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use crate::path::{below, is_below, name};
+use crate::{
+    DocumentId, Entry, EntryKind, MovedEntry, Removed, RoomId, Seq, Store, StoreError, StoreStats,
+    StoredDocument, StoredFile, StoredUpdate, Timestamp, Write, WriteError, Written,
+};
+
+/// A store in memory. It is never full and never unavailable.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    state: Mutex<State>,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Each write checks everything before it changes anything, so a panic leaves no half of one behind.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store for MemoryStore {
+    fn commit(&self, writes: &[Write]) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
+        let mut state = self.state();
+        Ok(writes.iter().map(|write| state.apply(write)).collect())
+    }
+
+    fn stat(&self, room: &RoomId, path: &str) -> Result<Option<Entry>, StoreError> {
+        let state = self.state();
+        if path.is_empty() {
+            return Ok(Some(folder("")));
+        }
+        let Some(tree) = state.rooms.get(room) else {
+            return Ok(None);
+        };
+        let leaf = tree.get(path).map(|node| state.entry(path, node));
+        Ok(leaf.or_else(|| children(tree, path).next().map(|_| folder(name(path)))))
+    }
+
+    fn list(&self, room: &RoomId, path: &str) -> Result<Option<Vec<Entry>>, StoreError> {
+        let state = self.state();
+        let mut entries = Vec::new();
+        if let Some(tree) = state.rooms.get(room) {
+            let prefix = if path.is_empty() { 0 } else { path.len() + 1 };
+            let mut last_folder = None;
+            for (child, node) in children(tree, path) {
+                match child[prefix..].split_once('/') {
+                    None => entries.push(state.entry(child, node)),
+                    Some((name, _)) if last_folder == Some(name) => {}
+                    Some((name, _)) => {
+                        last_folder = Some(name);
+                        entries.push(folder(name));
+                    }
+                }
+            }
+        }
+        if entries.is_empty() && !path.is_empty() {
+            return Ok(None);
+        }
+        entries.sort_by(|a, b| (&a.name, a.kind).cmp(&(&b.name, b.kind)));
+        Ok(Some(entries))
+    }
+
+    fn load(&self, room: &RoomId, path: &str) -> Result<Option<StoredDocument>, StoreError> {
+        let state = self.state();
+        let Some(Node::Document(id)) = state.rooms.get(room).and_then(|tree| tree.get(path)) else {
+            return Ok(None);
+        };
+        let document = state.document(*id);
+        Ok(Some(StoredDocument {
+            document: *id,
+            schema: document.schema.clone(),
+            snapshot: document.snapshot.clone(),
+            snapshot_seq: document.snapshot_seq,
+            updates: document.updates.values().cloned().collect(),
+            last_seq: document.last_seq,
+            created_at: document.created_at,
+            updated_at: document.updated_at,
+        }))
+    }
+
+    fn follow(
+        &self,
+        document: DocumentId,
+        after: Seq,
+        limit: usize,
+    ) -> Result<Vec<StoredUpdate>, StoreError> {
+        let state = self.state();
+        let found = state
+            .documents
+            .get(&document)
+            .ok_or(StoreError::NoSuchDocument { document })?;
+        if after < found.snapshot_seq {
+            return Err(StoreError::Compacted {
+                document,
+                through: found.snapshot_seq,
+            });
+        }
+        let later = (Bound::Excluded(after), Bound::Unbounded);
+        Ok(found
+            .updates
+            .range(later)
+            .take(limit)
+            .map(|(_, update)| update.clone())
+            .collect())
+    }
+
+    fn read_file(&self, room: &RoomId, path: &str) -> Result<Option<StoredFile>, StoreError> {
+        let state = self.state();
+        let Some(Node::File(file)) = state.rooms.get(room).and_then(|tree| tree.get(path)) else {
+            return Ok(None);
+        };
+        Ok(Some(file.clone()))
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn stats(&self) -> Result<StoreStats, StoreError> {
+        let state = self.state();
+        let mut stats = StoreStats::default();
+        for node in state.rooms.values().flat_map(BTreeMap::values) {
+            match node {
+                Node::Document(id) => {
+                    stats.documents += 1;
+                    stats.bytes += state.document(*id).size();
+                }
+                Node::File(file) => {
+                    stats.files += 1;
+                    stats.bytes += file.data.len() as u64;
+                }
+            }
+        }
+        Ok(stats)
+    }
+}
+
+type Tree = BTreeMap<String, Node>;
+
+#[derive(Debug, Default)]
+struct State {
+    rooms: HashMap<RoomId, Tree>,
+    // Invariant: exactly the documents that a `Node::Document` of some room names.
+    documents: HashMap<DocumentId, Document>,
+    last_document: u64,
+}
+
+#[derive(Clone, Debug)]
+enum Node {
+    Document(DocumentId),
+    File(StoredFile),
+}
+
+#[derive(Debug)]
+struct Document {
+    schema: String,
+    snapshot: Option<Bytes>,
+    snapshot_seq: Seq,
+    updates: BTreeMap<Seq, StoredUpdate>,
+    last_seq: Seq,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+}
+
+impl Document {
+    fn size(&self) -> u64 {
+        let updates = self
+            .updates
+            .values()
+            .map(|update| update.update.len() as u64)
+            .sum::<u64>();
+        updates + self.snapshot.as_ref().map_or(0, |state| state.len() as u64)
+    }
+}
+
+impl State {
+    fn apply(&mut self, write: &Write) -> Result<Written, WriteError> {
+        match write {
+            Write::CreateDocument {
+                room,
+                path,
+                schema,
+                state,
+                author,
+                at,
+            } => {
+                let first = (!state.is_empty()).then(|| StoredUpdate {
+                    seq: Seq(1),
+                    update: state.clone(),
+                    author: author.clone(),
+                    at: *at,
+                });
+                self.create(room, path, schema, first, *at)
+            }
+            Write::Append {
+                document,
+                update,
+                author,
+                at,
+            } => {
+                let id = *document;
+                let document = self
+                    .documents
+                    .get_mut(&id)
+                    .ok_or(WriteError::NoSuchDocument { document: id })?;
+                let seq = Seq(document.last_seq.0 + 1);
+                let update = StoredUpdate {
+                    seq,
+                    update: update.clone(),
+                    author: author.clone(),
+                    at: *at,
+                };
+                document.updates.insert(seq, update);
+                document.last_seq = seq;
+                document.updated_at = *at;
+                Ok(Written::Appended { seq })
+            }
+            Write::Snapshot {
+                document,
+                through,
+                state,
+            } => {
+                let id = *document;
+                let document = self
+                    .documents
+                    .get_mut(&id)
+                    .ok_or(WriteError::NoSuchDocument { document: id })?;
+                if *through < document.snapshot_seq || *through > document.last_seq {
+                    return Err(WriteError::SnapshotOutOfRange {
+                        document: id,
+                        through: *through,
+                    });
+                }
+                document.snapshot = Some(state.clone());
+                document.snapshot_seq = *through;
+                document.updates = document.updates.split_off(&Seq(through.0 + 1));
+                Ok(Written::Snapshotted)
+            }
+            Write::PutFile {
+                room,
+                path,
+                data,
+                mime_type,
+                overwrite,
+                at,
+            } => self.put_file(room, path, data, mime_type, *overwrite, *at),
+            Write::Delete {
+                room,
+                path,
+                recursive,
+            } => self.delete(room, path, *recursive),
+            Write::Move {
+                room,
+                source,
+                destination,
+                overwrite,
+                at,
+            } => self.rename(room, source, destination, *overwrite, *at),
+        }
+    }
+
+    fn create(
+        &mut self,
+        room: &RoomId,
+        path: &str,
+        schema: &str,
+        first: Option<StoredUpdate>,
+        at: Timestamp,
+    ) -> Result<Written, WriteError> {
+        if path.is_empty() {
+            return Err(WriteError::IsRoot);
+        }
+        let tree = self.rooms.entry(room.clone()).or_default();
+        if tree.contains_key(path) {
+            return Err(WriteError::AlreadyExists {
+                path: path.to_owned(),
+            });
+        }
+        self.last_document += 1;
+        let id = DocumentId(self.last_document);
+        let seq = first.as_ref().map_or(Seq(0), |update| update.seq);
+        tree.insert(path.to_owned(), Node::Document(id));
+        let document = Document {
+            schema: schema.to_owned(),
+            snapshot: None,
+            snapshot_seq: Seq(0),
+            updates: first
+                .into_iter()
+                .map(|update| (update.seq, update))
+                .collect(),
+            last_seq: seq,
+            created_at: at,
+            updated_at: at,
+        };
+        self.documents.insert(id, document);
+        Ok(Written::Created { document: id, seq })
+    }
+
+    fn put_file(
+        &mut self,
+        room: &RoomId,
+        path: &str,
+        data: &Bytes,
+        mime_type: &str,
+        overwrite: bool,
+        at: Timestamp,
+    ) -> Result<Written, WriteError> {
+        if path.is_empty() {
+            return Err(WriteError::IsRoot);
+        }
+        let tree = self.rooms.entry(room.clone()).or_default();
+        let created_at = match tree.get(path) {
+            None => None,
+            Some(_) if !overwrite => {
+                return Err(WriteError::AlreadyExists {
+                    path: path.to_owned(),
+                });
+            }
+            Some(Node::Document(_)) => {
+                return Err(WriteError::IsDocument {
+                    path: path.to_owned(),
+                });
+            }
+            Some(Node::File(file)) => Some(file.created_at),
+        };
+        let file = StoredFile {
+            data: data.clone(),
+            mime_type: mime_type.to_owned(),
+            created_at: created_at.unwrap_or(at),
+            updated_at: at,
+        };
+        tree.insert(path.to_owned(), Node::File(file));
+        Ok(Written::Put {
+            replaced: created_at.is_some(),
+        })
+    }
+
+    fn delete(
+        &mut self,
+        room: &RoomId,
+        path: &str,
+        recursive: bool,
+    ) -> Result<Written, WriteError> {
+        let tree = self.rooms.entry(room.clone()).or_default();
+        let mut doomed = Vec::new();
+        if tree.contains_key(path) {
+            doomed.push(path.to_owned());
+        }
+        if recursive {
+            doomed.extend(children(tree, path).map(|(path, _)| path.clone()));
+        }
+        if doomed.is_empty() {
+            return Err(match children(tree, path).next() {
+                Some(_) => WriteError::RecursiveRequired {
+                    path: path.to_owned(),
+                },
+                None => WriteError::NotFound {
+                    path: path.to_owned(),
+                },
+            });
+        }
+        Ok(Written::Deleted {
+            entries: self.remove(room, doomed),
+        })
+    }
+
+    fn rename(
+        &mut self,
+        room: &RoomId,
+        source: &str,
+        destination: &str,
+        overwrite: bool,
+        at: Timestamp,
+    ) -> Result<Written, WriteError> {
+        let tree = self.rooms.entry(room.clone()).or_default();
+        let sources: Vec<String> = if tree.contains_key(source) {
+            vec![source.to_owned()]
+        } else {
+            children(tree, source)
+                .map(|(path, _)| path.clone())
+                .collect()
+        };
+        if sources.is_empty() {
+            return Err(WriteError::NotFound {
+                path: source.to_owned(),
+            });
+        }
+        let is_folder = !tree.contains_key(source);
+        if source == destination || is_folder && is_below(destination, source) {
+            return Err(WriteError::IntoItself);
+        }
+        if destination.is_empty() && !is_folder {
+            return Err(WriteError::IsRoot);
+        }
+        let moves: Vec<(String, String)> = sources
+            .into_iter()
+            .map(|path| {
+                let moved = format!("{destination}{}", &path[source.len()..]);
+                // Only a folder that moves to the root has a slash to lose.
+                let moved = if destination.is_empty() {
+                    moved[1..].to_owned()
+                } else {
+                    moved
+                };
+                (path, moved)
+            })
+            .collect();
+
+        // What moves away itself is not in the way.
+        let stays = |path: &str| !(path == source || is_folder && is_below(path, source));
+        let in_the_way: Vec<String> = moves
+            .iter()
+            .map(|(_, destination)| destination)
+            .filter(|path| tree.contains_key(*path) && stays(path))
+            .cloned()
+            .collect();
+        if let Some(path) = in_the_way.first()
+            && !overwrite
+        {
+            return Err(WriteError::AlreadyExists { path: path.clone() });
+        }
+
+        let replaced = self.remove(room, in_the_way);
+        let tree = self.rooms.entry(room.clone()).or_default();
+        let taken: Vec<(String, String, Node)> = moves
+            .into_iter()
+            .filter_map(|(source, destination)| {
+                tree.remove(&source).map(|node| (source, destination, node))
+            })
+            .collect();
+        let mut entries = Vec::with_capacity(taken.len());
+        for (source, destination, mut node) in taken {
+            let document = match &mut node {
+                Node::Document(id) => {
+                    if let Some(document) = self.documents.get_mut(id) {
+                        document.updated_at = at;
+                    }
+                    Some(*id)
+                }
+                Node::File(file) => {
+                    file.updated_at = at;
+                    None
+                }
+            };
+            tree.insert(destination.clone(), node);
+            entries.push(MovedEntry {
+                source,
+                destination,
+                document,
+            });
+        }
+        Ok(Written::Moved { entries, replaced })
+    }
+
+    fn remove(&mut self, room: &RoomId, paths: Vec<String>) -> Vec<Removed> {
+        let mut removed = Vec::with_capacity(paths.len());
+        let Some(tree) = self.rooms.get_mut(room) else {
+            return removed;
+        };
+        for path in paths {
+            let document = match tree.remove(&path) {
+                Some(Node::Document(id)) => {
+                    self.documents.remove(&id);
+                    Some(id)
+                }
+                Some(Node::File(_)) | None => None,
+            };
+            removed.push(Removed { path, document });
+        }
+        removed
+    }
+
+    fn document(&self, id: DocumentId) -> &Document {
+        self.documents
+            .get(&id)
+            .expect("a node and its document come and go together")
+    }
+
+    fn entry(&self, path: &str, node: &Node) -> Entry {
+        let (kind, size, created_at, updated_at) = match node {
+            Node::Document(id) => {
+                let document = self.document(*id);
+                (
+                    EntryKind::Document,
+                    document.size(),
+                    document.created_at,
+                    document.updated_at,
+                )
+            }
+            Node::File(file) => (
+                EntryKind::File,
+                file.data.len() as u64,
+                file.created_at,
+                file.updated_at,
+            ),
+        };
+        Entry {
+            name: name(path).to_owned(),
+            kind,
+            size: Some(size),
+            created_at: Some(created_at),
+            updated_at: Some(updated_at),
+        }
+    }
+}
+
+fn folder(name: &str) -> Entry {
+    Entry {
+        name: name.to_owned(),
+        kind: EntryKind::Folder,
+        size: None,
+        created_at: None,
+        updated_at: None,
+    }
+}
+
+/// Everything below a folder, at any depth, in byte order of paths.
+fn children<'a>(tree: &'a Tree, folder: &str) -> impl Iterator<Item = (&'a String, &'a Node)> {
+    let (start, end) = below(folder);
+    let end = end.map_or(Bound::Unbounded, Bound::Excluded);
+    tree.range((Bound::Included(start), end))
+}

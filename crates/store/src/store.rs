@@ -1,0 +1,173 @@
+//! The trait that separates a room server from its database.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::{
+    DocumentId, Entry, RoomId, Seq, StoreStats, StoredDocument, StoredFile, StoredUpdate, Write,
+    WriteError, Written,
+};
+
+/// A database's own error.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Keeps rooms' documents and files.
+///
+/// All calls block. Reads see every commit that returned before they began.
+pub trait Store: Send + Sync + Debug {
+    /// Writes all of `writes`, in order, in one transaction, and returns one result for each.
+    ///
+    /// When it returns `Ok`, what was written is durable, to the degree the store was opened for. A later write of
+    /// the batch sees the earlier ones. A refused write costs only itself.
+    ///
+    /// # Errors
+    /// Nothing of the batch happened. [`StoreError::Unavailable`] and [`StoreError::Full`] may pass: the same batch
+    /// can be tried again.
+    fn commit(&self, writes: &[Write]) -> Result<Vec<Result<Written, WriteError>>, StoreError>;
+
+    /// What stands at `path`. A document or file goes before a folder of the same name; the root always exists.
+    ///
+    /// # Errors
+    /// If the store can't be read.
+    fn stat(&self, room: &RoomId, path: &str) -> Result<Option<Entry>, StoreError>;
+
+    /// The direct children of a folder, sorted by name (by code point) and kind; `None` if there is no such folder.
+    ///
+    /// # Errors
+    /// If the store can't be read.
+    fn list(&self, room: &RoomId, folder: &str) -> Result<Option<Vec<Entry>>, StoreError>;
+
+    /// The document at `path`, with all it takes to rebuild its state; `None` if no document stands there.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] names the document if what was kept is not what was written.
+    fn load(&self, room: &RoomId, path: &str) -> Result<Option<StoredDocument>, StoreError>;
+
+    /// The updates of a document after position `after`.
+    ///
+    /// # Errors
+    /// [`StoreError::Compacted`] if a snapshot has replaced some of them, [`StoreError::NoSuchDocument`] if the
+    /// document is gone.
+    fn load_since(
+        &self,
+        document: DocumentId,
+        after: Seq,
+    ) -> Result<Vec<StoredUpdate>, StoreError> {
+        self.follow(document, after, usize::MAX)
+    }
+
+    /// The next updates, at most `limit`, after position `after`, whichever node appended them. Returns at once,
+    /// with nothing if there are none yet.
+    ///
+    /// # Errors
+    /// As [`Store::load_since`].
+    fn follow(
+        &self,
+        document: DocumentId,
+        after: Seq,
+        limit: usize,
+    ) -> Result<Vec<StoredUpdate>, StoreError>;
+
+    /// The file at `path`; `None` if no file stands there.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] if what was kept is not what was written.
+    fn read_file(&self, room: &RoomId, path: &str) -> Result<Option<StoredFile>, StoreError>;
+
+    /// Whether the store can be read and written now.
+    ///
+    /// # Errors
+    /// Says what is in the way.
+    fn check(&self) -> Result<(), StoreError>;
+
+    /// Totals over all rooms.
+    ///
+    /// # Errors
+    /// If the store can't be read.
+    fn stats(&self) -> Result<StoreStats, StoreError>;
+}
+
+impl<S: Store + ?Sized> Store for Arc<S> {
+    fn commit(&self, writes: &[Write]) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
+        (**self).commit(writes)
+    }
+
+    fn stat(&self, room: &RoomId, path: &str) -> Result<Option<Entry>, StoreError> {
+        (**self).stat(room, path)
+    }
+
+    fn list(&self, room: &RoomId, folder: &str) -> Result<Option<Vec<Entry>>, StoreError> {
+        (**self).list(room, folder)
+    }
+
+    fn load(&self, room: &RoomId, path: &str) -> Result<Option<StoredDocument>, StoreError> {
+        (**self).load(room, path)
+    }
+
+    fn load_since(
+        &self,
+        document: DocumentId,
+        after: Seq,
+    ) -> Result<Vec<StoredUpdate>, StoreError> {
+        (**self).load_since(document, after)
+    }
+
+    fn follow(
+        &self,
+        document: DocumentId,
+        after: Seq,
+        limit: usize,
+    ) -> Result<Vec<StoredUpdate>, StoreError> {
+        (**self).follow(document, after, limit)
+    }
+
+    fn read_file(&self, room: &RoomId, path: &str) -> Result<Option<StoredFile>, StoreError> {
+        (**self).read_file(room, path)
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
+        (**self).check()
+    }
+
+    fn stats(&self) -> Result<StoreStats, StoreError> {
+        (**self).stats()
+    }
+}
+
+/// Why a store could not do what it was asked.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// A snapshot has replaced updates that were asked for; load the document anew.
+    #[error(
+        "the updates of document {document} up to {through} were merged, load the document anew"
+    )]
+    Compacted {
+        /// Which document.
+        document: DocumentId,
+        /// The last update that the snapshot contains.
+        through: Seq,
+    },
+    /// What was kept is not what was written. Restoring a backup is the way out.
+    #[error("the store is damaged: {what}{}", .document.map(|id| format!(" (document {id})")).unwrap_or_default())]
+    Corrupt {
+        /// The document, if the damage is known to be in one.
+        document: Option<DocumentId>,
+        /// What was found.
+        what: String,
+    },
+    /// There is no room for more; deleting something, or a larger disk, helps.
+    #[error("the store is full, make room and try again")]
+    Full(#[source] BoxError),
+    /// The document was deleted, or never existed.
+    #[error("document {document} is gone")]
+    NoSuchDocument {
+        /// Which.
+        document: DocumentId,
+    },
+    /// Busy, or its disk or network fails; trying again may help.
+    #[error("the store can't be reached right now, try again")]
+    Unavailable(#[source] BoxError),
+}
