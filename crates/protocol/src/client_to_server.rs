@@ -1,0 +1,176 @@
+//! What a client sends: the messages of one of the two directions.
+
+use bytes::Bytes;
+use serde_json::{Map, Value};
+
+use crate::content::Content;
+use crate::field::{Fields, InvalidField};
+use crate::message::{Body, InvalidMessage, parse_body};
+use crate::packet::{Message, MessageId};
+use crate::trace::TraceParent;
+
+/// A client's message with what surrounds it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Envelope {
+    /// The client's id of the message; the answer carries it.
+    pub id: MessageId,
+    /// The client's trace context.
+    pub trace: Option<TraceParent>,
+    /// The message.
+    pub message: ClientToServer,
+}
+
+/// A message of a client to the server.
+#[derive(Clone, PartialEq, Debug)]
+pub enum ClientToServer {
+    /// `room.invoke_tool`: a call, answered by a `__response__`.
+    Invoke(Invoke),
+    /// `room.tool_call_request_chunk`: a chunk of a streamed call, answered by a `__response__`.
+    ///
+    /// ```text
+    /// {"tool_call_id", "chunk": <content header>} | the chunk's payload
+    /// ```
+    RequestChunk {
+        /// The call, an id that the client chose; unique within the connection.
+        tool_call_id: String,
+        /// The chunk.
+        chunk: Content,
+    },
+    /// `set_attributes`: the header is the attributes; not answered.
+    SetAttributes(Map<String, Value>),
+    /// `room.list_toolkits`: answered by a `__response__`.
+    ListToolkits,
+    /// Anything else; its body was not looked at.
+    Unknown {
+        /// The type of the message.
+        kind: String,
+    },
+}
+
+/// A call of a tool.
+///
+/// # Wire form
+///
+/// ```text
+/// {"toolkit", "tool", "arguments": <content header>, "tool_call_id", "participant_id",
+///  "on_behalf_of_id"} | the content's payload
+/// ```
+#[derive(Clone, PartialEq, Debug)]
+pub struct Invoke {
+    /// The toolkit, for instance `sync`.
+    pub toolkit: String,
+    /// The tool, for instance `open`.
+    pub tool: String,
+    /// The input; `control/open` for a streamed call.
+    pub arguments: Content,
+    /// The id of the call; streamed calls have one.
+    pub tool_call_id: Option<String>,
+    /// Whose toolkit it is; absent for the room's own.
+    pub participant_id: Option<String>,
+    /// For whom the call is made.
+    pub on_behalf_of_id: Option<String>,
+}
+
+impl Envelope {
+    /// Reads a client's message.
+    ///
+    /// # Errors
+    ///
+    /// When the body or a field of it is malformed; the text names the field.
+    pub fn parse(message: Message) -> Result<Self, InvalidMessage> {
+        let id = message.id;
+        let body = match message.kind.as_str() {
+            INVOKE | REQUEST_CHUNK | SET_ATTRIBUTES | LIST_TOOLKITS => parse_body(&message)?,
+            _ => {
+                return Ok(Self {
+                    id,
+                    trace: None,
+                    message: ClientToServer::Unknown { kind: message.kind },
+                });
+            }
+        };
+        let trace = body.trace;
+        let fields = Fields(&body.header);
+        let invalid = |error: InvalidField| InvalidMessage::from_field(id, &error);
+        let content = |field, payload| {
+            let header = fields.object(field).map_err(invalid)?;
+            Content::from_parts(header, payload)
+                .map_err(|error| InvalidMessage::new(id, format!("in `{field}`: {error}")))
+        };
+        let message = match message.kind.as_str() {
+            INVOKE => {
+                let opt_name = |field| {
+                    let name = fields.opt_name(field).map_err(invalid)?;
+                    Ok::<_, InvalidMessage>(name.map(str::to_owned))
+                };
+                ClientToServer::Invoke(Invoke {
+                    toolkit: fields.name("toolkit").map_err(invalid)?.to_owned(),
+                    tool: fields.name("tool").map_err(invalid)?.to_owned(),
+                    arguments: content("arguments", body.payload.clone())?,
+                    tool_call_id: opt_name("tool_call_id")?,
+                    participant_id: opt_name("participant_id")?,
+                    on_behalf_of_id: opt_name("on_behalf_of_id")?,
+                })
+            }
+            REQUEST_CHUNK => ClientToServer::RequestChunk {
+                tool_call_id: fields.name("tool_call_id").map_err(invalid)?.to_owned(),
+                chunk: content("chunk", body.payload.clone())?,
+            },
+            SET_ATTRIBUTES => ClientToServer::SetAttributes(body.header),
+            _ => ClientToServer::ListToolkits,
+        };
+        Ok(Self { id, trace, message })
+    }
+
+    /// Appends the packets of this message to `out`.
+    pub fn encode(&self, out: &mut Vec<Bytes>) {
+        let (kind, header, payload) = match &self.message {
+            ClientToServer::Invoke(invoke) => (INVOKE, invoke.header(), invoke.arguments.payload()),
+            ClientToServer::RequestChunk {
+                tool_call_id,
+                chunk,
+            } => {
+                let mut header = Map::new();
+                header.insert("tool_call_id".to_owned(), tool_call_id.clone().into());
+                header.insert("chunk".to_owned(), chunk.header().into());
+                (REQUEST_CHUNK, header, chunk.payload())
+            }
+            ClientToServer::SetAttributes(attributes) => {
+                (SET_ATTRIBUTES, attributes.clone(), Bytes::new())
+            }
+            ClientToServer::ListToolkits => (LIST_TOOLKITS, Map::new(), Bytes::new()),
+            ClientToServer::Unknown { kind } => (kind.as_str(), Map::new(), Bytes::new()),
+        };
+        let body = Body {
+            header,
+            payload,
+            trace: self.trace,
+        };
+        body.encode(self.id, kind, out);
+    }
+}
+
+impl Invoke {
+    fn header(&self) -> Map<String, Value> {
+        let mut header = Map::new();
+        header.insert("toolkit".to_owned(), self.toolkit.clone().into());
+        header.insert("tool".to_owned(), self.tool.clone().into());
+        header.insert("arguments".to_owned(), self.arguments.header().into());
+        let optional = [
+            ("tool_call_id", &self.tool_call_id),
+            ("participant_id", &self.participant_id),
+            ("on_behalf_of_id", &self.on_behalf_of_id),
+        ];
+        for (name, value) in optional {
+            if let Some(value) = value {
+                header.insert(name.to_owned(), value.clone().into());
+            }
+        }
+        header
+    }
+}
+
+const INVOKE: &str = "room.invoke_tool";
+const LIST_TOOLKITS: &str = "room.list_toolkits";
+const REQUEST_CHUNK: &str = "room.tool_call_request_chunk";
+const SET_ATTRIBUTES: &str = "set_attributes";

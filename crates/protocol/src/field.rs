@@ -1,0 +1,114 @@
+//! Typed reading of JSON objects that a peer sent: each refusal names the field.
+
+use serde_json::{Map, Value};
+
+/// The fields of one JSON object. Absent and `null` are the same; unknown fields are left alone, as
+/// later SDKs may add some.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fields<'a>(pub(crate) &'a Map<String, Value>);
+
+impl<'a> Fields<'a> {
+    pub(crate) fn value(self, name: &'static str) -> Option<&'a Value> {
+        self.0.get(name).filter(|value| !value.is_null())
+    }
+
+    pub(crate) fn string(self, name: &'static str) -> Result<&'a str, InvalidField> {
+        required(name, "a string", self.opt_string(name)?)
+    }
+
+    pub(crate) fn opt_string(self, name: &'static str) -> Result<Option<&'a str>, InvalidField> {
+        self.typed(name, "a string", Value::as_str)
+    }
+
+    /// A non-empty string short enough to be kept and repeated.
+    pub(crate) fn name(self, name: &'static str) -> Result<&'a str, InvalidField> {
+        required(name, "a string", self.opt_name(name)?)
+    }
+
+    pub(crate) fn opt_name(self, name: &'static str) -> Result<Option<&'a str>, InvalidField> {
+        self.typed(name, "a string of 1 to 256 bytes", |value| {
+            value
+                .as_str()
+                .filter(|text| (1..=MAX_NAME_BYTES).contains(&text.len()))
+        })
+    }
+
+    pub(crate) fn object(self, name: &'static str) -> Result<&'a Map<String, Value>, InvalidField> {
+        required(name, "an object", self.opt_object(name)?)
+    }
+
+    pub(crate) fn opt_object(
+        self,
+        name: &'static str,
+    ) -> Result<Option<&'a Map<String, Value>>, InvalidField> {
+        self.typed(name, "an object", Value::as_object)
+    }
+
+    pub(crate) fn list(self, name: &'static str) -> Result<&'a Vec<Value>, InvalidField> {
+        required(name, "a list", self.typed(name, "a list", Value::as_array)?)
+    }
+
+    pub(crate) fn opt_bool(self, name: &'static str) -> Result<Option<bool>, InvalidField> {
+        self.typed(name, "true or false", Value::as_bool)
+    }
+
+    pub(crate) fn opt_i64(self, name: &'static str) -> Result<Option<i64>, InvalidField> {
+        self.typed(name, "a whole number", Value::as_i64)
+    }
+
+    pub(crate) fn opt_u64(self, name: &'static str) -> Result<Option<u64>, InvalidField> {
+        self.typed(name, "a whole number that is not negative", Value::as_u64)
+    }
+
+    pub(crate) fn u64(self, name: &'static str) -> Result<u64, InvalidField> {
+        let expected = "a whole number that is not negative";
+        required(name, expected, self.opt_u64(name)?)
+    }
+
+    fn typed<T>(
+        self,
+        field: &'static str,
+        expected: &'static str,
+        read: impl FnOnce(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, InvalidField> {
+        match self.value(field) {
+            None => Ok(None),
+            Some(value) => match read(value) {
+                Some(value) => Ok(Some(value)),
+                None => Err(InvalidField::WrongType { field, expected }),
+            },
+        }
+    }
+}
+
+fn required<T>(
+    field: &'static str,
+    expected: &'static str,
+    value: Option<T>,
+) -> Result<T, InvalidField> {
+    value.ok_or(InvalidField::Missing { field, expected })
+}
+
+/// A field that is not there or is not what it should be.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidField {
+    /// A mandatory field is absent or null.
+    #[error("the field `{field}` is missing, it must be {expected}")]
+    Missing {
+        /// The name of the field.
+        field: &'static str,
+        /// What it must be.
+        expected: &'static str,
+    },
+    /// The field is of another type, or out of range.
+    #[error("the field `{field}` must be {expected}")]
+    WrongType {
+        /// The name of the field.
+        field: &'static str,
+        /// What it must be.
+        expected: &'static str,
+    },
+}
+
+const MAX_NAME_BYTES: usize = 256;

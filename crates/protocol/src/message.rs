@@ -1,0 +1,134 @@
+//! The body of a message: a JSON header and a payload, not yet read as a request or an answer.
+
+use bytes::Bytes;
+use serde_json::{Map, Value};
+
+use crate::code::ErrorCode;
+use crate::content::Content;
+use crate::field::InvalidField;
+use crate::json::{InvalidJson, parse_json_object};
+use crate::packet::{Message, MessageId, encode_packets};
+use crate::server_to_client::ServerToClient;
+use crate::trace::{META_KEY, TraceParent, take_trace};
+
+/// A message's body, taken apart.
+///
+/// # Wire form
+///
+/// ```text
+/// u64 header length | header, JSON object, UTF-8 | payload bytes
+/// ```
+#[derive(Clone, PartialEq, Debug)]
+pub struct Body {
+    /// The header without `__meshagent__`.
+    pub header: Map<String, Value>,
+    /// What follows the header; shares memory with the message.
+    pub payload: Bytes,
+    /// The sender's trace context.
+    pub trace: Option<TraceParent>,
+}
+
+impl Body {
+    /// Takes a body apart.
+    ///
+    /// # Errors
+    ///
+    /// When the lengths do not fit or the header is not a JSON object of bounded depth.
+    pub fn parse(body: &Bytes) -> Result<Self, InvalidBody> {
+        let (length, rest) = body
+            .split_first_chunk::<8>()
+            .ok_or(InvalidBody::HeaderIncomplete)?;
+        let header_bytes = usize::try_from(u64::from_be_bytes(*length))
+            .ok()
+            .filter(|length| *length <= rest.len())
+            .ok_or(InvalidBody::HeaderIncomplete)?;
+        let (header, _) = rest.split_at(header_bytes);
+        let mut header = parse_json_object(header).map_err(InvalidBody::Header)?;
+        let trace = take_trace(&mut header);
+        Ok(Self {
+            header,
+            payload: body.slice(8 + header_bytes..),
+            trace,
+        })
+    }
+
+    /// Appends the packets of a message with this body to `out`.
+    pub fn encode(&self, id: MessageId, kind: &str, out: &mut Vec<Bytes>) {
+        let header = match self.trace {
+            Some(trace) => {
+                let mut header = self.header.clone();
+                header.insert(META_KEY.to_owned(), trace.to_meta());
+                to_json_bytes(&header)
+            }
+            None => to_json_bytes(&self.header),
+        };
+        let length = (header.len() as u64).to_be_bytes();
+        encode_packets(id, kind, &[&length, &header, &self.payload], out);
+    }
+}
+
+/// Why a body can't be taken apart.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidBody {
+    /// The header is not a JSON object.
+    #[error("the message header is not usable, send a JSON object")]
+    Header(#[source] InvalidJson),
+    /// The body ends before its header does.
+    #[error("the message header is incomplete")]
+    HeaderIncomplete,
+}
+
+/// A message that is refused, and the text to refuse it with.
+///
+/// It is answered by a `__response__` with this id: see [`response`](Self::response).
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{text}")]
+#[non_exhaustive]
+pub struct InvalidMessage {
+    /// The message to answer.
+    pub id: MessageId,
+    /// What is wrong, for the peer to read.
+    pub text: String,
+}
+
+impl InvalidMessage {
+    pub(crate) fn new(id: MessageId, text: impl Into<String>) -> Self {
+        Self {
+            id,
+            text: text.into(),
+        }
+    }
+
+    pub(crate) fn from_field(id: MessageId, error: &InvalidField) -> Self {
+        Self::new(id, error.to_string())
+    }
+
+    /// The code under which it is answered.
+    pub const fn code(&self) -> ErrorCode {
+        ErrorCode::InvalidRequest
+    }
+
+    /// The answer.
+    pub fn response(&self) -> ServerToClient {
+        ServerToClient::Response {
+            request: self.id,
+            content: Content::error(self.code(), self.text.clone()),
+        }
+    }
+}
+
+/// Takes the body of a message apart, for the peer to hear what is wrong with it.
+pub(crate) fn parse_body(message: &Message) -> Result<Body, InvalidMessage> {
+    Body::parse(&message.body).map_err(|error| {
+        let text = match &error {
+            InvalidBody::Header(cause) => format!("{error}: {}", cause.explain()),
+            InvalidBody::HeaderIncomplete => error.to_string(),
+        };
+        InvalidMessage::new(message.id, text)
+    })
+}
+
+fn to_json_bytes(header: &Map<String, Value>) -> Vec<u8> {
+    serde_json::to_vec(header).expect("maps with string keys always serialize")
+}

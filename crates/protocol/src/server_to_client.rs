@@ -1,0 +1,269 @@
+//! What a server sends: the messages of the other direction.
+
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+
+use crate::content::Content;
+use crate::field::{Fields, InvalidField};
+use crate::message::{Body, InvalidMessage, parse_body};
+use crate::packet::{Message, MessageId};
+
+/// A message of the server to a client.
+#[derive(Clone, PartialEq, Debug)]
+pub enum ServerToClient {
+    /// `room_ready`: the first message of a connection.
+    RoomReady {
+        /// The room's name.
+        room_name: String,
+        /// Absolute, ends in `/rooms/{room}`, with the host that the client used.
+        room_url: String,
+        /// Equal for everyone who is in the room at the same time.
+        session_id: String,
+    },
+    /// `connected`: the second message; with it the client counts itself connected.
+    Connected {
+        /// The client's own id; unique per connection.
+        participant_id: String,
+        /// The client's own attributes, `name` among them.
+        attributes: Map<String, Value>,
+    },
+    /// `room.status`: may be sent at any time.
+    RoomStatus {
+        /// A word, for programs.
+        status: String,
+        /// A sentence, for people.
+        message: String,
+    },
+    /// `__response__`: the answer to one request.
+    Response {
+        /// The request, whose id the message carries.
+        request: MessageId,
+        /// The answer.
+        content: Content,
+    },
+    /// `room.tool_call_response_chunk`: a chunk of a streamed call.
+    ResponseChunk {
+        /// The call, as the client named it.
+        tool_call_id: String,
+        /// The chunk.
+        chunk: Content,
+    },
+    /// `messaging.send`: a message of another participant, or about one.
+    Messaging {
+        /// Who sent it, or whom it is about.
+        from_participant_id: String,
+        /// What it is, for instance `participant.enabled`.
+        kind: String,
+        /// What it says.
+        message: Value,
+        /// The payload; empty if nothing is attached.
+        attachment: Bytes,
+    },
+    /// `storage.file.updated`: a file or document was created or written.
+    FileUpdated {
+        /// Where.
+        path: String,
+        /// By whom.
+        participant_id: String,
+    },
+    /// `storage.file.deleted`: a file or document is gone.
+    FileDeleted {
+        /// Where it was.
+        path: String,
+        /// By whom.
+        participant_id: String,
+    },
+    /// `storage.file.moved`: a file or document has another path.
+    FileMoved {
+        /// Where it was.
+        source_path: String,
+        /// Where it is.
+        destination_path: String,
+        /// By whom.
+        participant_id: String,
+    },
+}
+
+impl ServerToClient {
+    /// Appends the packets of this message to `out`.
+    ///
+    /// A response goes under its request's id, everything else under `next_id`.
+    pub fn encode(&self, next_id: MessageId, out: &mut Vec<Bytes>) {
+        let id = match self {
+            Self::Response { request, .. } => *request,
+            _ => next_id,
+        };
+        let header = match self.header() {
+            Value::Object(header) => header,
+            _ => Map::new(),
+        };
+        let body = Body {
+            header,
+            payload: self.payload(),
+            trace: None,
+        };
+        body.encode(id, self.kind(), out);
+    }
+
+    /// Reads a server's message; `None` if it is of a type that this crate does not know, which
+    /// clients ignore.
+    ///
+    /// # Errors
+    ///
+    /// When the body or a field of it is malformed.
+    pub fn parse(message: &Message) -> Result<Option<Self>, InvalidMessage> {
+        if !KINDS.contains(&message.kind.as_str()) {
+            return Ok(None);
+        }
+        let body = parse_body(message)?;
+        let fields = Fields(&body.header);
+        let id = message.id;
+        let invalid = |error: InvalidField| InvalidMessage::from_field(id, &error);
+        let string = |field| Ok(fields.string(field).map_err(invalid)?.to_owned());
+        let content = |header, payload| {
+            Content::from_parts(header, payload)
+                .map_err(|error| InvalidMessage::new(id, error.to_string()))
+        };
+        let parsed = match message.kind.as_str() {
+            ROOM_READY => Self::RoomReady {
+                room_name: string("room_name")?,
+                room_url: string("room_url")?,
+                session_id: string("session_id")?,
+            },
+            CONNECTED => Self::Connected {
+                participant_id: string("participantId")?,
+                attributes: fields.object("attributes").map_err(invalid)?.clone(),
+            },
+            ROOM_STATUS => Self::RoomStatus {
+                status: string("status")?,
+                message: string("message")?,
+            },
+            RESPONSE => Self::Response {
+                request: id,
+                content: content(&body.header, body.payload.clone())?,
+            },
+            RESPONSE_CHUNK => Self::ResponseChunk {
+                tool_call_id: string("tool_call_id")?,
+                chunk: content(
+                    fields.object("chunk").map_err(invalid)?,
+                    body.payload.clone(),
+                )?,
+            },
+            MESSAGING => Self::Messaging {
+                from_participant_id: string("from_participant_id")?,
+                kind: string("type")?,
+                message: body.header.get("message").cloned().unwrap_or_default(),
+                attachment: body.payload.clone(),
+            },
+            FILE_UPDATED => Self::FileUpdated {
+                path: string("path")?,
+                participant_id: string("participant_id")?,
+            },
+            FILE_DELETED => Self::FileDeleted {
+                path: string("path")?,
+                participant_id: string("participant_id")?,
+            },
+            _ => Self::FileMoved {
+                source_path: string("source_path")?,
+                destination_path: string("destination_path")?,
+                participant_id: string("participant_id")?,
+            },
+        };
+        Ok(Some(parsed))
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::RoomReady { .. } => ROOM_READY,
+            Self::Connected { .. } => CONNECTED,
+            Self::RoomStatus { .. } => ROOM_STATUS,
+            Self::Response { .. } => RESPONSE,
+            Self::ResponseChunk { .. } => RESPONSE_CHUNK,
+            Self::Messaging { .. } => MESSAGING,
+            Self::FileUpdated { .. } => FILE_UPDATED,
+            Self::FileDeleted { .. } => FILE_DELETED,
+            Self::FileMoved { .. } => FILE_MOVED,
+        }
+    }
+
+    fn header(&self) -> Value {
+        match self {
+            Self::RoomReady {
+                room_name,
+                room_url,
+                session_id,
+            } => json!({"room_name": room_name, "room_url": room_url, "session_id": session_id}),
+            Self::Connected {
+                participant_id,
+                attributes,
+            } => json!({
+                "type": "init",
+                "participantId": participant_id,
+                "attributes": attributes,
+            }),
+            Self::RoomStatus { status, message } => json!({"status": status, "message": message}),
+            Self::Response { content, .. } => content.header().into(),
+            Self::ResponseChunk {
+                tool_call_id,
+                chunk,
+            } => json!({"tool_call_id": tool_call_id, "chunk": chunk.header()}),
+            Self::Messaging {
+                from_participant_id,
+                kind,
+                message,
+                ..
+            } => json!({
+                "from_participant_id": from_participant_id,
+                "type": kind,
+                "message": message,
+            }),
+            Self::FileUpdated {
+                path,
+                participant_id,
+            }
+            | Self::FileDeleted {
+                path,
+                participant_id,
+            } => json!({"path": path, "participant_id": participant_id}),
+            Self::FileMoved {
+                source_path,
+                destination_path,
+                participant_id,
+            } => json!({
+                "source_path": source_path,
+                "destination_path": destination_path,
+                "participant_id": participant_id,
+            }),
+        }
+    }
+
+    fn payload(&self) -> Bytes {
+        match self {
+            Self::Response { content, .. } => content.payload(),
+            Self::ResponseChunk { chunk, .. } => chunk.payload(),
+            Self::Messaging { attachment, .. } => attachment.clone(),
+            _ => Bytes::new(),
+        }
+    }
+}
+
+const KINDS: [&str; 9] = [
+    ROOM_READY,
+    CONNECTED,
+    ROOM_STATUS,
+    RESPONSE,
+    RESPONSE_CHUNK,
+    MESSAGING,
+    FILE_UPDATED,
+    FILE_DELETED,
+    FILE_MOVED,
+];
+const ROOM_READY: &str = "room_ready";
+const CONNECTED: &str = "connected";
+const ROOM_STATUS: &str = "room.status";
+const RESPONSE: &str = "__response__";
+const RESPONSE_CHUNK: &str = "room.tool_call_response_chunk";
+const MESSAGING: &str = "messaging.send";
+const FILE_UPDATED: &str = "storage.file.updated";
+const FILE_DELETED: &str = "storage.file.deleted";
+const FILE_MOVED: &str = "storage.file.moved";
