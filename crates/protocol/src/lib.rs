@@ -22,10 +22,15 @@ pub mod client_to_server;
 pub mod code;
 pub mod content;
 mod field;
+pub mod file_policy;
+pub mod grant;
 pub mod json;
+pub mod key;
 pub mod message;
 pub mod packet;
+pub mod path;
 pub mod server_to_client;
+pub mod token;
 pub mod trace;
 
 pub use calls::{Calls, DuplicateCall};
@@ -33,7 +38,16 @@ pub use client_to_server::{ClientToServer, Envelope, Invoke};
 pub use code::ErrorCode;
 pub use content::{Content, Control, InvalidContent};
 pub use field::InvalidField;
+pub use file_policy::{FileAction, FilePathRule, FilesPolicy};
+pub use grant::{
+    ApiScope, Grant, InvalidGrant, MessagingGrant, Role, StorageGrant, StoragePathGrant, SyncGrant,
+    SyncPathGrant,
+};
+pub use json::{InvalidJson, MAX_JSON_DEPTH, parse_json, parse_json_object};
+pub use key::{ApiKey, InvalidApiKey};
 pub use message::{Body, InvalidBody, InvalidMessage};
 pub use packet::{Message, MessageId, PacketError, PacketFault, PacketLimits, PacketReader};
+pub use path::{DocPath, InvalidPath, InvalidRoomName, RoomName};
 pub use server_to_client::ServerToClient;
+pub use token::{MAX_TOKEN_BYTES, ParticipantToken, TokenError, TokenVerifier};
 pub use trace::TraceParent;

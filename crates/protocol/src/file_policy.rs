@@ -1,0 +1,170 @@
+//! The `files` policy of a storage grant: which actions are allowed on which paths.
+//!
+//! Follows the published Python SDK: a path that is not canonical is never allowed.
+
+use serde::{Deserialize, Serialize};
+
+use crate::path::strip_aliases;
+
+/// Something that can be done with a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileAction {
+    /// See that it exists.
+    List,
+    /// Read its content.
+    Read,
+    /// Create or change it.
+    Write,
+    /// Remove it.
+    Delete,
+    /// Make an address that serves it without a token.
+    Presign,
+}
+
+/// A list of rules; what no rule allows is denied.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FilesPolicy {
+    /// The rules; at most 1,000.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<FilePathRule>,
+}
+
+impl FilesPolicy {
+    /// Whether some rule allows this; with `subtree`, on everything below the path too.
+    pub fn allows(&self, action: FileAction, path: &str, subtree: bool) -> bool {
+        is_canonical(path)
+            && self
+                .paths
+                .iter()
+                .any(|rule| rule.allows(action, path, subtree))
+    }
+
+    /// Whether the folder can be listed: because a rule says so, or because something below it can
+    /// be listed and has to be found.
+    pub fn can_list_directory(&self, path: &str) -> bool {
+        if !is_canonical(path) {
+            return false;
+        }
+        self.allows(FileAction::List, path, false)
+            || self.paths.iter().any(|rule| {
+                rule.allows(FileAction::List, &rule.path, false) && is_descendant(path, &rule.path)
+            })
+    }
+
+    pub(crate) fn is_valid(&self) -> bool {
+        self.paths.len() <= MAX_PATHS && self.paths.iter().all(FilePathRule::is_valid)
+    }
+}
+
+/// Allows actions on a path, and maybe on what is below it, except on some subtrees.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FilePathRule {
+    /// The path, canonical; empty is the root.
+    pub path: String,
+    /// Whether the rule also covers what is below the path.
+    pub recursive: bool,
+    /// What is allowed.
+    pub actions: Vec<FileAction>,
+    /// Paths that the rule does not cover, nor what is below them; at most 1,000.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub excluded_paths: Vec<String>,
+}
+
+impl FilePathRule {
+    fn allows(&self, action: FileAction, path: &str, subtree: bool) -> bool {
+        if !self.actions.contains(&action) || (subtree && !self.recursive) {
+            return false;
+        }
+        let is_covered = path == self.path || (self.recursive && is_descendant(&self.path, path));
+        is_covered
+            && !self.excluded_paths.iter().any(|excluded| {
+                path == excluded
+                    || is_descendant(excluded, path)
+                    || (subtree && is_descendant(path, excluded))
+            })
+    }
+
+    fn is_valid(&self) -> bool {
+        self.excluded_paths.len() <= MAX_PATHS
+            && is_canonical(&self.path)
+            && self.excluded_paths.iter().all(|path| is_canonical(path))
+    }
+}
+
+/// The rules that stand for a list of path grants, in which the first entry that covers a path
+/// decides.
+///
+/// Addresses that serve a file without a token are not among what they allow.
+pub(crate) fn rules_of_path_grants<'a>(
+    grants: Option<impl Iterator<Item = (&'a str, bool)>>,
+) -> FilesPolicy {
+    const READ: [FileAction; 2] = [FileAction::List, FileAction::Read];
+    const WRITE: [FileAction; 4] = [
+        FileAction::List,
+        FileAction::Read,
+        FileAction::Write,
+        FileAction::Delete,
+    ];
+    let Some(grants) = grants else {
+        return FilesPolicy {
+            paths: vec![FilePathRule {
+                path: String::new(),
+                recursive: true,
+                actions: WRITE.to_vec(),
+                excluded_paths: Vec::new(),
+            }],
+        };
+    };
+    let mut earlier: Vec<String> = Vec::new();
+    let mut policy = FilesPolicy::default();
+    for (path, read_only) in grants {
+        let path = path.trim_matches('/').to_owned();
+        let actions = if read_only {
+            READ.to_vec()
+        } else {
+            WRITE.to_vec()
+        };
+        policy.paths.push(FilePathRule {
+            path: path.clone(),
+            recursive: true,
+            actions,
+            excluded_paths: earlier.clone(),
+        });
+        earlier.push(path);
+    }
+    // As in the SDK, one entry that is not a canonical path denies everything.
+    if policy.is_valid() {
+        policy
+    } else {
+        FilesPolicy::default()
+    }
+}
+
+/// The path that a request means; whether it is canonical is for the policy to see.
+pub(crate) fn request_path(path: &str) -> &str {
+    strip_aliases(path)
+}
+
+fn is_canonical(path: &str) -> bool {
+    let is_segment = |segment: &str| {
+        !matches!(segment, "" | "." | ".." | ".meshagent-directory")
+            && !segment.starts_with(".meshagent-upload-")
+    };
+    let has_only_names = path.is_empty() || path.split('/').all(is_segment);
+    has_only_names
+        && !path
+            .chars()
+            .any(|character| character == '\\' || character.is_control())
+}
+
+fn is_descendant(parent: &str, path: &str) -> bool {
+    parent.is_empty()
+        || path
+            .strip_prefix(parent)
+            .is_some_and(|rest| rest.starts_with('/'))
+}
+
+const MAX_PATHS: usize = 1000;

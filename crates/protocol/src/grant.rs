@@ -1,0 +1,489 @@
+//! Grants: what the bearer of a token may do.
+//!
+//! Says who may, and does nothing about it.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::file_policy::{FileAction, FilesPolicy, request_path, rules_of_path_grants};
+
+/// One grant of a token.
+///
+/// # Wire form
+///
+/// ```text
+/// {"name": "room", "scope": "<room name>"}
+/// {"name": "role", "scope": "user" | "agent" | "tool"}
+/// {"name": "api", "scope": {…}}
+/// ```
+#[derive(Clone, PartialEq, Debug)]
+pub enum Grant {
+    /// The right to join a room.
+    Room(String),
+    /// What kind of participant the bearer is.
+    Role(Role),
+    /// What the bearer may call in the room.
+    Api(Box<ApiScope>),
+    /// A grant that this project does not use.
+    Other {
+        /// The name of the grant.
+        name: String,
+        /// Its scope.
+        scope: Value,
+    },
+}
+
+impl Grant {
+    /// Reads a grant.
+    ///
+    /// # Errors
+    ///
+    /// When it is not of the form above.
+    pub fn from_json(value: &Value) -> Result<Self, InvalidGrant> {
+        let name = value
+            .get("name")
+            .and_then(Value::as_str)
+            .ok_or(InvalidGrant::Form)?;
+        let scope = value.get("scope").ok_or(InvalidGrant::Form)?;
+        let text = || {
+            scope
+                .as_str()
+                .map(str::to_owned)
+                .ok_or_else(|| InvalidGrant::Scope {
+                    name: name.to_owned(),
+                })
+        };
+        Ok(match name {
+            "room" => Self::Room(text()?),
+            "role" => Self::Role(Role::from(text()?)),
+            "api" => Self::Api(Box::new(ApiScope::from_json(scope)?)),
+            _ => Self::Other {
+                name: name.to_owned(),
+                scope: scope.clone(),
+            },
+        })
+    }
+
+    /// Writes a grant.
+    pub fn to_json(&self) -> Value {
+        let (name, scope) = match self {
+            Self::Room(room) => ("room", Value::from(room.clone())),
+            Self::Role(role) => ("role", role.as_str().into()),
+            Self::Api(scope) => ("api", scope.to_json()),
+            Self::Other { name, scope } => (name.as_str(), scope.clone()),
+        };
+        let mut grant = Map::new();
+        grant.insert("name".to_owned(), name.into());
+        grant.insert("scope".to_owned(), scope);
+        grant.into()
+    }
+}
+
+/// What kind of participant somebody is.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Role {
+    /// A program that acts on its own.
+    Agent,
+    /// A program that others call.
+    Tool,
+    /// A person, or a program that acts for one.
+    #[default]
+    User,
+    /// A role that this project does not know.
+    Other(String),
+}
+
+impl Role {
+    /// The role's name on the wire.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Agent => "agent",
+            Self::Tool => "tool",
+            Self::User => "user",
+            Self::Other(name) => name,
+        }
+    }
+}
+
+impl From<String> for Role {
+    fn from(name: String) -> Self {
+        match name.as_str() {
+            "agent" => Self::Agent,
+            "tool" => Self::Tool,
+            "user" => Self::User,
+            _ => Self::Other(name),
+        }
+    }
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The scope of an `api` grant: an absent field denies that toolkit.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct ApiScope {
+    /// The toolkit `messaging`.
+    pub messaging: Option<MessagingGrant>,
+    /// The toolkit `sync`.
+    pub sync: Option<SyncGrant>,
+    /// The toolkit `storage`.
+    pub storage: Option<StorageGrant>,
+    /// The fields of toolkits that this project does not serve, as they came.
+    pub other: Map<String, Value>,
+}
+
+impl ApiScope {
+    /// What the SDKs give an agent by default.
+    pub fn agent_default() -> Self {
+        Self::of(&AGENT_FIELDS)
+    }
+
+    /// What the SDKs give a user by default.
+    pub fn user_default() -> Self {
+        Self::of(&USER_FIELDS)
+    }
+
+    /// Everything the SDKs know.
+    pub fn full() -> Self {
+        Self::of(&FULL_FIELDS)
+    }
+
+    /// Reads a scope; a field that is null is absent.
+    ///
+    /// # Errors
+    ///
+    /// When a field that this project uses is malformed.
+    pub fn from_json(value: &Value) -> Result<Self, InvalidGrant> {
+        let invalid = |name: &str| InvalidGrant::Scope {
+            name: name.to_owned(),
+        };
+        let fields = value.as_object().ok_or_else(|| invalid("api"))?;
+        let mut scope = Self::default();
+        for (name, value) in fields {
+            if value.is_null() {
+                continue;
+            }
+            match name.as_str() {
+                "messaging" => {
+                    let grant =
+                        MessagingGrant::deserialize(value).map_err(|_cause| invalid(name))?;
+                    scope.messaging = Some(grant);
+                }
+                "sync" => {
+                    let grant = SyncGrant::deserialize(value).map_err(|_cause| invalid(name))?;
+                    scope.sync = Some(grant);
+                }
+                "storage" => {
+                    let grant = StorageGrant::deserialize(value).map_err(|_cause| invalid(name))?;
+                    if grant.files.as_ref().is_some_and(|files| !files.is_valid()) {
+                        return Err(invalid(name));
+                    }
+                    scope.storage = Some(grant);
+                }
+                _ => {
+                    scope.other.insert(name.clone(), value.clone());
+                }
+            }
+        }
+        Ok(scope)
+    }
+
+    /// Writes the scope as the SDKs do: known fields in their order, without defaults.
+    pub fn to_json(&self) -> Value {
+        let mut json = Map::new();
+        for name in FIELDS {
+            let field = match name {
+                "messaging" => self.messaging.as_ref().map(to_value),
+                "sync" => self.sync.as_ref().map(to_value),
+                "storage" => self.storage.as_ref().map(to_value),
+                _ => self.other.get(name).cloned(),
+            };
+            if let Some(field) = field {
+                json.insert(name.to_owned(), field);
+            }
+        }
+        for (name, value) in &self.other {
+            if !json.contains_key(name) {
+                json.insert(name.clone(), value.clone());
+            }
+        }
+        json.into()
+    }
+
+    fn of(fields: &[&str]) -> Self {
+        let mut scope = Self::default();
+        for name in fields {
+            match *name {
+                "messaging" => scope.messaging = Some(MessagingGrant::default()),
+                "sync" => scope.sync = Some(SyncGrant::default()),
+                "storage" => scope.storage = Some(StorageGrant::default()),
+                name => {
+                    scope.other.insert(name.to_owned(), Map::new().into());
+                }
+            }
+        }
+        scope
+    }
+}
+
+/// Which documents may be read and written.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct SyncGrant {
+    /// The first entry that matches decides; absent means everything, empty nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paths: Option<Vec<SyncPathGrant>>,
+}
+
+impl SyncGrant {
+    /// Whether the document at this normalised path may be read.
+    pub fn can_read(&self, path: &str) -> bool {
+        match &self.paths {
+            None => true,
+            Some(paths) => paths.iter().any(|grant| grant.matches(path)),
+        }
+    }
+
+    /// Whether the document at this normalised path may be written.
+    pub fn can_write(&self, path: &str) -> bool {
+        match &self.paths {
+            None => true,
+            Some(paths) => paths
+                .iter()
+                .find(|grant| grant.matches(path))
+                .is_some_and(|grant| !grant.read_only),
+        }
+    }
+}
+
+/// One path, or with a `*` at its end all paths with that prefix.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SyncPathGrant {
+    /// The path or prefix; case-sensitive, `*` is special only at the end.
+    pub path: String,
+    /// Whether writing is denied.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub read_only: bool,
+}
+
+impl SyncPathGrant {
+    fn matches(&self, path: &str) -> bool {
+        self.path == path
+            || self
+                .path
+                .strip_suffix('*')
+                .is_some_and(|prefix| path.starts_with(prefix))
+    }
+}
+
+/// Which files may be listed, read, written, deleted and linked to.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct StorageGrant {
+    /// Paths with all that is below them; the first entry that covers a path decides. Absent means
+    /// everything, empty nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paths: Option<Vec<StoragePathGrant>>,
+    /// If present, replaces `paths`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<FilesPolicy>,
+}
+
+impl StorageGrant {
+    /// Whether the file may be read.
+    pub fn can_read(&self, path: &str) -> bool {
+        self.allows(FileAction::Read, path, false)
+    }
+
+    /// Whether the file and everything below it may be read, as a move of a folder needs.
+    pub fn can_read_subtree(&self, path: &str) -> bool {
+        self.allows(FileAction::Read, path, true)
+    }
+
+    /// Whether the file may be written.
+    pub fn can_write(&self, path: &str) -> bool {
+        self.allows(FileAction::Write, path, false)
+    }
+
+    /// Whether the file and everything below it may be written, as a move of a folder needs.
+    pub fn can_write_subtree(&self, path: &str) -> bool {
+        self.allows(FileAction::Write, path, true)
+    }
+
+    /// Whether the file may be deleted, with everything below it if `recursive`.
+    pub fn can_delete(&self, path: &str, recursive: bool) -> bool {
+        self.allows(FileAction::Delete, path, recursive)
+    }
+
+    /// Whether the file's existence may be seen.
+    pub fn can_list(&self, path: &str) -> bool {
+        self.allows(FileAction::List, path, false)
+    }
+
+    /// Whether the folder may be listed; what is in it is filtered by [`can_list`](Self::can_list)
+    /// and by this.
+    pub fn can_list_directory(&self, path: &str) -> bool {
+        self.policy().can_list_directory(request_path(path))
+    }
+
+    /// Whether an address may be made that serves the file without a token.
+    pub fn can_presign(&self, path: &str) -> bool {
+        self.allows(FileAction::Presign, path, false)
+    }
+
+    fn allows(&self, action: FileAction, path: &str, subtree: bool) -> bool {
+        self.policy().allows(action, request_path(path), subtree)
+    }
+
+    fn policy(&self) -> FilesPolicy {
+        if let Some(files) = &self.files {
+            return files.clone();
+        }
+        let paths = self.paths.as_ref();
+        rules_of_path_grants(paths.map(|paths| {
+            paths
+                .iter()
+                .map(|grant| (grant.path.as_str(), grant.read_only))
+        }))
+    }
+}
+
+/// One path with all that is below it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StoragePathGrant {
+    /// The path; `*` is not special.
+    pub path: String,
+    /// Whether writing and deleting are denied.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub read_only: bool,
+}
+
+/// What may be done with messages; what is not said is allowed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MessagingGrant {
+    /// Whether messages to all may be sent.
+    #[serde(skip_serializing_if = "is_true")]
+    pub broadcast: bool,
+    /// Whether the other participants may be seen.
+    #[serde(skip_serializing_if = "is_true")]
+    pub list: bool,
+    /// Whether messages to one may be sent.
+    #[serde(skip_serializing_if = "is_true")]
+    pub send: bool,
+}
+
+impl Default for MessagingGrant {
+    fn default() -> Self {
+        Self {
+            broadcast: true,
+            list: true,
+            send: true,
+        }
+    }
+}
+
+/// A grant that can't be read.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidGrant {
+    /// It is not an object with a name and a scope.
+    #[error("a grant must be an object with `name` and `scope`")]
+    Form,
+    /// Its scope is not what the name asks for.
+    #[error("the scope of the grant `{name}` is malformed")]
+    Scope {
+        /// The grant, or the field of the `api` grant.
+        name: String,
+    },
+}
+
+fn to_value(grant: &impl Serialize) -> Value {
+    serde_json::to_value(grant).expect("structs with string keys always serialize")
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature that serde asks for"
+)]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature that serde asks for"
+)]
+fn is_true(value: &bool) -> bool {
+    *value
+}
+
+/// The fields of an api scope in the SDKs' order.
+const FIELDS: [&str; 16] = [
+    "livekit",
+    "queues",
+    "messaging",
+    "dataset",
+    "sqlite",
+    "memory",
+    "sync",
+    "storage",
+    "containers",
+    "developer",
+    "agents",
+    "llm",
+    "admin",
+    "secrets",
+    "tunnels",
+    "services",
+];
+
+const AGENT_FIELDS: [&str; 13] = [
+    "livekit",
+    "queues",
+    "messaging",
+    "dataset",
+    "sqlite",
+    "memory",
+    "sync",
+    "storage",
+    "containers",
+    "developer",
+    "agents",
+    "llm",
+    "services",
+];
+
+const USER_FIELDS: [&str; 12] = [
+    "livekit",
+    "queues",
+    "messaging",
+    "dataset",
+    "sqlite",
+    "memory",
+    "sync",
+    "storage",
+    "containers",
+    "developer",
+    "agents",
+    "services",
+];
+
+const FULL_FIELDS: [&str; 15] = [
+    "livekit",
+    "queues",
+    "messaging",
+    "dataset",
+    "sqlite",
+    "memory",
+    "sync",
+    "storage",
+    "containers",
+    "developer",
+    "agents",
+    "llm",
+    "admin",
+    "tunnels",
+    "services",
+];
