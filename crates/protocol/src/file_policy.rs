@@ -94,61 +94,12 @@ impl FilePathRule {
     }
 }
 
-/// The rules that stand for a list of path grants, in which the first entry that covers a path
-/// decides.
-///
-/// Addresses that serve a file without a token are not among what they allow.
-pub(crate) fn rules_of_path_grants<'a>(
-    grants: Option<impl Iterator<Item = (&'a str, bool)>>,
-) -> FilesPolicy {
-    const READ: [FileAction; 2] = [FileAction::List, FileAction::Read];
-    const WRITE: [FileAction; 4] = [
-        FileAction::List,
-        FileAction::Read,
-        FileAction::Write,
-        FileAction::Delete,
-    ];
-    let Some(grants) = grants else {
-        return FilesPolicy {
-            paths: vec![FilePathRule {
-                path: String::new(),
-                recursive: true,
-                actions: WRITE.to_vec(),
-                excluded_paths: Vec::new(),
-            }],
-        };
-    };
-    let mut earlier: Vec<String> = Vec::new();
-    let mut policy = FilesPolicy::default();
-    for (path, read_only) in grants {
-        let path = path.trim_matches('/').to_owned();
-        let actions = if read_only {
-            READ.to_vec()
-        } else {
-            WRITE.to_vec()
-        };
-        policy.paths.push(FilePathRule {
-            path: path.clone(),
-            recursive: true,
-            actions,
-            excluded_paths: earlier.clone(),
-        });
-        earlier.push(path);
-    }
-    // As in the SDK, one entry that is not a canonical path denies everything.
-    if policy.is_valid() {
-        policy
-    } else {
-        FilesPolicy::default()
-    }
-}
-
 /// The path that a request means; whether it is canonical is for the policy to see.
 pub(crate) fn request_path(path: &str) -> &str {
     strip_aliases(path)
 }
 
-fn is_canonical(path: &str) -> bool {
+pub(crate) fn is_canonical(path: &str) -> bool {
     let is_segment = |segment: &str| {
         !matches!(segment, "" | "." | ".." | ".meshagent-directory")
             && !segment.starts_with(".meshagent-upload-")
@@ -160,11 +111,11 @@ fn is_canonical(path: &str) -> bool {
             .any(|character| character == '\\' || character.is_control())
 }
 
-fn is_descendant(parent: &str, path: &str) -> bool {
+pub(crate) fn is_descendant(parent: &str, path: &str) -> bool {
     parent.is_empty()
         || path
             .strip_prefix(parent)
             .is_some_and(|rest| rest.starts_with('/'))
 }
 
-const MAX_PATHS: usize = 1000;
+pub(crate) const MAX_PATHS: usize = 1000;

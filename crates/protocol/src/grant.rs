@@ -5,7 +5,9 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::file_policy::{FileAction, FilesPolicy, request_path, rules_of_path_grants};
+use crate::file_policy::{
+    FileAction, FilesPolicy, MAX_PATHS, is_canonical, is_descendant, request_path,
+};
 
 /// One grant of a token.
 ///
@@ -324,7 +326,20 @@ impl StorageGrant {
     /// Whether the folder may be listed; what is in it is filtered by [`can_list`](Self::can_list)
     /// and by this.
     pub fn can_list_directory(&self, path: &str) -> bool {
-        self.policy().can_list_directory(request_path(path))
+        let path = request_path(path);
+        match (&self.files, &self.paths) {
+            (Some(files), _) => files.can_list_directory(path),
+            (None, None) => is_canonical(path),
+            (None, Some(grants)) => {
+                path_grants_allow(grants, FileAction::List, path, false)
+                    || (is_canonical(path)
+                        && grants.iter().any(|grant| {
+                            let below = grant.entry();
+                            is_descendant(path, below)
+                                && path_grants_allow(grants, FileAction::List, below, false)
+                        }))
+            }
+        }
     }
 
     /// Whether an address may be made that serves the file without a token.
@@ -333,19 +348,12 @@ impl StorageGrant {
     }
 
     fn allows(&self, action: FileAction, path: &str, subtree: bool) -> bool {
-        self.policy().allows(action, request_path(path), subtree)
-    }
-
-    fn policy(&self) -> FilesPolicy {
-        if let Some(files) = &self.files {
-            return files.clone();
+        let path = request_path(path);
+        match (&self.files, &self.paths) {
+            (Some(files), _) => files.allows(action, path, subtree),
+            (None, None) => is_canonical(path) && action != FileAction::Presign,
+            (None, Some(grants)) => path_grants_allow(grants, action, path, subtree),
         }
-        let paths = self.paths.as_ref();
-        rules_of_path_grants(paths.map(|paths| {
-            paths
-                .iter()
-                .map(|grant| (grant.path.as_str(), grant.read_only))
-        }))
     }
 }
 
@@ -357,6 +365,12 @@ pub struct StoragePathGrant {
     /// Whether writing and deleting are denied.
     #[serde(default, skip_serializing_if = "is_false")]
     pub read_only: bool,
+}
+
+impl StoragePathGrant {
+    fn entry(&self) -> &str {
+        self.path.trim_matches('/')
+    }
 }
 
 /// What may be done with messages; what is not said is allowed.
@@ -397,6 +411,38 @@ pub enum InvalidGrant {
         /// The grant, or the field of the `api` grant.
         name: String,
     },
+}
+
+/// Whether a list of path grants allows this; they never allow addresses that need no token.
+///
+/// As in the SDK, one entry that is not a canonical path, or one too many, denies everything.
+fn path_grants_allow(
+    grants: &[StoragePathGrant],
+    action: FileAction,
+    path: &str,
+    subtree: bool,
+) -> bool {
+    let is_valid = grants.len() <= MAX_PATHS
+        && is_canonical(path)
+        && grants.iter().all(|grant| is_canonical(grant.entry()));
+    if !is_valid {
+        return false;
+    }
+    for grant in grants {
+        let entry = grant.entry();
+        if path == entry || is_descendant(entry, path) {
+            return match action {
+                FileAction::List | FileAction::Read => true,
+                FileAction::Write | FileAction::Delete => !grant.read_only,
+                FileAction::Presign => false,
+            };
+        }
+        // An earlier entry that lies below the path decides for a part of the subtree.
+        if subtree && is_descendant(path, entry) {
+            return false;
+        }
+    }
+    false
 }
 
 fn to_value(grant: &impl Serialize) -> Value {

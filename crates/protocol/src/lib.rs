@@ -15,7 +15,7 @@
 //! - [`calls`]: the streamed calls of one connection.
 //! - [`sync`], [`storage`], [`messaging`]: the inputs and outputs of the toolkits, typed.
 //! - [`token`], [`grant`], [`key`]: who may do what, and how they prove it.
-//! - [`path`], [`code`], [`json`], [`trace`]: what all of them use.
+//! - [`path`], [`code`], [`request`], [`json`], [`trace`]: what all of them use.
 
 pub mod calls;
 pub mod client_to_server;
@@ -27,9 +27,13 @@ pub mod grant;
 pub mod json;
 pub mod key;
 pub mod message;
+pub mod messaging;
 pub mod packet;
 pub mod path;
+pub mod request;
 pub mod server_to_client;
+pub mod storage;
+pub mod sync;
 pub mod token;
 pub mod trace;
 
@@ -48,6 +52,8 @@ pub use key::{ApiKey, InvalidApiKey};
 pub use message::{Body, InvalidBody, InvalidMessage};
 pub use packet::{Message, MessageId, PacketError, PacketFault, PacketLimits, PacketReader};
 pub use path::{DocPath, InvalidPath, InvalidRoomName, RoomName};
+pub use request::{InvalidBase64, InvalidRequest, decode_base64, encode_base64};
 pub use server_to_client::ServerToClient;
+pub use sync::{SyncChunk, SyncCreate, SyncDescribe, SyncOpenStart, SyncOutput};
 pub use token::{MAX_TOKEN_BYTES, ParticipantToken, TokenError, TokenVerifier};
 pub use trace::TraceParent;

@@ -1,0 +1,213 @@
+//! The toolkit `messaging`: the inputs of `send` and `broadcast`, and the messages about
+//! participants.
+
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+
+use crate::content::Content;
+use crate::field::{Fields, InvalidField};
+use crate::json::parse_json;
+use crate::request::{InvalidRequest, decode_base64, encode_base64, json_input};
+use crate::server_to_client::ServerToClient;
+
+/// The input of `send`, answered by `empty`.
+///
+/// ```text
+/// json {"to_participant_id", "type", "message_json": JSON text, "attachment_base64": base64 or null}
+/// ```
+#[derive(Clone, PartialEq, Debug)]
+pub struct SendInput {
+    /// Who is to get it.
+    pub to_participant_id: String,
+    /// What is to be sent.
+    pub message: OutgoingMessage,
+}
+
+impl SendInput {
+    /// Reads the input.
+    ///
+    /// # Errors
+    ///
+    /// When a field is missing or wrong.
+    pub fn parse(content: &Content) -> Result<Self, InvalidRequest> {
+        let fields = json_input(content)?;
+        Ok(Self {
+            to_participant_id: fields.string("to_participant_id")?.to_owned(),
+            message: OutgoingMessage::from_fields(fields)?,
+        })
+    }
+
+    /// The input as the SDKs send it.
+    pub fn to_content(&self) -> Content {
+        let mut json = self.message.to_json();
+        json.insert(
+            "to_participant_id".to_owned(),
+            self.to_participant_id.clone().into(),
+        );
+        Content::Json(json.into())
+    }
+}
+
+/// The input of `broadcast`, answered by `empty`: that of `send` without a recipient.
+#[derive(Clone, PartialEq, Debug)]
+pub struct BroadcastInput {
+    /// What is to be sent to all others.
+    pub message: OutgoingMessage,
+}
+
+impl BroadcastInput {
+    /// Reads the input.
+    ///
+    /// # Errors
+    ///
+    /// When a field is missing or wrong.
+    pub fn parse(content: &Content) -> Result<Self, InvalidRequest> {
+        let message = OutgoingMessage::from_fields(json_input(content)?)?;
+        Ok(Self { message })
+    }
+
+    /// The input as the SDKs send it.
+    pub fn to_content(&self) -> Content {
+        Content::Json(self.message.to_json().into())
+    }
+}
+
+/// What a participant says to others.
+#[derive(Clone, PartialEq, Debug)]
+pub struct OutgoingMessage {
+    /// What it is; up to the participants.
+    pub kind: String,
+    /// What it says.
+    pub message: Value,
+    /// What is attached; empty for nothing.
+    pub attachment: Bytes,
+}
+
+impl OutgoingMessage {
+    /// The message as its recipients get it.
+    pub fn deliver(self, from_participant_id: impl Into<String>) -> ServerToClient {
+        ServerToClient::Messaging {
+            from_participant_id: from_participant_id.into(),
+            kind: self.kind,
+            message: self.message,
+            attachment: self.attachment,
+        }
+    }
+
+    fn from_fields(fields: Fields<'_>) -> Result<Self, InvalidRequest> {
+        let message = parse_json(fields.string("message_json")?.as_bytes()).map_err(|error| {
+            InvalidRequest::new(format!("in the field `message_json`: {}", error.explain()))
+        })?;
+        let attachment = match fields.opt_string("attachment_base64")? {
+            None => Bytes::new(),
+            Some(text) => decode_base64(text.as_bytes())
+                .map_err(|error| {
+                    InvalidRequest::new(format!("in the field `attachment_base64`: {error}"))
+                })?
+                .into(),
+        };
+        Ok(Self {
+            kind: fields.string("type")?.to_owned(),
+            message,
+            attachment,
+        })
+    }
+
+    fn to_json(&self) -> Map<String, Value> {
+        let mut json = Map::new();
+        json.insert("type".to_owned(), self.kind.clone().into());
+        json.insert("message_json".to_owned(), self.message.to_string().into());
+        if !self.attachment.is_empty() {
+            let attachment = encode_base64(&self.attachment);
+            let attachment = String::from_utf8_lossy(&attachment).into_owned();
+            json.insert("attachment_base64".to_owned(), attachment.into());
+        }
+        json
+    }
+}
+
+/// A participant as the others see it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Participant {
+    /// The participant's id, unique per connection.
+    pub id: String,
+    /// The role of its token.
+    pub role: String,
+    /// Its attributes, `name` among them.
+    pub attributes: Map<String, Value>,
+}
+
+impl Participant {
+    /// Reads a participant out of a message about it.
+    ///
+    /// # Errors
+    ///
+    /// When a field is missing or wrong.
+    pub fn from_json(value: &Value) -> Result<Self, InvalidField> {
+        let Value::Object(object) = value else {
+            return Err(InvalidField::WrongType {
+                field: "participants",
+                expected: "a list of objects",
+            });
+        };
+        let fields = Fields(object);
+        Ok(Self {
+            id: fields.string("id")?.to_owned(),
+            role: fields.string("role")?.to_owned(),
+            attributes: fields
+                .opt_object("attributes")?
+                .cloned()
+                .unwrap_or_default(),
+        })
+    }
+
+    fn to_json(&self) -> Value {
+        json!({"id": self.id, "role": self.role, "attributes": self.attributes})
+    }
+}
+
+/// What one gets after its own `enable`: the others that did the same.
+pub fn enabled(participant_id: &str, others: &[Participant]) -> ServerToClient {
+    let others: Vec<Value> = others.iter().map(Participant::to_json).collect();
+    about(
+        participant_id,
+        "messaging.enabled",
+        json!({"participants": others}),
+    )
+}
+
+/// What the others get after somebody's `enable`.
+pub fn participant_enabled(participant: &Participant) -> ServerToClient {
+    about(
+        &participant.id,
+        "participant.enabled",
+        participant.to_json(),
+    )
+}
+
+/// What the others get when attributes changed: only the changed ones.
+pub fn participant_attributes(participant_id: &str, changed: Map<String, Value>) -> ServerToClient {
+    about(
+        participant_id,
+        "participant.attributes",
+        json!({"attributes": Value::Object(changed)}),
+    )
+}
+
+/// What the others get after somebody's `disable`, and when a connection ends in any way.
+pub fn participant_disabled(participant_id: &str) -> ServerToClient {
+    about(
+        participant_id,
+        "participant.disabled",
+        json!({"id": participant_id}),
+    )
+}
+
+fn about(participant_id: &str, kind: &str, message: Value) -> ServerToClient {
+    ServerToClient::Messaging {
+        from_participant_id: participant_id.to_owned(),
+        kind: kind.to_owned(),
+        message,
+        attachment: Bytes::new(),
+    }
+}

@@ -1,0 +1,156 @@
+//! What the typed inputs of all toolkits share: how they refuse, and how they take a content apart.
+
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::general_purpose::GeneralPurposeConfig;
+use base64::engine::{DecodePaddingMode, GeneralPurpose};
+use bytes::Bytes;
+use serde_json::{Map, Value};
+
+use crate::code::ErrorCode;
+use crate::content::Content;
+use crate::field::{Fields, InvalidField};
+use crate::path::{DocPath, InvalidPath};
+
+/// An input that a tool can't take; answered with this code and text.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{text}")]
+#[non_exhaustive]
+pub struct InvalidRequest {
+    /// The code to answer.
+    pub code: ErrorCode,
+    /// What is wrong, for the peer to read.
+    pub text: String,
+}
+
+impl InvalidRequest {
+    /// A malformed request.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self {
+            code: ErrorCode::InvalidRequest,
+            text: text.into(),
+        }
+    }
+
+    /// The answer.
+    pub fn content(&self) -> Content {
+        Content::error(self.code, self.text.clone())
+    }
+}
+
+impl From<InvalidField> for InvalidRequest {
+    fn from(error: InvalidField) -> Self {
+        Self::new(error.to_string())
+    }
+}
+
+impl From<InvalidPath> for InvalidRequest {
+    fn from(error: InvalidPath) -> Self {
+        Self::new(error.to_string())
+    }
+}
+
+impl From<InvalidBase64> for InvalidRequest {
+    fn from(error: InvalidBase64) -> Self {
+        Self::new(error.to_string())
+    }
+}
+
+/// A text that is not base64.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the bytes are not base64 text, encode them before sending")]
+pub struct InvalidBase64(#[source] base64::DecodeError);
+
+/// Decodes standard base64, with or without padding.
+///
+/// # Errors
+///
+/// When the text has other characters, white space included, or a wrong length.
+pub fn decode_base64(text: &[u8]) -> Result<Vec<u8>, InvalidBase64> {
+    BASE64.decode(text).map_err(InvalidBase64)
+}
+
+/// Encodes standard base64, with padding.
+pub fn encode_base64(bytes: &[u8]) -> Bytes {
+    BASE64.encode(bytes).into()
+}
+
+/// The object within a `json` content.
+pub(crate) fn json_input(content: &Content) -> Result<Fields<'_>, InvalidRequest> {
+    match content {
+        Content::Json(Value::Object(object)) => Ok(Fields(object)),
+        _ => Err(InvalidRequest::new(
+            "the input must be a `json` content that holds an object",
+        )),
+    }
+}
+
+/// The headers and bytes of a `binary` content.
+pub(crate) fn binary_input(content: &Content) -> Result<(Fields<'_>, &Bytes), InvalidRequest> {
+    match content {
+        Content::Binary { headers, data } => Ok((Fields(headers), data)),
+        _ => Err(InvalidRequest::new(
+            "a chunk of this call must be a `binary` content",
+        )),
+    }
+}
+
+/// A mandatory path.
+pub(crate) fn path_field(
+    fields: Fields<'_>,
+    name: &'static str,
+) -> Result<DocPath, InvalidRequest> {
+    parse_path(name, fields.string(name)?)
+}
+
+/// A mandatory path that is not the root.
+pub(crate) fn file_path_field(
+    fields: Fields<'_>,
+    name: &'static str,
+) -> Result<DocPath, InvalidRequest> {
+    let path = path_field(fields, name)?;
+    if path.is_root() {
+        return Err(InvalidRequest::new(format!(
+            "the field `{name}` names the storage root, which is a folder; name something in it"
+        )));
+    }
+    Ok(path)
+}
+
+/// A path that may be absent.
+pub(crate) fn opt_path_field(
+    fields: Fields<'_>,
+    name: &'static str,
+) -> Result<Option<DocPath>, InvalidRequest> {
+    fields
+        .opt_string(name)?
+        .map(|text| parse_path(name, text))
+        .transpose()
+}
+
+/// An object that may be absent.
+pub(crate) fn opt_object_field(
+    fields: Fields<'_>,
+    name: &'static str,
+) -> Result<Option<Value>, InvalidRequest> {
+    Ok(fields.opt_object(name)?.cloned().map(Value::Object))
+}
+
+/// A `binary` content whose headers are these.
+pub(crate) fn binary(headers: Value, data: Bytes) -> Content {
+    let headers = match headers {
+        Value::Object(headers) => headers,
+        _ => Map::new(),
+    };
+    Content::Binary { headers, data }
+}
+
+fn parse_path(name: &'static str, text: &str) -> Result<DocPath, InvalidRequest> {
+    DocPath::parse(text)
+        .map_err(|error| InvalidRequest::new(format!("in the field `{name}`: {error}")))
+}
+
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
