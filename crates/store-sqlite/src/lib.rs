@@ -1,1 +1,23 @@
-//! The embedded store: one SQLite file, one writer, group commit.
+//! The embedded store: one SQLite file in a data directory, one writer, group commit.
+//!
+//! All rooms of a server share one file, `meshagent.db`, in WAL mode, so that one sync makes all that arrived
+//! meanwhile durable and readers never wait for the writer. Any SQLite tool can read it while the server runs,
+//! and back it up. Every value that clients gave us carries a checksum that is compared when it is read.
+//!
+//! A data directory belongs to one process at a time. The claim is a file lock, which the operating system lets go
+//! when the process ends, however it ends.
+//!
+//! It merges no updates and knows nothing of what is in them.
+
+mod checksum;
+mod error;
+mod open;
+mod read;
+mod readers;
+mod schema;
+mod sqlite_store;
+mod write;
+mod writer;
+
+pub use open::{DATABASE_FILE, Durability, LOCK_FILE, OpenError, Options};
+pub use sqlite_store::SqliteStore;

@@ -1,0 +1,387 @@
+//! Each kind of read as SQL, on one state of the database; what comes back was compared with its checksum.
+
+use bytes::Bytes;
+use meshagent_store::path::{below, name};
+use meshagent_store::{
+    Author, DocumentId, Entry, EntryKind, RoomId, Seq, StoreError, StoreStats, StoredDocument,
+    StoredFile, StoredUpdate, Timestamp,
+};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use crate::error::{document_error, store_error};
+use crate::schema::DOCUMENT;
+use crate::write::{file_checksum, schema_checksum, snapshot_checksum, update_checksum};
+
+/// Stands for the end of a range without one: to SQLite every blob is greater than every text.
+pub(crate) const END_OF_TEXT: &[u8] = &[];
+
+pub(crate) fn stat(
+    connection: &Connection,
+    room: &RoomId,
+    path: &str,
+) -> Result<Option<Entry>, StoreError> {
+    if path.is_empty() {
+        return Ok(Some(folder("")));
+    }
+    let find = || {
+        let Some(room) = room_row(connection, room)? else {
+            return Ok(None);
+        };
+        let leaf = connection
+            .prepare_cached(
+                "SELECT path, kind, size, created_at, updated_at FROM entries WHERE room = ?1 AND path = ?2",
+            )?
+            .query_row(params![room, path], |row| entry(name(path), row))
+            .optional()?;
+        if leaf.is_some() {
+            return Ok(leaf);
+        }
+        Ok(has_children(connection, room, path)?.then(|| folder(name(path))))
+    };
+    find().map_err(store_error)
+}
+
+pub(crate) fn list(
+    connection: &Connection,
+    room: &RoomId,
+    path: &str,
+) -> Result<Option<Vec<Entry>>, StoreError> {
+    let find = || {
+        let mut entries = Vec::new();
+        if let Some(room) = room_row(connection, room)? {
+            let (start, end) = below(path);
+            let prefix = start.len();
+            let mut select = connection.prepare_cached(
+                "SELECT path, kind, size, created_at, updated_at FROM entries
+                 WHERE room = ?1 AND path >= ?2 AND path < coalesce(?3, ?4) ORDER BY path",
+            )?;
+            let mut next = Some(start);
+            // Once per folder: whatever is below it is skipped, however much it is.
+            while let Some(start) = next.take() {
+                let mut rows = select.query(params![room, start, end, END_OF_TEXT])?;
+                while let Some(row) = rows.next()? {
+                    let child: String = row.get(0)?;
+                    let Some((child_folder, _)) = child[prefix..].split_once('/') else {
+                        entries.push(entry(&child[prefix..], row)?);
+                        continue;
+                    };
+                    entries.push(folder(child_folder));
+                    next = below(&child[..prefix + child_folder.len()]).1;
+                    break;
+                }
+            }
+        }
+        Ok(entries)
+    };
+    let mut entries = find().map_err(store_error)?;
+    if entries.is_empty() && !path.is_empty() {
+        return Ok(None);
+    }
+    // By name, which is not the order of the paths: `a-b` is between `a` and `a/b`.
+    entries.sort_by(|a, b| (&a.name, a.kind).cmp(&(&b.name, b.kind)));
+    Ok(Some(entries))
+}
+
+pub(crate) fn load(
+    connection: &Connection,
+    room: &RoomId,
+    path: &str,
+) -> Result<Option<StoredDocument>, StoreError> {
+    struct Head {
+        id: i64,
+        last_seq: i64,
+        created_at: i64,
+        updated_at: i64,
+    }
+    let find = || {
+        let Some(room) = room_row(connection, room)? else {
+            return Ok(None);
+        };
+        connection
+            .prepare_cached(
+                "SELECT id, last_seq, created_at, updated_at FROM entries WHERE room = ?1 AND path = ?2 AND kind = 1",
+            )?
+            .query_row(params![room, path], |row| {
+                Ok(Head { id: row.get(0)?, last_seq: row.get(1)?, created_at: row.get(2)?, updated_at: row.get(3)? })
+            })
+            .optional()
+    };
+    let Some(head) = find().map_err(store_error)? else {
+        return Ok(None);
+    };
+    let document = DocumentId(head.id.unsigned_abs());
+
+    let schema = connection
+        .prepare_cached("SELECT schema, checksum FROM schemas WHERE document = ?1")
+        .and_then(|mut select| {
+            select
+                .query_row([head.id], |row| {
+                    Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?))
+                })
+                .optional()
+        })
+        .map_err(document_error(document))?;
+    let schema = match schema {
+        Some((schema, checksum)) if checksum == schema_checksum(head.id, &schema) => schema,
+        Some(_) => {
+            return Err(corrupt(
+                document,
+                "its schema has another checksum than when it was written",
+            ));
+        }
+        None => return Err(corrupt(document, "its schema is missing")),
+    };
+
+    let snapshot = connection
+        .prepare_cached("SELECT through, state, checksum FROM snapshots WHERE document = ?1")
+        .and_then(|mut select| {
+            let row = |row: &Row<'_>| {
+                Ok((
+                    row.get::<_, i64>(0)?,
+                    row.get::<_, Vec<u8>>(1)?,
+                    row.get::<_, i64>(2)?,
+                ))
+            };
+            select.query_row([head.id], row).optional()
+        })
+        .map_err(document_error(document))?;
+    let (snapshot_seq, snapshot) = match snapshot {
+        None => (0, None),
+        Some((through, state, checksum))
+            if checksum == snapshot_checksum(head.id, through, &state) =>
+        {
+            (through, Some(Bytes::from(state)))
+        }
+        Some(_) => {
+            return Err(corrupt(
+                document,
+                "its snapshot has another checksum than when it was written",
+            ));
+        }
+    };
+
+    let updates = updates(connection, document, head.id, snapshot_seq, i64::MAX)?;
+    let last = updates
+        .last()
+        .map_or(snapshot_seq.unsigned_abs(), |update| update.seq.0);
+    if last != head.last_seq.unsigned_abs() {
+        return Err(corrupt(document, "the end of its log is missing"));
+    }
+    Ok(Some(StoredDocument {
+        document,
+        schema,
+        snapshot,
+        snapshot_seq: Seq(snapshot_seq.unsigned_abs()),
+        updates,
+        last_seq: Seq(head.last_seq.unsigned_abs()),
+        created_at: Timestamp(head.created_at),
+        updated_at: Timestamp(head.updated_at),
+    }))
+}
+
+pub(crate) fn follow(
+    connection: &Connection,
+    document: DocumentId,
+    after: Seq,
+    limit: usize,
+) -> Result<Vec<StoredUpdate>, StoreError> {
+    let id = i64::try_from(document.0).map_err(|_| StoreError::NoSuchDocument { document })?;
+    let through: Option<i64> = connection
+        .prepare_cached(
+            "SELECT coalesce(through, 0) FROM entries LEFT JOIN snapshots ON document = id WHERE id = ?1 AND kind = 1",
+        )
+        .and_then(|mut select| select.query_row([id], |row| row.get(0)).optional())
+        .map_err(document_error(document))?;
+    let through = Seq(through
+        .ok_or(StoreError::NoSuchDocument { document })?
+        .unsigned_abs());
+    if after < through {
+        return Err(StoreError::Compacted { document, through });
+    }
+    // Beyond what SQLite can count there are no updates either.
+    let Ok(after) = i64::try_from(after.0) else {
+        return Ok(Vec::new());
+    };
+    updates(
+        connection,
+        document,
+        id,
+        after,
+        i64::try_from(limit).unwrap_or(i64::MAX),
+    )
+}
+
+/// The updates after a position, compared with their checksums and without gaps.
+fn updates(
+    connection: &Connection,
+    document: DocumentId,
+    id: i64,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<StoredUpdate>, StoreError> {
+    let mut updates = Vec::new();
+    let mut expected = after;
+    let mut collect = || {
+        let mut select = connection.prepare_cached(
+            "SELECT seq, at, participant, role, on_behalf_of, connection, data, checksum FROM updates
+             WHERE document = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3",
+        )?;
+        let mut rows = select.query([id, after, limit])?;
+        while let Some(row) = rows.next()? {
+            let seq: i64 = row.get(0)?;
+            let at: i64 = row.get(1)?;
+            let author = Author {
+                participant: row.get(2)?,
+                role: row.get(3)?,
+                on_behalf_of: row.get(4)?,
+                connection: row.get(5)?,
+            };
+            let data: Vec<u8> = row.get(6)?;
+            let checksum: i64 = row.get(7)?;
+            expected += 1;
+            if seq != expected {
+                return Ok(Some(format!("its update {expected} is missing")));
+            }
+            if checksum != update_checksum(id, seq, at, &author, &data) {
+                return Ok(Some(format!(
+                    "its update {seq} has another checksum than when it was written"
+                )));
+            }
+            updates.push(StoredUpdate {
+                seq: Seq(seq.unsigned_abs()),
+                update: Bytes::from(data),
+                author,
+                at: Timestamp(at),
+            });
+        }
+        Ok(None)
+    };
+    match collect().map_err(document_error(document))? {
+        None => Ok(updates),
+        Some(what) => Err(corrupt(document, what)),
+    }
+}
+
+pub(crate) fn read_file(
+    connection: &Connection,
+    room: &RoomId,
+    path: &str,
+) -> Result<Option<StoredFile>, StoreError> {
+    let find = || {
+        let Some(room) = room_row(connection, room)? else {
+            return Ok(None);
+        };
+        connection
+            .prepare_cached(
+                "SELECT id, created_at, updated_at, mime_type, data, checksum FROM entries JOIN files ON file = id
+                 WHERE room = ?1 AND path = ?2",
+            )?
+            .query_row(params![room, path], |row| {
+                let file = StoredFile {
+                    data: Bytes::from(row.get::<_, Vec<u8>>(4)?),
+                    mime_type: row.get(3)?,
+                    created_at: Timestamp(row.get(1)?),
+                    updated_at: Timestamp(row.get(2)?),
+                };
+                Ok((file, row.get::<_, i64>(0)?, row.get::<_, i64>(5)?))
+            })
+            .optional()
+    };
+    match find().map_err(store_error)? {
+        None => Ok(None),
+        Some((file, id, checksum))
+            if checksum == file_checksum(id, &file.mime_type, &file.data) =>
+        {
+            Ok(Some(file))
+        }
+        Some(_) => Err(StoreError::Corrupt {
+            document: None,
+            what: format!(
+                "the file {path:?} of room {room} has another checksum than when it was written"
+            ),
+        }),
+    }
+}
+
+pub(crate) fn stats(connection: &rusqlite::Transaction<'_>) -> Result<StoreStats, StoreError> {
+    let count = || {
+        let mut select = connection.prepare_cached(
+            "SELECT kind, count(*), coalesce(sum(size), 0) FROM entries GROUP BY kind",
+        )?;
+        let mut rows = select.query([])?;
+        let mut stats = StoreStats::default();
+        while let Some(row) = rows.next()? {
+            let (kind, entries, bytes): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let total = if kind == DOCUMENT {
+                &mut stats.documents
+            } else {
+                &mut stats.files
+            };
+            *total = entries.unsigned_abs();
+            stats.bytes += bytes.unsigned_abs();
+        }
+        Ok(stats)
+    };
+    count().map_err(store_error)
+}
+
+/// Reads something of no meaning.
+pub(crate) fn probe(connection: &rusqlite::Transaction<'_>) -> Result<(), StoreError> {
+    connection
+        .prepare_cached("SELECT count FROM probe")
+        .and_then(|mut select| select.query_row([], |row| row.get::<_, i64>(0)))
+        .map(drop)
+        .map_err(store_error)
+}
+
+pub(crate) fn room_row(connection: &Connection, room: &RoomId) -> rusqlite::Result<Option<i64>> {
+    connection
+        .prepare_cached("SELECT id FROM rooms WHERE project = ?1 AND name = ?2")?
+        .query_row(params![room.project, room.room], |row| row.get(0))
+        .optional()
+}
+
+pub(crate) fn has_children(
+    connection: &Connection,
+    room: i64,
+    folder: &str,
+) -> rusqlite::Result<bool> {
+    let (start, end) = below(folder);
+    connection
+        .prepare_cached("SELECT 1 FROM entries WHERE room = ?1 AND path >= ?2 AND path < coalesce(?3, ?4) LIMIT 1")?
+        .exists(params![room, start, end, END_OF_TEXT])
+}
+
+/// From a row of path, kind, size, `created_at`, `updated_at`.
+fn entry(name: &str, row: &Row<'_>) -> rusqlite::Result<Entry> {
+    let kind: i64 = row.get(1)?;
+    let size: i64 = row.get(2)?;
+    Ok(Entry {
+        name: name.to_owned(),
+        kind: if kind == DOCUMENT {
+            EntryKind::Document
+        } else {
+            EntryKind::File
+        },
+        size: Some(size.unsigned_abs()),
+        created_at: Some(Timestamp(row.get(3)?)),
+        updated_at: Some(Timestamp(row.get(4)?)),
+    })
+}
+
+fn folder(name: &str) -> Entry {
+    Entry {
+        name: name.to_owned(),
+        kind: EntryKind::Folder,
+        size: None,
+        created_at: None,
+        updated_at: None,
+    }
+}
+
+fn corrupt(document: DocumentId, what: impl Into<String>) -> StoreError {
+    StoreError::Corrupt {
+        document: Some(document),
+        what: what.into(),
+    }
+}

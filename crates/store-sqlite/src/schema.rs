@@ -1,0 +1,111 @@
+//! The tables, and the versions of their format.
+
+use rusqlite::{Connection, Error, TransactionBehavior};
+
+/// Marks the file as ours (`PRAGMA application_id`): "MsRm" in ASCII.
+pub(crate) const APPLICATION_ID: i32 = 0x4d73_526d;
+/// The format that this code writes (`PRAGMA user_version`). Raise it with every change of the tables, and add the
+/// step from the version before to [`prepare`].
+pub(crate) const FORMAT: i32 = 1;
+
+/// `entries.kind` of a document.
+pub(crate) const DOCUMENT: i64 = 1;
+/// `entries.kind` of a file.
+pub(crate) const FILE: i64 = 2;
+
+/// Paths compare byte by byte (SQLite's default collation).
+///
+/// Ids are never given twice (`AUTOINCREMENT`), since a server may still hold one of a deleted document. An append
+/// rewrites the document's row in `entries`, which is why everything long is in other tables.
+const TABLES: &str = "
+    CREATE TABLE rooms (
+        id      INTEGER PRIMARY KEY,
+        project TEXT NOT NULL,
+        name    TEXT NOT NULL,
+        UNIQUE (project, name)
+    ) STRICT;
+
+    CREATE TABLE entries (
+        id         INTEGER PRIMARY KEY AUTOINCREMENT,
+        room       INTEGER NOT NULL REFERENCES rooms (id),
+        path       TEXT NOT NULL,
+        kind       INTEGER NOT NULL CHECK (kind IN (1, 2)),
+        size       INTEGER NOT NULL,
+        last_seq   INTEGER NOT NULL DEFAULT 0,
+        created_at INTEGER NOT NULL,
+        updated_at INTEGER NOT NULL,
+        UNIQUE (room, path)
+    ) STRICT;
+
+    CREATE TABLE schemas (
+        document INTEGER PRIMARY KEY REFERENCES entries (id) ON DELETE CASCADE,
+        schema   TEXT NOT NULL,
+        checksum INTEGER NOT NULL
+    ) STRICT;
+
+    CREATE TABLE snapshots (
+        document INTEGER PRIMARY KEY REFERENCES entries (id) ON DELETE CASCADE,
+        through  INTEGER NOT NULL,
+        state    BLOB NOT NULL,
+        checksum INTEGER NOT NULL
+    ) STRICT;
+
+    CREATE TABLE updates (
+        document     INTEGER NOT NULL REFERENCES entries (id) ON DELETE CASCADE,
+        seq          INTEGER NOT NULL,
+        at           INTEGER NOT NULL,
+        participant  TEXT NOT NULL,
+        role         TEXT NOT NULL,
+        on_behalf_of TEXT,
+        connection   TEXT NOT NULL,
+        data         BLOB NOT NULL,
+        checksum     INTEGER NOT NULL,
+        PRIMARY KEY (document, seq)
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE files (
+        file      INTEGER PRIMARY KEY REFERENCES entries (id) ON DELETE CASCADE,
+        mime_type TEXT NOT NULL,
+        data      BLOB NOT NULL,
+        checksum  INTEGER NOT NULL
+    ) STRICT;
+
+    CREATE TABLE probe (
+        id    INTEGER PRIMARY KEY CHECK (id = 1),
+        count INTEGER NOT NULL
+    ) STRICT;
+    INSERT INTO probe (id, count) VALUES (1, 0);
+";
+
+/// What a database file turned out to be.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Format {
+    /// Ours, and ready.
+    Current,
+    /// Another program's.
+    Foreign,
+    /// Ours, from a later version.
+    Newer(i32),
+}
+
+/// Makes the tables in an empty file, and leaves a file alone that isn't ours to write.
+pub(crate) fn prepare(connection: &mut Connection) -> Result<Format, Error> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let application_id: i32 =
+        transaction.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    let format: i32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let tables: i64 =
+        transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    match (application_id, format) {
+        (0, 0) if tables == 0 => {
+            transaction.execute_batch(TABLES)?;
+            transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+            transaction.pragma_update(None, "user_version", FORMAT)?;
+            transaction.commit()?;
+            Ok(Format::Current)
+        }
+        (APPLICATION_ID, FORMAT) => Ok(Format::Current),
+        (APPLICATION_ID, newer) if newer > FORMAT => Ok(Format::Newer(newer)),
+        _ => Ok(Format::Foreign),
+    }
+}

@@ -1,0 +1,501 @@
+//! Each kind of write as SQL. A function may leave half its work behind when it fails; its caller undoes that.
+
+use meshagent_store::path::{below, is_below};
+use meshagent_store::{
+    Author, DocumentId, MovedEntry, Removed, RoomId, Seq, Timestamp, Write, WriteError, Written,
+};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::checksum::Checksum;
+use crate::read::{self, END_OF_TEXT};
+use crate::schema::{DOCUMENT, FILE};
+
+/// What one row can take, well below SQLite's own bound of 10⁹ bytes for a whole row.
+const MAX_VALUE_BYTES: u64 = 512 << 20;
+
+/// Why a write came to nothing.
+pub(crate) enum Failure {
+    /// It makes no sense as things stand.
+    Refused(WriteError),
+    /// The database failed, and the batch with it.
+    Sqlite(rusqlite::Error),
+}
+
+impl From<WriteError> for Failure {
+    fn from(error: WriteError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+pub(crate) fn apply(connection: &Connection, write: &Write) -> Result<Written, Failure> {
+    match write {
+        Write::CreateDocument {
+            room,
+            path,
+            schema,
+            state,
+            author,
+            at,
+        } => create_document(connection, room, path, schema, state, author, *at),
+        Write::Append {
+            document,
+            update,
+            author,
+            at,
+        } => {
+            let seq = append(connection, *document, update, author, *at)?;
+            Ok(Written::Appended { seq })
+        }
+        Write::Snapshot {
+            document,
+            through,
+            state,
+        } => snapshot(connection, *document, *through, state),
+        Write::PutFile {
+            room,
+            path,
+            data,
+            mime_type,
+            overwrite,
+            at,
+        } => put_file(connection, room, path, data, mime_type, *overwrite, *at),
+        Write::Delete {
+            room,
+            path,
+            recursive,
+        } => delete(connection, room, path, *recursive),
+        Write::Move {
+            room,
+            source,
+            destination,
+            overwrite,
+            at,
+        } => rename(connection, room, source, destination, *overwrite, *at),
+    }
+}
+
+fn create_document(
+    connection: &Connection,
+    room: &RoomId,
+    path: &str,
+    schema: &str,
+    state: &[u8],
+    author: &Author,
+    at: Timestamp,
+) -> Result<Written, Failure> {
+    let room = make_room(connection, room)?;
+    if leaf(connection, room, path)?.is_some() {
+        return Err(WriteError::AlreadyExists {
+            path: path.to_owned(),
+        }
+        .into());
+    }
+    check_size(schema.len())?;
+    let id = insert_entry(connection, room, path, DOCUMENT, 0, at)?;
+    connection
+        .prepare_cached("INSERT INTO schemas (document, schema, checksum) VALUES (?1, ?2, ?3)")?
+        .execute(params![id, schema, schema_checksum(id, schema)])?;
+    let document = DocumentId(id.unsigned_abs());
+    let seq = if state.is_empty() {
+        Seq(0)
+    } else {
+        append(connection, document, state, author, at)?
+    };
+    Ok(Written::Created { document, seq })
+}
+
+fn append(
+    connection: &Connection,
+    document: DocumentId,
+    update: &[u8],
+    author: &Author,
+    at: Timestamp,
+) -> Result<Seq, Failure> {
+    let id = document_row(document)?;
+    let size = check_size(update.len())?;
+    let seq: i64 = connection
+        .prepare_cached(
+            "UPDATE entries SET last_seq = last_seq + 1, size = size + ?2, updated_at = ?3
+             WHERE id = ?1 AND kind = 1 RETURNING last_seq",
+        )?
+        .query_row(params![id, size, at.0], |row| row.get(0))
+        .optional()?
+        .ok_or(WriteError::NoSuchDocument { document })?;
+    connection
+        .prepare_cached(
+            "INSERT INTO updates (document, seq, at, participant, role, on_behalf_of, connection, data, checksum)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        )?
+        .execute(params![
+            id,
+            seq,
+            at.0,
+            author.participant,
+            author.role,
+            author.on_behalf_of,
+            author.connection,
+            update,
+            update_checksum(id, seq, at.0, author, update),
+        ])?;
+    Ok(Seq(seq.unsigned_abs()))
+}
+
+fn snapshot(
+    connection: &Connection,
+    document: DocumentId,
+    through: Seq,
+    state: &[u8],
+) -> Result<Written, Failure> {
+    let id = document_row(document)?;
+    check_size(state.len())?;
+    let last: i64 = connection
+        .prepare_cached("SELECT last_seq FROM entries WHERE id = ?1 AND kind = 1")?
+        .query_row([id], |row| row.get(0))
+        .optional()?
+        .ok_or(WriteError::NoSuchDocument { document })?;
+    let before: i64 = connection
+        .prepare_cached("SELECT through FROM snapshots WHERE document = ?1")?
+        .query_row([id], |row| row.get(0))
+        .optional()?
+        .unwrap_or(0);
+    let out_of_range = WriteError::SnapshotOutOfRange { document, through };
+    let through = i64::try_from(through.0).map_err(|_| out_of_range.clone())?;
+    if !(before..=last).contains(&through) {
+        return Err(out_of_range.into());
+    }
+    connection
+        .prepare_cached(
+            "INSERT INTO snapshots (document, through, state, checksum) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (document) DO UPDATE SET through = ?2, state = ?3, checksum = ?4",
+        )?
+        .execute(params![
+            id,
+            through,
+            state,
+            snapshot_checksum(id, through, state)
+        ])?;
+    connection
+        .prepare_cached("DELETE FROM updates WHERE document = ?1 AND seq <= ?2")?
+        .execute([id, through])?;
+    connection
+        .prepare_cached(
+            "UPDATE entries SET size =
+                 (SELECT length(state) FROM snapshots WHERE document = ?1)
+                 + (SELECT coalesce(sum(length(data)), 0) FROM updates WHERE document = ?1)
+             WHERE id = ?1",
+        )?
+        .execute([id])?;
+    Ok(Written::Snapshotted)
+}
+
+fn put_file(
+    connection: &Connection,
+    room: &RoomId,
+    path: &str,
+    data: &[u8],
+    mime_type: &str,
+    overwrite: bool,
+    at: Timestamp,
+) -> Result<Written, Failure> {
+    let room = make_room(connection, room)?;
+    let found = leaf(connection, room, path)?;
+    if found.is_some() && !overwrite {
+        return Err(WriteError::AlreadyExists {
+            path: path.to_owned(),
+        }
+        .into());
+    }
+    let size = check_size(data.len())?;
+    let id = match found {
+        Some(leaf) if leaf.document().is_some() => {
+            return Err(WriteError::IsDocument {
+                path: path.to_owned(),
+            }
+            .into());
+        }
+        Some(leaf) => {
+            connection
+                .prepare_cached("UPDATE entries SET size = ?2, updated_at = ?3 WHERE id = ?1")?
+                .execute(params![leaf.id, size, at.0])?;
+            leaf.id
+        }
+        None => insert_entry(connection, room, path, FILE, size, at)?,
+    };
+    connection
+        .prepare_cached(
+            "INSERT INTO files (file, mime_type, data, checksum) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (file) DO UPDATE SET mime_type = ?2, data = ?3, checksum = ?4",
+        )?
+        .execute(params![
+            id,
+            mime_type,
+            data,
+            file_checksum(id, mime_type, data)
+        ])?;
+    Ok(Written::Put {
+        replaced: found.is_some(),
+    })
+}
+
+fn delete(
+    connection: &Connection,
+    room: &RoomId,
+    path: &str,
+    recursive: bool,
+) -> Result<Written, Failure> {
+    let Some(room) = read::room_row(connection, room)? else {
+        return Err(WriteError::NotFound {
+            path: path.to_owned(),
+        }
+        .into());
+    };
+    let mut doomed = Vec::new();
+    if !path.is_empty() {
+        doomed.extend(leaf(connection, room, path)?.map(|leaf| (path.to_owned(), leaf)));
+    }
+    if recursive {
+        doomed.extend(leaves_below(connection, room, path)?);
+    }
+    if doomed.is_empty() {
+        let error = if read::has_children(connection, room, path)? {
+            WriteError::RecursiveRequired {
+                path: path.to_owned(),
+            }
+        } else {
+            WriteError::NotFound {
+                path: path.to_owned(),
+            }
+        };
+        return Err(error.into());
+    }
+    Ok(Written::Deleted {
+        entries: remove(connection, doomed)?,
+    })
+}
+
+fn rename(
+    connection: &Connection,
+    room: &RoomId,
+    source: &str,
+    destination: &str,
+    overwrite: bool,
+    at: Timestamp,
+) -> Result<Written, Failure> {
+    let not_found = || WriteError::NotFound {
+        path: source.to_owned(),
+    };
+    let room = read::room_row(connection, room)?.ok_or_else(not_found)?;
+    let single = if source.is_empty() {
+        None
+    } else {
+        leaf(connection, room, source)?
+    };
+    let is_folder = single.is_none();
+    let moving = match single {
+        Some(leaf) => vec![(source.to_owned(), leaf)],
+        None => leaves_below(connection, room, source)?,
+    };
+    if moving.is_empty() {
+        return Err(not_found().into());
+    }
+    if source == destination || is_folder && is_below(destination, source) {
+        return Err(WriteError::IntoItself.into());
+    }
+    if destination.is_empty() && !is_folder {
+        return Err(WriteError::IsRoot.into());
+    }
+
+    let mut moves = Vec::with_capacity(moving.len());
+    let mut in_the_way = Vec::new();
+    for (path, found) in moving {
+        let rest = &path[source.len()..];
+        // Only a folder that moves to the root has a slash to lose.
+        let rest = if destination.is_empty() {
+            rest.trim_start_matches('/')
+        } else {
+            rest
+        };
+        let target = format!("{destination}{rest}");
+        // What moves away itself is not in the way.
+        let stays = !(is_folder && is_below(&target, source));
+        if stays && let Some(other) = leaf(connection, room, &target)? {
+            if !overwrite {
+                return Err(WriteError::AlreadyExists { path: target }.into());
+            }
+            in_the_way.push((target.clone(), other));
+        }
+        moves.push((
+            MovedEntry {
+                source: path,
+                destination: target,
+                document: found.document(),
+            },
+            found.id,
+        ));
+    }
+
+    let replaced = remove(connection, in_the_way)?;
+    // A path that is both a source and a destination has to be left before it is taken. That happens when a folder
+    // moves to one above it, and then whoever leaves has the shorter path.
+    let mut order: Vec<&(MovedEntry, i64)> = moves.iter().collect();
+    order.sort_by_key(|(entry, _)| entry.source.len());
+    let mut update =
+        connection.prepare_cached("UPDATE entries SET path = ?2, updated_at = ?3 WHERE id = ?1")?;
+    for (entry, id) in order {
+        update.execute(params![id, entry.destination, at.0])?;
+    }
+    Ok(Written::Moved {
+        entries: moves.into_iter().map(|(entry, _)| entry).collect(),
+        replaced,
+    })
+}
+
+/// A document's or file's row.
+#[derive(Clone, Copy)]
+struct Leaf {
+    id: i64,
+    kind: i64,
+}
+
+impl Leaf {
+    fn document(self) -> Option<DocumentId> {
+        (self.kind == DOCUMENT).then(|| DocumentId(self.id.unsigned_abs()))
+    }
+}
+
+/// What stands at a path; the root is refused, as nothing can.
+fn leaf(connection: &Connection, room: i64, path: &str) -> Result<Option<Leaf>, Failure> {
+    if path.is_empty() {
+        return Err(WriteError::IsRoot.into());
+    }
+    let leaf = connection
+        .prepare_cached("SELECT id, kind FROM entries WHERE room = ?1 AND path = ?2")?
+        .query_row(params![room, path], |row| {
+            Ok(Leaf {
+                id: row.get(0)?,
+                kind: row.get(1)?,
+            })
+        })
+        .optional()?;
+    Ok(leaf)
+}
+
+fn leaves_below(
+    connection: &Connection,
+    room: i64,
+    folder: &str,
+) -> rusqlite::Result<Vec<(String, Leaf)>> {
+    let (start, end) = below(folder);
+    let mut select = connection.prepare_cached(
+        "SELECT path, id, kind FROM entries WHERE room = ?1 AND path >= ?2 AND path < coalesce(?3, ?4) ORDER BY path",
+    )?;
+    let rows = select.query_map(params![room, start, end, END_OF_TEXT], |row| {
+        Ok((
+            row.get(0)?,
+            Leaf {
+                id: row.get(1)?,
+                kind: row.get(2)?,
+            },
+        ))
+    })?;
+    rows.collect()
+}
+
+/// Removes rows and, by foreign keys, all that belongs to them.
+fn remove(connection: &Connection, doomed: Vec<(String, Leaf)>) -> rusqlite::Result<Vec<Removed>> {
+    let mut delete = connection.prepare_cached("DELETE FROM entries WHERE id = ?1")?;
+    let mut removed = Vec::with_capacity(doomed.len());
+    for (path, leaf) in doomed {
+        delete.execute([leaf.id])?;
+        removed.push(Removed {
+            path,
+            document: leaf.document(),
+        });
+    }
+    Ok(removed)
+}
+
+fn insert_entry(
+    connection: &Connection,
+    room: i64,
+    path: &str,
+    kind: i64,
+    size: i64,
+    at: Timestamp,
+) -> rusqlite::Result<i64> {
+    connection
+        .prepare_cached(
+            "INSERT INTO entries (room, path, kind, size, created_at, updated_at) VALUES (?1, ?2, ?3, ?4, ?5, ?5)",
+        )?
+        .insert(params![room, path, kind, size, at.0])
+}
+
+fn make_room(connection: &Connection, room: &RoomId) -> rusqlite::Result<i64> {
+    if let Some(row) = read::room_row(connection, room)? {
+        return Ok(row);
+    }
+    connection
+        .prepare_cached("INSERT INTO rooms (project, name) VALUES (?1, ?2)")?
+        .insert(params![room.project, room.room])
+}
+
+/// Ids that no row can have are as good as any other that is gone.
+fn document_row(document: DocumentId) -> Result<i64, WriteError> {
+    i64::try_from(document.0).map_err(|_| WriteError::NoSuchDocument { document })
+}
+
+fn check_size(bytes: usize) -> Result<i64, WriteError> {
+    let bytes = bytes as u64;
+    match i64::try_from(bytes) {
+        Ok(size) if bytes <= MAX_VALUE_BYTES => Ok(size),
+        _ => Err(WriteError::TooLarge {
+            bytes,
+            max_bytes: MAX_VALUE_BYTES,
+        }),
+    }
+}
+
+pub(crate) fn schema_checksum(document: i64, schema: &str) -> i64 {
+    Checksum::default().number(document).text(schema).finish()
+}
+
+pub(crate) fn update_checksum(
+    document: i64,
+    seq: i64,
+    at: i64,
+    author: &Author,
+    update: &[u8],
+) -> i64 {
+    Checksum::default()
+        .number(document)
+        .number(seq)
+        .number(at)
+        .text(&author.participant)
+        .text(&author.role)
+        .optional_text(author.on_behalf_of.as_deref())
+        .text(&author.connection)
+        .bytes(update)
+        .finish()
+}
+
+pub(crate) fn snapshot_checksum(document: i64, through: i64, state: &[u8]) -> i64 {
+    Checksum::default()
+        .number(document)
+        .number(through)
+        .bytes(state)
+        .finish()
+}
+
+pub(crate) fn file_checksum(file: i64, mime_type: &str, data: &[u8]) -> i64 {
+    Checksum::default()
+        .number(file)
+        .text(mime_type)
+        .bytes(data)
+        .finish()
+}

@@ -1,0 +1,98 @@
+//! The one connection that writes: a batch becomes one transaction, a refused write costs only itself.
+
+use std::path::PathBuf;
+
+use meshagent_store::{StoreError, Write, WriteError, Written};
+use rusqlite::Connection;
+
+use crate::error::store_error;
+use crate::open::{Options, open_writer};
+use crate::write::{self, Failure};
+
+#[derive(Debug)]
+pub(crate) struct Writer {
+    path: PathBuf,
+    options: Options,
+    /// `None` after a failure, until the next attempt.
+    connection: Option<Connection>,
+}
+
+impl Writer {
+    pub(crate) fn new(path: PathBuf, options: Options, connection: Connection) -> Self {
+        Self {
+            path,
+            options,
+            connection: Some(connection),
+        }
+    }
+
+    pub(crate) fn commit(
+        &mut self,
+        writes: &[Write],
+    ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
+        let result = self.transact(|connection| {
+            let mut results = Vec::with_capacity(writes.len());
+            for write in writes {
+                results.push(apply(connection, write)?);
+            }
+            Ok(results)
+        });
+        if result.is_err() {
+            // If it was the last sync that failed, the batch lies complete in the WAL's tail, where a restart would
+            // find it. The next transaction overwrites the tail; so try one now, for what it's worth.
+            let _ = self.probe();
+        }
+        result
+    }
+
+    /// Writes something of no meaning, all the way to the disk.
+    pub(crate) fn probe(&mut self) -> Result<(), StoreError> {
+        self.transact(|connection| {
+            connection
+                .prepare_cached("UPDATE probe SET count = count + 1")?
+                .execute([])?;
+            Ok(())
+        })
+    }
+
+    fn transact<T>(
+        &mut self,
+        run: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => open_writer(&self.path, &self.options).map_err(store_error)?,
+        };
+        let result = (|| {
+            connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+            let result = run(&connection)?;
+            connection.prepare_cached("COMMIT")?.execute([])?;
+            Ok(result)
+        })();
+        if result.is_ok() {
+            self.connection = Some(connection);
+        }
+        // Else the connection is closed here, which rolls back whatever it had under way.
+        result.map_err(store_error)
+    }
+}
+
+fn apply(connection: &Connection, write: &Write) -> rusqlite::Result<Result<Written, WriteError>> {
+    connection
+        .prepare_cached("SAVEPOINT one_write")?
+        .execute([])?;
+    let result = match write::apply(connection, write) {
+        Ok(written) => Ok(written),
+        Err(Failure::Refused(error)) => {
+            connection
+                .prepare_cached("ROLLBACK TO one_write")?
+                .execute([])?;
+            Err(error)
+        }
+        Err(Failure::Sqlite(error)) => return Err(error),
+    };
+    connection
+        .prepare_cached("RELEASE one_write")?
+        .execute([])?;
+    Ok(result)
+}
