@@ -1,1 +1,29 @@
-//! The room server: rooms as state machines, the gate, HTTP and WebSocket around them.
+//! The room server: rooms as state machines, the gate for inbound updates, HTTP and WebSocket around them.
+//!
+//! It prints nothing, reads no environment and picks no database: [`Server::new`] is given a store, a key and a
+//! [`Config`], and [`Server::run`] serves a listener until it is told to stop.
+//!
+//! # Layout
+//! - `http`: the routes, the handshake and its refusals, signed downloads
+//! - `connection`: one WebSocket, bytes to messages and back
+//! - `rooms`: the rooms in memory and the task that drives each
+//! - `room`: one room as a plain state machine
+//! - `committer`: the one thread that writes to the store
+//! - `outbox`: what waits to be written to one connection
+
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may fail loudly"))]
+
+mod committer;
+mod config;
+mod connection;
+mod http;
+mod ids;
+mod metrics;
+mod outbox;
+mod room;
+mod rooms;
+mod server;
+mod signer;
+
+pub use self::config::{Config, Limits};
+pub use self::server::{Server, StartError};

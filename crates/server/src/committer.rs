@@ -1,0 +1,95 @@
+//! The one thread that writes to the store: it gathers what all rooms have handed in, commits it in
+//! one transaction, and tells each room what became of its part.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use meshagent_store::{Store, StoreError, Write, WriteError, Written};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::metrics::Metrics;
+
+/// Rooms' batches that may wait for the thread. A room has at most one batch under way, so a full queue
+/// only means that many rooms are busy; the next room waits for its turn without blocking others.
+const QUEUE: usize = 4096;
+/// Writes that one transaction takes at most, so that the first writer in it is not kept waiting.
+const MAX_WRITES: usize = 4096;
+
+/// What became of one write.
+pub(crate) type WriteResult = Result<Written, WriteError>;
+/// What became of a batch: one result for each write, or nothing happened at all.
+pub(crate) type BatchResult = Result<Vec<WriteResult>, Arc<StoreError>>;
+
+#[derive(Debug)]
+struct Job {
+    writes: Vec<Write>,
+    done: oneshot::Sender<BatchResult>,
+}
+
+/// A handle to the thread. The thread ends when the last handle is gone and its queue is empty.
+#[derive(Clone, Debug)]
+pub(crate) struct Committer {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Committer {
+    /// Starts the thread; the join handle belongs to the caller, who waits for it when stopping.
+    pub(crate) fn start(
+        store: Arc<dyn Store>,
+        metrics: Arc<Metrics>,
+    ) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let thread = std::thread::Builder::new()
+            .name("committer".into())
+            .spawn(move || run(queue, store.as_ref(), &metrics))?;
+        Ok((Self { jobs }, thread))
+    }
+
+    /// Hands in a batch. The receiver yields when it is on stable storage, or refused.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, the batch was not handed in.
+    pub(crate) async fn submit(&self, writes: Vec<Write>) -> oneshot::Receiver<BatchResult> {
+        let (done, result) = oneshot::channel();
+        // If the thread is gone, the dropped sender says so to the receiver.
+        let _ = self.jobs.send(Job { writes, done }).await;
+        result
+    }
+}
+
+fn run(mut queue: mpsc::Receiver<Job>, store: &dyn Store, metrics: &Metrics) {
+    while let Some(first) = queue.blocking_recv() {
+        let mut writes = first.writes;
+        let mut parts = vec![(writes.len(), first.done)];
+        while writes.len() < MAX_WRITES {
+            let Ok(job) = queue.try_recv() else { break };
+            parts.push((job.writes.len(), job.done));
+            writes.extend(job.writes);
+        }
+
+        let started = Instant::now();
+        let result = store.commit(&writes);
+        metrics
+            .commit_seconds
+            .observe(started.elapsed().as_secs_f64());
+        metrics.committed_writes.inc_by(writes.len() as u64);
+
+        match result {
+            Ok(results) => {
+                let mut results = results.into_iter();
+                for (len, done) in parts {
+                    // A room that is gone needs no answer.
+                    let _ = done.send(Ok(results.by_ref().take(len).collect()));
+                }
+            }
+            Err(error) => {
+                metrics.commit_failures.inc();
+                tracing::error!(%error, writes = writes.len(), "the store refused a batch");
+                let error = Arc::new(error);
+                for (_, done) in parts {
+                    let _ = done.send(Err(Arc::clone(&error)));
+                }
+            }
+        }
+    }
+}

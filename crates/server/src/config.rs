@@ -1,0 +1,85 @@
+//! What an operator can set: limits and durations, with the defaults that suit one machine.
+
+use std::time::Duration;
+
+/// The bounds that keep one peer from costing the others.
+///
+/// Every bound has a flag of `meshagent serve`; beside each stands what happens beyond it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Bytes of one message while it is put together from its packets. Beyond it: error 1002 for that message.
+    ///
+    /// It has to stay above the largest document's state in base64, because published clients send
+    /// a document's whole state back after opening it.
+    pub max_message_bytes: usize,
+    /// Bytes of one decoded update. Beyond it: error 1002 for that update.
+    pub max_update_bytes: usize,
+    /// Bytes of one uploaded file. Beyond it: error 1002, nothing is stored.
+    pub max_file_bytes: usize,
+    /// Bytes of all uploads under way in one room. Beyond it: error 1008 for the upload that crosses it.
+    pub max_upload_bytes_per_room: usize,
+    /// Bytes queued towards one connection before the server stops reading from it.
+    ///
+    /// Documents' broadcasts stop being queued at the same mark; the reader gets one merged update when it
+    /// reads again. A connection that other participants' messages push to four times the mark is dropped.
+    pub max_outbox_bytes: usize,
+    /// Streamed calls open on one connection. Beyond it: error 1002 for the call.
+    pub max_streams_per_connection: usize,
+    /// Participants in one room. Beyond it: HTTP 503 at the handshake.
+    pub max_participants_per_room: usize,
+    /// Connections of the whole server, in handshake or joined. Beyond it: new ones wait in the listen queue.
+    pub max_connections: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_message_bytes: 64 << 20,
+            max_update_bytes: 48 << 20,
+            max_file_bytes: 48 << 20,
+            max_upload_bytes_per_room: 256 << 20,
+            max_outbox_bytes: 1 << 20,
+            max_streams_per_connection: 4096,
+            max_participants_per_room: 10_000,
+            max_connections: 50_000,
+        }
+    }
+}
+
+/// Everything that [`Server::new`](crate::Server::new) needs to know besides the store and the key.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// The bounds on peers.
+    pub limits: Limits,
+    /// How long a document stays in memory after its last participant left it.
+    pub unload_after: Duration,
+    /// How many updates a document collects before they are folded into a snapshot.
+    pub snapshot_every: usize,
+    /// Time for an HTTP request's head, which includes the WebSocket handshake.
+    pub handshake_timeout: Duration,
+    /// Time between pings; a peer that is silent for two and a half of them is gone.
+    pub ping_interval: Duration,
+    /// Time that connections get to drain when the server stops.
+    pub shutdown_grace: Duration,
+    /// Validity of the tokens that the `connect` endpoint hands out.
+    pub connect_token_ttl: Duration,
+    /// Validity of the URLs that `download_url` hands out.
+    pub download_url_ttl: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            unload_after: Duration::from_secs(30),
+            snapshot_every: 512,
+            handshake_timeout: Duration::from_secs(10),
+            ping_interval: Duration::from_secs(30),
+            shutdown_grace: Duration::from_secs(5),
+            connect_token_ttl: Duration::from_secs(24 * 60 * 60),
+            download_url_ttl: Duration::from_secs(60 * 60),
+        }
+    }
+}

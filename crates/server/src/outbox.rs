@@ -1,0 +1,202 @@
+//! What waits to be written to one connection: a bounded queue between the room and the socket's writer.
+//!
+//! The room pushes and never waits. The bound works in three places: the connection's reader stops
+//! reading while the queue is over the mark, documents stop queueing their broadcasts (the subscriber
+//! becomes a cursor that is brought up to date later), and a queue that others push to four times the
+//! mark is closed, which drops the connection.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use meshagent_protocol::{Content, ServerToClient};
+use tokio::sync::Notify;
+
+/// Bytes that a queued message costs besides its payload: the enum, its header and the packet framing.
+const MESSAGE_OVERHEAD_BYTES: usize = 256;
+
+/// One item for the writer.
+#[derive(Debug)]
+pub(crate) enum Outgoing {
+    Message(ServerToClient),
+    /// The answer to a WebSocket ping.
+    Pong(Bytes),
+    /// The answer to the client's close frame; nothing follows it.
+    Close,
+}
+
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    state: Mutex<State>,
+    /// Wakes the writer.
+    filled: Notify,
+    /// Wakes the reader, which pauses while the queue is over the mark.
+    drained: Notify,
+    mark_bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    queue: VecDeque<(Outgoing, Cost)>,
+    queued: Cost,
+    closed: bool,
+    /// A document skipped this connection; the room wants to know when there is room again.
+    lagging: bool,
+}
+
+impl Outbox {
+    pub(crate) fn new(mark_bytes: usize) -> Self {
+        Self {
+            state: Mutex::default(),
+            filled: Notify::new(),
+            drained: Notify::new(),
+            mark_bytes,
+        }
+    }
+
+    /// Queues a message. Beyond four times the mark the outbox closes itself instead.
+    pub(crate) fn push(&self, message: ServerToClient) {
+        self.push_item(Outgoing::Message(message), 0);
+    }
+
+    /// Queues an item whose JSON is known to be about `json_bytes` long.
+    pub(crate) fn push_item(&self, item: Outgoing, json_bytes: usize) {
+        let mut state = self.lock();
+        if state.closed {
+            return;
+        }
+        if state.queued.own > self.mark_bytes.saturating_mul(4) {
+            state.closed = true;
+        } else {
+            let mut cost = Cost::of(&item);
+            cost.own += json_bytes;
+            state.queued.add(cost);
+            state.queue.push_back((item, cost));
+        }
+        drop(state);
+        self.filled.notify_one();
+    }
+
+    /// Whether a broadcast may be queued. If not, [`Outbox::written`] tells when it may.
+    pub(crate) fn accepts_broadcast(&self) -> bool {
+        let mut state = self.lock();
+        let accepts = state.queued.total() < self.mark_bytes;
+        state.lagging |= !accepts;
+        accepts
+    }
+
+    /// Ends the connection without a close frame, after what is queued was written.
+    pub(crate) fn finish(&self) {
+        self.lock().closed = true;
+        self.filled.notify_one();
+        self.drained.notify_waiters();
+    }
+
+    /// Takes everything that is queued, waiting for the first item. `None` once closed and empty.
+    ///
+    /// # Cancel safety
+    /// Nothing is taken before the future is ready.
+    pub(crate) async fn take(&self) -> Option<Vec<(Outgoing, Cost)>> {
+        loop {
+            {
+                let mut state = self.lock();
+                if !state.queue.is_empty() {
+                    return Some(state.queue.drain(..).collect());
+                }
+                if state.closed {
+                    return None;
+                }
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    /// Says that an item taken earlier was written. Returns true if a document wants to catch up now.
+    pub(crate) fn written(&self, cost: Cost) -> bool {
+        let mut state = self.lock();
+        state.queued.subtract(cost);
+        let has_room = state.queued.total() < self.mark_bytes / 2;
+        let catch_up = has_room && std::mem::take(&mut state.lagging);
+        drop(state);
+        if has_room {
+            self.drained.notify_waiters();
+        }
+        catch_up
+    }
+
+    /// Waits until the queue is below the mark, so that a peer that does not read is not read from.
+    pub(crate) async fn wait_for_room(&self) {
+        loop {
+            let drained = self.drained.notified();
+            tokio::pin!(drained);
+            // Registered before the look, so that a drain in between is not missed.
+            drained.as_mut().enable();
+            {
+                let state = self.lock();
+                if state.closed || state.queued.total() < self.mark_bytes {
+                    return;
+                }
+            }
+            drained.await;
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // The state is plain data that no panic can leave half changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What an item counts for, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cost {
+    /// Memory of this connection alone.
+    own: usize,
+    /// Payloads of documents, whose bytes the connections share.
+    shared: usize,
+}
+
+impl Cost {
+    fn of(item: &Outgoing) -> Self {
+        let mut cost = Self {
+            own: MESSAGE_OVERHEAD_BYTES,
+            shared: 0,
+        };
+        match item {
+            Outgoing::Message(
+                ServerToClient::Response { content, .. }
+                | ServerToClient::ResponseChunk { chunk: content, .. },
+            ) => match content {
+                Content::Binary { data, .. } | Content::File { data, .. } => {
+                    cost.shared = data.len()
+                }
+                Content::Text(text) | Content::Error { text, .. } => cost.own += text.len(),
+                _ => {}
+            },
+            Outgoing::Message(ServerToClient::Messaging { attachment, .. }) => {
+                cost.own += attachment.len();
+            }
+            Outgoing::Pong(bytes) => cost.own += bytes.len(),
+            Outgoing::Message(_) | Outgoing::Close => {}
+        }
+        cost
+    }
+
+    fn add(&mut self, other: Self) {
+        self.own += other.own;
+        self.shared += other.shared;
+    }
+
+    fn subtract(&mut self, other: Self) {
+        self.own = self.own.saturating_sub(other.own);
+        self.shared = self.shared.saturating_sub(other.shared);
+    }
+
+    fn total(self) -> usize {
+        self.own + self.shared
+    }
+}

@@ -1,0 +1,594 @@
+//! One room as a plain state machine: who is in it, which documents are open, what waits for the disk.
+//!
+//! It holds no socket, starts no task and reads no clock. `handle_*` takes what happened, [`Room::poll_action`]
+//! yields what the surrounding task should do, [`Room::poll_timeout`] says when it wants to be woken, and
+//! messages to participants go straight into their bounded [`Outbox`].
+//!
+//! Durable before visible: a request that changes something is answered, and its change shown to others, only
+//! when [`Room::handle_committed`] has said that it is on stable storage. A room has at most one batch of
+//! writes under way; what arrives meanwhile collects in the next one, so a busy disk makes larger batches
+//! instead of longer queues.
+
+mod batch;
+mod describe_toolkits;
+mod documents;
+mod files;
+mod messaging;
+mod opening;
+mod schemas;
+mod sync;
+mod uploads;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use meshagent_protocol::{
+    ApiScope, Calls, ClientToServer, Content, Control, Envelope, ErrorCode, InvalidRequest, Invoke,
+    MessageId, ServerToClient,
+};
+use meshagent_store::{Author, RoomId, StoreError, StoredDocument, StoredFile, Timestamp, Write};
+use serde_json::{Map, Value};
+
+use self::batch::Staged;
+use self::documents::Slot;
+use self::opening::Fetched;
+use self::sync::SyncCall;
+use self::uploads::{Download, Upload};
+use crate::config::Config;
+use crate::ids::Ids;
+use crate::metrics::Metrics;
+use crate::outbox::{Outbox, Outgoing};
+use crate::signer::UrlSigner;
+
+/// Calls that ended by the server's side and whose last chunks may still be on their way.
+const REMEMBERED_CALLS: usize = 64;
+
+/// A connection within its room, in order of arrival.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub(crate) struct Conn(pub(crate) u64);
+
+/// Somebody who joins: what the handshake found out.
+#[derive(Debug)]
+pub(crate) struct Joining {
+    pub(crate) participant_id: String,
+    pub(crate) name: String,
+    pub(crate) role: String,
+    pub(crate) scope: ApiScope,
+    /// Scheme and authority that the client used, such as `http://127.0.0.1:8080`.
+    pub(crate) origin: String,
+    pub(crate) outbox: Arc<Outbox>,
+}
+
+/// A read that the room needs from the store.
+#[derive(Debug)]
+pub(crate) enum Fetch {
+    Document { path: String },
+    File { path: String },
+    Stat { path: String },
+    List { path: String },
+}
+
+/// What the store answered.
+#[derive(Debug)]
+pub(crate) enum FetchResult {
+    Document(Option<StoredDocument>),
+    File(Option<StoredFile>),
+    Stat(Option<meshagent_store::Entry>),
+    List(Option<Vec<meshagent_store::Entry>>),
+}
+
+/// What the task around the room has to do.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// Commit these, then call [`Room::handle_committed`].
+    Commit(Vec<Write>),
+    /// Read this, then call [`Room::handle_fetched`] with the number.
+    Fetch(u64, Fetch),
+}
+
+/// See the [module's text](self).
+#[derive(Debug)]
+pub(crate) struct Room {
+    id: RoomId,
+    session_id: String,
+    config: Arc<Config>,
+    metrics: Arc<Metrics>,
+    signer: UrlSigner,
+    ids: Ids,
+    now: Timestamp,
+    participants: BTreeMap<Conn, Participant>,
+    documents: HashMap<String, Slot>,
+    /// The next batch. Bounded by the mailbox: the task stops handing in while this is long.
+    staged: Vec<Staged>,
+    /// The batch that the committer has.
+    in_flight: Option<Vec<Staged>>,
+    fetches: HashMap<u64, Fetched>,
+    next_number: u64,
+    upload_bytes: usize,
+    actions: VecDeque<Action>,
+}
+
+#[derive(Debug)]
+struct Participant {
+    id: String,
+    role: String,
+    name: String,
+    scope: ApiScope,
+    origin: String,
+    outbox: Arc<Outbox>,
+    attributes: Map<String, Value>,
+    messaging: bool,
+    calls: Calls<Call>,
+    ended_calls: VecDeque<String>,
+}
+
+/// A streamed call that is open on a connection.
+#[derive(Debug)]
+enum Call {
+    Sync(SyncCall),
+    Upload(Upload),
+    Download(Download),
+}
+
+/// Where an answer goes: one request of one connection.
+#[derive(Clone, Copy, Debug)]
+struct Request {
+    conn: Conn,
+    id: MessageId,
+}
+
+/// A refusal with its code, on its way to an `error` content.
+#[derive(Clone, Debug)]
+struct Refusal {
+    code: ErrorCode,
+    text: String,
+}
+
+impl Refusal {
+    fn new(code: ErrorCode, text: impl Into<String>) -> Self {
+        Self {
+            code,
+            text: text.into(),
+        }
+    }
+
+    /// A tool's input that is wrong has its code with it.
+    fn request(error: &InvalidRequest) -> Self {
+        Self::new(error.code, error.text.clone())
+    }
+
+    fn invalid(error: impl std::fmt::Display) -> Self {
+        Self::new(ErrorCode::InvalidRequest, error.to_string())
+    }
+
+    fn denied(text: impl Into<String>) -> Self {
+        Self::new(ErrorCode::PermissionDenied, text)
+    }
+
+    fn storage(error: &StoreError) -> Self {
+        Self::new(
+            ErrorCode::OperationFailed,
+            format!("storage failed, try again later: {error}"),
+        )
+    }
+
+    fn into_content(self) -> Content {
+        Content::error(self.code, self.text)
+    }
+}
+
+impl Room {
+    pub(crate) fn new(
+        id: RoomId,
+        config: Arc<Config>,
+        metrics: Arc<Metrics>,
+        signer: UrlSigner,
+        mut ids: Ids,
+    ) -> Self {
+        Self {
+            id,
+            session_id: ids.uuid(),
+            config,
+            metrics,
+            signer,
+            ids,
+            now: Timestamp(0),
+            participants: BTreeMap::new(),
+            documents: HashMap::new(),
+            staged: Vec::new(),
+            in_flight: None,
+            fetches: HashMap::new(),
+            next_number: 0,
+            upload_bytes: 0,
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// Somebody joined: they are told who they are and where.
+    pub(crate) fn handle_join(&mut self, conn: Conn, joining: Joining, now: Timestamp) {
+        self.now = now;
+        let attributes = Map::from_iter([("name".to_owned(), Value::from(joining.name.clone()))]);
+        let room = &*self.id.room;
+        joining.outbox.push(ServerToClient::RoomReady {
+            room_name: room.to_owned(),
+            room_url: format!("{}/rooms/{room}", websocket_origin(&joining.origin)),
+            session_id: self.session_id.clone(),
+        });
+        joining.outbox.push(ServerToClient::Connected {
+            participant_id: joining.participant_id.clone(),
+            attributes: attributes.clone(),
+        });
+        tracing::info!(room, participant = %joining.name, id = %joining.participant_id, "joined");
+        self.participants.insert(
+            conn,
+            Participant {
+                id: joining.participant_id,
+                role: joining.role,
+                name: joining.name,
+                scope: joining.scope,
+                origin: joining.origin,
+                outbox: joining.outbox,
+                attributes,
+                messaging: false,
+                calls: Calls::new(),
+                ended_calls: VecDeque::new(),
+            },
+        );
+        self.metrics.participants.inc();
+    }
+
+    /// A connection ended, in whatever way.
+    pub(crate) fn handle_leave(&mut self, conn: Conn, now: Timestamp) {
+        self.now = now;
+        let Some(mut participant) = self.participants.remove(&conn) else {
+            return;
+        };
+        self.metrics.participants.dec();
+        tracing::info!(room = %self.id.room, participant = %participant.name, id = %participant.id, "left");
+        let calls: Vec<_> = participant.calls.drain().map(|(_, call)| call).collect();
+        for call in calls {
+            self.drop_call(call);
+        }
+        if participant.messaging {
+            self.announce_disabled(&participant.id);
+        }
+    }
+
+    /// A message arrived from a participant.
+    pub(crate) fn handle_message(&mut self, conn: Conn, envelope: Envelope, now: Timestamp) {
+        self.now = now;
+        let Some(participant) = self.participants.get(&conn) else {
+            return;
+        };
+        let span = request_span(&self.id, participant, &envelope);
+        let _entered = span.enter();
+        let request = Request {
+            conn,
+            id: envelope.id,
+        };
+        match envelope.message {
+            ClientToServer::Invoke(invoke) => self.invoke(request, invoke),
+            ClientToServer::RequestChunk {
+                tool_call_id,
+                chunk,
+            } => {
+                self.request_chunk(request, &tool_call_id, chunk);
+            }
+            ClientToServer::SetAttributes(attributes) => self.set_attributes(conn, attributes),
+            ClientToServer::ListToolkits => {
+                self.respond(request, Content::Json(describe_toolkits::describe()));
+            }
+            ClientToServer::Unknown { kind } => self.refuse(
+                request,
+                Refusal::invalid(format!(
+                    "unknown message type {kind:?}; send room.invoke_tool"
+                )),
+            ),
+        }
+    }
+
+    /// A connection that had fallen behind has read what was queued for it.
+    pub(crate) fn handle_drained(&mut self, conn: Conn) {
+        self.catch_up(conn);
+    }
+
+    /// Somebody was refused before the message became an [`Envelope`].
+    pub(crate) fn handle_invalid(&mut self, conn: Conn, id: MessageId, text: String) {
+        self.refuse(Request { conn, id }, Refusal::invalid(text));
+    }
+
+    /// The next thing to do, until there is nothing.
+    pub(crate) fn poll_action(&mut self) -> Option<Action> {
+        if let Some(action) = self.actions.pop_front() {
+            return Some(action);
+        }
+        self.next_batch().map(Action::Commit)
+    }
+
+    /// Whether the room takes more requests now. If not, the next batch is long enough.
+    pub(crate) fn accepts_requests(&self) -> bool {
+        self.staged.len() < 1024
+    }
+
+    /// Whether nobody is here, nothing is open and nothing under way: the room can be let go.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.participants.is_empty()
+            && self.documents.is_empty()
+            && self.staged.is_empty()
+            && self.in_flight.is_none()
+            && self.fetches.is_empty()
+            && self.actions.is_empty()
+    }
+
+    /// Whether everything handed in has been answered by the store.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.staged.is_empty() && self.in_flight.is_none()
+    }
+
+    /// How many are in the room.
+    pub(crate) fn participant_count(&self) -> usize {
+        self.participants.len()
+    }
+
+    fn invoke(&mut self, request: Request, invoke: Invoke) {
+        let streamed = matches!(invoke.arguments, Content::Control(Control::Open));
+        if streamed {
+            return self.open_call(request, invoke);
+        }
+        match (invoke.toolkit.as_str(), invoke.tool.as_str()) {
+            ("sync", "create") => self.create(request, &invoke.arguments),
+            ("sync", "describe") => self.describe(request, &invoke.arguments),
+            ("messaging", tool) => self.messaging(request, tool, &invoke.arguments),
+            ("storage", "delete") => self.delete(request, &invoke.arguments),
+            ("storage", "move") => self.move_entry(request, &invoke.arguments),
+            ("storage", "exists") => {
+                self.stat(request, &invoke.arguments, files::StatAnswer::Exists)
+            }
+            ("storage", "stat") => self.stat(request, &invoke.arguments, files::StatAnswer::Full),
+            ("storage", "list") => self.list(request, &invoke.arguments),
+            ("storage", "download_url") => self.download_url(request, &invoke.arguments),
+            ("sync", "open") | ("storage", "upload" | "download") => self.refuse(
+                request,
+                Refusal::invalid(format!(
+                    "{}.{} is a streamed call; send control/open as its arguments",
+                    invoke.toolkit, invoke.tool
+                )),
+            ),
+            _ => self.refuse(request, unknown_tool(&invoke)),
+        }
+    }
+
+    fn open_call(&mut self, request: Request, invoke: Invoke) {
+        let call = match (invoke.toolkit.as_str(), invoke.tool.as_str()) {
+            ("sync", "open") => Call::Sync(SyncCall::default()),
+            ("storage", "upload") => Call::Upload(Upload::default()),
+            ("storage", "download") => Call::Download(Download::default()),
+            _ => return self.refuse(request, unknown_tool(&invoke)),
+        };
+        let Some(tool_call_id) = invoke.tool_call_id.filter(|id| !id.is_empty()) else {
+            return self.refuse(
+                request,
+                Refusal::invalid("a streamed call needs a tool_call_id"),
+            );
+        };
+        let Some(participant) = self.participants.get_mut(&request.conn) else {
+            return;
+        };
+        let max = self.config.limits.max_streams_per_connection;
+        if participant.calls.len() >= max {
+            let text = format!("{max} calls are open on this connection; close some first");
+            return self.refuse(request, Refusal::invalid(text));
+        }
+        match participant.calls.open(tool_call_id, call) {
+            Ok(()) => self.respond(request, Content::Control(Control::Open)),
+            Err(duplicate) => self.refuse(request, Refusal::invalid(duplicate)),
+        }
+    }
+
+    fn request_chunk(&mut self, request: Request, tool_call_id: &str, chunk: Content) {
+        let Some(participant) = self.participants.get_mut(&request.conn) else {
+            return;
+        };
+        let closes = matches!(chunk, Content::Control(Control::Close { .. }));
+        let Some(call) = participant.calls.get_mut(tool_call_id) else {
+            // The two closes of a call may cross; the client's is then a courtesy.
+            if closes
+                && participant
+                    .ended_calls
+                    .iter()
+                    .any(|ended| ended == tool_call_id)
+            {
+                return self.respond(request, Content::Empty);
+            }
+            let text = format!("no call {tool_call_id:?} is open on this connection");
+            return self.refuse(request, Refusal::invalid(text));
+        };
+        match call {
+            Call::Sync(_) if closes => self.close_sync(request, tool_call_id),
+            Call::Sync(_) => self.sync_chunk(request, tool_call_id, &chunk),
+            Call::Upload(_) if closes => self.finish_upload(request, tool_call_id),
+            Call::Upload(_) => self.upload_chunk(request, tool_call_id, &chunk),
+            Call::Download(_) if closes => {
+                self.respond(request, Content::Empty);
+                self.end_call(request.conn, tool_call_id, Control::close());
+            }
+            Call::Download(_) => self.download_chunk(request, tool_call_id, &chunk),
+        }
+    }
+
+    /// Ends a call from the server's side, with the chunk that says so.
+    fn end_call(&mut self, conn: Conn, tool_call_id: &str, close: Control) {
+        let Some(participant) = self.participants.get_mut(&conn) else {
+            return;
+        };
+        let Some(call) = participant.calls.remove(tool_call_id) else {
+            return;
+        };
+        if participant.ended_calls.len() == REMEMBERED_CALLS {
+            participant.ended_calls.pop_front();
+        }
+        participant.ended_calls.push_back(tool_call_id.to_owned());
+        self.send_chunk(conn, tool_call_id, Content::Control(close));
+        self.drop_call(call);
+    }
+
+    /// Fails a call: an `error` chunk says why and nothing follows it.
+    fn fail_call(
+        &mut self,
+        request: Option<Request>,
+        conn: Conn,
+        tool_call_id: &str,
+        refusal: Refusal,
+    ) {
+        tracing::debug!(code = refusal.code.number(), text = %refusal.text, "call failed");
+        self.metrics.refused_requests.inc();
+        // The error chunk goes first: published clients report what they see first.
+        self.send_chunk(conn, tool_call_id, refusal.clone().into_content());
+        if let Some(request) = request {
+            self.respond(request, refusal.into_content());
+        }
+        let Some(participant) = self.participants.get_mut(&conn) else {
+            return;
+        };
+        if let Some(call) = participant.calls.remove(tool_call_id) {
+            participant.ended_calls.push_back(tool_call_id.to_owned());
+            self.drop_call(call);
+        }
+    }
+
+    fn drop_call(&mut self, call: Call) {
+        match call {
+            Call::Sync(call) => self.drop_sync_call(&call),
+            Call::Upload(upload) => self.upload_bytes -= upload.buffered(),
+            Call::Download(_) => {}
+        }
+    }
+
+    fn respond(&self, request: Request, content: Content) {
+        self.send(
+            request.conn,
+            ServerToClient::Response {
+                request: request.id,
+                content,
+            },
+        );
+    }
+
+    /// Answers with JSON whose size is known, so that it counts against the connection's bound.
+    fn respond_sized(&self, request: Request, content: Content, json_bytes: usize) {
+        if let Some(participant) = self.participants.get(&request.conn) {
+            let message = ServerToClient::Response {
+                request: request.id,
+                content,
+            };
+            participant
+                .outbox
+                .push_item(Outgoing::Message(message), json_bytes);
+        }
+    }
+
+    fn refuse(&self, request: Request, refusal: Refusal) {
+        tracing::debug!(code = refusal.code.number(), text = %refusal.text, "request refused");
+        self.metrics.refused_requests.inc();
+        self.respond(request, refusal.into_content());
+    }
+
+    fn send_chunk(&self, conn: Conn, tool_call_id: &str, chunk: Content) {
+        self.send(
+            conn,
+            ServerToClient::ResponseChunk {
+                tool_call_id: tool_call_id.to_owned(),
+                chunk,
+            },
+        );
+    }
+
+    fn send(&self, conn: Conn, message: ServerToClient) {
+        if let Some(participant) = self.participants.get(&conn) {
+            participant.outbox.push(message);
+        }
+    }
+
+    fn send_to_all(&self, message: &ServerToClient) {
+        for participant in self.participants.values() {
+            participant.outbox.push(message.clone());
+        }
+    }
+
+    fn fetch(&mut self, fetch: Fetch, then: Fetched) {
+        let number = self.number();
+        self.fetches.insert(number, then);
+        self.actions.push_back(Action::Fetch(number, fetch));
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    fn author(&self, conn: Conn) -> Author {
+        let participant = self.participants.get(&conn);
+        Author {
+            participant: participant
+                .map(|participant| participant.name.clone())
+                .unwrap_or_default(),
+            role: participant
+                .map(|participant| participant.role.clone())
+                .unwrap_or_default(),
+            on_behalf_of: None,
+            connection: participant
+                .map(|participant| participant.id.clone())
+                .unwrap_or_default(),
+        }
+    }
+
+    fn participant_id(&self, conn: Conn) -> String {
+        self.participants
+            .get(&conn)
+            .map(|participant| participant.id.clone())
+            .unwrap_or_default()
+    }
+}
+
+fn unknown_tool(invoke: &Invoke) -> Refusal {
+    Refusal::new(
+        ErrorCode::NotFound,
+        format!(
+            "there is no {} tool {:?} in toolkit {:?}; ask room.list_toolkits for what there is",
+            if matches!(invoke.arguments, Content::Control(Control::Open)) {
+                "streamed"
+            } else {
+                "plain"
+            },
+            invoke.tool,
+            invoke.toolkit
+        ),
+    )
+}
+
+fn websocket_origin(origin: &str) -> String {
+    // `http://` becomes `ws://`, `https://` becomes `wss://`.
+    origin
+        .strip_prefix("http")
+        .map_or_else(|| origin.to_owned(), |rest| format!("ws{rest}"))
+}
+
+/// The span of one request. With the SDK's trace context in it, logs of both sides share a trace id.
+fn request_span(room: &RoomId, participant: &Participant, envelope: &Envelope) -> tracing::Span {
+    let span = tracing::debug_span!(
+        "request",
+        room = %room.room,
+        participant = %participant.name,
+        trace_id = tracing::field::Empty,
+        parent_id = tracing::field::Empty,
+    );
+    if let Some(trace) = &envelope.trace {
+        let (trace_id, parent_id) = (
+            u128::from_be_bytes(trace.trace_id),
+            u64::from_be_bytes(trace.parent_id),
+        );
+        span.record("trace_id", format_args!("{trace_id:032x}").to_string());
+        span.record("parent_id", format_args!("{parent_id:016x}").to_string());
+    }
+    span
+}

@@ -1,0 +1,447 @@
+//! Writes on their way to the disk, and what follows when they are there.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use meshagent_protocol::{Content, Control, ErrorCode, ServerToClient};
+use meshagent_store::{
+    DocumentId, MovedEntry, Removed, StoreError, Timestamp, Write, WriteError, Written,
+};
+
+use super::documents::{Change, Document, Slot, StreamId, Version};
+use super::opening::Waiter;
+use super::sync::SyncCall;
+use super::{Call, Conn, Refusal, Request, Room};
+use crate::committer::BatchResult;
+
+/// A write that is not with the committer yet.
+#[derive(Debug)]
+pub(super) struct Staged {
+    write: Option<Write>,
+    then: Then,
+}
+
+/// What to do when a write is durable.
+#[derive(Debug)]
+pub(super) enum Then {
+    Appended {
+        path: String,
+        document: DocumentId,
+        version: Version,
+        visible: Option<Vec<u8>>,
+        known_to: Option<StreamId>,
+        request: Request,
+        answer: Content,
+    },
+    Created {
+        path: String,
+        document: Box<Document>,
+        creator: Waiter,
+    },
+    Deleted {
+        request: Request,
+        path: String,
+    },
+    Moved {
+        request: Request,
+        source: String,
+        destination: String,
+    },
+    Put {
+        conn: Conn,
+        tool_call_id: String,
+        path: String,
+    },
+    Snapshotted {
+        path: String,
+        document: DocumentId,
+        folded: usize,
+    },
+}
+
+impl Room {
+    pub(super) fn stage(&mut self, write: Write, then: Then) {
+        self.staged.push(Staged {
+            write: Some(write),
+            then,
+        });
+    }
+
+    /// The next batch, unless one is under way.
+    pub(super) fn next_batch(&mut self) -> Option<Vec<Write>> {
+        if self.in_flight.is_some() || self.staged.is_empty() {
+            return None;
+        }
+        let mut batch = std::mem::take(&mut self.staged);
+        let writes = batch
+            .iter_mut()
+            .filter_map(|staged| staged.write.take())
+            .collect();
+        self.in_flight = Some(batch);
+        Some(writes)
+    }
+
+    /// The batch is on stable storage, or nothing of it is.
+    pub(crate) fn handle_committed(&mut self, result: BatchResult, now: Timestamp) {
+        self.now = now;
+        let batch = self.in_flight.take().unwrap_or_default();
+        match result {
+            Ok(results) => {
+                let mut changed = BTreeMap::<String, Vec<Change>>::new();
+                for (staged, result) in batch.into_iter().zip(results) {
+                    self.settle(staged.then, result, &mut changed);
+                }
+                for (path, changes) in changed {
+                    self.publish(&path, changes);
+                }
+            }
+            Err(error) => self.fail_batch(batch, &error),
+        }
+    }
+
+    fn settle(
+        &mut self,
+        then: Then,
+        result: Result<Written, WriteError>,
+        changed: &mut BTreeMap<String, Vec<Change>>,
+    ) {
+        match (then, result) {
+            (
+                Then::Appended {
+                    path,
+                    document: id,
+                    version,
+                    visible,
+                    known_to,
+                    request,
+                    answer,
+                },
+                Ok(Written::Appended { seq }),
+            ) => {
+                if let Some(Slot::Open(document)) = self.documents.get_mut(&path)
+                    && document.id == id
+                {
+                    document.committed = document.committed.max(version);
+                    document.last_seq = seq;
+                    document.loose_updates += 1;
+                    changed.entry(path).or_default().push(Change {
+                        version,
+                        visible,
+                        known_to,
+                    });
+                }
+                self.respond(request, answer);
+            }
+            (
+                Then::Created {
+                    path,
+                    mut document,
+                    creator,
+                },
+                Ok(Written::Created { document: id, seq }),
+            ) => {
+                document.id = id;
+                document.last_seq = seq;
+                document.idle_since = Some(self.now);
+                self.announce_updated(&path, creator.conn());
+                self.opened(&path, document, Some(creator));
+            }
+            (Then::Deleted { request, path }, Ok(Written::Deleted { entries })) => {
+                self.after_delete(request, &path, &entries);
+            }
+            (
+                Then::Moved {
+                    request,
+                    source,
+                    destination,
+                },
+                Ok(Written::Moved { entries, replaced }),
+            ) => {
+                self.after_move(request, &source, &destination, &entries, &replaced);
+            }
+            (
+                Then::Put {
+                    conn,
+                    tool_call_id,
+                    path,
+                },
+                Ok(_),
+            ) => {
+                self.announce_updated(&path, conn);
+                self.end_call(conn, &tool_call_id, Control::close());
+            }
+            (
+                Then::Snapshotted {
+                    path,
+                    document: id,
+                    folded,
+                },
+                result,
+            ) => {
+                if let Err(error) = &result {
+                    tracing::warn!(%error, path, "snapshot refused");
+                }
+                if let Some(Slot::Open(document)) = self.documents.get_mut(&path)
+                    && document.id == id
+                {
+                    document.snapshot_under_way = false;
+                    if result.is_ok() {
+                        document.loose_updates = document.loose_updates.saturating_sub(folded);
+                    }
+                }
+            }
+            (then, Err(error)) => self.refuse_write(then, &error),
+            (then, Ok(written)) => {
+                tracing::error!(?written, "the store answered another question");
+                self.refuse_write(
+                    then,
+                    &WriteError::NotFound {
+                        path: String::new(),
+                    },
+                );
+            }
+        }
+    }
+
+    /// One write of a batch was refused; the others stand.
+    fn refuse_write(&mut self, then: Then, error: &WriteError) {
+        let refusal = |document: bool| {
+            let code = match error {
+                WriteError::AlreadyExists { .. } if document => ErrorCode::AlreadyExists,
+                WriteError::AlreadyExists { .. } => ErrorCode::StorageAlreadyExists,
+                WriteError::NotFound { .. } | WriteError::NoSuchDocument { .. } if document => {
+                    ErrorCode::NotFound
+                }
+                WriteError::NotFound { .. } => ErrorCode::StorageNotFound,
+                WriteError::RecursiveRequired { .. } => ErrorCode::StorageRecursiveRequired,
+                WriteError::IntoItself | WriteError::IsRoot => ErrorCode::StorageInvalidPath,
+                _ => ErrorCode::Conflict,
+            };
+            Refusal::new(code, error.to_string())
+        };
+        match then {
+            Then::Created { path, creator, .. } => {
+                self.creation_failed(&path, creator, refusal(true))
+            }
+            Then::Appended { request, .. } => self.refuse(request, refusal(true)),
+            Then::Deleted { request, .. } | Then::Moved { request, .. } => {
+                self.refuse(request, refusal(false))
+            }
+            Then::Put {
+                conn, tool_call_id, ..
+            } => self.fail_call(None, conn, &tool_call_id, refusal(false)),
+            Then::Snapshotted { .. } => {}
+        }
+    }
+
+    /// Nothing of a batch is on disk. Its authors are told, and documents that ran ahead are read again.
+    fn fail_batch(&mut self, batch: Vec<Staged>, error: &Arc<StoreError>) {
+        let refusal = Refusal::storage(error);
+        let mut broken = Vec::new();
+        // What is staged behind the batch builds on what failed.
+        let (dependent, independent): (Vec<_>, Vec<_>) = std::mem::take(&mut self.staged)
+            .into_iter()
+            .partition(|staged| {
+                matches!(
+                    staged.then,
+                    Then::Appended { .. } | Then::Snapshotted { .. }
+                )
+            });
+        self.staged = independent;
+        for staged in batch.into_iter().chain(dependent) {
+            match staged.then {
+                Then::Appended { path, request, .. } => {
+                    self.refuse(request, refusal.clone());
+                    broken.push(path);
+                }
+                Then::Created { path, creator, .. } => {
+                    self.creation_failed(&path, creator, refusal.clone())
+                }
+                Then::Deleted { request, .. } | Then::Moved { request, .. } => {
+                    self.refuse(request, refusal.clone());
+                }
+                Then::Put {
+                    conn, tool_call_id, ..
+                } => {
+                    self.fail_call(None, conn, &tool_call_id, refusal.clone());
+                }
+                Then::Snapshotted { path, .. } => {
+                    if let Some(Slot::Open(document)) = self.documents.get_mut(&path) {
+                        document.snapshot_under_way = false;
+                    }
+                }
+            }
+        }
+        broken.sort();
+        broken.dedup();
+        for path in broken {
+            self.break_document(&path, &refusal);
+        }
+    }
+
+    /// The replica shows what is not on disk: nobody is served from it until it was read again.
+    fn break_document(&mut self, path: &str, refusal: &Refusal) {
+        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+            return;
+        };
+        document.broken = true;
+        let deferred: Vec<_> = document.deferred.drain(..).collect();
+        for (_, deferred) in deferred {
+            match deferred {
+                super::documents::Deferred::Answer { request, .. } => {
+                    self.refuse(request, refusal.clone())
+                }
+                super::documents::Deferred::State {
+                    request,
+                    tool_call_id,
+                    ..
+                } => {
+                    self.fail_call(Some(request), request.conn, &tool_call_id, refusal.clone());
+                }
+                // The reader is still marked as behind and is served after the reload.
+                super::documents::Deferred::CatchUp { .. } => {}
+            }
+        }
+        self.reload(path);
+    }
+
+    /// Folds a document's log into one state.
+    pub(super) fn snapshot(&mut self, path: &str) {
+        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+            return;
+        };
+        if document.snapshot_under_way || document.broken {
+            return;
+        }
+        document.snapshot_under_way = true;
+        let mut state = document.replica.encode_state();
+        if let Some(pending) = document.replica.encode_pending() {
+            match meshagent_document::merge_updates(&[&state, &pending]) {
+                Ok(merged) => state = merged,
+                Err(error) => {
+                    // Without the waiting part the snapshot would lose edits, so there is none.
+                    tracing::warn!(%error, path, "no snapshot: the waiting updates do not merge");
+                    return;
+                }
+            }
+        }
+        // Later updates, staged before this one, stay in the log and are contained in the state.
+        let write = Write::Snapshot {
+            document: document.id,
+            through: document.last_seq,
+            state: Bytes::from(state),
+        };
+        let then = Then::Snapshotted {
+            path: path.to_owned(),
+            document: document.id,
+            folded: document.loose_updates,
+        };
+        self.stage(write, then);
+    }
+
+    fn after_delete(&mut self, request: Request, path: &str, entries: &[Removed]) {
+        for entry in entries {
+            self.close_document(&entry.path);
+        }
+        self.respond(request, Content::Empty);
+        let participant_id = self.participant_id(request.conn);
+        for path in entries
+            .iter()
+            .map(|entry| entry.path.as_str())
+            .chain(folder(
+                path,
+                entries.iter().map(|entry| entry.path.as_str()),
+            ))
+        {
+            self.send_to_all(&ServerToClient::FileDeleted {
+                path: path.to_owned(),
+                participant_id: participant_id.clone(),
+            });
+        }
+    }
+
+    fn after_move(
+        &mut self,
+        request: Request,
+        source: &str,
+        destination: &str,
+        entries: &[MovedEntry],
+        replaced: &[Removed],
+    ) {
+        for path in entries
+            .iter()
+            .map(|entry| &entry.source)
+            .chain(replaced.iter().map(|entry| &entry.path))
+        {
+            self.close_document(path);
+        }
+        self.respond(request, Content::Empty);
+        let participant_id = self.participant_id(request.conn);
+        let moved = entries
+            .iter()
+            .map(|entry| (entry.source.as_str(), entry.destination.as_str()));
+        let of_folder = folder(source, entries.iter().map(|entry| entry.source.as_str()))
+            .map(|source| (source, destination));
+        for (source, destination) in moved.chain(of_folder) {
+            self.send_to_all(&ServerToClient::FileMoved {
+                source_path: source.to_owned(),
+                destination_path: destination.to_owned(),
+                participant_id: participant_id.clone(),
+            });
+        }
+    }
+
+    /// The document is no longer at this path: its streams end with a close.
+    fn close_document(&mut self, path: &str) {
+        if !matches!(self.documents.get(path), Some(Slot::Open(_))) {
+            return;
+        }
+        let Some(Slot::Open(document)) = self.documents.remove(path) else {
+            return;
+        };
+        self.metrics.documents.dec();
+        for stream in document.streams.into_values() {
+            self.end_call(stream.conn, &stream.tool_call_id, Control::close());
+        }
+        let gone = Refusal::new(
+            ErrorCode::NotFound,
+            format!("{path:?} was deleted or moved meanwhile"),
+        );
+        for (_, deferred) in document.deferred {
+            match deferred {
+                super::documents::Deferred::Answer { request, .. } => {
+                    self.refuse(request, gone.clone())
+                }
+                super::documents::Deferred::State {
+                    request,
+                    tool_call_id,
+                    ..
+                } => {
+                    self.fail_call(Some(request), request.conn, &tool_call_id, gone.clone());
+                }
+                super::documents::Deferred::CatchUp { .. } => {}
+            }
+        }
+    }
+
+    pub(super) fn announce_updated(&self, path: &str, conn: Conn) {
+        self.send_to_all(&ServerToClient::FileUpdated {
+            path: path.to_owned(),
+            participant_id: self.participant_id(conn),
+        });
+    }
+
+    /// Whether a call still waits to be opened.
+    pub(super) fn is_opening(&self, conn: Conn, tool_call_id: &str) -> bool {
+        self.participants
+            .get(&conn)
+            .and_then(|participant| participant.calls.get(tool_call_id))
+            .is_some_and(|call| matches!(call, Call::Sync(SyncCall::Opening { .. })))
+    }
+}
+
+/// The path itself, if it was a folder: none of the entries below it has that name.
+fn folder<'a>(path: &'a str, mut entries: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    (!entries.any(|entry| entry == path)).then_some(path)
+}

@@ -1,0 +1,467 @@
+//! The open documents of a room: the replica, who subscribes to it, and what each has seen.
+//!
+//! A subscriber is a cursor over the document's recent changes. While its connection keeps up, each change
+//! is queued for it as shared bytes. When the connection's queue is full the cursor stays where it is, and
+//! one merged change brings it up to date when there is room again.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use meshagent_document::{MeshDocument, merge_updates};
+use meshagent_protocol::{Content, sync as wire};
+use meshagent_store::{DocumentId, Seq, Timestamp};
+use serde_json::Value;
+
+use super::opening::Waiter;
+use super::{Call, Conn, Request, Room, SyncCall};
+
+/// Recent changes kept for readers that fall behind. Beyond it they get the whole state instead.
+const RECENT_BYTES: usize = 1 << 20;
+
+/// Counts the changes of one document since it was loaded.
+pub(super) type Version = u64;
+
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) struct StreamId(pub(super) u64);
+
+/// What the room knows of a path.
+#[derive(Debug)]
+pub(super) enum Slot {
+    /// Being read from the store.
+    Loading(Vec<Waiter>),
+    /// Not in the store; one request is creating it.
+    Creating(Vec<Waiter>),
+    Open(Box<Document>),
+}
+
+#[derive(Debug)]
+pub(super) struct Document {
+    pub(super) id: DocumentId,
+    pub(super) schema: Value,
+    pub(super) replica: MeshDocument,
+    /// The version of `replica`, which runs ahead of what is on disk.
+    pub(super) head: Version,
+    /// The version that is on disk, and may be seen.
+    pub(super) committed: Version,
+    pub(super) streams: BTreeMap<StreamId, Stream>,
+    /// Answers that show a version which is not on disk yet, in order of that version.
+    pub(super) deferred: VecDeque<(Version, Deferred)>,
+    /// The encoded state of `head`, shared by all who open the document at that version.
+    state: Option<(Version, Bytes)>,
+    recent: VecDeque<(Version, Vec<u8>)>,
+    recent_bytes: usize,
+    /// The version before the oldest of `recent`.
+    recent_floor: Version,
+    pub(super) last_seq: Seq,
+    /// Updates in the store that no snapshot covers.
+    pub(super) loose_updates: usize,
+    pub(super) snapshot_under_way: bool,
+    /// A commit failed: the replica shows what is not on disk, and is read again before it serves anybody.
+    pub(super) broken: bool,
+    pub(super) idle_since: Option<Timestamp>,
+}
+
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) conn: Conn,
+    pub(super) tool_call_id: String,
+    /// The last version that was queued for this reader.
+    pub(super) cursor: Version,
+    pub(super) lagging: bool,
+}
+
+/// An answer that waits for the disk.
+#[derive(Debug)]
+pub(super) enum Deferred {
+    Answer {
+        request: Request,
+        content: Content,
+        json_bytes: usize,
+    },
+    State {
+        request: Request,
+        tool_call_id: String,
+        payload: Bytes,
+    },
+    CatchUp {
+        stream: StreamId,
+        payload: Bytes,
+    },
+}
+
+/// A change that has become durable, and who made it.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) version: Version,
+    pub(super) visible: Option<Vec<u8>>,
+    /// The stream that has it already.
+    pub(super) known_to: Option<StreamId>,
+}
+
+impl Document {
+    pub(super) fn new(id: DocumentId, schema: Value, replica: MeshDocument, last_seq: Seq) -> Self {
+        Self {
+            id,
+            schema,
+            replica,
+            head: 0,
+            committed: 0,
+            streams: BTreeMap::new(),
+            deferred: VecDeque::new(),
+            state: None,
+            recent: VecDeque::new(),
+            recent_bytes: 0,
+            recent_floor: 0,
+            last_seq,
+            loose_updates: 0,
+            snapshot_under_way: false,
+            broken: false,
+            idle_since: None,
+        }
+    }
+
+    /// The state of `head` as base64 text, encoded once for each version.
+    pub(super) fn encoded_state(&mut self) -> Bytes {
+        if let Some((version, state)) = &self.state
+            && *version == self.head
+        {
+            return state.clone();
+        }
+        let state = base64_text(&self.replica.encode_state());
+        self.state = Some((self.head, state.clone()));
+        state
+    }
+
+    /// Replaces the replica after a failed commit. Readers have seen nothing but what is on disk, so they stay.
+    pub(super) fn reload(&mut self, replica: MeshDocument, last_seq: Seq) {
+        self.replica = replica;
+        self.head = self.committed;
+        self.state = None;
+        self.deferred.clear();
+        self.last_seq = last_seq;
+        self.snapshot_under_way = false;
+        self.broken = false;
+    }
+
+    fn remember(&mut self, version: Version, update: Vec<u8>) {
+        self.recent_bytes += update.len();
+        self.recent.push_back((version, update));
+        while self.recent_bytes > RECENT_BYTES {
+            let Some((version, update)) = self.recent.pop_front() else {
+                break;
+            };
+            self.recent_bytes -= update.len();
+            self.recent_floor = version;
+        }
+    }
+
+    /// One change that takes a reader from `cursor` to the newest version, and that version.
+    fn difference(&mut self, cursor: Version) -> (Version, Bytes) {
+        if cursor >= self.recent_floor {
+            let updates: Vec<&[u8]> = self
+                .recent
+                .iter()
+                .filter(|(version, _)| *version > cursor)
+                .map(|(_, update)| update.as_slice())
+                .collect();
+            if updates.is_empty() {
+                return (self.committed, Bytes::new());
+            }
+            if let Ok(merged) = merge_updates(&updates) {
+                return (self.committed, base64_text(&merged));
+            }
+        }
+        (self.head, self.encoded_state())
+    }
+}
+
+impl Room {
+    /// Shows a document's durable changes to everybody who has it open, as one change.
+    pub(super) fn publish(&mut self, path: &str, changes: Vec<Change>) {
+        self.release_deferred(path);
+        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+            return;
+        };
+        let Some(version) = changes.iter().map(|change| change.version).max() else {
+            return;
+        };
+        let visible: Vec<&[u8]> = changes
+            .iter()
+            .filter_map(|change| change.visible.as_deref())
+            .collect();
+        let merged = match visible.as_slice() {
+            [] => return,
+            [one] => one.to_vec(),
+            many => match merge_updates(many) {
+                Ok(merged) => merged,
+                Err(error) => {
+                    // The replica took each of them, so this cannot happen; the whole state is right in any case.
+                    tracing::error!(%error, path, "updates did not merge");
+                    document.replica.encode_state()
+                }
+            },
+        };
+        // The author has its own change already, unless others' are merged into it.
+        let first = changes[0].known_to;
+        let known_to = first.filter(|_| changes.iter().all(|change| change.known_to == first));
+
+        self.metrics.broadcasts.inc();
+        let chunk = wire::sync(path, base64_text(&merged));
+        document.remember(version, merged);
+        for (id, stream) in &mut document.streams {
+            if stream.lagging || stream.cursor >= version {
+                continue;
+            }
+            if Some(*id) == known_to {
+                stream.cursor = version;
+                continue;
+            }
+            let Some(participant) = self.participants.get(&stream.conn) else {
+                continue;
+            };
+            if participant.outbox.accepts_broadcast() {
+                participant
+                    .outbox
+                    .push(meshagent_protocol::ServerToClient::ResponseChunk {
+                        tool_call_id: stream.tool_call_id.clone(),
+                        chunk: chunk.clone(),
+                    });
+                self.metrics.deliveries.inc();
+                stream.cursor = version;
+            } else {
+                stream.lagging = true;
+            }
+        }
+    }
+
+    /// Sends the answers whose version is on disk now.
+    pub(super) fn release_deferred(&mut self, path: &str) {
+        loop {
+            let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+                return;
+            };
+            let Some((version, _)) = document.deferred.front() else {
+                return;
+            };
+            if *version > document.committed {
+                return;
+            }
+            let Some((version, deferred)) = document.deferred.pop_front() else {
+                return;
+            };
+            match deferred {
+                Deferred::Answer {
+                    request,
+                    content,
+                    json_bytes,
+                } => {
+                    self.respond_sized(request, content, json_bytes);
+                }
+                Deferred::State {
+                    request,
+                    tool_call_id,
+                    payload,
+                } => {
+                    self.send_state(path, version, request, &tool_call_id, payload);
+                }
+                Deferred::CatchUp { stream, payload } => {
+                    self.send_catch_up(path, stream, version, payload)
+                }
+            }
+        }
+    }
+
+    /// Answers now if the document's newest version is on disk, else as soon as it is.
+    pub(super) fn defer(&mut self, path: &str, deferred: Deferred) {
+        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+            return;
+        };
+        document.deferred.push_back((document.head, deferred));
+        self.release_deferred(path);
+    }
+
+    fn send_state(
+        &mut self,
+        path: &str,
+        version: Version,
+        request: Request,
+        tool_call_id: &str,
+        payload: Bytes,
+    ) {
+        let stream = StreamId(self.number());
+        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+            return;
+        };
+        let Some(participant) = self.participants.get_mut(&request.conn) else {
+            return;
+        };
+        // The client may have closed the call while the disk was busy.
+        let Some(Call::Sync(call @ SyncCall::Opening { .. })) =
+            participant.calls.get_mut(tool_call_id)
+        else {
+            return;
+        };
+        let SyncCall::Opening { early, .. } = std::mem::replace(
+            call,
+            SyncCall::Open {
+                path: path.to_owned(),
+                stream,
+            },
+        ) else {
+            return;
+        };
+        let conn = request.conn;
+        document.idle_since = None;
+        document.streams.insert(
+            stream,
+            Stream {
+                conn,
+                tool_call_id: tool_call_id.to_owned(),
+                cursor: version,
+                lagging: false,
+            },
+        );
+        let chunk = wire::state(path, &document.schema, payload);
+        self.send_chunk(conn, tool_call_id, chunk);
+        self.respond(request, Content::Empty);
+        for (request, chunk) in early {
+            self.sync_chunk(request, tool_call_id, &chunk);
+        }
+    }
+
+    /// Brings the readers of a connection up to date that had to be skipped.
+    pub(super) fn catch_up(&mut self, conn: Conn) {
+        let Some(participant) = self.participants.get(&conn) else {
+            return;
+        };
+        let open: Vec<(String, StreamId)> = participant
+            .calls
+            .iter()
+            .filter_map(|(_, call)| match call {
+                Call::Sync(SyncCall::Open { path, stream }) => Some((path.clone(), *stream)),
+                _ => None,
+            })
+            .collect();
+        for (path, id) in open {
+            let Some(Slot::Open(document)) = self.documents.get_mut(&path) else {
+                continue;
+            };
+            let Some(cursor) = document
+                .streams
+                .get(&id)
+                .filter(|stream| stream.lagging)
+                .map(|stream| stream.cursor)
+            else {
+                continue;
+            };
+            let (version, payload) = document.difference(cursor);
+            document.deferred.push_back((
+                version,
+                Deferred::CatchUp {
+                    stream: id,
+                    payload,
+                },
+            ));
+            self.release_deferred(&path);
+        }
+    }
+
+    fn send_catch_up(&mut self, path: &str, id: StreamId, version: Version, payload: Bytes) {
+        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+            return;
+        };
+        let Some(stream) = document.streams.get_mut(&id) else {
+            return;
+        };
+        let (conn, tool_call_id) = (stream.conn, stream.tool_call_id.clone());
+        stream.cursor = version;
+        stream.lagging = false;
+        if !payload.is_empty() {
+            self.metrics.catch_ups.inc();
+            self.metrics.deliveries.inc();
+            self.send_chunk(conn, &tool_call_id, wire::sync(path, payload));
+        }
+        // What was committed between the look at the difference and now went past this reader.
+        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+            return;
+        };
+        if document.committed > version
+            && let Some(stream) = document.streams.get_mut(&id)
+        {
+            stream.lagging = true;
+            let (version, payload) = document.difference(version);
+            document.deferred.push_front((
+                version,
+                Deferred::CatchUp {
+                    stream: id,
+                    payload,
+                },
+            ));
+        }
+    }
+
+    /// Takes a reader out of its document, which may become idle by it.
+    pub(super) fn drop_sync_call(&mut self, call: &SyncCall) {
+        let SyncCall::Open { path, stream } = call else {
+            return;
+        };
+        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+            return;
+        };
+        document.streams.remove(stream);
+        if document.streams.is_empty() {
+            document.idle_since = Some(self.now);
+        }
+    }
+
+    /// Lets documents go that nobody has had open for a while, and folds long logs into snapshots.
+    pub(crate) fn handle_timeout(&mut self, now: Timestamp) {
+        self.now = now;
+        let unload_after = i64::try_from(self.config.unload_after.as_millis()).unwrap_or(i64::MAX);
+        let mut gone = Vec::new();
+        let mut worn = Vec::new();
+        let mut broken = Vec::new();
+        for (path, slot) in &self.documents {
+            let Slot::Open(document) = slot else { continue };
+            if document.broken {
+                broken.push(path.clone());
+                continue;
+            }
+            let idle = document.streams.is_empty()
+                && document.deferred.is_empty()
+                && document
+                    .idle_since
+                    .is_some_and(|since| now.0.saturating_sub(since.0) >= unload_after);
+            let settled = document.head == document.committed && !document.snapshot_under_way;
+            if !settled {
+                continue;
+            }
+            // Reading one snapshot beats replaying a log, so a document is folded before it goes.
+            if document.loose_updates >= self.config.snapshot_every
+                || idle && document.loose_updates > 16
+            {
+                worn.push(path.clone());
+            } else if idle {
+                gone.push(path.clone());
+            }
+        }
+        for path in worn {
+            self.snapshot(&path);
+        }
+        for path in gone {
+            self.documents.remove(&path);
+            self.metrics.documents.dec();
+            tracing::debug!(room = %self.id.room, path, "document let go");
+        }
+        for path in broken {
+            self.reload(&path);
+        }
+    }
+}
+
+/// The wire's form of an update. Bytes, so that all readers share them.
+pub(super) fn base64_text(update: &[u8]) -> Bytes {
+    Bytes::from(STANDARD.encode(update))
+}

@@ -1,0 +1,259 @@
+//! Toolkit `storage`, the plain calls: exists, stat, list, delete, move, `download_url`.
+
+use meshagent_protocol::storage::{self as wire, Delete, DownloadUrl, Move, PathInput};
+use meshagent_protocol::{Content, ErrorCode, StorageGrant};
+use meshagent_store::{Entry, EntryKind, Timestamp, Write};
+
+use super::batch::Then;
+use super::opening::Fetched;
+use super::{Fetch, Refusal, Request, Room};
+
+/// Which of two tools asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum StatAnswer {
+    Exists,
+    Full,
+}
+
+impl Room {
+    pub(super) fn stat(&mut self, request: Request, arguments: &Content, answer: StatAnswer) {
+        let path = match PathInput::parse(arguments) {
+            Ok(input) => input.path.to_string(),
+            Err(error) => return self.refuse(request, Refusal::request(&error)),
+        };
+        // A folder may be looked at by whoever may list something in it.
+        let may = |grant: &StorageGrant| {
+            grant.can_read(&path) || grant.can_list(&path) || grant.can_list_directory(&path)
+        };
+        if let Err(refusal) = self.may_store(request, &path, "see", may) {
+            return self.refuse(request, refusal);
+        }
+        self.fetch(Fetch::Stat { path }, Fetched::Stat { request, answer });
+    }
+
+    pub(super) fn stat_fetched(&self, request: Request, answer: StatAnswer, entry: Option<Entry>) {
+        let content = match answer {
+            StatAnswer::Exists => wire::exists(entry.is_some()),
+            StatAnswer::Full => wire::stat(entry.map(output).as_ref()),
+        };
+        self.respond(request, content);
+    }
+
+    pub(super) fn list(&mut self, request: Request, arguments: &Content) {
+        let path = match PathInput::parse(arguments) {
+            Ok(input) => input.path.to_string(),
+            Err(error) => return self.refuse(request, Refusal::request(&error)),
+        };
+        if let Err(refusal) = self.may_store(request, &path, "list", |grant| {
+            grant.can_list_directory(&path)
+        }) {
+            return self.refuse(request, refusal);
+        }
+        self.fetch(
+            Fetch::List { path: path.clone() },
+            Fetched::List { request, path },
+        );
+    }
+
+    /// Shows the entries that the grant covers; the others stay unknown to the participant.
+    pub(super) fn list_fetched(&self, request: Request, folder: &str, entries: Option<Vec<Entry>>) {
+        let Some(grant) = self
+            .participants
+            .get(&request.conn)
+            .and_then(|participant| participant.scope.storage.as_ref())
+        else {
+            return;
+        };
+        let Some(entries) = entries else {
+            let refusal = Refusal::new(
+                ErrorCode::StorageNotFound,
+                format!("there is no folder {folder:?}"),
+            );
+            return self.refuse(request, refusal);
+        };
+        let visible: Vec<wire::Entry> = entries
+            .into_iter()
+            .filter(|entry| {
+                let path = if folder.is_empty() {
+                    entry.name.clone()
+                } else {
+                    format!("{folder}/{}", entry.name)
+                };
+                match entry.kind {
+                    EntryKind::Folder => grant.can_list_directory(&path),
+                    EntryKind::Document | EntryKind::File => grant.can_list(&path),
+                }
+            })
+            .map(output)
+            .collect();
+        let json_bytes = visible.iter().map(|entry| entry.name.len() + 128).sum();
+        self.respond_sized(request, wire::list(&visible), json_bytes);
+    }
+
+    pub(super) fn delete(&mut self, request: Request, arguments: &Content) {
+        let (path, recursive) = match Delete::parse(arguments) {
+            Ok(input) => (input.path.to_string(), input.recursive),
+            Err(error) => return self.refuse(request, Refusal::request(&error)),
+        };
+        if path.is_empty() {
+            let refusal = Refusal::new(
+                ErrorCode::StorageInvalidPath,
+                "the storage root cannot be deleted",
+            );
+            return self.refuse(request, refusal);
+        }
+        if let Err(refusal) = self.may_store(request, &path, "delete", |grant| {
+            grant.can_delete(&path, recursive)
+        }) {
+            return self.refuse(request, refusal);
+        }
+        let write = Write::Delete {
+            room: self.id.clone(),
+            path: path.clone(),
+            recursive,
+        };
+        self.stage(write, Then::Deleted { request, path });
+    }
+
+    pub(super) fn move_entry(&mut self, request: Request, arguments: &Content) {
+        let input = match Move::parse(arguments) {
+            Ok(input) => input,
+            Err(error) => return self.refuse(request, Refusal::request(&error)),
+        };
+        let (source, destination) = (
+            input.source_path.to_string(),
+            input.destination_path.to_string(),
+        );
+        if source.is_empty() || destination.is_empty() {
+            let refusal = Refusal::new(
+                ErrorCode::StorageInvalidPath,
+                "the storage root cannot be moved or replaced",
+            );
+            return self.refuse(request, refusal);
+        }
+        // The source may be a folder, so the right has to reach everything below it.
+        let may = self
+            .may_store(request, &source, "move", |grant| {
+                grant.can_delete(&source, true) || grant.can_delete(&source, false)
+            })
+            .and_then(|()| {
+                self.may_store(request, &destination, "write", |grant| {
+                    grant.can_write(&destination)
+                })
+            });
+        if let Err(refusal) = may {
+            return self.refuse(request, refusal);
+        }
+        let write = Write::Move {
+            room: self.id.clone(),
+            source: source.clone(),
+            destination: destination.clone(),
+            overwrite: input.overwrite,
+            at: self.now,
+        };
+        self.stage(
+            write,
+            Then::Moved {
+                request,
+                source,
+                destination,
+            },
+        );
+    }
+
+    pub(super) fn download_url(&mut self, request: Request, arguments: &Content) {
+        let input = match DownloadUrl::parse(arguments) {
+            Ok(input) => input,
+            Err(error) => return self.refuse(request, Refusal::request(&error)),
+        };
+        let path = input.path.to_string();
+        // Path grants know no right of their own for links; a file policy does.
+        let may = |grant: &StorageGrant| {
+            if grant.files.is_some() {
+                grant.can_presign(&path)
+            } else {
+                grant.can_read(&path)
+            }
+        };
+        if let Err(refusal) = self.may_store(request, &path, "link to", may) {
+            return self.refuse(request, refusal);
+        }
+        let then = Fetched::DownloadUrl {
+            request,
+            path: path.clone(),
+            download: input.download,
+        };
+        self.fetch(Fetch::Stat { path }, then);
+    }
+
+    pub(super) fn download_url_fetched(
+        &self,
+        request: Request,
+        path: &str,
+        download: bool,
+        entry: Option<Entry>,
+    ) {
+        if let Err(refusal) = is_file(path, entry.as_ref().map(|entry| entry.kind)) {
+            return self.refuse(request, refusal);
+        }
+        let Some(participant) = self.participants.get(&request.conn) else {
+            return;
+        };
+        let ttl = i64::try_from(self.config.download_url_ttl.as_millis()).unwrap_or(i64::MAX);
+        let expires = Timestamp(self.now.0.saturating_add(ttl));
+        let url = self
+            .signer
+            .url(&participant.origin, &self.id, path, expires, download);
+        self.respond(request, wire::download_url(&url));
+    }
+
+    pub(super) fn may_store(
+        &self,
+        request: Request,
+        path: &str,
+        verb: &str,
+        may: impl Fn(&StorageGrant) -> bool,
+    ) -> Result<(), Refusal> {
+        let grant = self
+            .participants
+            .get(&request.conn)
+            .and_then(|participant| participant.scope.storage.as_ref())
+            .ok_or_else(|| Refusal::denied("the token has no storage grant"))?;
+        if may(grant) {
+            Ok(())
+        } else {
+            Err(Refusal::denied(format!(
+                "the token's storage grant does not allow to {verb} {path:?}"
+            )))
+        }
+    }
+}
+
+/// Whether bytes can be read at the path.
+pub(super) fn is_file(path: &str, kind: Option<EntryKind>) -> Result<(), Refusal> {
+    match kind {
+        Some(EntryKind::File) => Ok(()),
+        Some(EntryKind::Document) => Err(Refusal::invalid(format!(
+            "{path:?} is a live document; read it with sync.open or sync.describe"
+        ))),
+        Some(EntryKind::Folder) => Err(Refusal::new(
+            ErrorCode::StorageInvalidPath,
+            format!("{path:?} is a folder; list it"),
+        )),
+        None => Err(Refusal::new(
+            ErrorCode::StorageNotFound,
+            format!("there is no file {path:?}"),
+        )),
+    }
+}
+
+fn output(entry: Entry) -> wire::Entry {
+    let time = |at: Timestamp| wire::rfc3339(u64::try_from(at.0).unwrap_or_default());
+    wire::Entry {
+        name: entry.name,
+        is_folder: entry.kind == EntryKind::Folder,
+        size: entry.size,
+        created_at: entry.created_at.map(time),
+        updated_at: entry.updated_at.map(time),
+    }
+}

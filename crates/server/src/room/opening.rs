@@ -1,0 +1,469 @@
+//! From a path to an open document: read it, or create it, once for all who ask meanwhile.
+
+use meshagent_document::MeshDocument;
+use meshagent_protocol::sync::{SyncCreate, SyncOpenStart};
+use meshagent_protocol::{Content, ErrorCode};
+use meshagent_store::{DocumentId, Seq, StoreError, StoredDocument, Timestamp, Write};
+use serde_json::Value;
+
+use super::batch::Then;
+use super::documents::{Deferred, Document, Slot, base64_text};
+use super::files::StatAnswer;
+use super::{Conn, Fetch, FetchResult, Refusal, Request, Room};
+
+/// Somebody who waits for a document.
+#[derive(Debug)]
+pub(super) enum Waiter {
+    Create {
+        request: Request,
+        create: SyncCreate,
+    },
+    Describe {
+        request: Request,
+    },
+    Open {
+        request: Request,
+        tool_call_id: String,
+        start: SyncOpenStart,
+        may_write: bool,
+    },
+}
+
+impl Waiter {
+    pub(super) fn conn(&self) -> Conn {
+        self.request().conn
+    }
+
+    fn request(&self) -> Request {
+        match self {
+            Self::Create { request, .. }
+            | Self::Describe { request }
+            | Self::Open { request, .. } => *request,
+        }
+    }
+
+    fn wants_to_create(&self) -> bool {
+        match self {
+            Self::Create { .. } => true,
+            Self::Describe { .. } => false,
+            Self::Open {
+                start, may_write, ..
+            } => start.create && *may_write,
+        }
+    }
+
+    pub(super) fn schema(&self) -> Option<&Value> {
+        match self {
+            Self::Create { create, .. } => create.schema.as_ref(),
+            Self::Describe { .. } => None,
+            Self::Open { start, .. } => start.schema.as_ref(),
+        }
+    }
+
+    pub(super) fn schema_path(&self) -> Option<&str> {
+        match self {
+            Self::Create { create, .. } => create.schema_path.as_ref().map(AsRef::as_ref),
+            Self::Describe { .. } => None,
+            Self::Open { start, .. } => start.schema_path.as_ref().map(AsRef::as_ref),
+        }
+    }
+
+    pub(super) fn json(&self) -> Option<&Value> {
+        match self {
+            Self::Create { create, .. } => create.json.as_ref(),
+            Self::Describe { .. } => None,
+            Self::Open { start, .. } => start.initial_json.as_ref(),
+        }
+    }
+}
+
+/// What a read was for.
+#[derive(Debug)]
+pub(super) enum Fetched {
+    Document {
+        path: String,
+    },
+    Reload {
+        path: String,
+    },
+    Schema {
+        path: String,
+        creator: Box<Waiter>,
+        file: String,
+        explicit: bool,
+    },
+    Stat {
+        request: Request,
+        answer: StatAnswer,
+    },
+    List {
+        request: Request,
+        path: String,
+    },
+    Download {
+        conn: Conn,
+        tool_call_id: String,
+        request: Request,
+        path: String,
+    },
+    DownloadUrl {
+        request: Request,
+        path: String,
+        download: bool,
+    },
+}
+
+impl Room {
+    /// Serves `waiter` from the document at `path`, now or when it is there.
+    pub(super) fn with_document(&mut self, path: &str, waiter: Waiter) {
+        match self.documents.get_mut(path) {
+            Some(Slot::Loading(waiters) | Slot::Creating(waiters)) => waiters.push(waiter),
+            Some(Slot::Open(_)) => self.serve(path, waiter),
+            None => {
+                self.documents
+                    .insert(path.to_owned(), Slot::Loading(vec![waiter]));
+                let fetch = Fetch::Document {
+                    path: path.to_owned(),
+                };
+                self.fetch(
+                    fetch,
+                    Fetched::Document {
+                        path: path.to_owned(),
+                    },
+                );
+            }
+        }
+    }
+
+    /// A read came back.
+    pub(crate) fn handle_fetched(
+        &mut self,
+        number: u64,
+        result: Result<FetchResult, StoreError>,
+        now: Timestamp,
+    ) {
+        self.now = now;
+        let Some(fetched) = self.fetches.remove(&number) else {
+            return;
+        };
+        match fetched {
+            Fetched::Document { path } => match result {
+                Ok(FetchResult::Document(Some(stored))) => self.loaded(&path, &stored),
+                Ok(_) => self.missing(&path),
+                Err(error) => self.all_failed(&path, &Refusal::storage(&error)),
+            },
+            Fetched::Reload { path } => self.reloaded(&path, result),
+            Fetched::Schema {
+                path,
+                creator,
+                file,
+                explicit,
+            } => match result {
+                Ok(FetchResult::File(found)) => {
+                    self.schema_fetched(&path, *creator, &file, explicit, found)
+                }
+                Ok(_) => self.schema_fetched(&path, *creator, &file, explicit, None),
+                Err(error) => self.creation_failed(&path, *creator, Refusal::storage(&error)),
+            },
+            Fetched::Stat { request, answer } => match result {
+                Ok(FetchResult::Stat(entry)) => self.stat_fetched(request, answer, entry),
+                Ok(_) => self.stat_fetched(request, answer, None),
+                Err(error) => self.refuse(request, Refusal::storage(&error)),
+            },
+            Fetched::List { request, path } => match result {
+                Ok(FetchResult::List(entries)) => self.list_fetched(request, &path, entries),
+                Ok(_) => self.list_fetched(request, &path, None),
+                Err(error) => self.refuse(request, Refusal::storage(&error)),
+            },
+            Fetched::Download {
+                conn,
+                tool_call_id,
+                request,
+                path,
+            } => {
+                let file = match result {
+                    Ok(FetchResult::File(file)) => Ok(file),
+                    Ok(_) => Ok(None),
+                    Err(error) => Err(Refusal::storage(&error)),
+                };
+                self.download_fetched(conn, &tool_call_id, request, &path, file);
+            }
+            Fetched::DownloadUrl {
+                request,
+                path,
+                download,
+            } => match result {
+                Ok(FetchResult::Stat(entry)) => {
+                    self.download_url_fetched(request, &path, download, entry)
+                }
+                Ok(_) => self.download_url_fetched(request, &path, download, None),
+                Err(error) => self.refuse(request, Refusal::storage(&error)),
+            },
+        }
+    }
+
+    fn loaded(&mut self, path: &str, stored: &StoredDocument) {
+        match self.replay(path, stored) {
+            Ok(document) => self.opened(path, Box::new(document), None),
+            Err(refusal) => self.all_failed(path, &refusal),
+        }
+    }
+
+    /// Builds a document from its snapshot and the updates after it.
+    fn replay(&mut self, path: &str, stored: &StoredDocument) -> Result<Document, Refusal> {
+        let damaged = |what: &dyn std::fmt::Display| {
+            tracing::error!(path, document = stored.document.0, %what, "stored document cannot be read");
+            Refusal::new(
+                ErrorCode::OperationFailed,
+                format!("the stored document {path:?} cannot be read: {what}"),
+            )
+        };
+        let schema: Value =
+            serde_json::from_str(&stored.schema).map_err(|error| damaged(&error))?;
+        let parsed =
+            meshagent_document::MeshSchema::from_json(&schema).map_err(|error| damaged(&error))?;
+        let mut replica = MeshDocument::new(parsed, self.ids.client_id());
+        let updates = stored.updates.iter().map(|stored| &stored.update);
+        for update in stored
+            .snapshot
+            .iter()
+            .chain(updates)
+            .filter(|update| !update.is_empty())
+        {
+            replica
+                .apply_update(update)
+                .map_err(|error| damaged(&error))?;
+        }
+        let mut document = Document::new(stored.document, schema, replica, stored.last_seq);
+        document.loose_updates = stored.updates.len();
+        document.idle_since = Some(self.now);
+        Ok(document)
+    }
+
+    /// A document is there: everybody who waited is served, the creator first.
+    pub(super) fn opened(&mut self, path: &str, document: Box<Document>, creator: Option<Waiter>) {
+        self.metrics.documents.inc();
+        let waiters = match self.documents.insert(path.to_owned(), Slot::Open(document)) {
+            Some(Slot::Loading(waiters) | Slot::Creating(waiters)) => waiters,
+            _ => Vec::new(),
+        };
+        match creator {
+            Some(Waiter::Create { request, .. }) => self.respond(request, Content::Empty),
+            Some(creator) => self.serve(path, creator),
+            None => {}
+        }
+        for waiter in waiters {
+            self.serve(path, waiter);
+        }
+    }
+
+    fn serve(&mut self, path: &str, waiter: Waiter) {
+        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+            return;
+        };
+        if document.broken {
+            let refusal = Refusal::new(
+                ErrorCode::OperationFailed,
+                "storage failed and the document is being read again; try again",
+            );
+            return self.refuse_waiter(waiter, refusal);
+        }
+        match waiter {
+            Waiter::Create { request, .. } => {
+                let text = format!("a document exists at {path:?}; open it, or delete it first");
+                self.refuse(request, Refusal::new(ErrorCode::AlreadyExists, text));
+            }
+            Waiter::Describe { request } => {
+                let json = document.replica.to_json(false);
+                let json_bytes = document.encoded_state().len();
+                if document.streams.is_empty() {
+                    document.idle_since = Some(self.now);
+                }
+                self.defer(
+                    path,
+                    Deferred::Answer {
+                        request,
+                        content: Content::Json(json),
+                        json_bytes,
+                    },
+                );
+            }
+            Waiter::Open {
+                request,
+                tool_call_id,
+                start,
+                ..
+            } => {
+                let payload = match &start.vector {
+                    None => document.encoded_state(),
+                    Some(vector) => match document.replica.encode_diff(vector) {
+                        Ok(difference) => base64_text(&difference),
+                        Err(error) => {
+                            let refusal =
+                                Refusal::invalid(format!("vector is not a state vector: {error}"));
+                            return self.fail_call(
+                                Some(request),
+                                request.conn,
+                                &tool_call_id,
+                                refusal,
+                            );
+                        }
+                    },
+                };
+                self.defer(
+                    path,
+                    Deferred::State {
+                        request,
+                        tool_call_id,
+                        payload,
+                    },
+                );
+            }
+        }
+    }
+
+    /// There is no such document: one of those who wait may create it.
+    fn missing(&mut self, path: &str) {
+        let Some(Slot::Loading(waiters) | Slot::Creating(waiters)) = self.documents.remove(path)
+        else {
+            return;
+        };
+        let mut rest = waiters.into_iter();
+        for waiter in rest.by_ref() {
+            if waiter.wants_to_create() {
+                self.documents
+                    .insert(path.to_owned(), Slot::Creating(rest.collect()));
+                return self.resolve_schema(path, waiter);
+            }
+            let refusal = match &waiter {
+                Waiter::Open {
+                    start,
+                    may_write: false,
+                    ..
+                } if start.create => Refusal::denied(format!(
+                    "there is no document at {path:?}, and the sync grant does not allow to create it"
+                )),
+                _ => Refusal::new(
+                    ErrorCode::NotFound,
+                    format!("there is no document at {path:?}; create it first"),
+                ),
+            };
+            self.refuse_waiter(waiter, refusal);
+        }
+    }
+
+    /// Creates the document with its schema and initial content, in one write.
+    pub(super) fn begin_creation(
+        &mut self,
+        path: &str,
+        creator: Waiter,
+        schema: meshagent_document::MeshSchema,
+        schema_json: Value,
+    ) {
+        let mut replica = MeshDocument::new(schema, self.ids.client_id());
+        if let Some(json) = creator.json() {
+            let ids = &mut self.ids;
+            if let Err(error) = replica.insert_json(json, &mut || ids.uuid()) {
+                let text = format!("the initial JSON does not fit the schema: {error}");
+                return self.creation_failed(path, creator, Refusal::invalid(text));
+            }
+        }
+        let write = Write::CreateDocument {
+            room: self.id.clone(),
+            path: path.to_owned(),
+            schema: schema_json.to_string(),
+            state: replica.encode_state().into(),
+            author: self.author(creator.conn()),
+            at: self.now,
+        };
+        // The id comes with the commit; nobody sees the document before.
+        let document = Box::new(Document::new(DocumentId(0), schema_json, replica, Seq(0)));
+        self.stage(
+            write,
+            Then::Created {
+                path: path.to_owned(),
+                document,
+                creator,
+            },
+        );
+    }
+
+    /// The creator is told; the next one who waits may try.
+    pub(super) fn creation_failed(&mut self, path: &str, creator: Waiter, refusal: Refusal) {
+        self.refuse_waiter(creator, refusal);
+        self.missing(path);
+    }
+
+    fn all_failed(&mut self, path: &str, refusal: &Refusal) {
+        let Some(Slot::Loading(waiters) | Slot::Creating(waiters)) = self.documents.remove(path)
+        else {
+            return;
+        };
+        for waiter in waiters {
+            self.refuse_waiter(waiter, refusal.clone());
+        }
+    }
+
+    fn refuse_waiter(&mut self, waiter: Waiter, refusal: Refusal) {
+        match waiter {
+            Waiter::Open {
+                request,
+                tool_call_id,
+                ..
+            } => {
+                if self.is_opening(request.conn, &tool_call_id) {
+                    self.fail_call(Some(request), request.conn, &tool_call_id, refusal);
+                } else {
+                    self.refuse(request, refusal);
+                }
+            }
+            Waiter::Create { request, .. } | Waiter::Describe { request } => {
+                self.refuse(request, refusal)
+            }
+        }
+    }
+
+    /// Reads a document again whose replica ran ahead of a failed commit.
+    pub(super) fn reload(&mut self, path: &str) {
+        let under_way = self.fetches.values().any(
+            |fetched| matches!(fetched, Fetched::Reload { path: reloading } if reloading == path),
+        );
+        if !under_way {
+            let fetch = Fetch::Document {
+                path: path.to_owned(),
+            };
+            self.fetch(
+                fetch,
+                Fetched::Reload {
+                    path: path.to_owned(),
+                },
+            );
+        }
+    }
+
+    fn reloaded(&mut self, path: &str, result: Result<FetchResult, StoreError>) {
+        let stored = match result {
+            Ok(FetchResult::Document(Some(stored))) => stored,
+            Ok(_) => return,
+            // The next timeout tries again.
+            Err(error) => return tracing::warn!(%error, path, "document not read again yet"),
+        };
+        let Ok(fresh) = self.replay(path, &stored) else {
+            return;
+        };
+        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+            return;
+        };
+        document.loose_updates = fresh.loose_updates;
+        document.reload(fresh.replica, fresh.last_seq);
+        let behind: Vec<Conn> = document
+            .streams
+            .values()
+            .filter(|stream| stream.lagging)
+            .map(|stream| stream.conn)
+            .collect();
+        for conn in behind {
+            self.catch_up(conn);
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Which schema a new document gets: the request's, a file's, its extension's, or one read off its JSON.
+
+use meshagent_document::MeshSchema;
+use meshagent_protocol::ErrorCode;
+use meshagent_store::StoredFile;
+use serde_json::Value;
+
+use super::opening::{Fetched, Waiter};
+use super::{Fetch, Refusal, Room};
+
+impl Room {
+    /// Finds the schema and goes on with the creation.
+    pub(super) fn resolve_schema(&mut self, path: &str, creator: Waiter) {
+        if let Some(json) = creator.schema().cloned() {
+            return self.create_with(path, creator, json, "the request's schema");
+        }
+        if let Some(file) = creator.schema_path().map(str::to_owned) {
+            return self.fetch_schema(path, creator, file, true);
+        }
+        match extension(path) {
+            Some(extension) => match MeshSchema::builtin(extension) {
+                Some(schema) => {
+                    let json = schema.to_json();
+                    self.begin_creation(path, creator, schema, json);
+                }
+                None => {
+                    self.fetch_schema(path, creator, format!(".schemas/{extension}.json"), false)
+                }
+            },
+            None => self.infer_schema(path, creator, None),
+        }
+    }
+
+    fn fetch_schema(&mut self, path: &str, creator: Waiter, file: String, explicit: bool) {
+        let then = Fetched::Schema {
+            path: path.to_owned(),
+            creator: Box::new(creator),
+            file: file.clone(),
+            explicit,
+        };
+        self.fetch(Fetch::File { path: file }, then);
+    }
+
+    /// The schema file was read; `explicit` if the request named it.
+    pub(super) fn schema_fetched(
+        &mut self,
+        path: &str,
+        creator: Waiter,
+        file: &str,
+        explicit: bool,
+        found: Option<StoredFile>,
+    ) {
+        match found {
+            Some(stored) => match meshagent_protocol::parse_json(&stored.data) {
+                Ok(json) => self.create_with(path, creator, json, file),
+                Err(error) => {
+                    self.creation_failed(
+                        path,
+                        creator,
+                        Refusal::invalid(format!("{file}: not JSON: {error}")),
+                    );
+                }
+            },
+            None if explicit => {
+                let text = format!("schema_path: there is no file {file:?}; upload it first");
+                self.creation_failed(path, creator, Refusal::new(ErrorCode::NotFound, text));
+            }
+            None => self.infer_schema(path, creator, Some(file)),
+        }
+    }
+
+    fn infer_schema(&mut self, path: &str, creator: Waiter, file: Option<&str>) {
+        let Some(json) = creator.json() else {
+            let text = match file {
+                Some(file) => format!(
+                    "no schema for {path:?}: upload one as {file:?}, or send a schema or initial JSON"
+                ),
+                None => format!(
+                    "no schema for {path:?}: it has no extension, so no .schemas/<extension>.json can be used; \
+                     send a schema, a schema_path or initial JSON"
+                ),
+            };
+            return self.creation_failed(path, creator, Refusal::new(ErrorCode::NotFound, text));
+        };
+        match MeshSchema::infer(json) {
+            Ok(schema) => {
+                let json = schema.to_json();
+                self.begin_creation(path, creator, schema, json);
+            }
+            Err(error) => {
+                let text =
+                    format!("no schema can be read off the initial JSON: {error}; send a schema");
+                self.creation_failed(path, creator, Refusal::invalid(text));
+            }
+        }
+    }
+
+    fn create_with(&mut self, path: &str, creator: Waiter, json: Value, source: &str) {
+        match MeshSchema::from_json(&json) {
+            Ok(schema) => self.begin_creation(path, creator, schema, json),
+            Err(error) => self.creation_failed(
+                path,
+                creator,
+                Refusal::invalid(format!("{source}: {error}")),
+            ),
+        }
+    }
+}
+
+/// The extension of the last segment, `b` in `a.x/c.b`; none if the name only begins with a dot.
+fn extension(path: &str) -> Option<&str> {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    let (stem, extension) = name.rsplit_once('.')?;
+    (!stem.is_empty() && !extension.is_empty()).then_some(extension)
+}

@@ -1,0 +1,249 @@
+//! Toolkit `sync`: create, describe, and the streamed open with the gate for inbound updates.
+//!
+//! The gate's order, cheapest first: size, base64, decode, *already contained?*, grant, gap. Echoes end at the
+//! third question: published clients send every update back that they receive, and the whole state after opening.
+
+use bytes::Bytes;
+use meshagent_document::UpdateKind;
+use meshagent_protocol::sync::{SyncChunk, SyncCreate, SyncDescribe, SyncOpenStart};
+use meshagent_protocol::{Content, Control, ErrorCode};
+use meshagent_store::Write;
+use serde_json::json;
+
+use super::batch::Then;
+use super::documents::{Deferred, Slot, StreamId, base64_text};
+use super::opening::Waiter;
+use super::{Call, Refusal, Request, Room};
+use crate::metrics::UpdateOutcome;
+
+/// Chunks kept that a client sent before it had the state. Beyond it they are refused with 1006.
+const EARLY_CHUNKS: usize = 256;
+
+/// Where a streamed `open` stands.
+#[derive(Debug, Default)]
+pub(super) enum SyncCall {
+    #[default]
+    AwaitingStart,
+    Opening {
+        early: Vec<(Request, Content)>,
+    },
+    Open {
+        path: String,
+        stream: StreamId,
+    },
+}
+
+impl Room {
+    pub(super) fn create(&mut self, request: Request, arguments: &Content) {
+        let create = match SyncCreate::parse(arguments) {
+            Ok(create) => create,
+            Err(error) => return self.refuse(request, Refusal::request(&error)),
+        };
+        let path = create.path.to_string();
+        if let Err(refusal) = self.may_sync(request, &path, true) {
+            return self.refuse(request, refusal);
+        }
+        self.with_document(&path, Waiter::Create { request, create });
+    }
+
+    pub(super) fn describe(&mut self, request: Request, arguments: &Content) {
+        let path = match SyncDescribe::parse(arguments) {
+            Ok(describe) => describe.path.to_string(),
+            Err(error) => return self.refuse(request, Refusal::request(&error)),
+        };
+        if let Err(refusal) = self.may_sync(request, &path, false) {
+            return self.refuse(request, refusal);
+        }
+        self.with_document(&path, Waiter::Describe { request });
+    }
+
+    pub(super) fn sync_chunk(&mut self, request: Request, tool_call_id: &str, chunk: &Content) {
+        let Some(participant) = self.participants.get_mut(&request.conn) else {
+            return;
+        };
+        let Some(Call::Sync(call)) = participant.calls.get_mut(tool_call_id) else {
+            return;
+        };
+        match call {
+            SyncCall::AwaitingStart => self.start_sync(request, tool_call_id, chunk),
+            SyncCall::Opening { early } if early.len() < EARLY_CHUNKS => {
+                early.push((request, chunk.clone()))
+            }
+            SyncCall::Opening { .. } => self.refuse(
+                request,
+                Refusal::new(
+                    ErrorCode::InvalidState,
+                    "wait for the state chunk before sending more",
+                ),
+            ),
+            SyncCall::Open { path, stream } => {
+                let (path, stream) = (path.clone(), *stream);
+                self.update_chunk(request, &path, stream, chunk);
+            }
+        }
+    }
+
+    fn start_sync(&mut self, request: Request, tool_call_id: &str, chunk: &Content) {
+        let start = match SyncOpenStart::parse(chunk) {
+            Ok(start) => start,
+            Err(error) => {
+                return self.fail_call(
+                    Some(request),
+                    request.conn,
+                    tool_call_id,
+                    Refusal::request(&error),
+                );
+            }
+        };
+        let path = start.path.to_string();
+        if let Err(refusal) = self.may_sync(request, &path, false) {
+            return self.fail_call(Some(request), request.conn, tool_call_id, refusal);
+        }
+        let may_write = self.may_sync(request, &path, true).is_ok();
+        let Some(participant) = self.participants.get_mut(&request.conn) else {
+            return;
+        };
+        if let Some(Call::Sync(call)) = participant.calls.get_mut(tool_call_id) {
+            *call = SyncCall::Opening { early: Vec::new() };
+        }
+        let tool_call_id = tool_call_id.to_owned();
+        self.with_document(
+            &path,
+            Waiter::Open {
+                request,
+                tool_call_id,
+                start,
+                may_write,
+            },
+        );
+    }
+
+    fn update_chunk(&mut self, request: Request, path: &str, stream: StreamId, chunk: &Content) {
+        let max = self.config.limits.max_update_bytes;
+        let chunk = match SyncChunk::parse(chunk) {
+            Ok(chunk) if chunk.max_decoded_bytes() <= max => chunk,
+            Ok(_) => {
+                let text = format!("an update may have {max} bytes at most; send smaller ones");
+                return self.refuse_update(request, Refusal::invalid(text));
+            }
+            Err(error) => return self.refuse_update(request, Refusal::request(&error)),
+        };
+        let update = match chunk.decode() {
+            Ok(update) => Bytes::from(update),
+            Err(error) => return self.refuse_update(request, Refusal::invalid(error)),
+        };
+        if update.is_empty() {
+            return self.respond(request, Content::Empty);
+        }
+        let may_write = self.may_sync(request, path, true);
+        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+            return;
+        };
+        if document.broken {
+            let text = "storage failed and the document is being read again; send the update again";
+            return self.refuse_update(request, Refusal::new(ErrorCode::OperationFailed, text));
+        }
+        match document.replica.classify(&update) {
+            Ok(UpdateKind::Empty | UpdateKind::Contained) => {
+                self.metrics.count_update(UpdateOutcome::Echo);
+                // What it repeats may itself be on its way to the disk.
+                let answer = Deferred::Answer {
+                    request,
+                    content: Content::Empty,
+                    json_bytes: 0,
+                };
+                return self.defer(path, answer);
+            }
+            Ok(UpdateKind::New | UpdateKind::Gap) => {}
+            Err(error) => {
+                return self.refuse_update(
+                    request,
+                    Refusal::invalid(format!("not a Yjs v1 update: {error}")),
+                );
+            }
+        }
+        if let Err(refusal) = may_write {
+            return self.refuse_update(request, refusal);
+        }
+        self.apply(request, path, stream, update);
+    }
+
+    fn apply(&mut self, request: Request, path: &str, stream: StreamId, update: Bytes) {
+        let author = self.author(request.conn);
+        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+            return;
+        };
+        let waited = document.replica.has_gap();
+        let applied = match document.replica.apply_update(&update) {
+            Ok(applied) => applied,
+            Err(error) => {
+                return self.refuse_update(
+                    request,
+                    Refusal::invalid(format!("not a Yjs v1 update: {error}")),
+                );
+            }
+        };
+        document.head += 1;
+        let answer = if applied.gap {
+            self.metrics.count_update(UpdateOutcome::Gap);
+            tracing::info!(path, author = %author.participant, "update builds on operations that never came; kept");
+            Content::Json(json!({
+                "pending": true,
+                "message": "the update builds on operations that are missing here; it is kept and applied when they arrive",
+                "state_vector": String::from_utf8_lossy(&base64_text(&document.replica.state_vector())),
+            }))
+        } else {
+            self.metrics.count_update(UpdateOutcome::Accepted);
+            Content::Empty
+        };
+        let then = Then::Appended {
+            path: path.to_owned(),
+            document: document.id,
+            version: document.head,
+            visible: applied.visible,
+            // What waited for this update may be somebody else's, whom the author has not seen.
+            known_to: (!waited).then_some(stream),
+            request,
+            answer,
+        };
+        let write = Write::Append {
+            document: document.id,
+            update,
+            author,
+            at: self.now,
+        };
+        self.stage(write, then);
+    }
+
+    pub(super) fn close_sync(&mut self, request: Request, tool_call_id: &str) {
+        self.respond(request, Content::Empty);
+        self.end_call(request.conn, tool_call_id, Control::close());
+    }
+
+    fn refuse_update(&self, request: Request, refusal: Refusal) {
+        self.metrics.count_update(UpdateOutcome::Refused);
+        self.refuse(request, refusal);
+    }
+
+    fn may_sync(&self, request: Request, path: &str, write: bool) -> Result<(), Refusal> {
+        if path.is_empty() {
+            return Err(Refusal::invalid(
+                "the empty path is the storage root, never a document",
+            ));
+        }
+        let grant = self
+            .participants
+            .get(&request.conn)
+            .and_then(|participant| participant.scope.sync.as_ref())
+            .ok_or_else(|| Refusal::denied("the token has no sync grant"))?;
+        match (grant.can_read(path), grant.can_write(path)) {
+            (false, _) => Err(Refusal::denied(format!(
+                "the token's sync grant does not cover {path:?}"
+            ))),
+            (true, false) if write => Err(Refusal::denied(format!(
+                "the token's sync grant for {path:?} is read-only"
+            ))),
+            _ => Ok(()),
+        }
+    }
+}

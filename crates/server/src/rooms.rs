@@ -1,0 +1,334 @@
+//! The rooms in memory, and the task that drives each: it feeds the state machine and does what it asks.
+//!
+//! A room's task is owned by the tracker that [`Rooms::wait`] waits for. It ends by itself when the room is
+//! idle, and when the server stops, after everything that was handed in is durable and answered.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use meshagent_protocol::{Envelope, MessageId};
+use meshagent_store::{RoomId, Store, StoreError, Timestamp};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::committer::{BatchResult, Committer};
+use crate::config::Config;
+use crate::ids::Ids;
+use crate::metrics::Metrics;
+use crate::outbox::Outbox;
+use crate::room::{Action, Conn, Fetch, FetchResult, Joining, Room};
+use crate::signer::UrlSigner;
+
+/// Messages that may wait for a room. When it is full, connections of that room wait with reading.
+const MAILBOX: usize = 1024;
+/// Reads from the store that all rooms have under way together; more wait for their turn.
+const CONCURRENT_READS: usize = 16;
+/// How often a room looks at its clock-driven work: unloading, snapshots, retries.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What a connection says to its room.
+#[derive(Debug)]
+pub(crate) enum RoomInput {
+    Join(Conn, Joining),
+    Leave(Conn),
+    Message(Conn, Envelope),
+    Invalid(Conn, MessageId, String),
+    Drained(Conn),
+}
+
+/// A connection's way into its room.
+pub(crate) type Mailbox = mpsc::Sender<RoomInput>;
+
+#[derive(Debug)]
+pub(crate) struct Rooms {
+    project: Arc<str>,
+    config: Arc<Config>,
+    metrics: Arc<Metrics>,
+    store: Arc<dyn Store>,
+    committer: Committer,
+    signer: UrlSigner,
+    reads: Arc<Semaphore>,
+    ids: Mutex<Ids>,
+    next_conn: AtomicU64,
+    running: Mutex<HashMap<String, Running>>,
+    tasks: TaskTracker,
+    stopping: CancellationToken,
+}
+
+#[derive(Debug)]
+struct Running {
+    mailbox: Mailbox,
+    participants: Arc<AtomicUsize>,
+}
+
+impl Rooms {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts are named at the one place that calls this"
+    )]
+    pub(crate) fn new(
+        project: &str,
+        config: Arc<Config>,
+        metrics: Arc<Metrics>,
+        store: Arc<dyn Store>,
+        committer: Committer,
+        signer: UrlSigner,
+        ids: Ids,
+        stopping: CancellationToken,
+    ) -> Self {
+        Self {
+            project: project.into(),
+            config,
+            metrics,
+            store,
+            committer,
+            signer,
+            reads: Arc::new(Semaphore::new(CONCURRENT_READS)),
+            ids: Mutex::new(ids),
+            next_conn: AtomicU64::new(0),
+            running: Mutex::default(),
+            tasks: TaskTracker::new(),
+            stopping,
+        }
+    }
+
+    pub(crate) fn room_id(&self, room: &str) -> RoomId {
+        RoomId::new(&*self.project, room)
+    }
+
+    /// An id that no other participant has or had.
+    pub(crate) fn participant_id(&self) -> String {
+        self.ids
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .uuid()
+    }
+
+    /// Whether the room takes one more participant.
+    pub(crate) fn has_place(&self, room: &str) -> bool {
+        let max = self.config.limits.max_participants_per_room;
+        self.running()
+            .get(room)
+            .is_none_or(|running| running.participants.load(Ordering::Relaxed) < max)
+    }
+
+    /// Joins, starting the room if it is not in memory. `None` when the server is stopping.
+    pub(crate) async fn join(
+        self: &Arc<Self>,
+        room: &str,
+        joining: Joining,
+    ) -> Option<(Conn, Mailbox)> {
+        let conn = Conn(self.next_conn.fetch_add(1, Ordering::Relaxed));
+        let mut input = RoomInput::Join(conn, joining);
+        while !self.stopping.is_cancelled() {
+            let mailbox = self.mailbox(room);
+            match mailbox.send(input).await {
+                Ok(()) => return Some((conn, mailbox)),
+                // The room ended between the look and the send; the next look starts it again.
+                Err(refused) => input = refused.0,
+            }
+        }
+        None
+    }
+
+    fn mailbox(self: &Arc<Self>, room: &str) -> Mailbox {
+        let mut running = self.running();
+        if let Some(found) = running.get(room)
+            && !found.mailbox.is_closed()
+        {
+            return found.mailbox.clone();
+        }
+        let (mailbox, inputs) = mpsc::channel(MAILBOX);
+        let participants = Arc::new(AtomicUsize::new(0));
+        let seed = self
+            .ids
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .fork();
+        let state = Room::new(
+            self.room_id(room),
+            Arc::clone(&self.config),
+            Arc::clone(&self.metrics),
+            self.signer.clone(),
+            seed,
+        );
+        let task = RoomTask {
+            name: room.to_owned(),
+            room: state,
+            rooms: Arc::clone(self),
+            participants: Arc::clone(&participants),
+            outboxes: HashMap::new(),
+            fetches: JoinSet::new(),
+            committing: None,
+        };
+        self.tasks.spawn(task.run(inputs));
+        running.insert(
+            room.to_owned(),
+            Running {
+                mailbox: mailbox.clone(),
+                participants,
+            },
+        );
+        self.metrics.rooms.inc();
+        mailbox
+    }
+
+    /// Waits until every room has flushed and ended. Call it after the stopping token was cancelled.
+    pub(crate) async fn wait(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<String, Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct RoomTask {
+    name: String,
+    room: Room,
+    rooms: Arc<Rooms>,
+    participants: Arc<AtomicUsize>,
+    outboxes: HashMap<Conn, Arc<Outbox>>,
+    fetches: JoinSet<(u64, Result<FetchResult, StoreError>)>,
+    committing: Option<oneshot::Receiver<BatchResult>>,
+}
+
+impl RoomTask {
+    async fn run(mut self, mut inputs: mpsc::Receiver<RoomInput>) {
+        let stopping = self.rooms.stopping.clone();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut batch = Vec::with_capacity(64);
+        let mut open = true;
+        loop {
+            self.act().await;
+            if self.room.is_idle() && inputs.is_empty() && self.try_end(&mut inputs) {
+                break;
+            }
+            if !open && self.room.is_flushed() && self.fetches.is_empty() {
+                break;
+            }
+            tokio::select! {
+                () = stopping.cancelled(), if open && !inputs.is_closed() => inputs.close(),
+                received = inputs.recv_many(&mut batch, 64), if open && self.room.accepts_requests() => {
+                    open = received > 0;
+                    let now = now();
+                    for input in batch.drain(..) {
+                        self.handle(input, now);
+                    }
+                }
+                result = committed(&mut self.committing) => {
+                    self.committing = None;
+                    self.room.handle_committed(result, now());
+                }
+                Some(fetched) = self.fetches.join_next() => match fetched {
+                    Ok((number, result)) => self.room.handle_fetched(number, result, now()),
+                    Err(error) => tracing::error!(%error, "a read from the store did not finish"),
+                },
+                _ = tick.tick() => self.room.handle_timeout(now()),
+            }
+        }
+        // Everything is answered; the sockets write what is queued and end.
+        for outbox in self.outboxes.values() {
+            outbox.finish();
+        }
+        self.rooms.metrics.rooms.dec();
+    }
+
+    fn handle(&mut self, input: RoomInput, now: Timestamp) {
+        match input {
+            RoomInput::Join(conn, joining) => {
+                self.outboxes.insert(conn, Arc::clone(&joining.outbox));
+                self.room.handle_join(conn, joining, now);
+            }
+            RoomInput::Leave(conn) => {
+                self.outboxes.remove(&conn);
+                self.room.handle_leave(conn, now);
+            }
+            RoomInput::Message(conn, envelope) => self.room.handle_message(conn, envelope, now),
+            RoomInput::Invalid(conn, id, text) => self.room.handle_invalid(conn, id, text),
+            RoomInput::Drained(conn) => self.room.handle_drained(conn),
+        }
+        self.participants
+            .store(self.room.participant_count(), Ordering::Relaxed);
+    }
+
+    async fn act(&mut self) {
+        while let Some(action) = self.room.poll_action() {
+            match action {
+                Action::Commit(writes) => {
+                    self.committing = Some(self.rooms.committer.submit(writes).await)
+                }
+                Action::Fetch(number, fetch) => {
+                    let store = Arc::clone(&self.rooms.store);
+                    let reads = Arc::clone(&self.rooms.reads);
+                    let room = self.rooms.room_id(&self.name);
+                    self.fetches.spawn(async move {
+                        let _permit = reads.acquire_owned().await;
+                        let read =
+                            tokio::task::spawn_blocking(move || read(store.as_ref(), &room, fetch))
+                                .await;
+                        let result =
+                            read.unwrap_or_else(|error| Err(StoreError::Unavailable(error.into())));
+                        (number, result)
+                    });
+                }
+            }
+        }
+    }
+
+    /// Takes the room out of the map, unless somebody is on the way in.
+    fn try_end(&self, inputs: &mut mpsc::Receiver<RoomInput>) -> bool {
+        let mut running = self.rooms.running();
+        if !inputs.is_empty() {
+            return false;
+        }
+        inputs.close();
+        if !inputs.is_empty() {
+            // Closed with something in it: it is handled, and the room ends after that.
+            return false;
+        }
+        // A room that was started anew under this name keeps its place.
+        if running
+            .get(&self.name)
+            .is_some_and(|running| running.mailbox.is_closed())
+        {
+            running.remove(&self.name);
+        }
+        true
+    }
+}
+
+fn read(store: &dyn Store, room: &RoomId, fetch: Fetch) -> Result<FetchResult, StoreError> {
+    Ok(match fetch {
+        Fetch::Document { path } => FetchResult::Document(store.load(room, &path)?),
+        Fetch::File { path } => FetchResult::File(store.read_file(room, &path)?),
+        Fetch::Stat { path } => FetchResult::Stat(store.stat(room, &path)?),
+        Fetch::List { path } => FetchResult::List(store.list(room, &path)?),
+    })
+}
+
+async fn committed(committing: &mut Option<oneshot::Receiver<BatchResult>>) -> BatchResult {
+    match committing {
+        Some(result) => match result.await {
+            Ok(result) => result,
+            Err(_) => Err(Arc::new(StoreError::Unavailable(
+                "the committer has stopped".into(),
+            ))),
+        },
+        None => std::future::pending().await,
+    }
+}
+
+/// The wall clock in the store's unit.
+pub(crate) fn now() -> Timestamp {
+    let since_epoch = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    Timestamp(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
+}
