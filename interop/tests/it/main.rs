@@ -1,1 +1,18 @@
-//! x
+//! The published SDKs and the published CLI, unmodified, against the real server binary. Each test has a
+//! server of its own and plays with it from outside; nothing here links the server's crates.
+//!
+//! `cargo xtask interop` installs what the tests run. The SDKs' own defects are stepped around in the
+//! scripts of `interop/python` and `interop/node`; no test asserts them.
+
+mod cli;
+mod convergence;
+mod documents;
+mod echo;
+mod grants;
+mod messaging;
+mod other_sdks;
+mod reconnect;
+mod samples;
+mod scenario;
+mod storage;
+mod wire;
