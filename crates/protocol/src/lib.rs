@@ -13,11 +13,13 @@
 //! - [`packet`], [`message`], [`content`]: the layers of the wire, from the outside in.
 //! - [`client_to_server`], [`server_to_client`]: the messages of the two directions.
 //! - [`calls`]: the streamed calls of one connection.
+//! - [`client_session`]: one connection as its client sees it.
 //! - [`sync`], [`storage`], [`messaging`]: the inputs and outputs of the toolkits, typed.
 //! - [`token`], [`grant`], [`key`]: who may do what, and how they prove it.
 //! - [`path`], [`code`], [`request`], [`json`], [`trace`]: what all of them use.
 
 pub mod calls;
+pub mod client_session;
 pub mod client_to_server;
 pub mod code;
 pub mod content;
@@ -38,6 +40,7 @@ pub mod token;
 pub mod trace;
 
 pub use calls::{Calls, DuplicateCall};
+pub use client_session::{ClientSession, Event, RequestId, StreamError, StreamId, UnknownStream};
 pub use client_to_server::{ClientToServer, Envelope, Invoke};
 pub use code::ErrorCode;
 pub use content::{Content, Control, InvalidContent};

@@ -22,7 +22,7 @@ impl DocPath {
             return Err(InvalidPath::TooLong);
         }
         let path = strip_aliases(text);
-        if path.chars().any(|character| character.is_control()) {
+        if path.chars().any(char::is_control) {
             return Err(InvalidPath::ControlCharacter);
         }
         if path.contains('\\') {

@@ -95,24 +95,29 @@ pub(crate) fn binary_input(content: &Content) -> Result<(Fields<'_>, &Bytes), In
     }
 }
 
-/// A mandatory path.
+/// A mandatory path; `code` is what the toolkit answers for a path that can't be one.
 pub(crate) fn path_field(
     fields: Fields<'_>,
     name: &'static str,
+    code: ErrorCode,
 ) -> Result<DocPath, InvalidRequest> {
-    parse_path(name, fields.string(name)?)
+    parse_path(fields.string(name)?, name, code)
 }
 
 /// A mandatory path that is not the root.
 pub(crate) fn file_path_field(
     fields: Fields<'_>,
     name: &'static str,
+    code: ErrorCode,
 ) -> Result<DocPath, InvalidRequest> {
-    let path = path_field(fields, name)?;
+    let path = path_field(fields, name, code)?;
     if path.is_root() {
-        return Err(InvalidRequest::new(format!(
-            "the field `{name}` names the storage root, which is a folder; name something in it"
-        )));
+        return Err(InvalidRequest {
+            code,
+            text: format!(
+                "the field `{name}` names the storage root, which is a folder; name something in it"
+            ),
+        });
     }
     Ok(path)
 }
@@ -124,7 +129,7 @@ pub(crate) fn opt_path_field(
 ) -> Result<Option<DocPath>, InvalidRequest> {
     fields
         .opt_string(name)?
-        .map(|text| parse_path(name, text))
+        .map(|text| parse_path(text, name, ErrorCode::InvalidRequest))
         .transpose()
 }
 
@@ -145,9 +150,11 @@ pub(crate) fn binary(headers: Value, data: Bytes) -> Content {
     Content::Binary { headers, data }
 }
 
-fn parse_path(name: &'static str, text: &str) -> Result<DocPath, InvalidRequest> {
-    DocPath::parse(text)
-        .map_err(|error| InvalidRequest::new(format!("in the field `{name}`: {error}")))
+fn parse_path(text: &str, name: &str, code: ErrorCode) -> Result<DocPath, InvalidRequest> {
+    DocPath::parse(text).map_err(|error| InvalidRequest {
+        code,
+        text: format!("in the field `{name}`: {error}"),
+    })
 }
 
 const BASE64: GeneralPurpose = GeneralPurpose::new(

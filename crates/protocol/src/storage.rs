@@ -29,7 +29,7 @@ impl PathInput {
     /// When the path is missing or wrong.
     pub fn parse(content: &Content) -> Result<Self, InvalidRequest> {
         let fields = json_input(content)?;
-        let path = path_field(fields, "path").map_err(storage_path)?;
+        let path = path_field(fields, "path", BAD_PATH)?;
         Ok(Self { path })
     }
 
@@ -57,7 +57,7 @@ impl Delete {
     pub fn parse(content: &Content) -> Result<Self, InvalidRequest> {
         let fields = json_input(content)?;
         Ok(Self {
-            path: file_path_field(fields, "path").map_err(storage_path)?,
+            path: file_path_field(fields, "path", BAD_PATH)?,
             recursive: fields.opt_bool("recursive")?.unwrap_or(false),
         })
     }
@@ -89,8 +89,8 @@ impl Move {
     pub fn parse(content: &Content) -> Result<Self, InvalidRequest> {
         let fields = json_input(content)?;
         Ok(Self {
-            source_path: file_path_field(fields, "source_path").map_err(storage_path)?,
-            destination_path: file_path_field(fields, "destination_path").map_err(storage_path)?,
+            source_path: file_path_field(fields, "source_path", BAD_PATH)?,
+            destination_path: file_path_field(fields, "destination_path", BAD_PATH)?,
             overwrite: fields.opt_bool("overwrite")?.unwrap_or(false),
         })
     }
@@ -123,7 +123,7 @@ impl DownloadUrl {
     pub fn parse(content: &Content) -> Result<Self, InvalidRequest> {
         let fields = json_input(content)?;
         Ok(Self {
-            path: file_path_field(fields, "path").map_err(storage_path)?,
+            path: file_path_field(fields, "path", BAD_PATH)?,
             download: fields.opt_bool("download")?.unwrap_or(false),
         })
     }
@@ -293,7 +293,7 @@ impl UploadChunk {
         let (fields, data) = binary_input(content)?;
         match fields.string("kind")? {
             "start" => Ok(Self::Start(UploadStart {
-                path: file_path_field(fields, "path").map_err(storage_path)?,
+                path: file_path_field(fields, "path", BAD_PATH)?,
                 overwrite: fields.opt_bool("overwrite")?.unwrap_or(false),
                 name: fields.opt_string("name")?.map(str::to_owned),
                 mime_type: fields.opt_string("mime_type")?.map(str::to_owned),
@@ -392,7 +392,7 @@ impl DownloadRequest {
                     ));
                 }
                 Ok(Self::Start {
-                    path: file_path_field(fields, "path").map_err(storage_path)?,
+                    path: file_path_field(fields, "path", BAD_PATH)?,
                     chunk_bytes,
                 })
             }
@@ -499,14 +499,5 @@ pub fn rfc3339(unix_ms: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
 }
 
-/// Storage has a code of its own for paths.
-fn storage_path(error: InvalidRequest) -> InvalidRequest {
-    let names_a_path = error.text.starts_with("in the field");
-    if !names_a_path {
-        return error;
-    }
-    InvalidRequest {
-        code: ErrorCode::StorageInvalidPath,
-        text: error.text,
-    }
-}
+/// Storage has a code of its own for what can't be a path.
+const BAD_PATH: ErrorCode = ErrorCode::StorageInvalidPath;

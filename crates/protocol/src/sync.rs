@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+use crate::code::ErrorCode;
 use crate::content::Content;
 use crate::field::Fields;
 use crate::path::DocPath;
@@ -39,7 +40,7 @@ impl SyncCreate {
     pub fn parse(content: &Content) -> Result<Self, InvalidRequest> {
         let fields = json_input(content)?;
         Ok(Self {
-            path: file_path_field(fields, "path")?,
+            path: file_path_field(fields, "path", ErrorCode::InvalidRequest)?,
             json: opt_object_field(fields, "json")?,
             schema: opt_object_field(fields, "schema")?,
             schema_path: opt_path_field(fields, "schema_path")?,
@@ -79,7 +80,7 @@ impl SyncDescribe {
     pub fn parse(content: &Content) -> Result<Self, InvalidRequest> {
         let fields = json_input(content)?;
         Ok(Self {
-            path: file_path_field(fields, "path")?,
+            path: file_path_field(fields, "path", ErrorCode::InvalidRequest)?,
             schema_path: opt_path_field(fields, "schema_path")?,
         })
     }
@@ -145,7 +146,7 @@ impl SyncOpenStart {
             .transpose()
             .map_err(|error| InvalidRequest::new(format!("in the field `vector`: {error}")))?;
         Ok(Self {
-            path: file_path_field(fields, "path")?,
+            path: file_path_field(fields, "path", ErrorCode::InvalidRequest)?,
             create: fields.opt_bool("create")?.unwrap_or(true),
             vector,
             schema: opt_object_field(fields, "schema")?,
