@@ -1,1 +1,141 @@
+//! What holds for all sources, as tests: headers, the purity of the pure crates, sizes, documents.
 
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::process::capture;
+use crate::workspace_root;
+
+/// Crates that open no socket and start no task.
+const PURE: [&str; 3] = ["document", "protocol", "store"];
+
+/// What a crate with I/O of its own would have in its tree.
+const RUNTIMES: [&str; 5] = ["tokio", "mio", "socket2", "async-std", "smol"];
+
+/// What a pure crate's sources don't mention: sockets, files, threads, clocks.
+const IMPURE: [&str; 7] = [
+    "std::net",
+    "std::fs",
+    "std::process",
+    "thread::spawn",
+    "Instant::now",
+    "SystemTime::now",
+    "getrandom::",
+];
+
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+#[test]
+fn every_module_begins_with_a_header() {
+    let bare: Vec<String> = tracked_files(&["*.rs"])
+        .into_iter()
+        .filter(|path| !read(path).starts_with("//!"))
+        .collect();
+    assert!(
+        bare.is_empty(),
+        "these begin without a `//!` line: {bare:#?}"
+    );
+}
+
+#[test]
+fn pure_crates_depend_on_no_runtime() {
+    for krate in PURE {
+        let package = format!("meshagent-{krate}");
+        let arguments = [
+            "tree", "--locked", "-p", &package, "-e", "normal", "--prefix", "none",
+        ];
+        let tree = capture("cargo", &arguments).unwrap();
+        let names: BTreeSet<&str> = tree
+            .lines()
+            .filter_map(|line| line.split(' ').next())
+            .collect();
+        let runtimes: Vec<_> = RUNTIMES
+            .iter()
+            .filter(|name| names.contains(**name))
+            .collect();
+        assert!(runtimes.is_empty(), "{package} depends on {runtimes:?}");
+        let siblings: Vec<_> = names
+            .iter()
+            .filter(|name| name.starts_with("meshagent-") && **name != package)
+            .collect();
+        assert!(siblings.is_empty(), "{package} depends on {siblings:?}");
+    }
+}
+
+#[test]
+fn pure_crates_mention_no_world() {
+    let mut found = Vec::new();
+    for krate in PURE {
+        for path in tracked_files(&[&format!("crates/{krate}/src/*.rs")]) {
+            let is_test = path.ends_with("/tests.rs") || path.contains("/tests/");
+            if is_test {
+                continue;
+            }
+            // What follows `#[cfg(test)]` at the margin is the module of tests, at a file's end.
+            let text = read(&path);
+            let code = text.split("\n#[cfg(test)]").next().unwrap_or_default();
+            for line in code
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("//"))
+            {
+                found.extend(
+                    IMPURE
+                        .iter()
+                        .filter(|word| line.contains(**word))
+                        .map(|word| format!("{path}: {word}")),
+                );
+            }
+        }
+    }
+    assert!(
+        found.is_empty(),
+        "pure crates take the world as arguments: {found:#?}"
+    );
+}
+
+#[test]
+fn no_large_file_is_in_git() {
+    let large: Vec<String> = tracked_files(&["*"])
+        .into_iter()
+        .filter(|path| fs::metadata(absolute(path)).is_ok_and(|file| file.len() > MAX_FILE_BYTES))
+        .collect();
+    assert!(
+        large.is_empty(),
+        "larger than {MAX_FILE_BYTES} bytes: {large:?}"
+    );
+}
+
+#[test]
+fn the_protocol_is_documented() {
+    assert!(
+        absolute("docs/protocol.md").is_file(),
+        "docs/protocol.md is missing"
+    );
+}
+
+/// The interop tests pin versions, not the host that a developer's registry settings happened to name.
+#[test]
+fn the_lock_file_of_the_published_sdk_names_no_host() {
+    assert!(!read("interop/package-lock.json").contains("\"resolved\""));
+    assert!(!read("interop/constraints.txt").contains("://"));
+}
+
+/// Paths of files that git tracks and that are there, relative to the root.
+fn tracked_files(patterns: &[&str]) -> Vec<String> {
+    let listing = capture("git", &[&["ls-files", "--"], patterns].concat()).unwrap();
+    listing
+        .lines()
+        .map(ToOwned::to_owned)
+        .filter(|path| absolute(path).is_file())
+        .collect()
+}
+
+fn absolute(path: &str) -> PathBuf {
+    workspace_root().join(Path::new(path))
+}
+
+fn read(path: &str) -> String {
+    let bytes = fs::read(absolute(path)).unwrap();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
