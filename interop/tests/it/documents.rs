@@ -19,7 +19,7 @@ fn sample_document() -> Value {
         { "text": { "lang": "de", "children": [
             { "text": { "delta": [{ "insert": "Grüße aus Köln, 世界 😀" }] } },
         ] } },
-        { "item": { "children": [] } },
+        { "item": { "s": null, "children": [] } },
     ] } })
 }
 

@@ -199,9 +199,11 @@ pub(crate) fn canonical(value: &Value) -> Value {
         Value::Number(number) => match number.as_f64() {
             #[expect(
                 clippy::cast_possible_truncation,
-                reason = "checked to be a small integer"
+                reason = "checked to be an exact integer"
             )]
-            Some(float) if float.fract() == 0.0 && float.abs() < 1e15 => json!(float as i64),
+            Some(float) if float.fract() == 0.0 && float.abs() < 9_007_199_254_740_992.0 => {
+                json!(float as i64)
+            }
             _ => value.clone(),
         },
         Value::Array(items) => items.iter().map(canonical).collect(),
