@@ -163,7 +163,7 @@ pub(crate) fn load(
     let updates = updates(connection, document, head.id, snapshot_seq, i64::MAX)?;
     let last = updates
         .last()
-        .map_or(snapshot_seq.unsigned_abs(), |update| update.seq.0);
+        .map_or_else(|| snapshot_seq.unsigned_abs(), |update| update.seq.0);
     if last != head.last_seq.unsigned_abs() {
         return Err(corrupt(document, "the end of its log is missing"));
     }

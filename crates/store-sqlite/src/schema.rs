@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, Error, TransactionBehavior};
 
-/// Marks the file as ours (`PRAGMA application_id`): "MsRm" in ASCII.
+/// Marks the file as ours (`PRAGMA application_id`), the letters `MsRm`.
 pub(crate) const APPLICATION_ID: i32 = 0x4d73_526d;
 /// The format that this code writes (`PRAGMA user_version`). Raise it with every change of the tables, and add the
 /// step from the version before to [`prepare`].

@@ -1,0 +1,157 @@
+//! What is left after a process is killed, or a copy is taken while it writes.
+
+use std::io::{BufRead, BufReader, Write as _};
+use std::process::{Command, Stdio};
+use std::{env, fs};
+
+use meshagent_store::{DocumentId, Seq, Store};
+use meshagent_store_sqlite::{DATABASE_FILE, Durability, Options, SqliteStore};
+use tempfile::TempDir;
+
+use crate::{append, created, open, room};
+
+const CHILD_DIRECTORY: &str = "STORE_SQLITE_CHILD_DIRECTORY";
+
+#[test]
+fn killed_process_loses_nothing_that_it_was_told_is_durable() {
+    let directory = TempDir::new().unwrap();
+    let mut committed = 0;
+    for kill_after in [1, 2, 7, 40, 150] {
+        let mut child = Command::new(env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "crash::child_writes_until_it_is_killed",
+                "--nocapture",
+            ])
+            .env(CHILD_DIRECTORY, directory.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut seen = 0;
+        for line in stdout.lines() {
+            let Ok(line) = line else { break };
+            let Some((_, seq)) = line.split_once("committed ") else {
+                continue;
+            };
+            committed = seq.parse().unwrap();
+            seen += 1;
+            if seen == kill_after {
+                child.kill().unwrap();
+            }
+        }
+        child.wait().unwrap();
+
+        // At once, as a supervisor would: no claim of the dead process is in the way.
+        let store = open(directory.path());
+        let [a, b] = ["a", "b"].map(|path| store.load(&room(), path).unwrap().unwrap());
+        assert!(
+            a.last_seq.0 >= committed,
+            "update {committed} is gone, the last is {}",
+            a.last_seq
+        );
+        assert_eq!(
+            a.last_seq, b.last_seq,
+            "a batch is there as a whole or not at all"
+        );
+        assert!(
+            a.updates
+                .iter()
+                .all(|update| update.update == update.seq.to_string())
+        );
+        store.check().unwrap();
+    }
+    assert!(committed >= 200, "the child was killed before it wrote");
+}
+
+/// Run by the test above in a process of its own; by itself it has nothing to do.
+#[test]
+fn child_writes_until_it_is_killed() {
+    let Some(directory) = env::var_os(CHILD_DIRECTORY) else {
+        return;
+    };
+    let store = SqliteStore::open(
+        directory.as_ref(),
+        Options {
+            durability: Durability::Fsync,
+            max_bytes: None,
+        },
+    )
+    .unwrap();
+    let [a, b] = ["a", "b"].map(|path| match store.load(&room(), path).unwrap() {
+        Some(document) => (document.document, document.last_seq.0),
+        None => (created(&store, path), 0),
+    });
+    for seq in a.1 + 1.. {
+        let update = seq.to_string().into_bytes();
+        let results = store
+            .commit(&[append(a.0, &update), append(b.0, &update)])
+            .unwrap();
+        assert!(results.iter().all(Result::is_ok));
+        writeln!(std::io::stdout(), "committed {seq}").unwrap();
+    }
+}
+
+#[test]
+fn torn_copy_opens_with_what_was_complete() {
+    let directory = TempDir::new().unwrap();
+    let store = open(directory.path());
+    let document = created(&store, "a");
+    for seq in 1..=40 {
+        store
+            .commit(&[append(document, &seq.to_string().repeat(50).into_bytes())])
+            .unwrap();
+    }
+    let database = fs::read(directory.path().join(DATABASE_FILE)).unwrap();
+    let wal = fs::read(directory.path().join(format!("{DATABASE_FILE}-wal"))).unwrap();
+    assert!(wal.len() > 100_000, "the writes are in the WAL");
+
+    let updates_in_copy = |wal: &[u8]| {
+        let copy = TempDir::new().unwrap();
+        fs::write(copy.path().join(DATABASE_FILE), &database).unwrap();
+        fs::write(copy.path().join(format!("{DATABASE_FILE}-wal")), wal).unwrap();
+        let store = open(copy.path());
+        let updates = store
+            .load(&room(), "a")
+            .unwrap()
+            .map_or(0, |document| document.last_seq.0);
+        // And it can be written.
+        if updates > 0 {
+            store
+                .commit(&[append(document, b"more")])
+                .unwrap()
+                .remove(0)
+                .unwrap();
+        } else {
+            created(&store, "a2");
+        }
+        updates
+    };
+    let mut before = 0;
+    for cut in (0..wal.len()).step_by(5_003) {
+        let updates = updates_in_copy(&wal[..cut]);
+        assert!(
+            updates >= before,
+            "cut at {cut}: {updates} updates, {before} with less of the file"
+        );
+        before = updates;
+    }
+    assert_eq!(updates_in_copy(&wal), 40);
+    assert_eq!(updates_in_copy(&[]), 0);
+
+    let mut flipped = wal.clone();
+    flipped[wal.len() / 2] ^= 0x10;
+    let updates = updates_in_copy(&flipped);
+    assert!(
+        (1..40).contains(&updates),
+        "{updates} updates with a flipped bit half-way"
+    );
+    assert_eq!(
+        store
+            .load_since(DocumentId(document.0), Seq(0))
+            .unwrap()
+            .len(),
+        40,
+        "the original was left alone"
+    );
+}

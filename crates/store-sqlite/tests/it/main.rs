@@ -1,0 +1,113 @@
+//! The embedded store against the suite that every store passes, and against what happens to files: processes
+//! that are killed, torn copies, damage, a full disk, another process at the same directory.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "in a test, a step that fails is the test that fails"
+)]
+
+mod crash;
+mod damage;
+mod directory;
+mod load;
+mod space;
+
+use std::path::Path;
+
+use meshagent_store::conformance::{self, Subject};
+use meshagent_store::{Author, DocumentId, RoomId, Store, Timestamp, Write, Written};
+use meshagent_store_sqlite::{Durability, Options, SqliteStore};
+use tempfile::TempDir;
+
+/// A store in a directory that goes with it.
+struct InDirectory {
+    store: Option<SqliteStore>,
+    directory: TempDir,
+}
+
+impl InDirectory {
+    fn new() -> Self {
+        let directory = TempDir::new().unwrap();
+        Self {
+            store: Some(open(directory.path())),
+            directory,
+        }
+    }
+}
+
+impl Subject for InDirectory {
+    fn store(&self) -> &dyn Store {
+        self.store.as_ref().unwrap()
+    }
+
+    fn reopen(&mut self) {
+        self.store = None;
+        self.store = Some(open(self.directory.path()));
+    }
+}
+
+#[test]
+fn conforms() {
+    conformance::run(InDirectory::new);
+}
+
+#[test]
+fn agrees_with_the_memory_store_over_random_histories() {
+    for seed in 0..3 {
+        conformance::run_random(InDirectory::new, seed, 300);
+    }
+}
+
+/// Without waiting for the disk, as no test here cuts the power.
+fn open(directory: &Path) -> SqliteStore {
+    SqliteStore::open(
+        directory,
+        Options {
+            durability: Durability::Os,
+            ..Options::default()
+        },
+    )
+    .unwrap()
+}
+
+fn room() -> RoomId {
+    RoomId::new("project", "room")
+}
+
+fn create(path: &str) -> Write {
+    Write::CreateDocument {
+        room: room(),
+        path: path.to_owned(),
+        schema: "{}".to_owned(),
+        state: Vec::new().into(),
+        author: Author::default(),
+        at: Timestamp(0),
+    }
+}
+
+fn created(store: &dyn Store, path: &str) -> DocumentId {
+    match store.commit(&[create(path)]).unwrap().remove(0) {
+        Ok(Written::Created { document, .. }) => document,
+        other => panic!("expected a document, got {other:?}"),
+    }
+}
+
+fn append(document: DocumentId, update: &[u8]) -> Write {
+    Write::Append {
+        document,
+        update: update.to_vec().into(),
+        author: Author::default(),
+        at: Timestamp(0),
+    }
+}
+
+fn put(path: &str, data: Vec<u8>) -> Write {
+    Write::PutFile {
+        room: room(),
+        path: path.to_owned(),
+        data: data.into(),
+        mime_type: String::new(),
+        overwrite: true,
+        at: Timestamp(0),
+    }
+}

@@ -1,0 +1,64 @@
+//! What happens when there is no room for more, and when there is again.
+
+use meshagent_store::{Store, StoreError, Write};
+use meshagent_store_sqlite::{Durability, Options, SqliteStore};
+use tempfile::TempDir;
+
+use crate::{append, created, put, room};
+
+#[test]
+fn full_store_refuses_whole_batches_and_recovers() {
+    let directory = TempDir::new().unwrap();
+    let options = Options {
+        durability: Durability::Os,
+        max_bytes: Some(1 << 20),
+    };
+    let store = SqliteStore::open(directory.path(), options).unwrap();
+    let document = created(&store, "a");
+    store
+        .commit(&[put("small", vec![1; 400_000])])
+        .unwrap()
+        .remove(0)
+        .unwrap();
+
+    for _ in 0..3 {
+        let batch = [append(document, b"1"), put("large", vec![2; 900_000])];
+        assert!(matches!(store.commit(&batch), Err(StoreError::Full(_))));
+    }
+    let loaded = store.load(&room(), "a").unwrap().unwrap();
+    assert_eq!(
+        loaded.updates.len(),
+        0,
+        "nothing of a failed batch is there"
+    );
+    assert_eq!(store.stat(&room(), "large").unwrap(), None);
+    assert_eq!(
+        store
+            .read_file(&room(), "small")
+            .unwrap()
+            .unwrap()
+            .data
+            .len(),
+        400_000
+    );
+
+    store
+        .commit(&[append(document, b"1")])
+        .unwrap()
+        .remove(0)
+        .unwrap();
+    store
+        .commit(&[Write::Delete {
+            room: room(),
+            path: "small".into(),
+            recursive: false,
+        }])
+        .unwrap();
+    store
+        .commit(&[put("large", vec![2; 900_000])])
+        .unwrap()
+        .remove(0)
+        .unwrap();
+    store.check().unwrap();
+    assert_eq!(store.stats().unwrap().bytes, 900_001);
+}

@@ -1,0 +1,526 @@
+//! Questions about paths: files, folders, listing, deleting, moving.
+
+use bytes::Bytes;
+
+use super::{
+    Question, Subject, append, commit, create, created, delete, done, load, names, put, rename,
+    room,
+};
+use crate::{
+    DocumentId, Entry, EntryKind, MovedEntry, Removed, RoomId, Store, Timestamp, Write, WriteError,
+    Written,
+};
+
+pub(super) const QUESTIONS: &[Question] = &[
+    files_are_kept,
+    documents_and_files_share_names,
+    folders_are_there_while_something_is_below,
+    lists_direct_children_by_name,
+    special_characters_mean_nothing,
+    rooms_are_separate,
+    delete_takes_what_it_is_told,
+    document_moves_with_its_log,
+    folder_moves_with_all_below,
+    folder_moves_up_over_itself,
+    move_respects_what_is_in_the_way,
+    moves_that_make_no_sense_are_refused,
+    root_is_only_a_folder,
+];
+
+fn files_are_kept(subject: &mut dyn Subject) {
+    assert_eq!(
+        done(subject.store(), put("a/f.txt", b"one", false)),
+        Written::Put { replaced: false }
+    );
+    assert_eq!(
+        commit(subject.store(), put("a/f.txt", b"two", false)),
+        Err(WriteError::AlreadyExists {
+            path: "a/f.txt".into()
+        })
+    );
+    let replace = Write::PutFile {
+        room: room(),
+        path: "a/f.txt".to_owned(),
+        data: Bytes::new(),
+        mime_type: "image/png".to_owned(),
+        overwrite: true,
+        at: Timestamp(9),
+    };
+    assert_eq!(
+        done(subject.store(), replace),
+        Written::Put { replaced: true }
+    );
+    subject.reopen();
+    let file = subject
+        .store()
+        .read_file(&room(), "a/f.txt")
+        .expect("the store is in order")
+        .expect("it is there");
+    assert_eq!((file.data.len(), file.mime_type.as_str()), (0, "image/png"));
+    assert_eq!(
+        (file.created_at, file.updated_at),
+        (Timestamp(3), Timestamp(9))
+    );
+    for nothing in ["a", "a/f", "a/f.txt/", ""] {
+        assert_eq!(
+            subject
+                .store()
+                .read_file(&room(), nothing)
+                .expect("the store is in order"),
+            None
+        );
+    }
+}
+
+fn documents_and_files_share_names(subject: &mut dyn Subject) {
+    let store = subject.store();
+    created(store, "doc", b"");
+    done(store, put("file", b"", false));
+    let exists = |path: &str| Err(WriteError::AlreadyExists { path: path.into() });
+    assert_eq!(commit(store, create("doc", b"")), exists("doc"));
+    assert_eq!(commit(store, create("file", b"")), exists("file"));
+    assert_eq!(commit(store, put("doc", b"", false)), exists("doc"));
+    assert_eq!(
+        commit(store, put("doc", b"", true)),
+        Err(WriteError::IsDocument { path: "doc".into() })
+    );
+    assert_eq!(
+        store
+            .read_file(&room(), "doc")
+            .expect("the store is in order"),
+        None
+    );
+    assert_eq!(
+        store.load(&room(), "file").expect("the store is in order"),
+        None
+    );
+}
+
+fn folders_are_there_while_something_is_below(subject: &mut dyn Subject) {
+    let kind = |store: &dyn Store, path: &str| {
+        store
+            .stat(&room(), path)
+            .expect("the store is in order")
+            .map(|entry| (entry.name, entry.kind))
+    };
+    assert_eq!(
+        kind(subject.store(), ""),
+        Some((String::new(), EntryKind::Folder)),
+        "the root always exists"
+    );
+    assert_eq!(names(subject.store(), ""), Some(vec![]));
+    created(subject.store(), "a/b/doc", b"xy");
+    subject.reopen();
+    let store = subject.store();
+    assert_eq!(kind(store, "a"), Some(("a".into(), EntryKind::Folder)));
+    assert_eq!(kind(store, "a/b"), Some(("b".into(), EntryKind::Folder)));
+    for nothing in ["b", "a/b/d", "a/", "a/b/doc/x", "A"] {
+        assert_eq!(kind(store, nothing), None, "{nothing}");
+        assert_eq!(names(store, nothing), None, "{nothing}");
+    }
+    let entry = Entry {
+        name: "doc".into(),
+        kind: EntryKind::Document,
+        size: Some(2),
+        created_at: Some(Timestamp(1)),
+        updated_at: Some(Timestamp(1)),
+    };
+    assert_eq!(
+        store
+            .stat(&room(), "a/b/doc")
+            .expect("the store is in order"),
+        Some(entry.clone())
+    );
+    assert_eq!(
+        store.list(&room(), "a/b").expect("the store is in order"),
+        Some(vec![entry])
+    );
+    assert_eq!(names(store, "a/b/doc"), None, "a document is no folder");
+    done(store, delete("a/b/doc", false));
+    assert_eq!(kind(store, "a"), None);
+    assert_eq!(names(store, "a"), None);
+}
+
+fn lists_direct_children_by_name(subject: &mut dyn Subject) {
+    let store = subject.store();
+    for path in [
+        "a/z",
+        "a/b/1",
+        "a/b/2",
+        "a/b",
+        "a/b-c",
+        "a/b.c/x/y",
+        "a/b0",
+        "a/Z",
+        "a/ä",
+        "ab",
+        "a0/x",
+    ] {
+        created(store, path, b"");
+    }
+    done(store, put("a", b"", false));
+    assert_eq!(names(store, ""), list(&["a", "a/", "a0/", "ab"]));
+    assert_eq!(
+        names(store, "a"),
+        list(&["Z", "b", "b/", "b-c", "b.c/", "b0", "z", "ä"])
+    );
+    assert_eq!(names(store, "a/b"), list(&["1", "2"]));
+    assert_eq!(names(store, "a/b.c"), list(&["x/"]));
+    let kind = store
+        .stat(&room(), "a/b")
+        .expect("the store is in order")
+        .map(|entry| entry.kind);
+    assert_eq!(
+        kind,
+        Some(EntryKind::Document),
+        "a document goes before a folder of the same name"
+    );
+}
+
+fn special_characters_mean_nothing(subject: &mut dyn Subject) {
+    let store = subject.store();
+    for path in [
+        "a%/x",
+        "aXY/x",
+        "a_/x",
+        "ab/x",
+        "A_/x",
+        "a_/X",
+        "[a]/x",
+        "a*/x",
+        "a\\/x",
+        "é/x",
+        "e\u{301}/x",
+    ] {
+        created(store, path, b"");
+    }
+    for (folder, expected) in [
+        ("a%", &["x"][..]),
+        ("a_", &["X", "x"]),
+        ("A_", &["x"]),
+        ("[a]", &["x"]),
+        ("a*", &["x"]),
+        ("é", &["x"]),
+    ] {
+        assert_eq!(names(store, folder), list(expected), "{folder}");
+    }
+    done(store, delete("a%", true));
+    done(store, delete("a_", true));
+    done(store, rename("a*", "moved", false));
+    let rest = [
+        "A_/",
+        "[a]/",
+        "aXY/",
+        "a\\/",
+        "ab/",
+        "e\u{301}/",
+        "moved/",
+        "é/",
+    ];
+    assert_eq!(names(store, ""), list(&rest));
+}
+
+fn rooms_are_separate(subject: &mut dyn Subject) {
+    let store = subject.store();
+    let document = created(store, "a/b", b"");
+    let room = room();
+    let others = [
+        RoomId::new(room.project.as_ref(), "lobb"),
+        RoomId::new("another", room.room.as_ref()),
+    ];
+    for other in others {
+        assert_eq!(
+            store.stat(&other, "a/b").expect("the store is in order"),
+            None
+        );
+        assert_eq!(
+            store.load(&other, "a/b").expect("the store is in order"),
+            None
+        );
+        assert_eq!(
+            store.list(&other, "").expect("the store is in order"),
+            Some(vec![])
+        );
+        assert_eq!(
+            store.list(&other, "a").expect("the store is in order"),
+            None
+        );
+        let not_found = Err(WriteError::NotFound { path: "a".into() });
+        let delete = Write::Delete {
+            room: other.clone(),
+            path: "a".into(),
+            recursive: true,
+        };
+        assert_eq!(commit(store, delete), not_found);
+        let rename = Write::Move {
+            room: other.clone(),
+            source: "a".into(),
+            destination: "c".into(),
+            overwrite: true,
+            at: Timestamp(5),
+        };
+        assert_eq!(commit(store, rename), not_found);
+        let mut twin = create("a/b", b"");
+        if let Write::CreateDocument { room, .. } = &mut twin {
+            *room = other.clone();
+        }
+        assert!(
+            matches!(done(store, twin), Written::Created { document: twin, .. } if twin != document)
+        );
+        assert!(
+            store
+                .load(&other, "a/b")
+                .expect("the store is in order")
+                .is_some()
+        );
+    }
+    assert_eq!(load(store, "a/b").document, document);
+}
+
+fn delete_takes_what_it_is_told(subject: &mut dyn Subject) {
+    let store = subject.store();
+    let a = created(store, "a", b"1");
+    let b = created(store, "a/b", b"1");
+    done(store, put("a/c/f", b"1", false));
+    created(store, "a-b", b"1");
+    assert_eq!(
+        commit(store, delete("x", false)),
+        Err(WriteError::NotFound { path: "x".into() })
+    );
+    assert_eq!(
+        commit(store, delete("x", true)),
+        Err(WriteError::NotFound { path: "x".into() })
+    );
+    assert_eq!(
+        commit(store, delete("a/c", false)),
+        Err(WriteError::RecursiveRequired { path: "a/c".into() })
+    );
+    assert_eq!(
+        commit(store, delete("", false)),
+        Err(WriteError::RecursiveRequired {
+            path: String::new()
+        })
+    );
+    assert_eq!(
+        done(store, delete("a", false)),
+        Written::Deleted {
+            entries: vec![removed("a", Some(a))]
+        }
+    );
+    assert_eq!(names(store, ""), list(&["a/", "a-b"]));
+    assert_eq!(
+        done(store, delete("a", true)),
+        Written::Deleted {
+            entries: vec![removed("a/b", Some(b)), removed("a/c/f", None)]
+        }
+    );
+    assert_eq!(names(store, ""), list(&["a-b"]));
+    let c = created(store, "c", b"");
+    let d = created(store, "c/d", b"");
+    assert_eq!(
+        done(store, delete("c", true)),
+        Written::Deleted {
+            entries: vec![removed("c", Some(c)), removed("c/d", Some(d))]
+        }
+    );
+}
+
+fn document_moves_with_its_log(subject: &mut dyn Subject) {
+    let document = created(subject.store(), "a", b"1");
+    created(subject.store(), "a/below", b"");
+    assert_eq!(
+        done(subject.store(), rename("a", "b/c", false)),
+        Written::Moved {
+            entries: vec![moved("a", "b/c", Some(document))],
+            replaced: vec![]
+        }
+    );
+    done(subject.store(), append(document, b"2"));
+    subject.reopen();
+    let store = subject.store();
+    let loaded = load(store, "b/c");
+    assert_eq!((loaded.document, loaded.updates.len()), (document, 2));
+    assert_eq!(
+        names(store, ""),
+        list(&["a/", "b/"]),
+        "what lies below a document's path stays"
+    );
+    done(store, rename("b/c", "b", false));
+    assert_eq!(names(store, ""), list(&["a/", "b"]));
+    assert_eq!(load(store, "b").updated_at, Timestamp(4));
+}
+
+fn folder_moves_with_all_below(subject: &mut dyn Subject) {
+    let store = subject.store();
+    let document = created(store, "a/x/1", b"");
+    done(store, put("a/y", b"data", false));
+    created(store, "a-", b"");
+    assert_eq!(
+        done(store, rename("a", "b/c", false)),
+        Written::Moved {
+            entries: vec![
+                moved("a/x/1", "b/c/x/1", Some(document)),
+                moved("a/y", "b/c/y", None)
+            ],
+            replaced: vec![],
+        }
+    );
+    assert_eq!(names(store, ""), list(&["a-", "b/"]));
+    assert_eq!(names(store, "b/c"), list(&["x/", "y"]));
+    assert_eq!(
+        done(store, rename("b/c", "", false)),
+        Written::Moved {
+            entries: vec![
+                moved("b/c/x/1", "x/1", Some(document)),
+                moved("b/c/y", "y", None)
+            ],
+            replaced: vec![],
+        }
+    );
+    assert_eq!(names(store, ""), list(&["a-", "x/", "y"]));
+    let file = store
+        .read_file(&room(), "y")
+        .expect("the store is in order")
+        .expect("it is there");
+    assert_eq!(
+        (file.data.as_ref(), file.updated_at),
+        (&b"data"[..], Timestamp(4))
+    );
+}
+
+fn folder_moves_up_over_itself(subject: &mut dyn Subject) {
+    let store = subject.store();
+    let outer = created(store, "a/b/z", b"");
+    let inner = created(store, "a/b/b/z", b"");
+    let stays = created(store, "a/y", b"");
+    assert_eq!(
+        done(store, rename("a/b", "a", false)),
+        Written::Moved {
+            entries: vec![
+                moved("a/b/b/z", "a/b/z", Some(inner)),
+                moved("a/b/z", "a/z", Some(outer))
+            ],
+            replaced: vec![],
+        }
+    );
+    assert_eq!(load(store, "a/z").document, outer);
+    assert_eq!(load(store, "a/b/z").document, inner);
+    assert_eq!(load(store, "a/y").document, stays);
+}
+
+fn move_respects_what_is_in_the_way(subject: &mut dyn Subject) {
+    let store = subject.store();
+    let source = created(store, "a/doc", b"");
+    done(store, put("a/file", b"new", false));
+    let target = created(store, "b/doc", b"");
+    done(store, put("b/file", b"old", false));
+    done(store, put("b/kept", b"", false));
+    let exists = Err(WriteError::AlreadyExists {
+        path: "b/doc".into(),
+    });
+    assert_eq!(commit(store, rename("a", "b", false)), exists);
+    assert_eq!(commit(store, rename("a/doc", "b/doc", false)), exists);
+    assert_eq!(
+        load(store, "a/doc").document,
+        source,
+        "a refused move moves nothing"
+    );
+    assert_eq!(
+        done(store, rename("a", "b", true)),
+        Written::Moved {
+            entries: vec![
+                moved("a/doc", "b/doc", Some(source)),
+                moved("a/file", "b/file", None)
+            ],
+            replaced: vec![removed("b/doc", Some(target)), removed("b/file", None)],
+        }
+    );
+    assert_eq!(names(store, "b"), list(&["doc", "file", "kept"]));
+    assert_eq!(names(store, ""), list(&["b/"]));
+    let gone = commit(store, append(target, b"late"));
+    assert_eq!(gone, Err(WriteError::NoSuchDocument { document: target }));
+    // A file may take a document's place when it is moved there, since that says what becomes of the document.
+    done(store, rename("b/file", "b/doc", true));
+    assert!(
+        store
+            .read_file(&room(), "b/doc")
+            .expect("the store is in order")
+            .is_some()
+    );
+}
+
+fn moves_that_make_no_sense_are_refused(subject: &mut dyn Subject) {
+    let store = subject.store();
+    created(store, "a/b", b"");
+    for (source, destination) in [
+        ("a", "a"),
+        ("a", "a/c"),
+        ("a/b", "a/b"),
+        ("", "x"),
+        ("", ""),
+    ] {
+        assert_eq!(
+            commit(store, rename(source, destination, true)),
+            Err(WriteError::IntoItself),
+            "{source:?} to {destination:?}"
+        );
+    }
+    assert_eq!(
+        commit(store, rename("c", "d", true)),
+        Err(WriteError::NotFound { path: "c".into() })
+    );
+    assert_eq!(
+        commit(store, rename("c", "c", true)),
+        Err(WriteError::NotFound { path: "c".into() })
+    );
+    assert_eq!(
+        commit(store, rename("a/b", "", true)),
+        Err(WriteError::IsRoot)
+    );
+    // Not below itself, though the text begins alike; and below a document there may be another.
+    done(store, rename("a", "ab", false));
+    done(store, rename("ab/b", "ab/b/c", false));
+    assert_eq!(names(store, "ab/b"), list(&["c"]));
+}
+
+fn root_is_only_a_folder(subject: &mut dyn Subject) {
+    let store = subject.store();
+    assert_eq!(commit(store, create("", b"")), Err(WriteError::IsRoot));
+    assert_eq!(commit(store, put("", b"", true)), Err(WriteError::IsRoot));
+    assert_eq!(
+        commit(store, delete("", true)),
+        Err(WriteError::NotFound {
+            path: String::new()
+        })
+    );
+    assert_eq!(
+        store.load(&room(), "").expect("the store is in order"),
+        None
+    );
+    created(store, "a/b", b"");
+    done(store, delete("", true));
+    assert_eq!(names(store, ""), Some(vec![]));
+}
+
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "it stands beside what `names` returns"
+)]
+fn list(names: &[&str]) -> Option<Vec<String>> {
+    Some(names.iter().map(ToString::to_string).collect())
+}
+
+fn removed(path: &str, document: Option<DocumentId>) -> Removed {
+    Removed {
+        path: path.to_owned(),
+        document,
+    }
+}
+
+fn moved(source: &str, destination: &str, document: Option<DocumentId>) -> MovedEntry {
+    MovedEntry {
+        source: source.to_owned(),
+        destination: destination.to_owned(),
+        document,
+    }
+}

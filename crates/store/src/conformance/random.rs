@@ -1,0 +1,324 @@
+//! A random history, written to the store and to a model of it, which have to stay alike.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
+use super::Subject;
+use crate::{
+    Author, DocumentId, EntryKind, MemoryStore, MovedEntry, Removed, RoomId, Seq, Store,
+    StoreError, Timestamp, Write, WriteError, Written,
+};
+
+/// Writes `batches` random batches, drawn from `seed`, closing and opening the store now and then, and compares
+/// each result and all that is kept with [`MemoryStore`].
+///
+/// # Panics
+/// If they differ. The text names the seed.
+pub fn run_random<S: Subject>(make: impl Fn() -> S, seed: u64, batches: usize) {
+    let mut subject = make();
+    let model = MemoryStore::new();
+    let mut random = Random(seed);
+    let mut ids = Ids::default();
+    for step in 0..batches {
+        let context = format!("seed {seed}, batch {step}");
+        let writes: Vec<Write> = (0..=random.below(6)).map(|_| random.write(&ids)).collect();
+        let theirs: Vec<Write> = writes.iter().map(|write| ids.translate(write)).collect();
+        let expected = model.commit(&writes).expect("the model never fails");
+        let results = subject
+            .store()
+            .commit(&theirs)
+            .expect("the store is in order");
+        assert_eq!(results.len(), expected.len(), "{context}");
+        for ((write, expected), result) in writes.iter().zip(expected).zip(results) {
+            assert_eq!(
+                ids.understand(result, &expected),
+                expected,
+                "{context}: {write:?}"
+            );
+        }
+        if random.below(20) == 0 {
+            subject.reopen();
+        }
+        if random.below(5) == 0 || step + 1 == batches {
+            compare(subject.store(), &model, &ids, &context);
+        }
+    }
+}
+
+/// Which of the store's documents is which of the model's.
+#[derive(Debug, Default)]
+struct Ids {
+    theirs: HashMap<DocumentId, DocumentId>,
+    ours: HashMap<DocumentId, DocumentId>,
+}
+
+impl Ids {
+    /// A write that names the model's documents as one that names the store's.
+    fn translate(&self, write: &Write) -> Write {
+        let mut write = write.clone();
+        if let Write::Append { document, .. } | Write::Snapshot { document, .. } = &mut write {
+            *document = self
+                .theirs
+                .get(document)
+                .copied()
+                .unwrap_or(DocumentId(u64::MAX));
+        }
+        write
+    }
+
+    /// A result that names the store's documents as one that names the model's.
+    fn understand(
+        &mut self,
+        result: Result<Written, WriteError>,
+        expected: &Result<Written, WriteError>,
+    ) -> Result<Written, WriteError> {
+        if let (
+            Ok(Written::Created {
+                document: theirs, ..
+            }),
+            Ok(Written::Created { document: ours, .. }),
+        ) = (&result, expected)
+        {
+            assert!(
+                self.ours.insert(*theirs, *ours).is_none(),
+                "document {theirs} was given twice"
+            );
+            self.theirs.insert(*ours, *theirs);
+        }
+        let ours = |document: DocumentId| {
+            self.ours
+                .get(&document)
+                .copied()
+                .unwrap_or(DocumentId(u64::MAX))
+        };
+        let removed = |entries: Vec<Removed>| {
+            let rename = |entry: Removed| Removed {
+                document: entry.document.map(ours),
+                ..entry
+            };
+            entries.into_iter().map(rename).collect()
+        };
+        match result {
+            Ok(Written::Created { document, seq }) => Ok(Written::Created {
+                document: ours(document),
+                seq,
+            }),
+            Ok(Written::Deleted { entries }) => Ok(Written::Deleted {
+                entries: removed(entries),
+            }),
+            Ok(Written::Moved { entries, replaced }) => {
+                let rename = |entry: MovedEntry| MovedEntry {
+                    document: entry.document.map(ours),
+                    ..entry
+                };
+                Ok(Written::Moved {
+                    entries: entries.into_iter().map(rename).collect(),
+                    replaced: removed(replaced),
+                })
+            }
+            Err(WriteError::NoSuchDocument { document }) => match expected {
+                Err(WriteError::NoSuchDocument { document: expected })
+                    if document == DocumentId(u64::MAX) =>
+                {
+                    Err(WriteError::NoSuchDocument {
+                        document: *expected,
+                    })
+                }
+                _ => Err(WriteError::NoSuchDocument {
+                    document: ours(document),
+                }),
+            },
+            Err(WriteError::SnapshotOutOfRange { document, through }) => {
+                Err(WriteError::SnapshotOutOfRange {
+                    document: ours(document),
+                    through,
+                })
+            }
+            other => other,
+        }
+    }
+}
+
+/// Walks through both stores.
+fn compare(store: &dyn Store, model: &MemoryStore, ids: &Ids, context: &str) {
+    assert_eq!(
+        store.stats().expect("the store is in order"),
+        model.stats().expect("the model never fails")
+    );
+    for room in rooms() {
+        let mut folders = vec![String::new()];
+        while let Some(folder) = folders.pop() {
+            let listed = store.list(&room, &folder).expect("the store is in order");
+            assert_eq!(
+                listed,
+                model.list(&room, &folder).expect("the model never fails"),
+                "{context}: {folder:?}"
+            );
+            for entry in listed.unwrap_or_default() {
+                let path = if folder.is_empty() {
+                    entry.name
+                } else {
+                    format!("{folder}/{}", entry.name)
+                };
+                let stat = store.stat(&room, &path).expect("the store is in order");
+                assert_eq!(
+                    stat,
+                    model.stat(&room, &path).expect("the model never fails"),
+                    "{context}: {path:?}"
+                );
+                let file = store
+                    .read_file(&room, &path)
+                    .expect("the store is in order");
+                assert_eq!(
+                    file,
+                    model
+                        .read_file(&room, &path)
+                        .expect("the model never fails"),
+                    "{context}: {path:?}"
+                );
+                compare_document(store, model, &room, &path, ids, context);
+                if entry.kind == EntryKind::Folder {
+                    folders.push(path);
+                }
+            }
+        }
+    }
+}
+
+fn compare_document(
+    store: &dyn Store,
+    model: &MemoryStore,
+    room: &RoomId,
+    path: &str,
+    ids: &Ids,
+    context: &str,
+) {
+    let theirs = store.load(room, path).expect("the store is in order");
+    let expected = model.load(room, path).expect("the model never fails");
+    let (Some(mut theirs), Some(expected)) = (theirs.clone(), expected.clone()) else {
+        assert!(
+            theirs.is_none() && expected.is_none(),
+            "{context}: only one has a document at {path:?}"
+        );
+        return;
+    };
+    let id = theirs.document;
+    theirs.document = ids.ours.get(&id).copied().unwrap_or(DocumentId(u64::MAX));
+    assert_eq!(theirs, expected, "{context}: {path:?}");
+    let merged_through = expected.snapshot_seq.0;
+    for after in [
+        merged_through.saturating_sub(1),
+        merged_through,
+        expected.last_seq.0,
+    ] {
+        let merged = matches!(
+            store.load_since(id, Seq(after)),
+            Err(StoreError::Compacted { .. })
+        );
+        assert_eq!(
+            merged,
+            after < expected.snapshot_seq.0,
+            "{context}: {path:?} since {after}"
+        );
+    }
+}
+
+fn rooms() -> [RoomId; 2] {
+    [RoomId::new("p", "one"), RoomId::new("p", "two")]
+}
+
+/// `SplitMix64` (Steele, Lea, Flood 2014): enough for choices, and the same everywhere.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    /// Few names and little depth, so that paths meet.
+    fn path(&mut self) -> String {
+        let depth = self.below(4);
+        let segments: Vec<&str> = (0..depth)
+            .map(|_| ["a", "b", "a-", "A", "%"][usize::try_from(self.below(5)).unwrap_or(0)])
+            .collect();
+        segments.join("/")
+    }
+
+    fn bytes(&mut self) -> Bytes {
+        let len = self.below(40);
+        (0..len).map(|_| self.next().to_le_bytes()[0]).collect()
+    }
+
+    fn write(&mut self, ids: &Ids) -> Write {
+        let room = rooms()[usize::from(self.below(4) == 0)].clone();
+        let at = Timestamp(self.next().cast_signed() >> 20);
+        let author = Author {
+            participant: format!("p{}", self.below(3)),
+            role: "agent".to_owned(),
+            on_behalf_of: (self.below(2) == 0).then(|| "ada".to_owned()),
+            connection: "c".to_owned(),
+        };
+        // The model counts its documents from 1, so 0 is one that never was.
+        let document = DocumentId(self.below(ids.theirs.len() as u64 + 1));
+        match self.below(12) {
+            0..=2 => {
+                let (path, state) = (self.path(), self.bytes());
+                Write::CreateDocument {
+                    room,
+                    path,
+                    schema: format!("{{{}}}", self.below(9)),
+                    state,
+                    author,
+                    at,
+                }
+            }
+            3..=6 => Write::Append {
+                document,
+                update: self.bytes(),
+                author,
+                at,
+            },
+            7 => Write::Snapshot {
+                document,
+                through: Seq(self.below(8)),
+                state: self.bytes(),
+            },
+            8 => {
+                let (path, data, overwrite) = (self.path(), self.bytes(), self.below(2) == 0);
+                Write::PutFile {
+                    room,
+                    path,
+                    data,
+                    mime_type: "text/plain".to_owned(),
+                    overwrite,
+                    at,
+                }
+            }
+            9 => Write::Delete {
+                room,
+                path: self.path(),
+                recursive: self.below(3) == 0,
+            },
+            _ => {
+                let (source, destination, overwrite) =
+                    (self.path(), self.path(), self.below(2) == 0);
+                Write::Move {
+                    room,
+                    source,
+                    destination,
+                    overwrite,
+                    at,
+                }
+            }
+        }
+    }
+}
