@@ -168,6 +168,10 @@ impl ApiScope {
             if value.is_null() {
                 continue;
             }
+            let is_ours = matches!(name.as_str(), "messaging" | "sync" | "storage");
+            if is_ours && !is_made_of_objects(value) {
+                return Err(invalid(name));
+            }
             match name.as_str() {
                 "messaging" => {
                     let grant =
@@ -443,6 +447,20 @@ fn path_grants_allow(
         }
     }
     false
+}
+
+/// Whether objects stand where objects belong: a derived reader would take a list for a struct, and
+/// an empty one for a grant of everything.
+fn is_made_of_objects(grant: &Value) -> bool {
+    let entries_are = match grant.get("paths") {
+        Some(Value::Array(entries)) => entries.iter().all(Value::is_object),
+        _ => true,
+    };
+    let files_are = match grant.get("files") {
+        None | Some(Value::Null) => true,
+        Some(files) => is_made_of_objects(files),
+    };
+    grant.is_object() && entries_are && files_are
 }
 
 fn to_value(grant: &impl Serialize) -> Value {

@@ -157,6 +157,12 @@ fn scopes_keep_what_they_do_not_know_and_drop_defaults() {
         json!([]),
         json!({"sync": []}),
         json!({"sync": {"paths": [{}]}}),
+        json!({"sync": {"paths": [["a", false]]}}),
+        json!({"storage": []}),
+        json!({"storage": {"files": []}}),
+        json!({"storage": {"files": {"paths": [["a", true, []]]}}}),
+        json!({"messaging": []}),
+        json!({"messaging": {"send": "no"}}),
     ] {
         assert!(ApiScope::from_json(&bad).is_err(), "{bad}");
     }

@@ -113,7 +113,7 @@ fn client_to_server() {
             on_behalf_of_id: None,
         }),
         r#"0000000000000005 00000000 00000001 room.invoke_tool
-0000000000000005 00000001 0000000000000065 {"toolkit":"sync","tool":"open","arguments":{"type":"control","method":"open"},"tool_call_id":"c1"}"#,
+0000000000000005 00000001 0000000000000063 {"toolkit":"sync","tool":"open","arguments":{"type":"control","method":"open"},"tool_call_id":"c1"}"#,
     );
     check_client(
         ClientToServer::RequestChunk {
@@ -124,7 +124,7 @@ fn client_to_server() {
             },
         },
         r#"0000000000000005 00000000 00000001 room.tool_call_request_chunk
-0000000000000005 00000001 000000000000004b {"tool_call_id":"c1","chunk":{"type":"binary","headers":{"kind":"sync"}}} 4141413d"#,
+0000000000000005 00000001 0000000000000049 {"tool_call_id":"c1","chunk":{"type":"binary","headers":{"kind":"sync"}}} 4141413d"#,
     );
     check_client(
         ClientToServer::SetAttributes(object(json!({"z": 1, "a": {"b": null}}))),
@@ -179,7 +179,7 @@ fn server_to_client() {
             chunk: Content::close(),
         },
         r#"0000000000000009 00000000 00000001 room.tool_call_response_chunk
-0000000000000009 00000001 0000000000000056 {"tool_call_id":"c","chunk":{"type":"control","method":"close","status_code":1000}}"#,
+0000000000000009 00000001 0000000000000053 {"tool_call_id":"c","chunk":{"type":"control","method":"close","status_code":1000}}"#,
     );
     check_server(
         &ServerToClient::Messaging {
@@ -189,7 +189,7 @@ fn server_to_client() {
             attachment: Bytes::from_static(&[1]),
         },
         r#"0000000000000009 00000000 00000001 messaging.send
-0000000000000009 00000001 0000000000000043 {"from_participant_id":"p","type":"chat","message":{"text":"hi"}} 01"#,
+0000000000000009 00000001 0000000000000041 {"from_participant_id":"p","type":"chat","message":{"text":"hi"}} 01"#,
     );
     check_server(
         &ServerToClient::FileUpdated {
