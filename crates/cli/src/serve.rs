@@ -168,6 +168,7 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         let stop = stop_signal()?;
         server_file::write(&data_dir, &url, &project)?;
         announce(&url, &project, exports.as_deref())?;
+        show_next_step(args);
         let outcome = server.run(listener, stop).await;
         server_file::remove(&data_dir, &url);
         outcome.context("serving")
@@ -236,6 +237,23 @@ fn announce(url: &str, project: &str, api_key: Option<&str>) -> anyhow::Result<(
         stdout.flush()
     };
     say().context("writing to stdout")
+}
+
+/// For a person who has just started it: what to type next. On stderr, so that scripts read stdout undisturbed.
+fn show_next_step(args: &ServeArgs) {
+    let stderr = std::io::stderr();
+    if !std::io::IsTerminal::is_terminal(&stderr) {
+        return;
+    }
+    let data_dir = match &args.data_dir {
+        Some(dir) => format!(" --data-dir {}", dir.display()),
+        None => String::new(),
+    };
+    // A closed stderr is no reason to stop serving.
+    let _ = writeln!(
+        stderr.lock(),
+        "\nnext, in another terminal:\n  meshagent room connect{data_dir} --room my-room --identity me -- python3 your-script.py\n"
+    );
 }
 
 fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {

@@ -141,8 +141,17 @@ impl Outbox {
         }
     }
 
-    pub(crate) fn is_closed(&self) -> bool {
-        self.lock().closed
+    /// Takes what is queued without waiting, for a driver without a runtime.
+    #[cfg(test)]
+    pub(crate) fn try_take(&self) -> Vec<(Outgoing, Cost)> {
+        self.lock().queue.drain(..).collect()
+    }
+
+    /// Bytes that are queued, and whether a document skipped this connection.
+    #[cfg(test)]
+    pub(crate) fn queued(&self) -> (usize, bool) {
+        let state = self.lock();
+        (state.queued.total(), state.lagging)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

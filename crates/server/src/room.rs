@@ -592,3 +592,6 @@ fn request_span(room: &RoomId, participant: &Participant, envelope: &Envelope) -
     }
     span
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,107 @@
+//! Readers are cursors: one that does not keep up costs little, and gets one merged change later.
+
+use serde_json::json;
+
+use super::{Editor, World, count, shown};
+use crate::config::Config;
+
+#[test]
+fn what_arrives_while_the_disk_is_busy_reaches_readers_as_one_change() {
+    let mut world = World::new();
+    let (writer, reader) = (world.join("writer"), world.join("reader"));
+    world.open(&writer, "w", json!({ "path": "a.document" }));
+    world.open(&reader, "r", json!({ "path": "a.document" }));
+    let editor = Editor::new(1);
+    world.update(&writer, "w", &editor.append("body", "first"));
+    world.run();
+    for n in 0..10 {
+        world.update(&writer, "w", &editor.append("body", &format!("n{n}")));
+    }
+    world.settle();
+    let changes = reader.changes("r");
+    assert_eq!(changes.len(), 2, "one for the first batch, one for all that came meanwhile");
+    assert_eq!(shown(&changes)["document"]["content"].as_array().unwrap().len(), 11);
+}
+
+#[test]
+fn a_reader_that_does_not_read_is_brought_up_to_date_by_one_change() {
+    let mut config = Config::default();
+    config.limits.max_outbox_bytes = 16 << 10;
+    let mut world = World::with_config(config);
+    let (writer, slow) = (world.join("writer"), world.join("slow"));
+    world.open(&writer, "w", json!({ "path": "a.document" }));
+    let state = world.open(&slow, "s", json!({ "path": "a.document" }));
+    let editor = Editor::new(1);
+    for n in 0..500 {
+        world.update(&writer, "w", &editor.append("body", &format!("n{n}")));
+        world.settle();
+        writer.take();
+    }
+    let (queued, lagging) = slow.outbox.queued();
+    assert!(queued < 32 << 10, "{queued} bytes are queued for a reader that reads nothing");
+    assert!(lagging);
+
+    let mut updates = vec![state];
+    updates.extend(slow.changes("s"));
+    let seen = shown(&updates)["document"]["content"].as_array().unwrap().len();
+    assert!(seen < 500);
+    world.room.handle_drained(slow.conn);
+    world.settle();
+    let rest = slow.changes("s");
+    assert_eq!(rest.len(), 1, "one merged change");
+    updates.extend(rest);
+    assert_eq!(shown(&updates)["document"]["content"].as_array().unwrap().len(), 500);
+
+    // From there on it keeps up again.
+    world.update(&writer, "w", &editor.append("body", "last"));
+    world.settle();
+    assert_eq!(count(&[updates, slow.changes("s")].concat(), "last"), 1);
+}
+
+#[test]
+fn a_reader_too_far_behind_gets_the_whole_state() {
+    let mut config = Config::default();
+    config.limits.max_outbox_bytes = 4 << 10;
+    let mut world = World::with_config(config);
+    let (writer, slow) = (world.join("writer"), world.join("slow"));
+    world.open(&writer, "w", json!({ "path": "a.document" }));
+    world.open(&slow, "s", json!({ "path": "a.document" }));
+    let editor = Editor::new(1);
+    world.update(&writer, "w", &editor.append("body", "one"));
+    // More than the document keeps of its recent changes.
+    let long = "x".repeat(300 << 10);
+    for _ in 0..6 {
+        world.update(&writer, "w", &editor.set_first("text", &long));
+        world.settle();
+        writer.take();
+    }
+    let mut updates = slow.changes("s");
+    world.room.handle_drained(slow.conn);
+    world.settle();
+    updates.extend(slow.changes("s"));
+    assert_eq!(shown(&updates)["document"]["content"][0]["body"]["text"].as_str().unwrap().len(), long.len());
+}
+
+#[test]
+fn a_client_that_comes_back_gets_what_it_lacks() {
+    let mut world = World::new();
+    let (writer, other) = (world.join("writer"), world.join("other"));
+    world.open(&writer, "w", json!({ "path": "a.document" }));
+    let editor = Editor::new(1);
+    let first = editor.append("body", "one");
+    world.update(&writer, "w", &first);
+    world.update(&writer, "w", &editor.append("body", "two"));
+    world.settle();
+
+    let mut replica = meshagent_document::MeshDocument::new(meshagent_document::MeshSchema::builtin("document").unwrap(), 5);
+    replica.apply_update(&first).unwrap();
+    let vector = base64::Engine::encode(&super::STANDARD, replica.state_vector());
+    let difference = world.open(&other, "o", json!({ "path": "a.document", "vector": vector }));
+    assert_eq!((count(&[first, difference.clone()], "one"), count(&[difference.clone()], "one")), (1, 0));
+    replica.apply_update(&difference).unwrap();
+    assert_eq!(replica.to_json(false)["document"]["content"].as_array().unwrap().len(), 2);
+
+    world.begin_open(&other, "bad", json!({ "path": "a.document", "vector": "/////w8=" }));
+    world.settle();
+    assert_eq!(super::code(&other.chunks("bad")[0]), Some(1002), "a hostile vector costs only that open");
+}
