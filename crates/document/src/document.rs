@@ -1,55 +1,65 @@
 //! The live document: an element tree in a CRDT, with an index by `$id`.
+//!
+//! The engine (`yrs`) holds values and order. Beside it stands an account of which operation belongs
+//! to which node, by which echoes and gaps are recognised, nodes are found, and changes are told,
+//! each at a cost that follows the update and not the document.
 
-use serde_json::Value;
-use thiserror::Error;
+mod apply;
+mod history;
+mod ids;
+mod insert;
+mod json;
+mod pending;
+mod ranges;
+mod read;
 
-use crate::schema::{MeshSchema, Violation};
-use crate::update::{Applied, DecodeError, UpdateKind};
+use std::fmt;
+
+use yrs::{ClientID, Doc, OffsetKind, Options, Transact, WriteTxn};
+
+use self::history::{History, ROOT, ROOT_ATTRIBUTES};
+use self::ids::Ids;
+use self::pending::Pending;
+use crate::schema::MeshSchema;
+
+pub use insert::InsertError;
+pub use read::{Element, Text};
 
 /// A live document with its schema.
-#[derive(Debug)]
+///
+/// Updates of other replicas come in by [`Self::apply_update`]; what is visible goes out by
+/// [`Self::encode_state`] and [`Self::encode_diff`]. What builds on operations that have not arrived
+/// waits inside, invisible, until they do.
 pub struct MeshDocument {
     schema: MeshSchema,
-}
-
-/// A read-only handle of one element.
-#[derive(Clone, Copy, Debug)]
-pub struct Element<'a> {
-    document: &'a MeshDocument,
-}
-
-impl Element<'_> {
-    /// The document that the element is in.
-    pub fn document(&self) -> &MeshDocument {
-        self.document
-    }
-}
-
-/// Why JSON was not inserted.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum InsertError {
-    /// The schema forbids it; all violations are listed.
-    #[error("the schema does not allow this: {}", crate::document::list(.0))]
-    Invalid(Vec<Violation>),
-    /// The document already has content.
-    #[error("the document already has content; edit it instead")]
-    NotEmpty,
-}
-
-fn list(violations: &[Violation]) -> String {
-    violations
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join("; ")
+    client_id: u64,
+    doc: Doc,
+    history: History,
+    pending: Pending,
+    ids: Ids,
 }
 
 impl MeshDocument {
-    /// An empty document; `client_id` marks what is edited here and must be unique among replicas.
+    /// An empty document; `client_id` marks what is edited here and must be unique among replicas. It
+    /// is cut to 53 bits, as far as JavaScript counts.
     pub fn new(schema: MeshSchema, client_id: u64) -> Self {
-        let _ = client_id;
-        Self { schema }
+        let client_id = client_id & ((1 << 53) - 1);
+        let mut options = Options::with_guid_and_client_id("".into(), ClientID::new(client_id));
+        options.offset_kind = OffsetKind::Utf16;
+        let doc = Doc::with_options(options);
+        {
+            let mut transaction = doc.transact_mut();
+            transaction.get_or_insert_xml_fragment(ROOT);
+            transaction.get_or_insert_map(ROOT_ATTRIBUTES);
+        }
+        Self {
+            schema,
+            client_id,
+            doc,
+            history: History::new(),
+            pending: Pending::default(),
+            ids: Ids::default(),
+        }
     }
 
     /// The schema.
@@ -57,80 +67,32 @@ impl MeshDocument {
         &self.schema
     }
 
-    /// Fills an empty document with JSON (`{root tag: {…}}`); element ids come from `next_id`.
-    ///
-    /// # Errors
-    /// [`InsertError`]; the document is as it was.
-    pub fn insert_json(
-        &mut self,
-        json: &Value,
-        next_id: &mut dyn FnMut() -> String,
-    ) -> Result<(), InsertError> {
-        let _ = (json, next_id);
-        unimplemented!()
-    }
-
-    /// What an update is to this document, which stays as it is.
-    ///
-    /// # Errors
-    /// [`DecodeError`] if it is malformed.
-    pub fn classify(&self, update: &[u8]) -> Result<UpdateKind, DecodeError> {
-        let _ = update;
-        unimplemented!()
-    }
-
-    /// Applies an update.
-    ///
-    /// # Errors
-    /// [`DecodeError`] if it is malformed; the document is as it was.
-    pub fn apply_update(&mut self, update: &[u8]) -> Result<Applied, DecodeError> {
-        let _ = update;
-        unimplemented!()
+    /// What marks operations that are made here.
+    pub fn client_id(&self) -> u64 {
+        self.client_id
     }
 
     /// Whether something waits for operations that are missing.
     pub fn has_gap(&self) -> bool {
-        unimplemented!()
-    }
-
-    /// The state vector (v1) of what is visible.
-    pub fn state_vector(&self) -> Vec<u8> {
-        unimplemented!()
-    }
-
-    /// All that is visible, as one v1 update.
-    pub fn encode_state(&self) -> Vec<u8> {
-        unimplemented!()
-    }
-
-    /// What waits for missing operations, as one v1 update; `None` if nothing does.
-    pub fn encode_pending(&self) -> Option<Vec<u8>> {
-        unimplemented!()
-    }
-
-    /// What a replica with this state vector lacks, as one v1 update.
-    ///
-    /// # Errors
-    /// [`DecodeError`] if the vector is malformed.
-    pub fn encode_diff(&self, state_vector: &[u8]) -> Result<Vec<u8>, DecodeError> {
-        let _ = state_vector;
-        unimplemented!()
-    }
-
-    /// The document as JSON, with or without `$id`s.
-    pub fn to_json(&self, include_ids: bool) -> Value {
-        let _ = include_ids;
-        unimplemented!()
+        !self.pending.is_empty()
     }
 
     /// How many elements there are below the root.
     pub fn element_count(&self) -> usize {
-        unimplemented!()
-    }
-
-    /// The element with this `$id`.
-    pub fn node(&self, id: &str) -> Option<Element<'_>> {
-        let _ = id;
-        unimplemented!()
+        self.ids.live()
     }
 }
+
+impl fmt::Debug for MeshDocument {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("MeshDocument")
+            .field("client_id", &self.client_id)
+            .field("elements", &self.element_count())
+            .field("has_gap", &self.has_gap())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ mod document;
 mod schema;
 mod update;
 
-pub use document::{Element, InsertError, MeshDocument};
+pub use document::{Element, InsertError, MeshDocument, Text};
 pub use schema::{
     ChildProperty, ElementProperty, ElementType, ID_ATTRIBUTE, InferError, MeshSchema, SchemaError,
     SimpleValue, TEXT_TAG, ValueProperty, Violation,

@@ -1,6 +1,13 @@
 //! Yjs v1 updates as bytes: what they hold, whether they are sound, how they are merged.
 
+pub(crate) mod reader;
+pub(crate) mod scan;
+pub(crate) mod writer;
+
 use thiserror::Error;
+
+use self::reader::Reader;
+use self::scan::Scan;
 
 /// What an inbound update is, relative to one document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,11 +54,30 @@ pub enum DecodeError {
     },
 }
 
-/// Merges updates of one document into one.
+/// Merges updates of one document into one, without a document.
+///
+/// What appears twice is kept once; what is missing in between stays missing.
 ///
 /// # Errors
 /// [`DecodeError`] if one of them is malformed.
 pub fn merge_updates(updates: &[&[u8]]) -> Result<Vec<u8>, DecodeError> {
-    let _ = updates;
-    unimplemented!()
+    let mut structs = Vec::new();
+    let mut deletes = Vec::new();
+    for update in updates {
+        let scan = Scan::read(update)?;
+        structs.extend(scan.structs);
+        deletes.extend(scan.deletes);
+    }
+    writer::update(structs, deletes, |_| 0)
+}
+
+/// Reads a v1 state vector; its clocks by client.
+pub(crate) fn read_state_vector(bytes: &[u8]) -> Result<Vec<(u64, u32)>, DecodeError> {
+    let mut reader = Reader::new(bytes);
+    let mut clocks = Vec::new();
+    for _ in 0..reader.count(2)? {
+        clocks.push((reader.client()?, reader.clock()?));
+    }
+    reader.finish()?;
+    Ok(clocks)
 }

@@ -1,0 +1,110 @@
+//! The document as JSON, in the form that the SDKs print.
+
+use serde_json::{Map, Value, json};
+use yrs::{Transact, Transaction};
+
+use super::MeshDocument;
+use super::history::{NodeIndex, NodeKind, ROOT_NODE};
+use super::read::{Element, Text};
+use crate::schema::{ID_ATTRIBUTE, TEXT_TAG};
+
+/// Where children go if the schema does not say.
+const CHILDREN: &str = "children";
+
+/// How many levels of elements JSON shows. JSON readers, and even dropping a JSON value, recurse, so
+/// that deeper values would only end the process of whoever holds them.
+const MAX_DEPTH: usize = 256;
+
+impl MeshDocument {
+    /// The document as JSON, `{root tag: {attributes…, child property: […]}}`, with or without `$id`s.
+    ///
+    /// Elements more than 256 levels deep are left out; [`Self::root`] leads to those.
+    pub fn to_json(&self, include_ids: bool) -> Value {
+        self.root().to_json(include_ids)
+    }
+}
+
+impl Element<'_> {
+    /// The element and all below it as JSON, as [`MeshDocument::to_json`] prints it.
+    pub fn to_json(&self, include_ids: bool) -> Value {
+        let transaction = self.document.doc.transact();
+        self.document.print(&transaction, self.index, include_ids)
+    }
+}
+
+/// An element that is being printed.
+struct Open {
+    tag: String,
+    printed: Map<String, Value>,
+    property: Option<String>,
+    left: std::vec::IntoIter<NodeIndex>,
+    children: Vec<Value>,
+}
+
+impl MeshDocument {
+    fn print(&self, transaction: &Transaction<'_>, top: NodeIndex, include_ids: bool) -> Value {
+        let mut stack = vec![self.open(transaction, top, include_ids)];
+        loop {
+            let depth = stack.len();
+            let Some(innermost) = stack.last_mut() else {
+                return Value::Null;
+            };
+            if let Some(child) = innermost.left.next() {
+                match self.history.node(child).kind {
+                    NodeKind::Element(_) if depth < MAX_DEPTH => {
+                        stack.push(self.open(transaction, child, include_ids));
+                    }
+                    NodeKind::Text => {
+                        let text = Text::new(self, child);
+                        let delta = json!({ TEXT_TAG: { "delta": text.to_delta() } });
+                        innermost.children.push(delta);
+                    }
+                    NodeKind::Element(_) | NodeKind::Foreign | NodeKind::Root => {}
+                }
+                continue;
+            }
+            let Some(Open {
+                tag,
+                mut printed,
+                property,
+                children,
+                ..
+            }) = stack.pop()
+            else {
+                return Value::Null;
+            };
+            if let Some(property) = property {
+                printed.insert(property, Value::Array(children));
+            }
+            let whole = Value::Object(Map::from_iter([(tag, Value::Object(printed))]));
+            match stack.last_mut() {
+                Some(around) => around.children.push(whole),
+                None => return whole,
+            }
+        }
+    }
+
+    fn open(&self, transaction: &Transaction<'_>, index: NodeIndex, include_ids: bool) -> Open {
+        let tag = self.tag(index);
+        let mut printed = self.attributes(transaction, index);
+        if !include_ids || index == ROOT_NODE {
+            printed.shift_remove(ID_ATTRIBUTE);
+        }
+        let mut left = self.child_nodes(transaction, index);
+        let property = match self.schema.element(tag) {
+            Some(element) => element.child_property().map(|children| children.name()),
+            None if left.is_empty() => None,
+            None => Some(CHILDREN),
+        };
+        if property.is_none() {
+            left.clear();
+        }
+        Open {
+            tag: tag.to_owned(),
+            printed,
+            property: property.map(str::to_owned),
+            left: left.into_iter(),
+            children: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! What waits for operations that are missing, kept out of the engine so that nothing can show it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::history::History;
+use super::ranges::Ranges;
+use crate::update::DecodeError;
+use crate::update::scan::{self, Id, IdRange, Scan, Struct};
+use crate::update::writer;
+
+/// Structs and deletions that can't be applied yet.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    clients: BTreeMap<u64, BTreeMap<u32, Waiting>>,
+    deletes: BTreeMap<u64, Ranges>,
+    // Which client's first struct waits for which operation of another client: (that client, its
+    // clock, the client that waits).
+    waiters: BTreeSet<(u64, u32, u64)>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    length: u32,
+    bytes: Box<[u8]>,
+}
+
+/// A struct that has waited long enough.
+#[derive(Debug)]
+pub(super) struct Woken {
+    pub(super) id: Id,
+    bytes: Box<[u8]>,
+}
+
+impl Woken {
+    pub(super) fn read(&self) -> Result<Struct<'_>, DecodeError> {
+        scan::reread(&self.bytes, self.id)
+    }
+}
+
+impl Pending {
+    pub(super) fn is_empty(&self) -> bool {
+        self.clients.is_empty() && self.deletes.is_empty()
+    }
+
+    pub(super) fn add(&mut self, one: &Struct<'_>) {
+        let waiting = self.clients.entry(one.id.client).or_default();
+        let known = waiting.get(&one.id.clock);
+        if known.is_none_or(|known| known.length < one.length) {
+            let (length, bytes) = (one.length, one.bytes.into());
+            waiting.insert(one.id.clock, Waiting { length, bytes });
+        }
+    }
+
+    pub(super) fn add_delete(&mut self, range: IdRange) {
+        let ranges = self.deletes.entry(range.client).or_default();
+        ranges.insert(range.start, range.end);
+    }
+
+    /// Takes out all that can be applied once `progress` is, in an order in which it can be.
+    ///
+    /// `changed` are the clients of which something was added or applied; `progress` is moved on.
+    pub(super) fn wake(
+        &mut self,
+        history: &History,
+        progress: &mut Progress,
+        changed: impl IntoIterator<Item = u64>,
+    ) -> Vec<Woken> {
+        let mut woken = Vec::new();
+        let mut queue: BTreeSet<u64> = changed.into_iter().collect();
+        for client in queue.clone() {
+            self.notify(client, progress.clock(history, client), &mut queue);
+        }
+        while let Some(client) = queue.pop_first() {
+            while let Some(waiting) = self.clients.get_mut(&client)
+                && let Some(first) = waiting.first_entry()
+            {
+                let clock = progress.clock(history, client);
+                let start = *first.key();
+                if start + first.get().length <= clock {
+                    first.remove();
+                    self.forget_if_empty(client);
+                    continue;
+                }
+                if start > clock {
+                    break;
+                }
+                let id = Id {
+                    client,
+                    clock: start,
+                };
+                let Ok(one) = scan::reread(&first.get().bytes, id) else {
+                    first.remove();
+                    continue;
+                };
+                let missing = one
+                    .dependencies()
+                    .find(|id| id.clock >= progress.clock(history, id.client));
+                if let Some(missing) = missing {
+                    self.waiters.insert((missing.client, missing.clock, client));
+                    break;
+                }
+                progress.set(client, one.end());
+                let Waiting { bytes, .. } = first.remove();
+                woken.push(Woken { id, bytes });
+                self.forget_if_empty(client);
+                self.notify(client, progress.clock(history, client), &mut queue);
+            }
+        }
+        woken
+    }
+
+    /// Takes out the deletions of operations below this clock.
+    pub(super) fn wake_deletes(&mut self, client: u64, clock: u32) -> Vec<IdRange> {
+        let Some(ranges) = self.deletes.get_mut(&client) else {
+            return Vec::new();
+        };
+        let taken = ranges.take_below(clock);
+        if ranges.is_empty() {
+            self.deletes.remove(&client);
+        }
+        let taken = taken.into_iter();
+        taken
+            .map(|(start, end)| IdRange { client, start, end })
+            .collect()
+    }
+
+    /// One update of all that waits.
+    pub(super) fn encode(&self) -> Option<Vec<u8>> {
+        if self.is_empty() {
+            return None;
+        }
+        let mut structs = Vec::new();
+        for (&client, waiting) in &self.clients {
+            for (&clock, one) in waiting {
+                structs.extend(scan::reread(&one.bytes, Id { client, clock }));
+            }
+        }
+        let mut deletes = Vec::new();
+        for (&client, ranges) in &self.deletes {
+            let ranges = ranges.iter();
+            deletes.extend(ranges.map(|(start, end)| IdRange { client, start, end }));
+        }
+        writer::update(structs, deletes, |_| 0).ok()
+    }
+
+    fn notify(&mut self, client: u64, clock: u32, queue: &mut BTreeSet<u64>) {
+        let reached = (client, 0, 0)..(client, clock, 0);
+        while let Some(&waiter) = self.waiters.range(reached.clone()).next() {
+            self.waiters.remove(&waiter);
+            queue.insert(waiter.2);
+        }
+    }
+
+    fn forget_if_empty(&mut self, client: u64) {
+        if self.clients.get(&client).is_some_and(BTreeMap::is_empty) {
+            self.clients.remove(&client);
+        }
+    }
+}
+
+/// How far each client would be if what was planned so far were applied.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    clocks: BTreeMap<u64, u32>,
+}
+
+impl Progress {
+    pub(super) fn clock(&self, history: &History, client: u64) -> u32 {
+        let planned = self.clocks.get(&client).copied();
+        planned.unwrap_or_else(|| history.clock(client))
+    }
+
+    pub(super) fn clients(&self) -> impl Iterator<Item = (u64, u32)> {
+        self.clocks.iter().map(|(&client, &clock)| (client, clock))
+    }
+
+    fn set(&mut self, client: u64, clock: u32) {
+        self.clocks.insert(client, clock);
+    }
+}
+
+/// Which structs of an update can be applied, and in which order.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    /// Indices of structs that hold something new, each after all that it depends on.
+    pub(super) order: Vec<usize>,
+    /// Indices of structs that have to wait.
+    pub(super) blocked: Vec<usize>,
+    pub(super) progress: Progress,
+}
+
+impl Plan {
+    pub(super) fn new(history: &History, scan: &Scan<'_>) -> Self {
+        let mut plan = Self::default();
+        let structs = &scan.structs;
+        // One cursor per client; a cursor that waits for another client's operation is found by it.
+        let mut cursors = Vec::new();
+        let mut at = 0;
+        for group in structs.chunk_by(|a, b| a.id.client == b.id.client) {
+            cursors.push(at..at + group.len());
+            at += group.len();
+        }
+        let mut waiters = BTreeSet::new();
+        let mut queue: std::collections::VecDeque<usize> = (0..cursors.len()).collect();
+        while let Some(cursor) = queue.pop_front() {
+            let Some(client) = structs.get(cursors[cursor].start).map(|one| one.id.client) else {
+                continue;
+            };
+            while let Some(index) = cursors[cursor].clone().next() {
+                let one = &structs[index];
+                let clock = plan.progress.clock(history, client);
+                if one.end() > clock {
+                    if one.id.clock > clock {
+                        break;
+                    }
+                    let missing = one
+                        .dependencies()
+                        .find(|id| id.clock >= plan.progress.clock(history, id.client));
+                    if let Some(missing) = missing {
+                        waiters.insert((missing.client, missing.clock, cursor));
+                        break;
+                    }
+                    plan.order.push(index);
+                    plan.progress.set(client, one.end());
+                }
+                cursors[cursor].start += 1;
+            }
+            let clock = plan.progress.clock(history, client);
+            let reached = (client, 0, 0)..(client, clock, 0);
+            while let Some(&waiter) = waiters.range(reached.clone()).next() {
+                waiters.remove(&waiter);
+                queue.push_back(waiter.2);
+            }
+        }
+        plan.blocked = cursors.into_iter().flatten().collect();
+        plan
+    }
+}

@@ -1,0 +1,112 @@
+//! Documents at their boundary: bytes and JSON in, bytes and JSON out.
+
+mod convergence;
+mod gaps;
+mod hostile;
+mod vectors;
+
+use serde_json::{Value, json};
+
+use super::{InsertError, MeshDocument};
+use crate::schema::MeshSchema;
+
+fn golden() -> Value {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../testdata/vectors/documents.json"
+    );
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// The schema of the golden documents: `doc` of `item` and `text`.
+fn schema() -> MeshSchema {
+    MeshSchema::from_json(&golden()["about"]["schema"]).unwrap()
+}
+
+fn document(client_id: u64) -> MeshDocument {
+    MeshDocument::new(schema(), client_id)
+}
+
+fn counter() -> impl FnMut() -> String {
+    let mut next = 0;
+    move || {
+        next += 1;
+        format!("id-{next}")
+    }
+}
+
+#[test]
+fn json_goes_in_and_comes_out() {
+    let json = json!({"doc": {"title": "T", "children": [
+        {"item": {"s": "a", "n": 1.5, "b": true, "children": [{"item": {"n": -7, "children": []}}]}},
+        {"text": {"lang": "en", "children": [{"text": {"delta": [
+            {"insert": "plain ", "attributes": {}},
+            {"insert": "bold", "attributes": {"bold": true}},
+            {"insert": " 😀", "attributes": {}},
+        ]}}]}},
+        {"item": {"s": null, "n": 3_000_000_000_i64, "children": []}},
+    ]}});
+    let mut document = document(1);
+    document.insert_json(&json, &mut counter()).unwrap();
+    assert_eq!(document.to_json(false), json);
+    assert_eq!(document.element_count(), 4);
+    assert_eq!(
+        document.node("id-2").unwrap().attribute("n"),
+        Some((-7).into())
+    );
+    assert_eq!(
+        document.node("id-2").unwrap().parent().unwrap().id(),
+        Some("id-1")
+    );
+    assert_eq!(
+        document.node("id-3").unwrap().text().unwrap().to_plain(),
+        "plain bold 😀"
+    );
+    assert_eq!(document.root().attribute("title"), Some("T".into()));
+    assert!(document.node("id-5").is_none());
+
+    // Another replica sees the same.
+    let mut other = self::document(2);
+    let applied = other.apply_update(&document.encode_state()).unwrap();
+    assert_eq!(applied.visible, Some(document.encode_state()));
+    assert_eq!(other.to_json(true), document.to_json(true));
+    assert_eq!(other.state_vector(), document.state_vector());
+
+    // With ids it goes in again as it was.
+    let mut again = self::document(3);
+    again
+        .insert_json(&document.to_json(true), &mut counter())
+        .unwrap();
+    assert_eq!(again.to_json(true), document.to_json(true));
+    let error = again.insert_json(&json, &mut counter());
+    assert!(matches!(error, Err(InsertError::NotEmpty)));
+}
+
+#[test]
+fn json_that_the_schema_forbids_changes_nothing() {
+    let mut document = document(1);
+    let json = json!({"doc": {"title": 1, "children": [{"li": {}}]}});
+    let Err(InsertError::Invalid(violations)) = document.insert_json(&json, &mut counter()) else {
+        panic!("accepted");
+    };
+    assert_eq!(violations.len(), 2);
+    assert_eq!(document.state_vector(), [0]);
+    assert_eq!(document.to_json(false), json!({"doc": {"children": []}}));
+}
+
+#[test]
+fn an_inferred_schema_takes_the_flat_form() {
+    let json = json!({"key": "value"});
+    let mut document = MeshDocument::new(MeshSchema::infer(&json).unwrap(), 1);
+    document.insert_json(&json, &mut counter()).unwrap();
+    assert_eq!(
+        document.to_json(false),
+        json!({"document": {"key": "value"}})
+    );
+}
+
+#[test]
+fn documents_cross_threads() {
+    fn check<T: Send>(_: &T) {}
+    check(&document(1));
+}

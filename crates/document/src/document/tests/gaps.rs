@@ -1,0 +1,110 @@
+//! Updates that come before what they build on.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
+
+use super::{document, golden};
+use crate::update::UpdateKind;
+
+fn updates() -> Vec<Vec<u8>> {
+    let golden = golden();
+    let steps = golden["npm"]["elements"]["steps"].as_array().unwrap();
+    let updates = steps
+        .iter()
+        .flat_map(|step| step["updates"].as_array().unwrap());
+    updates
+        .map(|update| STANDARD.decode(update.as_str().unwrap()).unwrap())
+        .collect()
+}
+
+#[test]
+fn what_has_a_gap_waits_and_comes_with_what_fills_it() {
+    let updates = updates();
+    let mut whole = document(1);
+    for update in &updates {
+        whole.apply_update(update).unwrap();
+    }
+    let mut ours = document(2);
+    ours.apply_update(&updates[0]).unwrap();
+    let before = (ours.encode_state(), ours.state_vector(), ours.to_json(true));
+    // The last one deletes something that is there already, so that part of it fits.
+    let (last, updates) = updates.split_last().unwrap();
+    for update in &updates[2..] {
+        assert_eq!(ours.classify(update), Ok(UpdateKind::Gap));
+        let applied = ours.apply_update(update).unwrap();
+        assert!(applied.gap);
+        assert_eq!(applied.visible, None);
+        assert!(ours.has_gap());
+    }
+    assert_eq!(
+        (ours.encode_state(), ours.state_vector(), ours.to_json(true)),
+        before
+    );
+    assert_eq!(ours.encode_diff(&[0]).unwrap(), before.0);
+
+    // What waits survives a restart.
+    let mut restarted = document(3);
+    restarted.apply_update(&ours.encode_state()).unwrap();
+    let applied = restarted
+        .apply_update(&ours.encode_pending().unwrap())
+        .unwrap();
+    assert_eq!((applied.visible, applied.gap), (None, true));
+    assert_eq!(restarted.encode_pending(), ours.encode_pending());
+
+    // A reader that had the first update gets all the rest at once.
+    let mut reader = document(4);
+    reader.apply_update(&updates[0]).unwrap();
+    let applied = restarted.apply_update(&updates[1]).unwrap();
+    assert!(!applied.gap && !restarted.has_gap());
+    assert!(!reader.apply_update(&applied.visible.unwrap()).unwrap().gap);
+    for document in [&mut restarted, &mut reader] {
+        assert!(!document.apply_update(last).unwrap().gap);
+        assert_eq!(document.to_json(true), whole.to_json(true));
+        assert_eq!(document.state_vector(), whole.state_vector());
+    }
+    assert_eq!(restarted.encode_pending(), None);
+}
+
+#[test]
+fn the_part_that_fits_becomes_visible() {
+    let mut author = document(9);
+    author
+        .insert_json(&json!({"doc": {"title": "a"}}), &mut super::counter())
+        .unwrap();
+    let fits = author.encode_state();
+    let waits = &updates()[3];
+    let both = crate::merge_updates(&[&fits, waits]).unwrap();
+    let mut ours = document(1);
+    assert_eq!(ours.classify(&both), Ok(UpdateKind::Gap));
+    let applied = ours.apply_update(&both).unwrap();
+    assert!(applied.gap);
+    assert_eq!(applied.visible, Some(fits.clone()));
+    assert_eq!(ours.encode_state(), fits);
+    // Deletions wait too.
+    let mut ours = document(1);
+    let updates = updates();
+    let applied = ours.apply_update(updates.last().unwrap()).unwrap();
+    assert_eq!((applied.visible, applied.gap), (None, true));
+    for update in &updates[..updates.len() - 1] {
+        ours.apply_update(update).unwrap();
+    }
+    assert!(!ours.has_gap());
+    assert_eq!(ours.element_count(), 2);
+}
+
+#[test]
+fn a_vector_ahead_of_ours_lacks_nothing() {
+    let updates = updates();
+    let mut ahead = document(1);
+    let mut behind = document(2);
+    for update in &updates {
+        ahead.apply_update(update).unwrap();
+    }
+    behind.apply_update(&updates[0]).unwrap();
+    let diff = behind.encode_diff(&ahead.state_vector()).unwrap();
+    assert_eq!(ahead.classify(&diff), Ok(UpdateKind::Empty));
+    let diff = ahead.encode_diff(&behind.state_vector()).unwrap();
+    behind.apply_update(&diff).unwrap();
+    assert_eq!(behind.to_json(true), ahead.to_json(true));
+}

@@ -1,0 +1,167 @@
+//! Bytes that no SDK sends. Each group is a way in which the engine alone was seen to fail.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
+
+use super::{counter, document, golden};
+use crate::update::DecodeError;
+
+fn refuse(bytes: &[u8]) -> DecodeError {
+    let mut document = document(1);
+    document
+        .insert_json(
+            &json!({"doc": {"title": "T", "children": [{"item": {}}]}}),
+            &mut counter(),
+        )
+        .unwrap();
+    let before = document.encode_state();
+    let classified = document.classify(bytes);
+    let error = document.apply_update(bytes).unwrap_err();
+    if let Err(classified) = classified {
+        assert_eq!(classified, error);
+    }
+    assert_eq!(document.encode_state(), before);
+    assert!(!document.has_gap());
+    error
+}
+
+#[test]
+fn counts_and_lengths_beyond_the_bytes_are_refused() {
+    let huge = [0xff, 0xff, 0xff, 0xff, 0x0f];
+    refuse(&huge);
+    refuse(&[&[1][..], &huge, &[1, 0]].concat());
+    refuse(&[&[0, 1, 1][..], &huge].concat());
+    // A text, an array and an object that announce more than follows.
+    refuse(&[&[1, 1, 5, 0, 4, 1, 1, b'x'][..], &huge].concat());
+    refuse(&[&[1, 1, 5, 0, 8, 1, 1, b'x', 1, 117][..], &huge, &[0]].concat());
+    refuse(&[&[1, 1, 5, 0, 8, 1, 1, b'x', 1, 118][..], &huge, &[0]].concat());
+    let mut document = document(1);
+    assert!(document.encode_diff(&huge).is_err());
+    assert!(document.encode_diff(&[&huge[..], &[1]].concat()).is_err());
+    assert!(document.apply_update(&[0, 0]).unwrap().visible.is_none());
+}
+
+#[test]
+fn what_the_engine_believes_is_checked() {
+    let root = [1, 3, b'x', b'm', b'l'];
+    // Text that is not UTF-8.
+    refuse(&[&[1, 1, 5, 0, 4][..], &root, &[2, 0xc3, 0x28, 0]].concat());
+    // A reference to an operation that its own client has not made yet.
+    refuse(&[1, 1, 5, 3, 0x84, 5, 9, 1, b'x', 0]);
+    refuse(&[1, 1, 5, 3, 0x84, 5, 3, 1, b'x', 0]);
+    // Clocks that overflow, lengths of nothing.
+    refuse(&[1, 1, 5, 0xff, 0xff, 0xff, 0xff, 0x0f, 0, 1, 0]);
+    refuse(&[1, 1, 5, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x0f, 0]);
+    refuse(&[1, 1, 5, 0, 0, 0, 0]);
+    refuse(&[
+        0, 1, 5, 1, 0xff, 0xff, 0xff, 0xff, 0x07, 0xff, 0xff, 0xff, 0xff, 0x07,
+    ]);
+    // A client beyond 53 bits.
+    refuse(&[
+        1, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f, 0, 0, 1, 0,
+    ]);
+    // Unknown contents, types and parents; documents in documents.
+    refuse(&[&[1, 1, 5, 0, 11][..], &root, &[0]].concat());
+    refuse(&[&[1, 1, 5, 0, 9][..], &root, &[1, b'g', 118, 0, 0]].concat());
+    refuse(&[&[1, 1, 5, 0, 7][..], &root, &[7, 0, 0, 0]].concat());
+    refuse(&[1, 1, 5, 0, 7, 2, 3, b'x', b'm', b'l', 0, 0]);
+    // A client twice, bytes after the end, the end too early.
+    refuse(&[2, 1, 5, 0, 0, 1, 1, 5, 1, 0, 1, 0]);
+    refuse(&[0, 0, 0]);
+    refuse(&[]);
+    refuse(&[1, 1, 5]);
+    // Values nested deep.
+    let deep = [
+        &[1, 1, 5, 0, 8][..],
+        &root,
+        &[1],
+        &[117, 1].repeat(200_000),
+        &[126, 0],
+    ]
+    .concat();
+    refuse(&deep);
+    let json = "[".repeat(200_000);
+    let length = [0xc0, 0x9a, 0x0c];
+    refuse(&[&[1, 1, 5, 0, 5][..], &root, &length, json.as_bytes(), &[0]].concat());
+}
+
+#[test]
+fn places_that_can_not_be_are_refused() {
+    let steps = [
+        // A child of an attribute's value.
+        vec![1, 1, 9, 0, 8, 0, 1, 0, 1, 119, 0, 0],
+        // Between the value of an attribute and a child of the root.
+        vec![1, 1, 9, 0, 0xc4, 1, 0, 1, 1, 1, b'x', 0],
+    ];
+    for update in steps {
+        let error = refuse(&update);
+        assert!(matches!(error, DecodeError::Malformed { .. }));
+    }
+}
+
+#[test]
+fn a_failing_struct_takes_none_before_it_along() {
+    let good = [0x27, 1, 14].to_vec();
+    let good = [&good[..], b"xml.attributes", &[1, b'k', 0]].concat();
+    let bad = [0x84, 5, 9, 1, b'x'];
+    refuse(&[&[1, 2, 5, 0][..], &good, &bad, &[0]].concat());
+}
+
+#[test]
+fn every_cut_and_every_flipped_byte_is_survived() {
+    let golden = golden();
+    for sdk in ["python", "npm"] {
+        for name in ["elements", "text"] {
+            let state = golden[sdk][name]["state"].as_str().unwrap();
+            let state = STANDARD.decode(state).unwrap();
+            for end in 0..state.len() {
+                assert!(document(1).apply_update(&state[..end]).is_err());
+            }
+            for at in 0..state.len() {
+                for flip in [0x01, 0x02, 0x08, 0x40, 0x80, 0xff] {
+                    let mut bytes = state.clone();
+                    bytes[at] ^= flip;
+                    let mut ours = document(1);
+                    let classified = ours.classify(&bytes);
+                    let applied = ours.apply_update(&bytes);
+                    if applied.is_ok() {
+                        assert!(classified.is_ok());
+                        let mut other = document(2);
+                        other.apply_update(&ours.encode_state()).unwrap();
+                        assert_eq!(other.state_vector(), ours.state_vector(), "{bytes:02x?}");
+                        other.to_json(true);
+                        // On top of what it was made from, too.
+                        other.apply_update(&state).unwrap();
+                        other.to_json(true);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_tree_of_100_000_levels_comes_and_goes() {
+    const LEVELS: u32 = 3_000;
+    let mut builder = crate::update::writer::Builder::new(5, 0);
+    let mut place = crate::update::writer::Place::OnlyInRoot("xml");
+    for _ in 0..LEVELS {
+        place = crate::update::writer::Place::Only(builder.element(place, "item"));
+    }
+    let update = builder.finish();
+    let mut ours = document(1);
+    ours.apply_update(&update).unwrap();
+    assert_eq!(ours.element_count(), LEVELS as usize);
+    ours.to_json(true);
+    let mut other = document(2);
+    other.apply_update(&ours.encode_state()).unwrap();
+
+    let top_only = [0, 1, 5, 1, 0, 1];
+    let applied = ours.apply_update(&top_only).unwrap();
+    assert_eq!(applied.visible.as_deref(), Some(&top_only[..]));
+    assert_eq!(ours.element_count(), 0);
+    other.apply_update(&ours.encode_state()).unwrap();
+    assert_eq!(other.element_count(), 0);
+    assert_eq!(other.to_json(true), ours.to_json(true));
+}

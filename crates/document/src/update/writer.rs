@@ -1,0 +1,363 @@
+//! Writes v1 updates: structs that were scanned, whole or from some clock on, and new ones.
+
+use serde_json::Value;
+
+use super::reader::Reader;
+use super::scan::{Content, Id, IdRange, Struct, utf16_length};
+use crate::update::DecodeError;
+
+/// Integers up to here are written as such, larger ones as floats, since JavaScript does the same.
+const MAX_INTEGER: i64 = (1 << 31) - 1;
+
+pub(crate) fn unsigned(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(u8::try_from(value & 0x7f).unwrap_or(0) | 0x80);
+        value >>= 7;
+    }
+    out.push(u8::try_from(value).unwrap_or(0));
+}
+
+pub(crate) fn string(out: &mut Vec<u8>, text: &str) {
+    unsigned(out, text.len() as u64);
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn id(out: &mut Vec<u8>, id: Id) {
+    unsigned(out, id.client);
+    unsigned(out, id.clock.into());
+}
+
+fn signed(out: &mut Vec<u8>, value: i64) {
+    let sign = if value < 0 { 0x40 } else { 0 };
+    let mut rest = value.unsigned_abs();
+    let more = if rest > 0x3f { 0x80 } else { 0 };
+    out.push(u8::try_from(rest & 0x3f).unwrap_or(0) | sign | more);
+    rest >>= 6;
+    if more != 0 {
+        unsigned(out, rest);
+    }
+}
+
+/// A JSON value in lib0's encoding; iterative, for its depth is not bounded here.
+pub(crate) fn value(out: &mut Vec<u8>, root: &Value) {
+    enum Step<'a> {
+        Key(&'a str),
+        Value(&'a Value),
+    }
+    let mut stack = vec![Step::Value(root)];
+    while let Some(step) = stack.pop() {
+        let value = match step {
+            Step::Key(key) => {
+                string(out, key);
+                continue;
+            }
+            Step::Value(value) => value,
+        };
+        match value {
+            Value::Null => out.push(126),
+            Value::Bool(true) => out.push(120),
+            Value::Bool(false) => out.push(121),
+            Value::Number(number) => match number.as_i64() {
+                Some(integer) if integer.abs() <= MAX_INTEGER => {
+                    out.push(125);
+                    signed(out, integer);
+                }
+                _ => float(out, number.as_f64().unwrap_or_default()),
+            },
+            Value::String(text) => {
+                out.push(119);
+                string(out, text);
+            }
+            Value::Array(items) => {
+                out.push(117);
+                unsigned(out, items.len() as u64);
+                stack.extend(items.iter().rev().map(Step::Value));
+            }
+            Value::Object(members) => {
+                out.push(118);
+                unsigned(out, members.len() as u64);
+                for (key, value) in members.iter().rev() {
+                    stack.push(Step::Value(value));
+                    stack.push(Step::Key(key));
+                }
+            }
+        }
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::float_cmp,
+    reason = "the short form is taken exactly if nothing is lost by it"
+)]
+fn float(out: &mut Vec<u8>, number: f64) {
+    let short = number as f32;
+    if f64::from(short) == number {
+        out.push(124);
+        out.extend_from_slice(&short.to_be_bytes());
+    } else {
+        out.push(123);
+        out.extend_from_slice(&number.to_be_bytes());
+    }
+}
+
+/// An update of scanned structs and deleted ranges, without the operations below the clocks that are
+/// `known`.
+///
+/// Structs of one client may overlap or leave gaps between them; what is there twice is written once,
+/// and gaps are written as such.
+pub(crate) fn update(
+    mut structs: Vec<Struct<'_>>,
+    mut deletes: Vec<IdRange>,
+    known: impl Fn(u64) -> u32,
+) -> Result<Vec<u8>, DecodeError> {
+    structs.retain(|one| one.end() > known(one.id.client));
+    // Higher client ids first, as Yjs does.
+    structs.sort_by_key(|one| (std::cmp::Reverse(one.id.client), one.id.clock));
+    let clients = structs.chunk_by(|a, b| a.id.client == b.id.client);
+    let mut out = Vec::new();
+    unsigned(&mut out, clients.clone().count() as u64);
+    for structs in clients {
+        let Id { client, clock } = structs[0].id;
+        let clock = clock.max(known(client));
+        let mut body = Vec::new();
+        let mut count = 0;
+        let mut next = clock;
+        for one in structs {
+            if one.end() <= next {
+                continue;
+            }
+            if one.id.clock > next {
+                body.push(10);
+                unsigned(&mut body, (one.id.clock - next).into());
+                count += 1;
+            }
+            write_from(&mut body, one, next.max(one.id.clock))?;
+            count += 1;
+            next = one.end();
+        }
+        unsigned(&mut out, count);
+        id(&mut out, Id { client, clock });
+        out.extend_from_slice(&body);
+    }
+    write_deletes(&mut out, &mut deletes);
+    Ok(out)
+}
+
+fn write_deletes(out: &mut Vec<u8>, deletes: &mut Vec<IdRange>) {
+    deletes.sort_by_key(|range| (std::cmp::Reverse(range.client), range.start));
+    deletes.dedup_by(|next, range| {
+        let touches = next.client == range.client && next.start <= range.end;
+        if touches {
+            range.end = range.end.max(next.end);
+        }
+        touches
+    });
+    let clients = deletes.chunk_by(|a, b| a.client == b.client);
+    unsigned(out, clients.clone().count() as u64);
+    for ranges in clients {
+        unsigned(out, ranges[0].client);
+        unsigned(out, ranges.len() as u64);
+        for range in ranges {
+            unsigned(out, range.start.into());
+            unsigned(out, (range.end - range.start).into());
+        }
+    }
+}
+
+/// The part of a struct from this clock on.
+fn write_from(out: &mut Vec<u8>, one: &Struct<'_>, clock: u32) -> Result<(), DecodeError> {
+    let offset = clock - one.id.clock;
+    if offset == 0 {
+        out.extend_from_slice(one.bytes);
+        return Ok(());
+    }
+    let left = one.length - offset;
+    if one.content == Content::Collected {
+        out.push(0);
+        unsigned(out, left.into());
+        return Ok(());
+    }
+    // What follows the cut hangs on the operation before it, which tells the rest of its place.
+    let info = one.bytes[0] | 0x80;
+    out.push(info);
+    id(
+        out,
+        Id {
+            client: one.id.client,
+            clock: clock - 1,
+        },
+    );
+    if let Some(right) = one.right_origin {
+        id(out, right);
+    }
+    match one.content {
+        Content::Deleted => unsigned(out, left.into()),
+        Content::Text(text) => string(out, &text_after(text, offset)),
+        _ => {
+            let mut reader = Reader::new(one.content_bytes);
+            let skipped = offset.min(one.length);
+            unsigned(out, left.into());
+            let count = reader.unsigned()?;
+            debug_assert_eq!(count, u64::from(one.length));
+            for _ in 0..skipped {
+                match one.content {
+                    Content::Json => {
+                        reader.string()?;
+                    }
+                    _ => reader.skip_value()?,
+                }
+            }
+            out.extend_from_slice(reader.rest());
+        }
+    }
+    Ok(())
+}
+
+/// A text without its first UTF-16 units; half a character becomes U+FFFD, as in Yjs.
+fn text_after(text: &str, units: u32) -> String {
+    let mut passed = 0;
+    for (index, character) in text.char_indices() {
+        if passed >= units as usize {
+            let half = passed > units as usize;
+            let mut rest = String::from(if half { "\u{fffd}" } else { "" });
+            rest.push_str(&text[index..]);
+            return rest;
+        }
+        passed += character.len_utf16();
+    }
+    // Only half of the last character is left.
+    debug_assert_eq!(passed, utf16_length(text));
+    String::from("\u{fffd}")
+}
+
+/// Builds an update of new operations of one client, whose clocks follow each other.
+#[derive(Debug)]
+pub(crate) struct Builder {
+    client: u64,
+    start: u32,
+    next: u32,
+    count: u64,
+    body: Vec<u8>,
+}
+
+/// Where a new operation goes among the children of its parent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Place<'a> {
+    /// The value of a key of a type that was just made.
+    Key(Id, &'a str),
+    /// The value of a key of a root type that has no such key yet.
+    RootKey(&'a str, &'a str),
+    /// The only child.
+    Only(Id),
+    /// The only child of a root type.
+    OnlyInRoot(&'a str),
+    /// Between two children, of which at least one is there.
+    Between(Option<Id>, Option<Id>),
+}
+
+impl Builder {
+    pub(crate) fn new(client: u64, clock: u32) -> Self {
+        Self {
+            client,
+            start: clock,
+            next: clock,
+            count: 0,
+            body: Vec::new(),
+        }
+    }
+
+    pub(crate) fn element(&mut self, place: Place<'_>, tag: &str) -> Id {
+        let id = self.begin(place, 7, 1);
+        self.body.push(3);
+        string(&mut self.body, tag);
+        id
+    }
+
+    pub(crate) fn text(&mut self, place: Place<'_>) -> Id {
+        let id = self.begin(place, 7, 1);
+        self.body.push(6);
+        id
+    }
+
+    pub(crate) fn attribute(&mut self, place: Place<'_>, content: &Value) {
+        self.begin(place, 8, 1);
+        self.body.push(1);
+        value(&mut self.body, content);
+    }
+
+    pub(crate) fn format(&mut self, place: Place<'_>, key: &str, content: &Value) -> Id {
+        let id = self.begin(place, 6, 1);
+        string(&mut self.body, key);
+        string(&mut self.body, &content.to_string());
+        id
+    }
+
+    /// Text that is not empty; the id is that of its last unit.
+    pub(crate) fn characters(&mut self, place: Place<'_>, text: &str) -> Id {
+        let length = u32::try_from(utf16_length(text)).unwrap_or(u32::MAX);
+        let id = self.begin(place, 4, length);
+        string(&mut self.body, text);
+        Id {
+            clock: id.clock + length - 1,
+            ..id
+        }
+    }
+
+    pub(crate) fn finish(self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.body.len() + 16);
+        if self.count == 0 {
+            return vec![0, 0];
+        }
+        unsigned(&mut out, 1);
+        unsigned(&mut out, self.count);
+        unsigned(&mut out, self.client);
+        unsigned(&mut out, self.start.into());
+        out.extend_from_slice(&self.body);
+        unsigned(&mut out, 0);
+        out
+    }
+
+    fn begin(&mut self, place: Place<'_>, content: u8, length: u32) -> Id {
+        let own = Id {
+            client: self.client,
+            clock: self.next,
+        };
+        self.next += length;
+        self.count += 1;
+        let out = &mut self.body;
+        match place {
+            Place::Key(parent, key) => {
+                out.push(content | 0x20);
+                out.push(0);
+                id(out, parent);
+                string(out, key);
+            }
+            Place::RootKey(root, key) => {
+                out.push(content | 0x20);
+                out.push(1);
+                string(out, root);
+                string(out, key);
+            }
+            Place::Only(parent) => {
+                out.push(content);
+                out.push(0);
+                id(out, parent);
+            }
+            Place::OnlyInRoot(root) => {
+                out.push(content);
+                out.push(1);
+                string(out, root);
+            }
+            Place::Between(left, right) => {
+                let left_flag = if left.is_some() { 0x80 } else { 0 };
+                let right_flag = if right.is_some() { 0x40 } else { 0 };
+                out.push(content | left_flag | right_flag);
+                for neighbour in [left, right].into_iter().flatten() {
+                    id(out, neighbour);
+                }
+            }
+        }
+        own
+    }
+}
