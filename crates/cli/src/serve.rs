@@ -157,11 +157,15 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         None => keyfile::load_or_create(&data_dir)?,
     };
 
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
     let project = key.project_id.clone();
     let exports = is_new.then(|| key.encode()).transpose()?;
     runtime.block_on(async {
-        let listener = listen(args.listen).with_context(|| format!("listening on {}", args.listen))?;
+        let listener =
+            listen(args.listen).with_context(|| format!("listening on {}", args.listen))?;
         let url = format!("http://{}", reachable(listener.local_addr()?));
         let server = Server::new(config(&args.limits), Arc::new(store), key)?;
         // Installed before anybody is told that the server is ready.
@@ -196,17 +200,27 @@ fn config(args: &LimitArgs) -> Config {
 }
 
 fn start_log(args: &ServeArgs) -> anyhow::Result<()> {
-    let filter = EnvFilter::builder().parse(&args.log).with_context(|| format!("reading --log {}", args.log))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let filter = EnvFilter::builder()
+        .parse(&args.log)
+        .with_context(|| format!("reading --log {}", args.log))?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     match args.log_format {
-        LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Text => builder
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .init(),
         LogFormat::Json => builder.json().init(),
     }
     Ok(())
 }
 
 fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
     // Connections of a server that was killed do not keep the next one from its port.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;

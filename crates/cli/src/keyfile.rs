@@ -1,0 +1,67 @@
+//! The project and API key that a data directory's server makes on its first start.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use anyhow::Context as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use meshagent_protocol::ApiKey;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::failure::Failure;
+use crate::private_file;
+
+const FILE: &str = "credentials.json";
+/// As many bits as the signature that the secret makes.
+const SECRET_BYTES: usize = 32;
+
+#[derive(Deserialize, Serialize)]
+struct Credentials {
+    api_key: String,
+}
+
+/// The key that is kept in the data directory, if there is one.
+pub(crate) fn load(data_dir: &Path) -> anyhow::Result<Option<ApiKey>> {
+    let path = data_dir.join(FILE);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+    };
+    let malformed = || {
+        Failure::new(format!("{} holds no API key", path.display())).with_hint(
+            "restore it from a backup, or remove it: the server then makes a new key, and tokens of the old one end",
+        )
+    };
+    let credentials: Credentials = serde_json::from_str(&text).map_err(|_| malformed())?;
+    let key =
+        ApiKey::parse(&credentials.api_key).map_err(|error| malformed().with_source(error))?;
+    Ok(Some(key))
+}
+
+/// The key that is kept in the data directory, made and kept there if there is none; and whether it is new.
+///
+/// To be called by whoever holds the data directory, as two at once would each make one.
+pub(crate) fn load_or_create(data_dir: &Path) -> anyhow::Result<(ApiKey, bool)> {
+    if let Some(key) = load(data_dir)? {
+        return Ok((key, false));
+    }
+    let mut secret = [0; SECRET_BYTES];
+    getrandom::fill(&mut secret).context("drawing a secret")?;
+    let key = ApiKey {
+        id: Uuid::new_v4().to_string(),
+        project_id: Uuid::new_v4().to_string(),
+        secret: URL_SAFE_NO_PAD.encode(secret),
+    };
+    let credentials = Credentials {
+        api_key: key.encode()?,
+    };
+    let text = serde_json::to_string_pretty(&credentials)? + "\n";
+    let path = data_dir.join(FILE);
+    private_file::write(&path, text.as_bytes())
+        .with_context(|| format!("writing {}", path.display()))?;
+    Ok((key, true))
+}

@@ -1,1 +1,0 @@
-//! The meshagent command: serve, token, room connect.

@@ -1,0 +1,66 @@
+//! The `meshagent` command: reads arguments and environment, picks the store, prints. What it does lives in the
+//! libraries.
+
+mod failure;
+mod keyfile;
+mod private_file;
+mod room;
+mod serve;
+mod server_file;
+mod settings;
+mod token;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::failure::Failure;
+
+/// A room server for live documents, and the tools around it
+#[derive(Debug, Parser)]
+#[command(name = "meshagent", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::ServeArgs),
+    Token(token::TokenArgs),
+    #[command(subcommand)]
+    Room(room::RoomCommand),
+}
+
+fn main() -> ExitCode {
+    // Ends the process with code 2 if the arguments make no sense.
+    let cli = Cli::parse();
+    let result = match &cli.command {
+        Command::Serve(args) => serve::run(args),
+        Command::Token(args) => token::run(args),
+        Command::Room(command) => room::run(command),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report(&error),
+    }
+}
+
+/// Says on stderr what went wrong, with its causes, and what to do about it.
+fn report(error: &anyhow::Error) -> ExitCode {
+    let mut stderr = std::io::stderr().lock();
+    // With stderr closed, the exit code is all that is left to say.
+    let _ = writeln!(stderr, "error: {error:#}");
+    let failures = || {
+        error
+            .chain()
+            .filter_map(|cause| cause.downcast_ref::<Failure>())
+    };
+    for hint in failures().filter_map(Failure::hint) {
+        let _ = writeln!(stderr, "hint: {hint}");
+    }
+    failures()
+        .find_map(Failure::exit_code)
+        .map_or(ExitCode::FAILURE, ExitCode::from)
+}

@@ -1,0 +1,164 @@
+//! `meshagent room connect`: runs a program with all that an SDK needs to join a room.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use clap::{Args, ValueEnum};
+use meshagent_protocol::{ApiScope, Role, RoomName, parse_json};
+
+use crate::failure::Failure;
+use crate::settings::{self, ProjectArgs};
+use crate::token::token;
+
+/// What a shell says when it can't find a program.
+const NOT_FOUND: u8 = 127;
+/// What a shell says when it has found a program and can't run it.
+const NOT_EXECUTABLE: u8 = 126;
+
+/// Run a program as a participant of a room
+///
+/// Signs a token, and runs the program with MESHAGENT_API_URL, MESHAGENT_PROJECT_ID, MESHAGENT_ROOM and MESHAGENT_TOKEN
+/// set. The program takes this one's place: it gets all signals, and its exit code is the command's.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  meshagent room connect --room my-room --identity ada -- python3 script.py
+  meshagent room connect --room my-room --identity viewer --role user \\
+      --meshagent-token '{\"sync\": {\"paths\": [{\"path\": \"*\", \"read_only\": true}]}}' -- node view.js")]
+pub(crate) struct ConnectArgs {
+    /// The room: 1 to 63 of a-z, 0-9 and -, with a letter or digit at both ends
+    #[arg(long, value_name = "NAME", env = "MESHAGENT_ROOM", value_parser = RoomName::parse)]
+    room: RoomName,
+
+    /// The participant's name [default: the user's name on this machine]
+    #[arg(long, value_name = "NAME", value_parser = not_empty)]
+    identity: Option<String>,
+
+    /// The participant's role
+    #[arg(long, value_name = "ROLE", default_value = "agent", value_parser = not_empty)]
+    role: String,
+
+    /// What the participant may do: userDefault, agentDefault, full, or an api scope as JSON [default: agentDefault]
+    #[arg(long, value_name = "SCOPE", value_parser = api_scope)]
+    meshagent_token: Option<ApiScope>,
+
+    /// Which variables are set: those of an agent, or none but those that are asked for
+    /// (`--meshagent-token` asks for MESHAGENT_TOKEN)
+    #[arg(long, value_enum, default_value_t = Template::Agent)]
+    template: Template,
+
+    /// Further variable for the program; wins over all others
+    #[arg(long, short, value_name = "NAME=VALUE", value_parser = assignment)]
+    env: Vec<(String, String)>,
+
+    #[command(flatten)]
+    project: ProjectArgs,
+
+    /// The program and its arguments, after `--`
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum Template {
+    Agent,
+    None,
+}
+
+/// Does not return if the program was started.
+///
+/// # Errors
+/// If there is no key or no server to connect to, or the program can't be started.
+pub(crate) fn run(args: &ConnectArgs) -> anyhow::Result<()> {
+    let [program, arguments @ ..] = args.command.as_slice() else {
+        return Err(Failure::new("there is no program to run")
+            .with_exit_code(2)
+            .into());
+    };
+    let mut command = Command::new(program);
+    command.args(arguments);
+    set_variables(&mut command, args)?;
+    // Only returns to say why it did not work.
+    let error = command.exec();
+    let exit_code = match error.kind() {
+        io::ErrorKind::NotFound => NOT_FOUND,
+        _ => NOT_EXECUTABLE,
+    };
+    let what = format!("can't start {}", program.display());
+    Err(Failure::new(what)
+        .with_source(error)
+        .with_exit_code(exit_code)
+        .into())
+}
+
+fn set_variables(command: &mut Command, args: &ConnectArgs) -> anyhow::Result<()> {
+    if args.template == Template::Agent || args.meshagent_token.is_some() {
+        let key = args.project.key(None)?;
+        let identity = args.identity.clone().map_or_else(user_name, Ok)?;
+        let scope = args
+            .meshagent_token
+            .clone()
+            .unwrap_or_else(ApiScope::agent_default);
+        let jwt = token(
+            &identity,
+            Some(&args.room),
+            Role::from(args.role.clone()),
+            scope,
+        )
+        .sign(&key);
+        command.env("MESHAGENT_TOKEN", jwt);
+        if args.template == Template::Agent {
+            let server = args.project.server(&key)?;
+            command.env("MESHAGENT_API_URL", server.url);
+            command.env("MESHAGENT_PROJECT_ID", key.project_id);
+            command.env("MESHAGENT_ROOM", args.room.as_str());
+            if server.is_found {
+                // SDKs prefer these, and here they can only lead to another server than the one that was found.
+                command.env_remove("MESHAGENT_ROOM_URL");
+                command.env_remove("MESHAGENT_PROFILE_API_URL");
+            }
+        }
+    }
+    command.envs(args.env.iter().map(|(name, value)| (name, value)));
+    Ok(())
+}
+
+fn user_name() -> anyhow::Result<String> {
+    for name in ["USER", "LOGNAME"] {
+        if let Some(user) = settings::variable(name)?.filter(|user| !user.trim().is_empty()) {
+            return Ok(user);
+        }
+    }
+    Ok("meshagent".to_owned())
+}
+
+fn not_empty(text: &str) -> Result<String, &'static str> {
+    match text.trim() {
+        "" => Err("it is empty"),
+        text => Ok(text.to_owned()),
+    }
+}
+
+fn assignment(text: &str) -> Result<(String, String), &'static str> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    let name = name.trim();
+    if name.is_empty() || text.contains('\0') {
+        return Err("write NAME=VALUE, with a name");
+    }
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+fn api_scope(text: &str) -> Result<ApiScope, String> {
+    match text.trim() {
+        "userDefault" => Ok(ApiScope::user_default()),
+        "agentDefault" => Ok(ApiScope::agent_default()),
+        "full" => Ok(ApiScope::full()),
+        json => {
+            let expected =
+                "expected userDefault, agentDefault, full, or an api scope as a JSON object";
+            let value = parse_json(json.as_bytes()).map_err(|_| expected.to_owned())?;
+            ApiScope::from_json(&value).map_err(|error| format!("{expected}: {error}"))
+        }
+    }
+}

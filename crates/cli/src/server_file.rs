@@ -1,0 +1,54 @@
+//! Where the running server of a data directory is, so that the other commands on this machine find it.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+
+use crate::private_file;
+
+const FILE: &str = "server.json";
+
+/// What a server leaves for others to find. It outlives a server that was killed.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct RunningServer {
+    /// Its base URL.
+    pub(crate) url: String,
+    /// The project that it serves.
+    pub(crate) project_id: String,
+}
+
+/// Says where the server is.
+pub(crate) fn write(data_dir: &Path, url: &str, project_id: &str) -> anyhow::Result<()> {
+    let server = RunningServer {
+        url: url.to_owned(),
+        project_id: project_id.to_owned(),
+    };
+    let text = serde_json::to_string_pretty(&server)? + "\n";
+    let path = data_dir.join(FILE);
+    private_file::write(&path, text.as_bytes())
+        .with_context(|| format!("writing {}", path.display()))
+}
+
+/// Finds the server, or the last one if it was killed.
+pub(crate) fn read(data_dir: &Path) -> anyhow::Result<Option<RunningServer>> {
+    let path = data_dir.join(FILE);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+    };
+    serde_json::from_str(&text)
+        .map(Some)
+        .with_context(|| format!("reading {}", path.display()))
+}
+
+/// Takes the file away, if it still names the server that ends.
+pub(crate) fn remove(data_dir: &Path, url: &str) {
+    if matches!(read(data_dir), Ok(Some(server)) if server.url == url) {
+        // A file that stays is as after a kill.
+        let _ = fs::remove_file(data_dir.join(FILE));
+    }
+}

@@ -1,0 +1,343 @@
+//! What flags, environment and data directory say together: where data is, which key signs, where the server is.
+
+use std::env;
+use std::net::{TcpStream, ToSocketAddrs as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use meshagent_protocol::ApiKey;
+
+use crate::failure::Failure;
+use crate::{keyfile, server_file};
+
+/// How long to wait for a server of this machine to take a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Flags of the commands that act for a project.
+#[derive(Args, Debug)]
+pub(crate) struct ProjectArgs {
+    /// The project, if it should be another than the key's to be refused
+    #[arg(long, value_name = "ID")]
+    project_id: Option<String>,
+
+    /// Data directory of a server on this machine, for its key and URL [default: as for `serve`]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+impl ProjectArgs {
+    /// The key to sign with: the given one, else the environment's, else the data directory's.
+    pub(crate) fn key(&self, given: Option<&str>) -> anyhow::Result<ApiKey> {
+        let key = match given {
+            Some(text) => ApiKey::parse(text).context("reading --key")?,
+            None => match key_from_env()? {
+                Some(key) => key,
+                None => keyfile::load(&self.data_dir()?)?.ok_or_else(|| {
+                    Failure::new("there is no API key to sign a token with").with_hint(
+                        "set MESHAGENT_API_KEY, or run `meshagent serve` on this machine first: it makes a key",
+                    )
+                })?,
+            },
+        };
+        let named = [
+            ("--project-id", self.project_id.clone()),
+            (
+                "MESHAGENT_PROJECT_ID",
+                variable("MESHAGENT_PROJECT_ID")?.filter(|_| given.is_none()),
+            ),
+        ];
+        for (name, id) in named {
+            if let Some(id) = id.filter(|id| !same_id(id, &key.project_id)) {
+                return Err(Failure::new(format!(
+                    "{name} is {id}, but the key is for project {}",
+                    key.project_id
+                ))
+                .with_hint(format!("leave {name} out, or use a key of that project"))
+                .into());
+            }
+        }
+        Ok(key)
+    }
+
+    /// The server's base URL: the environment's, else that of the data directory's server, which has to be there.
+    pub(crate) fn server(&self, key: &ApiKey) -> anyhow::Result<ServerUrl> {
+        if let Some(url) = variable("MESHAGENT_API_URL")? {
+            return Ok(ServerUrl {
+                url: url.trim_end_matches('/').to_owned(),
+                is_found: false,
+            });
+        }
+        let data_dir = self.data_dir()?;
+        let start = "start one with `meshagent serve`, or set MESHAGENT_API_URL";
+        let Some(server) = server_file::read(&data_dir)? else {
+            let what = format!(
+                "no server is running on the data directory {}",
+                data_dir.display()
+            );
+            return Err(Failure::new(what).with_hint(start).into());
+        };
+        if !answers(&server.url) {
+            return Err(
+                Failure::new(format!("no server answers at {} any more", server.url))
+                    .with_hint(start)
+                    .into(),
+            );
+        }
+        if !same_id(&server.project_id, &key.project_id) {
+            let what = format!(
+                "the key is for project {}, but the server at {} serves project {}",
+                key.project_id, server.url, server.project_id
+            );
+            let hint = "set MESHAGENT_API_KEY to the key that the server was started with";
+            return Err(Failure::new(what).with_hint(hint).into());
+        }
+        Ok(ServerUrl {
+            url: server.url,
+            is_found: true,
+        })
+    }
+
+    fn data_dir(&self) -> anyhow::Result<PathBuf> {
+        self.data_dir.clone().map_or_else(data_dir, Ok)
+    }
+}
+
+/// Where a server is.
+#[derive(Debug)]
+pub(crate) struct ServerUrl {
+    pub(crate) url: String,
+    /// Whether it was found on this machine, and not given by the environment.
+    pub(crate) is_found: bool,
+}
+
+/// Where a server of this user keeps everything.
+///
+/// # Errors
+/// If nothing says where the user's data is.
+pub(crate) fn data_dir() -> anyhow::Result<PathBuf> {
+    let path = |name| {
+        env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    if let Some(dir) = path("MESHAGENT_DATA_DIR") {
+        return Ok(dir);
+    }
+    // The XDG base directory specification has relative paths ignored.
+    let data_home = path("XDG_DATA_HOME")
+        .filter(|dir| dir.is_absolute())
+        .or_else(|| path("HOME").map(|home| home.join(".local/share")));
+    let data_home = data_home.ok_or_else(|| {
+        Failure::new("nothing says where this user's data is")
+            .with_hint("give --data-dir, or set MESHAGENT_DATA_DIR or HOME")
+    })?;
+    Ok(data_home.join("meshagent"))
+}
+
+/// The API key that the environment names, if it names one.
+///
+/// # Errors
+/// If what it says is incomplete, malformed or contradicts itself.
+pub(crate) fn key_from_env() -> anyhow::Result<Option<ApiKey>> {
+    let variables = KeyVariables {
+        api_key: variable("MESHAGENT_API_KEY")?,
+        project_id: variable("MESHAGENT_PROJECT_ID")?,
+        key_id: variable("MESHAGENT_KEY_ID")?,
+        secret: variable("MESHAGENT_SECRET")?,
+    };
+    Ok(variables.key()?)
+}
+
+/// The variables that name a key, whole or in three parts.
+#[derive(Clone, Default)]
+struct KeyVariables {
+    api_key: Option<String>,
+    project_id: Option<String>,
+    key_id: Option<String>,
+    secret: Option<String>,
+}
+
+impl KeyVariables {
+    fn key(self) -> Result<Option<ApiKey>, Failure> {
+        let Self {
+            api_key,
+            project_id,
+            key_id,
+            secret,
+        } = self;
+        let Some(api_key) = api_key else {
+            return match (project_id, key_id, secret) {
+                // A project alone is no key; SDKs are given it beside a token.
+                (_, None, None) => Ok(None),
+                (Some(project_id), Some(id), Some(secret)) => Ok(Some(ApiKey {
+                    id,
+                    project_id,
+                    secret,
+                })),
+                (project_id, key_id, secret) => {
+                    let parts = [
+                        ("MESHAGENT_PROJECT_ID", project_id.is_some()),
+                        ("MESHAGENT_KEY_ID", key_id.is_some()),
+                        ("MESHAGENT_SECRET", secret.is_some()),
+                    ];
+                    let names = |set| {
+                        let names: Vec<&str> = parts
+                            .iter()
+                            .filter(|part| part.1 == set)
+                            .map(|part| part.0)
+                            .collect();
+                        names.join(" and ")
+                    };
+                    Err(Failure::new(format!(
+                        "the environment sets {}, but not {}",
+                        names(true),
+                        names(false)
+                    ))
+                    .with_hint("a key in parts takes all three; or set MESHAGENT_API_KEY alone"))
+                }
+            };
+        };
+        let key = ApiKey::parse(&api_key).map_err(|error| {
+            Failure::new("MESHAGENT_API_KEY is not an API key").with_source(error)
+        })?;
+        let agrees = [
+            (
+                "MESHAGENT_PROJECT_ID",
+                project_id.is_none_or(|id| same_id(&id, &key.project_id)),
+            ),
+            (
+                "MESHAGENT_KEY_ID",
+                key_id.is_none_or(|id| same_id(&id, &key.id)),
+            ),
+            (
+                "MESHAGENT_SECRET",
+                secret.is_none_or(|secret| secret == key.secret),
+            ),
+        ];
+        match agrees.into_iter().find(|(_, agrees)| !agrees) {
+            None => Ok(Some(key)),
+            Some((name, _)) => Err(
+                Failure::new(format!("{name} contradicts MESHAGENT_API_KEY"))
+                    .with_hint(format!("unset {name}: MESHAGENT_API_KEY says it all")),
+            ),
+        }
+    }
+}
+
+/// A variable's value; one that is empty counts as not set.
+pub(crate) fn variable(name: &str) -> anyhow::Result<Option<String>> {
+    match env::var(name) {
+        Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
+        Err(env::VarError::NotPresent) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("reading {name}")),
+    }
+}
+
+/// UUIDs are written in either case.
+fn same_id(a: &str, b: &str) -> bool {
+    a.eq_ignore_ascii_case(b)
+}
+
+/// Whether something listens at an `http://HOST:PORT` of this machine.
+fn answers(url: &str) -> bool {
+    let address = url.strip_prefix("http://").unwrap_or(url);
+    let addresses = address.to_socket_addrs().into_iter().flatten();
+    addresses
+        .into_iter()
+        .any(|address| TcpStream::connect_timeout(&address, CONNECT_TIMEOUT).is_ok())
+}
+
+/// Whether a path on the command line stands for stdin or stdout.
+pub(crate) fn is_standard_stream(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// From the golden vectors; its secret contains the separator.
+    const KEY: &str = "ma-Ej5FZ.ibEtOkVkJmFBdAAA-._fvPjt7T76____._fz7.g-a-secret-with-dashes-and-enough-length-0123456789";
+    const KEY_ID: &str = "123e4567-e89b-12d3-a456-426614174000";
+    const PROJECT_ID: &str = "fbf7ef3e-3b7b-4fbe-bfff-fffefdfcfbfa";
+    const SECRET: &str = "a-secret-with-dashes-and-enough-length-0123456789";
+
+    fn check(
+        api_key: &str,
+        project_id: &str,
+        key_id: &str,
+        secret: &str,
+    ) -> Result<Option<ApiKey>, String> {
+        let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+        let variables = KeyVariables {
+            api_key: some(api_key),
+            project_id: some(project_id),
+            key_id: some(key_id),
+            secret: some(secret),
+        };
+        variables.key().map_err(|failure| failure.to_string())
+    }
+
+    #[test]
+    fn key_comes_whole_or_in_parts() {
+        let key = ApiKey {
+            id: KEY_ID.into(),
+            project_id: PROJECT_ID.into(),
+            secret: SECRET.into(),
+        };
+        for (api_key, project_id, key_id, secret) in [
+            (KEY, "", "", ""),
+            ("", PROJECT_ID, KEY_ID, SECRET),
+            (KEY, PROJECT_ID, KEY_ID, SECRET),
+            (KEY, PROJECT_ID, "", ""),
+            (KEY, &PROJECT_ID.to_uppercase(), "", SECRET),
+        ] {
+            let found = check(api_key, project_id, key_id, secret).unwrap().unwrap();
+            assert!(
+                found.project_id == key.project_id
+                    && found.id == key.id
+                    && found.secret == key.secret
+            );
+        }
+        assert!(check("", "", "", "").unwrap().is_none());
+        assert!(check("", PROJECT_ID, "", "").unwrap().is_none());
+    }
+
+    #[test]
+    fn incomplete_or_contradicting_variables_are_named() {
+        for (variables, expected) in [
+            (
+                ("", "", KEY_ID, ""),
+                "the environment sets MESHAGENT_KEY_ID, but not MESHAGENT_PROJECT_ID and MESHAGENT_SECRET",
+            ),
+            (
+                ("", PROJECT_ID, "", SECRET),
+                "the environment sets MESHAGENT_PROJECT_ID and MESHAGENT_SECRET, but not MESHAGENT_KEY_ID",
+            ),
+            (
+                (KEY, KEY_ID, "", ""),
+                "MESHAGENT_PROJECT_ID contradicts MESHAGENT_API_KEY",
+            ),
+            (
+                (KEY, "", PROJECT_ID, ""),
+                "MESHAGENT_KEY_ID contradicts MESHAGENT_API_KEY",
+            ),
+            (
+                (KEY, "", "", "other"),
+                "MESHAGENT_SECRET contradicts MESHAGENT_API_KEY",
+            ),
+            (
+                ("secret", "", "", ""),
+                "MESHAGENT_API_KEY is not an API key",
+            ),
+        ] {
+            let (api_key, project_id, key_id, secret) = variables;
+            assert_eq!(
+                check(api_key, project_id, key_id, secret).unwrap_err(),
+                expected
+            );
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! `meshagent token`: a participant token from a file that says who may do what.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::Args;
+use meshagent_protocol::{ApiScope, Grant, ParticipantToken, Role, RoomName};
+use serde::Deserialize;
+
+use crate::failure::Failure;
+use crate::private_file;
+use crate::settings::{ProjectArgs, is_standard_stream};
+
+/// Sign a participant token that a file describes
+#[derive(Args, Debug)]
+#[command(after_help = "The file is YAML:
+  version: v1
+  kind: ParticipantToken
+  identity: ada
+  room: my-room
+  role: user            # or agent, or tool
+  api:
+    sync:
+      paths:
+        - path: \"notes/*\"
+          read_only: true
+    storage: {}
+    messaging: {}
+
+Example:
+  meshagent token --input token.yaml --output token.jwt")]
+pub(crate) struct TokenArgs {
+    /// File that describes the token; `-` reads from stdin
+    #[arg(long, short, value_name = "FILE")]
+    input: PathBuf,
+
+    /// File to write the token to, for its owner only [default: stdout]
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// API key to sign with [default: the environment's, else that of the server on this machine]
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+
+    #[command(flatten)]
+    project: ProjectArgs,
+}
+
+/// The file's content.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenSpec {
+    version: Version,
+    kind: Kind,
+    identity: String,
+    room: Option<String>,
+    role: Option<SpecRole>,
+    api: serde_json::Value,
+}
+
+#[derive(Deserialize)]
+enum Version {
+    #[serde(rename = "v1")]
+    V1,
+}
+
+#[derive(Deserialize)]
+enum Kind {
+    ParticipantToken,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum SpecRole {
+    Agent,
+    Tool,
+    User,
+}
+
+/// # Errors
+/// If the file describes no token, there is no key to sign it with, or it can't be written.
+pub(crate) fn run(args: &TokenArgs) -> anyhow::Result<()> {
+    let text = read(&args.input).with_context(|| format!("reading {}", args.input.display()))?;
+    let token = parse(&text).map_err(|failure| {
+        let what = format!("{} describes no token", args.input.display());
+        Failure::new(what)
+            .with_source(failure)
+            .with_hint("`meshagent token --help` shows an example")
+    })?;
+    let jwt = token.sign(&args.project.key(args.key.as_deref())?);
+    match args
+        .output
+        .as_deref()
+        .filter(|path| !is_standard_stream(path))
+    {
+        // Without an end of line, which a reader would have to take off.
+        Some(path) => private_file::write(path, jwt.as_bytes())
+            .with_context(|| format!("writing {}", path.display())),
+        None => writeln!(std::io::stdout(), "{jwt}").context("writing to stdout"),
+    }
+}
+
+/// A token with the grants in the order of the published SDKs. To be a user takes no grant.
+pub(crate) fn token(
+    identity: &str,
+    room: Option<&RoomName>,
+    role: Role,
+    api: ApiScope,
+) -> ParticipantToken {
+    let mut token = ParticipantToken::new(identity);
+    if role != Role::User {
+        token.grants.push(Grant::Role(role));
+    }
+    token.grants.push(Grant::Api(Box::new(api)));
+    if let Some(room) = room {
+        token.grants.push(Grant::Room(room.to_string()));
+    }
+    token
+}
+
+fn read(path: &Path) -> std::io::Result<String> {
+    if !is_standard_stream(path) {
+        return fs::read_to_string(path);
+    }
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn parse(text: &str) -> Result<ParticipantToken, Failure> {
+    let TokenSpec {
+        version: Version::V1,
+        kind: Kind::ParticipantToken,
+        identity,
+        room,
+        role,
+        api,
+    } = serde_saphyr::from_str(text).map_err(|error| Failure::new(error.to_string()))?;
+    if identity.trim().is_empty() {
+        return Err(Failure::new("the identity is empty"));
+    }
+    let room = room.as_deref().map(RoomName::parse).transpose();
+    let room =
+        room.map_err(|error| Failure::new("the room has no valid name").with_source(error))?;
+    let role = match role {
+        Some(SpecRole::Agent) => Role::Agent,
+        Some(SpecRole::Tool) => Role::Tool,
+        Some(SpecRole::User) | None => Role::User,
+    };
+    let api = ApiScope::from_json(&api)
+        .map_err(|error| Failure::new("the api scope is malformed").with_source(error))?;
+    Ok(token(&identity, room.as_ref(), role, api))
+}

@@ -1,0 +1,48 @@
+//! The real binary: its arguments, its environment, its exit codes and what it prints. What the server does once
+//! it runs is tested elsewhere.
+
+#![expect(clippy::unwrap_used, reason = "in a test, a step that fails is the test that fails")]
+
+mod arguments;
+mod connect;
+mod serve;
+mod token;
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+/// From the golden vectors; its secret contains the separator of the parts.
+const KEY: &str = "ma-Ej5FZ.ibEtOkVkJmFBdAAA-._fvPjt7T76____._fz7.g-a-secret-with-dashes-and-enough-length-0123456789";
+const KEY_ID: &str = "123e4567-e89b-12d3-a456-426614174000";
+const PROJECT_ID: &str = "fbf7ef3e-3b7b-4fbe-bfff-fffefdfcfbfa";
+const SECRET: &str = "a-secret-with-dashes-and-enough-length-0123456789";
+/// Before the tokens of the vectors end.
+const NOW: u64 = 1_900_000_000;
+
+/// The binary, at home in an empty directory, with no variable that tells it anything.
+fn meshagent(home: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_meshagent"));
+    command.args(arguments).env_clear().env("HOME", home).env("PATH", "/usr/bin:/bin").stdin(Stdio::null());
+    command
+}
+
+struct Ran {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+fn run(command: &mut Command) -> Ran {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    Ran {
+        code: status.code(),
+        stdout: String::from_utf8(stdout).unwrap(),
+        stderr: String::from_utf8(stderr).unwrap(),
+    }
+}
+
+/// The claims of a token that the vectors' key signed.
+fn verified(jwt: &str) -> meshagent_protocol::ParticipantToken {
+    let key = meshagent_protocol::ApiKey::parse(KEY).unwrap();
+    meshagent_protocol::TokenVerifier::new(PROJECT_ID, [key]).verify(jwt, NOW).unwrap()
+}
