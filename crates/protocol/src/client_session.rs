@@ -123,6 +123,16 @@ pub struct StreamError {
     pub text: String,
 }
 
+impl StreamError {
+    /// An end for this reason.
+    pub fn new(code: Option<i64>, text: impl Into<String>) -> Self {
+        Self {
+            code,
+            text: text.into(),
+        }
+    }
+}
+
 /// Something from the server that could not be read.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]

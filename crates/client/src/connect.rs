@@ -1,0 +1,160 @@
+//! The way from an address and a token to an open WebSocket.
+
+use std::pin::pin;
+
+use bytes::Bytes;
+use fastwebsockets::{Role, WebSocket};
+use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderValue, UPGRADE};
+use http::{Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::Incoming;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The connection was lost before the room was ready.
+    #[error("the connection was lost before the room was ready, try again")]
+    Closed,
+    /// What answers is no room server.
+    #[error("the server does not speak HTTP as a room server does")]
+    Http(#[source] hyper::Error),
+    /// The token can't be put into a header.
+    #[error("the token contains characters that no token has")]
+    InvalidToken,
+    /// The address is not that of a room.
+    #[error("the address is not of the form ws://host/rooms/name")]
+    InvalidUrl,
+    /// The server can't be reached.
+    #[error("the server can't be reached")]
+    Io(#[source] std::io::Error),
+    /// The server refuses the connection.
+    #[error("the server refuses the connection with status {status}: {text}")]
+    Refused {
+        /// The HTTP status; 403 and 404 will not get better by themselves.
+        status: u16,
+        /// What the server says.
+        text: String,
+    },
+    /// The address asks for TLS, which the caller has to bring.
+    #[error("this client opens no TLS connections, hand one to `RoomClient::connect_over`")]
+    Tls,
+}
+
+pub(crate) type Socket = WebSocket<TokioIo<Upgraded>>;
+
+/// Opens a TCP connection to the host of a room's address.
+pub(crate) async fn open_tcp(url: &str) -> Result<TcpStream, ConnectError> {
+    let uri = parse_url(url)?;
+    let is_plain = matches!(uri.scheme_str(), Some("ws" | "http"));
+    if !is_plain {
+        return Err(ConnectError::Tls);
+    }
+    let host = uri.host().ok_or(ConnectError::InvalidUrl)?;
+    // `Uri` leaves the brackets of an IPv6 address on.
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(80)))
+        .await
+        .map_err(ConnectError::Io)?;
+    // Packets are small and each may be waited for.
+    stream.set_nodelay(true).map_err(ConnectError::Io)?;
+    Ok(stream)
+}
+
+/// Asks the server at the other end of a stream for a WebSocket to a room.
+pub(crate) async fn upgrade<S>(stream: S, url: &str, token: &str) -> Result<Socket, ConnectError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let request = upgrade_request(&parse_url(url)?, token)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(ConnectError::Http)?;
+    let mut connection = pin!(connection.with_upgrades());
+
+    // The connection makes no progress unless it is polled; it ends when the upgrade is done.
+    let exchange = async {
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(ConnectError::Http)?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(refusal(response).await);
+        }
+        hyper::upgrade::on(response)
+            .await
+            .map_err(ConnectError::Http)
+    };
+    let mut exchange = pin!(exchange);
+    let upgraded = tokio::select! {
+        upgraded = &mut exchange => upgraded,
+        ended = &mut connection => {
+            ended.map_err(ConnectError::Http)?;
+            exchange.await
+        }
+    }?;
+    Ok(WebSocket::after_handshake(
+        TokioIo::new(upgraded),
+        Role::Client,
+    ))
+}
+
+fn parse_url(url: &str) -> Result<Uri, ConnectError> {
+    let uri: Uri = url.parse().map_err(|_cause| ConnectError::InvalidUrl)?;
+    let is_room = matches!(uri.scheme_str(), Some("ws" | "wss" | "http" | "https"))
+        && uri.host().is_some_and(|host| !host.is_empty())
+        && uri.path().contains("/rooms/");
+    if is_room {
+        Ok(uri)
+    } else {
+        Err(ConnectError::InvalidUrl)
+    }
+}
+
+fn upgrade_request(uri: &Uri, token: &str) -> Result<Request<Empty<Bytes>>, ConnectError> {
+    let mut authorization = HeaderValue::from_str(&format!("Bearer {token}"))
+        .map_err(|_cause| ConnectError::InvalidToken)?;
+    authorization.set_sensitive(true);
+    let path = uri
+        .path_and_query()
+        .map_or("/", |path_and_query| path_and_query.as_str());
+    let host = uri.authority().map_or("", |authority| authority.as_str());
+    Request::builder()
+        .uri(path)
+        .header(HOST, host)
+        .header(AUTHORIZATION, authorization)
+        .header(CONNECTION, "upgrade")
+        .header(UPGRADE, "websocket")
+        .header("sec-websocket-version", "13")
+        .header(
+            "sec-websocket-key",
+            fastwebsockets::handshake::generate_key(),
+        )
+        .body(Empty::new())
+        .map_err(|_cause| ConnectError::InvalidUrl)
+}
+
+async fn refusal(response: Response<Incoming>) -> ConnectError {
+    let status = response.status();
+    let body = Limited::new(response.into_body(), MAX_REFUSAL_BYTES);
+    let text = match body.collect().await {
+        Ok(body) => String::from_utf8_lossy(&body.to_bytes()).trim().to_owned(),
+        Err(_too_long_or_lost) => String::new(),
+    };
+    let text = if text.is_empty() {
+        status.canonical_reason().unwrap_or("no reason").to_owned()
+    } else {
+        text
+    };
+    ConnectError::Refused {
+        status: status.as_u16(),
+        text,
+    }
+}
+
+/// The longest explanation that is read; a server that says more is not talking to people.
+const MAX_REFUSAL_BYTES: usize = 16 * 1024;

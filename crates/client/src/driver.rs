@@ -1,0 +1,548 @@
+//! The task that owns the socket.
+//!
+//! Three futures make one task: reading, writing, and between them the loop that knows the session
+//! and never waits for either.
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use fastwebsockets::{Frame, OpCode, Payload, WebSocketError, WebSocketRead, WebSocketWrite};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use meshagent_protocol::{
+    ClientSession, Content, Event, PacketLimits, RequestId, StreamError, StreamId,
+};
+use serde_json::{Map, Value};
+use tokio::io::{ReadHalf, WriteHalf};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use crate::connect::Socket;
+use crate::event::RoomEvent;
+use crate::room_client::CallError;
+use crate::stream::StreamEnd;
+
+/// What handles ask of the driver.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Close {
+        reply: oneshot::Sender<()>,
+    },
+    CloseStream {
+        stream: StreamId,
+    },
+    Invoke {
+        toolkit: String,
+        tool: String,
+        arguments: Content,
+        reply: Reply<Content>,
+    },
+    OpenStream {
+        toolkit: String,
+        tool: String,
+        first: Content,
+        reply: Reply<OpenedStream>,
+    },
+    SendChunk {
+        stream: StreamId,
+        chunk: Content,
+        reply: Reply<Content>,
+    },
+    SetAttributes {
+        attributes: Map<String, Value>,
+    },
+}
+
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, CallError>>;
+
+/// A streamed call that the server has taken.
+#[derive(Debug)]
+pub(crate) struct OpenedStream {
+    pub(crate) stream: StreamId,
+    pub(crate) chunks: mpsc::Receiver<Content>,
+    pub(crate) end: oneshot::Receiver<Result<(), StreamEnd>>,
+}
+
+/// What the room said at the beginning.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Welcome {
+    pub(crate) room_name: String,
+    pub(crate) room_url: String,
+    pub(crate) session_id: String,
+    pub(crate) participant_id: String,
+    pub(crate) attributes: Map<String, Value>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Driver {
+    session: ClientSession,
+    commands: mpsc::Receiver<Command>,
+    events: broadcast::WeakSender<RoomEvent>,
+    welcome: Welcome,
+    ready: Option<oneshot::Sender<Welcome>>,
+    replies: HashMap<RequestId, Reply<Content>>,
+    streams: HashMap<StreamId, Stream>,
+    closing: Vec<oneshot::Sender<()>>,
+}
+
+#[derive(Debug)]
+struct Stream {
+    chunks: mpsc::Sender<Content>,
+    end: oneshot::Sender<Result<(), StreamEnd>>,
+    opening: Option<Opening>,
+}
+
+/// A stream whose user still waits for it.
+#[derive(Debug)]
+struct Opening {
+    opened: OpenedStream,
+    reply: Reply<OpenedStream>,
+    first: RequestId,
+    is_opened: bool,
+    is_first_taken: bool,
+}
+
+#[derive(Debug)]
+enum Received {
+    Closed,
+    Packet(Bytes),
+    Ping(Bytes),
+}
+
+#[derive(Debug)]
+enum Outgoing {
+    Close,
+    Packet(Bytes),
+    Pong(Bytes),
+}
+
+type Reader = WebSocketRead<ReadHalf<TokioIo<Upgraded>>>;
+type Writer = WebSocketWrite<WriteHalf<TokioIo<Upgraded>>>;
+
+impl Driver {
+    pub(crate) fn new(
+        commands: mpsc::Receiver<Command>,
+        events: broadcast::WeakSender<RoomEvent>,
+        ready: oneshot::Sender<Welcome>,
+    ) -> Self {
+        Self {
+            session: ClientSession::new(PacketLimits::default()),
+            commands,
+            events,
+            welcome: Welcome::default(),
+            ready: Some(ready),
+            replies: HashMap::new(),
+            streams: HashMap::new(),
+            closing: Vec::new(),
+        }
+    }
+
+    /// Drives the connection to its end.
+    pub(crate) async fn run(mut self, socket: Socket) {
+        let (mut reader, writer) = socket.split(tokio::io::split);
+        reader.set_auto_close(false);
+        reader.set_auto_pong(false);
+        reader.set_max_message_size(MAX_FRAME_BYTES);
+        let (incoming, received) = mpsc::channel(SOCKET_CAPACITY);
+        let (outgoing, to_write) = mpsc::channel(SOCKET_CAPACITY);
+        let mut reading = pin!(read_all(reader, incoming));
+        let mut writing = pin!(write_all(writer, to_write));
+
+        let reason = tokio::select! {
+            reason = self.serve(received, &outgoing) => reason,
+            reason = &mut reading => reason,
+            reason = &mut writing => reason,
+        };
+        // Nothing is called any more; what callers wait for is answered by the drop below.
+        self.commands.close();
+        let farewell = async {
+            // A writer that has ended takes nothing.
+            let _queued = outgoing.send(Outgoing::Close).await;
+            drop(outgoing);
+            if reason.is_ours {
+                writing.await;
+            }
+        };
+        let _in_time = tokio::time::timeout(CLOSE_GRACE, farewell).await;
+        if let Some(events) = self.events.upgrade() {
+            // Nobody has to listen.
+            let _listeners = events.send(RoomEvent::Disconnected {
+                reason: reason.text,
+            });
+        }
+        for reply in self.closing {
+            let _waiting = reply.send(());
+        }
+    }
+
+    /// Carries between handles, session and socket until one of them has had enough.
+    async fn serve(
+        &mut self,
+        mut received: mpsc::Receiver<Received>,
+        outgoing: &mpsc::Sender<Outgoing>,
+    ) -> Ended {
+        let mut next = None;
+        loop {
+            next = next.or_else(|| self.session.poll_transmit().map(Outgoing::Packet));
+            let has_next = next.is_some();
+            tokio::select! {
+                permit = outgoing.reserve(), if has_next => {
+                    if let (Ok(permit), Some(next)) = (permit, next.take()) {
+                        permit.send(next);
+                    }
+                }
+                input = received.recv() => match input {
+                    Some(Received::Packet(packet)) => self.handle_packet(&packet),
+                    Some(Received::Ping(payload)) => {
+                        // A full queue is full of packets, which prove as well that we are alive.
+                        let _queued = outgoing.try_send(Outgoing::Pong(payload));
+                    }
+                    Some(Received::Closed) => return Ended::by_server("the server closed the connection"),
+                    None => return Ended::by_server("the connection was lost"),
+                },
+                // What is to be written first bounds what is taken in.
+                command = self.commands.recv(), if !has_next => match command {
+                    Some(Command::Close { reply }) => {
+                        self.closing.push(reply);
+                        return Ended::by_us();
+                    }
+                    Some(command) => self.handle_command(command),
+                    None => return Ended::by_us(),
+                },
+                () = closed(self.ready.as_mut()) => return Ended::by_us(),
+            }
+        }
+    }
+
+    fn handle_command(&mut self, command: Command) {
+        match command {
+            Command::Invoke {
+                toolkit,
+                tool,
+                arguments,
+                reply,
+            } => {
+                let request = self.session.invoke(&toolkit, &tool, arguments);
+                self.replies.insert(request, reply);
+            }
+            Command::OpenStream {
+                toolkit,
+                tool,
+                first,
+                reply,
+            } => self.open_stream(&toolkit, &tool, first, reply),
+            Command::SendChunk {
+                stream,
+                chunk,
+                reply,
+            } => match self.session.send_chunk(stream, chunk) {
+                Ok(request) => {
+                    self.replies.insert(request, reply);
+                }
+                Err(error) => {
+                    let refusal = CallError::Refused {
+                        code: None,
+                        text: error.to_string(),
+                    };
+                    let _waiting = reply.send(Err(refusal));
+                }
+            },
+            Command::CloseStream { stream } => self.session.close_stream(stream),
+            Command::SetAttributes { attributes } => self.session.set_attributes(attributes),
+            // Handled where the loop ends.
+            Command::Close { reply } => self.closing.push(reply),
+        }
+    }
+
+    fn open_stream(
+        &mut self,
+        toolkit: &str,
+        tool: &str,
+        first: Content,
+        reply: Reply<OpenedStream>,
+    ) {
+        let stream = self.session.open_stream(toolkit, tool);
+        let Ok(first) = self.session.send_chunk(stream, first) else {
+            return;
+        };
+        let (chunks, chunks_receiver) = mpsc::channel(STREAM_CAPACITY);
+        let (end, end_receiver) = oneshot::channel();
+        let opened = OpenedStream {
+            stream,
+            chunks: chunks_receiver,
+            end: end_receiver,
+        };
+        let opening = Opening {
+            opened,
+            reply,
+            first,
+            is_opened: false,
+            is_first_taken: false,
+        };
+        let state = Stream {
+            chunks,
+            end,
+            opening: Some(opening),
+        };
+        self.streams.insert(stream, state);
+    }
+
+    fn handle_packet(&mut self, packet: &[u8]) {
+        self.session.handle_packet(packet);
+        while let Some(event) = self.session.poll_event() {
+            self.handle_event(event);
+        }
+    }
+
+    fn handle_event(&mut self, event: Event) {
+        match event {
+            Event::Ready {
+                room_name,
+                room_url,
+                session_id,
+            } => {
+                self.welcome.room_name = room_name;
+                self.welcome.room_url = room_url;
+                self.welcome.session_id = session_id;
+                self.welcome_if_connected();
+            }
+            Event::Connected {
+                participant_id,
+                attributes,
+            } => {
+                self.welcome.participant_id = participant_id;
+                self.welcome.attributes = attributes;
+                self.welcome_if_connected();
+            }
+            Event::Response { request, content } => self.answer(request, content),
+            Event::StreamOpened { stream } => {
+                self.advance_opening(stream, |opening| opening.is_opened = true);
+            }
+            Event::StreamRefused { stream, content } => {
+                let (code, text) = match content {
+                    Content::Error { text, code } => (code, text),
+                    _ => (None, "the tool is not a streamed one".to_owned()),
+                };
+                self.end_stream(stream, Err(CallError::Refused { code, text }));
+            }
+            Event::ChunkAnswered {
+                stream,
+                request,
+                content,
+            } => self.handle_chunk_answer(stream, request, content),
+            Event::Chunk { stream, chunk } => self.handle_chunk(stream, chunk),
+            Event::StreamClosed { stream, error } => {
+                let end = match error {
+                    None => Ok(()),
+                    Some(StreamError { code, text, .. }) => Err(CallError::Refused { code, text }),
+                };
+                self.end_stream(stream, end);
+            }
+            Event::Message(message) => {
+                let event = RoomEvent::from_message(message);
+                if let (Some(event), Some(events)) = (event, self.events.upgrade()) {
+                    // Nobody has to listen.
+                    let _listeners = events.send(event);
+                }
+            }
+            // The faulty message is lost, and whoever waits for it learns that from the server or
+            // by giving up; there is nobody to tell.
+            _ => {}
+        }
+    }
+
+    fn welcome_if_connected(&mut self) {
+        if !self.session.is_connected() {
+            return;
+        }
+        if let Some(ready) = self.ready.take() {
+            // If nobody waits any more, the commands are closed, too.
+            let _waiting = ready.send(self.welcome.clone());
+        }
+    }
+
+    fn answer(&mut self, request: RequestId, content: Content) {
+        if let Some(reply) = self.replies.remove(&request) {
+            // Whoever asked may have given up.
+            let _waiting = reply.send(CallError::check(content));
+        }
+    }
+
+    fn handle_chunk_answer(&mut self, stream: StreamId, request: RequestId, content: Content) {
+        let is_first = self
+            .streams
+            .get(&stream)
+            .and_then(|stream| stream.opening.as_ref())
+            .is_some_and(|opening| opening.first == request);
+        if !is_first {
+            self.answer(request, content);
+            return;
+        }
+        match CallError::check(content) {
+            Ok(_taken) => self.advance_opening(stream, |opening| opening.is_first_taken = true),
+            Err(error) => {
+                self.session.close_stream(stream);
+                self.end_stream(stream, Err(error));
+            }
+        }
+    }
+
+    /// Hands a stream to its user once both the call and its first chunk are taken.
+    fn advance_opening(&mut self, stream: StreamId, advance: impl FnOnce(&mut Opening)) {
+        let Some(state) = self.streams.get_mut(&stream) else {
+            return;
+        };
+        if let Some(opening) = &mut state.opening {
+            advance(opening);
+        }
+        let opening = state
+            .opening
+            .take_if(|opening| opening.is_opened && opening.is_first_taken);
+        if let Some(opening) = opening {
+            let is_wanted = opening.reply.send(Ok(opening.opened)).is_ok();
+            if !is_wanted {
+                self.session.close_stream(stream);
+                self.streams.remove(&stream);
+            }
+        }
+    }
+
+    fn handle_chunk(&mut self, stream: StreamId, chunk: Content) {
+        let Some(state) = self.streams.get(&stream) else {
+            return;
+        };
+        let end = match state.chunks.try_send(chunk) {
+            Ok(()) => return,
+            Err(mpsc::error::TrySendError::Full(_)) => StreamEnd::Lagged,
+            // The handle was dropped while the command queue was full.
+            Err(mpsc::error::TrySendError::Closed(_)) => StreamEnd::Disconnected,
+        };
+        self.session.close_stream(stream);
+        if let Some(state) = self.streams.remove(&stream) {
+            let _waiting = state.end.send(Err(end));
+        }
+    }
+
+    fn end_stream(&mut self, stream: StreamId, end: Result<(), CallError>) {
+        let Some(state) = self.streams.remove(&stream) else {
+            return;
+        };
+        if let Some(opening) = state.opening {
+            let result = end.map(|()| opening.opened);
+            let _waiting = opening.reply.send(result);
+            let _waiting = state.end.send(Ok(()));
+            return;
+        }
+        let end = end.map_err(|error| match error {
+            CallError::Refused { code, text } => StreamEnd::Refused(StreamError::new(code, text)),
+            _ => StreamEnd::Disconnected,
+        });
+        let _waiting = state.end.send(end);
+    }
+}
+
+/// Why the connection ended.
+#[derive(Debug)]
+struct Ended {
+    is_ours: bool,
+    text: String,
+}
+
+impl Ended {
+    fn by_us() -> Self {
+        Self {
+            is_ours: true,
+            text: "the client closed the connection".to_owned(),
+        }
+    }
+
+    fn by_server(text: &str) -> Self {
+        Self {
+            is_ours: false,
+            text: text.to_owned(),
+        }
+    }
+}
+
+/// Waits until nobody waits for the beginning any more; for ever once it has come.
+async fn closed(ready: Option<&mut oneshot::Sender<Welcome>>) {
+    match ready {
+        Some(ready) => ready.closed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Reads to the end of the connection. When the loop falls behind, reading waits, and the server
+/// notices by its own queue.
+async fn read_all(mut reader: Reader, incoming: mpsc::Sender<Received>) -> Ended {
+    let mut fragments = BytesMut::new();
+    loop {
+        let frame = reader
+            .read_frame(&mut |_never| async { Ok::<_, WebSocketError>(()) })
+            .await;
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(error) => return Ended::by_server(&format!("the connection was lost: {error}")),
+        };
+        let received = match frame.opcode {
+            OpCode::Binary if frame.fin => Received::Packet(to_bytes(frame.payload)),
+            OpCode::Binary | OpCode::Continuation => {
+                if fragments.len() + frame.payload.len() > MAX_FRAME_BYTES {
+                    return Ended::by_server("the server sent a frame that is too large");
+                }
+                fragments.extend_from_slice(&frame.payload);
+                if !frame.fin {
+                    continue;
+                }
+                Received::Packet(fragments.split().freeze())
+            }
+            OpCode::Ping => Received::Ping(to_bytes(frame.payload)),
+            OpCode::Close => Received::Closed,
+            OpCode::Pong => continue,
+            OpCode::Text => return Ended::by_server("the server sent text"),
+        };
+        if incoming.send(received).await.is_err() {
+            return Ended::by_us();
+        }
+    }
+}
+
+/// Writes until a close frame is written, or the connection fails.
+async fn write_all(mut writer: Writer, mut to_write: mpsc::Receiver<Outgoing>) -> Ended {
+    while let Some(outgoing) = to_write.recv().await {
+        let is_close = matches!(outgoing, Outgoing::Close);
+        let frame = match outgoing {
+            Outgoing::Close => Frame::close(1000, b""),
+            Outgoing::Packet(packet) => Frame::binary(Payload::Owned(packet.into())),
+            Outgoing::Pong(payload) => Frame::pong(Payload::Owned(payload.into())),
+        };
+        let written = async {
+            writer.write_frame(frame).await?;
+            writer.flush().await
+        };
+        if let Err(error) = written.await {
+            return Ended::by_server(&format!("the connection was lost: {error}"));
+        }
+        if is_close {
+            break;
+        }
+    }
+    Ended::by_us()
+}
+
+fn to_bytes(payload: Payload<'_>) -> Bytes {
+    match payload {
+        Payload::Bytes(bytes) => bytes.freeze(),
+        other => Bytes::from(other.to_vec()),
+    }
+}
+
+/// The largest WebSocket message that is read: the server sends at most 1 MiB and some bytes.
+const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;
+/// How many frames wait between the socket and the loop. When it is full, the socket waits.
+const SOCKET_CAPACITY: usize = 32;
+/// How many chunks wait for the user of a stream. When it is full, the stream is closed.
+const STREAM_CAPACITY: usize = 1024;
+/// How long a close frame may take.
+const CLOSE_GRACE: Duration = Duration::from_secs(1);

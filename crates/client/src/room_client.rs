@@ -1,0 +1,251 @@
+//! The handle of a connection to a room.
+
+use std::sync::Arc;
+
+use meshagent_protocol::{Content, InvalidPath, InvalidRequest};
+use serde_json::{Map, Value};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use crate::connect::{ConnectError, open_tcp, upgrade};
+use crate::driver::{Command, Driver, Welcome};
+use crate::event::{EVENT_CAPACITY, EventReceiver, RoomEvent};
+use crate::storage_client::StorageClient;
+use crate::stream::StreamHandle;
+use crate::sync_client::SyncClient;
+
+/// A connection to a room; cheap to clone, and usable from many tasks at once.
+///
+/// One task owns the socket. It ends, with a close frame, when the last clone and the last stream
+/// are dropped, or at once by [`close`](Self::close).
+#[derive(Clone, Debug)]
+pub struct RoomClient {
+    commands: mpsc::Sender<Command>,
+    events: broadcast::Sender<RoomEvent>,
+    welcome: Arc<Welcome>,
+}
+
+impl RoomClient {
+    /// Connects to a room, for instance `ws://127.0.0.1:8080/rooms/my-room`, with a participant
+    /// token, and waits until the room is ready.
+    ///
+    /// # Errors
+    ///
+    /// When the server can't be reached or refuses.
+    ///
+    /// # Cancel safety
+    ///
+    /// When dropped, the connection is closed.
+    pub async fn connect(url: &str, token: &str) -> Result<Self, ConnectError> {
+        Self::connect_over(open_tcp(url).await?, url, token).await
+    }
+
+    /// Connects over a stream to the server that the caller has opened, by TLS for instance.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses.
+    ///
+    /// # Cancel safety
+    ///
+    /// When dropped, the connection is closed.
+    pub async fn connect_over<S>(stream: S, url: &str, token: &str) -> Result<Self, ConnectError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let socket = upgrade(stream, url, token).await?;
+        let (commands, receiver) = mpsc::channel(COMMAND_CAPACITY);
+        let (events, _) = broadcast::channel(EVENT_CAPACITY);
+        let (ready, welcome) = oneshot::channel();
+        // The only other owners of the channel's senders are handles, so the driver ends after
+        // the last of them, or as soon as the connection is gone.
+        tokio::spawn(Driver::new(receiver, events.downgrade(), ready).run(socket));
+        let welcome = welcome
+            .await
+            .map_err(|_driver_ended| ConnectError::Closed)?;
+        Ok(Self {
+            commands,
+            events,
+            welcome: Arc::new(welcome),
+        })
+    }
+
+    /// The room's name.
+    pub fn room_name(&self) -> &str {
+        &self.welcome.room_name
+    }
+
+    /// The room's address, as the server knows it.
+    pub fn room_url(&self) -> &str {
+        &self.welcome.room_url
+    }
+
+    /// Equal for everyone who is in the room at the same time.
+    pub fn session_id(&self) -> &str {
+        &self.welcome.session_id
+    }
+
+    /// Our id in the room, unique per connection.
+    pub fn local_participant_id(&self) -> &str {
+        &self.welcome.participant_id
+    }
+
+    /// Our attributes as they were at the beginning.
+    pub fn initial_attributes(&self) -> &Map<String, Value> {
+        &self.welcome.attributes
+    }
+
+    /// Calls a tool and waits for its answer.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses, or the connection is gone.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once polled, the call may be carried out.
+    pub async fn invoke(
+        &self,
+        toolkit: &str,
+        tool: &str,
+        arguments: Content,
+    ) -> Result<Content, CallError> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Invoke {
+            toolkit: toolkit.to_owned(),
+            tool: tool.to_owned(),
+            arguments,
+            reply,
+        };
+        self.command(command).await?;
+        answer
+            .await
+            .map_err(|_driver_ended| CallError::Disconnected)?
+    }
+
+    /// Begins a streamed call with its first chunk, and waits until the server has taken both.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses the call or the chunk, or the connection is gone.
+    ///
+    /// # Cancel safety
+    ///
+    /// When dropped, the call is closed.
+    pub async fn open_stream(
+        &self,
+        toolkit: &str,
+        tool: &str,
+        first: Content,
+    ) -> Result<StreamHandle, CallError> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::OpenStream {
+            toolkit: toolkit.to_owned(),
+            tool: tool.to_owned(),
+            first,
+            reply,
+        };
+        self.command(command).await?;
+        let opened = answer
+            .await
+            .map_err(|_driver_ended| CallError::Disconnected)??;
+        Ok(StreamHandle::new(
+            opened.stream,
+            self.commands.clone(),
+            opened.chunks,
+            opened.end,
+        ))
+    }
+
+    /// Changes our attributes, which the others see if they have enabled messaging.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is gone; otherwise the server does not answer.
+    pub async fn set_attributes(&self, attributes: Map<String, Value>) -> Result<(), CallError> {
+        self.command(Command::SetAttributes { attributes }).await
+    }
+
+    /// Subscribes to what happens in the room from now on.
+    pub fn subscribe(&self) -> EventReceiver {
+        EventReceiver::new(self.events.subscribe())
+    }
+
+    /// The toolkit `sync`.
+    pub fn sync(&self) -> SyncClient {
+        SyncClient::new(self.clone())
+    }
+
+    /// The toolkit `storage`.
+    pub fn storage(&self) -> StorageClient {
+        StorageClient::new(self.clone())
+    }
+
+    /// Closes the connection, for all clones and streams, and waits until it is closed.
+    pub async fn close(&self) {
+        let (reply, closed) = oneshot::channel();
+        if self.command(Command::Close { reply }).await.is_ok() {
+            // The driver drops it when it ends in another way, which is just as closed.
+            let _ended = closed.await;
+        }
+    }
+
+    /// Whether the connection is gone.
+    pub fn is_closed(&self) -> bool {
+        self.commands.is_closed()
+    }
+
+    async fn command(&self, command: Command) -> Result<(), CallError> {
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_driver_ended| CallError::Disconnected)
+    }
+}
+
+/// Why a call has no result.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The connection is gone; whether the call was carried out is unknown.
+    #[error("the connection is gone, connect again")]
+    Disconnected,
+    /// The path can't name anything in a room.
+    #[error("the path is invalid")]
+    InvalidPath(#[from] InvalidPath),
+    /// The server refuses.
+    #[error("the server refuses: {text}")]
+    Refused {
+        /// One of the protocol's error codes.
+        code: Option<i64>,
+        /// The server's reason.
+        text: String,
+    },
+    /// The server's answer is not one to this call.
+    #[error("the server's answer is not what the protocol says")]
+    Unexpected(#[source] InvalidRequest),
+}
+
+impl CallError {
+    pub(crate) fn unexpected(text: &str) -> Self {
+        Self::Unexpected(InvalidRequest::new(text))
+    }
+
+    /// The answer, unless it is a refusal.
+    pub(crate) fn check(answer: Content) -> Result<Content, Self> {
+        match answer {
+            Content::Error { text, code } => Err(Self::Refused { code, text }),
+            answer => Ok(answer),
+        }
+    }
+}
+
+impl From<InvalidRequest> for CallError {
+    fn from(error: InvalidRequest) -> Self {
+        Self::Unexpected(error)
+    }
+}
+
+/// How many commands wait for the driver. When it is full, callers wait: the driver takes no more
+/// while the server does not read.
+const COMMAND_CAPACITY: usize = 64;

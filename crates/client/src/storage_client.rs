@@ -1,0 +1,231 @@
+//! The toolkit `storage`: files and folders of a room.
+
+use bytes::Bytes;
+use meshagent_protocol::storage::{
+    Delete, DownloadOutput, DownloadRequest, DownloadUrl, Entry, Move, PathInput, UploadChunk,
+    UploadStart, parse_download_url, parse_exists, parse_list, parse_stat, parse_upload_pull,
+};
+use meshagent_protocol::{Content, DocPath};
+
+use crate::room_client::{CallError, RoomClient};
+use crate::stream::StreamEnd;
+
+/// Lists, reads and writes the files of a room; documents are among them.
+#[derive(Clone, Debug)]
+pub struct StorageClient {
+    room: RoomClient,
+}
+
+/// A file with its content.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct DownloadedFile {
+    /// The file's name.
+    pub name: String,
+    /// The file's media type.
+    pub mime_type: String,
+    /// The file's bytes.
+    pub data: Bytes,
+}
+
+impl StorageClient {
+    pub(crate) fn new(room: RoomClient) -> Self {
+        Self { room }
+    }
+
+    /// Whether there is a file or folder.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses.
+    pub async fn exists(&self, path: &str) -> Result<bool, CallError> {
+        let path = DocPath::parse(path)?;
+        let answer = self.invoke("exists", PathInput { path }.to_content());
+        Ok(parse_exists(&answer.await?)?)
+    }
+
+    /// What is known about a file or folder; `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses.
+    pub async fn stat(&self, path: &str) -> Result<Option<Entry>, CallError> {
+        let path = DocPath::parse(path)?;
+        let answer = self.invoke("stat", PathInput { path }.to_content());
+        Ok(parse_stat(&answer.await?)?)
+    }
+
+    /// What is in a folder.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses.
+    pub async fn list(&self, path: &str) -> Result<Vec<Entry>, CallError> {
+        let path = DocPath::parse(path)?;
+        let answer = self.invoke("list", PathInput { path }.to_content());
+        Ok(parse_list(&answer.await?)?)
+    }
+
+    /// Deletes a file, or a folder with all that is in it if `recursive`.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses, for instance because the folder is not empty (code 3002).
+    pub async fn delete(&self, path: &str, recursive: bool) -> Result<(), CallError> {
+        let path = DocPath::parse(path)?;
+        let input = Delete { path, recursive };
+        self.invoke("delete", input.to_content()).await?;
+        Ok(())
+    }
+
+    /// Gives a file or folder another path.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses, for instance because the path is taken (code 3005).
+    pub async fn rename(
+        &self,
+        source_path: &str,
+        destination_path: &str,
+        overwrite: bool,
+    ) -> Result<(), CallError> {
+        let input = Move {
+            source_path: DocPath::parse(source_path)?,
+            destination_path: DocPath::parse(destination_path)?,
+            overwrite,
+        };
+        self.invoke("move", input.to_content()).await?;
+        Ok(())
+    }
+
+    /// An address that serves the file to a plain GET, for a while.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses.
+    pub async fn download_url(&self, path: &str) -> Result<String, CallError> {
+        let input = DownloadUrl {
+            path: DocPath::parse(path)?,
+            download: false,
+        };
+        let answer = self.invoke("download_url", input.to_content());
+        Ok(parse_download_url(&answer.await?)?)
+    }
+
+    /// Writes a file.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses, for instance because the file exists and `overwrite` is false.
+    pub async fn upload(
+        &self,
+        path: &str,
+        data: impl Into<Bytes>,
+        overwrite: bool,
+    ) -> Result<(), CallError> {
+        let mut rest: Bytes = data.into();
+        let start = UploadStart {
+            path: DocPath::parse(path)?,
+            overwrite,
+            name: None,
+            mime_type: None,
+            size: Some(rest.len() as u64),
+        };
+        let first = UploadChunk::Start(start).to_content();
+        let mut stream = self.room.open_stream("storage", "upload", first).await?;
+        let mut is_complete = false;
+        while let Some(chunk) = stream.recv().await.map_err(call_error)? {
+            let wanted = parse_upload_pull(&chunk)?.unwrap_or(DEFAULT_CHUNK_BYTES);
+            let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+            if rest.is_empty() {
+                stream.sender().close().await;
+                is_complete = true;
+                continue;
+            }
+            let data = rest.split_to(rest.len().min(wanted));
+            stream.send(UploadChunk::Data(data).to_content()).await?;
+        }
+        if rest.is_empty() || is_complete {
+            return Ok(());
+        }
+        Err(CallError::unexpected(
+            "the server closed the upload before it had all bytes",
+        ))
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses, for instance because there is no file (code 3001).
+    pub async fn download(&self, path: &str) -> Result<DownloadedFile, CallError> {
+        let start = DownloadRequest::Start {
+            path: DocPath::parse(path)?,
+            chunk_bytes: DEFAULT_CHUNK_BYTES,
+        };
+        let mut stream = self
+            .room
+            .open_stream("storage", "download", start.to_content())
+            .await?;
+        let mut head = None;
+        let mut data = Vec::new();
+        while let Some(chunk) = stream.recv().await.map_err(call_error)? {
+            let size = match (DownloadOutput::parse(&chunk)?, &head) {
+                (
+                    DownloadOutput::Start {
+                        name,
+                        mime_type,
+                        size,
+                    },
+                    None,
+                ) => {
+                    head = Some((name, mime_type, size));
+                    size
+                }
+                (DownloadOutput::Data(bytes), Some((_, _, size))) => {
+                    data.extend_from_slice(&bytes);
+                    *size
+                }
+                _ => {
+                    return Err(CallError::unexpected(
+                        "a chunk of the download is misplaced",
+                    ));
+                }
+            };
+            let received = data.len() as u64;
+            if received > size {
+                return Err(CallError::unexpected(
+                    "the download is longer than announced",
+                ));
+            }
+            if received < size {
+                stream.send(DownloadRequest::Pull.to_content()).await?;
+            }
+        }
+        match head {
+            Some((name, mime_type, size)) if size == data.len() as u64 => Ok(DownloadedFile {
+                name,
+                mime_type,
+                data: data.into(),
+            }),
+            _ => Err(CallError::unexpected("the download ended early")),
+        }
+    }
+
+    async fn invoke(&self, tool: &str, input: Content) -> Result<Content, CallError> {
+        self.room.invoke("storage", tool, input).await
+    }
+}
+
+fn call_error(end: StreamEnd) -> CallError {
+    match end {
+        StreamEnd::Refused(error) => CallError::Refused {
+            code: error.code,
+            text: error.text,
+        },
+        StreamEnd::Disconnected | StreamEnd::Lagged => CallError::Disconnected,
+    }
+}
+
+/// How many bytes go in one chunk: large enough to be few, small enough to share the connection.
+const DEFAULT_CHUNK_BYTES: u64 = 256 * 1024;

@@ -1,0 +1,157 @@
+//! One streamed call, as its user holds it.
+
+use meshagent_protocol::{Content, StreamError, StreamId};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::driver::Command;
+use crate::room_client::CallError;
+
+/// A streamed call: chunks in both directions until either side closes.
+///
+/// Up to 1,024 chunks wait to be received. A stream that falls further behind is closed, with
+/// [`StreamEnd::Lagged`]: the connection's other streams and calls must not wait for it. Dropping
+/// the handle closes the call.
+#[derive(Debug)]
+pub struct StreamHandle {
+    sender: StreamSender,
+    chunks: mpsc::Receiver<Content>,
+    end: EndOfStream,
+}
+
+#[derive(Debug)]
+enum EndOfStream {
+    Known(Result<(), StreamEnd>),
+    Unknown(oneshot::Receiver<Result<(), StreamEnd>>),
+}
+
+/// Why a stream ended, other than by a close.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StreamEnd {
+    /// The connection is gone.
+    #[error("the connection is gone, connect again")]
+    Disconnected,
+    /// Too many chunks were not received in time.
+    #[error("the stream fell too far behind and was closed, open it again")]
+    Lagged,
+    /// The server ended the call.
+    #[error(transparent)]
+    Refused(#[from] StreamError),
+}
+
+impl StreamHandle {
+    pub(crate) fn new(
+        stream: StreamId,
+        commands: mpsc::Sender<Command>,
+        chunks: mpsc::Receiver<Content>,
+        end: oneshot::Receiver<Result<(), StreamEnd>>,
+    ) -> Self {
+        Self {
+            sender: StreamSender { stream, commands },
+            chunks,
+            end: EndOfStream::Unknown(end),
+        }
+    }
+
+    /// The next chunk of the server; `None` once the server has closed the call.
+    ///
+    /// # Errors
+    ///
+    /// When the stream ended in another way; what came before is received first.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub async fn recv(&mut self) -> Result<Option<Content>, StreamEnd> {
+        if let Some(chunk) = self.chunks.recv().await {
+            return Ok(Some(chunk));
+        }
+        if let EndOfStream::Unknown(end) = &mut self.end {
+            let end = end.await.unwrap_or(Err(StreamEnd::Disconnected));
+            self.end = EndOfStream::Known(end);
+        }
+        match &self.end {
+            EndOfStream::Known(Err(end)) => Err(end.clone()),
+            EndOfStream::Known(Ok(())) | EndOfStream::Unknown(_) => Ok(None),
+        }
+    }
+
+    /// Sends a chunk and waits for its answer: see [`StreamSender::send`].
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses the chunk, or the stream has ended.
+    pub async fn send(&self, chunk: Content) -> Result<Content, CallError> {
+        self.sender.send(chunk).await
+    }
+
+    /// A way to send from elsewhere while this handle receives.
+    pub fn sender(&self) -> StreamSender {
+        self.sender.clone()
+    }
+
+    /// Closes the call and waits until the server has closed it, too. Chunks that are still under
+    /// way are dropped.
+    ///
+    /// # Errors
+    ///
+    /// When the stream ended in another way.
+    pub async fn close(mut self) -> Result<(), StreamEnd> {
+        self.sender.close().await;
+        while self.recv().await?.is_some() {}
+        Ok(())
+    }
+}
+
+impl Drop for StreamHandle {
+    fn drop(&mut self) {
+        let stream = self.sender.stream;
+        // If the queue is full, the driver closes the call at the next chunk that nobody takes.
+        let _queued = self
+            .sender
+            .commands
+            .try_send(Command::CloseStream { stream });
+    }
+}
+
+/// The sending side of a streamed call; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct StreamSender {
+    stream: StreamId,
+    commands: mpsc::Sender<Command>,
+}
+
+impl StreamSender {
+    /// Sends a chunk and waits for its answer. Several may be under way at once; they are sent in
+    /// the order of the first polls.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses the chunk, or the stream has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once polled, the chunk may have been sent.
+    pub async fn send(&self, chunk: Content) -> Result<Content, CallError> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::SendChunk {
+            stream: self.stream,
+            chunk,
+            reply,
+        };
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_driver_ended| CallError::Disconnected)?;
+        answer
+            .await
+            .map_err(|_driver_ended| CallError::Disconnected)?
+    }
+
+    /// Says that no more chunks will be sent.
+    pub async fn close(&self) {
+        let stream = self.stream;
+        // A driver that has ended has closed everything.
+        let _sent = self.commands.send(Command::CloseStream { stream }).await;
+    }
+}
