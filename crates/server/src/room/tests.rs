@@ -14,7 +14,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use meshagent_document::{MeshDocument, MeshSchema};
-use meshagent_protocol::{ApiScope, ClientToServer, Content, Control, Envelope, Invoke, MessageId, ServerToClient};
+use meshagent_protocol::{
+    ApiScope, ClientToServer, Content, Control, Envelope, Invoke, MessageId, ServerToClient,
+};
 use meshagent_store::{FailingStore, MemoryStore, RoomId, Store as _, Timestamp, Write};
 use serde_json::{Value, json};
 use yrs::{Doc, Transact as _, XmlElementPrelim, XmlFragment as _, XmlFragmentRef};
@@ -95,7 +97,11 @@ impl World {
             outbox: Arc::clone(&outbox),
         };
         self.room.handle_join(conn, joining, self.now);
-        let client = Client { conn, id: format!("{name}-id"), outbox };
+        let client = Client {
+            conn,
+            id: format!("{name}-id"),
+            outbox,
+        };
         assert_eq!(client.take().len(), 2, "room_ready and connected");
         client
     }
@@ -106,7 +112,11 @@ impl World {
 
     fn send(&mut self, client: &Client, message: ClientToServer) -> u64 {
         self.next_message += 1;
-        let envelope = Envelope { id: MessageId::from(self.next_message), trace: None, message };
+        let envelope = Envelope {
+            id: MessageId::from(self.next_message),
+            trace: None,
+            message,
+        };
         self.room.handle_message(client.conn, envelope, self.now);
         self.next_message
     }
@@ -124,7 +134,13 @@ impl World {
     }
 
     fn chunk(&mut self, client: &Client, call: &str, chunk: Content) -> u64 {
-        self.send(client, ClientToServer::RequestChunk { tool_call_id: call.to_owned(), chunk })
+        self.send(
+            client,
+            ClientToServer::RequestChunk {
+                tool_call_id: call.to_owned(),
+                chunk,
+            },
+        )
     }
 
     /// Sends the two messages of a streamed open, without waiting for anything.
@@ -132,9 +148,19 @@ impl World {
         let open = invoke("sync", "open", Content::Control(Control::Open), call);
         self.send(client, open);
         let mut headers = json!({ "kind": "start" });
-        headers.as_object_mut().unwrap().extend(start.as_object().unwrap().clone());
+        headers
+            .as_object_mut()
+            .unwrap()
+            .extend(start.as_object().unwrap().clone());
         let headers = headers.as_object().unwrap().clone();
-        self.chunk(client, call, Content::Binary { headers, data: Bytes::new() })
+        self.chunk(
+            client,
+            call,
+            Content::Binary {
+                headers,
+                data: Bytes::new(),
+            },
+        )
     }
 
     /// Opens a document and returns the state that came.
@@ -153,15 +179,26 @@ impl World {
         while let Some(action) = self.room.poll_action() {
             match action {
                 Action::Commit(writes) => {
-                    assert!(self.held.replace(writes).is_none(), "a room has one batch under way at most");
+                    assert!(
+                        self.held.replace(writes).is_none(),
+                        "a room has one batch under way at most"
+                    );
                 }
                 Action::Fetch(number, fetch) => {
                     let room = RoomId::new("project", "room");
                     let result = match fetch {
-                        Fetch::Document { path } => self.store.load(&room, &path).map(FetchResult::Document),
-                        Fetch::File { path } => self.store.read_file(&room, &path).map(FetchResult::File),
-                        Fetch::Stat { path } => self.store.stat(&room, &path).map(FetchResult::Stat),
-                        Fetch::List { path } => self.store.list(&room, &path).map(FetchResult::List),
+                        Fetch::Document { path } => {
+                            self.store.load(&room, &path).map(FetchResult::Document)
+                        }
+                        Fetch::File { path } => {
+                            self.store.read_file(&room, &path).map(FetchResult::File)
+                        }
+                        Fetch::Stat { path } => {
+                            self.store.stat(&room, &path).map(FetchResult::Stat)
+                        }
+                        Fetch::List { path } => {
+                            self.store.list(&room, &path).map(FetchResult::List)
+                        }
                     };
                     self.room.handle_fetched(number, result, self.now);
                 }
@@ -172,7 +209,9 @@ impl World {
     /// The disk writes what it holds. Returns false if there was nothing.
     fn commit(&mut self) -> bool {
         self.run();
-        let Some(writes) = self.held.take() else { return false };
+        let Some(writes) = self.held.take() else {
+            return false;
+        };
         let result = self.store.commit(&writes).map_err(Arc::new);
         self.room.handle_committed(result, self.now);
         self.run();
@@ -194,8 +233,13 @@ impl World {
     /// The value of a metric's line.
     fn metric(&self, line: &str) -> u64 {
         let text = self.metrics.render();
-        let value = text.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
-        value.unwrap_or_else(|| panic!("no {line} in\n{text}")).parse().unwrap()
+        let value = text
+            .lines()
+            .find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
+        value
+            .unwrap_or_else(|| panic!("no {line} in\n{text}"))
+            .parse()
+            .unwrap()
     }
 }
 
@@ -206,8 +250,13 @@ impl Client {
             self.outbox.written(cost);
             if let Outgoing::Message(message) = item {
                 seen.push(match message {
-                    ServerToClient::Response { request, content } => Seen::Answer(u64::from_be_bytes(request.0), content),
-                    ServerToClient::ResponseChunk { tool_call_id, chunk } => Seen::Chunk(tool_call_id, chunk),
+                    ServerToClient::Response { request, content } => {
+                        Seen::Answer(u64::from_be_bytes(request.0), content)
+                    }
+                    ServerToClient::ResponseChunk {
+                        tool_call_id,
+                        chunk,
+                    } => Seen::Chunk(tool_call_id, chunk),
                     other => Seen::Other(other),
                 });
             }
@@ -222,7 +271,9 @@ impl Client {
             Seen::Answer(request, content) if *request == id => Some(content.clone()),
             _ => None,
         });
-        let answer = answers.next().unwrap_or_else(|| panic!("no answer to {id} in {seen:?}"));
+        let answer = answers
+            .next()
+            .unwrap_or_else(|| panic!("no answer to {id} in {seen:?}"));
         assert!(answers.next().is_none(), "two answers to {id}");
         answer
     }
@@ -239,17 +290,24 @@ impl Client {
     fn state(&self, call: &str) -> Vec<u8> {
         let chunks = self.chunks(call);
         match chunks.as_slice() {
-            [Content::Binary { headers, data }] if headers["kind"] == "state" => STANDARD.decode(data).unwrap(),
+            [Content::Binary { headers, data }] if headers["kind"] == "state" => {
+                STANDARD.decode(data).unwrap()
+            }
             other => panic!("expected the state chunk, found {other:?}"),
         }
     }
 
     /// The updates that came on a stream.
     fn changes(&self, call: &str) -> Vec<Vec<u8>> {
-        let changes = self.chunks(call).into_iter().filter_map(|chunk| match chunk {
-            Content::Binary { headers, data } if headers["kind"] == "sync" => Some(STANDARD.decode(data).unwrap()),
-            _ => None,
-        });
+        let changes = self
+            .chunks(call)
+            .into_iter()
+            .filter_map(|chunk| match chunk {
+                Content::Binary { headers, data } if headers["kind"] == "sync" => {
+                    Some(STANDARD.decode(data).unwrap())
+                }
+                _ => None,
+            });
         changes.collect()
     }
 }
@@ -271,7 +329,9 @@ impl Editor {
     fn append(&self, tag: &str, id: &str) -> Vec<u8> {
         use yrs::Xml as _;
         let mut transaction = self.doc.transact_mut();
-        let element = self.root.push_back(&mut transaction, XmlElementPrelim::empty(tag));
+        let element = self
+            .root
+            .push_back(&mut transaction, XmlElementPrelim::empty(tag));
         element.insert_attribute(&mut transaction, "$id", id);
         transaction.encode_update_v1()
     }
@@ -280,7 +340,12 @@ impl Editor {
     fn set_first(&self, name: &str, value: &str) -> Vec<u8> {
         use yrs::Xml as _;
         let mut transaction = self.doc.transact_mut();
-        let first = self.root.get(&transaction, 0).unwrap().into_xml_element().unwrap();
+        let first = self
+            .root
+            .get(&transaction, 0)
+            .unwrap()
+            .into_xml_element()
+            .unwrap();
         first.insert_attribute(&mut transaction, name, value);
         transaction.encode_update_v1()
     }
@@ -299,7 +364,10 @@ fn invoke(toolkit: &str, tool: &str, arguments: Content, call: &str) -> ClientTo
 
 fn sync_chunk(payload: impl Into<Bytes>) -> Content {
     let headers = json!({ "kind": "sync" }).as_object().unwrap().clone();
-    Content::Binary { headers, data: payload.into() }
+    Content::Binary {
+        headers,
+        data: payload.into(),
+    }
 }
 
 /// The document's JSON after these updates, in the schema for `.document`.
@@ -313,7 +381,10 @@ fn shown(updates: &[Vec<u8>]) -> Value {
 
 /// How often an element with this id stands in what [`shown`] shows.
 fn count(updates: &[Vec<u8>], id: &str) -> usize {
-    shown(updates).to_string().matches(&format!("\"$id\":\"{id}\"")).count()
+    shown(updates)
+        .to_string()
+        .matches(&format!("\"$id\":\"{id}\""))
+        .count()
 }
 
 fn code(content: &Content) -> Option<i64> {

@@ -15,7 +15,10 @@ fn an_update_is_acknowledged_and_shown_only_when_it_is_on_disk() {
 
     let id = world.update(&writer, "w", &Editor::new(1).append("body", "one"));
     world.run();
-    assert!(writer.take().is_empty(), "not acknowledged before the disk has it");
+    assert!(
+        writer.take().is_empty(),
+        "not acknowledged before the disk has it"
+    );
     assert!(reader.take().is_empty(), "not shown before the disk has it");
 
     world.commit();
@@ -66,7 +69,9 @@ fn a_failed_commit_is_told_to_the_writer_and_seen_by_nobody() {
     assert_eq!(writer.answer(kept), Content::Empty);
 
     let commits = world.store.commits();
-    world.store.fail_commits(commits..commits + 1, Fault::Unavailable);
+    world
+        .store
+        .fail_commits(commits..commits + 1, Fault::Unavailable);
     let lost = world.update(&writer, "w", &Editor::new(2).append("body", "lost"));
     world.run();
     let dependent = world.update(&writer, "w", &Editor::new(3).append("body", "dependent"));
@@ -82,11 +87,17 @@ fn a_failed_commit_is_told_to_the_writer_and_seen_by_nobody() {
     world.settle();
     assert_eq!(writer.answer(after), Content::Empty);
     let changes = reader.changes("r");
-    assert_eq!(["kept", "lost", "dependent", "after"].map(|id| count(&changes, id)), [1, 0, 0, 1]);
+    assert_eq!(
+        ["kept", "lost", "dependent", "after"].map(|id| count(&changes, id)),
+        [1, 0, 0, 1]
+    );
 
     let late = world.join("late");
     let state = world.open(&late, "l", json!({ "path": "a.document" }));
-    assert_eq!(["kept", "lost", "after"].map(|id| count(std::slice::from_ref(&state), id)), [1, 0, 1]);
+    assert_eq!(
+        ["kept", "lost", "after"].map(|id| count(std::slice::from_ref(&state), id)),
+        [1, 0, 1]
+    );
 }
 
 #[test]
@@ -94,7 +105,9 @@ fn a_document_that_cannot_be_created_does_not_exist() {
     let mut world = World::new();
     let client = world.join("client");
     let commits = world.store.commits();
-    world.store.fail_commits(commits..commits + 1, Fault::Unavailable);
+    world
+        .store
+        .fail_commits(commits..commits + 1, Fault::Unavailable);
     world.begin_open(&client, "c", json!({ "path": "a.document" }));
     // The next one who waits creates it.
     let other = world.join("other");

@@ -5,14 +5,32 @@ use serde_json::{Value, json};
 
 use super::{Bytes, Client, Content, Control, World, code, events, invoke};
 
-fn upload(world: &mut World, client: &Client, path: &str, data: &'static [u8], overwrite: bool) -> Vec<Content> {
+fn upload(
+    world: &mut World,
+    client: &Client,
+    path: &str,
+    data: &'static [u8],
+    overwrite: bool,
+) -> Vec<Content> {
     let open = invoke("storage", "upload", Content::Control(Control::Open), path);
     world.send(client, open);
     let headers = |json: Value| json.as_object().unwrap().clone();
-    let start = headers(json!({ "kind": "start", "path": path, "overwrite": overwrite, "size": data.len(), "mime_type": "text/plain" }));
-    world.chunk(client, path, Content::Binary { headers: start, data: Bytes::new() });
+    let start = headers(
+        json!({ "kind": "start", "path": path, "overwrite": overwrite, "size": data.len(), "mime_type": "text/plain" }),
+    );
+    world.chunk(
+        client,
+        path,
+        Content::Binary {
+            headers: start,
+            data: Bytes::new(),
+        },
+    );
     if !data.is_empty() {
-        let data = Content::Binary { headers: headers(json!({ "kind": "data" })), data: Bytes::from_static(data) };
+        let data = Content::Binary {
+            headers: headers(json!({ "kind": "data" })),
+            data: Bytes::from_static(data),
+        };
         world.chunk(client, path, data);
     }
     world.chunk(client, path, Content::Control(Control::close()));
@@ -21,15 +39,40 @@ fn upload(world: &mut World, client: &Client, path: &str, data: &'static [u8], o
 }
 
 fn download(world: &mut World, client: &Client, path: &str) -> Vec<Content> {
-    let open = invoke("storage", "download", Content::Control(Control::Open), "download");
+    let open = invoke(
+        "storage",
+        "download",
+        Content::Control(Control::Open),
+        "download",
+    );
     world.send(client, open);
-    let headers = json!({ "kind": "start", "path": path, "chunk_size": 4 }).as_object().unwrap().clone();
-    world.chunk(client, "download", Content::Binary { headers, data: Bytes::new() });
+    let headers = json!({ "kind": "start", "path": path, "chunk_size": 4 })
+        .as_object()
+        .unwrap()
+        .clone();
+    world.chunk(
+        client,
+        "download",
+        Content::Binary {
+            headers,
+            data: Bytes::new(),
+        },
+    );
     world.settle();
     let mut chunks = client.chunks("download");
-    while !matches!(chunks.last(), Some(Content::Control(_) | Content::Error { .. })) {
+    while !matches!(
+        chunks.last(),
+        Some(Content::Control(_) | Content::Error { .. })
+    ) {
         let headers = json!({ "kind": "pull" }).as_object().unwrap().clone();
-        world.chunk(client, "download", Content::Binary { headers, data: Bytes::new() });
+        world.chunk(
+            client,
+            "download",
+            Content::Binary {
+                headers,
+                data: Bytes::new(),
+            },
+        );
         chunks.extend(client.chunks("download"));
     }
     chunks
@@ -41,22 +84,39 @@ fn a_file_goes_in_and_comes_out() {
     let client = world.join("client");
     let chunks = upload(&mut world, &client, "notes/a b.txt", b"hello world", false);
     assert!(matches!(&chunks[0], Content::Binary { headers, .. } if headers["kind"] == "pull"));
-    assert!(matches!(chunks.last(), Some(Content::Control(Control::Close { status_code: 1000, .. }))));
+    assert!(matches!(
+        chunks.last(),
+        Some(Content::Control(Control::Close {
+            status_code: 1000,
+            ..
+        }))
+    ));
 
     let chunks = download(&mut world, &client, "notes/a b.txt");
-    let data: Vec<u8> = chunks.iter().filter_map(|chunk| match chunk {
-        Content::Binary { headers, data } if headers["kind"] == "data" => Some(data.to_vec()),
-        _ => None,
-    }).flatten().collect();
+    let data: Vec<u8> = chunks
+        .iter()
+        .filter_map(|chunk| match chunk {
+            Content::Binary { headers, data } if headers["kind"] == "data" => Some(data.to_vec()),
+            _ => None,
+        })
+        .flatten()
+        .collect();
     assert_eq!(data, b"hello world");
-    assert!(matches!(&chunks[0], Content::Binary { headers, .. } if headers["size"] == 11 && headers["mime_type"] == "text/plain"));
+    assert!(
+        matches!(&chunks[0], Content::Binary { headers, .. } if headers["size"] == 11 && headers["mime_type"] == "text/plain")
+    );
 
     let again = upload(&mut world, &client, "notes/a b.txt", b"x", false);
     assert_eq!(code(again.last().unwrap()), Some(3005));
     upload(&mut world, &client, "notes/a b.txt", b"", true);
     let listed = world.call(&client, "storage", "list", json!({ "path": "notes" }));
-    let Content::Json(listed) = listed else { panic!("{listed:?}") };
-    assert_eq!((&listed["files"][0]["name"], &listed["files"][0]["size"]), (&json!("a b.txt"), &json!(0)));
+    let Content::Json(listed) = listed else {
+        panic!("{listed:?}")
+    };
+    assert_eq!(
+        (&listed["files"][0]["name"], &listed["files"][0]["size"]),
+        (&json!("a b.txt"), &json!(0))
+    );
     let missing = download(&mut world, &client, "nothing");
     assert_eq!(code(&missing[0]), Some(3001));
 }
@@ -70,25 +130,47 @@ fn deleting_and_moving_a_document_ends_its_streams_with_a_close() {
     client.take();
     other.take();
 
-    let moved = world.call(&client, "storage", "move", json!({ "source_path": "docs/one.document", "destination_path": "docs/three.document" }));
+    let moved = world.call(
+        &client,
+        "storage",
+        "move",
+        json!({ "source_path": "docs/one.document", "destination_path": "docs/three.document" }),
+    );
     assert_eq!(moved, Content::Empty);
     // The client's own answer was taken; the stream's end was sent before it.
-    let update = world.update(&client, "one", &super::Editor::new(1).append("body", "late"));
+    let update = world.update(
+        &client,
+        "one",
+        &super::Editor::new(1).append("body", "late"),
+    );
     world.settle();
     assert_eq!(code(&client.answer(update)), Some(1002), "the call is over");
     let exists = |world: &mut World, path: &str| {
-        world.call(&client, "storage", "exists", json!({ "path": path })) == Content::Json(json!({ "exists": true }))
+        world.call(&client, "storage", "exists", json!({ "path": path }))
+            == Content::Json(json!({ "exists": true }))
     };
     assert!(!exists(&mut world, "docs/one.document") && exists(&mut world, "docs/three.document"));
 
-    let needs_flag = world.call(&client, "storage", "delete", json!({ "path": "docs", "recursive": null }));
+    let needs_flag = world.call(
+        &client,
+        "storage",
+        "delete",
+        json!({ "path": "docs", "recursive": null }),
+    );
     assert_eq!(code(&needs_flag), Some(3002));
-    let deleted = world.call(&client, "storage", "delete", json!({ "path": "docs", "recursive": true }));
+    let deleted = world.call(
+        &client,
+        "storage",
+        "delete",
+        json!({ "path": "docs", "recursive": true }),
+    );
     assert_eq!(deleted, Content::Empty);
     let seen = other.take();
     let closed = seen.iter().any(|seen| matches!(seen, super::Seen::Chunk(call, Content::Control(Control::Close { .. })) if call == "two"));
     assert!(closed, "{seen:?}");
-    let deletions = seen.iter().filter(|seen| matches!(seen, super::Seen::Other(ServerToClient::FileDeleted { .. })));
+    let deletions = seen
+        .iter()
+        .filter(|seen| matches!(seen, super::Seen::Other(ServerToClient::FileDeleted { .. })));
     assert_eq!(deletions.count(), 3, "two documents and the folder");
     assert!(!exists(&mut world, "docs"));
 }
@@ -98,14 +180,27 @@ fn everybody_hears_of_changes_the_author_too() {
     let mut world = World::new();
     let (author, other) = (world.join("author"), world.join("other"));
     world.call(&author, "sync", "create", json!({ "path": "a.document" }));
-    let id = world.invoke(&author, "storage", "delete", json!({ "path": "a.document" }));
+    let id = world.invoke(
+        &author,
+        "storage",
+        "delete",
+        json!({ "path": "a.document" }),
+    );
     world.settle();
     let heard = events(&other);
-    assert!(matches!(&heard[0], ServerToClient::FileUpdated { path, participant_id } if path == "a.document" && *participant_id == author.id));
+    assert!(
+        matches!(&heard[0], ServerToClient::FileUpdated { path, participant_id } if path == "a.document" && *participant_id == author.id)
+    );
     assert!(matches!(&heard[1], ServerToClient::FileDeleted { path, .. } if path == "a.document"));
     let own = author.take();
-    assert!(own.iter().any(|seen| matches!(seen, super::Seen::Answer(to, Content::Empty) if *to == id)));
-    assert!(own.iter().any(|seen| matches!(seen, super::Seen::Other(ServerToClient::FileDeleted { .. }))));
+    assert!(
+        own.iter()
+            .any(|seen| matches!(seen, super::Seen::Answer(to, Content::Empty) if *to == id))
+    );
+    assert!(
+        own.iter()
+            .any(|seen| matches!(seen, super::Seen::Other(ServerToClient::FileDeleted { .. })))
+    );
 }
 
 #[test]
@@ -115,9 +210,15 @@ fn paths_that_lead_out_are_refused() {
     let long = "x".repeat(1025);
     for path in ["../up", "a/../b", "a\u{0}b", "a\u{1b}b", long.as_str()] {
         let answer = world.call(&client, "storage", "exists", json!({ "path": path }));
-        assert!(matches!(code(&answer), Some(1002 | 3004)), "{path:?}: {answer:?}");
+        assert!(
+            matches!(code(&answer), Some(1002 | 3004)),
+            "{path:?}: {answer:?}"
+        );
         let answer = world.call(&client, "sync", "describe", json!({ "path": path }));
-        assert!(matches!(code(&answer), Some(1002 | 3004)), "{path:?}: {answer:?}");
+        assert!(
+            matches!(code(&answer), Some(1002 | 3004)),
+            "{path:?}: {answer:?}"
+        );
     }
 }
 

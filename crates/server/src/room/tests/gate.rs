@@ -6,7 +6,8 @@ use serde_json::json;
 use super::{Bytes, Content, Editor, World, code, count, sync_chunk, text};
 
 fn read_only() -> ApiScope {
-    ApiScope::from_json(&json!({ "sync": { "paths": [{ "path": "*", "read_only": true }] } })).unwrap()
+    ApiScope::from_json(&json!({ "sync": { "paths": [{ "path": "*", "read_only": true }] } }))
+        .unwrap()
 }
 
 #[test]
@@ -28,10 +29,17 @@ fn an_echo_is_acknowledged_and_goes_nowhere() {
         world.settle();
         assert_eq!(client.answer(echo), Content::Empty);
     }
-    assert_eq!(world.store.commits(), commits, "nothing was written for the echoes");
+    assert_eq!(
+        world.store.commits(),
+        commits,
+        "nothing was written for the echoes"
+    );
     assert_eq!(world.metric("meshagent_broadcasts_total"), 1);
     assert_eq!(world.metric("meshagent_updates_total{outcome=\"echo\"}"), 4);
-    assert!(clients[0].chunks("s").is_empty(), "the author is not sent its own change");
+    assert!(
+        clients[0].chunks("s").is_empty(),
+        "the author is not sent its own change"
+    );
 }
 
 #[test]
@@ -59,7 +67,10 @@ fn a_read_only_participant_may_echo_but_not_write() {
 
     let late = world.join("late");
     let state = world.open(&late, "l", json!({ "path": "a.document" }));
-    assert_eq!(["one", "two", "three"].map(|id| count(std::slice::from_ref(&state), id)), [1, 0, 0]);
+    assert_eq!(
+        ["one", "two", "three"].map(|id| count(std::slice::from_ref(&state), id)),
+        [1, 0, 0]
+    );
 }
 
 #[test]
@@ -75,7 +86,9 @@ fn a_gap_is_kept_and_shown_when_the_missing_part_arrives() {
     world.settle();
     match offline.answer(gap) {
         Content::Json(json) => assert_eq!(json["pending"], true),
-        other => panic!("expected a json content, which no published client takes for a failure: {other:?}"),
+        other => panic!(
+            "expected a json content, which no published client takes for a failure: {other:?}"
+        ),
     }
     assert!(reader.take().is_empty(), "shown to nobody");
 
@@ -92,7 +105,10 @@ fn a_gap_is_kept_and_shown_when_the_missing_part_arrives() {
     let missing = world.update(&back, "b", &first);
     world.settle();
     let mut own = back.take();
-    assert!(own.iter().any(|seen| matches!(seen, super::Seen::Answer(id, Content::Empty) if *id == missing)));
+    assert!(
+        own.iter()
+            .any(|seen| matches!(seen, super::Seen::Answer(id, Content::Empty) if *id == missing))
+    );
     let mut updates = vec![state];
     updates.extend(reader.changes("r"));
     assert_eq!((count(&updates, "one"), count(&updates, "two")), (1, 1));
@@ -107,7 +123,13 @@ fn bytes_that_are_no_update_change_nothing() {
     let client = world.join("client");
     let before = world.open(&client, "c", json!({ "path": "a.document" }));
     let commits = world.store.commits();
-    let payloads: [&'static [u8]; 5] = [b"some bytes", b"!!!!", b"AAEC", b"AQ==", b"//////////8PAA=="];
+    let payloads: [&'static [u8]; 5] = [
+        b"some bytes",
+        b"!!!!",
+        b"AAEC",
+        b"AQ==",
+        b"//////////8PAA==",
+    ];
     for payload in payloads {
         let id = world.chunk(&client, "c", sync_chunk(Bytes::from_static(payload)));
         world.settle();
@@ -117,7 +139,10 @@ fn bytes_that_are_no_update_change_nothing() {
     assert_eq!(client.answer(empty), Content::Empty, "no bytes are a no-op");
     assert_eq!(world.store.commits(), commits);
     let other = world.join("other");
-    assert_eq!(world.open(&other, "o", json!({ "path": "a.document" })), before);
+    assert_eq!(
+        world.open(&other, "o", json!({ "path": "a.document" })),
+        before
+    );
 }
 
 #[test]
@@ -136,8 +161,14 @@ fn requests_that_fit_nothing_cost_only_themselves() {
     assert_eq!(code(&client.answer(no_call)), Some(1002));
     let second_start = world.begin_open(&client, "c", json!({ "path": "b.document" }));
     let answers = client.take();
-    let refused = answers.iter().filter(|seen| matches!(seen, super::Seen::Answer(_, content) if code(content) == Some(1002)));
-    assert_eq!(refused.count(), 2, "the duplicate call and the second start: {answers:?}, {second_start}");
+    let refused = answers.iter().filter(
+        |seen| matches!(seen, super::Seen::Answer(_, content) if code(content) == Some(1002)),
+    );
+    assert_eq!(
+        refused.count(),
+        2,
+        "the duplicate call and the second start: {answers:?}, {second_start}"
+    );
 
     // The first call goes on.
     let update = world.update(&client, "c", &Editor::new(1).append("body", "one"));
@@ -155,17 +186,35 @@ fn grants_decide_over_paths() {
     let client = world.join_with("client", scope.unwrap());
     let describe = world.call(&client, "sync", "describe", json!({ "path": "other" }));
     assert_eq!(code(&describe), Some(1001));
-    let create = world.call(&client, "sync", "create", json!({ "path": "notes/read-me", "json": { "a": 1 } }));
+    let create = world.call(
+        &client,
+        "sync",
+        "create",
+        json!({ "path": "notes/read-me", "json": { "a": 1 } }),
+    );
     assert_eq!(code(&create), Some(1001));
     assert!(text(&create).contains("read-only"));
-    let create = world.call(&client, "sync", "create", json!({ "path": "notes/mine", "json": { "a": 1 } }));
+    let create = world.call(
+        &client,
+        "sync",
+        "create",
+        json!({ "path": "notes/mine", "json": { "a": 1 } }),
+    );
     assert_eq!(create, Content::Empty);
     world.begin_open(&client, "c", json!({ "path": "notes/read-me" }));
     world.settle();
-    assert_eq!(code(&client.chunks("c")[0]), Some(1001), "an open that may not create says so");
+    assert_eq!(
+        code(&client.chunks("c")[0]),
+        Some(1001),
+        "an open that may not create says so"
+    );
 
     let nobody = world.join_with("nobody", ApiScope::default());
-    for (toolkit, tool) in [("sync", "describe"), ("storage", "exists"), ("messaging", "enable")] {
+    for (toolkit, tool) in [
+        ("sync", "describe"),
+        ("storage", "exists"),
+        ("messaging", "enable"),
+    ] {
         let answer = world.call(&nobody, toolkit, tool, json!({ "path": "notes/mine" }));
         assert_eq!(code(&answer), Some(1001), "{toolkit}.{tool}");
     }

@@ -8,15 +8,38 @@ use super::{Content, Editor, Fetch, World, code, count, shown, text};
 fn initial_json_without_a_schema_gets_one_read_off_it() {
     let mut world = World::new();
     let client = world.join("client");
-    let created = world.call(&client, "sync", "create", json!({ "path": "my/path", "json": { "key": "value" } }));
+    let created = world.call(
+        &client,
+        "sync",
+        "create",
+        json!({ "path": "my/path", "json": { "key": "value" } }),
+    );
     assert_eq!(created, Content::Empty);
     let described = world.call(&client, "sync", "describe", json!({ "path": "./my/path" }));
-    assert_eq!(described, Content::Json(json!({ "document": { "key": "value" } })));
-    let again = world.call(&client, "sync", "create", json!({ "path": "/my/path", "json": { "key": "value" } }));
+    assert_eq!(
+        described,
+        Content::Json(json!({ "document": { "key": "value" } }))
+    );
+    let again = world.call(
+        &client,
+        "sync",
+        "create",
+        json!({ "path": "/my/path", "json": { "key": "value" } }),
+    );
     assert_eq!(code(&again), Some(1004));
-    let refused = world.call(&client, "sync", "create", json!({ "path": "null", "json": { "key": null } }));
+    let refused = world.call(
+        &client,
+        "sync",
+        "create",
+        json!({ "path": "null", "json": { "key": null } }),
+    );
     assert_eq!(code(&refused), Some(1002));
-    let root = world.call(&client, "sync", "create", json!({ "path": ".", "json": { "key": 1 } }));
+    let root = world.call(
+        &client,
+        "sync",
+        "create",
+        json!({ "path": ".", "json": { "key": 1 } }),
+    );
     assert_eq!(code(&root), Some(1002));
 }
 
@@ -26,13 +49,26 @@ fn a_document_without_any_schema_is_refused_with_the_file_that_would_help() {
     let client = world.join("client");
     let refused = world.call(&client, "sync", "create", json!({ "path": "plan.todo" }));
     assert_eq!(code(&refused), Some(1003));
-    assert!(text(&refused).contains(".schemas/todo.json"), "{}", text(&refused));
-    let refused = world.call(&client, "sync", "create", json!({ "path": "plan", "schema_path": "my.json" }));
+    assert!(
+        text(&refused).contains(".schemas/todo.json"),
+        "{}",
+        text(&refused)
+    );
+    let refused = world.call(
+        &client,
+        "sync",
+        "create",
+        json!({ "path": "plan", "schema_path": "my.json" }),
+    );
     assert_eq!(code(&refused), Some(1003));
     assert!(text(&refused).contains("my.json"));
     let missing = world.call(&client, "sync", "describe", json!({ "path": "plan.todo" }));
     assert_eq!(code(&missing), Some(1003));
-    world.begin_open(&client, "c", json!({ "path": "plan.todo", "create": false }));
+    world.begin_open(
+        &client,
+        "c",
+        json!({ "path": "plan.todo", "create": false }),
+    );
     world.settle();
     assert_eq!(code(&client.chunks("c")[0]), Some(1003));
 }
@@ -42,11 +78,24 @@ fn violations_of_initial_json_are_all_listed_and_leave_no_document() {
     let mut world = World::new();
     let client = world.join("client");
     let json = json!({ "document": { "content": [{ "body": { "text": 1 } }, { "nope": {} }] } });
-    let refused = world.call(&client, "sync", "create", json!({ "path": "a.document", "json": json }));
+    let refused = world.call(
+        &client,
+        "sync",
+        "create",
+        json!({ "path": "a.document", "json": json }),
+    );
     assert_eq!(code(&refused), Some(1002));
     let text = text(&refused);
-    assert!(text.contains("/document/content/0/body/text") && text.contains("/document/content/1"), "{text}");
-    let exists = world.call(&client, "storage", "exists", json!({ "path": "a.document" }));
+    assert!(
+        text.contains("/document/content/0/body/text") && text.contains("/document/content/1"),
+        "{text}"
+    );
+    let exists = world.call(
+        &client,
+        "storage",
+        "exists",
+        json!({ "path": "a.document" }),
+    );
     assert_eq!(exists, Content::Json(json!({ "exists": false })));
 }
 
@@ -61,7 +110,10 @@ fn racing_creators_get_one_document() {
     world.settle();
     one.state("s");
     let seen = two.take();
-    assert!(seen.iter().any(|seen| matches!(seen, super::Seen::Chunk(_, Content::Binary { .. }))));
+    assert!(
+        seen.iter()
+            .any(|seen| matches!(seen, super::Seen::Chunk(_, Content::Binary { .. })))
+    );
     assert!(seen.iter().any(|seen| matches!(seen, super::Seen::Answer(id, content) if *id == create && code(content) == Some(1004))));
     world.update(&one, "s", &Editor::new(1).append("body", "one"));
     world.settle();
@@ -81,15 +133,30 @@ fn a_document_is_let_go_after_its_last_reader_and_comes_back_the_same() {
     assert_eq!(world.metric("meshagent_documents"), 1);
     world.chunk(&client, "c", Content::Control(super::Control::close()));
     world.pass_seconds(20);
-    assert_eq!(world.metric("meshagent_documents"), 1, "somebody may come back");
+    assert_eq!(
+        world.metric("meshagent_documents"),
+        1,
+        "somebody may come back"
+    );
     world.pass_seconds(20);
     assert_eq!(world.metric("meshagent_documents"), 0);
 
     let stored = super::RoomId::new("project", "room");
-    let stored = meshagent_store::Store::load(&world.store, &stored, "a.document").unwrap().unwrap();
-    assert!(stored.snapshot.is_some() && stored.updates.is_empty(), "the log was folded before it went");
+    let stored = meshagent_store::Store::load(&world.store, &stored, "a.document")
+        .unwrap()
+        .unwrap();
+    assert!(
+        stored.snapshot.is_some() && stored.updates.is_empty(),
+        "the log was folded before it went"
+    );
     let state = world.open(&client, "again", json!({ "path": "a.document" }));
-    assert_eq!(shown(&[state])["document"]["content"].as_array().unwrap().len(), 40);
+    assert_eq!(
+        shown(&[state])["document"]["content"]
+            .as_array()
+            .unwrap()
+            .len(),
+        40
+    );
 
     world.leave(&client);
     world.pass_seconds(40);
@@ -101,13 +168,20 @@ fn a_close_while_the_document_is_being_read_is_answered() {
     let mut world = World::new();
     let client = world.join("client");
     world.begin_open(&client, "c", json!({ "path": "a.document" }));
-    let Some(super::Action::Fetch(number, Fetch::Document { .. })) = world.room.poll_action() else {
+    let Some(super::Action::Fetch(number, Fetch::Document { .. })) = world.room.poll_action()
+    else {
         panic!("the document is read first")
     };
     let close = world.chunk(&client, "c", Content::Control(super::Control::close()));
     let seen = client.take();
-    assert!(seen.iter().any(|seen| matches!(seen, super::Seen::Answer(id, Content::Empty) if *id == close)));
-    assert!(seen.iter().any(|seen| matches!(seen, super::Seen::Chunk(_, Content::Control(super::Control::Close { .. })))));
+    assert!(
+        seen.iter()
+            .any(|seen| matches!(seen, super::Seen::Answer(id, Content::Empty) if *id == close))
+    );
+    assert!(seen.iter().any(|seen| matches!(
+        seen,
+        super::Seen::Chunk(_, Content::Control(super::Control::Close { .. }))
+    )));
     let nothing = Ok(super::FetchResult::Document(None));
     world.room.handle_fetched(number, nothing, world.now);
     world.settle();

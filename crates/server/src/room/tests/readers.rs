@@ -19,8 +19,18 @@ fn what_arrives_while_the_disk_is_busy_reaches_readers_as_one_change() {
     }
     world.settle();
     let changes = reader.changes("r");
-    assert_eq!(changes.len(), 2, "one for the first batch, one for all that came meanwhile");
-    assert_eq!(shown(&changes)["document"]["content"].as_array().unwrap().len(), 11);
+    assert_eq!(
+        changes.len(),
+        2,
+        "one for the first batch, one for all that came meanwhile"
+    );
+    assert_eq!(
+        shown(&changes)["document"]["content"]
+            .as_array()
+            .unwrap()
+            .len(),
+        11
+    );
 }
 
 #[test]
@@ -38,19 +48,31 @@ fn a_reader_that_does_not_read_is_brought_up_to_date_by_one_change() {
         writer.take();
     }
     let (queued, lagging) = slow.outbox.queued();
-    assert!(queued < 32 << 10, "{queued} bytes are queued for a reader that reads nothing");
+    assert!(
+        queued < 32 << 10,
+        "{queued} bytes are queued for a reader that reads nothing"
+    );
     assert!(lagging);
 
     let mut updates = vec![state];
     updates.extend(slow.changes("s"));
-    let seen = shown(&updates)["document"]["content"].as_array().unwrap().len();
+    let seen = shown(&updates)["document"]["content"]
+        .as_array()
+        .unwrap()
+        .len();
     assert!(seen < 500);
     world.room.handle_drained(slow.conn);
     world.settle();
     let rest = slow.changes("s");
     assert_eq!(rest.len(), 1, "one merged change");
     updates.extend(rest);
-    assert_eq!(shown(&updates)["document"]["content"].as_array().unwrap().len(), 500);
+    assert_eq!(
+        shown(&updates)["document"]["content"]
+            .as_array()
+            .unwrap()
+            .len(),
+        500
+    );
 
     // From there on it keeps up again.
     world.update(&writer, "w", &editor.append("body", "last"));
@@ -79,7 +101,13 @@ fn a_reader_too_far_behind_gets_the_whole_state() {
     world.room.handle_drained(slow.conn);
     world.settle();
     updates.extend(slow.changes("s"));
-    assert_eq!(shown(&updates)["document"]["content"][0]["body"]["text"].as_str().unwrap().len(), long.len());
+    assert_eq!(
+        shown(&updates)["document"]["content"][0]["body"]["text"]
+            .as_str()
+            .unwrap()
+            .len(),
+        long.len()
+    );
 }
 
 #[test]
@@ -93,15 +121,42 @@ fn a_client_that_comes_back_gets_what_it_lacks() {
     world.update(&writer, "w", &editor.append("body", "two"));
     world.settle();
 
-    let mut replica = meshagent_document::MeshDocument::new(meshagent_document::MeshSchema::builtin("document").unwrap(), 5);
+    let mut replica = meshagent_document::MeshDocument::new(
+        meshagent_document::MeshSchema::builtin("document").unwrap(),
+        5,
+    );
     replica.apply_update(&first).unwrap();
     let vector = base64::Engine::encode(&super::STANDARD, replica.state_vector());
-    let difference = world.open(&other, "o", json!({ "path": "a.document", "vector": vector }));
-    assert_eq!((count(&[first, difference.clone()], "one"), count(&[difference.clone()], "one")), (1, 0));
+    let difference = world.open(
+        &other,
+        "o",
+        json!({ "path": "a.document", "vector": vector }),
+    );
+    assert_eq!(
+        (
+            count(&[first, difference.clone()], "one"),
+            count(&[difference.clone()], "one")
+        ),
+        (1, 0)
+    );
     replica.apply_update(&difference).unwrap();
-    assert_eq!(replica.to_json(false)["document"]["content"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        replica.to_json(false)["document"]["content"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
 
-    world.begin_open(&other, "bad", json!({ "path": "a.document", "vector": "/////w8=" }));
+    world.begin_open(
+        &other,
+        "bad",
+        json!({ "path": "a.document", "vector": "/////w8=" }),
+    );
     world.settle();
-    assert_eq!(super::code(&other.chunks("bad")[0]), Some(1002), "a hostile vector costs only that open");
+    assert_eq!(
+        super::code(&other.chunks("bad")[0]),
+        Some(1002),
+        "a hostile vector costs only that open"
+    );
 }

@@ -11,23 +11,39 @@ fn participants_see_each_other_while_messaging_is_enabled() {
     let (ann, ben, shy) = (world.join("ann"), world.join("ben"), world.join("shy"));
     world.invoke(&ann, "messaging", "enable", json!({}));
     let alone = events(&ann);
-    assert!(matches!(&alone[0], ServerToClient::Messaging { kind, message, .. } if kind == "messaging.enabled" && message["participants"] == json!([])));
+    assert!(
+        matches!(&alone[0], ServerToClient::Messaging { kind, message, .. } if kind == "messaging.enabled" && message["participants"] == json!([]))
+    );
 
     world.invoke(&ben, "messaging", "enable", json!({}));
     let others = events(&ben);
-    assert!(matches!(&others[0], ServerToClient::Messaging { message, .. } if message["participants"] == json!([
-        { "id": "ann-id", "role": "user", "attributes": { "name": "ann" } }
-    ])));
-    assert!(matches!(&events(&ann)[0], ServerToClient::Messaging { kind, message, .. } if kind == "participant.enabled" && message["id"] == "ben-id"));
+    assert!(
+        matches!(&others[0], ServerToClient::Messaging { message, .. } if message["participants"] == json!([
+            { "id": "ann-id", "role": "user", "attributes": { "name": "ann" } }
+        ]))
+    );
+    assert!(
+        matches!(&events(&ann)[0], ServerToClient::Messaging { kind, message, .. } if kind == "participant.enabled" && message["id"] == "ben-id")
+    );
 
-    let attributes = json!({ "name": "ben", "mood": "calm" }).as_object().unwrap().clone();
+    let attributes = json!({ "name": "ben", "mood": "calm" })
+        .as_object()
+        .unwrap()
+        .clone();
     world.send(&ben, ClientToServer::SetAttributes(attributes));
-    assert!(matches!(&events(&ann)[0], ServerToClient::Messaging { kind, message, from_participant_id, .. }
-        if kind == "participant.attributes" && from_participant_id == "ben-id" && *message == json!({ "attributes": { "mood": "calm" } })));
+    assert!(
+        matches!(&events(&ann)[0], ServerToClient::Messaging { kind, message, from_participant_id, .. }
+        if kind == "participant.attributes" && from_participant_id == "ben-id" && *message == json!({ "attributes": { "mood": "calm" } }))
+    );
 
     world.leave(&ben);
-    assert!(matches!(&events(&ann)[0], ServerToClient::Messaging { kind, message, .. } if kind == "participant.disabled" && message["id"] == "ben-id"));
-    assert!(events(&shy).is_empty(), "who did not enable messaging hears nothing");
+    assert!(
+        matches!(&events(&ann)[0], ServerToClient::Messaging { kind, message, .. } if kind == "participant.disabled" && message["id"] == "ben-id")
+    );
+    assert!(
+        events(&shy).is_empty(),
+        "who did not enable messaging hears nothing"
+    );
 }
 
 #[test]
@@ -44,13 +60,28 @@ fn messages_reach_one_or_all_others() {
         "to_participant_id": "ben-id", "type": "hello", "message_json": "{\"a\":1}", "attachment_base64": "AQID"
     }));
     assert_eq!(sent, Content::Empty);
-    assert!(matches!(&events(&ben)[0], ServerToClient::Messaging { from_participant_id, kind, message, attachment }
-        if from_participant_id == "ann-id" && kind == "hello" && *message == json!({ "a": 1 }) && attachment[..] == [1, 2, 3]));
+    assert!(
+        matches!(&events(&ben)[0], ServerToClient::Messaging { from_participant_id, kind, message, attachment }
+        if from_participant_id == "ann-id" && kind == "hello" && *message == json!({ "a": 1 }) && attachment[..] == [1, 2, 3])
+    );
     assert!(events(&cid).is_empty());
 
-    world.call(&ann, "messaging", "broadcast", json!({ "type": "all", "message_json": "{}" }));
-    assert_eq!((events(&ann).len(), events(&ben).len(), events(&cid).len()), (0, 1, 1));
+    world.call(
+        &ann,
+        "messaging",
+        "broadcast",
+        json!({ "type": "all", "message_json": "{}" }),
+    );
+    assert_eq!(
+        (events(&ann).len(), events(&ben).len(), events(&cid).len()),
+        (0, 1, 1)
+    );
 
-    let nobody = world.call(&ann, "messaging", "send", json!({ "to_participant_id": "zed", "type": "x", "message_json": "{}" }));
+    let nobody = world.call(
+        &ann,
+        "messaging",
+        "send",
+        json!({ "to_participant_id": "zed", "type": "x", "message_json": "{}" }),
+    );
     assert_eq!(code(&nobody), Some(1003));
 }

@@ -1,0 +1,181 @@
+//! What the defaults admit, and what a bound refuses.
+
+use meshagent_document::{MeshDocument, MeshSchema};
+use meshagent_protocol::DocPath;
+use meshagent_protocol::sync::SyncOpenStart;
+use meshagent_server::Config;
+use serde_json::json;
+
+use crate::harness::{PATIENCE, RawSocket, TestServer, call};
+
+fn start(path: &str) -> SyncOpenStart {
+    SyncOpenStart::new(DocPath::parse(path).unwrap())
+}
+
+/// An update of about this many bytes: one element with a long text.
+fn large_update(client_id: u64, bytes: usize) -> Vec<u8> {
+    let mut document = MeshDocument::new(MeshSchema::builtin("document").unwrap(), client_id);
+    let json = json!({ "document": { "content": [{ "body": { "text": "x".repeat(bytes) } }] } });
+    document
+        .insert_json(&json, &mut || format!("id-{client_id}"))
+        .unwrap();
+    document.encode_state()
+}
+
+#[tokio::test]
+async fn the_defaults_admit_large_updates_json_and_files() {
+    let server = TestServer::start().await;
+    let (writer, reader) = (server.join("writer").await, server.join("reader").await);
+    let sent = writer.sync().open(&start("a.document")).await.unwrap();
+    let mut received = reader.sync().open(&start("a.document")).await.unwrap();
+    let update = large_update(1, 8 << 20);
+    sent.send(&update).await.unwrap();
+    let change = tokio::time::timeout(PATIENCE, received.recv())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    assert!(change.len() >= 8 << 20);
+
+    let json = json!({ "document": { "content": [{ "body": { "text": "y".repeat(4 << 20) } }] } });
+    writer
+        .sync()
+        .create("b.document", Some(json.clone()), None)
+        .await
+        .unwrap();
+    assert_eq!(reader.sync().describe("b.document").await.unwrap(), json);
+
+    let file = vec![7; 1 << 20];
+    writer
+        .storage()
+        .upload("file.bin", file.clone(), false)
+        .await
+        .unwrap();
+    assert_eq!(
+        reader.storage().download("file.bin").await.unwrap().data,
+        file
+    );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn three_hundred_requests_may_be_under_way_at_once() {
+    let server = TestServer::start().await;
+    let mut socket = RawSocket::join(&server).await;
+    for id in 0..300 {
+        socket
+            .send(
+                id,
+                "room.invoke_tool",
+                &call("storage", "exists", &json!({ "path": "x" })),
+            )
+            .await;
+    }
+    let mut answered: Vec<u64> = Vec::new();
+    while answered.len() < 300 {
+        answered.push(socket.message().await.1);
+    }
+    answered.sort_unstable();
+    assert_eq!(answered, (0..300).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_burst_of_handshakes_from_one_address_is_served() {
+    let server = TestServer::start().await;
+    let jwt = server.jwt("ann");
+    let target = format!("/rooms/room?token={jwt}");
+    let joined = (0..400).map(|_| RawSocket::connect(&server, &target, &[]));
+    let mut sockets = Vec::new();
+    for socket in joined.map(Box::pin) {
+        sockets.push(socket);
+    }
+    let mut open = Vec::new();
+    for socket in sockets {
+        open.push(socket.await.unwrap());
+    }
+    let (_, _, metrics) = server.http("GET /metrics", &[], "").await;
+    assert!(metrics.contains("meshagent_connections 400\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_message_over_the_limit_is_refused_and_the_connection_goes_on() {
+    let mut config = Config::default();
+    config.limits.max_message_bytes = 1 << 20;
+    config.limits.max_update_bytes = 64 << 10;
+    let server = TestServer::start_with(config).await;
+    let client = server.join("ann").await;
+    let stream = client.sync().open(&start("a.document")).await.unwrap();
+    for bytes in [100 << 10, 2 << 20] {
+        let refused = stream.send(&large_update(1, bytes)).await.unwrap_err();
+        assert!(
+            refused.to_string().contains("larger than") || refused.to_string().contains("at most"),
+            "{refused}"
+        );
+    }
+    let small = large_update(2, 1000);
+    assert_eq!(stream.send(&small).await.unwrap().notice, None);
+}
+
+#[tokio::test]
+async fn a_full_room_says_so_at_the_handshake() {
+    let mut config = Config::default();
+    config.limits.max_participants_per_room = 2;
+    let server = TestServer::start_with(config).await;
+    let _members = (server.join("one").await, server.join("two").await);
+    let target = format!("/rooms/room?token={}", server.jwt("three"));
+    assert_eq!(
+        RawSocket::connect(&server, &target, &[]).await.err(),
+        Some(503)
+    );
+}
+
+#[tokio::test]
+async fn a_reader_that_stops_reading_delays_nobody_and_catches_up() {
+    let server = TestServer::start().await;
+    let (writer, reader) = (server.join("writer").await, server.join("reader").await);
+    let sent = writer.sync().open(&start("a.document")).await.unwrap();
+    let mut received = reader.sync().open(&start("a.document")).await.unwrap();
+    let mut slow = RawSocket::join(&server).await;
+    let open = json!({ "toolkit": "sync", "tool": "open", "tool_call_id": "s", "arguments": { "type": "control", "method": "open" } });
+    slow.send(1, "room.invoke_tool", &open).await;
+    let begin = json!({ "tool_call_id": "s", "chunk": { "type": "binary", "headers": { "kind": "start", "path": "a.document" } } });
+    slow.send(2, "room.tool_call_request_chunk", &begin).await;
+    slow.answer(2).await;
+
+    // 20 MB go by while it does not read: far more than sockets and the queue hold.
+    let mut live = 0;
+    for client_id in 1..=80 {
+        sent.send(&large_update(client_id, 256 << 10))
+            .await
+            .unwrap();
+        let change = tokio::time::timeout(PATIENCE, received.recv())
+            .await
+            .unwrap()
+            .unwrap();
+        live += usize::from(change.is_some());
+    }
+    assert_eq!(live, 80, "the other reader saw each change at once");
+
+    // Now it reads: whatever was queued, and one difference.
+    slow.send(
+        3,
+        "room.invoke_tool",
+        &call("sync", "describe", &json!({ "path": "a.document" })),
+    )
+    .await;
+    let mut chunks = 0;
+    loop {
+        let (kind, id, _) = slow.message().await;
+        match kind.as_str() {
+            "room.tool_call_response_chunk" => chunks += 1,
+            "__response__" if id == 3 => break,
+            _ => {}
+        }
+    }
+    assert!((1..80).contains(&chunks), "{chunks} chunks for 80 changes");
+    let (_, _, metrics) = server.http("GET /metrics", &[], "").await;
+    assert!(
+        !metrics.contains("meshagent_catch_ups_total 0\n"),
+        "{metrics}"
+    );
+}
