@@ -78,7 +78,7 @@ pub(crate) struct Welcome {
 pub(crate) struct Driver {
     session: ClientSession,
     commands: mpsc::Receiver<Command>,
-    events: broadcast::WeakSender<RoomEvent>,
+    events: broadcast::Sender<RoomEvent>,
     welcome: Welcome,
     ready: Option<oneshot::Sender<Welcome>>,
     replies: HashMap<RequestId, Reply<Content>>,
@@ -123,7 +123,7 @@ type Writer = WebSocketWrite<WriteHalf<TokioIo<Upgraded>>>;
 impl Driver {
     pub(crate) fn new(
         commands: mpsc::Receiver<Command>,
-        events: broadcast::WeakSender<RoomEvent>,
+        events: broadcast::Sender<RoomEvent>,
         ready: oneshot::Sender<Welcome>,
     ) -> Self {
         Self {
@@ -148,29 +148,40 @@ impl Driver {
         let (outgoing, to_write) = mpsc::channel(SOCKET_CAPACITY);
         let mut reading = pin!(read_all(reader, incoming));
         let mut writing = pin!(write_all(writer, to_write));
+        let mut read_end = None;
+        let mut is_writing = true;
 
-        let reason = tokio::select! {
-            reason = self.serve(received, &outgoing) => reason,
-            reason = &mut reading => reason,
-            reason = &mut writing => reason,
+        // The loop ends last: what was read before the connection broke is still handed out.
+        let reason = {
+            let mut serving = pin!(self.serve(received, &outgoing));
+            loop {
+                tokio::select! {
+                    reason = &mut serving => break reason,
+                    reason = &mut reading, if read_end.is_none() => read_end = Some(reason),
+                    () = &mut writing, if is_writing => is_writing = false,
+                }
+            }
         };
         // Nothing is called any more; what callers wait for is answered by the drop below.
         self.commands.close();
-        let farewell = async {
-            // A writer that has ended takes nothing.
-            let _queued = outgoing.send(Outgoing::Close).await;
-            drop(outgoing);
-            if reason.is_ours {
-                writing.await;
-            }
-        };
-        let _in_time = tokio::time::timeout(CLOSE_GRACE, farewell).await;
-        if let Some(events) = self.events.upgrade() {
-            // Nobody has to listen.
-            let _listeners = events.send(RoomEvent::Disconnected {
-                reason: reason.text,
-            });
+        if is_writing {
+            let farewell = async {
+                let say_it = async move {
+                    // A writer that has failed takes nothing.
+                    let _queued = outgoing.send(Outgoing::Close).await;
+                };
+                tokio::join!(say_it, writing);
+                if read_end.is_none() {
+                    // The server's close frame, or the end of the connection.
+                    reading.await;
+                }
+            };
+            let _in_time = tokio::time::timeout(CLOSE_GRACE, farewell).await;
         }
+        // Nobody has to listen.
+        let _listeners = self.events.send(RoomEvent::Disconnected {
+            reason: reason.to_owned(),
+        });
         for reply in self.closing {
             let _waiting = reply.send(());
         }
@@ -181,36 +192,39 @@ impl Driver {
         &mut self,
         mut received: mpsc::Receiver<Received>,
         outgoing: &mpsc::Sender<Outgoing>,
-    ) -> Ended {
+    ) -> &'static str {
         let mut next = None;
         loop {
             next = next.or_else(|| self.session.poll_transmit().map(Outgoing::Packet));
             let has_next = next.is_some();
             tokio::select! {
-                permit = outgoing.reserve(), if has_next => {
-                    if let (Ok(permit), Some(next)) = (permit, next.take()) {
-                        permit.send(next);
+                permit = outgoing.reserve(), if has_next => match permit {
+                    Ok(permit) => {
+                        if let Some(next) = next.take() {
+                            permit.send(next);
+                        }
                     }
-                }
+                    Err(_writer_ended) => return LOST,
+                },
                 input = received.recv() => match input {
                     Some(Received::Packet(packet)) => self.handle_packet(&packet),
                     Some(Received::Ping(payload)) => {
                         // A full queue is full of packets, which prove as well that we are alive.
                         let _queued = outgoing.try_send(Outgoing::Pong(payload));
                     }
-                    Some(Received::Closed) => return Ended::by_server("the server closed the connection"),
-                    None => return Ended::by_server("the connection was lost"),
+                    Some(Received::Closed) => return "the server closed the connection",
+                    None => return LOST,
                 },
                 // What is to be written first bounds what is taken in.
                 command = self.commands.recv(), if !has_next => match command {
                     Some(Command::Close { reply }) => {
                         self.closing.push(reply);
-                        return Ended::by_us();
+                        return CLOSED;
                     }
                     Some(command) => self.handle_command(command),
-                    None => return Ended::by_us(),
+                    None => return CLOSED,
                 },
-                () = closed(self.ready.as_mut()) => return Ended::by_us(),
+                () = closed(self.ready.as_mut()) => return CLOSED,
             }
         }
     }
@@ -340,10 +354,9 @@ impl Driver {
                 self.end_stream(stream, end);
             }
             Event::Message(message) => {
-                let event = RoomEvent::from_message(message);
-                if let (Some(event), Some(events)) = (event, self.events.upgrade()) {
+                if let Some(event) = RoomEvent::from_message(message) {
                     // Nobody has to listen.
-                    let _listeners = events.send(event);
+                    let _listeners = self.events.send(event);
                 }
             }
             // The faulty message is lost, and whoever waits for it learns that from the server or
@@ -442,29 +455,6 @@ impl Driver {
     }
 }
 
-/// Why the connection ended.
-#[derive(Debug)]
-struct Ended {
-    is_ours: bool,
-    text: String,
-}
-
-impl Ended {
-    fn by_us() -> Self {
-        Self {
-            is_ours: true,
-            text: "the client closed the connection".to_owned(),
-        }
-    }
-
-    fn by_server(text: &str) -> Self {
-        Self {
-            is_ours: false,
-            text: text.to_owned(),
-        }
-    }
-}
-
 /// Waits until nobody waits for the beginning any more; for ever once it has come.
 async fn closed(ready: Option<&mut oneshot::Sender<Welcome>>) {
     match ready {
@@ -475,21 +465,20 @@ async fn closed(ready: Option<&mut oneshot::Sender<Welcome>>) {
 
 /// Reads to the end of the connection. When the loop falls behind, reading waits, and the server
 /// notices by its own queue.
-async fn read_all(mut reader: Reader, incoming: mpsc::Sender<Received>) -> Ended {
+async fn read_all(mut reader: Reader, incoming: mpsc::Sender<Received>) {
     let mut fragments = BytesMut::new();
     loop {
         let frame = reader
             .read_frame(&mut |_never| async { Ok::<_, WebSocketError>(()) })
             .await;
-        let frame = match frame {
-            Ok(frame) => frame,
-            Err(error) => return Ended::by_server(&format!("the connection was lost: {error}")),
+        let Ok(frame) = frame else {
+            return;
         };
         let received = match frame.opcode {
             OpCode::Binary if frame.fin => Received::Packet(to_bytes(frame.payload)),
             OpCode::Binary | OpCode::Continuation => {
                 if fragments.len() + frame.payload.len() > MAX_FRAME_BYTES {
-                    return Ended::by_server("the server sent a frame that is too large");
+                    return;
                 }
                 fragments.extend_from_slice(&frame.payload);
                 if !frame.fin {
@@ -499,17 +488,18 @@ async fn read_all(mut reader: Reader, incoming: mpsc::Sender<Received>) -> Ended
             }
             OpCode::Ping => Received::Ping(to_bytes(frame.payload)),
             OpCode::Close => Received::Closed,
-            OpCode::Pong => continue,
-            OpCode::Text => return Ended::by_server("the server sent text"),
+            // Nothing that this client asked for, and nothing that it understands.
+            OpCode::Pong | OpCode::Text => continue,
         };
-        if incoming.send(received).await.is_err() {
-            return Ended::by_us();
+        let is_last = matches!(received, Received::Closed);
+        if incoming.send(received).await.is_err() || is_last {
+            return;
         }
     }
 }
 
 /// Writes until a close frame is written, or the connection fails.
-async fn write_all(mut writer: Writer, mut to_write: mpsc::Receiver<Outgoing>) -> Ended {
+async fn write_all(mut writer: Writer, mut to_write: mpsc::Receiver<Outgoing>) {
     while let Some(outgoing) = to_write.recv().await {
         let is_close = matches!(outgoing, Outgoing::Close);
         let frame = match outgoing {
@@ -521,14 +511,10 @@ async fn write_all(mut writer: Writer, mut to_write: mpsc::Receiver<Outgoing>) -
             writer.write_frame(frame).await?;
             writer.flush().await
         };
-        if let Err(error) = written.await {
-            return Ended::by_server(&format!("the connection was lost: {error}"));
-        }
-        if is_close {
-            break;
+        if written.await.is_err() || is_close {
+            return;
         }
     }
-    Ended::by_us()
 }
 
 fn to_bytes(payload: Payload<'_>) -> Bytes {
@@ -537,6 +523,9 @@ fn to_bytes(payload: Payload<'_>) -> Bytes {
         other => Bytes::from(other.to_vec()),
     }
 }
+
+const CLOSED: &str = "the client closed the connection";
+const LOST: &str = "the connection was lost";
 
 /// The largest WebSocket message that is read: the server sends at most 1 MiB and some bytes.
 const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;

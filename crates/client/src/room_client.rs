@@ -21,7 +21,7 @@ use crate::sync_client::SyncClient;
 #[derive(Clone, Debug)]
 pub struct RoomClient {
     commands: mpsc::Sender<Command>,
-    events: broadcast::Sender<RoomEvent>,
+    events: broadcast::WeakSender<RoomEvent>,
     welcome: Arc<Welcome>,
 }
 
@@ -57,15 +57,16 @@ impl RoomClient {
         let (commands, receiver) = mpsc::channel(COMMAND_CAPACITY);
         let (events, _) = broadcast::channel(EVENT_CAPACITY);
         let (ready, welcome) = oneshot::channel();
-        // The only other owners of the channel's senders are handles, so the driver ends after
-        // the last of them, or as soon as the connection is gone.
-        tokio::spawn(Driver::new(receiver, events.downgrade(), ready).run(socket));
+        // Only handles own senders of commands, so the driver ends after the last of them, or as
+        // soon as the connection is gone; and only it owns the sender of events, so they end then.
+        let subscriptions = events.downgrade();
+        tokio::spawn(Driver::new(receiver, events, ready).run(socket));
         let welcome = welcome
             .await
             .map_err(|_driver_ended| ConnectError::Closed)?;
         Ok(Self {
             commands,
-            events,
+            events: subscriptions,
             welcome: Arc::new(welcome),
         })
     }
@@ -168,7 +169,11 @@ impl RoomClient {
 
     /// Subscribes to what happens in the room from now on.
     pub fn subscribe(&self) -> EventReceiver {
-        EventReceiver::new(self.events.subscribe())
+        match self.events.upgrade() {
+            Some(events) => EventReceiver::new(events.subscribe()),
+            // The connection is gone: a subscription that has ended.
+            None => EventReceiver::new(broadcast::channel(1).1),
+        }
     }
 
     /// The toolkit `sync`.

@@ -133,19 +133,17 @@ impl StorageClient {
         };
         let first = UploadChunk::Start(start).to_content();
         let mut stream = self.room.open_stream("storage", "upload", first).await?;
-        let mut is_complete = false;
         while let Some(chunk) = stream.recv().await.map_err(call_error)? {
             let wanted = parse_upload_pull(&chunk)?.unwrap_or(DEFAULT_CHUNK_BYTES);
             let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
             if rest.is_empty() {
                 stream.sender().close().await;
-                is_complete = true;
                 continue;
             }
             let data = rest.split_to(rest.len().min(wanted));
             stream.send(UploadChunk::Data(data).to_content()).await?;
         }
-        if rest.is_empty() || is_complete {
+        if rest.is_empty() {
             return Ok(());
         }
         Err(CallError::unexpected(

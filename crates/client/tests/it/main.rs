@@ -1,0 +1,8 @@
+//! Tests of the client against a scripted server, in memory.
+#![allow(clippy::unwrap_used, reason = "a failing helper fails the test")]
+
+mod calls;
+mod connecting;
+mod peer;
+mod streams;
+mod toolkits;

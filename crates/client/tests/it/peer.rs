@@ -1,0 +1,164 @@
+//! The server's end of a connection, played by a test.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use fastwebsockets::{Frame, OpCode, Payload, Role, WebSocket};
+use meshagent_client::{ConnectError, RoomClient};
+use meshagent_protocol::{
+    ClientToServer, Content, Control, Envelope, Invoke, MessageId, PacketLimits, PacketReader,
+    ServerToClient,
+};
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
+pub(crate) const URL: &str = "ws://host.example:8080/rooms/my-room";
+
+pub(crate) struct Peer {
+    socket: WebSocket<DuplexStream>,
+    reader: PacketReader,
+    received: VecDeque<Envelope>,
+    next_id: u64,
+}
+
+/// A connection with both ends.
+pub(crate) async fn connect() -> (RoomClient, Peer) {
+    let (ours, theirs) = tokio::io::duplex(1 << 16);
+    let accept = async {
+        let (stream, _) = read_head(theirs).await;
+        let mut peer = Peer::upgrade(stream).await;
+        peer.welcome().await;
+        peer
+    };
+    let (room, peer) = tokio::join!(RoomClient::connect_over(ours, URL, "token"), accept);
+    (room.unwrap(), peer)
+}
+
+/// What `connect_over` says to a server that answers with this text.
+pub(crate) async fn refuse(answer: &'static str) -> (ConnectError, String) {
+    let (ours, theirs) = tokio::io::duplex(1 << 16);
+    let accept = async {
+        let (mut stream, head) = read_head(theirs).await;
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        head
+    };
+    let (room, head) = tokio::join!(RoomClient::connect_over(ours, URL, "token"), accept);
+    (room.unwrap_err(), head)
+}
+
+async fn read_head(mut stream: DuplexStream) -> (DuplexStream, String) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    (stream, String::from_utf8(head).unwrap())
+}
+
+impl Peer {
+    async fn upgrade(mut stream: DuplexStream) -> Self {
+        let answer = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\
+                      upgrade: websocket\r\nsec-websocket-accept: x\r\n\r\n";
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        let mut socket = WebSocket::after_handshake(stream, Role::Server);
+        socket.set_auto_close(true);
+        Self {
+            socket,
+            reader: PacketReader::new(PacketLimits::default()),
+            received: VecDeque::new(),
+            next_id: 1,
+        }
+    }
+
+    async fn welcome(&mut self) {
+        self.send(ServerToClient::RoomReady {
+            room_name: "my-room".to_owned(),
+            room_url: "http://host.example/rooms/my-room".to_owned(),
+            session_id: "s".to_owned(),
+        })
+        .await;
+        self.send(ServerToClient::Connected {
+            participant_id: "p".to_owned(),
+            attributes: json!({"name": "n"}).as_object().unwrap().clone(),
+        })
+        .await;
+    }
+
+    pub(crate) async fn send(&mut self, message: ServerToClient) {
+        let mut packets = Vec::new();
+        message.encode(MessageId::from(self.next_id), &mut packets);
+        self.next_id += 1;
+        for packet in packets {
+            let frame = Frame::binary(Payload::Owned(packet.into()));
+            self.socket.write_frame(frame).await.unwrap();
+        }
+    }
+
+    pub(crate) async fn ping(&mut self) {
+        let frame = Frame::new(true, OpCode::Ping, None, Payload::Borrowed(b"hi"));
+        self.socket.write_frame(frame).await.unwrap();
+    }
+
+    /// The next frame that is not a message: its kind and payload.
+    pub(crate) async fn control_frame(&mut self) -> (OpCode, Bytes) {
+        loop {
+            let frame = self.socket.read_frame().await.unwrap();
+            if frame.opcode != OpCode::Binary {
+                return (frame.opcode, Bytes::from(frame.payload.to_vec()));
+            }
+        }
+    }
+
+    pub(crate) async fn recv(&mut self) -> Envelope {
+        loop {
+            if let Some(envelope) = self.received.pop_front() {
+                return envelope;
+            }
+            let frame = self.socket.read_frame().await.unwrap();
+            assert_eq!(frame.opcode, OpCode::Binary);
+            if let Some(message) = self.reader.handle_packet(&frame.payload).unwrap() {
+                self.received.push_back(Envelope::parse(message).unwrap());
+            }
+        }
+    }
+
+    pub(crate) async fn invoke(&mut self) -> (MessageId, Invoke) {
+        let envelope = self.recv().await;
+        let ClientToServer::Invoke(invoke) = envelope.message else {
+            panic!("not an invoke: {envelope:?}");
+        };
+        (envelope.id, invoke)
+    }
+
+    /// The next chunk, answered by this.
+    pub(crate) async fn chunk(&mut self, answer: Content) -> Content {
+        let envelope = self.recv().await;
+        let ClientToServer::RequestChunk { chunk, .. } = envelope.message else {
+            panic!("not a chunk: {envelope:?}");
+        };
+        self.answer(envelope.id, answer).await;
+        chunk
+    }
+
+    pub(crate) async fn answer(&mut self, request: MessageId, content: Content) {
+        self.send(ServerToClient::Response { request, content })
+            .await;
+    }
+
+    pub(crate) async fn send_chunk(&mut self, tool_call_id: &str, chunk: Content) {
+        let tool_call_id = tool_call_id.to_owned();
+        self.send(ServerToClient::ResponseChunk {
+            tool_call_id,
+            chunk,
+        })
+        .await;
+    }
+
+    /// Takes a streamed call: its tool, its id, its first chunk.
+    pub(crate) async fn open(&mut self) -> (String, String, Content) {
+        let (id, invoke) = self.invoke().await;
+        assert_eq!(invoke.arguments, Content::Control(Control::Open));
+        self.answer(id, Content::Control(Control::Open)).await;
+        let first = self.chunk(Content::Empty).await;
+        (invoke.tool, invoke.tool_call_id.unwrap(), first)
+    }
+}
