@@ -10,6 +10,8 @@ use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
+use meshagent_protocol::parse_json_object;
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
@@ -141,9 +143,14 @@ fn upgrade_request(uri: &Uri, token: &str) -> Result<Request<Empty<Bytes>>, Conn
 async fn refusal(response: Response<Incoming>) -> ConnectError {
     let status = response.status();
     let body = Limited::new(response.into_body(), MAX_REFUSAL_BYTES);
-    let text = match body.collect().await {
-        Ok(body) => String::from_utf8_lossy(&body.to_bytes()).trim().to_owned(),
-        Err(_too_long_or_lost) => String::new(),
+    let body = match body.collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(_too_long_or_lost) => Bytes::new(),
+    };
+    let text = match parse_json_object(&body).map(|mut object| object.remove("error")) {
+        Ok(Some(Value::String(text))) => text,
+        // Something else answers, a proxy perhaps.
+        _ => String::from_utf8_lossy(&body).trim().to_owned(),
     };
     let text = if text.is_empty() {
         status.canonical_reason().unwrap_or("no reason").to_owned()

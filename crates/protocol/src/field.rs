@@ -20,17 +20,17 @@ impl<'a> Fields<'a> {
         self.typed(name, "a string", Value::as_str)
     }
 
-    /// A non-empty string short enough to be kept and repeated.
+    /// A string short enough to be kept and repeated, and not empty.
     pub(crate) fn name(self, name: &'static str) -> Result<&'a str, InvalidField> {
         required(name, "a string", self.opt_name(name)?)
     }
 
+    /// As [`name`](Self::name); an empty one is as good as none.
     pub(crate) fn opt_name(self, name: &'static str) -> Result<Option<&'a str>, InvalidField> {
-        self.typed(name, "a string of 1 to 256 bytes", |value| {
-            value
-                .as_str()
-                .filter(|text| (1..=MAX_NAME_BYTES).contains(&text.len()))
-        })
+        let text = self.typed(name, "a string of at most 256 bytes", |value| {
+            value.as_str().filter(|text| text.len() <= MAX_NAME_BYTES)
+        })?;
+        Ok(text.filter(|text| !text.is_empty()))
     }
 
     pub(crate) fn object(self, name: &'static str) -> Result<&'a Map<String, Value>, InvalidField> {

@@ -206,7 +206,12 @@ impl ServerToClient {
             Self::ResponseChunk {
                 tool_call_id,
                 chunk,
-            } => json!({"tool_call_id": tool_call_id, "chunk": chunk.header()}),
+            } => {
+                let mut header = Map::new();
+                header.insert("tool_call_id".to_owned(), tool_call_id.clone().into());
+                header.insert("chunk".to_owned(), chunk.header().into());
+                header.into()
+            }
             Self::Messaging {
                 from_participant_id,
                 kind,

@@ -20,7 +20,7 @@ async fn the_room_says_who_is_who() {
 
 #[tokio::test]
 async fn refusals_carry_status_and_text() {
-    let answer = "HTTP/1.1 403 Forbidden\r\ncontent-length: 9\r\n\r\nbad token";
+    let answer = "HTTP/1.1 403 Forbidden\r\ncontent-length: 21\r\n\r\n{\"error\":\"bad token\"}";
     let (error, head) = refuse(answer).await;
     assert!(
         matches!(&error, ConnectError::Refused { status: 403, text } if text == "bad token"),
@@ -42,6 +42,11 @@ async fn refusals_carry_status_and_text() {
     let (error, _) = refuse("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await;
     assert!(
         matches!(&error, ConnectError::Refused { status: 404, text } if text == "Not Found"),
+        "{error:?}"
+    );
+    let (error, _) = refuse("HTTP/1.1 502 Bad Gateway\r\ncontent-length: 5\r\n\r\nproxy").await;
+    assert!(
+        matches!(&error, ConnectError::Refused { status: 502, text } if text == "proxy"),
         "{error:?}"
     );
     let (error, _) = refuse("hello").await;

@@ -267,7 +267,7 @@ fn the_trace_context_is_taken_out_of_the_header() {
 
 #[test]
 fn what_the_sdks_add_is_no_obstacle() {
-    let header = r#"{"toolkit":"t","tool":"u","participant_id":null,"on_behalf_of_id":null,"caller_context":{"x":1},"arguments":{"type":"empty"},"tool_call_id":"0"}"#;
+    let header = r#"{"toolkit":"t","tool":"u","participant_id":null,"on_behalf_of_id":"","caller_context":{"x":1},"arguments":{"type":"empty"},"tool_call_id":"0"}"#;
     let envelope = Envelope::parse(message("room.invoke_tool", header)).unwrap();
     let ClientToServer::Invoke(invoke) = envelope.message else {
         panic!("not an invoke");
