@@ -5,6 +5,9 @@
 //! each at a cost that follows the update and not the document.
 
 mod apply;
+mod draft;
+mod edit;
+mod event;
 mod history;
 mod ids;
 mod insert;
@@ -17,11 +20,14 @@ use std::fmt;
 
 use yrs::{ClientID, Doc, OffsetKind, Options, Transact, WriteTxn};
 
+use self::event::Watch;
 use self::history::{History, ROOT, ROOT_ATTRIBUTES};
 use self::ids::Ids;
 use self::pending::Pending;
 use crate::schema::MeshSchema;
 
+pub use edit::{Edit, EditError, Position, Target, TextPosition};
+pub use event::{Change, Event, Origin};
 pub use insert::InsertError;
 pub use read::{Element, Text};
 
@@ -37,6 +43,7 @@ pub struct MeshDocument {
     history: History,
     pending: Pending,
     ids: Ids,
+    watch: Option<Watch>,
 }
 
 impl MeshDocument {
@@ -59,6 +66,7 @@ impl MeshDocument {
             history: History::new(),
             pending: Pending::default(),
             ids: Ids::default(),
+            watch: None,
         }
     }
 

@@ -7,7 +7,10 @@ mod document;
 mod schema;
 mod update;
 
-pub use document::{Element, InsertError, MeshDocument, Text};
+pub use document::{
+    Change, Edit, EditError, Element, Event, InsertError, MeshDocument, Origin, Position, Target,
+    Text, TextPosition,
+};
 pub use schema::{
     ChildProperty, ElementProperty, ElementType, ID_ATTRIBUTE, InferError, MeshSchema, SchemaError,
     SimpleValue, TEXT_TAG, ValueProperty, Violation,

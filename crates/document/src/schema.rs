@@ -8,7 +8,7 @@ mod infer;
 mod json;
 mod validate;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -182,7 +182,7 @@ impl ElementType {
     }
 
     fn check(&self) -> Result<(), SchemaError> {
-        let mut names = HashMap::with_capacity(self.properties.len());
+        let mut names = HashSet::with_capacity(self.properties.len());
         let mut has_children = false;
         for property in &self.properties {
             let name = property.name();
@@ -192,7 +192,7 @@ impl ElementType {
                     "every element has \"$id\" already; choose another name".to_owned(),
                 ));
             }
-            if names.insert(name, ()).is_some() {
+            if !names.insert(name) {
                 return Err(SchemaError::at(
                     self.property_pointer(name),
                     format!("property {name:?} is defined twice; keep one definition"),

@@ -1,11 +1,12 @@
 //! Updates in and out: what they are, what of them becomes visible, what waits.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use yrs::updates::decoder::Decode;
 use yrs::{ClientID, IdSet, ReadTxn, StateVector, Transact, TransactionMut, Update};
 
 use super::MeshDocument;
+use super::event::{Before, Origin};
 use super::history::{NodeIndex, NodeKind, Owner};
 use super::pending::{Plan, Woken};
 use crate::schema::ID_ATTRIBUTE;
@@ -106,6 +107,7 @@ impl MeshDocument {
         };
         if let Some(visible) = &visible {
             self.integrate(&fitting, &deletes, visible)?;
+            self.close_event(Origin::Remote);
         }
         Ok(Applied { visible, gap })
     }
@@ -189,7 +191,7 @@ impl MeshDocument {
     }
 
     /// Gives an update to the engine whose structs and deletions all fit.
-    fn integrate(
+    pub(super) fn integrate(
         &mut self,
         structs: &[Struct<'_>],
         deletes: &[IdRange],
@@ -198,10 +200,11 @@ impl MeshDocument {
         let decoded = decode(bytes)?;
         self.delete_deep_first(deletes)?;
         let mut checkpoint = self.history.checkpoint();
-        let mut touched = Vec::new();
+        let mut owners = Vec::with_capacity(structs.len());
         for one in structs {
-            touched.push(self.history.append(one, &mut checkpoint)?);
+            owners.push(self.history.append(one, &mut checkpoint)?);
         }
+        let before = self.look_before(structs, &owners, deletes);
         let deleted = {
             let mut transaction = self.doc.transact_mut();
             apply(&mut transaction, decoded)?;
@@ -212,13 +215,45 @@ impl MeshDocument {
             ranges(transaction.delete_set())
         };
         let made = self.history.nodes_since(&checkpoint);
-        self.settle(made, &touched, &deleted);
+        self.settle(made, &owners, &deleted, before);
         Ok(())
     }
 
+    /// Edits by the engine's own calls; the update of what they did.
+    pub(super) fn edit_directly(
+        &mut self,
+        mut before: Before,
+        edit: impl FnOnce(&mut TransactionMut<'_>),
+    ) -> Vec<u8> {
+        let (bytes, deleted) = {
+            let mut transaction = self.doc.transact_mut();
+            edit(&mut transaction);
+            (
+                transaction.encode_update_v1(),
+                ranges(transaction.delete_set()),
+            )
+        };
+        let scan = Scan::read(&bytes).expect("the engine writes what it reads");
+        let mut checkpoint = self.history.checkpoint();
+        let structs = scan.structs.iter();
+        let owners = structs.map(|one| self.history.append(one, &mut checkpoint));
+        let owners: Result<Vec<Owner>, DecodeError> = owners.collect();
+        let owners = owners.expect("the engine makes no misplaced operations");
+        before.count(&self.look_before(&scan.structs, &owners, &deleted));
+        let made = self.history.nodes_since(&checkpoint);
+        self.settle(made, &owners, &deleted, before);
+        bytes
+    }
+
     /// Brings the index up to date after a transaction.
-    fn settle(&mut self, made: std::ops::Range<NodeIndex>, touched: &[Owner], deleted: &[IdRange]) {
-        for node in made {
+    fn settle(
+        &mut self,
+        made: std::ops::Range<NodeIndex>,
+        touched: &[Owner],
+        deleted: &[IdRange],
+        before: Before,
+    ) {
+        for node in made.clone() {
             if matches!(self.history.node(node).kind, NodeKind::Element(_)) {
                 self.ids.count_up();
             }
@@ -232,11 +267,13 @@ impl MeshDocument {
                 renamed.insert(node);
             }
         }
-        let mut died = Vec::new();
+        let mut died = BTreeSet::new();
         for &range in deleted {
             for (_, owner) in self.history.owners(range) {
                 match owner {
-                    Owner::Made(node) => died.push(node),
+                    Owner::Made(node) => {
+                        died.insert(node);
+                    }
                     Owner::Key(node, key) if key == id_key => {
                         renamed.insert(node);
                     }
@@ -247,6 +284,7 @@ impl MeshDocument {
         for &range in deleted {
             self.history.delete(range);
         }
+        self.look_after(before, &made, &died);
         for node in died {
             self.bury(node);
             renamed.remove(&node);
@@ -295,21 +333,32 @@ impl MeshDocument {
         if self.history.deepest() < DELETE_DEPTH {
             return Ok(());
         }
-        let mut cuts = Vec::new();
+        let mut tops = BTreeSet::new();
         for &range in deletes {
             for (_, owner) in self.history.owners(range) {
                 if let Owner::Made(node) = owner
                     && !self.history.node(node).is_dead
                 {
-                    let top = self.history.node(node).depth;
-                    let below = self.descendants(node).into_iter();
-                    cuts.extend(below.filter(|&node| {
-                        let depth = self.history.node(node).depth - top;
-                        depth > 0 && depth.is_multiple_of(DELETE_DEPTH)
-                    }));
+                    tops.insert((self.history.node(node).depth, node));
                 }
             }
         }
+        // From the top, so that every node is looked at once.
+        let mut seen = HashSet::new();
+        let mut cuts = Vec::new();
+        for (_, top) in tops {
+            if seen.contains(&top) {
+                continue;
+            }
+            for node in self.descendants(top) {
+                let is_cut = self.history.node(node).depth.is_multiple_of(DELETE_DEPTH);
+                if seen.insert(node) && is_cut {
+                    cuts.push(node);
+                }
+            }
+        }
+        // What goes with its parent is no event of its own.
+        let watch = self.watch.take();
         cuts.sort_by_key(|&node| std::cmp::Reverse(self.history.node(node).depth));
         for node in cuts {
             let Id { client, clock } = self.history.node(node).id;
@@ -328,8 +377,9 @@ impl MeshDocument {
                 apply(&mut transaction, decoded)?;
                 ranges(transaction.delete_set())
             };
-            self.settle(0..0, &[], &deleted);
+            self.settle(0..0, &[], &deleted, Before::default());
         }
+        self.watch = watch;
         Ok(())
     }
 }

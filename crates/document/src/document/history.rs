@@ -59,6 +59,8 @@ pub(super) struct Node {
     pub(super) depth: u32,
     depth_in_attribute: u32,
     pub(super) is_dead: bool,
+    /// Whether it ever held anything else than elements and texts.
+    pub(super) is_mixed: bool,
     /// The `$id` under which it is found.
     pub(super) element_id: Option<Arc<str>>,
 }
@@ -134,10 +136,6 @@ impl History {
         known.map(|(&id, client)| (id, client.clock))
     }
 
-    pub(super) fn has(&self, id: Id) -> bool {
-        id.clock < self.clock(id.client)
-    }
-
     pub(super) fn is_deleted(&self, range: IdRange) -> bool {
         let client = self.clients.get(&range.client);
         client.is_some_and(|client| client.deleted.contains(range.start, range.end))
@@ -159,23 +157,12 @@ impl History {
         parts.collect()
     }
 
-    pub(super) fn deletions(&self) -> impl Iterator<Item = IdRange> {
-        self.clients.iter().flat_map(|(&client, known)| {
-            let ranges = known.deleted.iter();
-            ranges.map(move |(start, end)| IdRange { client, start, end })
-        })
-    }
-
     pub(super) fn node(&self, index: NodeIndex) -> &Node {
         &self.nodes[index as usize]
     }
 
     pub(super) fn node_mut(&mut self, index: NodeIndex) -> &mut Node {
         &mut self.nodes[index as usize]
-    }
-
-    pub(super) fn node_count(&self) -> usize {
-        self.nodes.len()
     }
 
     pub(super) fn deepest(&self) -> u32 {
@@ -338,8 +325,14 @@ impl History {
         };
         match (one.content, key) {
             (Content::Type(kind), key) => self.make(one.id, kind, parent, key),
+            // The engine recurses from one such attribute to the next.
+            (Content::Format, Some(_)) => Err(misplaced("formatting as an attribute")),
             (_, Some(key)) => Ok(Owner::Key(parent, key)),
-            (_, None) => Ok(Owner::Within(parent)),
+            (_, None) => {
+                let node = self.node_mut(parent);
+                node.is_mixed |= node.kind != NodeKind::Text;
+                Ok(Owner::Within(parent))
+            }
         }
     }
 
@@ -368,6 +361,9 @@ impl History {
             TypeKind::Other => NodeKind::Foreign,
             TypeKind::Text => NodeKind::Text,
         };
+        if kind == NodeKind::Foreign && key.is_none() {
+            self.node_mut(parent).is_mixed = true;
+        }
         let above = self.node(parent);
         let depth = above.depth.saturating_add(1);
         let is_in_attribute = key.is_some() || above.depth_in_attribute > 0;
@@ -386,6 +382,7 @@ impl History {
             depth,
             depth_in_attribute,
             is_dead: false,
+            is_mixed: false,
             element_id: None,
         });
         self.deepest = self.deepest.max(depth);
@@ -408,6 +405,7 @@ impl History {
             depth: 0,
             depth_in_attribute: 0,
             is_dead: false,
+            is_mixed: false,
             element_id: None,
         });
         self.roots.insert(name.into(), node);

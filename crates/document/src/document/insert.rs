@@ -21,7 +21,7 @@ pub enum InsertError {
     NotEmpty,
 }
 
-fn list(violations: &[Violation]) -> String {
+pub(super) fn list(violations: &[Violation]) -> String {
     let lines: Vec<String> = violations.iter().map(ToString::to_string).collect();
     lines.join("; ")
 }
@@ -55,7 +55,14 @@ impl MeshDocument {
             }
         }
         let children = children_of(root, content).unwrap_or_default();
-        build_children(&mut builder, &self.schema, Parent::Root, children, next_id);
+        build_children(
+            &mut builder,
+            &self.schema,
+            Parent::Root,
+            None,
+            children,
+            next_id,
+        );
         let update = builder.finish();
         let applied = self.apply_update(&update);
         debug_assert!(applied.is_ok(), "what is built here can be applied");
@@ -63,20 +70,24 @@ impl MeshDocument {
     }
 }
 
+/// The element around new ones.
 #[derive(Clone, Copy)]
-enum Parent {
+pub(super) enum Parent {
     Item(Id),
     Root,
 }
 
-/// Builds elements and all below them, without recursion.
-fn build_children<'a>(
+/// Builds elements and all below them, without recursion. The first goes where `first` says, the others
+/// behind each other.
+pub(super) fn build_children<'a>(
     builder: &mut Builder,
     schema: &'a MeshSchema,
     parent: Parent,
+    first: Option<Place<'_>>,
     children: &'a [Value],
     next_id: &mut dyn FnMut() -> String,
 ) {
+    let mut first = first;
     // Lists that are being built: parent, last child built, the rest.
     let mut stack = vec![(parent, None::<Id>, children.iter())];
     while let Some((parent, last, rest)) = stack.last_mut() {
@@ -87,10 +98,11 @@ fn build_children<'a>(
         let Some((tag, Value::Object(content))) = child.as_object().and_then(only) else {
             continue;
         };
-        let place = match (*parent, *last) {
-            (_, Some(_)) => Place::Between(*last, None),
-            (Parent::Item(parent), None) => Place::Only(parent),
-            (Parent::Root, None) => Place::OnlyInRoot(ROOT),
+        let place = match (first.take(), *parent, *last) {
+            (Some(first), ..) => first,
+            (None, _, Some(_)) => Place::Between(*last, None),
+            (None, Parent::Item(parent), None) => Place::Only(parent),
+            (None, Parent::Root, None) => Place::OnlyInRoot(ROOT),
         };
         let id = build_element(builder, schema, place, tag, content, next_id);
         *last = Some(id);
@@ -103,7 +115,7 @@ fn build_children<'a>(
 }
 
 /// Builds one element with its attributes and its text, but not its child elements.
-pub(super) fn build_element(
+fn build_element(
     builder: &mut Builder,
     schema: &MeshSchema,
     place: Place<'_>,

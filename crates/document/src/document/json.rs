@@ -6,7 +6,7 @@ use yrs::{Transact, Transaction};
 use super::MeshDocument;
 use super::history::{NodeIndex, NodeKind, ROOT_NODE};
 use super::read::{Element, Text};
-use crate::schema::{ID_ATTRIBUTE, TEXT_TAG};
+use crate::schema::{ChildProperty, ID_ATTRIBUTE, TEXT_TAG};
 
 /// Where children go if the schema does not say.
 const CHILDREN: &str = "children";
@@ -92,7 +92,7 @@ impl MeshDocument {
         }
         let mut left = self.child_nodes(transaction, index);
         let property = match self.schema.element(tag) {
-            Some(element) => element.child_property().map(|children| children.name()),
+            Some(element) => element.child_property().map(ChildProperty::name),
             None if left.is_empty() => None,
             None => Some(CHILDREN),
         };

@@ -96,7 +96,7 @@ mod tests {
                 ranges.insert(start, end);
                 model[start as usize..end as usize].fill(true);
                 let (start, end) = (random(20), 20 + random(20));
-                let mut expected = vec![false; 40];
+                let mut expected = [false; 40];
                 for (from, to) in ranges.missing(start, end) {
                     assert!(from < to);
                     expected[from as usize..to as usize].fill(true);

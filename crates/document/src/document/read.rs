@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
+use yrs::branch::{Branch, BranchPtr};
 use yrs::types::Attrs;
 use yrs::types::text::YChange;
 use yrs::{
-    Any, Array, ArrayRef, BranchID, ClientID, ID, Number, Out, Text as _, Transact, Transaction,
-    Xml, XmlElementRef, XmlTextRef,
+    Any, BranchID, ClientID, ID, Number, Out, Text as _, Transact, Transaction, Xml, XmlElementRef,
+    XmlFragment, XmlTextRef,
 };
 
 use super::MeshDocument;
@@ -84,15 +85,27 @@ impl MeshDocument {
         let Some(branch) = self.branch(transaction, index) else {
             return Vec::new();
         };
-        let items: &ArrayRef = branch.as_ref();
-        let nodes = items
-            .iter(transaction)
-            .filter_map(|item| self.node_of(&item));
-        nodes.collect()
+        if self.history.node(index).is_mixed {
+            // The engine's own iterators stop at what is no part of an XML tree, or never stop at
+            // all. Read as a text, everything is there in order.
+            let mixed = XmlTextRef::from(BranchPtr::from(AsRef::<Branch>::as_ref(&branch)));
+            let items = mixed.diff(transaction, YChange::identity).into_iter();
+            let nodes = items.filter_map(|item| self.node_of(item.insert.try_branch()?));
+            return nodes.collect();
+        }
+        let mut nodes = Vec::new();
+        if let Some(first) = branch.first_child() {
+            let first = first.as_ptr();
+            nodes.extend(self.node_of(&first));
+            let first = XmlElementRef::from(first);
+            let siblings = first.siblings(transaction);
+            nodes.extend(siblings.filter_map(|child| self.node_of(&child.as_ptr())));
+        }
+        nodes
     }
 
-    pub(super) fn node_of(&self, item: &Out) -> Option<NodeIndex> {
-        match item.try_branch()?.id() {
+    fn node_of(&self, branch: &Branch) -> Option<NodeIndex> {
+        match branch.id() {
             BranchID::Nested(id) => self.history.made_by(Id {
                 client: id.client.get(),
                 clock: id.clock,
@@ -245,6 +258,10 @@ impl<'a> Text<'a> {
         Self { document, index }
     }
 
+    pub(super) fn engine_id(&self) -> ID {
+        engine_id(self.document.history.node(self.index).id)
+    }
+
     /// The text without its formatting.
     pub fn to_plain(&self) -> String {
         let runs = self.runs().into_iter();
@@ -320,7 +337,7 @@ pub(super) fn any(value: &Any) -> Value {
         Any::Array(items) => items.iter().map(any).collect(),
         Any::Map(members) => {
             let mut members: Vec<_> = members.iter().collect();
-            members.sort_by(|(a, _), (b, _)| a.cmp(b));
+            members.sort_by_key(|(key, _)| *key);
             let members = members.into_iter();
             Value::Object(
                 members

@@ -128,14 +128,11 @@ impl<'a> Inference<'a> {
             .properties
             .iter()
             .position(|property| property.name() == name);
-        let position = match position {
-            Some(position) => position,
-            None => {
-                let property = ChildProperty::new(name, Vec::<String>::new());
-                element.properties.push(ElementProperty::Child(property));
-                element.properties.len() - 1
-            }
-        };
+        let position = position.unwrap_or_else(|| {
+            let property = ChildProperty::new(name, Vec::<String>::new());
+            element.properties.push(ElementProperty::Child(property));
+            element.properties.len() - 1
+        });
         let holds_text = element.tag == TEXT_TAG;
         for (item_index, item) in items.iter().enumerate() {
             let child = item.as_object().filter(|item| item.len() == 1);

@@ -84,7 +84,10 @@ fn property(name: &str, json: &Value, pointer: &str) -> Result<ElementProperty, 
         Value::String(name) => (name.as_str(), false),
         Value::Array(names) => {
             let names: Vec<&str> = names.iter().filter_map(Value::as_str).collect();
-            let name = names.iter().find(|&&name| name != "null").or(names.first());
+            let name = names
+                .iter()
+                .find(|&&name| name != "null")
+                .or_else(|| names.first());
             (name.copied().unwrap_or_default(), names.contains(&"null"))
         }
         _ => ("", false),

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use super::{ChildProperty, ElementType, ID_ATTRIBUTE, MeshSchema, TEXT_TAG};
+use super::{ChildProperty, ElementProperty, ElementType, ID_ATTRIBUTE, MeshSchema, TEXT_TAG};
 
 /// A place that the schema forbids.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -37,6 +37,43 @@ impl MeshSchema {
                 validation.run();
             }
             Err(violation) => validation.violations.push(violation),
+        }
+        validation.violations
+    }
+
+    /// All places where an element, `{tag: {…}}`, breaks the schema as a child of another.
+    pub(crate) fn validate_child(&self, parent: &ElementType, json: &Value) -> Vec<Violation> {
+        let mut validation = Validation {
+            schema: self,
+            violations: Vec::new(),
+            ids: HashSet::new(),
+            stack: Vec::new(),
+        };
+        match parent.child_property() {
+            Some(children) if parent.tag != TEXT_TAG => {
+                validation.child(String::new(), parent, children, 0, json);
+                validation.run();
+            }
+            _ => validation.report(String::new(), "no children", kind_of(json)),
+        }
+        validation.violations
+    }
+
+    /// All of an element's properties that break the schema.
+    pub(crate) fn validate_attributes(
+        &self,
+        element: &ElementType,
+        attributes: &Map<String, Value>,
+    ) -> Vec<Violation> {
+        let mut validation = Validation {
+            schema: self,
+            violations: Vec::new(),
+            ids: HashSet::new(),
+            stack: vec![(String::new(), element, attributes)],
+        };
+        validation.run();
+        if validation.violations.is_empty() {
+            validation.report(String::new(), "an attribute", "something else");
         }
         validation.violations
     }
@@ -144,26 +181,36 @@ impl<'a> Validation<'a> {
             return;
         };
         for (index, item) in items.iter().enumerate() {
-            let pointer = format!("{pointer}/{index}");
-            let only = item.as_object().filter(|item| item.len() == 1);
-            let Some((tag, content)) = only.and_then(|item| item.iter().next()) else {
-                self.report(pointer, "an object with one key, its tag", kind_of(item));
-                continue;
-            };
-            if element.tag == TEXT_TAG {
-                self.text(pointer, index, tag, content);
-                continue;
-            }
-            if !children.allows(tag) {
-                self.report(pointer, tags_of(children), format!("{tag:?}"));
-                continue;
-            }
-            let mut pointer = pointer;
-            push_segment(&mut pointer, tag);
-            match (self.schema.element(tag), content) {
-                (Some(child), Value::Object(content)) => self.stack.push((pointer, child, content)),
-                _ => self.report(pointer, "an object", kind_of(content)),
-            }
+            self.child(format!("{pointer}/{index}"), element, children, index, item);
+        }
+    }
+
+    fn child(
+        &mut self,
+        pointer: String,
+        element: &'a ElementType,
+        children: &'a ChildProperty,
+        index: usize,
+        item: &'a Value,
+    ) {
+        let only = item.as_object().filter(|item| item.len() == 1);
+        let Some((tag, content)) = only.and_then(|item| item.iter().next()) else {
+            self.report(pointer, "an object with one key, its tag", kind_of(item));
+            return;
+        };
+        if element.tag == TEXT_TAG {
+            self.text(pointer, index, tag, content);
+            return;
+        }
+        if !children.allows(tag) {
+            self.report(pointer, tags_of(children), format!("{tag:?}"));
+            return;
+        }
+        let mut pointer = pointer;
+        push_segment(&mut pointer, tag);
+        match (self.schema.element(tag), content) {
+            (Some(child), Value::Object(content)) => self.stack.push((pointer, child, content)),
+            _ => self.report(pointer, "an object", kind_of(content)),
         }
     }
 
@@ -261,7 +308,7 @@ fn keys_of(members: &Map<String, Value>) -> String {
 }
 
 fn names_of(element: &ElementType) -> String {
-    let names = element.properties.iter().map(|property| property.name());
+    let names = element.properties.iter().map(ElementProperty::name);
     let names: Vec<&str> = names.collect();
     if names.is_empty() {
         " (which has none)".to_owned()

@@ -143,7 +143,7 @@ fn every_cut_and_every_flipped_byte_is_survived() {
 
 #[test]
 fn a_tree_of_100_000_levels_comes_and_goes() {
-    const LEVELS: u32 = 3_000;
+    const LEVELS: u32 = 100_000;
     let mut builder = crate::update::writer::Builder::new(5, 0);
     let mut place = crate::update::writer::Place::OnlyInRoot("xml");
     for _ in 0..LEVELS {

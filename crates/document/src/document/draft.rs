@@ -1,0 +1,369 @@
+//! Checks a list of edits before any is applied, each against what those before it will have done.
+
+use std::collections::{HashMap, HashSet};
+
+use serde_json::{Map, Value};
+
+use super::MeshDocument;
+use super::edit::{Edit, EditError, Position, Target, TextPosition};
+use crate::schema::{ElementType, ID_ATTRIBUTE, TEXT_TAG, Violation};
+
+/// The document as it would be.
+pub(super) struct Draft<'a> {
+    document: &'a MeshDocument,
+    created: HashMap<String, Created>,
+    deleted: HashSet<String>,
+    moved: HashMap<String, Target>,
+    children: HashMap<Target, isize>,
+    texts: HashMap<String, String>,
+}
+
+struct Created {
+    tag: String,
+    parent: Target,
+    text: String,
+    children: isize,
+}
+
+impl<'a> Draft<'a> {
+    pub(super) fn new(document: &'a MeshDocument) -> Self {
+        Self {
+            document,
+            created: HashMap::new(),
+            deleted: HashSet::new(),
+            moved: HashMap::new(),
+            children: HashMap::new(),
+            texts: HashMap::new(),
+        }
+    }
+
+    /// The edits, with an `$id` for every new element.
+    pub(super) fn check(
+        mut self,
+        edits: &[Edit],
+        next_id: &mut dyn FnMut() -> String,
+    ) -> Result<Vec<Edit>, EditError> {
+        let mut checked = Vec::with_capacity(edits.len());
+        for edit in edits {
+            checked.push(self.check_one(edit, next_id)?);
+        }
+        Ok(checked)
+    }
+
+    fn check_one(
+        &mut self,
+        edit: &Edit,
+        next_id: &mut dyn FnMut() -> String,
+    ) -> Result<Edit, EditError> {
+        let mut edit = edit.clone();
+        match &mut edit {
+            Edit::Delete { id } => {
+                let parent = self.parent(id)?;
+                *self.children.entry(parent).or_default() -= 1;
+                self.deleted.insert(id.clone());
+            }
+            Edit::Insert {
+                parent,
+                position,
+                element,
+            } => {
+                let around = self.element_type(parent)?;
+                let violations = self.document.schema.validate_child(around, element);
+                if !violations.is_empty() {
+                    return Err(EditError::Invalid(violations));
+                }
+                self.check_position(parent, position, None)?;
+                self.create(parent.clone(), element, next_id)?;
+                *self.children.entry(parent.clone()).or_default() += 1;
+            }
+            Edit::Move {
+                id,
+                parent,
+                position,
+            } => {
+                let tag = self.tag(&Target::Id(id.clone()))?;
+                let from = self.parent(id)?;
+                let around = self.element_type(parent)?;
+                let allowed = around.child_property();
+                if !allowed.is_some_and(|children| children.allows(&tag)) {
+                    let violation = Violation::new(
+                        String::new(),
+                        format!("a child that {:?} may have", around.tag()),
+                        format!("{tag:?}"),
+                    );
+                    return Err(EditError::Invalid(vec![violation]));
+                }
+                let mut above = parent.clone();
+                while let Target::Id(ancestor) = above {
+                    if ancestor == *id {
+                        return Err(EditError::Cycle(id.clone()));
+                    }
+                    above = self.parent(&ancestor)?;
+                }
+                *self.children.entry(from).or_default() -= 1;
+                self.check_position(parent, position, Some(id))?;
+                *self.children.entry(parent.clone()).or_default() += 1;
+                self.moved.insert(id.clone(), parent.clone());
+            }
+            Edit::RemoveAttribute { target, name } => {
+                self.check_attribute(target, name, None)?;
+            }
+            Edit::SetAttribute {
+                target,
+                name,
+                value,
+            } => self.check_attribute(target, name, Some(value))?,
+            Edit::DeleteText { id, from, to } => {
+                let text = self.text(id)?;
+                let range = text_range(text, *from, *to)?;
+                text.replace_range(range, "");
+            }
+            Edit::FormatText { id, from, to, .. } => {
+                let text = self.text(id)?;
+                text_range(text, *from, *to)?;
+            }
+            Edit::InsertText { id, at, text, .. } => {
+                let content = self.text(id)?;
+                let at = byte_offset(content, *at)?;
+                content.insert_str(at, text);
+            }
+        }
+        Ok(edit)
+    }
+
+    /// Notes a new element with all below it, and names what has no name yet.
+    fn create(
+        &mut self,
+        parent: Target,
+        element: &mut Value,
+        next_id: &mut dyn FnMut() -> String,
+    ) -> Result<(), EditError> {
+        let mut stack = vec![(parent, element)];
+        while let Some((parent, element)) = stack.pop() {
+            let only = element
+                .as_object_mut()
+                .and_then(|only| only.iter_mut().next());
+            let Some((tag, Value::Object(content))) = only else {
+                continue;
+            };
+            let id = match content.get(ID_ATTRIBUTE).and_then(Value::as_str) {
+                Some(id) => id.to_owned(),
+                None => {
+                    let id = next_id();
+                    content.insert(ID_ATTRIBUTE.to_owned(), id.clone().into());
+                    id
+                }
+            };
+            if self.exists(&id) {
+                return Err(EditError::Duplicate(id));
+            }
+            let property = self
+                .document
+                .schema
+                .element(tag)
+                .and_then(ElementType::child_property);
+            let children = property.and_then(|property| content.get_mut(property.name()));
+            let children = children.and_then(Value::as_array_mut);
+            let text = match &children {
+                Some(children) if tag == TEXT_TAG => plain_text(children),
+                _ => String::new(),
+            };
+            let count = children.as_ref().map_or(0, |children| children.len());
+            let created = Created {
+                tag: tag.clone(),
+                parent,
+                text,
+                children: isize::try_from(count).unwrap_or(isize::MAX),
+            };
+            if tag != TEXT_TAG {
+                let children = children.into_iter().flatten().rev();
+                stack.extend(children.map(|child| (Target::Id(id.clone()), child)));
+            }
+            self.deleted.remove(&id);
+            self.created.insert(id, created);
+        }
+        Ok(())
+    }
+
+    fn exists(&self, id: &str) -> bool {
+        self.parent(id).is_ok()
+    }
+
+    /// The element around an element, both of which are there.
+    fn parent(&self, id: &str) -> Result<Target, EditError> {
+        let parent = self.parent_of(id)?;
+        if !self.deleted.is_empty() {
+            let mut above = parent.clone();
+            while let Target::Id(ancestor) = above {
+                above = self.parent_of(&ancestor)?;
+            }
+        }
+        Ok(parent)
+    }
+
+    fn parent_of(&self, id: &str) -> Result<Target, EditError> {
+        let missing = || EditError::NotFound(id.to_owned());
+        if self.deleted.contains(id) {
+            return Err(missing());
+        }
+        if let Some(parent) = self.moved.get(id) {
+            return Ok(parent.clone());
+        }
+        if let Some(created) = self.created.get(id) {
+            return Ok(created.parent.clone());
+        }
+        let parent = self.document.node(id).and_then(|element| element.parent());
+        let parent = parent.ok_or_else(missing)?;
+        Ok(match parent.id() {
+            Some(id) => Target::Id(id.to_owned()),
+            None => Target::Root,
+        })
+    }
+
+    fn tag(&self, target: &Target) -> Result<String, EditError> {
+        let id = match target {
+            Target::Root => return Ok(self.document.schema.root().tag().to_owned()),
+            Target::Id(id) => id,
+        };
+        self.parent(id)?;
+        if let Some(created) = self.created.get(id) {
+            return Ok(created.tag.clone());
+        }
+        let element = self.document.node(id);
+        element
+            .map(|element| element.tag().to_owned())
+            .ok_or_else(|| EditError::NotFound(id.clone()))
+    }
+
+    fn element_type(&self, target: &Target) -> Result<&'a ElementType, EditError> {
+        let tag = self.tag(target)?;
+        self.document.schema.element(&tag).ok_or_else(|| {
+            let found = format!("{tag:?}");
+            let violation = Violation::new(String::new(), "an element of the schema", found);
+            EditError::Invalid(vec![violation])
+        })
+    }
+
+    fn check_attribute(
+        &self,
+        target: &Target,
+        name: &str,
+        value: Option<&Value>,
+    ) -> Result<(), EditError> {
+        let element = self.element_type(target)?;
+        let attributes = Map::from_iter([(name.to_owned(), value.cloned().unwrap_or_default())]);
+        let property = element.value_property(name);
+        let is_fine = match value {
+            None => property.is_some(),
+            Some(value) => property.is_some_and(|property| property.allows(value)),
+        };
+        if is_fine {
+            return Ok(());
+        }
+        let violations = self
+            .document
+            .schema
+            .validate_attributes(element, &attributes);
+        Err(EditError::Invalid(violations))
+    }
+
+    fn check_position(
+        &self,
+        parent: &Target,
+        position: &Position,
+        moving: Option<&str>,
+    ) -> Result<(), EditError> {
+        match position {
+            Position::First | Position::Last => Ok(()),
+            Position::After(id) | Position::Before(id) => {
+                let is_there = Some(id.as_str()) != moving && self.parent(id)? == *parent;
+                is_there
+                    .then_some(())
+                    .ok_or_else(|| EditError::NotFound(id.clone()))
+            }
+            &Position::Index(position) => {
+                let length = self.child_count(parent);
+                if position > length {
+                    return Err(EditError::Position { position, length });
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn child_count(&self, parent: &Target) -> usize {
+        let before = match parent {
+            Target::Id(id) if self.created.contains_key(id) => self.created[id].children,
+            _ => {
+                let index = self.document.index_of(parent);
+                let count = index.map_or(0, |index| {
+                    let transaction = yrs::Transact::transact(&self.document.doc);
+                    self.document.child_nodes(&transaction, index).len()
+                });
+                isize::try_from(count).unwrap_or(isize::MAX)
+            }
+        };
+        let change = self.children.get(parent).copied().unwrap_or_default();
+        usize::try_from(before.saturating_add(change)).unwrap_or(0)
+    }
+
+    fn text(&mut self, id: &str) -> Result<&mut String, EditError> {
+        if self.tag(&Target::Id(id.to_owned()))? != TEXT_TAG {
+            return Err(EditError::NotText(id.to_owned()));
+        }
+        if let Some(created) = self.created.get_mut(id) {
+            return Ok(&mut created.text);
+        }
+        if !self.texts.contains_key(id) {
+            let text = self.document.node(id).and_then(|element| element.text());
+            let text = text.ok_or_else(|| EditError::NotText(id.to_owned()))?;
+            self.texts.insert(id.to_owned(), text.to_plain());
+        }
+        let text = self.texts.get_mut(id);
+        text.ok_or_else(|| EditError::NotFound(id.to_owned()))
+    }
+}
+
+fn plain_text(children: &[Value]) -> String {
+    let delta = children
+        .first()
+        .and_then(|child| child.get(TEXT_TAG)?.get("delta")?.as_array());
+    let runs = delta.into_iter().flatten();
+    let runs = runs.filter_map(|run| run.get("insert")?.as_str());
+    runs.collect()
+}
+
+fn text_range(
+    text: &str,
+    from: TextPosition,
+    to: TextPosition,
+) -> Result<std::ops::Range<usize>, EditError> {
+    let (start, end) = (byte_offset(text, from)?, byte_offset(text, to)?);
+    if start > end {
+        let (TextPosition::Scalars(position) | TextPosition::Utf16(position)) = from;
+        let (TextPosition::Scalars(length) | TextPosition::Utf16(length)) = to;
+        return Err(EditError::Position { position, length });
+    }
+    Ok(start..end)
+}
+
+fn byte_offset(text: &str, position: TextPosition) -> Result<usize, EditError> {
+    let (wanted, unit): (usize, fn(char) -> usize) = match position {
+        TextPosition::Scalars(position) => (position, |_| 1),
+        TextPosition::Utf16(position) => (position, char::len_utf16),
+    };
+    let mut passed = 0;
+    for (offset, character) in text.char_indices() {
+        if passed == wanted {
+            return Ok(offset);
+        }
+        passed += unit(character);
+    }
+    if passed == wanted {
+        return Ok(text.len());
+    }
+    Err(EditError::Position {
+        position: wanted,
+        length: passed,
+    })
+}

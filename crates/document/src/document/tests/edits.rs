@@ -1,0 +1,380 @@
+//! Edits: what they make of a document, what they send, what they refuse, what they tell.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::{counter, document};
+use crate::document::{
+    Change, Edit, EditError, MeshDocument, Origin, Position, Target, TextPosition,
+};
+
+/// `doc` of the items a (with the child b) and c, and the text t.
+fn sample(client_id: u64) -> MeshDocument {
+    let mut document = document(client_id);
+    let json = json!({"doc": {"title": "T", "children": [
+        {"item": {"$id": "a", "s": "x", "children": [{"item": {"$id": "b"}}]}},
+        {"item": {"$id": "c"}},
+        {"text": {"$id": "t", "children": [{"text": {"delta": [{"insert": "a😀b"}]}}]}},
+    ]}});
+    document.insert_json(&json, &mut counter()).unwrap();
+    document
+}
+
+fn id(id: &str) -> Target {
+    Target::Id(id.to_owned())
+}
+
+fn insert(parent: Target, position: Position, name: &str) -> Edit {
+    let element = json!({"item": {"$id": name}});
+    Edit::Insert {
+        parent,
+        position,
+        element,
+    }
+}
+
+fn set(target: Target, name: &str, value: impl Into<Value>) -> Edit {
+    Edit::SetAttribute {
+        target,
+        name: name.to_owned(),
+        value: value.into(),
+    }
+}
+
+/// The `$id`s in document order, indented by brackets.
+fn outline(document: &MeshDocument) -> String {
+    fn print(element: &super::super::Element<'_>, out: &mut String) {
+        out.push_str(element.id().unwrap_or(""));
+        let children = element.children();
+        if !children.is_empty() {
+            out.push('(');
+            for (at, child) in children.iter().enumerate() {
+                out.push_str(if at > 0 { " " } else { "" });
+                print(child, out);
+            }
+            out.push(')');
+        }
+    }
+    let mut out = String::new();
+    print(&document.root(), &mut out);
+    out
+}
+
+#[test]
+fn elements_go_where_they_are_sent() {
+    let check = |edits: &[Edit], expected: &str| {
+        let mut ours = sample(1);
+        let mut other = document(2);
+        other.apply_update(&ours.encode_state()).unwrap();
+        let update = ours.edit(edits, &mut counter()).unwrap().unwrap();
+        assert_eq!(outline(&ours), expected, "{edits:?}");
+        let applied = other.apply_update(&update).unwrap();
+        assert_eq!((applied.visible, applied.gap), (Some(update), false));
+        assert_eq!(other.to_json(true), ours.to_json(true));
+        assert_eq!(other.element_count(), ours.element_count());
+    };
+    let moved = |name: &str, parent, position| Edit::Move {
+        id: name.to_owned(),
+        parent,
+        position,
+    };
+    check(
+        &[insert(Target::Root, Position::First, "n")],
+        "(n a(b) c t)",
+    );
+    check(&[insert(Target::Root, Position::Last, "n")], "(a(b) c t n)");
+    check(
+        &[insert(Target::Root, Position::Index(2), "n")],
+        "(a(b) c n t)",
+    );
+    check(
+        &[insert(Target::Root, Position::Before("c".into()), "n")],
+        "(a(b) n c t)",
+    );
+    check(
+        &[insert(Target::Root, Position::After("a".into()), "n")],
+        "(a(b) n c t)",
+    );
+    check(&[insert(id("c"), Position::First, "n")], "(a(b) c(n) t)");
+    check(
+        &[
+            insert(id("c"), Position::Last, "n"),
+            insert(id("n"), Position::Last, "m"),
+            set(id("m"), "n", 1),
+            Edit::Delete { id: "a".into() },
+            insert(Target::Root, Position::Index(0), "a"),
+        ],
+        "(a c(n(m)) t)",
+    );
+    check(&[moved("a", id("c"), Position::Last)], "(c(a(b)) t)");
+    check(&[moved("c", Target::Root, Position::First)], "(c a(b) t)");
+    check(
+        &[moved("a", Target::Root, Position::Index(2))],
+        "(c t a(b))",
+    );
+    check(
+        &[moved("b", Target::Root, Position::After("t".into()))],
+        "(a c t b)",
+    );
+}
+
+#[test]
+fn an_insert_at_the_front_lands_first() {
+    for client_id in [1, 1 << 40] {
+        let mut ours = sample(1 << 20);
+        let mut other = document(client_id);
+        other.apply_update(&ours.encode_state()).unwrap();
+        for name in ["x", "y", "z"] {
+            let edit = insert(Target::Root, Position::First, name);
+            let update = other.edit(&[edit], &mut counter()).unwrap().unwrap();
+            ours.apply_update(&update).unwrap();
+        }
+        assert_eq!(outline(&other), "(z y x a(b) c t)");
+        assert_eq!(outline(&ours), "(z y x a(b) c t)");
+    }
+}
+
+#[test]
+fn an_element_arrives_with_all_its_attributes() {
+    let mut ours = sample(1);
+    let element = json!({"item": {"s": "x", "n": 2, "b": false, "children": [{"item": {"n": 3}}]}});
+    let update = ours
+        .append_child(id("c"), element.clone(), &mut counter())
+        .unwrap()
+        .unwrap();
+    let mut other = sample(1);
+    other.watch(true);
+    other.apply_update(&update).unwrap();
+    assert_eq!(other.node("id-1").unwrap().to_json(false)["item"]["n"], 2);
+    assert_eq!(
+        other.node("id-2").unwrap().parent().unwrap().id(),
+        Some("id-1")
+    );
+    assert_eq!(other.poll_event().unwrap().changes.len(), 2);
+    assert_eq!(other.poll_event(), None);
+}
+
+#[test]
+fn text_is_edited_in_either_unit() {
+    use TextPosition::{Scalars, Utf16};
+    let text = |at, text: &str, attributes: Option<Value>| Edit::InsertText {
+        id: "t".into(),
+        at,
+        text: text.into(),
+        attributes: attributes.map(|attributes| attributes.as_object().unwrap().clone()),
+    };
+    let mut ours = sample(1);
+    let mut other = document(2);
+    other.apply_update(&ours.encode_state()).unwrap();
+    let bold = json!({"bold": true});
+    let edits = [
+        text(Scalars(2), "X", None),
+        text(Utf16(3), "Y", Some(bold.clone())),
+        Edit::DeleteText {
+            id: "t".into(),
+            from: Scalars(0),
+            to: Utf16(1),
+        },
+        Edit::FormatText {
+            id: "t".into(),
+            from: Scalars(0),
+            to: Scalars(1),
+            attributes: bold.as_object().unwrap().clone(),
+        },
+    ];
+    let update = ours.edit(&edits, &mut counter()).unwrap().unwrap();
+    other.apply_update(&update).unwrap();
+    let expected = json!([
+        {"insert": "😀Y", "attributes": {"bold": true}},
+        {"insert": "Xb", "attributes": {}},
+    ]);
+    for document in [&ours, &other] {
+        assert_eq!(
+            document.node("t").unwrap().text().unwrap().to_delta(),
+            expected
+        );
+    }
+    let inside = ours.edit(&[text(Utf16(1), "!", None)], &mut counter());
+    assert_eq!(
+        inside,
+        Err(EditError::Position {
+            position: 1,
+            length: 5
+        })
+    );
+}
+
+#[test]
+fn what_is_refused_changes_nothing() {
+    let mut ours = sample(1);
+    ours.watch(true);
+    let before = ours.encode_state();
+    let mut check = |edits: &[Edit], expected: fn(&EditError) -> bool| {
+        // What comes before it is not applied either.
+        let mut all = vec![set(id("c"), "n", 7)];
+        all.extend_from_slice(edits);
+        let error = ours.edit(&all, &mut counter()).unwrap_err();
+        assert!(expected(&error), "{error}");
+        assert_eq!(ours.encode_state(), before);
+        assert_eq!(ours.poll_event(), None);
+    };
+    let invalid = |error: &EditError| matches!(error, EditError::Invalid(list) if !list.is_empty());
+    let not_found = |error: &EditError| matches!(error, EditError::NotFound(_));
+    check(&[set(id("c"), "n", "x")], invalid);
+    check(&[set(id("c"), "nope", 1)], invalid);
+    check(&[set(id("c"), "$id", "d")], invalid);
+    check(&[set(id("zzz"), "n", 1)], not_found);
+    check(&[insert(id("t"), Position::Last, "n")], invalid);
+    check(&[insert(Target::Root, Position::Last, "a")], |error| {
+        matches!(error, EditError::Duplicate(_))
+    });
+    check(&[insert(Target::Root, Position::Index(4), "n")], |error| {
+        matches!(error, EditError::Position { length: 3, .. })
+    });
+    check(
+        &[insert(Target::Root, Position::After("b".into()), "n")],
+        not_found,
+    );
+    check(
+        &[Edit::Delete { id: "a".into() }, set(id("b"), "n", 1)],
+        not_found,
+    );
+    check(
+        &[Edit::Move {
+            id: "a".into(),
+            parent: id("b"),
+            position: Position::Last,
+        }],
+        |error| matches!(error, EditError::Cycle(_)),
+    );
+    check(
+        &[Edit::InsertText {
+            id: "a".into(),
+            at: TextPosition::Utf16(0),
+            text: "x".into(),
+            attributes: None,
+        }],
+        |error| matches!(error, EditError::NotText(_)),
+    );
+}
+
+#[test]
+fn events_tell_what_changed_and_what_was_there() {
+    let name = |name: &str| -> Option<Arc<str>> { Some(name.into()) };
+    let mut ours = sample(1);
+    let mut other = document(2);
+    other.apply_update(&ours.encode_state()).unwrap();
+    ours.watch(true);
+    other.watch(true);
+    let edits = [
+        set(id("a"), "s", "y"),
+        set(Target::Root, "title", Value::Null),
+        Edit::Delete { id: "b".into() },
+        insert(id("a"), Position::Last, "n"),
+        Edit::Move {
+            id: "c".into(),
+            parent: id("a"),
+            position: Position::First,
+        },
+        Edit::DeleteText {
+            id: "t".into(),
+            from: TextPosition::Scalars(1),
+            to: TextPosition::Scalars(2),
+        },
+    ];
+    let update = ours.edit(&edits, &mut counter()).unwrap().unwrap();
+    other.apply_update(&update).unwrap();
+    let expected = [
+        Change::Attribute {
+            id: name("a"),
+            name: "s".into(),
+            old: Some("x".into()),
+            new: Some("y".into()),
+        },
+        Change::Attribute {
+            id: None,
+            name: "title".into(),
+            old: Some("T".into()),
+            new: Some(Value::Null),
+        },
+        Change::Deleted {
+            id: name("b"),
+            tag: "item".into(),
+            parent: name("a"),
+        },
+        Change::Inserted {
+            id: name("n"),
+            tag: "item".into(),
+            parent: name("a"),
+        },
+        Change::Moved {
+            id: name("c"),
+            tag: "item".into(),
+            from: None,
+            to: name("a"),
+        },
+        Change::Text {
+            id: name("t"),
+            inserted: String::new(),
+            deleted: 2,
+        },
+    ];
+    for (document, origin) in [(&mut ours, Origin::Local), (&mut other, Origin::Remote)] {
+        let event = document.poll_event().unwrap();
+        assert_eq!(event.origin, origin);
+        assert_eq!(event.changes.len(), expected.len(), "{:?}", event.changes);
+        for change in &expected {
+            assert!(
+                event.changes.contains(change),
+                "{change:?} in {:?}",
+                event.changes
+            );
+        }
+        assert_eq!(document.poll_event(), None);
+        assert_eq!(document.path("n"), Some(vec!["a".into(), "n".into()]));
+    }
+}
+
+#[test]
+fn root_attributes_are_written_where_every_sdk_can_open_them() {
+    use yrs::updates::decoder::Decode;
+    use yrs::{Map, ReadTxn, Transact, WriteTxn, Xml, XmlElementRef};
+    let mut ours = sample(1);
+    ours.set_attribute(Target::Root, "title", "mine".into())
+        .unwrap();
+    let npm = yrs::Doc::with_client_id(9);
+    let (root, beside) = {
+        let mut transaction = npm.transact_mut();
+        let update = yrs::Update::decode_v1(&ours.encode_state()).unwrap();
+        let root = transaction.get_or_insert_xml_fragment("xml");
+        let beside = transaction.get_or_insert_map("xml.attributes");
+        transaction.apply_update(update).unwrap();
+        let root = XmlElementRef::from(yrs::branch::BranchPtr::from(
+            AsRef::<yrs::branch::Branch>::as_ref(&root),
+        ));
+        (root, beside)
+    };
+    assert_eq!(root.get_attribute(&npm.transact(), "title"), None);
+    assert_eq!(
+        beside.get(&npm.transact(), "title"),
+        Some(yrs::Out::Any("mine".into()))
+    );
+    let update = {
+        let mut transaction = npm.transact_mut();
+        root.insert_attribute(&mut transaction, "title", "theirs");
+        transaction.encode_update_v1()
+    };
+    ours.apply_update(&update).unwrap();
+    assert_eq!(ours.to_json(false)["doc"]["title"], "theirs");
+    ours.set_attribute(Target::Root, "title", "ours again".into())
+        .unwrap();
+    assert_eq!(ours.to_json(false)["doc"]["title"], "ours again");
+    let edit = Edit::RemoveAttribute {
+        target: Target::Root,
+        name: "title".into(),
+    };
+    ours.edit(&[edit], &mut counter()).unwrap();
+    assert_eq!(ours.root().attribute("title"), None);
+    assert_eq!(npm.transact().state_vector().len(), 2);
+}
