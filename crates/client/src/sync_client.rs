@@ -155,10 +155,15 @@ impl SyncStream {
     ///
     /// When the server refuses the update, or the document is closed.
     pub async fn send(&self, update: &[u8]) -> Result<Acknowledgement, CallError> {
-        send_update(&self.handle.sender(), update).await
+        let notice = match self.handle.send(SyncChunk::of_update(update)).await? {
+            Content::Json(notice) => Some(notice),
+            _ => None,
+        };
+        Ok(Acknowledgement { notice })
     }
 
-    /// A function that sends updates from elsewhere while this stream receives.
+    /// A way to send from elsewhere while this stream receives; the chunks are those of
+    /// [`SyncChunk::of_update`].
     pub fn sender(&self) -> StreamSender {
         self.handle.sender()
     }
@@ -179,12 +184,4 @@ impl SyncStream {
 pub struct Acknowledgement {
     /// What the server has to say about it: what it repaired, or what is missing.
     pub notice: Option<Value>,
-}
-
-async fn send_update(sender: &StreamSender, update: &[u8]) -> Result<Acknowledgement, CallError> {
-    let notice = match sender.send(SyncChunk::of_update(update)).await? {
-        Content::Json(notice) => Some(notice),
-        _ => None,
-    };
-    Ok(Acknowledgement { notice })
 }
