@@ -105,7 +105,7 @@ pub(crate) async fn run(
 
 async fn leave(mailbox: &Mailbox, conn: Conn) {
     // The room only refuses when it has ended, and everybody with it.
-    let _ = mailbox.send(RoomInput::Leave(conn)).await;
+    let _ = mailbox.send(RoomInput::Leave(conn), 0).await;
 }
 
 /// Why reading ended.
@@ -181,9 +181,11 @@ struct Intake<'a> {
 impl Intake<'_> {
     /// Takes one packet. `Err` when the room is gone.
     async fn packet(&mut self, packet: &[u8]) -> Result<(), ()> {
+        let mut bytes = 0;
         let input = match self.packets.handle_packet(packet) {
             Ok(None) => return Ok(()),
             Ok(Some(message)) => {
+                bytes = message.body.len();
                 self.metrics.messages_received.inc();
                 match Envelope::parse(message) {
                     Ok(envelope) => RoomInput::Message(self.conn, envelope),
@@ -198,7 +200,10 @@ impl Intake<'_> {
         };
         // A peer that does not read its answers is not read from.
         self.outbox.wait_for_room().await;
-        self.mailbox.send(input).await.map_err(drop)
+        if input.is_answered() {
+            self.outbox.expect_answer();
+        }
+        self.mailbox.send(input, bytes).await.map_err(drop)
     }
 }
 
@@ -272,7 +277,7 @@ async fn write_all<S: AsyncWrite + Unpin>(
             if !written {
                 return;
             }
-            if outbox.written(cost) && mailbox.send(RoomInput::Drained(conn)).await.is_err() {
+            if outbox.written(cost) && mailbox.send(RoomInput::Drained(conn), 0).await.is_err() {
                 return;
             }
         }

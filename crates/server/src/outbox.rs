@@ -1,7 +1,7 @@
 //! What waits to be written to one connection: a bounded queue between the room and the socket's writer.
 //!
 //! The room pushes and never waits. The bound works in three places: the connection's reader stops
-//! reading while the queue is over the mark, documents stop queueing their broadcasts (the subscriber
+//! reading while the queue is over the mark or many of its requests are unanswered, documents stop queueing their broadcasts (the subscriber
 //! becomes a cursor that is brought up to date later), and a queue that others push to four times the
 //! mark is closed, which drops the connection.
 
@@ -14,6 +14,9 @@ use tokio::sync::Notify;
 
 /// Bytes that a queued message costs besides its payload: the enum, its header and the packet framing.
 const MESSAGE_OVERHEAD_BYTES: usize = 256;
+
+/// Requests of one connection that may be without an answer. Beyond it the connection is not read from.
+const MAX_UNANSWERED: usize = 1024;
 
 /// One item for the writer.
 #[derive(Debug)]
@@ -40,6 +43,8 @@ struct State {
     queue: VecDeque<(Outgoing, Cost)>,
     queued: Cost,
     closed: bool,
+    /// Requests read and not answered yet.
+    unanswered: usize,
     /// A document skipped this connection; the room wants to know when there is room again.
     lagging: bool,
 }
@@ -68,6 +73,9 @@ impl Outbox {
         if state.queued.own > self.mark_bytes.saturating_mul(4) {
             state.closed = true;
         } else {
+            if matches!(item, Outgoing::Message(ServerToClient::Response { .. })) {
+                state.unanswered = state.unanswered.saturating_sub(1);
+            }
             let mut cost = Cost::of(&item);
             cost.own += json_bytes;
             state.queued.add(cost);
@@ -115,13 +123,18 @@ impl Outbox {
     pub(crate) fn written(&self, cost: Cost) -> bool {
         let mut state = self.lock();
         state.queued.subtract(cost);
-        let has_room = state.queued.total() < self.mark_bytes / 2;
+        let has_room = state.admits(self.mark_bytes / 2);
         let catch_up = has_room && std::mem::take(&mut state.lagging);
         drop(state);
         if has_room {
             self.drained.notify_waiters();
         }
         catch_up
+    }
+
+    /// Counts a request that the room is about to get; its answer takes it off.
+    pub(crate) fn expect_answer(&self) {
+        self.lock().unanswered += 1;
     }
 
     /// Waits until the queue is below the mark, so that a peer that does not read is not read from.
@@ -133,7 +146,7 @@ impl Outbox {
             drained.as_mut().enable();
             {
                 let state = self.lock();
-                if state.closed || state.queued.total() < self.mark_bytes {
+                if state.closed || state.admits(self.mark_bytes) {
                     return;
                 }
             }
@@ -157,6 +170,13 @@ impl Outbox {
     fn lock(&self) -> MutexGuard<'_, State> {
         // The state is plain data that no panic can leave half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Whether another request may be read.
+    fn admits(&self, mark_bytes: usize) -> bool {
+        self.queued.total() < mark_bytes && self.unanswered < MAX_UNANSWERED
     }
 }
 

@@ -40,6 +40,10 @@ use crate::metrics::Metrics;
 use crate::outbox::{Outbox, Outgoing};
 use crate::signer::UrlSigner;
 
+/// Writes in the next batch beyond which the room takes no more requests until the disk has the last one.
+const MAX_STAGED_WRITES: usize = 1024;
+/// Bytes in the next batch, likewise.
+const MAX_STAGED_BYTES: usize = 64 << 20;
 /// Calls that ended by the server's side and whose last chunks may still be on their way.
 const REMEMBERED_CALLS: usize = 64;
 
@@ -100,6 +104,7 @@ pub(crate) struct Room {
     documents: HashMap<String, Slot>,
     /// The next batch. Bounded by the mailbox: the task stops handing in while this is long.
     staged: Vec<Staged>,
+    staged_bytes: usize,
     /// The batch that the committer has.
     in_flight: Option<Vec<Staged>>,
     fetches: HashMap<u64, Fetched>,
@@ -196,6 +201,7 @@ impl Room {
             participants: BTreeMap::new(),
             documents: HashMap::new(),
             staged: Vec::new(),
+            staged_bytes: 0,
             in_flight: None,
             fetches: HashMap::new(),
             next_number: 0,
@@ -307,7 +313,7 @@ impl Room {
 
     /// Whether the room takes more requests now. If not, the next batch is long enough.
     pub(crate) fn accepts_requests(&self) -> bool {
-        self.staged.len() < 1024
+        self.staged.len() < MAX_STAGED_WRITES && self.staged_bytes < MAX_STAGED_BYTES
     }
 
     /// Whether nobody is here, nothing is open and nothing under way: the room can be let go.
@@ -458,7 +464,7 @@ impl Room {
 
     fn drop_call(&mut self, call: Call) {
         match call {
-            Call::Sync(call) => self.drop_sync_call(&call),
+            Call::Sync(call) => self.drop_sync_call(call),
             Call::Upload(upload) => self.upload_bytes -= upload.buffered(),
             Call::Download(_) => {}
         }
@@ -515,10 +521,12 @@ impl Room {
         }
     }
 
-    fn fetch(&mut self, fetch: Fetch, then: Fetched) {
+    /// Asks for a read and returns its number.
+    fn fetch(&mut self, fetch: Fetch, then: Fetched) -> u64 {
         let number = self.number();
         self.fetches.insert(number, then);
         self.actions.push_back(Action::Fetch(number, fetch));
+        number
     }
 
     fn number(&mut self) -> u64 {

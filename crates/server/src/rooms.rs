@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use meshagent_protocol::{Envelope, MessageId};
+use meshagent_protocol::{ClientToServer, Envelope, MessageId};
 use meshagent_store::{RoomId, Store, StoreError, Timestamp};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -25,6 +25,8 @@ use crate::signer::UrlSigner;
 
 /// Messages that may wait for a room. When it is full, connections of that room wait with reading.
 const MAILBOX: usize = 1024;
+/// Kilobytes of messages that may wait for a room, likewise.
+const MAILBOX_KILOBYTES: u32 = 64 << 10;
 /// Reads from the store that all rooms have under way together; more wait for their turn.
 const CONCURRENT_READS: usize = 16;
 /// How often a room looks at its clock-driven work: unloading, snapshots, retries.
@@ -40,8 +42,55 @@ pub(crate) enum RoomInput {
     Drained(Conn),
 }
 
-/// A connection's way into its room.
-pub(crate) type Mailbox = mpsc::Sender<RoomInput>;
+impl RoomInput {
+    /// Whether exactly one answer follows.
+    pub(crate) fn is_answered(&self) -> bool {
+        match self {
+            Self::Message(_, envelope) => {
+                !matches!(envelope.message, ClientToServer::SetAttributes(_))
+            }
+            Self::Invalid(..) => true,
+            Self::Join(..) | Self::Leave(_) | Self::Drained(_) => false,
+        }
+    }
+}
+
+/// A connection's way into its room, bounded in messages and in their bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct Mailbox {
+    inputs: mpsc::Sender<(RoomInput, OwnedSemaphorePermit)>,
+    kilobytes: Arc<Semaphore>,
+}
+
+impl Mailbox {
+    fn new() -> (Self, mpsc::Receiver<(RoomInput, OwnedSemaphorePermit)>) {
+        let (inputs, receiver) = mpsc::channel(MAILBOX);
+        let kilobytes = Arc::new(Semaphore::new(MAILBOX_KILOBYTES as usize));
+        (Self { inputs, kilobytes }, receiver)
+    }
+
+    /// Waits for a place. Gives the input back if the room has ended.
+    pub(crate) async fn send(&self, input: RoomInput, bytes: usize) -> Result<(), RoomInput> {
+        // One message larger than the bound passes alone.
+        let kilobytes = u32::try_from(bytes >> 10)
+            .unwrap_or(u32::MAX)
+            .min(MAILBOX_KILOBYTES);
+        let Ok(permit) = Arc::clone(&self.kilobytes)
+            .acquire_many_owned(kilobytes)
+            .await
+        else {
+            return Err(input);
+        };
+        self.inputs
+            .send((input, permit))
+            .await
+            .map_err(|refused| refused.0.0)
+    }
+
+    fn is_closed(&self) -> bool {
+        self.inputs.is_closed()
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct Rooms {
@@ -126,10 +175,10 @@ impl Rooms {
         let mut input = RoomInput::Join(conn, joining);
         while !self.stopping.is_cancelled() {
             let mailbox = self.mailbox(room);
-            match mailbox.send(input).await {
+            match mailbox.send(input, 0).await {
                 Ok(()) => return Some((conn, mailbox)),
                 // The room ended between the look and the send; the next look starts it again.
-                Err(refused) => input = refused.0,
+                Err(refused) => input = refused,
             }
         }
         None
@@ -142,7 +191,7 @@ impl Rooms {
         {
             return found.mailbox.clone();
         }
-        let (mailbox, inputs) = mpsc::channel(MAILBOX);
+        let (mailbox, inputs) = Mailbox::new();
         let participants = Arc::new(AtomicUsize::new(0));
         let seed = self
             .ids
@@ -199,7 +248,7 @@ struct RoomTask {
 }
 
 impl RoomTask {
-    async fn run(mut self, mut inputs: mpsc::Receiver<RoomInput>) {
+    async fn run(mut self, mut inputs: mpsc::Receiver<(RoomInput, OwnedSemaphorePermit)>) {
         let stopping = self.rooms.stopping.clone();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -218,7 +267,7 @@ impl RoomTask {
                 received = inputs.recv_many(&mut batch, 64), if open && self.room.accepts_requests() => {
                     open = received > 0;
                     let now = now();
-                    for input in batch.drain(..) {
+                    for (input, _permit) in batch.drain(..) {
                         self.handle(input, now);
                     }
                 }
@@ -283,7 +332,7 @@ impl RoomTask {
     }
 
     /// Takes the room out of the map, unless somebody is on the way in.
-    fn try_end(&self, inputs: &mut mpsc::Receiver<RoomInput>) -> bool {
+    fn try_end(&self, inputs: &mut mpsc::Receiver<(RoomInput, OwnedSemaphorePermit)>) -> bool {
         let mut running = self.rooms.running();
         if !inputs.is_empty() {
             return false;

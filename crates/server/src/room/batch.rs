@@ -62,6 +62,13 @@ pub(super) enum Then {
 
 impl Room {
     pub(super) fn stage(&mut self, write: Write, then: Then) {
+        self.staged_bytes += match &write {
+            Write::Append { update: bytes, .. }
+            | Write::CreateDocument { state: bytes, .. }
+            | Write::PutFile { data: bytes, .. }
+            | Write::Snapshot { state: bytes, .. } => bytes.len(),
+            Write::Delete { .. } | Write::Move { .. } => 0,
+        };
         self.staged.push(Staged {
             write: Some(write),
             then,
@@ -74,6 +81,7 @@ impl Room {
             return None;
         }
         let mut batch = std::mem::take(&mut self.staged);
+        self.staged_bytes = 0;
         let writes = batch
             .iter_mut()
             .filter_map(|staged| staged.write.take())
@@ -376,6 +384,9 @@ impl Room {
         {
             self.close_document(path);
         }
+        for entry in entries {
+            self.load_again(&entry.destination);
+        }
         self.respond(request, Content::Empty);
         let participant_id = self.participant_id(request.conn);
         let moved = entries
@@ -394,6 +405,7 @@ impl Room {
 
     /// The document is no longer at this path: its streams end with a close.
     fn close_document(&mut self, path: &str) {
+        self.load_again(path);
         if !matches!(self.documents.get(path), Some(Slot::Open(_))) {
             return;
         }

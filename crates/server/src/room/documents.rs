@@ -10,12 +10,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use meshagent_document::{MeshDocument, merge_updates};
-use meshagent_protocol::{Content, sync as wire};
+use meshagent_protocol::{Content, ErrorCode, sync as wire};
 use meshagent_store::{DocumentId, Seq, Timestamp};
 use serde_json::Value;
 
 use super::opening::Waiter;
-use super::{Call, Conn, Request, Room, SyncCall};
+use super::{Call, Conn, Refusal, Request, Room, SyncCall};
 
 /// Recent changes kept for readers that fall behind. Beyond it they get the whole state instead.
 const RECENT_BYTES: usize = 1 << 20;
@@ -29,8 +29,11 @@ pub(super) struct StreamId(pub(super) u64);
 /// What the room knows of a path.
 #[derive(Debug)]
 pub(super) enum Slot {
-    /// Being read from the store.
-    Loading(Vec<Waiter>),
+    /// Being read from the store, by the read with this number.
+    Loading {
+        fetch: u64,
+        waiters: Vec<Waiter>,
+    },
     /// Not in the store; one request is creating it.
     Creating(Vec<Waiter>),
     Open(Box<Document>),
@@ -297,19 +300,16 @@ impl Room {
         let Some(participant) = self.participants.get_mut(&request.conn) else {
             return;
         };
-        // The client may have closed the call while the disk was busy.
-        let Some(Call::Sync(call @ SyncCall::Opening { .. })) =
-            participant.calls.get_mut(tool_call_id)
-        else {
-            return;
+        let call = match participant.calls.get_mut(tool_call_id) {
+            Some(Call::Sync(call)) if matches!(call, SyncCall::Opening { .. }) => call,
+            // The client closed the call while the disk was busy.
+            _ => return self.respond(request, Content::Empty),
         };
-        let SyncCall::Opening { early, .. } = std::mem::replace(
-            call,
-            SyncCall::Open {
-                path: path.to_owned(),
-                stream,
-            },
-        ) else {
+        let open = SyncCall::Open {
+            path: path.to_owned(),
+            stream,
+        };
+        let SyncCall::Opening { early } = std::mem::replace(call, open) else {
             return;
         };
         let conn = request.conn;
@@ -403,14 +403,22 @@ impl Room {
     }
 
     /// Takes a reader out of its document, which may become idle by it.
-    pub(super) fn drop_sync_call(&mut self, call: &SyncCall) {
-        let SyncCall::Open { path, stream } = call else {
+    pub(super) fn drop_sync_call(&mut self, call: SyncCall) {
+        let (path, stream) = match call {
+            SyncCall::AwaitingStart => return,
+            SyncCall::Opening { early } => {
+                for (request, _) in early {
+                    let text = "the call ended before the document was open";
+                    self.refuse(request, Refusal::new(ErrorCode::InvalidState, text));
+                }
+                return;
+            }
+            SyncCall::Open { path, stream } => (path, stream),
+        };
+        let Some(Slot::Open(document)) = self.documents.get_mut(&path) else {
             return;
         };
-        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
-            return;
-        };
-        document.streams.remove(stream);
+        document.streams.remove(&stream);
         if document.streams.is_empty() {
             document.idle_since = Some(self.now);
         }

@@ -117,21 +117,33 @@ impl Room {
     /// Serves `waiter` from the document at `path`, now or when it is there.
     pub(super) fn with_document(&mut self, path: &str, waiter: Waiter) {
         match self.documents.get_mut(path) {
-            Some(Slot::Loading(waiters) | Slot::Creating(waiters)) => waiters.push(waiter),
+            Some(Slot::Loading { waiters, .. } | Slot::Creating(waiters)) => waiters.push(waiter),
             Some(Slot::Open(_)) => self.serve(path, waiter),
-            None => {
-                self.documents
-                    .insert(path.to_owned(), Slot::Loading(vec![waiter]));
-                let fetch = Fetch::Document {
-                    path: path.to_owned(),
-                };
-                self.fetch(
-                    fetch,
-                    Fetched::Document {
-                        path: path.to_owned(),
-                    },
-                );
-            }
+            None => self.load(path, vec![waiter]),
+        }
+    }
+
+    /// Starts to read a document for all who wait for it.
+    fn load(&mut self, path: &str, waiters: Vec<Waiter>) {
+        let fetch = Fetch::Document {
+            path: path.to_owned(),
+        };
+        let fetch = self.fetch(
+            fetch,
+            Fetched::Document {
+                path: path.to_owned(),
+            },
+        );
+        self.documents
+            .insert(path.to_owned(), Slot::Loading { fetch, waiters });
+    }
+
+    /// What stands at the path has changed: a read that is under way may answer with what stood there before.
+    pub(super) fn load_again(&mut self, path: &str) {
+        if let Some(Slot::Loading { .. }) = self.documents.get(path)
+            && let Some(Slot::Loading { waiters, .. }) = self.documents.remove(path)
+        {
+            self.load(path, waiters);
         }
     }
 
@@ -148,6 +160,7 @@ impl Room {
         };
         match fetched {
             Fetched::Document { path } => match result {
+                _ if !self.is_loading(&path, number) => {}
                 Ok(FetchResult::Document(Some(stored))) => self.loaded(&path, &stored),
                 Ok(_) => self.missing(&path),
                 Err(error) => self.all_failed(&path, &Refusal::storage(&error)),
@@ -202,6 +215,10 @@ impl Room {
         }
     }
 
+    fn is_loading(&self, path: &str, number: u64) -> bool {
+        matches!(self.documents.get(path), Some(Slot::Loading { fetch, .. }) if *fetch == number)
+    }
+
     fn loaded(&mut self, path: &str, stored: &StoredDocument) {
         match self.replay(path, stored) {
             Ok(document) => self.opened(path, Box::new(document), None),
@@ -244,7 +261,7 @@ impl Room {
     pub(super) fn opened(&mut self, path: &str, document: Box<Document>, creator: Option<Waiter>) {
         self.metrics.documents.inc();
         let waiters = match self.documents.insert(path.to_owned(), Slot::Open(document)) {
-            Some(Slot::Loading(waiters) | Slot::Creating(waiters)) => waiters,
+            Some(Slot::Loading { waiters, .. } | Slot::Creating(waiters)) => waiters,
             _ => Vec::new(),
         };
         match creator {
@@ -324,7 +341,8 @@ impl Room {
 
     /// There is no such document: one of those who wait may create it.
     fn missing(&mut self, path: &str) {
-        let Some(Slot::Loading(waiters) | Slot::Creating(waiters)) = self.documents.remove(path)
+        let Some(Slot::Loading { waiters, .. } | Slot::Creating(waiters)) =
+            self.documents.remove(path)
         else {
             return;
         };
@@ -395,7 +413,8 @@ impl Room {
     }
 
     fn all_failed(&mut self, path: &str, refusal: &Refusal) {
-        let Some(Slot::Loading(waiters) | Slot::Creating(waiters)) = self.documents.remove(path)
+        let Some(Slot::Loading { waiters, .. } | Slot::Creating(waiters)) =
+            self.documents.remove(path)
         else {
             return;
         };

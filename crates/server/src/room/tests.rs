@@ -4,6 +4,7 @@ mod durability;
 mod files;
 mod gate;
 mod opening;
+mod random;
 mod readers;
 mod talking;
 

@@ -227,7 +227,8 @@ impl Room {
             return;
         };
         let Some(Call::Download(download)) = participant.calls.get_mut(tool_call_id) else {
-            return;
+            // Closed meanwhile.
+            return self.respond(request, Content::Empty);
         };
         let size = file.data.len();
         download.rest = Some(file.data);
