@@ -15,13 +15,14 @@ mod json;
 mod pending;
 mod ranges;
 mod read;
+mod violation;
 
 use std::fmt;
 
 use yrs::{ClientID, Doc, OffsetKind, Options, Transact, WriteTxn};
 
 use self::event::Watch;
-use self::history::{History, ROOT, ROOT_ATTRIBUTES};
+use self::history::{History, NodeIndex, ROOT, ROOT_ATTRIBUTES};
 use self::ids::Ids;
 use self::pending::Pending;
 use crate::schema::MeshSchema;
@@ -30,6 +31,7 @@ pub use edit::{Edit, EditError, Position, Target, TextPosition};
 pub use event::{Change, Event, Origin};
 pub use insert::InsertError;
 pub use read::{Element, Text};
+pub use violation::Repair;
 
 /// A live document with its schema.
 ///
@@ -43,6 +45,8 @@ pub struct MeshDocument {
     history: History,
     pending: Pending,
     ids: Ids,
+    // What changed since it was last known to fit the schema.
+    suspects: Vec<NodeIndex>,
     watch: Option<Watch>,
 }
 
@@ -66,6 +70,7 @@ impl MeshDocument {
             history: History::new(),
             pending: Pending::default(),
             ids: Ids::default(),
+            suspects: Vec::new(),
             watch: None,
         }
     }

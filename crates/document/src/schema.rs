@@ -16,7 +16,7 @@ use thiserror::Error;
 
 pub use infer::InferError;
 pub use validate::Violation;
-pub(crate) use validate::push_segment;
+pub(crate) use validate::{kind_of, push_segment};
 
 /// The tag of elements that hold rich text instead of child elements.
 pub const TEXT_TAG: &str = "text";

@@ -277,7 +277,7 @@ impl MeshDocument {
                     Owner::Key(node, key) if key == id_key => {
                         renamed.insert(node);
                     }
-                    Owner::Key(..) | Owner::Nothing | Owner::Within(_) => {}
+                    Owner::Foreign(_) | Owner::Key(..) | Owner::Nothing | Owner::Within(_) => {}
                 }
             }
         }
@@ -291,6 +291,16 @@ impl MeshDocument {
         }
         for node in renamed {
             self.reindex(node);
+        }
+        for owner in touched {
+            match *owner {
+                Owner::Foreign(node) | Owner::Key(node, _) => self.suspect(node),
+                Owner::Made(node) => {
+                    self.suspect(node);
+                    self.suspect(self.history.node(node).parent);
+                }
+                Owner::Nothing | Owner::Within(_) => {}
+            }
         }
     }
 
@@ -323,6 +333,10 @@ impl MeshDocument {
         }
         if let Some(id) = current {
             let id = self.ids.insert(&id, index);
+            let same = self.ids.get(&id).to_vec();
+            if same.len() > 1 {
+                same.into_iter().for_each(|node| self.suspect(node));
+            }
             self.history.node_mut(index).element_id = Some(id);
         }
     }

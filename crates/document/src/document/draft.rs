@@ -146,14 +146,9 @@ impl<'a> Draft<'a> {
             let Some((tag, Value::Object(content))) = only else {
                 continue;
             };
-            let id = match content.get(ID_ATTRIBUTE).and_then(Value::as_str) {
-                Some(id) => id.to_owned(),
-                None => {
-                    let id = next_id();
-                    content.insert(ID_ATTRIBUTE.to_owned(), id.clone().into());
-                    id
-                }
-            };
+            let given = content.get(ID_ATTRIBUTE).and_then(Value::as_str);
+            let id = given.map_or_else(&mut *next_id, str::to_owned);
+            content.insert(ID_ATTRIBUTE.to_owned(), id.clone().into());
             if self.exists(&id) {
                 return Err(EditError::Duplicate(id));
             }

@@ -151,7 +151,7 @@ impl MeshDocument {
                         text.0.push_str(inserted);
                     }
                 }
-                Owner::Made(_) | Owner::Nothing => {}
+                Owner::Foreign(_) | Owner::Made(_) | Owner::Nothing => {}
             }
         }
         for &range in deletes {
@@ -163,7 +163,7 @@ impl MeshDocument {
                             let text = before.texts.entry(node).or_default();
                             text.1 += (part.end - part.start) as usize;
                         }
-                        Owner::Made(_) | Owner::Nothing => {}
+                        Owner::Foreign(_) | Owner::Made(_) | Owner::Nothing => {}
                     }
                 }
             }

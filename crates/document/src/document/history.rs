@@ -33,10 +33,13 @@ pub(super) type KeyIndex = u32;
 const NONE: u32 = u32::MAX;
 const SEQUENCE: KeyIndex = u32::MAX - 1;
 const ITSELF: KeyIndex = u32::MAX - 2;
+const FOREIGN: KeyIndex = u32::MAX - 3;
 
 /// What an operation belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Owner {
+    /// It is something in this node that has no business in an element tree.
+    Foreign(NodeIndex),
     /// It was collected, and nothing is known of it.
     Nothing,
     /// It made this node.
@@ -59,6 +62,8 @@ pub(super) struct Node {
     pub(super) depth: u32,
     depth_in_attribute: u32,
     pub(super) is_dead: bool,
+    /// Whether it is to be checked against the schema.
+    pub(super) is_suspect: bool,
     /// Whether it ever held anything else than elements and texts.
     pub(super) is_mixed: bool,
     /// The `$id` under which it is found.
@@ -165,8 +170,31 @@ impl History {
         &mut self.nodes[index as usize]
     }
 
+    /// How many nodes there have been.
+    pub(super) fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+
     pub(super) fn deepest(&self) -> u32 {
         self.deepest
+    }
+
+    /// All operations of an owner that are not deleted.
+    pub(super) fn owned_by(&self, is_owner: impl Fn(Owner) -> bool) -> Vec<IdRange> {
+        let mut owned = Vec::new();
+        for (&client, known) in &self.clients {
+            let all = IdRange {
+                client,
+                start: 0,
+                end: known.clock,
+            };
+            for (part, owner) in self.owners(all) {
+                if is_owner(owner) {
+                    owned.extend(self.not_deleted(part));
+                }
+            }
+        }
+        owned
     }
 
     /// Root types other than the two that a document consists of.
@@ -194,7 +222,7 @@ impl History {
     pub(super) fn made_by(&self, id: Id) -> Option<NodeIndex> {
         match self.owner(id) {
             Owner::Made(node) => Some(node),
-            Owner::Nothing | Owner::Key(..) | Owner::Within(_) => None,
+            Owner::Foreign(_) | Owner::Nothing | Owner::Key(..) | Owner::Within(_) => None,
         }
     }
 
@@ -296,7 +324,7 @@ impl History {
             Parent::Item(id) => match self.owner(id) {
                 Owner::Made(node) => Some((node, one.key.map(|key| self.key(key)))),
                 Owner::Nothing => None,
-                Owner::Key(..) | Owner::Within(_) => {
+                Owner::Foreign(_) | Owner::Key(..) | Owner::Within(_) => {
                     let start = id.clock;
                     let parent = IdRange {
                         client: id.client,
@@ -328,10 +356,15 @@ impl History {
             // The engine recurses from one such attribute to the next.
             (Content::Format, Some(_)) => Err(misplaced("formatting as an attribute")),
             (_, Some(key)) => Ok(Owner::Key(parent, key)),
-            (_, None) => {
-                let node = self.node_mut(parent);
-                node.is_mixed |= node.kind != NodeKind::Text;
+            (Content::Deleted, None) => Ok(Owner::Within(parent)),
+            (Content::Format | Content::Text(_), None)
+                if self.node(parent).kind == NodeKind::Text =>
+            {
                 Ok(Owner::Within(parent))
+            }
+            (_, None) => {
+                self.node_mut(parent).is_mixed = true;
+                Ok(Owner::Foreign(parent))
             }
         }
     }
@@ -345,7 +378,7 @@ impl History {
                 Some((node.parent, node.key))
             }
             Owner::Key(node, key) => Some((node, Some(key))),
-            Owner::Within(node) => Some((node, None)),
+            Owner::Foreign(node) | Owner::Within(node) => Some((node, None)),
         }
     }
 
@@ -382,6 +415,7 @@ impl History {
             depth,
             depth_in_attribute,
             is_dead: false,
+            is_suspect: false,
             is_mixed: false,
             element_id: None,
         });
@@ -405,6 +439,7 @@ impl History {
             depth: 0,
             depth_in_attribute: 0,
             is_dead: false,
+            is_suspect: false,
             is_mixed: false,
             element_id: None,
         });
@@ -416,6 +451,7 @@ impl History {
 impl Run {
     fn new(start: u32, owner: Owner) -> Self {
         let (node, key) = match owner {
+            Owner::Foreign(node) => (node, FOREIGN),
             Owner::Nothing => (NONE, NONE),
             Owner::Made(node) => (node, ITSELF),
             Owner::Key(node, key) => (node, key),
@@ -429,6 +465,7 @@ impl Run {
             (NONE, _) => Owner::Nothing,
             (node, ITSELF) => Owner::Made(node),
             (node, SEQUENCE) => Owner::Within(node),
+            (node, FOREIGN) => Owner::Foreign(node),
             (node, key) => Owner::Key(node, key),
         }
     }

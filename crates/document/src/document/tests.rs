@@ -5,6 +5,7 @@ mod edits;
 mod gaps;
 mod hostile;
 mod vectors;
+mod violations;
 
 use serde_json::{Value, json};
 
