@@ -1,6 +1,11 @@
 //! The `meshagent` command: reads arguments and environment, picks the store, prints. What it does lives in the
 //! libraries.
 
+#![allow(
+    clippy::doc_markdown,
+    reason = "the doc comments of arguments are printed as their help, where backticks would stand out"
+)]
+
 mod failure;
 mod keyfile;
 mod private_file;

@@ -18,7 +18,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Flags of the commands that act for a project.
 #[derive(Args, Debug)]
 pub(crate) struct ProjectArgs {
-    /// The project, if it should be another than the key's to be refused
+    /// Project that the key has to be for; another key is refused
     #[arg(long, value_name = "ID")]
     project_id: Option<String>,
 

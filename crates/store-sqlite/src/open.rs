@@ -32,8 +32,9 @@ pub enum Durability {
     Os,
 }
 
-/// How to open a store.
+/// How to open a store; begin with the default.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+#[non_exhaustive]
 pub struct Options {
     /// What a commit survives.
     pub durability: Durability,

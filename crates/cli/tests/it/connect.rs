@@ -11,8 +11,13 @@ use tempfile::TempDir;
 use crate::{KEY, PROJECT_ID, meshagent, run, verified};
 
 fn connect(home: &Path, arguments: &[&str]) -> Command {
-    let mut command = meshagent(home, &[&["room", "connect", "--room", "my-room"], arguments].concat());
-    command.env("MESHAGENT_API_KEY", KEY).env("MESHAGENT_API_URL", "http://127.0.0.1:9/");
+    let mut command = meshagent(
+        home,
+        &[&["room", "connect", "--room", "my-room"], arguments].concat(),
+    );
+    command
+        .env("MESHAGENT_API_KEY", KEY)
+        .env("MESHAGENT_API_URL", "http://127.0.0.1:9/");
     command
 }
 
@@ -21,12 +26,23 @@ const SHOW: &str = r#"printf '%s\n' "$MESHAGENT_API_URL" "$MESHAGENT_PROJECT_ID"
 #[test]
 fn program_gets_what_an_sdk_needs() {
     let home = TempDir::new().unwrap();
-    let ran = run(&mut connect(home.path(), &["--identity", "ada", "--", "sh", "-c", SHOW]));
+    let ran = run(&mut connect(
+        home.path(),
+        &["--identity", "ada", "--", "sh", "-c", SHOW],
+    ));
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
-    let [url, project, room, jwt] = ran.stdout.lines().collect::<Vec<_>>()[..] else { panic!("{}", ran.stdout) };
-    assert_eq!((url, project, room), ("http://127.0.0.1:9", PROJECT_ID, "my-room"));
+    let [url, project, room, jwt] = ran.stdout.lines().collect::<Vec<_>>()[..] else {
+        panic!("{}", ran.stdout)
+    };
+    assert_eq!(
+        (url, project, room),
+        ("http://127.0.0.1:9", PROJECT_ID, "my-room")
+    );
     let token = verified(jwt);
-    assert_eq!((token.name.as_str(), token.room(), token.role()), ("ada", Some("my-room"), Role::Agent));
+    assert_eq!(
+        (token.name.as_str(), token.room(), token.role()),
+        ("ada", Some("my-room"), Role::Agent)
+    );
     assert_eq!(token.api(), Some(&ApiScope::agent_default()));
 }
 
@@ -34,9 +50,23 @@ fn program_gets_what_an_sdk_needs() {
 fn flags_shape_the_token_and_the_environment() {
     let home = TempDir::new().unwrap();
     let scope = r#"{"sync": {"paths": []}}"#;
-    let flags = ["--role", "user", "--meshagent-token", scope, "-e", "MESHAGENT_ROOM=a=b", "--env", "X=", "sh", "-c", SHOW];
+    let flags = [
+        "--role",
+        "user",
+        "--meshagent-token",
+        scope,
+        "-e",
+        "MESHAGENT_ROOM=a=b",
+        "--env",
+        "X=",
+        "sh",
+        "-c",
+        SHOW,
+    ];
     let ran = run(connect(home.path(), &flags).env("USER", "grace"));
-    let [_, _, room, jwt] = ran.stdout.lines().collect::<Vec<_>>()[..] else { panic!("{}{}", ran.stdout, ran.stderr) };
+    let [_, _, room, jwt] = ran.stdout.lines().collect::<Vec<_>>()[..] else {
+        panic!("{}{}", ran.stdout, ran.stderr)
+    };
     assert_eq!(room, "a=b", "-e wins, and its value may contain =");
     let token = verified(jwt);
     assert_eq!((token.name.as_str(), token.role()), ("grace", Role::User));
@@ -44,51 +74,106 @@ fn flags_shape_the_token_and_the_environment() {
     assert!(!api.sync.as_ref().unwrap().can_read("a") && api.storage.is_none());
 
     let show = ["--template", "none", "--", "sh", "-c", "env"];
-    let ran = run(meshagent(home.path(), &[&["room", "connect", "--room", "r"], &show[..]].concat()).env("A", "1"));
-    assert!(ran.code == Some(0) && !ran.stdout.contains("MESHAGENT_"), "{}{}", ran.stdout, ran.stderr);
+    let ran = run(meshagent(
+        home.path(),
+        &[&["room", "connect", "--room", "r"], &show[..]].concat(),
+    )
+    .env("A", "1"));
+    assert!(
+        ran.code == Some(0) && !ran.stdout.contains("MESHAGENT_"),
+        "{}{}",
+        ran.stdout,
+        ran.stderr
+    );
 }
 
 #[test]
 fn exit_codes_are_the_programs() {
     let home = TempDir::new().unwrap();
     for code in [0, 1, 2, 7, 255] {
-        let ran = run(&mut connect(home.path(), &["--", "sh", "-c", &format!("exit {code}")]));
+        let ran = run(&mut connect(
+            home.path(),
+            &["--", "sh", "-c", &format!("exit {code}")],
+        ));
         assert_eq!((ran.code, ran.stderr.as_str()), (Some(code), ""));
     }
-    let ran = run(&mut connect(home.path(), &["--", "no-such-program", "--help"]));
+    let ran = run(&mut connect(
+        home.path(),
+        &["--", "no-such-program", "--help"],
+    ));
     assert_eq!(ran.code, Some(127));
-    assert!(ran.stderr.starts_with("error: can't start no-such-program: "), "{}", ran.stderr);
+    assert!(
+        ran.stderr
+            .starts_with("error: can't start no-such-program: "),
+        "{}",
+        ran.stderr
+    );
     let directory = home.path().to_str().unwrap();
-    assert_eq!(run(&mut connect(home.path(), &["--", directory])).code, Some(126));
+    assert_eq!(
+        run(&mut connect(home.path(), &["--", directory])).code,
+        Some(126)
+    );
 }
 
 #[test]
 fn signals_reach_the_program() {
     let home = TempDir::new().unwrap();
     for (script, signal, code) in [
-        ("trap 'exit 42' TERM; echo ready; while :; do sleep 0.05; done", "TERM", Some(42)),
-        ("trap 'exit 43' INT; echo ready; while :; do sleep 0.05; done", "INT", Some(43)),
+        (
+            "trap 'exit 42' TERM; echo ready; while :; do sleep 0.05; done",
+            "TERM",
+            Some(42),
+        ),
+        (
+            "trap 'exit 43' INT; echo ready; while :; do sleep 0.05; done",
+            "INT",
+            Some(43),
+        ),
         ("echo ready; exec sleep 60", "KILL", None),
     ] {
-        let mut child = connect(home.path(), &["--", "sh", "-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = connect(home.path(), &["--", "sh", "-c", script])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
         assert_eq!(line, "ready\n");
-        let kill = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap();
+        let kill = Command::new("kill")
+            .args(["-s", signal, &child.id().to_string()])
+            .status()
+            .unwrap();
         assert!(kill.success());
         let status = child.wait().unwrap();
         // A shell shows the last as 128 + 9.
-        assert_eq!((status.code(), status.signal()), (code, code.is_none().then_some(9)), "{signal}");
+        assert_eq!(
+            (status.code(), status.signal()),
+            (code, code.is_none().then_some(9)),
+            "{signal}"
+        );
     }
 }
 
 #[test]
 fn without_a_server_it_says_how_to_start_one() {
     let home = TempDir::new().unwrap();
-    let mut command = meshagent(home.path(), &["room", "connect", "--room", "r", "--", "true"]);
+    let mut command = meshagent(
+        home.path(),
+        &["room", "connect", "--room", "r", "--", "true"],
+    );
     let ran = run(command.env("MESHAGENT_API_KEY", KEY));
     assert_eq!(ran.code, Some(1));
-    assert!(ran.stderr.contains("hint: start one with `meshagent serve`"), "{}", ran.stderr);
+    assert!(
+        ran.stderr
+            .contains("hint: start one with `meshagent serve`"),
+        "{}",
+        ran.stderr
+    );
     let ran = run(command.env_remove("MESHAGENT_API_KEY"));
-    assert!(ran.code == Some(1) && ran.stderr.contains("`meshagent serve`"), "{}", ran.stderr);
+    assert!(
+        ran.code == Some(1) && ran.stderr.contains("`meshagent serve`"),
+        "{}",
+        ran.stderr
+    );
 }

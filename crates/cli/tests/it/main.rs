@@ -1,7 +1,10 @@
 //! The real binary: its arguments, its environment, its exit codes and what it prints. What the server does once
 //! it runs is tested elsewhere.
 
-#![expect(clippy::unwrap_used, reason = "in a test, a step that fails is the test that fails")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "in a test, a step that fails is the test that fails"
+)]
 
 mod arguments;
 mod connect;
@@ -22,7 +25,12 @@ const NOW: u64 = 1_900_000_000;
 /// The binary, at home in an empty directory, with no variable that tells it anything.
 fn meshagent(home: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_meshagent"));
-    command.args(arguments).env_clear().env("HOME", home).env("PATH", "/usr/bin:/bin").stdin(Stdio::null());
+    command
+        .args(arguments)
+        .env_clear()
+        .env("HOME", home)
+        .env("PATH", "/usr/bin:/bin")
+        .stdin(Stdio::null());
     command
 }
 
@@ -33,7 +41,11 @@ struct Ran {
 }
 
 fn run(command: &mut Command) -> Ran {
-    let Output { status, stdout, stderr } = command.output().unwrap();
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command.output().unwrap();
     Ran {
         code: status.code(),
         stdout: String::from_utf8(stdout).unwrap(),
@@ -44,5 +56,7 @@ fn run(command: &mut Command) -> Ran {
 /// The claims of a token that the vectors' key signed.
 fn verified(jwt: &str) -> meshagent_protocol::ParticipantToken {
     let key = meshagent_protocol::ApiKey::parse(KEY).unwrap();
-    meshagent_protocol::TokenVerifier::new(PROJECT_ID, [key]).verify(jwt, NOW).unwrap()
+    meshagent_protocol::TokenVerifier::new(PROJECT_ID, [key])
+        .verify(jwt, NOW)
+        .unwrap()
 }

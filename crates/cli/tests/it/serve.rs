@@ -19,11 +19,18 @@ struct Server {
 
 impl Server {
     fn start(command: &mut Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         let mut lines = Vec::new();
         for line in BufReader::new(child.stdout.take().unwrap()).lines() {
             lines.push(line.unwrap());
-            if lines.last().is_some_and(|line| !line.starts_with("export ")) {
+            if lines
+                .last()
+                .is_some_and(|line| !line.starts_with("export "))
+            {
                 break;
             }
         }
@@ -37,7 +44,13 @@ impl Server {
 
     fn terminate(mut self) {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-s", "TERM", &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args(["-s", "TERM", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
         assert!(self.child.wait().unwrap().success());
     }
 
@@ -58,7 +71,17 @@ fn serve(home: &Path) -> Command {
     meshagent(home, &["serve", "--listen", "127.0.0.1:0"])
 }
 
-const CONNECT: [&str; 9] = ["room", "connect", "--room", "r", "--", "sh", "-c", "echo $MESHAGENT_API_URL; echo $MESHAGENT_PROJECT_ID", "x"];
+const CONNECT: [&str; 9] = [
+    "room",
+    "connect",
+    "--room",
+    "r",
+    "--",
+    "sh",
+    "-c",
+    "echo $MESHAGENT_API_URL; echo $MESHAGENT_PROJECT_ID",
+    "x",
+];
 
 #[test]
 fn default_server_and_its_key_are_found_without_any_variable() {
@@ -66,7 +89,12 @@ fn default_server_and_its_key_are_found_without_any_variable() {
     let server = Server::start(&mut serve(home.path()));
     let exported = |name: &str| {
         let prefix = format!("export {name}=");
-        server.lines.iter().find_map(|line| line.strip_prefix(&prefix)).unwrap().to_owned()
+        server
+            .lines
+            .iter()
+            .find_map(|line| line.strip_prefix(&prefix))
+            .unwrap()
+            .to_owned()
     };
     let (url, project) = (server.url().to_owned(), exported("MESHAGENT_PROJECT_ID"));
     assert_eq!(exported("MESHAGENT_API_URL"), url);
@@ -75,43 +103,84 @@ fn default_server_and_its_key_are_found_without_any_variable() {
 
     let data_dir = home.path().join(".local/share/meshagent");
     for file in ["credentials.json", "server.json", "meshagent.db"] {
-        assert_eq!(fs::metadata(data_dir.join(file)).unwrap().permissions().mode() & 0o777, 0o600, "{file}");
+        assert_eq!(
+            fs::metadata(data_dir.join(file))
+                .unwrap()
+                .permissions()
+                .mode()
+                & 0o777,
+            0o600,
+            "{file}"
+        );
     }
     let ran = run(&mut meshagent(home.path(), &CONNECT));
     assert_eq!(ran.stdout, format!("{url}\n{project}\n"), "{}", ran.stderr);
 
     // Another key than the server's.
     let ran = run(meshagent(home.path(), &CONNECT).env("MESHAGENT_API_KEY", KEY));
-    assert!(ran.code == Some(1) && ran.stderr.contains(&project), "{}", ran.stderr);
+    assert!(
+        ran.code == Some(1) && ran.stderr.contains(&project),
+        "{}",
+        ran.stderr
+    );
 
     // The directory is taken.
     let ran = run(&mut serve(home.path()));
-    assert!(ran.code == Some(1) && ran.stderr.contains("in use"), "{}", ran.stderr);
+    assert!(
+        ran.code == Some(1) && ran.stderr.contains("in use"),
+        "{}",
+        ran.stderr
+    );
 
     server.terminate();
     assert!(!data_dir.join("server.json").exists());
     let ran = run(&mut meshagent(home.path(), &CONNECT));
-    assert!(ran.code == Some(1) && ran.stderr.contains("hint: start one"), "{}", ran.stderr);
+    assert!(
+        ran.code == Some(1) && ran.stderr.contains("hint: start one"),
+        "{}",
+        ran.stderr
+    );
 
     // The key stays, and is not shown again; a kill leaves no lock.
     let server = Server::start(&mut serve(home.path()));
     assert_eq!(server.lines.len(), 1);
     server.kill();
     let ran = run(&mut meshagent(home.path(), &CONNECT));
-    assert!(ran.code == Some(1) && ran.stderr.contains("no server answers"), "{}", ran.stderr);
+    assert!(
+        ran.code == Some(1) && ran.stderr.contains("no server answers"),
+        "{}",
+        ran.stderr
+    );
     let server = Server::start(&mut serve(home.path()));
     let ran = run(&mut meshagent(home.path(), &CONNECT));
-    assert_eq!(ran.stdout, format!("{}\n{project}\n", server.url()), "{}", ran.stderr);
+    assert_eq!(
+        ran.stdout,
+        format!("{}\n{project}\n", server.url()),
+        "{}",
+        ran.stderr
+    );
 }
 
 #[test]
 fn damaged_credentials_are_not_replaced() {
     let home = TempDir::new().unwrap();
     let data_dir = home.path().join("data");
-    Server::start(&mut meshagent(home.path(), &["serve", "--listen", "127.0.0.1:0", "--data-dir", "data"]).current_dir(home.path())).terminate();
+    Server::start(
+        meshagent(
+            home.path(),
+            &["serve", "--listen", "127.0.0.1:0", "--data-dir", "data"],
+        )
+        .current_dir(home.path()),
+    )
+    .terminate();
     let credentials = data_dir.join("credentials.json");
     fs::write(&credentials, "{}").unwrap();
-    let ran = run(meshagent(home.path(), &["serve", "--data-dir", "data"]).current_dir(home.path()));
-    assert!(ran.code == Some(1) && ran.stderr.contains("\nhint: restore it"), "{}", ran.stderr);
+    let ran =
+        run(meshagent(home.path(), &["serve", "--data-dir", "data"]).current_dir(home.path()));
+    assert!(
+        ran.code == Some(1) && ran.stderr.contains("\nhint: restore it"),
+        "{}",
+        ran.stderr
+    );
     assert_eq!(fs::read_to_string(&credentials).unwrap(), "{}");
 }

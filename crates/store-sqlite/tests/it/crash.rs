@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::{env, fs};
 
 use meshagent_store::{DocumentId, Seq, Store};
-use meshagent_store_sqlite::{DATABASE_FILE, Durability, Options, SqliteStore};
+use meshagent_store_sqlite::{DATABASE_FILE, Options, SqliteStore};
 use tempfile::TempDir;
 
 use crate::{append, created, open, room};
@@ -70,14 +70,8 @@ fn child_writes_until_it_is_killed() {
     let Some(directory) = env::var_os(CHILD_DIRECTORY) else {
         return;
     };
-    let store = SqliteStore::open(
-        directory.as_ref(),
-        Options {
-            durability: Durability::Fsync,
-            max_bytes: None,
-        },
-    )
-    .unwrap();
+    // As by default: durable when it returns.
+    let store = SqliteStore::open(directory.as_ref(), Options::default()).unwrap();
     let [a, b] = ["a", "b"].map(|path| match store.load(&room(), path).unwrap() {
         Some(document) => (document.document, document.last_seq.0),
         None => (created(&store, path), 0),

@@ -60,14 +60,9 @@ fn agrees_with_the_memory_store_over_random_histories() {
 
 /// Without waiting for the disk, as no test here cuts the power.
 fn open(directory: &Path) -> SqliteStore {
-    SqliteStore::open(
-        directory,
-        Options {
-            durability: Durability::Os,
-            ..Options::default()
-        },
-    )
-    .unwrap()
+    let mut options = Options::default();
+    options.durability = Durability::Os;
+    SqliteStore::open(directory, options).unwrap()
 }
 
 fn room() -> RoomId {

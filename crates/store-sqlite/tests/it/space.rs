@@ -9,10 +9,9 @@ use crate::{append, created, put, room};
 #[test]
 fn full_store_refuses_whole_batches_and_recovers() {
     let directory = TempDir::new().unwrap();
-    let options = Options {
-        durability: Durability::Os,
-        max_bytes: Some(1 << 20),
-    };
+    let mut options = Options::default();
+    options.durability = Durability::Os;
+    options.max_bytes = Some(1 << 20);
     let store = SqliteStore::open(directory.path(), options).unwrap();
     let document = created(&store, "a");
     store

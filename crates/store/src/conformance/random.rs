@@ -40,7 +40,7 @@ pub fn run_random<S: Subject>(make: impl Fn() -> S, seed: u64, batches: usize) {
         if random.below(20) == 0 {
             subject.reopen();
         }
-        if random.below(5) == 0 || step + 1 == batches {
+        if random.below(15) == 0 || step + 1 == batches {
             compare(subject.store(), &model, &ids, &context);
         }
     }
