@@ -78,8 +78,8 @@ impl Default for Config {
             handshake_timeout: Duration::from_secs(10),
             ping_interval: Duration::from_secs(30),
             shutdown_grace: Duration::from_secs(5),
-            connect_token_ttl: Duration::from_secs(24 * 60 * 60),
-            download_url_ttl: Duration::from_secs(60 * 60),
+            connect_token_ttl: Duration::from_hours(24),
+            download_url_ttl: Duration::from_hours(1),
         }
     }
 }

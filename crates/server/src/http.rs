@@ -150,26 +150,23 @@ async fn connect(
         )
     })?;
     let now_unix = u64::try_from(now().0 / 1000).unwrap_or_default();
-    let jwt = match ApiKey::parse(bearer) {
-        Ok(given) => {
-            let ours = app.key.id == given.id && app.key.project_id == given.project_id;
-            if !ours || !bool::from(given.secret.as_bytes().ct_eq(app.key.secret.as_bytes())) {
-                return Err(HttpRefusal::forbidden(
-                    "the API key is not this server's; check MESHAGENT_API_KEY",
-                ));
-            }
-            let ttl = app.shared.config.connect_token_ttl.as_secs();
-            let mut token = ParticipantToken::new(body.email.as_deref().unwrap_or("user"));
-            token.grants.push(Grant::Room(room.as_str().to_owned()));
-            token.grants.push(Grant::Api(Box::new(ApiScope::full())));
-            token.exp = Some(now_unix.saturating_add(ttl));
-            token.sign(&app.key)
+    let jwt = if let Ok(given) = ApiKey::parse(bearer) {
+        let ours = app.key.id == given.id && app.key.project_id == given.project_id;
+        if !ours || !bool::from(given.secret.as_bytes().ct_eq(app.key.secret.as_bytes())) {
+            return Err(HttpRefusal::forbidden(
+                "the API key is not this server's; check MESHAGENT_API_KEY",
+            ));
         }
-        Err(_) => {
-            // A participant may connect again with the right that it has, and no more.
-            handshake::verify(&app, bearer, room.as_ref())?;
-            bearer.to_owned()
-        }
+        let ttl = app.shared.config.connect_token_ttl.as_secs();
+        let mut token = ParticipantToken::new(body.email.as_deref().unwrap_or("user"));
+        token.grants.push(Grant::Room(room.as_str().to_owned()));
+        token.grants.push(Grant::Api(Box::new(ApiScope::full())));
+        token.exp = Some(now_unix.saturating_add(ttl));
+        token.sign(&app.key)
+    } else {
+        // A participant may connect again with the right that it has, and no more.
+        handshake::verify(&app, bearer, room.as_ref())?;
+        bearer.to_owned()
     };
     let room_url = format!("{}/rooms/{}", handshake::origin(&headers), room.as_ref());
     let answer = json!({ "jwt": jwt, "room_name": room.as_ref(), "project_id": project, "room_url": room_url });

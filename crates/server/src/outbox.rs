@@ -201,7 +201,7 @@ impl Cost {
                 | ServerToClient::ResponseChunk { chunk: content, .. },
             ) => match content {
                 Content::Binary { data, .. } | Content::File { data, .. } => {
-                    cost.shared = data.len()
+                    cost.shared = data.len();
                 }
                 Content::Text(text) | Content::Error { text, .. } => cost.own += text.len(),
                 _ => {}

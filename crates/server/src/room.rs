@@ -278,7 +278,7 @@ impl Room {
                 tool_call_id,
                 chunk,
             } => {
-                self.request_chunk(request, &tool_call_id, chunk);
+                self.request_chunk(request, &tool_call_id, &chunk);
             }
             ClientToServer::SetAttributes(attributes) => self.set_attributes(conn, attributes),
             ClientToServer::ListToolkits => {
@@ -348,7 +348,7 @@ impl Room {
             ("storage", "delete") => self.delete(request, &invoke.arguments),
             ("storage", "move") => self.move_entry(request, &invoke.arguments),
             ("storage", "exists") => {
-                self.stat(request, &invoke.arguments, files::StatAnswer::Exists)
+                self.stat(request, &invoke.arguments, files::StatAnswer::Exists);
             }
             ("storage", "stat") => self.stat(request, &invoke.arguments, files::StatAnswer::Full),
             ("storage", "list") => self.list(request, &invoke.arguments),
@@ -391,7 +391,7 @@ impl Room {
         }
     }
 
-    fn request_chunk(&mut self, request: Request, tool_call_id: &str, chunk: Content) {
+    fn request_chunk(&mut self, request: Request, tool_call_id: &str, chunk: &Content) {
         let Some(participant) = self.participants.get_mut(&request.conn) else {
             return;
         };
@@ -411,14 +411,14 @@ impl Room {
         };
         match call {
             Call::Sync(_) if closes => self.close_sync(request, tool_call_id),
-            Call::Sync(_) => self.sync_chunk(request, tool_call_id, &chunk),
+            Call::Sync(_) => self.sync_chunk(request, tool_call_id, chunk),
             Call::Upload(_) if closes => self.finish_upload(request, tool_call_id),
-            Call::Upload(_) => self.upload_chunk(request, tool_call_id, &chunk),
+            Call::Upload(_) => self.upload_chunk(request, tool_call_id, chunk),
             Call::Download(_) if closes => {
                 self.respond(request, Content::Empty);
                 self.end_call(request.conn, tool_call_id, Control::close());
             }
-            Call::Download(_) => self.download_chunk(request, tool_call_id, &chunk),
+            Call::Download(_) => self.download_chunk(request, tool_call_id, chunk),
         }
     }
 

@@ -311,7 +311,7 @@ impl RoomTask {
         while let Some(action) = self.room.poll_action() {
             match action {
                 Action::Commit(writes) => {
-                    self.committing = Some(self.rooms.committer.submit(writes).await)
+                    self.committing = Some(self.rooms.committer.submit(writes).await);
                 }
                 Action::Fetch(number, fetch) => {
                     let store = Arc::clone(&self.rooms.store);

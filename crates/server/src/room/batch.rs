@@ -101,7 +101,7 @@ impl Room {
                     self.settle(staged.then, result, &mut changed);
                 }
                 for (path, changes) in changed {
-                    self.publish(&path, changes);
+                    self.publish(&path, &changes);
                 }
             }
             Err(error) => self.fail_batch(batch, &error),
@@ -230,11 +230,11 @@ impl Room {
         };
         match then {
             Then::Created { path, creator, .. } => {
-                self.creation_failed(&path, creator, refusal(true))
+                self.creation_failed(&path, creator, refusal(true));
             }
             Then::Appended { request, .. } => self.refuse(request, refusal(true)),
             Then::Deleted { request, .. } | Then::Moved { request, .. } => {
-                self.refuse(request, refusal(false))
+                self.refuse(request, refusal(false));
             }
             Then::Put {
                 conn, tool_call_id, ..
@@ -264,7 +264,7 @@ impl Room {
                     broken.push(path);
                 }
                 Then::Created { path, creator, .. } => {
-                    self.creation_failed(&path, creator, refusal.clone())
+                    self.creation_failed(&path, creator, refusal.clone());
                 }
                 Then::Deleted { request, .. } | Then::Moved { request, .. } => {
                     self.refuse(request, refusal.clone());
@@ -298,7 +298,7 @@ impl Room {
         for (_, deferred) in deferred {
             match deferred {
                 super::documents::Deferred::Answer { request, .. } => {
-                    self.refuse(request, refusal.clone())
+                    self.refuse(request, refusal.clone());
                 }
                 super::documents::Deferred::State {
                     request,
@@ -423,7 +423,7 @@ impl Room {
         for (_, deferred) in document.deferred {
             match deferred {
                 super::documents::Deferred::Answer { request, .. } => {
-                    self.refuse(request, gone.clone())
+                    self.refuse(request, gone.clone());
                 }
                 super::documents::Deferred::State {
                     request,

@@ -182,7 +182,7 @@ impl Document {
 
 impl Room {
     /// Shows a document's durable changes to everybody who has it open, as one change.
-    pub(super) fn publish(&mut self, path: &str, changes: Vec<Change>) {
+    pub(super) fn publish(&mut self, path: &str, changes: &[Change]) {
         self.release_deferred(path);
         let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
             return;
@@ -270,7 +270,7 @@ impl Room {
                     self.send_state(path, version, request, &tool_call_id, payload);
                 }
                 Deferred::CatchUp { stream, payload } => {
-                    self.send_catch_up(path, stream, version, payload)
+                    self.send_catch_up(path, stream, version, payload);
                 }
             }
         }

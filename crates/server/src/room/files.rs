@@ -191,9 +191,9 @@ impl Room {
         request: Request,
         path: &str,
         download: bool,
-        entry: Option<Entry>,
+        entry: Option<&Entry>,
     ) {
-        if let Err(refusal) = is_file(path, entry.as_ref().map(|entry| entry.kind)) {
+        if let Err(refusal) = is_file(path, entry.map(|entry| entry.kind)) {
             return self.refuse(request, refusal);
         }
         let Some(participant) = self.participants.get(&request.conn) else {

@@ -173,7 +173,7 @@ impl Room {
                 explicit,
             } => match result {
                 Ok(FetchResult::File(found)) => {
-                    self.schema_fetched(&path, *creator, &file, explicit, found)
+                    self.schema_fetched(&path, *creator, &file, explicit, found);
                 }
                 Ok(_) => self.schema_fetched(&path, *creator, &file, explicit, None),
                 Err(error) => self.creation_failed(&path, *creator, Refusal::storage(&error)),
@@ -207,7 +207,7 @@ impl Room {
                 download,
             } => match result {
                 Ok(FetchResult::Stat(entry)) => {
-                    self.download_url_fetched(request, &path, download, entry)
+                    self.download_url_fetched(request, &path, download, entry.as_ref());
                 }
                 Ok(_) => self.download_url_fetched(request, &path, download, None),
                 Err(error) => self.refuse(request, Refusal::storage(&error)),
@@ -437,7 +437,7 @@ impl Room {
                 }
             }
             Waiter::Create { request, .. } | Waiter::Describe { request } => {
-                self.refuse(request, refusal)
+                self.refuse(request, refusal);
             }
         }
     }

@@ -24,7 +24,7 @@ impl Room {
                     self.begin_creation(path, creator, schema, json);
                 }
                 None => {
-                    self.fetch_schema(path, creator, format!(".schemas/{extension}.json"), false)
+                    self.fetch_schema(path, creator, format!(".schemas/{extension}.json"), false);
                 }
             },
             None => self.infer_schema(path, creator, None),

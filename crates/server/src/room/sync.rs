@@ -67,7 +67,7 @@ impl Room {
         match call {
             SyncCall::AwaitingStart => self.start_sync(request, tool_call_id, chunk),
             SyncCall::Opening { early } if early.len() < EARLY_CHUNKS => {
-                early.push((request, chunk.clone()))
+                early.push((request, chunk.clone()));
             }
             SyncCall::Opening { .. } => self.refuse(
                 request,

@@ -100,7 +100,7 @@ fn a_gap_is_kept_and_shown_when_the_missing_part_arrives() {
 
     let (back, reader) = (world.join("back"), world.join("reader"));
     let state = world.open(&reader, "r", json!({ "path": "a.document" }));
-    assert_eq!(count(&[state.clone()], "two"), 0);
+    assert_eq!(count(std::slice::from_ref(&state), "two"), 0);
     world.open(&back, "b", json!({ "path": "a.document" }));
     let missing = world.update(&back, "b", &first);
     world.settle();

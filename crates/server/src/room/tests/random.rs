@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{Client, Content, Control, Editor, Seen, World, code, sync_chunk};
 use crate::config::Config;
 
-/// A small generator (SplitMix64, Steele et al. 2014), so that a seed says everything about a run.
+/// A small generator (`SplitMix64`, Steele et al. 2014), so that a seed says everything about a run.
 struct Random(u64);
 
 impl Random {
@@ -69,7 +69,7 @@ impl Actor {
                         .push(world.chunk(&self.client, "s", sync_chunk(data)));
                 }
                 Seen::Chunk(_, Content::Control(Control::Close { .. }) | Content::Error { .. }) => {
-                    self.open = false
+                    self.open = false;
                 }
                 Seen::Chunk(..) | Seen::Other(_) => {}
             }

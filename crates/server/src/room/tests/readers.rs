@@ -135,7 +135,7 @@ fn a_client_that_comes_back_gets_what_it_lacks() {
     assert_eq!(
         (
             count(&[first, difference.clone()], "one"),
-            count(&[difference.clone()], "one")
+            count(std::slice::from_ref(&difference), "one")
         ),
         (1, 0)
     );
