@@ -8,6 +8,7 @@ mod apply;
 mod draft;
 mod edit;
 mod event;
+mod grep;
 mod history;
 mod ids;
 mod insert;
@@ -29,6 +30,7 @@ use crate::schema::MeshSchema;
 
 pub use edit::{Edit, EditError, Position, Target, TextPosition};
 pub use event::{Change, Event, Origin};
+pub use grep::PatternError;
 pub use insert::InsertError;
 pub use read::{Element, Text};
 pub use violation::Repair;

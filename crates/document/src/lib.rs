@@ -8,11 +8,11 @@ mod schema;
 mod update;
 
 pub use document::{
-    Change, Edit, EditError, Element, Event, InsertError, MeshDocument, Origin, Position, Repair,
-    Target, Text, TextPosition,
+    Change, Edit, EditError, Element, Event, InsertError, MeshDocument, Origin, PatternError,
+    Position, Repair, Target, Text, TextPosition,
 };
 pub use schema::{
     ChildProperty, ElementProperty, ElementType, ID_ATTRIBUTE, InferError, MeshSchema, SchemaError,
-    SimpleValue, TEXT_TAG, ValueProperty, Violation,
+    SimpleValue, StrictError, TEXT_TAG, ValueProperty, Violation,
 };
 pub use update::{Applied, DecodeError, UpdateKind, merge_updates};

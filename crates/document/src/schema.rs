@@ -6,6 +6,7 @@
 mod builtin;
 mod infer;
 mod json;
+mod strict;
 mod validate;
 
 use std::collections::{HashMap, HashSet};
@@ -15,6 +16,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 pub use infer::InferError;
+pub use strict::StrictError;
 pub use validate::Violation;
 pub(crate) use validate::{kind_of, push_segment};
 

@@ -4,6 +4,7 @@ mod convergence;
 mod edits;
 mod gaps;
 mod hostile;
+mod search;
 mod vectors;
 mod violations;
 

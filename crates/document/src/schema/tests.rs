@@ -219,3 +219,65 @@ fn infers_what_the_samples_need() {
     );
     assert_eq!(schema.validate(&nested), []);
 }
+
+#[test]
+fn structured_outputs_get_a_strict_schema() {
+    /// Every rule that can be read off the schema itself.
+    fn check(schema: &Value, pointer: &str) {
+        const KEYWORDS: [&str; 10] = [
+            "$defs",
+            "$ref",
+            "$schema",
+            "additionalProperties",
+            "anyOf",
+            "description",
+            "enum",
+            "items",
+            "properties",
+            "required",
+        ];
+        let Value::Object(members) = schema else {
+            panic!("{pointer} is no schema");
+        };
+        for (keyword, value) in members {
+            let pointer = format!("{pointer}/{keyword}");
+            assert!(
+                keyword == "type" || KEYWORDS.contains(&keyword.as_str()),
+                "{pointer}"
+            );
+            match (keyword.as_str(), value) {
+                ("properties" | "$defs", Value::Object(named)) => {
+                    named
+                        .iter()
+                        .for_each(|(name, one)| check(one, &format!("{pointer}/{name}")));
+                }
+                ("anyOf", Value::Array(list)) => {
+                    assert!(!list.is_empty(), "{pointer}");
+                    list.iter().for_each(|one| check(one, &pointer));
+                }
+                ("items", item) => check(item, &pointer),
+                _ => {}
+            }
+        }
+        if members.get("type") == Some(&"object".into()) {
+            assert_eq!(members["additionalProperties"], false, "{pointer}");
+            let names = members["properties"].as_object().unwrap().keys();
+            let names: Vec<Value> = names.map(|name| name.as_str().into()).collect();
+            assert_eq!(members["required"], Value::from(names), "{pointer}");
+        }
+    }
+    for (name, json) in vectors()["python"].as_object().unwrap() {
+        let schema = MeshSchema::from_json(json).unwrap();
+        let strict = schema.to_json_schema().unwrap();
+        check(&strict, name);
+        assert_eq!(strict["type"], "object");
+        assert!(strict.get("anyOf").is_none());
+    }
+    let values = (0..1_001).map(|number| number.to_string());
+    let many = ValueProperty::new("x", SimpleValue::String).one_of(values);
+    let schema = MeshSchema::new("a", vec![ElementType::new("a").property(many)]).unwrap();
+    assert_eq!(
+        schema.to_json_schema().unwrap_err().what,
+        "enumerated values"
+    );
+}
