@@ -2,7 +2,7 @@
 
 use std::env;
 use std::net::{TcpStream, ToSocketAddrs as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -247,11 +247,6 @@ fn answers(url: &str) -> bool {
     addresses
         .into_iter()
         .any(|address| TcpStream::connect_timeout(&address, CONNECT_TIMEOUT).is_ok())
-}
-
-/// Whether a path on the command line stands for stdin or stdout.
-pub(crate) fn is_standard_stream(path: &Path) -> bool {
-    path.as_os_str() == "-"
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use crate::failure::Failure;
 use crate::private_file;
-use crate::settings::{ProjectArgs, is_standard_stream};
+use crate::settings::ProjectArgs;
 
 /// Sign a participant token that a file describes
 #[derive(Args, Debug)]
@@ -90,16 +90,22 @@ pub(crate) fn run(args: &TokenArgs) -> anyhow::Result<()> {
             .with_hint("`meshagent token --help` shows an example")
     })?;
     let jwt = token.sign(&args.project.key(args.key.as_deref())?);
-    match args
+    let Some(path) = args
         .output
         .as_deref()
         .filter(|path| !is_standard_stream(path))
-    {
-        // Without an end of line, which a reader would have to take off.
-        Some(path) => private_file::write(path, jwt.as_bytes())
-            .with_context(|| format!("writing {}", path.display())),
-        None => writeln!(std::io::stdout(), "{jwt}").context("writing to stdout"),
-    }
+    else {
+        return writeln!(std::io::stdout(), "{jwt}").context("writing to stdout");
+    };
+    // A file is replaced; a pipe, a device, or what a link leads to is written to. Without an end of line, which a
+    // reader would have to take off.
+    let is_stream = fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.is_file());
+    let written = if is_stream {
+        fs::write(path, &jwt)
+    } else {
+        private_file::write(path, jwt.as_bytes())
+    };
+    written.with_context(|| format!("writing {}", path.display()))
 }
 
 /// A token with the grants in the order of the published SDKs. To be a user takes no grant.
@@ -118,6 +124,11 @@ pub(crate) fn token(
         token.grants.push(Grant::Room(room.to_string()));
     }
     token
+}
+
+/// `-` stands for stdin or stdout.
+fn is_standard_stream(path: &Path) -> bool {
+    path.as_os_str() == "-"
 }
 
 fn read(path: &Path) -> std::io::Result<String> {

@@ -110,6 +110,16 @@ fn output_file_is_for_its_owner_only() {
 }
 
 #[test]
+fn output_may_be_a_pipe() {
+    let home = TempDir::new().unwrap();
+    for output in ["-", "/dev/stdout"] {
+        let ran = token(home.path(), SPEC, &["--key", KEY, "--output", output]);
+        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{output}");
+        verified(ran.stdout.trim_end());
+    }
+}
+
+#[test]
 fn key_comes_from_the_environment_whole_or_in_parts() {
     let home = TempDir::new().unwrap();
     let input = home.path().join("token.yaml");
