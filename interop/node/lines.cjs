@@ -11,6 +11,8 @@ async function serve(operations) {
   for (const level of ["log", "info", "debug", "warn"]) {
     console[level] = console.error;
   }
+  // An `open` that is refused leaves a promise of the SDK's own behind that nobody handles.
+  process.on("unhandledRejection", (error) => console.error("nobody handles", error));
   for await (const line of readline.createInterface({ input: process.stdin })) {
     const request = JSON.parse(line);
     const reply = { id: request.id };

@@ -14,7 +14,10 @@ use anyhow::{Context as _, Result, bail};
 /// How long one step of a test may take: a command, an answer, a condition that has to become true.
 pub const STEP_LIMIT: Duration = Duration::from_mins(1);
 
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What a report shows of one line; documents can make long ones.
+const SHOWN_CHARS: usize = 600;
 
 /// A folder of log files, numbered in the order in which they were begun.
 #[derive(Debug)]
@@ -62,7 +65,10 @@ impl Logs {
                 continue;
             }
             let all: Vec<&str> = text.lines().collect();
-            let tail = &all[all.len().saturating_sub(lines)..];
+            let tail = all[all.len().saturating_sub(lines)..].iter();
+            let tail: Vec<String> = tail
+                .map(|line| line.chars().take(SHOWN_CHARS).collect())
+                .collect();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             report.extend(["--- ", &name, "\n", &tail.join("\n"), "\n"]);
         }

@@ -14,7 +14,7 @@ fn sample_document() -> Value {
     json!({ "doc": { "children": [
         { "item": { "s": "ünï 😀 \"quoted\" \u{1}", "n": 1.5, "b": true, "children": [
             { "item": { "s": "", "n": -7, "b": false, "children": [] } },
-            { "item": { "n": 9_007_199_254_740_991_i64, "children": [] } },
+            { "item": { "n": 4_294_967_296_123_i64, "children": [] } },
         ] } },
         { "text": { "lang": "de", "children": [
             { "text": { "delta": [{ "insert": "Grüße aus Köln, 世界 😀" }] } },

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 pub(crate) const SDKS: [Script; 2] = [Script::PythonClient, Script::NodeClient];
 
 /// How many lines of each log a failed test shows.
-const SHOWN_LINES: usize = 60;
+const SHOWN_LINES: usize = 40;
 
 /// A server and what it takes to talk to it.
 pub(crate) struct Scenario {
@@ -35,6 +35,10 @@ pub(crate) fn scenario(body: impl FnOnce(&mut Scenario) -> Result<()>) {
     let outcome = catch_unwind(AssertUnwindSafe(|| body(&mut scenario)));
     if !matches!(outcome, Ok(Ok(()))) {
         eprintln!("{}", scenario.logs.tails(SHOWN_LINES));
+        if std::env::var_os("MESHAGENT_KEEP_LOGS").is_some() {
+            scenario.folder.disable_cleanup(true);
+            eprintln!("all logs and data: {}", scenario.folder.path().display());
+        }
     }
     match outcome {
         Ok(Ok(())) => {}
