@@ -13,9 +13,12 @@ mod history;
 mod ids;
 mod insert;
 mod json;
+mod patch;
 mod pending;
 mod ranges;
 mod read;
+mod replace;
+mod undo;
 mod violation;
 
 use std::fmt;
@@ -32,7 +35,9 @@ pub use edit::{Edit, EditError, Position, Target, TextPosition};
 pub use event::{Change, Event, Origin};
 pub use grep::PatternError;
 pub use insert::InsertError;
+pub use patch::PatchError;
 pub use read::{Element, Text};
+pub use replace::ReplaceError;
 pub use violation::Repair;
 
 /// A live document with its schema.
@@ -49,6 +54,9 @@ pub struct MeshDocument {
     ids: Ids,
     // What changed since it was last known to fit the schema.
     suspects: Vec<NodeIndex>,
+    // How often others have changed the document.
+    epoch: u64,
+    undo: Option<undo::History>,
     watch: Option<Watch>,
 }
 
@@ -73,6 +81,8 @@ impl MeshDocument {
             pending: Pending::default(),
             ids: Ids::default(),
             suspects: Vec::new(),
+            epoch: 0,
+            undo: None,
             watch: None,
         }
     }

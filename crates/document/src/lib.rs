@@ -8,8 +8,8 @@ mod schema;
 mod update;
 
 pub use document::{
-    Change, Edit, EditError, Element, Event, InsertError, MeshDocument, Origin, PatternError,
-    Position, Repair, Target, Text, TextPosition,
+    Change, Edit, EditError, Element, Event, InsertError, MeshDocument, Origin, PatchError,
+    PatternError, Position, Repair, ReplaceError, Target, Text, TextPosition,
 };
 pub use schema::{
     ChildProperty, ElementProperty, ElementType, ID_ATTRIBUTE, InferError, MeshSchema, SchemaError,

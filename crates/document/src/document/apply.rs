@@ -107,6 +107,7 @@ impl MeshDocument {
         };
         if let Some(visible) = &visible {
             self.integrate(&fitting, &deletes, visible)?;
+            self.epoch += 1;
             self.close_event(Origin::Remote);
         }
         Ok(Applied { visible, gap })
@@ -335,7 +336,9 @@ impl MeshDocument {
             let id = self.ids.insert(&id, index);
             let same = self.ids.get(&id).to_vec();
             if same.len() > 1 {
-                same.into_iter().for_each(|node| self.suspect(node));
+                for node in same {
+                    self.suspect(node);
+                }
             }
             self.history.node_mut(index).element_id = Some(id);
         }

@@ -165,10 +165,20 @@ impl MeshDocument {
         edits: &[Edit],
         next_id: &mut dyn FnMut() -> String,
     ) -> Result<Option<Vec<u8>>, EditError> {
-        let edits = Draft::new(self).check(edits, next_id)?;
-        let update = self.apply_edits(edits);
+        let update = self.edit_quietly(edits, next_id)?;
+        self.close_edit();
         self.close_event(Origin::Local);
         Ok(update)
+    }
+
+    /// Edits without an end to the event or the group to undo.
+    pub(super) fn edit_quietly(
+        &mut self,
+        edits: &[Edit],
+        next_id: &mut dyn FnMut() -> String,
+    ) -> Result<Option<Vec<u8>>, EditError> {
+        let edits = Draft::new(self).check(edits, next_id)?;
+        Ok(self.apply_edits(edits))
     }
 
     /// Appends a child element to an element.
@@ -222,7 +232,9 @@ impl MeshDocument {
     fn apply_edits(&mut self, edits: Vec<Edit>) -> Option<Vec<u8>> {
         let mut updates = Vec::with_capacity(edits.len());
         for edit in edits {
+            self.note_inverse(&edit);
             updates.extend(self.apply_edit(edit));
+            self.end_inverse();
         }
         match updates.len() {
             0 => None,
@@ -281,6 +293,9 @@ impl MeshDocument {
             }
             Edit::DeleteText { id, from, to } => {
                 let (from, to) = (self.text_offset(&id, from)?, self.text_offset(&id, to)?);
+                if from == to {
+                    return None;
+                }
                 self.edit_text(&id, |content, transaction| {
                     content.remove_range(transaction, from, to - from);
                 })
@@ -292,6 +307,9 @@ impl MeshDocument {
                 attributes,
             } => {
                 let (from, to) = (self.text_offset(&id, from)?, self.text_offset(&id, to)?);
+                if from == to {
+                    return None;
+                }
                 self.edit_text(&id, |content, transaction| {
                     content.format(transaction, from, to - from, attrs(&attributes));
                 })
@@ -455,7 +473,7 @@ impl MeshDocument {
     }
 
     /// A place in UTF-16 units, as the engine counts.
-    fn text_offset(&self, id: &str, position: TextPosition) -> Option<u32> {
+    pub(super) fn text_offset(&self, id: &str, position: TextPosition) -> Option<u32> {
         let units = match position {
             TextPosition::Utf16(units) => units,
             TextPosition::Scalars(scalars) => {

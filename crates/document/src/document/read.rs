@@ -296,7 +296,11 @@ impl<'a> Text<'a> {
             let attributes = run
                 .attributes
                 .map_or_else(Attrs::new, |attributes| *attributes);
-            runs.push((text.to_string(), attributes));
+            // Marks that change nothing are no border.
+            match runs.last_mut() {
+                Some((last, before)) if *before == attributes => last.push_str(&text),
+                _ => runs.push((text.to_string(), attributes)),
+            }
         }
         runs
     }

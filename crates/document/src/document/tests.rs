@@ -4,7 +4,9 @@ mod convergence;
 mod edits;
 mod gaps;
 mod hostile;
+mod patches;
 mod search;
+mod undo;
 mod vectors;
 mod violations;
 

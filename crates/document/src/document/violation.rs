@@ -126,15 +126,15 @@ impl MeshDocument {
             let name = name.map(|(name, _)| name.to_owned()).unwrap_or_default();
             let is_used = !self.contents_of_root(index).is_empty();
             let expected = "only the root types \"xml\" and \"xml.attributes\"";
-            return match is_used {
-                true => report(
-                    Offence::Root(index),
-                    String::new(),
-                    expected,
-                    format!("{name:?}"),
-                ),
-                false => Vec::new(),
-            };
+            if !is_used {
+                return Vec::new();
+            }
+            return report(
+                Offence::Root(index),
+                String::new(),
+                expected,
+                format!("{name:?}"),
+            );
         }
         if index == ROOT_ATTRIBUTES_NODE {
             return self.check_attributes(ROOT_NODE);
@@ -269,9 +269,9 @@ impl MeshDocument {
                 let ranges = self
                     .history
                     .owned_by(|owner| owner == Owner::Foreign(index));
-                self.delete_ranges(ranges)
+                self.delete_ranges(&ranges)
             }
-            &Offence::Root(index) => self.delete_ranges(self.contents_of_root(index)),
+            &Offence::Root(index) => self.delete_ranges(&self.contents_of_root(index)),
             Offence::Attribute(index, name) => {
                 let id = (*index != ROOT_NODE).then(|| engine_id(self.history.node(*index).id));
                 if self.history.node(*index).is_dead {
@@ -299,12 +299,12 @@ impl MeshDocument {
         }
     }
 
-    fn delete_ranges(&mut self, ranges: Vec<IdRange>) -> Option<Vec<u8>> {
+    pub(super) fn delete_ranges(&mut self, ranges: &[IdRange]) -> Option<Vec<u8>> {
         if ranges.is_empty() {
             return None;
         }
-        let update = writer::update(Vec::new(), ranges.clone(), |_| 0).ok()?;
-        self.integrate(&[], &ranges, &update).ok()?;
+        let update = writer::update(Vec::new(), ranges.to_vec(), |_| 0).ok()?;
+        self.integrate(&[], ranges, &update).ok()?;
         Some(update)
     }
 

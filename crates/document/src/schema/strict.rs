@@ -1,6 +1,6 @@
 //! The schema as plain JSON Schema (draft 2020-12), within the rules for structured outputs of LLMs.
 //!
-//! The rules are those that OpenAI publishes for its strict mode: every object is closed, every property
+//! The rules are those that `OpenAI` publishes for its strict mode: every object is closed, every property
 //! is required, what may be missing is null, and only few keywords exist. What comes back for such a
 //! schema is a document's JSON, as [`MeshSchema::validate`] takes it.
 
@@ -61,10 +61,10 @@ impl MeshSchema {
             schema.append(&mut root);
         }
         schema.insert("$defs".into(), definitions.into());
-        size.check("properties", size.properties, MAX_PROPERTIES)?;
-        size.check("enumerated values", size.enum_values, MAX_ENUM_VALUES)?;
+        Size::check("properties", size.properties, MAX_PROPERTIES)?;
+        Size::check("enumerated values", size.enum_values, MAX_ENUM_VALUES)?;
         let characters = size.name_characters;
-        size.check(
+        Size::check(
             "characters in names and values",
             characters,
             MAX_NAME_CHARACTERS,
@@ -74,12 +74,12 @@ impl MeshSchema {
 }
 
 impl Size {
-    fn check(&self, what: &'static str, found: usize, limit: usize) -> Result<(), StrictError> {
+    fn check(what: &'static str, found: usize, limit: usize) -> Result<(), StrictError> {
         let error = StrictError { what, limit, found };
         (found <= limit).then_some(()).ok_or(error)
     }
 
-    fn object(&mut self, properties: Map<String, Value>) -> Value {
+    fn object(&mut self, properties: &Map<String, Value>) -> Value {
         self.properties += properties.len();
         let names: Vec<&String> = properties.keys().collect();
         let characters = names.iter().map(|name| name.chars().count());
@@ -119,17 +119,19 @@ fn whole(element: &ElementType, size: &mut Size) -> Value {
         let printed = described(printed, description);
         properties.insert(property.name().to_owned(), printed);
     }
-    let inner = size.object(properties);
-    let outer = size.object(Map::from_iter([(element.tag.clone(), inner)]));
+    let inner = size.object(&properties);
+    let outer = size.object(&Map::from_iter([(element.tag.clone(), inner)]));
     described(outer, element.description())
 }
 
 fn simple(value: &ValueProperty, size: &mut Size) -> Value {
     let name = value.value_type.name();
     let Some(variants) = &value.variants else {
-        return match value.required || name == "null" {
-            true => json!({ "type": name }),
-            false => json!({ "type": [name, "null"] }),
+        let is_never_null = value.required || name == "null";
+        return if is_never_null {
+            json!({ "type": name })
+        } else {
+            json!({ "type": [name, "null"] })
         };
     };
     size.enum_values += variants.len();
@@ -145,9 +147,9 @@ fn simple(value: &ValueProperty, size: &mut Size) -> Value {
 /// `{"text": {"delta": [{"insert": …}]}}`.
 fn rich_text(size: &mut Size) -> Value {
     let run = Map::from_iter([("insert".to_owned(), json!({ "type": "string" }))]);
-    let runs = json!({ "type": "array", "items": size.object(run) });
-    let delta = size.object(Map::from_iter([("delta".to_owned(), runs)]));
-    size.object(Map::from_iter([(TEXT_TAG.to_owned(), delta)]))
+    let runs = json!({ "type": "array", "items": size.object(&run) });
+    let delta = size.object(&Map::from_iter([("delta".to_owned(), runs)]));
+    size.object(&Map::from_iter([(TEXT_TAG.to_owned(), delta)]))
 }
 
 fn reference(tag: &str) -> String {

@@ -253,7 +253,9 @@ fn structured_outputs_get_a_strict_schema() {
                 }
                 ("anyOf", Value::Array(list)) => {
                     assert!(!list.is_empty(), "{pointer}");
-                    list.iter().for_each(|one| check(one, &pointer));
+                    for one in list {
+                        check(one, &pointer);
+                    }
                 }
                 ("items", item) => check(item, &pointer),
                 _ => {}

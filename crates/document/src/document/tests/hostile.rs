@@ -119,7 +119,7 @@ fn every_cut_and_every_flipped_byte_is_survived() {
                 assert!(document(1).apply_update(&state[..end]).is_err());
             }
             for at in 0..state.len() {
-                for flip in [0x01, 0x02, 0x08, 0x40, 0x80, 0xff] {
+                for flip in [0x01, 0x08, 0x80] {
                     let mut bytes = state.clone();
                     bytes[at] ^= flip;
                     let mut ours = document(1);
