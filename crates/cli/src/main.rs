@@ -6,6 +6,7 @@
     reason = "the doc comments of arguments are printed as their help, where backticks would stand out"
 )]
 
+mod allocator;
 mod failure;
 mod keyfile;
 mod private_file;

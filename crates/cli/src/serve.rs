@@ -13,6 +13,7 @@ use meshagent_store_sqlite::{Durability, Options, SqliteStore};
 use tokio::net::{TcpListener, TcpSocket};
 use tracing_subscriber::EnvFilter;
 
+use crate::allocator;
 use crate::keyfile;
 use crate::server_file;
 use crate::settings;
@@ -173,7 +174,10 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         server_file::write(&data_dir, &url, &project)?;
         announce(&url, &project, exports.as_deref())?;
         show_next_step(args);
-        let outcome = server.run(listener, stop).await;
+        let outcome = tokio::select! {
+            outcome = server.run(listener, stop) => outcome,
+            () = allocator::give_back() => Ok(()),
+        };
         server_file::remove(&data_dir, &url);
         outcome.context("serving")
     })
