@@ -14,7 +14,7 @@ use crate::update::scan::{Id, IdRange, Scan, Struct};
 use crate::update::{self, Applied, DecodeError, UpdateKind, writer};
 
 /// How many levels of elements the engine deletes at once; it does so recursively.
-const DELETE_DEPTH: u32 = 256;
+const DELETE_DEPTH: u32 = 1_024;
 
 impl MeshDocument {
     /// What an update is to this document, which stays as it is.

@@ -6,6 +6,7 @@ mod gaps;
 mod hostile;
 mod patches;
 mod search;
+mod traces;
 mod undo;
 mod vectors;
 mod violations;

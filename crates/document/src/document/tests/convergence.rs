@@ -20,7 +20,7 @@ impl Random {
 }
 
 /// Edits by the engine's own calls, as another program would make them.
-fn edit(doc: &yrs::Doc, random: &mut Random, serial: &mut u32) -> Vec<u8> {
+pub(super) fn edit(doc: &yrs::Doc, random: &mut Random, serial: &mut u32) -> Vec<u8> {
     use yrs::{Transact, WriteTxn, Xml, XmlElementPrelim, XmlFragment, XmlOut};
     let mut transaction = doc.transact_mut();
     let root = transaction.get_or_insert_xml_fragment("xml");

@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
+use super::convergence::{Random, edit};
 use super::{counter, document, golden};
 use crate::update::DecodeError;
 
@@ -164,4 +165,81 @@ fn a_tree_of_100_000_levels_comes_and_goes() {
     other.apply_update(&ours.encode_state()).unwrap();
     assert_eq!(other.element_count(), 0);
     assert_eq!(other.to_json(true), ours.to_json(true));
+}
+
+/// Changes some bytes, or takes some from another update.
+fn mutate(bytes: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    for _ in 0..=random.below(3) {
+        let at = random.below(bytes.len());
+        let byte = u8::try_from(random.below(256)).unwrap();
+        match random.below(5) {
+            0 => bytes[at] = byte,
+            1 => bytes[at] = bytes[at].wrapping_add(1),
+            2 => bytes[at] ^= 1 << random.below(8),
+            3 => bytes[at] = byte & 0x0f,
+            _ => {
+                let length = random.below(8).min(other.len()).min(bytes.len() - at);
+                let from = random.below(other.len() - length + 1);
+                bytes[at..at + length].copy_from_slice(&other[from..from + length]);
+            }
+        }
+    }
+    bytes
+}
+
+#[test]
+fn changed_updates_never_end_the_process() {
+    let seeds = std::env::var("FUZZ_SEEDS")
+        .ok()
+        .and_then(|seeds| seeds.parse().ok());
+    let golden = golden();
+    let texts: Vec<Vec<u8>> = ["python", "npm"]
+        .iter()
+        .flat_map(|sdk| golden[sdk]["text"]["steps"].as_array().unwrap())
+        .flat_map(|step| step["updates"].as_array().unwrap())
+        .map(|update| STANDARD.decode(update.as_str().unwrap()).unwrap())
+        .collect();
+    for seed in 0..seeds.unwrap_or(150) {
+        let mut random = Random::new(seed);
+        let authors = [2001, 22].map(yrs::Doc::with_client_id);
+        let mut serial = 0;
+        let mut updates: Vec<Vec<u8>> = (0..12)
+            .map(|at| edit(&authors[at % 2], &mut random, &mut serial))
+            .collect();
+        updates.extend(texts.iter().cloned());
+        let mut ours = document(1);
+        ours.watch(true);
+        for _ in 0..60 {
+            let update = &updates[random.below(updates.len())];
+            let other = &updates[random.below(updates.len())];
+            let changed = match random.below(3) {
+                0 => update.clone(),
+                _ => mutate(update, other, &mut random),
+            };
+            if std::env::var_os("FUZZ_PRINT").is_some() {
+                println!("{seed} {changed:02x?}");
+            }
+            let classified = ours.classify(&changed);
+            let before = ours.state_vector();
+            let Ok(applied) = ours.apply_update(&changed) else {
+                assert_eq!(ours.state_vector(), before, "seed {seed}");
+                continue;
+            };
+            assert!(classified.is_ok(), "seed {seed}");
+            assert!(ours.to_json(true).is_object());
+            ours.grep("x", false, 1, 1).unwrap();
+            if applied.visible.is_some() && random.below(4) == 0 {
+                ours.repair();
+                assert_eq!(ours.violations(), [], "seed {seed}");
+            }
+        }
+        let mut other = document(3);
+        other.apply_update(&ours.encode_state()).unwrap();
+        assert_eq!(other.state_vector(), ours.state_vector(), "seed {seed}");
+        assert_eq!(other.element_count(), ours.element_count(), "seed {seed}");
+        if let Some(pending) = ours.encode_pending() {
+            other.apply_update(&pending).unwrap();
+        }
+    }
 }
