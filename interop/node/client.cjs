@@ -163,6 +163,8 @@ const sync = {
     const root = copy.get("xml", Y.XmlElement);
     return replicaJson(document.schema, document.schema.root.tagName, root, ids);
   },
+  /** Why the document no longer syncs; the SDK tells nobody. */
+  stream_error: async ({ path }) => room.sync._documentStreams[path]?._error?.stack ?? null,
   schema: async ({ path }) => documents.get(path).schema.toJson(),
   append: async (request) =>
     node(request).createChildElement(request.tag, request.attributes ?? {}).id,

@@ -150,6 +150,11 @@ class Client:
         finally:
             fresh.close()
 
+    async def op_stream_error(self, request):
+        """Why the document no longer syncs; the SDK tells nobody."""
+        stream = self.room.sync._document_streams.get(request["path"])
+        return None if stream is None or stream.error is None else repr(stream.error)
+
     async def op_schema(self, request):
         return self.documents[request["path"]].schema.to_json()
 

@@ -1,7 +1,7 @@
 //! Concurrent edits by two Python clients and one Node client end in one document, and in the one that
 //! the server keeps.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use meshagent_testing::{Script, SdkClient, SdkError, wait_until};
 use serde_json::{Value, json};
 
@@ -73,15 +73,24 @@ fn two_python_clients_and_one_node_client_converge() {
 
 /// Waits until all replicas, and so what they were sent, are the same.
 fn all_equal(clients: &mut [SdkClient]) -> Result<()> {
-    let mut last = Vec::new();
     let equal = wait_until("all replicas are equal", || {
-        last = clients
+        let views = clients
             .iter_mut()
             .map(replica)
             .collect::<Result<Vec<_>>>()?;
-        Ok(last.iter().all(|view| *view == last[0]).then_some(()))
+        Ok(views.iter().all(|view| *view == views[0]).then_some(()))
     });
-    equal.with_context(|| format!("they are {last:#?}"))
+    if equal.is_err() {
+        for client in clients {
+            let error = client.call("stream_error", &json!({ "path": PATH }))?;
+            ensure!(
+                error.is_null(),
+                "{} no longer syncs: {error}",
+                client.name()
+            );
+        }
+    }
+    equal
 }
 
 fn replica(client: &mut SdkClient) -> Result<Value> {
