@@ -9,6 +9,7 @@ mod convergence;
 mod documents;
 mod echo;
 mod grants;
+mod limits;
 mod messaging;
 mod other_sdks;
 mod reconnect;
