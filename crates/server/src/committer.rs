@@ -84,7 +84,7 @@ fn run(mut queue: mpsc::Receiver<Job>, store: &dyn Store, metrics: &Metrics) {
             }
             Err(error) => {
                 metrics.commit_failures.inc();
-                tracing::error!(%error, writes = writes.len(), "the store refused a batch");
+                tracing::error!(error = %with_causes(&error), writes = writes.len(), "the store refused a batch");
                 let error = Arc::new(error);
                 for (_, done) in parts {
                     let _ = done.send(Err(Arc::clone(&error)));
@@ -92,4 +92,16 @@ fn run(mut queue: mpsc::Receiver<Job>, store: &dyn Store, metrics: &Metrics) {
             }
         }
     }
+}
+
+/// An error and what led to it, in one line for the log.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }

@@ -2,15 +2,16 @@
 //!
 //! A subscriber is a cursor over the document's recent changes. While its connection keeps up, each change
 //! is queued for it as shared bytes. When the connection's queue is full the cursor stays where it is, and
-//! one merged change brings it up to date when there is room again.
+//! what it missed follows, merged, when there is room again.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use meshagent_document::{MeshDocument, merge_updates};
-use meshagent_protocol::{Content, ErrorCode, sync as wire};
+use meshagent_protocol::{Content, ErrorCode, ServerToClient, sync as wire};
 use meshagent_store::{DocumentId, Seq, Timestamp};
 use serde_json::Value;
 
@@ -90,7 +91,7 @@ pub(super) enum Deferred {
     },
     CatchUp {
         stream: StreamId,
-        payload: Bytes,
+        payloads: Vec<Bytes>,
     },
 }
 
@@ -160,81 +161,110 @@ impl Document {
         }
     }
 
-    /// One change that takes a reader from `cursor` to the newest version, and that version.
-    fn difference(&mut self, cursor: Version) -> (Version, Bytes) {
+    /// What takes a reader from `cursor` to the newest version, and that version.
+    fn difference(&mut self, cursor: Version) -> (Version, Vec<Bytes>) {
         if cursor >= self.recent_floor {
-            let updates: Vec<&[u8]> = self
-                .recent
-                .iter()
-                .filter(|(version, _)| *version > cursor)
-                .map(|(_, update)| update.as_slice())
-                .collect();
-            if updates.is_empty() {
-                return (self.committed, Bytes::new());
-            }
-            if let Ok(merged) = merge_updates(&updates) {
-                return (self.committed, base64_text(&merged));
-            }
+            let missed = self.recent.iter().filter(|(version, _)| *version > cursor);
+            let missed = missed.map(|(version, update)| Frame::of(*version, update, None));
+            let frames = merge_insertions(missed.collect());
+            let payloads = frames.iter().map(|frame| base64_text(&frame.update));
+            return (self.committed, payloads.collect());
         }
-        (self.head, self.encoded_state())
+        (self.head, vec![self.encoded_state()])
     }
 }
 
+/// What readers are sent at once.
+struct Frame<'a> {
+    version: Version,
+    update: Cow<'a, [u8]>,
+    known_to: Option<StreamId>,
+}
+
+impl<'a> Frame<'a> {
+    fn of(version: Version, update: &'a [u8], known_to: Option<StreamId>) -> Self {
+        Self {
+            version,
+            update: Cow::Borrowed(update),
+            known_to,
+        }
+    }
+
+    /// Whether the update deletes or overwrites something: its delete set, which comes last, is not empty.
+    ///
+    /// Our replica wrote the bytes in their shortest form, where an empty set is a 0 and any other ends in a length.
+    fn deletes(&self) -> bool {
+        self.update.last() != Some(&0)
+    }
+}
+
+/// Merges neighbours that only insert, so that what came while the disk was busy goes out as one change.
+///
+/// An update that deletes goes out alone: the published SDKs keep their view of a document by deltas and lose count
+/// when one update deletes in two places of an element, or deletes and then changes something behind it.
+fn merge_insertions(frames: Vec<Frame<'_>>) -> Vec<Frame<'_>> {
+    let mut runs: Vec<Vec<Frame<'_>>> = Vec::new();
+    for frame in frames {
+        match runs.last_mut() {
+            Some(run) if !frame.deletes() && !run[0].deletes() => run.push(frame),
+            _ => runs.push(vec![frame]),
+        }
+    }
+    let mut merged = Vec::with_capacity(runs.len());
+    for run in runs {
+        let updates: Vec<&[u8]> = run.iter().map(|frame| &*frame.update).collect();
+        match (run.last(), merge_updates(&updates)) {
+            (Some(last), Ok(update)) if run.len() > 1 => merged.push(Frame {
+                version: last.version,
+                update: Cow::Owned(update),
+                // An author has its own changes already, unless others' are merged into them.
+                known_to: last
+                    .known_to
+                    .filter(|author| run.iter().all(|frame| frame.known_to == Some(*author))),
+            }),
+            // One update, or updates that do not merge: they go out as they are.
+            _ => merged.extend(run),
+        }
+    }
+    merged
+}
+
 impl Room {
-    /// Shows a document's durable changes to everybody who has it open, as one change.
+    /// Shows a document's durable changes to everybody who has it open.
     pub(super) fn publish(&mut self, path: &str, changes: &[Change]) {
         self.release_deferred(path);
         let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
             return;
         };
-        let Some(version) = changes.iter().map(|change| change.version).max() else {
-            return;
-        };
-        let visible: Vec<&[u8]> = changes
-            .iter()
-            .filter_map(|change| change.visible.as_deref())
-            .collect();
-        let merged = match visible.as_slice() {
-            [] => return,
-            [one] => one.to_vec(),
-            many => match merge_updates(many) {
-                Ok(merged) => merged,
-                Err(error) => {
-                    // The replica took each of them, so this cannot happen; the whole state is right in any case.
-                    tracing::error!(%error, path, "updates did not merge");
-                    document.replica.encode_state()
+        let visible = changes.iter().filter_map(|change| {
+            let update = change.visible.as_deref()?;
+            Some(Frame::of(change.version, update, change.known_to))
+        });
+        for frame in merge_insertions(visible.collect()) {
+            self.metrics.broadcasts.inc();
+            let chunk = wire::sync(path, base64_text(&frame.update));
+            document.remember(frame.version, frame.update.into_owned());
+            for (id, stream) in &mut document.streams {
+                if stream.lagging || stream.cursor >= frame.version {
+                    continue;
                 }
-            },
-        };
-        // The author has its own change already, unless others' are merged into it.
-        let first = changes[0].known_to;
-        let known_to = first.filter(|_| changes.iter().all(|change| change.known_to == first));
-
-        self.metrics.broadcasts.inc();
-        let chunk = wire::sync(path, base64_text(&merged));
-        document.remember(version, merged);
-        for (id, stream) in &mut document.streams {
-            if stream.lagging || stream.cursor >= version {
-                continue;
-            }
-            if Some(*id) == known_to {
-                stream.cursor = version;
-                continue;
-            }
-            let Some(participant) = self.participants.get(&stream.conn) else {
-                continue;
-            };
-            if participant.outbox.accepts_broadcast() {
-                participant
-                    .outbox
-                    .push(meshagent_protocol::ServerToClient::ResponseChunk {
+                if Some(*id) == frame.known_to {
+                    stream.cursor = frame.version;
+                    continue;
+                }
+                let Some(participant) = self.participants.get(&stream.conn) else {
+                    continue;
+                };
+                if participant.outbox.accepts_broadcast() {
+                    participant.outbox.push(ServerToClient::ResponseChunk {
                         tool_call_id: stream.tool_call_id.clone(),
                         chunk: chunk.clone(),
                     });
-                self.metrics.deliveries.inc();
-                stream.cursor = version;
-            } else {
-                stream.lagging = true;
+                    self.metrics.deliveries.inc();
+                    stream.cursor = frame.version;
+                } else {
+                    stream.lagging = true;
+                }
             }
         }
     }
@@ -269,8 +299,8 @@ impl Room {
                 } => {
                     self.send_state(path, version, request, &tool_call_id, payload);
                 }
-                Deferred::CatchUp { stream, payload } => {
-                    self.send_catch_up(path, stream, version, payload);
+                Deferred::CatchUp { stream, payloads } => {
+                    self.send_catch_up(path, stream, version, payloads);
                 }
             }
         }
@@ -356,19 +386,17 @@ impl Room {
             else {
                 continue;
             };
-            let (version, payload) = document.difference(cursor);
-            document.deferred.push_back((
-                version,
-                Deferred::CatchUp {
-                    stream: id,
-                    payload,
-                },
-            ));
+            let (version, payloads) = document.difference(cursor);
+            let catch_up = Deferred::CatchUp {
+                stream: id,
+                payloads,
+            };
+            document.deferred.push_back((version, catch_up));
             self.release_deferred(&path);
         }
     }
 
-    fn send_catch_up(&mut self, path: &str, id: StreamId, version: Version, payload: Bytes) {
+    fn send_catch_up(&mut self, path: &str, id: StreamId, version: Version, payloads: Vec<Bytes>) {
         let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
             return;
         };
@@ -378,8 +406,10 @@ impl Room {
         let (conn, tool_call_id) = (stream.conn, stream.tool_call_id.clone());
         stream.cursor = version;
         stream.lagging = false;
-        if !payload.is_empty() {
+        if !payloads.is_empty() {
             self.metrics.catch_ups.inc();
+        }
+        for payload in payloads {
             self.metrics.deliveries.inc();
             self.send_chunk(conn, &tool_call_id, wire::sync(path, payload));
         }
@@ -391,14 +421,12 @@ impl Room {
             && let Some(stream) = document.streams.get_mut(&id)
         {
             stream.lagging = true;
-            let (version, payload) = document.difference(version);
-            document.deferred.push_front((
-                version,
-                Deferred::CatchUp {
-                    stream: id,
-                    payload,
-                },
-            ));
+            let (version, payloads) = document.difference(version);
+            let catch_up = Deferred::CatchUp {
+                stream: id,
+                payloads,
+            };
+            document.deferred.push_front((version, catch_up));
         }
     }
 

@@ -342,6 +342,13 @@ impl Editor {
         transaction.encode_update_v1()
     }
 
+    /// Removes a child of the root.
+    fn remove(&self, index: u32) -> Vec<u8> {
+        let mut transaction = self.doc.transact_mut();
+        self.root.remove_range(&mut transaction, index, 1);
+        transaction.encode_update_v1()
+    }
+
     /// Sets an attribute of the first element.
     fn set_first(&self, name: &str, value: &str) -> Vec<u8> {
         use yrs::Xml as _;

@@ -34,6 +34,38 @@ fn what_arrives_while_the_disk_is_busy_reaches_readers_as_one_change() {
 }
 
 #[test]
+fn changes_that_delete_are_never_merged() {
+    let mut world = World::new();
+    let (writer, reader) = (world.join("writer"), world.join("reader"));
+    world.open(&writer, "w", json!({ "path": "a.document" }));
+    let state = world.open(&reader, "r", json!({ "path": "a.document" }));
+    let editor = Editor::new(1);
+    for id in ["x", "y", "z"] {
+        world.update(&writer, "w", &editor.append("body", id));
+    }
+    world.settle();
+    let mut updates = vec![state];
+    updates.extend(reader.changes("r"));
+    world.update(&writer, "w", &editor.append("body", "first"));
+    world.run();
+    // All of these are in one batch.
+    world.update(&writer, "w", &editor.remove(0));
+    world.update(&writer, "w", &editor.remove(1));
+    world.update(&writer, "w", &editor.append("body", "second"));
+    world.update(&writer, "w", &editor.append("body", "third"));
+    world.settle();
+    let changes = reader.changes("r");
+    assert_eq!(
+        changes.len(),
+        4,
+        "the first, each deletion, and the two insertions as one"
+    );
+    updates.extend(changes);
+    let left = ["x", "y", "z", "first", "second", "third"].map(|id| count(&updates, id));
+    assert_eq!(left, [0, 1, 0, 1, 1, 1]);
+}
+
+#[test]
 fn a_reader_that_does_not_read_is_brought_up_to_date_by_one_change() {
     let mut config = Config::default();
     config.limits.max_outbox_bytes = 16 << 10;
