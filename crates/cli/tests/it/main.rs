@@ -8,6 +8,7 @@
 
 mod arguments;
 mod connect;
+mod memory;
 mod serve;
 mod token;
 

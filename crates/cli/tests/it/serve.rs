@@ -11,14 +11,14 @@ use tempfile::TempDir;
 use crate::{KEY, meshagent, run};
 
 /// A server; killed when the test fails.
-struct Server {
+pub(crate) struct Server {
     child: Child,
     /// What it printed up to the line that says it is ready.
     lines: Vec<String>,
 }
 
 impl Server {
-    fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -37,12 +37,16 @@ impl Server {
         Self { child, lines }
     }
 
-    fn url(&self) -> &str {
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn url(&self) -> &str {
         let ready = self.lines.last().unwrap();
         &ready[ready.find("http://").unwrap()..]
     }
 
-    fn terminate(mut self) {
+    pub(crate) fn terminate(mut self) {
         let pid = self.child.id().to_string();
         assert!(
             Command::new("kill")
