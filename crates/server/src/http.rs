@@ -21,6 +21,7 @@ use serde_json::json;
 use subtle::ConstantTimeEq as _;
 use tokio_util::task::TaskTracker;
 
+use crate::committer::with_causes;
 use crate::connection::Shared;
 use crate::rooms::now;
 use crate::signer::{SignedQuery, UrlSigner};
@@ -97,7 +98,7 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
         }
         Ok(Ok(())) => "ready\n".into_response(),
         Ok(Err(error)) => {
-            tracing::warn!(%error, "not ready");
+            tracing::warn!(error = %with_causes(&error), "not ready");
             HttpRefusal::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "the store cannot be used now",
@@ -197,7 +198,7 @@ async fn download(
             ));
         }
         Ok(Err(error)) => {
-            tracing::error!(%error, "file not read");
+            tracing::error!(error = %with_causes(&error), "file not read");
             return Err(HttpRefusal::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "storage failed; try again later",

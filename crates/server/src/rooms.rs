@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::committer::{BatchResult, Committer};
+use crate::committer::{BatchResult, Committer, with_causes};
 use crate::config::Config;
 use crate::ids::Ids;
 use crate::metrics::Metrics;
@@ -276,7 +276,12 @@ impl RoomTask {
                     self.room.handle_committed(result, now());
                 }
                 Some(fetched) = self.fetches.join_next() => match fetched {
-                    Ok((number, result)) => self.room.handle_fetched(number, result, now()),
+                    Ok((number, result)) => {
+                        if let Err(error) = &result {
+                            tracing::error!(error = %with_causes(error), "a read from the store failed");
+                        }
+                        self.room.handle_fetched(number, result, now());
+                    }
                     Err(error) => tracing::error!(%error, "a read from the store did not finish"),
                 },
                 _ = tick.tick() => self.room.handle_timeout(now()),
