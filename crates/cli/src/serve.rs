@@ -139,6 +139,10 @@ enum LogFormat {
 /// If the data directory or the address cannot be used, or the environment names two different keys.
 pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     start_log(args)?;
+    // Each connection takes a file descriptor, and the usual soft limit is 1,024 of them.
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "the limit on open files stays as it is");
+    }
     let data_dir = match &args.data_dir {
         Some(dir) => dir.clone(),
         None => settings::data_dir()?,

@@ -41,7 +41,7 @@ impl Default for Limits {
             max_upload_bytes_per_room: 256 << 20,
             max_outbox_bytes: 1 << 20,
             max_streams_per_connection: 4096,
-            max_participants_per_room: 10_000,
+            max_participants_per_room: 20_000,
             max_connections: 50_000,
         }
     }
