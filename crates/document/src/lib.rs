@@ -2,6 +2,14 @@
 //!
 //! The crate contains no networking, no file access, no clock, no thread and no random source: client
 //! ids and element ids come in as arguments, updates go in and out as bytes.
+//!
+//! # Garbage
+//! What is deleted leaves a trace: the CRDT has to know that an operation happened to tell an echo from
+//! news. Content goes at once, with all that was below a deleted element; runs of deleted operations of
+//! one client that stand side by side share one entry of a few bytes, here and in
+//! [`MeshDocument::encode_state`]. So a snapshot of the state drops the content and the steps that led
+//! to it, but not the number of operations of each client that ever edited. What waits for missing
+//! operations is no part of it; [`MeshDocument::encode_pending`] keeps that.
 
 mod document;
 mod schema;

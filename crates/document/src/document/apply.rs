@@ -49,9 +49,16 @@ impl MeshDocument {
         let mut plan = Plan::new(&self.history, &scan);
         let mut fitting: Vec<Struct<'_>> = Vec::with_capacity(plan.order.len());
         fitting.extend(plan.order.iter().map(|&index| scan.structs[index].clone()));
-        self.check(&fitting)?;
-
-        // Nothing but what waits can fail from here on.
+        // If nothing waits, the update is taken up as a whole or not at all further down.
+        let may_wait = !plan.blocked.is_empty()
+            || !self.pending.is_empty()
+            || scan
+                .deletes
+                .iter()
+                .any(|range| range.end > plan.progress.clock(&self.history, range.client));
+        if may_wait {
+            self.check(&fitting)?;
+        }
         let mut changed: BTreeSet<u64> =
             plan.progress.clients().map(|(client, _)| client).collect();
         for &index in &plan.blocked {
@@ -199,13 +206,19 @@ impl MeshDocument {
         bytes: &[u8],
     ) -> Result<(), DecodeError> {
         let decoded = decode(bytes)?;
-        self.delete_deep_first(deletes)?;
         let mut checkpoint = self.history.checkpoint();
         let mut owners = Vec::with_capacity(structs.len());
         for one in structs {
-            owners.push(self.history.append(one, &mut checkpoint)?);
+            match self.history.append(one, &mut checkpoint) {
+                Ok(owner) => owners.push(owner),
+                Err(error) => {
+                    self.history.roll_back(checkpoint);
+                    return Err(error);
+                }
+            }
         }
         let before = self.look_before(structs, &owners, deletes);
+        self.delete_deep_first(deletes)?;
         let deleted = {
             let mut transaction = self.doc.transact_mut();
             apply(&mut transaction, decoded)?;

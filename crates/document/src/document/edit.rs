@@ -3,7 +3,9 @@
 use serde_json::{Map, Value};
 use thiserror::Error;
 use yrs::types::Attrs;
-use yrs::{Any, BranchID, Map as _, MapRef, Text as _, Xml, XmlElementRef, XmlTextRef};
+use yrs::{
+    Any, BranchID, Map as _, MapRef, Text as _, Xml, XmlElementRef, XmlFragment, XmlTextRef,
+};
 
 use super::MeshDocument;
 use super::draft::Draft;
@@ -361,6 +363,7 @@ impl MeshDocument {
             (None, None) => Place::Only(id_of(parent)),
             (left, right) => Place::Between(left.map(id_of), right.map(id_of)),
         };
+        let around = parent;
         let parent = match parent {
             ROOT_NODE => Parent::Root,
             parent => Parent::Item(id_of(parent)),
@@ -378,6 +381,13 @@ impl MeshDocument {
         let update = builder.finish();
         let scan = Scan::read(&update).ok()?;
         self.integrate(&scan.structs, &[], &update).ok()?;
+        if right.is_none() {
+            let made = scan
+                .structs
+                .first()
+                .and_then(|first| self.history.made_by(first.id));
+            self.history.node_mut(around).last_child = made;
+        }
         Some(update)
     }
 
@@ -389,6 +399,9 @@ impl MeshDocument {
         moving: Option<NodeIndex>,
     ) -> (Option<NodeIndex>, Option<NodeIndex>) {
         let transaction = yrs::Transact::transact(&self.doc);
+        if let Some(found) = self.neighbours_by_sight(&transaction, parent, position, moving) {
+            return found;
+        }
         let mut children = self.child_nodes(&transaction, parent);
         children.retain(|&child| Some(child) != moving);
         let find = |id: &str| {
@@ -404,6 +417,52 @@ impl MeshDocument {
         };
         let left = at.checked_sub(1).map(|at| children[at]);
         (left, children.get(at).copied())
+    }
+
+    /// The same without a look at all children, where that can be.
+    fn neighbours_by_sight(
+        &self,
+        transaction: &yrs::Transaction<'_>,
+        parent: NodeIndex,
+        position: &Position,
+        moving: Option<NodeIndex>,
+    ) -> Option<(Option<NodeIndex>, Option<NodeIndex>)> {
+        if moving.is_some() || self.history.node(parent).is_mixed {
+            return None;
+        }
+        match position {
+            Position::After(id) => {
+                let left = self.node(id)?.index;
+                let right = self.next_sibling(transaction, left);
+                (self.history.node(left).parent == parent).then_some((Some(left), right))
+            }
+            Position::First => {
+                let branch = self.branch(transaction, parent)?;
+                let first = branch.first_child();
+                let first = first.and_then(|first| self.node_of(&first.as_ptr()));
+                Some((None, first))
+            }
+            Position::Last => {
+                // The one that was last when a child was last appended here.
+                let last = self.history.node(parent).last_child?;
+                let is_last = !self.history.node(last).is_dead
+                    && self.next_sibling(transaction, last).is_none();
+                is_last.then_some((Some(last), None))
+            }
+            Position::Before(_) | Position::Index(_) => None,
+        }
+    }
+
+    fn next_sibling(
+        &self,
+        transaction: &yrs::Transaction<'_>,
+        index: NodeIndex,
+    ) -> Option<NodeIndex> {
+        let branch = self.branch(transaction, index)?;
+        let mut siblings = branch.siblings(transaction);
+        siblings
+            .next()
+            .and_then(|next| self.node_of(&next.as_ptr()))
     }
 
     /// Sets or removes. A root attribute that an npm client wrote is on the tree's own root; what is

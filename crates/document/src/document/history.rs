@@ -62,6 +62,8 @@ pub(super) struct Node {
     pub(super) depth: u32,
     depth_in_attribute: u32,
     pub(super) is_dead: bool,
+    /// The child that was appended last, which may be gone, or have others behind it.
+    pub(super) last_child: Option<NodeIndex>,
     /// Whether it is to be checked against the schema.
     pub(super) is_suspect: bool,
     /// Whether it ever held anything else than elements and texts.
@@ -270,7 +272,22 @@ impl History {
         one: &Struct<'_>,
         checkpoint: &mut Checkpoint,
     ) -> Result<Owner, DecodeError> {
-        let owner = self.resolve(one)?;
+        let clock = self.clock(one.id.client);
+        let owner = if one.id.clock < clock && one.content != Content::Collected {
+            // Only the rest is new, and that stands behind what is known.
+            let before = Id {
+                clock: clock - 1,
+                ..one.id
+            };
+            self.resolve(&Struct {
+                origin: Some(before),
+                parent: Parent::Copied,
+                key: None,
+                ..one.clone()
+            })?
+        } else {
+            self.resolve(one)?
+        };
         let client = self.clients.entry(one.id.client).or_default();
         let mark = (client.clock, client.runs.len());
         checkpoint.clients.entry(one.id.client).or_insert(mark);
@@ -415,6 +432,7 @@ impl History {
             depth,
             depth_in_attribute,
             is_dead: false,
+            last_child: None,
             is_suspect: false,
             is_mixed: false,
             element_id: None,
@@ -439,6 +457,7 @@ impl History {
             depth: 0,
             depth_in_attribute: 0,
             is_dead: false,
+            last_child: None,
             is_suspect: false,
             is_mixed: false,
             element_id: None,

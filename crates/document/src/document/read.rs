@@ -104,7 +104,7 @@ impl MeshDocument {
         nodes
     }
 
-    fn node_of(&self, branch: &Branch) -> Option<NodeIndex> {
+    pub(super) fn node_of(&self, branch: &Branch) -> Option<NodeIndex> {
         match branch.id() {
             BranchID::Nested(id) => self.history.made_by(Id {
                 client: id.client.get(),

@@ -378,3 +378,28 @@ fn root_attributes_are_written_where_every_sdk_can_open_them() {
     assert_eq!(ours.root().attribute("title"), None);
     assert_eq!(npm.transact().state_vector().len(), 2);
 }
+
+#[test]
+fn appending_does_not_look_at_all_that_is_there() {
+    let mut ours = document(1);
+    let mut other = document(2);
+    let mut next_id = counter();
+    for _ in 0..10_000 {
+        let update = ours.append_child(Target::Root, json!({"item": {"n": 1}}), &mut next_id);
+        other.apply_update(&update.unwrap().unwrap()).unwrap();
+    }
+    // What another appends comes between, and what was last may go.
+    let theirs = other.append_child(Target::Root, json!({"item": {"$id": "x"}}), &mut next_id);
+    ours.apply_update(&theirs.unwrap().unwrap()).unwrap();
+    ours.append_child(Target::Root, json!({"item": {"$id": "y"}}), &mut next_id)
+        .unwrap();
+    ours.delete("y").unwrap();
+    ours.append_child(Target::Root, json!({"item": {"$id": "z"}}), &mut next_id)
+        .unwrap();
+    let children = ours.root().children();
+    let last: Vec<_> = children[9_999..]
+        .iter()
+        .map(|child| child.id().unwrap())
+        .collect();
+    assert_eq!(last, ["id-10000", "x", "z"]);
+}

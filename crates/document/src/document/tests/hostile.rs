@@ -217,9 +217,6 @@ fn changed_updates_never_end_the_process() {
                 0 => update.clone(),
                 _ => mutate(update, other, &mut random),
             };
-            if std::env::var_os("FUZZ_PRINT").is_some() {
-                println!("{seed} {changed:02x?}");
-            }
             let classified = ours.classify(&changed);
             let before = ours.state_vector();
             let Ok(applied) = ours.apply_update(&changed) else {

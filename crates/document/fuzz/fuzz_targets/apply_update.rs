@@ -1,0 +1,24 @@
+//! Any bytes as updates: an error or a document that can be read, repaired and passed on.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use meshagent_document::{MeshDocument, MeshSchema};
+
+fuzz_target!(|updates: Vec<Vec<u8>>| {
+    let schema = MeshSchema::builtin("thread").expect("it is built in");
+    let mut document = MeshDocument::new(schema.clone(), 1);
+    for update in &updates {
+        let classified = document.classify(update);
+        if document.apply_update(update).is_ok() {
+            assert!(classified.is_ok());
+        }
+    }
+    document.to_json(true);
+    document.repair();
+    assert!(document.violations().is_empty());
+    let mut other = MeshDocument::new(schema, 2);
+    other
+        .apply_update(&document.encode_state())
+        .expect("what is written can be read");
+    assert_eq!(other.state_vector(), document.state_vector());
+});
