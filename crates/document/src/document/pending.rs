@@ -191,6 +191,28 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn new(history: &History, scan: &Scan<'_>) -> Self {
+        Self::in_order(history, scan).unwrap_or_else(|| Self::out_of_order(history, scan))
+    }
+
+    /// All structs one after the other, which is how most updates come.
+    fn in_order(history: &History, scan: &Scan<'_>) -> Option<Self> {
+        let mut plan = Self::default();
+        for (index, one) in scan.structs.iter().enumerate() {
+            let clock = plan.progress.clock(history, one.id.client);
+            if one.end() <= clock {
+                continue;
+            }
+            let has = |id: Id| id.clock < plan.progress.clock(history, id.client);
+            if one.id.clock > clock || !one.dependencies().all(has) {
+                return None;
+            }
+            plan.order.push(index);
+            plan.progress.set(one.id.client, one.end());
+        }
+        Some(plan)
+    }
+
+    fn out_of_order(history: &History, scan: &Scan<'_>) -> Self {
         let mut plan = Self::default();
         let structs = &scan.structs;
         // One cursor per client; a cursor that waits for another client's operation is found by it.

@@ -110,11 +110,12 @@ impl<'a> Scan<'a> {
         let mut scan = Self::default();
         let mut reader = Reader::new(bytes);
         let mut clients = std::collections::HashSet::new();
-        for _ in 0..reader.count(3)? {
+        let groups = reader.count(3)?;
+        for _ in 0..groups {
             let structs = reader.count(2)?;
             let client = reader.client()?;
             let mut clock = reader.clock()?;
-            if !clients.insert(client) {
+            if groups > 1 && !clients.insert(client) {
                 return Err(reader.error("a client that is listed twice"));
             }
             scan.structs.reserve(structs.min(MAX_PARTS));
