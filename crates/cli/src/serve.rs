@@ -68,6 +68,11 @@ struct LimitArgs {
     #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_update_bytes)]
     max_update_bytes: usize,
 
+    /// Bytes of updates that one document keeps although they build on something that never came; beyond it such an
+    /// update is refused (1005)
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_pending_bytes)]
+    max_pending_bytes: usize,
+
     /// Bytes of one uploaded file; beyond it that upload is refused (1002)
     #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_file_bytes)]
     max_file_bytes: usize,
@@ -191,6 +196,7 @@ fn config(args: &LimitArgs) -> Config {
     let mut config = Config::default();
     config.limits.max_message_bytes = args.max_message_bytes;
     config.limits.max_update_bytes = args.max_update_bytes;
+    config.limits.max_pending_bytes = args.max_pending_bytes;
     config.limits.max_file_bytes = args.max_file_bytes;
     config.limits.max_upload_bytes_per_room = args.max_upload_bytes_per_room;
     config.limits.max_outbox_bytes = args.max_outbox_bytes;

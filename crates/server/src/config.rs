@@ -15,6 +15,9 @@ pub struct Limits {
     pub max_message_bytes: usize,
     /// Bytes of one decoded update. Beyond it: error 1002 for that update.
     pub max_update_bytes: usize,
+    /// Bytes of updates that one document keeps although they build on something that never came. Beyond it: error
+    /// 1005 for the update, which the client sends again after what is missing.
+    pub max_pending_bytes: usize,
     /// Bytes of one uploaded file. Beyond it: error 1002, nothing is stored.
     pub max_file_bytes: usize,
     /// Bytes of all uploads under way in one room. Beyond it: error 1008 for the upload that crosses it.
@@ -37,6 +40,7 @@ impl Default for Limits {
         Self {
             max_message_bytes: 64 << 20,
             max_update_bytes: 48 << 20,
+            max_pending_bytes: 8 << 20,
             max_file_bytes: 48 << 20,
             max_upload_bytes_per_room: 256 << 20,
             max_outbox_bytes: 1 << 20,

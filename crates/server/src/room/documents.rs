@@ -61,6 +61,8 @@ pub(super) struct Document {
     pub(super) last_seq: Seq,
     /// Updates in the store that no snapshot covers.
     pub(super) loose_updates: usize,
+    /// Bytes of updates that wait for something that never came.
+    pub(super) pending_bytes: usize,
     pub(super) snapshot_under_way: bool,
     /// A commit failed: the replica shows what is not on disk, and is read again before it serves anybody.
     pub(super) broken: bool,
@@ -106,10 +108,12 @@ pub(super) struct Change {
 
 impl Document {
     pub(super) fn new(id: DocumentId, schema: Value, replica: MeshDocument, last_seq: Seq) -> Self {
+        let pending_bytes = replica.encode_pending().map_or(0, |pending| pending.len());
         Self {
             id,
             schema,
             replica,
+            pending_bytes,
             head: 0,
             committed: 0,
             streams: BTreeMap::new(),
@@ -140,6 +144,7 @@ impl Document {
 
     /// Replaces the replica after a failed commit. Readers have seen nothing but what is on disk, so they stay.
     pub(super) fn reload(&mut self, replica: MeshDocument, last_seq: Seq) {
+        self.pending_bytes = replica.encode_pending().map_or(0, |pending| pending.len());
         self.replica = replica;
         self.head = self.committed;
         self.state = None;

@@ -143,7 +143,7 @@ impl Room {
             let text = "storage failed and the document is being read again; send the update again";
             return self.refuse_update(request, Refusal::new(ErrorCode::OperationFailed, text));
         }
-        match document.replica.classify(&update) {
+        let kind = match document.replica.classify(&update) {
             Ok(UpdateKind::Empty | UpdateKind::Contained) => {
                 self.metrics.count_update(UpdateOutcome::Echo);
                 // What it repeats may itself be on its way to the disk.
@@ -154,26 +154,40 @@ impl Room {
                 };
                 return self.defer(path, answer);
             }
-            Ok(UpdateKind::New | UpdateKind::Gap) => {}
+            Ok(kind @ (UpdateKind::New | UpdateKind::Gap)) => kind,
             Err(error) => {
                 return self.refuse_update(
                     request,
                     Refusal::invalid(format!("not a Yjs v1 update: {error}")),
                 );
             }
-        }
+        };
         if let Err(refusal) = may_write {
             return self.refuse_update(request, refusal);
         }
-        self.apply(request, path, stream, update);
+        self.apply(request, path, stream, kind, update);
     }
 
-    fn apply(&mut self, request: Request, path: &str, stream: StreamId, update: Bytes) {
+    fn apply(
+        &mut self,
+        request: Request,
+        path: &str,
+        stream: StreamId,
+        kind: UpdateKind,
+        update: Bytes,
+    ) {
         let author = self.author(request.conn);
         let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
             return;
         };
         let waited = document.replica.has_gap();
+        let max_pending = self.config.limits.max_pending_bytes;
+        if kind == UpdateKind::Gap && document.pending_bytes + update.len() > max_pending {
+            let text = format!(
+                "more than {max_pending} bytes wait for operations that never came; open the document again and send what it lacks first"
+            );
+            return self.refuse_update(request, Refusal::new(ErrorCode::Conflict, text));
+        }
         let applied = match document.replica.apply_update(&update) {
             Ok(applied) => applied,
             Err(error) => {
@@ -184,6 +198,14 @@ impl Room {
             }
         };
         document.head += 1;
+        document.pending_bytes = if !applied.gap {
+            0
+        } else if applied.visible.is_none() {
+            document.pending_bytes + update.len()
+        } else {
+            let pending = document.replica.encode_pending();
+            pending.map_or(0, |pending| pending.len())
+        };
         let answer = if applied.gap {
             self.metrics.count_update(UpdateOutcome::Gap);
             tracing::info!(path, author = %author.participant, "update builds on operations that never came; kept");

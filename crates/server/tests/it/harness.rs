@@ -1,5 +1,6 @@
 //! A server on a free port over a store in memory, tokens for it, and a WebSocket that sends bare bytes.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -100,9 +101,9 @@ impl TestServer {
             self.address
         );
         for (name, value) in headers {
-            request += &format!("{name}: {value}\r\n");
+            write!(request, "{name}: {value}\r\n").unwrap();
         }
-        request += &format!("content-length: {}\r\n\r\n{body}", body.len());
+        write!(request, "content-length: {}\r\n\r\n{body}", body.len()).unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
         tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer))
@@ -147,7 +148,7 @@ impl RawSocket {
             server.address
         );
         for (name, value) in headers {
-            request += &format!("{name}: {value}\r\n");
+            write!(request, "{name}: {value}\r\n").unwrap();
         }
         request += "\r\n";
         stream.write_all(request.as_bytes()).await.unwrap();

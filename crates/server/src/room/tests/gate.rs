@@ -118,6 +118,42 @@ fn a_gap_is_kept_and_shown_when_the_missing_part_arrives() {
 }
 
 #[test]
+fn what_waits_for_a_missing_update_has_a_bound() {
+    let mut config = crate::config::Config::default();
+    config.limits.max_pending_bytes = 200;
+    let mut world = World::with_config(config);
+    let client = world.join("client");
+    world.open(&client, "c", json!({ "path": "a.document" }));
+    let editor = Editor::new(1);
+    let missing = editor.append("body", "missing");
+    let mut answers = Vec::new();
+    for n in 0..20 {
+        let id = world.update(&client, "c", &editor.append("body", &format!("n{n}")));
+        world.settle();
+        answers.push(code(&client.answer(id)));
+    }
+    let kept = answers.iter().take_while(|code| code.is_none()).count();
+    assert!((2..10).contains(&kept), "{answers:?}");
+    assert!(
+        answers[kept..].iter().all(|code| *code == Some(1005)),
+        "{answers:?}"
+    );
+
+    // What was kept becomes visible, and there is room again.
+    world.update(&client, "c", &missing);
+    let next = world.update(&client, "c", &Editor::new(2).append("body", "next"));
+    world.settle();
+    assert_eq!(client.answer(next), Content::Empty);
+    let other = world.join("other");
+    let state = world.open(&other, "o", json!({ "path": "a.document" }));
+    let elements = super::shown(&[state])["document"]["content"]
+        .as_array()
+        .unwrap()
+        .len();
+    assert_eq!(elements, kept + 2);
+}
+
+#[test]
 fn bytes_that_are_no_update_change_nothing() {
     let mut world = World::new();
     let client = world.join("client");
