@@ -583,7 +583,7 @@ fn websocket_origin(origin: &str) -> String {
 
 /// The span of one request. With the SDK's trace context in it, logs of both sides share a trace id.
 fn request_span(room: &RoomId, participant: &Participant, envelope: &Envelope) -> tracing::Span {
-    let span = tracing::debug_span!(
+    let span = tracing::info_span!(
         "request",
         room = %room.room,
         participant = %participant.name,
