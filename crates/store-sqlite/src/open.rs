@@ -15,6 +15,9 @@ pub const DATABASE_FILE: &str = "meshagent.db";
 /// The name of the file whose lock is the claim on the data directory.
 pub const LOCK_FILE: &str = "meshagent.lock";
 
+/// How often, and with what pause, a claim is tried that somebody else has: for one second.
+const CLAIM_ATTEMPTS: u32 = 50;
+const CLAIM_PAUSE: Duration = Duration::from_millis(20);
 /// How long a statement waits for another process, such as a backup tool, to let go of the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The WAL shrinks back to this after a burst.
@@ -90,8 +93,23 @@ pub enum OpenError {
     },
 }
 
-/// Makes the directory if it isn't there, and claims it for as long as the returned file is open.
-pub(crate) fn claim(data_dir: &Path) -> Result<File, OpenError> {
+/// A data directory that no other process may use as long as this is kept.
+#[derive(Debug)]
+pub(crate) struct Claim(File);
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // Closing the file lets go of it too, but not while a child that was forked meanwhile has it open. If this
+        // fails, closing is what is left.
+        let _ = self.0.unlock();
+    }
+}
+
+/// Makes the directory if it isn't there, and claims it.
+///
+/// Waits a moment for a claim that is just ending: the kernel lets go of a killed process's files shortly after it
+/// has said that the process is gone.
+pub(crate) fn claim(data_dir: &Path) -> Result<Claim, OpenError> {
     create_dir(data_dir).map_err(|source| OpenError::Directory {
         path: data_dir.to_owned(),
         source,
@@ -106,12 +124,21 @@ pub(crate) fn claim(data_dir: &Path) -> Result<File, OpenError> {
         .truncate(false)
         .open(&path)
         .map_err(failed)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(OpenError::InUse {
-            path: data_dir.to_owned(),
-        }),
-        Err(TryLockError::Error(source)) => Err(failed(source)),
+    let mut attempts = CLAIM_ATTEMPTS;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(Claim(lock)),
+            Err(TryLockError::WouldBlock) if attempts > 0 => {
+                attempts -= 1;
+                std::thread::sleep(CLAIM_PAUSE);
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(OpenError::InUse {
+                    path: data_dir.to_owned(),
+                });
+            }
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        }
     }
 }
 

@@ -1,6 +1,5 @@
 //! The store itself: the writer behind a lock, the readers beside it, the claim on the directory.
 
-use std::fs::File;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -9,7 +8,7 @@ use meshagent_store::{
     StoredUpdate, Write, WriteError, Written,
 };
 
-use crate::open::{DATABASE_FILE, OpenError, Options, claim, open_database};
+use crate::open::{Claim, DATABASE_FILE, OpenError, Options, claim, open_database};
 use crate::read;
 use crate::readers::Readers;
 use crate::writer::Writer;
@@ -22,7 +21,7 @@ pub struct SqliteStore {
     readers: Readers,
     writer: Mutex<Writer>,
     // Last, so that the directory is let go of after the connections are closed.
-    _claim: File,
+    _claim: Claim,
 }
 
 impl SqliteStore {
