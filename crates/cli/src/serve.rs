@@ -273,6 +273,10 @@ fn show_next_step(args: &ServeArgs) {
     if !std::io::IsTerminal::is_terminal(&stderr) {
         return;
     }
+    // As it was called, so that the line can be typed as it stands.
+    let program = std::env::args()
+        .next()
+        .unwrap_or_else(|| "meshagent".to_owned());
     let data_dir = match &args.data_dir {
         Some(dir) => format!(" --data-dir {}", dir.display()),
         None => String::new(),
@@ -280,7 +284,7 @@ fn show_next_step(args: &ServeArgs) {
     // A closed stderr is no reason to stop serving.
     let _ = writeln!(
         stderr.lock(),
-        "\nnext, in another terminal:\n  meshagent room connect{data_dir} --room my-room --identity me -- python3 your-script.py\n"
+        "\nnext, in another terminal:\n  {program} room connect{data_dir} --room my-room --identity me -- python3 your-script.py\n"
     );
 }
 
