@@ -1,10 +1,13 @@
 //! What the defaults admit, and what a bound refuses.
 
+use std::sync::Arc;
+
 use meshagent_document::{MeshDocument, MeshSchema};
 use meshagent_protocol::DocPath;
 use meshagent_protocol::sync::SyncOpenStart;
 use meshagent_server::Config;
 use serde_json::json;
+use tokio::task::JoinSet;
 
 use crate::harness::{PATIENCE, RawSocket, TestServer, call};
 
@@ -81,17 +84,20 @@ async fn three_hundred_requests_may_be_under_way_at_once() {
 
 #[tokio::test]
 async fn a_burst_of_handshakes_from_one_address_is_served() {
-    let server = TestServer::start().await;
-    let jwt = server.jwt("ann");
-    let target = format!("/rooms/room?token={jwt}");
-    let joined = (0..400).map(|_| RawSocket::connect(&server, &target, &[]));
-    let mut sockets = Vec::new();
-    for socket in joined.map(Box::pin) {
-        sockets.push(socket);
+    let server = Arc::new(TestServer::start().await);
+    let target = format!("/rooms/room?token={}", server.jwt("ann"));
+    let mut joining = JoinSet::new();
+    for _ in 0..400 {
+        let (server, target) = (Arc::clone(&server), target.clone());
+        joining.spawn(async move {
+            let mut socket = RawSocket::connect(&server, &target, &[]).await.unwrap();
+            assert_eq!(socket.message().await.0, "room_ready");
+            socket
+        });
     }
     let mut open = Vec::new();
-    for socket in sockets {
-        open.push(socket.await.unwrap());
+    while let Some(joined) = joining.join_next().await {
+        open.push(joined.unwrap());
     }
     let (_, _, metrics) = server.http("GET /metrics", &[], "").await;
     assert!(metrics.contains("meshagent_connections 400\n"), "{metrics}");
