@@ -140,17 +140,17 @@ pub struct ApiScope {
 impl ApiScope {
     /// What the SDKs give an agent by default.
     pub fn agent_default() -> Self {
-        Self::of(&AGENT_FIELDS)
+        Self::without(&["admin", "secrets", "tunnels"])
     }
 
     /// What the SDKs give a user by default.
     pub fn user_default() -> Self {
-        Self::of(&USER_FIELDS)
+        Self::without(&["llm", "admin", "secrets", "tunnels"])
     }
 
-    /// Everything the SDKs know.
+    /// What the SDKs call full: everything but secrets.
     pub fn full() -> Self {
-        Self::of(&FULL_FIELDS)
+        Self::without(&["secrets"])
     }
 
     /// Reads a scope; a field that is null is absent.
@@ -219,10 +219,11 @@ impl ApiScope {
         json.into()
     }
 
-    fn of(fields: &[&str]) -> Self {
+    /// Every API but these, each without further bounds.
+    fn without(excluded: &[&str]) -> Self {
         let mut scope = Self::default();
-        for name in fields {
-            match *name {
+        for name in FIELDS.into_iter().filter(|name| !excluded.contains(name)) {
+            match name {
                 "messaging" => scope.messaging = Some(MessagingGrant::default()),
                 "sync" => scope.sync = Some(SyncGrant::default()),
                 "storage" => scope.storage = Some(StorageGrant::default()),
@@ -499,55 +500,6 @@ const FIELDS: [&str; 16] = [
     "llm",
     "admin",
     "secrets",
-    "tunnels",
-    "services",
-];
-
-const AGENT_FIELDS: [&str; 13] = [
-    "livekit",
-    "queues",
-    "messaging",
-    "dataset",
-    "sqlite",
-    "memory",
-    "sync",
-    "storage",
-    "containers",
-    "developer",
-    "agents",
-    "llm",
-    "services",
-];
-
-const USER_FIELDS: [&str; 12] = [
-    "livekit",
-    "queues",
-    "messaging",
-    "dataset",
-    "sqlite",
-    "memory",
-    "sync",
-    "storage",
-    "containers",
-    "developer",
-    "agents",
-    "services",
-];
-
-const FULL_FIELDS: [&str; 15] = [
-    "livekit",
-    "queues",
-    "messaging",
-    "dataset",
-    "sqlite",
-    "memory",
-    "sync",
-    "storage",
-    "containers",
-    "developer",
-    "agents",
-    "llm",
-    "admin",
     "tunnels",
     "services",
 ];
