@@ -1,6 +1,6 @@
 //! Writes on their way to the disk, and what follows when they are there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,7 +9,7 @@ use meshagent_store::{
     DocumentId, MovedEntry, Removed, StoreError, Timestamp, Write, WriteError, Written,
 };
 
-use super::documents::{Change, Document, Slot, StreamId, Version};
+use super::documents::{Change, Deferred, Document, Slot, StreamId, Version};
 use super::opening::Waiter;
 use super::sync::SyncCall;
 use super::{Call, Conn, Refusal, Request, Room};
@@ -294,23 +294,9 @@ impl Room {
             return;
         };
         document.broken = true;
-        let deferred: Vec<_> = document.deferred.drain(..).collect();
-        for (_, deferred) in deferred {
-            match deferred {
-                super::documents::Deferred::Answer { request, .. } => {
-                    self.refuse(request, refusal.clone());
-                }
-                super::documents::Deferred::State {
-                    request,
-                    tool_call_id,
-                    ..
-                } => {
-                    self.fail_call(Some(request), request.conn, &tool_call_id, refusal.clone());
-                }
-                // The reader is still marked as behind and is served after the reload.
-                super::documents::Deferred::CatchUp { .. } => {}
-            }
-        }
+        // A reader to catch up is still marked as behind and is served after the reload.
+        let deferred = std::mem::take(&mut document.deferred);
+        self.refuse_deferred(deferred, refusal);
         self.reload(path);
     }
 
@@ -420,19 +406,20 @@ impl Room {
             ErrorCode::NotFound,
             format!("{path:?} was deleted or moved meanwhile"),
         );
-        for (_, deferred) in document.deferred {
+        self.refuse_deferred(document.deferred, &gone);
+    }
+
+    /// Tells those whose answers waited for a version that they won't get it.
+    fn refuse_deferred(&mut self, deferred: VecDeque<(Version, Deferred)>, refusal: &Refusal) {
+        for (_, deferred) in deferred {
             match deferred {
-                super::documents::Deferred::Answer { request, .. } => {
-                    self.refuse(request, gone.clone());
-                }
-                super::documents::Deferred::State {
+                Deferred::Answer { request, .. } => self.refuse(request, refusal.clone()),
+                Deferred::State {
                     request,
                     tool_call_id,
                     ..
-                } => {
-                    self.fail_call(Some(request), request.conn, &tool_call_id, gone.clone());
-                }
-                super::documents::Deferred::CatchUp { .. } => {}
+                } => self.fail_call(Some(request), request.conn, &tool_call_id, refusal.clone()),
+                Deferred::CatchUp { .. } => {}
             }
         }
     }

@@ -108,7 +108,7 @@ pub(super) struct Change {
 
 impl Document {
     pub(super) fn new(id: DocumentId, schema: Value, replica: MeshDocument, last_seq: Seq) -> Self {
-        let pending_bytes = replica.encode_pending().map_or(0, |pending| pending.len());
+        let pending_bytes = pending_bytes(&replica);
         Self {
             id,
             schema,
@@ -144,7 +144,7 @@ impl Document {
 
     /// Replaces the replica after a failed commit. Readers have seen nothing but what is on disk, so they stay.
     pub(super) fn reload(&mut self, replica: MeshDocument, last_seq: Seq) {
-        self.pending_bytes = replica.encode_pending().map_or(0, |pending| pending.len());
+        self.pending_bytes = pending_bytes(&replica);
         self.replica = replica;
         self.head = self.committed;
         self.state = None;
@@ -500,6 +500,11 @@ impl Room {
             self.reload(&path);
         }
     }
+}
+
+/// Bytes of what waits in a replica for operations that never came.
+pub(super) fn pending_bytes(replica: &MeshDocument) -> usize {
+    replica.encode_pending().map_or(0, |pending| pending.len())
 }
 
 /// The wire's form of an update. Bytes, so that all readers share them.

@@ -11,7 +11,7 @@ use meshagent_store::Write;
 use serde_json::json;
 
 use super::batch::Then;
-use super::documents::{Deferred, Slot, StreamId, base64_text};
+use super::documents::{Deferred, Slot, StreamId, base64_text, pending_bytes};
 use super::opening::Waiter;
 use super::{Call, Refusal, Request, Room};
 use crate::metrics::UpdateOutcome;
@@ -203,8 +203,7 @@ impl Room {
         } else if applied.visible.is_none() {
             document.pending_bytes + update.len()
         } else {
-            let pending = document.replica.encode_pending();
-            pending.map_or(0, |pending| pending.len())
+            pending_bytes(&document.replica)
         };
         let answer = if applied.gap {
             self.metrics.count_update(UpdateOutcome::Gap);
