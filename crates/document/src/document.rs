@@ -1,40 +1,44 @@
 //! The live document: an element tree in a CRDT, with an index by `$id`.
 //!
-//! The engine (`yrs`) holds values and order. Beside it stands an account of which operation belongs
-//! to which node, by which echoes and gaps are recognised, nodes are found, and changes are told,
-//! each at a cost that follows the update and not the document.
+//! The engine holds operations, order and values. Beside it stands what it knows nothing of: the
+//! schema, who has which `$id`, what waits for missing operations, what was changed and by whom. All
+//! of it is kept up at a cost that follows the update and not the document.
 
+mod anchor;
 mod apply;
+mod children;
+mod delta;
 mod draft;
 mod edit;
 mod event;
 mod grep;
-mod history;
 mod ids;
 mod insert;
 mod json;
+mod limits;
 mod patch;
 mod pending;
 mod ranges;
 mod read;
 mod replace;
+mod settle;
 mod undo;
 mod violation;
 
 use std::fmt;
 
-use yrs::{ClientID, Doc, OffsetKind, Options, Transact, WriteTxn};
-
 use self::event::Watch;
-use self::history::{History, NodeIndex, ROOT, ROOT_ATTRIBUTES};
 use self::ids::Ids;
 use self::pending::Pending;
+use crate::engine::{Engine, NodeIndex};
 use crate::schema::MeshSchema;
 
+pub use anchor::Anchor;
 pub use edit::{Edit, EditError, Position, Target, TextPosition};
-pub use event::{Change, Event, Origin};
+pub use event::{Change, Event, Origin, TextChange};
 pub use grep::PatternError;
 pub use insert::InsertError;
+pub use limits::Limits;
 pub use patch::PatchError;
 pub use read::{Element, Text};
 pub use replace::ReplaceError;
@@ -48,8 +52,8 @@ pub use violation::Repair;
 pub struct MeshDocument {
     schema: MeshSchema,
     client_id: u64,
-    doc: Doc,
-    history: History,
+    limits: Limits,
+    engine: Engine,
     pending: Pending,
     ids: Ids,
     // What changed since it was last known to fit the schema.
@@ -64,20 +68,16 @@ impl MeshDocument {
     /// An empty document; `client_id` marks what is edited here and must be unique among replicas. It
     /// is cut to 53 bits, as far as JavaScript counts.
     pub fn new(schema: MeshSchema, client_id: u64) -> Self {
-        let client_id = client_id & ((1 << 53) - 1);
-        let mut options = Options::with_guid_and_client_id("".into(), ClientID::new(client_id));
-        options.offset_kind = OffsetKind::Utf16;
-        let doc = Doc::with_options(options);
-        {
-            let mut transaction = doc.transact_mut();
-            transaction.get_or_insert_xml_fragment(ROOT);
-            transaction.get_or_insert_map(ROOT_ATTRIBUTES);
-        }
+        Self::with_limits(schema, client_id, Limits::default())
+    }
+
+    /// The same with other bounds.
+    pub fn with_limits(schema: MeshSchema, client_id: u64, limits: Limits) -> Self {
         Self {
             schema,
-            client_id,
-            doc,
-            history: History::new(),
+            client_id: client_id & ((1 << 53) - 1),
+            limits,
+            engine: Engine::new(),
             pending: Pending::default(),
             ids: Ids::default(),
             suspects: Vec::new(),
@@ -95,6 +95,11 @@ impl MeshDocument {
     /// What marks operations that are made here.
     pub fn client_id(&self) -> u64 {
         self.client_id
+    }
+
+    /// The bounds.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Whether something waits for operations that are missing.

@@ -12,12 +12,14 @@
 //! operations is no part of it; [`MeshDocument::encode_pending`] keeps that.
 
 mod document;
+mod engine;
 mod schema;
 mod update;
 
 pub use document::{
-    Change, Edit, EditError, Element, Event, InsertError, MeshDocument, Origin, PatchError,
-    PatternError, Position, Repair, ReplaceError, Target, Text, TextPosition,
+    Anchor, Change, Edit, EditError, Element, Event, InsertError, Limits, MeshDocument, Origin,
+    PatchError, PatternError, Position, Repair, ReplaceError, Target, Text, TextChange,
+    TextPosition,
 };
 pub use schema::{
     ChildProperty, ElementProperty, ElementType, ID_ATTRIBUTE, InferError, MeshSchema, SchemaError,

@@ -23,13 +23,16 @@ pub enum UpdateKind {
 }
 
 /// What applying an update did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Applied {
     /// The v1 update of what became visible, with what had waited for it; `None` if nothing did.
     pub visible: Option<Vec<u8>>,
     /// Whether some part of the update still waits for operations that are missing.
     pub gap: bool,
+    /// Why something that had waited for this update was given up: it turned out to have no place to
+    /// go to.
+    pub refused: Option<DecodeError>,
 }
 
 /// Why bytes were not accepted as an update or a state vector.

@@ -16,6 +16,8 @@ pub(super) struct Draft<'a> {
     moved: HashMap<String, Target>,
     children: HashMap<Target, isize>,
     texts: HashMap<String, String>,
+    // Whether a text is edited once at most, so that its places need no copy of it.
+    is_single: bool,
 }
 
 struct Created {
@@ -34,6 +36,7 @@ impl<'a> Draft<'a> {
             moved: HashMap::new(),
             children: HashMap::new(),
             texts: HashMap::new(),
+            is_single: false,
         }
     }
 
@@ -43,8 +46,18 @@ impl<'a> Draft<'a> {
         edits: &[Edit],
         next_id: &mut dyn FnMut() -> String,
     ) -> Result<Vec<Edit>, EditError> {
+        self.is_single = edits.len() == 1 && !matches!(edits[0], Edit::ApplyDelta { .. });
         let mut checked = Vec::with_capacity(edits.len());
         for edit in edits {
+            if let Edit::ApplyDelta { id, delta } = edit {
+                // What it retains must be there, even if nothing is done to it.
+                let length = self.text(id)?.chars().map(char::len_utf16).sum();
+                super::delta::check_reach(delta, length)?;
+                for edit in super::delta::edits(id, delta)? {
+                    checked.push(self.check_one(&edit, next_id)?);
+                }
+                continue;
+            }
             checked.push(self.check_one(edit, next_id)?);
         }
         Ok(checked)
@@ -113,6 +126,17 @@ impl<'a> Draft<'a> {
                 name,
                 value,
             } => self.check_attribute(target, name, Some(value))?,
+            Edit::ApplyDelta { .. } => {}
+            Edit::DeleteText { id, from, to } | Edit::FormatText { id, from, to, .. }
+                if self.is_single =>
+            {
+                self.check_place(id, *from)?;
+                self.check_place(id, *to)?;
+                let place = |at| self.document.text_offset(id, at);
+                if place(*from) > place(*to) {
+                    return Err(reversed(*from, *to));
+                }
+            }
             Edit::DeleteText { id, from, to } => {
                 let text = self.text(id)?;
                 let range = text_range(text, *from, *to)?;
@@ -122,6 +146,7 @@ impl<'a> Draft<'a> {
                 let text = self.text(id)?;
                 text_range(text, *from, *to)?;
             }
+            Edit::InsertText { id, at, .. } if self.is_single => self.check_place(id, *at)?,
             Edit::InsertText { id, at, text, .. } => {
                 let content = self.text(id)?;
                 let at = byte_offset(content, *at)?;
@@ -291,15 +316,39 @@ impl<'a> Draft<'a> {
             Target::Id(id) if self.created.contains_key(id) => self.created[id].children,
             _ => {
                 let index = self.document.index_of(parent);
-                let count = index.map_or(0, |index| {
-                    let transaction = yrs::Transact::transact(&self.document.doc);
-                    self.document.child_nodes(&transaction, index).len()
-                });
+                let count = index.map_or(0, |index| self.document.child_count(index));
                 isize::try_from(count).unwrap_or(isize::MAX)
             }
         };
         let change = self.children.get(parent).copied().unwrap_or_default();
         usize::try_from(before.saturating_add(change)).unwrap_or(0)
+    }
+
+    /// Checks a place in a text that no edit before this one has touched.
+    fn check_place(&self, id: &str, at: TextPosition) -> Result<(), EditError> {
+        let not_text = || EditError::NotText(id.to_owned());
+        if self.tag(&Target::Id(id.to_owned()))? != TEXT_TAG {
+            return Err(not_text());
+        }
+        let text = self.document.node(id);
+        let text = text.and_then(|element| self.document.text_in(element.index));
+        let text = text.ok_or_else(not_text)?;
+        let (units, scalars) = self.document.engine.text_length(text);
+        let (position, length) = match at {
+            TextPosition::Scalars(position) => (position, scalars),
+            TextPosition::Utf16(position) => (position, units),
+        };
+        let is_place = match at {
+            TextPosition::Scalars(position) => position <= scalars as usize,
+            TextPosition::Utf16(position) => {
+                let engine = &self.document.engine;
+                u32::try_from(position).is_ok_and(|position| engine.is_place(text, position))
+            }
+        };
+        let length = length as usize;
+        is_place
+            .then_some(())
+            .ok_or(EditError::Position { position, length })
     }
 
     fn text(&mut self, id: &str) -> Result<&mut String, EditError> {
@@ -335,11 +384,15 @@ fn text_range(
 ) -> Result<std::ops::Range<usize>, EditError> {
     let (start, end) = (byte_offset(text, from)?, byte_offset(text, to)?);
     if start > end {
-        let (TextPosition::Scalars(position) | TextPosition::Utf16(position)) = from;
-        let (TextPosition::Scalars(length) | TextPosition::Utf16(length)) = to;
-        return Err(EditError::Position { position, length });
+        return Err(reversed(from, to));
     }
     Ok(start..end)
+}
+
+fn reversed(from: TextPosition, to: TextPosition) -> EditError {
+    let (TextPosition::Scalars(position) | TextPosition::Utf16(position)) = from;
+    let (TextPosition::Scalars(length) | TextPosition::Utf16(length)) = to;
+    EditError::Position { position, length }
 }
 
 fn byte_offset(text: &str, position: TextPosition) -> Result<usize, EditError> {

@@ -2,25 +2,30 @@
 
 use serde_json::{Map, Value};
 use thiserror::Error;
-use yrs::types::Attrs;
-use yrs::{
-    Any, BranchID, Map as _, MapRef, Text as _, Xml, XmlElementRef, XmlFragment, XmlTextRef,
-};
 
 use super::MeshDocument;
 use super::draft::Draft;
-use super::event::{Before, Origin};
-use super::history::{NodeIndex, ROOT, ROOT_ATTRIBUTES, ROOT_NODE};
+use super::event::Origin;
 use super::insert::{Parent, build_children};
-use super::read::engine_id;
+use crate::engine::{
+    ItemIndex, NodeIndex, ROOT, ROOT_ATTRIBUTES, ROOT_ATTRIBUTES_NODE, ROOT_NODE, TextChanges,
+};
 use crate::schema::Violation;
-use crate::update::scan::{Id, IdRange, Scan};
+use crate::update::scan::{Id, IdRange};
 use crate::update::writer::{self, Builder, Place};
 
 /// One edit. A list of them is one transaction.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Edit {
+    /// Changes a rich text by a delta, `[{"retain": 3}, {"insert": "text", "attributes": {…}},
+    /// {"delete": 2}]`, which counts UTF-16 units. A `retain` with `attributes` formats.
+    ApplyDelta {
+        /// The `text` element.
+        id: String,
+        /// The delta.
+        delta: Value,
+    },
     /// Deletes an element and all below it.
     Delete {
         /// The element.
@@ -66,8 +71,11 @@ pub enum Edit {
         /// The formats that it has; `None`: those of the text before it.
         attributes: Option<Map<String, Value>>,
     },
-    /// Moves an element: a delete and an insert that keeps all `$id`s. What others edit inside it at
-    /// the same time is lost with the element that they edit, which is the deleted one.
+    /// Moves an element: a delete and an insert that keeps all `$id`s, in one update.
+    ///
+    /// What others do inside of it at the same time, without having seen the move, is lost with the
+    /// element that they did it to, which is the deleted one. If two move it at the same time there
+    /// are two with the same `$id`s, of which [`MeshDocument::repair`] leaves the first.
     Move {
         /// The element.
         id: String,
@@ -134,6 +142,14 @@ pub enum EditError {
     /// There is an element with this `$id` already.
     #[error("an element with $id {0:?} exists already; choose another one, or edit that one")]
     Duplicate(String),
+    /// The delta is none, or leads beyond the text.
+    #[error("operation {index} of the delta is malformed: {reason}")]
+    Delta {
+        /// Which operation, counted from 0.
+        index: usize,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// The schema forbids it.
     #[error("the schema does not allow this: {}", super::insert::list(.0))]
     Invalid(Vec<Violation>),
@@ -263,12 +279,9 @@ impl MeshDocument {
             } => {
                 let element = self.node(&id)?;
                 let (index, json) = (element.index, element.to_json(true));
-                // The place is looked up first: it may be beside the element itself.
-                let (left, right) =
-                    self.neighbours(self.index_of(&parent)?, &position, Some(index));
                 let parent = self.index_of(&parent)?;
                 let deleted = self.delete_node(index)?;
-                let inserted = self.insert_between(parent, left, right, &json)?;
+                let inserted = self.insert_node(parent, &position, &json)?;
                 crate::merge_updates(&[&deleted, &inserted]).ok()
             }
             Edit::RemoveAttribute { target, name } => {
@@ -286,21 +299,13 @@ impl MeshDocument {
                 attributes,
             } => {
                 let at = self.text_offset(&id, at)?;
-                self.edit_text(&id, |content, transaction| match &attributes {
-                    None => content.insert(transaction, at, &text),
-                    Some(attributes) => {
-                        content.insert_with_attributes(transaction, at, &text, attrs(attributes));
-                    }
+                self.edit_text(&id, |content| {
+                    content.insert(at, &text, attributes.as_ref());
                 })
             }
             Edit::DeleteText { id, from, to } => {
                 let (from, to) = (self.text_offset(&id, from)?, self.text_offset(&id, to)?);
-                if from == to {
-                    return None;
-                }
-                self.edit_text(&id, |content, transaction| {
-                    content.remove_range(transaction, from, to - from);
-                })
+                self.edit_text(&id, |content| content.delete(from, to))
             }
             Edit::FormatText {
                 id,
@@ -312,10 +317,10 @@ impl MeshDocument {
                 if from == to {
                     return None;
                 }
-                self.edit_text(&id, |content, transaction| {
-                    content.format(transaction, from, to - from, attrs(&attributes));
-                })
+                self.edit_text(&id, |content| content.format(from, to, &attributes))
             }
+            // The check has taken it apart.
+            Edit::ApplyDelta { .. } => None,
         }
     }
 
@@ -327,14 +332,20 @@ impl MeshDocument {
     }
 
     pub(super) fn delete_node(&mut self, index: NodeIndex) -> Option<Vec<u8>> {
-        let Id { client, clock } = self.history.node(index).id;
-        let range = IdRange {
+        let Id { client, clock } = self.engine.node_id(index);
+        self.delete_ranges(&[IdRange {
             client,
             start: clock,
             end: clock + 1,
-        };
-        let update = writer::update(Vec::new(), vec![range], |_| 0).ok()?;
-        self.integrate(&[], &[range], &update).ok()?;
+        }])
+    }
+
+    pub(super) fn delete_ranges(&mut self, ranges: &[IdRange]) -> Option<Vec<u8>> {
+        if ranges.is_empty() {
+            return None;
+        }
+        let update = writer::update(Vec::new(), ranges.to_vec(), |_| 0).ok()?;
+        self.take_up(&[], ranges).ok()?;
         Some(update)
     }
 
@@ -344,125 +355,58 @@ impl MeshDocument {
         position: &Position,
         element: &Value,
     ) -> Option<Vec<u8>> {
-        let (left, right) = self.neighbours(parent, position, None);
-        self.insert_between(parent, left, right, element)
-    }
-
-    fn insert_between(
-        &mut self,
-        parent: NodeIndex,
-        left: Option<NodeIndex>,
-        right: Option<NodeIndex>,
-        element: &Value,
-    ) -> Option<Vec<u8>> {
-        let id_of = |node: NodeIndex| self.history.node(node).id;
-        let clock = self.history.clock(self.client_id);
+        let (left, right) = self.neighbours(parent, position);
+        let clock = self.engine.clock(self.client_id);
         let mut builder = Builder::new(self.client_id, clock);
         let first = match (left, right) {
             (None, None) if parent == ROOT_NODE => Place::OnlyInRoot(ROOT),
-            (None, None) => Place::Only(id_of(parent)),
-            (left, right) => Place::Between(left.map(id_of), right.map(id_of)),
+            (None, None) => Place::Only(self.engine.node_id(parent)),
+            (left, right) => Place::Between(
+                left.map(|item| self.engine.last_id(item)),
+                right.map(|item| self.engine.item_id(item)),
+            ),
         };
-        let around = parent;
-        let parent = match parent {
+        let around = match parent {
             ROOT_NODE => Parent::Root,
-            parent => Parent::Item(id_of(parent)),
+            parent => Parent::Item(self.engine.node_id(parent)),
         };
         let elements = std::slice::from_ref(element);
-        let schema = self.schema.clone();
         build_children(
             &mut builder,
-            &schema,
-            parent,
+            &self.schema,
+            around,
             Some(first),
             elements,
             &mut String::new,
         );
         let update = builder.finish();
-        let scan = Scan::read(&update).ok()?;
-        self.integrate(&scan.structs, &[], &update).ok()?;
-        if right.is_none() {
-            let made = scan
-                .structs
-                .first()
-                .and_then(|first| self.history.made_by(first.id));
-            self.history.node_mut(around).last_child = made;
-        }
+        self.take_up_own(&update).ok()?;
         Some(update)
     }
 
-    /// The children between which a position is, without the one that is on its way.
+    /// Between what a new child goes, deleted ones included: that is found without a search, and comes
+    /// to the same.
     fn neighbours(
         &self,
         parent: NodeIndex,
         position: &Position,
-        moving: Option<NodeIndex>,
-    ) -> (Option<NodeIndex>, Option<NodeIndex>) {
-        let transaction = yrs::Transact::transact(&self.doc);
-        if let Some(found) = self.neighbours_by_sight(&transaction, parent, position, moving) {
-            return found;
-        }
-        let mut children = self.child_nodes(&transaction, parent);
-        children.retain(|&child| Some(child) != moving);
-        let find = |id: &str| {
-            let index = self.node(id)?.index;
-            children.iter().position(|&child| child == index)
+    ) -> (Option<ItemIndex>, Option<ItemIndex>) {
+        let (first, last) = self.engine.ends(parent);
+        let beside = |node: Option<NodeIndex>| {
+            let node = node.filter(|&node| self.engine.node(node).parent == parent)?;
+            let (left, right) = self.engine.neighbours(node)?;
+            Some((left, self.engine.item_of(node), right))
         };
-        let at = match position {
-            Position::After(id) => find(id).map_or(children.len(), |at| at + 1),
-            Position::Before(id) => find(id).unwrap_or(0),
-            Position::First => 0,
-            Position::Index(index) => (*index).min(children.len()),
-            Position::Last => children.len(),
+        let of = |id: &str| self.node(id).map(|element| element.index);
+        let found = match position {
+            Position::After(id) => beside(of(id)).map(|(_, item, right)| (Some(item), right)),
+            Position::Before(id) => beside(of(id)).map(|(left, item, _)| (left, Some(item))),
+            Position::First | Position::Index(0) => Some((None, first)),
+            Position::Index(index) => beside(self.engine.child_at(parent, index - 1))
+                .map(|(_, item, right)| (Some(item), right)),
+            Position::Last => None,
         };
-        let left = at.checked_sub(1).map(|at| children[at]);
-        (left, children.get(at).copied())
-    }
-
-    /// The same without a look at all children, where that can be.
-    fn neighbours_by_sight(
-        &self,
-        transaction: &yrs::Transaction<'_>,
-        parent: NodeIndex,
-        position: &Position,
-        moving: Option<NodeIndex>,
-    ) -> Option<(Option<NodeIndex>, Option<NodeIndex>)> {
-        if moving.is_some() || self.history.node(parent).is_mixed {
-            return None;
-        }
-        match position {
-            Position::After(id) => {
-                let left = self.node(id)?.index;
-                let right = self.next_sibling(transaction, left);
-                (self.history.node(left).parent == parent).then_some((Some(left), right))
-            }
-            Position::First => {
-                let branch = self.branch(transaction, parent)?;
-                let first = branch.first_child();
-                let first = first.and_then(|first| self.node_of(&first.as_ptr()));
-                Some((None, first))
-            }
-            Position::Last => {
-                // The one that was last when a child was last appended here.
-                let last = self.history.node(parent).last_child?;
-                let is_last = !self.history.node(last).is_dead
-                    && self.next_sibling(transaction, last).is_none();
-                is_last.then_some((Some(last), None))
-            }
-            Position::Before(_) | Position::Index(_) => None,
-        }
-    }
-
-    fn next_sibling(
-        &self,
-        transaction: &yrs::Transaction<'_>,
-        index: NodeIndex,
-    ) -> Option<NodeIndex> {
-        let branch = self.branch(transaction, index)?;
-        let mut siblings = branch.siblings(transaction);
-        siblings
-            .next()
-            .and_then(|next| self.node_of(&next.as_ptr()))
+        found.unwrap_or((last, None))
     }
 
     /// Sets or removes. A root attribute that an npm client wrote is on the tree's own root; what is
@@ -473,62 +417,53 @@ impl MeshDocument {
         name: &str,
         value: Option<&Value>,
     ) -> Option<Vec<u8>> {
-        let element = super::Element {
-            document: self,
-            index,
+        let Some(value) = value else {
+            let ranges = self.value_ranges(index, name);
+            return self.delete_ranges(&ranges);
         };
-        if value.is_none() && element.attribute(name).is_none() {
-            return None;
-        }
-        let mut before = Before::default();
-        let key = self.history.key(name);
-        if self.watch.is_some() {
-            self.look_at(&mut before, index, key);
-        }
-        let id = (index != ROOT_NODE).then(|| engine_id(self.history.node(index).id));
-        let update = self.edit_directly(before, |transaction| {
-            let branch = match id {
-                Some(id) => BranchID::get_nested(transaction, &id),
-                None => BranchID::get_root(transaction, ROOT),
-            };
-            let Some(branch) = branch.map(XmlElementRef::from) else {
-                return;
-            };
-            let is_here = id.is_some() || branch.get_attribute(transaction, name).is_some();
-            let beside = match id {
-                Some(_) => None,
-                None => BranchID::get_root(transaction, ROOT_ATTRIBUTES).map(MapRef::from),
-            };
-            match (value, beside) {
-                (Some(value), Some(beside)) if !is_here => {
-                    beside.insert(transaction, name, any(value));
-                }
-                (Some(value), _) => {
-                    branch.insert_attribute(transaction, name, any(value));
-                }
-                (None, beside) => {
-                    branch.remove_attribute(transaction, &name);
-                    if let Some(beside) = beside {
-                        beside.remove(transaction, name);
-                    }
-                }
-            }
-        });
+        let key = self.engine.find_key(name);
+        let is_here = |node| key.is_some_and(|key| self.engine.value(node, key).is_some());
+        let (node, root) = match index {
+            ROOT_NODE if is_here(ROOT_NODE) => (ROOT_NODE, ROOT),
+            ROOT_NODE => (ROOT_ATTRIBUTES_NODE, ROOT_ATTRIBUTES),
+            other => (other, ""),
+        };
+        let last = key.and_then(|key| self.engine.last_on_key(node, key));
+        let place = match last {
+            Some(last) => Place::Between(Some(last), None),
+            None if index == ROOT_NODE => Place::RootKey(root, name),
+            None => Place::Key(self.engine.node_id(node), name),
+        };
+        let clock = self.engine.clock(self.client_id);
+        let mut builder = Builder::new(self.client_id, clock);
+        builder.attribute(place, value);
+        let update = builder.finish();
+        self.take_up_own(&update).ok()?;
         Some(update)
     }
 
-    fn edit_text(
-        &mut self,
-        id: &str,
-        edit: impl FnOnce(XmlTextRef, &mut yrs::TransactionMut<'_>),
-    ) -> Option<Vec<u8>> {
-        let text = self.node(id)?.text()?.engine_id();
-        let update = self.edit_directly(Before::default(), |transaction| {
-            if let Some(branch) = BranchID::get_nested(transaction, &text) {
-                edit(XmlTextRef::from(branch), transaction);
-            }
-        });
-        (update != [0, 0]).then_some(update)
+    /// The operations that give an attribute its value; the root's may be in two places.
+    pub(super) fn value_ranges(&self, index: NodeIndex, name: &str) -> Vec<IdRange> {
+        let Some(key) = self.engine.find_key(name) else {
+            return Vec::new();
+        };
+        let beside = (index == ROOT_NODE).then_some(ROOT_ATTRIBUTES_NODE);
+        let nodes = [index].into_iter().chain(beside);
+        let items = nodes.filter_map(|node| self.engine.value_item(node, key));
+        items.map(|item| self.engine.item_range(item)).collect()
+    }
+
+    fn edit_text(&mut self, id: &str, edit: impl FnOnce(&mut TextChanges<'_>)) -> Option<Vec<u8>> {
+        let text = self.text_in(self.node(id)?.index)?;
+        let mut changes = TextChanges::new(&self.engine, text, self.client_id);
+        edit(&mut changes);
+        let (builder, mut deletes) = changes.finish();
+        let update = builder.finish_with(&mut deletes);
+        if update == [0, 0] {
+            return None;
+        }
+        self.take_up_own(&update).ok()?;
+        Some(update)
     }
 
     /// A place in UTF-16 units, as the engine counts.
@@ -536,36 +471,11 @@ impl MeshDocument {
         let units = match position {
             TextPosition::Utf16(units) => units,
             TextPosition::Scalars(scalars) => {
-                let text = self.node(id)?.text()?.to_plain();
-                text.chars().take(scalars).map(char::len_utf16).sum()
+                let text = self.text_in(self.node(id)?.index)?;
+                let scalars = u32::try_from(scalars).ok()?;
+                return self.engine.units_before_scalar(text, scalars);
             }
         };
         u32::try_from(units).ok()
-    }
-}
-
-fn attrs(attributes: &Map<String, Value>) -> Attrs {
-    let attributes = attributes.iter();
-    attributes
-        .map(|(name, value)| (name.as_str().into(), any(value)))
-        .collect()
-}
-
-/// A JSON value as the engine holds it.
-fn any(value: &Value) -> Any {
-    match value {
-        Value::Null => Any::Null,
-        Value::Bool(value) => Any::Bool(*value),
-        Value::Number(number) => match number.as_i64() {
-            Some(integer) if integer.unsigned_abs() < 1 << 53 => Any::from(integer),
-            _ => Any::from(number.as_f64().unwrap_or_default()),
-        },
-        Value::String(text) => Any::from(text.as_str()),
-        Value::Array(items) => Any::from(items.iter().map(any).collect::<Vec<Any>>()),
-        Value::Object(members) => {
-            let members = members.iter();
-            let members = members.map(|(key, value)| (key.clone(), any(value)));
-            Any::from(members.collect::<std::collections::HashMap<String, Any>>())
-        }
     }
 }

@@ -1,14 +1,20 @@
 //! What changed, one list per transaction, for whoever asks by [`MeshDocument::poll_event`].
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use serde_json::Value;
 
 use super::MeshDocument;
-use super::history::{KeyIndex, NodeIndex, NodeKind, Owner, ROOT_ATTRIBUTES_NODE, ROOT_NODE};
+use super::anchor::Anchor;
+use super::ids::id_of;
+use crate::engine::{
+    Content, KeyIndex, NodeIndex, NodeKind, ROOT_ATTRIBUTES_NODE, ROOT_NODE, Transaction,
+};
 use crate::schema::ID_ATTRIBUTE;
-use crate::update::scan::{IdRange, Struct};
+
+/// How many changes wait at most to be polled.
+const MAX_WAITING: usize = 1 << 16;
 
 /// The changes of one transaction.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +24,8 @@ pub struct Event {
     pub origin: Origin,
     /// Parents before their children.
     pub changes: Vec<Change>,
+    /// Whether events before this one were lost, so that the document has to be read anew.
+    pub is_after_loss: bool,
 }
 
 /// Who made a change.
@@ -79,10 +87,33 @@ pub enum Change {
     Text {
         /// The `text` element that holds it.
         id: Option<Arc<str>>,
-        /// The characters that were inserted, in the order of their operations.
-        inserted: String,
-        /// How many UTF-16 units and formatting marks were deleted.
-        deleted: usize,
+        /// What was done to it.
+        changes: Vec<TextChange>,
+    },
+}
+
+/// A change of a rich text. [`MeshDocument::position`] tells where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TextChange {
+    /// Characters are gone.
+    Deleted {
+        /// Where they were.
+        at: Anchor,
+        /// The characters.
+        text: String,
+    },
+    /// A format begins or ends here that did not, or the other way round.
+    Formatted {
+        /// Where.
+        at: Anchor,
+    },
+    /// There are new characters.
+    Inserted {
+        /// In front of the first of them.
+        at: Anchor,
+        /// The characters.
+        text: String,
     },
 }
 
@@ -91,31 +122,23 @@ pub enum Change {
 pub(super) struct Watch {
     queue: VecDeque<Event>,
     open: Vec<Change>,
-}
-
-/// What stood there before a change.
-#[derive(Debug, Default)]
-pub(super) struct Before {
-    attributes: BTreeMap<(NodeIndex, KeyIndex), Option<Value>>,
-    texts: BTreeMap<NodeIndex, (String, usize)>,
-}
-
-impl Before {
-    /// Takes over how much text was changed.
-    pub(super) fn count(&mut self, other: &Self) {
-        self.texts.clone_from(&other.texts);
-    }
+    // How many changes the queue holds.
+    waiting: usize,
 }
 
 impl MeshDocument {
-    /// Starts, or stops, to keep events. While they are kept, poll them: the queue has no bound.
+    /// Starts, or stops, to keep events. While they are kept, poll them: of more than 65,536 changes the
+    /// oldest are lost, which [`Event::is_after_loss`] tells.
     pub fn watch(&mut self, on: bool) {
         self.watch = on.then(|| self.watch.take().unwrap_or_default());
     }
 
     /// The next event, if there is one.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.watch.as_mut()?.queue.pop_front()
+        let watch = self.watch.as_mut()?;
+        let event = watch.queue.pop_front()?;
+        watch.waiting -= event.changes.len();
+        Some(event)
     }
 
     /// The `$id`s from below the root down to the element with this `$id`.
@@ -123,156 +146,189 @@ impl MeshDocument {
         let mut index = self.node(id)?.index;
         let mut path = Vec::new();
         while index != ROOT_NODE {
-            let node = self.history.node(index);
-            path.extend(node.element_id.clone());
-            index = node.parent;
+            path.extend(id_of(&self.engine, index).map(Arc::from));
+            index = self.engine.node(index).parent;
         }
         path.reverse();
         Some(path)
     }
 
-    /// Looks at what a change will touch, while it is still there.
-    pub(super) fn look_before(
-        &self,
-        structs: &[Struct<'_>],
-        owners: &[Owner],
-        deletes: &[IdRange],
-    ) -> Before {
-        let mut before = Before::default();
-        if self.watch.is_none() {
-            return before;
-        }
-        for (one, &owner) in structs.iter().zip(owners) {
-            match owner {
-                Owner::Key(node, key) => self.look_at(&mut before, node, key),
-                Owner::Within(node) => {
-                    let text = before.texts.entry(node).or_default();
-                    if let crate::update::scan::Content::Text(inserted) = one.content {
-                        text.0.push_str(inserted);
-                    }
-                }
-                Owner::Foreign(_) | Owner::Made(_) | Owner::Nothing => {}
-            }
-        }
-        for &range in deletes {
-            for part in self.history.not_deleted(range) {
-                for (part, owner) in self.history.owners(part) {
-                    match owner {
-                        Owner::Key(node, key) => self.look_at(&mut before, node, key),
-                        Owner::Within(node) => {
-                            let text = before.texts.entry(node).or_default();
-                            text.1 += (part.end - part.start) as usize;
-                        }
-                        Owner::Foreign(_) | Owner::Made(_) | Owner::Nothing => {}
-                    }
-                }
-            }
-        }
-        before
-    }
-
-    pub(super) fn look_at(&self, before: &mut Before, node: NodeIndex, key: KeyIndex) {
-        let attribute = before.attributes.entry((node, key));
-        attribute.or_insert_with(|| self.value_of(node, key));
-    }
-
-    /// Tells what has changed, before the dead are buried.
-    pub(super) fn look_after(
-        &mut self,
-        before: Before,
-        made: &std::ops::Range<NodeIndex>,
-        died: &BTreeSet<NodeIndex>,
-    ) {
+    /// Tells what a transaction has changed, while what it deleted can still be read; `died` are the
+    /// nodes that it deleted, without those below others.
+    pub(super) fn tell(&mut self, transaction: &Transaction, died: &[NodeIndex]) {
         if self.watch.is_none() {
             return;
         }
         let mut changes = Vec::new();
         for &index in died {
-            let node = self.history.node(index);
-            let NodeKind::Element(tag) = node.kind else {
-                continue;
-            };
-            // What goes with its parent is not told by itself.
-            if !made.contains(&index) && !died.contains(&node.parent) {
+            let node = self.engine.node(index);
+            if let NodeKind::Element(tag) = node.kind
+                && !self.engine.is_new(index)
+            {
                 changes.push(Change::Deleted {
-                    id: node.element_id.clone(),
-                    tag: Arc::clone(self.history.name(tag)),
+                    id: self.engine.last_text(index, ID_ATTRIBUTE).map(Arc::from),
+                    tag: Arc::clone(self.engine.name(tag)),
                     parent: self.id_of(node.parent),
                 });
             }
         }
-        for index in made.clone() {
-            let node = self.history.node(index);
-            let NodeKind::Element(tag) = node.kind else {
-                continue;
-            };
-            if died.contains(&index) {
-                continue;
-            }
-            let parent = match node.parent {
-                around if made.contains(&around) => self.read_id(around),
-                around => self.id_of(around),
-            };
-            changes.push(Change::Inserted {
-                id: self.read_id(index),
-                tag: Arc::clone(self.history.name(tag)),
-                parent,
-            });
-        }
-        for ((node, key), old) in before.attributes {
-            let name = Arc::clone(self.history.name(key));
-            if made.contains(&node) || died.contains(&node) || &*name == ID_ATTRIBUTE {
-                continue;
-            }
-            let new = self.value_of(node, key);
-            if old != new {
-                let id = self.id_of(node);
-                changes.push(Change::Attribute { id, name, old, new });
-            }
-        }
-        for (node, (inserted, deleted)) in before.texts {
-            let text = self.history.node(node);
-            if text.kind == NodeKind::Text && !made.contains(&node) && !died.contains(&node) {
-                let id = self.id_of(text.parent);
-                changes.push(Change::Text {
-                    id,
-                    inserted,
-                    deleted,
+        for &index in &transaction.made {
+            let node = self.engine.node(index);
+            if let NodeKind::Element(tag) = node.kind
+                && !node.is_dead
+            {
+                changes.push(Change::Inserted {
+                    id: self.id_of(index),
+                    tag: Arc::clone(self.engine.name(tag)),
+                    parent: self.id_of(node.parent),
                 });
             }
         }
+        self.tell_values(transaction, &mut changes);
+        self.tell_texts(transaction, &mut changes);
         if let Some(watch) = &mut self.watch {
             watch.open.append(&mut changes);
         }
     }
 
-    /// Makes one event of all changes since the last one.
-    pub(super) fn close_event(&mut self, origin: Origin) {
-        if let Some(watch) = &mut self.watch
-            && !watch.open.is_empty()
-        {
-            let changes = with_moves(std::mem::take(&mut watch.open));
-            watch.queue.push_back(Event { origin, changes });
+    fn tell_values(&self, transaction: &Transaction, changes: &mut Vec<Change>) {
+        let is_told = |node: NodeIndex| {
+            let known = self.engine.node(node);
+            !known.is_dead && !self.engine.is_new(node)
+        };
+        // What was there before, `None` if that is not known yet.
+        let mut touched: BTreeMap<(NodeIndex, KeyIndex), Option<Value>> = BTreeMap::new();
+        for index in self.engine.deleted(transaction) {
+            let item = self.engine.item(index);
+            if !item.is_in_sequence() && is_told(item.parent) {
+                touched.insert((item.parent, item.key), item.content.value());
+            }
+        }
+        for added in self.engine.added(transaction) {
+            let item = self.engine.item(added.item);
+            if !item.is_in_sequence() && is_told(item.parent) {
+                let old = || {
+                    let value = self.engine.value_item(item.parent, item.key);
+                    let value = value.filter(|&value| !self.engine.is_new_item(value));
+                    value.and_then(|value| self.engine.item(value).content.value())
+                };
+                touched.entry((item.parent, item.key)).or_insert_with(old);
+            }
+        }
+        for ((node, key), old) in touched {
+            let name = Arc::clone(self.engine.name(key));
+            let value = |node| self.engine.value(node, key).and_then(Content::value);
+            if &*name == ID_ATTRIBUTE {
+                continue;
+            }
+            // The root's attributes are in two places, of which the first wins.
+            let (old, new) = match node {
+                ROOT_ATTRIBUTES_NODE if value(ROOT_NODE).is_some() => continue,
+                ROOT_NODE => {
+                    let beside = value(ROOT_ATTRIBUTES_NODE);
+                    (old.or_else(|| beside.clone()), value(node).or(beside))
+                }
+                _ => (old, value(node)),
+            };
+            if old != new {
+                let id = self.id_of(node);
+                changes.push(Change::Attribute { id, name, old, new });
+            }
         }
     }
 
-    fn id_of(&self, node: NodeIndex) -> Option<Arc<str>> {
-        self.history.node(node).element_id.clone()
+    fn tell_texts(&self, transaction: &Transaction, changes: &mut Vec<Change>) {
+        let mut texts: Vec<(NodeIndex, Vec<TextChange>)> = Vec::new();
+        let mut tell = |node: NodeIndex, change: TextChange| match texts.last_mut() {
+            Some((last, changes)) if *last == node => changes.push(change),
+            _ => match texts.iter_mut().find(|(known, _)| *known == node) {
+                Some((_, changes)) => changes.push(change),
+                None => texts.push((node, vec![change])),
+            },
+        };
+        let is_told = |node: NodeIndex| {
+            let known = self.engine.node(node);
+            known.kind == NodeKind::Text && !known.is_dead && !self.engine.is_new(node)
+        };
+        for index in self.engine.deleted(transaction) {
+            let item = self.engine.item(index);
+            if item.is_in_sequence() && is_told(item.parent) {
+                let at = Anchor::before(self.engine.item_id(index));
+                match &item.content {
+                    Content::Text(text) => {
+                        let text = text.clone();
+                        tell(item.parent, TextChange::Deleted { at, text });
+                    }
+                    Content::Format(..) => tell(item.parent, TextChange::Formatted { at }),
+                    _ => {}
+                }
+            }
+        }
+        for added in self.engine.added(transaction) {
+            let item = self.engine.item(added.item);
+            if item.is_in_sequence() && !item.is_deleted() && is_told(item.parent) {
+                let mut id = self.engine.item_id(added.item);
+                id.clock += added.from;
+                let at = Anchor::before(id);
+                match &item.content {
+                    Content::Text(text) => {
+                        let (byte, _) = crate::engine::byte_of(text, item.length(), added.from);
+                        let text = text[byte..].to_owned();
+                        tell(item.parent, TextChange::Inserted { at, text });
+                    }
+                    Content::Format(..) => tell(item.parent, TextChange::Formatted { at }),
+                    _ => {}
+                }
+            }
+        }
+        for (node, told) in texts {
+            let id = self.id_of(self.engine.node(node).parent);
+            changes.push(Change::Text { id, changes: told });
+        }
     }
 
-    fn value_of(&self, node: NodeIndex, key: KeyIndex) -> Option<Value> {
-        let is_root = node == ROOT_NODE || node == ROOT_ATTRIBUTES_NODE;
-        let index = if is_root { ROOT_NODE } else { node };
-        let element = super::Element {
-            document: self,
-            index,
+    /// Makes one event of all changes since the last one.
+    pub(super) fn close_event(&mut self, origin: Origin) {
+        let Some(watch) = &mut self.watch else {
+            return;
         };
-        element.attribute(self.history.name(key))
+        if watch.open.is_empty() {
+            return;
+        }
+        let changes = with_moves(std::mem::take(&mut watch.open));
+        let mut has_lost = false;
+        while watch.waiting + changes.len() > MAX_WAITING
+            && let Some(lost) = watch.queue.pop_front()
+        {
+            watch.waiting -= lost.changes.len();
+            has_lost = true;
+            if let Some(next) = watch.queue.front_mut() {
+                next.is_after_loss = true;
+            }
+        }
+        let is_after_loss = has_lost && watch.queue.is_empty();
+        watch.waiting += changes.len();
+        watch.queue.push_back(Event {
+            origin,
+            changes,
+            is_after_loss,
+        });
+    }
+
+    fn id_of(&self, node: NodeIndex) -> Option<Arc<str>> {
+        if node == ROOT_NODE || node == ROOT_ATTRIBUTES_NODE {
+            return None;
+        }
+        id_of(&self.engine, node).map(Arc::from)
     }
 }
 
 /// Makes one change of a deletion and an insertion of the same element.
 fn with_moves(changes: Vec<Change>) -> Vec<Change> {
+    let is_deletion = |change: &Change| matches!(change, Change::Deleted { .. });
+    if !changes.iter().any(is_deletion) {
+        return changes;
+    }
     let mut deleted: HashMap<Arc<str>, usize> = HashMap::new();
     let mut told: Vec<Option<Change>> = Vec::with_capacity(changes.len());
     for change in changes {

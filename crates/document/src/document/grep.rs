@@ -5,11 +5,10 @@ use std::collections::HashSet;
 use regex::{Regex, RegexBuilder};
 use serde_json::Value;
 use thiserror::Error;
-use yrs::Transact;
 
 use super::MeshDocument;
-use super::history::{NodeIndex, NodeKind, ROOT_NODE};
-use super::read::{Element, Text};
+use super::read::Element;
+use crate::engine::{NodeIndex, NodeKind, ROOT_NODE};
 
 /// How many bytes a compiled pattern may take.
 const MAX_PATTERN_BYTES: usize = 1 << 20;
@@ -59,10 +58,10 @@ impl MeshDocument {
                 siblings[first..=last].iter().copied().for_each(&mut add);
             }
             *at += 1;
-            let mut children = self.child_nodes(&self.doc.transact(), index);
-            let is_element = |node| matches!(self.history.node(node).kind, NodeKind::Element(_));
-            children.retain(|&child| is_element(child));
-            stack.push((children, 0));
+            let is_element =
+                |&node: &NodeIndex| matches!(self.engine.node(node).kind, NodeKind::Element(_));
+            let children = self.engine.children(index).filter(is_element);
+            stack.push((children.collect(), 0));
         }
         Ok(found)
     }
@@ -71,8 +70,7 @@ impl MeshDocument {
         if regex.is_match(self.tag(index)) {
             return true;
         }
-        let transaction = self.doc.transact();
-        let attributes = self.attributes(&transaction, index);
+        let attributes = self.attributes(index);
         let in_attributes = attributes.iter().any(|(name, value)| {
             regex.is_match(name)
                 || match value {
@@ -84,11 +82,11 @@ impl MeshDocument {
                     other => regex.is_match(&other.to_string()),
                 }
         });
-        let mut children = self.child_nodes(&transaction, index).into_iter();
+        let mut children = self.engine.children(index);
         in_attributes
             || children.any(|child| {
-                self.history.node(child).kind == NodeKind::Text
-                    && regex.is_match(&Text::new(self, child).to_plain())
+                self.engine.node(child).kind == NodeKind::Text
+                    && regex.is_match(&self.engine.plain_text(child))
             })
     }
 }

@@ -1,13 +1,18 @@
 //! Finds elements by `$id`, and counts them.
+//!
+//! The `$id`s themselves stay with the elements; here is just who has which hash.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, RandomState};
 
-use super::history::NodeIndex;
+use hashbrown::HashTable;
+
+use crate::engine::{Content, Engine, ID_KEY, NodeIndex};
 
 #[derive(Debug, Default)]
 pub(super) struct Ids {
-    nodes: HashMap<Arc<str>, Claim>,
+    claims: HashTable<Claim>,
+    hasher: RandomState,
     live: usize,
 }
 
@@ -15,8 +20,26 @@ pub(super) struct Ids {
 #[derive(Debug)]
 enum Claim {
     One(NodeIndex),
-    // Invariant: at least two.
-    Many(Vec<NodeIndex>),
+    // Invariant: at least two. Boxed, for it is rare.
+    #[expect(
+        clippy::box_collection,
+        reason = "a claim is small as long as it is the only one"
+    )]
+    Many(Box<BTreeSet<NodeIndex>>),
+}
+
+impl Claim {
+    fn any(&self) -> NodeIndex {
+        match self {
+            Self::One(node) => *node,
+            Self::Many(nodes) => nodes.first().copied().unwrap_or_default(),
+        }
+    }
+}
+
+/// The `$id` of a node.
+pub(super) fn id_of(engine: &Engine, node: NodeIndex) -> Option<&str> {
+    engine.value(node, ID_KEY).and_then(Content::as_str)
 }
 
 impl Ids {
@@ -33,44 +56,88 @@ impl Ids {
         self.live = self.live.saturating_sub(1);
     }
 
-    pub(super) fn get(&self, id: &str) -> &[NodeIndex] {
-        match self.nodes.get(id) {
-            None => &[],
-            Some(Claim::One(node)) => std::slice::from_ref(node),
-            Some(Claim::Many(nodes)) => nodes,
+    fn hash(&self, id: &str) -> u64 {
+        self.hasher.hash_one(id).max(1)
+    }
+
+    /// Makes room for so many more.
+    pub(super) fn reserve(&mut self, more: usize, engine: &Engine) {
+        let hash = |claim: &Claim| engine.node(claim.any()).id_hash;
+        self.claims.reserve(more, hash);
+    }
+
+    /// The nodes with this `$id`.
+    pub(super) fn get(&self, engine: &Engine, id: &str) -> Vec<NodeIndex> {
+        let hash = self.hash(id);
+        let is_it = |claim: &Claim| id_of(engine, claim.any()) == Some(id);
+        match self.claims.find(hash, is_it) {
+            None => Vec::new(),
+            Some(Claim::One(node)) => vec![*node],
+            Some(Claim::Many(nodes)) => nodes.iter().copied().collect(),
         }
     }
 
-    pub(super) fn insert(&mut self, id: &str, node: NodeIndex) -> Arc<str> {
-        if let Some((id, _)) = self.nodes.get_key_value(id) {
-            let id = Arc::clone(id);
-            if let Some(claim) = self.nodes.get_mut(&id) {
-                match claim {
-                    Claim::One(other) => *claim = Claim::Many(vec![*other, node]),
-                    Claim::Many(nodes) => nodes.push(node),
-                }
+    /// The only node with this `$id`, or else how many there are.
+    pub(super) fn only(&self, engine: &Engine, id: &str) -> Result<NodeIndex, usize> {
+        let hash = self.hash(id);
+        let is_it = |claim: &Claim| id_of(engine, claim.any()) == Some(id);
+        match self.claims.find(hash, is_it) {
+            None => Err(0),
+            Some(Claim::One(node)) => Ok(*node),
+            Some(Claim::Many(nodes)) => Err(nodes.len()),
+        }
+    }
+
+    /// Files a node under its present `$id`, and under no other one. Gives the node that had it alone
+    /// before, or itself if several had.
+    pub(super) fn file(&mut self, engine: &mut Engine, node: NodeIndex) -> Option<NodeIndex> {
+        let hash = id_of(engine, node).map(|id| self.hash(id));
+        self.remove(engine, node);
+        let hash = hash?;
+        engine.node_mut(node).id_hash = hash;
+        let engine = &*engine;
+        let id = id_of(engine, node);
+        let is_it = |claim: &Claim| id_of(engine, claim.any()) == id;
+        match self.claims.find_mut(hash, is_it) {
+            Some(Claim::Many(nodes)) => {
+                nodes.insert(node);
+                Some(node)
             }
-            return id;
+            Some(claim) => {
+                let other = claim.any();
+                *claim = Claim::Many(Box::new(BTreeSet::from([other, node])));
+                Some(other)
+            }
+            None => {
+                let rehash = |claim: &Claim| engine.node(claim.any()).id_hash;
+                self.claims.insert_unique(hash, Claim::One(node), rehash);
+                None
+            }
         }
-        let id: Arc<str> = id.into();
-        self.nodes.insert(Arc::clone(&id), Claim::One(node));
-        id
     }
 
-    pub(super) fn remove(&mut self, id: &str, node: NodeIndex) {
-        let Some(claim) = self.nodes.get_mut(id) else {
+    /// Takes a node out; its `$id` may be gone already.
+    pub(super) fn remove(&mut self, engine: &mut Engine, node: NodeIndex) {
+        let hash = std::mem::take(&mut engine.node_mut(node).id_hash);
+        if hash == 0 {
+            return;
+        }
+        let is_it = |claim: &Claim| match claim {
+            Claim::One(other) => *other == node,
+            Claim::Many(nodes) => nodes.contains(&node),
+        };
+        let Ok(mut entry) = self.claims.find_entry(hash, is_it) else {
             return;
         };
-        match claim {
-            Claim::One(_) => {
-                self.nodes.remove(id);
+        if let Claim::Many(nodes) = entry.get_mut() {
+            nodes.remove(&node);
+            if let Some(&last) = nodes.first()
+                && nodes.len() == 1
+            {
+                *entry.get_mut() = Claim::One(last);
             }
-            Claim::Many(nodes) => {
-                nodes.retain(|&other| other != node);
-                if let &mut [last] = &mut nodes[..] {
-                    *claim = Claim::One(last);
-                }
-            }
+            return;
         }
+        entry.remove();
     }
 }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::MeshDocument;
-use super::history::{ROOT, ROOT_ATTRIBUTES};
+use crate::engine::{ROOT, ROOT_ATTRIBUTES};
 use crate::schema::{ElementType, ID_ATTRIBUTE, MeshSchema, TEXT_TAG, Violation};
 use crate::update::scan::Id;
 use crate::update::writer::{Builder, Place};
@@ -41,7 +41,7 @@ impl MeshDocument {
         if !violations.is_empty() {
             return Err(InsertError::Invalid(violations));
         }
-        if !self.history.is_empty() || self.has_gap() {
+        if !self.engine.is_empty() || self.has_gap() {
             return Err(InsertError::NotEmpty);
         }
         let Ok((_, content)) = self.schema.root_content(json) else {

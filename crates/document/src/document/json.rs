@@ -1,11 +1,10 @@
 //! The document as JSON, in the form that the SDKs print.
 
 use serde_json::{Map, Value, json};
-use yrs::{Transact, Transaction};
 
 use super::MeshDocument;
-use super::history::{NodeIndex, NodeKind, ROOT_NODE};
 use super::read::{Element, Text};
+use crate::engine::{NodeIndex, NodeKind, ROOT_NODE};
 use crate::schema::{ChildProperty, ID_ATTRIBUTE, TEXT_TAG};
 
 /// Where children go if the schema does not say.
@@ -27,8 +26,7 @@ impl MeshDocument {
 impl Element<'_> {
     /// The element and all below it as JSON, as [`MeshDocument::to_json`] prints it.
     pub fn to_json(&self, include_ids: bool) -> Value {
-        let transaction = self.document.doc.transact();
-        self.document.print(&transaction, self.index, include_ids)
+        self.document.print(self.index, include_ids)
     }
 }
 
@@ -42,24 +40,24 @@ struct Open {
 }
 
 impl MeshDocument {
-    fn print(&self, transaction: &Transaction<'_>, top: NodeIndex, include_ids: bool) -> Value {
-        let mut stack = vec![self.open(transaction, top, include_ids)];
+    fn print(&self, top: NodeIndex, include_ids: bool) -> Value {
+        let mut stack = vec![self.open(top, include_ids)];
         loop {
             let depth = stack.len();
             let Some(innermost) = stack.last_mut() else {
                 return Value::Null;
             };
             if let Some(child) = innermost.left.next() {
-                match self.history.node(child).kind {
+                match self.engine.node(child).kind {
                     NodeKind::Element(_) if depth < MAX_DEPTH => {
-                        stack.push(self.open(transaction, child, include_ids));
+                        stack.push(self.open(child, include_ids));
                     }
                     NodeKind::Text => {
                         let text = Text::new(self, child);
                         let delta = json!({ TEXT_TAG: { "delta": text.to_delta() } });
                         innermost.children.push(delta);
                     }
-                    NodeKind::Element(_) | NodeKind::Foreign | NodeKind::Root => {}
+                    NodeKind::Element(_) | NodeKind::Foreign(_) | NodeKind::Root(_) => {}
                 }
                 continue;
             }
@@ -84,13 +82,13 @@ impl MeshDocument {
         }
     }
 
-    fn open(&self, transaction: &Transaction<'_>, index: NodeIndex, include_ids: bool) -> Open {
+    fn open(&self, index: NodeIndex, include_ids: bool) -> Open {
         let tag = self.tag(index);
-        let mut printed = self.attributes(transaction, index);
+        let mut printed = self.attributes(index);
         if !include_ids || index == ROOT_NODE {
             printed.shift_remove(ID_ATTRIBUTE);
         }
-        let mut left = self.child_nodes(transaction, index);
+        let mut left: Vec<NodeIndex> = self.engine.children(index).collect();
         let property = match self.schema.element(tag) {
             Some(element) => element.child_property().map(ChildProperty::name),
             None if left.is_empty() => None,

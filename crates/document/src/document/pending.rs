@@ -2,11 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::history::History;
 use super::ranges::Ranges;
+use crate::engine::Engine;
 use crate::update::DecodeError;
 use crate::update::scan::{self, Id, IdRange, Scan, Struct};
 use crate::update::writer;
+
+/// What a part takes beside its bytes, about.
+const PART_BYTES: usize = 64;
+
+fn cost(bytes: &[u8]) -> usize {
+    bytes.len() + PART_BYTES
+}
 
 /// Structs and deletions that can't be applied yet.
 #[derive(Debug, Default)]
@@ -16,6 +23,8 @@ pub(super) struct Pending {
     // Which client's first struct waits for which operation of another client: (that client, its
     // clock, the client that waits).
     waiters: BTreeSet<(u64, u32, u64)>,
+    // What all of it takes.
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -42,18 +51,40 @@ impl Pending {
         self.clients.is_empty() && self.deletes.is_empty()
     }
 
+    /// Whether this much more may wait.
+    pub(super) fn check(
+        &self,
+        structs: &[&Struct<'_>],
+        deletes: usize,
+        limit: usize,
+    ) -> Result<(), DecodeError> {
+        let more: usize = structs.iter().map(|one| cost(one.bytes)).sum();
+        let more = more + deletes * PART_BYTES;
+        if more > 0 && self.bytes + more > limit {
+            return Err(DecodeError::TooLarge {
+                what: "the number of bytes that wait for missing operations",
+                limit,
+            });
+        }
+        Ok(())
+    }
+
     pub(super) fn add(&mut self, one: &Struct<'_>) {
         let waiting = self.clients.entry(one.id.client).or_default();
         let known = waiting.get(&one.id.clock);
         if known.is_none_or(|known| known.length < one.length) {
             let (length, bytes) = (one.length, one.bytes.into());
-            waiting.insert(one.id.clock, Waiting { length, bytes });
+            let known = waiting.insert(one.id.clock, Waiting { length, bytes });
+            self.bytes += cost(one.bytes);
+            self.bytes -= known.map_or(0, |known| cost(&known.bytes));
         }
     }
 
     pub(super) fn add_delete(&mut self, range: IdRange) {
         let ranges = self.deletes.entry(range.client).or_default();
+        self.bytes -= ranges.len() * PART_BYTES;
         ranges.insert(range.start, range.end);
+        self.bytes += ranges.len() * PART_BYTES;
     }
 
     /// Takes out all that can be applied once `progress` is, in an order in which it can be.
@@ -61,23 +92,23 @@ impl Pending {
     /// `changed` are the clients of which something was added or applied; `progress` is moved on.
     pub(super) fn wake(
         &mut self,
-        history: &History,
+        engine: &Engine,
         progress: &mut Progress,
         changed: impl IntoIterator<Item = u64>,
     ) -> Vec<Woken> {
         let mut woken = Vec::new();
         let mut queue: BTreeSet<u64> = changed.into_iter().collect();
         for client in queue.clone() {
-            self.notify(client, progress.clock(history, client), &mut queue);
+            self.notify(client, progress.clock(engine, client), &mut queue);
         }
         while let Some(client) = queue.pop_first() {
             while let Some(waiting) = self.clients.get_mut(&client)
                 && let Some(first) = waiting.first_entry()
             {
-                let clock = progress.clock(history, client);
+                let clock = progress.clock(engine, client);
                 let start = *first.key();
                 if start + first.get().length <= clock {
-                    first.remove();
+                    self.bytes -= cost(&first.remove().bytes);
                     self.forget_if_empty(client);
                     continue;
                 }
@@ -89,24 +120,36 @@ impl Pending {
                     clock: start,
                 };
                 let Ok(one) = scan::reread(&first.get().bytes, id) else {
-                    first.remove();
+                    self.bytes -= cost(&first.remove().bytes);
+                    self.forget_if_empty(client);
                     continue;
                 };
                 let missing = one
                     .dependencies()
-                    .find(|id| id.clock >= progress.clock(history, id.client));
+                    .find(|id| id.clock >= progress.clock(engine, id.client));
                 if let Some(missing) = missing {
                     self.waiters.insert((missing.client, missing.clock, client));
                     break;
                 }
                 progress.set(client, one.end());
                 let Waiting { bytes, .. } = first.remove();
+                self.bytes -= cost(&bytes);
                 woken.push(Woken { id, bytes });
                 self.forget_if_empty(client);
-                self.notify(client, progress.clock(history, client), &mut queue);
+                self.notify(client, progress.clock(engine, client), &mut queue);
             }
         }
         woken
+    }
+
+    /// The clients of which something is to be deleted that is there by now, and how far they are.
+    pub(super) fn clients_to_delete(&self, engine: &Engine) -> Vec<(u64, u32)> {
+        let clients = self.deletes.iter().filter_map(|(&client, ranges)| {
+            let clock = engine.clock(client);
+            let (first, _) = ranges.iter().next()?;
+            (first < clock).then_some((client, clock))
+        });
+        clients.collect()
     }
 
     /// Takes out the deletions of operations below this clock.
@@ -114,7 +157,9 @@ impl Pending {
         let Some(ranges) = self.deletes.get_mut(&client) else {
             return Vec::new();
         };
+        self.bytes -= ranges.len() * PART_BYTES;
         let taken = ranges.take_below(clock);
+        self.bytes += ranges.len() * PART_BYTES;
         if ranges.is_empty() {
             self.deletes.remove(&client);
         }
@@ -165,13 +210,9 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    pub(super) fn clock(&self, history: &History, client: u64) -> u32 {
+    pub(super) fn clock(&self, engine: &Engine, client: u64) -> u32 {
         let planned = self.clocks.get(&client).copied();
-        planned.unwrap_or_else(|| history.clock(client))
-    }
-
-    pub(super) fn clients(&self) -> impl Iterator<Item = (u64, u32)> {
-        self.clocks.iter().map(|(&client, &clock)| (client, clock))
+        planned.unwrap_or_else(|| engine.clock(client))
     }
 
     fn set(&mut self, client: u64, clock: u32) {
@@ -190,29 +231,39 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn new(history: &History, scan: &Scan<'_>) -> Self {
-        Self::in_order(history, scan).unwrap_or_else(|| Self::out_of_order(history, scan))
+    pub(super) fn new(engine: &Engine, scan: &Scan<'_>) -> Self {
+        Self::in_order(engine, scan).unwrap_or_else(|| Self::out_of_order(engine, scan))
     }
 
     /// All structs one after the other, which is how most updates come.
-    fn in_order(history: &History, scan: &Scan<'_>) -> Option<Self> {
+    fn in_order(engine: &Engine, scan: &Scan<'_>) -> Option<Self> {
         let mut plan = Self::default();
-        for (index, one) in scan.structs.iter().enumerate() {
-            let clock = plan.progress.clock(history, one.id.client);
-            if one.end() <= clock {
-                continue;
+        plan.order.reserve_exact(scan.structs.len());
+        let structs = scan.structs.iter().enumerate();
+        let mut structs = structs.peekable();
+        while let Some((_, first)) = structs.peek() {
+            let client = first.id.client;
+            let mut clock = engine.clock(client);
+            while let Some((index, one)) = structs.next_if(|(_, one)| one.id.client == client) {
+                if one.end() <= clock {
+                    continue;
+                }
+                // References to its own client's operations lead back, as the scan has seen to.
+                let has = |id: Id| {
+                    id.client == client || id.clock < plan.progress.clock(engine, id.client)
+                };
+                if one.id.clock > clock || !one.dependencies().all(has) {
+                    return None;
+                }
+                plan.order.push(index);
+                clock = one.end();
             }
-            let has = |id: Id| id.clock < plan.progress.clock(history, id.client);
-            if one.id.clock > clock || !one.dependencies().all(has) {
-                return None;
-            }
-            plan.order.push(index);
-            plan.progress.set(one.id.client, one.end());
+            plan.progress.set(client, clock);
         }
         Some(plan)
     }
 
-    fn out_of_order(history: &History, scan: &Scan<'_>) -> Self {
+    fn out_of_order(engine: &Engine, scan: &Scan<'_>) -> Self {
         let mut plan = Self::default();
         let structs = &scan.structs;
         // One cursor per client; a cursor that waits for another client's operation is found by it.
@@ -230,14 +281,14 @@ impl Plan {
             };
             while let Some(index) = cursors[cursor].clone().next() {
                 let one = &structs[index];
-                let clock = plan.progress.clock(history, client);
+                let clock = plan.progress.clock(engine, client);
                 if one.end() > clock {
                     if one.id.clock > clock {
                         break;
                     }
                     let missing = one
                         .dependencies()
-                        .find(|id| id.clock >= plan.progress.clock(history, id.client));
+                        .find(|id| id.clock >= plan.progress.clock(engine, id.client));
                     if let Some(missing) = missing {
                         waiters.insert((missing.client, missing.clock, cursor));
                         break;
@@ -247,7 +298,7 @@ impl Plan {
                 }
                 cursors[cursor].start += 1;
             }
-            let clock = plan.progress.clock(history, client);
+            let clock = plan.progress.clock(engine, client);
             let reached = (client, 0, 0)..(client, clock, 0);
             while let Some(&waiter) = waiters.range(reached.clone()).next() {
                 waiters.remove(&waiter);

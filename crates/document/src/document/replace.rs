@@ -98,7 +98,7 @@ impl MeshDocument {
                 let id = id.to_owned();
                 deletions.push(Edit::Delete { id });
             }
-            let children = element.children().into_iter();
+            let children = element.children();
             stack.extend(children.map(|child| (child, !is_kept)));
         }
         deletions

@@ -5,9 +5,9 @@
 //! texts have moved with the text. An undo is an edit like any other, so that redo is the undo of it.
 
 use serde_json::{Map, Value};
-use yrs::{Assoc, BranchID, IndexedSequence, StickyIndex, Transact, XmlTextRef};
 
 use super::MeshDocument;
+use super::anchor::Anchor;
 use super::edit::{Edit, Position, Target, TextPosition};
 use super::event::Origin;
 use crate::update::scan::{IdRange, utf16_length};
@@ -85,7 +85,7 @@ pub(super) struct Place {
     units: usize,
     epoch: u64,
     /// What it goes by after that.
-    sticky: StickyIndex,
+    anchor: Option<Anchor>,
 }
 
 /// A text and its formats.
@@ -188,7 +188,7 @@ impl MeshDocument {
                     let edit = Edit::DeleteText { id, from, to };
                     return self.edit_quietly(&[edit], &mut String::new).ok().flatten();
                 }
-                let ranges = self.history.not_deleted(inserted);
+                let ranges = self.engine.not_deleted(inserted);
                 let update = self.delete_ranges(&ranges)?;
                 self.note(Inverse::InsertText { id, at, runs });
                 return Some(update);
@@ -336,7 +336,7 @@ impl MeshDocument {
                     .into_iter()
                     .map(|(_, text, attributes)| (text, attributes));
                 Inverse::InsertText {
-                    at: self.sticky(id, *from, Assoc::Before)?,
+                    at: self.place(id, *from, true)?,
                     id: id.clone(),
                     runs: runs.collect(),
                 }
@@ -353,25 +353,27 @@ impl MeshDocument {
                     let old = |name: &String| before.get(name).cloned().unwrap_or_default();
                     let old = attributes.keys().map(|name| (name.clone(), old(name)));
                     runs.push((
-                        self.sticky(id, TextPosition::Utf16(start), Assoc::After)?,
-                        self.sticky(id, TextPosition::Utf16(end), Assoc::Before)?,
+                        self.place(id, TextPosition::Utf16(start), false)?,
+                        self.place(id, TextPosition::Utf16(end), true)?,
                         old.collect(),
                     ));
                 }
                 let id = id.clone();
                 Inverse::Format { id, runs }
             }
+            // Taken apart before it is made.
+            Edit::ApplyDelta { .. } => return None,
             Edit::InsertText {
                 id,
                 at,
                 text,
                 attributes,
             } => Inverse::DeleteText {
-                at: self.sticky(id, *at, Assoc::Before)?,
+                at: self.place(id, *at, true)?,
                 id: id.clone(),
                 inserted: IdRange {
                     client: self.client_id,
-                    start: self.history.clock(self.client_id),
+                    start: self.engine.clock(self.client_id),
                     end: u32::MAX,
                 },
                 runs: vec![(text.clone(), attributes.clone().unwrap_or_default())],
@@ -381,7 +383,7 @@ impl MeshDocument {
 
     /// Tells where the operations of the edit end that was noted last.
     pub(super) fn end_inverse(&mut self) {
-        let clock = self.history.clock(self.client_id);
+        let clock = self.engine.clock(self.client_id);
         if let Some(history) = &mut self.undo
             && let Some(Inverse::DeleteText { inserted, .. }) = history.open.last_mut()
             && inserted.end == u32::MAX
@@ -418,12 +420,10 @@ impl MeshDocument {
 
     /// The element around an element, and the `$id` of the child before it.
     fn place_of(&self, id: &str) -> Option<(Target, Option<String>)> {
-        let parent = self.node(id)?.parent()?;
-        let siblings = parent.children();
-        let at = siblings
-            .iter()
-            .position(|sibling| sibling.id() == Some(id))?;
-        let before = at.checked_sub(1).and_then(|at| siblings[at].id());
+        let element = self.node(id)?;
+        let parent = element.parent()?;
+        let before = element.index_in_parent().checked_sub(1);
+        let before = before.and_then(|before| parent.child(before)?.id());
         let parent = match parent.id() {
             Some(parent) => Target::Id(parent.to_owned()),
             None => Target::Root,
@@ -479,16 +479,13 @@ impl MeshDocument {
         Some(found)
     }
 
-    fn sticky(&self, id: &str, at: TextPosition, assoc: Assoc) -> Option<Place> {
+    fn place(&self, id: &str, at: TextPosition, to_left: bool) -> Option<Place> {
         let at = self.text_offset(id, at)?;
-        let text = self.node(id)?.text()?.engine_id();
-        let transaction = self.doc.transact();
-        let branch = BranchID::get_nested(&transaction, &text)?;
-        let text = XmlTextRef::from(branch);
+        let text = self.text_in(self.node(id)?.index)?;
         Some(Place {
             units: at as usize,
             epoch: self.epoch,
-            sticky: text.sticky_index(&transaction, at, assoc)?,
+            anchor: self.anchor(text, at, to_left),
         })
     }
 
@@ -496,7 +493,10 @@ impl MeshDocument {
         if at.epoch == self.epoch {
             return Some(TextPosition::Utf16(at.units));
         }
-        let offset = at.sticky.get_offset(&self.doc.transact())?;
-        Some(TextPosition::Utf16(offset.index as usize))
+        match &at.anchor {
+            Some(anchor) => self.position(anchor),
+            // The text was empty.
+            None => Some(TextPosition::Utf16(0)),
+        }
     }
 }

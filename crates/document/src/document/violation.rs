@@ -3,19 +3,14 @@
 //! Two valid edits can merge into a state that is none, and foreign programs write what they like. Only
 //! what changed since the last look is looked at; the rest is known to fit.
 
-use std::collections::BTreeSet;
-
-use yrs::{BranchID, Map as _, MapRef, Out, Transact, Xml, XmlElementRef};
+use std::collections::HashMap;
 
 use super::MeshDocument;
-use super::event::{Before, Origin};
-use super::history::{
-    NodeIndex, NodeKind, Owner, ROOT_ATTRIBUTES, ROOT_ATTRIBUTES_NODE, ROOT_NODE,
-};
-use super::read::{engine_id, json};
+use super::event::Origin;
+use super::ids::id_of;
+use crate::engine::{Content, NONE, NodeIndex, NodeKind, ROOT_ATTRIBUTES_NODE, ROOT_NODE};
 use crate::schema::{ElementType, ID_ATTRIBUTE, TEXT_TAG, Violation, kind_of, push_segment};
 use crate::update::scan::IdRange;
-use crate::update::writer;
 
 /// What a repair did.
 #[derive(Clone, Debug, PartialEq)]
@@ -84,10 +79,7 @@ impl MeshDocument {
 
     /// Notes that a node may break the schema.
     pub(super) fn suspect(&mut self, index: NodeIndex) {
-        if index as usize >= self.history.node_count() {
-            return;
-        }
-        let node = self.history.node_mut(index);
+        let node = self.engine.node_mut(index);
         if !node.is_suspect && !node.is_dead {
             node.is_suspect = true;
             self.suspects.push(index);
@@ -96,37 +88,81 @@ impl MeshDocument {
 
     fn offences(&mut self) -> Vec<(Offence, Violation)> {
         let mut offences = Vec::new();
-        let mut suspects = std::mem::take(&mut self.suspects);
-        suspects.sort_unstable();
-        for index in suspects {
-            let node = self.history.node_mut(index);
-            node.is_suspect = false;
-            if node.is_dead {
-                continue;
+        let mut firsts = HashMap::new();
+        loop {
+            let mut suspects = std::mem::take(&mut self.suspects);
+            if suspects.is_empty() {
+                break;
             }
-            let found = self.check_node(index);
-            if !found.is_empty() {
+            suspects.sort_unstable();
+            let mut more = Vec::new();
+            for index in suspects {
+                let node = self.engine.node_mut(index);
+                // A dead one's number may have been given to another node.
+                if !std::mem::take(&mut node.is_suspect) || node.is_dead {
+                    continue;
+                }
+                self.involved(index, &mut firsts, &mut more);
+                let found = self.check_node(index, &firsts);
+                offences.extend(found.into_iter().map(|found| (index, found)));
+            }
+            for (offender, _) in &offences {
+                self.engine.node_mut(*offender).is_suspect = true;
+            }
+            for index in more {
                 self.suspect(index);
-                offences.extend(found);
             }
         }
-        offences
+        // Offenders are looked at again until they are gone.
+        for (offender, _) in &offences {
+            self.engine.node_mut(*offender).is_suspect = false;
+        }
+        for (offender, _) in &offences {
+            self.suspect(*offender);
+        }
+        offences.sort_by_key(|(offender, _)| *offender);
+        offences.into_iter().map(|(_, found)| found).collect()
     }
 
-    fn check_node(&self, index: NodeIndex) -> Vec<(Offence, Violation)> {
-        let node = self.history.node(index);
+    /// Finds out which of several nodes with one `$id` is the first; and which other nodes may break
+    /// the schema because of this one.
+    fn involved(
+        &self,
+        index: NodeIndex,
+        firsts: &mut HashMap<String, NodeIndex>,
+        more: &mut Vec<NodeIndex>,
+    ) {
+        if let Some(id) = id_of(&self.engine, index)
+            && self.ids.only(&self.engine, id).is_err()
+            && !firsts.contains_key(id)
+        {
+            let several = self.ids.get(&self.engine, id);
+            if let Some(first) = self.first_in_document(&several) {
+                firsts.insert(id.to_owned(), first);
+                more.extend(several);
+            }
+        }
+        if self.tag(index) == TEXT_TAG {
+            let children = self.engine.children(index);
+            more.extend(children.filter(|&child| self.engine.node(child).kind == NodeKind::Text));
+        }
+    }
+
+    fn check_node(
+        &self,
+        index: NodeIndex,
+        firsts: &HashMap<String, NodeIndex>,
+    ) -> Vec<(Offence, Violation)> {
+        let node = self.engine.node(index);
         let report = |offence: Offence, pointer: String, expected: &str, found: String| {
             vec![(offence, Violation::new(pointer, expected, found))]
         };
-        if node.kind == NodeKind::Root && index > ROOT_ATTRIBUTES_NODE {
-            let name = self
-                .history
-                .foreign_roots()
-                .find(|&(_, root)| root == index);
-            let name = name.map(|(name, _)| name.to_owned()).unwrap_or_default();
-            let is_used = !self.contents_of_root(index).is_empty();
+        if let NodeKind::Root(name) = node.kind
+            && index > ROOT_ATTRIBUTES_NODE
+        {
+            let name = self.engine.name(name);
             let expected = "only the root types \"xml\" and \"xml.attributes\"";
-            if !is_used {
+            if self.engine.contents(index).next().is_none() {
                 return Vec::new();
             }
             return report(
@@ -139,21 +175,25 @@ impl MeshDocument {
         if index == ROOT_ATTRIBUTES_NODE {
             return self.check_attributes(ROOT_NODE);
         }
-        if node.key.is_some() {
+        if node.key != NONE {
             // Whatever it is the value of is looked at with the attributes of its parent.
             return Vec::new();
         }
-        let around = self.history.node(node.parent.min(index));
+        let around = self.engine.node(if index == ROOT_NODE {
+            index
+        } else {
+            node.parent
+        });
         match (node.kind, around.kind) {
-            (NodeKind::Root, _) => {}
-            (NodeKind::Foreign, _) | (_, NodeKind::Foreign | NodeKind::Text) => {
+            (NodeKind::Root(_), _) => {}
+            (NodeKind::Foreign(_), _) | (_, NodeKind::Foreign(_) | NodeKind::Text) => {
                 let pointer = self.pointer(node.parent);
                 let found = "another shared type".to_owned();
                 return report(Offence::Node(index), pointer, "elements and texts", found);
             }
             (NodeKind::Text, _) => return self.check_text(index),
             (NodeKind::Element(_), _) => {
-                let found = self.check_place(index);
+                let found = self.check_place(index, firsts);
                 if !found.is_empty() {
                     return found;
                 }
@@ -165,15 +205,19 @@ impl MeshDocument {
     }
 
     /// An element's tag, its place, its `$id`: any of them wrong, and all of it goes.
-    fn check_place(&self, index: NodeIndex) -> Vec<(Offence, Violation)> {
-        let node = self.history.node(index);
+    fn check_place(
+        &self,
+        index: NodeIndex,
+        firsts: &HashMap<String, NodeIndex>,
+    ) -> Vec<(Offence, Violation)> {
+        let node = self.engine.node(index);
         let tag = self.tag(index);
         let parent = self.schema.element(self.tag(node.parent));
         let allowed = parent.and_then(ElementType::child_property);
         let is_allowed = allowed.is_some_and(|children| children.allows(tag))
             && parent.is_some_and(|parent| parent.tag() != TEXT_TAG)
             && self.schema.element(tag).is_some();
-        let (expected, found) = match &node.element_id {
+        let (expected, found) = match id_of(&self.engine, index) {
             _ if !is_allowed => {
                 let tags = allowed.map_or(&[][..], |children| children.tags());
                 (
@@ -182,10 +226,11 @@ impl MeshDocument {
                 )
             }
             None => ("an $id".to_owned(), "none".to_owned()),
-            Some(id) => match self.ids.get(id) {
-                [_] | [] => return Vec::new(),
-                _ if self.node(id).is_some_and(|first| first.index == index) => return Vec::new(),
-                _ => ("a unique $id".to_owned(), format!("{id:?} again")),
+            Some(id) => match firsts.get(id) {
+                Some(&first) if first != index => {
+                    ("a unique $id".to_owned(), format!("{id:?} again"))
+                }
+                _ => return Vec::new(),
             },
         };
         vec![(
@@ -198,22 +243,20 @@ impl MeshDocument {
         let Some(element) = self.schema.element(self.tag(index)) else {
             return Vec::new();
         };
-        let transaction = self.doc.transact();
-        let mut values: Vec<(String, Out)> = Vec::new();
-        let beside = BranchID::get_root(&transaction, ROOT_ATTRIBUTES).map(XmlElementRef::from);
-        let beside = beside.filter(|_| index == ROOT_NODE);
-        for branch in self.branch(&transaction, index).iter().chain(&beside) {
-            let attributes = branch.attributes(&transaction);
-            values.extend(attributes.map(|(name, value)| (name.to_owned(), value)));
+        let mut values: Vec<(&str, &Content)> = Vec::new();
+        let beside = (index == ROOT_NODE).then_some(ROOT_ATTRIBUTES_NODE);
+        for node in [index].into_iter().chain(beside) {
+            let found = self.engine.values(node);
+            values.extend(found.map(|(key, value)| (&**self.engine.name(key), value)));
         }
-        values.sort_by(|(a, _), (b, _)| a.cmp(b));
+        values.sort_by_key(|(name, _)| *name);
         let mut found = Vec::new();
         for (name, value) in values {
             if name == ID_ATTRIBUTE && index != ROOT_NODE {
                 continue;
             }
-            let value = json(&value);
-            let property = element.value_property(&name);
+            let value = value.value();
+            let property = element.value_property(name);
             let is_fine = property
                 .zip(value.as_ref())
                 .is_some_and(|(one, value)| one.allows(value));
@@ -221,13 +264,13 @@ impl MeshDocument {
                 continue;
             }
             let mut pointer = self.pointer(index);
-            push_segment(&mut pointer, &name);
+            push_segment(&mut pointer, name);
             let expected = match property {
                 Some(property) => property.expectation(),
                 None => format!("a property of {:?}", element.tag()),
             };
             let what = value.as_ref().map_or("a shared type", kind_of);
-            let offence = Offence::Attribute(index, name);
+            let offence = Offence::Attribute(index, name.to_owned());
             found.push((offence, Violation::new(pointer, expected, what)));
         }
         found
@@ -235,104 +278,71 @@ impl MeshDocument {
 
     /// What an element holds that is no node.
     fn check_content(&self, index: NodeIndex) -> Vec<(Offence, Violation)> {
-        let is_foreign = self.history.node(index).is_mixed
-            && !self
-                .history
-                .owned_by(|owner| owner == Owner::Foreign(index))
-                .is_empty();
-        if !is_foreign {
+        if !self.engine.node(index).is_mixed || self.engine.foreign_items(index).next().is_none() {
             return Vec::new();
         }
         let violation = Violation::new(self.pointer(index), "elements and texts", "something else");
         vec![(Offence::Content(index), violation)]
     }
 
-    /// A text is the only one in a `text` element.
+    /// A text is the only one in a `text` element, and has no attributes.
     fn check_text(&self, index: NodeIndex) -> Vec<(Offence, Violation)> {
-        let around = self.history.node(index).parent;
-        let transaction = self.doc.transact();
-        let mut texts = self.child_nodes(&transaction, around);
-        texts.retain(|&child| self.history.node(child).kind == NodeKind::Text);
-        if self.tag(around) == TEXT_TAG && texts.first() == Some(&index) {
-            return self.check_content(index);
+        let around = self.engine.node(index).parent;
+        if self.tag(around) != TEXT_TAG || self.text_in(around) != Some(index) {
+            let expected = "one text, inside a \"text\" element";
+            let violation = Violation::new(self.pointer(around), expected, "another text");
+            return vec![(Offence::Node(index), violation)];
         }
-        let expected = "one text, inside a \"text\" element";
-        let violation = Violation::new(self.pointer(around), expected, "another text");
-        vec![(Offence::Node(index), violation)]
+        let mut found = self.check_content(index);
+        for (key, value) in self.engine.values(index) {
+            let name = self.engine.name(key);
+            let mut pointer = self.pointer(index);
+            push_segment(&mut pointer, name);
+            let what = value.value();
+            let what = what.as_ref().map_or("a shared type", kind_of);
+            let offence = Offence::Attribute(index, (**name).to_owned());
+            found.push((
+                offence,
+                Violation::new(pointer, "a text without attributes", what),
+            ));
+        }
+        found
     }
 
     fn remove(&mut self, offence: &Offence) -> Option<Vec<u8>> {
-        match offence {
-            &Offence::Node(index) if self.history.node(index).is_dead => None,
-            &Offence::Node(index) => self.delete_node(index),
-            &Offence::Content(index) => {
-                let ranges = self
-                    .history
-                    .owned_by(|owner| owner == Owner::Foreign(index));
-                self.delete_ranges(&ranges)
+        let ranges: Vec<IdRange> = match offence {
+            Offence::Node(index) | Offence::Content(index) | Offence::Attribute(index, _)
+                if self.engine.node(*index).is_dead =>
+            {
+                return None;
             }
-            &Offence::Root(index) => self.delete_ranges(&self.contents_of_root(index)),
-            Offence::Attribute(index, name) => {
-                let id = (*index != ROOT_NODE).then(|| engine_id(self.history.node(*index).id));
-                if self.history.node(*index).is_dead {
-                    return None;
-                }
-                let mut before = Before::default();
-                let key = self.history.key(name);
-                if self.watch.is_some() {
-                    self.look_at(&mut before, *index, key);
-                }
-                Some(self.edit_directly(before, |transaction| {
-                    let branch = match id {
-                        Some(id) => BranchID::get_nested(transaction, &id),
-                        None => BranchID::get_root(transaction, super::ROOT),
-                    };
-                    if let Some(branch) = branch {
-                        XmlElementRef::from(branch).remove_attribute(transaction, name);
-                    }
-                    let beside = BranchID::get_root(transaction, ROOT_ATTRIBUTES);
-                    if let Some(beside) = beside.filter(|_| id.is_none()) {
-                        MapRef::from(beside).remove(transaction, name);
-                    }
-                }))
+            Offence::Node(index) => return self.delete_node(*index),
+            Offence::Content(index) => {
+                let items = self.engine.foreign_items(*index);
+                items.map(|item| self.engine.item_range(item)).collect()
             }
-        }
-    }
-
-    pub(super) fn delete_ranges(&mut self, ranges: &[IdRange]) -> Option<Vec<u8>> {
-        if ranges.is_empty() {
-            return None;
-        }
-        let update = writer::update(Vec::new(), ranges.to_vec(), |_| 0).ok()?;
-        self.integrate(&[], ranges, &update).ok()?;
-        Some(update)
-    }
-
-    fn contents_of_root(&self, root: NodeIndex) -> Vec<IdRange> {
-        self.history.owned_by(|owner| match owner {
-            Owner::Foreign(node) | Owner::Key(node, _) | Owner::Within(node) => node == root,
-            Owner::Made(node) => self.history.node(node).parent == root,
-            Owner::Nothing => false,
-        })
+            Offence::Root(index) => {
+                let items = self.engine.contents(*index);
+                items.map(|item| self.engine.item_range(item)).collect()
+            }
+            Offence::Attribute(index, name) => self.value_ranges(*index, name),
+        };
+        self.delete_ranges(&ranges)
     }
 
     /// JSON pointer to an element.
     fn pointer(&self, index: NodeIndex) -> String {
-        let transaction = self.doc.transact();
         let mut segments = Vec::new();
-        let mut seen = BTreeSet::new();
         let mut at = index;
-        while at != ROOT_NODE && (at as usize) < self.history.node_count() && seen.insert(at) {
-            let node = self.history.node(at);
-            if node.kind == NodeKind::Root {
+        while at != ROOT_NODE {
+            let node = self.engine.node(at);
+            if matches!(node.kind, NodeKind::Root(_)) {
                 break;
             }
-            let siblings = self.child_nodes(&transaction, node.parent);
-            let position = siblings.iter().position(|&sibling| sibling == at);
             let parent = self.schema.element(self.tag(node.parent));
             let list = parent.and_then(ElementType::child_property);
             segments.push(self.tag(at).to_owned());
-            segments.push(position.unwrap_or_default().to_string());
+            segments.push(self.index_in_parent(at).to_string());
             segments.push(list.map_or("children", |list| list.name()).to_owned());
             at = node.parent;
         }

@@ -86,8 +86,10 @@ impl<'a> Reader<'a> {
     }
 
     /// The sign bit and six bits of the first byte, then seven bits each.
-    pub(crate) fn skip_signed(&mut self) -> Result<(), DecodeError> {
+    pub(crate) fn signed(&mut self) -> Result<i64, DecodeError> {
         let mut byte = self.byte()?;
+        let is_negative = byte & 0x40 != 0;
+        let mut value = i64::from(byte & 0x3f);
         let mut shift = 0;
         while byte >= 0x80 {
             shift += 7;
@@ -95,8 +97,10 @@ impl<'a> Reader<'a> {
                 return Err(self.error("an integer beyond 62 bits"));
             }
             byte = self.byte()?;
+            value |= i64::from(byte & 0x7f) << (shift - 1);
         }
-        self.canonical(byte, shift)
+        self.canonical(byte, shift)?;
+        Ok(if is_negative { -value } else { value })
     }
 
     /// One value has one form, so that two decoders can't read two values from it.
@@ -173,7 +177,9 @@ impl<'a> Reader<'a> {
                 124 => {
                     self.take(4)?;
                 }
-                125 => self.skip_signed()?,
+                125 => {
+                    self.signed()?;
+                }
                 119 => {
                     self.string()?;
                 }

@@ -6,9 +6,7 @@
 
 use super::DecodeError;
 use super::reader::Reader;
-
-/// How many structs and deleted ranges one update may hold.
-const MAX_PARTS: usize = 1 << 23;
+use crate::document::Limits;
 
 const HAS_ORIGIN: u8 = 0x80;
 const HAS_RIGHT_ORIGIN: u8 = 0x40;
@@ -84,7 +82,8 @@ pub(crate) enum Content<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TypeKind<'a> {
     Element(&'a str),
-    Other,
+    /// By its number.
+    Other(u8),
     Text,
 }
 
@@ -106,7 +105,23 @@ impl Struct<'_> {
 }
 
 impl<'a> Scan<'a> {
+    /// Scans an update that was made or taken up here before.
     pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        Self::read_at_most(bytes, usize::MAX)
+    }
+
+    /// Scans an update, unless it is larger than a document takes.
+    pub(crate) fn read_within(bytes: &'a [u8], limits: &Limits) -> Result<Self, DecodeError> {
+        if bytes.len() > limits.update_bytes {
+            return Err(DecodeError::TooLarge {
+                what: "the number of bytes in one update",
+                limit: limits.update_bytes,
+            });
+        }
+        Self::read_at_most(bytes, limits.update_operations)
+    }
+
+    fn read_at_most(bytes: &'a [u8], limit: usize) -> Result<Self, DecodeError> {
         let mut scan = Self::default();
         let mut reader = Reader::new(bytes);
         let mut clients = std::collections::HashSet::new();
@@ -118,7 +133,7 @@ impl<'a> Scan<'a> {
             if groups > 1 && !clients.insert(client) {
                 return Err(reader.error("a client that is listed twice"));
             }
-            scan.structs.reserve(structs.min(MAX_PARTS));
+            scan.structs.reserve_exact(structs.min(limit));
             for _ in 0..structs {
                 let id = Id { client, clock };
                 let (found, end) = read_struct(&mut reader, id)?;
@@ -127,10 +142,10 @@ impl<'a> Scan<'a> {
                     Some(found) => scan.structs.push(found),
                     None => scan.has_filler = true,
                 }
-                scan.check_size()?;
+                scan.check_size(limit)?;
             }
         }
-        scan.read_deletes(&mut reader)?;
+        scan.read_deletes(&mut reader, limit)?;
         reader.finish()?;
         Ok(scan)
     }
@@ -139,7 +154,7 @@ impl<'a> Scan<'a> {
         self.structs.is_empty() && self.deletes.is_empty()
     }
 
-    fn read_deletes(&mut self, reader: &mut Reader<'a>) -> Result<(), DecodeError> {
+    fn read_deletes(&mut self, reader: &mut Reader<'a>, limit: usize) -> Result<(), DecodeError> {
         for _ in 0..reader.count(2)? {
             let client = reader.client()?;
             for _ in 0..reader.count(2)? {
@@ -151,17 +166,17 @@ impl<'a> Scan<'a> {
                     continue;
                 }
                 self.deletes.push(IdRange { client, start, end });
-                self.check_size()?;
+                self.check_size(limit)?;
             }
         }
         Ok(())
     }
 
-    fn check_size(&self) -> Result<(), DecodeError> {
-        if self.structs.len() + self.deletes.len() > MAX_PARTS {
+    fn check_size(&self, limit: usize) -> Result<(), DecodeError> {
+        if self.structs.len() + self.deletes.len() > limit {
             return Err(DecodeError::TooLarge {
                 what: "the number of operations in one update",
-                limit: MAX_PARTS,
+                limit,
             });
         }
         Ok(())
@@ -292,8 +307,8 @@ fn read_content<'a>(reader: &mut Reader<'a>, kind: u8) -> Result<(Content<'a>, u
 }
 
 fn read_type<'a>(reader: &mut Reader<'a>) -> Result<TypeKind<'a>, DecodeError> {
-    match reader.unsigned()? {
-        0 | 1 | 2 | 4 => Ok(TypeKind::Other),
+    match reader.byte()? {
+        number @ (0 | 1 | 2 | 4) => Ok(TypeKind::Other(number)),
         3 => Ok(TypeKind::Element(reader.string()?)),
         6 => Ok(TypeKind::Text),
         _ => Err(reader.error("a shared type that is not supported")),

@@ -22,7 +22,7 @@ pub(crate) fn string(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
-fn id(out: &mut Vec<u8>, id: Id) {
+pub(crate) fn id(out: &mut Vec<u8>, id: Id) {
     unsigned(out, id.client);
     unsigned(out, id.clock.into());
 }
@@ -140,11 +140,11 @@ pub(crate) fn update(
         id(&mut out, Id { client, clock });
         out.extend_from_slice(&body);
     }
-    write_deletes(&mut out, &mut deletes);
+    self::deletes(&mut out, &mut deletes);
     Ok(out)
 }
 
-fn write_deletes(out: &mut Vec<u8>, deletes: &mut Vec<IdRange>) {
+pub(crate) fn deletes(out: &mut Vec<u8>, deletes: &mut Vec<IdRange>) {
     deletes.sort_by_key(|range| (std::cmp::Reverse(range.client), range.start));
     deletes.dedup_by(|next, range| {
         let touches = next.client == range.client && next.start <= range.end;
@@ -305,16 +305,20 @@ impl Builder {
     }
 
     pub(crate) fn finish(self) -> Vec<u8> {
+        self.finish_with(&mut Vec::new())
+    }
+
+    /// The update, which deletes these ranges as well.
+    pub(crate) fn finish_with(self, deletes: &mut Vec<IdRange>) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.body.len() + 16);
-        if self.count == 0 {
-            return vec![0, 0];
+        unsigned(&mut out, u64::from(self.count > 0));
+        if self.count > 0 {
+            unsigned(&mut out, self.count);
+            unsigned(&mut out, self.client);
+            unsigned(&mut out, self.start.into());
+            out.extend_from_slice(&self.body);
         }
-        unsigned(&mut out, 1);
-        unsigned(&mut out, self.count);
-        unsigned(&mut out, self.client);
-        unsigned(&mut out, self.start.into());
-        out.extend_from_slice(&self.body);
-        unsigned(&mut out, 0);
+        self::deletes(&mut out, deletes);
         out
     }
 

@@ -107,6 +107,7 @@ fn any_order_and_duplicates_converge() {
             replicas.push(follower);
         }
         for replica in &replicas[1..] {
+            replica.engine.check();
             assert_eq!(
                 replica.to_json(true),
                 replicas[0].to_json(true),

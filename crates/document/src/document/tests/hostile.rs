@@ -221,9 +221,11 @@ fn changed_updates_never_end_the_process() {
             let before = ours.state_vector();
             let Ok(applied) = ours.apply_update(&changed) else {
                 assert_eq!(ours.state_vector(), before, "seed {seed}");
+                ours.engine.check();
                 continue;
             };
             assert!(classified.is_ok(), "seed {seed}");
+            ours.engine.check();
             assert!(ours.to_json(true).is_object());
             ours.grep("x", false, 1, 1).unwrap();
             if applied.visible.is_some() && random.below(4) == 0 {

@@ -19,7 +19,7 @@ fn sample() -> MeshDocument {
 
 /// The `$id`s of the root's children.
 fn ids(document: &MeshDocument) -> Vec<&str> {
-    let children = document.root().children().into_iter();
+    let children = document.root().children();
     children.map(|child| child.id().unwrap()).collect()
 }
 
@@ -200,7 +200,7 @@ fn any_state_is_reached_from_any_other() {
         other.apply_update(&ours.encode_state()).unwrap();
         for _ in 0..4 {
             let mut known = Vec::new();
-            let mut stack = ours.root().children();
+            let mut stack: Vec<_> = ours.root().children().collect();
             while let Some(element) = stack.pop() {
                 if element.tag() == "item" {
                     known.push(element.id().unwrap().to_owned());

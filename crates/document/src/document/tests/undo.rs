@@ -22,7 +22,7 @@ fn sample() -> MeshDocument {
 fn random_edit(document: &MeshDocument, random: &mut Random, serial: &mut usize) -> Edit {
     let mut items = Vec::new();
     let mut texts = Vec::new();
-    let mut stack = document.root().children();
+    let mut stack: Vec<_> = document.root().children().collect();
     while let Some(element) = stack.pop() {
         let list = if element.tag() == "text" {
             &mut texts

@@ -1,0 +1,422 @@
+//! The CRDT: operations of many authors, merged into one tree as Yjs merges them.
+//!
+//! The algorithm is that of Yjs (Nicolaescu et al., "Near Real-Time Peer-to-Peer Shared Editing on
+//! Extensible Data Types", 2016, in the form that yjs 13 gave it), so that replicas of both end up
+//! equal. What is different is how it is held: operations stand in one table and point at each other
+//! by index, values stay encoded until somebody reads them, positions among many siblings are found
+//! by an index, and nothing recurses.
+//!
+//! The engine knows nothing of schemas, `$id`s or events. [`transaction`] takes operations up,
+//! [`collect`] forgets what was deleted, [`read`] shows what is there.
+
+mod blocks;
+#[cfg(test)]
+mod check;
+mod collect;
+mod content;
+mod encode;
+mod order;
+mod read;
+mod text;
+mod transaction;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use self::blocks::{Block, Blocks};
+use self::order::{Order, Size};
+use crate::update::scan::{Id, IdRange};
+
+pub(crate) use content::{Content, byte_of};
+pub(crate) use text::TextChanges;
+pub(crate) use transaction::{Limit, Transaction};
+
+/// The root type with the element tree.
+pub(crate) const ROOT: &str = "xml";
+
+/// The root type with the root element's attributes, as far as they were written here.
+pub(crate) const ROOT_ATTRIBUTES: &str = "xml.attributes";
+
+/// The node of [`ROOT`].
+pub(crate) const ROOT_NODE: NodeIndex = 0;
+
+/// The node of [`ROOT_ATTRIBUTES`].
+pub(crate) const ROOT_ATTRIBUTES_NODE: NodeIndex = 1;
+
+/// The key of the attribute `$id`.
+pub(crate) const ID_KEY: KeyIndex = 0;
+
+/// No item, no node, no key, no client.
+pub(crate) const NONE: u32 = u32::MAX;
+
+pub(crate) type ClientIndex = u32;
+pub(crate) type ItemIndex = u32;
+pub(crate) type KeyIndex = u32;
+pub(crate) type NodeIndex = u32;
+
+/// All operations, and the tree that they make.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    clients: Vec<Client>,
+    // By id, in order.
+    client_index: BTreeMap<u64, ClientIndex>,
+    items: Vec<Item>,
+    free_items: Vec<ItemIndex>,
+    nodes: Vec<Node>,
+    free_nodes: Vec<NodeIndex>,
+    roots: BTreeMap<Box<str>, NodeIndex>,
+    names: Vec<Arc<str>>,
+    name_index: HashMap<Arc<str>, KeyIndex>,
+}
+
+#[derive(Debug)]
+struct Client {
+    id: u64,
+    clock: u32,
+    // Where it was before the transaction that is under way; [`NONE`] if that did not touch it.
+    before: u32,
+    blocks: Blocks,
+}
+
+/// A reference to an operation; `client` is [`NONE`] for none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Link {
+    client: ClientIndex,
+    clock: u32,
+}
+
+const NOWHERE: Link = Link {
+    client: NONE,
+    clock: 0,
+};
+
+/// A run of operations of one client that stand beside each other.
+#[derive(Debug)]
+pub(crate) struct Item {
+    client: ClientIndex,
+    clock: u32,
+    // The highest bit tells whether it is deleted; lengths have 31 bits.
+    length: u32,
+    left: ItemIndex,
+    right: ItemIndex,
+    // What stood to its left and right when it was made.
+    origin: Link,
+    right_origin: Link,
+    pub(crate) parent: NodeIndex,
+    /// The key that it is a value of; [`NONE`] if it is part of a sequence.
+    pub(crate) key: KeyIndex,
+    // Its place in the order index of its parent, if there is one.
+    slot: u32,
+    pub(crate) content: Content,
+}
+
+const DELETED: u32 = 1 << 31;
+
+impl Item {
+    pub(crate) fn length(&self) -> u32 {
+        self.length & !DELETED
+    }
+
+    pub(crate) fn is_deleted(&self) -> bool {
+        self.length & DELETED != 0
+    }
+
+    pub(crate) fn right(&self) -> ItemIndex {
+        self.right
+    }
+
+    fn set_length(&mut self, length: u32) {
+        self.length = length | (self.length & DELETED);
+    }
+
+    fn mark_deleted(&mut self) {
+        self.length |= DELETED;
+    }
+
+    fn end(&self) -> u32 {
+        self.clock + self.length()
+    }
+
+    fn last(&self) -> Link {
+        Link {
+            client: self.client,
+            clock: self.end() - 1,
+        }
+    }
+}
+
+/// A shared type: an element, a text, or something that has no business in a document.
+#[derive(Debug)]
+pub(crate) struct Node {
+    // The operation that made it.
+    item: ItemIndex,
+    pub(crate) kind: NodeKind,
+    pub(crate) parent: NodeIndex,
+    /// The attribute of the parent that it is the value of, which only foreign documents have.
+    pub(crate) key: KeyIndex,
+    /// How many nodes are above it.
+    pub(crate) depth: u32,
+    first: ItemIndex,
+    last: ItemIndex,
+    // How many items its sequence has, deleted ones included.
+    count: u32,
+    // What of them can be seen.
+    size: Size,
+    // How many live formatting marks it holds.
+    formats: u32,
+    order: Option<Box<Order>>,
+    // By key.
+    attributes: Vec<Attribute>,
+    /// The hash of the `$id` under which it is found, 0 if it is not; see `document::ids`.
+    pub(crate) id_hash: u64,
+    pub(crate) is_dead: bool,
+    /// Whether it is to be checked against the schema.
+    pub(crate) is_suspect: bool,
+    /// Whether it ever held anything else than elements and texts, or a text anything else than text.
+    pub(crate) is_mixed: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NodeKind {
+    /// An element with this tag.
+    Element(KeyIndex),
+    /// A shared type, by its number in updates, that has no business in an element tree.
+    Foreign(u8),
+    /// A root type with this name.
+    Root(KeyIndex),
+    Text,
+}
+
+/// The values of one key, of which the last counts.
+#[derive(Clone, Copy, Debug)]
+struct Attribute {
+    key: KeyIndex,
+    first: ItemIndex,
+    last: ItemIndex,
+}
+
+impl Engine {
+    pub(crate) fn new() -> Self {
+        let mut engine = Self {
+            clients: Vec::new(),
+            client_index: BTreeMap::new(),
+            items: Vec::new(),
+            free_items: Vec::new(),
+            nodes: Vec::new(),
+            free_nodes: Vec::new(),
+            roots: BTreeMap::new(),
+            names: Vec::new(),
+            name_index: HashMap::new(),
+        };
+        engine.key(crate::schema::ID_ATTRIBUTE);
+        engine.root(ROOT);
+        engine.root(ROOT_ATTRIBUTES);
+        engine
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.clients.iter().all(|client| client.clock == 0)
+    }
+
+    /// How many operations of a client are known.
+    pub(crate) fn clock(&self, client: u64) -> u32 {
+        match self.client_index.get(&client) {
+            Some(&client) => self.clients[client as usize].clock,
+            None => 0,
+        }
+    }
+
+    pub(crate) fn clocks(&self) -> impl Iterator<Item = (u64, u32)> {
+        let clients = self.client_index.values();
+        let clients = clients.map(|&client| &self.clients[client as usize]);
+        clients
+            .filter(|client| client.clock > 0)
+            .map(|client| (client.id, client.clock))
+    }
+
+    pub(crate) fn node(&self, index: NodeIndex) -> &Node {
+        &self.nodes[index as usize]
+    }
+
+    pub(crate) fn node_mut(&mut self, index: NodeIndex) -> &mut Node {
+        &mut self.nodes[index as usize]
+    }
+
+    pub(crate) fn item(&self, index: ItemIndex) -> &Item {
+        &self.items[index as usize]
+    }
+
+    /// The id of an item's first operation.
+    pub(crate) fn item_id(&self, index: ItemIndex) -> Id {
+        let item = self.item(index);
+        self.id(Link {
+            client: item.client,
+            clock: item.clock,
+        })
+    }
+
+    /// The id of the operation that made a node.
+    pub(crate) fn node_id(&self, index: NodeIndex) -> Id {
+        match self.node(index).item {
+            NONE => Id {
+                client: 0,
+                clock: 0,
+            },
+            item => self.item_id(item),
+        }
+    }
+
+    pub(crate) fn name(&self, key: KeyIndex) -> &Arc<str> {
+        &self.names[key as usize]
+    }
+
+    pub(crate) fn find_key(&self, name: &str) -> Option<KeyIndex> {
+        self.name_index.get(name).copied()
+    }
+
+    pub(crate) fn is_deleted(&self, range: IdRange) -> bool {
+        let mut is_deleted = true;
+        let known = self.visit(range, |_, _, deleted| is_deleted &= deleted);
+        known && is_deleted
+    }
+
+    /// The parts of a range of known operations that are not deleted yet.
+    pub(crate) fn not_deleted(&self, range: IdRange) -> Vec<IdRange> {
+        let mut parts: Vec<IdRange> = Vec::new();
+        self.visit(range, |start, end, deleted| match parts.last_mut() {
+            _ if deleted => {}
+            Some(last) if last.end == start => last.end = end,
+            _ => parts.push(IdRange {
+                start,
+                end,
+                ..range
+            }),
+        });
+        parts
+    }
+
+    /// Tells the parts of a range of operations, and whether they are deleted; false if not all of
+    /// them are known.
+    fn visit(&self, range: IdRange, mut tell: impl FnMut(u32, u32, bool)) -> bool {
+        let Some(&client) = self.client_index.get(&range.client) else {
+            return false;
+        };
+        let known = &self.clients[client as usize];
+        let end = range.end.min(known.clock);
+        let mut start = range.start;
+        let blocks = known.blocks.from(start);
+        let mut blocks = blocks.peekable();
+        while let Some(block) = blocks.next()
+            && start < end
+        {
+            let until = blocks.peek().map_or(known.clock, |next| next.start);
+            let is_deleted = block.item == NONE || self.item(block.item).is_deleted();
+            tell(start, until.min(end), is_deleted);
+            start = until;
+        }
+        range.end <= known.clock
+    }
+
+    fn id(&self, link: Link) -> Id {
+        Id {
+            client: self.clients[link.client as usize].id,
+            clock: link.clock,
+        }
+    }
+
+    fn link(&self, id: Id) -> Option<Link> {
+        let client = *self.client_index.get(&id.client)?;
+        let clock = id.clock;
+        (clock < self.clients[client as usize].clock).then_some(Link { client, clock })
+    }
+
+    /// The block of an operation that is known; its item is [`NONE`] if it was collected.
+    fn block(&self, link: Link) -> Block {
+        self.clients[link.client as usize].blocks.find(link.clock)
+    }
+
+    fn client(&mut self, id: u64) -> ClientIndex {
+        if let Some(&client) = self.client_index.get(&id) {
+            return client;
+        }
+        let client = index(self.clients.len());
+        self.clients.push(Client {
+            id,
+            clock: 0,
+            before: NONE,
+            blocks: Blocks::default(),
+        });
+        self.client_index.insert(id, client);
+        client
+    }
+
+    fn key(&mut self, name: &str) -> KeyIndex {
+        if let Some(&key) = self.name_index.get(name) {
+            return key;
+        }
+        let key = index(self.names.len());
+        let name: Arc<str> = name.into();
+        self.names.push(Arc::clone(&name));
+        self.name_index.insert(name, key);
+        key
+    }
+
+    fn root(&mut self, name: &str) -> NodeIndex {
+        if let Some(&node) = self.roots.get(name) {
+            return node;
+        }
+        let key = self.key(name);
+        let node = self.add_node(NodeKind::Root(key), NONE, NONE, 0);
+        self.roots.insert(name.into(), node);
+        node
+    }
+
+    fn add_node(
+        &mut self,
+        kind: NodeKind,
+        parent: NodeIndex,
+        key: KeyIndex,
+        depth: u32,
+    ) -> NodeIndex {
+        let node = Node {
+            item: NONE,
+            kind,
+            parent,
+            key,
+            depth,
+            first: NONE,
+            last: NONE,
+            count: 0,
+            size: Size::default(),
+            formats: 0,
+            order: None,
+            attributes: Vec::new(),
+            id_hash: 0,
+            is_dead: false,
+            is_suspect: false,
+            is_mixed: false,
+        };
+        if let Some(free) = self.free_nodes.pop() {
+            self.nodes[free as usize] = node;
+            return free;
+        }
+        self.nodes.push(node);
+        index(self.nodes.len() - 1)
+    }
+
+    fn add_item(&mut self, item: Item) -> ItemIndex {
+        if let Some(free) = self.free_items.pop() {
+            self.items[free as usize] = item;
+            return free;
+        }
+        self.items.push(item);
+        index(self.items.len() - 1)
+    }
+}
+
+fn index(length: usize) -> u32 {
+    u32::try_from(length)
+        .ok()
+        .filter(|&index| index < NONE)
+        .expect("clocks are 31 bits, and memory ends before this many operations fit")
+}

@@ -1,0 +1,151 @@
+//! The end of a transaction: what was deleted is forgotten, neighbours are joined.
+//!
+//! Of a deleted item stays its place, of what was in a deleted node just that there were such
+//! operations; as in Yjs, so that the states that both encode are alike.
+
+use super::transaction::Transaction;
+use super::{Client, ClientIndex, Content, Engine, ItemIndex, NONE, NodeIndex};
+
+impl Engine {
+    /// Ends a transaction.
+    pub(crate) fn finish(&mut self, transaction: Transaction) {
+        let collected = self.collect(&transaction);
+        for (client, clock) in collected {
+            self.join(client, clock);
+            self.join_behind(client, clock);
+        }
+        for (client, range) in transaction.deleted {
+            let blocks = self.clients[client as usize].blocks.from(range.start);
+            let starts = blocks.map(|block| block.start);
+            let starts: Vec<u32> = starts.take_while(|&start| start <= range.end).collect();
+            for start in starts {
+                self.join(client, start);
+            }
+        }
+        for client in transaction.grown_clients {
+            let Client { blocks, before, .. } = &mut self.clients[client as usize];
+            let before = std::mem::replace(before, NONE);
+            let starts = blocks.from(before).map(|block| block.start);
+            let starts: Vec<u32> = starts.collect();
+            for start in starts {
+                self.join(client, start);
+            }
+        }
+        for node in transaction.grown {
+            self.index_sequence(node);
+        }
+    }
+
+    /// Forgets what was deleted; where operations are of which nothing is left.
+    fn collect(&mut self, transaction: &Transaction) -> Vec<(ClientIndex, u32)> {
+        let mut nodes: Vec<NodeIndex> = Vec::new();
+        for (client, range) in &transaction.deleted {
+            let blocks = self.clients[*client as usize].blocks.from(range.start);
+            let blocks = blocks.take_while(|block| block.start < range.end);
+            for block in blocks {
+                if !block.is_collected() {
+                    let item = &mut self.items[block.item as usize];
+                    if let Content::Type(node) =
+                        std::mem::replace(&mut item.content, Content::Deleted)
+                    {
+                        nodes.push(node);
+                    }
+                }
+            }
+        }
+        let mut collected = Vec::new();
+        while let Some(index) = nodes.pop() {
+            let node = self.node_mut(index);
+            node.is_dead = true;
+            node.item = NONE;
+            node.order = None;
+            node.last = NONE;
+            let first = std::mem::replace(&mut node.first, NONE);
+            let attributes = std::mem::take(&mut node.attributes);
+            let lists = attributes.iter().map(|attribute| attribute.first);
+            for first in lists.chain([first]) {
+                let mut at = first;
+                while at != NONE {
+                    let item = &self.items[at as usize];
+                    if let Content::Type(node) = item.content {
+                        nodes.push(node);
+                    }
+                    let (client, clock, next) = (item.client, item.clock, item.right);
+                    self.clients[client as usize].blocks.set(clock, NONE);
+                    collected.push((client, clock));
+                    self.free_item(at);
+                    at = next;
+                }
+            }
+            self.free_nodes.push(index);
+        }
+        collected
+    }
+
+    /// Joins the block of an operation with the one before it, if they can be one.
+    fn join(&mut self, client: ClientIndex, clock: u32) {
+        let blocks = &self.clients[client as usize].blocks;
+        let right = blocks.find(clock);
+        let Some(left) = (right.start > 0).then(|| blocks.before(clock)).flatten() else {
+            return;
+        };
+        match (left.is_collected(), right.is_collected()) {
+            (true, true) => {}
+            (false, false) if self.can_join(left.item, right.item) => {
+                self.join_items(left.item, right.item);
+            }
+            _ => return,
+        }
+        self.clients[client as usize].blocks.join(right.start);
+    }
+
+    fn join_behind(&mut self, client: ClientIndex, clock: u32) {
+        let next = self.clients[client as usize].blocks.from(clock).nth(1);
+        if let Some(next) = next {
+            self.join(client, next.start);
+        }
+    }
+
+    fn can_join(&self, left: ItemIndex, right: ItemIndex) -> bool {
+        let (one, other) = (self.item(left), self.item(right));
+        one.right == right
+            && other.origin == one.last()
+            && one.right_origin == other.right_origin
+            && one.is_deleted() == other.is_deleted()
+            && matches!(
+                (&one.content, &other.content),
+                (Content::Deleted, Content::Deleted) | (Content::Text(_), Content::Text(_))
+            )
+            && (one.key != NONE || self.order_may_join(left, right))
+    }
+
+    fn join_items(&mut self, left: ItemIndex, right: ItemIndex) {
+        let item = &mut self.items[right as usize];
+        let content = std::mem::replace(&mut item.content, Content::Deleted);
+        let (length, next, parent, key) = (item.length(), item.right, item.parent, item.key);
+        let item = &mut self.items[left as usize];
+        if let (Content::Text(text), Content::Text(more)) = (&mut item.content, content) {
+            text.push_str(&more);
+        }
+        item.set_length(item.length() + length);
+        item.right = next;
+        if next != NONE {
+            self.items[next as usize].left = left;
+        }
+        let node = &mut self.nodes[parent as usize];
+        if key != NONE {
+            let attribute = node.attributes.iter_mut().find(|one| one.key == key);
+            if let Some(attribute) = attribute
+                && attribute.last == right
+            {
+                attribute.last = left;
+            }
+        } else {
+            if node.last == right {
+                node.last = left;
+            }
+            self.order_joined(left);
+        }
+        self.free_item(right);
+    }
+}

@@ -1,0 +1,118 @@
+//! The state, or what a replica lacks of it, as an update.
+
+use std::sync::Arc;
+
+use super::{Client, Engine, ItemIndex, Link, NONE, NOWHERE, NodeKind};
+use crate::update::scan::{Id, IdRange};
+use crate::update::writer;
+
+const HAS_ORIGIN: u8 = 0x80;
+const HAS_RIGHT_ORIGIN: u8 = 0x40;
+const HAS_KEY: u8 = 0x20;
+
+impl Engine {
+    /// A v1 update of all operations from the clocks on that are `known`, and of all deletions.
+    pub(crate) fn encode(&self, known: impl Fn(u64) -> u32) -> Vec<u8> {
+        let mut out = Vec::new();
+        // Higher client ids first, as Yjs does.
+        let clients = self.client_index.values().rev();
+        let clients = clients.map(|&client| &self.clients[client as usize]);
+        let news = clients.filter(|client| client.clock > known(client.id));
+        let news: Vec<&Client> = news.collect();
+        writer::unsigned(&mut out, news.len() as u64);
+        for client in news {
+            let start = known(client.id);
+            writer::unsigned(&mut out, client.blocks.count_from(start) as u64);
+            let clock = start;
+            let first = Id {
+                client: client.id,
+                clock,
+            };
+            writer::id(&mut out, first);
+            let mut blocks = client.blocks.from(start).peekable();
+            while let Some(block) = blocks.next() {
+                let offset = start.saturating_sub(block.start);
+                if block.is_collected() {
+                    let end = blocks.peek().map_or(client.clock, |next| next.start);
+                    out.push(0);
+                    writer::unsigned(&mut out, (end - block.start - offset).into());
+                } else {
+                    self.write_item(&mut out, block.item, offset);
+                }
+            }
+        }
+        writer::deletes(&mut out, &mut self.all_deleted());
+        out
+    }
+
+    fn all_deleted(&self) -> Vec<IdRange> {
+        let mut deleted: Vec<IdRange> = Vec::new();
+        for client in self.client_index.values().rev() {
+            let client = &self.clients[*client as usize];
+            let mut blocks = client.blocks.from(0).peekable();
+            while let Some(block) = blocks.next() {
+                let end = blocks.peek().map_or(client.clock, |next| next.start);
+                if block.is_collected() || self.item(block.item).is_deleted() {
+                    match deleted.last_mut() {
+                        Some(last) if last.client == client.id && last.end == block.start => {
+                            last.end = end;
+                        }
+                        _ => deleted.push(IdRange {
+                            client: client.id,
+                            start: block.start,
+                            end,
+                        }),
+                    }
+                }
+            }
+        }
+        deleted
+    }
+
+    /// Writes an item without its first operations.
+    fn write_item(&self, out: &mut Vec<u8>, index: ItemIndex, offset: u32) {
+        let item = self.item(index);
+        let origin = match offset {
+            0 => item.origin,
+            _ => Link {
+                client: item.client,
+                clock: item.clock + offset - 1,
+            },
+        };
+        let mut info = item.content.number();
+        for (flag, is_set) in [
+            (HAS_ORIGIN, origin != NOWHERE),
+            (HAS_RIGHT_ORIGIN, item.right_origin != NOWHERE),
+            (HAS_KEY, item.key != NONE),
+        ] {
+            info |= if is_set { flag } else { 0 };
+        }
+        out.push(info);
+        for link in [origin, item.right_origin] {
+            if link != NOWHERE {
+                writer::id(out, self.id(link));
+            }
+        }
+        if info & (HAS_ORIGIN | HAS_RIGHT_ORIGIN) == 0 {
+            if let NodeKind::Root(name) = self.node(item.parent).kind {
+                out.push(1);
+                writer::string(out, self.name(name));
+            } else {
+                out.push(0);
+                writer::id(out, self.node_id(item.parent));
+            }
+            if item.key != NONE {
+                writer::string(out, self.name(item.key));
+            }
+        }
+        let name = |key| Arc::clone(self.name(key));
+        let type_of = |node| match self.node(node).kind {
+            NodeKind::Element(tag) => (3, Some(Arc::clone(self.name(tag)))),
+            NodeKind::Text => (6, None),
+            NodeKind::Foreign(number) => (number, None),
+            NodeKind::Root(_) => (4, None),
+        };
+        item.content
+            .write(out, item.length(), offset, name, type_of);
+    }
+}

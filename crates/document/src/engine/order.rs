@@ -1,0 +1,302 @@
+//! Positions in long sequences: which item is at a place, and at which place is an item.
+//!
+//! A sequence is a linked list of items, deleted ones included. A long one is cut into runs of
+//! neighbours whose sizes are kept, so that a position is found by a sum over the runs and a walk
+//! through one of them.
+
+use super::content::byte_of;
+use super::{Content, Engine, ItemIndex, NONE, NodeIndex, NodeKind};
+
+/// From how many items on a sequence is worth an index.
+const MIN_ITEMS: u32 = 256;
+
+/// How many items a run has at most.
+const MAX_RUN: u32 = 128;
+
+/// How much of a sequence can be seen: child nodes of an element, UTF-16 units of a text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub(crate) units: u32,
+    /// How many pairs of these units are one character.
+    pub(crate) pairs: u32,
+}
+
+impl Size {
+    pub(super) fn add(&mut self, other: Self) {
+        self.units += other.units;
+        self.pairs += other.pairs;
+    }
+
+    pub(super) fn subtract(&mut self, other: Self) {
+        self.units -= other.units;
+        self.pairs -= other.pairs;
+    }
+}
+
+/// The runs of one sequence. An item's `slot` names its run, whose place changes.
+#[derive(Debug, Default)]
+pub(super) struct Order {
+    // All by place, in order.
+    sizes: Vec<Size>,
+    firsts: Vec<ItemIndex>,
+    counts: Vec<u32>,
+    slots: Vec<u32>,
+    // By slot.
+    places: Vec<u32>,
+}
+
+impl Order {
+    fn place(&self, slot: u32) -> usize {
+        self.places[slot as usize] as usize
+    }
+
+    fn insert(&mut self, place: usize, first: ItemIndex, count: u32, size: Size) -> u32 {
+        let slot = super::index(self.places.len());
+        self.places.push(0);
+        self.sizes.insert(place, size);
+        self.firsts.insert(place, first);
+        self.counts.insert(place, count);
+        self.slots.insert(place, slot);
+        for at in place..self.slots.len() {
+            self.places[self.slots[at] as usize] = super::index(at);
+        }
+        slot
+    }
+}
+
+impl Engine {
+    /// How much of an item can be seen.
+    pub(super) fn size(&self, index: ItemIndex) -> Size {
+        let item = self.item(index);
+        if item.is_deleted() || item.key != NONE {
+            return Size::default();
+        }
+        let in_text = self.node(item.parent).kind == NodeKind::Text;
+        match &item.content {
+            Content::Text(text) if in_text => {
+                let units = item.length();
+                let is_ascii = text.len() == units as usize;
+                let characters = || super::index(text.chars().count());
+                let pairs = if is_ascii { 0 } else { units - characters() };
+                Size { units, pairs }
+            }
+            Content::Type(_) if !in_text => Size { units: 1, pairs: 0 },
+            _ => Size::default(),
+        }
+    }
+
+    /// The same in units.
+    pub(crate) fn size_of(&self, index: ItemIndex) -> u32 {
+        self.size(index).units
+    }
+
+    /// Makes an index for a sequence that has become long.
+    pub(super) fn index_sequence(&mut self, node: NodeIndex) {
+        let around = self.node(node);
+        if around.order.is_some() || around.count < MIN_ITEMS || around.is_dead {
+            return;
+        }
+        let mut order = Order::default();
+        let mut at = around.first;
+        while at != NONE {
+            let (first, mut count, mut size) = (at, 0, Size::default());
+            let slot = super::index(order.places.len());
+            while at != NONE && count < MAX_RUN / 2 {
+                self.items[at as usize].slot = slot;
+                size.add(self.size(at));
+                count += 1;
+                at = self.item(at).right;
+            }
+            order.places.push(slot);
+            order.slots.push(slot);
+            order.sizes.push(size);
+            order.firsts.push(first);
+            order.counts.push(count);
+        }
+        self.node_mut(node).order = Some(Box::new(order));
+    }
+
+    /// Takes note of an item that was linked into its sequence.
+    pub(super) fn order_added(&mut self, index: ItemIndex) {
+        let size = self.size(index);
+        let (parent, left) = (self.item(index).parent, self.item(index).left);
+        let node = &mut self.nodes[parent as usize];
+        node.count += 1;
+        node.size.add(size);
+        let Some(order) = &mut node.order else {
+            return;
+        };
+        let place = if left == NONE {
+            order.firsts[0] = index;
+            0
+        } else {
+            order.place(self.items[left as usize].slot)
+        };
+        self.items[index as usize].slot = order.slots[place];
+        order.sizes[place].add(size);
+        order.counts[place] += 1;
+        if order.counts[place] > MAX_RUN {
+            self.split_run(parent, place);
+        }
+    }
+
+    /// Takes note of the second half of an item that was split.
+    pub(super) fn order_split(&mut self, index: ItemIndex, lost_pair: bool) {
+        let (parent, slot) = (self.item(index).parent, self.item(index).slot);
+        let lost = Size {
+            units: 0,
+            pairs: u32::from(lost_pair && !self.item(index).is_deleted()),
+        };
+        let node = &mut self.nodes[parent as usize];
+        node.count += 1;
+        node.size.subtract(lost);
+        let Some(order) = &mut node.order else {
+            return;
+        };
+        let place = order.place(slot);
+        order.sizes[place].subtract(lost);
+        order.counts[place] += 1;
+        if order.counts[place] > MAX_RUN {
+            self.split_run(parent, place);
+        }
+    }
+
+    /// Takes note that an item became longer or is no longer seen.
+    pub(super) fn order_resized(&mut self, index: ItemIndex, before: Size, now: Size) {
+        let (parent, slot) = (self.item(index).parent, self.item(index).slot);
+        let node = &mut self.nodes[parent as usize];
+        node.size.subtract(before);
+        node.size.add(now);
+        if let Some(order) = &mut node.order {
+            let place = order.place(slot);
+            order.sizes[place].subtract(before);
+            order.sizes[place].add(now);
+        }
+    }
+
+    /// Whether two neighbours may become one item.
+    pub(super) fn order_may_join(&self, left: ItemIndex, right: ItemIndex) -> bool {
+        let (left, right) = (self.item(left), self.item(right));
+        self.node(left.parent).order.is_none() || left.slot == right.slot
+    }
+
+    /// Takes note that an item was joined to its left neighbour.
+    pub(super) fn order_joined(&mut self, left: ItemIndex) {
+        let (parent, slot) = (self.item(left).parent, self.item(left).slot);
+        let node = &mut self.nodes[parent as usize];
+        node.count -= 1;
+        if let Some(order) = &mut node.order {
+            let place = order.place(slot);
+            order.counts[place] -= 1;
+        }
+    }
+
+    /// At which place an item begins: how much can be seen before it.
+    pub(crate) fn position(&self, index: ItemIndex) -> Size {
+        let item = self.item(index);
+        let node = self.node(item.parent);
+        let mut position = Size::default();
+        let mut at = node.first;
+        if let Some(order) = &node.order {
+            let place = order.place(item.slot);
+            for size in &order.sizes[..place] {
+                position.add(*size);
+            }
+            at = order.firsts[place];
+        }
+        while at != index && at != NONE {
+            position.add(self.size(at));
+            at = self.item(at).right;
+        }
+        position
+    }
+
+    /// The item that holds a unit, and where it begins; `None` behind the end.
+    pub(crate) fn locate(&self, node: NodeIndex, unit: u32) -> Option<(ItemIndex, Size)> {
+        self.find(node, |before, size| unit < before.units + size.units)
+    }
+
+    /// The same for a character.
+    pub(crate) fn locate_scalar(&self, node: NodeIndex, scalar: u32) -> Option<(ItemIndex, Size)> {
+        self.find(node, |before, size| {
+            scalar < (before.units + size.units) - (before.pairs + size.pairs)
+        })
+    }
+
+    /// The first item for which it is reached, if all of the sequence before it is given with it.
+    fn find(
+        &self,
+        node: NodeIndex,
+        is_reached: impl Fn(Size, Size) -> bool,
+    ) -> Option<(ItemIndex, Size)> {
+        let node = self.node(node);
+        let mut position = Size::default();
+        if !is_reached(position, node.size) {
+            return None;
+        }
+        let mut at = node.first;
+        if let Some(order) = &node.order {
+            for (size, &first) in order.sizes.iter().zip(&order.firsts) {
+                if is_reached(position, *size) {
+                    at = first;
+                    break;
+                }
+                position.add(*size);
+            }
+        }
+        while at != NONE {
+            let size = self.size(at);
+            if is_reached(position, size) {
+                return Some((at, position));
+            }
+            position.add(size);
+            at = self.item(at).right;
+        }
+        None
+    }
+
+    /// How many units the first characters of an item have.
+    pub(crate) fn units_of_scalars(&self, index: ItemIndex, scalars: u32) -> u32 {
+        let item = self.item(index);
+        match &item.content {
+            Content::Text(text) if text.len() != item.length() as usize => {
+                let characters = text.chars().take(scalars as usize);
+                super::index(characters.map(char::len_utf16).sum())
+            }
+            _ => scalars,
+        }
+    }
+
+    /// Whether a place within an item is within a character of two units.
+    pub(crate) fn is_within_pair(&self, index: ItemIndex, units: u32) -> bool {
+        let item = self.item(index);
+        match &item.content {
+            Content::Text(text) => byte_of(text, item.length(), units).1,
+            _ => false,
+        }
+    }
+
+    fn split_run(&mut self, parent: NodeIndex, place: usize) {
+        let Some(mut order) = self.nodes[parent as usize].order.take() else {
+            return;
+        };
+        let keep = order.counts[place] / 2;
+        let mut at = order.firsts[place];
+        let mut size = Size::default();
+        for _ in 0..keep {
+            size.add(self.size(at));
+            at = self.item(at).right;
+        }
+        let (first, count) = (at, order.counts[place] - keep);
+        let mut rest = order.sizes[place];
+        rest.subtract(size);
+        order.sizes[place] = size;
+        order.counts[place] = keep;
+        let slot = order.insert(place + 1, first, count, rest);
+        for _ in 0..count {
+            self.items[at as usize].slot = slot;
+            at = self.item(at).right;
+        }
+        self.nodes[parent as usize].order = Some(order);
+    }
+}

@@ -1,0 +1,403 @@
+//! Rich text: runs of characters with formats, and edits of them, worked out as Yjs does.
+//!
+//! A format begins and ends with a mark; what is edited is told as new operations and deletions, which
+//! are then taken up like anybody else's.
+
+use serde_json::{Map, Value};
+
+use super::{Content, Engine, ItemIndex, NONE, NodeIndex};
+use crate::update::scan::{Id, IdRange};
+use crate::update::writer::{Builder, Place};
+
+/// The formats at some place, by name.
+pub(crate) type Attributes = Map<String, Value>;
+
+/// Works out edits of one text. Nothing changes before [`TextChanges::finish`]'s update is applied.
+#[derive(Debug)]
+pub(crate) struct TextChanges<'a> {
+    engine: &'a Engine,
+    node: NodeIndex,
+    builder: Builder,
+    deletes: Vec<IdRange>,
+}
+
+/// A place between two operations.
+#[derive(Clone, Debug)]
+struct Cursor {
+    left: Option<Id>,
+    right: ItemIndex,
+    // How many operations of `right` are already to the left.
+    offset: u32,
+    formats: Attributes,
+}
+
+impl Engine {
+    /// The text in runs of equal formats.
+    pub(crate) fn runs(&self, node: NodeIndex) -> Vec<(String, Attributes)> {
+        let mut runs: Vec<(String, Attributes)> = Vec::new();
+        let mut formats = Attributes::new();
+        for index in self.items(self.node(node).first) {
+            let item = self.item(index);
+            match &item.content {
+                _ if item.is_deleted() => {}
+                Content::Format(key, value) => set_format(&mut formats, self.name(*key), value),
+                Content::Text(text) => match runs.last_mut() {
+                    // Marks that change nothing are no border.
+                    Some((last, before)) if *before == formats => last.push_str(text),
+                    _ => runs.push((text.clone(), formats.clone())),
+                },
+                _ => {}
+            }
+        }
+        runs
+    }
+
+    /// The text without its formats.
+    pub(crate) fn plain_text(&self, node: NodeIndex) -> String {
+        let mut plain = String::with_capacity(self.node(node).size.units as usize);
+        for index in self.items(self.node(node).first) {
+            let item = self.item(index);
+            if let Content::Text(text) = &item.content
+                && !item.is_deleted()
+            {
+                plain.push_str(text);
+            }
+        }
+        plain
+    }
+
+    /// How long a text is, in UTF-16 units and in characters.
+    pub(crate) fn text_length(&self, node: NodeIndex) -> (u32, u32) {
+        let size = self.node(node).size;
+        (size.units, size.units - size.pairs)
+    }
+
+    /// The place of a character in UTF-16 units, if there is such a character, or the end.
+    pub(crate) fn units_before_scalar(&self, node: NodeIndex, scalar: u32) -> Option<u32> {
+        let (units, scalars) = self.text_length(node);
+        if scalar == scalars {
+            return Some(units);
+        }
+        if units == scalars {
+            return (scalar < scalars).then_some(scalar);
+        }
+        let (item, before) = self.locate_scalar(node, scalar)?;
+        let within = scalar - (before.units - before.pairs);
+        Some(before.units + self.units_of_scalars(item, within))
+    }
+
+    /// Whether there is a place between two characters after this many units.
+    pub(crate) fn is_place(&self, node: NodeIndex, units: u32) -> bool {
+        let size = self.node(node).size;
+        if units >= size.units || size.pairs == 0 {
+            return units <= size.units;
+        }
+        let found = self.locate(node, units);
+        found.is_some_and(|(item, before)| !self.is_within_pair(item, units - before.units))
+    }
+}
+
+impl<'a> TextChanges<'a> {
+    pub(crate) fn new(engine: &'a Engine, node: NodeIndex, client: u64) -> Self {
+        Self {
+            engine,
+            node,
+            builder: Builder::new(client, engine.clock(client)),
+            deletes: Vec::new(),
+        }
+    }
+
+    /// The update, and what it deletes.
+    pub(crate) fn finish(self) -> (Builder, Vec<IdRange>) {
+        (self.builder, self.deletes)
+    }
+
+    /// Inserts a text; without formats it gets those of the character before it.
+    pub(crate) fn insert(&mut self, at: u32, text: &str, formats: Option<&Attributes>) {
+        if text.is_empty() {
+            return;
+        }
+        let mut cursor = self.cursor(at, formats.is_some());
+        let Some(formats) = formats else {
+            let place = self.place(&cursor);
+            self.builder.characters(place, text);
+            return;
+        };
+        let mut formats = formats.clone();
+        for name in cursor.formats.keys() {
+            formats.entry(name.clone()).or_insert(Value::Null);
+        }
+        self.skip_equal(&mut cursor, &formats);
+        let negated = self.begin_formats(&mut cursor, &formats);
+        let place = self.place(&cursor);
+        cursor.left = Some(self.builder.characters(place, text));
+        self.end_formats(&mut cursor, negated);
+    }
+
+    /// Deletes what is between two places.
+    pub(crate) fn delete(&mut self, from: u32, to: u32) {
+        let mut cursor = self.cursor(from, true);
+        let start = (cursor.right, cursor.formats.clone());
+        let mut left = to - from;
+        while left > 0 && cursor.right != NONE {
+            let seen = self
+                .engine
+                .size(cursor.right)
+                .units
+                .saturating_sub(cursor.offset);
+            if seen > 0 {
+                let length = seen.min(left);
+                self.delete_part(cursor.right, cursor.offset, length);
+                left -= length;
+                if length < seen {
+                    break;
+                }
+            }
+            self.forward(&mut cursor);
+        }
+        self.clean_gap(start.0, &start.1, &mut cursor);
+    }
+
+    /// Gives what is between two places formats; null takes one away.
+    pub(crate) fn format(&mut self, from: u32, to: u32, formats: &Attributes) {
+        let mut cursor = self.cursor(from, true);
+        self.skip_equal(&mut cursor, formats);
+        let mut negated = self.begin_formats(&mut cursor, formats);
+        let mut left = to - from;
+        while cursor.right != NONE {
+            let item = self.engine.item(cursor.right);
+            let is_mark = matches!(item.content, Content::Format(..));
+            if left == 0 && (negated.is_empty() || !(item.is_deleted() || is_mark)) {
+                break;
+            }
+            if !item.is_deleted() {
+                if let Content::Format(key, value) = &item.content {
+                    let name = self.engine.name(*key);
+                    if let Some(wanted) = formats.get(&**name) {
+                        let value = parse(value);
+                        if *wanted == value {
+                            negated.shift_remove(&**name);
+                        } else if left == 0 {
+                            break;
+                        } else {
+                            negated.insert((**name).to_owned(), value);
+                        }
+                        self.delete_part(cursor.right, 0, 1);
+                        // Its effect is gone with it.
+                        cursor.left = Some(self.engine.last_id(cursor.right));
+                        cursor.right = item.right();
+                        continue;
+                    }
+                }
+                let seen = self
+                    .engine
+                    .size(cursor.right)
+                    .units
+                    .saturating_sub(cursor.offset);
+                if seen > left {
+                    let Id { client, clock } = self.engine.item_id(cursor.right);
+                    cursor.offset += left;
+                    let clock = clock + cursor.offset - 1;
+                    cursor.left = Some(Id { client, clock });
+                    break;
+                }
+                left -= seen;
+            }
+            self.forward(&mut cursor);
+        }
+        self.end_formats(&mut cursor, negated);
+    }
+
+    /// The place after this many units, with the formats there if they are asked for.
+    fn cursor(&self, at: u32, with_formats: bool) -> Cursor {
+        let mut cursor = Cursor {
+            left: None,
+            right: self.engine.node(self.node).first,
+            offset: 0,
+            formats: Attributes::new(),
+        };
+        if with_formats && self.engine.node(self.node).formats > 0 {
+            let mut left = at;
+            while left > 0 && cursor.right != NONE {
+                let seen = self.engine.size(cursor.right).units;
+                if seen > left {
+                    self.advance(&mut cursor, left);
+                    break;
+                }
+                left -= seen;
+                self.forward(&mut cursor);
+            }
+        } else if let Some(last) = at.checked_sub(1)
+            && let Some((item, before)) = self.engine.locate(self.node, last)
+        {
+            cursor.right = item;
+            let within = at - before.units;
+            if within == self.engine.item(item).length() {
+                self.forward(&mut cursor);
+            } else {
+                self.advance(&mut cursor, within);
+            }
+        }
+        cursor
+    }
+
+    fn advance(&self, cursor: &mut Cursor, units: u32) {
+        let Id { client, clock } = self.engine.item_id(cursor.right);
+        cursor.offset = units;
+        let clock = clock + units - 1;
+        cursor.left = Some(Id { client, clock });
+    }
+
+    fn forward(&self, cursor: &mut Cursor) {
+        let item = self.engine.item(cursor.right);
+        if let Content::Format(key, value) = &item.content
+            && !item.is_deleted()
+        {
+            set_format(&mut cursor.formats, self.engine.name(*key), value);
+        }
+        cursor.left = Some(self.engine.last_id(cursor.right));
+        cursor.right = item.right();
+        cursor.offset = 0;
+    }
+
+    fn place(&self, cursor: &Cursor) -> Place<'static> {
+        let right = (cursor.right != NONE).then(|| {
+            let Id { client, clock } = self.engine.item_id(cursor.right);
+            let clock = clock + cursor.offset;
+            Id { client, clock }
+        });
+        match (cursor.left, right) {
+            (None, None) => Place::Only(self.engine.node_id(self.node)),
+            (left, right) => Place::Between(left, right),
+        }
+    }
+
+    /// Goes behind marks that already say what is wanted.
+    fn skip_equal(&self, cursor: &mut Cursor, formats: &Attributes) {
+        while cursor.right != NONE && cursor.offset == 0 {
+            let item = self.engine.item(cursor.right);
+            let says_so = match &item.content {
+                Content::Format(key, value) => {
+                    let wanted = formats.get(&**self.engine.name(*key));
+                    wanted.unwrap_or(&Value::Null) == &parse(value)
+                }
+                _ => false,
+            };
+            if !item.is_deleted() && !says_so {
+                break;
+            }
+            self.forward(cursor);
+        }
+    }
+
+    /// Sets marks for what is not so already; what they end.
+    fn begin_formats(&mut self, cursor: &mut Cursor, formats: &Attributes) -> Attributes {
+        let mut negated = Attributes::new();
+        for (name, value) in formats {
+            let current = cursor.formats.get(name).unwrap_or(&Value::Null);
+            if current != value {
+                negated.insert(name.clone(), current.clone());
+                let place = self.place(cursor);
+                cursor.left = Some(self.builder.format(place, name, value));
+                let encoded = value.to_string();
+                set_format(&mut cursor.formats, name, &encoded);
+            }
+        }
+        negated
+    }
+
+    fn end_formats(&mut self, cursor: &mut Cursor, mut negated: Attributes) {
+        while cursor.right != NONE && cursor.offset == 0 && !negated.is_empty() {
+            let item = self.engine.item(cursor.right);
+            let is_gone = item.is_deleted() || self.is_deleted_here(cursor.right);
+            if !is_gone {
+                let Content::Format(key, value) = &item.content else {
+                    break;
+                };
+                let name = self.engine.name(*key);
+                if negated.get(&**name) != Some(&parse(value)) {
+                    break;
+                }
+                negated.shift_remove(&**name);
+            }
+            cursor.left = Some(self.engine.last_id(cursor.right));
+            cursor.right = item.right();
+        }
+        for (name, value) in &negated {
+            let place = self.place(cursor);
+            cursor.left = Some(self.builder.format(place, name, value));
+        }
+    }
+
+    /// Deletes marks between two characters that have no effect any more.
+    fn clean_gap(&mut self, first: ItemIndex, before: &Attributes, cursor: &mut Cursor) {
+        if self.engine.node(self.node).formats == 0 {
+            return;
+        }
+        // The gap reaches up to the next character.
+        while cursor.right != NONE && self.engine.size(cursor.right).units == 0 {
+            self.forward(cursor);
+        }
+        let mut marks: Vec<(ItemIndex, &str)> = Vec::new();
+        for index in self.engine.items(first) {
+            if index == cursor.right {
+                break;
+            }
+            let item = self.engine.item(index);
+            if let Content::Format(key, _) = &item.content
+                && !item.is_deleted()
+            {
+                marks.push((index, self.engine.name(*key)));
+            }
+        }
+        let after = &cursor.formats;
+        let mut seen: Vec<&str> = Vec::new();
+        let mut useless = Vec::new();
+        // Of all marks of one name the last decides, if it changes anything.
+        for &(index, name) in marks.iter().rev() {
+            if seen.contains(&name) || before.get(name) == after.get(name) {
+                useless.push(index);
+            }
+            seen.push(name);
+        }
+        for index in useless {
+            self.delete_part(index, 0, 1);
+        }
+    }
+
+    fn is_deleted_here(&self, index: ItemIndex) -> bool {
+        let Id { client, clock } = self.engine.item_id(index);
+        let deletes = self.deletes.iter();
+        let mut of_client = deletes.filter(|range| range.client == client);
+        of_client.any(|range| range.start <= clock && clock < range.end)
+    }
+
+    fn delete_part(&mut self, index: ItemIndex, from: u32, length: u32) {
+        let Id { client, clock } = self.engine.item_id(index);
+        self.deletes.push(IdRange {
+            client,
+            start: clock + from,
+            end: clock + from + length,
+        });
+    }
+}
+
+fn set_format(formats: &mut Attributes, name: &str, value: &str) {
+    match parse(value) {
+        Value::Null => {
+            formats.shift_remove(name);
+        }
+        value => {
+            formats.insert(name.to_owned(), value);
+        }
+    }
+}
+
+/// A mark's value; the scan of every update sees to it that it can be read.
+fn parse(value: &str) -> Value {
+    match value {
+        "null" => Value::Null,
+        "true" => Value::Bool(true),
+        _ => serde_json::from_str(value).unwrap_or(Value::Null),
+    }
+}
