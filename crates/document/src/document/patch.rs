@@ -1,11 +1,22 @@
-//! JSON Patch (RFC 6902) with JSON pointers (RFC 6901), applied as the smallest change.
+//! JSON Patch (RFC 6902) with JSON pointers (RFC 6901), applied as the smallest change and at its cost.
 
-use serde_json::Value;
+mod check;
+pub(super) mod overlay;
+
+use serde_json::{Map, Value};
 use thiserror::Error;
 
+use self::overlay::Node;
 use super::MeshDocument;
 use super::edit::EditError;
 use crate::schema::{ID_ATTRIBUTE, Violation};
+
+/// How deep a pointer leads. The document's JSON is less deep; a patch could otherwise build values by
+/// copies that are too deep to be walked.
+const MAX_TOKENS: usize = 1024;
+
+/// How much the operations of one patch copy: by copies of copies, a few of them could fill the memory.
+const MAX_COPIED_BYTES: usize = 64 << 20;
 
 /// Why a patch was not applied. The document is as it was.
 #[derive(Debug, Error)]
@@ -48,7 +59,8 @@ impl MeshDocument {
     /// nothing changed.
     ///
     /// Pointers lead through [`MeshDocument::to_json`]. What the patch does not touch keeps its `$id`
-    /// and what others edit in it at the same time; what it moves keeps its `$id`.
+    /// and what others edit in it at the same time; what it moves keeps its `$id`. Only what it
+    /// changes is checked against the schema.
     ///
     /// # Errors
     /// [`PatchError`] with the operation that failed; the document is as it was.
@@ -61,14 +73,26 @@ impl MeshDocument {
             let reason = "a patch is an array of operations";
             return Err(PatchError::Malformed { index: 0, reason });
         };
-        // With ids, so that elements are recognised wherever they end up.
-        let mut json = self.to_json(true);
+        let mut patched = Patched {
+            document: self,
+            json: Node::document(self),
+            copied: 0,
+        };
         for (index, operation) in operations.iter().enumerate() {
-            apply(&mut json, operation).map_err(|failure| failure.at(index))?;
+            let applied = patched.apply(operation);
+            applied.map_err(|failure| failure.at(index))?;
         }
-        let edits = self
-            .difference(&json, next_id)
-            .map_err(PatchError::Invalid)?;
+        let mut json = patched.json;
+        json.settle(self);
+        let edits = match &json {
+            // Replaced as a whole.
+            Node::Value(json) => self.difference(json, next_id),
+            json => match check::check(self, json) {
+                Ok(content) => self.difference_to(content, next_id),
+                Err(violations) => Err(violations),
+            },
+        };
+        let edits = edits.map_err(PatchError::Invalid)?;
         Ok(self.edit(&edits, next_id)?)
     }
 }
@@ -89,115 +113,113 @@ impl Failure {
     }
 }
 
-fn apply(json: &mut Value, operation: &Value) -> Result<(), Failure> {
-    let member = |name: &str, reason| {
-        let member = operation.get(name).and_then(Value::as_str);
-        member.ok_or(Failure::Malformed(reason))
-    };
-    let value = || {
-        let value = operation.get("value").cloned();
-        value.ok_or(Failure::Malformed("\"value\" is missing"))
-    };
-    let path = member("path", "\"path\" is missing")?;
-    match member("op", "\"op\" is missing")? {
-        "add" => add(json, path, value()?),
-        "copy" => {
-            let from = member("from", "\"from\" is missing")?;
-            let mut copy = get(json, from)?.clone();
-            strip_ids(&mut copy);
-            add(json, path, copy)
-        }
-        "move" => {
-            let from = member("from", "\"from\" is missing")?;
-            if path.starts_with(&format!("{from}/")) {
-                return Err(Failure::Malformed("a value can't be moved into itself"));
+/// The document as the operations so far have made it.
+struct Patched<'a> {
+    document: &'a MeshDocument,
+    json: Node,
+    copied: usize,
+}
+
+impl Patched<'_> {
+    fn apply(&mut self, operation: &Value) -> Result<(), Failure> {
+        let member = |name: &str, reason| {
+            let member = operation.get(name).and_then(Value::as_str);
+            member.ok_or(Failure::Malformed(reason))
+        };
+        let value = || {
+            let value = operation.get("value");
+            value.ok_or(Failure::Malformed("\"value\" is missing"))
+        };
+        let path = member("path", "\"path\" is missing")?;
+        match member("op", "\"op\" is missing")? {
+            "add" => self.add(path, Node::Value(value()?.clone())),
+            "copy" => {
+                let from = member("from", "\"from\" is missing")?;
+                let document = self.document;
+                let mut copy = self.get_mut(from)?.to_value(document);
+                strip_ids(&mut copy);
+                self.copied = self.copied.saturating_add(size(&copy));
+                if self.copied > MAX_COPIED_BYTES {
+                    let reason = "the patch copies more than 64 MiB; copy less at once";
+                    return Err(Failure::Malformed(reason));
+                }
+                self.add(path, Node::Value(copy))
             }
-            let moved = remove(json, from)?;
-            add(json, path, moved)
-        }
-        "remove" => remove(json, path).map(drop),
-        "replace" => {
-            let value = value()?;
-            *get_mut(json, path)? = value;
-            Ok(())
-        }
-        "test" => {
-            let mut found = get(json, path)?.clone();
-            let mut expected = value()?;
-            strip_ids(&mut found);
-            strip_ids(&mut expected);
-            if is_equal(&found, &expected) {
-                return Ok(());
+            "move" => {
+                let from = member("from", "\"from\" is missing")?;
+                let below = path.strip_prefix(from);
+                if below.is_some_and(|below| below.starts_with('/')) {
+                    return Err(Failure::Malformed("a value can't be moved into itself"));
+                }
+                let moved = self.remove(from)?;
+                self.add(path, moved)
             }
-            Err(Failure::TestFailed(path.to_owned()))
+            "remove" => self.remove(path).map(drop),
+            "replace" => {
+                let value = value()?;
+                *self.get_mut(path)? = Node::Value(value.clone());
+                Ok(())
+            }
+            "test" => {
+                let document = self.document;
+                let found = self.get_mut(path)?;
+                if found.equals(document, value()?) {
+                    return Ok(());
+                }
+                Err(Failure::TestFailed(path.to_owned()))
+            }
+            _ => Err(Failure::Malformed("\"op\" is none of the six operations")),
         }
-        _ => Err(Failure::Malformed("\"op\" is none of the six operations")),
+    }
+
+    fn add(&mut self, pointer: &str, value: Node) -> Result<(), Failure> {
+        let missing = || Failure::NotFound(pointer.to_owned());
+        let mut tokens = tokens(pointer)?;
+        let Some(last) = tokens.pop() else {
+            self.json = value;
+            return Ok(());
+        };
+        let parent = self.json.get_mut(self.document, &tokens);
+        let parent = parent.ok_or_else(missing)?;
+        { parent.add(self.document, &last, value) }.ok_or_else(missing)
+    }
+
+    fn remove(&mut self, pointer: &str) -> Result<Node, Failure> {
+        let missing = || Failure::NotFound(pointer.to_owned());
+        let mut tokens = tokens(pointer)?;
+        let Some(last) = tokens.pop() else {
+            return Ok(std::mem::replace(&mut self.json, Node::Value(Value::Null)));
+        };
+        let parent = self.json.get_mut(self.document, &tokens);
+        let parent = parent.ok_or_else(missing)?;
+        { parent.remove(self.document, &last) }.ok_or_else(missing)
+    }
+
+    fn get_mut(&mut self, pointer: &str) -> Result<&mut Node, Failure> {
+        let found = self.json.get_mut(self.document, &tokens(pointer)?);
+        found.ok_or_else(|| Failure::NotFound(pointer.to_owned()))
     }
 }
 
-fn add(json: &mut Value, pointer: &str, value: Value) -> Result<(), Failure> {
-    let Some((parent, key)) = split(pointer)? else {
-        *json = value;
-        return Ok(());
-    };
-    match get_mut(json, parent)? {
-        Value::Object(members) => {
-            members.insert(key, value);
-            Ok(())
-        }
-        Value::Array(items) => {
-            let at = if key == "-" {
-                Some(items.len())
-            } else {
-                index(&key)
-            };
-            let at = at.filter(|&at| at <= items.len());
-            let at = at.ok_or_else(|| Failure::NotFound(pointer.to_owned()))?;
-            items.insert(at, value);
-            Ok(())
-        }
-        _ => Err(Failure::NotFound(pointer.to_owned())),
-    }
-}
-
-fn remove(json: &mut Value, pointer: &str) -> Result<Value, Failure> {
-    let Some((parent, key)) = split(pointer)? else {
-        return Ok(json.take());
-    };
-    let removed = match get_mut(json, parent)? {
-        Value::Object(members) => members.shift_remove(&key),
-        Value::Array(items) => index(&key)
-            .filter(|&at| at < items.len())
-            .map(|at| items.remove(at)),
-        _ => None,
-    };
-    removed.ok_or_else(|| Failure::NotFound(pointer.to_owned()))
-}
-
-fn get<'a>(json: &'a Value, pointer: &str) -> Result<&'a Value, Failure> {
-    split(pointer)?;
-    let found = json.pointer(pointer);
-    found.ok_or_else(|| Failure::NotFound(pointer.to_owned()))
-}
-
-fn get_mut<'a>(json: &'a mut Value, pointer: &str) -> Result<&'a mut Value, Failure> {
-    split(pointer)?;
-    let found = json.pointer_mut(pointer);
-    found.ok_or_else(|| Failure::NotFound(pointer.to_owned()))
-}
-
-/// The pointer to the parent, and the last reference token.
-fn split(pointer: &str) -> Result<Option<(&str, String)>, Failure> {
+/// The reference tokens of a pointer.
+fn tokens(pointer: &str) -> Result<Vec<String>, Failure> {
     if pointer.is_empty() {
-        return Ok(None);
+        return Ok(Vec::new());
     }
-    if !pointer.starts_with('/') {
+    let Some(rest) = pointer.strip_prefix('/') else {
         return Err(Failure::Malformed(
             "a pointer is empty or begins with \"/\"",
         ));
+    };
+    let tokens = rest.split('/').take(MAX_TOKENS + 1);
+    let tokens = tokens.map(|token| token.replace("~1", "/").replace("~0", "~"));
+    let tokens: Vec<String> = tokens.collect();
+    if tokens.len() > MAX_TOKENS {
+        return Err(Failure::Malformed(
+            "a pointer leads more than 1,024 levels deep",
+        ));
     }
-    let (parent, token) = pointer.rsplit_once('/').unwrap_or_default();
-    Ok(Some((parent, token.replace("~1", "/").replace("~0", "~"))))
+    Ok(tokens)
 }
 
 fn index(token: &str) -> Option<usize> {
@@ -217,18 +239,38 @@ pub(super) fn strip_ids(value: &mut Value) {
     }
 }
 
-/// Numbers are equal if they are numerically, as RFC 6902 says.
-fn is_equal(a: &Value, b: &Value) -> bool {
+/// About how much memory a value takes.
+fn size(value: &Value) -> usize {
+    let below: usize = match value {
+        Value::Array(items) => items.iter().map(size).sum(),
+        Value::Object(members) => {
+            let members = members.iter();
+            members.map(|(name, value)| name.len() + size(value)).sum()
+        }
+        Value::String(text) => text.len(),
+        Value::Bool(_) | Value::Null | Value::Number(_) => 0,
+    };
+    below + size_of::<Value>()
+}
+
+/// Whether two values are equal, whatever the `$id`s of elements. Numbers are equal if they are
+/// numerically, as RFC 6902 says.
+pub(super) fn is_equal(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),
         (Value::Array(a), Value::Array(b)) => {
             a.len() == b.len() && a.iter().zip(b).all(|(a, b)| is_equal(a, b))
         }
-        (Value::Object(a), Value::Object(b)) => {
-            a.len() == b.len()
-                && a.iter()
-                    .all(|(key, a)| b.get(key).is_some_and(|b| is_equal(a, b)))
-        }
+        (Value::Object(a), Value::Object(b)) => are_equal(a, b),
         _ => a == b,
     }
+}
+
+/// The same for the members of two objects.
+pub(super) fn are_equal(a: &Map<String, Value>, b: &Map<String, Value>) -> bool {
+    let ids = usize::from(a.contains_key(ID_ATTRIBUTE));
+    let other_ids = usize::from(b.contains_key(ID_ATTRIBUTE));
+    a.len() - ids == b.len() - other_ids
+        && a.iter()
+            .all(|(key, a)| key == ID_ATTRIBUTE || b.get(key).is_some_and(|b| is_equal(a, b)))
 }

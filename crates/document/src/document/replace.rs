@@ -1,17 +1,25 @@
 //! From one JSON state to another by the smallest change: what stays keeps its `$id`, and with it what
 //! others edit at the same time.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+mod align;
+mod text;
+mod wanted;
+
+use std::borrow::Cow;
+use std::cell::OnceCell;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 use thiserror::Error;
 
+use self::wanted::{Content, Item, Wanted, list_of};
 use super::MeshDocument;
-use super::edit::{Edit, EditError, Position, Target, TextPosition};
-use crate::schema::{ChildProperty, ID_ATTRIBUTE, MeshSchema, TEXT_TAG, Violation};
-
-/// Up to this many comparisons, children are aligned as well as can be; beyond, in one pass.
-const MAX_COMPARISONS: usize = 250_000;
+use super::edit::{Edit, EditError, Position, Target};
+use super::patch::overlay::{self, Node, NodeIndex, Place, ROOT_NODE};
+use super::patch::{are_equal, is_equal};
+use crate::schema::{
+    ElementProperty, ElementType, ID_ATTRIBUTE, TEXT_TAG, Violation, push_segment,
+};
 
 /// Why a document was not replaced. It is as it was.
 #[derive(Debug, Error)]
@@ -55,459 +63,509 @@ impl MeshDocument {
         if !violations.is_empty() {
             return Err(violations);
         }
-        let current = self.to_json(true);
-        let current = current
-            .get(self.schema.root().tag())
-            .and_then(Value::as_object);
-        let (Some(current), Ok((_, wanted))) = (current, self.schema.root_content(json)) else {
-            return Ok(Vec::new());
+        match self.schema.root_content(json) {
+            Ok((_, content)) => self.edits_to(Wanted::Map(content), next_id),
+            Err(violation) => Err(vec![violation]),
+        }
+    }
+
+    /// The edits that lead to a patched root element, which the schema allows.
+    pub(super) fn difference_to(
+        &self,
+        content: &Node,
+        next_id: &mut dyn FnMut() -> String,
+    ) -> Result<Vec<Edit>, Vec<Violation>> {
+        match Wanted::of(content) {
+            Some(content) => self.edits_to(content, next_id),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn edits_to(
+        &self,
+        content: Wanted<'_>,
+        next_id: &mut dyn FnMut() -> String,
+    ) -> Result<Vec<Edit>, Vec<Violation>> {
+        let root = Place {
+            index: ROOT_NODE,
+            level: 1,
         };
         let mut difference = Difference {
             document: self,
-            schema: &self.schema,
             next_id,
             edits: Vec::new(),
-            kept: HashSet::new(),
-            current: HashMap::new(),
+            deletions: Vec::new(),
             claimed: HashSet::new(),
+            moved: HashSet::new(),
+            nameless: Vec::new(),
             elements: Vec::new(),
         };
-        let root = self.schema.root().tag();
-        difference.claim(root, wanted);
-        difference.learn(root, current);
-        difference
-            .elements
-            .push((Target::Root, root, Some(current), wanted));
-        while let Some((target, tag, current, wanted)) = difference.elements.pop() {
-            difference.element(target, tag, current, wanted);
+        difference.claim(self.schema.root().tag(), root, content);
+        difference.elements.push(Pair {
+            target: Some(Target::Root),
+            tag: self.schema.root().tag(),
+            current: Some(root),
+            wanted: content,
+        });
+        while let Some(pair) = difference.elements.pop() {
+            difference.element(&pair);
         }
-        let kept = difference.kept;
+        if !difference.nameless.is_empty() {
+            return Err(difference.nameless);
+        }
+        // Last, since what others keep has been moved out by then.
         let mut edits = difference.edits;
-        edits.extend(self.deletions(&kept));
+        edits.append(&mut difference.deletions);
         Ok(edits)
     }
-
-    /// Deletes what is not kept; what was moved out of it is kept elsewhere by now.
-    fn deletions(&self, kept: &HashSet<String>) -> Vec<Edit> {
-        let mut deletions = Vec::new();
-        // With whether it goes together with the element around it.
-        let mut stack = vec![(self.root(), false)];
-        while let Some((element, goes)) = stack.pop() {
-            let is_kept = element.id().is_none_or(|id| kept.contains(id));
-            if let Some(id) = element.id().filter(|_| !is_kept && !goes) {
-                let id = id.to_owned();
-                deletions.push(Edit::Delete { id });
-            }
-            let children = element.children();
-            stack.extend(children.map(|child| (child, !is_kept)));
-        }
-        deletions
-    }
 }
 
-type Content = Map<String, Value>;
+/// An element that is still to be compared.
+struct Pair<'w> {
+    // `None`: it has no `$id`, so that no edit can name it.
+    target: Option<Target>,
+    tag: &'w str,
+    // `None`: it is new.
+    current: Option<Place>,
+    wanted: Wanted<'w>,
+}
 
-struct Difference<'a> {
-    document: &'a MeshDocument,
-    schema: &'a MeshSchema,
-    next_id: &'a mut dyn FnMut() -> String,
+struct Difference<'w> {
+    document: &'w MeshDocument,
+    next_id: &'w mut dyn FnMut() -> String,
     edits: Vec<Edit>,
-    /// The `$id`s of elements that are still there afterwards.
-    kept: HashSet<String>,
-    /// All elements as they are, by `$id`.
-    current: HashMap<&'a str, &'a Content>,
-    /// The `$id`s that the wanted state names and the current one has.
-    claimed: HashSet<String>,
-    // Elements that are still to be compared: name, tag, what they are, what they shall be.
-    elements: Vec<(Target, &'a str, Option<&'a Content>, &'a Content)>,
+    deletions: Vec<Edit>,
+    /// The elements that the wanted state names and the current one has.
+    claimed: HashSet<NodeIndex>,
+    moved: HashSet<NodeIndex>,
+    /// Where an element without an `$id` would have to be edited.
+    nameless: Vec<Violation>,
+    elements: Vec<Pair<'w>>,
 }
 
-/// A child as it is.
-struct Child<'a> {
-    id: &'a str,
-    tag: &'a str,
-    content: &'a Content,
+/// A child that is no part of a run.
+#[derive(Clone, Copy)]
+struct Free {
+    number: usize,
+    place: Place,
 }
 
-impl<'a> Difference<'a> {
-    fn learn(&mut self, root: &str, current: &'a Content) {
-        let mut stack: Vec<(&str, &'a Content)> = vec![(root, current)];
-        while let Some((tag, content)) = stack.pop() {
-            if let Some(id) = id_of(content) {
-                self.current.insert(id, content);
-            }
-            stack.extend(self.children(tag, content));
-        }
-    }
-
-    fn claim(&mut self, root: &str, wanted: &Content) {
-        let mut stack: Vec<(&str, &Content)> = vec![(root, wanted)];
-        while let Some((tag, content)) = stack.pop() {
-            if let Some(id) = id_of(content)
-                && self
-                    .document
-                    .node(id)
-                    .is_some_and(|element| element.tag() == tag)
+impl<'w> Difference<'w> {
+    fn claim(&mut self, root: &'w str, place: Place, content: Wanted<'w>) {
+        let mut stack = vec![(root, Some(place), content)];
+        while let Some((tag, place, content)) = stack.pop() {
+            for item in wanted::items(self.document, tag, place, content)
+                .into_iter()
+                .flatten()
             {
-                self.claimed.insert(id.to_owned());
+                match item {
+                    Item::Child(place) => {
+                        self.claimed.insert(place.index);
+                    }
+                    Item::Element(tag, content) => {
+                        let place = wanted::identify(self.document, tag, content);
+                        self.claimed.extend(place.map(|place| place.index));
+                        stack.push((tag, place, content));
+                    }
+                    Item::Run(_) => {}
+                }
             }
-            stack.extend(self.children(tag, content));
         }
     }
 
-    fn element(
-        &mut self,
-        target: Target,
-        tag: &'a str,
-        current: Option<&'a Content>,
-        wanted: &'a Content,
-    ) {
-        let Some(element) = self.schema.element(tag) else {
+    fn element(&mut self, pair: &Pair<'w>) {
+        let Some(element) = self.document.schema.element(pair.tag) else {
             return;
         };
-        if let Some(current) = current {
-            for property in element.properties() {
-                let name = property.name();
-                if element.value_property(name).is_none() {
-                    continue;
-                }
-                let (target, name) = (target.clone(), name.to_owned());
-                match (current.get(&name), wanted.get(&name)) {
-                    (old, Some(value)) if old != Some(value) => {
-                        let value = value.clone();
-                        self.edits.push(Edit::SetAttribute {
-                            target,
-                            name,
-                            value,
-                        });
-                    }
-                    (Some(_), None) => self.edits.push(Edit::RemoveAttribute { target, name }),
-                    _ => {}
-                }
-            }
-        }
-        if tag == TEXT_TAG {
-            if let (Some(current), Target::Id(id)) = (current, target) {
-                let name = element.child_property().map(ChildProperty::name);
-                let (old, new) = (delta(current, name), delta(wanted, name));
-                self.edits.extend(text_difference(&id, &old, &new));
-            }
+        if pair.wanted.whole().is_some() {
             return;
         }
-        let wanted = self.children(tag, wanted);
-        let current = current.map_or_else(Vec::new, |current| self.children(tag, current));
-        let current = current.into_iter().filter_map(|(tag, content)| {
-            let id = id_of(content)?;
-            Some(Child { id, tag, content })
-        });
-        let current: Vec<Child<'a>> = current.collect();
-        let matches = self.align(&current, &wanted);
-        let stay = longest_increasing(&matches);
-        let mut previous: Option<String> = None;
-        for (at, (tag, content)) in wanted.into_iter().enumerate() {
-            let position = previous.map_or(Position::First, Position::After);
-            let named = id_of(content).filter(|id| self.claimed.contains(*id));
-            let (id, current) = if let Some(child) = matches[at].map(|child| &current[child]) {
-                if !stay.contains(&at) {
-                    self.edits.push(Edit::Move {
-                        id: child.id.to_owned(),
-                        parent: target.clone(),
-                        position,
-                    });
-                }
-                (child.id.to_owned(), Some(child.content))
-            } else if let Some(id) = named.filter(|id| !self.kept.contains(*id)) {
-                self.edits.push(Edit::Move {
-                    id: id.to_owned(),
-                    parent: target.clone(),
-                    position,
-                });
-                // It comes from elsewhere, and is compared as it is there.
-                (id.to_owned(), self.current.get(id).copied())
-            } else {
-                (self.insert(&target, position, tag, content), None)
-            };
-            self.kept.insert(id.clone());
-            previous = Some(id.clone());
-            self.elements.push((Target::Id(id), tag, current, content));
+        if let Some(current) = pair.current {
+            self.attributes(element, pair, current);
+        }
+        if pair.tag == TEXT_TAG {
+            self.text(element, pair);
+        } else if let Some(items) =
+            wanted::items(self.document, pair.tag, pair.current, pair.wanted)
+        {
+            self.children(pair, &items);
         }
     }
 
-    /// Inserts an element without its children, which follow one by one: some may come from elsewhere.
-    fn insert(
-        &mut self,
-        parent: &Target,
-        position: Position,
-        tag: &str,
-        content: &Content,
-    ) -> String {
-        let given = id_of(content).filter(|id| self.document.node(id).is_none());
-        let id = given.map_or_else(&mut *self.next_id, str::to_owned);
-        let mut content = content.clone();
-        let list = self
-            .schema
-            .element(tag)
-            .and_then(|element| element.child_property());
-        if let Some(list) = list.filter(|_| tag != TEXT_TAG) {
-            content.shift_remove(list.name());
+    fn attributes(&mut self, element: &ElementType, pair: &Pair<'w>, current: Place) {
+        let before = overlay::attributes(self.document, current);
+        for property in element.properties() {
+            let name = property.name();
+            if element.value_property(name).is_none() {
+                continue;
+            }
+            let (old, new) = (before.get(name), pair.wanted.attribute(name));
+            let is_same = match (old, new) {
+                (Some(old), Some(new)) => is_equal(old, new),
+                (old, new) => old.is_none() && new.is_none(),
+            };
+            if is_same {
+                continue;
+            }
+            let Some(target) = self.named(pair.target.as_ref(), current) else {
+                return;
+            };
+            let name = name.to_owned();
+            self.edits.push(match new {
+                Some(value) => Edit::SetAttribute {
+                    target,
+                    name,
+                    value: value.clone(),
+                },
+                None => Edit::RemoveAttribute { target, name },
+            });
         }
-        content.insert(ID_ATTRIBUTE.to_owned(), id.clone().into());
-        let element = Value::Object(Map::from_iter([(tag.to_owned(), content.into())]));
-        self.edits.push(Edit::Insert {
-            parent: parent.clone(),
-            position,
-            element,
+    }
+
+    fn text(&mut self, element: &ElementType, pair: &Pair<'w>) {
+        let (Some(list), Some(current)) = (element.child_property(), pair.current) else {
+            return;
+        };
+        let new = match pair.wanted.list(list.name()) {
+            Some(Node::Children(place)) if place.index == current.index => return,
+            Some(list) => Some(Cow::Owned(list.to_value(self.document))),
+            None => pair.wanted.attribute(list.name()).map(Cow::Borrowed),
+        };
+        let old = Node::Children(current).to_value(self.document);
+        let new = new.as_ref().and_then(|new| new.as_array());
+        let old = text::characters(old.as_array().map_or(&[], Vec::as_slice));
+        let new = text::characters(new.map_or(&[], Vec::as_slice));
+        if old == new {
+            return;
+        }
+        if let Some(Target::Id(id)) = self.named(pair.target.as_ref(), current) {
+            self.edits.extend(text::difference(&id, &old, &new));
+        }
+    }
+
+    fn children(&mut self, pair: &Pair<'w>, items: &[Item<'w>]) {
+        let free = pair
+            .current
+            .map_or_else(Vec::new, |current| self.free(current, items));
+        let matches = self.align(&free, items);
+        let stay = staying(&free, items, &matches);
+        let mut taken = vec![false; free.len()];
+        let mut place = Cursor::default();
+        for (at, item) in items.iter().enumerate() {
+            if let (Item::Run(run), Some(current)) = (item, pair.current) {
+                let last = overlay::child(self.document, current, run.end - 1);
+                place.pass(last.and_then(|last| self.id(last)), Some(run.end));
+                continue;
+            }
+            let found = matches[at].found.map(|found| {
+                taken[found] = true;
+                free[found]
+            });
+            let identity = match item {
+                Item::Child(place) => Some(*place),
+                Item::Element(tag, content) => wanted::identify(self.document, tag, *content),
+                Item::Run(_) => None,
+            };
+            let existing = found.map(|free| free.place).or(identity);
+            let stays = found.filter(|_| stay.contains(&at));
+            let Some(existing) = existing else {
+                if let &Item::Element(tag, content) = item
+                    && let Some(parent) = self.parent(pair)
+                {
+                    let position = self.position(&place, pair.current);
+                    let id = self.insert(parent, position, tag, content);
+                    place.pass(Some(id), None);
+                }
+                continue;
+            };
+            let id = self.id(existing);
+            if stays.is_none() {
+                let Some(Target::Id(id)) =
+                    self.named(id.clone().map(Target::Id).as_ref(), existing)
+                else {
+                    continue;
+                };
+                let Some(parent) = self.parent(pair) else {
+                    continue;
+                };
+                let position = self.position(&place, pair.current);
+                self.moved.insert(existing.index);
+                self.edits.push(Edit::Move {
+                    id,
+                    parent,
+                    position,
+                });
+            }
+            place.pass(id.clone(), stays.map(|free| free.number + 1));
+            if let &Item::Element(tag, wanted) = item
+                && !matches[at].is_equal
+            {
+                self.elements.push(Pair {
+                    target: id.map(Target::Id),
+                    tag,
+                    current: Some(existing),
+                    wanted,
+                });
+            }
+        }
+        for (free, is_taken) in free.iter().zip(taken) {
+            if is_taken || self.claimed.contains(&free.place.index) {
+                continue;
+            }
+            let id = self.id(free.place).map(Target::Id);
+            if let Some(Target::Id(id)) = self.named(id.as_ref(), free.place) {
+                self.deletions.push(Edit::Delete { id });
+            }
+        }
+    }
+
+    /// The children that are no part of a run.
+    fn free(&self, current: Place, items: &[Item<'w>]) -> Vec<Free> {
+        let mut free = Vec::new();
+        let mut start = 0;
+        let runs = items.iter().filter_map(|item| match item {
+            Item::Run(run) => Some(run.clone()),
+            Item::Child(_) | Item::Element(..) => None,
         });
-        id
+        let end = overlay::shown_children(self.document, current);
+        for run in runs.chain(std::iter::once(end..end)) {
+            free.extend((start..run.start).filter_map(|number| {
+                let place = overlay::child(self.document, current, number)?;
+                let is_element = !overlay::is_text(self.document, place);
+                is_element.then_some(Free { number, place })
+            }));
+            start = run.end;
+        }
+        free
     }
 
     /// For each wanted child the current one that becomes it.
-    fn align(
-        &self,
-        current: &[Child<'a>],
-        wanted: &[(&'a str, &'a Content)],
-    ) -> Vec<Option<usize>> {
-        let mut matches = vec![None; wanted.len()];
-        let by_id: HashMap<&str, usize> = current
+    fn align(&self, free: &[Free], items: &[Item<'w>]) -> Vec<Match> {
+        let mut matches = vec![Match::default(); items.len()];
+        let by_index: HashMap<NodeIndex, usize> = free
             .iter()
             .enumerate()
-            .map(|(at, child)| (child.id, at))
+            .map(|(at, free)| (free.place.index, at))
             .collect();
-        for (at, (tag, content)) in wanted.iter().enumerate() {
-            let named = id_of(content).and_then(|id| by_id.get(id).copied());
-            matches[at] = named.filter(|&child| current[child].tag == *tag);
+        let mut open = Vec::new();
+        for (at, item) in items.iter().enumerate() {
+            match item {
+                Item::Child(place) => matches[at].found = by_index.get(&place.index).copied(),
+                &Item::Element(tag, content) => match wanted::identify(self.document, tag, content)
+                {
+                    Some(place) => matches[at].found = by_index.get(&place.index).copied(),
+                    None => open.push((at, tag, content)),
+                },
+                Item::Run(_) => {}
+            }
         }
-        let is_free = |child: &&usize| !self.claimed.contains(current[**child].id);
-        let all: Vec<usize> = (0..current.len()).collect();
-        let free: Vec<usize> = all.iter().filter(is_free).copied().collect();
-        let open: Vec<usize> = (0..wanted.len())
-            .filter(|&at| matches[at].is_none())
+        let free_at: Vec<usize> = (0..free.len())
+            .filter(|&at| !self.claimed.contains(&free[at].place.index))
             .collect();
-        let same = |child: usize, at: usize| {
-            let (tag, content) = wanted[at];
-            current[child].tag == tag && is_same(current[child].content, content)
+        if open.is_empty() || free_at.is_empty() {
+            return matches;
+        }
+        let printed: Vec<OnceCell<Value>> = vec![OnceCell::new(); free.len()];
+        let alike =
+            |found: usize, at: usize| overlay::tag(self.document, free[found].place) == open[at].1;
+        let same = |found: usize, at: usize| {
+            if !alike(found, at) {
+                return false;
+            }
+            let current = printed[found]
+                .get_or_init(|| Node::Content(free[found].place).to_value(self.document));
+            match open[at].2 {
+                Wanted::Map(content) => current
+                    .as_object()
+                    .is_some_and(|current| are_equal(current, content)),
+                Wanted::Node(node) => node.equals(self.document, current),
+            }
         };
-        let alike = |child: usize, at: usize| current[child].tag == wanted[at].0;
+        let all: Vec<usize> = (0..open.len()).collect();
         // Equal ones stay; of the others, those of one tag between two that stay become each other.
+        let equal = align::common(&free_at, &all, same);
         let mut start = (0, 0);
-        let equal = common(&free, &open, same);
-        for end in equal.into_iter().chain([(free.len(), open.len())]) {
-            let (free, open) = (&free[start.0..end.0], &open[start.1..end.1]);
-            for (child, at) in common(free, open, alike) {
-                matches[open[at]] = Some(free[child]);
+        for &end in equal.iter().chain([&(free_at.len(), all.len())]) {
+            let (between, open_between) = (&free_at[start.0..end.0], &all[start.1..end.1]);
+            for (found, at) in align::common(between, open_between, alike) {
+                matches[open[open_between[at]].0].found = Some(between[found]);
             }
             start = (end.0 + 1, end.1 + 1);
         }
-        for (child, at) in common(&free, &open, same) {
-            matches[open[at]] = Some(free[child]);
+        for (found, at) in equal {
+            let (at, tag, content) = open[at];
+            matches[at] = Match {
+                found: Some(free_at[found]),
+                is_equal: matches!(content, Wanted::Map(content) if !wanted::has_claims(self.document, tag, content)),
+            };
         }
         matches
     }
 
-    fn children<'b>(&self, tag: &str, content: &'b Content) -> Vec<(&'b str, &'b Content)> {
-        let list = self
-            .schema
-            .element(tag)
-            .and_then(|element| element.child_property());
-        let list = list.filter(|_| tag != TEXT_TAG);
-        let list = list.and_then(|list| content.get(list.name())?.as_array());
-        let children = list.into_iter().flatten();
-        let children = children.filter_map(|child| {
-            let (tag, content) = child.as_object()?.iter().next()?;
-            Some((tag.as_str(), content.as_object()?))
-        });
-        children.collect()
-    }
-}
-
-/// A longest common subsequence, as pairs of indices.
-fn common(a: &[usize], b: &[usize], same: impl Fn(usize, usize) -> bool) -> Vec<(usize, usize)> {
-    let mut prefix = 0;
-    while prefix < a.len().min(b.len()) && same(a[prefix], b[prefix]) {
-        prefix += 1;
-    }
-    let (mut a_end, mut b_end) = (a.len(), b.len());
-    while a_end > prefix && b_end > prefix && same(a[a_end - 1], b[b_end - 1]) {
-        a_end -= 1;
-        b_end -= 1;
-    }
-    let mut pairs: Vec<(usize, usize)> = (0..prefix).map(|at| (at, at)).collect();
-    let (rows, columns) = (a_end - prefix, b_end - prefix);
-    if rows.saturating_mul(columns) > MAX_COMPARISONS {
-        let mut rest: VecDeque<usize> = (prefix..a_end).collect();
-        for (at, &wanted) in b.iter().enumerate().take(b_end).skip(prefix) {
-            const LOOK_AHEAD: usize = 16;
-            let ahead = rest
-                .iter()
-                .take(LOOK_AHEAD)
-                .position(|&child| same(a[child], wanted));
-            if let Some(ahead) = ahead {
-                pairs.push((rest[ahead], at));
-                rest.drain(..=ahead);
-            }
-        }
-    } else if rows > 0 && columns > 0 {
-        let mut lengths = vec![0_u32; (rows + 1) * (columns + 1)];
-        let cell = |row: usize, column: usize| row * (columns + 1) + column;
-        let mut equal = vec![false; rows * columns];
-        for row in (0..rows).rev() {
-            for column in (0..columns).rev() {
-                let is_equal = same(a[prefix + row], b[prefix + column]);
-                equal[row * columns + column] = is_equal;
-                lengths[cell(row, column)] = if is_equal {
-                    lengths[cell(row + 1, column + 1)] + 1
-                } else {
-                    lengths[cell(row + 1, column)].max(lengths[cell(row, column + 1)])
-                };
-            }
-        }
-        let (mut row, mut column) = (0, 0);
-        while row < rows && column < columns {
-            if equal[row * columns + column] {
-                pairs.push((prefix + row, prefix + column));
-                row += 1;
-                column += 1;
-            } else if lengths[cell(row + 1, column)] >= lengths[cell(row, column + 1)] {
-                row += 1;
-            } else {
-                column += 1;
-            }
-        }
-    }
-    pairs.extend((a_end..a.len()).zip(b_end..b.len()));
-    pairs
-}
-
-/// Which of the matched places keep their order, as many as can be.
-fn longest_increasing(matches: &[Option<usize>]) -> HashSet<usize> {
-    // The last place of the best row of each length, and for each place the one before it.
-    let mut ends: Vec<usize> = Vec::new();
-    let mut before: Vec<Option<usize>> = vec![None; matches.len()];
-    for (at, child) in matches.iter().enumerate() {
-        let Some(child) = child else {
-            continue;
+    /// Inserts an element; `$id`s that others have are replaced.
+    fn insert(
+        &mut self,
+        parent: Target,
+        position: Position,
+        tag: &'w str,
+        wanted: Wanted<'w>,
+    ) -> String {
+        let is_whole = match wanted {
+            Wanted::Map(content) => !wanted::has_claims(self.document, tag, content),
+            Wanted::Node(_) => tag == TEXT_TAG,
         };
-        let length = ends.partition_point(|&end| matches[end] < Some(*child));
-        before[at] = length.checked_sub(1).map(|shorter| ends[shorter]);
-        ends.truncate(length.max(ends.len().min(length + 1)));
-        if length < ends.len() {
-            ends[length] = at;
-        } else {
-            ends.push(at);
+        let mut content = match wanted {
+            Wanted::Map(content) if is_whole => content.clone(),
+            Wanted::Node(node) if is_whole => match node.to_value(self.document) {
+                Value::Object(content) => content,
+                _ => Content::new(),
+            },
+            // Its children follow one by one, since some come from elsewhere.
+            Wanted::Map(_) | Wanted::Node(_) => {
+                let element = self.document.schema.element(tag);
+                let properties = element.map_or(&[][..], ElementType::properties).iter();
+                let names = properties.filter_map(|property| match property {
+                    ElementProperty::Value(value) => Some(value.name()),
+                    ElementProperty::Child(_) => None,
+                });
+                let values = names
+                    .filter_map(|name| Some((name.to_owned(), wanted.attribute(name)?.clone())));
+                values.collect()
+            }
+        };
+        if is_whole {
+            wanted::strip_known_ids(self.document, tag, &mut content);
+        }
+        let id = wanted
+            .id()
+            .filter(|id| self.document.node(id).is_none())
+            .map_or_else(&mut *self.next_id, str::to_owned);
+        content.insert(ID_ATTRIBUTE.to_owned(), id.clone().into());
+        let element = Value::Object(Map::from_iter([(tag.to_owned(), content.into())]));
+        self.edits.push(Edit::Insert {
+            parent,
+            position,
+            element,
+        });
+        if !is_whole {
+            self.elements.push(Pair {
+                target: Some(Target::Id(id.clone())),
+                tag,
+                current: None,
+                wanted,
+            });
+        }
+        id
+    }
+
+    fn id(&self, place: Place) -> Option<String> {
+        let id = overlay::element(self.document, place.index).id();
+        id.map(str::to_owned)
+    }
+
+    fn parent(&mut self, pair: &Pair<'w>) -> Option<Target> {
+        match (&pair.target, pair.current) {
+            (None, Some(current)) => self.named(None, current),
+            (target, _) => target.clone(),
         }
     }
+
+    /// What names an element in an edit.
+    fn named(&mut self, target: Option<&Target>, place: Place) -> Option<Target> {
+        if target.is_none() {
+            let mut tokens = Vec::new();
+            let mut at = overlay::element(self.document, place.index);
+            while let Some(parent) = overlay::above(at) {
+                tokens.push(at.tag().to_owned());
+                tokens.push(self.document.index_in_parent(at.index).to_string());
+                tokens.push(
+                    list_of(self.document, parent.tag())
+                        .unwrap_or("children")
+                        .to_owned(),
+                );
+                at = parent;
+            }
+            tokens.push(at.tag().to_owned());
+            let mut pointer = String::new();
+            for token in tokens.iter().rev() {
+                push_segment(&mut pointer, token);
+            }
+            let expected = "an element with an $id, by which it can be edited";
+            let violation = Violation::new(pointer, expected, "one without");
+            self.nameless.push(violation);
+        }
+        target.cloned()
+    }
+
+    /// Where the next child goes.
+    fn position(&self, cursor: &Cursor, current: Option<Place>) -> Position {
+        if let (Some(next), Some(current)) = (cursor.next, current) {
+            if next == self.document.child_count(current.index) {
+                return Position::Last;
+            }
+            let next = overlay::child(self.document, current, next);
+            let next = next.filter(|next| !self.moved.contains(&next.index));
+            if let Some(id) = next.and_then(|next| self.id(next)) {
+                return Position::Before(id);
+            }
+        }
+        let id = cursor.id.clone();
+        id.map_or(Position::First, Position::After)
+    }
+}
+
+/// Which current child a wanted one is.
+#[derive(Clone, Copy, Default)]
+struct Match {
+    found: Option<usize>,
+    /// Whether nothing is left to compare.
+    is_equal: bool,
+}
+
+/// How far the children are as they shall be.
+#[derive(Default)]
+struct Cursor {
+    /// The last child with an `$id`.
+    id: Option<String>,
+    /// If the last child has none: the number of the child behind it as it is in the document.
+    next: Option<usize>,
+}
+
+impl Cursor {
+    fn pass(&mut self, id: Option<String>, next: Option<usize>) {
+        if id.is_some() {
+            self.id = id;
+            self.next = None;
+        } else {
+            self.next = next;
+        }
+    }
+}
+
+/// Which children need no move. Runs don't, and of the others those between the same two runs that
+/// keep their order, as many as can be.
+fn staying(free: &[Free], items: &[Item<'_>], matches: &[Match]) -> HashSet<usize> {
     let mut stay = HashSet::new();
-    let mut at = ends.last().copied();
-    while let Some(place) = at {
-        stay.insert(place);
-        at = before[place];
+    let mut start = 0;
+    let mut first = 0;
+    let is_run = |item: &Item<'_>| matches!(item, Item::Run(_));
+    for part in items.split_inclusive(is_run) {
+        let run = part.last().and_then(|item| match item {
+            Item::Run(run) => Some(run.clone()),
+            Item::Child(_) | Item::Element(..) => None,
+        });
+        let last = run.as_ref().map_or(usize::MAX, |run| run.start);
+        let found = matches[start..start + part.len()].iter();
+        let found: Vec<Option<usize>> = found
+            .map(|one| {
+                one.found
+                    .filter(|&found| (first..last).contains(&free[found].number))
+            })
+            .collect();
+        let kept = align::longest_increasing(&found).into_iter();
+        stay.extend(kept.map(|at| start + at));
+        start += part.len();
+        first = run.map_or(first, |run| run.end);
     }
     stay
-}
-
-/// Whether an element is as wanted, whatever its `$id`s.
-fn is_same(current: &Content, wanted: &Content) -> bool {
-    let ids = usize::from(current.contains_key(ID_ATTRIBUTE));
-    let named = usize::from(wanted.contains_key(ID_ATTRIBUTE));
-    current.len() - ids == wanted.len() - named
-        && current.iter().all(|(name, value)| {
-            name == ID_ATTRIBUTE
-                || wanted
-                    .get(name)
-                    .is_some_and(|wanted| is_same_value(value, wanted))
-        })
-}
-
-/// Both come from a document or from a caller who limits depth.
-fn is_same_value(current: &Value, wanted: &Value) -> bool {
-    match (current, wanted) {
-        (Value::Object(current), Value::Object(wanted)) => is_same(current, wanted),
-        (Value::Array(current), Value::Array(wanted)) => {
-            let pairs = current.iter().zip(wanted);
-            current.len() == wanted.len() && { pairs }.all(|(a, b)| is_same_value(a, b))
-        }
-        _ => current == wanted,
-    }
-}
-
-fn id_of(content: &Content) -> Option<&str> {
-    content.get(ID_ATTRIBUTE)?.as_str()
-}
-
-type Character = (char, Map<String, Value>);
-
-fn delta(content: &Content, list: Option<&str>) -> Vec<Character> {
-    let runs = list.and_then(|list| {
-        content
-            .get(list)?
-            .get(0)?
-            .get(TEXT_TAG)?
-            .get("delta")?
-            .as_array()
-    });
-    let mut characters = Vec::new();
-    for run in runs.into_iter().flatten() {
-        let text = run
-            .get("insert")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
-        let attributes = run.get("attributes").and_then(Value::as_object);
-        let mut attributes = attributes.cloned().unwrap_or_default();
-        attributes.retain(|_, value| !value.is_null());
-        characters.extend(
-            text.chars()
-                .map(|character| (character, attributes.clone())),
-        );
-    }
-    characters
-}
-
-fn text_difference(id: &str, old: &[Character], new: &[Character]) -> Vec<Edit> {
-    let id = || id.to_owned();
-    let same_text = old.iter().map(|one| one.0).eq(new.iter().map(|one| one.0));
-    let prefix = old.iter().zip(new).take_while(|(a, b)| a == b).count();
-    let rest = old[prefix..].iter().rev().zip(new[prefix..].iter().rev());
-    let suffix = rest.take_while(|(a, b)| a == b).count();
-    let (old_end, new_end) = (old.len() - suffix, new.len() - suffix);
-    let mut edits = Vec::new();
-    if same_text {
-        let mut start = prefix;
-        while start < old_end {
-            let alike = |at: &usize| old[*at].1 == old[start].1 && new[*at].1 == new[start].1;
-            let length = (start..old_end).take_while(alike).count();
-            let (before, after) = (&old[start].1, &new[start].1);
-            let mut attributes = after.clone();
-            attributes.retain(|name, value| before.get(name) != Some(value));
-            let gone = before.keys().filter(|name| !after.contains_key(*name));
-            attributes.extend(gone.map(|name| (name.clone(), Value::Null)));
-            if !attributes.is_empty() {
-                edits.push(Edit::FormatText {
-                    id: id(),
-                    from: TextPosition::Scalars(start),
-                    to: TextPosition::Scalars(start + length),
-                    attributes,
-                });
-            }
-            start += length;
-        }
-        return edits;
-    }
-    if old_end > prefix {
-        edits.push(Edit::DeleteText {
-            id: id(),
-            from: TextPosition::Scalars(prefix),
-            to: TextPosition::Scalars(old_end),
-        });
-    }
-    let mut start = prefix;
-    for run in new[prefix..new_end].chunk_by(|a, b| a.1 == b.1) {
-        edits.push(Edit::InsertText {
-            id: id(),
-            at: TextPosition::Scalars(start),
-            text: run.iter().map(|one| one.0).collect(),
-            attributes: Some(run[0].1.clone()),
-        });
-        start += run.len();
-    }
-    edits
 }

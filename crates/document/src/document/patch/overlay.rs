@@ -1,0 +1,541 @@
+//! The document's JSON form, read only as far as a patch looks into it.
+//!
+//! What no operation has looked into stands for itself, by its place in the document. A list of
+//! children is a table of pieces: runs of children as they are, and single values between them. So an
+//! operation costs what its pointer passes, however large the rest is.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use serde_json::{Map, Value, json};
+
+use super::is_equal;
+use crate::document::MeshDocument;
+pub(in crate::document) use crate::document::history::{NodeIndex, ROOT_NODE};
+use crate::document::read::{Element, Text};
+use crate::schema::{ChildProperty, ID_ATTRIBUTE, TEXT_TAG};
+
+/// How many levels of elements the document's JSON shows.
+pub(in crate::document) const MAX_DEPTH: usize = 256;
+
+/// Where children go if the schema does not know the element.
+const CHILDREN: &str = "children";
+
+/// A node of the document, and how many levels of elements there are down to it, the root being the
+/// first.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::document) struct Place {
+    pub(in crate::document) index: NodeIndex,
+    pub(in crate::document) level: usize,
+}
+
+/// A value of the JSON form.
+#[derive(Debug)]
+pub(in crate::document) enum Node {
+    /// A child as it is in the document, `{tag: {…}}`.
+    Child(Place),
+    /// An element's list of children as it is in the document.
+    Children(Place),
+    /// An element's attributes and children as they are in the document.
+    Content(Place),
+    /// A list that an operation has looked into.
+    List(List),
+    /// An object that an operation has looked into.
+    Object(Object),
+    /// A value that came with the patch, or one without elements in it.
+    Value(Value),
+}
+
+#[derive(Debug)]
+pub(in crate::document) struct List {
+    /// The element whose children the runs are.
+    pub(in crate::document) origin: Option<Place>,
+    // Invariant: runs are not empty, and rise.
+    pub(in crate::document) pieces: Vec<Piece>,
+    length: usize,
+}
+
+#[derive(Debug)]
+pub(in crate::document) enum Piece {
+    One(Node),
+    Run(Range<usize>),
+}
+
+#[derive(Debug)]
+pub(in crate::document) struct Object {
+    /// The element whose content it was.
+    pub(in crate::document) origin: Option<Place>,
+    pub(in crate::document) members: BTreeMap<String, Node>,
+}
+
+impl Node {
+    /// The document as it is.
+    pub(super) fn document(document: &MeshDocument) -> Self {
+        let root = Place {
+            index: ROOT_NODE,
+            level: 1,
+        };
+        Self::Object(Object {
+            origin: None,
+            members: [(tag(document, root).to_owned(), Self::Content(root))].into(),
+        })
+    }
+
+    /// The value that these reference tokens lead to.
+    pub(super) fn get_mut(
+        &mut self,
+        document: &MeshDocument,
+        tokens: &[String],
+    ) -> Option<&mut Self> {
+        let mut at = self;
+        for token in tokens {
+            at = match at.open(document) {
+                Self::Object(object) => object.members.get_mut(token)?,
+                Self::List(list) => {
+                    let index = super::index(token).filter(|&index| index < list.length)?;
+                    list.one_mut(document, index)?
+                }
+                _ => return None,
+            };
+        }
+        Some(at)
+    }
+
+    /// Adds a member, or an item at an index; `None` if there is no such place.
+    pub(super) fn add(&mut self, document: &MeshDocument, token: &str, value: Self) -> Option<()> {
+        match self.open(document) {
+            Self::Object(object) => {
+                object.members.insert(token.to_owned(), value);
+            }
+            Self::List(list) => {
+                let index = match token {
+                    "-" => list.length,
+                    token => super::index(token).filter(|&index| index <= list.length)?,
+                };
+                let at = list.split(index);
+                list.pieces.insert(at, Piece::One(value));
+                list.length += 1;
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// Takes a member or an item out.
+    pub(super) fn remove(&mut self, document: &MeshDocument, token: &str) -> Option<Self> {
+        match self.open(document) {
+            Self::Object(object) => object.members.remove(token),
+            Self::List(list) => {
+                let index = super::index(token).filter(|&index| index < list.length)?;
+                list.one_mut(document, index)?;
+                let at = list.split(index);
+                list.length -= 1;
+                match list.pieces.remove(at) {
+                    Piece::One(node) => Some(node),
+                    Piece::Run(_) => None,
+                }
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether it equals a value, whatever the `$id`s; looks no further than the value goes.
+    pub(in crate::document) fn equals(&self, document: &MeshDocument, expected: &Value) -> bool {
+        match self {
+            Self::Value(found) => is_equal(found, expected),
+            Self::Object(object) => {
+                let Value::Object(expected) = expected else {
+                    return false;
+                };
+                let ids = usize::from(object.members.contains_key(ID_ATTRIBUTE));
+                let expected_ids = usize::from(expected.contains_key(ID_ATTRIBUTE));
+                object.members.len() - ids == expected.len() - expected_ids
+                    && object.members.iter().all(|(name, member)| {
+                        name == ID_ATTRIBUTE
+                            || expected
+                                .get(name)
+                                .is_some_and(|expected| member.equals(document, expected))
+                    })
+            }
+            Self::List(list) => {
+                let Value::Array(expected) = expected else {
+                    return false;
+                };
+                let mut expected_items = expected.iter();
+                list.length == expected.len()
+                    && list.pieces.iter().all(|piece| match piece {
+                        Piece::One(item) => expected_items
+                            .next()
+                            .is_some_and(|expected| item.equals(document, expected)),
+                        Piece::Run(run) => list.run(document, run).all(|item| {
+                            let expected = expected_items.next();
+                            expected.is_some_and(|expected| item.equals(document, expected))
+                        }),
+                    })
+            }
+            Self::Child(_) | Self::Children(_) | Self::Content(_) => {
+                let opened = self.opened(document);
+                opened.is_some_and(|opened| opened.equals(document, expected))
+            }
+        }
+    }
+
+    /// The whole value.
+    pub(in crate::document) fn to_value(&self, document: &MeshDocument) -> Value {
+        match self {
+            &Self::Child(place) => printed(document, place),
+            &Self::Children(place) => {
+                let content = printed_content(document, place);
+                let list = list_name(document, place);
+                let list = list.and_then(|list| content.get(list).cloned());
+                list.unwrap_or_else(|| Value::Array(Vec::new()))
+            }
+            &Self::Content(place) => Value::Object(printed_content(document, place)),
+            Self::List(list) => {
+                let mut items = Vec::new();
+                for piece in &list.pieces {
+                    match piece {
+                        Piece::One(item) => items.push(item.to_value(document)),
+                        Piece::Run(run) => {
+                            let run = list.run(document, run);
+                            items.extend(run.map(|item| item.to_value(document)));
+                        }
+                    }
+                }
+                Value::Array(items)
+            }
+            Self::Object(object) => {
+                let members = object.members.iter();
+                let members =
+                    members.map(|(name, member)| (name.clone(), member.to_value(document)));
+                Value::Object(members.collect())
+            }
+            Self::Value(value) => value.clone(),
+        }
+    }
+
+    /// Makes values of all that is nothing of the document, and of all elements that are no longer
+    /// where an element can be. So afterwards what is not a value has the shape that a document has.
+    pub(super) fn settle(&mut self, document: &MeshDocument) {
+        self.settle_element(document);
+    }
+
+    /// `{tag: {…}}`; whether it is a value now.
+    fn settle_element(&mut self, document: &MeshDocument) -> bool {
+        match self {
+            Self::Child(_) => return false,
+            Self::Object(object) if object.origin.is_none() && object.members.len() == 1 => {
+                let mut members = object.members.iter_mut();
+                let is_element = members.next().is_some_and(|(name, content)| {
+                    let has_tag = match content {
+                        Self::Content(place) => tag(document, *place) == name,
+                        Self::Object(_) => true,
+                        _ => false,
+                    };
+                    has_tag && !content.settle_content(document, name)
+                });
+                if is_element {
+                    return false;
+                }
+            }
+            _ => {}
+        }
+        self.make_value(document)
+    }
+
+    fn settle_content(&mut self, document: &MeshDocument, name: &str) -> bool {
+        let Self::Object(object) = self else {
+            return matches!(self, Self::Value(_));
+        };
+        if object
+            .origin
+            .is_some_and(|place| tag(document, place) != name)
+        {
+            object.origin = None;
+        }
+        let list = match document.schema().element(name) {
+            Some(element) => element.child_property().map(ChildProperty::name),
+            None => Some(CHILDREN),
+        };
+        let mut is_value = object.origin.is_none();
+        for (name, member) in &mut object.members {
+            let is_list = Some(name.as_str()) == list;
+            is_value &= match member {
+                Self::Children(_) if is_list => false,
+                Self::List(_) if is_list => member.settle_list(document),
+                _ => member.make_value(document),
+            };
+        }
+        if is_value {
+            self.make_value(document);
+        }
+        is_value
+    }
+
+    fn settle_list(&mut self, document: &MeshDocument) -> bool {
+        let Self::List(list) = self else {
+            return false;
+        };
+        let mut is_value = list.origin.is_none();
+        for piece in &mut list.pieces {
+            is_value &= match piece {
+                Piece::One(item) => item.settle_element(document),
+                Piece::Run(_) => false,
+            };
+        }
+        if is_value {
+            self.make_value(document);
+        }
+        is_value
+    }
+
+    fn make_value(&mut self, document: &MeshDocument) -> bool {
+        if !matches!(self, Self::Value(_)) {
+            *self = Self::Value(self.to_value(document));
+        }
+        true
+    }
+
+    /// Looks one level into it.
+    fn open(&mut self, document: &MeshDocument) -> &mut Self {
+        match self {
+            Self::Child(_) | Self::Children(_) | Self::Content(_) => {
+                if let Some(opened) = self.opened(document) {
+                    *self = opened;
+                    // A text is a value, which is one step more.
+                    return self.open(document);
+                }
+            }
+            Self::Value(Value::Array(items)) => {
+                let items = std::mem::take(items).into_iter();
+                let pieces: Vec<Piece> = items.map(|item| Piece::One(Self::Value(item))).collect();
+                *self = Self::List(List {
+                    origin: None,
+                    length: pieces.len(),
+                    pieces,
+                });
+            }
+            Self::Value(Value::Object(members)) => {
+                let members = std::mem::take(members).into_iter();
+                *self = Self::Object(Object {
+                    origin: None,
+                    members: members
+                        .map(|(name, member)| (name, Self::Value(member)))
+                        .collect(),
+                });
+            }
+            Self::List(_) | Self::Object(_) | Self::Value(_) => {}
+        }
+        self
+    }
+
+    /// What stands for itself, one level looked into.
+    fn opened(&self, document: &MeshDocument) -> Option<Self> {
+        Some(match *self {
+            Self::Child(place) if is_text(document, place) => Self::Value(printed(document, place)),
+            Self::Child(place) => Self::Object(Object {
+                origin: None,
+                members: [(tag(document, place).to_owned(), Self::Content(place))].into(),
+            }),
+            Self::Children(place) if tag(document, place) == TEXT_TAG => {
+                Self::Value(self.to_value(document))
+            }
+            Self::Children(place) => {
+                let length = shown_children(document, place);
+                let run = (length > 0).then(|| Piece::Run(0..length));
+                Self::List(List {
+                    origin: Some(place),
+                    pieces: Vec::from_iter(run),
+                    length,
+                })
+            }
+            Self::Content(place) => {
+                let attributes = attributes(document, place).into_iter();
+                let mut members: BTreeMap<String, Self> = attributes
+                    .map(|(name, value)| (name, Self::Value(value)))
+                    .collect();
+                if let Some(list) = list_name(document, place) {
+                    members.insert(list.to_owned(), Self::Children(place));
+                }
+                Self::Object(Object {
+                    origin: Some(place),
+                    members,
+                })
+            }
+            Self::List(_) | Self::Object(_) | Self::Value(_) => return None,
+        })
+    }
+}
+
+impl List {
+    /// The children of a run.
+    pub(in crate::document) fn run(
+        &self,
+        document: &MeshDocument,
+        run: &Range<usize>,
+    ) -> impl Iterator<Item = Node> {
+        let origin = self.origin;
+        run.clone()
+            .filter_map(move |index| Some(Node::Child(child(document, origin?, index)?)))
+    }
+
+    /// An item by itself.
+    fn one_mut(&mut self, document: &MeshDocument, index: usize) -> Option<&mut Node> {
+        let at = self.split(index);
+        if let Piece::Run(run) = self.pieces.get(at)? {
+            let (start, end) = (run.start, run.end);
+            let place = child(document, self.origin?, start)?;
+            self.pieces[at] = Piece::One(Node::Child(place));
+            if start + 1 < end {
+                self.pieces.insert(at + 1, Piece::Run(start + 1..end));
+            }
+        }
+        match self.pieces.get_mut(at)? {
+            Piece::One(item) => Some(item),
+            Piece::Run(_) => None,
+        }
+    }
+
+    /// The piece that begins at this index.
+    fn split(&mut self, index: usize) -> usize {
+        // From the end that is likelier to be near.
+        let (mut at, mut passed) = (self.pieces.len(), self.length);
+        if index < self.length / 2 {
+            (at, passed) = (0, 0);
+            while let Some(piece) = self.pieces.get(at)
+                && passed + piece.length() <= index
+            {
+                passed += piece.length();
+                at += 1;
+            }
+        } else {
+            while passed > index && at > 0 {
+                at -= 1;
+                passed -= self.pieces[at].length();
+            }
+        }
+        if passed < index
+            && let Some(Piece::Run(run)) = self.pieces.get_mut(at)
+        {
+            let (middle, end) = (run.start + (index - passed), run.end);
+            run.end = middle;
+            at += 1;
+            self.pieces.insert(at, Piece::Run(middle..end));
+        }
+        at
+    }
+}
+
+impl Piece {
+    fn length(&self) -> usize {
+        match self {
+            Self::One(_) => 1,
+            Self::Run(run) => run.len(),
+        }
+    }
+}
+
+pub(in crate::document) fn element(document: &MeshDocument, index: NodeIndex) -> Element<'_> {
+    Element { document, index }
+}
+
+/// The element around another, as far as the tree goes: what a foreign program put beside it has no
+/// element around it.
+pub(in crate::document) fn above(element: Element<'_>) -> Option<Element<'_>> {
+    let parent = element.parent()?;
+    let is_end = !parent.is_root()
+        && parent.id().is_none()
+        && parent.tag() == element.document().schema().root().tag();
+    (!is_end).then_some(parent)
+}
+
+pub(in crate::document) fn child(
+    document: &MeshDocument,
+    parent: Place,
+    index: usize,
+) -> Option<Place> {
+    Some(Place {
+        index: document.child_at(parent.index, index)?,
+        level: parent.level + 1,
+    })
+}
+
+pub(in crate::document) fn tag(document: &MeshDocument, place: Place) -> &str {
+    element(document, place.index).tag()
+}
+
+/// Whether it is a rich text itself, not the element around one.
+pub(in crate::document) fn is_text(document: &MeshDocument, place: Place) -> bool {
+    tag(document, place).is_empty()
+}
+
+/// How many children the JSON form shows.
+pub(in crate::document) fn shown_children(document: &MeshDocument, place: Place) -> usize {
+    if place.level < MAX_DEPTH {
+        document.child_count(place.index)
+    } else {
+        0
+    }
+}
+
+/// The attributes as the JSON form shows them.
+pub(in crate::document) fn attributes(document: &MeshDocument, place: Place) -> Map<String, Value> {
+    let mut attributes = element(document, place.index).attributes();
+    if place.index == ROOT_NODE {
+        attributes.shift_remove(ID_ATTRIBUTE);
+    }
+    attributes
+}
+
+fn list_name(document: &MeshDocument, place: Place) -> Option<&str> {
+    match document.schema().element(tag(document, place)) {
+        Some(element) => element.child_property().map(ChildProperty::name),
+        None => (document.child_count(place.index) > 0).then_some(CHILDREN),
+    }
+}
+
+fn printed(document: &MeshDocument, place: Place) -> Value {
+    if is_text(document, place) {
+        return json!({ TEXT_TAG: { "delta": Text::new(document, place.index).to_delta() } });
+    }
+    let mut json = element(document, place.index).to_json(true);
+    if place.level > 1 {
+        cut(document, &mut json, MAX_DEPTH.saturating_sub(place.level));
+    }
+    json
+}
+
+fn printed_content(document: &MeshDocument, place: Place) -> Map<String, Value> {
+    match printed(document, place) {
+        Value::Object(mut element) => match element.values_mut().next().map(Value::take) {
+            Some(Value::Object(content)) => content,
+            _ => Map::new(),
+        },
+        _ => Map::new(),
+    }
+}
+
+/// Takes out what is more levels below an element; as deep as printed JSON is.
+fn cut(document: &MeshDocument, json: &mut Value, levels: usize) {
+    let element = json
+        .as_object_mut()
+        .and_then(|element| element.iter_mut().next());
+    let Some((tag, Value::Object(content))) = element else {
+        return;
+    };
+    if tag == TEXT_TAG {
+        return;
+    }
+    let list = match document.schema().element(tag) {
+        Some(element) => element.child_property().map_or("", ChildProperty::name),
+        None => CHILDREN,
+    };
+    if let Some(Value::Array(children)) = content.get_mut(list) {
+        if levels == 0 {
+            children.clear();
+        }
+        for child in children {
+            cut(document, child, levels - 1);
+        }
+    }
+}
