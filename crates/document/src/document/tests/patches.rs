@@ -1,5 +1,7 @@
 //! From JSON to JSON: what a patch or a new state changes, and what it leaves alone.
 
+mod random;
+
 use serde_json::{Value, json};
 
 use super::convergence::Random;
@@ -149,6 +151,121 @@ fn replacing_with_the_same_is_nothing() {
     );
     ours.set_attribute(Target::Root, "title", "later".into())
         .unwrap();
+}
+
+#[test]
+fn only_what_a_patch_changes_is_checked_and_named_by_its_place() {
+    let mut ours = sample();
+    let before = ours.encode_state();
+    let mut check = |patch: Value, expected: &[&str]| {
+        let error = ours.apply_patch(&patch, &mut counter()).unwrap_err();
+        let PatchError::Invalid(violations) = error else {
+            panic!("{error}");
+        };
+        let found: Vec<String> = violations.iter().map(ToString::to_string).collect();
+        assert_eq!(found.len(), expected.len(), "{found:?}");
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(found.starts_with(expected), "{found}");
+        }
+        assert_eq!(ours.encode_state(), before);
+    };
+    let first = json!({"op": "add", "path": "/doc/children/0", "value": {"item": {"n": 1}}});
+    check(
+        json!([first, {"op": "add", "path": "/doc/children/1/item/n", "value": "1"}]),
+        &["/doc/children/1/item/n: expected number"],
+    );
+    check(
+        json!([{"op": "add", "path": "/doc/children/0", "value": {"item": {"n": "1", "x~/y": 1}}}]),
+        &[
+            "/doc/children/0/item/n: expected number",
+            "/doc/children/0/item/x~0~1y: expected a property",
+        ],
+    );
+    check(
+        json!([first, {"op": "move", "from": "/doc/children/1", "path": "/doc/title"}]),
+        &["/doc/title: expected string or null, found an object"],
+    );
+    check(
+        json!([first, {"op": "move", "from": "/doc/children/1/item", "path": "/doc/children/1/text"}]),
+        &[
+            "/doc/children/1/text/s: expected a property",
+            "/doc/children/1/text/children/0: expected one child",
+        ],
+    );
+    check(
+        json!([{"op": "move", "from": "/doc/children", "path": "/doc/others"}]),
+        &["/doc/others: expected a property"],
+    );
+    check(
+        json!([{"op": "move", "from": "/doc", "path": "/other"}]),
+        &["document: expected an object with the one key \"doc\""],
+    );
+    // An `$id` that is there already, in a list that nobody looked into, and twice in one patch.
+    let new =
+        |id: &str| json!({"op": "add", "path": "/doc/children/-", "value": {"item": {"$id": id}}});
+    check(
+        json!([new("b")]),
+        &["/doc/children/3/item/$id: expected a unique $id"],
+    );
+    check(
+        json!([new("new"), new("new")]),
+        &["/doc/children/4/item/$id: expected a unique $id"],
+    );
+    // What is gone may be named again: that is a move.
+    let patch = json!([{"op": "remove", "path": "/doc/children/0"}, new("b")]);
+    ours.apply_patch(&patch, &mut counter()).unwrap();
+    assert_eq!(ids(&ours), ["c", "t", "b"]);
+}
+
+#[test]
+fn copies_of_copies_end_before_memory_does() {
+    let mut ours = sample();
+    let before = ours.encode_state();
+    let copy =
+        json!({"op": "copy", "from": "/doc/children/0", "path": "/doc/children/0/item/children/-"});
+    let patch = Value::Array(vec![copy; 40]);
+    let error = ours.apply_patch(&patch, &mut counter()).unwrap_err();
+    assert!(error.to_string().contains("copies more than"), "{error}");
+    let deep = "/doc".to_owned() + &"/children/0/item".repeat(400);
+    let patch = json!([{"op": "test", "path": deep, "value": 1}]);
+    let error = ours.apply_patch(&patch, &mut counter()).unwrap_err();
+    assert!(error.to_string().contains("1,024 levels"), "{error}");
+    assert_eq!(ours.encode_state(), before);
+}
+
+#[test]
+fn elements_deeper_than_json_shows_are_left_alone() {
+    let mut ours = document(1);
+    let mut next = counter();
+    let mut parent = Target::Root;
+    for level in 0..300 {
+        let id = format!("e{level}");
+        let element = json!({"item": {"$id": id}});
+        ours.append_child(parent, element, &mut next).unwrap();
+        parent = Target::Id(id);
+    }
+    let json = ours.to_json(true);
+    let deepest = "/doc".to_owned() + &"/children/0/item".repeat(255);
+    assert_eq!(
+        json.pointer(&format!("{deepest}/$id")),
+        Some(&"e254".into())
+    );
+    let patch = json!([
+        {"op": "test", "path": "", "value": json},
+        {"op": "test", "path": format!("{deepest}/children"), "value": []},
+        {"op": "add", "path": format!("{deepest}/n"), "value": 1},
+        {"op": "add", "path": "/doc/children/0/item/n", "value": 2},
+        {"op": "add", "path": "/doc/children/-", "value": {"item": {}}},
+    ]);
+    ours.apply_patch(&patch, &mut next).unwrap();
+    assert_eq!(ours.node("e254").unwrap().attribute("n"), Some(1.into()));
+    assert_eq!(ours.element_count(), 301);
+    let patch = json!([{"op": "add", "path": format!("{deepest}/children/0/item/n"), "value": 1}]);
+    let error = ours.apply_patch(&patch, &mut next).unwrap_err();
+    assert!(matches!(error, PatchError::NotFound { .. }), "{error}");
+    let json = ours.to_json(true);
+    assert_eq!(ours.replace_json(&json, &mut next).unwrap(), None);
+    assert!(ours.node("e299").is_some());
 }
 
 /// A random element list, some of whose ids may be those of `known` elements.
