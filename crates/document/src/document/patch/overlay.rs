@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 
 use super::is_equal;
 use crate::document::MeshDocument;
-pub(in crate::document) use crate::document::history::{NodeIndex, ROOT_NODE};
 use crate::document::read::{Element, Text};
+pub(in crate::document) use crate::engine::{NodeIndex, ROOT_NODE};
 use crate::schema::{ChildProperty, ID_ATTRIBUTE, TEXT_TAG};
 
 /// How many levels of elements the document's JSON shows.
