@@ -1,5 +1,5 @@
-//! The one place that knows how the workspace is checked: `cargo xtask test`, `interop` and `ci`. It
-//! only starts other programs; what they test lives with them.
+//! The one place that knows how the workspace is checked: `cargo xtask test`, `interop`, `conformance`
+//! and `ci`. It only starts other programs; what they test lives with them.
 
 #![expect(clippy::print_stdout, reason = "a command says what it does")]
 
@@ -21,10 +21,18 @@ usage: cargo xtask <command>
   test [--no-interop]   all tests; the interop tests run against the release binary
   interop [TEST...]     install the published SDKs if needed, then run the interop tests
   interop --install-only
+  conformance [--seeds N] [--from N]
+                        random scripts on our document, Yjs and pycrdt: 1000 seeds, or from this one on;
+                        `--from N` alone repeats one
   ci                    formatting, lints, dependency policy, then all tests";
 
 /// A cold release build on two cores takes minutes; nothing here may hang for ever.
 const BUILD_LIMIT: Duration = Duration::from_mins(25);
+
+const CONFORMANCE_SEEDS: u64 = 1000;
+
+/// A seed takes about 0.1 s, and somebody may want ten thousand.
+const CONFORMANCE_LIMIT: Duration = Duration::from_hours(1);
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -34,6 +42,7 @@ fn main() -> Result<()> {
         ["test", "--no-interop"] => test(false),
         ["interop", "--install-only"] => interop::prepare(),
         ["interop", filters @ ..] => interop(filters),
+        ["conformance", options @ ..] => conformance(options),
         ["ci"] => ci(),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
@@ -90,6 +99,26 @@ fn interop(filters: &[&str]) -> Result<()> {
         tests.env("MESHAGENT_BIN", target_dir().join("release").join(name));
     }
     run(tests, BUILD_LIMIT)
+}
+
+fn conformance(options: &[&str]) -> Result<()> {
+    let (mut seeds, mut from): (Option<u64>, Option<u64>) = (None, None);
+    for option in options.chunks(2) {
+        match option {
+            ["--seeds", number] => seeds = Some(number.parse()?),
+            ["--from", number] => from = Some(number.parse()?),
+            _ => bail!("unknown option {option:?}\n{USAGE}"),
+        }
+    }
+    let otherwise = if from.is_some() { 1 } else { CONFORMANCE_SEEDS };
+    let seeds = seeds.unwrap_or(otherwise);
+    interop::prepare()?;
+    let mut tests = cargo(&["test", "-p", "interop", "--test", "conformance"]);
+    tests
+        .args(["--", "--nocapture"])
+        .env("CONFORMANCE_SEEDS", seeds.to_string())
+        .env("CONFORMANCE_FROM", from.unwrap_or(0).to_string());
+    run(tests, CONFORMANCE_LIMIT)
 }
 
 fn ci() -> Result<()> {
