@@ -4,14 +4,21 @@
 //! operations; as in Yjs, so that the states that both encode are alike.
 
 use super::transaction::Transaction;
-use super::{Client, ClientIndex, Content, Engine, ItemIndex, NONE, NodeIndex};
+use super::{Client, ClientIndex, Content, Engine, ItemIndex, Link, NONE, NodeIndex};
+
+/// Which of two neighbours the transaction has touched.
+#[derive(Clone, Copy)]
+enum Side {
+    Left,
+    Right,
+}
 
 impl Engine {
     /// Ends a transaction.
     pub(crate) fn finish(&mut self, transaction: Transaction) {
         let collected = self.collect(&transaction);
         for (client, clock) in collected {
-            self.join(client, clock);
+            self.join(client, clock, Side::Right);
             self.join_behind(client, clock);
         }
         for (client, range) in transaction.deleted {
@@ -19,7 +26,12 @@ impl Engine {
             let starts = blocks.map(|block| block.start);
             let starts: Vec<u32> = starts.take_while(|&start| start <= range.end).collect();
             for start in starts {
-                self.join(client, start);
+                let touched = if start == range.start {
+                    Side::Right
+                } else {
+                    Side::Left
+                };
+                self.join(client, start, touched);
             }
         }
         for client in transaction.grown_clients {
@@ -28,7 +40,7 @@ impl Engine {
             let starts = blocks.from(before).map(|block| block.start);
             let starts: Vec<u32> = starts.collect();
             for start in starts {
-                self.join(client, start);
+                self.join(client, start, Side::Right);
             }
         }
         for node in transaction.grown {
@@ -83,7 +95,10 @@ impl Engine {
     }
 
     /// Joins the block of an operation with the one before it, if they can be one.
-    fn join(&mut self, client: ClientIndex, clock: u32) {
+    ///
+    /// The side that was touched is looked at first: the other one may be far away in memory, and most
+    /// neighbours don't fit.
+    fn join(&mut self, client: ClientIndex, clock: u32, touched: Side) {
         let blocks = &self.clients[client as usize].blocks;
         let right = blocks.find(clock);
         let Some(left) = (right.start > 0).then(|| blocks.before(clock)).flatten() else {
@@ -91,7 +106,10 @@ impl Engine {
         };
         match (left.is_collected(), right.is_collected()) {
             (true, true) => {}
-            (false, false) if self.can_join(left.item, right.item) => {
+            (false, false)
+                if self.fits(touched, left.item, right.item)
+                    && self.can_join(left.item, right.item) =>
+            {
                 self.join_items(left.item, right.item);
             }
             _ => return,
@@ -102,7 +120,18 @@ impl Engine {
     fn join_behind(&mut self, client: ClientIndex, clock: u32) {
         let next = self.clients[client as usize].blocks.from(clock).nth(1);
         if let Some(next) = next {
-            self.join(client, next.start);
+            self.join(client, next.start, Side::Left);
+        }
+    }
+
+    fn fits(&self, touched: Side, left: ItemIndex, right: ItemIndex) -> bool {
+        match touched {
+            Side::Left => self.item(left).right == right,
+            Side::Right => {
+                let item = self.item(right);
+                let Link { client, clock } = item.origin;
+                client == item.client && clock + 1 == item.clock
+            }
         }
     }
 
