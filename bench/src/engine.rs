@@ -1,0 +1,46 @@
+//! The measure: yrs by itself, with the options under which it holds the same documents.
+
+use yrs::updates::decoder::Decode;
+use yrs::{
+    ClientID, Doc, OffsetKind, Options, ReadTxn, StateVector, Transact, Update, Xml, XmlFragment,
+    XmlOut,
+};
+
+/// An empty document.
+pub fn doc(client_id: u64) -> Doc {
+    let mut options = Options::with_client_id(ClientID::new(client_id));
+    options.offset_kind = OffsetKind::Utf16;
+    Doc::with_options(options)
+}
+
+/// Decodes and applies one update, as one transaction.
+///
+/// # Panics
+/// If it is malformed: all updates here were made by us.
+pub fn apply(doc: &Doc, update: &[u8]) {
+    let update = Update::decode_v1(update).expect("the update is sound");
+    let applied = doc.transact_mut().apply_update(update);
+    applied.expect("the update is sound");
+}
+
+/// All of a document as one update.
+pub fn encode_state(doc: &Doc) -> Vec<u8> {
+    doc.transact().encode_diff_v1(&StateVector::default())
+}
+
+/// Walks over all elements and reads their tags and `$id`s; how many bytes those have.
+pub fn walk(doc: &Doc) -> usize {
+    let root = doc.get_or_insert_xml_fragment("xml");
+    let transaction = doc.transact();
+    let mut seen = 0;
+    for node in root.successors(&transaction) {
+        if let XmlOut::Element(element) = node {
+            seen += element.tag().len();
+            let id = element.get_attribute(&transaction, "$id");
+            if let Some(yrs::Out::Any(yrs::Any::String(id))) = id {
+                seen += id.len();
+            }
+        }
+    }
+    seen
+}

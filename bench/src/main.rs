@@ -1,0 +1,97 @@
+//! The figures that the document library promises, each as a ratio within one run.
+//!
+//! Neither criterion nor divan can let two subjects have turns, and on a shared machine a ratio of two
+//! figures that were taken one after the other says more about the minutes in between than about the
+//! subjects. So this is a plain program: `bench [--short] [--check] [SECTION…]`.
+
+#![expect(clippy::print_stdout, reason = "the table is what it is run for")]
+
+mod edits;
+mod open;
+mod table;
+mod trace;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use meshagent_bench::documents::Shape;
+use meshagent_bench::harness::Effort;
+
+use crate::table::Section;
+
+const USAGE: &str = "\
+usage: bench [--short] [--check] [SECTION...]
+
+  --short   fewer repetitions, shapes and steps, in less than a minute
+  --check   end with 1 if a goal is missed
+  SECTION   trace, open, memory, edits; all of them if none is named";
+
+const ELEMENTS: usize = 100_000;
+
+type Measure = fn(Effort, bool) -> Result<Section>;
+
+const SECTIONS: [(&str, Measure); 4] = [
+    ("trace", trace::measure),
+    ("open", |effort, is_short| {
+        let shapes = &Shape::ALL[..if is_short { 2 } else { 3 }];
+        Ok(open::measure(effort, ELEMENTS, shapes))
+    }),
+    ("memory", |_, is_short| {
+        let shapes = &Shape::ALL[..if is_short { 1 } else { 3 }];
+        open::measure_memory(ELEMENTS, shapes)
+    }),
+    ("edits", |effort, _| edits::measure(effort, ELEMENTS)),
+];
+
+fn main() -> Result<ExitCode> {
+    let (mut is_short, mut is_check) = (false, false);
+    let mut wanted = Vec::new();
+    for argument in std::env::args().skip(1) {
+        match argument.as_str() {
+            "--short" => is_short = true,
+            "--check" => is_check = true,
+            "--help" | "-h" => {
+                println!("{USAGE}");
+                return Ok(ExitCode::SUCCESS);
+            }
+            name if SECTIONS.iter().any(|(section, _)| *section == name) => {
+                wanted.push(name.to_owned());
+            }
+            other => bail!("unknown argument {other:?}\n{USAGE}"),
+        }
+    }
+    let effort = if is_short {
+        Effort::SHORT
+    } else {
+        Effort::LONG
+    };
+    let mut missed = 0;
+    for (name, measure) in SECTIONS {
+        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
+            let section = measure(effort, is_short)?;
+            println!("{section}");
+            missed += section.missed();
+        }
+    }
+    match missed {
+        0 => println!("all goals are met"),
+        1 => println!("1 goal is missed"),
+        _ => println!("{missed} goals are missed"),
+    }
+    let is_failure = is_check && missed > 0;
+    Ok(ExitCode::from(u8::from(is_failure)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_figure_can_be_taken() {
+        let taken = trace::measure_histories(Effort::TEST, 500, &[]).unwrap();
+        assert!(!taken.rows.is_empty());
+        let opened = open::measure(Effort::TEST, 200, &Shape::ALL);
+        assert!(!opened.rows.is_empty());
+        assert!(!edits::measure(Effort::TEST, 200).unwrap().rows.is_empty());
+    }
+}

@@ -1,0 +1,47 @@
+//! How many bytes an open document holds, ours and yrs'. A program of its own, since a counting
+//! allocator would be part of every duration. Prints both, separated by a tab.
+
+#![expect(clippy::print_stdout, reason = "the figures are what it is run for")]
+
+use std::hint::black_box;
+
+use anyhow::{Context, Result, bail};
+use meshagent_bench::documents::{self, Shape};
+use meshagent_bench::engine;
+use peak_alloc::PeakAlloc;
+
+#[global_allocator]
+static ALLOCATOR: PeakAlloc = PeakAlloc;
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [elements, shape] = arguments.as_slice() else {
+        bail!("usage: bench-memory ELEMENTS SHAPE");
+    };
+    let elements: usize = elements.parse().context("ELEMENTS is no number")?;
+    let shape = Shape::ALL.into_iter().find(|known| known.name() == shape);
+    let shape = shape.context("SHAPE is none of wide, tree, deep")?;
+    // What is set up once in a process is set up by small documents.
+    let small = shape.state(1);
+    drop((documents::open(7, &small), open_bare(&small)));
+    let state = shape.state(elements);
+    let ours = held(|| documents::open(7, &state));
+    let yrs = held(|| open_bare(&state));
+    println!("{ours}\t{yrs}");
+    Ok(())
+}
+
+fn open_bare(state: &[u8]) -> yrs::Doc {
+    let doc = engine::doc(7);
+    engine::apply(&doc, state);
+    doc
+}
+
+/// The bytes that a value keeps on the heap.
+fn held<T>(make: impl FnOnce() -> T) -> usize {
+    let before = ALLOCATOR.current_usage();
+    let value = black_box(make());
+    let after = ALLOCATOR.current_usage();
+    drop(value);
+    after.saturating_sub(before)
+}
