@@ -1,8 +1,9 @@
-//! The one place that knows how the workspace is checked: `cargo xtask test`, `interop`, `conformance`
-//! and `ci`. It only starts other programs; what they test lives with them.
+//! The one place that knows how the workspace is checked. It only starts other programs; what they
+//! test lives with them.
 
 #![expect(clippy::print_stdout, reason = "a command says what it does")]
 
+mod bench;
 mod interop;
 mod process;
 #[cfg(test)]
@@ -24,6 +25,8 @@ usage: cargo xtask <command>
   conformance [--seeds N] [--from N]
                         random scripts on our document, Yjs and pycrdt: 1000 seeds, or from this one on;
                         `--from N` alone repeats one
+  bench [--short] [--check] [SECTION...]
+                        the figures of the document library, in a release build
   ci                    formatting, lints, dependency policy, then all tests";
 
 /// A cold release build on two cores takes minutes; nothing here may hang for ever.
@@ -43,6 +46,7 @@ fn main() -> Result<()> {
         ["interop", "--install-only"] => interop::prepare(),
         ["interop", filters @ ..] => interop(filters),
         ["conformance", options @ ..] => conformance(options),
+        ["bench", arguments @ ..] => bench::bench(arguments),
         ["ci"] => ci(),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

@@ -1,0 +1,20 @@
+//! Builds the benchmarks as a user would build the library, and runs them.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::process::{cargo, run};
+use crate::{BUILD_LIMIT, target_dir};
+
+const RUN_LIMIT: Duration = Duration::from_mins(15);
+
+pub(crate) fn bench(arguments: &[&str]) -> Result<()> {
+    let build = ["build", "--release", "-p", "meshagent-bench", "--bins"];
+    run(cargo(&build), BUILD_LIMIT)?;
+    let name = format!("bench{}", std::env::consts::EXE_SUFFIX);
+    let mut bench = Command::new(target_dir().join("release").join(name));
+    bench.args(arguments);
+    run(bench, RUN_LIMIT)
+}
