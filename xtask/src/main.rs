@@ -8,13 +8,14 @@ mod interop;
 mod process;
 #[cfg(test)]
 mod tidy;
+mod wasm;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use crate::process::{capture, cargo, run};
+use crate::process::{cargo, run};
 
 const USAGE: &str = "\
 usage: cargo xtask <command>
@@ -27,6 +28,7 @@ usage: cargo xtask <command>
                         `--from N` alone repeats one
   bench [--short] [--check] [SECTION...]
                         the figures of the document library, in a release build
+  wasm                  the tests of the pure crates on wasm32 under Node
   ci                    formatting, lints, dependency policy, then all tests";
 
 /// A cold release build on two cores takes minutes; nothing here may hang for ever.
@@ -45,6 +47,7 @@ fn main() -> Result<()> {
         ["test", "--no-interop"] => test(false),
         ["interop", "--install-only"] => interop::prepare(),
         ["interop", filters @ ..] => interop(filters),
+        ["wasm"] => wasm::test(),
         ["conformance", options @ ..] => conformance(options),
         ["bench", arguments @ ..] => bench::bench(arguments),
         ["ci"] => ci(),
@@ -61,32 +64,16 @@ fn test(with_interop: bool) -> Result<()> {
         cargo(&["test", "--workspace", "--exclude", "interop"]),
         BUILD_LIMIT,
     )?;
-    check_wasm()?;
+    if wasm::is_target_installed() {
+        wasm::test()?;
+    } else {
+        println!("xtask: the wasm32 target is not installed, its tests are skipped");
+    }
     if with_interop {
         interop(&[])?;
     }
     println!("xtask: all tests passed");
     Ok(())
-}
-
-/// The pure crates compile for the browser, where the target is there to say so.
-fn check_wasm() -> Result<()> {
-    const TARGET: &str = "wasm32-unknown-unknown";
-    let installed = capture("rustup", &["target", "list", "--installed"]).unwrap_or_default();
-    if !installed.lines().any(|line| line.trim() == TARGET) {
-        println!("xtask: {TARGET} is not installed, its check is skipped");
-        return Ok(());
-    }
-    let check = [
-        "check",
-        "-p",
-        "meshagent-document",
-        "-p",
-        "meshagent-protocol",
-        "--target",
-        TARGET,
-    ];
-    run(cargo(&check), BUILD_LIMIT)
 }
 
 fn interop(filters: &[&str]) -> Result<()> {

@@ -94,6 +94,23 @@ fn pure_crates_mention_no_world() {
     );
 }
 
+/// What the standard library calls a test is none under wasm-bindgen's runner, and would be left out there.
+#[test]
+fn tests_of_wasm_crates_run_on_wasm() {
+    let tested = tracked_files(&["crates/document/src/*.rs", "crates/protocol/tests/*.rs"]);
+    let left_out: Vec<String> = tested
+        .into_iter()
+        .filter(|path| {
+            let text = read(path);
+            text.contains("#[test]") && !text.contains("use crate::test;")
+        })
+        .collect();
+    assert!(
+        left_out.is_empty(),
+        "these lack `use crate::test;`: {left_out:#?}"
+    );
+}
+
 #[test]
 fn no_large_file_is_in_git() {
     let large: Vec<String> = tracked_files(&["*"])

@@ -11,6 +11,12 @@
 //! to it, but not the number of operations of each client that ever edited. What waits for missing
 //! operations is no part of it; [`MeshDocument::encode_pending`] keeps that.
 
+// `use crate::test;` stands in each module of tests, so that `#[test]` is what the target's runner knows.
+#[cfg(all(test, not(target_arch = "wasm32")))]
+pub(crate) use std::prelude::v1::test;
+#[cfg(all(test, target_arch = "wasm32"))]
+pub(crate) use wasm_bindgen_test::wasm_bindgen_test as test;
+
 mod document;
 mod engine;
 mod schema;

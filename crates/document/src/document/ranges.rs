@@ -58,6 +58,7 @@ impl Ranges {
 #[cfg(test)]
 mod tests {
     use super::Ranges;
+    use crate::test;
 
     #[test]
     fn is_a_set_of_numbers() {

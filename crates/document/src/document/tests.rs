@@ -15,13 +15,11 @@ use serde_json::{Value, json};
 
 use super::{InsertError, MeshDocument};
 use crate::schema::MeshSchema;
+use crate::test;
 
 fn golden() -> Value {
-    let path = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../testdata/vectors/documents.json"
-    );
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    let json = include_str!("../../../../testdata/vectors/documents.json");
+    serde_json::from_str(json).unwrap()
 }
 
 /// The schema of the golden documents: `doc` of `item` and `text`.

@@ -3,13 +3,11 @@
 use serde_json::{Value, json};
 
 use super::{ChildProperty, ElementProperty, ElementType, MeshSchema, SimpleValue, ValueProperty};
+use crate::test;
 
 fn vectors() -> Value {
-    let path = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../testdata/vectors/schemas.json"
-    );
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    let json = include_str!("../../../../testdata/vectors/schemas.json");
+    serde_json::from_str(json).unwrap()
 }
 
 #[test]

@@ -2,10 +2,11 @@
 
 use meshagent_protocol::ErrorCode;
 
+use crate::test;
+
 #[test]
 fn the_table_of_error_codes_is_the_codes() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/protocol.md");
-    let text = std::fs::read_to_string(path).unwrap();
+    let text = include_str!("../../../../docs/protocol.md");
     let rows: Vec<(i64, String)> = text
         .lines()
         .filter_map(|line| {

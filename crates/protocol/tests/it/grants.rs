@@ -3,6 +3,8 @@
 use meshagent_protocol::{ApiScope, StorageGrant, SyncGrant};
 use serde_json::{Value, json};
 
+use crate::test;
+
 fn sync(json: Value) -> SyncGrant {
     ApiScope::from_json(&json!({"sync": json}))
         .unwrap()

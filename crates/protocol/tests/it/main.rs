@@ -10,6 +10,12 @@
     reason = "a failing helper fails the test, and brevity beats speed here"
 )]
 
+// `use crate::test;` stands in each module of tests, so that `#[test]` is what the target's runner knows.
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use std::prelude::v1::test;
+#[cfg(target_arch = "wasm32")]
+pub(crate) use wasm_bindgen_test::wasm_bindgen_test as test;
+
 mod docs;
 mod grants;
 mod hex;

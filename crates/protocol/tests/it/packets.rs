@@ -9,6 +9,7 @@ use meshagent_protocol::{
 use proptest::prelude::*;
 
 use crate::hex;
+use crate::test;
 
 fn reader() -> PacketReader {
     PacketReader::new(PacketLimits {

@@ -2,6 +2,8 @@
 
 use meshagent_protocol::{DocPath, InvalidPath, RoomName};
 
+use crate::test;
+
 #[test]
 fn paths_are_normalised_as_the_sdks_do() {
     for (text, expected) in [

@@ -7,6 +7,8 @@ use meshagent_protocol::{
 };
 use serde_json::{Map, json};
 
+use crate::test;
+
 struct Pair {
     client: ClientSession,
     reader: PacketReader,

@@ -8,6 +8,7 @@ use meshagent_protocol::{
 };
 use serde_json::{Value, json};
 
+use crate::test;
 use crate::vectors::load;
 
 const EXP: u64 = 2_000_000_000;

@@ -11,6 +11,8 @@ use meshagent_protocol::{
 };
 use serde_json::{Value, json};
 
+use crate::test;
+
 fn binary(headers: Value, data: &'static [u8]) -> Content {
     Content::Binary {
         headers: headers.as_object().unwrap().clone(),

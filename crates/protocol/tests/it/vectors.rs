@@ -8,13 +8,16 @@ use meshagent_protocol::{
 use serde_json::{Map, Value, json};
 
 use crate::hex;
+use crate::test;
 
 pub(crate) fn load(name: &str) -> Value {
-    let path = format!(
-        "{}/../../testdata/vectors/{name}",
-        env!("CARGO_MANIFEST_DIR")
-    );
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    let json = match name {
+        "contents.json" => include_str!("../../../../testdata/vectors/contents.json"),
+        "packets.json" => include_str!("../../../../testdata/vectors/packets.json"),
+        "tokens.json" => include_str!("../../../../testdata/vectors/tokens.json"),
+        _ => panic!("no vectors are called {name}"),
+    };
+    serde_json::from_str(json).unwrap()
 }
 
 fn contents() -> Vec<(&'static str, Content)> {

@@ -8,6 +8,7 @@ use meshagent_protocol::{
 use serde_json::{Map, Value, json};
 
 use crate::hex;
+use crate::test;
 
 fn object(json: Value) -> Map<String, Value> {
     json.as_object().unwrap().clone()

@@ -2,6 +2,7 @@
 
 use super::document;
 use crate::document::MeshDocument;
+use crate::test;
 
 /// A small generator, so that a failing run is repeated by its seed.
 pub(super) struct Random(u64);
@@ -15,7 +16,7 @@ impl Random {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 11).unwrap() % limit
+        usize::try_from((self.0 >> 11) % limit as u64).unwrap()
     }
 }
 

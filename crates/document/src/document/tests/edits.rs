@@ -8,6 +8,7 @@ use super::{counter, document};
 use crate::document::{
     Change, Edit, EditError, MeshDocument, Origin, Position, Target, TextChange, TextPosition,
 };
+use crate::test;
 
 /// `doc` of the items a (with the child b) and c, and the text t.
 fn sample(client_id: u64) -> MeshDocument {

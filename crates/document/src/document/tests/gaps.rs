@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 use super::{document, golden};
+use crate::test;
 use crate::update::UpdateKind;
 
 fn updates() -> Vec<Vec<u8>> {

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::convergence::{Random, edit};
 use super::{counter, document, golden};
+use crate::test;
 use crate::update::DecodeError;
 
 fn refuse(bytes: &[u8]) -> DecodeError {

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::convergence::Random;
 use super::{counter, document};
 use crate::document::{MeshDocument, PatchError, Target};
+use crate::test;
 
 fn sample() -> MeshDocument {
     let mut document = document(1);

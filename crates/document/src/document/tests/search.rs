@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::{counter, document};
+use crate::test;
 
 #[test]
 fn greps_like_the_published_cli() {

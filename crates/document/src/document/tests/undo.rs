@@ -5,6 +5,7 @@ use serde_json::json;
 use super::convergence::Random;
 use super::{counter, document};
 use crate::document::{Edit, MeshDocument, Position, Target, TextPosition};
+use crate::test;
 
 fn sample() -> MeshDocument {
     let mut document = document(1);

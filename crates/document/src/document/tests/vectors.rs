@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use super::{document, golden};
+use crate::test;
 use crate::update::{UpdateKind, merge_updates};
 
 /// The SDKs' own view of an element, turned into the JSON form.

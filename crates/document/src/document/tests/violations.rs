@@ -8,6 +8,7 @@ use yrs::{
 };
 
 use super::{counter, document};
+use crate::test;
 
 fn element(
     transaction: &mut TransactionMut<'_>,

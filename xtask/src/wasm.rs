@@ -1,0 +1,83 @@
+//! The pure crates on wasm32: their unit tests under Node, by the runner of wasm-bindgen, which has to have
+//! exactly the version that the tests were built with. It is installed into `target/tools` once.
+
+use std::env::consts::EXE_SUFFIX;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::process::{capture, cargo, run};
+use crate::{BUILD_LIMIT, workspace_root};
+
+const TARGET: &str = "wasm32-unknown-unknown";
+
+const RUNNER: &str = "wasm-bindgen-test-runner";
+
+/// The runner's sources and what it depends on are downloaded and built with optimisation.
+const INSTALL_LIMIT: Duration = Duration::from_mins(20);
+
+/// Runs the tests.
+pub(crate) fn test() -> Result<()> {
+    ensure!(
+        is_target_installed(),
+        "{TARGET} is not installed: run `rustup target add {TARGET}`"
+    );
+    // Without what tests depend on, which may switch on more than the crates ask for.
+    let mut check = cargo(&["check", "--target", TARGET]);
+    check.args(["-p", "meshagent-document", "-p", "meshagent-protocol"]);
+    run(check, BUILD_LIMIT)?;
+    let runner = runner()?;
+    let mut tests = cargo(&["test", "--target", TARGET]);
+    tests
+        .args(["-p", "meshagent-document", "-p", "meshagent-protocol"])
+        .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER", runner);
+    run(tests, BUILD_LIMIT)
+}
+
+pub(crate) fn is_target_installed() -> bool {
+    let installed = capture("rustup", &["target", "list", "--installed"]).unwrap_or_default();
+    installed.lines().any(|line| line.trim() == TARGET)
+}
+
+fn runner() -> Result<PathBuf> {
+    let version = locked_version()?;
+    let tools = workspace_root().join("target").join("tools");
+    let ours = tools.join("bin").join(format!("{RUNNER}{EXE_SUFFIX}"));
+    let is_right = |candidate: &Path| {
+        capture(&candidate.to_string_lossy(), &["--version"])
+            .is_ok_and(|printed| printed.split_whitespace().any(|word| word == version))
+    };
+    let candidates = [ours.clone(), PathBuf::from(RUNNER)];
+    if let Some(found) = candidates.into_iter().find(|path| is_right(path)) {
+        return Ok(found);
+    }
+    let install = |options: &[&str]| {
+        let mut install = cargo(&["install", "--quiet", "--force"]);
+        install
+            .args(options)
+            .arg("--root")
+            .arg(&tools)
+            .arg(format!("wasm-bindgen-cli@{version}"));
+        run(install, INSTALL_LIMIT)
+    };
+    // A mirror of the registry may lack the newest of the versions that the lock file names.
+    install(&["--locked"]).or_else(|_| install(&[]))?;
+    ensure!(is_right(&ours), "{RUNNER} {version} was not installed");
+    Ok(ours)
+}
+
+/// The version of wasm-bindgen in `Cargo.lock`.
+fn locked_version() -> Result<String> {
+    let path = workspace_root().join("Cargo.lock");
+    let lock = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let mut lines = lock.lines();
+    lines.find(|&line| line == "name = \"wasm-bindgen\"");
+    let version = lines.next().and_then(|line| {
+        line.strip_prefix("version = \"")?
+            .strip_suffix('"')
+            .map(str::to_owned)
+    });
+    version.context("Cargo.lock names no version of wasm-bindgen")
+}
