@@ -8,6 +8,7 @@ use super::super::{counter, document};
 use super::random_children;
 use crate::document::patch::strip_ids;
 use crate::document::{MeshDocument, PatchError, ReplaceError};
+use crate::test;
 
 /// What came of a patch.
 #[derive(Debug, PartialEq)]
