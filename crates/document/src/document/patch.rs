@@ -2,6 +2,7 @@
 
 mod check;
 pub(super) mod overlay;
+pub(super) mod pieces;
 
 use serde_json::{Map, Value};
 use thiserror::Error;
@@ -11,12 +12,15 @@ use super::MeshDocument;
 use super::edit::EditError;
 use crate::schema::{ID_ATTRIBUTE, Violation};
 
-/// How deep a pointer leads. The document's JSON is less deep; a patch could otherwise build values by
-/// copies that are too deep to be walked.
-const MAX_TOKENS: usize = 1024;
+/// How deep JSON is. That of a document is less deep; what is deeper could not be walked, not even
+/// dropped, on a small stack.
+const MAX_LEVELS: usize = 960;
 
 /// How much the operations of one patch copy: by copies of copies, a few of them could fill the memory.
 const MAX_COPIED_BYTES: usize = 64 << 20;
+
+/// How many values the operations of one patch add, copy and move, which are looked at each time.
+const MAX_VALUES: usize = 1 << 24;
 
 /// Why a patch was not applied. The document is as it was.
 #[derive(Debug, Error)]
@@ -77,6 +81,7 @@ impl MeshDocument {
             document: self,
             json: Node::document(self),
             copied: 0,
+            room: MAX_VALUES,
         };
         for (index, operation) in operations.iter().enumerate() {
             let applied = patched.apply(operation);
@@ -118,6 +123,8 @@ struct Patched<'a> {
     document: &'a MeshDocument,
     json: Node,
     copied: usize,
+    /// How many values may still be looked at.
+    room: usize,
 }
 
 impl Patched<'_> {
@@ -132,7 +139,10 @@ impl Patched<'_> {
         };
         let path = member("path", "\"path\" is missing")?;
         match member("op", "\"op\" is missing")? {
-            "add" => self.add(path, Node::Value(value()?.clone())),
+            "add" => {
+                let value = self.given(path, value()?)?;
+                self.add(path, value)
+            }
             "copy" => {
                 let from = member("from", "\"from\" is missing")?;
                 let document = self.document;
@@ -143,7 +153,9 @@ impl Patched<'_> {
                     let reason = "the patch copies more than 64 MiB; copy less at once";
                     return Err(Failure::Malformed(reason));
                 }
-                self.add(path, Node::Value(copy))
+                let copy = Node::Value(copy);
+                self.make_room(path, &copy)?;
+                self.add(path, copy)
             }
             "move" => {
                 let from = member("from", "\"from\" is missing")?;
@@ -152,12 +164,13 @@ impl Patched<'_> {
                     return Err(Failure::Malformed("a value can't be moved into itself"));
                 }
                 let moved = self.remove(from)?;
+                self.make_room(path, &moved)?;
                 self.add(path, moved)
             }
             "remove" => self.remove(path).map(drop),
             "replace" => {
-                let value = value()?;
-                *self.get_mut(path)? = Node::Value(value.clone());
+                let value = self.given(path, value()?)?;
+                *self.get_mut(path)? = value;
                 Ok(())
             }
             "test" => {
@@ -170,6 +183,31 @@ impl Patched<'_> {
             }
             _ => Err(Failure::Malformed("\"op\" is none of the six operations")),
         }
+    }
+
+    /// A value of the patch for this place.
+    fn given(&mut self, pointer: &str, value: &Value) -> Result<Node, Failure> {
+        let levels = MAX_LEVELS.saturating_sub(tokens(pointer)?.len());
+        if !fits(value, levels, &mut self.room) {
+            return Err(self.too_much());
+        }
+        Ok(Node::Value(value.clone()))
+    }
+
+    /// Refuses what would be too deep at this place.
+    fn make_room(&mut self, pointer: &str, value: &Node) -> Result<(), Failure> {
+        let levels = MAX_LEVELS.saturating_sub(tokens(pointer)?.len());
+        if !value.fits(self.document, levels, &mut self.room) {
+            return Err(self.too_much());
+        }
+        Ok(())
+    }
+
+    fn too_much(&self) -> Failure {
+        Failure::Malformed(match self.room {
+            0 => "the patch moves more than 16,777,216 values; move less at once",
+            _ => "the value would be more than 960 levels deep",
+        })
     }
 
     fn add(&mut self, pointer: &str, value: Node) -> Result<(), Failure> {
@@ -211,12 +249,12 @@ fn tokens(pointer: &str) -> Result<Vec<String>, Failure> {
             "a pointer is empty or begins with \"/\"",
         ));
     };
-    let tokens = rest.split('/').take(MAX_TOKENS + 1);
+    let tokens = rest.split('/').take(MAX_LEVELS + 1);
     let tokens = tokens.map(|token| token.replace("~1", "/").replace("~0", "~"));
     let tokens: Vec<String> = tokens.collect();
-    if tokens.len() > MAX_TOKENS {
+    if tokens.len() > MAX_LEVELS {
         return Err(Failure::Malformed(
-            "a pointer leads more than 1,024 levels deep",
+            "a pointer leads more than 960 levels deep",
         ));
     }
     Ok(tokens)
@@ -227,7 +265,32 @@ fn index(token: &str) -> Option<usize> {
     token.parse().ok().filter(|_| is_plain)
 }
 
-/// Values are as deep as the document's JSON and the caller's patch, both of which are limited.
+/// Whether a value has too many levels.
+pub(super) fn is_too_deep(value: &Value) -> bool {
+    !fits(value, MAX_LEVELS, &mut { usize::MAX })
+}
+
+/// Whether a value has no more than this many levels, and the values in it are no more than may be
+/// looked at; walks without recursion.
+fn fits(value: &Value, levels: usize, room: &mut usize) -> bool {
+    let mut stack = vec![(value, levels)];
+    while let Some((value, levels)) = stack.pop() {
+        let (Some(below), Some(rest)) = (levels.checked_sub(1), room.checked_sub(1)) else {
+            return false;
+        };
+        *room = rest;
+        match value {
+            Value::Array(items) => stack.extend(items.iter().map(|item| (item, below))),
+            Value::Object(members) => {
+                stack.extend(members.values().map(|member| (member, below)));
+            }
+            Value::Bool(_) | Value::Null | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+    true
+}
+
+/// As deep as JSON is.
 pub(super) fn strip_ids(value: &mut Value) {
     match value {
         Value::Object(members) => {

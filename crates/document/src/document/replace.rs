@@ -16,7 +16,7 @@ use self::wanted::{Content, Item, Wanted, list_of};
 use super::MeshDocument;
 use super::edit::{Edit, EditError, Position, Target};
 use super::patch::overlay::{self, Node, NodeIndex, Place, ROOT_NODE};
-use super::patch::{are_equal, is_equal};
+use super::patch::{are_equal, is_equal, is_too_deep};
 use crate::schema::{
     ElementProperty, ElementType, ID_ATTRIBUTE, TEXT_TAG, Violation, push_segment,
 };
@@ -47,6 +47,11 @@ impl MeshDocument {
         json: &Value,
         next_id: &mut dyn FnMut() -> String,
     ) -> Result<Option<Vec<u8>>, ReplaceError> {
+        if is_too_deep(json) {
+            let (expected, found) = ("at most 960 levels", "more");
+            let violation = Violation::new(String::new(), expected, found);
+            return Err(ReplaceError::Invalid(vec![violation]));
+        }
         let edits = self
             .difference(json, next_id)
             .map_err(ReplaceError::Invalid)?;
@@ -151,6 +156,7 @@ struct Free {
 }
 
 impl<'w> Difference<'w> {
+    /// Notes the elements that the wanted state names, so that none of them becomes another.
     fn claim(&mut self, root: &'w str, place: Place, content: Wanted<'w>) {
         let mut stack = vec![(root, Some(place), content)];
         while let Some((tag, place, content)) = stack.pop() {
@@ -247,7 +253,13 @@ impl<'w> Difference<'w> {
         let free = pair
             .current
             .map_or_else(Vec::new, |current| self.free(current, items));
-        let matches = self.align(&free, items);
+        let named = items.iter().map(|item| match item {
+            Item::Child(place) => Some(*place),
+            Item::Element(tag, content) => wanted::identify(self.document, tag, *content),
+            Item::Run(_) => None,
+        });
+        let named: Vec<Option<Place>> = named.collect();
+        let matches = self.align(&free, items, &named);
         let stay = staying(&free, items, &matches);
         let mut taken = vec![false; free.len()];
         let mut place = Cursor::default();
@@ -261,12 +273,7 @@ impl<'w> Difference<'w> {
                 taken[found] = true;
                 free[found]
             });
-            let identity = match item {
-                Item::Child(place) => Some(*place),
-                Item::Element(tag, content) => wanted::identify(self.document, tag, *content),
-                Item::Run(_) => None,
-            };
-            let existing = found.map(|free| free.place).or(identity);
+            let existing = found.map(|free| free.place).or(named[at]);
             let stays = found.filter(|_| stay.contains(&at));
             let Some(existing) = existing else {
                 if let &Item::Element(tag, content) = item
@@ -339,8 +346,9 @@ impl<'w> Difference<'w> {
         free
     }
 
-    /// For each wanted child the current one that becomes it.
-    fn align(&self, free: &[Free], items: &[Item<'w>]) -> Vec<Match> {
+    /// For each wanted child the current one that becomes it: the one that it names, else one that is
+    /// named nowhere.
+    fn align(&self, free: &[Free], items: &[Item<'w>], named: &[Option<Place>]) -> Vec<Match> {
         let mut matches = vec![Match::default(); items.len()];
         let by_index: HashMap<NodeIndex, usize> = free
             .iter()
@@ -349,14 +357,10 @@ impl<'w> Difference<'w> {
             .collect();
         let mut open = Vec::new();
         for (at, item) in items.iter().enumerate() {
-            match item {
-                Item::Child(place) => matches[at].found = by_index.get(&place.index).copied(),
-                &Item::Element(tag, content) => match wanted::identify(self.document, tag, content)
-                {
-                    Some(place) => matches[at].found = by_index.get(&place.index).copied(),
-                    None => open.push((at, tag, content)),
-                },
-                Item::Run(_) => {}
+            match (named[at], item) {
+                (Some(place), _) => matches[at].found = by_index.get(&place.index).copied(),
+                (None, &Item::Element(tag, content)) => open.push((at, tag, content)),
+                (None, Item::Child(_) | Item::Run(_)) => {}
             }
         }
         let free_at: Vec<usize> = (0..free.len())
@@ -394,9 +398,14 @@ impl<'w> Difference<'w> {
         }
         for (found, at) in equal {
             let (at, tag, content) = open[at];
+            let is_equal = match content {
+                // Elements in it may have to come from elsewhere.
+                Wanted::Map(content) => !wanted::has_claims(self.document, tag, content),
+                Wanted::Node(_) => false,
+            };
             matches[at] = Match {
                 found: Some(free_at[found]),
-                is_equal: matches!(content, Wanted::Map(content) if !wanted::has_claims(self.document, tag, content)),
+                is_equal,
             };
         }
         matches

@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use serde_json::{Map, Value, json};
 
-use super::overlay::{self, Node, NodeIndex, Object, Piece, Place};
+use super::overlay::{self, Node, NodeIndex, Object, Place};
+use super::pieces::Piece;
 use crate::document::MeshDocument;
 use crate::schema::{ChildProperty, ElementType, ID_ATTRIBUTE, TEXT_TAG, Violation, push_segment};
 
@@ -58,7 +59,7 @@ struct Kept {
     whole: HashSet<NodeIndex>,
     /// Elements all of whose children, with all below them, are there.
     lists: HashSet<NodeIndex>,
-    /// Elements of whose children these are there.
+    /// Elements of whose children these are there, by their numbers, which rise.
     runs: HashMap<NodeIndex, Vec<Range<usize>>>,
 }
 
@@ -126,7 +127,7 @@ impl<'a> Check<'a> {
                 }
             }
             Node::List(patched) => {
-                for piece in &patched.pieces {
+                for piece in patched.pieces.iter() {
                     match piece {
                         Piece::One(item) => {
                             self.item(element, list, index, item);
@@ -292,14 +293,13 @@ impl<'a> Check<'a> {
 
     /// No two elements may have the same `$id`.
     fn ids(&mut self) {
+        let known = self.violations.iter();
+        let known: HashSet<String> = known.map(|violation| violation.pointer.clone()).collect();
         let mut seen = HashSet::new();
         for (id, pointer) in &self.given {
             let other = self.document.node(id);
             let is_kept = other.is_some_and(|other| self.kept.contains(self.document, other.index));
-            let is_known = { &self.violations }
-                .iter()
-                .any(|known| known.pointer == *pointer);
-            if (!seen.insert(*id) || is_kept) && !is_known {
+            if (!seen.insert(*id) || is_kept) && !known.contains(pointer) {
                 let (expected, found) = ("a unique $id", format!("{id:?} again"));
                 let violation = Violation::new(pointer.clone(), expected, found);
                 self.violations.push(violation);
@@ -326,7 +326,8 @@ impl Kept {
             }
             if let Some(runs) = self.runs.get(&parent.index) {
                 let index = document.index_in_parent(at.index);
-                if runs.iter().any(|run| run.contains(&index)) {
+                let at = runs.partition_point(|run| run.end <= index);
+                if runs.get(at).is_some_and(|run| run.contains(&index)) {
                     return true;
                 }
             }

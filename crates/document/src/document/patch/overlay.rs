@@ -10,6 +10,7 @@ use std::ops::Range;
 use serde_json::{Map, Value, json};
 
 use super::is_equal;
+use super::pieces::{Piece, Pieces};
 use crate::document::MeshDocument;
 use crate::document::read::{Element, Text};
 pub(in crate::document) use crate::engine::{NodeIndex, ROOT_NODE};
@@ -17,6 +18,12 @@ use crate::schema::{ChildProperty, ID_ATTRIBUTE, TEXT_TAG};
 
 /// How many levels of elements the document's JSON shows.
 pub(in crate::document) const MAX_DEPTH: usize = 256;
+
+/// The element, its content, its children.
+const LEVELS_OF_ELEMENT: usize = 3;
+
+/// How deep the value of an attribute, or of a format of a text, can be below an element.
+const LEVELS_OF_ATTRIBUTE: usize = 136;
 
 /// Where children go if the schema does not know the element.
 const CHILDREN: &str = "children";
@@ -50,15 +57,8 @@ pub(in crate::document) enum Node {
 pub(in crate::document) struct List {
     /// The element whose children the runs are.
     pub(in crate::document) origin: Option<Place>,
-    // Invariant: runs are not empty, and rise.
-    pub(in crate::document) pieces: Vec<Piece>,
-    length: usize,
-}
-
-#[derive(Debug)]
-pub(in crate::document) enum Piece {
-    One(Node),
-    Run(Range<usize>),
+    // Invariant: runs rise.
+    pub(in crate::document) pieces: Pieces,
 }
 
 #[derive(Debug)]
@@ -92,8 +92,9 @@ impl Node {
             at = match at.open(document) {
                 Self::Object(object) => object.members.get_mut(token)?,
                 Self::List(list) => {
-                    let index = super::index(token).filter(|&index| index < list.length)?;
-                    list.one_mut(document, index)?
+                    let (index, origin) = (super::index(token)?, list.origin);
+                    let load = |number| List::load(document, origin, number);
+                    list.pieces.get_mut(index, load)?
                 }
                 _ => return None,
             };
@@ -109,12 +110,10 @@ impl Node {
             }
             Self::List(list) => {
                 let index = match token {
-                    "-" => list.length,
-                    token => super::index(token).filter(|&index| index <= list.length)?,
+                    "-" => list.pieces.length(),
+                    token => super::index(token).filter(|&index| index <= list.pieces.length())?,
                 };
-                let at = list.split(index);
-                list.pieces.insert(at, Piece::One(value));
-                list.length += 1;
+                list.pieces.insert(index, value);
             }
             _ => return None,
         }
@@ -126,14 +125,9 @@ impl Node {
         match self.open(document) {
             Self::Object(object) => object.members.remove(token),
             Self::List(list) => {
-                let index = super::index(token).filter(|&index| index < list.length)?;
-                list.one_mut(document, index)?;
-                let at = list.split(index);
-                list.length -= 1;
-                match list.pieces.remove(at) {
-                    Piece::One(node) => Some(node),
-                    Piece::Run(_) => None,
-                }
+                let (index, origin) = (super::index(token)?, list.origin);
+                let load = |number| List::load(document, origin, number);
+                list.pieces.remove(index, load)
             }
             _ => None,
         }
@@ -162,7 +156,7 @@ impl Node {
                     return false;
                 };
                 let mut expected_items = expected.iter();
-                list.length == expected.len()
+                list.pieces.length() == expected.len()
                     && list.pieces.iter().all(|piece| match piece {
                         Piece::One(item) => expected_items
                             .next()
@@ -180,6 +174,46 @@ impl Node {
         }
     }
 
+    /// Whether it has no more than this many levels; of its values, only those of the patch count.
+    pub(super) fn fits(&self, document: &MeshDocument, levels: usize, room: &mut usize) -> bool {
+        let below = levels.saturating_sub(1);
+        match self {
+            Self::Value(value) => super::fits(value, levels, room),
+            Self::Object(object) => {
+                let mut members = object.members.values();
+                members.all(|member| member.fits(document, below, room))
+            }
+            Self::List(list) => list.pieces.iter().all(|piece| match piece {
+                Piece::One(item) => item.fits(document, below, room),
+                Piece::Run(run) => {
+                    let mut items = list.run(document, run);
+                    let first = items.next();
+                    // All are on one level.
+                    first.is_none_or(|first| {
+                        first.must_fit(below)
+                            || first.fits(document, below, room)
+                                && items.all(|item| item.fits(document, below, room))
+                    })
+                }
+            }),
+            Self::Child(_) | Self::Children(_) | Self::Content(_) => {
+                self.must_fit(levels)
+                    || super::fits(&self.to_value(document), levels, &mut { usize::MAX })
+            }
+        }
+    }
+
+    /// Whether it has no more levels even if the document were as deep as can be shown.
+    fn must_fit(&self, levels: usize) -> bool {
+        match self {
+            Self::Child(place) | Self::Children(place) | Self::Content(place) => {
+                let elements = MAX_DEPTH.saturating_sub(place.level) + 1;
+                elements * LEVELS_OF_ELEMENT + LEVELS_OF_ATTRIBUTE <= levels
+            }
+            Self::List(_) | Self::Object(_) | Self::Value(_) => false,
+        }
+    }
+
     /// The whole value.
     pub(in crate::document) fn to_value(&self, document: &MeshDocument) -> Value {
         match self {
@@ -193,7 +227,7 @@ impl Node {
             &Self::Content(place) => Value::Object(printed_content(document, place)),
             Self::List(list) => {
                 let mut items = Vec::new();
-                for piece in &list.pieces {
+                for piece in list.pieces.iter() {
                     match piece {
                         Piece::One(item) => items.push(item.to_value(document)),
                         Piece::Run(run) => {
@@ -211,6 +245,32 @@ impl Node {
                 Value::Object(members.collect())
             }
             Self::Value(value) => value.clone(),
+        }
+    }
+
+    /// The same without a copy of what is a value already.
+    fn into_value(self, document: &MeshDocument) -> Value {
+        match self {
+            Self::List(List {
+                origin: None,
+                pieces,
+                ..
+            }) => {
+                let items = pieces.into_iter().filter_map(|piece| match piece {
+                    Piece::One(item) => Some(item.into_value(document)),
+                    Piece::Run(_) => None,
+                });
+                items.collect()
+            }
+            Self::Object(object) => {
+                let members = object.members.into_iter();
+                let members = members.map(|(name, member)| (name, member.into_value(document)));
+                Value::Object(members.collect())
+            }
+            Self::Value(value) => value,
+            Self::Child(_) | Self::Children(_) | Self::Content(_) | Self::List(_) => {
+                self.to_value(document)
+            }
         }
     }
 
@@ -277,7 +337,7 @@ impl Node {
             return false;
         };
         let mut is_value = list.origin.is_none();
-        for piece in &mut list.pieces {
+        for piece in list.pieces.iter_mut() {
             is_value &= match piece {
                 Piece::One(item) => item.settle_element(document),
                 Piece::Run(_) => false,
@@ -291,7 +351,8 @@ impl Node {
 
     fn make_value(&mut self, document: &MeshDocument) -> bool {
         if !matches!(self, Self::Value(_)) {
-            *self = Self::Value(self.to_value(document));
+            let node = std::mem::replace(self, Self::Value(Value::Null));
+            *self = Self::Value(node.into_value(document));
         }
         true
     }
@@ -308,11 +369,9 @@ impl Node {
             }
             Self::Value(Value::Array(items)) => {
                 let items = std::mem::take(items).into_iter();
-                let pieces: Vec<Piece> = items.map(|item| Piece::One(Self::Value(item))).collect();
                 *self = Self::List(List {
                     origin: None,
-                    length: pieces.len(),
-                    pieces,
+                    pieces: items.map(|item| Piece::One(Self::Value(item))).collect(),
                 });
             }
             Self::Value(Value::Object(members)) => {
@@ -345,8 +404,7 @@ impl Node {
                 let run = (length > 0).then(|| Piece::Run(0..length));
                 Self::List(List {
                     origin: Some(place),
-                    pieces: Vec::from_iter(run),
-                    length,
+                    pieces: run.into_iter().collect(),
                 })
             }
             Self::Content(place) => {
@@ -379,59 +437,9 @@ impl List {
             .filter_map(move |index| Some(Node::Child(child(document, origin?, index)?)))
     }
 
-    /// An item by itself.
-    fn one_mut(&mut self, document: &MeshDocument, index: usize) -> Option<&mut Node> {
-        let at = self.split(index);
-        if let Piece::Run(run) = self.pieces.get(at)? {
-            let (start, end) = (run.start, run.end);
-            let place = child(document, self.origin?, start)?;
-            self.pieces[at] = Piece::One(Node::Child(place));
-            if start + 1 < end {
-                self.pieces.insert(at + 1, Piece::Run(start + 1..end));
-            }
-        }
-        match self.pieces.get_mut(at)? {
-            Piece::One(item) => Some(item),
-            Piece::Run(_) => None,
-        }
-    }
-
-    /// The piece that begins at this index.
-    fn split(&mut self, index: usize) -> usize {
-        // From the end that is likelier to be near.
-        let (mut at, mut passed) = (self.pieces.len(), self.length);
-        if index < self.length / 2 {
-            (at, passed) = (0, 0);
-            while let Some(piece) = self.pieces.get(at)
-                && passed + piece.length() <= index
-            {
-                passed += piece.length();
-                at += 1;
-            }
-        } else {
-            while passed > index && at > 0 {
-                at -= 1;
-                passed -= self.pieces[at].length();
-            }
-        }
-        if passed < index
-            && let Some(Piece::Run(run)) = self.pieces.get_mut(at)
-        {
-            let (middle, end) = (run.start + (index - passed), run.end);
-            run.end = middle;
-            at += 1;
-            self.pieces.insert(at, Piece::Run(middle..end));
-        }
-        at
-    }
-}
-
-impl Piece {
-    fn length(&self) -> usize {
-        match self {
-            Self::One(_) => 1,
-            Self::Run(run) => run.len(),
-        }
+    /// Makes an item of a child in a run.
+    fn load(document: &MeshDocument, origin: Option<Place>, number: usize) -> Option<Node> {
+        Some(Node::Child(child(document, origin?, number)?))
     }
 }
 

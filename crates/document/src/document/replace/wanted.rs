@@ -5,7 +5,8 @@ use std::ops::Range;
 use serde_json::{Map, Value};
 
 use crate::document::MeshDocument;
-use crate::document::patch::overlay::{self, MAX_DEPTH, Node, Piece, Place};
+use crate::document::patch::overlay::{self, MAX_DEPTH, Node, Place};
+use crate::document::patch::pieces::Piece;
 use crate::schema::{ChildProperty, ID_ATTRIBUTE, TEXT_TAG};
 
 pub(super) type Content = Map<String, Value>;
@@ -45,7 +46,7 @@ impl<'w> Wanted<'w> {
         }
     }
 
-    /// The list of children, if it is not there as it is in the document.
+    /// The list of children of an element that a patch has looked into.
     pub(super) fn list(self, name: &str) -> Option<&'w Node> {
         match self {
             Self::Node(Node::Object(content)) => content.members.get(name),
@@ -97,8 +98,8 @@ pub(super) fn items<'w>(
         Some(Node::List(list)) => list,
         _ => return Some(Vec::new()),
     };
-    let mut items = Vec::with_capacity(list.pieces.len());
-    for piece in &list.pieces {
+    let mut items = Vec::new();
+    for piece in list.pieces.iter() {
         match (piece, list.origin) {
             (Piece::Run(run), Some(place)) if is_current(place) => {
                 items.push(Item::Run(run.clone()));

@@ -230,7 +230,7 @@ fn copies_of_copies_end_before_memory_does() {
     let deep = "/doc".to_owned() + &"/children/0/item".repeat(400);
     let patch = json!([{"op": "test", "path": deep, "value": 1}]);
     let error = ours.apply_patch(&patch, &mut counter()).unwrap_err();
-    assert!(error.to_string().contains("1,024 levels"), "{error}");
+    assert!(error.to_string().contains("960 levels"), "{error}");
     assert_eq!(ours.encode_state(), before);
 }
 
@@ -267,6 +267,122 @@ fn elements_deeper_than_json_shows_are_left_alone() {
     let json = ours.to_json(true);
     assert_eq!(ours.replace_json(&json, &mut next).unwrap(), None);
     assert!(ours.node("e299").is_some());
+}
+
+/// Items in one another.
+fn chain(levels: usize) -> Value {
+    (1..levels).fold(
+        json!({"item": {}}),
+        |inner, _| json!({"item": {"children": [inner]}}),
+    )
+}
+
+#[test]
+fn values_that_are_too_deep_are_refused() {
+    let mut ours = sample();
+    let mut patch = |patch: Value| {
+        let error = ours.apply_patch(&patch, &mut counter()).unwrap_err();
+        assert!(error.to_string().contains("960 levels"), "{error}");
+    };
+    let below = |levels: usize| "/doc".to_owned() + &"/children/0/item".repeat(levels);
+    let first = json!({"op": "add", "path": "/doc/children/0", "value": chain(300)});
+    let path = below(300) + "/children";
+    patch(json!([{"op": "add", "path": "/doc/children/0", "value": chain(400)}]));
+    patch(json!([first, {"op": "add", "path": path, "value": [chain(20)]}]));
+    patch(
+        json!([first, {"op": "replace", "path": path.trim_end_matches("/children"), "value": chain(30)["item"]}]),
+    );
+    // By what was there before, by moves and by copies.
+    for op in ["move", "copy"] {
+        let other = json!({"op": "add", "path": "/doc/children/1", "value": chain(20)});
+        patch(json!([
+            first, {"op": "add", "path": path, "value": []}, other,
+            {"op": op, "from": "/doc/children/1", "path": format!("{path}/0")},
+        ]));
+    }
+    let mut document = document(1);
+    let json = json!({"doc": {"children": [chain(250)]}});
+    document.insert_json(&json, &mut counter()).unwrap();
+    let from = json!({"op": "move", "from": "/doc/children/1", "path": format!("{}/children/0", below(100))});
+    let error = document.apply_patch(
+        &json!([{"op": "add", "path": "/doc/children/0", "value": chain(100)}, {"op": "add", "path": below(100) + "/children", "value": []}, from]),
+        &mut counter(),
+    );
+    assert!(error.unwrap_err().to_string().contains("960 levels"));
+    let error = document.replace_json(&json!({"doc": {"children": [chain(400)]}}), &mut counter());
+    assert!(error.unwrap_err().to_string().contains("960 levels"));
+}
+
+#[test]
+fn values_that_are_as_deep_as_can_be_are_walked() {
+    let mut ours = sample();
+    let low = "/doc".to_owned() + &"/children/0/item".repeat(300) + "/children";
+    let patch = json!([
+        {"op": "add", "path": "/doc/children/0", "value": chain(300)},
+        {"op": "add", "path": low, "value": [chain(17)]},
+        {"op": "test", "path": format!("{low}/0"), "value": chain(17)},
+        {"op": "move", "from": "/doc/children/1", "path": format!("{low}/0")},
+        {"op": "copy", "from": "/doc/children/0", "path": "/doc/children/1"},
+    ]);
+    ours.apply_patch(&patch, &mut counter()).unwrap();
+    assert_eq!(ids(&ours).len(), 4);
+    assert_eq!(ours.element_count(), 2 + 2 * (300 + 17 + 2));
+    let json = ours.to_json(true);
+    assert_eq!(ours.replace_json(&json, &mut counter()).unwrap(), None);
+}
+
+/// Other programs write an element before its `$id`.
+#[test]
+fn elements_without_an_id_are_left_alone() {
+    use yrs::{Doc, Transact, WriteTxn, Xml, XmlElementPrelim, XmlFragment};
+    let foreign = Doc::with_client_id(9);
+    let update = {
+        let mut transaction = foreign.transact_mut();
+        let root = transaction.get_or_insert_xml_fragment("xml");
+        for (n, id) in [Some("a"), None, Some("b"), None].into_iter().enumerate() {
+            let child = root.push_back(&mut transaction, XmlElementPrelim::empty("item"));
+            child.insert_attribute(&mut transaction, "n", i64::try_from(n).unwrap());
+            if let Some(id) = id {
+                child.insert_attribute(&mut transaction, "$id", id);
+            }
+        }
+        transaction.encode_update_v1()
+    };
+    let numbers = |document: &MeshDocument| -> Vec<Value> {
+        let json = document.to_json(true);
+        let children = json["doc"]["children"].as_array().unwrap().iter();
+        children.map(|child| child["item"]["n"].clone()).collect()
+    };
+    let new = |n: i32, path: &str| {
+        let path = format!("/doc/children/{path}");
+        json!({"op": "add", "path": path, "value": {"item": {"n": n}}})
+    };
+    let mut ours = document(1);
+    ours.apply_update(&update).unwrap();
+    let json = ours.to_json(true);
+    assert_eq!(ours.replace_json(&json, &mut counter()).unwrap(), None);
+    let patch = json!([
+        {"op": "test", "path": "/doc/children/1/item/n", "value": 1},
+        new(10, "-"), new(11, "2"), new(12, "-"), new(13, "1"),
+    ]);
+    ours.apply_patch(&patch, &mut counter()).unwrap();
+    assert_eq!(numbers(&ours), [0, 13, 1, 11, 2, 3, 10, 12]);
+    let patch = json!([{"op": "move", "from": "/doc/children/4", "path": "/doc/children/0"}]);
+    ours.apply_patch(&patch, &mut counter()).unwrap();
+    assert_eq!(numbers(&ours), [2, 0, 13, 1, 11, 3, 10, 12]);
+    let before = ours.encode_state();
+    for operation in [
+        json!({"op": "remove", "path": "/doc/children/3"}),
+        json!({"op": "replace", "path": "/doc/children/3/item/n", "value": 5}),
+        json!({"op": "move", "from": "/doc/children/3", "path": "/doc/children/0"}),
+        json!({"op": "add", "path": "/doc/children/3/item/children/0", "value": {"item": {}}}),
+    ] {
+        let patch = json!([operation]);
+        let error = ours.apply_patch(&patch, &mut counter()).unwrap_err();
+        let expected = "/doc/children/3/item: expected an element with an $id";
+        assert!(error.to_string().contains(expected), "{error}");
+        assert_eq!(ours.encode_state(), before);
+    }
 }
 
 /// A random element list, some of whose ids may be those of `known` elements.
@@ -318,7 +434,7 @@ fn any_state_is_reached_from_any_other() {
         other.apply_update(&ours.encode_state()).unwrap();
         for _ in 0..4 {
             let mut known = Vec::new();
-            let mut stack: Vec<_> = ours.root().children().collect();
+            let mut stack = vec![ours.root()];
             while let Some(element) = stack.pop() {
                 if element.tag() == "item" {
                     known.push(element.id().unwrap().to_owned());

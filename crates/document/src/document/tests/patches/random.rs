@@ -439,3 +439,48 @@ fn concurrent_patches_to_different_elements_both_survive() {
         );
     }
 }
+
+#[test]
+fn long_patches_of_long_lists() {
+    for seed in 0..4 {
+        let mut random = Random::new(seed);
+        let mut ours = document(1);
+        let item = |n: usize| json!({"item": {"n": n, "children": []}});
+        let mut expected = json!({"doc": {"children": (0..1000).map(item).collect::<Vec<_>>()}});
+        ours.insert_json(&expected, &mut counter()).unwrap();
+        let mut patch = Vec::new();
+        let mut length = 1000;
+        for n in 0..1500 {
+            // Most of it in one place.
+            let mut at = |length: usize| match random.below(4) {
+                0 => random.below(length),
+                _ => random.below(100),
+            };
+            let (from, to) = (at(length), at(length));
+            let (from, to) = (
+                format!("/doc/children/{from}"),
+                format!("/doc/children/{to}"),
+            );
+            patch.push(match random.below(8) {
+                0..3 => {
+                    length += 1;
+                    json!({"op": "add", "path": to, "value": item(1000 + n)})
+                }
+                3 => {
+                    length -= 1;
+                    json!({"op": "remove", "path": from})
+                }
+                4 | 5 => json!({"op": "move", "from": from, "path": to}),
+                6 => json!({"op": "add", "path": format!("{to}/item/s"), "value": "s"}),
+                _ => {
+                    let value = expected.pointer(&from).cloned();
+                    json!({"op": "test", "path": from, "value": value})
+                }
+            });
+            assert!(apply(&mut expected, &patch[n]).is_some(), "seed {seed}");
+        }
+        ours.apply_patch(&patch.into(), &mut counter_from("new"))
+            .unwrap();
+        assert_eq!(ours.to_json(false), expected, "seed {seed}");
+    }
+}
