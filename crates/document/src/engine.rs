@@ -14,6 +14,7 @@ mod blocks;
 mod check;
 mod collect;
 mod content;
+mod copy;
 mod encode;
 mod order;
 mod read;

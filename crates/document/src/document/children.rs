@@ -19,6 +19,21 @@ impl MeshDocument {
         self.engine.index_in_parent(node)
     }
 
+    /// How many levels of nodes there are below an element.
+    pub(super) fn height(&self, id: &str) -> usize {
+        let Some(top) = self.node(id).map(|element| element.index) else {
+            return 0;
+        };
+        let depth = |node| self.engine.node(node).depth as usize;
+        let mut deepest = depth(top);
+        let mut stack = vec![top];
+        while let Some(node) = stack.pop() {
+            deepest = deepest.max(depth(node));
+            stack.extend(self.engine.children(node));
+        }
+        deepest - depth(top)
+    }
+
     /// Which of two nodes comes first in the document; a node comes before what is in it.
     pub(super) fn comes_first(&self, one: NodeIndex, other: NodeIndex) -> bool {
         let (mut a, mut b) = (one, other);

@@ -25,6 +25,7 @@ struct Created {
     parent: Target,
     text: String,
     children: isize,
+    depth: usize,
 }
 
 impl<'a> Draft<'a> {
@@ -113,6 +114,13 @@ impl<'a> Draft<'a> {
                     }
                     above = self.parent(&ancestor)?;
                 }
+                // What is below it goes deeper with it.
+                let from_depth = self.depth(&Target::Id(id.clone()))?;
+                let to_depth = self.depth(parent)? + 1;
+                if to_depth > from_depth {
+                    let height = self.document.height(id);
+                    self.check_depth(to_depth + height)?;
+                }
                 *self.children.entry(from).or_default() -= 1;
                 self.check_position(parent, position, Some(id))?;
                 *self.children.entry(parent.clone()).or_default() += 1;
@@ -163,8 +171,10 @@ impl<'a> Draft<'a> {
         element: &mut Value,
         next_id: &mut dyn FnMut() -> String,
     ) -> Result<(), EditError> {
-        let mut stack = vec![(parent, element)];
-        while let Some((parent, element)) = stack.pop() {
+        let depth = self.depth(&parent)?;
+        let mut stack = vec![(parent, element, depth)];
+        while let Some((parent, element, depth)) = stack.pop() {
+            let depth = depth + 1;
             let only = element
                 .as_object_mut()
                 .and_then(|only| only.iter_mut().next());
@@ -194,15 +204,54 @@ impl<'a> Draft<'a> {
                 parent,
                 text,
                 children: isize::try_from(count).unwrap_or(isize::MAX),
+                depth,
             };
+            // A text is one level more.
+            self.check_depth(depth + usize::from(tag == TEXT_TAG))?;
+            let limit = self.document.limits.elements;
+            if self.document.element_count() + self.created.len() >= limit {
+                let what = "the number of elements";
+                return Err(EditError::TooLarge { what, limit });
+            }
             if tag != TEXT_TAG {
                 let children = children.into_iter().flatten().rev();
-                stack.extend(children.map(|child| (Target::Id(id.clone()), child)));
+                stack.extend(children.map(|child| (Target::Id(id.clone()), child, depth)));
             }
             self.deleted.remove(&id);
             self.created.insert(id, created);
         }
         Ok(())
+    }
+
+    fn check_depth(&self, depth: usize) -> Result<(), EditError> {
+        let limit = self.document.limits.depth;
+        if depth > limit {
+            let what = "the depth of elements";
+            return Err(EditError::TooLarge { what, limit });
+        }
+        Ok(())
+    }
+
+    /// How many levels there are above and with an element.
+    fn depth(&self, target: &Target) -> Result<usize, EditError> {
+        let Target::Id(id) = target else {
+            return Ok(0);
+        };
+        if let Some(created) = self.created.get(id) {
+            return Ok(created.depth);
+        }
+        if !self.moved.is_empty() {
+            let mut depth = 1;
+            let mut above = self.parent_of(id)?;
+            while let Target::Id(ancestor) = above {
+                depth += 1;
+                above = self.parent_of(&ancestor)?;
+            }
+            return Ok(depth);
+        }
+        let index = self.document.index_of(target);
+        let index = index.ok_or_else(|| EditError::NotFound(id.clone()))?;
+        Ok(self.document.engine.node(index).depth as usize)
     }
 
     fn exists(&self, id: &str) -> bool {

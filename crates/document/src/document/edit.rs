@@ -142,6 +142,14 @@ pub enum EditError {
     /// There is an element with this `$id` already.
     #[error("an element with $id {0:?} exists already; choose another one, or edit that one")]
     Duplicate(String),
+    /// The document, or a part of it, would become larger than it may.
+    #[error("too large: {what} is limited to {limit}")]
+    TooLarge {
+        /// What is counted.
+        what: &'static str,
+        /// The limit.
+        limit: usize,
+    },
     /// The delta is none, or leads beyond the text.
     #[error("operation {index} of the delta is malformed: {reason}")]
     Delta {
@@ -277,12 +285,8 @@ impl MeshDocument {
                 parent,
                 position,
             } => {
-                let element = self.node(&id)?;
-                let (index, json) = (element.index, element.to_json(true));
-                let parent = self.index_of(&parent)?;
-                let deleted = self.delete_node(index)?;
-                let inserted = self.insert_node(parent, &position, &json)?;
-                crate::merge_updates(&[&deleted, &inserted]).ok()
+                let index = self.node(&id)?.index;
+                self.move_node(index, self.index_of(&parent)?, &position)
             }
             Edit::RemoveAttribute { target, name } => {
                 self.change_attribute(self.index_of(&target)?, &name, None)
@@ -355,17 +359,9 @@ impl MeshDocument {
         position: &Position,
         element: &Value,
     ) -> Option<Vec<u8>> {
-        let (left, right) = self.neighbours(parent, position);
         let clock = self.engine.clock(self.client_id);
         let mut builder = Builder::new(self.client_id, clock);
-        let first = match (left, right) {
-            (None, None) if parent == ROOT_NODE => Place::OnlyInRoot(ROOT),
-            (None, None) => Place::Only(self.engine.node_id(parent)),
-            (left, right) => Place::Between(
-                left.map(|item| self.engine.last_id(item)),
-                right.map(|item| self.engine.item_id(item)),
-            ),
-        };
+        let first = self.child_place(parent, position);
         let around = match parent {
             ROOT_NODE => Parent::Root,
             parent => Parent::Item(self.engine.node_id(parent)),
@@ -382,6 +378,48 @@ impl MeshDocument {
         let update = builder.finish();
         self.take_up_own(&update).ok()?;
         Some(update)
+    }
+
+    /// Deletes a node and writes all that is in it anew elsewhere.
+    fn move_node(
+        &mut self,
+        index: NodeIndex,
+        parent: NodeIndex,
+        position: &Position,
+    ) -> Option<Vec<u8>> {
+        // Beside the node itself as well: where it was is a place even when it is gone.
+        let position = match position {
+            Position::Index(at) => {
+                let is_before =
+                    self.engine.node(index).parent == parent && self.index_in_parent(index) < *at;
+                &Position::Index(at + usize::from(is_before))
+            }
+            other => other,
+        };
+        let clock = self.engine.clock(self.client_id);
+        let mut builder = Builder::new(self.client_id, clock);
+        let first = self.child_place(parent, position);
+        self.engine.copy(index, first, &mut builder);
+        let Id { client, clock } = self.engine.node_id(index);
+        let mut deletes = vec![IdRange {
+            client,
+            start: clock,
+            end: clock + 1,
+        }];
+        let update = builder.finish_with(&mut deletes);
+        self.take_up_own(&update).ok()?;
+        Some(update)
+    }
+
+    fn child_place(&self, parent: NodeIndex, position: &Position) -> Place<'static> {
+        match self.neighbours(parent, position) {
+            (None, None) if parent == ROOT_NODE => Place::OnlyInRoot(ROOT),
+            (None, None) => Place::Only(self.engine.node_id(parent)),
+            (left, right) => Place::Between(
+                left.map(|item| self.engine.last_id(item)),
+                right.map(|item| self.engine.item_id(item)),
+            ),
+        }
     }
 
     /// Between what a new child goes, deleted ones included: that is found without a search, and comes

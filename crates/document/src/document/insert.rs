@@ -6,6 +6,7 @@ use thiserror::Error;
 use super::MeshDocument;
 use crate::engine::{ROOT, ROOT_ATTRIBUTES};
 use crate::schema::{ElementType, ID_ATTRIBUTE, MeshSchema, TEXT_TAG, Violation};
+use crate::update::DecodeError;
 use crate::update::scan::Id;
 use crate::update::writer::{Builder, Place};
 
@@ -16,6 +17,9 @@ pub enum InsertError {
     /// The schema forbids it; all violations are listed.
     #[error("the schema does not allow this: {}", list(.0))]
     Invalid(Vec<Violation>),
+    /// The content is larger than the document may be.
+    #[error("the content is too large")]
+    TooLarge(#[source] DecodeError),
     /// The document already has content.
     #[error("the document already has content; edit it instead")]
     NotEmpty,
@@ -64,8 +68,7 @@ impl MeshDocument {
             next_id,
         );
         let update = builder.finish();
-        let applied = self.apply_update(&update);
-        debug_assert!(applied.is_ok(), "what is built here can be applied");
+        self.apply_update(&update).map_err(InsertError::TooLarge)?;
         Ok(())
     }
 }

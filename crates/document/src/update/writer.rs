@@ -274,6 +274,23 @@ impl Builder {
         id
     }
 
+    /// Values as they are encoded.
+    pub(crate) fn encoded(&mut self, place: Place<'_>, kind: u8, count: u32, content: &[u8]) {
+        self.begin(place, kind, count);
+        if kind == 2 || kind == 8 {
+            unsigned(&mut self.body, count.into());
+        }
+        self.body.extend_from_slice(content);
+    }
+
+    /// A formatting mark whose value is encoded.
+    pub(crate) fn mark(&mut self, place: Place<'_>, key: &str, content: &str) -> Id {
+        let id = self.begin(place, 6, 1);
+        string(&mut self.body, key);
+        string(&mut self.body, content);
+        id
+    }
+
     pub(crate) fn text(&mut self, place: Place<'_>) -> Id {
         let id = self.begin(place, 7, 1);
         self.body.push(6);
@@ -287,10 +304,7 @@ impl Builder {
     }
 
     pub(crate) fn format(&mut self, place: Place<'_>, key: &str, content: &Value) -> Id {
-        let id = self.begin(place, 6, 1);
-        string(&mut self.body, key);
-        string(&mut self.body, &content.to_string());
-        id
+        self.mark(place, key, &content.to_string())
     }
 
     /// Text that is not empty; the id is that of its last unit.

@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::convergence::Random;
 use super::{counter, document};
+use crate::DecodeError;
 use crate::document::{
-    Change, Edit, EditError, MeshDocument, Origin, Position, Target, TextChange, TextPosition,
+    Change, Edit, EditError, InsertError, Limits, MeshDocument, Origin, Position, Target,
+    TextChange, TextPosition,
 };
 use crate::test;
 
@@ -406,4 +409,218 @@ fn appending_does_not_look_at_all_that_is_there() {
         .map(|child| child.id().unwrap())
         .collect();
     assert_eq!(last, ["id-10000", "x", "z"]);
+}
+
+#[test]
+fn a_move_takes_all_along_however_deep() {
+    const LEVELS: usize = 1_000;
+    let mut ours = document(1);
+    let mut other = document(2);
+    let mut next_id = counter();
+    let mut parent = Target::Root;
+    for _ in 0..LEVELS {
+        let update = ours.append_child(parent, json!({"item": {"s": "x"}}), &mut next_id);
+        other.apply_update(&update.unwrap().unwrap()).unwrap();
+        let last = ours.element_count();
+        parent = id(&format!("id-{last}"));
+    }
+    let text = json!({"text": {"$id": "t", "lang": "en", "children": [{"text": {"delta": [
+        {"insert": "plain ", "attributes": {}},
+        {"insert": "bold 😀", "attributes": {"bold": true}},
+    ]}}]}});
+    ours.append_child(parent, text, &mut next_id).unwrap();
+    ours.append_child(Target::Root, json!({"item": {"$id": "new"}}), &mut next_id)
+        .unwrap();
+    let before = ours.node("t").unwrap().to_json(true);
+    let steps = [Edit::Move {
+        id: "id-1".to_owned(),
+        parent: id("new"),
+        position: Position::Last,
+    }];
+    ours.edit(&steps, &mut next_id).unwrap();
+    other.apply_update(&ours.encode_state()).unwrap();
+    for document in [&ours, &other] {
+        document.engine.check();
+        assert_eq!(document.element_count(), LEVELS + 2);
+        assert_eq!(document.path("t").unwrap().len(), LEVELS + 2);
+        assert_eq!(document.node("t").unwrap().to_json(true), before);
+    }
+}
+
+#[test]
+fn limits_are_kept_by_every_way_in() {
+    let mut limits = Limits {
+        depth: 3,
+        elements: 4,
+        ..Limits::default()
+    };
+    let small = || MeshDocument::with_limits(super::schema(), 1, limits);
+    let large = || document(2);
+    let item = |children: Value| json!({"item": {"children": children}});
+    let nested = item(json!([item(json!([item(json!([item(json!([]))]))]))]));
+    let wide = json!([
+        item(json!([])),
+        item(json!([])),
+        item(json!([])),
+        item(json!([])),
+        item(json!([]))
+    ]);
+    for children in [json!([nested]), wide] {
+        let json = json!({"doc": {"children": children}});
+        let mut refused = small();
+        let error = refused.insert_json(&json, &mut counter()).unwrap_err();
+        assert!(matches!(error, InsertError::TooLarge(_)), "{error}");
+        let mut free = large();
+        free.insert_json(&json, &mut counter()).unwrap();
+        let error = refused.apply_update(&free.encode_state()).unwrap_err();
+        assert!(matches!(error, DecodeError::TooLarge { .. }), "{error}");
+        let mut next_id = counter();
+        let edits = children
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|child| Edit::Insert {
+                parent: Target::Root,
+                position: Position::Last,
+                element: child.clone(),
+            });
+        let edits: Vec<Edit> = edits.collect();
+        let error = refused.edit(&edits, &mut next_id).unwrap_err();
+        assert!(matches!(error, EditError::TooLarge { .. }), "{error}");
+        assert_eq!(refused.element_count(), 0);
+        assert_eq!(refused.encode_state(), [0, 0]);
+    }
+    // Moved down too deep.
+    let mut ours = small();
+    let json = json!({"doc": {"children": [
+        {"item": {"$id": "a", "children": [{"item": {"$id": "b"}}]}},
+        {"item": {"$id": "c", "children": [{"item": {"$id": "d"}}]}},
+    ]}});
+    ours.insert_json(&json, &mut counter()).unwrap();
+    let deep = |name: &str, parent: &str| Edit::Move {
+        id: name.to_owned(),
+        parent: id(parent),
+        position: Position::Last,
+    };
+    let error = ours.edit(&[deep("c", "b")], &mut counter()).unwrap_err();
+    assert!(matches!(error, EditError::TooLarge { .. }), "{error}");
+    ours.edit(&[deep("d", "b")], &mut counter()).unwrap();
+    // Too many bytes at once, and too many that wait.
+    limits.update_bytes = 100;
+    limits.pending_bytes = 100;
+    let mut ours = MeshDocument::with_limits(super::schema(), 1, limits);
+    let error = ours.apply_update(&[0; 101]).unwrap_err();
+    assert!(matches!(error, DecodeError::TooLarge { limit: 100, .. }));
+    let beyond = [1, 1, 5, 9, 0, 1, 0];
+    assert!(ours.apply_update(&beyond).unwrap().gap);
+    let further = [1, 1, 5, 19, 0, 1, 0];
+    let error = ours.apply_update(&further).unwrap_err();
+    assert!(matches!(error, DecodeError::TooLarge { limit: 100, .. }));
+}
+
+#[test]
+fn a_delta_is_one_edit() {
+    let mut ours = sample(1);
+    let mut other = document(2);
+    other.apply_update(&ours.encode_state()).unwrap();
+    let edit = |delta: Value| Edit::ApplyDelta {
+        id: "t".into(),
+        delta,
+    };
+    let delta = json!([
+        {"retain": 1, "attributes": {"bold": true}},
+        {"delete": 2},
+        {"insert": "xy"},
+        {"insert": "z", "attributes": {"link": {"href": "/"}}},
+        {"retain": 1},
+    ]);
+    let update = ours.edit(&[edit(delta)], &mut counter()).unwrap().unwrap();
+    other.apply_update(&update).unwrap();
+    for document in [&ours, &other] {
+        let delta = document.node("t").unwrap().text().unwrap().to_delta();
+        assert_eq!(
+            delta,
+            json!([
+                {"insert": "a", "attributes": {"bold": true}},
+                {"insert": "xy", "attributes": {}},
+                {"insert": "z", "attributes": {"link": {"href": "/"}}},
+                {"insert": "b", "attributes": {}},
+            ])
+        );
+    }
+    let before = ours.encode_state();
+    for (wrong, index) in [
+        (json!({"insert": "x"}), 0),
+        (json!([{"insert": "x"}, {"retain": -1}]), 1),
+        (json!([{"insert": "x"}, {"retain": 6}]), 1),
+        (json!([{"retain": 1}, {"insert": 1}]), 1),
+        (json!([{"insert": "x", "delete": 1}]), 0),
+        (json!([{"retain": 1, "attributes": 1}]), 0),
+    ] {
+        let error = ours.edit(&[edit(wrong)], &mut counter()).unwrap_err();
+        assert!(
+            matches!(error, EditError::Delta { index: at, .. } if at == index),
+            "{error:?}"
+        );
+        assert_eq!(ours.encode_state(), before);
+    }
+}
+
+#[test]
+fn places_in_long_lists_and_texts_are_found() {
+    let mut random = Random::new(7);
+    let mut ours = document(1);
+    let mut next_id = counter();
+    let text = json!({"text": {"$id": "t", "children": [{"text": {"delta": []}}]}});
+    ours.append_child(Target::Root, json!({"item": {"$id": "list"}}), &mut next_id)
+        .unwrap();
+    ours.append_child(Target::Root, text, &mut next_id).unwrap();
+    let mut names: Vec<String> = Vec::new();
+    let mut characters: Vec<char> = Vec::new();
+    for step in 0..3_000 {
+        let at = random.below(names.len() + 1);
+        if random.below(4) == 0 && at < names.len() {
+            ours.delete(&names.remove(at)).unwrap();
+        } else {
+            let name = format!("n{step}");
+            ours.edit(
+                &[insert(id("list"), Position::Index(at), &name)],
+                &mut next_id,
+            )
+            .unwrap();
+            names.insert(at, name);
+        }
+        let at = random.below(characters.len() + 1);
+        let edit = if random.below(3) == 0 && at < characters.len() {
+            let end = (at + random.below(4)).min(characters.len());
+            characters.drain(at..end);
+            Edit::DeleteText {
+                id: "t".into(),
+                from: TextPosition::Scalars(at),
+                to: TextPosition::Scalars(end),
+            }
+        } else {
+            let text = ["ab", "😀", "é", "x😀y"][random.below(4)];
+            characters.splice(at..at, text.chars());
+            Edit::InsertText {
+                id: "t".into(),
+                at: TextPosition::Scalars(at),
+                text: text.into(),
+                attributes: None,
+            }
+        };
+        ours.edit(&[edit], &mut next_id).unwrap();
+        if step % 500 == 499 {
+            ours.engine.check();
+        }
+    }
+    let list = ours.node("list").unwrap();
+    assert_eq!(list.child_count(), names.len());
+    for (at, name) in names.iter().enumerate() {
+        assert_eq!(list.child(at).unwrap().id(), Some(name.as_str()));
+        assert_eq!(ours.node(name).unwrap().index_in_parent(), at);
+    }
+    let text = ours.node("t").unwrap().text().unwrap();
+    assert_eq!(text.to_plain(), characters.iter().collect::<String>());
+    assert_eq!(text.scalar_length(), characters.len());
 }
