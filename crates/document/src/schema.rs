@@ -396,7 +396,7 @@ impl ValueProperty {
     /// Whether the attribute may have this value.
     pub fn allows(&self, value: &Value) -> bool {
         if let Some(variants) = &self.variants {
-            return variants.contains(value);
+            return variants.iter().any(|variant| is_same(variant, value));
         }
         match value {
             Value::Null => !self.required || self.value_type == SimpleValue::Null,
@@ -419,6 +419,14 @@ impl ValueProperty {
         } else {
             format!("{name} or null")
         }
+    }
+}
+
+/// Whether two values are equal; a number is, whether it is written as 1 or as 1.0, as the SDKs do.
+fn is_same(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Number(x), Value::Number(y)) => a == b || x.as_f64() == y.as_f64(),
+        _ => a == b,
     }
 }
 

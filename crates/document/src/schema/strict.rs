@@ -3,6 +3,11 @@
 //! The rules are those that `OpenAI` publishes for its strict mode: every object is closed, every property
 //! is required, what may be missing is null, and only few keywords exist. What comes back for such a
 //! schema is a document's JSON, as [`MeshSchema::validate`] takes it.
+//!
+//! Of the rules on size, that of at most ten levels of nesting needs no check: elements are definitions of
+//! their own, and the deepest of them, one that holds rich text, has five levels of objects.
+
+use std::collections::HashSet;
 
 use serde_json::{Map, Value, json};
 use thiserror::Error;
@@ -14,6 +19,12 @@ const MAX_PROPERTIES: usize = 5_000;
 
 /// How many values all enumerations may have together.
 const MAX_ENUM_VALUES: usize = 1_000;
+
+/// How many values an enumeration may have whatever their length.
+const FREE_ENUM_VALUES: usize = 250;
+
+/// How many characters the texts of a longer enumeration may have together.
+const MAX_ENUM_CHARACTERS: usize = 15_000;
 
 /// How many characters all names and enumerated values may have together.
 const MAX_NAME_CHARACTERS: usize = 120_000;
@@ -35,6 +46,8 @@ pub struct StrictError {
 struct Size {
     properties: usize,
     enum_values: usize,
+    /// Of the enumeration with the most, of those that are limited by themselves.
+    enum_characters: usize,
     name_characters: usize,
 }
 
@@ -63,6 +76,11 @@ impl MeshSchema {
         schema.insert("$defs".into(), definitions.into());
         Size::check("properties", size.properties, MAX_PROPERTIES)?;
         Size::check("enumerated values", size.enum_values, MAX_ENUM_VALUES)?;
+        Size::check(
+            "characters in an enumeration of more than 250 values",
+            size.enum_characters,
+            MAX_ENUM_CHARACTERS,
+        )?;
         let characters = size.name_characters;
         Size::check(
             "characters in names and values",
@@ -106,14 +124,13 @@ fn whole(element: &ElementType, size: &mut Size) -> Value {
                     // There is nothing that could be in the list, so it is left out.
                     continue;
                 } else {
-                    let tags = children.tags.iter();
-                    let references = tags.map(|tag| json!({ "$ref": reference(tag) }));
-                    json!({ "anyOf": references.collect::<Vec<Value>>() })
+                    json!({ "anyOf": references(&children.tags) })
                 };
-                (
-                    json!({ "type": "array", "items": items }),
-                    children.description(),
-                )
+                let mut list = json!({ "type": "array", "items": items });
+                if element.tag == TEXT_TAG {
+                    list["maxItems"] = 1.into();
+                }
+                (list, children.description())
             }
         };
         let printed = described(printed, description);
@@ -136,7 +153,11 @@ fn simple(value: &ValueProperty, size: &mut Size) -> Value {
     };
     size.enum_values += variants.len();
     let texts = variants.iter().filter_map(Value::as_str);
-    size.name_characters += texts.map(|text| text.chars().count()).sum::<usize>();
+    let characters = texts.map(|text| text.chars().count()).sum::<usize>();
+    size.name_characters += characters;
+    if variants.len() > FREE_ENUM_VALUES {
+        size.enum_characters = size.enum_characters.max(characters);
+    }
     if variants.contains(&Value::Null) && name != "null" {
         json!({ "type": [name, "null"], "enum": variants })
     } else {
@@ -152,8 +173,31 @@ fn rich_text(size: &mut Size) -> Value {
     size.object(&Map::from_iter([(TEXT_TAG.to_owned(), delta)]))
 }
 
+/// References to the definitions of these tags, each once: alternatives must begin with different keys.
+fn references(tags: &[String]) -> Vec<Value> {
+    let mut seen = HashSet::with_capacity(tags.len());
+    let different = tags.iter().filter(|tag| seen.insert(tag.as_str()));
+    different
+        .map(|tag| json!({ "$ref": reference(tag) }))
+        .collect()
+}
+
+/// A JSON pointer as a fragment of a URI, in which most characters stand for themselves.
 fn reference(tag: &str) -> String {
-    format!("#/$defs/{}", tag.replace('~', "~0").replace('/', "~1"))
+    let mut reference = String::from("#/$defs/");
+    for byte in tag.bytes() {
+        match byte {
+            b'~' => reference.push_str("~0"),
+            b'/' => reference.push_str("~1"),
+            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => reference.push(byte.into()),
+            _ if b"!$&'()*+,-.:;=?@_".contains(&byte) => reference.push(byte.into()),
+            _ => {
+                let digit = |value: u8| char::from(b"0123456789ABCDEF"[usize::from(value)]);
+                reference.extend(['%', digit(byte >> 4), digit(byte & 15)]);
+            }
+        }
+    }
+    reference
 }
 
 fn described(mut schema: Value, description: Option<&str>) -> Value {

@@ -1,5 +1,9 @@
 //! Schemas against the golden vectors, and what is refused.
 
+// Another implementation of JSON Schema has its say, which no browser needs.
+#[cfg(not(target_arch = "wasm32"))]
+mod json_schema;
+
 use serde_json::{Value, json};
 
 use super::{ChildProperty, ElementProperty, ElementType, MeshSchema, SimpleValue, ValueProperty};
@@ -222,7 +226,7 @@ fn infers_what_the_samples_need() {
 fn structured_outputs_get_a_strict_schema() {
     /// Every rule that can be read off the schema itself.
     fn check(schema: &Value, pointer: &str) {
-        const KEYWORDS: [&str; 10] = [
+        const KEYWORDS: [&str; 11] = [
             "$defs",
             "$ref",
             "$schema",
@@ -231,6 +235,7 @@ fn structured_outputs_get_a_strict_schema() {
             "description",
             "enum",
             "items",
+            "maxItems",
             "properties",
             "required",
         ];
@@ -273,11 +278,102 @@ fn structured_outputs_get_a_strict_schema() {
         assert_eq!(strict["type"], "object");
         assert!(strict.get("anyOf").is_none());
     }
-    let values = (0..1_001).map(|number| number.to_string());
-    let many = ValueProperty::new("x", SimpleValue::String).one_of(values);
-    let schema = MeshSchema::new("a", vec![ElementType::new("a").property(many)]).unwrap();
-    assert_eq!(
-        schema.to_json_schema().unwrap_err().what,
-        "enumerated values"
-    );
+}
+
+#[test]
+fn structured_outputs_have_limits() {
+    fn schema(elements: Vec<ElementType>) -> MeshSchema {
+        MeshSchema::new("a", elements).unwrap()
+    }
+    fn with(properties: impl IntoIterator<Item = ValueProperty>) -> Vec<ElementType> {
+        let element = ElementType::new("a");
+        vec![properties.into_iter().fold(element, ElementType::property)]
+    }
+    let texts = |count: usize, length: usize| -> Vec<String> {
+        (0..count)
+            .map(|number| format!("{number:0length$}"))
+            .collect()
+    };
+    let choice = |count, length| {
+        let property = ValueProperty::new("x", SimpleValue::String);
+        property.one_of(texts(count, length))
+    };
+    let strings = |names: Vec<String>| {
+        let names = names.into_iter();
+        names.map(|name| ValueProperty::new(name, SimpleValue::String))
+    };
+    // The root is printed twice, as the schema itself and as a definition.
+    let others = (0..4).map(|number| {
+        let element = ElementType::new(format!("b{number}"));
+        strings(texts(1_000, 4)).fold(element, ElementType::property)
+    });
+    let numbers = ValueProperty::new("x", SimpleValue::Number).one_of(0..501);
+    for (elements, message) in [
+        (with(strings(texts(2_499, 4))), None),
+        (
+            with(strings(texts(2_500, 4))),
+            Some("5000 properties, and this schema has 5002"),
+        ),
+        (
+            with(strings(texts(500, 4)))
+                .into_iter()
+                .chain(others)
+                .collect(),
+            Some("5000 properties, and this schema has 5006"),
+        ),
+        (with([choice(500, 5)]), None),
+        (
+            with([numbers]),
+            Some("1000 enumerated values, and this schema has 1002"),
+        ),
+        (with([choice(250, 100)]), None),
+        (with([choice(251, 59)]), None),
+        (
+            with([choice(251, 60)]),
+            Some(
+                "15000 characters in an enumeration of more than 250 values, and this schema has \
+                 15060",
+            ),
+        ),
+        (with(strings(texts(2_000, 29))), None),
+        (
+            with(strings(texts(2_000, 30))),
+            Some("120000 characters in names and values, and this schema has 120003"),
+        ),
+    ] {
+        let found = schema(elements).to_json_schema();
+        let found = found.err().map(|error| error.to_string());
+        let expected =
+            message.map(|message| format!("structured outputs allow {message}; make it smaller"));
+        assert_eq!(found, expected);
+    }
+}
+
+#[test]
+fn structured_outputs_nest_no_deeper_than_they_may() {
+    fn levels(schema: &Value) -> usize {
+        let properties = schema.get("properties").and_then(Value::as_object);
+        let below = properties.into_iter().flat_map(serde_json::Map::values);
+        let below = below.chain(schema.get("items"));
+        let is_object = usize::from(schema["type"] == "object");
+        is_object + below.map(levels).max().unwrap_or(0)
+    }
+    for (name, json) in vectors()["python"].as_object().unwrap() {
+        let strict = MeshSchema::from_json(json)
+            .unwrap()
+            .to_json_schema()
+            .unwrap();
+        let definitions = strict["$defs"].as_object().unwrap().values();
+        let deepest = definitions.chain([&strict]).map(levels).max();
+        assert!(deepest <= Some(5), "{name}: {deepest:?}");
+    }
+}
+
+#[test]
+fn enumerated_numbers_are_equal_however_they_are_written() {
+    let property = ValueProperty::new("n", SimpleValue::Number).one_of([1, 2]);
+    assert!(property.allows(&json!(1)));
+    assert!(property.allows(&json!(1.0)));
+    assert!(!property.allows(&json!(1.5)));
+    assert!(!property.allows(&json!("1")));
 }
