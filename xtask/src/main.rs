@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "a command says what it does")]
 
 mod bench;
+mod fuzz;
 mod interop;
 mod process;
 #[cfg(test)]
@@ -29,7 +30,9 @@ usage: cargo xtask <command>
   bench [--short] [--check] [SECTION...]
                         the figures of the document library, in a release build
   wasm                  the tests of the pure crates on wasm32 under Node
-  ci                    formatting, lints, dependency policy, then all tests";
+  fuzz [--seconds N] [TARGET...]
+                        the fuzz targets, each for so long (60)
+  ci                    formatting, lints, dependency policy, a little fuzzing, then all tests";
 
 /// A cold release build on two cores takes minutes; nothing here may hang for ever.
 const BUILD_LIMIT: Duration = Duration::from_mins(25);
@@ -50,6 +53,7 @@ fn main() -> Result<()> {
         ["wasm"] => wasm::test(),
         ["conformance", options @ ..] => conformance(options),
         ["bench", arguments @ ..] => bench::bench(arguments),
+        ["fuzz", arguments @ ..] => fuzz::fuzz(arguments),
         ["ci"] => ci(),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
@@ -127,6 +131,7 @@ fn ci() -> Result<()> {
         cargo(&["deny", "check", "licenses", "bans", "sources"]),
         BUILD_LIMIT,
     )?;
+    fuzz::fuzz_shortly()?;
     test(true)
 }
 

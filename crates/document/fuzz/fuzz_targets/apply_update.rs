@@ -4,10 +4,10 @@
 use libfuzzer_sys::fuzz_target;
 use meshagent_document::{MeshDocument, MeshSchema};
 
-fuzz_target!(|updates: Vec<Vec<u8>>| {
+fuzz_target!(|bytes: &[u8]| {
     let schema = MeshSchema::builtin("thread").expect("it is built in");
     let mut document = MeshDocument::new(schema.clone(), 1);
-    for update in &updates {
+    for update in updates(bytes) {
         let classified = document.classify(update);
         if document.apply_update(update).is_ok() {
             assert!(classified.is_ok());
@@ -22,3 +22,14 @@ fuzz_target!(|updates: Vec<Vec<u8>>| {
         .expect("what is written can be read");
     assert_eq!(other.state_vector(), document.state_vector());
 });
+
+/// The updates in the bytes, each behind its length in two bytes; the last one ends where they end.
+fn updates(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (length, rest) = bytes.split_first_chunk()?;
+        let length = usize::from(u16::from_le_bytes(*length)).min(rest.len());
+        let (update, rest) = rest.split_at(length);
+        bytes = rest;
+        Some(update)
+    })
+}
