@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use meshagent_document::{
-    Edit, MeshDocument, MeshSchema, Position, Target, TextPosition, merge_updates,
+    Edit, MeshDocument, MeshSchema, Position, Target, TextPosition, UpdateKind, merge_updates,
 };
 use meshagent_testing::{Logs, Sdk, SdkClient, repository_root};
 use serde_json::{Value, json};
@@ -45,10 +45,12 @@ pub(crate) trait Replica {
     fn undo(&mut self, redo: bool) -> Result<Vec<Vec<u8>>>;
 }
 
-/// Our own document.
+/// Our own document, and one that gets only what the first one says that became visible, as readers of a
+/// server do.
 pub(crate) struct Ours {
     schema: MeshSchema,
     document: MeshDocument,
+    follower: MeshDocument,
 }
 
 impl Ours {
@@ -56,8 +58,53 @@ impl Ours {
         let path = repository_root().join("testdata/vectors/documents.json");
         let golden: Value = serde_json::from_slice(&std::fs::read(path)?)?;
         let schema = MeshSchema::from_json(&golden["about"]["schema"])?;
-        let document = MeshDocument::new(schema.clone(), 1);
-        Ok(Self { schema, document })
+        Ok(Self {
+            document: MeshDocument::new(schema.clone(), 1),
+            follower: MeshDocument::new(schema.clone(), 1),
+            schema,
+        })
+    }
+
+    /// Replaces the document by one that read what the first one would have stored.
+    pub(crate) fn reload(&mut self) -> Result<()> {
+        let client_id = self.document.client_id();
+        let mut fresh = MeshDocument::new(self.schema.clone(), client_id);
+        let applied = fresh.apply_update(&self.document.encode_state())?;
+        ensure!(!applied.gap, "a whole state has a gap");
+        if let Some(pending) = self.document.encode_pending() {
+            let applied = fresh.apply_update(&pending)?;
+            ensure!(applied.visible.is_none(), "what waited is visible at once");
+        }
+        ensure!(
+            fresh.has_gap() == self.document.has_gap(),
+            "what waits is another"
+        );
+        fresh.remember_edits(true, 0);
+        self.document = fresh;
+        Ok(())
+    }
+
+    /// Whether it says of all that it has that it has it, and shows its readers what it shows.
+    pub(crate) fn check(&self, states: &[Vec<u8>]) -> Result<()> {
+        ensure!(!self.document.has_gap(), "something still waits");
+        for state in states {
+            let kind = self.document.classify(state)?;
+            ensure!(kind == UpdateKind::Contained, "an equal state is {kind:?}");
+        }
+        ensure!(
+            view(&self.follower)?.agrees_with(&view(&self.document)?),
+            "a follower shows something else: {:?}",
+            view(&self.follower)?
+        );
+        Ok(())
+    }
+
+    fn shown(&mut self, update: Option<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
+        if let Some(update) = &update {
+            let applied = self.follower.apply_update(update)?;
+            ensure!(!applied.gap, "what became visible has a gap");
+        }
+        Ok(update.into_iter().collect())
     }
 }
 
@@ -81,6 +128,7 @@ impl Replica for Ours {
     fn reset(&mut self, client_id: u64) -> Result<()> {
         self.document = MeshDocument::new(self.schema.clone(), client_id);
         self.document.remember_edits(true, 0);
+        self.follower = MeshDocument::new(self.schema.clone(), 1);
         Ok(())
     }
 
@@ -88,8 +136,7 @@ impl Replica for Ours {
         let edits = changes.iter().map(|(before, change)| edit(before, change));
         let edits: Vec<Edit> = edits.collect::<Result<_>>()?;
         let update = self.document.edit(&edits, &mut String::new);
-        let update = update.with_context(|| format!("{edits:?}"))?;
-        Ok(update.into_iter().collect())
+        self.shown(update.with_context(|| format!("{edits:?}"))?)
     }
 
     fn apply(&mut self, update: &[u8]) -> Result<Vec<Vec<u8>>> {
@@ -98,7 +145,7 @@ impl Replica for Ours {
             !applied.gap || self.document.has_gap(),
             "a gap that is nowhere"
         );
-        Ok(applied.visible.into_iter().collect())
+        self.shown(applied.visible)
     }
 
     fn state_vector(&mut self) -> Result<Vec<u8>> {
@@ -135,7 +182,7 @@ impl Replica for Ours {
         } else {
             self.document.undo()
         };
-        Ok(update.into_iter().collect())
+        self.shown(update)
     }
 }
 

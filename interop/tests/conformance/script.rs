@@ -57,6 +57,8 @@ pub(crate) enum Step {
         from: usize,
         to: usize,
     },
+    /// Our replica is stored and read again.
+    Reload,
     Undo,
     Redo,
 }
@@ -82,7 +84,8 @@ pub(crate) fn steps(random: &mut Random, replicas: usize) -> Vec<Step> {
     let step = |random: &mut Random| match random.below(100) {
         0..4 => Step::Undo,
         4..6 => Step::Redo,
-        6..12 => {
+        6..8 => Step::Reload,
+        8..12 => {
             let from = random.below(replicas);
             let to = (from + 1 + random.below(replicas - 1)) % replicas;
             Step::Difference { from, to }

@@ -99,6 +99,10 @@ impl World {
                 echo,
             } => self.deliver(to, which, manner, echo),
             &Step::Difference { from, to } => self.difference(from, to).map(drop),
+            Step::Reload => {
+                self.log.push("ours is read anew".to_owned());
+                self.ours.reload()
+            }
             Step::Undo | Step::Redo => {
                 let redo = matches!(step, Step::Redo);
                 let updates = self.ours.undo(redo)?;
@@ -225,6 +229,7 @@ impl World {
         let mut views: Vec<(String, View)> = Vec::new();
         let mut vectors = Vec::new();
         let mut deletions = Vec::new();
+        let mut states = Vec::new();
         for index in 0..REPLICAS {
             let replica = self.replica(index);
             let name = replica.name();
@@ -238,6 +243,7 @@ impl World {
                 let view = reader.load(&state).with_context(|| title.clone())?;
                 views.push((title, view));
             }
+            states.push(state);
         }
         for (name, vector) in &vectors {
             ensure!(
@@ -263,7 +269,7 @@ impl World {
                 deletions[0].1
             );
         }
-        Ok(())
+        self.ours.check(&states)
     }
 }
 
