@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use crate::script::{Random, Step};
-use crate::world::{REPLICAS, World};
+use crate::world::{REPLICAS, Tally, World};
 
 /// How many seeds the tests run that are part of every check.
 const SEEDS: u64 = 50;
@@ -41,10 +41,12 @@ fn run() -> Result<()> {
         number("CONFORMANCE_SEEDS", SEEDS)?,
     );
     let mut world = World::start()?;
+    let mut all = Tally::default();
     for seed in from..from + count {
         let done = seed - from;
         if done > 0 && done.is_multiple_of(SEEDS_PER_START) {
             println!("{done} of {count} seeds");
+            all.add(world.tally());
             world = World::start()?;
         }
         let mut random = Random(seed);
@@ -58,7 +60,16 @@ fn run() -> Result<()> {
             );
         }
     }
-    println!("{count} seeds, from {from}");
+    all.add(world.tally());
+    let Tally {
+        changes,
+        deliveries,
+        gaps,
+    } = all;
+    println!(
+        "{count} seeds from {from} on: {changes} changes, {deliveries} deliveries, {gaps} of which left \
+         something waiting in our replica"
+    );
     Ok(())
 }
 

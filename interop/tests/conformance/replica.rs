@@ -65,6 +65,10 @@ impl Ours {
         })
     }
 
+    pub(crate) fn has_gap(&self) -> bool {
+        self.document.has_gap()
+    }
+
     /// Replaces the document by one that read what the first one would have stored.
     pub(crate) fn reload(&mut self) -> Result<()> {
         let client_id = self.document.client_id();

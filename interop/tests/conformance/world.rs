@@ -18,6 +18,23 @@ pub(crate) const REPLICAS: usize = 3;
 /// those that became needless, so that one round is not enough.
 const ROUNDS: usize = 8;
 
+/// How much was tried.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) changes: usize,
+    pub(crate) deliveries: usize,
+    /// After how many deliveries to our replica something waited in it.
+    pub(crate) gaps: usize,
+}
+
+impl Tally {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.changes += other.changes;
+        self.deliveries += other.deliveries;
+        self.gaps += other.gaps;
+    }
+}
+
 /// The replicas, started once and emptied for each script.
 pub(crate) struct World {
     ours: Ours,
@@ -28,6 +45,7 @@ pub(crate) struct World {
     serial: usize,
     /// What was done, for the report of a failure.
     log: Vec<String>,
+    tally: Tally,
     // The last field, so that the logs outlive the processes that write them.
     _folder: TempDir,
 }
@@ -44,6 +62,7 @@ impl World {
             inboxes: Default::default(),
             serial: 0,
             log: Vec::new(),
+            tally: Tally::default(),
             _folder: folder,
         })
     }
@@ -61,6 +80,11 @@ impl World {
     /// What the last run did.
     pub(crate) fn log(&self) -> &[String] {
         &self.log
+    }
+
+    /// How much all runs tried.
+    pub(crate) fn tally(&self) -> Tally {
+        self.tally
     }
 
     fn run_steps(&mut self, seed: u64, steps: &[Step]) -> Result<()> {
@@ -142,6 +166,7 @@ impl World {
         let updates = replica.edit(&planned);
         let view = replica.view();
         self.serial = serial;
+        self.tally.changes += planned.len();
         self.log.push(line);
         let (updates, shown) = (updates?, view?.to_tree());
         ensure!(
@@ -203,6 +228,10 @@ impl World {
 
     fn apply(&mut self, to: usize, update: &[u8]) -> Result<Vec<Vec<u8>>> {
         let mut answer = self.replica(to).apply(update)?;
+        self.tally.deliveries += 1;
+        if to == 0 && self.ours.has_gap() {
+            self.tally.gaps += 1;
+        }
         if !self.replica(to).deletes_ranges() {
             let one_by_one = one_by_one(&self.yjs.deletions(update)?);
             answer.extend(self.replica(to).apply(&one_by_one)?);
