@@ -44,12 +44,20 @@ impl View {
         })
     }
 
-    /// Whether both show the same, as far as both can tell.
-    pub(crate) fn agrees_with(&self, other: &Self) -> bool {
-        let same = |a: &Option<_>, b: &Option<_>| a.is_none() || b.is_none() || a == b;
-        same(&self.root, &other.root)
-            && same(&self.beside, &other.beside)
-            && self.children == other.children
+    /// The first place where two documents differ, as far as both can tell.
+    pub(crate) fn difference(&self, other: &Self) -> Option<String> {
+        let roots = [(&self.root, &other.root), (&self.beside, &other.beside)];
+        for (mine, theirs) in roots {
+            if mine.is_some() && theirs.is_some() && mine != theirs {
+                return Some(format!("the root has {mine:?}, {theirs:?}"));
+            }
+        }
+        // Roots of different libraries compare by what is below them.
+        let below = |view: &Self| Tree {
+            children: view.children.clone(),
+            ..Tree::default()
+        };
+        below(self).difference(&below(other))
     }
 
     /// The document as one element, the root.
@@ -120,6 +128,29 @@ impl Tree {
     pub(crate) fn all(&self) -> Vec<&Self> {
         let below = self.children.iter().flat_map(Self::all);
         std::iter::once(self).chain(below).collect()
+    }
+
+    fn difference(&self, other: &Self) -> Option<String> {
+        let itself = |tree: &Self| Self {
+            children: Vec::new(),
+            ..tree.clone()
+        };
+        if itself(self) != itself(other) {
+            return Some(format!("{:?}, {:?}", itself(self), itself(other)));
+        }
+        let mut pairs = self.children.iter().zip(&other.children);
+        if let Some(found) = pairs.find_map(|(mine, theirs)| mine.difference(theirs)) {
+            return Some(found);
+        }
+        let ids = |tree: &Self| {
+            let ids = tree
+                .children
+                .iter()
+                .map(|child| child.id().map(str::to_owned));
+            ids.collect::<Vec<_>>()
+        };
+        (self.children.len() != other.children.len())
+            .then(|| format!("below {:?}: {:?}, {:?}", self.id(), ids(self), ids(other)))
     }
 
     /// The child indices that lead to the element; `None` as an id is the root.
