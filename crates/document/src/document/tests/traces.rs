@@ -1,4 +1,4 @@
-//! Real editing histories, written concurrently by other replicas, end here as they ended there.
+//! Real editing histories, of one author or of several at once, end here as they ended there.
 
 use std::io::Read;
 
@@ -10,6 +10,7 @@ use yrs::{
 };
 
 use super::document;
+use crate::document::MeshDocument;
 use crate::test;
 
 /// An author's replica, and how many of the transactions it has seen.
@@ -141,5 +142,134 @@ fn concurrent_histories_end_as_they_did() {
     check(
         "clownschool",
         include_bytes!("../../../../../testdata/traces/clownschool.json.gz"),
+    );
+}
+
+/// One who writes the trace down keystroke by keystroke, as a replica would send it. Its characters are
+/// of one unit each.
+struct Scribe {
+    clock: u32,
+    /// The clocks of the units that are there, in order.
+    units: Vec<u32>,
+}
+
+impl Scribe {
+    const CLIENT: u32 = 2;
+
+    /// The v1 update of the patches of one transaction.
+    fn update(&mut self, patches: &[Value]) -> Vec<u8> {
+        let mut items = Vec::new();
+        let mut count = 0;
+        let start = self.clock;
+        let mut deleted = Vec::new();
+        for patch in patches {
+            let [at, length] = [&patch[0], &patch[1]]
+                .map(|number| usize::try_from(number.as_u64().unwrap()).unwrap());
+            deleted.extend(self.units.drain(at..at + length));
+            let inserted = patch[2].as_str().unwrap();
+            if inserted.is_empty() {
+                continue;
+            }
+            self.item(&mut items, at, inserted);
+            count += 1;
+        }
+        let mut update = Vec::new();
+        if count == 0 {
+            write(&mut update, 0);
+        } else {
+            for number in [1, count, Self::CLIENT, start] {
+                write(&mut update, number);
+            }
+            update.extend(items);
+        }
+        write(&mut update, u32::from(!deleted.is_empty()));
+        if !deleted.is_empty() {
+            deleted.sort_unstable();
+            let ranges = || deleted.chunk_by(|a, b| a + 1 == *b);
+            write(&mut update, Self::CLIENT);
+            write(&mut update, length(ranges().count()));
+            for range in ranges() {
+                write(&mut update, range[0]);
+                write(&mut update, length(range.len()));
+            }
+        }
+        update
+    }
+
+    /// A text between what is to the left and to the right of a place.
+    fn item(&mut self, out: &mut Vec<u8>, at: usize, text: &str) {
+        const TEXT: u8 = 4;
+        const HAS_RIGHT: u8 = 0x40;
+        const HAS_LEFT: u8 = 0x80;
+        let left = at.checked_sub(1).map(|at| self.units[at]);
+        let right = self.units.get(at).copied();
+        let flag = |is_set: bool, bit| if is_set { bit } else { 0 };
+        out.push(TEXT | flag(left.is_some(), HAS_LEFT) | flag(right.is_some(), HAS_RIGHT));
+        for neighbour in [left, right].into_iter().flatten() {
+            write(out, Self::CLIENT);
+            write(out, neighbour);
+        }
+        if left.is_none() && right.is_none() {
+            // The parent is an operation of the start: its client, its clock.
+            for number in [0, 1, 2] {
+                write(out, number);
+            }
+        }
+        write(out, length(text.len()));
+        out.extend(text.as_bytes());
+        let units = length(text.encode_utf16().count());
+        self.units
+            .splice(at..at, self.clock..self.clock + units)
+            .for_each(drop);
+        self.clock += units;
+    }
+}
+
+fn write(out: &mut Vec<u8>, mut number: u32) {
+    while number >= 0x80 {
+        out.push(number.to_le_bytes()[0] | 0x80);
+        number >>= 7;
+    }
+    out.push(number.to_le_bytes()[0]);
+}
+
+fn length(length: usize) -> u32 {
+    u32::try_from(length).unwrap()
+}
+
+fn check_sequential(name: &str, trace: &[u8]) {
+    let trace = read(trace);
+    let mut ours = document(99);
+    ours.apply_update(&start()).unwrap();
+    let mut scribe = Scribe {
+        clock: 0,
+        units: Vec::new(),
+    };
+    for (index, transaction) in trace["txns"].as_array().unwrap().iter().enumerate() {
+        let update = scribe.update(transaction["patches"].as_array().unwrap());
+        let applied = ours.apply_update(&update).unwrap();
+        assert!(!applied.gap, "{name} {index}");
+    }
+    let end = trace["endContent"].as_str().unwrap();
+    let text = |document: &MeshDocument| document.node("t").unwrap().text().unwrap().to_plain();
+    assert_eq!(text(&ours), end, "{name}");
+    let mut at_once = document(98);
+    at_once.apply_update(&ours.encode_state()).unwrap();
+    assert_eq!(text(&at_once), end, "{name}");
+}
+
+#[test]
+fn a_paper_ends_as_it_did() {
+    check_sequential(
+        "automerge-paper",
+        include_bytes!("../../../../../testdata/traces/automerge-paper.json.gz"),
+    );
+}
+
+#[test]
+fn a_blog_post_ends_as_it_did() {
+    check_sequential(
+        "json-crdt-blog-post",
+        include_bytes!("../../../../../testdata/traces/json-crdt-blog-post.json.gz"),
     );
 }
