@@ -16,15 +16,15 @@ pub struct Effort {
 impl Effort {
     /// For figures to be written down: minutes.
     pub const LONG: Self = Self {
-        rounds: 9,
+        rounds: 25,
         budget: Duration::from_secs(12),
         operations: 200,
     };
 
     /// For a look in passing: well below a minute for all.
     pub const SHORT: Self = Self {
-        rounds: 3,
-        budget: Duration::from_secs(1),
+        rounds: 15,
+        budget: Duration::from_millis(1_500),
         operations: 50,
     };
 
@@ -58,7 +58,7 @@ pub fn compare(
     mut measured: impl FnMut() -> Duration,
     mut against: impl FnMut() -> Duration,
 ) -> Comparison {
-    const FEWEST_ROUNDS: usize = 2;
+    const FEWEST_ROUNDS: usize = 3;
     let begin = Instant::now();
     let (mut all_measured, mut all_against) = (Vec::new(), Vec::new());
     let mut ratios = Vec::with_capacity(effort.rounds);
