@@ -338,6 +338,8 @@ impl Engine {
                 let parent = self.item(block.item);
                 match parent.content {
                     Content::Type(node) => node,
+                    // Deleted, or known to be deleted by who sent it.
+                    Content::Deleted => return Ok(None),
                     _ if parent.is_deleted() => return Ok(None),
                     _ => return Err(misplaced("a parent that can't have children")),
                 }
