@@ -66,7 +66,8 @@ pub struct MeshDocument {
 
 impl MeshDocument {
     /// An empty document; `client_id` marks what is edited here and must be unique among replicas. It
-    /// is cut to 53 bits, as far as JavaScript counts.
+    /// is cut to 53 bits, as far as JavaScript counts; keep it within 32 bits if Python programs read the
+    /// document by pycrdt, which cuts it there.
     pub fn new(schema: MeshSchema, client_id: u64) -> Self {
         Self::with_limits(schema, client_id, Limits::default())
     }

@@ -91,10 +91,11 @@ fn run() -> Result<()> {
         changes,
         deliveries,
         gaps,
+        broken,
     } = all;
     println!(
         "{count} seeds from {from} on: {changes} changes, {deliveries} deliveries, {gaps} of which left \
-         something waiting in our replica"
+         something waiting in our replica; in {broken} scripts pycrdt wrote a state of itself that Yjs can't read"
     );
     Ok(())
 }

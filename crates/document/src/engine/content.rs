@@ -95,14 +95,17 @@ pub(crate) fn byte_of(text: &str, length: u32, units: u32) -> (usize, bool) {
 fn split_text(text: &mut String, at: u32) -> String {
     let length = u32::try_from(utf16_length(text)).unwrap_or(u32::MAX);
     let (byte, is_within) = byte_of(text, length, at);
-    if !is_within {
-        return text.split_off(byte);
+    let mut behind = text.split_off(byte);
+    if text.len() < text.capacity() / 2 {
+        text.shrink_to_fit();
     }
-    let behind = text.split_off(byte);
-    text.push('\u{fffd}');
-    let mut rest = String::from("\u{fffd}");
-    rest.extend(behind.chars().skip(1));
-    rest
+    if is_within {
+        text.push('\u{fffd}');
+        behind = std::iter::once('\u{fffd}')
+            .chain(behind.chars().skip(1))
+            .collect();
+    }
+    behind
 }
 
 fn split_bytes(

@@ -67,7 +67,11 @@ impl Engine {
                 self.link_in(&one, transaction);
             }
         }
-        for &range in deletes {
+        // From the end on: what is cut off is then what is small, so that many deletions in one long text
+        // don't copy it many times.
+        let mut deletes = deletes.to_vec();
+        deletes.sort_unstable_by_key(|range| (range.client, range.start));
+        for range in deletes.into_iter().rev() {
             self.delete_range(range, transaction);
         }
         Ok(())
@@ -93,7 +97,7 @@ impl Engine {
         &'a self,
         transaction: &'a Transaction,
     ) -> impl Iterator<Item = ItemIndex> + 'a {
-        let deleted = transaction.deleted.iter();
+        let deleted = transaction.deleted.iter().rev();
         deleted.flat_map(move |(client, range)| {
             let Client { blocks, before, .. } = &self.clients[*client as usize];
             let end = range.end.min(*before);
@@ -612,6 +616,9 @@ impl Engine {
         match transaction.deleted.last_mut() {
             Some((client, last)) if *client == item.client && last.end == range.start => {
                 last.end = range.end;
+            }
+            Some((client, last)) if *client == item.client && last.start == range.end => {
+                last.start = range.start;
             }
             _ => transaction.deleted.push((item.client, range)),
         }
