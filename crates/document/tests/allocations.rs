@@ -1,4 +1,5 @@
 //! What an update may cost in memory, whatever its bytes are: 256 bytes for each of them, and 1 MiB.
+//! And in time: far less than it takes if anything is quadratic.
 //!
 //! All memory that is held at one moment while the update is applied counts, with what the document
 //! keeps of it. Everything is seeded, so running the test again repeats a failure.
@@ -7,6 +8,7 @@
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -19,6 +21,9 @@ static ALLOCATOR: PeakAlloc = PeakAlloc;
 
 const BYTES_PER_BYTE: usize = 256;
 const BYTES_AT_ONCE: usize = 1 << 20;
+
+/// The longest take a fifth of a second in a debug build; quadratic, they took a minute and more.
+const TIME: Duration = Duration::from_secs(10);
 
 /// About how long the long updates are: so long that what is allowed at once hides nothing.
 const LONG: usize = 200_000;
@@ -129,12 +134,16 @@ impl Check {
         }
     }
 
+    #[expect(clippy::disallowed_methods, reason = "it is the time that is tested")]
     fn apply(&mut self, name: &str, update: &[u8]) {
         let mut document = MeshDocument::new(self.schema.clone(), 1);
         document.watch(true);
         ALLOCATOR.reset_peak_usage();
         let before = ALLOCATOR.current_usage();
+        let start = Instant::now();
         let applied = document.apply_update(update);
+        let time = start.elapsed();
+        assert!(time < TIME, "{name} took {time:?}");
         let peak = ALLOCATOR.peak_usage().saturating_sub(before);
         let bound = BYTES_PER_BYTE * update.len() + BYTES_AT_ONCE;
         if peak > bound {

@@ -1,6 +1,7 @@
 //! What waits for operations that are missing, kept out of the engine so that nothing can show it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use super::ranges::Ranges;
 use crate::engine::Engine;
@@ -239,12 +240,10 @@ impl Plan {
     fn in_order(engine: &Engine, scan: &Scan<'_>) -> Option<Self> {
         let mut plan = Self::default();
         plan.order.reserve_exact(scan.structs.len());
-        let structs = scan.structs.iter().enumerate();
-        let mut structs = structs.peekable();
-        while let Some((_, first)) = structs.peek() {
-            let client = first.id.client;
+        for (client, group) in groups(scan) {
             let mut clock = engine.clock(client);
-            while let Some((index, one)) = structs.next_if(|(_, one)| one.id.client == client) {
+            for index in group {
+                let one = &scan.structs[index];
                 if one.end() <= clock {
                     continue;
                 }
@@ -267,12 +266,8 @@ impl Plan {
         let mut plan = Self::default();
         let structs = &scan.structs;
         // One cursor per client; a cursor that waits for another client's operation is found by it.
-        let mut cursors = Vec::new();
-        let mut at = 0;
-        for group in structs.chunk_by(|a, b| a.id.client == b.id.client) {
-            cursors.push(at..at + group.len());
-            at += group.len();
-        }
+        let cursors = groups(scan).into_iter().map(|(_, group)| group);
+        let mut cursors: Vec<Range<usize>> = cursors.collect();
         let mut waiters = BTreeSet::new();
         let mut queue: std::collections::VecDeque<usize> = (0..cursors.len()).collect();
         while let Some(cursor) = queue.pop_front() {
@@ -308,4 +303,17 @@ impl Plan {
         plan.blocked = cursors.into_iter().flatten().collect();
         plan
     }
+}
+
+/// The structs of each client; higher clients first, since of what was made at one place at the same time
+/// the lower client's comes first, and each of them then finds its place at once.
+fn groups(scan: &Scan<'_>) -> Vec<(u64, Range<usize>)> {
+    let mut groups = Vec::new();
+    let mut at = 0;
+    for group in scan.structs.chunk_by(|a, b| a.id.client == b.id.client) {
+        groups.push((group[0].id.client, at..at + group.len()));
+        at += group.len();
+    }
+    groups.sort_by_key(|(client, _)| std::cmp::Reverse(*client));
+    groups
 }

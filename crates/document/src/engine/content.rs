@@ -4,7 +4,6 @@ use serde_json::{Map, Value};
 
 use super::{KeyIndex, NodeIndex};
 use crate::update::reader::Reader;
-use crate::update::scan::utf16_length;
 use crate::update::writer;
 
 #[derive(Debug)]
@@ -24,10 +23,10 @@ pub(crate) enum Content {
 }
 
 impl Content {
-    /// Cuts off what comes after this many operations.
-    pub(super) fn split(&mut self, at: u32) -> Self {
+    /// Cuts off what comes after this many operations of all that it has.
+    pub(super) fn split(&mut self, at: u32, length: u32) -> Self {
         match self {
-            Self::Text(text) => Self::Text(split_text(text, at)),
+            Self::Text(text) => Self::Text(split_text(text, at, length)),
             Self::Values(bytes) => {
                 Self::Values(split_bytes(bytes, at, |reader| reader.skip_value().is_ok()))
             }
@@ -92,8 +91,7 @@ pub(crate) fn byte_of(text: &str, length: u32, units: u32) -> (usize, bool) {
 }
 
 /// Half a character becomes U+FFFD on both sides, as in Yjs.
-fn split_text(text: &mut String, at: u32) -> String {
-    let length = u32::try_from(utf16_length(text)).unwrap_or(u32::MAX);
+fn split_text(text: &mut String, at: u32, length: u32) -> String {
     let (byte, is_within) = byte_of(text, length, at);
     let mut behind = text.split_off(byte);
     if text.len() < text.capacity() / 2 {
@@ -195,7 +193,7 @@ impl Content {
                 let (byte, is_within) = byte_of(text, length, offset);
                 if is_within {
                     let mut whole = text.clone();
-                    writer::string(out, &split_text(&mut whole, offset));
+                    writer::string(out, &split_text(&mut whole, offset, length));
                 } else {
                     writer::string(out, &text[byte..]);
                 }

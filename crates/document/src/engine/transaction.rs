@@ -1,6 +1,6 @@
 //! Operations are taken up: first all of them get their places, or none; then they are linked in.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::ops::Range;
 
 use super::blocks::Block;
@@ -408,7 +408,7 @@ impl Engine {
             }
         };
         if offset > 0 {
-            content = content.split(offset);
+            content = content.split(offset, one.length);
         }
         let in_text = self.node(parent).kind == NodeKind::Text;
         let is_at_home = match &content {
@@ -505,30 +505,39 @@ impl Engine {
         } else {
             self.item(left).right
         };
-        let mut conflicting: HashSet<ItemIndex> = HashSet::new();
-        let mut before_origin: HashSet<ItemIndex> = HashSet::new();
+        // Where the scan began, and from where on what was passed conflicts.
+        let (start, mut conflict) = (other, other);
+        // What was passed, and how many before each; only if somebody's origin has to be looked for.
+        let mut passed: HashMap<ItemIndex, usize> = HashMap::new();
         while other != NONE && other != right {
             let one = self.item(other);
-            before_origin.insert(other);
-            conflicting.insert(other);
             if one.origin == new.origin {
                 if self.clients[one.client as usize].id < client {
                     left = other;
-                    conflicting.clear();
+                    conflict = one.right;
                 } else if one.right_origin == new.right_origin {
                     break;
                 }
             } else if one.origin != NOWHERE {
-                let origin = self.block(one.origin).item;
-                if !before_origin.contains(&origin) {
-                    break;
+                if passed.is_empty() {
+                    let before = self.items(start).take_while(|&before| before != other);
+                    passed.extend(before.zip(0..));
                 }
-                if !conflicting.contains(&origin) {
+                passed.insert(other, passed.len());
+                let origin = self.block(one.origin).item;
+                let Some(place) = passed.get(&origin) else {
+                    break;
+                };
+                let from = passed.get(&conflict);
+                if from.is_none_or(|from| place < from) {
                     left = other;
-                    conflicting.clear();
+                    conflict = one.right;
                 }
             } else {
                 break;
+            }
+            if !passed.is_empty() && !passed.contains_key(&other) {
+                passed.insert(other, passed.len());
             }
             other = one.right;
         }
@@ -674,7 +683,7 @@ impl Engine {
     fn split(&mut self, index: ItemIndex, offset: u32) -> ItemIndex {
         let pairs = self.size(index).pairs;
         let item = &mut self.items[index as usize];
-        let content = item.content.split(offset);
+        let content = item.content.split(offset, item.length());
         let clock = item.clock + offset;
         let origin = Link {
             client: item.client,

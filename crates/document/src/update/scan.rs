@@ -133,7 +133,11 @@ impl<'a> Scan<'a> {
             if groups > 1 && !clients.insert(client) {
                 return Err(reader.error("a client that is listed twice"));
             }
-            scan.structs.reserve_exact(structs.min(limit));
+            // There is often just one group, of which nothing is to be left over.
+            match scan.structs.len() {
+                0 => scan.structs.reserve_exact(structs.min(limit)),
+                _ => scan.structs.reserve(structs.min(limit)),
+            }
             for _ in 0..structs {
                 let id = Id { client, clock };
                 let (found, end) = read_struct(&mut reader, id)?;
