@@ -18,3 +18,10 @@ pub(crate) fn bench(arguments: &[&str]) -> Result<()> {
     bench.args(arguments);
     run(bench, RUN_LIMIT)
 }
+
+/// The short form, among all other checks. What hangs on the size of a cache is shown, but not held
+/// against a machine that others use as well.
+pub(crate) fn check_shortly() -> Result<()> {
+    bench(&["--short", "--check", "trace", "open", "memory"])?;
+    bench(&["--short", "edits"])
+}

@@ -132,6 +132,7 @@ fn ci() -> Result<()> {
         BUILD_LIMIT,
     )?;
     fuzz::fuzz_shortly()?;
+    bench::check_shortly()?;
     test(true)
 }
 

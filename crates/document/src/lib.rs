@@ -1,7 +1,8 @@
 //! Schema-checked live documents: [`MeshSchema`] and [`MeshDocument`] over a Yjs-compatible CRDT.
 //!
 //! The crate contains no networking, no file access, no clock, no thread and no random source: client
-//! ids and element ids come in as arguments, updates go in and out as bytes.
+//! ids and element ids come in as arguments, updates go in and out as bytes. `examples/two_replicas.rs`
+//! shows it at work.
 //!
 //! # Garbage
 //! What is deleted leaves a trace: the CRDT has to know that an operation happened to tell an echo from

@@ -95,7 +95,7 @@ pub(super) type Run = (String, Map<String, Value>);
 type PlacedRun = (usize, String, Map<String, Value>);
 
 impl MeshDocument {
-    /// Starts, or stops, to remember edits. Those within `window` of the clock of
+    /// Starts, or stops, to remember edits, of this document and of nobody else. Those within `window` of the clock of
     /// [`Self::set_time`] are undone together; with 0 each transaction is by itself.
     pub fn remember_edits(&mut self, on: bool, window: u64) {
         self.undo = on.then(|| History {
@@ -126,6 +126,11 @@ impl MeshDocument {
     }
 
     /// Takes the last group of edits back; its v1 update, `None` if there is nothing to take back.
+    ///
+    /// What others did in between stays. What they deleted does not come back, a value that they
+    /// replaced is not replaced again, and an element that was deleted comes back without what they did
+    /// in it meanwhile. It comes back behind the sibling that it stood behind, or last if that is gone,
+    /// and with 256 levels of elements at most, as JSON has.
     pub fn undo(&mut self) -> Option<Vec<u8>> {
         let group = self.undo.as_mut()?.undo.pop()?;
         self.take_back(group, Direction::Undo)
