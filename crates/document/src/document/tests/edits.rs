@@ -505,7 +505,12 @@ fn limits_are_kept_by_every_way_in() {
     let error = ours.edit(&[deep("c", "b")], &mut counter()).unwrap_err();
     assert!(matches!(error, EditError::TooLarge { .. }), "{error}");
     ours.edit(&[deep("d", "b")], &mut counter()).unwrap();
-    // Too many bytes at once, and too many that wait.
+    // Too many operations at once, too many bytes at once, and too many that wait.
+    limits.update_operations = 2;
+    let mut ours = MeshDocument::with_limits(super::schema(), 1, limits);
+    let three = [0, 1, 5, 3, 0, 1, 2, 1, 4, 1];
+    let error = ours.apply_update(&three).unwrap_err();
+    assert!(matches!(error, DecodeError::TooLarge { limit: 2, .. }));
     limits.update_bytes = 100;
     limits.pending_bytes = 100;
     let mut ours = MeshDocument::with_limits(super::schema(), 1, limits);
