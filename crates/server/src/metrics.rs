@@ -15,6 +15,7 @@ pub(crate) enum UpdateOutcome {
     Echo,
     Gap,
     Refused,
+    Repaired,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -130,6 +131,7 @@ impl Metrics {
             UpdateOutcome::Echo => "echo",
             UpdateOutcome::Gap => "gap",
             UpdateOutcome::Refused => "refused",
+            UpdateOutcome::Repaired => "repaired",
         };
         self.updates.get_or_create(&OutcomeLabel { outcome }).inc();
     }

@@ -80,7 +80,7 @@ impl Tree {
             tag: element.tag().to_owned(),
             attributes: normal_map(&element.attributes()),
             children: {
-                let children = element.children().into_iter();
+                let children = element.children();
                 children.map(Self::from_element).collect::<Result<_>>()?
             },
             runs: normal_runs(

@@ -31,8 +31,8 @@ pub(super) enum Then {
         version: Version,
         visible: Option<Vec<u8>>,
         known_to: Option<StreamId>,
-        request: Request,
-        answer: Content,
+        /// Who is told what; nobody if the room itself made the change.
+        answer: Option<(Request, Content)>,
     },
     Created {
         path: String,
@@ -122,7 +122,6 @@ impl Room {
                     version,
                     visible,
                     known_to,
-                    request,
                     answer,
                 },
                 Ok(Written::Appended { seq }),
@@ -139,7 +138,9 @@ impl Room {
                         known_to,
                     });
                 }
-                self.respond(request, answer);
+                if let Some((request, content)) = answer {
+                    self.respond(request, content);
+                }
             }
             (
                 Then::Created {
@@ -232,7 +233,11 @@ impl Room {
             Then::Created { path, creator, .. } => {
                 self.creation_failed(&path, creator, refusal(true));
             }
-            Then::Appended { request, .. } => self.refuse(request, refusal(true)),
+            Then::Appended { answer, .. } => {
+                if let Some((request, _)) = answer {
+                    self.refuse(request, refusal(true));
+                }
+            }
             Then::Deleted { request, .. } | Then::Moved { request, .. } => {
                 self.refuse(request, refusal(false));
             }
@@ -259,8 +264,10 @@ impl Room {
         self.staged = independent;
         for staged in batch.into_iter().chain(dependent) {
             match staged.then {
-                Then::Appended { path, request, .. } => {
-                    self.refuse(request, refusal.clone());
+                Then::Appended { path, answer, .. } => {
+                    if let Some((request, _)) = answer {
+                        self.refuse(request, refusal.clone());
+                    }
                     broken.push(path);
                 }
                 Then::Created { path, creator, .. } => {
@@ -289,7 +296,7 @@ impl Room {
     }
 
     /// The replica shows what is not on disk: nobody is served from it until it was read again.
-    fn break_document(&mut self, path: &str, refusal: &Refusal) {
+    pub(super) fn break_document(&mut self, path: &str, refusal: &Refusal) {
         let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
             return;
         };

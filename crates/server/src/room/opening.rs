@@ -3,7 +3,7 @@
 use meshagent_document::MeshDocument;
 use meshagent_protocol::sync::{SyncCreate, SyncOpenStart};
 use meshagent_protocol::{Content, ErrorCode};
-use meshagent_store::{DocumentId, Seq, StoreError, StoredDocument, Timestamp, Write};
+use meshagent_store::{Author, DocumentId, Seq, StoreError, StoredDocument, Timestamp, Write};
 use serde_json::Value;
 
 use super::batch::Then;
@@ -264,6 +264,7 @@ impl Room {
             Some(Slot::Loading { waiters, .. } | Slot::Creating(waiters)) => waiters,
             _ => Vec::new(),
         };
+        self.repair_stored(path);
         match creator {
             Some(Waiter::Create { request, .. }) => self.respond(request, Content::Empty),
             Some(creator) => self.serve(path, creator),
@@ -272,6 +273,43 @@ impl Room {
         for waiter in waiters {
             self.serve(path, waiter);
         }
+    }
+
+    /// Repairs a document that was stored by a server that checked less. Whoever opens it is answered when
+    /// the repair is on disk.
+    fn repair_stored(&mut self, path: &str) {
+        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+            return;
+        };
+        let Some(repair) = document.replica.repair() else {
+            return;
+        };
+        tracing::warn!(
+            path,
+            violations = repair.violations.len(),
+            "stored document broke its schema; repaired"
+        );
+        document.head += 1;
+        let write = Write::Append {
+            document: document.id,
+            update: repair.update.clone().into(),
+            author: Author {
+                participant: "server".to_owned(),
+                role: "server".to_owned(),
+                on_behalf_of: None,
+                connection: String::new(),
+            },
+            at: self.now,
+        };
+        let then = Then::Appended {
+            path: path.to_owned(),
+            document: document.id,
+            version: document.head,
+            visible: Some(repair.update),
+            known_to: None,
+            answer: None,
+        };
+        self.stage(write, then);
     }
 
     fn serve(&mut self, path: &str, waiter: Waiter) {
@@ -475,6 +513,10 @@ impl Room {
         };
         document.loose_updates = fresh.loose_updates;
         document.reload(fresh.replica, fresh.last_seq);
+        self.repair_stored(path);
+        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+            return;
+        };
         let behind: Vec<Conn> = document
             .streams
             .values()

@@ -1,14 +1,15 @@
 //! Toolkit `sync`: create, describe, and the streamed open with the gate for inbound updates.
 //!
-//! The gate's order, cheapest first: size, base64, decode, *already contained?*, grant, gap. Echoes end at the
-//! third question: published clients send every update back that they receive, and the whole state after opening.
+//! The gate's order, cheapest first: size, base64, decode, *already contained?*, grant, gap, schema. Echoes end at
+//! the fourth question: published clients send every update back that they receive, and the whole state after opening.
+//! What breaks the schema is taken out again in the same step, so that nobody ever sees it.
 
 use bytes::Bytes;
-use meshagent_document::UpdateKind;
+use meshagent_document::{Applied, DecodeError, Repair, UpdateKind, Violation, merge_updates};
 use meshagent_protocol::sync::{SyncChunk, SyncCreate, SyncDescribe, SyncOpenStart};
 use meshagent_protocol::{Content, Control, ErrorCode};
 use meshagent_store::Write;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::batch::Then;
 use super::documents::{Deferred, Slot, StreamId, base64_text, pending_bytes};
@@ -18,6 +19,9 @@ use crate::metrics::UpdateOutcome;
 
 /// Chunks kept that a client sent before it had the state. Beyond it they are refused with 1006.
 const EARLY_CHUNKS: usize = 256;
+
+/// How many violations an answer lists.
+const LISTED_VIOLATIONS: usize = 100;
 
 /// Where a streamed `open` stands.
 #[derive(Debug, Default)]
@@ -188,7 +192,7 @@ impl Room {
             );
             return self.refuse_update(request, Refusal::new(ErrorCode::Conflict, text));
         }
-        let applied = match document.replica.apply_update(&update) {
+        let mut applied = match document.replica.apply_update(&update) {
             Ok(applied) => applied,
             Err(error) => {
                 return self.refuse_update(
@@ -196,6 +200,20 @@ impl Room {
                     Refusal::invalid(format!("not a Yjs v1 update: {error}")),
                 );
             }
+        };
+        let (update, violations) = match document.replica.repair() {
+            None => (update, Vec::new()),
+            Some(repair) => match with_repair(&update, &mut applied, &repair) {
+                Ok(update) => (update, repair.violations),
+                Err(error) => {
+                    // The replica shows what nobody may see.
+                    tracing::error!(%error, path, "a repair does not merge with what it repairs");
+                    let text = "the document is being read again; try again";
+                    let refusal = Refusal::new(ErrorCode::OperationFailed, text);
+                    self.break_document(path, &refusal);
+                    return self.refuse_update(request, refusal);
+                }
+            },
         };
         document.head += 1;
         document.pending_bytes = if !applied.gap {
@@ -205,7 +223,7 @@ impl Room {
         } else {
             pending_bytes(&document.replica)
         };
-        let answer = if applied.gap {
+        let mut answer = if applied.gap {
             self.metrics.count_update(UpdateOutcome::Gap);
             tracing::info!(path, author = %author.participant, "update builds on operations that never came; kept");
             Content::Json(json!({
@@ -213,19 +231,28 @@ impl Room {
                 "message": "the update builds on operations that are missing here; it is kept and applied when they arrive",
                 "state_vector": String::from_utf8_lossy(&base64_text(&document.replica.state_vector())),
             }))
-        } else {
+        } else if violations.is_empty() {
             self.metrics.count_update(UpdateOutcome::Accepted);
             Content::Empty
+        } else {
+            Content::Json(json!({}))
         };
+        if let Content::Json(answer) = &mut answer
+            && !violations.is_empty()
+        {
+            self.metrics.count_update(UpdateOutcome::Repaired);
+            tracing::info!(path, author = %author.participant, violations = violations.len(), "update broke the schema; repaired");
+            tell_violations(answer, &violations);
+        }
         let then = Then::Appended {
             path: path.to_owned(),
             document: document.id,
             version: document.head,
             visible: applied.visible,
-            // What waited for this update may be somebody else's, whom the author has not seen.
-            known_to: (!waited).then_some(stream),
-            request,
-            answer,
+            // What waited for this update may be somebody else's, whom the author has not seen; nor has it
+            // seen the repair.
+            known_to: (!waited && violations.is_empty()).then_some(stream),
+            answer: Some((request, answer)),
         };
         let write = Write::Append {
             document: document.id,
@@ -266,5 +293,30 @@ impl Room {
             ))),
             _ => Ok(()),
         }
+    }
+}
+
+/// The update with its repair in it, for the store; and for everybody who sees it.
+fn with_repair(
+    update: &[u8],
+    applied: &mut Applied,
+    repair: &Repair,
+) -> Result<Bytes, DecodeError> {
+    if let Some(visible) = &applied.visible {
+        applied.visible = Some(merge_updates(&[visible, &repair.update])?);
+    }
+    merge_updates(&[update, &repair.update]).map(Bytes::from)
+}
+
+fn tell_violations(answer: &mut Value, violations: &[Violation]) {
+    let listed = violations
+        .iter()
+        .take(LISTED_VIOLATIONS)
+        .map(|one| json!({ "pointer": one.pointer, "expected": one.expected, "found": one.found }));
+    answer["violations"] = listed.collect();
+    answer["violation_count"] = violations.len().into();
+    if answer.get("message").is_none() {
+        answer["message"] =
+            "the update broke the document's schema; what broke it was removed again".into();
     }
 }

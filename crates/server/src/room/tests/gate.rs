@@ -1,6 +1,10 @@
 //! The gate for inbound updates: echoes, grants, gaps, and bytes that are no update.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use meshagent_document::{MeshDocument, MeshSchema};
 use meshagent_protocol::ApiScope;
+use meshagent_store::{Store as _, Write};
 use serde_json::json;
 
 use super::{Bytes, Content, Editor, World, code, count, sync_chunk, text};
@@ -115,6 +119,131 @@ fn a_gap_is_kept_and_shown_when_the_missing_part_arrives() {
     // Who brought the missing part has not seen what waited for it.
     own.retain(|seen| matches!(seen, super::Seen::Chunk(..)));
     assert_eq!(own.len(), 1);
+}
+
+/// A replica of the schema for `.document`, which tells what breaks that.
+struct Judge(MeshDocument);
+
+impl Judge {
+    fn new(state: &[u8]) -> Self {
+        let mut judge = Self(MeshDocument::new(
+            MeshSchema::builtin("document").unwrap(),
+            77,
+        ));
+        judge.sees(state);
+        judge
+    }
+
+    fn sees(&mut self, update: &[u8]) {
+        self.0.apply_update(update).unwrap();
+        assert_eq!(self.0.violations(), []);
+    }
+}
+
+#[test]
+fn what_breaks_the_schema_is_taken_out_in_the_same_step() {
+    let mut world = World::new();
+    let (writer, reader) = (world.join("writer"), world.join("reader"));
+    world.open(&writer, "w", json!({ "path": "a.document" }));
+    let mut judge = Judge::new(&world.open(&reader, "r", json!({ "path": "a.document" })));
+    let editor = Editor::new(1);
+    let mut own: Vec<Vec<u8>> = Vec::new();
+    let mut send = |world: &mut World, update: Vec<u8>| {
+        let id = world.update(&writer, "w", &update);
+        own.push(update);
+        world.settle();
+        let seen = writer.take();
+        for seen in &seen {
+            if let super::Seen::Chunk(_, Content::Binary { data, .. }) = seen {
+                own.push(STANDARD.decode(data).unwrap());
+            }
+        }
+        let answer = seen.into_iter().find_map(|seen| match seen {
+            super::Seen::Answer(request, content) if request == id => Some(content),
+            _ => None,
+        });
+        (answer.unwrap(), super::shown(&own))
+    };
+
+    let (answer, _) = send(&mut world, editor.append("body", "one"));
+    assert_eq!(answer, Content::Empty);
+    judge.sees(&reader.changes("r")[0]);
+    for (update, pointer) in [
+        (
+            editor.append("nonsense", "two"),
+            "/document/content/1/nonsense",
+        ),
+        (editor.append("body", "one"), "/document/content/1/body"),
+        (
+            editor.set_first("nonsense", "x"),
+            "/document/content/0/body/nonsense",
+        ),
+    ] {
+        let (answer, shown) = send(&mut world, update);
+        let Content::Json(answer) = answer else {
+            panic!("expected a json content, which ends no published client's stream: {answer:?}");
+        };
+        assert_eq!(answer["violations"][0]["pointer"], pointer, "{answer}");
+        assert_eq!(answer["violation_count"], 1);
+        let changes = reader.changes("r");
+        assert_eq!(changes.len(), 1, "one step");
+        judge.sees(&changes[0]);
+        assert_eq!(shown, judge.0.to_json(true), "the writer is brought back");
+        assert_eq!(judge.0.element_count(), 1);
+    }
+    assert_eq!(
+        world.metric("meshagent_updates_total{outcome=\"repaired\"}"),
+        3
+    );
+
+    // So it is on disk, and what the writer builds on it goes on.
+    world.leave(&writer);
+    world.leave(&reader);
+    world.pass_seconds(40);
+    assert_eq!(world.metric("meshagent_documents"), 0);
+    let back = world.join("back");
+    judge.sees(&world.open(&back, "b", json!({ "path": "a.document" })));
+    let next = world.update(&back, "b", &editor.append("body", "three"));
+    world.settle();
+    assert_eq!(back.answer(next), Content::Empty);
+}
+
+#[test]
+fn a_stored_document_that_breaks_its_schema_is_repaired_before_it_is_seen() {
+    let mut world = World::new();
+    let client = world.join("client");
+    world.open(&client, "c", json!({ "path": "a.document" }));
+    let editor = Editor::new(1);
+    world.update(&client, "c", &editor.append("body", "one"));
+    world.settle();
+    world.leave(&client);
+    world.pass_seconds(40);
+    // As a server that checked less would have done it.
+    let room = meshagent_store::RoomId::new("project", "room");
+    let stored = world.store.load(&room, "a.document").unwrap().unwrap();
+    let write = Write::Append {
+        document: stored.document,
+        update: editor.append("nonsense", "two").into(),
+        author: meshagent_store::Author {
+            participant: "somebody".to_owned(),
+            role: "user".to_owned(),
+            on_behalf_of: None,
+            connection: String::new(),
+        },
+        at: world.now,
+    };
+    world.store.commit(&[write]).unwrap();
+
+    let commits = world.store.commits();
+    let reader = world.join("reader");
+    let mut judge = Judge::new(&world.open(&reader, "r", json!({ "path": "a.document" })));
+    assert_eq!(judge.0.element_count(), 1);
+    assert_eq!(world.store.commits(), commits + 1, "the repair is on disk");
+    world.update(&reader, "r", &Editor::new(2).append("body", "three"));
+    world.settle();
+    let other = world.join("other");
+    judge.sees(&world.open(&other, "o", json!({ "path": "a.document" })));
+    assert_eq!(judge.0.element_count(), 2);
 }
 
 #[test]

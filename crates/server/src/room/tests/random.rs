@@ -1,4 +1,5 @@
-//! Random traffic, from a seed: every request is answered once, and all readers end with the same document.
+//! Random traffic, from a seed: every request is answered once, all readers end with the same document, and who
+//! only reads never sees one that breaks its schema.
 
 use std::collections::HashMap;
 
@@ -91,6 +92,8 @@ fn run(seed: u64) {
     config.limits.max_outbox_bytes = 4 << 10;
     config.snapshot_every = 20;
     let mut world = World::with_config(config);
+    let mut witness = Actor::new(&mut world, 9);
+    witness.open(&mut world);
     let mut actors: Vec<Actor> = (0..5)
         .map(|number| Actor::new(&mut world, number))
         .collect();
@@ -102,7 +105,13 @@ fn run(seed: u64) {
             1..6 if actor.open => {
                 actor.edits += 1;
                 let id = format!("{chosen}-{}", actor.edits);
-                let update = actor.editor.append("body", &id);
+                // Now and then something that the schema does not allow.
+                let tag = if random.below(5) == 0 {
+                    "nonsense"
+                } else {
+                    "body"
+                };
+                let update = actor.editor.append(tag, &id);
                 let asked = world.update(&actor.client, "s", &update);
                 actor.asked.push(asked);
                 actor.unconfirmed.insert(asked, update);
@@ -134,6 +143,9 @@ fn run(seed: u64) {
                 world.room.handle_drained(conn);
             }
         }
+        witness.read(&mut world);
+        assert_eq!(witness.replica.violations(), [], "seen by a reader");
+        world.room.handle_drained(witness.client.conn);
     }
     world.store.recover();
     world.settle();
@@ -150,6 +162,7 @@ fn run(seed: u64) {
             world.room.handle_drained(conn);
         }
     }
+    assert_eq!(actors[0].replica.violations(), [], "what ends up is valid");
     let expected = actors[0].replica.to_json(true);
     for actor in &mut actors {
         actor.asked.sort_unstable();
