@@ -45,11 +45,11 @@ impl MeshDocument {
         Some(TextPosition::Utf16((start + seen) as usize))
     }
 
-    /// The place of a unit in a text: sticking to the character before it, or else after it.
+    /// The place of a unit in a text: sticking to the character before it, or else after it. `None` is
+    /// the start of the text, or all of an empty one.
     pub(super) fn anchor(&self, text: NodeIndex, at: u32, to_left: bool) -> Option<Anchor> {
-        let unit = if to_left { at.checked_sub(1) } else { Some(at) };
-        let found = unit.and_then(|unit| Some((self.engine.locate(text, unit)?, unit)));
-        if let Some(((item, before), unit)) = found {
+        let unit = if to_left { at.checked_sub(1)? } else { at };
+        if let Some((item, before)) = self.engine.locate(text, unit) {
             let Id { client, clock } = self.engine.item_id(item);
             let clock = clock + (unit - before.units);
             let id = Id { client, clock };
@@ -59,12 +59,7 @@ impl MeshDocument {
                 Anchor::before(id)
             });
         }
-        // At the very start, or end: beside whatever is there.
-        let (first, last) = self.engine.ends(text);
-        if to_left {
-            Some(Anchor::before(self.engine.item_id(first?)))
-        } else {
-            Some(Anchor::behind(self.engine.last_id(last?)))
-        }
+        let (_, last) = self.engine.ends(text);
+        last.map(|last| Anchor::behind(self.engine.last_id(last)))
     }
 }

@@ -500,7 +500,7 @@ impl MeshDocument {
         }
         match &at.anchor {
             Some(anchor) => self.position(anchor),
-            // The text was empty.
+            // The start of the text.
             None => Some(TextPosition::Utf16(0)),
         }
     }

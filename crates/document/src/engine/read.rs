@@ -145,16 +145,7 @@ impl Engine {
         let at = attributes.binary_search_by_key(&key, |one| one.key).ok()?;
         Some(&attributes[at])
     }
-}
 
-impl Item {
-    /// How much of it precedes an operation.
-    pub(crate) fn is_in_sequence(&self) -> bool {
-        self.key == NONE
-    }
-}
-
-impl Engine {
     /// Whether the transaction that is under way made an item.
     pub(crate) fn is_new_item(&self, index: ItemIndex) -> bool {
         let item = self.item(index);
@@ -180,5 +171,12 @@ impl Engine {
             at = item.left;
         }
         None
+    }
+}
+
+impl Item {
+    /// Whether it is a part of a sequence, and no value of a key.
+    pub(crate) fn is_in_sequence(&self) -> bool {
+        self.key == NONE
     }
 }
