@@ -16,8 +16,10 @@ mod collect;
 mod content;
 mod copy;
 mod encode;
+mod link;
 mod order;
 mod read;
+mod stage;
 mod text;
 mod transaction;
 
