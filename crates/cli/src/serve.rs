@@ -73,6 +73,14 @@ struct LimitArgs {
     #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_pending_bytes)]
     max_pending_bytes: usize,
 
+    /// Elements of one document; beyond it the update that adds them is refused (1002)
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_document_elements)]
+    max_document_elements: usize,
+
+    /// Levels of elements in one document; beyond it the update that adds them is refused (1002)
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_document_depth)]
+    max_document_depth: usize,
+
     /// Bytes of one uploaded file; beyond it that upload is refused (1002)
     #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_file_bytes)]
     max_file_bytes: usize,
@@ -197,6 +205,8 @@ fn config(args: &LimitArgs) -> Config {
     config.limits.max_message_bytes = args.max_message_bytes;
     config.limits.max_update_bytes = args.max_update_bytes;
     config.limits.max_pending_bytes = args.max_pending_bytes;
+    config.limits.max_document_elements = args.max_document_elements;
+    config.limits.max_document_depth = args.max_document_depth;
     config.limits.max_file_bytes = args.max_file_bytes;
     config.limits.max_upload_bytes_per_room = args.max_upload_bytes_per_room;
     config.limits.max_outbox_bytes = args.max_outbox_bytes;

@@ -103,6 +103,11 @@ impl MeshDocument {
         &self.limits
     }
 
+    /// Sets other bounds for what comes from now on; what is there already stays.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// Whether something waits for operations that are missing.
     pub fn has_gap(&self) -> bool {
         !self.pending.is_empty()

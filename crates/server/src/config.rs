@@ -18,6 +18,11 @@ pub struct Limits {
     /// Bytes of updates that one document keeps although they build on something that never came. Beyond it: error
     /// 1005 for the update, which the client sends again after what is missing.
     pub max_pending_bytes: usize,
+    /// Elements of one document. Beyond it: error 1002 for the update, which changes nothing.
+    pub max_document_elements: usize,
+    /// Levels of elements in one document, which published clients walk recursively. Beyond it: error 1002 for the
+    /// update, which changes nothing.
+    pub max_document_depth: usize,
     /// Bytes of one uploaded file. Beyond it: error 1002, nothing is stored.
     pub max_file_bytes: usize,
     /// Bytes of all uploads under way in one room. Beyond it: error 1008 for the upload that crosses it.
@@ -41,6 +46,8 @@ impl Default for Limits {
             max_message_bytes: 64 << 20,
             max_update_bytes: 48 << 20,
             max_pending_bytes: 8 << 20,
+            max_document_elements: 1_000_000,
+            max_document_depth: 256,
             max_file_bytes: 48 << 20,
             max_upload_bytes_per_room: 256 << 20,
             max_outbox_bytes: 1 << 20,

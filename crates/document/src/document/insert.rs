@@ -18,7 +18,7 @@ pub enum InsertError {
     #[error("the schema does not allow this: {}", list(.0))]
     Invalid(Vec<Violation>),
     /// The content is larger than the document may be.
-    #[error("the content is too large")]
+    #[error("the content can't be taken up")]
     TooLarge(#[source] DecodeError),
     /// The document already has content.
     #[error("the document already has content; edit it instead")]

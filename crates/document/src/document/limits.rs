@@ -19,6 +19,17 @@ pub struct Limits {
     pub update_operations: usize,
 }
 
+impl Limits {
+    /// No bounds: for what was accepted before.
+    pub const NONE: Self = Self {
+        depth: u32::MAX as usize,
+        elements: usize::MAX,
+        pending_bytes: usize::MAX,
+        update_bytes: usize::MAX,
+        update_operations: usize::MAX,
+    };
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {

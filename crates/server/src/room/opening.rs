@@ -1,6 +1,6 @@
 //! From a path to an open document: read it, or create it, once for all who ask meanwhile.
 
-use meshagent_document::MeshDocument;
+use meshagent_document::{InsertError, Limits, MeshDocument};
 use meshagent_protocol::sync::{SyncCreate, SyncOpenStart};
 use meshagent_protocol::{Content, ErrorCode};
 use meshagent_store::{Author, DocumentId, Seq, StoreError, StoredDocument, Timestamp, Write};
@@ -239,7 +239,8 @@ impl Room {
             serde_json::from_str(&stored.schema).map_err(|error| damaged(&error))?;
         let parsed =
             meshagent_document::MeshSchema::from_json(&schema).map_err(|error| damaged(&error))?;
-        let mut replica = MeshDocument::new(parsed, self.ids.client_id());
+        // What is stored was within the bounds of its time.
+        let mut replica = MeshDocument::with_limits(parsed, self.ids.client_id(), Limits::NONE);
         let updates = stored.updates.iter().map(|stored| &stored.update);
         for update in stored
             .snapshot
@@ -251,6 +252,7 @@ impl Room {
                 .apply_update(update)
                 .map_err(|error| damaged(&error))?;
         }
+        replica.set_limits(self.document_limits());
         let mut document = Document::new(stored.document, schema, replica, stored.last_seq);
         document.loose_updates = stored.updates.len();
         document.idle_since = Some(self.now);
@@ -416,11 +418,15 @@ impl Room {
         schema: meshagent_document::MeshSchema,
         schema_json: Value,
     ) {
-        let mut replica = MeshDocument::new(schema, self.ids.client_id());
+        let limits = self.document_limits();
+        let mut replica = MeshDocument::with_limits(schema, self.ids.client_id(), limits);
         if let Some(json) = creator.json() {
             let ids = &mut self.ids;
             if let Err(error) = replica.insert_json(json, &mut || ids.uuid()) {
-                let text = format!("the initial JSON does not fit the schema: {error}");
+                let text = match &error {
+                    InsertError::TooLarge(cause) => format!("the initial JSON: {cause}"),
+                    _ => format!("the initial JSON does not fit the schema: {error}"),
+                };
                 return self.creation_failed(path, creator, Refusal::invalid(text));
             }
         }
@@ -442,6 +448,16 @@ impl Room {
                 creator,
             },
         );
+    }
+
+    fn document_limits(&self) -> Limits {
+        let mut limits = Limits::default();
+        limits.elements = self.config.limits.max_document_elements;
+        limits.depth = self.config.limits.max_document_depth;
+        // Updates and what waits have bounds of the room's own.
+        limits.update_bytes = Limits::NONE.update_bytes;
+        limits.pending_bytes = Limits::NONE.pending_bytes;
+        limits
     }
 
     /// The creator is told; the next one who waits may try.

@@ -160,10 +160,7 @@ impl Room {
             }
             Ok(kind @ (UpdateKind::New | UpdateKind::Gap)) => kind,
             Err(error) => {
-                return self.refuse_update(
-                    request,
-                    Refusal::invalid(format!("not a Yjs v1 update: {error}")),
-                );
+                return self.refuse_update(request, no_update(&error));
             }
         };
         if let Err(refusal) = may_write {
@@ -195,10 +192,7 @@ impl Room {
         let mut applied = match document.replica.apply_update(&update) {
             Ok(applied) => applied,
             Err(error) => {
-                return self.refuse_update(
-                    request,
-                    Refusal::invalid(format!("not a Yjs v1 update: {error}")),
-                );
+                return self.refuse_update(request, no_update(&error));
             }
         };
         let (update, violations) = match document.replica.repair() {
@@ -215,6 +209,9 @@ impl Room {
                 }
             },
         };
+        if let Some(error) = &applied.refused {
+            tracing::warn!(%error, path, "something that had waited is given up");
+        }
         document.head += 1;
         document.pending_bytes = if !applied.gap {
             0
@@ -293,6 +290,13 @@ impl Room {
             ))),
             _ => Ok(()),
         }
+    }
+}
+
+fn no_update(error: &DecodeError) -> Refusal {
+    match error {
+        DecodeError::TooLarge { .. } => Refusal::invalid(error),
+        _ => Refusal::invalid(format!("not a Yjs v1 update: {error}")),
     }
 }
 

@@ -384,3 +384,36 @@ fn grants_decide_over_paths() {
         assert_eq!(code(&answer), Some(1001), "{toolkit}.{tool}");
     }
 }
+
+#[test]
+fn documents_have_bounds_that_an_update_does_not_cross() {
+    let mut config = crate::config::Config::default();
+    config.limits.max_document_elements = 3;
+    let mut world = World::with_config(config);
+    let (client, reader) = (world.join("client"), world.join("reader"));
+    world.open(&client, "c", json!({ "path": "a.document" }));
+    world.open(&reader, "r", json!({ "path": "a.document" }));
+    let editor = Editor::new(1);
+    for name in ["one", "two", "three"] {
+        let id = world.update(&client, "c", &editor.append("body", name));
+        world.settle();
+        assert_eq!(client.answer(id), Content::Empty);
+    }
+    reader.take();
+    let id = world.update(&client, "c", &editor.append("body", "four"));
+    world.settle();
+    let answer = client.answer(id);
+    assert_eq!(code(&answer), Some(1002));
+    assert!(text(&answer).contains("limited to 3"), "{answer:?}");
+    assert!(reader.take().is_empty());
+    let created = world.call(
+        &client,
+        "sync",
+        "create",
+        json!({ "path": "b.document", "json": { "document": { "content": [
+            { "body": {} }, { "body": {} }, { "body": {} }, { "body": {} },
+        ] } } }),
+    );
+    assert_eq!(code(&created), Some(1002));
+    assert!(text(&created).contains("limited to 3"), "{created:?}");
+}
