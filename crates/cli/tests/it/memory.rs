@@ -19,8 +19,9 @@ fn memory_returns_when_documents_are_let_go() {
         "serve",
         "--listen",
         "127.0.0.1:0",
+        // Longer than it takes to make all documents of a round.
         "--unload-after",
-        "1",
+        "5",
         "--durability",
         "os",
     ];
@@ -48,19 +49,19 @@ fn memory_returns_when_documents_are_let_go() {
             }
             let loaded = resident_kilobytes(server.id());
             let bound = settled + (loaded - settled) / 4;
-            assert!(loaded > settled + 10_000, "{DOCUMENTS} documents take memory: {settled} kB, then {loaded} kB");
+            assert!(loaded > settled + 5_000, "{DOCUMENTS} documents take memory: {settled} kB, then {loaded} kB");
             let started = Instant::now();
             let mut after = loaded;
             while round > 0 && after > bound {
                 assert!(
-                    started.elapsed() < Duration::from_secs(30),
+                    started.elapsed() < Duration::from_secs(40),
                     "{settled} kB before, {loaded} kB with the documents, still {after} kB without them"
                 );
                 tokio::time::sleep(Duration::from_millis(250)).await;
                 after = resident_kilobytes(server.id());
             }
             if round == 0 {
-                tokio::time::sleep(Duration::from_secs(6)).await;
+                tokio::time::sleep(Duration::from_secs(10)).await;
                 settled = resident_kilobytes(server.id());
             }
         }
