@@ -1,5 +1,6 @@
 //! What is printed for structured outputs, read by another implementation of JSON Schema.
 
+use crate::test;
 use jsonschema::draft202012;
 use serde_json::{Map, Value, json};
 
