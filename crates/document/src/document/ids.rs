@@ -56,6 +56,11 @@ impl Ids {
         self.live = self.live.saturating_sub(1);
     }
 
+    fn claim(&self, engine: &Engine, id: &str) -> Option<&Claim> {
+        let is_it = |claim: &Claim| id_of(engine, claim.any()) == Some(id);
+        self.claims.find(self.hash(id), is_it)
+    }
+
     fn hash(&self, id: &str) -> u64 {
         self.hasher.hash_one(id).max(1)
     }
@@ -68,9 +73,7 @@ impl Ids {
 
     /// The nodes with this `$id`.
     pub(super) fn get(&self, engine: &Engine, id: &str) -> Vec<NodeIndex> {
-        let hash = self.hash(id);
-        let is_it = |claim: &Claim| id_of(engine, claim.any()) == Some(id);
-        match self.claims.find(hash, is_it) {
+        match self.claim(engine, id) {
             None => Vec::new(),
             Some(Claim::One(node)) => vec![*node],
             Some(Claim::Many(nodes)) => nodes.iter().copied().collect(),
@@ -79,9 +82,7 @@ impl Ids {
 
     /// The only node with this `$id`, or else how many there are.
     pub(super) fn only(&self, engine: &Engine, id: &str) -> Result<NodeIndex, usize> {
-        let hash = self.hash(id);
-        let is_it = |claim: &Claim| id_of(engine, claim.any()) == Some(id);
-        match self.claims.find(hash, is_it) {
+        match self.claim(engine, id) {
             None => Err(0),
             Some(Claim::One(node)) => Ok(*node),
             Some(Claim::Many(nodes)) => Err(nodes.len()),

@@ -8,11 +8,11 @@ use crate::engine::{NodeIndex, NodeKind, ROOT_NODE};
 use crate::schema::{ChildProperty, ID_ATTRIBUTE, TEXT_TAG};
 
 /// Where children go if the schema does not say.
-const CHILDREN: &str = "children";
+pub(super) const CHILDREN: &str = "children";
 
 /// How many levels of elements JSON shows. JSON readers, and even dropping a JSON value, recurse, so
 /// that deeper values would only end the process of whoever holds them.
-const MAX_DEPTH: usize = 256;
+pub(super) const MAX_DEPTH: usize = 256;
 
 impl MeshDocument {
     /// The document as JSON, `{root tag: {attributes…, child property: […]}}`, with or without `$id`s.

@@ -12,21 +12,16 @@ use serde_json::{Map, Value, json};
 use super::is_equal;
 use super::pieces::{Piece, Pieces};
 use crate::document::MeshDocument;
+use crate::document::json::{CHILDREN, MAX_DEPTH};
 use crate::document::read::{Element, Text};
 pub(in crate::document) use crate::engine::{NodeIndex, ROOT_NODE};
 use crate::schema::{ChildProperty, ID_ATTRIBUTE, TEXT_TAG};
-
-/// How many levels of elements the document's JSON shows.
-pub(in crate::document) const MAX_DEPTH: usize = 256;
 
 /// The element, its content, its children.
 const LEVELS_OF_ELEMENT: usize = 3;
 
 /// How deep the value of an attribute, or of a format of a text, can be below an element.
 const LEVELS_OF_ATTRIBUTE: usize = 136;
-
-/// Where children go if the schema does not know the element.
-const CHILDREN: &str = "children";
 
 /// A node of the document, and how many levels of elements there are down to it, the root being the
 /// first.

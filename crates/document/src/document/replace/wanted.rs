@@ -5,7 +5,8 @@ use std::ops::Range;
 use serde_json::{Map, Value};
 
 use crate::document::MeshDocument;
-use crate::document::patch::overlay::{self, MAX_DEPTH, Node, Place};
+use crate::document::json::MAX_DEPTH;
+use crate::document::patch::overlay::{self, Node, Place};
 use crate::document::patch::pieces::Piece;
 use crate::schema::{ChildProperty, ID_ATTRIBUTE, TEXT_TAG};
 

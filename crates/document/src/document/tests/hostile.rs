@@ -232,6 +232,7 @@ fn changed_updates_never_end_the_process() {
             if applied.visible.is_some() && random.below(4) == 0 {
                 ours.repair();
                 assert_eq!(ours.violations(), [], "seed {seed}");
+                assert_eq!(ours.repair(), None, "seed {seed}");
             }
         }
         let mut other = document(3);
