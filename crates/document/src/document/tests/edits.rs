@@ -629,3 +629,29 @@ fn places_in_long_lists_and_texts_are_found() {
     assert_eq!(text.to_plain(), characters.iter().collect::<String>());
     assert_eq!(text.scalar_length(), characters.len());
 }
+
+#[test]
+fn events_that_nobody_polls_have_a_bound_and_their_loss_is_told() {
+    const MAX_WAITING: usize = 65_536;
+    let mut ours = sample(1);
+    ours.watch(true);
+    for round in 0..70 {
+        let edits: Vec<Edit> = (0..1_000)
+            .map(|step| set(id("a"), "n", round * 1_000 + step + 1))
+            .collect();
+        ours.edit(&edits, &mut counter()).unwrap();
+    }
+    let first = ours.poll_event().unwrap();
+    assert!(first.is_after_loss);
+    let mut waiting = first.changes.len();
+    while let Some(event) = ours.poll_event() {
+        assert!(!event.is_after_loss);
+        waiting += event.changes.len();
+    }
+    assert!(
+        waiting <= MAX_WAITING && waiting > MAX_WAITING - 1_000,
+        "{waiting}"
+    );
+    ours.edit(&[set(id("a"), "n", 0)], &mut counter()).unwrap();
+    assert!(!ours.poll_event().unwrap().is_after_loss);
+}

@@ -109,3 +109,31 @@ fn a_vector_ahead_of_ours_lacks_nothing() {
     behind.apply_update(&diff).unwrap();
     assert_eq!(behind.to_json(true), ahead.to_json(true));
 }
+
+#[test]
+fn what_waited_and_has_no_place_is_given_up_alone() {
+    let mut ours = document(7);
+    // A child of an attribute's value, and an element behind one that is not there yet.
+    let misplaced = [1, 1, 2, 0, 7, 0, 1, 0, 3, 1, b'x', 0];
+    let sound = [1, 1, 3, 0, 0x87, 1, 1, 3, 4, b'i', b't', b'e', b'm', 0];
+    for update in [&misplaced[..], &sound] {
+        let applied = ours.apply_update(update).unwrap();
+        assert!(applied.gap && applied.visible.is_none() && applied.refused.is_none());
+    }
+    let missing = [
+        &[1, 2, 1, 0, 0x28, 1, 14][..],
+        b"xml.attributes",
+        &[1, b'k', 1, 126],
+        &[7, 1, 3, b'x', b'm', b'l', 3, 4, b'i', b't', b'e', b'm', 0],
+    ];
+    let applied = ours.apply_update(&missing.concat()).unwrap();
+    assert!(matches!(
+        applied.refused,
+        Some(crate::DecodeError::Malformed { .. })
+    ));
+    assert!(!applied.gap && !ours.has_gap());
+    assert_eq!(ours.element_count(), 2);
+    let mut other = document(8);
+    other.apply_update(&applied.visible.unwrap()).unwrap();
+    assert_eq!(other.to_json(true), ours.to_json(true));
+}

@@ -126,6 +126,14 @@ fn repair_removes_just_what_breaks_the_schema() {
         },
         &["/doc/nope"],
     );
+    check(
+        |transaction, root| {
+            let text = first(root, transaction, 1);
+            let content = text.get(transaction, 0).unwrap().into_xml_text().unwrap();
+            content.insert_attribute(transaction, "loud", true);
+        },
+        &["/doc/children/1/text/children/0//loud"],
+    );
     // Shared types that make no element tree.
     check(
         |transaction, _| {
