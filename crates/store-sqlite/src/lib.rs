@@ -3,6 +3,7 @@
 //! All rooms of a server share one file, `meshagent.db`, in WAL mode, so that one sync makes all that arrived
 //! meanwhile durable and readers never wait for the writer. Any SQLite tool can read it while the server runs,
 //! and back it up. Every value that clients gave us carries a checksum that is compared when it is read.
+//! Damage to who made an update is told by `provenance` and keeps nobody from the document.
 //!
 //! A data directory belongs to one process at a time. The claim is a file lock, which the operating system lets go
 //! when the process ends, however it ends.
@@ -12,10 +13,12 @@
 mod checksum;
 mod error;
 mod open;
+mod provenance;
 mod read;
 mod readers;
 mod schema;
 mod sqlite_store;
+mod upgrade;
 mod write;
 mod writer;
 

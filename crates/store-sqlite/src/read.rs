@@ -3,12 +3,13 @@
 use bytes::Bytes;
 use meshagent_store::path::{below, name};
 use meshagent_store::{
-    Author, DocumentId, Entry, EntryKind, RoomId, Seq, StoreError, StoreStats, StoredDocument,
-    StoredFile, StoredUpdate, Timestamp,
+    DocumentId, Entry, EntryKind, RoomId, Seq, StoreError, StoreStats, StoredDocument, StoredFile,
+    StoredUpdate, Timestamp,
 };
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::error::{document_error, store_error};
+use crate::provenance::contributions;
 use crate::schema::DOCUMENT;
 use crate::write::{file_checksum, schema_checksum, snapshot_checksum, update_checksum};
 
@@ -223,26 +224,21 @@ fn updates(
     let mut expected = after;
     let mut collect = || {
         let mut select = connection.prepare_cached(
-            "SELECT seq, at, participant, role, on_behalf_of, connection, data, checksum FROM updates
+            "SELECT seq, at, contributions, contributions_checksum, data, checksum FROM updates
              WHERE document = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3",
         )?;
         let mut rows = select.query([id, after, limit])?;
         while let Some(row) = rows.next()? {
             let seq: i64 = row.get(0)?;
             let at: i64 = row.get(1)?;
-            let author = Author {
-                participant: row.get(2)?,
-                role: row.get(3)?,
-                on_behalf_of: row.get(4)?,
-                connection: row.get(5)?,
-            };
-            let data: Vec<u8> = row.get(6)?;
-            let checksum: i64 = row.get(7)?;
+            let contributions = contributions(id, seq, row.get_ref(2)?, row.get(3)?);
+            let data: Vec<u8> = row.get(4)?;
+            let checksum: i64 = row.get(5)?;
             expected += 1;
             if seq != expected {
                 return Ok(Some(format!("its update {expected} is missing")));
             }
-            if checksum != update_checksum(id, seq, at, &author, &data) {
+            if checksum != update_checksum(id, seq, at, &data) {
                 return Ok(Some(format!(
                     "its update {seq} has another checksum than when it was written"
                 )));
@@ -250,7 +246,7 @@ fn updates(
             updates.push(StoredUpdate {
                 seq: Seq(seq.unsigned_abs()),
                 update: Bytes::from(data),
-                author,
+                contributions: contributions.unwrap_or_default(),
                 at: Timestamp(at),
             });
         }

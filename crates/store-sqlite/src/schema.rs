@@ -2,11 +2,13 @@
 
 use rusqlite::{Connection, Error, TransactionBehavior};
 
+use crate::upgrade;
+
 /// Marks the file as ours (`PRAGMA application_id`), the letters `MsRm`.
 pub(crate) const APPLICATION_ID: i32 = 0x4d73_526d;
 /// The format that this code writes (`PRAGMA user_version`). Raise it with every change of the tables, and add the
 /// step from the version before to [`prepare`].
-pub(crate) const FORMAT: i32 = 1;
+pub(crate) const FORMAT: i32 = 2;
 
 /// `entries.kind` of a document.
 pub(crate) const DOCUMENT: i64 = 1;
@@ -50,19 +52,6 @@ const TABLES: &str = "
         checksum INTEGER NOT NULL
     ) STRICT;
 
-    CREATE TABLE updates (
-        document     INTEGER NOT NULL REFERENCES entries (id) ON DELETE CASCADE,
-        seq          INTEGER NOT NULL,
-        at           INTEGER NOT NULL,
-        participant  TEXT NOT NULL,
-        role         TEXT NOT NULL,
-        on_behalf_of TEXT,
-        connection   TEXT NOT NULL,
-        data         BLOB NOT NULL,
-        checksum     INTEGER NOT NULL,
-        PRIMARY KEY (document, seq)
-    ) STRICT, WITHOUT ROWID;
-
     CREATE TABLE files (
         file      INTEGER PRIMARY KEY REFERENCES entries (id) ON DELETE CASCADE,
         mime_type TEXT NOT NULL,
@@ -77,6 +66,41 @@ const TABLES: &str = "
     INSERT INTO probe (id, count) VALUES (1, 0);
 ";
 
+/// The log of each document. `contributions` is JSON: who did what, in the form of `provenance.rs`. It stands before
+/// `data`, so that it can be read without passing over that.
+pub(crate) const UPDATES: &str = "
+    CREATE TABLE updates (
+        document               INTEGER NOT NULL REFERENCES entries (id) ON DELETE CASCADE,
+        seq                    INTEGER NOT NULL,
+        at                     INTEGER NOT NULL,
+        contributions          TEXT NOT NULL,
+        contributions_checksum INTEGER NOT NULL,
+        data                   BLOB NOT NULL,
+        checksum               INTEGER NOT NULL,
+        PRIMARY KEY (document, seq)
+    ) STRICT, WITHOUT ROWID;
+";
+
+/// Who made the updates that are merged. The range is that of `client`'s clocks; without one, it is deletions or
+/// what was folded. A client above 2⁶³ shows as a negative number.
+pub(crate) const PROVENANCE: &str = "
+    CREATE TABLE provenance (
+        document     INTEGER NOT NULL REFERENCES entries (id) ON DELETE CASCADE,
+        number       INTEGER NOT NULL,
+        participant  TEXT NOT NULL,
+        role         TEXT NOT NULL,
+        on_behalf_of TEXT,
+        connection   TEXT NOT NULL,
+        client       INTEGER,
+        clock_start  INTEGER,
+        clock_end    INTEGER,
+        first_at     INTEGER NOT NULL,
+        last_at      INTEGER NOT NULL,
+        checksum     INTEGER NOT NULL,
+        PRIMARY KEY (document, number)
+    ) STRICT, WITHOUT ROWID;
+";
+
 /// What a database file turned out to be.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Format {
@@ -88,7 +112,8 @@ pub(crate) enum Format {
     Newer(i32),
 }
 
-/// Makes the tables in an empty file, and leaves a file alone that isn't ours to write.
+/// Makes the tables in an empty file, brings those of an earlier version to this one, and leaves a file alone that
+/// isn't ours to write.
 pub(crate) fn prepare(connection: &mut Connection) -> Result<Format, Error> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let application_id: i32 =
@@ -98,13 +123,21 @@ pub(crate) fn prepare(connection: &mut Connection) -> Result<Format, Error> {
         transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     match (application_id, format) {
         (0, 0) if tables == 0 => {
-            transaction.execute_batch(TABLES)?;
+            for tables in [TABLES, UPDATES, PROVENANCE] {
+                transaction.execute_batch(tables)?;
+            }
             transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
             transaction.pragma_update(None, "user_version", FORMAT)?;
             transaction.commit()?;
             Ok(Format::Current)
         }
         (APPLICATION_ID, FORMAT) => Ok(Format::Current),
+        (APPLICATION_ID, 1) => {
+            upgrade::from_1(&transaction)?;
+            transaction.pragma_update(None, "user_version", FORMAT)?;
+            transaction.commit()?;
+            Ok(Format::Current)
+        }
         (APPLICATION_ID, newer) if newer > FORMAT => Ok(Format::Newer(newer)),
         _ => Ok(Format::Foreign),
     }

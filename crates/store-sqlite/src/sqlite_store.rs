@@ -4,11 +4,12 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use meshagent_store::{
-    DocumentId, Entry, RoomId, Seq, Store, StoreError, StoreStats, StoredDocument, StoredFile,
-    StoredUpdate, Write, WriteError, Written,
+    DocumentId, Entry, ProvenanceRecord, RoomId, Seq, Store, StoreError, StoreStats,
+    StoredDocument, StoredFile, StoredUpdate, Write, WriteError, Written,
 };
 
 use crate::open::{Claim, DATABASE_FILE, OpenError, Options, claim, open_database};
+use crate::provenance;
 use crate::read;
 use crate::readers::Readers;
 use crate::writer::Writer;
@@ -74,6 +75,11 @@ impl Store for SqliteStore {
     ) -> Result<Vec<StoredUpdate>, StoreError> {
         self.readers
             .read(|transaction| read::follow(transaction, document, after, limit))
+    }
+
+    fn provenance(&self, document: DocumentId) -> Result<Vec<ProvenanceRecord>, StoreError> {
+        self.readers
+            .read(|transaction| provenance::provenance(transaction, document))
     }
 
     fn read_file(&self, room: &RoomId, path: &str) -> Result<Option<StoredFile>, StoreError> {

@@ -2,11 +2,13 @@
 
 use meshagent_store::path::{below, is_below};
 use meshagent_store::{
-    Author, DocumentId, MovedEntry, Removed, RoomId, Seq, Timestamp, Write, WriteError, Written,
+    Contribution, DocumentId, MovedEntry, Removed, RoomId, Seq, Timestamp, Write, WriteError,
+    Written,
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::checksum::Checksum;
+use crate::provenance::{contributions_checksum, contributions_text, fold_log};
 use crate::read::{self, END_OF_TEXT};
 use crate::schema::{DOCUMENT, FILE};
 
@@ -40,23 +42,24 @@ pub(crate) fn apply(connection: &Connection, write: &Write) -> Result<Written, F
             path,
             schema,
             state,
-            author,
+            contributions,
             at,
-        } => create_document(connection, room, path, schema, state, author, *at),
+        } => create_document(connection, room, path, schema, state, contributions, *at),
         Write::Append {
             document,
             update,
-            author,
+            contributions,
             at,
         } => {
-            let seq = append(connection, *document, update, author, *at)?;
+            let seq = append(connection, *document, update, contributions, *at)?;
             Ok(Written::Appended { seq })
         }
         Write::Snapshot {
             document,
             through,
             state,
-        } => snapshot(connection, *document, *through, state),
+            fold_before,
+        } => snapshot(connection, *document, *through, state, *fold_before),
         Write::PutFile {
             room,
             path,
@@ -86,7 +89,7 @@ fn create_document(
     path: &str,
     schema: &str,
     state: &[u8],
-    author: &Author,
+    contributions: &[Contribution],
     at: Timestamp,
 ) -> Result<Written, Failure> {
     let room = make_room(connection, room)?;
@@ -105,7 +108,7 @@ fn create_document(
     let seq = if state.is_empty() {
         Seq(0)
     } else {
-        append(connection, document, state, author, at)?
+        append(connection, document, state, contributions, at)?
     };
     Ok(Written::Created { document, seq })
 }
@@ -114,10 +117,12 @@ fn append(
     connection: &Connection,
     document: DocumentId,
     update: &[u8],
-    author: &Author,
+    contributions: &[Contribution],
     at: Timestamp,
 ) -> Result<Seq, Failure> {
     let id = document_row(document)?;
+    let contributions = contributions_text(contributions);
+    check_size(update.len() + contributions.len())?;
     let size = check_size(update.len())?;
     let seq: i64 = connection
         .prepare_cached(
@@ -129,19 +134,17 @@ fn append(
         .ok_or(WriteError::NoSuchDocument { document })?;
     connection
         .prepare_cached(
-            "INSERT INTO updates (document, seq, at, participant, role, on_behalf_of, connection, data, checksum)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            "INSERT INTO updates (document, seq, at, contributions, contributions_checksum, data, checksum)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )?
         .execute(params![
             id,
             seq,
             at.0,
-            author.participant,
-            author.role,
-            author.on_behalf_of,
-            author.connection,
+            contributions,
+            contributions_checksum(id, seq, contributions.as_bytes()),
             update,
-            update_checksum(id, seq, at.0, author, update),
+            update_checksum(id, seq, at.0, update),
         ])?;
     Ok(Seq(seq.unsigned_abs()))
 }
@@ -151,6 +154,7 @@ fn snapshot(
     document: DocumentId,
     through: Seq,
     state: &[u8],
+    fold_before: Timestamp,
 ) -> Result<Written, Failure> {
     let id = document_row(document)?;
     check_size(state.len())?;
@@ -180,6 +184,7 @@ fn snapshot(
             state,
             snapshot_checksum(id, through, state)
         ])?;
+    fold_log(connection, id, through, fold_before)?;
     connection
         .prepare_cached("DELETE FROM updates WHERE document = ?1 AND seq <= ?2")?
         .execute([id, through])?;
@@ -465,21 +470,11 @@ pub(crate) fn schema_checksum(document: i64, schema: &str) -> i64 {
     Checksum::default().number(document).text(schema).finish()
 }
 
-pub(crate) fn update_checksum(
-    document: i64,
-    seq: i64,
-    at: i64,
-    author: &Author,
-    update: &[u8],
-) -> i64 {
+pub(crate) fn update_checksum(document: i64, seq: i64, at: i64, update: &[u8]) -> i64 {
     Checksum::default()
         .number(document)
         .number(seq)
         .number(at)
-        .text(&author.participant)
-        .text(&author.role)
-        .optional_text(author.on_behalf_of.as_deref())
-        .text(&author.connection)
         .bytes(update)
         .finish()
 }

@@ -6,12 +6,14 @@
 
 mod documents;
 mod namespace;
+mod provenance;
 mod random;
 
 use bytes::Bytes;
 
 use crate::{
-    Author, DocumentId, RoomId, Seq, Store, StoredDocument, Timestamp, Write, WriteError, Written,
+    Author, Contribution, DocumentId, RoomId, Seq, Store, StoredDocument, Timestamp, Write,
+    WriteError, Written,
 };
 
 pub use random::run_random;
@@ -29,7 +31,12 @@ pub trait Subject {
 /// # Panics
 /// If the store breaks a promise.
 pub fn run<S: Subject>(make: impl Fn() -> S) {
-    for question in documents::QUESTIONS.iter().chain(namespace::QUESTIONS) {
+    let questions = [
+        documents::QUESTIONS,
+        namespace::QUESTIONS,
+        provenance::QUESTIONS,
+    ];
+    for question in questions.concat() {
         question(&mut make());
     }
 }
@@ -49,13 +56,22 @@ fn author(participant: &str) -> Author {
     }
 }
 
+/// One that only deleted.
+fn contribution(participant: &str, at: i64) -> Contribution {
+    Contribution {
+        author: author(participant),
+        at: Timestamp(at),
+        operations: Vec::new(),
+    }
+}
+
 fn create(path: &str, state: &[u8]) -> Write {
     Write::CreateDocument {
         room: room(),
         path: path.to_owned(),
         schema: r#"{"root": "thread" }"#.to_owned(),
         state: Bytes::copy_from_slice(state),
-        author: author("ada"),
+        contributions: vec![contribution("ada", 1)],
         at: Timestamp(1),
     }
 }
@@ -64,7 +80,7 @@ fn append(document: DocumentId, update: &[u8]) -> Write {
     Write::Append {
         document,
         update: Bytes::copy_from_slice(update),
-        author: author("bob"),
+        contributions: vec![contribution("bob", 2)],
         at: Timestamp(2),
     }
 }
@@ -74,6 +90,7 @@ fn snapshot(document: DocumentId, through: u64, state: &[u8]) -> Write {
         document,
         through: Seq(through),
         state: Bytes::copy_from_slice(state),
+        fold_before: Timestamp(i64::MIN),
     }
 }
 

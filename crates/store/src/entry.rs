@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::{Author, DocumentId, Seq, Timestamp};
+use crate::{Contribution, DocumentId, Seq, Timestamp};
 
 /// One name in a folder.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -11,7 +11,8 @@ pub struct Entry {
     pub name: String,
     /// What stands there.
     pub kind: EntryKind,
-    /// Bytes that are kept for it: a file's data, or a document's snapshot and updates. `None` for a folder.
+    /// Bytes that are kept for it: a file's data, or a document's snapshot and updates, not counting who made them.
+    /// `None` for a folder.
     pub size: Option<u64>,
     /// `None` for a folder.
     pub created_at: Option<Timestamp>,
@@ -58,8 +59,8 @@ pub struct StoredUpdate {
     pub seq: Seq,
     /// The v1 update, as it came.
     pub update: Bytes,
-    /// Who made it.
-    pub author: Author,
+    /// Who made what of it. Nothing if that was lost to damage.
+    pub contributions: Vec<Contribution>,
     /// When it was handed in.
     pub at: Timestamp,
 }

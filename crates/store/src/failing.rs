@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use crate::{
-    BoxError, DocumentId, Entry, RoomId, Seq, Store, StoreError, StoreStats, StoredDocument,
-    StoredFile, StoredUpdate, Write, WriteError, Written,
+    BoxError, DocumentId, Entry, ProvenanceRecord, RoomId, Seq, Store, StoreError, StoreStats,
+    StoredDocument, StoredFile, StoredUpdate, Write, WriteError, Written,
 };
 
 /// How a call fails.
@@ -147,6 +147,10 @@ impl<S: Store> Store for FailingStore<S> {
         limit: usize,
     ) -> Result<Vec<StoredUpdate>, StoreError> {
         self.read_with(|store| store.follow(document, after, limit))
+    }
+
+    fn provenance(&self, document: DocumentId) -> Result<Vec<ProvenanceRecord>, StoreError> {
+        self.read_with(|store| store.provenance(document))
     }
 
     fn read_file(&self, room: &RoomId, path: &str) -> Result<Option<StoredFile>, StoreError> {

@@ -17,10 +17,12 @@ mod write;
 
 pub mod conformance;
 pub mod path;
+pub mod provenance;
 
 pub use entry::{Entry, EntryKind, StoreStats, StoredDocument, StoredFile, StoredUpdate};
 pub use failing::{FailingStore, Fault};
 pub use id::{DocumentId, RoomId, Seq, Timestamp};
 pub use memory::MemoryStore;
+pub use provenance::{Author, Contribution, OperationRange, ProvenanceRecord};
 pub use store::{BoxError, Store, StoreError};
-pub use write::{Author, MovedEntry, Removed, Write, WriteError, Written};
+pub use write::{MovedEntry, Removed, Write, WriteError, Written};

@@ -1,15 +1,18 @@
 //! The store that forgets: everything in maps, for tests, simulations and rooms that need not last.
 
 use std::collections::{BTreeMap, HashMap};
+use std::mem;
 use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
 use crate::path::{below, is_below, name};
+use crate::provenance;
 use crate::{
-    DocumentId, Entry, EntryKind, MovedEntry, Removed, RoomId, Seq, Store, StoreError, StoreStats,
-    StoredDocument, StoredFile, StoredUpdate, Timestamp, Write, WriteError, Written,
+    Contribution, DocumentId, Entry, EntryKind, MovedEntry, ProvenanceRecord, Removed, RoomId, Seq,
+    Store, StoreError, StoreStats, StoredDocument, StoredFile, StoredUpdate, Timestamp, Write,
+    WriteError, Written,
 };
 
 /// A store in memory. It is never full and never unavailable.
@@ -116,6 +119,17 @@ impl Store for MemoryStore {
             .collect())
     }
 
+    fn provenance(&self, document: DocumentId) -> Result<Vec<ProvenanceRecord>, StoreError> {
+        let state = self.state();
+        let found = state
+            .documents
+            .get(&document)
+            .ok_or(StoreError::NoSuchDocument { document })?;
+        let mut records = found.provenance.clone();
+        records.extend(records_of(found.updates.values()));
+        Ok(provenance::merge(records))
+    }
+
     fn read_file(&self, room: &RoomId, path: &str) -> Result<Option<StoredFile>, StoreError> {
         let state = self.state();
         let Some(Node::File(file)) = state.rooms.get(room).and_then(|tree| tree.get(path)) else {
@@ -169,6 +183,8 @@ struct Document {
     snapshot: Option<Bytes>,
     snapshot_seq: Seq,
     updates: BTreeMap<Seq, StoredUpdate>,
+    /// Of the updates that the snapshot replaced.
+    provenance: Vec<ProvenanceRecord>,
     last_seq: Seq,
     created_at: Timestamp,
     updated_at: Timestamp,
@@ -193,13 +209,13 @@ impl State {
                 path,
                 schema,
                 state,
-                author,
+                contributions,
                 at,
             } => {
                 let first = (!state.is_empty()).then(|| StoredUpdate {
                     seq: Seq(1),
                     update: state.clone(),
-                    author: author.clone(),
+                    contributions: contributions.clone(),
                     at: *at,
                 });
                 self.create(room, path, schema, first, *at)
@@ -207,7 +223,7 @@ impl State {
             Write::Append {
                 document,
                 update,
-                author,
+                contributions,
                 at,
             } => {
                 let id = *document;
@@ -219,7 +235,7 @@ impl State {
                 let update = StoredUpdate {
                     seq,
                     update: update.clone(),
-                    author: author.clone(),
+                    contributions: contributions.clone(),
                     at: *at,
                 };
                 document.updates.insert(seq, update);
@@ -231,6 +247,7 @@ impl State {
                 document,
                 through,
                 state,
+                fold_before,
             } => {
                 let id = *document;
                 let document = self
@@ -245,7 +262,11 @@ impl State {
                 }
                 document.snapshot = Some(state.clone());
                 document.snapshot_seq = *through;
-                document.updates = document.updates.split_off(&Seq(through.0 + 1));
+                let rest = document.updates.split_off(&Seq(through.0 + 1));
+                let merged = mem::replace(&mut document.updates, rest);
+                let mut records = mem::take(&mut document.provenance);
+                records.extend(records_of(merged.values()));
+                document.provenance = provenance::fold(records, *fold_before);
                 Ok(Written::Snapshotted)
             }
             Write::PutFile {
@@ -300,6 +321,7 @@ impl State {
                 .into_iter()
                 .map(|update| (update.seq, update))
                 .collect(),
+            provenance: Vec::new(),
             last_seq: seq,
             created_at: at,
             updated_at: at,
@@ -514,6 +536,14 @@ impl State {
             updated_at: Some(updated_at),
         }
     }
+}
+
+fn records_of<'a>(
+    updates: impl Iterator<Item = &'a StoredUpdate>,
+) -> impl Iterator<Item = ProvenanceRecord> {
+    updates
+        .flat_map(|update| &update.contributions)
+        .flat_map(Contribution::records)
 }
 
 fn folder(name: &str) -> Entry {

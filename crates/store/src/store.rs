@@ -6,8 +6,8 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::{
-    DocumentId, Entry, RoomId, Seq, StoreStats, StoredDocument, StoredFile, StoredUpdate, Write,
-    WriteError, Written,
+    DocumentId, Entry, ProvenanceRecord, RoomId, Seq, StoreStats, StoredDocument, StoredFile,
+    StoredUpdate, Write, WriteError, Written,
 };
 
 /// A database's own error.
@@ -42,7 +42,8 @@ pub trait Store: Send + Sync + Debug {
     /// The document at `path`, with all it takes to rebuild its state; `None` if no document stands there.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] names the document if what was kept is not what was written.
+    /// [`StoreError::Corrupt`] names the document if what was kept is not what was written. Damage to who made it is
+    /// none that would keep anybody from the document; [`Store::provenance`] tells it.
     fn load(&self, room: &RoomId, path: &str) -> Result<Option<StoredDocument>, StoreError>;
 
     /// The updates of a document after position `after`.
@@ -69,6 +70,15 @@ pub trait Store: Send + Sync + Debug {
         after: Seq,
         limit: usize,
     ) -> Result<Vec<StoredUpdate>, StoreError>;
+
+    /// Who made the document, from its creation to its last update: the records of what was merged together with what
+    /// the log tells, merged and ordered by [`merge`](crate::provenance::merge). A snapshot that folds nothing does not
+    /// change it.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchDocument`] if the document is gone, [`StoreError::Corrupt`] if what was kept is not what was
+    /// written.
+    fn provenance(&self, document: DocumentId) -> Result<Vec<ProvenanceRecord>, StoreError>;
 
     /// The file at `path`; `None` if no file stands there.
     ///
@@ -121,6 +131,10 @@ impl<S: Store + ?Sized> Store for Arc<S> {
         limit: usize,
     ) -> Result<Vec<StoredUpdate>, StoreError> {
         (**self).follow(document, after, limit)
+    }
+
+    fn provenance(&self, document: DocumentId) -> Result<Vec<ProvenanceRecord>, StoreError> {
+        (**self).provenance(document)
     }
 
     fn read_file(&self, room: &RoomId, path: &str) -> Result<Option<StoredFile>, StoreError> {

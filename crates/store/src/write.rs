@@ -3,20 +3,7 @@
 use bytes::Bytes;
 use thiserror::Error;
 
-use crate::{DocumentId, RoomId, Seq, Timestamp};
-
-/// Who made an update.
-#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
-pub struct Author {
-    /// The participant's name.
-    pub participant: String,
-    /// The participant's role in the room.
-    pub role: String,
-    /// The participant that it acted for, if it said so.
-    pub on_behalf_of: Option<String>,
-    /// The connection's id.
-    pub connection: String,
-}
+use crate::{Contribution, DocumentId, RoomId, Seq, Timestamp};
 
 /// One change.
 #[derive(Clone, Debug)]
@@ -31,8 +18,8 @@ pub enum Write {
         schema: String,
         /// A v1 update, or nothing.
         state: Bytes,
-        /// Who asked for it.
-        author: Author,
+        /// Who made the state. Of an empty state this is kept nowhere.
+        contributions: Vec<Contribution>,
         /// Now.
         at: Timestamp,
     },
@@ -42,12 +29,13 @@ pub enum Write {
         document: DocumentId,
         /// A v1 update.
         update: Bytes,
-        /// Who made it.
-        author: Author,
+        /// Who made what of it.
+        contributions: Vec<Contribution>,
         /// Now.
         at: Timestamp,
     },
-    /// Replaces the snapshot, and all updates up to and including `through`, by `state`.
+    /// Replaces the snapshot, and all updates up to and including `through`, by `state`. Who made them is kept, as
+    /// records.
     Snapshot {
         /// The document.
         document: DocumentId,
@@ -55,6 +43,8 @@ pub enum Write {
         through: Seq,
         /// The merged state as a v1 update.
         state: Bytes,
+        /// Records of what ended before this instant are folded into one for each author.
+        fold_before: Timestamp,
     },
     /// Puts a file.
     PutFile {

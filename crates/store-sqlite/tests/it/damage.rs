@@ -1,19 +1,18 @@
 //! Damage to one document's rows is named when it is read, and costs no other document.
 
-use meshagent_store::{Seq, Store, StoreError, Write, Written};
+use meshagent_store::{Store, StoreError, Write, Written};
 use meshagent_store_sqlite::DATABASE_FILE;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use crate::{append, created, open, put, room};
+use crate::{append, contribution, created, open, put, room, snapshot};
 
 #[test]
 fn damaged_document_is_named_and_others_load() {
     for damage in [
         "UPDATE updates SET data = CAST('other' AS BLOB) WHERE document = ?1 AND seq = 3",
-        "UPDATE updates SET participant = 'mallory' WHERE document = ?1 AND seq = 3",
+        "UPDATE updates SET at = 30 WHERE document = ?1 AND seq = 3",
         "UPDATE updates SET seq = 30 WHERE document = ?1 AND seq = 3",
-        "UPDATE updates SET participant = CAST(x'ff' AS TEXT) WHERE document = ?1 AND seq = 3",
         "DELETE FROM updates WHERE document = ?1 AND seq = 3",
         "DELETE FROM updates WHERE document = ?1 AND seq = 4",
         "UPDATE snapshots SET state = x'00' WHERE document = ?1",
@@ -26,14 +25,13 @@ fn damaged_document_is_named_and_others_load() {
         let store = open(directory.path());
         let documents = ["a", "b", "c"].map(|path| created(&store, path));
         for document in documents {
-            let snapshot = Write::Snapshot {
-                document,
-                through: Seq(2),
-                state: b"state".to_vec().into(),
-            };
             let updates = [1, 2, 3, 4].map(|byte| append(document, &[byte]));
             assert!(store.commit(&updates).unwrap().iter().all(Result::is_ok));
-            store.commit(&[snapshot]).unwrap().remove(0).unwrap();
+            store
+                .commit(&[snapshot(document, 2, b"state")])
+                .unwrap()
+                .remove(0)
+                .unwrap();
         }
         let database = Connection::open(directory.path().join(DATABASE_FILE)).unwrap();
         assert_eq!(
@@ -71,6 +69,101 @@ fn damaged_document_is_named_and_others_load() {
             Ok(Written::Moved { .. })
         ));
         created(&store, "b");
+    }
+}
+
+#[test]
+fn damage_to_who_made_a_document_is_named_and_keeps_nobody_from_it() {
+    for (damage, at) in [
+        (
+            "UPDATE updates SET contributions = '[]' WHERE document = ?1 AND seq = 3",
+            3,
+        ),
+        (
+            "UPDATE updates SET contributions = replace(contributions, 'bob', 'eve') WHERE document = ?1 AND seq = 3",
+            3,
+        ),
+        (
+            "UPDATE updates SET contributions = CAST(x'ff' AS TEXT) WHERE document = ?1 AND seq = 3",
+            3,
+        ),
+        (
+            "UPDATE updates SET contributions_checksum = 0 WHERE document = ?1 AND seq = 3",
+            3,
+        ),
+        (
+            "UPDATE provenance SET participant = 'eve' WHERE document = ?1",
+            1,
+        ),
+        (
+            "UPDATE provenance SET role = CAST(x'ff' AS TEXT) WHERE document = ?1",
+            1,
+        ),
+        ("UPDATE provenance SET client = NULL WHERE document = ?1", 1),
+        (
+            "UPDATE provenance SET clock_start = NULL WHERE document = ?1",
+            1,
+        ),
+        (
+            "UPDATE provenance SET last_at = last_at + 1 WHERE document = ?1",
+            1,
+        ),
+        ("UPDATE provenance SET number = 7 WHERE document = ?1", 7),
+    ] {
+        let directory = TempDir::new().unwrap();
+        let store = open(directory.path());
+        let documents = ["a", "b"].map(|path| created(&store, path));
+        for document in documents {
+            let updates = [1, 2, 3, 4].map(|byte| append(document, &[byte]));
+            assert!(store.commit(&updates).unwrap().iter().all(Result::is_ok));
+            store
+                .commit(&[snapshot(document, 2, b"state")])
+                .unwrap()
+                .remove(0)
+                .unwrap();
+        }
+        let [damaged, sound] = documents;
+        let database = Connection::open(directory.path().join(DATABASE_FILE)).unwrap();
+        let changed = database.execute(damage, [damaged.0.cast_signed()]);
+        assert_eq!(changed.unwrap(), 1, "{damage}");
+
+        let told = match store.provenance(damaged) {
+            Err(StoreError::Corrupt {
+                document: Some(document),
+                what,
+            }) => {
+                assert_eq!(document, damaged, "{damage}");
+                what
+            }
+            other => panic!("{damage}: {other:?}"),
+        };
+        assert!(told.contains(&format!(" {at} ")), "{damage}: {told}");
+        assert_eq!(store.provenance(sound).unwrap().len(), 1);
+        // It loads, is written and compacted as ever.
+        let loaded = store.load(&room(), "a").unwrap().unwrap();
+        let [third, fourth] = &loaded.updates[..] else {
+            panic!("{damage}: {:?}", loaded.updates);
+        };
+        let known = usize::from(at != 3);
+        assert_eq!(third.contributions.len(), known, "{damage}");
+        assert_eq!(fourth.contributions, [contribution("bob")], "{damage}");
+        let writes = [append(damaged, &[5]), snapshot(damaged, 5, b"state")];
+        assert!(store.commit(&writes).unwrap().iter().all(Result::is_ok));
+        assert_eq!(
+            store.load(&room(), "a").unwrap().unwrap().last_seq.0,
+            5,
+            "{damage}"
+        );
+        if at == 3 {
+            let records = store.provenance(damaged).unwrap();
+            let names: Vec<&str> = records
+                .iter()
+                .map(|record| &*record.author.participant)
+                .collect();
+            assert_eq!(names, ["", "bob"], "{damage}: somebody did something");
+        } else {
+            assert!(store.provenance(damaged).is_err(), "{damage}: left alone");
+        }
     }
 }
 

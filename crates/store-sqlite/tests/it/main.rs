@@ -9,13 +9,16 @@
 mod crash;
 mod damage;
 mod directory;
+mod format;
 mod load;
 mod space;
 
 use std::path::Path;
 
 use meshagent_store::conformance::{self, Subject};
-use meshagent_store::{Author, DocumentId, RoomId, Store, Timestamp, Write, Written};
+use meshagent_store::{
+    Author, Contribution, DocumentId, OperationRange, RoomId, Seq, Store, Timestamp, Write, Written,
+};
 use meshagent_store_sqlite::{Durability, Options, SqliteStore};
 use tempfile::TempDir;
 
@@ -75,8 +78,23 @@ fn create(path: &str) -> Write {
         path: path.to_owned(),
         schema: "{}".to_owned(),
         state: Vec::new().into(),
-        author: Author::default(),
+        contributions: vec![contribution("ada")],
         at: Timestamp(0),
+    }
+}
+
+fn contribution(participant: &str) -> Contribution {
+    Contribution {
+        author: Author {
+            participant: participant.to_owned(),
+            ..Author::default()
+        },
+        at: Timestamp(0),
+        operations: vec![OperationRange {
+            client: 1,
+            start: 0,
+            end: 1,
+        }],
     }
 }
 
@@ -91,8 +109,17 @@ fn append(document: DocumentId, update: &[u8]) -> Write {
     Write::Append {
         document,
         update: update.to_vec().into(),
-        author: Author::default(),
+        contributions: vec![contribution("bob")],
         at: Timestamp(0),
+    }
+}
+
+fn snapshot(document: DocumentId, through: u64, state: &[u8]) -> Write {
+    Write::Snapshot {
+        document,
+        through: Seq(through),
+        state: state.to_vec().into(),
+        fold_before: Timestamp(i64::MIN),
     }
 }
 

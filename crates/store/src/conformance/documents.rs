@@ -3,12 +3,11 @@
 use bytes::Bytes;
 
 use super::{
-    Question, Subject, append, author, commit, create, created, delete, done, load, put, room,
-    snapshot,
+    Question, Subject, append, commit, contribution, create, created, delete, done, load, put,
+    room, snapshot,
 };
 use crate::{
-    Author, DocumentId, Seq, StoreError, StoreStats, StoredUpdate, Timestamp, Write, WriteError,
-    Written,
+    DocumentId, Seq, StoreError, StoreStats, StoredUpdate, Timestamp, Write, WriteError, Written,
 };
 
 pub(super) const QUESTIONS: &[Question] = &[
@@ -42,13 +41,13 @@ fn is_there_after_reopening(subject: &mut dyn Subject) {
     let first = StoredUpdate {
         seq: Seq(1),
         update: Bytes::from_static(b"state"),
-        author: author("ada"),
+        contributions: vec![contribution("ada", 1)],
         at: Timestamp(1),
     };
     let second = StoredUpdate {
         seq: Seq(2),
         update: Bytes::from_static(b"one"),
-        author: author("bob"),
+        contributions: vec![contribution("bob", 2)],
         at: Timestamp(2),
     };
     assert_eq!(after.updates, [first, second]);
@@ -293,12 +292,7 @@ fn keeps_any_bytes(subject: &mut dyn Subject) {
         path: odd.to_owned(),
         schema: odd.to_owned(),
         state: Bytes::from(large.clone()),
-        author: Author {
-            participant: odd.to_owned(),
-            role: String::new(),
-            on_behalf_of: Some(String::new()),
-            connection: odd.to_owned(),
-        },
+        contributions: Vec::new(),
         at: Timestamp(i64::MIN),
     };
     let document = match done(subject.store(), write) {
@@ -314,8 +308,6 @@ fn keeps_any_bytes(subject: &mut dyn Subject) {
         "not the bytes that were written"
     );
     assert_eq!(loaded.updates[0].at, Timestamp(i64::MIN));
-    assert_eq!(loaded.updates[0].author.participant, odd);
-    assert_eq!(loaded.updates[0].author.on_behalf_of.as_deref(), Some(""));
     assert!(loaded.updates[1].update.is_empty());
 }
 

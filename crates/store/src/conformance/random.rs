@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use super::Subject;
 use crate::{
-    Author, DocumentId, EntryKind, MemoryStore, MovedEntry, Removed, RoomId, Seq, Store,
-    StoreError, Timestamp, Write, WriteError, Written,
+    Author, Contribution, DocumentId, EntryKind, MemoryStore, MovedEntry, OperationRange, Removed,
+    RoomId, Seq, Store, StoreError, Timestamp, Write, WriteError, Written,
 };
 
 /// Writes `batches` random batches, drawn from `seed`, closing and opening the store now and then, and compares
@@ -204,6 +204,13 @@ fn compare_document(
         return;
     };
     let id = theirs.document;
+    let told = store.provenance(id).expect("the store is in order");
+    let model_told = model.provenance(expected.document);
+    assert_eq!(
+        told,
+        model_told.expect("the model never fails"),
+        "{context}: {path:?}"
+    );
     theirs.document = ids.ours.get(&id).copied().unwrap_or(DocumentId(u64::MAX));
     assert_eq!(theirs, expected, "{context}: {path:?}");
     let merged_through = expected.snapshot_seq.0;
@@ -258,39 +265,63 @@ impl Random {
         (0..len).map(|_| self.next().to_le_bytes()[0]).collect()
     }
 
+    fn instant(&mut self) -> Timestamp {
+        Timestamp(self.next().cast_signed() >> 20)
+    }
+
+    /// Few authors, clients and clocks, so that runs meet.
+    fn contributions(&mut self) -> Vec<Contribution> {
+        let contribution = |random: &mut Self| Contribution {
+            author: Author {
+                participant: format!("p{}", random.below(3)),
+                role: "agent".to_owned(),
+                on_behalf_of: (random.below(2) == 0).then(|| "ada".to_owned()),
+                connection: format!("c{}", random.below(3)),
+            },
+            at: random.instant(),
+            operations: (0..random.below(4))
+                .map(|_| {
+                    let start = random.below(50);
+                    OperationRange {
+                        client: random.below(3),
+                        start,
+                        end: start + random.below(8),
+                    }
+                })
+                .collect(),
+        };
+        (0..self.below(3)).map(|_| contribution(self)).collect()
+    }
+
     fn write(&mut self, ids: &Ids) -> Write {
         let room = rooms()[usize::from(self.below(4) == 0)].clone();
-        let at = Timestamp(self.next().cast_signed() >> 20);
-        let author = Author {
-            participant: format!("p{}", self.below(3)),
-            role: "agent".to_owned(),
-            on_behalf_of: (self.below(2) == 0).then(|| "ada".to_owned()),
-            connection: "c".to_owned(),
-        };
+        let at = self.instant();
         // The model counts its documents from 1, so 0 is one that never was.
         let document = DocumentId(self.below(ids.theirs.len() as u64 + 1));
         match self.below(12) {
             0..=2 => {
                 let (path, state) = (self.path(), self.bytes());
+                let contributions = self.contributions();
                 Write::CreateDocument {
                     room,
                     path,
                     schema: format!("{{{}}}", self.below(9)),
                     state,
-                    author,
+                    contributions,
                     at,
                 }
             }
             3..=6 => Write::Append {
                 document,
                 update: self.bytes(),
-                author,
+                contributions: self.contributions(),
                 at,
             },
             7 => Write::Snapshot {
                 document,
                 through: Seq(self.below(8)),
                 state: self.bytes(),
+                fold_before: self.instant(),
             },
             8 => {
                 let (path, data, overwrite) = (self.path(), self.bytes(), self.below(2) == 0);

@@ -2,8 +2,7 @@
 
 use meshagent_store::conformance::{self, Subject};
 use meshagent_store::{
-    Author, DocumentId, FailingStore, Fault, MemoryStore, RoomId, Seq, Store, StoreError,
-    Timestamp, Write,
+    DocumentId, FailingStore, Fault, MemoryStore, RoomId, Seq, Store, StoreError, Timestamp, Write,
 };
 
 /// What a memory store keeps is the store itself, so there is nothing to close.
@@ -37,7 +36,7 @@ fn failing_store_fails_where_it_is_told() {
         path: path.to_owned(),
         schema: "{}".to_owned(),
         state: Vec::new().into(),
-        author: Author::default(),
+        contributions: Vec::new(),
         at: Timestamp(0),
     };
     store.fail_commits(1..3, Fault::Full);

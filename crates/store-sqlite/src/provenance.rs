@@ -1,0 +1,298 @@
+//! Who did what: text beside each update while it is in the log, rows of their own once a snapshot has merged it.
+//!
+//! Both have checksums of their own, so that damage to them keeps nobody from the document. A snapshot goes over
+//! damage too: of an update whose contributions are damaged there remains a record without names; a damaged row
+//! stays as it is.
+
+use std::collections::HashMap;
+
+use meshagent_store::provenance::{fold, merge};
+use meshagent_store::{
+    Author, Contribution, DocumentId, OperationRange, ProvenanceRecord, StoreError, Timestamp,
+};
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, Row, params};
+use serde::{Deserialize, Serialize};
+
+use crate::checksum::Checksum;
+use crate::error::document_error;
+
+/// Contributions as the text of a JSON array, which SQLite's own functions can read.
+pub(crate) fn contributions_text(contributions: &[Contribution]) -> String {
+    let texts: Vec<ContributionText<&str>> = contributions.iter().map(Into::into).collect();
+    serde_json::to_string(&texts).expect("names and numbers are JSON")
+}
+
+/// Contributions out of an update's row; `None` if they are damaged.
+pub(crate) fn contributions(
+    document: i64,
+    seq: i64,
+    text: ValueRef<'_>,
+    checksum: i64,
+) -> Option<Vec<Contribution>> {
+    // Not read as text by rusqlite, to which an update with damaged text would be an error as a whole.
+    let ValueRef::Text(text) = text else {
+        return None;
+    };
+    if checksum != contributions_checksum(document, seq, text) {
+        return None;
+    }
+    let texts: Vec<ContributionText<String>> = serde_json::from_slice(text).ok()?;
+    Some(texts.into_iter().map(Into::into).collect())
+}
+
+pub(crate) fn contributions_checksum(document: i64, seq: i64, text: &[u8]) -> i64 {
+    Checksum::default()
+        .number(document)
+        .number(seq)
+        .bytes(text)
+        .finish()
+}
+
+/// All that is known of who made a document.
+pub(crate) fn provenance(
+    connection: &Connection,
+    document: DocumentId,
+) -> Result<Vec<ProvenanceRecord>, StoreError> {
+    let gone = StoreError::NoSuchDocument { document };
+    let Ok(id) = i64::try_from(document.0) else {
+        return Err(gone);
+    };
+    let collect = || {
+        let there = connection
+            .prepare_cached("SELECT 1 FROM entries WHERE id = ?1 AND kind = 1")?
+            .exists([id])?;
+        if !there {
+            return Ok(None);
+        }
+        let rows = rows(connection, id)?;
+        let log = log(connection, id, i64::MAX)?;
+        Ok(Some((rows, log)))
+    };
+    let (rows, log) = collect().map_err(document_error(document))?.ok_or(gone)?;
+    let damaged = |what: &str, number| StoreError::Corrupt {
+        document: Some(document),
+        what: format!("who made it is damaged: {what} {number} is not what was written"),
+    };
+    let mut records = Vec::new();
+    for (number, record) in rows {
+        records.push(record.ok_or_else(|| damaged("record", number))?);
+    }
+    for (seq, _, contributions) in log {
+        let contributions = contributions.ok_or_else(|| damaged("that of update", seq))?;
+        records.extend(contributions.iter().flat_map(Contribution::records));
+    }
+    Ok(merge(records))
+}
+
+/// Makes rows of the contributions of all updates through `through`, which go next.
+pub(crate) fn fold_log(
+    connection: &Connection,
+    document: i64,
+    through: i64,
+    fold_before: Timestamp,
+) -> rusqlite::Result<()> {
+    let mut last_number = 0;
+    let mut kept = HashMap::new();
+    for (number, record) in rows(connection, document)? {
+        last_number = number;
+        kept.extend(record.map(|record| (record, number)));
+    }
+    let mut records: Vec<ProvenanceRecord> = kept.keys().cloned().collect();
+    for (_, at, contributions) in log(connection, document, through)? {
+        // Somebody did something.
+        let contributions = contributions.unwrap_or_else(|| {
+            vec![Contribution {
+                author: Author::default(),
+                at,
+                operations: Vec::new(),
+            }]
+        });
+        records.extend(contributions.iter().flat_map(Contribution::records));
+    }
+
+    // Most are what they were.
+    let mut new = fold(records, fold_before);
+    new.retain(|record| kept.remove(record).is_none());
+    let mut delete =
+        connection.prepare_cached("DELETE FROM provenance WHERE document = ?1 AND number = ?2")?;
+    for number in kept.into_values() {
+        delete.execute([document, number])?;
+    }
+    for record in &new {
+        last_number += 1;
+        insert(connection, document, last_number, record)?;
+    }
+    Ok(())
+}
+
+/// A document's rows with their numbers; `None` for a damaged one.
+fn rows(
+    connection: &Connection,
+    document: i64,
+) -> rusqlite::Result<Vec<(i64, Option<ProvenanceRecord>)>> {
+    let mut select = connection.prepare_cached(
+        "SELECT number, participant, role, on_behalf_of, connection, client, clock_start, clock_end,
+             first_at, last_at, checksum
+         FROM provenance WHERE document = ?1 ORDER BY number",
+    )?;
+    let rows = select.query_map([document], |row| {
+        let number = row.get(0)?;
+        // What fails here is a value that was not written so.
+        let record = record(row).ok();
+        let record = record
+            .filter(|(record, checksum)| *checksum == record_checksum(document, number, record));
+        Ok((number, record.map(|(record, _)| record)))
+    })?;
+    rows.collect()
+}
+
+fn record(row: &Row<'_>) -> rusqlite::Result<(ProvenanceRecord, i64)> {
+    let operations = match row.get::<_, Option<i64>>(5)? {
+        None => None,
+        Some(client) => Some(OperationRange {
+            client: client.cast_unsigned(),
+            start: row.get::<_, i64>(6)?.cast_unsigned(),
+            end: row.get::<_, i64>(7)?.cast_unsigned(),
+        }),
+    };
+    let record = ProvenanceRecord {
+        author: Author {
+            participant: row.get(1)?,
+            role: row.get(2)?,
+            on_behalf_of: row.get(3)?,
+            connection: row.get(4)?,
+        },
+        operations,
+        first_at: Timestamp(row.get(8)?),
+        last_at: Timestamp(row.get(9)?),
+    };
+    Ok((record, row.get(10)?))
+}
+
+fn insert(
+    connection: &Connection,
+    document: i64,
+    number: i64,
+    record: &ProvenanceRecord,
+) -> rusqlite::Result<()> {
+    let author = &record.author;
+    let range =
+        |of: fn(OperationRange) -> u64| record.operations.map(|range| of(range).cast_signed());
+    connection
+        .prepare_cached(
+            "INSERT INTO provenance (document, number, participant, role, on_behalf_of, connection,
+                 client, clock_start, clock_end, first_at, last_at, checksum)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+        )?
+        .execute(params![
+            document,
+            number,
+            author.participant,
+            author.role,
+            author.on_behalf_of,
+            author.connection,
+            range(|range| range.client),
+            range(|range| range.start),
+            range(|range| range.end),
+            record.first_at.0,
+            record.last_at.0,
+            record_checksum(document, number, record),
+        ])?;
+    Ok(())
+}
+
+fn record_checksum(document: i64, number: i64, record: &ProvenanceRecord) -> i64 {
+    let author = &record.author;
+    let checksum = Checksum::default()
+        .number(document)
+        .number(number)
+        .text(&author.participant)
+        .text(&author.role)
+        .optional_text(author.on_behalf_of.as_deref())
+        .text(&author.connection)
+        .number(record.first_at.0)
+        .number(record.last_at.0);
+    match record.operations {
+        None => checksum,
+        Some(range) => checksum
+            .number(range.client.cast_signed())
+            .number(range.start.cast_signed())
+            .number(range.end.cast_signed()),
+    }
+    .finish()
+}
+
+type LogRow = (i64, Timestamp, Option<Vec<Contribution>>);
+
+/// The updates through a position: where, when and who; `None` if that is damaged.
+fn log(connection: &Connection, document: i64, through: i64) -> rusqlite::Result<Vec<LogRow>> {
+    let mut select = connection.prepare_cached(
+        "SELECT seq, at, contributions, contributions_checksum FROM updates
+         WHERE document = ?1 AND seq <= ?2 ORDER BY seq",
+    )?;
+    let rows = select.query_map([document, through], |row| {
+        let seq = row.get(0)?;
+        let contributions = contributions(document, seq, row.get_ref(2)?, row.get(3)?);
+        Ok((seq, Timestamp(row.get(1)?), contributions))
+    })?;
+    rows.collect()
+}
+
+/// The form of a contribution in the file, with texts that are borrowed to be written and owned when read.
+#[derive(Deserialize, Serialize)]
+struct ContributionText<T> {
+    participant: T,
+    role: T,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    on_behalf_of: Option<T>,
+    connection: T,
+    at: i64,
+    operations: Vec<RangeText>,
+}
+
+#[derive(Deserialize, Serialize)]
+struct RangeText {
+    client: u64,
+    start: u64,
+    end: u64,
+}
+
+impl<'a> From<&'a Contribution> for ContributionText<&'a str> {
+    fn from(contribution: &'a Contribution) -> Self {
+        let author = &contribution.author;
+        let range = |range: &OperationRange| RangeText {
+            client: range.client,
+            start: range.start,
+            end: range.end,
+        };
+        Self {
+            participant: &author.participant,
+            role: &author.role,
+            on_behalf_of: author.on_behalf_of.as_deref(),
+            connection: &author.connection,
+            at: contribution.at.0,
+            operations: contribution.operations.iter().map(range).collect(),
+        }
+    }
+}
+
+impl From<ContributionText<String>> for Contribution {
+    fn from(text: ContributionText<String>) -> Self {
+        let range = |range: RangeText| OperationRange {
+            client: range.client,
+            start: range.start,
+            end: range.end,
+        };
+        Self {
+            author: Author {
+                participant: text.participant,
+                role: text.role,
+                on_behalf_of: text.on_behalf_of,
+                connection: text.connection,
+            },
+            at: Timestamp(text.at),
+            operations: text.operations.into_iter().map(range).collect(),
+        }
+    }
+}

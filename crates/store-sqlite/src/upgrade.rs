@@ -1,0 +1,84 @@
+//! The steps from earlier formats. What was damaged before a step is damaged after it too.
+
+use meshagent_store::{Author, Contribution, Timestamp};
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, Row, params};
+
+use crate::checksum::Checksum;
+use crate::provenance::{contributions_checksum, contributions_text};
+use crate::schema::{PROVENANCE, UPDATES};
+use crate::write::update_checksum;
+
+/// Format 1 had one author for each update, in columns of its row, under one checksum with the update. The author
+/// becomes the only contributor. Which operations it made was not kept, and nobody here can read them.
+pub(crate) fn from_1(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch("ALTER TABLE updates RENAME TO updates_1")?;
+    connection.execute_batch(UPDATES)?;
+    connection.execute_batch(PROVENANCE)?;
+    {
+        let mut select = connection.prepare(
+            "SELECT document, seq, at, participant, role, on_behalf_of, connection, data, checksum FROM updates_1",
+        )?;
+        let mut insert = connection.prepare(
+            "INSERT INTO updates (document, seq, at, contributions, contributions_checksum, data, checksum)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )?;
+        let mut rows = select.query([])?;
+        while let Some(row) = rows.next()? {
+            let (document, seq, at): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let contributions = contributions_text(&[Contribution {
+                author: Author {
+                    participant: lossy(row, 3)?.unwrap_or_default(),
+                    role: lossy(row, 4)?.unwrap_or_default(),
+                    on_behalf_of: lossy(row, 5)?,
+                    connection: lossy(row, 6)?.unwrap_or_default(),
+                },
+                at: Timestamp(at),
+                operations: Vec::new(),
+            }]);
+            let data: Vec<u8> = row.get(7)?;
+            // Another bit makes it the wrong one.
+            let damage = i64::from(row.get::<_, i64>(8)? != checksum_1(row)?);
+            insert.execute(params![
+                document,
+                seq,
+                at,
+                contributions,
+                contributions_checksum(document, seq, contributions.as_bytes()) ^ damage,
+                data,
+                update_checksum(document, seq, at, &data) ^ damage,
+            ])?;
+        }
+    }
+    connection.execute_batch("DROP TABLE updates_1")
+}
+
+/// What format 1 kept beside an update.
+fn checksum_1(row: &Row<'_>) -> rusqlite::Result<i64> {
+    let checksum = Checksum::default()
+        .number(row.get(0)?)
+        .number(row.get(1)?)
+        .number(row.get(2)?)
+        .bytes(bytes(row, 3)?.unwrap_or_default())
+        .bytes(bytes(row, 4)?.unwrap_or_default());
+    let checksum = match bytes(row, 5)? {
+        None => checksum.number(0),
+        Some(text) => checksum.number(1).bytes(text),
+    };
+    Ok(checksum
+        .bytes(bytes(row, 6)?.unwrap_or_default())
+        .bytes(bytes(row, 7)?.unwrap_or_default())
+        .finish())
+}
+
+/// Text that may be damaged.
+fn lossy(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<String>> {
+    Ok(bytes(row, column)?.map(|text| String::from_utf8_lossy(text).into_owned()))
+}
+
+fn bytes<'a>(row: &'a Row<'_>, column: usize) -> rusqlite::Result<Option<&'a [u8]>> {
+    Ok(match row.get_ref(column)? {
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(bytes),
+        _ => None,
+    })
+}
