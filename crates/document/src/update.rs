@@ -4,6 +4,8 @@ pub(crate) mod reader;
 pub(crate) mod scan;
 pub(crate) mod writer;
 
+use std::ops::Range;
+
 use thiserror::Error;
 
 use self::reader::Reader;
@@ -30,6 +32,8 @@ pub struct Applied {
     pub visible: Option<Vec<u8>>,
     /// Whether some part of the update still waits for operations that are missing.
     pub gap: bool,
+    /// The update's operations that were not here before, what waits among them: client ids and clocks.
+    pub operations: Vec<(u64, Range<u64>)>,
     /// Why something that had waited for this update was given up: it turned out to have no place to
     /// go to.
     pub refused: Option<DecodeError>,

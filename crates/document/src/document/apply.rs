@@ -1,6 +1,7 @@
 //! Updates in and out: what they are, what of them becomes visible, what waits.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use super::MeshDocument;
 use super::event::Origin;
@@ -39,7 +40,8 @@ impl MeshDocument {
         if scan.is_empty() || self.contains(&scan) {
             return Ok(Applied::default());
         }
-        let applied = if self.is_plain(&scan) {
+        let operations = self.operations_beyond(&scan);
+        let mut applied = if self.is_plain(&scan) {
             self.take_up(&[&scan.structs[0]], &[])?;
             Applied {
                 visible: Some(update.to_vec()),
@@ -48,6 +50,7 @@ impl MeshDocument {
         } else {
             self.apply_scan(update, &scan)?
         };
+        applied.operations = operations;
         if applied.visible.is_some() {
             self.epoch += 1;
             self.close_event(Origin::Remote);
@@ -64,6 +67,12 @@ impl MeshDocument {
             writer::unsigned(&mut out, clock.into());
         }
         out
+    }
+
+    /// How many operations of each client are visible, by client id.
+    pub fn clocks(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let clocks = self.engine.clocks();
+        clocks.map(|(client, clock)| (client, u64::from(clock)))
     }
 
     /// All that is visible, as one v1 update.
@@ -97,6 +106,24 @@ impl MeshDocument {
                 .deletes
                 .iter()
                 .all(|&range| self.engine.is_deleted(range))
+    }
+
+    /// The runs of operations that are not here.
+    fn operations_beyond(&self, scan: &Scan<'_>) -> Vec<(u64, Range<u64>)> {
+        let mut runs: Vec<(u64, Range<u64>)> = Vec::new();
+        for one in &scan.structs {
+            let client = one.id.client;
+            let start = one.id.clock.max(self.engine.clock(client));
+            if start >= one.end() {
+                continue;
+            }
+            let (start, end) = (u64::from(start), u64::from(one.end()));
+            match runs.last_mut() {
+                Some((last, run)) if *last == client && run.end == start => run.end = end,
+                _ => runs.push((client, start..end)),
+            }
+        }
+        runs
     }
 
     /// Whether this is one run of operations that fits where its author stands, and nothing else: what
@@ -171,6 +198,7 @@ impl MeshDocument {
             visible: news.encode(structs)?,
             gap,
             refused,
+            ..Applied::default()
         })
     }
 
