@@ -7,7 +7,7 @@ use crate::code::ErrorCode;
 use crate::content::Content;
 use crate::field::InvalidField;
 use crate::json::{InvalidJson, parse_json_object};
-use crate::packet::{Message, MessageId, encode_packets};
+use crate::packet::{Message, MessageId, Packets};
 use crate::server_to_client::ServerToClient;
 use crate::trace::{META_KEY, TraceParent, take_trace};
 
@@ -52,8 +52,8 @@ impl Body {
         })
     }
 
-    /// Appends the packets of a message with this body to `out`.
-    pub fn encode(&self, id: MessageId, kind: &str, out: &mut Vec<Bytes>) {
+    /// The packets of a message with this body.
+    pub fn packets<'a>(&self, id: MessageId, kind: &'a str) -> Packets<'a> {
         let header = match self.trace {
             Some(trace) => {
                 let mut header = self.header.clone();
@@ -62,8 +62,15 @@ impl Body {
             }
             None => to_json_bytes(&self.header),
         };
-        let length = (header.len() as u64).to_be_bytes();
-        encode_packets(id, kind, &[&length, &header, &self.payload], out);
+        let mut head = Vec::with_capacity(8 + header.len());
+        head.extend_from_slice(&(header.len() as u64).to_be_bytes());
+        head.extend_from_slice(&header);
+        Packets::new(id, kind, head.into(), self.payload.clone())
+    }
+
+    /// Appends the packets of a message with this body to `out`.
+    pub fn encode(&self, id: MessageId, kind: &str, out: &mut Vec<Bytes>) {
+        out.extend(self.packets(id, kind));
     }
 }
 

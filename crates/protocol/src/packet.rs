@@ -58,7 +58,12 @@ impl Message {
     /// Appends the packets of this message to `out`: a header packet, then data packets of at
     /// most [`MAX_DATA_PACKET_BYTES`].
     pub fn encode(&self, out: &mut Vec<Bytes>) {
-        encode_packets(self.id, &self.kind, &[&self.body], out);
+        out.extend(Packets::new(
+            self.id,
+            &self.kind,
+            Bytes::new(),
+            self.body.clone(),
+        ));
     }
 }
 
@@ -143,6 +148,21 @@ impl PacketReader {
         match &self.state {
             State::Assembling(assembly) => assembly.body.len(),
             State::Ready | State::Skipping => 0,
+        }
+    }
+
+    /// How many bytes the incomplete message will have when it is complete, judged by what its header declares and by
+    /// its packets so far; never above the limit. 0 between messages.
+    pub fn expected_bytes(&self) -> usize {
+        match &self.state {
+            State::Assembling(assembly) if assembly.next > 1 => {
+                let done = assembly.next - 1;
+                let packet = assembly.body.len().div_ceil(done as usize);
+                packet
+                    .saturating_mul(assembly.total as usize)
+                    .min(self.limits.max_message_bytes)
+            }
+            _ => 0,
         }
     }
 
@@ -304,50 +324,72 @@ pub enum PacketFault {
 
 /// The most bytes that one data packet of ours carries.
 ///
-/// The published SDKs cut at 1,024 bytes and accept any size; the Python one's library refuses
-/// WebSocket messages of 4 MiB and more, so this stays well below.
-pub const MAX_DATA_PACKET_BYTES: usize = 1024 * 1024;
+/// The published SDKs cut at 1,024 bytes and accept any size. A writer holds one packet at a time, so this is what
+/// a message under way costs besides its body.
+pub const MAX_DATA_PACKET_BYTES: usize = 128 * 1024;
 
-/// Appends the packets of one message, whose body is the concatenation of `parts`, to `out`.
+/// The packets of one message, made one at a time: a header packet, then data packets of at most
+/// [`MAX_DATA_PACKET_BYTES`].
 ///
-/// All packets share one allocation.
-pub fn encode_packets(id: MessageId, kind: &str, parts: &[&[u8]], out: &mut Vec<Bytes>) {
-    let body_bytes: usize = parts.iter().map(|part| part.len()).sum();
-    let total = body_bytes.div_ceil(MAX_DATA_PACKET_BYTES);
-    let mut buffer =
-        BytesMut::with_capacity(HEADER_PACKET_BYTES + kind.len() + total * 12 + body_bytes);
+/// The body is `head` and then `payload`, whose bytes may be shared by many messages.
+#[derive(Debug)]
+pub struct Packets<'a> {
+    id: MessageId,
+    kind: &'a str,
+    head: Bytes,
+    payload: Bytes,
+    /// The next packet's number; the header packet is 0.
+    index: u32,
+}
 
-    buffer.put_slice(&id.0);
-    buffer.put_u32(0);
-    // A body of 2^32 MiB does not fit into memory.
-    buffer.put_u32(u32::try_from(total).unwrap_or(u32::MAX));
-    buffer.put_slice(kind.as_bytes());
-    let header_packet = buffer.split().freeze();
-    out.push(header_packet);
-
-    let mut room = 0;
-    let mut index = 0;
-    for part in parts {
-        let mut part = *part;
-        while !part.is_empty() {
-            if room == 0 {
-                if !buffer.is_empty() {
-                    out.push(buffer.split().freeze());
-                }
-                index += 1;
-                buffer.put_slice(&id.0);
-                buffer.put_u32(index);
-                room = MAX_DATA_PACKET_BYTES;
-            }
-            let (now, later) = part.split_at(part.len().min(room));
-            buffer.put_slice(now);
-            room -= now.len();
-            part = later;
+impl<'a> Packets<'a> {
+    /// The packets of a message that no packet was made of yet.
+    pub fn new(id: MessageId, kind: &'a str, head: Bytes, payload: Bytes) -> Self {
+        Self {
+            id,
+            kind,
+            head,
+            payload,
+            index: 0,
         }
     }
-    if !buffer.is_empty() {
-        out.push(buffer.freeze());
+
+    fn header(&self) -> Bytes {
+        let total = (self.head.len() + self.payload.len()).div_ceil(MAX_DATA_PACKET_BYTES);
+        let mut packet = BytesMut::with_capacity(HEADER_PACKET_BYTES + self.kind.len());
+        packet.put_slice(&self.id.0);
+        packet.put_u32(0);
+        // A body of 2^32 packets does not fit into memory.
+        packet.put_u32(u32::try_from(total).unwrap_or(u32::MAX));
+        packet.put_slice(self.kind.as_bytes());
+        packet.freeze()
     }
 }
 
+impl Iterator for Packets<'_> {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        let index = self.index;
+        if index > 0 && self.head.is_empty() && self.payload.is_empty() {
+            return None;
+        }
+        self.index += 1;
+        if index == 0 {
+            return Some(self.header());
+        }
+        let of_head = self.head.len().min(MAX_DATA_PACKET_BYTES);
+        let of_payload = self.payload.len().min(MAX_DATA_PACKET_BYTES - of_head);
+        let mut packet = BytesMut::with_capacity(DATA_PACKET_BYTES + of_head + of_payload);
+        packet.put_slice(&self.id.0);
+        packet.put_u32(index);
+        packet.put_slice(&self.head.split_to(of_head));
+        packet.put_slice(&self.payload.split_to(of_payload));
+        Some(packet.freeze())
+    }
+}
+
+/// What stands before the type of a header packet.
 const HEADER_PACKET_BYTES: usize = 16;
+/// What stands before the bytes of a data packet.
+const DATA_PACKET_BYTES: usize = 12;

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use crate::content::Content;
 use crate::field::{Fields, InvalidField};
 use crate::message::{Body, InvalidMessage, parse_body};
-use crate::packet::{Message, MessageId};
+use crate::packet::{Message, MessageId, Packets};
 
 /// A message of the server to a client.
 #[derive(Clone, PartialEq, Debug)]
@@ -85,10 +85,10 @@ pub enum ServerToClient {
 }
 
 impl ServerToClient {
-    /// Appends the packets of this message to `out`.
+    /// The packets of this message, made one at a time.
     ///
     /// A response goes under its request's id, everything else under `next_id`.
-    pub fn encode(&self, next_id: MessageId, out: &mut Vec<Bytes>) {
+    pub fn packets(&self, next_id: MessageId) -> Packets<'static> {
         let id = match self {
             Self::Response { request, .. } => *request,
             _ => next_id,
@@ -102,7 +102,12 @@ impl ServerToClient {
             payload: self.payload(),
             trace: None,
         };
-        body.encode(id, self.kind(), out);
+        body.packets(id, self.kind())
+    }
+
+    /// Appends the packets of this message to `out`, as [`packets`](Self::packets) makes them.
+    pub fn encode(&self, next_id: MessageId, out: &mut Vec<Bytes>) {
+        out.extend(self.packets(next_id));
     }
 
     /// Reads a server's message; `None` if it is of a type that this crate does not know, which

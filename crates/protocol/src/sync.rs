@@ -98,7 +98,8 @@ impl SyncDescribe {
 ///
 /// ```text
 /// binary {"kind": "start", "path", "create": bool, "vector": base64 or null,
-///         "schema": object or null, "schema_path": string or null, "initial_json": object or null}
+///         "schema": object or null, "schema_path": string or null, "initial_json": object or null,
+///         "merge": bool}
 /// ```
 ///
 /// Only `kind` and `path` are mandatory.
@@ -116,6 +117,9 @@ pub struct SyncOpenStart {
     pub schema_path: Option<DocPath>,
     /// The content of a new document; an object.
     pub initial_json: Option<Value>,
+    /// Whether the client takes changes merged that became durable together; absent means no, and only insertions
+    /// are merged. The published SDKs never ask for it: they lose count when one update deletes in two places.
+    pub merge: bool,
 }
 
 impl SyncOpenStart {
@@ -128,6 +132,7 @@ impl SyncOpenStart {
             schema: None,
             schema_path: None,
             initial_json: None,
+            merge: false,
         }
     }
 
@@ -152,16 +157,17 @@ impl SyncOpenStart {
             schema: opt_object_field(fields, "schema")?,
             schema_path: opt_path_field(fields, "schema_path")?,
             initial_json: opt_object_field(fields, "initial_json")?,
+            merge: fields.opt_bool("merge")?.unwrap_or(false),
         })
     }
 
-    /// The chunk as the SDKs send it.
+    /// The chunk as the SDKs send it; with `merge` only if it is asked for.
     pub fn to_content(&self) -> Content {
         let vector = self
             .vector
             .as_ref()
             .map(|vector| String::from_utf8_lossy(&encode_base64(vector)).into_owned());
-        let headers = json!({
+        let mut headers = json!({
             "kind": "start",
             "path": self.path.as_str(),
             "create": self.create,
@@ -170,6 +176,9 @@ impl SyncOpenStart {
             "schema_path": self.schema_path.as_ref().map(DocPath::as_str),
             "initial_json": self.initial_json,
         });
+        if self.merge {
+            headers["merge"] = true.into();
+        }
         binary(headers, Bytes::new())
     }
 }

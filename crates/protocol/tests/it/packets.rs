@@ -1,7 +1,7 @@
 //! Packets: order, limits, and whatever a peer may send.
 
 use bytes::Bytes;
-use meshagent_protocol::packet::{MAX_DATA_PACKET_BYTES, encode_packets};
+use meshagent_protocol::packet::{MAX_DATA_PACKET_BYTES, Packets};
 use meshagent_protocol::{
     Envelope, Message, MessageId, PacketError, PacketFault, PacketLimits, PacketReader,
     ServerToClient,
@@ -177,17 +177,47 @@ fn a_declared_total_allocates_nothing_and_bytes_are_bounded() {
 
 #[test]
 fn large_bodies_are_cut_below_the_limit_of_the_sdks() {
-    let body = vec![7; 3 * MAX_DATA_PACKET_BYTES + 1];
-    let mut packets = Vec::new();
-    encode_packets(
-        MessageId::from(1),
-        "t",
-        &[&body[..5], &body[5..]],
-        &mut packets,
-    );
+    let body = Bytes::from(vec![7; 3 * MAX_DATA_PACKET_BYTES + 1]);
+    let (head, payload) = (body.slice(..5), body.slice(5..));
+    let packets: Vec<Bytes> = Packets::new(MessageId::from(1), "t", head, payload).collect();
     let sizes: Vec<usize> = packets.iter().map(Bytes::len).collect();
     let full = MAX_DATA_PACKET_BYTES + 12;
     assert_eq!(sizes, [17, full, full, full, 13]);
+}
+
+#[test]
+fn the_size_of_a_message_is_foreseen_from_its_first_packet() {
+    let limits = PacketLimits {
+        max_message_bytes: 5000,
+        ..PacketLimits::default()
+    };
+    let header = |total: u32| {
+        let mut packet = hex::bytes("0000000000000001 00000000");
+        packet.extend(total.to_be_bytes());
+        packet.push(b't');
+        packet
+    };
+    let packet = |index: u32, bytes: &[u8]| {
+        let mut packet = hex::bytes("0000000000000001");
+        packet.extend(index.to_be_bytes());
+        packet.extend(bytes);
+        packet
+    };
+    let mut reader = PacketReader::new(limits);
+    assert_eq!(reader.expected_bytes(), 0);
+    let mut packets = vec![header(3)];
+    packets.extend((1..=3).map(|index| packet(index, &[0; 1000])));
+    let mut expected = Vec::new();
+    for packet in &packets {
+        reader.handle_packet(packet).unwrap();
+        expected.push(reader.expected_bytes());
+    }
+    assert_eq!(expected, [0, 3000, 3000, 0]);
+
+    // However many packets are declared: no more than a message may have.
+    reader.handle_packet(&header(u32::MAX)).unwrap();
+    reader.handle_packet(&packet(1, &[0; 1000])).unwrap();
+    assert_eq!(reader.expected_bytes(), 5000);
 }
 
 proptest! {
