@@ -12,10 +12,12 @@ use fastwebsockets::{
 };
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use meshagent_protocol::{Envelope, MessageId, PacketLimits, PacketReader};
+use meshagent_protocol::{Envelope, Message, MessageId, PacketLimits, PacketReader};
 use tokio::io::{AsyncRead, AsyncWrite, BufWriter};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::budget::{Charge, Rate, ReceiveBudget};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::outbox::{Outbox, Outgoing};
@@ -23,7 +25,11 @@ use crate::room::{Conn, Joining};
 use crate::rooms::{Mailbox, RoomInput, Rooms};
 
 /// The largest WebSocket message; a protocol message may span many.
-const MAX_FRAME_BYTES: usize = 16 << 20;
+///
+/// The library makes room for what a frame declares, so this is also what a peer can make it reserve.
+const MAX_FRAME_BYTES: usize = 4 << 20;
+/// How many seconds' worth of messages and bytes may come at once.
+pub(crate) const BURST: Duration = Duration::from_secs(2);
 /// Small frames are gathered to one write of about this size.
 const WRITE_BUFFER_BYTES: usize = 8 << 10;
 /// Time to answer a client's close frame before the connection is dropped anyway.
@@ -35,10 +41,29 @@ pub(crate) struct Shared {
     pub(crate) rooms: Arc<Rooms>,
     pub(crate) config: Arc<Config>,
     pub(crate) metrics: Arc<Metrics>,
+    /// What all connections may hold of messages under way.
+    pub(crate) receiving: ReceiveBudget,
+    /// How many messages all connections may send.
+    pub(crate) total_rate: Arc<Rate>,
     /// Set when the server stops: nothing more is read.
     pub(crate) stopping: CancellationToken,
     /// Set when the grace is over: connections end whatever they are doing.
     pub(crate) killed: CancellationToken,
+}
+
+impl Shared {
+    /// Brings those gauges up to date that nobody keeps.
+    pub(crate) fn measure(&self) {
+        let gauge = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        let usage = self.rooms.usage();
+        let metrics = &self.metrics;
+        metrics
+            .received_bytes
+            .set(gauge(self.receiving.used_bytes()));
+        metrics.shared_bytes.set(gauge(usage.shared_bytes() as u64));
+        metrics.stored_documents.set(gauge(usage.documents()));
+        metrics.streams.set(gauge(usage.streams() as u64));
+    }
 }
 
 /// Drives a connection to its end.
@@ -69,7 +94,11 @@ pub(crate) async fn run(
         conn,
         mailbox: &mailbox,
         outbox: &outbox,
-        metrics: &shared.metrics,
+        shared,
+        message_rate: Rate::new(shared.config.limits.max_messages_per_second, BURST),
+        byte_rate: Rate::new(shared.config.limits.max_bytes_per_second, BURST),
+        charge: Charge::default(),
+        deadline: None,
     };
     let silence = shared.config.ping_interval.mul_f32(2.5);
     let mut writing = std::pin::pin!(write_all(
@@ -105,7 +134,9 @@ pub(crate) async fn run(
 
 async fn leave(mailbox: &Mailbox, conn: Conn) {
     // The room only refuses when it has ended, and everybody with it.
-    let _ = mailbox.send(RoomInput::Leave(conn), 0).await;
+    let _ = mailbox
+        .send(RoomInput::Leave(conn), 0, Charge::default())
+        .await;
 }
 
 /// Why reading ended.
@@ -126,14 +157,17 @@ async fn read_all<S: AsyncRead + Unpin>(
 ) -> End {
     let mut fragments = BytesMut::new();
     loop {
-        let frame = match tokio::time::timeout(silence, read_frame(socket)).await {
+        let patience = intake.patience().map_or(silence, |left| left.min(silence));
+        let frame = match tokio::time::timeout(patience, read_frame(socket)).await {
             Ok(Ok(frame)) => frame,
             Ok(Err(error)) => {
                 tracing::debug!(%error, "connection ended");
                 return End::Lost;
             }
             Err(_) => {
-                tracing::info!("a peer was silent for too long; connection dropped");
+                tracing::info!(
+                    "a peer was silent, or its message incomplete, for too long; connection dropped"
+                );
                 return End::Lost;
             }
         };
@@ -169,41 +203,106 @@ async fn read_all<S: AsyncRead + Unpin>(
     }
 }
 
-/// From packets to the room's mailbox.
+/// From packets to the room's mailbox, no faster and with no more memory than agreed.
 struct Intake<'a> {
     packets: PacketReader,
     conn: Conn,
     mailbox: &'a Mailbox,
     outbox: &'a Outbox,
-    metrics: &'a Metrics,
+    shared: &'a Shared,
+    message_rate: Rate,
+    byte_rate: Rate,
+    /// What the message under way costs of the common budget.
+    charge: Charge,
+    /// When the message under way has to be complete.
+    deadline: Option<Instant>,
 }
 
 impl Intake<'_> {
+    /// Time that is left for the message under way.
+    fn patience(&self) -> Option<Duration> {
+        self.deadline
+            .map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
     /// Takes one packet. `Err` when the room is gone.
     async fn packet(&mut self, packet: &[u8]) -> Result<(), ()> {
-        let mut bytes = 0;
-        let input = match self.packets.handle_packet(packet) {
-            Ok(None) => return Ok(()),
-            Ok(Some(message)) => {
-                bytes = message.body.len();
-                self.metrics.messages_received.inc();
-                match Envelope::parse(message) {
-                    Ok(envelope) => RoomInput::Message(self.conn, envelope),
-                    Err(error) => RoomInput::Invalid(self.conn, error.id, error.to_string()),
-                }
+        self.keep_pace(packet.len()).await;
+        let (input, bytes) = match self.packets.handle_packet(packet) {
+            Ok(None) => {
+                self.begin_or_go_on().await;
+                return Ok(());
             }
+            Ok(Some(message)) => self.parse(message).await,
             Err(error) => match error.message_id {
-                Some(id) => RoomInput::Invalid(self.conn, id, error.to_string()),
+                Some(id) => (RoomInput::Invalid(self.conn, id, error.to_string()), 0),
                 // Without an id there is nobody to answer; the next header packet starts anew.
                 None => return Ok(()),
             },
         };
+        self.deadline = None;
+        let charge = std::mem::take(&mut self.charge);
         // A peer that does not read its answers is not read from.
         self.outbox.wait_for_room().await;
         if input.is_answered() {
             self.outbox.expect_answer();
         }
-        self.mailbox.send(input, bytes).await.map_err(drop)
+        self.mailbox.send(input, bytes, charge).await.map_err(drop)
+    }
+
+    /// Makes a peer wait that sends faster than agreed.
+    async fn keep_pace(&self, bytes: usize) {
+        let now = Instant::now();
+        let wait = self.byte_rate.take(bytes, now);
+        if !wait.is_zero() {
+            self.shared.metrics.delays.inc();
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// A packet that completes no message: it may be a message's first, or make it larger than expected.
+    async fn begin_or_go_on(&mut self) {
+        let now = Instant::now();
+        self.deadline
+            .get_or_insert(now + self.shared.config.message_timeout);
+        let expected = self
+            .packets
+            .expected_bytes()
+            .max(self.packets.buffered_bytes());
+        self.shared
+            .receiving
+            .cover(&mut self.charge, expected)
+            .await;
+        // The time that it waited for others is not the peer's.
+        if let Some(deadline) = &mut self.deadline {
+            *deadline += now.elapsed();
+        }
+    }
+
+    async fn parse(&mut self, message: Message) -> (RoomInput, usize) {
+        let Shared {
+            metrics,
+            total_rate,
+            rooms,
+            ..
+        } = self.shared;
+        metrics.messages_received.inc();
+        let now = Instant::now();
+        let wait = self.message_rate.take(1, now).max(total_rate.take(1, now));
+        if !wait.is_zero() {
+            metrics.delays.inc();
+            tokio::time::sleep(wait).await;
+        }
+        let bytes = message.body.len();
+        let parsed = rooms
+            .lane()
+            .run(bytes, metrics, || Envelope::parse(message))
+            .await;
+        let input = match parsed {
+            Ok(envelope) => RoomInput::Message(self.conn, envelope),
+            Err(error) => RoomInput::Invalid(self.conn, error.id, error.to_string()),
+        };
+        (input, bytes)
     }
 }
 
@@ -225,10 +324,8 @@ async fn write_all<S: AsyncWrite + Unpin>(
     ping_interval: Duration,
 ) {
     let patience = ping_interval.mul_f32(2.5);
-    let mut pings =
-        tokio::time::interval_at(tokio::time::Instant::now() + ping_interval, ping_interval);
+    let mut pings = tokio::time::interval_at(Instant::now() + ping_interval, ping_interval);
     let mut next_id = 0_u64;
-    let mut packets = Vec::new();
     loop {
         let items = tokio::select! {
             biased;
@@ -246,11 +343,9 @@ async fn write_all<S: AsyncWrite + Unpin>(
             let written = match item {
                 Outgoing::Message(message) => {
                     next_id += 1;
-                    packets.clear();
-                    message.encode(MessageId::from(next_id), &mut packets);
                     let mut written = true;
-                    for packet in &packets {
-                        let frame = Frame::binary(Payload::Borrowed(packet));
+                    for packet in message.packets(MessageId::from(next_id)) {
+                        let frame = Frame::binary(Payload::Borrowed(&packet));
                         written = in_time(patience, socket.write_frame(frame)).await;
                         if !written {
                             break;
@@ -277,8 +372,11 @@ async fn write_all<S: AsyncWrite + Unpin>(
             if !written {
                 return;
             }
-            if outbox.written(cost) && mailbox.send(RoomInput::Drained(conn), 0).await.is_err() {
-                return;
+            if outbox.written(cost) {
+                let drained = RoomInput::Drained(conn);
+                if mailbox.send(drained, 0, Charge::default()).await.is_err() {
+                    return;
+                }
             }
         }
         if !in_time(patience, socket.flush()).await {

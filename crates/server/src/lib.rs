@@ -8,22 +8,27 @@
 //! - `connection`: one WebSocket, bytes to messages and back
 //! - `rooms`: the rooms in memory and the task that drives each
 //! - `room`: one room as a plain state machine
+//! - `budget`: what all connections may have under way together, and how fast each may be
+//! - `lane`: where work that takes long is done
 //! - `committer`: the one thread that writes to the store
 //! - `outbox`: what waits to be written to one connection
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may fail loudly"))]
 
+mod budget;
 mod committer;
 mod config;
 mod connection;
 mod http;
 mod ids;
+mod lane;
 mod metrics;
 mod outbox;
 mod room;
 mod rooms;
 mod server;
 mod signer;
+mod usage;
 
 pub use self::config::{Config, Limits};
 pub use self::server::{Server, StartError};

@@ -40,6 +40,18 @@ pub(crate) struct Metrics {
     pub(crate) commit_failures: Counter,
     pub(crate) committed_writes: Counter,
     pub(crate) commit_seconds: Histogram,
+    pub(crate) heavy_seconds: Histogram,
+    pub(crate) room_panics: Counter,
+    pub(crate) delays: Counter,
+    pub(crate) queued_bytes: Gauge,
+    pub(crate) received_bytes: Gauge,
+    pub(crate) shared_bytes: Gauge,
+    pub(crate) stored_documents: Gauge,
+    pub(crate) streams: Gauge,
+    pub(crate) state_encodings: Counter,
+    pub(crate) snapshots: Counter,
+    pub(crate) echoes_unread: Counter,
+    pub(crate) merged_updates: Counter,
     updates: Family<OutcomeLabel, Counter>,
 }
 
@@ -100,6 +112,59 @@ impl Metrics {
             "Time of one transaction, until it is durable",
             commit_seconds.clone(),
         );
+        let heavy_seconds = Histogram::new(exponential_buckets(0.000_1, 2.0, 16));
+        registry.register(
+            "heavy_work_seconds",
+            "Time of one piece of work that was done where it keeps no other room waiting",
+            heavy_seconds.clone(),
+        );
+        let room_panics = counter(
+            &mut registry,
+            "room_panics",
+            "Rooms that panicked and were started anew; each is a defect, please report it",
+        );
+        let delays = counter(
+            &mut registry,
+            "delayed_messages",
+            "Messages and packets that were read later because their senders were too fast",
+        );
+        let queued_bytes = gauge(
+            &mut registry,
+            "queued_bytes",
+            "Bytes queued towards connections that are their own; what they share is counted apart",
+        );
+        let received_bytes = gauge(
+            &mut registry,
+            "received_bytes",
+            "Bytes of large messages that were received, or are expected, and not handled yet",
+        );
+        let shared_bytes = gauge(
+            &mut registry,
+            "shared_bytes",
+            "Bytes of encoded states and changes that are alive, however many connections share them",
+        );
+        let stored_documents = gauge(&mut registry, "stored_documents", "Documents in the store");
+        let streams = gauge(&mut registry, "streams", "Streamed calls that are open");
+        let state_encodings = counter(
+            &mut registry,
+            "state_encodings",
+            "Whole states encoded for those who open a document or are far behind",
+        );
+        let snapshots = counter(
+            &mut registry,
+            "snapshots",
+            "Logs of documents folded into snapshots",
+        );
+        let echoes_unread = counter(
+            &mut registry,
+            "echoes_unread",
+            "Echoes known by their bytes, without a look inside",
+        );
+        let merged_updates = counter(
+            &mut registry,
+            "merged_updates",
+            "Updates stored as part of another's write, because they waited for the disk together",
+        );
         let updates = Family::<OutcomeLabel, Counter>::default();
         registry.register(
             "updates",
@@ -121,6 +186,18 @@ impl Metrics {
             commit_failures,
             committed_writes,
             commit_seconds,
+            heavy_seconds,
+            room_panics,
+            delays,
+            queued_bytes,
+            received_bytes,
+            shared_bytes,
+            stored_documents,
+            streams,
+            state_encodings,
+            snapshots,
+            echoes_unread,
+            merged_updates,
             updates,
         }
     }

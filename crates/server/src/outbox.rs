@@ -6,11 +6,13 @@
 //! mark is closed, which drops the connection.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use meshagent_protocol::{Content, ServerToClient};
 use tokio::sync::Notify;
+
+use crate::metrics::Metrics;
 
 /// Bytes that a queued message costs besides its payload: the enum, its header and the packet framing.
 const MESSAGE_OVERHEAD_BYTES: usize = 256;
@@ -30,6 +32,7 @@ pub(crate) enum Outgoing {
 
 #[derive(Debug)]
 pub(crate) struct Outbox {
+    metrics: Arc<Metrics>,
     state: Mutex<State>,
     /// Wakes the writer.
     filled: Notify,
@@ -50,8 +53,9 @@ struct State {
 }
 
 impl Outbox {
-    pub(crate) fn new(mark_bytes: usize) -> Self {
+    pub(crate) fn new(mark_bytes: usize, metrics: Arc<Metrics>) -> Self {
         Self {
+            metrics,
             state: Mutex::default(),
             filled: Notify::new(),
             drained: Notify::new(),
@@ -79,16 +83,19 @@ impl Outbox {
             let mut cost = Cost::of(&item);
             cost.own += json_bytes;
             state.queued.add(cost);
+            self.metrics.queued_bytes.inc_by(cost.metric());
             state.queue.push_back((item, cost));
         }
         drop(state);
         self.filled.notify_one();
     }
 
-    /// Whether a broadcast may be queued. If not, [`Outbox::written`] tells when it may.
-    pub(crate) fn accepts_broadcast(&self) -> bool {
+    /// Whether a broadcast, or a large answer, may be queued; while memory `is_scarce`, only to an empty queue. If not,
+    /// [`Outbox::written`] tells when it may.
+    pub(crate) fn accepts_broadcast(&self, is_scarce: bool) -> bool {
         let mut state = self.lock();
-        let accepts = state.queued.total() < self.mark_bytes;
+        let mark = if is_scarce { 1 } else { self.mark_bytes };
+        let accepts = state.queued.total() < mark;
         state.lagging |= !accepts;
         accepts
     }
@@ -123,6 +130,7 @@ impl Outbox {
     pub(crate) fn written(&self, cost: Cost) -> bool {
         let mut state = self.lock();
         state.queued.subtract(cost);
+        self.metrics.queued_bytes.dec_by(cost.metric());
         let has_room = state.admits(self.mark_bytes / 2);
         let catch_up = has_room && std::mem::take(&mut state.lagging);
         drop(state);
@@ -170,6 +178,13 @@ impl Outbox {
     fn lock(&self) -> MutexGuard<'_, State> {
         // The state is plain data that no panic can leave half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        let left = self.lock().queued;
+        self.metrics.queued_bytes.dec_by(left.metric());
     }
 }
 
@@ -223,6 +238,11 @@ impl Cost {
     fn subtract(&mut self, other: Self) {
         self.own = self.own.saturating_sub(other.own);
         self.shared = self.shared.saturating_sub(other.shared);
+    }
+
+    /// Memory of the connection's own, as a gauge counts it.
+    fn metric(self) -> i64 {
+        i64::try_from(self.own).unwrap_or(i64::MAX)
     }
 
     fn total(self) -> usize {

@@ -10,18 +10,22 @@
 //! instead of longer queues.
 
 mod batch;
+mod compaction;
 mod describe_toolkits;
 mod documents;
 mod files;
 mod messaging;
 mod opening;
 mod schemas;
+mod sent;
 mod sync;
 mod uploads;
+mod waiting;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use meshagent_protocol::{
     ApiScope, Calls, ClientToServer, Content, Control, Envelope, ErrorCode, InvalidRequest, Invoke,
     MessageId, ServerToClient,
@@ -29,9 +33,9 @@ use meshagent_protocol::{
 use meshagent_store::{Author, RoomId, StoreError, StoredDocument, StoredFile, Timestamp, Write};
 use serde_json::{Map, Value};
 
-use self::batch::Staged;
+use self::batch::{Flight, Staged};
 use self::documents::Slot;
-use self::opening::Fetched;
+use self::opening::{Fetched, Waiter};
 use self::sync::SyncCall;
 use self::uploads::{Download, Upload};
 use crate::config::Config;
@@ -39,6 +43,7 @@ use crate::ids::Ids;
 use crate::metrics::Metrics;
 use crate::outbox::{Outbox, Outgoing};
 use crate::signer::UrlSigner;
+use crate::usage::Usage;
 
 /// Writes in the next batch beyond which the room takes no more requests until the disk has the last one.
 const MAX_STAGED_WRITES: usize = 1024;
@@ -46,6 +51,9 @@ const MAX_STAGED_WRITES: usize = 1024;
 const MAX_STAGED_BYTES: usize = 64 << 20;
 /// Calls that ended by the server's side and whose last chunks may still be on their way.
 const REMEMBERED_CALLS: usize = 64;
+
+/// The longest name that is kept of whom a call is made for.
+const MAX_BEHALF_BYTES: usize = 256;
 
 /// A connection within its room, in order of arrival.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -81,6 +89,20 @@ pub(crate) enum FetchResult {
     List(Option<Vec<meshagent_store::Entry>>),
 }
 
+impl FetchResult {
+    /// Bytes that were read.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Document(Some(stored)) => {
+                let updates = stored.updates.iter().map(|stored| stored.update.len());
+                stored.snapshot.as_ref().map_or(0, Bytes::len) + updates.sum::<usize>()
+            }
+            Self::File(Some(file)) => file.data.len(),
+            _ => 0,
+        }
+    }
+}
+
 /// What the task around the room has to do.
 #[derive(Debug)]
 pub(crate) enum Action {
@@ -98,6 +120,7 @@ pub(crate) struct Room {
     config: Arc<Config>,
     metrics: Arc<Metrics>,
     signer: UrlSigner,
+    usage: Arc<Usage>,
     ids: Ids,
     now: Timestamp,
     participants: BTreeMap<Conn, Participant>,
@@ -105,9 +128,15 @@ pub(crate) struct Room {
     /// The next batch. Bounded by the mailbox: the task stops handing in while this is long.
     staged: Vec<Staged>,
     staged_bytes: usize,
+    in_flight_bytes: usize,
+    largest_document_bytes: usize,
     /// The batch that the committer has.
-    in_flight: Option<Vec<Staged>>,
+    in_flight: Option<Vec<Flight>>,
     fetches: HashMap<u64, Fetched>,
+    /// Requests whose large answers wait for room, each one unanswered request of its connection.
+    waiting: VecDeque<(String, Waiter)>,
+    /// Whether a log became longer than it should be.
+    is_worn: bool,
     next_number: u64,
     upload_bytes: usize,
     actions: VecDeque<Action>,
@@ -124,6 +153,8 @@ struct Participant {
     attributes: Map<String, Value>,
     messaging: bool,
     calls: Calls<Call>,
+    /// For whom the participant said it makes a call. A claim that nobody checks.
+    behalf: HashMap<String, String>,
     ended_calls: VecDeque<String>,
 }
 
@@ -188,6 +219,7 @@ impl Room {
         config: Arc<Config>,
         metrics: Arc<Metrics>,
         signer: UrlSigner,
+        usage: Arc<Usage>,
         mut ids: Ids,
     ) -> Self {
         Self {
@@ -196,14 +228,19 @@ impl Room {
             config,
             metrics,
             signer,
+            usage,
             ids,
             now: Timestamp(0),
             participants: BTreeMap::new(),
             documents: HashMap::new(),
             staged: Vec::new(),
             staged_bytes: 0,
+            in_flight_bytes: 0,
+            largest_document_bytes: 0,
             in_flight: None,
             fetches: HashMap::new(),
+            waiting: VecDeque::new(),
+            is_worn: false,
             next_number: 0,
             upload_bytes: 0,
             actions: VecDeque::new(),
@@ -237,6 +274,7 @@ impl Room {
                 attributes,
                 messaging: false,
                 calls: Calls::new(),
+                behalf: HashMap::new(),
                 ended_calls: VecDeque::new(),
             },
         );
@@ -251,6 +289,7 @@ impl Room {
         };
         self.metrics.participants.dec();
         tracing::info!(room = %self.id.room, participant = %participant.name, id = %participant.id, "left");
+        self.waiting.retain(|(_, waiter)| waiter.conn() != conn);
         let calls: Vec<_> = participant.calls.drain().map(|(_, call)| call).collect();
         for call in calls {
             self.drop_call(call);
@@ -296,6 +335,7 @@ impl Room {
     /// A connection that had fallen behind has read what was queued for it.
     pub(crate) fn handle_drained(&mut self, conn: Conn) {
         self.catch_up(conn);
+        self.retry_waiting(Some(conn));
     }
 
     /// Somebody was refused before the message became an [`Envelope`].
@@ -329,6 +369,44 @@ impl Room {
     /// Whether everything handed in has been answered by the store.
     pub(crate) fn is_flushed(&self) -> bool {
         self.staged.is_empty() && self.in_flight.is_none()
+    }
+
+    /// Whether [`Room::handle_timeout`] should come soon, because a log became longer than it should be.
+    pub(crate) fn is_worn(&self) -> bool {
+        self.is_worn
+    }
+
+    /// Bytes that wait for the next batch.
+    pub(crate) fn staged_bytes(&self) -> usize {
+        self.staged_bytes
+    }
+
+    /// Bytes of the batch that the committer has.
+    pub(crate) fn in_flight_bytes(&self) -> usize {
+        self.in_flight_bytes
+    }
+
+    /// About the size of the largest open document's state.
+    pub(crate) fn largest_document_bytes(&self) -> usize {
+        self.largest_document_bytes
+    }
+
+    /// About how many bytes, besides its own, a message makes the room go through.
+    pub(crate) fn expected_bytes(&self, conn: Conn, message: &ClientToServer) -> usize {
+        let encodes_a_document = match message {
+            ClientToServer::Invoke(invoke) => invoke.toolkit == "sync",
+            ClientToServer::RequestChunk { tool_call_id, .. } => self
+                .participants
+                .get(&conn)
+                .and_then(|participant| participant.calls.get(tool_call_id))
+                .is_some_and(|call| matches!(call, Call::Sync(SyncCall::AwaitingStart))),
+            _ => false,
+        };
+        if encodes_a_document {
+            self.largest_document_bytes
+        } else {
+            0
+        }
     }
 
     /// How many are in the room.
@@ -385,9 +463,20 @@ impl Room {
             let text = format!("{max} calls are open on this connection; close some first");
             return self.refuse(request, Refusal::invalid(text));
         }
-        match participant.calls.open(tool_call_id, call) {
-            Ok(()) => self.respond(request, Content::Control(Control::Open)),
-            Err(duplicate) => self.refuse(request, Refusal::invalid(duplicate)),
+        if !self.usage.take_stream(self.config.limits.max_streams) {
+            let text =
+                "the server has no place for another open call now; close some, or try again later";
+            return self.refuse(request, Refusal::new(ErrorCode::OperationFailed, text));
+        }
+        match participant.calls.open(tool_call_id.clone(), call) {
+            Ok(()) => {
+                self.note_behalf(request.conn, tool_call_id, invoke.on_behalf_of_id);
+                self.respond(request, Content::Control(Control::Open));
+            }
+            Err(duplicate) => {
+                self.usage.release_stream();
+                self.refuse(request, Refusal::invalid(duplicate));
+            }
         }
     }
 
@@ -434,6 +523,7 @@ impl Room {
             participant.ended_calls.pop_front();
         }
         participant.ended_calls.push_back(tool_call_id.to_owned());
+        participant.behalf.remove(tool_call_id);
         self.send_chunk(conn, tool_call_id, Content::Control(close));
         self.drop_call(call);
     }
@@ -456,13 +546,18 @@ impl Room {
         let Some(participant) = self.participants.get_mut(&conn) else {
             return;
         };
+        participant.behalf.remove(tool_call_id);
         if let Some(call) = participant.calls.remove(tool_call_id) {
+            if participant.ended_calls.len() == REMEMBERED_CALLS {
+                participant.ended_calls.pop_front();
+            }
             participant.ended_calls.push_back(tool_call_id.to_owned());
             self.drop_call(call);
         }
     }
 
     fn drop_call(&mut self, call: Call) {
+        self.usage.release_stream();
         match call {
             Call::Sync(call) => self.drop_sync_call(call),
             Call::Upload(upload) => self.upload_bytes -= upload.buffered(),
@@ -534,19 +629,28 @@ impl Room {
         self.next_number
     }
 
-    fn author(&self, conn: Conn) -> Author {
-        let participant = self.participants.get(&conn);
+    /// Notes for whom a call is made: by name if that participant is here, else as it was said.
+    fn note_behalf(&mut self, conn: Conn, tool_call_id: String, id: Option<String>) {
+        let Some(id) = id.filter(|id| !id.is_empty() && id.len() <= MAX_BEHALF_BYTES) else {
+            return;
+        };
+        let present = self.participants.values().find(|other| other.id == id);
+        let name = present.map_or(id, |other| other.name.clone());
+        if let Some(participant) = self.participants.get_mut(&conn) {
+            participant.behalf.insert(tool_call_id, name);
+        }
+    }
+
+    /// Who makes a change, by which call.
+    fn author(&self, conn: Conn, tool_call_id: &str) -> Author {
+        let Some(participant) = self.participants.get(&conn) else {
+            return Author::default();
+        };
         Author {
-            participant: participant
-                .map(|participant| participant.name.clone())
-                .unwrap_or_default(),
-            role: participant
-                .map(|participant| participant.role.clone())
-                .unwrap_or_default(),
-            on_behalf_of: None,
-            connection: participant
-                .map(|participant| participant.id.clone())
-                .unwrap_or_default(),
+            participant: participant.name.clone(),
+            role: participant.role.clone(),
+            on_behalf_of: participant.behalf.get(tool_call_id).cloned(),
+            connection: participant.id.clone(),
         }
     }
 
@@ -555,6 +659,25 @@ impl Room {
             .get(&conn)
             .map(|participant| participant.id.clone())
             .unwrap_or_default()
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        // At a stop, or after a panic, there may be somebody and something left.
+        let participants = i64::try_from(self.participants.len()).unwrap_or(i64::MAX);
+        let documents = self
+            .documents
+            .values()
+            .filter(|slot| matches!(slot, Slot::Open(_)));
+        let documents = i64::try_from(documents.count()).unwrap_or(i64::MAX);
+        for participant in self.participants.values() {
+            for _ in participant.calls.iter() {
+                self.usage.release_stream();
+            }
+        }
+        self.metrics.participants.dec_by(participants);
+        self.metrics.documents.dec_by(documents);
     }
 }
 

@@ -3,10 +3,14 @@
 //! A room's task is owned by the tracker that [`Rooms::wait`] waits for. It ends by itself when the room is
 //! idle, and when the server stops, after everything that was handed in is durable and answered.
 
+use std::any::Any;
 use std::collections::HashMap;
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::task::Poll;
+use std::time::{Duration, Instant, SystemTime};
 
 use meshagent_protocol::{ClientToServer, Envelope, MessageId};
 use meshagent_store::{RoomId, Store, StoreError, Timestamp};
@@ -15,13 +19,16 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::budget::Charge;
 use crate::committer::{BatchResult, Committer, with_causes};
 use crate::config::Config;
 use crate::ids::Ids;
+use crate::lane::Lane;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use crate::room::{Action, Conn, Fetch, FetchResult, Joining, Room};
 use crate::signer::UrlSigner;
+use crate::usage::Usage;
 
 /// Messages that may wait for a room. When it is full, connections of that room wait with reading.
 const MAILBOX: usize = 1024;
@@ -29,6 +36,12 @@ const MAILBOX: usize = 1024;
 const MAILBOX_KILOBYTES: u32 = 64 << 10;
 /// Reads from the store that all rooms have under way together; more wait for their turn.
 const CONCURRENT_READS: usize = 16;
+/// Inputs that a room takes in one turn.
+const TURN: usize = 64;
+/// A turn that takes longer sends the next ones to the lane.
+const LONG_TURN: Duration = Duration::from_millis(8);
+/// A turn that is shorter ends that.
+const SHORT_TURN: Duration = Duration::from_millis(2);
 /// How often a room looks at its clock-driven work: unloading, snapshots, retries.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -40,6 +53,8 @@ pub(crate) enum RoomInput {
     Message(Conn, Envelope),
     Invalid(Conn, MessageId, String),
     Drained(Conn),
+    #[cfg(test)]
+    Panic,
 }
 
 impl RoomInput {
@@ -51,40 +66,62 @@ impl RoomInput {
             }
             Self::Invalid(..) => true,
             Self::Join(..) | Self::Leave(_) | Self::Drained(_) => false,
+            #[cfg(test)]
+            Self::Panic => false,
         }
     }
+}
+
+/// An input in the mailbox, and the place that it takes there.
+#[derive(Debug)]
+struct Letter {
+    input: RoomInput,
+    bytes: usize,
+    _place: OwnedSemaphorePermit,
+    _charge: Charge,
 }
 
 /// A connection's way into its room, bounded in messages and in their bytes.
 #[derive(Clone, Debug)]
 pub(crate) struct Mailbox {
-    inputs: mpsc::Sender<(RoomInput, OwnedSemaphorePermit)>,
+    inputs: mpsc::Sender<Letter>,
     kilobytes: Arc<Semaphore>,
 }
 
 impl Mailbox {
-    fn new() -> (Self, mpsc::Receiver<(RoomInput, OwnedSemaphorePermit)>) {
+    fn new() -> (Self, mpsc::Receiver<Letter>) {
         let (inputs, receiver) = mpsc::channel(MAILBOX);
         let kilobytes = Arc::new(Semaphore::new(MAILBOX_KILOBYTES as usize));
         (Self { inputs, kilobytes }, receiver)
     }
 
     /// Waits for a place. Gives the input back if the room has ended.
-    pub(crate) async fn send(&self, input: RoomInput, bytes: usize) -> Result<(), RoomInput> {
+    pub(crate) async fn send(
+        &self,
+        input: RoomInput,
+        bytes: usize,
+        charge: Charge,
+    ) -> Result<(), RoomInput> {
         // One message larger than the bound passes alone.
         let kilobytes = u32::try_from(bytes >> 10)
             .unwrap_or(u32::MAX)
             .min(MAILBOX_KILOBYTES);
-        let Ok(permit) = Arc::clone(&self.kilobytes)
+        let Ok(place) = Arc::clone(&self.kilobytes)
             .acquire_many_owned(kilobytes)
             .await
         else {
             return Err(input);
         };
+        let letter = Letter {
+            input,
+            bytes,
+            _place: place,
+            _charge: charge,
+        };
         self.inputs
-            .send((input, permit))
+            .send(letter)
             .await
-            .map_err(|refused| refused.0.0)
+            .map_err(|refused| refused.0.input)
     }
 
     fn is_closed(&self) -> bool {
@@ -101,6 +138,8 @@ pub(crate) struct Rooms {
     committer: Committer,
     signer: UrlSigner,
     reads: Arc<Semaphore>,
+    lane: Lane,
+    usage: Arc<Usage>,
     ids: Mutex<Ids>,
     next_conn: AtomicU64,
     running: Mutex<HashMap<String, Running>>,
@@ -128,6 +167,7 @@ impl Rooms {
         signer: UrlSigner,
         ids: Ids,
         stopping: CancellationToken,
+        usage: Usage,
     ) -> Self {
         Self {
             project: project.into(),
@@ -137,6 +177,8 @@ impl Rooms {
             committer,
             signer,
             reads: Arc::new(Semaphore::new(CONCURRENT_READS)),
+            lane: Lane::new(),
+            usage: Arc::new(usage),
             ids: Mutex::new(ids),
             next_conn: AtomicU64::new(0),
             running: Mutex::default(),
@@ -147,6 +189,16 @@ impl Rooms {
 
     pub(crate) fn room_id(&self, room: &str) -> RoomId {
         RoomId::new(&*self.project, room)
+    }
+
+    /// What all rooms use together.
+    pub(crate) fn usage(&self) -> &Usage {
+        &self.usage
+    }
+
+    /// Where heavy work is done.
+    pub(crate) fn lane(&self) -> &Lane {
+        &self.lane
     }
 
     /// An id that no other participant has or had.
@@ -175,7 +227,7 @@ impl Rooms {
         let mut input = RoomInput::Join(conn, joining);
         while !self.stopping.is_cancelled() {
             let mailbox = self.mailbox(room);
-            match mailbox.send(input, 0).await {
+            match mailbox.send(input, 0, Charge::default()).await {
                 Ok(()) => return Some((conn, mailbox)),
                 // The room ended between the look and the send; the next look starts it again.
                 Err(refused) => input = refused,
@@ -203,6 +255,7 @@ impl Rooms {
             Arc::clone(&self.config),
             Arc::clone(&self.metrics),
             self.signer.clone(),
+            Arc::clone(&self.usage),
             seed,
         );
         let task = RoomTask {
@@ -213,8 +266,9 @@ impl Rooms {
             outboxes: HashMap::new(),
             fetches: JoinSet::new(),
             committing: None,
+            is_slow: false,
         };
-        self.tasks.spawn(task.run(inputs));
+        self.tasks.spawn(task.supervise(inputs));
         running.insert(
             room.to_owned(),
             Running {
@@ -245,46 +299,44 @@ struct RoomTask {
     outboxes: HashMap<Conn, Arc<Outbox>>,
     fetches: JoinSet<(u64, Result<FetchResult, StoreError>)>,
     committing: Option<oneshot::Receiver<BatchResult>>,
+    /// Whether the last turn took long; then the next one goes to the lane, whatever it weighs.
+    is_slow: bool,
 }
 
 impl RoomTask {
-    async fn run(mut self, mut inputs: mpsc::Receiver<(RoomInput, OwnedSemaphorePermit)>) {
-        let stopping = self.rooms.stopping.clone();
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut batch = Vec::with_capacity(64);
-        let mut open = true;
-        loop {
-            self.act().await;
-            if self.room.is_idle() && inputs.is_empty() && self.try_end(&mut inputs) {
-                break;
-            }
-            if !open && self.room.is_flushed() && self.fetches.is_empty() {
-                break;
-            }
-            tokio::select! {
-                () = stopping.cancelled(), if open && !inputs.is_closed() => inputs.close(),
-                received = inputs.recv_many(&mut batch, 64), if open && self.room.accepts_requests() => {
-                    open = received > 0;
-                    let now = now();
-                    for (input, _permit) in batch.drain(..) {
-                        self.handle(input, now);
-                    }
+    /// Runs the room to its end. If it panics, others don't notice: its connections end, and whoever joins next
+    /// finds the room as it is on disk.
+    async fn supervise(mut self, mut inputs: mpsc::Receiver<Letter>) {
+        let outcome = {
+            let mut running = std::pin::pin!(self.run(&mut inputs));
+            // The state of a room that panicked is not looked at again.
+            poll_fn(|context| {
+                match catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(context))) {
+                    Ok(poll) => poll.map(Ok),
+                    Err(panic) => Poll::Ready(Err(panic)),
                 }
-                result = committed(&mut self.committing) => {
-                    self.committing = None;
-                    self.room.handle_committed(result, now());
+            })
+            .await
+        };
+        if let Err(panic) = outcome {
+            self.rooms.metrics.room_panics.inc();
+            tracing::error!(
+                room = self.name,
+                panic = panic_text(&*panic),
+                "a room panicked; it starts anew from what is on disk"
+            );
+            // Who joins waits in the mailbox until it is known what became of the last batch: a room that read the
+            // store before that would not know of it.
+            if self.committing.is_some() {
+                let _ = committed(&mut self.committing).await;
+            }
+            self.fetches.shutdown().await;
+            self.rooms.running().remove(&self.name);
+            inputs.close();
+            while let Some(letter) = inputs.recv().await {
+                if let RoomInput::Join(_, joining) = letter.input {
+                    joining.outbox.finish();
                 }
-                Some(fetched) = self.fetches.join_next() => match fetched {
-                    Ok((number, result)) => {
-                        if let Err(error) = &result {
-                            tracing::error!(error = %with_causes(error), "a read from the store failed");
-                        }
-                        self.room.handle_fetched(number, result, now());
-                    }
-                    Err(error) => tracing::error!(%error, "a read from the store did not finish"),
-                },
-                _ = tick.tick() => self.room.handle_timeout(now()),
             }
         }
         // Everything is answered; the sockets write what is queued and end.
@@ -292,6 +344,82 @@ impl RoomTask {
             outbox.finish();
         }
         self.rooms.metrics.rooms.dec();
+    }
+
+    async fn run(&mut self, inputs: &mut mpsc::Receiver<Letter>) {
+        let stopping = self.rooms.stopping.clone();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut batch = Vec::with_capacity(TURN);
+        let mut open = true;
+        loop {
+            self.act().await;
+            if self.room.is_idle() && inputs.is_empty() && self.try_end(inputs) {
+                break;
+            }
+            if !open && self.room.is_flushed() && self.fetches.is_empty() {
+                break;
+            }
+            tokio::select! {
+                () = stopping.cancelled(), if open && !inputs.is_closed() => inputs.close(),
+                received = inputs.recv_many(&mut batch, TURN), if open && self.room.accepts_requests() => {
+                    open = received > 0;
+                    let bytes = match self.is_slow {
+                        true => usize::MAX,
+                        false => batch.iter().map(|letter| self.weight(letter)).sum(),
+                    };
+                    self.turn(bytes, |task| task.handle_all(&mut batch)).await;
+                }
+                result = committed(&mut self.committing) => {
+                    self.committing = None;
+                    let bytes = self.room.in_flight_bytes();
+                    self.turn(bytes, |task| task.room.handle_committed(result, now())).await;
+                    if self.room.is_worn() {
+                        let bytes = self.room.largest_document_bytes();
+                        self.turn(bytes, |task| task.room.handle_timeout(now())).await;
+                    }
+                }
+                Some(fetched) = self.fetches.join_next() => match fetched {
+                    Ok((number, result)) => {
+                        if let Err(error) = &result {
+                            tracing::error!(error = %with_causes(error), "a read from the store failed");
+                        }
+                        let bytes = result.as_ref().map_or(0, FetchResult::bytes);
+                        self.turn(bytes, |task| task.room.handle_fetched(number, result, now())).await;
+                    }
+                    Err(error) => tracing::error!(%error, "a read from the store did not finish"),
+                },
+                _ = tick.tick() => {
+                    let bytes = self.room.largest_document_bytes();
+                    self.turn(bytes, |task| task.room.handle_timeout(now())).await;
+                }
+            }
+        }
+    }
+
+    /// Bytes that the room may have to go through for an input.
+    fn weight(&self, letter: &Letter) -> usize {
+        match &letter.input {
+            RoomInput::Message(conn, envelope) => {
+                letter.bytes + self.room.expected_bytes(*conn, &envelope.message)
+            }
+            _ => letter.bytes,
+        }
+    }
+
+    /// Lets the room work, where it keeps no other room waiting.
+    async fn turn(&mut self, bytes: usize, work: impl FnOnce(&mut Self)) {
+        let rooms = Arc::clone(&self.rooms);
+        rooms.lane.run(bytes, &rooms.metrics, || work(self)).await;
+    }
+
+    fn handle_all(&mut self, letters: &mut Vec<Letter>) {
+        let (started, now) = (Instant::now(), now());
+        for letter in letters.drain(..) {
+            self.handle(letter.input, now);
+        }
+        let took = started.elapsed();
+        self.is_slow = took > LONG_TURN || self.is_slow && took > SHORT_TURN;
     }
 
     fn handle(&mut self, input: RoomInput, now: Timestamp) {
@@ -307,13 +435,20 @@ impl RoomTask {
             RoomInput::Message(conn, envelope) => self.room.handle_message(conn, envelope, now),
             RoomInput::Invalid(conn, id, text) => self.room.handle_invalid(conn, id, text),
             RoomInput::Drained(conn) => self.room.handle_drained(conn),
+            #[cfg(test)]
+            RoomInput::Panic => panic!("a test asked for it"),
         }
         self.participants
             .store(self.room.participant_count(), Ordering::Relaxed);
     }
 
     async fn act(&mut self) {
-        while let Some(action) = self.room.poll_action() {
+        loop {
+            let mut action = None;
+            let bytes = self.room.staged_bytes();
+            self.turn(bytes, |task| action = task.room.poll_action())
+                .await;
+            let Some(action) = action else { break };
             match action {
                 Action::Commit(writes) => {
                     self.committing = Some(self.rooms.committer.submit(writes).await);
@@ -337,7 +472,7 @@ impl RoomTask {
     }
 
     /// Takes the room out of the map, unless somebody is on the way in.
-    fn try_end(&self, inputs: &mut mpsc::Receiver<(RoomInput, OwnedSemaphorePermit)>) -> bool {
+    fn try_end(&self, inputs: &mut mpsc::Receiver<Letter>) -> bool {
         let mut running = self.rooms.running();
         if !inputs.is_empty() {
             return false;
@@ -377,6 +512,12 @@ async fn committed(committing: &mut Option<oneshot::Receiver<BatchResult>>) -> B
         },
         None => std::future::pending().await,
     }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a text")
 }
 
 /// The wall clock in the store's unit.

@@ -5,21 +5,23 @@ use std::sync::Arc;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use meshagent_protocol::{ApiKey, TokenVerifier};
-use meshagent_store::Store;
+use meshagent_store::{Store, StoreError};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::budget::{Rate, ReceiveBudget};
 use crate::committer::Committer;
 use crate::config::Config;
-use crate::connection::Shared;
+use crate::connection::{BURST, Shared};
 use crate::http::{App, router};
 use crate::ids::Ids;
 use crate::metrics::Metrics;
 use crate::rooms::Rooms;
 use crate::signer::UrlSigner;
+use crate::usage::Usage;
 
 /// Why a server could not be made.
 #[derive(Debug, Error)]
@@ -28,6 +30,9 @@ pub enum StartError {
     /// The operating system gave no randomness.
     #[error("no randomness from the operating system: {0}")]
     Randomness(String),
+    /// The store could not be read.
+    #[error("the store could not be read")]
+    Store(#[source] StoreError),
     /// The committer's thread could not be started.
     #[error("the committer's thread could not be started")]
     Thread(#[source] std::io::Error),
@@ -44,9 +49,10 @@ impl Server {
     /// Makes a server over a store that admits tokens signed by `key`.
     ///
     /// # Errors
-    /// If the operating system gives no randomness or no thread.
+    /// If the operating system gives no randomness or no thread, or the store can't be read.
     pub fn new(config: Config, store: Arc<dyn Store>, key: ApiKey) -> Result<Self, StartError> {
         let ids = Ids::from_os().map_err(|error| StartError::Randomness(error.to_string()))?;
+        let documents = store.stats().map_err(StartError::Store)?.documents;
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::new());
         let (handle, committer) = Committer::start(Arc::clone(&store), Arc::clone(&metrics))
@@ -62,9 +68,13 @@ impl Server {
             signer.clone(),
             ids,
             stopping.clone(),
+            Usage::new(documents),
         );
+        let limits = &config.limits;
         let shared = Shared {
             rooms: Arc::new(rooms),
+            receiving: ReceiveBudget::new(limits.max_receive_bytes),
+            total_rate: Arc::new(Rate::new(limits.max_total_messages_per_second, BURST)),
             config,
             metrics,
             stopping,
@@ -103,6 +113,7 @@ impl Server {
             stopping,
             killed,
             rooms,
+            ..
         } = self.app.shared.clone();
         let router = router(Arc::clone(&self.app));
         let places = Arc::new(Semaphore::new(config.limits.max_connections));

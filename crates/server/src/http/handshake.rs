@@ -81,7 +81,10 @@ fn upgrade(
         role: participant.role().to_string(),
         scope: participant.api().cloned().unwrap_or_default(),
         origin: origin(headers),
-        outbox: Arc::new(Outbox::new(app.shared.config.limits.max_outbox_bytes)),
+        outbox: Arc::new(Outbox::new(
+            app.shared.config.limits.max_outbox_bytes,
+            Arc::clone(&app.shared.metrics),
+        )),
     };
     let (response, socket) = fastwebsockets::upgrade::upgrade(request).map_err(|error| {
         HttpRefusal::new(

@@ -1,25 +1,41 @@
 //! Writes on their way to the disk, and what follows when they are there.
+//!
+//! What waits for the disk together becomes one write for each document, with everybody's contribution in it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use bytes::Bytes;
+use meshagent_document::merge_updates;
 use meshagent_protocol::{Content, Control, ErrorCode, ServerToClient};
 use meshagent_store::{
-    DocumentId, MovedEntry, Removed, StoreError, Timestamp, Write, WriteError, Written,
+    Contribution, DocumentId, MovedEntry, Removed, StoreError, Timestamp, Write, WriteError,
+    Written,
 };
 
+use super::compaction::Fold;
 use super::documents::{Change, Deferred, Document, Slot, StreamId, Version};
 use super::opening::Waiter;
 use super::sync::SyncCall;
 use super::{Call, Conn, Refusal, Request, Room};
 use crate::committer::BatchResult;
 
+/// A longer update is a write of its own: merging costs more than it saves.
+const MERGED_BYTES: usize = 256 << 10;
+
 /// A write that is not with the committer yet.
 #[derive(Debug)]
 pub(super) struct Staged {
-    write: Option<Write>,
+    write: Write,
     then: Then,
+}
+
+/// A write that the committer has, and what follows it.
+#[derive(Debug)]
+pub(super) struct Flight {
+    /// Bytes that it brings, and whether they delete something.
+    bytes: usize,
+    deletes: bool,
+    thens: Vec<Then>,
 }
 
 /// What to do when a write is durable.
@@ -56,23 +72,14 @@ pub(super) enum Then {
     Snapshotted {
         path: String,
         document: DocumentId,
-        folded: usize,
+        fold: Fold,
     },
 }
 
 impl Room {
     pub(super) fn stage(&mut self, write: Write, then: Then) {
-        self.staged_bytes += match &write {
-            Write::Append { update: bytes, .. }
-            | Write::CreateDocument { state: bytes, .. }
-            | Write::PutFile { data: bytes, .. }
-            | Write::Snapshot { state: bytes, .. } => bytes.len(),
-            Write::Delete { .. } | Write::Move { .. } => 0,
-        };
-        self.staged.push(Staged {
-            write: Some(write),
-            then,
-        });
+        self.staged_bytes += write_bytes(&write);
+        self.staged.push(Staged { write, then });
     }
 
     /// The next batch, unless one is under way.
@@ -80,13 +87,24 @@ impl Room {
         if self.in_flight.is_some() || self.staged.is_empty() {
             return None;
         }
-        let mut batch = std::mem::take(&mut self.staged);
-        self.staged_bytes = 0;
-        let writes = batch
-            .iter_mut()
-            .filter_map(|staged| staged.write.take())
-            .collect();
-        self.in_flight = Some(batch);
+        let staged = std::mem::take(&mut self.staged);
+        self.in_flight_bytes = std::mem::take(&mut self.staged_bytes);
+        let count = staged.len();
+        let (writes, flights): (Vec<Write>, Vec<Flight>) = gather(staged)
+            .into_iter()
+            .map(|(write, thens)| {
+                let flight = Flight {
+                    bytes: write_bytes(&write),
+                    deletes: matches!(&write, Write::Append { update, .. } if update.last() != Some(&0)),
+                    thens,
+                };
+                (write, flight)
+            })
+            .unzip();
+        self.metrics
+            .merged_updates
+            .inc_by((count - writes.len()) as u64);
+        self.in_flight = Some(flights);
         Some(writes)
     }
 
@@ -97,14 +115,36 @@ impl Room {
         match result {
             Ok(results) => {
                 let mut changed = BTreeMap::<String, Vec<Change>>::new();
-                for (staged, result) in batch.into_iter().zip(results) {
-                    self.settle(staged.then, result, &mut changed);
+                for (flight, result) in batch.into_iter().zip(results) {
+                    self.count_append(&flight, &result);
+                    for then in flight.thens {
+                        self.settle(then, result.clone(), &mut changed);
+                    }
                 }
                 for (path, changes) in changed {
                     self.publish(&path, &changes);
                 }
             }
             Err(error) => self.fail_batch(batch, &error),
+        }
+    }
+
+    /// Keeps account of a document's log.
+    fn count_append(&mut self, flight: &Flight, result: &Result<Written, WriteError>) {
+        let (
+            Some(Then::Appended {
+                path, document: id, ..
+            }),
+            Ok(Written::Appended { .. }),
+        ) = (flight.thens.first(), result)
+        else {
+            return;
+        };
+        if let Some(Slot::Open(document)) = self.documents.get_mut(path)
+            && document.id == *id
+        {
+            document.stored.appended(flight.bytes, flight.deletes);
+            self.is_worn |= document.stored.is_worn(self.config.snapshot_every);
         }
     }
 
@@ -131,7 +171,6 @@ impl Room {
                 {
                     document.committed = document.committed.max(version);
                     document.last_seq = seq;
-                    document.loose_updates += 1;
                     changed.entry(path).or_default().push(Change {
                         version,
                         visible,
@@ -153,6 +192,7 @@ impl Room {
                 document.id = id;
                 document.last_seq = seq;
                 document.idle_since = Some(self.now);
+                document.stored.appended(document.bytes, false);
                 self.announce_updated(&path, creator.conn());
                 self.opened(&path, document, Some(creator));
             }
@@ -184,7 +224,7 @@ impl Room {
                 Then::Snapshotted {
                     path,
                     document: id,
-                    folded,
+                    fold,
                 },
                 result,
             ) => {
@@ -194,10 +234,7 @@ impl Room {
                 if let Some(Slot::Open(document)) = self.documents.get_mut(&path)
                     && document.id == id
                 {
-                    document.snapshot_under_way = false;
-                    if result.is_ok() {
-                        document.loose_updates = document.loose_updates.saturating_sub(folded);
-                    }
+                    document.stored.folded(result.is_ok().then_some(&fold));
                 }
             }
             (then, Err(error)) => self.refuse_write(then, &error),
@@ -231,6 +268,7 @@ impl Room {
         };
         match then {
             Then::Created { path, creator, .. } => {
+                self.usage.release_documents(1);
                 self.creation_failed(&path, creator, refusal(true));
             }
             Then::Appended { answer, .. } => {
@@ -249,7 +287,7 @@ impl Room {
     }
 
     /// Nothing of a batch is on disk. Its authors are told, and documents that ran ahead are read again.
-    fn fail_batch(&mut self, batch: Vec<Staged>, error: &Arc<StoreError>) {
+    fn fail_batch(&mut self, batch: Vec<Flight>, error: &Arc<StoreError>) {
         let refusal = Refusal::storage(error);
         let mut broken = Vec::new();
         // What is staged behind the batch builds on what failed.
@@ -261,9 +299,14 @@ impl Room {
                     Then::Appended { .. } | Then::Snapshotted { .. }
                 )
             });
+        self.staged_bytes = independent
+            .iter()
+            .map(|staged| write_bytes(&staged.write))
+            .sum();
         self.staged = independent;
-        for staged in batch.into_iter().chain(dependent) {
-            match staged.then {
+        let failed = batch.into_iter().flat_map(|flight| flight.thens);
+        for then in failed.chain(dependent.into_iter().map(|staged| staged.then)) {
+            match then {
                 Then::Appended { path, answer, .. } => {
                     if let Some((request, _)) = answer {
                         self.refuse(request, refusal.clone());
@@ -271,6 +314,7 @@ impl Room {
                     broken.push(path);
                 }
                 Then::Created { path, creator, .. } => {
+                    self.usage.release_documents(1);
                     self.creation_failed(&path, creator, refusal.clone());
                 }
                 Then::Deleted { request, .. } | Then::Moved { request, .. } => {
@@ -283,7 +327,7 @@ impl Room {
                 }
                 Then::Snapshotted { path, .. } => {
                     if let Some(Slot::Open(document)) = self.documents.get_mut(&path) {
-                        document.snapshot_under_way = false;
+                        document.stored.folded(None);
                     }
                 }
             }
@@ -307,44 +351,11 @@ impl Room {
         self.reload(path);
     }
 
-    /// Folds a document's log into one state.
-    pub(super) fn snapshot(&mut self, path: &str) {
-        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
-            return;
-        };
-        if document.snapshot_under_way || document.broken {
-            return;
-        }
-        document.snapshot_under_way = true;
-        let mut state = document.replica.encode_state();
-        if let Some(pending) = document.replica.encode_pending() {
-            match meshagent_document::merge_updates(&[&state, &pending]) {
-                Ok(merged) => state = merged,
-                Err(error) => {
-                    // Without the waiting part the snapshot would lose edits, so there is none.
-                    tracing::warn!(%error, path, "no snapshot: the waiting updates do not merge");
-                    return;
-                }
-            }
-        }
-        // Later updates, staged before this one, stay in the log and are contained in the state.
-        let write = Write::Snapshot {
-            document: document.id,
-            through: document.last_seq,
-            state: Bytes::from(state),
-        };
-        let then = Then::Snapshotted {
-            path: path.to_owned(),
-            document: document.id,
-            folded: document.loose_updates,
-        };
-        self.stage(write, then);
-    }
-
     fn after_delete(&mut self, request: Request, path: &str, entries: &[Removed]) {
         for entry in entries {
             self.close_document(&entry.path);
         }
+        self.release_documents(entries);
         self.respond(request, Content::Empty);
         let participant_id = self.participant_id(request.conn);
         for path in entries
@@ -377,6 +388,7 @@ impl Room {
         {
             self.close_document(path);
         }
+        self.release_documents(replaced);
         for entry in entries {
             self.load_again(&entry.destination);
         }
@@ -394,6 +406,11 @@ impl Room {
                 participant_id: participant_id.clone(),
             });
         }
+    }
+
+    fn release_documents(&self, removed: &[Removed]) {
+        let documents = removed.iter().filter(|entry| entry.document.is_some());
+        self.usage.release_documents(documents.count() as u64);
     }
 
     /// The document is no longer at this path: its streams end with a close.
@@ -444,6 +461,99 @@ impl Room {
             .get(&conn)
             .and_then(|participant| participant.calls.get(tool_call_id))
             .is_some_and(|call| matches!(call, Call::Sync(SyncCall::Opening { .. })))
+    }
+}
+
+fn write_bytes(write: &Write) -> usize {
+    match write {
+        Write::Append { update: bytes, .. }
+        | Write::CreateDocument { state: bytes, .. }
+        | Write::PutFile { data: bytes, .. }
+        | Write::Snapshot { state: bytes, .. } => bytes.len(),
+        Write::Delete { .. } | Write::Move { .. } => 0,
+    }
+}
+
+/// One write for each document's short updates, and the others as they are.
+fn gather(staged: Vec<Staged>) -> Vec<(Write, Vec<Then>)> {
+    let mut groups: Vec<Vec<Staged>> = Vec::with_capacity(staged.len());
+    // Where a document's updates are gathered.
+    let mut places: HashMap<DocumentId, usize> = HashMap::new();
+    for one in staged {
+        match &one.write {
+            Write::Append {
+                document, update, ..
+            } if update.len() <= MERGED_BYTES => {
+                let place = *places.entry(*document).or_insert(groups.len());
+                if let Some(group) = groups.get_mut(place) {
+                    group.push(one);
+                    continue;
+                }
+            }
+            Write::Append { .. } | Write::Snapshot { .. } => {}
+            // An update stays behind what was asked for before it.
+            _ => places.clear(),
+        }
+        groups.push(vec![one]);
+    }
+    groups.into_iter().flat_map(merge_group).collect()
+}
+
+/// One write for the updates of a document; or several, if they don't merge.
+fn merge_group(group: Vec<Staged>) -> Vec<(Write, Vec<Then>)> {
+    let updates = group.iter().filter_map(|one| match &one.write {
+        Write::Append { update, .. } => Some(&update[..]),
+        _ => None,
+    });
+    let merged = match updates.collect::<Vec<_>>()[..] {
+        [] | [_] => None,
+        ref updates => merge_updates(updates)
+            .inspect_err(|error| tracing::warn!(%error, "updates of a batch do not merge"))
+            .ok(),
+    };
+    let Some(merged) = merged else {
+        let alone = |one: Staged| (one.write, vec![one.then]);
+        return group.into_iter().map(alone).collect();
+    };
+    let mut group = group.into_iter();
+    let Some(Staged { mut write, then }) = group.next() else {
+        return Vec::new();
+    };
+    let mut thens = vec![then];
+    for other in group {
+        if let (
+            Write::Append { contributions, .. },
+            Write::Append {
+                contributions: more,
+                ..
+            },
+        ) = (&mut write, other.write)
+        {
+            more.into_iter().for_each(|one| add(contributions, one));
+        }
+        thens.push(other.then);
+    }
+    if let Write::Append { update, .. } = &mut write {
+        *update = merged.into();
+    }
+    vec![(write, thens)]
+}
+
+/// Adds a contribution to others, to the last one if it is by the same author.
+fn add(contributions: &mut Vec<Contribution>, one: Contribution) {
+    let Some(last) = contributions
+        .last_mut()
+        .filter(|last| last.author == one.author)
+    else {
+        return contributions.push(one);
+    };
+    for range in one.operations {
+        match last.operations.last_mut() {
+            Some(before) if before.client == range.client && before.end == range.start => {
+                before.end = range.end;
+            }
+            _ => last.operations.push(range),
+        }
     }
 }
 

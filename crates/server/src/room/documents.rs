@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,11 +16,19 @@ use meshagent_protocol::{Content, ErrorCode, ServerToClient, sync as wire};
 use meshagent_store::{DocumentId, Seq, Timestamp};
 use serde_json::Value;
 
+use super::compaction::Stored;
 use super::opening::Waiter;
+use super::sent::Sent;
 use super::{Call, Conn, Refusal, Request, Room, SyncCall};
+use crate::metrics::Metrics;
+use crate::usage::Usage;
 
 /// Recent changes kept for readers that fall behind. Beyond it they get the whole state instead.
 const RECENT_BYTES: usize = 1 << 20;
+/// A state that lacks no more than this is given to who opens the document, and the rest after it.
+const LACKING_BYTES: usize = 64 << 10;
+/// How long an encoded state is kept that nobody asks for.
+const STATE_KEPT_MILLIS: i64 = 10_000;
 
 /// Counts the changes of one document since it was loaded.
 pub(super) type Version = u64;
@@ -52,21 +61,33 @@ pub(super) struct Document {
     pub(super) streams: BTreeMap<StreamId, Stream>,
     /// Answers that show a version which is not on disk yet, in order of that version.
     pub(super) deferred: VecDeque<(Version, Deferred)>,
-    /// The encoded state of `head`, shared by all who open the document at that version.
-    state: Option<(Version, Bytes)>,
+    /// An encoded state, shared by all who open the document.
+    state: Option<State>,
+    /// What was sent last.
+    pub(super) sent: Sent,
     recent: VecDeque<(Version, Vec<u8>)>,
     recent_bytes: usize,
     /// The version before the oldest of `recent`.
     recent_floor: Version,
     pub(super) last_seq: Seq,
-    /// Updates in the store that no snapshot covers.
-    pub(super) loose_updates: usize,
+    /// What the store keeps of it.
+    pub(super) stored: Stored,
+    /// Bytes of the merged state, or a little more.
+    pub(super) bytes: usize,
+    /// The version whose size was measured because it seemed too large.
+    measured_at: Option<Version>,
     /// Bytes of updates that wait for something that never came.
     pub(super) pending_bytes: usize,
-    pub(super) snapshot_under_way: bool,
     /// A commit failed: the replica shows what is not on disk, and is read again before it serves anybody.
     pub(super) broken: bool,
     pub(super) idle_since: Option<Timestamp>,
+}
+
+#[derive(Debug)]
+struct State {
+    version: Version,
+    text: Bytes,
+    used: Timestamp,
 }
 
 #[derive(Debug)]
@@ -75,7 +96,12 @@ pub(super) struct Stream {
     pub(super) tool_call_id: String,
     /// The last version that was queued for this reader.
     pub(super) cursor: Version,
+    /// It is passed over until its connection has room again.
     pub(super) lagging: bool,
+    /// It is due a state that waits for the disk.
+    catching_up: bool,
+    /// It takes all that became durable together as one update.
+    merges: bool,
 }
 
 /// An answer that waits for the disk.
@@ -90,10 +116,11 @@ pub(super) enum Deferred {
         request: Request,
         tool_call_id: String,
         payload: Bytes,
+        merges: bool,
     },
     CatchUp {
         stream: StreamId,
-        payloads: Vec<Bytes>,
+        payload: Bytes,
     },
 }
 
@@ -106,8 +133,22 @@ pub(super) struct Change {
     pub(super) known_to: Option<StreamId>,
 }
 
+/// What takes a reader to a newer version.
+enum Difference {
+    /// These, in order, take it to the version that is on disk.
+    Recent(Vec<Bytes>),
+    /// What it lacks is no longer kept.
+    TooFar,
+}
+
 impl Document {
-    pub(super) fn new(id: DocumentId, schema: Value, replica: MeshDocument, last_seq: Seq) -> Self {
+    pub(super) fn new(
+        id: DocumentId,
+        schema: Value,
+        replica: MeshDocument,
+        last_seq: Seq,
+        sent: Sent,
+    ) -> Self {
         let pending_bytes = pending_bytes(&replica);
         Self {
             id,
@@ -119,39 +160,103 @@ impl Document {
             streams: BTreeMap::new(),
             deferred: VecDeque::new(),
             state: None,
+            sent,
             recent: VecDeque::new(),
             recent_bytes: 0,
             recent_floor: 0,
             last_seq,
-            loose_updates: 0,
-            snapshot_under_way: false,
+            stored: Stored::default(),
+            bytes: 0,
+            measured_at: None,
             broken: false,
             idle_since: None,
         }
     }
 
-    /// The state of `head` as base64 text, encoded once for each version.
-    pub(super) fn encoded_state(&mut self) -> Bytes {
-        if let Some((version, state)) = &self.state
-            && *version == self.head
+    /// The state of some version as base64 text: the newest, or one that lacks little.
+    pub(super) fn shared_state(
+        &mut self,
+        now: Timestamp,
+        usage: &Arc<Usage>,
+        metrics: &Metrics,
+    ) -> (Version, Bytes) {
+        let is_near = self.has_near_state();
+        if let Some(state) = &mut self.state
+            && is_near
         {
-            return state.clone();
+            state.used = now;
+            return (state.version, state.text.clone());
         }
-        let state = base64_text(&self.replica.encode_state());
-        self.state = Some((self.head, state.clone()));
-        state
+        metrics.state_encodings.inc();
+        let state = self.replica.encode_state();
+        self.bytes = state.len();
+        let text = usage.share(STANDARD.encode(state).into_bytes());
+        self.sent.remember(&text);
+        self.state = Some(State {
+            version: self.head,
+            text: text.clone(),
+            used: now,
+        });
+        (self.head, text)
+    }
+
+    /// Whether it may grow by so many bytes. The size is known only roughly, so at the bound it is measured.
+    pub(super) fn takes(&mut self, bytes: usize, max_bytes: usize) -> bool {
+        if self.bytes.saturating_add(bytes) <= max_bytes {
+            return true;
+        }
+        if self.measured_at != Some(self.head) {
+            self.measured_at = Some(self.head);
+            self.bytes = self.replica.encode_state().len();
+        }
+        self.bytes.saturating_add(bytes) <= max_bytes
+    }
+
+    /// Whether an encoded state is there that lacks little, or nothing.
+    pub(super) fn has_near_state(&self) -> bool {
+        let Some(state) = &self.state else {
+            return false;
+        };
+        let lacks = self
+            .recent
+            .iter()
+            .filter(|(version, _)| *version > state.version);
+        // For a small document a state is as good as a difference.
+        let bound = LACKING_BYTES.min(self.bytes / 8);
+        state.version == self.head
+            || state.version >= self.recent_floor
+                && lacks.map(|(_, update)| update.len()).sum::<usize>() <= bound
+    }
+
+    /// Lets go of the encoded state if nobody asked for it lately.
+    pub(super) fn tidy(&mut self, now: Timestamp) {
+        let unused = |state: &mut State| now.0.saturating_sub(state.used.0) >= STATE_KEPT_MILLIS;
+        self.state.take_if(unused);
     }
 
     /// Replaces the replica after a failed commit. Readers have seen nothing but what is on disk, so they stay.
-    pub(super) fn reload(&mut self, replica: MeshDocument, last_seq: Seq) {
-        self.pending_bytes = pending_bytes(&replica);
-        self.replica = replica;
+    pub(super) fn reload(&mut self, fresh: Self) {
+        self.pending_bytes = fresh.pending_bytes;
+        self.replica = fresh.replica;
+        self.bytes = fresh.bytes;
+        self.stored = fresh.stored;
+        self.last_seq = fresh.last_seq;
         self.head = self.committed;
         self.state = None;
+        self.sent.clear();
         self.deferred.clear();
-        self.last_seq = last_seq;
-        self.snapshot_under_way = false;
+        for stream in self.streams.values_mut() {
+            stream.lagging |= std::mem::take(&mut stream.catching_up);
+        }
         self.broken = false;
+    }
+
+    /// Keeps an answer until its version is on disk.
+    pub(super) fn defer_to(&mut self, version: Version, deferred: Deferred) {
+        let behind = self
+            .deferred
+            .partition_point(|(other, _)| *other <= version);
+        self.deferred.insert(behind, (version, deferred));
     }
 
     fn remember(&mut self, version: Version, update: Vec<u8>) {
@@ -166,16 +271,22 @@ impl Document {
         }
     }
 
-    /// What takes a reader from `cursor` to the newest version, and that version.
-    fn difference(&mut self, cursor: Version) -> (Version, Vec<Bytes>) {
-        if cursor >= self.recent_floor {
-            let missed = self.recent.iter().filter(|(version, _)| *version > cursor);
-            let missed = missed.map(|(version, update)| Frame::of(*version, update, None));
-            let frames = merge_insertions(missed.collect());
-            let payloads = frames.iter().map(|frame| base64_text(&frame.update));
-            return (self.committed, payloads.collect());
+    /// What a reader at `cursor` lacks of what is on disk.
+    fn difference(&mut self, cursor: Version, merges: bool, usage: &Arc<Usage>) -> Difference {
+        if cursor < self.recent_floor {
+            return Difference::TooFar;
         }
-        (self.head, vec![self.encoded_state()])
+        let missed = self.recent.iter().filter(|(version, _)| *version > cursor);
+        let missed = missed.map(|(version, update)| Frame::of(*version, update, None));
+        let frames = merge(missed.collect(), merges);
+        let payloads: Vec<Bytes> = frames
+            .iter()
+            .map(|frame| usage.share(STANDARD.encode(&frame.update).into_bytes()))
+            .collect();
+        for payload in &payloads {
+            self.sent.remember(payload);
+        }
+        Difference::Recent(payloads)
     }
 }
 
@@ -203,6 +314,14 @@ impl<'a> Frame<'a> {
     }
 }
 
+/// Merges what may be sent as one change: everything for a reader that says so, else [runs of insertions](merge_insertions).
+fn merge(frames: Vec<Frame<'_>>, merges: bool) -> Vec<Frame<'_>> {
+    if !merges {
+        return merge_insertions(frames);
+    }
+    merge_run(frames)
+}
+
 /// Merges neighbours that only insert, so that what came while the disk was busy goes out as one change.
 ///
 /// An update that deletes goes out alone: the published SDKs keep their view of a document by deltas and lose count
@@ -215,42 +334,63 @@ fn merge_insertions(frames: Vec<Frame<'_>>) -> Vec<Frame<'_>> {
             _ => runs.push(vec![frame]),
         }
     }
-    let mut merged = Vec::with_capacity(runs.len());
-    for run in runs {
-        let updates: Vec<&[u8]> = run.iter().map(|frame| &*frame.update).collect();
-        match (run.last(), merge_updates(&updates)) {
-            (Some(last), Ok(update)) if run.len() > 1 => merged.push(Frame {
-                version: last.version,
-                update: Cow::Owned(update),
-                // An author has its own changes already, unless others' are merged into them.
-                known_to: last
-                    .known_to
-                    .filter(|author| run.iter().all(|frame| frame.known_to == Some(*author))),
-            }),
-            // One update, or updates that do not merge: they go out as they are.
-            _ => merged.extend(run),
-        }
+    runs.into_iter().flat_map(merge_run).collect()
+}
+
+/// Merges all of a run to one frame. If they don't merge, or there is but one, they stay as they are.
+fn merge_run(run: Vec<Frame<'_>>) -> Vec<Frame<'_>> {
+    let updates: Vec<&[u8]> = run.iter().map(|frame| &*frame.update).collect();
+    match (run.last(), merge_updates(&updates)) {
+        (Some(last), Ok(update)) if run.len() > 1 => vec![Frame {
+            version: last.version,
+            update: Cow::Owned(update),
+            // An author has its own changes already, unless others' are merged into them.
+            known_to: last
+                .known_to
+                .filter(|author| run.iter().all(|frame| frame.known_to == Some(*author))),
+        }],
+        _ => run,
     }
-    merged
 }
 
 impl Room {
     /// Shows a document's durable changes to everybody who has it open.
     pub(super) fn publish(&mut self, path: &str, changes: &[Change]) {
-        self.release_deferred(path);
         let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
             return;
         };
-        let visible = changes.iter().filter_map(|change| {
-            let update = change.visible.as_deref()?;
-            Some(Frame::of(change.version, update, change.known_to))
-        });
-        for frame in merge_insertions(visible.collect()) {
-            self.metrics.broadcasts.inc();
-            let chunk = wire::sync(path, base64_text(&frame.update));
-            document.remember(frame.version, frame.update.into_owned());
+        let frames = |merges| {
+            let visible = changes.iter().filter_map(|change| {
+                let update = change.visible.as_deref()?;
+                Some(Frame::of(change.version, update, change.known_to))
+            });
+            merge(visible.collect(), merges)
+        };
+        let one_by_one = frames(false);
+        // Before any answer is released: who is brought up to date by it is not sent these again.
+        for frame in &one_by_one {
+            document.remember(frame.version, frame.update.to_vec());
+        }
+        self.release_deferred(path);
+        self.deliver(path, &one_by_one, false);
+        let takes_all = |stream: &Stream| stream.merges && !stream.lagging;
+        if let Some(Slot::Open(document)) = self.documents.get(path)
+            && document.streams.values().any(takes_all)
+        {
+            self.deliver(path, &frames(true), true);
+        }
+    }
+
+    /// Queues changes for the readers that take them in this form.
+    fn deliver(&mut self, path: &str, frames: &[Frame<'_>], merged: bool) {
+        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+            return;
+        };
+        let is_scarce = self.usage.shared_bytes() > self.config.limits.max_shared_bytes;
+        for frame in frames {
+            let mut shared: Option<Content> = None;
             for (id, stream) in &mut document.streams {
-                if stream.lagging || stream.cursor >= frame.version {
+                if stream.merges != merged || stream.lagging || stream.cursor >= frame.version {
                     continue;
                 }
                 if Some(*id) == frame.known_to {
@@ -260,16 +400,23 @@ impl Room {
                 let Some(participant) = self.participants.get(&stream.conn) else {
                     continue;
                 };
-                if participant.outbox.accepts_broadcast() {
-                    participant.outbox.push(ServerToClient::ResponseChunk {
-                        tool_call_id: stream.tool_call_id.clone(),
-                        chunk: chunk.clone(),
-                    });
-                    self.metrics.deliveries.inc();
-                    stream.cursor = frame.version;
-                } else {
+                if !participant.outbox.accepts_broadcast(is_scarce) {
                     stream.lagging = true;
+                    continue;
                 }
+                let chunk = shared.get_or_insert_with(|| {
+                    self.metrics.broadcasts.inc();
+                    let text = STANDARD.encode(&frame.update).into_bytes();
+                    let payload = self.usage.share(text);
+                    document.sent.remember(&payload);
+                    wire::sync(path, payload)
+                });
+                participant.outbox.push(ServerToClient::ResponseChunk {
+                    tool_call_id: stream.tool_call_id.clone(),
+                    chunk: chunk.clone(),
+                });
+                self.metrics.deliveries.inc();
+                stream.cursor = frame.version;
             }
         }
     }
@@ -301,11 +448,12 @@ impl Room {
                     request,
                     tool_call_id,
                     payload,
+                    merges,
                 } => {
-                    self.send_state(path, version, request, &tool_call_id, payload);
+                    self.send_state(path, version, request, &tool_call_id, payload, merges);
                 }
-                Deferred::CatchUp { stream, payloads } => {
-                    self.send_catch_up(path, stream, version, payloads);
+                Deferred::CatchUp { stream, payload } => {
+                    self.send_catch_up(path, stream, version, payload);
                 }
             }
         }
@@ -316,7 +464,7 @@ impl Room {
         let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
             return;
         };
-        document.deferred.push_back((document.head, deferred));
+        document.defer_to(document.head, deferred);
         self.release_deferred(path);
     }
 
@@ -327,6 +475,7 @@ impl Room {
         request: Request,
         tool_call_id: &str,
         payload: Bytes,
+        merges: bool,
     ) {
         let stream = StreamId(self.number());
         let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
@@ -356,11 +505,14 @@ impl Room {
                 tool_call_id: tool_call_id.to_owned(),
                 cursor: version,
                 lagging: false,
+                catching_up: false,
+                merges,
             },
         );
         let chunk = wire::state(path, &document.schema, payload);
         self.send_chunk(conn, tool_call_id, chunk);
         self.respond(request, Content::Empty);
+        self.bring_up(path, stream);
         for (request, chunk) in early {
             self.sync_chunk(request, tool_call_id, &chunk);
         }
@@ -380,59 +532,88 @@ impl Room {
             })
             .collect();
         for (path, id) in open {
-            let Some(Slot::Open(document)) = self.documents.get_mut(&path) else {
-                continue;
-            };
-            let Some(cursor) = document
-                .streams
-                .get(&id)
-                .filter(|stream| stream.lagging)
-                .map(|stream| stream.cursor)
-            else {
-                continue;
-            };
-            let (version, payloads) = document.difference(cursor);
-            let catch_up = Deferred::CatchUp {
-                stream: id,
-                payloads,
-            };
-            document.deferred.push_back((version, catch_up));
-            self.release_deferred(&path);
+            if let Some(Slot::Open(document)) = self.documents.get(&path)
+                && document
+                    .streams
+                    .get(&id)
+                    .is_some_and(|stream| stream.lagging)
+            {
+                self.bring_up(&path, id);
+            }
         }
     }
 
-    fn send_catch_up(&mut self, path: &str, id: StreamId, version: Version, payloads: Vec<Bytes>) {
+    /// Sends a reader what it lacks of what is on disk, unless its connection is full.
+    fn bring_up(&mut self, path: &str, id: StreamId) {
         let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
             return;
         };
         let Some(stream) = document.streams.get_mut(&id) else {
             return;
         };
-        let (conn, tool_call_id) = (stream.conn, stream.tool_call_id.clone());
-        stream.cursor = version;
-        stream.lagging = false;
-        if !payloads.is_empty() {
-            self.metrics.catch_ups.inc();
+        if stream.catching_up {
+            return;
         }
-        for payload in payloads {
-            self.metrics.deliveries.inc();
-            self.send_chunk(conn, &tool_call_id, wire::sync(path, payload));
+        stream.lagging = stream.cursor < document.committed;
+        if !stream.lagging || document.broken {
+            return;
         }
-        // What was committed between the look at the difference and now went past this reader.
+        let Some(participant) = self.participants.get(&stream.conn) else {
+            return;
+        };
+        let is_scarce = self.usage.shared_bytes() > self.config.limits.max_shared_bytes;
+        if !participant.outbox.accepts_broadcast(is_scarce) {
+            return;
+        }
+        let (cursor, merges) = (stream.cursor, stream.merges);
+        match document.difference(cursor, merges, &self.usage) {
+            Difference::Recent(payloads) => {
+                let version = document.committed;
+                if let Some(stream) = document.streams.get_mut(&id) {
+                    stream.cursor = version;
+                    stream.lagging = false;
+                    let (conn, tool_call_id) = (stream.conn, stream.tool_call_id.clone());
+                    if !payloads.is_empty() {
+                        self.metrics.catch_ups.inc();
+                    }
+                    for payload in payloads {
+                        self.metrics.deliveries.inc();
+                        self.send_chunk(conn, &tool_call_id, wire::sync(path, payload));
+                    }
+                }
+            }
+            Difference::TooFar => {
+                let (version, payload) =
+                    document.shared_state(self.now, &self.usage, &self.metrics);
+                if let Some(stream) = document.streams.get_mut(&id) {
+                    stream.catching_up = true;
+                }
+                document.defer_to(
+                    version,
+                    Deferred::CatchUp {
+                        stream: id,
+                        payload,
+                    },
+                );
+                self.release_deferred(path);
+            }
+        }
+    }
+
+    fn send_catch_up(&mut self, path: &str, id: StreamId, version: Version, payload: Bytes) {
         let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
             return;
         };
-        if document.committed > version
-            && let Some(stream) = document.streams.get_mut(&id)
-        {
-            stream.lagging = true;
-            let (version, payloads) = document.difference(version);
-            let catch_up = Deferred::CatchUp {
-                stream: id,
-                payloads,
-            };
-            document.deferred.push_front((version, catch_up));
-        }
+        let Some(stream) = document.streams.get_mut(&id) else {
+            return;
+        };
+        stream.cursor = version;
+        stream.catching_up = false;
+        let (conn, tool_call_id) = (stream.conn, stream.tool_call_id.clone());
+        self.metrics.catch_ups.inc();
+        self.metrics.deliveries.inc();
+        self.send_chunk(conn, &tool_call_id, wire::sync(path, payload));
+        self.bring_up(path, id);
     }
 
     /// Takes a reader out of its document, which may become idle by it.
@@ -456,58 +637,9 @@ impl Room {
             document.idle_since = Some(self.now);
         }
     }
-
-    /// Lets documents go that nobody has had open for a while, and folds long logs into snapshots.
-    pub(crate) fn handle_timeout(&mut self, now: Timestamp) {
-        self.now = now;
-        let unload_after = i64::try_from(self.config.unload_after.as_millis()).unwrap_or(i64::MAX);
-        let mut gone = Vec::new();
-        let mut worn = Vec::new();
-        let mut broken = Vec::new();
-        for (path, slot) in &self.documents {
-            let Slot::Open(document) = slot else { continue };
-            if document.broken {
-                broken.push(path.clone());
-                continue;
-            }
-            let idle = document.streams.is_empty()
-                && document.deferred.is_empty()
-                && document
-                    .idle_since
-                    .is_some_and(|since| now.0.saturating_sub(since.0) >= unload_after);
-            let settled = document.head == document.committed && !document.snapshot_under_way;
-            if !settled {
-                continue;
-            }
-            // Reading one snapshot beats replaying a log, so a document is folded before it goes.
-            if document.loose_updates >= self.config.snapshot_every
-                || idle && document.loose_updates > 16
-            {
-                worn.push(path.clone());
-            } else if idle {
-                gone.push(path.clone());
-            }
-        }
-        for path in worn {
-            self.snapshot(&path);
-        }
-        for path in gone {
-            self.documents.remove(&path);
-            self.metrics.documents.dec();
-            tracing::debug!(room = %self.id.room, path, "document let go");
-        }
-        for path in broken {
-            self.reload(&path);
-        }
-    }
 }
 
 /// Bytes of what waits in a replica for operations that never came.
 pub(super) fn pending_bytes(replica: &MeshDocument) -> usize {
     replica.encode_pending().map_or(0, |pending| pending.len())
-}
-
-/// The wire's form of an update. Bytes, so that all readers share them.
-pub(super) fn base64_text(update: &[u8]) -> Bytes {
-    Bytes::from(STANDARD.encode(update))
 }

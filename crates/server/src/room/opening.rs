@@ -1,14 +1,23 @@
 //! From a path to an open document: read it, or create it, once for all who ask meanwhile.
 
+use std::ops::Range;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use meshagent_document::{InsertError, Limits, MeshDocument};
 use meshagent_protocol::sync::{SyncCreate, SyncOpenStart};
 use meshagent_protocol::{Content, ErrorCode};
-use meshagent_store::{Author, DocumentId, Seq, StoreError, StoredDocument, Timestamp, Write};
+use meshagent_store::{
+    Author, Contribution, DocumentId, OperationRange, Seq, StoreError, StoredDocument, Timestamp,
+    Write,
+};
 use serde_json::Value;
 
 use super::batch::Then;
-use super::documents::{Deferred, Document, Slot, base64_text};
+use super::compaction::Stored;
+use super::documents::{Deferred, Document, Slot};
 use super::files::StatAnswer;
+use super::sent::Sent;
 use super::{Conn, Fetch, FetchResult, Refusal, Request, Room};
 
 /// Somebody who waits for a document.
@@ -39,6 +48,14 @@ impl Waiter {
             Self::Create { request, .. }
             | Self::Describe { request }
             | Self::Open { request, .. } => *request,
+        }
+    }
+
+    /// The streamed call that it belongs to; a plain request has none.
+    fn call(&self) -> &str {
+        match self {
+            Self::Open { tool_call_id, .. } => tool_call_id,
+            Self::Create { .. } | Self::Describe { .. } => "",
         }
     }
 
@@ -253,8 +270,10 @@ impl Room {
                 .map_err(|error| damaged(&error))?;
         }
         replica.set_limits(self.document_limits());
-        let mut document = Document::new(stored.document, schema, replica, stored.last_seq);
-        document.loose_updates = stored.updates.len();
+        let sent = Sent::new(self.ids.client_id());
+        let mut document = Document::new(stored.document, schema, replica, stored.last_seq, sent);
+        document.stored = Stored::of(stored, self.now);
+        document.bytes = document.stored.bytes();
         document.idle_since = Some(self.now);
         Ok(document)
     }
@@ -262,6 +281,7 @@ impl Room {
     /// A document is there: everybody who waited is served, the creator first.
     pub(super) fn opened(&mut self, path: &str, document: Box<Document>, creator: Option<Waiter>) {
         self.metrics.documents.inc();
+        self.largest_document_bytes = self.largest_document_bytes.max(document.bytes);
         let waiters = match self.documents.insert(path.to_owned(), Slot::Open(document)) {
             Some(Slot::Loading { waiters, .. } | Slot::Creating(waiters)) => waiters,
             _ => Vec::new(),
@@ -280,6 +300,7 @@ impl Room {
     /// Repairs a document that was stored by a server that checked less. Whoever opens it is answered when
     /// the repair is on disk.
     fn repair_stored(&mut self, path: &str) {
+        let contribution = self.by_server();
         let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
             return;
         };
@@ -295,12 +316,7 @@ impl Room {
         let write = Write::Append {
             document: document.id,
             update: repair.update.clone().into(),
-            author: Author {
-                participant: "server".to_owned(),
-                role: "server".to_owned(),
-                on_behalf_of: None,
-                connection: String::new(),
-            },
+            contributions: vec![contribution],
             at: self.now,
         };
         let then = Then::Appended {
@@ -325,6 +341,13 @@ impl Room {
             );
             return self.refuse_waiter(waiter, refusal);
         }
+        if !self.has_room_for(path, &waiter) {
+            self.waiting.push_back((path.to_owned(), waiter));
+            return;
+        }
+        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+            return;
+        };
         match waiter {
             Waiter::Create { request, .. } => {
                 let text = format!("a document exists at {path:?}; open it, or delete it first");
@@ -332,7 +355,7 @@ impl Room {
             }
             Waiter::Describe { request } => {
                 let json = document.replica.to_json(false);
-                let json_bytes = document.encoded_state().len();
+                let json_bytes = document.bytes;
                 if document.streams.is_empty() {
                     document.idle_since = Some(self.now);
                 }
@@ -351,10 +374,15 @@ impl Room {
                 start,
                 ..
             } => {
-                let payload = match &start.vector {
-                    None => document.encoded_state(),
+                let (version, payload) = match &start.vector {
+                    None => document.shared_state(self.now, &self.usage, &self.metrics),
                     Some(vector) => match document.replica.encode_diff(vector) {
-                        Ok(difference) => base64_text(&difference),
+                        Ok(difference) => {
+                            let text = STANDARD.encode(difference).into_bytes();
+                            let payload = self.usage.share(text);
+                            document.sent.remember(&payload);
+                            (document.head, payload)
+                        }
                         Err(error) => {
                             let refusal =
                                 Refusal::invalid(format!("vector is not a state vector: {error}"));
@@ -367,14 +395,14 @@ impl Room {
                         }
                     },
                 };
-                self.defer(
-                    path,
-                    Deferred::State {
-                        request,
-                        tool_call_id,
-                        payload,
-                    },
-                );
+                let state = Deferred::State {
+                    request,
+                    tool_call_id,
+                    payload,
+                    merges: start.merge,
+                };
+                document.defer_to(version, state);
+                self.release_deferred(path);
             }
         }
     }
@@ -430,16 +458,40 @@ impl Room {
                 return self.creation_failed(path, creator, Refusal::invalid(text));
             }
         }
+        let state = replica.encode_state();
+        let max = self.config.limits.max_document_bytes;
+        if state.len() > max {
+            let text = format!("the initial JSON: a document may have {max} bytes at most");
+            return self.creation_failed(path, creator, Refusal::invalid(text));
+        }
+        let max = self.config.limits.max_documents;
+        if !self.usage.take_document(max) {
+            let text = format!(
+                "there are {max} documents, which is all this server keeps; delete some first"
+            );
+            let refusal = Refusal::new(ErrorCode::OperationFailed, text);
+            return self.creation_failed(path, creator, refusal);
+        }
+        let operations = replica.clocks();
+        let contribution = Contribution {
+            author: self.author(creator.conn(), creator.call()),
+            at: self.now,
+            operations: operations_of(operations.map(|(client, end)| (client, 0..end))),
+        };
+        let bytes = state.len();
         let write = Write::CreateDocument {
             room: self.id.clone(),
             path: path.to_owned(),
             schema: schema_json.to_string(),
-            state: replica.encode_state().into(),
-            author: self.author(creator.conn()),
+            state: state.into(),
+            contributions: vec![contribution],
             at: self.now,
         };
+        let sent = Sent::new(self.ids.client_id());
         // The id comes with the commit; nobody sees the document before.
-        let document = Box::new(Document::new(DocumentId(0), schema_json, replica, Seq(0)));
+        let mut document = Document::new(DocumentId(0), schema_json, replica, Seq(0), sent);
+        document.bytes = bytes;
+        let document = Box::new(document);
         self.stage(
             write,
             Then::Created {
@@ -448,6 +500,19 @@ impl Room {
                 creator,
             },
         );
+    }
+
+    /// What the room changes by itself.
+    fn by_server(&self) -> Contribution {
+        Contribution {
+            author: Author {
+                participant: "server".to_owned(),
+                role: "server".to_owned(),
+                ..Author::default()
+            },
+            at: self.now,
+            operations: Vec::new(),
+        }
     }
 
     fn document_limits(&self) -> Limits {
@@ -527,8 +592,7 @@ impl Room {
         let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
             return;
         };
-        document.loose_updates = fresh.loose_updates;
-        document.reload(fresh.replica, fresh.last_seq);
+        document.reload(fresh);
         self.repair_stored(path);
         let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
             return;
@@ -543,4 +607,16 @@ impl Room {
             self.catch_up(conn);
         }
     }
+}
+
+/// Clients' clocks as the store names them.
+pub(super) fn operations_of(
+    operations: impl IntoIterator<Item = (u64, Range<u64>)>,
+) -> Vec<OperationRange> {
+    let range = |(client, clocks): (u64, Range<u64>)| OperationRange {
+        client,
+        start: clocks.start,
+        end: clocks.end,
+    };
+    operations.into_iter().map(range).collect()
 }

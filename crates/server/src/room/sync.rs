@@ -1,19 +1,22 @@
 //! Toolkit `sync`: create, describe, and the streamed open with the gate for inbound updates.
 //!
-//! The gate's order, cheapest first: size, base64, decode, *already contained?*, grant, gap, schema. Echoes end at
-//! the fourth question: published clients send every update back that they receive, and the whole state after opening.
+//! The gate's order, cheapest first: size, *bytes just sent?*, base64, decode, *already contained?*, grant, size of
+//! the document, gap, schema. Published clients send every update back that they receive, and the whole state after
+//! opening. These echoes end at the second question if they come back as they were sent, else at the fifth.
 //! What breaks the schema is taken out again in the same step, so that nobody ever sees it.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use meshagent_document::{Applied, DecodeError, Repair, UpdateKind, Violation, merge_updates};
 use meshagent_protocol::sync::{SyncChunk, SyncCreate, SyncDescribe, SyncOpenStart};
 use meshagent_protocol::{Content, Control, ErrorCode};
-use meshagent_store::Write;
+use meshagent_store::{Contribution, Write};
 use serde_json::{Value, json};
 
 use super::batch::Then;
-use super::documents::{Deferred, Slot, StreamId, base64_text, pending_bytes};
-use super::opening::Waiter;
+use super::documents::{Deferred, Slot, StreamId, pending_bytes};
+use super::opening::{Waiter, operations_of};
 use super::{Call, Refusal, Request, Room};
 use crate::metrics::UpdateOutcome;
 
@@ -132,6 +135,14 @@ impl Room {
             }
             Err(error) => return self.refuse_update(request, Refusal::request(&error)),
         };
+        if let Some(Slot::Open(document)) = self.documents.get(path)
+            && document.sent.contains(&chunk.payload)
+        {
+            // What was sent is on disk, so nothing is waited for.
+            self.metrics.echoes_unread.inc();
+            self.metrics.count_update(UpdateOutcome::Echo);
+            return self.respond(request, Content::Empty);
+        }
         let update = match chunk.decode() {
             Ok(update) => Bytes::from(update),
             Err(error) => return self.refuse_update(request, Refusal::invalid(error)),
@@ -177,7 +188,22 @@ impl Room {
         kind: UpdateKind,
         update: Bytes,
     ) {
-        let author = self.author(request.conn);
+        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+            return;
+        };
+        let tool_call_id = match document.streams.get(&stream) {
+            Some(stream) => stream.tool_call_id.clone(),
+            None => String::new(),
+        };
+        let max = self.config.limits.max_document_bytes;
+        // An update without a group of operations only deletes, which helps.
+        if update.first() != Some(&0) && !document.takes(update.len(), max) {
+            let text = format!(
+                "a document may have {max} bytes at most; delete something, or begin another document"
+            );
+            return self.refuse_update(request, Refusal::invalid(text));
+        }
+        let author = self.author(request.conn, &tool_call_id);
         let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
             return;
         };
@@ -213,6 +239,8 @@ impl Room {
             tracing::warn!(%error, path, "something that had waited is given up");
         }
         document.head += 1;
+        document.bytes += update.len();
+        self.largest_document_bytes = self.largest_document_bytes.max(document.bytes);
         document.pending_bytes = if !applied.gap {
             0
         } else if applied.visible.is_none() {
@@ -226,7 +254,7 @@ impl Room {
             Content::Json(json!({
                 "pending": true,
                 "message": "the update builds on operations that are missing here; it is kept and applied when they arrive",
-                "state_vector": String::from_utf8_lossy(&base64_text(&document.replica.state_vector())),
+                "state_vector": STANDARD.encode(document.replica.state_vector()),
             }))
         } else if violations.is_empty() {
             self.metrics.count_update(UpdateOutcome::Accepted);
@@ -254,7 +282,11 @@ impl Room {
         let write = Write::Append {
             document: document.id,
             update,
-            author,
+            contributions: vec![Contribution {
+                author,
+                at: self.now,
+                operations: operations_of(applied.operations),
+            }],
             at: self.now,
         };
         self.stage(write, then);

@@ -33,6 +33,7 @@ use crate::ids::Ids;
 use crate::metrics::Metrics;
 use crate::outbox::{Outbox, Outgoing};
 use crate::signer::UrlSigner;
+use crate::usage::Usage;
 
 /// A room, its store, and the time.
 struct World {
@@ -73,6 +74,7 @@ impl World {
             Arc::new(config),
             Arc::clone(&metrics),
             UrlSigner::new("secret"),
+            Arc::new(Usage::default()),
             Ids::from_seed([7; 32]),
         );
         Self {
@@ -93,7 +95,10 @@ impl World {
     fn join_with(&mut self, name: &str, scope: ApiScope) -> Client {
         self.next_conn += 1;
         let conn = Conn(self.next_conn);
-        let outbox = Arc::new(Outbox::new(self.room.config.limits.max_outbox_bytes));
+        let outbox = Arc::new(Outbox::new(
+            self.room.config.limits.max_outbox_bytes,
+            Arc::clone(&self.metrics),
+        ));
         let joining = Joining {
             participant_id: format!("{name}-id"),
             name: name.to_owned(),
@@ -153,6 +158,11 @@ impl World {
     fn begin_open(&mut self, client: &Client, call: &str, start: Value) -> u64 {
         let open = invoke("sync", "open", Content::Control(Control::Open), call);
         self.send(client, open);
+        self.start(client, call, start)
+    }
+
+    /// Sends the start chunk of a streamed open.
+    fn start(&mut self, client: &Client, call: &str, start: Value) -> u64 {
         let mut headers = json!({ "kind": "start" });
         headers
             .as_object_mut()

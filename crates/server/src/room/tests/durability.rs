@@ -1,6 +1,6 @@
 //! Durable before visible, and what happens when the disk fails.
 
-use meshagent_store::Fault;
+use meshagent_store::{Fault, RoomId, Store as _};
 use serde_json::json;
 
 use super::{Content, Editor, World, code, count};
@@ -30,11 +30,21 @@ fn an_update_is_acknowledged_and_shown_only_when_it_is_on_disk() {
 fn a_state_that_shows_what_is_not_on_disk_waits_for_it() {
     let mut world = World::new();
     let (writer, late) = (world.join("writer"), world.join("late"));
+    let other = world.join("other");
     world.open(&writer, "w", json!({ "path": "a.document" }));
     world.update(&writer, "w", &Editor::new(1).append("body", "one"));
     world.run();
 
-    world.begin_open(&late, "l", json!({ "path": "a.document" }));
+    // The state that the writer got is on disk, and as good for others; the rest follows it.
+    world.begin_open(&other, "o", json!({ "path": "a.document" }));
+    let mut early = vec![other.state("o")];
+    assert_eq!(count(&early, "one"), 0);
+    // With a vector it is the newest state that is asked for.
+    world.begin_open(
+        &late,
+        "l",
+        json!({ "path": "a.document", "vector": "AA==" }),
+    );
     let describe = world.invoke(&late, "sync", "describe", json!({ "path": "a.document" }));
     world.run();
     assert!(late.chunks("l").is_empty());
@@ -42,6 +52,8 @@ fn a_state_that_shows_what_is_not_on_disk_waits_for_it() {
     // What arrives while the first batch is under way is in the next one, and reaches the late one too.
     world.update(&writer, "w", &Editor::new(2).append("body", "two"));
     world.settle();
+    early.extend(other.changes("o"));
+    assert_eq!((count(&early, "one"), count(&early, "two")), (1, 1));
     let seen = late.take();
     let mut updates = Vec::new();
     let mut described = None;
@@ -115,4 +127,90 @@ fn a_document_that_cannot_be_created_does_not_exist() {
     world.settle();
     assert_eq!(code(&client.chunks("c")[0]), Some(1008));
     other.state("o");
+}
+
+#[test]
+fn what_waits_for_the_disk_together_is_one_write_with_everybodys_part() {
+    let mut world = World::new();
+    let (ann, bob) = (world.join("ann"), world.join("bob"));
+    let agent = super::invoke("sync", "open", Content::Control(super::Control::Open), "c");
+    let super::ClientToServer::Invoke(mut agent) = agent else {
+        panic!("it is an invoke")
+    };
+    agent.tool_call_id = Some("b".to_owned());
+    agent.on_behalf_of_id = Some("ann-id".to_owned());
+    world.open(&ann, "a", json!({ "path": "a.document" }));
+    world.send(&bob, super::ClientToServer::Invoke(agent));
+    world.start(&bob, "b", json!({ "path": "a.document" }));
+    world.settle();
+    // One is with the disk, four wait behind it.
+    world.update(&ann, "a", &Editor::new(9).append("body", "zero"));
+    world.run();
+    let (first, second) = (Editor::new(1), Editor::new(2));
+    for n in 0..2 {
+        world.update(&ann, "a", &first.append("body", &format!("a{n}")));
+        world.update(&bob, "b", &second.append("body", &format!("b{n}")));
+    }
+    world.update(&bob, "b", &second.remove(0));
+    let before = world.store.commits();
+    world.settle();
+    assert_eq!(world.store.commits() - before, 2);
+    assert_eq!(world.metric("meshagent_merged_updates_total"), 4);
+
+    let stored = world
+        .store
+        .load(&RoomId::new("project", "room"), "a.document")
+        .unwrap()
+        .unwrap();
+    let last = stored.updates.last().unwrap();
+    let parts: Vec<_> = last
+        .contributions
+        .iter()
+        .map(|part| {
+            let author = &part.author;
+            let operations: Vec<_> = part
+                .operations
+                .iter()
+                .map(|run| (run.client, run.start))
+                .collect();
+            (
+                author.participant.as_str(),
+                author.on_behalf_of.as_deref(),
+                operations,
+            )
+        })
+        .collect();
+    let of_ann = |clock| ("ann", None, vec![(1, clock)]);
+    let of_bob = |clock| ("bob", Some("ann"), vec![(2, clock)]);
+    let per_edit = stored.updates[1].contributions[0].operations[0].end;
+    assert_eq!(
+        parts,
+        [of_ann(0), of_bob(0), of_ann(per_edit), of_bob(per_edit)],
+        "the deletion is part of bob's second"
+    );
+    let everything: Vec<_> = stored
+        .updates
+        .iter()
+        .map(|one| one.update.to_vec())
+        .collect();
+    let shown = ["zero", "a0", "a1", "b0", "b1"].map(|id| count(&everything, id));
+    assert_eq!(
+        shown.iter().sum::<usize>(),
+        4,
+        "all but the removed one: {shown:?}"
+    );
+}
+
+#[test]
+fn what_failed_takes_no_room_any_more() {
+    let mut world = World::new();
+    let writer = world.join("writer");
+    world.open(&writer, "w", json!({ "path": "a.document" }));
+    world.store.fail_commits(0..1000, Fault::Full);
+    world.update(&writer, "w", &Editor::new(1).append("body", "one"));
+    world.run();
+    world.update(&writer, "w", &Editor::new(2).append("body", "two"));
+    assert!(world.room.staged_bytes() > 0);
+    world.commit();
+    assert_eq!(world.room.staged_bytes(), 0);
 }

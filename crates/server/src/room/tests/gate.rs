@@ -224,12 +224,7 @@ fn a_stored_document_that_breaks_its_schema_is_repaired_before_it_is_seen() {
     let write = Write::Append {
         document: stored.document,
         update: editor.append("nonsense", "two").into(),
-        author: meshagent_store::Author {
-            participant: "somebody".to_owned(),
-            role: "user".to_owned(),
-            on_behalf_of: None,
-            connection: String::new(),
-        },
+        contributions: Vec::new(),
         at: world.now,
     };
     world.store.commit(&[write]).unwrap();

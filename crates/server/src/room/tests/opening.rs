@@ -128,8 +128,8 @@ fn a_document_is_let_go_after_its_last_reader_and_comes_back_the_same() {
     let editor = Editor::new(1);
     for n in 0..40 {
         world.update(&client, "c", &editor.append("body", &format!("n{n}")));
+        world.settle();
     }
-    world.settle();
     assert_eq!(world.metric("meshagent_documents"), 1);
     world.chunk(&client, "c", Content::Control(super::Control::close()));
     world.pass_seconds(20);

@@ -143,6 +143,37 @@ fn a_reader_too_far_behind_gets_the_whole_state() {
 }
 
 #[test]
+fn what_becomes_durable_together_with_a_readers_state_reaches_it_too() {
+    let mut config = Config::default();
+    config.limits.max_outbox_bytes = 4 << 10;
+    let mut world = World::with_config(config);
+    let (writer, slow) = (world.join("writer"), world.join("slow"));
+    world.open(&writer, "w", json!({ "path": "a.document" }));
+    let mut updates = vec![world.open(&slow, "s", json!({ "path": "a.document" }))];
+    let editor = Editor::new(1);
+    world.update(&writer, "w", &editor.append("body", "one"));
+    // More than the document keeps of its recent changes.
+    for _ in 0..6 {
+        let long = "x".repeat(300 << 10);
+        world.update(&writer, "w", &editor.set_first("text", &long));
+        world.settle();
+        writer.take();
+    }
+    updates.extend(slow.changes("s"));
+    // The reader is due the state with "two" in it, which waits for the disk; "three" gets into the same batch.
+    world.update(&writer, "w", &editor.append("body", "two"));
+    world.room.handle_drained(slow.conn);
+    world.update(&writer, "w", &editor.append("body", "three"));
+    world.settle();
+    updates.extend(slow.changes("s"));
+    world.room.handle_drained(slow.conn);
+    world.settle();
+    updates.extend(slow.changes("s"));
+    let seen = ["one", "two", "three"].map(|id| count(&updates, id));
+    assert_eq!(seen, [1, 1, 1]);
+}
+
+#[test]
 fn a_client_that_comes_back_gets_what_it_lacks() {
     let mut world = World::new();
     let (writer, other) = (world.join("writer"), world.join("other"));

@@ -1,0 +1,59 @@
+//! What a document sent last, so that its echo is known without a look inside.
+
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hasher as _};
+
+/// Published clients echo at once, so few payloads are sent in between.
+const REMEMBERED: usize = 256;
+
+/// The last payloads, by length and hash.
+///
+/// A payload that is taken for another, one in 2⁶⁴, would be lost. The key keeps it chance: nobody can make one.
+#[derive(Debug)]
+pub(super) struct Sent {
+    key: u64,
+    payloads: VecDeque<(usize, u64)>,
+}
+
+impl Sent {
+    pub(super) fn new(key: u64) -> Self {
+        Self {
+            key,
+            payloads: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn remember(&mut self, payload: &[u8]) {
+        let entry = (payload.len(), self.hash(payload));
+        if self.payloads.contains(&entry) {
+            return;
+        }
+        if self.payloads.len() == REMEMBERED {
+            self.payloads.pop_front();
+        }
+        self.payloads.push_back(entry);
+    }
+
+    pub(super) fn contains(&self, payload: &[u8]) -> bool {
+        let same_length = |entry: &&(usize, u64)| entry.0 == payload.len();
+        if !self.payloads.iter().any(|entry| same_length(&entry)) {
+            return false;
+        }
+        let hash = self.hash(payload);
+        self.payloads
+            .iter()
+            .filter(same_length)
+            .any(|entry| entry.1 == hash)
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.payloads.clear();
+    }
+
+    fn hash(&self, payload: &[u8]) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        hasher.write_u64(self.key);
+        hasher.write(payload);
+        hasher.finish()
+    }
+}
