@@ -1,20 +1,20 @@
 //! The streamed calls of one connection, by the ids that its client gave them.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// A table of the calls that are open on one connection.
 ///
 /// The ids are scoped to the connection: another one may use the same.
 #[derive(Clone, Debug)]
 pub struct Calls<T> {
-    calls: HashMap<String, T>,
+    calls: BTreeMap<String, T>,
 }
 
 impl<T> Calls<T> {
     /// A table without calls.
     pub fn new() -> Self {
         Self {
-            calls: HashMap::new(),
+            calls: BTreeMap::new(),
         }
     }
 
@@ -47,19 +47,19 @@ impl<T> Calls<T> {
         self.calls.get(tool_call_id)
     }
 
-    /// All calls, in no particular order.
+    /// All calls, in the order of their ids.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
         self.calls.iter().map(|(id, call)| (id.as_str(), call))
     }
 
-    /// All calls, to change, in no particular order.
+    /// All calls, to change, in the order of their ids.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (&str, &mut T)> {
         self.calls.iter_mut().map(|(id, call)| (id.as_str(), call))
     }
 
     /// Takes all calls out.
     pub fn drain(&mut self) -> impl Iterator<Item = (String, T)> {
-        self.calls.drain()
+        std::mem::take(&mut self.calls).into_iter()
     }
 
     /// How many calls are open.

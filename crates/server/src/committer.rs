@@ -59,37 +59,50 @@ impl Committer {
 
 fn run(mut queue: mpsc::Receiver<Job>, store: &dyn Store, metrics: &Metrics) {
     while let Some(first) = queue.blocking_recv() {
-        let mut writes = first.writes;
-        let mut parts = vec![(writes.len(), first.done)];
-        while writes.len() < MAX_WRITES {
+        let mut writes = first.writes.len();
+        let mut batches = vec![first.writes];
+        let mut waiting = vec![first.done];
+        while writes < MAX_WRITES {
             let Ok(job) = queue.try_recv() else { break };
-            parts.push((job.writes.len(), job.done));
-            writes.extend(job.writes);
+            writes += job.writes.len();
+            batches.push(job.writes);
+            waiting.push(job.done);
         }
+        let results = commit(store, batches, metrics);
+        for (done, result) in waiting.into_iter().zip(results) {
+            // A room that is gone needs no answer.
+            let _ = done.send(result);
+        }
+    }
+}
 
-        let started = Instant::now();
-        let result = store.commit(&writes);
-        metrics
-            .commit_seconds
-            .observe(started.elapsed().as_secs_f64());
-        metrics.committed_writes.inc_by(writes.len() as u64);
+/// Commits rooms' batches in one transaction, and gives each its part of what came of it.
+pub(crate) fn commit(
+    store: &dyn Store,
+    batches: Vec<Vec<Write>>,
+    metrics: &Metrics,
+) -> Vec<BatchResult> {
+    let lengths: Vec<usize> = batches.iter().map(Vec::len).collect();
+    let writes: Vec<Write> = batches.into_iter().flatten().collect();
 
-        match result {
-            Ok(results) => {
-                let mut results = results.into_iter();
-                for (len, done) in parts {
-                    // A room that is gone needs no answer.
-                    let _ = done.send(Ok(results.by_ref().take(len).collect()));
-                }
-            }
-            Err(error) => {
-                metrics.commit_failures.inc();
-                tracing::error!(error = %with_causes(&error), writes = writes.len(), "the store refused a batch");
-                let error = Arc::new(error);
-                for (_, done) in parts {
-                    let _ = done.send(Err(Arc::clone(&error)));
-                }
-            }
+    let started = Instant::now();
+    let result = store.commit(&writes);
+    metrics
+        .commit_seconds
+        .observe(started.elapsed().as_secs_f64());
+    metrics.committed_writes.inc_by(writes.len() as u64);
+
+    match result {
+        Ok(results) => {
+            let mut results = results.into_iter();
+            let part = |length| Ok(results.by_ref().take(length).collect());
+            lengths.into_iter().map(part).collect()
+        }
+        Err(error) => {
+            metrics.commit_failures.inc();
+            tracing::error!(error = %with_causes(&error), writes = writes.len(), "the store refused a batch");
+            let error = Arc::new(error);
+            lengths.iter().map(|_| Err(Arc::clone(&error))).collect()
         }
     }
 }

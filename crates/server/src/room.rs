@@ -124,7 +124,8 @@ pub(crate) struct Room {
     ids: Ids,
     now: Timestamp,
     participants: BTreeMap<Conn, Participant>,
-    documents: HashMap<String, Slot>,
+    // Ordered, so that a run can be repeated from its seed.
+    documents: BTreeMap<String, Slot>,
     /// The next batch. Bounded by the mailbox: the task stops handing in while this is long.
     staged: Vec<Staged>,
     staged_bytes: usize,
@@ -232,7 +233,7 @@ impl Room {
             ids,
             now: Timestamp(0),
             participants: BTreeMap::new(),
-            documents: HashMap::new(),
+            documents: BTreeMap::new(),
             staged: Vec::new(),
             staged_bytes: 0,
             in_flight_bytes: 0,

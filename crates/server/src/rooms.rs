@@ -493,7 +493,12 @@ impl RoomTask {
     }
 }
 
-fn read(store: &dyn Store, room: &RoomId, fetch: Fetch) -> Result<FetchResult, StoreError> {
+/// Does a room's read.
+pub(crate) fn read(
+    store: &dyn Store,
+    room: &RoomId,
+    fetch: Fetch,
+) -> Result<FetchResult, StoreError> {
     Ok(match fetch {
         Fetch::Document { path } => FetchResult::Document(store.load(room, &path)?),
         Fetch::File { path } => FetchResult::File(store.read_file(room, &path)?),
