@@ -8,8 +8,10 @@
 
 mod arguments;
 mod connect;
+mod kill;
 mod memory;
 mod serve;
+mod stress;
 mod token;
 
 use std::path::Path;

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use meshagent_client::RoomClient;
-use meshagent_protocol::{ApiKey, ApiScope, Grant, ParticipantToken};
 use serde_json::json;
 use tempfile::TempDir;
 
 use crate::serve::Server;
+use crate::stress::{resident_kilobytes, room_url, token};
 use crate::{KEY, meshagent};
 
 const DOCUMENTS: usize = 300;
@@ -26,11 +26,7 @@ fn memory_returns_when_documents_are_let_go() {
         "os",
     ];
     let server = Server::start(meshagent(home.path(), &arguments).env("MESHAGENT_API_KEY", KEY));
-    let url = format!("{}/rooms/room", server.url().replacen("http", "ws", 1));
-    let mut token = ParticipantToken::new("ann");
-    token.grants.push(Grant::Room("room".to_owned()));
-    token.grants.push(Grant::Api(Box::new(ApiScope::full())));
-    let jwt = token.sign(&ApiKey::parse(KEY).unwrap());
+    let (url, jwt) = (room_url(server.url()), token("ann"));
 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -68,13 +64,4 @@ fn memory_returns_when_documents_are_let_go() {
         client.close().await;
     });
     server.terminate();
-}
-
-fn resident_kilobytes(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .unwrap();
-    line.trim().trim_end_matches("kB").trim().parse().unwrap()
 }

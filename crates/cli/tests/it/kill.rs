@@ -1,0 +1,431 @@
+//! The server killed at random moments while people edit: what anybody was told or shown is there again.
+//!
+//! `KILLS=1000 KILL_SEED=7 cargo test -p meshagent-cli kill` runs for longer, or otherwise. The seed says when the
+//! server is killed and what is edited; how far the edits come until then is up to the machine.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use meshagent_client::{CallError, RoomClient, StreamEnd, SyncStream};
+use meshagent_document::{MeshDocument, MeshSchema, Target, UpdateKind};
+use meshagent_protocol::DocPath;
+use meshagent_protocol::sync::SyncOpenStart;
+use rusqlite::Connection;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::serve::Server;
+use crate::stress::{Random, Repeat, quiet_port, room_url, setting, token};
+use crate::{KEY, meshagent};
+
+const DOCUMENTS: [&str; 3] = ["a.document", "b.document", "c.document"];
+const WRITERS: u64 = 6;
+/// Nothing here takes this long; a test that hangs fails.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[test]
+fn what_anybody_was_told_or_shown_survives_a_kill() {
+    let kills: u64 = setting("KILLS", 50);
+    let seed: u64 = setting("KILL_SEED", 1);
+    let _repeat = Repeat(format!(
+        "KILLS={kills} KILL_SEED={seed} cargo test -p meshagent-cli kill"
+    ));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut random = Random(seed);
+    let home = TempDir::new().unwrap();
+    let port = quiet_port(&mut random);
+    let log = home.path().join("log");
+    let url = room_url(&format!("http://127.0.0.1:{port}"));
+    let ledger = Arc::new(Ledger::default());
+
+    // They come back by themselves, again and again, for as long as the test takes.
+    let mut actors = Vec::new();
+    for _ in 0..WRITERS {
+        actors.push(runtime.spawn(write(url.clone(), Arc::clone(&ledger), random.fork())));
+    }
+    for document in DOCUMENTS {
+        actors.push(runtime.spawn(read(url.clone(), Arc::clone(&ledger), document)));
+    }
+    actors.push(runtime.spawn(create(url.clone(), Arc::clone(&ledger))));
+
+    let mut audits = 0;
+    for kill in 0..kills {
+        // One in four is killed wherever it is, perhaps while it starts.
+        if random.below(4) == 0 {
+            let mut server = serve(home.path(), port)
+                .stdout(Stdio::null())
+                .stderr(append(&log))
+                .spawn()
+                .unwrap();
+            std::thread::sleep(Duration::from_millis(random.below(150)));
+            server.kill().unwrap();
+            server.wait().unwrap();
+        } else {
+            let server = Server::start_with_log(&mut serve(home.path(), port), append(&log));
+            runtime.block_on(audit(&url, &ledger, kill, 20));
+            audits += 1;
+            std::thread::sleep(Duration::from_millis(random.below(250)));
+            server.kill();
+        }
+        for actor in &actors {
+            assert!(!actor.is_finished(), "an actor failed before kill {kill}");
+        }
+    }
+    let connection = Connection::open(home.path().join("data/meshagent.db")).unwrap();
+    let verdict: String = connection
+        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(verdict, "ok");
+    drop(connection);
+
+    let server = Server::start_with_log(&mut serve(home.path(), port), append(&log));
+    runtime.block_on(audit(&url, &ledger, kills, usize::MAX));
+    for actor in actors {
+        actor.abort();
+    }
+    let log = fs::read_to_string(log).unwrap();
+    assert!(!log.contains("panicked") && !log.contains("ERROR"), "{log}");
+    server.terminate();
+
+    let [told, shown] = [&ledger.told, &ledger.shown].map(|count| count.load(Ordering::Relaxed));
+    assert!(
+        told > kills * 10 && shown > kills * 10 && audits > kills / 2,
+        "too little happened to prove anything: {told} updates acknowledged, {shown} seen, {audits} looks at all"
+    );
+}
+
+/// As by default, but for snapshots and unloading: kills are to fall into these, too.
+fn serve(home: &Path, port: u16) -> Command {
+    let listen = format!("127.0.0.1:{port}");
+    let arguments = [
+        "serve",
+        "--listen",
+        &listen,
+        "--data-dir",
+        "data",
+        "--snapshot-every",
+        "7",
+        "--unload-after",
+        "0",
+    ];
+    let mut command = meshagent(home, &arguments);
+    command.current_dir(home).env("MESHAGENT_API_KEY", KEY);
+    command
+}
+
+fn append(log: &Path) -> File {
+    let mut options = File::options();
+    options.create(true).append(true).open(log).unwrap()
+}
+
+/// What the server has acknowledged or shown to anybody.
+#[derive(Default)]
+struct Ledger {
+    documents: Mutex<BTreeMap<&'static str, Known>>,
+    /// The documents that were created, with the text in each.
+    created: Mutex<Vec<(String, String)>>,
+    told: AtomicU64,
+    shown: AtomicU64,
+    serial: AtomicU64,
+}
+
+/// What is known of one document.
+struct Known {
+    /// All updates of which the server has said that it has them, by an acknowledgement or by showing them.
+    replica: MeshDocument,
+    /// Elements whose insertion was acknowledged.
+    inserted: BTreeSet<String>,
+    /// Elements whose deletion was sent, so that they may be gone.
+    deleting: BTreeSet<String>,
+    /// Elements whose deletion was acknowledged.
+    deleted: BTreeSet<String>,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self {
+            replica: replica(1),
+            inserted: BTreeSet::new(),
+            deleting: BTreeSet::new(),
+            deleted: BTreeSet::new(),
+        }
+    }
+}
+
+impl Ledger {
+    fn with<T>(&self, path: &'static str, f: impl FnOnce(&mut Known) -> T) -> T {
+        f(self.documents.lock().unwrap().entry(path).or_default())
+    }
+
+    fn told(&self, path: &'static str, update: &[u8]) {
+        self.told.fetch_add(1, Ordering::Relaxed);
+        self.with(path, |known| known.replica.apply_update(update).unwrap());
+    }
+
+    fn shown(&self, path: &'static str, update: &[u8]) {
+        self.shown.fetch_add(1, Ordering::Relaxed);
+        self.with(path, |known| known.replica.apply_update(update).unwrap());
+    }
+
+    /// A number that nobody else gets.
+    fn serial(&self) -> u64 {
+        2 + self.serial.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+fn replica(client_id: u64) -> MeshDocument {
+    MeshDocument::new(MeshSchema::builtin("document").unwrap(), client_id)
+}
+
+/// Looks at all that the ledger knows of the documents that are edited, and at the newest of those that were created.
+async fn audit(url: &str, ledger: &Ledger, kill: u64, newest: usize) {
+    let look = async {
+        let client = RoomClient::connect(url, &token("auditor")).await.unwrap();
+        for path in DOCUMENTS {
+            let known = ledger.with(path, |known| {
+                let waiting = known.replica.encode_pending();
+                let sets = (known.inserted.clone(), known.deleted.clone());
+                (known.replica.encode_state(), waiting, sets)
+            });
+            let (state, waiting, (inserted, deleted)) = known;
+            let stream = client.sync().open(&start(path, None)).await.unwrap();
+            let mut served = replica(0);
+            served.apply_update(stream.state()).unwrap();
+            for update in std::iter::once(state).chain(waiting) {
+                let kind = served.classify(&update).unwrap();
+                assert!(
+                    matches!(kind, UpdateKind::Contained | UpdateKind::Empty),
+                    "after {kill} kills {path} lacks something that was acknowledged or shown: {kind:?}"
+                );
+            }
+            let ids = element_ids(&served.to_json(true));
+            let deleting = ledger.with(path, |known| known.deleting.clone());
+            let lost: Vec<_> = inserted
+                .iter()
+                .filter(|&id| !ids.contains(id) && !deleting.contains(id))
+                .collect();
+            let back: Vec<_> = deleted.intersection(&ids).collect();
+            assert!(
+                lost.is_empty() && back.is_empty(),
+                "after {kill} kills {path} has lost {lost:?}, and {back:?} are back"
+            );
+        }
+        let created = ledger.created.lock().unwrap().clone();
+        let mut looks = JoinSet::new();
+        for (path, text) in created.into_iter().rev().take(newest) {
+            let sync = client.sync();
+            looks.spawn(async move {
+                let json = sync.describe(&path).await.unwrap();
+                assert_eq!(json, content(&text), "after {kill} kills, {path}");
+            });
+        }
+        while let Some(look) = looks.join_next().await {
+            look.unwrap();
+        }
+        client.close().await;
+    };
+    timeout(PATIENCE, look).await.unwrap();
+}
+
+fn element_ids(json: &Value) -> BTreeSet<String> {
+    let elements = json["document"]["content"].as_array().unwrap().iter();
+    let id = |element: &Value| element["body"]["$id"].as_str().unwrap().to_owned();
+    elements.map(id).collect()
+}
+
+fn start(path: &str, replica: Option<&MeshDocument>) -> SyncOpenStart {
+    let mut start = SyncOpenStart::new(DocPath::parse(path).unwrap());
+    start.vector = replica.map(MeshDocument::state_vector);
+    start
+}
+
+/// A connection, as soon as there is a server.
+async fn connect(url: &str, name: &str) -> RoomClient {
+    let jwt = token(name);
+    loop {
+        // The server may be killed while it says who it is.
+        match RoomClient::connect(url, &jwt).await {
+            Ok(client) => return client,
+            Err(_) => sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
+/// Opens a document; `None` if the connection is lost.
+async fn open(client: &RoomClient, start: &SyncOpenStart) -> Option<SyncStream> {
+    match client.sync().open(start).await {
+        Ok(stream) => Some(stream),
+        Err(CallError::Disconnected) => None,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Notes everything that is shown of a document, from the first operation on each time.
+async fn read(url: String, ledger: Arc<Ledger>, path: &'static str) {
+    loop {
+        let client = connect(&url, "reader").await;
+        let Some(mut stream) = open(&client, &start(path, None)).await else {
+            continue;
+        };
+        ledger.shown(path, stream.state());
+        while let Some(update) = next(&mut stream).await {
+            ledger.shown(path, &update);
+        }
+    }
+}
+
+/// The next update; `None` if the connection is lost.
+async fn next(stream: &mut SyncStream) -> Option<Vec<u8>> {
+    match stream.recv().await {
+        Ok(Some(update)) => Some(update),
+        Err(StreamEnd::Disconnected) => None,
+        ended => panic!("the server ended the stream: {ended:?}"),
+    }
+}
+
+/// Edits a document until the connection is lost; then the same or another one, with what it has or from scratch.
+async fn write(url: String, ledger: Arc<Ledger>, mut random: Random) {
+    let mut kept: Option<(&'static str, MeshDocument)> = None;
+    loop {
+        let (path, mut document) = kept.take().unwrap_or_else(|| {
+            let index = usize::try_from(random.below(DOCUMENTS.len() as u64)).unwrap();
+            (DOCUMENTS[index], replica(ledger.serial()))
+        });
+        let client = connect(&url, "writer").await;
+        let Some(mut stream) = open(&client, &start(path, Some(&document))).await else {
+            continue;
+        };
+        take_up(&ledger, path, &mut document, stream.state());
+        // As all published clients do. It brings back what was not acknowledged before the connection was lost.
+        let mut update = Some(document.encode_state());
+        loop {
+            if let Some(update) = &update
+                && !send(&ledger, path, &stream, update).await
+            {
+                break;
+            }
+            let pause = Duration::from_millis(random.below(8));
+            match timeout(pause, next(&mut stream)).await {
+                Ok(Some(seen)) => {
+                    take_up(&ledger, path, &mut document, &seen);
+                    update = None;
+                }
+                Ok(None) => break,
+                Err(_nothing_came) => {
+                    update = edit(&ledger, path, &mut document, &stream, &mut random).await;
+                    if update.is_none() && client.is_closed() {
+                        break;
+                    }
+                }
+            }
+        }
+        // What had come before the connection was lost was shown, too.
+        while let Some(seen) = next(&mut stream).await {
+            take_up(&ledger, path, &mut document, &seen);
+        }
+        if random.below(2) == 0 {
+            kept = Some((path, document));
+        }
+    }
+}
+
+fn take_up(ledger: &Ledger, path: &'static str, document: &mut MeshDocument, update: &[u8]) {
+    if !update.is_empty() {
+        ledger.shown(path, update);
+        document.apply_update(update).unwrap();
+    }
+}
+
+/// Whether an update was acknowledged.
+async fn send(ledger: &Ledger, path: &'static str, stream: &SyncStream, update: &[u8]) -> bool {
+    match stream.send(update).await {
+        Ok(acknowledgement) => {
+            // A notice would say that something is missing that the server had shown, or was repaired.
+            assert_eq!(acknowledgement.notice, None, "of an update of {path}");
+            ledger.told(path, update);
+            true
+        }
+        Err(CallError::Disconnected) => false,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Makes an edit. Insertions and deletions are sent here, to be noted by their `$id`; others are returned.
+async fn edit(
+    ledger: &Ledger,
+    path: &'static str,
+    document: &mut MeshDocument,
+    stream: &SyncStream,
+    random: &mut Random,
+) -> Option<Vec<u8>> {
+    let count = document.root().child_count();
+    let chosen = usize::try_from(random.below(count.max(1) as u64)).unwrap();
+    let id = document
+        .root()
+        .child(chosen)
+        .and_then(|element| element.id().map(str::to_owned));
+    let serial = ledger.serial();
+    match (random.below(10), id) {
+        (0, Some(id)) => {
+            ledger.with(path, |known| known.deleting.insert(id.clone()));
+            let update = document.delete(&id).unwrap()?;
+            if send(ledger, path, stream, &update).await {
+                ledger.with(path, |known| known.deleted.insert(id));
+            }
+            None
+        }
+        (1..5, Some(id)) => {
+            let text = json!(format!("{serial} {}", "x".repeat(chosen % 50)));
+            document
+                .set_attribute(Target::Id(id), "text", text)
+                .unwrap()
+        }
+        _ => {
+            let id = format!("e{serial}");
+            let element = json!({ "body": { "text": serial.to_string() } });
+            let update = document
+                .append_child(Target::Root, element, &mut || id.clone())
+                .unwrap()?;
+            if send(ledger, path, stream, &update).await {
+                ledger.with(path, |known| known.inserted.insert(id));
+            }
+            None
+        }
+    }
+}
+
+/// Creates documents, one after the other.
+async fn create(url: String, ledger: Arc<Ledger>) {
+    loop {
+        let client = connect(&url, "creator").await;
+        loop {
+            let serial = ledger.serial();
+            let path = format!("made/{serial}.document");
+            let text = serial.to_string();
+            let made = Some(content(&text));
+            match client.sync().create(&path, made, None).await {
+                Ok(()) => {
+                    ledger.created.lock().unwrap().push((path, text));
+                }
+                Err(CallError::Disconnected) => break,
+                Err(error) => panic!("{error}"),
+            }
+            sleep(Duration::from_millis(40)).await;
+        }
+    }
+}
+
+fn content(text: &str) -> Value {
+    json!({ "document": { "content": [{ "body": { "text": text } }] } })
+}
