@@ -125,7 +125,7 @@ mod tests {
         let wait = rate.take(50, start);
         assert!((490..=500).contains(&wait.as_millis()), "{wait:?}");
         // After a rest there is a burst again, and no more than one.
-        let later = start + Duration::from_secs(3600);
+        let later = start + Duration::from_hours(1);
         assert_eq!(rate.take(200, later), Duration::ZERO);
         assert!(rate.take(100, later) >= Duration::from_millis(990));
     }

@@ -1,6 +1,7 @@
 //! The one thread that writes to the store: it gathers what all rooms have handed in, commits it in
 //! one transaction, and tells each room what became of its part.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -77,6 +78,8 @@ fn run(mut queue: mpsc::Receiver<Job>, store: &dyn Store, metrics: &Metrics) {
 }
 
 /// Commits rooms' batches in one transaction, and gives each its part of what came of it.
+///
+/// If there is no space for all of them, each is tried alone: a large one must not cost the small ones.
 pub(crate) fn commit(
     store: &dyn Store,
     batches: Vec<Vec<Write>>,
@@ -84,27 +87,39 @@ pub(crate) fn commit(
 ) -> Vec<BatchResult> {
     let lengths: Vec<usize> = batches.iter().map(Vec::len).collect();
     let writes: Vec<Write> = batches.into_iter().flatten().collect();
-
-    let started = Instant::now();
-    let result = store.commit(&writes);
-    metrics
-        .commit_seconds
-        .observe(started.elapsed().as_secs_f64());
-    metrics.committed_writes.inc_by(writes.len() as u64);
-
-    match result {
+    match commit_together(store, &writes, metrics) {
         Ok(results) => {
             let mut results = results.into_iter();
             let part = |length| Ok(results.by_ref().take(length).collect());
             lengths.into_iter().map(part).collect()
         }
-        Err(error) => {
-            metrics.commit_failures.inc();
-            tracing::error!(error = %with_causes(&error), writes = writes.len(), "the store refused a batch");
-            let error = Arc::new(error);
-            lengths.iter().map(|_| Err(Arc::clone(&error))).collect()
+        Err(error) if lengths.len() > 1 && matches!(*error, StoreError::Full(_)) => {
+            let mut rest = &writes[..];
+            let alone = |length| {
+                let (batch, others) = rest.split_at(length);
+                rest = others;
+                commit_together(store, batch, metrics)
+            };
+            lengths.into_iter().map(alone).collect()
         }
+        Err(error) => lengths.iter().map(|_| Err(Arc::clone(&error))).collect(),
     }
+}
+
+fn commit_together(store: &dyn Store, writes: &[Write], metrics: &Metrics) -> BatchResult {
+    let started = Instant::now();
+    // A store that panics has failed like any other: rooms read again what it has.
+    let result = catch_unwind(AssertUnwindSafe(|| store.commit(writes)))
+        .unwrap_or_else(|_| Err(StoreError::Unavailable("the store panicked".into())));
+    metrics
+        .commit_seconds
+        .observe(started.elapsed().as_secs_f64());
+    metrics.committed_writes.inc_by(writes.len() as u64);
+    result.map_err(|error| {
+        metrics.commit_failures.inc();
+        tracing::error!(error = %with_causes(&error), writes = writes.len(), "the store refused a batch");
+        Arc::new(error)
+    })
 }
 
 /// An error and what led to it, in one line for the log.
@@ -117,4 +132,38 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use meshagent_store::{FailingStore, Fault, MemoryStore, RoomId, Timestamp};
+
+    use super::*;
+
+    fn put(path: &str) -> Write {
+        Write::PutFile {
+            room: RoomId::new("project", "room"),
+            path: path.to_owned(),
+            data: "data".into(),
+            mime_type: String::new(),
+            overwrite: false,
+            at: Timestamp(0),
+        }
+    }
+
+    #[test]
+    fn a_batch_that_finds_no_space_costs_the_others_nothing() {
+        let store = FailingStore::new(MemoryStore::new());
+        // All together, then the second of three alone.
+        store.fail_commits(0..1, Fault::Full);
+        store.fail_commits(2..3, Fault::Full);
+        let batches = vec![vec![put("a"), put("b")], vec![put("large")], vec![put("c")]];
+        let results = commit(&store, batches, &Metrics::new());
+        let written: Vec<_> = results
+            .iter()
+            .map(|result| result.as_ref().map_or(0, Vec::len))
+            .collect();
+        assert_eq!(written, [2, 0, 1]);
+        assert_eq!(store.stats().unwrap().files, 3);
+    }
 }

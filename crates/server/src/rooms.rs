@@ -364,9 +364,10 @@ impl RoomTask {
                 () = stopping.cancelled(), if open && !inputs.is_closed() => inputs.close(),
                 received = inputs.recv_many(&mut batch, TURN), if open && self.room.accepts_requests() => {
                     open = received > 0;
-                    let bytes = match self.is_slow {
-                        true => usize::MAX,
-                        false => batch.iter().map(|letter| self.weight(letter)).sum(),
+                    let bytes = if self.is_slow {
+                        usize::MAX
+                    } else {
+                        batch.iter().map(|letter| self.weight(letter)).sum()
                     };
                     self.turn(bytes, |task| task.handle_all(&mut batch)).await;
                 }
@@ -532,3 +533,6 @@ pub(crate) fn now() -> Timestamp {
         .unwrap_or_default();
     Timestamp(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,6 @@
 use bytes::Bytes;
 use meshagent_protocol::{
     Body, Content, Control, ErrorCode, MessageId, PacketLimits, PacketReader,
-    packet::encode_packets,
 };
 use serde_json::{Map, Value, json};
 
@@ -153,7 +152,7 @@ fn packets_of_both_sdks_are_read() {
             // Up to 1,024 bytes our packets are the SDKs', byte for byte.
             if bytes <= 1024 {
                 let mut ours = Vec::new();
-                encode_packets(message.id, &message.kind, &[&message.body], &mut ours);
+                message.encode(&mut ours);
                 assert_eq!(ours, packets, "{sdk} {bytes}");
             }
         }

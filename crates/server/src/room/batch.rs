@@ -529,7 +529,9 @@ fn merge_group(group: Vec<Staged>) -> Vec<(Write, Vec<Then>)> {
             },
         ) = (&mut write, other.write)
         {
-            more.into_iter().for_each(|one| add(contributions, one));
+            for one in more {
+                add(contributions, one);
+            }
         }
         thens.push(other.then);
     }
