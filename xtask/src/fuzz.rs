@@ -1,4 +1,4 @@
-//! Feeds the fuzz targets of `crates/document/fuzz`, each for a while. They begin with what the published
+//! Feeds the fuzz targets of `crates/*/fuzz`, each for a while. They begin with what the published
 //! SDKs wrote (`testdata/vectors`) and with what earlier runs found (`target/fuzz/corpus`).
 
 use std::fs;
@@ -34,19 +34,19 @@ pub(crate) fn fuzz(arguments: &[&str]) -> Result<()> {
         }
         wanted => (SECONDS, wanted),
     };
-    let targets = targets()?;
+    let mut targets = targets()?;
     for name in wanted {
+        let names: Vec<&str> = targets.iter().map(|target| target.name.as_str()).collect();
         ensure!(
-            targets.iter().any(|target| target == name),
+            names.contains(name),
             "there is no fuzz target {name:?}; there are {}\n{USAGE}",
-            targets.join(", ")
+            names.join(", ")
         );
     }
     if let Some(missing) = missing_tool() {
         bail!("{missing}");
     }
-    let is_wanted = |target: &&String| wanted.is_empty() || wanted.contains(&target.as_str());
-    let targets: Vec<&String> = targets.iter().filter(is_wanted).collect();
+    targets.retain(|target| wanted.is_empty() || wanted.contains(&target.name.as_str()));
     run_targets(&targets, seconds)
 }
 
@@ -56,7 +56,7 @@ pub(crate) fn fuzz_shortly() -> Result<()> {
         println!("xtask: FUZZING IS SKIPPED: {missing}");
         return Ok(());
     }
-    run_targets(&targets()?.iter().collect::<Vec<_>>(), SHORT_SECONDS)
+    run_targets(&targets()?, SHORT_SECONDS)
 }
 
 /// What has to be installed first, if something has to.
@@ -72,21 +72,23 @@ fn missing_tool() -> Option<&'static str> {
     None
 }
 
-fn run_targets(targets: &[&String], seconds: u64) -> Result<()> {
+fn run_targets(targets: &[Target], seconds: u64) -> Result<()> {
     let directory = target_dir().join("fuzz");
     // All are built before the first runs, so that building takes nobody's time.
-    let mut build = cargo_fuzz("build", &directory);
-    if let [only] = targets {
-        build.arg(only);
+    for of_one_crate in targets.chunk_by(|one, next| one.fuzz_dir == next.fuzz_dir) {
+        let mut build = cargo_fuzz("build", &of_one_crate[0], &directory);
+        if let [only] = of_one_crate {
+            build.arg(&only.name);
+        }
+        run(build, BUILD_LIMIT)?;
     }
-    run(build, BUILD_LIMIT)?;
     for target in targets {
-        let corpus = directory.join("corpus").join(target);
-        let seeds = directory.join("seeds").join(target);
+        let corpus = directory.join("corpus").join(&target.name);
+        let seeds = directory.join("seeds").join(&target.name);
         fs::create_dir_all(&corpus)?;
-        write_seeds(target, &seeds)?;
-        let mut fuzz = cargo_fuzz("run", &directory);
-        fuzz.arg(target)
+        write_seeds(&target.name, &seeds)?;
+        let mut fuzz = cargo_fuzz("run", target, &directory);
+        fuzz.arg(&target.name)
             .arg(corpus)
             .arg(seeds)
             .arg("--")
@@ -99,33 +101,45 @@ fn run_targets(targets: &[&String], seconds: u64) -> Result<()> {
 }
 
 /// `cargo fuzz` by the nightly compiler, whichever compiler runs this.
-fn cargo_fuzz(subcommand: &str, directory: &Path) -> Command {
+fn cargo_fuzz(subcommand: &str, target: &Target, directory: &Path) -> Command {
     let mut command = Command::new("rustup");
     command
         .args(["run", "nightly", "cargo", "fuzz", subcommand])
         .arg("--fuzz-dir")
-        .arg(fuzz_dir())
+        .arg(&target.fuzz_dir)
         .arg("--target-dir")
         .arg(directory.join("build"))
         .current_dir(workspace_root());
     command
 }
 
-fn fuzz_dir() -> PathBuf {
-    workspace_root().join("crates/document/fuzz")
+/// A fuzz target, with the directory of its package.
+struct Target {
+    fuzz_dir: PathBuf,
+    name: String,
 }
 
-/// The names of all targets.
-fn targets() -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(fuzz_dir().join("fuzz_targets"))? {
-        let path = entry?.path();
-        if let Some(name) = path.file_stem().and_then(|name| name.to_str()) {
-            names.push(name.to_owned());
+/// All targets, by crate and name.
+fn targets() -> Result<Vec<Target>> {
+    let mut targets = Vec::new();
+    for entry in fs::read_dir(workspace_root().join("crates"))? {
+        let fuzz_dir = entry?.path().join("fuzz");
+        let sources = fuzz_dir.join("fuzz_targets");
+        if !sources.is_dir() {
+            continue;
+        }
+        for entry in fs::read_dir(sources)? {
+            let path = entry?.path();
+            if let Some(name) = path.file_stem().and_then(|name| name.to_str()) {
+                targets.push(Target {
+                    fuzz_dir: fuzz_dir.clone(),
+                    name: name.to_owned(),
+                });
+            }
         }
     }
-    names.sort();
-    Ok(names)
+    targets.sort_by(|a, b| (&a.fuzz_dir, &a.name).cmp(&(&b.fuzz_dir, &b.name)));
+    Ok(targets)
 }
 
 /// Something for a target to begin with.
@@ -134,7 +148,10 @@ fn write_seeds(target: &str, directory: &Path) -> Result<()> {
     let seeds = match target {
         "apply_update" => updates()?,
         "json_patch" => patches(),
+        "message" => messages()?,
+        "packet" => packets()?,
         "schema_json" => schemas()?,
+        "token" => tokens()?,
         // It takes numbers and texts in no form that could be prepared.
         _ => Vec::new(),
     };
@@ -203,6 +220,127 @@ fn schemas() -> Result<Vec<Vec<u8>>> {
     Ok(seeds)
 }
 
+/// Each content that the SDKs pack, as the arguments of a call, as a chunk in both directions, and as an answer.
+fn messages() -> Result<Vec<Vec<u8>>> {
+    let vectors = vectors("contents.json")?;
+    let mut seeds = Vec::new();
+    for sdk in ["python", "npm"] {
+        for packed in vectors[sdk]
+            .as_object()
+            .context("contents by name")?
+            .values()
+        {
+            let packed = hex(packed)?;
+            let (length, rest) = packed.split_first_chunk().context("a length")?;
+            let (header, payload) = rest.split_at(u64::from_be_bytes(*length).try_into()?);
+            let header: Value = serde_json::from_slice(header)?;
+            let call = json!({"toolkit": "sync", "tool": "open", "tool_call_id": "c", "arguments": header});
+            let chunk = json!({"tool_call_id": "c", "chunk": header});
+            for (kind, header) in [(0, &call), (1, &chunk), (7, &header), (8, &chunk)] {
+                let header = header.to_string();
+                seeds.push([&[kind, 1][..], header.as_bytes(), &[0], payload].concat());
+            }
+        }
+    }
+    // The other types, by their number in the target.
+    for (kind, header) in [
+        (2, json!({"name": "ann"})),
+        (3, json!({})),
+        (
+            4,
+            json!({"room_name": "r", "room_url": "ws://h/rooms/r", "session_id": "s"}),
+        ),
+        (
+            5,
+            json!({"type": "init", "participantId": "p", "attributes": {"name": "ann"}}),
+        ),
+        (
+            6,
+            json!({"status": "ready", "message": "the room is ready"}),
+        ),
+        (
+            9,
+            json!({"from_participant_id": "p", "type": "t", "message": {"a": 1}}),
+        ),
+        (10, json!({"path": "a.document", "participant_id": "p"})),
+        (
+            12,
+            json!({"source_path": "a", "destination_path": "b", "participant_id": "p"}),
+        ),
+    ] {
+        seeds.push([&[kind, 1][..], header.to_string().as_bytes()].concat());
+    }
+    // What the tools of `sync` and `storage` are called with.
+    for arguments in [
+        json!({"type": "json", "json": {"path": "a.document", "json": {"document": {}}, "schema": null}}),
+        json!({"type": "binary", "headers": {"kind": "start", "path": "a", "create": true, "vector": "AA==", "chunk_size": 9}}),
+        json!({"type": "json", "json": {"path": "a", "recursive": true, "source_path": "a", "destination_path": "b"}}),
+        json!({"type": "json", "json": {"to_participant_id": "p", "type": "t", "message": {}}}),
+    ] {
+        let call = json!({"toolkit": "sync", "tool": "create", "arguments": arguments});
+        seeds.push([&[0, 1][..], call.to_string().as_bytes()].concat());
+    }
+    Ok(seeds)
+}
+
+/// Messages in packets as the SDKs cut them, each packet behind a zero and its length.
+fn packets() -> Result<Vec<Vec<u8>>> {
+    let vectors = vectors("packets.json")?;
+    let mut seeds = Vec::new();
+    for sdk in ["python", "npm"] {
+        for packets in vectors[sdk]
+            .as_object()
+            .context("packets by size")?
+            .values()
+        {
+            let mut seed = Vec::new();
+            for packet in packets.as_array().context("packets")? {
+                let packet = hex(packet)?;
+                seed.push(0);
+                seed.extend(u16::try_from(packet.len())?.to_le_bytes());
+                seed.extend(packet);
+            }
+            seeds.push(seed);
+        }
+    }
+    Ok(seeds)
+}
+
+/// The SDKs' claims, to be signed by the target, and their tokens as they are.
+fn tokens() -> Result<Vec<Vec<u8>>> {
+    let vectors = vectors("tokens.json")?;
+    let npm = vectors["npm"]["tokens"].as_object();
+    let python = vectors["python"].as_object();
+    let mut seeds = vec![b"\x01\x00\x05A\x04\x00\x01\x04\x00\x03\x0a\x00\x04".to_vec()];
+    for case in [npm, python] {
+        for case in case.context("tokens by name")?.values() {
+            for text in case.as_object().into_iter().flatten() {
+                let (form, text) = match text {
+                    (_, Value::String(jwt)) => (0, jwt.clone()),
+                    (_, claims) => (2, claims.to_string()),
+                };
+                seeds.push([&[form], text.as_bytes()].concat());
+                if form == 2 {
+                    let with_header = format!("{{\"alg\":\"HS256\",\"crit\":[]}}\n{text}");
+                    seeds.push([&[3], with_header.as_bytes()].concat());
+                }
+            }
+        }
+    }
+    Ok(seeds)
+}
+
+fn hex(text: &Value) -> Result<Vec<u8>> {
+    let text = text.as_str().context("hex is text")?.as_bytes();
+    let digit = |byte: u8| char::from(byte).to_digit(16).context("a hex digit");
+    text.chunks(2)
+        .map(|pair| match pair {
+            [high, low] => Ok(u8::try_from(digit(*high)? * 16 + digit(*low)?)?),
+            _ => bail!("hex digits come in pairs"),
+        })
+        .collect()
+}
+
 fn vectors(name: &str) -> Result<Value> {
     let path = workspace_root().join("testdata/vectors").join(name);
     let json = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
@@ -218,6 +356,12 @@ mod tests {
         assert!(updates().unwrap().len() > 20);
         assert!(schemas().unwrap().len() > 5);
         assert_eq!(patches().len(), 8);
-        assert!(targets().unwrap().contains(&"apply_update".to_owned()));
+        assert!(messages().unwrap().len() > 50);
+        assert_eq!(packets().unwrap().len(), 10);
+        assert!(tokens().unwrap().len() > 10);
+        let targets = targets().unwrap();
+        for name in ["apply_update", "packet"] {
+            assert!(targets.iter().any(|target| target.name == name), "{name}");
+        }
     }
 }
