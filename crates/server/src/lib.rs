@@ -12,6 +12,7 @@
 //! - `lane`: where work that takes long is done
 //! - `committer`: the one thread that writes to the store
 //! - `outbox`: what waits to be written to one connection
+//! - `simulation`: all this without sockets, tasks and clock, for tests (feature `simulation`)
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may fail loudly"))]
 
@@ -28,6 +29,8 @@ mod room;
 mod rooms;
 mod server;
 mod signer;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod usage;
 
 pub use self::config::{Config, Limits};

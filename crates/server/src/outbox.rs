@@ -163,16 +163,35 @@ impl Outbox {
     }
 
     /// Takes what is queued without waiting, for a driver without a runtime.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn try_take(&self) -> Vec<(Outgoing, Cost)> {
         self.lock().queue.drain(..).collect()
     }
 
     /// Bytes that are queued, and whether a document skipped this connection.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn queued(&self) -> (usize, bool) {
         let state = self.lock();
         (state.queued.total(), state.lagging)
+    }
+
+    /// Bytes that are queued for this connection alone.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn own_bytes(&self) -> usize {
+        self.lock().queued.own
+    }
+
+    /// Whether [`Outbox::wait_for_room`] would return at once.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn has_room(&self) -> bool {
+        let state = self.lock();
+        state.closed || state.admits(self.mark_bytes)
+    }
+
+    /// Whether nothing more is queued.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().closed
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -72,7 +72,7 @@ pub(crate) struct Joining {
 }
 
 /// A read that the room needs from the store.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Fetch {
     Document { path: String },
     File { path: String },
@@ -413,6 +413,19 @@ impl Room {
     /// How many are in the room.
     pub(crate) fn participant_count(&self) -> usize {
         self.participants.len()
+    }
+
+    /// Notes the sizes that have bounds.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn add_figures(&self, figures: &mut crate::simulation::SimFigures) {
+        figures.documents += self.documents.len();
+        figures.staged_writes = figures.staged_writes.max(self.staged.len());
+        for slot in self.documents.values() {
+            if let Slot::Open(document) = slot {
+                figures.recent_bytes = figures.recent_bytes.max(document.recent_bytes());
+                figures.pending_bytes = figures.pending_bytes.max(document.pending_bytes);
+            }
+        }
     }
 
     fn invoke(&mut self, request: Request, invoke: Invoke) {

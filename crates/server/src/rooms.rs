@@ -31,7 +31,7 @@ use crate::signer::UrlSigner;
 use crate::usage::Usage;
 
 /// Messages that may wait for a room. When it is full, connections of that room wait with reading.
-const MAILBOX: usize = 1024;
+pub(crate) const MAILBOX: usize = 1024;
 /// Kilobytes of messages that may wait for a room, likewise.
 const MAILBOX_KILOBYTES: u32 = 64 << 10;
 /// Reads from the store that all rooms have under way together; more wait for their turn.

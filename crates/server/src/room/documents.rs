@@ -259,6 +259,12 @@ impl Document {
         self.deferred.insert(behind, (version, deferred));
     }
 
+    /// Bytes of the changes that are kept for readers that fall behind.
+    #[cfg(feature = "simulation")]
+    pub(super) fn recent_bytes(&self) -> usize {
+        self.recent_bytes
+    }
+
     fn remember(&mut self, version: Version, update: Vec<u8>) {
         self.recent_bytes += update.len();
         self.recent.push_back((version, update));

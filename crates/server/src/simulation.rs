@@ -1,0 +1,449 @@
+//! The server without sockets, tasks, threads and clock, for tests only: whoever drives it says what happens next.
+//!
+//! [`SimServer`] is made of the parts that serve real connections: packets are read by the same reader, each room is
+//! the same state machine with the same outboxes, batches of all rooms are committed by the committer's own function.
+//! What the tasks around them decide, the driver decides here: when a socket is written to, when the disk has time,
+//! which read comes back first, what time it is.
+//!
+//! The rules by which tasks wait for each other hold: [`SimServer::receive`] takes no packet from a connection that
+//! is not read from, and a room whose next batch is long leaves what arrives in its mailbox.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use meshagent_protocol::{ApiScope, Envelope, MessageId, PacketLimits, PacketReader};
+use meshagent_store::{RoomId, Store, StoreError, Timestamp, Write};
+
+use crate::committer::{self, BatchResult};
+use crate::config::Config;
+use crate::ids::Ids;
+use crate::metrics::Metrics;
+use crate::outbox::{Cost, Outbox, Outgoing};
+use crate::room::{Action, Conn, Fetch, FetchResult, Joining, Room};
+use crate::rooms::{MAILBOX, RoomInput, read};
+use crate::signer::UrlSigner;
+use crate::usage::Usage;
+
+/// The project that all rooms of a simulation are in.
+const PROJECT: &str = "simulation";
+
+/// A connection, as [`SimServer::connect`] named it.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct SimConn(u64);
+
+/// Sizes that have bounds.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct SimFigures {
+    /// Rooms in memory.
+    pub rooms: usize,
+    /// Documents in memory, those on their way in or out included.
+    pub documents: usize,
+    /// Bytes that the fullest outbox holds for its connection alone.
+    pub outbox_bytes: usize,
+    /// Writes in the longest next batch of a room.
+    pub staged_writes: usize,
+    /// Bytes of changes that a document keeps for readers that fell behind, the most of any.
+    pub recent_bytes: usize,
+    /// Bytes that wait in a document for operations that never came, the most of any.
+    pub pending_bytes: usize,
+}
+
+/// What a socket's writer got to write.
+#[derive(Debug, Default)]
+pub struct SimWritten {
+    /// The packets, in order.
+    pub packets: Vec<Bytes>,
+    /// Whether the server has ended the connection, after these.
+    pub ended: bool,
+}
+
+/// See the [module's text](self).
+#[derive(Debug)]
+pub struct SimServer {
+    config: Arc<Config>,
+    metrics: Arc<Metrics>,
+    store: Arc<dyn Store>,
+    signer: UrlSigner,
+    usage: Arc<Usage>,
+    ids: Ids,
+    now: Timestamp,
+    rooms: BTreeMap<String, RoomState>,
+    connections: BTreeMap<SimConn, Connection>,
+    next_conn: u64,
+    reads: Vec<Read>,
+    /// What the store made of the batches of these rooms, who have not been told yet.
+    committed: Vec<(String, BatchResult)>,
+    is_committing: bool,
+}
+
+#[derive(Debug)]
+struct RoomState {
+    room: Room,
+    mailbox: VecDeque<RoomInput>,
+    /// Handed in, and not taken up by the committer.
+    submitted: Option<Vec<Write>>,
+    /// Counts the rooms that had this name, so that a read of one does not come back to the next.
+    generation: u64,
+}
+
+#[derive(Debug)]
+struct Connection {
+    room: String,
+    packets: PacketReader,
+    outbox: Arc<Outbox>,
+    /// Read from the socket while the connection, or its room, took no more.
+    held: Option<RoomInput>,
+    /// Taken by the writer and not written.
+    writing: VecDeque<(Outgoing, Cost)>,
+    next_message: u64,
+}
+
+#[derive(Debug)]
+struct Read {
+    room: String,
+    generation: u64,
+    number: u64,
+    state: ReadState,
+}
+
+#[derive(Debug)]
+enum ReadState {
+    Waiting(Fetch),
+    Done(Result<FetchResult, StoreError>),
+}
+
+impl SimServer {
+    /// A server that has just started on this store. The seed decides on all ids that it draws.
+    pub fn new(config: Config, store: Arc<dyn Store>, seed: u64, now: Timestamp) -> Self {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&seed.to_le_bytes());
+        Self {
+            config: Arc::new(config),
+            metrics: Arc::new(Metrics::new()),
+            store,
+            signer: UrlSigner::new("simulation"),
+            usage: Arc::new(Usage::default()),
+            ids: Ids::from_seed(bytes),
+            now,
+            rooms: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            next_conn: 0,
+            reads: Vec::new(),
+            committed: Vec::new(),
+            is_committing: false,
+        }
+    }
+
+    /// Under which name a room's documents stand in the store.
+    pub fn room_id(room: &str) -> RoomId {
+        RoomId::new(PROJECT, room)
+    }
+
+    /// Somebody with this name and these rights joins.
+    pub fn connect(&mut self, room: &str, participant: &str, scope: ApiScope) -> SimConn {
+        self.next_conn += 1;
+        let conn = self.next_conn;
+        let outbox = Arc::new(Outbox::new(
+            self.config.limits.max_outbox_bytes,
+            Arc::clone(&self.metrics),
+        ));
+        let joining = Joining {
+            participant_id: self.ids.uuid(),
+            name: participant.to_owned(),
+            role: "user".to_owned(),
+            scope,
+            origin: "http://simulation".to_owned(),
+            outbox: Arc::clone(&outbox),
+        };
+        let limits = PacketLimits {
+            max_message_bytes: self.config.limits.max_message_bytes,
+            ..PacketLimits::default()
+        };
+        let connection = Connection {
+            room: room.to_owned(),
+            packets: PacketReader::new(limits),
+            outbox,
+            held: None,
+            writing: VecDeque::new(),
+            next_message: 0,
+        };
+        self.connections.insert(SimConn(conn), connection);
+        if !self.rooms.contains_key(room) {
+            let state = RoomState {
+                room: Room::new(
+                    Self::room_id(room),
+                    Arc::clone(&self.config),
+                    Arc::clone(&self.metrics),
+                    self.signer.clone(),
+                    Arc::clone(&self.usage),
+                    self.ids.fork(),
+                ),
+                mailbox: VecDeque::new(),
+                submitted: None,
+                generation: conn,
+            };
+            self.rooms.insert(room.to_owned(), state);
+        }
+        self.post(room, RoomInput::Join(Conn(conn), joining));
+        SimConn(conn)
+    }
+
+    /// The connection is gone. What it had queued is lost, what it had handed in is not.
+    pub fn disconnect(&mut self, conn: SimConn) {
+        if let Some(connection) = self.connections.remove(&conn) {
+            self.post(&connection.room, RoomInput::Leave(Conn(conn.0)));
+        }
+    }
+
+    /// Takes a packet, unless the connection is not read from just now: then it is returned, to be handed in again
+    /// later.
+    ///
+    /// # Errors
+    /// The packet, if it was not taken.
+    pub fn receive(&mut self, conn: SimConn, packet: Bytes) -> Result<(), Bytes> {
+        self.push_held(conn);
+        let Some(connection) = self.connections.get_mut(&conn) else {
+            // Nobody listens any more; the bytes go where those to a closed socket go.
+            return Ok(());
+        };
+        if connection.held.is_some() {
+            return Err(packet);
+        }
+        connection.held = match connection.packets.handle_packet(&packet) {
+            Ok(None) => None,
+            Ok(Some(message)) => {
+                self.metrics.messages_received.inc();
+                Some(match Envelope::parse(message) {
+                    Ok(envelope) => RoomInput::Message(Conn(conn.0), envelope),
+                    Err(error) => RoomInput::Invalid(Conn(conn.0), error.id, error.to_string()),
+                })
+            }
+            Err(error) => error
+                .message_id
+                .map(|id| RoomInput::Invalid(Conn(conn.0), id, error.to_string())),
+        };
+        self.push_held(conn);
+        Ok(())
+    }
+
+    /// What is written to a connection next, up to so many messages.
+    pub fn take(&mut self, conn: SimConn, messages: usize) -> SimWritten {
+        let mut written = SimWritten::default();
+        let Some(connection) = self.connections.get_mut(&conn) else {
+            written.ended = true;
+            return written;
+        };
+        let mut drained = false;
+        for _ in 0..messages {
+            if connection.writing.is_empty() {
+                connection.writing = connection.outbox.try_take().into();
+            }
+            let Some((item, cost)) = connection.writing.pop_front() else {
+                written.ended = connection.outbox.is_closed();
+                break;
+            };
+            if let Outgoing::Message(message) = item {
+                connection.next_message += 1;
+                let id = MessageId::from(connection.next_message);
+                message.encode(id, &mut written.packets);
+            }
+            drained |= connection.outbox.written(cost);
+        }
+        let room = connection.room.clone();
+        if drained {
+            self.post(&room, RoomInput::Drained(Conn(conn.0)));
+        }
+        self.push_held(conn);
+        written
+    }
+
+    /// Whether something waits to be written to a connection.
+    pub fn has_output(&self, conn: SimConn) -> bool {
+        self.connections.get(&conn).is_some_and(|connection| {
+            !connection.writing.is_empty()
+                || connection.outbox.queued().0 > 0
+                || connection.outbox.is_closed()
+        })
+    }
+
+    /// Whether rooms have handed in batches that the committer has not taken up.
+    pub fn has_batches(&self) -> bool {
+        self.rooms.values().any(|room| room.submitted.is_some())
+    }
+
+    /// Whether the committer is between [`begin_commit`](Self::begin_commit) and [`end_commit`](Self::end_commit).
+    pub fn is_committing(&self) -> bool {
+        self.is_committing
+    }
+
+    /// The committer writes all batches that were handed in. No room learns of it yet.
+    pub fn begin_commit(&mut self) {
+        let (mut names, mut batches) = (Vec::new(), Vec::new());
+        for (name, state) in &mut self.rooms {
+            if let Some(writes) = state.submitted.take() {
+                names.push(name.clone());
+                batches.push(writes);
+            }
+        }
+        let results = committer::commit(self.store.as_ref(), batches, &self.metrics);
+        self.committed = names.into_iter().zip(results).collect();
+        self.is_committing = true;
+    }
+
+    /// The rooms learn what became of their batches.
+    pub fn end_commit(&mut self) {
+        self.is_committing = false;
+        for (name, result) in std::mem::take(&mut self.committed) {
+            if let Some(state) = self.rooms.get_mut(&name) {
+                state.room.handle_committed(result, self.now);
+                if state.room.is_worn() {
+                    state.room.handle_timeout(self.now);
+                }
+            }
+            self.run(&name);
+        }
+    }
+
+    /// How many reads are under way.
+    pub fn reads(&self) -> usize {
+        self.reads.len()
+    }
+
+    /// One of the reads under way goes on: at the first call the store is asked, at the second the room learns the
+    /// answer, which may be old by then.
+    pub fn advance_read(&mut self, index: usize) {
+        let Some(one) = self.reads.get_mut(index) else {
+            return;
+        };
+        if let ReadState::Waiting(fetch) = &one.state {
+            let room = Self::room_id(&one.room);
+            one.state = ReadState::Done(read(self.store.as_ref(), &room, fetch.clone()));
+            return;
+        }
+        let one = self.reads.remove(index);
+        let ReadState::Done(result) = one.state else {
+            return;
+        };
+        let Some(state) = self.rooms.get_mut(&one.room) else {
+            return;
+        };
+        if state.generation == one.generation {
+            state.room.handle_fetched(one.number, result, self.now);
+            self.run(&one.room);
+        }
+    }
+
+    /// Time passes, without any consequence but for what happens later.
+    pub fn set_time(&mut self, now: Timestamp) {
+        self.now = now;
+    }
+
+    /// The rooms look at their clock-driven work.
+    pub fn tick(&mut self) {
+        let names: Vec<String> = self.rooms.keys().cloned().collect();
+        for name in names {
+            if let Some(state) = self.rooms.get_mut(&name) {
+                state.room.handle_timeout(self.now);
+            }
+            self.run(&name);
+        }
+    }
+
+    /// Whether all that was handed in is handled and answered by the store, as a room's task waits for when the server
+    /// stops.
+    pub fn is_flushed(&self) -> bool {
+        let is_flushed = |state: &RoomState| state.mailbox.is_empty() && state.room.is_flushed();
+        self.reads.is_empty() && self.rooms.values().all(is_flushed)
+    }
+
+    /// The sizes that have bounds.
+    pub fn figures(&self) -> SimFigures {
+        let mut figures = SimFigures {
+            rooms: self.rooms.len(),
+            ..SimFigures::default()
+        };
+        for state in self.rooms.values() {
+            state.room.add_figures(&mut figures);
+        }
+        for connection in self.connections.values() {
+            figures.outbox_bytes = figures.outbox_bytes.max(connection.outbox.own_bytes());
+        }
+        figures
+    }
+
+    /// The text of `/metrics`.
+    pub fn metrics(&self) -> String {
+        self.metrics.render()
+    }
+
+    /// Hands a connection's next input to its room, if both take it.
+    fn push_held(&mut self, conn: SimConn) {
+        let Some(connection) = self.connections.get_mut(&conn) else {
+            return;
+        };
+        let has_place = self
+            .rooms
+            .get(&connection.room)
+            .is_some_and(|state| state.mailbox.len() < MAILBOX);
+        if !has_place || !connection.outbox.has_room() {
+            return;
+        }
+        let Some(input) = connection.held.take() else {
+            return;
+        };
+        if input.is_answered() {
+            connection.outbox.expect_answer();
+        }
+        let room = connection.room.clone();
+        self.post(&room, input);
+    }
+
+    fn post(&mut self, room: &str, input: RoomInput) {
+        if let Some(state) = self.rooms.get_mut(room) {
+            state.mailbox.push_back(input);
+        }
+        self.run(room);
+    }
+
+    /// What a room's task does when something has happened.
+    fn run(&mut self, name: &str) {
+        let Some(state) = self.rooms.get_mut(name) else {
+            return;
+        };
+        loop {
+            while let Some(action) = state.room.poll_action() {
+                match action {
+                    Action::Commit(writes) => state.submitted = Some(writes),
+                    Action::Fetch(number, fetch) => self.reads.push(Read {
+                        room: name.to_owned(),
+                        generation: state.generation,
+                        number,
+                        state: ReadState::Waiting(fetch),
+                    }),
+                }
+            }
+            if !state.room.accepts_requests() {
+                return;
+            }
+            let Some(input) = state.mailbox.pop_front() else {
+                break;
+            };
+            match input {
+                RoomInput::Join(conn, joining) => state.room.handle_join(conn, joining, self.now),
+                RoomInput::Leave(conn) => state.room.handle_leave(conn, self.now),
+                RoomInput::Message(conn, envelope) => {
+                    state.room.handle_message(conn, envelope, self.now);
+                }
+                RoomInput::Invalid(conn, id, text) => state.room.handle_invalid(conn, id, text),
+                RoomInput::Drained(conn) => state.room.handle_drained(conn),
+                #[cfg(test)]
+                RoomInput::Panic => {}
+            }
+        }
+        if state.room.is_idle() {
+            self.rooms.remove(name);
+        }
+    }
+}
