@@ -64,6 +64,23 @@ struct LimitArgs {
     #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_message_bytes)]
     max_message_bytes: usize,
 
+    /// Bytes of messages on their way in, of all connections (of each the first 64 KiB are free); beyond it
+    /// connections are read from later
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_receive_bytes)]
+    max_receive_bytes: usize,
+
+    /// Messages per second of one connection, twice as many at once; beyond it the connection is read from later
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_messages_per_second)]
+    max_messages_per_second: u64,
+
+    /// Bytes per second of one connection, likewise
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_bytes_per_second)]
+    max_bytes_per_second: u64,
+
+    /// Messages per second of all connections together, likewise
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_total_messages_per_second)]
+    max_total_messages_per_second: u64,
+
     /// Bytes of one update of a document; beyond it that update is refused (1002)
     #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_update_bytes)]
     max_update_bytes: usize,
@@ -72,6 +89,14 @@ struct LimitArgs {
     /// update is refused (1005)
     #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_pending_bytes)]
     max_pending_bytes: usize,
+
+    /// Documents in all; beyond it the request that would create one is refused (1008)
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_documents)]
+    max_documents: u64,
+
+    /// Bytes of one document; beyond it the update that adds to it is refused (1002)
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_document_bytes)]
+    max_document_bytes: usize,
 
     /// Elements of one document; beyond it the update that adds them is refused (1002)
     #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_document_elements)]
@@ -93,6 +118,15 @@ struct LimitArgs {
     #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_outbox_bytes)]
     max_outbox_bytes: usize,
 
+    /// Bytes of encoded states and changes that connections share; beyond it documents are opened later, and readers
+    /// with something in their queue are brought up to date later
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_shared_bytes)]
+    max_shared_bytes: usize,
+
+    /// Streamed calls open on all connections; beyond it that call is refused (1008)
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_streams)]
+    max_streams: usize,
+
     /// Streamed calls open on one connection; beyond it that call is refused (1002)
     #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_streams_per_connection)]
     max_streams_per_connection: usize,
@@ -109,13 +143,22 @@ struct LimitArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = Config::default().unload_after.as_secs())]
     unload_after: u64,
 
-    /// Updates that a document collects before they are folded into a snapshot
+    /// Updates that a document collects before they are folded into a snapshot; long ones are folded earlier
     #[arg(long, value_name = "COUNT", default_value_t = Config::default().snapshot_every)]
     snapshot_every: usize,
+
+    /// Days for which it is kept which connection made which operations of a document; after that, who took part and
+    /// when. 0: for ever
+    #[arg(long, value_name = "DAYS", default_value_t = Config::default().provenance_kept.as_secs() / 86_400)]
+    provenance_days: u64,
 
     /// Seconds that a handshake may take
     #[arg(long, value_name = "SECONDS", default_value_t = Config::default().handshake_timeout.as_secs())]
     handshake_timeout: u64,
+
+    /// Seconds that one message may take to arrive; after that the connection is dropped
+    #[arg(long, value_name = "SECONDS", default_value_t = Config::default().message_timeout.as_secs())]
+    message_timeout: u64,
 
     /// Seconds between pings; a peer that is silent for two and a half of them is dropped
     #[arg(long, value_name = "SECONDS", default_value_t = Config::default().ping_interval.as_secs())]
@@ -203,18 +246,28 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
 fn config(args: &LimitArgs) -> Config {
     let mut config = Config::default();
     config.limits.max_message_bytes = args.max_message_bytes;
+    config.limits.max_receive_bytes = args.max_receive_bytes;
+    config.limits.max_messages_per_second = args.max_messages_per_second;
+    config.limits.max_bytes_per_second = args.max_bytes_per_second;
+    config.limits.max_total_messages_per_second = args.max_total_messages_per_second;
     config.limits.max_update_bytes = args.max_update_bytes;
     config.limits.max_pending_bytes = args.max_pending_bytes;
+    config.limits.max_documents = args.max_documents;
+    config.limits.max_document_bytes = args.max_document_bytes;
     config.limits.max_document_elements = args.max_document_elements;
     config.limits.max_document_depth = args.max_document_depth;
     config.limits.max_file_bytes = args.max_file_bytes;
     config.limits.max_upload_bytes_per_room = args.max_upload_bytes_per_room;
     config.limits.max_outbox_bytes = args.max_outbox_bytes;
+    config.limits.max_shared_bytes = args.max_shared_bytes;
+    config.limits.max_streams = args.max_streams;
     config.limits.max_streams_per_connection = args.max_streams_per_connection;
     config.limits.max_participants_per_room = args.max_participants_per_room;
     config.limits.max_connections = args.max_connections;
     config.unload_after = Duration::from_secs(args.unload_after);
     config.snapshot_every = args.snapshot_every.max(1);
+    config.provenance_kept = Duration::from_secs(args.provenance_days.saturating_mul(86_400));
+    config.message_timeout = Duration::from_secs(args.message_timeout.max(1));
     config.handshake_timeout = Duration::from_secs(args.handshake_timeout);
     config.ping_interval = Duration::from_secs(args.ping_interval.max(1));
     config.shutdown_grace = Duration::from_secs(args.shutdown_grace);
