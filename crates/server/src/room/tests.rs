@@ -5,9 +5,11 @@
     reason = "a test hands over the JSON that it writes down"
 )]
 
+mod compaction;
 mod durability;
 mod files;
 mod gate;
+mod limits;
 mod opening;
 mod random;
 mod readers;
@@ -309,8 +311,20 @@ impl Client {
             [Content::Binary { headers, data }] if headers["kind"] == "state" => {
                 STANDARD.decode(data).unwrap()
             }
-            other => panic!("expected the state chunk, found {other:?}"),
+            other => panic!("expected the state chunk, found {} chunks", other.len()),
         }
+    }
+
+    /// The state and the updates that came on a stream.
+    fn updates(&self, call: &str) -> Vec<Vec<u8>> {
+        let payloads = self
+            .chunks(call)
+            .into_iter()
+            .filter_map(|chunk| match chunk {
+                Content::Binary { data, .. } => Some(STANDARD.decode(data).unwrap()),
+                _ => None,
+            });
+        payloads.collect()
     }
 
     /// The updates that came on a stream.

@@ -1,0 +1,278 @@
+//! What one document, one reader or the whole server may cost, and what happens beyond it.
+
+use serde_json::json;
+
+use super::{Content, Control, Editor, World, code, count, shown, text};
+use crate::config::Config;
+use crate::outbox::Outbox;
+
+fn long(kilobytes: usize) -> String {
+    "x".repeat(kilobytes << 10)
+}
+
+/// Somebody writes a document of about so many kilobytes.
+fn write(world: &mut World, path: &str, kilobytes: usize) -> (super::Client, Editor) {
+    let writer = world.join("writer");
+    let editor = Editor::new(1);
+    world.open(&writer, "w", json!({ "path": path }));
+    world.update(&writer, "w", &editor.append("body", "first"));
+    world.update(&writer, "w", &editor.set_first("text", &long(kilobytes)));
+    world.settle();
+    writer.take();
+    (writer, editor)
+}
+
+#[test]
+fn a_crowd_that_opens_a_document_costs_one_encoding() {
+    let mut world = World::new();
+    let (writer, editor) = write(&mut world, "a.document", 400);
+    let before = world.metric("meshagent_state_encodings_total");
+    let crowd: Vec<_> = (0..50).map(|n| world.join(&format!("c{n}"))).collect();
+    let mut states = Vec::new();
+    for (n, client) in crowd.iter().enumerate() {
+        world.begin_open(client, "s", json!({ "path": "a.document" }));
+        world.settle();
+        states.push(client.updates("s"));
+        // While others type.
+        world.update(&writer, "w", &editor.append("body", &format!("n{n}")));
+        world.settle();
+    }
+    assert_eq!(world.metric("meshagent_state_encodings_total") - before, 1);
+    let shared = world.room.usage.shared_bytes();
+    assert!(shared < 2 << 20, "{shared} bytes for 50 readers of 400 kB");
+    for (client, mut seen) in crowd.iter().zip(states) {
+        seen.extend(client.changes("s"));
+        let content = &shown(&seen)["document"]["content"];
+        assert_eq!(content.as_array().unwrap().len(), 51);
+    }
+}
+
+#[test]
+fn an_echo_of_what_was_just_sent_is_not_looked_into() {
+    let mut world = World::new();
+    let (writer, editor) = write(&mut world, "a.document", 1);
+    let reader = world.join("reader");
+    let state = world.open(&reader, "r", json!({ "path": "a.document" }));
+    world.update(&writer, "w", &editor.append("body", "news"));
+    world.settle();
+    let change = reader.changes("r").remove(0);
+    let commits = world.store.commits();
+    for echo in [&state, &change] {
+        let id = world.update(&reader, "r", echo);
+        assert_eq!(reader.answer(id), Content::Empty, "answered at once");
+    }
+    assert_eq!(world.metric("meshagent_echoes_unread_total"), 2);
+    assert_eq!(world.metric("meshagent_updates_total{outcome=\"echo\"}"), 2);
+    // An echo in other bytes is one too.
+    let other = shown_again(&[state, change]);
+    let id = world.update(&reader, "r", &other);
+    world.settle();
+    assert_eq!(reader.answer(id), Content::Empty);
+    assert_eq!(world.metric("meshagent_echoes_unread_total"), 2);
+    assert_eq!(world.metric("meshagent_updates_total{outcome=\"echo\"}"), 3);
+    assert_eq!(world.store.commits(), commits);
+    assert!(writer.changes("w").is_empty());
+}
+
+/// The same content as one update.
+fn shown_again(updates: &[Vec<u8>]) -> Vec<u8> {
+    let updates: Vec<&[u8]> = updates.iter().map(Vec::as_slice).collect();
+    meshagent_document::merge_updates(&updates).unwrap()
+}
+
+#[test]
+fn a_document_at_its_bound_takes_deletions_only() {
+    let mut config = Config::default();
+    config.limits.max_document_bytes = 100 << 10;
+    let mut world = World::with_config(config);
+    let (writer, editor) = write(&mut world, "a.document", 60);
+    let other = Editor::new(2);
+    other.append("body", "other");
+    let id = world.update(&writer, "w", &other.set_first("text", &long(60)));
+    world.settle();
+    // It is a gap, which counts as well.
+    assert_eq!(code(&writer.answer(id)), Some(1002));
+    let id = world.update(&writer, "w", &editor.set_first("more", &long(60)));
+    world.settle();
+    let refused = writer.answer(id);
+    assert_eq!(code(&refused), Some(1002));
+    assert!(
+        text(&refused).contains("102400 bytes at most; delete"),
+        "{refused:?}"
+    );
+
+    // The refused one is part of the editor's replica, but not of this deletion.
+    let id = world.update(&writer, "w", &editor.remove(0));
+    world.settle();
+    assert!(code(&writer.answer(id)).is_none());
+    let id = world.update(&writer, "w", &Editor::new(3).append("body", "small"));
+    world.settle();
+    assert_eq!(writer.answer(id), Content::Empty);
+}
+
+#[test]
+fn there_are_only_so_many_documents() {
+    let mut config = Config::default();
+    config.limits.max_documents = 2;
+    let mut world = World::with_config(config);
+    let client = world.join("client");
+    let create = |world: &mut World, path: &str| {
+        world.call(
+            &client,
+            "sync",
+            "create",
+            json!({ "path": path, "json": { "document": { "content": [] } } }),
+        )
+    };
+    assert_eq!(create(&mut world, "a.document"), Content::Empty);
+    assert_eq!(create(&mut world, "b.document"), Content::Empty);
+    let refused = create(&mut world, "c.document");
+    assert_eq!(code(&refused), Some(1008));
+    assert!(text(&refused).contains("delete some first"));
+    assert_eq!(code(&create(&mut world, "a.document")), Some(1004));
+    let deleted = world.call(
+        &client,
+        "storage",
+        "delete",
+        json!({ "path": "a.document" }),
+    );
+    assert_eq!(deleted, Content::Empty);
+    // A creation that fails takes no place.
+    world.store.fail_commits(
+        world.store.commits()..world.store.commits() + 1,
+        meshagent_store::Fault::Full,
+    );
+    assert_eq!(code(&create(&mut world, "c.document")), Some(1008));
+    assert_eq!(create(&mut world, "c.document"), Content::Empty);
+    assert_eq!(code(&create(&mut world, "d.document")), Some(1008));
+}
+
+#[test]
+fn open_calls_have_a_bound_and_ended_ones_make_room() {
+    let mut config = Config::default();
+    config.limits.max_streams = 2;
+    let mut world = World::with_config(config);
+    let (one, two) = (world.join("one"), world.join("two"));
+    world.open(&one, "a", json!({ "path": "a.document" }));
+    world.open(&two, "a", json!({ "path": "a.document" }));
+    let open = super::invoke("sync", "open", Content::Control(Control::Open), "b");
+    let id = world.send(&one, open.clone());
+    assert_eq!(code(&one.answer(id)), Some(1008));
+    world.leave(&two);
+    let id = world.send(&one, open);
+    assert_eq!(one.answer(id), Content::Control(Control::Open));
+    world.chunk(&one, "a", Content::Control(Control::close()));
+    world.leave(&one);
+    assert_eq!(world.room.usage.streams(), 0);
+}
+
+#[test]
+fn a_large_answer_waits_until_the_one_before_it_was_read() {
+    let mut config = Config::default();
+    config.limits.max_outbox_bytes = 64 << 10;
+    let mut world = World::with_config(config);
+    let _writer = write(&mut world, "a.document", 400);
+    let slow = world.join("slow");
+    let asked: Vec<u64> = (0..20)
+        .map(|_| world.invoke(&slow, "sync", "describe", json!({ "path": "a.document" })))
+        .collect();
+    world.settle();
+    let mut answered = Vec::new();
+    // Each time it reads there is one more, and never all at once.
+    for round in 0..100 {
+        let mut read = 0;
+        for (item, cost) in slow.outbox.try_take() {
+            if let crate::outbox::Outgoing::Message(super::ServerToClient::Response {
+                request,
+                ..
+            }) = item
+            {
+                answered.push(u64::from_be_bytes(request.0));
+                read += 1;
+            }
+            slow.outbox.written(cost);
+        }
+        assert!(
+            read <= 1,
+            "{read} large answers were queued in round {round}"
+        );
+        world.room.handle_drained(slow.conn);
+        world.settle();
+    }
+    assert_eq!(answered, asked);
+}
+
+#[test]
+fn states_wait_for_memory_that_others_have() {
+    let mut config = Config::default();
+    config.limits.max_shared_bytes = 800 << 10;
+    let mut world = World::with_config(config);
+    let paths = ["a.document", "b.document", "c.document"];
+    for path in paths {
+        let (writer, _) = write(&mut world, path, 400);
+        world.leave(&writer);
+    }
+    // What was cached for the writers goes.
+    world.pass_seconds(15);
+    let readers: Vec<_> = (0..3).map(|n| world.join(&format!("r{n}"))).collect();
+    for (reader, path) in readers.iter().zip(paths) {
+        world.begin_open(reader, "s", json!({ "path": path }));
+    }
+    world.settle();
+    let has_state = |reader: &super::Client| reader.outbox.queued().0 > 400 << 10;
+    assert_eq!(readers.iter().filter(|reader| has_state(reader)).count(), 1);
+    assert!(world.room.usage.shared_bytes() <= 800 << 10);
+    // Each goes out when there is memory for it, which is when the one before it was read.
+    let mut seen = 0;
+    for _ in 0..60 {
+        for reader in &readers {
+            for chunk in reader.chunks("s") {
+                if let Content::Binary { headers, .. } = chunk {
+                    assert_eq!(headers["kind"], "state");
+                    seen += 1;
+                }
+            }
+        }
+        assert!(world.room.usage.shared_bytes() <= 800 << 10);
+        world.pass_seconds(1);
+    }
+    assert_eq!(seen, 3);
+}
+
+#[test]
+fn who_asks_for_it_gets_all_changes_of_a_moment_as_one() {
+    let mut world = World::new();
+    let (writer, editor) = write(&mut world, "a.document", 1);
+    let (plain, ours) = (world.join("plain"), world.join("ours"));
+    let mut seen = vec![world.open(&plain, "p", json!({ "path": "a.document" }))];
+    let mut merged = vec![world.open(&ours, "o", json!({ "path": "a.document", "merge": true }))];
+    // One update is with the disk while five wait; two of them delete.
+    world.update(&writer, "w", &editor.append("body", "x"));
+    world.run();
+    world.update(&writer, "w", &editor.append("body", "y"));
+    world.update(&writer, "w", &editor.remove(0));
+    world.update(&writer, "w", &editor.append("body", "z"));
+    world.update(&writer, "w", &editor.remove(0));
+    world.update(&writer, "w", &editor.set_first("text", "end"));
+    world.settle();
+    let (one_by_one, at_once) = (plain.changes("p"), ours.changes("o"));
+    assert_eq!((one_by_one.len(), at_once.len()), (6, 2));
+    seen.extend(one_by_one);
+    merged.extend(at_once);
+    assert_eq!(shown(&seen), shown(&merged));
+    assert_eq!((count(&merged, "y"), count(&merged, "x")), (1, 0));
+}
+
+#[test]
+fn what_is_queued_and_shared_is_measured() {
+    let world = World::new();
+    let outbox = Outbox::new(1 << 20, std::sync::Arc::clone(&world.metrics));
+    let message = super::ServerToClient::Response {
+        request: super::MessageId::from(1),
+        content: Content::Text(long(10)),
+    };
+    outbox.push(message);
+    assert!(world.metric("meshagent_queued_bytes") >= 10 << 10);
+    drop(outbox);
+    assert_eq!(world.metric("meshagent_queued_bytes"), 0);
+}
