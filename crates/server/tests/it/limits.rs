@@ -1,6 +1,7 @@
 //! What the defaults admit, and what a bound refuses.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use meshagent_document::{MeshDocument, MeshSchema};
 use meshagent_protocol::DocPath;
@@ -183,5 +184,141 @@ async fn a_reader_that_stops_reading_delays_nobody_and_catches_up() {
     assert!(
         !metrics.contains("meshagent_catch_ups_total 0\n"),
         "{metrics}"
+    );
+}
+
+#[tokio::test]
+async fn who_sends_too_fast_is_read_from_later_and_loses_nothing() {
+    let mut config = Config::default();
+    config.limits.max_messages_per_second = 100;
+    let server = TestServer::start_with(config).await;
+    let mut fast = RawSocket::join(&server).await;
+    let exists = call("storage", "exists", &json!({ "path": "x" }));
+    let started = Instant::now();
+    for id in 0..400 {
+        fast.send(id, "room.invoke_tool", &exists).await;
+    }
+    // Somebody else does not notice.
+    let mut other = RawSocket::join(&server).await;
+    let asked = Instant::now();
+    other.send(1, "room.invoke_tool", &exists).await;
+    other.answer(1).await;
+    let others_wait = asked.elapsed();
+    let mut answered: Vec<u64> = Vec::new();
+    while answered.len() < 400 {
+        answered.push(fast.message().await.1);
+    }
+    answered.sort_unstable();
+    assert_eq!(answered, (0..400).collect::<Vec<_>>());
+    // Two seconds' worth at once, and two seconds for the other half.
+    let took = started.elapsed();
+    assert!(took >= Duration::from_millis(1900), "{took:?}");
+    assert!(others_wait < took / 2, "{others_wait:?} of {took:?}");
+    let (_, _, metrics) = server.http("GET /metrics", &[], "").await;
+    assert!(
+        !metrics.contains("meshagent_delayed_messages_total 0\n"),
+        "{metrics}"
+    );
+}
+
+#[tokio::test]
+async fn a_message_has_its_time_and_others_get_its_memory_back() {
+    let mut config = Config::default();
+    config.message_timeout = Duration::from_secs(1);
+    config.limits.max_receive_bytes = 1 << 20;
+    let server = TestServer::start_with(config).await;
+    // It announces 900 kB, which is nearly all there is, sends a little and then nothing.
+    let mut slow = RawSocket::join(&server).await;
+    let mut header = 900_u32.to_be_bytes().to_vec();
+    header.extend(b"room.invoke_tool");
+    slow.packet(1, 0, &header).await;
+    slow.packet(1, 1, &[0; 1024]).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let (_, _, metrics) = server.http("GET /metrics", &[], "").await;
+    assert!(
+        metrics.contains("meshagent_received_bytes 921600\n"),
+        "{metrics}"
+    );
+
+    let writer = server.join("writer").await;
+    let sent = writer.sync().open(&start("a.document")).await.unwrap();
+    let small = Instant::now();
+    sent.send(&large_update(1, 10)).await.unwrap();
+    assert!(
+        small.elapsed() < Duration::from_millis(700),
+        "what is small waits for nobody"
+    );
+    let update = large_update(2, 500 << 10);
+    let large = tokio::time::timeout(PATIENCE, sent.send(&update));
+    large.await.unwrap().unwrap();
+    let (_, _, metrics) = server.http("GET /metrics", &[], "").await;
+    assert!(
+        metrics.contains("meshagent_received_bytes 0\n"),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains("meshagent_connections 1\n"),
+        "the slow one is gone: {metrics}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heavy_work_in_one_room_keeps_no_other_waiting() {
+    let server = Arc::new(TestServer::start().await);
+    let writer = server.join("writer").await;
+    let stream = writer.sync().open(&start("a.document")).await.unwrap();
+    // 4 MB of small operations take a while to take up, to encode and to send.
+    let mut document = MeshDocument::new(MeshSchema::builtin("document").unwrap(), 9);
+    let elements: Vec<_> = (0..20_000)
+        .map(|n| json!({ "body": { "text": format!("{n} {}", "x".repeat(150)) } }))
+        .collect();
+    let mut ids = 0;
+    document
+        .insert_json(&json!({ "document": { "content": elements } }), &mut || {
+            ids += 1;
+            format!("id-{ids}")
+        })
+        .unwrap();
+    let update = document.encode_state();
+    let heavy = tokio::spawn(async move {
+        stream.send(&update).await.unwrap();
+        for _ in 0..5 {
+            writer.sync().describe("a.document").await.unwrap();
+        }
+    });
+    let mut token = server.token("other");
+    token.grants[0] = meshagent_protocol::Grant::Room("elsewhere".to_owned());
+    let target = format!("/rooms/elsewhere?token={}", token.sign(&server.key));
+    let mut other = RawSocket::connect(&server, &target, &[]).await.unwrap();
+    let (mut id, mut worst) = (0, Duration::ZERO);
+    while !heavy.is_finished() {
+        id += 1;
+        let asked = Instant::now();
+        other
+            .send(
+                id,
+                "room.invoke_tool",
+                &call("storage", "exists", &json!({ "path": "x" })),
+            )
+            .await;
+        other.answer(id).await;
+        worst = worst.max(asked.elapsed());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    heavy.await.unwrap();
+    let (_, _, metrics) = server.http("GET /metrics", &[], "").await;
+    let heavy_turns = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("meshagent_heavy_work_seconds_count "))
+        .unwrap();
+    assert!(heavy_turns.parse::<u64>().unwrap() >= 6, "{heavy_turns}");
+    let seconds = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("meshagent_heavy_work_seconds_sum "))
+        .unwrap();
+    let heavy_time = Duration::from_secs_f64(seconds.parse().unwrap());
+    assert!(
+        worst < heavy_time / 2 || worst < Duration::from_millis(100),
+        "another room waited {worst:?} while {heavy_time:?} of work were done"
     );
 }
