@@ -12,14 +12,16 @@ use meshagent_store::{
 };
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, params};
-use serde::{Deserialize, Serialize};
 
 use crate::checksum::Checksum;
 use crate::error::document_error;
 
 /// Contributions as the text of a JSON array, which SQLite's own functions can read.
-pub(crate) fn contributions_text(contributions: &[Contribution]) -> String {
-    let texts: Vec<ContributionText<&str>> = contributions.iter().map(Into::into).collect();
+pub(crate) fn contributions_text(contributions: &[Contribution], at: Timestamp) -> String {
+    let texts: Vec<ContributionText<&str>> = contributions
+        .iter()
+        .map(|contribution| text_of(contribution, at))
+        .collect();
     serde_json::to_string(&texts).expect("names and numbers are JSON")
 }
 
@@ -27,6 +29,7 @@ pub(crate) fn contributions_text(contributions: &[Contribution]) -> String {
 pub(crate) fn contributions(
     document: i64,
     seq: i64,
+    at: Timestamp,
     text: ValueRef<'_>,
     checksum: i64,
 ) -> Option<Vec<Contribution>> {
@@ -34,17 +37,23 @@ pub(crate) fn contributions(
     let ValueRef::Text(text) = text else {
         return None;
     };
-    if checksum != contributions_checksum(document, seq, text) {
+    if checksum != contributions_checksum(document, seq, at, text) {
         return None;
     }
     let texts: Vec<ContributionText<String>> = serde_json::from_slice(text).ok()?;
-    Some(texts.into_iter().map(Into::into).collect())
+    Some(
+        texts
+            .into_iter()
+            .map(|text| contribution_of(text, at))
+            .collect(),
+    )
 }
 
-pub(crate) fn contributions_checksum(document: i64, seq: i64, text: &[u8]) -> i64 {
+pub(crate) fn contributions_checksum(document: i64, seq: i64, at: Timestamp, text: &[u8]) -> i64 {
     Checksum::default()
         .number(document)
         .number(seq)
+        .number(at.0)
         .bytes(text)
         .finish()
 }
@@ -233,66 +242,43 @@ fn log(connection: &Connection, document: i64, through: i64) -> rusqlite::Result
     )?;
     let rows = select.query_map([document, through], |row| {
         let seq = row.get(0)?;
-        let contributions = contributions(document, seq, row.get_ref(2)?, row.get(3)?);
-        Ok((seq, Timestamp(row.get(1)?), contributions))
+        let at = Timestamp(row.get(1)?);
+        let contributions = contributions(document, seq, at, row.get_ref(2)?, row.get(3)?);
+        Ok((seq, at, contributions))
     })?;
     rows.collect()
 }
 
-/// The form of a contribution in the file, with texts that are borrowed to be written and owned when read.
-#[derive(Deserialize, Serialize)]
-struct ContributionText<T> {
-    participant: T,
-    role: T,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    on_behalf_of: Option<T>,
-    connection: T,
-    at: i64,
-    operations: Vec<RangeText>,
+/// A contribution in the file, an array: participant, role, on whose behalf, connection, milliseconds after its
+/// update's `at`, and for each run of operations client, start and end. Short, since each append writes one, and what
+/// a commit costs is the pages that it fills.
+type ContributionText<T> = (T, T, Option<T>, T, i64, Vec<(u64, u64, u64)>);
+
+fn text_of(contribution: &Contribution, at: Timestamp) -> ContributionText<&str> {
+    let author = &contribution.author;
+    let range = |range: &OperationRange| (range.client, range.start, range.end);
+    (
+        &author.participant,
+        &author.role,
+        author.on_behalf_of.as_deref(),
+        &author.connection,
+        // Wrapping, here and back, any two instants are a difference.
+        contribution.at.0.wrapping_sub(at.0),
+        contribution.operations.iter().map(range).collect(),
+    )
 }
 
-#[derive(Deserialize, Serialize)]
-struct RangeText {
-    client: u64,
-    start: u64,
-    end: u64,
-}
-
-impl<'a> From<&'a Contribution> for ContributionText<&'a str> {
-    fn from(contribution: &'a Contribution) -> Self {
-        let author = &contribution.author;
-        let range = |range: &OperationRange| RangeText {
-            client: range.client,
-            start: range.start,
-            end: range.end,
-        };
-        Self {
-            participant: &author.participant,
-            role: &author.role,
-            on_behalf_of: author.on_behalf_of.as_deref(),
-            connection: &author.connection,
-            at: contribution.at.0,
-            operations: contribution.operations.iter().map(range).collect(),
-        }
-    }
-}
-
-impl From<ContributionText<String>> for Contribution {
-    fn from(text: ContributionText<String>) -> Self {
-        let range = |range: RangeText| OperationRange {
-            client: range.client,
-            start: range.start,
-            end: range.end,
-        };
-        Self {
-            author: Author {
-                participant: text.participant,
-                role: text.role,
-                on_behalf_of: text.on_behalf_of,
-                connection: text.connection,
-            },
-            at: Timestamp(text.at),
-            operations: text.operations.into_iter().map(range).collect(),
-        }
+fn contribution_of(text: ContributionText<String>, at: Timestamp) -> Contribution {
+    let (participant, role, on_behalf_of, connection, after, operations) = text;
+    let range = |(client, start, end)| OperationRange { client, start, end };
+    Contribution {
+        author: Author {
+            participant,
+            role,
+            on_behalf_of,
+            connection,
+        },
+        at: Timestamp(at.0.wrapping_add(after)),
+        operations: operations.into_iter().map(range).collect(),
     }
 }

@@ -230,8 +230,8 @@ fn updates(
         let mut rows = select.query([id, after, limit])?;
         while let Some(row) = rows.next()? {
             let seq: i64 = row.get(0)?;
-            let at: i64 = row.get(1)?;
-            let contributions = contributions(id, seq, row.get_ref(2)?, row.get(3)?);
+            let at = Timestamp(row.get(1)?);
+            let contributions = contributions(id, seq, at, row.get_ref(2)?, row.get(3)?);
             let data: Vec<u8> = row.get(4)?;
             let checksum: i64 = row.get(5)?;
             expected += 1;
@@ -247,7 +247,7 @@ fn updates(
                 seq: Seq(seq.unsigned_abs()),
                 update: Bytes::from(data),
                 contributions: contributions.unwrap_or_default(),
-                at: Timestamp(at),
+                at,
             });
         }
         Ok(None)

@@ -25,26 +25,30 @@ pub(crate) fn from_1(connection: &Connection) -> rusqlite::Result<()> {
         )?;
         let mut rows = select.query([])?;
         while let Some(row) = rows.next()? {
-            let (document, seq, at): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-            let contributions = contributions_text(&[Contribution {
-                author: Author {
-                    participant: lossy(row, 3)?.unwrap_or_default(),
-                    role: lossy(row, 4)?.unwrap_or_default(),
-                    on_behalf_of: lossy(row, 5)?,
-                    connection: lossy(row, 6)?.unwrap_or_default(),
-                },
-                at: Timestamp(at),
-                operations: Vec::new(),
-            }]);
+            let (document, seq): (i64, i64) = (row.get(0)?, row.get(1)?);
+            let at = Timestamp(row.get(2)?);
+            let contributions = contributions_text(
+                &[Contribution {
+                    author: Author {
+                        participant: lossy(row, 3)?.unwrap_or_default(),
+                        role: lossy(row, 4)?.unwrap_or_default(),
+                        on_behalf_of: lossy(row, 5)?,
+                        connection: lossy(row, 6)?.unwrap_or_default(),
+                    },
+                    at,
+                    operations: Vec::new(),
+                }],
+                at,
+            );
             let data: Vec<u8> = row.get(7)?;
             // Another bit makes it the wrong one.
             let damage = i64::from(row.get::<_, i64>(8)? != checksum_1(row)?);
             insert.execute(params![
                 document,
                 seq,
-                at,
+                at.0,
                 contributions,
-                contributions_checksum(document, seq, contributions.as_bytes()) ^ damage,
+                contributions_checksum(document, seq, at, contributions.as_bytes()) ^ damage,
                 data,
                 update_checksum(document, seq, at, &data) ^ damage,
             ])?;

@@ -113,6 +113,7 @@ fn create_document(
     Ok(Written::Created { document, seq })
 }
 
+/// Refuses before it changes anything; an append by itself counts on it.
 fn append(
     connection: &Connection,
     document: DocumentId,
@@ -121,7 +122,7 @@ fn append(
     at: Timestamp,
 ) -> Result<Seq, Failure> {
     let id = document_row(document)?;
-    let contributions = contributions_text(contributions);
+    let contributions = contributions_text(contributions, at);
     check_size(update.len() + contributions.len())?;
     let size = check_size(update.len())?;
     let seq: i64 = connection
@@ -142,9 +143,9 @@ fn append(
             seq,
             at.0,
             contributions,
-            contributions_checksum(id, seq, contributions.as_bytes()),
+            contributions_checksum(id, seq, at, contributions.as_bytes()),
             update,
-            update_checksum(id, seq, at.0, update),
+            update_checksum(id, seq, at, update),
         ])?;
     Ok(Seq(seq.unsigned_abs()))
 }
@@ -470,11 +471,11 @@ pub(crate) fn schema_checksum(document: i64, schema: &str) -> i64 {
     Checksum::default().number(document).text(schema).finish()
 }
 
-pub(crate) fn update_checksum(document: i64, seq: i64, at: i64, update: &[u8]) -> i64 {
+pub(crate) fn update_checksum(document: i64, seq: i64, at: Timestamp, update: &[u8]) -> i64 {
     Checksum::default()
         .number(document)
         .number(seq)
-        .number(at)
+        .number(at.0)
         .bytes(update)
         .finish()
 }

@@ -78,6 +78,15 @@ impl Writer {
 }
 
 fn apply(connection: &Connection, write: &Write) -> rusqlite::Result<Result<Written, WriteError>> {
+    if matches!(write, Write::Append { .. }) {
+        // The commonest write is spared the copies of pages that a savepoint makes: it is refused, if at all, before
+        // it changes anything.
+        return match write::apply(connection, write) {
+            Ok(written) => Ok(Ok(written)),
+            Err(Failure::Refused(error)) => Ok(Err(error)),
+            Err(Failure::Sqlite(error)) => Err(error),
+        };
+    }
     connection
         .prepare_cached("SAVEPOINT one_write")?
         .execute([])?;
