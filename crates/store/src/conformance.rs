@@ -1,10 +1,12 @@
 //! What every store has to do, as checks that each store's own tests call.
 //!
 //! [`run`] goes through the promises of [`Store`] one by one, closing and opening the store in between.
-//! [`run_random`] compares it with [`MemoryStore`](crate::MemoryStore) over a random history. A surprise in one
+//! [`run_random`] compares it with [`MemoryStore`](crate::MemoryStore) over a random
+//! history, and [`run_faulty`] does so while calls fail. A surprise in one
 //! store becomes a case here, so that all of them are asked.
 
 mod documents;
+mod faults;
 mod namespace;
 mod provenance;
 mod random;
@@ -16,6 +18,7 @@ use crate::{
     WriteError, Written,
 };
 
+pub use faults::run_faulty;
 pub use random::run_random;
 
 /// A store that can be closed and opened again.

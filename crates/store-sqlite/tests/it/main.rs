@@ -61,6 +61,13 @@ fn agrees_with_the_memory_store_over_random_histories() {
     }
 }
 
+#[test]
+fn nothing_is_lost_while_calls_fail() {
+    for seed in 0..3 {
+        conformance::run_faulty(InDirectory::new, seed, 200);
+    }
+}
+
 /// Without waiting for the disk, as no test here cuts the power.
 fn open(directory: &Path) -> SqliteStore {
     let mut options = Options::default();

@@ -22,21 +22,14 @@ pub fn run_random<S: Subject>(make: impl Fn() -> S, seed: u64, batches: usize) {
     let mut ids = Ids::default();
     for step in 0..batches {
         let context = format!("seed {seed}, batch {step}");
-        let writes: Vec<Write> = (0..=random.below(6)).map(|_| random.write(&ids)).collect();
+        let writes = random.batch(&ids);
         let theirs: Vec<Write> = writes.iter().map(|write| ids.translate(write)).collect();
         let expected = model.commit(&writes).expect("the model never fails");
         let results = subject
             .store()
             .commit(&theirs)
             .expect("the store is in order");
-        assert_eq!(results.len(), expected.len(), "{context}");
-        for ((write, expected), result) in writes.iter().zip(expected).zip(results) {
-            assert_eq!(
-                ids.understand(result, &expected),
-                expected,
-                "{context}: {write:?}"
-            );
-        }
+        ids.understand_all(&writes, results, expected, &context);
         if random.below(20) == 0 {
             subject.reopen();
         }
@@ -48,14 +41,14 @@ pub fn run_random<S: Subject>(make: impl Fn() -> S, seed: u64, batches: usize) {
 
 /// Which of the store's documents is which of the model's.
 #[derive(Debug, Default)]
-struct Ids {
+pub(super) struct Ids {
     theirs: HashMap<DocumentId, DocumentId>,
     ours: HashMap<DocumentId, DocumentId>,
 }
 
 impl Ids {
     /// A write that names the model's documents as one that names the store's.
-    fn translate(&self, write: &Write) -> Write {
+    pub(super) fn translate(&self, write: &Write) -> Write {
         let mut write = write.clone();
         if let Write::Append { document, .. } | Write::Snapshot { document, .. } = &mut write {
             *document = self
@@ -65,6 +58,50 @@ impl Ids {
                 .unwrap_or(DocumentId(u64::MAX));
         }
         write
+    }
+
+    /// Compares the results of a batch.
+    pub(super) fn understand_all(
+        &mut self,
+        writes: &[Write],
+        results: Vec<Result<Written, WriteError>>,
+        expected: Vec<Result<Written, WriteError>>,
+        context: &str,
+    ) {
+        assert_eq!(results.len(), expected.len(), "{context}");
+        for ((write, expected), result) in writes.iter().zip(expected).zip(results) {
+            assert_eq!(
+                self.understand(result, &expected),
+                expected,
+                "{context}: {write:?}"
+            );
+        }
+    }
+
+    /// Learns by their paths which documents were made by a batch without an answer.
+    pub(super) fn find(&mut self, store: &dyn Store, model: &MemoryStore, context: &str) {
+        for room in rooms() {
+            let mut folders = vec![String::new()];
+            while let Some(folder) = folders.pop() {
+                let listed = model.list(&room, &folder).expect("the model never fails");
+                for entry in listed.unwrap_or_default() {
+                    let path = below(&folder, &entry.name);
+                    match entry.kind {
+                        EntryKind::Folder => folders.push(path),
+                        EntryKind::File => {}
+                        EntryKind::Document => {
+                            let [theirs, ours] = [store, model].map(|store| {
+                                let found = store.load(&room, &path).expect("it can be read");
+                                let found = found.map(|found| found.document);
+                                found.unwrap_or_else(|| panic!("{context}: {path:?} is missing"))
+                            });
+                            self.theirs.insert(ours, theirs);
+                            self.ours.insert(theirs, ours);
+                        }
+                    }
+                }
+            }
+        }
     }
 
     /// A result that names the store's documents as one that names the model's.
@@ -141,7 +178,7 @@ impl Ids {
 }
 
 /// Walks through both stores.
-fn compare(store: &dyn Store, model: &MemoryStore, ids: &Ids, context: &str) {
+pub(super) fn compare(store: &dyn Store, model: &MemoryStore, ids: &Ids, context: &str) {
     assert_eq!(
         store.stats().expect("the store is in order"),
         model.stats().expect("the model never fails")
@@ -156,11 +193,7 @@ fn compare(store: &dyn Store, model: &MemoryStore, ids: &Ids, context: &str) {
                 "{context}: {folder:?}"
             );
             for entry in listed.unwrap_or_default() {
-                let path = if folder.is_empty() {
-                    entry.name
-                } else {
-                    format!("{folder}/{}", entry.name)
-                };
+                let path = below(&folder, &entry.name);
                 let stat = store.stat(&room, &path).expect("the store is in order");
                 assert_eq!(
                     stat,
@@ -231,12 +264,20 @@ fn compare_document(
     }
 }
 
+fn below(folder: &str, name: &str) -> String {
+    if folder.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{folder}/{name}")
+    }
+}
+
 fn rooms() -> [RoomId; 2] {
     [RoomId::new("p", "one"), RoomId::new("p", "two")]
 }
 
 /// `SplitMix64` (Steele, Lea, Flood 2014): enough for choices, and the same everywhere.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -247,7 +288,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 
@@ -291,6 +332,10 @@ impl Random {
                 .collect(),
         };
         (0..self.below(3)).map(|_| contribution(self)).collect()
+    }
+
+    pub(super) fn batch(&mut self, ids: &Ids) -> Vec<Write> {
+        (0..=self.below(6)).map(|_| self.write(ids)).collect()
     }
 
     fn write(&mut self, ids: &Ids) -> Write {

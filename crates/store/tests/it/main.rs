@@ -28,6 +28,13 @@ fn failing_store_conforms_while_it_does_not_fail() {
 }
 
 #[test]
+fn nothing_is_lost_while_calls_fail() {
+    for seed in 0..10 {
+        conformance::run_faulty(|| InMemory(MemoryStore::new()), seed, 200);
+    }
+}
+
+#[test]
 fn failing_store_fails_where_it_is_told() {
     let store = FailingStore::new(MemoryStore::new());
     let room = RoomId::new("project", "room");

@@ -1,0 +1,143 @@
+//! A random history in which calls fail and are tried again, or answers are lost and the store is opened anew.
+
+use super::Subject;
+use super::random::{Ids, Random, compare};
+use crate::{
+    DocumentId, Entry, FailingStore, Fault, MemoryStore, ProvenanceRecord, RoomId, Seq, Store,
+    StoreError, StoreStats, StoredDocument, StoredFile, StoredUpdate, Write, WriteError, Written,
+};
+
+/// More than any failure here lasts.
+const PATIENCE: u32 = 10;
+
+/// As [`run_random`](super::run_random), through a store that fails: a commit that fails with
+/// [`StoreError::Full`] or [`StoreError::Unavailable`] has changed nothing and is tried again, reads are tried again,
+/// and after a commit whose answer was lost the store is opened anew and has all of the batch.
+///
+/// # Panics
+/// If the store and the model differ. The text names the seed.
+pub fn run_faulty<S: Subject>(make: impl Fn() -> S, seed: u64, batches: usize) {
+    let mut subject = make();
+    let model = MemoryStore::new();
+    let mut random = Random(seed);
+    let mut ids = Ids::default();
+    let mut step = 0;
+    while step < batches {
+        let mut lost = false;
+        {
+            let store = FailingStore::new(Attempts {
+                store: subject.store(),
+                max: 1,
+            });
+            let patient = Attempts {
+                store: &store,
+                max: PATIENCE,
+            };
+            while step < batches && !lost {
+                let context = format!("seed {seed}, batch {step}");
+                step += 1;
+                let writes = random.batch(&ids);
+                let theirs: Vec<Write> = writes.iter().map(|write| ids.translate(write)).collect();
+                let next = store.commits();
+                match random.below(8) {
+                    0 => {
+                        lost = true;
+                        store.fail_commits(next..next + 1, Fault::Lost);
+                    }
+                    1 => store.fail_commits(next..next + 1 + random.below(3), Fault::Full),
+                    2 => store.fail_commits(next..next + 1 + random.below(3), Fault::Unavailable),
+                    _ => {}
+                }
+                let next = store.reads() + random.below(40);
+                store.fail_reads(next..next + 1 + random.below(3), Fault::Unavailable);
+
+                let mut result = store.commit(&theirs);
+                for _ in 0..PATIENCE {
+                    if lost || result.is_ok() {
+                        break;
+                    }
+                    compare(&patient, &model, &ids, &format!("{context}, which failed"));
+                    result = store.commit(&theirs);
+                }
+                let expected = model.commit(&writes).expect("the model never fails");
+                match result {
+                    Ok(results) => ids.understand_all(&writes, results, expected, &context),
+                    Err(StoreError::Unavailable(_)) if lost => {}
+                    Err(error) => panic!("{context}: {error:?}"),
+                }
+                if !lost && random.below(10) == 0 {
+                    compare(&patient, &model, &ids, &context);
+                }
+            }
+        }
+        subject.reopen();
+        let context = format!("seed {seed}, opened anew after batch {}", step - 1);
+        ids.find(subject.store(), &model, &context);
+        compare(subject.store(), &model, &ids, &context);
+    }
+}
+
+/// Another store, with every call tried so often that it may fail.
+#[derive(Debug)]
+struct Attempts<'a> {
+    store: &'a dyn Store,
+    max: u32,
+}
+
+impl Attempts<'_> {
+    fn attempt<T>(
+        &self,
+        call: impl Fn(&dyn Store) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        for _ in 1..self.max {
+            match call(self.store) {
+                Err(StoreError::Full(_) | StoreError::Unavailable(_)) => {}
+                result => return result,
+            }
+        }
+        call(self.store)
+    }
+}
+
+impl Store for Attempts<'_> {
+    fn commit(&self, writes: &[Write]) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
+        self.attempt(|store| store.commit(writes))
+    }
+
+    fn stat(&self, room: &RoomId, path: &str) -> Result<Option<Entry>, StoreError> {
+        self.attempt(|store| store.stat(room, path))
+    }
+
+    fn list(&self, room: &RoomId, folder: &str) -> Result<Option<Vec<Entry>>, StoreError> {
+        self.attempt(|store| store.list(room, folder))
+    }
+
+    fn load(&self, room: &RoomId, path: &str) -> Result<Option<StoredDocument>, StoreError> {
+        self.attempt(|store| store.load(room, path))
+    }
+
+    fn follow(
+        &self,
+        document: DocumentId,
+        after: Seq,
+        limit: usize,
+    ) -> Result<Vec<StoredUpdate>, StoreError> {
+        self.attempt(|store| store.follow(document, after, limit))
+    }
+
+    fn provenance(&self, document: DocumentId) -> Result<Vec<ProvenanceRecord>, StoreError> {
+        self.attempt(|store| store.provenance(document))
+    }
+
+    fn read_file(&self, room: &RoomId, path: &str) -> Result<Option<StoredFile>, StoreError> {
+        self.attempt(|store| store.read_file(room, path))
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
+        self.attempt(|store| store.check())
+    }
+
+    fn stats(&self) -> Result<StoreStats, StoreError> {
+        self.attempt(|store| store.stats())
+    }
+}
