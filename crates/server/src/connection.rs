@@ -118,7 +118,7 @@ pub(crate) async fn run(
     match ended {
         Some(End::Closed) => {
             leave(&mailbox, conn).await;
-            outbox.push_item(Outgoing::Close, 0);
+            outbox.push_item(Outgoing::Close);
             outbox.finish();
             let _ = tokio::time::timeout(CLOSE_GRACE, writing).await;
         }
@@ -191,7 +191,7 @@ async fn read_all<S: AsyncRead + Unpin>(
             }
             OpCode::Ping => {
                 let pong = Outgoing::Pong(Bytes::copy_from_slice(&frame.payload));
-                intake.outbox.push_item(pong, 0);
+                intake.outbox.push_item(pong);
             }
             OpCode::Pong => {}
             OpCode::Close => return End::Closed,

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use meshagent_protocol::{Content, ServerToClient};
+use serde_json::Value;
 use tokio::sync::Notify;
 
 use crate::metrics::Metrics;
@@ -65,11 +66,11 @@ impl Outbox {
 
     /// Queues a message. Beyond four times the mark the outbox closes itself instead.
     pub(crate) fn push(&self, message: ServerToClient) {
-        self.push_item(Outgoing::Message(message), 0);
+        self.push_item(Outgoing::Message(message));
     }
 
-    /// Queues an item whose JSON is known to be about `json_bytes` long.
-    pub(crate) fn push_item(&self, item: Outgoing, json_bytes: usize) {
+    /// Queues an item, likewise.
+    pub(crate) fn push_item(&self, item: Outgoing) {
         let mut state = self.lock();
         if state.closed {
             return;
@@ -80,8 +81,7 @@ impl Outbox {
             if matches!(item, Outgoing::Message(ServerToClient::Response { .. })) {
                 state.unanswered = state.unanswered.saturating_sub(1);
             }
-            let mut cost = Cost::of(&item);
-            cost.own += json_bytes;
+            let cost = Cost::of(&item);
             state.queued.add(cost);
             self.metrics.queued_bytes.inc_by(cost.metric());
             state.queue.push_back((item, cost));
@@ -238,11 +238,14 @@ impl Cost {
                     cost.shared = data.len();
                 }
                 Content::Text(text) | Content::Error { text, .. } => cost.own += text.len(),
+                Content::Json(value) => cost.own += json_bytes(value),
                 _ => {}
             },
-            Outgoing::Message(ServerToClient::Messaging { attachment, .. }) => {
-                cost.own += attachment.len();
-            }
+            Outgoing::Message(ServerToClient::Messaging {
+                message,
+                attachment,
+                ..
+            }) => cost.own += json_bytes(message) + attachment.len(),
             Outgoing::Pong(bytes) => cost.own += bytes.len(),
             Outgoing::Message(_) | Outgoing::Close => {}
         }
@@ -266,5 +269,21 @@ impl Cost {
 
     fn total(self) -> usize {
         self.own + self.shared
+    }
+}
+
+/// About the memory that a JSON value takes. Those that are sent are nested some hundred levels at most.
+fn json_bytes(value: &Value) -> usize {
+    /// What a key costs besides its text, in a map that keeps the order.
+    const KEY_BYTES: usize = 48;
+    let own = size_of::<Value>();
+    match value {
+        Value::String(text) => own + text.len(),
+        Value::Array(values) => own + values.iter().map(json_bytes).sum::<usize>(),
+        Value::Object(fields) => {
+            let field = |(key, value): (&String, &Value)| KEY_BYTES + key.len() + json_bytes(value);
+            own + fields.iter().map(field).sum::<usize>()
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => own,
     }
 }

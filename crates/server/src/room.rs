@@ -35,13 +35,14 @@ use serde_json::{Map, Value};
 
 use self::batch::{Flight, Staged};
 use self::documents::Slot;
-use self::opening::{Fetched, Waiter};
+use self::opening::Fetched;
 use self::sync::SyncCall;
 use self::uploads::{Download, Upload};
+use self::waiting::Waiting;
 use crate::config::Config;
 use crate::ids::Ids;
 use crate::metrics::Metrics;
-use crate::outbox::{Outbox, Outgoing};
+use crate::outbox::Outbox;
 use crate::signer::UrlSigner;
 use crate::usage::Usage;
 
@@ -135,7 +136,7 @@ pub(crate) struct Room {
     in_flight: Option<Vec<Flight>>,
     fetches: HashMap<u64, Fetched>,
     /// Requests whose large answers wait for room, each one unanswered request of its connection.
-    waiting: VecDeque<(String, Waiter)>,
+    waiting: VecDeque<Waiting>,
     /// Whether a log became longer than it should be.
     is_worn: bool,
     next_number: u64,
@@ -153,6 +154,8 @@ struct Participant {
     outbox: Arc<Outbox>,
     attributes: Map<String, Value>,
     messaging: bool,
+    /// Whether a folder is being listed for it.
+    listing: bool,
     calls: Calls<Call>,
     /// For whom the participant said it makes a call. A claim that nobody checks.
     behalf: HashMap<String, String>,
@@ -274,6 +277,7 @@ impl Room {
                 outbox: joining.outbox,
                 attributes,
                 messaging: false,
+                listing: false,
                 calls: Calls::new(),
                 behalf: HashMap::new(),
                 ended_calls: VecDeque::new(),
@@ -290,7 +294,7 @@ impl Room {
         };
         self.metrics.participants.dec();
         tracing::info!(room = %self.id.room, participant = %participant.name, id = %participant.id, "left");
-        self.waiting.retain(|(_, waiter)| waiter.conn() != conn);
+        self.waiting.retain(|waiting| waiting.conn() != conn);
         let calls: Vec<_> = participant.calls.drain().map(|(_, call)| call).collect();
         for call in calls {
             self.drop_call(call);
@@ -587,19 +591,6 @@ impl Room {
                 content,
             },
         );
-    }
-
-    /// Answers with JSON whose size is known, so that it counts against the connection's bound.
-    fn respond_sized(&self, request: Request, content: Content, json_bytes: usize) {
-        if let Some(participant) = self.participants.get(&request.conn) {
-            let message = ServerToClient::Response {
-                request: request.id,
-                content,
-            };
-            participant
-                .outbox
-                .push_item(Outgoing::Message(message), json_bytes);
-        }
     }
 
     fn refuse(&self, request: Request, refusal: Refusal) {

@@ -127,6 +127,7 @@ impl Room {
             }
             Err(error) => self.fail_batch(batch, &error),
         }
+        self.retry_waiting(None);
     }
 
     /// Keeps account of a document's log.

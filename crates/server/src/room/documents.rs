@@ -27,6 +27,8 @@ use crate::usage::Usage;
 const RECENT_BYTES: usize = 1 << 20;
 /// A state that lacks no more than this is given to who opens the document, and the rest after it.
 const LACKING_BYTES: usize = 64 << 10;
+/// Descriptions of a large document that may wait for the disk; more are made later.
+const WAITING_DESCRIPTIONS: usize = 4;
 /// How long an encoded state is kept that nobody asks for.
 const STATE_KEPT_MILLIS: i64 = 10_000;
 
@@ -110,7 +112,6 @@ pub(super) enum Deferred {
     Answer {
         request: Request,
         content: Content,
-        json_bytes: usize,
     },
     State {
         request: Request,
@@ -249,6 +250,20 @@ impl Document {
             stream.lagging |= std::mem::take(&mut stream.catching_up);
         }
         self.broken = false;
+    }
+
+    /// Whether another description may wait for the disk: each is a copy of the whole document.
+    pub(super) fn takes_description(&self) -> bool {
+        let describes = |deferred: &&(Version, Deferred)| {
+            matches!(
+                deferred.1,
+                Deferred::Answer {
+                    content: Content::Json(_),
+                    ..
+                }
+            )
+        };
+        self.deferred.iter().filter(describes).count() < WAITING_DESCRIPTIONS
     }
 
     /// Keeps an answer until its version is on disk.
@@ -443,13 +458,7 @@ impl Room {
                 return;
             };
             match deferred {
-                Deferred::Answer {
-                    request,
-                    content,
-                    json_bytes,
-                } => {
-                    self.respond_sized(request, content, json_bytes);
-                }
+                Deferred::Answer { request, content } => self.respond(request, content),
                 Deferred::State {
                     request,
                     tool_call_id,

@@ -6,6 +6,7 @@ use meshagent_store::{Entry, EntryKind, Timestamp, Write};
 
 use super::batch::Then;
 use super::opening::Fetched;
+use super::waiting::Waiting;
 use super::{Fetch, Refusal, Request, Room};
 
 /// Which of two tools asked.
@@ -49,6 +50,19 @@ impl Room {
         }) {
             return self.refuse(request, refusal);
         }
+        self.list_when_there_is_room(request, path);
+    }
+
+    /// Lists a folder, when the one before it was listed and read. A folder may be large.
+    pub(super) fn list_when_there_is_room(&mut self, request: Request, path: String) {
+        let Some(participant) = self.participants.get_mut(&request.conn) else {
+            return;
+        };
+        if participant.listing || !participant.outbox.accepts_broadcast(false) {
+            self.waiting.push_back(Waiting::List { request, path });
+            return;
+        }
+        participant.listing = true;
         self.fetch(
             Fetch::List { path: path.clone() },
             Fetched::List { request, path },
@@ -56,7 +70,12 @@ impl Room {
     }
 
     /// Shows the entries that the grant covers; the others stay unknown to the participant.
-    pub(super) fn list_fetched(&self, request: Request, folder: &str, entries: Option<Vec<Entry>>) {
+    pub(super) fn list_fetched(
+        &mut self,
+        request: Request,
+        folder: &str,
+        entries: Option<Vec<Entry>>,
+    ) {
         let Some(grant) = self
             .participants
             .get(&request.conn)
@@ -86,8 +105,7 @@ impl Room {
             })
             .map(output)
             .collect();
-        let json_bytes = visible.iter().map(|entry| entry.name.len() + 128).sum();
-        self.respond_sized(request, wire::list(&visible), json_bytes);
+        self.respond(request, wire::list(&visible));
     }
 
     pub(super) fn delete(&mut self, request: Request, arguments: &Content) {

@@ -18,6 +18,7 @@ use super::compaction::Stored;
 use super::documents::{Deferred, Document, Slot};
 use super::files::StatAnswer;
 use super::sent::Sent;
+use super::waiting::Waiting;
 use super::{Conn, Fetch, FetchResult, Refusal, Request, Room};
 
 /// Somebody who waits for a document.
@@ -200,11 +201,17 @@ impl Room {
                 Ok(_) => self.stat_fetched(request, answer, None),
                 Err(error) => self.refuse(request, Refusal::storage(&error)),
             },
-            Fetched::List { request, path } => match result {
-                Ok(FetchResult::List(entries)) => self.list_fetched(request, &path, entries),
-                Ok(_) => self.list_fetched(request, &path, None),
-                Err(error) => self.refuse(request, Refusal::storage(&error)),
-            },
+            Fetched::List { request, path } => {
+                if let Some(participant) = self.participants.get_mut(&request.conn) {
+                    participant.listing = false;
+                }
+                match result {
+                    Ok(FetchResult::List(entries)) => self.list_fetched(request, &path, entries),
+                    Ok(_) => self.list_fetched(request, &path, None),
+                    Err(error) => self.refuse(request, Refusal::storage(&error)),
+                }
+                self.retry_waiting(Some(request.conn));
+            }
             Fetched::Download {
                 conn,
                 tool_call_id,
@@ -342,7 +349,10 @@ impl Room {
             return self.refuse_waiter(waiter, refusal);
         }
         if !self.has_room_for(path, &waiter) {
-            self.waiting.push_back((path.to_owned(), waiter));
+            self.waiting.push_back(Waiting::Document {
+                path: path.to_owned(),
+                waiter: Box::new(waiter),
+            });
             return;
         }
         let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
@@ -355,7 +365,6 @@ impl Room {
             }
             Waiter::Describe { request } => {
                 let json = document.replica.to_json(false);
-                let json_bytes = document.bytes;
                 if document.streams.is_empty() {
                     document.idle_since = Some(self.now);
                 }
@@ -364,7 +373,6 @@ impl Room {
                     Deferred::Answer {
                         request,
                         content: Content::Json(json),
-                        json_bytes,
                     },
                 );
             }

@@ -165,7 +165,6 @@ impl Room {
                 let answer = Deferred::Answer {
                     request,
                     content: Content::Empty,
-                    json_bytes: 0,
                 };
                 return self.defer(path, answer);
             }

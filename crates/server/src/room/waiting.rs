@@ -2,10 +2,26 @@
 
 use super::documents::Slot;
 use super::opening::Waiter;
-use super::{Conn, Room};
+use super::{Conn, Request, Room};
 
 /// Below this a document's state is no large answer.
 const SMALL_BYTES: usize = 64 << 10;
+
+/// What waits.
+#[derive(Debug)]
+pub(super) enum Waiting {
+    Document { path: String, waiter: Box<Waiter> },
+    List { request: Request, path: String },
+}
+
+impl Waiting {
+    pub(super) fn conn(&self) -> Conn {
+        match self {
+            Self::Document { waiter, .. } => waiter.conn(),
+            Self::List { request, .. } => request.conn,
+        }
+    }
+}
 
 impl Room {
     /// Whether what `waiter` asks for may be made and queued now.
@@ -16,10 +32,10 @@ impl Room {
         let Some(Slot::Open(document)) = self.documents.get(path) else {
             return true;
         };
-        let asks_for_state = match waiter {
+        let is_description = match waiter {
             Waiter::Create { .. } => return true,
-            Waiter::Describe { .. } => false,
-            Waiter::Open { start, .. } => start.vector.is_none(),
+            Waiter::Describe { .. } => true,
+            Waiter::Open { .. } => false,
         };
         if document.bytes < SMALL_BYTES {
             return true;
@@ -27,16 +43,21 @@ impl Room {
         if !participant.outbox.accepts_broadcast(false) {
             return false;
         }
+        let asks_for_state = matches!(waiter, Waiter::Open { start, .. } if start.vector.is_none());
         if asks_for_state && document.has_near_state() {
             return true;
         }
-        let (shared, max) = (
-            self.usage.shared_bytes(),
-            self.config.limits.max_shared_bytes,
-        );
+        if is_description && !document.takes_description() {
+            return false;
+        }
+        let in_use = if is_description {
+            usize::try_from(self.metrics.queued_bytes.get()).unwrap_or(0)
+        } else {
+            self.usage.shared_bytes()
+        };
         // What is larger than all there may be gets it when nobody else has any.
         let text_bytes = document.bytes / 3 * 4;
-        shared == 0 || shared.saturating_add(text_bytes) <= max
+        in_use == 0 || in_use.saturating_add(text_bytes) <= self.config.limits.max_shared_bytes
     }
 
     /// Tries those again that wait, of one connection or of all.
@@ -44,11 +65,14 @@ impl Room {
         if self.waiting.is_empty() {
             return;
         }
-        for (path, waiter) in std::mem::take(&mut self.waiting) {
-            if conn.is_none_or(|conn| waiter.conn() == conn) {
-                self.with_document(&path, waiter);
-            } else {
-                self.waiting.push_back((path, waiter));
+        for waiting in std::mem::take(&mut self.waiting) {
+            if conn.is_some_and(|conn| waiting.conn() != conn) {
+                self.waiting.push_back(waiting);
+                continue;
+            }
+            match waiting {
+                Waiting::Document { path, waiter } => self.with_document(&path, *waiter),
+                Waiting::List { request, path } => self.list_when_there_is_room(request, path),
             }
         }
     }

@@ -203,6 +203,48 @@ fn a_large_answer_waits_until_the_one_before_it_was_read() {
 }
 
 #[test]
+fn a_large_folder_is_listed_once_at_a_time() {
+    let mut config = Config::default();
+    config.limits.max_outbox_bytes = 16 << 10;
+    let mut world = World::with_config(config);
+    let room = meshagent_store::RoomId::new("project", "room");
+    let files: Vec<_> = (0..500)
+        .map(|n| meshagent_store::Write::PutFile {
+            room: room.clone(),
+            path: format!("folder/file-{n}"),
+            data: "x".into(),
+            mime_type: String::new(),
+            overwrite: false,
+            at: world.now,
+        })
+        .collect();
+    meshagent_store::Store::commit(&world.store, &files).unwrap();
+    let client = world.join("client");
+    let asked: Vec<u64> = (0..30)
+        .map(|_| world.invoke(&client, "storage", "list", json!({ "path": "folder" })))
+        .collect();
+    world.settle();
+    let mut answered = Vec::new();
+    while answered.len() < asked.len() {
+        let seen = client.take();
+        assert_eq!(
+            seen.len(),
+            1,
+            "one list at a time, and the connection lives"
+        );
+        for seen in seen {
+            if let super::Seen::Answer(id, Content::Json(list)) = seen {
+                assert_eq!(list["files"].as_array().unwrap().len(), 500);
+                answered.push(id);
+            }
+        }
+        world.room.handle_drained(client.conn);
+        world.settle();
+    }
+    assert_eq!(answered, asked);
+}
+
+#[test]
 fn states_wait_for_memory_that_others_have() {
     let mut config = Config::default();
     config.limits.max_shared_bytes = 800 << 10;
