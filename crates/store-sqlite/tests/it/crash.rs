@@ -8,15 +8,25 @@ use meshagent_store::{DocumentId, Seq, Store};
 use meshagent_store_sqlite::{DATABASE_FILE, Options, SqliteStore};
 use tempfile::TempDir;
 
-use crate::{append, created, open, room};
+use crate::history::{History, Random, batches_in};
+use crate::{append, assert_intact, created, open, room};
 
-const CHILD_DIRECTORY: &str = "STORE_SQLITE_CHILD_DIRECTORY";
+const CHILD_DIRECTORY: &str = "STORE_CHILD_DIRECTORY";
+const CHILD_SEED: &str = "STORE_CHILD_SEED";
 
 #[test]
 fn killed_process_loses_nothing_that_it_was_told_is_durable() {
+    let number = |name| env::var(name).ok().and_then(|text| text.parse().ok());
+    let seed: u64 = number("STORE_SEED").unwrap_or(1);
+    let kills: u64 = number("STORE_KILLS").unwrap_or(12);
     let directory = TempDir::new().unwrap();
-    let mut committed = 0;
-    for kill_after in [1, 2, 7, 40, 150] {
+    let mut random = Random(seed);
+    let mut history = History::new(seed);
+    for kill in 0..kills {
+        let kill_after = match kill {
+            0..=2 => kill + 1,
+            _ => 1 + random.below(200),
+        };
         let mut child = Command::new(env::current_exe().unwrap())
             .args([
                 "--exact",
@@ -24,17 +34,19 @@ fn killed_process_loses_nothing_that_it_was_told_is_durable() {
                 "--nocapture",
             ])
             .env(CHILD_DIRECTORY, directory.path())
+            .env(CHILD_SEED, seed.to_string())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut committed = 0;
         let mut seen = 0;
         for line in stdout.lines() {
             let Ok(line) = line else { break };
-            let Some((_, seq)) = line.split_once("committed ") else {
+            let Some((_, batches)) = line.split_once("committed ") else {
                 continue;
             };
-            committed = seq.parse().unwrap();
+            committed = batches.parse().unwrap();
             seen += 1;
             if seen == kill_after {
                 child.kill().unwrap();
@@ -44,24 +56,18 @@ fn killed_process_loses_nothing_that_it_was_told_is_durable() {
 
         // At once, as a supervisor would: no claim of the dead process is in the way.
         let store = open(directory.path());
-        let [a, b] = ["a", "b"].map(|path| store.load(&room(), path).unwrap().unwrap());
+        let context = format!("STORE_SEED={seed}, kill {kill}");
+        let batches = batches_in(&store);
+        assert!(seen >= kill_after, "{context}: the child ended by itself");
         assert!(
-            a.last_seq.0 >= committed,
-            "update {committed} is gone, the last is {}",
-            a.last_seq
+            batches >= committed,
+            "{context}: {batches} batches are left of {committed}"
         );
-        assert_eq!(
-            a.last_seq, b.last_seq,
-            "a batch is there as a whole or not at all"
-        );
-        assert!(
-            a.updates
-                .iter()
-                .all(|update| update.update == update.seq.to_string())
-        );
+        history.replay(batches);
+        history.assert_kept(&store, &context);
+        assert_intact(directory.path(), &context);
         store.check().unwrap();
     }
-    assert!(committed >= 200, "the child was killed before it wrote");
 }
 
 /// Run by the test above in a process of its own; by itself it has nothing to do.
@@ -70,19 +76,16 @@ fn child_writes_until_it_is_killed() {
     let Some(directory) = env::var_os(CHILD_DIRECTORY) else {
         return;
     };
+    let seed = env::var(CHILD_SEED).unwrap().parse().unwrap();
     // As by default: durable when it returns.
     let store = SqliteStore::open(directory.as_ref(), Options::default()).unwrap();
-    let [a, b] = ["a", "b"].map(|path| match store.load(&room(), path).unwrap() {
-        Some(document) => (document.document, document.last_seq.0),
-        None => (created(&store, path), 0),
-    });
-    for seq in a.1 + 1.. {
-        let update = seq.to_string().into_bytes();
-        let results = store
-            .commit(&[append(a.0, &update), append(b.0, &update)])
-            .unwrap();
-        assert!(results.iter().all(Result::is_ok));
-        writeln!(std::io::stdout(), "committed {seq}").unwrap();
+    let mut history = History::new(seed);
+    history.replay(batches_in(&store));
+    loop {
+        let writes = history.batch();
+        store.commit(&writes).unwrap();
+        history.done(&writes);
+        writeln!(std::io::stdout(), "committed {}", history.batches()).unwrap();
     }
 }
 

@@ -7,19 +7,25 @@
 )]
 
 mod crash;
+mod cuts;
 mod damage;
 mod directory;
 mod format;
+mod history;
+#[cfg(unix)]
+mod limit;
 mod load;
 mod space;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use meshagent_store::conformance::{self, Subject};
 use meshagent_store::{
     Author, Contribution, DocumentId, OperationRange, RoomId, Seq, Store, Timestamp, Write, Written,
 };
-use meshagent_store_sqlite::{Durability, Options, SqliteStore};
+use meshagent_store_sqlite::{DATABASE_FILE, Durability, Options, SqliteStore};
+use rusqlite::Connection;
 use tempfile::TempDir;
 
 /// A store in a directory that goes with it.
@@ -73,6 +79,27 @@ fn open(directory: &Path) -> SqliteStore {
     let mut options = Options::default();
     options.durability = Durability::Os;
     SqliteStore::open(directory, options).unwrap()
+}
+
+/// Ends the threads that look at it, also when the test fails.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// As SQLite sees it.
+#[track_caller]
+fn assert_intact(directory: &Path, context: &str) {
+    let database = Connection::open(directory.join(DATABASE_FILE)).unwrap();
+    let verdict: String = database
+        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(verdict, "ok", "{context}");
+    let mut dangling = database.prepare("PRAGMA foreign_key_check").unwrap();
+    assert!(!dangling.exists([]).unwrap(), "{context}: rows of nothing");
 }
 
 fn room() -> RoomId {
