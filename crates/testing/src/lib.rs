@@ -1,6 +1,6 @@
 //! Test support: starts the server binary, the published SDKs and the samples of the API page, each as
-//! a process of its own with time limits and logs. It knows nothing of how the server works inside, and
-//! no production crate depends on it.
+//! a process of its own with time limits and logs, and simulates the whole server in virtual time. No
+//! production crate depends on it.
 
 mod credentials;
 mod http;
@@ -10,6 +10,7 @@ mod samples;
 mod sdk;
 mod sdk_client;
 mod server;
+pub mod simulation;
 
 pub use tempfile::TempDir;
 

@@ -1,0 +1,57 @@
+//! Simulates the server from one seed after another: `sim [--seeds N] [--from N] [--verbose]`.
+
+#![expect(clippy::print_stdout, reason = "a command says what it found")]
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use meshagent_testing::simulation::{Plant, run, run_many};
+
+/// How many failures are told in full.
+const SHOWN_FAILURES: usize = 10;
+
+fn main() -> Result<ExitCode> {
+    let (mut seeds, mut from, mut verbose) = (1, 0, false);
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        match (arg.as_str(), args.len()) {
+            ("--verbose", _) => verbose = true,
+            ("--seeds", 1..) => seeds = args.next().unwrap_or_default().parse()?,
+            ("--from", 1..) => from = args.next().unwrap_or_default().parse()?,
+            _ => bail!("unknown option {arg:?}; use --seeds N, --from N, --verbose"),
+        }
+    }
+    let started = Instant::now();
+    let (totals, failed) = if verbose && seeds == 1 {
+        let outcome = run(from, Plant::Nothing, true);
+        for step in &outcome.steps {
+            println!("{step}");
+        }
+        let totals = outcome.totals.clone();
+        let failed = outcome.failure.is_some().then_some(outcome);
+        (totals, failed.into_iter().collect())
+    } else {
+        run_many(from, seeds, Plant::Nothing)
+    };
+    for (kind, count) in totals.iter() {
+        println!("{count:>12}  {kind}");
+    }
+    println!(
+        "{seeds} seeds from {from} in {:.1} s",
+        started.elapsed().as_secs_f64()
+    );
+    for outcome in failed.iter().take(SHOWN_FAILURES) {
+        let failure = outcome.failure.as_deref().unwrap_or_default();
+        println!(
+            "seed {} failed: {failure}\n{}",
+            outcome.seed,
+            outcome.repeat()
+        );
+    }
+    if failed.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("{} of {seeds} seeds failed", failed.len());
+    Ok(ExitCode::FAILURE)
+}

@@ -1,0 +1,105 @@
+//! The whole server in virtual time: rooms, gate, committer and a disk that fails, with clients that do what programs
+//! do, driven by one queue of events. Everything that happens follows from one number, the seed.
+//!
+//! [`run`] makes one run, [`run_many`] many on all cores. `docs/simulation.md` says what is simulated and checked.
+
+mod board;
+mod client;
+mod disk;
+mod random;
+mod record;
+mod session;
+mod trace;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+pub use self::disk::Plant;
+pub use self::trace::Totals;
+use self::trace::Trace;
+use self::world::World;
+
+/// How a run went.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What it followed from.
+    pub seed: u64,
+    /// What broke a promise; `None` if nothing did.
+    pub failure: Option<String>,
+    /// What happened.
+    pub totals: Totals,
+    /// A hash of every step.
+    pub hash: u64,
+    /// Every step, if that was asked for.
+    pub steps: Vec<String>,
+}
+
+impl Outcome {
+    /// The line that repeats it.
+    pub fn repeat(&self) -> String {
+        format!(
+            "repeat with: cargo xtask sim --from {} --seeds 1 --verbose",
+            self.seed
+        )
+    }
+}
+
+/// Makes one run.
+pub fn run(seed: u64, plant: Plant, verbose: bool) -> Outcome {
+    let mut trace = Trace::new(verbose);
+    let mut totals = Totals::default();
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        let mut world = World::new(seed, plant)?;
+        let result = world.run(&mut trace);
+        totals = std::mem::take(&mut world.totals);
+        result
+    }));
+    let failure = match result {
+        Ok(result) => result.err(),
+        Err(panic) => Some(format!("a panic: {}", panic_text(&*panic))),
+    };
+    totals.add("runs", 1);
+    Outcome {
+        seed,
+        failure,
+        totals,
+        hash: trace.hash(),
+        steps: trace.into_steps(),
+    }
+}
+
+/// Makes a run for each seed, on all cores. Returns what happened in all of them, and those that failed, by seed.
+pub fn run_many(from: u64, seeds: u64, plant: Plant) -> (Totals, Vec<Outcome>) {
+    let next = AtomicU64::new(from);
+    let results = Mutex::new((Totals::default(), Vec::new()));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed - from >= seeds {
+                        return;
+                    }
+                    let outcome = run(seed, plant, false);
+                    let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+                    results.0.merge(&outcome.totals);
+                    if outcome.failure.is_some() {
+                        results.1.push(outcome);
+                    }
+                }
+            });
+        }
+    });
+    let (totals, mut failed) = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    failed.sort_by_key(|outcome| outcome.seed);
+    (totals, failed)
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "without a text".to_owned())
+}

@@ -1,0 +1,227 @@
+//! The documents that are edited in a run: their schema, and random edits.
+
+use meshagent_document::{
+    ChildProperty, Edit, ElementType, Limits, MeshDocument, MeshSchema, Position, SimpleValue,
+    Target, TextPosition, ValueProperty,
+};
+use serde_json::{Value, json};
+
+use super::random::Random;
+
+/// Above this many elements edits delete more than they insert.
+const CROWDED: usize = 40;
+
+/// The schema of all documents.
+pub(super) fn schema() -> MeshSchema {
+    build(false)
+}
+
+/// The same with room for what breaks it: what a program thinks that was written for another version.
+fn lax_schema() -> MeshSchema {
+    build(true)
+}
+
+fn build(lax: bool) -> MeshSchema {
+    let mut tags = vec!["section", "note", "text"];
+    let mut note = ElementType::new("note")
+        .property(ValueProperty::new("title", SimpleValue::String))
+        .property(ValueProperty::new("size", SimpleValue::Number))
+        .property(ChildProperty::new("body", ["text"]));
+    if lax {
+        tags.push("scrap");
+        note = note.property(ValueProperty::new("odd", SimpleValue::String));
+    }
+    let mut elements = vec![
+        ElementType::new("board").property(ChildProperty::new("items", tags.clone())),
+        ElementType::new("section")
+            .property(ValueProperty::new("title", SimpleValue::String))
+            .property(ChildProperty::new("items", tags)),
+        note,
+        ElementType::new("text"),
+    ];
+    if lax {
+        elements.push(ElementType::new("scrap"));
+    }
+    MeshSchema::new("board", elements).expect("the tags above are all there")
+}
+
+/// An empty replica of somebody who keeps to the schema.
+pub(super) fn strict(client_id: u64) -> MeshDocument {
+    MeshDocument::with_limits(schema(), client_id, Limits::NONE)
+}
+
+/// An empty replica of somebody who does not.
+pub(super) fn lax(client_id: u64) -> MeshDocument {
+    MeshDocument::with_limits(lax_schema(), client_id, Limits::NONE)
+}
+
+/// Makes a few small changes as programs do, each an update of its own: first an element, then its attributes.
+pub(super) fn edit(
+    replica: &mut MeshDocument,
+    random: &mut Random,
+    next_id: &mut dyn FnMut() -> String,
+) -> Vec<Vec<u8>> {
+    let mut updates = Vec::new();
+    let nodes = nodes(replica);
+    let word = word(random);
+    let crowded = nodes.len() > CROWDED;
+    let (first, later) = match (random.below(20), pick(&nodes, random)) {
+        (0..8, _) if !crowded => {
+            let sections: Vec<&Node> = nodes.iter().filter(|node| node.tag == "section").collect();
+            let parent = match random.pick(&sections) {
+                Some(section) if random.one_in(2) => Target::Id(section.id.clone()),
+                _ => Target::Root,
+            };
+            let position = match random.below(3) {
+                0 => Position::First,
+                _ => Position::Last,
+            };
+            let id = next_id();
+            let (element, later) = element(&id, random);
+            let insert = Edit::Insert {
+                parent,
+                position,
+                element,
+            };
+            (insert, later)
+        }
+        (..12, Some(node)) if node.tag == "text" => {
+            let edit = text_edit(replica, node, random, word);
+            (edit, Vec::new())
+        }
+        (..15, Some(node)) if node.tag != "text" => {
+            (set(&node.id, "title", word.into()), Vec::new())
+        }
+        (15, Some(node)) => {
+            let edit = Edit::Move {
+                id: node.id.clone(),
+                parent: Target::Root,
+                position: Position::First,
+            };
+            (edit, Vec::new())
+        }
+        (16..20, Some(node)) => {
+            let delete = Edit::Delete {
+                id: node.id.clone(),
+            };
+            (delete, Vec::new())
+        }
+        _ => return updates,
+    };
+    for edit in std::iter::once(first).chain(later) {
+        // What the document does not allow just now is not done.
+        if let Ok(Some(update)) = replica.edit(&[edit], next_id) {
+            updates.push(update);
+        }
+    }
+    updates
+}
+
+/// A change that the real schema forbids; needs a lax replica.
+pub(super) fn break_schema(
+    replica: &mut MeshDocument,
+    random: &mut Random,
+    next_id: &mut dyn FnMut() -> String,
+) -> Vec<Vec<u8>> {
+    let nodes = nodes(replica);
+    let note = pick(&nodes, random).filter(|node| node.tag == "note");
+    let edit = match note {
+        Some(note) if random.one_in(2) => set(&note.id, "odd", "odd".into()),
+        _ => Edit::Insert {
+            parent: Target::Root,
+            position: Position::Last,
+            element: json!({"scrap": {"$id": next_id()}}),
+        },
+    };
+    let update = replica.edit(&[edit], next_id).ok().flatten();
+    update.into_iter().collect()
+}
+
+struct Node {
+    id: String,
+    tag: String,
+}
+
+fn nodes(replica: &MeshDocument) -> Vec<Node> {
+    let mut nodes = Vec::new();
+    let mut left = vec![replica.root()];
+    while let Some(element) = left.pop() {
+        left.extend(element.children());
+        if let Some(id) = element.id() {
+            nodes.push(Node {
+                id: id.to_owned(),
+                tag: element.tag().to_owned(),
+            });
+        }
+    }
+    nodes
+}
+
+fn pick<'a>(nodes: &'a [Node], random: &mut Random) -> Option<&'a Node> {
+    random.pick(nodes)
+}
+
+fn element(id: &str, random: &mut Random) -> (Value, Vec<Edit>) {
+    match random.below(4) {
+        0 => {
+            let later = vec![set(id, "title", word(random).into())];
+            (json!({"section": {"$id": id}}), later)
+        }
+        1 => (json!({"text": {"$id": id}}), Vec::new()),
+        _ => {
+            let later = vec![
+                set(id, "title", word(random).into()),
+                set(id, "size", random.below(100).into()),
+            ];
+            (json!({"note": {"$id": id}}), later)
+        }
+    }
+}
+
+fn set(id: &str, name: &str, value: Value) -> Edit {
+    Edit::SetAttribute {
+        target: Target::Id(id.to_owned()),
+        name: name.to_owned(),
+        value,
+    }
+}
+
+fn text_edit(replica: &MeshDocument, node: &Node, random: &mut Random, word: String) -> Edit {
+    let length = replica
+        .node(&node.id)
+        .and_then(|element| element.text())
+        .map_or(0, |text| text.utf16_length());
+    let from = random.index(length + 1);
+    let to = from + random.index(length - from + 1);
+    let id = node.id.clone();
+    let (start, end) = (TextPosition::Utf16(from), TextPosition::Utf16(to));
+    match random.below(4) {
+        0 if to > from => Edit::DeleteText {
+            id,
+            from: start,
+            to: end,
+        },
+        1 if to > from => Edit::FormatText {
+            id,
+            from: start,
+            to: end,
+            attributes: json!({"bold": true})
+                .as_object()
+                .cloned()
+                .unwrap_or_default(),
+        },
+        _ => Edit::InsertText {
+            id,
+            at: start,
+            text: word,
+            attributes: None,
+        },
+    }
+}
+
+fn word(random: &mut Random) -> String {
+    let length = random.between(1, 12);
+    (0..length)
+        .map(|_| char::from(b'a' + random.next().to_le_bytes()[0] % 26))
+        .collect()
+}

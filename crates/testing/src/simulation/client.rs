@@ -1,0 +1,783 @@
+//! The programs at the other end: models of the published SDKs, of a client that keeps what was not acknowledged,
+//! of readers, and of those who may not write and try.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use meshagent_document::MeshDocument;
+use meshagent_protocol::{
+    ApiScope, Content, Control, DocPath, ServerToClient, SyncChunk, SyncCreate, SyncDescribe,
+    SyncGrant, SyncOpenStart, SyncOutput, SyncPathGrant,
+};
+use serde_json::{Value, json};
+
+use super::board;
+use super::random::Random;
+use super::record::{Place, Record};
+use super::session::{Asked, NONSENSE_ID, Purpose, Session};
+use super::trace::Totals;
+
+/// The bytes that are attached to what a talkative participant says.
+const ATTACHMENT_BYTES: usize = 700;
+
+/// What kind of program it is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Manner {
+    /// As the published SDK for Python: looks at no answer; after a reconnect it sends what was edited meanwhile,
+    /// and not what was in flight.
+    Python,
+    /// As the published SDK for JavaScript: sends the next chunk when the last one was answered, gives the stream up
+    /// after an error, and sends nothing again.
+    Npm,
+    /// Keeps its edits until they are acknowledged, sends them again, and fills gaps that it is told of.
+    Careful,
+    /// Only reads, and looks at the document after every chunk.
+    Witness,
+    /// May only read, and writes.
+    Intruder,
+}
+
+impl Manner {
+    fn may_write(self) -> bool {
+        matches!(self, Self::Python | Self::Npm | Self::Careful)
+    }
+
+    /// Whether every update that comes in goes back.
+    fn echoes(self) -> bool {
+        self != Self::Careful
+    }
+}
+
+/// What a client's steps are told to, and counted in.
+pub(super) struct Context<'a> {
+    pub(super) record: &'a mut Record,
+    pub(super) totals: &'a mut Totals,
+}
+
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) name: String,
+    pub(super) room: String,
+    manner: Manner,
+    random: Random,
+    number: u64,
+    replicas: u64,
+    elements: u64,
+    session: Option<Session>,
+    documents: BTreeMap<String, Document>,
+}
+
+/// A document as this client has it.
+#[derive(Debug, Default)]
+struct Document {
+    replica: Option<MeshDocument>,
+    stream: Option<Stream>,
+    /// The replica has, or may have, an edit that the server will never get.
+    is_off: bool,
+    /// What the server has not acknowledged, of a careful client.
+    kept: VecDeque<Kept>,
+    /// What the replica had when the connection was lost, as a state vector.
+    had: Option<Vec<u8>>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    update: Vec<u8>,
+    is_sent: bool,
+}
+
+#[derive(Debug)]
+struct Stream {
+    call: String,
+    /// Whether the state has come.
+    is_open: bool,
+    /// Chunks that wait for the answer to the one before.
+    queue: VecDeque<(Vec<u8>, Purpose)>,
+    is_waiting: bool,
+}
+
+impl Client {
+    pub(super) fn new(
+        number: u64,
+        manner: Manner,
+        room: &str,
+        paths: &[String],
+        random: Random,
+    ) -> Self {
+        let documents = paths
+            .iter()
+            .map(|path| (path.clone(), Document::default()))
+            .collect();
+        Self {
+            name: format!("{manner:?}{number}"),
+            room: room.to_owned(),
+            manner,
+            random,
+            number,
+            replicas: 0,
+            elements: 0,
+            session: None,
+            documents,
+        }
+    }
+
+    pub(super) fn scope(&self) -> ApiScope {
+        let mut scope = ApiScope::full();
+        if !self.manner.may_write() {
+            scope.sync = Some(SyncGrant {
+                paths: Some(vec![SyncPathGrant {
+                    path: "*".to_owned(),
+                    read_only: true,
+                }]),
+            });
+        }
+        scope
+    }
+
+    /// A connection was made; the server has not said anything yet.
+    pub(super) fn connected(&mut self) {
+        self.session = Some(Session::new());
+    }
+
+    /// The connection is gone, and with it what was in flight.
+    pub(super) fn disconnected(&mut self) {
+        let Some(session) = self.session.take() else {
+            return;
+        };
+        for asked in session.waiting() {
+            if let Asked::Update {
+                path,
+                purpose: Purpose::Edit | Purpose::Garbage,
+                ..
+            } = asked
+                && let Some(document) = self.documents.get_mut(path)
+            {
+                document.is_off = true;
+            }
+        }
+        for document in self.documents.values_mut() {
+            if let Some(stream) = document.stream.take() {
+                document.give_up(&stream);
+            }
+            if document.had.is_none() {
+                document.had = document.replica.as_ref().map(MeshDocument::state_vector);
+            }
+            for kept in &mut document.kept {
+                kept.is_sent = false;
+            }
+            if self.manner == Manner::Careful {
+                document.is_off = false;
+            }
+        }
+    }
+
+    /// The packets to send.
+    pub(super) fn take_output(&mut self) -> Vec<Bytes> {
+        self.session
+            .as_mut()
+            .map(Session::take_output)
+            .unwrap_or_default()
+    }
+
+    /// A packet came from the server.
+    pub(super) fn receive(
+        &mut self,
+        packet: &[u8],
+        context: &mut Context<'_>,
+    ) -> Result<(), String> {
+        let Some(session) = &mut self.session else {
+            return Ok(());
+        };
+        match session.receive(packet)? {
+            Some(ServerToClient::Connected { .. }) => session.is_connected = true,
+            Some(ServerToClient::Response { request, content }) => {
+                if let Some(asked) = session.answered(request)? {
+                    self.answered(asked, content, context)?;
+                }
+            }
+            Some(ServerToClient::ResponseChunk {
+                tool_call_id,
+                chunk,
+            }) => self.chunk_came(&tool_call_id, &chunk, context)?,
+            Some(ServerToClient::Messaging { .. }) => context.totals.add("talk heard", 1),
+            Some(_) | None => {}
+        }
+        Ok(())
+    }
+
+    fn answered(
+        &mut self,
+        asked: Asked,
+        content: Content,
+        context: &mut Context<'_>,
+    ) -> Result<(), String> {
+        let code = match &content {
+            Content::Error { code, .. } => Some(code.unwrap_or_default()),
+            _ => None,
+        };
+        match asked {
+            Asked::Call | Asked::Close => Ok(()),
+            Asked::Invoke { path } | Asked::Start { path } => {
+                if code.is_some()
+                    && let Some(document) = self.documents.get_mut(&path)
+                {
+                    context.totals.add("opens refused", 1);
+                    if let Some(stream) = document.stream.take() {
+                        document.give_up(&stream);
+                    }
+                }
+                Ok(())
+            }
+            Asked::Update {
+                path,
+                update,
+                purpose,
+            } => {
+                let place = (self.room.clone(), path.clone());
+                match code {
+                    Some(code) => self.update_refused(&place, &update, purpose, code, context)?,
+                    None => self.update_taken(&place, update, purpose, &content, context)?,
+                }
+                self.send_next(&path);
+                Ok(())
+            }
+        }
+    }
+
+    fn update_refused(
+        &mut self,
+        place: &Place,
+        update: &[u8],
+        purpose: Purpose,
+        code: i64,
+        context: &mut Context<'_>,
+    ) -> Result<(), String> {
+        context
+            .totals
+            .add(&format!("updates refused with {code}"), 1);
+        let is_denied = code == DENIED;
+        if is_denied && (self.manner.may_write() || purpose == Purpose::Echo) {
+            return Err(format!("{}: {purpose:?} was denied", self.name));
+        }
+        if is_denied && purpose == Purpose::Edit {
+            context.record.refuse(place, update);
+        }
+        let Some(document) = self.documents.get_mut(&place.1) else {
+            return Ok(());
+        };
+        if purpose == Purpose::Edit {
+            document.is_off = self.manner != Manner::Careful;
+            for kept in &mut document.kept {
+                kept.is_sent &= kept.update != update;
+            }
+        }
+        if self.manner == Manner::Npm
+            && let Some(stream) = document.stream.take()
+        {
+            document.give_up(&stream);
+            if let Some(session) = &mut self.session {
+                session.chunk(&stream.call, Content::close(), Asked::Close);
+            }
+        }
+        Ok(())
+    }
+
+    fn update_taken(
+        &mut self,
+        place: &Place,
+        update: Vec<u8>,
+        purpose: Purpose,
+        content: &Content,
+        context: &mut Context<'_>,
+    ) -> Result<(), String> {
+        if purpose == Purpose::Echo {
+            return match content {
+                Content::Empty => Ok(()),
+                other => Err(format!(
+                    "{}: an echo was answered with {other:?}",
+                    self.name
+                )),
+            };
+        }
+        context.totals.add("updates acknowledged", 1);
+        // Of somebody who may not write it can only be something that is there already.
+        context.record.promise(place, &update)?;
+        let Some(document) = self.documents.get_mut(&place.1) else {
+            return Ok(());
+        };
+        // What is garbage to its sender may be an update to others.
+        document.is_off |= purpose == Purpose::Garbage;
+        if let Some(at) = document.kept.iter().position(|kept| kept.update == update) {
+            document.kept.remove(at);
+        }
+        let Content::Json(answer) = content else {
+            return Ok(());
+        };
+        if answer.get("violation_count").is_some() {
+            context.totals.add("repairs told", 1);
+        }
+        if answer.get("pending") == Some(&Value::Bool(true)) {
+            context.totals.add("gaps told", 1);
+            if self.manner == Manner::Careful
+                && let Some(replica) = &document.replica
+            {
+                let vector = answer["state_vector"].as_str().unwrap_or_default();
+                let vector = meshagent_protocol::decode_base64(vector.as_bytes())
+                    .map_err(|error| error.to_string())?;
+                let missing = replica
+                    .encode_diff(&vector)
+                    .map_err(|error| error.to_string())?;
+                context.totals.add("gaps filled", 1);
+                self.send_kept(&place.1.clone(), missing);
+            }
+        }
+        Ok(())
+    }
+
+    fn chunk_came(
+        &mut self,
+        call: &str,
+        chunk: &Content,
+        context: &mut Context<'_>,
+    ) -> Result<(), String> {
+        let found = self.documents.iter_mut().find(|(_, document)| {
+            document
+                .stream
+                .as_ref()
+                .is_some_and(|stream| stream.call == call)
+        });
+        // A call that this side has ended.
+        let Some((path, document)) = found else {
+            return Ok(());
+        };
+        let path = path.clone();
+        match chunk {
+            Content::Error { .. } | Content::Control(Control::Close { .. }) => {
+                if let Some(stream) = document.stream.take() {
+                    document.give_up(&stream);
+                }
+                return Ok(());
+            }
+            _ => {}
+        }
+        let output = SyncOutput::parse(chunk)
+            .map_err(|error| format!("{}: a chunk that is none: {error:?}", self.name))?;
+        let is_first = document.stream.as_ref().is_some_and(|one| !one.is_open);
+        let update = match output {
+            SyncOutput::State { update, .. } if is_first => update,
+            SyncOutput::Sync { update, .. } if !is_first => update,
+            _ => return Err(format!("{}: the state comes first, and once", self.name)),
+        };
+        let place = (self.room.clone(), path.clone());
+        context.record.promise(&place, &update)?;
+        if document.replica.is_none() {
+            self.replicas += 1;
+            let client_id = self.number * 1000 + self.replicas;
+            if self.manner == Manner::Intruder {
+                context.record.forbid(client_id);
+            }
+            let replica = match self.manner {
+                Manner::Careful | Manner::Witness => board::strict(client_id),
+                _ => board::lax(client_id),
+            };
+            document.replica = Some(replica);
+        }
+        let (Some(replica), Some(stream)) = (&mut document.replica, &mut document.stream) else {
+            return Ok(());
+        };
+        stream.is_open = true;
+        if !update.is_empty() {
+            let applied = replica
+                .apply_update(&update)
+                .map_err(|error| format!("{}: an update that is none: {error}", self.name))?;
+            if applied.gap && !document.is_off {
+                return Err(format!(
+                    "{}: was sent an update that cannot be shown",
+                    self.name
+                ));
+            }
+        }
+        if self.manner == Manner::Witness {
+            context.totals.add("chunks witnessed", 1);
+            let violations = replica.violations();
+            if !violations.is_empty() {
+                return Err(format!("{}: was shown {violations:?}", self.name));
+            }
+        }
+        // Publishing what came is what published SDKs do; a part of the readers is quiet.
+        if self.manner.echoes() && !update.is_empty() {
+            self.send(&path, update, Purpose::Echo);
+        }
+        if is_first {
+            self.after_opening(&path);
+        }
+        Ok(())
+    }
+
+    /// What is sent once a document is open (again).
+    fn after_opening(&mut self, path: &str) {
+        let Some(document) = self.documents.get_mut(path) else {
+            return;
+        };
+        let had = document.had.take();
+        match self.manner {
+            Manner::Careful => self.send_all_kept(path),
+            Manner::Python => {
+                let Some((had, replica)) = had.zip(document.replica.as_ref()) else {
+                    return;
+                };
+                // Also what came from others meanwhile, which is an echo.
+                if replica.state_vector() != had
+                    && let Ok(difference) = replica.encode_diff(&had)
+                {
+                    self.send(path, difference, Purpose::Edit);
+                }
+            }
+            Manner::Npm | Manner::Witness | Manner::Intruder => {}
+        }
+    }
+
+    /// Does something, or nothing.
+    pub(super) fn act(&mut self, context: &mut Context<'_>) {
+        let paths: Vec<String> = self.documents.keys().cloned().collect();
+        let Some(path) = self.random.pick(&paths).cloned() else {
+            return;
+        };
+        let is_ready = self.session.as_ref().is_some_and(|one| one.is_connected);
+        let document = &self.documents[&path];
+        let (is_open, has_replica) = (document.is_open(), document.replica.is_some());
+        if is_ready && document.stream.is_none() && !self.random.one_in(4) {
+            return self.open(&path);
+        }
+        match self.random.below(40) {
+            0 if is_open => self.close(&path),
+            1 if is_ready => self.describe(&path),
+            2 if is_ready => self.create(&path),
+            3 if is_ready => self.talk(),
+            4 if is_ready && self.manner != Manner::Witness => self.send_nonsense(),
+            5..7 if is_open && self.is_rough() => self.send_garbage(&path, context),
+            7..9 if has_replica && self.is_rough() => self.break_schema(&path, context),
+            9 if is_open && self.is_rough() => self.lose_an_edit(&path, context),
+            10 if is_open => self.send_all_kept(&path),
+            10..40 if self.manner != Manner::Witness && has_replica => self.edit(&path, context),
+            _ => {}
+        }
+    }
+
+    /// Whether it is one that does what programs should not do.
+    fn is_rough(&self) -> bool {
+        matches!(self.manner, Manner::Python | Manner::Npm)
+    }
+
+    fn edit(&mut self, path: &str, context: &mut Context<'_>) {
+        let updates = self.change(path, board::edit);
+        context.totals.add("edits", updates.len() as u64);
+        self.publish(path, updates);
+    }
+
+    fn break_schema(&mut self, path: &str, context: &mut Context<'_>) {
+        let updates = self.change(path, board::break_schema);
+        context
+            .totals
+            .add("edits against the schema", updates.len() as u64);
+        self.publish(path, updates);
+    }
+
+    fn lose_an_edit(&mut self, path: &str, context: &mut Context<'_>) {
+        let mut updates = self.change(path, board::edit);
+        if updates.is_empty() {
+            return;
+        }
+        updates.remove(0);
+        context.totals.add("edits never sent", 1);
+        if let Some(document) = self.documents.get_mut(path) {
+            document.is_off = true;
+        }
+        self.publish(path, updates);
+    }
+
+    fn change(
+        &mut self,
+        path: &str,
+        change: impl Fn(&mut MeshDocument, &mut Random, &mut dyn FnMut() -> String) -> Vec<Vec<u8>>,
+    ) -> Vec<Vec<u8>> {
+        let Some(replica) = self
+            .documents
+            .get_mut(path)
+            .and_then(|document| document.replica.as_mut())
+        else {
+            return Vec::new();
+        };
+        let (number, elements) = (self.number, &mut self.elements);
+        change(replica, &mut self.random, &mut || {
+            *elements += 1;
+            format!("{number}-{elements}")
+        })
+    }
+
+    /// Sends edits if there is an open stream; if not, it is the manner that decides what becomes of them.
+    fn publish(&mut self, path: &str, updates: Vec<Vec<u8>>) {
+        for update in updates {
+            match self.manner {
+                Manner::Careful => self.send_kept(path, update),
+                _ if self.documents[path].is_open() => self.send(path, update, Purpose::Edit),
+                // It follows with the difference, if the connection was lost and not the stream.
+                Manner::Python if self.documents[path].had.is_some() => {}
+                _ => {
+                    if let Some(document) = self.documents.get_mut(path) {
+                        document.is_off = true;
+                    }
+                }
+            }
+        }
+    }
+
+    fn send_kept(&mut self, path: &str, update: Vec<u8>) {
+        if let Some(document) = self.documents.get_mut(path) {
+            document.kept.push_back(Kept {
+                update,
+                is_sent: false,
+            });
+        }
+        self.send_all_kept(path);
+    }
+
+    fn send_all_kept(&mut self, path: &str) {
+        let Some(document) = self.documents.get_mut(path).filter(|one| one.is_open()) else {
+            return;
+        };
+        let unsent = document.kept.iter_mut().filter(|kept| !kept.is_sent);
+        let updates: Vec<Vec<u8>> = unsent
+            .map(|kept| {
+                kept.is_sent = true;
+                kept.update.clone()
+            })
+            .collect();
+        for update in updates {
+            self.send(path, update, Purpose::Edit);
+        }
+    }
+
+    fn send_garbage(&mut self, path: &str, context: &mut Context<'_>) {
+        context.totals.add("garbage sent", 1);
+        let length = self.random.index(60);
+        let mut update = self.random.bytes(length);
+        if self.random.one_in(2) {
+            // Something that begins like an update of a replica that nobody else is, with a byte changed.
+            self.replicas += 1;
+            let mut other = board::lax(self.number * 1000 + self.replicas + 7_000_000);
+            let mut updates = board::edit(&mut other, &mut self.random, &mut || "garbage".into());
+            updates.extend(board::break_schema(
+                &mut other,
+                &mut self.random,
+                &mut || "x".into(),
+            ));
+            update = updates.swap_remove(0);
+            let at = self.random.index(update.len());
+            update[at] = self.random.next().to_le_bytes()[0];
+        }
+        self.send(path, update, Purpose::Garbage);
+    }
+
+    /// Sends bytes that make no packet, or no message.
+    fn send_nonsense(&mut self) {
+        let length = self.random.index(30);
+        let bytes = self.random.bytes(length);
+        if let Some(session) = &mut self.session {
+            // Of a message without an end; the next header packet begins a new one.
+            let mut packet = NONSENSE_ID.to_be_bytes().to_vec();
+            packet.extend([0, 0, 0, 1]);
+            packet.extend(bytes);
+            session.send_raw(packet);
+        }
+    }
+
+    fn send(&mut self, path: &str, update: Vec<u8>, purpose: Purpose) {
+        let (Some(document), Some(session)) = (self.documents.get_mut(path), &mut self.session)
+        else {
+            return;
+        };
+        let Some(stream) = &mut document.stream else {
+            return;
+        };
+        if self.manner == Manner::Npm && stream.is_waiting {
+            stream.queue.push_back((update, purpose));
+            return;
+        }
+        stream.is_waiting = true;
+        let chunk = SyncChunk::of_update(&update);
+        let asked = Asked::Update {
+            path: path.to_owned(),
+            update,
+            purpose,
+        };
+        session.chunk(&stream.call, chunk, asked);
+    }
+
+    /// The chunk before was answered.
+    fn send_next(&mut self, path: &str) {
+        let Some(stream) = self
+            .documents
+            .get_mut(path)
+            .and_then(|document| document.stream.as_mut())
+        else {
+            return;
+        };
+        stream.is_waiting = false;
+        if let Some((update, purpose)) = stream.queue.pop_front() {
+            self.send(path, update, purpose);
+        }
+    }
+
+    fn open(&mut self, path: &str) {
+        let (Some(document), Some(session)) = (self.documents.get_mut(path), &mut self.session)
+        else {
+            return;
+        };
+        let Ok(doc_path) = DocPath::parse(path) else {
+            return;
+        };
+        let mut start = SyncOpenStart::new(doc_path);
+        start.schema = Some(board::schema().to_json());
+        start.vector = document.replica.as_ref().map(MeshDocument::state_vector);
+        let call = session.open(path);
+        let asked = Asked::Start {
+            path: path.to_owned(),
+        };
+        session.chunk(&call, start.to_content(), asked);
+        document.stream = Some(Stream {
+            call,
+            is_open: false,
+            queue: VecDeque::new(),
+            is_waiting: false,
+        });
+    }
+
+    fn close(&mut self, path: &str) {
+        let (Some(document), Some(session)) = (self.documents.get_mut(path), &mut self.session)
+        else {
+            return;
+        };
+        if let Some(stream) = document.stream.take() {
+            document.give_up(&stream);
+            session.chunk(&stream.call, Content::close(), Asked::Close);
+        }
+    }
+
+    fn describe(&mut self, path: &str) {
+        if let (Some(session), Ok(path)) = (&mut self.session, DocPath::parse(path)) {
+            let describe = SyncDescribe {
+                path,
+                schema_path: None,
+            };
+            session.call("sync", "describe", describe.to_content());
+        }
+    }
+
+    fn create(&mut self, path: &str) {
+        if let (Some(session), Ok(path)) = (&mut self.session, DocPath::parse(path)) {
+            let create = SyncCreate {
+                path,
+                json: Some(json!({"board": {"items": [{"section": {"title": "made"}}]}})),
+                schema: Some(board::schema().to_json()),
+                schema_path: None,
+            };
+            session.call("sync", "create", create.to_content());
+        }
+    }
+
+    fn talk(&mut self) {
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        session.call("messaging", "enable", Content::Json(json!({})));
+        let attachment = meshagent_protocol::encode_base64(&[7; ATTACHMENT_BYTES]);
+        let message = json!({
+            "type": "chat",
+            "message_json": "{}",
+            "attachment_base64": String::from_utf8_lossy(&attachment),
+        });
+        for _ in 0..self.random.between(1, 8) {
+            session.call("messaging", "broadcast", Content::Json(message.clone()));
+        }
+    }
+
+    /// Works towards the end of the run: opens everything, sends what is kept.
+    pub(super) fn finish(&mut self) {
+        if !self.session.as_ref().is_some_and(|one| one.is_connected) {
+            return;
+        }
+        let paths: Vec<String> = self.documents.keys().cloned().collect();
+        for path in paths {
+            if self.documents[&path].stream.is_none() {
+                self.open(&path);
+            }
+            self.send_all_kept(&path);
+        }
+    }
+
+    /// Whether everything is open, sent and answered.
+    pub(super) fn is_done(&self) -> bool {
+        self.session
+            .as_ref()
+            .is_some_and(|session| session.waiting().next().is_none())
+            && self
+                .documents
+                .values()
+                .all(|document| document.is_open() && document.kept.is_empty())
+    }
+
+    /// What is in the way of the end.
+    pub(super) fn unfinished(&self) -> String {
+        let waiting: Vec<_> = self.session.iter().flat_map(Session::waiting).collect();
+        let documents: Vec<_> = self
+            .documents
+            .iter()
+            .map(|(path, one)| (path, one.is_open(), one.kept.len()))
+            .collect();
+        format!(
+            "{}: unanswered {waiting:?}, documents {documents:?}",
+            self.name
+        )
+    }
+
+    /// Whether some replica has an edit that the server will never get.
+    pub(super) fn is_off(&self) -> bool {
+        self.documents.values().any(|document| document.is_off)
+    }
+
+    /// Throws such replicas away.
+    pub(super) fn start_over(&mut self) {
+        for document in self.documents.values_mut().filter(|one| one.is_off) {
+            *document = Document::default();
+        }
+    }
+
+    /// Every document with what this client has of it.
+    pub(super) fn replicas(&self) -> impl Iterator<Item = (Place, &MeshDocument)> {
+        self.documents.iter().filter_map(|(path, document)| {
+            let place = (self.room.clone(), path.clone());
+            Some((place, document.replica.as_ref()?))
+        })
+    }
+}
+
+/// Error 1001.
+const DENIED: i64 = 1001;
+
+impl Document {
+    fn is_open(&self) -> bool {
+        self.stream.as_ref().is_some_and(|stream| stream.is_open)
+    }
+
+    /// The stream is gone: what waited for its turn will never be sent.
+    fn give_up(&mut self, stream: &Stream) {
+        self.is_off |= stream
+            .queue
+            .iter()
+            .any(|(_, purpose)| *purpose == Purpose::Edit);
+        for kept in &mut self.kept {
+            kept.is_sent = false;
+        }
+    }
+}

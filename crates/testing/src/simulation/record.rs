@@ -1,0 +1,166 @@
+//! What must not be lost: everything that was acknowledged or seen, held against what the store has.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use meshagent_document::{Limits, MeshDocument, MeshSchema, UpdateKind};
+use meshagent_server::simulation::SimServer;
+use meshagent_store::Store;
+
+use super::board;
+
+/// How many refused updates are kept to be looked for in the end.
+const KEPT_REFUSED: usize = 64;
+
+/// A document by its room and its path.
+pub(super) type Place = (String, String);
+
+/// What the server has promised in a run.
+#[derive(Debug, Default)]
+pub(super) struct Record {
+    /// Of each document all that anybody saw, or was told that it arrived.
+    promised: BTreeMap<Place, MeshDocument>,
+    /// Replicas that may not write: nothing of theirs may get in.
+    intruders: BTreeSet<u64>,
+    refused: Vec<(Place, Vec<u8>)>,
+}
+
+impl Record {
+    /// Somebody saw this, or was told that it is safe.
+    pub(super) fn promise(&mut self, place: &Place, update: &[u8]) -> Result<(), String> {
+        if update.is_empty() {
+            return Ok(());
+        }
+        let promised = self
+            .promised
+            .entry(place.clone())
+            .or_insert_with(|| board::lax(1));
+        match promised.apply_update(update) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!("{place:?}: what is promised is no update: {error}")),
+        }
+    }
+
+    /// Nothing of this replica may be kept.
+    pub(super) fn forbid(&mut self, client_id: u64) {
+        self.intruders.insert(client_id);
+    }
+
+    /// This was refused, and may not be kept for later either.
+    pub(super) fn refuse(&mut self, place: &Place, update: &[u8]) {
+        // One that only deletes begins with no operations; others may delete the same.
+        if self.refused.len() < KEPT_REFUSED && update.first() != Some(&0) {
+            self.refused.push((place.clone(), update.to_vec()));
+        }
+    }
+
+    /// Bytes of the largest document.
+    pub(super) fn largest(&self) -> usize {
+        let sizes = self
+            .promised
+            .values()
+            .map(|promised| promised.encode_state().len());
+        sizes.max().unwrap_or_default()
+    }
+
+    /// Compares with what a server would load now.
+    pub(super) fn check(&self, store: &dyn Store) -> Result<(), String> {
+        for (place, promised) in &self.promised {
+            let mut stored = load(store, place)?
+                .ok_or_else(|| format!("{place:?} is gone, and somebody has seen it"))?;
+            let kind = stored
+                .classify(&promised.encode_state())
+                .map_err(|error| format!("{place:?}: {error}"))?;
+            if !matches!(kind, UpdateKind::Contained | UpdateKind::Empty) {
+                return Err(format!(
+                    "{place:?} has lost something that was seen or acknowledged ({kind:?})\npromised {}\nstored   {}",
+                    promised.to_json(true),
+                    stored.to_json(true),
+                ));
+            }
+            if let Some(pending) = promised.encode_pending() {
+                let before = (stored.state_vector(), stored.encode_pending());
+                stored
+                    .apply_update(&pending)
+                    .map_err(|error| format!("{place:?}: {error}"))?;
+                if before != (stored.state_vector(), stored.encode_pending()) {
+                    return Err(format!(
+                        "{place:?} has lost an acknowledged update that waits for an earlier one"
+                    ));
+                }
+            }
+            let violations = stored.violations();
+            if !violations.is_empty() {
+                return Err(format!("{place:?} is stored with {violations:?}"));
+            }
+            let intruder = clients(&stored.state_vector())
+                .into_iter()
+                .find(|client| self.intruders.contains(client));
+            if let Some(client) = intruder {
+                return Err(format!(
+                    "{place:?} holds edits of {client}, who may not write"
+                ));
+            }
+        }
+        for (place, update) in &self.refused {
+            let Some(mut stored) = load(store, place)? else {
+                continue;
+            };
+            let before = (stored.state_vector(), stored.encode_pending());
+            stored
+                .apply_update(update)
+                .map_err(|error| format!("{place:?}: {error}"))?;
+            if before == (stored.state_vector(), stored.encode_pending()) {
+                return Err(format!("{place:?} has kept an update that was refused"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A document as a server would load it.
+pub(super) fn load(store: &dyn Store, place: &Place) -> Result<Option<MeshDocument>, String> {
+    let failed = |error: &dyn std::fmt::Display| format!("{place:?} cannot be loaded: {error}");
+    let room = SimServer::room_id(&place.0);
+    let Some(stored) = store
+        .load(&room, &place.1)
+        .map_err(|error| failed(&error))?
+    else {
+        return Ok(None);
+    };
+    let schema = serde_json::from_str(&stored.schema).map_err(|error| failed(&error))?;
+    let schema = MeshSchema::from_json(&schema).map_err(|error| failed(&error))?;
+    let mut document = MeshDocument::with_limits(schema, 1, Limits::NONE);
+    let updates = stored.updates.iter().map(|stored| &stored.update);
+    for update in stored.snapshot.iter().chain(updates) {
+        if !update.is_empty() {
+            document
+                .apply_update(update)
+                .map_err(|error| failed(&error))?;
+        }
+    }
+    Ok(Some(document))
+}
+
+/// The clients of a state vector.
+fn clients(vector: &[u8]) -> Vec<u64> {
+    let mut bytes = vector.iter().copied();
+    let mut number = || {
+        let (mut value, mut shift) = (0, 0);
+        for byte in bytes.by_ref() {
+            value |= u64::from(byte & 0x7f) << shift;
+            shift += 7;
+            if byte < 0x80 {
+                break;
+            }
+        }
+        value
+    };
+    let count = number();
+    (0..count)
+        .map(|_| {
+            let client = number();
+            number();
+            client
+        })
+        .collect()
+}
