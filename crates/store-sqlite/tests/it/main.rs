@@ -6,6 +6,7 @@
     reason = "in a test, a step that fails is the test that fails"
 )]
 
+mod backup;
 mod crash;
 mod cuts;
 mod damage;
