@@ -1,4 +1,4 @@
-//! The figures that the document library promises, each as a ratio within one run.
+//! The figures that the document library and the store promise, each as a ratio within one run.
 //!
 //! Neither criterion nor divan can let two subjects have turns, and on a shared machine a ratio of two
 //! figures that were taken one after the other says more about the minutes in between than about the
@@ -8,6 +8,7 @@
 
 mod edits;
 mod open;
+mod provenance;
 mod table;
 mod trace;
 
@@ -24,13 +25,13 @@ usage: bench [--short] [--check] [SECTION...]
 
   --short   fewer repetitions, shapes and steps, in less than a minute
   --check   end with 1 if a goal is missed
-  SECTION   trace, open, memory, edits; all of them if none is named";
+  SECTION   trace, open, memory, edits, provenance; all of them if none is named";
 
 const ELEMENTS: usize = 100_000;
 
 type Measure = fn(Effort, bool) -> Result<Section>;
 
-const SECTIONS: [(&str, Measure); 4] = [
+const SECTIONS: [(&str, Measure); 5] = [
     ("trace", trace::measure),
     ("open", |effort, is_short| {
         let shapes = &Shape::ALL[..if is_short { 2 } else { 3 }];
@@ -41,6 +42,7 @@ const SECTIONS: [(&str, Measure); 4] = [
         open::measure_memory(ELEMENTS, shapes)
     }),
     ("edits", |effort, _| edits::measure(effort, ELEMENTS)),
+    ("provenance", |effort, _| provenance::measure(effort)),
 ];
 
 fn main() -> Result<ExitCode> {
@@ -93,5 +95,6 @@ mod tests {
         let opened = open::measure(Effort::TEST, 200, &Shape::ALL);
         assert!(!opened.rows.is_empty());
         assert!(!edits::measure(Effort::TEST, 200).unwrap().rows.is_empty());
+        assert!(!provenance::measure(Effort::TEST).unwrap().rows.is_empty());
     }
 }

@@ -23,5 +23,5 @@ pub(crate) fn bench(arguments: &[&str]) -> Result<()> {
 /// against a machine that others use as well.
 pub(crate) fn check_shortly() -> Result<()> {
     bench(&["--short", "--check", "trace", "open", "memory"])?;
-    bench(&["--short", "edits"])
+    bench(&["--short", "edits", "provenance"])
 }
