@@ -118,7 +118,7 @@ struct Copy {
 }
 
 impl Copy {
-    /// So many copies, of different generations of the log.
+    /// So many copies, of different generations of the log. Of every second one a checkpoint has moved a part.
     fn take(database: &Path, copies: u64) -> Vec<Self> {
         let mut taken: Vec<Self> = Vec::new();
         let started = Instant::now();
@@ -132,7 +132,8 @@ impl Copy {
                 continue;
             };
             let is_new = taken.iter().all(|other| other.salt != copy.salt);
-            if is_new && FRAMES.contains(&(copy.frames - copy.moved)) {
+            let is_wanted = (copy.moved > 0) == (taken.len() % 2 == 1);
+            if is_new && is_wanted && FRAMES.contains(&(copy.frames - copy.moved)) {
                 taken.push(copy);
             }
         }

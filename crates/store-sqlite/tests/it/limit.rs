@@ -103,6 +103,19 @@ fn child_writes_below_a_limit() {
                 failed_commits += 1;
                 history.assert_kept(&store, &format!("{context}, while it fails"));
                 limit_files(rlimit::INFINITY);
+                if failed_commits % 4 == 0 {
+                    // As if the process were killed now.
+                    let crashed = TempDir::new().unwrap();
+                    for file in [DATABASE_FILE.to_owned(), format!("{DATABASE_FILE}-wal")] {
+                        let from = directory.path().join(&file);
+                        if from.exists() {
+                            fs::copy(from, crashed.path().join(&file)).unwrap();
+                        }
+                    }
+                    let context = format!("{context}, opened again after it failed");
+                    history.assert_kept(&open(crashed.path()), &context);
+                    assert_intact(crashed.path(), &context);
+                }
                 history.assert_kept(&store, &format!("{context}, after it failed"));
                 assert_intact(directory.path(), &context);
                 store.check().unwrap();

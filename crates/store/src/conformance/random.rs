@@ -341,9 +341,11 @@ impl Random {
     fn write(&mut self, ids: &Ids) -> Write {
         let room = rooms()[usize::from(self.below(4) == 0)].clone();
         let at = self.instant();
-        // The model counts its documents from 1, so 0 is one that never was.
-        let document = DocumentId(self.below(ids.theirs.len() as u64 + 1));
-        match self.below(12) {
+        // One of the newest, since many of the others are gone. The model counts its documents from 1, so 0 is one
+        // that never was.
+        let newest = ids.theirs.len() as u64;
+        let document = DocumentId(newest.saturating_sub(self.below(6)));
+        match self.below(14) {
             0..=2 => {
                 let (path, state) = (self.path(), self.bytes());
                 let contributions = self.contributions();
@@ -362,13 +364,13 @@ impl Random {
                 contributions: self.contributions(),
                 at,
             },
-            7 => Write::Snapshot {
+            7..=9 => Write::Snapshot {
                 document,
-                through: Seq(self.below(8)),
+                through: Seq(self.below(5)),
                 state: self.bytes(),
                 fold_before: self.instant(),
             },
-            8 => {
+            10 => {
                 let (path, data, overwrite) = (self.path(), self.bytes(), self.below(2) == 0);
                 Write::PutFile {
                     room,
@@ -379,7 +381,7 @@ impl Random {
                     at,
                 }
             }
-            9 => Write::Delete {
+            11 => Write::Delete {
                 room,
                 path: self.path(),
                 recursive: self.below(3) == 0,
