@@ -6,6 +6,7 @@ mod gaps;
 mod hostile;
 mod patches;
 mod search;
+mod steps;
 mod traces;
 mod undo;
 mod vectors;

@@ -65,6 +65,8 @@ pub(super) struct Document {
     pub(super) deferred: VecDeque<(Version, Deferred)>,
     /// An encoded state, shared by all who open the document.
     state: Option<State>,
+    /// The same in steps, for those who have some of it.
+    steps: Option<State>,
     /// What was sent last.
     pub(super) sent: Sent,
     recent: VecDeque<(Version, Vec<u8>)>,
@@ -88,7 +90,7 @@ pub(super) struct Document {
 #[derive(Debug)]
 struct State {
     version: Version,
-    text: Bytes,
+    texts: Arc<[Bytes]>,
     used: Timestamp,
 }
 
@@ -121,7 +123,7 @@ pub(super) enum Deferred {
     },
     CatchUp {
         stream: StreamId,
-        payload: Bytes,
+        payloads: Arc<[Bytes]>,
     },
 }
 
@@ -132,14 +134,6 @@ pub(super) struct Change {
     pub(super) visible: Option<Vec<u8>>,
     /// The stream that has it already.
     pub(super) known_to: Option<StreamId>,
-}
-
-/// What takes a reader to a newer version.
-enum Difference {
-    /// These, in order, take it to the version that is on disk.
-    Recent(Vec<Bytes>),
-    /// What it lacks is no longer kept.
-    TooFar,
 }
 
 impl Document {
@@ -161,6 +155,7 @@ impl Document {
             streams: BTreeMap::new(),
             deferred: VecDeque::new(),
             state: None,
+            steps: None,
             sent,
             recent: VecDeque::new(),
             recent_bytes: 0,
@@ -180,25 +175,70 @@ impl Document {
         now: Timestamp,
         usage: &Arc<Usage>,
         metrics: &Metrics,
-    ) -> (Version, Bytes) {
-        let is_near = self.has_near_state();
-        if let Some(state) = &mut self.state
-            && is_near
-        {
-            state.used = now;
-            return (state.version, state.text.clone());
+    ) -> (Version, Arc<[Bytes]>) {
+        if !self.is_near(self.state.as_ref()) {
+            let state = self.replica.encode_state();
+            self.bytes = state.len();
+            self.state = Some(self.encoded(&[state], now, usage, metrics));
         }
+        used(&mut self.state, now)
+    }
+
+    /// The same in at most so many updates, none of which deletes in two places; if that takes more, in one.
+    fn shared_steps(
+        &mut self,
+        max_updates: usize,
+        now: Timestamp,
+        usage: &Arc<Usage>,
+        metrics: &Metrics,
+    ) -> (Version, Arc<[Bytes]>) {
+        if !self.is_near(self.steps.as_ref()) {
+            let Some(steps) = self.replica.encode_in_steps(max_updates) else {
+                return self.shared_state(now, usage, metrics);
+            };
+            self.steps = Some(self.encoded(&steps, now, usage, metrics));
+        }
+        used(&mut self.steps, now)
+    }
+
+    fn encoded(
+        &mut self,
+        updates: &[Vec<u8>],
+        now: Timestamp,
+        usage: &Arc<Usage>,
+        metrics: &Metrics,
+    ) -> State {
         metrics.state_encodings.inc();
-        let state = self.replica.encode_state();
-        self.bytes = state.len();
-        let text = usage.share(STANDARD.encode(state).into_bytes());
-        self.sent.remember(&text);
-        self.state = Some(State {
-            version: self.head,
-            text: text.clone(),
-            used: now,
+        let texts = updates.iter().map(|update| {
+            let text = usage.share(STANDARD.encode(update).into_bytes());
+            self.sent.remember(&text);
+            text
         });
-        (self.head, text)
+        State {
+            texts: texts.collect(),
+            version: self.head,
+            used: now,
+        }
+    }
+
+    /// Whether an encoded state is there that lacks little, or nothing.
+    pub(super) fn has_near_state(&self) -> bool {
+        self.is_near(self.state.as_ref())
+    }
+
+    fn is_near(&self, state: Option<&State>) -> bool {
+        let Some(state) = state else {
+            return false;
+        };
+        let lacks = self
+            .recent
+            .iter()
+            .filter(|(version, _)| *version > state.version);
+        // For a small document a state is as good as a difference.
+        let bound = LACKING_BYTES.min(self.bytes / 8);
+        state.version == self.head
+            || state.version >= self.recent_floor
+                && lacks.map(|(_, update)| update.len()).sum::<usize>() <= bound
     }
 
     /// Whether it may grow by so many bytes. The size is known only roughly, so at the bound it is measured.
@@ -213,26 +253,11 @@ impl Document {
         self.bytes.saturating_add(bytes) <= max_bytes
     }
 
-    /// Whether an encoded state is there that lacks little, or nothing.
-    pub(super) fn has_near_state(&self) -> bool {
-        let Some(state) = &self.state else {
-            return false;
-        };
-        let lacks = self
-            .recent
-            .iter()
-            .filter(|(version, _)| *version > state.version);
-        // For a small document a state is as good as a difference.
-        let bound = LACKING_BYTES.min(self.bytes / 8);
-        state.version == self.head
-            || state.version >= self.recent_floor
-                && lacks.map(|(_, update)| update.len()).sum::<usize>() <= bound
-    }
-
-    /// Lets go of the encoded state if nobody asked for it lately.
+    /// Lets go of encoded states if nobody asked for them lately.
     pub(super) fn tidy(&mut self, now: Timestamp) {
         let unused = |state: &mut State| now.0.saturating_sub(state.used.0) >= STATE_KEPT_MILLIS;
         self.state.take_if(unused);
+        self.steps.take_if(unused);
     }
 
     /// Replaces the replica after a failed commit. Readers have seen nothing but what is on disk, so they stay.
@@ -244,6 +269,7 @@ impl Document {
         self.last_seq = fresh.last_seq;
         self.head = self.committed;
         self.state = None;
+        self.steps = None;
         self.sent.clear();
         self.deferred.clear();
         for stream in self.streams.values_mut() {
@@ -292,22 +318,24 @@ impl Document {
         }
     }
 
-    /// What a reader at `cursor` lacks of what is on disk.
-    fn difference(&mut self, cursor: Version, merges: bool, usage: &Arc<Usage>) -> Difference {
+    /// What a reader at `cursor` lacks of what is on disk, if that is still kept.
+    fn missed(&self, cursor: Version, merges: bool) -> Option<Vec<Frame<'_>>> {
         if cursor < self.recent_floor {
-            return Difference::TooFar;
+            return None;
         }
         let missed = self.recent.iter().filter(|(version, _)| *version > cursor);
         let missed = missed.map(|(version, update)| Frame::of(*version, update, None));
-        let frames = merge(missed.collect(), merges);
-        let payloads: Vec<Bytes> = frames
-            .iter()
-            .map(|frame| usage.share(STANDARD.encode(&frame.update).into_bytes()))
-            .collect();
-        for payload in &payloads {
-            self.sent.remember(payload);
+        Some(merge(missed.collect(), merges))
+    }
+}
+
+fn used(state: &mut Option<State>, now: Timestamp) -> (Version, Arc<[Bytes]>) {
+    match state {
+        Some(state) => {
+            state.used = now;
+            (state.version, Arc::clone(&state.texts))
         }
-        Difference::Recent(payloads)
+        None => (0, Arc::default()),
     }
 }
 
@@ -360,9 +388,12 @@ fn merge_insertions(frames: Vec<Frame<'_>>) -> Vec<Frame<'_>> {
 
 /// Merges all of a run to one frame. If they don't merge, or there is but one, they stay as they are.
 fn merge_run(run: Vec<Frame<'_>>) -> Vec<Frame<'_>> {
+    if run.len() < 2 {
+        return run;
+    }
     let updates: Vec<&[u8]> = run.iter().map(|frame| &*frame.update).collect();
     match (run.last(), merge_updates(&updates)) {
-        (Some(last), Ok(update)) if run.len() > 1 => vec![Frame {
+        (Some(last), Ok(update)) => vec![Frame {
             version: last.version,
             update: Cow::Owned(update),
             // An author has its own changes already, unless others' are merged into them.
@@ -467,8 +498,8 @@ impl Room {
                 } => {
                     self.send_state(path, version, request, &tool_call_id, payload, merges);
                 }
-                Deferred::CatchUp { stream, payload } => {
-                    self.send_catch_up(path, stream, version, payload);
+                Deferred::CatchUp { stream, payloads } => {
+                    self.send_catch_up(path, stream, version, &payloads);
                 }
             }
         }
@@ -577,45 +608,71 @@ impl Room {
             return;
         };
         let is_scarce = self.usage.shared_bytes() > self.config.limits.max_shared_bytes;
-        if !participant.outbox.accepts_broadcast(is_scarce) {
+        let outbox = &participant.outbox;
+        if !outbox.accepts_broadcast(is_scarce) {
             return;
         }
         let (cursor, merges) = (stream.cursor, stream.merges);
-        match document.difference(cursor, merges, &self.usage) {
-            Difference::Recent(payloads) => {
-                let version = document.committed;
-                if let Some(stream) = document.streams.get_mut(&id) {
-                    stream.cursor = version;
-                    stream.lagging = false;
-                    let (conn, tool_call_id) = (stream.conn, stream.tool_call_id.clone());
-                    if !payloads.is_empty() {
-                        self.metrics.catch_ups.inc();
-                    }
-                    for payload in payloads {
-                        self.metrics.deliveries.inc();
-                        self.send_chunk(conn, &tool_call_id, wire::sync(path, payload));
-                    }
-                }
+        let tool_call_id = stream.tool_call_id.clone();
+        let Some(missed) = document.missed(cursor, merges) else {
+            return self.bring_up_by_state(path, id, merges);
+        };
+        let (mut cursor, mut payloads, mut is_complete) = (cursor, Vec::new(), true);
+        for frame in missed {
+            if !outbox.accepts_broadcast(is_scarce) {
+                is_complete = false;
+                break;
             }
-            Difference::TooFar => {
-                let (version, payload) =
-                    document.shared_state(self.now, &self.usage, &self.metrics);
-                if let Some(stream) = document.streams.get_mut(&id) {
-                    stream.catching_up = true;
-                }
-                document.defer_to(
-                    version,
-                    Deferred::CatchUp {
-                        stream: id,
-                        payload,
-                    },
-                );
-                self.release_deferred(path);
-            }
+            let payload = self
+                .usage
+                .share(STANDARD.encode(&frame.update).into_bytes());
+            outbox.push(ServerToClient::ResponseChunk {
+                tool_call_id: tool_call_id.clone(),
+                chunk: wire::sync(path, payload.clone()),
+            });
+            payloads.push(payload);
+            cursor = frame.version;
+        }
+        if is_complete && !payloads.is_empty() {
+            self.metrics.catch_ups.inc();
+        }
+        self.metrics.deliveries.inc_by(payloads.len() as u64);
+        for payload in payloads {
+            document.sent.remember(&payload);
+        }
+        let committed = document.committed;
+        if let Some(stream) = document.streams.get_mut(&id) {
+            stream.lagging = !is_complete;
+            stream.cursor = if is_complete { committed } else { cursor };
         }
     }
 
-    fn send_catch_up(&mut self, path: &str, id: StreamId, version: Version, payload: Bytes) {
+    /// Sends a reader a whole state, because what it lacks is no longer kept.
+    fn bring_up_by_state(&mut self, path: &str, id: StreamId, merges: bool) {
+        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+            return;
+        };
+        let (version, payloads) = if merges {
+            document.shared_state(self.now, &self.usage, &self.metrics)
+        } else {
+            // Half of what the connection may have queued, at twice what a message costs there.
+            let max_updates = self.config.limits.max_outbox_bytes / 1024;
+            document.shared_steps(max_updates, self.now, &self.usage, &self.metrics)
+        };
+        if let Some(stream) = document.streams.get_mut(&id) {
+            stream.catching_up = true;
+        }
+        document.defer_to(
+            version,
+            Deferred::CatchUp {
+                stream: id,
+                payloads,
+            },
+        );
+        self.release_deferred(path);
+    }
+
+    fn send_catch_up(&mut self, path: &str, id: StreamId, version: Version, payloads: &[Bytes]) {
         let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
             return;
         };
@@ -626,8 +683,10 @@ impl Room {
         stream.catching_up = false;
         let (conn, tool_call_id) = (stream.conn, stream.tool_call_id.clone());
         self.metrics.catch_ups.inc();
-        self.metrics.deliveries.inc();
-        self.send_chunk(conn, &tool_call_id, wire::sync(path, payload));
+        self.metrics.deliveries.inc_by(payloads.len() as u64);
+        for payload in payloads {
+            self.send_chunk(conn, &tool_call_id, wire::sync(path, payload.clone()));
+        }
         self.bring_up(path, id);
     }
 

@@ -383,7 +383,11 @@ impl Room {
                 ..
             } => {
                 let (version, payload) = match &start.vector {
-                    None => document.shared_state(self.now, &self.usage, &self.metrics),
+                    None => {
+                        let (version, texts) =
+                            document.shared_state(self.now, &self.usage, &self.metrics);
+                        (version, texts.first().cloned().unwrap_or_default())
+                    }
                     Some(vector) => match document.replica.encode_diff(vector) {
                         Ok(difference) => {
                             let text = STANDARD.encode(difference).into_bytes();
