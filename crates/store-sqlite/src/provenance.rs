@@ -4,14 +4,14 @@
 //! damage too: of an update whose contributions are damaged there remains a record without names; a damaged row
 //! stays as it is.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use meshagent_store::provenance::{fold, merge};
 use meshagent_store::{
     Author, Contribution, DocumentId, OperationRange, ProvenanceRecord, StoreError, Timestamp,
 };
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, Params, Row, params};
 
 use crate::checksum::Checksum;
 use crate::error::document_error;
@@ -74,7 +74,7 @@ pub(crate) fn provenance(
         if !there {
             return Ok(None);
         }
-        let rows = rows(connection, id)?;
+        let rows = rows(connection, "document = ?1", [id])?;
         let log = log(connection, id, i64::MAX)?;
         Ok(Some((rows, log)))
     };
@@ -84,8 +84,9 @@ pub(crate) fn provenance(
         what: format!("who made it is damaged: {what} {number} is not what was written"),
     };
     let mut records = Vec::new();
-    for (number, record) in rows {
-        records.push(record.ok_or_else(|| damaged("record", number))?);
+    for row in rows {
+        let record = row.record;
+        records.push(record.ok_or_else(|| damaged("record", row.number))?);
     }
     for (seq, _, contributions) in log {
         let contributions = contributions.ok_or_else(|| damaged("that of update", seq))?;
@@ -95,19 +96,16 @@ pub(crate) fn provenance(
 }
 
 /// Makes rows of the contributions of all updates through `through`, which go next.
+///
+/// Only records of one connection join, so of the others no more is read than whether they are old: a document that
+/// many have worked on is as quickly compacted as another.
 pub(crate) fn fold_log(
     connection: &Connection,
     document: i64,
     through: i64,
     fold_before: Timestamp,
 ) -> rusqlite::Result<()> {
-    let mut last_number = 0;
-    let mut kept = HashMap::new();
-    for (number, record) in rows(connection, document)? {
-        last_number = number;
-        kept.extend(record.map(|record| (record, number)));
-    }
-    let mut records: Vec<ProvenanceRecord> = kept.keys().cloned().collect();
+    let mut records = Vec::new();
     for (_, at, contributions) in log(connection, document, through)? {
         // Somebody did something.
         let contributions = contributions.unwrap_or_else(|| {
@@ -120,38 +118,81 @@ pub(crate) fn fold_log(
         records.extend(contributions.iter().flat_map(Contribution::records));
     }
 
-    // Most are what they were.
+    // Those of the log, and the one that old records are folded into.
+    let mut last_numbers = BTreeMap::from([(String::new(), 0)]);
+    for record in &records {
+        if !last_numbers.contains_key(&record.author.connection) {
+            last_numbers.insert(record.author.connection.clone(), 0);
+        }
+    }
+    let mut kept = HashMap::new();
+    for (name, last_number) in &mut last_numbers {
+        let found = rows(
+            connection,
+            "document = ?1 AND connection = ?2 ORDER BY number",
+            params![document, name],
+        )?;
+        for row in found {
+            *last_number = row.number;
+            kept.extend(row.record.map(|record| (record, row.number)));
+        }
+    }
+    let old = rows(
+        connection,
+        "document = ?1 AND last_at < ?2 AND connection <> ''",
+        [document, fold_before.0],
+    )?;
+    for row in old {
+        kept.extend(row.record.map(|record| (record, row.number)));
+    }
+
+    records.extend(kept.keys().cloned());
     let mut new = fold(records, fold_before);
     new.retain(|record| kept.remove(record).is_none());
-    let mut delete =
-        connection.prepare_cached("DELETE FROM provenance WHERE document = ?1 AND number = ?2")?;
-    for number in kept.into_values() {
-        delete.execute([document, number])?;
+    let mut delete = connection.prepare_cached(
+        "DELETE FROM provenance WHERE document = ?1 AND connection = ?2 AND number = ?3",
+    )?;
+    for (record, number) in kept {
+        delete.execute(params![document, record.author.connection, number])?;
     }
     for record in &new {
-        last_number += 1;
-        insert(connection, document, last_number, record)?;
+        let last_number = last_numbers
+            .get_mut(&record.author.connection)
+            .expect("what changes is of these connections");
+        *last_number += 1;
+        insert(connection, document, *last_number, record)?;
     }
     Ok(())
 }
 
-/// A document's rows with their numbers; `None` for a damaged one.
+struct RecordRow {
+    /// Different for each row of a document and connection.
+    number: i64,
+    /// `None` if it is damaged.
+    record: Option<ProvenanceRecord>,
+}
+
 fn rows(
     connection: &Connection,
-    document: i64,
-) -> rusqlite::Result<Vec<(i64, Option<ProvenanceRecord>)>> {
-    let mut select = connection.prepare_cached(
+    which: &str,
+    params: impl Params,
+) -> rusqlite::Result<Vec<RecordRow>> {
+    let mut select = connection.prepare_cached(&format!(
         "SELECT number, participant, role, on_behalf_of, connection, client, clock_start, clock_end,
-             first_at, last_at, checksum
-         FROM provenance WHERE document = ?1 ORDER BY number",
-    )?;
-    let rows = select.query_map([document], |row| {
+             first_at, last_at, checksum, document
+         FROM provenance WHERE {which}"
+    ))?;
+    let rows = select.query_map(params, |row| {
         let number = row.get(0)?;
+        let document = row.get(11)?;
         // What fails here is a value that was not written so.
         let record = record(row).ok();
         let record = record
             .filter(|(record, checksum)| *checksum == record_checksum(document, number, record));
-        Ok((number, record.map(|(record, _)| record)))
+        Ok(RecordRow {
+            number,
+            record: record.map(|(record, _)| record),
+        })
     })?;
     rows.collect()
 }

@@ -86,18 +86,18 @@ pub(crate) const UPDATES: &str = "
 pub(crate) const PROVENANCE: &str = "
     CREATE TABLE provenance (
         document     INTEGER NOT NULL REFERENCES entries (id) ON DELETE CASCADE,
+        connection   TEXT NOT NULL,
         number       INTEGER NOT NULL,
         participant  TEXT NOT NULL,
         role         TEXT NOT NULL,
         on_behalf_of TEXT,
-        connection   TEXT NOT NULL,
         client       INTEGER,
         clock_start  INTEGER,
         clock_end    INTEGER,
         first_at     INTEGER NOT NULL,
         last_at      INTEGER NOT NULL,
         checksum     INTEGER NOT NULL,
-        PRIMARY KEY (document, number)
+        PRIMARY KEY (document, connection, number)
     ) STRICT, WITHOUT ROWID;
 ";
 

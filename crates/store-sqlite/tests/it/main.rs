@@ -70,8 +70,8 @@ fn agrees_with_the_memory_store_over_random_histories() {
 
 #[test]
 fn nothing_is_lost_while_calls_fail() {
-    for seed in 0..3 {
-        conformance::run_faulty(InDirectory::new, seed, 200);
+    for seed in 0..2 {
+        conformance::run_faulty(InDirectory::new, seed, 100);
     }
 }
 
