@@ -219,6 +219,8 @@ fn folding_goes_on_with_what_was_folded(subject: &mut dyn Subject) {
     // The same log position again, with more of it old.
     done(subject.store(), folding(document, 2, 21));
     subject.reopen();
+    let folded = record(&connection("ada", ""), None, 10, 20);
+    assert_eq!(provenance(subject.store(), document)[0], folded);
     done(subject.store(), folding(document, 4, 31));
     assert_eq!(
         provenance(subject.store(), document),
