@@ -80,7 +80,7 @@ pub(super) struct Document {
     pub(super) bytes: usize,
     /// The version whose size was measured because it seemed too large.
     measured_at: Option<Version>,
-    /// Bytes of updates that wait for something that never came.
+    /// Bytes of updates that wait for something that never came, at most.
     pub(super) pending_bytes: usize,
     /// A commit failed: the replica shows what is not on disk, and is read again before it serves anybody.
     pub(super) broken: bool,

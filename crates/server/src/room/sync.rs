@@ -208,7 +208,12 @@ impl Room {
         };
         let waited = document.replica.has_gap();
         let max_pending = self.config.limits.max_pending_bytes;
-        if kind == UpdateKind::Gap && document.pending_bytes + update.len() > max_pending {
+        let exceeds = |pending: usize| pending + update.len() > max_pending;
+        if kind == UpdateKind::Gap && exceeds(document.pending_bytes) {
+            // What has become visible since was not taken off.
+            document.pending_bytes = pending_bytes(&document.replica);
+        }
+        if kind == UpdateKind::Gap && exceeds(document.pending_bytes) {
             let text = format!(
                 "more than {max_pending} bytes wait for operations that never came; open the document again and send what it lacks first"
             );
@@ -240,13 +245,11 @@ impl Room {
         document.head += 1;
         document.bytes += update.len();
         self.largest_document_bytes = self.largest_document_bytes.max(document.bytes);
-        document.pending_bytes = if !applied.gap {
-            0
-        } else if applied.visible.is_none() {
-            document.pending_bytes + update.len()
-        } else {
-            pending_bytes(&document.replica)
-        };
+        if !document.replica.has_gap() {
+            document.pending_bytes = 0;
+        } else if kind == UpdateKind::Gap {
+            document.pending_bytes += update.len();
+        }
         let mut answer = if applied.gap {
             self.metrics.count_update(UpdateOutcome::Gap);
             tracing::info!(path, author = %author.participant, "update builds on operations that never came; kept");

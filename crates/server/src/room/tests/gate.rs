@@ -263,6 +263,12 @@ fn what_waits_for_a_missing_update_has_a_bound() {
         "{answers:?}"
     );
 
+    // An update that waits for nothing makes no room for those that do.
+    world.update(&client, "c", &Editor::new(3).append("body", "fits"));
+    let more = world.update(&client, "c", &editor.append("body", "more"));
+    world.settle();
+    assert_eq!(code(&client.answer(more)), Some(1005));
+
     // What was kept becomes visible, and there is room again.
     world.update(&client, "c", &missing);
     let next = world.update(&client, "c", &Editor::new(2).append("body", "next"));
@@ -274,7 +280,7 @@ fn what_waits_for_a_missing_update_has_a_bound() {
         .as_array()
         .unwrap()
         .len();
-    assert_eq!(elements, kept + 2);
+    assert_eq!(elements, kept + 3);
 }
 
 #[test]
