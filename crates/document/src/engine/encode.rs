@@ -25,7 +25,7 @@ impl Engine {
         writer::deletes(&mut first, &mut Vec::new());
         let mut updates = vec![first];
         let mut collected = Vec::new();
-        for client in self.clients.iter() {
+        for client in &self.clients {
             let mut blocks = client.blocks.from(0).peekable();
             while let Some(block) = blocks.next() {
                 let end = blocks.peek().map_or(client.clock, |next| next.start);
