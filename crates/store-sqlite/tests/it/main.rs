@@ -1,5 +1,5 @@
 //! The embedded store against the suite that every store passes, and against what happens to files: processes
-//! that are killed, torn copies, damage, a full disk, another process at the same directory.
+//! that are killed, torn copies, backups, damage, earlier formats, a full disk, another process at the same directory.
 
 #![expect(
     clippy::unwrap_used,
@@ -8,6 +8,8 @@
 
 mod backup;
 mod crash;
+// Reads files that are locked on other systems.
+#[cfg(unix)]
 mod cuts;
 mod damage;
 mod directory;
