@@ -159,7 +159,8 @@ pub(crate) fn fold_log(
         let last_number = last_numbers
             .get_mut(&record.author.connection)
             .expect("what changes is of these connections");
-        *last_number += 1;
+        // Any number that no other row has will do, whatever a damaged row says.
+        *last_number = last_number.wrapping_add(1);
         insert(connection, document, *last_number, record)?;
     }
     Ok(())

@@ -109,6 +109,10 @@ fn damage_to_who_made_a_document_is_named_and_keeps_nobody_from_it() {
             1,
         ),
         ("UPDATE provenance SET number = 7 WHERE document = ?1", 7),
+        (
+            "UPDATE provenance SET number = 9223372036854775807 WHERE document = ?1",
+            i64::MAX,
+        ),
     ] {
         let directory = TempDir::new().unwrap();
         let store = open(directory.path());
