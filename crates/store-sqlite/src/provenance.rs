@@ -119,22 +119,27 @@ pub(crate) fn fold_log(
     }
 
     // Those of the log, and the one that old records are folded into.
-    let mut last_numbers = BTreeMap::from([(String::new(), 0)]);
+    let mut numbers = BTreeMap::from([(String::new(), Numbers::default())]);
     for record in &records {
-        if !last_numbers.contains_key(&record.author.connection) {
-            last_numbers.insert(record.author.connection.clone(), 0);
+        if !numbers.contains_key(&record.author.connection) {
+            numbers.insert(record.author.connection.clone(), Numbers::default());
         }
     }
     let mut kept = HashMap::new();
-    for (name, last_number) in &mut last_numbers {
+    for (name, numbers) in &mut numbers {
         let found = rows(
             connection,
-            "document = ?1 AND connection = ?2 ORDER BY number",
+            "document = ?1 AND connection = ?2",
             params![document, name],
         )?;
-        for row in found {
-            *last_number = row.number;
-            kept.extend(row.record.map(|record| (record, row.number)));
+        for RecordRow { number, record } in found {
+            match record {
+                None => numbers.damaged.push(number),
+                Some(record) => {
+                    numbers.last = numbers.last.max(number);
+                    kept.insert(record, number);
+                }
+            }
         }
     }
     let old = rows(
@@ -156,14 +161,31 @@ pub(crate) fn fold_log(
         delete.execute(params![document, record.author.connection, number])?;
     }
     for record in &new {
-        let last_number = last_numbers
+        let number = numbers
             .get_mut(&record.author.connection)
-            .expect("what changes is of these connections");
-        // Any number that no other row has will do, whatever a damaged row says.
-        *last_number = last_number.wrapping_add(1);
-        insert(connection, document, *last_number, record)?;
+            .expect("what changes is of these connections")
+            .next();
+        insert(connection, document, number, record)?;
     }
     Ok(())
+}
+
+/// The numbers of a connection's rows.
+#[derive(Default)]
+struct Numbers {
+    last: i64,
+    /// May be any. These rows stay.
+    damaged: Vec<i64>,
+}
+
+impl Numbers {
+    fn next(&mut self) -> i64 {
+        self.last += 1;
+        while self.damaged.contains(&self.last) {
+            self.last += 1;
+        }
+        self.last
+    }
 }
 
 struct RecordRow {

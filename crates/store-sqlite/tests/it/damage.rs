@@ -108,6 +108,7 @@ fn damage_to_who_made_a_document_is_named_and_keeps_nobody_from_it() {
             "UPDATE provenance SET last_at = last_at + 1 WHERE document = ?1",
             1,
         ),
+        ("UPDATE provenance SET number = 2 WHERE document = ?1", 2),
         ("UPDATE provenance SET number = 7 WHERE document = ?1", 7),
         (
             "UPDATE provenance SET number = 9223372036854775807 WHERE document = ?1",
@@ -151,7 +152,11 @@ fn damage_to_who_made_a_document_is_named_and_keeps_nobody_from_it() {
         let known = usize::from(at != 3);
         assert_eq!(third.contributions.len(), known, "{damage}");
         assert_eq!(fourth.contributions, [contribution("bob")], "{damage}");
-        let writes = [append(damaged, &[5]), snapshot(damaged, 5, b"state")];
+        let writes = [
+            snapshot(damaged, 3, b"state"),
+            append(damaged, &[5]),
+            snapshot(damaged, 5, b"state"),
+        ];
         assert!(store.commit(&writes).unwrap().iter().all(Result::is_ok));
         assert_eq!(
             store.load(&room(), "a").unwrap().unwrap().last_seq.0,
