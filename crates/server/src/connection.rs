@@ -187,6 +187,8 @@ async fn read_all<S: AsyncRead + Unpin>(
                     if intake.packet(&whole).await.is_err() {
                         return End::Lost;
                     }
+                } else {
+                    intake.begin_or_go_on(fragments.len()).await;
                 }
             }
             OpCode::Ping => {
@@ -230,14 +232,18 @@ impl Intake<'_> {
         self.keep_pace(packet.len()).await;
         let (input, bytes) = match self.packets.handle_packet(packet) {
             Ok(None) => {
-                self.begin_or_go_on().await;
+                self.begin_or_go_on(0).await;
                 return Ok(());
             }
             Ok(Some(message)) => self.parse(message).await,
             Err(error) => match error.message_id {
                 Some(id) => (RoomInput::Invalid(self.conn, id, error.to_string()), 0),
                 // Without an id there is nobody to answer; the next header packet starts anew.
-                None => return Ok(()),
+                None => {
+                    self.deadline = None;
+                    self.charge = Charge::default();
+                    return Ok(());
+                }
             },
         };
         self.deadline = None;
@@ -260,15 +266,16 @@ impl Intake<'_> {
         }
     }
 
-    /// A packet that completes no message: it may be a message's first, or make it larger than expected.
-    async fn begin_or_go_on(&mut self) {
+    /// A packet that completes no message, or `fragments` bytes of one: it may be a message's first, or make it larger
+    /// than expected.
+    async fn begin_or_go_on(&mut self, fragments: usize) {
         let now = Instant::now();
         self.deadline
             .get_or_insert(now + self.shared.config.message_timeout);
         let expected = self
             .packets
             .expected_bytes()
-            .max(self.packets.buffered_bytes());
+            .max(self.packets.buffered_bytes() + fragments);
         self.shared
             .receiving
             .cover(&mut self.charge, expected)

@@ -8,9 +8,13 @@
 
 mod arguments;
 mod connect;
+mod full_disk;
+mod joiners;
 mod kill;
 mod memory;
+mod raw;
 mod serve;
+mod slow_reader;
 mod stress;
 mod token;
 
@@ -25,9 +29,11 @@ const SECRET: &str = "a-secret-with-dashes-and-enough-length-0123456789";
 /// Before the tokens of the vectors end.
 const NOW: u64 = 1_900_000_000;
 
-/// The binary, at home in an empty directory, with no variable that tells it anything.
+/// The binary, or the one that `MESHAGENT_BIN` names, at home in an empty directory, with no variable that tells it
+/// anything.
 fn meshagent(home: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_meshagent"));
+    let named = std::env::var_os("MESHAGENT_BIN");
+    let mut command = Command::new(named.unwrap_or_else(|| env!("CARGO_BIN_EXE_meshagent").into()));
     command
         .args(arguments)
         .env_clear()

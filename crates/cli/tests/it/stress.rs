@@ -3,6 +3,8 @@
 use std::str::FromStr;
 
 use meshagent_protocol::{ApiKey, ApiScope, Grant, ParticipantToken};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::KEY;
 
@@ -80,9 +82,37 @@ pub(crate) fn resident_kilobytes(process: u32) -> u64 {
     status_kilobytes(process, "VmRSS:")
 }
 
+/// The most that it ever had.
+pub(crate) fn peak_kilobytes(process: u32) -> u64 {
+    status_kilobytes(process, "VmHWM:")
+}
+
 fn status_kilobytes(process: u32, field: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(field));
     let number = line.unwrap().trim().trim_end_matches("kB").trim();
     number.parse().unwrap()
+}
+
+/// Asks a server; the status and the body of its answer.
+pub(crate) async fn http_get(server: &str, path: &str) -> (u16, String) {
+    let host = server.trim_start_matches("http://");
+    let mut stream = TcpStream::connect(host).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, body.to_owned())
+}
+
+/// The value of a metric that has no labels.
+pub(crate) async fn metric(server: &str, name: &str) -> f64 {
+    let (_, text) = http_get(server, "/metrics").await;
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let value = value.unwrap_or_else(|| panic!("no {name} in {text}"));
+    value.parse().unwrap()
 }

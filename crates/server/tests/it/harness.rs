@@ -180,6 +180,11 @@ impl RawSocket {
         socket
     }
 
+    /// Sends bytes that need not be a frame. A connection that is gone takes none.
+    pub(crate) async fn bytes(&mut self, bytes: &[u8]) {
+        let _ = self.stream.write_all(bytes).await;
+    }
+
     pub(crate) async fn frame(&mut self, opcode: u8, payload: &[u8]) {
         let mut frame = vec![0x80 | opcode];
         match payload.len() {

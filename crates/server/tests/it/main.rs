@@ -10,5 +10,6 @@ mod handshake;
 mod harness;
 mod limits;
 mod links;
+mod sockets;
 mod stopping;
 mod wire;

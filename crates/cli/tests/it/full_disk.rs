@@ -1,0 +1,273 @@
+//! A disk that takes no more: writers are told, readers go on, and when there is room again so do writers.
+//!
+//! The disk is as full as a limit on the size of files makes it, which the system applies to the running server.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use meshagent_client::{CallError, RoomClient, SyncStream};
+use meshagent_document::{MeshDocument, MeshSchema, Target};
+use meshagent_protocol::DocPath;
+use meshagent_protocol::sync::SyncOpenStart;
+use rlimit::{INFINITY, Resource};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::time::{sleep, timeout};
+
+use crate::serve::Server;
+use crate::stress::{http_get, metric, room_url, token};
+use crate::{KEY, meshagent};
+
+/// Nothing here takes this long; a test that hangs fails.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[test]
+fn a_full_disk_refuses_writes_and_nothing_else() {
+    let home = TempDir::new().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let accepted = runtime.block_on(fill_and_free(home.path()));
+
+    // What is left after a restart is what was accepted.
+    let server = Server::start(&mut serve(home.path()));
+    runtime.block_on(async {
+        let client = RoomClient::connect(&room_url(server.url()), &token("late"))
+            .await
+            .unwrap();
+        let shown = texts(&client.sync().describe("a.document").await.unwrap());
+        assert_eq!(shown, accepted);
+        for path in ["new.document", "file.bin"] {
+            assert!(!client.storage().exists(path).await.unwrap(), "{path}");
+        }
+        client.close().await;
+    });
+    server.terminate();
+}
+
+/// Fills the disk twice and frees it again; the texts of the writes that were accepted, in their order.
+async fn fill_and_free(home: &Path) -> Vec<String> {
+    let server = Server::start(&mut serve(home));
+    let url = room_url(server.url());
+    let writer = RoomClient::connect(&url, &token("writer")).await.unwrap();
+    let reader = RoomClient::connect(&url, &token("reader")).await.unwrap();
+    writer
+        .sync()
+        .create("apart.document", Some(content("apart")), None)
+        .await
+        .unwrap();
+    let mut writing = Writing {
+        stream: writer.sync().open(&start()).await.unwrap(),
+        known: replica(1),
+        client_id: 1,
+    };
+    let mut shown = Shown {
+        stream: reader.sync().open(&start()).await.unwrap(),
+        replica: replica(2),
+    };
+    let mut accepted = Vec::new();
+
+    for (round, room) in [300_000, 0].into_iter().enumerate() {
+        let first = format!("{round} before");
+        writing.append(&first).await.unwrap();
+        accepted.push(first);
+        shown.wait_for(&accepted).await;
+
+        // First the disk becomes full while writing goes on; then it takes nothing any more.
+        let wal = home.join("data/meshagent.db-wal").metadata().unwrap().len();
+        limit_files(server.id(), if room == 0 { 0 } else { wal + room });
+        let mut failures = 0;
+        for attempt in 0..100 {
+            let text = format!("{round} {attempt} {}", "x".repeat(40_000));
+            match writing.append(&text).await {
+                Ok(()) => accepted.push(text),
+                Err(error) => {
+                    assert_typed(&error);
+                    failures += 1;
+                }
+            }
+            if failures == 5 {
+                break;
+            }
+        }
+        assert_eq!(failures, 5, "the disk was never full");
+
+        // Others are told as well, whatever they write. Before, something small may still have found a place.
+        if room == 0 {
+            let new = Some(content("new"));
+            let error = reader.sync().create("new.document", new, None).await;
+            assert_typed(&error.unwrap_err());
+            let storage = writer.storage();
+            let file = vec![7; 10_000];
+            storage.upload("file.bin", file, true).await.unwrap_err();
+            for path in ["new.document", "file.bin"] {
+                assert!(!reader.storage().exists(path).await.unwrap(), "{path}");
+            }
+            let (status, body) = http_get(server.url(), "/readyz").await;
+            assert_eq!(status, 503, "{body}");
+        }
+
+        // Reading goes on: what is in memory, what is on the disk only, and a newcomer.
+        shown.wait_for(&accepted).await;
+        let described = answered(async || reader.sync().describe("a.document").await).await;
+        assert_eq!(texts(&described), accepted);
+        let described = answered(async || reader.sync().describe("apart.document").await).await;
+        assert_eq!(texts(&described), ["apart"]);
+        let newcomer = RoomClient::connect(&url, &token("newcomer")).await.unwrap();
+        let opened = answered(async || newcomer.sync().open(&start()).await).await;
+        let mut seen = replica(3);
+        seen.apply_update(opened.state()).unwrap();
+        assert_eq!(texts(&seen.to_json(false)), accepted);
+        assert!(metric(server.url(), "meshagent_commit_failures_total").await > 0.0);
+        shown.wait_for_nothing().await;
+
+        // It recovers by itself, and those who were there stay.
+        limit_files(server.id(), INFINITY);
+        let text = format!("{round} after");
+        let freed = Instant::now();
+        while let Err(error) = writing.append(&text).await {
+            assert_typed(&error);
+            assert!(freed.elapsed() < PATIENCE, "still refused: {error}");
+            sleep(Duration::from_millis(50)).await;
+        }
+        accepted.push(text);
+        shown.wait_for(&accepted).await;
+        assert_eq!(http_get(server.url(), "/readyz").await.0, 200);
+        assert!(!writer.is_closed() && !reader.is_closed());
+    }
+    server.kill();
+    accepted
+}
+
+/// A server that lives on when a file may not grow. Documents leave memory at once when nobody has them open.
+fn serve(home: &Path) -> Command {
+    let arguments = [
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--data-dir",
+        "data",
+        "--unload-after",
+        "0",
+    ];
+    let direct = meshagent(home, &arguments);
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", r#"trap "" XFSZ; exec "$0" "$@""#])
+        .arg(direct.get_program())
+        .args(direct.get_args())
+        .current_dir(home)
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("MESHAGENT_API_KEY", KEY);
+    command
+}
+
+/// Lets no file of the process grow beyond this.
+fn limit_files(process: u32, bytes: u64) {
+    let process = i32::try_from(process).unwrap();
+    rlimit::prlimit(process, Resource::FSIZE, Some((bytes, INFINITY)), None).unwrap();
+}
+
+/// The answer to a question, which may be put off as long as the server reads again what it could not write.
+async fn answered<T>(ask: impl AsyncFn() -> Result<T, CallError>) -> T {
+    let asked = Instant::now();
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(error) => {
+                assert_typed(&error);
+                assert!(asked.elapsed() < PATIENCE, "still refused: {error}");
+            }
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A refusal that a program can tell from others and a person can act upon.
+fn assert_typed(error: &CallError) {
+    let CallError::Refused { code, text } = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(*code, Some(1008), "{text}");
+    assert!(text.contains("again"), "{text}");
+}
+
+struct Writing {
+    stream: SyncStream,
+    /// What was accepted.
+    known: MeshDocument,
+    client_id: u64,
+}
+
+impl Writing {
+    /// Appends an element, each time as a client that knows of no refused one.
+    async fn append(&mut self, text: &str) -> Result<(), CallError> {
+        self.client_id += 10;
+        let mut replica = replica(self.client_id);
+        replica.apply_update(&self.known.encode_state()).unwrap();
+        let element = json!({ "body": { "text": text } });
+        let mut next_id = || format!("e{}", self.client_id);
+        let update = replica
+            .append_child(Target::Root, element, &mut next_id)
+            .unwrap()
+            .unwrap();
+        let sent = timeout(PATIENCE, self.stream.send(&update))
+            .await
+            .expect("an answer");
+        assert_eq!(sent?.notice, None);
+        self.known = replica;
+        Ok(())
+    }
+}
+
+struct Shown {
+    stream: SyncStream,
+    replica: MeshDocument,
+}
+
+impl Shown {
+    async fn wait_for(&mut self, accepted: &[String]) {
+        while texts(&self.replica.to_json(false)) != accepted {
+            let next = timeout(PATIENCE, self.stream.recv()).await;
+            let update = next
+                .expect("the reader sees what was accepted")
+                .unwrap()
+                .unwrap();
+            self.replica.apply_update(&update).unwrap();
+        }
+    }
+
+    async fn wait_for_nothing(&mut self) {
+        let next = timeout(Duration::from_millis(200), self.stream.recv()).await;
+        assert!(
+            next.is_err(),
+            "the reader was shown something that was refused: {next:?}"
+        );
+    }
+}
+
+fn replica(client_id: u64) -> MeshDocument {
+    MeshDocument::new(MeshSchema::builtin("document").unwrap(), client_id)
+}
+
+fn start() -> SyncOpenStart {
+    SyncOpenStart::new(DocPath::parse("a.document").unwrap())
+}
+
+fn content(text: &str) -> Value {
+    json!({ "document": { "content": [{ "body": { "text": text } }] } })
+}
+
+fn texts(json: &Value) -> Vec<String> {
+    let elements = json["document"]["content"]
+        .as_array()
+        .map_or(&[][..], Vec::as_slice);
+    elements
+        .iter()
+        .map(|element| element["body"]["text"].as_str().unwrap().to_owned())
+        .collect()
+}

@@ -1,0 +1,229 @@
+//! Peers that misbehave as sockets do: slow, silent, gone without a word. Each is let go after the time that is
+//! stated for it, and nothing of it stays.
+
+use std::time::{Duration, Instant};
+
+use meshagent_server::Config;
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use crate::harness::{PATIENCE, RawFrame, RawSocket, TestServer, call};
+
+/// Short, so that two and a half of them are soon over.
+const PING: Duration = Duration::from_millis(400);
+const SILENCE: Duration = Duration::from_secs(1);
+const HANDSHAKE: Duration = Duration::from_secs(1);
+const MESSAGE: Duration = Duration::from_secs(1);
+/// What a busy machine may add to a time.
+const SLACK: Duration = Duration::from_secs(4);
+
+/// An empty pong, masked with zeros.
+const PONG: &[u8] = &[0x8a, 0x80, 0, 0, 0, 0];
+
+fn config() -> Config {
+    let mut config = Config::default();
+    config.ping_interval = PING;
+    config.handshake_timeout = HANDSHAKE;
+    config.message_timeout = MESSAGE;
+    config
+}
+
+/// Waits until no connection and no participant is left; how long that took.
+async fn emptied(server: &TestServer) -> Duration {
+    let started = Instant::now();
+    loop {
+        let (_, _, metrics) = server.http("GET /metrics", &[], "").await;
+        let is_zero = |name: &str| metrics.contains(&format!("\nmeshagent_{name} 0\n"));
+        if is_zero("connections") && is_zero("participants") && is_zero("received_bytes") {
+            return started.elapsed();
+        }
+        assert!(started.elapsed() < PATIENCE, "{metrics}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Reads until the connection ends; how long that took.
+async fn ended(stream: &mut TcpStream) -> Duration {
+    let started = Instant::now();
+    let mut sink = [0; 4096];
+    let read = async { while matches!(stream.read(&mut sink).await, Ok(1..)) {} };
+    tokio::time::timeout(PATIENCE, read)
+        .await
+        .expect("the server lets go");
+    started.elapsed()
+}
+
+#[tokio::test]
+async fn a_handshake_of_one_byte_per_second_has_its_time() {
+    let server = TestServer::start_with(config()).await;
+    for request in [
+        "",
+        "GET /rooms/room HTTP/1.1\r\nhost: x\r\nauthorization: Bearer",
+    ] {
+        let stream = TcpStream::connect(&server.address).await.unwrap();
+        let (mut reading, mut writing) = stream.into_split();
+        // Without anything to read a server may wait as long; the head's time runs from its first byte on.
+        let drip = tokio::spawn(async move {
+            let bytes = request.bytes().chain(std::iter::repeat(b'x'));
+            for byte in bytes {
+                if writing.write_all(&[byte]).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        });
+        let started = Instant::now();
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(PATIENCE, reading.read_to_end(&mut answer)).await;
+        // The connection may be reset while we still send.
+        let _ = read.expect("the server lets go");
+        assert!(
+            started.elapsed() < HANDSHAKE + SLACK,
+            "{:?}",
+            started.elapsed()
+        );
+        drip.abort();
+    }
+    emptied(&server).await;
+}
+
+#[tokio::test]
+async fn who_connects_and_says_nothing_is_let_go() {
+    let server = TestServer::start_with(config()).await;
+    let mut stream = TcpStream::connect(&server.address).await.unwrap();
+    let took = ended(&mut stream).await;
+    assert!(took < HANDSHAKE + SLACK, "{took:?}");
+}
+
+#[tokio::test]
+async fn a_peer_that_stops_answering_pings_is_let_go() {
+    let server = TestServer::start_with(config()).await;
+    let started = Instant::now();
+    let mut silent = RawSocket::join(&server).await;
+    let mut alive = RawSocket::join(&server).await;
+    let mut pings = 0;
+    let answer_pings = async {
+        while started.elapsed() < SILENCE + SLACK / 2 {
+            if alive.next().await == RawFrame::Ping {
+                pings += 1;
+                alive.bytes(PONG).await;
+            }
+        }
+    };
+    let silence = async {
+        loop {
+            match silent.next().await {
+                RawFrame::End => return started.elapsed(),
+                RawFrame::Binary(_) | RawFrame::Ping => {}
+                other => panic!("{other:?} instead of the plain end of the connection"),
+            }
+        }
+    };
+    let (took, ()) = tokio::join!(silence, answer_pings);
+    assert!((SILENCE..SILENCE + SLACK).contains(&took), "{took:?}");
+    assert!(pings >= 3, "{pings}");
+    // Who answers stays.
+    let works = call("storage", "exists", &json!({ "path": "x" }));
+    alive.send(1, "room.invoke_tool", &works).await;
+    assert_eq!(alive.answer(1).await["type"], "json");
+    drop(alive);
+    emptied(&server).await;
+}
+
+#[tokio::test]
+async fn a_half_open_connection_is_let_go() {
+    let server = TestServer::start_with(config()).await;
+    // As if its machine had lost power: it takes nothing, sends nothing and says nothing. It had a document open.
+    let mut gone = RawSocket::join(&server).await;
+    let open = json!({ "toolkit": "sync", "tool": "open", "tool_call_id": "s", "arguments": { "type": "control", "method": "open" } });
+    gone.send(1, "room.invoke_tool", &open).await;
+    let start = json!({ "tool_call_id": "s", "chunk": { "type": "binary", "headers": { "kind": "start", "path": "a.document" } } });
+    gone.send(2, "room.tool_call_request_chunk", &start).await;
+    gone.answer(2).await;
+    let took = emptied(&server).await;
+    assert!(took < SILENCE + SLACK, "{took:?}");
+    drop(gone);
+}
+
+#[tokio::test]
+async fn who_reads_no_answers_is_let_go() {
+    let server = TestServer::start_with(config()).await;
+    let client = server.join("ann").await;
+    let large = json!({ "document": { "content": [{ "body": { "text": "x".repeat(8 << 20) } }] } });
+    client
+        .sync()
+        .create("a.document", Some(large), None)
+        .await
+        .unwrap();
+    client.close().await;
+    // It asks for more than the system buffers and goes on to send, but reads nothing.
+    let mut deaf = RawSocket::join(&server).await;
+    let describe = call("sync", "describe", &json!({ "path": "a.document" }));
+    deaf.send(1, "room.invoke_tool", &describe).await;
+    let noise = async {
+        loop {
+            deaf.bytes(PONG).await;
+            tokio::time::sleep(PING / 4).await;
+        }
+    };
+    let took = tokio::select! {
+        took = emptied(&server) => took,
+        () = noise => unreachable!("it never ends"),
+    };
+    assert!(took < SILENCE + SLACK, "{took:?}");
+}
+
+#[tokio::test]
+async fn who_stops_within_a_packet_or_a_message_is_let_go() {
+    let server = TestServer::start_with(config()).await;
+    let header = [&9_u32.to_be_bytes()[..], b"room.invoke_tool"].concat();
+
+    // Half a frame, and then nothing.
+    let mut within_frame = RawSocket::join(&server).await;
+    within_frame
+        .bytes(&[0x82, 0xfe, 0x10, 0x00, 0, 0, 0, 0, 1, 2, 3])
+        .await;
+    // Half a frame's head.
+    let mut within_head = RawSocket::join(&server).await;
+    within_head.bytes(&[0x82]).await;
+    // A message's header, one packet of nine, and then nothing but answers to pings.
+    let mut within_message = RawSocket::join(&server).await;
+    within_message.packet(1, 0, &header).await;
+    within_message.packet(1, 1, b"the beginning").await;
+    // A fragment of a frame that never ends, likewise.
+    let mut within_fragments = RawSocket::join(&server).await;
+    within_fragments
+        .bytes(&[0x02, 0x82, 0, 0, 0, 0, 1, 2])
+        .await;
+
+    // What is whole so far is followed by answers to pings; after the others these would be part of the frame.
+    let started = Instant::now();
+    let mut waiting = JoinSet::new();
+    for (what, mut socket, answers) in [
+        ("frame", within_frame, false),
+        ("head", within_head, false),
+        ("message", within_message, true),
+        ("fragments", within_fragments, true),
+    ] {
+        waiting.spawn(async move {
+            loop {
+                match socket.next().await {
+                    RawFrame::End => return (what, started.elapsed()),
+                    RawFrame::Ping if answers => socket.bytes(PONG).await,
+                    RawFrame::Ping => {}
+                    other => panic!("{other:?} instead of the plain end within a {what}"),
+                }
+            }
+        });
+    }
+    while let Some(ended) = waiting.join_next().await {
+        let (what, took) = ended.unwrap();
+        assert!(
+            took < SILENCE.max(MESSAGE) + SLACK,
+            "within a {what}: {took:?}"
+        );
+    }
+    emptied(&server).await;
+}
