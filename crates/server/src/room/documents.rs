@@ -25,8 +25,6 @@ use crate::usage::Usage;
 
 /// Recent changes kept for readers that fall behind. Beyond it they get the whole state instead.
 const RECENT_BYTES: usize = 1 << 20;
-/// A state that lacks no more than this is given to who opens the document, and the rest after it.
-const LACKING_BYTES: usize = 64 << 10;
 /// Descriptions of a large document that may wait for the disk; more are made later.
 const WAITING_DESCRIPTIONS: usize = 4;
 /// How long an encoded state is kept that nobody asks for.
@@ -169,14 +167,14 @@ impl Document {
         }
     }
 
-    /// The state of some version as base64 text: the newest, or one that lacks little.
+    /// A state that has all that is on disk, as base64 text.
     pub(super) fn shared_state(
         &mut self,
         now: Timestamp,
         usage: &Arc<Usage>,
         metrics: &Metrics,
     ) -> (Version, Arc<[Bytes]>) {
-        if !self.is_near(self.state.as_ref()) {
+        if !self.is_current(self.state.as_ref()) {
             let state = self.replica.encode_state();
             self.bytes = state.len();
             self.state = Some(self.encoded(&[state], now, usage, metrics));
@@ -192,7 +190,7 @@ impl Document {
         usage: &Arc<Usage>,
         metrics: &Metrics,
     ) -> (Version, Arc<[Bytes]>) {
-        if !self.is_near(self.steps.as_ref()) {
+        if !self.is_current(self.steps.as_ref()) {
             let Some(steps) = self.replica.encode_in_steps(max_updates) else {
                 return self.shared_state(now, usage, metrics);
             };
@@ -221,24 +219,15 @@ impl Document {
         }
     }
 
-    /// Whether an encoded state is there that lacks little, or nothing.
-    pub(super) fn has_near_state(&self) -> bool {
-        self.is_near(self.state.as_ref())
+    /// Whether an encoded state is there that has all that is on disk.
+    pub(super) fn has_current_state(&self) -> bool {
+        self.is_current(self.state.as_ref())
     }
 
-    fn is_near(&self, state: Option<&State>) -> bool {
-        let Some(state) = state else {
-            return false;
-        };
-        let lacks = self
-            .recent
-            .iter()
-            .filter(|(version, _)| *version > state.version);
-        // For a small document a state is as good as a difference.
-        let bound = LACKING_BYTES.min(self.bytes / 8);
-        state.version == self.head
-            || state.version >= self.recent_floor
-                && lacks.map(|(_, update)| update.len()).sum::<usize>() <= bound
+    /// What lacks only what is not on disk yet will do: that follows when it is. But whoever opens a document finds all
+    /// that was acknowledged before.
+    fn is_current(&self, state: Option<&State>) -> bool {
+        state.is_some_and(|state| state.version >= self.committed)
     }
 
     /// Whether it may grow by so many bytes. The size is known only roughly, so at the bound it is measured.

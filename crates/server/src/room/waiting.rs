@@ -44,7 +44,7 @@ impl Room {
             return false;
         }
         let asks_for_state = matches!(waiter, Waiter::Open { start, .. } if start.vector.is_none());
-        if asks_for_state && document.has_near_state() {
+        if asks_for_state && document.has_current_state() {
             return true;
         }
         if is_description && !document.takes_description() {

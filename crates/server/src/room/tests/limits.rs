@@ -26,24 +26,47 @@ fn write(world: &mut World, path: &str, kilobytes: usize) -> (super::Client, Edi
 fn a_crowd_that_opens_a_document_costs_one_encoding() {
     let mut world = World::new();
     let (writer, editor) = write(&mut world, "a.document", 400);
-    let before = world.metric("meshagent_state_encodings_total");
+    let encodings = |world: &World| world.metric("meshagent_state_encodings_total");
+    let before = encodings(&world);
     let crowd: Vec<_> = (0..50).map(|n| world.join(&format!("c{n}"))).collect();
-    let mut states = Vec::new();
-    for (n, client) in crowd.iter().enumerate() {
+    for client in &crowd {
         world.begin_open(client, "s", json!({ "path": "a.document" }));
-        world.settle();
-        states.push(client.updates("s"));
-        // While others type.
-        world.update(&writer, "w", &editor.append("body", &format!("n{n}")));
-        world.settle();
     }
-    assert_eq!(world.metric("meshagent_state_encodings_total") - before, 1);
+    world.settle();
+    assert_eq!(encodings(&world) - before, 1);
     let shared = world.room.usage.shared_bytes();
     assert!(shared < 2 << 20, "{shared} bytes for 50 readers of 400 kB");
-    for (client, mut seen) in crowd.iter().zip(states) {
-        seen.extend(client.changes("s"));
-        let content = &shown(&seen)["document"]["content"];
-        assert_eq!(content.as_array().unwrap().len(), 51);
+
+    // While somebody types: one for each version that is on disk, and what is not there yet follows.
+    world.update(&writer, "w", &editor.append("body", "on disk"));
+    world.settle();
+    world.update(&writer, "w", &editor.append("body", "on its way"));
+    world.run();
+    let before = encodings(&world);
+    for client in &crowd {
+        client.take();
+        world.begin_open(client, "again", json!({ "path": "a.document" }));
+    }
+    assert!(encodings(&world) - before <= 1);
+    world.settle();
+    for client in &crowd {
+        let updates = client.updates("again");
+        assert_eq!(count(&updates[..1], "on disk"), 1, "in the state itself");
+        assert_eq!(count(&updates, "on its way"), 1);
+    }
+}
+
+#[test]
+fn who_opens_a_document_finds_all_that_was_acknowledged() {
+    let mut world = World::new();
+    let (writer, editor) = write(&mut world, "a.document", 400);
+    for n in 0..20 {
+        let id = world.update(&writer, "w", &editor.append("body", &format!("n{n}")));
+        world.settle();
+        assert_eq!(writer.answer(id), Content::Empty);
+        let late = world.join(&format!("c{n}"));
+        let state = world.open(&late, "s", json!({ "path": "a.document" }));
+        assert_eq!(count(&[state], &format!("n{n}")), 1);
     }
 }
 
