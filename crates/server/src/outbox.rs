@@ -175,10 +175,12 @@ impl Outbox {
         (state.queued.total(), state.lagging)
     }
 
-    /// Bytes that are queued for this connection alone.
+    /// Bytes that are queued for this connection alone, and of the largest item that is still in the queue.
     #[cfg(feature = "simulation")]
-    pub(crate) fn own_bytes(&self) -> usize {
-        self.lock().queued.own
+    pub(crate) fn own_bytes(&self) -> (usize, usize) {
+        let state = self.lock();
+        let largest = state.queue.iter().map(|(_, cost)| cost.own).max();
+        (state.queued.own, largest.unwrap_or_default())
     }
 
     /// Whether [`Outbox::wait_for_room`] would return at once.
@@ -218,7 +220,7 @@ impl State {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Cost {
     /// Memory of this connection alone.
-    own: usize,
+    pub(crate) own: usize,
     /// Payloads of documents, whose bytes the connections share.
     shared: usize,
 }
