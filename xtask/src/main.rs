@@ -7,6 +7,7 @@ mod bench;
 mod fuzz;
 mod interop;
 mod process;
+mod sim;
 #[cfg(test)]
 mod tidy;
 mod wasm;
@@ -27,6 +28,9 @@ usage: cargo xtask <command>
   conformance [--seeds N] [--from N]
                         random scripts on our document, Yjs and pycrdt: 1000 seeds, or from this one on;
                         `--from N` alone repeats one
+  sim [--seeds N] [--from N] [--verbose]
+                        simulates the whole server: 10000 seeds, or from this one on; `--from N` alone repeats
+                        one, and `--verbose` shows its steps
   bench [--short] [--check] [SECTION...]
                         the figures of the document library, in a release build
   wasm                  the tests of the pure crates on wasm32 under Node
@@ -52,6 +56,7 @@ fn main() -> Result<()> {
         ["interop", filters @ ..] => interop(filters),
         ["wasm"] => wasm::test(),
         ["conformance", options @ ..] => conformance(options),
+        ["sim", arguments @ ..] => sim::sim(arguments),
         ["bench", arguments @ ..] => bench::bench(arguments),
         ["fuzz", arguments @ ..] => fuzz::fuzz(arguments),
         ["ci"] => ci(),

@@ -40,7 +40,7 @@ impl Outcome {
     /// The line that repeats it.
     pub fn repeat(&self) -> String {
         format!(
-            "repeat with: cargo xtask sim --from {} --seeds 1 --verbose",
+            "repeat with: cargo xtask sim --from {} --seeds 1",
             self.seed
         )
     }

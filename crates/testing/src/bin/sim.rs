@@ -8,20 +8,26 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use meshagent_testing::simulation::{Plant, run, run_many};
 
+/// How many seeds are run if nothing is said.
+const SEEDS: u64 = 10_000;
+
 /// How many failures are told in full.
 const SHOWN_FAILURES: usize = 10;
 
 fn main() -> Result<ExitCode> {
-    let (mut seeds, mut from, mut verbose) = (1, 0, false);
+    let (mut seeds, mut from, mut verbose) = (None, None, false);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match (arg.as_str(), args.len()) {
             ("--verbose", _) => verbose = true,
-            ("--seeds", 1..) => seeds = args.next().unwrap_or_default().parse()?,
-            ("--from", 1..) => from = args.next().unwrap_or_default().parse()?,
+            ("--seeds", 1..) => seeds = Some(args.next().unwrap_or_default().parse()?),
+            ("--from", 1..) => from = Some(args.next().unwrap_or_default().parse()?),
             _ => bail!("unknown option {arg:?}; use --seeds N, --from N, --verbose"),
         }
     }
+    let otherwise = if from.is_some() { 1 } else { SEEDS };
+    let seeds = seeds.unwrap_or(otherwise);
+    let from = from.unwrap_or(0);
     let started = Instant::now();
     let (totals, failed) = if verbose && seeds == 1 {
         let outcome = run(from, Plant::Nothing, true);

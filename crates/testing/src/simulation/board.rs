@@ -1,5 +1,7 @@
 //! The documents that are edited in a run: their schema, and random edits.
 
+use std::sync::LazyLock;
+
 use meshagent_document::{
     ChildProperty, Edit, ElementType, Limits, MeshDocument, MeshSchema, Position, SimpleValue,
     Target, TextPosition, ValueProperty,
@@ -12,13 +14,24 @@ use super::random::Random;
 const CROWDED: usize = 40;
 
 /// The schema of all documents.
-pub(super) fn schema() -> MeshSchema {
-    build(false)
+static SCHEMA: LazyLock<MeshSchema> = LazyLock::new(|| build(false));
+/// The same with room for what breaks it: what a program thinks that was written for another version.
+static LAX_SCHEMA: LazyLock<MeshSchema> = LazyLock::new(|| build(true));
+static SCHEMA_JSON: LazyLock<Value> = LazyLock::new(|| SCHEMA.to_json());
+static SCHEMA_TEXT: LazyLock<String> = LazyLock::new(|| SCHEMA_JSON.to_string());
+
+/// The schema in the form that goes over the wire.
+pub(super) fn schema_json() -> Value {
+    SCHEMA_JSON.clone()
 }
 
-/// The same with room for what breaks it: what a program thinks that was written for another version.
-fn lax_schema() -> MeshSchema {
-    build(true)
+/// Reads a stored schema.
+pub(super) fn parse_schema(text: &str) -> Result<MeshSchema, String> {
+    if text == *SCHEMA_TEXT {
+        return Ok(SCHEMA.clone());
+    }
+    let json: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    MeshSchema::from_json(&json).map_err(|error| error.to_string())
 }
 
 fn build(lax: bool) -> MeshSchema {
@@ -47,12 +60,12 @@ fn build(lax: bool) -> MeshSchema {
 
 /// An empty replica of somebody who keeps to the schema.
 pub(super) fn strict(client_id: u64) -> MeshDocument {
-    MeshDocument::with_limits(schema(), client_id, Limits::NONE)
+    MeshDocument::with_limits(SCHEMA.clone(), client_id, Limits::NONE)
 }
 
 /// An empty replica of somebody who does not.
 pub(super) fn lax(client_id: u64) -> MeshDocument {
-    MeshDocument::with_limits(lax_schema(), client_id, Limits::NONE)
+    MeshDocument::with_limits(LAX_SCHEMA.clone(), client_id, Limits::NONE)
 }
 
 /// Makes a few small changes as programs do, each an update of its own: first an element, then its attributes.

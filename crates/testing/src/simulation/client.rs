@@ -192,7 +192,7 @@ impl Client {
             Some(ServerToClient::Connected { .. }) => session.is_connected = true,
             Some(ServerToClient::Response { request, content }) => {
                 if let Some(asked) = session.answered(request)? {
-                    self.answered(asked, content, context)?;
+                    self.answered(asked, &content, context)?;
                 }
             }
             Some(ServerToClient::ResponseChunk {
@@ -208,10 +208,10 @@ impl Client {
     fn answered(
         &mut self,
         asked: Asked,
-        content: Content,
+        content: &Content,
         context: &mut Context<'_>,
     ) -> Result<(), String> {
-        let code = match &content {
+        let code = match content {
             Content::Error { code, .. } => Some(code.unwrap_or_default()),
             _ => None,
         };
@@ -236,7 +236,7 @@ impl Client {
                 let place = (self.room.clone(), path.clone());
                 match code {
                     Some(code) => self.update_refused(&place, &update, purpose, code, context)?,
-                    None => self.update_taken(&place, update, purpose, &content, context)?,
+                    None => self.update_taken(&place, &update, purpose, content, context)?,
                 }
                 self.send_next(&path);
                 Ok(())
@@ -285,7 +285,7 @@ impl Client {
     fn update_taken(
         &mut self,
         place: &Place,
-        update: Vec<u8>,
+        update: &[u8],
         purpose: Purpose,
         content: &Content,
         context: &mut Context<'_>,
@@ -301,7 +301,7 @@ impl Client {
         }
         context.totals.add("updates acknowledged", 1);
         // Of somebody who may not write it can only be something that is there already.
-        context.record.promise(place, &update)?;
+        context.record.promise(place, update)?;
         let Some(document) = self.documents.get_mut(&place.1) else {
             return Ok(());
         };
@@ -328,7 +328,7 @@ impl Client {
                     .encode_diff(&vector)
                     .map_err(|error| error.to_string())?;
                 context.totals.add("gaps filled", 1);
-                self.send_kept(&place.1.clone(), missing);
+                self.send_kept(&place.1, missing);
             }
         }
         Ok(())
@@ -638,7 +638,7 @@ impl Client {
             return;
         };
         let mut start = SyncOpenStart::new(doc_path);
-        start.schema = Some(board::schema().to_json());
+        start.schema = Some(board::schema_json());
         start.vector = document.replica.as_ref().map(MeshDocument::state_vector);
         let call = session.open(path);
         let asked = Asked::Start {
@@ -679,7 +679,7 @@ impl Client {
             let create = SyncCreate {
                 path,
                 json: Some(json!({"board": {"items": [{"section": {"title": "made"}}]}})),
-                schema: Some(board::schema().to_json()),
+                schema: Some(board::schema_json()),
                 schema_path: None,
             };
             session.call("sync", "create", create.to_content());

@@ -1,7 +1,7 @@
 //! The disk below a simulated server, and what a power cut leaves of it.
 //!
 //! Most runs have a log in memory: each commit is one checksummed record, behind what is synced anything may be
-//! torn. Some have the real SQLite store, whose write-ahead log is cut off.
+//! torn. Some have the real `SqliteStore`, whose write-ahead log is cut off.
 
 use std::fs;
 use std::path::Path;

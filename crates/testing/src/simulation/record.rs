@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use meshagent_document::{Limits, MeshDocument, MeshSchema, UpdateKind};
+use meshagent_document::{Limits, MeshDocument, UpdateKind};
 use meshagent_server::simulation::SimServer;
 use meshagent_store::Store;
 
@@ -53,15 +53,6 @@ impl Record {
         }
     }
 
-    /// Bytes of the largest document.
-    pub(super) fn largest(&self) -> usize {
-        let sizes = self
-            .promised
-            .values()
-            .map(|promised| promised.encode_state().len());
-        sizes.max().unwrap_or_default()
-    }
-
     /// Compares with what a server would load now.
     pub(super) fn check(&self, store: &dyn Store) -> Result<(), String> {
         for (place, promised) in &self.promised {
@@ -77,6 +68,7 @@ impl Record {
                     stored.to_json(true),
                 ));
             }
+            self.check_refused(store, place, &stored)?;
             if let Some(pending) = promised.encode_pending() {
                 let before = (stored.state_vector(), stored.encode_pending());
                 stored
@@ -101,15 +93,31 @@ impl Record {
                 ));
             }
         }
-        for (place, update) in &self.refused {
-            let Some(mut stored) = load(store, place)? else {
-                continue;
+        Ok(())
+    }
+
+    /// What was refused is neither visible nor kept for later.
+    fn check_refused(
+        &self,
+        store: &dyn Store,
+        place: &Place,
+        stored: &MeshDocument,
+    ) -> Result<(), String> {
+        for (_, update) in self.refused.iter().filter(|(of, _)| of == place) {
+            let failed = |error| format!("{place:?}: {error}");
+            let is_kept = match stored.classify(update).map_err(failed)? {
+                UpdateKind::New => false,
+                UpdateKind::Empty | UpdateKind::Contained => true,
+                UpdateKind::Gap => {
+                    let Some(mut stored) = load(store, place)? else {
+                        continue;
+                    };
+                    let before = (stored.state_vector(), stored.encode_pending());
+                    stored.apply_update(update).map_err(failed)?;
+                    before == (stored.state_vector(), stored.encode_pending())
+                }
             };
-            let before = (stored.state_vector(), stored.encode_pending());
-            stored
-                .apply_update(update)
-                .map_err(|error| format!("{place:?}: {error}"))?;
-            if before == (stored.state_vector(), stored.encode_pending()) {
+            if is_kept {
                 return Err(format!("{place:?} has kept an update that was refused"));
             }
         }
@@ -127,8 +135,7 @@ pub(super) fn load(store: &dyn Store, place: &Place) -> Result<Option<MeshDocume
     else {
         return Ok(None);
     };
-    let schema = serde_json::from_str(&stored.schema).map_err(|error| failed(&error))?;
-    let schema = MeshSchema::from_json(&schema).map_err(|error| failed(&error))?;
+    let schema = board::parse_schema(&stored.schema).map_err(|error| failed(&error))?;
     let mut document = MeshDocument::with_limits(schema, 1, Limits::NONE);
     let updates = stored.updates.iter().map(|stored| &stored.update);
     for update in stored.snapshot.iter().chain(updates) {

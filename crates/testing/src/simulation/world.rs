@@ -21,8 +21,6 @@ const SECOND: u64 = 1000 * MILLISECOND;
 const MAX_STEPS: u64 = 300_000;
 /// How long everything may take to come to rest once nothing goes wrong any more.
 const REST: u64 = 300 * SECOND;
-/// What a message of the server costs besides its contents, in an outbox; generously.
-const MESSAGE_BYTES: usize = 4 << 10;
 /// A room's own bound, with the batch of messages that its task takes at once.
 const STAGED_WRITES: usize = 1024 + 512;
 const RECENT_BYTES: usize = 1 << 20;
@@ -144,7 +142,7 @@ impl World {
                 clients.push(Client::new(number, manner, &room, &paths, random.fork()));
             }
         }
-        let end = random.between(3, 9) * SECOND;
+        let end = random.between(2, 6) * SECOND;
         let store = Arc::new(FailingStore::new(disk.store()));
         let mut world = Self {
             seed,
@@ -677,12 +675,11 @@ impl World {
         };
         let figures = server.figures();
         let limits = &self.config.limits;
-        let one_message = MESSAGE_BYTES + self.record.largest() * 2;
         for (what, size, bound) in [
             (
                 "bytes in an outbox",
                 figures.outbox_bytes,
-                4 * limits.max_outbox_bytes + one_message,
+                4 * limits.max_outbox_bytes,
             ),
             ("staged writes", figures.staged_writes, STAGED_WRITES),
             (

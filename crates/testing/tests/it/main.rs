@@ -1,0 +1,68 @@
+//! The simulation of the whole server: many seeds, the same run twice, and bugs that are there on purpose.
+
+use meshagent_testing::simulation::{Outcome, Plant, run, run_many};
+
+/// `cargo xtask sim` runs more.
+const SEEDS: u64 = 200;
+
+#[test]
+fn promises_hold_whatever_fails() {
+    let (totals, failed) = run_many(0, SEEDS, Plant::Nothing);
+    assert!(failed.is_empty(), "{}", tell(&failed));
+    // A promise that is never put to the test holds easily.
+    for kind in [
+        "catch-ups",
+        "commits that failed",
+        "connections ended by the server",
+        "echoes",
+        "gaps filled",
+        "power cuts in a commit",
+        "stops",
+        "times a connection was not read from",
+        "updates refused with 1001",
+        "updates refused with 1002",
+        "updates refused with 1005",
+        "updates refused with 1008",
+        "updates repaired",
+    ] {
+        assert!(totals.count(kind) > 0, "no {kind} in {totals:#?}");
+    }
+}
+
+#[test]
+fn a_seed_says_everything_about_a_run() {
+    // At the same time, so that nothing they share goes unnoticed.
+    for seed in 0..6 {
+        let [once, again] = std::thread::scope(|scope| {
+            let runs = [(); 2].map(|()| scope.spawn(|| run(seed, Plant::Nothing, true)));
+            runs.map(|run| run.join().expect("a run catches its panics"))
+        });
+        let differs = once
+            .steps
+            .iter()
+            .zip(&again.steps)
+            .find(|(one, other)| one != other);
+        assert_eq!(differs, None, "seed {seed}");
+        assert_eq!(once.hash, again.hash, "seed {seed}");
+        assert_eq!(once.totals, again.totals, "seed {seed}");
+    }
+    let [one, other] = [0, 1].map(|seed| run(seed, Plant::Nothing, false).hash);
+    assert_ne!(one, other);
+}
+
+/// A check that never fails proves nothing: these stores break their promises.
+#[test]
+fn bugs_in_a_store_are_found() {
+    for plant in [Plant::EarlyAnswer, Plant::LostWrite, Plant::FalseFailure] {
+        let (_, failed) = run_many(0, 10, plant);
+        assert!(!failed.is_empty(), "{plant:?} was not found");
+    }
+}
+
+fn tell(failed: &[Outcome]) -> String {
+    let lines = failed.iter().map(|outcome| {
+        let failure = outcome.failure.as_deref().unwrap_or_default();
+        format!("seed {}: {failure}\n{}\n", outcome.seed, outcome.repeat())
+    });
+    lines.collect()
+}
