@@ -119,12 +119,13 @@ impl SimServer {
     pub fn new(config: Config, store: Arc<dyn Store>, seed: u64, now: Timestamp) -> Self {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&seed.to_le_bytes());
+        let documents = store.stats().map_or(0, |stats| stats.documents);
         Self {
             config: Arc::new(config),
             metrics: Arc::new(Metrics::new()),
             store,
             signer: UrlSigner::new("simulation"),
-            usage: Arc::new(Usage::default()),
+            usage: Arc::new(Usage::new(documents)),
             ids: Ids::from_seed(bytes),
             now,
             rooms: BTreeMap::new(),
