@@ -20,6 +20,16 @@ use super::trace::Totals;
 /// The bytes that are attached to what a talkative participant says.
 const ATTACHMENT_BYTES: usize = 700;
 
+/// How many times a client edits in a storm; each makes an update or a few.
+const STORM_EDITS: usize = 900;
+
+/// The path of a document that comes and goes, so that nothing of it is promised.
+pub(super) const SCRATCH: &str = "scratch.board";
+
+fn is_scratch(path: &str) -> bool {
+    path == SCRATCH
+}
+
 /// What kind of program it is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Manner {
@@ -52,6 +62,8 @@ impl Manner {
 pub(super) struct Context<'a> {
     pub(super) record: &'a mut Record,
     pub(super) totals: &'a mut Totals,
+    /// Whether documents have a small bound.
+    pub(super) may_be_full: bool,
 }
 
 #[derive(Debug)]
@@ -59,6 +71,8 @@ pub(super) struct Client {
     pub(super) name: String,
     pub(super) room: String,
     manner: Manner,
+    /// Whether it is one of the published SDKs, and so does what programs should not do.
+    is_rough: bool,
     random: Random,
     number: u64,
     replicas: u64,
@@ -111,6 +125,7 @@ impl Client {
         Self {
             name: format!("{manner:?}{number}"),
             room: room.to_owned(),
+            is_rough: matches!(manner, Manner::Python | Manner::Npm),
             manner,
             random,
             number,
@@ -259,7 +274,18 @@ impl Client {
         if is_denied && (self.manner.may_write() || purpose == Purpose::Echo) {
             return Err(format!("{}: {purpose:?} was denied", self.name));
         }
-        if is_denied && purpose == Purpose::Edit {
+        if code == INVALID && purpose == Purpose::Edit && self.manner == Manner::Careful {
+            // A document that is full, or a call that the server has ended.
+            if !context.may_be_full && !is_scratch(&place.1) {
+                return Err(format!("{}: an edit was called invalid", self.name));
+            }
+            if let Some(document) = self.documents.get_mut(&place.1) {
+                document.is_off = true;
+                document.kept.retain(|kept| kept.update != update);
+            }
+            return Ok(());
+        }
+        if is_denied && purpose == Purpose::Edit && !is_scratch(&place.1) {
             context.record.refuse(place, update);
         }
         let Some(document) = self.documents.get_mut(&place.1) else {
@@ -301,7 +327,9 @@ impl Client {
         }
         context.totals.add("updates acknowledged", 1);
         // Of somebody who may not write it can only be something that is there already.
-        context.record.promise(place, update)?;
+        if !is_scratch(&place.1) {
+            context.record.promise(place, update)?;
+        }
         let Some(document) = self.documents.get_mut(&place.1) else {
             return Ok(());
         };
@@ -369,7 +397,9 @@ impl Client {
             _ => return Err(format!("{}: the state comes first, and once", self.name)),
         };
         let place = (self.room.clone(), path.clone());
-        context.record.promise(&place, &update)?;
+        if !is_scratch(&path) {
+            context.record.promise(&place, &update)?;
+        }
         if document.replica.is_none() {
             self.replicas += 1;
             let client_id = self.number * 1000 + self.replicas;
@@ -455,18 +485,16 @@ impl Client {
             2 if is_ready => self.create(&path),
             3 if is_ready => self.talk(),
             4 if is_ready && self.manner != Manner::Witness => self.send_nonsense(),
-            5..7 if is_open && self.is_rough() => self.send_garbage(&path, context),
-            7..9 if has_replica && self.is_rough() => self.break_schema(&path, context),
-            9 if is_open && self.is_rough() => self.lose_an_edit(&path, context),
+            5..7 if is_open && self.is_rough => self.send_garbage(&path, context),
+            7..9 if has_replica && self.is_rough => self.break_schema(&path, context),
+            9 if is_open && self.is_rough => self.lose_an_edit(&path, context),
             10 if is_open => self.send_all_kept(&path),
+            11 if is_open && self.manner == Manner::Careful => self.send_twice(&path, context),
+            12 if is_ready => self.delete_or_move(context),
+            13 if is_ready => self.look_around(&path),
             10..40 if self.manner != Manner::Witness && has_replica => self.edit(&path, context),
             _ => {}
         }
-    }
-
-    /// Whether it is one that does what programs should not do.
-    fn is_rough(&self) -> bool {
-        matches!(self.manner, Manner::Python | Manner::Npm)
     }
 
     fn edit(&mut self, path: &str, context: &mut Context<'_>) {
@@ -481,6 +509,30 @@ impl Client {
             .totals
             .add("edits against the schema", updates.len() as u64);
         self.publish(path, updates);
+    }
+
+    /// Makes more edits than a room takes at once.
+    pub(super) fn storm(&mut self, context: &mut Context<'_>) {
+        let open = self.documents.iter().find(|(_, one)| one.is_open());
+        let Some(path) = open.map(|(path, _)| path.clone()) else {
+            return;
+        };
+        context.totals.add("storms", 1);
+        for _ in 0..STORM_EDITS {
+            self.edit(&path, context);
+        }
+    }
+
+    /// Sends an edit that it has sent before, as after an answer that was lost.
+    fn send_twice(&mut self, path: &str, context: &mut Context<'_>) {
+        let updates = self.change(path, board::edit);
+        context
+            .totals
+            .add("updates sent twice", updates.len() as u64);
+        for update in updates {
+            self.send(path, update.clone(), Purpose::Edit);
+            self.send_kept(path, update);
+        }
     }
 
     fn lose_an_edit(&mut self, path: &str, context: &mut Context<'_>) {
@@ -637,7 +689,12 @@ impl Client {
         let Ok(doc_path) = DocPath::parse(path) else {
             return;
         };
+        if is_scratch(path) {
+            // What stood there before was another document.
+            *document = Document::default();
+        }
         let mut start = SyncOpenStart::new(doc_path);
+        start.merge = !self.is_rough && self.random.one_in(2);
         start.schema = Some(board::schema_json());
         start.vector = document.replica.as_ref().map(MeshDocument::state_vector);
         let call = session.open(path);
@@ -686,6 +743,29 @@ impl Client {
         }
     }
 
+    /// Deletes the document that nobody is promised, or moves it to where nobody looks.
+    fn delete_or_move(&mut self, context: &mut Context<'_>) {
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        let (tool, arguments) = if self.random.one_in(2) {
+            ("delete", json!({"path": SCRATCH, "recursive": false}))
+        } else {
+            let arguments =
+                json!({"source_path": SCRATCH, "destination_path": "old.board", "overwrite": true});
+            ("move", arguments)
+        };
+        context.totals.add("documents deleted or moved", 1);
+        session.call("storage", tool, Content::Json(arguments));
+    }
+
+    fn look_around(&mut self, path: &str) {
+        if let Some(session) = &mut self.session {
+            session.call("storage", "stat", Content::Json(json!({"path": path})));
+            session.call("storage", "list", Content::Json(json!({"path": ""})));
+        }
+    }
+
     fn talk(&mut self) {
         let Some(session) = &mut self.session else {
             return;
@@ -709,7 +789,9 @@ impl Client {
         }
         let paths: Vec<String> = self.documents.keys().cloned().collect();
         for path in paths {
-            if self.documents[&path].stream.is_none() {
+            if is_scratch(&path) {
+                self.close(&path);
+            } else if self.documents[&path].stream.is_none() {
                 self.open(&path);
             }
             self.send_all_kept(&path);
@@ -721,10 +803,13 @@ impl Client {
         self.session
             .as_ref()
             .is_some_and(|session| session.waiting().next().is_none())
-            && self
-                .documents
-                .values()
-                .all(|document| document.is_open() && document.kept.is_empty())
+            && self.documents.iter().all(|(path, document)| {
+                if is_scratch(path) {
+                    document.stream.is_none()
+                } else {
+                    document.is_open() && document.kept.is_empty()
+                }
+            })
     }
 
     /// What is in the way of the end.
@@ -743,7 +828,9 @@ impl Client {
 
     /// Whether some replica has an edit that the server will never get.
     pub(super) fn is_off(&self) -> bool {
-        self.documents.values().any(|document| document.is_off)
+        self.documents
+            .iter()
+            .any(|(path, document)| document.is_off && !is_scratch(path))
     }
 
     /// Throws such replicas away.
@@ -755,15 +842,17 @@ impl Client {
 
     /// Every document with what this client has of it.
     pub(super) fn replicas(&self) -> impl Iterator<Item = (Place, &MeshDocument)> {
-        self.documents.iter().filter_map(|(path, document)| {
+        let documents = self.documents.iter();
+        let promised = documents.filter(|(path, _)| !is_scratch(path));
+        promised.filter_map(|(path, document)| {
             let place = (self.room.clone(), path.clone());
             Some((place, document.replica.as_ref()?))
         })
     }
 }
 
-/// Error 1001.
 const DENIED: i64 = 1001;
+const INVALID: i64 = 1002;
 
 impl Document {
     fn is_open(&self) -> bool {

@@ -89,24 +89,30 @@ impl Disk {
         Ok(())
     }
 
-    /// The power goes and comes back: what is left is opened anew.
-    pub(super) fn cut(self, random: &mut Random) -> Result<Self, String> {
+    /// The power goes and comes back: what is left is opened anew. Returns also whether a commit was torn.
+    pub(super) fn cut(self, random: &mut Random) -> Result<(Self, bool), String> {
         match self {
-            Self::Log(store) => Ok(Self::Log(Arc::new(store.cut(random)))),
+            Self::Log(store) => {
+                let (left, is_torn) = store.cut(random);
+                Ok((Self::Log(Arc::new(left)), is_torn))
+            }
             Self::Sqlite {
                 directory, before, ..
             } => {
                 let mut left = Files::read(directory.path())?;
+                let mut is_torn = false;
                 if let Some(before) = before
                     && before.database == left.database
                     && left.wal.starts_with(&before.wal)
                 {
-                    let torn = left.wal.len() - before.wal.len();
-                    left.wal.truncate(before.wal.len() + random.index(torn + 1));
+                    let written = left.wal.len() - before.wal.len();
+                    let kept = random.index(written + 1);
+                    is_torn = kept < written;
+                    left.wal.truncate(before.wal.len() + kept);
                 }
                 let copy = TempDir::new().map_err(|error| error.to_string())?;
                 left.write(copy.path())?;
-                Self::open(copy)
+                Ok((Self::open(copy)?, is_torn))
             }
         }
     }
@@ -143,23 +149,23 @@ pub(super) struct LogStore {
     plant: Plant,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct LogDisk {
     bytes: Vec<u8>,
     /// What a power cut leaves in any case.
     synced: usize,
-    /// What the records say, in a form that needs no decoding: where each begins in `bytes`, and its writes.
-    /// The bytes decide how many of them there are after a power cut.
-    records: Vec<(usize, Vec<Write>)>,
+    /// What the records say, in a form that needs no decoding. The bytes decide how many of them there are after
+    /// a power cut.
+    records: Vec<Vec<Write>>,
     tearing: bool,
     commits: u64,
     appends: u64,
 }
 
 impl LogStore {
-    fn new(bytes: Vec<u8>, records: &[(usize, Vec<Write>)], plant: Plant) -> Self {
+    fn new(bytes: Vec<u8>, records: &[Vec<Write>], plant: Plant) -> Self {
         let memory = MemoryStore::new();
-        for (_, writes) in records {
+        for writes in records {
             // The memory store refuses single writes, as it did the first time, and never a batch.
             let _ = memory.commit(writes);
         }
@@ -167,9 +173,7 @@ impl LogStore {
             synced: bytes.len(),
             bytes,
             records: records.to_vec(),
-            tearing: false,
-            commits: 0,
-            appends: 0,
+            ..LogDisk::default()
         };
         Self {
             disk: Mutex::new(disk),
@@ -183,14 +187,14 @@ impl LogStore {
     }
 
     /// What is found on the disk after a power cut.
-    fn cut(&self, random: &mut Random) -> Self {
+    fn cut(&self, random: &mut Random) -> (Self, bool) {
         let mut disk = self.disk();
         let LogDisk {
             mut bytes,
             synced,
             records,
             ..
-        } = std::mem::replace(&mut *disk, LogDisk::empty());
+        } = std::mem::take(&mut *disk);
         let unsynced = bytes.len() - synced;
         bytes.truncate(synced + random.index(unsynced + 1));
         // Pages reach the disk in any order: some of the last ones hold something else.
@@ -204,22 +208,15 @@ impl LogStore {
         let whole = whole_records(&bytes);
         let end = whole.last().copied().unwrap_or_default();
         bytes.truncate(end);
-        Self::new(bytes, &records[..whole.len()], self.plant)
+        let is_torn = whole.len() < records.len();
+        (
+            Self::new(bytes, &records[..whole.len()], self.plant),
+            is_torn,
+        )
     }
 }
 
 impl LogDisk {
-    fn empty() -> Self {
-        Self {
-            bytes: Vec::new(),
-            synced: 0,
-            records: Vec::new(),
-            tearing: false,
-            commits: 0,
-            appends: 0,
-        }
-    }
-
     fn append(&mut self, writes: &[Write]) {
         let mut payload = Vec::new();
         for write in writes {
@@ -234,7 +231,7 @@ impl LogDisk {
                 .extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
             payload.extend_from_slice(bytes);
         }
-        self.records.push((self.bytes.len(), writes.to_vec()));
+        self.records.push(writes.to_vec());
         let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
         self.bytes.extend_from_slice(&length.to_le_bytes());
         self.bytes

@@ -9,7 +9,7 @@ use meshagent_server::Config;
 use meshagent_server::simulation::{SimConn, SimServer};
 use meshagent_store::{FailingStore, Fault, Store, Timestamp};
 
-use super::client::{Client, Context, Manner};
+use super::client::{Client, Context, Manner, SCRATCH};
 use super::disk::{Disk, Plant};
 use super::random::Random;
 use super::record::{self, Record};
@@ -55,6 +55,8 @@ enum Event {
     /// The server is stopped as an operator does.
     Stop,
     Start,
+    /// A client edits more than a room takes at once.
+    Storm(usize),
 }
 
 /// A connection: a pipe in each direction, in which order holds.
@@ -82,6 +84,7 @@ pub(super) struct World {
     scheduled: u64,
     events: BTreeMap<(u64, u64), Event>,
     config: Config,
+    may_be_full: bool,
     /// `None` while it is down.
     server: Option<SimServer>,
     starts: u64,
@@ -109,20 +112,19 @@ impl World {
         } else {
             Disk::log(plant)
         };
-        let mut config = Config::default();
-        let marks = [2 << 10, 8 << 10, 64 << 10, 1 << 20];
-        config.limits.max_outbox_bytes = marks[random.index(marks.len())];
-        if random.one_in(3) {
-            config.limits.max_pending_bytes = random.index(2000);
-        }
-        config.snapshot_every = random.index(60) + 4;
-        config.unload_after = Duration::from_secs(random.between(1, 6));
         let rooms = random.between(1, 2);
         let mut clients = Vec::new();
+        let mut documents = 0;
         for room in 0..rooms {
-            let paths: Vec<String> = (0..random.between(1, 2))
+            let mut paths: Vec<String> = (0..random.between(1, 2))
                 .map(|number| format!("{number}.board"))
                 .collect();
+            documents += paths.len() as u64;
+            if random.one_in(3) {
+                // This one, and where it is moved to.
+                documents += 2;
+                paths.push(SCRATCH.to_owned());
+            }
             let mut manners = vec![Manner::Careful, Manner::Witness];
             for _ in 0..random.between(1, 4) {
                 let all = [
@@ -143,6 +145,7 @@ impl World {
             }
         }
         let end = random.between(2, 6) * SECOND;
+        let config = config(&mut random, documents);
         let store = Arc::new(FailingStore::new(disk.store()));
         let mut world = Self {
             seed,
@@ -150,6 +153,8 @@ impl World {
             steps: 0,
             scheduled: 0,
             events: BTreeMap::new(),
+            may_be_full: config.limits.max_document_bytes
+                < Config::default().limits.max_document_bytes,
             config,
             server: None,
             starts: 0,
@@ -167,6 +172,9 @@ impl World {
             totals: Totals::default(),
             random,
         };
+        if matches!(world.disk, Some(Disk::Sqlite { .. })) {
+            world.totals.add("runs on SQLite", 1);
+        }
         world.plan();
         Ok(world)
     }
@@ -192,6 +200,10 @@ impl World {
             ];
             let outage = outages[self.random.index(outages.len())];
             self.at(time, outage);
+        }
+        if self.random.one_in(25) {
+            let time = self.random.below(self.end);
+            self.at(time, Event::Storm(0));
         }
     }
 
@@ -304,6 +316,15 @@ impl World {
             Event::PowerCutInCommit => self.cut_in_commit = true,
             Event::Stop if self.server.is_some() => self.stop(),
             Event::Start => return self.start(),
+            Event::Storm(client) => {
+                let mut context = Context {
+                    record: &mut self.record,
+                    totals: &mut self.totals,
+                    may_be_full: self.may_be_full,
+                };
+                self.clients[client].storm(&mut context);
+                self.transmit(client, trace);
+            }
             Event::PowerCut | Event::Stop => {}
         }
         Ok(())
@@ -371,6 +392,7 @@ impl World {
             let mut context = Context {
                 record: &mut self.record,
                 totals: &mut self.totals,
+                may_be_full: self.may_be_full,
             };
             self.clients[index].act(&mut context);
         }
@@ -533,6 +555,7 @@ impl World {
         let mut context = Context {
             record: &mut self.record,
             totals: &mut self.totals,
+            may_be_full: self.may_be_full,
         };
         self.clients[index].receive(&packet, &mut context)?;
         self.transmit(index, trace);
@@ -586,7 +609,9 @@ impl World {
             meshagent_store::MemoryStore::new(),
         )));
         let disk = self.disk.take().ok_or("there is no disk")?;
-        self.disk = Some(disk.cut(&mut self.random)?);
+        let (disk, is_torn) = disk.cut(&mut self.random)?;
+        self.disk = Some(disk);
+        self.totals.add("torn commits", u64::from(is_torn));
         self.lose_links();
         Ok(())
     }
@@ -828,6 +853,32 @@ impl World {
         self.scheduled += 1;
         self.events.insert((time, self.scheduled), event);
     }
+}
+
+/// Bounds and durations that are met in a short run.
+fn config(random: &mut Random, documents: u64) -> Config {
+    let mut config = Config::default();
+    let marks = [2 << 10, 8 << 10, 64 << 10, 1 << 20];
+    config.limits.max_outbox_bytes = marks[random.index(marks.len())];
+    config.limits.max_documents = documents;
+    if random.one_in(3) {
+        config.limits.max_pending_bytes = random.index(2000);
+    }
+    if random.one_in(4) {
+        config.limits.max_shared_bytes = random.index(20_000);
+    }
+    if random.one_in(8) {
+        config.limits.max_document_bytes = random.index(8000) + 2000;
+    }
+    if random.one_in(6) {
+        config.limits.max_streams_per_connection = 4;
+    }
+    if random.one_in(2) {
+        config.provenance_kept = Duration::from_secs(random.below(5));
+    }
+    config.snapshot_every = random.index(60) + 4;
+    config.unload_after = Duration::from_secs(random.between(1, 6));
+    config
 }
 
 /// The server's clock counts milliseconds, and does not begin at 0.
