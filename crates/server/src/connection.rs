@@ -236,15 +236,15 @@ impl Intake<'_> {
                 return Ok(());
             }
             Ok(Some(message)) => self.parse(message).await,
-            Err(error) => match error.message_id {
-                Some(id) => (RoomInput::Invalid(self.conn, id, error.to_string()), 0),
-                // Without an id there is nobody to answer; the next header packet starts anew.
-                None => {
+            Err(error) => {
+                let Some(id) = error.message_id else {
+                    // There is nobody to answer; the next header packet starts anew.
                     self.deadline = None;
                     self.charge = Charge::default();
                     return Ok(());
-                }
-            },
+                };
+                (RoomInput::Invalid(self.conn, id, error.to_string()), 0)
+            }
         };
         self.deadline = None;
         let charge = std::mem::take(&mut self.charge);
@@ -269,6 +269,11 @@ impl Intake<'_> {
     /// A packet that completes no message, or `fragments` bytes of one: it may be a message's first, or make it larger
     /// than expected.
     async fn begin_or_go_on(&mut self, fragments: usize) {
+        if fragments == 0 && !self.packets.is_assembling() {
+            // A packet that was passed over, of a message that was refused.
+            self.deadline = None;
+            return;
+        }
         let now = Instant::now();
         self.deadline
             .get_or_insert(now + self.shared.config.message_timeout);

@@ -227,3 +227,25 @@ async fn who_stops_within_a_packet_or_a_message_is_let_go() {
     }
     emptied(&server).await;
 }
+
+#[tokio::test]
+async fn who_is_done_with_a_faulty_message_has_no_time_limit() {
+    let server = TestServer::start_with(config()).await;
+    let mut socket = RawSocket::join(&server).await;
+    let header = [&3_u32.to_be_bytes()[..], b"room.invoke_tool"].concat();
+    // One packet is missing; what comes of the message after its refusal is passed over.
+    socket.packet(1, 0, &header).await;
+    socket.packet(1, 2, b"too early").await;
+    assert_eq!(socket.answer(1).await["code"], 1002);
+    socket.packet(1, 3, b"the rest of it").await;
+    let started = Instant::now();
+    while started.elapsed() < MESSAGE * 2 {
+        match socket.next().await {
+            RawFrame::Ping => socket.bytes(PONG).await,
+            other => panic!("{other:?} after {:?}", started.elapsed()),
+        }
+    }
+    let works = call("storage", "exists", &json!({ "path": "x" }));
+    socket.send(2, "room.invoke_tool", &works).await;
+    assert_eq!(socket.answer(2).await["type"], "json");
+}
