@@ -151,6 +151,11 @@ impl PacketReader {
         }
     }
 
+    /// Whether a message has begun and is not complete.
+    pub fn is_assembling(&self) -> bool {
+        matches!(self.state, State::Assembling(_))
+    }
+
     /// How many bytes the incomplete message will have when it is complete, judged by what its header declares and by
     /// its packets so far; never above the limit. 0 between messages.
     pub fn expected_bytes(&self) -> usize {
