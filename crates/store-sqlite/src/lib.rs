@@ -10,6 +10,7 @@
 //!
 //! It merges no updates and knows nothing of what is in them.
 
+mod authors;
 mod checksum;
 mod error;
 mod open;

@@ -1,10 +1,11 @@
-//! Who did what: text beside each update while it is in the log, rows of their own once a snapshot has merged it.
+//! Who did what: text beside each update while it is in the log, which names rows of `authors`; rows of their own once
+//! a snapshot has merged it.
 //!
 //! Both have checksums of their own, so that damage to them keeps nobody from the document. A snapshot goes over
 //! damage too: of an update whose contributions are damaged there remains a record without names; a damaged row
 //! stays as it is.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use meshagent_store::provenance::{fold, merge};
 use meshagent_store::{
@@ -13,48 +14,82 @@ use meshagent_store::{
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Params, Row, params};
 
+use crate::authors::{AuthorNames, Authors};
 use crate::checksum::Checksum;
 use crate::error::document_error;
 
-/// Contributions as the text of a JSON array, which SQLite's own functions can read.
-pub(crate) fn contributions_text(contributions: &[Contribution], at: Timestamp) -> String {
-    let texts: Vec<ContributionText<&str>> = contributions
-        .iter()
-        .map(|contribution| text_of(contribution, at))
-        .collect();
-    serde_json::to_string(&texts).expect("names and numbers are JSON")
+/// Contributions as they stand in an update's row.
+pub(crate) struct ContributionsText {
+    /// A JSON array, which SQLite's own functions can read.
+    pub(crate) text: String,
+    pub(crate) checksum: i64,
+}
+
+/// More than a contribution takes by itself, and more than each of its runs of operations takes, in bytes.
+pub(crate) const MAX_TEXT_BYTES: usize = 64;
+
+/// Contributions for an update's row. Makes rows of those authors that have none.
+pub(crate) fn contributions_text(
+    connection: &Connection,
+    authors: &mut Authors,
+    document: i64,
+    seq: i64,
+    at: Timestamp,
+    contributions: &[Contribution],
+) -> rusqlite::Result<ContributionsText> {
+    let mut texts = Vec::with_capacity(contributions.len());
+    let mut who = Vec::with_capacity(contributions.len());
+    for contribution in contributions {
+        let author = authors.row(connection, document, &contribution.author)?;
+        texts.push(text_of(contribution, author.id, at));
+        who.push(author.checksum);
+    }
+    let text = serde_json::to_string(&texts).expect("numbers are JSON");
+    let checksum = contributions_checksum(document, seq, at, text.as_bytes(), &who);
+    Ok(ContributionsText { text, checksum })
 }
 
 /// Contributions out of an update's row; `None` if they are damaged.
 pub(crate) fn contributions(
+    names: &mut AuthorNames<'_>,
     document: i64,
     seq: i64,
     at: Timestamp,
     text: ValueRef<'_>,
     checksum: i64,
-) -> Option<Vec<Contribution>> {
+) -> rusqlite::Result<Option<Vec<Contribution>>> {
+    let Some((text, parsed)) = parse(text) else {
+        return Ok(None);
+    };
+    let mut contributions = Vec::with_capacity(parsed.len());
+    let mut who = Vec::with_capacity(parsed.len());
+    for one in parsed {
+        let Some((author, author_checksum)) = names.get(one.0)? else {
+            return Ok(None);
+        };
+        who.push(*author_checksum);
+        contributions.push(contribution_of(one, author.clone(), at));
+    }
+    let sound = checksum == contributions_checksum(document, seq, at, text, &who);
+    Ok(sound.then_some(contributions))
+}
+
+fn parse(text: ValueRef<'_>) -> Option<(&[u8], Vec<ContributionText>)> {
     // Not read as text by rusqlite, to which an update with damaged text would be an error as a whole.
     let ValueRef::Text(text) = text else {
         return None;
     };
-    if checksum != contributions_checksum(document, seq, at, text) {
-        return None;
-    }
-    let texts: Vec<ContributionText<String>> = serde_json::from_slice(text).ok()?;
-    Some(
-        texts
-            .into_iter()
-            .map(|text| contribution_of(text, at))
-            .collect(),
-    )
+    Some((text, serde_json::from_slice(text).ok()?))
 }
 
-pub(crate) fn contributions_checksum(document: i64, seq: i64, at: Timestamp, text: &[u8]) -> i64 {
-    Checksum::default()
+fn contributions_checksum(document: i64, seq: i64, at: Timestamp, text: &[u8], who: &[i64]) -> i64 {
+    let checksum = Checksum::default()
         .number(document)
         .number(seq)
         .number(at.0)
-        .bytes(text)
+        .bytes(text);
+    who.iter()
+        .fold(checksum, |checksum, author| checksum.number(*author))
         .finish()
 }
 
@@ -95,12 +130,13 @@ pub(crate) fn provenance(
     Ok(merge(records))
 }
 
-/// Makes rows of the contributions of all updates through `through`, which go next.
+/// Replaces all updates through `through` by rows of their contributions.
 ///
 /// Only records of one connection join, so of the others no more is read than whether they are old: a document that
 /// many have worked on is as quickly compacted as another.
 pub(crate) fn fold_log(
     connection: &Connection,
+    authors: &mut Authors,
     document: i64,
     through: i64,
     fold_before: Timestamp,
@@ -167,7 +203,29 @@ pub(crate) fn fold_log(
             .next();
         insert(connection, document, number, record)?;
     }
-    Ok(())
+
+    connection
+        .prepare_cached("DELETE FROM updates WHERE document = ?1 AND seq <= ?2")?
+        .execute([document, through])?;
+    authors.sweep(connection, document, &named(connection, document)?)
+}
+
+/// The rows of authors that the updates of a document name.
+fn named(connection: &Connection, document: i64) -> rusqlite::Result<HashSet<i64>> {
+    let mut named = HashSet::new();
+    let mut select =
+        connection.prepare_cached("SELECT contributions FROM updates WHERE document = ?1")?;
+    let mut rows = select.query([document])?;
+    while let Some(row) = rows.next()? {
+        let parsed = parse(row.get_ref(0)?);
+        named.extend(
+            parsed
+                .into_iter()
+                .flat_map(|(_, texts)| texts)
+                .map(|text| text.0),
+        );
+    }
+    Ok(named)
 }
 
 /// The numbers of a connection's rows.
@@ -300,6 +358,7 @@ type LogRow = (i64, Timestamp, Option<Vec<Contribution>>);
 
 /// The updates through a position: where, when and who; `None` if that is damaged.
 fn log(connection: &Connection, document: i64, through: i64) -> rusqlite::Result<Vec<LogRow>> {
+    let mut names = AuthorNames::new(connection, document);
     let mut select = connection.prepare_cached(
         "SELECT seq, at, contributions, contributions_checksum FROM updates
          WHERE document = ?1 AND seq <= ?2 ORDER BY seq",
@@ -307,41 +366,33 @@ fn log(connection: &Connection, document: i64, through: i64) -> rusqlite::Result
     let rows = select.query_map([document, through], |row| {
         let seq = row.get(0)?;
         let at = Timestamp(row.get(1)?);
-        let contributions = contributions(document, seq, at, row.get_ref(2)?, row.get(3)?);
+        let (text, checksum) = (row.get_ref(2)?, row.get(3)?);
+        let contributions = contributions(&mut names, document, seq, at, text, checksum)?;
         Ok((seq, at, contributions))
     })?;
     rows.collect()
 }
 
-/// A contribution in the file, an array: participant, role, on whose behalf, connection, milliseconds after its
-/// update's `at`, and for each run of operations client, start and end. Short, since each append writes one, and what
-/// a commit costs is the pages that it fills.
-type ContributionText<T> = (T, T, Option<T>, T, i64, Vec<(u64, u64, u64)>);
+/// A contribution in the file, an array: its author's row, milliseconds after its update's `at`, and for each run of
+/// operations client, start and end. Short, since each append writes one, and what a commit costs is the pages that
+/// it fills.
+type ContributionText = (i64, i64, Vec<(u64, u64, u64)>);
 
-fn text_of(contribution: &Contribution, at: Timestamp) -> ContributionText<&str> {
-    let author = &contribution.author;
+fn text_of(contribution: &Contribution, author: i64, at: Timestamp) -> ContributionText {
     let range = |range: &OperationRange| (range.client, range.start, range.end);
     (
-        &author.participant,
-        &author.role,
-        author.on_behalf_of.as_deref(),
-        &author.connection,
+        author,
         // Wrapping, here and back, any two instants are a difference.
         contribution.at.0.wrapping_sub(at.0),
         contribution.operations.iter().map(range).collect(),
     )
 }
 
-fn contribution_of(text: ContributionText<String>, at: Timestamp) -> Contribution {
-    let (participant, role, on_behalf_of, connection, after, operations) = text;
+fn contribution_of(text: ContributionText, author: Author, at: Timestamp) -> Contribution {
+    let (_, after, operations) = text;
     let range = |(client, start, end)| OperationRange { client, start, end };
     Contribution {
-        author: Author {
-            participant,
-            role,
-            on_behalf_of,
-            connection,
-        },
+        author,
         at: Timestamp(at.0.wrapping_add(after)),
         operations: operations.into_iter().map(range).collect(),
     }

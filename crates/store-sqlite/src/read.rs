@@ -8,6 +8,7 @@ use meshagent_store::{
 };
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use crate::authors::AuthorNames;
 use crate::error::{document_error, store_error};
 use crate::provenance::contributions;
 use crate::schema::DOCUMENT;
@@ -222,6 +223,7 @@ fn updates(
 ) -> Result<Vec<StoredUpdate>, StoreError> {
     let mut updates = Vec::new();
     let mut expected = after;
+    let mut names = AuthorNames::new(connection, id);
     let mut collect = || {
         let mut select = connection.prepare_cached(
             "SELECT seq, at, contributions, contributions_checksum, data, checksum FROM updates
@@ -231,7 +233,8 @@ fn updates(
         while let Some(row) = rows.next()? {
             let seq: i64 = row.get(0)?;
             let at = Timestamp(row.get(1)?);
-            let contributions = contributions(id, seq, at, row.get_ref(2)?, row.get(3)?);
+            let (text, checksum) = (row.get_ref(2)?, row.get(3)?);
+            let contributions = contributions(&mut names, id, seq, at, text, checksum)?;
             let data: Vec<u8> = row.get(4)?;
             let checksum: i64 = row.get(5)?;
             expected += 1;

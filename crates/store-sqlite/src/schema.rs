@@ -66,8 +66,8 @@ const TABLES: &str = "
     INSERT INTO probe (id, count) VALUES (1, 0);
 ";
 
-/// The log of each document. `contributions` is JSON: who did what, in the form of `provenance.rs`. It stands before
-/// `data`, so that it can be read without passing over that.
+/// The log of each document, and the authors that it names. `contributions` is JSON: who did what, in the form of
+/// `provenance.rs`. It stands before `data`, so that it can be read without passing over that.
 pub(crate) const UPDATES: &str = "
     CREATE TABLE updates (
         document               INTEGER NOT NULL REFERENCES entries (id) ON DELETE CASCADE,
@@ -79,6 +79,16 @@ pub(crate) const UPDATES: &str = "
         checksum               INTEGER NOT NULL,
         PRIMARY KEY (document, seq)
     ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE authors (
+        id           INTEGER PRIMARY KEY,
+        document     INTEGER NOT NULL REFERENCES entries (id) ON DELETE CASCADE,
+        participant  TEXT NOT NULL,
+        role         TEXT NOT NULL,
+        on_behalf_of TEXT,
+        connection   TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX authors_of_document ON authors (document);
 ";
 
 /// Who made the updates that are merged. The range is that of `client`'s clocks; without one, it is deletions or

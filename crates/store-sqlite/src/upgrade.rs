@@ -4,8 +4,9 @@ use meshagent_store::{Author, Contribution, Timestamp};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, params};
 
+use crate::authors::Authors;
 use crate::checksum::Checksum;
-use crate::provenance::{contributions_checksum, contributions_text};
+use crate::provenance::contributions_text;
 use crate::schema::{PROVENANCE, UPDATES};
 use crate::write::update_checksum;
 
@@ -23,11 +24,17 @@ pub(crate) fn from_1(connection: &Connection) -> rusqlite::Result<()> {
             "INSERT INTO updates (document, seq, at, contributions, contributions_checksum, data, checksum)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )?;
+        let mut authors = Authors::default();
         let mut rows = select.query([])?;
         while let Some(row) = rows.next()? {
             let (document, seq): (i64, i64) = (row.get(0)?, row.get(1)?);
             let at = Timestamp(row.get(2)?);
             let contributions = contributions_text(
+                connection,
+                &mut authors,
+                document,
+                seq,
+                at,
                 &[Contribution {
                     author: Author {
                         participant: lossy(row, 3)?.unwrap_or_default(),
@@ -38,8 +45,7 @@ pub(crate) fn from_1(connection: &Connection) -> rusqlite::Result<()> {
                     at,
                     operations: Vec::new(),
                 }],
-                at,
-            );
+            )?;
             let data: Vec<u8> = row.get(7)?;
             // Another bit makes it the wrong one.
             let damage = i64::from(row.get::<_, i64>(8)? != checksum_1(row)?);
@@ -47,8 +53,8 @@ pub(crate) fn from_1(connection: &Connection) -> rusqlite::Result<()> {
                 document,
                 seq,
                 at.0,
-                contributions,
-                contributions_checksum(document, seq, at, contributions.as_bytes()) ^ damage,
+                contributions.text,
+                contributions.checksum ^ damage,
                 data,
                 update_checksum(document, seq, at, &data) ^ damage,
             ])?;

@@ -7,8 +7,9 @@ use meshagent_store::{
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
+use crate::authors::Authors;
 use crate::checksum::Checksum;
-use crate::provenance::{contributions_checksum, contributions_text, fold_log};
+use crate::provenance::{MAX_TEXT_BYTES, contributions_text, fold_log};
 use crate::read::{self, END_OF_TEXT};
 use crate::schema::{DOCUMENT, FILE};
 
@@ -35,7 +36,11 @@ impl From<rusqlite::Error> for Failure {
     }
 }
 
-pub(crate) fn apply(connection: &Connection, write: &Write) -> Result<Written, Failure> {
+pub(crate) fn apply(
+    connection: &Connection,
+    authors: &mut Authors,
+    write: &Write,
+) -> Result<Written, Failure> {
     match write {
         Write::CreateDocument {
             room,
@@ -44,14 +49,22 @@ pub(crate) fn apply(connection: &Connection, write: &Write) -> Result<Written, F
             state,
             contributions,
             at,
-        } => create_document(connection, room, path, schema, state, contributions, *at),
+        } => {
+            let document = create_document(connection, room, path, schema, *at)?;
+            let seq = if state.is_empty() {
+                Seq(0)
+            } else {
+                append(connection, authors, document, state, contributions, *at)?
+            };
+            Ok(Written::Created { document, seq })
+        }
         Write::Append {
             document,
             update,
             contributions,
             at,
         } => {
-            let seq = append(connection, *document, update, contributions, *at)?;
+            let seq = append(connection, authors, *document, update, contributions, *at)?;
             Ok(Written::Appended { seq })
         }
         Write::Snapshot {
@@ -59,7 +72,14 @@ pub(crate) fn apply(connection: &Connection, write: &Write) -> Result<Written, F
             through,
             state,
             fold_before,
-        } => snapshot(connection, *document, *through, state, *fold_before),
+        } => snapshot(
+            connection,
+            authors,
+            *document,
+            *through,
+            state,
+            *fold_before,
+        ),
         Write::PutFile {
             room,
             path,
@@ -88,10 +108,8 @@ fn create_document(
     room: &RoomId,
     path: &str,
     schema: &str,
-    state: &[u8],
-    contributions: &[Contribution],
     at: Timestamp,
-) -> Result<Written, Failure> {
+) -> Result<DocumentId, Failure> {
     let room = make_room(connection, room)?;
     if leaf(connection, room, path)?.is_some() {
         return Err(WriteError::AlreadyExists {
@@ -104,26 +122,20 @@ fn create_document(
     connection
         .prepare_cached("INSERT INTO schemas (document, schema, checksum) VALUES (?1, ?2, ?3)")?
         .execute(params![id, schema, schema_checksum(id, schema)])?;
-    let document = DocumentId(id.unsigned_abs());
-    let seq = if state.is_empty() {
-        Seq(0)
-    } else {
-        append(connection, document, state, contributions, at)?
-    };
-    Ok(Written::Created { document, seq })
+    Ok(DocumentId(id.unsigned_abs()))
 }
 
-/// Refuses before it changes anything; an append by itself counts on it.
+/// Refuses before it changes anything; an append by itself counts on it, and so does what is known of authors.
 fn append(
     connection: &Connection,
+    authors: &mut Authors,
     document: DocumentId,
     update: &[u8],
     contributions: &[Contribution],
     at: Timestamp,
 ) -> Result<Seq, Failure> {
     let id = document_row(document)?;
-    let contributions = contributions_text(contributions, at);
-    check_size(update.len() + contributions.len())?;
+    check_size(update.len() + contributions.iter().map(max_bytes).sum::<usize>())?;
     let size = check_size(update.len())?;
     let seq: i64 = connection
         .prepare_cached(
@@ -133,6 +145,7 @@ fn append(
         .query_row(params![id, size, at.0], |row| row.get(0))
         .optional()?
         .ok_or(WriteError::NoSuchDocument { document })?;
+    let contributions = contributions_text(connection, authors, id, seq, at, contributions)?;
     connection
         .prepare_cached(
             "INSERT INTO updates (document, seq, at, contributions, contributions_checksum, data, checksum)
@@ -142,8 +155,8 @@ fn append(
             id,
             seq,
             at.0,
-            contributions,
-            contributions_checksum(id, seq, at, contributions.as_bytes()),
+            contributions.text,
+            contributions.checksum,
             update,
             update_checksum(id, seq, at, update),
         ])?;
@@ -152,6 +165,7 @@ fn append(
 
 fn snapshot(
     connection: &Connection,
+    authors: &mut Authors,
     document: DocumentId,
     through: Seq,
     state: &[u8],
@@ -185,10 +199,7 @@ fn snapshot(
             state,
             snapshot_checksum(id, through, state)
         ])?;
-    fold_log(connection, id, through, fold_before)?;
-    connection
-        .prepare_cached("DELETE FROM updates WHERE document = ?1 AND seq <= ?2")?
-        .execute([id, through])?;
+    fold_log(connection, authors, id, through, fold_before)?;
     connection
         .prepare_cached(
             "UPDATE entries SET size =
@@ -454,6 +465,16 @@ fn make_room(connection: &Connection, room: &RoomId) -> rusqlite::Result<i64> {
 /// Ids that no row can have are as good as any other that is gone.
 fn document_row(document: DocumentId) -> Result<i64, WriteError> {
     i64::try_from(document.0).map_err(|_| WriteError::NoSuchDocument { document })
+}
+
+/// More than a contribution takes.
+fn max_bytes(contribution: &Contribution) -> usize {
+    let author = &contribution.author;
+    author.participant.len()
+        + author.role.len()
+        + author.on_behalf_of.as_ref().map_or(0, String::len)
+        + author.connection.len()
+        + MAX_TEXT_BYTES * (1 + contribution.operations.len())
 }
 
 fn check_size(bytes: usize) -> Result<i64, WriteError> {

@@ -80,7 +80,13 @@ fn damage_to_who_made_a_document_is_named_and_keeps_nobody_from_it() {
             3,
         ),
         (
-            "UPDATE updates SET contributions = replace(contributions, 'bob', 'eve') WHERE document = ?1 AND seq = 3",
+            "UPDATE updates SET contributions = replace(contributions, '[1,0,1]', '[1,0,2]')
+             WHERE document = ?1 AND seq = 3",
+            3,
+        ),
+        (
+            "UPDATE updates SET contributions = replace(contributions, '[1,0,1]', '')
+             WHERE document = ?1 AND seq = 3",
             3,
         ),
         (
@@ -173,6 +179,68 @@ fn damage_to_who_made_a_document_is_named_and_keeps_nobody_from_it() {
         } else {
             assert!(store.provenance(damaged).is_err(), "{damage}: left alone");
         }
+    }
+}
+
+#[test]
+fn damage_to_an_author_is_that_of_the_updates_that_name_it() {
+    for damage in [
+        "UPDATE authors SET participant = 'eve' WHERE document = ?1",
+        "UPDATE authors SET role = CAST(x'ff' AS TEXT) WHERE document = ?1",
+        "UPDATE authors SET on_behalf_of = '' WHERE document = ?1",
+        "UPDATE authors SET document = 2 WHERE document = ?1",
+        "UPDATE authors SET id = 9223372036854775807 WHERE document = ?1",
+        "DELETE FROM authors WHERE document = ?1",
+    ] {
+        let directory = TempDir::new().unwrap();
+        let store = open(directory.path());
+        let documents = ["a", "b"].map(|path| created(&store, path));
+        for document in documents {
+            let updates = [append(document, b"1"), append(document, b"2")];
+            assert!(store.commit(&updates).unwrap().iter().all(Result::is_ok));
+        }
+        drop(store);
+        let database = Connection::open(directory.path().join(DATABASE_FILE)).unwrap();
+        let changed = database.execute(damage, [documents[0].0.cast_signed()]);
+        assert_eq!(changed.unwrap(), 1, "{damage}");
+        drop(database);
+
+        let store = open(directory.path());
+        let [damaged, sound] = documents;
+        match store.provenance(damaged) {
+            Err(StoreError::Corrupt {
+                document: Some(document),
+                what,
+            }) => assert!(
+                document == damaged && what.contains("update 1"),
+                "{damage}: {what}"
+            ),
+            other => panic!("{damage}: {other:?}"),
+        }
+        assert_eq!(store.provenance(sound).unwrap().len(), 1, "{damage}");
+        let loaded = store.load(&room(), "a").unwrap().unwrap();
+        let known: Vec<usize> = loaded
+            .updates
+            .iter()
+            .map(|update| update.contributions.len())
+            .collect();
+        assert_eq!(known, [0, 0], "{damage}");
+        // The same author writes on, and what it writes then is its own.
+        let writes = [append(damaged, b"3"), snapshot(damaged, 2, b"state")];
+        assert!(store.commit(&writes).unwrap().iter().all(Result::is_ok));
+        let loaded = store.load(&room(), "a").unwrap().unwrap();
+        assert_eq!(
+            loaded.updates[0].contributions,
+            [contribution("bob")],
+            "{damage}"
+        );
+        let records = store.provenance(damaged).unwrap();
+        let names: Vec<&str> = records
+            .iter()
+            .map(|record| &*record.author.participant)
+            .collect();
+        assert_eq!(names, ["", "bob"], "{damage}: somebody did something");
+        assert_eq!(store.provenance(sound).unwrap().len(), 1, "{damage}");
     }
 }
 

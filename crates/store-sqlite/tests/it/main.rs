@@ -6,6 +6,7 @@
     reason = "in a test, a step that fails is the test that fails"
 )]
 
+mod authors;
 mod backup;
 mod crash;
 // Reads files that are locked on other systems.
