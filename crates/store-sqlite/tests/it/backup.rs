@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{env, thread};
 
 use meshagent_store::{DocumentId, Store};
@@ -56,8 +56,16 @@ fn copies_hold_all(copy: fn(&Connection, &Path)) {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
         let mut copies = Vec::new();
         while copies.len() < 5 {
-            thread::sleep(Duration::from_millis(60));
-            let at_least = acknowledged.load(Ordering::Acquire);
+            let before = copies.last().map_or(0, |(at_least, _)| *at_least);
+            // However busy the machine is.
+            let deadline = Instant::now() + Duration::from_secs(20);
+            let at_least = loop {
+                thread::sleep(Duration::from_millis(60));
+                let batches = acknowledged.load(Ordering::Acquire);
+                if batches > before || Instant::now() > deadline {
+                    break batches;
+                }
+            };
             let target = TempDir::new().unwrap();
             let source = Connection::open_with_flags(&source, flags).unwrap();
             copy(&source, &target.path().join(DATABASE_FILE));
