@@ -491,7 +491,11 @@ fn gather(staged: Vec<Staged>) -> Vec<(Write, Vec<Then>)> {
                     continue;
                 }
             }
-            Write::Append { .. } | Write::Snapshot { .. } => {}
+            // What follows a large update may build on it, and stays behind it.
+            Write::Append { document, .. } => {
+                places.remove(document);
+            }
+            Write::Snapshot { .. } => {}
             // An update stays behind what was asked for before it.
             _ => places.clear(),
         }

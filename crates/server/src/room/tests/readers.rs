@@ -1,5 +1,6 @@
 //! Readers are cursors: one that does not keep up costs little, and gets one merged change later.
 
+use meshagent_document::{MeshDocument, MeshSchema};
 use serde_json::json;
 
 use super::{Editor, World, count, shown};
@@ -31,6 +32,32 @@ fn what_arrives_while_the_disk_is_busy_reaches_readers_as_one_change() {
             .len(),
         11
     );
+}
+
+#[test]
+fn a_large_update_keeps_its_place_among_small_ones() {
+    let mut world = World::new();
+    let (writer, reader) = (world.join("writer"), world.join("reader"));
+    world.open(&writer, "w", json!({ "path": "a.document" }));
+    let state = world.open(&reader, "r", json!({ "path": "a.document" }));
+    let editor = Editor::new(1);
+    // All in one batch, each built on the one before; what deletes goes out alone.
+    world.update(&writer, "w", &editor.append("body", "first"));
+    let large = "large".repeat(100_000);
+    world.update(&writer, "w", &editor.append("body", &large));
+    world.update(&writer, "w", &editor.append("body", "last"));
+    world.update(&writer, "w", &editor.remove(0));
+    world.settle();
+    let schema = MeshSchema::builtin("document").unwrap();
+    let mut replica = MeshDocument::new(schema, 99);
+    for update in [vec![state], reader.changes("r")].concat() {
+        if !update.is_empty() {
+            let applied = replica.apply_update(&update).unwrap();
+
+            assert!(!applied.gap, "every change can be shown when it comes");
+        }
+    }
+    assert_eq!(replica.element_count(), 2);
 }
 
 #[test]
@@ -266,10 +293,7 @@ fn a_client_that_comes_back_gets_what_it_lacks() {
     world.update(&writer, "w", &editor.append("body", "two"));
     world.settle();
 
-    let mut replica = meshagent_document::MeshDocument::new(
-        meshagent_document::MeshSchema::builtin("document").unwrap(),
-        5,
-    );
+    let mut replica = MeshDocument::new(MeshSchema::builtin("document").unwrap(), 5);
     replica.apply_update(&first).unwrap();
     let vector = base64::Engine::encode(&super::STANDARD, replica.state_vector());
     let difference = world.open(
