@@ -150,6 +150,24 @@ pub(super) fn break_schema(
     update.into_iter().collect()
 }
 
+/// A change that is larger than all others together.
+pub(super) fn enlarge(
+    replica: &mut MeshDocument,
+    random: &mut Random,
+    next_id: &mut dyn FnMut() -> String,
+) -> Vec<Vec<u8>> {
+    let nodes = nodes(replica);
+    let with_title: Vec<&Node> = nodes.iter().filter(|node| node.tag != "text").collect();
+    let Some(node) = random.pick(&with_title) else {
+        return edit(replica, random, next_id);
+    };
+    // It takes the place of the title before it, so that the document stays small.
+    let most = if random.one_in(3) { 150_000 } else { 20_000 };
+    let title = word(random).repeat(random.index(most));
+    let update = replica.edit(&[set(&node.id, "title", title.into())], next_id);
+    update.ok().flatten().into_iter().collect()
+}
+
 struct Node {
     id: String,
     tag: String,

@@ -64,6 +64,8 @@ pub(super) struct Context<'a> {
     pub(super) totals: &'a mut Totals,
     /// Whether documents have a small bound.
     pub(super) may_be_full: bool,
+    /// Whether some edits are large.
+    pub(super) is_heavy: bool,
 }
 
 #[derive(Debug)]
@@ -422,7 +424,7 @@ impl Client {
                 .map_err(|error| format!("{}: an update that is none: {error}", self.name))?;
             if applied.gap && !document.is_off {
                 return Err(format!(
-                    "{}: was sent an update that cannot be shown",
+                    "{}: was sent an update of {path:?} that cannot be shown",
                     self.name
                 ));
             }
@@ -498,7 +500,11 @@ impl Client {
     }
 
     fn edit(&mut self, path: &str, context: &mut Context<'_>) {
-        let updates = self.change(path, board::edit);
+        let updates = if context.is_heavy && self.random.one_in(3) {
+            self.change(path, board::enlarge)
+        } else {
+            self.change(path, board::edit)
+        };
         context.totals.add("edits", updates.len() as u64);
         self.publish(path, updates);
     }

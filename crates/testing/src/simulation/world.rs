@@ -23,6 +23,8 @@ const MAX_STEPS: u64 = 300_000;
 const REST: u64 = 300 * SECOND;
 /// A room's own bound, with the batch of messages that its task takes at once.
 const STAGED_WRITES: usize = 1024 + 512;
+/// A document with a smaller bound may get full.
+const SMALL_DOCUMENT: usize = 1 << 20;
 const RECENT_BYTES: usize = 1 << 20;
 
 /// Numbers the connections of a run.
@@ -84,7 +86,7 @@ pub(super) struct World {
     scheduled: u64,
     events: BTreeMap<(u64, u64), Event>,
     config: Config,
-    may_be_full: bool,
+    is_heavy: bool,
     /// `None` while it is down.
     server: Option<SimServer>,
     starts: u64,
@@ -153,8 +155,7 @@ impl World {
             steps: 0,
             scheduled: 0,
             events: BTreeMap::new(),
-            may_be_full: config.limits.max_document_bytes
-                < Config::default().limits.max_document_bytes,
+            is_heavy: random.one_in(12),
             config,
             server: None,
             starts: 0,
@@ -320,7 +321,8 @@ impl World {
                 let mut context = Context {
                     record: &mut self.record,
                     totals: &mut self.totals,
-                    may_be_full: self.may_be_full,
+                    may_be_full: self.config.limits.max_document_bytes < SMALL_DOCUMENT,
+                    is_heavy: self.is_heavy,
                 };
                 self.clients[client].storm(&mut context);
                 self.transmit(client, trace);
@@ -392,7 +394,8 @@ impl World {
             let mut context = Context {
                 record: &mut self.record,
                 totals: &mut self.totals,
-                may_be_full: self.may_be_full,
+                may_be_full: self.config.limits.max_document_bytes < SMALL_DOCUMENT,
+                is_heavy: self.is_heavy,
             };
             self.clients[index].act(&mut context);
         }
@@ -555,7 +558,8 @@ impl World {
         let mut context = Context {
             record: &mut self.record,
             totals: &mut self.totals,
-            may_be_full: self.may_be_full,
+            may_be_full: self.config.limits.max_document_bytes < SMALL_DOCUMENT,
+            is_heavy: self.is_heavy,
         };
         self.clients[index].receive(&packet, &mut context)?;
         self.transmit(index, trace);
