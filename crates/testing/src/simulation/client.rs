@@ -110,6 +110,8 @@ struct Stream {
     /// Chunks that wait for the answer to the one before.
     queue: VecDeque<(Vec<u8>, Purpose)>,
     is_waiting: bool,
+    /// How many operations of each client were promised when it was asked for.
+    due: BTreeMap<u64, u64>,
 }
 
 impl Client {
@@ -429,6 +431,16 @@ impl Client {
                 ));
             }
         }
+        if is_first && !is_scratch(&path) {
+            let clocks: BTreeMap<u64, u64> = replica.clocks().collect();
+            let has = |(client, clock): (&u64, &u64)| clocks.get(client) >= Some(clock);
+            if !stream.due.iter().all(has) {
+                return Err(format!(
+                    "{}: opened {path:?} and found less than was promised before",
+                    self.name
+                ));
+            }
+        }
         if self.manner == Manner::Witness {
             context.totals.add("chunks witnessed", 1);
             let violations = replica.violations();
@@ -479,7 +491,8 @@ impl Client {
         let document = &self.documents[&path];
         let (is_open, has_replica) = (document.is_open(), document.replica.is_some());
         if is_ready && document.stream.is_none() && !self.random.one_in(4) {
-            return self.open(&path);
+            let due = context.record.clocks(&(self.room.clone(), path.clone()));
+            return self.open(&path, due);
         }
         match self.random.below(40) {
             0 if is_open => self.close(&path),
@@ -687,7 +700,8 @@ impl Client {
         }
     }
 
-    fn open(&mut self, path: &str) {
+    /// Opens a document. What was promised of it before, the state has to have.
+    fn open(&mut self, path: &str, due: BTreeMap<u64, u64>) {
         let (Some(document), Some(session)) = (self.documents.get_mut(path), &mut self.session)
         else {
             return;
@@ -713,6 +727,7 @@ impl Client {
             is_open: false,
             queue: VecDeque::new(),
             is_waiting: false,
+            due,
         });
     }
 
@@ -798,7 +813,7 @@ impl Client {
             if is_scratch(&path) {
                 self.close(&path);
             } else if self.documents[&path].stream.is_none() {
-                self.open(&path);
+                self.open(&path, BTreeMap::new());
             }
             self.send_all_kept(&path);
         }

@@ -40,6 +40,15 @@ impl Record {
         }
     }
 
+    /// How many operations of each client were promised so far.
+    pub(super) fn clocks(&self, place: &Place) -> BTreeMap<u64, u64> {
+        let promised = self.promised.get(place);
+        promised
+            .into_iter()
+            .flat_map(MeshDocument::clocks)
+            .collect()
+    }
+
     /// Nothing of this replica may be kept.
     pub(super) fn forbid(&mut self, client_id: u64) {
         self.intruders.insert(client_id);
