@@ -147,6 +147,7 @@ fn write_seeds(target: &str, directory: &Path) -> Result<()> {
     fs::create_dir_all(directory)?;
     let seeds = match target {
         "apply_update" => updates()?,
+        "gate" => updates_by_sender()?,
         "json_patch" => patches(),
         "message" => messages()?,
         "packet" => packets()?,
@@ -188,6 +189,25 @@ fn updates() -> Result<Vec<Vec<u8>>> {
         }
         seeds.push(all);
         seeds.push(with_length(&case["state"])?);
+    }
+    Ok(seeds)
+}
+
+/// The same, sent by the one who may write, or all but the first by the one who may not.
+fn updates_by_sender() -> Result<Vec<Vec<u8>>> {
+    let mut seeds = Vec::new();
+    for updates in updates()? {
+        for later_sender in [0, 1] {
+            let (mut seed, mut sender, mut rest) = (Vec::new(), 0, &updates[..]);
+            while let Some(length) = rest.first_chunk() {
+                let length = 2 + usize::from(u16::from_le_bytes(*length));
+                let (update, later) = rest.split_at_checked(length).context("a whole update")?;
+                seed.push(sender);
+                seed.extend_from_slice(update);
+                (sender, rest) = (later_sender, later);
+            }
+            seeds.push(seed);
+        }
     }
     Ok(seeds)
 }
@@ -354,13 +374,17 @@ mod tests {
     #[test]
     fn there_is_something_to_begin_with() {
         assert!(updates().unwrap().len() > 20);
+        assert_eq!(
+            updates_by_sender().unwrap().len(),
+            2 * updates().unwrap().len()
+        );
         assert!(schemas().unwrap().len() > 5);
         assert_eq!(patches().len(), 8);
         assert!(messages().unwrap().len() > 50);
         assert_eq!(packets().unwrap().len(), 10);
         assert!(tokens().unwrap().len() > 10);
         let targets = targets().unwrap();
-        for name in ["apply_update", "packet"] {
+        for name in ["apply_update", "gate", "packet"] {
             assert!(targets.iter().any(|target| target.name == name), "{name}");
         }
     }
