@@ -15,7 +15,7 @@ const TARGET: &str = "wasm32-unknown-unknown";
 
 const RUNNER: &str = "wasm-bindgen-test-runner";
 
-/// The runner's sources and what it depends on are downloaded and built with optimisation.
+/// The runner's sources and what it depends on are downloaded and built.
 const INSTALL_LIMIT: Duration = Duration::from_mins(20);
 
 /// Runs the tests.
@@ -54,9 +54,11 @@ fn runner() -> Result<PathBuf> {
         return Ok(found);
     }
     let install = |options: &[&str]| {
-        let mut install = cargo(&["install", "--quiet", "--force"]);
+        // Without optimisation, which would take minutes: it is to run a few small tests.
+        let mut install = cargo(&["install", "--quiet", "--force", "--debug"]);
         install
             .args(options)
+            .args(["--bin", RUNNER])
             .arg("--root")
             .arg(&tools)
             .arg(format!("wasm-bindgen-cli@{version}"));
