@@ -169,6 +169,7 @@ impl Client {
                 purpose: Purpose::Edit | Purpose::Garbage,
                 ..
             } = asked
+                && self.manner != Manner::Careful
                 && let Some(document) = self.documents.get_mut(path)
             {
                 document.is_off = true;
@@ -183,9 +184,6 @@ impl Client {
             }
             for kept in &mut document.kept {
                 kept.is_sent = false;
-            }
-            if self.manner == Manner::Careful {
-                document.is_off = false;
             }
         }
     }
