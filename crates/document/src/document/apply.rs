@@ -80,15 +80,6 @@ impl MeshDocument {
         self.engine.encode(|_| 0)
     }
 
-    /// All that is visible, as v1 updates of which the first deletes nothing and each of the others deletes in one
-    /// place. `None` if these would be more than `max_updates`.
-    ///
-    /// It is for replicas whose users keep a view of their own by the changes that they are told, and are told one
-    /// change at a time. Who has some of it already sees the rest.
-    pub fn encode_in_steps(&self, max_updates: usize) -> Option<Vec<Vec<u8>>> {
-        self.engine.encode_in_steps(max_updates)
-    }
-
     /// What waits for missing operations, as one v1 update; `None` if nothing does.
     ///
     /// Applied to another replica it waits there.

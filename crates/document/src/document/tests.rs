@@ -6,7 +6,6 @@ mod gaps;
 mod hostile;
 mod patches;
 mod search;
-mod steps;
 mod traces;
 mod undo;
 mod vectors;

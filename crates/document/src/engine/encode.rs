@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Client, Engine, Item, ItemIndex, Link, NONE, NOWHERE, NodeKind};
+use super::{Client, Engine, ItemIndex, Link, NONE, NOWHERE, NodeKind};
 use crate::update::scan::{Id, IdRange};
 use crate::update::writer;
 
@@ -13,51 +13,6 @@ const HAS_KEY: u8 = 0x20;
 impl Engine {
     /// A v1 update of all operations from the clocks on that are `known`, and of all deletions.
     pub(crate) fn encode(&self, known: impl Fn(u64) -> u32) -> Vec<u8> {
-        let mut out = self.encode_operations(known);
-        writer::deletes(&mut out, &mut self.all_deleted());
-        out
-    }
-
-    /// All operations as one update, then each deletion that shows in one place as an update of its own, then
-    /// what was collected; `None` if these are more than `max_updates`.
-    pub(crate) fn encode_in_steps(&self, max_updates: usize) -> Option<Vec<Vec<u8>>> {
-        let mut first = self.encode_operations(|_| 0);
-        writer::deletes(&mut first, &mut Vec::new());
-        let mut updates = vec![first];
-        let mut collected = Vec::new();
-        for client in &self.clients {
-            let mut blocks = client.blocks.from(0).peekable();
-            while let Some(block) = blocks.next() {
-                let end = blocks.peek().map_or(client.clock, |next| next.start);
-                let range = IdRange {
-                    client: client.id,
-                    start: block.start,
-                    end,
-                };
-                let is_overwritten = |item: &Item| item.key != NONE && item.right() != NONE;
-                if block.is_collected() || is_overwritten(self.item(block.item)) {
-                    // It goes with what it was in, or by what took its place.
-                    collected.push(range);
-                } else if self.item(block.item).is_deleted() {
-                    let mut update = vec![0];
-                    writer::deletes(&mut update, &mut vec![range]);
-                    updates.push(update);
-                }
-                if updates.len() > max_updates {
-                    return None;
-                }
-            }
-        }
-        if !collected.is_empty() {
-            let mut update = vec![0];
-            writer::deletes(&mut update, &mut collected);
-            updates.push(update);
-        }
-        (updates.len() <= max_updates).then_some(updates)
-    }
-
-    /// The first part of an update, before the deletions.
-    fn encode_operations(&self, known: impl Fn(u64) -> u32) -> Vec<u8> {
         let mut out = Vec::new();
         // Higher client ids first, as Yjs does.
         let clients = self.client_index.values().rev();
@@ -86,6 +41,7 @@ impl Engine {
                 }
             }
         }
+        writer::deletes(&mut out, &mut self.all_deleted());
         out
     }
 

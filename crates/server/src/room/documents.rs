@@ -63,8 +63,6 @@ pub(super) struct Document {
     pub(super) deferred: VecDeque<(Version, Deferred)>,
     /// An encoded state, shared by all who open the document.
     state: Option<State>,
-    /// The same in steps, for those who have some of it.
-    steps: Option<State>,
     /// What was sent last.
     pub(super) sent: Sent,
     recent: VecDeque<(Version, Vec<u8>)>,
@@ -88,7 +86,7 @@ pub(super) struct Document {
 #[derive(Debug)]
 struct State {
     version: Version,
-    texts: Arc<[Bytes]>,
+    text: Bytes,
     used: Timestamp,
 }
 
@@ -121,7 +119,7 @@ pub(super) enum Deferred {
     },
     CatchUp {
         stream: StreamId,
-        payloads: Arc<[Bytes]>,
+        payload: Bytes,
     },
 }
 
@@ -153,7 +151,6 @@ impl Document {
             streams: BTreeMap::new(),
             deferred: VecDeque::new(),
             state: None,
-            steps: None,
             sent,
             recent: VecDeque::new(),
             recent_bytes: 0,
@@ -168,65 +165,37 @@ impl Document {
     }
 
     /// A state that has all that is on disk, as base64 text.
+    ///
+    /// What lacks only what is not on disk yet will do: that follows when it is. But whoever opens a document finds all
+    /// that was acknowledged before.
     pub(super) fn shared_state(
         &mut self,
         now: Timestamp,
         usage: &Arc<Usage>,
         metrics: &Metrics,
-    ) -> (Version, Arc<[Bytes]>) {
-        if !self.is_current(self.state.as_ref()) {
-            let state = self.replica.encode_state();
-            self.bytes = state.len();
-            self.state = Some(self.encoded(&[state], now, usage, metrics));
+    ) -> (Version, Bytes) {
+        if let Some(state) = &mut self.state
+            && state.version >= self.committed
+        {
+            state.used = now;
+            return (state.version, state.text.clone());
         }
-        used(&mut self.state, now)
-    }
-
-    /// The same in at most so many updates, none of which deletes in two places; if that takes more, in one.
-    fn shared_steps(
-        &mut self,
-        max_updates: usize,
-        now: Timestamp,
-        usage: &Arc<Usage>,
-        metrics: &Metrics,
-    ) -> (Version, Arc<[Bytes]>) {
-        if !self.is_current(self.steps.as_ref()) {
-            let Some(steps) = self.replica.encode_in_steps(max_updates) else {
-                return self.shared_state(now, usage, metrics);
-            };
-            self.steps = Some(self.encoded(&steps, now, usage, metrics));
-        }
-        used(&mut self.steps, now)
-    }
-
-    fn encoded(
-        &mut self,
-        updates: &[Vec<u8>],
-        now: Timestamp,
-        usage: &Arc<Usage>,
-        metrics: &Metrics,
-    ) -> State {
         metrics.state_encodings.inc();
-        let texts = updates.iter().map(|update| {
-            let text = usage.share(STANDARD.encode(update).into_bytes());
-            self.sent.remember(&text);
-            text
-        });
-        State {
-            texts: texts.collect(),
+        let state = self.replica.encode_state();
+        self.bytes = state.len();
+        let text = usage.share(STANDARD.encode(state).into_bytes());
+        self.sent.remember(&text);
+        self.state = Some(State {
             version: self.head,
+            text: text.clone(),
             used: now,
-        }
+        });
+        (self.head, text)
     }
 
     /// Whether an encoded state is there that has all that is on disk.
     pub(super) fn has_current_state(&self) -> bool {
-        self.is_current(self.state.as_ref())
-    }
-
-    /// What lacks only what is not on disk yet will do: that follows when it is. But whoever opens a document finds all
-    /// that was acknowledged before.
-    fn is_current(&self, state: Option<&State>) -> bool {
+        let state = self.state.as_ref();
         state.is_some_and(|state| state.version >= self.committed)
     }
 
@@ -242,11 +211,10 @@ impl Document {
         self.bytes.saturating_add(bytes) <= max_bytes
     }
 
-    /// Lets go of encoded states if nobody asked for them lately.
+    /// Lets go of the encoded state if nobody asked for it lately.
     pub(super) fn tidy(&mut self, now: Timestamp) {
         let unused = |state: &mut State| now.0.saturating_sub(state.used.0) >= STATE_KEPT_MILLIS;
         self.state.take_if(unused);
-        self.steps.take_if(unused);
     }
 
     /// Replaces the replica after a failed commit. Readers have seen nothing but what is on disk, so they stay.
@@ -258,7 +226,6 @@ impl Document {
         self.last_seq = fresh.last_seq;
         self.head = self.committed;
         self.state = None;
-        self.steps = None;
         self.sent.clear();
         self.deferred.clear();
         for stream in self.streams.values_mut() {
@@ -315,16 +282,6 @@ impl Document {
         let missed = self.recent.iter().filter(|(version, _)| *version > cursor);
         let missed = missed.map(|(version, update)| Frame::of(*version, update, None));
         Some(merge(missed.collect(), merges))
-    }
-}
-
-fn used(state: &mut Option<State>, now: Timestamp) -> (Version, Arc<[Bytes]>) {
-    match state {
-        Some(state) => {
-            state.used = now;
-            (state.version, Arc::clone(&state.texts))
-        }
-        None => (0, Arc::default()),
     }
 }
 
@@ -487,8 +444,8 @@ impl Room {
                 } => {
                     self.send_state(path, version, request, &tool_call_id, payload, merges);
                 }
-                Deferred::CatchUp { stream, payloads } => {
-                    self.send_catch_up(path, stream, version, &payloads);
+                Deferred::CatchUp { stream, payload } => {
+                    self.send_catch_up(path, stream, version, payload);
                 }
             }
         }
@@ -604,7 +561,7 @@ impl Room {
         let (cursor, merges) = (stream.cursor, stream.merges);
         let tool_call_id = stream.tool_call_id.clone();
         let Some(missed) = document.missed(cursor, merges) else {
-            return self.bring_up_by_state(path, id, merges);
+            return self.bring_up_by_state(path, id);
         };
         let (mut cursor, mut payloads, mut is_complete) = (cursor, Vec::new(), true);
         for frame in missed {
@@ -637,17 +594,11 @@ impl Room {
     }
 
     /// Sends a reader a whole state, because what it lacks is no longer kept.
-    fn bring_up_by_state(&mut self, path: &str, id: StreamId, merges: bool) {
+    fn bring_up_by_state(&mut self, path: &str, id: StreamId) {
         let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
             return;
         };
-        let (version, payloads) = if merges {
-            document.shared_state(self.now, &self.usage, &self.metrics)
-        } else {
-            // Half of what the connection may have queued, at twice what a message costs there.
-            let max_updates = self.config.limits.max_outbox_bytes / 1024;
-            document.shared_steps(max_updates, self.now, &self.usage, &self.metrics)
-        };
+        let (version, payload) = document.shared_state(self.now, &self.usage, &self.metrics);
         if let Some(stream) = document.streams.get_mut(&id) {
             stream.catching_up = true;
         }
@@ -655,13 +606,13 @@ impl Room {
             version,
             Deferred::CatchUp {
                 stream: id,
-                payloads,
+                payload,
             },
         );
         self.release_deferred(path);
     }
 
-    fn send_catch_up(&mut self, path: &str, id: StreamId, version: Version, payloads: &[Bytes]) {
+    fn send_catch_up(&mut self, path: &str, id: StreamId, version: Version, payload: Bytes) {
         let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
             return;
         };
@@ -672,10 +623,8 @@ impl Room {
         stream.catching_up = false;
         let (conn, tool_call_id) = (stream.conn, stream.tool_call_id.clone());
         self.metrics.catch_ups.inc();
-        self.metrics.deliveries.inc_by(payloads.len() as u64);
-        for payload in payloads {
-            self.send_chunk(conn, &tool_call_id, wire::sync(path, payload.clone()));
-        }
+        self.metrics.deliveries.inc();
+        self.send_chunk(conn, &tool_call_id, wire::sync(path, payload));
         self.bring_up(path, id);
     }
 

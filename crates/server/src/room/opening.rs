@@ -383,11 +383,7 @@ impl Room {
                 ..
             } => {
                 let (version, payload) = match &start.vector {
-                    None => {
-                        let (version, texts) =
-                            document.shared_state(self.now, &self.usage, &self.metrics);
-                        (version, texts.first().cloned().unwrap_or_default())
-                    }
+                    None => document.shared_state(self.now, &self.usage, &self.metrics),
                     Some(vector) => match document.replica.encode_diff(vector) {
                         Ok(difference) => {
                             let text = STANDARD.encode(difference).into_bytes();

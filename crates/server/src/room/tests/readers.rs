@@ -207,51 +207,6 @@ fn a_reader_behind_many_small_deletions_gets_them_in_portions() {
 }
 
 #[test]
-fn a_reader_too_far_behind_is_told_one_deletion_at_a_time() {
-    let mut world = World::with_config({
-        let mut config = Config::default();
-        config.limits.max_outbox_bytes = 64 << 10;
-        config
-    });
-    let (writer, slow) = (world.join("writer"), world.join("slow"));
-    let ours = world.join("ours");
-    world.open(&writer, "w", json!({ "path": "a.document" }));
-    let editor = Editor::new(1);
-    for n in 0..10 {
-        world.update(&writer, "w", &editor.append("body", &format!("n{n}")));
-    }
-    world.settle();
-    let mut seen = vec![world.open(&slow, "s", json!({ "path": "a.document" }))];
-    let mut merged = vec![world.open(&ours, "o", json!({ "path": "a.document", "merge": true }))];
-    // More than is kept, with deletions in three places.
-    for _ in 0..6 {
-        let long = "x".repeat(300 << 10);
-        world.update(&writer, "w", &editor.set_first("text", &long));
-        world.settle();
-        writer.take();
-    }
-    for index in [8, 5, 2] {
-        world.update(&writer, "w", &editor.remove(index));
-        world.settle();
-    }
-    seen.extend(slow.changes("s"));
-    merged.extend(ours.changes("o"));
-    for (client, call, updates) in [(&slow, "s", &mut seen), (&ours, "o", &mut merged)] {
-        let before = updates.len();
-        world.room.handle_drained(client.conn);
-        world.settle();
-        updates.extend(client.changes(call));
-        let came = updates.len() - before;
-        assert_eq!(came > 3, call == "s", "{call} got {came}");
-        let shown = shown(updates);
-        assert_eq!(
-            shown["document"]["content"].as_array().map(Vec::len),
-            Some(7)
-        );
-    }
-}
-
-#[test]
 fn what_becomes_durable_together_with_a_readers_state_reaches_it_too() {
     let mut config = Config::default();
     config.limits.max_outbox_bytes = 4 << 10;
