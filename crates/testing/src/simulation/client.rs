@@ -468,10 +468,8 @@ impl Client {
                 let Some((had, replica)) = had.zip(document.replica.as_ref()) else {
                     return;
                 };
-                // Also what came from others meanwhile, which is an echo.
-                if replica.state_vector() != had
-                    && let Ok(difference) = replica.encode_diff(&had)
-                {
+                // Also what came from others meanwhile, and all deletions, which no state vector counts.
+                if let Ok(difference) = replica.encode_diff(&had) {
                     self.send(path, difference, Purpose::Edit);
                 }
             }
