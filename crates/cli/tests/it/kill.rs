@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -50,6 +50,7 @@ fn what_anybody_was_told_or_shown_survives_a_kill() {
     let ledger = Arc::new(Ledger::default());
 
     // They come back by themselves, again and again, for as long as the test takes.
+    ledger.is_audited.store(true, Ordering::SeqCst);
     let mut actors = Vec::new();
     for _ in 0..WRITERS {
         actors.push(runtime.spawn(write(url.clone(), Arc::clone(&ledger), random.fork())));
@@ -61,21 +62,26 @@ fn what_anybody_was_told_or_shown_survives_a_kill() {
 
     let mut audits = 0;
     for kill in 0..kills {
-        // One in four is killed wherever it is, perhaps while it starts.
+        // One in four is killed wherever it is, perhaps while it starts, with everybody at its door.
         if random.below(4) == 0 {
+            ledger.is_audited.store(false, Ordering::SeqCst);
             let mut server = serve(home.path(), port)
                 .stdout(Stdio::null())
                 .stderr(append(&log))
                 .spawn()
                 .unwrap();
             std::thread::sleep(Duration::from_millis(random.below(150)));
+            ledger.is_audited.store(true, Ordering::SeqCst);
             server.kill().unwrap();
             server.wait().unwrap();
         } else {
             let server = Server::start_with_log(&mut serve(home.path(), port), append(&log));
             runtime.block_on(audit(&url, &ledger, kill, 20));
             audits += 1;
+            ledger.is_audited.store(false, Ordering::SeqCst);
             std::thread::sleep(Duration::from_millis(random.below(250)));
+            // From here on they wait; what is under way is cut by the kill.
+            ledger.is_audited.store(true, Ordering::SeqCst);
             server.kill();
         }
         for actor in &actors {
@@ -135,6 +141,8 @@ struct Ledger {
     documents: Mutex<BTreeMap<&'static str, Known>>,
     /// The documents that were created, with the text in each.
     created: Mutex<Vec<(String, String)>>,
+    /// Whether nobody else may connect: who comes back could bring back what was lost.
+    is_audited: AtomicBool,
     told: AtomicU64,
     shown: AtomicU64,
     serial: AtomicU64,
@@ -250,13 +258,19 @@ fn start(path: &str, replica: Option<&MeshDocument>) -> SyncOpenStart {
     start
 }
 
-/// A connection, as soon as there is a server.
-async fn connect(url: &str, name: &str) -> RoomClient {
+/// A connection, as soon as there is a server and nobody looks at what it kept.
+async fn connect(url: &str, ledger: &Ledger, name: &str) -> RoomClient {
     let jwt = token(name);
     loop {
+        if ledger.is_audited.load(Ordering::SeqCst) {
+            sleep(Duration::from_millis(2)).await;
+            continue;
+        }
         // The server may be killed while it says who it is.
         match RoomClient::connect(url, &jwt).await {
-            Ok(client) => return client,
+            // One that was under way when the audit began is given up; it has sent nothing.
+            Ok(client) if !ledger.is_audited.load(Ordering::SeqCst) => return client,
+            Ok(_) => {}
             Err(_) => sleep(Duration::from_millis(10)).await,
         }
     }
@@ -274,7 +288,7 @@ async fn open(client: &RoomClient, start: &SyncOpenStart) -> Option<SyncStream> 
 /// Notes everything that is shown of a document, from the first operation on each time.
 async fn read(url: String, ledger: Arc<Ledger>, path: &'static str) {
     loop {
-        let client = connect(&url, "reader").await;
+        let client = connect(&url, &ledger, "reader").await;
         let Some(mut stream) = open(&client, &start(path, None)).await else {
             continue;
         };
@@ -302,7 +316,7 @@ async fn write(url: String, ledger: Arc<Ledger>, mut random: Random) {
             let index = usize::try_from(random.below(DOCUMENTS.len() as u64)).unwrap();
             (DOCUMENTS[index], replica(ledger.serial()))
         });
-        let client = connect(&url, "writer").await;
+        let client = connect(&url, &ledger, "writer").await;
         let Some(mut stream) = open(&client, &start(path, Some(&document))).await else {
             continue;
         };
@@ -408,7 +422,7 @@ async fn edit(
 /// Creates documents, one after the other.
 async fn create(url: String, ledger: Arc<Ledger>) {
     loop {
-        let client = connect(&url, "creator").await;
+        let client = connect(&url, &ledger, "creator").await;
         loop {
             let serial = ledger.serial();
             let path = format!("made/{serial}.document");
