@@ -25,6 +25,8 @@ use crate::usage::Usage;
 
 /// Recent changes kept for readers that fall behind. Beyond it they get the whole state instead.
 const RECENT_BYTES: usize = 1 << 20;
+/// What is merged to one change is not longer than this; a single update may be.
+const MERGED_BYTES: usize = 1 << 20;
 /// Descriptions of a large document that may wait for the disk; more are made later.
 const WAITING_DESCRIPTIONS: usize = 4;
 /// How long an encoded state is kept that nobody asks for.
@@ -309,24 +311,28 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// Merges what may be sent as one change: everything for a reader that says so, else [runs of insertions](merge_insertions).
-fn merge(frames: Vec<Frame<'_>>, merges: bool) -> Vec<Frame<'_>> {
-    if !merges {
-        return merge_insertions(frames);
-    }
-    merge_run(frames)
-}
-
-/// Merges neighbours that only insert, so that what came while the disk was busy goes out as one change.
+/// Merges neighbours that may be sent as one change, so that what came while the disk was busy goes out as such.
 ///
-/// An update that deletes goes out alone: the published SDKs keep their view of a document by deltas and lose count
-/// when one update deletes in two places of an element, or deletes and then changes something behind it.
-fn merge_insertions(frames: Vec<Frame<'_>>) -> Vec<Frame<'_>> {
+/// For a reader that takes it that is everything. Else an update that deletes goes out alone: the published SDKs keep
+/// their view of a document by deltas and lose count when one update deletes in two places of an element, or deletes and
+/// then changes something behind it.
+fn merge(frames: Vec<Frame<'_>>, merges: bool) -> Vec<Frame<'_>> {
     let mut runs: Vec<Vec<Frame<'_>>> = Vec::new();
+    let mut run_bytes = 0;
     for frame in frames {
+        let bytes = frame.update.len();
+        let joins = |run: &Vec<Frame<'_>>| {
+            run_bytes + bytes <= MERGED_BYTES && (merges || !frame.deletes() && !run[0].deletes())
+        };
         match runs.last_mut() {
-            Some(run) if !frame.deletes() && !run[0].deletes() => run.push(frame),
-            _ => runs.push(vec![frame]),
+            Some(run) if joins(run) => {
+                run.push(frame);
+                run_bytes += bytes;
+            }
+            _ => {
+                runs.push(vec![frame]);
+                run_bytes = bytes;
+            }
         }
     }
     runs.into_iter().flat_map(merge_run).collect()

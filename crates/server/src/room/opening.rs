@@ -18,7 +18,6 @@ use super::compaction::Stored;
 use super::documents::{Deferred, Document, Slot};
 use super::files::StatAnswer;
 use super::sent::Sent;
-use super::waiting::Waiting;
 use super::{Conn, Fetch, FetchResult, Refusal, Request, Room};
 
 /// Somebody who waits for a document.
@@ -341,19 +340,12 @@ impl Room {
         let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
             return;
         };
-        if document.broken {
-            let refusal = Refusal::new(
-                ErrorCode::OperationFailed,
-                "storage failed and the document is being read again; try again",
-            );
-            return self.refuse_waiter(waiter, refusal);
+        // It is being read again.
+        if document.broken && !matches!(waiter, Waiter::Create { .. }) {
+            return self.wait(path, waiter);
         }
         if !self.has_room_for(path, &waiter) {
-            self.waiting.push_back(Waiting::Document {
-                path: path.to_owned(),
-                waiter: Box::new(waiter),
-            });
-            return;
+            return self.wait(path, waiter);
         }
         let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
             return;
@@ -550,7 +542,7 @@ impl Room {
         }
     }
 
-    fn refuse_waiter(&mut self, waiter: Waiter, refusal: Refusal) {
+    pub(super) fn refuse_waiter(&mut self, waiter: Waiter, refusal: Refusal) {
         match waiter {
             Waiter::Open {
                 request,
@@ -590,12 +582,20 @@ impl Room {
     fn reloaded(&mut self, path: &str, result: Result<FetchResult, StoreError>) {
         let stored = match result {
             Ok(FetchResult::Document(Some(stored))) => stored,
-            Ok(_) => return,
+            Ok(_) => {
+                let text = format!("there is no document at {path:?} any more");
+                let gone = Refusal::new(ErrorCode::NotFound, text);
+                return self.refuse_waiting(path, &gone);
+            }
             // The next timeout tries again.
-            Err(error) => return tracing::warn!(%error, path, "document not read again yet"),
+            Err(error) => {
+                tracing::warn!(%error, path, "document not read again yet");
+                return self.refuse_waiting(path, &Refusal::storage(&error));
+            }
         };
-        let Ok(fresh) = self.replay(path, &stored) else {
-            return;
+        let fresh = match self.replay(path, &stored) {
+            Ok(fresh) => fresh,
+            Err(refusal) => return self.refuse_waiting(path, &refusal),
         };
         let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
             return;
@@ -614,6 +614,7 @@ impl Room {
         for conn in behind {
             self.catch_up(conn);
         }
+        self.retry_waiting(None);
     }
 }
 

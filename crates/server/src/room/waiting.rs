@@ -1,8 +1,9 @@
-//! Large answers that wait: for room in the asker's queue, or for memory that others' answers have now.
+//! Requests that wait: for room in the asker's queue, for memory that others' answers have now, or for a document
+//! that is being read again.
 
 use super::documents::Slot;
 use super::opening::Waiter;
-use super::{Conn, Request, Room};
+use super::{Conn, Refusal, Request, Room};
 
 /// Below this a document's state is no large answer.
 const SMALL_BYTES: usize = 64 << 10;
@@ -58,6 +59,27 @@ impl Room {
         // What is larger than all there may be gets it when nobody else has any.
         let text_bytes = document.bytes / 3 * 4;
         in_use == 0 || in_use.saturating_add(text_bytes) <= self.config.limits.max_shared_bytes
+    }
+
+    /// Keeps a request for later.
+    pub(super) fn wait(&mut self, path: &str, waiter: Waiter) {
+        self.waiting.push_back(Waiting::Document {
+            path: path.to_owned(),
+            waiter: Box::new(waiter),
+        });
+    }
+
+    /// Those who wait for a document are told that they won't get it.
+    pub(super) fn refuse_waiting(&mut self, path: &str, refusal: &Refusal) {
+        for waiting in std::mem::take(&mut self.waiting) {
+            match waiting {
+                Waiting::Document {
+                    path: waits_for,
+                    waiter,
+                } if waits_for == path => self.refuse_waiter(*waiter, refusal.clone()),
+                other => self.waiting.push_back(other),
+            }
+        }
     }
 
     /// Tries those again that wait, of one connection or of all.

@@ -214,3 +214,61 @@ fn what_failed_takes_no_room_any_more() {
     world.commit();
     assert_eq!(world.room.staged_bytes(), 0);
 }
+
+#[test]
+fn who_reads_while_a_document_is_read_again_is_answered_then() {
+    let mut world = World::new();
+    let (writer, reader) = (world.join("writer"), world.join("reader"));
+    world.open(&writer, "w", json!({ "path": "a.document" }));
+    world.update(&writer, "w", &Editor::new(1).append("body", "kept"));
+    world.settle();
+    for reads_fail in [false, true] {
+        world.update(&writer, "w", &Editor::new(2).append("body", "lost"));
+        world.run();
+        world.held = None;
+        let failed = meshagent_store::StoreError::Full("full".into());
+        world
+            .room
+            .handle_committed(Err(std::sync::Arc::new(failed)), world.now);
+        if reads_fail {
+            let next = world.store.reads();
+            world.store.fail_reads(next..next + 1, Fault::Unavailable);
+        }
+        let call = format!("r{reads_fail}");
+        let describe = world.invoke(&reader, "sync", "describe", json!({ "path": "a.document" }));
+        world.begin_open(&reader, &call, json!({ "path": "a.document" }));
+        world.settle();
+        let seen = reader.take();
+        let described = seen.iter().find_map(|seen| match seen {
+            super::Seen::Answer(id, content) if *id == describe => Some(content),
+            _ => None,
+        });
+        let is_shown =
+            matches!(described, Some(Content::Json(json)) if json.to_string().contains("body"));
+        assert_eq!(is_shown, !reads_fail, "{described:?}");
+        if reads_fail {
+            assert_eq!(described.and_then(code), Some(1008));
+        }
+        world.pass_seconds(2);
+    }
+}
+
+#[test]
+fn what_is_merged_has_a_bound() {
+    let mut config = crate::config::Config::default();
+    config.limits.max_outbox_bytes = 16 << 20;
+    let mut world = World::with_config(config);
+    let (writer, reader) = (world.join("writer"), world.join("reader"));
+    world.open(&writer, "w", json!({ "path": "a.document" }));
+    let start = json!({ "path": "a.document", "merge": true });
+    world.open(&reader, "r", start);
+    world.update(&writer, "w", &Editor::new(1).append("body", "first"));
+    world.run();
+    for client in 2..8 {
+        let id = client.to_string().repeat(400 << 10);
+        world.update(&writer, "w", &Editor::new(client).append("body", &id));
+    }
+    world.settle();
+    let changes = reader.changes("r");
+    assert!(changes.len() > 3 && changes.iter().all(|change| change.len() <= 1 << 20));
+}
