@@ -43,7 +43,7 @@ pub enum ConnectError {
         text: String,
     },
     /// The address asks for TLS, which the caller has to bring.
-    #[error("this client opens no TLS connections, hand one to `RoomClient::connect_over`")]
+    #[error("this client opens no TLS connections, hand one to `Connection::connect_over`")]
     Tls,
 }
 

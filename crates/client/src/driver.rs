@@ -19,8 +19,8 @@ use tokio::io::{ReadHalf, WriteHalf};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::connect::Socket;
+use crate::connection::CallError;
 use crate::event::RoomEvent;
-use crate::room_client::CallError;
 use crate::stream::StreamEnd;
 
 /// What handles ask of the driver.

@@ -102,7 +102,7 @@ impl RoomEvent {
 }
 
 /// A subscription to the events of a room, from the moment of
-/// [`RoomClient::subscribe`](crate::RoomClient::subscribe) on.
+/// [`Connection::subscribe`](crate::Connection::subscribe) on.
 #[derive(Debug)]
 pub struct EventReceiver {
     events: broadcast::Receiver<RoomEvent>,

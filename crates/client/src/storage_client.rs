@@ -7,13 +7,13 @@ use meshagent_protocol::storage::{
 };
 use meshagent_protocol::{Content, DocPath};
 
-use crate::room_client::{CallError, RoomClient};
+use crate::connection::{CallError, Connection};
 use crate::stream::StreamEnd;
 
 /// Lists, reads and writes the files of a room; documents are among them.
 #[derive(Clone, Debug)]
 pub struct StorageClient {
-    room: RoomClient,
+    room: Connection,
 }
 
 /// A file with its content.
@@ -29,7 +29,7 @@ pub struct DownloadedFile {
 }
 
 impl StorageClient {
-    pub(crate) fn new(room: RoomClient) -> Self {
+    pub(crate) fn new(room: Connection) -> Self {
         Self { room }
     }
 

@@ -3,8 +3,8 @@
 use meshagent_protocol::{Content, StreamError, StreamId};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::connection::CallError;
 use crate::driver::Command;
-use crate::room_client::CallError;
 
 /// A streamed call: chunks in both directions until either side closes.
 ///

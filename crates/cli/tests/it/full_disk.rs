@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use meshagent_client::{CallError, RoomClient, SyncStream};
+use meshagent_client::{CallError, Connection, SyncStream};
 use meshagent_document::{MeshDocument, MeshSchema, Target};
 use meshagent_protocol::DocPath;
 use meshagent_protocol::sync::SyncOpenStart;
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
 use crate::serve::Server;
-use crate::stress::{http_get, metric, room_url, token};
+use crate::stress::{alone, http_get, metric, room_url, token};
 use crate::{KEY, meshagent};
 
 /// Nothing here takes this long; a test that hangs fails.
@@ -24,6 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 #[test]
 fn a_full_disk_refuses_writes_and_nothing_else() {
+    let _machine = alone();
     let home = TempDir::new().unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -35,7 +36,7 @@ fn a_full_disk_refuses_writes_and_nothing_else() {
     // What is left after a restart is what was accepted.
     let server = Server::start(&mut serve(home.path()));
     runtime.block_on(async {
-        let client = RoomClient::connect(&room_url(server.url()), &token("late"))
+        let client = Connection::connect(&room_url(server.url()), &token("late"))
             .await
             .unwrap();
         let shown = texts(&client.sync().describe("a.document").await.unwrap());
@@ -52,8 +53,8 @@ fn a_full_disk_refuses_writes_and_nothing_else() {
 async fn fill_and_free(home: &Path) -> Vec<String> {
     let server = Server::start(&mut serve(home));
     let url = room_url(server.url());
-    let writer = RoomClient::connect(&url, &token("writer")).await.unwrap();
-    let reader = RoomClient::connect(&url, &token("reader")).await.unwrap();
+    let writer = Connection::connect(&url, &token("writer")).await.unwrap();
+    let reader = Connection::connect(&url, &token("reader")).await.unwrap();
     writer
         .sync()
         .create("apart.document", Some(content("apart")), None)
@@ -116,7 +117,7 @@ async fn fill_and_free(home: &Path) -> Vec<String> {
         assert_eq!(texts(&described), accepted);
         let described = answered(async || reader.sync().describe("apart.document").await).await;
         assert_eq!(texts(&described), ["apart"]);
-        let newcomer = RoomClient::connect(&url, &token("newcomer")).await.unwrap();
+        let newcomer = Connection::connect(&url, &token("newcomer")).await.unwrap();
         let opened = answered(async || newcomer.sync().open(&start()).await).await;
         let mut seen = replica(3);
         seen.apply_update(opened.state()).unwrap();

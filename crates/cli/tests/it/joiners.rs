@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use meshagent_client::RoomClient;
+use meshagent_client::Connection;
 use meshagent_document::{Edit, MeshDocument, MeshSchema, Position, Target, UpdateKind};
 use meshagent_protocol::DocPath;
 use meshagent_protocol::sync::SyncOpenStart;
@@ -23,7 +23,7 @@ use tokio::time::timeout;
 
 use crate::raw::RawSocket;
 use crate::serve::Server;
-use crate::stress::{metric, peak_kilobytes, resident_kilobytes, room_url, setting, token};
+use crate::stress::{alone, metric, peak_kilobytes, resident_kilobytes, room_url, setting, token};
 use crate::{KEY, meshagent};
 
 const PATH: &str = "large.document";
@@ -32,6 +32,7 @@ const PATIENCE: Duration = Duration::from_mins(5);
 
 #[test]
 fn joiners_share_one_encoded_state() {
+    let _machine = alone();
     let joiners: u32 = setting("JOINERS", 40);
     let megabytes: usize = setting("JOIN_MEGABYTES", 2);
     // What the server may hold of messages that are under way to it; the echoes together are far more.
@@ -61,7 +62,7 @@ fn joiners_share_one_encoded_state() {
 }
 
 async fn run(server: &Server, joiners: u32, megabytes: usize, receive_bytes: usize) {
-    let client = RoomClient::connect(&room_url(server.url()), &token("author"))
+    let client = Connection::connect(&room_url(server.url()), &token("author"))
         .await
         .unwrap();
     let start = SyncOpenStart::new(DocPath::parse(PATH).unwrap());

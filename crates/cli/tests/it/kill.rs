@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use meshagent_client::{CallError, RoomClient, StreamEnd, SyncStream};
+use meshagent_client::{CallError, Connection, StreamEnd, SyncStream};
 use meshagent_document::{MeshDocument, MeshSchema, Target, UpdateKind};
 use meshagent_protocol::DocPath;
 use meshagent_protocol::sync::SyncOpenStart;
@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::serve::Server;
-use crate::stress::{Random, Repeat, quiet_port, room_url, setting, token};
+use crate::stress::{Random, Repeat, alone, quiet_port, room_url, setting, token};
 use crate::{KEY, meshagent};
 
 const DOCUMENTS: [&str; 3] = ["a.document", "b.document", "c.document"];
@@ -32,6 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 #[test]
 fn what_anybody_was_told_or_shown_survives_a_kill() {
+    let _machine = alone();
     let kills: u64 = setting("KILLS", 50);
     let seed: u64 = setting("KILL_SEED", 1);
     let _repeat = Repeat(format!(
@@ -199,7 +200,7 @@ fn replica(client_id: u64) -> MeshDocument {
 /// Looks at all that the ledger knows of the documents that are edited, and at the newest of those that were created.
 async fn audit(url: &str, ledger: &Ledger, kill: u64, newest: usize) {
     let look = async {
-        let client = RoomClient::connect(url, &token("auditor")).await.unwrap();
+        let client = Connection::connect(url, &token("auditor")).await.unwrap();
         for path in DOCUMENTS {
             let known = ledger.with(path, |known| {
                 let waiting = known.replica.encode_pending();
@@ -259,7 +260,7 @@ fn start(path: &str, replica: Option<&MeshDocument>) -> SyncOpenStart {
 }
 
 /// A connection, as soon as there is a server and nobody looks at what it kept.
-async fn connect(url: &str, ledger: &Ledger, name: &str) -> RoomClient {
+async fn connect(url: &str, ledger: &Ledger, name: &str) -> Connection {
     let jwt = token(name);
     loop {
         if ledger.is_audited.load(Ordering::SeqCst) {
@@ -267,7 +268,7 @@ async fn connect(url: &str, ledger: &Ledger, name: &str) -> RoomClient {
             continue;
         }
         // The server may be killed while it says who it is.
-        match RoomClient::connect(url, &jwt).await {
+        match Connection::connect(url, &jwt).await {
             // One that was under way when the audit began is given up; it has sent nothing.
             Ok(client) if !ledger.is_audited.load(Ordering::SeqCst) => return client,
             Ok(_) => {}
@@ -277,7 +278,7 @@ async fn connect(url: &str, ledger: &Ledger, name: &str) -> RoomClient {
 }
 
 /// Opens a document; `None` if the connection is lost.
-async fn open(client: &RoomClient, start: &SyncOpenStart) -> Option<SyncStream> {
+async fn open(client: &Connection, start: &SyncOpenStart) -> Option<SyncStream> {
     match client.sync().open(start).await {
         Ok(stream) => Some(stream),
         Err(CallError::Disconnected) => None,

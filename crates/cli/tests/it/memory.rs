@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use meshagent_client::RoomClient;
+use meshagent_client::Connection;
 use meshagent_protocol::DocPath;
 use meshagent_protocol::sync::SyncOpenStart;
 use serde_json::json;
@@ -11,13 +11,14 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use crate::serve::Server;
-use crate::stress::{metric, resident_kilobytes, room_url, setting, token};
+use crate::stress::{alone, metric, resident_kilobytes, room_url, setting, token};
 use crate::{KEY, meshagent};
 
 const DOCUMENTS: usize = 300;
 
 #[test]
 fn memory_returns_when_documents_are_let_go() {
+    let _machine = alone();
     let home = TempDir::new().unwrap();
     let arguments = [
         "serve",
@@ -37,7 +38,7 @@ fn memory_returns_when_documents_are_let_go() {
         .build()
         .unwrap();
     runtime.block_on(async {
-        let client = RoomClient::connect(&url, &jwt).await.unwrap();
+        let client = Connection::connect(&url, &jwt).await.unwrap();
         let elements: Vec<_> = (0..100).map(|n| json!({ "body": { "text": format!("{n}{}", "x".repeat(200)) } })).collect();
         let content = json!({ "document": { "content": elements } });
         // The first round pays for what stays: the database's caches, the runtime's threads.
@@ -74,6 +75,7 @@ fn memory_returns_when_documents_are_let_go() {
 /// size.
 #[test]
 fn documents_that_were_opened_once_leave_nothing_in_memory() {
+    let _machine = alone();
     let documents: usize = setting("MEMORY_DOCUMENTS", 1_500);
     let home = TempDir::new().unwrap();
     let arguments = [
@@ -91,7 +93,7 @@ fn documents_that_were_opened_once_leave_nothing_in_memory() {
         .build()
         .unwrap();
     runtime.block_on(async {
-        let client = RoomClient::connect(&room_url(server.url()), &token("ann"))
+        let client = Connection::connect(&room_url(server.url()), &token("ann"))
             .await
             .unwrap();
         // The first ones pay for what stays: the database's caches, the runtime's threads.
@@ -119,7 +121,7 @@ const WARM_UP: usize = 1_500;
 const NOISE_KILOBYTES: u64 = 8 << 10;
 
 /// Opens each document, some at a time, with a little content, and closes it again.
-async fn open_once(client: &RoomClient, numbers: Range<usize>) {
+async fn open_once(client: &Connection, numbers: Range<usize>) {
     let mut opening = JoinSet::new();
     for number in numbers {
         if opening.len() == 16 {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use meshagent_client::{RoomClient, SyncStream};
+use meshagent_client::{Connection, SyncStream};
 use meshagent_document::{MeshDocument, MeshSchema, Target};
 use meshagent_protocol::DocPath;
 use meshagent_protocol::sync::SyncOpenStart;
@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::raw::RawSocket;
 use crate::serve::Server;
-use crate::stress::{metric, resident_kilobytes, room_url, setting, token};
+use crate::stress::{alone, metric, resident_kilobytes, room_url, setting, token};
 use crate::{KEY, meshagent};
 
 const WRITERS: u64 = 2;
@@ -30,8 +30,10 @@ const TEXT_BYTES: usize = 32 << 10;
 const WRITE_EVERY: Duration = Duration::from_millis(20);
 /// Time between two of the small updates by which delays are measured.
 const PULSE_EVERY: Duration = Duration::from_millis(25);
-/// How long delays are measured before the slow reader comes.
-const BEFORE: Duration = Duration::from_secs(6);
+/// How many delays are measured before the slow reader comes, after as many that are not counted.
+const PULSES_BEFORE: usize = 100;
+/// How much is written at least while it does not read.
+const MUCH: u64 = 16 << 20;
 /// What the slow reader may cost: its own bound of 1 MiB, and much noise of the allocator.
 const MORE_KILOBYTES: u64 = 48 << 10;
 /// Nothing here takes this long; a test that hangs fails.
@@ -39,6 +41,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 #[test]
 fn a_reader_that_stops_reading_costs_nobody_anything() {
+    let _machine = alone();
     let home = TempDir::new().unwrap();
     let arguments = ["serve", "--listen", "127.0.0.1:0", "--data-dir", "data"];
     let mut command = meshagent(home.path(), &arguments);
@@ -57,7 +60,7 @@ fn a_reader_that_stops_reading_costs_nobody_anything() {
 
 async fn run(server: &Server) {
     let url = room_url(server.url());
-    let first = RoomClient::connect(&url, &token("first")).await.unwrap();
+    let first = Connection::connect(&url, &token("first")).await.unwrap();
     let elements = vec![json!({ "body": { "text": "" } }); ELEMENTS];
     let content = json!({ "document": { "content": elements } });
     first
@@ -78,10 +81,8 @@ async fn run(server: &Server) {
     let reader = tokio::spawn(read(replica, Arc::clone(&world)));
 
     // The first seconds pay for what stays: the database's caches, the runtime's threads.
-    sleep(BEFORE / 2).await;
-    world.delays.lock().unwrap().clear();
-    sleep(BEFORE / 2).await;
-    let before = world.take_delays();
+    world.measure(PULSES_BEFORE).await;
+    let before = world.measure(PULSES_BEFORE).await;
     let most_before = resident_kilobytes(server.id());
 
     let mut slow = RawSocket::join(server.url(), "slow", Some(4096)).await;
@@ -89,31 +90,42 @@ async fn run(server: &Server) {
     let stopped = Instant::now();
     let written_before = world.written_bytes.load(Ordering::Relaxed);
     let mut most = 0;
-    while stopped.elapsed() < Duration::from_secs(setting("SLOW_SECONDS", 30)) {
+    let enough = Duration::from_secs(setting("SLOW_SECONDS", 30));
+    let mut written = 0;
+    while stopped.elapsed() < enough || written < MUCH {
         sleep(Duration::from_millis(100)).await;
         most = most.max(resident_kilobytes(server.id()));
+        written = world.written_bytes.load(Ordering::Relaxed) - written_before;
+        assert!(
+            stopped.elapsed() < enough + PATIENCE,
+            "only {written} bytes were written; the machine is too slow to prove anything"
+        );
     }
     let during = world.take_delays();
-    let written = world.written_bytes.load(Ordering::Relaxed) - written_before;
+    assert!(
+        during.len() >= 20,
+        "others saw {} updates while it did not read",
+        during.len()
+    );
     world.stopping.store(true, Ordering::Relaxed);
     for task in tasks {
         timeout(PATIENCE, task).await.unwrap().unwrap();
     }
 
-    let bound = percentile(&before, 99) * 4 + Duration::from_millis(250);
+    // Whoever waits for it waits for half a minute; the rest is what others do on the machine.
+    let (usual, meanwhile) = (percentile(&before, 50), percentile(&during, 50));
     assert!(
-        percentile(&during, 99) <= bound,
-        "99 % were seen within {:?} before it stopped reading, and within {:?} while it did not read",
-        percentile(&before, 99),
-        percentile(&during, 99)
+        meanwhile <= usual * 4 + Duration::from_millis(50),
+        "half were seen within {usual:?} before it stopped reading, and within {meanwhile:?} while it did not read"
+    );
+    let (usual, meanwhile) = (percentile(&before, 99), percentile(&during, 99));
+    assert!(
+        meanwhile <= usual * 4 + Duration::from_secs(2),
+        "99 % were seen within {usual:?} before it stopped reading, and within {meanwhile:?} while it did not read"
     );
     assert!(
         most <= most_before + MORE_KILOBYTES,
         "{most_before} kB before it stopped reading, up to {most} kB while it did not read"
-    );
-    assert!(
-        written > 16 << 20,
-        "only {written} bytes were written meanwhile; the machine is too slow to prove anything"
     );
 
     // Now it reads: what was under way, and one difference.
@@ -167,9 +179,23 @@ impl World {
     }
 
     fn take_delays(&self) -> Vec<Duration> {
-        let delays = std::mem::take(&mut *self.delays.lock().unwrap());
-        assert!(delays.len() > 20, "too few to measure: {delays:?}");
-        delays
+        std::mem::take(&mut *self.delays.lock().unwrap())
+    }
+
+    /// Waits for so many delays.
+    async fn measure(&self, count: usize) -> Vec<Duration> {
+        let started = Instant::now();
+        loop {
+            let measured = self.delays.lock().unwrap().len();
+            if measured >= count {
+                return self.take_delays();
+            }
+            assert!(
+                started.elapsed() < PATIENCE,
+                "only {measured} pulses were seen in {PATIENCE:?}"
+            );
+            sleep(Duration::from_millis(50)).await;
+        }
     }
 }
 
@@ -181,14 +207,14 @@ fn percentile(delays: &[Duration], percent: usize) -> Duration {
 
 struct Replica {
     // Kept for as long as its stream is used.
-    _client: RoomClient,
+    _client: Connection,
     stream: SyncStream,
     document: MeshDocument,
 }
 
 impl Replica {
     async fn open(url: &str, client_id: u64) -> Self {
-        let client = RoomClient::connect(url, &token("member")).await.unwrap();
+        let client = Connection::connect(url, &token("member")).await.unwrap();
         let start = SyncOpenStart::new(DocPath::parse(PATH).unwrap());
         let stream = client.sync().open(&start).await.unwrap();
         let mut document = MeshDocument::new(schema(), client_id);

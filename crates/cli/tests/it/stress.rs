@@ -1,12 +1,20 @@
 //! What the tests of a server under stress share: tokens, numbers from a seed, a look at the process.
 
 use std::str::FromStr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use meshagent_protocol::{ApiKey, ApiScope, Grant, ParticipantToken};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::KEY;
+
+/// Lets one test after the other have the machine: together they would measure each other.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static MACHINE: Mutex<()> = Mutex::new(());
+    // A test that failed leaves nothing behind that others see.
+    MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A token for everything in the room `room`.
 pub(crate) fn token(name: &str) -> String {

@@ -1,7 +1,7 @@
 //! The beginning and the end of a connection.
 
 use fastwebsockets::OpCode;
-use meshagent_client::{CallError, ConnectError, RoomClient, RoomEvent};
+use meshagent_client::{CallError, ConnectError, Connection, RoomEvent};
 use meshagent_protocol::{ClientToServer, Content, ServerToClient};
 
 use crate::peer::{connect, refuse};
@@ -63,11 +63,11 @@ async fn addresses_are_checked() {
         ("/rooms/r", "form"),
         ("", "form"),
     ] {
-        let error = RoomClient::connect(url, "t").await.unwrap_err();
+        let error = Connection::connect(url, "t").await.unwrap_err();
         assert!(error.to_string().contains(expected), "{url}: {error}");
     }
     let (stream, _peer) = tokio::io::duplex(64);
-    let seen = RoomClient::connect_over(stream, "ws://h/rooms/r", "a\nb").await;
+    let seen = Connection::connect_over(stream, "ws://h/rooms/r", "a\nb").await;
     assert!(matches!(seen, Err(ConnectError::InvalidToken)));
 }
 

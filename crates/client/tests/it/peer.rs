@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use fastwebsockets::{Frame, OpCode, Payload, Role, WebSocket};
-use meshagent_client::{ConnectError, RoomClient};
+use meshagent_client::{ConnectError, Connection};
 use meshagent_protocol::{
     ClientToServer, Content, Control, Envelope, Invoke, MessageId, PacketLimits, PacketReader,
     ServerToClient,
@@ -22,7 +22,7 @@ pub(crate) struct Peer {
 }
 
 /// A connection with both ends.
-pub(crate) async fn connect() -> (RoomClient, Peer) {
+pub(crate) async fn connect() -> (Connection, Peer) {
     let (ours, theirs) = tokio::io::duplex(1 << 16);
     let accept = async {
         let (stream, _) = read_head(theirs).await;
@@ -30,7 +30,7 @@ pub(crate) async fn connect() -> (RoomClient, Peer) {
         peer.welcome().await;
         peer
     };
-    let (room, peer) = tokio::join!(RoomClient::connect_over(ours, URL, "token"), accept);
+    let (room, peer) = tokio::join!(Connection::connect_over(ours, URL, "token"), accept);
     (room.unwrap(), peer)
 }
 
@@ -42,7 +42,7 @@ pub(crate) async fn refuse(answer: &'static str) -> (ConnectError, String) {
         stream.write_all(answer.as_bytes()).await.unwrap();
         head
     };
-    let (room, head) = tokio::join!(RoomClient::connect_over(ours, URL, "token"), accept);
+    let (room, head) = tokio::join!(Connection::connect_over(ours, URL, "token"), accept);
     (room.unwrap_err(), head)
 }
 

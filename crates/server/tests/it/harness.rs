@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meshagent_client::RoomClient;
+use meshagent_client::Connection;
 use meshagent_protocol::{ApiKey, ApiScope, Grant, ParticipantToken};
 use meshagent_server::{Config, Server};
 use meshagent_store::MemoryStore;
@@ -63,9 +63,9 @@ impl TestServer {
         self.token(name).sign(&self.key)
     }
 
-    pub(crate) async fn join(&self, name: &str) -> RoomClient {
+    pub(crate) async fn join(&self, name: &str) -> Connection {
         let url = format!("ws://{}/rooms/room", self.address);
-        tokio::time::timeout(PATIENCE, RoomClient::connect(&url, &self.jwt(name)))
+        tokio::time::timeout(PATIENCE, Connection::connect(&url, &self.jwt(name)))
             .await
             .unwrap()
             .unwrap()

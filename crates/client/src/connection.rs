@@ -12,20 +12,20 @@ use crate::driver::{Command, Driver, Welcome};
 use crate::event::{EVENT_CAPACITY, EventReceiver, RoomEvent};
 use crate::storage_client::StorageClient;
 use crate::stream::StreamHandle;
-use crate::sync_client::SyncClient;
+use crate::sync_calls::SyncCalls;
 
 /// A connection to a room; cheap to clone, and usable from many tasks at once.
 ///
 /// One task owns the socket. It ends, with a close frame, when the last clone and the last stream
 /// are dropped, or at once by [`close`](Self::close).
 #[derive(Clone, Debug)]
-pub struct RoomClient {
+pub struct Connection {
     commands: mpsc::Sender<Command>,
     events: broadcast::WeakSender<RoomEvent>,
     welcome: Arc<Welcome>,
 }
 
-impl RoomClient {
+impl Connection {
     /// Connects to a room, for instance `ws://127.0.0.1:8080/rooms/my-room`, with a participant
     /// token, and waits until the room is ready.
     ///
@@ -177,8 +177,8 @@ impl RoomClient {
     }
 
     /// The toolkit `sync`.
-    pub fn sync(&self) -> SyncClient {
-        SyncClient::new(self.clone())
+    pub fn sync(&self) -> SyncCalls {
+        SyncCalls::new(self.clone())
     }
 
     /// The toolkit `storage`.

@@ -8,17 +8,17 @@ use meshagent_protocol::{
 };
 use serde_json::Value;
 
-use crate::room_client::{CallError, RoomClient};
+use crate::connection::{CallError, Connection};
 use crate::stream::{StreamEnd, StreamHandle, StreamSender};
 
 /// Creates, describes and opens documents.
 #[derive(Clone, Debug)]
-pub struct SyncClient {
-    room: RoomClient,
+pub struct SyncCalls {
+    room: Connection,
 }
 
-impl SyncClient {
-    pub(crate) fn new(room: RoomClient) -> Self {
+impl SyncCalls {
+    pub(crate) fn new(room: Connection) -> Self {
         Self { room }
     }
 
@@ -121,7 +121,7 @@ impl SyncStream {
     }
 
     /// The update that brings the replica up to date whose state vector was given to
-    /// [`SyncClient::open`]; empty if there is nothing to bring.
+    /// [`SyncCalls::open`]; empty if there is nothing to bring.
     pub fn state(&self) -> &[u8] {
         &self.state
     }
