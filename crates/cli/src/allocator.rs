@@ -1,27 +1,7 @@
-//! The process's allocator, and giving memory back that documents no longer need.
+//! The process's allocator. Documents come and go, and are freed by other threads than those that made them: jemalloc
+//! keeps little per thread, and a thread of its own gives back what was freed some seconds ago, however quiet the
+//! server has become. Where that thread doesn't exist, the system's allocator serves.
 
-use std::time::Duration;
-
-/// Returns more memory to the system, and sooner, than the C library's allocator.
+#[cfg(target_os = "linux")]
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// How often freed memory is given back. It costs a look at the allocator's lists.
-const INTERVAL: Duration = Duration::from_secs(2);
-
-/// Gives freed memory back from time to time, for ever. Without it, memory that was freed stays with the process
-/// until the allocator is used again, which on a server that has become quiet may be never.
-pub(crate) async fn give_back() {
-    let mut ticks = tokio::time::interval(INTERVAL);
-    loop {
-        ticks.tick().await;
-        collect();
-    }
-}
-
-#[expect(unsafe_code, reason = "the allocator's own function has no safe form")]
-fn collect() {
-    // SAFETY: `mi_collect` takes a flag, touches only the allocator's own structures, and may be called from any
-    // thread at any time; mimalloc is the global allocator, so it is initialised.
-    unsafe { libmimalloc_sys::mi_collect(true) };
-}
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

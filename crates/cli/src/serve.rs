@@ -13,7 +13,6 @@ use meshagent_store_sqlite::{Durability, Options, SqliteStore};
 use tokio::net::{TcpListener, TcpSocket};
 use tracing_subscriber::EnvFilter;
 
-use crate::allocator;
 use crate::keyfile;
 use crate::server_file;
 use crate::settings;
@@ -234,10 +233,7 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         server_file::write(&data_dir, &url, &project)?;
         announce(&url, &project, exports.as_deref())?;
         show_next_step(args);
-        let outcome = tokio::select! {
-            outcome = server.run(listener, stop) => outcome,
-            () = allocator::give_back() => Ok(()),
-        };
+        let outcome = server.run(listener, stop).await;
         server_file::remove(&data_dir, &url);
         outcome.context("serving")
     })
