@@ -811,6 +811,12 @@ impl Client {
             } else if self.documents[&path].stream.is_none() {
                 self.open(&path, BTreeMap::new());
             }
+            if self.manner == Manner::Careful
+                && let Some(document) = self.documents.get_mut(&path).filter(|one| one.is_off)
+            {
+                // One was refused for good. What builds on it would wait for ever, or find no room to wait in.
+                document.kept.clear();
+            }
             self.send_all_kept(&path);
         }
     }
@@ -835,7 +841,7 @@ impl Client {
         let documents: Vec<_> = self
             .documents
             .iter()
-            .map(|(path, one)| (path, one.is_open(), one.kept.len()))
+            .map(|(path, one)| (path, one.is_open(), one.is_off, one.kept.len()))
             .collect();
         format!(
             "{}: unanswered {waiting:?}, documents {documents:?}",
