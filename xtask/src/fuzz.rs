@@ -18,7 +18,7 @@ use crate::{BUILD_LIMIT, target_dir, workspace_root};
 const SECONDS: u64 = 60;
 
 /// How long each target runs among all other checks.
-const SHORT_SECONDS: u64 = 15;
+const SHORT_SECONDS: u64 = 10;
 
 /// How much longer than it is told a target may take, to start and to end.
 const GRACE: Duration = Duration::from_mins(2);

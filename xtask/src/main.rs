@@ -22,8 +22,9 @@ use crate::process::{cargo, run};
 const USAGE: &str = "\
 usage: cargo xtask <command>
 
-  test [--no-interop]   all tests; the interop tests run against the release binary
-  interop [TEST...]     install the published SDKs if needed, then run the interop tests
+  test [--no-interop]   all tests, those with the published SDKs among them
+  interop [TEST...]     install the published SDKs if needed, then run the interop tests; MESHAGENT_BIN names
+                        another binary than target/debug/meshagent
   interop --install-only
   conformance [--seeds N] [--from N]
                         random scripts on our document, Yjs and pycrdt: 1000 seeds, or from this one on;
@@ -86,17 +87,14 @@ fn test(with_interop: bool) -> Result<()> {
 }
 
 fn interop(filters: &[&str]) -> Result<()> {
-    run(
-        cargo(&["build", "--release", "-p", "meshagent-cli"]),
-        BUILD_LIMIT,
-    )?;
+    run(cargo(&["build", "-p", "meshagent-cli"]), BUILD_LIMIT)?;
     interop::prepare()?;
     // A test that is skipped for want of the API page says so; a passing test says nothing else.
     let mut tests = cargo(&["test", "-p", "interop", "--", "--show-output"]);
     tests.args(filters);
     if std::env::var_os("MESHAGENT_BIN").is_none() {
         let name = format!("meshagent{}", std::env::consts::EXE_SUFFIX);
-        tests.env("MESHAGENT_BIN", target_dir().join("release").join(name));
+        tests.env("MESHAGENT_BIN", target_dir().join("debug").join(name));
     }
     run(tests, BUILD_LIMIT)
 }

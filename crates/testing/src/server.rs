@@ -45,18 +45,18 @@ impl Server {
         Ok(server)
     }
 
-    /// The server's binary: `MESHAGENT_BIN`, else the release build of this repository.
+    /// The server's binary: `MESHAGENT_BIN`, else the debug build of this repository.
     ///
     /// # Errors
     /// When it is not there.
     pub fn binary() -> Result<PathBuf> {
         let path = std::env::var_os("MESHAGENT_BIN").map_or_else(
-            || repository_root().join("target/release/meshagent"),
+            || repository_root().join("target/debug/meshagent"),
             PathBuf::from,
         );
         ensure!(
             path.is_file(),
-            "there is no server binary at {}: run `cargo build --release -p meshagent-cli`, or set MESHAGENT_BIN",
+            "there is no server binary at {}: run `cargo build -p meshagent-cli`, or set MESHAGENT_BIN",
             path.display()
         );
         Ok(path)
