@@ -186,7 +186,6 @@ impl Document {
         let state = self.replica.encode_state();
         self.bytes = state.len();
         let text = usage.share(STANDARD.encode(state).into_bytes());
-        self.sent.remember(&text);
         self.state = Some(State {
             version: self.head,
             text: text.clone(),
@@ -507,6 +506,7 @@ impl Room {
                 merges,
             },
         );
+        document.sent.remember(&payload);
         let chunk = wire::state(path, &document.schema, payload);
         self.send_chunk(conn, tool_call_id, chunk);
         self.respond(request, Content::Empty);
@@ -625,6 +625,7 @@ impl Room {
         let Some(stream) = document.streams.get_mut(&id) else {
             return;
         };
+        document.sent.remember(&payload);
         stream.cursor = version;
         stream.catching_up = false;
         let (conn, tool_call_id) = (stream.conn, stream.tool_call_id.clone());

@@ -379,9 +379,7 @@ impl Room {
                     Some(vector) => match document.replica.encode_diff(vector) {
                         Ok(difference) => {
                             let text = STANDARD.encode(difference).into_bytes();
-                            let payload = self.usage.share(text);
-                            document.sent.remember(&payload);
-                            (document.head, payload)
+                            (document.head, self.usage.share(text))
                         }
                         Err(error) => {
                             let refusal =

@@ -13,6 +13,8 @@ const REMEMBERED: usize = 256;
 pub(super) struct Sent {
     key: u64,
     payloads: VecDeque<(usize, u64)>,
+    /// Where the last one was in memory: a state that goes to a crowd is hashed once.
+    last: (usize, usize),
 }
 
 impl Sent {
@@ -20,10 +22,17 @@ impl Sent {
         Self {
             key,
             payloads: VecDeque::new(),
+            last: (0, 0),
         }
     }
 
+    /// Takes note of what is being sent, and so is on disk. Not before: whoever sends the same is told that it is safe.
     pub(super) fn remember(&mut self, payload: &[u8]) {
+        let place = (payload.as_ptr().addr(), payload.len());
+        if self.last == place {
+            return;
+        }
+        self.last = place;
         let entry = (payload.len(), self.hash(payload));
         if self.payloads.contains(&entry) {
             return;
@@ -48,6 +57,7 @@ impl Sent {
 
     pub(super) fn clear(&mut self) {
         self.payloads.clear();
+        self.last = (0, 0);
     }
 
     fn hash(&self, payload: &[u8]) -> u64 {

@@ -1,5 +1,6 @@
 //! Durable before visible, and what happens when the disk fails.
 
+use meshagent_document::{MeshDocument, MeshSchema};
 use meshagent_store::{Fault, RoomId, Store as _};
 use serde_json::json;
 
@@ -68,6 +69,34 @@ fn a_state_that_shows_what_is_not_on_disk_waits_for_it() {
     }
     assert_eq!((count(&updates, "one"), count(&updates, "two")), (1, 1));
     assert!(matches!(described, Some(Content::Json(_))));
+}
+
+#[test]
+fn what_a_state_will_show_is_no_echo_before_it_is_on_disk() {
+    let mut world = World::new();
+    let (writer, late) = (world.join("writer"), world.join("late"));
+    let state = world.open(&writer, "w", json!({ "path": "a.document" }));
+    let update = Editor::new(1).append("body", "one");
+    world.update(&writer, "w", &update);
+    world.run();
+    let from_nothing = json!({ "path": "a.document", "vector": "AA==" });
+    world.begin_open(&late, "l", from_nothing);
+
+    // The bytes that wait to be sent to the late one, as they come from a client that was told nothing yet.
+    let schema = MeshSchema::builtin("document").unwrap();
+    let mut replica = MeshDocument::new(schema, 9);
+    for update in [&state, &update] {
+        replica.apply_update(update).unwrap();
+    }
+    let id = world.update(&writer, "w", &replica.encode_state());
+    world.run();
+    assert!(
+        writer.take().is_empty(),
+        "not acknowledged before the disk has it"
+    );
+    world.settle();
+    assert_eq!(late.state("l"), replica.encode_state());
+    assert_eq!(writer.answer(id), Content::Empty);
 }
 
 #[test]
