@@ -294,7 +294,7 @@ impl Client {
             return Ok(());
         };
         if purpose == Purpose::Edit {
-            document.is_off = self.manner != Manner::Careful;
+            document.is_off |= self.manner != Manner::Careful;
             for kept in &mut document.kept {
                 kept.is_sent &= kept.update != update;
             }

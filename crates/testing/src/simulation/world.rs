@@ -719,7 +719,8 @@ impl World {
             (
                 "bytes that wait",
                 figures.pending_bytes,
-                limits.max_pending_bytes,
+                // Counted as they came; read again from the disk they are one update, with gaps written out.
+                limits.max_pending_bytes + limits.max_pending_bytes / 4,
             ),
         ] {
             if size > bound {
