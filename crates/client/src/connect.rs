@@ -42,9 +42,24 @@ pub enum ConnectError {
         /// What the server says.
         text: String,
     },
+    /// Something is missing that the connection needs.
+    #[error("{0}")]
+    Setting(String),
     /// The address asks for TLS, which the caller has to bring.
     #[error("this client opens no TLS connections, hand one to `Connection::connect_over`")]
     Tls,
+}
+
+impl ConnectError {
+    /// Whether another try may succeed.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::Closed | Self::Http(_) | Self::Io(_) => true,
+            // A server that is overloaded, or a proxy that finds none.
+            Self::Refused { status, .. } => *status == 429 || *status >= 500,
+            Self::InvalidToken | Self::InvalidUrl | Self::Setting(_) | Self::Tls => false,
+        }
+    }
 }
 
 pub(crate) type Socket = WebSocket<TokioIo<Upgraded>>;

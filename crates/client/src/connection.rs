@@ -195,6 +195,11 @@ impl Connection {
         }
     }
 
+    /// Waits until the connection is gone.
+    pub async fn closed(&self) {
+        self.commands.closed().await;
+    }
+
     /// Whether the connection is gone.
     pub fn is_closed(&self) -> bool {
         self.commands.is_closed()

@@ -1,19 +1,22 @@
-//! A client of a room server: a cheap handle, and one driver task that owns the socket.
+//! A client of a room server.
 //!
-//! Carries updates as bytes and does not know what is in them; holds no documents, and does not
-//! reconnect. When the connection is gone, every call says so and a new client is the remedy.
+//! [`RoomClient`] is a room, over as many connections as it takes; its documents ([`LiveDocument`]) are edited at once,
+//! and no edit is lost: what the server has not acknowledged is sent again. [`Connection`], below it, is one connection
+//! with its calls and streams, for programs that carry updates themselves.
 //!
 //! ```no_run
-//! use meshagent_client::Connection;
+//! use meshagent_client::RoomClient;
+//! use meshagent_document::Target;
+//! use serde_json::json;
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let room = Connection::connect("ws://127.0.0.1:8080/rooms/my-room", "<participant token>").await?;
-//! println!("{} in {}", room.local_participant_id(), room.room_name());
+//! // Run with: meshagent room connect --room my-room --identity me -- cargo run
+//! let room = RoomClient::from_env().await?;
+//! println!("connected to room: {}", room.room_name());
 //!
-//! room.storage().upload("notes.txt", b"hello".to_vec(), true).await?;
-//! for entry in room.storage().list("").await? {
-//!     println!("{}", entry.name);
-//! }
+//! let document = room.sync().open("hello-world.document").await?;
+//! document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "hello world!" } })))?;
+//! document.saved().await?;
 //! room.close().await;
 //! # Ok(())
 //! # }
@@ -21,21 +24,36 @@
 //!
 //! # Layout
 //!
-//! - [`Connection`]: the connection and its calls; [`StreamHandle`]: one streamed call.
-//! - [`SyncCalls`], [`StorageClient`]: the toolkits, typed.
-//! - `connect`: the way to an open WebSocket; `driver`: the task that owns it.
+//! - [`RoomClient`]: connects again when it has to. [`SyncClient`], [`StorageClient`]: the toolkits.
+//! - [`LiveDocument`]: an open document; `document_task`: what carries its updates; [`Replica`]: what of it the server
+//!   lacks, without I/O; `journal`: what of it outlives the program.
+//! - [`Connection`]: one connection; [`StreamHandle`]: one streamed call; `connect`: the way to an open WebSocket;
+//!   `driver`: the task that owns it.
 
+mod backoff;
 mod connect;
 mod connection;
+mod document_task;
 mod driver;
+mod editor;
 mod event;
+mod journal;
+mod live_document;
+mod replica;
+mod room_client;
 mod storage_client;
 mod stream;
 mod sync_calls;
+mod sync_client;
 
 pub use connect::ConnectError;
 pub use connection::{CallError, Connection};
+pub use editor::Editor;
 pub use event::{EventReceiver, RoomEvent};
+pub use live_document::{Changes, DocumentEnd, DocumentEvent, LiveDocument, Refusal, SaveError};
+pub use replica::{Outgoing, Replica};
+pub use room_client::{LocalParticipant, RoomBuilder, RoomClient, RoomStatus, StatusReceiver};
 pub use storage_client::{DownloadedFile, StorageClient};
-pub use stream::{StreamEnd, StreamHandle, StreamSender};
+pub use stream::{PendingAnswer, StreamEnd, StreamHandle, StreamSender};
 pub use sync_calls::{Acknowledgement, SyncCalls, SyncStream};
+pub use sync_client::{OpenError, OpenOptions, SyncClient, SyncError};

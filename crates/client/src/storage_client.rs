@@ -8,12 +8,20 @@ use meshagent_protocol::storage::{
 use meshagent_protocol::{Content, DocPath};
 
 use crate::connection::{CallError, Connection};
+use crate::room_client::RoomClient;
 use crate::stream::StreamEnd;
 
 /// Lists, reads and writes the files of a room; documents are among them.
 #[derive(Clone, Debug)]
 pub struct StorageClient {
-    room: Connection,
+    caller: Caller,
+}
+
+/// Who carries the calls.
+#[derive(Clone, Debug)]
+enum Caller {
+    One(Connection),
+    Room(RoomClient),
 }
 
 /// A file with its content.
@@ -29,8 +37,23 @@ pub struct DownloadedFile {
 }
 
 impl StorageClient {
-    pub(crate) fn new(room: Connection) -> Self {
-        Self { room }
+    pub(crate) fn new(connection: Connection) -> Self {
+        Self {
+            caller: Caller::One(connection),
+        }
+    }
+
+    pub(crate) fn over(room: RoomClient) -> Self {
+        Self {
+            caller: Caller::Room(room),
+        }
+    }
+
+    async fn connection(&self) -> Result<Connection, CallError> {
+        match &self.caller {
+            Caller::One(connection) => Ok(connection.clone()),
+            Caller::Room(room) => room.connection().await,
+        }
     }
 
     /// Whether there is a file or folder.
@@ -132,7 +155,11 @@ impl StorageClient {
             size: Some(rest.len() as u64),
         };
         let first = UploadChunk::Start(start).to_content();
-        let mut stream = self.room.open_stream("storage", "upload", first).await?;
+        let mut stream = self
+            .connection()
+            .await?
+            .open_stream("storage", "upload", first)
+            .await?;
         while let Some(chunk) = stream.recv().await.map_err(call_error)? {
             let wanted = parse_upload_pull(&chunk)?.unwrap_or(DEFAULT_CHUNK_BYTES);
             let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
@@ -162,7 +189,8 @@ impl StorageClient {
             chunk_bytes: DEFAULT_CHUNK_BYTES,
         };
         let mut stream = self
-            .room
+            .connection()
+            .await?
             .open_stream("storage", "download", start.to_content())
             .await?;
         let mut head = None;
@@ -211,7 +239,10 @@ impl StorageClient {
     }
 
     async fn invoke(&self, tool: &str, input: Content) -> Result<Content, CallError> {
-        self.room.invoke("storage", tool, input).await
+        self.connection()
+            .await?
+            .invoke("storage", tool, input)
+            .await
     }
 }
 

@@ -133,6 +133,19 @@ impl StreamSender {
     ///
     /// Once polled, the chunk may have been sent.
     pub async fn send(&self, chunk: Content) -> Result<Content, CallError> {
+        self.begin(chunk).await?.wait().await
+    }
+
+    /// Sends a chunk; its answer is waited for apart.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is gone.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once polled, the chunk may have been sent.
+    pub async fn begin(&self, chunk: Content) -> Result<PendingAnswer, CallError> {
         let (reply, answer) = oneshot::channel();
         let command = Command::SendChunk {
             stream: self.stream,
@@ -143,9 +156,7 @@ impl StreamSender {
             .send(command)
             .await
             .map_err(|_driver_ended| CallError::Disconnected)?;
-        answer
-            .await
-            .map_err(|_driver_ended| CallError::Disconnected)?
+        Ok(PendingAnswer { answer })
     }
 
     /// Says that no more chunks will be sent.
@@ -153,5 +164,28 @@ impl StreamSender {
         let stream = self.stream;
         // A driver that has ended has closed everything.
         let _sent = self.commands.send(Command::CloseStream { stream }).await;
+    }
+}
+
+/// The answer to a chunk that is under way.
+#[derive(Debug)]
+pub struct PendingAnswer {
+    answer: oneshot::Receiver<Result<Content, CallError>>,
+}
+
+impl PendingAnswer {
+    /// Waits for the answer; once.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses the chunk, or the stream has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub async fn wait(&mut self) -> Result<Content, CallError> {
+        (&mut self.answer)
+            .await
+            .map_err(|_driver_ended| CallError::Disconnected)?
     }
 }

@@ -6,10 +6,13 @@
     reason = "tokens are asked for where they are used"
 )]
 
+mod cable;
+mod cuts;
 mod handshake;
 mod harness;
 mod limits;
 mod links;
+mod live;
 mod sockets;
 mod stopping;
 mod wire;

@@ -1,0 +1,328 @@
+//! The task of an open document: carries updates between its replica and the server, for as long as somebody has it
+//! open, over one connection after the other.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use meshagent_document::{MeshDocument, MeshSchema};
+use meshagent_protocol::{Content, SyncChunk, SyncOpenStart, decode_base64};
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::Backoff;
+use crate::connection::{CallError, Connection};
+use crate::live_document::{DocumentEnd, DocumentEvent, Progress, Refusal, Shared};
+use crate::room_client::Link;
+use crate::stream::{PendingAnswer, StreamEnd};
+use crate::sync_calls::SyncStream;
+
+/// How long an abandoned document is kept for what is not saved yet.
+pub(crate) const LINGER: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub(crate) struct DocumentTask {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) link: watch::Receiver<Link>,
+    /// The room is being left.
+    pub(crate) closing: CancellationToken,
+    /// How the document is opened for the first time.
+    pub(crate) start: SyncOpenStart,
+    /// Whether the replica is to be made anew from the server's state.
+    pub(crate) is_fresh: bool,
+    /// Whether the server has let us open it before.
+    pub(crate) was_open: bool,
+}
+
+/// How a stream ended.
+enum Ended {
+    /// Nobody has the document open, and everything is saved.
+    Done,
+    /// The connection, or the call, is gone.
+    Lost,
+    /// Something passing; try again after a while.
+    Later,
+    /// An edit was refused for good.
+    Refused(Refusal),
+    /// What came is no update.
+    Unreadable(String),
+}
+
+impl DocumentTask {
+    pub(crate) async fn run(mut self) {
+        let end = self.carry().await;
+        self.shared.end(end);
+    }
+
+    async fn carry(&mut self) -> DocumentEnd {
+        let mut backoff = Backoff::new();
+        let mut refusal = None;
+        loop {
+            let connection = match self.connection().await {
+                Ok(connection) => connection,
+                Err(end) => return end,
+            };
+            let ended = match self.open(&connection).await {
+                Ok(stream) => match self.begin(&stream, refusal.take()) {
+                    Ok(()) => {
+                        let ended = self.serve(stream, &mut backoff).await;
+                        if !matches!(ended, Ended::Done) {
+                            self.shared.lock().publish(&DocumentEvent::Disconnected);
+                        }
+                        ended
+                    }
+                    Err(reason) => Ended::Unreadable(reason),
+                },
+                Err(CallError::Refused { code, text }) if !may_pass(code) => {
+                    return Refusal { code, text }.into();
+                }
+                Err(CallError::Disconnected) => Ended::Lost,
+                Err(CallError::InvalidPath(error)) => {
+                    let text = error.to_string();
+                    return Refusal { code: None, text }.into();
+                }
+                Err(CallError::Refused { .. } | CallError::Unexpected(_)) => Ended::Later,
+            };
+            self.shared.lock().replica.unsent();
+            match ended {
+                Ended::Done => return DocumentEnd::Closed,
+                Ended::Unreadable(reason) => return DocumentEnd::Unreadable(reason),
+                Ended::Refused(cause) => {
+                    self.is_fresh = true;
+                    refusal = Some(cause);
+                }
+                // A connection that is gone is waited for; one that is still there did not take the call.
+                Ended::Lost if connection.is_closed() => {}
+                Ended::Lost | Ended::Later => {
+                    tokio::select! {
+                        () = sleep(backoff.next()) => {}
+                        () = self.given_up() => return DocumentEnd::Closed,
+                    }
+                }
+            }
+        }
+    }
+
+    /// The connection, once there is one.
+    async fn connection(&mut self) -> Result<Connection, DocumentEnd> {
+        let mut link = self.link.clone();
+        let linked = async {
+            loop {
+                match &*link.borrow_and_update() {
+                    Link::Up(connection) if !connection.is_closed() => {
+                        return Ok(connection.clone());
+                    }
+                    Link::Up(_) | Link::Down => {}
+                    Link::Ended(text) => {
+                        let (code, text) = (None, text.clone());
+                        return Err(Refusal { code, text }.into());
+                    }
+                }
+                if link.changed().await.is_err() {
+                    return Err(DocumentEnd::Closed);
+                }
+            }
+        };
+        tokio::select! {
+            linked = linked => linked,
+            () = self.given_up() => Err(DocumentEnd::Closed),
+        }
+    }
+
+    /// Waits until nobody wants to wait any longer for what is not saved.
+    async fn given_up(&self) {
+        let leaving = async {
+            while !self.shared.is_abandoned() {
+                self.shared.work.notified().await;
+            }
+        };
+        tokio::select! {
+            () = leaving => {}
+            () = self.closing.cancelled() => {}
+        }
+        if self.shared.lock().replica.is_saved() || !self.was_open {
+            return;
+        }
+        sleep(LINGER).await;
+    }
+
+    async fn open(&self, connection: &Connection) -> Result<SyncStream, CallError> {
+        let mut start = self.start.clone();
+        start.merge = true;
+        if self.was_open {
+            start.create = false;
+            start.initial_json = None;
+        }
+        if !self.is_fresh {
+            start.vector = Some(self.shared.lock().replica.document().state_vector());
+        }
+        connection.sync().open(&start).await
+    }
+
+    /// Takes up the state with which a stream begins.
+    fn begin(&mut self, stream: &SyncStream, refusal: Option<Refusal>) -> Result<(), String> {
+        let mut state = self.shared.lock();
+        let received = if self.is_fresh {
+            let schema = MeshSchema::from_json(stream.schema())
+                .map_err(|error| format!("its schema: {error}"))?;
+            let mut document = MeshDocument::new(schema, new_client_id());
+            if !stream.state().is_empty() {
+                document
+                    .apply_update(stream.state())
+                    .map_err(|error| error.to_string())?;
+            }
+            document.watch(state.is_watched());
+            let lost = state.replica.start_over(document);
+            state.journal_anew();
+            if let Some(refusal) = refusal {
+                state.publish(&DocumentEvent::Refused {
+                    refusal,
+                    lost_updates: lost + 1,
+                });
+            }
+            None
+        } else {
+            let received = state.replica.received(stream.state());
+            received.map_err(|error| error.to_string())?;
+            Some(stream.state())
+        };
+        state.journal_progress(received);
+        state.publish_changes();
+        state.publish(&DocumentEvent::Synchronized);
+        drop(state);
+        self.is_fresh = false;
+        self.was_open = true;
+        self.shared.advance(Progress::synchronize);
+        Ok(())
+    }
+
+    async fn serve(&self, mut stream: SyncStream, backoff: &mut Backoff) -> Ended {
+        let sender = stream.sender();
+        let mut under_way: VecDeque<(u64, PendingAnswer)> = VecDeque::new();
+        let mut leaving_since: Option<Instant> = None;
+        loop {
+            loop {
+                let next = self.shared.lock().replica.next_to_send();
+                let Some(next) = next else { break };
+                let chunk = SyncChunk::of_update(&next.update);
+                match sender.begin(chunk).await {
+                    Ok(answer) => under_way.push_back((next.number, answer)),
+                    Err(_gone) => return Ended::Lost,
+                }
+            }
+            if self.shared.is_abandoned() || self.closing.is_cancelled() {
+                if self.shared.lock().replica.is_saved() {
+                    // However it ends, everything is saved.
+                    let _closed = tokio::time::timeout(CLOSE_GRACE, stream.close()).await;
+                    return Ended::Done;
+                }
+                leaving_since.get_or_insert_with(Instant::now);
+            } else {
+                leaving_since = None;
+            }
+            let deadline = leaving_since.map(|since| since + LINGER);
+            let is_leaving = deadline.is_some();
+            tokio::select! {
+                update = stream.recv() => match update {
+                    Ok(Some(update)) => {
+                        if let Err(reason) = self.received(&update) {
+                            return Ended::Unreadable(reason);
+                        }
+                    }
+                    Ok(None) | Err(StreamEnd::Disconnected | StreamEnd::Lagged) => return Ended::Lost,
+                    Err(StreamEnd::Refused(_)) => return Ended::Later,
+                },
+                answer = first_answer(&mut under_way) => {
+                    let Some((number, _)) = under_way.pop_front() else { continue };
+                    if let Some(ended) = self.answered(number, answer) {
+                        return ended;
+                    }
+                    backoff.reset();
+                }
+                () = self.shared.work.notified() => {}
+                () = self.closing.cancelled(), if !is_leaving => {}
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if is_leaving => return Ended::Done,
+            }
+        }
+    }
+
+    fn received(&self, update: &[u8]) -> Result<(), String> {
+        let mut state = self.shared.lock();
+        let received = state.replica.received(update);
+        received.map_err(|error| error.to_string())?;
+        state.journal_progress(Some(update));
+        state.publish_changes();
+        Ok(())
+    }
+
+    /// The server's answer to an update.
+    fn answered(&self, number: u64, answer: Result<Content, CallError>) -> Option<Ended> {
+        match answer {
+            Ok(Content::Json(notice)) => {
+                let mut state = self.shared.lock();
+                if let Some(violations) = notice.get("violations").and_then(Value::as_array) {
+                    let violations = violations.clone();
+                    state.publish(&DocumentEvent::Repaired { violations });
+                }
+                if notice.get("pending") == Some(&Value::Bool(true)) {
+                    let vector = notice["state_vector"].as_str().unwrap_or_default();
+                    let filled = decode_base64(vector.as_bytes())
+                        .map_err(|error| error.to_string())
+                        .and_then(|vector| {
+                            let filled = state.replica.fill_gap(number, &vector);
+                            filled.map_err(|error| error.to_string())
+                        });
+                    match filled {
+                        Ok(is_filled) => state.publish(&DocumentEvent::Gap { is_filled }),
+                        Err(reason) => return Some(Ended::Unreadable(reason)),
+                    }
+                } else {
+                    state.replica.acknowledged(number);
+                }
+                state.journal_progress(None);
+            }
+            Ok(_) => {
+                let mut state = self.shared.lock();
+                state.replica.acknowledged(number);
+                state.journal_progress(None);
+            }
+            Err(CallError::Refused { code, text }) if !may_pass(code) => {
+                let refusal = Refusal { code, text };
+                self.shared.lock().replica.refused(number);
+                self.shared
+                    .advance(|progress| progress.refuse(number, refusal.clone()));
+                return Some(Ended::Refused(refusal));
+            }
+            Err(CallError::Disconnected) => return Some(Ended::Lost),
+            Err(_) => return Some(Ended::Later),
+        }
+        self.shared.advance(|_| {});
+        None
+    }
+}
+
+/// The answer to what was sent first; never, if nothing is under way.
+async fn first_answer(
+    under_way: &mut VecDeque<(u64, PendingAnswer)>,
+) -> Result<Content, CallError> {
+    match under_way.front_mut() {
+        Some((_, answer)) => answer.wait().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether what the server refuses now may be taken later: conflicts, states that pass, failures of its own.
+fn may_pass(code: Option<i64>) -> bool {
+    matches!(code, None | Some(1005 | 1006 | 1008 | 1009 | 4001))
+}
+
+/// Marks what is edited here. Published Python programs read 32 bits of it.
+pub(crate) fn new_client_id() -> u64 {
+    let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
+    ((high ^ low) & u64::from(u32::MAX)).max(1)
+}
+
+/// How long the server may take to close a call.
+const CLOSE_GRACE: Duration = Duration::from_secs(5);

@@ -1,0 +1,522 @@
+//! A document that is open: edited here at once, and kept equal with everybody else's.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use meshagent_document::{DecodeError, Event, MeshDocument};
+use serde_json::Value;
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::editor::Editor;
+use crate::journal::Journal;
+use crate::replica::Replica;
+use crate::room_client::RoomClient;
+
+/// A live document; cheap to clone. All handles of one path in one room share one replica.
+///
+/// Edits are plain calls that take effect here at once. They are sent in the background, again after a reconnect, until
+/// the server has acknowledged that they are on stable storage: [`saved`](Self::saved) waits for that. When the last
+/// handle is dropped, what is not saved yet is still sent for some seconds; [`close`](Self::close) waits for it.
+#[derive(Debug)]
+pub struct LiveDocument {
+    shared: Arc<Shared>,
+    handle: Arc<Handle>,
+}
+
+/// One opening of a document, which ends once.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    is_open: Mutex<bool>,
+    shared: Arc<Shared>,
+    /// The connection lives as long as a document is open on it.
+    room: RoomClient,
+}
+
+/// What the handles of a document share with its task.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) path: String,
+    state: Mutex<State>,
+    /// Wakes the task: there is something to send, or nobody has the document open any more.
+    pub(crate) work: Notify,
+    progress: watch::Sender<Progress>,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) replica: Replica,
+    pub(crate) journal: Option<Journal>,
+    subscribers: Vec<Subscriber>,
+    handles: usize,
+    openings: Vec<Weak<Handle>>,
+}
+
+/// How far a document is; what waiters look at.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Progress {
+    /// The number of the last edit of which, and of all before it, the server is done.
+    saved: u64,
+    /// The last edit that was given up, and why.
+    refused: Option<(u64, Refusal)>,
+    /// Whether the replica has what the server had when the stream began.
+    is_synchronized: bool,
+    /// Set once, when nothing is sent any more.
+    end: Option<DocumentEnd>,
+}
+
+/// What happens to a live document.
+#[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
+pub enum DocumentEvent {
+    /// The content changed, by an edit here or by somebody else.
+    Changed(Event),
+    /// The stream to the server is open, and what was missed is in.
+    Synchronized,
+    /// There is no stream; edits are kept, and sent when there is one again.
+    Disconnected,
+    /// An edit broke the schema: it was stored together with what takes the offending parts out again, which comes
+    /// as a change.
+    Repaired {
+        /// What was wrong: objects with `pointer`, `expected` and `found`.
+        violations: Vec<Value>,
+    },
+    /// The server stored an edit, but lacks what it builds on.
+    Gap {
+        /// Whether what it lacks is on its way to it.
+        is_filled: bool,
+    },
+    /// The server refused an edit for good. The document is now what the server has, with those edits that don't build
+    /// on the refused one.
+    Refused {
+        /// Why.
+        refusal: Refusal,
+        /// How many updates were given up, the refused one among them.
+        lost_updates: usize,
+    },
+    /// The journal could not be written; edits that are not saved yet don't outlive this program any more.
+    JournalLost {
+        /// Why.
+        reason: String,
+    },
+    /// Nothing is sent or received any more.
+    Ended(DocumentEnd),
+    /// Events before this one were dropped, because nobody took them; look at the document anew.
+    Missed,
+}
+
+/// Why the server refuses an edit.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the server refuses: {text}")]
+pub struct Refusal {
+    /// One of the protocol's error codes: 1001 for a missing grant, 1002 for a document at its bound.
+    pub code: Option<i64>,
+    /// The server's reason.
+    pub text: String,
+}
+
+/// Why a document is not live any more.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DocumentEnd {
+    /// It was closed here.
+    #[error("the document was closed")]
+    Closed,
+    /// The server does not let it be opened again.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The server, or the journal, holds what this client can't read.
+    #[error("the document can't be read: {0}")]
+    Unreadable(String),
+}
+
+/// Why not everything is saved.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SaveError {
+    /// The document ended before everything was saved.
+    #[error(transparent)]
+    Ended(#[from] DocumentEnd),
+    /// The server refused an edit.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+#[derive(Debug)]
+struct Subscriber {
+    events: mpsc::Sender<DocumentEvent>,
+    has_missed: bool,
+}
+
+/// The events of a document from [`LiveDocument::changes`] on.
+#[derive(Debug)]
+pub struct Changes {
+    events: mpsc::Receiver<DocumentEvent>,
+}
+
+impl Changes {
+    /// The next event; `None` once the document has ended and all were taken.
+    ///
+    /// 1,024 events wait for whoever takes them late; then comes [`DocumentEvent::Missed`] instead of more.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub async fn recv(&mut self) -> Option<DocumentEvent> {
+        self.events.recv().await
+    }
+
+    /// The next event if there is one already.
+    pub fn try_recv(&mut self) -> Option<DocumentEvent> {
+        self.events.try_recv().ok()
+    }
+}
+
+impl LiveDocument {
+    pub(crate) fn new(shared: Arc<Shared>, room: RoomClient) -> Self {
+        let handle = Arc::new(Handle {
+            is_open: Mutex::new(true),
+            shared: Arc::clone(&shared),
+            room,
+        });
+        let mut state = shared.lock();
+        state.handles += 1;
+        state.openings.retain(|one| one.strong_count() > 0);
+        state.openings.push(Arc::downgrade(&handle));
+        drop(state);
+        Self { shared, handle }
+    }
+
+    /// The document's path.
+    pub fn path(&self) -> &str {
+        &self.shared.path
+    }
+
+    /// Reads the document.
+    ///
+    /// The closure must not wait for anything, since nothing is received meanwhile, nor use a handle of this document.
+    pub fn read<R>(&self, read: impl FnOnce(&MeshDocument) -> R) -> R {
+        read(self.shared.lock().replica.document())
+    }
+
+    /// The content as JSON, `{root tag: {…}}`.
+    pub fn to_json(&self) -> Value {
+        self.read(|document| document.to_json(false))
+    }
+
+    /// Edits the document. What the closure did is there at once, and sent in the background.
+    ///
+    /// The closure must not wait for anything, since nothing is received meanwhile, nor use a handle of this document.
+    pub fn edit<R>(&self, edit: impl FnOnce(&mut Editor<'_>) -> R) -> R {
+        let mut state = self.shared.lock();
+        let result = state.replica.edit(edit);
+        state.journal_edits();
+        state.publish_changes();
+        drop(state);
+        self.shared.work.notify_one();
+        result
+    }
+
+    /// Waits until the document has been brought up to date by the server once.
+    ///
+    /// # Errors
+    ///
+    /// When it ended before.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any time.
+    pub async fn synchronized(&self) -> Result<(), DocumentEnd> {
+        self.shared
+            .wait_for(|progress| {
+                if progress.is_synchronized {
+                    return Some(Ok(()));
+                }
+                progress.end.clone().map(Err)
+            })
+            .await
+            .unwrap_or(Err(DocumentEnd::Closed))
+    }
+
+    /// Waits until everything edited so far is acknowledged by the server as durable.
+    ///
+    /// Without a connection that takes until there is one again; put a time-out around it if you don't want to wait.
+    ///
+    /// # Errors
+    ///
+    /// When an edit was refused, or the document ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any time.
+    pub async fn saved(&self) -> Result<(), SaveError> {
+        self.shared.saved().await
+    }
+
+    /// Whether everything edited so far is acknowledged.
+    pub fn is_saved(&self) -> bool {
+        self.shared.lock().replica.is_saved()
+    }
+
+    /// Subscribes to what happens from now on.
+    pub fn changes(&self) -> Changes {
+        let (sender, events) = mpsc::channel(EVENT_CAPACITY);
+        let mut state = self.shared.lock();
+        state.subscribers.push(Subscriber {
+            events: sender,
+            has_missed: false,
+        });
+        state.replica.document_mut().watch(true);
+        Changes { events }
+    }
+
+    /// Waits until everything is saved, and lets the document go: its stream ends with the last handle.
+    ///
+    /// # Errors
+    ///
+    /// As [`saved`](Self::saved); the document is let go nevertheless.
+    ///
+    /// # Cancel safety
+    ///
+    /// When dropped, the handle is dropped.
+    pub async fn close(self) -> Result<(), SaveError> {
+        let saved = self.saved().await;
+        if self.handle.end() {
+            let ended = |progress: &Progress| progress.end.is_some().then_some(());
+            let _ended = tokio::time::timeout(CLOSE_GRACE, self.shared.wait_for(ended)).await;
+        }
+        saved
+    }
+}
+
+impl Clone for LiveDocument {
+    fn clone(&self) -> Self {
+        Self::new(Arc::clone(&self.shared), self.handle.room.clone())
+    }
+}
+
+impl Handle {
+    /// Ends this opening. Returns whether it was the last one.
+    pub(crate) fn end(&self) -> bool {
+        let was_open =
+            std::mem::take(&mut *self.is_open.lock().unwrap_or_else(PoisonError::into_inner));
+        if !was_open {
+            return false;
+        }
+        let mut state = self.shared.lock();
+        state.handles -= 1;
+        let is_last = state.handles == 0;
+        drop(state);
+        if is_last {
+            self.shared.work.notify_one();
+        }
+        is_last
+    }
+
+    fn is_open(&self) -> bool {
+        *self.is_open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Shared {
+    /// Keeps and applies an update that was made elsewhere.
+    pub(crate) fn adopt(&self, update: Vec<u8>) -> Result<(), DecodeError> {
+        let mut state = self.lock();
+        state.replica.adopt(update)?;
+        state.journal_edits();
+        state.publish_changes();
+        drop(state);
+        self.work.notify_one();
+        Ok(())
+    }
+
+    /// Ends the opening that was made last, of those that are left.
+    pub(crate) fn end_one(&self) {
+        let newest = self.lock().openings.iter().rev().find_map(|opening| {
+            let opening = opening.upgrade()?;
+            opening.is_open().then_some(opening)
+        });
+        if let Some(opening) = newest {
+            opening.end();
+        }
+    }
+
+    pub(crate) fn new(path: String, replica: Replica, journal: Option<Journal>) -> Self {
+        let progress = Progress {
+            saved: replica.saved_number(),
+            ..Progress::default()
+        };
+        Self {
+            path,
+            state: Mutex::new(State {
+                replica,
+                journal,
+                subscribers: Vec::new(),
+                handles: 0,
+                openings: Vec::new(),
+            }),
+            work: Notify::new(),
+            progress: watch::Sender::new(progress),
+        }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        // A closure of the user that panicked left the replica as it was after its last edit.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether nobody has the document open.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.lock().handles == 0
+    }
+
+    pub(crate) async fn saved(&self) -> Result<(), SaveError> {
+        let (from, to) = {
+            let replica = &self.lock().replica;
+            (replica.saved_number(), replica.last_number())
+        };
+        self.wait_for(|progress| {
+            if let Some((number, refusal)) = &progress.refused
+                && (from + 1..=to).contains(number)
+            {
+                return Some(Err(refusal.clone().into()));
+            }
+            if progress.saved >= to {
+                return Some(Ok(()));
+            }
+            progress.end.clone().map(|end| Err(end.into()))
+        })
+        .await
+        .unwrap_or(Err(SaveError::Ended(DocumentEnd::Closed)))
+    }
+
+    async fn wait_for<R>(&self, mut done: impl FnMut(&Progress) -> Option<R>) -> Option<R> {
+        let mut progress = self.progress.subscribe();
+        loop {
+            if let Some(result) = done(&progress.borrow_and_update()) {
+                return Some(result);
+            }
+            progress.changed().await.ok()?;
+        }
+    }
+
+    /// Tells waiters how far it is; `change` says what else is known.
+    pub(crate) fn advance(&self, change: impl FnOnce(&mut Progress)) {
+        let saved = self.lock().replica.saved_number();
+        self.progress.send_modify(|progress| {
+            progress.saved = saved;
+            change(progress);
+        });
+    }
+
+    pub(crate) fn is_ended(&self) -> bool {
+        self.progress.borrow().end.is_some()
+    }
+
+    /// Nothing is sent any more.
+    pub(crate) fn end(&self, end: DocumentEnd) {
+        self.lock().publish(&DocumentEvent::Ended(end.clone()));
+        self.progress.send_modify(|progress| {
+            progress.end.get_or_insert(end);
+        });
+        self.lock().subscribers.clear();
+    }
+}
+
+impl Progress {
+    pub(crate) fn synchronize(&mut self) {
+        self.is_synchronized = true;
+    }
+
+    pub(crate) fn refuse(&mut self, number: u64, refusal: Refusal) {
+        self.refused = Some((number, refusal));
+    }
+}
+
+impl State {
+    /// Writes down what was edited since the last time, before anybody is told that it was.
+    fn journal_edits(&mut self) {
+        if let Some(journal) = &mut self.journal
+            && let Err(error) = journal.write_edits(&self.replica)
+        {
+            self.lose_journal(&error);
+        }
+    }
+
+    /// Writes down what came from the server, and how far it has what was edited here.
+    pub(crate) fn journal_progress(&mut self, received: Option<&[u8]>) {
+        if let Some(journal) = &mut self.journal
+            && let Err(error) = journal.write_progress(&self.replica, received)
+        {
+            self.lose_journal(&error);
+        }
+    }
+
+    /// Writes the journal anew, after the replica was made anew.
+    pub(crate) fn journal_anew(&mut self) {
+        if let Some(journal) = &mut self.journal
+            && let Err(error) = journal.rewrite(&self.replica)
+        {
+            self.lose_journal(&error);
+        }
+    }
+
+    fn lose_journal(&mut self, error: &std::io::Error) {
+        self.journal = None;
+        self.publish(&DocumentEvent::JournalLost {
+            reason: error.to_string(),
+        });
+    }
+
+    /// Tells subscribers what changed in the document since the last time.
+    pub(crate) fn publish_changes(&mut self) {
+        let mut events = VecDeque::new();
+        while let Some(event) = self.replica.document_mut().poll_event() {
+            events.push_back(event);
+        }
+        for event in events {
+            self.publish(&DocumentEvent::Changed(event));
+        }
+    }
+
+    pub(crate) fn publish(&mut self, event: &DocumentEvent) {
+        let had_subscribers = !self.subscribers.is_empty();
+        self.subscribers.retain_mut(|subscriber| {
+            if subscriber.has_missed {
+                match subscriber.events.try_send(DocumentEvent::Missed) {
+                    Ok(()) => subscriber.has_missed = false,
+                    Err(mpsc::error::TrySendError::Full(_)) => return true,
+                    Err(mpsc::error::TrySendError::Closed(_)) => return false,
+                }
+            }
+            match subscriber.events.try_send(event.clone()) {
+                Ok(()) => true,
+                Err(mpsc::error::TrySendError::Full(_)) => {
+                    subscriber.has_missed = true;
+                    true
+                }
+                Err(mpsc::error::TrySendError::Closed(_)) => false,
+            }
+        });
+        if had_subscribers && self.subscribers.is_empty() {
+            self.replica.document_mut().watch(false);
+        }
+    }
+
+    /// Whether events are kept for somebody.
+    pub(crate) fn is_watched(&self) -> bool {
+        !self.subscribers.is_empty()
+    }
+}
+
+/// How many events wait for a subscriber.
+const EVENT_CAPACITY: usize = 1024;
+
+/// How long a close waits for the stream's end, once everything is saved.
+const CLOSE_GRACE: Duration = Duration::from_secs(5);

@@ -1,0 +1,263 @@
+//! A document and the edits of it that the server has not acknowledged, without any I/O.
+
+use std::collections::VecDeque;
+
+use meshagent_document::{DecodeError, MeshDocument, UpdateKind, merge_updates};
+
+use crate::editor::Editor;
+
+/// What waits to be sent is merged up to this size.
+const MERGED_BYTES: usize = 256 << 10;
+
+/// How much is under way at once: enough to keep a server busy over a slow line.
+const WINDOW_BYTES: usize = 1 << 20;
+const WINDOW_UPDATES: usize = 64;
+
+/// How often a gap is filled without anything else having been acknowledged in between.
+const FILLS: u32 = 8;
+
+/// A [`MeshDocument`] and what of it the server does not have yet.
+///
+/// Each edit is numbered, from 1 on, and kept until it is acknowledged, across streams and connections. The user of it
+/// carries updates between it and a server: what [`next_to_send`](Self::next_to_send) gives is answered by one of
+/// [`acknowledged`](Self::acknowledged), [`fill_gap`](Self::fill_gap), [`refused`](Self::refused) and
+/// [`unsent`](Self::unsent).
+#[derive(Debug)]
+pub struct Replica {
+    document: MeshDocument,
+    unsaved: VecDeque<Unsaved>,
+    next: u64,
+    fills: u32,
+}
+
+#[derive(Debug)]
+struct Unsaved {
+    /// The numbers of the first and of the last edit in it; the last names it.
+    first: u64,
+    number: u64,
+    update: Vec<u8>,
+    is_sent: bool,
+    /// Whether it repeats what others may have sent, because the server lacks it.
+    is_fill: bool,
+}
+
+/// An update to be sent, and the number to name it by.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Outgoing {
+    /// The number of the last edit in it.
+    pub number: u64,
+    /// The v1 update.
+    pub update: Vec<u8>,
+}
+
+impl Replica {
+    /// A replica that has nothing to send.
+    pub fn new(document: MeshDocument) -> Self {
+        Self {
+            document,
+            unsaved: VecDeque::new(),
+            next: 1,
+            fills: 0,
+        }
+    }
+
+    /// The document.
+    pub fn document(&self) -> &MeshDocument {
+        &self.document
+    }
+
+    /// For what is no edit: events, undo's clock, anchors.
+    pub(crate) fn document_mut(&mut self) -> &mut MeshDocument {
+        &mut self.document
+    }
+
+    /// Edits the document; what was edited is kept to be sent.
+    pub fn edit<R>(&mut self, edit: impl FnOnce(&mut Editor<'_>) -> R) -> R {
+        let mut editor = Editor::new(&mut self.document);
+        let result = edit(&mut editor);
+        for update in editor.into_updates() {
+            self.keep(update, false);
+        }
+        result
+    }
+
+    /// Keeps an update that was made elsewhere, and applies it.
+    ///
+    /// # Errors
+    ///
+    /// When it is no update.
+    pub fn adopt(&mut self, update: Vec<u8>) -> Result<(), DecodeError> {
+        self.document.apply_update(&update)?;
+        self.keep(update, false);
+        Ok(())
+    }
+
+    /// Takes up what the server sent.
+    ///
+    /// # Errors
+    ///
+    /// When it is no update.
+    pub fn received(&mut self, update: &[u8]) -> Result<(), DecodeError> {
+        if !update.is_empty() {
+            self.document.apply_update(update)?;
+        }
+        Ok(())
+    }
+
+    /// The next update to send, if there is one and not too much is under way.
+    ///
+    /// Edits that only insert are merged. Those that delete go out alone: readers with a published SDK lose count when
+    /// one update deletes in two places.
+    pub fn next_to_send(&mut self) -> Option<Outgoing> {
+        let under_way = self.unsaved.iter().filter(|one| one.is_sent);
+        let (updates, bytes) = under_way.fold((0, 0), |(updates, bytes), one| {
+            (updates + 1, bytes + one.update.len())
+        });
+        if updates >= WINDOW_UPDATES || bytes >= WINDOW_BYTES {
+            return None;
+        }
+        let first = self.unsaved.iter().position(|one| !one.is_sent)?;
+        let mut bytes = 0;
+        let run = self.unsaved.iter().skip(first).take_while(|one| {
+            bytes += one.update.len();
+            !one.is_sent && !one.is_fill && !deletes(&one.update) && bytes <= MERGED_BYTES
+        });
+        let run = run.count();
+        if run > 1 {
+            let merged: Vec<Unsaved> = self.unsaved.drain(first..first + run).collect();
+            let updates: Vec<&[u8]> = merged.iter().map(|one| &one.update[..]).collect();
+            match (merge_updates(&updates), &merged[..]) {
+                (Ok(update), [one, .., last]) => self.unsaved.insert(
+                    first,
+                    Unsaved {
+                        first: one.first,
+                        number: last.number,
+                        update,
+                        is_sent: false,
+                        is_fill: false,
+                    },
+                ),
+                // They were made here, so they merge; if not, they go one by one.
+                _ => {
+                    for (offset, one) in merged.into_iter().enumerate() {
+                        self.unsaved.insert(first + offset, one);
+                    }
+                }
+            }
+        }
+        let next = self.unsaved.get_mut(first)?;
+        next.is_sent = true;
+        Some(Outgoing {
+            number: next.number,
+            update: next.update.clone(),
+        })
+    }
+
+    /// The server has stored what was sent with this number.
+    pub fn acknowledged(&mut self, number: u64) {
+        self.fills = 0;
+        self.forget(number);
+    }
+
+    /// The server has stored it, but can't show it, since it lacks what came before. What it lacks, by its state
+    /// vector, is sent next. Returns whether that was worth a try.
+    ///
+    /// # Errors
+    ///
+    /// When it is no state vector.
+    pub fn fill_gap(&mut self, number: u64, state_vector: &[u8]) -> Result<bool, DecodeError> {
+        let missing = self.document.encode_diff(state_vector)?;
+        self.forget(number);
+        if self.unsaved.iter().any(|one| one.is_fill) {
+            return Ok(true);
+        }
+        if self.fills == FILLS {
+            return Ok(false);
+        }
+        self.fills += 1;
+        self.keep(missing, true);
+        Ok(true)
+    }
+
+    /// The server will never take what was sent with this number; it is given up. The document still has it, until
+    /// [`start_over`](Self::start_over).
+    pub fn refused(&mut self, number: u64) {
+        self.forget(number);
+    }
+
+    /// What was under way has to be sent again: the stream has ended, or the server asks for it.
+    pub fn unsent(&mut self) {
+        for one in &mut self.unsaved {
+            one.is_sent = false;
+        }
+        // The server will say anew what it lacks.
+        self.unsaved.retain(|one| !one.is_fill);
+    }
+
+    /// Goes on with another document, which has what the server has and nothing else. Kept edits that fit it are taken
+    /// over; the others are given up. Returns how many those are.
+    pub fn start_over(&mut self, mut document: MeshDocument) -> usize {
+        let mut lost = 0;
+        self.unsent();
+        self.unsaved.retain(|one| {
+            let fits = matches!(
+                document.classify(&one.update),
+                Ok(UpdateKind::New | UpdateKind::Contained)
+            );
+            let is_kept = fits && document.apply_update(&one.update).is_ok();
+            lost += usize::from(!is_kept);
+            is_kept
+        });
+        self.document = document;
+        lost
+    }
+
+    /// The number of the last edit.
+    pub fn last_number(&self) -> u64 {
+        self.next - 1
+    }
+
+    /// The number up to which everything is acknowledged or given up.
+    pub fn saved_number(&self) -> u64 {
+        let first = self.unsaved.iter().map(|one| one.first).min();
+        first.unwrap_or(self.next) - 1
+    }
+
+    /// Whether nothing waits for the server.
+    pub fn is_saved(&self) -> bool {
+        self.unsaved.is_empty()
+    }
+
+    /// The kept edits with a number beyond this one, and their numbers.
+    pub(crate) fn edits_after(&self, number: u64) -> impl Iterator<Item = (u64, &[u8])> {
+        let edits = self.unsaved.iter();
+        let edits = edits.filter(move |one| one.number > number && !one.is_fill);
+        edits.map(|one| (one.number, &one.update[..]))
+    }
+
+    /// The updates that the server has not acknowledged, oldest first.
+    pub fn unsaved(&self) -> impl Iterator<Item = &[u8]> {
+        let edits = self.unsaved.iter().filter(|one| !one.is_fill);
+        edits.map(|one| &one.update[..])
+    }
+
+    fn keep(&mut self, update: Vec<u8>, is_fill: bool) {
+        self.unsaved.push_back(Unsaved {
+            first: self.next,
+            number: self.next,
+            update,
+            is_sent: false,
+            is_fill,
+        });
+        self.next += 1;
+    }
+
+    fn forget(&mut self, number: u64) {
+        self.unsaved.retain(|one| one.number != number);
+    }
+}
+
+/// Whether an update deletes or overwrites something: its delete set, which comes last, is not empty.
+fn deletes(update: &[u8]) -> bool {
+    update.last() != Some(&0)
+}

@@ -1,0 +1,531 @@
+//! A room, over as many connections as it takes.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use meshagent_protocol::{
+    ApiKey, ApiScope, Content, Grant, InvalidApiKey, ParticipantToken, RoomName,
+};
+use serde_json::{Map, Value};
+use tokio::sync::{broadcast, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::backoff::Backoff;
+use crate::connect::ConnectError;
+use crate::connection::{CallError, Connection};
+use crate::document_task::LINGER;
+use crate::event::{EVENT_CAPACITY, EventReceiver, RoomEvent};
+use crate::live_document::Shared;
+use crate::storage_client::StorageClient;
+use crate::sync_client::SyncClient;
+
+/// A room: its documents, its files, who is in it. Cheap to clone; lives until the last clone and the last open
+/// document are dropped.
+///
+/// When the connection breaks, it is made again, with growing, random pauses, and documents go on as if nothing had
+/// been. Calls that were under way fail with [`CallError::Disconnected`], since nobody knows whether they were carried
+/// out.
+#[derive(Clone, Debug)]
+pub struct RoomClient {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    room_name: String,
+    link: watch::Receiver<Link>,
+    events: broadcast::Sender<RoomEvent>,
+    pub(crate) documents: Mutex<HashMap<String, Weak<Shared>>>,
+    offline: Option<PathBuf>,
+    journal_room: String,
+    tasks: TaskTracker,
+    closing: CancellationToken,
+    ended: CancellationToken,
+}
+
+/// The connection of the moment.
+#[derive(Clone, Debug)]
+pub(crate) enum Link {
+    Down,
+    Up(Connection),
+    /// There will be none any more.
+    Ended(String),
+}
+
+/// Whether there is a connection.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum RoomStatus {
+    /// There is one.
+    Connected,
+    /// There is none; another one is being tried.
+    Reconnecting,
+    /// There is none, and none is tried any more.
+    Ended {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// This client, as others in the room see it. Another connection is another participant.
+#[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
+pub struct LocalParticipant {
+    /// Unique per connection.
+    pub id: String,
+    /// As they were at the beginning of the connection.
+    pub attributes: Map<String, Value>,
+}
+
+/// How a room is found and entered.
+#[derive(Clone, Debug)]
+pub struct RoomBuilder {
+    api_url: Option<String>,
+    room_url: Option<String>,
+    room: Option<String>,
+    credentials: Option<Credentials>,
+    offline: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug)]
+enum Credentials {
+    Token(String),
+    Key { key: ApiKey, identity: String },
+}
+
+impl RoomClient {
+    /// How a room is found and entered: by its server and name, and a token or a key.
+    pub fn builder() -> RoomBuilder {
+        RoomBuilder {
+            api_url: None,
+            room_url: None,
+            room: None,
+            credentials: None,
+            offline: None,
+        }
+    }
+
+    /// Enters the room that the environment names, as `meshagent room connect` sets it: `MESHAGENT_API_URL` (or
+    /// `MESHAGENT_ROOM_URL`), `MESHAGENT_ROOM` and `MESHAGENT_TOKEN`.
+    ///
+    /// # Errors
+    ///
+    /// When a variable is missing, or as [`RoomBuilder::connect`].
+    pub async fn from_env() -> Result<Self, ConnectError> {
+        RoomBuilder::from_env()?.connect().await
+    }
+
+    /// The room's name.
+    pub fn room_name(&self) -> &str {
+        &self.inner.room_name
+    }
+
+    /// Who we are, while there is a connection.
+    pub fn local_participant(&self) -> Option<LocalParticipant> {
+        let connection = self.current()?;
+        Some(LocalParticipant {
+            id: connection.local_participant_id().to_owned(),
+            attributes: connection.initial_attributes().clone(),
+        })
+    }
+
+    /// Whether there is a connection now.
+    pub fn status(&self) -> RoomStatus {
+        status(&self.inner.link.borrow())
+    }
+
+    /// Follows the status from now on.
+    pub fn status_changes(&self) -> StatusReceiver {
+        let mut link = self.inner.link.clone();
+        link.mark_unchanged();
+        StatusReceiver { link }
+    }
+
+    /// Subscribes to what happens in the room from now on, over all connections to come. Between two of them something
+    /// may be missed, which [`RoomEvent::Disconnected`] tells.
+    pub fn subscribe(&self) -> EventReceiver {
+        EventReceiver::new(self.inner.events.subscribe())
+    }
+
+    /// The toolkit `sync`: live documents.
+    pub fn sync(&self) -> SyncClient {
+        SyncClient::new(self.clone())
+    }
+
+    /// The toolkit `storage`: files.
+    pub fn storage(&self) -> StorageClient {
+        StorageClient::over(self.clone())
+    }
+
+    /// Calls a tool and waits for its answer; for a connection first, if there is none.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses, or the connection breaks meanwhile.
+    pub async fn invoke(
+        &self,
+        toolkit: &str,
+        tool: &str,
+        arguments: Content,
+    ) -> Result<Content, CallError> {
+        self.connection()
+            .await?
+            .invoke(toolkit, tool, arguments)
+            .await
+    }
+
+    /// The connection of the moment, waited for if there is none. It ends when its socket does.
+    ///
+    /// # Errors
+    ///
+    /// When there will be none any more.
+    pub async fn connection(&self) -> Result<Connection, CallError> {
+        let mut link = self.inner.link.clone();
+        loop {
+            match &*link.borrow_and_update() {
+                Link::Up(connection) if !connection.is_closed() => return Ok(connection.clone()),
+                Link::Up(_) | Link::Down => {}
+                Link::Ended(_) => return Err(CallError::Disconnected),
+            }
+            if link.changed().await.is_err() {
+                return Err(CallError::Disconnected);
+            }
+        }
+    }
+
+    /// Leaves the room: waits, for some seconds at most, until what was edited is saved, and closes the connection.
+    /// Documents that are still open end.
+    pub async fn close(&self) {
+        self.inner.closing.cancel();
+        self.inner.ended.cancelled().await;
+    }
+
+    pub(crate) fn documents(&self) -> &Mutex<HashMap<String, Weak<Shared>>> {
+        &self.inner.documents
+    }
+
+    pub(crate) fn tasks(&self) -> &TaskTracker {
+        &self.inner.tasks
+    }
+
+    pub(crate) fn link(&self) -> watch::Receiver<Link> {
+        self.inner.link.clone()
+    }
+
+    pub(crate) fn closing(&self) -> CancellationToken {
+        self.inner.closing.clone()
+    }
+
+    /// Where documents are journalled, and the name of the room there.
+    pub(crate) fn offline(&self) -> Option<(&PathBuf, &str)> {
+        let directory = self.inner.offline.as_ref()?;
+        Some((directory, &self.inner.journal_room))
+    }
+
+    fn current(&self) -> Option<Connection> {
+        match &*self.inner.link.borrow() {
+            Link::Up(connection) if !connection.is_closed() => Some(connection.clone()),
+            _ => None,
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.closing.cancel();
+    }
+}
+
+fn status(link: &Link) -> RoomStatus {
+    match link {
+        Link::Up(connection) if !connection.is_closed() => RoomStatus::Connected,
+        Link::Up(_) | Link::Down => RoomStatus::Reconnecting,
+        Link::Ended(reason) => RoomStatus::Ended {
+            reason: reason.clone(),
+        },
+    }
+}
+
+/// Follows the status of a room.
+#[derive(Debug)]
+pub struct StatusReceiver {
+    link: watch::Receiver<Link>,
+}
+
+impl StatusReceiver {
+    /// The status after its next change; `None` once the room was left.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost but what was changed back meanwhile.
+    pub async fn changed(&mut self) -> Option<RoomStatus> {
+        self.link.changed().await.ok()?;
+        Some(status(&self.link.borrow_and_update()))
+    }
+}
+
+impl RoomBuilder {
+    /// What the environment says, to be changed before it is used.
+    ///
+    /// # Errors
+    ///
+    /// When a variable is not text.
+    pub fn from_env() -> Result<Self, ConnectError> {
+        let variable = |name: &str| match std::env::var(name) {
+            Ok(value) if value.is_empty() => Ok(None),
+            Ok(value) => Ok(Some(value)),
+            Err(std::env::VarError::NotPresent) => Ok(None),
+            Err(std::env::VarError::NotUnicode(_)) => {
+                Err(ConnectError::Setting(format!("{name} is not text")))
+            }
+        };
+        Ok(Self {
+            api_url: variable("MESHAGENT_API_URL")?,
+            room_url: variable("MESHAGENT_ROOM_URL")?,
+            room: variable("MESHAGENT_ROOM")?,
+            credentials: variable("MESHAGENT_TOKEN")?.map(Credentials::Token),
+            offline: None,
+        })
+    }
+
+    /// The server, for instance `http://127.0.0.1:8080`.
+    #[must_use]
+    pub fn api_url(mut self, url: impl Into<String>) -> Self {
+        self.api_url = Some(url.into());
+        self
+    }
+
+    /// The room's name.
+    #[must_use]
+    pub fn room(mut self, name: impl Into<String>) -> Self {
+        self.room = Some(name.into());
+        self
+    }
+
+    /// The room's address, for instance `ws://127.0.0.1:8080/rooms/my-room`, in place of server and name.
+    #[must_use]
+    pub fn room_url(mut self, url: impl Into<String>) -> Self {
+        self.room_url = Some(url.into());
+        self
+    }
+
+    /// The participant token to enter with.
+    #[must_use]
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.credentials = Some(Credentials::Token(token.into()));
+        self
+    }
+
+    /// The project's key, to sign a token for `identity` that may do everything in the room. For programs of the
+    /// project itself: whoever has the key may enter as anybody.
+    ///
+    /// # Errors
+    ///
+    /// When it is no key.
+    pub fn key(mut self, key: &str, identity: impl Into<String>) -> Result<Self, InvalidApiKey> {
+        let key = ApiKey::parse(key)?;
+        let identity = identity.into();
+        self.credentials = Some(Credentials::Key { key, identity });
+        Ok(self)
+    }
+
+    /// Keeps documents in a directory as well: they can be opened and edited without a connection, and what was not
+    /// acknowledged when the program ended is sent when it runs again. One program at a time can have a document open
+    /// in one directory. It outlives the program, not a power cut: for that, wait for
+    /// [`LiveDocument::saved`](crate::LiveDocument::saved).
+    #[must_use]
+    pub fn offline(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.offline = Some(directory.into());
+        self
+    }
+
+    /// Enters the room. With [`offline`](Self::offline), a server that can't be reached is waited for in the
+    /// background.
+    ///
+    /// # Errors
+    ///
+    /// When something is missing, the server can't be reached or refuses.
+    ///
+    /// # Cancel safety
+    ///
+    /// When dropped, the connection is closed.
+    pub async fn connect(self) -> Result<RoomClient, ConnectError> {
+        let url = self.url()?;
+        let credentials = self.credentials.ok_or_else(|| {
+            ConnectError::Setting("there is no token: give one, or set MESHAGENT_TOKEN".to_owned())
+        })?;
+        let room_name = match (self.room, url.rsplit_once("/rooms/")) {
+            (Some(room), _) => room,
+            (None, Some((_, rest))) => rest.split(['/', '?']).next().unwrap_or(rest).to_owned(),
+            (None, None) => return Err(ConnectError::InvalidUrl),
+        };
+        let (link_sender, link) = watch::channel(Link::Down);
+        let (events, _) = broadcast::channel(EVENT_CAPACITY);
+        let (closing, ended) = (CancellationToken::new(), CancellationToken::new());
+        let tasks = TaskTracker::new();
+        let (first, connected) = oneshot::channel();
+        let supervisor = Supervisor {
+            credentials,
+            room_name: room_name.clone(),
+            link: link_sender,
+            events: events.clone(),
+            tasks: tasks.clone(),
+            closing: closing.clone(),
+            // Without a journal the caller has nothing to do but to wait, and is told.
+            first: self.offline.is_none().then_some(first),
+            url: url.clone(),
+        };
+        let done = ended.clone().drop_guard();
+        // It ends with the last handle, which cancels `closing`, and `close` waits for it.
+        tokio::spawn(async move {
+            let _done = done;
+            supervisor.run().await;
+        });
+        let client = RoomClient {
+            inner: Arc::new(Inner {
+                room_name,
+                link,
+                events,
+                documents: Mutex::default(),
+                offline: self.offline.clone(),
+                journal_room: url,
+                tasks,
+                closing,
+                ended,
+            }),
+        };
+        if self.offline.is_none() {
+            connected.await.map_err(|_ended| ConnectError::Closed)??;
+        }
+        Ok(client)
+    }
+
+    fn url(&self) -> Result<String, ConnectError> {
+        if let Some(url) = &self.room_url {
+            return Ok(url.clone());
+        }
+        let missing = |what: &str| ConnectError::Setting(what.to_owned());
+        let api_url = self
+            .api_url
+            .as_ref()
+            .ok_or_else(|| missing("there is no server: give its URL, or set MESHAGENT_API_URL"))?;
+        let room = self
+            .room
+            .as_ref()
+            .ok_or_else(|| missing("there is no room: give its name, or set MESHAGENT_ROOM"))?;
+        let room = RoomName::parse(room)
+            .map_err(|error| ConnectError::Setting(format!("the room's name: {error}")))?;
+        let base = api_url.trim_end_matches('/');
+        let base = base
+            .strip_prefix("http")
+            .map_or_else(|| base.to_owned(), |rest| format!("ws{rest}"));
+        Ok(format!("{base}/rooms/{}", room.as_str()))
+    }
+}
+
+impl Credentials {
+    fn token(&self, room: &str) -> String {
+        match self {
+            Self::Token(token) => token.clone(),
+            Self::Key { key, identity } => {
+                let mut token = ParticipantToken::new(identity);
+                token.grants.push(Grant::Room(room.to_owned()));
+                token.grants.push(Grant::Api(Box::new(ApiScope::full())));
+                token.sign(key)
+            }
+        }
+    }
+}
+
+/// Keeps a connection.
+struct Supervisor {
+    url: String,
+    room_name: String,
+    credentials: Credentials,
+    link: watch::Sender<Link>,
+    events: broadcast::Sender<RoomEvent>,
+    tasks: TaskTracker,
+    closing: CancellationToken,
+    first: Option<oneshot::Sender<Result<(), ConnectError>>>,
+}
+
+impl Supervisor {
+    async fn run(mut self) {
+        let mut backoff = Backoff::new();
+        let closing = self.closing.clone();
+        let reason = tokio::select! {
+            reason = self.keep_connected(&mut backoff) => reason,
+            () = closing.cancelled() => {
+                // Documents use what connection there is to save what is not saved yet.
+                self.tasks.close();
+                let _in_time = tokio::time::timeout(LINGER, self.tasks.wait()).await;
+                "the room was left".to_owned()
+            }
+        };
+        let link = self.link.send_replace(Link::Ended(reason));
+        if let Link::Up(connection) = link {
+            connection.close().await;
+        }
+        self.tasks.close();
+        let _in_time = tokio::time::timeout(LINGER, self.tasks.wait()).await;
+    }
+
+    /// Returns why there will be no connection any more.
+    async fn keep_connected(&mut self, backoff: &mut Backoff) -> String {
+        loop {
+            let token = self.credentials.token(&self.room_name);
+            let connecting = Connection::connect(&self.url, &token);
+            let connected = tokio::time::timeout(CONNECT_PATIENCE, connecting).await;
+            match connected.unwrap_or(Err(ConnectError::Closed)) {
+                Ok(connection) => {
+                    backoff.reset();
+                    self.link.send_replace(Link::Up(connection.clone()));
+                    if let Some(first) = self.first.take() {
+                        let _waiting = first.send(Ok(()));
+                    }
+                    self.forward_events(&connection).await;
+                    self.link.send_replace(Link::Down);
+                }
+                Err(error) if self.first.is_some() || !error.may_pass() => {
+                    let reason = error.to_string();
+                    if let Some(first) = self.first.take() {
+                        let _waiting = first.send(Err(error));
+                    }
+                    return reason;
+                }
+                Err(_passing) => {}
+            }
+            tokio::time::sleep(backoff.next()).await;
+        }
+    }
+
+    /// Hands events on until the connection is gone.
+    async fn forward_events(&self, connection: &Connection) {
+        let mut events = connection.subscribe();
+        loop {
+            tokio::select! {
+                event = events.recv() => match event {
+                    Some(Ok(event)) => {
+                        // Nobody has to listen.
+                        let _listeners = self.events.send(event);
+                    }
+                    Some(Err(_missed)) => {}
+                    None => return,
+                },
+                () = connection.closed() => {
+                    // What was said last.
+                    while let Some(Ok(event)) = events.recv().await {
+                        let _listeners = self.events.send(event);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// How long a server may take to let us in.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(30);

@@ -1,0 +1,235 @@
+//! The toolkit `sync` of a room: documents that are open for as long as somebody holds them.
+
+use std::sync::{Arc, PoisonError, Weak};
+
+use meshagent_document::{ElementType, MeshDocument, MeshSchema};
+use meshagent_protocol::{DocPath, SyncOpenStart};
+use serde_json::Value;
+
+use crate::connection::CallError;
+use crate::document_task::{DocumentTask, new_client_id};
+use crate::journal::Journal;
+use crate::live_document::{DocumentEnd, LiveDocument, SaveError, Shared};
+use crate::replica::Replica;
+use crate::room_client::RoomClient;
+
+/// Creates, describes and opens documents.
+#[derive(Clone, Debug)]
+pub struct SyncClient {
+    room: RoomClient,
+}
+
+/// How a document is opened.
+#[derive(Clone, PartialEq, Debug)]
+pub struct OpenOptions {
+    /// Whether to create the document if it does not exist; by default it is created.
+    pub create: bool,
+    /// The schema of a new document.
+    pub schema: Option<MeshSchema>,
+    /// A file in the room's storage that holds the schema of a new document.
+    pub schema_path: Option<String>,
+    /// The content of a new document, `{root tag: {…}}`.
+    pub initial_json: Option<Value>,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self {
+            create: true,
+            schema: None,
+            schema_path: None,
+            initial_json: None,
+        }
+    }
+}
+
+/// Why a document can't be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The path can't name a document.
+    #[error("the path is invalid")]
+    InvalidPath(#[from] meshagent_protocol::InvalidPath),
+    /// The server refuses, or can't be reached any more.
+    #[error(transparent)]
+    Ended(#[from] DocumentEnd),
+    /// The journal can't be read or written; another program may have the document open.
+    #[error("the document's journal can't be opened; does another program use it?")]
+    Journal(#[source] std::io::Error),
+}
+
+impl SyncClient {
+    pub(crate) fn new(room: RoomClient) -> Self {
+        Self { room }
+    }
+
+    /// Creates a document with its content and schema; both may be left to the server.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses, for instance because the path is taken (code 1004).
+    pub async fn create(
+        &self,
+        path: &str,
+        json: Option<Value>,
+        schema: Option<&MeshSchema>,
+    ) -> Result<(), CallError> {
+        let connection = self.room.connection().await?;
+        let schema = schema.map(MeshSchema::to_json);
+        connection.sync().create(path, json, schema).await
+    }
+
+    /// The content of a document as JSON, `{root tag: {…}}`, without opening it.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses, for instance because there is no document (code 1003).
+    pub async fn describe(&self, path: &str) -> Result<Value, CallError> {
+        self.room.connection().await?.sync().describe(path).await
+    }
+
+    /// Opens a document, and creates it if it does not exist. Who opens a path again gets the same document.
+    ///
+    /// Waits until the server's state is there; with a journal that holds the document, not even that.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses.
+    ///
+    /// # Cancel safety
+    ///
+    /// When dropped, the document is not opened.
+    pub async fn open(&self, path: &str) -> Result<LiveDocument, OpenError> {
+        self.open_with(path, &OpenOptions::default()).await
+    }
+
+    /// Opens a document in a certain way, which only the first who opens it can choose.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    ///
+    /// # Cancel safety
+    ///
+    /// When dropped, the document is not opened.
+    pub async fn open_with(
+        &self,
+        path: &str,
+        options: &OpenOptions,
+    ) -> Result<LiveDocument, OpenError> {
+        let path = DocPath::parse(path)?;
+        let (document, is_there) = self.join_or_begin(&path, options)?;
+        if !is_there {
+            document.synchronized().await?;
+        }
+        Ok(document)
+    }
+
+    /// Ends one opening of a document, the last one first, and waits until everything is saved. With the last
+    /// opening its stream ends; handles that are left edit what nobody else sees.
+    ///
+    /// # Errors
+    ///
+    /// When something can't be saved.
+    pub async fn close(&self, path: &str) -> Result<(), SaveError> {
+        let Some(shared) = self.shared(path) else {
+            return Ok(());
+        };
+        let saved = shared.saved().await;
+        shared.end_one();
+        saved
+    }
+
+    /// Hands an encoded change to an open document, as if it had been made here.
+    ///
+    /// # Errors
+    ///
+    /// When the document is not open, or the bytes are no update.
+    pub fn sync(&self, path: &str, data: &[u8]) -> Result<(), SyncError> {
+        let shared = self.shared(path).ok_or(SyncError::NotOpen)?;
+        shared.adopt(data.to_vec())?;
+        Ok(())
+    }
+
+    fn shared(&self, path: &str) -> Option<Arc<Shared>> {
+        let path = DocPath::parse(path).ok()?;
+        let documents = self.room.documents();
+        let documents = documents.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = documents.get(path.as_str()).and_then(Weak::upgrade)?;
+        (!shared.is_ended()).then_some(shared)
+    }
+
+    /// Another handle of the document if it is open; else the first one, and whether it can be read already.
+    fn join_or_begin(
+        &self,
+        path: &DocPath,
+        options: &OpenOptions,
+    ) -> Result<(LiveDocument, bool), OpenError> {
+        let documents = self.room.documents();
+        let mut documents = documents.lock().unwrap_or_else(PoisonError::into_inner);
+        documents.retain(|_, shared| shared.strong_count() > 0);
+        if let Some(shared) = documents.get(path.as_str()).and_then(Weak::upgrade)
+            && !shared.is_ended()
+        {
+            return Ok((LiveDocument::new(shared, self.room.clone()), false));
+        }
+        let mut start = SyncOpenStart::new(path.clone());
+        start.create = options.create;
+        start.schema = options.schema.as_ref().map(MeshSchema::to_json);
+        start.schema_path = options
+            .schema_path
+            .as_deref()
+            .map(DocPath::parse)
+            .transpose()?;
+        start.initial_json.clone_from(&options.initial_json);
+
+        let (mut journal, mut recovered) = (None, None);
+        if let Some((directory, room)) = self.room.offline() {
+            let (opened, found) =
+                Journal::open(directory, room, path.as_str()).map_err(OpenError::Journal)?;
+            recovered = found.and_then(|found| found.into_replica(new_client_id()));
+            journal = Some(opened);
+        }
+        let is_there = recovered.is_some();
+        let replica = match recovered {
+            Some(replica) => replica,
+            // Nobody sees it: the handle is given out when the server's state has taken its place.
+            None => Replica::new(MeshDocument::new(nothing()?, new_client_id())),
+        };
+        if let Some(journal) = journal.as_mut().filter(|_| is_there) {
+            journal.rewrite(&replica).map_err(OpenError::Journal)?;
+        }
+        let shared = Arc::new(Shared::new(path.as_str().to_owned(), replica, journal));
+        let document = LiveDocument::new(Arc::clone(&shared), self.room.clone());
+        let task = DocumentTask {
+            shared: Arc::clone(&shared),
+            link: self.room.link(),
+            closing: self.room.closing(),
+            start,
+            is_fresh: !is_there,
+            was_open: is_there,
+        };
+        documents.insert(path.as_str().to_owned(), Arc::downgrade(&shared));
+        drop(documents);
+        self.room.tasks().spawn(task.run());
+        Ok((document, is_there))
+    }
+}
+
+/// The schema of a document that holds nothing.
+fn nothing() -> Result<MeshSchema, DocumentEnd> {
+    MeshSchema::new("nothing", vec![ElementType::new("nothing")])
+        .map_err(|error| DocumentEnd::Unreadable(error.to_string()))
+}
+
+/// Why an encoded change was not taken.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SyncError {
+    /// The document has to be open.
+    #[error("the document is not open; open it first")]
+    NotOpen,
+    /// The bytes are no update.
+    #[error("the data is no update")]
+    Invalid(#[from] meshagent_document::DecodeError),
+}

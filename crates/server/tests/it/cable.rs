@@ -1,0 +1,80 @@
+//! A way to the server that breaks: connections through it are cut when the test says so, or after a number of bytes.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+/// Listens beside a server, and hands everything on. Dropping it cuts everything.
+pub(crate) struct Cable {
+    address: SocketAddr,
+    plan: Arc<Mutex<Plan>>,
+    _carrying: JoinSet<()>,
+}
+
+/// After how many bytes, of both directions together, the next connections break; later ones hold.
+type Plan = Vec<usize>;
+
+impl Cable {
+    pub(crate) async fn new(server: &str, mut breaks_after: Vec<usize>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        breaks_after.reverse();
+        let plan = Arc::new(Mutex::new(breaks_after));
+        let mut carrying = JoinSet::new();
+        let (server, next) = (server.to_owned(), Arc::clone(&plan));
+        carrying.spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let (near, _) = listener.accept().await.unwrap();
+                let left = next.lock().unwrap().pop();
+                // A server that is down is a connection that breaks at once.
+                let Ok(far) = TcpStream::connect(&server).await else {
+                    continue;
+                };
+                connections.spawn(carry(near, far, left));
+                while connections.try_join_next().is_some() {}
+            }
+        });
+        Self {
+            address,
+            plan,
+            _carrying: carrying,
+        }
+    }
+
+    pub(crate) fn room_url(&self) -> String {
+        format!("ws://{}/rooms/room", self.address)
+    }
+
+    /// How many breaks are still to come.
+    pub(crate) fn breaks_left(&self) -> usize {
+        self.plan.lock().unwrap().len()
+    }
+}
+
+async fn carry(mut near: TcpStream, mut far: TcpStream, mut left: Option<usize>) {
+    let (mut up, mut down) = (vec![0; 4096], vec![0; 4096]);
+    loop {
+        let (taken, is_up) = tokio::select! {
+            taken = near.read(&mut up) => (taken, true),
+            taken = far.read(&mut down) => (taken, false),
+        };
+        let Ok(mut length @ 1..) = taken else { return };
+        let is_last = left.is_some_and(|left| left <= length);
+        if let Some(left) = &mut left {
+            length = length.min(*left);
+            *left -= length;
+        }
+        let written = if is_up {
+            far.write_all(&up[..length]).await
+        } else {
+            near.write_all(&down[..length]).await
+        };
+        if is_last || written.is_err() {
+            return;
+        }
+    }
+}

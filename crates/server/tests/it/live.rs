@@ -1,0 +1,441 @@
+//! Live documents of our client: what a program sees of connections that come and go, of refusals and repairs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use meshagent_client::{
+    Changes, DocumentEnd, DocumentEvent, LiveDocument, OpenError, OpenOptions, RoomClient,
+    RoomStatus, SaveError,
+};
+use meshagent_document::{ChildProperty, SimpleValue};
+use meshagent_document::{ElementType, MeshDocument, MeshSchema, Target, ValueProperty};
+use meshagent_protocol::{ApiScope, Grant, ParticipantToken, SyncGrant, SyncPathGrant};
+use meshagent_server::Config;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::cable::Cable;
+use crate::harness::{PATIENCE, TestServer};
+
+fn url(server: &TestServer) -> String {
+    format!("ws://{}/rooms/room", server.address)
+}
+
+async fn enter(server: &TestServer, name: &str) -> RoomClient {
+    let room = RoomClient::builder()
+        .api_url(format!("http://{}", server.address))
+        .room("room")
+        .token(server.jwt(name));
+    room.connect().await.unwrap()
+}
+
+fn append(document: &LiveDocument, text: &str) {
+    let element = json!({ "body": { "text": text } });
+    document
+        .edit(|d| d.append_child(Target::Root, element))
+        .unwrap();
+}
+
+fn texts(document: &LiveDocument) -> Vec<String> {
+    document.read(|d| {
+        let texts = d
+            .root()
+            .children()
+            .filter_map(|child| child.attribute("text"));
+        texts
+            .map(|text| text.as_str().unwrap_or_default().to_owned())
+            .collect()
+    })
+}
+
+async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let waited = async {
+        while !done() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, waited).await.expect(what);
+}
+
+/// The next event of a kind; others are passed over.
+async fn event<R>(changes: &mut Changes, mut wanted: impl FnMut(DocumentEvent) -> Option<R>) -> R {
+    let found = async {
+        loop {
+            let event = changes.recv().await.expect("the document is there");
+            if let Some(found) = wanted(event) {
+                return found;
+            }
+        }
+    };
+    timeout(PATIENCE, found).await.expect("the event comes")
+}
+
+#[tokio::test]
+async fn two_participants_edit_one_document() {
+    let server = TestServer::start().await;
+    let (ann, bob) = (enter(&server, "ann").await, enter(&server, "bob").await);
+    assert_eq!(
+        (ann.room_name(), ann.status()),
+        ("room", RoomStatus::Connected)
+    );
+    assert_ne!(
+        ann.local_participant().unwrap().id,
+        bob.local_participant().unwrap().id
+    );
+
+    let (here, there) = (
+        ann.sync().open("plan.document").await.unwrap(),
+        bob.sync().open("plan.document").await.unwrap(),
+    );
+    let mut changes = there.changes();
+    append(&here, "one");
+    here.saved().await.unwrap();
+    assert!(here.is_saved());
+    event(&mut changes, |event| {
+        matches!(event, DocumentEvent::Changed(_)).then_some(())
+    })
+    .await;
+    append(&there, "two");
+    there.saved().await.unwrap();
+    until("both see both", || texts(&here) == ["one", "two"]).await;
+    assert_eq!(
+        ann.sync().describe("plan.document").await.unwrap(),
+        there.to_json()
+    );
+    ann.close().await;
+    assert_eq!(
+        ann.status(),
+        RoomStatus::Ended {
+            reason: "the room was left".to_owned()
+        }
+    );
+    assert_eq!(here.synchronized().await, Ok(()));
+    assert_eq!(
+        bob.storage().exists("plan.document").await,
+        Ok(true),
+        "one who leaves takes nobody along"
+    );
+}
+
+#[tokio::test]
+async fn who_opens_a_path_again_gets_the_same_document() {
+    let server = TestServer::start().await;
+    let room = enter(&server, "ann").await;
+    let sync = room.sync();
+    let (first, second) = tokio::join!(sync.open("a.document"), sync.open("a.document"));
+    let (first, second) = (first.unwrap(), second.unwrap());
+    append(&first, "one");
+    assert_eq!(texts(&second), ["one"], "at once");
+    assert_eq!(
+        server
+            .http("GET /metrics", &[], "")
+            .await
+            .2
+            .matches("meshagent_streams 1")
+            .count(),
+        1
+    );
+
+    // The stream ends with the last of them.
+    sync.close("a.document").await.unwrap();
+    append(&first, "two");
+    first.saved().await.unwrap();
+    drop(second);
+    append(&first, "three");
+    drop(first);
+    let gone = async {
+        while !server
+            .http("GET /metrics", &[], "")
+            .await
+            .2
+            .contains("meshagent_streams 0")
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, gone).await.expect("the stream ends");
+    let stored = sync.describe("a.document").await.unwrap();
+    assert_eq!(
+        stored["document"]["content"].as_array().unwrap().len(),
+        3,
+        "{stored}"
+    );
+
+    // Nobody has it open any more: there is nothing to close, and it can be opened anew.
+    sync.close("a.document").await.unwrap();
+    assert_eq!(
+        texts(&sync.open("a.document").await.unwrap()),
+        ["one", "two", "three"]
+    );
+}
+
+#[tokio::test]
+async fn a_restarted_server_gets_what_was_edited_meanwhile() {
+    let server = TestServer::start().await;
+    let (address, key) = (server.address.clone(), server.key.clone());
+    let room = enter(&server, "ann").await;
+    let mut status = room.status_changes();
+    let document = room.sync().open("a.document").await.unwrap();
+    let mut changes = document.changes();
+    append(&document, "one");
+    document.saved().await.unwrap();
+
+    let store = server.stop().await;
+    assert_eq!(status.changed().await, Some(RoomStatus::Reconnecting));
+    event(&mut changes, |event| {
+        (event == DocumentEvent::Disconnected).then_some(())
+    })
+    .await;
+    append(&document, "two");
+    assert!(!document.is_saved());
+    let impatient = timeout(Duration::from_millis(50), document.saved()).await;
+    assert!(
+        impatient.is_err(),
+        "there is nobody who could acknowledge it"
+    );
+
+    let server = TestServer::start_again(store, &address, key);
+    timeout(PATIENCE, document.saved()).await.unwrap().unwrap();
+    assert_eq!(room.status(), RoomStatus::Connected);
+    let stored = server
+        .join("bob")
+        .await
+        .sync()
+        .describe("a.document")
+        .await
+        .unwrap();
+    assert_eq!(stored, document.to_json());
+    assert_eq!(texts(&document), ["one", "two"]);
+    event(&mut changes, |event| {
+        (event == DocumentEvent::Synchronized).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_document_outlives_its_program() {
+    let server = TestServer::start().await;
+    let (address, key, token) = (
+        server.address.clone(),
+        server.key.clone(),
+        server.jwt("ann"),
+    );
+    let folder = tempfile::TempDir::new().unwrap();
+    let room = || {
+        RoomClient::builder()
+            .room_url(format!("ws://{address}/rooms/room"))
+            .token(token.clone())
+            .offline(folder.path())
+    };
+    let first = room().connect().await.unwrap();
+    let document = first.sync().open("a.document").await.unwrap();
+    append(&document, "saved");
+    document.saved().await.unwrap();
+    let again = room().connect().await.unwrap();
+    let taken = again.sync().open("a.document").await.unwrap_err();
+    assert!(matches!(taken, OpenError::Journal(_)), "{taken:?}");
+    again.close().await;
+
+    let store = server.stop().await;
+    append(&document, "not saved");
+    // The program ends here, without a word to anybody.
+    drop((document, first));
+    let second = loop {
+        // The first one's task lingers for what is not saved.
+        let second = room().connect().await.unwrap();
+        match second.sync().open("a.document").await {
+            Ok(document) => break (second, document),
+            Err(OpenError::Journal(_)) => tokio::time::sleep(Duration::from_millis(200)).await,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let (second, document) = second;
+    assert_eq!(texts(&document), ["saved", "not saved"], "without a server");
+    append(&document, "offline");
+    assert!(!document.is_saved());
+
+    let server = TestServer::start_again(store, &address, key);
+    timeout(PATIENCE, document.saved()).await.unwrap().unwrap();
+    let stored = server
+        .join("bob")
+        .await
+        .sync()
+        .describe("a.document")
+        .await
+        .unwrap();
+    assert_eq!(stored, document.to_json());
+    assert_eq!(texts(&document), ["saved", "not saved", "offline"]);
+    second.close().await;
+}
+
+#[tokio::test]
+async fn a_refused_edit_is_taken_back_and_said() {
+    let server = TestServer::start().await;
+    let owner = enter(&server, "owner").await;
+    let shared = owner.sync().open("a.document").await.unwrap();
+    append(&shared, "one");
+    shared.saved().await.unwrap();
+
+    let mut token = ParticipantToken::new("guest");
+    token.grants.push(Grant::Room("room".to_owned()));
+    let mut scope = ApiScope::full();
+    scope.sync = Some(SyncGrant {
+        paths: Some(vec![SyncPathGrant {
+            path: "*".to_owned(),
+            read_only: true,
+        }]),
+    });
+    token.grants.push(Grant::Api(Box::new(scope)));
+    let guest = RoomClient::builder()
+        .room_url(url(&server))
+        .token(token.sign(&server.key));
+    let guest = guest.connect().await.unwrap();
+    let document = guest.sync().open("a.document").await.unwrap();
+    let mut changes = document.changes();
+    append(&document, "mine");
+    assert_eq!(texts(&document), ["one", "mine"]);
+    let Err(SaveError::Refused(refusal)) = document.saved().await else {
+        panic!("a reader may not write");
+    };
+    assert_eq!(refusal.code, Some(1001));
+    let lost = event(&mut changes, |event| match event {
+        DocumentEvent::Refused {
+            refusal,
+            lost_updates,
+        } => {
+            assert_eq!(refusal.code, Some(1001));
+            Some(lost_updates)
+        }
+        _ => None,
+    });
+    assert_eq!(lost.await, 1);
+    assert_eq!(texts(&document), ["one"]);
+    // It goes on as a reader.
+    append(&shared, "two");
+    until("the reader sees it", || texts(&document) == ["one", "two"]).await;
+    let refused = guest.sync().open("elsewhere.document").await.unwrap_err();
+    assert!(
+        matches!(&refused, OpenError::Ended(DocumentEnd::Refused(refusal)) if refusal.code == Some(1001)),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn edits_beyond_a_refused_one_that_do_not_build_on_it_stay() {
+    let mut config = Config::default();
+    config.limits.max_document_bytes = 64 << 10;
+    let server = TestServer::start_with(config).await;
+    let room = enter(&server, "ann").await;
+    let document = room.sync().open("a.document").await.unwrap();
+    append(&document, "one");
+    document.saved().await.unwrap();
+    append(&document, &"x".repeat(100 << 10));
+    let refused = document.saved().await.unwrap_err();
+    assert!(
+        matches!(&refused, SaveError::Refused(refusal) if refusal.code == Some(1002)),
+        "{refused:?}"
+    );
+    until("it is taken back", || texts(&document) == ["one"]).await;
+    append(&document, "two");
+    document.saved().await.unwrap();
+    let stored = room.sync().describe("a.document").await.unwrap();
+    assert_eq!(stored, document.to_json());
+}
+
+#[tokio::test]
+async fn a_repair_is_said_to_whom_it_concerns() {
+    let server = TestServer::start().await;
+    let room = enter(&server, "ann").await;
+    let document = room.sync().open("a.document").await.unwrap();
+    let mut changes = document.changes();
+    // Somebody who takes the document for another kind made this.
+    let body = ElementType::new("body").property(ValueProperty::new("text", SimpleValue::Number));
+    let root = ElementType::new("document").property(ChildProperty::new("content", ["body"]));
+    let other = MeshSchema::new("document", vec![root, body]).unwrap();
+    let mut other = MeshDocument::new(other, 77);
+    let update = other
+        .append_child(Target::Root, json!({ "body": { "text": 5 } }), &mut || {
+            "id".to_owned()
+        })
+        .unwrap()
+        .unwrap();
+    room.sync().sync("a.document", &update).unwrap();
+    let violations = event(&mut changes, |event| match event {
+        DocumentEvent::Repaired { violations } => Some(violations),
+        _ => None,
+    })
+    .await;
+    assert_eq!(violations.len(), 1, "{violations:?}");
+    document.saved().await.unwrap();
+    let stored = room.sync().describe("a.document").await.unwrap();
+    until("the repair arrives", || document.to_json() == stored).await;
+}
+
+#[tokio::test]
+async fn what_the_server_lacks_is_sent_after_a_gap() {
+    let server = TestServer::start().await;
+    let room = enter(&server, "ann").await;
+    let options = OpenOptions {
+        initial_json: Some(json!({ "document": { "content": [] } })),
+        ..OpenOptions::default()
+    };
+    let document = room.sync().open_with("a.document", &options).await.unwrap();
+    let mut changes = document.changes();
+    // Two updates of another replica, of which the server is sent the second only.
+    let mut other = MeshDocument::new(document.read(|d| d.schema().clone()), 77);
+    let mut number = 0;
+    let mut next = |other: &mut MeshDocument| {
+        number += 1;
+        let element: Value = json!({ "body": { "text": number.to_string() } });
+        other
+            .append_child(Target::Root, element, &mut || format!("id{number}"))
+            .unwrap()
+            .unwrap()
+    };
+    let (first, second) = (next(&mut other), next(&mut other));
+    room.sync().sync("a.document", &second).unwrap();
+    let filled = event(&mut changes, |event| match event {
+        DocumentEvent::Gap { is_filled } => Some(is_filled),
+        _ => None,
+    });
+    assert!(filled.await);
+    room.sync().sync("a.document", &first).unwrap();
+    document.saved().await.unwrap();
+    until("both are shown", || texts(&document) == ["1", "2"]).await;
+    assert_eq!(
+        room.sync().describe("a.document").await.unwrap(),
+        document.to_json()
+    );
+}
+
+#[tokio::test]
+async fn a_key_is_as_good_as_a_token_and_wrong_ones_are_named() {
+    let server = Arc::new(TestServer::start().await);
+    let cable = Cable::new(&server.address, Vec::new()).await;
+    let builder = RoomClient::builder().room_url(cable.room_url());
+    let key = server.key.encode().unwrap();
+    let room = builder
+        .clone()
+        .key(&key, "ann")
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
+    assert_eq!(room.local_participant().unwrap().attributes["name"], "ann");
+    room.close().await;
+    assert!(builder.clone().key("ma-nonsense", "ann").is_err());
+    let error = builder.clone().connect().await.unwrap_err();
+    assert!(error.to_string().contains("MESHAGENT_TOKEN"), "{error}");
+    let error = builder.token("nonsense").connect().await.unwrap_err();
+    assert!(
+        error.to_string().contains("refuses the connection"),
+        "{error}"
+    );
+    let error = RoomClient::builder()
+        .token("t")
+        .room("r")
+        .connect()
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("MESHAGENT_API_URL"), "{error}");
+}
