@@ -9,7 +9,7 @@ use meshagent_protocol::{ApiKey, ApiScope, Grant, ParticipantToken};
 use meshagent_server::{Config, Server};
 use meshagent_store::MemoryStore;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -35,19 +35,16 @@ impl TestServer {
             project_id: "fbf7ef3e-3b7b-4fbe-bfff-fffefdfcfbfa".to_owned(),
             secret: "a-secret-with-dashes-and-enough-length-0123456789".to_owned(),
         };
-        Self::start_on(config, Arc::new(MemoryStore::new()), "127.0.0.1:0", key)
+        Self::start_on(config, Arc::new(MemoryStore::new()), "127.0.0.1:0", key).await
     }
 
     /// Another server over the store of one that was stopped, at its address.
-    pub(crate) fn start_again(store: Arc<MemoryStore>, address: &str, key: ApiKey) -> Self {
-        Self::start_on(Config::default(), store, address, key)
+    pub(crate) async fn start_again(store: Arc<MemoryStore>, address: &str, key: ApiKey) -> Self {
+        Self::start_on(Config::default(), store, address, key).await
     }
 
-    fn start_on(config: Config, store: Arc<MemoryStore>, address: &str, key: ApiKey) -> Self {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.set_reuseaddr(true).unwrap();
-        socket.bind(address.parse().unwrap()).unwrap();
-        let listener = socket.listen(64).unwrap();
+    async fn start_on(config: Config, store: Arc<MemoryStore>, address: &str, key: ApiKey) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let server = Server::new(config, Arc::<MemoryStore>::clone(&store), key.clone()).unwrap();
         let (stop, stopped) = oneshot::channel();

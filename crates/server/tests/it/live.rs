@@ -194,7 +194,7 @@ async fn a_restarted_server_gets_what_was_edited_meanwhile() {
         "there is nobody who could acknowledge it"
     );
 
-    let server = TestServer::start_again(store, &address, key);
+    let server = TestServer::start_again(store, &address, key).await;
     timeout(PATIENCE, document.saved()).await.unwrap().unwrap();
     assert_eq!(room.status(), RoomStatus::Connected);
     let stored = server
@@ -254,7 +254,7 @@ async fn a_document_outlives_its_program() {
     append(&document, "offline");
     assert!(!document.is_saved());
 
-    let server = TestServer::start_again(store, &address, key);
+    let server = TestServer::start_again(store, &address, key).await;
     timeout(PATIENCE, document.saved()).await.unwrap().unwrap();
     let stored = server
         .join("bob")
