@@ -8,6 +8,7 @@
 
 mod cable;
 mod cuts;
+mod examples;
 mod handshake;
 mod harness;
 mod limits;

@@ -1,0 +1,57 @@
+//! An agent that writes what a language model said into a document, while people edit it.
+//!
+//! ```console
+//! $ meshagent room connect --room my-room --identity agent -- \
+//!     cargo run -p meshagent-client --example agent -- schema plan.document    # what to ask the model for
+//! $ meshagent room connect --room my-room --identity agent -- \
+//!     cargo run -p meshagent-client --example agent -- fill plan.document < answer.json
+//! ```
+//!
+//! The answer is the whole document as JSON. Only what differs is changed, so people's cursors and what they write at
+//! the same time elsewhere stay. What the schema forbids is said, for the model to try again.
+
+#![allow(clippy::print_stdout, reason = "it talks to people")]
+
+use std::error::Error;
+
+use meshagent_client::RoomClient;
+use serde_json::Value;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let room = RoomClient::from_env().await?;
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["schema", path] => {
+            let document = room.sync().open(path).await?;
+            println!("{:#}", document.read(|d| d.schema().to_json_schema())?);
+        }
+        ["fill", path] => {
+            let answer = serde_json::from_reader(std::io::stdin())?;
+            let is_changed = fill(&room, path, &answer).await?;
+            println!(
+                "{}",
+                if is_changed {
+                    "written"
+                } else {
+                    "nothing to change"
+                }
+            );
+        }
+        _ => return Err("usage: agent schema PATH | agent fill PATH < answer.json".into()),
+    }
+    room.close().await;
+    Ok(())
+}
+
+/// Makes a document what the answer says. Returns whether that changed anything.
+pub(crate) async fn fill(
+    room: &RoomClient,
+    path: &str,
+    answer: &Value,
+) -> Result<bool, Box<dyn Error>> {
+    let document = room.sync().open(path).await?;
+    let is_changed = document.edit(|d| d.replace_json(answer))?;
+    document.saved().await?;
+    Ok(is_changed)
+}
