@@ -15,7 +15,6 @@ use meshagent_client::{CallError, Connection, StreamEnd, SyncStream};
 use meshagent_document::{MeshDocument, MeshSchema, Target, UpdateKind};
 use meshagent_protocol::DocPath;
 use meshagent_protocol::sync::SyncOpenStart;
-use rusqlite::Connection;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
@@ -89,7 +88,7 @@ fn what_anybody_was_told_or_shown_survives_a_kill() {
             assert!(!actor.is_finished(), "an actor failed before kill {kill}");
         }
     }
-    let connection = Connection::open(home.path().join("data/meshagent.db")).unwrap();
+    let connection = rusqlite::Connection::open(home.path().join("data/meshagent.db")).unwrap();
     let verdict: String = connection
         .query_row("PRAGMA integrity_check", [], |row| row.get(0))
         .unwrap();
