@@ -2,6 +2,17 @@
 
 use thiserror::Error;
 
+/// By the server or by the schema.
+pub(crate) const REFUSED: u8 = 1;
+/// The command makes no sense; clap ends with the same.
+pub(crate) const USAGE: u8 = 2;
+/// There is no such document or file.
+pub(crate) const NOT_FOUND: u8 = 3;
+/// The token does not allow it.
+pub(crate) const DENIED: u8 = 4;
+/// The server can't be reached, or the connection was lost.
+pub(crate) const UNREACHABLE: u8 = 5;
+
 /// What went wrong, with a hint and an exit code of its own if it has them.
 #[derive(Debug, Error)]
 #[error("{what}")]
@@ -22,6 +33,11 @@ impl Failure {
         }
     }
 
+    /// An exit code whose reason was printed.
+    pub(crate) fn silent(code: u8) -> Self {
+        Self::new("").with_exit_code(code)
+    }
+
     /// What the reader can do.
     pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
@@ -40,6 +56,10 @@ impl Failure {
     ) -> Self {
         self.source = Some(Box::new(source));
         self
+    }
+
+    pub(crate) fn is_silent(&self) -> bool {
+        self.what.is_empty()
     }
 
     pub(crate) fn hint(&self) -> Option<&str> {

@@ -7,8 +7,11 @@
 )]
 
 mod allocator;
+mod completions;
 mod failure;
 mod keyfile;
+mod man;
+mod output;
 mod private_file;
 mod room;
 mod serve;
@@ -19,9 +22,10 @@ mod token;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::failure::Failure;
+use crate::output::StdoutClosed;
 
 /// A room server for live documents, and the tools around it
 #[derive(Debug, Parser)]
@@ -36,7 +40,9 @@ enum Command {
     Serve(serve::ServeArgs),
     Token(token::TokenArgs),
     #[command(subcommand)]
-    Room(room::RoomCommand),
+    Room(Box<room::RoomCommand>),
+    Completions(completions::CompletionsArgs),
+    Man(man::ManArgs),
 }
 
 fn main() -> ExitCode {
@@ -46,9 +52,12 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Token(args) => token::run(args),
         Command::Room(command) => room::run(command),
+        Command::Completions(args) => completions::run(args, Cli::command()),
+        Command::Man(args) => man::run(args, Cli::command()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<StdoutClosed>() => ExitCode::SUCCESS,
         Err(error) => report(&error),
     }
 }
@@ -56,8 +65,13 @@ fn main() -> ExitCode {
 /// Says on stderr what went wrong, with its causes, and what to do about it.
 fn report(error: &anyhow::Error) -> ExitCode {
     let mut stderr = std::io::stderr().lock();
-    // With stderr closed, the exit code is all that is left to say.
-    let _ = writeln!(stderr, "error: {error:#}");
+    let is_silent = error
+        .downcast_ref::<Failure>()
+        .is_some_and(Failure::is_silent);
+    if !is_silent {
+        // With stderr closed, the exit code is all that is left to say.
+        let _ = writeln!(stderr, "error: {error:#}");
+    }
     let failures = || {
         error
             .chain()

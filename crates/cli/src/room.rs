@@ -1,6 +1,12 @@
 //! `meshagent room`: commands that act in a room.
 
 mod connect;
+mod entries;
+mod failures;
+mod input;
+mod session;
+mod storage;
+mod sync;
 
 use clap::Subcommand;
 
@@ -8,6 +14,8 @@ use clap::Subcommand;
 #[derive(Debug, Subcommand)]
 pub(crate) enum RoomCommand {
     Connect(connect::ConnectArgs),
+    Sync(sync::SyncArgs),
+    Storage(storage::StorageArgs),
 }
 
 /// # Errors
@@ -15,5 +23,7 @@ pub(crate) enum RoomCommand {
 pub(crate) fn run(command: &RoomCommand) -> anyhow::Result<()> {
     match command {
         RoomCommand::Connect(args) => connect::run(args),
+        RoomCommand::Sync(args) => sync::run(args),
+        RoomCommand::Storage(args) => storage::run(args),
     }
 }

@@ -61,8 +61,9 @@ impl ProjectArgs {
         Ok(key)
     }
 
-    /// The server's base URL: the environment's, else that of the data directory's server, which has to be there.
-    pub(crate) fn server(&self, key: &ApiKey) -> anyhow::Result<ServerUrl> {
+    /// The server's base URL: the environment's, else that of the data directory's server, which has to be there,
+    /// and to serve the key's project.
+    pub(crate) fn server(&self, key: Option<&ApiKey>) -> anyhow::Result<ServerUrl> {
         if let Some(url) = variable("MESHAGENT_API_URL")? {
             return Ok(ServerUrl {
                 url: url.trim_end_matches('/').to_owned(),
@@ -85,7 +86,9 @@ impl ProjectArgs {
                     .into(),
             );
         }
-        if !same_id(&server.project_id, &key.project_id) {
+        if let Some(key) = key
+            && !same_id(&server.project_id, &key.project_id)
+        {
             let what = format!(
                 "the key is for project {}, but the server at {} serves project {}",
                 key.project_id, server.url, server.project_id
@@ -232,6 +235,24 @@ pub(crate) fn variable(name: &str) -> anyhow::Result<Option<String>> {
         Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
         Err(env::VarError::NotPresent) => Ok(None),
         Err(error) => Err(error).with_context(|| format!("reading {name}")),
+    }
+}
+
+/// The user's name on this machine, as the name of a participant.
+pub(crate) fn user_name() -> anyhow::Result<String> {
+    for name in ["USER", "LOGNAME"] {
+        if let Some(user) = variable(name)?.filter(|user| !user.trim().is_empty()) {
+            return Ok(user);
+        }
+    }
+    Ok("meshagent".to_owned())
+}
+
+/// A flag's value that is not blank.
+pub(crate) fn not_empty(text: &str) -> Result<String, &'static str> {
+    match text.trim() {
+        "" => Err("it is empty"),
+        text => Ok(text.to_owned()),
     }
 }
 

@@ -32,11 +32,11 @@ pub(crate) struct ConnectArgs {
     room: RoomName,
 
     /// The participant's name [default: the user's name on this machine]
-    #[arg(long, value_name = "NAME", value_parser = not_empty)]
+    #[arg(long, value_name = "NAME", value_parser = settings::not_empty)]
     identity: Option<String>,
 
     /// The participant's role
-    #[arg(long, value_name = "ROLE", default_value = "agent", value_parser = not_empty)]
+    #[arg(long, value_name = "ROLE", default_value = "agent", value_parser = settings::not_empty)]
     role: String,
 
     /// What the participant may do: userDefault, agentDefault, full, or an api scope as JSON [default: agentDefault]
@@ -95,7 +95,7 @@ pub(crate) fn run(args: &ConnectArgs) -> anyhow::Result<()> {
 fn set_variables(command: &mut Command, args: &ConnectArgs) -> anyhow::Result<()> {
     if args.template == Template::Agent || args.meshagent_token.is_some() {
         let key = args.project.key(None)?;
-        let identity = args.identity.clone().map_or_else(user_name, Ok)?;
+        let identity = args.identity.clone().map_or_else(settings::user_name, Ok)?;
         let scope = args
             .meshagent_token
             .clone()
@@ -109,7 +109,7 @@ fn set_variables(command: &mut Command, args: &ConnectArgs) -> anyhow::Result<()
         .sign(&key);
         command.env("MESHAGENT_TOKEN", jwt);
         if args.template == Template::Agent {
-            let server = args.project.server(&key)?;
+            let server = args.project.server(Some(&key))?;
             command.env("MESHAGENT_API_URL", server.url);
             command.env("MESHAGENT_PROJECT_ID", key.project_id);
             command.env("MESHAGENT_ROOM", args.room.as_str());
@@ -122,22 +122,6 @@ fn set_variables(command: &mut Command, args: &ConnectArgs) -> anyhow::Result<()
     }
     command.envs(args.env.iter().map(|(name, value)| (name, value)));
     Ok(())
-}
-
-fn user_name() -> anyhow::Result<String> {
-    for name in ["USER", "LOGNAME"] {
-        if let Some(user) = settings::variable(name)?.filter(|user| !user.trim().is_empty()) {
-            return Ok(user);
-        }
-    }
-    Ok("meshagent".to_owned())
-}
-
-fn not_empty(text: &str) -> Result<String, &'static str> {
-    match text.trim() {
-        "" => Err("it is empty"),
-        text => Ok(text.to_owned()),
-    }
 }
 
 fn assignment(text: &str) -> Result<(String, String), &'static str> {

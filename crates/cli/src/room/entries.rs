@@ -1,0 +1,203 @@
+//! What a room's storage holds: folders walked, patterns matched, documents told from files.
+
+use anyhow::Context as _;
+use meshagent_client::{CallError, Connection};
+use meshagent_protocol::storage::Entry;
+use meshagent_protocol::{DocPath, ErrorCode};
+use serde_json::{Value, json};
+
+use super::failures;
+use crate::failure::{Failure, NOT_FOUND, USAGE};
+
+/// An entry with where it is.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) path: String,
+    pub(super) entry: Entry,
+}
+
+impl Found {
+    /// What scripts are told.
+    pub(super) fn to_json(&self) -> Value {
+        let Entry {
+            is_folder,
+            size,
+            created_at,
+            updated_at,
+            ..
+        } = &self.entry;
+        json!({
+            "path": self.path,
+            "is_folder": is_folder,
+            "size": size,
+            "created_at": created_at,
+            "updated_at": updated_at,
+        })
+    }
+
+    /// How large, and when changed: columns in front of a name.
+    pub(super) fn columns(&self) -> String {
+        let size = self
+            .entry
+            .size
+            .map_or_else(|| "-".to_owned(), |size| size.to_string());
+        let updated_at = self.entry.updated_at.as_deref().unwrap_or("-");
+        format!("{size:>12}  {updated_at:<24}")
+    }
+}
+
+/// A path as the server knows it.
+pub(super) fn normalized(path: &str) -> Result<String, Failure> {
+    let path = DocPath::parse(path).map_err(|error| {
+        Failure::new(format!("{path:?} is no path"))
+            .with_exit_code(USAGE)
+            .with_source(error)
+    })?;
+    Ok(path.as_str().to_owned())
+}
+
+/// What is at the path; the root is a folder.
+pub(super) async fn stat(room: &Connection, path: &str) -> anyhow::Result<Option<Found>> {
+    let entry = room.storage().stat(path).await;
+    let entry =
+        entry.map_err(|error| failures::of_call(format!("can't look at {path:?}"), error))?;
+    Ok(entry.map(|entry| Found {
+        path: path.to_owned(),
+        entry,
+    }))
+}
+
+/// The same, which has to be there.
+pub(super) async fn stat_existing(room: &Connection, path: &str) -> anyhow::Result<Found> {
+    let found = stat(room, path).await?;
+    Ok(found.ok_or_else(|| missing(path))?)
+}
+
+pub(super) fn missing(path: &str) -> Failure {
+    Failure::new(format!("there is nothing at {path:?}"))
+        .with_exit_code(NOT_FOUND)
+        .with_hint("`meshagent room storage ls` shows what is there")
+}
+
+/// What is in a folder, by name.
+pub(super) async fn list(room: &Connection, folder: &str) -> anyhow::Result<Vec<Found>> {
+    let entries = room.storage().list(folder).await;
+    let entries =
+        entries.map_err(|error| failures::of_call(format!("can't list {folder:?}"), error))?;
+    let mut found: Vec<Found> = entries
+        .into_iter()
+        .map(|entry| Found {
+            path: join(folder, &entry.name),
+            entry,
+        })
+        .collect();
+    found.sort_by(|one, other| one.path.cmp(&other.path));
+    Ok(found)
+}
+
+/// All that is below a folder, each folder before what is in it.
+pub(super) async fn walk(room: &Connection, folder: &str) -> anyhow::Result<Vec<Found>> {
+    let mut walked = Vec::new();
+    // The next one is the last.
+    let mut rest = list(room, folder).await?;
+    rest.reverse();
+    while let Some(found) = rest.pop() {
+        if found.entry.is_folder {
+            let below = list(room, &found.path).await;
+            let mut below = below.with_context(|| format!("below {folder:?}"))?;
+            below.reverse();
+            rest.append(&mut below);
+        }
+        walked.push(found);
+    }
+    Ok(walked)
+}
+
+/// What a path with `*` and `?` in its last part leads to; one without these leads to one entry, which has to be there.
+pub(super) async fn matching(room: &Connection, pattern: &str) -> anyhow::Result<Vec<Found>> {
+    let (folder, last) = pattern.rsplit_once('/').unwrap_or(("", pattern));
+    if !last.contains(['*', '?']) {
+        return Ok(vec![stat_existing(room, &normalized(pattern)?).await?]);
+    }
+    let mut found = list(room, &normalized(folder)?).await?;
+    found.retain(|found| matches(last, &found.entry.name));
+    if found.is_empty() {
+        return Err(missing(pattern).into());
+    }
+    Ok(found)
+}
+
+/// Whether a live document is there, and not a file: the server hands out a file's bytes, a document's never.
+pub(super) async fn is_document(room: &Connection, path: &str) -> anyhow::Result<bool> {
+    match room.storage().download_url(path).await {
+        Ok(_url) => Ok(false),
+        Err(CallError::Refused { code, .. }) => {
+            let code = code.and_then(ErrorCode::from_number);
+            // Who may not read files may still read documents.
+            Ok(matches!(
+                code,
+                Some(ErrorCode::InvalidRequest | ErrorCode::PermissionDenied)
+            ))
+        }
+        Err(error) => Err(failures::of_call(format!("can't look at {path:?}"), error).into()),
+    }
+}
+
+pub(super) fn join(folder: &str, name: &str) -> String {
+    match folder {
+        "" => name.to_owned(),
+        folder => format!("{folder}/{name}"),
+    }
+}
+
+/// `*` stands for any characters, `?` for one.
+fn matches(pattern: &str, name: &str) -> bool {
+    let pattern: Vec<char> = pattern.chars().collect();
+    let name: Vec<char> = name.chars().collect();
+    let (mut at, mut from) = (0, 0);
+    // Where the last `*` is, and up to where it reaches.
+    let mut star = None;
+    while from < name.len() {
+        match pattern.get(at) {
+            Some('*') => {
+                star = Some((at, from));
+                at += 1;
+            }
+            Some(&char) if char == '?' || char == name[from] => {
+                at += 1;
+                from += 1;
+            }
+            _ => {
+                let Some((star_at, reached)) = star else {
+                    return false;
+                };
+                star = Some((star_at, reached + 1));
+                (at, from) = (star_at + 1, reached + 1);
+            }
+        }
+    }
+    pattern[at..].iter().all(|&char| char == '*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stars_and_question_marks_match() {
+        for (pattern, name, expected) in [
+            ("*", "", true),
+            ("*.txt", "a.txt", true),
+            ("*.txt", "a.txt.gz", false),
+            ("a*b*c", "aXbYbZc", true),
+            ("a*b*c", "aXbYbZ", false),
+            ("?", "ü", true),
+            ("?", "", false),
+            ("a?", "abc", false),
+            ("abc", "abc", true),
+            ("**", "x", true),
+        ] {
+            assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
+        }
+    }
+}

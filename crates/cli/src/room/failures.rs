@@ -1,0 +1,104 @@
+//! What went wrong in a room, as a failure with its exit code and a hint.
+
+use meshagent_client::{CallError, ConnectError};
+use meshagent_document::Violation;
+use meshagent_protocol::ErrorCode;
+
+use crate::failure::{DENIED, Failure, NOT_FOUND, REFUSED, UNREACHABLE, USAGE};
+
+/// What commands of `room sync` and `room storage` say about their exit codes.
+pub(super) const EXIT_CODES: &str = "Exit codes:
+  0  done
+  1  refused, by the server or by the schema
+  2  the command makes no sense: wrong flags, files that can't be read, no key
+  3  there is no such document or file
+  4  the token does not allow it
+  5  the server can't be reached, or the connection was lost";
+
+/// A call that failed; `what` could not be done.
+pub(super) fn of_call(what: impl Into<String>, error: CallError) -> Failure {
+    let failure = Failure::new(what);
+    let failure = match &error {
+        CallError::Disconnected => failure
+            .with_exit_code(UNREACHABLE)
+            .with_hint("try again; what was not confirmed may have been done or not"),
+        CallError::InvalidPath(_) => failure.with_exit_code(USAGE),
+        CallError::Refused { code, .. } => match code.and_then(ErrorCode::from_number) {
+            Some(ErrorCode::PermissionDenied) => failure
+                .with_exit_code(DENIED)
+                .with_hint("use a token whose grants allow it"),
+            Some(ErrorCode::NotFound | ErrorCode::StorageNotFound) => {
+                failure.with_exit_code(NOT_FOUND).with_hint(
+                    "`meshagent room sync ls` and `meshagent room storage ls` show what is there",
+                )
+            }
+            Some(ErrorCode::AlreadyExists | ErrorCode::StorageAlreadyExists) => failure
+                .with_exit_code(REFUSED)
+                .with_hint("choose another path, or remove what is there first"),
+            Some(ErrorCode::StorageRecursiveRequired) => failure
+                .with_exit_code(REFUSED)
+                .with_hint("use -r to remove a folder with what is in it"),
+            _ => failure.with_exit_code(REFUSED),
+        },
+        _ => failure.with_exit_code(REFUSED),
+    };
+    failure.with_source(error)
+}
+
+/// There is no connection to the room.
+pub(super) fn of_connect(url: &str, is_given_token: bool, error: ConnectError) -> Failure {
+    let failure = Failure::new(format!("can't join {url}"));
+    let failure = match &error {
+        ConnectError::Refused { status, .. } => match status {
+            401 | 403 if is_given_token => failure.with_exit_code(DENIED).with_hint(
+                "MESHAGENT_TOKEN is not for this room; unset it, or give --identity, to sign one with the key",
+            ),
+            401 | 403 => failure.with_exit_code(DENIED).with_hint(
+                "use the key that the server was started with, and see that the clocks agree",
+            ),
+            404 => failure
+                .with_exit_code(NOT_FOUND)
+                .with_hint("see whether MESHAGENT_API_URL is a room server's"),
+            _ => failure.with_exit_code(UNREACHABLE),
+        },
+        ConnectError::InvalidUrl => failure
+            .with_exit_code(USAGE)
+            .with_hint("set MESHAGENT_API_URL to http://HOST:PORT"),
+        ConnectError::InvalidToken => failure
+            .with_exit_code(USAGE)
+            .with_hint("unset MESHAGENT_TOKEN, or set it to a token"),
+        ConnectError::Tls => failure
+            .with_exit_code(UNREACHABLE)
+            .with_hint("use an http:// address, that of the server itself or of a tunnel to it"),
+        _ => unreachable(failure),
+    };
+    failure.with_source(error)
+}
+
+/// Nothing answers.
+pub(super) fn unreachable(failure: Failure) -> Failure {
+    failure
+        .with_exit_code(UNREACHABLE)
+        .with_hint("see that the server runs and that MESHAGENT_API_URL is its address")
+}
+
+/// What the schema forbids, a line for each place.
+pub(super) fn of_violations(what: &str, violations: &[Violation]) -> Failure {
+    let places = match violations.len() {
+        1 => "1 place".to_owned(),
+        count => format!("{count} places"),
+    };
+    Failure::new(format!("{what} breaks the schema in {places}:{}", lines(violations)))
+        .with_exit_code(REFUSED)
+        .with_hint("the pointers lead into the document's JSON; `meshagent room sync inspect` prints the schema")
+}
+
+/// A line for each place, indented.
+pub(super) fn lines(violations: &[Violation]) -> String {
+    let mut lines = String::new();
+    for violation in violations {
+        lines.push_str("\n  ");
+        lines.push_str(&violation.to_string());
+    }
+    lines
+}

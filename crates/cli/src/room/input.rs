@@ -1,0 +1,74 @@
+//! What a command reads: files, `-` for stdin, and the JSON in them.
+
+use std::fs;
+use std::io::{self, Read as _};
+use std::path::Path;
+
+use meshagent_document::MeshSchema;
+use meshagent_protocol::parse_json;
+use serde_json::Value;
+
+use crate::failure::{Failure, REFUSED, USAGE};
+
+/// `-` stands for stdin or stdout.
+pub(super) fn is_standard_stream(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// A file's bytes.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    let bytes = if is_standard_stream(path) {
+        let mut bytes = Vec::new();
+        io::stdin().read_to_end(&mut bytes).map(|_size| bytes)
+    } else {
+        fs::read(path)
+    };
+    bytes.map_err(|error| {
+        Failure::new(format!("can't read {}", name(path)))
+            .with_exit_code(USAGE)
+            .with_source(error)
+    })
+}
+
+/// A file's JSON.
+pub(super) fn read_json(path: &Path) -> Result<Value, Failure> {
+    json(&read(path)?, &name(path))
+}
+
+/// A file's schema, with the JSON that it is written in.
+pub(super) fn read_schema(path: &Path) -> Result<(MeshSchema, Value), Failure> {
+    let json = read_json(path)?;
+    let schema = MeshSchema::from_json(&json).map_err(|error| {
+        Failure::new(format!("{} is no schema", name(path)))
+            .with_exit_code(REFUSED)
+            .with_hint("`meshagent room sync inspect` prints one")
+            .with_source(error)
+    })?;
+    Ok((schema, json))
+}
+
+/// JSON from a file or a flag that is called `name`.
+pub(super) fn json(bytes: &[u8], name: &str) -> Result<Value, Failure> {
+    parse_json(bytes).map_err(|error| {
+        Failure::new(format!("reading {name}"))
+            .with_exit_code(USAGE)
+            .with_source(error)
+    })
+}
+
+/// How a file is called in messages.
+pub(super) fn name(path: &Path) -> String {
+    if is_standard_stream(path) {
+        "stdin".to_owned()
+    } else {
+        path.display().to_string()
+    }
+}
+
+/// Stdin can be read once.
+pub(super) fn at_most_one_stdin(first: &Path, second: Option<&Path>) -> Result<(), Failure> {
+    if is_standard_stream(first) && second.is_some_and(is_standard_stream) {
+        return Err(Failure::new("stdin can't be two files").with_exit_code(USAGE));
+    }
+    Ok(())
+}

@@ -1,0 +1,108 @@
+//! The way into a room: which room and server, who joins, with which token.
+
+use std::future::Future;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use meshagent_client::Connection;
+use meshagent_protocol::{ApiScope, Role, RoomName};
+
+use super::failures;
+use crate::failure::{Failure, UNREACHABLE, USAGE};
+use crate::settings::{self, ProjectArgs};
+use crate::token::token;
+
+/// How long to wait for a room. One with many documents may have to be read first.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Flags of the commands that join a room.
+#[derive(Args, Debug)]
+pub(crate) struct RoomArgs {
+    /// The room: 1 to 63 of a-z, 0-9 and -, with a letter or digit at both ends
+    #[arg(long, value_name = "NAME", env = "MESHAGENT_ROOM", value_parser = RoomName::parse)]
+    room: RoomName,
+
+    /// Sign a token for a participant of this name
+    /// [default: the token in MESHAGENT_TOKEN, else the user's name on this machine]
+    #[arg(long, value_name = "NAME", value_parser = settings::not_empty)]
+    identity: Option<String>,
+
+    #[command(flatten)]
+    project: ProjectArgs,
+}
+
+/// What it takes to join a room.
+struct Endpoint {
+    url: String,
+    jwt: String,
+    /// Whether the token is the environment's, and not signed by us.
+    is_given: bool,
+}
+
+impl RoomArgs {
+    pub(super) async fn connect(&self) -> anyhow::Result<Connection> {
+        let Endpoint { url, jwt, is_given } = self.endpoint()?;
+        let connecting = Connection::connect(&url, &jwt);
+        match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+            Ok(Ok(room)) => Ok(room),
+            Ok(Err(error)) => Err(failures::of_connect(&url, is_given, error).into()),
+            Err(_elapsed) => {
+                let seconds = CONNECT_TIMEOUT.as_secs();
+                let what = format!("{url} did not answer within {seconds} s");
+                Err(failures::unreachable(Failure::new(what)).into())
+            }
+        }
+    }
+
+    fn endpoint(&self) -> anyhow::Result<Endpoint> {
+        let given = match &self.identity {
+            Some(_) => None,
+            None => settings::variable("MESHAGENT_TOKEN")?,
+        };
+        let is_given = given.is_some();
+        let (jwt, key) = if let Some(jwt) = given {
+            (jwt, None)
+        } else {
+            let key = self.project.key(None);
+            let key = key.map_err(|error| coded(error, USAGE))?;
+            let identity = self.identity.clone();
+            let identity = identity.map_or_else(settings::user_name, Ok)?;
+            let scope = ApiScope::agent_default();
+            let token = token(&identity, Some(&self.room), Role::Agent, scope);
+            (token.sign(&key), Some(key))
+        };
+        let server = self.project.server(key.as_ref());
+        let server = server.map_err(|error| coded(error, UNREACHABLE))?;
+        // `http` becomes `ws`, and `https` becomes `wss`.
+        let address = match server.url.strip_prefix("http") {
+            Some(rest) => format!("ws{rest}"),
+            None => server.url,
+        };
+        Ok(Endpoint {
+            url: format!("{address}/rooms/{}", self.room),
+            jwt,
+            is_given,
+        })
+    }
+}
+
+/// Runs a command that waits for a server.
+pub(super) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    runtime.block_on(work)
+}
+
+/// The failure with an exit code, if it has none of its own.
+fn coded(error: anyhow::Error, code: u8) -> anyhow::Error {
+    match error.downcast::<Failure>() {
+        Ok(failure) if failure.exit_code().is_none() => failure.with_exit_code(code).into(),
+        Ok(failure) => failure.into(),
+        Err(error) => Failure::new(format!("{error:#}"))
+            .with_exit_code(code)
+            .into(),
+    }
+}

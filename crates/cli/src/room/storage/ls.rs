@@ -1,0 +1,95 @@
+//! `meshagent room storage ls`.
+
+use clap::Args;
+use meshagent_client::Connection;
+
+use super::place::in_room;
+use crate::output::{Layout, Output};
+use crate::room::entries::{self, Found};
+use crate::room::session::RoomArgs;
+
+/// List a folder
+///
+/// The names of folders end in /. Documents are listed as files are.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  meshagent room storage ls --room my-room
+  meshagent room storage ls --room my-room room://reports -r --long
+  meshagent room storage ls --room my-room 'reports/*.csv'")]
+pub(super) struct LsArgs {
+    /// A folder or file; * and ? in its last part stand for any characters and for one [default: the whole room]
+    #[arg(default_value = "", hide_default_value = true)]
+    path: String,
+
+    /// List what is in folders, too, indented
+    #[arg(long, short)]
+    recursive: bool,
+
+    /// Show how many bytes there are, and when they were last changed
+    #[arg(long, short)]
+    long: bool,
+
+    /// Print a JSON object for each entry, one on each line
+    #[arg(long, conflicts_with = "long")]
+    json: bool,
+
+    #[command(flatten)]
+    room: RoomArgs,
+}
+
+pub(super) async fn run(args: &LsArgs, output: &Output) -> anyhow::Result<()> {
+    let room = args.room.connect().await?;
+    let (found, depth) = listed(&room, in_room(&args.path), args.recursive).await?;
+    for found in found {
+        let slash = if found.entry.is_folder { "/" } else { "" };
+        if args.json {
+            output.json(&found.to_json(), Layout::Compact)?;
+            continue;
+        }
+        let levels = found.path.matches('/').count().saturating_sub(depth);
+        let name = format!("{}{}{slash}", "  ".repeat(levels), found.entry.name);
+        if args.long {
+            output.line(&format!("{}  {name}", found.columns()))?;
+        } else {
+            output.line(&name)?;
+        }
+    }
+    Ok(())
+}
+
+/// What is to be shown, and how many slashes the path of what is not indented has.
+async fn listed(
+    room: &Connection,
+    path: &str,
+    is_recursive: bool,
+) -> anyhow::Result<(Vec<Found>, usize)> {
+    let last = path.rsplit('/').next().unwrap_or_default();
+    let is_pattern = last.contains(['*', '?']);
+    let found = if is_pattern {
+        entries::matching(room, path).await?
+    } else {
+        let path = entries::normalized(path)?;
+        if path.is_empty() || entries::stat_existing(room, &path).await?.entry.is_folder {
+            entries::list(room, &path).await?
+        } else {
+            vec![entries::stat_existing(room, &path).await?]
+        }
+    };
+    let depth = found
+        .first()
+        .map_or(0, |found| found.path.matches('/').count());
+    if !is_recursive {
+        return Ok((found, depth));
+    }
+    let mut all = Vec::new();
+    for one in found {
+        let below = if one.entry.is_folder {
+            entries::walk(room, &one.path).await?
+        } else {
+            Vec::new()
+        };
+        all.push(one);
+        all.extend(below);
+    }
+    Ok((all, depth))
+}

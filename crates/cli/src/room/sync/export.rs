@@ -1,0 +1,68 @@
+//! `meshagent room sync export`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::Args;
+use serde_json::Value;
+
+use super::open::OpenDocument;
+use crate::failure::{Failure, USAGE};
+use crate::output::Output;
+use crate::room::input::is_standard_stream;
+use crate::room::session::RoomArgs;
+
+/// Write a document's JSON to a file
+///
+/// The JSON is UTF-8, and `create` takes it again.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:
+  meshagent room sync export --room my-room notes/plan --output plan.json --schema-output plan.schema.json
+  meshagent room sync create --room other-room notes/plan --json-file plan.json --schema plan.schema.json")]
+pub(super) struct ExportArgs {
+    /// The document
+    path: String,
+
+    /// File to write the JSON to; `-` is stdout
+    #[arg(long, short, value_name = "FILE", default_value = "-")]
+    output: PathBuf,
+
+    /// File to write the schema to; `-` is stdout
+    #[arg(long, value_name = "FILE")]
+    schema_output: Option<PathBuf>,
+
+    /// Keep the $id of each element
+    #[arg(long)]
+    include_ids: bool,
+
+    #[command(flatten)]
+    room: RoomArgs,
+}
+
+pub(super) async fn run(args: &ExportArgs, output: &Output) -> anyhow::Result<()> {
+    let schema_output = args.schema_output.as_deref();
+    if is_standard_stream(&args.output) && schema_output.is_some_and(is_standard_stream) {
+        let failure = Failure::new("stdout can't be two files").with_hint("give --output a file");
+        return Err(failure.with_exit_code(USAGE).into());
+    }
+    let room = args.room.connect().await?;
+    let opened = OpenDocument::open(&room, &args.path).await?;
+    if let Some(file) = schema_output {
+        write(file, &opened.document.schema().to_json(), output)?;
+    }
+    write(
+        &args.output,
+        &opened.document.to_json(args.include_ids),
+        output,
+    )
+}
+
+fn write(file: &Path, json: &Value, output: &Output) -> anyhow::Result<()> {
+    let mut text = serde_json::to_vec_pretty(json)?;
+    text.push(b'\n');
+    if is_standard_stream(file) {
+        return output.bytes(&text);
+    }
+    fs::write(file, text).with_context(|| format!("writing {}", file.display()))
+}

@@ -1,0 +1,129 @@
+//! `meshagent room sync update`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use meshagent_client::{Acknowledgement, Connection};
+use meshagent_document::{PatchError, Violation};
+use serde_json::Value;
+
+use super::open::OpenDocument;
+use crate::failure::{Failure, REFUSED, USAGE};
+use crate::output::Output;
+use crate::room::session::RoomArgs;
+use crate::room::{failures, input};
+
+/// Change a document by a JSON patch (RFC 6902)
+///
+/// All of the patch is applied or nothing, as the smallest change: what it does not touch stays as it is, and so does
+/// what others write there at the same time. The command ends when the change is on the server's disk.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  meshagent room sync update --room my-room notes/plan \\
+      --patch '[{\"op\": \"replace\", \"path\": \"/doc/title\", \"value\": \"New plan\"}]'
+  meshagent room sync update --room my-room notes/plan --patch-file - < patch.json")]
+pub(super) struct UpdateArgs {
+    /// The document
+    path: String,
+
+    /// The patch: an array of operations
+    #[arg(
+        long,
+        value_name = "TEXT",
+        conflicts_with = "patch_file",
+        required_unless_present = "patch_file"
+    )]
+    patch: Option<String>,
+
+    /// File with the patch; `-` reads stdin
+    #[arg(long, value_name = "FILE")]
+    patch_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    room: RoomArgs,
+}
+
+pub(super) async fn run(args: &UpdateArgs, output: &Output) -> anyhow::Result<()> {
+    let patch = match (&args.patch, &args.patch_file) {
+        (Some(text), _) => input::json(text.as_bytes(), "--patch")?,
+        (None, Some(file)) => input::read_json(file)?,
+        (None, None) => {
+            let failure =
+                Failure::new("there is no patch").with_hint("give --patch or --patch-file");
+            return Err(failure.with_exit_code(USAGE).into());
+        }
+    };
+    let room = args.room.connect().await?;
+    let removed = apply_here(&room, &args.path, &patch).await?;
+    room.close().await;
+    if let Some(removed) = removed {
+        return Err(removed.failure(&args.path).into());
+    }
+    output.done(&format!("Updated document at {}", args.path))
+}
+
+/// What the server took out of a change, since it no longer fitted the schema with what others had written meanwhile.
+struct Removed(Vec<Violation>);
+
+impl Removed {
+    fn in_notice(notice: &Value) -> Option<Self> {
+        let listed = notice["violations"].as_array()?;
+        let text =
+            |violation: &Value, name| violation[name].as_str().unwrap_or_default().to_owned();
+        let violations = listed.iter().map(|violation| Violation {
+            pointer: text(violation, "pointer"),
+            expected: text(violation, "expected"),
+            found: text(violation, "found"),
+        });
+        Some(Self(violations.collect()))
+    }
+
+    fn failure(&self, path: &str) -> Failure {
+        let what = format!(
+            "others changed {path:?} at the same time; together with that the schema does not allow all of the patch, \
+             and the server removed what it forbids:{}",
+            failures::lines(&self.0)
+        );
+        Failure::new(what)
+            .with_exit_code(REFUSED)
+            .with_hint("look at the document, and patch it again")
+    }
+}
+
+/// Applies the patch to a replica, sends what that changes, and waits until it is stored.
+async fn apply_here(
+    room: &Connection,
+    path: &str,
+    patch: &Value,
+) -> anyhow::Result<Option<Removed>> {
+    let mut opened = OpenDocument::open(room, path).await?;
+    let update = opened
+        .document
+        .apply_patch(patch, &mut OpenDocument::new_id)
+        .map_err(|error| patch_failure(path, error))?;
+    let Some(update) = update else {
+        return Ok(None);
+    };
+    let sent = opened.stream.send(&update).await;
+    let Acknowledgement { notice, .. } =
+        sent.map_err(|error| failures::of_call(format!("can't update {path:?}"), error))?;
+    Ok(notice.as_ref().and_then(Removed::in_notice))
+}
+
+fn patch_failure(path: &str, error: PatchError) -> Failure {
+    let failure = Failure::new(format!("can't patch {path:?}"));
+    match &error {
+        PatchError::Invalid(violations) => {
+            failures::of_violations(&format!("{path:?}, patched,"), violations)
+        }
+        PatchError::Malformed { .. } => failure
+            .with_exit_code(USAGE)
+            .with_hint("RFC 6902 says what a JSON patch is")
+            .with_source(error),
+        PatchError::NotFound { .. } | PatchError::TestFailed { .. } => failure
+            .with_exit_code(REFUSED)
+            .with_hint("`meshagent room sync get` shows what the pointers lead through; nothing was changed")
+            .with_source(error),
+        _ => failure.with_exit_code(REFUSED).with_source(error),
+    }
+}
