@@ -1,10 +1,10 @@
-//! JSON as Python's `json` prints what JavaScript's numbers were, since that is what the published command prints.
+//! JSON as Python prints it, which the published command is written in; but whole numbers without a fraction.
 
 use std::fmt::Write as _;
 
 use serde_json::{Number, Value};
 
-/// Below this, JavaScript prints whole numbers with all their digits.
+/// Below this, whole numbers are printed with all their digits, as in JavaScript.
 const MAX_PLAIN: f64 = 1e21;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -101,9 +101,8 @@ impl Printer {
                 '\t' => self.out.push_str("\\t"),
                 '\u{8}' => self.out.push_str("\\b"),
                 '\u{c}' => self.out.push_str("\\f"),
-                // A terminal would take the other control characters for commands.
-                _ if char.is_ascii_control() && (char < ' ' || !self.is_ascii) => self.escape(char),
-                _ if char.is_ascii() => self.out.push(char),
+                ' '..='~' => self.out.push(char),
+                // A terminal would take control characters for commands.
                 _ if self.is_ascii || char.is_control() => self.escape(char),
                 _ => self.out.push(char),
             }
@@ -189,7 +188,7 @@ mod tests {
         check(
             &value,
             Layout::Compact,
-            "\"\\u00fc \\u4e16 \\ud83d\\ude00 \u{7f}\\u0001\\u0085\\\"\\\\\\n\"",
+            "\"\\u00fc \\u4e16 \\ud83d\\ude00 \\u007f\\u0001\\u0085\\\"\\\\\\n\"",
         );
         assert_eq!(
             text(&value, Layout::Compact, false, false),
@@ -202,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_those_of_javascript_read_by_python() {
+    fn numbers_are_whole_or_those_of_python() {
         for (float, expected) in [
             (0.0, "0"),
             (-0.0, "0"),

@@ -33,7 +33,7 @@ fn help_names_every_command_and_flag() {
                 "kind: ParticipantToken",
             ],
         ),
-        (&["room", "--help"], &["connect"]),
+        (&["room", "--help"], &["connect", "sync", "storage"]),
         (
             &["room", "connect", "--help"],
             &[
@@ -46,6 +46,26 @@ fn help_names_every_command_and_flag() {
                 "-e",
                 "--project-id",
             ],
+        ),
+        (
+            &["room", "sync", "--help"],
+            &[
+                "create",
+                "get",
+                "grep",
+                "inspect",
+                "update",
+                "ls",
+                "export",
+                "delete",
+                "validate",
+                "--quiet",
+                "Exit codes:",
+            ],
+        ),
+        (
+            &["room", "storage", "--help"],
+            &["ls", "cp", "get", "rm", "exists", "mv", "Exit codes:"],
         ),
     ] {
         let ran = run(&mut meshagent(home.path(), arguments));

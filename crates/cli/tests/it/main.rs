@@ -12,10 +12,14 @@ mod full_disk;
 mod joiners;
 mod kill;
 mod memory;
+mod packaging;
 mod raw;
+mod room;
 mod serve;
 mod slow_reader;
+mod storage;
 mod stress;
+mod sync;
 mod token;
 
 use std::path::Path;

@@ -127,3 +127,28 @@ fn patch_failure(path: &str, error: PatchError) -> Failure {
         _ => failure.with_exit_code(REFUSED).with_source(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_the_server_removed_is_listed() {
+        let notice = json!({
+            "message": "repaired",
+            "violations": [{ "pointer": "/doc/x", "expected": "a string", "found": "7" }],
+            "violation_count": 1,
+        });
+        let failure = Removed::in_notice(&notice).unwrap().failure("plan");
+        let text = failure.to_string();
+        assert!(
+            text.contains("\n  /doc/x: expected a string, found 7"),
+            "{text}"
+        );
+        assert_eq!(failure.exit_code(), Some(REFUSED));
+        // An answer of another kind is none of that.
+        assert!(Removed::in_notice(&json!({ "vector": "" })).is_none());
+    }
+}

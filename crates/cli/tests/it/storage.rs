@@ -1,0 +1,155 @@
+//! `meshagent room storage`, with a server of the test.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::room::{Home, json as parsed, refused};
+
+#[test]
+fn files_are_copied_listed_moved_and_removed() {
+    let home = Home::new();
+    // More than one chunk of an upload, and no text.
+    let data: Vec<u8> = (0..600_000_u32).map(|n| (n * 7 % 251) as u8).collect();
+    fs::create_dir_all(home.path().join("site/sub")).unwrap();
+    fs::write(home.path().join("site/big.bin"), &data).unwrap();
+    fs::write(home.path().join("site/sub/a.txt"), "a\n").unwrap();
+    fs::write(home.path().join("site/sub/b.txt"), "").unwrap();
+
+    refused(
+        &home.run(&["storage", "cp", "site", "room://www"]),
+        1,
+        &["folder", "hint: use -r"],
+    );
+    let copied = home.done(&["storage", "cp", "-r", "site", "room://www"]);
+    assert!(
+        copied.contains("Copied 'site/big.bin' to 'www/big.bin'\n"),
+        "{copied}"
+    );
+    assert_eq!(home.done(&["storage", "ls"]), "www/\n");
+    let tree = "www/\n  big.bin\n  sub/\n    a.txt\n    b.txt\n";
+    assert_eq!(home.done(&["storage", "ls", "-r", "room://"]), tree);
+    assert_eq!(
+        home.done(&["storage", "ls", "room://www/sub/?.txt"]),
+        "a.txt\nb.txt\n"
+    );
+    let line = parsed(&home.done(&["storage", "ls", "www/big.bin", "--json"]));
+    assert_eq!(
+        (&line["path"], &line["size"], &line["is_folder"]),
+        (&json!("www/big.bin"), &json!(600_000), &json!(false))
+    );
+    assert_eq!(home.done(&["storage", "get", "www/sub/a.txt"]), "a\n");
+
+    home.done(&["storage", "cp", "-r", "room://www", "back"]);
+    assert_eq!(fs::read(home.path().join("back/big.bin")).unwrap(), data);
+    assert_eq!(
+        fs::read_to_string(home.path().join("back/sub/a.txt")).unwrap(),
+        "a\n"
+    );
+    home.done(&["storage", "cp", "room://www/sub/*.txt", "."]);
+    assert!(home.path().join("a.txt").exists() && home.path().join("b.txt").exists());
+    home.done(&["storage", "cp", "a.txt", "b.txt", "room://copies/"]);
+    home.done(&[
+        "storage",
+        "cp",
+        "room://copies/a.txt",
+        "room://copies/c.txt",
+    ]);
+    assert_eq!(
+        home.done(&["storage", "ls", "copies"]),
+        "a.txt\nb.txt\nc.txt\n"
+    );
+
+    let moved = home.done(&["storage", "mv", "copies/c.txt", "www/"]);
+    assert_eq!(moved, "Moved 'copies/c.txt' to 'www/c.txt'\n");
+    refused(
+        &home.run(&["storage", "mv", "copies/a.txt", "www/c.txt"]),
+        1,
+        &["\nhint: "],
+    );
+    home.done(&["storage", "mv", "copies/a.txt", "www/c.txt", "--overwrite"]);
+
+    assert_eq!(
+        home.done(&["storage", "rm", "room://www/*.txt"]),
+        "Removed 'www/c.txt'\n"
+    );
+    refused(
+        &home.run(&["storage", "rm", "www"]),
+        1,
+        &["folder", "hint: use -r"],
+    );
+    assert_eq!(
+        home.done(&["storage", "rm", "-r", "www"]),
+        "Removed 'www'\n"
+    );
+    refused(&home.run(&["storage", "rm", "www"]), 3, &["www"]);
+    refused(
+        &home.run(&["storage", "cp", "room://www", "x"]),
+        3,
+        &["www"],
+    );
+    refused(
+        &home.run(&["storage", "cp", "absent", "room://x"]),
+        3,
+        &["absent", "hint: what is in the room"],
+    );
+    refused(
+        &home.run(&["storage", "cp", "a.txt", "b.txt", "room://x"]),
+        2,
+        &["no folder"],
+    );
+}
+
+#[test]
+fn streams_stand_for_files() {
+    let home = Home::new();
+    let copied = home.done_with(&["storage", "cp", "-", "room://now.txt"], b"now\n");
+    assert_eq!(copied, "Copied 'stdin' to 'now.txt'\n");
+    assert_eq!(
+        home.done(&["storage", "cp", "room://now.txt", "-"]),
+        "now\n"
+    );
+    // Replaced.
+    home.done_with(&["storage", "cp", "-", "room://now.txt"], b"");
+    assert_eq!(home.done(&["storage", "get", "now.txt"]), "");
+}
+
+#[test]
+fn existence_is_said_and_told_by_the_exit_code() {
+    let home = Home::new();
+    home.done_with(&["storage", "cp", "-", "room://a/b"], b"x");
+    for path in ["a", "a/b", "room://a/b"] {
+        assert_eq!(
+            home.done(&["storage", "exists", path]),
+            format!("'{path}' exists in remote storage.\n")
+        );
+    }
+    let ran = home.run(&["storage", "exists", "a/c"]);
+    let said = "'a/c' does NOT exist in remote storage.\n";
+    assert_eq!(
+        (ran.code, ran.stdout.as_str(), ran.stderr.as_str()),
+        (Some(3), said, "")
+    );
+    let ran = home.run(&["storage", "exists", "a/c", "--quiet"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(3), ""));
+}
+
+#[test]
+fn documents_are_listed_and_moved_but_not_copied() {
+    let home = Home::new();
+    home.create("plan");
+    let before = home.get("plan");
+    assert_eq!(home.done(&["storage", "ls"]), "plan\n");
+    refused(&home.run(&["storage", "get", "plan"]), 1, &["document"]);
+    refused(
+        &home.run(&["storage", "cp", "room://plan", "x"]),
+        1,
+        &["sync export"],
+    );
+    home.done(&["storage", "mv", "plan", "old/plan"]);
+    assert_eq!(home.get("old/plan"), before);
+    // And a file is no document.
+    home.done_with(&["storage", "cp", "-", "room://file"], b"x");
+    refused(&home.run(&["sync", "delete", "file"]), 1, &["storage rm"]);
+    assert_eq!(home.done(&["storage", "ls", "-r"]), "file\nold/\n  plan\n");
+}
