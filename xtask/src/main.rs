@@ -34,6 +34,7 @@ usage: cargo xtask <command>
                         one, and `--verbose` shows its steps
   bench [--short] [--check] [SECTION...]
                         the figures of the document library, in a release build
+  man [DIR]             the man pages of the command line tool, in target/man or there
   wasm                  the tests of the pure crates on wasm32 under Node
   fuzz [--seconds N] [TARGET...]
                         the fuzz targets, each for so long (60)
@@ -55,6 +56,8 @@ fn main() -> Result<()> {
         ["test", "--no-interop"] => test(false),
         ["interop", "--install-only"] => interop::prepare(),
         ["interop", filters @ ..] => interop(filters),
+        ["man"] => man(&target_dir().join("man")),
+        ["man", directory] => man(Path::new(directory)),
         ["wasm"] => wasm::test(),
         ["conformance", options @ ..] => conformance(options),
         ["sim", arguments @ ..] => sim::sim(arguments),
@@ -97,6 +100,14 @@ fn interop(filters: &[&str]) -> Result<()> {
         tests.env("MESHAGENT_BIN", target_dir().join("debug").join(name));
     }
     run(tests, BUILD_LIMIT)
+}
+
+fn man(directory: &Path) -> Result<()> {
+    let mut tool = cargo(&["run", "-p", "meshagent-cli", "--", "man", "--output"]);
+    tool.arg(directory);
+    run(tool, BUILD_LIMIT)?;
+    println!("xtask: the man pages are in {}", directory.display());
+    Ok(())
 }
 
 fn conformance(options: &[&str]) -> Result<()> {
