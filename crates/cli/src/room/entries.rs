@@ -143,6 +143,26 @@ pub(super) async fn is_document(room: &Connection, path: &str) -> anyhow::Result
     }
 }
 
+/// A file's bytes, or nothing if it is a live document.
+pub(super) async fn download(room: &Connection, path: &str) -> anyhow::Result<Option<Vec<u8>>> {
+    let error = match room.storage().download(path).await {
+        Ok(file) => return Ok(Some(file.data.into())),
+        Err(error) => error,
+    };
+    // Of a document that nobody has open, the server may say that there is no such file.
+    let may_be_document = matches!(
+        &error,
+        CallError::Refused { code: Some(code), .. }
+            if [ErrorCode::InvalidRequest, ErrorCode::StorageNotFound]
+                .map(ErrorCode::number)
+                .contains(code)
+    );
+    if may_be_document && is_document(room, path).await? {
+        return Ok(None);
+    }
+    Err(failures::of_call(format!("can't read {path:?}"), error).into())
+}
+
 pub(super) fn join(folder: &str, name: &str) -> String {
     match folder {
         "" => name.to_owned(),

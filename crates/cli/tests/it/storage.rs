@@ -140,16 +140,27 @@ fn documents_are_listed_and_moved_but_not_copied() {
     home.create("plan");
     let before = home.get("plan");
     assert_eq!(home.done(&["storage", "ls"]), "plan\n");
-    refused(&home.run(&["storage", "get", "plan"]), 1, &["document"]);
+    let refusal = ["live document", "hint: `meshagent room sync get`"];
+    refused(&home.run(&["storage", "get", "plan"]), 1, &refusal);
     refused(
         &home.run(&["storage", "cp", "room://plan", "x"]),
         1,
         &["sync export"],
     );
     home.done(&["storage", "mv", "plan", "old/plan"]);
+    home.done_with(&["storage", "cp", "-", "room://old/z"], b"z");
+    refused(&home.run(&["storage", "get", "old/plan"]), 1, &refusal);
+    refused(&home.run(&["storage", "get", "old"]), 1, &["folder"]);
+    // What is no document is copied all the same.
+    let ran = home.run(&["storage", "cp", "-r", "room://old", "copy", "--quiet"]);
+    refused(&ran, 1, &["old/plan", "sync export"]);
+    assert!(home.path().join("copy/z").exists() && !home.path().join("copy/plan").exists());
     assert_eq!(home.get("old/plan"), before);
     // And a file is no document.
     home.done_with(&["storage", "cp", "-", "room://file"], b"x");
     refused(&home.run(&["sync", "delete", "file"]), 1, &["storage rm"]);
-    assert_eq!(home.done(&["storage", "ls", "-r"]), "file\nold/\n  plan\n");
+    assert_eq!(
+        home.done(&["storage", "ls", "-r"]),
+        "file\nold/\n  plan\n  z\n"
+    );
 }

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
-use meshagent_client::{CallError, Connection};
-use meshagent_protocol::ErrorCode;
+use meshagent_client::Connection;
 
 use super::place::Place;
 use crate::failure::{Failure, NOT_FOUND, REFUSED, USAGE};
@@ -18,7 +17,8 @@ use crate::room::{failures, input};
 /// Copy files into the room, out of it, or within it
 ///
 /// room://PATH is in the room, any other path on this machine, and - is stdin or stdout. Files that are there already
-/// are replaced. A live document is not copied: `room sync export` writes its content.
+/// are replaced. Live documents are left out, which ends the command with code 1: `room sync export` writes their
+/// content.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   meshagent room storage cp --room my-room march.csv room://reports/
@@ -75,10 +75,11 @@ pub(super) async fn run(args: &CpArgs, output: &Output) -> anyhow::Result<()> {
         );
         return Err(Failure::new(what).with_exit_code(USAGE).into());
     }
-    let copy = Copy {
+    let mut copy = Copy {
         room: &room,
         output,
         is_recursive: args.recursive,
+        left_out: Vec::new(),
     };
     for source in &sources {
         let mut destination = destination.clone();
@@ -98,7 +99,7 @@ pub(super) async fn run(args: &CpArgs, output: &Output) -> anyhow::Result<()> {
         copy.any(source, &destination).await?;
     }
     room.close().await;
-    Ok(())
+    copy.finish()
 }
 
 async fn sources(room: &Connection, named: &[String]) -> anyhow::Result<Vec<Source>> {
@@ -134,10 +135,12 @@ struct Copy<'a> {
     room: &'a Connection,
     output: &'a Output,
     is_recursive: bool,
+    /// Documents among what was copied.
+    left_out: Vec<String>,
 }
 
 impl Copy<'_> {
-    async fn any(&self, source: &Source, destination: &Place) -> anyhow::Result<()> {
+    async fn any(&mut self, source: &Source, destination: &Place) -> anyhow::Result<()> {
         match source {
             Source::Room(found) if found.entry.is_folder => {
                 self.must_be_recursive(&found.path)?;
@@ -181,21 +184,27 @@ impl Copy<'_> {
             .with_hint("use -r to copy a folder with what is in it"))
     }
 
-    async fn file_in_room(&self, path: &str, destination: &Place) -> anyhow::Result<()> {
-        let file = self.room.storage().download(path).await;
-        let file = file.map_err(|error| {
-            let is_document = matches!(
-                &error,
-                CallError::Refused { code: Some(code), .. } if *code == ErrorCode::InvalidRequest.number()
-            );
-            let failure = failures::of_call(format!("can't copy {path:?}"), error);
-            if is_document {
-                failure.with_hint("`meshagent room sync export` writes a document's content")
-            } else {
-                failure
-            }
-        })?;
-        self.write(path, file.data.into(), destination).await
+    async fn file_in_room(&mut self, path: &str, destination: &Place) -> anyhow::Result<()> {
+        if let Some(data) = entries::download(self.room, path).await? {
+            return self.write(path, data, destination).await;
+        }
+        self.left_out.push(path.to_owned());
+        Ok(())
+    }
+
+    /// Says what was left out.
+    fn finish(self) -> anyhow::Result<()> {
+        if self.left_out.is_empty() {
+            return Ok(());
+        }
+        let what = format!(
+            "live documents are not copied: {}",
+            self.left_out.join(", ")
+        );
+        Err(Failure::new(what)
+            .with_exit_code(REFUSED)
+            .with_hint("`meshagent room sync export` writes a document's content")
+            .into())
     }
 
     async fn write(&self, source: &str, data: Vec<u8>, destination: &Place) -> anyhow::Result<()> {

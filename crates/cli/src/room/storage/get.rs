@@ -3,9 +3,10 @@
 use clap::Args;
 
 use super::place::in_room;
+use crate::failure::{Failure, REFUSED};
 use crate::output::Output;
+use crate::room::entries;
 use crate::room::session::RoomArgs;
-use crate::room::{entries, failures};
 
 /// Print a file
 #[derive(Args, Debug)]
@@ -22,7 +23,17 @@ pub(super) struct GetArgs {
 pub(super) async fn run(args: &GetArgs, output: &Output) -> anyhow::Result<()> {
     let path = entries::normalized(in_room(&args.path))?;
     let room = args.room.connect().await?;
-    let file = room.storage().download(&path).await;
-    let file = file.map_err(|error| failures::of_call(format!("can't get {path:?}"), error))?;
-    output.bytes(&file.data)
+    let is_folder = entries::stat_existing(&room, &path).await?.entry.is_folder;
+    if is_folder {
+        let failure = Failure::new(format!("{path:?} is a folder"))
+            .with_hint("`meshagent room storage ls` lists it");
+        return Err(failure.with_exit_code(REFUSED).into());
+    }
+    match entries::download(&room, &path).await? {
+        Some(data) => output.bytes(&data),
+        None => Err(Failure::new(format!("{path:?} is a live document"))
+            .with_exit_code(REFUSED)
+            .with_hint("`meshagent room sync get` prints its content")
+            .into()),
+    }
 }
