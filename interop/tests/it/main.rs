@@ -5,6 +5,7 @@
 //! scripts of `interop/python` and `interop/node`; no test asserts them.
 
 mod cli;
+mod cli_output;
 mod convergence;
 mod documents;
 mod echo;
