@@ -1,12 +1,15 @@
 //! `meshagent room sync ls`.
 
+use anyhow::Context as _;
 use clap::Args;
 use meshagent_client::Connection;
 use serde_json::Value;
+use tokio::task::JoinSet;
 
 use crate::output::{Layout, Output};
+use crate::room::entries::{self, Found};
+use crate::room::failures;
 use crate::room::session::RoomArgs;
-use crate::room::{entries, failures};
 
 /// List documents
 ///
@@ -56,9 +59,9 @@ pub(super) async fn run(args: &LsArgs, output: &Output) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn documents(room: &Connection, prefix: &str) -> anyhow::Result<Vec<entries::Found>> {
+async fn documents(room: &Connection, prefix: &str) -> anyhow::Result<Vec<Found>> {
     let mut found = match room.storage().stat(prefix).await {
-        Ok(Some(entry)) if !entry.is_folder => vec![entries::Found {
+        Ok(Some(entry)) if !entry.is_folder => vec![Found {
             path: prefix.to_owned(),
             entry,
         }],
@@ -84,11 +87,31 @@ async fn documents(room: &Connection, prefix: &str) -> anyhow::Result<Vec<entrie
         }
     };
     found.retain(|found| !found.entry.is_folder);
+    only_documents(room, found).await
+}
+
+/// Takes out the files. Several are asked for at once, since each answer is a way to the server and back.
+async fn only_documents(room: &Connection, found: Vec<Found>) -> anyhow::Result<Vec<Found>> {
+    let mut questions = JoinSet::new();
     let mut documents = Vec::new();
-    for found in found {
-        if entries::is_document(room, &found.path).await? {
-            documents.push(found);
+    let mut rest = found.into_iter();
+    loop {
+        while questions.len() < QUESTIONS {
+            let Some(found) = rest.next() else { break };
+            let room = room.clone();
+            questions.spawn(async move {
+                let is_document = entries::is_document(&room, &found.path).await?;
+                anyhow::Ok(is_document.then_some(found))
+            });
+        }
+        match questions.join_next().await {
+            Some(answer) => documents.extend(answer.context("asking the server")??),
+            None => break,
         }
     }
+    documents.sort_by(|one, other| one.path.cmp(&other.path));
     Ok(documents)
 }
+
+/// How many questions to the server are under way at once.
+const QUESTIONS: usize = 32;
