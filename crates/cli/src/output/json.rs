@@ -54,7 +54,7 @@ impl Printer {
                 self.out.push('{');
                 for (index, (name, item)) in fields.iter().enumerate() {
                     self.separate(index, level + 1);
-                    self.string(name, "\x1b[34m");
+                    self.string(name, "\x1b[36m");
                     self.out.push_str(": ");
                     self.value(item, level + 1);
                 }
@@ -196,7 +196,7 @@ mod tests {
         );
         assert_eq!(
             text(&json!({"k": "v"}), Layout::Compact, true, true),
-            "{\x1b[34m\"k\"\x1b[0m: \x1b[32m\"v\"\x1b[0m}"
+            "{\x1b[36m\"k\"\x1b[0m: \x1b[32m\"v\"\x1b[0m}"
         );
     }
 
