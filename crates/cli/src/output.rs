@@ -87,6 +87,10 @@ impl Output {
         })
     }
 
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.is_quiet
+    }
+
     /// Says that something was done.
     pub(crate) fn done(&self, text: &str) -> anyhow::Result<()> {
         if self.is_quiet {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meshagent_document::{MeshDocument, MeshSchema};
+use meshagent_document::{Limits, MeshDocument, MeshSchema};
 use meshagent_protocol::{Content, SyncChunk, SyncOpenStart, decode_base64};
 use serde_json::Value;
 use tokio::sync::watch;
@@ -167,7 +167,10 @@ impl DocumentTask {
         let received = if self.is_fresh {
             let schema = MeshSchema::from_json(stream.schema())
                 .map_err(|error| format!("its schema: {error}"))?;
-            let mut document = MeshDocument::new(schema, new_client_id());
+            // What the server has taken is not for us to refuse.
+            let mut limits = Limits::NONE;
+            limits.depth = Limits::default().depth;
+            let mut document = MeshDocument::with_limits(schema, new_client_id(), limits);
             if !stream.state().is_empty() {
                 document
                     .apply_update(stream.state())

@@ -7,7 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use meshagent_document::{MeshDocument, MeshSchema};
+use meshagent_document::{Limits, MeshDocument, MeshSchema};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -234,7 +234,9 @@ fn recover(bytes: &[u8], room: &str, path: &str) -> Option<Recovered> {
 impl Recovered {
     /// The replica that it describes.
     pub(crate) fn into_replica(self, client_id: u64) -> Option<Replica> {
-        let mut document = MeshDocument::new(self.schema, client_id);
+        let mut limits = Limits::NONE;
+        limits.depth = Limits::default().depth;
+        let mut document = MeshDocument::with_limits(self.schema, client_id, limits);
         for update in &self.updates {
             if !update.is_empty() {
                 document.apply_update(update).ok()?;

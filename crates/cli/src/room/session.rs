@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
-use meshagent_client::Connection;
+use meshagent_client::{Connection, RoomClient};
 use meshagent_protocol::{ApiScope, Role, RoomName};
 
 use super::failures;
@@ -53,6 +53,14 @@ impl RoomArgs {
                 Err(failures::unreachable(Failure::new(what)).into())
             }
         }
+    }
+
+    /// Joins the room for longer: what connects again when it has to.
+    pub(super) async fn enter(&self) -> anyhow::Result<RoomClient> {
+        let Endpoint { url, jwt, is_given } = self.endpoint()?;
+        let builder = RoomClient::builder().room_url(&url).token(jwt);
+        let entered = builder.connect().await;
+        entered.map_err(|error| failures::of_connect(&url, is_given, error).into())
     }
 
     fn endpoint(&self) -> anyhow::Result<Endpoint> {

@@ -2,14 +2,17 @@
 
 mod create;
 mod delete;
+mod edit;
 mod export;
 mod get;
 mod grep;
 mod inspect;
+mod live;
 mod ls;
 mod open;
 mod update;
 mod validate;
+mod watch;
 
 use clap::{Args, Subcommand};
 
@@ -35,6 +38,8 @@ enum SyncCommand {
     Grep(grep::GrepArgs),
     Inspect(inspect::InspectArgs),
     Update(update::UpdateArgs),
+    Edit(edit::EditArgs),
+    Watch(watch::WatchArgs),
     Ls(ls::LsArgs),
     Export(export::ExportArgs),
     Delete(delete::DeleteArgs),
@@ -51,6 +56,8 @@ pub(crate) fn run(args: &SyncArgs) -> anyhow::Result<()> {
         SyncCommand::Grep(args) => block_on(grep::run(args, &output)),
         SyncCommand::Inspect(args) => block_on(inspect::run(args, &output)),
         SyncCommand::Update(args) => block_on(update::run(args, &output)),
+        SyncCommand::Edit(args) => block_on(edit::run(args, &output)),
+        SyncCommand::Watch(args) => block_on(watch::run(args, &output)),
         SyncCommand::Ls(args) => block_on(ls::run(args, &output)),
         SyncCommand::Export(args) => block_on(export::run(args, &output)),
         SyncCommand::Delete(args) => block_on(delete::run(args, &output)),

@@ -11,6 +11,7 @@ mod connect;
 mod full_disk;
 mod joiners;
 mod kill;
+mod live;
 mod memory;
 mod packaging;
 mod raw;

@@ -50,6 +50,16 @@ impl Home {
         Self { directory, server }
     }
 
+    /// Stops the server, and starts another one at its address.
+    pub(crate) fn restart(self) -> Self {
+        let Self { directory, server } = self;
+        let address = server.url().trim_start_matches("http://").to_owned();
+        server.terminate();
+        let serve = ["serve", "--listen", &address];
+        let server = Server::start(&mut meshagent(directory.path(), &serve));
+        Self { directory, server }
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.directory.path()
     }

@@ -1,0 +1,179 @@
+//! `meshagent room sync watch` and `edit`.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Lines};
+use std::process::{Child, ChildStdout, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::room::{Home, PLAN, refused};
+
+/// A command that prints lines; killed when the test fails.
+struct Watching {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Watching {
+    fn start(home: &Home, arguments: &[&str]) -> Self {
+        let mut command = home.command(arguments);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    fn line(&mut self) -> Value {
+        let line = self.lines.next().expect("another line").unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _killed = self.child.kill();
+        let _waited = self.child.wait();
+    }
+}
+
+fn retitle(home: &Home, title: &str) {
+    let patch = json!([{ "op": "replace", "path": "/doc/title", "value": title }]).to_string();
+    home.done(&["sync", "update", "plan", "--patch", &patch]);
+}
+
+#[test]
+fn each_change_is_a_line_over_a_restart() {
+    let home = Home::new();
+    home.create("plan");
+    let mut watching = Watching::start(&home, &["sync", "watch", "plan", "--json", "--count", "4"]);
+    assert_eq!(watching.line(), json!({ "event": "connected" }));
+    retitle(&home, "New plan");
+    let title = |old: &str, new: &str| {
+        json!({
+            "event": "change", "origin": "remote", "change": "attribute", "id": null,
+            "name": "title", "old": old, "new": new,
+        })
+    };
+    assert_eq!(watching.line(), title("Plan", "New plan"));
+
+    let home = home.restart();
+    retitle(&home, "Newer plan");
+    assert_eq!(watching.line(), json!({ "event": "disconnected" }));
+    // What was missed may come before the word that it is connected again, or after it.
+    let seen = [watching.line(), watching.line()];
+    assert!(seen.contains(&title("New plan", "Newer plan")), "{seen:?}");
+    assert!(seen.contains(&json!({ "event": "connected" })), "{seen:?}");
+
+    home.done(&[
+        "sync",
+        "update",
+        "plan",
+        "--patch",
+        r#"[{"op": "remove", "path": "/doc/children/0"}]"#,
+    ]);
+    let line = watching.line();
+    assert_eq!(
+        (&line["change"], &line["tag"]),
+        (&json!("deleted"), &json!("item"))
+    );
+    let add = r#"[{"op": "add", "path": "/doc/children/-", "value": {"item": {"s": "tea"}}}]"#;
+    home.done(&["sync", "update", "plan", "--patch", add]);
+    let line = watching.line();
+    assert_eq!(
+        (&line["change"], &line["tag"]),
+        (&json!("inserted"), &json!("item"))
+    );
+    assert!(
+        watching.lines.next().is_none(),
+        "it ends after as many as were asked for"
+    );
+    assert!(watching.child.wait().unwrap().success());
+}
+
+#[test]
+fn people_get_lines_that_they_can_read() {
+    let home = Home::new();
+    home.create("plan");
+    let mut command = home.command(&["sync", "watch", "plan", "--count", "1"]);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut told = String::new();
+    BufReader::new(child.stderr.take().unwrap())
+        .read_line(&mut told)
+        .unwrap();
+    assert_eq!(told, "connected\n");
+    retitle(&home, "New plan");
+    let output = child.wait_with_output().unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(printed, "~ (root) title: \"Plan\" -> \"New plan\"\n");
+    refused(
+        &home.run(&["sync", "watch", "nowhere"]),
+        3,
+        &["can't open \"nowhere\""],
+    );
+}
+
+/// Runs `edit` with a shell command as the editor, to which the file is `$1`.
+fn edit(home: &Home, editor: &str) -> crate::Ran {
+    fs::write(home.path().join("editor"), editor).unwrap();
+    let mut command = home.command(&["sync", "edit", "plan"]);
+    crate::run(
+        command
+            .env("EDITOR", "sh ./editor")
+            .env("TMPDIR", home.path()),
+    )
+}
+
+#[test]
+fn only_what_was_edited_is_changed() {
+    let home = Home::new();
+    home.create("plan");
+    let ran = edit(&home, "sed -i s/milk/tea/ \"$1\"");
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
+    assert_eq!(ran.stdout, "Updated document at plan\n");
+    assert_eq!(home.get("plan"), PLAN.replace("milk", "tea"));
+
+    // Somebody else edits while the editor is open.
+    let meshagent = home
+        .command(&[])
+        .get_program()
+        .to_string_lossy()
+        .into_owned();
+    let patch = r#"[{"op": "replace", "path": "/doc/title", "value": "Theirs"}]"#;
+    let ran = edit(
+        &home,
+        &format!(
+            "sed -i s/bread/cake/ \"$1\"\n{meshagent} room sync update --room r plan --patch '{patch}' >/dev/null"
+        ),
+    );
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
+    let expected = PLAN.replace("milk", "tea").replace("bread", "cake");
+    assert_eq!(home.get("plan"), expected.replace("Plan", "Theirs"));
+    assert_eq!(edit(&home, "true").stdout, "Nothing was changed\n");
+}
+
+#[test]
+fn what_the_schema_forbids_is_said_and_kept() {
+    let home = Home::new();
+    home.create("plan");
+    let ran = edit(&home, "sed -i 's/\"milk\"/7/' \"$1\"");
+    refused(
+        &ran,
+        1,
+        &["/doc/children/0/item/s", "what you wrote is in "],
+    );
+    let kept = ran.stderr.split("what you wrote is in ").nth(1).unwrap();
+    assert!(
+        fs::read_to_string(kept.trim())
+            .unwrap()
+            .contains("\"s\": 7")
+    );
+    assert_eq!(home.get("plan"), PLAN);
+    refused(&edit(&home, "echo nonsense > \"$1\""), 2, &["no JSON"]);
+    refused(&edit(&home, "exit 3"), 1, &["the editor ended with"]);
+    let mut command = home.command(&["sync", "edit", "plan"]);
+    refused(&crate::run(&mut command), 2, &["there is no editor"]);
+}
