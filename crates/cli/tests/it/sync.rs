@@ -41,6 +41,8 @@ fn document_is_created_read_changed_and_deleted() {
         "[{\"item\": {\"s\": \"milk\", \"n\": 2}}, {\"item\": {\"s\": \"bread\"}}]\n"
     );
     assert_eq!(home.done(&["sync", "grep", "notes/plan", "tea"]), "[]\n");
+    let minus = ["sync", "grep", "notes/plan", "--compact", "--", "-milk"];
+    assert_eq!(home.done(&minus), "[]\n");
     let schema = home.done(&["sync", "inspect", "notes/plan"]);
     assert_eq!(parsed(&schema)["$root_tag_ref"], json!("#/$defs/doc"));
 
@@ -247,6 +249,7 @@ fn exit_codes_say_who_is_at_fault() {
         (2, &["sync", "get", "../plan"]),
         (2, &["sync", "get", "plan", "--room", "No Room"]),
         (2, &["sync", "grep", "plan", "("]),
+        (2, &["sync", "grep", "plan", "--ignorecase"]),
         (3, &["sync", "get", "absent"]),
         (3, &["sync", "delete", "absent"]),
     ] {

@@ -20,8 +20,7 @@ pub(super) struct GrepArgs {
     /// The document
     path: String,
 
-    /// Regular expression, without look-around and back-references
-    #[arg(allow_hyphen_values = true)]
+    /// Regular expression, without look-around and back-references; one that begins with - goes behind --
     pattern: String,
 
     /// Take capital and small letters as equal
