@@ -4,5 +4,6 @@
 mod calls;
 mod connecting;
 mod peer;
+mod replica;
 mod streams;
 mod toolkits;

@@ -1,0 +1,159 @@
+//! What is kept until it is acknowledged, merged, sent again, given up: without a server.
+
+use meshagent_client::{Outgoing, Replica};
+use meshagent_document::{MeshDocument, MeshSchema, Target};
+use serde_json::json;
+
+fn document(client_id: u64) -> MeshDocument {
+    MeshDocument::new(MeshSchema::builtin("document").unwrap(), client_id)
+}
+
+fn append(replica: &mut Replica, text: &str) -> String {
+    let element = json!({ "body": { "text": text } });
+    replica
+        .edit(|d| d.append_child(Target::Root, element))
+        .unwrap()
+}
+
+/// All that may be sent now.
+fn sent(replica: &mut Replica) -> Vec<Outgoing> {
+    std::iter::from_fn(|| replica.next_to_send()).collect()
+}
+
+fn texts(document: &MeshDocument) -> Vec<String> {
+    let texts = document
+        .root()
+        .children()
+        .filter_map(|child| child.attribute("text"));
+    texts
+        .map(|text| text.as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn what_waits_is_merged_and_counts_as_saved_together() {
+    let mut replica = Replica::new(document(1));
+    append(&mut replica, "one");
+    let first = sent(&mut replica);
+    assert_eq!(first.len(), 1);
+    for text in ["two", "three", "four"] {
+        append(&mut replica, text);
+    }
+    let second = sent(&mut replica);
+    assert_eq!(second.len(), 1, "one message for all that waited");
+    assert_eq!(replica.last_number(), 4);
+    replica.acknowledged(second[0].number);
+    assert_eq!(replica.saved_number(), 0, "the first is not there yet");
+    replica.acknowledged(first[0].number);
+    assert_eq!(replica.saved_number(), 4);
+    assert!(replica.is_saved());
+
+    let mut other = document(2);
+    for one in [&first[0], &second[0]] {
+        other.apply_update(&one.update).unwrap();
+    }
+    assert_eq!(texts(&other), ["one", "two", "three", "four"]);
+}
+
+#[test]
+fn what_deletes_goes_out_alone() {
+    let mut replica = Replica::new(document(1));
+    let ids: Vec<String> = (0..4)
+        .map(|n| append(&mut replica, &n.to_string()))
+        .collect();
+    for id in &ids[..2] {
+        assert!(replica.edit(|d| d.delete(id)).unwrap());
+    }
+    append(&mut replica, "last");
+    append(&mut replica, "very last");
+    // The insertions before, each deletion, the insertions after.
+    assert_eq!(sent(&mut replica).len(), 4);
+}
+
+#[test]
+fn what_was_under_way_is_sent_again_and_not_too_much_at_once() {
+    let mut replica = Replica::new(document(1));
+    let long = "x".repeat(300 << 10);
+    for _ in 0..6 {
+        append(&mut replica, &long);
+    }
+    let first = sent(&mut replica);
+    assert_eq!(first.len(), 4, "more than a megabyte is not under way");
+    replica.acknowledged(first[0].number);
+    assert_eq!(sent(&mut replica).len(), 1);
+    replica.unsent();
+    let again = sent(&mut replica);
+    assert_eq!(again[..3], first[1..], "the same bytes in the same order");
+    assert_eq!(replica.unsaved().count(), 5);
+}
+
+#[test]
+fn a_gap_is_filled_with_what_the_server_lacks() {
+    let mut replica = Replica::new(document(1));
+    append(&mut replica, "lost");
+    let lost = sent(&mut replica).remove(0);
+    // Something says that it arrived, and it did not.
+    replica.acknowledged(lost.number);
+    append(&mut replica, "next");
+    let next = sent(&mut replica).remove(0);
+    let mut server = document(2);
+    server.apply_update(&next.update).unwrap();
+    assert!(server.has_gap());
+    assert!(
+        replica
+            .fill_gap(next.number, &server.state_vector())
+            .unwrap()
+    );
+    assert!(!replica.is_saved(), "saved is what is shown");
+    let fill = sent(&mut replica).remove(0);
+    server.apply_update(&fill.update).unwrap();
+    assert_eq!(texts(&server), ["lost", "next"]);
+    replica.acknowledged(fill.number);
+    assert!(replica.is_saved());
+
+    // A server that is never content is not sent the same for ever.
+    append(&mut replica, "more");
+    let mut number = sent(&mut replica).remove(0).number;
+    let mut fills = 0;
+    while replica.fill_gap(number, &[0]).unwrap() {
+        number = sent(&mut replica).remove(0).number;
+        fills += 1;
+        assert!(fills < 100);
+    }
+    assert!(replica.fill_gap(99, b"nonsense").is_err());
+}
+
+#[test]
+fn what_does_not_build_on_a_refused_edit_is_kept() {
+    let mut replica = Replica::new(document(1));
+    let mut other = document(7);
+    let stranger = other
+        .append_child(
+            Target::Root,
+            json!({ "body": { "text": "stranger" } }),
+            &mut || "s".to_owned(),
+        )
+        .unwrap()
+        .unwrap();
+    append(&mut replica, "refused");
+    let refused = sent(&mut replica).remove(0);
+    append(&mut replica, "after it");
+    replica.adopt(stranger).unwrap();
+    replica.refused(refused.number);
+    assert_eq!(texts(replica.document()).len(), 3, "until it starts over");
+    let lost = replica.start_over(document(3));
+    assert_eq!(
+        lost, 1,
+        "what follows an edit of the same replica builds on it"
+    );
+    assert_eq!(texts(replica.document()), ["stranger"]);
+    assert_eq!(replica.unsaved().count(), 1);
+    append(&mut replica, "new");
+    let mut server = document(4);
+    for one in sent(&mut replica) {
+        server.apply_update(&one.update).unwrap();
+        replica.acknowledged(one.number);
+    }
+    assert_eq!(server.to_json(true), replica.document().to_json(true));
+    assert!(replica.is_saved());
+}
