@@ -1,5 +1,5 @@
 //! The published SDKs and the published CLI, unmodified, against the real server binary. Each test has a
-//! server of its own and plays with it from outside; nothing here links the server's crates.
+//! server of its own and plays with it from outside; nothing here links the server's crates; our own client is one player among them.
 //!
 //! `cargo xtask interop` installs what the tests run. The SDKs' own defects are stepped around in the
 //! scripts of `interop/python` and `interop/node`; no test asserts them.
@@ -13,6 +13,7 @@ mod grants;
 mod limits;
 mod messaging;
 mod other_sdks;
+mod our_client;
 mod reconnect;
 mod samples;
 mod scenario;
