@@ -87,6 +87,7 @@ impl Output {
         })
     }
 
+    /// Whether nothing but what was asked for is to be printed.
     pub(crate) fn is_quiet(&self) -> bool {
         self.is_quiet
     }

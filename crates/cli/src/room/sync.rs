@@ -6,6 +6,7 @@ mod edit;
 mod export;
 mod get;
 mod grep;
+mod import;
 mod inspect;
 mod live;
 mod ls;
@@ -40,6 +41,7 @@ enum SyncCommand {
     Update(update::UpdateArgs),
     Edit(edit::EditArgs),
     Watch(watch::WatchArgs),
+    Import(import::ImportArgs),
     Ls(ls::LsArgs),
     Export(export::ExportArgs),
     Delete(delete::DeleteArgs),
@@ -58,6 +60,7 @@ pub(crate) fn run(args: &SyncArgs) -> anyhow::Result<()> {
         SyncCommand::Update(args) => block_on(update::run(args, &output)),
         SyncCommand::Edit(args) => block_on(edit::run(args, &output)),
         SyncCommand::Watch(args) => block_on(watch::run(args, &output)),
+        SyncCommand::Import(args) => block_on(import::run(args, &output)),
         SyncCommand::Ls(args) => block_on(ls::run(args, &output)),
         SyncCommand::Export(args) => block_on(export::run(args, &output)),
         SyncCommand::Delete(args) => block_on(delete::run(args, &output)),

@@ -9,6 +9,7 @@
 mod arguments;
 mod connect;
 mod full_disk;
+mod import;
 mod joiners;
 mod kill;
 mod live;

@@ -1,0 +1,169 @@
+//! The thread that reads an export, and how much of it may wait.
+
+use std::io::{BufRead, BufReader, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::conversation::{Conversation, InvalidConversation};
+use super::elements::{Elements, ListError};
+
+/// Memory for conversations that were read and are not in the room yet; when it is used up, reading waits. A
+/// conversation that is larger waits until it is the only one.
+const BUDGET_KIBIBYTES: u32 = 16 << 10;
+/// How many conversations wait to be taken; when they are this many, reading waits.
+const QUEUE: usize = 4;
+
+/// An element of the export.
+#[derive(Debug)]
+pub(super) struct Item {
+    /// Counted from 0.
+    pub(super) index: u64,
+    pub(super) conversation: ReadConversation,
+    /// To be held for as long as the conversation is in memory.
+    pub(super) permit: OwnedSemaphorePermit,
+}
+
+type ReadConversation = Result<Conversation, InvalidConversation>;
+
+/// Where the elements come from, in order, until the export ends or can't be read any further.
+///
+/// The thread ends when this is dropped, or when it reads next: nobody can wake it from a pipe that says nothing.
+#[derive(Debug)]
+pub(super) struct Reader {
+    items: mpsc::Receiver<Result<Item, ListError>>,
+    budget: Arc<Semaphore>,
+    /// How many bytes were read.
+    position: Arc<AtomicU64>,
+}
+
+impl Reader {
+    /// Reads the first `limit` elements.
+    pub(super) fn start<R>(
+        elements: Elements<R>,
+        limit: Option<u64>,
+        position: Arc<AtomicU64>,
+    ) -> std::io::Result<Self>
+    where
+        R: BufRead + Send + 'static,
+    {
+        let (sender, items) = mpsc::channel(QUEUE);
+        let budget = Arc::new(Semaphore::new(BUDGET_KIBIBYTES as usize));
+        let work = Work {
+            elements,
+            sender,
+            budget: Arc::clone(&budget),
+            runtime: Handle::current(),
+        };
+        std::thread::Builder::new()
+            .name("export".to_owned())
+            .spawn(move || work.run(limit.unwrap_or(u64::MAX)))?;
+        Ok(Self {
+            items,
+            budget,
+            position,
+        })
+    }
+
+    /// The next element. Cancel safe.
+    pub(super) async fn next(&mut self) -> Option<Result<Item, ListError>> {
+        self.items.recv().await
+    }
+
+    /// Whether nothing is there to be taken right now.
+    pub(super) fn is_idle(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// How many bytes of the export were read.
+    pub(super) fn position(&self) -> u64 {
+        self.position.load(Ordering::Relaxed)
+    }
+
+    /// Reads no further.
+    pub(super) fn stop(&mut self) {
+        self.items.close();
+        self.budget.close();
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+struct Work<R> {
+    elements: Elements<R>,
+    sender: mpsc::Sender<Result<Item, ListError>>,
+    budget: Arc<Semaphore>,
+    runtime: Handle,
+}
+
+impl<R: BufRead> Work<R> {
+    fn run(mut self, limit: u64) {
+        for index in 0..limit {
+            let item = match read(&mut self.elements) {
+                Ok(None) => return,
+                Ok(Some(conversation)) => {
+                    let Some(permit) = self.permit(&conversation) else {
+                        return;
+                    };
+                    Ok(Item {
+                        index,
+                        conversation,
+                        permit,
+                    })
+                }
+                Err(error) => Err(error),
+            };
+            let is_last = item.is_err();
+            if self.sender.blocking_send(item).is_err() || is_last {
+                return;
+            }
+        }
+    }
+
+    /// Waits until there is memory for a conversation; `None` if nobody wants it any more.
+    fn permit(&self, conversation: &ReadConversation) -> Option<OwnedSemaphorePermit> {
+        let bytes = conversation.as_ref().map_or(0, Conversation::bytes);
+        let kibibytes = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        let kibibytes = kibibytes.min(BUDGET_KIBIBYTES);
+        let permit = Arc::clone(&self.budget).acquire_many_owned(kibibytes);
+        self.runtime.block_on(permit).ok()
+    }
+}
+
+fn read<R: BufRead>(elements: &mut Elements<R>) -> Result<Option<ReadConversation>, ListError> {
+    let Some(mut element) = elements.next()? else {
+        return Ok(None);
+    };
+    let conversation = Conversation::read(&mut element);
+    // An element that can't be read leads to the next one, unless it has no end.
+    element.finish()?;
+    Ok(Some(conversation))
+}
+
+/// Counts what is read.
+pub(super) struct Counted<R> {
+    reader: R,
+    position: Arc<AtomicU64>,
+}
+
+impl<R: Read> Counted<R> {
+    pub(super) fn new(reader: R, position: Arc<AtomicU64>) -> BufReader<Self> {
+        BufReader::with_capacity(BUFFER_BYTES, Self { reader, position })
+    }
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.reader.read(into)?;
+        self.position.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}
+
+const BUFFER_BYTES: usize = 256 << 10;
