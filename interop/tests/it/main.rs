@@ -10,6 +10,7 @@ mod convergence;
 mod documents;
 mod echo;
 mod grants;
+mod import;
 mod limits;
 mod messaging;
 mod other_sdks;
