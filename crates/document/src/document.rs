@@ -39,7 +39,7 @@ pub use event::{Change, Event, Origin, TextChange};
 pub use grep::PatternError;
 pub use insert::InsertError;
 pub use limits::Limits;
-pub use patch::PatchError;
+pub use patch::{PatchError, PatchOutcome, PatchStep};
 pub use read::{Element, Text};
 pub use replace::ReplaceError;
 pub use violation::Repair;

@@ -7,6 +7,7 @@ use super::MeshDocument;
 use super::draft::Draft;
 use super::event::Origin;
 use super::insert::{Parent, build_children};
+use super::patch::PatchStep;
 use crate::engine::{
     ItemIndex, NodeIndex, ROOT, ROOT_ATTRIBUTES, ROOT_ATTRIBUTES_NODE, ROOT_NODE, TextChanges,
 };
@@ -256,20 +257,29 @@ impl MeshDocument {
 
     /// Applies edits that were checked.
     fn apply_edits(&mut self, edits: Vec<Edit>) -> Option<Vec<u8>> {
-        let mut updates = Vec::with_capacity(edits.len());
-        for edit in edits {
-            self.note_inverse(&edit);
-            updates.extend(self.apply_edit(edit));
-            self.end_inverse();
-        }
-        match updates.len() {
+        let mut steps = self.apply_edits_in_steps(edits);
+        match steps.len() {
             0 => None,
-            1 => updates.pop(),
+            1 => steps.pop().map(|step| step.update),
             _ => {
-                let updates: Vec<&[u8]> = updates.iter().map(Vec::as_slice).collect();
+                let updates: Vec<&[u8]> = steps.iter().map(|step| &*step.update).collect();
                 crate::merge_updates(&updates).ok()
             }
         }
+    }
+
+    /// Applies edits that were checked; the update of each that did something.
+    pub(super) fn apply_edits_in_steps(&mut self, edits: Vec<Edit>) -> Vec<PatchStep> {
+        let mut steps = Vec::with_capacity(edits.len());
+        for edit in edits {
+            let start = self.engine.clock(self.client_id);
+            self.note_inverse(&edit);
+            let update = self.apply_edit(edit);
+            self.end_inverse();
+            let operations = start.into()..self.engine.clock(self.client_id).into();
+            steps.extend(update.map(|update| PatchStep { update, operations }));
+        }
+        steps
     }
 
     fn apply_edit(&mut self, edit: Edit) -> Option<Vec<u8>> {

@@ -4,12 +4,16 @@ mod check;
 pub(super) mod overlay;
 pub(super) mod pieces;
 
+use std::ops::Range;
+
 use serde_json::{Map, Value};
 use thiserror::Error;
 
 use self::overlay::Node;
 use super::MeshDocument;
-use super::edit::EditError;
+use super::draft::Draft;
+use super::edit::{Edit, EditError};
+use super::event::Origin;
 use crate::schema::{ID_ATTRIBUTE, Violation};
 
 /// How deep JSON is. That of a document is less deep; what is deeper could not be walked, not even
@@ -58,6 +62,27 @@ pub enum PatchError {
     },
 }
 
+/// What a patch did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PatchOutcome {
+    /// Its changes one by one, in this order; together they are the patch. None if nothing changed.
+    ///
+    /// The published SDKs keep their view by deltas and lose count when one update deletes in two places, so
+    /// they have to be sent these, not what they are merged to.
+    pub steps: Vec<PatchStep>,
+    /// For each operation, whether it changed something; none of a patch that comes to nothing did.
+    pub changed: Vec<bool>,
+}
+
+/// One change of a patch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PatchStep {
+    /// The v1 update.
+    pub update: Vec<u8>,
+    /// The clocks of the operations in it, by this document's client id; empty if it only deletes.
+    pub operations: Range<u64>,
+}
+
 impl MeshDocument {
     /// Applies a JSON Patch to the document's JSON form, as one transaction; its v1 update, `None` if
     /// nothing changed.
@@ -73,6 +98,54 @@ impl MeshDocument {
         patch: &Value,
         next_id: &mut dyn FnMut() -> String,
     ) -> Result<Option<Vec<u8>>, PatchError> {
+        let (edits, _) = self.resolve_patch(patch, next_id)?;
+        Ok(self.edit(&edits, next_id)?)
+    }
+
+    /// The same, told operation by operation and change by change.
+    ///
+    /// # Errors
+    /// As [`Self::apply_patch`].
+    pub fn apply_patch_in_steps(
+        &mut self,
+        patch: &Value,
+        next_id: &mut dyn FnMut() -> String,
+    ) -> Result<PatchOutcome, PatchError> {
+        let (edits, mut changed) = self.resolve_patch(patch, next_id)?;
+        let edits = Draft::new(self).check(&edits, next_id)?;
+        let steps = self.apply_edits_in_steps(edits);
+        self.close_edit();
+        self.close_event(Origin::Local);
+        if steps.is_empty() {
+            changed.fill(false);
+        }
+        Ok(PatchOutcome { steps, changed })
+    }
+
+    /// Whether [`Self::apply_patch_in_steps`] would apply the patch, and which of its operations would change
+    /// something.
+    ///
+    /// # Errors
+    /// As [`Self::apply_patch`].
+    pub fn check_patch(
+        &self,
+        patch: &Value,
+        next_id: &mut dyn FnMut() -> String,
+    ) -> Result<Vec<bool>, PatchError> {
+        let (edits, mut changed) = self.resolve_patch(patch, next_id)?;
+        let edits = Draft::new(self).check(&edits, next_id)?;
+        if edits.is_empty() {
+            changed.fill(false);
+        }
+        Ok(changed)
+    }
+
+    /// The edits that a patch comes to, and which of its operations change something.
+    fn resolve_patch(
+        &self,
+        patch: &Value,
+        next_id: &mut dyn FnMut() -> String,
+    ) -> Result<(Vec<Edit>, Vec<bool>), PatchError> {
         let Value::Array(operations) = patch else {
             let reason = "a patch is an array of operations";
             return Err(PatchError::Malformed { index: 0, reason });
@@ -83,9 +156,10 @@ impl MeshDocument {
             copied: 0,
             room: MAX_VALUES,
         };
+        let mut changed = Vec::with_capacity(operations.len());
         for (index, operation) in operations.iter().enumerate() {
             let applied = patched.apply(operation);
-            applied.map_err(|failure| failure.at(index))?;
+            changed.push(applied.map_err(|failure| failure.at(index))?);
         }
         let mut json = patched.json;
         json.settle(self);
@@ -97,8 +171,7 @@ impl MeshDocument {
                 Err(violations) => Err(violations),
             },
         };
-        let edits = edits.map_err(PatchError::Invalid)?;
-        Ok(self.edit(&edits, next_id)?)
+        Ok((edits.map_err(PatchError::Invalid)?, changed))
     }
 }
 
@@ -128,7 +201,8 @@ struct Patched<'a> {
 }
 
 impl Patched<'_> {
-    fn apply(&mut self, operation: &Value) -> Result<(), Failure> {
+    /// Applies an operation; whether it changed something.
+    fn apply(&mut self, operation: &Value) -> Result<bool, Failure> {
         let member = |name: &str, reason| {
             let member = operation.get(name).and_then(Value::as_str);
             member.ok_or(Failure::Malformed(reason))
@@ -140,8 +214,10 @@ impl Patched<'_> {
         let path = member("path", "\"path\" is missing")?;
         match member("op", "\"op\" is missing")? {
             "add" => {
-                let value = self.given(path, value()?)?;
-                self.add(path, value)
+                let (given, value) = (value()?, self.given(path, value()?)?);
+                let is_there = !has_ids(given) && self.has_member(path, given)?;
+                self.add(path, value)?;
+                Ok(!is_there)
             }
             "copy" => {
                 let from = member("from", "\"from\" is missing")?;
@@ -155,7 +231,8 @@ impl Patched<'_> {
                 }
                 let copy = Node::Value(copy);
                 self.make_room(path, &copy)?;
-                self.add(path, copy)
+                self.add(path, copy)?;
+                Ok(true)
             }
             "move" => {
                 let from = member("from", "\"from\" is missing")?;
@@ -165,19 +242,23 @@ impl Patched<'_> {
                 }
                 let moved = self.remove(from)?;
                 self.make_room(path, &moved)?;
-                self.add(path, moved)
+                self.add(path, moved)?;
+                Ok(path != from)
             }
-            "remove" => self.remove(path).map(drop),
+            "remove" => self.remove(path).map(|_| true),
             "replace" => {
-                let value = self.given(path, value()?)?;
-                *self.get_mut(path)? = value;
-                Ok(())
+                let (given, value) = (value()?, self.given(path, value()?)?);
+                let document = self.document;
+                let found = self.get_mut(path)?;
+                let is_there = !has_ids(given) && found.equals(document, given);
+                *found = value;
+                Ok(!is_there)
             }
             "test" => {
                 let document = self.document;
                 let found = self.get_mut(path)?;
                 if found.equals(document, value()?) {
-                    return Ok(());
+                    return Ok(false);
                 }
                 Err(Failure::TestFailed(path.to_owned()))
             }
@@ -220,6 +301,18 @@ impl Patched<'_> {
         let parent = self.json.get_mut(self.document, &tokens);
         let parent = parent.ok_or_else(missing)?;
         { parent.add(self.document, &last, value) }.ok_or_else(missing)
+    }
+
+    /// Whether there is an object's member at this place, with this value.
+    fn has_member(&mut self, pointer: &str, value: &Value) -> Result<bool, Failure> {
+        let mut tokens = tokens(pointer)?;
+        let Some(last) = tokens.pop() else {
+            return Ok(false);
+        };
+        let document = self.document;
+        let parent = self.json.get_mut(document, &tokens);
+        let member = parent.and_then(|parent| parent.member(document, &last));
+        Ok(member.is_some_and(|member| member.equals(document, value)))
     }
 
     fn remove(&mut self, pointer: &str) -> Result<Node, Failure> {
@@ -299,6 +392,17 @@ pub(super) fn strip_ids(value: &mut Value) {
         }
         Value::Array(items) => items.iter_mut().for_each(strip_ids),
         _ => {}
+    }
+}
+
+/// Whether there is an `$id` in it; as deep as JSON is.
+fn has_ids(value: &Value) -> bool {
+    match value {
+        Value::Object(members) => {
+            members.contains_key(ID_ATTRIBUTE) || members.values().any(has_ids)
+        }
+        Value::Array(items) => items.iter().any(has_ids),
+        _ => false,
     }
 }
 

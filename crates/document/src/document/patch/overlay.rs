@@ -97,6 +97,14 @@ impl Node {
         Some(at)
     }
 
+    /// A member, if it is an object.
+    pub(super) fn member(&mut self, document: &MeshDocument, token: &str) -> Option<&Self> {
+        match self.open(document) {
+            Self::Object(object) => object.members.get(token),
+            _ => None,
+        }
+    }
+
     /// Adds a member, or an item at an index; `None` if there is no such place.
     pub(super) fn add(&mut self, document: &MeshDocument, token: &str, value: Self) -> Option<()> {
         match self.open(document) {

@@ -155,6 +155,49 @@ fn replacing_with_the_same_is_nothing() {
 }
 
 #[test]
+fn steps_come_to_the_patch_and_each_operation_is_told() {
+    let mut ours = sample();
+    let mut other = document(2);
+    other.apply_update(&ours.encode_state()).unwrap();
+    let patch = json!([
+        {"op": "test", "path": "/doc/title", "value": "T"},
+        {"op": "replace", "path": "/doc/title", "value": "U"},
+        {"op": "replace", "path": "/doc/children/0/item/s", "value": "x"},
+        {"op": "add", "path": "/doc/children/0/item/s", "value": "x"},
+        {"op": "add", "path": "/doc/children/-", "value": {"item": {"s": "new", "children": []}}},
+        {"op": "remove", "path": "/doc/children/1"},
+    ]);
+    let told = [false, true, false, false, true, true];
+    assert_eq!(ours.check_patch(&patch, &mut counter()).unwrap(), told);
+    assert_eq!(ours.to_json(true), other.to_json(true));
+
+    let mut clock = ours.clocks().find(|(client, _)| *client == 1).unwrap().1;
+    let outcome = ours.apply_patch_in_steps(&patch, &mut counter()).unwrap();
+    assert_eq!(outcome.changed, told);
+    assert_eq!(outcome.steps.len(), 3);
+    for step in &outcome.steps {
+        assert_eq!(step.operations.start, clock);
+        clock = step.operations.end;
+        other.apply_update(&step.update).unwrap();
+    }
+    assert_eq!(other.to_json(true), ours.to_json(true));
+    assert!(ours.clocks().any(|one| one == (1, clock)));
+
+    let back_and_forth = json!([
+        {"op": "replace", "path": "/doc/title", "value": "V"},
+        {"op": "replace", "path": "/doc/title", "value": "U"},
+    ]);
+    assert_eq!(
+        ours.check_patch(&back_and_forth, &mut counter()).unwrap(),
+        [false; 2]
+    );
+    let outcome = ours.apply_patch_in_steps(&back_and_forth, &mut counter());
+    let outcome = outcome.unwrap();
+    assert!(outcome.steps.is_empty());
+    assert_eq!(outcome.changed, [false; 2]);
+}
+
+#[test]
 fn only_what_a_patch_changes_is_checked_and_named_by_its_place() {
     let mut ours = sample();
     let before = ours.encode_state();
