@@ -3,8 +3,8 @@
 //! Holds no replica: what an update means is for the document crate to say.
 
 use meshagent_protocol::{
-    Content, DocPath, InvalidRequest, SyncChunk, SyncCreate, SyncDescribe, SyncOpenStart,
-    SyncOutput,
+    Content, DocPath, InvalidRequest, SyncChunk, SyncCreate, SyncDescribe, SyncDescribed,
+    SyncOpenStart, SyncOutput, SyncPatch, SyncPatched,
 };
 use serde_json::Value;
 
@@ -51,18 +51,37 @@ impl SyncCalls {
     ///
     /// When the server refuses, for instance because there is no document (code 1003).
     pub async fn describe(&self, path: &str) -> Result<Value, CallError> {
-        let input = SyncDescribe {
-            path: DocPath::parse(path)?,
-            schema_path: None,
-        };
-        match self
+        let input = SyncDescribe::new(DocPath::parse(path)?);
+        Ok(self.describe_with(&input).await?.json)
+    }
+
+    /// The content of a document, with what else is asked for: `$id`s, the version, the schema.
+    ///
+    /// A server that doesn't know these fields leaves them out.
+    ///
+    /// # Errors
+    ///
+    /// As [`describe`](Self::describe).
+    pub async fn describe_with(&self, input: &SyncDescribe) -> Result<SyncDescribed, CallError> {
+        let answer = self
             .room
             .invoke("sync", "describe", input.to_content())
-            .await?
-        {
-            Content::Json(json) => Ok(json),
-            _ => Err(CallError::unexpected("the answer is not a `json` content")),
-        }
+            .await?;
+        Ok(SyncDescribed::parse(&answer)?)
+    }
+
+    /// Has the server apply a JSON Patch, all of it or nothing; the answer comes when it is on stable storage.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses the patch: 1002 if it is malformed or breaks the schema, 1005 if a `test` failed
+    /// or the document has another version, 1003 if there is no document, or the server has no such tool.
+    pub async fn patch(&self, input: &SyncPatch) -> Result<SyncPatched, CallError> {
+        let answer = self
+            .room
+            .invoke("sync", "patch", input.to_content())
+            .await?;
+        Ok(SyncPatched::parse(&answer)?)
     }
 
     /// Opens a document and waits for its state.

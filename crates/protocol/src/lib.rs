@@ -57,6 +57,9 @@ pub use packet::{Message, MessageId, PacketError, PacketFault, PacketLimits, Pac
 pub use path::{DocPath, InvalidPath, InvalidRoomName, RoomName};
 pub use request::{InvalidBase64, InvalidRequest, decode_base64, encode_base64};
 pub use server_to_client::ServerToClient;
-pub use sync::{SyncChunk, SyncCreate, SyncDescribe, SyncOpenStart, SyncOutput};
+pub use sync::{
+    SyncChunk, SyncCreate, SyncDescribe, SyncDescribed, SyncOpenStart, SyncOutput, SyncPatch,
+    SyncPatched, SyncPatchedOperation,
+};
 pub use token::{MAX_TOKEN_BYTES, ParticipantToken, TokenError, TokenVerifier};
 pub use trace::TraceParent;

@@ -1,9 +1,9 @@
-//! The toolkit `sync`: the inputs and outputs of `create`, `describe` and `open`.
+//! The toolkit `sync`: the inputs and outputs of `create`, `describe`, `patch` and `open`.
 //!
 //! Says nothing about what an update or a schema means.
 
 use bytes::Bytes;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::code::ErrorCode;
 use crate::content::Content;
@@ -58,20 +58,39 @@ impl SyncCreate {
     }
 }
 
-/// The input of `describe`, answered by a `json` content.
+/// The input of `describe`, answered by a `json` content, [`SyncDescribed`].
 ///
 /// ```text
-/// json {"path", "schema_path": string or null}
+/// json {"path", "schema_path": string or null, "include_ids": bool, "with_version": bool, "with_schema": bool}
 /// ```
+///
+/// The published SDKs send the first two fields only.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SyncDescribe {
     /// The document; never the root.
     pub path: DocPath,
     /// A file in room storage that holds the schema.
     pub schema_path: Option<DocPath>,
+    /// Whether elements are shown with their `$id`s; absent means no.
+    pub include_ids: bool,
+    /// Whether the version is told too; absent means no.
+    pub with_version: bool,
+    /// Whether the schema is told too; absent means no.
+    pub with_schema: bool,
 }
 
 impl SyncDescribe {
+    /// What the published SDKs ask for.
+    pub fn new(path: DocPath) -> Self {
+        Self {
+            path,
+            schema_path: None,
+            include_ids: false,
+            with_version: false,
+            with_schema: false,
+        }
+    }
+
     /// Reads the input.
     ///
     /// # Errors
@@ -82,15 +101,231 @@ impl SyncDescribe {
         Ok(Self {
             path: file_path_field(fields, "path", ErrorCode::InvalidRequest)?,
             schema_path: opt_path_field(fields, "schema_path")?,
+            include_ids: fields.opt_bool("include_ids")?.unwrap_or(false),
+            with_version: fields.opt_bool("with_version")?.unwrap_or(false),
+            with_schema: fields.opt_bool("with_schema")?.unwrap_or(false),
         })
     }
 
-    /// The input as the SDKs send it.
+    /// The input as the SDKs send it; with the other fields only if they are asked for.
     pub fn to_content(&self) -> Content {
-        Content::Json(json!({
+        let mut input = json!({
             "path": self.path.as_str(),
             "schema_path": self.schema_path.as_ref().map(DocPath::as_str),
-        }))
+        });
+        for (name, is_asked) in [
+            ("include_ids", self.include_ids),
+            ("with_version", self.with_version),
+            ("with_schema", self.with_schema),
+        ] {
+            if is_asked {
+                input[name] = true.into();
+            }
+        }
+        Content::Json(input)
+    }
+}
+
+/// The answer to `describe`.
+///
+/// ```text
+/// json the root element, {tag: {attributes…, children: […]}}
+/// json {"json": the root element, "version": string, "schema": object}
+/// ```
+///
+/// The second form is the answer to `with_version` or `with_schema`, with the field that was asked for.
+#[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
+pub struct SyncDescribed {
+    /// The root element.
+    pub json: Value,
+    /// Names the state that is shown; see [`SyncPatch::if_version`].
+    pub version: Option<String>,
+    /// The document's schema.
+    pub schema: Option<Value>,
+}
+
+impl SyncDescribed {
+    /// An answer with what was asked for.
+    pub fn new(json: Value, version: Option<String>, schema: Option<Value>) -> Self {
+        Self {
+            json,
+            version,
+            schema,
+        }
+    }
+
+    /// Reads either form, as a server that doesn't know the second one answers by the first.
+    ///
+    /// # Errors
+    ///
+    /// When it is none of the two.
+    pub fn parse(content: &Content) -> Result<Self, InvalidRequest> {
+        let fields = json_input(content)?;
+        let (version, schema) = (fields.value("version"), fields.value("schema"));
+        match fields.value("json") {
+            // A document is one element, so of one member.
+            Some(json) if version.is_some() || schema.is_some() => Ok(Self {
+                json: json.clone(),
+                version: fields.opt_string("version")?.map(str::to_owned),
+                schema: opt_object_field(fields, "schema")?,
+            }),
+            _ => Ok(Self::new(fields.0.clone().into(), None, None)),
+        }
+    }
+
+    /// The answer.
+    pub fn into_content(self) -> Content {
+        if self.version.is_none() && self.schema.is_none() {
+            return Content::Json(self.json);
+        }
+        let mut answer = Map::from_iter([("json".to_owned(), self.json)]);
+        let version = self.version.map(|version| ("version", version.into()));
+        let schema = self.schema.map(|schema| ("schema", schema));
+        let others = version.into_iter().chain(schema);
+        answer.extend(others.map(|(name, value)| (name.to_owned(), value)));
+        Content::Json(answer.into())
+    }
+}
+
+/// The input of `patch`, answered by [`SyncPatched`]. The published SDKs don't have this tool.
+///
+/// ```text
+/// json {"path", "patch": list, "if_version": string or null, "dry_run": bool}
+/// ```
+#[derive(Clone, PartialEq, Debug)]
+pub struct SyncPatch {
+    /// The document; never the root.
+    pub path: DocPath,
+    /// The operations of a JSON Patch (RFC 6902), not looked into.
+    pub patch: Vec<Value>,
+    /// The version that the document must have; anything else is refused with 1005.
+    pub if_version: Option<String>,
+    /// Whether the patch is only checked; absent means no.
+    pub dry_run: bool,
+}
+
+impl SyncPatch {
+    /// A patch that is applied to whatever version there is.
+    pub fn new(path: DocPath, patch: Vec<Value>) -> Self {
+        Self {
+            path,
+            patch,
+            if_version: None,
+            dry_run: false,
+        }
+    }
+
+    /// Reads the input.
+    ///
+    /// # Errors
+    ///
+    /// When a field is missing or wrong.
+    pub fn parse(content: &Content) -> Result<Self, InvalidRequest> {
+        let fields = json_input(content)?;
+        Ok(Self {
+            path: file_path_field(fields, "path", ErrorCode::InvalidRequest)?,
+            patch: fields.list("patch")?.clone(),
+            if_version: fields.opt_string("if_version")?.map(str::to_owned),
+            dry_run: fields.opt_bool("dry_run")?.unwrap_or(false),
+        })
+    }
+
+    /// The input; with what is optional only if it is asked for.
+    pub fn to_content(&self) -> Content {
+        let mut input = json!({ "path": self.path.as_str(), "patch": self.patch });
+        if let Some(version) = &self.if_version {
+            input["if_version"] = version.as_str().into();
+        }
+        if self.dry_run {
+            input["dry_run"] = true.into();
+        }
+        Content::Json(input)
+    }
+}
+
+/// The answer to `patch`: it was applied, or would be.
+///
+/// ```text
+/// json {"version", "operations": [{"op", "path", "result": "applied" or "no change"}, …], "dry_run": true}
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct SyncPatched {
+    /// The document's version with the patch in it; after a dry run the one that it has.
+    pub version: String,
+    /// What became of each operation, in the patch's order.
+    pub operations: Vec<SyncPatchedOperation>,
+    /// Whether nothing was changed because that was asked for; the field is absent if not.
+    pub dry_run: bool,
+}
+
+/// What became of an operation of a patch that was applied.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct SyncPatchedOperation {
+    /// Its `op`.
+    pub op: String,
+    /// Its `path`.
+    pub path: String,
+    /// Whether it changed something: a `test` never does.
+    pub changed: bool,
+}
+
+impl SyncPatched {
+    /// The answer to a patch of these operations, of which those have `changed` something.
+    pub fn new(version: String, patch: &[Value], changed: &[bool], dry_run: bool) -> Self {
+        let member = |operation: &Value, name| operation[name].as_str().unwrap_or_default().into();
+        let operations = patch.iter().zip(changed);
+        let operations = operations.map(|(operation, &changed)| SyncPatchedOperation {
+            op: member(operation, "op"),
+            path: member(operation, "path"),
+            changed,
+        });
+        Self {
+            version,
+            operations: operations.collect(),
+            dry_run,
+        }
+    }
+
+    /// Reads the answer.
+    ///
+    /// # Errors
+    ///
+    /// When a field is missing or wrong.
+    pub fn parse(content: &Content) -> Result<Self, InvalidRequest> {
+        let fields = json_input(content)?;
+        let read = |operation: &Value| {
+            let operation = operation.as_object().map(Fields).ok_or_else(|| {
+                InvalidRequest::new("the field `operations` must be a list of objects")
+            })?;
+            Ok(SyncPatchedOperation {
+                op: operation.string("op")?.to_owned(),
+                path: operation.string("path")?.to_owned(),
+                changed: operation.string("result")? == APPLIED,
+            })
+        };
+        let operations = fields.list("operations")?.iter().map(read);
+        Ok(Self {
+            version: fields.string("version")?.to_owned(),
+            operations: operations.collect::<Result<_, InvalidRequest>>()?,
+            dry_run: fields.opt_bool("dry_run")?.unwrap_or(false),
+        })
+    }
+
+    /// The answer.
+    pub fn to_content(&self) -> Content {
+        let operations = self.operations.iter().map(|one| {
+            let result = if one.changed { APPLIED } else { "no change" };
+            json!({ "op": one.op, "path": one.path, "result": result })
+        });
+        let operations: Vec<Value> = operations.collect();
+        let mut answer = json!({ "version": self.version, "operations": operations });
+        if self.dry_run {
+            answer["dry_run"] = true.into();
+        }
+        Content::Json(answer)
     }
 }
 
@@ -305,3 +540,6 @@ fn expect_kind(fields: Fields<'_>, kind: &'static str) -> Result<(), InvalidRequ
         "the header `kind` must be `{kind}` here: one `start`, then any number of `sync`"
     )))
 }
+
+/// The result of an operation that changed something.
+const APPLIED: &str = "applied";

@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use meshagent_protocol::messaging::{BroadcastInput, SendInput};
 use meshagent_protocol::{
     ClientToServer, Content, Envelope, Message, MessageId, PacketLimits, PacketReader,
-    ServerToClient, SyncChunk, SyncCreate, SyncDescribe, SyncOpenStart, SyncOutput, storage,
+    ServerToClient, SyncChunk, SyncCreate, SyncDescribe, SyncDescribed, SyncOpenStart, SyncOutput, SyncPatch, SyncPatched, storage,
 };
 
 const KINDS: [&str; 15] = [
@@ -127,6 +127,9 @@ fn inputs(content: &Content) {
     same_again(BroadcastInput::parse, content, BroadcastInput::to_content);
     same_again(SyncCreate::parse, content, SyncCreate::to_content);
     same_again(SyncDescribe::parse, content, SyncDescribe::to_content);
+    let _ = SyncDescribed::parse(content);
+    same_again(SyncPatch::parse, content, SyncPatch::to_content);
+    same_again(SyncPatched::parse, content, SyncPatched::to_content);
     same_again(SyncOpenStart::parse, content, SyncOpenStart::to_content);
     let _ = SyncOutput::parse(content);
     if let Ok(chunk) = SyncChunk::parse(content)

@@ -7,7 +7,7 @@ use meshagent_protocol::storage::{
 };
 use meshagent_protocol::{
     Content, DocPath, ErrorCode, InvalidRequest, ServerToClient, SyncChunk, SyncCreate,
-    SyncDescribe, SyncOpenStart, SyncOutput, sync,
+    SyncDescribe, SyncDescribed, SyncOpenStart, SyncOutput, SyncPatch, SyncPatched, sync,
 };
 use serde_json::{Value, json};
 
@@ -70,6 +70,89 @@ fn sync_inputs() {
         };
         assert!(chunk.decode().is_err(), "{bad:?}");
     }
+}
+
+#[test]
+fn describe_asks_for_more_only_if_told_to() {
+    let mut describe = SyncDescribe::new(path("a"));
+    assert_eq!(
+        describe.to_content(),
+        Content::Json(json!({"path": "a", "schema_path": null})),
+        "as the published SDKs ask"
+    );
+    describe.include_ids = true;
+    describe.with_version = true;
+    describe.with_schema = true;
+    assert_eq!(
+        describe.to_content(),
+        Content::Json(json!({
+            "path": "a", "schema_path": null,
+            "include_ids": true, "with_version": true, "with_schema": true,
+        }))
+    );
+    assert_eq!(SyncDescribe::parse(&describe.to_content()), Ok(describe));
+
+    let root = json!({"json": {"version": "1"}});
+    let bare = SyncDescribed::new(root.clone(), None, None);
+    assert_eq!(bare.clone().into_content(), Content::Json(root.clone()));
+    assert_eq!(SyncDescribed::parse(&Content::Json(root.clone())), Ok(bare));
+    let full = SyncDescribed::new(root.clone(), Some("v".to_owned()), Some(json!({"s": 1})));
+    let content = full.clone().into_content();
+    assert_eq!(
+        content,
+        Content::Json(json!({"json": root, "version": "v", "schema": {"s": 1}}))
+    );
+    assert_eq!(SyncDescribed::parse(&content), Ok(full));
+    assert!(SyncDescribed::parse(&Content::Empty).is_err());
+}
+
+#[test]
+fn patches() {
+    let operations = json!([
+        {"op": "test", "path": "/a", "value": 1},
+        {"op": "remove", "path": "/a"},
+    ]);
+    let operations = operations.as_array().unwrap();
+    let mut patch = SyncPatch::new(path("a"), operations.clone());
+    assert_eq!(
+        patch.to_content(),
+        Content::Json(json!({"path": "a", "patch": operations}))
+    );
+    patch.if_version = Some("v".to_owned());
+    patch.dry_run = true;
+    assert_eq!(
+        patch.to_content(),
+        Content::Json(
+            json!({"path": "a", "patch": operations, "if_version": "v", "dry_run": true})
+        )
+    );
+    assert_eq!(SyncPatch::parse(&patch.to_content()), Ok(patch));
+    for bad in [
+        json!({"path": "a"}),
+        json!({"path": "a", "patch": {}}),
+        json!({"path": "", "patch": []}),
+        json!({"path": "a", "patch": [], "if_version": 1}),
+        json!({"path": "a", "patch": [], "dry_run": "yes"}),
+    ] {
+        assert!(
+            SyncPatch::parse(&Content::Json(bad.clone())).is_err(),
+            "{bad}"
+        );
+    }
+
+    let patched = SyncPatched::new("v".to_owned(), operations, &[false, true], false);
+    assert_eq!(
+        patched.to_content(),
+        Content::Json(json!({"version": "v", "operations": [
+            {"op": "test", "path": "/a", "result": "no change"},
+            {"op": "remove", "path": "/a", "result": "applied"},
+        ]}))
+    );
+    assert_eq!(SyncPatched::parse(&patched.to_content()), Ok(patched));
+    let checked = SyncPatched::new("v".to_owned(), operations, &[false, true], true);
+    assert_eq!(SyncPatched::parse(&checked.to_content()), Ok(checked));
+    let broken = json!({"version": "v", "operations": [1]});
+    assert!(SyncPatched::parse(&Content::Json(broken)).is_err());
 }
 
 #[test]

@@ -740,10 +740,7 @@ impl Client {
 
     fn describe(&mut self, path: &str) {
         if let (Some(session), Ok(path)) = (&mut self.session, DocPath::parse(path)) {
-            let describe = SyncDescribe {
-                path,
-                schema_path: None,
-            };
+            let describe = SyncDescribe::new(path);
             session.call("sync", "describe", describe.to_content());
         }
     }
