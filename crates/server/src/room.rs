@@ -16,10 +16,12 @@ mod documents;
 mod files;
 mod messaging;
 mod opening;
+mod patching;
 mod schemas;
 mod sent;
 mod sync;
 mod uploads;
+mod version;
 mod waiting;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -440,6 +442,7 @@ impl Room {
         match (invoke.toolkit.as_str(), invoke.tool.as_str()) {
             ("sync", "create") => self.create(request, &invoke.arguments),
             ("sync", "describe") => self.describe(request, &invoke.arguments),
+            ("sync", "patch") => self.patch(request, &invoke.arguments, invoke.on_behalf_of_id),
             ("messaging", tool) => self.messaging(request, tool, &invoke.arguments),
             ("storage", "delete") => self.delete(request, &invoke.arguments),
             ("storage", "move") => self.move_entry(request, &invoke.arguments),
@@ -634,16 +637,21 @@ impl Room {
         self.next_number
     }
 
-    /// Notes for whom a call is made: by name if that participant is here, else as it was said.
+    /// Notes for whom a call is made.
     fn note_behalf(&mut self, conn: Conn, tool_call_id: String, id: Option<String>) {
-        let Some(id) = id.filter(|id| !id.is_empty() && id.len() <= MAX_BEHALF_BYTES) else {
+        let Some(name) = self.behalf_name(id) else {
             return;
         };
-        let present = self.participants.values().find(|other| other.id == id);
-        let name = present.map_or(id, |other| other.name.clone());
         if let Some(participant) = self.participants.get_mut(&conn) {
             participant.behalf.insert(tool_call_id, name);
         }
+    }
+
+    /// Whom a participant acts for: by name if that one is here, else as it was said.
+    fn behalf_name(&self, id: Option<String>) -> Option<String> {
+        let id = id.filter(|id| !id.is_empty() && id.len() <= MAX_BEHALF_BYTES)?;
+        let present = self.participants.values().find(|other| other.id == id);
+        Some(present.map_or(id, |other| other.name.clone()))
     }
 
     /// Who makes a change, by which call.

@@ -8,6 +8,7 @@ pub(super) fn describe() -> Value {
         "sync": toolkit("Sync", "Live documents, checked by their schema", &[
             ("create", "Create a document from a schema and initial JSON", &["json"], false),
             ("describe", "Read a document as JSON", &["json"], false),
+            ("patch", "Apply a JSON Patch to a document, all of it or nothing", &["json"], false),
             ("open", "Open a document and exchange updates while the call is open", &["binary"], true),
         ]),
         "messaging": toolkit("Messaging", "Messages between the participants of the room", &[

@@ -65,6 +65,8 @@ pub(super) struct Document {
     pub(super) deferred: VecDeque<(Version, Deferred)>,
     /// An encoded state, shared by all who open the document.
     state: Option<State>,
+    /// What names the replica's state, and which one that was.
+    pub(super) named: Option<(Version, String)>,
     /// What was sent last.
     pub(super) sent: Sent,
     recent: VecDeque<(Version, Vec<u8>)>,
@@ -153,6 +155,7 @@ impl Document {
             streams: BTreeMap::new(),
             deferred: VecDeque::new(),
             state: None,
+            named: None,
             sent,
             recent: VecDeque::new(),
             recent_bytes: 0,
@@ -227,6 +230,7 @@ impl Document {
         self.last_seq = fresh.last_seq;
         self.head = self.committed;
         self.state = None;
+        self.named = None;
         self.sent.clear();
         self.deferred.clear();
         for stream in self.streams.values_mut() {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use meshagent_document::{InsertError, Limits, MeshDocument};
-use meshagent_protocol::sync::{SyncCreate, SyncOpenStart};
+use meshagent_protocol::sync::{SyncCreate, SyncDescribe, SyncDescribed, SyncOpenStart, SyncPatch};
 use meshagent_protocol::{Content, ErrorCode};
 use meshagent_store::{
     Author, Contribution, DocumentId, OperationRange, Seq, StoreError, StoredDocument, Timestamp,
@@ -29,6 +29,12 @@ pub(super) enum Waiter {
     },
     Describe {
         request: Request,
+        describe: SyncDescribe,
+    },
+    Patch {
+        request: Request,
+        patch: SyncPatch,
+        author: Author,
     },
     Open {
         request: Request,
@@ -46,7 +52,8 @@ impl Waiter {
     fn request(&self) -> Request {
         match self {
             Self::Create { request, .. }
-            | Self::Describe { request }
+            | Self::Describe { request, .. }
+            | Self::Patch { request, .. }
             | Self::Open { request, .. } => *request,
         }
     }
@@ -55,14 +62,14 @@ impl Waiter {
     fn call(&self) -> &str {
         match self {
             Self::Open { tool_call_id, .. } => tool_call_id,
-            Self::Create { .. } | Self::Describe { .. } => "",
+            Self::Create { .. } | Self::Describe { .. } | Self::Patch { .. } => "",
         }
     }
 
     fn wants_to_create(&self) -> bool {
         match self {
             Self::Create { .. } => true,
-            Self::Describe { .. } => false,
+            Self::Describe { .. } | Self::Patch { .. } => false,
             Self::Open {
                 start, may_write, ..
             } => start.create && *may_write,
@@ -72,7 +79,7 @@ impl Waiter {
     pub(super) fn schema(&self) -> Option<&Value> {
         match self {
             Self::Create { create, .. } => create.schema.as_ref(),
-            Self::Describe { .. } => None,
+            Self::Describe { .. } | Self::Patch { .. } => None,
             Self::Open { start, .. } => start.schema.as_ref(),
         }
     }
@@ -80,7 +87,7 @@ impl Waiter {
     pub(super) fn schema_path(&self) -> Option<&str> {
         match self {
             Self::Create { create, .. } => create.schema_path.as_ref().map(AsRef::as_ref),
-            Self::Describe { .. } => None,
+            Self::Describe { .. } | Self::Patch { .. } => None,
             Self::Open { start, .. } => start.schema_path.as_ref().map(AsRef::as_ref),
         }
     }
@@ -88,7 +95,7 @@ impl Waiter {
     pub(super) fn json(&self) -> Option<&Value> {
         match self {
             Self::Create { create, .. } => create.json.as_ref(),
-            Self::Describe { .. } => None,
+            Self::Describe { .. } | Self::Patch { .. } => None,
             Self::Open { start, .. } => start.initial_json.as_ref(),
         }
     }
@@ -355,18 +362,25 @@ impl Room {
                 let text = format!("a document exists at {path:?}; open it, or delete it first");
                 self.refuse(request, Refusal::new(ErrorCode::AlreadyExists, text));
             }
-            Waiter::Describe { request } => {
-                let json = document.replica.to_json(false);
+            Waiter::Describe { request, describe } => {
+                let json = document.replica.to_json(describe.include_ids);
+                let version = describe.with_version.then(|| document.version());
+                let schema = describe.with_schema.then(|| document.schema.clone());
                 if document.streams.is_empty() {
                     document.idle_since = Some(self.now);
                 }
-                self.defer(
-                    path,
-                    Deferred::Answer {
-                        request,
-                        content: Content::Json(json),
-                    },
-                );
+                let content = SyncDescribed::new(json, version, schema).into_content();
+                self.defer(path, Deferred::Answer { request, content });
+            }
+            Waiter::Patch {
+                request,
+                patch,
+                author,
+            } => {
+                if document.streams.is_empty() {
+                    document.idle_since = Some(self.now);
+                }
+                self.apply_patch(request, path, &patch, &author);
             }
             Waiter::Open {
                 request,
@@ -501,7 +515,7 @@ impl Room {
     }
 
     /// What the room changes by itself.
-    fn by_server(&self) -> Contribution {
+    pub(super) fn by_server(&self) -> Contribution {
         Contribution {
             author: Author {
                 participant: "server".to_owned(),
@@ -513,7 +527,7 @@ impl Room {
         }
     }
 
-    fn document_limits(&self) -> Limits {
+    pub(super) fn document_limits(&self) -> Limits {
         let mut limits = Limits::default();
         limits.elements = self.config.limits.max_document_elements;
         limits.depth = self.config.limits.max_document_depth;
@@ -553,7 +567,9 @@ impl Room {
                     self.refuse(request, refusal);
                 }
             }
-            Waiter::Create { request, .. } | Waiter::Describe { request } => {
+            Waiter::Create { request, .. }
+            | Waiter::Describe { request, .. }
+            | Waiter::Patch { request, .. } => {
                 self.refuse(request, refusal);
             }
         }

@@ -54,14 +54,15 @@ impl Room {
     }
 
     pub(super) fn describe(&mut self, request: Request, arguments: &Content) {
-        let path = match SyncDescribe::parse(arguments) {
-            Ok(describe) => describe.path.to_string(),
+        let describe = match SyncDescribe::parse(arguments) {
+            Ok(describe) => describe,
             Err(error) => return self.refuse(request, Refusal::request(&error)),
         };
+        let path = describe.path.to_string();
         if let Err(refusal) = self.may_sync(request, &path, false) {
             return self.refuse(request, refusal);
         }
-        self.with_document(&path, Waiter::Describe { request });
+        self.with_document(&path, Waiter::Describe { request, describe });
     }
 
     pub(super) fn sync_chunk(&mut self, request: Request, tool_call_id: &str, chunk: &Content) {
@@ -299,12 +300,17 @@ impl Room {
         self.end_call(request.conn, tool_call_id, Control::close());
     }
 
-    fn refuse_update(&self, request: Request, refusal: Refusal) {
+    pub(super) fn refuse_update(&self, request: Request, refusal: Refusal) {
         self.metrics.count_update(UpdateOutcome::Refused);
         self.refuse(request, refusal);
     }
 
-    fn may_sync(&self, request: Request, path: &str, write: bool) -> Result<(), Refusal> {
+    pub(super) fn may_sync(
+        &self,
+        request: Request,
+        path: &str,
+        write: bool,
+    ) -> Result<(), Refusal> {
         if path.is_empty() {
             return Err(Refusal::invalid(
                 "the empty path is the storage root, never a document",

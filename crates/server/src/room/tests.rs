@@ -11,6 +11,7 @@ mod files;
 mod gate;
 mod limits;
 mod opening;
+mod patching;
 mod random;
 mod readers;
 mod talking;

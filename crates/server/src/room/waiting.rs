@@ -34,7 +34,7 @@ impl Room {
             return true;
         };
         let is_description = match waiter {
-            Waiter::Create { .. } => return true,
+            Waiter::Create { .. } | Waiter::Patch { .. } => return true,
             Waiter::Describe { .. } => true,
             Waiter::Open { .. } => false,
         };
