@@ -192,6 +192,12 @@ fn a_large_conversation_comes_in_parts_and_one_that_is_too_large_leaves_nothing(
         { "uuid": uuid(3), "chat_messages": messages(1) },
     ]);
     fs::write(world.file(), export.to_string()).unwrap();
+    // What an import that was killed may have left.
+    world.in_room(async |room| {
+        let path = format!("{FOLDER}/{}.thread.part", uuid(1));
+        let json = json!({ "thread": {} });
+        room.0.sync().create(&path, Some(json), None).await.unwrap();
+    });
     let ran = run(&mut world.import(&[]));
     let expected =
         "Imported 2 thread(s); skipped existing: 0; skipped invalid: 1; messages: 101.\n";
@@ -227,6 +233,27 @@ fn a_large_conversation_comes_in_parts_and_one_that_is_too_large_leaves_nothing(
             "parts are left"
         );
     });
+}
+
+#[test]
+fn an_import_ends_when_the_server_is_gone_although_its_pipe_stays_open() {
+    let world = World::new(&[]);
+    let mut import = world.command(&["--file", "-"]);
+    let import = import
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut import = import.spawn().unwrap();
+    let mut pipe = import.stdin.take().unwrap();
+    let conversation = json!({ "uuid": uuid(0), "chat_messages": [] });
+    write!(pipe, "[{conversation},").unwrap();
+    world.wait_for_thread(0, &mut import);
+    let kill = ["-s", "KILL", &world.server.id().to_string()];
+    assert!(Command::new("kill").args(kill).status().unwrap().success());
+    let (ran, _) = finish(import);
+    assert_eq!(ran.code, Some(5), "{}", ran.stderr);
+    assert!(ran.stdout.starts_with("Imported "), "{}", ran.stdout);
+    drop(pipe);
 }
 
 #[test]

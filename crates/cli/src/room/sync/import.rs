@@ -425,7 +425,7 @@ fn of_index(args: &ImportArgs, error: IndexError) -> anyhow::Error {
         format!("{}/index.threadl", args.thread_dir)
     );
     match error {
-        IndexError::Call(error) => failures::of_call(format!("can't write {what}"), error).into(),
+        IndexError::Call(error) => failures::of_call(format!("can't keep {what}"), error).into(),
         error => Failure::new(format!("{what} is out of reach"))
             .with_hint("run the same command again to import the rest; what is there is skipped")
             .with_source(error)

@@ -6,7 +6,7 @@ use meshagent_client::{CallError, Connection, StreamEnd, SyncStream};
 use meshagent_document::{
     DecodeError, Edit, EditError, MeshDocument, MeshSchema, Position, Target,
 };
-use meshagent_protocol::{DocPath, SyncOpenStart};
+use meshagent_protocol::{DocPath, StreamError, SyncOpenStart};
 use serde_json::{Value, json};
 use thiserror::Error;
 
@@ -32,7 +32,7 @@ pub(super) enum IndexError {
     Edit(#[from] EditError),
     #[error("it can't be read")]
     Read(#[from] DecodeError),
-    #[error("it can't be written")]
+    #[error("it can't be read or written")]
     Call(#[from] CallError),
     #[error("it was closed")]
     Closed(#[source] Option<StreamEnd>),
@@ -76,6 +76,10 @@ impl ThreadIndex {
                 Ok(())
             }
             Ok(None) => Err(IndexError::Closed(None)),
+            Err(StreamEnd::Disconnected) => Err(CallError::Disconnected.into()),
+            Err(StreamEnd::Refused(StreamError { code, text, .. })) => {
+                Err(CallError::Refused { code, text }.into())
+            }
             Err(end) => Err(IndexError::Closed(Some(end))),
         }
     }
