@@ -3,9 +3,10 @@
 //! `IMPORT_MEGABYTES=1024 MESHAGENT_BIN=target/release/meshagent cargo test -p meshagent-cli import` is the full size.
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Write as _};
+use std::io::{self, BufWriter, Read as _, Write as _};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use meshagent_client::Connection;
@@ -238,22 +239,16 @@ fn a_large_conversation_comes_in_parts_and_one_that_is_too_large_leaves_nothing(
 #[test]
 fn an_import_ends_when_the_server_is_gone_although_its_pipe_stays_open() {
     let world = World::new(&[]);
-    let mut import = world.command(&["--file", "-"]);
-    let import = import
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut import = import.spawn().unwrap();
-    let mut pipe = import.stdin.take().unwrap();
     let conversation = json!({ "uuid": uuid(0), "chat_messages": [] });
-    write!(pipe, "[{conversation},").unwrap();
+    fs::write(world.file(), format!("[{conversation},")).unwrap();
+    let (mut import, feeding) = world.spawn_with_pipe(u64::MAX);
     world.wait_for_thread(0, &mut import);
     let kill = ["-s", "KILL", &world.server.id().to_string()];
     assert!(Command::new("kill").args(kill).status().unwrap().success());
     let (ran, _) = finish(import);
     assert_eq!(ran.code, Some(5), "{}", ran.stderr);
     assert!(ran.stdout.starts_with("Imported "), "{}", ran.stdout);
-    drop(pipe);
+    drop(feeding.join());
 }
 
 #[test]
@@ -261,26 +256,31 @@ fn a_large_export_takes_little_memory_and_survives_interruptions() {
     let _machine = alone();
     let megabytes: usize = setting("IMPORT_MEGABYTES", 60);
     let world = World::new(&["--durability", "os"]);
-    let conversations = write_large(&world.file(), megabytes << 20);
+    let ends = write_large(&world.file(), megabytes << 20);
+    let conversations = ends.len();
     assert!(conversations > 100, "{conversations} conversations");
 
     // Once without a chance to end well, once by Ctrl-C, once to the end.
-    let mut import = world.spawn();
-    world.wait_for_thread(10, &mut import);
+    // What comes by the pipe is less than all, so that neither can be faster than we are.
+    let (quarter, half) = (conversations / 4, conversations / 2);
+    let (mut import, feeding) = world.spawn_with_pipe(ends[quarter]);
+    world.wait_for_thread(quarter / 2, &mut import);
     import.kill().unwrap();
     import.wait().unwrap();
+    drop(feeding.join());
 
-    let mut import = world.spawn();
-    world.wait_for_thread(60, &mut import);
+    let (mut import, feeding) = world.spawn_with_pipe(ends[half]);
+    world.wait_for_thread(half - 1, &mut import);
     signal(&import, "INT");
     let (ran, _) = finish(import);
+    drop(feeding.join());
     assert_eq!(ran.code, Some(130), "{}", ran.stderr);
     assert!(ran.stdout.starts_with("Imported "), "{}", ran.stdout);
     assert!(ran.stderr.contains("error: interrupted"), "{}", ran.stderr);
     assert!(!ran.stderr.contains('\r'), "a bar without a terminal");
     let listed = world.listed();
     assert!(
-        listed >= 60 && listed < conversations,
+        listed >= half && listed < conversations,
         "{listed} of {conversations} threads are listed"
     );
 
@@ -327,13 +327,14 @@ fn a_large_export_takes_little_memory_and_survives_interruptions() {
     });
 }
 
-/// An export like a real one: each text twice, beside much that does not count. How many conversations it has.
-fn write_large(path: &Path, bytes: usize) -> usize {
+/// An export like a real one: each text twice, beside much that does not count. Where each conversation ends.
+fn write_large(path: &Path, bytes: usize) -> Vec<u64> {
     let mut file = BufWriter::new(File::create(path).unwrap());
-    let (mut written, mut number) = (0, 0);
+    let (mut written, mut ends) = (0, Vec::new());
     let text = "All work and no play makes \"Jack\" a dull boy.\n".repeat(40);
     let file_content = "x".repeat(4 << 10);
     while written < bytes {
+        let number = ends.len();
         let messages: Vec<Value> = (0..message_count(number))
             .map(|message| {
                 json!({
@@ -352,12 +353,12 @@ fn write_large(path: &Path, bytes: usize) -> usize {
         let conversation = conversation.to_string();
         let separator = if number == 0 { "[" } else { ",\n" };
         write!(file, "{separator}{conversation}").unwrap();
-        written += conversation.len();
-        number += 1;
+        written += separator.len() + conversation.len();
+        ends.push(written as u64);
     }
     file.write_all(b"]").unwrap();
     file.flush().unwrap();
-    number
+    ends
 }
 
 /// Every hundredth conversation is a long one: 6 MB of text.
@@ -427,6 +428,24 @@ impl World {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap()
+    }
+
+    /// An import of the first bytes of the export, from a pipe that stays open until the import is over.
+    fn spawn_with_pipe(&self, bytes: u64) -> (Child, JoinHandle<ChildStdin>) {
+        let mut import = self.command(&["--file", "-"]);
+        let import = import
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut import = import.spawn().unwrap();
+        let mut pipe = import.stdin.take().unwrap();
+        let file = File::open(self.file()).unwrap();
+        let feeding = std::thread::spawn(move || {
+            // An import that ended reads no more.
+            let _fed = io::copy(&mut file.take(bytes), &mut pipe);
+            pipe
+        });
+        (import, feeding)
     }
 
     fn in_room(&self, work: impl AsyncFnOnce(&InRoom)) {

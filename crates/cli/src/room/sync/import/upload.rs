@@ -56,9 +56,7 @@ pub(super) async fn upload(
         Err(CreateError::Call(CallError::Refused { code, text })) => {
             match code.and_then(ErrorCode::from_number) {
                 // Somebody else was faster.
-                Some(ErrorCode::AlreadyExists | ErrorCode::StorageAlreadyExists) => {
-                    Ok(Outcome::Exists)
-                }
+                _ if is_taken(code) => Ok(Outcome::Exists),
                 Some(ErrorCode::InvalidRequest) => Ok(Outcome::Refused(text)),
                 _ => Err(failed(CallError::Refused { code, text })),
             }
@@ -99,7 +97,13 @@ async fn create(room: &Connection, path: &str, mut thread: Thread) -> Result<(),
     if room.storage().exists(&beside).await? {
         room.storage().delete(&beside, false).await?;
     }
-    room.sync().create(&beside, Some(json), schema()).await?;
+    let created = room.sync().create(&beside, Some(json), schema()).await;
+    created.map_err(|error| match error {
+        CallError::Refused { code, .. } if is_taken(code) => {
+            CreateError::Refused("another import is at it".to_owned())
+        }
+        error => CreateError::Call(error),
+    })?;
     let appended = append(room, &beside, parts).await;
     let moved = match appended {
         Ok(()) => {
@@ -182,6 +186,13 @@ fn bytes(message: &Value) -> usize {
     let attributes = message["message"].as_object().into_iter().flatten();
     let texts = attributes.filter_map(|(_, value)| value.as_str());
     MESSAGE_BYTES + texts.map(str::len).sum::<usize>()
+}
+
+fn is_taken(code: Option<i64>) -> bool {
+    matches!(
+        code.and_then(ErrorCode::from_number),
+        Some(ErrorCode::AlreadyExists | ErrorCode::StorageAlreadyExists)
+    )
 }
 
 fn schema() -> Option<Value> {
