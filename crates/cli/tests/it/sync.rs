@@ -415,3 +415,48 @@ fn schema_may_be_left_to_the_server() {
         &["broken.json is no schema", "\nhint: "],
     );
 }
+
+#[test]
+fn nobody_overwrites_what_they_have_not_seen() {
+    let home = Home::new();
+    home.create("plan");
+    let version = || {
+        let seen = parsed(&home.done(&["sync", "get", "plan", "--version", "--compact"]));
+        assert_eq!(seen["json"], parsed(&home.get("plan")));
+        seen["version"].as_str().unwrap().to_owned()
+    };
+    let first = version();
+    assert_eq!(version(), first, "nothing changed");
+    let retitle = |title: &str| {
+        json!([{ "op": "replace", "path": "/doc/title", "value": title }]).to_string()
+    };
+    let update = |title: &str, more: &[&str]| {
+        home.run(
+            &[
+                &["sync", "update", "plan", "--patch", &retitle(title)],
+                more,
+            ]
+            .concat(),
+        )
+    };
+
+    let dry = update("dry", &["--dry-run", "--if-version", &first]);
+    assert_eq!(
+        parsed(&dry.stdout)["dry_run"],
+        json!(true),
+        "{}",
+        dry.stderr
+    );
+    assert_eq!(version(), first, "nothing was changed");
+    let seen = update("seen", &["--json", "--if-version", &first]);
+    let answer = parsed(&seen.stdout);
+    assert_eq!(answer["operations"][0]["result"], json!("applied"));
+    assert_eq!(answer["version"], json!(version()));
+    let late = update("late", &["--if-version", &first]);
+    refused(
+        &late,
+        1,
+        &["can't update \"plan\"", &version(), "get --version"],
+    );
+    assert!(home.get("plan").contains("seen"));
+}

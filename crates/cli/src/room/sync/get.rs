@@ -1,10 +1,14 @@
 //! `meshagent room sync get`.
 
 use clap::Args;
+use meshagent_protocol::{DocPath, SyncDescribe};
+use serde_json::json;
 
 use super::open::OpenDocument;
+use crate::failure::{Failure, REFUSED};
 use crate::output::{LayoutArgs, Output};
 use crate::room::session::RoomArgs;
+use crate::room::{entries, failures};
 
 /// Print a document as JSON
 #[derive(Args, Debug)]
@@ -19,6 +23,10 @@ pub(super) struct GetArgs {
     #[arg(long)]
     include_ids: bool,
 
+    /// Print `{"version", "json"}`: what `update --if-version` takes, and the document that it names
+    #[arg(long)]
+    version: bool,
+
     #[command(flatten)]
     layout: LayoutArgs,
 
@@ -28,6 +36,20 @@ pub(super) struct GetArgs {
 
 pub(super) async fn run(args: &GetArgs, output: &Output) -> anyhow::Result<()> {
     let room = args.room.connect().await?;
+    if args.version {
+        let mut input = SyncDescribe::new(DocPath::parse(&entries::normalized(&args.path)?)?);
+        input.include_ids = args.include_ids;
+        input.with_version = true;
+        let described = room.sync().describe_with(&input).await;
+        let described = described
+            .map_err(|error| failures::of_call(format!("can't read {:?}", args.path), error))?;
+        let Some(version) = described.version else {
+            let failure = Failure::new("the server tells no versions").with_exit_code(REFUSED);
+            return Err(failure.with_hint("leave out --version").into());
+        };
+        let answer = json!({ "version": version, "json": described.json });
+        return output.json(&answer, args.layout.layout());
+    }
     let opened = OpenDocument::open(&room, &args.path).await?;
     let json = opened.document.to_json(args.include_ids);
     output.json(&json, args.layout.layout())

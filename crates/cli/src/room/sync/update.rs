@@ -3,15 +3,17 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use meshagent_client::{Acknowledgement, Connection};
+use meshagent_client::{Acknowledgement, CallError, Connection};
 use meshagent_document::{PatchError, Violation};
+use meshagent_protocol::sync::{SyncPatch, SyncPatched};
+use meshagent_protocol::{Content, DocPath, ErrorCode};
 use serde_json::Value;
 
 use super::open::OpenDocument;
 use crate::failure::{Failure, REFUSED, USAGE};
-use crate::output::Output;
+use crate::output::{Layout, Output};
 use crate::room::session::RoomArgs;
-use crate::room::{failures, input};
+use crate::room::{entries, failures, input as files};
 
 /// Change a document by a JSON patch (RFC 6902)
 ///
@@ -21,7 +23,9 @@ use crate::room::{failures, input};
 #[command(after_help = "Examples:
   meshagent room sync update --room my-room notes/plan \\
       --patch '[{\"op\": \"replace\", \"path\": \"/doc/title\", \"value\": \"New plan\"}]'
-  meshagent room sync update --room my-room notes/plan --patch-file - < patch.json")]
+  meshagent room sync update --room my-room notes/plan --patch-file - < patch.json
+  meshagent room sync update --room my-room notes/plan --patch-file patch.json \\
+      --if-version \"$(meshagent room sync get --room my-room notes/plan --version | jq -r .version)\"")]
 pub(super) struct UpdateArgs {
     /// The document
     path: String,
@@ -39,27 +43,108 @@ pub(super) struct UpdateArgs {
     #[arg(long, value_name = "FILE")]
     patch_file: Option<PathBuf>,
 
+    /// Refuse (exit code 1) if the document has another version than this, which `get --version` printed
+    #[arg(long, value_name = "VERSION")]
+    if_version: Option<String>,
+
+    /// Only check the patch, and print what would become of each operation
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Print the new version, and what became of each operation, as JSON
+    #[arg(long)]
+    json: bool,
+
     #[command(flatten)]
     room: RoomArgs,
 }
 
 pub(super) async fn run(args: &UpdateArgs, output: &Output) -> anyhow::Result<()> {
     let patch = match (&args.patch, &args.patch_file) {
-        (Some(text), _) => input::json(text.as_bytes(), "--patch")?,
-        (None, Some(file)) => input::read_json(file)?,
+        (Some(text), _) => files::json(text.as_bytes(), "--patch")?,
+        (None, Some(file)) => files::read_json(file)?,
         (None, None) => {
             let failure =
                 Failure::new("there is no patch").with_hint("give --patch or --patch-file");
             return Err(failure.with_exit_code(USAGE).into());
         }
     };
+    let Value::Array(operations) = patch else {
+        let failure = Failure::new("a patch is an array of operations");
+        let hint = "RFC 6902 says what a JSON patch is";
+        return Err(failure.with_exit_code(USAGE).with_hint(hint).into());
+    };
     let room = args.room.connect().await?;
-    let removed = apply_here(&room, &args.path, &patch).await?;
-    room.close().await;
-    if let Some(removed) = removed {
-        return Err(removed.failure(&args.path).into());
+    let path = DocPath::parse(&entries::normalized(&args.path)?)?;
+    let mut input = SyncPatch::new(path, operations);
+    input.if_version.clone_from(&args.if_version);
+    input.dry_run = args.dry_run;
+    let is_plain = input.if_version.is_none() && !input.dry_run && !args.json;
+    match room.sync().patch(&input).await {
+        Ok(patched) => {
+            room.close().await;
+            if args.json || args.dry_run {
+                return output.json(&as_json(&patched), Layout::Pretty);
+            }
+        }
+        // There is no such document, or the server has no such tool.
+        Err(error) if is_plain && code(&error) == Some(ErrorCode::NotFound) => {
+            let removed = apply_here(&room, &args.path, &Value::Array(input.patch)).await?;
+            room.close().await;
+            if let Some(removed) = removed {
+                return Err(removed.failure(&args.path).into());
+            }
+        }
+        Err(error) => return Err(explain(&room, &args.path, input, error).await),
     }
     output.done(&format!("Updated document at {}", args.path))
+}
+
+fn code(error: &CallError) -> Option<ErrorCode> {
+    match error {
+        CallError::Refused { code, .. } => code.and_then(ErrorCode::from_number),
+        _ => None,
+    }
+}
+
+fn as_json(patched: &SyncPatched) -> Value {
+    match patched.to_content() {
+        Content::Json(json) => json,
+        _ => Value::Null,
+    }
+}
+
+/// Why the server refuses a patch: where it is the patch's fault, as precisely as a replica can tell.
+async fn explain(
+    room: &Connection,
+    path: &str,
+    input: SyncPatch,
+    error: CallError,
+) -> anyhow::Error {
+    let what = format!("can't update {path:?}");
+    let is_patch = matches!(
+        code(&error),
+        Some(ErrorCode::InvalidRequest | ErrorCode::Conflict)
+    );
+    if is_patch {
+        let Ok(mut opened) = OpenDocument::open(room, path).await else {
+            return failures::of_call(what, error).into();
+        };
+        let patch = Value::Array(input.patch);
+        if let Err(error) = opened
+            .document
+            .apply_patch(&patch, &mut OpenDocument::new_id)
+        {
+            return patch_failure(path, error).into();
+        }
+    }
+    let failure = failures::of_call(what, error);
+    if input.if_version.is_some() {
+        return failure
+            .with_hint("`meshagent room sync get --version` shows the document as it is now")
+            .into();
+    }
+    failure.into()
 }
 
 /// What the server took out of a change, since it no longer fitted the schema with what others had written meanwhile.
@@ -90,7 +175,7 @@ impl Removed {
     }
 }
 
-/// Applies the patch to a replica, sends what that changes, and waits until it is stored.
+/// For a server that has no tool for it: applies the patch to a replica, sends what that changes, and waits until it is stored.
 async fn apply_here(
     room: &Connection,
     path: &str,
