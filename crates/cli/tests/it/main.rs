@@ -23,6 +23,7 @@ mod storage;
 mod stress;
 mod sync;
 mod token;
+mod tutorial;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

@@ -1,0 +1,118 @@
+//! `docs/tutorial.md`: each of its commands does what the page says.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::meshagent;
+use crate::serve::Server;
+
+const PAGE: &str = include_str!("../../../../docs/tutorial.md");
+
+/// A command of the page, with all of its lines, and what the page shows of its output.
+struct Step {
+    command: String,
+    shown: String,
+}
+
+fn steps() -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::new();
+    let mut is_console = false;
+    for line in PAGE.lines() {
+        if line.starts_with("```") {
+            is_console = line == "```console";
+        } else if !is_console {
+        } else if let Some(command) = line.strip_prefix("$ ") {
+            steps.push(Step {
+                command: command.to_owned(),
+                shown: String::new(),
+            });
+        } else if let Some(step) = steps.last_mut() {
+            let (text, rest) = match line.strip_prefix("> ") {
+                Some(rest) => (&mut step.command, rest),
+                None => (&mut step.shown, line),
+            };
+            if !text.is_empty() {
+                text.push('\n');
+            }
+            text.push_str(rest);
+        }
+    }
+    steps
+}
+
+#[test]
+fn each_command_does_what_the_page_says() {
+    let home = TempDir::new().unwrap();
+    let program = PathBuf::from(meshagent(home.path(), &[]).get_program());
+    let steps = steps();
+    assert!(steps.len() > 20, "the page has commands");
+    let serve = &steps[0].command;
+    assert_eq!(serve, "meshagent serve");
+    let server = Server::start(&mut meshagent(
+        home.path(),
+        &["serve", "--listen", "127.0.0.1:0"],
+    ));
+
+    // One shell for all, for its variables and jobs; a mark after each command tells where its output ends.
+    let mut script = String::new();
+    for step in &steps[1..] {
+        script.push_str(&step.command);
+        // What is started in the background has to be there when the next command changes something.
+        if step.command.ends_with('&') {
+            script.push_str("\nuntil grep -q connected seen.jsonl; do sleep 0.05; done; (exit 0)");
+        }
+        script.push_str("\ncode=$?; echo; echo '=== done'; (exit $code)\n");
+    }
+    let (status, output) = shell(home.path(), &program, &script);
+    let mut outputs = output.split("\n=== done\n");
+    for step in &steps[1..] {
+        let printed = outputs.next().unwrap_or_default().trim_end_matches('\n');
+        assert!(
+            fits(printed, &step.shown),
+            "$ {}\nprints\n{printed}\nand the page says\n{}",
+            step.command,
+            step.shown
+        );
+    }
+    assert!(status, "the last command succeeds");
+    server.terminate();
+}
+
+/// Runs a script; whether it succeeded, and what it and its commands printed.
+fn shell(home: &Path, program: &Path, script: &str) -> (bool, String) {
+    let bin = home.join("bin");
+    fs::create_dir(&bin).unwrap();
+    std::os::unix::fs::symlink(program, bin.join("meshagent")).unwrap();
+    fs::write(home.join("script"), script).unwrap();
+    let log = File::create(home.join("log")).unwrap();
+    let status = Command::new("sh")
+        .arg("script")
+        .current_dir(home)
+        .env_clear()
+        .env("HOME", home)
+        .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .status()
+        .unwrap();
+    let output = fs::read_to_string(home.join("log")).unwrap();
+    (status.success(), output)
+}
+
+/// Whether it is what the page shows, where `…` stands for the rest of a line.
+fn fits(printed: &str, shown: &str) -> bool {
+    let (printed, shown): (Vec<&str>, Vec<&str>) =
+        (printed.lines().collect(), shown.lines().collect());
+    printed.len() == shown.len()
+        && printed
+            .iter()
+            .zip(&shown)
+            .all(|(printed, shown)| match shown.strip_suffix('…') {
+                Some(start) => printed.starts_with(start),
+                None => printed == shown,
+            })
+}
