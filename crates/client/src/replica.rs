@@ -81,6 +81,13 @@ impl Replica {
         result
     }
 
+    /// Edits the document by its own functions; the updates that they return, and the closure hands on, are kept.
+    pub fn edit_with(&mut self, edit: impl FnOnce(&mut MeshDocument) -> Vec<Vec<u8>>) {
+        for update in edit(&mut self.document) {
+            self.keep(update, false);
+        }
+    }
+
     /// Keeps an update that was made elsewhere, and applies it.
     ///
     /// # Errors

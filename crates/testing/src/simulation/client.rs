@@ -1,9 +1,11 @@
 //! The programs at the other end: models of the published SDKs, of a client that keeps what was not acknowledged,
-//! of readers, and of those who may not write and try.
+//! our own client's replica, readers, and those who may not write and try.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Deref;
 
 use bytes::Bytes;
+use meshagent_client::Replica;
 use meshagent_document::MeshDocument;
 use meshagent_protocol::{
     ApiScope, Content, Control, DocPath, ServerToClient, SyncChunk, SyncCreate, SyncDescribe,
@@ -41,6 +43,8 @@ pub(super) enum Manner {
     Npm,
     /// Keeps its edits until they are acknowledged, sends them again, and fills gaps that it is told of.
     Careful,
+    /// Our own client: its replica decides what is sent, and what becomes of the answers.
+    Ours,
     /// Only reads, and looks at the document after every chunk.
     Witness,
     /// May only read, and writes.
@@ -49,12 +53,17 @@ pub(super) enum Manner {
 
 impl Manner {
     fn may_write(self) -> bool {
-        matches!(self, Self::Python | Self::Npm | Self::Careful)
+        matches!(self, Self::Python | Self::Npm | Self::Careful | Self::Ours)
     }
 
     /// Whether every update that comes in goes back.
     fn echoes(self) -> bool {
-        self != Self::Careful
+        !self.loses_nothing()
+    }
+
+    /// Whether what was not acknowledged is sent again.
+    fn loses_nothing(self) -> bool {
+        matches!(self, Self::Careful | Self::Ours)
     }
 }
 
@@ -86,7 +95,9 @@ pub(super) struct Client {
 /// A document as this client has it.
 #[derive(Debug, Default)]
 struct Document {
-    replica: Option<MeshDocument>,
+    replica: Option<Holder>,
+    /// Our client makes its replica anew from the server's state.
+    starts_over: bool,
     stream: Option<Stream>,
     /// The replica has, or may have, an edit that the server will never get.
     is_off: bool,
@@ -94,6 +105,24 @@ struct Document {
     kept: VecDeque<Kept>,
     /// What the replica had when the connection was lost, as a state vector.
     had: Option<Vec<u8>>,
+}
+
+/// What holds a replica.
+#[derive(Debug)]
+enum Holder {
+    Plain(Box<MeshDocument>),
+    Ours(Box<Replica>),
+}
+
+impl Deref for Holder {
+    type Target = MeshDocument;
+
+    fn deref(&self) -> &MeshDocument {
+        match self {
+            Self::Plain(document) => document,
+            Self::Ours(replica) => replica.document(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -169,7 +198,7 @@ impl Client {
                 purpose: Purpose::Edit | Purpose::Garbage,
                 ..
             } = asked
-                && self.manner != Manner::Careful
+                && !self.manner.loses_nothing()
                 && let Some(document) = self.documents.get_mut(path)
             {
                 document.is_off = true;
@@ -180,7 +209,7 @@ impl Client {
                 document.give_up(&stream);
             }
             if document.had.is_none() {
-                document.had = document.replica.as_ref().map(MeshDocument::state_vector);
+                document.had = document.replica.as_deref().map(MeshDocument::state_vector);
             }
             for kept in &mut document.kept {
                 kept.is_sent = false;
@@ -249,11 +278,15 @@ impl Client {
                 path,
                 update,
                 purpose,
+                number,
             } => {
                 let place = (self.room.clone(), path.clone());
                 match code {
                     Some(code) => self.update_refused(&place, &update, purpose, code, context)?,
                     None => self.update_taken(&place, &update, purpose, content, context)?,
+                }
+                if self.manner == Manner::Ours && purpose == Purpose::Edit {
+                    self.answer_ours(&path, number, content)?;
                 }
                 self.send_next(&path);
                 Ok(())
@@ -276,12 +309,14 @@ impl Client {
         if is_denied && (self.manner.may_write() || purpose == Purpose::Echo) {
             return Err(format!("{}: {purpose:?} was denied", self.name));
         }
-        if code == INVALID && purpose == Purpose::Edit && self.manner == Manner::Careful {
+        if code == INVALID && purpose == Purpose::Edit && self.manner.loses_nothing() {
             // A document that is full, or a call that the server has ended.
             if !context.may_be_full && !is_scratch(&place.1) {
                 return Err(format!("{}: an edit was called invalid", self.name));
             }
-            if let Some(document) = self.documents.get_mut(&place.1) {
+            if self.manner == Manner::Careful
+                && let Some(document) = self.documents.get_mut(&place.1)
+            {
                 document.is_off = true;
                 document.kept.retain(|kept| kept.update != update);
             }
@@ -294,7 +329,7 @@ impl Client {
             return Ok(());
         };
         if purpose == Purpose::Edit {
-            document.is_off |= self.manner != Manner::Careful;
+            document.is_off |= !self.manner.loses_nothing();
             for kept in &mut document.kept {
                 kept.is_sent &= kept.update != update;
             }
@@ -364,6 +399,61 @@ impl Client {
         Ok(())
     }
 
+    /// What the replica of our client is told of an answer.
+    fn answer_ours(&mut self, path: &str, number: u64, content: &Content) -> Result<(), String> {
+        let Some(document) = self.documents.get_mut(path) else {
+            return Ok(());
+        };
+        let Some(Holder::Ours(replica)) = &mut document.replica else {
+            return Ok(());
+        };
+        match content {
+            Content::Error { code, .. } => {
+                let is_final = matches!(code, Some(DENIED | INVALID | NOT_FOUND));
+                if is_final {
+                    replica.refused(number);
+                    document.starts_over = true;
+                } else {
+                    replica.unsent();
+                }
+                // The document is opened again, after a while.
+                if let Some(stream) = document.stream.take() {
+                    document.give_up(&stream);
+                    if let Some(session) = &mut self.session {
+                        session.chunk(&stream.call, Content::close(), Asked::Close);
+                    }
+                }
+            }
+            Content::Json(answer) if answer.get("pending") == Some(&Value::Bool(true)) => {
+                let vector = answer["state_vector"].as_str().unwrap_or_default();
+                let vector = meshagent_protocol::decode_base64(vector.as_bytes())
+                    .map_err(|error| error.to_string())?;
+                replica
+                    .fill_gap(number, &vector)
+                    .map_err(|error| error.to_string())?;
+            }
+            _ => replica.acknowledged(number),
+        }
+        self.send_ours(path);
+        Ok(())
+    }
+
+    /// Sends what our client's replica has to send.
+    fn send_ours(&mut self, path: &str) {
+        loop {
+            let Some(document) = self.documents.get_mut(path).filter(|one| one.is_open()) else {
+                return;
+            };
+            let Some(Holder::Ours(replica)) = &mut document.replica else {
+                return;
+            };
+            let Some(next) = replica.next_to_send() else {
+                return;
+            };
+            self.send_numbered(path, next.update, Purpose::Edit, next.number);
+        }
+    }
+
     fn chunk_came(
         &mut self,
         call: &str,
@@ -402,27 +492,48 @@ impl Client {
         if !is_scratch(&path) {
             context.record.promise(&place, &update)?;
         }
-        if document.replica.is_none() {
+        let starts_over = std::mem::take(&mut document.starts_over);
+        if document.replica.is_none() || starts_over {
             self.replicas += 1;
             let client_id = self.number * 1000 + self.replicas;
             if self.manner == Manner::Intruder {
                 context.record.forbid(client_id);
             }
-            let replica = match self.manner {
-                Manner::Careful | Manner::Witness => board::strict(client_id),
+            let mut replica = match self.manner {
+                Manner::Careful | Manner::Ours | Manner::Witness => board::strict(client_id),
                 _ => board::lax(client_id),
             };
-            document.replica = Some(replica);
+            if let (true, Some(Holder::Ours(ours))) = (starts_over, &mut document.replica) {
+                if !update.is_empty() {
+                    replica
+                        .apply_update(&update)
+                        .map_err(|error| format!("{}: a state that is none: {error}", self.name))?;
+                }
+                let lost = ours.start_over(replica);
+                context
+                    .totals
+                    .add("edits given up with a refused one", lost as u64);
+                context.totals.add("replicas made anew", 1);
+            } else if self.manner == Manner::Ours {
+                document.replica = Some(Holder::Ours(Box::new(Replica::new(replica))));
+            } else {
+                document.replica = Some(Holder::Plain(Box::new(replica)));
+            }
         }
         let (Some(replica), Some(stream)) = (&mut document.replica, &mut document.stream) else {
             return Ok(());
         };
         stream.is_open = true;
         if !update.is_empty() {
-            let applied = replica
-                .apply_update(&update)
-                .map_err(|error| format!("{}: an update that is none: {error}", self.name))?;
-            if applied.gap && !document.is_off {
+            let gap = match replica {
+                Holder::Plain(replica) => replica.apply_update(&update).map(|applied| applied.gap),
+                Holder::Ours(replica) => replica
+                    .received(&update)
+                    .map(|()| replica.document().has_gap()),
+            };
+            let gap =
+                gap.map_err(|error| format!("{}: an update that is none: {error}", self.name))?;
+            if gap && !document.is_off {
                 return Err(format!(
                     "{}: was sent an update of {path:?} that cannot be shown",
                     self.name
@@ -441,7 +552,10 @@ impl Client {
         }
         if self.manner == Manner::Witness {
             context.totals.add("chunks witnessed", 1);
-            let violations = replica.violations();
+            let violations = match replica {
+                Holder::Plain(replica) => replica.violations(),
+                Holder::Ours(_) => Vec::new(),
+            };
             if !violations.is_empty() {
                 return Err(format!("{}: was shown {violations:?}", self.name));
             }
@@ -464,6 +578,7 @@ impl Client {
         let had = document.had.take();
         match self.manner {
             Manner::Careful => self.send_all_kept(path),
+            Manner::Ours => self.send_ours(path),
             Manner::Python => {
                 let Some((had, replica)) = had.zip(document.replica.as_ref()) else {
                     return;
@@ -566,7 +681,7 @@ impl Client {
     fn change(
         &mut self,
         path: &str,
-        change: impl Fn(&mut MeshDocument, &mut Random, &mut dyn FnMut() -> String) -> Vec<Vec<u8>>,
+        change: impl FnOnce(&mut MeshDocument, &mut Random, &mut dyn FnMut() -> String) -> Vec<Vec<u8>>,
     ) -> Vec<Vec<u8>> {
         let Some(replica) = self
             .documents
@@ -576,14 +691,29 @@ impl Client {
             return Vec::new();
         };
         let (number, elements) = (self.number, &mut self.elements);
-        change(replica, &mut self.random, &mut || {
+        let mut next_id = || {
             *elements += 1;
             format!("{number}-{elements}")
-        })
+        };
+        match replica {
+            Holder::Plain(replica) => change(replica, &mut self.random, &mut next_id),
+            Holder::Ours(replica) => {
+                let (random, mut updates) = (&mut self.random, Vec::new());
+                replica.edit_with(|document| {
+                    updates = change(document, random, &mut next_id);
+                    updates.clone()
+                });
+                updates
+            }
+        }
     }
 
     /// Sends edits if there is an open stream; if not, it is the manner that decides what becomes of them.
     fn publish(&mut self, path: &str, updates: Vec<Vec<u8>>) {
+        if self.manner == Manner::Ours {
+            // They are kept by the replica.
+            return self.send_ours(path);
+        }
         for update in updates {
             match self.manner {
                 Manner::Careful => self.send_kept(path, update),
@@ -660,6 +790,10 @@ impl Client {
     }
 
     fn send(&mut self, path: &str, update: Vec<u8>, purpose: Purpose) {
+        self.send_numbered(path, update, purpose, 0);
+    }
+
+    fn send_numbered(&mut self, path: &str, update: Vec<u8>, purpose: Purpose, number: u64) {
         let (Some(document), Some(session)) = (self.documents.get_mut(path), &mut self.session)
         else {
             return;
@@ -677,6 +811,7 @@ impl Client {
             path: path.to_owned(),
             update,
             purpose,
+            number,
         };
         session.chunk(&stream.call, chunk, asked);
     }
@@ -712,7 +847,11 @@ impl Client {
         let mut start = SyncOpenStart::new(doc_path);
         start.merge = !self.is_rough && self.random.one_in(2);
         start.schema = Some(board::schema_json());
-        start.vector = document.replica.as_ref().map(MeshDocument::state_vector);
+        let known = document
+            .replica
+            .as_deref()
+            .filter(|_| !document.starts_over);
+        start.vector = known.map(MeshDocument::state_vector);
         let call = session.open(path);
         let asked = Asked::Start {
             path: path.to_owned(),
@@ -815,6 +954,7 @@ impl Client {
                 document.kept.clear();
             }
             self.send_all_kept(&path);
+            self.send_ours(&path);
         }
     }
 
@@ -827,7 +967,7 @@ impl Client {
                 if is_scratch(path) {
                     document.stream.is_none()
                 } else {
-                    document.is_open() && document.kept.is_empty()
+                    document.is_open() && document.kept.is_empty() && document.is_saved()
                 }
             })
     }
@@ -838,7 +978,15 @@ impl Client {
         let documents: Vec<_> = self
             .documents
             .iter()
-            .map(|(path, one)| (path, one.is_open(), one.is_off, one.kept.len()))
+            .map(|(path, one)| {
+                (
+                    path,
+                    one.is_open(),
+                    one.is_off,
+                    one.kept.len(),
+                    one.is_saved(),
+                )
+            })
             .collect();
         format!(
             "{}: unanswered {waiting:?}, documents {documents:?}",
@@ -866,21 +1014,33 @@ impl Client {
         let promised = documents.filter(|(path, _)| !is_scratch(path));
         promised.filter_map(|(path, document)| {
             let place = (self.room.clone(), path.clone());
-            Some((place, document.replica.as_ref()?))
+            Some((place, document.replica.as_deref()?))
         })
     }
 }
 
 const DENIED: i64 = 1001;
 const INVALID: i64 = 1002;
+const NOT_FOUND: i64 = 1003;
 
 impl Document {
     fn is_open(&self) -> bool {
         self.stream.as_ref().is_some_and(|stream| stream.is_open)
     }
 
+    /// Whether our client has nothing left to send.
+    fn is_saved(&self) -> bool {
+        match &self.replica {
+            Some(Holder::Ours(replica)) => replica.is_saved() && !self.starts_over,
+            _ => true,
+        }
+    }
+
     /// The stream is gone: what waited for its turn will never be sent.
     fn give_up(&mut self, stream: &Stream) {
+        if let Some(Holder::Ours(replica)) = &mut self.replica {
+            replica.unsent();
+        }
         self.is_off |= stream
             .queue
             .iter()

@@ -26,6 +26,8 @@ pub(super) enum Asked {
         /// Empty if it is none.
         update: Vec<u8>,
         purpose: Purpose,
+        /// What the replica of our client calls it.
+        number: u64,
     },
     /// To end the call.
     Close,

@@ -135,6 +135,8 @@ impl World {
                     Manner::Python,
                     Manner::Npm,
                     Manner::Careful,
+                    Manner::Ours,
+                    Manner::Ours,
                     Manner::Witness,
                     Manner::Intruder,
                 ];
