@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 /// How long one step of a test may take: a command, an answer, a condition that has to become true.
-pub const STEP_LIMIT: Duration = Duration::from_mins(1);
+pub const STEP_LIMIT: Duration = Duration::from_mins(5);
 
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
