@@ -13,14 +13,15 @@ use fastwebsockets::{
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use meshagent_protocol::{Envelope, Message, MessageId, PacketLimits, PacketReader};
-use tokio::io::{AsyncRead, AsyncWrite, BufWriter};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::budget::{Charge, Rate, ReceiveBudget};
 use crate::config::Config;
+use crate::gather::Gather;
 use crate::metrics::Metrics;
-use crate::outbox::{Outbox, Outgoing};
+use crate::outbox::{Cost, Outbox, Outgoing};
 use crate::room::{Conn, Joining};
 use crate::rooms::{Mailbox, RoomInput, Rooms};
 
@@ -30,8 +31,6 @@ use crate::rooms::{Mailbox, RoomInput, Rooms};
 const MAX_FRAME_BYTES: usize = 4 << 20;
 /// How many seconds' worth of messages and bytes may come at once.
 pub(crate) const BURST: Duration = Duration::from_secs(2);
-/// Small frames are gathered to one write of about this size.
-const WRITE_BUFFER_BYTES: usize = 8 << 10;
 /// Time to answer a client's close frame before the connection is dropped anyway.
 const CLOSE_GRACE: Duration = Duration::from_secs(5);
 
@@ -81,7 +80,7 @@ pub(crate) async fn run(
 
     let (mut read, write) = socket.split(|stream| {
         let (read, write) = tokio::io::split(stream);
-        (read, BufWriter::with_capacity(WRITE_BUFFER_BYTES, write))
+        (read, Gather::new(write))
     });
     read.set_auto_close(false);
     read.set_auto_pong(false);
@@ -173,7 +172,8 @@ async fn read_all<S: AsyncRead + Unpin>(
         };
         match frame.opcode {
             OpCode::Binary if frame.fin && fragments.is_empty() => {
-                if intake.packet(&frame.payload).await.is_err() {
+                // What a packet takes is taken while there is one: most connections are idle most of the time.
+                if Box::pin(intake.packet(&frame.payload)).await.is_err() {
                     return End::Lost;
                 }
             }
@@ -184,11 +184,11 @@ async fn read_all<S: AsyncRead + Unpin>(
                 fragments.extend_from_slice(&frame.payload);
                 if frame.fin {
                     let whole = fragments.split();
-                    if intake.packet(&whole).await.is_err() {
+                    if Box::pin(intake.packet(&whole)).await.is_err() {
                         return End::Lost;
                     }
                 } else {
-                    intake.begin_or_go_on(fragments.len()).await;
+                    Box::pin(intake.begin_or_go_on(fragments.len())).await;
                 }
             }
             OpCode::Ping => {
@@ -351,49 +351,73 @@ async fn write_all<S: AsyncWrite + Unpin>(
             }
         };
         let Some(items) = items else { return };
-        for (item, cost) in items {
-            let written = match item {
-                Outgoing::Message(message) => {
-                    next_id += 1;
-                    let mut written = true;
-                    for packet in message.packets(MessageId::from(next_id)) {
-                        let frame = Frame::binary(Payload::Borrowed(&packet));
-                        written = in_time(patience, socket.write_frame(frame)).await;
-                        if !written {
-                            break;
-                        }
-                    }
-                    written
-                }
-                Outgoing::Pong(payload) => {
-                    in_time(
-                        patience,
-                        socket.write_frame(Frame::pong(Payload::Borrowed(&payload))),
-                    )
-                    .await
-                }
-                Outgoing::Close => {
-                    in_time(
-                        patience,
-                        write_and_flush(&mut socket, Frame::close(1000, b"")),
-                    )
-                    .await;
-                    return;
-                }
-            };
-            if !written {
-                return;
-            }
-            if outbox.written(cost) {
+        let writing = write_items(&mut socket, items, &mut next_id, outbox, patience);
+        // In a box for the same reason as a packet that is read.
+        match Box::pin(writing).await {
+            Written::All { catch_up: false } => {}
+            Written::All { catch_up: true } => {
                 let drained = RoomInput::Drained(conn);
-                if mailbox.send(drained, 0, Charge::default()).await.is_err() {
+                let sent = mailbox.send(drained, 0, Charge::default());
+                if Box::pin(sent).await.is_err() {
                     return;
                 }
             }
+            Written::End => return,
         }
-        if !in_time(patience, socket.flush()).await {
-            return;
+    }
+}
+
+/// What became of a batch of items.
+enum Written {
+    All {
+        /// Whether a document wants to send what it held back.
+        catch_up: bool,
+    },
+    /// The peer takes nothing any more, or was told to close.
+    End,
+}
+
+async fn write_items<S: AsyncWrite + Unpin>(
+    socket: &mut WebSocketWrite<S>,
+    items: Vec<(Outgoing, Cost)>,
+    next_id: &mut u64,
+    outbox: &Outbox,
+    patience: Duration,
+) -> Written {
+    let mut catch_up = false;
+    for (item, cost) in items {
+        let written = match item {
+            Outgoing::Message(message) => {
+                *next_id += 1;
+                let mut written = true;
+                for packet in message.packets(MessageId::from(*next_id)) {
+                    let frame = Frame::binary(Payload::Borrowed(&packet));
+                    written = in_time(patience, socket.write_frame(frame)).await;
+                    if !written {
+                        break;
+                    }
+                }
+                written
+            }
+            Outgoing::Pong(payload) => {
+                let frame = Frame::pong(Payload::Borrowed(&payload));
+                in_time(patience, socket.write_frame(frame)).await
+            }
+            Outgoing::Close => {
+                let frame = Frame::close(1000, b"");
+                in_time(patience, write_and_flush(socket, frame)).await;
+                return Written::End;
+            }
+        };
+        if !written {
+            return Written::End;
         }
+        catch_up |= outbox.written(cost);
+    }
+    if in_time(patience, socket.flush()).await {
+        Written::All { catch_up }
+    } else {
+        Written::End
     }
 }
 

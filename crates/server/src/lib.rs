@@ -6,6 +6,7 @@
 //! # Layout
 //! - `http`: the routes, the handshake and its refusals, signed downloads
 //! - `connection`: one WebSocket, bytes to messages and back
+//! - `gather`: small writes gathered, without a buffer while nothing is written
 //! - `rooms`: the rooms in memory and the task that drives each
 //! - `room`: one room as a plain state machine
 //! - `budget`: what all connections may have under way together, and how fast each may be
@@ -20,6 +21,7 @@ mod budget;
 mod committer;
 mod config;
 mod connection;
+mod gather;
 mod http;
 mod ids;
 mod lane;
