@@ -8,15 +8,15 @@ use meshagent_document::{InsertError, Limits, MeshDocument};
 use meshagent_protocol::sync::{SyncCreate, SyncDescribe, SyncDescribed, SyncOpenStart, SyncPatch};
 use meshagent_protocol::{Content, ErrorCode};
 use meshagent_store::{
-    Author, Contribution, DocumentId, OperationRange, Seq, StoreError, StoredDocument, Timestamp,
-    Write,
+    Author, Contribution, DocumentId, EntryKind, OperationRange, Seq, StoreError, StoredDocument,
+    Timestamp, Write,
 };
 use serde_json::Value;
 
 use super::batch::Then;
 use super::compaction::Stored;
 use super::documents::{Deferred, Document, Slot};
-use super::files::StatAnswer;
+use super::files::{StatAnswer, is_file};
 use super::sent::Sent;
 use super::{Conn, Fetch, FetchResult, Refusal, Request, Room};
 
@@ -130,6 +130,13 @@ pub(super) enum Fetched {
         request: Request,
         path: String,
     },
+    /// There is no such file; what stands there instead decides about the answer.
+    DownloadMissing {
+        conn: Conn,
+        tool_call_id: String,
+        request: Request,
+        path: String,
+    },
     DownloadUrl {
         request: Request,
         path: String,
@@ -230,6 +237,26 @@ impl Room {
                     Err(error) => Err(Refusal::storage(&error)),
                 };
                 self.download_fetched(conn, &tool_call_id, request, &path, file);
+            }
+            Fetched::DownloadMissing {
+                conn,
+                tool_call_id,
+                request,
+                path,
+            } => {
+                let open = self.documents.contains_key(&path);
+                let kind = match result {
+                    Ok(FetchResult::Stat(entry)) => Ok(entry.map(|entry| entry.kind)),
+                    Ok(_) => Ok(None),
+                    Err(error) => Err(Refusal::storage(&error)),
+                };
+                let refusal = kind
+                    .map(|kind| kind.or_else(|| open.then_some(EntryKind::Document)))
+                    .and_then(|kind| is_file(&path, kind))
+                    // What is a file by now was none when it was asked for.
+                    .err()
+                    .unwrap_or_else(|| Refusal::new(ErrorCode::StorageNotFound, "no such file"));
+                self.fail_call(Some(request), conn, &tool_call_id, refusal);
             }
             Fetched::DownloadUrl {
                 request,

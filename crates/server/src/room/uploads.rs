@@ -214,12 +214,15 @@ impl Room {
         let file = match file {
             Ok(Some(file)) => file,
             Ok(None) => {
-                let document = self.documents.contains_key(path);
-                let kind = document.then_some(meshagent_store::EntryKind::Document);
-                let refusal = super::files::is_file(path, kind).err();
-                let refusal = refusal
-                    .unwrap_or_else(|| Refusal::new(ErrorCode::StorageNotFound, "no such file"));
-                return self.fail_call(Some(request), conn, tool_call_id, refusal);
+                let path = path.to_owned();
+                let then = Fetched::DownloadMissing {
+                    conn,
+                    tool_call_id: tool_call_id.to_owned(),
+                    request,
+                    path: path.clone(),
+                };
+                self.fetch(Fetch::Stat { path }, then);
+                return;
             }
             Err(refusal) => return self.fail_call(Some(request), conn, tool_call_id, refusal),
         };

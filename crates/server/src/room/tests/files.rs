@@ -233,3 +233,16 @@ fn an_upload_beyond_the_limit_is_refused_and_leaves_nothing() {
     let exists = world.call(&client, "storage", "exists", json!({ "path": "big" }));
     assert_eq!(exists, Content::Json(json!({ "exists": false })));
 }
+
+#[test]
+fn a_document_is_no_file_to_download_whether_it_is_in_memory_or_not() {
+    let mut world = World::new();
+    let client = world.join("client");
+    world.open(&client, "one", json!({ "path": "one.document" }));
+    let open = download(&mut world, &client, "one.document");
+    assert_eq!(code(&open[0]), Some(1002), "{open:?}");
+    world.chunk(&client, "one", Content::Control(Control::close()));
+    world.unload();
+    let stored = download(&mut world, &client, "one.document");
+    assert_eq!(code(&stored[0]), Some(1002), "{stored:?}");
+}

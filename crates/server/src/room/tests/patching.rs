@@ -64,17 +64,6 @@ impl World {
         let room = RoomId::new("project", "room");
         self.store.inner().load(&room, PATH).unwrap().unwrap()
     }
-
-    /// Lets the document go, as nobody has it open.
-    fn unload(&mut self) {
-        for _ in 0..600 {
-            self.pass_seconds(1);
-            if self.room.documents.is_empty() {
-                return;
-            }
-        }
-        panic!("the document stays");
-    }
 }
 
 #[test]
