@@ -4,4 +4,5 @@
 pub mod documents;
 pub mod engine;
 pub mod harness;
+pub mod servers;
 pub mod traces;

@@ -9,8 +9,13 @@ use crate::process::{cargo, run};
 use crate::{BUILD_LIMIT, target_dir};
 
 const RUN_LIMIT: Duration = Duration::from_mins(15);
+/// Eight scenarios with five servers, three times each; and what has to be installed before.
+const SERVERS_LIMIT: Duration = Duration::from_hours(2);
 
 pub(crate) fn bench(arguments: &[&str]) -> Result<()> {
+    if let ["servers", arguments @ ..] = arguments {
+        return servers(arguments);
+    }
     let build = ["build", "--release", "-p", "meshagent-bench", "--bins"];
     run(cargo(&build), BUILD_LIMIT)?;
     measure("release", arguments)
@@ -22,6 +27,46 @@ pub(crate) fn check_shortly() -> Result<()> {
     let build = ["build", "-p", "meshagent-bench", "--bins"];
     run(cargo(&build), BUILD_LIMIT)?;
     measure("debug", &["--short", "--check", "memory"])
+}
+
+/// Our server beside others, each on a core of its own, with the generator on the other.
+fn servers(arguments: &[&str]) -> Result<()> {
+    let build = [
+        "build",
+        "--release",
+        "-p",
+        "meshagent-bench",
+        "-p",
+        "meshagent-cli",
+        "--bins",
+    ];
+    run(cargo(&build), BUILD_LIMIT)?;
+    let generator = target_dir().join("release/bench-servers");
+    let mut pinned = Command::new("taskset");
+    pinned.args(["-c", "0"]).arg(generator).args(arguments);
+    run(pinned, SERVERS_LIMIT)
+}
+
+/// Each scenario in small: what is counted is held against what was sent, and no time against anything. Y-Sweet is left
+/// out, as building it takes longer than all the rest.
+pub(crate) fn check_servers() -> Result<()> {
+    let build = [
+        "build",
+        "-p",
+        "meshagent-bench",
+        "-p",
+        "meshagent-cli",
+        "--bins",
+    ];
+    run(cargo(&build), BUILD_LIMIT)?;
+    let mut generator = Command::new(target_dir().join("debug/bench-servers"));
+    generator.args([
+        "--short",
+        "--check",
+        "--peers",
+        "ours,hocuspocus,y-websocket,relay",
+    ]);
+    run(generator, RUN_LIMIT)
 }
 
 fn measure(profile: &str, arguments: &[&str]) -> Result<()> {

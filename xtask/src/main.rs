@@ -34,6 +34,8 @@ usage: cargo xtask <command>
                         one, and `--verbose` shows its steps
   bench [--short] [--check] [SECTION...]
                         the figures of the document library, in a release build
+  bench servers [--short] [--check] [--runs N] [--peers LIST] [--out DIR] [SCENARIO...]
+                        our server beside Hocuspocus, Y-Sweet, y-websocket and a bare relay
   man [DIR]             the man pages of the command line tool, in target/man or there
   wasm                  the tests of the pure crates on wasm32 under Node
   fuzz [--seconds N] [TARGET...]
@@ -152,7 +154,8 @@ fn ci() -> Result<()> {
     )?;
     fuzz::fuzz_shortly()?;
     bench::check_shortly()?;
-    test(true)
+    test(true)?;
+    bench::check_servers()
 }
 
 fn workspace_root() -> &'static Path {

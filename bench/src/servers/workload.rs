@@ -1,0 +1,180 @@
+//! What is written: several people typing, each at the end of a line of their own, one character an update.
+//!
+//! All servers get the same updates, so what differs is the server.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use anyhow::{Context as _, Result, bail};
+use bytes::Bytes;
+use meshagent_document::{Edit, MeshDocument, TextPosition};
+use serde_json::json;
+use yrs::updates::decoder::Decode as _;
+
+use crate::documents;
+
+/// Client ids of writers: `FIRST_WRITER + writer`. Of 32 bits, as all Yjs servers take them.
+const FIRST_WRITER: u64 = 1 << 24;
+const WRITERS: u64 = 1 << 20;
+/// Who makes the document, where the server leaves that to its clients.
+const MAKER: u64 = 7;
+
+/// A document with a line for each writer, as one update.
+///
+/// # Errors
+/// When the library refuses its own document.
+pub fn base(writers: usize) -> Result<Bytes> {
+    let mut document = documents::document(MAKER);
+    let lines: Vec<_> = (0..writers)
+        .map(|writer| json!({"text": {"$id": line(writer)}}))
+        .collect();
+    document.insert_json(&json!({"doc": {"children": lines}}), &mut String::new)?;
+    Ok(document.encode_state().into())
+}
+
+/// A document of about so many bytes: elements with a name and a number each, as one update.
+///
+/// # Errors
+/// When the library refuses its own document.
+pub fn large(bytes: usize) -> Result<Bytes> {
+    /// What an element takes in the encoding, measured.
+    const ELEMENT_BYTES: usize = 125;
+    let mut document = documents::document(MAKER);
+    let elements: Vec<_> = (0..bytes / ELEMENT_BYTES)
+        .map(|number| {
+            let name = format!("the name of element number {number} of this document");
+            json!({"item": {"$id": format!("{number:024x}"), "name": name, "number": number}})
+        })
+        .collect();
+    document.insert_json(&json!({"doc": {"children": elements}}), &mut String::new)?;
+    Ok(document.encode_state().into())
+}
+
+fn line(writer: usize) -> String {
+    format!("line-{writer}")
+}
+
+/// One who types.
+#[derive(Debug)]
+pub struct Writer {
+    replica: MeshDocument,
+    line: String,
+    written: usize,
+}
+
+impl Writer {
+    /// A writer on a line of a document with this state.
+    ///
+    /// # Errors
+    /// When that is no document of [`base`].
+    pub fn new(writer: usize, number: usize, state: &[u8]) -> Result<Self> {
+        let line = line(number);
+        let mut replica = documents::document(FIRST_WRITER + writer as u64);
+        replica.apply_update(state)?;
+        let text = replica.node(&line).and_then(|element| element.text());
+        let written = text
+            .context("the document has no such line")?
+            .utf16_length();
+        Ok(Self {
+            replica,
+            line,
+            written,
+        })
+    }
+
+    /// The update of the next character.
+    ///
+    /// # Errors
+    /// When the document refuses it.
+    pub fn write(&mut self) -> Result<Vec<u8>> {
+        // Words of five letters.
+        let text = if self.written % 6 == 5 { " " } else { "a" };
+        let edit = Edit::InsertText {
+            id: self.line.clone(),
+            at: TextPosition::Utf16(self.written),
+            text: text.to_owned(),
+            attributes: None,
+        };
+        self.written += 1;
+        let update = self.replica.edit(&[edit], &mut String::new)?;
+        update.context("a character is a change")
+    }
+}
+
+/// How many characters of each writer an update ends at.
+pub type Clocks = Vec<(usize, u32)>;
+
+/// Reads updates, each only once however many readers get it.
+#[derive(Debug, Default)]
+pub struct ClockReader {
+    known: HashMap<Vec<u8>, Clocks>,
+}
+
+impl ClockReader {
+    /// How far an update goes, by writer. `decode` makes an update of a payload.
+    ///
+    /// # Errors
+    /// When it is not an update.
+    pub fn read<'a>(
+        &mut self,
+        payload: &'a [u8],
+        decode: impl FnOnce(&'a [u8]) -> Result<Cow<'a, [u8]>>,
+    ) -> Result<&Clocks> {
+        /// About what a commit's changes are, for all readers to catch up with.
+        const KEPT: usize = 4096;
+        if !self.known.contains_key(payload) {
+            if self.known.len() >= KEPT {
+                self.known.clear();
+            }
+            let clocks = clocks(&decode(payload)?)?;
+            self.known.insert(payload.to_vec(), clocks);
+        }
+        self.known.get(payload).context("it was just put there")
+    }
+}
+
+/// How far an update goes, by writer.
+///
+/// # Errors
+/// When it is not an update.
+pub fn clocks(update: &[u8]) -> Result<Clocks> {
+    let Ok(update) = yrs::Update::decode_v1(update) else {
+        bail!("the server sent what is no update");
+    };
+    let operations = update.insertions(true);
+    let writers = operations.iter().filter_map(|(client, ranges)| {
+        let number = client.get().checked_sub(FIRST_WRITER)?;
+        let end = ranges.iter().map(|range| range.end).max()?;
+        (number < WRITERS).then_some((usize::try_from(number).ok()?, end))
+    });
+    Ok(writers.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_writers_write_is_told_apart_when_merged() {
+        let base = base(2).unwrap();
+        let mut writers = [0, 1].map(|writer| Writer::new(writer, writer, &base).unwrap());
+        let mut updates = Vec::new();
+        for (writer, count) in [(0, 3), (1, 5)] {
+            for _ in 0..count {
+                updates.push(writers[writer].write().unwrap());
+            }
+        }
+        let updates: Vec<&[u8]> = updates.iter().map(Vec::as_slice).collect();
+        let merged = meshagent_document::merge_updates(&updates).unwrap();
+        let mut found = clocks(&merged).unwrap();
+        found.sort_unstable();
+        assert_eq!(found, [(0, 3), (1, 5)]);
+        assert_eq!(clocks(updates[7]).unwrap(), [(1, 5)]);
+    }
+
+    #[test]
+    fn a_large_document_is_about_as_large_as_asked() {
+        let bytes = large(1_000_000).unwrap().len();
+        assert!((900_000..1_100_000).contains(&bytes), "{bytes}");
+    }
+}
