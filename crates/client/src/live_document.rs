@@ -207,6 +207,21 @@ impl LiveDocument {
     /// Edits the document. What the closure did is there at once, and sent in the background.
     ///
     /// The closure must not wait for anything, since nothing is received meanwhile, nor use a handle of this document.
+    ///
+    /// ```
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// let document = room.sync().open("notes.document").await?;
+    /// let id = document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))?;
+    /// document.edit(|d| d.set_attribute(Target::Id(id), "text", "coffee"))?;
+    /// assert_eq!(
+    ///     document.to_json(),
+    ///     json!({ "document": { "content": [{ "body": { "text": "coffee" } }] } })
+    /// );
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn edit<R>(&self, edit: impl FnOnce(&mut Editor<'_>) -> R) -> R {
         let mut state = self.shared.lock();
         let result = state.replica.edit(edit);
