@@ -18,6 +18,9 @@ use crate::replica::Replica;
 pub(crate) struct Journal {
     path: PathBuf,
     file: File,
+    /// Held open for its lock. The journal itself is replaced when it is written anew, and whoever opened the old file just
+    /// before would get a lock on what nobody reads.
+    _lock: File,
     room: String,
     document: String,
     /// The number of the last edit that is written down.
@@ -60,18 +63,23 @@ impl Journal {
             format!("{room}\n{document}").as_bytes(),
         );
         let path = directory.join(format!("{name}.journal"));
+        let lock = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path.with_extension("lock"))?;
+        lock.try_lock()?;
         let mut file = OpenOptions::new()
             .create(true)
             .read(true)
             .append(true)
             .open(&path)?;
-        file.try_lock()?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         let recovered = recover(&bytes, room, document);
         let journal = Self {
             path,
             file,
+            _lock: lock,
             room: room.to_owned(),
             document: document.to_owned(),
             written: 0,
@@ -140,11 +148,9 @@ impl Journal {
         }
         let new_path = self.path.with_extension("new");
         let mut file = File::create(&new_path)?;
-        file.try_lock()?;
         file.write_all(&records)?;
         file.sync_data()?;
         fs::rename(&new_path, &self.path)?;
-        // The lock goes over with the file.
         self.file = file;
         self.bytes = records.len() as u64;
         self.base_bytes = self.bytes;
@@ -247,5 +253,50 @@ impl Recovered {
             replica.adopt(update).ok()?;
         }
         Some(replica)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use meshagent_document::{MeshDocument, MeshSchema};
+    use serde_json::json;
+
+    use super::Journal;
+    use crate::replica::Replica;
+
+    #[test]
+    fn nobody_else_opens_a_journal_while_it_is_written_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || Journal::open(directory.path(), "room", "a.document");
+        let schema = MeshSchema::infer(&json!({ "doc": {} })).unwrap();
+        let replica = Replica::new(MeshDocument::new(schema, 1));
+        let (mut journal, _) = open().unwrap();
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                let (mut tries, mut opened) = (0_u64, 0_u64);
+                // At least one try follows the last rewriting.
+                loop {
+                    let last = done.load(Ordering::Acquire);
+                    tries += 1;
+                    opened += u64::from(open().is_ok());
+                    if last {
+                        return (tries, opened);
+                    }
+                }
+            });
+            for _ in 0..300 {
+                journal.rewrite(&replica).unwrap();
+            }
+            done.store(true, Ordering::Release);
+            let (tries, opened) = other.join().unwrap();
+            assert_eq!(opened, 0, "of {tries} tries");
+        });
+        drop(journal);
+        let (_, recovered) = open().unwrap();
+        assert!(recovered.is_some(), "what was written is there");
     }
 }
