@@ -15,6 +15,8 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use crate::trust::Trust;
+
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -45,41 +47,44 @@ pub enum ConnectError {
     /// Something is missing that the connection needs.
     #[error("{0}")]
     Setting(String),
-    /// The address asks for TLS, which the caller has to bring.
-    #[error("this client opens no TLS connections, hand one to `Connection::connect_over`")]
-    Tls,
+    /// The server can't be trusted, or does not speak TLS.
+    #[error("no secure connection to the server can be made")]
+    Tls(#[source] std::io::Error),
 }
 
 impl ConnectError {
     /// Whether another try may succeed.
     pub(crate) fn may_pass(&self) -> bool {
         match self {
-            Self::Closed | Self::Http(_) | Self::Io(_) => true,
+            // Certificates are renewed late at times.
+            Self::Closed | Self::Http(_) | Self::Io(_) | Self::Tls(_) => true,
             // A server that is overloaded, or a proxy that finds none.
             Self::Refused { status, .. } => *status == 429 || *status >= 500,
-            Self::InvalidToken | Self::InvalidUrl | Self::Setting(_) | Self::Tls => false,
+            Self::InvalidToken | Self::InvalidUrl | Self::Setting(_) => false,
         }
     }
 }
 
 pub(crate) type Socket = WebSocket<TokioIo<Upgraded>>;
 
-/// Opens a TCP connection to the host of a room's address.
-pub(crate) async fn open_tcp(url: &str) -> Result<TcpStream, ConnectError> {
+/// Opens a WebSocket to a room, by TLS if its address says so.
+pub(crate) async fn open(url: &str, token: &str, trust: &Trust) -> Result<Socket, ConnectError> {
     let uri = parse_url(url)?;
-    let is_plain = matches!(uri.scheme_str(), Some("ws" | "http"));
-    if !is_plain {
-        return Err(ConnectError::Tls);
-    }
+    let is_secure = matches!(uri.scheme_str(), Some("wss" | "https"));
     let host = uri.host().ok_or(ConnectError::InvalidUrl)?;
     // `Uri` leaves the brackets of an IPv6 address on.
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(80)))
+    let port = uri.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
+    let stream = TcpStream::connect((host, port))
         .await
         .map_err(ConnectError::Io)?;
     // Packets are small and each may be waited for.
     stream.set_nodelay(true).map_err(ConnectError::Io)?;
-    Ok(stream)
+    if is_secure {
+        upgrade(trust.secure(stream, host).await?, url, token).await
+    } else {
+        upgrade(stream, url, token).await
+    }
 }
 
 /// Asks the server at the other end of a stream for a WebSocket to a room.

@@ -7,12 +7,13 @@ use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::connect::{ConnectError, open_tcp, upgrade};
+use crate::connect::{ConnectError, Socket, open, upgrade};
 use crate::driver::{Command, Driver, Welcome};
 use crate::event::{EVENT_CAPACITY, EventReceiver, RoomEvent};
 use crate::storage_client::StorageClient;
 use crate::stream::StreamHandle;
 use crate::sync_calls::SyncCalls;
+use crate::trust::Trust;
 
 /// A connection to a room; cheap to clone, and usable from many tasks at once.
 ///
@@ -27,7 +28,7 @@ pub struct Connection {
 
 impl Connection {
     /// Connects to a room, for instance `ws://127.0.0.1:8080/rooms/my-room`, with a participant
-    /// token, and waits until the room is ready.
+    /// token, and waits until the room is ready. `wss://` is TLS, to a server whose certificate this machine trusts.
     ///
     /// # Errors
     ///
@@ -37,10 +38,18 @@ impl Connection {
     ///
     /// When dropped, the connection is closed.
     pub async fn connect(url: &str, token: &str) -> Result<Self, ConnectError> {
-        Self::connect_over(open_tcp(url).await?, url, token).await
+        Self::connect_trusting(url, token, Trust::of_this_machine()).await
     }
 
-    /// Connects over a stream to the server that the caller has opened, by TLS for instance.
+    pub(crate) async fn connect_trusting(
+        url: &str,
+        token: &str,
+        trust: &Trust,
+    ) -> Result<Self, ConnectError> {
+        Self::begin(open(url, token, trust).await?).await
+    }
+
+    /// Connects over a stream to the server that the caller has opened, through a tunnel for instance.
     ///
     /// # Errors
     ///
@@ -53,7 +62,10 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let socket = upgrade(stream, url, token).await?;
+        Self::begin(upgrade(stream, url, token).await?).await
+    }
+
+    async fn begin(socket: Socket) -> Result<Self, ConnectError> {
         let (commands, receiver) = mpsc::channel(COMMAND_CAPACITY);
         let (events, _) = broadcast::channel(EVENT_CAPACITY);
         let (ready, welcome) = oneshot::channel();

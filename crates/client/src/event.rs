@@ -1,8 +1,14 @@
 //! What happens in a room without anybody having asked for it.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::broadcast;
+use tokio_stream::wrappers::BroadcastStream;
+use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
+use tokio_stream::{Stream, StreamExt as _};
 
 use meshagent_protocol::ServerToClient;
 
@@ -102,15 +108,17 @@ impl RoomEvent {
 }
 
 /// A subscription to the events of a room, from the moment of
-/// [`Connection::subscribe`](crate::Connection::subscribe) on.
+/// [`RoomClient::subscribe`](crate::RoomClient::subscribe) on, by [`recv`](Self::recv) or as a `Stream`.
 #[derive(Debug)]
 pub struct EventReceiver {
-    events: broadcast::Receiver<RoomEvent>,
+    events: BroadcastStream<RoomEvent>,
 }
 
 impl EventReceiver {
     pub(crate) fn new(events: broadcast::Receiver<RoomEvent>) -> Self {
-        Self { events }
+        Self {
+            events: BroadcastStream::new(events),
+        }
     }
 
     /// The next event; `None` when the connection is gone and all were read.
@@ -122,12 +130,33 @@ impl EventReceiver {
     /// # Cancel safety
     ///
     /// Nothing is lost.
+    ///
+    /// ```
+    /// use meshagent_client::RoomEvent;
+    ///
+    /// # meshagent_testing::in_room(async |room| {
+    /// let mut events = room.subscribe();
+    /// room.sync().create("notes.document", None, None).await?;
+    /// while let Some(event) = events.recv().await {
+    ///     if let Ok(RoomEvent::FileUpdated { path, .. }) = event {
+    ///         assert_eq!(path, "notes.document");
+    ///         break;
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn recv(&mut self) -> Option<Result<RoomEvent, u64>> {
-        match self.events.recv().await {
-            Ok(event) => Some(Ok(event)),
-            Err(broadcast::error::RecvError::Lagged(missed)) => Some(Err(missed)),
-            Err(broadcast::error::RecvError::Closed) => None,
-        }
+        self.next().await
+    }
+}
+
+impl Stream for EventReceiver {
+    type Item = Result<RoomEvent, u64>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let event = Pin::new(&mut self.events).poll_next(context);
+        event.map_err(|BroadcastStreamRecvError::Lagged(missed)| missed)
     }
 }
 

@@ -28,7 +28,7 @@
 //! - [`LiveDocument`]: an open document; `document_task`: what carries its updates; [`Replica`]: what of it the server
 //!   lacks, without I/O; `journal`: what of it outlives the program.
 //! - [`Connection`]: one connection; [`StreamHandle`]: one streamed call; `connect`: the way to an open WebSocket;
-//!   `driver`: the task that owns it.
+//!   `trust`: to whom, by TLS; `driver`: the task that owns it.
 
 mod backoff;
 mod connect;
@@ -45,6 +45,7 @@ mod storage_client;
 mod stream;
 mod sync_calls;
 mod sync_client;
+mod trust;
 
 pub use connect::ConnectError;
 pub use connection::{CallError, Connection};

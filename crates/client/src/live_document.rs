@@ -1,12 +1,15 @@
 //! A document that is open: edited here at once, and kept equal with everybody else's.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use meshagent_document::{DecodeError, Event, MeshDocument};
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc, watch};
+use tokio_stream::Stream;
 
 use crate::editor::Editor;
 use crate::journal::Journal;
@@ -148,7 +151,7 @@ struct Subscriber {
     has_missed: bool,
 }
 
-/// The events of a document from [`LiveDocument::changes`] on.
+/// The events of a document from [`LiveDocument::changes`] on, by [`recv`](Self::recv) or as a `Stream`.
 #[derive(Debug)]
 pub struct Changes {
     events: mpsc::Receiver<DocumentEvent>,
@@ -162,13 +165,51 @@ impl Changes {
     /// # Cancel safety
     ///
     /// Nothing is lost.
+    ///
+    /// ```
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// use meshagent_client::DocumentEvent;
+    ///
+    /// # meshagent_testing::in_room(async |room| {
+    /// let document = room.sync().open("notes.document").await?;
+    /// let mut changes = document.changes();
+    /// document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))?;
+    /// while let Some(event) = changes.recv().await {
+    ///     if let DocumentEvent::Changed(_) = event {
+    ///         break;
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn recv(&mut self) -> Option<DocumentEvent> {
         self.events.recv().await
     }
 
     /// The next event if there is one already.
+    ///
+    /// ```
+    /// # meshagent_testing::in_room(async |room| {
+    /// let document = room.sync().open("notes.document").await?;
+    /// let mut changes = document.changes();
+    /// assert_eq!(changes.try_recv(), None);
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn try_recv(&mut self) -> Option<DocumentEvent> {
         self.events.try_recv().ok()
+    }
+}
+
+impl Stream for Changes {
+    type Item = DocumentEvent;
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<DocumentEvent>> {
+        self.events.poll_recv(context)
     }
 }
 

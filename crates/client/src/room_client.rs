@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, Weak};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use meshagent_protocol::{
@@ -10,6 +12,8 @@ use meshagent_protocol::{
 };
 use serde_json::{Map, Value};
 use tokio::sync::{broadcast, oneshot, watch};
+use tokio_stream::wrappers::WatchStream;
+use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,6 +25,7 @@ use crate::event::{EVENT_CAPACITY, EventReceiver, RoomEvent};
 use crate::live_document::Shared;
 use crate::storage_client::StorageClient;
 use crate::sync_client::SyncClient;
+use crate::trust::Trust;
 
 /// A room: its documents, its files, who is in it. Cheap to clone; lives until the last clone and the last open
 /// document are dropped.
@@ -88,6 +93,7 @@ pub struct RoomBuilder {
     room: Option<String>,
     credentials: Option<Credentials>,
     offline: Option<PathBuf>,
+    trust: Trust,
 }
 
 #[derive(Clone, Debug)]
@@ -105,6 +111,7 @@ impl RoomClient {
             room: None,
             credentials: None,
             offline: None,
+            trust: Trust::of_this_machine().clone(),
         }
     }
 
@@ -139,9 +146,9 @@ impl RoomClient {
 
     /// Follows the status from now on.
     pub fn status_changes(&self) -> StatusReceiver {
-        let mut link = self.inner.link.clone();
-        link.mark_unchanged();
-        StatusReceiver { link }
+        StatusReceiver {
+            link: WatchStream::from_changes(self.inner.link.clone()),
+        }
     }
 
     /// Subscribes to what happens in the room from now on, over all connections to come. Between two of them something
@@ -249,10 +256,10 @@ fn status(link: &Link) -> RoomStatus {
     }
 }
 
-/// Follows the status of a room.
+/// Follows the status of a room, by [`changed`](Self::changed) or as a `Stream`.
 #[derive(Debug)]
 pub struct StatusReceiver {
-    link: watch::Receiver<Link>,
+    link: WatchStream<Link>,
 }
 
 impl StatusReceiver {
@@ -261,9 +268,28 @@ impl StatusReceiver {
     /// # Cancel safety
     ///
     /// Nothing is lost but what was changed back meanwhile.
+    ///
+    /// ```
+    /// use meshagent_client::RoomStatus;
+    ///
+    /// # meshagent_testing::in_room(async |room| {
+    /// let mut changes = room.status_changes();
+    /// room.close().await;
+    /// assert!(matches!(changes.changed().await, Some(RoomStatus::Ended { .. })));
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn changed(&mut self) -> Option<RoomStatus> {
-        self.link.changed().await.ok()?;
-        Some(status(&self.link.borrow_and_update()))
+        self.next().await
+    }
+}
+
+impl Stream for StatusReceiver {
+    type Item = RoomStatus;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<RoomStatus>> {
+        let link = Pin::new(&mut self.link).poll_next(context);
+        link.map(|link| link.map(|link| status(&link)))
     }
 }
 
@@ -287,7 +313,7 @@ impl RoomBuilder {
             room_url: variable("MESHAGENT_ROOM_URL")?,
             room: variable("MESHAGENT_ROOM")?,
             credentials: variable("MESHAGENT_TOKEN")?.map(Credentials::Token),
-            offline: None,
+            ..RoomClient::builder()
         })
     }
 
@@ -329,6 +355,25 @@ impl RoomBuilder {
         let key = ApiKey::parse(key)?;
         let identity = identity.into();
         self.credentials = Some(Credentials::Key { key, identity });
+        Ok(self)
+    }
+
+    /// Trusts these authorities as well, of a file in PEM format, for a server whose certificate is of one's own
+    /// making. Without it, an `https://` or `wss://` server needs a certificate of an authority that this machine
+    /// trusts.
+    ///
+    /// # Errors
+    ///
+    /// When there is no certificate in it.
+    ///
+    /// ```
+    /// use meshagent_client::RoomClient;
+    ///
+    /// let refused = RoomClient::builder().root_certificates(b"no certificate");
+    /// assert!(refused.is_err());
+    /// ```
+    pub fn root_certificates(mut self, pem: &[u8]) -> Result<Self, ConnectError> {
+        self.trust = self.trust.and(pem)?;
         Ok(self)
     }
 
@@ -377,6 +422,7 @@ impl RoomBuilder {
             // Without a journal the caller has nothing to do but to wait, and is told.
             first: self.offline.is_none().then_some(first),
             url: url.clone(),
+            trust: self.trust,
         };
         let done = ended.clone().drop_guard();
         // It ends with the last handle, which cancels `closing`, and `close` waits for it.
@@ -445,6 +491,7 @@ struct Supervisor {
     url: String,
     room_name: String,
     credentials: Credentials,
+    trust: Trust,
     link: watch::Sender<Link>,
     events: broadcast::Sender<RoomEvent>,
     tasks: TaskTracker,
@@ -477,7 +524,7 @@ impl Supervisor {
     async fn keep_connected(&mut self, backoff: &mut Backoff) -> String {
         loop {
             let token = self.credentials.token(&self.room_name);
-            let connecting = Connection::connect(&self.url, &token);
+            let connecting = Connection::connect_trusting(&self.url, &token, &self.trust);
             let connected = tokio::time::timeout(CONNECT_PATIENCE, connecting).await;
             match connected.unwrap_or(Err(ConnectError::Closed)) {
                 Ok(connection) => {

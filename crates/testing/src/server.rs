@@ -14,7 +14,7 @@ use crate::process::{Logs, Process, STEP_LIMIT};
 use crate::{Credentials, http_request, repository_root};
 
 /// How long an orderly end may take.
-const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(30);
 
 /// A running server; it is killed when this is dropped.
 #[derive(Debug)]

@@ -67,9 +67,9 @@ pub(super) fn of_connect(url: &str, is_given_token: bool, error: ConnectError) -
         ConnectError::InvalidToken => failure
             .with_exit_code(USAGE)
             .with_hint("unset MESHAGENT_TOKEN, or set it to a token"),
-        ConnectError::Tls => failure
-            .with_exit_code(UNREACHABLE)
-            .with_hint("use an http:// address, that of the server itself or of a tunnel to it"),
+        ConnectError::Tls(_) => failure.with_exit_code(UNREACHABLE).with_hint(
+            "its certificate has to be of an authority that this machine trusts; SSL_CERT_FILE names a file of others",
+        ),
         _ => unreachable(failure),
     };
     failure.with_source(error)

@@ -22,6 +22,7 @@ mod slow_reader;
 mod storage;
 mod stress;
 mod sync;
+mod tls;
 mod token;
 mod tutorial;
 
