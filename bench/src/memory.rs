@@ -1,5 +1,6 @@
 //! How many bytes an open document holds, ours and yrs'. A program of its own, since a counting
-//! allocator would be part of every duration. Prints both, separated by a tab.
+//! allocator would be part of every duration. Prints both, separated by a tab. `served` is the document of the servers
+//! side by side.
 
 #![expect(clippy::print_stdout, reason = "the figures are what it is run for")]
 
@@ -8,6 +9,7 @@ use std::hint::black_box;
 use anyhow::{Context, Result, bail};
 use meshagent_bench::documents::{self, Shape};
 use meshagent_bench::engine;
+use meshagent_bench::servers::workload;
 use peak_alloc::PeakAlloc;
 
 #[global_allocator]
@@ -19,12 +21,15 @@ fn main() -> Result<()> {
         bail!("usage: bench-memory ELEMENTS SHAPE");
     };
     let elements: usize = elements.parse().context("ELEMENTS is no number")?;
-    let shape = Shape::ALL.into_iter().find(|known| known.name() == shape);
-    let shape = shape.context("SHAPE is none of wide, tree, deep")?;
     // What is set up once in a process is set up by small documents.
-    let small = shape.state(1);
+    let (small, state) = if shape == "served" {
+        (workload::base(1)?, workload::base(elements)?)
+    } else {
+        let shape = Shape::ALL.into_iter().find(|known| known.name() == shape);
+        let shape = shape.context("SHAPE is none of wide, tree, deep, served")?;
+        (shape.state(1).into(), shape.state(elements).into())
+    };
     drop((documents::open(7, &small), open_bare(&small)));
-    let state = shape.state(elements);
     let ours = held(|| documents::open(7, &state));
     let yrs = held(|| open_bare(&state));
     println!("{ours}\t{yrs}");

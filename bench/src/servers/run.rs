@@ -35,6 +35,11 @@ pub const SCENARIOS: [&str; 9] = [
 
 const COMMIT: Figure = Figure::new("a commit, on average", Unit::Milliseconds);
 
+const CONNECTION: Figure = Figure::drawn("memory of a connection", Unit::Bytes);
+const WITH_CONNECTIONS: Figure =
+    Figure::drawn("memory of a document with its two connections", Unit::Bytes);
+const IN_YRS: Figure = Figure::new("of it what yrs by itself takes", Unit::Bytes);
+
 /// A generator that takes so much of its core may be what the figure measures.
 const BUSY: f64 = 0.9;
 
@@ -205,11 +210,15 @@ async fn fan_out(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> Result<()
     for run in 0..plan.runs() {
         for peer in plan.peers.iter().copied() {
             tell(peer.name());
-            let data = TempDir::new()?;
-            let (running, gauge) = stage::start(tools, peer, data.path())?;
-            let mut stage = Stage::open(peer, running.address, "fan-out", writers, readers).await?;
+            let fresh = async || {
+                let data = TempDir::new()?;
+                let (running, gauge) = stage::start(tools, peer, data.path())?;
+                let stage = Stage::open(peer, running.address, "fan-out", writers, readers).await?;
+                anyhow::Ok((stage, gauge, (running, data)))
+            };
             if plan.is_short {
                 // That nothing is lost; how fast is another matter.
+                let (mut stage, gauge, _held) = fresh().await?;
                 let phase = fan_out::run(&mut stage, gauge, 100.0, duration).await?;
                 table.add(
                     peer,
@@ -218,7 +227,7 @@ async fn fan_out(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> Result<()
                 );
                 continue;
             }
-            let found = fan_out::measure(&mut stage, gauge, duration, 64.0).await?;
+            let (found, (running, _data)) = fan_out::measure(fresh, duration, 64.0).await?;
             let [highest, half] = [found.highest, found.half];
             for (figure, value) in [
                 (
@@ -352,10 +361,7 @@ async fn documents(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> Result<
                     Figure::new("generator's share of its core", Unit::Ratio),
                     found.generator,
                 ),
-                (
-                    Figure::drawn("memory of a document with its two connections", Unit::Bytes),
-                    found.bytes_per_document,
-                ),
+                (WITH_CONNECTIONS, found.bytes_per_document),
             ] {
                 table.add(peer, figure, value);
             }
@@ -363,6 +369,9 @@ async fn documents(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> Result<
                 table.note(bottleneck(peer));
             }
         }
+    }
+    if plan.peers.contains(&Peer::Ours) {
+        table.add(Peer::Ours, IN_YRS, documents::bytes_in_yrs()?);
     }
     if let Some(share) = table.median("delivered of what was sent", Peer::Ours) {
         let what = "documents: ours delivers all";
@@ -374,10 +383,10 @@ async fn documents(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> Result<
 }
 
 async fn idle(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> Result<()> {
-    let count = plan.sized(9_000, 100);
+    let count = plan.sized(10_000, 100);
     let title = format!("Idle: {count} connections with a document open");
     let table = outcome.table("idle", title);
-    let memory = Figure::drawn("memory of a connection", Unit::Bytes);
+    let memory = CONNECTION;
     for _ in 0..plan.runs() {
         for peer in plan.peers.iter().copied() {
             tell(peer.name());
@@ -399,6 +408,20 @@ async fn idle(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> Result<()> {
         outcome
             .goals
             .push(Goal::at_most(what, Unit::Bytes, bytes, 16.0 * 1024.0));
+        let median = |figure: Figure| {
+            let table = outcome
+                .tables
+                .iter()
+                .find(|table| table.name == "documents");
+            table.and_then(|table| table.median(figure.name, Peer::Ours))
+        };
+        if let (Some(with), Some(yrs)) = (median(WITH_CONNECTIONS), median(IN_YRS)) {
+            let what = "documents: memory of one, above its two connections and its yrs state";
+            let above = with - 2.0 * bytes - yrs;
+            outcome
+                .goals
+                .push(Goal::at_most(what, Unit::Bytes, above, 8.0 * 1024.0));
+        }
     }
     Ok(())
 }

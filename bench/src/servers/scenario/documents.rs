@@ -1,9 +1,10 @@
 //! Many documents: two participants each, who write once a second.
 
 use std::net::SocketAddr;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use tokio::task::JoinSet;
 
 use crate::servers::gauge::Gauge;
@@ -88,6 +89,21 @@ pub async fn measure(
         generator: (Gauge::own().cpu_seconds()? - cpu_before[1]) / wall,
         bytes_per_document: full.saturating_sub(empty) as f64 / documents as f64,
     })
+}
+
+/// What yrs by itself holds for such a document, in bytes.
+///
+/// # Errors
+/// When the program that counts is not there.
+pub fn bytes_in_yrs() -> Result<f64> {
+    let program = std::env::current_exe()?.with_file_name("bench-memory");
+    let output = Command::new(program)
+        .args([&PARTICIPANTS.to_string(), "served"])
+        .output()
+        .context("bench-memory has to lie beside this program")?;
+    let text = String::from_utf8(output.stdout)?;
+    let yrs = text.split_whitespace().nth(1);
+    Ok(yrs.context("bench-memory says nothing")?.parse()?)
 }
 
 async fn open_all(

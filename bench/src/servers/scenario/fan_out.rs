@@ -58,30 +58,34 @@ pub struct FanOut {
     pub half: Phase,
 }
 
-/// Looks for the highest rate, and measures at half of it.
+/// Looks for the highest rate, and measures at half of it. A server that could not keep up is given up for a fresh one:
+/// what it still has to do would be held against it. The last one, which had half of the load, is handed back.
 ///
 /// # Errors
 /// When not even the lowest rate holds, or something breaks.
 ///
 /// # Panics
 /// Never: the search ends with a rate that held.
-pub async fn measure(
-    stage: &mut Stage,
-    gauge: Gauge,
+pub async fn measure<H>(
+    mut fresh: impl AsyncFnMut() -> Result<(Stage, Gauge, H)>,
     duration: Duration,
     lowest_rate: f64,
-) -> Result<FanOut> {
+) -> Result<(FanOut, H)> {
+    let mut server = fresh().await?;
     let mut phases: Vec<Phase> = Vec::new();
     let mut held = None;
     let mut failed = f64::INFINITY;
     let mut rate = lowest_rate;
     loop {
-        let phase = best_of(stage, gauge, rate, duration).await?;
+        let phase = best_of(&mut server.0, server.1, rate, duration).await?;
         phases.push(phase);
         if phase.holds() {
             held = Some(phase);
         } else {
             failed = rate;
+            // The one before has to be gone first.
+            drop(server);
+            server = fresh().await?;
         }
         let Some(held) = &held else {
             anyhow::ensure!(rate > 1.0, "not even {rate} updates a second get through");
@@ -97,14 +101,15 @@ pub async fn measure(
         };
     }
     let highest = held.expect("the loop ends with one");
-    let half = best_of(stage, gauge, highest.rate / 2.0, duration).await?;
+    let half = best_of(&mut server.0, server.1, highest.rate / 2.0, duration).await?;
     phases.push(half);
     phases.sort_by(|a, b| a.rate.total_cmp(&b.rate));
-    Ok(FanOut {
+    let found = FanOut {
         phases,
         highest,
         half,
-    })
+    };
+    Ok((found, server.2))
 }
 
 /// A machine that has others to serve stops for some hundred milliseconds now and then, so a rate has three tries.
