@@ -1,4 +1,4 @@
-//! Servers side by side: `bench-servers [--short] [--check] [--runs N] [--peers LIST] [--out DIR] [SCENARIO…]`.
+//! Servers side by side: `bench-servers [--short] [--check] [--runs N] [--peers LIST] [--rate N] [--out DIR] [SCENARIO…]`.
 //!
 //! Runs on one core with all its clients; the servers get the other one. What is compared was measured turn by turn in
 //! the same run.
@@ -17,12 +17,13 @@ use meshagent_bench::servers::peers::{Peer, Tools};
 use meshagent_bench::servers::run::{self, Plan, SCENARIOS};
 
 const USAGE: &str = "\
-usage: bench-servers [--short] [--check] [--runs N] [--peers LIST] [--out DIR] [SCENARIO...]
+usage: bench-servers [--short] [--check] [--runs N] [--peers LIST] [--rate N] [--out DIR] [SCENARIO...]
 
   --short        small numbers, seconds each, one run: that everything works, not how fast it is
   --check        end with 1 if a goal is missed; with --short only counts and losses are goals
   --runs N       how often each is measured; the table shows the medians, the least and the most [default: 3]
   --peers LIST   of ours, hocuspocus, y-websocket, y-sweet, relay, separated by commas [default: all]
+  --rate N       fan-out at N updates written per second for 10 s, and no search: for a profile
   --out DIR      write servers.md and the plots there
   SCENARIO       fan-out, documents, idle, join, durability, catch-up, store, start, published [default: all]";
 
@@ -41,6 +42,10 @@ fn main() -> Result<ExitCode> {
             "--short" => plan.is_short = true,
             "--check" => is_check = true,
             "--runs" => plan.runs = value()?.parse().context("--runs takes a number")?,
+            "--rate" => {
+                plan.rate = Some(value()?.parse().context("--rate takes a number")?);
+                plan.scenarios.push("fan-out".to_owned());
+            }
             "--out" => out = Some(PathBuf::from(value()?)),
             "--peers" => {
                 let peers = value()?;

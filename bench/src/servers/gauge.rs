@@ -50,6 +50,18 @@ impl Gauge {
         Ok((ticks(11)? + ticks(12)?) as f64 / TICKS_PER_SECOND)
     }
 
+    /// The cores that it may run on, as the kernel writes them: `1`, `0-3`.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn cores(self) -> Result<String> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid))?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        Ok(line.context("no such field")?.trim().to_owned())
+    }
+
     /// Memory now, and its peak.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
+use super::gauge::Gauge;
 use super::peers::{Peer, Tools};
 use super::plot;
 use super::report::{self, Figure, Goal, Table, Unit};
@@ -54,6 +55,8 @@ pub struct Plan {
     pub peers: Vec<Peer>,
     /// Which scenarios; none: all.
     pub scenarios: Vec<String>,
+    /// The one rate of the fan-out, in place of a search.
+    pub rate: Option<f64>,
 }
 
 impl Default for Plan {
@@ -63,6 +66,7 @@ impl Default for Plan {
             runs: 3,
             peers: Peer::ALL.to_vec(),
             scenarios: Vec::new(),
+            rate: None,
         }
     }
 }
@@ -167,6 +171,11 @@ pub async fn run(plan: &Plan, tools: &Tools, out: Option<&Path>) -> Result<Outco
         let line = format!("- {}: {}", peer.version(tools)?, peer.flags());
         outcome.about.push(line);
     }
+    outcome.about.push(format!(
+        "- the generator on core {}, each server on core {}",
+        Gauge::own().cores()?,
+        stage::SERVER_CORE
+    ));
     for scenario in SCENARIOS {
         if !plan.wants(scenario) {
             continue;
@@ -225,6 +234,13 @@ async fn fan_out(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> Result<()
                     Figure::new("delivered of what was sent", Unit::Ratio),
                     phase.share,
                 );
+                continue;
+            }
+            if let Some(rate) = plan.rate {
+                let (mut stage, gauge, (running, _data)) = fresh().await?;
+                tell(&format!("process {}", running.pid));
+                let phase = fan_out::run(&mut stage, gauge, rate, duration * 5).await?;
+                fan_out::tell(&phase);
                 continue;
             }
             let (found, (running, _data)) = fan_out::measure(fresh, duration, 64.0).await?;

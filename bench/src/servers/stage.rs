@@ -1,5 +1,6 @@
 //! A running server with a document, and clients around it.
 
+use std::fs;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::Path;
@@ -25,11 +26,24 @@ pub const LIMIT: Duration = Duration::from_mins(2);
 /// # Errors
 /// When it doesn't start.
 pub fn start(tools: &Tools, peer: Peer, data: &Path) -> Result<(Running, Gauge)> {
-    let core = std::thread::available_parallelism().map_or(1, usize::from);
+    // Not `available_parallelism`: the generator is pinned, and would find its own core only.
+    let cores = fs::read_to_string("/proc/cpuinfo")?
+        .lines()
+        .filter(|line| line.starts_with("processor"))
+        .count();
+    let core = (cores > SERVER_CORE).then_some(SERVER_CORE);
     let running = peer
-        .start(tools, data, (core > SERVER_CORE).then_some(SERVER_CORE))
+        .start(tools, data, core)
         .with_context(|| format!("starting {}", peer.name()))?;
     let gauge = Gauge::new(running.pid);
+    if let Some(core) = core {
+        let allowed = gauge.cores()?;
+        anyhow::ensure!(
+            allowed == core.to_string(),
+            "{} runs on the cores {allowed}, not on {core}",
+            peer.name()
+        );
+    }
     Ok((running, gauge))
 }
 

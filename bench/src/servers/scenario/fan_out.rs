@@ -134,15 +134,19 @@ async fn best_of(stage: &mut Stage, gauge: Gauge, rate: f64, duration: Duration)
     Ok(best.expect("there was a try"))
 }
 
+/// Says what a phase came to.
 #[expect(clippy::print_stderr, reason = "the search takes a minute")]
-fn tell(phase: &Phase) {
+pub fn tell(phase: &Phase) {
     eprintln!(
-        "  {:.0}/s written, {:.0}/s delivered, {:.4} of all, p99 {:.1} ms ({:.1}), server {:.2}, generator {:.2}",
+        "  {:.0}/s written, {:.0}/s delivered, {:.4} of all, p50 {:.2} ms, p99 {:.1} ms ({:.1}), {:.1} in a message, server {:.2}, \
+         generator {:.2}",
         phase.rate,
         phase.delivered,
         phase.share,
+        phase.p50,
         phase.p99,
         phase.gross_p99,
+        phase.merged,
         phase.server,
         phase.generator
     );

@@ -33,7 +33,11 @@ pub fn measure(
     let output = command.output().context("running the clients")?;
     let said = String::from_utf8_lossy(&output.stderr);
     anyhow::ensure!(output.status.success(), "the clients failed: {said}");
-    let found: Value = serde_json::from_slice(&output.stdout).context("what they print")?;
+    // The SDK has its own to say before.
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let line = printed.lines().last().unwrap_or_default();
+    let found: Value = serde_json::from_str(line)
+        .with_context(|| format!("what they print: {printed}, {said}"))?;
     let number = |name: &str| found[name].as_f64().context("a number is missing");
     Ok(Published {
         updates_per_second: number("per_second")?,
