@@ -34,6 +34,7 @@ pub mod packet;
 pub mod path;
 pub mod request;
 pub mod server_to_client;
+mod shared_chunk;
 pub mod storage;
 pub mod sync;
 pub mod token;
@@ -53,10 +54,13 @@ pub use grant::{
 pub use json::{InvalidJson, MAX_JSON_DEPTH, parse_json, parse_json_object};
 pub use key::{ApiKey, InvalidApiKey};
 pub use message::{Body, InvalidBody, InvalidMessage};
-pub use packet::{Message, MessageId, PacketError, PacketFault, PacketLimits, PacketReader};
+pub use packet::{
+    Message, MessageId, PacketError, PacketFault, PacketLimits, PacketReader, Packets,
+};
 pub use path::{DocPath, InvalidPath, InvalidRoomName, RoomName};
 pub use request::{InvalidBase64, InvalidRequest, decode_base64, encode_base64};
 pub use server_to_client::ServerToClient;
+pub use shared_chunk::SharedChunk;
 pub use sync::{
     SyncChunk, SyncCreate, SyncDescribe, SyncDescribed, SyncOpenStart, SyncOutput, SyncPatch,
     SyncPatched, SyncPatchedOperation,

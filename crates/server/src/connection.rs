@@ -386,11 +386,11 @@ async fn write_items<S: AsyncWrite + Unpin>(
 ) -> Written {
     let mut catch_up = false;
     for (item, cost) in items {
-        let written = match item {
-            Outgoing::Message(message) => {
-                *next_id += 1;
+        *next_id += 1;
+        let written = match (item.packets(MessageId::from(*next_id)), item) {
+            (Some(packets), _) => {
                 let mut written = true;
-                for packet in message.packets(MessageId::from(*next_id)) {
+                for packet in packets {
                     let frame = Frame::binary(Payload::Borrowed(&packet));
                     written = in_time(patience, socket.write_frame(frame)).await;
                     if !written {
@@ -399,11 +399,11 @@ async fn write_items<S: AsyncWrite + Unpin>(
                 }
                 written
             }
-            Outgoing::Pong(payload) => {
+            (None, Outgoing::Pong(payload)) => {
                 let frame = Frame::pong(Payload::Borrowed(&payload));
                 in_time(patience, socket.write_frame(frame)).await
             }
-            Outgoing::Close => {
+            (None, _) => {
                 let frame = Frame::close(1000, b"");
                 in_time(patience, write_and_flush(socket, frame)).await;
                 return Written::End;

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use meshagent_protocol::{Content, ServerToClient};
+use meshagent_protocol::{Content, MessageId, Packets, ServerToClient, SharedChunk};
 use serde_json::Value;
 use tokio::sync::Notify;
 
@@ -25,10 +25,45 @@ const MAX_UNANSWERED: usize = 1024;
 #[derive(Debug)]
 pub(crate) enum Outgoing {
     Message(ServerToClient),
+    /// A chunk of a stream that other connections get as well.
+    Chunk {
+        tool_call_id: Arc<str>,
+        chunk: SharedChunk,
+    },
     /// The answer to a WebSocket ping.
     Pong(Bytes),
     /// The answer to the client's close frame; nothing follows it.
     Close,
+}
+
+impl Outgoing {
+    /// The packets of what is a message.
+    pub(crate) fn packets(&self, id: MessageId) -> Option<Packets<'static>> {
+        match self {
+            Self::Message(message) => Some(message.packets(id)),
+            Self::Chunk {
+                tool_call_id,
+                chunk,
+            } => Some(chunk.packets(tool_call_id, id)),
+            Self::Pong(_) | Self::Close => None,
+        }
+    }
+
+    /// What is a message, in the form that tests read.
+    #[cfg(test)]
+    pub(crate) fn into_message(self) -> Option<ServerToClient> {
+        match self {
+            Self::Message(message) => Some(message),
+            Self::Chunk {
+                tool_call_id,
+                chunk,
+            } => Some(ServerToClient::ResponseChunk {
+                tool_call_id: tool_call_id.as_ref().to_owned(),
+                chunk: chunk.content().clone(),
+            }),
+            Self::Pong(_) | Self::Close => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -67,6 +102,14 @@ impl Outbox {
     /// Queues a message. Beyond four times the mark the outbox closes itself instead.
     pub(crate) fn push(&self, message: ServerToClient) {
         self.push_item(Outgoing::Message(message));
+    }
+
+    /// Queues a chunk that others get as well, likewise.
+    pub(crate) fn push_chunk(&self, tool_call_id: &Arc<str>, chunk: &SharedChunk) {
+        self.push_item(Outgoing::Chunk {
+            tool_call_id: Arc::clone(tool_call_id),
+            chunk: chunk.clone(),
+        });
     }
 
     /// Queues an item, likewise.
@@ -243,6 +286,7 @@ impl Cost {
                 Content::Json(value) => cost.own += json_bytes(value),
                 _ => {}
             },
+            Outgoing::Chunk { chunk, .. } => cost.shared = chunk.payload_len(),
             Outgoing::Message(ServerToClient::Messaging {
                 message,
                 attachment,

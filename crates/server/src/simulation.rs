@@ -245,11 +245,11 @@ impl SimServer {
                 written.ended = connection.outbox.is_closed();
                 break;
             };
-            if let Outgoing::Message(message) = item {
-                connection.next_message += 1;
-                let id = MessageId::from(connection.next_message);
-                message.encode(id, &mut written.packets);
-            }
+            connection.next_message += 1;
+            let id = MessageId::from(connection.next_message);
+            written
+                .packets
+                .extend(item.packets(id).into_iter().flatten());
             drained |= connection.outbox.written(cost);
         }
         let room = connection.room.clone();

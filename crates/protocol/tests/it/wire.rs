@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use meshagent_protocol::{
     ClientToServer, Content, Control, Envelope, ErrorCode, Invoke, MAX_JSON_DEPTH, Message,
-    MessageId, PacketLimits, PacketReader, ServerToClient,
+    MessageId, PacketLimits, PacketReader, ServerToClient, SharedChunk,
 };
 use serde_json::{Map, Value, json};
 
@@ -409,4 +409,37 @@ fn nesting_is_bounded() {
     // Brackets within strings do not nest.
     let text = format!(r#"{{"a":"\"{}\\"}}"#, "[".repeat(1000));
     assert!(Envelope::parse(message("set_attributes", &text)).is_ok());
+}
+
+#[test]
+fn a_chunk_for_many_is_what_each_of_them_would_get() {
+    let chunks = [
+        Content::close(),
+        Content::Empty,
+        Content::Binary {
+            headers: json!({"method": "sync", "path": "a/\u{1F600}\"\\.document"})
+                .as_object()
+                .unwrap()
+                .clone(),
+            // More than one packet.
+            data: vec![7; 100_000].into(),
+        },
+    ];
+    for chunk in chunks {
+        let shared = SharedChunk::new(chunk.clone());
+        assert_eq!(shared.content(), &chunk);
+        for call in ["c", "", "\"\\\n\u{7f}\u{1F600}", "a-longer-id-0123456789"] {
+            let alone = ServerToClient::ResponseChunk {
+                tool_call_id: call.to_owned(),
+                chunk: chunk.clone(),
+            };
+            let id = MessageId::from(9);
+            let expected: Vec<Bytes> = alone.packets(id).collect();
+            assert_eq!(
+                shared.packets(call, id).collect::<Vec<_>>(),
+                expected,
+                "{call:?}"
+            );
+        }
+    }
 }

@@ -12,7 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use meshagent_document::{MeshDocument, merge_updates};
-use meshagent_protocol::{Content, ErrorCode, ServerToClient, sync as wire};
+use meshagent_protocol::{Content, ErrorCode, SharedChunk, sync as wire};
 use meshagent_store::{DocumentId, Seq, Timestamp};
 use serde_json::Value;
 
@@ -97,7 +97,7 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) conn: Conn,
-    pub(super) tool_call_id: String,
+    pub(super) tool_call_id: Arc<str>,
     /// The last version that was queued for this reader.
     pub(super) cursor: Version,
     /// It is passed over until its connection has room again.
@@ -395,7 +395,7 @@ impl Room {
         };
         let is_scarce = self.usage.shared_bytes() > self.config.limits.max_shared_bytes;
         for frame in frames {
-            let mut shared: Option<Content> = None;
+            let mut shared: Option<SharedChunk> = None;
             for (id, stream) in &mut document.streams {
                 if stream.merges != merged || stream.lagging || stream.cursor >= frame.version {
                     continue;
@@ -416,12 +416,9 @@ impl Room {
                     let text = STANDARD.encode(&frame.update).into_bytes();
                     let payload = self.usage.share(text);
                     document.sent.remember(&payload);
-                    wire::sync(path, payload)
+                    SharedChunk::new(wire::sync(path, payload))
                 });
-                participant.outbox.push(ServerToClient::ResponseChunk {
-                    tool_call_id: stream.tool_call_id.clone(),
-                    chunk: chunk.clone(),
-                });
+                participant.outbox.push_chunk(&stream.tool_call_id, chunk);
                 self.metrics.deliveries.inc();
                 stream.cursor = frame.version;
             }
@@ -503,7 +500,7 @@ impl Room {
             stream,
             Stream {
                 conn,
-                tool_call_id: tool_call_id.to_owned(),
+                tool_call_id: tool_call_id.into(),
                 cursor: version,
                 lagging: false,
                 catching_up: false,
@@ -569,7 +566,7 @@ impl Room {
             return;
         }
         let (cursor, merges) = (stream.cursor, stream.merges);
-        let tool_call_id = stream.tool_call_id.clone();
+        let tool_call_id = Arc::clone(&stream.tool_call_id);
         let Some(missed) = document.missed(cursor, merges) else {
             return self.bring_up_by_state(path, id);
         };
@@ -582,10 +579,8 @@ impl Room {
             let payload = self
                 .usage
                 .share(STANDARD.encode(&frame.update).into_bytes());
-            outbox.push(ServerToClient::ResponseChunk {
-                tool_call_id: tool_call_id.clone(),
-                chunk: wire::sync(path, payload.clone()),
-            });
+            let chunk = SharedChunk::new(wire::sync(path, payload.clone()));
+            outbox.push_chunk(&tool_call_id, &chunk);
             payloads.push(payload);
             cursor = frame.version;
         }

@@ -5,6 +5,8 @@
 //! opening. These echoes end at the second question if they come back as they were sent, else at the fifth.
 //! What breaks the schema is taken out again in the same step, so that nobody ever sees it.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -192,8 +194,8 @@ impl Room {
             return;
         };
         let tool_call_id = match document.streams.get(&stream) {
-            Some(stream) => stream.tool_call_id.clone(),
-            None => String::new(),
+            Some(stream) => Arc::clone(&stream.tool_call_id),
+            None => Arc::default(),
         };
         let max = self.config.limits.max_document_bytes;
         // An update without a group of operations only deletes, which helps.

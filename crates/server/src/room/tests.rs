@@ -34,7 +34,7 @@ use super::{Action, Conn, Fetch, FetchResult, Joining, Room};
 use crate::config::Config;
 use crate::ids::Ids;
 use crate::metrics::Metrics;
-use crate::outbox::{Outbox, Outgoing};
+use crate::outbox::Outbox;
 use crate::signer::UrlSigner;
 use crate::usage::Usage;
 
@@ -278,7 +278,7 @@ impl Client {
         let mut seen = Vec::new();
         for (item, cost) in self.outbox.try_take() {
             self.outbox.written(cost);
-            if let Outgoing::Message(message) = item {
+            if let Some(message) = item.into_message() {
                 seen.push(match message {
                     ServerToClient::Response { request, content } => {
                         Seen::Answer(u64::from_be_bytes(request.0), content)
