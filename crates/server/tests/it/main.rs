@@ -14,6 +14,7 @@ mod harness;
 mod limits;
 mod links;
 mod live;
+mod methods;
 mod patching;
 mod sockets;
 mod stopping;
