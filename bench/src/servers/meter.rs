@@ -102,7 +102,7 @@ pub struct Ear {
     /// The first of its document's writers; the meter may have those of many documents.
     first: usize,
     sight: Sight,
-    /// Whose it is, if a writer's: it gets no latencies, and its own updates don't count.
+    /// Whose it is, if a writer's: its own updates don't count.
     own: Option<usize>,
 }
 
@@ -182,14 +182,12 @@ impl Ear {
                         continue;
                     }
                     counts.delivered += u64::from(clock - *seen);
-                    if self.own.is_none() {
-                        let [from, to] = [*seen, *clock].map(|clock| due.len().min(clock as usize));
-                        for due in &due[from..to] {
-                            let latency = at.saturating_duration_since(*due);
-                            gross.saturating_record(micros(latency));
-                            let stolen = host.stolen_between(*due, at);
-                            latencies.saturating_record(micros(latency.saturating_sub(stolen)));
-                        }
+                    let [from, to] = [*seen, *clock].map(|clock| due.len().min(clock as usize));
+                    for due in &due[from..to] {
+                        let latency = at.saturating_duration_since(*due);
+                        gross.saturating_record(micros(latency));
+                        let stolen = host.stolen_between(*due, at);
+                        latencies.saturating_record(micros(latency.saturating_sub(stolen)));
                     }
                     *seen = *clock;
                 }

@@ -347,6 +347,16 @@ pub struct Running {
 }
 
 impl Running {
+    /// The address of the room on our server.
+    pub fn room_url(&self) -> String {
+        format!("ws://{}/rooms/{ROOM}", self.address)
+    }
+
+    /// What lets one into it.
+    pub fn token() -> &'static str {
+        CREDENTIALS.token()
+    }
+
     /// How often our server has committed, and how many seconds that took: each commit is one fsync.
     ///
     /// # Errors
@@ -386,8 +396,8 @@ impl Tools {
         let mut command = Command::new(self.node());
         command
             .arg(self.folder.join("peers/published.cjs"))
-            .arg(format!("ws://{}/rooms/{ROOM}", running.address))
-            .arg(CREDENTIALS.token())
+            .arg(running.room_url())
+            .arg(Running::token())
             .env("SCHEMA", SCHEMA.to_string());
         command
     }

@@ -37,8 +37,7 @@ pub const SCENARIOS: [&str; 9] = [
 const COMMIT: Figure = Figure::new("a commit, on average", Unit::Milliseconds);
 
 const CONNECTION: Figure = Figure::drawn("memory of a connection", Unit::Bytes);
-const WITH_CONNECTIONS: Figure =
-    Figure::drawn("memory of a document with its two connections", Unit::Bytes);
+const ALONE: Figure = Figure::new("memory of a document alone", Unit::Bytes);
 const IN_YRS: Figure = Figure::new("of it what yrs by itself takes", Unit::Bytes);
 
 /// A generator that takes so much of its core may be what the figure measures.
@@ -243,7 +242,7 @@ async fn fan_out(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> Result<()
                 fan_out::tell(&phase);
                 continue;
             }
-            let (found, (running, _data)) = fan_out::measure(fresh, duration, 64.0).await?;
+            let (found, (running, _data)) = fan_out::measure(fresh, duration, 256.0).await?;
             let [highest, half] = [found.highest, found.half];
             for (figure, value) in [
                 (
@@ -377,19 +376,35 @@ async fn documents(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> Result<
                     Figure::new("generator's share of its core", Unit::Ratio),
                     found.generator,
                 ),
-                (WITH_CONNECTIONS, found.bytes_per_document),
+                (
+                    Figure::drawn("memory of a document with its two connections", Unit::Bytes),
+                    found.bytes_per_document,
+                ),
             ] {
                 table.add(peer, figure, value);
             }
             if found.generator >= BUSY {
                 table.note(bottleneck(peer));
             }
+            if peer == Peer::Ours {
+                let data = TempDir::new()?;
+                let (running, gauge) = stage::start(tools, peer, data.path())?;
+                let alone = documents::bytes_alone(&running, gauge, count).await?;
+                table.add(peer, ALONE, alone);
+                table.add(peer, IN_YRS, documents::bytes_in_yrs()?);
+            }
         }
     }
-    if plan.peers.contains(&Peer::Ours) {
-        table.add(Peer::Ours, IN_YRS, documents::bytes_in_yrs()?);
+    let memory = [ALONE, IN_YRS].map(|figure| table.median(figure.name, Peer::Ours));
+    let share = table.median("delivered of what was sent", Peer::Ours);
+    if let [Some(alone), Some(yrs)] = memory
+        && !plan.is_short
+    {
+        let what = "documents: memory of an open one above its yrs state";
+        let above = Goal::at_most(what, Unit::Bytes, alone - yrs, 8.0 * 1024.0);
+        outcome.goals.push(above);
     }
-    if let Some(share) = table.median("delivered of what was sent", Peer::Ours) {
+    if let Some(share) = share {
         let what = "documents: ours delivers all";
         outcome
             .goals
@@ -424,20 +439,6 @@ async fn idle(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> Result<()> {
         outcome
             .goals
             .push(Goal::at_most(what, Unit::Bytes, bytes, 16.0 * 1024.0));
-        let median = |figure: Figure| {
-            let table = outcome
-                .tables
-                .iter()
-                .find(|table| table.name == "documents");
-            table.and_then(|table| table.median(figure.name, Peer::Ours))
-        };
-        if let (Some(with), Some(yrs)) = (median(WITH_CONNECTIONS), median(IN_YRS)) {
-            let what = "documents: memory of one, above its two connections and its yrs state";
-            let above = with - 2.0 * bytes - yrs;
-            outcome
-                .goals
-                .push(Goal::at_most(what, Unit::Bytes, above, 8.0 * 1024.0));
-        }
     }
     Ok(())
 }

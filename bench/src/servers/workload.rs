@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use meshagent_document::{Edit, MeshDocument, TextPosition};
-use serde_json::json;
+use serde_json::{Value, json};
 use yrs::updates::decoder::Decode as _;
 
 use crate::documents;
@@ -25,11 +25,16 @@ const MAKER: u64 = 7;
 /// When the library refuses its own document.
 pub fn base(writers: usize) -> Result<Bytes> {
     let mut document = documents::document(MAKER);
+    document.insert_json(&base_json(writers), &mut String::new)?;
+    Ok(document.encode_state().into())
+}
+
+/// The same as JSON.
+pub fn base_json(writers: usize) -> Value {
     let lines: Vec<_> = (0..writers)
         .map(|writer| json!({"text": {"$id": line(writer)}}))
         .collect();
-    document.insert_json(&json!({"doc": {"children": lines}}), &mut String::new)?;
-    Ok(document.encode_state().into())
+    json!({"doc": {"children": lines}})
 }
 
 /// A document of about so many bytes: elements with a name and a number each, as one update.

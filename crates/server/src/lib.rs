@@ -9,6 +9,7 @@
 //! - `gather`: small writes gathered, without a buffer while nothing is written
 //! - `rooms`: the rooms in memory and the task that drives each
 //! - `room`: one room as a plain state machine
+//! - `schemas`: what documents with the same schema share
 //! - `budget`: what all connections may have under way together, and how fast each may be
 //! - `lane`: where work that takes long is done
 //! - `committer`: the one thread that writes to the store
@@ -29,6 +30,7 @@ mod metrics;
 mod outbox;
 mod room;
 mod rooms;
+mod schemas;
 mod server;
 mod signer;
 #[cfg(feature = "simulation")]

@@ -1,9 +1,12 @@
-//! What the rooms of a server use together, where the whole has a bound: documents, open calls, shared frames.
+//! What the rooms of a server use together, where the whole has a bound: documents, open calls, shared frames;
+//! and the schemas that they have in common.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
+
+use crate::schemas::Schemas;
 
 /// Counted by every room; only the bounds are somebody else's.
 #[derive(Debug, Default)]
@@ -11,6 +14,7 @@ pub(crate) struct Usage {
     documents: AtomicU64,
     streams: AtomicUsize,
     shared_bytes: AtomicUsize,
+    schemas: Schemas,
 }
 
 impl Usage {
@@ -28,6 +32,11 @@ impl Usage {
             data,
             usage: Arc::clone(self),
         })
+    }
+
+    /// The schemas of the documents in memory.
+    pub(crate) fn schemas(&self) -> &Schemas {
+        &self.schemas
     }
 
     /// Bytes of the shared frames that are alive.

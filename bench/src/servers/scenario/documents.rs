@@ -1,22 +1,29 @@
 //! Many documents: two participants each, who write once a second.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use meshagent_client::{OpenOptions, RoomClient};
 use tokio::task::JoinSet;
 
 use crate::servers::gauge::Gauge;
 use crate::servers::meter::{Meter, SharedMeter};
-use crate::servers::peers::Peer;
+use crate::servers::peers::{Peer, Running};
 use crate::servers::stage::{Stage, ready, until};
+use crate::servers::workload;
 
 /// Writers of each document.
 const PARTICIPANTS: usize = 2;
 /// Documents that are opened at the same time.
 const AT_ONCE: usize = 32;
 const DRAIN: Duration = Duration::from_secs(5);
+/// What opening left behind is small after half of it.
+const BRIEFLY: Duration = Duration::from_secs(4);
+/// Allocators give memory back late: jemalloc within ten seconds.
+pub(super) const SETTLE: Duration = Duration::from_secs(11);
 
 /// What many documents took.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +38,7 @@ pub struct Documents {
     pub server: f64,
     /// Share of its core that the generator took.
     pub generator: f64,
-    /// Memory of the server for each document, with its connections.
+    /// Memory of the server for each further document, with its connections.
     pub bytes_per_document: f64,
 }
 
@@ -47,12 +54,15 @@ pub async fn measure(
     documents: usize,
     duration: Duration,
 ) -> Result<Documents> {
-    let empty = gauge.memory()?.resident;
     let meter = Meter::shared(documents * PARTICIPANTS);
-    let mut stages = open_all(&meter, peer, address, documents).await?;
-    // What opening left behind has time to go.
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let full = gauge.memory()?.resident;
+    // Memory is counted for the second half: the first one fills what a server has once, such as the caches of its store.
+    let half = documents / 2;
+    let mut stages = open_all(&meter, peer, address, 0..half).await?;
+    tokio::time::sleep(BRIEFLY).await;
+    let before = gauge.memory()?.resident;
+    stages.extend(open_all(&meter, peer, address, half..documents).await?);
+    tokio::time::sleep(SETTLE).await;
+    let memory = gauge.memory()?.resident.saturating_sub(before);
 
     meter.borrow_mut().take_latencies();
     let before = meter.borrow().counts()?;
@@ -87,8 +97,41 @@ pub async fn measure(
         share: delivered as f64 / expected as f64,
         server: (gauge.cpu_seconds()? - cpu_before[0]) / wall,
         generator: (Gauge::own().cpu_seconds()? - cpu_before[1]) / wall,
-        bytes_per_document: full.saturating_sub(empty) as f64 / documents as f64,
+        bytes_per_document: memory as f64 / (documents - half) as f64,
     })
+}
+
+/// Memory of our server for each further document that one connection has open, in bytes: that of the document alone.
+///
+/// # Errors
+/// When the server does not let us in, or refuses.
+#[expect(clippy::cast_precision_loss, reason = "some megabytes")]
+pub async fn bytes_alone(running: &Running, gauge: Gauge, documents: usize) -> Result<f64> {
+    let room = RoomClient::builder()
+        .room_url(running.room_url())
+        .token(Running::token());
+    let room = room.connect().await?;
+    let options = OpenOptions {
+        schema: Some(crate::documents::document(0).schema().clone()),
+        initial_json: Some(workload::base_json(PARTICIPANTS)),
+        ..OpenOptions::default()
+    };
+    let half = documents / 2;
+    let mut held = Vec::with_capacity(documents);
+    let mut before = 0;
+    for number in 0..documents {
+        if number == half {
+            tokio::time::sleep(SETTLE).await;
+            before = gauge.memory()?.resident;
+        }
+        let path = format!("alone-{number}.bench");
+        held.push(room.sync().open_with(&path, &options).await?);
+    }
+    tokio::time::sleep(SETTLE).await;
+    let memory = gauge.memory()?.resident.saturating_sub(before);
+    drop(held);
+    room.close().await;
+    Ok(memory as f64 / (documents - half) as f64)
 }
 
 /// What yrs by itself holds for such a document, in bytes.
@@ -110,11 +153,12 @@ async fn open_all(
     meter: &SharedMeter,
     peer: Peer,
     address: SocketAddr,
-    documents: usize,
+    documents: Range<usize>,
 ) -> Result<Vec<Stage>> {
-    let mut stages = Vec::with_capacity(documents);
+    let all = documents.end;
+    let mut stages = Vec::with_capacity(documents.len());
     let mut under_way = JoinSet::new();
-    for number in 0..documents {
+    for number in documents {
         if under_way.len() >= AT_ONCE
             && let Some(stage) = under_way.join_next().await
         {
@@ -131,7 +175,7 @@ async fn open_all(
     while let Some(stage) = under_way.join_next().await {
         stages.push(stage??);
     }
-    ready(meter, (documents * PARTICIPANTS) as u64).await?;
+    ready(meter, (all * PARTICIPANTS) as u64).await?;
     stages.sort_by_key(|(number, _)| *number);
     Ok(stages.into_iter().map(|(_, stage)| stage).collect())
 }

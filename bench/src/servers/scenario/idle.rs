@@ -1,11 +1,12 @@
 //! Idle: very many connections, each with a document open, and nobody who writes.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Result;
 use tokio::task::JoinSet;
 
+use super::documents::SETTLE;
 use crate::servers::gauge::Gauge;
 use crate::servers::link::Link;
 use crate::servers::meter::{Ear, Meter, SharedMeter};
@@ -65,7 +66,7 @@ pub async fn measure(
     let took = began.elapsed().as_secs_f64();
     let generator = (Gauge::own().cpu_seconds()? - cpu) / took;
     // What the handshakes left behind has time to go.
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    tokio::time::sleep(SETTLE).await;
     let after = gauge.memory()?.resident;
     anyhow::ensure!(
         links.iter().all(Link::is_alive),

@@ -14,13 +14,13 @@ use bytes::Bytes;
 use meshagent_document::{MeshDocument, merge_updates};
 use meshagent_protocol::{Content, ErrorCode, SharedChunk, sync as wire};
 use meshagent_store::{DocumentId, Seq, Timestamp};
-use serde_json::Value;
 
 use super::compaction::Stored;
 use super::opening::Waiter;
 use super::sent::Sent;
 use super::{Call, Conn, Refusal, Request, Room, SyncCall};
 use crate::metrics::Metrics;
+use crate::schemas::Schema;
 use crate::usage::Usage;
 
 /// Recent changes kept for readers that fall behind. Beyond it they get the whole state instead.
@@ -54,7 +54,7 @@ pub(super) enum Slot {
 #[derive(Debug)]
 pub(super) struct Document {
     pub(super) id: DocumentId,
-    pub(super) schema: Value,
+    pub(super) schema: Arc<Schema>,
     pub(super) replica: MeshDocument,
     /// The version of `replica`, which runs ahead of what is on disk.
     pub(super) head: Version,
@@ -139,7 +139,7 @@ pub(super) struct Change {
 impl Document {
     pub(super) fn new(
         id: DocumentId,
-        schema: Value,
+        schema: Arc<Schema>,
         replica: MeshDocument,
         last_seq: Seq,
         sent: Sent,
@@ -508,7 +508,7 @@ impl Room {
             },
         );
         document.sent.remember(&payload);
-        let chunk = wire::state(path, &document.schema, payload);
+        let chunk = wire::state(path, &document.schema.json, payload);
         self.send_chunk(conn, tool_call_id, chunk);
         self.respond(request, Content::Empty);
         self.bring_up(path, stream);

@@ -19,6 +19,7 @@ use super::documents::{Deferred, Document, Slot};
 use super::files::{StatAnswer, is_file};
 use super::sent::Sent;
 use super::{Conn, Fetch, FetchResult, Refusal, Request, Room};
+use crate::schemas::Schema;
 
 /// Somebody who waits for a document.
 #[derive(Debug)]
@@ -292,12 +293,13 @@ impl Room {
                 format!("the stored document {path:?} cannot be read: {what}"),
             )
         };
-        let schema: Value =
-            serde_json::from_str(&stored.schema).map_err(|error| damaged(&error))?;
-        let parsed =
-            meshagent_document::MeshSchema::from_json(&schema).map_err(|error| damaged(&error))?;
+        let schemas = self.usage.schemas();
+        let schema = schemas
+            .read(&stored.schema)
+            .map_err(|error| damaged(&error))?;
         // What is stored was within the bounds of its time.
-        let mut replica = MeshDocument::with_limits(parsed, self.ids.client_id(), Limits::NONE);
+        let client = self.ids.client_id();
+        let mut replica = MeshDocument::with_limits(schema.parsed.clone(), client, Limits::NONE);
         let updates = stored.updates.iter().map(|stored| &stored.update);
         for update in stored
             .snapshot
@@ -392,7 +394,7 @@ impl Room {
             Waiter::Describe { request, describe } => {
                 let json = document.replica.to_json(describe.include_ids);
                 let version = describe.with_version.then(|| document.version());
-                let schema = describe.with_schema.then(|| document.schema.clone());
+                let schema = describe.with_schema.then(|| document.schema.json.clone());
                 if document.streams.is_empty() {
                     document.idle_since = Some(self.now);
                 }
@@ -482,11 +484,13 @@ impl Room {
         &mut self,
         path: &str,
         creator: Waiter,
-        schema: meshagent_document::MeshSchema,
-        schema_json: Value,
+        parsed: meshagent_document::MeshSchema,
+        json: Value,
     ) {
-        let limits = self.document_limits();
-        let mut replica = MeshDocument::with_limits(schema, self.ids.client_id(), limits);
+        let text = json.to_string();
+        let schema = self.usage.schemas().share(Schema { text, json, parsed });
+        let (limits, client) = (self.document_limits(), self.ids.client_id());
+        let mut replica = MeshDocument::with_limits(schema.parsed.clone(), client, limits);
         if let Some(json) = creator.json() {
             let ids = &mut self.ids;
             if let Err(error) = replica.insert_json(json, &mut || ids.uuid()) {
@@ -521,14 +525,14 @@ impl Room {
         let write = Write::CreateDocument {
             room: self.id.clone(),
             path: path.to_owned(),
-            schema: schema_json.to_string(),
+            schema: schema.text.clone(),
             state: state.into(),
             contributions: vec![contribution],
             at: self.now,
         };
         let sent = Sent::new(self.ids.client_id());
         // The id comes with the commit; nobody sees the document before.
-        let mut document = Document::new(DocumentId(0), schema_json, replica, Seq(0), sent);
+        let mut document = Document::new(DocumentId(0), schema, replica, Seq(0), sent);
         document.bytes = bytes;
         let document = Box::new(document);
         self.stage(
