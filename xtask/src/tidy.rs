@@ -111,6 +111,29 @@ fn tests_of_wasm_crates_run_on_wasm() {
     );
 }
 
+/// A person who looks a method up finds how it is used, by an example that is run as a test.
+#[test]
+fn every_public_method_of_the_client_has_an_example() {
+    let mut without = Vec::new();
+    for path in tracked_files(&["crates/client/src/*.rs"]) {
+        let text = read(&path);
+        let mut is_shown = false;
+        for line in text.lines().map(str::trim_start) {
+            if line.starts_with("pub fn ") || line.starts_with("pub async fn ") {
+                if !is_shown {
+                    without.push(format!("{path}: {line}"));
+                }
+                is_shown = false;
+            } else if line == "/// ```" {
+                is_shown = true;
+            } else if !line.starts_with("///") && !line.starts_with("#[") {
+                is_shown = false;
+            }
+        }
+    }
+    assert!(without.is_empty(), "these have none: {without:#?}");
+}
+
 #[test]
 fn no_large_file_is_in_git() {
     let large: Vec<String> = tracked_files(&["*"])
@@ -135,6 +158,7 @@ fn the_protocol_is_documented() {
 #[test]
 fn the_lock_file_of_the_published_sdk_names_no_host() {
     assert!(!read("interop/package-lock.json").contains("\"resolved\""));
+    assert!(!read("bench/peers/package-lock.json").contains("\"resolved\""));
     assert!(!read("interop/constraints.txt").contains("://"));
 }
 

@@ -242,7 +242,7 @@ async fn fan_out(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> Result<()
                 fan_out::tell(&phase);
                 continue;
             }
-            let (found, (running, _data)) = fan_out::measure(fresh, duration, 256.0).await?;
+            let (found, (running, _data)) = fan_out::measure(fresh, duration, 512.0).await?;
             let [highest, half] = [found.highest, found.half];
             for (figure, value) in [
                 (

@@ -37,6 +37,19 @@ impl Connection {
     /// # Cancel safety
     ///
     /// When dropped, the connection is closed.
+    ///
+    /// ```
+    /// # use meshagent_client::ConnectError;
+    /// # use meshagent_client::Connection;
+    /// # meshagent_testing::with_server(async |server| {
+    /// let connection = Connection::connect(&server.room_url, &server.token).await?;
+    /// assert_eq!(connection.room_name(), "my-room");
+    ///
+    /// let refused = Connection::connect(&server.room_url, "no token").await;
+    /// assert!(matches!(refused, Err(ConnectError::Refused { status: 401 | 403, .. })));
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn connect(url: &str, token: &str) -> Result<Self, ConnectError> {
         Self::connect_trusting(url, token, Trust::of_this_machine()).await
     }
@@ -58,6 +71,18 @@ impl Connection {
     /// # Cancel safety
     ///
     /// When dropped, the connection is closed.
+    ///
+    /// ```
+    /// # use meshagent_client::Connection;
+    /// # meshagent_testing::with_server(async |server| {
+    /// // Or what a tunnel gives.
+    /// let host = server.api_url.trim_start_matches("http://");
+    /// let stream = tokio::net::TcpStream::connect(host).await?;
+    /// let connection = Connection::connect_over(stream, &server.room_url, &server.token).await?;
+    /// assert!(!connection.is_closed());
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn connect_over<S>(stream: S, url: &str, token: &str) -> Result<Self, ConnectError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -84,26 +109,73 @@ impl Connection {
     }
 
     /// The room's name.
+    ///
+    /// ```
+    /// # use meshagent_client::Connection;
+    /// # meshagent_testing::with_server(async |server| {
+    /// # let connection = Connection::connect(&server.room_url, &server.token).await?;
+    /// assert_eq!(connection.room_name(), "my-room");
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn room_name(&self) -> &str {
         &self.welcome.room_name
     }
 
     /// The room's address, as the server knows it.
+    ///
+    /// ```
+    /// # use meshagent_client::Connection;
+    /// # meshagent_testing::with_server(async |server| {
+    /// # let connection = Connection::connect(&server.room_url, &server.token).await?;
+    /// assert!(connection.room_url().ends_with("/rooms/my-room"));
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn room_url(&self) -> &str {
         &self.welcome.room_url
     }
 
     /// Equal for everyone who is in the room at the same time.
+    ///
+    /// ```
+    /// # use meshagent_client::Connection;
+    /// # meshagent_testing::with_server(async |server| {
+    /// # let connection = Connection::connect(&server.room_url, &server.token).await?;
+    /// let other = Connection::connect(&server.room_url, &server.token).await?;
+    /// assert_eq!(connection.session_id(), other.session_id());
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn session_id(&self) -> &str {
         &self.welcome.session_id
     }
 
     /// Our id in the room, unique per connection.
+    ///
+    /// ```
+    /// # use meshagent_client::Connection;
+    /// # meshagent_testing::with_server(async |server| {
+    /// # let connection = Connection::connect(&server.room_url, &server.token).await?;
+    /// let other = Connection::connect(&server.room_url, &server.token).await?;
+    /// assert_ne!(connection.local_participant_id(), other.local_participant_id());
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn local_participant_id(&self) -> &str {
         &self.welcome.participant_id
     }
 
     /// Our attributes as they were at the beginning.
+    ///
+    /// ```
+    /// # use meshagent_client::Connection;
+    /// # meshagent_testing::with_server(async |server| {
+    /// # let connection = Connection::connect(&server.room_url, &server.token).await?;
+    /// assert_eq!(connection.initial_attributes()["name"], "ann");
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn initial_attributes(&self) -> &Map<String, Value> {
         &self.welcome.attributes
     }
@@ -117,6 +189,19 @@ impl Connection {
     /// # Cancel safety
     ///
     /// Once polled, the call may be carried out.
+    ///
+    /// ```
+    /// # use meshagent_client::Connection;
+    /// # use meshagent_protocol::Content;
+    /// # use serde_json::json;
+    /// # meshagent_testing::with_server(async |server| {
+    /// # let connection = Connection::connect(&server.room_url, &server.token).await?;
+    /// let input = Content::Json(json!({ "path": "notes.txt" }));
+    /// let answer = connection.invoke("storage", "exists", input).await?;
+    /// assert_eq!(answer, Content::Json(json!({ "exists": false })));
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn invoke(
         &self,
         toolkit: &str,
@@ -145,6 +230,21 @@ impl Connection {
     /// # Cancel safety
     ///
     /// When dropped, the call is closed.
+    ///
+    /// ```
+    /// # use meshagent_client::Connection;
+    /// # use meshagent_protocol::Content;
+    /// # use meshagent_protocol::DocPath;
+    /// # use meshagent_protocol::SyncOpenStart;
+    /// # meshagent_testing::with_server(async |server| {
+    /// # let connection = Connection::connect(&server.room_url, &server.token).await?;
+    /// let start = SyncOpenStart::new(DocPath::parse("notes.document")?);
+    /// let mut stream = connection.open_stream("sync", "open", start.to_content()).await?;
+    /// let state = stream.recv().await?;
+    /// assert!(matches!(state, Some(Content::Binary { .. })));
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn open_stream(
         &self,
         toolkit: &str,
@@ -175,11 +275,35 @@ impl Connection {
     /// # Errors
     ///
     /// When the connection is gone; otherwise the server does not answer.
+    ///
+    /// ```
+    /// # use meshagent_client::Connection;
+    /// # use serde_json::json;
+    /// # meshagent_testing::with_server(async |server| {
+    /// # let connection = Connection::connect(&server.room_url, &server.token).await?;
+    /// let attributes = json!({ "colour": "blue" });
+    /// connection.set_attributes(attributes.as_object().cloned().unwrap_or_default()).await?;
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn set_attributes(&self, attributes: Map<String, Value>) -> Result<(), CallError> {
         self.command(Command::SetAttributes { attributes }).await
     }
 
     /// Subscribes to what happens in the room from now on.
+    ///
+    /// ```
+    /// # use meshagent_client::Connection;
+    /// # use meshagent_client::RoomEvent;
+    /// # meshagent_testing::with_server(async |server| {
+    /// # let connection = Connection::connect(&server.room_url, &server.token).await?;
+    /// let mut events = connection.subscribe();
+    /// connection.storage().upload("notes.txt", "tea", false).await?;
+    /// let event = events.recv().await;
+    /// assert!(matches!(event, Some(Ok(RoomEvent::FileUpdated { .. }))));
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn subscribe(&self) -> EventReceiver {
         match self.events.upgrade() {
             Some(events) => EventReceiver::new(events.subscribe()),
@@ -189,16 +313,49 @@ impl Connection {
     }
 
     /// The toolkit `sync`.
+    ///
+    /// ```
+    /// # use meshagent_client::Connection;
+    /// # use serde_json::json;
+    /// # meshagent_testing::with_server(async |server| {
+    /// # let connection = Connection::connect(&server.room_url, &server.token).await?;
+    /// connection.sync().create("notes.document", None, None).await?;
+    /// let json = connection.sync().describe("notes.document").await?;
+    /// assert_eq!(json, json!({ "document": { "content": [] } }));
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn sync(&self) -> SyncCalls {
         SyncCalls::new(self.clone())
     }
 
     /// The toolkit `storage`.
+    ///
+    /// ```
+    /// # use meshagent_client::Connection;
+    /// # meshagent_testing::with_server(async |server| {
+    /// # let connection = Connection::connect(&server.room_url, &server.token).await?;
+    /// assert!(connection.storage().list("").await?.is_empty());
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn storage(&self) -> StorageClient {
         StorageClient::new(self.clone())
     }
 
     /// Closes the connection, for all clones and streams, and waits until it is closed.
+    ///
+    /// ```
+    /// # use meshagent_client::CallError;
+    /// # use meshagent_client::Connection;
+    /// # meshagent_testing::with_server(async |server| {
+    /// # let connection = Connection::connect(&server.room_url, &server.token).await?;
+    /// connection.close().await;
+    /// let late = connection.storage().exists("notes.txt").await;
+    /// assert_eq!(late, Err(CallError::Disconnected));
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn close(&self) {
         let (reply, closed) = oneshot::channel();
         if self.command(Command::Close { reply }).await.is_ok() {
@@ -208,11 +365,34 @@ impl Connection {
     }
 
     /// Waits until the connection is gone.
+    ///
+    /// ```
+    /// # use meshagent_client::Connection;
+    /// # meshagent_testing::with_server(async |server| {
+    /// # let connection = Connection::connect(&server.room_url, &server.token).await?;
+    /// let clone = connection.clone();
+    /// let watching = tokio::spawn(async move { clone.closed().await });
+    /// connection.close().await;
+    /// watching.await?;
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn closed(&self) {
         self.commands.closed().await;
     }
 
     /// Whether the connection is gone.
+    ///
+    /// ```
+    /// # use meshagent_client::Connection;
+    /// # meshagent_testing::with_server(async |server| {
+    /// # let connection = Connection::connect(&server.room_url, &server.token).await?;
+    /// assert!(!connection.is_closed());
+    /// connection.close().await;
+    /// assert!(connection.is_closed());
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn is_closed(&self) -> bool {
         self.commands.is_closed()
     }

@@ -41,6 +41,24 @@ impl<'a> Editor<'a> {
     /// # Errors
     ///
     /// [`EditError`] of the first edit that is refused; the document is as it was.
+    ///
+    /// ```
+    /// # use meshagent_document::Edit;
+    /// # use meshagent_document::Position;
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let document = room.sync().open("notes.document").await?;
+    /// let edits = ["tea", "milk"].map(|text| Edit::Insert {
+    ///     parent: Target::Root,
+    ///     position: Position::Last,
+    ///     element: json!({ "body": { "text": text } }),
+    /// });
+    /// assert!(document.edit(|d| d.apply(&edits))?);
+    /// assert_eq!(document.read(|d| d.root().child_count()), 2);
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn apply(&mut self, edits: &[Edit]) -> Result<bool, EditError> {
         let update = self.document.edit(edits, &mut new_id)?;
         Ok(self.collect(update))
@@ -51,6 +69,18 @@ impl<'a> Editor<'a> {
     /// # Errors
     ///
     /// As [`apply`](Self::apply).
+    ///
+    /// ```
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let document = room.sync().open("notes.document").await?;
+    /// let tea = json!({ "body": { "text": "tea" } });
+    /// let id = document.edit(|d| d.append_child(Target::Root, tea))?;
+    /// assert!(document.read(|d| d.node(&id).is_some()));
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn append_child(&mut self, parent: Target, element: Value) -> Result<String, EditError> {
         self.insert_child(parent, Position::Last, element)
     }
@@ -60,6 +90,21 @@ impl<'a> Editor<'a> {
     /// # Errors
     ///
     /// As [`apply`](Self::apply).
+    ///
+    /// ```
+    /// # use meshagent_document::Position;
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let document = room.sync().open("notes.document").await?;
+    /// # let tea = json!({ "body": { "text": "tea" } });
+    /// # let tea = document.edit(|d| d.append_child(Target::Root, tea))?;
+    /// let milk = json!({ "body": { "text": "milk" } });
+    /// document.edit(|d| d.insert_child(Target::Root, Position::Before(tea), milk))?;
+    /// assert_eq!(document.to_json()["document"]["content"][0]["body"]["text"], "milk");
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn insert_child(
         &mut self,
         parent: Target,
@@ -75,11 +120,25 @@ impl<'a> Editor<'a> {
         Ok(id)
     }
 
-    /// Gives an attribute a value. Returns whether it is another one.
+    /// Gives an attribute a value. One that it has already is written once more, so that it wins over what others write
+    /// at the same time. Returns what [`apply`](Self::apply) does.
     ///
     /// # Errors
     ///
     /// As [`apply`](Self::apply).
+    ///
+    /// ```
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let document = room.sync().open("notes.document").await?;
+    /// # let tea = json!({ "body": { "text": "tea" } });
+    /// # let tea = document.edit(|d| d.append_child(Target::Root, tea))?;
+    /// document.edit(|d| d.set_attribute(Target::Id(tea), "text", "green tea"))?;
+    /// assert_eq!(document.to_json()["document"]["content"][0]["body"]["text"], "green tea");
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn set_attribute(
         &mut self,
         target: Target,
@@ -95,6 +154,19 @@ impl<'a> Editor<'a> {
     /// # Errors
     ///
     /// As [`apply`](Self::apply).
+    ///
+    /// ```
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let document = room.sync().open("notes.document").await?;
+    /// # let tea = json!({ "body": { "text": "tea" } });
+    /// # let tea = document.edit(|d| d.append_child(Target::Root, tea))?;
+    /// document.edit(|d| d.delete(&tea))?;
+    /// assert_eq!(document.to_json(), json!({ "document": { "content": [] } }));
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn delete(&mut self, id: &str) -> Result<bool, EditError> {
         let update = self.document.delete(id)?;
         Ok(self.collect(update))
@@ -105,6 +177,24 @@ impl<'a> Editor<'a> {
     /// # Errors
     ///
     /// [`PatchError`] with the operation that failed; the document is as it was.
+    ///
+    /// ```
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let document = room.sync().open("notes.document").await?;
+    /// let tea = json!({ "body": { "text": "tea" } });
+    /// let patch = json!([{ "op": "add", "path": "/document/content/-", "value": tea }]);
+    /// assert!(document.edit(|d| d.apply_patch(&patch))?);
+    /// // All of it or nothing.
+    /// let patch = json!([
+    ///     { "op": "remove", "path": "/document/content/0" },
+    ///     { "op": "remove", "path": "/document/content/7" },
+    /// ]);
+    /// assert!(document.edit(|d| d.apply_patch(&patch)).is_err());
+    /// assert_eq!(document.to_json(), json!({ "document": { "content": [tea] } }));
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn apply_patch(&mut self, patch: &Value) -> Result<bool, PatchError> {
         let update = self.document.apply_patch(patch, &mut new_id)?;
         Ok(self.collect(update))
@@ -115,6 +205,17 @@ impl<'a> Editor<'a> {
     /// # Errors
     ///
     /// [`ReplaceError`]; the document is as it was.
+    ///
+    /// ```
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let document = room.sync().open("notes.document").await?;
+    /// let wanted = json!({ "document": { "content": [{ "body": { "text": "tea" } }] } });
+    /// assert!(document.edit(|d| d.replace_json(&wanted))?);
+    /// assert_eq!(document.to_json(), wanted);
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn replace_json(&mut self, json: &Value) -> Result<bool, ReplaceError> {
         let update = self.document.replace_json(json, &mut new_id)?;
         Ok(self.collect(update))
@@ -122,17 +223,59 @@ impl<'a> Editor<'a> {
 
     /// Starts, or stops, to remember edits for [`undo`](Self::undo); those within `window` milliseconds are undone
     /// together.
+    ///
+    /// ```
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let document = room.sync().open("notes.document").await?;
+    /// document.edit(|d| d.remember_edits(true, 500));
+    /// # let tea = json!({ "body": { "text": "tea" } });
+    /// document.edit(|d| d.append_child(Target::Root, tea))?;
+    /// assert!(document.edit(|d| d.undo()));
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn remember_edits(&mut self, on: bool, window: u64) {
         self.document.remember_edits(on, window);
     }
 
     /// Takes the last remembered edit of this replica back. Returns whether there was one.
+    ///
+    /// ```
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let document = room.sync().open("notes.document").await?;
+    /// document.edit(|d| d.remember_edits(true, 500));
+    /// # let tea = json!({ "body": { "text": "tea" } });
+    /// document.edit(|d| d.append_child(Target::Root, tea))?;
+    /// assert!(document.edit(|d| d.undo()));
+    /// assert_eq!(document.to_json(), json!({ "document": { "content": [] } }));
+    /// assert!(!document.edit(|d| d.undo()));
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn undo(&mut self) -> bool {
         let update = self.document.undo();
         self.collect(update)
     }
 
     /// Does again what was undone last. Returns whether there was anything.
+    ///
+    /// ```
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let document = room.sync().open("notes.document").await?;
+    /// document.edit(|d| d.remember_edits(true, 500));
+    /// # let tea = json!({ "body": { "text": "tea" } });
+    /// document.edit(|d| d.append_child(Target::Root, tea))?;
+    /// assert!(document.edit(|d| d.undo() && d.redo()));
+    /// assert_eq!(document.read(|d| d.root().child_count()), 1);
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn redo(&mut self) -> bool {
         let update = self.document.redo();
         self.collect(update)

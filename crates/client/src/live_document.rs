@@ -229,6 +229,14 @@ impl LiveDocument {
     }
 
     /// The document's path.
+    ///
+    /// ```
+    /// # meshagent_testing::in_room(async |room| {
+    /// let document = room.sync().open("/notes.document").await?;
+    /// assert_eq!(document.path(), "notes.document");
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn path(&self) -> &str {
         &self.shared.path
     }
@@ -236,11 +244,35 @@ impl LiveDocument {
     /// Reads the document.
     ///
     /// The closure must not wait for anything, since nothing is received meanwhile, nor use a handle of this document.
+    ///
+    /// ```
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let document = room.sync().open("notes.document").await?;
+    /// document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))?;
+    /// let texts: Vec<_> = document.read(|d| {
+    ///     let children = d.root().children();
+    ///     children.filter_map(|child| child.attribute("text")).collect()
+    /// });
+    /// assert_eq!(texts, ["tea"]);
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn read<R>(&self, read: impl FnOnce(&MeshDocument) -> R) -> R {
         read(self.shared.lock().replica.document())
     }
 
     /// The content as JSON, `{root tag: {…}}`.
+    ///
+    /// ```
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let document = room.sync().open("notes.document").await?;
+    /// assert_eq!(document.to_json(), json!({ "document": { "content": [] } }));
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn to_json(&self) -> Value {
         self.read(|document| document.to_json(false))
     }
@@ -282,6 +314,15 @@ impl LiveDocument {
     /// # Cancel safety
     ///
     /// May be dropped at any time.
+    ///
+    /// ```
+    /// # meshagent_testing::in_room(async |room| {
+    /// let document = room.sync().open("notes.document").await?;
+    /// // A document that comes from a journal may be older than the server's.
+    /// document.synchronized().await?;
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn synchronized(&self) -> Result<(), DocumentEnd> {
         self.shared
             .wait_for(|progress| {
@@ -305,16 +346,62 @@ impl LiveDocument {
     /// # Cancel safety
     ///
     /// May be dropped at any time.
+    ///
+    /// ```
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let document = room.sync().open("notes.document").await?;
+    /// document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))?;
+    /// document.saved().await?;
+    /// // Everybody sees it now.
+    /// let seen = room.sync().describe("notes.document").await?;
+    /// assert_eq!(seen, document.to_json());
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn saved(&self) -> Result<(), SaveError> {
         self.shared.saved().await
     }
 
     /// Whether everything edited so far is acknowledged.
+    ///
+    /// ```
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let document = room.sync().open("notes.document").await?;
+    /// document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))?;
+    /// assert!(!document.is_saved());
+    /// document.saved().await?;
+    /// assert!(document.is_saved());
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn is_saved(&self) -> bool {
         self.shared.lock().replica.is_saved()
     }
 
     /// Subscribes to what happens from now on.
+    ///
+    /// ```
+    /// # use meshagent_client::DocumentEvent;
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let document = room.sync().open("notes.document").await?;
+    /// use tokio_stream::StreamExt as _;
+    ///
+    /// let mut changes = document.changes();
+    /// document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))?;
+    /// while let Some(event) = changes.next().await {
+    ///     if let DocumentEvent::Changed(_) = event {
+    ///         break;
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn changes(&self) -> Changes {
         let (sender, events) = mpsc::channel(EVENT_CAPACITY);
         let mut state = self.shared.lock();
@@ -335,6 +422,19 @@ impl LiveDocument {
     /// # Cancel safety
     ///
     /// When dropped, the handle is dropped.
+    ///
+    /// ```
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let document = room.sync().open("notes.document").await?;
+    /// document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))?;
+    /// document.close().await?;
+    /// let seen = room.sync().describe("notes.document").await?;
+    /// assert_eq!(seen["document"]["content"][0]["body"]["text"], "tea");
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn close(self) -> Result<(), SaveError> {
         let saved = self.saved().await;
         if self.handle.end() {

@@ -52,6 +52,16 @@ pub struct Outgoing {
 
 impl Replica {
     /// A replica that has nothing to send.
+    ///
+    /// ```
+    /// # use meshagent_client::Replica;
+    /// # use meshagent_document::MeshDocument;
+    /// # use meshagent_document::MeshSchema;
+    /// let schema = MeshSchema::builtin("document").ok_or("there is one")?;
+    /// let replica = Replica::new(MeshDocument::new(schema, 1));
+    /// assert!(replica.is_saved());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn new(document: MeshDocument) -> Self {
         Self {
             document,
@@ -62,6 +72,18 @@ impl Replica {
     }
 
     /// The document.
+    ///
+    /// ```
+    /// # use meshagent_client::Replica;
+    /// # use meshagent_document::MeshDocument;
+    /// # use meshagent_document::MeshSchema;
+    /// # use serde_json::json;
+    /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
+    /// # let mut replica = Replica::new(MeshDocument::new(schema, 1));
+    /// # let tea = json!({ "body": { "text": "tea" } });
+    /// assert_eq!(replica.document().to_json(false), json!({ "document": { "content": [] } }));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn document(&self) -> &MeshDocument {
         &self.document
     }
@@ -72,6 +94,21 @@ impl Replica {
     }
 
     /// Edits the document; what was edited is kept to be sent.
+    ///
+    /// ```
+    /// # use meshagent_client::Replica;
+    /// # use meshagent_document::MeshDocument;
+    /// # use meshagent_document::MeshSchema;
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
+    /// # let mut replica = Replica::new(MeshDocument::new(schema, 1));
+    /// # let tea = json!({ "body": { "text": "tea" } });
+    /// replica.edit(|d| d.append_child(Target::Root, tea))?;
+    /// assert_eq!(replica.document().root().child_count(), 1);
+    /// assert!(!replica.is_saved());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn edit<R>(&mut self, edit: impl FnOnce(&mut Editor<'_>) -> R) -> R {
         let mut editor = Editor::new(&mut self.document);
         let result = edit(&mut editor);
@@ -82,6 +119,23 @@ impl Replica {
     }
 
     /// Edits the document by its own functions; the updates that they return, and the closure hands on, are kept.
+    ///
+    /// ```
+    /// # use meshagent_client::Replica;
+    /// # use meshagent_document::MeshDocument;
+    /// # use meshagent_document::MeshSchema;
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
+    /// # let mut replica = Replica::new(MeshDocument::new(schema, 1));
+    /// # let tea = json!({ "body": { "text": "tea" } });
+    /// replica.edit_with(|document| {
+    ///     let update = document.append_child(Target::Root, tea, &mut || "id-1".to_owned());
+    ///     update.ok().flatten().into_iter().collect()
+    /// });
+    /// assert_eq!(replica.unsaved().count(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn edit_with(&mut self, edit: impl FnOnce(&mut MeshDocument) -> Vec<Vec<u8>>) {
         for update in edit(&mut self.document) {
             self.keep(update, false);
@@ -93,6 +147,24 @@ impl Replica {
     /// # Errors
     ///
     /// When it is no update.
+    ///
+    /// ```
+    /// # use meshagent_client::Replica;
+    /// # use meshagent_document::MeshDocument;
+    /// # use meshagent_document::MeshSchema;
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
+    /// # let mut replica = Replica::new(MeshDocument::new(schema, 1));
+    /// # let tea = json!({ "body": { "text": "tea" } });
+    /// # let schema = replica.document().schema().clone();
+    /// let mut elsewhere = Replica::new(MeshDocument::new(schema, 2));
+    /// elsewhere.edit(|d| d.append_child(Target::Root, tea))?;
+    /// replica.adopt(elsewhere.document().encode_state())?;
+    /// assert_eq!(replica.document().root().child_count(), 1);
+    /// assert!(!replica.is_saved());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn adopt(&mut self, update: Vec<u8>) -> Result<(), DecodeError> {
         self.document.apply_update(&update)?;
         self.keep(update, false);
@@ -104,6 +176,24 @@ impl Replica {
     /// # Errors
     ///
     /// When it is no update.
+    ///
+    /// ```
+    /// # use meshagent_client::Replica;
+    /// # use meshagent_document::MeshDocument;
+    /// # use meshagent_document::MeshSchema;
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
+    /// # let mut replica = Replica::new(MeshDocument::new(schema, 1));
+    /// # let tea = json!({ "body": { "text": "tea" } });
+    /// # let schema = replica.document().schema().clone();
+    /// let mut elsewhere = Replica::new(MeshDocument::new(schema, 2));
+    /// elsewhere.edit(|d| d.append_child(Target::Root, tea))?;
+    /// replica.received(&elsewhere.document().encode_state())?;
+    /// // What the server sent does not have to be sent.
+    /// assert!(replica.is_saved());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn received(&mut self, update: &[u8]) -> Result<(), DecodeError> {
         if !update.is_empty() {
             self.document.apply_update(update)?;
@@ -115,6 +205,22 @@ impl Replica {
     ///
     /// Edits that only insert are merged. Those that delete go out alone: readers with a published SDK lose count when
     /// one update deletes in two places.
+    ///
+    /// ```
+    /// # use meshagent_client::Replica;
+    /// # use meshagent_document::MeshDocument;
+    /// # use meshagent_document::MeshSchema;
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
+    /// # let mut replica = Replica::new(MeshDocument::new(schema, 1));
+    /// # let tea = json!({ "body": { "text": "tea" } });
+    /// replica.edit(|d| d.append_child(Target::Root, tea))?;
+    /// let outgoing = replica.next_to_send().ok_or("there is one")?;
+    /// assert_eq!(outgoing.number, 1);
+    /// assert_eq!(replica.next_to_send(), None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn next_to_send(&mut self) -> Option<Outgoing> {
         let under_way = self.unsaved.iter().filter(|one| one.is_sent);
         let (updates, bytes) = under_way.fold((0, 0), |(updates, bytes), one| {
@@ -161,6 +267,22 @@ impl Replica {
     }
 
     /// The server has stored what was sent with this number.
+    ///
+    /// ```
+    /// # use meshagent_client::Replica;
+    /// # use meshagent_document::MeshDocument;
+    /// # use meshagent_document::MeshSchema;
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
+    /// # let mut replica = Replica::new(MeshDocument::new(schema, 1));
+    /// # let tea = json!({ "body": { "text": "tea" } });
+    /// replica.edit(|d| d.append_child(Target::Root, tea))?;
+    /// let outgoing = replica.next_to_send().ok_or("there is one")?;
+    /// replica.acknowledged(outgoing.number);
+    /// assert!(replica.is_saved());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn acknowledged(&mut self, number: u64) {
         self.fills = 0;
         self.forget(number);
@@ -172,6 +294,24 @@ impl Replica {
     /// # Errors
     ///
     /// When it is no state vector.
+    ///
+    /// ```
+    /// # use meshagent_client::Replica;
+    /// # use meshagent_document::MeshDocument;
+    /// # use meshagent_document::MeshSchema;
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
+    /// # let mut replica = Replica::new(MeshDocument::new(schema, 1));
+    /// # let tea = json!({ "body": { "text": "tea" } });
+    /// replica.edit(|d| d.append_child(Target::Root, tea))?;
+    /// let outgoing = replica.next_to_send().ok_or("there is one")?;
+    /// // The server has nothing at all.
+    /// let state_vector = [0];
+    /// assert!(replica.fill_gap(outgoing.number, &state_vector)?);
+    /// assert!(replica.next_to_send().is_some());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn fill_gap(&mut self, number: u64, state_vector: &[u8]) -> Result<bool, DecodeError> {
         let missing = self.document.encode_diff(state_vector)?;
         self.forget(number);
@@ -188,11 +328,44 @@ impl Replica {
 
     /// The server will never take what was sent with this number; it is given up. The document still has it, until
     /// [`start_over`](Self::start_over).
+    ///
+    /// ```
+    /// # use meshagent_client::Replica;
+    /// # use meshagent_document::MeshDocument;
+    /// # use meshagent_document::MeshSchema;
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
+    /// # let mut replica = Replica::new(MeshDocument::new(schema, 1));
+    /// # let tea = json!({ "body": { "text": "tea" } });
+    /// replica.edit(|d| d.append_child(Target::Root, tea))?;
+    /// let outgoing = replica.next_to_send().ok_or("there is one")?;
+    /// replica.refused(outgoing.number);
+    /// assert!(replica.is_saved());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn refused(&mut self, number: u64) {
         self.forget(number);
     }
 
     /// What was under way has to be sent again: the stream has ended, or the server asks for it.
+    ///
+    /// ```
+    /// # use meshagent_client::Replica;
+    /// # use meshagent_document::MeshDocument;
+    /// # use meshagent_document::MeshSchema;
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
+    /// # let mut replica = Replica::new(MeshDocument::new(schema, 1));
+    /// # let tea = json!({ "body": { "text": "tea" } });
+    /// replica.edit(|d| d.append_child(Target::Root, tea))?;
+    /// let before = replica.next_to_send();
+    /// // The connection breaks.
+    /// replica.unsent();
+    /// assert_eq!(replica.next_to_send(), before);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn unsent(&mut self) {
         for one in &mut self.unsaved {
             one.is_sent = false;
@@ -203,6 +376,24 @@ impl Replica {
 
     /// Goes on with another document, which has what the server has and nothing else. Kept edits that fit it are taken
     /// over; the others are given up. Returns how many those are.
+    ///
+    /// ```
+    /// # use meshagent_client::Replica;
+    /// # use meshagent_document::MeshDocument;
+    /// # use meshagent_document::MeshSchema;
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
+    /// # let mut replica = Replica::new(MeshDocument::new(schema, 1));
+    /// # let tea = json!({ "body": { "text": "tea" } });
+    /// # let schema = replica.document().schema().clone();
+    /// replica.edit(|d| d.append_child(Target::Root, tea))?;
+    /// let nothing = MeshDocument::new(schema, 2);
+    /// assert_eq!(replica.start_over(nothing), 0);
+    /// // The edit is in the new document, too.
+    /// assert_eq!(replica.document().root().child_count(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn start_over(&mut self, mut document: MeshDocument) -> usize {
         let mut lost = 0;
         self.unsent();
@@ -220,17 +411,64 @@ impl Replica {
     }
 
     /// The number of the last edit.
+    ///
+    /// ```
+    /// # use meshagent_client::Replica;
+    /// # use meshagent_document::MeshDocument;
+    /// # use meshagent_document::MeshSchema;
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
+    /// # let mut replica = Replica::new(MeshDocument::new(schema, 1));
+    /// # let tea = json!({ "body": { "text": "tea" } });
+    /// assert_eq!(replica.last_number(), 0);
+    /// replica.edit(|d| d.append_child(Target::Root, tea))?;
+    /// assert_eq!(replica.last_number(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn last_number(&self) -> u64 {
         self.next - 1
     }
 
     /// The number up to which everything is acknowledged or given up.
+    ///
+    /// ```
+    /// # use meshagent_client::Replica;
+    /// # use meshagent_document::MeshDocument;
+    /// # use meshagent_document::MeshSchema;
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
+    /// # let mut replica = Replica::new(MeshDocument::new(schema, 1));
+    /// # let tea = json!({ "body": { "text": "tea" } });
+    /// replica.edit(|d| d.append_child(Target::Root, tea))?;
+    /// assert_eq!(replica.saved_number(), 0);
+    /// # let outgoing = replica.next_to_send().ok_or("there is one")?;
+    /// replica.acknowledged(outgoing.number);
+    /// assert_eq!(replica.saved_number(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn saved_number(&self) -> u64 {
         let first = self.unsaved.iter().map(|one| one.first).min();
         first.unwrap_or(self.next) - 1
     }
 
     /// Whether nothing waits for the server.
+    ///
+    /// ```
+    /// # use meshagent_client::Replica;
+    /// # use meshagent_document::MeshDocument;
+    /// # use meshagent_document::MeshSchema;
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
+    /// # let mut replica = Replica::new(MeshDocument::new(schema, 1));
+    /// # let tea = json!({ "body": { "text": "tea" } });
+    /// assert!(replica.is_saved());
+    /// replica.edit(|d| d.append_child(Target::Root, tea))?;
+    /// assert!(!replica.is_saved());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn is_saved(&self) -> bool {
         self.unsaved.is_empty()
     }
@@ -243,6 +481,20 @@ impl Replica {
     }
 
     /// The updates that the server has not acknowledged, oldest first.
+    ///
+    /// ```
+    /// # use meshagent_client::Replica;
+    /// # use meshagent_document::MeshDocument;
+    /// # use meshagent_document::MeshSchema;
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
+    /// # let mut replica = Replica::new(MeshDocument::new(schema, 1));
+    /// # let tea = json!({ "body": { "text": "tea" } });
+    /// replica.edit(|d| d.append_child(Target::Root, tea))?;
+    /// assert_eq!(replica.unsaved().count(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn unsaved(&self) -> impl Iterator<Item = &[u8]> {
         let edits = self.unsaved.iter().filter(|one| !one.is_fill);
         edits.map(|one| &one.update[..])

@@ -104,6 +104,20 @@ enum Credentials {
 
 impl RoomClient {
     /// How a room is found and entered: by its server and name, and a token or a key.
+    ///
+    /// ```
+    /// # use meshagent_client::RoomClient;
+    /// # meshagent_testing::with_server(async |server| {
+    /// let room = RoomClient::builder()
+    ///     .api_url(&server.api_url)
+    ///     .room("my-room")
+    ///     .key(&server.key, "ann")?
+    ///     .connect()
+    ///     .await?;
+    /// assert_eq!(room.room_name(), "my-room");
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn builder() -> RoomBuilder {
         RoomBuilder {
             api_url: None,
@@ -121,16 +135,46 @@ impl RoomClient {
     /// # Errors
     ///
     /// When a variable is missing, or as [`RoomBuilder::connect`].
+    ///
+    /// ```
+    /// # use meshagent_client::ConnectError;
+    /// # use meshagent_client::RoomClient;
+    /// # meshagent_testing::with_server(async |server| {
+    /// match RoomClient::from_env().await {
+    ///     Ok(room) => println!("in {}", room.room_name()),
+    ///     // What is missing, by its name.
+    ///     Err(ConnectError::Setting(missing)) => assert!(missing.contains("MESHAGENT_")),
+    ///     Err(other) => return Err(other.into()),
+    /// }
+    /// # let _ = server;
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn from_env() -> Result<Self, ConnectError> {
         RoomBuilder::from_env()?.connect().await
     }
 
     /// The room's name.
+    ///
+    /// ```
+    /// # meshagent_testing::in_room(async |room| {
+    /// assert_eq!(room.room_name(), "my-room");
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn room_name(&self) -> &str {
         &self.inner.room_name
     }
 
     /// Who we are, while there is a connection.
+    ///
+    /// ```
+    /// # meshagent_testing::in_room(async |room| {
+    /// let me = room.local_participant().ok_or("there is a connection")?;
+    /// assert_eq!(me.attributes["name"], "ann");
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn local_participant(&self) -> Option<LocalParticipant> {
         let connection = self.current()?;
         Some(LocalParticipant {
@@ -140,11 +184,29 @@ impl RoomClient {
     }
 
     /// Whether there is a connection now.
+    ///
+    /// ```
+    /// # use meshagent_client::RoomStatus;
+    /// # meshagent_testing::in_room(async |room| {
+    /// assert_eq!(room.status(), RoomStatus::Connected);
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn status(&self) -> RoomStatus {
         status(&self.inner.link.borrow())
     }
 
     /// Follows the status from now on.
+    ///
+    /// ```
+    /// # use meshagent_client::RoomStatus;
+    /// # meshagent_testing::in_room(async |room| {
+    /// let mut changes = room.status_changes();
+    /// room.close().await;
+    /// assert!(matches!(changes.changed().await, Some(RoomStatus::Ended { .. })));
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn status_changes(&self) -> StatusReceiver {
         StatusReceiver {
             link: WatchStream::from_changes(self.inner.link.clone()),
@@ -153,16 +215,49 @@ impl RoomClient {
 
     /// Subscribes to what happens in the room from now on, over all connections to come. Between two of them something
     /// may be missed, which [`RoomEvent::Disconnected`] tells.
+    ///
+    /// ```
+    /// # use meshagent_client::RoomEvent;
+    /// # meshagent_testing::in_room(async |room| {
+    /// use tokio_stream::StreamExt as _;
+    ///
+    /// let mut events = room.subscribe();
+    /// room.storage().upload("notes.txt", "tea", false).await?;
+    /// while let Some(event) = events.next().await {
+    ///     if let Ok(RoomEvent::FileUpdated { path, .. }) = event {
+    ///         assert_eq!(path, "notes.txt");
+    ///         break;
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn subscribe(&self) -> EventReceiver {
         EventReceiver::new(self.inner.events.subscribe())
     }
 
     /// The toolkit `sync`: live documents.
+    ///
+    /// ```
+    /// # meshagent_testing::in_room(async |room| {
+    /// let document = room.sync().open("notes.document").await?;
+    /// assert_eq!(document.path(), "notes.document");
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn sync(&self) -> SyncClient {
         SyncClient::new(self.clone())
     }
 
     /// The toolkit `storage`: files.
+    ///
+    /// ```
+    /// # meshagent_testing::in_room(async |room| {
+    /// room.storage().upload("notes.txt", "tea", false).await?;
+    /// assert_eq!(room.storage().download("notes.txt").await?.data, "tea");
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn storage(&self) -> StorageClient {
         StorageClient::over(self.clone())
     }
@@ -172,6 +267,17 @@ impl RoomClient {
     /// # Errors
     ///
     /// When the server refuses, or the connection breaks meanwhile.
+    ///
+    /// ```
+    /// # use meshagent_protocol::Content;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// let input = Content::Json(json!({ "path": "notes.txt" }));
+    /// let answer = room.invoke("storage", "exists", input).await?;
+    /// assert_eq!(answer, Content::Json(json!({ "exists": false })));
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn invoke(
         &self,
         toolkit: &str,
@@ -189,6 +295,14 @@ impl RoomClient {
     /// # Errors
     ///
     /// When there will be none any more.
+    ///
+    /// ```
+    /// # meshagent_testing::in_room(async |room| {
+    /// let connection = room.connection().await?;
+    /// assert_eq!(connection.room_name(), room.room_name());
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn connection(&self) -> Result<Connection, CallError> {
         let mut link = self.inner.link.clone();
         loop {
@@ -205,6 +319,18 @@ impl RoomClient {
 
     /// Leaves the room: waits, for some seconds at most, until what was edited is saved, and closes the connection.
     /// Documents that are still open end.
+    ///
+    /// ```
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// let document = room.sync().open("notes.document").await?;
+    /// document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))?;
+    /// room.close().await;
+    /// assert!(document.is_saved());
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn close(&self) {
         self.inner.closing.cancel();
         self.inner.ended.cancelled().await;
@@ -299,6 +425,20 @@ impl RoomBuilder {
     /// # Errors
     ///
     /// When a variable is not text.
+    ///
+    /// ```
+    /// # use meshagent_client::RoomBuilder;
+    /// # meshagent_testing::with_server(async |server| {
+    /// // The environment, with what the program knows better.
+    /// let room = RoomBuilder::from_env()?
+    ///     .room_url(&server.room_url)
+    ///     .token(&server.token)
+    ///     .connect()
+    ///     .await?;
+    /// # room.close().await;
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn from_env() -> Result<Self, ConnectError> {
         let variable = |name: &str| match std::env::var(name) {
             Ok(value) if value.is_empty() => Ok(None),
@@ -318,6 +458,15 @@ impl RoomBuilder {
     }
 
     /// The server, for instance `http://127.0.0.1:8080`.
+    ///
+    /// ```
+    /// # use meshagent_client::RoomClient;
+    /// # meshagent_testing::with_server(async |server| {
+    /// let room = RoomClient::builder().api_url(&server.api_url).room("my-room");
+    /// room.token(&server.token).connect().await?;
+    /// # Ok(())
+    /// # });
+    /// ```
     #[must_use]
     pub fn api_url(mut self, url: impl Into<String>) -> Self {
         self.api_url = Some(url.into());
@@ -325,6 +474,16 @@ impl RoomBuilder {
     }
 
     /// The room's name.
+    ///
+    /// ```
+    /// # use meshagent_client::RoomClient;
+    /// # meshagent_testing::with_server(async |server| {
+    /// let room = RoomClient::builder().api_url(&server.api_url).room("my-room");
+    /// let room = room.token(&server.token).connect().await?;
+    /// assert_eq!(room.room_name(), "my-room");
+    /// # Ok(())
+    /// # });
+    /// ```
     #[must_use]
     pub fn room(mut self, name: impl Into<String>) -> Self {
         self.room = Some(name.into());
@@ -332,6 +491,16 @@ impl RoomBuilder {
     }
 
     /// The room's address, for instance `ws://127.0.0.1:8080/rooms/my-room`, in place of server and name.
+    ///
+    /// ```
+    /// # use meshagent_client::RoomClient;
+    /// # meshagent_testing::with_server(async |server| {
+    /// let room = RoomClient::builder().room_url(&server.room_url);
+    /// let room = room.token(&server.token).connect().await?;
+    /// assert_eq!(room.room_name(), "my-room");
+    /// # Ok(())
+    /// # });
+    /// ```
     #[must_use]
     pub fn room_url(mut self, url: impl Into<String>) -> Self {
         self.room_url = Some(url.into());
@@ -339,6 +508,18 @@ impl RoomBuilder {
     }
 
     /// The participant token to enter with.
+    ///
+    /// ```
+    /// # use meshagent_client::ConnectError;
+    /// # use meshagent_client::RoomClient;
+    /// # meshagent_testing::with_server(async |server| {
+    /// let room = RoomClient::builder().room_url(&server.room_url);
+    /// let refused = room.clone().token("no token").connect().await;
+    /// assert!(matches!(refused, Err(ConnectError::Refused { .. })));
+    /// room.token(&server.token).connect().await?;
+    /// # Ok(())
+    /// # });
+    /// ```
     #[must_use]
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.credentials = Some(Credentials::Token(token.into()));
@@ -351,6 +532,17 @@ impl RoomBuilder {
     /// # Errors
     ///
     /// When it is no key.
+    ///
+    /// ```
+    /// # use meshagent_client::RoomClient;
+    /// # meshagent_testing::with_server(async |server| {
+    /// let room = RoomClient::builder().room_url(&server.room_url);
+    /// let room = room.key(&server.key, "planner")?.connect().await?;
+    /// let me = room.local_participant().ok_or("there is a connection")?;
+    /// assert_eq!(me.attributes["name"], "planner");
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn key(mut self, key: &str, identity: impl Into<String>) -> Result<Self, InvalidApiKey> {
         let key = ApiKey::parse(key)?;
         let identity = identity.into();
@@ -381,6 +573,25 @@ impl RoomBuilder {
     /// acknowledged when the program ended is sent when it runs again. One program at a time can have a document open
     /// in one directory. It outlives the program, not a power cut: for that, wait for
     /// [`LiveDocument::saved`](crate::LiveDocument::saved).
+    ///
+    /// ```
+    /// # use meshagent_client::RoomClient;
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # meshagent_testing::with_server(async |server| {
+    /// # let directory = meshagent_testing::TempDir::new()?;
+    /// let room = RoomClient::builder()
+    ///     .room_url(&server.room_url)
+    ///     .token(&server.token)
+    ///     .offline(directory.path())
+    ///     .connect()
+    ///     .await?;
+    /// let document = room.sync().open("notes.document").await?;
+    /// document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))?;
+    /// room.close().await;
+    /// # Ok(())
+    /// # });
+    /// ```
     #[must_use]
     pub fn offline(mut self, directory: impl Into<PathBuf>) -> Self {
         self.offline = Some(directory.into());
@@ -397,6 +608,16 @@ impl RoomBuilder {
     /// # Cancel safety
     ///
     /// When dropped, the connection is closed.
+    ///
+    /// ```
+    /// # use meshagent_client::RoomClient;
+    /// # meshagent_testing::with_server(async |server| {
+    /// let room = RoomClient::builder().room_url(&server.room_url).token(&server.token);
+    /// let room = room.connect().await?;
+    /// # room.close().await;
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn connect(self) -> Result<RoomClient, ConnectError> {
         let url = self.url()?;
         let credentials = self.credentials.ok_or_else(|| {

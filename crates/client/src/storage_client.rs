@@ -61,6 +61,15 @@ impl StorageClient {
     /// # Errors
     ///
     /// When the server refuses.
+    ///
+    /// ```
+    /// # meshagent_testing::in_room(async |room| {
+    /// room.storage().upload("notes/a.txt", "tea", false).await?;
+    /// assert!(room.storage().exists("notes/a.txt").await?);
+    /// assert!(!room.storage().exists("notes/b.txt").await?);
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn exists(&self, path: &str) -> Result<bool, CallError> {
         let path = DocPath::parse(path)?;
         let answer = self.invoke("exists", PathInput { path }.to_content());
@@ -72,6 +81,15 @@ impl StorageClient {
     /// # Errors
     ///
     /// When the server refuses.
+    ///
+    /// ```
+    /// # meshagent_testing::in_room(async |room| {
+    /// room.storage().upload("notes/a.txt", "tea", false).await?;
+    /// let entry = room.storage().stat("notes/a.txt").await?.ok_or("it was just written")?;
+    /// assert_eq!((entry.name.as_str(), entry.size), ("a.txt", Some(3)));
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn stat(&self, path: &str) -> Result<Option<Entry>, CallError> {
         let path = DocPath::parse(path)?;
         let answer = self.invoke("stat", PathInput { path }.to_content());
@@ -83,6 +101,15 @@ impl StorageClient {
     /// # Errors
     ///
     /// When the server refuses.
+    ///
+    /// ```
+    /// # meshagent_testing::in_room(async |room| {
+    /// room.storage().upload("notes/a.txt", "tea", false).await?;
+    /// let entries = room.storage().list("notes").await?;
+    /// assert_eq!(entries[0].name, "a.txt");
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn list(&self, path: &str) -> Result<Vec<Entry>, CallError> {
         let path = DocPath::parse(path)?;
         let answer = self.invoke("list", PathInput { path }.to_content());
@@ -94,6 +121,17 @@ impl StorageClient {
     /// # Errors
     ///
     /// When the server refuses, for instance because the folder is not empty (code 3002).
+    ///
+    /// ```
+    /// # meshagent_testing::in_room(async |room| {
+    /// room.storage().upload("notes/a.txt", "tea", false).await?;
+    /// // A folder that is not empty.
+    /// assert!(room.storage().delete("notes", false).await.is_err());
+    /// room.storage().delete("notes", true).await?;
+    /// assert!(!room.storage().exists("notes").await?);
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn delete(&self, path: &str, recursive: bool) -> Result<(), CallError> {
         let path = DocPath::parse(path)?;
         let input = Delete { path, recursive };
@@ -106,6 +144,15 @@ impl StorageClient {
     /// # Errors
     ///
     /// When the server refuses, for instance because the path is taken (code 3005).
+    ///
+    /// ```
+    /// # meshagent_testing::in_room(async |room| {
+    /// room.storage().upload("notes/a.txt", "tea", false).await?;
+    /// room.storage().rename("notes/a.txt", "notes/b.txt", false).await?;
+    /// assert!(room.storage().exists("notes/b.txt").await?);
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn rename(
         &self,
         source_path: &str,
@@ -126,6 +173,15 @@ impl StorageClient {
     /// # Errors
     ///
     /// When the server refuses.
+    ///
+    /// ```
+    /// # meshagent_testing::in_room(async |room| {
+    /// room.storage().upload("notes/a.txt", "tea", false).await?;
+    /// let url = room.storage().download_url("notes/a.txt").await?;
+    /// assert!(url.starts_with("http"));
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn download_url(&self, path: &str) -> Result<String, CallError> {
         let input = DownloadUrl {
             path: DocPath::parse(path)?,
@@ -140,6 +196,15 @@ impl StorageClient {
     /// # Errors
     ///
     /// When the server refuses, for instance because the file exists and `overwrite` is false.
+    ///
+    /// ```
+    /// # meshagent_testing::in_room(async |room| {
+    /// room.storage().upload("notes/a.txt", "tea", false).await?;
+    /// assert!(room.storage().upload("notes/a.txt", "milk", false).await.is_err());
+    /// room.storage().upload("notes/a.txt", "milk", true).await?;
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn upload(
         &self,
         path: &str,
@@ -183,6 +248,15 @@ impl StorageClient {
     /// # Errors
     ///
     /// When the server refuses, for instance because there is no file (code 3001).
+    ///
+    /// ```
+    /// # meshagent_testing::in_room(async |room| {
+    /// room.storage().upload("notes/a.txt", "tea", false).await?;
+    /// let file = room.storage().download("notes/a.txt").await?;
+    /// assert_eq!((file.name.as_str(), &file.data[..]), ("a.txt", &b"tea"[..]));
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn download(&self, path: &str) -> Result<DownloadedFile, CallError> {
         let start = DownloadRequest::Start {
             path: DocPath::parse(path)?,

@@ -62,6 +62,20 @@ impl StreamHandle {
     /// # Cancel safety
     ///
     /// Nothing is lost.
+    ///
+    /// ```
+    /// # use meshagent_protocol::Content;
+    /// # use meshagent_protocol::DocPath;
+    /// # use meshagent_protocol::SyncOpenStart;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let connection = room.connection().await?;
+    /// # let start = SyncOpenStart::new(DocPath::parse("notes.document")?).to_content();
+    /// let mut stream = connection.open_stream("sync", "open", start).await?;
+    /// let state = stream.recv().await?;
+    /// assert!(matches!(state, Some(Content::Binary { .. })));
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn recv(&mut self) -> Result<Option<Content>, StreamEnd> {
         if let Some(chunk) = self.chunks.recv().await {
             return Ok(Some(chunk));
@@ -81,11 +95,58 @@ impl StreamHandle {
     /// # Errors
     ///
     /// When the server refuses the chunk, or the stream has ended.
+    ///
+    /// ```
+    /// # use meshagent_document::MeshDocument;
+    /// # use meshagent_document::MeshSchema;
+    /// # use meshagent_document::Target;
+    /// # use meshagent_protocol::Content;
+    /// # use meshagent_protocol::DocPath;
+    /// # use meshagent_protocol::SyncChunk;
+    /// # use meshagent_protocol::SyncOpenStart;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let connection = room.connection().await?;
+    /// # let start = SyncOpenStart::new(DocPath::parse("notes.document")?).to_content();
+    /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
+    /// # let mut elsewhere = MeshDocument::new(schema, 7);
+    /// # elsewhere.append_child(Target::Root, json!({ "body": { "text": "tea" } }), &mut || "id-1".to_owned())?;
+    /// # let update = SyncChunk::of_update(&elsewhere.encode_state());
+    /// let stream = connection.open_stream("sync", "open", start).await?;
+    /// let answer = stream.send(update).await?;
+    /// assert_eq!(answer, Content::Empty);
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn send(&self, chunk: Content) -> Result<Content, CallError> {
         self.sender.send(chunk).await
     }
 
     /// A way to send from elsewhere while this handle receives.
+    ///
+    /// ```
+    /// # use meshagent_document::MeshDocument;
+    /// # use meshagent_document::MeshSchema;
+    /// # use meshagent_document::Target;
+    /// # use meshagent_protocol::DocPath;
+    /// # use meshagent_protocol::SyncChunk;
+    /// # use meshagent_protocol::SyncOpenStart;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let connection = room.connection().await?;
+    /// # let start = SyncOpenStart::new(DocPath::parse("notes.document")?).to_content();
+    /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
+    /// # let mut elsewhere = MeshDocument::new(schema, 7);
+    /// # elsewhere.append_child(Target::Root, json!({ "body": { "text": "tea" } }), &mut || "id-1".to_owned())?;
+    /// # let update = SyncChunk::of_update(&elsewhere.encode_state());
+    /// let mut stream = connection.open_stream("sync", "open", start).await?;
+    /// let sender = stream.sender();
+    /// let sending = tokio::spawn(async move { sender.send(update).await });
+    /// assert!(stream.recv().await?.is_some());
+    /// sending.await??;
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn sender(&self) -> StreamSender {
         self.sender.clone()
     }
@@ -96,6 +157,18 @@ impl StreamHandle {
     /// # Errors
     ///
     /// When the stream ended in another way.
+    ///
+    /// ```
+    /// # use meshagent_protocol::DocPath;
+    /// # use meshagent_protocol::SyncOpenStart;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let connection = room.connection().await?;
+    /// # let start = SyncOpenStart::new(DocPath::parse("notes.document")?).to_content();
+    /// let stream = connection.open_stream("sync", "open", start).await?;
+    /// stream.close().await?;
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn close(mut self) -> Result<(), StreamEnd> {
         self.sender.close().await;
         while self.recv().await?.is_some() {}
@@ -132,6 +205,29 @@ impl StreamSender {
     /// # Cancel safety
     ///
     /// Once polled, the chunk may have been sent.
+    ///
+    /// ```
+    /// # use meshagent_document::MeshDocument;
+    /// # use meshagent_document::MeshSchema;
+    /// # use meshagent_document::Target;
+    /// # use meshagent_protocol::Content;
+    /// # use meshagent_protocol::DocPath;
+    /// # use meshagent_protocol::SyncChunk;
+    /// # use meshagent_protocol::SyncOpenStart;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let connection = room.connection().await?;
+    /// # let start = SyncOpenStart::new(DocPath::parse("notes.document")?).to_content();
+    /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
+    /// # let mut elsewhere = MeshDocument::new(schema, 7);
+    /// # elsewhere.append_child(Target::Root, json!({ "body": { "text": "tea" } }), &mut || "id-1".to_owned())?;
+    /// # let update = SyncChunk::of_update(&elsewhere.encode_state());
+    /// let stream = connection.open_stream("sync", "open", start).await?;
+    /// let answer = stream.sender().send(update).await?;
+    /// assert_eq!(answer, Content::Empty);
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn send(&self, chunk: Content) -> Result<Content, CallError> {
         self.begin(chunk).await?.wait().await
     }
@@ -145,6 +241,31 @@ impl StreamSender {
     /// # Cancel safety
     ///
     /// Once polled, the chunk may have been sent.
+    ///
+    /// ```
+    /// # use meshagent_document::MeshDocument;
+    /// # use meshagent_document::MeshSchema;
+    /// # use meshagent_document::Target;
+    /// # use meshagent_protocol::DocPath;
+    /// # use meshagent_protocol::SyncChunk;
+    /// # use meshagent_protocol::SyncOpenStart;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let connection = room.connection().await?;
+    /// # let start = SyncOpenStart::new(DocPath::parse("notes.document")?).to_content();
+    /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
+    /// # let mut elsewhere = MeshDocument::new(schema, 7);
+    /// # elsewhere.append_child(Target::Root, json!({ "body": { "text": "tea" } }), &mut || "id-1".to_owned())?;
+    /// # let update = SyncChunk::of_update(&elsewhere.encode_state());
+    /// let stream = connection.open_stream("sync", "open", start).await?;
+    /// // Several can be under way.
+    /// let mut first = stream.sender().begin(update.clone()).await?;
+    /// let mut second = stream.sender().begin(update).await?;
+    /// first.wait().await?;
+    /// second.wait().await?;
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn begin(&self, chunk: Content) -> Result<PendingAnswer, CallError> {
         let (reply, answer) = oneshot::channel();
         let command = Command::SendChunk {
@@ -160,6 +281,19 @@ impl StreamSender {
     }
 
     /// Says that no more chunks will be sent.
+    ///
+    /// ```
+    /// # use meshagent_protocol::DocPath;
+    /// # use meshagent_protocol::SyncOpenStart;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let connection = room.connection().await?;
+    /// # let start = SyncOpenStart::new(DocPath::parse("notes.document")?).to_content();
+    /// let mut stream = connection.open_stream("sync", "open", start).await?;
+    /// stream.sender().close().await;
+    /// while stream.recv().await?.is_some() {}
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn close(&self) {
         let stream = self.stream;
         // A driver that has ended has closed everything.
@@ -183,6 +317,29 @@ impl PendingAnswer {
     /// # Cancel safety
     ///
     /// Nothing is lost.
+    ///
+    /// ```
+    /// # use meshagent_document::MeshDocument;
+    /// # use meshagent_document::MeshSchema;
+    /// # use meshagent_document::Target;
+    /// # use meshagent_protocol::Content;
+    /// # use meshagent_protocol::DocPath;
+    /// # use meshagent_protocol::SyncChunk;
+    /// # use meshagent_protocol::SyncOpenStart;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let connection = room.connection().await?;
+    /// # let start = SyncOpenStart::new(DocPath::parse("notes.document")?).to_content();
+    /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
+    /// # let mut elsewhere = MeshDocument::new(schema, 7);
+    /// # elsewhere.append_child(Target::Root, json!({ "body": { "text": "tea" } }), &mut || "id-1".to_owned())?;
+    /// # let update = SyncChunk::of_update(&elsewhere.encode_state());
+    /// let stream = connection.open_stream("sync", "open", start).await?;
+    /// let mut pending = stream.sender().begin(update).await?;
+    /// assert_eq!(pending.wait().await?, Content::Empty);
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn wait(&mut self) -> Result<Content, CallError> {
         (&mut self.answer)
             .await

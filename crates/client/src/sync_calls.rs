@@ -27,6 +27,19 @@ impl SyncCalls {
     /// # Errors
     ///
     /// When the server refuses, for instance because the path is taken (code 1004).
+    ///
+    /// ```
+    /// # use meshagent_client::CallError;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let connection = room.connection().await?;
+    /// let json = json!({ "document": { "content": [{ "body": { "text": "tea" } }] } });
+    /// connection.sync().create("notes.document", Some(json), None).await?;
+    /// let again = connection.sync().create("notes.document", None, None).await;
+    /// assert!(matches!(again, Err(CallError::Refused { code: Some(1004), .. })));
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn create(
         &self,
         path: &str,
@@ -50,6 +63,17 @@ impl SyncCalls {
     /// # Errors
     ///
     /// When the server refuses, for instance because there is no document (code 1003).
+    ///
+    /// ```
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let connection = room.connection().await?;
+    /// connection.sync().create("notes.document", None, None).await?;
+    /// let json = connection.sync().describe("notes.document").await?;
+    /// assert_eq!(json, json!({ "document": { "content": [] } }));
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn describe(&self, path: &str) -> Result<Value, CallError> {
         let input = SyncDescribe::new(DocPath::parse(path)?);
         Ok(self.describe_with(&input).await?.json)
@@ -62,6 +86,20 @@ impl SyncCalls {
     /// # Errors
     ///
     /// As [`describe`](Self::describe).
+    ///
+    /// ```
+    /// # use meshagent_protocol::DocPath;
+    /// # use meshagent_protocol::SyncDescribe;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let connection = room.connection().await?;
+    /// connection.sync().create("notes.document", None, None).await?;
+    /// let mut input = SyncDescribe::new(DocPath::parse("notes.document")?);
+    /// input.with_version = true;
+    /// let described = connection.sync().describe_with(&input).await?;
+    /// assert!(described.version.is_some() && described.schema.is_none());
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn describe_with(&self, input: &SyncDescribe) -> Result<SyncDescribed, CallError> {
         let answer = self
             .room
@@ -76,6 +114,27 @@ impl SyncCalls {
     ///
     /// When the server refuses the patch: 1002 if it is malformed or breaks the schema, 1005 if a `test` failed
     /// or the document has another version, 1003 if there is no document, or the server has no such tool.
+    ///
+    /// ```
+    /// # use meshagent_client::CallError;
+    /// # use meshagent_protocol::DocPath;
+    /// # use meshagent_protocol::SyncPatch;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let connection = room.connection().await?;
+    /// connection.sync().create("notes.document", None, None).await?;
+    /// let tea = json!({ "body": { "text": "tea" } });
+    /// let add = json!({ "op": "add", "path": "/document/content/-", "value": tea });
+    /// let mut input = SyncPatch::new(DocPath::parse("notes.document")?, vec![add]);
+    /// let patched = connection.sync().patch(&input).await?;
+    /// assert!(patched.operations[0].changed);
+    /// // For a version that the document has no more.
+    /// input.if_version = Some("another".to_owned());
+    /// let refused = connection.sync().patch(&input).await;
+    /// assert!(matches!(refused, Err(CallError::Refused { code: Some(1005), .. })));
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn patch(&self, input: &SyncPatch) -> Result<SyncPatched, CallError> {
         let answer = self
             .room
@@ -89,6 +148,18 @@ impl SyncCalls {
     /// # Errors
     ///
     /// When the server refuses.
+    ///
+    /// ```
+    /// # use meshagent_protocol::DocPath;
+    /// # use meshagent_protocol::SyncOpenStart;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let connection = room.connection().await?;
+    /// let start = SyncOpenStart::new(DocPath::parse("notes.document")?);
+    /// let stream = connection.sync().open(&start).await?;
+    /// assert_eq!(stream.path(), "notes.document");
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn open(&self, start: &SyncOpenStart) -> Result<SyncStream, CallError> {
         let mut handle = self
             .room
@@ -130,17 +201,60 @@ pub struct SyncStream {
 
 impl SyncStream {
     /// The document's path, normalised.
+    ///
+    /// ```
+    /// # use meshagent_protocol::DocPath;
+    /// # use meshagent_protocol::SyncOpenStart;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let connection = room.connection().await?;
+    /// # let start = SyncOpenStart::new(DocPath::parse("/notes.document")?);
+    /// let stream = connection.sync().open(&start).await?;
+    /// assert_eq!(stream.path(), "notes.document");
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn path(&self) -> &str {
         &self.path
     }
 
     /// The document's schema.
+    ///
+    /// ```
+    /// # use meshagent_document::MeshSchema;
+    /// # use meshagent_protocol::DocPath;
+    /// # use meshagent_protocol::SyncOpenStart;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let connection = room.connection().await?;
+    /// # let start = SyncOpenStart::new(DocPath::parse("/notes.document")?);
+    /// let stream = connection.sync().open(&start).await?;
+    /// let schema = MeshSchema::from_json(stream.schema())?;
+    /// assert_eq!(schema, MeshSchema::builtin("document").ok_or("there is one")?);
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn schema(&self) -> &Value {
         &self.schema
     }
 
     /// The update that brings the replica up to date whose state vector was given to
     /// [`SyncCalls::open`]; empty if there is nothing to bring.
+    ///
+    /// ```
+    /// # use meshagent_document::MeshDocument;
+    /// # use meshagent_document::MeshSchema;
+    /// # use meshagent_protocol::DocPath;
+    /// # use meshagent_protocol::SyncOpenStart;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let connection = room.connection().await?;
+    /// # let start = SyncOpenStart::new(DocPath::parse("/notes.document")?);
+    /// let stream = connection.sync().open(&start).await?;
+    /// let mut document = MeshDocument::new(MeshSchema::from_json(stream.schema())?, 7);
+    /// document.apply_update(stream.state())?;
+    /// assert_eq!(document.to_json(false), json!({ "document": { "content": [] } }));
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn state(&self) -> &[u8] {
         &self.state
     }
@@ -155,6 +269,28 @@ impl SyncStream {
     /// # Cancel safety
     ///
     /// Nothing is lost.
+    ///
+    /// ```
+    /// # use meshagent_document::MeshDocument;
+    /// # use meshagent_document::MeshSchema;
+    /// # use meshagent_document::Target;
+    /// # use meshagent_protocol::DocPath;
+    /// # use meshagent_protocol::SyncOpenStart;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
+    /// # let mut elsewhere = MeshDocument::new(schema, 7);
+    /// # elsewhere.append_child(Target::Root, json!({ "body": { "text": "tea" } }), &mut || "id-1".to_owned())?;
+    /// # let update = elsewhere.encode_state();
+    /// # let connection = room.connection().await?;
+    /// # let start = SyncOpenStart::new(DocPath::parse("/notes.document")?);
+    /// let mut stream = connection.sync().open(&start).await?;
+    /// let other = connection.sync().open(&start).await?;
+    /// other.send(&update).await?;
+    /// assert!(stream.recv().await?.is_some());
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn recv(&mut self) -> Result<Option<Vec<u8>>, StreamEnd> {
         while let Some(chunk) = self.handle.recv().await? {
             match SyncOutput::parse(&chunk) {
@@ -173,6 +309,27 @@ impl SyncStream {
     /// # Errors
     ///
     /// When the server refuses the update, or the document is closed.
+    ///
+    /// ```
+    /// # use meshagent_document::MeshDocument;
+    /// # use meshagent_document::MeshSchema;
+    /// # use meshagent_document::Target;
+    /// # use meshagent_protocol::DocPath;
+    /// # use meshagent_protocol::SyncOpenStart;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
+    /// # let mut elsewhere = MeshDocument::new(schema, 7);
+    /// # elsewhere.append_child(Target::Root, json!({ "body": { "text": "tea" } }), &mut || "id-1".to_owned())?;
+    /// # let update = elsewhere.encode_state();
+    /// # let connection = room.connection().await?;
+    /// # let start = SyncOpenStart::new(DocPath::parse("/notes.document")?);
+    /// let stream = connection.sync().open(&start).await?;
+    /// let acknowledged = stream.send(&update).await?;
+    /// assert_eq!(acknowledged.notice, None);
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn send(&self, update: &[u8]) -> Result<Acknowledgement, CallError> {
         let notice = match self.handle.send(SyncChunk::of_update(update)).await? {
             Content::Json(notice) => Some(notice),
@@ -183,6 +340,28 @@ impl SyncStream {
 
     /// A way to send from elsewhere while this stream receives; the chunks are those of
     /// [`SyncChunk::of_update`].
+    ///
+    /// ```
+    /// # use meshagent_document::MeshDocument;
+    /// # use meshagent_document::MeshSchema;
+    /// # use meshagent_document::Target;
+    /// # use meshagent_protocol::DocPath;
+    /// # use meshagent_protocol::SyncChunk;
+    /// # use meshagent_protocol::SyncOpenStart;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
+    /// # let mut elsewhere = MeshDocument::new(schema, 7);
+    /// # elsewhere.append_child(Target::Root, json!({ "body": { "text": "tea" } }), &mut || "id-1".to_owned())?;
+    /// # let update = elsewhere.encode_state();
+    /// # let connection = room.connection().await?;
+    /// # let start = SyncOpenStart::new(DocPath::parse("/notes.document")?);
+    /// let stream = connection.sync().open(&start).await?;
+    /// let sender = stream.sender();
+    /// sender.send(SyncChunk::of_update(&update)).await?;
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn sender(&self) -> StreamSender {
         self.handle.sender()
     }
@@ -192,6 +371,18 @@ impl SyncStream {
     /// # Errors
     ///
     /// When the stream ended in another way.
+    ///
+    /// ```
+    /// # use meshagent_protocol::DocPath;
+    /// # use meshagent_protocol::SyncOpenStart;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let connection = room.connection().await?;
+    /// # let start = SyncOpenStart::new(DocPath::parse("/notes.document")?);
+    /// let stream = connection.sync().open(&start).await?;
+    /// stream.close().await?;
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn close(self) -> Result<(), StreamEnd> {
         self.handle.close().await
     }

@@ -68,6 +68,18 @@ impl SyncClient {
     /// # Errors
     ///
     /// When the server refuses, for instance because the path is taken (code 1004).
+    ///
+    /// ```
+    /// # use meshagent_client::CallError;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// let json = json!({ "document": { "content": [{ "body": { "text": "tea" } }] } });
+    /// room.sync().create("notes.document", Some(json), None).await?;
+    /// let again = room.sync().create("notes.document", None, None).await;
+    /// assert!(matches!(again, Err(CallError::Refused { code: Some(1004), .. })));
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn create(
         &self,
         path: &str,
@@ -84,6 +96,16 @@ impl SyncClient {
     /// # Errors
     ///
     /// When the server refuses, for instance because there is no document (code 1003).
+    ///
+    /// ```
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// room.sync().create("notes.document", None, None).await?;
+    /// let json = room.sync().describe("notes.document").await?;
+    /// assert_eq!(json, json!({ "document": { "content": [] } }));
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn describe(&self, path: &str) -> Result<Value, CallError> {
         self.room.connection().await?.sync().describe(path).await
     }
@@ -99,6 +121,18 @@ impl SyncClient {
     /// # Cancel safety
     ///
     /// When dropped, the document is not opened.
+    ///
+    /// ```
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// let document = room.sync().open("notes.document").await?;
+    /// let again = room.sync().open("notes.document").await?;
+    /// document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))?;
+    /// assert_eq!(again.to_json(), document.to_json());
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn open(&self, path: &str) -> Result<LiveDocument, OpenError> {
         self.open_with(path, &OpenOptions::default()).await
     }
@@ -112,6 +146,20 @@ impl SyncClient {
     /// # Cancel safety
     ///
     /// When dropped, the document is not opened.
+    ///
+    /// ```
+    /// # use meshagent_client::OpenError;
+    /// # use meshagent_client::OpenOptions;
+    /// # meshagent_testing::in_room(async |room| {
+    /// let options = OpenOptions {
+    ///     create: false,
+    ///     ..OpenOptions::default()
+    /// };
+    /// let missing = room.sync().open_with("notes.document", &options).await;
+    /// assert!(matches!(missing, Err(OpenError::Ended(_))));
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn open_with(
         &self,
         path: &str,
@@ -131,6 +179,18 @@ impl SyncClient {
     /// # Errors
     ///
     /// When something can't be saved.
+    ///
+    /// ```
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// let document = room.sync().open("notes.document").await?;
+    /// document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))?;
+    /// room.sync().close("notes.document").await?;
+    /// assert!(document.is_saved());
+    /// # Ok(())
+    /// # });
+    /// ```
     pub async fn close(&self, path: &str) -> Result<(), SaveError> {
         let Some(shared) = self.shared(path) else {
             return Ok(());
@@ -145,8 +205,30 @@ impl SyncClient {
     /// # Errors
     ///
     /// When the document is not open, or the bytes are no update.
+    ///
+    /// ```
+    /// # use meshagent_client::SyncError;
+    /// # use meshagent_document::MeshDocument;
+    /// # use meshagent_document::MeshSchema;
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
+    /// # let mut elsewhere = MeshDocument::new(schema, 7);
+    /// # elsewhere.append_child(Target::Root, json!({ "body": { "text": "tea" } }), &mut || "id-1".to_owned())?;
+    /// # let update = elsewhere.encode_state();
+    /// assert!(matches!(room.sync().sync("notes.document", &update), Err(SyncError::NotOpen)));
+    /// let document = room.sync().open("notes.document").await?;
+    /// room.sync().sync("notes.document", &update)?;
+    /// assert_eq!(document.read(|d| d.root().child_count()), 1);
+    /// room.sync().close("notes.document").await?;
+    /// assert!(matches!(room.sync().sync("notes.document", &update), Err(SyncError::NotOpen)));
+    /// # Ok(())
+    /// # });
+    /// ```
     pub fn sync(&self, path: &str, data: &[u8]) -> Result<(), SyncError> {
-        let shared = self.shared(path).ok_or(SyncError::NotOpen)?;
+        let shared = self.shared(path).filter(|shared| !shared.is_abandoned());
+        let shared = shared.ok_or(SyncError::NotOpen)?;
         shared.adopt(data.to_vec())?;
         Ok(())
     }

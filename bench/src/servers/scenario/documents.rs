@@ -21,9 +21,9 @@ const PARTICIPANTS: usize = 2;
 const AT_ONCE: usize = 32;
 const DRAIN: Duration = Duration::from_secs(5);
 /// What opening left behind is small after half of it.
-const BRIEFLY: Duration = Duration::from_secs(4);
-/// Allocators give memory back late: jemalloc within ten seconds.
-pub(super) const SETTLE: Duration = Duration::from_secs(11);
+const BRIEFLY: Duration = Duration::from_secs(3);
+/// Allocators give memory back late.
+pub(super) const SETTLE: Duration = Duration::from_secs(6);
 
 /// What many documents took.
 #[derive(Clone, Copy, Debug)]
