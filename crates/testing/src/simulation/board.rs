@@ -13,6 +13,9 @@ use super::random::Random;
 /// Above this many elements edits delete more than they insert.
 const CROWDED: usize = 40;
 
+/// More clients than a run has.
+const MOST_CLIENTS: u64 = 16;
+
 /// The schema of all documents.
 static SCHEMA: LazyLock<MeshSchema> = LazyLock::new(|| build(false));
 /// The same with room for what breaks it: what a program thinks that was written for another version.
@@ -44,8 +47,13 @@ fn build(lax: bool) -> MeshSchema {
         tags.push("scrap");
         note = note.property(ValueProperty::new("odd", SimpleValue::String));
     }
+    let mut board = ElementType::new("board").property(ChildProperty::new("items", tags.clone()));
+    for client in 1..=MOST_CLIENTS {
+        let seal = ValueProperty::new(seal_name(client), SimpleValue::Number);
+        board = board.property(seal);
+    }
     let mut elements = vec![
-        ElementType::new("board").property(ChildProperty::new("items", tags.clone())),
+        board,
         ElementType::new("section")
             .property(ValueProperty::new("title", SimpleValue::String))
             .property(ChildProperty::new("items", tags)),
@@ -56,6 +64,17 @@ fn build(lax: bool) -> MeshSchema {
         elements.push(ElementType::new("scrap"));
     }
     MeshSchema::new("board", elements).expect("the tags above are all there")
+}
+
+/// The attribute of the root that only this client's patches set.
+pub(super) fn seal_name(client: u64) -> String {
+    format!("sealed{client}")
+}
+
+/// What this client's patches have set it to; 0 if nothing.
+pub(super) fn seal(document: &MeshDocument, client: u64) -> u64 {
+    let seal = document.root().attribute(&seal_name(client));
+    seal.and_then(|value| value.as_u64()).unwrap_or_default()
 }
 
 /// An empty replica of somebody who keeps to the schema.

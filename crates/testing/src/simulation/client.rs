@@ -1,6 +1,8 @@
 //! The programs at the other end: models of the published SDKs, of a client that keeps what was not acknowledged,
 //! our own client's replica, readers, and those who may not write and try.
 
+mod patches;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Deref;
 
@@ -13,6 +15,7 @@ use meshagent_protocol::{
 };
 use serde_json::{Value, json};
 
+use self::patches::Patches;
 use super::board;
 use super::random::Random;
 use super::record::{Place, Record};
@@ -90,6 +93,7 @@ pub(super) struct Client {
     elements: u64,
     session: Option<Session>,
     documents: BTreeMap<String, Document>,
+    patches: BTreeMap<String, Patches>,
 }
 
 /// A document as this client has it.
@@ -166,6 +170,7 @@ impl Client {
             elements: 0,
             session: None,
             documents,
+            patches: BTreeMap::new(),
         }
     }
 
@@ -192,6 +197,9 @@ impl Client {
         let Some(session) = self.session.take() else {
             return;
         };
+        for patches in self.patches.values_mut() {
+            patches.is_unsure |= std::mem::take(&mut patches.is_waiting);
+        }
         for asked in session.waiting() {
             if let Asked::Update {
                 path,
@@ -263,6 +271,7 @@ impl Client {
         };
         match asked {
             Asked::Call | Asked::Close => Ok(()),
+            Asked::Patch(sealing) => self.patch_answered(&sealing, content, context),
             Asked::Invoke { path } | Asked::Start { path } => {
                 if code.is_some()
                     && let Some(document) = self.documents.get_mut(&path)
@@ -618,6 +627,7 @@ impl Client {
             11 if is_open && self.manner == Manner::Careful => self.send_twice(&path, context),
             12 if is_ready => self.delete_or_move(context),
             13 if is_ready => self.look_around(&path),
+            14..16 if is_ready => self.patch(&path, context),
             10..40 if self.manner != Manner::Witness && has_replica => self.edit(&path, context),
             _ => {}
         }

@@ -22,6 +22,16 @@ pub(super) struct Record {
     /// Replicas that may not write: nothing of theirs may get in.
     intruders: BTreeSet<u64>,
     refused: Vec<(Place, Vec<u8>)>,
+    /// Of each document, by client, what its patches have set.
+    seals: BTreeMap<Place, BTreeMap<u64, Seal>>,
+}
+
+/// What one client's patches of a document have come to.
+#[derive(Debug, Default)]
+struct Seal {
+    acknowledged: u64,
+    /// Those that nobody knows the fate of.
+    open: BTreeSet<u64>,
 }
 
 impl Record {
@@ -62,8 +72,46 @@ impl Record {
         }
     }
 
+    /// A patch was sent that may be applied.
+    pub(super) fn seal_sent(&mut self, place: &Place, client: u64, number: u64) {
+        self.seal(place, client).open.insert(number);
+    }
+
+    /// It was answered: it is safe, or it was not done.
+    pub(super) fn seal_answered(&mut self, place: &Place, client: u64, number: u64, applied: bool) {
+        let seal = self.seal(place, client);
+        seal.open.remove(&number);
+        if applied {
+            seal.acknowledged = number;
+        }
+    }
+
+    fn seal(&mut self, place: &Place, client: u64) -> &mut Seal {
+        let seals = self.seals.entry(place.clone()).or_default();
+        seals.entry(client).or_default()
+    }
+
+    /// Each client's last patch is there, and none that was refused.
+    fn check_seals(&self, store: &dyn Store) -> Result<(), String> {
+        for (place, seals) in &self.seals {
+            let stored = load(store, place)?;
+            for (client, seal) in seals {
+                let number = stored
+                    .as_ref()
+                    .map_or(0, |document| board::seal(document, *client));
+                if number != seal.acknowledged && !seal.open.contains(&number) {
+                    return Err(format!(
+                        "{place:?} shows patch {number} of client {client}, and should show {seal:?}"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Compares with what a server would load now.
     pub(super) fn check(&self, store: &dyn Store) -> Result<(), String> {
+        self.check_seals(store)?;
         for (place, promised) in &self.promised {
             let mut stored = load(store, place)?
                 .ok_or_else(|| format!("{place:?} is gone, and somebody has seen it"))?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use meshagent_protocol::{
     ClientToServer, Content, Control, Envelope, Invoke, MessageId, PacketLimits, PacketReader,
-    ServerToClient,
+    ServerToClient, SyncPatch,
 };
 
 /// The id under which bytes are sent that are no request.
@@ -29,8 +29,33 @@ pub(super) enum Asked {
         /// What the replica of our client calls it.
         number: u64,
     },
+    /// To change a document by a patch.
+    Patch(Sealing),
     /// To end the call.
     Close,
+}
+
+/// A patch that sets the attribute that is only this client's.
+#[derive(Clone, Debug)]
+pub(super) struct Sealing {
+    pub(super) path: String,
+    /// What to.
+    pub(super) number: u64,
+    pub(super) condition: Condition,
+}
+
+/// What a patch depends on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Condition {
+    Nothing,
+    /// The document has the version of the patch before.
+    SameVersion,
+    /// It has one that no document ever has.
+    WrongVersion,
+    /// The attribute is what the patch before has set it to.
+    SameSeal,
+    /// The patch is only checked.
+    DryRun,
 }
 
 /// Why an update was sent.
@@ -97,6 +122,11 @@ impl Session {
 
     pub(super) fn call(&mut self, toolkit: &str, tool: &str, arguments: Content) -> u64 {
         self.invoke(toolkit, tool, arguments, None, Asked::Call)
+    }
+
+    pub(super) fn patch(&mut self, patch: &SyncPatch, sealing: Sealing) {
+        let asked = Asked::Patch(sealing);
+        self.invoke("sync", "patch", patch.to_content(), None, asked);
     }
 
     /// Begins a streamed call and returns its id.

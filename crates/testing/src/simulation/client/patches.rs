@@ -1,0 +1,144 @@
+//! Patches that a client asks the server for. Each leaves a number in an attribute that only this client's patches
+//! set, so that it can be told which of them were done.
+
+use meshagent_protocol::{Content, DocPath, SyncPatch, SyncPatched};
+use serde_json::json;
+
+use super::{Client, Context, DENIED, INVALID, is_scratch};
+use crate::simulation::board;
+use crate::simulation::random::Random;
+use crate::simulation::session::{Condition, Sealing};
+
+const CONFLICT: i64 = 1005;
+
+/// The patches that a client asks for, of one document. The next follows when the one before was answered.
+#[derive(Debug, Default)]
+pub(super) struct Patches {
+    /// Of the last one.
+    number: u64,
+    pub(super) is_waiting: bool,
+    /// The answer to one was lost, so that it may still be applied.
+    pub(super) is_unsure: bool,
+    /// The last one that was.
+    applied: u64,
+    /// The version that it made.
+    version: Option<String>,
+}
+
+impl Patches {
+    fn condition(&self, random: &mut Random) -> Condition {
+        match random.below(8) {
+            0 => Condition::DryRun,
+            1 => Condition::WrongVersion,
+            2 if self.version.is_some() => Condition::SameVersion,
+            3..5 if self.applied > 0 && !self.is_unsure => Condition::SameSeal,
+            _ => Condition::Nothing,
+        }
+    }
+}
+
+impl Client {
+    /// Asks the server for a patch that leaves a number, one after the other.
+    pub(super) fn patch(&mut self, path: &str, context: &mut Context<'_>) {
+        let (Some(session), Ok(doc_path)) = (&mut self.session, DocPath::parse(path)) else {
+            return;
+        };
+        let patches = self.patches.entry(path.to_owned()).or_default();
+        if patches.is_waiting {
+            return;
+        }
+        let condition = patches.condition(&mut self.random);
+        patches.number += 1;
+        patches.is_waiting = true;
+        let place = format!("/board/{}", board::seal_name(self.number));
+        let mut operations = vec![json!({"op": "add", "path": place, "value": patches.number})];
+        if condition == Condition::SameSeal {
+            let test = json!({"op": "test", "path": place, "value": patches.applied});
+            operations.insert(0, test);
+        }
+        let mut patch = SyncPatch::new(doc_path, operations);
+        patch.dry_run = condition == Condition::DryRun;
+        patch.if_version = match condition {
+            Condition::SameVersion => patches.version.clone(),
+            Condition::WrongVersion => Some("of another document".to_owned()),
+            _ => None,
+        };
+        let may_be_applied = !matches!(condition, Condition::DryRun | Condition::WrongVersion);
+        if may_be_applied && self.manner.may_write() && !is_scratch(path) {
+            let place = (self.room.clone(), path.to_owned());
+            context
+                .record
+                .seal_sent(&place, self.number, patches.number);
+        }
+        let sealing = Sealing {
+            path: path.to_owned(),
+            number: patches.number,
+            condition,
+        };
+        session.patch(&patch, sealing);
+    }
+
+    pub(super) fn patch_answered(
+        &mut self,
+        sealing: &Sealing,
+        content: &Content,
+        context: &mut Context<'_>,
+    ) -> Result<(), String> {
+        let wrong = |what: &str| {
+            let name = &self.name;
+            Err(format!("{name}: {sealing:?} {what}: {content:?}"))
+        };
+        let Some(patches) = self.patches.get_mut(&sealing.path) else {
+            return Ok(());
+        };
+        patches.is_waiting = false;
+        let is_scratch = is_scratch(&sealing.path);
+        let place = (self.room.clone(), sealing.path.clone());
+        let (number, condition) = (sealing.number, sealing.condition);
+        if let Content::Error { code, .. } = content {
+            let code = code.unwrap_or_default();
+            context
+                .totals
+                .add(&format!("patches refused with {code}"), 1);
+            let is_expected = match code {
+                DENIED => !self.manner.may_write(),
+                CONFLICT => matches!(condition, Condition::SameVersion | Condition::WrongVersion),
+                INVALID => context.may_be_full,
+                _ => true,
+            };
+            if !is_expected && !is_scratch {
+                return wrong("was refused");
+            }
+            if !is_scratch {
+                context
+                    .record
+                    .seal_answered(&place, self.number, number, false);
+            }
+            return Ok(());
+        }
+        if !self.manner.may_write() {
+            return wrong("was not denied");
+        }
+        let Ok(answer) = SyncPatched::parse(content) else {
+            return wrong("was answered with something else");
+        };
+        let is_applied = answer.operations.last().is_some_and(|one| one.changed);
+        let is_dry = condition == Condition::DryRun;
+        if !is_applied || answer.dry_run != is_dry || condition == Condition::WrongVersion {
+            return wrong("should not be answered so");
+        }
+        if is_dry {
+            context.totals.add("patches checked", 1);
+            return Ok(());
+        }
+        context.totals.add("patches applied", 1);
+        if !is_scratch {
+            patches.applied = number;
+            patches.version = Some(answer.version);
+            context
+                .record
+                .seal_answered(&place, self.number, number, true);
+        }
+        Ok(())
+    }
+}
