@@ -1,9 +1,10 @@
 //! `meshagent room sync watch` and `edit`.
 
-use std::fs;
-use std::io::{BufRead as _, BufReader, Lines};
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Lines, Read as _, Write as _};
 use std::process::{Child, ChildStdout, Stdio};
 
+use rustix::pty::{self, OpenptFlags};
 use serde_json::{Value, json};
 
 use crate::room::{Home, PLAN, refused};
@@ -176,4 +177,90 @@ fn what_the_schema_forbids_is_said_and_kept() {
     refused(&edit(&home, "exit 3"), 1, &["the editor ended with"]);
     let mut command = home.command(&["sync", "edit", "plan"]);
     refused(&crate::run(&mut command), 2, &["there is no editor"]);
+}
+
+/// What the editor does: something that the schema forbids, and then something that it allows.
+const SECOND_THOUGHTS: &str = r#"if [ -e tried ]
+then sed -i 's/7/"tea"/' "$1"
+else touch tried && sed -i 's/"milk"/7/' "$1"
+fi"#;
+
+/// Where `edit` asks, and a person answers.
+struct AtTerminal {
+    child: Child,
+    person: File,
+}
+
+impl AtTerminal {
+    fn edit(home: &Home) -> Self {
+        let terminal = pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        pty::grantpt(&terminal).unwrap();
+        pty::unlockpt(&terminal).unwrap();
+        let name = pty::ptsname(&terminal, Vec::new()).unwrap();
+        let input = File::open(name.to_str().unwrap()).unwrap();
+        fs::write(home.path().join("editor"), SECOND_THOUGHTS).unwrap();
+        let mut command = home.command(&["sync", "edit", "plan"]);
+        command
+            .env("EDITOR", "sh ./editor")
+            .env("TMPDIR", home.path())
+            .stdin(input)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Self {
+            child: command.spawn().unwrap(),
+            person: terminal.into(),
+        }
+    }
+
+    /// Types this when it is asked, and returns how the command ended.
+    fn answer(mut self, typed: &str) -> crate::Ran {
+        const QUESTION: &str = "Enter opens the editor again";
+        let mut stderr = self.child.stderr.take().unwrap();
+        let mut said = String::new();
+        let mut byte = [0];
+        while !said.ends_with(QUESTION) {
+            let read = stderr.read(&mut byte).unwrap();
+            assert_eq!(read, 1, "it ended without a question: {said}");
+            said.push(char::from(byte[0]));
+        }
+        self.person.write_all(typed.as_bytes()).unwrap();
+        stderr.read_to_string(&mut said).unwrap();
+        let mut stdout = String::new();
+        let mut out = self.child.stdout.take().unwrap();
+        out.read_to_string(&mut stdout).unwrap();
+        crate::Ran {
+            code: self.child.wait().unwrap().code(),
+            stdout,
+            stderr: said,
+        }
+    }
+}
+
+#[test]
+fn a_person_may_go_on_editing_what_the_schema_forbids() {
+    let home = Home::new();
+    home.create("plan");
+    let ran = AtTerminal::edit(&home).answer("\n");
+    assert_eq!(ran.stdout, "Updated document at plan\n", "{}", ran.stderr);
+    assert_eq!(ran.code, Some(0));
+    assert!(
+        ran.stderr.contains("/doc/children/0/item/s"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(home.get("plan"), PLAN.replace("milk", "tea"));
+
+    fs::remove_file(home.path().join("tried")).unwrap();
+    home.done(&[
+        "sync",
+        "update",
+        "plan",
+        "--patch",
+        r#"[{"op": "replace", "path": "/doc/children/0/item/s", "value": "milk"}]"#,
+    ]);
+    let end_of_file = "\x04";
+    let ran = AtTerminal::edit(&home).answer(end_of_file);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""));
+    assert!(ran.stderr.contains("nothing was changed"), "{}", ran.stderr);
+    assert_eq!(home.get("plan"), PLAN);
 }
