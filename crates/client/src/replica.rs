@@ -37,7 +37,7 @@ struct Unsaved {
     number: u64,
     update: Vec<u8>,
     is_sent: bool,
-    /// Whether it repeats what others may have sent, because the server lacks it.
+    /// Whether it repeats what was sent before, because the server lacks it. It counts as what waits for it, too.
     is_fill: bool,
 }
 
@@ -230,10 +230,18 @@ impl Replica {
             return None;
         }
         let first = self.unsaved.iter().position(|one| !one.is_sent)?;
-        let mut bytes = 0;
+        let (mut bytes, mut last) = (0, None);
         let run = self.unsaved.iter().skip(first).take_while(|one| {
             bytes += one.update.len();
-            !one.is_sent && !one.is_fill && !deletes(&one.update) && bytes <= MERGED_BYTES
+            // One between them that the server has, but can't show, may wait for the first of them.
+            let follows = last
+                .replace(one.number)
+                .is_none_or(|last| last + 1 == one.first);
+            follows
+                && !one.is_sent
+                && !one.is_fill
+                && !deletes(&one.update)
+                && bytes <= MERGED_BYTES
         });
         let run = run.count();
         if run > 1 {
@@ -314,8 +322,11 @@ impl Replica {
     /// ```
     pub fn fill_gap(&mut self, number: u64, state_vector: &[u8]) -> Result<bool, DecodeError> {
         let missing = self.document.encode_diff(state_vector)?;
+        let waiting = self.unsaved.iter().find(|one| one.number == number);
+        let first = waiting.map_or(self.next, |one| one.first);
         self.forget(number);
-        if self.unsaved.iter().any(|one| one.is_fill) {
+        if let Some(fill) = self.unsaved.iter_mut().find(|one| one.is_fill) {
+            fill.first = fill.first.min(first);
             return Ok(true);
         }
         if self.fills == FILLS {
@@ -323,6 +334,9 @@ impl Replica {
         }
         self.fills += 1;
         self.keep(missing, true);
+        if let Some(fill) = self.unsaved.back_mut() {
+            fill.first = first;
+        }
         Ok(true)
     }
 
@@ -370,8 +384,9 @@ impl Replica {
         for one in &mut self.unsaved {
             one.is_sent = false;
         }
-        // The server will say anew what it lacks.
-        self.unsaved.retain(|one| !one.is_fill);
+        // What others wait for comes first.
+        let edits = self.unsaved.make_contiguous();
+        edits.sort_by_key(|one| !one.is_fill);
     }
 
     /// Goes on with another document, which has what the server has and nothing else. Kept edits that fit it are taken
@@ -398,6 +413,11 @@ impl Replica {
         let mut lost = 0;
         self.unsent();
         self.unsaved.retain(|one| {
+            // A fill would bring back what was refused.
+            if one.is_fill {
+                lost += 1;
+                return false;
+            }
             let fits = matches!(
                 document.classify(&one.update),
                 Ok(UpdateKind::New | UpdateKind::Contained)
@@ -473,10 +493,10 @@ impl Replica {
         self.unsaved.is_empty()
     }
 
-    /// The kept edits with a number beyond this one, and their numbers.
+    /// What is kept with a number beyond this one, and the numbers.
     pub(crate) fn edits_after(&self, number: u64) -> impl Iterator<Item = (u64, &[u8])> {
         let edits = self.unsaved.iter();
-        let edits = edits.filter(move |one| one.number > number && !one.is_fill);
+        let edits = edits.filter(move |one| one.number > number);
         edits.map(|one| (one.number, &one.update[..]))
     }
 

@@ -1,7 +1,7 @@
 //! What is kept until it is acknowledged, merged, sent again, given up: without a server.
 
 use meshagent_client::{Outgoing, Replica};
-use meshagent_document::{MeshDocument, MeshSchema, Target};
+use meshagent_document::{MeshDocument, MeshSchema, Target, UpdateKind};
 use serde_json::json;
 
 fn document(client_id: u64) -> MeshDocument {
@@ -121,6 +121,51 @@ fn a_gap_is_filled_with_what_the_server_lacks() {
         assert!(fills < 100);
     }
     assert!(replica.fill_gap(99, b"nonsense").is_err());
+}
+
+#[test]
+fn edits_with_another_between_them_are_not_merged() {
+    let mut replica = Replica::new(document(1));
+    let [one, two, three] = ["one", "two", "three"].map(|text| {
+        append(&mut replica, text);
+        sent(&mut replica).remove(0)
+    });
+    // The disk failed for the first, and not for the second, which waits for the first.
+    replica.acknowledged(two.number);
+    replica.unsent();
+    // Together they would wait for the second, which waits for them, where little may wait.
+    assert_eq!(sent(&mut replica), [one, three]);
+}
+
+#[test]
+fn a_fill_is_sent_again_and_first() {
+    let mut replica = Replica::new(document(1));
+    let [lost, next] = ["lost", "next"].map(|text| {
+        append(&mut replica, text);
+        sent(&mut replica).remove(0)
+    });
+    replica.acknowledged(lost.number);
+    let mut server = document(2);
+    server.apply_update(&next.update).unwrap();
+    let vector = server.state_vector();
+    assert!(replica.fill_gap(next.number, &vector).unwrap());
+    append(&mut replica, "later");
+    assert_eq!(sent(&mut replica).len(), 2);
+    replica.unsent();
+    assert_eq!(
+        replica.saved_number(),
+        lost.number,
+        "what waits is not saved"
+    );
+    let again = sent(&mut replica);
+    for one in &again {
+        let kind = server.classify(&one.update).unwrap();
+        assert_eq!(kind, UpdateKind::New, "nothing has to wait any more");
+        server.apply_update(&one.update).unwrap();
+        replica.acknowledged(one.number);
+    }
+    assert_eq!(texts(&server), ["lost", "next", "later"]);
+    assert_eq!(replica.saved_number(), replica.last_number());
 }
 
 #[test]
