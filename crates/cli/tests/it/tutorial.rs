@@ -62,7 +62,7 @@ fn each_command_does_what_the_page_says() {
         script.push_str(&step.command);
         // What is started in the background has to be there when the next command changes something.
         if step.command.ends_with('&') {
-            script.push_str("\nuntil grep -q connected seen.jsonl; do sleep 0.05; done; (exit 0)");
+            script.push_str("\nuntil grep -qs connected seen.jsonl; do sleep 0.05; done; (exit 0)");
         }
         script.push_str("\ncode=$?; echo; echo '=== done'; (exit $code)\n");
     }
