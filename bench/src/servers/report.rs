@@ -87,6 +87,7 @@ pub struct Table {
     pub title: String,
     rows: Vec<(Figure, Vec<(Peer, Values)>)>,
     notes: Vec<String>,
+    given_up: Vec<Peer>,
 }
 
 impl Table {
@@ -97,6 +98,7 @@ impl Table {
             title,
             rows: Vec::new(),
             notes: Vec::new(),
+            given_up: Vec::new(),
         }
     }
 
@@ -124,6 +126,20 @@ impl Table {
         if !self.notes.contains(&text) {
             self.notes.push(text);
         }
+    }
+
+    /// A server has failed in a turn, and gets no more of them.
+    pub fn give_up(&mut self, peer: Peer, why: &str) {
+        self.note(format!(
+            "{}: failed in a turn ({why}), and was not measured again.",
+            peer.name()
+        ));
+        self.given_up.push(peer);
+    }
+
+    /// Whether it did.
+    pub fn has_given_up(&self, peer: Peer) -> bool {
+        self.given_up.contains(&peer)
     }
 
     /// A figure's median for a server.

@@ -342,6 +342,19 @@ async fn fan_out(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> Result<()
     Ok(())
 }
 
+/// What another server does not manage is said below the table. Ours has to manage everything, and so do all when the
+/// question is whether this program works.
+fn settle(plan: &Plan, table: &mut Table, peer: Peer, turn: Result<()>) -> Result<()> {
+    match turn {
+        Err(error) if peer != Peer::Ours && !plan.is_short => {
+            tell(&format!("{error:#}"));
+            table.give_up(peer, &format!("{error:#}"));
+            Ok(())
+        }
+        turn => turn,
+    }
+}
+
 fn bottleneck(peer: Peer) -> String {
     format!(
         "{}: the generator took {BUSY} of its core or more, so the figure may be the generator's.",
@@ -357,42 +370,51 @@ async fn documents(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> Result<
     let table = outcome.table("documents", title);
     for _ in 0..plan.runs() {
         for peer in plan.peers.iter().copied() {
-            tell(peer.name());
-            let data = TempDir::new()?;
-            let (running, gauge) = stage::start(tools, peer, data.path())?;
-            let found = documents::measure(peer, running.address, gauge, count, duration).await?;
-            for (figure, value) in [
-                (Figure::drawn("p50", Unit::Milliseconds), found.p50),
-                (Figure::drawn("p99", Unit::Milliseconds), found.p99),
-                (
-                    Figure::new("delivered of what was sent", Unit::Ratio),
-                    found.share,
-                ),
-                (
-                    Figure::drawn("server's share of its core", Unit::Ratio),
-                    found.server,
-                ),
-                (
-                    Figure::new("generator's share of its core", Unit::Ratio),
-                    found.generator,
-                ),
-                (
-                    Figure::drawn("memory of a document with its two connections", Unit::Bytes),
-                    found.bytes_per_document,
-                ),
-            ] {
-                table.add(peer, figure, value);
+            if table.has_given_up(peer) {
+                continue;
             }
-            if found.generator >= BUSY {
-                table.note(bottleneck(peer));
-            }
-            if peer == Peer::Ours {
+            let turn = async {
+                tell(peer.name());
                 let data = TempDir::new()?;
                 let (running, gauge) = stage::start(tools, peer, data.path())?;
-                let alone = documents::bytes_alone(&running, gauge, count).await?;
-                table.add(peer, ALONE, alone);
-                table.add(peer, IN_YRS, documents::bytes_in_yrs()?);
-            }
+                let found =
+                    documents::measure(peer, running.address, gauge, count, duration).await?;
+                for (figure, value) in [
+                    (Figure::drawn("p50", Unit::Milliseconds), found.p50),
+                    (Figure::drawn("p99", Unit::Milliseconds), found.p99),
+                    (
+                        Figure::new("delivered of what was sent", Unit::Ratio),
+                        found.share,
+                    ),
+                    (
+                        Figure::drawn("server's share of its core", Unit::Ratio),
+                        found.server,
+                    ),
+                    (
+                        Figure::new("generator's share of its core", Unit::Ratio),
+                        found.generator,
+                    ),
+                    (
+                        Figure::drawn("memory of a document with its two connections", Unit::Bytes),
+                        found.bytes_per_document,
+                    ),
+                ] {
+                    table.add(peer, figure, value);
+                }
+                if found.generator >= BUSY {
+                    table.note(bottleneck(peer));
+                }
+                if peer == Peer::Ours {
+                    let data = TempDir::new()?;
+                    let (running, gauge) = stage::start(tools, peer, data.path())?;
+                    let alone = documents::bytes_alone(&running, gauge, count).await?;
+                    table.add(peer, ALONE, alone);
+                    table.add(peer, IN_YRS, documents::bytes_in_yrs()?);
+                }
+                anyhow::Ok(())
+            };
+            let turn = turn.await;
+            settle(plan, table, peer, turn)?;
         }
     }
     let memory = [ALONE, IN_YRS].map(|figure| table.median(figure.name, Peer::Ours));
@@ -420,16 +442,24 @@ async fn idle(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> Result<()> {
     let memory = CONNECTION;
     for _ in 0..plan.runs() {
         for peer in plan.peers.iter().copied() {
-            tell(peer.name());
-            let data = TempDir::new()?;
-            let (running, gauge) = stage::start(tools, peer, data.path())?;
-            let found = idle::measure(peer, running.address, gauge, count).await?;
-            table.add(peer, memory, found.bytes_per_connection);
-            let connects = Figure::drawn("connects per second", Unit::PerSecond);
-            table.add(peer, connects, found.connects_per_second);
-            if found.generator >= BUSY {
-                table.note(bottleneck(peer));
+            if table.has_given_up(peer) {
+                continue;
             }
+            let turn = async {
+                tell(peer.name());
+                let data = TempDir::new()?;
+                let (running, gauge) = stage::start(tools, peer, data.path())?;
+                let found = idle::measure(peer, running.address, gauge, count).await?;
+                table.add(peer, memory, found.bytes_per_connection);
+                let connects = Figure::drawn("connects per second", Unit::PerSecond);
+                table.add(peer, connects, found.connects_per_second);
+                if found.generator >= BUSY {
+                    table.note(bottleneck(peer));
+                }
+                anyhow::Ok(())
+            };
+            let turn = turn.await;
+            settle(plan, table, peer, turn)?;
         }
     }
     if let Some(bytes) = table.median(memory.name, Peer::Ours)
@@ -453,33 +483,43 @@ async fn join(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> Result<()> {
     let table = outcome.table("join", title);
     for _ in 0..plan.runs() {
         for peer in plan.peers.iter().copied() {
-            tell(peer.name());
-            let data = TempDir::new()?;
-            if peer == Peer::Relay {
-                // It keeps no documents: it sends what ours sends, without knowing what it is.
-                fs::write(data.path().join("state"), base64_of(&state))?;
+            if table.has_given_up(peer) {
+                continue;
             }
-            let (running, _) = stage::start(tools, peer, data.path())?;
-            if peer != Peer::Relay {
-                make(peer, running.address, DOCUMENT, state.clone()).await?;
-                // So that those that store late have stored.
-                tokio::time::sleep(peer.storing()).await;
-            }
-            drop(running);
-            for joiners in [1, many] {
-                let (running, gauge) = stage::start(tools, peer, data.path())?;
-                let address = running.address;
-                let cold = join::measure(peer, address, gauge, DOCUMENT, joiners, least).await?;
-                let warm = join::measure(peer, address, gauge, DOCUMENT, joiners, least).await?;
-                for (what, found) in [("cold", &cold), ("warm", &warm)] {
-                    let (time, peak) = join_figures(what, joiners > 1);
-                    table.add(peer, time, found.took.as_secs_f64() * 1e3);
-                    table.add(peer, peak, found.peak as f64);
-                    if joiners > 1 && found.generator >= BUSY {
-                        table.note(bottleneck(peer));
+            let turn = async {
+                tell(peer.name());
+                let data = TempDir::new()?;
+                if peer == Peer::Relay {
+                    // It keeps no documents: it sends what ours sends, without knowing what it is.
+                    fs::write(data.path().join("state"), base64_of(&state))?;
+                }
+                let (running, _) = stage::start(tools, peer, data.path())?;
+                if peer != Peer::Relay {
+                    let _made = make(peer, running.address, DOCUMENT, state.clone()).await?;
+                    // So that those that store late have stored.
+                    tokio::time::sleep(peer.storing()).await;
+                }
+                drop(running);
+                for joiners in [1, many] {
+                    let (running, gauge) = stage::start(tools, peer, data.path())?;
+                    let address = running.address;
+                    let cold =
+                        join::measure(peer, address, gauge, DOCUMENT, joiners, least).await?;
+                    let warm =
+                        join::measure(peer, address, gauge, DOCUMENT, joiners, least).await?;
+                    for (what, found) in [("cold", &cold), ("warm", &warm)] {
+                        let (time, peak) = join_figures(what, joiners > 1);
+                        table.add(peer, time, found.took.as_secs_f64() * 1e3);
+                        table.add(peer, peak, found.peak as f64);
+                        if joiners > 1 && found.generator >= BUSY {
+                            table.note(bottleneck(peer));
+                        }
                     }
                 }
-            }
+                anyhow::Ok(())
+            };
+            let turn = turn.await;
+            settle(plan, table, peer, turn)?;
         }
     }
     let (time, peak) = join_figures("warm", true);
@@ -534,36 +574,44 @@ async fn durability(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> Result
             .copied()
             .filter(|peer| *peer != Peer::Relay)
         {
-            let mut sum = durability::Durability::default();
-            for kill in 0..kills {
-                let data = TempDir::new()?;
-                // Not always at the same distance from what a server does by the clock.
-                let writing = Duration::from_millis(1500 + 370 * kill);
-                let found = durability::measure(tools, peer, data.path(), writing).await?;
-                sum.seen += found.seen;
-                sum.lost += found.lost;
-                sum.acknowledged += found.acknowledged;
-                sum.lost_acknowledged += found.lost_acknowledged;
+            if table.has_given_up(peer) {
+                continue;
             }
-            if peer == Peer::Ours {
-                lost_of_ours += (sum.lost + sum.lost_acknowledged) as f64;
-            }
-            table.add(
-                peer,
-                Figure::new("seen by others", Unit::Count),
-                sum.seen as f64,
-            );
-            table.add(
-                peer,
-                Figure::drawn("seen, and lost", Unit::Count),
-                sum.lost as f64,
-            );
-            if peer.acknowledges() {
-                let figure = Figure::new("acknowledged", Unit::Count);
-                table.add(peer, figure, sum.acknowledged as f64);
-                let figure = Figure::new("acknowledged, and lost", Unit::Count);
-                table.add(peer, figure, sum.lost_acknowledged as f64);
-            }
+            let turn = async {
+                let mut sum = durability::Durability::default();
+                for kill in 0..kills {
+                    let data = TempDir::new()?;
+                    // Not always at the same distance from what a server does by the clock.
+                    let writing = Duration::from_millis(1500 + 370 * kill);
+                    let found = durability::measure(tools, peer, data.path(), writing).await?;
+                    sum.seen += found.seen;
+                    sum.lost += found.lost;
+                    sum.acknowledged += found.acknowledged;
+                    sum.lost_acknowledged += found.lost_acknowledged;
+                }
+                if peer == Peer::Ours {
+                    lost_of_ours += (sum.lost + sum.lost_acknowledged) as f64;
+                }
+                table.add(
+                    peer,
+                    Figure::new("seen by others", Unit::Count),
+                    sum.seen as f64,
+                );
+                table.add(
+                    peer,
+                    Figure::drawn("seen, and lost", Unit::Count),
+                    sum.lost as f64,
+                );
+                if peer.acknowledges() {
+                    let figure = Figure::new("acknowledged", Unit::Count);
+                    table.add(peer, figure, sum.acknowledged as f64);
+                    let figure = Figure::new("acknowledged, and lost", Unit::Count);
+                    table.add(peer, figure, sum.lost_acknowledged as f64);
+                }
+                anyhow::Ok(())
+            };
+            let turn = turn.await;
+            settle(plan, table, peer, turn)?;
         }
     }
     if plan.peers.contains(&Peer::Ours) {
@@ -581,23 +629,31 @@ async fn catch_up(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> Result<(
     let table = outcome.table("catch-up", title);
     for _ in 0..plan.runs() {
         for peer in plan.peers.iter().copied() {
-            tell(peer.name());
-            let data = TempDir::new()?;
-            let (running, gauge) = stage::start(tools, peer, data.path())?;
-            let mut stage = Stage::open(peer, running.address, "asleep", 1, 2).await?;
-            let found = catch_up::measure(&mut stage, gauge, updates).await?;
-            let took = found.took.as_secs_f64() * 1e3;
-            table.add(peer, Figure::drawn("time", Unit::Milliseconds), took);
-            table.add(
-                peer,
-                Figure::drawn("received", Unit::Bytes),
-                found.bytes as f64,
-            );
-            table.add(
-                peer,
-                Figure::new("server's memory", Unit::Bytes),
-                found.memory as f64,
-            );
+            if table.has_given_up(peer) {
+                continue;
+            }
+            let turn = async {
+                tell(peer.name());
+                let data = TempDir::new()?;
+                let (running, gauge) = stage::start(tools, peer, data.path())?;
+                let mut stage = Stage::open(peer, running.address, "asleep", 1, 2).await?;
+                let found = catch_up::measure(&mut stage, gauge, updates).await?;
+                let took = found.took.as_secs_f64() * 1e3;
+                table.add(peer, Figure::drawn("time", Unit::Milliseconds), took);
+                table.add(
+                    peer,
+                    Figure::drawn("received", Unit::Bytes),
+                    found.bytes as f64,
+                );
+                table.add(
+                    peer,
+                    Figure::new("server's memory", Unit::Bytes),
+                    found.memory as f64,
+                );
+                anyhow::Ok(())
+            };
+            let turn = turn.await;
+            settle(plan, table, peer, turn)?;
         }
     }
     Ok(())
@@ -614,21 +670,29 @@ async fn store(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> Result<()> 
             .copied()
             .filter(|peer| *peer != Peer::Relay)
         {
-            let data = TempDir::new()?;
-            let (running, _) = stage::start(tools, peer, data.path())?;
-            let found = store::measure(peer, running.address, data.path(), count).await?;
-            let figure = Figure::drawn("updates stored per second", Unit::PerSecond);
-            table.add(peer, figure, found.updates_per_second);
-            if peer == Peer::Ours {
-                let [commits, _] = running.commits()?;
-                table.add(
-                    peer,
-                    Figure::new("commits, each an fsync", Unit::Count),
-                    commits,
-                );
+            if table.has_given_up(peer) {
+                continue;
             }
-            let figure = Figure::drawn("bytes on disk for each byte", Unit::Ratio);
-            table.add(peer, figure, found.bytes_per_byte);
+            let turn = async {
+                let data = TempDir::new()?;
+                let (running, _) = stage::start(tools, peer, data.path())?;
+                let found = store::measure(peer, running.address, data.path(), count).await?;
+                let figure = Figure::drawn("updates stored per second", Unit::PerSecond);
+                table.add(peer, figure, found.updates_per_second);
+                if peer == Peer::Ours {
+                    let [commits, _] = running.commits()?;
+                    table.add(
+                        peer,
+                        Figure::new("commits, each an fsync", Unit::Count),
+                        commits,
+                    );
+                }
+                let figure = Figure::drawn("bytes on disk for each byte", Unit::Ratio);
+                table.add(peer, figure, found.bytes_per_byte);
+                anyhow::Ok(())
+            };
+            let turn = turn.await;
+            settle(plan, table, peer, turn)?;
         }
     }
     Ok(())

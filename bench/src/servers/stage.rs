@@ -89,7 +89,7 @@ impl Stage {
         readers: usize,
     ) -> Result<Self> {
         let base = workload::base(writers.len())?;
-        let state = make(peer, address, document, base).await?;
+        let made = make(peer, address, document, base).await?;
         let mut stage = Self {
             meter: SharedMeter::clone(meter),
             writers: Vec::new(),
@@ -104,7 +104,7 @@ impl Stage {
         for (number, writer) in writers.clone().enumerate() {
             let (ear, sight) = Ear::new(meter, writers.clone(), Some(writer));
             let link = Link::open(address, peer.speech(document), ear).await?;
-            let typing = Writer::new(writer, number, &state)?;
+            let typing = Writer::new(writer, number, &made.state)?;
             stage.writers.push((link, typing, sight));
         }
         Ok(stage)
@@ -130,14 +130,27 @@ pub async fn ready(meter: &SharedMeter, expected: u64) -> Result<()> {
     Ok(())
 }
 
-/// Makes a document of an update, if the server has it not, and tells its state.
+/// A document that was made.
+#[derive(Debug)]
+pub struct Made {
+    /// Its state.
+    pub state: Bytes,
+    /// Whoever made it. To be held until others have opened it: some servers close a document when the last one leaves,
+    /// and lose what is in it when somebody else opens it meanwhile.
+    _maker: Option<Link>,
+}
+
+/// Makes a document of an update, if the server has it not.
 ///
 /// # Errors
 /// When the server does not take it.
-pub async fn make(peer: Peer, address: SocketAddr, document: &str, base: Bytes) -> Result<Bytes> {
+pub async fn make(peer: Peer, address: SocketAddr, document: &str, base: Bytes) -> Result<Made> {
     if peer == Peer::Relay {
         // It keeps none.
-        return Ok(base);
+        return Ok(Made {
+            state: base,
+            _maker: None,
+        });
     }
     let meter = Meter::shared(0);
     let (ear, sight) = Ear::new(&meter, 0..0, None);
@@ -145,7 +158,10 @@ pub async fn make(peer: Peer, address: SocketAddr, document: &str, base: Bytes) 
     ready(&meter, 1).await?;
     let state = sight.take_state().context("there is a state")?;
     say(peer, &link, &meter, &base).await?;
-    Ok(merge_updates(&[&state, &base])?.into())
+    Ok(Made {
+        state: merge_updates(&[&state, &base])?.into(),
+        _maker: Some(link),
+    })
 }
 
 /// Sends an update, and waits until the server has it.

@@ -40,7 +40,7 @@ pub async fn measure(
     connections: usize,
 ) -> Result<Idle> {
     const DOCUMENT: &str = "idle";
-    make(peer, address, DOCUMENT, workload::base(1)?).await?;
+    let _made = make(peer, address, DOCUMENT, workload::base(1)?).await?;
     let meter = Meter::shared(1);
     let before = gauge.memory()?.resident;
     let cpu = Gauge::own().cpu_seconds()?;

@@ -14,7 +14,7 @@ use crate::servers::peers::Peer;
 use crate::servers::speech::{Heard, Speech};
 use crate::servers::stage::until;
 
-const LIMIT: Duration = Duration::from_mins(5);
+const LIMIT: Duration = Duration::from_mins(2);
 
 /// What it took until all had the document.
 #[derive(Debug)]
