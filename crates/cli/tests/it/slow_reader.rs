@@ -37,7 +37,7 @@ const MUCH: u64 = 16 << 20;
 /// What the slow reader may cost: its own bound of 1 MiB, and much noise of the allocator.
 const MORE_KILOBYTES: u64 = 48 << 10;
 /// Nothing here takes this long; a test that hangs fails.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(5);
 
 #[test]
 fn a_reader_that_stops_reading_costs_nobody_anything() {
@@ -112,15 +112,15 @@ async fn run(server: &Server) {
         timeout(PATIENCE, task).await.unwrap().unwrap();
     }
 
-    // Whoever waits for it waits for half a minute; the rest is what others do on the machine.
+    // Whoever waits for it waits for half a minute; the rest is what others do on the machine, which may change meanwhile.
     let (usual, meanwhile) = (percentile(&before, 50), percentile(&during, 50));
     assert!(
-        meanwhile <= usual * 4 + Duration::from_millis(50),
+        meanwhile <= usual * 4 + Duration::from_millis(500),
         "half were seen within {usual:?} before it stopped reading, and within {meanwhile:?} while it did not read"
     );
     let (usual, meanwhile) = (percentile(&before, 99), percentile(&during, 99));
     assert!(
-        meanwhile <= usual * 4 + Duration::from_secs(2),
+        meanwhile <= usual * 4 + Duration::from_secs(5),
         "99 % were seen within {usual:?} before it stopped reading, and within {meanwhile:?} while it did not read"
     );
     assert!(

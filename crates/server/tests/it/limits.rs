@@ -224,7 +224,7 @@ async fn who_sends_too_fast_is_read_from_later_and_loses_nothing() {
 #[tokio::test]
 async fn a_message_has_its_time_and_others_get_its_memory_back() {
     let mut config = Config::default();
-    config.message_timeout = Duration::from_secs(1);
+    config.message_timeout = Duration::from_secs(5);
     config.limits.max_receive_bytes = 1 << 20;
     let server = TestServer::start_with(config).await;
     // It announces 900 kB, which is nearly all there is, sends a little and then nothing.
@@ -233,19 +233,24 @@ async fn a_message_has_its_time_and_others_get_its_memory_back() {
     header.extend(b"room.invoke_tool");
     slow.packet(1, 0, &header).await;
     slow.packet(1, 1, &[0; 1024]).await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    let (_, _, metrics) = server.http("GET /metrics", &[], "").await;
-    assert!(
-        metrics.contains("meshagent_received_bytes 921600\n"),
-        "{metrics}"
-    );
+    let charged = async {
+        loop {
+            let (_, _, metrics) = server.http("GET /metrics", &[], "").await;
+            if metrics.contains("meshagent_received_bytes 921600\n") {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let charged = tokio::time::timeout(PATIENCE, charged).await;
+    charged.expect("what it announced is charged");
 
     let writer = server.join("writer").await;
     let sent = writer.sync().open(&start("a.document")).await.unwrap();
     let small = Instant::now();
     sent.send(&large_update(1, 10)).await.unwrap();
     assert!(
-        small.elapsed() < Duration::from_millis(700),
+        small.elapsed() < Duration::from_secs(4),
         "what is small waits for nobody"
     );
     let update = large_update(2, 500 << 10);

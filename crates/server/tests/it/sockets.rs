@@ -12,12 +12,12 @@ use tokio::task::JoinSet;
 use crate::harness::{PATIENCE, RawFrame, RawSocket, TestServer, call};
 
 /// Short, so that two and a half of them are soon over.
-const PING: Duration = Duration::from_millis(400);
-const SILENCE: Duration = Duration::from_secs(1);
+const PING: Duration = Duration::from_millis(800);
+const SILENCE: Duration = Duration::from_secs(2);
 const HANDSHAKE: Duration = Duration::from_secs(1);
 const MESSAGE: Duration = Duration::from_secs(1);
 /// What a busy machine may add to a time.
-const SLACK: Duration = Duration::from_secs(4);
+const SLACK: Duration = Duration::from_secs(15);
 
 /// An empty pong, masked with zeros.
 const PONG: &[u8] = &[0x8a, 0x80, 0, 0, 0, 0];
@@ -105,7 +105,7 @@ async fn a_peer_that_stops_answering_pings_is_let_go() {
     let mut alive = RawSocket::join(&server).await;
     let mut pings = 0;
     let answer_pings = async {
-        while started.elapsed() < SILENCE + SLACK / 2 {
+        while started.elapsed() < SILENCE * 2 {
             if alive.next().await == RawFrame::Ping {
                 pings += 1;
                 alive.bytes(PONG).await;

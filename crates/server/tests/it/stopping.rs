@@ -73,7 +73,7 @@ async fn stopping_does_not_wait_for_a_peer_that_does_not_read() {
     let started = Instant::now();
     server.stop().await;
     assert!(
-        started.elapsed() < Duration::from_secs(8),
+        started.elapsed() < Duration::from_secs(20),
         "{:?}",
         started.elapsed()
     );

@@ -33,8 +33,9 @@ fn ten_thousand_documents_are_created_and_listed_quickly() {
             100
         );
     }
+    // Seconds on a machine that does nothing else; many minutes if a document's cost grew with their number.
     assert!(
-        started.elapsed() < Duration::from_secs(20),
+        started.elapsed() < Duration::from_mins(2),
         "took {:?}",
         started.elapsed()
     );
@@ -45,7 +46,7 @@ fn ten_thousand_documents_are_created_and_listed_quickly() {
         store.list(&room(), "").unwrap();
     }
     assert!(
-        started.elapsed() < Duration::from_secs(5),
+        started.elapsed() < Duration::from_secs(30),
         "took {:?}",
         started.elapsed()
     );
