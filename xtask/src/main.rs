@@ -79,7 +79,8 @@ fn main() -> Result<()> {
 
 /// All in one go: each part by itself would build what they share with other features.
 fn test(with_interop: bool) -> Result<()> {
-    let mut tests = cargo(&["test", "--workspace"]);
+    // All failures of a run, not only those of the first program that has any.
+    let mut tests = cargo(&["test", "--workspace", "--no-fail-fast"]);
     if with_interop {
         // They run the binary that is built along with the tests.
         interop::prepare()?;
