@@ -3,6 +3,7 @@
 //! Reading and writing are two futures of one task. The server never sends a close frame of its own, because
 //! published clients do not come back after one; a client's close frame is answered with code 1000.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -379,7 +380,7 @@ enum Written {
 
 async fn write_items<S: AsyncWrite + Unpin>(
     socket: &mut WebSocketWrite<S>,
-    items: Vec<(Outgoing, Cost)>,
+    items: VecDeque<(Outgoing, Cost)>,
     next_id: &mut u64,
     outbox: &Outbox,
     patience: Duration,

@@ -150,16 +150,17 @@ impl Outbox {
         self.drained.notify_waiters();
     }
 
-    /// Takes everything that is queued, waiting for the first item. `None` once closed and empty.
+    /// Takes everything that is queued, waiting for the first item. `None` once closed and empty. The queue goes along,
+    /// so that a connection to which much was said once does not keep the room for it.
     ///
     /// # Cancel safety
     /// Nothing is taken before the future is ready.
-    pub(crate) async fn take(&self) -> Option<Vec<(Outgoing, Cost)>> {
+    pub(crate) async fn take(&self) -> Option<VecDeque<(Outgoing, Cost)>> {
         loop {
             {
                 let mut state = self.lock();
                 if !state.queue.is_empty() {
-                    return Some(state.queue.drain(..).collect());
+                    return Some(std::mem::take(&mut state.queue));
                 }
                 if state.closed {
                     return None;
@@ -207,8 +208,8 @@ impl Outbox {
 
     /// Takes what is queued without waiting, for a driver without a runtime.
     #[cfg(any(test, feature = "simulation"))]
-    pub(crate) fn try_take(&self) -> Vec<(Outgoing, Cost)> {
-        self.lock().queue.drain(..).collect()
+    pub(crate) fn try_take(&self) -> VecDeque<(Outgoing, Cost)> {
+        std::mem::take(&mut self.lock().queue)
     }
 
     /// Bytes that are queued, and whether a document skipped this connection.

@@ -239,7 +239,7 @@ impl SimServer {
         let mut drained = false;
         for _ in 0..messages {
             if connection.writing.is_empty() {
-                connection.writing = connection.outbox.try_take().into();
+                connection.writing = connection.outbox.try_take();
             }
             let Some((item, cost)) = connection.writing.pop_front() else {
                 written.ended = connection.outbox.is_closed();
