@@ -45,7 +45,7 @@ enum Ended {
     /// Something passing; try again after a while.
     Later,
     /// An edit was refused for good.
-    Refused(Refusal),
+    Refused,
     /// What came is no update.
     Unreadable(String),
 }
@@ -58,14 +58,13 @@ impl DocumentTask {
 
     async fn carry(&mut self) -> DocumentEnd {
         let mut backoff = Backoff::new();
-        let mut refusal = None;
         loop {
             let connection = match self.connection().await {
                 Ok(connection) => connection,
                 Err(end) => return end,
             };
             let ended = match self.open(&connection).await {
-                Ok(stream) => match self.begin(&stream, refusal.take()) {
+                Ok(stream) => match self.begin(&stream) {
                     Ok(()) => {
                         let ended = self.serve(stream, &mut backoff).await;
                         if !matches!(ended, Ended::Done) {
@@ -89,10 +88,7 @@ impl DocumentTask {
             match ended {
                 Ended::Done => return DocumentEnd::Closed,
                 Ended::Unreadable(reason) => return DocumentEnd::Unreadable(reason),
-                Ended::Refused(cause) => {
-                    self.is_fresh = true;
-                    refusal = Some(cause);
-                }
+                Ended::Refused => self.is_fresh = true,
                 // A connection that is gone is waited for; one that is still there did not take the call.
                 Ended::Lost if connection.is_closed() => {}
                 Ended::Lost | Ended::Later => {
@@ -162,7 +158,7 @@ impl DocumentTask {
     }
 
     /// Takes up the state with which a stream begins.
-    fn begin(&mut self, stream: &SyncStream, refusal: Option<Refusal>) -> Result<(), String> {
+    fn begin(&mut self, stream: &SyncStream) -> Result<(), String> {
         let mut state = self.shared.lock();
         let received = if self.is_fresh {
             let schema = MeshSchema::from_json(stream.schema())
@@ -177,14 +173,7 @@ impl DocumentTask {
                     .map_err(|error| error.to_string())?;
             }
             document.watch(state.is_watched());
-            let lost = state.replica.start_over(document);
-            state.journal_anew();
-            if let Some(refusal) = refusal {
-                state.publish(&DocumentEvent::Refused {
-                    refusal,
-                    lost_updates: lost + 1,
-                });
-            }
+            state.start_over(document);
             None
         } else {
             let received = state.replica.received(stream.state());
@@ -292,11 +281,9 @@ impl DocumentTask {
                 state.journal_progress(None);
             }
             Err(CallError::Refused { code, text }) if !may_pass(code) => {
-                let refusal = Refusal { code, text };
-                self.shared.lock().replica.refused(number);
-                self.shared
-                    .advance(|progress| progress.refuse(number, refusal.clone()));
-                return Some(Ended::Refused(refusal));
+                self.shared.lock().refuse(number, Refusal { code, text });
+                self.shared.advance(|_| {});
+                return Some(Ended::Refused);
             }
             Err(CallError::Disconnected) => return Some(Ended::Lost),
             Err(_) => return Some(Ended::Later),

@@ -26,7 +26,7 @@
 //!
 //! - [`RoomClient`]: connects again when it has to. [`SyncClient`], [`StorageClient`]: the toolkits.
 //! - [`LiveDocument`]: an open document; `document_task`: what carries its updates; [`Replica`]: what of it the server
-//!   lacks, without I/O; `journal`: what of it outlives the program.
+//!   lacks, without I/O; `refusals`: what of it the server does not take; `journal`: what of it outlives the program.
 //! - [`Connection`]: one connection; [`StreamHandle`]: one streamed call; `connect`: the way to an open WebSocket;
 //!   `trust`: to whom, by TLS; `driver`: the task that owns it.
 
@@ -39,6 +39,7 @@ mod editor;
 mod event;
 mod journal;
 mod live_document;
+mod refusals;
 mod replica;
 mod room_client;
 mod storage_client;

@@ -1,7 +1,8 @@
 //! A document that is open: edited here at once, and kept equal with everybody else's.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use tokio_stream::Stream;
 
 use crate::editor::Editor;
 use crate::journal::Journal;
+use crate::refusals::Refusals;
 use crate::replica::Replica;
 use crate::room_client::RoomClient;
 
@@ -21,6 +23,9 @@ use crate::room_client::RoomClient;
 /// Edits are plain calls that take effect here at once. They are sent in the background, again after a reconnect, until
 /// the server has acknowledged that they are on stable storage: [`saved`](Self::saved) waits for that. When the last
 /// handle is dropped, what is not saved yet is still sent for some seconds; [`close`](Self::close) waits for it.
+///
+/// An edit that the server refuses is taken back, whoever made it. That is an event, and the next `saved` or `close` of
+/// each handle that was there says so, once. A clone has been told what the handle was told that it was made of.
 #[derive(Debug)]
 pub struct LiveDocument {
     shared: Arc<Shared>,
@@ -31,10 +36,14 @@ pub struct LiveDocument {
 #[derive(Debug)]
 pub(crate) struct Handle {
     is_open: Mutex<bool>,
+    told: Told,
     shared: Arc<Shared>,
     /// The connection lives as long as a document is open on it.
     room: RoomClient,
 }
+
+/// The number of the last edit of which, and of all before it, an opening has been told what became of them.
+pub(crate) type Told = Arc<AtomicU64>;
 
 /// What the handles of a document share with its task.
 #[derive(Debug)]
@@ -53,15 +62,15 @@ pub(crate) struct State {
     subscribers: Vec<Subscriber>,
     handles: usize,
     openings: Vec<Weak<Handle>>,
+    refusals: Refusals,
+    /// Why an edit is given up that the replica still shows, until it starts over.
+    taking_back: Option<Refusal>,
 }
 
-/// How far a document is; what waiters look at.
+/// How far a document is; what waiters look at beside its state. It is held while the state is locked, never the other
+/// way round.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Progress {
-    /// The number of the last edit of which, and of all before it, the server is done.
-    saved: u64,
-    /// The last edit that was given up, and why.
-    refused: Option<(u64, Refusal)>,
     /// Whether the replica has what the server had when the stream began.
     is_synchronized: bool,
     /// Set once, when nothing is sent any more.
@@ -90,7 +99,7 @@ pub enum DocumentEvent {
         is_filled: bool,
     },
     /// The server refused an edit for good. The document is now what the server has, with those edits that don't build
-    /// on the refused one.
+    /// on the refused one; unless it ends, which comes next then.
     Refused {
         /// Why.
         refusal: Refusal,
@@ -215,8 +224,15 @@ impl Stream for Changes {
 
 impl LiveDocument {
     pub(crate) fn new(shared: Arc<Shared>, room: RoomClient) -> Self {
+        let told = shared.lock().replica.saved_number();
+        Self::told(shared, room, told)
+    }
+
+    /// Another handle, which has been told what became of the edits up to this one.
+    fn told(shared: Arc<Shared>, room: RoomClient, told: u64) -> Self {
         let handle = Arc::new(Handle {
             is_open: Mutex::new(true),
+            told: Told::new(told.into()),
             shared: Arc::clone(&shared),
             room,
         });
@@ -335,13 +351,14 @@ impl LiveDocument {
             .unwrap_or(Err(DocumentEnd::Closed))
     }
 
-    /// Waits until everything edited so far is acknowledged by the server as durable.
+    /// Waits until everything edited so far is acknowledged by the server as durable, or taken back.
     ///
     /// Without a connection that takes until there is one again; put a time-out around it if you don't want to wait.
     ///
     /// # Errors
     ///
-    /// When an edit was refused, or the document ended.
+    /// When an edit was refused since this handle was told the last time, by this or another handle; the first of them,
+    /// if it was several. It has been taken back, and everything else is saved. Or when the document ended.
     ///
     /// # Cancel safety
     ///
@@ -361,10 +378,11 @@ impl LiveDocument {
     /// # });
     /// ```
     pub async fn saved(&self) -> Result<(), SaveError> {
-        self.shared.saved().await
+        self.shared.saved(&self.handle.told).await
     }
 
-    /// Whether everything edited so far is acknowledged.
+    /// Whether everything edited so far is acknowledged. Not while there is a refusal that [`saved`](Self::saved) has
+    /// not told yet.
     ///
     /// ```
     /// # use meshagent_document::Target;
@@ -379,7 +397,9 @@ impl LiveDocument {
     /// # });
     /// ```
     pub fn is_saved(&self) -> bool {
-        self.shared.lock().replica.is_saved()
+        let state = self.shared.lock();
+        let told = self.handle.told.load(Ordering::Relaxed);
+        state.replica.is_saved() && state.refused(told, state.replica.last_number()).is_none()
     }
 
     /// Subscribes to what happens from now on.
@@ -447,7 +467,8 @@ impl LiveDocument {
 
 impl Clone for LiveDocument {
     fn clone(&self) -> Self {
-        Self::new(Arc::clone(&self.shared), self.handle.room.clone())
+        let told = self.handle.told.load(Ordering::Relaxed);
+        Self::told(Arc::clone(&self.shared), self.handle.room.clone(), told)
     }
 }
 
@@ -494,20 +515,34 @@ impl Shared {
 
     /// Ends the opening that was made last, of those that are left.
     pub(crate) fn end_one(&self) {
-        let newest = self.lock().openings.iter().rev().find_map(|opening| {
-            let opening = opening.upgrade()?;
-            opening.is_open().then_some(opening)
-        });
-        if let Some(opening) = newest {
+        if let Some(opening) = self.newest() {
             opening.end();
         }
     }
 
-    pub(crate) fn new(path: String, replica: Replica, journal: Option<Journal>) -> Self {
-        let progress = Progress {
-            saved: replica.saved_number(),
-            ..Progress::default()
+    /// What the opening has been told that was made last; nothing new for nobody.
+    pub(crate) fn newest_told(&self) -> Told {
+        match self.newest() {
+            Some(opening) => Told::clone(&opening.told),
+            None => Told::new(self.lock().replica.saved_number().into()),
+        }
+    }
+
+    fn newest(&self) -> Option<Arc<Handle>> {
+        // An opening that is dropped here takes the lock.
+        let openings: Vec<_> = {
+            let state = self.lock();
+            state
+                .openings
+                .iter()
+                .rev()
+                .filter_map(Weak::upgrade)
+                .collect()
         };
+        openings.into_iter().find(|opening| opening.is_open())
+    }
+
+    pub(crate) fn new(path: String, replica: Replica, journal: Option<Journal>) -> Self {
         Self {
             path,
             state: Mutex::new(State {
@@ -516,9 +551,11 @@ impl Shared {
                 subscribers: Vec::new(),
                 handles: 0,
                 openings: Vec::new(),
+                refusals: Refusals::default(),
+                taking_back: None,
             }),
             work: Notify::new(),
-            progress: watch::Sender::new(progress),
+            progress: watch::Sender::default(),
         }
     }
 
@@ -532,24 +569,26 @@ impl Shared {
         self.lock().handles == 0
     }
 
-    pub(crate) async fn saved(&self) -> Result<(), SaveError> {
-        let (from, to) = {
-            let replica = &self.lock().replica;
-            (replica.saved_number(), replica.last_number())
-        };
-        self.wait_for(|progress| {
-            if let Some((number, refusal)) = &progress.refused
-                && (from + 1..=to).contains(number)
-            {
-                return Some(Err(refusal.clone().into()));
+    /// Waits until the server is done with everything edited so far; tells of each refusal once.
+    pub(crate) async fn saved(&self, told: &AtomicU64) -> Result<(), SaveError> {
+        let from = told.load(Ordering::Relaxed);
+        let to = self.lock().replica.last_number();
+        let saved = self.wait_for(|progress| {
+            let state = self.lock();
+            let refusal = state.refused(from, to);
+            let is_done = state.replica.saved_number() >= to;
+            // Who goes on after a refusal builds on what is left.
+            let is_settled = is_done && !(refusal.is_some() && state.taking_back.is_some());
+            match (refusal, &progress.end) {
+                (_, None) if !is_settled => None,
+                (Some(refusal), _) => Some(Err(refusal.clone().into())),
+                (None, _) if is_done => Some(Ok(())),
+                (None, end) => end.clone().map(|end| Err(end.into())),
             }
-            if progress.saved >= to {
-                return Some(Ok(()));
-            }
-            progress.end.clone().map(|end| Err(end.into()))
-        })
-        .await
-        .unwrap_or(Err(SaveError::Ended(DocumentEnd::Closed)))
+        });
+        let saved = saved.await;
+        told.fetch_max(to, Ordering::Relaxed);
+        saved.unwrap_or(Err(SaveError::Ended(DocumentEnd::Closed)))
     }
 
     async fn wait_for<R>(&self, mut done: impl FnMut(&Progress) -> Option<R>) -> Option<R> {
@@ -562,13 +601,9 @@ impl Shared {
         }
     }
 
-    /// Tells waiters how far it is; `change` says what else is known.
+    /// Has waiters look at how far it is; `change` says what they can't see in the state.
     pub(crate) fn advance(&self, change: impl FnOnce(&mut Progress)) {
-        let saved = self.lock().replica.saved_number();
-        self.progress.send_modify(|progress| {
-            progress.saved = saved;
-            change(progress);
-        });
+        self.progress.send_modify(change);
     }
 
     pub(crate) fn is_ended(&self) -> bool {
@@ -577,7 +612,16 @@ impl Shared {
 
     /// Nothing is sent any more.
     pub(crate) fn end(&self, end: DocumentEnd) {
-        self.lock().publish(&DocumentEvent::Ended(end.clone()));
+        let mut state = self.lock();
+        if let Some(refusal) = state.taking_back.take() {
+            let lost_updates = 1;
+            state.publish(&DocumentEvent::Refused {
+                refusal,
+                lost_updates,
+            });
+        }
+        state.publish(&DocumentEvent::Ended(end.clone()));
+        drop(state);
         self.progress.send_modify(|progress| {
             progress.end.get_or_insert(end);
         });
@@ -589,13 +633,41 @@ impl Progress {
     pub(crate) fn synchronize(&mut self) {
         self.is_synchronized = true;
     }
-
-    pub(crate) fn refuse(&mut self, number: u64, refusal: Refusal) {
-        self.refused = Some((number, refusal));
-    }
 }
 
 impl State {
+    /// The server will never take what was sent with this number.
+    pub(crate) fn refuse(&mut self, number: u64, refusal: Refusal) {
+        let sent = self.replica.kept().find(|edits| *edits.end() == number);
+        self.refusals
+            .note(sent.unwrap_or(number..=number), refusal.clone());
+        self.replica.refused(number);
+        self.taking_back = Some(refusal);
+    }
+
+    /// Goes on with what the server has. If that is because it refused an edit, edits that build on it go with it.
+    pub(crate) fn start_over(&mut self, document: MeshDocument) {
+        let before: Vec<_> = self.replica.kept().collect();
+        let lost = self.replica.start_over(document);
+        self.journal_anew();
+        let Some(refusal) = self.taking_back.take() else {
+            return;
+        };
+        let kept: HashSet<_> = self.replica.kept().collect();
+        for edits in before.into_iter().filter(|edits| !kept.contains(edits)) {
+            self.refusals.note(edits, refusal.clone());
+        }
+        self.publish(&DocumentEvent::Refused {
+            refusal,
+            lost_updates: lost + 1,
+        });
+    }
+
+    /// Why an edit up to `last` was refused, of those that come after `told`.
+    fn refused(&self, told: u64, last: u64) -> Option<&Refusal> {
+        self.refusals.between(told, last)
+    }
+
     /// Writes down what was edited since the last time, before anybody is told that it was.
     fn journal_edits(&mut self) {
         if let Some(journal) = &mut self.journal

@@ -1,6 +1,7 @@
 //! A document and the edits of it that the server has not acknowledged, without any I/O.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 
 use meshagent_document::{DecodeError, MeshDocument, UpdateKind, merge_updates};
 
@@ -498,6 +499,11 @@ impl Replica {
         let edits = self.unsaved.iter();
         let edits = edits.filter(move |one| one.number > number);
         edits.map(|one| (one.number, &one.update[..]))
+    }
+
+    /// What is kept, by the numbers of the edits in it.
+    pub(crate) fn kept(&self) -> impl Iterator<Item = RangeInclusive<u64>> {
+        self.unsaved.iter().map(|one| one.first..=one.number)
     }
 
     /// The updates that the server has not acknowledged, oldest first.

@@ -178,7 +178,7 @@ impl SyncClient {
     ///
     /// # Errors
     ///
-    /// When something can't be saved.
+    /// When something can't be saved, as [`LiveDocument::saved`] of that opening would say; it ends nevertheless.
     ///
     /// ```
     /// # use meshagent_document::Target;
@@ -195,7 +195,8 @@ impl SyncClient {
         let Some(shared) = self.shared(path) else {
             return Ok(());
         };
-        let saved = shared.saved().await;
+        let told = shared.newest_told();
+        let saved = shared.saved(&told).await;
         shared.end_one();
         saved
     }

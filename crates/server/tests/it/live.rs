@@ -29,6 +29,40 @@ async fn enter(server: &TestServer, name: &str) -> RoomClient {
     room.connect().await.unwrap()
 }
 
+/// One who may read documents, and whose edits are refused.
+async fn enter_as_reader(server: &TestServer) -> RoomClient {
+    let mut token = ParticipantToken::new("guest");
+    token.grants.push(Grant::Room("room".to_owned()));
+    let mut scope = ApiScope::full();
+    scope.sync = Some(SyncGrant {
+        paths: Some(vec![SyncPathGrant {
+            path: "*".to_owned(),
+            read_only: true,
+        }]),
+    });
+    token.grants.push(Grant::Api(Box::new(scope)));
+    let guest = RoomClient::builder()
+        .room_url(url(server))
+        .token(token.sign(&server.key));
+    guest.connect().await.unwrap()
+}
+
+/// Waits for an edit of a reader to be refused.
+async fn refused(changes: &mut Changes) {
+    event(changes, |event| {
+        matches!(event, DocumentEvent::Refused { .. }).then_some(())
+    })
+    .await;
+}
+
+#[track_caller]
+fn assert_denied(saved: &Result<(), SaveError>) {
+    assert!(
+        matches!(saved, Err(SaveError::Refused(refusal)) if refusal.code == Some(1001)),
+        "{saved:?}"
+    );
+}
+
 fn append(document: &LiveDocument, text: &str) {
     let element = json!({ "body": { "text": text } });
     document
@@ -276,20 +310,7 @@ async fn a_refused_edit_is_taken_back_and_said() {
     append(&shared, "one");
     shared.saved().await.unwrap();
 
-    let mut token = ParticipantToken::new("guest");
-    token.grants.push(Grant::Room("room".to_owned()));
-    let mut scope = ApiScope::full();
-    scope.sync = Some(SyncGrant {
-        paths: Some(vec![SyncPathGrant {
-            path: "*".to_owned(),
-            read_only: true,
-        }]),
-    });
-    token.grants.push(Grant::Api(Box::new(scope)));
-    let guest = RoomClient::builder()
-        .room_url(url(&server))
-        .token(token.sign(&server.key));
-    let guest = guest.connect().await.unwrap();
+    let guest = enter_as_reader(&server).await;
     let document = guest.sync().open("a.document").await.unwrap();
     let mut changes = document.changes();
     append(&document, "mine");
@@ -321,6 +342,58 @@ async fn a_refused_edit_is_taken_back_and_said() {
 }
 
 #[tokio::test]
+async fn a_refusal_is_told_to_who_asks_after_it_came() {
+    let server = TestServer::start().await;
+    let owner = enter(&server, "owner").await;
+    owner.sync().open("a.document").await.unwrap();
+    let guest = enter_as_reader(&server).await;
+    let document = guest.sync().open("a.document").await.unwrap();
+    let mut changes = document.changes();
+    append(&document, "mine");
+    refused(&mut changes).await;
+    assert!(!document.is_saved());
+    assert_denied(&document.saved().await);
+    // Once: what is there now is the server's.
+    assert!(document.is_saved());
+    assert_eq!(document.saved().await, Ok(()));
+
+    append(&document, "mine again");
+    refused(&mut changes).await;
+    assert_denied(&document.close().await);
+    let document = guest.sync().open("a.document").await.unwrap();
+    assert_eq!(document.saved().await, Ok(()), "of an earlier opening");
+}
+
+#[tokio::test]
+async fn each_handle_is_told_of_a_refusal_once() {
+    let server = TestServer::start().await;
+    let owner = enter(&server, "owner").await;
+    owner.sync().open("a.document").await.unwrap();
+    let guest = enter_as_reader(&server).await;
+    let sync = guest.sync();
+    let first = sync.open("a.document").await.unwrap();
+    let second = sync.open("a.document").await.unwrap();
+    let mut changes = first.changes();
+    append(&first, "mine");
+    refused(&mut changes).await;
+    let clone = first.clone();
+    for handle in [&first, &second, &clone] {
+        assert!(!handle.is_saved());
+        assert_denied(&handle.saved().await);
+        assert!(handle.is_saved());
+        assert_eq!(handle.saved().await, Ok(()));
+    }
+    let later = sync.open("a.document").await.unwrap();
+    assert_eq!(later.saved().await, Ok(()));
+    drop((second, clone, later));
+
+    // By path, it is told for the opening that ends.
+    append(&first, "mine");
+    refused(&mut changes).await;
+    assert_denied(&sync.close("a.document").await);
+}
+
+#[tokio::test]
 async fn edits_beyond_a_refused_one_that_do_not_build_on_it_stay() {
     let mut config = Config::default();
     config.limits.max_document_bytes = 64 << 10;
@@ -338,6 +411,45 @@ async fn edits_beyond_a_refused_one_that_do_not_build_on_it_stay() {
     until("it is taken back", || texts(&document) == ["one"]).await;
     append(&document, "two");
     document.saved().await.unwrap();
+    let stored = room.sync().describe("a.document").await.unwrap();
+    assert_eq!(stored, document.to_json());
+}
+
+#[tokio::test]
+async fn what_builds_on_a_refused_edit_is_refused_with_it() {
+    let mut config = Config::default();
+    config.limits.max_document_bytes = 64 << 10;
+    let server = TestServer::start_with(config).await;
+    let room = enter(&server, "ann").await;
+    let document = room.sync().open("a.document").await.unwrap();
+    let too_large = json!({ "body": { "text": "x".repeat(100 << 10) } });
+    let id = document
+        .edit(|d| d.append_child(Target::Root, too_large))
+        .unwrap();
+    let edit_meanwhile = async {
+        document
+            .edit(|d| d.set_attribute(Target::Id(id), "text", "small"))
+            .unwrap();
+    };
+    let assert_refused = |saved: Result<(), SaveError>| {
+        assert!(
+            matches!(&saved, Err(SaveError::Refused(refusal)) if refusal.code == Some(1002)),
+            "{saved:?}"
+        );
+    };
+    // Whoever asks about the first edit is told of that one, and of the other when they ask about it.
+    let (saved, ()) = tokio::join!(document.saved(), edit_meanwhile);
+    assert_refused(saved);
+    assert_eq!(
+        texts(&document),
+        Vec::<String>::new(),
+        "both are taken back"
+    );
+    assert!(!document.is_saved());
+    assert_refused(document.saved().await);
+    assert!(document.is_saved());
+    append(&document, "one");
+    assert_eq!(document.saved().await, Ok(()));
     let stored = room.sync().describe("a.document").await.unwrap();
     assert_eq!(stored, document.to_json());
 }
