@@ -208,8 +208,11 @@ impl RoomClient {
     /// # });
     /// ```
     pub fn status_changes(&self) -> StatusReceiver {
+        let mut link = self.inner.link.clone();
+        // Ours has never been looked at in this way, so all that it holds would count as new.
+        link.mark_unchanged();
         StatusReceiver {
-            link: WatchStream::from_changes(self.inner.link.clone()),
+            link: WatchStream::from_changes(link),
         }
     }
 

@@ -204,6 +204,18 @@ async fn who_opens_a_path_again_gets_the_same_document() {
 }
 
 #[tokio::test]
+async fn what_the_status_is_already_is_no_change_of_it() {
+    let server = TestServer::start().await;
+    let room = enter(&server, "ann").await;
+    let mut status = room.status_changes();
+    tokio::select! {
+        biased;
+        status = status.changed() => panic!("nothing changed, but {status:?} is told"),
+        () = std::future::ready(()) => {}
+    }
+}
+
+#[tokio::test]
 async fn a_restarted_server_gets_what_was_edited_meanwhile() {
     let server = TestServer::start().await;
     let (address, key) = (server.address.clone(), server.key.clone());
