@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::backoff::Backoff;
+use crate::backoff::{self, Backoff};
 use crate::connection::{CallError, Connection};
 use crate::live_document::{DocumentEnd, DocumentEvent, Progress, Refusal, Shared};
 use crate::room_client::Link;
@@ -93,7 +93,7 @@ impl DocumentTask {
                 Ended::Lost if connection.is_closed() => {}
                 Ended::Lost | Ended::Later => {
                     tokio::select! {
-                        () = sleep(backoff.next()) => {}
+                        () = sleep(backoff.next(backoff::random())) => {}
                         () = self.given_up() => return DocumentEnd::Closed,
                     }
                 }

@@ -12,12 +12,13 @@ use meshagent_protocol::{
 };
 use serde_json::{Map, Value};
 use tokio::sync::{broadcast, oneshot, watch};
+use tokio::time::Instant;
 use tokio_stream::wrappers::WatchStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::backoff::Backoff;
+use crate::backoff::{self, Backoff};
 use crate::connect::ConnectError;
 use crate::connection::{CallError, Connection};
 use crate::document_task::LINGER;
@@ -30,9 +31,9 @@ use crate::trust::Trust;
 /// A room: its documents, its files, who is in it. Cheap to clone; lives until the last clone and the last open
 /// document are dropped.
 ///
-/// When the connection breaks, it is made again, with growing, random pauses, and documents go on as if nothing had
-/// been. Calls that were under way fail with [`CallError::Disconnected`], since nobody knows whether they were carried
-/// out.
+/// When the connection breaks, it is made again, and documents go on as if nothing had been. The pauses before that are
+/// random, and grow up to ten seconds until a connection has lasted as long. Calls that were under way fail with
+/// [`CallError::Disconnected`], since nobody knows whether they were carried out.
 #[derive(Clone, Debug)]
 pub struct RoomClient {
     inner: Arc<Inner>,
@@ -752,13 +753,14 @@ impl Supervisor {
             let connected = tokio::time::timeout(CONNECT_PATIENCE, connecting).await;
             match connected.unwrap_or(Err(ConnectError::Closed)) {
                 Ok(connection) => {
-                    backoff.reset();
+                    let since = Instant::now();
                     self.link.send_replace(Link::Up(connection.clone()));
                     if let Some(first) = self.first.take() {
                         let _waiting = first.send(Ok(()));
                     }
                     self.forward_events(&connection).await;
                     self.link.send_replace(Link::Down);
+                    backoff.connected(since.elapsed());
                 }
                 Err(error) if self.first.is_some() || !error.may_pass() => {
                     let reason = error.to_string();
@@ -769,7 +771,7 @@ impl Supervisor {
                 }
                 Err(_passing) => {}
             }
-            tokio::time::sleep(backoff.next()).await;
+            tokio::time::sleep(backoff.next(backoff::random())).await;
         }
     }
 

@@ -4,6 +4,7 @@
 mod calls;
 mod connecting;
 mod peer;
+mod reconnecting;
 mod replica;
 mod streams;
 mod toolkits;

@@ -10,12 +10,12 @@ use meshagent_protocol::{
     ServerToClient,
 };
 use serde_json::json;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
 
 pub(crate) const URL: &str = "ws://host.example:8080/rooms/my-room";
 
-pub(crate) struct Peer {
-    socket: WebSocket<DuplexStream>,
+pub(crate) struct Peer<S = DuplexStream> {
+    socket: WebSocket<S>,
     reader: PacketReader,
     received: VecDeque<Envelope>,
     next_id: u64,
@@ -24,12 +24,7 @@ pub(crate) struct Peer {
 /// A connection with both ends.
 pub(crate) async fn connect() -> (Connection, Peer) {
     let (ours, theirs) = tokio::io::duplex(1 << 16);
-    let accept = async {
-        let (stream, _) = read_head(theirs).await;
-        let mut peer = Peer::upgrade(stream).await;
-        peer.welcome().await;
-        peer
-    };
+    let accept = Peer::accept(theirs);
     let (room, peer) = tokio::join!(Connection::connect_over(ours, URL, "token"), accept);
     (room.unwrap(), peer)
 }
@@ -46,7 +41,7 @@ pub(crate) async fn refuse(answer: &'static str) -> (ConnectError, String) {
     (room.unwrap_err(), head)
 }
 
-async fn read_head(mut stream: DuplexStream) -> (DuplexStream, String) {
+pub(crate) async fn read_head<S: AsyncRead + Unpin>(mut stream: S) -> (S, String) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.unwrap());
@@ -54,8 +49,16 @@ async fn read_head(mut stream: DuplexStream) -> (DuplexStream, String) {
     (stream, String::from_utf8(head).unwrap())
 }
 
-impl Peer {
-    async fn upgrade(mut stream: DuplexStream) -> Self {
+impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
+    /// Lets one in, and says so.
+    pub(crate) async fn accept(stream: S) -> Self {
+        let (stream, _) = read_head(stream).await;
+        let mut peer = Self::upgrade(stream).await;
+        peer.welcome().await;
+        peer
+    }
+
+    async fn upgrade(mut stream: S) -> Self {
         let answer = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\
                       upgrade: websocket\r\nsec-websocket-accept: x\r\n\r\n";
         stream.write_all(answer.as_bytes()).await.unwrap();
