@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::connection::{CallError, Connection};
 use crate::stream::{StreamEnd, StreamHandle, StreamSender};
 
-/// Creates, describes and opens documents.
+/// Creates, describes, patches and opens documents.
 #[derive(Clone, Debug)]
 pub struct SyncCalls {
     room: Connection,

@@ -3,7 +3,9 @@
 use std::sync::{Arc, PoisonError, Weak};
 
 use meshagent_document::{ElementType, MeshDocument, MeshSchema};
-use meshagent_protocol::{DocPath, SyncOpenStart};
+use meshagent_protocol::{
+    DocPath, SyncDescribe, SyncDescribed, SyncOpenStart, SyncPatch, SyncPatched,
+};
 use serde_json::Value;
 
 use crate::connection::CallError;
@@ -13,7 +15,7 @@ use crate::live_document::{DocumentEnd, LiveDocument, SaveError, Shared};
 use crate::replica::Replica;
 use crate::room_client::RoomClient;
 
-/// Creates, describes and opens documents.
+/// Creates, describes, patches and opens documents.
 #[derive(Clone, Debug)]
 pub struct SyncClient {
     room: RoomClient,
@@ -108,6 +110,81 @@ impl SyncClient {
     /// ```
     pub async fn describe(&self, path: &str) -> Result<Value, CallError> {
         self.room.connection().await?.sync().describe(path).await
+    }
+
+    /// The content of a document, with what else is asked for: `$id`s, the version, the schema.
+    ///
+    /// A server that doesn't know these fields leaves them out.
+    ///
+    /// # Errors
+    ///
+    /// As [`describe`](Self::describe).
+    ///
+    /// ```
+    /// # use meshagent_document::MeshSchema;
+    /// # use meshagent_protocol::DocPath;
+    /// # use meshagent_protocol::SyncDescribe;
+    /// # meshagent_testing::in_room(async |room| {
+    /// room.sync().create("notes.document", None, None).await?;
+    /// let mut input = SyncDescribe::new(DocPath::parse("notes.document")?);
+    /// input.with_version = true;
+    /// input.with_schema = true;
+    /// let described = room.sync().describe_with(&input).await?;
+    /// assert!(described.version.is_some());
+    /// let schema = MeshSchema::from_json(&described.schema.ok_or("it was asked for")?)?;
+    /// assert_eq!(schema, MeshSchema::builtin("document").ok_or("there is one")?);
+    /// # Ok(())
+    /// # });
+    /// ```
+    pub async fn describe_with(&self, input: &SyncDescribe) -> Result<SyncDescribed, CallError> {
+        let connection = self.room.connection().await?;
+        connection.sync().describe_with(input).await
+    }
+
+    /// Has the server apply a JSON Patch, all of it or nothing, without opening the document; the answer comes when it
+    /// is on stable storage. Who has the document open is sent what it changed.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses the patch: 1002 if it is malformed or breaks the schema, 1005 if a `test` failed
+    /// or the document has another version, 1003 if there is no document, or the server has no such tool.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once polled, the patch may be applied.
+    ///
+    /// ```
+    /// # use meshagent_client::CallError;
+    /// # use meshagent_protocol::DocPath;
+    /// # use meshagent_protocol::SyncDescribe;
+    /// # use meshagent_protocol::SyncPatch;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let path = DocPath::parse("notes.document")?;
+    /// room.sync().create("notes.document", None, None).await?;
+    /// let mut input = SyncDescribe::new(path.clone());
+    /// input.with_version = true;
+    /// let seen = room.sync().describe_with(&input).await?;
+    ///
+    /// let tea = json!({ "body": { "text": "tea" } });
+    /// let add = json!({ "op": "add", "path": "/document/content/-", "value": tea });
+    /// let mut patch = SyncPatch::new(path, vec![add]);
+    /// // Nothing is overwritten that was not seen.
+    /// patch.if_version = seen.version.clone();
+    /// patch.dry_run = true;
+    /// assert!(room.sync().patch(&patch).await?.operations[0].changed);
+    /// assert_eq!(room.sync().describe("notes.document").await?, seen.json);
+    ///
+    /// patch.dry_run = false;
+    /// let patched = room.sync().patch(&patch).await?;
+    /// assert_ne!(Some(patched.version), seen.version);
+    /// let again = room.sync().patch(&patch).await;
+    /// assert!(matches!(again, Err(CallError::Refused { code: Some(1005), .. })));
+    /// # Ok(())
+    /// # });
+    /// ```
+    pub async fn patch(&self, input: &SyncPatch) -> Result<SyncPatched, CallError> {
+        self.room.connection().await?.sync().patch(input).await
     }
 
     /// Opens a document, and creates it if it does not exist. Who opens a path again gets the same document.
