@@ -10,6 +10,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use crate::connect::{ConnectError, Socket, open, upgrade};
 use crate::driver::{Command, Driver, Welcome};
 use crate::event::{EVENT_CAPACITY, EventReceiver, RoomEvent};
+use crate::room_client::RoomEnd;
 use crate::storage_client::StorageClient;
 use crate::stream::StreamHandle;
 use crate::sync_calls::SyncCalls;
@@ -412,6 +413,9 @@ pub enum CallError {
     /// The connection is gone; whether the call was carried out is unknown.
     #[error("the connection is gone, connect again")]
     Disconnected,
+    /// A [`RoomClient`](crate::RoomClient) makes no connection any more.
+    #[error("there is no way into the room any more")]
+    Ended(#[source] RoomEnd),
     /// The path can't name anything in a room.
     #[error("the path is invalid")]
     InvalidPath(#[from] InvalidPath),

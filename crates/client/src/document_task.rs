@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff::{self, Backoff};
 use crate::connection::{CallError, Connection};
 use crate::live_document::{DocumentEnd, DocumentEvent, Progress, Refusal, Shared};
-use crate::room_client::Link;
+use crate::room_client::{Link, RoomEnd};
 use crate::stream::{PendingAnswer, StreamEnd};
 use crate::sync_calls::SyncStream;
 
@@ -77,7 +77,7 @@ impl DocumentTask {
                 Err(CallError::Refused { code, text }) if !may_pass(code) => {
                     return Refusal { code, text }.into();
                 }
-                Err(CallError::Disconnected) => Ended::Lost,
+                Err(CallError::Disconnected | CallError::Ended(_)) => Ended::Lost,
                 Err(CallError::InvalidPath(error)) => {
                     let text = error.to_string();
                     return Refusal { code: None, text }.into();
@@ -111,10 +111,8 @@ impl DocumentTask {
                         return Ok(connection.clone());
                     }
                     Link::Up(_) | Link::Down => {}
-                    Link::Ended(text) => {
-                        let (code, text) = (None, text.clone());
-                        return Err(Refusal { code, text }.into());
-                    }
+                    Link::Ended(RoomEnd::Left) => return Err(DocumentEnd::Closed),
+                    Link::Ended(end) => return Err(DocumentEnd::RoomEnded(end.clone())),
                 }
                 if link.changed().await.is_err() {
                     return Err(DocumentEnd::Closed);

@@ -54,7 +54,9 @@ pub use editor::Editor;
 pub use event::{EventReceiver, RoomEvent};
 pub use live_document::{Changes, DocumentEnd, DocumentEvent, LiveDocument, Refusal, SaveError};
 pub use replica::{Outgoing, Replica};
-pub use room_client::{LocalParticipant, RoomBuilder, RoomClient, RoomStatus, StatusReceiver};
+pub use room_client::{
+    LocalParticipant, RoomBuilder, RoomClient, RoomEnd, RoomStatus, StatusReceiver,
+};
 pub use storage_client::{DownloadedFile, StorageClient};
 pub use stream::{PendingAnswer, StreamEnd, StreamHandle, StreamSender};
 pub use sync_calls::{Acknowledgement, SyncCalls, SyncStream};

@@ -16,7 +16,7 @@ use crate::editor::Editor;
 use crate::journal::Journal;
 use crate::refusals::Refusals;
 use crate::replica::Replica;
-use crate::room_client::RoomClient;
+use crate::room_client::{RoomClient, RoomEnd};
 
 /// A live document; cheap to clone. All handles of one path in one room share one replica.
 ///
@@ -131,12 +131,15 @@ pub struct Refusal {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DocumentEnd {
-    /// It was closed here.
+    /// It was closed here, or the room was left.
     #[error("the document was closed")]
     Closed,
     /// The server does not let it be opened again.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The room can't be entered any more.
+    #[error("there is no way into the room any more")]
+    RoomEnded(#[source] RoomEnd),
     /// The server, or the journal, holds what this client can't read.
     #[error("the document can't be read: {0}")]
     Unreadable(String),

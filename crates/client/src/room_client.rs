@@ -58,7 +58,39 @@ pub(crate) enum Link {
     Down,
     Up(Connection),
     /// There will be none any more.
-    Ended(String),
+    Ended(RoomEnd),
+}
+
+/// Why a room has no connection, and none is tried any more.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RoomEnd {
+    /// By [`RoomClient::close`].
+    #[error("the room was left")]
+    Left,
+    /// The server does not let us in, and will not by itself: the token is no longer good, or the room is gone.
+    #[error("the server refuses the connection with status {status}: {text}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// What the server says.
+        text: String,
+    },
+    /// There is no way into a room with what was given.
+    #[error("{0}")]
+    Setting(String),
+}
+
+impl From<&ConnectError> for RoomEnd {
+    fn from(error: &ConnectError) -> Self {
+        match error {
+            ConnectError::Refused { status, text } => Self::Refused {
+                status: *status,
+                text: text.clone(),
+            },
+            error => Self::Setting(error.to_string()),
+        }
+    }
 }
 
 /// Whether there is a connection.
@@ -270,7 +302,7 @@ impl RoomClient {
     ///
     /// # Errors
     ///
-    /// When the server refuses, or the connection breaks meanwhile.
+    /// When the server refuses, the connection breaks meanwhile, or there will be none any more.
     ///
     /// ```
     /// # use meshagent_protocol::Content;
@@ -298,7 +330,7 @@ impl RoomClient {
     ///
     /// # Errors
     ///
-    /// When there will be none any more.
+    /// When there will be none any more, with the reason.
     ///
     /// ```
     /// # meshagent_testing::in_room(async |room| {
@@ -313,7 +345,7 @@ impl RoomClient {
             match &*link.borrow_and_update() {
                 Link::Up(connection) if !connection.is_closed() => return Ok(connection.clone()),
                 Link::Up(_) | Link::Down => {}
-                Link::Ended(_) => return Err(CallError::Disconnected),
+                Link::Ended(end) => return Err(CallError::Ended(end.clone())),
             }
             if link.changed().await.is_err() {
                 return Err(CallError::Disconnected);
@@ -380,8 +412,8 @@ fn status(link: &Link) -> RoomStatus {
     match link {
         Link::Up(connection) if !connection.is_closed() => RoomStatus::Connected,
         Link::Up(_) | Link::Down => RoomStatus::Reconnecting,
-        Link::Ended(reason) => RoomStatus::Ended {
-            reason: reason.clone(),
+        Link::Ended(end) => RoomStatus::Ended {
+            reason: end.to_string(),
         },
     }
 }
@@ -728,16 +760,16 @@ impl Supervisor {
     async fn run(mut self) {
         let mut backoff = Backoff::new();
         let closing = self.closing.clone();
-        let reason = tokio::select! {
-            reason = self.keep_connected(&mut backoff) => reason,
+        let end = tokio::select! {
+            end = self.keep_connected(&mut backoff) => end,
             () = closing.cancelled() => {
                 // Documents use what connection there is to save what is not saved yet.
                 self.tasks.close();
                 let _in_time = tokio::time::timeout(LINGER, self.tasks.wait()).await;
-                "the room was left".to_owned()
+                RoomEnd::Left
             }
         };
-        let link = self.link.send_replace(Link::Ended(reason));
+        let link = self.link.send_replace(Link::Ended(end));
         if let Link::Up(connection) = link {
             connection.close().await;
         }
@@ -746,7 +778,7 @@ impl Supervisor {
     }
 
     /// Returns why there will be no connection any more.
-    async fn keep_connected(&mut self, backoff: &mut Backoff) -> String {
+    async fn keep_connected(&mut self, backoff: &mut Backoff) -> RoomEnd {
         loop {
             let token = self.credentials.token(&self.room_name);
             let connecting = Connection::connect_trusting(&self.url, &token, &self.trust);
@@ -763,11 +795,11 @@ impl Supervisor {
                     backoff.connected(since.elapsed());
                 }
                 Err(error) if self.first.is_some() || !error.may_pass() => {
-                    let reason = error.to_string();
+                    let end = RoomEnd::from(&error);
                     if let Some(first) = self.first.take() {
                         let _waiting = first.send(Err(error));
                     }
-                    return reason;
+                    return end;
                 }
                 Err(_passing) => {}
             }

@@ -1,6 +1,6 @@
 //! What went wrong in a room, as a failure with its exit code and a hint.
 
-use meshagent_client::{CallError, ConnectError};
+use meshagent_client::{CallError, ConnectError, RoomEnd};
 use meshagent_document::Violation;
 use meshagent_protocol::ErrorCode;
 
@@ -22,6 +22,14 @@ pub(super) fn of_call(what: impl Into<String>, error: CallError) -> Failure {
         CallError::Disconnected => failure
             .with_exit_code(UNREACHABLE)
             .with_hint("try again; what was not confirmed may have been done or not"),
+        CallError::Ended(RoomEnd::Refused { status, .. }) => match status {
+            401 | 403 => failure
+                .with_exit_code(DENIED)
+                .with_hint("use a token that is still good for this room"),
+            404 => failure.with_exit_code(NOT_FOUND),
+            _ => failure.with_exit_code(UNREACHABLE),
+        },
+        CallError::Ended(_) => failure.with_exit_code(UNREACHABLE),
         CallError::InvalidPath(_) => failure.with_exit_code(USAGE),
         CallError::Refused { code, .. } => match code.and_then(ErrorCode::from_number) {
             Some(ErrorCode::PermissionDenied) => failure

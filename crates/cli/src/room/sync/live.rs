@@ -30,6 +30,7 @@ pub(super) fn failure(path: &str, verb: &str, end: DocumentEnd) -> Failure {
         DocumentEnd::Refused(Refusal { code, text }) => {
             failures::of_call(what, CallError::Refused { code, text })
         }
+        DocumentEnd::RoomEnded(end) => failures::of_call(what, CallError::Ended(end)),
         end => Failure::new(what).with_exit_code(REFUSED).with_source(end),
     }
 }
