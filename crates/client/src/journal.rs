@@ -257,6 +257,9 @@ impl Recovered {
 }
 
 #[cfg(test)]
+mod restarts;
+
+#[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
