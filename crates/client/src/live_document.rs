@@ -523,12 +523,9 @@ impl Shared {
         }
     }
 
-    /// What the opening has been told that was made last; nothing new for nobody.
-    pub(crate) fn newest_told(&self) -> Told {
-        match self.newest() {
-            Some(opening) => Told::clone(&opening.told),
-            None => Told::new(self.lock().replica.saved_number().into()),
-        }
+    /// What the opening has been told that was made last, of those that are left.
+    pub(crate) fn newest_told(&self) -> Option<Told> {
+        self.newest().map(|opening| Told::clone(&opening.told))
     }
 
     fn newest(&self) -> Option<Arc<Handle>> {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::connection::CallError;
 use crate::document_task::{DocumentTask, new_client_id};
 use crate::journal::Journal;
-use crate::live_document::{DocumentEnd, LiveDocument, SaveError, Shared};
+use crate::live_document::{DocumentEnd, LiveDocument, SaveError, Shared, Told};
 use crate::replica::Replica;
 use crate::room_client::RoomClient;
 
@@ -269,10 +269,15 @@ impl SyncClient {
     /// # });
     /// ```
     pub async fn close(&self, path: &str) -> Result<(), SaveError> {
-        let Some(shared) = self.shared(path) else {
+        let Some(shared) = self.find(path) else {
             return Ok(());
         };
-        let told = shared.newest_told();
+        let told = match shared.newest_told() {
+            Some(told) => told,
+            None if shared.is_ended() => return Ok(()),
+            // All handles were dropped; what they were not told is told to nobody, what is under way is waited for.
+            None => Told::new(shared.lock().replica.saved_number().into()),
+        };
         let saved = shared.saved(&told).await;
         shared.end_one();
         saved
@@ -311,12 +316,17 @@ impl SyncClient {
         Ok(())
     }
 
+    /// The document, if it is live.
     fn shared(&self, path: &str) -> Option<Arc<Shared>> {
+        self.find(path).filter(|shared| !shared.is_ended())
+    }
+
+    /// The document, if somebody has it still.
+    fn find(&self, path: &str) -> Option<Arc<Shared>> {
         let path = DocPath::parse(path).ok()?;
         let documents = self.room.documents();
         let documents = documents.lock().unwrap_or_else(PoisonError::into_inner);
-        let shared = documents.get(path.as_str()).and_then(Weak::upgrade)?;
-        (!shared.is_ended()).then_some(shared)
+        documents.get(path.as_str()).and_then(Weak::upgrade)
     }
 
     /// Another handle of the document if it is open; else the first one, and whether it can be read already.

@@ -5,6 +5,7 @@ mod calls;
 mod connecting;
 mod peer;
 mod reconnecting;
+mod refusing;
 mod replica;
 mod streams;
 mod toolkits;

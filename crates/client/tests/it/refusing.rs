@@ -1,0 +1,75 @@
+//! A document whose edit is refused, and that can't be opened again after that.
+
+use meshagent_client::{DocumentEnd, DocumentEvent, Refusal, RoomClient, SaveError};
+use meshagent_document::{MeshDocument, MeshSchema, Target};
+use meshagent_protocol::{Content, ErrorCode, encode_base64, sync};
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use crate::peer::Peer;
+
+#[tokio::test]
+async fn a_refusal_is_told_although_the_document_ends_by_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serve = async {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut peer = Peer::accept(stream).await;
+        let (_, call, _) = peer.open().await;
+        let schema = MeshSchema::builtin("document").unwrap();
+        let schema_json = schema.to_json();
+        let state = encode_base64(&MeshDocument::new(schema, 1).encode_state());
+        peer.send_chunk(&call, sync::state("a.document", &schema_json, state))
+            .await;
+        peer.chunk(Content::error(ErrorCode::PermissionDenied, "no edits"))
+            .await;
+        // It comes again for what the server has, and the grant is gone.
+        assert_eq!(peer.chunk(Content::Empty).await, Content::close());
+        let (request, _) = peer.invoke().await;
+        peer.answer(
+            request,
+            Content::error(ErrorCode::PermissionDenied, "not even that"),
+        )
+        .await;
+        peer
+    };
+    let refusal = |text: &str| Refusal {
+        code: Some(1001),
+        text: text.to_owned(),
+    };
+    let user = async {
+        let room = RoomClient::builder()
+            .room_url(format!("ws://{address}/rooms/my-room"))
+            .token("token");
+        let room = room.connect().await.unwrap();
+        let document = room.sync().open("a.document").await.unwrap();
+        let _again = room.sync().open("a.document").await.unwrap();
+        let mut changes = document.changes();
+        let element = json!({ "body": { "text": "mine" } });
+        document
+            .edit(|d| d.append_child(Target::Root, element))
+            .unwrap();
+        let saved = document.saved().await;
+        assert_eq!(saved, Err(SaveError::Refused(refusal("no edits"))));
+        let mut events = Vec::new();
+        while let Some(event) = changes.recv().await {
+            if !matches!(event, DocumentEvent::Changed(_)) {
+                events.push(event);
+            }
+        }
+        let refused = DocumentEvent::Refused {
+            refusal: refusal("no edits"),
+            lost_updates: 1,
+        };
+        let ended = DocumentEvent::Ended(DocumentEnd::Refused(refusal("not even that")));
+        assert_eq!(events, [DocumentEvent::Disconnected, refused, ended]);
+        // The last opening has not been told yet, the first one has.
+        let closed = room.sync().close("a.document").await;
+        assert_eq!(closed, Err(SaveError::Refused(refusal("no edits"))));
+        assert_eq!(room.sync().close("a.document").await, Ok(()));
+        room
+    };
+    let (peer, room) = tokio::join!(serve, user);
+    drop(peer);
+    room.close().await;
+}
