@@ -459,4 +459,20 @@ fn nobody_overwrites_what_they_have_not_seen() {
         &["can't update \"plan\"", &version(), "get --version"],
     );
     assert!(home.get("plan").contains("seen"));
+
+    // One in 64 versions begins with a minus.
+    let late = update("late", &["--if-version", "-another"]);
+    refused(&late, 1, &["moved on"]);
+
+    // What is wrong with the patch beside that is not what one has to hear first.
+    for patch in [
+        r#"[{"op": "remove", "path": "/doc/children/7"}]"#,
+        r#"[{"op": "test", "path": "/doc/title", "value": "Plan"}]"#,
+        r#"[{"op": "add", "path": "/doc/colour", "value": "red"}]"#,
+    ] {
+        let update = ["sync", "update", "plan", "--if-version", &first, "--patch"];
+        let moved_on = format!("moved on, its version is {:?} now", version());
+        let late = home.run(&[&update[..], &[patch]].concat());
+        refused(&late, 1, &[&moved_on, "get --version"]);
+    }
 }

@@ -44,7 +44,7 @@ pub(super) struct UpdateArgs {
     patch_file: Option<PathBuf>,
 
     /// Refuse (exit code 1) if the document has another version than this, which `get --version` printed
-    #[arg(long, value_name = "VERSION")]
+    #[arg(long, value_name = "VERSION", allow_hyphen_values = true)]
     if_version: Option<String>,
 
     /// Only check the patch, and print what would become of each operation
@@ -122,29 +122,26 @@ async fn explain(
     error: CallError,
 ) -> anyhow::Error {
     let what = format!("can't update {path:?}");
-    let is_patch = matches!(
-        code(&error),
-        Some(ErrorCode::InvalidRequest | ErrorCode::Conflict)
-    );
-    if is_patch {
-        let Ok(mut opened) = OpenDocument::open(room, path).await else {
-            return failures::of_call(what, error).into();
-        };
-        let patch = Value::Array(input.patch);
-        if let Err(error) = opened
-            .document
-            .apply_patch(&patch, &mut OpenDocument::new_id)
-        {
-            return patch_failure(path, error).into();
+    let hint = match code(&error) {
+        Some(ErrorCode::InvalidRequest) => {
+            let patch = Value::Array(input.patch);
+            if let Ok(mut opened) = OpenDocument::open(room, path).await
+                && let Err(error) = opened
+                    .document
+                    .apply_patch(&patch, &mut OpenDocument::new_id)
+            {
+                return patch_failure(path, error).into();
+            }
+            "nothing was changed; `meshagent room sync get` shows the document as it is now"
         }
-    }
-    let failure = failures::of_call(what, error);
-    if input.if_version.is_some() {
-        return failure
-            .with_hint("`meshagent room sync get --version` shows the document as it is now")
-            .into();
-    }
-    failure.into()
+        // The document is another one than the patch was made for, by its version or by a `test`. What else is wrong
+        // with the patch there is of no interest.
+        Some(ErrorCode::Conflict) => {
+            "nothing was changed; `meshagent room sync get --version` shows the document as it is now"
+        }
+        _ => return failures::of_call(what, error).into(),
+    };
+    failures::of_call(what, error).with_hint(hint).into()
 }
 
 /// What the server took out of a change, since it no longer fitted the schema with what others had written meanwhile.
