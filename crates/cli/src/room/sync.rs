@@ -11,6 +11,7 @@ mod inspect;
 mod live;
 mod ls;
 mod open;
+mod removed;
 mod update;
 mod validate;
 mod watch;

@@ -2,11 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Lines, Read as _, Write as _};
-use std::process::{Child, ChildStdout, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use rustix::pty::{self, OpenptFlags};
 use serde_json::{Value, json};
 
+use crate::meshagent;
 use crate::room::{Home, PLAN, refused};
 
 /// A command that prints lines; killed when the test fails.
@@ -117,15 +119,49 @@ fn people_get_lines_that_they_can_read() {
     );
 }
 
-/// Runs `edit` with a shell command as the editor, to which the file is `$1`.
-fn edit(home: &Home, editor: &str) -> crate::Ran {
+/// `edit` with a shell command as the editor, to which the file is `$1`.
+fn editing(home: &Home, editor: &str) -> Command {
     fs::write(home.path().join("editor"), editor).unwrap();
     let mut command = home.command(&["sync", "edit", "plan"]);
-    crate::run(
-        command
-            .env("EDITOR", "sh ./editor")
-            .env("TMPDIR", home.path()),
-    )
+    command
+        .env("EDITOR", "sh ./editor")
+        .env("TMPDIR", home.path());
+    command
+}
+
+fn edit(home: &Home, editor: &str) -> crate::Ran {
+    crate::run(&mut editing(home, editor))
+}
+
+/// How a shell calls the binary.
+fn program(home: &Home) -> String {
+    let command = home.command(&[]);
+    command.get_program().to_string_lossy().into_owned()
+}
+
+/// The files with what was written, in the home, which is `TMPDIR`.
+fn drafts(home: &Home) -> Vec<PathBuf> {
+    let files = fs::read_dir(home.path()).unwrap();
+    let files = files.map(|file| file.unwrap().path());
+    let is_draft = |file: &PathBuf| {
+        let name = file.file_name().unwrap().to_string_lossy();
+        name.starts_with("meshagent-")
+    };
+    files.filter(is_draft).collect()
+}
+
+/// What was written did not get into the document: a hint says in which file it is, and there it is. Ends with that
+/// the file is gone.
+#[track_caller]
+fn kept(home: &Home, stderr: &str, written: &str) {
+    let hint = stderr.split("what you wrote is in ").nth(1);
+    let path = hint.unwrap_or_else(|| panic!("{stderr}"));
+    let path = Path::new(path.lines().next().unwrap());
+    assert_eq!(drafts(home), [path], "{stderr}");
+    assert!(stderr.contains("\nhint: "), "{stderr}");
+    let text = fs::read_to_string(path).unwrap();
+    assert!(text.contains(written), "{text}");
+    fs::remove_file(path).unwrap();
 }
 
 #[test]
@@ -138,11 +174,7 @@ fn only_what_was_edited_is_changed() {
     assert_eq!(home.get("plan"), PLAN.replace("milk", "tea"));
 
     // Somebody else edits while the editor is open.
-    let meshagent = home
-        .command(&[])
-        .get_program()
-        .to_string_lossy()
-        .into_owned();
+    let meshagent = program(&home);
     let patch = r#"[{"op": "replace", "path": "/doc/title", "value": "Theirs"}]"#;
     let ran = edit(
         &home,
@@ -154,6 +186,7 @@ fn only_what_was_edited_is_changed() {
     let expected = PLAN.replace("milk", "tea").replace("bread", "cake");
     assert_eq!(home.get("plan"), expected.replace("Plan", "Theirs"));
     assert_eq!(edit(&home, "true").stdout, "Nothing was changed\n");
+    assert!(drafts(&home).is_empty(), "what arrived is not kept");
 }
 
 #[test]
@@ -161,22 +194,125 @@ fn what_the_schema_forbids_is_said_and_kept() {
     let home = Home::new();
     home.create("plan");
     let ran = edit(&home, "sed -i 's/\"milk\"/7/' \"$1\"");
+    refused(&ran, 1, &["/doc/children/0/item/s", "inspect"]);
+    kept(&home, &ran.stderr, "\"s\": 7");
+    assert_eq!(home.get("plan"), PLAN);
+    let ran = edit(&home, "echo nonsense > \"$1\"");
+    refused(&ran, 2, &["no JSON"]);
+    kept(&home, &ran.stderr, "nonsense");
+    let ran = edit(&home, "sed -i s/milk/tea/ \"$1\"; exit 3");
+    refused(&ran, 1, &["the editor ended with"]);
+    kept(&home, &ran.stderr, "tea");
+    let ran = edit(&home, "exit 3");
+    refused(&ran, 1, &["the editor ended with", "\nhint: "]);
+    assert!(drafts(&home).is_empty(), "nothing was written");
+    assert_eq!(home.get("plan"), PLAN);
+    let mut command = home.command(&["sync", "edit", "plan"]);
+    refused(&crate::run(&mut command), 2, &["there is no editor"]);
+}
+
+#[test]
+fn what_the_server_does_not_take_is_kept() {
+    let home = Home::new();
+    home.create("plan");
+    // Read-only.
+    let spec = "{version: v1, kind: ParticipantToken, identity: ada, room: r, \
+                api: {storage: {}, sync: {paths: [{path: plan, read_only: true}]}}}";
+    fs::write(home.path().join("token.yaml"), spec).unwrap();
+    let mut token = meshagent(home.path(), &["token", "--input", "token.yaml"]);
+    let jwt = crate::run(token.current_dir(home.path())).stdout;
+    let mut command = editing(&home, "sed -i s/milk/tea/ \"$1\"");
+    let ran = crate::run(command.env("MESHAGENT_TOKEN", jwt.trim_end()));
+    refused(&ran, 4, &["grants"]);
+    kept(&home, &ran.stderr, "tea");
+    assert_eq!(home.get("plan"), PLAN);
+
+    // Deleted while the editor is open.
+    let delete = format!(
+        "sed -i s/milk/tea/ \"$1\"\n{} room sync delete --room r plan --quiet",
+        program(&home)
+    );
+    let ran = edit(&home, &delete);
+    refused(&ran, 3, &["can't change \"plan\""]);
+    kept(&home, &ran.stderr, "tea");
+}
+
+#[test]
+fn what_the_server_takes_out_again_is_kept() {
+    let home = Home::new();
+    home.create("plan");
+    // Both take the same $id, which only one may have.
+    let item = |s: &str| json!({ "item": { "$id": "same", "s": s } });
+    let mut mine: Value = serde_json::from_str(PLAN).unwrap();
+    let children = mine["doc"]["children"].as_array_mut().unwrap();
+    children.push(item("mine"));
+    let theirs = json!([{ "op": "add", "path": "/doc/children/0", "value": item("theirs") }]);
+    let both = format!(
+        "echo '{mine}' > \"$1\"\n{} room sync update --room r plan --quiet --patch '{theirs}'",
+        program(&home),
+    );
+    let ran = edit(&home, &both);
     refused(
         &ran,
         1,
-        &["/doc/children/0/item/s", "what you wrote is in "],
+        &["others changed \"plan\"", "  /doc/children/3/item: "],
     );
-    let kept = ran.stderr.split("what you wrote is in ").nth(1).unwrap();
-    assert!(
-        fs::read_to_string(kept.trim())
-            .unwrap()
-            .contains("\"s\": 7")
-    );
-    assert_eq!(home.get("plan"), PLAN);
-    refused(&edit(&home, "echo nonsense > \"$1\""), 2, &["no JSON"]);
-    refused(&edit(&home, "exit 3"), 1, &["the editor ended with"]);
-    let mut command = home.command(&["sync", "edit", "plan"]);
-    refused(&crate::run(&mut command), 2, &["there is no editor"]);
+    kept(&home, &ran.stderr, "mine");
+}
+
+#[test]
+fn edit_waits_for_a_lost_server_and_not_for_ever() {
+    for is_interrupted in [true, false] {
+        let home = Home::new();
+        home.create("plan");
+        let stop = format!("sed -i s/milk/tea/ \"$1\"; kill -9 {}", home.server().id());
+        let mut child = editing(&home, &stop)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut said = String::new();
+        stderr.read_line(&mut said).unwrap();
+        assert!(said.starts_with("disconnected; waiting"), "{said}");
+        if is_interrupted {
+            interrupt(&child);
+        }
+        stderr.read_to_string(&mut said).unwrap();
+        let code = if is_interrupted { 130 } else { 5 };
+        assert_eq!(child.wait().unwrap().code(), Some(code), "{said}");
+        assert!(said.contains("\nerror: "), "{said}");
+        kept(&home, &said, "tea");
+    }
+}
+
+#[test]
+fn edit_goes_on_when_the_server_is_back() {
+    let home = Home::new();
+    home.create("plan");
+    let stop = format!("sed -i s/milk/tea/ \"$1\"; kill -9 {}", home.server().id());
+    let mut child = editing(&home, &stop)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut said = String::new();
+    stderr.read_line(&mut said).unwrap();
+    let home = home.after_kill();
+    stderr.read_to_string(&mut said).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert_eq!(output.stdout, b"Updated document at plan\n");
+    assert_eq!(home.get("plan"), PLAN.replace("milk", "tea"));
+    assert!(drafts(&home).is_empty(), "it arrived");
+}
+
+/// As the terminal does for Ctrl-C.
+fn interrupt(child: &Child) {
+    let mut kill = Command::new("kill");
+    let kill = kill.args(["-s", "INT", &child.id().to_string()]);
+    assert!(kill.status().unwrap().success());
 }
 
 /// What the editor does: something that the schema forbids, and then something that it allows.
@@ -213,7 +349,11 @@ impl AtTerminal {
     }
 
     /// Types this when it is asked, and returns how the command ended.
-    fn answer(mut self, typed: &str) -> crate::Ran {
+    fn answer(self, typed: &str) -> crate::Ran {
+        self.when_asked(|terminal| terminal.person.write_all(typed.as_bytes()).unwrap())
+    }
+
+    fn when_asked(mut self, answer: impl FnOnce(&mut Self)) -> crate::Ran {
         const QUESTION: &str = "Enter opens the editor again";
         let mut stderr = self.child.stderr.take().unwrap();
         let mut said = String::new();
@@ -223,7 +363,7 @@ impl AtTerminal {
             assert_eq!(read, 1, "it ended without a question: {said}");
             said.push(char::from(byte[0]));
         }
-        self.person.write_all(typed.as_bytes()).unwrap();
+        answer(&mut self);
         stderr.read_to_string(&mut said).unwrap();
         let mut stdout = String::new();
         let mut out = self.child.stdout.take().unwrap();
@@ -250,17 +390,21 @@ fn a_person_may_go_on_editing_what_the_schema_forbids() {
     );
     assert_eq!(home.get("plan"), PLAN.replace("milk", "tea"));
 
-    fs::remove_file(home.path().join("tried")).unwrap();
-    home.done(&[
-        "sync",
-        "update",
-        "plan",
-        "--patch",
-        r#"[{"op": "replace", "path": "/doc/children/0/item/s", "value": "milk"}]"#,
-    ]);
+    // Who gives up finds what was written.
+    let milk = r#"[{"op": "replace", "path": "/doc/children/0/item/s", "value": "milk"}]"#;
+    home.done(&["sync", "update", "plan", "--patch", milk]);
+    let first_try = || {
+        fs::remove_file(home.path().join("tried")).unwrap();
+        AtTerminal::edit(&home)
+    };
     let end_of_file = "\x04";
-    let ran = AtTerminal::edit(&home).answer(end_of_file);
+    let ran = first_try().answer(end_of_file);
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""));
     assert!(ran.stderr.contains("nothing was changed"), "{}", ran.stderr);
+    kept(&home, &ran.stderr, "7");
+    let ran = first_try().when_asked(|terminal| interrupt(&terminal.child));
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(130), ""));
+    assert!(ran.stderr.contains("nothing was changed"), "{}", ran.stderr);
+    kept(&home, &ran.stderr, "7");
     assert_eq!(home.get("plan"), PLAN);
 }

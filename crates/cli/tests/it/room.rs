@@ -53,9 +53,22 @@ impl Home {
     /// Stops the server, and starts another one at its address.
     pub(crate) fn restart(self) -> Self {
         let Self { directory, server } = self;
-        let address = server.url().trim_start_matches("http://").to_owned();
+        let url = server.url().to_owned();
         server.terminate();
-        let serve = ["serve", "--listen", &address];
+        Self::at(directory, &url)
+    }
+
+    /// The same after a server that was killed meanwhile.
+    pub(crate) fn after_kill(self) -> Self {
+        let Self { directory, server } = self;
+        let url = server.url().to_owned();
+        server.kill();
+        Self::at(directory, &url)
+    }
+
+    fn at(directory: TempDir, url: &str) -> Self {
+        let address = url.trim_start_matches("http://");
+        let serve = ["serve", "--listen", address];
         let server = Server::start(&mut meshagent(directory.path(), &serve));
         Self { directory, server }
     }

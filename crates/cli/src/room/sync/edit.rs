@@ -1,27 +1,42 @@
 //! `meshagent room sync edit`.
 
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
-use std::path::Path;
-use std::process::Command;
+mod draft;
 
-use anyhow::Context as _;
+use std::error::Error as _;
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::time::Duration;
+
 use clap::Args;
-use meshagent_client::{OpenOptions, SaveError};
+use meshagent_client::{
+    CallError, Changes, DocumentEnd, DocumentEvent, LiveDocument, OpenOptions, RoomClient,
+    RoomStatus, SaveError,
+};
 use meshagent_document::{MeshDocument, ReplaceError};
 use serde_json::Value;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
+use self::draft::{Draft, Editor};
 use super::live;
+use super::removed::Removed;
 use crate::failure::{Failure, REFUSED, USAGE};
 use crate::output::Output;
 use crate::room::failures;
 use crate::room::session::RoomArgs;
-use crate::settings;
+
+/// How long a lost connection is waited for, as long as commands wait for a room. Nothing is lost by giving up: what was
+/// written stays in its file.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// What a shell says of a command that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
 
 /// Edit a document as JSON in an editor
 ///
 /// Opens $VISUAL or $EDITOR. What you save is compared with what you saw, and only the difference is sent, so what
-/// others write meanwhile stays. What the schema forbids is listed, and you can go on editing.
+/// others write meanwhile stays. What the schema forbids is listed, and you can go on editing. If what you wrote does not
+/// get into the document, it is kept in a file, and a hint says where.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   meshagent room sync edit --room my-room notes/plan
@@ -39,7 +54,7 @@ pub(super) struct EditArgs {
 }
 
 pub(super) async fn run(args: &EditArgs, output: &Output) -> anyhow::Result<()> {
-    let editor = editor()?;
+    let editor = Editor::from_env()?;
     let room = args.room.enter().await?;
     let options = OpenOptions {
         create: false,
@@ -50,73 +65,169 @@ pub(super) async fn run(args: &EditArgs, output: &Output) -> anyhow::Result<()> 
     let (schema, state) = document.read(|d| (d.schema().clone(), d.encode_state()));
     let mut shown = MeshDocument::new(schema, u64::from(getrandom::u32()?));
     shown.apply_update(&state)?;
-    let text = format!("{:#}\n", shown.to_json(args.include_ids));
-    let file = tempfile::Builder::new()
-        .prefix("meshagent-")
-        .suffix(".json")
-        .tempfile()
-        .context("making a file to edit")?;
-    std::fs::write(file.path(), &text).context("writing the file to edit")?;
+    let draft = Draft::new(format!("{:#}\n", shown.to_json(args.include_ids)))?;
+    let events = document.changes();
+    let mut editing = Editing {
+        path: &args.path,
+        room: &room,
+        document,
+        events,
+        is_connected: true,
+        end: None,
+        removed: None,
+        is_quiet: output.is_quiet(),
+    };
+    let is_changed = match editing.edit(&editor, &draft, &mut shown).await {
+        Ok(is_changed) => is_changed,
+        Err(failure) => return Err(draft.keep(&args.path, failure).into()),
+    };
+    room.close().await;
+    if is_changed {
+        output.done(&format!("Updated document at {}", args.path))
+    } else {
+        output.done("Nothing was changed")
+    }
+}
 
-    let update = loop {
-        open_editor(&editor, file.path()).await?;
-        let edited = std::fs::read_to_string(file.path()).context("reading what was edited")?;
-        if edited == text {
-            room.close().await;
-            return output.done("Nothing was changed");
-        }
-        match difference(&mut shown, &args.path, &edited) {
-            Ok(update) => break update,
-            Err(failure) => {
-                if !std::io::stdin().is_terminal() {
-                    let (_, kept) = file.keep().context("keeping what was edited")?;
-                    let hint = format!("what you wrote is in {}", kept.display());
-                    return Err(failure.with_hint(hint).into());
+/// A document that a person edits.
+struct Editing<'a> {
+    path: &'a str,
+    room: &'a RoomClient,
+    document: LiveDocument,
+    events: Changes,
+    // What the events say.
+    is_connected: bool,
+    end: Option<DocumentEnd>,
+    removed: Option<Removed>,
+    is_quiet: bool,
+}
+
+impl Editing<'_> {
+    /// Whether the document was changed; if so, as it was written.
+    async fn edit(
+        &mut self,
+        editor: &Editor,
+        draft: &Draft,
+        shown: &mut MeshDocument,
+    ) -> Result<bool, Failure> {
+        // From here on Ctrl-C is the editor's, which may use it for something else.
+        let _unheard = interrupts()?;
+        let update = loop {
+            self.meanwhile(draft.edit(editor)).await?;
+            let Some(written) = draft.written().map_err(unreadable)? else {
+                return Ok(false);
+            };
+            match difference(shown, self.path, &written) {
+                Ok(Some(update)) => break update,
+                Ok(None) => return Ok(false),
+                Err(failure) if io::stdin().is_terminal() => {
+                    self.meanwhile(ask_for_another_try(&failure)).await?;
                 }
-                ask_for_another_try(&failure)?;
+                Err(failure) => return Err(failure),
+            }
+        };
+        self.send(&update).await?;
+        Ok(true)
+    }
+
+    /// Does something, and takes note of what happens to the document meanwhile.
+    async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                Some(event) = self.events.recv() => self.note(event),
             }
         }
-    };
-    let Some(update) = update else {
-        room.close().await;
-        return output.done("Nothing was changed");
-    };
-    let mut events = document.changes();
-    room.sync().sync(document.path(), &update)?;
-    match document.saved().await {
-        Ok(()) => {}
-        Err(SaveError::Refused(refusal)) => {
-            let (code, text) = (refusal.code, refusal.text);
-            let error = meshagent_client::CallError::Refused { code, text };
-            return Err(failures::of_call(format!("can't change {:?}", args.path), error).into());
-        }
-        Err(SaveError::Ended(end)) => return Err(live::failure(&args.path, "change", end).into()),
-        Err(error) => return Err(error.into()),
     }
-    while let Some(event) = events.try_recv() {
-        if let meshagent_client::DocumentEvent::Repaired { violations } = event {
-            let what = format!(
-                "others changed {:?} meanwhile; together with that the schema forbids a part, which the server removed: {}",
-                args.path,
-                Value::from(violations)
-            );
-            let failure = Failure::new(what).with_exit_code(REFUSED);
-            return Err(failure
-                .with_hint("look at the document, and edit it again")
-                .into());
+
+    fn note(&mut self, event: DocumentEvent) {
+        match event {
+            DocumentEvent::Disconnected => self.is_connected = false,
+            DocumentEvent::Synchronized => self.is_connected = true,
+            DocumentEvent::Ended(end) => self.end = Some(end),
+            DocumentEvent::Repaired { violations } => {
+                self.removed = Some(Removed::new(&violations));
+            }
+            _ => {}
         }
     }
-    room.close().await;
-    output.done(&format!("Updated document at {}", args.path))
+
+    /// Sends what was written, and waits until it is stored.
+    async fn send(&mut self, update: &[u8]) -> Result<(), Failure> {
+        let mut interrupts = interrupts()?;
+        if let Some(end) = self.end.take() {
+            return Err(live::failure(self.path, "change", end));
+        }
+        let sent = self.room.sync().sync(self.document.path(), update);
+        sent.map_err(|error| {
+            Failure::new(format!("can't change {:?}", self.path))
+                .with_exit_code(REFUSED)
+                .with_source(error)
+        })?;
+        let document = self.document.clone();
+        let mut saved = std::pin::pin!(document.saved());
+        let mut statuses = self.room.status_changes();
+        let mut is_told = false;
+        let mut deadline = None;
+        let saved = loop {
+            // A document that is gone loses its stream, too; what it waits for then is not the server.
+            let is_lost = self.room.status() == RoomStatus::Reconnecting;
+            if is_lost && !is_told {
+                self.say("disconnected; waiting for the server");
+                is_told = true;
+            }
+            if deadline.is_none() && (is_lost || !self.is_connected) {
+                deadline = Some(Instant::now() + PATIENCE);
+            }
+            tokio::select! {
+                biased;
+                saved = &mut saved => break saved,
+                Some(event) = self.events.recv() => self.note(event),
+                Some(_) = statuses.changed() => {}
+                _ = interrupts.recv() => {
+                    let failure = Failure::new("interrupted before the server had confirmed it");
+                    return Err(failure.with_exit_code(INTERRUPTED));
+                }
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                    let what = format!("the server did not come back within {} s", PATIENCE.as_secs());
+                    return Err(failures::of_call(what, CallError::Disconnected));
+                }
+            }
+        };
+        while let Some(event) = self.events.try_recv() {
+            self.note(event);
+        }
+        match (saved, self.removed.take()) {
+            (Ok(()), None) => Ok(()),
+            (Ok(()), Some(removed)) => Err(removed.failure(self.path, "edit")),
+            (Err(SaveError::Refused(refusal)), _) => {
+                let end = DocumentEnd::Refused(refusal);
+                Err(live::failure(self.path, "change", end))
+            }
+            (Err(SaveError::Ended(end)), _) => Err(live::failure(self.path, "change", end)),
+            (Err(error), _) => Err(Failure::new(format!("can't change {:?}", self.path))
+                .with_exit_code(REFUSED)
+                .with_source(error)),
+        }
+    }
+
+    fn say(&self, text: &str) {
+        if !self.is_quiet {
+            // With stderr closed there is nobody to tell.
+            let _told = writeln!(io::stderr(), "{text}");
+        }
+    }
 }
 
 /// What was written as an update of what was shown; `None` if that makes no difference.
 fn difference(
     shown: &mut MeshDocument,
     path: &str,
-    edited: &str,
+    written: &[u8],
 ) -> Result<Option<Vec<u8>>, Failure> {
-    let json: Value = serde_json::from_str(edited).map_err(|error| {
+    let json: Value = serde_json::from_slice(written).map_err(|error| {
         Failure::new("what you wrote is no JSON")
             .with_exit_code(USAGE)
             .with_source(error)
@@ -132,46 +243,51 @@ fn difference(
     })
 }
 
-/// The person's editor, as a command of the shell.
-fn editor() -> anyhow::Result<String> {
-    for name in ["VISUAL", "EDITOR"] {
-        if let Some(editor) = settings::variable(name)? {
-            return Ok(editor);
-        }
-    }
-    let failure = Failure::new("there is no editor").with_exit_code(USAGE);
-    Err(failure.with_hint("set EDITOR, for instance to vi").into())
-}
-
-async fn open_editor(editor: &str, file: &Path) -> anyhow::Result<()> {
-    let mut command = Command::new("sh");
-    // As git does: the variable may hold arguments.
-    command
-        .args(["-c", &format!("{editor} \"$@\""), editor])
-        .arg(file);
-    let ran = tokio::task::spawn_blocking(move || command.status()).await?;
-    let status = ran.context("starting the editor")?;
-    if status.success() {
-        return Ok(());
-    }
-    let failure = Failure::new(format!(
-        "the editor ended with {status}; nothing was changed"
-    ));
-    Err(failure.with_exit_code(REFUSED).into())
-}
-
 /// Says what is wrong, and waits for the person.
-fn ask_for_another_try(failure: &Failure) -> anyhow::Result<()> {
-    let mut stderr = std::io::stderr().lock();
-    writeln!(stderr, "error: {failure}")?;
-    write!(stderr, "Enter opens the editor again, ctrl-c gives up. ")?;
-    stderr.flush()?;
-    let mut answer = String::new();
-    let read = std::io::stdin().lock().read_line(&mut answer)?;
-    if read == 0 {
-        return Err(Failure::new("nothing was changed")
-            .with_exit_code(REFUSED)
-            .into());
+async fn ask_for_another_try(failure: &Failure) -> Result<(), Failure> {
+    let mut interrupts = interrupts()?;
+    {
+        let mut stderr = io::stderr().lock();
+        // With stderr closed the person may answer all the same.
+        let _told = write!(stderr, "error: {failure}");
+        let mut cause = failure.source();
+        while let Some(next) = cause {
+            let _told = write!(stderr, ": {next}");
+            cause = next.source();
+        }
+        let _told = write!(
+            stderr,
+            "\nEnter opens the editor again, Ctrl-C gives up and keeps what you wrote. "
+        );
+        let _told = stderr.flush();
     }
-    Ok(())
+    let (sender, answer) = oneshot::channel();
+    // One of the runtime's threads would be waited for at the end.
+    std::thread::spawn(move || {
+        let read = io::stdin().lock().read_line(&mut String::new());
+        // After Ctrl-C nobody waits for it.
+        let _asked = sender.send(read.is_ok_and(|read| read > 0));
+    });
+    let code = tokio::select! {
+        answer = answer => match answer {
+            Ok(true) => return Ok(()),
+            _ => REFUSED,
+        },
+        _ = interrupts.recv() => INTERRUPTED,
+    };
+    // The question's line is still open.
+    let _told = writeln!(io::stderr());
+    Err(Failure::new("nothing was changed").with_exit_code(code))
+}
+
+/// Ctrl-C from now on.
+fn interrupts() -> Result<Signal, Failure> {
+    signal(SignalKind::interrupt())
+        .map_err(|error| Failure::new("waiting for Ctrl-C").with_source(error))
+}
+
+fn unreadable(error: io::Error) -> Failure {
+    Failure::new("can't read what you wrote")
+        .with_exit_code(USAGE)
+        .with_source(error)
 }

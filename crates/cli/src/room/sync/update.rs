@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 use meshagent_client::{Acknowledgement, CallError, Connection};
-use meshagent_document::{PatchError, Violation};
+use meshagent_document::PatchError;
 use meshagent_protocol::sync::{SyncPatch, SyncPatched};
 use meshagent_protocol::{Content, DocPath, ErrorCode};
 use serde_json::Value;
 
 use super::open::OpenDocument;
+use super::removed::Removed;
 use crate::failure::{Failure, REFUSED, USAGE};
 use crate::output::{Layout, Output};
 use crate::room::session::RoomArgs;
@@ -92,7 +93,7 @@ pub(super) async fn run(args: &UpdateArgs, output: &Output) -> anyhow::Result<()
             let removed = apply_here(&room, &args.path, &Value::Array(input.patch)).await?;
             room.close().await;
             if let Some(removed) = removed {
-                return Err(removed.failure(&args.path).into());
+                return Err(removed.failure(&args.path, "patch").into());
             }
         }
         Err(error) => return Err(explain(&room, &args.path, input, error).await),
@@ -144,34 +145,6 @@ async fn explain(
     failures::of_call(what, error).with_hint(hint).into()
 }
 
-/// What the server took out of a change, since it no longer fitted the schema with what others had written meanwhile.
-struct Removed(Vec<Violation>);
-
-impl Removed {
-    fn in_notice(notice: &Value) -> Option<Self> {
-        let listed = notice["violations"].as_array()?;
-        let text =
-            |violation: &Value, name| violation[name].as_str().unwrap_or_default().to_owned();
-        let violations = listed.iter().map(|violation| Violation {
-            pointer: text(violation, "pointer"),
-            expected: text(violation, "expected"),
-            found: text(violation, "found"),
-        });
-        Some(Self(violations.collect()))
-    }
-
-    fn failure(&self, path: &str) -> Failure {
-        let what = format!(
-            "others changed {path:?} at the same time; together with that the schema does not allow all of the patch, \
-             and the server removed what it forbids:{}",
-            failures::lines(&self.0)
-        );
-        Failure::new(what)
-            .with_exit_code(REFUSED)
-            .with_hint("look at the document, and patch it again")
-    }
-}
-
 /// For a server that has no tool for it: applies the patch to a replica, sends what that changes, and waits until it is stored.
 async fn apply_here(
     room: &Connection,
@@ -189,7 +162,10 @@ async fn apply_here(
     let sent = opened.stream.send(&update).await;
     let Acknowledgement { notice, .. } =
         sent.map_err(|error| failures::of_call(format!("can't update {path:?}"), error))?;
-    Ok(notice.as_ref().and_then(Removed::in_notice))
+    let violations = notice
+        .as_ref()
+        .and_then(|notice| notice["violations"].as_array());
+    Ok(violations.map(|violations| Removed::new(violations)))
 }
 
 fn patch_failure(path: &str, error: PatchError) -> Failure {
@@ -207,30 +183,5 @@ fn patch_failure(path: &str, error: PatchError) -> Failure {
             .with_hint("`meshagent room sync get` shows what the pointers lead through; nothing was changed")
             .with_source(error),
         _ => failure.with_exit_code(REFUSED).with_source(error),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn what_the_server_removed_is_listed() {
-        let notice = json!({
-            "message": "repaired",
-            "violations": [{ "pointer": "/doc/x", "expected": "a string", "found": "7" }],
-            "violation_count": 1,
-        });
-        let failure = Removed::in_notice(&notice).unwrap().failure("plan");
-        let text = failure.to_string();
-        assert!(
-            text.contains("\n  /doc/x: expected a string, found 7"),
-            "{text}"
-        );
-        assert_eq!(failure.exit_code(), Some(REFUSED));
-        // An answer of another kind is none of that.
-        assert!(Removed::in_notice(&json!({ "vector": "" })).is_none());
     }
 }
