@@ -36,7 +36,7 @@ use crate::schema::MeshSchema;
 pub use anchor::Anchor;
 pub use edit::{Edit, EditError, Position, Target, TextPosition};
 pub use event::{Change, Event, Origin, TextChange};
-pub use grep::PatternError;
+pub use grep::{PatternError, grep_json};
 pub use insert::InsertError;
 pub use limits::Limits;
 pub use patch::{PatchError, PatchOutcome, PatchStep};

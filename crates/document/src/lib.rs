@@ -26,7 +26,7 @@ mod update;
 pub use document::{
     Anchor, Change, Edit, EditError, Element, Event, InsertError, Limits, MeshDocument, Origin,
     PatchError, PatchOutcome, PatchStep, PatternError, Position, Repair, ReplaceError, Target,
-    Text, TextChange, TextPosition,
+    Text, TextChange, TextPosition, grep_json,
 };
 pub use schema::{
     ChildProperty, ElementProperty, ElementType, ID_ATTRIBUTE, InferError, MeshSchema, SchemaError,

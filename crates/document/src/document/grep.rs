@@ -1,14 +1,13 @@
 //! Finds elements by a regular expression, with the meaning that the published SDKs gave to `grep`.
 
-use std::collections::HashSet;
-
 use regex::{Regex, RegexBuilder};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::MeshDocument;
 use super::read::Element;
 use crate::engine::{NodeIndex, NodeKind, ROOT_NODE};
+use crate::schema::TEXT_TAG;
 
 /// How many bytes a compiled pattern may take.
 const MAX_PATTERN_BYTES: usize = 1 << 20;
@@ -33,37 +32,18 @@ impl MeshDocument {
         before: usize,
         after: usize,
     ) -> Result<Vec<Element<'_>>, PatternError> {
-        let regex = RegexBuilder::new(pattern)
-            .case_insensitive(ignore_case)
-            .size_limit(MAX_PATTERN_BYTES)
-            .build()?;
-        let mut found = Vec::new();
-        let mut seen = HashSet::new();
-        let mut add = |index: NodeIndex| {
-            if seen.insert(index) {
-                let document = self;
-                found.push(Element { document, index });
-            }
-        };
-        // Lists of siblings, each with how far it was read.
-        let mut stack = vec![(vec![ROOT_NODE], 0)];
-        while let Some((siblings, at)) = stack.last_mut() {
-            let Some(&index) = siblings.get(*at) else {
-                stack.pop();
-                continue;
-            };
-            if self.matches(&regex, index) {
-                let first = at.saturating_sub(before);
-                let last = at.saturating_add(after).min(siblings.len() - 1);
-                siblings[first..=last].iter().copied().for_each(&mut add);
-            }
-            *at += 1;
-            let is_element =
-                |&node: &NodeIndex| matches!(self.engine.node(node).kind, NodeKind::Element(_));
-            let children = self.engine.children(index).filter(is_element);
-            stack.push((children.collect(), 0));
-        }
-        Ok(found)
+        let regex = compile(pattern, ignore_case)?;
+        let is_element =
+            |&node: &NodeIndex| matches!(self.engine.node(node).kind, NodeKind::Element(_));
+        let found = walk(
+            ROOT_NODE,
+            (before, after),
+            |index| self.matches(&regex, index),
+            |index| self.engine.children(index).filter(is_element).collect(),
+        );
+        let document = self;
+        let found = found.into_iter();
+        Ok(found.map(|index| Element { document, index }).collect())
     }
 
     fn matches(&self, regex: &Regex, index: NodeIndex) -> bool {
@@ -71,17 +51,9 @@ impl MeshDocument {
             return true;
         }
         let attributes = self.attributes(index);
-        let in_attributes = attributes.iter().any(|(name, value)| {
-            regex.is_match(name)
-                || match value {
-                    Value::Null => false,
-                    Value::String(text) => regex.is_match(text),
-                    // Python prints booleans with a capital letter.
-                    Value::Bool(true) => regex.is_match("true") || regex.is_match("True"),
-                    Value::Bool(false) => regex.is_match("false") || regex.is_match("False"),
-                    other => regex.is_match(&other.to_string()),
-                }
-        });
+        let in_attributes = attributes
+            .iter()
+            .any(|(name, value)| is_in_attribute(regex, name, value));
         let mut children = self.engine.children(index);
         in_attributes
             || children.any(|child| {
@@ -89,4 +61,107 @@ impl MeshDocument {
                     && regex.is_match(&self.engine.plain_text(child))
             })
     }
+}
+
+/// The same of a document's JSON, `{root tag: {…}}`, as [`MeshDocument::to_json`] prints it. What is no element there is
+/// passed over.
+///
+/// # Errors
+/// As [`MeshDocument::grep`].
+pub fn grep_json<'a>(
+    json: &'a Value,
+    pattern: &str,
+    ignore_case: bool,
+    before: usize,
+    after: usize,
+) -> Result<Vec<&'a Value>, PatternError> {
+    let regex = compile(pattern, ignore_case)?;
+    if element(json).is_none() {
+        return Ok(Vec::new());
+    }
+    let is_text = |tag: &str, child: &Value| tag == TEXT_TAG && delta(child).is_some();
+    let is_match = |json: &Value| {
+        let Some((tag, content)) = element(json) else {
+            return false;
+        };
+        regex.is_match(tag)
+            || content.iter().any(|(name, value)| match value {
+                Value::Array(children) => children.iter().any(|child| {
+                    is_text(tag, child) && delta(child).is_some_and(|text| regex.is_match(&text))
+                }),
+                value => is_in_attribute(&regex, name, value),
+            })
+    };
+    let children = |json: &'a Value| {
+        let Some((tag, content)) = element(json) else {
+            return Vec::new();
+        };
+        let children = content.values().filter_map(Value::as_array).flatten();
+        let elements = children.filter(|child| element(child).is_some() && !is_text(tag, child));
+        elements.collect()
+    };
+    Ok(walk(json, (before, after), is_match, children))
+}
+
+/// An element's tag and content.
+fn element(json: &Value) -> Option<(&str, &Map<String, Value>)> {
+    let members = json.as_object().filter(|members| members.len() == 1)?;
+    let (tag, content) = members.iter().next()?;
+    Some((tag, content.as_object()?))
+}
+
+/// The text that stands as a delta in an element.
+fn delta(json: &Value) -> Option<String> {
+    let (tag, content) = element(json)?;
+    let runs = content.get("delta").filter(|_| tag == TEXT_TAG)?;
+    let texts = runs.as_array()?.iter();
+    Some(texts.filter_map(|run| run["insert"].as_str()).collect())
+}
+
+fn compile(pattern: &str, ignore_case: bool) -> Result<Regex, regex::Error> {
+    RegexBuilder::new(pattern)
+        .case_insensitive(ignore_case)
+        .size_limit(MAX_PATTERN_BYTES)
+        .build()
+}
+
+/// What matches, in document order, with as many siblings around it.
+fn walk<N: Copy>(
+    root: N,
+    (before, after): (usize, usize),
+    is_match: impl Fn(N) -> bool,
+    children: impl Fn(N) -> Vec<N>,
+) -> Vec<N> {
+    let mut found = Vec::new();
+    // Lists of siblings, each with how far it was read, and how far it was found.
+    let mut stack = vec![(vec![root], 0, 0)];
+    while let Some((siblings, at, end)) = stack.last_mut() {
+        let Some(&node) = siblings.get(*at) else {
+            stack.pop();
+            continue;
+        };
+        *at += 1;
+        if is_match(node) {
+            let first = (*at - 1).saturating_sub(before).max(*end);
+            let last = at.saturating_add(after).min(siblings.len());
+            if first < last {
+                found.extend_from_slice(&siblings[first..last]);
+                *end = last;
+            }
+        }
+        stack.push((children(node), 0, 0));
+    }
+    found
+}
+
+fn is_in_attribute(regex: &Regex, name: &str, value: &Value) -> bool {
+    regex.is_match(name)
+        || match value {
+            Value::Null => false,
+            Value::String(text) => regex.is_match(text),
+            // Python prints booleans with a capital letter.
+            Value::Bool(true) => regex.is_match("true") || regex.is_match("True"),
+            Value::Bool(false) => regex.is_match("false") || regex.is_match("False"),
+            other => regex.is_match(&other.to_string()),
+        }
 }

@@ -1,6 +1,6 @@
 //! Finding elements.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{counter, document};
 use crate::test;
@@ -22,6 +22,18 @@ fn greps_like_the_published_cli() {
             .map(|element| element.id().unwrap_or("root"))
             .collect();
         assert_eq!(found, expected, "{pattern}");
+        // The same in what is printed.
+        let printed = ours.to_json(true);
+        let found = crate::grep_json(&printed, pattern, ignore_case, around.0, around.1).unwrap();
+        let id = |element: &Value| {
+            let (_, content) = element.as_object()?.iter().next()?;
+            content["$id"].as_str().map(str::to_owned)
+        };
+        let found: Vec<String> = found
+            .into_iter()
+            .map(|element| id(element).unwrap_or_else(|| "root".to_owned()))
+            .collect();
+        assert_eq!(found, expected, "{pattern}");
     };
     check("^alpha$", false, (0, 0), &["1"]);
     check("ALPHA", false, (0, 0), &[]);
@@ -33,9 +45,29 @@ fn greps_like_the_published_cli() {
     check("True", false, (0, 0), &["3"]);
     check("some T", false, (9, 0), &["1", "2", "3", "4"]);
     check("^text$", false, (0, 0), &["4"]);
+    check("insert|delta", false, (0, 0), &[]);
     assert!(ours.grep("(?=x)", false, 0, 0).is_err());
     assert!(
         ours.grep(&"(a{1000}){1000}".repeat(3), false, 0, 0)
             .is_err()
     );
+}
+
+#[test]
+fn what_is_no_document_has_nothing_to_find() {
+    for json in [
+        json!([]),
+        json!("x"),
+        json!({ "a": "x" }),
+        json!({ "x": {}, "y": {} }),
+    ] {
+        assert!(
+            crate::grep_json(&json, "x", false, 0, 0)
+                .unwrap()
+                .is_empty()
+        );
+    }
+    let json = json!({ "doc": { "children": ["x", { "a": "x" }, { "item": { "s": "x" } }] } });
+    let found = crate::grep_json(&json, "x", false, 0, 0).unwrap();
+    assert_eq!(found, [&json!({ "item": { "s": "x" } })]);
 }
