@@ -476,3 +476,71 @@ fn nobody_overwrites_what_they_have_not_seen() {
         refused(&late, 1, &[&moved_on, "get --version"]);
     }
 }
+
+#[test]
+fn json_in_a_pipe_is_read_like_a_document() {
+    let home = Home::new();
+    home.create("plan");
+    let nowhere = tempfile::TempDir::new().unwrap();
+    // Without room, key and server.
+    let piped = |arguments: &[&str], json: &str| {
+        fs::write(nowhere.path().join("json"), json).unwrap();
+        let mut command = meshagent(nowhere.path(), &[&["room", "sync"], arguments].concat());
+        run(command.stdin(fs::File::open(nowhere.path().join("json")).unwrap()))
+    };
+    let with_ids = home.done(&["sync", "get", "plan", "--include-ids"]);
+    for options in [
+        &["--compact"][..],
+        &["--pretty", "--include-ids"],
+        &["--include-ids", "--compact", "--color", "always"],
+    ] {
+        let get = |path| [&["get", path], options].concat();
+        let printed = piped(&get("-"), &with_ids);
+        assert_eq!((printed.code, printed.stderr.as_str()), (Some(0), ""));
+        let expected = home.done(&[&["sync"], &get("plan")[..]].concat());
+        assert_eq!(printed.stdout, expected, "{options:?}");
+        for pattern in ["MILK", "Plan", "^2$", "tea", "^item$", "n"] {
+            let grep = |path| {
+                let around = ["--ignore-case", "--after", "1"];
+                [&["grep", path, pattern], &around[..], options].concat()
+            };
+            let found = piped(&grep("-"), &with_ids);
+            assert_eq!((found.code, found.stderr.as_str()), (Some(0), ""));
+            let expected = home.done(&[&["sync"], &grep("plan")[..]].concat());
+            assert_eq!(found.stdout, expected, "{pattern} {options:?}");
+        }
+    }
+    let found = piped(&["grep", "-", "milk", "--compact"], PLAN);
+    assert_eq!(found.stdout, "[{\"item\": {\"s\": \"milk\", \"n\": 2}}]\n");
+
+    for json in [
+        "",
+        "{",
+        "[]",
+        "7",
+        "{}",
+        r#"{"doc": 7}"#,
+        r#"{"a": {}, "b": {}}"#,
+    ] {
+        refused(&piped(&["get", "-"], json), 2, &["stdin", "\nhint: "]);
+        refused(&piped(&["grep", "-", "x"], json), 2, &["stdin", "\nhint: "]);
+    }
+    refused(&piped(&["get", "-", "--version"], PLAN), 2, &["\nhint: "]);
+    let words = ["there is no room", "\nhint: give --room"];
+    refused(&piped(&["get", "plan"], PLAN), 2, &words);
+    refused(&piped(&["grep", "plan", "x"], PLAN), 2, &words);
+    let room = ["get", "plan", "--room", "No Room"];
+    refused(&piped(&room, PLAN), 2, &["1 to 63"]);
+}
+
+#[test]
+fn pattern_that_is_none_is_one_message() {
+    let home = Home::new();
+    home.create("plan");
+    for pattern in ["(", "*a", "[z-a]", "(?=x)", "x{2000}{2000}"] {
+        let ran = home.run(&["sync", "grep", "plan", pattern]);
+        refused(&ran, 2, &["is no pattern: ", "\nhint: "]);
+        assert_eq!(ran.stderr.lines().count(), 2, "{}", ran.stderr);
+        assert_eq!(ran.stderr.matches("error: ").count(), 1, "{}", ran.stderr);
+    }
+}

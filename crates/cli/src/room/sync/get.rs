@@ -4,19 +4,19 @@ use clap::Args;
 use meshagent_protocol::{DocPath, SyncDescribe};
 use serde_json::json;
 
-use super::open::OpenDocument;
-use crate::failure::{Failure, REFUSED};
+use super::open::{self, OpenDocument, RoomOrStdin, STDIN};
+use crate::failure::{Failure, REFUSED, USAGE};
 use crate::output::{LayoutArgs, Output};
-use crate::room::session::RoomArgs;
 use crate::room::{entries, failures};
 
 /// Print a document as JSON
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   meshagent room sync get --room my-room notes/plan
-  meshagent room sync get --room my-room notes/plan --compact | jq .doc.title")]
+  meshagent room sync get --room my-room notes/plan --compact | jq .doc.title
+  meshagent room sync get - --compact < plan.json")]
 pub(super) struct GetArgs {
-    /// The document
+    /// The document; `-` reads the JSON of one from stdin, which takes no room
     path: String,
 
     /// Show the $id of each element
@@ -31,11 +31,20 @@ pub(super) struct GetArgs {
     layout: LayoutArgs,
 
     #[command(flatten)]
-    room: RoomArgs,
+    room: RoomOrStdin,
 }
 
 pub(super) async fn run(args: &GetArgs, output: &Output) -> anyhow::Result<()> {
-    let room = args.room.connect().await?;
+    if args.path == STDIN {
+        if args.version {
+            let failure = Failure::new("only a document in a room has a version");
+            let hint = "leave out --version, or give the document's path";
+            return Err(failure.with_exit_code(USAGE).with_hint(hint).into());
+        }
+        let json = open::with_ids(open::read_stdin()?, args.include_ids);
+        return output.json(&json, args.layout.layout());
+    }
+    let room = args.room.room()?.connect().await?;
     if args.version {
         let mut input = SyncDescribe::new(DocPath::parse(&entries::normalized(&args.path)?)?);
         input.include_ids = args.include_ids;

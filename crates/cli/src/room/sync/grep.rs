@@ -1,12 +1,14 @@
 //! `meshagent room sync grep`.
 
+use std::error::Error as _;
+
 use clap::Args;
+use meshagent_document::{PatternError, grep_json};
 use serde_json::Value;
 
-use super::open::OpenDocument;
+use super::open::{self, OpenDocument, RoomOrStdin, STDIN};
 use crate::failure::{Failure, USAGE};
 use crate::output::{LayoutArgs, Output};
-use crate::room::session::RoomArgs;
 
 /// Print the elements of a document that a pattern matches
 ///
@@ -15,9 +17,12 @@ use crate::room::session::RoomArgs;
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   meshagent room sync grep --room my-room notes/plan 'milk|bread' --ignore-case
-  meshagent room sync grep --room my-room chat.thread '^error' --before 1 --after 2")]
+  meshagent room sync grep --room my-room chat.thread '^error' \\
+      --before 1 --after 2
+  meshagent room sync get --room my-room notes/plan |
+      meshagent room sync grep - milk")]
 pub(super) struct GrepArgs {
-    /// The document
+    /// The document; `-` reads the JSON of one from stdin, which takes no room
     path: String,
 
     /// Regular expression, without look-around and back-references; one that begins with - goes behind --
@@ -43,24 +48,41 @@ pub(super) struct GrepArgs {
     layout: LayoutArgs,
 
     #[command(flatten)]
-    room: RoomArgs,
+    room: RoomOrStdin,
 }
 
 pub(super) async fn run(args: &GrepArgs, output: &Output) -> anyhow::Result<()> {
-    let room = args.room.connect().await?;
-    let opened = OpenDocument::open(&room, &args.path).await?;
-    let found = opened
-        .document
-        .grep(&args.pattern, args.ignore_case, args.before, args.after)
-        .map_err(|error| {
-            Failure::new(format!("can't search for {:?}", args.pattern))
-                .with_exit_code(USAGE)
-                .with_hint("put a \\ before characters that are to stand for themselves")
-                .with_source(error)
-        })?;
-    let found: Vec<Value> = found
-        .into_iter()
-        .map(|element| element.to_json(args.include_ids))
-        .collect();
+    let (pattern, ignore_case) = (&args.pattern, args.ignore_case);
+    let wrong = |error| wrong_pattern(pattern, &error);
+    let found: Vec<Value> = if args.path == STDIN {
+        let json = open::read_stdin()?;
+        let found = grep_json(&json, pattern, ignore_case, args.before, args.after);
+        let found = found.map_err(wrong)?.into_iter().cloned();
+        found
+            .map(|element| open::with_ids(element, args.include_ids))
+            .collect()
+    } else {
+        let room = args.room.room()?.connect().await?;
+        let opened = OpenDocument::open(&room, &args.path).await?;
+        let found = opened
+            .document
+            .grep(pattern, ignore_case, args.before, args.after);
+        let found = found.map_err(wrong)?.into_iter();
+        found
+            .map(|element| element.to_json(args.include_ids))
+            .collect()
+    };
     output.json(&Value::Array(found), args.layout.layout())
+}
+
+fn wrong_pattern(pattern: &str, error: &PatternError) -> Failure {
+    // The regex crate's last line says what is wrong; those before it repeat the pattern, and point into it.
+    let fault = error.source().map_or_else(String::new, ToString::to_string);
+    let fault = fault.lines().last().unwrap_or_default();
+    let fault = fault.strip_prefix("error: ").unwrap_or(fault);
+    Failure::new(format!("{pattern:?} is no pattern: {fault}"))
+        .with_exit_code(USAGE)
+        .with_hint(
+            "put a \\ before characters that are to stand for themselves; look-around and back-references are not there",
+        )
 }
