@@ -19,7 +19,10 @@ struct Watching {
 
 impl Watching {
     fn start(home: &Home, arguments: &[&str]) -> Self {
-        let mut command = home.command(arguments);
+        Self::spawn(&mut home.command(arguments))
+    }
+
+    fn spawn(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         Self { child, lines }
@@ -81,10 +84,14 @@ fn each_change_is_a_line_over_a_restart() {
     );
     let add = r#"[{"op": "add", "path": "/doc/children/-", "value": {"item": {"s": "tea"}}}]"#;
     home.done(&["sync", "update", "plan", "--patch", add]);
-    let line = watching.line();
+    let mut line = watching.line();
+    assert!(line["id"].take().is_string(), "{line}");
     assert_eq!(
-        (&line["change"], &line["tag"]),
-        (&json!("inserted"), &json!("item"))
+        line,
+        json!({
+            "event": "change", "origin": "remote", "change": "inserted", "id": null, "tag": "item",
+            "parent": null, "index": 1, "element": { "item": { "s": "tea" } },
+        })
     );
     assert!(
         watching.lines.next().is_none(),
@@ -116,6 +123,139 @@ fn people_get_lines_that_they_can_read() {
         &home.run(&["sync", "watch", "nowhere"]),
         3,
         &["can't open \"nowhere\""],
+    );
+}
+
+#[test]
+fn lines_tell_what_is_new_and_where() {
+    let home = Home::new();
+    home.create("plan");
+    let watch = |arguments: &[&str]| {
+        let arguments = [&["sync", "watch", "plan"], arguments].concat();
+        let mut command = home.command(&arguments);
+        let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        stderr.read_line(&mut String::new()).unwrap();
+        child
+    };
+    let patch = |patch: Value| {
+        home.done(&["sync", "update", "plan", "--patch", &patch.to_string()]);
+    };
+    let printed = |child: Child| {
+        let output = child.wait_with_output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let long = "long ".repeat(1000);
+    let item = json!({ "item": { "$id": "tea", "s": "a\nb", "n": 1 } });
+    let child = watch(&["--count", "1"]);
+    patch(json!([{ "op": "add", "path": "/doc/children/1", "value": item }]));
+    assert_eq!(
+        printed(child),
+        "+ item tea in (root) at 1: s: \"a\\nb\", n: 1\n"
+    );
+    let child = watch(&["--count", "1"]);
+    let item = json!({ "item": { "$id": "long", "s": long } });
+    patch(json!([{ "op": "add", "path": "/doc/children/-", "value": item }]));
+    let line = printed(child);
+    let content = line.strip_prefix("+ item long in (root) at 3: s: \"long long ");
+    let content = content.unwrap_or_else(|| panic!("{line}"));
+    assert!(content.ends_with("…\n") && content.len() < 100, "{line}");
+
+    // Where it was moved to.
+    let to_front = json!([{ "op": "move", "from": "/doc/children/3", "path": "/doc/children/0" }]);
+    let child = watch(&["--count", "1"]);
+    patch(to_front);
+    assert_eq!(printed(child), "> item long from (root) to (root) at 0\n");
+    let mut watching = Watching::start(&home, &["sync", "watch", "plan", "--json"]);
+    assert_eq!(watching.line()["event"], "connected");
+    patch(json!([{ "op": "move", "from": "/doc/children/0", "path": "/doc/children/2" }]));
+    let line = watching.line();
+    assert_eq!(
+        (&line["change"], &line["index"]),
+        (&json!("moved"), &json!(2))
+    );
+}
+
+#[test]
+fn the_end_of_a_document_is_told() {
+    let home = Home::new();
+    home.create("plan");
+    let mut watching = Watching::start(&home, &["sync", "watch", "plan", "--json"]);
+    assert_eq!(watching.line(), json!({ "event": "connected" }));
+    home.done(&["sync", "delete", "plan"]);
+    assert_eq!(
+        watching.line(),
+        json!({ "event": "ended", "reason": "deleted or moved" })
+    );
+    assert!(watching.lines.next().is_none());
+    assert_eq!(watching.child.wait().unwrap().code(), Some(3));
+
+    // For people, who get the rest on stderr.
+    home.create("plan");
+    let mut command = home.command(&["sync", "watch", "plan"]);
+    let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut said = String::new();
+    stderr.read_line(&mut said).unwrap();
+    home.done(&["storage", "mv", "plan", "elsewhere"]);
+    stderr.read_to_string(&mut said).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(3));
+    let expected =
+        "connected\nended: deleted or moved\nerror: \"plan\" was deleted or moved\nhint: ";
+    assert!(said.starts_with(expected), "{said}");
+}
+
+#[test]
+fn several_documents_are_watched_by_paths_from_stdin() {
+    let home = Home::new();
+    for path in ["a", "b"] {
+        home.create(path);
+    }
+    let retitle = |path: &str| {
+        let patch = r#"[{"op": "replace", "path": "/doc/title", "value": "New"}]"#;
+        home.done(&["sync", "update", path, "--patch", patch]);
+    };
+    fs::write(home.path().join("paths"), "a\n\nb\n").unwrap();
+    let paths = || File::open(home.path().join("paths")).unwrap();
+    let mut command = home.command(&["sync", "watch", "-", "--json"]);
+    let mut watching = Watching::spawn(command.stdin(paths()));
+    let line = |event: &str, path: &str| json!({ "event": event, "path": path });
+    assert_eq!(watching.line(), line("connected", "a"));
+    assert_eq!(watching.line(), line("connected", "b"));
+    for path in ["b", "a"] {
+        retitle(path);
+        let line = watching.line();
+        assert_eq!((&line["path"], &line["new"]), (&json!(path), &json!("New")));
+    }
+    for path in ["a", "b"] {
+        home.done(&["sync", "delete", path]);
+        let line = watching.line();
+        assert_eq!(
+            (&line["event"], &line["path"]),
+            (&json!("ended"), &json!(path))
+        );
+    }
+    assert_eq!(watching.child.wait().unwrap().code(), Some(3));
+
+    home.create("a");
+    fs::write(home.path().join("paths"), "a\n").unwrap();
+    let mut command = home.command(&["sync", "watch", "-", "--count", "1"]);
+    let command = command.stdin(paths()).stderr(Stdio::piped());
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut told = String::new();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    stderr.read_line(&mut told).unwrap();
+    assert_eq!(told, "a: connected\n");
+    retitle("a");
+    let output = child.wait_with_output().unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(printed, "a: ~ (root) title: \"Plan\" -> \"New\"\n");
+    refused(
+        &home.run(&["sync", "watch", "-"]),
+        2,
+        &["stdin", "\nhint: "],
     );
 }
 

@@ -1,30 +1,51 @@
 //! `meshagent room sync watch`.
 
-use std::io::Write as _;
+mod changes;
+
+use std::io::{self, Write as _};
+use std::path::Path;
 
 use clap::Args;
-use meshagent_client::{DocumentEnd, DocumentEvent, OpenOptions};
-use meshagent_document::{Change, Event, Origin, TextChange};
+use meshagent_client::{
+    DocumentEnd, DocumentEvent, LiveDocument, OpenOptions, RoomClient, RoomStatus,
+};
+use meshagent_document::Event;
+use meshagent_protocol::ErrorCode;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 use super::live;
+use super::open::STDIN;
+use crate::failure::{Failure, NOT_FOUND, USAGE};
 use crate::output::Output;
+use crate::room::input;
 use crate::room::session::RoomArgs;
+
+/// How many events of all documents wait to be printed; those behind them wait with their document.
+const WAITING: usize = 64;
 
 /// Print each change of a document as it happens
 ///
-/// Goes on over lost connections, until it is interrupted or the document is gone. Elements are named by `$id`.
+/// Goes on over lost connections, until it is interrupted or the document is gone (exit code 3). Elements are named by
+/// `$id`; what is new is shown as it is when its line is printed.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   meshagent room sync watch --room my-room notes/plan
-  meshagent room sync watch --room my-room notes/plan --json | jq -c 'select(.event == \"change\")'")]
+  meshagent room sync watch --room my-room notes/plan --json |
+      jq -c 'select(.event == \"change\")'
+  meshagent room sync ls --room my-room notes/ |
+      meshagent room sync watch --room my-room -")]
 pub(super) struct WatchArgs {
-    /// The document
+    /// The document; `-` reads paths from stdin, one a line, and each line that is printed says which one it is about
     path: String,
 
     /// Print JSON lines, those about the connection among them
     #[arg(long)]
     json: bool,
+
+    /// Show the $id of each element in what was inserted
+    #[arg(long)]
+    include_ids: bool,
 
     /// End after so many changes
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -35,20 +56,58 @@ pub(super) struct WatchArgs {
 }
 
 pub(super) async fn run(args: &WatchArgs, output: &Output) -> anyhow::Result<()> {
+    let paths = paths(args)?;
     let room = args.room.enter().await?;
     let options = OpenOptions {
         create: false,
         ..OpenOptions::default()
     };
-    let document = live::open(&room, &args.path, &options).await?;
-    let mut changes = document.changes();
-    // Whoever waits for this line knows that every later change will be printed.
-    say(args, output, "connected", json!({}))?;
+    let (sender, mut events) = mpsc::channel(WAITING);
+    let mut watched = Vec::with_capacity(paths.len());
+    for (index, path) in paths.into_iter().enumerate() {
+        let document = live::open(&room, &path, &options).await?;
+        let mut changes = document.changes();
+        let one = Watched {
+            args,
+            output,
+            path,
+            document,
+            is_cut: false,
+        };
+        // Whoever waits for this line knows that every later change will be printed.
+        one.say("connected", json!({}))?;
+        watched.push(one);
+        let sender = sender.clone();
+        tokio::spawn(async move {
+            while let Some(event) = changes.recv().await {
+                if sender.send((index, event)).await.is_err() {
+                    break;
+                }
+            }
+        });
+    }
+    drop(sender);
+    let mut open = watched.len();
     let mut left = args.count;
-    while let Some(event) = changes.recv().await {
+    let mut statuses = room.status_changes();
+    loop {
+        let (index, event) = tokio::select! {
+            event = events.recv() => match event {
+                Some(event) => event,
+                None => return Ok(()),
+            },
+            Some(_) = statuses.changed() => {
+                for one in &mut watched {
+                    one.tell_cut(&room)?;
+                }
+                continue;
+            }
+        };
+        let one = &mut watched[index];
         match event {
             DocumentEvent::Changed(event) => {
-                for line in lines(args, &event) {
+                one.tell_of_cut()?;
+                for line in one.lines(&event) {
                     output.line(&line)?;
                     if let Some(left) = &mut left {
                         *left -= 1;
@@ -59,104 +118,142 @@ pub(super) async fn run(args: &WatchArgs, output: &Output) -> anyhow::Result<()>
                     }
                 }
             }
-            DocumentEvent::Synchronized => say(args, output, "connected", json!({}))?,
-            DocumentEvent::Disconnected => say(args, output, "disconnected", json!({}))?,
-            DocumentEvent::Missed => say(args, output, "missed", json!({}))?,
-            DocumentEvent::Ended(DocumentEnd::Closed) => break,
-            DocumentEvent::Ended(end) => return Err(live::failure(&args.path, "watch", end).into()),
+            DocumentEvent::Synchronized => {
+                one.tell_of_cut()?;
+                one.say("connected", json!({}))?;
+            }
+            DocumentEvent::Disconnected => {
+                one.is_cut = true;
+                one.tell_cut(&room)?;
+            }
+            DocumentEvent::Missed => one.say("missed", json!({}))?,
+            DocumentEvent::Ended(DocumentEnd::Closed) => return Ok(()),
+            DocumentEvent::Ended(end) => {
+                let failure = one.ended(end)?;
+                open -= 1;
+                if open == 0 {
+                    return Err(failure.into());
+                }
+            }
             _ => {}
         }
     }
-    Ok(())
 }
 
-/// Something about the watching itself: beside the JSON lines, or for people on stderr.
-fn say(args: &WatchArgs, output: &Output, event: &str, mut fields: Value) -> anyhow::Result<()> {
-    if args.json {
-        fields["event"] = event.into();
-        return output.line(&fields.to_string());
+/// The documents to watch.
+fn paths(args: &WatchArgs) -> Result<Vec<String>, Failure> {
+    if args.path != STDIN {
+        return Ok(vec![args.path.clone()]);
     }
-    if !output.is_quiet() {
-        // With stderr closed there is nobody to tell.
-        let _told = writeln!(std::io::stderr(), "{event}");
+    let text = String::from_utf8(input::read(Path::new(STDIN))?).map_err(|error| {
+        Failure::new("reading stdin")
+            .with_exit_code(USAGE)
+            .with_hint("give the paths of documents as UTF-8, one a line")
+            .with_source(error)
+    })?;
+    let lines = text.lines().filter(|line| !line.is_empty());
+    let paths: Vec<String> = lines.map(str::to_owned).collect();
+    if paths.is_empty() {
+        let failure = Failure::new("stdin has no paths").with_exit_code(USAGE);
+        return Err(failure.with_hint("give the paths of documents, one a line"));
     }
-    Ok(())
+    Ok(paths)
 }
 
-/// A line for each change.
-fn lines(args: &WatchArgs, event: &Event) -> Vec<String> {
-    let origin = match event.origin {
-        Origin::Local => "local",
-        Origin::Remote | Origin::Undo => "remote",
-    };
-    let changes = event.changes.iter();
-    let lines = changes.map(|change| {
-        if args.json {
-            let mut line = as_json(change);
-            line["event"] = "change".into();
-            line["origin"] = origin.into();
-            line.to_string()
+/// A document that is watched.
+struct Watched<'a> {
+    args: &'a WatchArgs,
+    output: &'a Output,
+    path: String,
+    document: LiveDocument,
+    // Its stream has ended, which nobody was told yet.
+    is_cut: bool,
+}
+
+impl Watched<'_> {
+    /// A line for each change.
+    fn lines(&self, event: &Event) -> Vec<String> {
+        self.document.read(|document| {
+            let changes = event.changes.iter();
+            let lines = changes.map(|change| {
+                if self.args.json {
+                    let mut line = changes::as_json(change, document, self.args.include_ids);
+                    line["event"] = "change".into();
+                    line["origin"] = changes::origin(event).into();
+                    self.named(line).to_string()
+                } else {
+                    let line = changes::as_text(change, document);
+                    self.labelled(&line)
+                }
+            });
+            lines.collect()
+        })
+    }
+
+    /// Says that the stream has ended if that is for want of a connection. The stream of a document that is gone ends
+    /// as well, but then its end is all there is to say.
+    fn tell_cut(&mut self, room: &RoomClient) -> anyhow::Result<()> {
+        if room.status() == RoomStatus::Reconnecting {
+            self.tell_of_cut()?;
+        }
+        Ok(())
+    }
+
+    fn tell_of_cut(&mut self) -> anyhow::Result<()> {
+        if std::mem::take(&mut self.is_cut) {
+            self.say("disconnected", json!({}))?;
+        }
+        Ok(())
+    }
+
+    /// Says that there will be no more, and returns why.
+    fn ended(&self, end: DocumentEnd) -> anyhow::Result<Failure> {
+        let code = match &end {
+            DocumentEnd::Refused(refusal) => refusal.code.and_then(ErrorCode::from_number),
+            _ => None,
+        };
+        if code == Some(ErrorCode::NotFound) {
+            let reason = "deleted or moved";
+            self.say("ended", json!({ "reason": reason }))?;
+            return Ok(Failure::new(format!("{:?} was {reason}", self.path))
+                .with_exit_code(NOT_FOUND)
+                .with_hint("`meshagent room sync ls` shows what is there"));
+        }
+        self.say("ended", json!({ "reason": end.to_string() }))?;
+        Ok(live::failure(&self.path, "watch", end))
+    }
+
+    /// Something about the watching itself: beside the JSON lines, or for people on stderr.
+    fn say(&self, event: &str, mut fields: Value) -> anyhow::Result<()> {
+        if self.args.json {
+            fields["event"] = event.into();
+            return self.output.line(&self.named(fields).to_string());
+        }
+        if !self.output.is_quiet() {
+            let text = match fields["reason"].as_str() {
+                Some(reason) => format!("{event}: {reason}"),
+                None if event == "disconnected" => format!("{event}; waiting for the server"),
+                None => event.to_owned(),
+            };
+            // With stderr closed there is nobody to tell.
+            let _told = writeln!(io::stderr(), "{}", self.labelled(&text));
+        }
+        Ok(())
+    }
+
+    /// One of several says which it is.
+    fn named(&self, mut line: Value) -> Value {
+        if self.args.path == STDIN {
+            line["path"] = self.path.as_str().into();
+        }
+        line
+    }
+
+    fn labelled(&self, line: &str) -> String {
+        if self.args.path == STDIN {
+            format!("{}: {line}", self.path)
         } else {
-            as_text(change)
+            line.to_owned()
         }
-    });
-    lines.collect()
-}
-
-fn as_json(change: &Change) -> Value {
-    match change {
-        Change::Attribute { id, name, old, new } => json!({
-            "change": "attribute", "id": id.as_deref(), "name": &**name, "old": old, "new": new,
-        }),
-        Change::Deleted { id, tag, parent } => json!({
-            "change": "deleted", "id": id.as_deref(), "tag": &**tag, "parent": parent.as_deref(),
-        }),
-        Change::Inserted { id, tag, parent } => json!({
-            "change": "inserted", "id": id.as_deref(), "tag": &**tag, "parent": parent.as_deref(),
-        }),
-        Change::Moved { id, tag, from, to } => json!({
-            "change": "moved", "id": id.as_deref(), "tag": &**tag, "from": from.as_deref(), "to": to.as_deref(),
-        }),
-        Change::Text { id, changes } => {
-            let changes = changes.iter().map(|change| match change {
-                TextChange::Inserted { text, .. } => json!({ "insert": text }),
-                TextChange::Deleted { text, .. } => json!({ "delete": text }),
-                _ => json!({ "format": true }),
-            });
-            json!({ "change": "text", "id": id.as_deref(), "changes": changes.collect::<Vec<_>>() })
-        }
-        // Of a later version.
-        _ => json!({ "change": "other" }),
-    }
-}
-
-fn as_text(change: &Change) -> String {
-    let name = |id: &Option<std::sync::Arc<str>>| id.as_deref().unwrap_or("(root)").to_owned();
-    let value = |value: &Option<Value>| {
-        value
-            .as_ref()
-            .map_or_else(|| "nothing".to_owned(), Value::to_string)
-    };
-    match change {
-        Change::Attribute {
-            id,
-            name: key,
-            old,
-            new,
-        } => format!("~ {} {key}: {} -> {}", name(id), value(old), value(new)),
-        Change::Deleted { id, tag, .. } => format!("- {tag} {}", name(id)),
-        Change::Inserted { id, tag, parent } => format!("+ {tag} {} in {}", name(id), name(parent)),
-        Change::Moved { id, tag, from, to } => {
-            format!("> {tag} {} from {} to {}", name(id), name(from), name(to))
-        }
-        Change::Text { id, changes } => {
-            let changes = changes.iter().map(|change| match change {
-                TextChange::Inserted { text, .. } => format!(" +{text:?}"),
-                TextChange::Deleted { text, .. } => format!(" -{text:?}"),
-                _ => " (format)".to_owned(),
-            });
-            format!("~ {} text:{}", name(id), changes.collect::<String>())
-        }
-        _ => "~".to_owned(),
     }
 }
