@@ -544,3 +544,17 @@ fn pattern_that_is_none_is_one_message() {
         assert_eq!(ran.stderr.matches("error: ").count(), 1, "{}", ran.stderr);
     }
 }
+
+#[test]
+fn examples_can_be_pasted_from_a_narrow_terminal() {
+    let home = tempfile::TempDir::new().unwrap();
+    for command in ["get", "grep", "update", "watch", "edit"] {
+        let examples = |columns: &str| {
+            let mut help = meshagent(home.path(), &["room", "sync", command, "--help"]);
+            let printed = run(help.env("COLUMNS", columns)).stdout;
+            let (_, examples) = printed.split_once("\nExamples:\n").unwrap();
+            examples.to_owned()
+        };
+        assert_eq!(examples("80"), examples("300"), "{command}");
+    }
+}

@@ -40,7 +40,8 @@ const INTERRUPTED: u8 = 130;
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   meshagent room sync edit --room my-room notes/plan
-  EDITOR='code --wait' meshagent room sync edit --room my-room notes/plan --include-ids")]
+  EDITOR='code --wait' \\
+      meshagent room sync edit --room my-room notes/plan --include-ids")]
 pub(super) struct EditArgs {
     /// The document
     path: String,

@@ -24,9 +24,12 @@ use crate::room::{entries, failures, input as files};
 #[command(after_help = "Examples:
   meshagent room sync update --room my-room notes/plan \\
       --patch '[{\"op\": \"replace\", \"path\": \"/doc/title\", \"value\": \"New plan\"}]'
-  meshagent room sync update --room my-room notes/plan --patch-file - < patch.json
-  meshagent room sync update --room my-room notes/plan --patch-file patch.json \\
-      --if-version \"$(meshagent room sync get --room my-room notes/plan --version | jq -r .version)\"")]
+  meshagent room sync update --room my-room notes/plan \\
+      --patch-file - < patch.json
+  version=$(meshagent room sync get --room my-room notes/plan --version |
+      jq -r .version)
+  meshagent room sync update --room my-room notes/plan \\
+      --patch-file patch.json --if-version \"$version\"")]
 pub(super) struct UpdateArgs {
     /// The document
     path: String,
