@@ -534,6 +534,18 @@ fn json_in_a_pipe_is_read_like_a_document() {
 }
 
 #[test]
+fn patch_that_is_none_has_a_hint() {
+    let home = Home::new();
+    home.create("plan");
+    for patch in ["[", "{}", "[7]", r#"[{"op": "frob"}]"#] {
+        let ran = home.run(&["sync", "update", "plan", "--patch", patch]);
+        refused(&ran, 2, &["\nhint: ", "RFC 6902"]);
+    }
+    let ran = home.run(&["sync", "update", "plan", "--patch-file", "absent"]);
+    refused(&ran, 2, &["absent", "\nhint: "]);
+}
+
+#[test]
 fn pattern_that_is_none_is_one_message() {
     let home = Home::new();
     home.create("plan");

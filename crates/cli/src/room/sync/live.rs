@@ -7,6 +7,9 @@ use meshagent_client::{
 use crate::failure::{Failure, REFUSED};
 use crate::room::{entries, failures};
 
+/// What to do about a document that this program does not understand.
+pub(super) const UNREADABLE: &str = "see whether there is a newer `meshagent`";
+
 pub(super) async fn open(
     room: &RoomClient,
     path: &str,
@@ -18,6 +21,7 @@ pub(super) async fn open(
         OpenError::Ended(end) => failure(&path, "open", end),
         error => Failure::new(format!("can't open {path:?}"))
             .with_exit_code(REFUSED)
+            .with_hint(UNREADABLE)
             .with_source(error),
     })?;
     Ok(document)
@@ -31,6 +35,9 @@ pub(super) fn failure(path: &str, verb: &str, end: DocumentEnd) -> Failure {
             failures::of_call(what, CallError::Refused { code, text })
         }
         DocumentEnd::RoomEnded(end) => failures::of_call(what, CallError::Ended(end)),
-        end => Failure::new(what).with_exit_code(REFUSED).with_source(end),
+        end => Failure::new(what)
+            .with_exit_code(REFUSED)
+            .with_hint(UNREADABLE)
+            .with_source(end),
     }
 }

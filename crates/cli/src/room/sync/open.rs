@@ -9,6 +9,7 @@ use meshagent_protocol::{DocPath, SyncOpenStart};
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::live;
 use crate::failure::{Failure, REFUSED, USAGE};
 use crate::room::session::RoomArgs;
 use crate::room::{entries, failures, input};
@@ -108,7 +109,10 @@ impl OpenDocument {
         };
         let stream = room.sync().open(&start).await;
         let stream = stream.map_err(|error| failures::of_call(&what, error))?;
-        let unreadable = || Failure::new(&what).with_exit_code(REFUSED);
+        let unreadable = || {
+            let failure = Failure::new(&what).with_exit_code(REFUSED);
+            failure.with_hint(live::UNREADABLE)
+        };
         let schema = MeshSchema::from_json(stream.schema())
             .map_err(|error| unreadable().with_source(error))?;
         // The published SDK for Python cuts ids to 32 bits.

@@ -63,20 +63,22 @@ pub(super) struct UpdateArgs {
     room: RoomArgs,
 }
 
+const WHAT_A_PATCH_IS: &str =
+    "give an array of operations by --patch or --patch-file; RFC 6902 says what a JSON patch is";
+
 pub(super) async fn run(args: &UpdateArgs, output: &Output) -> anyhow::Result<()> {
     let patch = match (&args.patch, &args.patch_file) {
-        (Some(text), _) => files::json(text.as_bytes(), "--patch")?,
-        (None, Some(file)) => files::read_json(file)?,
-        (None, None) => {
-            let failure =
-                Failure::new("there is no patch").with_hint("give --patch or --patch-file");
-            return Err(failure.with_exit_code(USAGE).into());
-        }
+        (Some(text), _) => files::json(text.as_bytes(), "--patch"),
+        (None, Some(file)) => files::read_json(file),
+        (None, None) => Err(Failure::new("there is no patch").with_exit_code(USAGE)),
     };
-    let Value::Array(operations) = patch else {
+    let Value::Array(operations) = patch.map_err(|failure| failure.with_hint(WHAT_A_PATCH_IS))?
+    else {
         let failure = Failure::new("a patch is an array of operations");
-        let hint = "RFC 6902 says what a JSON patch is";
-        return Err(failure.with_exit_code(USAGE).with_hint(hint).into());
+        return Err(failure
+            .with_exit_code(USAGE)
+            .with_hint(WHAT_A_PATCH_IS)
+            .into());
     };
     let room = args.room.connect().await?;
     let path = DocPath::parse(&entries::normalized(&args.path)?)?;
@@ -179,12 +181,15 @@ fn patch_failure(path: &str, error: PatchError) -> Failure {
         }
         PatchError::Malformed { .. } => failure
             .with_exit_code(USAGE)
-            .with_hint("RFC 6902 says what a JSON patch is")
+            .with_hint(WHAT_A_PATCH_IS)
             .with_source(error),
         PatchError::NotFound { .. } | PatchError::TestFailed { .. } => failure
             .with_exit_code(REFUSED)
             .with_hint("`meshagent room sync get` shows what the pointers lead through; nothing was changed")
             .with_source(error),
-        _ => failure.with_exit_code(REFUSED).with_source(error),
+        _ => failure
+            .with_exit_code(REFUSED)
+            .with_hint("nothing was changed; `meshagent room sync get` shows the document")
+            .with_source(error),
     }
 }
