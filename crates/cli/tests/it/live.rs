@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Lines, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 use rustix::pty::{self, OpenptFlags};
 use serde_json::{Value, json};
@@ -446,6 +447,22 @@ fn edit_goes_on_when_the_server_is_back() {
     assert_eq!(output.stdout, b"Updated document at plan\n");
     assert_eq!(home.get("plan"), PLAN.replace("milk", "tea"));
     assert!(drafts(&home).is_empty(), "it arrived");
+}
+
+#[test]
+fn ctrl_c_is_the_editors_while_it_is_open() {
+    let home = Home::new();
+    home.create("plan");
+    let wait = "touch open; until [ -e go ]; do sleep 0.05; done; sed -i s/milk/tea/ \"$1\"";
+    let child = editing(&home, wait).stdout(Stdio::piped()).spawn().unwrap();
+    while !home.path().join("open").exists() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    interrupt(&child);
+    fs::write(home.path().join("go"), "").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.stdout, b"Updated document at plan\n");
+    assert_eq!(home.get("plan"), PLAN.replace("milk", "tea"));
 }
 
 /// As the terminal does for Ctrl-C.
