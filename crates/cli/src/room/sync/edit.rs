@@ -143,6 +143,12 @@ impl Editing<'_> {
         }
     }
 
+    fn catch_up(&mut self) {
+        while let Some(event) = self.events.try_recv() {
+            self.note(event);
+        }
+    }
+
     fn note(&mut self, event: DocumentEvent) {
         match event {
             DocumentEvent::Disconnected => self.is_connected = false,
@@ -158,6 +164,7 @@ impl Editing<'_> {
     /// Sends what was written, and waits until it is stored.
     async fn send(&mut self, update: &[u8]) -> Result<(), Failure> {
         let mut interrupts = interrupts()?;
+        self.catch_up();
         if let Some(end) = self.end.take() {
             return Err(live::failure(self.path, "change", end));
         }
@@ -197,9 +204,7 @@ impl Editing<'_> {
                 }
             }
         };
-        while let Some(event) = self.events.try_recv() {
-            self.note(event);
-        }
+        self.catch_up();
         match (saved, self.removed.take()) {
             (Ok(()), None) => Ok(()),
             (Ok(()), Some(removed)) => Err(removed.failure(self.path, "edit")),
