@@ -14,6 +14,7 @@ mod man;
 mod output;
 mod private_file;
 mod room;
+mod scope;
 mod serve;
 mod server_file;
 mod settings;

@@ -3,7 +3,7 @@
 mod connect;
 mod entries;
 mod failures;
-mod input;
+pub(crate) mod input;
 mod session;
 mod storage;
 mod sync;

@@ -1,16 +1,18 @@
 //! `meshagent token`: a participant token from a file that says who may do what.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::io::Write as _;
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
 use meshagent_protocol::{ApiScope, Grant, ParticipantToken, Role, RoomName};
 use serde::Deserialize;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, USAGE};
 use crate::private_file;
+use crate::room::input::{self, is_standard_stream};
+use crate::scope;
 use crate::settings::ProjectArgs;
 
 /// Sign a participant token that a file describes
@@ -82,11 +84,12 @@ enum SpecRole {
 /// # Errors
 /// If the file describes no token, there is no key to sign it with, or it can't be written.
 pub(crate) fn run(args: &TokenArgs) -> anyhow::Result<()> {
-    let text = read(&args.input).with_context(|| format!("reading {}", args.input.display()))?;
+    let text = input::read(&args.input)?;
     let token = parse(&text).map_err(|failure| {
-        let what = format!("{} describes no token", args.input.display());
+        let what = format!("{} describes no token", input::name(&args.input));
         Failure::new(what)
             .with_source(failure)
+            .with_exit_code(USAGE)
             .with_hint("`meshagent token --help` shows an example")
     })?;
     let jwt = token.sign(&args.project.key(args.key.as_deref())?);
@@ -126,21 +129,7 @@ pub(crate) fn token(
     token
 }
 
-/// `-` stands for stdin or stdout.
-fn is_standard_stream(path: &Path) -> bool {
-    path.as_os_str() == "-"
-}
-
-fn read(path: &Path) -> std::io::Result<String> {
-    if !is_standard_stream(path) {
-        return fs::read_to_string(path);
-    }
-    let mut text = String::new();
-    std::io::stdin().read_to_string(&mut text)?;
-    Ok(text)
-}
-
-fn parse(text: &str) -> Result<ParticipantToken, Failure> {
+fn parse(text: &[u8]) -> Result<ParticipantToken, Failure> {
     let TokenSpec {
         version: Version::V1,
         kind: Kind::ParticipantToken,
@@ -148,7 +137,7 @@ fn parse(text: &str) -> Result<ParticipantToken, Failure> {
         room,
         role,
         api,
-    } = serde_saphyr::from_str(text).map_err(|error| Failure::new(error.to_string()))?;
+    } = serde_saphyr::from_slice(text).map_err(|error| Failure::new(error.to_string()))?;
     if identity.trim().is_empty() {
         return Err(Failure::new("the identity is empty"));
     }
@@ -160,7 +149,7 @@ fn parse(text: &str) -> Result<ParticipantToken, Failure> {
         Some(SpecRole::Tool) => Role::Tool,
         Some(SpecRole::User) | None => Role::User,
     };
-    let api = ApiScope::from_json(&api)
+    let api = scope::parse(&api, "api")
         .map_err(|error| Failure::new("the api scope is malformed").with_source(error))?;
     Ok(token(&identity, room.as_ref(), role, api))
 }

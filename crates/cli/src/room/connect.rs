@@ -8,7 +8,8 @@ use std::process::Command;
 use clap::{Args, ValueEnum};
 use meshagent_protocol::{ApiScope, Role, RoomName, parse_json};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, USAGE};
+use crate::scope;
 use crate::settings::{self, ProjectArgs};
 use crate::token::token;
 
@@ -73,7 +74,7 @@ enum Template {
 pub(crate) fn run(args: &ConnectArgs) -> anyhow::Result<()> {
     let [program, arguments @ ..] = args.command.as_slice() else {
         return Err(Failure::new("there is no program to run")
-            .with_exit_code(2)
+            .with_exit_code(USAGE)
             .into());
     };
     let mut command = Command::new(program);
@@ -142,7 +143,7 @@ fn api_scope(text: &str) -> Result<ApiScope, String> {
             let expected =
                 "expected userDefault, agentDefault, full, or an api scope as a JSON object";
             let value = parse_json(json.as_bytes()).map_err(|_| expected.to_owned())?;
-            ApiScope::from_json(&value).map_err(|error| format!("{expected}: {error}"))
+            scope::parse(&value, "").map_err(|error| format!("{expected}: {error}"))
         }
     }
 }

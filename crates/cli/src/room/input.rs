@@ -11,12 +11,12 @@ use serde_json::Value;
 use crate::failure::{Failure, REFUSED, USAGE};
 
 /// `-` stands for stdin or stdout.
-pub(super) fn is_standard_stream(path: &Path) -> bool {
+pub(crate) fn is_standard_stream(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
 /// A file's bytes.
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let bytes = if is_standard_stream(path) {
         let mut bytes = Vec::new();
         io::stdin().read_to_end(&mut bytes).map(|_size| bytes)
@@ -26,6 +26,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     bytes.map_err(|error| {
         Failure::new(format!("can't read {}", name(path)))
             .with_exit_code(USAGE)
+            .with_hint("name a file that can be read, or - for stdin")
             .with_source(error)
     })
 }
@@ -57,7 +58,7 @@ pub(super) fn json(bytes: &[u8], name: &str) -> Result<Value, Failure> {
 }
 
 /// How a file is called in messages.
-pub(super) fn name(path: &Path) -> String {
+pub(crate) fn name(path: &Path) -> String {
     if is_standard_stream(path) {
         "stdin".to_owned()
     } else {

@@ -183,7 +183,7 @@ fn wrong_files_are_refused_with_the_reason() {
         ("version: v1", "version: [", "token.yaml"),
     ] {
         let ran = token(home.path(), &SPEC.replace(from, to), &["--key", KEY]);
-        assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""), "{to}");
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""), "{to}");
         assert!(
             ran.stderr.contains(expected),
             "{to:?} does not name {expected}:\n{}",
@@ -196,8 +196,105 @@ fn wrong_files_are_refused_with_the_reason() {
         &["token", "--input", "nowhere.yaml", "--key", KEY],
     ));
     assert!(
-        ran.code == Some(1) && ran.stderr.starts_with("error: reading nowhere.yaml: "),
+        ran.code == Some(2)
+            && ran.stderr.starts_with("error: can't read nowhere.yaml: ")
+            && ran.stderr.contains("\nhint: "),
         "{}",
         ran.stderr
     );
 }
+
+/// A bound that is misspelt is no bound.
+#[test]
+fn misspelt_keys_of_a_scope_are_refused_with_the_nearest_one() {
+    let home = TempDir::new().unwrap();
+    for (api, expected) in [
+        (
+            "{sync: {path: [{path: a}]}}",
+            "`path` in `api.sync`; did you mean `paths`?",
+        ),
+        (
+            "{sync: {paths: [{path: a}, {path: b, readonly: true}]}}",
+            "`readonly` in `api.sync.paths[1]`; did you mean `read_only`?",
+        ),
+        ("{snyc: {}}", "`snyc` in `api`; did you mean `sync`?"),
+        (
+            "{storage: {file: {}}}",
+            "`file` in `api.storage`; did you mean `files`?",
+        ),
+        (
+            "{storage: {files: {paths: [{path: a, recursive: true, actions: [], exclude: []}]}}}",
+            "`exclude` in `api.storage.files.paths[0]`; did you mean `excluded_paths`?",
+        ),
+        (
+            "{messaging: {brodcast: false}}",
+            "`brodcast` in `api.messaging`; did you mean `broadcast`?",
+        ),
+        // Of toolkits that other servers have, too.
+        (
+            "{queues: {sends: []}}",
+            "`sends` in `api.queues`; did you mean `send`?",
+        ),
+        (
+            "{memory: {memories: [{name: a, permissions: {dropp: false}}]}}",
+            "`dropp` in `api.memory.memories[0].permissions`; did you mean `drop`?",
+        ),
+        (
+            "{llm: {Models: []}}",
+            "`Models` in `api.llm`; did you mean `models`?",
+        ),
+        (
+            "{secrets: {list: true}}",
+            "`list` in `api.secrets`, which takes none",
+        ),
+        ("{sync: {xyz: 1}}", "`xyz` in `api.sync`, which takes paths"),
+    ] {
+        let (before, _) = SPEC.split_once("api:").unwrap();
+        let ran = token(home.path(), &format!("{before}api: {api}"), &["--key", KEY]);
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""), "{api}");
+        let expected = format!("there is no key {expected}");
+        assert!(
+            ran.stderr.contains(&expected),
+            "{api}: no {expected}:\n{}",
+            ran.stderr
+        );
+    }
+}
+
+/// Every key that the published SDK's `ParticipantTokenSpec` has, and its other names for `dataset`.
+#[test]
+fn published_keys_of_a_scope_are_taken() {
+    let home = TempDir::new().unwrap();
+    let (before, _) = SPEC.split_once("api:").unwrap();
+    for dataset in ["dataset", "datasets", "database"] {
+        let api = PUBLISHED.replace("dataset", dataset);
+        let ran = token(home.path(), &format!("{before}api:{api}"), &["--key", KEY]);
+        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
+        let api = verified(ran.stdout.trim_end()).api().unwrap().to_json();
+        assert_eq!(api["queues"]["send"], serde_json::json!(["a"]));
+        assert!(api[dataset].is_object() && api["sync"]["paths"].is_array());
+    }
+}
+
+const PUBLISHED: &str = "
+  livekit: {breakout_rooms: [a]}
+  queues: {send: [a], receive: null, list: true}
+  messaging: {broadcast: true, list: true, send: false}
+  dataset: {tables: [{name: a, namespace: [b], write: true, read: true, alter: false}], list_tables: true}
+  sqlite: {databases: [{name: a, namespace: [b], create_table: true, drop: true, inspect: true, list_tables: true,
+    execute: true, tables: [{database: a, table: b, namespace: [c], write: true, read: true, alter: true}]}]}
+  memory: {list: true, memories: [{name: a, namespace: [b], permissions: {create: true, drop: true, inspect: true,
+    query: true, upsert: true, ingest: true, recall: true, optimize: true}}]}
+  sync: {paths: [{path: a, read_only: true}]}
+  storage: {paths: [{path: a, read_only: true}], files: {paths: [{path: a, recursive: true, actions: [read],
+    excluded_paths: [a/b]}]}}
+  containers: {logs: true, pull: [a], run: [a], registry: {list: [a], pull: [a], run: [a], write: [a]}, use_containers: true}
+  developer: {logs: true}
+  agents: {register_agent: true, register_public_toolkit: true, register_private_toolkit: true, call: true,
+    use_agents: true, use_tools: true, allowed_toolkits: [a]}
+  llm: {models: [a]}
+  admin: {config: true}
+  secrets: {}
+  tunnels: {ports: [a]}
+  services: {list: true}
+";
