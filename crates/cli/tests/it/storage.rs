@@ -164,3 +164,45 @@ fn documents_are_listed_and_moved_but_not_copied() {
         "file\nold/\n  plan\n  z\n"
     );
 }
+
+/// Its content could not be brought back, and whoever asks to replace a file may not know what is there.
+#[test]
+fn no_document_is_replaced_by_what_is_moved() {
+    let home = Home::new();
+    home.done_with(&["storage", "cp", "-", "room://in.txt"], b"file");
+    home.create("lists/shopping");
+    home.create("other");
+    let before = home.get("lists/shopping");
+    let words = [
+        "\"lists/shopping\" is a live document",
+        "hint: `meshagent room sync delete`",
+    ];
+    for (source, destination) in [
+        ("in.txt", "lists/shopping"),
+        ("other", "room://lists/shopping"),
+    ] {
+        let mv = ["storage", "mv", source, destination, "--overwrite"];
+        refused(&home.run(&mv), 1, &words);
+    }
+    // Nor by one of the files of a folder.
+    home.done_with(
+        &["storage", "cp", "-", "room://new/lists/shopping"],
+        b"file",
+    );
+    home.done_with(&["storage", "cp", "-", "room://new/lists/a"], b"file");
+    refused(
+        &home.run(&["storage", "mv", "new/lists", "", "--overwrite"]),
+        1,
+        &words,
+    );
+    assert_eq!(home.get("lists/shopping"), before);
+    assert_eq!(home.done(&["storage", "get", "in.txt"]), "file");
+
+    // What isn't in the way is left alone, and files are replaced.
+    home.done_with(&["storage", "cp", "-", "room://lists/a"], b"old");
+    home.done(&["storage", "rm", "new/lists/shopping"]);
+    home.done(&["storage", "mv", "new/lists", "", "--overwrite"]);
+    assert_eq!(home.done(&["storage", "get", "lists/a"]), "file");
+    home.done(&["storage", "mv", "lists/shopping", "in.txt", "--overwrite"]);
+    assert_eq!(home.get("in.txt"), before);
+}

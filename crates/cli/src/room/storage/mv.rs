@@ -1,8 +1,12 @@
 //! `meshagent room storage mv`.
 
+use std::collections::HashSet;
+
 use clap::Args;
+use meshagent_client::Connection;
 
 use super::place::in_room;
+use crate::failure::{Failure, REFUSED};
 use crate::output::Output;
 use crate::room::session::RoomArgs;
 use crate::room::{entries, failures};
@@ -21,7 +25,7 @@ pub(super) struct MvArgs {
     /// Where to; into a folder that is there, or whose name ends in /
     destination: String,
 
-    /// Replace a file that is there
+    /// Replace files that are there; live documents are never replaced
     #[arg(long)]
     overwrite: bool,
 
@@ -43,6 +47,9 @@ pub(super) async fn run(args: &MvArgs, output: &Output) -> anyhow::Result<()> {
         let name = source.rsplit('/').next().unwrap_or_default();
         destination = entries::join(&destination, name);
     }
+    if args.overwrite {
+        no_document_in_the_way(&room, &source, &destination).await?;
+    }
     let moved = room
         .storage()
         .rename(&source, &destination, args.overwrite)
@@ -52,4 +59,44 @@ pub(super) async fn run(args: &MvArgs, output: &Output) -> anyhow::Result<()> {
     })?;
     room.close().await;
     output.done(&format!("Moved '{source}' to '{destination}'"))
+}
+
+/// The server would replace documents, too, as the published SDKs have it.
+async fn no_document_in_the_way(
+    room: &Connection,
+    source: &str,
+    destination: &str,
+) -> anyhow::Result<()> {
+    let Some(moved) = entries::stat(room, source).await? else {
+        // The server says so.
+        return Ok(());
+    };
+    let in_the_way = if moved.entry.is_folder {
+        // The folder that is there stays, and gets what is in the other one.
+        let there = match entries::stat(room, destination).await? {
+            Some(found) if found.entry.is_folder => entries::walk(room, destination).await?,
+            _ => return Ok(()),
+        };
+        let there = there.into_iter().filter(|found| !found.entry.is_folder);
+        let mut there: HashSet<String> = there.map(|found| found.path).collect();
+        let moved = entries::walk(room, source).await?;
+        let moved = moved.iter().filter_map(|found| {
+            let rest = found.path.strip_prefix(source)?;
+            there.take(&entries::join(destination, rest.trim_start_matches('/')))
+        });
+        moved.collect()
+    } else if entries::stat(room, destination).await?.is_some() {
+        vec![destination.to_owned()]
+    } else {
+        Vec::new()
+    };
+    for path in in_the_way {
+        if path != source && entries::is_document(room, &path).await? {
+            let failure = Failure::new(format!("{path:?} is a live document, and stays"))
+                .with_exit_code(REFUSED)
+                .with_hint("`meshagent room sync delete` deletes it, if its content is of no use");
+            return Err(failure.into());
+        }
+    }
+    Ok(())
 }
