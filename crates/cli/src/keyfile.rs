@@ -11,7 +11,7 @@ use meshagent_protocol::ApiKey;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, USAGE};
 use crate::private_file;
 
 const FILE: &str = "credentials.json";
@@ -32,7 +32,7 @@ pub(crate) fn load(data_dir: &Path) -> anyhow::Result<Option<ApiKey>> {
         Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
     };
     let malformed = || {
-        Failure::new(format!("{} holds no API key", path.display())).with_hint(
+        Failure::new(format!("{} holds no API key", path.display())).with_exit_code(USAGE).with_hint(
             "restore it from a backup, or remove it: the server then makes a new key, and tokens of the old one end",
         )
     };

@@ -23,6 +23,8 @@ mod token;
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use clap::builder::StyledStr;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::failure::Failure;
@@ -48,7 +50,7 @@ enum Command {
 
 fn main() -> ExitCode {
     // Ends the process with code 2 if the arguments make no sense.
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| with_tip(error).exit());
     let result = match &cli.command {
         Command::Serve(args) => serve::run(args),
         Command::Token(args) => token::run(args),
@@ -61,6 +63,21 @@ fn main() -> ExitCode {
         Err(error) if error.is::<StdoutClosed>() => ExitCode::SUCCESS,
         Err(error) => report(&error),
     }
+}
+
+/// What clap does not say: that the environment may name the room.
+fn with_tip(mut error: clap::Error) -> clap::Error {
+    let is_room = |missing: &ContextValue| match missing {
+        ContextValue::Strings(flags) => flags.iter().any(|flag| flag.starts_with("--room ")),
+        _ => false,
+    };
+    if error.kind() == ErrorKind::MissingRequiredArgument
+        && error.get(ContextKind::InvalidArg).is_some_and(is_room)
+    {
+        let tip = StyledStr::from("name the room by '--room', or in MESHAGENT_ROOM");
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+    }
+    error
 }
 
 /// Says on stderr what went wrong, with its causes, and what to do about it.

@@ -28,7 +28,7 @@ pub(crate) enum ScopeError {
 }
 
 /// A key, and those of the objects behind it, which may be in a list.
-struct Key(&'static str, Option<&'static [Key]>);
+struct Key(&'static str, Option<&'static [Self]>);
 
 /// The value has no keys of its own.
 const fn plain(name: &'static str) -> Key {

@@ -13,6 +13,7 @@ use meshagent_store_sqlite::{Durability, Options, SqliteStore};
 use tokio::net::{TcpListener, TcpSocket};
 use tracing_subscriber::EnvFilter;
 
+use crate::failure::{Failure, USAGE};
 use crate::keyfile;
 use crate::server_file;
 use crate::settings;
@@ -202,8 +203,15 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         Some(dir) => dir.clone(),
         None => settings::data_dir()?,
     };
-    std::fs::create_dir_all(&data_dir)
-        .with_context(|| format!("making the data directory {}", data_dir.display()))?;
+    std::fs::create_dir_all(&data_dir).map_err(|error| {
+        Failure::new(format!(
+            "can't make the data directory {}",
+            data_dir.display()
+        ))
+        .with_exit_code(USAGE)
+        .with_hint("name one by --data-dir that you may make or write to")
+        .with_source(error)
+    })?;
     let durability = match args.durability {
         DurabilityArg::Fsync => Durability::Fsync,
         DurabilityArg::Os => Durability::Os,
@@ -224,8 +232,11 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let project = key.project_id.clone();
     let exports = is_new.then(|| key.encode()).transpose()?;
     runtime.block_on(async {
-        let listener =
-            listen(args.listen).with_context(|| format!("listening on {}", args.listen))?;
+        let listener = listen(args.listen).map_err(|error| {
+            Failure::new(format!("can't listen on {}", args.listen))
+                .with_hint("give another address or port by --listen; port 0 picks a free one")
+                .with_source(error)
+        })?;
         let url = format!("http://{}", reachable(listener.local_addr()?));
         let server = Server::new(config(&args.limits), Arc::new(store), key)?;
         // Installed before anybody is told that the server is ready.
@@ -273,9 +284,14 @@ fn config(args: &LimitArgs) -> Config {
 }
 
 fn start_log(args: &ServeArgs) -> anyhow::Result<()> {
-    let filter = EnvFilter::builder()
-        .parse(&args.log)
-        .with_context(|| format!("reading --log {}", args.log))?;
+    let filter = EnvFilter::builder().parse(&args.log).map_err(|error| {
+        Failure::new(format!("--log {} is no filter", args.log))
+            .with_exit_code(USAGE)
+            .with_hint(
+                "give error, warn, info, debug, or directives such as meshagent_server=debug",
+            )
+            .with_source(error)
+    })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

@@ -5,15 +5,18 @@ use std::net::{TcpStream, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::Args;
 use meshagent_protocol::ApiKey;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, UNREACHABLE, USAGE};
 use crate::{keyfile, server_file};
 
 /// How long to wait for a server of this machine to take a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const KEY_HINT: &str =
+    "a key begins with ma-; the first start of `meshagent serve` prints that of its server";
+/// What `MESHAGENT_API_URL` has to be.
+pub(crate) const URL_HINT: &str = "set it to http://HOST:PORT, or to https://HOST of a proxy";
 
 /// Flags of the commands that act for a project.
 #[derive(Args, Debug)]
@@ -31,11 +34,16 @@ impl ProjectArgs {
     /// The key to sign with: the given one, else the environment's, else the data directory's.
     pub(crate) fn key(&self, given: Option<&str>) -> anyhow::Result<ApiKey> {
         let key = match given {
-            Some(text) => ApiKey::parse(text).context("reading --key")?,
+            Some(text) => ApiKey::parse(text).map_err(|error| {
+                Failure::new("--key is no API key")
+                    .with_exit_code(USAGE)
+                    .with_hint(KEY_HINT)
+                    .with_source(error)
+            })?,
             None => match key_from_env()? {
                 Some(key) => key,
                 None => keyfile::load(&self.data_dir()?)?.ok_or_else(|| {
-                    Failure::new("there is no API key to sign a token with").with_hint(
+                    Failure::new("there is no API key to sign a token with").with_exit_code(USAGE).with_hint(
                         "set MESHAGENT_API_KEY, or run `meshagent serve` on this machine first: it makes a key",
                     )
                 })?,
@@ -54,6 +62,7 @@ impl ProjectArgs {
                     "{name} is {id}, but the key is for project {}",
                     key.project_id
                 ))
+                .with_exit_code(USAGE)
                 .with_hint(format!("leave {name} out, or use a key of that project"))
                 .into());
             }
@@ -65,6 +74,13 @@ impl ProjectArgs {
     /// and to serve the key's project.
     pub(crate) fn server(&self, key: Option<&ApiKey>) -> anyhow::Result<ServerUrl> {
         if let Some(url) = variable("MESHAGENT_API_URL")? {
+            if !is_address(&url) {
+                let what = format!("MESHAGENT_API_URL is {url:?}, which is no server's address");
+                return Err(Failure::new(what)
+                    .with_exit_code(USAGE)
+                    .with_hint(URL_HINT)
+                    .into());
+            }
             return Ok(ServerUrl {
                 url: url.trim_end_matches('/').to_owned(),
                 is_found: false,
@@ -77,11 +93,15 @@ impl ProjectArgs {
                 "no server is running on the data directory {}",
                 data_dir.display()
             );
-            return Err(Failure::new(what).with_hint(start).into());
+            return Err(Failure::new(what)
+                .with_exit_code(UNREACHABLE)
+                .with_hint(start)
+                .into());
         };
         if !answers(&server.url) {
             return Err(
                 Failure::new(format!("no server answers at {} any more", server.url))
+                    .with_exit_code(UNREACHABLE)
                     .with_hint(start)
                     .into(),
             );
@@ -94,7 +114,10 @@ impl ProjectArgs {
                 key.project_id, server.url, server.project_id
             );
             let hint = "set MESHAGENT_API_KEY to the key that the server was started with";
-            return Err(Failure::new(what).with_hint(hint).into());
+            return Err(Failure::new(what)
+                .with_exit_code(USAGE)
+                .with_hint(hint)
+                .into());
         }
         Ok(ServerUrl {
             url: server.url,
@@ -134,6 +157,7 @@ pub(crate) fn data_dir() -> anyhow::Result<PathBuf> {
         .or_else(|| path("HOME").map(|home| home.join(".local/share")));
     let data_home = data_home.ok_or_else(|| {
         Failure::new("nothing says where this user's data is")
+            .with_exit_code(USAGE)
             .with_hint("give --data-dir, or set MESHAGENT_DATA_DIR or HOME")
     })?;
     Ok(data_home.join("meshagent"))
@@ -150,7 +174,8 @@ pub(crate) fn key_from_env() -> anyhow::Result<Option<ApiKey>> {
         key_id: variable("MESHAGENT_KEY_ID")?,
         secret: variable("MESHAGENT_SECRET")?,
     };
-    Ok(variables.key()?)
+    let key = variables.key();
+    Ok(key.map_err(|failure| failure.with_exit_code(USAGE))?)
 }
 
 /// The variables that name a key, whole or in three parts.
@@ -203,7 +228,9 @@ impl KeyVariables {
             };
         };
         let key = ApiKey::parse(&api_key).map_err(|error| {
-            Failure::new("MESHAGENT_API_KEY is not an API key").with_source(error)
+            Failure::new("MESHAGENT_API_KEY is not an API key")
+                .with_hint(KEY_HINT)
+                .with_source(error)
         })?;
         let agrees = [
             (
@@ -234,7 +261,11 @@ pub(crate) fn variable(name: &str) -> anyhow::Result<Option<String>> {
     match env::var(name) {
         Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
         Err(env::VarError::NotPresent) => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("reading {name}")),
+        Err(error) => Err(Failure::new(format!("can't read {name}"))
+            .with_exit_code(USAGE)
+            .with_hint(format!("set {name} to text in UTF-8"))
+            .with_source(error)
+            .into()),
     }
 }
 
@@ -259,6 +290,18 @@ pub(crate) fn not_empty(text: &str) -> Result<String, &'static str> {
 /// UUIDs are written in either case.
 fn same_id(a: &str, b: &str) -> bool {
     a.eq_ignore_ascii_case(b)
+}
+
+/// Whether a server may be there.
+fn is_address(url: &str) -> bool {
+    let schemes = ["http", "https", "ws", "wss"];
+    url.split_once("://").is_some_and(|(scheme, rest)| {
+        let host = rest.split('/').next().unwrap_or_default();
+        schemes
+            .iter()
+            .any(|known| known.eq_ignore_ascii_case(scheme))
+            && !host.is_empty()
+    })
 }
 
 /// Whether something listens at an `http://HOST:PORT` of this machine.

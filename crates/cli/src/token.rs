@@ -108,7 +108,7 @@ pub(crate) fn run(args: &TokenArgs) -> anyhow::Result<()> {
     } else {
         private_file::write(path, jwt.as_bytes())
     };
-    written.with_context(|| format!("writing {}", path.display()))
+    Ok(written.map_err(|error| input::unwritable(path, error))?)
 }
 
 /// A token with the grants in the order of the published SDKs. To be a user takes no grant.

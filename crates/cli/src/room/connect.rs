@@ -75,6 +75,7 @@ pub(crate) fn run(args: &ConnectArgs) -> anyhow::Result<()> {
     let [program, arguments @ ..] = args.command.as_slice() else {
         return Err(Failure::new("there is no program to run")
             .with_exit_code(USAGE)
+            .with_hint("name it behind --")
             .into());
     };
     let mut command = Command::new(program);
@@ -89,6 +90,7 @@ pub(crate) fn run(args: &ConnectArgs) -> anyhow::Result<()> {
     let what = format!("can't start {}", program.display());
     Err(Failure::new(what)
         .with_source(error)
+        .with_hint("name a program that is installed, by its name or path")
         .with_exit_code(exit_code)
         .into())
 }

@@ -51,16 +51,36 @@ pub(super) fn normalized(path: &str) -> Result<String, Failure> {
     let path = DocPath::parse(path).map_err(|error| {
         Failure::new(format!("{path:?} is no path"))
             .with_exit_code(USAGE)
+            .with_hint("a path in the room is like plan or notes/plan")
             .with_source(error)
     })?;
     Ok(path.as_str().to_owned())
 }
 
+/// The path of a document, likewise.
+pub(super) fn document(path: &str) -> Result<String, Failure> {
+    let path = normalized(path)?;
+    if path.is_empty() {
+        return Err(Failure::new("the room's root is no document")
+            .with_exit_code(USAGE)
+            .with_hint("a document's path is like plan or notes/plan"));
+    }
+    Ok(path)
+}
+
+/// How a path is called in messages.
+pub(super) fn named(path: &str) -> String {
+    match path {
+        "" => "the room's root".to_owned(),
+        path => format!("{path:?}"),
+    }
+}
+
 /// What is at the path; the root is a folder.
 pub(super) async fn stat(room: &Connection, path: &str) -> anyhow::Result<Option<Found>> {
     let entry = room.storage().stat(path).await;
-    let entry =
-        entry.map_err(|error| failures::of_call(format!("can't look at {path:?}"), error))?;
+    let entry = entry
+        .map_err(|error| failures::of_call(format!("can't look at {}", named(path)), error))?;
     Ok(entry.map(|entry| Found {
         path: path.to_owned(),
         entry,
@@ -74,7 +94,7 @@ pub(super) async fn stat_existing(room: &Connection, path: &str) -> anyhow::Resu
 }
 
 pub(super) fn missing(path: &str) -> Failure {
-    Failure::new(format!("there is nothing at {path:?}"))
+    Failure::new(format!("there is nothing at {}", named(path)))
         .with_exit_code(NOT_FOUND)
         .with_hint("`meshagent room storage ls` shows what is there")
 }
@@ -82,8 +102,8 @@ pub(super) fn missing(path: &str) -> Failure {
 /// What is in a folder, by name.
 pub(super) async fn list(room: &Connection, folder: &str) -> anyhow::Result<Vec<Found>> {
     let entries = room.storage().list(folder).await;
-    let entries =
-        entries.map_err(|error| failures::of_call(format!("can't list {folder:?}"), error))?;
+    let entries = entries
+        .map_err(|error| failures::of_call(format!("can't list {}", named(folder)), error))?;
     let mut found: Vec<Found> = entries
         .into_iter()
         .map(|entry| Found {
@@ -104,7 +124,7 @@ pub(super) async fn walk(room: &Connection, folder: &str) -> anyhow::Result<Vec<
     while let Some(found) = rest.pop() {
         if found.entry.is_folder {
             let below = list(room, &found.path).await;
-            let mut below = below.with_context(|| format!("below {folder:?}"))?;
+            let mut below = below.with_context(|| format!("below {}", named(folder)))?;
             below.reverse();
             rest.append(&mut below);
         }

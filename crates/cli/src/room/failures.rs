@@ -5,15 +5,25 @@ use meshagent_document::Violation;
 use meshagent_protocol::ErrorCode;
 
 use crate::failure::{DENIED, Failure, NOT_FOUND, REFUSED, UNREACHABLE, USAGE};
+use crate::settings;
 
 /// What commands of `room sync` and `room storage` say about their exit codes.
 pub(super) const EXIT_CODES: &str = "Exit codes:
   0  done
   1  refused, by the server or by the schema
-  2  the command makes no sense: wrong flags, files that can't be read, no key
-  3  there is no such document or file
+  2  the command makes no sense: wrong flags, local files that can't be
+     read or written or are no JSON, no key
+  3  there is no such document or file in the room
   4  the token does not allow it
   5  the server can't be reached, or the connection was lost";
+
+/// The server's reason.
+pub(super) fn code(error: &CallError) -> Option<ErrorCode> {
+    match error {
+        CallError::Refused { code, .. } => code.and_then(ErrorCode::from_number),
+        _ => None,
+    }
+}
 
 /// A call that failed; `what` could not be done.
 pub(super) fn of_call(what: impl Into<String>, error: CallError) -> Failure {
@@ -30,7 +40,9 @@ pub(super) fn of_call(what: impl Into<String>, error: CallError) -> Failure {
             _ => failure.with_exit_code(UNREACHABLE),
         },
         CallError::Ended(_) => failure.with_exit_code(UNREACHABLE),
-        CallError::InvalidPath(_) => failure.with_exit_code(USAGE),
+        CallError::InvalidPath(_) => failure
+            .with_exit_code(USAGE)
+            .with_hint("a path in the room is like plan or notes/plan"),
         CallError::Refused { code, .. } => match code.and_then(ErrorCode::from_number) {
             Some(ErrorCode::PermissionDenied) => failure
                 .with_exit_code(DENIED)
@@ -43,6 +55,9 @@ pub(super) fn of_call(what: impl Into<String>, error: CallError) -> Failure {
             Some(ErrorCode::AlreadyExists | ErrorCode::StorageAlreadyExists) => failure
                 .with_exit_code(REFUSED)
                 .with_hint("choose another path, or remove what is there first"),
+            Some(ErrorCode::StorageInvalidPath) => failure.with_exit_code(REFUSED).with_hint(
+                "name something in the room; `meshagent room storage ls` shows what is there",
+            ),
             Some(ErrorCode::StorageRecursiveRequired) => failure
                 .with_exit_code(REFUSED)
                 .with_hint("use -r to remove a folder with what is in it"),
@@ -55,6 +70,12 @@ pub(super) fn of_call(what: impl Into<String>, error: CallError) -> Failure {
 
 /// There is no connection to the room.
 pub(super) fn of_connect(url: &str, is_given_token: bool, error: ConnectError) -> Failure {
+    if matches!(error, ConnectError::InvalidUrl) {
+        let what = format!("MESHAGENT_API_URL leads to {url}, which is no address of a room");
+        return Failure::new(what)
+            .with_exit_code(USAGE)
+            .with_hint(settings::URL_HINT);
+    }
     let failure = Failure::new(format!("can't join {url}"));
     let failure = match &error {
         ConnectError::Refused { status, .. } => match status {
@@ -69,9 +90,6 @@ pub(super) fn of_connect(url: &str, is_given_token: bool, error: ConnectError) -
                 .with_hint("see whether MESHAGENT_API_URL is a room server's"),
             _ => failure.with_exit_code(UNREACHABLE),
         },
-        ConnectError::InvalidUrl => failure
-            .with_exit_code(USAGE)
-            .with_hint("set MESHAGENT_API_URL to http://HOST:PORT"),
         ConnectError::InvalidToken => failure
             .with_exit_code(USAGE)
             .with_hint("unset MESHAGENT_TOKEN, or set it to a token"),

@@ -1,14 +1,14 @@
-//! What a command reads: files, `-` for stdin, and the JSON in them.
+//! Files of this machine: what a command reads, `-` for stdin, the JSON in it; and what it can't write.
 
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::Path;
 
 use meshagent_document::MeshSchema;
-use meshagent_protocol::parse_json;
+use meshagent_protocol::{InvalidJson, parse_json};
 use serde_json::Value;
 
-use crate::failure::{Failure, REFUSED, USAGE};
+use crate::failure::{Failure, USAGE};
 
 /// `-` stands for stdin or stdout.
 pub(crate) fn is_standard_stream(path: &Path) -> bool {
@@ -40,10 +40,16 @@ pub(super) fn read_json(path: &Path) -> Result<Value, Failure> {
 pub(super) fn read_schema(path: &Path) -> Result<(MeshSchema, Value), Failure> {
     let json = read_json(path)?;
     let schema = MeshSchema::from_json(&json).map_err(|error| {
-        Failure::new(format!("{} is no schema", name(path)))
-            .with_exit_code(REFUSED)
-            .with_hint("`meshagent room sync inspect` prints one")
-            .with_source(error)
+        let what = format!("{} is no schema", name(path));
+        let failure = if error.pointer.is_empty() {
+            // It would be the whole file that the message begins with, and that has no name of its own.
+            Failure::new(format!("{what}: {}", error.message))
+        } else {
+            Failure::new(what).with_source(error)
+        };
+        failure
+            .with_exit_code(USAGE)
+            .with_hint("`meshagent room sync inspect` prints that of a document")
     })?;
     Ok((schema, json))
 }
@@ -51,9 +57,15 @@ pub(super) fn read_schema(path: &Path) -> Result<(MeshSchema, Value), Failure> {
 /// JSON from a file or a flag that is called `name`.
 pub(super) fn json(bytes: &[u8], name: &str) -> Result<Value, Failure> {
     parse_json(bytes).map_err(|error| {
-        Failure::new(format!("reading {name}"))
-            .with_exit_code(USAGE)
-            .with_source(error)
+        let failure = Failure::new(format!("{name} is no JSON"));
+        let failure = match error {
+            // Which is what was said already.
+            InvalidJson::Syntax(cause) => failure.with_source(cause),
+            error => failure.with_source(error),
+        };
+        failure.with_exit_code(USAGE).with_hint(
+            "names and texts are in double quotes; put all of it in single ones for the shell",
+        )
     })
 }
 
@@ -69,7 +81,17 @@ pub(crate) fn name(path: &Path) -> String {
 /// Stdin can be read once.
 pub(super) fn at_most_one_stdin(first: &Path, second: Option<&Path>) -> Result<(), Failure> {
     if is_standard_stream(first) && second.is_some_and(is_standard_stream) {
-        return Err(Failure::new("stdin can't be two files").with_exit_code(USAGE));
+        return Err(Failure::new("stdin can't be two files")
+            .with_exit_code(USAGE)
+            .with_hint("name a file for one of them"));
     }
     Ok(())
+}
+
+/// A file that can't be written.
+pub(crate) fn unwritable(path: &Path, error: io::Error) -> Failure {
+    Failure::new(format!("can't write {}", path.display()))
+        .with_exit_code(USAGE)
+        .with_hint("name a file in a folder that is there and that you may write to")
+        .with_source(error)
 }

@@ -9,7 +9,7 @@ use meshagent_client::{Connection, RoomClient};
 use meshagent_protocol::{ApiScope, Role, RoomName};
 
 use super::failures;
-use crate::failure::{Failure, UNREACHABLE, USAGE};
+use crate::failure::Failure;
 use crate::settings::{self, ProjectArgs};
 use crate::token::token;
 
@@ -72,16 +72,14 @@ impl RoomArgs {
         let (jwt, key) = if let Some(jwt) = given {
             (jwt, None)
         } else {
-            let key = self.project.key(None);
-            let key = key.map_err(|error| coded(error, USAGE))?;
+            let key = self.project.key(None)?;
             let identity = self.identity.clone();
             let identity = identity.map_or_else(settings::user_name, Ok)?;
             let scope = ApiScope::agent_default();
             let token = token(&identity, Some(&self.room), Role::Agent, scope);
             (token.sign(&key), Some(key))
         };
-        let server = self.project.server(key.as_ref());
-        let server = server.map_err(|error| coded(error, UNREACHABLE))?;
+        let server = self.project.server(key.as_ref())?;
         // `http` becomes `ws`, and `https` becomes `wss`.
         let address = match server.url.strip_prefix("http") {
             Some(rest) => format!("ws{rest}"),
@@ -102,15 +100,4 @@ pub(super) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyh
         .build()
         .context("starting the runtime")?;
     runtime.block_on(work)
-}
-
-/// The failure with an exit code, if it has none of its own.
-fn coded(error: anyhow::Error, code: u8) -> anyhow::Error {
-    match error.downcast::<Failure>() {
-        Ok(failure) if failure.exit_code().is_none() => failure.with_exit_code(code).into(),
-        Ok(failure) => failure.into(),
-        Err(error) => Failure::new(format!("{error:#}"))
-            .with_exit_code(code)
-            .into(),
-    }
 }

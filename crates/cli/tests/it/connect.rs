@@ -163,7 +163,7 @@ fn without_a_server_it_says_how_to_start_one() {
         &["room", "connect", "--room", "r", "--", "true"],
     );
     let ran = run(command.env("MESHAGENT_API_KEY", KEY));
-    assert_eq!(ran.code, Some(1));
+    assert_eq!(ran.code, Some(5));
     assert!(
         ran.stderr
             .contains("hint: start one with `meshagent serve`"),
@@ -172,7 +172,7 @@ fn without_a_server_it_says_how_to_start_one() {
     );
     let ran = run(command.env_remove("MESHAGENT_API_KEY"));
     assert!(
-        ran.code == Some(1) && ran.stderr.contains("`meshagent serve`"),
+        ran.code == Some(2) && ran.stderr.contains("`meshagent serve`"),
         "{}",
         ran.stderr
     );

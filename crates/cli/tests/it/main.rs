@@ -8,6 +8,7 @@
 
 mod arguments;
 mod connect;
+mod failures;
 mod full_disk;
 mod import;
 mod joiners;

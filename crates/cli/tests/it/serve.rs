@@ -123,7 +123,7 @@ fn default_server_and_its_key_are_found_without_any_variable() {
     // Another key than the server's.
     let ran = run(meshagent(home.path(), &CONNECT).env("MESHAGENT_API_KEY", KEY));
     assert!(
-        ran.code == Some(1) && ran.stderr.contains(&project),
+        ran.code == Some(2) && ran.stderr.contains(&project),
         "{}",
         ran.stderr
     );
@@ -140,7 +140,7 @@ fn default_server_and_its_key_are_found_without_any_variable() {
     assert!(!data_dir.join("server.json").exists());
     let ran = run(&mut meshagent(home.path(), &CONNECT));
     assert!(
-        ran.code == Some(1) && ran.stderr.contains("hint: start one"),
+        ran.code == Some(5) && ran.stderr.contains("hint: start one"),
         "{}",
         ran.stderr
     );
@@ -151,7 +151,7 @@ fn default_server_and_its_key_are_found_without_any_variable() {
     server.kill();
     let ran = run(&mut meshagent(home.path(), &CONNECT));
     assert!(
-        ran.code == Some(1) && ran.stderr.contains("no server answers"),
+        ran.code == Some(5) && ran.stderr.contains("no server answers"),
         "{}",
         ran.stderr
     );
@@ -182,7 +182,7 @@ fn damaged_credentials_are_not_replaced() {
     let ran =
         run(meshagent(home.path(), &["serve", "--data-dir", "data"]).current_dir(home.path()));
     assert!(
-        ran.code == Some(1) && ran.stderr.contains("\nhint: restore it"),
+        ran.code == Some(2) && ran.stderr.contains("\nhint: restore it"),
         "{}",
         ran.stderr
     );

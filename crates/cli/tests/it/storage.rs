@@ -90,7 +90,7 @@ fn files_are_copied_listed_moved_and_removed() {
     );
     refused(
         &home.run(&["storage", "cp", "absent", "room://x"]),
-        3,
+        2,
         &["absent", "hint: what is in the room"],
     );
     refused(

@@ -411,7 +411,7 @@ fn schema_may_be_left_to_the_server() {
     let create = ["sync", "create", "new", "--schema", "broken.json"];
     refused(
         &home.run(&create),
-        1,
+        2,
         &["broken.json is no schema", "\nhint: "],
     );
 }

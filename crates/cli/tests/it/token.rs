@@ -139,7 +139,7 @@ fn key_comes_from_the_environment_whole_or_in_parts() {
         .envs(parts)
         .env("MESHAGENT_API_KEY", KEY)
         .env("MESHAGENT_SECRET", "other"));
-    assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""));
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""));
     assert_eq!(
         ran.stderr,
         "error: MESHAGENT_SECRET contradicts MESHAGENT_API_KEY\n\
@@ -148,7 +148,7 @@ fn key_comes_from_the_environment_whole_or_in_parts() {
     let ran = run(base()
         .env("MESHAGENT_API_KEY", KEY)
         .args(["--project-id", KEY_ID]));
-    assert_eq!(ran.code, Some(1));
+    assert_eq!(ran.code, Some(2));
     assert!(
         ran.stderr.contains("--project-id is") && ran.stderr.contains(PROJECT_ID),
         "{}",
@@ -156,7 +156,7 @@ fn key_comes_from_the_environment_whole_or_in_parts() {
     );
     let ran = run(&mut base());
     assert!(
-        ran.code == Some(1) && ran.stderr.contains("hint: set MESHAGENT_API_KEY"),
+        ran.code == Some(2) && ran.stderr.contains("hint: set MESHAGENT_API_KEY"),
         "{}",
         ran.stderr
     );

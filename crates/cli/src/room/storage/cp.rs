@@ -8,7 +8,7 @@ use clap::Args;
 use meshagent_client::Connection;
 
 use super::place::Place;
-use crate::failure::{Failure, NOT_FOUND, REFUSED, USAGE};
+use crate::failure::{Failure, REFUSED, USAGE};
 use crate::output::Output;
 use crate::room::entries::{self, Found};
 use crate::room::session::RoomArgs;
@@ -73,7 +73,11 @@ pub(super) async fn run(args: &CpArgs, output: &Output) -> anyhow::Result<()> {
             "{} is no folder, to copy more than one into",
             args.destination
         );
-        return Err(Failure::new(what).with_exit_code(USAGE).into());
+        let hint = "put a / behind the name of a folder that is to be made";
+        return Err(Failure::new(what)
+            .with_exit_code(USAGE)
+            .with_hint(hint)
+            .into());
     }
     let mut copy = Copy {
         room: &room,
@@ -112,9 +116,10 @@ async fn sources(room: &Connection, named: &[String]) -> anyhow::Result<Vec<Sour
             }
             Place::Local(path) if path.exists() => sources.push(Source::Local(path)),
             Place::Local(path) => {
-                let failure = Failure::new(format!("there is no file {}", path.display()))
-                    .with_exit_code(NOT_FOUND)
-                    .with_hint("what is in the room is named room://PATH");
+                let failure =
+                    Failure::new(format!("can't read {}: it is not there", path.display()))
+                        .with_exit_code(USAGE)
+                        .with_hint("what is in the room is named room://PATH");
                 return Err(failure.into());
             }
             Place::Stream => sources.push(Source::Stream),
@@ -214,7 +219,7 @@ impl Copy<'_> {
                 let folder = path.parent().map_or(Ok(()), fs::create_dir_all);
                 folder
                     .and_then(|()| fs::write(path, data))
-                    .with_context(|| format!("writing {}", path.display()))?;
+                    .map_err(|error| input::unwritable(path, error))?;
                 path.display().to_string()
             }
             Place::Room(path) => {

@@ -26,8 +26,9 @@ pub(super) async fn run(args: &ExistsArgs, output: &Output) -> anyhow::Result<()
     let path = entries::normalized(in_room(&args.path))?;
     let room = args.room.connect().await?;
     let exists = room.storage().exists(&path).await;
-    let exists =
-        exists.map_err(|error| failures::of_call(format!("can't look at {path:?}"), error))?;
+    let exists = exists.map_err(|error| {
+        failures::of_call(format!("can't look at {}", entries::named(&path)), error)
+    })?;
     if exists {
         return output.done(&format!("'{}' exists in remote storage.", args.path));
     }

@@ -25,7 +25,7 @@ pub(super) async fn run(args: &GetArgs, output: &Output) -> anyhow::Result<()> {
     let room = args.room.connect().await?;
     let is_folder = entries::stat_existing(&room, &path).await?.entry.is_folder;
     if is_folder {
-        let failure = Failure::new(format!("{path:?} is a folder"))
+        let failure = Failure::new(format!("{} is a folder", entries::named(&path)))
             .with_hint("`meshagent room storage ls` lists it");
         return Err(failure.with_exit_code(REFUSED).into());
     }

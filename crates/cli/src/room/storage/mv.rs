@@ -55,7 +55,8 @@ pub(super) async fn run(args: &MvArgs, output: &Output) -> anyhow::Result<()> {
         .rename(&source, &destination, args.overwrite)
         .await;
     moved.map_err(|error| {
-        failures::of_call(format!("can't move {source:?} to {destination:?}"), error)
+        let (source, destination) = (entries::named(&source), entries::named(&destination));
+        failures::of_call(format!("can't move {source} to {destination}"), error)
     })?;
     room.close().await;
     output.done(&format!("Moved '{source}' to '{destination}'"))

@@ -40,13 +40,15 @@ pub(super) async fn run(args: &RmArgs, output: &Output) -> anyhow::Result<()> {
     for found in found {
         let path = &found.path;
         if found.entry.is_folder && !args.recursive {
-            let failure = Failure::new(format!("{path:?} is a folder"))
+            let failure = Failure::new(format!("{} is a folder", entries::named(path)))
                 .with_exit_code(REFUSED)
                 .with_hint("use -r to remove a folder with what is in it");
             return Err(failure.into());
         }
         let removed = room.storage().delete(path, args.recursive).await;
-        removed.map_err(|error| failures::of_call(format!("can't remove {path:?}"), error))?;
+        removed.map_err(|error| {
+            failures::of_call(format!("can't remove {}", entries::named(path)), error)
+        })?;
         output.done(&format!("Removed '{path}'"))?;
     }
     room.close().await;

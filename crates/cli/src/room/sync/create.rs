@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use meshagent_protocol::ErrorCode;
 
+use crate::failure::USAGE;
 use crate::output::Output;
 use crate::room::session::RoomArgs;
 use crate::room::{entries, failures, input};
@@ -38,7 +40,7 @@ pub(super) struct CreateArgs {
 }
 
 pub(super) async fn run(args: &CreateArgs, output: &Output) -> anyhow::Result<()> {
-    let path = entries::normalized(&args.path)?;
+    let path = entries::document(&args.path)?;
     if let Some(schema) = &args.schema {
         input::at_most_one_stdin(schema, args.json_file.as_deref())?;
     }
@@ -60,9 +62,21 @@ pub(super) async fn run(args: &CreateArgs, output: &Output) -> anyhow::Result<()
             Some(written)
         }
     };
+    // All that the server can then go by is the path's extension.
+    let is_bare = json.is_none() && schema.is_none();
     let room = args.room.connect().await?;
     let created = room.sync().create(&path, json, schema).await;
-    created.map_err(|error| failures::of_call(format!("can't create {path:?}"), error))?;
+    created.map_err(|error| {
+        let no_schema = is_bare && failures::code(&error) == Some(ErrorCode::NotFound);
+        let failure = failures::of_call(format!("can't create {path:?}"), error);
+        if no_schema {
+            failure
+                .with_exit_code(USAGE)
+                .with_hint("give --schema, or --json to have a schema read off it")
+        } else {
+            failure
+        }
+    })?;
     room.close().await;
     output.done(&format!("Created document at {}", args.path))
 }

@@ -22,7 +22,7 @@ pub(super) struct DeleteArgs {
 }
 
 pub(super) async fn run(args: &DeleteArgs, output: &Output) -> anyhow::Result<()> {
-    let path = entries::normalized(&args.path)?;
+    let path = entries::document(&args.path)?;
     let room = args.room.connect().await?;
     let found = entries::stat_existing(&room, &path).await?;
     if found.entry.is_folder || !entries::is_document(&room, &path).await? {

@@ -3,14 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use clap::Args;
 use serde_json::Value;
 
 use super::open::OpenDocument;
 use crate::failure::{Failure, USAGE};
 use crate::output::Output;
-use crate::room::input::is_standard_stream;
+use crate::room::input::{self, is_standard_stream};
 use crate::room::session::RoomArgs;
 
 /// Write a document's JSON to a file
@@ -64,5 +63,5 @@ fn write(file: &Path, json: &Value, output: &Output) -> anyhow::Result<()> {
     if is_standard_stream(file) {
         return output.bytes(&text);
     }
-    fs::write(file, text).with_context(|| format!("writing {}", file.display()))
+    Ok(fs::write(file, text).map_err(|error| input::unwritable(file, error))?)
 }

@@ -109,6 +109,7 @@ pub(super) async fn run(args: &ImportArgs, output: &Output) -> anyhow::Result<()
         DocPath::parse(&format!("{}/index.threadl", args.thread_dir)).map_err(|error| {
             Failure::new(format!("{:?} can't be a folder", args.thread_dir))
                 .with_source(error)
+                .with_hint("a folder in the room is like .threads/ada")
                 .with_exit_code(USAGE)
         })?;
     let position = Arc::new(AtomicU64::new(0));
@@ -414,7 +415,12 @@ fn of_export(args: &ImportArgs, error: ListError) -> anyhow::Error {
         ListError::CutOff => {
             failure.with_hint("what came before is imported; get the export again for the rest")
         }
-        _ => failure,
+        ListError::Rest => {
+            failure.with_hint("what came before is imported; give one export in one file")
+        }
+        ListError::Io(_) => {
+            failure.with_hint("name the conversations.json of a Claude data export, or - for stdin")
+        }
     };
     failure.with_source(error).into()
 }

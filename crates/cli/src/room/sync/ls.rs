@@ -83,7 +83,11 @@ async fn documents(room: &Connection, prefix: &str) -> anyhow::Result<Vec<Found>
             found
         }
         Err(error) => {
-            return Err(failures::of_call(format!("can't look at {prefix:?}"), error).into());
+            return Err(failures::of_call(
+                format!("can't look at {}", entries::named(prefix)),
+                error,
+            )
+            .into());
         }
     };
     found.retain(|found| !found.entry.is_folder);
