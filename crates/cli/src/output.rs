@@ -12,17 +12,21 @@ use crate::settings;
 
 pub(crate) use json::Layout;
 
+/// Clap would put flags of all commands in the middle of a command's own.
+const GLOBAL: &str = "Global options";
+
 /// Flags of the commands that print.
 #[derive(Args, Debug)]
 pub(crate) struct OutputArgs {
     /// Print only what was asked for, no messages of success
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     quiet: bool,
 
     /// When to colour; `auto` is on a terminal, unless NO_COLOR is set
     #[arg(
         long,
         global = true,
+        help_heading = GLOBAL,
         value_enum,
         value_name = "WHEN",
         default_value_t = Color::Auto

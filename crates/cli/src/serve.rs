@@ -28,8 +28,10 @@ const LISTEN_BACKLOG: u32 = 4096;
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   meshagent serve
-  meshagent serve --listen 0.0.0.0:8080 --data-dir /var/lib/meshagent --log-format json
-  meshagent serve --listen 127.0.0.1:0        # a free port; the line on stdout says which")]
+  meshagent serve --listen 0.0.0.0:8080 --log-format json \\
+      --data-dir /var/lib/meshagent
+  # A free port; the line on stdout says which.
+  meshagent serve --listen 127.0.0.1:0")]
 pub(crate) struct ServeArgs {
     /// Address and port to listen on; port 0 picks a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]

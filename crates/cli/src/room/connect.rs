@@ -26,7 +26,9 @@ const NOT_EXECUTABLE: u8 = 126;
 #[command(after_help = "Examples:
   meshagent room connect --room my-room --identity ada -- python3 script.py
   meshagent room connect --room my-room --identity viewer --role user \\
-      --meshagent-token '{\"sync\": {\"paths\": [{\"path\": \"*\", \"read_only\": true}]}}' -- node view.js")]
+      --meshagent-token \\
+      '{\"sync\": {\"paths\": [{\"path\": \"*\", \"read_only\": true}]}}' \\
+      -- node view.js")]
 pub(crate) struct ConnectArgs {
     /// The room: 1 to 63 of a-z, 0-9 and -, with a letter or digit at both ends
     #[arg(long, value_name = "NAME", env = "MESHAGENT_ROOM", value_parser = RoomName::parse)]

@@ -10,6 +10,7 @@ mod arguments;
 mod connect;
 mod failures;
 mod full_disk;
+mod help;
 mod import;
 mod joiners;
 mod kill;

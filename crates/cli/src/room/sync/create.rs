@@ -15,10 +15,13 @@ use crate::room::{entries, failures, input};
 /// The JSON is checked against the schema first; each place that does not fit is named, and nothing is created.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
-  meshagent room sync create --room my-room notes/plan --schema plan.schema.json \\
+  meshagent room sync create --room my-room notes/plan \\
+      --schema plan.schema.json \\
       --json '{\"doc\": {\"title\": \"Plan\", \"children\": []}}'
-  meshagent room sync create --room my-room notes/plan --schema plan.schema.json --json-file - < plan.json
-  meshagent room sync create --room my-room talk.thread       # a schema that goes with the extension")]
+  meshagent room sync create --room my-room notes/plan \\
+      --schema plan.schema.json --json-file - < plan.json
+  # The server has a schema for this extension.
+  meshagent room sync create --room my-room talk.thread")]
 pub(super) struct CreateArgs {
     /// Where the document is to be
     path: String,

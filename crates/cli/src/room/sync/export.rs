@@ -16,9 +16,11 @@ use crate::room::session::RoomArgs;
 ///
 /// The JSON is UTF-8, and `create` takes it again.
 #[derive(Args, Debug)]
-#[command(after_help = "Example:
-  meshagent room sync export --room my-room notes/plan --output plan.json --schema-output plan.schema.json
-  meshagent room sync create --room other-room notes/plan --json-file plan.json --schema plan.schema.json")]
+#[command(after_help = "Examples:
+  meshagent room sync export --room my-room notes/plan \\
+      --output plan.json --schema-output plan.schema.json
+  meshagent room sync create --room other-room notes/plan \\
+      --json-file plan.json --schema plan.schema.json")]
 pub(super) struct ExportArgs {
     /// The document
     path: String,

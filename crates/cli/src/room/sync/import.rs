@@ -60,12 +60,14 @@ const TICK: Duration = Duration::from_millis(250);
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   meshagent room sync import --room my-room --file conversations.json
-  unzip -p export.zip conversations.json | meshagent room sync import --room my-room --file -
-  meshagent room sync import --room my-room -f conversations.json --thread-dir .threads/ada --user-name Ada
+  unzip -p export.zip conversations.json | \\
+      meshagent room sync import --room my-room --file -
+  meshagent room sync import --room my-room --file conversations.json \\
+      --thread-dir .threads/ada --user-name Ada
 
 Exit codes:
-  As of the other commands, and 130 if it was interrupted. Conversations that can't be imported are told on stderr and
-  counted, and are no failure.")]
+  As of the other commands, and 130 if it was interrupted. Conversations
+  that can't be imported are told on stderr and counted, and are no failure.")]
 pub(super) struct ImportArgs {
     /// The export's conversations.json; `-` for stdin
     #[arg(long, short, value_name = "FILE")]

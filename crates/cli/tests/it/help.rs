@@ -1,0 +1,114 @@
+//! Help pages: examples that can be pasted, and flags where one looks for them.
+
+use tempfile::TempDir;
+
+use crate::{meshagent, run};
+
+/// What a terminal of 80 columns shows as it is; longer lines are wrapped, and then can't be pasted.
+const WIDTH: usize = 78;
+
+/// Still to be shortened.
+const LONG: [&str; 4] = [
+    " room sync edit",
+    " room sync grep",
+    " room sync update",
+    " room sync watch",
+];
+
+/// Each command's words and its help, on a terminal of these columns.
+fn pages(columns: &str) -> Vec<(String, String)> {
+    let home = TempDir::new().unwrap();
+    let mut pages = Vec::new();
+    let mut rest = vec![String::new()];
+    while let Some(command) = rest.pop() {
+        let words = command.split_whitespace().chain(["--help"]);
+        let words: Vec<&str> = words.collect();
+        let ran = run(meshagent(home.path(), &words).env("COLUMNS", columns));
+        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{command}");
+        let commands = ran.stdout.split("\nCommands:\n").nth(1).unwrap_or_default();
+        for line in commands.lines().take_while(|line| !line.is_empty()) {
+            let name = line
+                .strip_prefix("  ")
+                .filter(|rest| !rest.starts_with(' '));
+            let name = name.and_then(|rest| rest.split_whitespace().next());
+            if let Some(name) = name.filter(|name| *name != "help") {
+                rest.push(format!("{command} {name}"));
+            }
+        }
+        if !LONG.contains(&command.as_str()) {
+            pages.push((command, ran.stdout));
+        }
+    }
+    assert!(pages.len() > 20, "{} commands", pages.len());
+    pages
+}
+
+/// What stands behind the flags.
+fn after_flags(page: &str) -> &str {
+    let starts = ["\nExample", "\nThe file is YAML:", "\nExit codes:"];
+    let starts = starts.iter().filter_map(|start| page.find(start));
+    starts.min().map_or("", |start| &page[start..])
+}
+
+#[test]
+fn examples_are_not_wrapped() {
+    for (command, page) in pages("400") {
+        for line in after_flags(&page).lines() {
+            assert!(
+                line.chars().count() <= WIDTH,
+                "`{command}` has a long line: {line}"
+            );
+        }
+    }
+    for ((command, narrow), (_, wide)) in pages("80").iter().zip(pages("400")) {
+        assert_eq!(after_flags(narrow), after_flags(&wide), "`{command}`");
+    }
+}
+
+/// In an example, a line that goes on ends in a backslash, so that the shell reads on.
+#[test]
+fn lines_of_examples_begin_commands_or_go_on() {
+    for (command, page) in pages("80") {
+        let examples = after_flags(&page)
+            .split("\nExample")
+            .nth(1)
+            .unwrap_or_default();
+        let mut goes_on = false;
+        for line in examples.lines().skip(1).take_while(|line| !line.is_empty()) {
+            let begins = line.starts_with("  ") && !line.starts_with("   ");
+            assert!(begins || goes_on, "`{command}`: {line}");
+            goes_on = line.ends_with('\\');
+        }
+        assert!(!goes_on, "`{command}` ends in a backslash");
+    }
+}
+
+#[test]
+fn flags_of_all_commands_come_last() {
+    for (command, page) in pages("80") {
+        let Some((own, global)) = page.split_once("\nGlobal options:\n") else {
+            assert!(!page.contains("--quiet"), "`{command}`:\n{page}");
+            continue;
+        };
+        for flag in ["  --quiet", "  --color <WHEN>"] {
+            assert!(
+                global.contains(flag) && !own.contains(flag),
+                "`{command}`:\n{page}"
+            );
+        }
+        // Behind the command's own flags comes what says which room and as whom.
+        if let Some((_, room)) = own.split_once("  --room <NAME>\n") {
+            let flags = room
+                .lines()
+                .filter(|line| line.trim_start().starts_with('-'));
+            let flags: Vec<&str> = flags.map(str::trim).collect();
+            let expected = [
+                "--identity <NAME>",
+                "--project-id <ID>",
+                "--data-dir <DIR>",
+                "-h, --help",
+            ];
+            assert_eq!(flags, expected, "`{command}`");
+        }
+    }
+}
