@@ -24,6 +24,7 @@ mod slow_reader;
 mod storage;
 mod stress;
 mod sync;
+mod terminal;
 mod tls;
 mod token;
 mod tutorial;

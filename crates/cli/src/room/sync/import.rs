@@ -15,10 +15,8 @@ mod upload;
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::future::pending;
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
@@ -35,7 +33,7 @@ use uuid::Uuid;
 use self::elements::{Elements, ListError};
 use self::index::{IndexError, ThreadIndex};
 use self::progress::Progress;
-use self::reader::{Counted, Item, Reader};
+use self::reader::{Item, Reader};
 use self::thread::{Listing, Rules, Thread};
 use self::upload::{Outcome, UploadError, upload};
 use crate::failure::{Failure, USAGE};
@@ -45,6 +43,8 @@ use crate::room::{failures, input};
 
 /// How many conversations are on their way to the server at once; while they are this many, no further one is begun.
 const AT_ONCE: usize = 8;
+/// How much of the export is read at once.
+const BUFFER_BYTES: usize = 256 << 10;
 /// How many lines of the list are sent together.
 const LINES_AT_ONCE: usize = 64;
 /// What a shell says of a command that Ctrl-C ended.
@@ -114,9 +114,8 @@ pub(super) async fn run(args: &ImportArgs, output: &Output) -> anyhow::Result<()
                 .with_hint("a folder in the room is like .threads/ada")
                 .with_exit_code(USAGE)
         })?;
-    let position = Arc::new(AtomicU64::new(0));
     // What is no export is refused before anything is made.
-    let (elements, total) = open(args, &position)?;
+    let (elements, total) = open(args)?;
     let room = args.room.connect().await?;
     let schema = MeshSchema::builtin("threadl").context("the schema of lists of threads")?;
     let index = ThreadIndex::open(&room, index_path, schema).await;
@@ -133,9 +132,10 @@ pub(super) async fn run(args: &ImportArgs, output: &Output) -> anyhow::Result<()
         occurrences: HashMap::new(),
         under_way: VecDeque::new(),
         tally: Tally::default(),
+        position: 0,
         progress: Progress::new(total, output.is_quiet()),
     };
-    let reader = Reader::start(elements, args.limit, position);
+    let reader = Reader::start(elements, args.limit);
     let reader = reader.context("starting a thread")?;
     let mut interrupts = interrupts()?;
     let twice = async {
@@ -162,7 +162,7 @@ pub(super) async fn run(args: &ImportArgs, output: &Output) -> anyhow::Result<()
 type Export = Elements<Box<dyn BufRead + Send>>;
 
 /// The export up to its first conversation, and its length if that is known.
-fn open(args: &ImportArgs, position: &Arc<AtomicU64>) -> anyhow::Result<(Export, Option<u64>)> {
+fn open(args: &ImportArgs) -> anyhow::Result<(Export, Option<u64>)> {
     let failed = |error: ListError| of_export(args, error);
     let (source, total): (Box<dyn Read + Send>, _) = if input::is_standard_stream(&args.file) {
         (Box::new(io::stdin()), None)
@@ -172,7 +172,7 @@ fn open(args: &ImportArgs, position: &Arc<AtomicU64>) -> anyhow::Result<(Export,
         let total = metadata.is_file().then_some(metadata.len());
         (Box::new(file), total)
     };
-    let reader = Counted::new(source, Arc::clone(position));
+    let reader = BufReader::with_capacity(BUFFER_BYTES, source);
     let elements = Elements::begin(Box::new(reader) as Box<dyn BufRead + Send>).map_err(failed)?;
     Ok((elements, total))
 }
@@ -197,6 +197,8 @@ struct Import<'a> {
     /// In the order of the export.
     under_way: VecDeque<UnderWay>,
     tally: Tally,
+    /// Up to where the export is imported.
+    position: u64,
     progress: Progress,
 }
 
@@ -204,6 +206,8 @@ struct Import<'a> {
 struct UnderWay {
     /// Its place in the export.
     index: u64,
+    /// Where in the export it ends.
+    end: u64,
     listing: Listing,
     messages: u64,
     task: JoinHandle<Result<Outcome, UploadError>>,
@@ -282,13 +286,14 @@ impl Import<'_> {
                 Event::Read(Some(Err(error))) => ended = Some(Err(of_export(self.args, error))),
                 Event::Tick => {}
             }
-            self.progress.show(reader.position(), self.tally.imported);
+            self.progress.show(self.position, self.tally.imported);
         }
     }
 
     fn begin(&mut self, item: Item) {
         let Item {
             index,
+            end,
             conversation,
             permit,
         } = item;
@@ -312,6 +317,7 @@ impl Import<'_> {
         };
         self.under_way.push_back(UnderWay {
             index,
+            end,
             listing,
             messages,
             task: tokio::spawn(task),
@@ -323,10 +329,12 @@ impl Import<'_> {
         let done = self.under_way.pop_front();
         let UnderWay {
             index,
+            end,
             listing,
             messages,
             ..
         } = done.context("nothing was under way")?;
+        self.position = end;
         match outcome {
             Ok(Outcome::Created) => {
                 self.index.put(listing);

@@ -11,7 +11,7 @@ const MAX_STRING_BYTES: usize = 64 << 20;
 /// and quotes do, costs only itself.
 #[derive(Debug)]
 pub(super) struct Elements<R> {
-    reader: R,
+    reader: Counted<R>,
     is_first: bool,
 }
 
@@ -30,7 +30,11 @@ pub(super) enum ListError {
 
 impl<R: BufRead> Elements<R> {
     /// Reads up to the list's first element.
-    pub(super) fn begin(mut reader: R) -> Result<Self, ListError> {
+    pub(super) fn begin(reader: R) -> Result<Self, ListError> {
+        let mut reader = Counted {
+            reader,
+            consumed: 0,
+        };
         skip_byte_order_mark(&mut reader)?;
         match next_byte(&mut reader)? {
             Some(b'[') => {}
@@ -39,6 +43,11 @@ impl<R: BufRead> Elements<R> {
         reader.consume(1);
         let is_first = true;
         Ok(Self { reader, is_first })
+    }
+
+    /// Up to which byte everything was read.
+    pub(super) fn position(&self) -> u64 {
+        self.reader.consumed
     }
 
     /// The next element, which has to be read to its end; see [`Element::finish`].
@@ -68,7 +77,7 @@ impl<R: BufRead> Elements<R> {
 
 /// The bytes of one element.
 pub(super) struct Element<'a, R> {
-    reader: &'a mut R,
+    reader: &'a mut Counted<R>,
     /// How many brackets and braces are open.
     depth: usize,
     /// The string that is being passed.
@@ -120,6 +129,24 @@ impl<R: BufRead> Read for Element<'_, R> {
     }
 }
 
+/// Counts what is consumed.
+#[derive(Debug)]
+struct Counted<R> {
+    reader: R,
+    consumed: u64,
+}
+
+impl<R: BufRead> Counted<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.reader.fill_buf()
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.reader.consume(count);
+        self.consumed += count as u64;
+    }
+}
+
 /// How many of these bytes belong to the element, and whether it ends behind them.
 fn pass(bytes: &[u8], depth: &mut usize, string: &mut Option<StringState>) -> (usize, bool) {
     for (index, byte) in bytes.iter().enumerate() {
@@ -146,7 +173,7 @@ fn pass(bytes: &[u8], depth: &mut usize, string: &mut Option<StringState>) -> (u
 }
 
 /// The next byte that is no white space, not consumed.
-fn next_byte(reader: &mut impl BufRead) -> io::Result<Option<u8>> {
+fn next_byte(reader: &mut Counted<impl BufRead>) -> io::Result<Option<u8>> {
     loop {
         let buffer = reader.fill_buf()?;
         if buffer.is_empty() {
@@ -164,7 +191,7 @@ fn next_byte(reader: &mut impl BufRead) -> io::Result<Option<u8>> {
     }
 }
 
-fn skip_byte_order_mark(reader: &mut impl BufRead) -> io::Result<()> {
+fn skip_byte_order_mark(reader: &mut Counted<impl BufRead>) -> io::Result<()> {
     if reader.fill_buf()?.starts_with("\u{feff}".as_bytes()) {
         reader.consume("\u{feff}".len());
     }

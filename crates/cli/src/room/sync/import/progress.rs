@@ -14,7 +14,9 @@ pub(super) struct Progress {
     is_shown: bool,
     /// How long the export is, if that is known.
     total: Option<u64>,
-    drawn: Option<Instant>,
+    /// When the line was drawn last; an import that is done at once shows none.
+    at: Instant,
+    is_drawn: bool,
 }
 
 impl Progress {
@@ -22,17 +24,18 @@ impl Progress {
         Self {
             is_shown: !is_quiet && io::stderr().is_terminal(),
             total: total.filter(|total| *total > 0),
-            drawn: None,
+            at: Instant::now(),
+            is_drawn: false,
         }
     }
 
     /// Draws, unless that was done just now.
     pub(super) fn show(&mut self, position: u64, threads: u64) {
-        let is_due = self.drawn.is_none_or(|at| at.elapsed() >= INTERVAL);
-        if !self.is_shown || !is_due {
+        if !self.is_shown || self.at.elapsed() < INTERVAL {
             return;
         }
-        self.drawn = Some(Instant::now());
+        self.at = Instant::now();
+        self.is_drawn = true;
         let line = line(position, self.total, threads);
         // The cursor goes back to the left, and what was longer before is erased.
         write(&format!("\r{line}\x1b[K"));
@@ -46,25 +49,35 @@ impl Progress {
 
     /// Takes the line away.
     pub(super) fn clear(&mut self) {
-        if self.drawn.take().is_some() {
+        if std::mem::replace(&mut self.is_drawn, false) {
             write("\r\x1b[K");
         }
     }
 }
 
 fn line(position: u64, total: Option<u64>, threads: u64) -> String {
-    let megabytes = |bytes: u64| format!("{}.{}", bytes / 1_000_000, bytes / 100_000 % 10);
-    let Some(total) = total else {
-        return format!("{} MB read, {threads} threads", megabytes(position));
+    let threads = match threads {
+        1 => "1 thread".to_owned(),
+        threads => format!("{threads} threads"),
     };
-    let percent = position.min(total).saturating_mul(100) / total;
+    let (unit, name) = match total.unwrap_or(position) {
+        0..1_000_000 => (1_000, "kB"),
+        _ => (1_000_000, "MB"),
+    };
+    let amount = |bytes: u64| format!("{}.{}", bytes / unit, bytes % unit * 10 / unit);
+    let Some(total) = total else {
+        return format!("{} {name} read, {threads}", amount(position));
+    };
+    // A file may have grown meanwhile.
+    let position = position.min(total);
+    let percent = position.saturating_mul(100) / total;
     let filled = usize::try_from(percent).unwrap_or(100) * WIDTH / 100;
     format!(
-        "[{}{}] {percent:3} %  {} of {} MB, {threads} threads",
+        "[{}{}] {percent:3} %  {} of {} {name}, {threads}",
         "=".repeat(filled),
         " ".repeat(WIDTH - filled),
-        megabytes(position),
-        megabytes(total),
+        amount(position),
+        amount(total),
     )
 }
 
@@ -80,15 +93,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn line_has_one_width_and_stays_below_100_percent() {
+    fn line_has_one_width_and_a_unit_that_shows_something() {
         assert_eq!(
             line(25_240_000, Some(60_000_000), 420),
             "[==========              ]  42 %  25.2 of 60.0 MB, 420 threads"
         );
         assert_eq!(
             line(70, Some(60), 0),
-            "[========================] 100 %  0.0 of 0.0 MB, 0 threads"
+            "[========================] 100 %  0.0 of 0.0 kB, 0 threads"
         );
-        assert_eq!(line(1_200_000, None, 1), "1.2 MB read, 1 threads");
+        assert_eq!(
+            line(330, Some(1_960), 1),
+            "[===                     ]  16 %  0.3 of 1.9 kB, 1 thread"
+        );
+        assert_eq!(line(1_200_000, None, 2), "1.2 MB read, 2 threads");
+        assert_eq!(line(1_200, None, 1), "1.2 kB read, 1 thread");
     }
 }

@@ -1,8 +1,7 @@
 //! The thread that reads an export, and how much of it may wait.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::BufRead;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -21,6 +20,8 @@ const QUEUE: usize = 4;
 pub(super) struct Item {
     /// Counted from 0.
     pub(super) index: u64,
+    /// Where in the export it ends.
+    pub(super) end: u64,
     pub(super) conversation: ReadConversation,
     /// To be held for as long as the conversation is in memory.
     pub(super) permit: OwnedSemaphorePermit,
@@ -35,17 +36,11 @@ type ReadConversation = Result<Conversation, InvalidConversation>;
 pub(super) struct Reader {
     items: mpsc::Receiver<Result<Item, ListError>>,
     budget: Arc<Semaphore>,
-    /// How many bytes were read.
-    position: Arc<AtomicU64>,
 }
 
 impl Reader {
     /// Reads the first `limit` elements.
-    pub(super) fn start<R>(
-        elements: Elements<R>,
-        limit: Option<u64>,
-        position: Arc<AtomicU64>,
-    ) -> std::io::Result<Self>
+    pub(super) fn start<R>(elements: Elements<R>, limit: Option<u64>) -> std::io::Result<Self>
     where
         R: BufRead + Send + 'static,
     {
@@ -60,11 +55,7 @@ impl Reader {
         std::thread::Builder::new()
             .name("export".to_owned())
             .spawn(move || work.run(limit.unwrap_or(u64::MAX)))?;
-        Ok(Self {
-            items,
-            budget,
-            position,
-        })
+        Ok(Self { items, budget })
     }
 
     /// The next element. Cancel safe.
@@ -75,11 +66,6 @@ impl Reader {
     /// Whether nothing is there to be taken right now.
     pub(super) fn is_idle(&self) -> bool {
         self.items.is_empty()
-    }
-
-    /// How many bytes of the export were read.
-    pub(super) fn position(&self) -> u64 {
-        self.position.load(Ordering::Relaxed)
     }
 
     /// Reads no further.
@@ -113,6 +99,7 @@ impl<R: BufRead> Work<R> {
                     };
                     Ok(Item {
                         index,
+                        end: self.elements.position(),
                         conversation,
                         permit,
                     })
@@ -145,25 +132,3 @@ fn read<R: BufRead>(elements: &mut Elements<R>) -> Result<Option<ReadConversatio
     element.finish()?;
     Ok(Some(conversation))
 }
-
-/// Counts what is read.
-pub(super) struct Counted<R> {
-    reader: R,
-    position: Arc<AtomicU64>,
-}
-
-impl<R: Read> Counted<R> {
-    pub(super) fn new(reader: R, position: Arc<AtomicU64>) -> BufReader<Self> {
-        BufReader::with_capacity(BUFFER_BYTES, Self { reader, position })
-    }
-}
-
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
-        let count = self.reader.read(into)?;
-        self.position.fetch_add(count as u64, Ordering::Relaxed);
-        Ok(count)
-    }
-}
-
-const BUFFER_BYTES: usize = 256 << 10;
