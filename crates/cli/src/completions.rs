@@ -1,9 +1,17 @@
 //! `meshagent completions`: what a shell needs to complete commands and flags.
 
-use clap::Args;
+use std::ffi::OsString;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Command};
 use clap_complete::Shell;
 
+use crate::failure::{Failure, USAGE};
 use crate::output::{Output, OutputArgs};
+use crate::room::input::unwritable;
+use crate::settings;
 
 /// Print the completions for a shell
 #[derive(Args, Debug)]
@@ -22,9 +30,118 @@ pub(crate) struct CompletionsArgs {
 
 /// # Errors
 /// If stdout can't be written to.
-pub(crate) fn run(args: &CompletionsArgs, mut command: clap::Command) -> anyhow::Result<()> {
-    let output = Output::new(&args.output)?;
+pub(crate) fn run(args: &CompletionsArgs, command: Command) -> anyhow::Result<()> {
+    Output::new(&args.output)?.bytes(&script(args.shell, command))
+}
+
+fn script(shell: Shell, mut command: Command) -> Vec<u8> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut command, "meshagent", &mut script);
-    output.bytes(&script)
+    clap_complete::generate(shell, &mut command, "meshagent", &mut script);
+    script
+}
+
+/// What the published command takes behind most of its commands, in place of all else.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Shortcut {
+    Install,
+    Show,
+}
+
+impl Shortcut {
+    /// Finds it in the arguments behind the program's name: behind names of commands, and nothing else.
+    pub(crate) fn find(arguments: &[OsString], command: &Command) -> Option<Self> {
+        let (last, names) = arguments.split_last()?;
+        let shortcut = match last.to_str()? {
+            "--install-completion" => Self::Install,
+            "--show-completion" => Self::Show,
+            _ => return None,
+        };
+        let mut at = command;
+        for name in names {
+            at = at.find_subcommand(name)?;
+        }
+        // What is behind this one may be a program's.
+        (at.get_name() != "connect").then_some(shortcut)
+    }
+
+    /// # Errors
+    /// If the shell is unknown, or its files can't be written.
+    pub(crate) fn run(self, command: Command) -> anyhow::Result<()> {
+        let shell = Shell::from_env().ok_or_else(|| {
+            Failure::new("SHELL names no shell that is known")
+                .with_exit_code(USAGE)
+                .with_hint("`meshagent completions SHELL` prints the completions for a shell")
+        })?;
+        let script = script(shell, command);
+        let output = Output::new(&OutputArgs::default())?;
+        if self == Self::Show {
+            return output.bytes(&script);
+        }
+        let path = install(shell, &script)?;
+        output.done(&format!(
+            "{shell} completion installed in {}",
+            path.display()
+        ))?;
+        output.line("Completion will take effect once you restart the terminal")
+    }
+}
+
+/// Puts the script where the published command puts its own, which it replaces, and has the shell read it.
+fn install(shell: Shell, script: &[u8]) -> anyhow::Result<PathBuf> {
+    let home = settings::variable("HOME")?.ok_or_else(|| {
+        Failure::new("HOME is not set, so there is no place for completions")
+            .with_exit_code(USAGE)
+            .with_hint("`meshagent completions SHELL` prints them")
+    })?;
+    let home = PathBuf::from(home);
+    let (path, start) = match shell {
+        Shell::Bash => {
+            let path = home.join(".bash_completions/meshagent.sh");
+            let line = format!("source '{}'", path.display());
+            (path, Some((home.join(".bashrc"), line)))
+        }
+        Shell::Fish => (home.join(".config/fish/completions/meshagent.fish"), None),
+        Shell::Zsh => {
+            let line = "fpath+=~/.zfunc; autoload -Uz compinit; compinit".to_owned();
+            (
+                home.join(".zfunc/_meshagent"),
+                Some((home.join(".zshrc"), line)),
+            )
+        }
+        _ => {
+            let failure = Failure::new(format!("completions for {shell} can't be installed"))
+                .with_exit_code(USAGE)
+                .with_hint(format!("`meshagent completions {shell}` prints them"));
+            return Err(failure.into());
+        }
+    };
+    let folder = path.parent().map_or(Ok(()), fs::create_dir_all);
+    let written = folder.and_then(|()| fs::write(&path, script));
+    written.map_err(|error| unwritable(&path, error))?;
+    if let Some((file, line)) = start {
+        add_line(&file, &line).map_err(|error| unwritable(&file, error))?;
+    }
+    Ok(path)
+}
+
+/// Adds a line to a file, unless it is there.
+fn add_line(path: &Path, line: &str) -> io::Result<()> {
+    let text = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    if text
+        .split(|&byte| byte == b'\n')
+        .any(|there| there == line.as_bytes())
+    {
+        return Ok(());
+    }
+    let begin = if text.ends_with(b"\n") || text.is_empty() {
+        ""
+    } else {
+        "\n"
+    };
+    let mut file = OpenOptions::new().append(true).create(true).open(path)?;
+    file.write_all(format!("{begin}{line}\n").as_bytes())
 }

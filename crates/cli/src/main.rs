@@ -20,6 +20,7 @@ mod server_file;
 mod settings;
 mod token;
 
+use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
@@ -27,6 +28,7 @@ use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+use crate::completions::Shortcut;
 use crate::failure::Failure;
 use crate::output::StdoutClosed;
 
@@ -49,19 +51,27 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    // Ends the process with code 2 if the arguments make no sense.
-    let cli = Cli::try_parse().unwrap_or_else(|error| with_tip(error).exit());
-    let result = match &cli.command {
-        Command::Serve(args) => serve::run(args),
-        Command::Token(args) => token::run(args),
-        Command::Room(command) => room::run(command),
-        Command::Completions(args) => completions::run(args, Cli::command()),
-        Command::Man(args) => man::run(args, Cli::command()),
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let result = match Shortcut::find(&arguments, &Cli::command()) {
+        Some(shortcut) => shortcut.run(Cli::command()),
+        None => run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<StdoutClosed>() => ExitCode::SUCCESS,
         Err(error) => report(&error),
+    }
+}
+
+fn run() -> anyhow::Result<()> {
+    // Ends the process with code 2 if the arguments make no sense.
+    let cli = Cli::try_parse().unwrap_or_else(|error| with_tip(error).exit());
+    match &cli.command {
+        Command::Serve(args) => serve::run(args),
+        Command::Token(args) => token::run(args),
+        Command::Room(command) => room::run(command),
+        Command::Completions(args) => completions::run(args, Cli::command()),
+        Command::Man(args) => man::run(args, Cli::command()),
     }
 }
 

@@ -16,7 +16,7 @@ pub(crate) use json::Layout;
 const GLOBAL: &str = "Global options";
 
 /// Flags of the commands that print.
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Default)]
 pub(crate) struct OutputArgs {
     /// Print only what was asked for, no messages of success
     #[arg(long, global = true, help_heading = GLOBAL)]
@@ -34,9 +34,10 @@ pub(crate) struct OutputArgs {
     color: Color,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
 enum Color {
     Always,
+    #[default]
     Auto,
     Never,
 }

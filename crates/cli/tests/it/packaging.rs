@@ -44,3 +44,80 @@ fn each_command_has_a_man_page() {
         );
     }
 }
+
+/// As the published command has it, behind any of these.
+#[test]
+fn completions_are_installed_where_the_published_command_puts_them() {
+    let home = TempDir::new().unwrap();
+    let file = |name: &str| fs::read_to_string(home.path().join(name)).unwrap();
+    fs::write(home.path().join(".bashrc"), "alias l=ls").unwrap();
+    let source = format!(
+        "source '{}/.bash_completions/meshagent.sh'",
+        home.path().display()
+    );
+    for (shell, script, start, expected) in [
+        (
+            "bash",
+            ".bash_completions/meshagent.sh",
+            Some(".bashrc"),
+            format!("alias l=ls\n{source}\n"),
+        ),
+        (
+            "zsh",
+            ".zfunc/_meshagent",
+            Some(".zshrc"),
+            "fpath+=~/.zfunc; autoload -Uz compinit; compinit\n".to_owned(),
+        ),
+        (
+            "fish",
+            ".config/fish/completions/meshagent.fish",
+            None,
+            String::new(),
+        ),
+    ] {
+        let with_shell = |arguments: &[&str]| {
+            run(meshagent(home.path(), arguments).env("SHELL", format!("/usr/bin/{shell}")))
+        };
+        let expected_script = with_shell(&["completions", shell]).stdout;
+        let shown = with_shell(&["room", "sync", "--show-completion"]);
+        assert_eq!(
+            (shown.code, shown.stdout.as_str()),
+            (Some(0), expected_script.as_str())
+        );
+        for command in [
+            &["--install-completion"][..],
+            &["room", "sync", "import", "--install-completion"],
+        ] {
+            let ran = with_shell(command);
+            let said = format!(
+                "{shell} completion installed in {}\nCompletion will take effect once you restart the terminal\n",
+                home.path().join(script).display()
+            );
+            assert_eq!(
+                (ran.code, ran.stdout, ran.stderr.as_str()),
+                (Some(0), said, "")
+            );
+            assert_eq!(file(script), expected_script);
+            // Once, however often it is installed.
+            assert_eq!(start.map_or(String::new(), file), expected);
+        }
+    }
+    for shell in ["elvish", "unheard-of"] {
+        let ran =
+            run(meshagent(home.path(), &["token", "--install-completion"]).env("SHELL", shell));
+        assert_eq!(ran.code, Some(2), "{}", ran.stderr);
+        assert!(
+            ran.stderr.contains("hint: `meshagent completions "),
+            "{}",
+            ran.stderr
+        );
+    }
+    // Which is an argument of somebody else's program, or of no command.
+    let ran = run(&mut meshagent(
+        home.path(),
+        &["room", "connect", "--", "true", "--show-completion"],
+    ));
+    assert!(ran.stderr.contains("--room"), "{}", ran.stderr);
+    let ran = run(&mut meshagent(home.path(), &["frob", "--show-completion"]));
+    assert_eq!(ran.code, Some(2));
+}
