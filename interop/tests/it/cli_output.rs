@@ -164,6 +164,83 @@ fn both_tools_refuse_with_the_same_exit_code() {
     });
 }
 
+/// The published `room storage` asks for an HTTP interface that is not served here. But it does the same, by the same
+/// code, with files of this machine, and prints the same of them; so ours does it in the room, and the published one
+/// in a folder. `exists` it only has for what is elsewhere, and `mv` not at all.
+#[test]
+fn both_tools_print_the_same_of_files() {
+    scenario(|s| {
+        let site = s.folder().join("site");
+        fs::create_dir_all(site.join("sub/deep"))?;
+        for (name, text) in [
+            ("a.txt", "Grüße\n"),
+            ("b.csv", "1,2"),
+            ("sub/c.txt", ""),
+            ("sub/deep/d", "d"),
+        ] {
+            fs::write(site.join(name), text)?;
+        }
+        // Published: one line for all of it.
+        storage(s, Tool::Ours, &["cp", "-r", "site", "room://site"])?;
+        for (published, ours) in [
+            (&["ls", "site"][..], &["ls", "room://site"][..]),
+            (&["ls", "site", "-r"], &["ls", "site", "-r"]),
+            (&["ls", "site/a.txt"], &["ls", "room://site/a.txt"]),
+            (&["ls", "site/*.txt"], &["ls", "room://site/*.txt"]),
+            (&["ls", "site/?.csv"], &["ls", "site/?.csv"]),
+            (
+                &["cp", "site/a.txt", "new/x"],
+                &["cp", "site/a.txt", "room://new/x"],
+            ),
+            (
+                &["cp", "site/a.txt", "new"],
+                &["cp", "site/a.txt", "room://new"],
+            ),
+            (&["cp", "new/x", "x"], &["cp", "room://new/x", "y"]),
+            (
+                &["cp", "-r", "site/sub/deep", "new/"],
+                &["cp", "-r", "site/sub/deep", "room://new/"],
+            ),
+            (&["ls", "-r", "new"], &["ls", "-r", "room://new"]),
+            (&["get", "new/x"], &["get", "room://new/x"]),
+            (&["get", "site/sub/c.txt"], &["get", "site/sub/c.txt"]),
+            (&["rm", "new/x"], &["rm", "room://new/x"]),
+            (&["rm", "site/*.csv"], &["rm", "room://site/*.csv"]),
+            (&["rm", "-r", "site/sub"], &["rm", "-r", "room://site/sub"]),
+            (&["ls", "site", "-r"], &["ls", "site", "-r"]),
+        ] {
+            let expected = storage(s, Tool::Published, published)?;
+            let mut printed = storage(s, Tool::Ours, ours)?;
+            match ours {
+                // Published: a line end behind any text.
+                ["get", ..] => printed.push('\n'),
+                ["cp", "room://new/x", "y"] => printed = printed.replace("'y'", "'x'"),
+                // Published: the folder; ours: each file in it.
+                ["cp", "-r", ..] => printed = printed.replace("deep/d'", "deep'"),
+                _ => {}
+            }
+            assert_eq!(printed, expected, "{ours:?}");
+        }
+        for args in [
+            &["ls", "absent"][..],
+            &["get", "absent"],
+            &["rm", "absent"],
+            &["rm", "site"],
+            &["cp", "site", "other"],
+            &["cp", "absent", "room://x"],
+        ] {
+            for tool in [Tool::Ours, Tool::Published] {
+                let refused = run_in(s, tool, "storage", args)?;
+                ensure!(refused.code != Some(0), "{tool:?} {args:?}: {refused:?}");
+            }
+        }
+        // Once it is served, the two can be compared in a room.
+        let published = run_in(s, Tool::Published, "storage", &["ls", "room://site"])?;
+        ensure!(published.code != Some(0), "{published:?}");
+        Ok(())
+    });
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Tool {
     Ours,
@@ -177,8 +254,19 @@ fn done(s: &Scenario, tool: Tool, args: &[&str]) -> Result<String> {
     Ok(finished.stdout)
 }
 
+/// What `room storage ARGS` prints, likewise.
+fn storage(s: &Scenario, tool: Tool, args: &[&str]) -> Result<String> {
+    let finished = run_in(s, tool, "storage", args)?;
+    succeeded(&format!("{tool:?}: {}", args.join(" ")), &finished)?;
+    Ok(finished.stdout)
+}
+
 fn run(s: &Scenario, tool: Tool, args: &[&str]) -> Result<Finished> {
-    let all = [&["room", "sync", args[0], "--room", ROOM], &args[1..]].concat();
+    run_in(s, tool, "sync", args)
+}
+
+fn run_in(s: &Scenario, tool: Tool, group: &str, args: &[&str]) -> Result<Finished> {
+    let all = [&["room", group, args[0], "--room", ROOM], &args[1..]].concat();
     match tool {
         Tool::Published => s.cli(&all),
         Tool::Ours => {
