@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use meshagent_protocol::Role;
+use meshagent_protocol::{ApiKey, ApiScope, Grant, ParticipantToken, Role};
 use tempfile::TempDir;
 
 use crate::{KEY, KEY_ID, PROJECT_ID, Ran, SECRET, meshagent, run, verified};
@@ -259,6 +259,18 @@ fn misspelt_keys_of_a_scope_are_refused_with_the_nearest_one() {
             ran.stderr
         );
     }
+}
+
+/// A server takes what newer SDKs may sign.
+#[test]
+fn unknown_keys_of_a_signed_token_are_passed_over() {
+    let scope = serde_json::json!({ "newer": {}, "sync": { "paths": [{ "path": "a", "newer": 1 }], "newer": {} } });
+    let mut signed = ParticipantToken::new("ada");
+    let scope = ApiScope::from_json(&scope).unwrap();
+    signed.grants.push(Grant::Api(Box::new(scope)));
+    let signed = verified(&signed.sign(&ApiKey::parse(KEY).unwrap()));
+    let sync = signed.api().unwrap().sync.as_ref().unwrap();
+    assert!(sync.can_write("a") && !sync.can_read("b"));
 }
 
 /// Every key that the published SDK's `ParticipantTokenSpec` has, and its other names for `dataset`.
