@@ -56,7 +56,7 @@ pub(super) fn of_call(what: impl Into<String>, error: CallError) -> Failure {
                 .with_exit_code(REFUSED)
                 .with_hint("choose another path, or remove what is there first"),
             Some(ErrorCode::StorageInvalidPath) => failure.with_exit_code(REFUSED).with_hint(
-                "name something in the room; `meshagent room storage ls` shows what is there",
+                "name another place in the room; `meshagent room storage ls` shows what is there",
             ),
             Some(ErrorCode::StorageRecursiveRequired) => failure
                 .with_exit_code(REFUSED)

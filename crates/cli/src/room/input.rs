@@ -63,9 +63,12 @@ pub(super) fn json(bytes: &[u8], name: &str) -> Result<Value, Failure> {
             InvalidJson::Syntax(cause) => failure.with_source(cause),
             error => failure.with_source(error),
         };
-        failure.with_exit_code(USAGE).with_hint(
-            "names and texts are in double quotes; put all of it in single ones for the shell",
-        )
+        let hint = if name.starts_with("--") {
+            "names and texts are in double quotes; put all of it in single ones for the shell"
+        } else {
+            "it has to be one JSON value, in UTF-8, with names and texts in double quotes"
+        };
+        failure.with_exit_code(USAGE).with_hint(hint)
     })
 }
 

@@ -195,6 +195,12 @@ fn no_document_is_replaced_by_what_is_moved() {
         1,
         &words,
     );
+    let cp = ["storage", "cp", "schema.json", "room://lists/shopping"];
+    refused(
+        &home.run(&cp),
+        1,
+        &["is a document", "\nhint: choose another"],
+    );
     assert_eq!(home.get("lists/shopping"), before);
     assert_eq!(home.done(&["storage", "get", "in.txt"]), "file");
 

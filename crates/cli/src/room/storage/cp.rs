@@ -225,8 +225,15 @@ impl Copy<'_> {
             Place::Room(path) => {
                 let path = entries::normalized(path)?;
                 let uploaded = self.room.storage().upload(&path, data, true).await;
-                uploaded
-                    .map_err(|error| failures::of_call(format!("can't write {path:?}"), error))?;
+                uploaded.map_err(|error| {
+                    let failure = failures::of_call(format!("can't write {path:?}"), error);
+                    match failure.hint() {
+                        Some(_) => failure,
+                        None => failure.with_hint(
+                            "choose another path; `meshagent room sync update` changes a document",
+                        ),
+                    }
+                })?;
                 path
             }
         };
