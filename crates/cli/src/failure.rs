@@ -13,6 +13,9 @@ pub(crate) const DENIED: u8 = 4;
 /// The server can't be reached, or the connection was lost.
 pub(crate) const UNREACHABLE: u8 = 5;
 
+/// By Ctrl-C, as a shell tells it.
+pub(crate) const INTERRUPTED: u8 = 130;
+
 /// What went wrong, with a hint and an exit code of its own if it has them.
 #[derive(Debug, Error)]
 #[error("{what}")]

@@ -171,14 +171,14 @@ fn what_keeps_a_command_from_the_room_has_one_code() {
             let mut command = meshagent(home.path(), arguments);
             refused(&run(command.envs(variables.iter().copied())), code, words);
         }
-        // Which room is asked for by a flag or by the environment.
+        // Which room is asked for by a flag or by the environment, and both are named.
         let arguments: Vec<&str> = arguments
             .iter()
             .copied()
             .filter(|word| !["--room", "r"].contains(word))
             .collect();
         let ran = run(&mut meshagent(home.path(), &arguments));
-        refused(&ran, USAGE, &["--room <NAME>", "tip: ", "MESHAGENT_ROOM"]);
+        refused(&ran, USAGE, &["--room", "MESHAGENT_ROOM"]);
     }
     fs::write(home.path().join("file"), "").unwrap();
     for (arguments, words) in [

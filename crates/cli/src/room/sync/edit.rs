@@ -21,7 +21,7 @@ use uuid::Uuid;
 use self::draft::{Draft, Editor};
 use super::live;
 use super::removed::Removed;
-use crate::failure::{Failure, REFUSED, USAGE};
+use crate::failure::{Failure, INTERRUPTED, REFUSED, USAGE};
 use crate::output::Output;
 use crate::room::failures;
 use crate::room::session::RoomArgs;
@@ -29,8 +29,6 @@ use crate::room::session::RoomArgs;
 /// How long a lost connection is waited for, as long as commands wait for a room. Nothing is lost by giving up: what was
 /// written stays in its file.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// What a shell says of a command that Ctrl-C ended.
-const INTERRUPTED: u8 = 130;
 
 /// Edit a document as JSON in an editor
 ///

@@ -46,7 +46,7 @@ pub(super) async fn run(args: &GetArgs, output: &Output) -> anyhow::Result<()> {
     }
     let room = args.room.room()?.connect().await?;
     if args.version {
-        let mut input = SyncDescribe::new(DocPath::parse(&entries::normalized(&args.path)?)?);
+        let mut input = SyncDescribe::new(DocPath::parse(&entries::document(&args.path)?)?);
         input.include_ids = args.include_ids;
         input.with_version = true;
         let described = room.sync().describe_with(&input).await;

@@ -16,7 +16,7 @@ use crate::output::{LayoutArgs, Output};
 /// elements, each with all that is in it; an empty one if nothing matches.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
-  meshagent room sync grep --room my-room notes/plan 'milk|bread' --ignore-case
+  meshagent room sync grep --room my-room notes/plan 'milk|tea' --ignore-case
   meshagent room sync grep --room my-room chat.thread '^error' \\
       --before 1 --after 2
   meshagent room sync get --room my-room notes/plan |

@@ -36,7 +36,7 @@ use self::progress::Progress;
 use self::reader::{Item, Reader};
 use self::thread::{Listing, Rules, Thread};
 use self::upload::{Outcome, UploadError, upload};
-use crate::failure::{Failure, USAGE};
+use crate::failure::{Failure, INTERRUPTED, USAGE};
 use crate::output::Output;
 use crate::room::session::RoomArgs;
 use crate::room::{failures, input};
@@ -47,8 +47,6 @@ const AT_ONCE: usize = 8;
 const BUFFER_BYTES: usize = 256 << 10;
 /// How many lines of the list are sent together.
 const LINES_AT_ONCE: usize = 64;
-/// What a shell says of a command that Ctrl-C ended.
-const INTERRUPTED: u8 = 130;
 /// How often to look how far the reading is.
 const TICK: Duration = Duration::from_millis(250);
 

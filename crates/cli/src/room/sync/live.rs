@@ -15,7 +15,7 @@ pub(super) async fn open(
     path: &str,
     options: &OpenOptions,
 ) -> anyhow::Result<LiveDocument> {
-    let path = entries::normalized(path)?;
+    let path = entries::document(path)?;
     let opened = room.sync().open_with(&path, options).await;
     let document = opened.map_err(|error| match error {
         OpenError::Ended(end) => failure(&path, "open", end),

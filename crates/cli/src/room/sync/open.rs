@@ -100,7 +100,7 @@ pub(super) struct OpenDocument {
 impl OpenDocument {
     /// Opens a document that exists.
     pub(super) async fn open(room: &Connection, path: &str) -> anyhow::Result<Self> {
-        let path = DocPath::parse(&entries::normalized(path)?)?;
+        let path = DocPath::parse(&entries::document(path)?)?;
         let what = format!("can't open {:?}", path.as_str());
         let start = SyncOpenStart {
             create: false,

@@ -81,7 +81,7 @@ pub(super) async fn run(args: &UpdateArgs, output: &Output) -> anyhow::Result<()
             .into());
     };
     let room = args.room.connect().await?;
-    let path = DocPath::parse(&entries::normalized(&args.path)?)?;
+    let path = DocPath::parse(&entries::document(&args.path)?)?;
     let mut input = SyncPatch::new(path, operations);
     input.if_version.clone_from(&args.if_version);
     input.dry_run = args.dry_run;
