@@ -17,6 +17,7 @@ mod kill;
 mod live;
 mod memory;
 mod packaging;
+mod patchless;
 mod raw;
 mod room;
 mod serve;

@@ -85,32 +85,19 @@ pub(super) async fn run(args: &UpdateArgs, output: &Output) -> anyhow::Result<()
     let mut input = SyncPatch::new(path, operations);
     input.if_version.clone_from(&args.if_version);
     input.dry_run = args.dry_run;
-    let is_plain = input.if_version.is_none() && !input.dry_run && !args.json;
-    match room.sync().patch(&input).await {
-        Ok(patched) => {
-            room.close().await;
-            if args.json || args.dry_run {
-                return output.json(&as_json(&patched), Layout::Pretty);
-            }
-        }
+    let answer = match room.sync().patch(&input).await {
+        Ok(patched) => as_json(&patched),
         // There is no such document, or the server has no such tool.
-        Err(error) if is_plain && code(&error) == Some(ErrorCode::NotFound) => {
-            let removed = apply_here(&room, &args.path, &Value::Array(input.patch)).await?;
-            room.close().await;
-            if let Some(removed) = removed {
-                return Err(removed.failure(&args.path, "patch").into());
-            }
+        Err(error) if failures::code(&error) == Some(ErrorCode::NotFound) => {
+            apply_here(&room, &args.path, input).await?
         }
         Err(error) => return Err(explain(&room, &args.path, input, error).await),
+    };
+    room.close().await;
+    if args.json || args.dry_run {
+        return output.json(&answer, Layout::Pretty);
     }
     output.done(&format!("Updated document at {}", args.path))
-}
-
-fn code(error: &CallError) -> Option<ErrorCode> {
-    match error {
-        CallError::Refused { code, .. } => code.and_then(ErrorCode::from_number),
-        _ => None,
-    }
 }
 
 fn as_json(patched: &SyncPatched) -> Value {
@@ -128,8 +115,11 @@ async fn explain(
     error: CallError,
 ) -> anyhow::Error {
     let what = format!("can't update {path:?}");
-    let hint = match code(&error) {
-        Some(ErrorCode::InvalidRequest) => {
+    let hint = match failures::code(&error) {
+        // A conflict is a failed `test`, where no version was named.
+        Some(code @ (ErrorCode::InvalidRequest | ErrorCode::Conflict))
+            if code == ErrorCode::InvalidRequest || input.if_version.is_none() =>
+        {
             let patch = Value::Array(input.patch);
             if let Ok(mut opened) = OpenDocument::open(room, path).await
                 && let Err(error) = opened
@@ -151,26 +141,64 @@ async fn explain(
 }
 
 /// For a server that has no tool for it: applies the patch to a replica, sends what that changes, and waits until it is stored.
-async fn apply_here(
-    room: &Connection,
-    path: &str,
-    patch: &Value,
-) -> anyhow::Result<Option<Removed>> {
+/// The answer is that of the tool, but for the version, which nobody knows.
+async fn apply_here(room: &Connection, path: &str, input: SyncPatch) -> anyhow::Result<Value> {
+    if let Some(version) = &input.if_version {
+        // A document that is not there is to be told as such.
+        let described = room.sync().describe(input.path.as_str()).await;
+        let what = format!("can't update {path:?}");
+        return Err(match described {
+            Ok(_) => no_versions(path, version).into(),
+            Err(error) => failures::of_call(what, error).into(),
+        });
+    }
     let mut opened = OpenDocument::open(room, path).await?;
-    let update = opened
+    let patch = Value::Array(input.patch);
+    // As one update, so that the server takes all of it or nothing.
+    let changed = opened
         .document
-        .apply_patch(patch, &mut OpenDocument::new_id)
+        .check_patch(&patch, &mut OpenDocument::new_id)
         .map_err(|error| patch_failure(path, error))?;
-    let Some(update) = update else {
-        return Ok(None);
-    };
-    let sent = opened.stream.send(&update).await;
+    if !input.dry_run {
+        let update = opened
+            .document
+            .apply_patch(&patch, &mut OpenDocument::new_id)
+            .map_err(|error| patch_failure(path, error))?;
+        if let Some(update) = update {
+            send(&opened, path, &update).await?;
+        }
+    }
+    let operations = patch.as_array().map_or(&[][..], Vec::as_slice);
+    let mut answer = as_json(&SyncPatched::new(
+        String::new(),
+        operations,
+        &changed,
+        input.dry_run,
+    ));
+    answer["version"] = Value::Null;
+    Ok(answer)
+}
+
+async fn send(opened: &OpenDocument, path: &str, update: &[u8]) -> anyhow::Result<()> {
+    let sent = opened.stream.send(update).await;
     let Acknowledgement { notice, .. } =
         sent.map_err(|error| failures::of_call(format!("can't update {path:?}"), error))?;
     let violations = notice
         .as_ref()
         .and_then(|notice| notice["violations"].as_array());
-    Ok(violations.map(|violations| Removed::new(violations)))
+    match violations {
+        Some(violations) => Err(Removed::new(violations).failure(path, "patch").into()),
+        None => Ok(()),
+    }
+}
+
+fn no_versions(path: &str, version: &str) -> Failure {
+    let what = format!(
+        "can't update {path:?} only if its version is {version:?}: this server can't compare versions"
+    );
+    Failure::new(what).with_exit_code(REFUSED).with_hint(
+        "nothing was changed; leave out --if-version, and let operations `test` in the patch say what it was made for",
+    )
 }
 
 fn patch_failure(path: &str, error: PatchError) -> Failure {
