@@ -29,7 +29,16 @@ pub(crate) fn load(data_dir: &Path) -> anyhow::Result<Option<ApiKey>> {
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+        Err(error) => {
+            let failure = Failure::new(format!("can't read {}", path.display()));
+            return Err(failure
+                .with_exit_code(USAGE)
+                .with_hint(
+                    "be who the server runs as, or set MESHAGENT_API_KEY, or MESHAGENT_TOKEN",
+                )
+                .with_source(error)
+                .into());
+        }
     };
     let malformed = || {
         Failure::new(format!("{} holds no API key", path.display())).with_exit_code(USAGE).with_hint(
@@ -61,7 +70,11 @@ pub(crate) fn load_or_create(data_dir: &Path) -> anyhow::Result<(ApiKey, bool)> 
     };
     let text = serde_json::to_string_pretty(&credentials)? + "\n";
     let path = data_dir.join(FILE);
-    private_file::write(&path, text.as_bytes())
-        .with_context(|| format!("writing {}", path.display()))?;
+    private_file::write(&path, text.as_bytes()).map_err(|error| {
+        Failure::new(format!("can't write {}", path.display()))
+            .with_exit_code(USAGE)
+            .with_hint("give a directory of yours by --data-dir, or a key by MESHAGENT_API_KEY")
+            .with_source(error)
+    })?;
     Ok((key, true))
 }

@@ -104,7 +104,14 @@ const API: &[Key] = &[
     // Other names that the SDK takes for it.
     of("datasets", DATASET),
     of("database", DATASET),
-    of("sqlite", &[of("databases", SQLITE_DATABASE)]),
+    of(
+        "sqlite",
+        &[
+            of("databases", SQLITE_DATABASE),
+            plain("create_database"),
+            plain("list_databases"),
+        ],
+    ),
     of("memory", &[plain("list"), of("memories", MEMORY)]),
     of("sync", &[of("paths", PATH)]),
     of(

@@ -236,6 +236,7 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     runtime.block_on(async {
         let listener = listen(args.listen).map_err(|error| {
             Failure::new(format!("can't listen on {}", args.listen))
+                .with_exit_code(USAGE)
                 .with_hint("give another address or port by --listen; port 0 picks a free one")
                 .with_source(error)
         })?;

@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
+use crate::failure::{Failure, USAGE};
 use crate::private_file;
 
 const FILE: &str = "server.json";
@@ -38,11 +39,17 @@ pub(crate) fn read(data_dir: &Path) -> anyhow::Result<Option<RunningServer>> {
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+        Err(error) => return Err(unreadable(&path, error).into()),
     };
-    serde_json::from_str(&text)
-        .map(Some)
-        .with_context(|| format!("reading {}", path.display()))
+    let server = serde_json::from_str(&text).map_err(|error| unreadable(&path, error))?;
+    Ok(Some(server))
+}
+
+fn unreadable(path: &Path, error: impl std::error::Error + Send + Sync + 'static) -> Failure {
+    Failure::new(format!("can't read {}", path.display()))
+        .with_exit_code(USAGE)
+        .with_hint("set MESHAGENT_API_URL to the server's address")
+        .with_source(error)
 }
 
 /// Takes the file away, if it still names the server that ends.

@@ -147,20 +147,33 @@ pub(super) async fn matching(room: &Connection, pattern: &str) -> anyhow::Result
     Ok(found)
 }
 
+/// What the server says when it is asked for the bytes at a path.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Asked {
+    /// A file, or nothing.
+    File,
+    /// A live document, whose bytes are nobody's.
+    Document,
+    /// The token does not allow to ask.
+    Denied,
+}
+
+pub(super) async fn ask(room: &Connection, path: &str) -> anyhow::Result<Asked> {
+    match room.storage().download_url(path).await {
+        Ok(_url) => Ok(Asked::File),
+        Err(error) => match failures::code(&error) {
+            Some(ErrorCode::InvalidRequest) => Ok(Asked::Document),
+            Some(ErrorCode::PermissionDenied) => Ok(Asked::Denied),
+            Some(_) => Ok(Asked::File),
+            None => Err(failures::of_call(format!("can't look at {path:?}"), error).into()),
+        },
+    }
+}
+
 /// Whether a live document is there, and not a file: the server hands out a file's bytes, a document's never.
 pub(super) async fn is_document(room: &Connection, path: &str) -> anyhow::Result<bool> {
-    match room.storage().download_url(path).await {
-        Ok(_url) => Ok(false),
-        Err(CallError::Refused { code, .. }) => {
-            let code = code.and_then(ErrorCode::from_number);
-            // Who may not read files may still read documents.
-            Ok(matches!(
-                code,
-                Some(ErrorCode::InvalidRequest | ErrorCode::PermissionDenied)
-            ))
-        }
-        Err(error) => Err(failures::of_call(format!("can't look at {path:?}"), error).into()),
-    }
+    // Who may not read files may still read documents.
+    Ok(ask(room, path).await? != Asked::File)
 }
 
 /// A file's bytes, or nothing if it is a live document.

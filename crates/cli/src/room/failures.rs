@@ -36,10 +36,12 @@ pub(super) fn of_call(what: impl Into<String>, error: CallError) -> Failure {
             401 | 403 => failure
                 .with_exit_code(DENIED)
                 .with_hint("use a token that is still good for this room"),
-            404 => failure.with_exit_code(NOT_FOUND),
-            _ => failure.with_exit_code(UNREACHABLE),
+            404 => failure
+                .with_exit_code(NOT_FOUND)
+                .with_hint("see whether MESHAGENT_API_URL is a room server's"),
+            _ => unreachable(failure),
         },
-        CallError::Ended(_) => failure.with_exit_code(UNREACHABLE),
+        CallError::Ended(_) => unreachable(failure),
         CallError::InvalidPath(_) => failure
             .with_exit_code(USAGE)
             .with_hint("a path in the room is like plan or notes/plan"),

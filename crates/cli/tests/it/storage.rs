@@ -204,6 +204,15 @@ fn no_document_is_replaced_by_what_is_moved() {
     assert_eq!(home.get("lists/shopping"), before);
     assert_eq!(home.done(&["storage", "get", "in.txt"]), "file");
 
+    // Nor below a document, whose path may be that of a folder as well.
+    home.create("lists/shopping/week");
+    home.done_with(&["storage", "cp", "-", "room://shopping/week"], b"file");
+    refused(
+        &home.run(&["storage", "mv", "shopping", "lists/", "--overwrite"]),
+        1,
+        &["\"lists/shopping/week\" is a live document"],
+    );
+
     // What isn't in the way is left alone, and files are replaced.
     home.done_with(&["storage", "cp", "-", "room://lists/a"], b"old");
     home.done(&["storage", "rm", "new/lists/shopping"]);

@@ -294,7 +294,7 @@ const PUBLISHED: &str = "
   messaging: {broadcast: true, list: true, send: false}
   dataset: {tables: [{name: a, namespace: [b], write: true, read: true, alter: false}], list_tables: true}
   sqlite: {databases: [{name: a, namespace: [b], create_table: true, drop: true, inspect: true, list_tables: true,
-    execute: true, tables: [{database: a, table: b, namespace: [c], write: true, read: true, alter: true}]}]}
+    execute: true, tables: [{database: a, table: b, namespace: [c], write: true, read: true, alter: true}]}], create_database: false, list_databases: true}
   memory: {list: true, memories: [{name: a, namespace: [b], permissions: {create: true, drop: true, inspect: true,
     query: true, upsert: true, ingest: true, recall: true, optimize: true}}]}
   sync: {paths: [{path: a, read_only: true}]}

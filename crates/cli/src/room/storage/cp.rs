@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use clap::Args;
 use meshagent_client::Connection;
 
@@ -260,7 +259,13 @@ fn files_below(folder: &Path) -> anyhow::Result<Vec<(PathBuf, String)>> {
     let mut folders = vec![(folder.to_owned(), String::new())];
     while let Some((folder, rest)) = folders.pop() {
         let entries = fs::read_dir(&folder);
-        for entry in entries.with_context(|| format!("reading {}", folder.display()))? {
+        let entries = entries.map_err(|error| {
+            Failure::new(format!("can't read {}", folder.display()))
+                .with_exit_code(USAGE)
+                .with_hint("see that the folder is there and that you may read it")
+                .with_source(error)
+        })?;
+        for entry in entries {
             let entry = entry?;
             let rest = entries::join(&rest, &entry.file_name().to_string_lossy());
             let kind = entry.file_type()?;

@@ -1,13 +1,12 @@
 //! `meshagent room storage mv`.
 
-use std::collections::HashSet;
-
 use clap::Args;
 use meshagent_client::Connection;
 
 use super::place::in_room;
-use crate::failure::{Failure, REFUSED};
+use crate::failure::{DENIED, Failure, REFUSED};
 use crate::output::Output;
+use crate::room::entries::Asked;
 use crate::room::session::RoomArgs;
 use crate::room::{entries, failures};
 
@@ -62,7 +61,8 @@ pub(super) async fn run(args: &MvArgs, output: &Output) -> anyhow::Result<()> {
     output.done(&format!("Moved '{source}' to '{destination}'"))
 }
 
-/// The server would replace documents, too, as the published SDKs have it.
+/// The server would replace documents, too, as the published SDKs have it. One that is made between this look and the
+/// move is not seen.
 async fn no_document_in_the_way(
     room: &Connection,
     source: &str,
@@ -72,32 +72,33 @@ async fn no_document_in_the_way(
         // The server says so.
         return Ok(());
     };
-    let in_the_way = if moved.entry.is_folder {
+    let targets = if moved.entry.is_folder {
         // The folder that is there stays, and gets what is in the other one.
-        let there = match entries::stat(room, destination).await? {
-            Some(found) if found.entry.is_folder => entries::walk(room, destination).await?,
-            _ => return Ok(()),
-        };
-        let there = there.into_iter().filter(|found| !found.entry.is_folder);
-        let mut there: HashSet<String> = there.map(|found| found.path).collect();
         let moved = entries::walk(room, source).await?;
-        let moved = moved.iter().filter_map(|found| {
+        let moved = moved.iter().filter(|found| !found.entry.is_folder);
+        let target = |found: &entries::Found| {
             let rest = found.path.strip_prefix(source)?;
-            there.take(&entries::join(destination, rest.trim_start_matches('/')))
-        });
-        moved.collect()
-    } else if entries::stat(room, destination).await?.is_some() {
-        vec![destination.to_owned()]
+            Some(entries::join(destination, rest.trim_start_matches('/')))
+        };
+        moved.filter_map(target).collect()
     } else {
-        Vec::new()
+        vec![destination.to_owned()]
     };
-    for path in in_the_way {
-        if path != source && entries::is_document(room, &path).await? {
-            let failure = Failure::new(format!("{path:?} is a live document, and stays"))
-                .with_exit_code(REFUSED)
-                .with_hint("`meshagent room sync delete` deletes it, if its content is of no use");
-            return Err(failure.into());
+    for path in targets {
+        let there = entries::stat(room, &path).await?;
+        if path == source || there.is_none_or(|found| found.entry.is_folder) {
+            continue;
         }
+        let failure = match entries::ask(room, &path).await? {
+            Asked::File => continue,
+            Asked::Document => Failure::new(format!("{path:?} is a live document, and stays"))
+                .with_exit_code(REFUSED)
+                .with_hint("`meshagent room sync delete` deletes it, if its content is of no use"),
+            Asked::Denied => Failure::new(format!("{path:?} may be a live document, and stays"))
+                .with_exit_code(DENIED)
+                .with_hint("use a token whose grants allow to read it"),
+        };
+        return Err(failure.into());
     }
     Ok(())
 }
