@@ -396,7 +396,10 @@ fn what_the_server_takes_out_again_is_kept() {
     refused(
         &ran,
         1,
-        &["others changed \"plan\"", "  /doc/children/3/item: "],
+        &[
+            "\"plan\" is not as you wrote it: others changed \"plan\"",
+            "  /doc/children/3/item: ",
+        ],
     );
     kept(&home, &ran.stderr, "mine");
 }
@@ -422,9 +425,35 @@ fn edit_waits_for_a_lost_server_and_not_for_ever() {
         stderr.read_to_string(&mut said).unwrap();
         let code = if is_interrupted { 130 } else { 5 };
         assert_eq!(child.wait().unwrap().code(), Some(code), "{said}");
-        assert!(said.contains("\nerror: "), "{said}");
+        // It may have been stored; nobody heard.
+        let error = "\nerror: \"plan\" may not be as you wrote it: ";
+        assert!(said.contains(error), "{said}");
+        assert!(said.contains("\nhint: look at the document"), "{said}");
         kept(&home, &said, "tea");
     }
+}
+
+#[test]
+fn edit_does_not_know_what_became_of_it_when_the_room_is_closed_to_it() {
+    let home = Home::new();
+    home.create("plan");
+    let stop = format!("sed -i s/milk/tea/ \"$1\"; kill -9 {}", home.server().id());
+    let mut child = editing(&home, &stop)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut said = String::new();
+    stderr.read_line(&mut said).unwrap();
+    // With another key its token is good for nothing.
+    fs::remove_file(home.path().join(".local/share/meshagent/credentials.json")).unwrap();
+    let home = home.after_kill();
+    stderr.read_to_string(&mut said).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(4), "{said}");
+    let error = "\nerror: \"plan\" may not be as you wrote it: ";
+    assert!(said.contains(error), "{said}");
+    kept(&home, &said, "tea");
 }
 
 #[test]

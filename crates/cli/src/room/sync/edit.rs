@@ -74,11 +74,15 @@ pub(super) async fn run(args: &EditArgs, output: &Output) -> anyhow::Result<()> 
         is_connected: true,
         end: None,
         removed: None,
+        is_fate_known: true,
         is_quiet: output.is_quiet(),
     };
     let is_changed = match editing.edit(&editor, &draft, &mut shown).await {
         Ok(is_changed) => is_changed,
-        Err(failure) => return Err(draft.keep(&args.path, failure).into()),
+        Err(failure) => {
+            let kept = draft.keep(&args.path, failure, editing.is_fate_known);
+            return Err(kept.into());
+        }
     };
     room.close().await;
     if is_changed {
@@ -98,6 +102,8 @@ struct Editing<'a> {
     is_connected: bool,
     end: Option<DocumentEnd>,
     removed: Option<Removed>,
+    // Whether we know what became of what was written; not while it is under way.
+    is_fate_known: bool,
     is_quiet: bool,
 }
 
@@ -172,6 +178,7 @@ impl Editing<'_> {
                 .with_exit_code(REFUSED)
                 .with_source(error)
         })?;
+        self.is_fate_known = false;
         let document = self.document.clone();
         let mut saved = std::pin::pin!(document.saved());
         let mut statuses = self.room.status_changes();
@@ -203,6 +210,8 @@ impl Editing<'_> {
             }
         };
         self.catch_up();
+        // After any other end it may be stored all the same, and only the answer was lost.
+        self.is_fate_known = matches!(saved, Ok(()) | Err(SaveError::Refused(_)));
         match (saved, self.removed.take()) {
             (Ok(()), None) => Ok(()),
             (Ok(()), Some(removed)) => Err(removed.failure(self.path, "edit")),

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use tempfile::NamedTempFile;
 
-use crate::failure::{Failure, REFUSED, UNREACHABLE, USAGE};
+use crate::failure::{Failure, REFUSED, USAGE};
 use crate::settings;
 
 #[derive(Debug)]
@@ -39,27 +39,29 @@ impl Draft {
         Ok((written != self.shown.as_bytes()).then_some(written))
     }
 
-    /// The failure for which the document at `path` isn't as it was written. What was written stays in its file, and
-    /// the failure says so.
-    pub(super) fn keep(self, path: &str, failure: Failure) -> Failure {
+    /// The failure for which the document at `path` isn't as it was written, or may not be: `is_known` says whether
+    /// that is known. What was written stays in its file, and the failure says so.
+    pub(super) fn keep(self, path: &str, failure: Failure, is_known: bool) -> Failure {
         match self.written() {
             Ok(None) => return failure,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return failure,
             Ok(Some(_)) | Err(_) => {}
         }
-        let what = match failure.exit_code() {
-            // Maybe only the answer was lost.
-            Some(UNREACHABLE) => format!("{path:?} may not be as you wrote it"),
-            _ => format!("{path:?} is not as you wrote it"),
+        let (what, advice) = if is_known {
+            let what = format!("{path:?} is not as you wrote it");
+            (what, "edit it again, and take over from your text")
+        } else {
+            let what = format!("{path:?} may not be as you wrote it");
+            (
+                what,
+                "look at the document, and take over from your text what is not there",
+            )
         };
         let kept = match self.file.keep() {
             Ok((_, kept)) => kept,
             Err(error) => return Failure::new("can't keep what you wrote").with_source(error),
         };
-        let hint = format!(
-            "edit it again, and take over from your text; what you wrote is in {}",
-            kept.display()
-        );
+        let hint = format!("{advice}; what you wrote is in {}", kept.display());
         Failure::new(what).with_hint(hint).with_source(failure)
     }
 
