@@ -1,10 +1,10 @@
 //! `meshagent room sync edit`.
 
 mod draft;
+mod patience;
 
 use std::error::Error as _;
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
-use std::time::Duration;
 
 use clap::Args;
 use meshagent_client::{
@@ -19,16 +19,13 @@ use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
 use self::draft::{Draft, Editor};
+use self::patience::{PATIENCE, Patience};
 use super::live;
 use super::removed::Removed;
 use crate::failure::{Failure, INTERRUPTED, REFUSED, USAGE};
 use crate::output::Output;
 use crate::room::failures;
 use crate::room::session::RoomArgs;
-
-/// How long a lost connection is waited for, as long as commands wait for a room. Nothing is lost by giving up: what was
-/// written stays in its file.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Edit a document as JSON in an editor
 ///
@@ -183,7 +180,7 @@ impl Editing<'_> {
         let mut saved = std::pin::pin!(document.saved());
         let mut statuses = self.room.status_changes();
         let mut is_told = false;
-        let mut deadline = None;
+        let mut patience = Patience::default();
         let saved = loop {
             // A document that is gone loses its stream, too; what it waits for then is not the server.
             let is_lost = self.room.status() == RoomStatus::Reconnecting;
@@ -191,9 +188,11 @@ impl Editing<'_> {
                 self.say("disconnected; waiting for the server");
                 is_told = true;
             }
-            if deadline.is_none() && (is_lost || !self.is_connected) {
-                deadline = Some(Instant::now() + PATIENCE);
-            }
+            let is_connected = self.is_connected && !is_lost;
+            // The next loss is told again.
+            is_told &= !is_connected;
+            patience.note(is_connected, Instant::now());
+            let deadline = patience.deadline();
             tokio::select! {
                 biased;
                 saved = &mut saved => break saved,
