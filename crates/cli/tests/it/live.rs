@@ -1,9 +1,13 @@
 //! `meshagent room sync watch` and `edit`.
 
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Lines, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Lines, Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use rustix::pty::{self, OpenptFlags};
@@ -404,6 +408,141 @@ fn what_the_server_takes_out_again_is_kept() {
     kept(&home, &ran.stderr, "mine");
 }
 
+/// A way to the server on which its words can be lost.
+struct Way {
+    url: String,
+    connections: Arc<Mutex<Vec<Arc<OnTheWay>>>>,
+}
+
+struct OnTheWay {
+    client: TcpStream,
+    server: TcpStream,
+    is_mute: AtomicBool,
+}
+
+impl Way {
+    fn to(server: &str) -> Self {
+        let server = server.trim_start_matches("http://").to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let connections = Arc::<Mutex<Vec<_>>>::default();
+        let made = connections.clone();
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                let connection = Arc::new(OnTheWay {
+                    client: client.unwrap(),
+                    server: TcpStream::connect(&server).unwrap(),
+                    is_mute: AtomicBool::new(false),
+                });
+                made.lock().unwrap().push(connection.clone());
+                let requests = connection.clone();
+                thread::spawn(move || requests.carry_requests());
+                thread::spawn(move || connection.carry_answers());
+            }
+        });
+        Self { url, connections }
+    }
+
+    /// From now on nobody hears the server on the connections that there are.
+    fn mute(&self) {
+        for connection in &*self.connections.lock().unwrap() {
+            connection.is_mute.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// They are gone.
+    fn cut(&self) {
+        for connection in self.connections.lock().unwrap().drain(..) {
+            connection.end();
+        }
+    }
+}
+
+impl OnTheWay {
+    fn carry_requests(&self) {
+        // The end of either side is the end.
+        let _copied = io::copy(&mut &self.client, &mut &self.server);
+        self.end();
+    }
+
+    fn carry_answers(&self) {
+        let mut buffer = [0; 4096];
+        while let Ok(read @ 1..) = (&self.server).read(&mut buffer) {
+            let is_mute = self.is_mute.load(Ordering::SeqCst);
+            if !is_mute && (&self.client).write_all(&buffer[..read]).is_err() {
+                break;
+            }
+        }
+        self.end();
+    }
+
+    fn end(&self) {
+        for side in [&self.client, &self.server] {
+            // It may be gone already.
+            let _closed = side.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// What `edit` says, and with which code it ends, when the server's answer is lost; meanwhile somebody else applies
+/// this patch.
+fn edit_without_an_answer(home: &Home, mine: &Value, theirs: &Value) -> (Option<i32>, String) {
+    let way = Way::to(home.server().url());
+    let wait = format!("touch open; until [ -e go ]; do sleep 0.05; done; echo '{mine}' > \"$1\"");
+    let mut child = editing(home, &wait)
+        .env("MESHAGENT_API_URL", &way.url)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    while !home.path().join("open").exists() {
+        thread::sleep(Duration::from_millis(10));
+    }
+    way.mute();
+    home.done(&["sync", "update", "plan", "--patch", &theirs.to_string()]);
+    let mut watching = Watching::start(home, &["sync", "watch", "plan", "--json"]);
+    assert_eq!(watching.line()["event"], "connected");
+    fs::write(home.path().join("go"), "").unwrap();
+    while watching.line()["name"] != "title" {}
+    way.cut();
+    let mut said = String::new();
+    let mut stderr = child.stderr.take().unwrap();
+    stderr.read_to_string(&mut said).unwrap();
+    (child.wait().unwrap().code(), said)
+}
+
+#[test]
+fn what_the_server_takes_out_is_kept_although_its_answer_is_lost() {
+    let home = Home::new();
+    home.create("plan");
+    let item = |s: &str| json!({ "item": { "$id": "same", "s": s } });
+    let mut mine: Value = serde_json::from_str(PLAN).unwrap();
+    mine["doc"]["title"] = "My plan".into();
+    let children = mine["doc"]["children"].as_array_mut().unwrap();
+    children.push(item("mine"));
+    let theirs = json!([{ "op": "add", "path": "/doc/children/0", "value": item("theirs") }]);
+    let (code, said) = edit_without_an_answer(&home, &mine, &theirs);
+    assert_eq!(code, Some(1), "{said}");
+    let error = "\nerror: \"plan\" may not be as you wrote it: the server's answer was lost";
+    assert!(said.contains(error), "{said}");
+    kept(&home, &said, "mine");
+    assert!(!home.get("plan").contains("mine"));
+}
+
+#[test]
+fn a_lost_answer_does_not_matter_if_all_is_there() {
+    let home = Home::new();
+    home.create("plan");
+    let mut mine: Value = serde_json::from_str(PLAN).unwrap();
+    mine["doc"]["title"] = "My plan".into();
+    let children = mine["doc"]["children"].as_array_mut().unwrap();
+    children.push(json!({ "item": { "s": "mine" } }));
+    let theirs = json!([{ "op": "replace", "path": "/doc/children/0/item/s", "value": "theirs" }]);
+    let (code, said) = edit_without_an_answer(&home, &mine, &theirs);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(drafts(&home).is_empty(), "it arrived");
+}
+
 #[test]
 fn edit_waits_for_a_lost_server_and_not_for_ever() {
     for is_interrupted in [true, false] {
@@ -485,7 +624,7 @@ fn ctrl_c_is_the_editors_while_it_is_open() {
     let wait = "touch open; until [ -e go ]; do sleep 0.05; done; sed -i s/milk/tea/ \"$1\"";
     let child = editing(&home, wait).stdout(Stdio::piped()).spawn().unwrap();
     while !home.path().join("open").exists() {
-        std::thread::sleep(Duration::from_millis(10));
+        thread::sleep(Duration::from_millis(10));
     }
     interrupt(&child);
     fs::write(home.path().join("go"), "").unwrap();

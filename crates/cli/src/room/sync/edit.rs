@@ -2,6 +2,7 @@
 
 mod draft;
 mod patience;
+mod written;
 
 use std::error::Error as _;
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
@@ -11,15 +12,14 @@ use meshagent_client::{
     CallError, Changes, DocumentEnd, DocumentEvent, LiveDocument, OpenOptions, RoomClient,
     RoomStatus, SaveError,
 };
-use meshagent_document::{MeshDocument, ReplaceError};
-use serde_json::Value;
+use meshagent_document::MeshDocument;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
-use uuid::Uuid;
 
-use self::draft::{Draft, Editor};
+use self::draft::{Draft, Editor, Fate};
 use self::patience::{PATIENCE, Patience};
+use self::written::Written;
 use super::live;
 use super::removed::Removed;
 use crate::failure::{Failure, INTERRUPTED, REFUSED, USAGE};
@@ -71,13 +71,14 @@ pub(super) async fn run(args: &EditArgs, output: &Output) -> anyhow::Result<()> 
         is_connected: true,
         end: None,
         removed: None,
-        is_fate_known: true,
+        is_answer_lost: false,
+        fate: Fate::Known,
         is_quiet: output.is_quiet(),
     };
     let is_changed = match editing.edit(&editor, &draft, &mut shown).await {
         Ok(is_changed) => is_changed,
         Err(failure) => {
-            let kept = draft.keep(&args.path, failure, editing.is_fate_known);
+            let kept = draft.keep(&args.path, failure, editing.fate);
             return Err(kept.into());
         }
     };
@@ -99,8 +100,10 @@ struct Editing<'a> {
     is_connected: bool,
     end: Option<DocumentEnd>,
     removed: Option<Removed>,
-    // Whether we know what became of what was written; not while it is under way.
-    is_fate_known: bool,
+    // Whether the server may have said something about what was sent that was not heard.
+    is_answer_lost: bool,
+    // Of what was written. While it is under way nobody knows.
+    fate: Fate,
     is_quiet: bool,
 }
 
@@ -114,13 +117,13 @@ impl Editing<'_> {
     ) -> Result<bool, Failure> {
         // From here on Ctrl-C is the editor's, which may use it for something else.
         let _unheard = interrupts()?;
-        let update = loop {
+        let written = loop {
             self.meanwhile(draft.edit(editor)).await?;
-            let Some(written) = draft.written().map_err(unreadable)? else {
+            let Some(text) = draft.written().map_err(unreadable)? else {
                 return Ok(false);
             };
-            match difference(shown, self.path, &written) {
-                Ok(Some(update)) => break update,
+            match Written::new(shown, self.path, &text) {
+                Ok(Some(written)) => break written,
                 Ok(None) => return Ok(false),
                 Err(failure) if io::stdin().is_terminal() => {
                     self.meanwhile(ask_for_another_try(&failure)).await?;
@@ -128,7 +131,13 @@ impl Editing<'_> {
                 Err(failure) => return Err(failure),
             }
         };
-        self.send(&update).await?;
+        self.send(&written.update).await?;
+        if self.is_answer_lost && !self.document.read(|d| written.is_in(d, shown)) {
+            self.fate = Fate::Unknown;
+            let what = "the server's answer was lost, and not all that you wrote is in the document now: the server \
+                        removed what the schema forbids together with what others wrote, or they changed it since";
+            return Err(Failure::new(what).with_exit_code(REFUSED));
+        }
         Ok(true)
     }
 
@@ -152,7 +161,15 @@ impl Editing<'_> {
 
     fn note(&mut self, event: DocumentEvent) {
         match event {
-            DocumentEvent::Disconnected => self.is_connected = false,
+            DocumentEvent::Disconnected => {
+                self.is_connected = false;
+                self.is_answer_lost = true;
+            }
+            DocumentEvent::Missed => {
+                // The room's status still tells of a lost connection.
+                self.is_connected = true;
+                self.is_answer_lost = true;
+            }
             DocumentEvent::Synchronized => self.is_connected = true,
             DocumentEvent::Ended(end) => self.end = Some(end),
             DocumentEvent::Repaired { violations } => {
@@ -169,13 +186,14 @@ impl Editing<'_> {
         if let Some(end) = self.end.take() {
             return Err(live::failure(self.path, "change", end));
         }
+        self.is_answer_lost = false;
         let sent = self.room.sync().sync(self.document.path(), update);
         sent.map_err(|error| {
             Failure::new(format!("can't change {:?}", self.path))
                 .with_exit_code(REFUSED)
                 .with_source(error)
         })?;
-        self.is_fate_known = false;
+        self.fate = Fate::Unknown;
         let document = self.document.clone();
         let mut saved = std::pin::pin!(document.saved());
         let mut statuses = self.room.status_changes();
@@ -210,7 +228,9 @@ impl Editing<'_> {
         };
         self.catch_up();
         // After any other end it may be stored all the same, and only the answer was lost.
-        self.is_fate_known = matches!(saved, Ok(()) | Err(SaveError::Refused(_)));
+        if matches!(saved, Ok(()) | Err(SaveError::Refused(_))) {
+            self.fate = Fate::Known;
+        }
         match (saved, self.removed.take()) {
             (Ok(()), None) => Ok(()),
             (Ok(()), Some(removed)) => Err(removed.failure(self.path, "edit")),
@@ -231,28 +251,6 @@ impl Editing<'_> {
             let _told = writeln!(io::stderr(), "{text}");
         }
     }
-}
-
-/// What was written as an update of what was shown; `None` if that makes no difference.
-fn difference(
-    shown: &mut MeshDocument,
-    path: &str,
-    written: &[u8],
-) -> Result<Option<Vec<u8>>, Failure> {
-    let json: Value = serde_json::from_slice(written).map_err(|error| {
-        Failure::new("what you wrote is no JSON")
-            .with_exit_code(USAGE)
-            .with_source(error)
-    })?;
-    let replaced = shown.replace_json(&json, &mut || Uuid::new_v4().to_string());
-    replaced.map_err(|error| match error {
-        ReplaceError::Invalid(violations) => {
-            failures::of_violations(&format!("{path:?}, edited,"), &violations)
-        }
-        error => Failure::new("what you wrote can't be applied")
-            .with_exit_code(REFUSED)
-            .with_source(error),
-    })
 }
 
 /// Says what is wrong, and waits for the person.

@@ -10,6 +10,15 @@ use tempfile::NamedTempFile;
 use crate::failure::{Failure, REFUSED, USAGE};
 use crate::settings;
 
+/// What became of what was written and did not get into the document as it was.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Fate {
+    /// The document is known not to be like that.
+    Known,
+    /// All of it or a part may be there.
+    Unknown,
+}
+
 #[derive(Debug)]
 pub(super) struct Draft {
     file: NamedTempFile,
@@ -39,24 +48,22 @@ impl Draft {
         Ok((written != self.shown.as_bytes()).then_some(written))
     }
 
-    /// The failure for which the document at `path` isn't as it was written, or may not be: `is_known` says whether
-    /// that is known. What was written stays in its file, and the failure says so.
-    pub(super) fn keep(self, path: &str, failure: Failure, is_known: bool) -> Failure {
+    /// The failure for which the document at `path` isn't as it was written, or may not be. What was written stays in
+    /// its file, and the failure says so.
+    pub(super) fn keep(self, path: &str, failure: Failure, fate: Fate) -> Failure {
         match self.written() {
             Ok(None) => return failure,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return failure,
             Ok(Some(_)) | Err(_) => {}
         }
-        let (what, advice) = if is_known {
-            let what = format!("{path:?} is not as you wrote it");
-            (what, "edit it again, and take over from your text")
-        } else {
-            let what = format!("{path:?} may not be as you wrote it");
-            (
-                what,
+        let (verb, advice) = match fate {
+            Fate::Known => ("is not", "edit it again, and take over from your text"),
+            Fate::Unknown => (
+                "may not be",
                 "look at the document, and take over from your text what is not there",
-            )
+            ),
         };
+        let what = format!("{path:?} {verb} as you wrote it");
         let kept = match self.file.keep() {
             Ok((_, kept)) => kept,
             Err(error) => return Failure::new("can't keep what you wrote").with_source(error),
