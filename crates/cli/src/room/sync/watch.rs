@@ -12,7 +12,7 @@ use meshagent_client::{
 use meshagent_document::Event;
 use meshagent_protocol::ErrorCode;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio_stream::{StreamExt as _, StreamMap};
 
 use super::live;
 use super::open::STDIN;
@@ -20,9 +20,6 @@ use crate::failure::{Failure, NOT_FOUND, USAGE};
 use crate::output::Output;
 use crate::room::input;
 use crate::room::session::RoomArgs;
-
-/// How many events of all documents wait to be printed; those behind them wait with their document.
-const WAITING: usize = 64;
 
 /// Print each change of a document as it happens
 ///
@@ -62,11 +59,11 @@ pub(super) async fn run(args: &WatchArgs, output: &Output) -> anyhow::Result<()>
         create: false,
         ..OpenOptions::default()
     };
-    let (sender, mut events) = mpsc::channel(WAITING);
+    let mut events = StreamMap::with_capacity(paths.len());
     let mut watched = Vec::with_capacity(paths.len());
     for (index, path) in paths.into_iter().enumerate() {
         let document = live::open(&room, &path, &options).await?;
-        let mut changes = document.changes();
+        events.insert(index, document.changes());
         let one = Watched {
             args,
             output,
@@ -77,22 +74,13 @@ pub(super) async fn run(args: &WatchArgs, output: &Output) -> anyhow::Result<()>
         // Whoever waits for this line knows that every later change will be printed.
         one.say("connected", json!({}))?;
         watched.push(one);
-        let sender = sender.clone();
-        tokio::spawn(async move {
-            while let Some(event) = changes.recv().await {
-                if sender.send((index, event)).await.is_err() {
-                    break;
-                }
-            }
-        });
     }
-    drop(sender);
     let mut open = watched.len();
     let mut left = args.count;
     let mut statuses = room.status_changes();
     loop {
         let (index, event) = tokio::select! {
-            event = events.recv() => match event {
+            event = events.next() => match event {
                 Some(event) => event,
                 None => return Ok(()),
             },
