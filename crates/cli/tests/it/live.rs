@@ -264,6 +264,34 @@ fn several_documents_are_watched_by_paths_from_stdin() {
     );
 }
 
+#[test]
+fn a_document_that_is_named_twice_is_watched_once() {
+    let home = Home::new();
+    for path in ["a", "b"] {
+        home.create(path);
+    }
+    fs::write(home.path().join("paths"), "a\n/a\nb\n./a\n").unwrap();
+    let mut command = home.command(&["sync", "watch", "-", "--json", "--count", "2"]);
+    let paths = File::open(home.path().join("paths")).unwrap();
+    let mut watching = Watching::spawn(command.stdin(paths));
+    for path in ["a", "b"] {
+        let connected = json!({ "event": "connected", "path": path });
+        assert_eq!(watching.line(), connected);
+    }
+    for path in ["a", "b"] {
+        let patch = r#"[{"op": "replace", "path": "/doc/title", "value": "New"}]"#;
+        home.done(&["sync", "update", path, "--patch", patch]);
+        let line = watching.line();
+        assert_eq!((&line["path"], &line["new"]), (&json!(path), &json!("New")));
+    }
+    assert!(watching.lines.next().is_none());
+    assert!(watching.child.wait().unwrap().success());
+    fs::write(home.path().join("paths"), "a\na//b\n").unwrap();
+    let mut command = home.command(&["sync", "watch", "-"]);
+    let paths = File::open(home.path().join("paths")).unwrap();
+    refused(&crate::run(command.stdin(paths)), 2, &["\"a//b\""]);
+}
+
 /// `edit` with a shell command as the editor, to which the file is `$1`.
 fn editing(home: &Home, editor: &str) -> Command {
     fs::write(home.path().join("editor"), editor).unwrap();

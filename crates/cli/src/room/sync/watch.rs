@@ -2,6 +2,7 @@
 
 mod changes;
 
+use std::collections::HashSet;
 use std::io::{self, Write as _};
 use std::path::Path;
 
@@ -18,8 +19,8 @@ use super::live;
 use super::open::STDIN;
 use crate::failure::{Failure, NOT_FOUND, USAGE};
 use crate::output::Output;
-use crate::room::input;
 use crate::room::session::RoomArgs;
+use crate::room::{entries, input};
 
 /// Print each change of a document as it happens
 ///
@@ -128,10 +129,10 @@ pub(super) async fn run(args: &WatchArgs, output: &Output) -> anyhow::Result<()>
     }
 }
 
-/// The documents to watch.
+/// The documents to watch, each once, as the server calls them.
 fn paths(args: &WatchArgs) -> Result<Vec<String>, Failure> {
     if args.path != STDIN {
-        return Ok(vec![args.path.clone()]);
+        return Ok(vec![entries::document(&args.path)?]);
     }
     let text = String::from_utf8(input::read(Path::new(STDIN))?).map_err(|error| {
         Failure::new("reading stdin")
@@ -140,7 +141,11 @@ fn paths(args: &WatchArgs) -> Result<Vec<String>, Failure> {
             .with_source(error)
     })?;
     let lines = text.lines().filter(|line| !line.is_empty());
-    let paths: Vec<String> = lines.map(str::to_owned).collect();
+    let mut paths = lines
+        .map(entries::document)
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut seen = HashSet::new();
+    paths.retain(|path| seen.insert(path.clone()));
     if paths.is_empty() {
         let failure = Failure::new("stdin has no paths").with_exit_code(USAGE);
         return Err(failure.with_hint("give the paths of documents, one a line"));
