@@ -86,7 +86,9 @@ impl DocumentTask {
             };
             self.shared.lock().replica.unsent();
             match ended {
-                Ended::Done => return DocumentEnd::Closed,
+                Ended::Done if self.give_up() => return DocumentEnd::Closed,
+                // Somebody has opened it again meanwhile.
+                Ended::Done => self.shared.lock().publish(&DocumentEvent::Disconnected),
                 Ended::Unreadable(reason) => return DocumentEnd::Unreadable(reason),
                 Ended::Refused => self.is_fresh = true,
                 // A connection that is gone is waited for; one that is still there did not take the call.
@@ -127,19 +129,28 @@ impl DocumentTask {
 
     /// Waits until nobody wants to wait any longer for what is not saved.
     async fn given_up(&self) {
-        let leaving = async {
-            while !self.shared.is_abandoned() {
-                self.shared.work.notified().await;
+        loop {
+            let abandoned = self.shared.abandoned_since();
+            let is_closing = self.closing.is_cancelled();
+            let is_leaving = abandoned.is_some() || is_closing;
+            let can_wait = self.was_open && !self.shared.lock().replica.is_saved();
+            let deadline = abandoned.map(|since| since + LINGER);
+            let is_over = deadline.is_some_and(|deadline| deadline <= Instant::now());
+            if is_leaving && (!can_wait || is_over) && self.give_up() {
+                return;
             }
-        };
-        tokio::select! {
-            () = leaving => {}
-            () = self.closing.cancelled() => {}
+            // Who leaves a room waits only for some time, and then there is no connection any more.
+            tokio::select! {
+                () = self.shared.work.notified() => {}
+                () = self.closing.cancelled(), if !is_closing => {}
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
+            }
         }
-        if self.shared.lock().replica.is_saved() || !self.was_open {
-            return;
-        }
-        sleep(LINGER).await;
+    }
+
+    /// Ends the document, unless somebody wants it again.
+    fn give_up(&self) -> bool {
+        self.closing.is_cancelled() || self.shared.end_if_abandoned()
     }
 
     async fn open(&self, connection: &Connection) -> Result<SyncStream, CallError> {
@@ -191,7 +202,6 @@ impl DocumentTask {
     async fn serve(&self, mut stream: SyncStream, backoff: &mut Backoff) -> Ended {
         let sender = stream.sender();
         let mut under_way: VecDeque<(u64, PendingAnswer)> = VecDeque::new();
-        let mut leaving_since: Option<Instant> = None;
         loop {
             loop {
                 let next = self.shared.lock().replica.next_to_send();
@@ -202,18 +212,18 @@ impl DocumentTask {
                     Err(_gone) => return Ended::Lost,
                 }
             }
-            if self.shared.is_abandoned() || self.closing.is_cancelled() {
+            let deadline = self.shared.abandoned_since().map(|since| since + LINGER);
+            let is_closing = self.closing.is_cancelled();
+            if deadline.is_some() || is_closing {
                 if self.shared.lock().replica.is_saved() {
                     // However it ends, everything is saved.
                     let _closed = tokio::time::timeout(CLOSE_GRACE, stream.close()).await;
                     return Ended::Done;
                 }
-                leaving_since.get_or_insert_with(Instant::now);
-            } else {
-                leaving_since = None;
+                if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                    return Ended::Done;
+                }
             }
-            let deadline = leaving_since.map(|since| since + LINGER);
-            let is_leaving = deadline.is_some();
             tokio::select! {
                 update = stream.recv() => match update {
                     Ok(Some(update)) => {
@@ -232,8 +242,8 @@ impl DocumentTask {
                     backoff.reset();
                 }
                 () = self.shared.work.notified() => {}
-                () = self.closing.cancelled(), if !is_leaving => {}
-                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if is_leaving => return Ended::Done,
+                () = self.closing.cancelled(), if !is_closing => {}
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
             }
         }
     }

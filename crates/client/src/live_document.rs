@@ -10,6 +10,7 @@ use std::time::Duration;
 use meshagent_document::{DecodeError, Event, MeshDocument};
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
 use tokio_stream::Stream;
 
 use crate::editor::Editor;
@@ -65,6 +66,10 @@ pub(crate) struct State {
     refusals: Refusals,
     /// Why an edit is given up that the replica still shows, until it starts over.
     taking_back: Option<Refusal>,
+    /// Set once, when nothing is sent any more.
+    end: Option<DocumentEnd>,
+    /// Since when nobody has it open.
+    abandoned_since: Option<Instant>,
 }
 
 /// How far a document is; what waiters look at beside its state. It is held while the state is locked, never the other
@@ -73,8 +78,6 @@ pub(crate) struct State {
 pub(crate) struct Progress {
     /// Whether the replica has what the server had when the stream began.
     is_synchronized: bool,
-    /// Set once, when nothing is sent any more.
-    end: Option<DocumentEnd>,
 }
 
 /// What happens to a live document.
@@ -231,6 +234,18 @@ impl LiveDocument {
         Self::told(shared, room, told)
     }
 
+    /// Another opening of a document, unless it has ended.
+    pub(crate) fn join(shared: Arc<Shared>, room: RoomClient) -> Option<Self> {
+        let document = Self::new(Arc::clone(&shared), room);
+        // With a handle that is counted, it is not ended for want of one.
+        if shared.is_ended() {
+            return None;
+        }
+        // The task may be about to give it up.
+        shared.work.notify_one();
+        Some(document)
+    }
+
     /// Another handle, which has been told what became of the edits up to this one.
     fn told(shared: Arc<Shared>, room: RoomClient, told: u64) -> Self {
         let handle = Arc::new(Handle {
@@ -241,6 +256,7 @@ impl LiveDocument {
         });
         let mut state = shared.lock();
         state.handles += 1;
+        state.abandoned_since = None;
         state.openings.retain(|one| one.strong_count() > 0);
         state.openings.push(Arc::downgrade(&handle));
         drop(state);
@@ -348,7 +364,7 @@ impl LiveDocument {
                 if progress.is_synchronized {
                     return Some(Ok(()));
                 }
-                progress.end.clone().map(Err)
+                self.shared.lock().end.clone().map(Err)
             })
             .await
             .unwrap_or(Err(DocumentEnd::Closed))
@@ -405,7 +421,7 @@ impl LiveDocument {
         state.replica.is_saved() && state.refused(told, state.replica.last_number()).is_none()
     }
 
-    /// Subscribes to what happens from now on.
+    /// Subscribes to what happens from now on; to its end alone, if the document has ended.
     ///
     /// ```
     /// # use meshagent_client::DocumentEvent;
@@ -428,6 +444,11 @@ impl LiveDocument {
     pub fn changes(&self) -> Changes {
         let (sender, events) = mpsc::channel(EVENT_CAPACITY);
         let mut state = self.shared.lock();
+        if let Some(end) = &state.end {
+            // There is room for one. With the sender gone, nothing comes after it.
+            let _sent = sender.try_send(DocumentEvent::Ended(end.clone()));
+            return Changes { events };
+        }
         state.subscribers.push(Subscriber {
             events: sender,
             has_missed: false,
@@ -461,7 +482,7 @@ impl LiveDocument {
     pub async fn close(self) -> Result<(), SaveError> {
         let saved = self.saved().await;
         if self.handle.end() {
-            let ended = |progress: &Progress| progress.end.is_some().then_some(());
+            let ended = |_: &Progress| self.shared.is_ended().then_some(());
             let _ended = tokio::time::timeout(CLOSE_GRACE, self.shared.wait_for(ended)).await;
         }
         saved
@@ -486,6 +507,9 @@ impl Handle {
         let mut state = self.shared.lock();
         state.handles -= 1;
         let is_last = state.handles == 0;
+        if is_last {
+            state.abandoned_since = Some(Instant::now());
+        }
         drop(state);
         if is_last {
             self.shared.work.notify_one();
@@ -553,6 +577,8 @@ impl Shared {
                 openings: Vec::new(),
                 refusals: Refusals::default(),
                 taking_back: None,
+                end: None,
+                abandoned_since: None,
             }),
             work: Notify::new(),
             progress: watch::Sender::default(),
@@ -564,6 +590,11 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Since when nobody has the document open.
+    pub(crate) fn abandoned_since(&self) -> Option<Instant> {
+        self.lock().abandoned_since
+    }
+
     /// Whether nobody has the document open.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.lock().handles == 0
@@ -571,24 +602,25 @@ impl Shared {
 
     /// Waits until the server is done with everything edited so far; tells of each refusal once.
     pub(crate) async fn saved(&self, told: &AtomicU64) -> Result<(), SaveError> {
-        let from = told.load(Ordering::Relaxed);
         let to = self.lock().replica.last_number();
-        let saved = self.wait_for(|progress| {
+        let saved = self.wait_for(|_| {
             let state = self.lock();
-            let refusal = state.refused(from, to);
+            // Another call for this handle may have told it meanwhile.
+            let refusal = state.refused(told.load(Ordering::Relaxed), to);
             let is_done = state.replica.saved_number() >= to;
             // Who goes on after a refusal builds on what is left.
             let is_settled = is_done && !(refusal.is_some() && state.taking_back.is_some());
-            match (refusal, &progress.end) {
-                (_, None) if !is_settled => None,
-                (Some(refusal), _) => Some(Err(refusal.clone().into())),
-                (None, _) if is_done => Some(Ok(())),
-                (None, end) => end.clone().map(|end| Err(end.into())),
-            }
+            let saved = match (refusal, &state.end) {
+                (_, None) if !is_settled => return None,
+                (Some(refusal), _) => Err(refusal.clone().into()),
+                (None, Some(end)) if !is_done => Err(end.clone().into()),
+                (None, _) => Ok(()),
+            };
+            told.fetch_max(to, Ordering::Relaxed);
+            Some(saved)
         });
-        let saved = saved.await;
-        told.fetch_max(to, Ordering::Relaxed);
-        saved.unwrap_or(Err(SaveError::Ended(DocumentEnd::Closed)))
+        let closed = Err(SaveError::Ended(DocumentEnd::Closed));
+        saved.await.unwrap_or(closed)
     }
 
     async fn wait_for<R>(&self, mut done: impl FnMut(&Progress) -> Option<R>) -> Option<R> {
@@ -607,25 +639,27 @@ impl Shared {
     }
 
     pub(crate) fn is_ended(&self) -> bool {
-        self.progress.borrow().end.is_some()
+        self.lock().end.is_some()
     }
 
     /// Nothing is sent any more.
     pub(crate) fn end(&self, end: DocumentEnd) {
+        self.lock().end(end);
+        self.advance(|_| {});
+    }
+
+    /// Ends it, unless somebody has it open again. Returns whether it has ended.
+    pub(crate) fn end_if_abandoned(&self) -> bool {
         let mut state = self.lock();
-        if let Some(refusal) = state.taking_back.take() {
-            let lost_updates = 1;
-            state.publish(&DocumentEvent::Refused {
-                refusal,
-                lost_updates,
-            });
+        if state.handles > 0 {
+            return false;
         }
-        state.publish(&DocumentEvent::Ended(end.clone()));
+        state.end(DocumentEnd::Closed);
+        // Who opens it next reads it.
+        state.journal = None;
         drop(state);
-        self.progress.send_modify(|progress| {
-            progress.end.get_or_insert(end);
-        });
-        self.lock().subscribers.clear();
+        self.advance(|_| {});
+        true
     }
 }
 
@@ -661,6 +695,23 @@ impl State {
             refusal,
             lost_updates: lost + 1,
         });
+    }
+
+    /// Tells everybody that nothing is sent any more; once.
+    fn end(&mut self, end: DocumentEnd) {
+        if self.end.is_some() {
+            return;
+        }
+        if let Some(refusal) = self.taking_back.take() {
+            let lost_updates = 1;
+            self.publish(&DocumentEvent::Refused {
+                refusal,
+                lost_updates,
+            });
+        }
+        self.publish(&DocumentEvent::Ended(end.clone()));
+        self.end = Some(end);
+        self.subscribers.clear();
     }
 
     /// Why an edit up to `last` was refused, of those that come after `told`.

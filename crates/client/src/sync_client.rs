@@ -339,9 +339,9 @@ impl SyncClient {
         let mut documents = documents.lock().unwrap_or_else(PoisonError::into_inner);
         documents.retain(|_, shared| shared.strong_count() > 0);
         if let Some(shared) = documents.get(path.as_str()).and_then(Weak::upgrade)
-            && !shared.is_ended()
+            && let Some(document) = LiveDocument::join(shared, self.room.clone())
         {
-            return Ok((LiveDocument::new(shared, self.room.clone()), false));
+            return Ok((document, false));
         }
         let mut start = SyncOpenStart::new(path.clone());
         start.create = options.create;

@@ -6,6 +6,7 @@ mod connecting;
 mod peer;
 mod reconnecting;
 mod refusing;
+mod reopening;
 mod replica;
 mod streams;
 mod toolkits;

@@ -1,0 +1,130 @@
+//! A document that is let go, and opened again while it is still kept.
+
+use std::time::Duration;
+
+use meshagent_client::{DocumentEvent, LiveDocument, RoomBuilder, RoomClient};
+use meshagent_document::{MeshDocument, MeshSchema, Target};
+use meshagent_protocol::{ClientToServer, Content, MessageId, encode_base64, sync};
+use serde_json::json;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::peer::Peer;
+
+async fn listen() -> (TcpListener, RoomBuilder) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let room = RoomClient::builder()
+        .room_url(format!("ws://{address}/rooms/my-room"))
+        .token("token");
+    (listener, room)
+}
+
+async fn accept(listener: &TcpListener) -> Peer<TcpStream> {
+    Peer::accept(listener.accept().await.unwrap().0).await
+}
+
+/// Takes a call that opens the document, which is empty. Returns the call's id.
+async fn begin(peer: &mut Peer<TcpStream>) -> String {
+    let (_, call, _) = peer.open().await;
+    let schema = MeshSchema::builtin("document").unwrap();
+    let schema_json = schema.to_json();
+    let state = encode_base64(&MeshDocument::new(schema, 1).encode_state());
+    peer.send_chunk(&call, sync::state("a.document", &schema_json, state))
+        .await;
+    call
+}
+
+/// A chunk of a call that is under way, not answered yet.
+async fn unanswered(peer: &mut Peer<TcpStream>) -> (MessageId, Content) {
+    let envelope = peer.recv().await;
+    let ClientToServer::RequestChunk { chunk, .. } = envelope.message else {
+        panic!("not a chunk: {envelope:?}");
+    };
+    (envelope.id, chunk)
+}
+
+fn append(document: &LiveDocument, text: &str) {
+    let element = json!({ "body": { "text": text } });
+    document
+        .edit(|d| d.append_child(Target::Root, element))
+        .unwrap();
+}
+
+#[tokio::test]
+async fn who_opens_a_document_while_its_stream_closes_has_it_open() {
+    let (listener, room) = listen().await;
+    let (closing, is_closing) = oneshot::channel();
+    let (opened, is_opened) = oneshot::channel();
+    let serve = async {
+        let mut peer = accept(&listener).await;
+        let call = begin(&mut peer).await;
+        let (request, chunk) = unanswered(&mut peer).await;
+        assert_eq!(chunk, Content::close());
+        closing.send(()).unwrap();
+        is_opened.await.unwrap();
+        peer.answer(request, Content::Empty).await;
+        peer.send_chunk(&call, Content::close()).await;
+        begin(&mut peer).await;
+        peer.chunk(Content::Empty).await;
+        peer
+    };
+    let user = async {
+        let room = room.connect().await.unwrap();
+        drop(room.sync().open("a.document").await.unwrap());
+        is_closing.await.unwrap();
+        let document = room.sync().open("a.document").await.unwrap();
+        append(&document, "mine");
+        opened.send(()).unwrap();
+        assert_eq!(document.saved().await, Ok(()));
+        (room, document)
+    };
+    let (peer, (room, _document)) = timeout(PATIENCE, async { tokio::join!(serve, user) })
+        .await
+        .unwrap();
+    drop(peer);
+    room.close().await;
+}
+
+#[tokio::test]
+async fn who_opens_a_document_that_waits_for_its_server_has_it_open() {
+    let (listener, room) = listen().await;
+    let (opened, is_opened) = oneshot::channel();
+    let (kept, is_kept) = oneshot::channel();
+    let serve = async {
+        let mut peer = accept(&listener).await;
+        begin(&mut peer).await;
+        is_opened.await.unwrap();
+        drop(peer);
+        // Nobody is let in until the first opening would have been given up, which takes ten seconds.
+        let (stream, _) = listener.accept().await.unwrap();
+        is_kept.await.unwrap();
+        let mut peer = Peer::accept(stream).await;
+        begin(&mut peer).await;
+        peer.chunk(Content::Empty).await;
+        peer
+    };
+    let user = async {
+        let room = room.connect().await.unwrap();
+        let document = room.sync().open("a.document").await.unwrap();
+        let mut changes = document.changes();
+        opened.send(()).unwrap();
+        while changes.recv().await.unwrap() != DocumentEvent::Disconnected {}
+        append(&document, "mine");
+        drop(document);
+        let document = room.sync().open("a.document").await.unwrap();
+        tokio::time::sleep(Duration::from_secs(11)).await;
+        kept.send(()).unwrap();
+        assert_eq!(document.saved().await, Ok(()));
+        (room, document)
+    };
+    let (peer, (room, _document)) = timeout(PATIENCE, async { tokio::join!(serve, user) })
+        .await
+        .unwrap();
+    drop(peer);
+    room.close().await;
+}
+
+/// Long enough for any machine.
+const PATIENCE: Duration = Duration::from_secs(60);
