@@ -88,7 +88,14 @@ impl From<&ConnectError> for RoomEnd {
                 status: *status,
                 text: text.clone(),
             },
-            error => Self::Setting(error.to_string()),
+            ConnectError::InvalidToken | ConnectError::InvalidUrl | ConnectError::Setting(_) => {
+                Self::Setting(error.to_string())
+            }
+            // These end only the first try, of which `connect` tells; nobody has the room.
+            ConnectError::Closed
+            | ConnectError::Http(_)
+            | ConnectError::Io(_)
+            | ConnectError::Tls(_) => Self::Left,
         }
     }
 }
