@@ -2,7 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -37,6 +37,8 @@ pub struct LiveDocument {
 #[derive(Debug)]
 pub(crate) struct Handle {
     is_open: Mutex<bool>,
+    /// Whether somebody is about to end it by its path.
+    is_claimed: AtomicBool,
     told: Told,
     shared: Arc<Shared>,
     /// The connection lives as long as a document is open on it.
@@ -45,6 +47,22 @@ pub(crate) struct Handle {
 
 /// The number of the last edit of which, and of all before it, an opening has been told what became of them.
 pub(crate) type Told = Arc<AtomicU64>;
+
+/// An opening that is being ended by its path; it ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    pub(crate) told: Told,
+    /// Its user may drop it meanwhile.
+    opening: Weak<Handle>,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Some(opening) = self.opening.upgrade() {
+            opening.end();
+        }
+    }
+}
 
 /// What the handles of a document share with its task.
 #[derive(Debug)]
@@ -235,8 +253,8 @@ impl LiveDocument {
     }
 
     /// Another opening of a document, unless it has ended.
-    pub(crate) fn join(shared: Arc<Shared>, room: RoomClient) -> Option<Self> {
-        let document = Self::new(Arc::clone(&shared), room);
+    pub(crate) fn join(shared: &Arc<Shared>, room: RoomClient) -> Option<Self> {
+        let document = Self::new(Arc::clone(shared), room);
         // With a handle that is counted, it is not ended for want of one.
         if shared.is_ended() {
             return None;
@@ -250,6 +268,7 @@ impl LiveDocument {
     fn told(shared: Arc<Shared>, room: RoomClient, told: u64) -> Self {
         let handle = Arc::new(Handle {
             is_open: Mutex::new(true),
+            is_claimed: AtomicBool::new(false),
             told: Told::new(told.into()),
             shared: Arc::clone(&shared),
             room,
@@ -540,19 +559,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Ends the opening that was made last, of those that are left.
-    pub(crate) fn end_one(&self) {
-        if let Some(opening) = self.newest() {
-            opening.end();
-        }
-    }
-
-    /// What the opening has been told that was made last, of those that are left.
-    pub(crate) fn newest_told(&self) -> Option<Told> {
-        self.newest().map(|opening| Told::clone(&opening.told))
-    }
-
-    fn newest(&self) -> Option<Arc<Handle>> {
+    /// Takes the opening that was made last, of those that are left, to end it: nobody else is given it.
+    pub(crate) fn claim_newest(&self) -> Option<Claim> {
         // An opening that is dropped here takes the lock.
         let openings: Vec<_> = {
             let state = self.lock();
@@ -563,7 +571,13 @@ impl Shared {
                 .filter_map(Weak::upgrade)
                 .collect()
         };
-        openings.into_iter().find(|opening| opening.is_open())
+        let newest = openings
+            .iter()
+            .find(|opening| opening.is_open() && !opening.is_claimed.swap(true, Ordering::Relaxed));
+        newest.map(|opening| Claim {
+            told: Told::clone(&opening.told),
+            opening: Arc::downgrade(opening),
+        })
     }
 
     pub(crate) fn new(path: String, replica: Replica, journal: Option<Journal>) -> Self {

@@ -257,6 +257,10 @@ impl SyncClient {
     ///
     /// When something can't be saved, as [`LiveDocument::saved`] of that opening would say; it ends nevertheless.
     ///
+    /// # Cancel safety
+    ///
+    /// When dropped, the opening ends without a wait.
+    ///
     /// ```
     /// # use meshagent_document::Target;
     /// # use serde_json::json;
@@ -272,15 +276,14 @@ impl SyncClient {
         let Some(shared) = self.find(path) else {
             return Ok(());
         };
-        let told = match shared.newest_told() {
-            Some(told) => told,
+        let claim = shared.claim_newest();
+        let told = match &claim {
+            Some(claim) => Told::clone(&claim.told),
             None if shared.is_ended() => return Ok(()),
-            // All handles were dropped; what they were not told is told to nobody, what is under way is waited for.
+            // All handles were dropped, or are being closed; what they were not told is told to nobody, what is under way is waited for.
             None => Told::new(shared.lock().replica.saved_number().into()),
         };
-        let saved = shared.saved(&told).await;
-        shared.end_one();
-        saved
+        shared.saved(&told).await
     }
 
     /// Hands an encoded change to an open document, as if it had been made here.
@@ -339,7 +342,7 @@ impl SyncClient {
         let mut documents = documents.lock().unwrap_or_else(PoisonError::into_inner);
         documents.retain(|_, shared| shared.strong_count() > 0);
         if let Some(shared) = documents.get(path.as_str()).and_then(Weak::upgrade)
-            && let Some(document) = LiveDocument::join(shared, self.room.clone())
+            && let Some(document) = LiveDocument::join(&shared, self.room.clone())
         {
             return Ok((document, false));
         }

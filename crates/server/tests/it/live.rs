@@ -406,6 +406,36 @@ async fn each_handle_is_told_of_a_refusal_once() {
 }
 
 #[tokio::test]
+async fn a_close_by_path_ends_the_opening_that_it_waits_for() {
+    let server = TestServer::start().await;
+    let (address, key) = (server.address.clone(), server.key.clone());
+    let room = enter(&server, "ann").await;
+    let sync = room.sync();
+    let first = sync.open("a.document").await.unwrap();
+    let second = sync.open("a.document").await.unwrap();
+    let mut changes = first.changes();
+    let store = server.stop().await;
+    event(&mut changes, |event| {
+        (event == DocumentEvent::Disconnected).then_some(())
+    })
+    .await;
+    append(&first, "one");
+    let close = sync.close("a.document");
+    let go_on = async {
+        drop(second);
+        TestServer::start_again(store, &address, key).await
+    };
+    let (closed, server) = tokio::join!(biased; close, go_on);
+    closed.unwrap();
+    append(&first, "two");
+    first.saved().await.unwrap();
+    // Nobody has closed the first one: it is open still.
+    sync.sync("a.document", &first.read(MeshDocument::encode_state))
+        .unwrap();
+    drop(server);
+}
+
+#[tokio::test]
 async fn edits_beyond_a_refused_one_that_do_not_build_on_it_stay() {
     let mut config = Config::default();
     config.limits.max_document_bytes = 64 << 10;
