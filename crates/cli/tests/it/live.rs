@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Lines, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -571,20 +571,26 @@ fn a_lost_answer_does_not_matter_if_all_is_there() {
     assert!(drafts(&home).is_empty(), "it arrived");
 }
 
+/// An `edit` whose editor kills the server and then saves; what it said of that.
+fn editing_until_the_server_is_gone(home: &Home) -> (Child, BufReader<ChildStderr>, String) {
+    let stop = format!("sed -i s/milk/tea/ \"$1\"; kill -9 {}", home.server().id());
+    let mut child = editing(home, &stop)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut said = String::new();
+    stderr.read_line(&mut said).unwrap();
+    (child, stderr, said)
+}
+
 #[test]
 fn edit_waits_for_a_lost_server_and_not_for_ever() {
     for is_interrupted in [true, false] {
         let home = Home::new();
         home.create("plan");
-        let stop = format!("sed -i s/milk/tea/ \"$1\"; kill -9 {}", home.server().id());
-        let mut child = editing(&home, &stop)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        let mut said = String::new();
-        stderr.read_line(&mut said).unwrap();
+        let (mut child, mut stderr, mut said) = editing_until_the_server_is_gone(&home);
         assert!(said.starts_with("disconnected; waiting"), "{said}");
         if is_interrupted {
             interrupt(&child);
@@ -604,15 +610,7 @@ fn edit_waits_for_a_lost_server_and_not_for_ever() {
 fn edit_does_not_know_what_became_of_it_when_the_room_is_closed_to_it() {
     let home = Home::new();
     home.create("plan");
-    let stop = format!("sed -i s/milk/tea/ \"$1\"; kill -9 {}", home.server().id());
-    let mut child = editing(&home, &stop)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stderr = BufReader::new(child.stderr.take().unwrap());
-    let mut said = String::new();
-    stderr.read_line(&mut said).unwrap();
+    let (mut child, mut stderr, mut said) = editing_until_the_server_is_gone(&home);
     // With another key its token is good for nothing.
     fs::remove_file(home.path().join(".local/share/meshagent/credentials.json")).unwrap();
     let home = home.after_kill();
@@ -627,15 +625,7 @@ fn edit_does_not_know_what_became_of_it_when_the_room_is_closed_to_it() {
 fn edit_goes_on_when_the_server_is_back() {
     let home = Home::new();
     home.create("plan");
-    let stop = format!("sed -i s/milk/tea/ \"$1\"; kill -9 {}", home.server().id());
-    let mut child = editing(&home, &stop)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stderr = BufReader::new(child.stderr.take().unwrap());
-    let mut said = String::new();
-    stderr.read_line(&mut said).unwrap();
+    let (child, mut stderr, mut said) = editing_until_the_server_is_gone(&home);
     let home = home.after_kill();
     stderr.read_to_string(&mut said).unwrap();
     let output = child.wait_with_output().unwrap();

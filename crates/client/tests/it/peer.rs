@@ -4,13 +4,15 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use fastwebsockets::{Frame, OpCode, Payload, Role, WebSocket};
-use meshagent_client::{ConnectError, Connection};
+use meshagent_client::{ConnectError, Connection, RoomBuilder, RoomClient};
+use meshagent_document::{MeshDocument, MeshSchema};
 use meshagent_protocol::{
     ClientToServer, Content, Control, Envelope, Invoke, MessageId, PacketLimits, PacketReader,
-    ServerToClient,
+    ServerToClient, encode_base64, sync,
 };
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
+use tokio::net::{TcpListener, TcpStream};
 
 pub(crate) const URL: &str = "ws://host.example:8080/rooms/my-room";
 
@@ -27,6 +29,27 @@ pub(crate) async fn connect() -> (Connection, Peer) {
     let accept = Peer::accept(theirs);
     let (room, peer) = tokio::join!(Connection::connect_over(ours, URL, "token"), accept);
     (room.unwrap(), peer)
+}
+
+/// A server's listener, and a room that leads to it.
+pub(crate) async fn listen() -> (TcpListener, RoomBuilder) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let room = RoomClient::builder()
+        .room_url(format!("ws://{address}/rooms/my-room"))
+        .token("token");
+    (listener, room)
+}
+
+/// Takes a call that opens `a.document`, which is empty. Returns the call's id.
+pub(crate) async fn begin(peer: &mut Peer<TcpStream>) -> String {
+    let (_, call, _) = peer.open().await;
+    let schema = MeshSchema::builtin("document").unwrap();
+    let schema_json = schema.to_json();
+    let state = encode_base64(&MeshDocument::new(schema, 1).encode_state());
+    peer.send_chunk(&call, sync::state("a.document", &schema_json, state))
+        .await;
+    call
 }
 
 /// What `connect_over` says to a server that answers with this text.

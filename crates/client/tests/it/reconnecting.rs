@@ -2,23 +2,11 @@
 
 use std::time::Duration;
 
-use meshagent_client::{
-    CallError, DocumentEnd, OpenError, RoomBuilder, RoomClient, RoomEnd, RoomStatus,
-};
+use meshagent_client::{CallError, DocumentEnd, OpenError, RoomEnd, RoomStatus};
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpListener;
 use tokio::time::Instant;
 
-use crate::peer::{Peer, read_head};
-
-async fn listen() -> (TcpListener, RoomBuilder) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let room = RoomClient::builder()
-        .room_url(format!("ws://{address}/rooms/my-room"))
-        .token("token");
-    (listener, room)
-}
+use crate::peer::{Peer, listen, read_head};
 
 #[tokio::test]
 async fn a_server_that_drops_whom_it_lets_in_is_asked_less_and_less_often() {

@@ -1,26 +1,19 @@
 //! A document whose edit is refused, and that can't be opened again after that.
 
-use meshagent_client::{DocumentEnd, DocumentEvent, Refusal, RoomClient, SaveError};
-use meshagent_document::{MeshDocument, MeshSchema, Target};
-use meshagent_protocol::{Content, ErrorCode, encode_base64, sync};
+use meshagent_client::{DocumentEnd, DocumentEvent, Refusal, SaveError};
+use meshagent_document::Target;
+use meshagent_protocol::{Content, ErrorCode};
 use serde_json::json;
-use tokio::net::TcpListener;
 
-use crate::peer::Peer;
+use crate::peer::{Peer, begin, listen};
 
 #[tokio::test]
 async fn a_refusal_is_told_although_the_document_ends_by_it() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let (listener, room) = listen().await;
     let serve = async {
         let (stream, _) = listener.accept().await.unwrap();
         let mut peer = Peer::accept(stream).await;
-        let (_, call, _) = peer.open().await;
-        let schema = MeshSchema::builtin("document").unwrap();
-        let schema_json = schema.to_json();
-        let state = encode_base64(&MeshDocument::new(schema, 1).encode_state());
-        peer.send_chunk(&call, sync::state("a.document", &schema_json, state))
-            .await;
+        begin(&mut peer).await;
         peer.chunk(Content::error(ErrorCode::PermissionDenied, "no edits"))
             .await;
         // It comes again for what the server has, and the grant is gone.
@@ -38,9 +31,6 @@ async fn a_refusal_is_told_although_the_document_ends_by_it() {
         text: text.to_owned(),
     };
     let user = async {
-        let room = RoomClient::builder()
-            .room_url(format!("ws://{address}/rooms/my-room"))
-            .token("token");
         let room = room.connect().await.unwrap();
         let document = room.sync().open("a.document").await.unwrap();
         let _again = room.sync().open("a.document").await.unwrap();

@@ -2,38 +2,18 @@
 
 use std::time::Duration;
 
-use meshagent_client::{DocumentEvent, LiveDocument, RoomBuilder, RoomClient};
-use meshagent_document::{MeshDocument, MeshSchema, Target};
-use meshagent_protocol::{ClientToServer, Content, MessageId, encode_base64, sync};
+use meshagent_client::{DocumentEvent, LiveDocument};
+use meshagent_document::Target;
+use meshagent_protocol::{ClientToServer, Content, MessageId};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::peer::Peer;
-
-async fn listen() -> (TcpListener, RoomBuilder) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let room = RoomClient::builder()
-        .room_url(format!("ws://{address}/rooms/my-room"))
-        .token("token");
-    (listener, room)
-}
+use crate::peer::{Peer, begin, listen};
 
 async fn accept(listener: &TcpListener) -> Peer<TcpStream> {
     Peer::accept(listener.accept().await.unwrap().0).await
-}
-
-/// Takes a call that opens the document, which is empty. Returns the call's id.
-async fn begin(peer: &mut Peer<TcpStream>) -> String {
-    let (_, call, _) = peer.open().await;
-    let schema = MeshSchema::builtin("document").unwrap();
-    let schema_json = schema.to_json();
-    let state = encode_base64(&MeshDocument::new(schema, 1).encode_state());
-    peer.send_chunk(&call, sync::state("a.document", &schema_json, state))
-        .await;
-    call
 }
 
 /// A chunk of a call that is under way, not answered yet.
