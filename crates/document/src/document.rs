@@ -16,6 +16,7 @@ mod ids;
 mod insert;
 mod json;
 mod limits;
+mod measure;
 mod patch;
 mod pending;
 mod ranges;
@@ -30,7 +31,7 @@ use std::fmt;
 use self::event::Watch;
 use self::ids::Ids;
 use self::pending::Pending;
-use crate::engine::{Engine, NodeIndex};
+use crate::engine::{Engine, NodeIndex, Waypoint};
 use crate::schema::MeshSchema;
 
 pub use anchor::Anchor;
@@ -61,6 +62,7 @@ pub struct MeshDocument {
     // How often others have changed the document.
     epoch: u64,
     undo: Option<undo::History>,
+    waypoint: Option<Waypoint>,
     watch: Option<Watch>,
 }
 
@@ -84,6 +86,7 @@ impl MeshDocument {
             suspects: Vec::new(),
             epoch: 0,
             undo: None,
+            waypoint: None,
             watch: None,
         }
     }
@@ -96,6 +99,16 @@ impl MeshDocument {
     /// What marks operations that are made here.
     pub fn client_id(&self) -> u64 {
         self.client_id
+    }
+
+    /// Marks what is edited from now on with another client id; see [`Self::new`].
+    pub fn set_client_id(&mut self, client_id: u64) {
+        self.client_id = client_id & ((1 << 53) - 1);
+    }
+
+    /// Whether operations of this client are here, or wait.
+    pub fn knows_client(&self, client_id: u64) -> bool {
+        self.engine.clock(client_id) > 0 || self.pending.knows(client_id)
     }
 
     /// The bounds.

@@ -13,12 +13,15 @@ mod blocks;
 #[cfg(test)]
 mod check;
 mod collect;
+mod compare;
 mod content;
 mod copy;
 mod encode;
 mod link;
+mod measure;
 mod order;
 mod read;
+mod same;
 mod stage;
 mod text;
 mod transaction;
@@ -30,8 +33,12 @@ use self::blocks::{Block, Blocks};
 use self::order::{Order, Size};
 use crate::update::scan::{Id, IdRange};
 
+pub(crate) use compare::{Comparison, Run, compare_runs};
 pub(crate) use content::{Content, byte_of};
-pub(crate) use text::TextChanges;
+pub(crate) use measure::JsonSize;
+#[cfg(test)]
+pub(crate) use text::passed;
+pub(crate) use text::{TextChanges, Waypoint};
 pub(crate) use transaction::{Limit, Transaction};
 
 /// The root type with the element tree.
@@ -70,6 +77,8 @@ pub(crate) struct Engine {
     roots: BTreeMap<Box<str>, NodeIndex>,
     names: Vec<Arc<str>>,
     name_index: HashMap<Arc<str>, KeyIndex>,
+    // How often something was taken up.
+    revision: u64,
 }
 
 #[derive(Debug)]
@@ -210,6 +219,7 @@ impl Engine {
             roots: BTreeMap::new(),
             names: Vec::new(),
             name_index: HashMap::new(),
+            revision: 0,
         };
         engine.key(crate::schema::ID_ATTRIBUTE);
         engine.root(ROOT);
@@ -227,6 +237,11 @@ impl Engine {
             Some(&client) => self.clients[client as usize].clock,
             None => 0,
         }
+    }
+
+    /// How many clients have operations here.
+    pub(crate) fn client_count(&self) -> usize {
+        self.clients.len()
     }
 
     pub(crate) fn clocks(&self) -> impl Iterator<Item = (u64, u32)> {

@@ -30,6 +30,9 @@ pub use document::{
 };
 pub use schema::{
     ChildProperty, ElementProperty, ElementType, ID_ATTRIBUTE, InferError, MeshSchema, SchemaError,
-    SimpleValue, StrictError, TEXT_TAG, ValueProperty, Violation,
+    SchemaLimits, SimpleValue, StrictError, TEXT_TAG, ValueProperty, Violation, Violations,
 };
-pub use update::{Applied, DecodeError, UpdateKind, merge_updates};
+pub use update::{
+    Applied, DecodeError, Fitted, Inspection, UpdateKind, check_state_vector, fit_update,
+    merge_updates,
+};

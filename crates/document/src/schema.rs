@@ -6,19 +6,27 @@
 mod builtin;
 mod infer;
 mod json;
+mod limits;
 mod strict;
 mod validate;
+mod violation;
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::sync::Arc;
 
 use serde_json::Value;
 use thiserror::Error;
 
+use limits::ByName;
+
 pub use infer::InferError;
+pub use limits::SchemaLimits;
 pub use strict::StrictError;
-pub use validate::Violation;
-pub(crate) use validate::{kind_of, push_segment};
+pub(crate) use validate::kind_of;
+use violation::Names;
+pub use violation::{Violation, Violations};
+pub(crate) use violation::{push_segment, quoted};
 
 /// The tag of elements that hold rich text instead of child elements.
 pub const TEXT_TAG: &str = "text";
@@ -48,7 +56,7 @@ impl MeshSchema {
     /// property that appears twice, a second child property.
     pub fn new(
         root_tag_name: impl Into<String>,
-        elements: Vec<ElementType>,
+        mut elements: Vec<ElementType>,
     ) -> Result<Self, SchemaError> {
         let root_tag_name = root_tag_name.into();
         let mut by_tag = HashMap::with_capacity(elements.len());
@@ -58,8 +66,8 @@ impl MeshSchema {
                 return Err(SchemaError::at(
                     element.pointer(),
                     format!(
-                        "tag {:?} is defined twice; keep one definition",
-                        element.tag
+                        "tag {} is defined twice; keep one definition",
+                        quoted(&element.tag)
                     ),
                 ));
             }
@@ -67,7 +75,10 @@ impl MeshSchema {
         let Some(&root) = by_tag.get(&root_tag_name) else {
             return Err(SchemaError::at(
                 "/$root_tag_ref",
-                format!("root tag {root_tag_name:?} is not defined; add it to the elements"),
+                format!(
+                    "root tag {} is not defined; add it to the elements",
+                    quoted(&root_tag_name)
+                ),
             ));
         };
         for element in &elements {
@@ -88,11 +99,14 @@ impl MeshSchema {
                 return Err(SchemaError::at(
                     format!("{property}/{list}/{position}/$ref"),
                     format!(
-                        "child tag {:?} is not defined; add it to the elements",
-                        children.tags[position]
+                        "child tag {} is not defined; add it to the elements",
+                        quoted(&children.tags[position])
                     ),
                 ));
             }
+        }
+        for element in &mut elements {
+            element.index();
         }
         Ok(Self {
             inner: Arc::new(Inner {
@@ -126,6 +140,9 @@ pub struct ElementType {
     tag: String,
     description: Option<String>,
     properties: Vec<ElementProperty>,
+    by_name: ByName,
+    // Where the list of children is among the properties, once they are indexed.
+    list: Option<usize>,
 }
 
 impl ElementType {
@@ -135,6 +152,8 @@ impl ElementType {
             tag: tag.into(),
             description: None,
             properties: Vec::new(),
+            by_name: ByName::default(),
+            list: None,
         }
     }
 
@@ -149,6 +168,8 @@ impl ElementType {
     #[must_use]
     pub fn property(mut self, property: impl Into<ElementProperty>) -> Self {
         self.properties.push(property.into());
+        self.by_name = ByName::default();
+        self.list = None;
         self
     }
 
@@ -169,18 +190,46 @@ impl ElementType {
 
     /// The attribute with this name.
     pub fn value_property(&self, name: &str) -> Option<&ValueProperty> {
-        self.properties.iter().find_map(|property| match property {
-            ElementProperty::Value(value) if value.name == name => Some(value),
-            _ => None,
+        let found = self
+            .by_name
+            .find(&self.properties, name, ElementProperty::name);
+        found.and_then(|property| match property {
+            ElementProperty::Value(value) => Some(value),
+            ElementProperty::Child(_) => None,
         })
+    }
+
+    /// Which of the properties has this name.
+    pub(crate) fn place_of(&self, name: &str) -> Option<usize> {
+        self.by_name
+            .place_of(&self.properties, name, ElementProperty::name)
     }
 
     /// The property that holds the children.
     pub fn child_property(&self) -> Option<&ChildProperty> {
-        self.properties.iter().find_map(|property| match property {
+        let mut properties = match self.list {
+            Some(at) => &self.properties[at..],
+            None => &self.properties,
+        }
+        .iter();
+        properties.find_map(|property| match property {
             ElementProperty::Child(children) => Some(children),
             ElementProperty::Value(_) => None,
         })
+    }
+
+    /// Indexes what it holds, which stays as it is from now on.
+    fn index(&mut self) {
+        let is_list = |property: &ElementProperty| matches!(property, ElementProperty::Child(_));
+        self.list = self.properties.iter().position(is_list);
+        // Without one there is nothing to look for.
+        self.list.get_or_insert(self.properties.len());
+        self.by_name = ByName::new(&self.properties, ElementProperty::name);
+        for property in &mut self.properties {
+            if let ElementProperty::Child(children) = property {
+                children.by_tag = ByName::new(&children.tags, String::as_str);
+            }
+        }
     }
 
     fn check(&self) -> Result<(), SchemaError> {
@@ -197,7 +246,10 @@ impl ElementType {
             if !names.insert(name) {
                 return Err(SchemaError::at(
                     self.property_pointer(name),
-                    format!("property {name:?} is defined twice; keep one definition"),
+                    format!(
+                        "property {} is defined twice; keep one definition",
+                        quoted(name)
+                    ),
                 ));
             }
             let is_child = matches!(property, ElementProperty::Child(_));
@@ -266,6 +318,7 @@ pub struct ChildProperty {
     tags: Vec<String>,
     description: Option<String>,
     ordered: bool,
+    by_tag: ByName,
 }
 
 impl ChildProperty {
@@ -279,6 +332,7 @@ impl ChildProperty {
             tags: tags.into_iter().map(Into::into).collect(),
             description: None,
             ordered: false,
+            by_tag: ByName::default(),
         }
     }
 
@@ -321,7 +375,27 @@ impl ChildProperty {
 
     /// Whether children with this tag may appear.
     pub fn allows(&self, tag: &str) -> bool {
-        self.tags.iter().any(|allowed| allowed == tag)
+        self.by_tag.find(&self.tags, tag, String::as_str).is_some()
+    }
+
+    /// What it may hold, for people.
+    pub(crate) fn expectation(&self) -> impl fmt::Display {
+        TagsOf(self)
+    }
+}
+
+struct TagsOf<'a>(&'a ChildProperty);
+
+impl fmt::Display for TagsOf<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.tags.is_empty() {
+            return formatter.write_str("no children");
+        }
+        write!(
+            formatter,
+            "one of the tags {}",
+            Names(&self.0.tags, String::as_str)
+        )
     }
 }
 
@@ -408,17 +482,34 @@ impl ValueProperty {
     }
 
     /// What it may hold, for people.
-    pub(crate) fn expectation(&self) -> String {
-        if let Some(variants) = &self.variants {
-            let list: Vec<String> = variants.iter().map(ToString::to_string).collect();
-            return format!("one of {}", list.join(", "));
+    pub(crate) fn expectation(&self) -> impl fmt::Display {
+        ValuesOf(self)
+    }
+}
+
+struct ValuesOf<'a>(&'a ValueProperty);
+
+impl fmt::Display for ValuesOf<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ValueProperty {
+            variants,
+            value_type,
+            required,
+            ..
+        } = self.0;
+        if let Some(variants) = variants {
+            formatter.write_str("one of ")?;
+            for (index, variant) in variants.iter().enumerate() {
+                let before = if index > 0 { ", " } else { "" };
+                write!(formatter, "{before}{variant}")?;
+            }
+            return Ok(());
         }
-        let name = self.value_type.name();
-        if self.required || self.value_type == SimpleValue::Null {
-            name.to_owned()
-        } else {
-            format!("{name} or null")
+        formatter.write_str(value_type.name())?;
+        if *required || *value_type == SimpleValue::Null {
+            return Ok(());
         }
+        formatter.write_str(" or null")
     }
 }
 

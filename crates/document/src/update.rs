@@ -1,5 +1,7 @@
 //! Yjs v1 updates as bytes: what they hold, whether they are sound, how they are merged.
 
+pub(crate) mod fit;
+pub(crate) mod json;
 pub(crate) mod reader;
 pub(crate) mod scan;
 pub(crate) mod writer;
@@ -10,6 +12,8 @@ use thiserror::Error;
 
 use self::reader::Reader;
 use self::scan::Scan;
+
+pub use self::fit::{Fitted, fit_update};
 
 /// What an inbound update is, relative to one document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +26,31 @@ pub enum UpdateKind {
     New,
     /// Some of it builds on operations that the document does not have.
     Gap,
+    /// It names an operation that the document knows by that name as another one. Two replicas edit with one
+    /// client id, or somebody pretends to be somebody else.
+    Conflict,
+}
+
+/// What an update would do to a document, found out without doing it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Inspection {
+    /// What it is.
+    pub kind: UpdateKind,
+    /// The first operation that conflicts, by client id and clock.
+    pub conflict: Option<(u64, u64)>,
+    /// The client ids under which it brings operations that are not here, or deletes some that are not here.
+    pub authors: Vec<u64>,
+    /// The client id if all that it brings are operations of one client that follow those which are here: what
+    /// an editor sends that writes with this id.
+    pub writer: Option<u64>,
+    /// How many operations it shows alive that are deleted here. What they hold can't be compared.
+    pub erased: u64,
+    /// How many halves of characters it has as U+FFFD that are whole here, or the other way around. Yjs writes them so, joins
+    /// them in memory, and loses with a first half what stands behind it.
+    pub halves: u64,
+    /// About how many bytes of memory the part of it would take that has to wait.
+    pub waiting: usize,
 }
 
 /// What applying an update did.
@@ -76,6 +105,14 @@ pub fn merge_updates(updates: &[&[u8]]) -> Result<Vec<u8>, DecodeError> {
         deletes.extend(scan.deletes);
     }
     writer::update(structs, deletes, |_| 0)
+}
+
+/// Whether bytes are a v1 state vector.
+///
+/// # Errors
+/// [`DecodeError`] if they are not.
+pub fn check_state_vector(bytes: &[u8]) -> Result<(), DecodeError> {
+    read_state_vector(bytes).map(drop)
 }
 
 /// Reads a v1 state vector; its clocks by client.

@@ -5,10 +5,11 @@ use std::ops::Range;
 
 use super::MeshDocument;
 use super::event::Origin;
-use super::pending::{Plan, Woken};
-use crate::engine::{Limit, Transaction};
-use crate::update::scan::{IdRange, Scan, Struct};
-use crate::update::{self, Applied, DecodeError, UpdateKind, writer};
+use super::pending::{Plan, Woken, cost_of};
+use super::ranges::Ranges;
+use crate::engine::{Comparison, Limit, Transaction};
+use crate::update::scan::{Content, Id, IdRange, Scan, Struct};
+use crate::update::{self, Applied, DecodeError, Inspection, UpdateKind, writer};
 
 impl MeshDocument {
     /// What an update is to this document, which stays as it is.
@@ -16,19 +17,146 @@ impl MeshDocument {
     /// # Errors
     /// [`DecodeError`] if it is malformed.
     pub fn classify(&self, update: &[u8]) -> Result<UpdateKind, DecodeError> {
+        self.inspect(update).map(|inspection| inspection.kind)
+    }
+
+    /// The same, and whose operations it brings.
+    ///
+    /// Operations that are known already are compared by where they stand and what they hold, as far as neither
+    /// side has deleted it.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if it is malformed, or has more operations without content than
+    /// [`Limits::blank_operations`](super::Limits::blank_operations).
+    pub fn inspect(&self, update: &[u8]) -> Result<Inspection, DecodeError> {
         let scan = Scan::read_within(update, &self.limits)?;
+        let mut inspection = Inspection {
+            kind: UpdateKind::New,
+            conflict: None,
+            authors: Vec::new(),
+            writer: None,
+            erased: 0,
+            halves: 0,
+            waiting: 0,
+        };
         if scan.is_empty() {
-            return Ok(UpdateKind::Empty);
+            inspection.kind = UpdateKind::Empty;
+            return Ok(inspection);
+        }
+        if self.is_plain(&scan) {
+            let client = scan.structs[0].id.client;
+            inspection.authors.push(client);
+            inspection.writer = Some(client);
+            if is_blank(&scan.structs[0]) {
+                self.check_blank(&scan)?;
+            }
+            return Ok(inspection);
+        }
+        self.compare(&scan, &mut inspection);
+        if inspection.conflict.is_some() {
+            inspection.kind = UpdateKind::Conflict;
+            return Ok(inspection);
         }
         if self.contains(&scan) {
-            return Ok(UpdateKind::Contained);
+            inspection.kind = UpdateKind::Contained;
+            return Ok(inspection);
         }
+        self.check_blank(&scan)?;
+        inspection.authors = self.authors_of(&scan);
         let plan = Plan::new(&self.engine, &scan);
         let beyond = |range: &IdRange| range.end > plan.progress.clock(&self.engine, range.client);
         if !plan.blocked.is_empty() || scan.deletes.iter().any(beyond) {
-            return Ok(UpdateKind::Gap);
+            inspection.kind = UpdateKind::Gap;
+            let blocked = plan.blocked.iter().map(|&index| &scan.structs[index]);
+            let blocked: Vec<&Struct<'_>> = blocked.collect();
+            let later = scan.deletes.iter().filter(|&range| beyond(range)).count();
+            inspection.waiting = cost_of(&blocked, later);
+        } else if let [client] = inspection.authors[..] {
+            let is_next = |one: &Struct<'_>| {
+                one.id.client == client && one.id.clock >= self.engine.clock(client)
+            };
+            inspection.writer = scan.structs.iter().all(is_next).then_some(client);
         }
-        Ok(UpdateKind::New)
+        Ok(inspection)
+    }
+
+    /// Compares what is known of an update.
+    fn compare(&self, scan: &Scan<'_>, inspection: &mut Inspection) {
+        let Comparison {
+            conflict,
+            erased,
+            halves,
+        } = self.engine.compare(&scan.structs);
+        let mut waiting = Comparison::default();
+        if !self.pending.is_empty() {
+            self.pending.compare(&scan.structs, &mut waiting);
+        }
+        let conflict = conflict.or(waiting.conflict);
+        if !erased.is_empty() || !halves.is_empty() {
+            let mut deleted: BTreeMap<u64, Ranges> = BTreeMap::new();
+            for range in &scan.deletes {
+                let ranges = deleted.entry(range.client).or_default();
+                ranges.insert(range.start, range.end);
+            }
+            let alive = |ranges: &[IdRange]| {
+                let alive = ranges.iter().map(|range| {
+                    let covered = deleted.get(&range.client);
+                    let covered = covered.map_or(0, |ranges| ranges.count(range.start, range.end));
+                    u64::from(range.end - range.start - covered)
+                });
+                alive.sum()
+            };
+            inspection.erased = alive(&erased);
+            inspection.halves = alive(&halves);
+        }
+        inspection.conflict = conflict.map(|id| (id.client, id.clock.into()));
+    }
+
+    /// The clients of which an update has, or deletes, operations that are not here.
+    fn authors_of(&self, scan: &Scan<'_>) -> Vec<u64> {
+        let is_new = |client: u64, end: u32| end > self.engine.clock(client);
+        let structs = scan.structs.iter().map(|one| (one.id.client, one.end()));
+        let deletes = scan.deletes.iter().map(|range| (range.client, range.end));
+        let new = structs
+            .chain(deletes)
+            .filter(|&(client, end)| is_new(client, end));
+        let clients: BTreeSet<u64> = new.map(|(client, _)| client).collect();
+        clients.into_iter().collect()
+    }
+
+    /// Whether an update reaches no further beyond what is known than its content and what is allowed without:
+    /// collected and deleted operations, holes, deletions of what never came.
+    fn check_blank(&self, scan: &Scan<'_>) -> Result<(), DecodeError> {
+        let mut reach: BTreeMap<u64, (u32, u32)> = BTreeMap::new();
+        let mut note = |client: u64, start: u32, end: u32, has_content: bool| {
+            let known = self.engine.clock(client);
+            if end <= known {
+                return;
+            }
+            let (furthest, held) = reach.entry(client).or_insert((known, 0));
+            *furthest = end.max(*furthest);
+            if has_content {
+                *held += end - start.max(known);
+            }
+        };
+        for one in &scan.structs {
+            let is_blank = is_blank(one);
+            note(one.id.client, one.id.clock, one.end(), !is_blank);
+        }
+        for range in &scan.deletes {
+            note(range.client, range.start, range.end, false);
+        }
+        let blank = reach.into_iter().map(|(client, (furthest, held))| {
+            u64::from(furthest - self.engine.clock(client)).saturating_sub(held.into())
+        });
+        let limit = self.limits.blank_operations;
+        if blank.sum::<u64>() > limit as u64 {
+            return Err(DecodeError::TooLarge {
+                what: "the number of operations without content in one update",
+                limit,
+            });
+        }
+        Ok(())
     }
 
     /// Applies an update, and what had waited for it.
@@ -40,9 +168,11 @@ impl MeshDocument {
         if scan.is_empty() || self.contains(&scan) {
             return Ok(Applied::default());
         }
+        self.check_clients(&scan)?;
         let operations = self.operations_beyond(&scan);
         let mut applied = if self.is_plain(&scan) {
-            self.take_up(&[&scan.structs[0]], &[])?;
+            let mut steps = self.limits.steps_for(update.len());
+            self.take_up(&[&scan.structs[0]], &[], &mut steps)?;
             Applied {
                 visible: Some(update.to_vec()),
                 ..Applied::default()
@@ -87,6 +217,11 @@ impl MeshDocument {
         self.pending.encode()
     }
 
+    /// About how much memory is taken by what waits for missing operations.
+    pub fn pending_bytes(&self) -> usize {
+        self.pending.bytes()
+    }
+
     /// What a replica with this state vector (v1) lacks, as one v1 update. The vector may be ahead.
     ///
     /// # Errors
@@ -99,6 +234,56 @@ impl MeshDocument {
             .encode(|client| clocks.get(&client).copied().unwrap_or_default()))
     }
 
+    /// How many operations a replica with this state vector (v1) has that are not here.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if the vector is malformed.
+    pub fn count_missing(&self, state_vector: &[u8]) -> Result<u64, DecodeError> {
+        let clocks = update::read_state_vector(state_vector)?;
+        let missing = clocks
+            .into_iter()
+            .map(|(client, clock)| u64::from(clock.saturating_sub(self.engine.clock(client))));
+        Ok(missing.sum())
+    }
+
+    /// Whether a replica with this state vector (v1) that applied these updates has all that is here, deletions
+    /// included.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if one of them is malformed.
+    pub fn is_covered_by(
+        &self,
+        state_vector: &[u8],
+        updates: &[&[u8]],
+    ) -> Result<bool, DecodeError> {
+        let mut clocks: BTreeMap<u64, u32> = BTreeMap::new();
+        for (client, clock) in update::read_state_vector(state_vector)? {
+            clocks.insert(client, clock);
+        }
+        let mut deleted: BTreeMap<u64, Ranges> = BTreeMap::new();
+        for update in updates.iter().filter(|update| !update.is_empty()) {
+            let scan = Scan::read(update)?;
+            for one in &scan.structs {
+                let clock = clocks.entry(one.id.client).or_default();
+                if one.id.clock <= *clock {
+                    *clock = one.end().max(*clock);
+                }
+            }
+            for range in scan.deletes {
+                let ranges = deleted.entry(range.client).or_default();
+                ranges.insert(range.start, range.end);
+            }
+        }
+        let mut known = self.engine.clocks();
+        let has_all = known.all(|(client, clock)| clocks.get(&client) >= Some(&clock));
+        let is_deleted = |range: &IdRange| {
+            let ranges = deleted.get(&range.client);
+            ranges.map_or(0, |ranges| ranges.count(range.start, range.end))
+                == range.end - range.start
+        };
+        Ok(has_all && self.engine.all_deleted().iter().all(is_deleted))
+    }
+
     fn contains(&self, scan: &Scan<'_>) -> bool {
         let is_known = |one: &Struct<'_>| one.end() <= self.engine.clock(one.id.client);
         scan.structs.iter().all(is_known)
@@ -106,6 +291,26 @@ impl MeshDocument {
                 .deletes
                 .iter()
                 .all(|&range| self.engine.is_deleted(range))
+    }
+
+    /// Whether the document takes so many clients that it has nothing of.
+    fn check_clients(&self, scan: &Scan<'_>) -> Result<(), DecodeError> {
+        let groups = scan.structs.chunk_by(|a, b| a.id.client == b.id.client);
+        let is_new = |group: &&[Struct<'_>]| self.engine.clock(group[0].id.client) == 0;
+        let new = groups.filter(is_new).count();
+        if new > self.limits.new_clients {
+            return Err(DecodeError::TooLarge {
+                what: "the number of new client ids in one update",
+                limit: self.limits.new_clients,
+            });
+        }
+        if new > 0 && self.engine.client_count() + new > self.limits.clients {
+            return Err(DecodeError::TooLarge {
+                what: "the number of client ids in one document",
+                limit: self.limits.clients,
+            });
+        }
+        Ok(())
     }
 
     /// The runs of operations that are not here.
@@ -132,7 +337,7 @@ impl MeshDocument {
         let [one] = &scan.structs[..] else {
             return false;
         };
-        let is_known = |id: update::scan::Id| id.clock < self.engine.clock(id.client);
+        let is_known = |id: Id| id.clock < self.engine.clock(id.client);
         !scan.has_filler
             && scan.deletes.is_empty()
             && self.pending.is_empty()
@@ -170,8 +375,9 @@ impl MeshDocument {
                 .iter()
                 .all(|one| one.id.clock >= self.engine.clock(one.id.client))
             && deletes == scan.deletes;
+        let mut steps = self.limits.steps_for(update.len());
         if is_whole {
-            self.take_up(&own, &deletes)?;
+            self.take_up(&own, &deletes, &mut steps)?;
             return Ok(Applied {
                 visible: Some(update.to_vec()),
                 ..Applied::default()
@@ -180,7 +386,7 @@ impl MeshDocument {
 
         let mut news = News::default();
         news.note(self, &own, &deletes);
-        self.take_up(&own, &deletes)?;
+        self.take_up(&own, &deletes, &mut steps)?;
         let mut gap = !blocked.is_empty() || !later.is_empty();
         let mut changed: BTreeSet<u64> = own.iter().map(|one| one.id.client).collect();
         for one in blocked {
@@ -190,7 +396,7 @@ impl MeshDocument {
         for range in later {
             self.pending.add_delete(range);
         }
-        let (woken, refused) = self.wake(&mut news, changed);
+        let (woken, refused) = self.wake(&mut news, changed, &mut steps);
         gap &= !self.pending.is_empty();
         let mut structs: Vec<Struct<'_>> = own.into_iter().cloned().collect();
         structs.extend(woken.iter().filter_map(|one| one.read().ok()));
@@ -208,32 +414,56 @@ impl MeshDocument {
         &mut self,
         news: &mut News,
         changed: BTreeSet<u64>,
+        steps: &mut usize,
     ) -> (Vec<Woken>, Option<DecodeError>) {
         let (mut taken, mut refused) = (Vec::new(), None);
         let mut progress = super::pending::Progress::default();
-        let woken = self.pending.wake(&self.engine, &mut progress, changed);
+        let mut changed = changed;
+        let kept = self.pending.take_kept();
+        let is_tried = !kept.is_empty();
+        changed.extend(kept);
+        let mut is_kept = false;
+        let woken = self
+            .pending
+            .wake(&self.engine, &mut progress, changed.iter().copied());
         for one in woken {
             let Ok(found) = one.read() else {
                 continue;
             };
-            // What it builds on may have been given up.
-            let is_known = |id: update::scan::Id| id.clock < self.engine.clock(id.client);
+            changed.insert(one.id.client);
+            // What it builds on may have been given up, or have to wait again.
+            let is_known = |id: Id| id.clock < self.engine.clock(id.client);
             if found.id.clock > self.engine.clock(found.id.client)
                 || !found.dependencies().all(is_known)
             {
+                if is_kept {
+                    self.pending.keep(&found);
+                }
                 continue;
             }
             news.note(self, &[&found], &[]);
-            match self.take_up(&[&found], &[]) {
+            *steps = steps.saturating_add(found.bytes.len() * 4);
+            match self.take_up(&[&found], &[], steps) {
                 Ok(()) => taken.push(one),
+                // The server acknowledged it as waiting, so it stays; the next update brings new steps.
+                Err(DecodeError::TooLarge { .. }) => {
+                    self.pending.keep(&found);
+                    is_kept = true;
+                }
                 Err(error) => refused = Some(error),
             }
         }
-        let reached: Vec<(u64, u32)> = self.pending.clients_to_delete(&self.engine);
-        for (client, clock) in reached {
-            let deletes = self.pending.wake_deletes(client, clock);
+        if is_tried || is_kept {
+            self.pending.note_try(!taken.is_empty());
+        }
+        // Nobody else's operations have come.
+        for client in changed {
+            let deletes = self.pending.wake_deletes(client, self.engine.clock(client));
+            if deletes.is_empty() {
+                continue;
+            }
             news.note(self, &[], &deletes);
-            let done = self.take_up(&[], &deletes);
+            let done = self.take_up(&[], &deletes, &mut 0);
             debug_assert!(done.is_ok(), "to delete what is known always succeeds");
         }
         (taken, refused)
@@ -242,20 +472,23 @@ impl MeshDocument {
     /// Takes up operations and deletions for which all is there that they need.
     ///
     /// # Errors
-    /// If one of the operations has no place to go to; the document is as it was.
+    /// If one of the operations has no place to go to, or finding it takes more than `steps`, of which the
+    /// rest is left; the document is as it was.
     pub(super) fn take_up(
         &mut self,
         structs: &[&Struct<'_>],
         deletes: &[IdRange],
+        steps: &mut usize,
     ) -> Result<(), DecodeError> {
         let limit = Limit {
             depth: u32::try_from(self.limits.depth).unwrap_or(u32::MAX),
             nodes: self.limits.elements,
             new_nodes: self.limits.elements.saturating_sub(self.ids.live()),
+            all_steps: self.limits.conflict_steps,
         };
         let mut transaction = Transaction::default();
         self.engine
-            .apply(structs, deletes, limit, &mut transaction)?;
+            .apply(structs, deletes, limit, steps, &mut transaction)?;
         self.settle(&transaction);
         self.engine.finish(transaction);
         Ok(())
@@ -265,8 +498,14 @@ impl MeshDocument {
     pub(super) fn take_up_own(&mut self, update: &[u8]) -> Result<(), DecodeError> {
         let scan = Scan::read(update)?;
         let structs: Vec<&Struct<'_>> = scan.structs.iter().collect();
-        self.take_up(&structs, &scan.deletes)
+        let mut steps = usize::MAX;
+        self.take_up(&structs, &scan.deletes, &mut steps)
     }
+}
+
+/// Whether operations came without what they held.
+fn is_blank(one: &Struct<'_>) -> bool {
+    matches!(one.content, Content::Collected | Content::Deleted)
 }
 
 /// What an update, and what it woke, adds to what was known before.

@@ -51,6 +51,6 @@ impl MeshDocument {
             a = self.engine.node(a).parent;
             b = self.engine.node(b).parent;
         }
-        self.index_in_parent(a) < self.index_in_parent(b)
+        self.engine.stands_before(a, b)
     }
 }

@@ -1,9 +1,12 @@
 //! Checks a list of edits before any is applied, each against what those before it will have done.
 
+mod text;
+
 use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
+use self::text::DraftText;
 use super::MeshDocument;
 use super::edit::{Edit, EditError, Position, Target, TextPosition};
 use crate::schema::{ElementType, ID_ATTRIBUTE, TEXT_TAG, Violation};
@@ -15,7 +18,7 @@ pub(super) struct Draft<'a> {
     deleted: HashSet<String>,
     moved: HashMap<String, Target>,
     children: HashMap<Target, isize>,
-    texts: HashMap<String, String>,
+    texts: HashMap<String, DraftText>,
     // Whether a text is edited once at most, so that its places need no copy of it.
     is_single: bool,
 }
@@ -23,7 +26,7 @@ pub(super) struct Draft<'a> {
 struct Created {
     tag: String,
     parent: Target,
-    text: String,
+    text: DraftText,
     children: isize,
     depth: usize,
 }
@@ -52,7 +55,7 @@ impl<'a> Draft<'a> {
         for edit in edits {
             if let Edit::ApplyDelta { id, delta } = edit {
                 // What it retains must be there, even if nothing is done to it.
-                let length = self.text(id)?.chars().map(char::len_utf16).sum();
+                let length = self.text(id)?.units();
                 super::delta::check_reach(delta, length)?;
                 for edit in super::delta::edits(id, delta)? {
                     checked.push(self.check_one(&edit, next_id)?);
@@ -100,12 +103,9 @@ impl<'a> Draft<'a> {
                 let around = self.element_type(parent)?;
                 let allowed = around.child_property();
                 if !allowed.is_some_and(|children| children.allows(&tag)) {
-                    let violation = Violation::new(
-                        String::new(),
-                        format!("a child that {:?} may have", around.tag()),
-                        format!("{tag:?}"),
-                    );
-                    return Err(EditError::Invalid(vec![violation]));
+                    let expected = format_args!("a child that {:?} may have", around.tag());
+                    let violation = Violation::new("", expected, format_args!("{tag:?}"));
+                    return Err(EditError::Invalid(violation.into()));
                 }
                 let mut above = parent.clone();
                 while let Target::Id(ancestor) = above {
@@ -146,19 +146,14 @@ impl<'a> Draft<'a> {
                 }
             }
             Edit::DeleteText { id, from, to } => {
-                let text = self.text(id)?;
-                let range = text_range(text, *from, *to)?;
-                text.replace_range(range, "");
+                self.text(id)?.delete(*from, *to)?;
             }
             Edit::FormatText { id, from, to, .. } => {
-                let text = self.text(id)?;
-                text_range(text, *from, *to)?;
+                self.text(id)?.check(*from, *to)?;
             }
             Edit::InsertText { id, at, .. } if self.is_single => self.check_place(id, *at)?,
             Edit::InsertText { id, at, text, .. } => {
-                let content = self.text(id)?;
-                let at = byte_offset(content, *at)?;
-                content.insert_str(at, text);
+                self.text(id)?.insert(*at, text)?;
             }
         }
         Ok(edit)
@@ -195,8 +190,8 @@ impl<'a> Draft<'a> {
             let children = property.and_then(|property| content.get_mut(property.name()));
             let children = children.and_then(Value::as_array_mut);
             let text = match &children {
-                Some(children) if tag == TEXT_TAG => plain_text(children),
-                _ => String::new(),
+                Some(children) if tag == TEXT_TAG => DraftText::new(&plain_text(children)),
+                _ => DraftText::default(),
             };
             let count = children.as_ref().map_or(0, |children| children.len());
             let created = Created {
@@ -307,9 +302,9 @@ impl<'a> Draft<'a> {
     fn element_type(&self, target: &Target) -> Result<&'a ElementType, EditError> {
         let tag = self.tag(target)?;
         self.document.schema.element(&tag).ok_or_else(|| {
-            let found = format!("{tag:?}");
-            let violation = Violation::new(String::new(), "an element of the schema", found);
-            EditError::Invalid(vec![violation])
+            let found = format_args!("{tag:?}");
+            let violation = Violation::new("", "an element of the schema", found);
+            EditError::Invalid(violation.into())
         })
     }
 
@@ -400,7 +395,7 @@ impl<'a> Draft<'a> {
             .ok_or(EditError::Position { position, length })
     }
 
-    fn text(&mut self, id: &str) -> Result<&mut String, EditError> {
+    fn text(&mut self, id: &str) -> Result<&mut DraftText, EditError> {
         if self.tag(&Target::Id(id.to_owned()))? != TEXT_TAG {
             return Err(EditError::NotText(id.to_owned()));
         }
@@ -410,7 +405,8 @@ impl<'a> Draft<'a> {
         if !self.texts.contains_key(id) {
             let text = self.document.node(id).and_then(|element| element.text());
             let text = text.ok_or_else(|| EditError::NotText(id.to_owned()))?;
-            self.texts.insert(id.to_owned(), text.to_plain());
+            self.texts
+                .insert(id.to_owned(), DraftText::new(&text.to_plain()));
         }
         let text = self.texts.get_mut(id);
         text.ok_or_else(|| EditError::NotFound(id.to_owned()))
@@ -426,41 +422,8 @@ fn plain_text(children: &[Value]) -> String {
     runs.collect()
 }
 
-fn text_range(
-    text: &str,
-    from: TextPosition,
-    to: TextPosition,
-) -> Result<std::ops::Range<usize>, EditError> {
-    let (start, end) = (byte_offset(text, from)?, byte_offset(text, to)?);
-    if start > end {
-        return Err(reversed(from, to));
-    }
-    Ok(start..end)
-}
-
 fn reversed(from: TextPosition, to: TextPosition) -> EditError {
     let (TextPosition::Scalars(position) | TextPosition::Utf16(position)) = from;
     let (TextPosition::Scalars(length) | TextPosition::Utf16(length)) = to;
     EditError::Position { position, length }
-}
-
-fn byte_offset(text: &str, position: TextPosition) -> Result<usize, EditError> {
-    let (wanted, unit): (usize, fn(char) -> usize) = match position {
-        TextPosition::Scalars(position) => (position, |_| 1),
-        TextPosition::Utf16(position) => (position, char::len_utf16),
-    };
-    let mut passed = 0;
-    for (offset, character) in text.char_indices() {
-        if passed == wanted {
-            return Ok(offset);
-        }
-        passed += unit(character);
-    }
-    if passed == wanted {
-        return Ok(text.len());
-    }
-    Err(EditError::Position {
-        position: wanted,
-        length: passed,
-    })
 }

@@ -1,5 +1,7 @@
 //! Edits as data: checked against the schema first, then applied as one transaction.
 
+use std::iter::Peekable;
+
 use serde_json::{Map, Value};
 use thiserror::Error;
 
@@ -11,7 +13,7 @@ use super::patch::PatchStep;
 use crate::engine::{
     ItemIndex, NodeIndex, ROOT, ROOT_ATTRIBUTES, ROOT_ATTRIBUTES_NODE, ROOT_NODE, TextChanges,
 };
-use crate::schema::Violation;
+use crate::schema::{Violations, quoted};
 use crate::update::scan::{Id, IdRange};
 use crate::update::writer::{self, Builder, Place};
 
@@ -141,7 +143,7 @@ pub enum TextPosition {
 #[non_exhaustive]
 pub enum EditError {
     /// There is an element with this `$id` already.
-    #[error("an element with $id {0:?} exists already; choose another one, or edit that one")]
+    #[error("an element with $id {} exists already; choose another one, or edit that one", quoted(.0))]
     Duplicate(String),
     /// The document, or a part of it, would become larger than it may.
     #[error("too large: {what} is limited to {limit}")]
@@ -160,13 +162,13 @@ pub enum EditError {
         reason: &'static str,
     },
     /// The schema forbids it.
-    #[error("the schema does not allow this: {}", super::insert::list(.0))]
-    Invalid(Vec<Violation>),
+    #[error("the schema does not allow this: {0}")]
+    Invalid(Violations),
     /// There is no such element.
-    #[error("no element has $id {0:?}; it may have been deleted")]
+    #[error("no element has $id {}; it may have been deleted", quoted(.0))]
     NotFound(String),
     /// The element holds no rich text.
-    #[error("element {0:?} is no text element; edit its attributes or children instead")]
+    #[error("element {} is no text element; edit its attributes or children instead", quoted(.0))]
     NotText(String),
     /// The place is outside of the list or text, or inside of a character.
     #[error("position {position} is no place between 0 and {length}")]
@@ -177,7 +179,7 @@ pub enum EditError {
         length: usize,
     },
     /// An element can't be moved into itself.
-    #[error("element {0:?} can't be moved into itself")]
+    #[error("element {} can't be moved into itself", quoted(.0))]
     Cycle(String),
 }
 
@@ -268,18 +270,56 @@ impl MeshDocument {
         }
     }
 
-    /// Applies edits that were checked; the update of each that did something.
+    /// Applies edits that were checked; the update of each that did something. Neighbours that are deleted one after the
+    /// other are one deletion, at one place.
     pub(super) fn apply_edits_in_steps(&mut self, edits: Vec<Edit>) -> Vec<PatchStep> {
-        let mut steps = Vec::with_capacity(edits.len());
-        for edit in edits {
+        let mut steps = Vec::new();
+        let mut edits = edits.into_iter().peekable();
+        while let Some(edit) = edits.next() {
             let start = self.engine.clock(self.client_id);
-            self.note_inverse(&edit);
-            let update = self.apply_edit(edit);
-            self.end_inverse();
+            // What can be undone is noted one by one.
+            let update = match &edit {
+                Edit::Delete { id } if self.undo.is_none() => self.delete_run(id, &mut edits),
+                _ => self.apply_noted(edit),
+            };
             let operations = start.into()..self.engine.clock(self.client_id).into();
             steps.extend(update.map(|update| PatchStep { update, operations }));
         }
         steps
+    }
+
+    /// Applies an edit, and notes how it is taken back if it does something.
+    fn apply_noted(&mut self, edit: Edit) -> Option<Vec<u8>> {
+        let noted = self.noted();
+        self.note_inverse(&edit);
+        let update = self.apply_edit(edit);
+        if update.is_none() {
+            self.forget_noted(noted);
+        }
+        self.end_inverse();
+        update
+    }
+
+    /// Deletes an element, and with it those behind it as far as the edits that follow delete them.
+    fn delete_run(
+        &mut self,
+        id: &str,
+        edits: &mut Peekable<impl Iterator<Item = Edit>>,
+    ) -> Option<Vec<u8>> {
+        let first = self.node(id)?.index;
+        let parent = self.engine.node(first).parent;
+        let mut ranges = vec![self.range_of(first)];
+        let mut index = self.index_in_parent(first);
+        while let Some(Edit::Delete { id }) = edits.peek()
+            && let Some(next) = self.node(id).map(|element| element.index)
+            && self.engine.node(next).parent == parent
+            && self.index_in_parent(next) == index + 1
+        {
+            ranges.push(self.range_of(next));
+            index += 1;
+            edits.next();
+        }
+        self.delete_ranges(&ranges)
     }
 
     fn apply_edit(&mut self, edit: Edit) -> Option<Vec<u8>> {
@@ -346,12 +386,18 @@ impl MeshDocument {
     }
 
     pub(super) fn delete_node(&mut self, index: NodeIndex) -> Option<Vec<u8>> {
+        let range = self.range_of(index);
+        self.delete_ranges(&[range])
+    }
+
+    /// The operation that made a node.
+    fn range_of(&self, index: NodeIndex) -> IdRange {
         let Id { client, clock } = self.engine.node_id(index);
-        self.delete_ranges(&[IdRange {
+        IdRange {
             client,
             start: clock,
             end: clock + 1,
-        }])
+        }
     }
 
     pub(super) fn delete_ranges(&mut self, ranges: &[IdRange]) -> Option<Vec<u8>> {
@@ -359,7 +405,7 @@ impl MeshDocument {
             return None;
         }
         let update = writer::update(Vec::new(), ranges.to_vec(), |_| 0).ok()?;
-        self.take_up(&[], ranges).ok()?;
+        self.take_up(&[], ranges, &mut 0).ok()?;
         Some(update)
     }
 
@@ -410,12 +456,7 @@ impl MeshDocument {
         let mut builder = Builder::new(self.client_id, clock);
         let first = self.child_place(parent, position);
         self.engine.copy(index, first, &mut builder);
-        let Id { client, clock } = self.engine.node_id(index);
-        let mut deletes = vec![IdRange {
-            client,
-            start: clock,
-            end: clock + 1,
-        }];
+        let mut deletes = vec![self.range_of(index)];
         let update = builder.finish_with(&mut deletes);
         self.take_up_own(&update).ok()?;
         Some(update)
@@ -503,14 +544,16 @@ impl MeshDocument {
 
     fn edit_text(&mut self, id: &str, edit: impl FnOnce(&mut TextChanges<'_>)) -> Option<Vec<u8>> {
         let text = self.text_in(self.node(id)?.index)?;
-        let mut changes = TextChanges::new(&self.engine, text, self.client_id);
+        let waypoint = self.waypoint.take();
+        let mut changes = TextChanges::new(&self.engine, text, self.client_id, waypoint);
         edit(&mut changes);
-        let (builder, mut deletes) = changes.finish();
+        let (builder, mut deletes, waypoint) = changes.finish();
         let update = builder.finish_with(&mut deletes);
         if update == [0, 0] {
             return None;
         }
         self.take_up_own(&update).ok()?;
+        self.waypoint = waypoint.and_then(|waypoint| waypoint.taken_up(&self.engine));
         Some(update)
     }
 

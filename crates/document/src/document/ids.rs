@@ -29,6 +29,13 @@ enum Claim {
 }
 
 impl Claim {
+    fn has(&self, node: NodeIndex) -> bool {
+        match self {
+            Self::One(other) => *other == node,
+            Self::Many(nodes) => nodes.contains(&node),
+        }
+    }
+
     fn any(&self) -> NodeIndex {
         match self {
             Self::One(node) => *node,
@@ -89,6 +96,19 @@ impl Ids {
         }
     }
 
+    /// All nodes with the `$id` of this one, if there are several; found without a look at the `$id`.
+    pub(super) fn namesakes(
+        &self,
+        engine: &Engine,
+        node: NodeIndex,
+    ) -> Option<&BTreeSet<NodeIndex>> {
+        let is_it = |claim: &Claim| claim.has(node);
+        match self.claims.find(engine.node(node).id_hash, is_it)? {
+            Claim::One(_) => None,
+            Claim::Many(nodes) => Some(nodes),
+        }
+    }
+
     /// Files a node under its present `$id`, and under no other one. Gives the node that had it alone
     /// before, or itself if several had.
     pub(super) fn file(&mut self, engine: &mut Engine, node: NodeIndex) -> Option<NodeIndex> {
@@ -123,10 +143,7 @@ impl Ids {
         if hash == 0 {
             return;
         }
-        let is_it = |claim: &Claim| match claim {
-            Claim::One(other) => *other == node,
-            Claim::Many(nodes) => nodes.contains(&node),
-        };
+        let is_it = |claim: &Claim| claim.has(node);
         let Ok(mut entry) = self.claims.find_entry(hash, is_it) else {
             return;
         };

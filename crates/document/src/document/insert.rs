@@ -5,7 +5,7 @@ use thiserror::Error;
 
 use super::MeshDocument;
 use crate::engine::{ROOT, ROOT_ATTRIBUTES};
-use crate::schema::{ElementType, ID_ATTRIBUTE, MeshSchema, TEXT_TAG, Violation};
+use crate::schema::{ElementType, ID_ATTRIBUTE, MeshSchema, TEXT_TAG, Violations};
 use crate::update::DecodeError;
 use crate::update::scan::Id;
 use crate::update::writer::{Builder, Place};
@@ -14,20 +14,15 @@ use crate::update::writer::{Builder, Place};
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum InsertError {
-    /// The schema forbids it; all violations are listed.
-    #[error("the schema does not allow this: {}", list(.0))]
-    Invalid(Vec<Violation>),
+    /// The schema forbids it.
+    #[error("the schema does not allow this: {0}")]
+    Invalid(Violations),
     /// The content is larger than the document may be.
     #[error("the content can't be taken up")]
     TooLarge(#[source] DecodeError),
     /// The document already has content.
     #[error("the document already has content; edit it instead")]
     NotEmpty,
-}
-
-pub(super) fn list(violations: &[Violation]) -> String {
-    let lines: Vec<String> = violations.iter().map(ToString::to_string).collect();
-    lines.join("; ")
 }
 
 impl MeshDocument {

@@ -1,5 +1,6 @@
 //! JSON Patch (RFC 6902) with JSON pointers (RFC 6901), applied as the smallest change and at its cost.
 
+mod bound;
 mod check;
 pub(super) mod overlay;
 pub(super) mod pieces;
@@ -14,7 +15,7 @@ use super::MeshDocument;
 use super::draft::Draft;
 use super::edit::{Edit, EditError};
 use super::event::Origin;
-use crate::schema::{ID_ATTRIBUTE, Violation};
+use crate::schema::{ID_ATTRIBUTE, Violations, quoted};
 
 /// How deep JSON is. That of a document is less deep; what is deeper could not be walked, not even
 /// dropped, on a small stack.
@@ -33,9 +34,9 @@ pub enum PatchError {
     /// The change can't be made.
     #[error("the patched document can't be reached")]
     Edit(#[from] EditError),
-    /// The schema forbids the patched document; all violations are listed.
-    #[error("the schema does not allow the patched document: {}", super::insert::list(.0))]
-    Invalid(Vec<Violation>),
+    /// The schema forbids the patched document.
+    #[error("the schema does not allow the patched document: {0}")]
+    Invalid(Violations),
     /// The patch, or one of its operations, is none.
     #[error("operation {index} is malformed: {reason}")]
     Malformed {
@@ -45,7 +46,7 @@ pub enum PatchError {
         reason: &'static str,
     },
     /// A pointer leads nowhere.
-    #[error("operation {index}: {pointer:?} leads nowhere in the document")]
+    #[error("operation {index}: {} leads nowhere in the document", quoted(.pointer))]
     NotFound {
         /// Which operation, counted from 0.
         index: usize,
@@ -53,7 +54,7 @@ pub enum PatchError {
         pointer: String,
     },
     /// A test found another value.
-    #[error("operation {index}: the value at {pointer:?} is another than expected")]
+    #[error("operation {index}: the value at {} is not the expected one", quoted(.pointer))]
     TestFailed {
         /// Which operation, counted from 0.
         index: usize,
@@ -111,15 +112,41 @@ impl MeshDocument {
         patch: &Value,
         next_id: &mut dyn FnMut() -> String,
     ) -> Result<PatchOutcome, PatchError> {
-        let (edits, mut changed) = self.resolve_patch(patch, next_id)?;
-        let edits = Draft::new(self).check(&edits, next_id)?;
-        let steps = self.apply_edits_in_steps(edits);
-        self.close_edit();
-        self.close_event(Origin::Local);
-        if steps.is_empty() {
-            changed.fill(false);
+        let (edits, changed) = self.check_patch_edits(patch, next_id)?;
+        Ok(self.apply_patch_edits(edits, changed))
+    }
+
+    /// The same, if the steps have no more bytes together than `most`; `None` if they may have more, and then nothing
+    /// is done. The size is bounded from what the patch brings and moves, however large the document is.
+    ///
+    /// # Errors
+    /// As [`Self::apply_patch`].
+    pub fn apply_patch_within(
+        &mut self,
+        patch: &Value,
+        most: usize,
+        next_id: &mut dyn FnMut() -> String,
+    ) -> Result<Option<PatchOutcome>, PatchError> {
+        let (edits, changed) = self.check_patch_edits(patch, next_id)?;
+        if self.most_bytes(&edits) > most {
+            return Ok(None);
         }
-        Ok(PatchOutcome { steps, changed })
+        Ok(Some(self.apply_patch_edits(edits, changed)))
+    }
+
+    /// Whether [`Self::apply_patch_within`] would apply the patch, and which of its operations would change something;
+    /// `None` as there.
+    ///
+    /// # Errors
+    /// As [`Self::apply_patch`].
+    pub fn check_patch_within(
+        &self,
+        patch: &Value,
+        most: usize,
+        next_id: &mut dyn FnMut() -> String,
+    ) -> Result<Option<Vec<bool>>, PatchError> {
+        let (edits, changed) = self.check_patch_edits(patch, next_id)?;
+        Ok((self.most_bytes(&edits) <= most).then_some(changed))
     }
 
     /// Whether [`Self::apply_patch_in_steps`] would apply the patch, and which of its operations would change
@@ -132,12 +159,32 @@ impl MeshDocument {
         patch: &Value,
         next_id: &mut dyn FnMut() -> String,
     ) -> Result<Vec<bool>, PatchError> {
+        let (_, changed) = self.check_patch_edits(patch, next_id)?;
+        Ok(changed)
+    }
+
+    /// The edits that a patch comes to, which can be made, and which of its operations change something.
+    fn check_patch_edits(
+        &self,
+        patch: &Value,
+        next_id: &mut dyn FnMut() -> String,
+    ) -> Result<(Vec<Edit>, Vec<bool>), PatchError> {
         let (edits, mut changed) = self.resolve_patch(patch, next_id)?;
         let edits = Draft::new(self).check(&edits, next_id)?;
         if edits.is_empty() {
             changed.fill(false);
         }
-        Ok(changed)
+        Ok((edits, changed))
+    }
+
+    fn apply_patch_edits(&mut self, edits: Vec<Edit>, mut changed: Vec<bool>) -> PatchOutcome {
+        let steps = self.apply_edits_in_steps(edits);
+        self.close_edit();
+        self.close_event(Origin::Local);
+        if steps.is_empty() {
+            changed.fill(false);
+        }
+        PatchOutcome { steps, changed }
     }
 
     /// The edits that a patch comes to, and which of its operations change something.

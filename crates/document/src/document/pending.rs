@@ -3,28 +3,46 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use super::ranges::Ranges;
-use crate::engine::Engine;
+use super::ranges::ClientRanges;
+use crate::engine::{Comparison, Engine, Run, compare_runs};
 use crate::update::DecodeError;
 use crate::update::scan::{self, Id, IdRange, Scan, Struct};
 use crate::update::writer;
 
-/// What a part takes beside its bytes, about.
-const PART_BYTES: usize = 64;
+/// What a struct takes beside its bytes, about: its place in the map, its own allocation, that it waits for another.
+const STRUCT_BYTES: usize = 128;
+
+/// What a range of deletions takes, about.
+const RANGE_BYTES: usize = 48;
+
+/// After how many updates at most it is tried again to take up what could not be.
+const MAX_PAUSE: u32 = 1 << 10;
 
 fn cost(bytes: &[u8]) -> usize {
-    bytes.len() + PART_BYTES
+    bytes.len() + STRUCT_BYTES
+}
+
+/// About how much memory these would take if they waited.
+pub(super) fn cost_of(structs: &[&Struct<'_>], deletes: usize) -> usize {
+    let structs = structs.iter().map(|one| cost(one.bytes));
+    structs.sum::<usize>() + deletes * RANGE_BYTES
 }
 
 /// Structs and deletions that can't be applied yet.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    clients: BTreeMap<u64, BTreeMap<u32, Waiting>>,
-    deletes: BTreeMap<u64, Ranges>,
+    // By client and clock, in one map: there may be many clients with one struct each.
+    structs: BTreeMap<(u64, u32), Waiting>,
+    deletes: ClientRanges,
     // Which client's first struct waits for which operation of another client: (that client, its
     // clock, the client that waits).
     waiters: BTreeSet<(u64, u32, u64)>,
-    // What all of it takes.
+    // The clients of what has all that it needs but could not be taken up yet, in how many updates that is tried
+    // again, and how long the pause was before.
+    kept: BTreeSet<u64>,
+    pause: u32,
+    last_pause: u32,
+    // What the structs take.
     bytes: usize,
 }
 
@@ -49,7 +67,12 @@ impl Woken {
 
 impl Pending {
     pub(super) fn is_empty(&self) -> bool {
-        self.clients.is_empty() && self.deletes.is_empty()
+        self.structs.is_empty() && self.deletes.is_empty()
+    }
+
+    /// About how much memory all of it takes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes + self.deletes.len() * RANGE_BYTES
     }
 
     /// Whether this much more may wait.
@@ -59,9 +82,8 @@ impl Pending {
         deletes: usize,
         limit: usize,
     ) -> Result<(), DecodeError> {
-        let more: usize = structs.iter().map(|one| cost(one.bytes)).sum();
-        let more = more + deletes * PART_BYTES;
-        if more > 0 && self.bytes + more > limit {
+        let more = cost_of(structs, deletes);
+        if more > 0 && self.bytes() + more > limit {
             return Err(DecodeError::TooLarge {
                 what: "the number of bytes that wait for missing operations",
                 limit,
@@ -70,22 +92,70 @@ impl Pending {
         Ok(())
     }
 
+    pub(super) fn knows(&self, client: u64) -> bool {
+        self.first(client).is_some() || self.deletes.first(client).is_some()
+    }
+
+    /// Compares structs with what waits under their names.
+    pub(super) fn compare(&self, structs: &[Struct<'_>], comparison: &mut Comparison) {
+        for group in structs.chunk_by(|a, b| a.id.client == b.id.client) {
+            let client = group[0].id.client;
+            let start = (client, group[0].id.clock);
+            let before = self.structs.range((client, 0)..start).next_back();
+            let behind = self.structs.range(start..=(client, u32::MAX));
+            let runs = before.into_iter().chain(behind);
+            let runs = runs.map(|(&(_, clock), one)| {
+                let read = scan::reread(&one.bytes, Id { client, clock });
+                let run = read.ok().as_ref().and_then(Run::of);
+                (clock..clock + one.length, run)
+            });
+            compare_runs(group, runs, comparison);
+        }
+    }
+
     pub(super) fn add(&mut self, one: &Struct<'_>) {
-        let waiting = self.clients.entry(one.id.client).or_default();
-        let known = waiting.get(&one.id.clock);
+        let key = (one.id.client, one.id.clock);
+        let known = self.structs.get(&key);
         if known.is_none_or(|known| known.length < one.length) {
-            let (length, bytes) = (one.length, one.bytes.into());
-            let known = waiting.insert(one.id.clock, Waiting { length, bytes });
-            self.bytes += cost(one.bytes);
+            let length = one.length;
+            let bytes: Box<[u8]> = match one.content {
+                // Its bytes may be those of the first of several.
+                scan::Content::Collected => writer::collected(length).into(),
+                _ => one.bytes.into(),
+            };
+            self.bytes += cost(&bytes);
+            let known = self.structs.insert(key, Waiting { length, bytes });
             self.bytes -= known.map_or(0, |known| cost(&known.bytes));
         }
     }
 
     pub(super) fn add_delete(&mut self, range: IdRange) {
-        let ranges = self.deletes.entry(range.client).or_default();
-        self.bytes -= ranges.len() * PART_BYTES;
-        ranges.insert(range.start, range.end);
-        self.bytes += ranges.len() * PART_BYTES;
+        self.deletes.insert(range.client, range.start, range.end);
+    }
+
+    /// Puts back what was woken and could not be taken up, to be woken again later.
+    pub(super) fn keep(&mut self, one: &Struct<'_>) {
+        self.add(one);
+        self.kept.insert(one.id.client);
+    }
+
+    /// The clients of what was kept, if it is time to try again.
+    pub(super) fn take_kept(&mut self) -> BTreeSet<u64> {
+        self.pause = self.pause.saturating_sub(1);
+        if self.pause > 0 {
+            return BTreeSet::new();
+        }
+        std::mem::take(&mut self.kept)
+    }
+
+    /// Notes whether something was taken up when all that waited was tried; if not, the next try comes later.
+    pub(super) fn note_try(&mut self, is_progress: bool) {
+        self.last_pause = match (self.kept.is_empty(), is_progress) {
+            (true, _) => 0,
+            (false, true) => 1,
+            (false, false) => (self.last_pause * 2).clamp(1, MAX_PAUSE),
+        };
+        self.pause = self.last_pause;
     }
 
     /// Takes out all that can be applied once `progress` is, in an order in which it can be.
@@ -103,14 +173,11 @@ impl Pending {
             self.notify(client, progress.clock(engine, client), &mut queue);
         }
         while let Some(client) = queue.pop_first() {
-            while let Some(waiting) = self.clients.get_mut(&client)
-                && let Some(first) = waiting.first_entry()
-            {
+            while let Some((&key, first)) = self.first(client) {
                 let clock = progress.clock(engine, client);
-                let start = *first.key();
-                if start + first.get().length <= clock {
-                    self.bytes -= cost(&first.remove().bytes);
-                    self.forget_if_empty(client);
+                let start = key.1;
+                if start + first.length <= clock {
+                    self.remove(key);
                     continue;
                 }
                 if start > clock {
@@ -120,9 +187,8 @@ impl Pending {
                     client,
                     clock: start,
                 };
-                let Ok(one) = scan::reread(&first.get().bytes, id) else {
-                    self.bytes -= cost(&first.remove().bytes);
-                    self.forget_if_empty(client);
+                let Ok(one) = scan::reread(&first.bytes, id) else {
+                    self.remove(key);
                     continue;
                 };
                 let missing = one
@@ -133,38 +199,17 @@ impl Pending {
                     break;
                 }
                 progress.set(client, one.end());
-                let Waiting { bytes, .. } = first.remove();
-                self.bytes -= cost(&bytes);
-                woken.push(Woken { id, bytes });
-                self.forget_if_empty(client);
+                let bytes = self.remove(key);
+                woken.extend(bytes.map(|bytes| Woken { id, bytes }));
                 self.notify(client, progress.clock(engine, client), &mut queue);
             }
         }
         woken
     }
 
-    /// The clients of which something is to be deleted that is there by now, and how far they are.
-    pub(super) fn clients_to_delete(&self, engine: &Engine) -> Vec<(u64, u32)> {
-        let clients = self.deletes.iter().filter_map(|(&client, ranges)| {
-            let clock = engine.clock(client);
-            let (first, _) = ranges.iter().next()?;
-            (first < clock).then_some((client, clock))
-        });
-        clients.collect()
-    }
-
     /// Takes out the deletions of operations below this clock.
     pub(super) fn wake_deletes(&mut self, client: u64, clock: u32) -> Vec<IdRange> {
-        let Some(ranges) = self.deletes.get_mut(&client) else {
-            return Vec::new();
-        };
-        self.bytes -= ranges.len() * PART_BYTES;
-        let taken = ranges.take_below(clock);
-        self.bytes += ranges.len() * PART_BYTES;
-        if ranges.is_empty() {
-            self.deletes.remove(&client);
-        }
-        let taken = taken.into_iter();
+        let taken = self.deletes.take_below(client, clock).into_iter();
         taken
             .map(|(start, end)| IdRange { client, start, end })
             .collect()
@@ -176,17 +221,12 @@ impl Pending {
             return None;
         }
         let mut structs = Vec::new();
-        for (&client, waiting) in &self.clients {
-            for (&clock, one) in waiting {
-                structs.extend(scan::reread(&one.bytes, Id { client, clock }));
-            }
+        for (&(client, clock), one) in &self.structs {
+            structs.extend(scan::reread(&one.bytes, Id { client, clock }));
         }
-        let mut deletes = Vec::new();
-        for (&client, ranges) in &self.deletes {
-            let ranges = ranges.iter();
-            deletes.extend(ranges.map(|(start, end)| IdRange { client, start, end }));
-        }
-        writer::update(structs, deletes, |_| 0).ok()
+        let deletes = self.deletes.iter();
+        let deletes = deletes.map(|(client, start, end)| IdRange { client, start, end });
+        writer::update(structs, deletes.collect(), |_| 0).ok()
     }
 
     fn notify(&mut self, client: u64, clock: u32, queue: &mut BTreeSet<u64>) {
@@ -197,10 +237,15 @@ impl Pending {
         }
     }
 
-    fn forget_if_empty(&mut self, client: u64) {
-        if self.clients.get(&client).is_some_and(BTreeMap::is_empty) {
-            self.clients.remove(&client);
-        }
+    /// A client's first struct.
+    fn first(&self, client: u64) -> Option<(&(u64, u32), &Waiting)> {
+        self.structs.range((client, 0)..=(client, u32::MAX)).next()
+    }
+
+    fn remove(&mut self, key: (u64, u32)) -> Option<Box<[u8]>> {
+        let Waiting { bytes, .. } = self.structs.remove(&key)?;
+        self.bytes -= cost(&bytes);
+        Some(bytes)
     }
 }
 

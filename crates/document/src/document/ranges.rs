@@ -27,23 +27,67 @@ impl Ranges {
         self.ranges.insert(start, end);
     }
 
-    /// Takes all parts below a clock out of the set.
-    pub(super) fn take_below(&mut self, clock: u32) -> Vec<(u32, u32)> {
+    /// How many of these clocks are in the set.
+    pub(super) fn count(&self, start: u32, end: u32) -> u32 {
+        let before = self.ranges.range(..start).next_back();
+        let within = self.ranges.range(start..end.max(start));
+        let parts = before.into_iter().chain(within);
+        let parts = parts.map(|(&from, &to)| to.min(end).saturating_sub(from.max(start)));
+        parts.sum()
+    }
+}
+
+/// A set of clocks for each client, in one map: many clients with one range each take no more than one with many.
+#[derive(Debug, Default)]
+pub(super) struct ClientRanges {
+    // Invariant: of each client as in `Ranges`.
+    ranges: BTreeMap<(u64, u32), u32>,
+}
+
+impl ClientRanges {
+    pub(super) fn insert(&mut self, client: u64, mut start: u32, mut end: u32) {
+        if start >= end {
+            return;
+        }
+        let before = self.ranges.range((client, 0)..=(client, start)).next_back();
+        if let Some((&(_, before), &reach)) = before
+            && reach >= start
+        {
+            start = before;
+            end = end.max(reach);
+        }
+        while let Some((&next, &reach)) = self.ranges.range((client, start)..=(client, end)).next()
+        {
+            self.ranges.remove(&next);
+            end = end.max(reach);
+        }
+        self.ranges.insert((client, start), end);
+    }
+
+    /// The first range of a client.
+    pub(super) fn first(&self, client: u64) -> Option<(u32, u32)> {
+        let mut ranges = self.ranges.range((client, 0)..=(client, u32::MAX));
+        ranges.next().map(|(&(_, start), &end)| (start, end))
+    }
+
+    /// Takes all parts of a client below a clock out of the set.
+    pub(super) fn take_below(&mut self, client: u64, clock: u32) -> Vec<(u32, u32)> {
         let mut taken = Vec::new();
-        while let Some((&start, &end)) = self.ranges.first_key_value()
+        while let Some((start, end)) = self.first(client)
             && start < clock
         {
-            self.ranges.remove(&start);
+            self.ranges.remove(&(client, start));
             taken.push((start, end.min(clock)));
             if end > clock {
-                self.ranges.insert(clock, end);
+                self.ranges.insert((client, clock), end);
             }
         }
         taken
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, u32)> {
-        self.ranges.iter().map(|(&start, &end)| (start, end))
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, u32, u32)> {
+        let ranges = self.ranges.iter();
+        ranges.map(|(&(client, start), &end)| (client, start, end))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -57,7 +101,7 @@ impl Ranges {
 
 #[cfg(test)]
 mod tests {
-    use super::Ranges;
+    use super::{ClientRanges, Ranges};
     use crate::test;
 
     #[test]
@@ -69,28 +113,39 @@ mod tests {
         };
         for _ in 0..200 {
             let mut ranges = Ranges::default();
+            let mut of_clients = ClientRanges::default();
+            for other in [4, 6] {
+                of_clients.insert(other, 0, 40);
+            }
             let mut model = [false; 40];
             for _ in 0..12 {
                 let start = random(40);
                 let end = (start + random(8)).min(40);
                 ranges.insert(start, end);
+                of_clients.insert(5, start, end);
                 model[start as usize..end as usize].fill(true);
             }
+            let (start, end) = (random(40), random(41));
+            let count = (start..end).filter(|&clock| model[clock as usize]).count();
+            assert_eq!(ranges.count(start, end) as usize, count);
             for (clock, &is) in (0..).zip(&model) {
-                let found = ranges
+                let found = of_clients
                     .iter()
-                    .any(|(start, end)| (start..end).contains(&clock));
+                    .any(|(client, start, end)| client == 5 && (start..end).contains(&clock));
                 assert_eq!(found, is);
+                assert_eq!(ranges.count(clock, clock + 1) == 1, is);
             }
-            let all = ranges.iter().map(|(start, end)| end - start).sum::<u32>();
-            assert_eq!(all as usize, model.iter().filter(|&&is| is).count());
-            let taken = ranges
-                .take_below(17)
+            let taken = of_clients
+                .take_below(5, 17)
                 .into_iter()
                 .map(|(a, b)| b - a)
                 .sum::<u32>();
             assert_eq!(taken as usize, model[..17].iter().filter(|&&is| is).count());
-            assert!(ranges.iter().all(|(start, _)| start >= 17));
+            assert!(of_clients.first(5).is_none_or(|(start, _)| start >= 17));
+            assert_eq!(
+                [4, 6].map(|other| of_clients.first(other)),
+                [Some((0, 40)); 2]
+            );
         }
     }
 }

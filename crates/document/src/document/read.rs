@@ -35,7 +35,7 @@ impl MeshDocument {
         let index = match self.ids.only(&self.engine, id) {
             Ok(only) => only,
             Err(0) => return None,
-            Err(_) => self.first_in_document(&self.ids.get(&self.engine, id))?,
+            Err(_) => self.first_in_document(self.ids.get(&self.engine, id).into_iter())?,
         };
         Some(Element {
             document: self,
@@ -43,7 +43,10 @@ impl MeshDocument {
         })
     }
 
-    pub(super) fn first_in_document(&self, nodes: &[NodeIndex]) -> Option<NodeIndex> {
+    pub(super) fn first_in_document(
+        &self,
+        nodes: impl Iterator<Item = NodeIndex>,
+    ) -> Option<NodeIndex> {
         let first = |one, other| {
             if self.comes_first(one, other) {
                 one
@@ -51,7 +54,7 @@ impl MeshDocument {
                 other
             }
         };
-        nodes.iter().copied().reduce(first)
+        nodes.reduce(first)
     }
 
     pub(super) fn tag(&self, index: NodeIndex) -> &str {
@@ -79,7 +82,7 @@ impl MeshDocument {
             }
         }
         let element = self.schema.element(self.tag(index));
-        found.sort_by(|(a, _), (b, _)| rank(element, a).cmp(&rank(element, b)).then(a.cmp(b)));
+        found.sort_by_cached_key(|&(name, _)| (rank(element, name), name));
         let found = found.into_iter();
         found
             .map(|(name, value)| (name.to_owned(), value))
@@ -212,23 +215,21 @@ impl<'a> Text<'a> {
     /// The text as a delta: `[{"insert": text, "attributes": {…}}, …]`.
     pub fn to_delta(&self) -> Value {
         let runs = self.document.engine.runs(self.index).into_iter();
-        let runs = runs.map(|(text, attributes)| {
-            let mut attributes: Vec<(String, Value)> = attributes.into_iter().collect();
-            attributes.sort_by(|(a, _), (b, _)| a.cmp(b));
-            let attributes: Map<String, Value> = attributes.into_iter().collect();
-            serde_json::json!({ "insert": text, "attributes": attributes })
+        let runs = runs.map(|(text, mut attributes)| {
+            attributes.sort_keys();
+            let run = [("insert", text.into()), ("attributes", attributes.into())];
+            run.map(|(name, value): (_, Value)| (name.to_owned(), value))
+                .into_iter()
+                .collect()
         });
         Value::Array(runs.collect())
     }
 }
 
-fn rank<'a>(element: Option<&'a ElementType>, name: &str) -> usize {
+fn rank(element: Option<&ElementType>, name: &str) -> usize {
     if name == ID_ATTRIBUTE {
         return 0;
     }
-    let properties = element.map_or(&[][..], |element: &'a ElementType| element.properties());
-    let position = properties
-        .iter()
-        .position(|property| property.name() == name);
-    position.map_or(usize::MAX, |position| position + 1)
+    let place = element.and_then(|element| element.place_of(name));
+    place.map_or(usize::MAX, |place| place + 1)
 }

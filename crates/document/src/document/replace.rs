@@ -18,7 +18,7 @@ use super::edit::{Edit, EditError, Position, Target};
 use super::patch::overlay::{self, Node, NodeIndex, Place, ROOT_NODE};
 use super::patch::{are_equal, is_equal, is_too_deep};
 use crate::schema::{
-    ElementProperty, ElementType, ID_ATTRIBUTE, TEXT_TAG, Violation, push_segment,
+    ElementProperty, ElementType, ID_ATTRIBUTE, TEXT_TAG, Violation, Violations, push_segment,
 };
 
 /// Why a document was not replaced. It is as it was.
@@ -28,9 +28,9 @@ pub enum ReplaceError {
     /// The change can't be made.
     #[error("the change can't be made")]
     Edit(#[from] EditError),
-    /// The schema forbids the new state; all violations are listed.
-    #[error("the schema does not allow this: {}", super::insert::list(.0))]
-    Invalid(Vec<Violation>),
+    /// The schema forbids the new state.
+    #[error("the schema does not allow this: {0}")]
+    Invalid(Violations),
 }
 
 impl MeshDocument {
@@ -49,8 +49,8 @@ impl MeshDocument {
     ) -> Result<Option<Vec<u8>>, ReplaceError> {
         if is_too_deep(json) {
             let (expected, found) = ("at most 960 levels", "more");
-            let violation = Violation::new(String::new(), expected, found);
-            return Err(ReplaceError::Invalid(vec![violation]));
+            let violation = Violation::new("", expected, found);
+            return Err(ReplaceError::Invalid(violation.into()));
         }
         let edits = self
             .difference(json, next_id)
@@ -63,14 +63,14 @@ impl MeshDocument {
         &self,
         json: &Value,
         next_id: &mut dyn FnMut() -> String,
-    ) -> Result<Vec<Edit>, Vec<Violation>> {
+    ) -> Result<Vec<Edit>, Violations> {
         let violations = self.schema.validate(json);
         if !violations.is_empty() {
             return Err(violations);
         }
         match self.schema.root_content(json) {
             Ok((_, content)) => self.edits_to(Wanted::Map(content), next_id),
-            Err(violation) => Err(vec![violation]),
+            Err(violation) => Err(violation.into()),
         }
     }
 
@@ -79,7 +79,7 @@ impl MeshDocument {
         &self,
         content: &Node,
         next_id: &mut dyn FnMut() -> String,
-    ) -> Result<Vec<Edit>, Vec<Violation>> {
+    ) -> Result<Vec<Edit>, Violations> {
         match Wanted::of(content) {
             Some(content) => self.edits_to(content, next_id),
             None => Ok(Vec::new()),
@@ -90,7 +90,7 @@ impl MeshDocument {
         &self,
         content: Wanted<'_>,
         next_id: &mut dyn FnMut() -> String,
-    ) -> Result<Vec<Edit>, Vec<Violation>> {
+    ) -> Result<Vec<Edit>, Violations> {
         let root = Place {
             index: ROOT_NODE,
             level: 1,
@@ -102,7 +102,7 @@ impl MeshDocument {
             deletions: Vec::new(),
             claimed: HashSet::new(),
             moved: HashSet::new(),
-            nameless: Vec::new(),
+            nameless: Violations::default(),
             elements: Vec::new(),
         };
         difference.claim(self.schema.root().tag(), root, content);
@@ -144,7 +144,7 @@ struct Difference<'w> {
     claimed: HashSet<NodeIndex>,
     moved: HashSet<NodeIndex>,
     /// Where an element without an `$id` would have to be edited.
-    nameless: Vec<Violation>,
+    nameless: Violations,
     elements: Vec<Pair<'w>>,
 }
 
@@ -482,26 +482,11 @@ impl<'w> Difference<'w> {
     /// What names an element in an edit.
     fn named(&mut self, target: Option<&Target>, place: Place) -> Option<Target> {
         if target.is_none() {
-            let mut tokens = Vec::new();
-            let mut at = overlay::element(self.document, place.index);
-            while let Some(parent) = overlay::above(at) {
-                tokens.push(at.tag().to_owned());
-                tokens.push(self.document.index_in_parent(at.index).to_string());
-                tokens.push(
-                    list_of(self.document, parent.tag())
-                        .unwrap_or("children")
-                        .to_owned(),
-                );
-                at = parent;
-            }
-            tokens.push(at.tag().to_owned());
-            let mut pointer = String::new();
-            for token in tokens.iter().rev() {
-                push_segment(&mut pointer, token);
-            }
-            let expected = "an element with an $id, by which it can be edited";
-            let violation = Violation::new(pointer, expected, "one without");
-            self.nameless.push(violation);
+            let document = self.document;
+            self.nameless.report(|| {
+                let expected = "an element with an $id, by which it can be edited";
+                Violation::new(pointer_to(document, place), expected, "one without")
+            });
         }
         target.cloned()
     }
@@ -577,4 +562,26 @@ fn staying(free: &[Free], items: &[Item<'_>], matches: &[Match]) -> HashSet<usiz
         first = run.map_or(first, |run| run.end);
     }
     stay
+}
+
+/// JSON pointer to an element of the document.
+fn pointer_to(document: &MeshDocument, place: Place) -> String {
+    let mut above = Vec::new();
+    let mut at = overlay::element(document, place.index);
+    while let Some(parent) = overlay::above(at) {
+        above.push((at, parent));
+        at = parent;
+    }
+    let mut pointer = String::new();
+    push_segment(&mut pointer, at.tag());
+    for (at, parent) in above.into_iter().rev() {
+        let list = list_of(document, parent.tag());
+        push_segment(&mut pointer, list.unwrap_or("children"));
+        push_segment(
+            &mut pointer,
+            &document.index_in_parent(at.index).to_string(),
+        );
+        push_segment(&mut pointer, at.tag());
+    }
+    pointer
 }

@@ -3,7 +3,9 @@
 mod convergence;
 mod edits;
 mod gaps;
+mod halves;
 mod hostile;
+mod misfits;
 mod patches;
 mod search;
 mod traces;
@@ -29,6 +31,14 @@ fn schema() -> MeshSchema {
 
 fn document(client_id: u64) -> MeshDocument {
     MeshDocument::new(schema(), client_id)
+}
+
+/// What is written in hexadecimal digits.
+fn bytes(hex: &str) -> Vec<u8> {
+    let pairs = (0..hex.len()).step_by(2);
+    pairs
+        .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
+        .collect()
 }
 
 fn counter() -> impl FnMut() -> String {

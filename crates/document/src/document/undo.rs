@@ -4,24 +4,54 @@
 //! did since: what they deleted stays deleted, a value that they replaced stays replaced, places in
 //! texts have moved with the text. An undo is an edit like any other, so that redo is the undo of it.
 
+use std::collections::VecDeque;
+
 use serde_json::{Map, Value};
 
 use super::MeshDocument;
 use super::anchor::Anchor;
 use super::edit::{Edit, Position, Target, TextPosition};
 use super::event::Origin;
+use crate::engine::TextChanges;
 use crate::update::scan::{IdRange, utf16_length};
 
 /// Groups of inverses, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct History {
-    undo: Vec<Group>,
-    redo: Vec<Group>,
+    undo: VecDeque<Group>,
+    redo: VecDeque<Group>,
     /// Whether what is edited now is an undo, or else a redo, of something.
     direction: Direction,
     open: Vec<Inverse>,
+    /// About the memory of both stacks.
+    bytes: usize,
     now: u64,
     window: u64,
+}
+
+impl History {
+    /// What is taken from in this direction.
+    fn stack(&mut self, direction: Direction) -> &mut VecDeque<Group> {
+        match direction {
+            Direction::Redo => &mut self.redo,
+            Direction::Edit | Direction::Undo => &mut self.undo,
+        }
+    }
+
+    fn clear_redo(&mut self) {
+        self.bytes -= self.redo.drain(..).map(|group| group.bytes).sum::<usize>();
+    }
+
+    /// Forgets the oldest until the rest fits.
+    fn trim(&mut self, max_bytes: usize) {
+        while self.bytes > max_bytes {
+            let oldest = self.undo.pop_front().or_else(|| self.redo.pop_front());
+            let Some(group) = oldest else {
+                return;
+            };
+            self.bytes -= group.bytes;
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,6 +66,7 @@ enum Direction {
 struct Group {
     at: u64,
     inverses: Vec<Inverse>,
+    bytes: usize,
 }
 
 /// How to take one edit back.
@@ -76,6 +107,78 @@ pub(super) enum Inverse {
         parent: Target,
         after: Option<String>,
     },
+}
+
+impl Inverse {
+    /// Whether what it takes back changes nothing.
+    fn is_nothing(&self) -> bool {
+        match self {
+            Self::Attribute { old, new, .. } => old == new,
+            Self::Format { runs, .. } => runs.is_empty(),
+            Self::InsertText { runs, .. } => runs.is_empty(),
+            Self::Delete(_) | Self::DeleteText { .. } | Self::Insert { .. } | Self::Move { .. } => {
+                false
+            }
+        }
+    }
+
+    /// About the memory that it takes.
+    fn bytes(&self) -> usize {
+        let target = |target: &Target| match target {
+            Target::Id(id) => id.len(),
+            Target::Root => 0,
+        };
+        let of_runs = |runs: &[Run]| -> usize {
+            let run = |(text, formats): &Run| size_of::<Run>() + text.len() + map_bytes(formats);
+            runs.iter().map(run).sum()
+        };
+        let value = |value: &Option<Value>| value.as_ref().map_or(0, value_bytes);
+        let held = match self {
+            Self::Attribute {
+                target: of,
+                name,
+                old,
+                new,
+            } => target(of) + name.len() + value(old) + value(new),
+            Self::Delete(id) => id.len(),
+            Self::DeleteText { id, runs, .. } | Self::InsertText { id, runs, .. } => {
+                id.len() + of_runs(runs)
+            }
+            Self::Format { id, runs } => {
+                let run = |(_, _, formats): &(Place, Place, Map<String, Value>)| {
+                    2 * size_of::<Place>() + map_bytes(formats)
+                };
+                id.len() + runs.iter().map(run).sum::<usize>()
+            }
+            Self::Insert {
+                parent,
+                after,
+                element,
+            } => target(parent) + after.as_ref().map_or(0, String::len) + value_bytes(element),
+            Self::Move { id, parent, after } => {
+                id.len() + target(parent) + after.as_ref().map_or(0, String::len)
+            }
+        };
+        size_of::<Self>() + held
+    }
+}
+
+/// About the memory of a value; elements are 256 levels deep at most.
+fn value_bytes(value: &Value) -> usize {
+    let held = match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(value_bytes).sum(),
+        Value::Object(members) => map_bytes(members),
+    };
+    size_of::<Value>() + held
+}
+
+fn map_bytes(members: &Map<String, Value>) -> usize {
+    // A key, a hash and a place in the table.
+    const MEMBER: usize = 48;
+    let member = |(name, value): (&String, &Value)| MEMBER + name.len() + value_bytes(value);
+    members.iter().map(member).sum()
 }
 
 /// A place in a text, that stays right whatever happens to the text.
@@ -132,30 +235,33 @@ impl MeshDocument {
     /// in it meanwhile. It comes back behind the sibling that it stood behind, or last if that is gone,
     /// and with 256 levels of elements at most, as JSON has.
     pub fn undo(&mut self) -> Option<Vec<u8>> {
-        let group = self.undo.as_mut()?.undo.pop()?;
-        self.take_back(group, Direction::Undo)
+        self.take_back(Direction::Undo)
     }
 
     /// Takes the last undo back; its v1 update, `None` if there is nothing to take back.
     pub fn redo(&mut self) -> Option<Vec<u8>> {
-        let group = self.undo.as_mut()?.redo.pop()?;
-        self.take_back(group, Direction::Redo)
+        self.take_back(Direction::Redo)
     }
 
-    fn take_back(&mut self, group: Group, direction: Direction) -> Option<Vec<u8>> {
-        self.undo.as_mut()?.direction = direction;
-        let mut updates = Vec::new();
-        for inverse in group.inverses.into_iter().rev() {
-            updates.extend(self.invert(inverse));
+    /// Takes back the last group of which there is still something to take back.
+    fn take_back(&mut self, direction: Direction) -> Option<Vec<u8>> {
+        loop {
+            let history = self.undo.as_mut()?;
+            let group = history.stack(direction).pop_back()?;
+            history.bytes -= group.bytes;
+            history.direction = direction;
+            let mut updates = Vec::new();
+            for inverse in group.inverses.into_iter().rev() {
+                updates.extend(self.invert(inverse));
+            }
+            self.close_group(group.at);
+            self.undo.as_mut()?.direction = Direction::Edit;
+            if !updates.is_empty() {
+                self.close_event(Origin::Undo);
+                let updates: Vec<&[u8]> = updates.iter().map(Vec::as_slice).collect();
+                return crate::merge_updates(&updates).ok();
+            }
         }
-        self.close_group(group.at);
-        self.undo.as_mut()?.direction = Direction::Edit;
-        self.close_event(Origin::Undo);
-        let updates: Vec<&[u8]> = updates.iter().map(Vec::as_slice).collect();
-        if updates.is_empty() {
-            return None;
-        }
-        crate::merge_updates(&updates).ok()
     }
 
     fn invert(&mut self, inverse: Inverse) -> Option<Vec<u8>> {
@@ -250,8 +356,22 @@ impl MeshDocument {
         if self.undo.is_none() {
             return;
         }
-        if let Some(inverse) = self.inverse(edit) {
+        if let Some(inverse) = self.inverse(edit)
+            && !inverse.is_nothing()
+        {
             self.note(inverse);
+        }
+    }
+
+    /// How much of the group that is open was noted.
+    pub(super) fn noted(&self) -> usize {
+        self.undo.as_ref().map_or(0, |history| history.open.len())
+    }
+
+    /// Forgets what was noted since, as it came to nothing.
+    pub(super) fn forget_noted(&mut self, since: usize) {
+        if let Some(history) = &mut self.undo {
+            history.open.truncate(since);
         }
     }
 
@@ -281,22 +401,42 @@ impl MeshDocument {
         if inverses.is_empty() {
             return;
         }
+        let bytes = inverses.iter().map(Inverse::bytes).sum();
+        history.bytes += bytes;
         if history.direction == Direction::Edit {
-            history.redo.clear();
-            if let Some(last) = history.undo.last_mut()
-                && history.window > 0
-                && at.abs_diff(last.at) <= history.window
-            {
-                last.inverses.extend(inverses);
-                last.at = at;
-                return;
-            }
+            history.clear_redo();
         }
-        let stack = match history.direction {
-            Direction::Undo => &mut history.redo,
-            Direction::Edit | Direction::Redo => &mut history.undo,
+        let joined = match history.undo.back_mut() {
+            Some(last)
+                if history.direction == Direction::Edit
+                    && history.window > 0
+                    && at.abs_diff(last.at) <= history.window =>
+            {
+                Some(last)
+            }
+            _ => None,
         };
-        stack.push(Group { at, inverses });
+        if let Some(last) = joined {
+            last.inverses.extend(inverses);
+            last.bytes += bytes;
+            last.at = at;
+        } else {
+            let stack = match history.direction {
+                Direction::Undo => &mut history.redo,
+                Direction::Edit | Direction::Redo => &mut history.undo,
+            };
+            stack.push_back(Group {
+                at,
+                inverses,
+                bytes,
+            });
+        }
+        history.trim(self.limits.undo_bytes);
+    }
+
+    /// About how much memory is taken by what can be undone and redone.
+    pub fn undo_bytes(&self) -> usize {
+        self.undo.as_ref().map_or(0, |history| history.bytes)
     }
 
     fn inverse(&self, edit: &Edit) -> Option<Inverse> {
@@ -355,12 +495,18 @@ impl MeshDocument {
                 let mut runs = Vec::new();
                 for (start, text, before) in self.runs_between(id, *from, *to)? {
                     let end = start + utf16_length(&text);
-                    let old = |name: &String| before.get(name).cloned().unwrap_or_default();
-                    let old = attributes.keys().map(|name| (name.clone(), old(name)));
+                    let changed = attributes.iter().filter_map(|(name, value)| {
+                        let old = before.get(name).cloned().unwrap_or_default();
+                        (old != *value).then(|| (name.clone(), old))
+                    });
+                    let old: Map<String, Value> = changed.collect();
+                    if old.is_empty() {
+                        continue;
+                    }
                     runs.push((
                         self.place(id, TextPosition::Utf16(start), false)?,
                         self.place(id, TextPosition::Utf16(end), true)?,
-                        old.collect(),
+                        old,
                     ));
                 }
                 let id = id.clone();
@@ -459,29 +605,15 @@ impl MeshDocument {
         from: TextPosition,
         to: TextPosition,
     ) -> Option<Vec<PlacedRun>> {
-        let from = self.text_offset(id, from)? as usize;
-        let to = self.text_offset(id, to)? as usize;
-        let mut found = Vec::new();
-        let mut start = 0;
-        for run in self.node(id)?.text()?.to_delta().as_array()? {
-            let text = run.get("insert")?.as_str()?;
-            let attributes = run.get("attributes")?.as_object()?;
-            let mut part = String::new();
-            let mut part_start = start;
-            for character in text.chars() {
-                if (from..to).contains(&start) {
-                    if part.is_empty() {
-                        part_start = start;
-                    }
-                    part.push(character);
-                }
-                start += character.len_utf16();
-            }
-            if !part.is_empty() {
-                found.push((part_start, part, attributes.clone()));
-            }
-        }
-        Some(found)
+        let (from, to) = (self.text_offset(id, from)?, self.text_offset(id, to)?);
+        let text = self.text_in(self.node(id)?.index)?;
+        let waypoint = self.waypoint.clone();
+        let changes = TextChanges::new(&self.engine, text, self.client_id, waypoint);
+        let runs = changes.runs(from, to).into_iter();
+        Some(
+            runs.map(|(at, text, attributes)| (at as usize, text, attributes))
+                .collect(),
+        )
     }
 
     fn place(&self, id: &str, at: TextPosition, to_left: bool) -> Option<Place> {

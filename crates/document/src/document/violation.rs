@@ -4,13 +4,25 @@
 //! what changed since the last look is looked at; the rest is known to fit.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use serde_json::Value;
 
 use super::MeshDocument;
 use super::event::Origin;
 use super::ids::id_of;
-use crate::engine::{Content, NONE, NodeIndex, NodeKind, ROOT_ATTRIBUTES_NODE, ROOT_NODE};
-use crate::schema::{ElementType, ID_ATTRIBUTE, TEXT_TAG, Violation, kind_of, push_segment};
+use crate::engine::{
+    Content, KeyIndex, NONE, NodeIndex, NodeKind, ROOT_ATTRIBUTES_NODE, ROOT_NODE,
+};
+use crate::schema::{
+    ElementType, ID_ATTRIBUTE, TEXT_TAG, ValueProperty, Violation, Violations, kind_of,
+    push_segment,
+};
 use crate::update::scan::IdRange;
+use crate::update::writer;
+
+/// Encoded bytes up to which a list or an object is compared with the values that a schema names.
+const COMPARED_BYTES: usize = 64 << 10;
 
 /// What a repair did.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,40 +31,79 @@ pub struct Repair {
     /// The v1 update that brings other replicas to the same state.
     pub update: Vec<u8>,
     /// What was removed.
-    pub violations: Vec<Violation>,
+    pub violations: Violations,
 }
 
-/// What is to be removed.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// What is to be removed, and why. Its text is made only if it is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Offence {
-    Attribute(NodeIndex, String),
+    /// A key of an element that the schema does not give it, or not with this value.
+    Attribute(NodeIndex, KeyIndex),
     /// What is no element, or else no text, inside a node.
     Content(NodeIndex),
-    Node(NodeIndex),
+    /// A shared type that is neither.
+    Foreign(NodeIndex),
+    /// An `$id` that an earlier element has.
+    Id(NodeIndex),
+    /// An element without an `$id`.
+    NoId(NodeIndex),
+    /// An element with a tag that may not be there.
+    Place(NodeIndex),
     /// All that is in a root type.
     Root(NodeIndex),
+    /// A text beside the one of its element.
+    Text(NodeIndex),
+    /// A key of a text.
+    TextAttribute(NodeIndex, KeyIndex),
+}
+
+/// What is found out once for all nodes that are looked at.
+#[derive(Default)]
+struct Firsts {
+    /// The first in the document of those with one `$id`, by the lowest of them.
+    of_id: HashMap<NodeIndex, NodeIndex>,
+    /// The first text in an element.
+    text_in: HashMap<NodeIndex, Option<NodeIndex>>,
+}
+
+impl Offence {
+    /// The node that has to be looked at again until it is gone.
+    fn node(self) -> NodeIndex {
+        match self {
+            Self::Attribute(node, _)
+            | Self::Content(node)
+            | Self::Foreign(node)
+            | Self::Id(node)
+            | Self::NoId(node)
+            | Self::Place(node)
+            | Self::Root(node)
+            | Self::Text(node)
+            | Self::TextAttribute(node, _) => node,
+        }
+    }
 }
 
 impl MeshDocument {
-    /// Where the document breaks its schema.
+    /// Where the document breaks its schema: the first hundred places, and how many there are.
     ///
     /// Elements that lack attributes do not, since they are built up step by step. Unknown tags and
     /// attributes, values of the wrong type, children in the wrong place, elements without an `$id` or
     /// with one that an earlier element has, shared types that make no element tree do.
-    pub fn violations(&mut self) -> Vec<Violation> {
+    pub fn violations(&mut self) -> Violations {
         let offences = self.offences();
-        offences
-            .into_iter()
-            .map(|(_, violation)| violation)
-            .collect()
+        let mut violations = Violations::default();
+        for offence in offences {
+            violations.report(|| self.describe(offence));
+        }
+        violations
     }
 
     /// Removes what breaks the schema, and nothing else; `None` if nothing does.
     ///
     /// All replicas that see the same state remove the same, so that repairs converge.
     pub fn repair(&mut self) -> Option<Repair> {
-        let mut violations = Vec::new();
-        let mut updates: Vec<Vec<u8>> = Vec::new();
+        let mut violations = Violations::default();
+        let mut removed: Vec<IdRange> = Vec::new();
         // What is inside of something that goes is not looked at twice; a second look finds what was
         // behind it.
         loop {
@@ -60,21 +111,30 @@ impl MeshDocument {
             if offences.is_empty() {
                 break;
             }
-            let before = updates.len();
-            for (offence, violation) in offences {
-                if let Some(update) = self.remove(&offence) {
-                    updates.push(update);
-                    violations.push(violation);
+            // Before anything is removed, since that changes where the rest is.
+            let first = offences.iter().take(violations.room());
+            let texts: Vec<Violation> = first.map(|&offence| self.describe(offence)).collect();
+            let mut texts = texts.into_iter();
+            let before = removed.len();
+            for offence in offences {
+                let text = texts.next();
+                let ranges = self.ranges_of(offence);
+                if ranges.is_empty() || self.take_up(&[], &ranges, &mut 0).is_err() {
+                    continue;
+                }
+                removed.extend(ranges);
+                match text {
+                    Some(text) => violations.report(|| text),
+                    None => violations.count(),
                 }
             }
-            if updates.len() == before {
+            if removed.len() == before {
                 break;
             }
         }
         self.close_event(Origin::Local);
-        let updates: Vec<&[u8]> = updates.iter().map(Vec::as_slice).collect();
-        let update = crate::merge_updates(&updates).ok()?;
-        (!violations.is_empty()).then_some(Repair { update, violations })
+        let update = writer::update(Vec::new(), removed, |_| 0).ok()?;
+        (violations.total() > 0).then_some(Repair { update, violations })
     }
 
     /// Notes that a node may break the schema.
@@ -86,9 +146,9 @@ impl MeshDocument {
         }
     }
 
-    fn offences(&mut self) -> Vec<(Offence, Violation)> {
-        let mut offences = Vec::new();
-        let mut firsts = HashMap::new();
+    fn offences(&mut self) -> Vec<Offence> {
+        let mut offences: Vec<(NodeIndex, Offence)> = Vec::new();
+        let mut firsts = Firsts::default();
         loop {
             let mut suspects = std::mem::take(&mut self.suspects);
             if suspects.is_empty() {
@@ -103,8 +163,9 @@ impl MeshDocument {
                     continue;
                 }
                 self.involved(index, &mut firsts, &mut more);
-                let found = self.check_node(index, &firsts);
-                offences.extend(found.into_iter().map(|found| (index, found)));
+                self.check_node(index, &mut firsts, &mut |found| {
+                    offences.push((index, found));
+                });
             }
             for (offender, _) in &offences {
                 self.engine.node_mut(*offender).is_suspect = true;
@@ -126,21 +187,14 @@ impl MeshDocument {
 
     /// Finds out which of several nodes with one `$id` is the first; and which other nodes may break
     /// the schema because of this one.
-    fn involved(
-        &self,
-        index: NodeIndex,
-        firsts: &mut HashMap<String, NodeIndex>,
-        more: &mut Vec<NodeIndex>,
-    ) {
-        if let Some(id) = id_of(&self.engine, index)
-            && self.ids.only(&self.engine, id).is_err()
-            && !firsts.contains_key(id)
+    fn involved(&self, index: NodeIndex, firsts: &mut Firsts, more: &mut Vec<NodeIndex>) {
+        if let Some(several) = self.ids.namesakes(&self.engine, index)
+            && let Some(&lowest) = several.first()
+            && let Entry::Vacant(entry) = firsts.of_id.entry(lowest)
+            && let Some(first) = self.first_in_document(several.iter().copied())
         {
-            let several = self.ids.get(&self.engine, id);
-            if let Some(first) = self.first_in_document(&several) {
-                firsts.insert(id.to_owned(), first);
-                more.extend(several);
-            }
+            entry.insert(first);
+            more.extend(several);
         }
         if self.tag(index) == TEXT_TAG {
             let children = self.engine.children(index);
@@ -148,36 +202,20 @@ impl MeshDocument {
         }
     }
 
-    fn check_node(
-        &self,
-        index: NodeIndex,
-        firsts: &HashMap<String, NodeIndex>,
-    ) -> Vec<(Offence, Violation)> {
+    fn check_node(&self, index: NodeIndex, firsts: &mut Firsts, report: &mut dyn FnMut(Offence)) {
         let node = self.engine.node(index);
-        let report = |offence: Offence, pointer: String, expected: &str, found: String| {
-            vec![(offence, Violation::new(pointer, expected, found))]
-        };
-        if let NodeKind::Root(name) = node.kind
-            && index > ROOT_ATTRIBUTES_NODE
-        {
-            let name = self.engine.name(name);
-            let expected = "only the root types \"xml\" and \"xml.attributes\"";
-            if self.engine.contents(index).next().is_none() {
-                return Vec::new();
+        if matches!(node.kind, NodeKind::Root(_)) && index > ROOT_ATTRIBUTES_NODE {
+            if self.engine.contents(index).next().is_some() {
+                report(Offence::Root(index));
             }
-            return report(
-                Offence::Root(index),
-                String::new(),
-                expected,
-                format!("{name:?}"),
-            );
+            return;
         }
         if index == ROOT_ATTRIBUTES_NODE {
-            return self.check_attributes(ROOT_NODE);
+            return self.check_attributes(ROOT_NODE, report);
         }
         if node.key != NONE {
             // Whatever it is the value of is looked at with the attributes of its parent.
-            return Vec::new();
+            return;
         }
         let around = self.engine.node(if index == ROOT_NODE {
             index
@@ -187,170 +225,218 @@ impl MeshDocument {
         match (node.kind, around.kind) {
             (NodeKind::Root(_), _) => {}
             (NodeKind::Foreign(_), _) | (_, NodeKind::Foreign(_) | NodeKind::Text) => {
-                let pointer = self.pointer(node.parent);
-                let found = "another shared type".to_owned();
-                return report(Offence::Node(index), pointer, "elements and texts", found);
+                return report(Offence::Foreign(index));
             }
-            (NodeKind::Text, _) => return self.check_text(index),
+            (NodeKind::Text, _) => return self.check_text(index, firsts, report),
             (NodeKind::Element(_), _) => {
-                let found = self.check_place(index, firsts);
-                if !found.is_empty() {
-                    return found;
+                if let Some(offence) = self.check_place(index, firsts) {
+                    return report(offence);
                 }
             }
         }
-        let mut found = self.check_attributes(index);
-        found.extend(self.check_content(index));
-        found
+        self.check_attributes(index, report);
+        self.check_content(index, report);
     }
 
     /// An element's tag, its place, its `$id`: any of them wrong, and all of it goes.
-    fn check_place(
-        &self,
-        index: NodeIndex,
-        firsts: &HashMap<String, NodeIndex>,
-    ) -> Vec<(Offence, Violation)> {
-        let node = self.engine.node(index);
+    fn check_place(&self, index: NodeIndex, firsts: &Firsts) -> Option<Offence> {
         let tag = self.tag(index);
-        let parent = self.schema.element(self.tag(node.parent));
+        let parent = self
+            .schema
+            .element(self.tag(self.engine.node(index).parent));
         let allowed = parent.and_then(ElementType::child_property);
         let is_allowed = allowed.is_some_and(|children| children.allows(tag))
             && parent.is_some_and(|parent| parent.tag() != TEXT_TAG)
             && self.schema.element(tag).is_some();
-        let (expected, found) = match id_of(&self.engine, index) {
-            _ if !is_allowed => {
-                let tags = allowed.map_or(&[][..], |children| children.tags());
-                (
-                    format!("one of the tags {}", tags.join(", ")),
-                    format!("{tag:?}"),
-                )
+        match id_of(&self.engine, index) {
+            _ if !is_allowed => Some(Offence::Place(index)),
+            None => Some(Offence::NoId(index)),
+            Some(_) => {
+                let several = self.ids.namesakes(&self.engine, index)?;
+                let first = *firsts.of_id.get(several.first()?)?;
+                (first != index).then_some(Offence::Id(index))
             }
-            None => ("an $id".to_owned(), "none".to_owned()),
-            Some(id) => match firsts.get(id) {
-                Some(&first) if first != index => {
-                    ("a unique $id".to_owned(), format!("{id:?} again"))
-                }
-                _ => return Vec::new(),
-            },
-        };
-        vec![(
-            Offence::Node(index),
-            Violation::new(self.pointer(index), expected, found),
-        )]
+        }
     }
 
-    fn check_attributes(&self, index: NodeIndex) -> Vec<(Offence, Violation)> {
+    fn check_attributes(&self, index: NodeIndex, report: &mut dyn FnMut(Offence)) {
         let Some(element) = self.schema.element(self.tag(index)) else {
-            return Vec::new();
+            return;
         };
-        let mut values: Vec<(&str, &Content)> = Vec::new();
         let beside = (index == ROOT_NODE).then_some(ROOT_ATTRIBUTES_NODE);
+        let mut wrong: Vec<KeyIndex> = Vec::new();
         for node in [index].into_iter().chain(beside) {
-            let found = self.engine.values(node);
-            values.extend(found.map(|(key, value)| (&**self.engine.name(key), value)));
-        }
-        values.sort_by_key(|(name, _)| *name);
-        let mut found = Vec::new();
-        for (name, value) in values {
-            if name == ID_ATTRIBUTE && index != ROOT_NODE {
-                continue;
+            for (key, value) in self.engine.values(node) {
+                let name = self.engine.name(key);
+                if **name == *ID_ATTRIBUTE && index != ROOT_NODE {
+                    continue;
+                }
+                let property = element.value_property(name);
+                let is_fine = property.is_some_and(|property| is_allowed(property, value));
+                if !is_fine {
+                    wrong.push(key);
+                }
             }
-            let value = value.value();
-            let property = element.value_property(name);
-            let is_fine = property
-                .zip(value.as_ref())
-                .is_some_and(|(one, value)| one.allows(value));
-            if is_fine {
-                continue;
-            }
-            let mut pointer = self.pointer(index);
-            push_segment(&mut pointer, name);
-            let expected = match property {
-                Some(property) => property.expectation(),
-                None => format!("a property of {:?}", element.tag()),
-            };
-            let what = value.as_ref().map_or("a shared type", kind_of);
-            let offence = Offence::Attribute(index, name.to_owned());
-            found.push((offence, Violation::new(pointer, expected, what)));
         }
-        found
+        // All replicas list them in one order.
+        wrong.sort_unstable_by_key(|&key| self.engine.name(key));
+        for key in wrong {
+            report(Offence::Attribute(index, key));
+        }
     }
 
     /// What an element holds that is no node.
-    fn check_content(&self, index: NodeIndex) -> Vec<(Offence, Violation)> {
-        if !self.engine.node(index).is_mixed || self.engine.foreign_items(index).next().is_none() {
-            return Vec::new();
+    fn check_content(&self, index: NodeIndex, report: &mut dyn FnMut(Offence)) {
+        if self.engine.node(index).is_mixed && self.engine.foreign_items(index).next().is_some() {
+            report(Offence::Content(index));
         }
-        let violation = Violation::new(self.pointer(index), "elements and texts", "something else");
-        vec![(Offence::Content(index), violation)]
     }
 
     /// A text is the only one in a `text` element, and has no attributes.
-    fn check_text(&self, index: NodeIndex) -> Vec<(Offence, Violation)> {
+    fn check_text(&self, index: NodeIndex, firsts: &mut Firsts, report: &mut dyn FnMut(Offence)) {
         let around = self.engine.node(index).parent;
-        if self.tag(around) != TEXT_TAG || self.text_in(around) != Some(index) {
-            let expected = "one text, inside a \"text\" element";
-            let violation = Violation::new(self.pointer(around), expected, "another text");
-            return vec![(Offence::Node(index), violation)];
+        let is_first = self.tag(around) == TEXT_TAG && {
+            let first = firsts.text_in.entry(around);
+            *first.or_insert_with(|| self.text_in(around)) == Some(index)
+        };
+        if !is_first {
+            return report(Offence::Text(index));
         }
-        let mut found = self.check_content(index);
-        for (key, value) in self.engine.values(index) {
-            let name = self.engine.name(key);
-            let mut pointer = self.pointer(index);
-            push_segment(&mut pointer, name);
-            let what = value.value();
-            let what = what.as_ref().map_or("a shared type", kind_of);
-            let offence = Offence::Attribute(index, (**name).to_owned());
-            found.push((
-                offence,
-                Violation::new(pointer, "a text without attributes", what),
-            ));
+        self.check_content(index, report);
+        for (key, _) in self.engine.values(index) {
+            report(Offence::TextAttribute(index, key));
         }
-        found
     }
 
-    fn remove(&mut self, offence: &Offence) -> Option<Vec<u8>> {
-        let ranges: Vec<IdRange> = match offence {
-            Offence::Node(index) | Offence::Content(index) | Offence::Attribute(index, _)
-                if self.engine.node(*index).is_dead =>
-            {
-                return None;
+    /// What has to be deleted.
+    fn ranges_of(&self, offence: Offence) -> Vec<IdRange> {
+        let index = offence.node();
+        let is_root = matches!(offence, Offence::Root(_));
+        if self.engine.node(index).is_dead && !is_root {
+            return Vec::new();
+        }
+        match offence {
+            Offence::Foreign(_)
+            | Offence::Id(_)
+            | Offence::NoId(_)
+            | Offence::Place(_)
+            | Offence::Text(_) => {
+                vec![self.engine.item_range(self.engine.item_of(index))]
             }
-            Offence::Node(index) => return self.delete_node(*index),
-            Offence::Content(index) => {
-                let items = self.engine.foreign_items(*index);
+            Offence::Content(_) => {
+                let items = self.engine.foreign_items(index);
                 items.map(|item| self.engine.item_range(item)).collect()
             }
-            Offence::Root(index) => {
-                let items = self.engine.contents(*index);
+            Offence::Root(_) => {
+                let items = self.engine.contents(index);
                 items.map(|item| self.engine.item_range(item)).collect()
             }
-            Offence::Attribute(index, name) => self.value_ranges(*index, name),
-        };
-        self.delete_ranges(&ranges)
+            Offence::Attribute(_, key) | Offence::TextAttribute(_, key) => {
+                let name = self.engine.name(key);
+                self.value_ranges(index, name)
+            }
+        }
+    }
+
+    /// An offence for people.
+    fn describe(&self, offence: Offence) -> Violation {
+        let index = offence.node();
+        let node = self.engine.node(index);
+        match offence {
+            Offence::Root(_) => {
+                let expected = "only the root types \"xml\" and \"xml.attributes\"";
+                let NodeKind::Root(name) = node.kind else {
+                    return Violation::new("", expected, "another");
+                };
+                let name = self.engine.name(name);
+                Violation::new("", expected, format_args!("{name:?}"))
+            }
+            Offence::Foreign(_) => {
+                let pointer = self.pointer(node.parent);
+                Violation::new(pointer, "elements and texts", "another shared type")
+            }
+            Offence::Content(_) => {
+                Violation::new(self.pointer(index), "elements and texts", "something else")
+            }
+            Offence::Text(_) => {
+                let expected = "one text, inside a \"text\" element";
+                Violation::new(self.pointer(node.parent), expected, "another text")
+            }
+            Offence::NoId(_) => Violation::new(self.pointer(index), "an $id", "none"),
+            Offence::Id(_) => {
+                let id = id_of(&self.engine, index).unwrap_or_default();
+                let found = format_args!("{id:?} again");
+                Violation::new(self.pointer(index), "a unique $id", found)
+            }
+            Offence::Place(_) => {
+                let tag = self.tag(index);
+                let parent = self.schema.element(self.tag(node.parent));
+                let (pointer, found) = (self.pointer(index), format_args!("{tag:?}"));
+                match parent.and_then(ElementType::child_property) {
+                    Some(children) => Violation::new(pointer, children.expectation(), found),
+                    None => Violation::new(pointer, "no children", found),
+                }
+            }
+            Offence::Attribute(_, key) | Offence::TextAttribute(_, key) => {
+                let name = self.engine.name(key);
+                let mut pointer = self.pointer(index);
+                push_segment(&mut pointer, name);
+                let beside = (index == ROOT_NODE).then_some(ROOT_ATTRIBUTES_NODE);
+                let mut nodes = [index].into_iter().chain(beside);
+                let value = nodes.find_map(|node| self.engine.value(node, key));
+                let value = value.and_then(Content::shallow);
+                let found = value.as_ref().map_or("a shared type", kind_of);
+                if matches!(offence, Offence::TextAttribute(..)) {
+                    return Violation::new(pointer, "a text without attributes", found);
+                }
+                let element = self.schema.element(self.tag(index));
+                let property = element.and_then(|element| element.value_property(name));
+                if let Some(property) = property {
+                    return Violation::new(pointer, property.expectation(), found);
+                }
+                let tag = self.tag(index);
+                let expected = format_args!("a property of {tag:?}");
+                Violation::new(pointer, expected, found)
+            }
+        }
     }
 
     /// JSON pointer to an element.
     fn pointer(&self, index: NodeIndex) -> String {
-        let mut segments = Vec::new();
+        let mut above = Vec::new();
         let mut at = index;
-        while at != ROOT_NODE {
-            let node = self.engine.node(at);
-            if matches!(node.kind, NodeKind::Root(_)) {
-                break;
-            }
-            let parent = self.schema.element(self.tag(node.parent));
-            let list = parent.and_then(ElementType::child_property);
-            segments.push(self.tag(at).to_owned());
-            segments.push(self.index_in_parent(at).to_string());
-            segments.push(list.map_or("children", |list| list.name()).to_owned());
-            at = node.parent;
+        while at != ROOT_NODE && !matches!(self.engine.node(at).kind, NodeKind::Root(_)) {
+            above.push(at);
+            at = self.engine.node(at).parent;
         }
-        segments.push(self.schema.root().tag().to_owned());
         let mut pointer = String::new();
-        for segment in segments.iter().rev() {
-            push_segment(&mut pointer, segment);
+        push_segment(&mut pointer, self.schema.root().tag());
+        for &at in above.iter().rev() {
+            let parent = self.schema.element(self.tag(self.engine.node(at).parent));
+            let list = parent.and_then(ElementType::child_property);
+            push_segment(&mut pointer, list.map_or("children", |list| list.name()));
+            push_segment(&mut pointer, &self.index_in_parent(at).to_string());
+            push_segment(&mut pointer, self.tag(at));
         }
         pointer
     }
+}
+
+/// Whether a property may have a value, of which no more is read than tells.
+fn is_allowed(property: &ValueProperty, value: &Content) -> bool {
+    let Some(variants) = property.variants() else {
+        return value.shallow().is_some_and(|value| property.allows(&value));
+    };
+    let is_list = |value: &Value| value.is_array() || value.is_object();
+    let texts = variants.iter().filter_map(Value::as_str);
+    // A character has twelve bytes at most, escaped.
+    let longest = texts.map(|text| text.len() * 12).max().unwrap_or(0);
+    if value.value_bytes() > longest.max(COMPARED_BYTES) {
+        return false;
+    }
+    let value = match value.shallow() {
+        Some(shallow) if is_list(&shallow) && !variants.iter().any(is_list) => None,
+        _ => value.value(),
+    };
+    value.is_some_and(|value| property.allows(&value))
 }

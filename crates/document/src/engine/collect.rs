@@ -163,11 +163,11 @@ impl Engine {
         }
         let node = &mut self.nodes[parent as usize];
         if key != NONE {
-            let attribute = node.attributes.iter_mut().find(|one| one.key == key);
-            if let Some(attribute) = attribute
-                && attribute.last == right
+            let at = node.attributes.binary_search_by_key(&key, |one| one.key);
+            if let Ok(at) = at
+                && node.attributes[at].last == right
             {
-                attribute.last = left;
+                node.attributes[at].last = left;
             }
         } else {
             if node.last == right {

@@ -3,8 +3,15 @@
 use serde_json::{Map, Value};
 
 use super::{KeyIndex, NodeIndex};
+use crate::update::json::is_json;
 use crate::update::reader::Reader;
-use crate::update::writer;
+use crate::update::{scan, writer};
+
+/// How many bytes a piece of a long content has at most, unless it is one value.
+const PIECE_BYTES: usize = 2 << 10;
+
+/// How many values such a piece has at most.
+const PIECE_VALUES: u32 = 128;
 
 #[derive(Debug)]
 pub(crate) enum Content {
@@ -23,17 +30,62 @@ pub(crate) enum Content {
 }
 
 impl Content {
-    /// Cuts off what comes after this many operations of all that it has.
-    pub(super) fn split(&mut self, at: u32, length: u32) -> Self {
+    /// Cuts off what comes after this many operations of all that it has; `true` if that was within a character.
+    pub(super) fn split(&mut self, at: u32, length: u32) -> (Self, bool) {
         match self {
-            Self::Text(text) => Self::Text(split_text(text, at, length)),
+            Self::Text(text) => {
+                let (behind, is_within) = split_text(text, at, length);
+                (Self::Text(behind), is_within)
+            }
             Self::Values(bytes) => {
-                Self::Values(split_bytes(bytes, at, |reader| reader.skip_value().is_ok()))
+                let behind = split_bytes(bytes, at, |reader| reader.skip_value().is_ok());
+                (Self::Values(behind), false)
             }
             Self::Json(bytes) => {
-                Self::Json(split_bytes(bytes, at, |reader| reader.string().is_ok()))
+                let behind = split_bytes(bytes, at, |reader| reader.string().is_ok());
+                (Self::Json(behind), false)
             }
-            Self::Deleted | Self::Format(..) | Self::Type(_) | Self::Whole(..) => Self::Deleted,
+            Self::Deleted | Self::Format(..) | Self::Type(_) | Self::Whole(..) => {
+                (Self::Deleted, false)
+            }
+        }
+    }
+
+    /// Whether it is better cut into pieces before one is cut out of it.
+    pub(super) fn is_long(&self, length: u32) -> bool {
+        match self {
+            Self::Text(text) => text.len() > 2 * PIECE_BYTES,
+            Self::Values(bytes) | Self::Json(bytes) => {
+                length > 2 * PIECE_VALUES || length > 1 && bytes.len() > 2 * PIECE_BYTES
+            }
+            Self::Deleted | Self::Format(..) | Self::Type(_) | Self::Whole(..) => false,
+        }
+    }
+
+    /// All of it in pieces, each with how many operations it has. To cut one of them takes no time to speak of.
+    pub(super) fn into_pieces(self, length: u32) -> Vec<(u32, Self)> {
+        match self {
+            Self::Text(text) => {
+                let pieces = pieces_of_text(&text, length).into_iter();
+                pieces
+                    .map(|(length, piece)| (length, Self::Text(piece.to_owned())))
+                    .collect()
+            }
+            Self::Values(bytes) => {
+                let pieces = pieces_of_bytes(&bytes, length, |reader| reader.skip_value().is_ok());
+                let pieces = pieces.into_iter();
+                pieces
+                    .map(|(length, piece)| (length, Self::Values(piece.into())))
+                    .collect()
+            }
+            Self::Json(bytes) => {
+                let pieces = pieces_of_bytes(&bytes, length, |reader| reader.string().is_ok());
+                let pieces = pieces.into_iter();
+                pieces
+                    .map(|(length, piece)| (length, Self::Json(piece.into())))
+                    .collect()
+            }
+            whole => vec![(length, whole)],
         }
     }
 
@@ -57,6 +109,44 @@ impl Content {
             }
             Self::Text(text) => Some(text.as_str().into()),
             Self::Deleted | Self::Format(..) | Self::Type(_) => None,
+        }
+    }
+
+    /// Something of the same kind: a list or an object comes empty, as does a string. What is in one would take many
+    /// times its bytes, or as many.
+    pub(crate) fn shallow(&self) -> Option<Value> {
+        let of_text = |text: &str| match text.trim_start().as_bytes().first() {
+            Some(b'[' | b'{' | b'"') if !is_json(text) => None,
+            Some(b'[') => Some(Value::Array(Vec::new())),
+            Some(b'{') => Some(Value::Object(Map::new())),
+            Some(b'"') => Some(Value::String(String::new())),
+            _ => serde_json::from_str(text).ok(),
+        };
+        match self {
+            Self::Values(bytes) if matches!(bytes.first(), Some(116 | 117)) => {
+                Some(Value::Array(Vec::new()))
+            }
+            Self::Values(bytes) if bytes.first() == Some(&118) => Some(Value::Object(Map::new())),
+            Self::Values(bytes) if bytes.first() == Some(&119) => {
+                Some(Value::String(String::new()))
+            }
+            Self::Text(_) => Some(Value::String(String::new())),
+            Self::Json(bytes) => {
+                let text = Reader::new(bytes).string().ok()?;
+                Some(of_text(text).unwrap_or(Value::Null))
+            }
+            Self::Whole(5, bytes) => of_text(Reader::new(bytes).string().ok()?),
+            Self::Whole(..) => Some(Value::Array(Vec::new())),
+            _ => self.value(),
+        }
+    }
+
+    /// The bytes of its encoded values.
+    pub(crate) fn value_bytes(&self) -> usize {
+        match self {
+            Self::Values(bytes) | Self::Json(bytes) | Self::Whole(_, bytes) => bytes.len(),
+            Self::Text(text) => text.len(),
+            Self::Deleted | Self::Format(..) | Self::Type(_) => 0,
         }
     }
 
@@ -91,7 +181,7 @@ pub(crate) fn byte_of(text: &str, length: u32, units: u32) -> (usize, bool) {
 }
 
 /// Half a character becomes U+FFFD on both sides, as in Yjs.
-fn split_text(text: &mut String, at: u32, length: u32) -> String {
+fn split_text(text: &mut String, at: u32, length: u32) -> (String, bool) {
     let (byte, is_within) = byte_of(text, length, at);
     let mut behind = text.split_off(byte);
     if text.len() < text.capacity() / 2 {
@@ -103,7 +193,52 @@ fn split_text(text: &mut String, at: u32, length: u32) -> String {
             .chain(behind.chars().skip(1))
             .collect();
     }
-    behind
+    (behind, is_within)
+}
+
+/// A text in pieces of whole characters, each with its UTF-16 units.
+fn pieces_of_text(text: &str, length: u32) -> Vec<(u32, &str)> {
+    let is_ascii = text.len() == length as usize;
+    let mut pieces = Vec::with_capacity(text.len() / PIECE_BYTES + 1);
+    let (mut rest, mut left) = (text, length);
+    while rest.len() > PIECE_BYTES {
+        let (piece, behind) = rest.split_at(rest.floor_char_boundary(PIECE_BYTES));
+        let units = if is_ascii {
+            piece.len()
+        } else {
+            scan::utf16_length(piece)
+        };
+        let units = super::index(units);
+        pieces.push((units, piece));
+        (rest, left) = (behind, left - units);
+    }
+    pieces.push((left, rest));
+    pieces
+}
+
+/// Values in pieces, each with how many it has.
+fn pieces_of_bytes(
+    bytes: &[u8],
+    length: u32,
+    mut skip: impl FnMut(&mut Reader<'_>) -> bool,
+) -> Vec<(u32, &[u8])> {
+    let mut pieces = Vec::new();
+    let mut reader = Reader::new(bytes);
+    // Where the piece begins that is under way, and how many values are in it.
+    let (mut start, mut count) = (0, 0);
+    for _ in 0..length {
+        let position = reader.position();
+        let is_read = skip(&mut reader);
+        debug_assert!(is_read, "it was scanned before");
+        let is_full = count == PIECE_VALUES || reader.position() - start > PIECE_BYTES;
+        if is_full && count > 0 {
+            pieces.push((count, &bytes[start..position]));
+            (start, count) = (position, 0);
+        }
+        count += 1;
+    }
+    pieces.push((count, &bytes[start..]));
+    pieces
 }
 
 fn split_bytes(
@@ -193,7 +328,7 @@ impl Content {
                 let (byte, is_within) = byte_of(text, length, offset);
                 if is_within {
                     let mut whole = text.clone();
-                    writer::string(out, &split_text(&mut whole, offset, length));
+                    writer::string(out, &split_text(&mut whole, offset, length).0);
                 } else {
                     writer::string(out, &text[byte..]);
                 }

@@ -45,7 +45,8 @@ impl Engine {
         out
     }
 
-    fn all_deleted(&self) -> Vec<IdRange> {
+    /// All that is deleted.
+    pub(crate) fn all_deleted(&self) -> Vec<IdRange> {
         let mut deleted: Vec<IdRange> = Vec::new();
         for client in self.client_index.values().rev() {
             let client = &self.clients[*client as usize];

@@ -1,4 +1,7 @@
 //! The second step: operations are linked in where Yjs would put them, and others are deleted.
+//!
+//! Finding a place among concurrent operations has to look at each of them, so its steps are counted, and
+//! all is taken back when there are none left.
 
 use std::collections::HashMap;
 
@@ -6,13 +9,31 @@ use super::order::Size;
 use super::stage::Staged;
 use super::transaction::Transaction;
 use super::{
-    Attribute, Content, DELETED, Engine, Item, ItemIndex, KeyIndex, Link, NONE, NOWHERE, NodeIndex,
+    Attribute, Client, Content, DELETED, Engine, Item, ItemIndex, KeyIndex, Link, NONE, NOWHERE,
+    NodeIndex, NodeKind,
 };
 use crate::update::scan::IdRange;
 
+/// How many plain steps one takes that is remembered.
+const HASHED_STEPS: usize = 8;
+
+/// More steps than there were.
+#[derive(Debug)]
+pub(super) struct OutOfSteps;
+
+fn take_steps(steps: &mut usize, wanted: usize) -> Result<(), OutOfSteps> {
+    *steps = steps.checked_sub(wanted).ok_or(OutOfSteps)?;
+    Ok(())
+}
+
 impl Engine {
-    /// Puts an item between its neighbours, where Yjs would.
-    pub(super) fn link_in(&mut self, staged: &Staged, transaction: &mut Transaction) {
+    /// Puts an item between its neighbours, where Yjs would; unless finding that takes more than `steps`.
+    pub(super) fn link_in(
+        &mut self,
+        staged: &Staged,
+        steps: &mut usize,
+        transaction: &mut Transaction,
+    ) -> Result<(), OutOfSteps> {
         let index = staged.item;
         let Item {
             parent,
@@ -30,7 +51,7 @@ impl Engine {
             self.item(left).right != right
         };
         if is_conflict {
-            left = self.place_among(index, left, right, first);
+            left = self.place_among(index, left, right, first, steps)?;
         }
         // Linked in.
         right = if left == NONE {
@@ -63,16 +84,111 @@ impl Engine {
                 transaction.grown.push(parent);
             }
         } else {
+            // A new key moves those behind it; as many as 32 take no longer than a step.
+            let attributes = &self.nodes[parent as usize].attributes;
+            let behind = |known: &Attribute| known.key > key;
+            if left == NONE && right == NONE && attributes.last().is_some_and(behind) {
+                take_steps(steps, attributes.len() / 32)?;
+            }
             self.set_attribute(index, left == NONE, right == NONE);
             // Of all values of a key the last one is valid.
             if right != NONE {
                 self.delete_item(index, transaction);
             } else if left != NONE {
-                self.delete_item(left, transaction);
+                self.delete_run(left, transaction);
             }
         }
         if matches!(self.item(index).content, Content::Deleted) || self.is_gone(parent) {
             self.delete_item(index, transaction);
+        }
+        // Of several values of one operation the last is valid, too; it stands alone, so that it is found at once.
+        let item = self.item(index);
+        let is_list = matches!(item.content, Content::Values(_) | Content::Json(_));
+        if key != NONE && is_list && item.length() > 1 && !item.is_deleted() {
+            self.split(index, item.length() - 1);
+        }
+        Ok(())
+    }
+
+    /// Takes out again what was linked in, and forgets it. What was cut for it stays so, which changes nothing.
+    pub(super) fn unlink(&mut self, transaction: Transaction) {
+        let mut items: Vec<ItemIndex> = Vec::new();
+        for &client in &transaction.grown_clients {
+            let Client { blocks, before, .. } = &self.clients[client as usize];
+            let new = blocks.from(*before).filter(|block| block.start >= *before);
+            items.extend(
+                new.filter(|block| !block.is_collected())
+                    .map(|block| block.item),
+            );
+        }
+        // Only values of keys can be older than what was linked in, and gone by it.
+        for (client, range) in &transaction.deleted {
+            let blocks = self.clients[*client as usize].blocks.from(range.start);
+            let blocks = blocks.take_while(|block| block.start < range.end);
+            for block in blocks.filter(|block| !block.is_collected()) {
+                let item = &mut self.items[block.item as usize];
+                if item.key != NONE {
+                    item.length &= !DELETED;
+                }
+            }
+        }
+        let mut parents = Vec::new();
+        for &index in &items {
+            let item = self.item(index);
+            let (left, right, parent, key) = (item.left, item.right, item.parent, item.key);
+            if left == NONE && right == NONE && self.first_of(parent, key) != index {
+                continue;
+            }
+            if left != NONE {
+                self.items[left as usize].right = right;
+            }
+            if right != NONE {
+                self.items[right as usize].left = left;
+            }
+            if key != NONE {
+                self.unset_attribute(index, left, right);
+                continue;
+            }
+            let size = self.size(index);
+            let item = &self.items[index as usize];
+            let is_mark = matches!(item.content, Content::Format(..)) && !item.is_deleted();
+            let node = &mut self.nodes[parent as usize];
+            node.formats -= u32::from(is_mark);
+            node.count -= 1;
+            node.size.subtract(size);
+            if left == NONE {
+                node.first = right;
+            }
+            if right == NONE {
+                node.last = left;
+            }
+            // Made anew once all are out.
+            node.order = None;
+            if parents.last() != Some(&parent) {
+                parents.push(parent);
+            }
+        }
+        self.unstage(items, transaction);
+        for parent in parents {
+            self.index_sequence(parent);
+        }
+    }
+
+    fn unset_attribute(&mut self, index: ItemIndex, left: ItemIndex, right: ItemIndex) {
+        let Item { parent, key, .. } = self.items[index as usize];
+        let attributes = &mut self.nodes[parent as usize].attributes;
+        let Ok(at) = attributes.binary_search_by_key(&key, |one| one.key) else {
+            return;
+        };
+        if left == NONE && right == NONE {
+            attributes.remove(at);
+            return;
+        }
+        if left == NONE {
+            attributes[at].first = right;
+        }
+        if right == NONE {
+            attributes[at].last = left;
         }
     }
 
@@ -84,7 +200,8 @@ impl Engine {
         left: ItemIndex,
         right: ItemIndex,
         first: ItemIndex,
-    ) -> ItemIndex {
+        steps: &mut usize,
+    ) -> Result<ItemIndex, OutOfSteps> {
         let new = self.item(index);
         let client = self.clients[new.client as usize].id;
         let mut left = left;
@@ -98,6 +215,16 @@ impl Engine {
         // What was passed, and how many before each; only if somebody's origin has to be looked for.
         let mut passed: HashMap<ItemIndex, usize> = HashMap::new();
         while other != NONE && other != right {
+            take_steps(steps, 1)?;
+            if passed.is_empty()
+                && let Some(run) = self.passable_run(other, right, index)
+            {
+                other = self.item(run.last).right;
+                if run.is_before {
+                    (left, conflict) = (run.last, other);
+                }
+                continue;
+            }
             let one = self.item(other);
             if one.origin == new.origin {
                 if self.clients[one.client as usize].id < client {
@@ -110,7 +237,9 @@ impl Engine {
                 if passed.is_empty() {
                     let before = self.items(start).take_while(|&before| before != other);
                     passed.extend(before.zip(0..));
+                    take_steps(steps, passed.len().saturating_mul(HASHED_STEPS))?;
                 }
+                take_steps(steps, HASHED_STEPS)?;
                 passed.insert(other, passed.len());
                 let origin = self.block(one.origin).item;
                 let Some(place) = passed.get(&origin) else {
@@ -129,7 +258,7 @@ impl Engine {
             }
             other = one.right;
         }
-        left
+        Ok(left)
     }
 
     fn first_of(&self, parent: NodeIndex, key: KeyIndex) -> ItemIndex {
@@ -190,6 +319,7 @@ impl Engine {
                 continue;
             }
             let mut index = block.item;
+            let (is_cut, parent) = (item.clock < clock || item.end() > end, item.parent);
             if item.clock < clock {
                 index = self.split(index, clock - item.clock);
             }
@@ -197,8 +327,26 @@ impl Engine {
             if item.end() > end {
                 self.split(index, end - clock);
             }
+            if is_cut && transaction.grown.last() != Some(&parent) {
+                transaction.grown.push(parent);
+            }
             clock = self.item(index).end();
             self.delete_item(index, transaction);
+        }
+    }
+
+    /// Deletes an item, and what was cut off it to its left.
+    fn delete_run(&mut self, index: ItemIndex, transaction: &mut Transaction) {
+        let mut at = index;
+        loop {
+            self.delete_item(at, transaction);
+            let item = self.item(at);
+            let left = item.left;
+            if left == NONE || self.item(left).is_deleted() || self.item(left).last() != item.origin
+            {
+                return;
+            }
+            at = left;
         }
     }
 
@@ -243,7 +391,8 @@ impl Engine {
         let index = self.block(link).item;
         if index != NONE && self.item(index).last() != link {
             let offset = link.clock + 1 - self.item(index).clock;
-            self.split(index, offset);
+            let behind = self.split(index, offset);
+            return self.item(behind).left;
         }
         index
     }
@@ -267,30 +416,81 @@ impl Engine {
         self.split(index, offset)
     }
 
-    /// Cuts an item; the second half.
+    /// Cuts an item; what begins with the operation at the offset.
+    ///
+    /// One that is long is cut into pieces first, once and for all: else each cut would copy what is behind it,
+    /// or pass what is before it.
     fn split(&mut self, index: ItemIndex, offset: u32) -> ItemIndex {
-        let pairs = self.size(index).pairs;
-        let item = &mut self.items[index as usize];
-        let content = item.content.split(offset, item.length());
-        let clock = item.clock + offset;
-        let origin = Link {
+        let item = self.item(index);
+        if !item.content.is_long(item.length()) {
+            return self.cut(index, offset);
+        }
+        let link = Link {
             client: item.client,
-            clock: clock - 1,
+            clock: item.clock + offset,
         };
+        self.cut_into_pieces(index);
+        let piece = self.block(link).item;
+        match link.clock - self.item(piece).clock {
+            0 => piece,
+            offset => self.cut(piece, offset),
+        }
+    }
+
+    fn cut(&mut self, index: ItemIndex, offset: u32) -> ItemIndex {
+        let item = &mut self.items[index as usize];
+        let (content, is_within_pair) = item.content.split(offset, item.length());
+        let length = item.length() - offset;
+        item.set_length(offset);
+        let (key, parent) = (item.key, item.parent);
+        let new = self.put_behind(index, length, content);
+        if key == NONE {
+            let in_text = self.node(parent).kind == NodeKind::Text;
+            self.order_split(new, is_within_pair && in_text);
+        }
+        new
+    }
+
+    fn cut_into_pieces(&mut self, index: ItemIndex) {
+        let before = self.size(index);
+        let item = &mut self.items[index as usize];
+        let content = std::mem::replace(&mut item.content, Content::Deleted);
+        let mut pieces = content.into_pieces(item.length()).into_iter();
+        let Some((length, content)) = pieces.next() else {
+            return;
+        };
+        item.set_length(length);
+        item.content = content;
+        let key = item.key;
+        if key == NONE {
+            self.order_resized(index, before, self.size(index));
+        }
+        let mut last = index;
+        for (length, content) in pieces {
+            last = self.put_behind(last, length, content);
+            if key == NONE {
+                self.order_added(last);
+            }
+        }
+    }
+
+    /// Makes an item of operations that were cut off another one.
+    fn put_behind(&mut self, index: ItemIndex, length: u32, content: Content) -> ItemIndex {
+        let item = self.item(index);
+        let clock = item.end();
         let half = Item {
             client: item.client,
             clock,
-            length: (item.length() - offset) | (item.length & DELETED),
+            length: length | (item.length & DELETED),
             left: index,
             right: item.right,
-            origin,
+            origin: item.last(),
             right_origin: item.right_origin,
             parent: item.parent,
             key: item.key,
             slot: item.slot,
             content,
         };
-        item.set_length(offset);
         let (client, right, parent, key) = (item.client, item.right, item.parent, item.key);
         let new = self.add_item(half);
         self.items[index as usize].right = new;
@@ -298,14 +498,12 @@ impl Engine {
             self.items[right as usize].left = new;
         }
         self.clients[client as usize].blocks.split(clock, new);
-        if key == NONE {
-            if right == NONE {
+        if right == NONE {
+            if key == NONE {
                 self.nodes[parent as usize].last = new;
+            } else {
+                self.set_attribute(new, false, true);
             }
-            let lost_pair = self.size(index).pairs + self.size(new).pairs < pairs;
-            self.order_split(new, lost_pair);
-        } else if right == NONE {
-            self.set_attribute(new, false, true);
         }
         new
     }

@@ -5,7 +5,7 @@
 //! through one of them.
 
 use super::content::byte_of;
-use super::{Content, Engine, ItemIndex, NONE, NodeIndex, NodeKind};
+use super::{Content, Engine, Item, ItemIndex, Link, NONE, NodeIndex, NodeKind};
 
 /// From how many items on a sequence is worth an index.
 const MIN_ITEMS: u32 = 256;
@@ -41,8 +41,64 @@ pub(super) struct Order {
     firsts: Vec<ItemIndex>,
     counts: Vec<u32>,
     slots: Vec<u32>,
+    siblings: Vec<Option<Siblings>>,
     // By slot.
     places: Vec<u32>,
+}
+
+/// What all items of a run have in common, so that a search among concurrent operations can pass it.
+#[derive(Clone, Copy, Debug)]
+struct Siblings {
+    origin: Link,
+    // No item is of a lower or a higher client.
+    lowest: u64,
+    highest: u64,
+    // Nor has one a right origin before or behind these, in the order of the numbers.
+    right_origins: (Link, Link),
+}
+
+impl Siblings {
+    fn of(item: &Item, client: u64) -> Self {
+        Self {
+            origin: item.origin,
+            lowest: client,
+            highest: client,
+            right_origins: (item.right_origin, item.right_origin),
+        }
+    }
+
+    /// The same with one more item; `None` if that is another's sibling.
+    fn with(self, other: Self) -> Option<Self> {
+        let by_number = |link: &Link| (link.client, link.clock);
+        let (first, last) = self.right_origins;
+        let (other_first, other_last) = other.right_origins;
+        (self.origin == other.origin).then_some(Self {
+            origin: self.origin,
+            lowest: self.lowest.min(other.lowest),
+            highest: self.highest.max(other.highest),
+            right_origins: (
+                std::cmp::min_by_key(first, other_first, by_number),
+                std::cmp::max_by_key(last, other_last, by_number),
+            ),
+        })
+    }
+
+    /// Whether no item can have this right origin.
+    fn lacks(&self, right_origin: Link) -> bool {
+        let by_number = |link: Link| (link.client, link.clock);
+        let (first, last) = self.right_origins;
+        let wanted = by_number(right_origin);
+        wanted < by_number(first) || by_number(last) < wanted
+    }
+}
+
+/// A run that a search among concurrent operations may pass.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Passable {
+    /// Its last item.
+    pub(super) last: ItemIndex,
+    /// Whether the new item comes somewhere behind it; else it may come before it.
+    pub(super) is_before: bool,
 }
 
 impl Order {
@@ -50,13 +106,21 @@ impl Order {
         self.places[slot as usize] as usize
     }
 
-    fn insert(&mut self, place: usize, first: ItemIndex, count: u32, size: Size) -> u32 {
+    fn insert(
+        &mut self,
+        place: usize,
+        first: ItemIndex,
+        count: u32,
+        size: Size,
+        siblings: Option<Siblings>,
+    ) -> u32 {
         let slot = super::index(self.places.len());
         self.places.push(0);
         self.sizes.insert(place, size);
         self.firsts.insert(place, first);
         self.counts.insert(place, count);
         self.slots.insert(place, slot);
+        self.siblings.insert(place, siblings);
         for at in place..self.slots.len() {
             self.places[self.slots[at] as usize] = super::index(at);
         }
@@ -112,6 +176,7 @@ impl Engine {
             order.sizes.push(size);
             order.firsts.push(first);
             order.counts.push(count);
+            order.siblings.push(self.siblings(first, count));
         }
         self.node_mut(node).order = Some(Box::new(order));
     }
@@ -119,7 +184,8 @@ impl Engine {
     /// Takes note of an item that was linked into its sequence.
     pub(super) fn order_added(&mut self, index: ItemIndex) {
         let size = self.size(index);
-        let (parent, left) = (self.item(index).parent, self.item(index).left);
+        let Item { parent, left, .. } = self.items[index as usize];
+        let added = Siblings::of(self.item(index), self.client_of(index));
         let node = &mut self.nodes[parent as usize];
         node.count += 1;
         node.size.add(size);
@@ -135,6 +201,8 @@ impl Engine {
         self.items[index as usize].slot = order.slots[place];
         order.sizes[place].add(size);
         order.counts[place] += 1;
+        let siblings = &mut order.siblings[place];
+        *siblings = siblings.and_then(|siblings| siblings.with(added));
         if order.counts[place] > MAX_RUN {
             self.split_run(parent, place);
         }
@@ -156,6 +224,8 @@ impl Engine {
         let place = order.place(slot);
         order.sizes[place].subtract(lost);
         order.counts[place] += 1;
+        // The half's origin is the other half.
+        order.siblings[place] = None;
         if order.counts[place] > MAX_RUN {
             self.split_run(parent, place);
         }
@@ -209,6 +279,21 @@ impl Engine {
             at = self.item(at).right;
         }
         position
+    }
+
+    /// Whether an item comes before another of its sequence; unlike its position, that takes no sum over all runs.
+    pub(super) fn comes_before(&self, one: ItemIndex, other: ItemIndex) -> bool {
+        let node = self.node(self.item(one).parent);
+        let mut first = node.first;
+        if let Some(order) = &node.order {
+            let place = order.place(self.item(one).slot);
+            let other_place = order.place(self.item(other).slot);
+            if place != other_place {
+                return place < other_place;
+            }
+            first = order.firsts[place];
+        }
+        one != other && self.items(first).find(|&at| at == one || at == other) == Some(one)
     }
 
     /// The item that holds a unit, and where it begins; `None` behind the end.
@@ -276,6 +361,49 @@ impl Engine {
         }
     }
 
+    /// What so many items from one on have in common.
+    fn siblings(&self, first: ItemIndex, count: u32) -> Option<Siblings> {
+        let items = self.items(first).take(count as usize);
+        let mut all = items.map(|index| Siblings::of(self.item(index), self.client_of(index)));
+        let first = all.next()?;
+        all.try_fold(first, Siblings::with)
+    }
+
+    fn client_of(&self, index: ItemIndex) -> u64 {
+        self.clients[self.item(index).client as usize].id
+    }
+
+    /// The run that begins with `index`, if all of it are siblings of a new item, `right` is not among them, and
+    /// to look at each would come to the same.
+    pub(super) fn passable_run(
+        &self,
+        index: ItemIndex,
+        right: ItemIndex,
+        new: ItemIndex,
+    ) -> Option<Passable> {
+        let (item, new_item) = (self.item(index), self.item(new));
+        if item.key != NONE {
+            return None;
+        }
+        let node = self.node(item.parent);
+        let order = node.order.as_ref()?;
+        let place = order.place(item.slot);
+        let siblings = order.siblings[place]?;
+        let is_whole = order.firsts[place] == index
+            && (right == NONE || order.place(self.item(right).slot) != place);
+        let client = self.client_of(new);
+        let is_before = siblings.highest < client;
+        let is_behind = siblings.lowest > client && siblings.lacks(new_item.right_origin);
+        if !is_whole || siblings.origin != new_item.origin || !(is_before || is_behind) {
+            return None;
+        }
+        let last = match order.firsts.get(place + 1) {
+            Some(&next) => self.item(next).left,
+            None => node.last,
+        };
+        Some(Passable { last, is_before })
+    }
+
     fn split_run(&mut self, parent: NodeIndex, place: usize) {
         let Some(mut order) = self.nodes[parent as usize].order.take() else {
             return;
@@ -292,7 +420,9 @@ impl Engine {
         rest.subtract(size);
         order.sizes[place] = size;
         order.counts[place] = keep;
-        let slot = order.insert(place + 1, first, count, rest);
+        order.siblings[place] = self.siblings(order.firsts[place], keep);
+        let siblings = self.siblings(first, count);
+        let slot = order.insert(place + 1, first, count, rest, siblings);
         for _ in 0..count {
             self.items[at as usize].slot = slot;
             at = self.item(at).right;

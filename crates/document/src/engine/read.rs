@@ -30,6 +30,14 @@ impl Engine {
         }
     }
 
+    /// Whether a node comes before a sibling.
+    pub(crate) fn stands_before(&self, node: NodeIndex, sibling: NodeIndex) -> bool {
+        match (self.node(node).item, self.node(sibling).item) {
+            (NONE, _) | (_, NONE) => false,
+            (one, other) => self.comes_before(one, other),
+        }
+    }
+
     /// The node of a live item that holds one.
     pub(crate) fn made(&self, index: ItemIndex) -> Option<NodeIndex> {
         let item = self.item(index);

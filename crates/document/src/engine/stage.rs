@@ -23,21 +23,21 @@ impl Engine {
         limit: Limit,
         transaction: &mut Transaction,
     ) -> Result<Vec<Staged>, DecodeError> {
-        let (clients, names) = (self.clients.len(), self.names.len());
+        transaction.known_clients = self.clients.len();
+        transaction.known_names = self.names.len();
         let mut staged = Vec::with_capacity(structs.len());
         let free = self.free_items.len();
         self.items.reserve(structs.len().saturating_sub(free));
+        let makes = |one: &&&Struct<'_>| matches!(one.content, scan::Content::Type(_));
+        let made = structs.iter().filter(makes).count().min(limit.new_nodes);
+        self.nodes
+            .reserve(made.saturating_sub(self.free_nodes.len()));
         for one in structs {
             match self.stage_one(one, limit, transaction) {
                 Ok(one) => staged.extend(one),
                 Err(error) => {
+                    let staged = staged.iter().map(|one: &Staged| one.item);
                     self.unstage(staged, std::mem::take(transaction));
-                    for client in self.clients.drain(clients..) {
-                        self.client_index.remove(&client.id);
-                    }
-                    for name in self.names.drain(names..) {
-                        self.name_index.remove(&name);
-                    }
                     return Err(error);
                 }
             }
@@ -45,20 +45,31 @@ impl Engine {
         Ok(staged)
     }
 
-    fn unstage(&mut self, staged: Vec<Staged>, transaction: Transaction) {
+    /// Forgets these operations, and what else the transaction has made for them.
+    pub(super) fn unstage(
+        &mut self,
+        staged: impl IntoIterator<Item = ItemIndex>,
+        transaction: Transaction,
+    ) {
         for client in transaction.grown_clients {
             let client = &mut self.clients[client as usize];
             client.blocks.truncate(client.before);
             client.clock = client.before;
             client.before = NONE;
         }
-        for Staged { item, .. } in staged {
+        for item in staged {
             self.free_item(item);
         }
         self.roots
             .retain(|_, node| !transaction.roots.contains(node));
         self.free_nodes.extend(transaction.made);
         self.free_nodes.extend(transaction.roots);
+        for client in self.clients.drain(transaction.known_clients..) {
+            self.client_index.remove(&client.id);
+        }
+        for name in self.names.drain(transaction.known_names..) {
+            self.name_index.remove(&name);
+        }
     }
 
     /// Notes that a client is about to grow.
@@ -258,7 +269,7 @@ impl Engine {
             }
         };
         if offset > 0 {
-            content = content.split(offset, one.length);
+            content = content.split(offset, one.length).0;
         }
         let in_text = self.node(parent).kind == NodeKind::Text;
         let is_at_home = match &content {

@@ -3,10 +3,13 @@
 //! A format begins and ends with a mark; what is edited is told as new operations and deletions, which
 //! are then taken up like anybody else's.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use serde_json::{Map, Value};
 
-use super::{Content, Engine, ItemIndex, NONE, NodeIndex};
-use crate::update::scan::{Id, IdRange};
+use super::{Content, Engine, ItemIndex, KeyIndex, NONE, NodeIndex, byte_of};
+use crate::update::scan::{Id, IdRange, utf16_length};
 use crate::update::writer::{Builder, Place};
 
 /// The formats at some place, by name.
@@ -19,6 +22,29 @@ pub(crate) struct TextChanges<'a> {
     node: NodeIndex,
     builder: Builder,
     deletes: Vec<IdRange>,
+    waypoint: Option<Waypoint>,
+}
+
+/// A place at which a text was edited last. What comes next is often behind it, and what is before is not walked through
+/// again for its formats.
+#[derive(Clone, Debug)]
+pub(crate) struct Waypoint {
+    node: NodeIndex,
+    // Behind a character, and in front of any mark.
+    at: u32,
+    last: Id,
+    formats: Attributes,
+    // The engine's once the text is there; none before.
+    revision: Option<u64>,
+}
+
+impl Waypoint {
+    /// The same when the text is there; `None` if that was another one.
+    pub(crate) fn taken_up(mut self, engine: &Engine) -> Option<Self> {
+        let is_new = self.revision.is_none();
+        self.revision = Some(engine.revision);
+        is_new.then_some(self)
+    }
 }
 
 /// A place between two operations.
@@ -31,21 +57,64 @@ struct Cursor {
     formats: Attributes,
 }
 
+/// The formats along a text, from mark to mark.
+#[derive(Debug, Default)]
+pub(super) struct Formats {
+    pub(super) now: Attributes,
+    // Those that are others than in the last run, as they were there; null is none.
+    changed: HashMap<KeyIndex, Value>,
+}
+
+impl Formats {
+    /// Goes past a mark. Returns what it ends.
+    pub(super) fn set(&mut self, key: KeyIndex, name: &str, value: &str) -> Value {
+        let value = parse(value);
+        let before = if value.is_null() {
+            self.now.swap_remove(name)
+        } else {
+            self.now.insert(name.to_owned(), value.clone())
+        };
+        let before = before.unwrap_or(Value::Null);
+        match self.changed.entry(key) {
+            Entry::Occupied(in_last_run) if *in_last_run.get() == value => {
+                in_last_run.remove();
+            }
+            Entry::Vacant(entry) if before != value => {
+                entry.insert(before.clone());
+            }
+            Entry::Occupied(_) | Entry::Vacant(_) => {}
+        }
+        before
+    }
+
+    /// Goes past a text; whether its formats are others than those of the text before it.
+    pub(super) fn begin_run(&mut self) -> bool {
+        let is_new = !self.changed.is_empty();
+        self.changed.clear();
+        is_new
+    }
+}
+
 impl Engine {
     /// The text in runs of equal formats.
     pub(crate) fn runs(&self, node: NodeIndex) -> Vec<(String, Attributes)> {
         let mut runs: Vec<(String, Attributes)> = Vec::new();
-        let mut formats = Attributes::new();
+        let mut formats = Formats::default();
         for index in self.items(self.node(node).first) {
             let item = self.item(index);
             match &item.content {
                 _ if item.is_deleted() => {}
-                Content::Format(key, value) => set_format(&mut formats, self.name(*key), value),
-                Content::Text(text) => match runs.last_mut() {
-                    // Marks that change nothing are no border.
-                    Some((last, before)) if *before == formats => last.push_str(text),
-                    _ => runs.push((text.clone(), formats.clone())),
-                },
+                Content::Format(key, value) => {
+                    formats.set(*key, self.name(*key), value);
+                }
+                Content::Text(text) => {
+                    let is_new = formats.begin_run();
+                    match runs.last_mut() {
+                        // Marks that change nothing are no border.
+                        Some((last, _)) if !is_new => last.push_str(text),
+                        _ => runs.push((text.clone(), formats.now.clone())),
+                    }
+                }
                 _ => {}
             }
         }
@@ -64,6 +133,12 @@ impl Engine {
             }
         }
         plain
+    }
+
+    /// How many operations a text consists of, if it has no formats.
+    pub(crate) fn plain_operations(&self, node: NodeIndex) -> Option<usize> {
+        let node = self.node(node);
+        (node.formats == 0).then_some(node.count as usize)
     }
 
     /// How long a text is, in UTF-16 units and in characters.
@@ -98,18 +173,24 @@ impl Engine {
 }
 
 impl<'a> TextChanges<'a> {
-    pub(crate) fn new(engine: &'a Engine, node: NodeIndex, client: u64) -> Self {
+    pub(crate) fn new(
+        engine: &'a Engine,
+        node: NodeIndex,
+        client: u64,
+        waypoint: Option<Waypoint>,
+    ) -> Self {
         Self {
             engine,
             node,
             builder: Builder::new(client, engine.clock(client)),
             deletes: Vec::new(),
+            waypoint: waypoint.filter(|waypoint| waypoint.revision == Some(engine.revision)),
         }
     }
 
-    /// The update, and what it deletes.
-    pub(crate) fn finish(self) -> (Builder, Vec<IdRange>) {
-        (self.builder, self.deletes)
+    /// The update, what it deletes, and where it has inserted a text.
+    pub(crate) fn finish(self) -> (Builder, Vec<IdRange>, Option<Waypoint>) {
+        (self.builder, self.deletes, self.waypoint)
     }
 
     /// Inserts a text; without formats it gets those of the character before it.
@@ -130,13 +211,22 @@ impl<'a> TextChanges<'a> {
         self.skip_equal(&mut cursor, &formats);
         let negated = self.begin_formats(&mut cursor, &formats);
         let place = self.place(&cursor);
-        cursor.left = Some(self.builder.characters(place, text));
+        let last = self.builder.characters(place, text);
+        self.waypoint = Some(Waypoint {
+            node: self.node,
+            at: at + super::index(utf16_length(text)),
+            last,
+            formats: cursor.formats.clone(),
+            revision: None,
+        });
+        cursor.left = Some(last);
         self.end_formats(&mut cursor, negated);
     }
 
     /// Deletes what is between two places.
     pub(crate) fn delete(&mut self, from: u32, to: u32) {
         let mut cursor = self.cursor(from, true);
+        self.remember(from, &cursor);
         let start = (cursor.right, cursor.formats.clone());
         let mut left = to - from;
         while left > 0 && cursor.right != NONE {
@@ -161,6 +251,7 @@ impl<'a> TextChanges<'a> {
     /// Gives what is between two places formats; null takes one away.
     pub(crate) fn format(&mut self, from: u32, to: u32, formats: &Attributes) {
         let mut cursor = self.cursor(from, true);
+        self.remember(from, &cursor);
         self.skip_equal(&mut cursor, formats);
         let mut negated = self.begin_formats(&mut cursor, formats);
         let mut left = to - from;
@@ -208,26 +299,61 @@ impl<'a> TextChanges<'a> {
         self.end_formats(&mut cursor, negated);
     }
 
+    /// The runs of equal formats between two places: where each begins, and what it is.
+    pub(crate) fn runs(&self, from: u32, to: u32) -> Vec<(u32, String, Attributes)> {
+        let mut runs: Vec<(u32, String, Attributes)> = Vec::new();
+        let mut cursor = self.cursor(from, true);
+        let mut at = from;
+        while at < to && cursor.right != NONE {
+            let item = self.engine.item(cursor.right);
+            if let Content::Text(text) = &item.content
+                && !item.is_deleted()
+            {
+                let length = item.length();
+                let end = cursor.offset + (length - cursor.offset).min(to - at);
+                let (first, _) = byte_of(text, length, cursor.offset);
+                let (last, _) = byte_of(text, length, end);
+                match runs.last_mut() {
+                    Some((_, run, formats)) if *formats == cursor.formats => {
+                        run.push_str(&text[first..last]);
+                    }
+                    _ => runs.push((at, text[first..last].to_owned(), cursor.formats.clone())),
+                }
+                at += end - cursor.offset;
+            }
+            self.forward(&mut cursor);
+        }
+        runs
+    }
+
+    /// Keeps a place, for what comes next.
+    fn remember(&mut self, at: u32, cursor: &Cursor) {
+        if self.engine.node(self.node).formats == 0 {
+            return;
+        }
+        self.waypoint = cursor.left.map(|last| Waypoint {
+            node: self.node,
+            at,
+            last,
+            formats: cursor.formats.clone(),
+            revision: None,
+        });
+    }
+
     /// The place after this many units, with the formats there if they are asked for.
     fn cursor(&self, at: u32, with_formats: bool) -> Cursor {
-        let mut cursor = Cursor {
+        let start = Cursor {
             left: None,
             right: self.engine.node(self.node).first,
             offset: 0,
             formats: Attributes::new(),
         };
         if with_formats && self.engine.node(self.node).formats > 0 {
-            let mut left = at;
-            while left > 0 && cursor.right != NONE {
-                let seen = self.engine.size(cursor.right).units;
-                if seen > left {
-                    self.advance(&mut cursor, left);
-                    break;
-                }
-                left -= seen;
-                self.forward(&mut cursor);
-            }
-        } else if let Some(last) = at.checked_sub(1)
+            let (passed, cursor) = self.cursor_from_waypoint(at).unwrap_or((0, start));
+            return self.walk(cursor, at - passed);
+        }
+        let mut cursor = start;
+        if let Some(last) = at.checked_sub(1)
             && let Some((item, before)) = self.engine.locate(self.node, last)
         {
             cursor.right = item;
@@ -241,6 +367,45 @@ impl<'a> TextChanges<'a> {
         cursor
     }
 
+    /// Goes on by so many units.
+    fn walk(&self, mut cursor: Cursor, units: u32) -> Cursor {
+        let mut left = units;
+        while left > 0 && cursor.right != NONE {
+            let seen = self.engine.size(cursor.right).units;
+            let seen = seen.saturating_sub(cursor.offset);
+            if seen > left {
+                let offset = cursor.offset + left;
+                self.advance(&mut cursor, offset);
+                break;
+            }
+            left -= seen;
+            self.forward(&mut cursor);
+        }
+        cursor
+    }
+
+    /// The last edit's place, if it is not behind this one, and the units before it.
+    fn cursor_from_waypoint(&self, at: u32) -> Option<(u32, Cursor)> {
+        let waypoint = self.waypoint.as_ref()?;
+        if waypoint.node != self.node || waypoint.at > at {
+            return None;
+        }
+        let (item, before) = self.engine.find_item(waypoint.last)?;
+        let is_end = before + 1 == self.engine.item(item).length();
+        let (right, offset) = if is_end {
+            (self.engine.item(item).right(), 0)
+        } else {
+            (item, before + 1)
+        };
+        let cursor = Cursor {
+            left: Some(waypoint.last),
+            right,
+            offset,
+            formats: waypoint.formats.clone(),
+        };
+        Some((waypoint.at, cursor))
+    }
+
     fn advance(&self, cursor: &mut Cursor, units: u32) {
         let Id { client, clock } = self.engine.item_id(cursor.right);
         cursor.offset = units;
@@ -249,6 +414,8 @@ impl<'a> TextChanges<'a> {
     }
 
     fn forward(&self, cursor: &mut Cursor) {
+        #[cfg(test)]
+        passed::note();
         let item = self.engine.item(cursor.right);
         if let Content::Format(key, value) = &item.content
             && !item.is_deleted()
@@ -399,5 +566,27 @@ fn parse(value: &str) -> Value {
         "null" => Value::Null,
         "true" => Value::Bool(true),
         _ => serde_json::from_str(value).unwrap_or(Value::Null),
+    }
+}
+
+/// How many items were gone past, so that a test can tell what an edit costs.
+#[cfg(test)]
+pub(crate) mod passed {
+    use std::cell::Cell;
+
+    thread_local! {
+        static PASSED: Cell<usize> = const { Cell::new(0) };
+    }
+
+    pub(super) fn note() {
+        PASSED.set(PASSED.get() + 1);
+    }
+
+    pub(crate) fn reset() {
+        PASSED.set(0);
+    }
+
+    pub(crate) fn count() -> usize {
+        PASSED.get()
     }
 }

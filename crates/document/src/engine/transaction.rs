@@ -4,7 +4,8 @@
 use std::ops::Range;
 
 use super::blocks::Block;
-use super::{Client, ClientIndex, Content, Engine, ItemIndex, NONE, NOWHERE, NodeIndex};
+use super::order::Size;
+use super::{Client, ClientIndex, Content, Engine, ItemIndex, NONE, NOWHERE, NodeIndex, NodeKind};
 use crate::update::DecodeError;
 use crate::update::scan::{self, IdRange, Struct};
 
@@ -23,6 +24,9 @@ pub(crate) struct Transaction {
     pub(super) grown: Vec<NodeIndex>,
     // Root types that are new.
     pub(super) roots: Vec<NodeIndex>,
+    // How many clients and names there were before.
+    pub(super) known_clients: usize,
+    pub(super) known_names: usize,
 }
 
 /// An item of a transaction.
@@ -40,24 +44,32 @@ impl Engine {
     /// What it did is in `transaction`; [`Self::finish`] ends it.
     ///
     /// # Errors
-    /// If a struct has no place it could go to; nothing has changed.
+    /// If a struct has no place it could go to, or if finding the places takes more than `steps`; nothing
+    /// has changed. Else `steps` is what is left.
     pub(crate) fn apply(
         &mut self,
         structs: &[&Struct<'_>],
         deletes: &[IdRange],
         limit: Limit,
+        steps: &mut usize,
         transaction: &mut Transaction,
     ) -> Result<(), DecodeError> {
+        self.revision += 1;
         let is_typed =
             structs.len() == 1 && deletes.is_empty() && self.extend(structs[0], transaction);
         if !is_typed {
             let staged = self.stage(structs, limit, transaction)?;
             for one in staged {
-                self.link_in(&one, transaction);
+                if self.link_in(&one, steps, transaction).is_err() {
+                    self.unlink(std::mem::take(transaction));
+                    return Err(DecodeError::TooLarge {
+                        what: "the number of steps that finding places among concurrent operations takes",
+                        limit: limit.all_steps,
+                    });
+                }
             }
         }
-        // From the end on: what is cut off is then what is small, so that many deletions in one long text
-        // don't copy it many times.
+        // From the end on: what is cut off is then what is small.
         let mut deletes = deletes.to_vec();
         deletes.sort_unstable_by_key(|range| (range.client, range.start));
         for range in deletes.into_iter().rev() {
@@ -133,7 +145,7 @@ impl Engine {
         if !is_in_sequence || item.right_origin != right_origin || !stands_before {
             return false;
         }
-        let before = self.size(index);
+        let parent = item.parent;
         let item = &mut self.items[index as usize];
         let Content::Text(content) = &mut item.content else {
             return false;
@@ -142,16 +154,18 @@ impl Engine {
         item.length += one.length;
         self.grow(client, transaction);
         self.clients[client as usize].clock += one.length;
-        let mut now = before;
-        if before.units > 0 {
+        if self.node(parent).kind == NodeKind::Text {
             let characters = if text.len() == one.length as usize {
                 one.length
             } else {
                 super::index(text.chars().count())
             };
-            now.units += one.length;
-            now.pairs += one.length - characters;
-            self.order_resized(index, before, now);
+            // Not its size before and now: to count its characters again for each one that is typed takes long.
+            let more = Size {
+                units: one.length,
+                pairs: one.length - characters,
+            };
+            self.order_resized(index, Size::default(), more);
         }
         true
     }
@@ -163,4 +177,6 @@ pub(crate) struct Limit {
     pub(crate) depth: u32,
     pub(crate) nodes: usize,
     pub(crate) new_nodes: usize,
+    /// Told to who asks for more steps.
+    pub(crate) all_steps: usize,
 }

@@ -1,11 +1,13 @@
 //! The schema that a JSON value suggests, for documents that come without one.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::{
-    ChildProperty, ElementProperty, ElementType, ID_ATTRIBUTE, MeshSchema, SimpleValue, TEXT_TAG,
-    ValueProperty, push_segment,
+    ChildProperty, ElementProperty, ElementType, ID_ATTRIBUTE, MeshSchema, SchemaLimits,
+    SimpleValue, TEXT_TAG, ValueProperty, push_segment,
 };
 
 /// The root tag of a value that does not bring its own.
@@ -30,17 +32,19 @@ impl MeshSchema {
         let mut inference = Inference::default();
         match members.iter().next() {
             Some((tag, Value::Object(content))) if members.len() == 1 => {
-                inference.elements.push(ElementType::new(tag));
-                let mut pointer = String::new();
-                push_segment(&mut pointer, tag);
-                inference.stack.push((pointer, 0, content));
+                let root = inference.element(tag)?;
+                let place = Place {
+                    around: None,
+                    list: "",
+                    index: 0,
+                    tag,
+                };
+                inference.stack.push((place, root, content));
             }
             _ => {
-                inference.elements.push(ElementType::new(DEFAULT_ROOT));
+                let root = inference.element(DEFAULT_ROOT)?;
                 for (name, value) in members {
-                    let mut pointer = String::new();
-                    push_segment(&mut pointer, name);
-                    inference.attribute(&pointer, 0, name, value)?;
+                    inference.attribute(None, root, name, value)?;
                 }
             }
         }
@@ -50,34 +54,87 @@ impl MeshSchema {
     }
 }
 
+/// An element of the value: the one around it, the list it is in, its place there, its tag.
+struct Place<'a> {
+    around: Option<usize>,
+    list: &'a str,
+    index: usize,
+    tag: &'a str,
+}
+
 #[derive(Default)]
 struct Inference<'a> {
+    limits: SchemaLimits,
     elements: Vec<ElementType>,
-    // Elements that are still to be read: pointer, index of the type, content.
-    stack: Vec<(String, usize, &'a Map<String, Value>)>,
+    by_tag: HashMap<&'a str, usize>,
+    // Where the properties of each type are.
+    by_name: HashMap<(usize, &'a str), usize>,
+    // Which tags each type has in its list.
+    allowed: HashSet<(usize, usize)>,
+    // Elements that were read; pointers are made from them when one is told.
+    places: Vec<Place<'a>>,
+    // Elements that are still to be read: place, index of the type, content.
+    stack: Vec<(Place<'a>, usize, &'a Map<String, Value>)>,
 }
 
 impl<'a> Inference<'a> {
     fn run(&mut self) -> Result<(), InferError> {
-        while let Some((pointer, index, content)) = self.stack.pop() {
+        while let Some((place, index, content)) = self.stack.pop() {
+            let place = {
+                self.places.push(place);
+                self.places.len() - 1
+            };
             for (name, value) in content {
-                let mut pointer = pointer.clone();
-                push_segment(&mut pointer, name);
                 if let Value::Array(items) = value {
-                    self.children(&pointer, index, name, items)?;
+                    self.children(place, index, name, items)?;
                 } else if name != ID_ATTRIBUTE {
-                    self.attribute(&pointer, index, name, value)?;
+                    self.attribute(Some(place), index, name, value)?;
                 }
             }
         }
         Ok(())
     }
 
+    fn element(&mut self, tag: &'a str) -> Result<usize, InferError> {
+        if let Some(&known) = self.by_tag.get(tag) {
+            return Ok(known);
+        }
+        let index = self.elements.len();
+        let within = self.limits.check_elements(index + 1);
+        within
+            .and_then(|()| self.limits.check_name("", tag))
+            .map_err(|error| InferError::at("", error.message))?;
+        self.elements.push(ElementType::new(tag));
+        self.by_tag.insert(tag, index);
+        Ok(index)
+    }
+
+    /// Where a type's property of this name is, made if it is new.
+    fn property(
+        &mut self,
+        index: usize,
+        name: &'a str,
+        make: impl FnOnce() -> ElementProperty,
+    ) -> Result<usize, InferError> {
+        if let Some(&known) = self.by_name.get(&(index, name)) {
+            return Ok(known);
+        }
+        let properties = &mut self.elements[index].properties;
+        let within = self.limits.check_properties("", properties.len() + 1);
+        within
+            .and_then(|()| self.limits.check_name("", name))
+            .map_err(|error| InferError::at("", error.message))?;
+        properties.push(make());
+        let at = properties.len() - 1;
+        self.by_name.insert((index, name), at);
+        Ok(at)
+    }
+
     fn attribute(
         &mut self,
-        pointer: &str,
+        place: Option<usize>,
         index: usize,
-        name: &str,
+        name: &'a str,
         value: &Value,
     ) -> Result<(), InferError> {
         let value_type = match value {
@@ -86,31 +143,23 @@ impl<'a> Inference<'a> {
             Value::String(_) => SimpleValue::String,
             Value::Null => {
                 return Err(InferError::at(
-                    pointer,
+                    self.pointer(place, name),
                     "null has no type; leave it out or send a schema",
                 ));
             }
             Value::Array(_) | Value::Object(_) => {
                 return Err(InferError::at(
-                    pointer,
+                    self.pointer(place, name),
                     "neither a simple value nor a list of one-key objects; send a schema",
                 ));
             }
         };
-        let element = &mut self.elements[index];
-        match element
-            .properties
-            .iter()
-            .find(|property| property.name() == name)
-        {
-            None => {
-                let property = ValueProperty::new(name, value_type);
-                element.properties.push(ElementProperty::Value(property));
-                Ok(())
-            }
-            Some(ElementProperty::Value(known)) if known.value_type == value_type => Ok(()),
-            Some(_) => Err(InferError::at(
-                pointer,
+        let made = || ElementProperty::Value(ValueProperty::new(name, value_type));
+        let at = self.property(index, name, made)?;
+        match &self.elements[index].properties[at] {
+            ElementProperty::Value(known) if known.value_type == value_type => Ok(()),
+            _ => Err(InferError::at(
+                self.pointer(place, name),
                 "the same property has another type elsewhere; send a schema",
             )),
         }
@@ -118,56 +167,71 @@ impl<'a> Inference<'a> {
 
     fn children(
         &mut self,
-        pointer: &str,
+        place: usize,
         index: usize,
-        name: &str,
+        name: &'a str,
         items: &'a [Value],
     ) -> Result<(), InferError> {
-        let element = &mut self.elements[index];
-        let position = element
-            .properties
-            .iter()
-            .position(|property| property.name() == name);
-        let position = position.unwrap_or_else(|| {
-            let property = ChildProperty::new(name, Vec::<String>::new());
-            element.properties.push(ElementProperty::Child(property));
-            element.properties.len() - 1
-        });
-        let holds_text = element.tag == TEXT_TAG;
+        let made = || ElementProperty::Child(ChildProperty::new(name, Vec::<String>::new()));
+        let position = self.property(index, name, made)?;
+        let holds_text = self.elements[index].tag == TEXT_TAG;
         for (item_index, item) in items.iter().enumerate() {
             let child = item.as_object().filter(|item| item.len() == 1);
             let child = child.and_then(|item| item.iter().next());
             let Some((tag, Value::Object(content))) = child else {
+                let mut pointer = self.pointer(Some(place), name);
+                push_segment(&mut pointer, &item_index.to_string());
                 return Err(InferError::at(
-                    format!("{pointer}/{item_index}"),
+                    pointer,
                     "expected an object with one key, {\"tag\": {…}}",
                 ));
             };
             if holds_text && tag == TEXT_TAG && content.contains_key("delta") {
                 continue;
             }
-            let known = self.elements.iter().position(|element| element.tag == *tag);
-            let child_index = known.unwrap_or_else(|| {
-                self.elements.push(ElementType::new(tag));
-                self.elements.len() - 1
-            });
+            let child_index = self.element(tag)?;
             match &mut self.elements[index].properties[position] {
-                ElementProperty::Child(children) if !children.allows(tag) => {
-                    children.tags.push(tag.clone());
+                ElementProperty::Child(children) => {
+                    if self.allowed.insert((index, child_index)) {
+                        children.tags.push(tag.clone());
+                    }
                 }
-                ElementProperty::Child(_) => {}
                 ElementProperty::Value(_) => {
                     return Err(InferError::at(
-                        pointer,
+                        self.pointer(Some(place), name),
                         "the same property has another type elsewhere; send a schema",
                     ));
                 }
             }
-            let mut pointer = format!("{pointer}/{item_index}");
-            push_segment(&mut pointer, tag);
-            self.stack.push((pointer, child_index, content));
+            let place = Place {
+                around: Some(place),
+                list: name,
+                index: item_index,
+                tag,
+            };
+            self.stack.push((place, child_index, content));
         }
         Ok(())
+    }
+
+    /// JSON pointer to a property of an element; without one, of the value itself.
+    fn pointer(&self, place: Option<usize>, name: &str) -> String {
+        let mut above = Vec::new();
+        let mut at = place;
+        while let Some(place) = at.map(|at| &self.places[at]) {
+            above.push(place);
+            at = place.around;
+        }
+        let mut pointer = String::new();
+        for place in above.into_iter().rev() {
+            if place.around.is_some() {
+                push_segment(&mut pointer, place.list);
+                push_segment(&mut pointer, &place.index.to_string());
+            }
+            push_segment(&mut pointer, place.tag);
+        }
+        push_segment(&mut pointer, name);
+        pointer
     }
 }
 

@@ -3,27 +3,38 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    ChildProperty, ElementProperty, ElementType, MeshSchema, SchemaError, SimpleValue,
-    ValueProperty, push_segment,
+    ByName, ChildProperty, ElementProperty, ElementType, MeshSchema, SchemaError, SchemaLimits,
+    SimpleValue, ValueProperty, push_segment, quoted,
 };
 
 const DEFS: &str = "#/$defs/";
 
 impl MeshSchema {
-    /// Reads the JSON form that the SDKs print.
+    /// Reads the JSON form that the SDKs print, within [the usual bounds](SchemaLimits).
     ///
     /// # Errors
     /// [`SchemaError`] with the place of the first thing that is wrong.
     pub fn from_json(json: &Value) -> Result<Self, SchemaError> {
+        Self::from_json_within(json, &SchemaLimits::default())
+    }
+
+    /// The same with other bounds.
+    ///
+    /// # Errors
+    /// [`SchemaError`] with the place of the first thing that is wrong.
+    pub fn from_json_within(json: &Value, limits: &SchemaLimits) -> Result<Self, SchemaError> {
+        limits.check_bytes(json)?;
         let schema = object(json, "")?;
         let root = member(schema, "", "$root_tag_ref")?;
         let root = reference(root, "/$root_tag_ref")?;
         let defs = object(member(schema, "", "$defs")?, "/$defs")?;
+        limits.check_elements(defs.len())?;
         let mut elements = Vec::with_capacity(defs.len());
         for (key, definition) in defs {
             let mut pointer = String::from("/$defs");
             push_segment(&mut pointer, key);
-            elements.push(element_type(key, definition, &pointer)?);
+            limits.check_name(&pointer, key)?;
+            elements.push(element_type(key, definition, &pointer, limits)?);
         }
         Self::new(root, elements)
     }
@@ -44,7 +55,12 @@ impl MeshSchema {
     }
 }
 
-fn element_type(key: &str, json: &Value, pointer: &str) -> Result<ElementType, SchemaError> {
+fn element_type(
+    key: &str,
+    json: &Value,
+    pointer: &str,
+    limits: &SchemaLimits,
+) -> Result<ElementType, SchemaError> {
     let definition = object(json, pointer)?;
     let pointer = &format!("{pointer}/properties");
     let tags = object(member(definition, parent(pointer), "properties")?, pointer)?;
@@ -59,7 +75,11 @@ fn element_type(key: &str, json: &Value, pointer: &str) -> Result<ElementType, S
     if tag != key {
         return Err(SchemaError::at(
             pointer,
-            format!("tag {tag:?} is defined under the name {key:?}; use one name for both"),
+            format!(
+                "tag {} is defined under the name {}; use one name for both",
+                quoted(tag),
+                quoted(key)
+            ),
         ));
     }
     let inner = object(inner, &pointer)?;
@@ -67,17 +87,24 @@ fn element_type(key: &str, json: &Value, pointer: &str) -> Result<ElementType, S
     element.description = description(definition, parent(parent(&pointer)))?;
     let properties = member(inner, &pointer, "properties")?;
     pointer.push_str("/properties");
-    for (name, property) in object(properties, &pointer)? {
+    let properties = object(properties, &pointer)?;
+    limits.check_properties(&pointer, properties.len())?;
+    for (name, property) in properties {
         let mut pointer = pointer.clone();
         push_segment(&mut pointer, name);
-        element
-            .properties
-            .push(self::property(name, property, &pointer)?);
+        limits.check_name(&pointer, name)?;
+        let property = self::property(name, property, &pointer, limits)?;
+        element.properties.push(property);
     }
     Ok(element)
 }
 
-fn property(name: &str, json: &Value, pointer: &str) -> Result<ElementProperty, SchemaError> {
+fn property(
+    name: &str,
+    json: &Value,
+    pointer: &str,
+    limits: &SchemaLimits,
+) -> Result<ElementProperty, SchemaError> {
     let property = object(json, pointer)?;
     let description = description(property, pointer)?;
     let (type_name, nullable) = match member(property, pointer, "type")? {
@@ -99,20 +126,25 @@ fn property(name: &str, json: &Value, pointer: &str) -> Result<ElementProperty, 
             tags,
             description,
             ordered,
+            by_tag: ByName::default(),
         }));
     }
     let Some(value_type) = SimpleValue::from_name(type_name) else {
         return Err(SchemaError::at(
             format!("{pointer}/type"),
             format!(
-                "value type {type_name:?} is unknown; use \"string\", \"number\", \"boolean\", \
-                 \"null\" or \"array\""
+                "value type {} is unknown; use \"string\", \"number\", \"boolean\", \
+                 \"null\" or \"array\"",
+                quoted(type_name)
             ),
         ));
     };
     let variants = match property.get("enum") {
         None | Some(Value::Null) => None,
-        Some(Value::Array(values)) => Some(values.clone()),
+        Some(Value::Array(values)) => {
+            limits.check_enum(&format!("{pointer}/enum"), values.len())?;
+            Some(values.clone())
+        }
         Some(_) => {
             return Err(SchemaError::at(
                 format!("{pointer}/enum"),

@@ -1,62 +1,46 @@
 //! A document's JSON against its schema: all violations at once, each by JSON pointer.
 
 use std::collections::HashSet;
+use std::fmt;
+use std::iter::Enumerate;
+use std::slice;
 
 use serde_json::{Map, Value};
-use thiserror::Error;
 
+use super::violation::{Names, Violation, Violations, push_segment};
 use super::{ChildProperty, ElementProperty, ElementType, ID_ATTRIBUTE, MeshSchema, TEXT_TAG};
-
-/// A place that the schema forbids.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{}: expected {expected}, found {found}", if .pointer.is_empty() { "document" } else { .pointer })]
-pub struct Violation {
-    /// JSON pointer (RFC 6901) to the place.
-    pub pointer: String,
-    /// What the schema allows there.
-    pub expected: String,
-    /// What is there.
-    pub found: String,
-}
 
 impl MeshSchema {
     /// All places where a document's JSON, `{root tag: {…}}`, breaks the schema.
     ///
     /// Missing attributes are no violation, nor is `$id`, as long as no two are equal. The attributes
     /// of a root that can't have children may also stand alone, without the root tag around them.
-    pub fn validate(&self, json: &Value) -> Vec<Violation> {
-        let mut validation = Validation {
-            schema: self,
-            violations: Vec::new(),
-            ids: HashSet::new(),
-            stack: Vec::new(),
-        };
+    pub fn validate(&self, json: &Value) -> Violations {
         match self.root_content(json) {
             Ok((pointer, content)) => {
-                validation.stack.push((pointer, self.root(), content));
-                validation.run();
+                let mut validation = Validation::new(self, pointer);
+                validation.open(None, self.root(), content);
+                validation.run()
             }
-            Err(violation) => validation.violations.push(violation),
+            Err(violation) => violation.into(),
         }
-        validation.violations
     }
 
     /// All places where an element, `{tag: {…}}`, breaks the schema as a child of another.
-    pub(crate) fn validate_child(&self, parent: &ElementType, json: &Value) -> Vec<Violation> {
-        let mut validation = Validation {
-            schema: self,
-            violations: Vec::new(),
-            ids: HashSet::new(),
-            stack: Vec::new(),
-        };
+    pub(crate) fn validate_child(&self, parent: &ElementType, json: &Value) -> Violations {
+        let mut validation = Validation::new(self, String::new());
         match parent.child_property() {
             Some(children) if parent.tag != TEXT_TAG => {
-                validation.child(String::new(), parent, children, 0, json);
-                validation.run();
+                validation.child(parent, children, None, 0, json);
+                if let Some((tag, child, content)) = validation.child_of(json)
+                    && children.allows(tag)
+                {
+                    validation.open(Some((None, 0, tag)), child, content);
+                }
+                validation.run()
             }
-            _ => validation.report(String::new(), "no children", kind_of(json)),
+            _ => Violation::new("", "no children", kind_of(json)).into(),
         }
-        validation.violations
     }
 
     /// All of an element's properties that break the schema.
@@ -64,18 +48,14 @@ impl MeshSchema {
         &self,
         element: &ElementType,
         attributes: &Map<String, Value>,
-    ) -> Vec<Violation> {
-        let mut validation = Validation {
-            schema: self,
-            violations: Vec::new(),
-            ids: HashSet::new(),
-            stack: vec![(String::new(), element, attributes)],
-        };
-        validation.run();
-        if validation.violations.is_empty() {
-            validation.report(String::new(), "an attribute", "something else");
+    ) -> Violations {
+        let mut validation = Validation::new(self, String::new());
+        validation.open(None, element, attributes);
+        let violations = validation.run();
+        if violations.is_empty() {
+            return Violation::new("", "an attribute", "something else").into();
         }
-        validation.violations
+        violations
     }
 
     /// The root element's content in a document's JSON.
@@ -84,9 +64,9 @@ impl MeshSchema {
         json: &'a Value,
     ) -> Result<(String, &'a Map<String, Value>), Violation> {
         let root = self.root();
-        let expected = || format!("an object with the one key {:?}", root.tag);
+        let expected = format_args!("an object with the one key {:?}", root.tag);
         let Value::Object(members) = json else {
-            return Err(Violation::new(String::new(), expected(), kind_of(json)));
+            return Err(Violation::new("", expected, kind_of(json)));
         };
         let mut pointer = String::new();
         match members.get(&root.tag) {
@@ -97,10 +77,10 @@ impl MeshSchema {
             _ if root.is_flat(members) => Ok((pointer, members)),
             Some(value) if members.len() == 1 => {
                 push_segment(&mut pointer, &root.tag);
-                let expected = format!("an object with the properties of {:?}", root.tag);
+                let expected = format_args!("an object with the properties of {:?}", root.tag);
                 Err(Violation::new(pointer, expected, kind_of(value)))
             }
-            _ => Err(Violation::new(pointer, expected(), keys_of(members))),
+            _ => Err(Violation::new(pointer, expected, Keys(members))),
         }
     }
 }
@@ -114,160 +94,219 @@ impl ElementType {
     }
 }
 
+/// An element that is looked at: where it is, and which of its children are still to be looked into.
+struct Open<'a> {
+    // The list that it is in, its place there and its tag; `None` where the pointer begins.
+    place: Option<Step<'a>>,
+    // The list of its children.
+    list: Option<&'a str>,
+    children: Enumerate<slice::Iter<'a, Value>>,
+    allowed: Option<&'a ChildProperty>,
+}
+
+/// The name of a list if it is not where the pointer begins, a place in it, the tag there.
+type Step<'a> = (Option<&'a str>, usize, &'a str);
+
 struct Validation<'a> {
     schema: &'a MeshSchema,
-    violations: Vec<Violation>,
+    // Where the pointers begin.
+    base: String,
+    violations: Violations,
     ids: HashSet<&'a str>,
-    // Elements that are still to be looked at: pointer, type, content. A stack instead of recursion,
-    // since nothing here bounds the depth of the value.
-    stack: Vec<(String, &'a ElementType, &'a Map<String, Value>)>,
+    // A stack instead of recursion, since nothing here bounds the depth of the value. Pointers are made
+    // from it when one is told, so that an element costs no text.
+    stack: Vec<Open<'a>>,
 }
 
 impl<'a> Validation<'a> {
-    fn run(&mut self) {
-        while let Some((pointer, element, content)) = self.stack.pop() {
-            let below = self.stack.len();
-            for (name, value) in content {
-                let mut pointer = pointer.clone();
-                push_segment(&mut pointer, name);
-                self.property(pointer, element, name, value);
-            }
-            // In document order, although a stack turns it round.
-            self.stack[below..].reverse();
+    fn new(schema: &'a MeshSchema, base: String) -> Self {
+        Self {
+            schema,
+            base,
+            violations: Violations::default(),
+            ids: HashSet::new(),
+            stack: Vec::new(),
         }
     }
 
-    fn property(
+    fn run(mut self) -> Violations {
+        while let Some(innermost) = self.stack.last_mut() {
+            let Some((index, item)) = innermost.children.next() else {
+                self.stack.pop();
+                continue;
+            };
+            let (list, allowed) = (innermost.list, innermost.allowed);
+            if let Some((tag, child, content)) = self.child_of(item)
+                && allowed.is_some_and(|allowed| allowed.allows(tag))
+            {
+                self.open(Some((list, index, tag)), child, content);
+            }
+        }
+        self.violations
+    }
+
+    /// Looks at an element's properties, and has its children looked into.
+    fn open(
         &mut self,
-        pointer: String,
+        place: Option<Step<'a>>,
         element: &'a ElementType,
-        name: &str,
-        value: &'a Value,
+        content: &'a Map<String, Value>,
     ) {
+        let allowed = element.child_property();
+        let allowed = allowed.filter(|_| element.tag != TEXT_TAG);
+        let list = allowed.and_then(|list| content.get_key_value(&list.name));
+        let items = list.and_then(|(_, items)| items.as_array());
+        self.stack.push(Open {
+            place,
+            list: list.map(|(name, _)| &**name),
+            children: items.map_or(&[][..], Vec::as_slice).iter().enumerate(),
+            allowed,
+        });
+        for (name, value) in content {
+            self.property(element, name, value);
+        }
+    }
+
+    fn property(&mut self, element: &'a ElementType, name: &'a str, value: &'a Value) {
         if name == ID_ATTRIBUTE {
             match value.as_str() {
                 Some(id) if self.ids.insert(id) => {}
-                Some(id) => self.report(pointer, "a unique $id", format!("{id:?} again")),
-                None => self.report(pointer, "a string", kind_of(value)),
+                Some(id) => {
+                    self.report(&[name], "a unique $id", format_args!("{id:?} again"));
+                }
+                None => self.report(&[name], "a string", kind_of(value)),
             }
             return;
         }
         if let Some(property) = element.value_property(name) {
             if !property.allows(value) {
-                self.report(pointer, property.expectation(), shown(value));
+                self.report(&[name], property.expectation(), Shown(value));
             }
             return;
         }
         match element.child_property() {
-            Some(children) if children.name == name => {
-                self.children(&pointer, element, children, value);
-            }
+            Some(children) if children.name == name => self.children(element, children, value),
             _ => {
-                let expected = format!("a property of {:?}{}", element.tag, names_of(element));
-                self.report(pointer, expected, format!("{name:?}"));
+                let expected =
+                    format_args!("a property of {:?}{}", element.tag, PropertiesOf(element));
+                self.report(&[name], expected, format_args!("{name:?}"));
             }
         }
     }
 
     fn children(
         &mut self,
-        pointer: &str,
         element: &'a ElementType,
         children: &'a ChildProperty,
         value: &'a Value,
     ) {
+        let name = &*children.name;
         let Value::Array(items) = value else {
-            self.report(pointer.to_owned(), "a list of children", kind_of(value));
+            self.report(&[name], "a list of children", kind_of(value));
             return;
         };
         for (index, item) in items.iter().enumerate() {
-            self.child(format!("{pointer}/{index}"), element, children, index, item);
+            self.child(element, children, Some(name), index, item);
         }
     }
 
+    /// Whether a child may be there. What is in it is looked at later.
     fn child(
         &mut self,
-        pointer: String,
         element: &'a ElementType,
         children: &'a ChildProperty,
+        list: Option<&str>,
         index: usize,
         item: &'a Value,
     ) {
+        if element.tag != TEXT_TAG
+            && self
+                .child_of(item)
+                .is_some_and(|(tag, ..)| children.allows(tag))
+        {
+            return;
+        }
+        let number = list.map(|_| index.to_string());
+        let segments = |more: &[&'a str]| -> Vec<&str> {
+            let place = list.into_iter().chain(number.as_deref());
+            place.chain(more.iter().copied()).collect()
+        };
         let only = item.as_object().filter(|item| item.len() == 1);
         let Some((tag, content)) = only.and_then(|item| item.iter().next()) else {
-            self.report(pointer, "an object with one key, its tag", kind_of(item));
+            let expected = "an object with one key, its tag";
+            self.report(&segments(&[]), expected, kind_of(item));
             return;
         };
         if element.tag == TEXT_TAG {
-            self.text(pointer, index, tag, content);
-            return;
-        }
-        if !children.allows(tag) {
-            self.report(pointer, tags_of(children), format!("{tag:?}"));
-            return;
-        }
-        let mut pointer = pointer;
-        push_segment(&mut pointer, tag);
-        match (self.schema.element(tag), content) {
-            (Some(child), Value::Object(content)) => self.stack.push((pointer, child, content)),
-            _ => self.report(pointer, "an object", kind_of(content)),
+            self.text(&segments(&[]), index, tag, content);
+        } else if !children.allows(tag) {
+            let found = format_args!("{tag:?}");
+            self.report(&segments(&[]), children.expectation(), found);
+        } else {
+            self.report(&segments(&[tag]), "an object", kind_of(content));
         }
     }
 
     /// The one child of an element that holds text.
-    fn text(&mut self, pointer: String, index: usize, tag: &str, content: &Value) {
+    fn text(&mut self, place: &[&str], index: usize, tag: &str, content: &Value) {
         let delta = content.get("delta").and_then(Value::as_array);
         let (TEXT_TAG, 0, Some(delta)) = (tag, index, delta) else {
             let expected = "one child, {\"text\": {\"delta\": […]}}";
-            self.report(pointer, expected, format!("{tag:?}"));
+            self.report(place, expected, format_args!("{tag:?}"));
             return;
         };
         for (index, run) in delta.iter().enumerate() {
-            let pointer = format!("{pointer}/text/delta/{index}");
-            if !run.get("insert").is_some_and(Value::is_string) {
-                self.report(
-                    pointer,
-                    "{\"insert\": text, \"attributes\": {…}}",
-                    kind_of(run),
-                );
-            } else if !matches!(
-                run.get("attributes"),
-                None | Some(Value::Null | Value::Object(_))
-            ) {
-                self.report(pointer + "/attributes", "an object", "something else");
+            let is_text = run.get("insert").is_some_and(Value::is_string);
+            let attributes = run.get("attributes");
+            if is_text && matches!(attributes, None | Some(Value::Null | Value::Object(_))) {
+                continue;
+            }
+            let number = index.to_string();
+            let mut place = [place, &[TEXT_TAG, "delta", &number]].concat();
+            if !is_text {
+                let expected = "{\"insert\": text, \"attributes\": {…}}";
+                self.report(&place, expected, kind_of(run));
+            } else {
+                place.push("attributes");
+                self.report(&place, "an object", "something else");
             }
         }
     }
 
-    fn report(&mut self, pointer: String, expected: impl Into<String>, found: impl Into<String>) {
-        let violation = Violation::new(pointer, expected, found);
-        self.violations.push(violation);
+    /// The tag, the type and the content of a child that is one by its form.
+    fn child_of(
+        &self,
+        item: &'a Value,
+    ) -> Option<(&'a str, &'a ElementType, &'a Map<String, Value>)> {
+        let only = item.as_object().filter(|item| item.len() == 1)?;
+        let (tag, content) = only.iter().next()?;
+        Some((tag, self.schema.element(tag)?, content.as_object()?))
     }
-}
 
-impl Violation {
-    pub(crate) fn new(
-        pointer: String,
-        expected: impl Into<String>,
-        found: impl Into<String>,
-    ) -> Self {
-        Self {
-            pointer,
-            expected: expected.into(),
-            found: found.into(),
-        }
-    }
-}
-
-/// Appends one reference token to a JSON pointer.
-pub(crate) fn push_segment(pointer: &mut String, segment: &str) {
-    pointer.push('/');
-    for character in segment.chars() {
-        match character {
-            '~' => pointer.push_str("~0"),
-            '/' => pointer.push_str("~1"),
-            other => pointer.push(other),
-        }
+    /// Reports a place below the element that is looked at.
+    fn report(&mut self, below: &[&str], expected: impl fmt::Display, found: impl fmt::Display) {
+        let Self {
+            base,
+            stack,
+            violations,
+            ..
+        } = self;
+        violations.report(|| {
+            let mut pointer = base.clone();
+            for open in stack.iter() {
+                if let Some((list, index, tag)) = open.place {
+                    if let Some(list) = list {
+                        push_segment(&mut pointer, list);
+                        push_segment(&mut pointer, &index.to_string());
+                    }
+                    push_segment(&mut pointer, tag);
+                }
+            }
+            for segment in below {
+                push_segment(&mut pointer, segment);
+            }
+            Violation::new(pointer, expected, found)
+        });
     }
 }
 
@@ -284,43 +323,48 @@ pub(crate) fn kind_of(value: &Value) -> &'static str {
 }
 
 /// A value for people: its kind, or itself if it is short.
-fn shown(value: &Value) -> String {
-    const SHORT: usize = 40;
-    match value {
-        Value::String(text) if text.len() <= SHORT => format!("{text:?}"),
-        Value::Bool(_) | Value::Number(_) => value.to_string(),
-        other => kind_of(other).to_owned(),
+struct Shown<'a>(&'a Value);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHORT: usize = 40;
+        match self.0 {
+            Value::String(text) if text.len() <= SHORT => write!(formatter, "{text:?}"),
+            Value::Bool(_) | Value::Number(_) => write!(formatter, "{}", self.0),
+            other => formatter.write_str(kind_of(other)),
+        }
     }
 }
 
-fn keys_of(members: &Map<String, Value>) -> String {
-    const SHOWN: usize = 5;
-    if members.is_empty() {
-        return "an empty object".to_owned();
-    }
-    let keys: Vec<String> = members
-        .keys()
-        .take(SHOWN)
-        .map(|key| format!("{key:?}"))
-        .collect();
-    let more = if members.len() > SHOWN { ", …" } else { "" };
-    format!("the keys {}{more}", keys.join(", "))
-}
+struct Keys<'a>(&'a Map<String, Value>);
 
-fn names_of(element: &ElementType) -> String {
-    let names = element.properties.iter().map(ElementProperty::name);
-    let names: Vec<&str> = names.collect();
-    if names.is_empty() {
-        " (which has none)".to_owned()
-    } else {
-        format!(" ({})", names.join(", "))
+impl fmt::Display for Keys<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 5;
+        if self.0.is_empty() {
+            return formatter.write_str("an empty object");
+        }
+        formatter.write_str("the keys ")?;
+        for (index, key) in self.0.keys().take(SHOWN).enumerate() {
+            let before = if index > 0 { ", " } else { "" };
+            write!(formatter, "{before}{key:?}")?;
+        }
+        let more = if self.0.len() > SHOWN { ", …" } else { "" };
+        formatter.write_str(more)
     }
 }
 
-fn tags_of(children: &ChildProperty) -> String {
-    if children.tags.is_empty() {
-        "no children".to_owned()
-    } else {
-        format!("one of the tags {}", children.tags.join(", "))
+struct PropertiesOf<'a>(&'a ElementType);
+
+impl fmt::Display for PropertiesOf<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.properties.is_empty() {
+            return formatter.write_str(" (which has none)");
+        }
+        write!(
+            formatter,
+            " ({})",
+            Names(&self.0.properties, ElementProperty::name)
+        )
     }
 }

@@ -1,15 +1,27 @@
 //! A cursor over lib0-encoded bytes that never reads, or allocates, more than is there.
 
 use super::DecodeError;
+use super::json::{self, Json, is_json};
 
 /// How deep arrays and objects may nest in one value.
 const MAX_VALUE_DEPTH: usize = 128;
+
+const TOO_DEEP: &str = "values nested too deep";
 
 /// Client ids are integers that JavaScript can count to.
 const MAX_CLIENT: u64 = (1 << 53) - 1;
 
 /// Clocks stay below this, so that no sum of two overflows and signed arithmetic stays exact.
 const MAX_CLOCK: u64 = (1 << 31) - 1;
+
+/// What Yjs writes and not every reader takes.
+#[derive(Debug, Default)]
+pub(crate) struct Misfits {
+    /// Where four digits stand that name half a character.
+    pub(crate) halves: Vec<usize>,
+    /// What the operation that was read last can't be passed on for.
+    pub(crate) found: Option<&'static str>,
+}
 
 #[derive(Clone, Debug)]
 pub(crate) struct Reader<'a> {
@@ -149,17 +161,42 @@ impl<'a> Reader<'a> {
     }
 
     /// A JSON value inside a string.
-    pub(crate) fn skip_json(&mut self) -> Result<(), DecodeError> {
+    pub(crate) fn skip_json(&mut self, misfits: Option<&mut Misfits>) -> Result<(), DecodeError> {
         let text = self.string()?;
-        let value: Result<serde_json::Value, _> = serde_json::from_str(text);
-        value.map_err(|_| self.error("text that is not JSON"))?;
+        let Some(misfits) = misfits else {
+            if is_json(text) {
+                return Ok(());
+            }
+            return Err(self.error("text that is not JSON"));
+        };
+        let start = self.position - text.len();
+        match json::check(text) {
+            Json::Sound => {}
+            Json::Halves(places) => {
+                let places = places.into_iter().map(|place| start + place);
+                misfits.halves.extend(places);
+            }
+            Json::Beyond => misfits.found = Some("JSON nested too deep"),
+            Json::No => return Err(self.error("text that is not JSON")),
+        }
         Ok(())
     }
 
     /// A value in lib0's own encoding.
     pub(crate) fn skip_value(&mut self) -> Result<(), DecodeError> {
+        self.skip_any(None)
+    }
+
+    /// The same, of any depth if that may be noted.
+    pub(crate) fn skip_any(
+        &mut self,
+        mut misfits: Option<&mut Misfits>,
+    ) -> Result<(), DecodeError> {
+        let Some(first) = self.skip_one()? else {
+            return Ok(());
+        };
         // How many values are still to come at each level.
-        let mut open: Vec<(usize, bool)> = vec![(1, false)];
+        let mut open: Vec<(usize, bool)> = vec![first];
         while let Some((left, has_keys)) = open.last_mut() {
             if *left == 0 {
                 open.pop();
@@ -169,32 +206,41 @@ impl<'a> Reader<'a> {
             if *has_keys {
                 self.string()?;
             }
-            match self.byte()? {
-                120 | 121 | 126 | 127 => {}
-                122 | 123 => {
-                    self.take(8)?;
+            open.extend(self.skip_one()?);
+            if open.len() >= MAX_VALUE_DEPTH {
+                match &mut misfits {
+                    None => return Err(self.error(TOO_DEEP)),
+                    Some(misfits) => misfits.found = Some(TOO_DEEP),
                 }
-                124 => {
-                    self.take(4)?;
-                }
-                125 => {
-                    self.signed()?;
-                }
-                119 => {
-                    self.string()?;
-                }
-                118 => open.push((self.count(2)?, true)),
-                117 => open.push((self.count(1)?, false)),
-                116 => {
-                    let length = self.unsigned()?;
-                    self.take(length)?;
-                }
-                _ => return Err(self.error("an unknown kind of value")),
-            }
-            if open.len() > MAX_VALUE_DEPTH {
-                return Err(self.error("values nested too deep"));
             }
         }
         Ok(())
+    }
+
+    /// A value without what is in it: how many values that are, and whether they have keys.
+    fn skip_one(&mut self) -> Result<Option<(usize, bool)>, DecodeError> {
+        match self.byte()? {
+            120 | 121 | 126 | 127 => {}
+            122 | 123 => {
+                self.take(8)?;
+            }
+            124 => {
+                self.take(4)?;
+            }
+            125 => {
+                self.signed()?;
+            }
+            119 => {
+                self.string()?;
+            }
+            118 => return Ok(Some((self.count(2)?, true))),
+            117 => return Ok(Some((self.count(1)?, false))),
+            116 => {
+                let length = self.unsigned()?;
+                self.take(length)?;
+            }
+            _ => return Err(self.error("an unknown kind of value")),
+        }
+        Ok(None)
     }
 }

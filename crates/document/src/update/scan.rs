@@ -4,14 +4,22 @@
 //! before a failing struct stays applied. So nothing reaches it that was not scanned here, and
 //! references to other clients are resolved by the document before it is applied.
 
+use std::collections::HashSet;
+
 use super::DecodeError;
-use super::reader::Reader;
+use super::reader::{Misfits, Reader};
 use crate::document::Limits;
 
 const HAS_ORIGIN: u8 = 0x80;
 const HAS_RIGHT_ORIGIN: u8 = 0x40;
 const HAS_KEY: u8 = 0x20;
 const CONTENT: u8 = 0x0f;
+
+/// How many bytes a small struct has, when many of them can't be one.
+const SMALL_STRUCT: usize = 4;
+
+/// From how many bytes on an update's structs are counted before any is listed.
+const COUNTED_FIRST: usize = 16 << 10;
 
 /// The name of one operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,7 +42,8 @@ pub(crate) struct Scan<'a> {
     /// Structs of one client follow each other, in the order of their clocks.
     pub(crate) structs: Vec<Struct<'a>>,
     pub(crate) deletes: Vec<IdRange>,
-    /// Whether the bytes hold anything that is not listed above: gaps, empty strings.
+    /// Whether the bytes hold anything that is not listed above, or is listed shorter: gaps, empty strings,
+    /// collected operations one by one.
     pub(crate) has_filler: bool,
 }
 
@@ -48,7 +57,8 @@ pub(crate) struct Struct<'a> {
     pub(crate) parent: Parent<'a>,
     pub(crate) key: Option<&'a str>,
     pub(crate) content: Content<'a>,
-    /// As encoded; the id is not part of it.
+    /// As encoded; the id is not part of it. Collected operations beside each other are one struct, with
+    /// the bytes of the first.
     pub(crate) bytes: &'a [u8],
     /// The part of the bytes that holds the content.
     pub(crate) content_bytes: &'a [u8],
@@ -92,6 +102,13 @@ impl Struct<'_> {
         self.id.clock + self.length
     }
 
+    /// Whether it goes on where collected operations ended, and is listed with them.
+    fn continues(&self, client: u64, end: u32, content: Content<'_>) -> bool {
+        self.content == Content::Collected
+            && content == Content::Collected
+            && self.id == Id { client, clock: end }
+    }
+
     /// The operations that must be there first, its own client's earlier ones apart.
     pub(crate) fn dependencies(&self) -> impl Iterator<Item = Id> + use<> {
         let parent = match self.parent {
@@ -107,49 +124,27 @@ impl Struct<'_> {
 impl<'a> Scan<'a> {
     /// Scans an update that was made or taken up here before.
     pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, DecodeError> {
-        Self::read_at_most(bytes, usize::MAX)
+        Self::read_at_most(&Reader::new(bytes), &Limits::NONE)
     }
 
     /// Scans an update, unless it is larger than a document takes.
     pub(crate) fn read_within(bytes: &'a [u8], limits: &Limits) -> Result<Self, DecodeError> {
-        if bytes.len() > limits.update_bytes {
-            return Err(DecodeError::TooLarge {
-                what: "the number of bytes in one update",
-                limit: limits.update_bytes,
-            });
-        }
-        Self::read_at_most(bytes, limits.update_operations)
+        check_bytes(bytes, limits)?;
+        Self::read_at_most(&Reader::new(bytes), limits)
     }
 
-    fn read_at_most(bytes: &'a [u8], limit: usize) -> Result<Self, DecodeError> {
+    fn read_at_most(start: &Reader<'a>, limits: &Limits) -> Result<Self, DecodeError> {
         let mut scan = Self::default();
-        let mut reader = Reader::new(bytes);
-        let mut clients = std::collections::HashSet::new();
-        let groups = reader.count(3)?;
-        for _ in 0..groups {
-            let structs = reader.count(2)?;
-            let client = reader.client()?;
-            let mut clock = reader.clock()?;
-            if groups > 1 && !clients.insert(client) {
-                return Err(reader.error("a client that is listed twice"));
-            }
-            // There is often just one group, of which nothing is to be left over.
-            match scan.structs.len() {
-                0 => scan.structs.reserve_exact(structs.min(limit)),
-                _ => scan.structs.reserve(structs.min(limit)),
-            }
-            for _ in 0..structs {
-                let id = Id { client, clock };
-                let (found, end) = read_struct(&mut reader, id)?;
-                clock = end;
-                match found {
-                    Some(found) => scan.structs.push(found),
-                    None => scan.has_filler = true,
-                }
-                scan.check_size(limit)?;
-            }
+        if start.remaining() > COUNTED_FIRST {
+            // A listed struct takes many times its bytes: nothing is listed before the bounds were looked at, and the
+            // list has its size from the start.
+            let mut count = Count::default();
+            read_structs(&mut start.clone(), limits, &mut count)?;
+            scan.structs.reserve_exact(count.structs);
         }
-        scan.read_deletes(&mut reader, limit)?;
+        let mut reader = start.clone();
+        read_structs(&mut reader, limits, &mut scan)?;
+        scan.read_deletes(&mut reader, limits.update_operations)?;
         reader.finish()?;
         Ok(scan)
     }
@@ -177,20 +172,142 @@ impl<'a> Scan<'a> {
     }
 
     fn check_size(&self, limit: usize) -> Result<(), DecodeError> {
-        if self.structs.len() + self.deletes.len() > limit {
-            return Err(DecodeError::TooLarge {
-                what: "the number of operations in one update",
-                limit,
-            });
-        }
-        Ok(())
+        check_operations(self.structs.len() + self.deletes.len(), limit)
     }
+}
+
+impl<'a> Sink<'a> for Scan<'a> {
+    fn reserve(&mut self, structs: usize) {
+        // There is often just one group, of which nothing is to be left over.
+        match self.structs.len() {
+            0 => self.structs.reserve_exact(structs),
+            _ => self.structs.reserve(structs),
+        }
+    }
+
+    fn push(&mut self, found: Struct<'a>, _: usize) -> usize {
+        match self.structs.last_mut() {
+            Some(last) if found.continues(last.id.client, last.end(), last.content) => {
+                last.length += found.length;
+                self.has_filler = true;
+            }
+            _ => self.structs.push(found),
+        }
+        self.structs.len()
+    }
+
+    fn filler(&mut self) {
+        self.has_filler = true;
+    }
+}
+
+pub(super) fn check_bytes(bytes: &[u8], limits: &Limits) -> Result<(), DecodeError> {
+    if bytes.len() > limits.update_bytes {
+        return Err(DecodeError::TooLarge {
+            what: "the number of bytes in one update",
+            limit: limits.update_bytes,
+        });
+    }
+    Ok(())
+}
+
+/// Where the structs of an update go.
+pub(super) trait Sink<'a> {
+    /// So many more may come.
+    fn reserve(&mut self, structs: usize);
+
+    /// Takes a struct that ends at a byte of the update, and returns how many there are.
+    fn push(&mut self, found: Struct<'a>, end: usize) -> usize;
+
+    /// What lists nothing was there.
+    fn filler(&mut self);
+
+    /// Where to note what not every reader takes; without it that is refused.
+    fn misfits(&mut self) -> Option<&mut Misfits> {
+        None
+    }
+}
+
+/// How many structs a scan lists.
+#[derive(Default)]
+struct Count {
+    structs: usize,
+    /// Where the last one ended, if it was collected.
+    collected: Option<Id>,
+}
+
+impl<'a> Sink<'a> for Count {
+    fn reserve(&mut self, _: usize) {}
+
+    fn push(&mut self, found: Struct<'a>, _: usize) -> usize {
+        let is_joined = self
+            .collected
+            .is_some_and(|end| found.continues(end.client, end.clock, Content::Collected));
+        self.structs += usize::from(!is_joined);
+        let end = Id {
+            client: found.id.client,
+            clock: found.end(),
+        };
+        self.collected = (found.content == Content::Collected).then_some(end);
+        self.structs
+    }
+
+    fn filler(&mut self) {}
+}
+
+pub(super) fn read_structs<'a>(
+    reader: &mut Reader<'a>,
+    limits: &Limits,
+    sink: &mut impl Sink<'a>,
+) -> Result<(), DecodeError> {
+    let groups = reader.count(3)?;
+    if groups > limits.clients {
+        return Err(DecodeError::TooLarge {
+            what: "the number of client ids in one update",
+            limit: limits.clients,
+        });
+    }
+    let mut clients = HashSet::new();
+    for _ in 0..groups {
+        let structs = reader.count(2)?;
+        let client = reader.client()?;
+        let mut clock = reader.clock()?;
+        if groups > 1 && !clients.insert(client) {
+            return Err(reader.error("a client that is listed twice"));
+        }
+        // What is smaller is joined to its neighbour, or rare.
+        let fitting = reader.remaining() / SMALL_STRUCT + 1;
+        sink.reserve(structs.min(fitting).min(COUNTED_FIRST / SMALL_STRUCT));
+        for _ in 0..structs {
+            let id = Id { client, clock };
+            let (found, end) = read_struct(reader, id, sink.misfits())?;
+            clock = end;
+            match found {
+                Some(found) => {
+                    let count = sink.push(found, reader.position());
+                    check_operations(count, limits.update_operations)?;
+                }
+                None => sink.filler(),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_operations(operations: usize, limit: usize) -> Result<(), DecodeError> {
+    if operations > limit {
+        return Err(DecodeError::TooLarge {
+            what: "the number of operations in one update",
+            limit,
+        });
+    }
+    Ok(())
 }
 
 /// Reads a struct again that was read before.
 pub(crate) fn reread(bytes: &[u8], id: Id) -> Result<Struct<'_>, DecodeError> {
     let mut reader = Reader::new(bytes);
-    let (found, _) = read_struct(&mut reader, id)?;
+    let (found, _) = read_struct(&mut reader, id, None)?;
     found.ok_or_else(|| reader.error("no operation"))
 }
 
@@ -198,6 +315,7 @@ pub(crate) fn reread(bytes: &[u8], id: Id) -> Result<Struct<'_>, DecodeError> {
 fn read_struct<'a>(
     reader: &mut Reader<'a>,
     id: Id,
+    misfits: Option<&mut Misfits>,
 ) -> Result<(Option<Struct<'a>>, u32), DecodeError> {
     let start = reader.position();
     let info = reader.byte()?;
@@ -217,7 +335,7 @@ fn read_struct<'a>(
     } else {
         read_place(reader, info, &mut found)?;
         let content = reader.position();
-        (found.content, found.length) = read_content(reader, info & CONTENT)?;
+        (found.content, found.length) = read_content(reader, info & CONTENT, misfits)?;
         found.content_bytes = reader.since(content);
     }
     let is_empty_text = found.length == 0 && matches!(found.content, Content::Text(_));
@@ -269,7 +387,11 @@ fn read_id(reader: &mut Reader<'_>, own: Id) -> Result<Id, DecodeError> {
     Ok(Id { client, clock })
 }
 
-fn read_content<'a>(reader: &mut Reader<'a>, kind: u8) -> Result<(Content<'a>, u32), DecodeError> {
+fn read_content<'a>(
+    reader: &mut Reader<'a>,
+    kind: u8,
+    mut misfits: Option<&mut Misfits>,
+) -> Result<(Content<'a>, u32), DecodeError> {
     match kind {
         1 => Ok((Content::Deleted, reader.clock()?)),
         2 => {
@@ -289,30 +411,55 @@ fn read_content<'a>(reader: &mut Reader<'a>, kind: u8) -> Result<(Content<'a>, u
             Ok((Content::Text(text), length(reader, utf16_length(text))?))
         }
         5 => {
-            reader.skip_json()?;
+            reader.skip_json(misfits)?;
             Ok((Content::Whole, 1))
         }
         6 => {
             reader.string()?;
-            reader.skip_json()?;
+            reader.skip_json(misfits)?;
             Ok((Content::Format, 1))
         }
-        7 => Ok((Content::Type(read_type(reader)?), 1)),
+        7 => Ok((Content::Type(read_type(reader, misfits)?), 1)),
         8 => {
             let count = reader.count(1)?;
             for _ in 0..count {
-                reader.skip_value()?;
+                reader.skip_any(misfits.as_deref_mut())?;
             }
             Ok((Content::Values, length(reader, count)?))
         }
-        9 => Err(reader.error("a document inside the document, which is not supported")),
+        9 => {
+            reader.string()?;
+            reader.skip_any(misfits.as_deref_mut())?;
+            note(misfits, reader, "a document inside the document")?;
+            Ok((Content::Whole, 1))
+        }
         _ => Err(reader.error("an unknown kind of content")),
     }
 }
 
-fn read_type<'a>(reader: &mut Reader<'a>) -> Result<TypeKind<'a>, DecodeError> {
+/// Notes what can't be passed on, or refuses it.
+fn note(
+    misfits: Option<&mut Misfits>,
+    reader: &Reader<'_>,
+    what: &'static str,
+) -> Result<(), DecodeError> {
+    let misfits = misfits.ok_or_else(|| reader.error(what))?;
+    misfits.found = Some(what);
+    Ok(())
+}
+
+fn read_type<'a>(
+    reader: &mut Reader<'a>,
+    misfits: Option<&mut Misfits>,
+) -> Result<TypeKind<'a>, DecodeError> {
     match reader.byte()? {
         number @ (0 | 1 | 2 | 4) => Ok(TypeKind::Other(number)),
+        // yrs doesn't read its name, and takes the rest of the update for something else.
+        5 => {
+            reader.string()?;
+            note(misfits, reader, "an XML hook")?;
+            Ok(TypeKind::Other(5))
+        }
         3 => Ok(TypeKind::Element(reader.string()?)),
         6 => Ok(TypeKind::Text),
         _ => Err(reader.error("a shared type that is not supported")),

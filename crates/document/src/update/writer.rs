@@ -165,17 +165,24 @@ pub(crate) fn deletes(out: &mut Vec<u8>, deletes: &mut Vec<IdRange>) {
     }
 }
 
+/// So many collected operations as an update has them.
+pub(crate) fn collected(length: u32) -> Vec<u8> {
+    let mut out = vec![0];
+    unsigned(&mut out, length.into());
+    out
+}
+
 /// The part of a struct from this clock on.
 fn write_from(out: &mut Vec<u8>, one: &Struct<'_>, clock: u32) -> Result<(), DecodeError> {
     let offset = clock - one.id.clock;
-    if offset == 0 {
-        out.extend_from_slice(one.bytes);
+    let left = one.length - offset;
+    // Its bytes may be those of the first of several.
+    if one.content == Content::Collected {
+        out.extend(collected(left));
         return Ok(());
     }
-    let left = one.length - offset;
-    if one.content == Content::Collected {
-        out.push(0);
-        unsigned(out, left.into());
+    if offset == 0 {
+        out.extend_from_slice(one.bytes);
         return Ok(());
     }
     // What follows the cut hangs on the operation before it, which tells the rest of its place.

@@ -8,13 +8,15 @@ use serde_json::{Map, Value, json};
 use super::overlay::{self, Node, NodeIndex, Object, Place};
 use super::pieces::Piece;
 use crate::document::MeshDocument;
-use crate::schema::{ChildProperty, ElementType, ID_ATTRIBUTE, TEXT_TAG, Violation, push_segment};
+use crate::schema::{
+    ChildProperty, ElementType, ID_ATTRIBUTE, TEXT_TAG, Violation, Violations, push_segment,
+};
 
 /// The root element's content in a patched document that has settled, if the schema allows it.
 pub(super) fn check<'a>(
     document: &'a MeshDocument,
     json: &'a Node,
-) -> Result<&'a Node, Vec<Violation>> {
+) -> Result<&'a Node, Violations> {
     let root = document.schema().root();
     let Node::Object(Object { members, .. }) = json else {
         return Err(document.schema().validate(&json.to_value(document)));
@@ -26,7 +28,7 @@ pub(super) fn check<'a>(
     let mut check = Check {
         document,
         pointer: String::new(),
-        violations: Vec::new(),
+        violations: Violations::default(),
         given: Vec::new(),
         kept: Kept::default(),
     };
@@ -44,7 +46,7 @@ struct Check<'a> {
     document: &'a MeshDocument,
     /// Where the check is.
     pointer: String,
-    violations: Vec<Violation>,
+    violations: Violations,
     /// The `$id`s that the patch gave, and where.
     given: Vec<(&'a str, String)>,
     kept: Kept,
@@ -244,13 +246,8 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn report(&mut self, violations: Vec<Violation>) {
-        let here = &self.pointer;
-        self.violations
-            .extend(violations.into_iter().map(|violation| Violation {
-                pointer: format!("{here}{}", violation.pointer),
-                ..violation
-            }));
+    fn report(&mut self, violations: Violations) {
+        self.violations.extend_below(&self.pointer, violations);
     }
 
     /// The `$id`s in a list of new elements.
@@ -276,7 +273,9 @@ impl<'a> Check<'a> {
             };
             push_segment(&mut pointer, tag);
             if let Some(id) = content.get(ID_ATTRIBUTE).and_then(Value::as_str) {
-                self.given.push((id, format!("{pointer}/{ID_ATTRIBUTE}")));
+                let mut pointer = pointer.clone();
+                push_segment(&mut pointer, ID_ATTRIBUTE);
+                self.given.push((id, pointer));
             }
             let element = self.document.schema().element(tag);
             let list = element.and_then(ElementType::child_property);
@@ -287,7 +286,11 @@ impl<'a> Check<'a> {
             let children = content.get(list.name()).and_then(Value::as_array);
             let children = children.map_or(&[][..], Vec::as_slice);
             let children = children.iter().enumerate().rev();
-            stack.extend(children.map(|(index, child)| (format!("{pointer}/{index}"), child)));
+            stack.extend(children.map(|(index, child)| {
+                let mut pointer = pointer.clone();
+                push_segment(&mut pointer, &index.to_string());
+                (pointer, child)
+            }));
         }
     }
 
@@ -300,9 +303,9 @@ impl<'a> Check<'a> {
             let other = self.document.node(id);
             let is_kept = other.is_some_and(|other| self.kept.contains(self.document, other.index));
             if (!seen.insert(*id) || is_kept) && !known.contains(pointer) {
-                let (expected, found) = ("a unique $id", format!("{id:?} again"));
-                let violation = Violation::new(pointer.clone(), expected, found);
-                self.violations.push(violation);
+                self.violations.report(|| {
+                    Violation::new(pointer, "a unique $id", format_args!("{id:?} again"))
+                });
             }
         }
     }

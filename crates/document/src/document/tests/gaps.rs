@@ -137,3 +137,69 @@ fn what_waited_and_has_no_place_is_given_up_alone() {
     other.apply_update(&applied.visible.unwrap()).unwrap();
     assert_eq!(other.to_json(true), ours.to_json(true));
 }
+
+/// A child of an element, in front of what is there, by an author who has seen none of it.
+fn in_front(client: u8, count: u8, first: &[u8]) -> Vec<u8> {
+    let mut update = vec![1, count + 1, client, 0];
+    update.extend(first);
+    for _ in 0..count {
+        update.extend([7, 0, 1, 0, 3, 4, b'i', b't', b'e', b'm']);
+    }
+    update.push(0);
+    update
+}
+
+#[test]
+fn what_was_kept_is_not_lost_if_the_steps_run_out() {
+    const COUNT: u8 = 100;
+    let item = [7, 1, 3, b'x', b'm', b'l', 3, 4, b'i', b't', b'e', b'm'];
+    let top = [&[1, 1, 1, 0][..], &item, &[0]].concat();
+    let theirs = in_front(5, COUNT, &item);
+    // Behind an operation that is missing.
+    let behind = [&[0x87, 8, 0, 3, 4][..], b"item"].concat();
+    let waiting = in_front(9, COUNT, &behind);
+    let missing = [&[1, 1, 8, 0][..], &item, &[0]].concat();
+    let apart = |client: u8| [&[1, 1, client, 0][..], &item, &[0]].concat();
+
+    let mut whole = document(1);
+    for update in [&top, &theirs, &waiting, &missing] {
+        whole.apply_update(update).unwrap();
+    }
+    let mut ours = document(1);
+    let mut limits = *ours.limits();
+    limits.conflict_steps = 1_000;
+    ours.set_limits(limits);
+    for update in [&top, &theirs] {
+        ours.apply_update(update).unwrap();
+    }
+    assert!(ours.apply_update(&waiting).unwrap().gap);
+    let mut reader = document(2);
+    reader.apply_update(&ours.encode_state()).unwrap();
+    let mut updates = 0;
+    let mut update = missing;
+    loop {
+        let applied = ours.apply_update(&update).unwrap();
+        ours.engine.check();
+        assert_eq!(applied.refused, None);
+        reader.apply_update(&applied.visible.unwrap()).unwrap();
+        assert!(!reader.has_gap());
+        assert_eq!(reader.to_json(true), ours.to_json(true));
+        if !ours.has_gap() {
+            break;
+        }
+        // What still waits survives a restart.
+        let mut restarted = document(3);
+        restarted.apply_update(&ours.encode_state()).unwrap();
+        restarted
+            .apply_update(&ours.encode_pending().unwrap())
+            .unwrap();
+        assert!(!restarted.has_gap());
+        updates += 1;
+        assert!(updates < 100, "it waits for ever");
+        update = apart(100 + updates);
+        whole.apply_update(&update).unwrap();
+    }
+    assert!(updates > 2, "there were steps for all of it");
+    assert_eq!(ours.to_json(true), whole.to_json(true));
+    assert_eq!(ours.pending_bytes(), 0);
+}

@@ -3,11 +3,15 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
+use yrs::updates::decoder::Decode;
+use yrs::{Doc, Transact, Update};
 
 use super::convergence::{Random, edit};
 use super::{counter, document, golden};
+use crate::document::pending::Plan;
 use crate::test;
 use crate::update::DecodeError;
+use crate::update::scan::Scan;
 
 fn refuse(bytes: &[u8]) -> DecodeError {
     let mut document = document(1);
@@ -203,7 +207,7 @@ fn changed_updates_never_end_the_process() {
         .collect();
     for seed in 0..seeds.unwrap_or(150) {
         let mut random = Random::new(seed);
-        let authors = [2001, 22].map(yrs::Doc::with_client_id);
+        let authors = [2001, 22].map(Doc::with_client_id);
         let mut serial = 0;
         let mut updates: Vec<Vec<u8>> = (0..12)
             .map(|at| edit(&authors[at % 2], &mut random, &mut serial))
@@ -242,5 +246,104 @@ fn changed_updates_never_end_the_process() {
         if let Some(pending) = ours.encode_pending() {
             other.apply_update(&pending).unwrap();
         }
+    }
+}
+
+#[test]
+fn what_takes_too_many_steps_is_taken_back_whole() {
+    let mut refused = 0;
+    for seed in 0..200 {
+        let mut random = Random::new(seed);
+        let other = [3, 9][random.below(2)];
+        let (first, second) = (Doc::with_client_id(5), Doc::with_client_id(other));
+        let (mut ours, mut theirs, mut serial) = (document(1), document(2), 0);
+        for _ in 0..random.below(20) {
+            let update = edit(&first, &mut random, &mut serial);
+            let decoded = Update::decode_v1(&update).unwrap();
+            second.transact_mut().apply_update(decoded).unwrap();
+            ours.apply_update(&update).unwrap();
+            theirs.apply_update(&update).unwrap();
+        }
+        // From here on they edit apart.
+        let mut updates = Vec::new();
+        for _ in 0..10 + random.below(40) {
+            let update = edit(&first, &mut random, &mut serial);
+            ours.apply_update(&update).unwrap();
+            updates.push(edit(&second, &mut random, &mut serial));
+        }
+        let updates: Vec<&[u8]> = updates.iter().map(Vec::as_slice).collect();
+        let update = crate::merge_updates(&updates).unwrap();
+        theirs.apply_update(&update).unwrap();
+        let before = ours.encode_state();
+        let json = ours.to_json(true);
+        for steps in [0, 1, 3, 9, 30, 100] {
+            let mut left = steps;
+            let scan = Scan::read(&update).unwrap();
+            let plan = Plan::new(&ours.engine, &scan);
+            let own: Vec<_> = plan.order.iter().map(|&at| &scan.structs[at]).collect();
+            if ours.take_up(&own, &[], &mut left).is_ok() {
+                break;
+            }
+            refused += 1;
+            ours.engine.check();
+            assert_eq!(ours.encode_state(), before, "seed {seed}, {steps} steps");
+            assert_eq!(ours.to_json(true), json, "seed {seed}, {steps} steps");
+        }
+        // With all steps it is what any other replica gets.
+        ours.apply_update(&update).unwrap();
+        theirs.apply_update(&before).unwrap();
+        ours.engine.check();
+        assert_eq!(ours.to_json(true), theirs.to_json(true), "seed {seed}");
+    }
+    assert!(refused > 100, "only {refused} were refused");
+}
+
+#[test]
+fn what_programs_put_in_front_apart_takes_few_steps() {
+    use yrs::{ReadTxn, WriteTxn, Xml, XmlElementPrelim, XmlFragment};
+    const COUNT: u32 = 2_500;
+    let written = |client: u64| {
+        let doc = Doc::with_client_id(client);
+        let mut transaction = doc.transact_mut();
+        let root = transaction.get_or_insert_xml_fragment("xml");
+        for number in 0..COUNT {
+            let item = root.push_front(&mut transaction, XmlElementPrelim::empty("item"));
+            item.insert_attribute(&mut transaction, "$id", format!("{client}-{number}"));
+        }
+        transaction.encode_update_v1()
+    };
+    let updates = [5, 9, 7].map(written);
+    let theirs = Doc::with_client_id(1);
+    for update in &updates {
+        let decoded = Update::decode_v1(update).unwrap();
+        theirs.transact_mut().apply_update(decoded).unwrap();
+    }
+    let transaction = theirs.transact();
+    let root = transaction.get_xml_fragment("xml").unwrap();
+    let children = root.children(&transaction);
+    let theirs: Vec<String> = children
+        .map(|child| {
+            let item = child.into_xml_element().unwrap();
+            let id = item.get_attribute(&transaction, "$id").unwrap();
+            id.to_string(&transaction)
+        })
+        .collect();
+    // Whoever comes first, and whoever has the higher id.
+    for order in [[0, 1, 2], [1, 0, 2], [2, 1, 0], [1, 2, 0]] {
+        let mut ours = document(1);
+        let mut limits = *ours.limits();
+        // If each looked at each it would be six million and more.
+        limits.conflict_steps = 500_000;
+        ours.set_limits(limits);
+        for at in order {
+            ours.apply_update(&updates[at]).unwrap();
+        }
+        ours.engine.check();
+        let json = ours.to_json(true);
+        let children = json["doc"]["children"].as_array().unwrap();
+        let ids = children
+            .iter()
+            .map(|child| child["item"]["$id"].as_str().unwrap());
+        assert!(ids.eq(theirs.iter()), "in the order {order:?}");
     }
 }

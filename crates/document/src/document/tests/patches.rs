@@ -155,6 +155,40 @@ fn replacing_with_the_same_is_nothing() {
 }
 
 #[test]
+fn neighbours_that_are_deleted_are_one_step() {
+    let mut ours = document(1);
+    let items: Vec<Value> = (0..10)
+        .map(|number| json!({"item": {"s": format!("é{number}"), "children": []}}))
+        .collect();
+    let json = json!({"doc": {"title": "T", "children": items}});
+    ours.insert_json(&json, &mut counter()).unwrap();
+    // Somebody has deleted one between them.
+    let gone = json!([{"op": "remove", "path": "/doc/children/4"}]);
+    ours.apply_patch(&gone, &mut counter()).unwrap();
+    let mut other = document(2);
+    other.apply_update(&ours.encode_state()).unwrap();
+    let remove = |index: usize| json!({"op": "remove", "path": format!("/doc/children/{index}")});
+    // The second to the sixth, and the last.
+    let patch = json!([
+        remove(8),
+        remove(5),
+        remove(4),
+        remove(3),
+        remove(2),
+        remove(1)
+    ]);
+    let outcome = ours.apply_patch_in_steps(&patch, &mut counter()).unwrap();
+    assert_eq!(outcome.changed, [true; 6]);
+    assert_eq!(outcome.steps.len(), 2);
+    for step in &outcome.steps {
+        assert!(step.operations.is_empty());
+        other.apply_update(&step.update).unwrap();
+    }
+    assert_eq!(other.to_json(true), ours.to_json(true));
+    assert_eq!(ours.element_count(), 3);
+}
+
+#[test]
 fn steps_come_to_the_patch_and_each_operation_is_told() {
     let mut ours = sample();
     let mut other = document(2);

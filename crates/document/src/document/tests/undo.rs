@@ -181,3 +181,163 @@ fn what_others_did_stays() {
     ours.edit(&[set("a", "later")], &mut counter()).unwrap();
     assert!(!ours.can_redo());
 }
+
+#[test]
+fn edits_that_do_nothing_are_not_undone_and_cost_no_redo() {
+    let mut document = sample();
+    document.remember_edits(true, 0);
+    let title = |document: &mut MeshDocument, value: &str| {
+        let edit = document.set_attribute(Target::Root, "title", value.into());
+        edit.unwrap();
+    };
+    let text = |from, to| (TextPosition::Scalars(from), TextPosition::Scalars(to));
+    title(&mut document, "T");
+    let (from, to) = text(4, 7);
+    let bold = json!({"bold": true}).as_object().unwrap().clone();
+    for edit in [
+        Edit::FormatText {
+            id: "t".into(),
+            from,
+            to,
+            attributes: bold,
+        },
+        Edit::DeleteText {
+            id: "t".into(),
+            from,
+            to: from,
+        },
+        Edit::InsertText {
+            id: "t".into(),
+            at: from,
+            text: String::new(),
+            attributes: None,
+        },
+    ] {
+        document.edit(&[edit], &mut counter()).unwrap();
+    }
+    assert!(!document.can_undo(), "nothing was changed");
+
+    title(&mut document, "größer");
+    document.undo().unwrap();
+    title(&mut document, "T");
+    assert!(document.can_redo(), "what changes nothing ends no redo");
+    document.redo().unwrap();
+    assert_eq!(document.root().attribute("title"), Some("größer".into()));
+}
+
+#[test]
+fn undo_goes_past_what_others_made_impossible() {
+    let mut document = sample();
+    document.remember_edits(true, 0);
+    let title = |document: &mut MeshDocument, value: &str| {
+        let edit = document.set_attribute(Target::Root, "title", value.into());
+        edit.unwrap();
+    };
+    title(&mut document, "eins");
+    let id = || "a".to_owned();
+    let name = "n".to_owned();
+    for value in 0..3 {
+        let edit = Edit::SetAttribute {
+            target: Target::Id(id()),
+            name: name.clone(),
+            value: value.into(),
+        };
+        document.edit(&[edit], &mut counter()).unwrap();
+    }
+    // Somebody else deletes the element.
+    let mut other = self::document(2);
+    other.apply_update(&document.encode_state()).unwrap();
+    let gone = other.delete("a").unwrap().unwrap();
+    document.apply_update(&gone).unwrap();
+    assert!(document.undo().is_some(), "the first edit can be undone");
+    assert_eq!(document.root().attribute("title"), Some("T".into()));
+    assert!(document.undo().is_none());
+}
+
+#[test]
+fn what_can_be_undone_has_a_bound() {
+    let mut document = sample();
+    let limits = *document.limits();
+    document.set_limits(crate::Limits {
+        undo_bytes: 20_000,
+        ..limits
+    });
+    document.remember_edits(true, 0);
+    for number in 0..100 {
+        let value = format!("{number} {}", "漢字".repeat(100));
+        let edit = document.set_attribute(Target::Root, "title", value.into());
+        edit.unwrap();
+        assert!(document.undo_bytes() <= 20_000);
+    }
+    let undone = std::iter::from_fn(|| document.undo()).count();
+    assert!((5..50).contains(&undone), "{undone}");
+    // What was undone can be redone, and the same memory is counted once.
+    assert!(document.undo_bytes() <= 20_000);
+    let redone = std::iter::from_fn(|| document.redo()).count();
+    assert_eq!(redone, undone);
+    document.remember_edits(false, 0);
+    assert_eq!(document.undo_bytes(), 0);
+}
+
+#[test]
+fn formats_of_a_part_are_taken_back_in_it_alone() {
+    let mut document = sample();
+    document.remember_edits(true, 0);
+    let before = document.to_json(true);
+    let format = |from, to, attributes: serde_json::Value| Edit::FormatText {
+        id: "t".into(),
+        from: TextPosition::Utf16(from),
+        to: TextPosition::Utf16(to),
+        attributes: attributes.as_object().unwrap().clone(),
+    };
+    let mut states = vec![before];
+    for edit in [
+        format(0, 10, json!({"bold": true})),
+        format(2, 6, json!({"bold": null, "color": "grün"})),
+        format(5, 8, json!({"color": null})),
+        Edit::DeleteText {
+            id: "t".into(),
+            from: TextPosition::Utf16(3),
+            to: TextPosition::Utf16(10),
+        },
+    ] {
+        document.edit(&[edit], &mut counter()).unwrap();
+        states.push(document.to_json(true));
+    }
+    while let Some(state) = states.pop() {
+        assert_eq!(document.to_json(true), state);
+        document.undo();
+    }
+}
+
+/// As an editor does that sends a whole page as one delta, and as one who formats word by word.
+#[test]
+fn edits_one_behind_the_other_cost_what_lies_between_them() {
+    let passed = |operations: usize| {
+        let mut document = sample();
+        document.remember_edits(true, 0);
+        let bold = |number: usize| json!({"bold": number.is_multiple_of(2).then_some(true)});
+        let delta: Vec<_> = (0..operations)
+            .map(|number| json!({"insert": "größe ", "attributes": bold(number)}))
+            .collect();
+        crate::engine::passed::reset();
+        let id = || "t".to_owned();
+        let delta = Edit::ApplyDelta {
+            id: id(),
+            delta: delta.into(),
+        };
+        document.edit(&[delta], &mut counter()).unwrap();
+        let formats: Vec<_> = (0..operations)
+            .map(|number| Edit::FormatText {
+                id: id(),
+                from: TextPosition::Utf16(number * 6),
+                to: TextPosition::Utf16(number * 6 + 4),
+                attributes: json!({"italic": true}).as_object().unwrap().clone(),
+            })
+            .collect();
+        document.edit(&formats, &mut counter()).unwrap();
+        crate::engine::passed::count()
+    };
+    let (few, many) = (passed(50), passed(500));
+    assert!(many <= few * 12, "{few} items passed, then {many}");
+}

@@ -4,7 +4,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
-use super::{document, golden};
+use super::{counter, document, golden};
+use crate::document::{Edit, Target};
 use crate::test;
 use crate::update::{UpdateKind, merge_updates};
 
@@ -91,4 +92,48 @@ fn updates_of_both_sdks_lead_to_what_they_show() {
             assert_eq!(other.to_json(true), ours.to_json(true), "{sdk} {name}");
         }
     }
+}
+
+/// An attribute that came with several values at once has the last of them, as in Yjs; and none of them once
+/// another one is set.
+#[test]
+fn of_several_values_the_last_is_valid() {
+    use yrs::updates::decoder::Decode;
+    use yrs::{Doc, Map as _, ReadTxn, Transact, Update};
+    let root = b"xml.attributes";
+    let head = [&[1, 1, 5, 0, 0x28, 1, 14][..], root, &[5], b"title", &[3]].concat();
+    // "one", null, "three"
+    let values = b"\x77\x03one\x7e\x77\x05three\x00";
+    let update = [&head[..], values].concat();
+    let theirs = Doc::with_client_id(2);
+    let decoded = Update::decode_v1(&update).unwrap();
+    theirs.transact_mut().apply_update(decoded).unwrap();
+    let transaction = theirs.transact();
+    let attributes = transaction.get_map("xml.attributes").unwrap();
+    let title = attributes.get(&transaction, "title").unwrap();
+    let title = title.to_string(&transaction);
+    assert_eq!(title, "three");
+
+    let mut ours = document(1);
+    ours.apply_update(&update).unwrap();
+    ours.engine.check();
+    assert_eq!(ours.root().attribute("title"), Some(title.into()));
+    let edit = Edit::SetAttribute {
+        target: Target::Root,
+        name: "title".to_owned(),
+        value: "other".into(),
+    };
+    ours.edit(&[edit], &mut counter()).unwrap();
+    ours.engine.check();
+    let mut other = document(3);
+    other.apply_update(&update).unwrap();
+    other.apply_update(&ours.encode_state()).unwrap();
+    other.engine.check();
+    assert_eq!(other.root().attribute("title"), Some("other".into()));
+    let old = crate::update::scan::IdRange {
+        client: 5,
+        start: 0,
+        end: 3,
+    };
+    assert!(ours.engine.is_deleted(old) && other.engine.is_deleted(old));
 }

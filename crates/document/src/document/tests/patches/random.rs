@@ -349,6 +349,7 @@ fn run(seed: u64, counts: &mut [usize; 3]) {
             (None, Err(ReplaceError::Invalid(_))) => Outcome::Invalid,
             (None, Err(error)) => panic!("{error:?} {context}"),
         };
+        assert_bounded(&ours, &patch, &context);
         let result = ours.apply_patch(&patch, &mut fresh);
         assert_eq!(outcome(&result), wanted, "{result:?} {context}");
         let Ok(update) = result else {
@@ -483,4 +484,36 @@ fn long_patches_of_long_lists() {
             .unwrap();
         assert_eq!(ours.to_json(false), expected, "seed {seed}");
     }
+}
+
+/// The updates of a patch are no longer than the bound that was worked out for them.
+fn assert_bounded(document: &MeshDocument, patch: &Value, context: &str) {
+    let mut copy = MeshDocument::new(document.schema().clone(), 77);
+    copy.apply_update(&document.encode_state()).unwrap();
+    let before = copy.encode_state();
+    // The least bound within which it is applied.
+    let (mut low, mut high) = (0, 1 << 24);
+    while low < high {
+        let middle = usize::midpoint(low, high);
+        let within = copy.check_patch_within(patch, middle, &mut counter_from("b"));
+        let Ok(within) = within else {
+            return;
+        };
+        match within {
+            Some(_) => high = middle,
+            None => low = middle + 1,
+        }
+    }
+    if low > 0 {
+        let within = copy.apply_patch_within(patch, low - 1, &mut counter_from("b"));
+        assert_eq!(within.unwrap(), None, "{context}");
+        assert_eq!(copy.encode_state(), before, "{context}");
+    }
+    if low == 1 << 24 {
+        return;
+    }
+    let applied = copy.apply_patch_within(patch, low, &mut counter_from("b"));
+    let steps = applied.unwrap().expect("it is within the bound").steps;
+    let bytes: usize = steps.iter().map(|step| step.update.len()).sum();
+    assert!(bytes <= low, "{bytes} bytes, {low} told: {context}");
 }

@@ -1,0 +1,72 @@
+//! What a document's JSON would take, found out before any of it is made.
+//!
+//! A few bytes of an update can stand for many of JSON: each run of a text names all its formats, and a value of one
+//! byte becomes one of seventy.
+
+use serde_json::Value;
+
+use super::MeshDocument;
+use super::json::{CHILDREN, MAX_DEPTH};
+use crate::engine::{JsonSize, NodeIndex, NodeKind, ROOT_ATTRIBUTES_NODE, ROOT_NODE};
+use crate::schema::{ChildProperty, TEXT_TAG};
+
+impl MeshDocument {
+    /// The document as JSON, as [`Self::to_json`] makes it; `None` if its text would have more than `text` bytes, or the
+    /// values would take more than about `memory`.
+    pub fn to_json_within(&self, include_ids: bool, text: usize, memory: usize) -> Option<Value> {
+        self.fits_json(text, memory)
+            .then(|| self.to_json(include_ids))
+    }
+
+    fn fits_json(&self, text: usize, memory: usize) -> bool {
+        let mut size = JsonSize::default();
+        let mut stack = vec![(ROOT_NODE, 1)];
+        while let Some((index, level)) = stack.pop() {
+            self.measure_element(index, &mut size);
+            for child in self.shown(index) {
+                match self.engine.node(child).kind {
+                    NodeKind::Element(_) if level < MAX_DEPTH => stack.push((child, level + 1)),
+                    NodeKind::Text => {
+                        // {"text":{"delta":[…]}}
+                        size.add_containers(3);
+                        size.add_name(TEXT_TAG);
+                        size.add_name("delta");
+                        self.engine.measure_text(child, &mut size);
+                    }
+                    NodeKind::Element(_) | NodeKind::Foreign(_) | NodeKind::Root(_) => {}
+                }
+                if size.exceeds(text, memory) {
+                    return false;
+                }
+            }
+            if size.exceeds(text, memory) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn measure_element(&self, index: NodeIndex, size: &mut JsonSize) {
+        // {tag:{…,"children":[…]}}
+        size.add_containers(3);
+        size.add_name(self.tag(index));
+        size.add_name(CHILDREN);
+        let beside = (index == ROOT_NODE).then_some(ROOT_ATTRIBUTES_NODE);
+        for node in [index].into_iter().chain(beside) {
+            for (key, content) in self.engine.values(node) {
+                size.add_name(self.engine.name(key));
+                size.add_content(content);
+            }
+        }
+    }
+
+    /// The child nodes that JSON shows.
+    fn shown(&self, index: NodeIndex) -> impl Iterator<Item = NodeIndex> + '_ {
+        let element = self.schema.element(self.tag(index));
+        let is_shown = element.is_none_or(|element| {
+            let list = element.child_property().map(ChildProperty::name);
+            list.is_some()
+        });
+        self.engine.children(index).filter(move |_| is_shown)
+    }
+}
