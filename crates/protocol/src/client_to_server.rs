@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use crate::content::Content;
-use crate::field::{Fields, InvalidField};
+use crate::field::{Fields, InvalidField, take_object};
 use crate::message::{Body, InvalidMessage, parse_body};
 use crate::packet::{Message, MessageId};
 use crate::trace::TraceParent;
@@ -90,33 +90,41 @@ impl Envelope {
             }
         };
         let trace = body.trace;
-        let fields = Fields(&body.header);
+        let (mut header, mut payload) = (body.header, body.payload);
         let invalid = |error: InvalidField| InvalidMessage::from_field(id, &error);
-        let content = |field, payload| {
-            let header = fields.object(field).map_err(invalid)?;
-            Content::from_parts(header, payload)
+        let mut content = |header: &mut Map<String, Value>, field| {
+            Fields(header).object(field).map_err(invalid)?;
+            let content = take_object(header, field).unwrap_or_default();
+            Content::from_parts(content, std::mem::take(&mut payload))
                 .map_err(|error| InvalidMessage::new(id, format!("in `{field}`: {error}")))
         };
         let message = match message.kind.as_str() {
             INVOKE => {
-                let opt_name = |field| {
-                    let name = fields.opt_name(field).map_err(invalid)?;
+                let name = |header: &Map<String, Value>, field| {
+                    let name = Fields(header).name(field).map_err(invalid)?;
+                    Ok::<_, InvalidMessage>(name.to_owned())
+                };
+                let opt_name = |header: &Map<String, Value>, field| {
+                    let name = Fields(header).opt_name(field).map_err(invalid)?;
                     Ok::<_, InvalidMessage>(name.map(str::to_owned))
                 };
                 ClientToServer::Invoke(Invoke {
-                    toolkit: fields.name("toolkit").map_err(invalid)?.to_owned(),
-                    tool: fields.name("tool").map_err(invalid)?.to_owned(),
-                    arguments: content("arguments", body.payload.clone())?,
-                    tool_call_id: opt_name("tool_call_id")?,
-                    participant_id: opt_name("participant_id")?,
-                    on_behalf_of_id: opt_name("on_behalf_of_id")?,
+                    toolkit: name(&header, "toolkit")?,
+                    tool: name(&header, "tool")?,
+                    arguments: content(&mut header, "arguments")?,
+                    tool_call_id: opt_name(&header, "tool_call_id")?,
+                    participant_id: opt_name(&header, "participant_id")?,
+                    on_behalf_of_id: opt_name(&header, "on_behalf_of_id")?,
                 })
             }
             REQUEST_CHUNK => ClientToServer::RequestChunk {
-                tool_call_id: fields.name("tool_call_id").map_err(invalid)?.to_owned(),
-                chunk: content("chunk", body.payload.clone())?,
+                tool_call_id: Fields(&header)
+                    .name("tool_call_id")
+                    .map_err(invalid)?
+                    .to_owned(),
+                chunk: content(&mut header, "chunk")?,
             },
-            SET_ATTRIBUTES => ClientToServer::SetAttributes(body.header),
+            SET_ATTRIBUTES => ClientToServer::SetAttributes(header),
             _ => ClientToServer::ListToolkits,
         };
         Ok(Self { id, trace, message })
@@ -170,7 +178,7 @@ impl Invoke {
     }
 }
 
-const INVOKE: &str = "room.invoke_tool";
-const LIST_TOOLKITS: &str = "room.list_toolkits";
-const REQUEST_CHUNK: &str = "room.tool_call_request_chunk";
-const SET_ATTRIBUTES: &str = "set_attributes";
+pub(crate) const INVOKE: &str = "room.invoke_tool";
+pub(crate) const LIST_TOOLKITS: &str = "room.list_toolkits";
+pub(crate) const REQUEST_CHUNK: &str = "room.tool_call_request_chunk";
+pub(crate) const SET_ATTRIBUTES: &str = "set_attributes";

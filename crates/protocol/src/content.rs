@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use crate::code::ErrorCode;
-use crate::field::{Fields, InvalidField};
+use crate::field::{Fields, InvalidField, take_object};
 
 /// A value with a type: a header, and for some types a payload.
 ///
@@ -117,19 +117,33 @@ impl Content {
     /// # Errors
     ///
     /// When the type is unknown, or a field is missing or of the wrong type.
-    pub fn from_parts(header: &Map<String, Value>, payload: Bytes) -> Result<Self, InvalidContent> {
-        let fields = Fields(header);
-        let content = match fields.string("type")? {
+    pub fn from_parts(
+        mut header: Map<String, Value>,
+        payload: Bytes,
+    ) -> Result<Self, InvalidContent> {
+        let fields = Fields(&header);
+        let kind: String = fields.string("type")?.chars().take(64).collect();
+        // What may be large is taken out of the header: a copy of it would not be paid for.
+        let content = match kind.as_str() {
             // Any JSON value will do, null included; but it has to be there.
-            "json" => Self::Json(header.get("json").cloned().ok_or(InvalidField::Missing {
+            "json" => Self::Json(header.swap_remove("json").ok_or(InvalidField::Missing {
                 field: "json",
                 expected: "a JSON value",
             })?),
-            "text" => Self::Text(fields.string("text")?.to_owned()),
-            "binary" => Self::Binary {
-                headers: fields.opt_object("headers")?.cloned().unwrap_or_default(),
-                data: payload,
-            },
+            "text" => {
+                fields.string("text")?;
+                match header.swap_remove("text") {
+                    Some(Value::String(text)) => Self::Text(text),
+                    _ => Self::Text(String::new()),
+                }
+            }
+            "binary" => {
+                fields.opt_object("headers")?;
+                Self::Binary {
+                    headers: take_object(&mut header, "headers").unwrap_or_default(),
+                    data: payload,
+                }
+            }
             "file" => Self::File {
                 name: fields.string("name")?.to_owned(),
                 mime_type: fields.string("mime_type")?.to_owned(),
@@ -145,14 +159,16 @@ impl Content {
                 code: fields.opt_i64("code")?,
             },
             "control" => Self::Control(read_control(fields)?),
-            "raw" => Self::Raw {
-                outputs: fields.list("outputs")?.clone(),
-            },
-            unknown => {
-                return Err(InvalidContent::UnknownType {
-                    name: unknown.chars().take(64).collect(),
-                });
+            "raw" => {
+                fields.list("outputs")?;
+                match header.swap_remove("outputs") {
+                    Some(Value::Array(outputs)) => Self::Raw { outputs },
+                    _ => Self::Raw {
+                        outputs: Vec::new(),
+                    },
+                }
             }
+            _ => return Err(InvalidContent::UnknownType { name: kind }),
         };
         Ok(content)
     }

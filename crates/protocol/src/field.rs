@@ -81,6 +81,17 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// Takes an object out of another one.
+pub(crate) fn take_object(
+    object: &mut Map<String, Value>,
+    name: &str,
+) -> Option<Map<String, Value>> {
+    match object.swap_remove(name) {
+        Some(Value::Object(inner)) => Some(inner),
+        _ => None,
+    }
+}
+
 fn required<T>(
     field: &'static str,
     expected: &'static str,

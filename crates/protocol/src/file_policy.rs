@@ -53,8 +53,30 @@ impl FilesPolicy {
             })
     }
 
-    pub(crate) fn is_valid(&self) -> bool {
-        self.paths.len() <= MAX_PATHS && self.paths.iter().all(FilePathRule::is_valid)
+    /// The excluded path that keeps something below this one from the action.
+    pub(crate) fn in_the_way(&self, action: FileAction, path: &str) -> Option<&str> {
+        let covering = self.paths.iter().filter(|rule| {
+            rule.recursive
+                && rule.actions.contains(&action)
+                && (path == rule.path || is_descendant(&rule.path, path))
+        });
+        let mut excluded = covering.flat_map(|rule| &rule.excluded_paths);
+        excluded
+            .find(|excluded| is_descendant(path, excluded) || is_descendant(excluded, path))
+            .map(String::as_str)
+    }
+
+    pub(crate) fn is_bounded(&self) -> bool {
+        let is_bounded = |rule: &FilePathRule| rule.excluded_paths.len() <= MAX_PATHS;
+        self.paths.len() <= MAX_PATHS && self.paths.iter().all(is_bounded)
+    }
+
+    /// Of rules, and what they exclude.
+    pub(crate) fn all_paths(&self) -> impl Iterator<Item = &str> {
+        let paths = self.paths.iter();
+        paths.flat_map(|rule| {
+            std::iter::once(&*rule.path).chain(rule.excluded_paths.iter().map(|path| &**path))
+        })
     }
 }
 
@@ -74,7 +96,7 @@ pub struct FilePathRule {
 }
 
 impl FilePathRule {
-    fn allows(&self, action: FileAction, path: &str, subtree: bool) -> bool {
+    pub(crate) fn allows(&self, action: FileAction, path: &str, subtree: bool) -> bool {
         if !self.actions.contains(&action) || (subtree && !self.recursive) {
             return false;
         }
@@ -86,12 +108,6 @@ impl FilePathRule {
                     || (subtree && is_descendant(path, excluded))
             })
     }
-
-    fn is_valid(&self) -> bool {
-        self.excluded_paths.len() <= MAX_PATHS
-            && is_canonical(&self.path)
-            && self.excluded_paths.iter().all(|path| is_canonical(path))
-    }
 }
 
 /// The path that a request means; whether it is canonical is for the policy to see.
@@ -99,11 +115,14 @@ pub(crate) fn request_path(path: &str) -> &str {
     strip_aliases(path)
 }
 
+/// Whether a name in a path is one of those that published servers use for themselves: no storage grant covers it.
+pub fn is_reserved_name(segment: &str) -> bool {
+    segment == ".meshagent-directory" || segment.starts_with(".meshagent-upload-")
+}
+
 pub(crate) fn is_canonical(path: &str) -> bool {
-    let is_segment = |segment: &str| {
-        !matches!(segment, "" | "." | ".." | ".meshagent-directory")
-            && !segment.starts_with(".meshagent-upload-")
-    };
+    let is_segment =
+        |segment: &str| !matches!(segment, "" | "." | "..") && !is_reserved_name(segment);
     let has_only_names = path.is_empty() || path.split('/').all(is_segment);
     has_only_names
         && !path

@@ -5,9 +5,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::file_policy::{
-    FileAction, FilesPolicy, MAX_PATHS, is_canonical, is_descendant, request_path,
-};
+use crate::file_policy::{FilesPolicy, MAX_PATHS};
+use crate::grant_path::{self, InvalidGrantPath};
+use crate::storage_grant::StorageGrant;
+use crate::sync_grant::SyncGrant;
 
 /// One grant of a token.
 ///
@@ -179,13 +180,26 @@ impl ApiScope {
                     scope.messaging = Some(grant);
                 }
                 "sync" => {
-                    let grant = SyncGrant::deserialize(value).map_err(|_cause| invalid(name))?;
+                    let mut grant =
+                        SyncGrant::deserialize(value).map_err(|_cause| invalid(name))?;
+                    for entry in grant.paths.iter_mut().flatten() {
+                        entry.path = normalized(name, &entry.path, grant_path::sync_entry)?;
+                    }
                     scope.sync = Some(grant);
                 }
                 "storage" => {
-                    let grant = StorageGrant::deserialize(value).map_err(|_cause| invalid(name))?;
-                    if grant.files.as_ref().is_some_and(|files| !files.is_valid()) {
+                    let mut grant =
+                        StorageGrant::deserialize(value).map_err(|_cause| invalid(name))?;
+                    let entries = grant.paths.as_ref().map_or(0, Vec::len);
+                    let is_bounded = grant.files.as_ref().is_none_or(FilesPolicy::is_bounded);
+                    if entries > MAX_PATHS || !is_bounded {
                         return Err(invalid(name));
+                    }
+                    for entry in grant.paths.iter_mut().flatten() {
+                        entry.path = normalized(name, &entry.path, grant_path::storage_entry)?;
+                    }
+                    for path in grant.files.iter().flat_map(FilesPolicy::all_paths) {
+                        normalized(name, path, grant_path::check_policy_path)?;
                     }
                     scope.storage = Some(grant);
                 }
@@ -236,148 +250,6 @@ impl ApiScope {
     }
 }
 
-/// Which documents may be read and written.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct SyncGrant {
-    /// The first entry that matches decides; absent means everything, empty nothing.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub paths: Option<Vec<SyncPathGrant>>,
-}
-
-impl SyncGrant {
-    /// Whether the document at this normalised path may be read.
-    pub fn can_read(&self, path: &str) -> bool {
-        match &self.paths {
-            None => true,
-            Some(paths) => paths.iter().any(|grant| grant.matches(path)),
-        }
-    }
-
-    /// Whether the document at this normalised path may be written.
-    pub fn can_write(&self, path: &str) -> bool {
-        match &self.paths {
-            None => true,
-            Some(paths) => paths
-                .iter()
-                .find(|grant| grant.matches(path))
-                .is_some_and(|grant| !grant.read_only),
-        }
-    }
-}
-
-/// One path, or with a `*` at its end all paths with that prefix.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct SyncPathGrant {
-    /// The path or prefix; case-sensitive, `*` is special only at the end.
-    pub path: String,
-    /// Whether writing is denied.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub read_only: bool,
-}
-
-impl SyncPathGrant {
-    fn matches(&self, path: &str) -> bool {
-        self.path == path
-            || self
-                .path
-                .strip_suffix('*')
-                .is_some_and(|prefix| path.starts_with(prefix))
-    }
-}
-
-/// Which files may be listed, read, written, deleted and linked to.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct StorageGrant {
-    /// Paths with all that is below them; the first entry that covers a path decides. Absent means
-    /// everything, empty nothing.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub paths: Option<Vec<StoragePathGrant>>,
-    /// If present, replaces `paths`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub files: Option<FilesPolicy>,
-}
-
-impl StorageGrant {
-    /// Whether the file may be read.
-    pub fn can_read(&self, path: &str) -> bool {
-        self.allows(FileAction::Read, path, false)
-    }
-
-    /// Whether the file and everything below it may be read, as a move of a folder needs.
-    pub fn can_read_subtree(&self, path: &str) -> bool {
-        self.allows(FileAction::Read, path, true)
-    }
-
-    /// Whether the file may be written.
-    pub fn can_write(&self, path: &str) -> bool {
-        self.allows(FileAction::Write, path, false)
-    }
-
-    /// Whether the file and everything below it may be written, as a move of a folder needs.
-    pub fn can_write_subtree(&self, path: &str) -> bool {
-        self.allows(FileAction::Write, path, true)
-    }
-
-    /// Whether the file may be deleted, with everything below it if `recursive`.
-    pub fn can_delete(&self, path: &str, recursive: bool) -> bool {
-        self.allows(FileAction::Delete, path, recursive)
-    }
-
-    /// Whether the file's existence may be seen.
-    pub fn can_list(&self, path: &str) -> bool {
-        self.allows(FileAction::List, path, false)
-    }
-
-    /// Whether the folder may be listed; what is in it is filtered by [`can_list`](Self::can_list)
-    /// and by this.
-    pub fn can_list_directory(&self, path: &str) -> bool {
-        let path = request_path(path);
-        match (&self.files, &self.paths) {
-            (Some(files), _) => files.can_list_directory(path),
-            (None, None) => is_canonical(path),
-            (None, Some(grants)) => {
-                path_grants_allow(grants, FileAction::List, path, false)
-                    || (is_canonical(path)
-                        && grants.iter().any(|grant| {
-                            let below = grant.entry();
-                            is_descendant(path, below)
-                                && path_grants_allow(grants, FileAction::List, below, false)
-                        }))
-            }
-        }
-    }
-
-    /// Whether an address may be made that serves the file without a token.
-    pub fn can_presign(&self, path: &str) -> bool {
-        self.allows(FileAction::Presign, path, false)
-    }
-
-    fn allows(&self, action: FileAction, path: &str, subtree: bool) -> bool {
-        let path = request_path(path);
-        match (&self.files, &self.paths) {
-            (Some(files), _) => files.allows(action, path, subtree),
-            (None, None) => is_canonical(path) && action != FileAction::Presign,
-            (None, Some(grants)) => path_grants_allow(grants, action, path, subtree),
-        }
-    }
-}
-
-/// One path with all that is below it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct StoragePathGrant {
-    /// The path; `*` is not special.
-    pub path: String,
-    /// Whether writing and deleting are denied.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub read_only: bool,
-}
-
-impl StoragePathGrant {
-    fn entry(&self) -> &str {
-        self.path.trim_matches('/')
-    }
-}
-
 /// What may be done with messages; what is not said is allowed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default)]
@@ -410,44 +282,22 @@ pub enum InvalidGrant {
     /// It is not an object with a name and a scope.
     #[error("a grant must be an object with `name` and `scope`")]
     Form,
+    /// A path in it is none, or a pattern that is not understood.
+    #[error("the grant `{name}` names the path {path:?}: {why}")]
+    Path {
+        /// The field of the `api` grant.
+        name: String,
+        /// The path as it came.
+        path: String,
+        /// What is wrong with it.
+        why: InvalidGrantPath,
+    },
     /// Its scope is not what the name asks for.
     #[error("the scope of the grant `{name}` is malformed")]
     Scope {
         /// The grant, or the field of the `api` grant.
         name: String,
     },
-}
-
-/// Whether a list of path grants allows this; they never allow addresses that need no token.
-///
-/// As in the SDK, one entry that is not a canonical path, or one too many, denies everything.
-fn path_grants_allow(
-    grants: &[StoragePathGrant],
-    action: FileAction,
-    path: &str,
-    subtree: bool,
-) -> bool {
-    let is_valid = grants.len() <= MAX_PATHS
-        && is_canonical(path)
-        && grants.iter().all(|grant| is_canonical(grant.entry()));
-    if !is_valid {
-        return false;
-    }
-    for grant in grants {
-        let entry = grant.entry();
-        if path == entry || is_descendant(entry, path) {
-            return match action {
-                FileAction::List | FileAction::Read => true,
-                FileAction::Write | FileAction::Delete => !grant.read_only,
-                FileAction::Presign => false,
-            };
-        }
-        // An earlier entry that lies below the path decides for a part of the subtree.
-        if subtree && is_descendant(path, entry) {
-            return false;
-        }
-    }
-    false
 }
 
 /// Whether objects stand where objects belong: a derived reader would take a list for a struct, and
@@ -464,6 +314,19 @@ fn is_made_of_objects(grant: &Value) -> bool {
     grant.is_object() && entries_are && files_are
 }
 
+/// A path of a grant in the one form that is compared.
+fn normalized<T>(
+    name: &str,
+    path: &str,
+    read: impl Fn(&str) -> Result<T, InvalidGrantPath>,
+) -> Result<T, InvalidGrant> {
+    read(path).map_err(|why| InvalidGrant::Path {
+        name: name.to_owned(),
+        path: path.to_owned(),
+        why,
+    })
+}
+
 fn to_value(grant: &impl Serialize) -> Value {
     serde_json::to_value(grant).expect("structs with string keys always serialize")
 }
@@ -472,7 +335,7 @@ fn to_value(grant: &impl Serialize) -> Value {
     clippy::trivially_copy_pass_by_ref,
     reason = "the signature that serde asks for"
 )]
-fn is_false(value: &bool) -> bool {
+pub(crate) fn is_false(value: &bool) -> bool {
     !value
 }
 

@@ -26,17 +26,22 @@ pub mod content;
 mod field;
 pub mod file_policy;
 pub mod grant;
+mod grant_path;
 pub mod json;
 pub mod key;
 pub mod message;
 pub mod messaging;
+pub mod outline;
 pub mod packet;
 pub mod path;
 pub mod request;
 pub mod server_to_client;
 mod shared_chunk;
+mod shared_message;
 pub mod storage;
+mod storage_grant;
 pub mod sync;
+mod sync_grant;
 pub mod token;
 pub mod trace;
 
@@ -46,14 +51,13 @@ pub use client_to_server::{ClientToServer, Envelope, Invoke};
 pub use code::ErrorCode;
 pub use content::{Content, Control, InvalidContent};
 pub use field::InvalidField;
-pub use file_policy::{FileAction, FilePathRule, FilesPolicy};
-pub use grant::{
-    ApiScope, Grant, InvalidGrant, MessagingGrant, Role, StorageGrant, StoragePathGrant, SyncGrant,
-    SyncPathGrant,
-};
-pub use json::{InvalidJson, MAX_JSON_DEPTH, parse_json, parse_json_object};
+pub use file_policy::{FileAction, FilePathRule, FilesPolicy, is_reserved_name};
+pub use grant::{ApiScope, Grant, InvalidGrant, MessagingGrant, Role};
+pub use grant_path::InvalidGrantPath;
+pub use json::{InvalidJson, MAX_JSON_DEPTH, parse_json, parse_json_object, weigh_json};
 pub use key::{ApiKey, InvalidApiKey};
 pub use message::{Body, InvalidBody, InvalidMessage};
+pub use outline::{Asks, Outline};
 pub use packet::{
     Message, MessageId, PacketError, PacketFault, PacketLimits, PacketReader, Packets,
 };
@@ -61,9 +65,12 @@ pub use path::{DocPath, InvalidPath, InvalidRoomName, RoomName};
 pub use request::{InvalidBase64, InvalidRequest, decode_base64, encode_base64};
 pub use server_to_client::ServerToClient;
 pub use shared_chunk::SharedChunk;
+pub use shared_message::SharedMessage;
+pub use storage_grant::{SCHEMAS, StorageGrant, StoragePathGrant, is_schema_path};
 pub use sync::{
     SyncChunk, SyncCreate, SyncDescribe, SyncDescribed, SyncOpenStart, SyncOutput, SyncPatch,
     SyncPatched, SyncPatchedOperation,
 };
+pub use sync_grant::{SyncGrant, SyncPathGrant};
 pub use token::{MAX_TOKEN_BYTES, ParticipantToken, TokenError, TokenVerifier};
 pub use trace::TraceParent;

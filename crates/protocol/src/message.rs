@@ -35,19 +35,12 @@ impl Body {
     ///
     /// When the lengths do not fit or the header is not a JSON object of bounded depth.
     pub fn parse(body: &Bytes) -> Result<Self, InvalidBody> {
-        let (length, rest) = body
-            .split_first_chunk::<8>()
-            .ok_or(InvalidBody::HeaderIncomplete)?;
-        let header_bytes = usize::try_from(u64::from_be_bytes(*length))
-            .ok()
-            .filter(|length| *length <= rest.len())
-            .ok_or(InvalidBody::HeaderIncomplete)?;
-        let (header, _) = rest.split_at(header_bytes);
+        let (header, payload) = split_body(body)?;
         let mut header = parse_json_object(header).map_err(InvalidBody::Header)?;
         let trace = take_trace(&mut header);
         Ok(Self {
             header,
-            payload: body.slice(8 + header_bytes..),
+            payload: body.slice_ref(payload),
             trace,
         })
     }
@@ -72,6 +65,17 @@ impl Body {
     pub fn encode(&self, id: MessageId, kind: &str, out: &mut Vec<Bytes>) {
         out.extend(self.packets(id, kind));
     }
+}
+
+/// The header and the payload of a body.
+pub(crate) fn split_body(body: &[u8]) -> Result<(&[u8], &[u8]), InvalidBody> {
+    let (length, rest) = body
+        .split_first_chunk::<8>()
+        .ok_or(InvalidBody::HeaderIncomplete)?;
+    usize::try_from(u64::from_be_bytes(*length))
+        .ok()
+        .and_then(|length| rest.split_at_checked(length))
+        .ok_or(InvalidBody::HeaderIncomplete)
 }
 
 /// Why a body can't be taken apart.
@@ -107,6 +111,14 @@ impl InvalidMessage {
         }
     }
 
+    pub(crate) fn from_body(id: MessageId, error: &InvalidBody) -> Self {
+        let text = match error {
+            InvalidBody::Header(cause) => format!("{error}: {}", cause.explain()),
+            InvalidBody::HeaderIncomplete => error.to_string(),
+        };
+        Self::new(id, text)
+    }
+
     pub(crate) fn from_field(id: MessageId, error: &InvalidField) -> Self {
         Self::new(id, error.to_string())
     }
@@ -127,13 +139,7 @@ impl InvalidMessage {
 
 /// Takes the body of a message apart, for the peer to hear what is wrong with it.
 pub(crate) fn parse_body(message: &Message) -> Result<Body, InvalidMessage> {
-    Body::parse(&message.body).map_err(|error| {
-        let text = match &error {
-            InvalidBody::Header(cause) => format!("{error}: {}", cause.explain()),
-            InvalidBody::HeaderIncomplete => error.to_string(),
-        };
-        InvalidMessage::new(message.id, text)
-    })
+    Body::parse(&message.body).map_err(|error| InvalidMessage::from_body(message.id, &error))
 }
 
 fn to_json_bytes(header: &Map<String, Value>) -> Vec<u8> {

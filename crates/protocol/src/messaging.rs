@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::content::Content;
 use crate::field::{Fields, InvalidField};
-use crate::json::parse_json;
+use crate::json::{check_json, parse_json};
 use crate::request::{InvalidRequest, decode_base64, encode_base64, json_input};
 use crate::server_to_client::ServerToClient;
 
@@ -126,6 +126,68 @@ impl OutgoingMessage {
     }
 }
 
+/// What a participant says to others, with its text checked and not read.
+///
+/// To hand it on nobody has to know what it says, and JSON as values is many times its text.
+#[derive(Clone, Copy, Debug)]
+pub struct Forwarded<'a> {
+    kind: &'a str,
+    message_json: &'a str,
+    attachment_base64: Option<&'a str>,
+}
+
+impl<'a> Forwarded<'a> {
+    /// Reads the input of `broadcast`, or of `send`, where the recipient comes first.
+    ///
+    /// # Errors
+    ///
+    /// When a field is missing or wrong.
+    pub fn parse(content: &'a Content) -> Result<(Option<&'a str>, Self), InvalidRequest> {
+        let fields = json_input(content)?;
+        let message_json = fields.string("message_json")?;
+        check_json(message_json.as_bytes()).map_err(|error| {
+            InvalidRequest::new(format!("in the field `message_json`: {}", error.explain()))
+        })?;
+        let forwarded = Self {
+            kind: fields.string("type")?,
+            message_json,
+            attachment_base64: fields.opt_string("attachment_base64")?,
+        };
+        Ok((fields.opt_string("to_participant_id")?, forwarded))
+    }
+
+    /// Bytes of the message that the recipients get, at most.
+    pub fn max_bytes(&self) -> usize {
+        const AROUND: usize = 256;
+        let attachment = self.attachment_base64.map_or(0, str::len);
+        // A kind may be all escapes.
+        AROUND + self.kind.len() * 6 + self.message_json.len() + attachment
+    }
+
+    /// Encodes the message as its recipients get it: the body's head, and the attachment.
+    ///
+    /// # Errors
+    ///
+    /// When the attachment is not base64.
+    pub fn encode(&self, from_participant_id: &str) -> Result<(Vec<u8>, Vec<u8>), InvalidRequest> {
+        let attachment = match self.attachment_base64 {
+            None => Vec::new(),
+            Some(text) => decode_base64(text.as_bytes()).map_err(|error| {
+                InvalidRequest::new(format!("in the field `attachment_base64`: {error}"))
+            })?,
+        };
+        let (from, kind) = (Value::from(from_participant_id), Value::from(self.kind));
+        let header = format!(
+            r#"{{"from_participant_id":{from},"type":{kind},"message":{}}}"#,
+            self.message_json
+        );
+        let mut head = Vec::with_capacity(8 + header.len());
+        head.extend_from_slice(&(header.len() as u64).to_be_bytes());
+        head.extend_from_slice(header.as_bytes());
+        Ok((head, attachment))
+    }
+}
+
 /// A participant as the others see it.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Participant {
@@ -176,6 +238,34 @@ pub fn enabled(participant_id: &str, others: &[Participant]) -> ServerToClient {
     )
 }
 
+/// The body's head of [`enabled`], written straight from what the participants say of themselves: there may be much of
+/// it. Each is an id, a role and the attributes.
+pub fn enabled_head<'a>(
+    participant_id: &str,
+    others: impl Iterator<Item = (&'a str, &'a str, &'a Map<String, Value>)>,
+) -> Vec<u8> {
+    let mut head = vec![0; 8];
+    head.extend_from_slice(br#"{"from_participant_id":"#);
+    write_json(&mut head, &participant_id);
+    head.extend_from_slice(br#","type":"messaging.enabled","message":{"participants":["#);
+    for (index, (id, role, attributes)) in others.enumerate() {
+        if index > 0 {
+            head.push(b',');
+        }
+        head.extend_from_slice(br#"{"id":"#);
+        write_json(&mut head, &id);
+        head.extend_from_slice(br#","role":"#);
+        write_json(&mut head, &role);
+        head.extend_from_slice(br#","attributes":"#);
+        write_json(&mut head, attributes);
+        head.push(b'}');
+    }
+    head.extend_from_slice(b"]}}");
+    let length = (head.len() - 8) as u64;
+    head[..8].copy_from_slice(&length.to_be_bytes());
+    head
+}
+
 /// What the others get after somebody's `enable`.
 pub fn participant_enabled(participant: &Participant) -> ServerToClient {
     about(
@@ -201,6 +291,11 @@ pub fn participant_disabled(participant_id: &str) -> ServerToClient {
         "participant.disabled",
         json!({"id": participant_id}),
     )
+}
+
+fn write_json<T: serde::Serialize + ?Sized>(head: &mut Vec<u8>, value: &T) {
+    let written = serde_json::to_writer(head, value);
+    debug_assert!(written.is_ok(), "JSON can be written to memory");
 }
 
 fn about(participant_id: &str, kind: &str, message: Value) -> ServerToClient {

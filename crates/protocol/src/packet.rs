@@ -151,6 +151,14 @@ impl PacketReader {
         }
     }
 
+    /// Memory that is held for an incomplete message, in bytes: at most half as much again as what arrived of it.
+    pub fn held_bytes(&self) -> usize {
+        match &self.state {
+            State::Assembling(assembly) => assembly.body.capacity() + assembly.kind.len(),
+            State::Ready | State::Skipping => 0,
+        }
+    }
+
     /// Whether a message has begun and is not complete.
     pub fn is_assembling(&self) -> bool {
         matches!(self.state, State::Assembling(_))
@@ -250,6 +258,11 @@ impl PacketReader {
         if let Some(fault) = fault {
             self.state = State::Skipping;
             return Err(PacketError::new(Some(lost), fault));
+        }
+        let room = assembly.body.capacity() - assembly.body.len();
+        if data.len() > room {
+            let growth = data.len().max(assembly.body.len() / 2);
+            assembly.body.reserve_exact(growth);
         }
         assembly.body.extend_from_slice(data);
         if assembly.next < assembly.total {

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::code::ErrorCode;
 use crate::content::Content;
-use crate::field::{Fields, InvalidField};
+use crate::field::{Fields, InvalidField, take_object};
 use crate::path::{DocPath, InvalidPath};
 
 /// An input that a tool can't take; answered with this code and text.
@@ -83,6 +83,24 @@ pub(crate) fn json_input(content: &Content) -> Result<Fields<'_>, InvalidRequest
             "the input must be a `json` content that holds an object",
         )),
     }
+}
+
+/// The object within a `json` content, to take apart.
+pub(crate) fn into_json_input(content: Content) -> Result<Map<String, Value>, InvalidRequest> {
+    json_input(&content)?;
+    match content {
+        Content::Json(Value::Object(object)) => Ok(object),
+        _ => Ok(Map::new()),
+    }
+}
+
+/// Takes out an object that may be absent.
+pub(crate) fn take_opt_object(
+    input: &mut Map<String, Value>,
+    name: &'static str,
+) -> Result<Option<Value>, InvalidRequest> {
+    Fields(input).opt_object(name)?;
+    Ok(take_object(input, name).map(Value::Object))
 }
 
 /// The headers and bytes of a `binary` content.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use crate::content::Content;
-use crate::field::{Fields, InvalidField};
+use crate::field::{Fields, InvalidField, take_object};
 use crate::message::{Body, InvalidMessage, parse_body};
 use crate::packet::{Message, MessageId, Packets};
 
@@ -120,13 +120,20 @@ impl ServerToClient {
         if !KINDS.contains(&message.kind.as_str()) {
             return Ok(None);
         }
-        let body = parse_body(message)?;
+        let mut body = parse_body(message)?;
+        let chunk = match message.kind.as_str() {
+            RESPONSE => Some(std::mem::take(&mut body.header)),
+            RESPONSE_CHUNK if body.header.get("chunk").is_some_and(Value::is_object) => {
+                take_object(&mut body.header, "chunk")
+            }
+            _ => None,
+        };
         let fields = Fields(&body.header);
         let id = message.id;
         let invalid = |error: InvalidField| InvalidMessage::from_field(id, &error);
         let string = |field| Ok(fields.string(field).map_err(invalid)?.to_owned());
-        let content = |header, payload| {
-            Content::from_parts(header, payload)
+        let content = |header: Option<Map<String, Value>>, payload| {
+            Content::from_parts(header.unwrap_or_default(), payload)
                 .map_err(|error| InvalidMessage::new(id, error.to_string()))
         };
         let parsed = match message.kind.as_str() {
@@ -145,14 +152,17 @@ impl ServerToClient {
             },
             RESPONSE => Self::Response {
                 request: id,
-                content: content(&body.header, body.payload.clone())?,
+                content: content(chunk, body.payload.clone())?,
             },
             RESPONSE_CHUNK => Self::ResponseChunk {
                 tool_call_id: string("tool_call_id")?,
-                chunk: content(
-                    fields.object("chunk").map_err(invalid)?,
-                    body.payload.clone(),
-                )?,
+                chunk: match chunk {
+                    None => content(
+                        Some(fields.object("chunk").map_err(invalid)?.clone()),
+                        body.payload.clone(),
+                    )?,
+                    chunk => content(chunk, body.payload.clone())?,
+                },
             },
             MESSAGING => Self::Messaging {
                 from_participant_id: string("from_participant_id")?,
@@ -177,7 +187,7 @@ impl ServerToClient {
         Ok(Some(parsed))
     }
 
-    fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::RoomReady { .. } => ROOM_READY,
             Self::Connected { .. } => CONNECTED,
@@ -189,6 +199,15 @@ impl ServerToClient {
             Self::FileDeleted { .. } => FILE_DELETED,
             Self::FileMoved { .. } => FILE_MOVED,
         }
+    }
+
+    /// What stands before the payload of its body: the header, and its length.
+    pub(crate) fn head(&self) -> Vec<u8> {
+        let header = self.header().to_string();
+        let mut head = Vec::with_capacity(8 + header.len());
+        head.extend_from_slice(&(header.len() as u64).to_be_bytes());
+        head.extend_from_slice(header.as_bytes());
+        head
     }
 
     fn header(&self) -> Value {
@@ -247,7 +266,7 @@ impl ServerToClient {
         }
     }
 
-    fn payload(&self) -> Bytes {
+    pub(crate) fn payload(&self) -> Bytes {
         match self {
             Self::Response { content, .. } => content.payload(),
             Self::ResponseChunk { chunk, .. } => chunk.payload(),
@@ -271,9 +290,9 @@ const KINDS: [&str; 9] = [
 const ROOM_READY: &str = "room_ready";
 const CONNECTED: &str = "connected";
 const ROOM_STATUS: &str = "room.status";
-const RESPONSE: &str = "__response__";
+pub(crate) const RESPONSE: &str = "__response__";
 pub(crate) const RESPONSE_CHUNK: &str = "room.tool_call_response_chunk";
-const MESSAGING: &str = "messaging.send";
+pub(crate) const MESSAGING: &str = "messaging.send";
 const FILE_UPDATED: &str = "storage.file.updated";
 const FILE_DELETED: &str = "storage.file.deleted";
 const FILE_MOVED: &str = "storage.file.moved";

@@ -1,8 +1,7 @@
 //! A chunk of a streamed answer that many get: what is the same for all of them is encoded once.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
+use serde_json::{Map, Value};
 
 use crate::content::Content;
 use crate::packet::{MessageId, Packets};
@@ -10,52 +9,66 @@ use crate::server_to_client::RESPONSE_CHUNK;
 
 /// A chunk for many streams; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct SharedChunk(Arc<Encoded>);
-
-#[derive(Debug)]
-struct Encoded {
-    content: Content,
-    /// The content's header as JSON.
-    header: Vec<u8>,
+pub struct SharedChunk {
+    /// The content's header as JSON, in parts.
+    header: [Bytes; 3],
     payload: Bytes,
 }
 
 impl SharedChunk {
     /// Encodes a chunk.
-    pub fn new(content: Content) -> Self {
-        let header = serde_json::Value::Object(content.header());
-        Self(Arc::new(Encoded {
-            header: header.to_string().into_bytes(),
+    pub fn new(content: &Content) -> Self {
+        let header = Value::Object(content.header()).to_string();
+        Self {
+            header: [header.into(), Bytes::new(), Bytes::new()],
             payload: content.payload(),
-            content,
-        }))
+        }
+    }
+
+    /// A chunk equal to [`sync::state`](crate::sync::state) of this schema. The schema's JSON text is not copied: many
+    /// documents may have the same.
+    pub fn state(path: &str, schema_json: Bytes, payload: Bytes) -> Self {
+        let path = Value::from(path);
+        let begin =
+            format!(r#"{{"type":"binary","headers":{{"kind":"state","path":{path},"schema":"#);
+        Self {
+            header: [begin.into(), schema_json, Bytes::from_static(b"}}")],
+            payload,
+        }
     }
 
     /// What it says.
-    pub fn content(&self) -> &Content {
-        &self.0.content
+    pub fn content(&self) -> Content {
+        let header: Map<String, Value> =
+            serde_json::from_slice(&self.header.concat()).unwrap_or_default();
+        Content::from_parts(header, self.payload.clone()).unwrap_or(Content::Empty)
     }
 
     /// Bytes of its payload, which all of them share.
     pub fn payload_len(&self) -> usize {
-        self.0.payload.len()
+        self.payload.len()
+    }
+
+    /// Bytes of its header, which all of them share.
+    pub fn header_len(&self) -> usize {
+        self.header.iter().map(Bytes::len).sum()
     }
 
     /// The packets of the message that carries it on one of the streams, equal to those of
     /// [`ServerToClient::ResponseChunk`](crate::ServerToClient::ResponseChunk).
     pub fn packets(&self, tool_call_id: &str, id: MessageId) -> Packets<'static> {
         const LENGTH_BYTES: usize = 8;
-        let Encoded {
-            header, payload, ..
-        } = &*self.0;
+        let Self { header, payload } = self;
         let around = LENGTH_BYTES + br#"{"tool_call_id":"","chunk":}"#.len();
-        let mut head = Vec::with_capacity(around + tool_call_id.len() + header.len());
+        let mut head = Vec::with_capacity(around + tool_call_id.len() + self.header_len());
         head.extend_from_slice(&[0; LENGTH_BYTES]);
         head.extend_from_slice(br#"{"tool_call_id":"#);
         let written = serde_json::to_writer(&mut head, tool_call_id);
         debug_assert!(written.is_ok(), "text can be written to memory");
         head.extend_from_slice(br#","chunk":"#);
-        head.extend_from_slice(header);
+        for part in header {
+            head.extend_from_slice(part);
+        }
         head.push(b'}');
         let length = (head.len() - LENGTH_BYTES) as u64;
         head[..LENGTH_BYTES].copy_from_slice(&length.to_be_bytes());

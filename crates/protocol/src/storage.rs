@@ -150,7 +150,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    fn to_json(&self) -> Map<String, Value> {
+    pub(crate) fn to_json(&self) -> Map<String, Value> {
         let mut json = Map::new();
         json.insert("name".to_owned(), self.name.clone().into());
         json.insert("is_folder".to_owned(), self.is_folder.into());

@@ -11,7 +11,8 @@ use crate::field::Fields;
 use crate::path::DocPath;
 use crate::request::{
     InvalidBase64, InvalidRequest, binary, binary_input, decode_base64, encode_base64,
-    file_path_field, json_input, opt_object_field, opt_path_field,
+    file_path_field, into_json_input, json_input, opt_object_field, opt_path_field,
+    take_opt_object,
 };
 
 /// The input of `create`, answered by `empty`.
@@ -38,12 +39,21 @@ impl SyncCreate {
     ///
     /// When a field is missing or wrong.
     pub fn parse(content: &Content) -> Result<Self, InvalidRequest> {
-        let fields = json_input(content)?;
+        Self::from_content(content.clone())
+    }
+
+    /// Reads the input without a copy of what it brings.
+    ///
+    /// # Errors
+    ///
+    /// When a field is missing or wrong.
+    pub fn from_content(content: Content) -> Result<Self, InvalidRequest> {
+        let mut input = into_json_input(content)?;
         Ok(Self {
-            path: file_path_field(fields, "path", ErrorCode::InvalidRequest)?,
-            json: opt_object_field(fields, "json")?,
-            schema: opt_object_field(fields, "schema")?,
-            schema_path: opt_path_field(fields, "schema_path")?,
+            path: file_path_field(Fields(&input), "path", ErrorCode::InvalidRequest)?,
+            json: take_opt_object(&mut input, "json")?,
+            schema: take_opt_object(&mut input, "schema")?,
+            schema_path: opt_path_field(Fields(&input), "schema_path")?,
         })
     }
 
@@ -222,10 +232,26 @@ impl SyncPatch {
     ///
     /// When a field is missing or wrong.
     pub fn parse(content: &Content) -> Result<Self, InvalidRequest> {
-        let fields = json_input(content)?;
+        Self::from_content(content.clone())
+    }
+
+    /// Reads the input without a copy of the operations.
+    ///
+    /// # Errors
+    ///
+    /// When a field is missing or wrong.
+    pub fn from_content(content: Content) -> Result<Self, InvalidRequest> {
+        let mut input = into_json_input(content)?;
+        let path = file_path_field(Fields(&input), "path", ErrorCode::InvalidRequest)?;
+        Fields(&input).list("patch")?;
+        let patch = match input.swap_remove("patch") {
+            Some(Value::Array(patch)) => patch,
+            _ => Vec::new(),
+        };
+        let fields = Fields(&input);
         Ok(Self {
-            path: file_path_field(fields, "path", ErrorCode::InvalidRequest)?,
-            patch: fields.list("patch")?.clone(),
+            path,
+            patch,
             if_version: fields.opt_string("if_version")?.map(str::to_owned),
             dry_run: fields.opt_bool("dry_run")?.unwrap_or(false),
         })
@@ -377,8 +403,23 @@ impl SyncOpenStart {
     ///
     /// When it is not a start chunk, or a field is missing or wrong.
     pub fn parse(content: &Content) -> Result<Self, InvalidRequest> {
-        let (fields, _) = binary_input(content)?;
-        expect_kind(fields, "start")?;
+        Self::from_content(content.clone())
+    }
+
+    /// Reads the chunk without a copy of what it brings.
+    ///
+    /// # Errors
+    ///
+    /// When it is not a start chunk, or a field is missing or wrong.
+    pub fn from_content(content: Content) -> Result<Self, InvalidRequest> {
+        expect_kind(binary_input(&content)?.0, "start")?;
+        let mut headers = match content {
+            Content::Binary { headers, .. } => headers,
+            _ => Map::new(),
+        };
+        let schema = take_opt_object(&mut headers, "schema")?;
+        let initial_json = take_opt_object(&mut headers, "initial_json")?;
+        let fields = Fields(&headers);
         let vector = fields
             .opt_string("vector")?
             .filter(|text| !text.is_empty())
@@ -389,9 +430,9 @@ impl SyncOpenStart {
             path: file_path_field(fields, "path", ErrorCode::InvalidRequest)?,
             create: fields.opt_bool("create")?.unwrap_or(true),
             vector,
-            schema: opt_object_field(fields, "schema")?,
+            schema,
             schema_path: opt_path_field(fields, "schema_path")?,
-            initial_json: opt_object_field(fields, "initial_json")?,
+            initial_json,
             merge: fields.opt_bool("merge")?.unwrap_or(false),
         })
     }

@@ -6,8 +6,9 @@ use meshagent_protocol::storage::{
     self, Delete, DownloadOutput, DownloadRequest, DownloadUrl, Entry, Move, PathInput, UploadChunk,
 };
 use meshagent_protocol::{
-    Content, DocPath, ErrorCode, InvalidRequest, ServerToClient, SyncChunk, SyncCreate,
-    SyncDescribe, SyncDescribed, SyncOpenStart, SyncOutput, SyncPatch, SyncPatched, sync,
+    Content, DocPath, ErrorCode, InvalidRequest, MessageId, ServerToClient, SharedChunk,
+    SharedMessage, SyncChunk, SyncCreate, SyncDescribe, SyncDescribed, SyncOpenStart, SyncOutput,
+    SyncPatch, SyncPatched, sync,
 };
 use serde_json::{Value, json};
 
@@ -482,4 +483,50 @@ fn messaging_inputs_and_messages() {
         "participant.disabled",
         json!({"id": "p"}),
     );
+}
+
+#[test]
+fn what_is_encoded_without_copies_is_what_it_would_be() {
+    let schema = json!({ "ä": [1, "\"\n"] });
+    let payload = Bytes::from_static(b"AAE=");
+    let path = "a \"ä\"/\u{1f600}.x";
+    let shared = SharedChunk::state(path, schema.to_string().into(), payload.clone());
+    let plain = sync::state(path, &schema, payload);
+    assert_eq!(shared.content(), plain);
+    let bytes =
+        |chunk: &SharedChunk| -> Vec<Bytes> { chunk.packets("c", MessageId::from(1)).collect() };
+    assert_eq!(bytes(&shared), bytes(&SharedChunk::new(&plain)));
+
+    let entry = Entry {
+        name: "ä\"".to_owned(),
+        is_folder: false,
+        size: Some(7),
+        created_at: None,
+        updated_at: Some("2026".to_owned()),
+    };
+    for count in 0..3 {
+        let entries = vec![entry.clone(); count];
+        let plain = SharedMessage::answer_head(&storage::list(&entries));
+        assert_eq!(SharedMessage::answer_list(entries.into_iter()), plain);
+    }
+
+    let attributes = json!({ "name": "ä\"", "n": [1.5, null] })
+        .as_object()
+        .unwrap()
+        .clone();
+    for count in 0..3 {
+        let others: Vec<Participant> = (0..count)
+            .map(|number| Participant {
+                id: format!("\u{1f600}{number}"),
+                role: "user".to_owned(),
+                attributes: attributes.clone(),
+            })
+            .collect();
+        let parts = others
+            .iter()
+            .map(|other| (&*other.id, &*other.role, &other.attributes));
+        let head = messaging::enabled_head("me\\", parts);
+        let plain = SharedMessage::of(&messaging::enabled("me\\", &others));
+        assert_eq!(head, plain.body().0.to_vec());
+    }
 }

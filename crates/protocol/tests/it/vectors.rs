@@ -98,7 +98,7 @@ fn contents_of_both_sdks_are_read_and_npm_form_is_written() {
             };
             let body = Body::parse(&hex::bytes(hex).into()).unwrap();
             assert!(!body.header.contains_key("__meshagent__"));
-            let read = Content::from_parts(&body.header, body.payload).unwrap();
+            let read = Content::from_parts(body.header, body.payload).unwrap();
             assert_eq!(read, content, "{sdk} {name}");
             seen += 1;
             if sdk == "npm" {

@@ -426,8 +426,8 @@ fn a_chunk_for_many_is_what_each_of_them_would_get() {
         },
     ];
     for chunk in chunks {
-        let shared = SharedChunk::new(chunk.clone());
-        assert_eq!(shared.content(), &chunk);
+        let shared = SharedChunk::new(&chunk);
+        assert_eq!(shared.content(), chunk);
         for call in ["c", "", "\"\\\n\u{7f}\u{1F600}", "a-longer-id-0123456789"] {
             let alone = ServerToClient::ResponseChunk {
                 tool_call_id: call.to_owned(),
