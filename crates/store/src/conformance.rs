@@ -10,11 +10,12 @@ mod faults;
 mod namespace;
 mod provenance;
 mod random;
+mod reach;
 
 use bytes::Bytes;
 
 use crate::{
-    Author, Contribution, DocumentId, RoomId, Seq, Store, StoredDocument, Timestamp, Write,
+    Author, Contribution, DocumentId, Reach, RoomId, Seq, Store, StoredDocument, Timestamp, Write,
     WriteError, Written,
 };
 
@@ -37,6 +38,7 @@ pub fn run<S: Subject>(make: impl Fn() -> S) {
     let questions = [
         documents::QUESTIONS,
         namespace::QUESTIONS,
+        reach::QUESTIONS,
         provenance::QUESTIONS,
     ];
     for question in questions.concat() {
@@ -113,6 +115,7 @@ fn delete(path: &str, recursive: bool) -> Write {
         room: room(),
         path: path.to_owned(),
         recursive,
+        reach: Reach::EVERYTHING,
     }
 }
 
@@ -122,6 +125,8 @@ fn rename(source: &str, destination: &str, overwrite: bool) -> Write {
         source: source.to_owned(),
         destination: destination.to_owned(),
         overwrite,
+        reach: Reach::EVERYTHING,
+        replaces: Reach::EVERYTHING,
         at: Timestamp(4),
     }
 }
@@ -160,7 +165,7 @@ fn load(store: &dyn Store, path: &str) -> StoredDocument {
 #[track_caller]
 fn names(store: &dyn Store, folder: &str) -> Option<Vec<String>> {
     let entries = store
-        .list(&room(), folder)
+        .list(&room(), folder, usize::MAX)
         .expect("the store is in order")?;
     let name = |entry: crate::Entry| match entry.kind {
         crate::EntryKind::Folder => entry.name + "/",

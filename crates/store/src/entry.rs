@@ -78,6 +78,21 @@ pub struct StoredFile {
     pub updated_at: Timestamp,
 }
 
+/// A file without its content, for whoever reads that part by part.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct FileHead {
+    /// Bytes of its content.
+    pub size: u64,
+    /// Its media type, as given by whoever put it there.
+    pub mime_type: String,
+    /// Which content it is.
+    pub version: FileVersion,
+}
+
+/// A content of a file. The content that replaces it has another version, and so has every other file.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct FileVersion(pub [u64; 3]);
+
 /// Totals over all rooms.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct StoreStats {

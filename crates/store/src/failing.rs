@@ -1,17 +1,22 @@
 //! A store that fails on demand, for tests of what its users do then.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
+use bytes::Bytes;
+
 use crate::{
-    BoxError, DocumentId, Entry, ProvenanceRecord, RoomId, Seq, Store, StoreError, StoreStats,
-    StoredDocument, StoredFile, StoredUpdate, Write, WriteError, Written,
+    BoxError, DocumentId, Entry, FileHead, FileVersion, ProvenanceRecord, RoomId, Seq, Store,
+    StoreError, StoreStats, StoredDocument, StoredFile, StoredUpdate, Write, WriteError, Written,
 };
 
 /// How a call fails.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Fault {
+    /// With [`StoreError::Corrupt`]; nothing happened.
+    Corrupt,
     /// With [`StoreError::Full`]; nothing happened.
     Full,
     /// With [`StoreError::Unavailable`], although it *did* happen: as if the process ended before the answer came.
@@ -22,7 +27,13 @@ pub enum Fault {
     Unavailable,
 }
 
-/// A store around another that lets chosen calls fail.
+/// What a refused append is said to have been longer than.
+const REFUSED_BYTES: u64 = 1;
+
+/// Refused appends that are kept for whoever asks.
+const KEPT_REFUSED: usize = 64;
+
+/// A store around another that lets chosen calls fail, or refuses chosen writes.
 #[derive(Debug)]
 pub struct FailingStore<S> {
     inner: S,
@@ -33,6 +44,9 @@ pub struct FailingStore<S> {
 struct State {
     commits: Plan,
     reads: Plan,
+    appends: u64,
+    refused: Vec<Range<u64>>,
+    refused_updates: VecDeque<(DocumentId, Bytes)>,
 }
 
 #[derive(Debug, Default)]
@@ -60,17 +74,34 @@ impl<S: Store> FailingStore<S> {
         self.with(|state| state.reads.faults.push((calls, fault)));
     }
 
+    /// Refuses these appends with [`WriteError::TooLarge`]; the rest of their batch stands. They are numbered from 0,
+    /// since the store was made, without those of commits that failed.
+    pub fn refuse_appends(&self, appends: Range<u64>) {
+        self.with(|state| state.refused.push(appends));
+    }
+
+    /// The appends that were refused since this was asked for last, or the latest of them.
+    pub fn take_refused(&self) -> Vec<(DocumentId, Bytes)> {
+        self.with(|state| state.refused_updates.drain(..).collect())
+    }
+
     /// Forgets all that was planned.
     pub fn recover(&self) {
         self.with(|state| {
             state.commits.faults.clear();
             state.reads.faults.clear();
+            state.refused.clear();
         });
     }
 
     /// Commits so far, failed ones included.
     pub fn commits(&self) -> u64 {
         self.with(|state| state.commits.calls)
+    }
+
+    /// Appends so far, refused ones included.
+    pub fn appends(&self) -> u64 {
+        self.with(|state| state.appends)
     }
 
     /// Reads so far, failed ones included.
@@ -94,14 +125,42 @@ impl<S: Store> FailingStore<S> {
                 f(&self.inner)?;
                 Err(StoreError::Unavailable(planned()))
             }
+            Some(Fault::Corrupt) => Err(corrupt()),
             Some(Fault::Full) => Err(StoreError::Full(planned())),
             Some(Fault::Unavailable) => Err(StoreError::Unavailable(planned())),
         }
     }
 
+    /// Which of the writes are to be refused.
+    fn refusals(&self, writes: &[Write]) -> Vec<bool> {
+        self.with(|state| {
+            let refused = |write: &Write| {
+                let Write::Append {
+                    document, update, ..
+                } = write
+                else {
+                    return false;
+                };
+                let number = state.appends;
+                state.appends += 1;
+                let mut planned = state.refused.iter();
+                let is_refused = planned.any(|appends| appends.contains(&number));
+                if is_refused {
+                    if state.refused_updates.len() == KEPT_REFUSED {
+                        state.refused_updates.pop_front();
+                    }
+                    state.refused_updates.push_back((*document, update.clone()));
+                }
+                is_refused
+            };
+            writes.iter().map(refused).collect()
+        })
+    }
+
     fn read_with<T>(&self, f: impl FnOnce(&S) -> Result<T, StoreError>) -> Result<T, StoreError> {
         match self.with(|state| state.reads.next()) {
             None => f(&self.inner),
+            Some(Fault::Corrupt) => Err(corrupt()),
             Some(Fault::Full) => Err(StoreError::Full(planned())),
             Some(Fault::Lost | Fault::Unavailable) => Err(StoreError::Unavailable(planned())),
         }
@@ -119,25 +178,60 @@ impl Plan {
     }
 }
 
+fn corrupt() -> StoreError {
+    StoreError::Corrupt {
+        document: None,
+        what: planned().to_string(),
+    }
+}
+
 fn planned() -> BoxError {
     "a planned failure".into()
 }
 
 impl<S: Store> Store for FailingStore<S> {
     fn commit(&self, writes: &[Write]) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
-        self.commit_with(|store| store.commit(writes))
+        self.commit_with(|store| {
+            let refusals = self.refusals(writes);
+            if !refusals.contains(&true) {
+                return store.commit(writes);
+            }
+            let kept = writes
+                .iter()
+                .zip(&refusals)
+                .filter(|(_, refused)| !**refused);
+            let kept: Vec<Write> = kept.map(|(write, _)| write.clone()).collect();
+            let mut written = store.commit(&kept)?.into_iter();
+            let result = |(write, refused): (&Write, bool)| match write {
+                Write::Append { update, .. } if refused => Some(Err(WriteError::TooLarge {
+                    bytes: update.len() as u64,
+                    max_bytes: REFUSED_BYTES,
+                })),
+                _ => written.next(),
+            };
+            Ok(writes.iter().zip(refusals).filter_map(result).collect())
+        })
     }
 
     fn stat(&self, room: &RoomId, path: &str) -> Result<Option<Entry>, StoreError> {
         self.read_with(|store| store.stat(room, path))
     }
 
-    fn list(&self, room: &RoomId, folder: &str) -> Result<Option<Vec<Entry>>, StoreError> {
-        self.read_with(|store| store.list(room, folder))
+    fn list(
+        &self,
+        room: &RoomId,
+        folder: &str,
+        max: usize,
+    ) -> Result<Option<Vec<Entry>>, StoreError> {
+        self.read_with(|store| store.list(room, folder, max))
     }
 
     fn load(&self, room: &RoomId, path: &str) -> Result<Option<StoredDocument>, StoreError> {
         self.read_with(|store| store.load(room, path))
+    }
+
+    fn load_by_id(&self, document: DocumentId) -> Result<Option<StoredDocument>, StoreError> {
+        self.read_with(|store| store.load_by_id(document))
     }
 
     fn follow(
@@ -157,11 +251,34 @@ impl<S: Store> Store for FailingStore<S> {
         self.read_with(|store| store.read_file(room, path))
     }
 
+    fn open_file(&self, room: &RoomId, path: &str) -> Result<Option<FileHead>, StoreError> {
+        self.read_with(|store| store.open_file(room, path))
+    }
+
+    fn read_file_range(
+        &self,
+        room: &RoomId,
+        path: &str,
+        version: FileVersion,
+        start: u64,
+        length: usize,
+    ) -> Result<Option<Bytes>, StoreError> {
+        self.read_with(|store| store.read_file_range(room, path, version, start, length))
+    }
+
     fn check(&self) -> Result<(), StoreError> {
         self.commit_with(S::check)
     }
 
     fn stats(&self) -> Result<StoreStats, StoreError> {
         self.read_with(S::stats)
+    }
+
+    fn tend(&self) -> Result<(), StoreError> {
+        self.inner.tend()
+    }
+
+    fn log_bytes(&self) -> u64 {
+        self.inner.log_bytes()
     }
 }

@@ -12,6 +12,7 @@ mod entry;
 mod failing;
 mod id;
 mod memory;
+mod reach;
 mod store;
 mod write;
 
@@ -19,10 +20,13 @@ pub mod conformance;
 pub mod path;
 pub mod provenance;
 
-pub use entry::{Entry, EntryKind, StoreStats, StoredDocument, StoredFile, StoredUpdate};
+pub use entry::{
+    Entry, EntryKind, FileHead, FileVersion, StoreStats, StoredDocument, StoredFile, StoredUpdate,
+};
 pub use failing::{FailingStore, Fault};
 pub use id::{DocumentId, RoomId, Seq, Timestamp};
 pub use memory::MemoryStore;
 pub use provenance::{Author, Contribution, OperationRange, ProvenanceRecord};
+pub use reach::{Kinds, Reach};
 pub use store::{BoxError, Store, StoreError};
-pub use write::{MovedEntry, Removed, Write, WriteError, Written};
+pub use write::{MAX_TOUCHED_ENTRIES, MovedEntry, Removed, Write, WriteError, Written};

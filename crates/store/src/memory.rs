@@ -7,12 +7,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use crate::path::{below, is_below, name};
+use crate::path::{MAX_BYTES, below, is_below, name};
 use crate::provenance;
+use crate::write::MAX_TOUCHED_ENTRIES;
 use crate::{
-    Contribution, DocumentId, Entry, EntryKind, MovedEntry, ProvenanceRecord, Removed, RoomId, Seq,
-    Store, StoreError, StoreStats, StoredDocument, StoredFile, StoredUpdate, Timestamp, Write,
-    WriteError, Written,
+    Contribution, DocumentId, Entry, EntryKind, FileHead, FileVersion, MovedEntry,
+    ProvenanceRecord, Reach, Removed, RoomId, Seq, Store, StoreError, StoreStats, StoredDocument,
+    StoredFile, StoredUpdate, Timestamp, Write, WriteError, Written,
 };
 
 /// A store in memory. It is never full and never unavailable.
@@ -33,6 +34,16 @@ impl MemoryStore {
     }
 }
 
+fn check_count(path: &str, entries: usize) -> Result<(), WriteError> {
+    if entries <= MAX_TOUCHED_ENTRIES {
+        return Ok(());
+    }
+    Err(WriteError::TooMany {
+        path: path.to_owned(),
+        max: MAX_TOUCHED_ENTRIES,
+    })
+}
+
 impl Store for MemoryStore {
     fn commit(&self, writes: &[Write]) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
         let mut state = self.state();
@@ -51,13 +62,21 @@ impl Store for MemoryStore {
         Ok(leaf.or_else(|| children(tree, path).next().map(|_| folder(name(path)))))
     }
 
-    fn list(&self, room: &RoomId, path: &str) -> Result<Option<Vec<Entry>>, StoreError> {
+    fn list(
+        &self,
+        room: &RoomId,
+        path: &str,
+        max: usize,
+    ) -> Result<Option<Vec<Entry>>, StoreError> {
         let state = self.state();
         let mut entries = Vec::new();
         if let Some(tree) = state.rooms.get(room) {
             let prefix = if path.is_empty() { 0 } else { path.len() + 1 };
             let mut last_folder = None;
             for (child, node) in children(tree, path) {
+                if entries.len() == max {
+                    break;
+                }
                 match child[prefix..].split_once('/') {
                     None => entries.push(state.entry(child, node)),
                     Some((name, _)) if last_folder == Some(name) => {}
@@ -80,17 +99,13 @@ impl Store for MemoryStore {
         let Some(Node::Document(id)) = state.rooms.get(room).and_then(|tree| tree.get(path)) else {
             return Ok(None);
         };
-        let document = state.document(*id);
-        Ok(Some(StoredDocument {
-            document: *id,
-            schema: document.schema.clone(),
-            snapshot: document.snapshot.clone(),
-            snapshot_seq: document.snapshot_seq,
-            updates: document.updates.values().cloned().collect(),
-            last_seq: document.last_seq,
-            created_at: document.created_at,
-            updated_at: document.updated_at,
-        }))
+        Ok(Some(state.document(*id).stored(*id)))
+    }
+
+    fn load_by_id(&self, document: DocumentId) -> Result<Option<StoredDocument>, StoreError> {
+        let state = self.state();
+        let found = state.documents.get(&document);
+        Ok(found.map(|found| found.stored(document)))
     }
 
     fn follow(
@@ -132,10 +147,38 @@ impl Store for MemoryStore {
 
     fn read_file(&self, room: &RoomId, path: &str) -> Result<Option<StoredFile>, StoreError> {
         let state = self.state();
-        let Some(Node::File(file)) = state.rooms.get(room).and_then(|tree| tree.get(path)) else {
-            return Ok(None);
-        };
-        Ok(Some(file.clone()))
+        Ok(state.file(room, path).map(|(file, _)| file.clone()))
+    }
+
+    fn open_file(&self, room: &RoomId, path: &str) -> Result<Option<FileHead>, StoreError> {
+        let state = self.state();
+        Ok(state.file(room, path).map(|(file, version)| FileHead {
+            size: file.data.len() as u64,
+            mime_type: file.mime_type.clone(),
+            version,
+        }))
+    }
+
+    fn read_file_range(
+        &self,
+        room: &RoomId,
+        path: &str,
+        version: FileVersion,
+        start: u64,
+        length: usize,
+    ) -> Result<Option<Bytes>, StoreError> {
+        let state = self.state();
+        Ok(match state.file(room, path) {
+            Some((file, found)) if found == version => {
+                let end = file.data.len();
+                let start = usize::try_from(start).unwrap_or(end).min(end);
+                Some(
+                    file.data
+                        .slice(start..end.min(start.saturating_add(length))),
+                )
+            }
+            _ => None,
+        })
     }
 
     fn check(&self) -> Result<(), StoreError> {
@@ -151,7 +194,7 @@ impl Store for MemoryStore {
                     stats.documents += 1;
                     stats.bytes += state.document(*id).size();
                 }
-                Node::File(file) => {
+                Node::File(file, _) => {
                     stats.files += 1;
                     stats.bytes += file.data.len() as u64;
                 }
@@ -169,12 +212,13 @@ struct State {
     // Invariant: exactly the documents that a `Node::Document` of some room names.
     documents: HashMap<DocumentId, Document>,
     last_document: u64,
+    last_file: u64,
 }
 
 #[derive(Clone, Debug)]
 enum Node {
     Document(DocumentId),
-    File(StoredFile),
+    File(StoredFile, FileVersion),
 }
 
 #[derive(Debug)]
@@ -191,6 +235,19 @@ struct Document {
 }
 
 impl Document {
+    fn stored(&self, id: DocumentId) -> StoredDocument {
+        StoredDocument {
+            document: id,
+            schema: self.schema.clone(),
+            snapshot: self.snapshot.clone(),
+            snapshot_seq: self.snapshot_seq,
+            updates: self.updates.values().cloned().collect(),
+            last_seq: self.last_seq,
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+        }
+    }
+
     fn size(&self) -> u64 {
         let updates = self
             .updates
@@ -202,6 +259,13 @@ impl Document {
 }
 
 impl State {
+    fn file(&self, room: &RoomId, path: &str) -> Option<(&StoredFile, FileVersion)> {
+        match self.rooms.get(room)?.get(path)? {
+            Node::File(file, version) => Some((file, *version)),
+            Node::Document(_) => None,
+        }
+    }
+
     fn apply(&mut self, write: &Write) -> Result<Written, WriteError> {
         match write {
             Write::CreateDocument {
@@ -215,7 +279,7 @@ impl State {
                 let first = (!state.is_empty()).then(|| StoredUpdate {
                     seq: Seq(1),
                     update: state.clone(),
-                    contributions: contributions.clone(),
+                    contributions: bounded(contributions),
                     at: *at,
                 });
                 self.create(room, path, schema, first, *at)
@@ -235,7 +299,7 @@ impl State {
                 let update = StoredUpdate {
                     seq,
                     update: update.clone(),
-                    contributions: contributions.clone(),
+                    contributions: bounded(contributions),
                     at: *at,
                 };
                 document.updates.insert(seq, update);
@@ -281,14 +345,20 @@ impl State {
                 room,
                 path,
                 recursive,
-            } => self.delete(room, path, *recursive),
+                reach,
+            } => self.delete(room, path, *recursive, *reach),
             Write::Move {
                 room,
                 source,
                 destination,
                 overwrite,
+                reach,
+                replaces,
                 at,
-            } => self.rename(room, source, destination, *overwrite, *at),
+            } => {
+                let overwrite = overwrite.then_some(*replaces);
+                self.rename(room, source, destination, overwrite, *reach, *at)
+            }
         }
     }
 
@@ -355,15 +425,17 @@ impl State {
                     path: path.to_owned(),
                 });
             }
-            Some(Node::File(file)) => Some(file.created_at),
+            Some(Node::File(file, _)) => Some(file.created_at),
         };
+        self.last_file += 1;
+        let version = FileVersion([self.last_file, 0, 0]);
         let file = StoredFile {
             data: data.clone(),
             mime_type: mime_type.to_owned(),
             created_at: created_at.unwrap_or(at),
             updated_at: at,
         };
-        tree.insert(path.to_owned(), Node::File(file));
+        tree.insert(path.to_owned(), Node::File(file, version));
         Ok(Written::Put {
             replaced: created_at.is_some(),
         })
@@ -374,6 +446,7 @@ impl State {
         room: &RoomId,
         path: &str,
         recursive: bool,
+        reach: Reach,
     ) -> Result<Written, WriteError> {
         let tree = self.rooms.entry(room.clone()).or_default();
         let mut doomed = Vec::new();
@@ -383,6 +456,7 @@ impl State {
         if recursive {
             doomed.extend(children(tree, path).map(|(path, _)| path.clone()));
         }
+        check_count(path, doomed.len())?;
         if doomed.is_empty() {
             return Err(match children(tree, path).next() {
                 Some(_) => WriteError::RecursiveRequired {
@@ -392,6 +466,9 @@ impl State {
                     path: path.to_owned(),
                 },
             });
+        }
+        for doomed in &doomed {
+            reach.check(doomed, doomed != path, is_document(tree, doomed))?;
         }
         Ok(Written::Deleted {
             entries: self.remove(room, doomed),
@@ -403,7 +480,8 @@ impl State {
         room: &RoomId,
         source: &str,
         destination: &str,
-        overwrite: bool,
+        overwrite: Option<Reach>,
+        reach: Reach,
         at: Timestamp,
     ) -> Result<Written, WriteError> {
         let tree = self.rooms.entry(room.clone()).or_default();
@@ -419,12 +497,16 @@ impl State {
                 path: source.to_owned(),
             });
         }
+        check_count(source, sources.len())?;
         let is_folder = !tree.contains_key(source);
         if source == destination || is_folder && is_below(destination, source) {
             return Err(WriteError::IntoItself);
         }
         if destination.is_empty() && !is_folder {
             return Err(WriteError::IsRoot);
+        }
+        for path in &sources {
+            reach.check(path, is_folder, is_document(tree, path))?;
         }
         let moves: Vec<(String, String)> = sources
             .into_iter()
@@ -439,6 +521,11 @@ impl State {
                 (path, moved)
             })
             .collect();
+        let is_too_long = |(from, to): &&(String, String)| to.len() > MAX_BYTES.max(from.len());
+        if let Some((_, path)) = moves.iter().find(is_too_long) {
+            let path = path.clone();
+            return Err(WriteError::PathTooLong { path });
+        }
 
         // What moves away itself is not in the way.
         let stays = |path: &str| !(path == source || is_folder && is_below(path, source));
@@ -448,10 +535,11 @@ impl State {
             .filter(|path| tree.contains_key(*path) && stays(path))
             .cloned()
             .collect();
-        if let Some(path) = in_the_way.first()
-            && !overwrite
-        {
-            return Err(WriteError::AlreadyExists { path: path.clone() });
+        for path in &in_the_way {
+            match overwrite {
+                Some(replaces) => replaces.check(path, is_folder, is_document(tree, path))?,
+                None => return Err(WriteError::AlreadyExists { path: path.clone() }),
+            }
         }
 
         let replaced = self.remove(room, in_the_way);
@@ -471,7 +559,7 @@ impl State {
                     }
                     Some(*id)
                 }
-                Node::File(file) => {
+                Node::File(file, _) => {
                     file.updated_at = at;
                     None
                 }
@@ -497,7 +585,7 @@ impl State {
                     self.documents.remove(&id);
                     Some(id)
                 }
-                Some(Node::File(_)) | None => None,
+                Some(Node::File(..)) | None => None,
             };
             removed.push(Removed { path, document });
         }
@@ -521,7 +609,7 @@ impl State {
                     document.updated_at,
                 )
             }
-            Node::File(file) => (
+            Node::File(file, _) => (
                 EntryKind::File,
                 file.data.len() as u64,
                 file.created_at,
@@ -536,6 +624,11 @@ impl State {
             updated_at: Some(updated_at),
         }
     }
+}
+
+fn bounded(contributions: &[Contribution]) -> Vec<Contribution> {
+    let bounded = |contribution: &Contribution| contribution.bounded().into_owned();
+    contributions.iter().map(bounded).collect()
 }
 
 fn records_of<'a>(
@@ -557,6 +650,10 @@ fn folder(name: &str) -> Entry {
 }
 
 /// Everything below a folder, at any depth, in byte order of paths.
+fn is_document(tree: &Tree, path: &str) -> bool {
+    matches!(tree.get(path), Some(Node::Document(_)))
+}
+
 fn children<'a>(tree: &'a Tree, folder: &str) -> impl Iterator<Item = (&'a String, &'a Node)> {
     let (start, end) = below(folder);
     let end = end.map_or(Bound::Unbounded, Bound::Excluded);

@@ -1,5 +1,8 @@
 //! What paths mean to a store: names, and the range of all paths below a folder.
 
+/// The longest path in bytes. Nothing is moved to a longer one, which nobody could name.
+pub const MAX_BYTES: usize = 1024;
+
 /// The last segment.
 pub fn name(path: &str) -> &str {
     path.rsplit_once('/').map_or(path, |(_, name)| name)

@@ -4,7 +4,16 @@
 //! each author, connection and run of operations ([`merge`]); old records are folded into one for each author
 //! ([`fold`]). Every store uses these two, so that all tell the same.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
+
 use crate::Timestamp;
+
+/// Runs of operations of one contribution that are told apart. No editor makes so many in one update; a copy of a
+/// document by hundreds of clients that somebody sends whole does, and a peer that means harm.
+pub const MAX_RANGES: usize = 1_000;
+/// Records of one connection that are kept apart when they are folded. Beyond it, they become one without operations.
+pub const MAX_RECORDS_OF_CONNECTION: usize = 1_000;
 
 /// Who made an update.
 #[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -37,7 +46,8 @@ pub struct Contribution {
     pub author: Author,
     /// When it was handed in.
     pub at: Timestamp,
-    /// What was added. Nothing: it only deleted. Ranges that contain no clock count for nothing.
+    /// What was added. Nothing: it only deleted, or added more than [`MAX_RANGES`]. Ranges that contain no clock count
+    /// for nothing.
     pub operations: Vec<OperationRange>,
 }
 
@@ -58,6 +68,18 @@ pub struct ProvenanceRecord {
 }
 
 impl Contribution {
+    /// As every store keeps it: without operations, if it has more than [`MAX_RANGES`].
+    pub fn bounded(&self) -> Cow<'_, Self> {
+        if self.operations.len() <= MAX_RANGES {
+            return Cow::Borrowed(self);
+        }
+        Cow::Owned(Self {
+            author: self.author.clone(),
+            at: self.at,
+            operations: Vec::new(),
+        })
+    }
+
     /// The same as records, before they are merged: one for each range, or a single one without operations.
     pub fn records(&self) -> impl Iterator<Item = ProvenanceRecord> + '_ {
         let ranges = || {
@@ -99,7 +121,7 @@ pub fn merge(mut records: Vec<ProvenanceRecord>) -> Vec<ProvenanceRecord> {
 }
 
 /// [`merge`], and then folds what ended before `before` into one record for each author, without its connection
-/// and operations.
+/// and operations, and the records of a connection that has too many into one without operations.
 pub fn fold(records: Vec<ProvenanceRecord>, before: Timestamp) -> Vec<ProvenanceRecord> {
     let mut records = merge(records);
     for record in &mut records {
@@ -108,7 +130,23 @@ pub fn fold(records: Vec<ProvenanceRecord>, before: Timestamp) -> Vec<Provenance
             record.operations = None;
         }
     }
-    merge(records)
+    let mut records = merge(records);
+    if records.len() > MAX_RECORDS_OF_CONNECTION {
+        let mut counts: HashMap<String, usize> = HashMap::new();
+        for record in &records {
+            match counts.get_mut(&record.author.connection) {
+                Some(count) => *count += 1,
+                None => drop(counts.insert(record.author.connection.clone(), 1)),
+            }
+        }
+        for record in &mut records {
+            if counts[&record.author.connection] > MAX_RECORDS_OF_CONNECTION {
+                record.operations = None;
+            }
+        }
+        records = merge(records);
+    }
+    records
 }
 
 /// Whether `next`, which is not before `last`, goes on where `last` is or ends.

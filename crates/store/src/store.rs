@@ -3,11 +3,12 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use thiserror::Error;
 
 use crate::{
-    DocumentId, Entry, ProvenanceRecord, RoomId, Seq, StoreStats, StoredDocument, StoredFile,
-    StoredUpdate, Write, WriteError, Written,
+    DocumentId, Entry, FileHead, FileVersion, ProvenanceRecord, RoomId, Seq, StoreStats,
+    StoredDocument, StoredFile, StoredUpdate, Write, WriteError, Written,
 };
 
 /// A database's own error.
@@ -24,7 +25,7 @@ pub trait Store: Send + Sync + Debug {
     ///
     /// # Errors
     /// Nothing of the batch happened. [`StoreError::Unavailable`] and [`StoreError::Full`] may pass: the same batch
-    /// can be tried again.
+    /// can be tried again. After [`StoreError::Replaced`] nothing counts that is written.
     fn commit(&self, writes: &[Write]) -> Result<Vec<Result<Written, WriteError>>, StoreError>;
 
     /// What stands at `path`. A document or file goes before a folder of the same name; the root always exists.
@@ -33,18 +34,31 @@ pub trait Store: Send + Sync + Debug {
     /// If the store can't be read.
     fn stat(&self, room: &RoomId, path: &str) -> Result<Option<Entry>, StoreError>;
 
-    /// The direct children of a folder, sorted by name (by code point) and kind; `None` if there is no such folder.
+    /// The direct children of a folder, sorted by name (by code point) and kind; `None` if there is no such folder. If it
+    /// has more than `max`, that many of them, and no more are read.
     ///
     /// # Errors
     /// If the store can't be read.
-    fn list(&self, room: &RoomId, folder: &str) -> Result<Option<Vec<Entry>>, StoreError>;
+    fn list(
+        &self,
+        room: &RoomId,
+        folder: &str,
+        max: usize,
+    ) -> Result<Option<Vec<Entry>>, StoreError>;
 
     /// The document at `path`, with all it takes to rebuild its state; `None` if no document stands there.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] names the document if what was kept is not what was written. Damage to who made it is
-    /// none that would keep anybody from the document; [`Store::provenance`] tells it.
+    /// none that would keep anybody from the document; [`Store::provenance`] tells it. [`StoreError::Replaced`], since
+    /// what could be read may be what a commit did not keep.
     fn load(&self, room: &RoomId, path: &str) -> Result<Option<StoredDocument>, StoreError>;
+
+    /// The same document as [`Store::load`] gives, by its id, wherever its path has gone; `None` if it was deleted.
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    fn load_by_id(&self, document: DocumentId) -> Result<Option<StoredDocument>, StoreError>;
 
     /// The updates of a document after position `after`.
     ///
@@ -86,6 +100,27 @@ pub trait Store: Send + Sync + Debug {
     /// [`StoreError::Corrupt`] if what was kept is not what was written.
     fn read_file(&self, room: &RoomId, path: &str) -> Result<Option<StoredFile>, StoreError>;
 
+    /// The file at `path`, to be read part by part; `None` if no file stands there. Its whole content was compared with
+    /// what was written, without being in memory at once.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] if what was kept is not what was written.
+    fn open_file(&self, room: &RoomId, path: &str) -> Result<Option<FileHead>, StoreError>;
+
+    /// At most `length` bytes from `start` on, of the content that [`Store::open_file`] told; `None` if another stands at
+    /// `path` by now, or none.
+    ///
+    /// # Errors
+    /// If the store can't be read.
+    fn read_file_range(
+        &self,
+        room: &RoomId,
+        path: &str,
+        version: FileVersion,
+        start: u64,
+        length: usize,
+    ) -> Result<Option<Bytes>, StoreError>;
+
     /// Whether the store can be read and written now.
     ///
     /// # Errors
@@ -97,6 +132,20 @@ pub trait Store: Send + Sync + Debug {
     /// # Errors
     /// If the store can't be read.
     fn stats(&self) -> Result<StoreStats, StoreError>;
+
+    /// Does what commits have put off, and looks whether the store is still where it was opened. To be called every
+    /// second or so; costs next to nothing when there is nothing to do.
+    ///
+    /// # Errors
+    /// [`StoreError::Replaced`], or what was put off can't be done now.
+    fn tend(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Bytes of the log of what is not yet in the store's main file; 0 if there is no such log.
+    fn log_bytes(&self) -> u64 {
+        0
+    }
 }
 
 impl<S: Store + ?Sized> Store for Arc<S> {
@@ -108,12 +157,21 @@ impl<S: Store + ?Sized> Store for Arc<S> {
         (**self).stat(room, path)
     }
 
-    fn list(&self, room: &RoomId, folder: &str) -> Result<Option<Vec<Entry>>, StoreError> {
-        (**self).list(room, folder)
+    fn list(
+        &self,
+        room: &RoomId,
+        folder: &str,
+        max: usize,
+    ) -> Result<Option<Vec<Entry>>, StoreError> {
+        (**self).list(room, folder, max)
     }
 
     fn load(&self, room: &RoomId, path: &str) -> Result<Option<StoredDocument>, StoreError> {
         (**self).load(room, path)
+    }
+
+    fn load_by_id(&self, document: DocumentId) -> Result<Option<StoredDocument>, StoreError> {
+        (**self).load_by_id(document)
     }
 
     fn load_since(
@@ -141,6 +199,21 @@ impl<S: Store + ?Sized> Store for Arc<S> {
         (**self).read_file(room, path)
     }
 
+    fn open_file(&self, room: &RoomId, path: &str) -> Result<Option<FileHead>, StoreError> {
+        (**self).open_file(room, path)
+    }
+
+    fn read_file_range(
+        &self,
+        room: &RoomId,
+        path: &str,
+        version: FileVersion,
+        start: u64,
+        length: usize,
+    ) -> Result<Option<Bytes>, StoreError> {
+        (**self).read_file_range(room, path, version, start, length)
+    }
+
     fn check(&self) -> Result<(), StoreError> {
         (**self).check()
     }
@@ -148,15 +221,23 @@ impl<S: Store + ?Sized> Store for Arc<S> {
     fn stats(&self) -> Result<StoreStats, StoreError> {
         (**self).stats()
     }
+
+    fn tend(&self) -> Result<(), StoreError> {
+        (**self).tend()
+    }
+
+    fn log_bytes(&self) -> u64 {
+        (**self).log_bytes()
+    }
 }
 
 /// Why a store could not do what it was asked.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// A snapshot has replaced updates that were asked for; load the document anew.
+    /// A snapshot has replaced updates that were asked for; load the document again.
     #[error(
-        "the updates of document {document} up to {through} were merged, load the document anew"
+        "the updates of document {document} up to {through} were merged, load the document again"
     )]
     Compacted {
         /// Which document.
@@ -181,6 +262,11 @@ pub enum StoreError {
         /// Which.
         document: DocumentId,
     },
+    /// What it was opened on is not there any more. Nothing that is written from now on would be found after a restart.
+    #[error(
+        "the database was deleted or replaced while it was in use; nothing can be saved until the server is started again"
+    )]
+    Replaced(#[source] BoxError),
     /// Busy, or its disk or network fails; trying again may help.
     #[error("the store can't be reached right now, try again")]
     Unavailable(#[source] BoxError),

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use thiserror::Error;
 
-use crate::{Contribution, DocumentId, RoomId, Seq, Timestamp};
+use crate::{Contribution, DocumentId, Reach, RoomId, Seq, Timestamp};
 
 /// One change.
 #[derive(Clone, Debug)]
@@ -69,6 +69,8 @@ pub enum Write {
         path: String,
         /// Whether everything below the path goes too.
         recursive: bool,
+        /// What may be removed.
+        reach: Reach,
     },
     /// Moves the document or file at `source`, or if none stands there, the folder with all that lies below it.
     ///
@@ -82,9 +84,26 @@ pub enum Write {
         destination: String,
         /// Whether documents and files that stand in the way are removed.
         overwrite: bool,
+        /// What may be moved: at the source, and below it.
+        reach: Reach,
+        /// What may be removed that stands in the way: at the destination, and below it.
+        replaces: Reach,
         /// Now.
         at: Timestamp,
     },
+}
+
+impl Write {
+    /// Bytes of content that it brings.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Append { update: bytes, .. }
+            | Self::CreateDocument { state: bytes, .. }
+            | Self::PutFile { data: bytes, .. }
+            | Self::Snapshot { state: bytes, .. } => bytes.len(),
+            Self::Delete { .. } | Self::Move { .. } => 0,
+        }
+    }
 }
 
 /// What a write did. One variant for each of [`Write`]'s, in the same order.
@@ -143,6 +162,9 @@ pub struct MovedEntry {
     pub document: Option<DocumentId>,
 }
 
+/// Entries that one deletion or one move may touch: all rooms wait while it is written.
+pub const MAX_TOUCHED_ENTRIES: usize = 100_000;
+
 /// Why a write was refused. It costs only that write: nothing of it happened, the others of its batch stand.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 #[non_exhaustive]
@@ -152,6 +174,12 @@ pub enum WriteError {
     AlreadyExists {
         /// Where.
         path: String,
+    },
+    /// What is stored there is damaged, which was found when it was to be changed.
+    #[error("what is stored there is damaged: {what}")]
+    Damaged {
+        /// What was found.
+        what: String,
     },
     /// A folder can't be moved below itself, and nothing onto itself.
     #[error("can't be moved onto or below itself, choose another destination")]
@@ -177,6 +205,18 @@ pub enum WriteError {
         /// Where.
         path: String,
     },
+    /// An entry lies there that the write may not touch.
+    #[error("{path:?} may not be touched")]
+    OutOfReach {
+        /// Where.
+        path: String,
+    },
+    /// A path that a move would make is too long; what lies in a folder has a longer path than the folder.
+    #[error("{path:?} would have {} bytes, a path may have {max} at most", .path.len(), max = crate::path::MAX_BYTES)]
+    PathTooLong {
+        /// What it would be.
+        path: String,
+    },
     /// The path is a folder.
     #[error("{path:?} is a folder, deleting it takes the recursive flag")]
     RecursiveRequired {
@@ -190,6 +230,14 @@ pub enum WriteError {
         document: DocumentId,
         /// The position that was given.
         through: Seq,
+    },
+    /// A folder with more entries than one write may touch.
+    #[error("more than {max} entries lie below {path:?}; take its parts one by one")]
+    TooMany {
+        /// Which folder.
+        path: String,
+        /// How many may be touched.
+        max: usize,
     },
     /// More than this store can keep in one piece.
     #[error("{bytes} bytes are too many for one value, the store takes {max_bytes}")]

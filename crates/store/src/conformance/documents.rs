@@ -4,14 +4,16 @@ use bytes::Bytes;
 
 use super::{
     Question, Subject, append, commit, contribution, create, created, delete, done, load, put,
-    room, snapshot,
+    rename, room, snapshot,
 };
 use crate::{
-    DocumentId, Seq, StoreError, StoreStats, StoredUpdate, Timestamp, Write, WriteError, Written,
+    DocumentId, Seq, Store, StoreError, StoreStats, StoredUpdate, Timestamp, Write, WriteError,
+    Written,
 };
 
 pub(super) const QUESTIONS: &[Question] = &[
     is_there_after_reopening,
+    is_found_by_its_id_wherever_it_is,
     state_at_creation_is_the_first_update,
     numbers_updates_without_gaps,
     follows_in_steps,
@@ -52,6 +54,43 @@ fn is_there_after_reopening(subject: &mut dyn Subject) {
     };
     assert_eq!(after.updates, [first, second]);
     subject.store().check().expect("the store is ready");
+}
+
+fn is_found_by_its_id_wherever_it_is(subject: &mut dyn Subject) {
+    let document = created(subject.store(), "notes/ä.thread", b"state");
+    let other = created(subject.store(), "b.thread", b"other");
+    done(subject.store(), append(document, b"one"));
+    done(subject.store(), snapshot(document, 2, b"state and one"));
+    done(subject.store(), append(document, b"two"));
+    let by_id = |store: &dyn Store, document| store.load_by_id(document).expect("a read");
+    assert_eq!(
+        by_id(subject.store(), document),
+        Some(load(subject.store(), "notes/ä.thread"))
+    );
+    done(subject.store(), rename("notes", "b.thread", true));
+    done(subject.store(), append(document, b"three"));
+    subject.reopen();
+    let moved = by_id(subject.store(), document).expect("it was moved, not deleted");
+    assert_eq!(moved, load(subject.store(), "b.thread/ä.thread"));
+    assert_eq!(moved.last_seq, Seq(4));
+    assert!(by_id(subject.store(), other).is_some());
+    done(
+        subject.store(),
+        rename("b.thread/ä.thread", "b.thread", true),
+    );
+    assert_eq!(by_id(subject.store(), other), None, "it was replaced");
+    done(subject.store(), delete("b.thread", false));
+    for gone in [document, DocumentId(u64::MAX), DocumentId(0)] {
+        assert_eq!(by_id(subject.store(), gone), None);
+    }
+    done(
+        subject.store(),
+        put("file", b"a file has an id of its own", false),
+    );
+    let last = created(subject.store(), "last", b"");
+    for id in 0..last.0 {
+        assert_eq!(by_id(subject.store(), DocumentId(id)), None);
+    }
 }
 
 fn state_at_creation_is_the_first_update(subject: &mut dyn Subject) {

@@ -1,14 +1,17 @@
 //! A random history in which calls fail and are tried again, or answers are lost and the store is opened anew.
 
+use bytes::Bytes;
+
 use super::Subject;
 use super::random::{Ids, Random, compare};
 use crate::{
-    DocumentId, Entry, FailingStore, Fault, MemoryStore, ProvenanceRecord, RoomId, Seq, Store,
-    StoreError, StoreStats, StoredDocument, StoredFile, StoredUpdate, Write, WriteError, Written,
+    DocumentId, Entry, FailingStore, Fault, FileHead, FileVersion, MemoryStore, ProvenanceRecord,
+    RoomId, Seq, Store, StoreError, StoreStats, StoredDocument, StoredFile, StoredUpdate, Write,
+    WriteError, Written,
 };
 
-/// More than any failure here lasts.
-const PATIENCE: u32 = 10;
+/// More than any failure here lasts: those of reads may lie end to end, up to 43 of them.
+const PATIENCE: u32 = 50;
 
 /// As [`run_random`](super::run_random), through a store that fails: a commit that fails with
 /// [`StoreError::Full`] or [`StoreError::Unavailable`] has changed nothing and is tried again, reads are tried again,
@@ -108,12 +111,21 @@ impl Store for Attempts<'_> {
         self.attempt(|store| store.stat(room, path))
     }
 
-    fn list(&self, room: &RoomId, folder: &str) -> Result<Option<Vec<Entry>>, StoreError> {
-        self.attempt(|store| store.list(room, folder))
+    fn list(
+        &self,
+        room: &RoomId,
+        folder: &str,
+        max: usize,
+    ) -> Result<Option<Vec<Entry>>, StoreError> {
+        self.attempt(|store| store.list(room, folder, max))
     }
 
     fn load(&self, room: &RoomId, path: &str) -> Result<Option<StoredDocument>, StoreError> {
         self.attempt(|store| store.load(room, path))
+    }
+
+    fn load_by_id(&self, document: DocumentId) -> Result<Option<StoredDocument>, StoreError> {
+        self.attempt(|store| store.load_by_id(document))
     }
 
     fn follow(
@@ -131,6 +143,21 @@ impl Store for Attempts<'_> {
 
     fn read_file(&self, room: &RoomId, path: &str) -> Result<Option<StoredFile>, StoreError> {
         self.attempt(|store| store.read_file(room, path))
+    }
+
+    fn open_file(&self, room: &RoomId, path: &str) -> Result<Option<FileHead>, StoreError> {
+        self.attempt(|store| store.open_file(room, path))
+    }
+
+    fn read_file_range(
+        &self,
+        room: &RoomId,
+        path: &str,
+        version: FileVersion,
+        start: u64,
+        length: usize,
+    ) -> Result<Option<Bytes>, StoreError> {
+        self.attempt(|store| store.read_file_range(room, path, version, start, length))
     }
 
     fn check(&self) -> Result<(), StoreError> {

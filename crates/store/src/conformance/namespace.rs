@@ -6,13 +6,15 @@ use super::{
     Question, Subject, append, commit, create, created, delete, done, load, names, put, rename,
     room,
 };
+use crate::path::MAX_BYTES;
 use crate::{
-    DocumentId, Entry, EntryKind, MovedEntry, Removed, RoomId, Store, Timestamp, Write, WriteError,
-    Written,
+    DocumentId, Entry, EntryKind, MovedEntry, Reach, Removed, RoomId, Store, Timestamp, Write,
+    WriteError, Written,
 };
 
 pub(super) const QUESTIONS: &[Question] = &[
     files_are_kept,
+    files_are_read_in_parts,
     documents_and_files_share_names,
     folders_are_there_while_something_is_below,
     lists_direct_children_by_name,
@@ -24,6 +26,7 @@ pub(super) const QUESTIONS: &[Question] = &[
     folder_moves_up_over_itself,
     move_respects_what_is_in_the_way,
     moves_that_make_no_sense_are_refused,
+    move_that_makes_a_path_too_long_is_refused,
     root_is_only_a_folder,
 ];
 
@@ -69,6 +72,65 @@ fn files_are_kept(subject: &mut dyn Subject) {
                 .expect("the store is in order"),
             None
         );
+    }
+}
+
+fn files_are_read_in_parts(subject: &mut dyn Subject) {
+    let content: Vec<u8> = (0..300_000_u32).flat_map(u32::to_be_bytes).collect();
+    done(subject.store(), put("ä/f", &content, false));
+    done(subject.store(), put("ä/none", b"", false));
+    subject.reopen();
+    let store = subject.store();
+    let open = |path| {
+        store
+            .open_file(&room(), path)
+            .expect("the store is in order")
+    };
+    let read = |path, version, start, length| {
+        store
+            .read_file_range(&room(), path, version, start, length)
+            .expect("the store is in order")
+    };
+    let head = open("ä/f").expect("it is there");
+    assert_eq!(head.size, content.len() as u64);
+    for (start, length) in [
+        (0, 1),
+        (0, 0),
+        (5, 100_000),
+        (1_199_999, 10),
+        (1_200_000, 10),
+        (u64::MAX, 10),
+        (0, usize::MAX),
+    ] {
+        let from = usize::try_from(start)
+            .unwrap_or(usize::MAX)
+            .min(content.len());
+        let to = content.len().min(from.saturating_add(length));
+        let part = read("ä/f", head.version, start, length);
+        assert!(
+            part.as_deref() == Some(&content[from..to]),
+            "{length} bytes from {start}"
+        );
+    }
+    let nothing = open("ä/none").expect("it is there");
+    assert_eq!(nothing.size, 0);
+    assert_eq!(read("ä/none", nothing.version, 0, 10), Some(Bytes::new()));
+    // Another file, another content, no file: none of it is what was opened.
+    assert_eq!(read("ä/none", head.version, 0, 10), None);
+    let mut other = content.clone();
+    other[700_000] ^= 1;
+    done(store, put("ä/f", &other, true));
+    assert_eq!(read("ä/f", head.version, 0, 10), None);
+    let head = open("ä/f").expect("it is there");
+    let part = read("ä/f", head.version, 699_999, 3);
+    assert_eq!(part.as_deref(), Some(&other[699_999..700_002]));
+    done(store, rename("ä/f", "ä/g", false));
+    assert_eq!(read("ä/f", head.version, 0, 10), None);
+    done(store, delete("ä/g", false));
+    assert_eq!(read("ä/g", head.version, 0, 10), None);
+    created(store, "doc", b"");
+    for nothing in ["ä", "ä/f", "doc", ""] {
+        assert_eq!(open(nothing), None, "{nothing:?}");
     }
 }
 
@@ -132,7 +194,9 @@ fn folders_are_there_while_something_is_below(subject: &mut dyn Subject) {
         Some(entry.clone())
     );
     assert_eq!(
-        store.list(&room(), "a/b").expect("the store is in order"),
+        store
+            .list(&room(), "a/b", usize::MAX)
+            .expect("the store is in order"),
         Some(vec![entry])
     );
     assert_eq!(names(store, "a/b/doc"), None, "a document is no folder");
@@ -165,6 +229,14 @@ fn lists_direct_children_by_name(subject: &mut dyn Subject) {
         list(&["Z", "b", "b/", "b-c", "b.c/", "b0", "z", "ä"])
     );
     assert_eq!(names(store, "a/b"), list(&["1", "2"]));
+    let some = store
+        .list(&room(), "a/b", 1)
+        .expect("the store is in order");
+    assert_eq!(
+        some.map(|some| some.len()),
+        Some(1),
+        "no more than asked for"
+    );
     assert_eq!(names(store, "a/b.c"), list(&["x/"]));
     let kind = store
         .stat(&room(), "a/b")
@@ -238,11 +310,15 @@ fn rooms_are_separate(subject: &mut dyn Subject) {
             None
         );
         assert_eq!(
-            store.list(&other, "").expect("the store is in order"),
+            store
+                .list(&other, "", usize::MAX)
+                .expect("the store is in order"),
             Some(vec![])
         );
         assert_eq!(
-            store.list(&other, "a").expect("the store is in order"),
+            store
+                .list(&other, "a", usize::MAX)
+                .expect("the store is in order"),
             None
         );
         let not_found = Err(WriteError::NotFound { path: "a".into() });
@@ -250,6 +326,7 @@ fn rooms_are_separate(subject: &mut dyn Subject) {
             room: other.clone(),
             path: "a".into(),
             recursive: true,
+            reach: Reach::EVERYTHING,
         };
         assert_eq!(commit(store, delete), not_found);
         let rename = Write::Move {
@@ -257,6 +334,8 @@ fn rooms_are_separate(subject: &mut dyn Subject) {
             source: "a".into(),
             destination: "c".into(),
             overwrite: true,
+            reach: Reach::EVERYTHING,
+            replaces: Reach::EVERYTHING,
             at: Timestamp(5),
         };
         assert_eq!(commit(store, rename), not_found);
@@ -481,6 +560,24 @@ fn moves_that_make_no_sense_are_refused(subject: &mut dyn Subject) {
     done(store, rename("a", "ab", false));
     done(store, rename("ab/b", "ab/b/c", false));
     assert_eq!(names(store, "ab/b"), list(&["c"]));
+}
+
+fn move_that_makes_a_path_too_long_is_refused(subject: &mut dyn Subject) {
+    let store = subject.store();
+    // Below its folder it is as long as a path may be.
+    let name = "ü".repeat((MAX_BYTES - 2) / 2);
+    let path = format!("a/{name}");
+    let document = created(store, &path, b"");
+    done(store, put("a/kurz", b"", false));
+    let too_long = |path: String| Err(WriteError::PathTooLong { path });
+    assert_eq!(
+        commit(store, rename("a", "bb", false)),
+        too_long(format!("bb/{name}"))
+    );
+    assert_eq!(load(store, &path).document, document, "nothing is moved");
+    assert_eq!(names(store, "bb"), None);
+    done(store, rename("a", "b", false));
+    assert_eq!(load(store, &format!("b/{name}")).document, document);
 }
 
 fn root_is_only_a_folder(subject: &mut dyn Subject) {

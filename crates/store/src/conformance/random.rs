@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use super::Subject;
 use crate::{
-    Author, Contribution, DocumentId, EntryKind, MemoryStore, MovedEntry, OperationRange, Removed,
-    RoomId, Seq, Store, StoreError, Timestamp, Write, WriteError, Written,
+    Author, Contribution, DocumentId, EntryKind, Kinds, MemoryStore, MovedEntry, OperationRange,
+    Reach, Removed, RoomId, Seq, Store, StoreError, Timestamp, Write, WriteError, Written,
 };
 
 /// Writes `batches` random batches, drawn from `seed`, closing and opening the store now and then, and compares
@@ -83,7 +83,9 @@ impl Ids {
         for room in rooms() {
             let mut folders = vec![String::new()];
             while let Some(folder) = folders.pop() {
-                let listed = model.list(&room, &folder).expect("the model never fails");
+                let listed = model
+                    .list(&room, &folder, usize::MAX)
+                    .expect("the model never fails");
                 for entry in listed.unwrap_or_default() {
                     let path = below(&folder, &entry.name);
                     match entry.kind {
@@ -186,10 +188,14 @@ pub(super) fn compare(store: &dyn Store, model: &MemoryStore, ids: &Ids, context
     for room in rooms() {
         let mut folders = vec![String::new()];
         while let Some(folder) = folders.pop() {
-            let listed = store.list(&room, &folder).expect("the store is in order");
+            let listed = store
+                .list(&room, &folder, usize::MAX)
+                .expect("the store is in order");
             assert_eq!(
                 listed,
-                model.list(&room, &folder).expect("the model never fails"),
+                model
+                    .list(&room, &folder, usize::MAX)
+                    .expect("the model never fails"),
                 "{context}: {folder:?}"
             );
             for entry in listed.unwrap_or_default() {
@@ -334,6 +340,19 @@ impl Random {
         (0..self.below(3)).map(|_| contribution(self)).collect()
     }
 
+    /// Mostly without bounds, so that enough is done.
+    fn reach(&mut self) -> Reach {
+        let kinds = |random: &mut Self| match random.below(9) {
+            0 => Kinds::Nothing,
+            1 => Kinds::Files,
+            _ => Kinds::Everything,
+        };
+        Reach {
+            at: kinds(self),
+            below: kinds(self),
+        }
+    }
+
     pub(super) fn batch(&mut self, ids: &Ids) -> Vec<Write> {
         (0..=self.below(6)).map(|_| self.write(ids)).collect()
     }
@@ -385,6 +404,7 @@ impl Random {
                 room,
                 path: self.path(),
                 recursive: self.below(3) == 0,
+                reach: self.reach(),
             },
             _ => {
                 let (source, destination, overwrite) =
@@ -394,6 +414,8 @@ impl Random {
                     source,
                     destination,
                     overwrite,
+                    reach: self.reach(),
+                    replaces: self.reach(),
                     at,
                 }
             }
