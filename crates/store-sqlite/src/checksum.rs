@@ -12,8 +12,17 @@ impl Checksum {
         self
     }
 
-    pub(crate) fn bytes(mut self, bytes: &[u8]) -> Self {
-        self.0.update(&(bytes.len() as u64).to_le_bytes());
+    pub(crate) fn bytes(self, bytes: &[u8]) -> Self {
+        self.length(bytes.len()).part(bytes)
+    }
+
+    /// The beginning of [`Checksum::bytes`]; the bytes follow in [parts](Checksum::part).
+    pub(crate) fn length(mut self, length: usize) -> Self {
+        self.0.update(&(length as u64).to_le_bytes());
+        self
+    }
+
+    pub(crate) fn part(mut self, bytes: &[u8]) -> Self {
         self.0.update(bytes);
         self
     }

@@ -13,15 +13,19 @@
 mod authors;
 mod checksum;
 mod error;
+mod files;
+mod identity;
+mod log_index;
 mod open;
 mod provenance;
 mod read;
 mod readers;
 mod schema;
+mod seal;
 mod sqlite_store;
 mod upgrade;
 mod write;
 mod writer;
 
-pub use open::{DATABASE_FILE, Durability, LOCK_FILE, OpenError, Options};
+pub use open::{DATABASE_FILE, Durability, Found, LOCK_FILE, OpenError, Options};
 pub use sqlite_store::SqliteStore;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 use thiserror::Error;
 
+use crate::identity::beside;
 use crate::schema::{self, FORMAT, Format};
 
 /// The database's name in the data directory.
@@ -15,11 +16,14 @@ pub const DATABASE_FILE: &str = "meshagent.db";
 /// The name of the file whose lock is the claim on the data directory.
 pub const LOCK_FILE: &str = "meshagent.lock";
 
+/// The name of the file that is there while a store is open, and stays if it was not closed.
+const OPEN_FILE: &str = "meshagent.open";
+
 /// How often, and with what pause, a claim is tried that somebody else has: for one second.
 const CLAIM_ATTEMPTS: u32 = 50;
 const CLAIM_PAUSE: Duration = Duration::from_millis(20);
 /// How long a statement waits for another process, such as a backup tool, to let go of the file.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The WAL shrinks back to this after a burst.
 const WAL_KEEP_BYTES: i64 = 64 << 20;
 /// Above the number of different statements that this crate has.
@@ -79,6 +83,16 @@ pub enum OpenError {
         /// The directory.
         path: PathBuf,
     },
+    /// The database is not there, but what belonged to it is.
+    #[error(
+        "{path} is missing, but {left} of it is there: put the database back, or choose another data directory"
+    )]
+    Missing {
+        /// The database.
+        path: PathBuf,
+        /// What is there.
+        left: PathBuf,
+    },
     /// A later version of this program wrote it.
     #[error(
         "{path} has format {found} and this version knows {known} at most, use a later version"
@@ -90,6 +104,14 @@ pub enum OpenError {
         found: i32,
         /// The latest format that this version knows.
         known: i32,
+    },
+    /// There can't be a write-ahead log.
+    #[error(
+        "{path} can't have a write-ahead log, as on some network file systems: choose a data directory on a disk of this machine"
+    )]
+    NoLog {
+        /// The database.
+        path: PathBuf,
     },
 }
 
@@ -142,20 +164,45 @@ pub(crate) fn claim(data_dir: &Path) -> Result<Claim, OpenError> {
     }
 }
 
+/// What a data directory was found to be.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Found {
+    /// A database that was closed, or whose log was read again.
+    Database,
+    /// A database that was not closed, and whose log is gone. If no other SQLite program has folded it in, what was
+    /// committed last is missing.
+    DatabaseWithoutLog,
+    /// Nothing: a database was made.
+    Nothing,
+}
+
+/// A database that is ready.
+pub(crate) struct Opened {
+    /// The writer's.
+    pub(crate) connection: Connection,
+    pub(crate) found: Found,
+    /// Why remains of what earlier formats kept are still in the file, if they are.
+    pub(crate) unsealed: Option<rusqlite::Error>,
+}
+
 /// Makes or checks the database of a claimed directory, and opens the writer's connection.
-pub(crate) fn open_database(data_dir: &Path, options: &Options) -> Result<Connection, OpenError> {
+pub(crate) fn open_database(data_dir: &Path, options: &Options) -> Result<Opened, OpenError> {
     let path = data_dir.join(DATABASE_FILE);
-    create_file(&path).map_err(|source| OpenError::Directory {
-        path: path.clone(),
-        source,
-    })?;
+    let found = look(data_dir, &path)?;
+    if found == Found::Nothing {
+        create_file(&path).map_err(|source| OpenError::Directory {
+            path: path.clone(),
+            source,
+        })?;
+    }
     let failed = |source| OpenError::Database {
         path: path.clone(),
         source: Box::new(source),
     };
     let mut connection = connect(&path).map_err(failed)?;
-    match schema::prepare(&mut connection).map_err(failed)? {
-        Format::Current => {}
+    let unsealed = match schema::prepare(&mut connection).map_err(failed)? {
+        Format::Current { unsealed } => unsealed,
         Format::Foreign => return Err(OpenError::Foreign { path }),
         Format::Newer(found) => {
             return Err(OpenError::NewerFormat {
@@ -164,17 +211,91 @@ pub(crate) fn open_database(data_dir: &Path, options: &Options) -> Result<Connec
                 known: FORMAT,
             });
         }
-    }
+    };
     // The format comes first: not even the journal mode of a file is changed that isn't ours.
-    set_up_writer(&connection, options).map_err(failed)?;
-    Ok(connection)
+    if !set_up_writer(&connection, options).map_err(failed)? {
+        return Err(OpenError::NoLog { path });
+    }
+    Ok(Opened {
+        connection,
+        found,
+        unsealed,
+    })
+}
+
+/// What is there, before anything is changed: SQLite would begin an empty database where one is missing, and delete
+/// the log of the one that was there.
+fn look(data_dir: &Path, path: &Path) -> Result<Found, OpenError> {
+    let length = |path: &Path| match fs::metadata(path) {
+        Ok(file) => Ok(Some(file.len())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(OpenError::Directory {
+            path: path.to_owned(),
+            source,
+        }),
+    };
+    let wal = beside(path, "-wal");
+    let (wal_length, was_open) = (length(&wal)?, is_marked_open(data_dir));
+    match length(path)? {
+        Some(1..) if was_open && wal_length.is_none() => Ok(Found::DatabaseWithoutLog),
+        Some(1..) => Ok(Found::Database),
+        _ if wal_length.is_some_and(|length| length > 0) => Err(OpenError::Missing {
+            path: path.to_owned(),
+            left: wal,
+        }),
+        _ if was_open => Err(OpenError::Missing {
+            path: path.to_owned(),
+            left: data_dir.join(OPEN_FILE),
+        }),
+        _ => Ok(Found::Nothing),
+    }
+}
+
+/// Notes that the database has a log now, which belongs to it until it is closed.
+pub(crate) fn mark_open(data_dir: &Path) -> Result<(), OpenError> {
+    let path = data_dir.join(OPEN_FILE);
+    let made = private()
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .and_then(|_| sync_dir(data_dir));
+    made.map_err(|source| OpenError::Directory { path, source })
+}
+
+/// Notes that the log was folded into the database and is gone.
+pub(crate) fn mark_closed(data_dir: &Path) {
+    let wal = beside(&data_dir.join(DATABASE_FILE), "-wal");
+    if !wal.exists() {
+        // A mark that stays makes the next start say more than it has to.
+        let _ = fs::remove_file(data_dir.join(OPEN_FILE));
+    }
+}
+
+fn is_marked_open(data_dir: &Path) -> bool {
+    data_dir.join(OPEN_FILE).exists()
 }
 
 /// The writer's connection, once more.
 pub(crate) fn open_writer(path: &Path, options: &Options) -> rusqlite::Result<Connection> {
     let connection = connect(path)?;
+    // It has had a log before.
     set_up_writer(&connection, options)?;
     Ok(connection)
+}
+
+/// A connection that is not used: as long as it is open, the database keeps its log and the log its index, whatever
+/// becomes of other connections.
+pub(crate) fn open_keeper(path: &Path) -> Result<Connection, OpenError> {
+    let open = || {
+        let connection = connect(path)?;
+        // The log is opened by the first read.
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+        Ok(connection)
+    };
+    open().map_err(|source: rusqlite::Error| OpenError::Database {
+        path: path.to_owned(),
+        source: Box::new(source),
+    })
 }
 
 /// A connection that can't write.
@@ -195,13 +316,14 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-fn set_up_writer(connection: &Connection, options: &Options) -> rusqlite::Result<()> {
+/// Whether there is a write-ahead log. Without one, readers and the writer would wait for each other, and a copy taken
+/// meanwhile would not be one; memory databases and some file systems refuse it.
+fn set_up_writer(connection: &Connection, options: &Options) -> rusqlite::Result<bool> {
     let mode: String =
         connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
-    debug_assert_eq!(
-        mode, "wal",
-        "only memory databases and old file systems refuse it"
-    );
+    if mode != "wal" {
+        return Ok(false);
+    }
     let synchronous = match options.durability {
         Durability::Fsync => "FULL",
         Durability::Os => "NORMAL",
@@ -211,6 +333,8 @@ fn set_up_writer(connection: &Connection, options: &Options) -> rusqlite::Result
     connection.pragma_update(None, "fullfsync", options.durability == Durability::Fsync)?;
     connection.pragma_update(None, "checkpoint_fullfsync", true)?;
     connection.pragma_update(None, "foreign_keys", true)?;
+    // For what isn't sealed, as far as it costs no further pages. The page on which keys began needs it.
+    connection.pragma_update(None, "secure_delete", "FAST")?;
     connection.pragma_update(None, "journal_size_limit", WAL_KEEP_BYTES)?;
     if let Some(max_bytes) = options.max_bytes {
         let page_size: u64 = connection
@@ -222,9 +346,10 @@ fn set_up_writer(connection: &Connection, options: &Options) -> rusqlite::Result
             .max(1);
         connection.pragma_update(None, "max_page_count", pages)?;
     }
-    Ok(())
+    Ok(true)
 }
 
+/// Makes the directory, and those on the way to it, for their owner only.
 fn create_dir(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
@@ -233,20 +358,26 @@ fn create_dir(path: &Path) -> io::Result<()> {
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path)?;
-    path.parent().map_or(Ok(()), sync_dir)
+    builder.create(path)
 }
 
-/// Makes the file with a mode that SQLite then gives to its other files too.
+/// Makes the file with a mode that SQLite then gives to its other files too, and lets its name and those of the
+/// directories on the way to it survive a power cut. An empty file is taken for one that was left half-way.
 fn create_file(path: &Path) -> io::Result<()> {
-    match private().create_new(true).open(path) {
-        Ok(file) => {
-            file.sync_all()?;
-            path.parent().map_or(Ok(()), sync_dir)
+    private()
+        .create(true)
+        .truncate(false)
+        .open(path)?
+        .sync_all()?;
+    let directories = path.ancestors().skip(1);
+    for (depth, directory) in directories.enumerate() {
+        match sync_dir(directory) {
+            // Those above our own may not be ours to open.
+            Err(error) if depth > 0 && error.kind() == io::ErrorKind::PermissionDenied => break,
+            synced => synced?,
         }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(error),
     }
+    Ok(())
 }
 
 /// For the owner only.
@@ -269,4 +400,15 @@ fn sync_dir(path: &Path) -> io::Result<()> {
         File::open(path)?.sync_all()?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn database_that_can_have_no_log_is_refused() {
+        let memory = Connection::open_in_memory().unwrap();
+        assert!(!set_up_writer(&memory, &Options::default()).unwrap());
+    }
 }

@@ -6,6 +6,7 @@
 //! stays as it is.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::mem;
 
 use meshagent_store::provenance::{fold, merge};
 use meshagent_store::{
@@ -25,6 +26,12 @@ pub(crate) struct ContributionsText {
     pub(crate) checksum: i64,
 }
 
+/// Records that one snapshot makes at most. Beyond it they are folded further, so that no document keeps the others
+/// waiting.
+const MAX_RECORDS: u32 = 10_000;
+/// Records that wait to be merged while a log is read.
+const MAX_UNMERGED: usize = 4 * MAX_RECORDS as usize;
+
 /// More than a contribution takes by itself, and more than each of its runs of operations takes, in bytes.
 pub(crate) const MAX_TEXT_BYTES: usize = 64;
 
@@ -41,7 +48,7 @@ pub(crate) fn contributions_text(
     let mut who = Vec::with_capacity(contributions.len());
     for contribution in contributions {
         let author = authors.row(connection, document, &contribution.author)?;
-        texts.push(text_of(contribution, author.id, at));
+        texts.push(text_of(&contribution.bounded(), author.id, at));
         who.push(author.checksum);
     }
     let text = serde_json::to_string(&texts).expect("numbers are JSON");
@@ -142,7 +149,7 @@ pub(crate) fn fold_log(
     fold_before: Timestamp,
 ) -> rusqlite::Result<()> {
     let mut records = Vec::new();
-    for (_, at, contributions) in log(connection, document, through)? {
+    each_of_log(connection, document, through, |_, at, contributions| {
         // Somebody did something.
         let contributions = contributions.unwrap_or_else(|| {
             vec![Contribution {
@@ -152,7 +159,10 @@ pub(crate) fn fold_log(
             }]
         });
         records.extend(contributions.iter().flat_map(Contribution::records));
-    }
+        if records.len() > MAX_UNMERGED {
+            records = bounded(fold(mem::take(&mut records), Timestamp(i64::MIN)));
+        }
+    })?;
 
     // Those of the log, and the one that old records are folded into.
     let mut numbers = BTreeMap::from([(String::new(), Numbers::default())]);
@@ -178,17 +188,18 @@ pub(crate) fn fold_log(
             }
         }
     }
+    // If there are more, the next snapshot folds them.
     let old = rows(
         connection,
-        "document = ?1 AND last_at < ?2 AND connection <> ''",
-        [document, fold_before.0],
+        "document = ?1 AND last_at < ?2 AND connection <> '' LIMIT ?3",
+        params![document, fold_before.0, MAX_RECORDS],
     )?;
     for row in old {
         kept.extend(row.record.map(|record| (record, row.number)));
     }
 
     records.extend(kept.keys().cloned());
-    let mut new = fold(records, fold_before);
+    let mut new = bounded(fold(records, fold_before));
     new.retain(|record| kept.remove(record).is_none());
     let mut delete = connection.prepare_cached(
         "DELETE FROM provenance WHERE document = ?1 AND connection = ?2 AND number = ?3",
@@ -208,6 +219,17 @@ pub(crate) fn fold_log(
         .prepare_cached("DELETE FROM updates WHERE document = ?1 AND seq <= ?2")?
         .execute([document, through])?;
     authors.sweep(connection, document, &named(connection, document)?)
+}
+
+/// The records themselves, or if they are too many, one for each author and connection.
+fn bounded(mut records: Vec<ProvenanceRecord>) -> Vec<ProvenanceRecord> {
+    if records.len() <= MAX_RECORDS as usize {
+        return records;
+    }
+    for record in &mut records {
+        record.operations = None;
+    }
+    merge(records)
 }
 
 /// The rows of authors that the updates of a document name.
@@ -358,19 +380,33 @@ type LogRow = (i64, Timestamp, Option<Vec<Contribution>>);
 
 /// The updates through a position: where, when and who; `None` if that is damaged.
 fn log(connection: &Connection, document: i64, through: i64) -> rusqlite::Result<Vec<LogRow>> {
+    let mut log = Vec::new();
+    each_of_log(connection, document, through, |seq, at, contributions| {
+        log.push((seq, at, contributions));
+    })?;
+    Ok(log)
+}
+
+fn each_of_log(
+    connection: &Connection,
+    document: i64,
+    through: i64,
+    mut take: impl FnMut(i64, Timestamp, Option<Vec<Contribution>>),
+) -> rusqlite::Result<()> {
     let mut names = AuthorNames::new(connection, document);
     let mut select = connection.prepare_cached(
         "SELECT seq, at, contributions, contributions_checksum FROM updates
          WHERE document = ?1 AND seq <= ?2 ORDER BY seq",
     )?;
-    let rows = select.query_map([document, through], |row| {
+    let mut rows = select.query([document, through])?;
+    while let Some(row) = rows.next()? {
         let seq = row.get(0)?;
         let at = Timestamp(row.get(1)?);
         let (text, checksum) = (row.get_ref(2)?, row.get(3)?);
         let contributions = contributions(&mut names, document, seq, at, text, checksum)?;
-        Ok((seq, at, contributions))
-    })?;
-    rows.collect()
+        take(seq, at, contributions);
+    }
+    Ok(())
 }
 
 /// A contribution in the file, an array: its author's row, milliseconds after its update's `at`, and for each run of

@@ -12,6 +12,7 @@ use crate::authors::AuthorNames;
 use crate::error::{document_error, store_error};
 use crate::provenance::contributions;
 use crate::schema::DOCUMENT;
+use crate::seal::{Key, Kind};
 use crate::write::{file_checksum, schema_checksum, snapshot_checksum, update_checksum};
 
 /// Stands for the end of a range without one: to SQLite every blob is greater than every text.
@@ -47,6 +48,7 @@ pub(crate) fn list(
     connection: &Connection,
     room: &RoomId,
     path: &str,
+    max: usize,
 ) -> Result<Option<Vec<Entry>>, StoreError> {
     let find = || {
         let mut entries = Vec::new();
@@ -61,7 +63,9 @@ pub(crate) fn list(
             // Once per folder: whatever is below it is skipped, however much it is.
             while let Some(start) = next.take() {
                 let mut rows = select.query(params![room, start, end, END_OF_TEXT])?;
-                while let Some(row) = rows.next()? {
+                while entries.len() < max
+                    && let Some(row) = rows.next()?
+                {
                     let child: String = row.get(0)?;
                     let Some((child_folder, _)) = child[prefix..].split_once('/') else {
                         entries.push(entry(&child[prefix..], row)?);
@@ -89,12 +93,6 @@ pub(crate) fn load(
     room: &RoomId,
     path: &str,
 ) -> Result<Option<StoredDocument>, StoreError> {
-    struct Head {
-        id: i64,
-        last_seq: i64,
-        created_at: i64,
-        updated_at: i64,
-    }
     let find = || {
         let Some(room) = room_row(connection, room)? else {
             return Ok(None);
@@ -103,16 +101,51 @@ pub(crate) fn load(
             .prepare_cached(
                 "SELECT id, last_seq, created_at, updated_at FROM entries WHERE room = ?1 AND path = ?2 AND kind = 1",
             )?
-            .query_row(params![room, path], |row| {
-                Ok(Head { id: row.get(0)?, last_seq: row.get(1)?, created_at: row.get(2)?, updated_at: row.get(3)? })
-            })
+            .query_row(params![room, path], Head::of)
             .optional()
     };
-    let Some(head) = find().map_err(store_error)? else {
+    let head = find().map_err(store_error)?;
+    head.map(|head| whole(connection, &head)).transpose()
+}
+
+pub(crate) fn load_by_id(
+    connection: &Connection,
+    document: DocumentId,
+) -> Result<Option<StoredDocument>, StoreError> {
+    let Ok(id) = i64::try_from(document.0) else {
         return Ok(None);
     };
-    let document = DocumentId(head.id.unsigned_abs());
+    let head = connection
+        .prepare_cached(
+            "SELECT id, last_seq, created_at, updated_at FROM entries WHERE id = ?1 AND kind = 1",
+        )
+        .and_then(|mut select| select.query_row([id], Head::of).optional())
+        .map_err(document_error(document))?;
+    head.map(|head| whole(connection, &head)).transpose()
+}
 
+/// A document's row.
+struct Head {
+    id: i64,
+    last_seq: i64,
+    created_at: i64,
+    updated_at: i64,
+}
+
+impl Head {
+    fn of(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            id: row.get(0)?,
+            last_seq: row.get(1)?,
+            created_at: row.get(2)?,
+            updated_at: row.get(3)?,
+        })
+    }
+}
+
+/// The document with all that belongs to it.
+fn whole(connection: &Connection, head: &Head) -> Result<StoredDocument, StoreError> {
+    let document = DocumentId(head.id.unsigned_abs());
     let schema = connection
         .prepare_cached("SELECT schema, checksum FROM schemas WHERE document = ?1")
         .and_then(|mut select| {
@@ -149,16 +182,17 @@ pub(crate) fn load(
         .map_err(document_error(document))?;
     let (snapshot_seq, snapshot) = match snapshot {
         None => (0, None),
-        Some((through, state, checksum))
-            if checksum == snapshot_checksum(head.id, through, &state) =>
-        {
+        Some((through, mut state, checksum)) => {
+            Key::read(connection, head.id)
+                .map_err(document_error(document))?
+                .apply(Kind::Snapshot, through, checksum, &mut state);
+            if checksum != snapshot_checksum(head.id, through, &state) {
+                return Err(corrupt(
+                    document,
+                    "its snapshot has another checksum than when it was written",
+                ));
+            }
             (through, Some(Bytes::from(state)))
-        }
-        Some(_) => {
-            return Err(corrupt(
-                document,
-                "its snapshot has another checksum than when it was written",
-            ));
         }
     };
 
@@ -169,7 +203,7 @@ pub(crate) fn load(
     if last != head.last_seq.unsigned_abs() {
         return Err(corrupt(document, "the end of its log is missing"));
     }
-    Ok(Some(StoredDocument {
+    Ok(StoredDocument {
         document,
         schema,
         snapshot,
@@ -178,7 +212,7 @@ pub(crate) fn load(
         last_seq: Seq(head.last_seq.unsigned_abs()),
         created_at: Timestamp(head.created_at),
         updated_at: Timestamp(head.updated_at),
-    }))
+    })
 }
 
 pub(crate) fn follow(
@@ -225,6 +259,7 @@ fn updates(
     let mut expected = after;
     let mut names = AuthorNames::new(connection, id);
     let mut collect = || {
+        let key = Key::read(connection, id)?;
         let mut select = connection.prepare_cached(
             "SELECT seq, at, contributions, contributions_checksum, data, checksum FROM updates
              WHERE document = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3",
@@ -235,8 +270,9 @@ fn updates(
             let at = Timestamp(row.get(1)?);
             let (text, checksum) = (row.get_ref(2)?, row.get(3)?);
             let contributions = contributions(&mut names, id, seq, at, text, checksum)?;
-            let data: Vec<u8> = row.get(4)?;
+            let mut data: Vec<u8> = row.get(4)?;
             let checksum: i64 = row.get(5)?;
+            key.apply(Kind::Update, seq, checksum, &mut data);
             expected += 1;
             if seq != expected {
                 return Ok(Some(format!("its update {expected} is missing")));
@@ -276,8 +312,11 @@ pub(crate) fn read_file(
                  WHERE room = ?1 AND path = ?2",
             )?
             .query_row(params![room, path], |row| {
+                let mut data: Vec<u8> = row.get(4)?;
+                let key = Key::read(connection, row.get(0)?)?;
+                key.apply(Kind::File, 0, row.get(5)?, &mut data);
                 let file = StoredFile {
-                    data: Bytes::from(row.get::<_, Vec<u8>>(4)?),
+                    data: Bytes::from(data),
                     mime_type: row.get(3)?,
                     created_at: Timestamp(row.get(1)?),
                     updated_at: Timestamp(row.get(2)?),
@@ -322,6 +361,17 @@ pub(crate) fn stats(connection: &rusqlite::Transaction<'_>) -> Result<StoreStats
         Ok(stats)
     };
     count().map_err(store_error)
+}
+
+/// The projects that have rooms.
+pub(crate) fn projects(connection: &Connection) -> Result<Vec<String>, StoreError> {
+    let select = || {
+        connection
+            .prepare_cached("SELECT DISTINCT project FROM rooms ORDER BY project")?
+            .query_map([], |row| row.get(0))?
+            .collect::<rusqlite::Result<Vec<String>>>()
+    };
+    select().map_err(store_error)
 }
 
 /// Reads something of no meaning.

@@ -1,12 +1,13 @@
 //! The connections that only read: a few, lent one at a time, opened when first needed.
 
 use std::path::PathBuf;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use meshagent_store::StoreError;
 use rusqlite::{Connection, Transaction};
 
 use crate::error::store_error;
+use crate::identity::OpenFiles;
 use crate::open::open_reader;
 
 /// Reads at the same time. More of them wait for one another, never for the writer; SQLite's reads are bound by
@@ -16,6 +17,7 @@ const MAX_READERS: usize = 8;
 #[derive(Debug)]
 pub(crate) struct Readers {
     path: PathBuf,
+    files: Arc<OpenFiles>,
     state: Mutex<State>,
     returned: Condvar,
 }
@@ -27,9 +29,10 @@ struct State {
 }
 
 impl Readers {
-    pub(crate) fn new(path: PathBuf) -> Self {
+    pub(crate) fn new(path: PathBuf, files: Arc<OpenFiles>) -> Self {
         Self {
             path,
+            files,
             state: Mutex::default(),
             returned: Condvar::new(),
         }
@@ -56,6 +59,18 @@ impl Readers {
         result
     }
 
+    /// The same for a document that is going to be edited: what only files without a name have, it must not show.
+    pub(crate) fn read_document<T>(
+        &self,
+        read: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.files.still_there()?;
+        let result = self.read(read)?;
+        // Afterwards: whoever wrote what was read found the files there, or is going to be refused.
+        self.files.check_written()?;
+        Ok(result)
+    }
+
     fn lend(&self) -> Result<Lent<'_>, StoreError> {
         let mut state = self.state();
         while state.lent >= MAX_READERS {
@@ -73,7 +88,10 @@ impl Readers {
             connection: idle,
         };
         if lent.connection.is_none() {
-            lent.connection = Some(open_reader(&self.path).map_err(store_error)?);
+            let connection = open_reader(&self.path);
+            // It may be one to another file.
+            self.files.check()?;
+            lent.connection = Some(connection.map_err(store_error)?);
         }
         Ok(lent)
     }

@@ -8,7 +8,7 @@ use crate::upgrade;
 pub(crate) const APPLICATION_ID: i32 = 0x4d73_526d;
 /// The format that this code writes (`PRAGMA user_version`). Raise it with every change of the tables, and add the
 /// step from the version before to [`prepare`].
-pub(crate) const FORMAT: i32 = 2;
+pub(crate) const FORMAT: i32 = 3;
 
 /// `entries.kind` of a document.
 pub(crate) const DOCUMENT: i64 = 1;
@@ -111,11 +111,26 @@ pub(crate) const PROVENANCE: &str = "
     ) STRICT, WITHOUT ROWID;
 ";
 
+/// The key under which an entry's content is kept, see `seal.rs`. Rows are never removed, and point to nothing when
+/// their entry is gone.
+pub(crate) const KEYS: &str = "
+    CREATE TABLE keys (
+        entry INTEGER PRIMARY KEY,
+        key   BLOB NOT NULL
+    ) STRICT;
+";
+
+/// There as long as pages that are free may have what earlier formats kept without a key.
+const OWED: &str = "vacuum_owed";
+
 /// What a database file turned out to be.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Debug)]
 pub(crate) enum Format {
     /// Ours, and ready.
-    Current,
+    Current {
+        /// Why remains of what earlier formats kept are still in the file, if they are.
+        unsealed: Option<Error>,
+    },
     /// Another program's.
     Foreign,
     /// Ours, from a later version.
@@ -125,30 +140,137 @@ pub(crate) enum Format {
 /// Makes the tables in an empty file, brings those of an earlier version to this one, and leaves a file alone that
 /// isn't ours to write.
 pub(crate) fn prepare(connection: &mut Connection) -> Result<Format, Error> {
+    let format = upgrade(connection)?;
+    Ok(match format {
+        Format::Current { .. } => Format::Current {
+            unsealed: pay(connection).err(),
+        },
+        other => other,
+    })
+}
+
+/// All of it or nothing, but for what is owed then.
+fn upgrade(connection: &mut Connection) -> Result<Format, Error> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let application_id: i32 =
         transaction.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let format: i32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let tables: i64 =
         transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let current = Format::Current { unsealed: None };
     match (application_id, format) {
         (0, 0) if tables == 0 => {
-            for tables in [TABLES, UPDATES, PROVENANCE] {
+            for tables in [TABLES, UPDATES, PROVENANCE, KEYS] {
                 transaction.execute_batch(tables)?;
             }
             transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
             transaction.pragma_update(None, "user_version", FORMAT)?;
             transaction.commit()?;
-            Ok(Format::Current)
+            Ok(current)
         }
-        (APPLICATION_ID, FORMAT) => Ok(Format::Current),
-        (APPLICATION_ID, 1) => {
-            upgrade::from_1(&transaction)?;
+        (APPLICATION_ID, FORMAT) => Ok(current),
+        (APPLICATION_ID, 1 | 2) => {
+            if format == 1 {
+                upgrade::from_1(&transaction)?;
+            }
+            upgrade::from_2(&transaction)?;
             transaction.pragma_update(None, "user_version", FORMAT)?;
+            // What was not sealed is still in pages that are free now. In the same step, so that no crash forgets it.
+            transaction.execute_batch(&format!("CREATE TABLE {OWED} (since INTEGER) STRICT"))?;
             transaction.commit()?;
-            Ok(Format::Current)
+            Ok(current)
         }
         (APPLICATION_ID, newer) if newer > FORMAT => Ok(Format::Newer(newer)),
         _ => Ok(Format::Foreign),
+    }
+}
+
+/// Writes the file anew if that is owed. Without space for it, it stays owed.
+fn pay(connection: &Connection) -> Result<(), Error> {
+    let owes: bool = connection.query_row(
+        "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1)",
+        [OWED],
+        |row| row.get(0),
+    )?;
+    if owes {
+        connection.execute_batch("VACUUM")?;
+        connection.execute_batch(&format!("DROP TABLE {OWED}"))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    const TEXT: &str = "unversiegelt – 封なし – ";
+
+    fn is_in(file: &Path) -> bool {
+        let bytes = fs::read(file).unwrap();
+        let mut places = bytes.windows(TEXT.len());
+        places.any(|place| place == TEXT.as_bytes())
+    }
+
+    fn unsealed(path: &Path) -> Option<Error> {
+        let mut connection = Connection::open(path).unwrap();
+        connection.busy_timeout(std::time::Duration::ZERO).unwrap();
+        match prepare(&mut connection).unwrap() {
+            Format::Current { unsealed } => unsealed,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A file of format 2 in which something was deleted.
+    fn write_format_2(path: &Path) {
+        assert!(unsealed(path).is_none());
+        let connection = Connection::open(path).unwrap();
+        connection
+            .pragma_update(None, "secure_delete", false)
+            .unwrap();
+        let text = TEXT.repeat(5_000);
+        connection
+            .execute_batch(&format!(
+                "INSERT INTO rooms VALUES (1, 'p', 'r');
+                 INSERT INTO entries VALUES (1, 1, 'ä', 2, 1, 0, 0, 0);
+                 INSERT INTO files VALUES (1, '', CAST('{text}' AS BLOB), 0);
+                 DELETE FROM files;
+                 DROP TABLE keys;
+                 PRAGMA user_version = 2;"
+            ))
+            .unwrap();
+    }
+
+    #[test]
+    fn crash_before_the_file_is_written_anew_leaves_that_to_the_next_start() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ä.db");
+        write_format_2(&path);
+        assert!(is_in(&path), "where is it?");
+        upgrade(&mut Connection::open(&path).unwrap()).unwrap();
+        assert!(is_in(&path), "then nothing is owed");
+        // Another one has it in use, so it can't be done yet.
+        let mut other = Connection::open(&path).unwrap();
+        let used = other.transaction().unwrap();
+        let _: i64 = used
+            .query_row("SELECT count(*) FROM entries", [], |row| row.get(0))
+            .unwrap();
+        assert!(unsealed(&path).is_some());
+        assert!(is_in(&path));
+        drop(used);
+        for _ in 0..2 {
+            assert!(unsealed(&path).is_none());
+            assert!(!is_in(&path));
+        }
+        let tables: i64 = other
+            .query_row(
+                "SELECT count(*) FROM sqlite_schema WHERE name = ?1",
+                [OWED],
+                |row| row.get(0),
+            )
+            .unwrap();
+        assert_eq!(tables, 0);
     }
 }

@@ -1,14 +1,23 @@
 //! The store itself: the writer behind a lock, the readers beside it, the claim on the directory.
 
-use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use meshagent_store::{
-    DocumentId, Entry, ProvenanceRecord, RoomId, Seq, Store, StoreError, StoreStats,
-    StoredDocument, StoredFile, StoredUpdate, Write, WriteError, Written,
+    DocumentId, Entry, FileHead, FileVersion, ProvenanceRecord, RoomId, Seq, Store, StoreError,
+    StoreStats, StoredDocument, StoredFile, StoredUpdate, Write, WriteError, Written,
 };
 
-use crate::open::{Claim, DATABASE_FILE, OpenError, Options, claim, open_database};
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+
+use crate::files;
+use crate::identity::OpenFiles;
+use crate::open::{
+    Claim, DATABASE_FILE, Found, LOCK_FILE, OpenError, Opened, Options, claim, mark_closed,
+    mark_open, open_database, open_keeper,
+};
 use crate::provenance;
 use crate::read;
 use crate::readers::Readers;
@@ -21,8 +30,44 @@ use crate::writer::Writer;
 pub struct SqliteStore {
     readers: Readers,
     writer: Mutex<Writer>,
+    files: Arc<OpenFiles>,
+    found: Found,
+    unsealed: Option<String>,
+    // Closed after the other connections.
+    keeper: Mutex<Connection>,
     // Last, so that the directory is let go of after the connections are closed.
+    _claim: OpenDirectory,
+}
+
+/// A data directory in use.
+#[derive(Debug)]
+struct OpenDirectory {
+    path: PathBuf,
+    files: Arc<OpenFiles>,
     _claim: Claim,
+}
+
+impl Drop for OpenDirectory {
+    fn drop(&mut self) {
+        if !self.files.are_lost() {
+            mark_closed(&self.path);
+        }
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        let writer = self.writer.get_mut();
+        let _ = writer.unwrap_or_else(PoisonError::into_inner).look();
+        if !self.files.has_log() {
+            // The last connection would move what it takes for the log into the database.
+            let keeper = self
+                .keeper
+                .get_mut()
+                .unwrap_or_else(PoisonError::into_inner);
+            let _ = keeper.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        }
+    }
 }
 
 impl SqliteStore {
@@ -32,13 +77,53 @@ impl SqliteStore {
     /// If another process has it open, if a later version wrote it, or if it can't be read or made.
     pub fn open(data_dir: &Path, options: Options) -> Result<Self, OpenError> {
         let claim = claim(data_dir)?;
-        let connection = open_database(data_dir, &options)?;
+        let Opened {
+            connection,
+            found,
+            unsealed,
+        } = open_database(data_dir, &options)?;
         let path = data_dir.join(DATABASE_FILE);
+        let keeper = open_keeper(&path)?;
+        let files = OpenFiles::open(&path, &[data_dir.join(LOCK_FILE)]).map_err(|source| {
+            OpenError::Directory {
+                path: path.clone(),
+                source,
+            }
+        })?;
+        let files = Arc::new(files);
+        mark_open(data_dir)?;
         Ok(Self {
-            readers: Readers::new(path.clone()),
-            writer: Mutex::new(Writer::new(path, options, connection)),
-            _claim: claim,
+            readers: Readers::new(path.clone(), Arc::clone(&files)),
+            writer: Mutex::new(Writer::new(path, options, Arc::clone(&files), connection)),
+            found,
+            unsealed: unsealed.map(|error| error.to_string()),
+            keeper: Mutex::new(keeper),
+            _claim: OpenDirectory {
+                path: data_dir.to_owned(),
+                files: Arc::clone(&files),
+                _claim: claim,
+            },
+            files,
         })
+    }
+
+    /// What was in the directory when it was opened.
+    pub fn found(&self) -> Found {
+        self.found
+    }
+
+    /// Why remains of content that an earlier format kept without a key are still in the file's free space, if they
+    /// are. The next start tries again to write the file anew.
+    pub fn unsealed(&self) -> Option<&str> {
+        self.unsealed.as_deref()
+    }
+
+    /// The projects that have anything in the store, by name.
+    ///
+    /// # Errors
+    /// If the store can't be read.
+    pub fn projects(&self) -> Result<Vec<String>, StoreError> {
+        self.readers.read(|transaction| read::projects(transaction))
     }
 
     fn with_writer<T>(&self, f: impl FnOnce(&mut Writer) -> T) -> T {
@@ -57,14 +142,24 @@ impl Store for SqliteStore {
             .read(|transaction| read::stat(transaction, room, path))
     }
 
-    fn list(&self, room: &RoomId, folder: &str) -> Result<Option<Vec<Entry>>, StoreError> {
+    fn list(
+        &self,
+        room: &RoomId,
+        folder: &str,
+        max: usize,
+    ) -> Result<Option<Vec<Entry>>, StoreError> {
         self.readers
-            .read(|transaction| read::list(transaction, room, folder))
+            .read(|transaction| read::list(transaction, room, folder, max))
     }
 
     fn load(&self, room: &RoomId, path: &str) -> Result<Option<StoredDocument>, StoreError> {
         self.readers
-            .read(|transaction| read::load(transaction, room, path))
+            .read_document(|transaction| read::load(transaction, room, path))
+    }
+
+    fn load_by_id(&self, document: DocumentId) -> Result<Option<StoredDocument>, StoreError> {
+        self.readers
+            .read_document(|transaction| read::load_by_id(transaction, document))
     }
 
     fn follow(
@@ -74,7 +169,7 @@ impl Store for SqliteStore {
         limit: usize,
     ) -> Result<Vec<StoredUpdate>, StoreError> {
         self.readers
-            .read(|transaction| read::follow(transaction, document, after, limit))
+            .read_document(|transaction| read::follow(transaction, document, after, limit))
     }
 
     fn provenance(&self, document: DocumentId) -> Result<Vec<ProvenanceRecord>, StoreError> {
@@ -87,6 +182,24 @@ impl Store for SqliteStore {
             .read(|transaction| read::read_file(transaction, room, path))
     }
 
+    fn open_file(&self, room: &RoomId, path: &str) -> Result<Option<FileHead>, StoreError> {
+        self.readers
+            .read(|transaction| files::open_file(transaction, room, path))
+    }
+
+    fn read_file_range(
+        &self,
+        room: &RoomId,
+        path: &str,
+        version: FileVersion,
+        start: u64,
+        length: usize,
+    ) -> Result<Option<Bytes>, StoreError> {
+        self.readers.read(|transaction| {
+            files::read_file_range(transaction, room, path, version, start, length)
+        })
+    }
+
     fn check(&self) -> Result<(), StoreError> {
         self.with_writer(Writer::probe)?;
         self.readers.read(read::probe)
@@ -94,5 +207,13 @@ impl Store for SqliteStore {
 
     fn stats(&self) -> Result<StoreStats, StoreError> {
         self.readers.read(read::stats)
+    }
+
+    fn tend(&self) -> Result<(), StoreError> {
+        self.with_writer(Writer::tend)
+    }
+
+    fn log_bytes(&self) -> u64 {
+        self.files.wal_bytes()
     }
 }

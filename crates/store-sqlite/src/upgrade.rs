@@ -7,7 +7,8 @@ use rusqlite::{Connection, Row, params};
 use crate::authors::Authors;
 use crate::checksum::Checksum;
 use crate::provenance::contributions_text;
-use crate::schema::{PROVENANCE, UPDATES};
+use crate::schema::{KEYS, PROVENANCE, UPDATES};
+use crate::seal::{Key, Kind};
 use crate::write::update_checksum;
 
 /// Format 1 had one author for each update, in columns of its row, under one checksum with the update. The author
@@ -61,6 +62,37 @@ pub(crate) fn from_1(connection: &Connection) -> rusqlite::Result<()> {
         }
     }
     connection.execute_batch("DROP TABLE updates_1")
+}
+
+/// Format 2 kept content as it came. It is sealed; damage is sealed too, and told by its checksum as before.
+pub(crate) fn from_2(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(KEYS)?;
+    connection.execute_batch(
+        "INSERT INTO keys (entry, key) SELECT id, randomblob(32) FROM entries ORDER BY id",
+    )?;
+    for (kind, table, entry, position, content) in [
+        (Kind::Update, "updates", "document", "seq", "data"),
+        (Kind::Snapshot, "snapshots", "document", "through", "state"),
+        (Kind::File, "files", "file", "0", "data"),
+    ] {
+        let places: Vec<(i64, i64)> = connection
+            .prepare(&format!("SELECT {entry}, {position} FROM {table}"))?
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<rusqlite::Result<_>>()?;
+        let which = format!("WHERE {entry} = ?1 AND {position} = ?2");
+        let mut select =
+            connection.prepare(&format!("SELECT {content}, checksum FROM {table} {which}"))?;
+        let mut update =
+            connection.prepare(&format!("UPDATE {table} SET {content} = ?3 {which}"))?;
+        for (entry, position) in places {
+            let (mut value, checksum) = select.query_row([entry, position], |row| {
+                Ok((row.get::<_, Vec<u8>>(0)?, row.get(1)?))
+            })?;
+            Key::read(connection, entry)?.apply(kind, position, checksum, &mut value);
+            update.execute(params![entry, position, value])?;
+        }
+    }
+    Ok(())
 }
 
 /// What format 1 kept beside an update.

@@ -1,9 +1,10 @@
 //! Each kind of write as SQL. A function may leave half its work behind when it fails; its caller undoes that.
 
-use meshagent_store::path::{below, is_below};
+use meshagent_store::path::{MAX_BYTES, below, is_below};
+use meshagent_store::provenance::MAX_RANGES;
 use meshagent_store::{
-    Contribution, DocumentId, MovedEntry, Removed, RoomId, Seq, Timestamp, Write, WriteError,
-    Written,
+    Contribution, DocumentId, MAX_TOUCHED_ENTRIES, MovedEntry, Reach, Removed, RoomId, Seq,
+    Timestamp, Write, WriteError, Written,
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -12,6 +13,7 @@ use crate::checksum::Checksum;
 use crate::provenance::{MAX_TEXT_BYTES, contributions_text, fold_log};
 use crate::read::{self, END_OF_TEXT};
 use crate::schema::{DOCUMENT, FILE};
+use crate::seal::{Key, Kind};
 
 /// What one row can take, well below SQLite's own bound of 10⁹ bytes for a whole row.
 const MAX_VALUE_BYTES: u64 = 512 << 20;
@@ -92,14 +94,28 @@ pub(crate) fn apply(
             room,
             path,
             recursive,
-        } => delete(connection, room, path, *recursive),
+            reach,
+        } => delete(connection, room, path, *recursive, *reach),
         Write::Move {
             room,
             source,
             destination,
             overwrite,
+            reach,
+            replaces,
             at,
-        } => rename(connection, room, source, destination, *overwrite, *at),
+        } => {
+            let overwrite = overwrite.then_some(*replaces);
+            rename(
+                connection,
+                room,
+                source,
+                destination,
+                overwrite,
+                *reach,
+                *at,
+            )
+        }
     }
 }
 
@@ -146,6 +162,8 @@ fn append(
         .optional()?
         .ok_or(WriteError::NoSuchDocument { document })?;
     let contributions = contributions_text(connection, authors, id, seq, at, contributions)?;
+    let checksum = update_checksum(id, seq, at, update);
+    let sealed = Key::read(connection, id)?.sealed(Kind::Update, seq, checksum, update);
     connection
         .prepare_cached(
             "INSERT INTO updates (document, seq, at, contributions, contributions_checksum, data, checksum)
@@ -157,8 +175,8 @@ fn append(
             at.0,
             contributions.text,
             contributions.checksum,
-            update,
-            update_checksum(id, seq, at, update),
+            sealed,
+            checksum,
         ])?;
     Ok(Seq(seq.unsigned_abs()))
 }
@@ -188,17 +206,14 @@ fn snapshot(
     if !(before..=last).contains(&through) {
         return Err(out_of_range.into());
     }
+    let checksum = snapshot_checksum(id, through, state);
+    let sealed = Key::read(connection, id)?.sealed(Kind::Snapshot, through, checksum, state);
     connection
         .prepare_cached(
             "INSERT INTO snapshots (document, through, state, checksum) VALUES (?1, ?2, ?3, ?4)
              ON CONFLICT (document) DO UPDATE SET through = ?2, state = ?3, checksum = ?4",
         )?
-        .execute(params![
-            id,
-            through,
-            state,
-            snapshot_checksum(id, through, state)
-        ])?;
+        .execute(params![id, through, sealed, checksum])?;
     fold_log(connection, authors, id, through, fold_before)?;
     connection
         .prepare_cached(
@@ -240,21 +255,19 @@ fn put_file(
             connection
                 .prepare_cached("UPDATE entries SET size = ?2, updated_at = ?3 WHERE id = ?1")?
                 .execute(params![leaf.id, size, at.0])?;
+            Key::replace(connection, leaf.id)?;
             leaf.id
         }
         None => insert_entry(connection, room, path, FILE, size, at)?,
     };
+    let checksum = file_checksum(id, mime_type, data);
+    let sealed = Key::read(connection, id)?.sealed(Kind::File, 0, checksum, data);
     connection
         .prepare_cached(
             "INSERT INTO files (file, mime_type, data, checksum) VALUES (?1, ?2, ?3, ?4)
              ON CONFLICT (file) DO UPDATE SET mime_type = ?2, data = ?3, checksum = ?4",
         )?
-        .execute(params![
-            id,
-            mime_type,
-            data,
-            file_checksum(id, mime_type, data)
-        ])?;
+        .execute(params![id, mime_type, sealed, checksum])?;
     Ok(Written::Put {
         replaced: found.is_some(),
     })
@@ -265,6 +278,7 @@ fn delete(
     room: &RoomId,
     path: &str,
     recursive: bool,
+    reach: Reach,
 ) -> Result<Written, Failure> {
     let Some(room) = read::room_row(connection, room)? else {
         return Err(WriteError::NotFound {
@@ -291,6 +305,9 @@ fn delete(
         };
         return Err(error.into());
     }
+    for (doomed, leaf) in &doomed {
+        reach.check(doomed, doomed != path, leaf.document().is_some())?;
+    }
     Ok(Written::Deleted {
         entries: remove(connection, doomed)?,
     })
@@ -301,7 +318,8 @@ fn rename(
     room: &RoomId,
     source: &str,
     destination: &str,
-    overwrite: bool,
+    overwrite: Option<Reach>,
+    reach: Reach,
     at: Timestamp,
 ) -> Result<Written, Failure> {
     let not_found = || WriteError::NotFound {
@@ -328,6 +346,12 @@ fn rename(
         return Err(WriteError::IsRoot.into());
     }
 
+    for (path, leaf) in &moving {
+        reach.check(path, is_folder, leaf.document().is_some())?;
+    }
+    // A folder often moves to where nothing is, and then nothing is looked for, entry by entry.
+    let may_collide =
+        !is_folder || destination.is_empty() || read::has_children(connection, room, destination)?;
     let mut moves = Vec::with_capacity(moving.len());
     let mut in_the_way = Vec::new();
     for (path, found) in moving {
@@ -339,12 +363,19 @@ fn rename(
             rest
         };
         let target = format!("{destination}{rest}");
+        if target.len() > MAX_BYTES.max(path.len()) {
+            return Err(WriteError::PathTooLong { path: target }.into());
+        }
         // What moves away itself is not in the way.
         let stays = !(is_folder && is_below(&target, source));
-        if stays && let Some(other) = leaf(connection, room, &target)? {
-            if !overwrite {
+        if may_collide
+            && stays
+            && let Some(other) = leaf(connection, room, &target)?
+        {
+            let Some(replaces) = overwrite else {
                 return Err(WriteError::AlreadyExists { path: target }.into());
-            }
+            };
+            replaces.check(&target, is_folder, other.document().is_some())?;
             in_the_way.push((target.clone(), other));
         }
         moves.push((
@@ -358,8 +389,52 @@ fn rename(
     }
 
     let replaced = remove(connection, in_the_way)?;
-    // A path that is both a source and a destination has to be left before it is taken. That happens when a folder
-    // moves to one above it, and then whoever leaves has the shorter path.
+    if is_folder && !destination.is_empty() && !is_below(source, destination) {
+        rename_folder(connection, room, source, destination, at)?;
+    } else {
+        rename_each(connection, &moves, at)?;
+    }
+    Ok(Written::Moved {
+        entries: moves.into_iter().map(|(entry, _)| entry).collect(),
+        replaced,
+    })
+}
+
+/// Gives all that lies below a folder its new path, where no path is both a source and a destination.
+fn rename_folder(
+    connection: &Connection,
+    room: i64,
+    source: &str,
+    destination: &str,
+    at: Timestamp,
+) -> rusqlite::Result<()> {
+    let (start, end) = below(source);
+    // SQLite counts characters, from 1.
+    let rest = i64::try_from(source.chars().count()).unwrap_or(i64::MAX) + 1;
+    connection
+        .prepare_cached(
+            "UPDATE entries SET path = ?5 || substr(path, ?6), updated_at = ?7
+             WHERE room = ?1 AND path >= ?2 AND path < coalesce(?3, ?4)",
+        )?
+        .execute(params![
+            room,
+            start,
+            end,
+            END_OF_TEXT,
+            destination,
+            rest,
+            at.0
+        ])?;
+    Ok(())
+}
+
+/// The same one by one. A path that is both a source and a destination has to be left before it is taken. That happens
+/// when a folder moves to one above it, and then whoever leaves has the shorter path.
+fn rename_each(
+    connection: &Connection,
+    moves: &[(MovedEntry, i64)],
+    at: Timestamp,
+) -> rusqlite::Result<()> {
     let mut order: Vec<&(MovedEntry, i64)> = moves.iter().collect();
     order.sort_by_key(|(entry, _)| entry.source.len());
     let mut update =
@@ -367,10 +442,7 @@ fn rename(
     for (entry, id) in order {
         update.execute(params![id, entry.destination, at.0])?;
     }
-    Ok(Written::Moved {
-        entries: moves.into_iter().map(|(entry, _)| entry).collect(),
-        replaced,
-    })
+    Ok(())
 }
 
 /// A document's or file's row.
@@ -407,12 +479,14 @@ fn leaves_below(
     connection: &Connection,
     room: i64,
     folder: &str,
-) -> rusqlite::Result<Vec<(String, Leaf)>> {
+) -> Result<Vec<(String, Leaf)>, Failure> {
     let (start, end) = below(folder);
     let mut select = connection.prepare_cached(
-        "SELECT path, id, kind FROM entries WHERE room = ?1 AND path >= ?2 AND path < coalesce(?3, ?4) ORDER BY path",
+        "SELECT path, id, kind FROM entries WHERE room = ?1 AND path >= ?2 AND path < coalesce(?3, ?4) ORDER BY path LIMIT ?5",
     )?;
-    let rows = select.query_map(params![room, start, end, END_OF_TEXT], |row| {
+    let limit = i64::try_from(MAX_TOUCHED_ENTRIES).unwrap_or(i64::MAX);
+    let limit = limit.saturating_add(1);
+    let rows = select.query_map(params![room, start, end, END_OF_TEXT, limit], |row| {
         Ok((
             row.get(0)?,
             Leaf {
@@ -421,21 +495,31 @@ fn leaves_below(
             },
         ))
     })?;
-    rows.collect()
+    let leaves = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+    if leaves.len() > MAX_TOUCHED_ENTRIES {
+        return Err(WriteError::TooMany {
+            path: folder.to_owned(),
+            max: MAX_TOUCHED_ENTRIES,
+        }
+        .into());
+    }
+    Ok(leaves)
 }
 
 /// Removes rows and, by foreign keys, all that belongs to them.
 fn remove(connection: &Connection, doomed: Vec<(String, Leaf)>) -> rusqlite::Result<Vec<Removed>> {
-    let mut delete = connection.prepare_cached("DELETE FROM entries WHERE id = ?1")?;
-    let mut removed = Vec::with_capacity(doomed.len());
-    for (path, leaf) in doomed {
-        delete.execute([leaf.id])?;
-        removed.push(Removed {
-            path,
-            document: leaf.document(),
-        });
-    }
-    Ok(removed)
+    // Their ids, as JSON, which SQLite takes as a table.
+    let ids: Vec<String> = doomed.iter().map(|(_, leaf)| leaf.id.to_string()).collect();
+    let ids = format!("[{}]", ids.join(","));
+    connection
+        .prepare_cached("DELETE FROM entries WHERE id IN (SELECT value FROM json_each(?1))")?
+        .execute([&ids])?;
+    Key::forget_all(connection, &ids)?;
+    let removed = doomed.into_iter().map(|(path, leaf)| Removed {
+        path,
+        document: leaf.document(),
+    });
+    Ok(removed.collect())
 }
 
 fn insert_entry(
@@ -446,11 +530,13 @@ fn insert_entry(
     size: i64,
     at: Timestamp,
 ) -> rusqlite::Result<i64> {
-    connection
+    let id = connection
         .prepare_cached(
             "INSERT INTO entries (room, path, kind, size, created_at, updated_at) VALUES (?1, ?2, ?3, ?4, ?5, ?5)",
         )?
-        .insert(params![room, path, kind, size, at.0])
+        .insert(params![room, path, kind, size, at.0])?;
+    Key::make(connection, id)?;
+    Ok(id)
 }
 
 fn make_room(connection: &Connection, room: &RoomId) -> rusqlite::Result<i64> {
@@ -474,7 +560,7 @@ fn max_bytes(contribution: &Contribution) -> usize {
         + author.role.len()
         + author.on_behalf_of.as_ref().map_or(0, String::len)
         + author.connection.len()
-        + MAX_TEXT_BYTES * (1 + contribution.operations.len())
+        + MAX_TEXT_BYTES * (1 + contribution.operations.len().min(MAX_RANGES))
 }
 
 fn check_size(bytes: usize) -> Result<i64, WriteError> {

@@ -1,19 +1,34 @@
 //! The one connection that writes: a batch becomes one transaction, a refused write costs only itself.
 
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use meshagent_store::{StoreError, Write, WriteError, Written};
+use meshagent_store::{DocumentId, StoreError, Write, WriteError, Written};
 use rusqlite::Connection;
 
 use crate::authors::Authors;
-use crate::error::store_error;
-use crate::open::{Options, open_writer};
+use crate::error::{is_of_one_write, is_of_space, store_error};
+use crate::identity::OpenFiles;
+use crate::open::{BUSY_TIMEOUT, Options, open_writer};
 use crate::write::{self, Failure};
+
+/// Writes of one batch that are set aside because they fail. More of them are no longer the fault of each.
+const MAX_SET_ASIDE: usize = 8;
+/// How long a deletion waits for readers that began before it.
+const ERASE_PATIENCE: Duration = Duration::from_millis(250);
+/// How long the log keeps what was overwritten, if nothing is deleted meanwhile.
+const OVERWRITTEN_KEPT: Duration = Duration::from_mins(1);
 
 #[derive(Debug)]
 pub(crate) struct Writer {
     path: PathBuf,
     options: Options,
+    files: Arc<OpenFiles>,
+    is_rescued: bool,
+    /// Since when the log has what was deleted, or from when on it is to be emptied of what was overwritten.
+    erase_at: Option<Instant>,
     /// `None` after a failure, until the next attempt.
     session: Option<Session>,
 }
@@ -34,71 +49,306 @@ impl Session {
     }
 }
 
+/// Why a transaction came to nothing.
+enum Failed {
+    Sqlite {
+        error: rusqlite::Error,
+        at: At,
+    },
+    /// The files are not there, or it can't be told whether they are.
+    Files(StoreError),
+}
+
+impl From<Failed> for StoreError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Sqlite { error, .. } => store_error(error),
+            Failed::Files(error) => error,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum At {
+    Beginning,
+    /// At this write of the batch.
+    Write(usize),
+    /// The last step, with the sync.
+    Committing,
+}
+
+impl At {
+    fn failed(self) -> impl FnOnce(rusqlite::Error) -> Failed {
+        move |error| Failed::Sqlite { error, at: self }
+    }
+}
+
 impl Writer {
-    pub(crate) fn new(path: PathBuf, options: Options, connection: Connection) -> Self {
-        Self {
+    pub(crate) fn new(
+        path: PathBuf,
+        options: Options,
+        files: Arc<OpenFiles>,
+        connection: Connection,
+    ) -> Self {
+        let mut writer = Self {
             path,
             options,
+            files,
+            is_rescued: false,
+            erase_at: None,
             session: Some(Session::new(connection)),
+        };
+        // The log may have what was deleted or overwritten before the process ended.
+        if writer.erase(Duration::ZERO).is_err() {
+            writer.erase_at = Some(Instant::now());
         }
+        writer
     }
 
     pub(crate) fn commit(
         &mut self,
         writes: &[Write],
     ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
-        let result = self.transact(
-            |Session {
-                 connection,
-                 authors,
-             }| {
-                let mut results = Vec::with_capacity(writes.len());
-                for write in writes {
-                    results.push(apply(connection, authors, write)?);
+        self.files.still_there()?;
+        if self.session.is_none() {
+            // A connection that opened a log without a name would begin another.
+            self.look()?;
+        }
+        // Set aside once they failed, so that the others find their way to the disk.
+        let mut damaged = BTreeMap::new();
+        let mut is_emptied = false;
+        let failed = loop {
+            let result = self.transact(|session| apply_all(session, writes, &damaged));
+            match result {
+                Ok(results) => {
+                    // Before anybody is told: what was written to a file without a name is lost.
+                    let found = self.files.check_written();
+                    self.unless_lost(found)?;
+                    self.erase_after(&results);
+                    return Ok(results);
                 }
-                Ok(results)
-            },
-        );
-        if result.is_err() {
-            // If it was the last sync that failed, the batch lies complete in the WAL's tail, where a restart would
-            // find it. The next transaction overwrites the tail; so try one now, for what it's worth.
+                Err(Failed::Sqlite { error, .. })
+                    if !is_emptied && is_of_space(&error) && self.empty_log() =>
+                {
+                    is_emptied = true;
+                }
+                Err(Failed::Sqlite {
+                    error,
+                    at: At::Write(index),
+                }) if damaged.len() < MAX_SET_ASIDE && is_of_one_write(&error) => {
+                    let what = error.to_string();
+                    damaged.insert(index, WriteError::Damaged { what });
+                }
+                Err(failed) => break failed,
+            }
+        };
+        if matches!(
+            failed,
+            Failed::Sqlite {
+                at: At::Committing,
+                ..
+            }
+        ) {
+            // If it was the sync that failed, the batch lies complete in the WAL's tail, where a restart would find
+            // it. The next transaction overwrites the tail; so try one now, for what it's worth.
             let _ = self.probe();
         }
-        result
+        let found = self.files.check_written();
+        self.unless_lost(found)?;
+        Err(failed.into())
+    }
+
+    /// Looks whether all files are where they were.
+    pub(crate) fn look(&mut self) -> Result<(), StoreError> {
+        let found = self.files.check_all();
+        self.unless_lost(found)
+    }
+
+    /// The same, and does what was put off.
+    pub(crate) fn tend(&mut self) -> Result<(), StoreError> {
+        self.look()?;
+        if self.erase_at.is_some_and(|at| at <= Instant::now()) {
+            self.erase(Duration::ZERO)?;
+        }
+        Ok(())
+    }
+
+    /// Empties the log of what a batch deleted, and later of what it overwrote.
+    fn erase_after(&mut self, results: &[Result<Written, WriteError>]) {
+        let deletes = |written: &Written| match written {
+            Written::Deleted { .. } => true,
+            Written::Moved { replaced, .. } => !replaced.is_empty(),
+            _ => false,
+        };
+        if results.iter().flatten().any(deletes) {
+            // Readers that hold the log are waited for once.
+            let is_held = self.erase_at.is_some_and(|at| at <= Instant::now());
+            let patience = if is_held {
+                Duration::ZERO
+            } else {
+                ERASE_PATIENCE
+            };
+            self.erase_at = Some(Instant::now());
+            // If it fails, it is tried again when the store is tended, which says so.
+            let _ = self.erase(patience);
+        } else if self.erase_at.is_none()
+            && results
+                .iter()
+                .flatten()
+                .any(|written| matches!(written, Written::Put { replaced: true }))
+        {
+            self.erase_at = Some(Instant::now() + OVERWRITTEN_KEPT);
+        }
+    }
+
+    /// Moves the whole log into the database and makes it an empty file.
+    fn erase(&mut self, patience: Duration) -> Result<(), StoreError> {
+        let empty = |session: &Session| {
+            session.connection.busy_timeout(patience)?;
+            let emptied =
+                session
+                    .connection
+                    .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
+            session.connection.busy_timeout(BUSY_TIMEOUT)?;
+            emptied
+        };
+        let is_busy: bool = self.session().and_then(empty).map_err(store_error)?;
+        if is_busy {
+            return Err(StoreError::Unavailable(
+                "what was deleted stays in the log as long as a reader holds it, such as a backup"
+                    .into(),
+            ));
+        }
+        self.erase_at = None;
+        Ok(())
+    }
+
+    /// If only the log has lost its name, what is in it is not lost yet: it goes into the database, once.
+    fn unless_lost(&mut self, found: Result<(), StoreError>) -> Result<(), StoreError> {
+        if matches!(found, Err(StoreError::Replaced(_))) && !self.is_rescued {
+            self.is_rescued = true;
+            // Another connection would not find the log.
+            if self.session.is_some() && self.files.can_be_rescued() {
+                self.empty_log();
+            }
+            // At worst the next start finds damage.
+            let _ = self.files.drop_outdated_log();
+        }
+        found
+    }
+
+    /// Whether all of the log went into the database just now, so that the log can begin again in the space that
+    /// it has.
+    fn empty_log(&mut self) -> bool {
+        let moved = |session: &Session| {
+            session
+                .connection
+                .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+                    let (log, moved): (i64, i64) = (row.get(1)?, row.get(2)?);
+                    Ok(log > 0 && log == moved)
+                })
+        };
+        self.session()
+            .is_ok_and(|session| moved(session).unwrap_or(false))
+    }
+
+    fn session(&mut self) -> rusqlite::Result<&Session> {
+        match &mut self.session {
+            Some(session) => Ok(session),
+            none => {
+                let connection = open_writer(&self.path, &self.options)?;
+                Ok(none.insert(Session::new(connection)))
+            }
+        }
     }
 
     /// Writes something of no meaning, all the way to the disk.
     pub(crate) fn probe(&mut self) -> Result<(), StoreError> {
-        self.transact(|session| {
+        let written = self.transact(|session| {
             session
                 .connection
-                .prepare_cached("UPDATE probe SET count = count + 1")?
-                .execute([])?;
-            Ok(())
-        })
+                .prepare_cached("UPDATE probe SET count = count + 1")
+                .and_then(|mut update| update.execute([]))
+                .map_err(At::Write(0).failed())
+        });
+        // First, as it says why.
+        self.look()?;
+        written?;
+        Ok(())
     }
 
     fn transact<T>(
         &mut self,
-        run: impl FnOnce(&mut Session) -> rusqlite::Result<T>,
-    ) -> Result<T, StoreError> {
-        let mut session = match self.session.take() {
-            Some(session) => session,
-            None => Session::new(open_writer(&self.path, &self.options).map_err(store_error)?),
+        run: impl FnOnce(&mut Session) -> Result<T, Failed>,
+    ) -> Result<T, Failed> {
+        let mut session = if let Some(session) = self.session.take() {
+            session
+        } else {
+            let connection =
+                open_writer(&self.path, &self.options).map_err(At::Beginning.failed())?;
+            Session::new(connection)
+        };
+        let execute = |session: &Session, sql| {
+            session
+                .connection
+                .prepare_cached(sql)
+                .and_then(|mut statement| statement.execute([]))
         };
         let result = (|| {
-            let begin = "BEGIN IMMEDIATE";
-            session.connection.prepare_cached(begin)?.execute([])?;
+            execute(&session, "BEGIN IMMEDIATE").map_err(At::Beginning.failed())?;
+            self.files.check_log().map_err(Failed::Files)?;
             let result = run(&mut session)?;
-            session.connection.prepare_cached("COMMIT")?.execute([])?;
+            // Readers see the files that are open, so nothing may be in them that is going to be refused.
+            self.files.check().map_err(Failed::Files)?;
+            execute(&session, "COMMIT").map_err(At::Committing.failed())?;
             Ok(result)
         })();
-        if result.is_ok() {
-            self.session = Some(session);
+        match &result {
+            Ok(_) => self.session = Some(session),
+            // Another connection would not find a log that has lost its name.
+            Err(Failed::Files(_)) if execute(&session, "ROLLBACK").is_ok() => {
+                self.session = Some(Session::new(session.connection));
+            }
+            // The connection is closed here, which rolls back whatever it had under way; what was known goes too.
+            Err(_) => {}
         }
-        // Else the connection is closed here, which rolls back whatever it had under way; what was known goes too.
-        result.map_err(store_error)
+        result
     }
+}
+
+/// Applies the writes of a batch but those that are known to fail, and what builds on them.
+fn apply_all(
+    session: &mut Session,
+    writes: &[Write],
+    damaged: &BTreeMap<usize, WriteError>,
+) -> Result<Vec<Result<Written, WriteError>>, Failed> {
+    let mut results = Vec::with_capacity(writes.len());
+    // A later update of a document builds on the one that failed.
+    let mut broken: HashSet<DocumentId> = HashSet::new();
+    let mut why = None;
+    for (index, write) in writes.iter().enumerate() {
+        let document = match write {
+            Write::Append { document, .. } | Write::Snapshot { document, .. } => Some(*document),
+            _ => None,
+        };
+        if let Some(error) = damaged.get(&index) {
+            if matches!(write, Write::Append { .. }) {
+                broken.extend(document);
+            }
+            why = Some(error.clone());
+            results.push(Err(error.clone()));
+            continue;
+        }
+        if let (Some(document), Some(why)) = (document, &why)
+            && broken.contains(&document)
+        {
+            results.push(Err(why.clone()));
+            continue;
+        }
+        let result = apply(&session.connection, &mut session.authors, write);
+        results.push(result.map_err(At::Write(index).failed())?);
+    }
+    Ok(results)
 }
 
 fn apply(

@@ -1,7 +1,7 @@
 //! The rows of authors that updates name: there as long as one names them, and true to what is on disk whatever
 //! became of the writes before.
 
-use meshagent_store::{DocumentId, Seq, Store, StoreError, Write, WriteError};
+use meshagent_store::{DocumentId, Reach, Seq, Store, StoreError, Write, WriteError};
 use meshagent_store_sqlite::{DATABASE_FILE, Options, SqliteStore};
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -36,6 +36,7 @@ fn are_there_as_long_as_an_update_names_them() {
             room: room(),
             path: "b".into(),
             recursive: false,
+            reach: Reach::EVERYTHING,
         },
     );
     assert_eq!(rows(), []);

@@ -1,6 +1,6 @@
 //! Damage to one document's rows is named when it is read, and costs no other document.
 
-use meshagent_store::{Store, StoreError, Write, Written};
+use meshagent_store::{Reach, Seq, Store, StoreError, Write, WriteError, Written};
 use meshagent_store_sqlite::DATABASE_FILE;
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -62,6 +62,8 @@ fn damaged_document_is_named_and_others_load() {
             source: "b".into(),
             destination: "damaged/b".into(),
             overwrite: false,
+            reach: Reach::EVERYTHING,
+            replaces: Reach::EVERYTHING,
             at: meshagent_store::Timestamp(0),
         };
         assert!(matches!(
@@ -244,6 +246,91 @@ fn damage_to_an_author_is_that_of_the_updates_that_name_it() {
     }
 }
 
+/// The page of the log's table that holds the end of one document is overwritten on the disk: writes to that document
+/// are refused, and what others wrote with it in one batch is kept.
+#[test]
+fn damaged_page_fails_the_writes_that_need_it() {
+    let directory = TempDir::new().unwrap();
+    let store = open(directory.path());
+    let documents = ["a", "b", "c"].map(|path| created(&store, path));
+    let text = "größer als ein Viertel – ".repeat(20);
+    for document in documents {
+        for _ in 0..40 {
+            let write = append(document, text.as_bytes());
+            store.commit(&[write]).unwrap().remove(0).unwrap();
+        }
+    }
+    drop(store);
+    let path = directory.path().join(DATABASE_FILE);
+    let mut file = std::fs::read(&path).unwrap();
+    let damaged = last_page_of(&path, documents[1].0.cast_signed());
+    let page = &mut file[(damaged - 1) * 4096..damaged * 4096];
+    page[0] = 0x77;
+    page[1..200].fill(0xee);
+    std::fs::write(&path, &file).unwrap();
+
+    let store = open(directory.path());
+    let batch = [
+        append(documents[0], "vorher".as_bytes()),
+        append(documents[1], "im Schaden".as_bytes()),
+        put("datei", b"data".to_vec()),
+        append(documents[1], "danach".as_bytes()),
+        append(documents[2], "nachher".as_bytes()),
+    ];
+    for round in 1..=2 {
+        let results = store.commit(&batch).unwrap();
+        for (index, result) in results.iter().enumerate() {
+            match result {
+                Ok(_) => assert!(![1, 3].contains(&index), "round {round}: {index}"),
+                Err(WriteError::Damaged { .. }) => {
+                    assert!([1, 3].contains(&index), "round {round}: {index}");
+                }
+                Err(error) => panic!("round {round}: {index}: {error:?}"),
+            }
+        }
+        // The first rows of the third may be on the page as well.
+        for document in [documents[0], documents[2]] {
+            let later = store.follow(document, Seq(39), 100).unwrap();
+            assert_eq!(later.len(), 1 + round, "{document}");
+        }
+        assert!(store.load(&room(), "b").is_err());
+    }
+    store.check().unwrap();
+}
+
+/// The page with the last update of a document, by SQLite's own table of pages.
+fn last_page_of(path: &std::path::Path, document: i64) -> usize {
+    let database = Connection::open(path).unwrap();
+    let file = std::fs::read(path).unwrap();
+    let pages = database
+        .prepare(
+            "SELECT pageno FROM dbstat WHERE name = 'updates' AND pagetype = 'leaf' ORDER BY path",
+        )
+        .unwrap()
+        .query_map([], |row| row.get::<_, i64>(0))
+        .unwrap()
+        .map(|page| usize::try_from(page.unwrap()).unwrap())
+        .collect::<Vec<_>>();
+    // The first cell of a page, which is: length, header, document, …
+    let first_document = |page: usize| {
+        let page = &file[(page - 1) * 4096..page * 4096];
+        let cell = usize::from(u16::from_be_bytes([page[8], page[9]]));
+        let header = if page[cell] < 0x80 {
+            cell + 1
+        } else {
+            cell + 2
+        };
+        i64::from(page[header + usize::from(page[header])])
+    };
+    // The last one that begins with it has nothing of the next document but perhaps its first rows.
+    let with_it = pages
+        .iter()
+        .filter(|page| first_document(**page) == document);
+    let with_it: Vec<usize> = with_it.copied().collect();
+    assert!(with_it.len() > 2, "{with_it:?}");
+    *with_it.last().unwrap()
+}
+
 #[test]
 fn damaged_file_is_named() {
     let directory = TempDir::new().unwrap();
@@ -262,7 +349,15 @@ fn damaged_file_is_named() {
         }) => assert!(what.contains("x/f"), "{what}"),
         other => panic!("{other:?}"),
     }
+    match store.open_file(&room(), "x/f") {
+        Err(StoreError::Corrupt {
+            document: None,
+            what,
+        }) => assert!(what.contains("x/f"), "{what}"),
+        other => panic!("{other:?}"),
+    }
     assert!(store.read_file(&room(), "x/g").unwrap().is_some());
+    assert!(store.open_file(&room(), "x/g").unwrap().is_some());
     store
         .commit(&[put("x/f", b"new".to_vec())])
         .unwrap()

@@ -2,12 +2,12 @@
 
 use std::fs;
 
-use meshagent_store::Store;
+use meshagent_store::{Reach, Seq, Store, StoreError, Timestamp, Write};
 use meshagent_store_sqlite::{DATABASE_FILE, OpenError, Options, SqliteStore};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use crate::{created, open};
+use crate::{append, created, open, room};
 
 #[test]
 fn directory_belongs_to_one_store_at_a_time() {
@@ -40,7 +40,10 @@ fn files_are_for_their_owner_only() {
         assert_eq!(mode(&path), 0o600, "{}", path.display());
         files += 1;
     }
-    assert_eq!(files, 4, "the database, its WAL and index, the lock");
+    assert_eq!(
+        files, 5,
+        "the database, its WAL and index, the lock, the mark"
+    );
 }
 
 #[test]
@@ -85,4 +88,319 @@ fn directory_that_cannot_be_made_is_an_error() {
     let error =
         SqliteStore::open(&parent.path().join("file/below"), Options::default()).unwrap_err();
     assert!(matches!(&error, OpenError::Directory { .. }), "{error:?}");
+}
+
+/// What is done to the files below an open store.
+#[cfg(unix)]
+type Spoil = fn(&std::path::Path);
+
+#[cfg(unix)]
+const SPOILED: [(&str, Spoil); 3] = [
+    ("all are deleted", |directory| {
+        for suffix in ["", "-wal", "-shm"] {
+            fs::remove_file(directory.join(format!("{DATABASE_FILE}{suffix}"))).unwrap();
+        }
+    }),
+    ("a copy takes the place of the database", |directory| {
+        fs::copy(directory.join(DATABASE_FILE), directory.join("copy")).unwrap();
+        fs::rename(directory.join("copy"), directory.join(DATABASE_FILE)).unwrap();
+    }),
+    ("the log is deleted", |directory| {
+        fs::remove_file(directory.join(format!("{DATABASE_FILE}-wal"))).unwrap();
+    }),
+];
+
+#[cfg(unix)]
+#[test]
+fn what_is_refused_as_the_files_are_gone_is_shown_by_no_document() {
+    for (what, spoil) in SPOILED {
+        let directory = TempDir::new().unwrap();
+        let store = open(directory.path());
+        let document = created(&store, "früher");
+        let appended = store.commit(&[append(document, "vorher".as_bytes())]);
+        appended.unwrap().remove(0).unwrap();
+        // Its connection stays open.
+        assert!(store.load(&room(), "früher").unwrap().is_some());
+        spoil(directory.path());
+        for attempt in 0..3 {
+            let context = format!("{what}, attempt {attempt}");
+            let refused = store.commit(&[append(document, "以前".as_bytes())]);
+            let is_lost = matches!(refused, Err(StoreError::Replaced(_)));
+            assert!(is_lost, "{context}: {refused:?}");
+            for read in [
+                store.load(&room(), "früher"),
+                store.load_by_id(document),
+                store.follow(document, Seq(1), 9).map(|_| None),
+            ] {
+                let is_lost = matches!(read, Err(StoreError::Replaced(_)));
+                assert!(is_lost, "{context}: {read:?}");
+            }
+            // What can still be saved elsewhere has nothing of it.
+            let entry = store.stat(&room(), "früher").unwrap().unwrap();
+            assert_eq!(entry.size, Some(6), "{context}");
+        }
+    }
+}
+
+/// The directory is reached by a link in whose place there is a file now and then. Then nothing can be told of what is
+/// below it, and the files that are open go on as ever.
+#[cfg(unix)]
+#[test]
+fn batch_that_is_reported_as_failed_has_not_happened() {
+    use std::os::unix::fs::symlink;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use crate::{StopOnDrop, put};
+
+    let parent = TempDir::new().unwrap();
+    let at = |name: &str| parent.path().join(name);
+    fs::create_dir(at("data")).unwrap();
+    symlink(at("data"), at("link")).unwrap();
+    let store = open(&at("link"));
+    let set = |is_there: bool| {
+        if is_there {
+            symlink(at("data"), at("next")).unwrap();
+        } else {
+            fs::write(at("next"), "").unwrap();
+        }
+        // At once: there is always something.
+        fs::rename(at("next"), at("link")).unwrap();
+    };
+    let moved = |number: u64, source: &str, destination: &str| Write::Move {
+        room: room(),
+        source: format!("{source}{number}"),
+        destination: format!("{destination}{number}"),
+        overwrite: false,
+        reach: Reach::EVERYTHING,
+        replaces: Reach::EVERYTHING,
+        at: Timestamp(0),
+    };
+    store.commit(&[put("a0", vec![])]).unwrap();
+    assert!(store.read_file(&room(), "a0").unwrap().is_some());
+    set(false);
+    for _ in 0..2 {
+        let failed = store.commit(&[moved(0, "a", "ä")]);
+        let may_pass = matches!(failed, Err(StoreError::Unavailable(_)));
+        assert!(may_pass, "{failed:?}");
+        assert!(store.check().is_err(), "not ready");
+        assert!(store.read_file(&room(), "a0").unwrap().is_some());
+    }
+    set(true);
+    let again = store.commit(&[moved(0, "a", "ä")]).unwrap();
+    assert!(again[0].is_ok(), "{again:?}");
+
+    let stop = AtomicBool::new(false);
+    let (mut done, mut failed) = (0, 0);
+    std::thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                set(false);
+                set(true);
+            }
+        });
+        for number in 1..400 {
+            let put = put(&format!("b{number}"), vec![]);
+            let result = store.commit(&[put]);
+            let is_there = store.read_file(&room(), &format!("b{number}"));
+            match (result, is_there) {
+                (Ok(_), Ok(there)) => {
+                    assert!(there.is_some(), "{number}");
+                    done += 1;
+                }
+                (Err(StoreError::Unavailable(_)), Ok(there)) => {
+                    assert!(there.is_none(), "{number} was reported as failed");
+                    failed += 1;
+                }
+                // No connection could be opened.
+                (Ok(_) | Err(StoreError::Unavailable(_)), Err(StoreError::Unavailable(_))) => {}
+                other => panic!("{number}: {other:?}"),
+            }
+        }
+    });
+    assert!(done > 0, "{failed} failed");
+}
+
+/// What a program other than SQLite leaves of the log.
+#[cfg(unix)]
+fn cut_log(directory: &std::path::Path, keep: u64) {
+    let path = directory.join(format!("{DATABASE_FILE}-wal"));
+    let log = fs::OpenOptions::new().write(true).open(path).unwrap();
+    assert!(log.metadata().unwrap().len() > keep);
+    log.set_len(keep).unwrap();
+}
+
+/// Also by writes so large that SQLite puts pages of them into the log before they are committed.
+#[cfg(unix)]
+#[test]
+fn cut_log_refuses_writes_and_costs_nothing_that_is_in_the_database() {
+    use crate::{assert_intact, put};
+
+    for keep in [0, 20_000] {
+        for size in [8, 4 << 20] {
+            let context = format!("{keep} bytes are kept, {size} are written");
+            let directory = TempDir::new().unwrap();
+            let document = {
+                let store = open(directory.path());
+                let document = created(&store, "früher");
+                let kept = append(document, "vorher".as_bytes());
+                store.commit(&[kept]).unwrap().remove(0).unwrap();
+                document
+            };
+            let store = open(directory.path());
+            for _ in 0..9 {
+                let lost = append(document, "以前".as_bytes());
+                store.commit(&[lost]).unwrap().remove(0).unwrap();
+            }
+            store.check().unwrap();
+            cut_log(directory.path(), keep);
+            for _ in 0..3 {
+                let writes = [
+                    append(document, "後".as_bytes()),
+                    put("後", vec![0xe5; size]),
+                ];
+                match store.commit(&writes) {
+                    Err(StoreError::Replaced(what)) => {
+                        assert!(what.to_string().contains("-wal"), "{context}: {what}");
+                    }
+                    other => panic!("{context}: {other:?}"),
+                }
+                let loaded = store.load(&room(), "früher");
+                let is_lost = matches!(loaded, Err(StoreError::Replaced(_)));
+                assert!(is_lost, "{context}: {loaded:?}");
+                assert!(!matches!(store.stat(&room(), "後"), Ok(Some(_))));
+                assert!(store.check().is_err(), "{context}: not ready");
+            }
+            drop(store);
+
+            let store = open(directory.path());
+            assert!(store.stat(&room(), "後").unwrap().is_none(), "{context}");
+            let loaded = store.load(&room(), "früher").unwrap().unwrap();
+            assert_eq!(loaded.updates[0].update, "vorher".as_bytes(), "{context}");
+            assert!((1..=10).contains(&loaded.updates.len()), "{context}");
+            drop(store);
+            assert_intact(directory.path(), &context);
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn log_that_is_cut_before_a_clean_stop_is_not_moved_into_the_database() {
+    use crate::assert_intact;
+
+    let directory = TempDir::new().unwrap();
+    let store = open(directory.path());
+    let document = created(&store, "früher");
+    drop(store);
+    let store = open(directory.path());
+    for number in 0..60 {
+        created(&store, &format!("dokument {number}"));
+    }
+    cut_log(directory.path(), 60_000);
+    drop(store);
+    let store = open(directory.path());
+    assert!(store.load_by_id(document).unwrap().is_some());
+    drop(store);
+    assert_intact(directory.path(), "");
+}
+
+/// Another SQLite program that finds no index makes one, and then neither sees what the other does.
+#[cfg(unix)]
+#[test]
+fn log_without_its_index_takes_no_writes() {
+    use crate::assert_intact;
+
+    let directory = TempDir::new().unwrap();
+    let store = open(directory.path());
+    let document = created(&store, "früher");
+    fs::remove_file(directory.path().join(format!("{DATABASE_FILE}-shm"))).unwrap();
+    let refused = store.commit(&[append(document, "後".as_bytes())]);
+    assert!(
+        matches!(refused, Err(StoreError::Replaced(_))),
+        "{refused:?}"
+    );
+    drop(store);
+    let store = open(directory.path());
+    let loaded = store.load(&room(), "früher").unwrap().unwrap();
+    assert!(loaded.updates.is_empty());
+    drop(store);
+    assert_intact(directory.path(), "");
+}
+
+/// Everything by which SQLite itself makes the log shorter, or begins it again, while others read.
+#[cfg(unix)]
+#[test]
+fn log_that_sqlite_shortens_is_whole() {
+    use crate::put;
+
+    let directory = TempDir::new().unwrap();
+    let store = open(directory.path());
+    let other = Connection::open(directory.path().join(DATABASE_FILE)).unwrap();
+    for (round, mode) in ["PASSIVE", "FULL", "RESTART", "TRUNCATE"]
+        .into_iter()
+        .cycle()
+        .take(12)
+        .enumerate()
+    {
+        let path = format!("ä{round}");
+        store.commit(&[put(&path, vec![7; 30_000])]).unwrap();
+        let checkpoint = format!("PRAGMA wal_checkpoint({mode})");
+        other
+            .query_row(&checkpoint, [], |row| row.get::<_, i64>(0))
+            .unwrap();
+        if round % 2 == 0 {
+            // It keeps no more of the log than it needs, as soon as that begins again.
+            other.pragma_update(None, "journal_size_limit", 0).unwrap();
+            other
+                .execute("UPDATE probe SET count = count + 1", [])
+                .unwrap();
+        }
+        store.check().unwrap();
+        assert!(store.open_file(&room(), &path).unwrap().is_some());
+        store.tend().unwrap();
+        if round % 3 == 2 {
+            // This empties the log.
+            let delete = Write::Delete {
+                room: room(),
+                path,
+                recursive: false,
+                reach: Reach::EVERYTHING,
+            };
+            store.commit(&[delete]).unwrap().remove(0).unwrap();
+        }
+    }
+}
+
+/// What is left of the log is older than the database then, and would hide half of it.
+#[cfg(unix)]
+#[test]
+fn rest_of_a_log_that_is_in_the_database_does_not_hide_it() {
+    use crate::assert_intact;
+
+    for is_looked_at in [true, false] {
+        let directory = TempDir::new().unwrap();
+        let store = open(directory.path());
+        let documents: Vec<_> = (0..60)
+            .map(|number| created(&store, &format!("dokument {number}")))
+            .collect();
+        let other = Connection::open(directory.path().join(DATABASE_FILE)).unwrap();
+        other
+            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+                row.get::<_, i64>(0)
+            })
+            .unwrap();
+        drop(other);
+        cut_log(directory.path(), 200_000);
+        if is_looked_at {
+            assert!(store.check().is_err());
+        }
+        drop(store);
+        let store = open(directory.path());
+        for document in documents {
+            assert!(store.load_by_id(document).unwrap().is_some(), "{document}");
+        }
+        drop(store);
+        assert_intact(directory.path(), "");
+    }
 }

@@ -1,7 +1,8 @@
 //! A seeded history of writes, and a model of what has to be kept of it.
 
 use meshagent_store::{
-    Author, Contribution, DocumentId, MemoryStore, OperationRange, Seq, Store, Timestamp, Write,
+    Author, Contribution, DocumentId, MemoryStore, OperationRange, Reach, Seq, Store, Timestamp,
+    Write,
 };
 
 use crate::{create, put, room};
@@ -65,10 +66,10 @@ impl History {
     pub(crate) fn assert_kept(&self, store: &dyn Store, context: &str) {
         let mut folders = vec![String::new()];
         while let Some(folder) = folders.pop() {
-            let listed = store.list(&room(), &folder).unwrap();
+            let listed = store.list(&room(), &folder, usize::MAX).unwrap();
             assert_eq!(
                 listed,
-                self.model.list(&room(), &folder).unwrap(),
+                self.model.list(&room(), &folder, usize::MAX).unwrap(),
                 "{context}: {folder:?}"
             );
             for entry in listed.unwrap_or_default() {
@@ -134,6 +135,7 @@ impl History {
                 room: room(),
                 path: "d".to_owned(),
                 recursive: true,
+                reach: Reach::EVERYTHING,
             },
         }
     }

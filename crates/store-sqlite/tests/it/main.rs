@@ -14,11 +14,14 @@ mod crash;
 mod cuts;
 mod damage;
 mod directory;
+mod erase;
+mod folders;
 mod format;
 mod history;
 #[cfg(unix)]
 mod limit;
 mod load;
+mod provenance;
 mod space;
 
 use std::path::Path;

@@ -1,6 +1,6 @@
 //! What happens when there is no room for more, and when there is again.
 
-use meshagent_store::{Store, StoreError, Write};
+use meshagent_store::{Reach, Store, StoreError, Write};
 use meshagent_store_sqlite::{Durability, Options, SqliteStore};
 use tempfile::TempDir;
 
@@ -51,6 +51,7 @@ fn full_store_refuses_whole_batches_and_recovers() {
             room: room(),
             path: "small".into(),
             recursive: false,
+            reach: Reach::EVERYTHING,
         }])
         .unwrap();
     store

@@ -1,0 +1,192 @@
+//! Deleted means deleted: neither the content nor the key that opens it is in any file of the data directory.
+
+use std::fs;
+use std::path::Path;
+
+use meshagent_store::{DocumentId, Reach, Store, StoreError, Timestamp, Write};
+use meshagent_store_sqlite::DATABASE_FILE;
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use crate::history::Random;
+use crate::{append, created, open, put, room, snapshot};
+
+const TEXT: &str = "streng geheim – 極秘 – ";
+
+/// Documents that many short updates went to, in turns, and that were folded now and then: so pages were divided,
+/// joined and freed, and copies of rows are all over the file.
+fn worked_on(store: &dyn Store, seed: u64) -> Vec<DocumentId> {
+    let mut random = Random(seed);
+    let documents: Vec<DocumentId> = (0..6)
+        .map(|number| created(store, &format!("d/{number}")))
+        .collect();
+    let mut last = [0; 6];
+    for _ in 0..600 {
+        let which = usize::try_from(random.below(6)).unwrap();
+        let times = usize::try_from(random.below(30) + 1).unwrap();
+        let mut writes = vec![append(documents[which], TEXT.repeat(times).as_bytes())];
+        last[which] += 1;
+        if random.below(20) == 0 {
+            let state = TEXT.repeat(times * 20);
+            writes.push(snapshot(
+                documents[which],
+                last[which] - 1,
+                state.as_bytes(),
+            ));
+        }
+        assert!(store.commit(&writes).unwrap().iter().all(Result::is_ok));
+    }
+    documents
+}
+
+#[test]
+fn nothing_of_what_was_deleted_is_in_any_file() {
+    for seed in 0..1 {
+        let directory = TempDir::new().unwrap();
+        let store = open(directory.path());
+        let documents = worked_on(&store, seed);
+        let file = TEXT.repeat(5_000).into_bytes();
+        for path in ["f", "g", "x/1", "x/2"] {
+            let put = put(path, file.clone());
+            store.commit(&[put]).unwrap().remove(0).unwrap();
+        }
+        let delete = |path: &str, recursive| Write::Delete {
+            room: room(),
+            path: path.to_owned(),
+            recursive,
+            reach: Reach::EVERYTHING,
+        };
+        let rename = Write::Move {
+            room: room(),
+            source: "d/1".to_owned(),
+            destination: "d/2".to_owned(),
+            overwrite: true,
+            reach: Reach::EVERYTHING,
+            replaces: Reach::EVERYTHING,
+            at: Timestamp(0),
+        };
+        for (write, entries) in [
+            (delete("d/0", false), vec![documents[0].0]),
+            (rename, vec![documents[2].0]),
+            (delete("f", false), vec![7]),
+            (delete("x", true), vec![9, 10]),
+        ] {
+            let context = format!("seed {seed}, {write:?}");
+            let keys: Vec<Vec<u8>> = entries
+                .iter()
+                .map(|entry| key(directory.path(), *entry))
+                .collect();
+            for key in &keys {
+                assert!(found(directory.path(), key), "{context}: where is its key?");
+            }
+            store.commit(&[write]).unwrap().remove(0).unwrap();
+            for key in &keys {
+                assert!(!found(directory.path(), key), "{context}: its key is there");
+            }
+            // As it would be opened with.
+            assert!(!found(directory.path(), TEXT.as_bytes()), "{context}");
+        }
+        for path in ["d/2", "d/3", "d/4", "d/5"] {
+            assert!(store.load(&room(), path).unwrap().is_some(), "{path}");
+        }
+        assert_eq!(store.read_file(&room(), "g").unwrap().unwrap().data, file);
+        drop(store);
+        let store = open(directory.path());
+        assert_eq!(store.stats().unwrap().documents, 4);
+    }
+}
+
+#[test]
+fn reader_that_holds_the_log_puts_erasing_off() {
+    let directory = TempDir::new().unwrap();
+    let store = open(directory.path());
+    let put = put("f", TEXT.repeat(500).into_bytes());
+    store.commit(&[put]).unwrap().remove(0).unwrap();
+    let key = key(directory.path(), 1);
+
+    let mut reader = Connection::open(directory.path().join(DATABASE_FILE)).unwrap();
+    let held = reader.transaction().unwrap();
+    let _: i64 = held
+        .query_row("SELECT count(*) FROM entries", [], |row| row.get(0))
+        .unwrap();
+    let delete = Write::Delete {
+        room: room(),
+        path: "f".to_owned(),
+        recursive: false,
+        reach: Reach::EVERYTHING,
+    };
+    store.commit(&[delete]).unwrap().remove(0).unwrap();
+    assert!(found(directory.path(), &key), "the reader still reads it");
+    match store.tend() {
+        Err(StoreError::Unavailable(error)) => {
+            assert!(error.to_string().contains("a reader holds it"), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+    drop(held);
+    store.tend().unwrap();
+    assert!(!found(directory.path(), &key));
+}
+
+/// A process that is killed leaves its log as it is, and what was to be erased from it.
+#[test]
+fn start_erases_what_the_last_process_did_not() {
+    let (killed, after) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let store = open(killed.path());
+    let mut keys = Vec::new();
+    for data in ["erste – 第一", "zweite – 第二"] {
+        store.commit(&[put("f", data.into())]).unwrap();
+        keys.push(key(killed.path(), 1));
+    }
+    for file in fs::read_dir(killed.path()).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), after.path().join(file.file_name())).unwrap();
+    }
+    assert!(found(after.path(), &keys[0]), "it is in the log");
+    let store = open(after.path());
+    assert!(!found(after.path(), &keys[0]));
+    let file = store.read_file(&room(), "f").unwrap().unwrap();
+    assert_eq!(file.data, "zweite – 第二".as_bytes());
+}
+
+#[test]
+fn overwritten_file_has_another_key() {
+    let directory = TempDir::new().unwrap();
+    let store = open(directory.path());
+    for data in ["first", "second"] {
+        let put = put("f", data.into());
+        store.commit(&[put]).unwrap().remove(0).unwrap();
+    }
+    let before = key(directory.path(), 1);
+    store.commit(&[put("f", b"third".to_vec())]).unwrap();
+    assert_ne!(key(directory.path(), 1), before);
+    assert_eq!(
+        store.read_file(&room(), "f").unwrap().unwrap().data,
+        "third"
+    );
+}
+
+fn key(directory: &Path, entry: u64) -> Vec<u8> {
+    Connection::open(directory.join(DATABASE_FILE))
+        .unwrap()
+        .query_row(
+            "SELECT key FROM keys WHERE entry = ?1",
+            [entry.cast_signed()],
+            |row| row.get(0),
+        )
+        .unwrap()
+}
+
+/// Whether the bytes are in any file of a directory.
+fn found(directory: &Path, bytes: &[u8]) -> bool {
+    fs::read_dir(directory).unwrap().any(|file| {
+        let content = fs::read(file.unwrap().path()).unwrap();
+        // The first byte first, as these are megabytes.
+        let starts = content
+            .iter()
+            .enumerate()
+            .filter(|(_, byte)| **byte == bytes[0]);
+        let mut starts = starts.map(|(start, _)| start);
+        starts.any(|start| content[start..].starts_with(bytes))
+    })
+}
