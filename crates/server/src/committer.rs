@@ -1,5 +1,7 @@
 //! The one thread that writes to the store: it gathers what all rooms have handed in, commits it in
-//! one transaction, and tells each room what became of its part.
+//! transactions, and tells each room what became of its part.
+
+mod turns;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -8,13 +10,19 @@ use std::time::Instant;
 use meshagent_store::{Store, StoreError, Write, WriteError, Written};
 use tokio::sync::{mpsc, oneshot};
 
+use self::turns::Turns;
+use crate::health::Health;
 use crate::metrics::Metrics;
 
 /// Rooms' batches that may wait for the thread. A room has at most one batch under way, so a full queue
 /// only means that many rooms are busy; the next room waits for its turn without blocking others.
 const QUEUE: usize = 4096;
-/// Writes that one transaction takes at most, so that the first writer in it is not kept waiting.
-const MAX_WRITES: usize = 4096;
+/// Batches of one round that are tried alone and fail, before the others are given up for this round: a disk that is
+/// gone is not asked once for each room.
+const MAX_FAILURES: usize = 3;
+/// The store's log is warned of when it is longer, and again whenever it has doubled. A store keeps it below 64 MiB
+/// by itself, unless a reader holds it.
+const LONG_LOG: u64 = 256 << 20;
 
 /// What became of one write.
 pub(crate) type WriteResult = Result<Written, WriteError>;
@@ -22,15 +30,22 @@ pub(crate) type WriteResult = Result<Written, WriteError>;
 pub(crate) type BatchResult = Result<Vec<WriteResult>, Arc<StoreError>>;
 
 #[derive(Debug)]
-struct Job {
-    writes: Vec<Write>,
-    done: oneshot::Sender<BatchResult>,
+enum Job {
+    Commit {
+        writes: Vec<Write>,
+        done: oneshot::Sender<BatchResult>,
+    },
+    /// Finds out whether the store can be used.
+    Check,
+    /// Has the store do what it put off.
+    Tend,
 }
 
 /// A handle to the thread. The thread ends when the last handle is gone and its queue is empty.
 #[derive(Clone, Debug)]
 pub(crate) struct Committer {
     jobs: mpsc::Sender<Job>,
+    health: Arc<Health>,
 }
 
 impl Committer {
@@ -40,10 +55,14 @@ impl Committer {
         metrics: Arc<Metrics>,
     ) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
         let (jobs, queue) = mpsc::channel(QUEUE);
-        let thread = std::thread::Builder::new()
-            .name("committer".into())
-            .spawn(move || run(queue, store.as_ref(), &metrics))?;
-        Ok((Self { jobs }, thread))
+        let health = Arc::new(Health::new());
+        let thread = {
+            let health = Arc::clone(&health);
+            std::thread::Builder::new()
+                .name("committer".into())
+                .spawn(move || run(queue, store.as_ref(), &metrics, &health))?
+        };
+        Ok((Self { jobs, health }, thread))
     }
 
     /// Hands in a batch. The receiver yields when it is on stable storage, or refused.
@@ -53,33 +72,108 @@ impl Committer {
     pub(crate) async fn submit(&self, writes: Vec<Write>) -> oneshot::Receiver<BatchResult> {
         let (done, result) = oneshot::channel();
         // If the thread is gone, the dropped sender says so to the receiver.
-        let _ = self.jobs.send(Job { writes, done }).await;
+        let _ = self.jobs.send(Job::Commit { writes, done }).await;
         result
+    }
+
+    /// Whether the store can be used now, or why not.
+    pub(crate) async fn ready(&self) -> Result<(), String> {
+        self.health
+            .ready(|| self.jobs.try_send(Job::Check).is_ok())
+            .await
+    }
+
+    /// Has the store do what it put off. To be called every second; if the thread is busy, the next call does it.
+    pub(crate) fn tend(&self) {
+        let _ = self.jobs.try_send(Job::Tend);
     }
 }
 
-fn run(mut queue: mpsc::Receiver<Job>, store: &dyn Store, metrics: &Metrics) {
-    while let Some(first) = queue.blocking_recv() {
-        let mut writes = first.writes.len();
-        let mut batches = vec![first.writes];
-        let mut waiting = vec![first.done];
-        while writes < MAX_WRITES {
-            let Ok(job) = queue.try_recv() else { break };
-            writes += job.writes.len();
-            batches.push(job.writes);
-            waiting.push(job.done);
+fn run(mut queue: mpsc::Receiver<Job>, store: &dyn Store, metrics: &Metrics, health: &Health) {
+    let mut log = Log::default();
+    let mut is_put_off = false;
+    let mut turns = Turns::default();
+    loop {
+        let mut next = if turns.is_empty() {
+            match queue.blocking_recv() {
+                None => return,
+                first => first,
+            }
+        } else {
+            queue.try_recv().ok()
+        };
+        let (mut check, mut tend) = (false, false);
+        while let Some(job) = next {
+            match job {
+                Job::Commit { writes, done } => turns.add(writes, done),
+                Job::Check => check = true,
+                Job::Tend => tend = true,
+            }
+            // What does not fit stays in the queue, and those who hand in more wait.
+            next = (turns.len() < QUEUE)
+                .then(|| queue.try_recv().ok())
+                .flatten();
         }
-        let results = commit(store, batches, metrics);
-        for (done, result) in waiting.into_iter().zip(results) {
-            // A room that is gone needs no answer.
-            let _ = done.send(result);
+        let (batches, waiting) = turns.next();
+        if !batches.is_empty() {
+            let results = commit(store, batches, metrics);
+            for result in &results {
+                health.committed(result.as_ref().map(drop).map_err(Arc::as_ref));
+            }
+            for (done, result) in waiting.into_iter().zip(results) {
+                // A room that is gone needs no answer.
+                let _ = done.send(result);
+            }
+        }
+        if tend {
+            let tended = guarded(|| store.tend());
+            if let Err(error) = &tended
+                && !is_put_off
+            {
+                tracing::warn!(error = %with_causes(error), "the store puts something off; it tries again each second");
+            }
+            is_put_off = tended.is_err();
+            health.tended(tended.as_ref().copied());
+        }
+        if check {
+            let checked = guarded(|| store.check());
+            if let Err(error) = &checked {
+                tracing::warn!(error = %with_causes(error), "not ready");
+            }
+            health.checked(checked.as_ref().copied());
+        }
+        log.measure(store, metrics);
+    }
+}
+
+/// What is known of the length of the store's log.
+#[derive(Default)]
+struct Log {
+    warned_at: u64,
+}
+
+impl Log {
+    fn measure(&mut self, store: &dyn Store, metrics: &Metrics) {
+        let bytes = store.log_bytes();
+        metrics
+            .wal_bytes
+            .set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        if bytes >= LONG_LOG.max(self.warned_at.saturating_mul(2)) {
+            tracing::warn!(
+                bytes,
+                "the store's log grows: something holds the database open for reading, such as a backup that does not end"
+            );
+            self.warned_at = bytes;
+        } else if bytes < LONG_LOG {
+            self.warned_at = 0;
         }
     }
 }
 
 /// Commits rooms' batches in one transaction, and gives each its part of what came of it.
 ///
-/// If there is no space for all of them, each is tried alone: a large one must not cost the small ones.
+/// If that fails, each is tried alone, so that one costs the others nothing: whether it is too large for the space
+/// that is left or makes the store fail in another way.
 pub(crate) fn commit(
     store: &dyn Store,
     batches: Vec<Vec<Write>>,
@@ -93,17 +187,56 @@ pub(crate) fn commit(
             let part = |length| Ok(results.by_ref().take(length).collect());
             lengths.into_iter().map(part).collect()
         }
-        Err(error) if lengths.len() > 1 && matches!(*error, StoreError::Full(_)) => {
-            let mut rest = &writes[..];
-            let alone = |length| {
-                let (batch, others) = rest.split_at(length);
-                rest = others;
-                commit_together(store, batch, metrics)
-            };
-            lengths.into_iter().map(alone).collect()
-        }
+        Err(error) if lengths.len() > 1 => commit_each(store, &writes, &lengths, &error, metrics),
         Err(error) => lengths.iter().map(|_| Err(Arc::clone(&error))).collect(),
     }
+}
+
+/// Commits the batches one by one: first what frees space, then from the smallest to the largest. Rooms are
+/// independent of each other, so their order is free.
+fn commit_each(
+    store: &dyn Store,
+    writes: &[Write],
+    lengths: &[usize],
+    error: &Arc<StoreError>,
+    metrics: &Metrics,
+) -> Vec<BatchResult> {
+    let mut rest = writes;
+    let mut batches: Vec<(usize, &[Write])> = Vec::with_capacity(lengths.len());
+    for (room, length) in lengths.iter().enumerate() {
+        let (batch, others) = rest.split_at(*length);
+        rest = others;
+        batches.push((room, batch));
+    }
+    batches.sort_by_key(|(_, batch)| {
+        let deletes = batch
+            .iter()
+            .any(|write| matches!(write, Write::Delete { .. }));
+        let bytes: usize = batch.iter().map(Write::bytes).sum();
+        (!deletes, bytes)
+    });
+    let mut results: Vec<BatchResult> = lengths.iter().map(|_| Err(Arc::clone(error))).collect();
+    let mut last = Arc::clone(error);
+    let mut failures = 0;
+    for (room, batch) in batches {
+        let stop = failures == MAX_FAILURES || matches!(*last, StoreError::Replaced(_));
+        results[room] = if stop {
+            Err(Arc::clone(&last))
+        } else {
+            commit_together(store, batch, metrics)
+        };
+        if !stop && let Err(error) = &results[room] {
+            // Damage is where that batch writes, and says nothing of the others.
+            failures += usize::from(!matches!(**error, StoreError::Corrupt { .. }));
+            last = Arc::clone(error);
+        }
+    }
+    results
+}
+
+fn guarded(call: impl FnOnce() -> Result<(), StoreError>) -> Result<(), StoreError> {
+    catch_unwind(AssertUnwindSafe(call))
+        .unwrap_or_else(|_| Err(StoreError::Unavailable("the store panicked".into())))
 }
 
 fn commit_together(store: &dyn Store, writes: &[Write], metrics: &Metrics) -> BatchResult {
@@ -136,34 +269,81 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use meshagent_store::{FailingStore, Fault, MemoryStore, RoomId, Timestamp};
+    use meshagent_store::{FailingStore, Fault, MemoryStore, Reach, RoomId, Timestamp};
 
     use super::*;
 
-    fn put(path: &str) -> Write {
+    fn put(path: &str, data: &'static str) -> Write {
         Write::PutFile {
             room: RoomId::new("project", "room"),
             path: path.to_owned(),
-            data: "data".into(),
+            data: data.into(),
             mime_type: String::new(),
             overwrite: false,
             at: Timestamp(0),
         }
     }
 
+    fn written(results: &[BatchResult]) -> Vec<usize> {
+        let length = |result: &BatchResult| result.as_ref().map_or(0, Vec::len);
+        results.iter().map(length).collect()
+    }
+
     #[test]
     fn a_batch_that_finds_no_space_costs_the_others_nothing() {
         let store = FailingStore::new(MemoryStore::new());
-        // All together, then the second of three alone.
+        // All together, then the largest alone.
         store.fail_commits(0..1, Fault::Full);
-        store.fail_commits(2..3, Fault::Full);
-        let batches = vec![vec![put("a"), put("b")], vec![put("large")], vec![put("c")]];
+        store.fail_commits(3..4, Fault::Full);
+        let batches = vec![
+            vec![put("ä", "1"), put("b", "2")],
+            vec![put("large", "größer als die anderen")],
+            vec![put("c", "3")],
+        ];
         let results = commit(&store, batches, &Metrics::new());
-        let written: Vec<_> = results
-            .iter()
-            .map(|result| result.as_ref().map_or(0, Vec::len))
-            .collect();
-        assert_eq!(written, [2, 0, 1]);
+        assert_eq!(written(&results), [2, 0, 1]);
         assert_eq!(store.stats().unwrap().files, 3);
+    }
+
+    #[test]
+    fn a_batch_that_makes_the_store_fail_costs_the_others_nothing() {
+        for fault in [Fault::Corrupt, Fault::Unavailable] {
+            let store = FailingStore::new(MemoryStore::new());
+            store.fail_commits(0..1, fault);
+            store.fail_commits(2..3, fault);
+            let batches = ["a", "ä", "c", "d"].map(|path| vec![put(path, "x")]);
+            let results = commit(&store, batches.into(), &Metrics::new());
+            assert_eq!(written(&results), [1, 0, 1, 1], "{fault:?}");
+        }
+    }
+
+    #[test]
+    fn a_disk_that_is_gone_is_not_asked_once_for_each_room() {
+        let store = FailingStore::new(MemoryStore::new());
+        store.fail_commits(0..1_000, Fault::Unavailable);
+        let batches = (0..500).map(|room| vec![put(&room.to_string(), "x")]);
+        let results = commit(&store, batches.collect(), &Metrics::new());
+        assert_eq!(written(&results), [0; 500]);
+        assert_eq!(store.commits(), 1 + MAX_FAILURES as u64);
+    }
+
+    #[test]
+    fn what_frees_space_comes_first_when_there_is_none() {
+        let store = FailingStore::new(MemoryStore::new());
+        store.commit(&[put("old", "x")]).unwrap();
+        store.fail_commits(1..2, Fault::Full);
+        store.fail_commits(3..10, Fault::Full);
+        let delete = Write::Delete {
+            room: RoomId::new("project", "room"),
+            path: "old".to_owned(),
+            recursive: false,
+            reach: Reach::EVERYTHING,
+        };
+        let mut batches: Vec<_> = ["a", "b", "c", "d", "e"]
+            .map(|path| vec![put(path, "x")])
+            .into();
+        batches.push(vec![delete]);
+        let results = commit(&store, batches, &Metrics::new());
+        assert_eq!(written(&results), [0, 0, 0, 0, 0, 1]);
     }
 }

@@ -1,37 +1,45 @@
 //! One WebSocket: bytes to messages for the room, and the room's answers back to bytes.
 //!
 //! Reading and writing are two futures of one task. The server never sends a close frame of its own, because
-//! published clients do not come back after one; a client's close frame is answered with code 1000.
+//! published clients do not come back after one; a client's close frame is answered with code 1000. A client that
+//! breaks the rules of the WebSocket protocol is dropped.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use fastwebsockets::{
-    Frame, OpCode, Payload, WebSocket, WebSocketError, WebSocketRead, WebSocketWrite,
-};
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
-use meshagent_protocol::{Envelope, Message, MessageId, PacketLimits, PacketReader};
-use tokio::io::{AsyncRead, AsyncWrite};
+use bytes::Bytes;
+use meshagent_protocol::{ApiScope, Envelope, Message, MessageId, PacketLimits, PacketReader};
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::budget::{Charge, Rate, ReceiveBudget};
+use crate::admission::{self, Admission};
+use crate::budget::Rate;
 use crate::config::Config;
 use crate::gather::Gather;
-use crate::metrics::Metrics;
+use crate::ledger::{Account, Charge, Held, Kind, Pace};
+use crate::metrics::{Counted, Metrics};
 use crate::outbox::{Cost, Outbox, Outgoing};
 use crate::room::{Conn, Joining};
-use crate::rooms::{Mailbox, RoomInput, Rooms};
+use crate::rooms::{Mailbox, RoomInput, Rooms, now};
+use crate::websocket::{Event, FrameReader, Opcode, write_frame};
 
 /// The largest WebSocket message; a protocol message may span many.
-///
-/// The library makes room for what a frame declares, so this is also what a peer can make it reserve.
 const MAX_FRAME_BYTES: usize = 4 << 20;
+/// What a frame counts for besides its bytes, and what a ping or a pong counts for, towards the bytes per second.
+const FRAME_BYTES: usize = 64;
+const CONTROL_FRAME_BYTES: usize = 1 << 10;
+/// The payload of the answer to a client's close frame: code 1000.
+const CLOSE_NORMAL: [u8; 2] = 1000_u16.to_be_bytes();
 /// How many seconds' worth of messages and bytes may come at once.
 pub(crate) const BURST: Duration = Duration::from_secs(2);
+/// How often it is looked at the wall clock at least, of a connection whose token expires.
+const CLOCK_CHECK: Duration = Duration::from_mins(10);
 /// Time to answer a client's close frame before the connection is dropped anyway.
 const CLOSE_GRACE: Duration = Duration::from_secs(5);
 
@@ -41,8 +49,6 @@ pub(crate) struct Shared {
     pub(crate) rooms: Arc<Rooms>,
     pub(crate) config: Arc<Config>,
     pub(crate) metrics: Arc<Metrics>,
-    /// What all connections may hold of messages under way.
-    pub(crate) receiving: ReceiveBudget,
     /// How many messages all connections may send.
     pub(crate) total_rate: Arc<Rate>,
     /// Set when the server stops: nothing more is read.
@@ -57,36 +63,42 @@ impl Shared {
         let gauge = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         let usage = self.rooms.usage();
         let metrics = &self.metrics;
+        let held = |kind| gauge(usage.ledger().held_of(kind) as u64);
+        metrics.received_bytes.set(held(Kind::Received));
+        metrics.queued_bytes.set(held(Kind::Queued));
+        metrics.shared_bytes.set(held(Kind::Shared));
+        for kind in Kind::ALL {
+            metrics.set_held(kind.label(), held(kind));
+        }
         metrics
-            .received_bytes
-            .set(gauge(self.receiving.used_bytes()));
-        metrics.shared_bytes.set(gauge(usage.shared_bytes() as u64));
+            .schema_bytes
+            .set(gauge(usage.schemas().held_bytes() as u64));
         metrics.stored_documents.set(gauge(usage.documents()));
         metrics.streams.set(gauge(usage.streams() as u64));
     }
 }
 
-/// Drives a connection to its end.
+/// Drives a connection to its end. `early` arrived behind the handshake; the token is good until `expires`, in seconds
+/// since 1970.
 pub(crate) async fn run(
-    socket: WebSocket<TokioIo<Upgraded>>,
+    mut stream: TcpStream,
+    early: Bytes,
     room: &str,
     joining: Joining,
+    expires: Option<u64>,
     shared: &Shared,
 ) {
     let outbox = Arc::clone(&joining.outbox);
+    let account = Arc::clone(&joining.account);
+    let scope = joining.scope.clone();
     let Some((conn, mailbox)) = shared.rooms.join(room, joining).await else {
         return;
     };
-    shared.metrics.connections.inc();
+    let _counted = Counted::new(&shared.metrics.connections);
 
-    let (mut read, write) = socket.split(|stream| {
-        let (read, write) = tokio::io::split(stream);
-        (read, Gather::new(write))
-    });
-    read.set_auto_close(false);
-    read.set_auto_pong(false);
-    read.set_max_message_size(MAX_FRAME_BYTES);
+    let (read, write) = stream.split();
     let mut intake = Intake {
+        frames: FrameReader::new(MAX_FRAME_BYTES),
         packets: PacketReader::new(PacketLimits {
             max_message_bytes: shared.config.limits.max_message_bytes,
             ..PacketLimits::default()
@@ -97,23 +109,46 @@ pub(crate) async fn run(
         shared,
         message_rate: Rate::new(shared.config.limits.max_messages_per_second, BURST),
         byte_rate: Rate::new(shared.config.limits.max_bytes_per_second, BURST),
-        charge: Charge::default(),
+        charge: account.empty(Kind::Received),
+        account: &account,
+        scope: &scope,
         deadline: None,
+        pace: Pace::new(shared.config.pace_window, &account),
     };
+    intake.frames.handle_bytes(&early);
+    drop(early);
     let silence = shared.config.ping_interval.mul_f32(2.5);
+    let taken = AtomicUsize::new(0);
     let mut writing = std::pin::pin!(write_all(
-        write,
+        Gather::new(Counting {
+            inner: write,
+            taken: &taken
+        }),
+        Taking {
+            outbox: &outbox,
+            account: &account,
+            taken: &taken,
+            patience: silence,
+            pace: Pace::new(shared.config.pace_window, &account),
+        },
         conn,
         &mailbox,
-        &outbox,
         shared.config.ping_interval
     ));
 
+    let mut expiry = expires.map(|at| Box::pin(expiry(at)));
+    let expired = async {
+        match &mut expiry {
+            Some(expiry) => expiry.await,
+            None => std::future::pending().await,
+        }
+    };
+
     let ended = tokio::select! {
-        ended = read_all(&mut read, &mut intake, silence) => Some(ended),
+        ended = read_all(read.as_ref(), &mut intake, silence) => Some(ended),
         () = shared.stopping.cancelled() => Some(End::Stopping),
+        () = expired => Some(End::Expired),
         () = &mut writing => None,
-        () = shared.killed.cancelled() => None,
     };
     match ended {
         Some(End::Closed) => {
@@ -123,26 +158,38 @@ pub(crate) async fn run(
             let _ = tokio::time::timeout(CLOSE_GRACE, writing).await;
         }
         // The room finishes the outbox when everything that was received is durable and answered.
-        Some(End::Stopping) => tokio::select! {
-            () = &mut writing => {}
-            () = shared.killed.cancelled() => {}
-        },
+        Some(End::Stopping) => writing.await,
+        Some(End::Expired) => {
+            tracing::info!(
+                room,
+                "a participant's token has expired; connection dropped"
+            );
+            leave(&mailbox, conn).await;
+        }
         Some(End::Lost) | None => leave(&mailbox, conn).await,
     }
-    shared.metrics.connections.dec();
 }
 
 async fn leave(mailbox: &Mailbox, conn: Conn) {
     // The room only refuses when it has ended, and everybody with it.
-    let _ = mailbox
-        .send(RoomInput::Leave(conn), 0, Charge::default())
-        .await;
+    let _ = mailbox.send(RoomInput::Leave(conn), 0, Held::none()).await;
+}
+
+/// Waits until a token has expired, by the wall clock, which may be set meanwhile.
+async fn expiry(at: u64) {
+    let at = i64::try_from(at.saturating_mul(1000)).unwrap_or(i64::MAX);
+    while let left @ 1.. = at.saturating_sub(now().0) {
+        let left = Duration::from_millis(left.unsigned_abs());
+        tokio::time::sleep(left.min(CLOCK_CHECK)).await;
+    }
 }
 
 /// Why reading ended.
 enum End {
     /// The client sent a close frame.
     Closed,
+    /// The token is no longer good. Without a close frame, so that the client asks for a new one and comes back.
+    Expired,
     /// The connection broke, was silent for too long, or spoke something else.
     Lost,
     /// The server stops.
@@ -150,64 +197,51 @@ enum End {
 }
 
 /// Reads until the connection ends, handing each packet to the intake.
-async fn read_all<S: AsyncRead + Unpin>(
-    socket: &mut WebSocketRead<S>,
-    intake: &mut Intake<'_>,
-    silence: Duration,
-) -> End {
-    let mut fragments = BytesMut::new();
+async fn read_all(stream: &TcpStream, intake: &mut Intake<'_>, silence: Duration) -> End {
     loop {
-        let patience = intake.patience().map_or(silence, |left| left.min(silence));
-        let frame = match tokio::time::timeout(patience, read_frame(socket)).await {
-            Ok(Ok(frame)) => frame,
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "connection ended");
-                return End::Lost;
-            }
-            Err(_) => {
-                tracing::info!(
-                    "a peer was silent, or its message incomplete, for too long; connection dropped"
-                );
-                return End::Lost;
-            }
-        };
-        match frame.opcode {
-            OpCode::Binary if frame.fin && fragments.is_empty() => {
-                // What a packet takes is taken while there is one: most connections are idle most of the time.
-                if Box::pin(intake.packet(&frame.payload)).await.is_err() {
+        // What a packet takes is taken while there is one: most connections are idle most of the time.
+        let came = Instant::now();
+        if let Some(end) = Box::pin(intake.handle_received()).await {
+            return end;
+        }
+        let heard = Instant::now();
+        // The time that it waited for others is not the peer's.
+        intake.pace.pause(heard - came);
+        loop {
+            let patience = intake.patience(silence.saturating_sub(heard.elapsed()));
+            match tokio::time::timeout(patience, intake.frames.receive(stream)).await {
+                Ok(Ok(bytes)) => {
+                    intake.pace.add(bytes);
+                    break;
+                }
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "connection ended");
                     return End::Lost;
                 }
-            }
-            OpCode::Binary | OpCode::Continuation => {
-                if fragments.len() + frame.payload.len() > MAX_FRAME_BYTES {
+                Err(_) if intake.is_late() || heard.elapsed() >= silence => {
+                    tracing::info!(
+                        "a peer was silent, or its message incomplete, for too long; connection dropped"
+                    );
                     return End::Lost;
                 }
-                fragments.extend_from_slice(&frame.payload);
-                if frame.fin {
-                    let whole = fragments.split();
-                    if Box::pin(intake.packet(&whole)).await.is_err() {
-                        return End::Lost;
-                    }
-                } else {
-                    Box::pin(intake.begin_or_go_on(fragments.len())).await;
+                // It is looked at what the peer holds.
+                Err(_) if intake.is_in_the_way() => {
+                    tracing::info!("a peer holds memory that others wait for; connection dropped");
+                    return End::Lost;
                 }
+                Err(_) => {}
             }
-            OpCode::Ping => {
-                let pong = Outgoing::Pong(Bytes::copy_from_slice(&frame.payload));
-                intake.outbox.push_item(pong);
-            }
-            OpCode::Pong => {}
-            OpCode::Close => return End::Closed,
-            OpCode::Text => {
-                tracing::debug!("a text message on a binary protocol; connection dropped");
-                return End::Lost;
-            }
+        }
+        if intake.is_in_the_way() {
+            tracing::info!("a peer holds memory that others wait for; connection dropped");
+            return End::Lost;
         }
     }
 }
 
-/// From packets to the room's mailbox, no faster and with no more memory than agreed.
+/// From bytes to the room's mailbox, no faster and with no more memory than agreed.
 struct Intake<'a> {
+    frames: FrameReader,
     packets: PacketReader,
     conn: Conn,
     mailbox: &'a Mailbox,
@@ -215,46 +249,118 @@ struct Intake<'a> {
     shared: &'a Shared,
     message_rate: Rate,
     byte_rate: Rate,
-    /// What the message under way costs of the common budget.
+    account: &'a Arc<Account>,
+    /// What its token allows.
+    scope: &'a ApiScope,
+    /// What the message under way costs.
     charge: Charge,
     /// When the message under way has to be complete.
     deadline: Option<Instant>,
+    pace: Pace,
 }
 
 impl Intake<'_> {
-    /// Time that is left for the message under way.
-    fn patience(&self) -> Option<Duration> {
+    /// How long the next bytes are waited for before it is looked at what the peer does: `silence` at most.
+    fn patience(&self, silence: Duration) -> Duration {
+        let now = Instant::now();
+        let mut patience = silence;
+        if let Some(deadline) = self.deadline {
+            patience = patience.min(deadline.saturating_duration_since(now));
+        }
+        if self.holds() {
+            patience = patience.min(self.pace.ends().saturating_duration_since(now));
+        }
+        patience
+    }
+
+    /// Whether the message under way should be complete by now.
+    fn is_late(&self) -> bool {
         self.deadline
-            .map(|deadline| deadline.saturating_duration_since(Instant::now()))
+            .is_some_and(|deadline| deadline <= Instant::now())
+    }
+
+    /// Whether the server holds a part of something for the peer, and waits for the rest.
+    fn holds(&self) -> bool {
+        self.charge.bytes() > 0 || self.account.is_uploading()
+    }
+
+    /// Whether that keeps others waiting, and the peer sent little for a while.
+    fn is_in_the_way(&mut self) -> bool {
+        let holds = self.holds();
+        self.pace.is_in_the_way(self.account, 0, 0) && holds
+    }
+
+    /// Takes all that arrived. Returns why reading ends, if it does.
+    async fn handle_received(&mut self) -> Option<End> {
+        loop {
+            match self.frames.poll_event() {
+                Ok(Some(Event::Message(packet))) => {
+                    if self.packet(&packet).await.is_err() {
+                        return Some(End::Lost);
+                    }
+                }
+                Ok(Some(Event::Ping(payload))) => {
+                    self.keep_pace(CONTROL_FRAME_BYTES).await;
+                    self.outbox.wait_for_room().await;
+                    self.outbox.push_item(Outgoing::Pong(payload));
+                }
+                Ok(Some(Event::Pong)) => self.keep_pace(CONTROL_FRAME_BYTES).await,
+                Ok(Some(Event::Close)) => return Some(End::Closed),
+                Ok(None) => break,
+                Err(violation) => {
+                    tracing::info!(%violation, "a client sent what no WebSocket may; connection dropped");
+                    return Some(End::Lost);
+                }
+            }
+        }
+        if self.frames.is_within_message() {
+            self.begin_or_go_on(self.frames.held_bytes()).await;
+        }
+        None
     }
 
     /// Takes one packet. `Err` when the room is gone.
     async fn packet(&mut self, packet: &[u8]) -> Result<(), ()> {
-        self.keep_pace(packet.len()).await;
-        let (input, bytes) = match self.packets.handle_packet(packet) {
+        self.keep_pace(FRAME_BYTES + packet.len()).await;
+        let (input, bytes, parsed) = match self.packets.handle_packet(packet) {
             Ok(None) => {
                 self.begin_or_go_on(0).await;
                 return Ok(());
             }
-            Ok(Some(message)) => self.parse(message).await,
+            Ok(Some(message)) => {
+                self.charge.cover(message.body.len()).await;
+                let Some(read) = self.read(message).await else {
+                    self.deadline = None;
+                    self.charge = self.account.empty(Kind::Received);
+                    return Ok(());
+                };
+                read
+            }
             Err(error) => {
                 let Some(id) = error.message_id else {
                     // There is nobody to answer; the next header packet starts anew.
                     self.deadline = None;
-                    self.charge = Charge::default();
+                    self.charge = self.account.empty(Kind::Received);
                     return Ok(());
                 };
-                (RoomInput::Invalid(self.conn, id, error.to_string()), 0)
+                let code = error.code();
+                let invalid = RoomInput::Invalid(self.conn, id, code, error.to_string());
+                (invalid, 0, Charge::none())
             }
         };
         self.deadline = None;
-        let charge = std::mem::take(&mut self.charge);
+        let next = self.account.empty(Kind::Received);
+        let received = std::mem::replace(&mut self.charge, next);
         // A peer that does not read its answers is not read from.
         self.outbox.wait_for_room().await;
+        // Nor one that says more than others can read.
+        let mark = self.shared.config.limits.max_outbox_bytes;
+        self.account.slow_down(mark).await;
         if input.is_answered() {
             self.outbox.expect_answer();
         }
-        self.mailbox.send(input, bytes, charge).await.map_err(drop)
+        let held = Held::new(received, parsed);
+        self.mailbox.send(input, bytes, held).await.map_err(drop)
     }
 
     /// Makes a peer wait that sends faster than agreed.
@@ -278,13 +384,8 @@ impl Intake<'_> {
         let now = Instant::now();
         self.deadline
             .get_or_insert(now + self.shared.config.message_timeout);
-        let expected = self
-            .packets
-            .expected_bytes()
-            .max(self.packets.buffered_bytes() + fragments);
-        self.shared
-            .receiving
-            .cover(&mut self.charge, expected)
+        self.charge
+            .cover(self.packets.held_bytes() + fragments)
             .await;
         // The time that it waited for others is not the peer's.
         if let Some(deadline) = &mut self.deadline {
@@ -292,7 +393,9 @@ impl Intake<'_> {
         }
     }
 
-    async fn parse(&mut self, message: Message) -> (RoomInput, usize) {
+    /// Reads a message, if it is one to be read: first come the rights, then the memory, then the values. `None` if
+    /// nobody learns of it.
+    async fn read(&mut self, message: Message) -> Option<(RoomInput, usize, Charge)> {
         let Shared {
             metrics,
             total_rate,
@@ -307,63 +410,136 @@ impl Intake<'_> {
             tokio::time::sleep(wait).await;
         }
         let bytes = message.body.len();
-        let parsed = rooms
-            .lane()
-            .run(bytes, metrics, || Envelope::parse(message))
-            .await;
+        let (lane, id) = (rooms.lane(), message.id);
+        let limits = &self.shared.config.limits;
+        let look = || admission::admit(&message, self.scope, limits);
+        let parsed_bytes = match lane.run(bytes, metrics, look).await {
+            Admission::Read { parsed_bytes } => parsed_bytes,
+            Admission::Refused { code, text } => {
+                let invalid = RoomInput::Invalid(self.conn, id, code, text);
+                return Some((invalid, 0, Charge::none()));
+            }
+            Admission::Ignored => {
+                tracing::warn!(bytes, "attributes of a participant are too large; ignored");
+                return None;
+            }
+        };
+        let charge = self.account.charge(Kind::Parsed, parsed_bytes).await;
+        let parsed = lane.run(bytes, metrics, || Envelope::parse(message)).await;
         let input = match parsed {
             Ok(envelope) => RoomInput::Message(self.conn, envelope),
-            Err(error) => RoomInput::Invalid(self.conn, error.id, error.to_string()),
+            Err(error) => RoomInput::Invalid(self.conn, error.id, error.code(), error.to_string()),
         };
-        (input, bytes)
+        Some((input, bytes, charge))
     }
 }
 
-async fn read_frame<S: AsyncRead + Unpin>(
-    socket: &mut WebSocketRead<S>,
-) -> Result<Frame<'_>, WebSocketError> {
-    // Pings and closes are answered by the writer, so the library owes nothing.
-    socket
-        .read_frame(&mut |_| async { Ok::<(), std::io::Error>(()) })
-        .await
-}
-
 /// Writes what the outbox yields until it is closed and empty, or the peer takes nothing any more.
-async fn write_all<S: AsyncWrite + Unpin>(
-    mut socket: WebSocketWrite<S>,
+async fn write_all<W: AsyncWrite + Unpin>(
+    mut writer: W,
+    mut taking: Taking<'_>,
     conn: Conn,
     mailbox: &Mailbox,
-    outbox: &Outbox,
     ping_interval: Duration,
 ) {
-    let patience = ping_interval.mul_f32(2.5);
     let mut pings = tokio::time::interval_at(Instant::now() + ping_interval, ping_interval);
     let mut next_id = 0_u64;
     loop {
         let items = tokio::select! {
             biased;
-            items = outbox.take() => items,
+            items = taking.outbox.take() => items,
             _ = pings.tick() => {
-                let ping = Frame::new(true, OpCode::Ping, None, Payload::Borrowed(b""));
-                if !in_time(patience, write_and_flush(&mut socket, ping)).await {
+                let ping = write_and_flush(&mut writer, Opcode::Ping, b"");
+                if !Box::pin(taking.in_time(0, ping)).await {
                     return;
                 }
                 continue;
             }
         };
         let Some(items) = items else { return };
-        let writing = write_items(&mut socket, items, &mut next_id, outbox, patience);
+        let writing = write_items(&mut writer, items, &mut next_id, &mut taking);
         // In a box for the same reason as a packet that is read.
         match Box::pin(writing).await {
             Written::All { catch_up: false } => {}
             Written::All { catch_up: true } => {
                 let drained = RoomInput::Drained(conn);
-                let sent = mailbox.send(drained, 0, Charge::default());
+                let sent = mailbox.send(drained, 0, Held::none());
                 if Box::pin(sent).await.is_err() {
                     return;
                 }
             }
             Written::End => return,
+        }
+    }
+}
+
+/// A socket's writer that counts what the peer takes.
+struct Counting<'a, W> {
+    inner: W,
+    taken: &'a AtomicUsize,
+}
+
+impl<W: AsyncWrite + Unpin> AsyncWrite for Counting<'_, W> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.inner).poll_write(context, bytes))?;
+        self.taken.fetch_add(written, Ordering::Relaxed);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}
+
+/// How a peer takes what it is sent.
+struct Taking<'a> {
+    outbox: &'a Outbox,
+    account: &'a Account,
+    /// Bytes that it has taken.
+    taken: &'a AtomicUsize,
+    /// How long it may take nothing.
+    patience: Duration,
+    pace: Pace,
+}
+
+impl Taking<'_> {
+    /// Whether a write came through in time, to a peer that is in nobody's way. It is part of an `item` of so many bytes.
+    async fn in_time(
+        &mut self,
+        item: usize,
+        write: impl Future<Output = std::io::Result<()>>,
+    ) -> bool {
+        let mut write = std::pin::pin!(write);
+        let deadline = Instant::now() + self.patience;
+        loop {
+            let until = deadline.min(self.pace.ends());
+            match tokio::time::timeout_at(until, &mut write).await {
+                Ok(written) => return written.is_ok(),
+                Err(_) if deadline <= Instant::now() => return false,
+                Err(_) => {}
+            }
+            self.pace.add(self.taken.swap(0, Ordering::Relaxed));
+            let queued = self.outbox.queued_bytes();
+            if self.pace.is_in_the_way(self.account, queued, item) {
+                tracing::info!(
+                    "a peer does not take what others need the memory of; connection dropped"
+                );
+                return false;
+            }
         }
     }
 }
@@ -378,22 +554,23 @@ enum Written {
     End,
 }
 
-async fn write_items<S: AsyncWrite + Unpin>(
-    socket: &mut WebSocketWrite<S>,
+async fn write_items<W: AsyncWrite + Unpin>(
+    writer: &mut W,
     items: VecDeque<(Outgoing, Cost)>,
     next_id: &mut u64,
-    outbox: &Outbox,
-    patience: Duration,
+    taking: &mut Taking<'_>,
 ) -> Written {
     let mut catch_up = false;
+    taking.taken.store(0, Ordering::Relaxed);
+    taking.pace.begin(taking.account);
     for (item, cost) in items {
         *next_id += 1;
         let written = match (item.packets(MessageId::from(*next_id)), item) {
             (Some(packets), _) => {
                 let mut written = true;
                 for packet in packets {
-                    let frame = Frame::binary(Payload::Borrowed(&packet));
-                    written = in_time(patience, socket.write_frame(frame)).await;
+                    let frame = write_frame(writer, Opcode::Binary, &packet);
+                    written = taking.in_time(cost.total(), frame).await;
                     if !written {
                         break;
                     }
@@ -401,39 +578,33 @@ async fn write_items<S: AsyncWrite + Unpin>(
                 written
             }
             (None, Outgoing::Pong(payload)) => {
-                let frame = Frame::pong(Payload::Borrowed(&payload));
-                in_time(patience, socket.write_frame(frame)).await
+                taking
+                    .in_time(cost.total(), write_frame(writer, Opcode::Pong, &payload))
+                    .await
             }
             (None, _) => {
-                let frame = Frame::close(1000, b"");
-                in_time(patience, write_and_flush(socket, frame)).await;
+                let frame = write_and_flush(writer, Opcode::Close, &CLOSE_NORMAL);
+                taking.in_time(cost.total(), frame).await;
                 return Written::End;
             }
         };
         if !written {
             return Written::End;
         }
-        catch_up |= outbox.written(cost);
+        catch_up |= taking.outbox.written(cost);
     }
-    if in_time(patience, socket.flush()).await {
+    if taking.in_time(0, writer.flush()).await {
         Written::All { catch_up }
     } else {
         Written::End
     }
 }
 
-async fn write_and_flush<S: AsyncWrite + Unpin>(
-    socket: &mut WebSocketWrite<S>,
-    frame: Frame<'_>,
-) -> Result<(), WebSocketError> {
-    socket.write_frame(frame).await?;
-    socket.flush().await
-}
-
-/// Whether a write came through in time.
-async fn in_time(
-    patience: Duration,
-    write: impl Future<Output = Result<(), WebSocketError>>,
-) -> bool {
-    matches!(tokio::time::timeout(patience, write).await, Ok(Ok(())))
+async fn write_and_flush<W: AsyncWrite + Unpin>(
+    writer: &mut W,
+    opcode: Opcode,
+    payload: &[u8],
+) -> std::io::Result<()> {
+    write_frame(writer, opcode, payload).await?;
+    writer.flush().await
 }

@@ -1,43 +1,79 @@
 //! The routes: the room socket and its handshake, `connect`, signed downloads, health and metrics.
 
+mod file;
 mod handshake;
+mod stream;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use http_body_util::BodyExt as _;
+use hyper::body::Body as _;
 use hyper::header::{
-    CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
+    CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, EXPECT,
     X_CONTENT_TYPE_OPTIONS,
 };
-use hyper::{HeaderMap, StatusCode};
+use hyper::{HeaderMap, Request, StatusCode};
 use meshagent_protocol::{ApiKey, ApiScope, Grant, ParticipantToken, RoomName, TokenVerifier};
-use meshagent_store::Store;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::json;
 use subtle::ConstantTimeEq as _;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use crate::committer::with_causes;
+use self::file::FileBody;
+pub(crate) use self::stream::HttpStream;
+use crate::committer::{Committer, with_causes};
 use crate::connection::Shared;
-use crate::rooms::now;
+use crate::rooms::{now, unix_seconds};
 use crate::signer::{SignedQuery, UrlSigner};
+
+/// Parts of files that may be on their way to peers that came with a link, of half a megabyte each; others wait.
+pub(crate) const FILE_PARTS: usize = 128;
+/// The longest body that a request may have.
+const MAX_BODY_BYTES: usize = 4 << 10;
+/// What is held of a request's head beyond this is charged.
+const FREE_HEAD_BYTES: usize = 4 << 10;
+/// Time for the body of a refused request.
+const PASS_OVER: Duration = Duration::from_secs(1);
 
 /// What the handlers share.
 #[derive(Debug)]
 pub(crate) struct App {
     pub(crate) shared: Shared,
-    pub(crate) store: Arc<dyn Store>,
+    pub(crate) committer: Committer,
     pub(crate) key: ApiKey,
     pub(crate) verifier: TokenVerifier,
     pub(crate) signer: UrlSigner,
     /// Owns the task of each connection.
     pub(crate) connections: TaskTracker,
     /// One permit for each WebSocket.
-    pub(crate) sockets: Arc<tokio::sync::Semaphore>,
+    pub(crate) sockets: Arc<Semaphore>,
+    /// One permit for each part of a file on its way to a peer that came with a link.
+    pub(crate) parts: Arc<Semaphore>,
+}
+
+impl App {
+    /// Spawns a connection's task. It ends when the grace of a stop is over, whatever its peer does.
+    pub(crate) fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
+        let killed = self.shared.killed.clone();
+        // In a box, since a future that is moved into another would take its room twice.
+        let connection = Box::pin(connection);
+        self.connections.spawn(async move {
+            tokio::select! {
+                () = connection => {}
+                () = killed.cancelled() => {}
+            }
+        });
+    }
 }
 
 pub(crate) fn router(app: Arc<App>) -> Router {
@@ -58,6 +94,13 @@ pub(crate) fn router(app: Arc<App>) -> Router {
                 "there is nothing here; rooms are at /rooms/{room}",
             )
         })
+        .method_not_allowed_fallback(async || {
+            HttpRefusal::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "what is here takes another method: connect is a POST, all else a GET",
+            )
+        })
+        .layer(axum::middleware::from_fn(of_one_host))
         .with_state(app)
 }
 
@@ -66,6 +109,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 pub(crate) struct HttpRefusal {
     status: StatusCode,
     text: String,
+    /// What is for the log alone.
+    reason: Option<String>,
 }
 
 impl HttpRefusal {
@@ -73,11 +118,25 @@ impl HttpRefusal {
         Self {
             status,
             text: text.into(),
+            reason: None,
         }
     }
 
     pub(crate) fn forbidden(text: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, text)
+    }
+
+    /// What is wrong with a token is for the log: a stranger hears no more than that it is not a good one.
+    pub(crate) fn invalid_token(reason: impl Into<String>) -> Self {
+        Self {
+            reason: Some(reason.into()),
+            ..Self::forbidden("invalid token")
+        }
+    }
+
+    /// What the log says about it.
+    pub(crate) fn reason(&self) -> &str {
+        self.reason.as_deref().unwrap_or(&self.text)
     }
 }
 
@@ -87,26 +146,24 @@ impl IntoResponse for HttpRefusal {
     }
 }
 
+/// RFC 9112, 3.2: whoever names two servers, or none that there can be, is answered 400.
+async fn of_one_host(request: Request<Body>, next: Next) -> Response {
+    match handshake::host(request.headers()) {
+        Ok(_) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
 /// Ready means that the store can be read and written.
 async fn ready(State(app): State<Arc<App>>) -> Response {
-    let store = Arc::clone(&app.store);
-    let checked = tokio::task::spawn_blocking(move || store.check()).await;
-    match checked {
-        Ok(Ok(())) if app.shared.stopping.is_cancelled() => {
-            HttpRefusal::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping")
-                .into_response()
-        }
-        Ok(Ok(())) => "ready\n".into_response(),
-        Ok(Err(error)) => {
-            tracing::warn!(error = %with_causes(&error), "not ready");
-            HttpRefusal::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the store cannot be used now",
-            )
-            .into_response()
-        }
-        Err(_) => HttpRefusal::new(StatusCode::SERVICE_UNAVAILABLE, "the store did not answer")
-            .into_response(),
+    let refuse =
+        |text: String| HttpRefusal::new(StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+    if app.shared.stopping.is_cancelled() {
+        return refuse("the server is stopping".to_owned());
+    }
+    match app.committer.ready().await {
+        Ok(()) => "ready\n".into_response(),
+        Err(why) => refuse(format!("the store cannot be used now: {why}")),
     }
 }
 
@@ -116,96 +173,182 @@ async fn metrics(State(app): State<Arc<App>>) -> Response {
     ([(CONTENT_TYPE, content_type)], app.shared.metrics.render()).into_response()
 }
 
-#[derive(Debug, Default, Deserialize)]
-struct ConnectBody {
-    email: Option<String>,
-}
-
 /// Hands out a participant token for a room to whoever holds the API key, or a token for that room already.
 async fn connect(
     State(app): State<Arc<App>>,
-    Path((project, room)): Path<(String, String)>,
-    headers: HeaderMap,
-    body: axum::body::Bytes,
+    path: Result<Path<(String, String)>, PathRejection>,
+    request: Request<Body>,
 ) -> Result<Response, HttpRefusal> {
-    let room = RoomName::parse(&room)
+    let Ok(Path((project, room))) = path else {
+        return Err(handshake::no_name());
+    };
+    let (head, body) = request.into_parts();
+    // Nothing of the body is kept before it is known that the request is a good one's.
+    let asking = match asking(&app, &project, &room, &head.headers) {
+        Ok(asking) => asking,
+        Err(refusal) => {
+            let status = refusal.status.as_u16();
+            tracing::info!(
+                room = handshake::beginning(&room),
+                status,
+                reason = refusal.reason(),
+                "no token handed out"
+            );
+            if !head.headers.contains_key(EXPECT) {
+                pass_over(body).await;
+            }
+            return Err(refusal);
+        }
+    };
+    let body = connect_body(body, app.shared.config.http_timeout).await?;
+    let jwt = match asking {
+        Asking::Owner => {
+            let ttl = app.shared.config.connect_token_ttl.as_secs();
+            let name = body.email.as_deref().unwrap_or("user");
+            if name.is_empty() {
+                let text =
+                    "email names the participant and must not be empty; leave it out for \"user\"";
+                return Err(HttpRefusal::new(StatusCode::BAD_REQUEST, text));
+            }
+            let mut token = ParticipantToken::new(name);
+            token.grants.push(Grant::Room(room.clone()));
+            token.grants.push(Grant::Api(Box::new(ApiScope::full())));
+            token.exp = Some(unix_seconds().saturating_add(ttl));
+            token.sign(&app.key)
+        }
+        // A participant may connect again with the right that it has, and no more.
+        Asking::Participant(jwt) => jwt,
+    };
+    let room_url = format!("{}/rooms/{room}", handshake::origin(&head.headers)?);
+    let answer =
+        json!({ "jwt": jwt, "room_name": room, "project_id": project, "room_url": room_url });
+    Ok(axum::Json(answer).into_response())
+}
+
+/// Whoever may ask for a token.
+enum Asking {
+    /// The holder of the API key.
+    Owner,
+    /// The holder of this token for the room.
+    Participant(String),
+}
+
+/// Who asks, by the request's head alone.
+fn asking(
+    app: &App,
+    project: &str,
+    room: &str,
+    headers: &HeaderMap,
+) -> Result<Asking, HttpRefusal> {
+    let room = RoomName::parse(room)
         .map_err(|error| HttpRefusal::new(StatusCode::NOT_FOUND, error.to_string()))?;
     if project != app.key.project_id {
         return Err(HttpRefusal::forbidden(
             "this server serves another project; check MESHAGENT_PROJECT_ID",
         ));
     }
-    let body: ConnectBody = if body.is_empty() {
-        ConnectBody::default()
-    } else {
-        serde_json::from_slice(&body).map_err(|error| {
-            HttpRefusal::new(
-                StatusCode::BAD_REQUEST,
-                format!("the body is not as expected: {error}"),
-            )
-        })?
-    };
-    let bearer = handshake::bearer(&headers).ok_or_else(|| {
+    let bearer = handshake::bearer(headers).ok_or_else(|| {
         HttpRefusal::new(
             StatusCode::UNAUTHORIZED,
             "send the API key as Authorization: Bearer <key>",
         )
     })?;
-    let now_unix = u64::try_from(now().0 / 1000).unwrap_or_default();
-    let jwt = if let Ok(given) = ApiKey::parse(bearer) {
-        let ours = app.key.id == given.id && app.key.project_id == given.project_id;
-        if !ours || !bool::from(given.secret.as_bytes().ct_eq(app.key.secret.as_bytes())) {
-            return Err(HttpRefusal::forbidden(
-                "the API key is not this server's; check MESHAGENT_API_KEY",
-            ));
-        }
-        let ttl = app.shared.config.connect_token_ttl.as_secs();
-        let mut token = ParticipantToken::new(body.email.as_deref().unwrap_or("user"));
-        token.grants.push(Grant::Room(room.as_str().to_owned()));
-        token.grants.push(Grant::Api(Box::new(ApiScope::full())));
-        token.exp = Some(now_unix.saturating_add(ttl));
-        token.sign(&app.key)
-    } else {
-        // A participant may connect again with the right that it has, and no more.
-        handshake::verify(&app, bearer, room.as_ref())?;
-        bearer.to_owned()
+    let Ok(given) = ApiKey::parse(bearer) else {
+        handshake::verify(app, bearer, room.as_ref())?;
+        return Ok(Asking::Participant(bearer.to_owned()));
     };
-    let room_url = format!("{}/rooms/{}", handshake::origin(&headers), room.as_ref());
-    let answer = json!({ "jwt": jwt, "room_name": room.as_ref(), "project_id": project, "room_url": room_url });
-    Ok(axum::Json(answer).into_response())
+    let ours = app.key.id == given.id && app.key.project_id == given.project_id;
+    if !ours || !bool::from(given.secret.as_bytes().ct_eq(app.key.secret.as_bytes())) {
+        return Err(HttpRefusal::forbidden(
+            "the API key is not this server's; check MESHAGENT_API_KEY",
+        ));
+    }
+    Ok(Asking::Owner)
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct ConnectBody {
+    email: Option<String>,
+}
+
+/// Reads the small body of a `connect` request, which may be empty.
+async fn connect_body(body: Body, patience: Duration) -> Result<ConnectBody, HttpRefusal> {
+    let refusal = HttpRefusal::new;
+    let too_large = || {
+        let text = format!("the body must come whole and have {MAX_BODY_BYTES} bytes at most");
+        refusal(StatusCode::PAYLOAD_TOO_LARGE, text)
+    };
+    if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
+        return Err(too_large());
+    }
+    let read = tokio::time::timeout(patience, axum::body::to_bytes(body, MAX_BODY_BYTES)).await;
+    let bytes = match read {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(_)) => return Err(too_large()),
+        Err(_) => {
+            let text = "the body did not arrive in time".to_owned();
+            return Err(refusal(StatusCode::REQUEST_TIMEOUT, text));
+        }
+    };
+    if bytes.is_empty() {
+        return Ok(ConnectBody::default());
+    }
+    serde_json::from_slice(&bytes).map_err(|error| {
+        let text = format!("the body is not as expected: {error}");
+        refusal(StatusCode::BAD_REQUEST, text)
+    })
+}
+
+/// Passes over the small body of a refused request: a client that still sends it would see a reset connection instead
+/// of the refusal. One that waits to be told to go on is not told so, which a read of the body would do.
+async fn pass_over(mut body: Body) {
+    let mut passed = 0;
+    let passing = async {
+        while passed <= MAX_BODY_BYTES as u64 && body.size_hint().lower() <= MAX_BODY_BYTES as u64 {
+            match body.frame().await {
+                Some(Ok(frame)) => passed += frame.data_ref().map_or(0, |data| data.len() as u64),
+                Some(Err(_)) | None => break,
+            }
+        }
+    };
+    // Whether it came or not makes no difference.
+    let _ = tokio::time::timeout(PASS_OVER, passing).await;
 }
 
 /// Serves a file to whoever has a link from `download_url`.
 async fn download(
     State(app): State<Arc<App>>,
-    Path(room): Path<String>,
-    Query(query): Query<SignedQuery>,
+    room: Result<Path<String>, PathRejection>,
+    query: Result<Query<SignedQuery>, QueryRejection>,
 ) -> Result<Response, HttpRefusal> {
+    // What exactly is wrong with a link is nothing that its bearer could mend.
+    let (Ok(Path(room)), Ok(Query(query))) = (room, query) else {
+        return Err(HttpRefusal::new(
+            StatusCode::BAD_REQUEST,
+            "the link is damaged: take all of it as it was made, or ask for a new one",
+        ));
+    };
     let room = app.shared.rooms.room_id(&room);
     if !app.signer.verify(&room, &query, now()) {
         return Err(HttpRefusal::forbidden(
             "the link is not valid, or no longer; ask for a new one",
         ));
     }
-    let store = Arc::clone(&app.store);
-    let path = query.path.clone();
-    let read = tokio::task::spawn_blocking(move || store.read_file(&room, &path)).await;
-    let file = match read {
-        Ok(Ok(Some(file))) => file,
-        Ok(Ok(None)) => {
+    let (path, of) = (query.path.clone(), room.clone());
+    let opened = app
+        .shared
+        .rooms
+        .read(move |store| store.open_file(&of, &path));
+    let file = match opened.await {
+        Ok(Some(file)) => file,
+        Ok(None) => {
             return Err(HttpRefusal::new(
                 StatusCode::NOT_FOUND,
                 "the file was deleted or moved",
             ));
         }
-        Ok(Err(error)) => {
+        Err(error) => {
             tracing::error!(error = %with_causes(&error), "file not read");
-            return Err(HttpRefusal::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "storage failed; try again later",
-            ));
-        }
-        Err(_) => {
             return Err(HttpRefusal::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "storage failed; try again later",
@@ -222,6 +365,7 @@ async fn download(
         "{disposition}; filename*=UTF-8''{}",
         utf8_percent_encode(name, NON_ALPHANUMERIC)
     );
+    let body = FileBody::new(Arc::clone(&app), room, query.path, &file);
     Ok((
         [
             (CONTENT_TYPE, file.mime_type),
@@ -231,7 +375,7 @@ async fn download(
             (CONTENT_SECURITY_POLICY, "sandbox".to_owned()),
             (CACHE_CONTROL, "private".to_owned()),
         ],
-        file.data,
+        Body::new(body),
     )
         .into_response())
 }

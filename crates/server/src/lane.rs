@@ -3,6 +3,9 @@
 //! A worker thread of the runtime that decodes ten megabytes serves nobody meanwhile. So who is about to do that
 //! takes a place in the lane and hands the thread's other tasks on. There is one place less than there are
 //! cores: whatever is in the lane, a core is left for everybody else.
+//!
+//! Places are given in the order in which they were asked for, and a room asks anew for each of its turns, which
+//! are short: so rooms with much heavy work take turns, and one that has less of it comes soon.
 
 use std::time::Instant;
 
@@ -13,6 +16,12 @@ use crate::metrics::Metrics;
 
 /// Bytes to decode, merge or encode from which on work belongs in the lane. They take about a millisecond.
 const HEAVY_BYTES: usize = 128 << 10;
+
+/// Whether work of about so many bytes belongs in the lane.
+pub(crate) fn is_heavy(bytes: usize) -> bool {
+    bytes >= HEAVY_BYTES
+}
+
 #[derive(Debug)]
 pub(crate) struct Lane {
     places: Semaphore,
@@ -36,7 +45,7 @@ impl Lane {
         metrics: &Metrics,
         work: impl FnOnce() -> T,
     ) -> T {
-        if bytes < HEAVY_BYTES {
+        if !is_heavy(bytes) {
             return work();
         }
         // A runtime with one thread has nobody to hand its tasks to.

@@ -23,11 +23,17 @@ pub(crate) struct OutcomeLabel {
     outcome: &'static str,
 }
 
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct KindLabel {
+    kind: &'static str,
+}
+
 /// All metrics of one server.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
     pub(crate) connections: Gauge,
+    pub(crate) http_connections: Gauge,
     pub(crate) participants: Gauge,
     pub(crate) rooms: Gauge,
     pub(crate) documents: Gauge,
@@ -45,6 +51,7 @@ pub(crate) struct Metrics {
     pub(crate) delays: Counter,
     pub(crate) queued_bytes: Gauge,
     pub(crate) received_bytes: Gauge,
+    pub(crate) schema_bytes: Gauge,
     pub(crate) shared_bytes: Gauge,
     pub(crate) stored_documents: Gauge,
     pub(crate) streams: Gauge,
@@ -52,13 +59,40 @@ pub(crate) struct Metrics {
     pub(crate) snapshots: Counter,
     pub(crate) echoes_unread: Counter,
     pub(crate) merged_updates: Counter,
+    pub(crate) wal_bytes: Gauge,
+    pub(crate) update_conflicts: Counter,
+    pub(crate) clients_ahead: Counter,
+    pub(crate) erased_operations: Counter,
     updates: Family<OutcomeLabel, Counter>,
+    held_bytes: Family<KindLabel, Gauge>,
+}
+
+/// Something in a gauge, for as long as it is there.
+#[derive(Debug)]
+pub(crate) struct Counted<'a>(&'a Gauge);
+
+impl<'a> Counted<'a> {
+    pub(crate) fn new(gauge: &'a Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 impl Metrics {
     pub(crate) fn new() -> Self {
         let mut registry = Registry::with_prefix("meshagent");
         let connections = gauge(&mut registry, "connections", "WebSocket connections");
+        let http_connections = gauge(
+            &mut registry,
+            "http_connections",
+            "Connections that are in a handshake, or speak HTTP",
+        );
         let participants = gauge(
             &mut registry,
             "participants",
@@ -121,7 +155,7 @@ impl Metrics {
         let room_panics = counter(
             &mut registry,
             "room_panics",
-            "Rooms that panicked and were started anew; each is a defect, please report it",
+            "Rooms that panicked and were started again; each is a defect, please report it",
         );
         let delays = counter(
             &mut registry,
@@ -137,6 +171,11 @@ impl Metrics {
             &mut registry,
             "received_bytes",
             "Bytes of large messages that were received, or are expected, and not handled yet",
+        );
+        let schema_bytes = gauge(
+            &mut registry,
+            "schema_bytes",
+            "Bytes of memory that schemas take, about",
         );
         let shared_bytes = gauge(
             &mut registry,
@@ -165,15 +204,42 @@ impl Metrics {
             "merged_updates",
             "Updates stored as part of another's write, because they waited for the disk together",
         );
+        let wal_bytes = gauge(
+            &mut registry,
+            "wal_bytes",
+            "Bytes of the store's log, which grows while something holds the database open for reading",
+        );
+        let update_conflicts = counter(
+            &mut registry,
+            "update_conflicts",
+            "Updates refused because they name operations that are others here, or use another participant's client id",
+        );
+        let clients_ahead = counter(
+            &mut registry,
+            "clients_ahead",
+            "Opens and open documents whose client has operations that the server lacks",
+        );
+        let erased_operations = counter(
+            &mut registry,
+            "erased_operations",
+            "Operations that came with content and are deleted here, so that it was neither kept nor compared",
+        );
         let updates = Family::<OutcomeLabel, Counter>::default();
         registry.register(
             "updates",
             "Inbound updates by what the gate made of them",
             updates.clone(),
         );
+        let held_bytes = Family::<KindLabel, Gauge>::default();
+        registry.register(
+            "held_bytes",
+            "Bytes held for clients, by what for",
+            held_bytes.clone(),
+        );
         Self {
             registry,
             connections,
+            http_connections,
             participants,
             rooms,
             documents,
@@ -191,6 +257,7 @@ impl Metrics {
             delays,
             queued_bytes,
             received_bytes,
+            schema_bytes,
             shared_bytes,
             stored_documents,
             streams,
@@ -198,7 +265,12 @@ impl Metrics {
             snapshots,
             echoes_unread,
             merged_updates,
+            wal_bytes,
+            update_conflicts,
+            clients_ahead,
+            erased_operations,
             updates,
+            held_bytes,
         }
     }
 
@@ -211,6 +283,13 @@ impl Metrics {
             UpdateOutcome::Repaired => "repaired",
         };
         self.updates.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    /// Sets what is held for clients of one kind.
+    pub(crate) fn set_held(&self, kind: &'static str, bytes: i64) {
+        self.held_bytes
+            .get_or_create(&KindLabel { kind })
+            .set(bytes);
     }
 
     /// The text of `/metrics`.

@@ -2,18 +2,18 @@
 //!
 //! The room pushes and never waits. The bound works in three places: the connection's reader stops
 //! reading while the queue is over the mark or many of its requests are unanswered, documents stop queueing their broadcasts (the subscriber
-//! becomes a cursor that is brought up to date later), and a queue that others push to four times the
-//! mark is closed, which drops the connection.
+//! becomes a cursor that is brought up to date later), and what other participants say is lost for this connection
+//! while its queue is over four times the mark; it learns how much that was when it reads again.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use meshagent_protocol::{Content, MessageId, Packets, ServerToClient, SharedChunk};
+use meshagent_protocol::{Content, MessageId, Packets, ServerToClient, SharedChunk, SharedMessage};
 use serde_json::Value;
 use tokio::sync::Notify;
 
-use crate::metrics::Metrics;
+use crate::ledger::{Account, Charge, Kind};
 
 /// Bytes that a queued message costs besides its payload: the enum, its header and the packet framing.
 const MESSAGE_OVERHEAD_BYTES: usize = 256;
@@ -30,6 +30,11 @@ pub(crate) enum Outgoing {
         tool_call_id: Arc<str>,
         chunk: SharedChunk,
     },
+    /// A message that others get as well, or that is an answer to this request.
+    Shared {
+        request: Option<MessageId>,
+        message: SharedMessage,
+    },
     /// The answer to a WebSocket ping.
     Pong(Bytes),
     /// The answer to the client's close frame; nothing follows it.
@@ -45,6 +50,7 @@ impl Outgoing {
                 tool_call_id,
                 chunk,
             } => Some(chunk.packets(tool_call_id, id)),
+            Self::Shared { request, message } => Some(message.packets(request.unwrap_or(id))),
             Self::Pong(_) | Self::Close => None,
         }
     }
@@ -59,8 +65,17 @@ impl Outgoing {
                 chunk,
             } => Some(ServerToClient::ResponseChunk {
                 tool_call_id: tool_call_id.as_ref().to_owned(),
-                chunk: chunk.content().clone(),
+                chunk: chunk.content(),
             }),
+            Self::Shared { request, message } => {
+                let (head, payload) = message.body();
+                let message = meshagent_protocol::Message {
+                    id: request.unwrap_or_else(|| MessageId::from(0)),
+                    kind: message.kind().to_owned(),
+                    body: [&head[..], &payload[..]].concat().into(),
+                };
+                ServerToClient::parse(&message).unwrap()
+            }
             Self::Pong(_) | Self::Close => None,
         }
     }
@@ -68,7 +83,6 @@ impl Outgoing {
 
 #[derive(Debug)]
 pub(crate) struct Outbox {
-    metrics: Arc<Metrics>,
     state: Mutex<State>,
     /// Wakes the writer.
     filled: Notify,
@@ -77,10 +91,14 @@ pub(crate) struct Outbox {
     mark_bytes: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     queue: VecDeque<(Outgoing, Cost)>,
     queued: Cost,
+    /// For what is queued.
+    charge: Charge,
+    /// Messages of others that found the queue full.
+    lost: u64,
     closed: bool,
     /// Requests read and not answered yet.
     unanswered: usize,
@@ -89,22 +107,30 @@ struct State {
 }
 
 impl Outbox {
-    pub(crate) fn new(mark_bytes: usize, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(mark_bytes: usize, account: &Arc<Account>) -> Self {
+        let state = State {
+            queue: VecDeque::new(),
+            queued: Cost::default(),
+            charge: account.empty(Kind::Queued),
+            lost: 0,
+            closed: false,
+            unanswered: 0,
+            lagging: false,
+        };
         Self {
-            metrics,
-            state: Mutex::default(),
+            state: Mutex::new(state),
             filled: Notify::new(),
             drained: Notify::new(),
             mark_bytes,
         }
     }
 
-    /// Queues a message. Beyond four times the mark the outbox closes itself instead.
+    /// Queues a message.
     pub(crate) fn push(&self, message: ServerToClient) {
         self.push_item(Outgoing::Message(message));
     }
 
-    /// Queues a chunk that others get as well, likewise.
+    /// Queues a chunk that others get as well.
     pub(crate) fn push_chunk(&self, tool_call_id: &Arc<str>, chunk: &SharedChunk) {
         self.push_item(Outgoing::Chunk {
             tool_call_id: Arc::clone(tool_call_id),
@@ -112,23 +138,28 @@ impl Outbox {
         });
     }
 
-    /// Queues an item, likewise.
+    /// Queues what another participant said, or caused. Beyond four times the mark it is lost, and false is returned.
+    pub(crate) fn push_from_others(&self, message: &SharedMessage) -> bool {
+        let mut state = self.lock();
+        if state.queued.total() > self.mark_bytes.saturating_mul(4) {
+            state.lost += 1;
+            return false;
+        }
+        drop(state);
+        self.push_item(Outgoing::Shared {
+            request: None,
+            message: message.clone(),
+        });
+        true
+    }
+
+    /// Queues an item.
     pub(crate) fn push_item(&self, item: Outgoing) {
         let mut state = self.lock();
         if state.closed {
             return;
         }
-        if state.queued.own > self.mark_bytes.saturating_mul(4) {
-            state.closed = true;
-        } else {
-            if matches!(item, Outgoing::Message(ServerToClient::Response { .. })) {
-                state.unanswered = state.unanswered.saturating_sub(1);
-            }
-            let cost = Cost::of(&item);
-            state.queued.add(cost);
-            self.metrics.queued_bytes.inc_by(cost.metric());
-            state.queue.push_back((item, cost));
-        }
+        state.push(item);
         drop(state);
         self.filled.notify_one();
     }
@@ -174,8 +205,18 @@ impl Outbox {
     pub(crate) fn written(&self, cost: Cost) -> bool {
         let mut state = self.lock();
         state.queued.subtract(cost);
-        self.metrics.queued_bytes.dec_by(cost.metric());
+        state.charge.shrink(cost.own);
         let has_room = state.admits(self.mark_bytes / 2);
+        if has_room && state.lost > 0 && !state.closed {
+            let lost = std::mem::take(&mut state.lost);
+            state.push(Outgoing::Message(ServerToClient::RoomStatus {
+                status: "messages_lost".to_owned(),
+                message: format!(
+                    "{lost} messages of others were dropped while this connection did not read"
+                ),
+            }));
+            self.filled.notify_one();
+        }
         let catch_up = has_room && std::mem::take(&mut state.lagging);
         drop(state);
         if has_room {
@@ -212,6 +253,11 @@ impl Outbox {
         std::mem::take(&mut self.lock().queue)
     }
 
+    /// Bytes that are queued, what others share included.
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.lock().queued.total()
+    }
+
     /// Bytes that are queued, and whether a document skipped this connection.
     #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn queued(&self) -> (usize, bool) {
@@ -246,14 +292,26 @@ impl Outbox {
     }
 }
 
-impl Drop for Outbox {
-    fn drop(&mut self) {
-        let left = self.lock().queued;
-        self.metrics.queued_bytes.dec_by(left.metric());
-    }
-}
-
 impl State {
+    fn push(&mut self, item: Outgoing) {
+        let is_answer = matches!(
+            item,
+            Outgoing::Message(ServerToClient::Response { .. })
+                | Outgoing::Shared {
+                    request: Some(_),
+                    ..
+                }
+        );
+        if is_answer {
+            self.unanswered = self.unanswered.saturating_sub(1);
+        }
+        let cost = Cost::of(&item);
+        self.queued.add(cost);
+        // What is answered exists already; what is large was asked for before it was made.
+        self.charge.grow_anyway(cost.own);
+        self.queue.push_back((item, cost));
+    }
+
     /// Whether another request may be read.
     fn admits(&self, mark_bytes: usize) -> bool {
         self.queued.total() < mark_bytes && self.unanswered < MAX_UNANSWERED
@@ -265,7 +323,7 @@ impl State {
 pub(crate) struct Cost {
     /// Memory of this connection alone.
     pub(crate) own: usize,
-    /// Payloads of documents, whose bytes the connections share.
+    /// Bytes that the connections share.
     shared: usize,
 }
 
@@ -287,12 +345,16 @@ impl Cost {
                 Content::Json(value) => cost.own += json_bytes(value),
                 _ => {}
             },
-            Outgoing::Chunk { chunk, .. } => cost.shared = chunk.payload_len(),
+            Outgoing::Chunk { chunk, .. } => cost.shared = chunk.payload_len() + chunk.header_len(),
+            Outgoing::Shared { message, .. } => cost.shared = message.body_len(),
             Outgoing::Message(ServerToClient::Messaging {
                 message,
                 attachment,
                 ..
             }) => cost.own += json_bytes(message) + attachment.len(),
+            Outgoing::Message(ServerToClient::RoomStatus { message, .. }) => {
+                cost.own += message.len();
+            }
             Outgoing::Pong(bytes) => cost.own += bytes.len(),
             Outgoing::Message(_) | Outgoing::Close => {}
         }
@@ -309,12 +371,7 @@ impl Cost {
         self.shared = self.shared.saturating_sub(other.shared);
     }
 
-    /// Memory of the connection's own, as a gauge counts it.
-    fn metric(self) -> i64 {
-        i64::try_from(self.own).unwrap_or(i64::MAX)
-    }
-
-    fn total(self) -> usize {
+    pub(crate) fn total(self) -> usize {
         self.own + self.shared
     }
 }

@@ -13,38 +13,51 @@ mod batch;
 mod compaction;
 mod describe_toolkits;
 mod documents;
+mod downloads;
+mod events;
 mod files;
 mod messaging;
 mod opening;
 mod patching;
+mod registry;
+mod rights;
 mod schemas;
 mod sent;
 mod sync;
 mod uploads;
 mod version;
 mod waiting;
+mod weights;
+mod writers;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use meshagent_protocol::messaging::participant_disabled;
 use meshagent_protocol::{
     ApiScope, Calls, ClientToServer, Content, Control, Envelope, ErrorCode, InvalidRequest, Invoke,
-    MessageId, ServerToClient,
+    MessageId, ServerToClient, SharedMessage,
 };
-use meshagent_store::{Author, RoomId, StoreError, StoredDocument, StoredFile, Timestamp, Write};
+use meshagent_store::{
+    Author, DocumentId, FileHead, FileVersion, RoomId, StoreError, StoredDocument, StoredFile,
+    Timestamp, Write,
+};
 use serde_json::{Map, Value};
 
 use self::batch::{Flight, Staged};
-use self::documents::Slot;
+use self::downloads::Download;
+use self::events::News;
 use self::opening::Fetched;
+use self::registry::Documents;
 use self::sync::SyncCall;
-use self::uploads::{Download, Upload};
+use self::uploads::Upload;
 use self::waiting::Waiting;
 use crate::config::Config;
 use crate::ids::Ids;
+use crate::ledger::{Account, Charge, Held, Kind, OverBound};
 use crate::metrics::Metrics;
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, Outgoing};
 use crate::signer::UrlSigner;
 use crate::usage::Usage;
 
@@ -55,6 +68,10 @@ const MAX_STAGED_BYTES: usize = 64 << 20;
 /// Calls that ended by the server's side and whose last chunks may still be on their way.
 const REMEMBERED_CALLS: usize = 64;
 
+/// What an open call costs besides what it holds.
+const CALL_BYTES: usize = 1024;
+/// The longest text of a refusal.
+const MAX_REFUSAL_BYTES: usize = 2048;
 /// The longest name that is kept of whom a call is made for.
 const MAX_BEHALF_BYTES: usize = 256;
 
@@ -71,16 +88,43 @@ pub(crate) struct Joining {
     pub(crate) scope: ApiScope,
     /// Scheme and authority that the client used, such as `http://127.0.0.1:8080`.
     pub(crate) origin: String,
+    /// Until when the token is good, in seconds since 1970; for ever if it does not say.
+    pub(crate) expires: Option<u64>,
     pub(crate) outbox: Arc<Outbox>,
+    /// What is held for the connection.
+    pub(crate) account: Arc<Account>,
 }
 
 /// A read that the room needs from the store.
 #[derive(Clone, Debug)]
 pub(crate) enum Fetch {
-    Document { path: String },
-    File { path: String },
-    Stat { path: String },
-    List { path: String },
+    Document {
+        path: String,
+    },
+    /// The document itself, wherever it is.
+    DocumentById {
+        document: DocumentId,
+    },
+    File {
+        path: String,
+    },
+    OpenFile {
+        path: String,
+    },
+    FilePart {
+        path: String,
+        version: FileVersion,
+        start: u64,
+        length: usize,
+    },
+    Stat {
+        path: String,
+    },
+    List {
+        path: String,
+        /// So many entries are read at most.
+        max: usize,
+    },
 }
 
 /// What the store answered.
@@ -88,6 +132,8 @@ pub(crate) enum Fetch {
 pub(crate) enum FetchResult {
     Document(Option<StoredDocument>),
     File(Option<StoredFile>),
+    OpenFile(Option<FileHead>),
+    FilePart(Option<Bytes>),
     Stat(Option<meshagent_store::Entry>),
     List(Option<Vec<meshagent_store::Entry>>),
 }
@@ -101,6 +147,7 @@ impl FetchResult {
                 stored.snapshot.as_ref().map_or(0, Bytes::len) + updates.sum::<usize>()
             }
             Self::File(Some(file)) => file.data.len(),
+            Self::List(Some(entries)) => entries.len() * files::ENTRY_BYTES,
             _ => 0,
         }
     }
@@ -127,8 +174,11 @@ pub(crate) struct Room {
     ids: Ids,
     now: Timestamp,
     participants: BTreeMap<Conn, Participant>,
-    // Ordered, so that a run can be repeated from its seed.
-    documents: BTreeMap<String, Slot>,
+    documents: Documents,
+    /// Documents to be read again as soon as nothing of them is on its way to the disk.
+    to_reload: BTreeSet<DocumentId>,
+    /// Paths that are read again when it is known what became of the batch under way.
+    parked: Vec<String>,
     /// The next batch. Bounded by the mailbox: the task stops handing in while this is long.
     staged: Vec<Staged>,
     staged_bytes: usize,
@@ -136,13 +186,22 @@ pub(crate) struct Room {
     largest_document_bytes: usize,
     /// The batch that the committer has.
     in_flight: Option<Vec<Flight>>,
-    fetches: HashMap<u64, Fetched>,
+    /// Reads under way, what each is for, and what its request costs.
+    fetches: HashMap<u64, (Fetched, Held)>,
     /// Requests whose large answers wait for room, each one unanswered request of its connection.
     waiting: VecDeque<Waiting>,
+    /// Bytes of the documents that were described since those who wait were last looked at.
+    described_bytes: usize,
+    /// What happened to files and is not told yet.
+    news: VecDeque<News>,
     /// Whether a log became longer than it should be.
     is_worn: bool,
     next_number: u64,
     upload_bytes: usize,
+    /// Downloads that may be under way, to be ended when their file is gone.
+    watched: downloads::Watched,
+    /// What the message costs that is being handled; it goes along with what becomes of it.
+    held: Held,
     actions: VecDeque<Action>,
 }
 
@@ -153,7 +212,9 @@ struct Participant {
     name: String,
     scope: ApiScope,
     origin: String,
+    expires: Option<u64>,
     outbox: Arc<Outbox>,
+    account: Arc<Account>,
     attributes: Map<String, Value>,
     messaging: bool,
     /// Whether a folder is being listed for it.
@@ -162,6 +223,9 @@ struct Participant {
     /// For whom the participant said it makes a call. A claim that nobody checks.
     behalf: HashMap<String, String>,
     ended_calls: VecDeque<String>,
+    /// For the calls that are open.
+    calls_charge: Charge,
+    attributes_charge: Charge,
 }
 
 /// A streamed call that is open on a connection.
@@ -188,10 +252,19 @@ struct Refusal {
 
 impl Refusal {
     fn new(code: ErrorCode, text: impl Into<String>) -> Self {
-        Self {
-            code,
-            text: text.into(),
+        let mut text = text.into();
+        if text.len() > MAX_REFUSAL_BYTES {
+            // It repeats what somebody sent.
+            text.truncate(text.floor_char_boundary(MAX_REFUSAL_BYTES));
+            text.push('…');
+            text.shrink_to_fit();
         }
+        Self { code, text }
+    }
+
+    /// What is held for the peer, or for all, leaves no room for more.
+    fn over(error: OverBound) -> Self {
+        Self::new(ErrorCode::OperationFailed, error.to_string())
     }
 
     /// A tool's input that is wrong has its code with it.
@@ -208,10 +281,12 @@ impl Refusal {
     }
 
     fn storage(error: &StoreError) -> Self {
-        Self::new(
-            ErrorCode::OperationFailed,
-            format!("storage failed, try again later: {error}"),
-        )
+        let text = match error {
+            // Nothing passes before the operator did something.
+            StoreError::Replaced(_) => format!("storage failed: {error}"),
+            _ => format!("storage failed, try again later: {error}"),
+        };
+        Self::new(ErrorCode::OperationFailed, text)
     }
 
     fn into_content(self) -> Content {
@@ -238,7 +313,9 @@ impl Room {
             ids,
             now: Timestamp(0),
             participants: BTreeMap::new(),
-            documents: BTreeMap::new(),
+            documents: Documents::default(),
+            to_reload: BTreeSet::new(),
+            parked: Vec::new(),
             staged: Vec::new(),
             staged_bytes: 0,
             in_flight_bytes: 0,
@@ -246,9 +323,13 @@ impl Room {
             in_flight: None,
             fetches: HashMap::new(),
             waiting: VecDeque::new(),
+            described_bytes: 0,
+            news: VecDeque::new(),
             is_worn: false,
             next_number: 0,
             upload_bytes: 0,
+            watched: downloads::Watched::default(),
+            held: Held::none(),
             actions: VecDeque::new(),
         }
     }
@@ -256,7 +337,10 @@ impl Room {
     /// Somebody joined: they are told who they are and where.
     pub(crate) fn handle_join(&mut self, conn: Conn, joining: Joining, now: Timestamp) {
         self.now = now;
-        let attributes = Map::from_iter([("name".to_owned(), Value::from(joining.name.clone()))]);
+        let attributes = Map::from_iter([(
+            messaging::TOKEN_ATTRIBUTE.to_owned(),
+            Value::from(joining.name.clone()),
+        )]);
         let room = &*self.id.room;
         joining.outbox.push(ServerToClient::RoomReady {
             room_name: room.to_owned(),
@@ -267,7 +351,8 @@ impl Room {
             participant_id: joining.participant_id.clone(),
             attributes: attributes.clone(),
         });
-        tracing::info!(room, participant = %joining.name, id = %joining.participant_id, "joined");
+        tracing::info!(room, participant = ?joining.name, id = %joining.participant_id, "joined");
+        let calls_charge = joining.account.empty(Kind::State);
         self.participants.insert(
             conn,
             Participant {
@@ -276,13 +361,17 @@ impl Room {
                 name: joining.name,
                 scope: joining.scope,
                 origin: joining.origin,
+                expires: joining.expires,
                 outbox: joining.outbox,
+                account: joining.account,
                 attributes,
                 messaging: false,
                 listing: false,
                 calls: Calls::new(),
                 behalf: HashMap::new(),
                 ended_calls: VecDeque::new(),
+                calls_charge,
+                attributes_charge: Charge::none(),
             },
         );
         self.metrics.participants.inc();
@@ -295,15 +384,21 @@ impl Room {
             return;
         };
         self.metrics.participants.dec();
-        tracing::info!(room = %self.id.room, participant = %participant.name, id = %participant.id, "left");
+        tracing::info!(room = &*self.id.room, participant = ?participant.name, id = %participant.id, "left");
         self.waiting.retain(|waiting| waiting.conn() != conn);
         let calls: Vec<_> = participant.calls.drain().map(|(_, call)| call).collect();
         for call in calls {
             self.drop_call(call);
         }
         if participant.messaging {
-            self.announce_disabled(&participant.id);
+            let news = participant_disabled(&participant.id);
+            self.tell_of(conn, &participant.account, &news);
         }
+    }
+
+    /// The next message costs this.
+    pub(crate) fn hold(&mut self, held: Held) {
+        self.held = held;
     }
 
     /// A message arrived from a participant.
@@ -324,11 +419,11 @@ impl Room {
                 tool_call_id,
                 chunk,
             } => {
-                self.request_chunk(request, &tool_call_id, &chunk);
+                self.request_chunk(request, &tool_call_id, chunk);
             }
             ClientToServer::SetAttributes(attributes) => self.set_attributes(conn, attributes),
             ClientToServer::ListToolkits => {
-                self.respond(request, Content::Json(describe_toolkits::describe()));
+                self.send_shared(request, describe_toolkits::answer());
             }
             ClientToServer::Unknown { kind } => self.refuse(
                 request,
@@ -337,6 +432,8 @@ impl Room {
                 )),
             ),
         }
+        // What became of the message has taken what it holds.
+        self.held = Held::none();
     }
 
     /// A connection that had fallen behind has read what was queued for it.
@@ -346,8 +443,14 @@ impl Room {
     }
 
     /// Somebody was refused before the message became an [`Envelope`].
-    pub(crate) fn handle_invalid(&mut self, conn: Conn, id: MessageId, text: String) {
-        self.refuse(Request { conn, id }, Refusal::invalid(text));
+    pub(crate) fn handle_invalid(
+        &mut self,
+        conn: Conn,
+        id: MessageId,
+        code: ErrorCode,
+        text: String,
+    ) {
+        self.refuse(Request { conn, id }, Refusal::new(code, text));
     }
 
     /// The next thing to do, until there is nothing.
@@ -388,61 +491,37 @@ impl Room {
         self.staged_bytes
     }
 
-    /// Bytes of the batch that the committer has.
-    pub(crate) fn in_flight_bytes(&self) -> usize {
-        self.in_flight_bytes
-    }
-
-    /// About the size of the largest open document's state.
-    pub(crate) fn largest_document_bytes(&self) -> usize {
-        self.largest_document_bytes
-    }
-
-    /// About how many bytes, besides its own, a message makes the room go through.
-    pub(crate) fn expected_bytes(&self, conn: Conn, message: &ClientToServer) -> usize {
-        let encodes_a_document = match message {
-            ClientToServer::Invoke(invoke) => invoke.toolkit == "sync",
-            ClientToServer::RequestChunk { tool_call_id, .. } => self
-                .participants
-                .get(&conn)
-                .and_then(|participant| participant.calls.get(tool_call_id))
-                .is_some_and(|call| matches!(call, Call::Sync(SyncCall::AwaitingStart))),
-            _ => false,
-        };
-        if encodes_a_document {
-            self.largest_document_bytes
-        } else {
-            0
-        }
-    }
-
-    /// How many are in the room.
-    pub(crate) fn participant_count(&self) -> usize {
-        self.participants.len()
-    }
-
     /// Notes the sizes that have bounds.
     #[cfg(feature = "simulation")]
     pub(crate) fn add_figures(&self, figures: &mut crate::simulation::SimFigures) {
-        figures.documents += self.documents.len();
+        figures.documents += self.documents.paths();
         figures.staged_writes = figures.staged_writes.max(self.staged.len());
-        for slot in self.documents.values() {
-            if let Slot::Open(document) = slot {
-                figures.recent_bytes = figures.recent_bytes.max(document.recent_bytes());
-                figures.pending_bytes = figures.pending_bytes.max(document.pending_bytes);
-            }
+        for document in self.documents.iter() {
+            figures.recent_bytes = figures.recent_bytes.max(document.recent_bytes());
+            figures.pending_bytes = figures.pending_bytes.max(document.replica.pending_bytes());
         }
     }
 
     fn invoke(&mut self, request: Request, invoke: Invoke) {
+        if invoke
+            .participant_id
+            .as_ref()
+            .is_some_and(|id| !id.is_empty())
+        {
+            let text = format!(
+                "no participant has a toolkit {:?}; leave participant_id out for the room's own",
+                invoke.toolkit
+            );
+            return self.refuse(request, Refusal::new(ErrorCode::NotFound, text));
+        }
         let streamed = matches!(invoke.arguments, Content::Control(Control::Open));
         if streamed {
             return self.open_call(request, invoke);
         }
         match (invoke.toolkit.as_str(), invoke.tool.as_str()) {
-            ("sync", "create") => self.create(request, &invoke.arguments),
+            ("sync", "create") => self.create(request, invoke.arguments),
             ("sync", "describe") => self.describe(request, &invoke.arguments),
-            ("sync", "patch") => self.patch(request, &invoke.arguments, invoke.on_behalf_of_id),
+            ("sync", "patch") => self.patch(request, invoke.arguments, invoke.on_behalf_of_id),
             ("messaging", tool) => self.messaging(request, tool, &invoke.arguments),
             ("storage", "delete") => self.delete(request, &invoke.arguments),
             ("storage", "move") => self.move_entry(request, &invoke.arguments),
@@ -489,19 +568,24 @@ impl Room {
                 "the server has no place for another open call now; close some, or try again later";
             return self.refuse(request, Refusal::new(ErrorCode::OperationFailed, text));
         }
+        if let Err(over) = participant.calls_charge.try_grow(CALL_BYTES) {
+            self.usage.release_stream();
+            return self.refuse(request, Refusal::over(over));
+        }
         match participant.calls.open(tool_call_id.clone(), call) {
             Ok(()) => {
                 self.note_behalf(request.conn, tool_call_id, invoke.on_behalf_of_id);
                 self.respond(request, Content::Control(Control::Open));
             }
             Err(duplicate) => {
+                participant.calls_charge.shrink(CALL_BYTES);
                 self.usage.release_stream();
                 self.refuse(request, Refusal::invalid(duplicate));
             }
         }
     }
 
-    fn request_chunk(&mut self, request: Request, tool_call_id: &str, chunk: &Content) {
+    fn request_chunk(&mut self, request: Request, tool_call_id: &str, chunk: Content) {
         let Some(participant) = self.participants.get_mut(&request.conn) else {
             return;
         };
@@ -523,12 +607,12 @@ impl Room {
             Call::Sync(_) if closes => self.close_sync(request, tool_call_id),
             Call::Sync(_) => self.sync_chunk(request, tool_call_id, chunk),
             Call::Upload(_) if closes => self.finish_upload(request, tool_call_id),
-            Call::Upload(_) => self.upload_chunk(request, tool_call_id, chunk),
+            Call::Upload(_) => self.upload_chunk(request, tool_call_id, &chunk),
             Call::Download(_) if closes => {
                 self.respond(request, Content::Empty);
-                self.end_call(request.conn, tool_call_id, Control::close());
+                self.close_download(request.conn, tool_call_id);
             }
-            Call::Download(_) => self.download_chunk(request, tool_call_id, chunk),
+            Call::Download(_) => self.download_chunk(request, tool_call_id, &chunk),
         }
     }
 
@@ -540,6 +624,7 @@ impl Room {
         let Some(call) = participant.calls.remove(tool_call_id) else {
             return;
         };
+        participant.calls_charge.shrink(CALL_BYTES);
         if participant.ended_calls.len() == REMEMBERED_CALLS {
             participant.ended_calls.pop_front();
         }
@@ -569,6 +654,7 @@ impl Room {
         };
         participant.behalf.remove(tool_call_id);
         if let Some(call) = participant.calls.remove(tool_call_id) {
+            participant.calls_charge.shrink(CALL_BYTES);
             if participant.ended_calls.len() == REMEMBERED_CALLS {
                 participant.ended_calls.pop_front();
             }
@@ -596,6 +682,16 @@ impl Room {
         );
     }
 
+    /// Answers with bytes that others get as well, or that are too many for values.
+    fn send_shared(&self, request: Request, message: SharedMessage) {
+        if let Some(participant) = self.participants.get(&request.conn) {
+            participant.outbox.push_item(Outgoing::Shared {
+                request: Some(request.id),
+                message,
+            });
+        }
+    }
+
     fn refuse(&self, request: Request, refusal: Refusal) {
         tracing::debug!(code = refusal.code.number(), text = %refusal.text, "request refused");
         self.metrics.refused_requests.inc();
@@ -618,16 +714,11 @@ impl Room {
         }
     }
 
-    fn send_to_all(&self, message: &ServerToClient) {
-        for participant in self.participants.values() {
-            participant.outbox.push(message.clone());
-        }
-    }
-
     /// Asks for a read and returns its number.
     fn fetch(&mut self, fetch: Fetch, then: Fetched) -> u64 {
         let number = self.number();
-        self.fetches.insert(number, then);
+        let held = self.take_held();
+        self.fetches.insert(number, (then, held));
         self.actions.push_back(Action::Fetch(number, fetch));
         number
     }
@@ -679,11 +770,7 @@ impl Drop for Room {
     fn drop(&mut self) {
         // At a stop, or after a panic, there may be somebody and something left.
         let participants = i64::try_from(self.participants.len()).unwrap_or(i64::MAX);
-        let documents = self
-            .documents
-            .values()
-            .filter(|slot| matches!(slot, Slot::Open(_)));
-        let documents = i64::try_from(documents.count()).unwrap_or(i64::MAX);
+        let documents = i64::try_from(self.documents.len()).unwrap_or(i64::MAX);
         for participant in self.participants.values() {
             for _ in participant.calls.iter() {
                 self.usage.release_stream();
@@ -721,8 +808,8 @@ fn websocket_origin(origin: &str) -> String {
 fn request_span(room: &RoomId, participant: &Participant, envelope: &Envelope) -> tracing::Span {
     let span = tracing::info_span!(
         "request",
-        room = %room.room,
-        participant = %participant.name,
+        room = &*room.room,
+        participant = ?participant.name,
         trace_id = tracing::field::Empty,
         parent_id = tracing::field::Empty,
     );

@@ -1,98 +1,76 @@
-//! The rooms in memory, and the task that drives each: it feeds the state machine and does what it asks.
+//! The rooms in memory, and the task that drives each: it waits, and does what the room's loop asks.
 //!
 //! A room's task is owned by the tracker that [`Rooms::wait`] waits for. It ends by itself when the room is
-//! idle, and when the server stops, after everything that was handed in is durable and answered.
+//! idle, and when the server stops, after everything that was handed in is durable and answered; or, when the grace of
+//! that is over, after what it has done by then is durable.
 
 use std::any::Any;
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
-use meshagent_protocol::{ClientToServer, Envelope, MessageId};
 use meshagent_store::{RoomId, Store, StoreError, Timestamp};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::budget::Charge;
-use crate::committer::{BatchResult, Committer, with_causes};
+use crate::committer::{BatchResult, Committer, WriteResult, with_causes};
 use crate::config::Config;
 use crate::ids::Ids;
-use crate::lane::Lane;
+use crate::lane::{self, Lane};
+use crate::ledger::Held;
 use crate::metrics::Metrics;
-use crate::outbox::Outbox;
-use crate::room::{Action, Conn, Fetch, FetchResult, Joining, Room};
+use crate::room::{Conn, Fetch, FetchResult, Joining, Room};
+pub(crate) use crate::room_loop::RoomInput;
+use crate::room_loop::{Letter, Next, RoomLoop};
 use crate::signer::UrlSigner;
 use crate::usage::Usage;
 
-/// Messages that may wait for a room. When it is full, connections of that room wait with reading.
+/// Messages that may be on their way to a room. When it is full, connections of that room wait with reading.
 pub(crate) const MAILBOX: usize = 1024;
 /// Kilobytes of messages that may wait for a room, likewise.
 const MAILBOX_KILOBYTES: u32 = 64 << 10;
+/// Messages of one connection that may wait for its room; a longer one counts for several.
+pub(crate) const PLACES: u32 = 64;
+/// The bytes from which on it does, and for each of which it counts once more.
+const PLACE_BYTES: usize = 64 << 10;
 /// Reads from the store that all rooms have under way together; more wait for their turn.
 const CONCURRENT_READS: usize = 16;
-/// Inputs that a room takes in one turn.
-const TURN: usize = 64;
-/// A turn that takes longer sends the next ones to the lane.
-const LONG_TURN: Duration = Duration::from_millis(8);
-/// A turn that is shorter ends that.
-const SHORT_TURN: Duration = Duration::from_millis(2);
+/// Of these, lists of folders, which may be long.
+const CONCURRENT_LISTS: usize = 4;
 /// How often a room looks at its clock-driven work: unloading, snapshots, retries.
 const TICK: Duration = Duration::from_secs(1);
 
-/// What a connection says to its room.
-#[derive(Debug)]
-pub(crate) enum RoomInput {
-    Join(Conn, Joining),
-    Leave(Conn),
-    Message(Conn, Envelope),
-    Invalid(Conn, MessageId, String),
-    Drained(Conn),
-    #[cfg(test)]
-    Panic,
-}
-
-impl RoomInput {
-    /// Whether exactly one answer follows.
-    pub(crate) fn is_answered(&self) -> bool {
-        match self {
-            Self::Message(_, envelope) => {
-                !matches!(envelope.message, ClientToServer::SetAttributes(_))
-            }
-            Self::Invalid(..) => true,
-            Self::Join(..) | Self::Leave(_) | Self::Drained(_) => false,
-            #[cfg(test)]
-            Self::Panic => false,
-        }
-    }
-}
-
-/// An input in the mailbox, and the place that it takes there.
-#[derive(Debug)]
-struct Letter {
-    input: RoomInput,
-    bytes: usize,
-    _place: OwnedSemaphorePermit,
-    _charge: Charge,
-}
-
-/// A connection's way into its room, bounded in messages and in their bytes.
+/// A connection's way into its room, bounded in messages and in their bytes: for all of the room, and for each connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Mailbox {
     inputs: mpsc::Sender<Letter>,
     kilobytes: Arc<Semaphore>,
+    places: Arc<Semaphore>,
 }
 
 impl Mailbox {
     fn new() -> (Self, mpsc::Receiver<Letter>) {
         let (inputs, receiver) = mpsc::channel(MAILBOX);
-        let kilobytes = Arc::new(Semaphore::new(MAILBOX_KILOBYTES as usize));
-        (Self { inputs, kilobytes }, receiver)
+        let mailbox = Self {
+            inputs,
+            kilobytes: Arc::new(Semaphore::new(MAILBOX_KILOBYTES as usize)),
+            places: Arc::new(Semaphore::new(PLACES as usize)),
+        };
+        (mailbox, receiver)
+    }
+
+    /// The same room's for another connection.
+    fn for_another(&self) -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(PLACES as usize)),
+            ..self.clone()
+        }
     }
 
     /// Waits for a place. Gives the input back if the room has ended.
@@ -100,24 +78,22 @@ impl Mailbox {
         &self,
         input: RoomInput,
         bytes: usize,
-        charge: Charge,
+        held: Held,
     ) -> Result<(), RoomInput> {
         // One message larger than the bound passes alone.
         let kilobytes = u32::try_from(bytes >> 10)
             .unwrap_or(u32::MAX)
             .min(MAILBOX_KILOBYTES);
-        let Ok(place) = Arc::clone(&self.kilobytes)
-            .acquire_many_owned(kilobytes)
-            .await
-        else {
+        // First the connection's own, so that it keeps nobody waiting while it waits for itself.
+        let own = Arc::clone(&self.places).acquire_many_owned(places(bytes));
+        let Ok(own) = own.await else {
             return Err(input);
         };
-        let letter = Letter {
-            input,
-            bytes,
-            _place: place,
-            _charge: charge,
+        let kilobytes = Arc::clone(&self.kilobytes).acquire_many_owned(kilobytes);
+        let Ok(kilobytes) = kilobytes.await else {
+            return Err(input);
         };
+        let letter = Letter::new(input, bytes, [Some(own), Some(kilobytes)], held);
         self.inputs
             .send(letter)
             .await
@@ -129,6 +105,12 @@ impl Mailbox {
     }
 }
 
+/// How many of a connection's places a message of so many bytes takes.
+pub(crate) fn places(bytes: usize) -> u32 {
+    let places = u32::try_from(bytes / PLACE_BYTES).unwrap_or(u32::MAX);
+    places.saturating_add(1).min(PLACES)
+}
+
 #[derive(Debug)]
 pub(crate) struct Rooms {
     project: Arc<str>,
@@ -138,19 +120,67 @@ pub(crate) struct Rooms {
     committer: Committer,
     signer: UrlSigner,
     reads: Arc<Semaphore>,
+    lists: Arc<Semaphore>,
     lane: Lane,
     usage: Arc<Usage>,
     ids: Mutex<Ids>,
     next_conn: AtomicU64,
     running: Mutex<HashMap<String, Running>>,
+    /// Connections in or on their way into a room, by its name; those without any are not there.
+    taken: Mutex<HashMap<String, usize>>,
     tasks: TaskTracker,
     stopping: CancellationToken,
+    /// Set when the grace of a stop is over: rooms begin nothing more.
+    killed: CancellationToken,
 }
 
 #[derive(Debug)]
 struct Running {
     mailbox: Mailbox,
-    participants: Arc<AtomicUsize>,
+    /// Cancelled when the room has ended. There is no other room of its name before.
+    ended: CancellationToken,
+}
+
+/// A connection's place in a room, from before it has joined until it has left.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    room: String,
+    rooms: Arc<Rooms>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut taken = self.rooms.taken();
+        if let Some(count) = taken.get_mut(&self.room) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.room);
+            }
+        }
+    }
+}
+
+/// A room's name in the map, until its task has ended, however it ends.
+struct Place {
+    name: String,
+    rooms: Arc<Rooms>,
+    ended: CancellationToken,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.rooms.running().remove(&self.name);
+        self.ended.cancel();
+    }
+}
+
+/// The way into a room.
+enum Way {
+    Open(Mailbox),
+    /// It is ending: the next room of the name starts after this.
+    Ending(CancellationToken),
+    /// The server is stopping.
+    Closed,
 }
 
 impl Rooms {
@@ -167,6 +197,7 @@ impl Rooms {
         signer: UrlSigner,
         ids: Ids,
         stopping: CancellationToken,
+        killed: CancellationToken,
         usage: Usage,
     ) -> Self {
         Self {
@@ -177,18 +208,36 @@ impl Rooms {
             committer,
             signer,
             reads: Arc::new(Semaphore::new(CONCURRENT_READS)),
+            lists: Arc::new(Semaphore::new(CONCURRENT_LISTS)),
             lane: Lane::new(),
             usage: Arc::new(usage),
             ids: Mutex::new(ids),
             next_conn: AtomicU64::new(0),
             running: Mutex::default(),
+            taken: Mutex::default(),
             tasks: TaskTracker::new(),
             stopping,
+            killed,
         }
     }
 
     pub(crate) fn room_id(&self, room: &str) -> RoomId {
         RoomId::new(&*self.project, room)
+    }
+
+    /// Reads from the store, when it is its turn.
+    ///
+    /// # Errors
+    /// If the store can't be read.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&dyn Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let _permit = self.reads.acquire().await;
+        let store = Arc::clone(&self.store);
+        tokio::task::spawn_blocking(move || read(store.as_ref()))
+            .await
+            .unwrap_or_else(|error| Err(StoreError::Unavailable(error.into())))
     }
 
     /// What all rooms use together.
@@ -209,12 +258,25 @@ impl Rooms {
             .uuid()
     }
 
-    /// Whether the room takes one more participant.
-    pub(crate) fn has_place(&self, room: &str) -> bool {
+    /// A place for one more participant of the room, if there is one. Those who are on their way have theirs already.
+    pub(crate) fn take_seat(self: &Arc<Self>, room: &str) -> Option<Seat> {
         let max = self.config.limits.max_participants_per_room;
-        self.running()
-            .get(room)
-            .is_none_or(|running| running.participants.load(Ordering::Relaxed) < max)
+        let mut taken = self.taken();
+        let before = taken.get(room).copied().unwrap_or_default();
+        if before >= max {
+            return None;
+        }
+        taken.insert(room.to_owned(), before + 1);
+        drop(taken);
+        Some(Seat {
+            room: room.to_owned(),
+            rooms: Arc::clone(self),
+        })
+    }
+
+    fn taken(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+        // A count is changed in one step.
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Joins, starting the room if it is not in memory. `None` when the server is stopping.
@@ -226,25 +288,38 @@ impl Rooms {
         let conn = Conn(self.next_conn.fetch_add(1, Ordering::Relaxed));
         let mut input = RoomInput::Join(conn, joining);
         while !self.stopping.is_cancelled() {
-            let mailbox = self.mailbox(room);
-            match mailbox.send(input, 0, Charge::default()).await {
+            let mailbox = match self.enter(room) {
+                Way::Open(mailbox) => mailbox,
+                Way::Ending(ended) => {
+                    tokio::select! {
+                        () = ended.cancelled() => continue,
+                        () = self.stopping.cancelled() => return None,
+                    }
+                }
+                Way::Closed => return None,
+            };
+            match mailbox.send(input, 0, Held::none()).await {
                 Ok(()) => return Some((conn, mailbox)),
-                // The room ended between the look and the send; the next look starts it again.
+                // The room began to end between the look and the send.
                 Err(refused) => input = refused,
             }
         }
         None
     }
 
-    fn mailbox(self: &Arc<Self>, room: &str) -> Mailbox {
+    fn enter(self: &Arc<Self>, room: &str) -> Way {
         let mut running = self.running();
-        if let Some(found) = running.get(room)
-            && !found.mailbox.is_closed()
-        {
-            return found.mailbox.clone();
+        if let Some(found) = running.get(room) {
+            return if found.mailbox.is_closed() {
+                Way::Ending(found.ended.clone())
+            } else {
+                Way::Open(found.mailbox.for_another())
+            };
+        }
+        if self.stopping.is_cancelled() {
+            return Way::Closed;
         }
         let (mailbox, inputs) = Mailbox::new();
-        let participants = Arc::new(AtomicUsize::new(0));
         let seed = self
             .ids
             .lock()
@@ -258,30 +333,35 @@ impl Rooms {
             Arc::clone(&self.usage),
             seed,
         );
+        let ended = CancellationToken::new();
+        let place = Place {
+            name: room.to_owned(),
+            rooms: Arc::clone(self),
+            ended: ended.clone(),
+        };
         let task = RoomTask {
             name: room.to_owned(),
-            room: state,
+            room: RoomLoop::new(state),
             rooms: Arc::clone(self),
-            participants: Arc::clone(&participants),
-            outboxes: HashMap::new(),
             fetches: JoinSet::new(),
             committing: None,
-            is_slow: false,
         };
-        self.tasks.spawn(task.supervise(inputs));
+        self.tasks.spawn(task.supervise(inputs, place));
         running.insert(
             room.to_owned(),
             Running {
                 mailbox: mailbox.clone(),
-                participants,
+                ended,
             },
         );
         self.metrics.rooms.inc();
-        mailbox
+        Way::Open(mailbox)
     }
 
     /// Waits until every room has flushed and ended. Call it after the stopping token was cancelled.
     pub(crate) async fn wait(&self) {
+        // Whoever did not see that the server is stopping has started its room by then.
+        drop(self.running());
         self.tasks.close();
         self.tasks.wait().await;
     }
@@ -293,20 +373,16 @@ impl Rooms {
 
 struct RoomTask {
     name: String,
-    room: Room,
+    room: RoomLoop,
     rooms: Arc<Rooms>,
-    participants: Arc<AtomicUsize>,
-    outboxes: HashMap<Conn, Arc<Outbox>>,
     fetches: JoinSet<(u64, Result<FetchResult, StoreError>)>,
     committing: Option<oneshot::Receiver<BatchResult>>,
-    /// Whether the last turn took long; then the next one goes to the lane, whatever it weighs.
-    is_slow: bool,
 }
 
 impl RoomTask {
     /// Runs the room to its end. If it panics, others don't notice: its connections end, and whoever joins next
     /// finds the room as it is on disk.
-    async fn supervise(mut self, mut inputs: mpsc::Receiver<Letter>) {
+    async fn supervise(mut self, mut inputs: mpsc::Receiver<Letter>, place: Place) {
         let outcome = {
             let mut running = std::pin::pin!(self.run(&mut inputs));
             // The state of a room that panicked is not looked at again.
@@ -323,7 +399,7 @@ impl RoomTask {
             tracing::error!(
                 room = self.name,
                 panic = panic_text(&*panic),
-                "a room panicked; it starts anew from what is on disk"
+                "a room panicked; it starts again from what is on disk"
             );
             // Who joins waits in the mailbox until it is known what became of the last batch: a room that read the
             // store before that would not know of it.
@@ -331,7 +407,6 @@ impl RoomTask {
                 let _ = committed(&mut self.committing).await;
             }
             self.fetches.shutdown().await;
-            self.rooms.running().remove(&self.name);
             inputs.close();
             while let Some(letter) = inputs.recv().await {
                 if let RoomInput::Join(_, joining) = letter.input {
@@ -340,157 +415,140 @@ impl RoomTask {
             }
         }
         // Everything is answered; the sockets write what is queued and end.
-        for outbox in self.outboxes.values() {
-            outbox.finish();
-        }
+        self.room.finish();
         self.rooms.metrics.rooms.dec();
+        drop(place);
     }
 
     async fn run(&mut self, inputs: &mut mpsc::Receiver<Letter>) {
         let stopping = self.rooms.stopping.clone();
+        let killed = self.rooms.killed.clone();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut batch = Vec::with_capacity(TURN);
-        let mut open = true;
-        loop {
-            self.act().await;
-            if self.room.is_idle() && inputs.is_empty() && self.try_end(inputs) {
-                break;
-            }
-            if !open && self.room.is_flushed() && self.fetches.is_empty() {
-                break;
-            }
-            tokio::select! {
-                () = stopping.cancelled(), if open && !inputs.is_closed() => inputs.close(),
-                received = inputs.recv_many(&mut batch, TURN), if open && self.room.accepts_requests() => {
-                    open = received > 0;
-                    let bytes = if self.is_slow {
-                        usize::MAX
-                    } else {
-                        batch.iter().map(|letter| self.weight(letter)).sum()
-                    };
-                    self.turn(bytes, |task| task.handle_all(&mut batch)).await;
+        while !killed.is_cancelled() {
+            let (takes_letters, goes_on) = match self.room.next(now()) {
+                Next::Work { bytes } => {
+                    self.work(bytes).await;
+                    continue;
                 }
+                Next::Commit(writes) => {
+                    self.committing = Some(self.rooms.committer.submit(writes).await);
+                    continue;
+                }
+                Next::Fetch(number, fetch) => {
+                    self.fetch(number, fetch);
+                    continue;
+                }
+                Next::Wait { may_end: true, .. } if inputs.is_empty() && !inputs.is_closed() => {
+                    // Who is half-way in comes first: the room ends when it has handled that, too.
+                    inputs.close();
+                    continue;
+                }
+                Next::Wait {
+                    takes_letters,
+                    goes_on,
+                    ..
+                } => (takes_letters, goes_on),
+                Next::End => return,
+            };
+            let mut letters = Vec::new();
+            // What somebody waits for already goes before new letters, of which there may be more and more; it comes of
+            // letters, so that it ends.
+            tokio::select! {
+                biased;
+                () = killed.cancelled() => {}
+                () = stopping.cancelled(), if takes_letters && !inputs.is_closed() => inputs.close(),
                 result = committed(&mut self.committing) => {
                     self.committing = None;
-                    let bytes = self.room.in_flight_bytes();
-                    self.turn(bytes, |task| task.room.handle_committed(result, now())).await;
-                    if self.room.is_worn() {
-                        let bytes = self.room.largest_document_bytes();
-                        self.turn(bytes, |task| task.room.handle_timeout(now())).await;
-                    }
+                    self.room.committed(result);
                 }
                 Some(fetched) = self.fetches.join_next() => match fetched {
                     Ok((number, result)) => {
                         if let Err(error) = &result {
                             tracing::error!(error = %with_causes(error), "a read from the store failed");
                         }
-                        let bytes = result.as_ref().map_or(0, FetchResult::bytes);
-                        self.turn(bytes, |task| task.room.handle_fetched(number, result, now())).await;
+                        self.room.fetched(number, result);
                     }
-                    Err(error) => tracing::error!(%error, "a read from the store did not finish"),
+                    Err(error) => {
+                        tracing::error!(%error, "a read from the store did not finish");
+                        self.room.fetch_lost();
+                    }
                 },
-                _ = tick.tick() => {
-                    let bytes = self.room.largest_document_bytes();
-                    self.turn(bytes, |task| task.room.handle_timeout(now())).await;
+                _ = tick.tick() => self.room.tick(),
+                // Whoever has come meanwhile takes part in it, however many are before it in the mailbox.
+                () = std::future::ready(()), if goes_on => {
+                    while takes_letters && letters.len() < MAILBOX && let Ok(letter) = inputs.try_recv() {
+                        letters.push(letter);
+                    }
+                    if !letters.is_empty() {
+                        self.room.receive(letters);
+                    }
+                    self.room.go_on();
+                }
+                _ = inputs.recv_many(&mut letters, MAILBOX), if takes_letters => {
+                    self.room.receive(letters);
                 }
             }
         }
+        self.cut_short(inputs).await;
     }
 
-    /// Bytes that the room may have to go through for an input.
-    fn weight(&self, letter: &Letter) -> usize {
-        match &letter.input {
-            RoomInput::Message(conn, envelope) => {
-                letter.bytes + self.room.expected_bytes(*conn, &envelope.message)
+    /// Ends before everything that was handed in is done: nothing more is begun, and what waits in the mailbox is
+    /// dropped with it. What was done is made durable; nobody is there any more to be told.
+    async fn cut_short(&mut self, inputs: &mut mpsc::Receiver<Letter>) {
+        inputs.close();
+        self.fetches.abort_all();
+        if self.committing.is_some() {
+            let result = committed(&mut self.committing).await;
+            // What comes later may build on what was refused.
+            let is_whole = |results: Vec<WriteResult>| results.iter().all(Result::is_ok);
+            if !result.is_ok_and(is_whole) {
+                return;
             }
-            _ => letter.bytes,
+        }
+        let writes = self.room.take_writes();
+        if !writes.is_empty() {
+            self.committing = Some(self.rooms.committer.submit(writes).await);
+            // The log says so if the store refuses it.
+            let _ = committed(&mut self.committing).await;
         }
     }
 
     /// Lets the room work, where it keeps no other room waiting.
-    async fn turn(&mut self, bytes: usize, work: impl FnOnce(&mut Self)) {
+    async fn work(&mut self, bytes: usize) {
         let rooms = Arc::clone(&self.rooms);
-        rooms.lane.run(bytes, &rooms.metrics, || work(self)).await;
-    }
-
-    fn handle_all(&mut self, letters: &mut Vec<Letter>) {
-        let (started, now) = (Instant::now(), now());
-        for letter in letters.drain(..) {
-            self.handle(letter.input, now);
-        }
-        let took = started.elapsed();
-        self.is_slow = took > LONG_TURN || self.is_slow && took > SHORT_TURN;
-    }
-
-    fn handle(&mut self, input: RoomInput, now: Timestamp) {
-        match input {
-            RoomInput::Join(conn, joining) => {
-                self.outboxes.insert(conn, Arc::clone(&joining.outbox));
-                self.room.handle_join(conn, joining, now);
+        let work = || {
+            let started = Instant::now();
+            self.room.work(now(), || started.elapsed());
+        };
+        let done = rooms.lane.run(bytes, &rooms.metrics, work);
+        if lane::is_heavy(bytes) {
+            tokio::select! {
+                biased;
+                () = rooms.killed.cancelled() => {}
+                () = done => {}
             }
-            RoomInput::Leave(conn) => {
-                self.outboxes.remove(&conn);
-                self.room.handle_leave(conn, now);
-            }
-            RoomInput::Message(conn, envelope) => self.room.handle_message(conn, envelope, now),
-            RoomInput::Invalid(conn, id, text) => self.room.handle_invalid(conn, id, text),
-            RoomInput::Drained(conn) => self.room.handle_drained(conn),
-            #[cfg(test)]
-            RoomInput::Panic => panic!("a test asked for it"),
-        }
-        self.participants
-            .store(self.room.participant_count(), Ordering::Relaxed);
-    }
-
-    async fn act(&mut self) {
-        loop {
-            let mut action = None;
-            let bytes = self.room.staged_bytes();
-            self.turn(bytes, |task| action = task.room.poll_action())
-                .await;
-            let Some(action) = action else { break };
-            match action {
-                Action::Commit(writes) => {
-                    self.committing = Some(self.rooms.committer.submit(writes).await);
-                }
-                Action::Fetch(number, fetch) => {
-                    let store = Arc::clone(&self.rooms.store);
-                    let reads = Arc::clone(&self.rooms.reads);
-                    let room = self.rooms.room_id(&self.name);
-                    self.fetches.spawn(async move {
-                        let _permit = reads.acquire_owned().await;
-                        let read =
-                            tokio::task::spawn_blocking(move || read(store.as_ref(), &room, fetch))
-                                .await;
-                        let result =
-                            read.unwrap_or_else(|error| Err(StoreError::Unavailable(error.into())));
-                        (number, result)
-                    });
-                }
-            }
+        } else {
+            done.await;
         }
     }
 
-    /// Takes the room out of the map, unless somebody is on the way in.
-    fn try_end(&self, inputs: &mut mpsc::Receiver<Letter>) -> bool {
-        let mut running = self.rooms.running();
-        if !inputs.is_empty() {
-            return false;
-        }
-        inputs.close();
-        if !inputs.is_empty() {
-            // Closed with something in it: it is handled, and the room ends after that.
-            return false;
-        }
-        // A room that was started anew under this name keeps its place.
-        if running
-            .get(&self.name)
-            .is_some_and(|running| running.mailbox.is_closed())
-        {
-            running.remove(&self.name);
-        }
-        true
+    fn fetch(&mut self, number: u64, fetch: Fetch) {
+        let store = Arc::clone(&self.rooms.store);
+        let reads = Arc::clone(&self.rooms.reads);
+        let lists = Arc::clone(&self.rooms.lists);
+        let room = self.rooms.room_id(&self.name);
+        self.fetches.spawn(async move {
+            let _list = match &fetch {
+                Fetch::List { .. } => lists.acquire_owned().await.ok(),
+                _ => None,
+            };
+            let _permit = reads.acquire_owned().await;
+            let read =
+                tokio::task::spawn_blocking(move || read(store.as_ref(), &room, fetch)).await;
+            let result = read.unwrap_or_else(|error| Err(StoreError::Unavailable(error.into())));
+            (number, result)
+        });
     }
 }
 
@@ -502,9 +560,17 @@ pub(crate) fn read(
 ) -> Result<FetchResult, StoreError> {
     Ok(match fetch {
         Fetch::Document { path } => FetchResult::Document(store.load(room, &path)?),
+        Fetch::DocumentById { document } => FetchResult::Document(store.load_by_id(document)?),
         Fetch::File { path } => FetchResult::File(store.read_file(room, &path)?),
+        Fetch::OpenFile { path } => FetchResult::OpenFile(store.open_file(room, &path)?),
+        Fetch::FilePart {
+            path,
+            version,
+            start,
+            length,
+        } => FetchResult::FilePart(store.read_file_range(room, &path, version, start, length)?),
         Fetch::Stat { path } => FetchResult::Stat(store.stat(room, &path)?),
-        Fetch::List { path } => FetchResult::List(store.list(room, &path)?),
+        Fetch::List { path, max } => FetchResult::List(store.list(room, &path, max)?),
     })
 }
 
@@ -532,6 +598,11 @@ pub(crate) fn now() -> Timestamp {
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
     Timestamp(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// The wall clock in the unit of tokens.
+pub(crate) fn unix_seconds() -> u64 {
+    u64::try_from(now().0 / 1000).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,19 +1,69 @@
 //! Schemas in memory: documents that have the same one share it, in whichever rooms they are.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use meshagent_document::{MeshSchema, SchemaError};
+use bytes::Bytes;
+use meshagent_document::{MeshSchema, SchemaError, SchemaLimits};
 use serde_json::Value;
+
+/// Bytes in memory for each byte of a schema's text, with what of it was parsed: at most, since bounds keep
+/// the parts of a schema from being smaller than their names.
+const COST: usize = 12;
+/// What a schema costs whatever it says.
+const BASE_COST: usize = 1 << 10;
+/// Up to this length a schema's text is kept as JSON too, since most are short and each open sends one.
+const KEPT_JSON: usize = 16 << 10;
 
 /// A schema in all its forms.
 #[derive(Debug)]
 pub(crate) struct Schema {
     /// As it is in the store.
     pub(crate) text: String,
-    pub(crate) json: Value,
+    json: Option<Value>,
     pub(crate) parsed: MeshSchema,
+    _held: Held,
+}
+
+/// The text of a schema that somebody is sent.
+struct Text(Arc<Schema>);
+
+impl AsRef<[u8]> for Text {
+    fn as_ref(&self) -> &[u8] {
+        self.0.text.as_bytes()
+    }
+}
+
+impl Schema {
+    /// The text, without a copy of it: the schema stays until it is sent.
+    pub(crate) fn shared_text(self: &Arc<Self>) -> Bytes {
+        Bytes::from_owner(Text(Arc::clone(self)))
+    }
+
+    /// The text as JSON.
+    pub(crate) fn json(&self) -> Cow<'_, Value> {
+        match &self.json {
+            Some(json) => Cow::Borrowed(json),
+            // It was JSON when it came.
+            None => Cow::Owned(serde_json::from_str(&self.text).unwrap_or_default()),
+        }
+    }
+}
+
+/// What a schema takes of all schemas' memory, until nobody has it any more.
+#[derive(Debug)]
+struct Held {
+    bytes: usize,
+    total: Arc<AtomicUsize>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// The schemas of all documents in memory.
@@ -21,6 +71,7 @@ pub(crate) struct Schema {
 pub(crate) struct Schemas {
     known: Mutex<Known>,
     hasher: RandomState,
+    held_bytes: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, Default)]
@@ -38,28 +89,74 @@ pub(crate) enum InvalidSchema {
     Json(#[from] serde_json::Error),
     #[error(transparent)]
     Schema(#[from] SchemaError),
+    #[error(transparent)]
+    TooMany(#[from] TooManySchemas),
+}
+
+/// The schemas in memory take as much as they may.
+#[derive(Debug, PartialEq, thiserror::Error)]
+#[error(
+    "the schemas of open documents are limited to {limit} bytes of memory; close documents with large schemas, or try again later"
+)]
+pub(crate) struct TooManySchemas {
+    limit: usize,
 }
 
 impl Schemas {
-    /// The schema that the store has as this text.
-    pub(crate) fn read(&self, text: &str) -> Result<Arc<Schema>, InvalidSchema> {
+    /// The schema that the store has as this text. What is stored was within the bounds of its time.
+    pub(crate) fn read(&self, text: &str, max_bytes: usize) -> Result<Arc<Schema>, InvalidSchema> {
         if let Some(schema) = self.find(text) {
             return Ok(schema);
         }
+        let held = self.hold(text, max_bytes)?;
         let json: Value = serde_json::from_str(text)?;
-        let parsed = MeshSchema::from_json(&json)?;
-        let text = text.to_owned();
-        Ok(self.share(Schema { text, json, parsed }))
+        let parsed = MeshSchema::from_json_within(&json, &SchemaLimits::NONE)?;
+        Ok(self.insert(text.to_owned(), json, parsed, held))
     }
 
     /// The same schema that somebody has already, or else this one.
-    pub(crate) fn share(&self, schema: Schema) -> Arc<Schema> {
-        const SWEEP_AT_LEAST: usize = 64;
-        if let Some(schema) = self.find(&schema.text) {
-            return schema;
+    pub(crate) fn share(
+        &self,
+        json: Value,
+        parsed: MeshSchema,
+        max_bytes: usize,
+    ) -> Result<Arc<Schema>, TooManySchemas> {
+        let text = json.to_string();
+        if let Some(schema) = self.find(&text) {
+            return Ok(schema);
         }
-        let hash = self.hasher.hash_one(&schema.text);
-        let schema = Arc::new(schema);
+        let held = self.hold(&text, max_bytes)?;
+        Ok(self.insert(text, json, parsed, held))
+    }
+
+    /// Bytes that all schemas take, about.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.held_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Takes a part of the memory. There is always room for one, so that a bound below it refuses no document.
+    fn hold(&self, text: &str, max_bytes: usize) -> Result<Held, TooManySchemas> {
+        let bytes = text.len().saturating_mul(COST) + BASE_COST;
+        let fits = |held: usize| {
+            let more = held.saturating_add(bytes);
+            (held == 0 || more <= max_bytes).then_some(more)
+        };
+        self.held_bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
+            .map_err(|_| TooManySchemas { limit: max_bytes })?;
+        let total = Arc::clone(&self.held_bytes);
+        Ok(Held { bytes, total })
+    }
+
+    fn insert(&self, text: String, json: Value, parsed: MeshSchema, held: Held) -> Arc<Schema> {
+        const SWEEP_AT_LEAST: usize = 64;
+        let hash = self.hasher.hash_one(&text);
+        let schema = Arc::new(Schema {
+            json: (text.len() <= KEPT_JSON).then_some(json),
+            text,
+            parsed,
+            _held: held,
+        });
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.by_hash.len() >= known.sweep_at {
             known.by_hash.retain(|_, schema| schema.strong_count() > 0);
@@ -81,6 +178,8 @@ impl Schemas {
 mod tests {
     use super::*;
 
+    const MAX: usize = usize::MAX;
+
     fn text(tag: &str) -> String {
         let schema = MeshSchema::new(tag, vec![meshagent_document::ElementType::new(tag)]);
         schema.unwrap().to_json().to_string()
@@ -89,21 +188,50 @@ mod tests {
     #[test]
     fn equal_schemas_are_one_as_long_as_somebody_has_it() {
         let schemas = Schemas::default();
-        let first = schemas.read(&text("a")).unwrap();
-        assert!(Arc::ptr_eq(&first, &schemas.read(&text("a")).unwrap()));
-        assert!(!Arc::ptr_eq(&first, &schemas.read(&text("b")).unwrap()));
+        let first = schemas.read(&text("a"), MAX).unwrap();
+        assert!(Arc::ptr_eq(&first, &schemas.read(&text("a"), MAX).unwrap()));
+        assert!(!Arc::ptr_eq(
+            &first,
+            &schemas.read(&text("b"), MAX).unwrap()
+        ));
         // Those that nobody has don't stay for ever.
         for number in 0..10_000 {
-            schemas.read(&text(&format!("t{number}"))).unwrap();
+            schemas.read(&text(&format!("t{number}")), MAX).unwrap();
         }
         assert!(schemas.known.lock().unwrap().by_hash.len() < 200);
-        assert!(Arc::ptr_eq(&first, &schemas.read(&text("a")).unwrap()));
+        assert!(Arc::ptr_eq(&first, &schemas.read(&text("a"), MAX).unwrap()));
     }
 
     #[test]
     fn what_is_no_schema_is_refused() {
         let schemas = Schemas::default();
-        assert!(matches!(schemas.read("{"), Err(InvalidSchema::Json(_))));
-        assert!(matches!(schemas.read("{}"), Err(InvalidSchema::Schema(_))));
+        assert!(matches!(
+            schemas.read("{", MAX),
+            Err(InvalidSchema::Json(_))
+        ));
+        assert!(matches!(
+            schemas.read("{}", MAX),
+            Err(InvalidSchema::Schema(_))
+        ));
+        assert_eq!(schemas.held_bytes(), 0);
+    }
+
+    #[test]
+    fn all_of_them_together_have_a_bound() {
+        let schemas = Schemas::default();
+        let one = schemas.read(&text("a"), 0).unwrap();
+        let bytes = schemas.held_bytes();
+        let room = bytes * 2;
+        let other = schemas.read(&text("b"), room).unwrap();
+        assert_eq!(schemas.held_bytes(), room);
+        let refused = schemas.read(&text("c"), room);
+        assert!(matches!(refused, Err(InvalidSchema::TooMany(_))));
+        // One that somebody has costs nothing more.
+        let again = schemas.read(&text("b"), room).unwrap();
+        drop((one, other));
+        assert_eq!(schemas.held_bytes(), bytes);
+        schemas.read(&text("c"), room).unwrap();
+        drop(again);
+        assert_eq!(schemas.held_bytes(), 0);
     }
 }

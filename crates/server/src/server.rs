@@ -1,6 +1,7 @@
 //! Start, accept, stop: the life of a whole server.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -9,19 +10,34 @@ use meshagent_store::{Store, StoreError};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::budget::{Rate, ReceiveBudget};
+use crate::budget::Rate;
 use crate::committer::Committer;
 use crate::config::Config;
 use crate::connection::{BURST, Shared};
-use crate::http::{App, router};
+use crate::http::{App, FILE_PARTS, HttpStream, router};
 use crate::ids::Ids;
-use crate::metrics::Metrics;
+use crate::metrics::{Counted, Metrics};
+use crate::newcomers::{Asked, Newcomers};
 use crate::rooms::Rooms;
 use crate::signer::UrlSigner;
 use crate::usage::Usage;
+
+/// The longest head of an HTTP request, which may contain a token.
+const MAX_HEAD_BYTES: usize = 64 << 10;
+/// How long after the grace the disk is waited for, and whatever can't be interrupted.
+const LAST_MOMENTS: Duration = Duration::from_secs(3);
+/// How long to wait until a connection is accepted again after that failed.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+/// How long to wait for a place before one is taken from a connection that has asked for nothing.
+const MAKE_ROOM: Duration = Duration::from_millis(5);
+/// How often the log says at most that no connection could be accepted.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+/// How often the store does what it put off, and is looked at while nobody writes.
+const TEND_EVERY: Duration = Duration::from_secs(1);
 
 /// Why a server could not be made.
 #[derive(Debug, Error)]
@@ -57,39 +73,40 @@ impl Server {
         let metrics = Arc::new(Metrics::new());
         let (handle, committer) = Committer::start(Arc::clone(&store), Arc::clone(&metrics))
             .map_err(StartError::Thread)?;
-        let stopping = CancellationToken::new();
+        let (stopping, killed) = (CancellationToken::new(), CancellationToken::new());
         let signer = UrlSigner::new(&key.secret);
         let rooms = Rooms::new(
             key.project_id.as_str(),
             Arc::clone(&config),
             Arc::clone(&metrics),
-            Arc::clone(&store),
-            handle,
+            store,
+            handle.clone(),
             signer.clone(),
             ids,
             stopping.clone(),
-            Usage::new(documents),
+            killed.clone(),
+            Usage::new(documents, &config.limits),
         );
         let limits = &config.limits;
         let shared = Shared {
             rooms: Arc::new(rooms),
-            receiving: ReceiveBudget::new(limits.max_receive_bytes),
             total_rate: Arc::new(Rate::new(limits.max_total_messages_per_second, BURST)),
             config,
             metrics,
             stopping,
-            killed: CancellationToken::new(),
+            killed,
         };
         let sockets = Arc::new(Semaphore::new(shared.config.limits.max_connections));
         let verifier = TokenVerifier::new(key.project_id.clone(), [key.clone()]);
         let app = App {
             shared,
-            store,
+            committer: handle,
             key,
             verifier,
             signer,
             connections: TaskTracker::new(),
             sockets,
+            parts: Arc::new(Semaphore::new(FILE_PARTS)),
         };
         Ok(Self {
             app: Arc::new(app),
@@ -98,10 +115,11 @@ impl Server {
     }
 
     /// Serves until `shutdown` is ready, then stops: no new connections, what was received is made durable and
-    /// answered, and connections end without a close frame, so that clients come back to the next server.
+    /// answered, and connections end without a close frame, so that clients come back to the next server. When the grace is
+    /// over, what rooms have not begun is dropped; nothing of it was acknowledged.
     ///
     /// # Errors
-    /// If the listener fails for good.
+    /// If the listener fails for good, or something goes on some seconds after the grace.
     pub async fn run(
         self,
         listener: TcpListener,
@@ -116,13 +134,23 @@ impl Server {
             ..
         } = self.app.shared.clone();
         let router = router(Arc::clone(&self.app));
-        let places = Arc::new(Semaphore::new(config.limits.max_connections));
+        self.app
+            .connections
+            .spawn(tend(self.app.committer.clone(), stopping.clone()));
+        let places = Arc::new(Semaphore::new(config.limits.max_http_connections));
+        let mut newcomers = Newcomers::new(config.limits.max_http_connections);
+        let mut failures = AcceptFailures::default();
         let mut shutdown = std::pin::pin!(shutdown);
 
         let outcome = loop {
             let permit = tokio::select! {
+                biased;
                 () = &mut shutdown => break Ok(()),
                 permit = Arc::clone(&places).acquire_owned() => permit,
+                () = tokio::time::sleep(MAKE_ROOM) => {
+                    newcomers.drop_oldest();
+                    continue;
+                }
             };
             let accepted = tokio::select! {
                 () = &mut shutdown => break Ok(()),
@@ -131,16 +159,24 @@ impl Server {
             let stream = match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) if is_transient(&error) => {
-                    tracing::warn!(%error, "no connection accepted; trying again");
-                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-                    continue;
+                    failures.note(&error);
+                    tokio::select! {
+                        () = &mut shutdown => break Ok(()),
+                        () = tokio::time::sleep(ACCEPT_AGAIN) => continue,
+                    }
                 }
                 Err(error) => break Err(error),
             };
-            let service = TowerToHyperService::new(router.clone());
-            let connection = serve_connection(stream, service, Arc::clone(&self.app));
+            let service = Asked {
+                inner: TowerToHyperService::new(router.clone()),
+                newcomer: newcomers.add(),
+            };
+            // When places are few, nobody keeps one for what it may ask later.
+            let keeps_alive = places.available_permits() >= config.limits.max_http_connections / 2;
+            let connection =
+                serve_connection(stream, service, keeps_alive, self.app.shared.clone());
             // The WebSocket that comes out of it has a permit of its own.
-            self.app.connections.spawn(async move {
+            self.app.spawn(async move {
                 let _place = permit;
                 connection.await;
             });
@@ -160,34 +196,97 @@ impl Server {
         {
             tracing::warn!("some connections did not drain in time and are dropped");
             killed.cancel();
-            // Rooms still flush: what was accepted is made durable whatever it takes.
-            rooms.wait().await;
         }
-        let Self { app, committer } = self;
-        drop((app, rooms, router));
-        // The thread ends when the last handle to it is gone.
-        let _ = tokio::task::spawn_blocking(move || committer.join()).await;
+        let ended = async {
+            // Rooms wait for what the disk has of theirs, and begin nothing more.
+            rooms.wait().await;
+            self.app.connections.wait().await;
+            let Self { app, committer } = self;
+            drop((app, rooms, router));
+            // The thread ends when the last handle to it is gone.
+            let _ = tokio::task::spawn_blocking(move || committer.join()).await;
+        };
+        if tokio::time::timeout(LAST_MOMENTS, ended).await.is_err() {
+            let text =
+                "the disk, or a room's work, did not end in time; what was acknowledged is on disk";
+            tracing::error!("{text}");
+            return Err(std::io::Error::new(std::io::ErrorKind::TimedOut, text));
+        }
         tracing::info!("stopped");
         outcome
     }
 }
 
+/// Says in the log that connections can't be accepted, but no more often than somebody would read it.
+#[derive(Debug, Default)]
+struct AcceptFailures {
+    told_at: Option<Instant>,
+    untold: u64,
+}
+
+impl AcceptFailures {
+    fn note(&mut self, error: &std::io::Error) {
+        self.untold += 1;
+        if self.told_at.is_some_and(|at| at.elapsed() < TELL_EVERY) {
+            return;
+        }
+        tracing::warn!(
+            %error,
+            times = self.untold,
+            "no connection accepted; trying again"
+        );
+        (self.told_at, self.untold) = (Some(Instant::now()), 0);
+    }
+}
+
+/// Has the store tended until the server stops.
+async fn tend(committer: Committer, stopping: CancellationToken) {
+    let mut ticks = tokio::time::interval(TEND_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let ended = stopping.cancelled();
+    let mut ended = std::pin::pin!(ended);
+    loop {
+        tokio::select! {
+            () = &mut ended => break,
+            _ = ticks.tick() => committer.tend(),
+        }
+    }
+}
+
 async fn serve_connection(
     stream: TcpStream,
-    service: TowerToHyperService<axum::Router>,
-    app: Arc<App>,
+    service: Asked<TowerToHyperService<axum::Router>>,
+    keeps_alive: bool,
+    shared: Shared,
 ) {
+    let newcomer = Arc::clone(&service.newcomer);
+    let config = &shared.config;
+    let _counted = Counted::new(&shared.metrics.http_connections);
     // Messages are small and wait for nobody.
     let _ = stream.set_nodelay(true);
+    let stream = HttpStream::new(
+        stream,
+        config.http_timeout,
+        config.pace_window,
+        shared.rooms.usage().heads(),
+    );
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(app.shared.config.handshake_timeout)
+        .header_read_timeout(config.handshake_timeout)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .keep_alive(keeps_alive)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
+        // Before it does anything for a request that came after its place was given away.
+        biased;
+        () = newcomer.dropped.cancelled() => {
+            tracing::debug!("a connection that asked for nothing gave its place to another");
+            return;
+        }
         ended = &mut connection => ended,
-        () = app.shared.stopping.cancelled() => {
+        () = shared.stopping.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

@@ -1,27 +1,33 @@
 //! The server without sockets, tasks, threads and clock, for tests only: whoever drives it says what happens next.
 //!
 //! [`SimServer`] is made of the parts that serve real connections: packets are read by the same reader, each room is
-//! the same state machine with the same outboxes, batches of all rooms are committed by the committer's own function.
-//! What the tasks around them decide, the driver decides here: when a socket is written to, when the disk has time,
-//! which read comes back first, what time it is.
+//! the same loop around the same state machine with the same outboxes, batches of all rooms are committed by the
+//! committer's own function. What threads and clocks decide, the driver decides here: when a socket is written to, when
+//! the disk has time, which read comes back first, when a place in the lane is free, what time it is. Which of several
+//! things that have happened a room looks at first follows from the seed.
 //!
 //! The rules by which tasks wait for each other hold: [`SimServer::receive`] takes no packet from a connection that
 //! is not read from, and a room whose next batch is long leaves what arrives in its mailbox.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use meshagent_protocol::{ApiScope, Envelope, MessageId, PacketLimits, PacketReader};
 use meshagent_store::{RoomId, Store, StoreError, Timestamp, Write};
+use tokio::sync::Semaphore;
 
 use crate::committer::{self, BatchResult};
 use crate::config::Config;
 use crate::ids::Ids;
+use crate::lane;
+use crate::ledger::Held;
 use crate::metrics::Metrics;
 use crate::outbox::{Cost, Outbox, Outgoing};
-use crate::room::{Action, Conn, Fetch, FetchResult, Joining, Room};
-use crate::rooms::{MAILBOX, RoomInput, read};
+use crate::room::{Conn, Fetch, FetchResult, Joining, Room};
+use crate::room_loop::{Letter, Next, Places, RoomInput, RoomLoop, TURN};
+use crate::rooms::{MAILBOX, PLACES, places, read};
 use crate::signer::UrlSigner;
 use crate::usage::Usage;
 
@@ -76,14 +82,24 @@ pub struct SimServer {
     /// What the store made of the batches of these rooms, who have not been told yet.
     committed: Vec<(String, BatchResult)>,
     is_committing: bool,
+    /// How long each turn of a room is said to take.
+    turn_time: Duration,
+    /// Decides which of several things that have happened comes first.
+    random: u64,
 }
 
 #[derive(Debug)]
 struct RoomState {
-    room: Room,
-    mailbox: VecDeque<RoomInput>,
+    room: RoomLoop,
+    mailbox: VecDeque<Letter>,
     /// Handed in, and not taken up by the committer.
     submitted: Option<Vec<Write>>,
+    /// What has happened while the room worked, or waited for the lane.
+    committed: Option<BatchResult>,
+    fetched: VecDeque<(u64, Result<FetchResult, StoreError>)>,
+    is_due: bool,
+    /// Whether it waits for a place in the lane.
+    is_in_lane: bool,
     /// Counts the rooms that had this name, so that a read of one does not come back to the next.
     generation: u64,
 }
@@ -95,6 +111,9 @@ struct Connection {
     outbox: Arc<Outbox>,
     /// Read from the socket while the connection, or its room, took no more.
     held: Option<RoomInput>,
+    held_bytes: usize,
+    /// For what it has in its room's mailbox.
+    places: Arc<Semaphore>,
     /// Taken by the writer and not written.
     writing: VecDeque<(Outgoing, Cost)>,
     next_message: u64,
@@ -120,12 +139,13 @@ impl SimServer {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&seed.to_le_bytes());
         let documents = store.stats().map_or(0, |stats| stats.documents);
+        let usage = Arc::new(Usage::new(documents, &config.limits));
         Self {
             config: Arc::new(config),
             metrics: Arc::new(Metrics::new()),
             store,
             signer: UrlSigner::new("simulation"),
-            usage: Arc::new(Usage::new(documents)),
+            usage,
             ids: Ids::from_seed(bytes),
             now,
             rooms: BTreeMap::new(),
@@ -134,6 +154,8 @@ impl SimServer {
             reads: Vec::new(),
             committed: Vec::new(),
             is_committing: false,
+            turn_time: Duration::ZERO,
+            random: seed | 1,
         }
     }
 
@@ -148,7 +170,10 @@ impl SimServer {
         let conn = self.next_conn;
         let outbox = Arc::new(Outbox::new(
             self.config.limits.max_outbox_bytes,
-            Arc::clone(&self.metrics),
+            &self
+                .usage
+                .ledger()
+                .account(&format!("{room}\n{participant}")),
         ));
         let joining = Joining {
             participant_id: self.ids.uuid(),
@@ -156,7 +181,12 @@ impl SimServer {
             role: "user".to_owned(),
             scope,
             origin: "http://simulation".to_owned(),
+            expires: None,
             outbox: Arc::clone(&outbox),
+            account: self
+                .usage
+                .ledger()
+                .account(&format!("{room}\n{participant}")),
         };
         let limits = PacketLimits {
             max_message_bytes: self.config.limits.max_message_bytes,
@@ -167,22 +197,28 @@ impl SimServer {
             packets: PacketReader::new(limits),
             outbox,
             held: None,
+            held_bytes: 0,
+            places: Arc::new(Semaphore::new(PLACES as usize)),
             writing: VecDeque::new(),
             next_message: 0,
         };
         self.connections.insert(SimConn(conn), connection);
         if !self.rooms.contains_key(room) {
             let state = RoomState {
-                room: Room::new(
+                room: RoomLoop::new(Room::new(
                     Self::room_id(room),
                     Arc::clone(&self.config),
                     Arc::clone(&self.metrics),
                     self.signer.clone(),
                     Arc::clone(&self.usage),
                     self.ids.fork(),
-                ),
+                )),
                 mailbox: VecDeque::new(),
                 submitted: None,
+                committed: None,
+                fetched: VecDeque::new(),
+                is_due: false,
+                is_in_lane: false,
                 generation: conn,
             };
             self.rooms.insert(room.to_owned(), state);
@@ -212,18 +248,22 @@ impl SimServer {
         if connection.held.is_some() {
             return Err(packet);
         }
+        let message_bytes = packet.len();
         connection.held = match connection.packets.handle_packet(&packet) {
             Ok(None) => None,
             Ok(Some(message)) => {
                 self.metrics.messages_received.inc();
+                connection.held_bytes = message_bytes;
                 Some(match Envelope::parse(message) {
                     Ok(envelope) => RoomInput::Message(Conn(conn.0), envelope),
-                    Err(error) => RoomInput::Invalid(Conn(conn.0), error.id, error.to_string()),
+                    Err(error) => {
+                        RoomInput::Invalid(Conn(conn.0), error.id, error.code(), error.to_string())
+                    }
                 })
             }
             Err(error) => error
                 .message_id
-                .map(|id| RoomInput::Invalid(Conn(conn.0), id, error.to_string())),
+                .map(|id| RoomInput::Invalid(Conn(conn.0), id, error.code(), error.to_string())),
         };
         self.push_held(conn);
         Ok(())
@@ -298,10 +338,7 @@ impl SimServer {
         self.is_committing = false;
         for (name, result) in std::mem::take(&mut self.committed) {
             if let Some(state) = self.rooms.get_mut(&name) {
-                state.room.handle_committed(result, self.now);
-                if state.room.is_worn() {
-                    state.room.handle_timeout(self.now);
-                }
+                state.committed = Some(result);
             }
             self.run(&name);
         }
@@ -331,7 +368,7 @@ impl SimServer {
             return;
         };
         if state.generation == one.generation {
-            state.room.handle_fetched(one.number, result, self.now);
+            state.fetched.push_back((one.number, result));
             self.run(&one.room);
         }
     }
@@ -341,12 +378,35 @@ impl SimServer {
         self.now = now;
     }
 
+    /// How many rooms wait for a place in the lane.
+    pub fn lane(&self) -> usize {
+        self.rooms.values().filter(|room| room.is_in_lane).count()
+    }
+
+    /// One of the rooms that wait for the lane does its work.
+    pub fn advance_lane(&mut self, index: usize) {
+        let waiting = self.rooms.iter().filter(|(_, room)| room.is_in_lane);
+        let Some(name) = waiting.map(|(name, _)| name.clone()).nth(index) else {
+            return;
+        };
+        if let Some(state) = self.rooms.get_mut(&name) {
+            state.is_in_lane = false;
+            state.room.work(self.now, || self.turn_time);
+        }
+        self.run(&name);
+    }
+
+    /// From now on each turn of a room takes so long.
+    pub fn set_turn_time(&mut self, time: Duration) {
+        self.turn_time = time;
+    }
+
     /// The rooms look at their clock-driven work.
     pub fn tick(&mut self) {
         let names: Vec<String> = self.rooms.keys().cloned().collect();
         for name in names {
             if let Some(state) = self.rooms.get_mut(&name) {
-                state.room.handle_timeout(self.now);
+                state.is_due = true;
             }
             self.run(&name);
         }
@@ -366,7 +426,7 @@ impl SimServer {
             ..SimFigures::default()
         };
         for state in self.rooms.values() {
-            state.room.add_figures(&mut figures);
+            state.room.room().add_figures(&mut figures);
         }
         for connection in self.connections.values() {
             let (own, largest) = connection.outbox.own_bytes();
@@ -394,6 +454,11 @@ impl SimServer {
         if !has_place || !connection.outbox.has_room() {
             return;
         }
+        let own =
+            Arc::clone(&connection.places).try_acquire_many_owned(places(connection.held_bytes));
+        let Ok(own) = own else {
+            return;
+        };
         let Some(input) = connection.held.take() else {
             return;
         };
@@ -401,12 +466,18 @@ impl SimServer {
             connection.outbox.expect_answer();
         }
         let room = connection.room.clone();
-        self.post(&room, input);
+        let bytes = std::mem::take(&mut connection.held_bytes);
+        self.post_bytes(&room, input, bytes, [Some(own), None]);
     }
 
     fn post(&mut self, room: &str, input: RoomInput) {
+        self.post_bytes(room, input, 0, [None, None]);
+    }
+
+    fn post_bytes(&mut self, room: &str, input: RoomInput, bytes: usize, places: Places) {
         if let Some(state) = self.rooms.get_mut(room) {
-            state.mailbox.push_back(input);
+            let letter = Letter::new(input, bytes, places, Held::none());
+            state.mailbox.push_back(letter);
         }
         self.run(room);
     }
@@ -416,38 +487,86 @@ impl SimServer {
         let Some(state) = self.rooms.get_mut(name) else {
             return;
         };
+        if state.is_in_lane {
+            return;
+        }
         loop {
-            while let Some(action) = state.room.poll_action() {
-                match action {
-                    Action::Commit(writes) => state.submitted = Some(writes),
-                    Action::Fetch(number, fetch) => self.reads.push(Read {
-                        room: name.to_owned(),
-                        generation: state.generation,
-                        number,
-                        state: ReadState::Waiting(fetch),
-                    }),
+            match state.room.next(self.now) {
+                Next::Work { bytes } if lane::is_heavy(bytes) => {
+                    state.is_in_lane = true;
+                    return;
                 }
-            }
-            if !state.room.accepts_requests() {
-                return;
-            }
-            let Some(input) = state.mailbox.pop_front() else {
-                break;
-            };
-            match input {
-                RoomInput::Join(conn, joining) => state.room.handle_join(conn, joining, self.now),
-                RoomInput::Leave(conn) => state.room.handle_leave(conn, self.now),
-                RoomInput::Message(conn, envelope) => {
-                    state.room.handle_message(conn, envelope, self.now);
+                Next::Work { .. } => {
+                    state.room.work(self.now, || self.turn_time);
                 }
-                RoomInput::Invalid(conn, id, text) => state.room.handle_invalid(conn, id, text),
-                RoomInput::Drained(conn) => state.room.handle_drained(conn),
-                #[cfg(test)]
-                RoomInput::Panic => {}
+                Next::Commit(writes) => state.submitted = Some(writes),
+                Next::Fetch(number, fetch) => self.reads.push(Read {
+                    room: name.to_owned(),
+                    generation: state.generation,
+                    number,
+                    state: ReadState::Waiting(fetch),
+                }),
+                Next::Wait { may_end: true, .. } if state.mailbox.is_empty() => break,
+                Next::Wait {
+                    takes_letters,
+                    goes_on,
+                    ..
+                } => {
+                    if !state.take_something(takes_letters, goes_on, &mut self.random) {
+                        return;
+                    }
+                }
+                Next::End => break,
             }
         }
-        if state.room.is_idle() {
-            self.rooms.remove(name);
+        self.rooms.remove(name);
+    }
+}
+
+impl RoomState {
+    /// Hands in one of the things that have happened. Returns false if nothing has.
+    fn take_something(&mut self, takes_letters: bool, goes_on: bool, random: &mut u64) -> bool {
+        let ready = [
+            takes_letters && !self.mailbox.is_empty(),
+            self.committed.is_some(),
+            !self.fetched.is_empty(),
+            self.is_due,
+            goes_on,
+        ];
+        let ready: Vec<usize> = (0..ready.len()).filter(|index| ready[*index]).collect();
+        let chosen = match ready[..] {
+            [] => return false,
+            [one] => one,
+            _ => {
+                // xorshift64 (Marsaglia, 2003).
+                *random ^= *random << 13;
+                *random ^= *random >> 7;
+                *random ^= *random << 17;
+                let index = usize::try_from(*random % ready.len() as u64).unwrap_or_default();
+                ready[index]
+            }
+        };
+        match chosen {
+            0 => {
+                let count = self.mailbox.len().min(TURN);
+                self.room.receive(self.mailbox.drain(..count).collect());
+            }
+            1 => {
+                if let Some(result) = self.committed.take() {
+                    self.room.committed(result);
+                }
+            }
+            2 => {
+                if let Some((number, result)) = self.fetched.pop_front() {
+                    self.room.fetched(number, result);
+                }
+            }
+            3 => {
+                self.is_due = false;
+                self.room.tick();
+            }
+            _ => self.room.go_on(),
         }
+        true
     }
 }

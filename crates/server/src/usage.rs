@@ -6,32 +6,53 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 
+use crate::config::Limits;
+use crate::ledger::{Account, Bounds, Charge, Kind, Ledger};
 use crate::schemas::Schemas;
 
 /// Counted by every room; only the bounds are somebody else's.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Usage {
     documents: AtomicU64,
     streams: AtomicUsize,
-    shared_bytes: AtomicUsize,
+    /// Of what the connections share.
+    common: Arc<Account>,
+    /// Of the heads of all HTTP requests.
+    heads: Arc<Account>,
+    ledger: Arc<Ledger>,
     schemas: Schemas,
 }
 
 impl Usage {
-    pub(crate) fn new(documents: u64) -> Self {
+    pub(crate) fn new(documents: u64, limits: &Limits) -> Self {
+        let ledger = Ledger::new(Bounds {
+            server: limits.max_held_bytes,
+            received: limits.max_receive_bytes,
+        });
         Self {
             documents: AtomicU64::new(documents),
-            ..Self::default()
+            streams: AtomicUsize::new(0),
+            common: ledger.common(),
+            heads: ledger.common(),
+            ledger,
+            schemas: Schemas::default(),
         }
     }
 
+    /// What is held for all peers.
+    pub(crate) fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+
+    /// The account of those who are not known yet.
+    pub(crate) fn heads(&self) -> &Arc<Account> {
+        &self.heads
+    }
+
     /// Bytes that connections share, counted until the last of them lets go.
-    pub(crate) fn share(self: &Arc<Self>, data: Vec<u8>) -> Bytes {
-        self.shared_bytes.fetch_add(data.len(), Ordering::Relaxed);
-        Bytes::from_owner(Frame {
-            data,
-            usage: Arc::clone(self),
-        })
+    pub(crate) fn share(&self, data: Vec<u8>) -> Bytes {
+        let charge = self.common.charge_anyway(Kind::Shared, data.len());
+        share(data, charge)
     }
 
     /// The schemas of the documents in memory.
@@ -41,7 +62,7 @@ impl Usage {
 
     /// Bytes of the shared frames that are alive.
     pub(crate) fn shared_bytes(&self) -> usize {
-        self.shared_bytes.load(Ordering::Relaxed)
+        self.ledger.held_of(Kind::Shared)
     }
 
     /// Documents in the store, and those that are being created.
@@ -85,22 +106,25 @@ impl Usage {
     }
 }
 
+/// Bytes whose last reader releases the charge.
+pub(crate) fn share(data: Vec<u8>, charge: Charge) -> Bytes {
+    if data.is_empty() {
+        return Bytes::new();
+    }
+    Bytes::from_owner(Frame {
+        data,
+        _charge: charge,
+    })
+}
+
 #[derive(Debug)]
 struct Frame {
     data: Vec<u8>,
-    usage: Arc<Usage>,
+    _charge: Charge,
 }
 
 impl AsRef<[u8]> for Frame {
     fn as_ref(&self) -> &[u8] {
         &self.data
-    }
-}
-
-impl Drop for Frame {
-    fn drop(&mut self) {
-        self.usage
-            .shared_bytes
-            .fetch_sub(self.data.len(), Ordering::Relaxed);
     }
 }

@@ -8,10 +8,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use libfuzzer_sys::fuzz_target;
 use meshagent_document::{MeshDocument, MeshSchema, UpdateKind};
-use meshagent_protocol::grant::SyncPathGrant;
 use meshagent_protocol::{
     ApiScope, ClientToServer, Content, Control, Envelope, ErrorCode, Invoke, MessageId,
     PacketLimits, PacketReader, ServerToClient, SyncChunk, SyncGrant, SyncOpenStart,
+    SyncPathGrant,
 };
 use meshagent_server::Config;
 use meshagent_server::simulation::{SimConn, SimServer};
@@ -191,6 +191,9 @@ impl World {
     fn settle(&mut self) {
         loop {
             let mut is_idle = true;
+            while self.server.lane() > 0 {
+                self.server.advance_lane(0);
+            }
             while self.server.reads() > 0 {
                 self.server.advance_read(0);
                 is_idle = false;

@@ -1,23 +1,27 @@
 //! Writes on their way to the disk, and what follows when they are there.
 //!
+//! A write's outcome is settled by the id of its document, wherever that has been moved meanwhile.
+//!
 //! What waits for the disk together becomes one write for each document, with everybody's contribution in it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use meshagent_document::merge_updates;
-use meshagent_protocol::{Content, Control, ErrorCode, ServerToClient};
+use meshagent_protocol::{Content, Control, ErrorCode};
 use meshagent_store::{
-    Contribution, DocumentId, MovedEntry, Removed, StoreError, Timestamp, Write, WriteError,
-    Written,
+    Contribution, DocumentId, EntryKind, MovedEntry, Removed, StoreError, Timestamp, Write,
+    WriteError, Written,
 };
 
 use super::compaction::Fold;
-use super::documents::{Change, Deferred, Document, Slot, StreamId, Version};
+use super::documents::{Change, Deferred, Document, StreamId, Version};
 use super::opening::Waiter;
 use super::sync::SyncCall;
+use super::uploads::Finishing;
 use super::{Call, Conn, Refusal, Request, Room};
 use crate::committer::BatchResult;
+use crate::ledger::{Held, Kind};
 
 /// A longer update is a write of its own: merging costs more than it saves.
 const MERGED_BYTES: usize = 256 << 10;
@@ -27,6 +31,8 @@ const MERGED_BYTES: usize = 256 << 10;
 pub(super) struct Staged {
     write: Write,
     then: Then,
+    /// What it costs until it is on disk.
+    held: Held,
 }
 
 /// A write that the committer has, and what follows it.
@@ -36,24 +42,27 @@ pub(super) struct Flight {
     bytes: usize,
     deletes: bool,
     thens: Vec<Then>,
+    /// What it costs, as long as it is here.
+    _held: Vec<Held>,
 }
 
 /// What to do when a write is durable.
 #[derive(Debug)]
 pub(super) enum Then {
     Appended {
-        path: String,
         document: DocumentId,
         version: Version,
         visible: Option<Vec<u8>>,
         known_to: Option<StreamId>,
+        /// In which it was sent; `None` if the room itself, or a patch, made the change.
+        sender: Option<StreamId>,
         /// Who is told what; nobody if the room itself made the change.
         answer: Option<(Request, Content)>,
     },
     Created {
         path: String,
         document: Box<Document>,
-        creator: Waiter,
+        creator: Box<Waiter>,
     },
     Deleted {
         request: Request,
@@ -65,21 +74,35 @@ pub(super) enum Then {
         destination: String,
     },
     Put {
-        conn: Conn,
-        tool_call_id: String,
+        upload: Finishing,
         path: String,
     },
     Snapshotted {
-        path: String,
         document: DocumentId,
         fold: Fold,
     },
 }
 
+/// Changes that are on disk and not shown yet, by document.
+type Changes = BTreeMap<DocumentId, Vec<Change>>;
+
+impl Then {
+    /// The document whose log it is about.
+    fn document(&self) -> Option<DocumentId> {
+        match self {
+            Self::Appended { document, .. } | Self::Snapshotted { document, .. } => Some(*document),
+            Self::Created { .. } | Self::Deleted { .. } | Self::Moved { .. } | Self::Put { .. } => {
+                None
+            }
+        }
+    }
+}
+
 impl Room {
     pub(super) fn stage(&mut self, write: Write, then: Then) {
         self.staged_bytes += write_bytes(&write);
-        self.staged.push(Staged { write, then });
+        let held = self.take_held().into_kind(Kind::Staged);
+        self.staged.push(Staged { write, then, held });
     }
 
     /// The next batch, unless one is under way.
@@ -87,16 +110,20 @@ impl Room {
         if self.in_flight.is_some() || self.staged.is_empty() {
             return None;
         }
-        let staged = std::mem::take(&mut self.staged);
-        self.in_flight_bytes = std::mem::take(&mut self.staged_bytes);
+        let (staged, later) = split_snapshots(std::mem::take(&mut self.staged));
+        self.staged = later;
+        let later_bytes = self.staged.iter().map(|staged| write_bytes(&staged.write));
+        let later_bytes = later_bytes.sum();
+        self.in_flight_bytes = std::mem::replace(&mut self.staged_bytes, later_bytes) - later_bytes;
         let count = staged.len();
         let (writes, flights): (Vec<Write>, Vec<Flight>) = gather(staged)
             .into_iter()
-            .map(|(write, thens)| {
+            .map(|(write, thens, held)| {
                 let flight = Flight {
                     bytes: write_bytes(&write),
                     deletes: matches!(&write, Write::Append { update, .. } if update.last() != Some(&0)),
                     thens,
+                    _held: held,
                 };
                 (write, flight)
             })
@@ -108,71 +135,93 @@ impl Room {
         Some(writes)
     }
 
+    /// What is staged, for a room that ends: nobody asks what became of it, or of the batch under way.
+    pub(crate) fn take_writes(&mut self) -> Vec<Write> {
+        self.in_flight = None;
+        self.next_batch().unwrap_or_default()
+    }
+
     /// The batch is on stable storage, or nothing of it is.
     pub(crate) fn handle_committed(&mut self, result: BatchResult, now: Timestamp) {
         self.now = now;
         let batch = self.in_flight.take().unwrap_or_default();
         match result {
             Ok(results) => {
-                let mut changed = BTreeMap::<String, Vec<Change>>::new();
+                let mut changed = BTreeMap::new();
                 for (flight, result) in batch.into_iter().zip(results) {
                     self.count_append(&flight, &result);
                     for then in flight.thens {
                         self.settle(then, result.clone(), &mut changed);
                     }
                 }
-                for (path, changes) in changed {
-                    self.publish(&path, &changes);
-                }
+                self.publish_all(&mut changed);
             }
             Err(error) => self.fail_batch(batch, &error),
         }
+        self.reload_waiting();
+        self.load_parked();
         self.retry_waiting(None);
+    }
+
+    /// What follows the batch under way.
+    pub(super) fn in_flight_thens(&self) -> impl Iterator<Item = &Then> {
+        let in_flight = self.in_flight.iter().flatten();
+        in_flight.flat_map(|flight| &flight.thens)
+    }
+
+    /// Shows what is on disk of each document.
+    fn publish_all(&mut self, changed: &mut Changes) {
+        for (id, changes) in std::mem::take(changed) {
+            self.publish(id, &changes);
+        }
+    }
+
+    /// Documents of which something is on its way to the disk.
+    pub(super) fn documents_under_way(&self) -> BTreeSet<DocumentId> {
+        let staged = self.staged.iter().map(|staged| &staged.then);
+        let in_flight = self.in_flight_thens();
+        staged.chain(in_flight).filter_map(Then::document).collect()
     }
 
     /// Keeps account of a document's log.
     fn count_append(&mut self, flight: &Flight, result: &Result<Written, WriteError>) {
-        let (
-            Some(Then::Appended {
-                path, document: id, ..
-            }),
-            Ok(Written::Appended { .. }),
-        ) = (flight.thens.first(), result)
+        let (Some(Then::Appended { document: id, .. }), Ok(Written::Appended { .. })) =
+            (flight.thens.first(), result)
         else {
             return;
         };
-        if let Some(Slot::Open(document)) = self.documents.get_mut(path)
-            && document.id == *id
-        {
+        if let Some(document) = self.documents.get_mut(*id) {
             document.stored.appended(flight.bytes, flight.deletes);
             self.is_worn |= document.stored.is_worn(self.config.snapshot_every);
         }
     }
 
-    fn settle(
-        &mut self,
-        then: Then,
-        result: Result<Written, WriteError>,
-        changed: &mut BTreeMap<String, Vec<Change>>,
-    ) {
+    fn settle(&mut self, then: Then, result: Result<Written, WriteError>, changed: &mut Changes) {
         match (then, result) {
             (
                 Then::Appended {
-                    path,
                     document: id,
                     version,
                     visible,
                     known_to,
+                    sender,
                     answer,
                 },
                 Ok(Written::Appended { seq }),
             ) => {
-                if let Some(Slot::Open(document)) = self.documents.get_mut(&path)
-                    && document.id == id
-                {
-                    document.committed = document.committed.max(version);
-                    document.last_seq = seq;
-                    changed.entry(path).or_default().push(Change {
+                if let Some(document) = self.documents.get_mut(id) {
+                    if !document.appended(version, seq) {
+                        // It is on disk, behind something that is not: whether it can be used shows when the document
+                        // has been read again. Whoever sends it again then is told.
+                        self.refuse_append(
+                            id,
+                            sender,
+                            answer.map(|(request, _)| request),
+                            &read_again(),
+                        );
+                        return;
+                    }
+                    changed.entry(id).or_default().push(Change {
                         version,
                         visible,
                         known_to,
@@ -194,11 +243,12 @@ impl Room {
                 document.last_seq = seq;
                 document.idle_since = Some(self.now);
                 document.stored.appended(document.bytes, false);
-                self.announce_updated(&path, creator.conn());
-                self.opened(&path, document, Some(creator));
+                self.announce_updated(&path, EntryKind::Document, creator.conn());
+                self.opened(document, Some(*creator));
             }
             (Then::Deleted { request, path }, Ok(Written::Deleted { entries })) => {
-                self.after_delete(request, &path, &entries);
+                self.publish_all(changed);
+                self.after_delete(request, &path, entries);
             }
             (
                 Then::Moved {
@@ -208,37 +258,27 @@ impl Room {
                 },
                 Ok(Written::Moved { entries, replaced }),
             ) => {
-                self.after_move(request, &source, &destination, &entries, &replaced);
+                // Readers see what was written before their document goes.
+                self.publish_all(changed);
+                self.after_move(request, &source, &destination, entries, &replaced);
             }
-            (
-                Then::Put {
-                    conn,
-                    tool_call_id,
-                    path,
-                },
-                Ok(_),
-            ) => {
-                self.announce_updated(&path, conn);
-                self.end_call(conn, &tool_call_id, Control::close());
+            (Then::Put { upload, path }, Ok(_)) => {
+                self.end_downloads([&*path]);
+                self.announce_updated(&path, EntryKind::File, upload.conn);
+                self.end_upload(&upload, Ok(()));
             }
-            (
-                Then::Snapshotted {
-                    path,
-                    document: id,
-                    fold,
-                },
-                result,
-            ) => {
+            (Then::Snapshotted { document: id, fold }, result) => {
                 if let Err(error) = &result {
-                    tracing::warn!(%error, path, "snapshot refused");
+                    tracing::warn!(%error, document = id.0, "snapshot refused");
                 }
-                if let Some(Slot::Open(document)) = self.documents.get_mut(&path)
-                    && document.id == id
-                {
+                if let Some(document) = self.documents.get_mut(id) {
                     document.stored.folded(result.is_ok().then_some(&fold));
                 }
             }
-            (then, Err(error)) => self.refuse_write(then, &error),
+            (then, Err(error)) => {
+                self.publish_all(changed);
+                self.refuse_write(then, &error);
+            }
             (then, Ok(written)) => {
                 tracing::error!(?written, "the store answered another question");
                 self.refuse_write(
@@ -248,6 +288,24 @@ impl Room {
                     },
                 );
             }
+        }
+    }
+
+    /// An update did not get to the disk. Published clients hear of it at the close of the stream that sent it.
+    fn refuse_append(
+        &mut self,
+        document: DocumentId,
+        sender: Option<StreamId>,
+        request: Option<Request>,
+        refusal: &Refusal,
+    ) {
+        if let Some(stream) = sender {
+            self.note_lost(document, stream, 1, || {
+                format!("an update was refused: {}", refusal.text)
+            });
+        }
+        if let Some(request) = request {
+            self.refuse(request, refusal.clone());
         }
     }
 
@@ -262,7 +320,11 @@ impl Room {
                 }
                 WriteError::NotFound { .. } => ErrorCode::StorageNotFound,
                 WriteError::RecursiveRequired { .. } => ErrorCode::StorageRecursiveRequired,
-                WriteError::IntoItself | WriteError::IsRoot => ErrorCode::StorageInvalidPath,
+                WriteError::IntoItself | WriteError::IsRoot | WriteError::PathTooLong { .. } => {
+                    ErrorCode::StorageInvalidPath
+                }
+                WriteError::Damaged { .. } => ErrorCode::OperationFailed,
+                WriteError::TooMany { .. } => ErrorCode::InvalidRequest,
                 _ => ErrorCode::Conflict,
             };
             Refusal::new(code, error.to_string())
@@ -270,19 +332,55 @@ impl Room {
         match then {
             Then::Created { path, creator, .. } => {
                 self.usage.release_documents(1);
-                self.creation_failed(&path, creator, refusal(true));
-            }
-            Then::Appended { answer, .. } => {
-                if let Some((request, _)) = answer {
-                    self.refuse(request, refusal(true));
+                if let WriteError::AlreadyExists { .. } = error {
+                    self.creation_overtaken(&path, *creator, refusal(true));
+                } else {
+                    self.creation_failed(&path, *creator, refusal(true));
                 }
             }
-            Then::Deleted { request, .. } | Then::Moved { request, .. } => {
-                self.refuse(request, refusal(false));
+            Then::Appended {
+                document,
+                version,
+                sender,
+                answer,
+                ..
+            } => {
+                self.refuse_append(
+                    document,
+                    sender,
+                    answer.map(|(request, _)| request),
+                    &refusal(true),
+                );
+                if self.documents.contains(document) {
+                    // The replica has it already, and so has all that came after it.
+                    tracing::warn!(%error, document = document.0, "update refused by the store");
+                    self.refuse_staged(|id| id == document, &read_again());
+                    self.break_document(document, version, &read_again());
+                }
             }
-            Then::Put {
-                conn, tool_call_id, ..
-            } => self.fail_call(None, conn, &tool_call_id, refusal(false)),
+            Then::Deleted { request, path } => {
+                let refusal = match error {
+                    WriteError::OutOfReach { path: found } => {
+                        self.out_of_reach(request.conn, &path, None, found)
+                    }
+                    _ => refusal(false),
+                };
+                self.refuse(request, refusal);
+            }
+            Then::Moved {
+                request,
+                source,
+                destination,
+            } => {
+                let refusal = match error {
+                    WriteError::OutOfReach { path: found } => {
+                        self.out_of_reach(request.conn, &source, Some(&destination), found)
+                    }
+                    _ => refusal(false),
+                };
+                self.refuse(request, refusal);
+            }
+            Then::Put { upload, .. } => self.end_upload(&upload, Err(refusal(false))),
             Then::Snapshotted { .. } => {}
         }
     }
@@ -290,88 +388,101 @@ impl Room {
     /// Nothing of a batch is on disk. Its authors are told, and documents that ran ahead are read again.
     fn fail_batch(&mut self, batch: Vec<Flight>, error: &Arc<StoreError>) {
         let refusal = Refusal::storage(error);
-        let mut broken = Vec::new();
-        // What is staged behind the batch builds on what failed.
-        let (dependent, independent): (Vec<_>, Vec<_>) = std::mem::take(&mut self.staged)
-            .into_iter()
-            .partition(|staged| {
-                matches!(
-                    staged.then,
-                    Then::Appended { .. } | Then::Snapshotted { .. }
-                )
-            });
-        self.staged_bytes = independent
-            .iter()
-            .map(|staged| write_bytes(&staged.write))
-            .sum();
-        self.staged = independent;
-        let failed = batch.into_iter().flat_map(|flight| flight.thens);
-        for then in failed.chain(dependent.into_iter().map(|staged| staged.then)) {
+        let mut broken = BTreeMap::<DocumentId, Version>::new();
+        for then in batch.into_iter().flat_map(|flight| flight.thens) {
             match then {
-                Then::Appended { path, answer, .. } => {
-                    if let Some((request, _)) = answer {
-                        self.refuse(request, refusal.clone());
-                    }
-                    broken.push(path);
+                Then::Appended {
+                    document,
+                    version,
+                    sender,
+                    answer,
+                    ..
+                } => {
+                    self.refuse_append(
+                        document,
+                        sender,
+                        answer.map(|(request, _)| request),
+                        &refusal,
+                    );
+                    let from = broken.entry(document).or_insert(version);
+                    *from = version.min(*from);
                 }
                 Then::Created { path, creator, .. } => {
                     self.usage.release_documents(1);
-                    self.creation_failed(&path, creator, refusal.clone());
+                    self.creation_failed(&path, *creator, refusal.clone());
                 }
                 Then::Deleted { request, .. } | Then::Moved { request, .. } => {
                     self.refuse(request, refusal.clone());
                 }
-                Then::Put {
-                    conn, tool_call_id, ..
-                } => {
-                    self.fail_call(None, conn, &tool_call_id, refusal.clone());
-                }
-                Then::Snapshotted { path, .. } => {
-                    if let Some(Slot::Open(document)) = self.documents.get_mut(&path) {
+                Then::Put { upload, .. } => self.end_upload(&upload, Err(refusal.clone())),
+                Then::Snapshotted { document, .. } => {
+                    if let Some(document) = self.documents.get_mut(document) {
                         document.stored.folded(None);
                     }
                 }
             }
         }
-        broken.sort();
-        broken.dedup();
-        for path in broken {
-            self.break_document(&path, &refusal);
+        self.refuse_staged(|id| broken.contains_key(&id), &refusal);
+        for (id, from) in broken {
+            self.break_document(id, from, &refusal);
         }
     }
 
-    /// The replica shows what is not on disk: nobody is served from it until it was read again.
-    pub(super) fn break_document(&mut self, path: &str, refusal: &Refusal) {
-        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+    /// What is staged of these documents builds on what is not going to be on disk.
+    fn refuse_staged(&mut self, builds_on: impl Fn(DocumentId) -> bool, refusal: &Refusal) {
+        let (dependent, independent): (Vec<_>, Vec<_>) = std::mem::take(&mut self.staged)
+            .into_iter()
+            .partition(|staged| staged.then.document().is_some_and(&builds_on));
+        self.staged_bytes = independent
+            .iter()
+            .map(|staged| write_bytes(&staged.write))
+            .sum();
+        self.staged = independent;
+        for staged in dependent {
+            match staged.then {
+                Then::Appended {
+                    document,
+                    sender,
+                    answer,
+                    ..
+                } => self.refuse_append(
+                    document,
+                    sender,
+                    answer.map(|(request, _)| request),
+                    refusal,
+                ),
+                Then::Snapshotted { document, .. } => {
+                    if let Some(document) = self.documents.get_mut(document) {
+                        document.stored.folded(None);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// From a version on the replica shows what is not going to be on disk: nobody is served from it until it was read
+    /// again. What came before is on disk, or on its way there, and is answered as ever.
+    pub(super) fn break_document(&mut self, id: DocumentId, from: Version, refusal: &Refusal) {
+        let Some(document) = self.documents.get_mut(id) else {
             return;
         };
-        document.broken = true;
+        document.set_broken(from);
         // A reader to catch up is still marked as behind and is served after the reload.
-        let deferred = std::mem::take(&mut document.deferred);
+        let first = document
+            .deferred
+            .partition_point(|(version, _)| *version < from);
+        let deferred = document.deferred.split_off(first);
         self.refuse_deferred(deferred, refusal);
-        self.reload(path);
+        self.reload(id);
     }
 
-    fn after_delete(&mut self, request: Request, path: &str, entries: &[Removed]) {
-        for entry in entries {
-            self.close_document(&entry.path);
-        }
-        self.release_documents(entries);
+    fn after_delete(&mut self, request: Request, path: &str, entries: Vec<Removed>) {
+        self.close_removed(&entries);
+        self.release_documents(&entries);
+        self.end_downloads(entries.iter().map(|entry| &*entry.path));
         self.respond(request, Content::Empty);
-        let participant_id = self.participant_id(request.conn);
-        for path in entries
-            .iter()
-            .map(|entry| entry.path.as_str())
-            .chain(folder(
-                path,
-                entries.iter().map(|entry| entry.path.as_str()),
-            ))
-        {
-            self.send_to_all(&ServerToClient::FileDeleted {
-                path: path.to_owned(),
-                participant_id: participant_id.clone(),
-            });
-        }
+        self.announce_deleted(path, entries, request.conn);
     }
 
     fn after_move(
@@ -379,34 +490,31 @@ impl Room {
         request: Request,
         source: &str,
         destination: &str,
-        entries: &[MovedEntry],
+        entries: Vec<MovedEntry>,
         replaced: &[Removed],
     ) {
-        for path in entries
-            .iter()
-            .map(|entry| &entry.source)
-            .chain(replaced.iter().map(|entry| &entry.path))
-        {
-            self.close_document(path);
-        }
+        self.close_removed(replaced);
         self.release_documents(replaced);
-        for entry in entries {
+        let left = entries.iter().map(|entry| &*entry.source);
+        self.end_downloads(left.chain(replaced.iter().map(|entry| &*entry.path)));
+        // All leave before any arrives: within a folder one may take the place of another.
+        let mut arriving = Vec::new();
+        for entry in &entries {
+            self.load_again(&entry.source);
+            if entry.document.is_some() {
+                self.documents.note_left(&entry.source);
+            }
+            let document = entry.document.and_then(|id| self.documents.remove(id));
+            arriving.extend(document.map(|document| (document, &entry.destination)));
+        }
+        for (document, destination) in arriving {
+            self.arrive(document, destination);
+        }
+        for entry in &entries {
             self.load_again(&entry.destination);
         }
         self.respond(request, Content::Empty);
-        let participant_id = self.participant_id(request.conn);
-        let moved = entries
-            .iter()
-            .map(|entry| (entry.source.as_str(), entry.destination.as_str()));
-        let of_folder = folder(source, entries.iter().map(|entry| entry.source.as_str()))
-            .map(|source| (source, destination));
-        for (source, destination) in moved.chain(of_folder) {
-            self.send_to_all(&ServerToClient::FileMoved {
-                source_path: source.to_owned(),
-                destination_path: destination.to_owned(),
-                participant_id: participant_id.clone(),
-            });
-        }
+        self.announce_moved(source, destination, entries, request.conn);
     }
 
     fn release_documents(&self, removed: &[Removed]) {
@@ -414,46 +522,82 @@ impl Room {
         self.usage.release_documents(documents.count() as u64);
     }
 
-    /// The document is no longer at this path: its streams end with a close.
-    fn close_document(&mut self, path: &str) {
-        self.load_again(path);
-        if !matches!(self.documents.get(path), Some(Slot::Open(_))) {
-            return;
+    /// Documents that were deleted or replaced.
+    fn close_removed(&mut self, removed: &[Removed]) {
+        for entry in removed {
+            self.load_again(&entry.path);
+            if let Some(id) = entry.document {
+                self.documents.note_left(&entry.path);
+                self.close_document(id);
+            }
         }
-        let Some(Slot::Open(document)) = self.documents.remove(path) else {
+    }
+
+    /// The document is gone: its streams end with a close. What is staged of it the store will refuse.
+    pub(super) fn close_document(&mut self, id: DocumentId) {
+        let Some(mut document) = self.documents.remove(id) else {
             return;
         };
         self.metrics.documents.dec();
-        for stream in document.streams.into_values() {
+        self.end_streams(&mut document);
+        let deferred = std::mem::take(&mut document.deferred);
+        self.refuse_deferred(deferred, &gone(&document.path));
+    }
+
+    /// The document was moved: it stays in memory with all that is on its way to the disk. Its streams end, since
+    /// clients name a document by its path; whoever waits for it at its new place gets it.
+    fn arrive(&mut self, mut document: Box<Document>, destination: &str) {
+        // Those that their clients have closed end when what they sent is on disk.
+        let closing = document
+            .streams
+            .extract_if(.., |_, stream| stream.is_closing)
+            .collect();
+        self.end_streams(&mut document);
+        document.streams = closing;
+        let is_of_path = |deferred: &Deferred| {
+            !matches!(deferred, Deferred::Answer { .. } | Deferred::Close { .. })
+        };
+        let (of_path, others) = std::mem::take(&mut document.deferred)
+            .into_iter()
+            .partition(|(_, deferred)| is_of_path(deferred));
+        document.deferred = others;
+        self.refuse_deferred(of_path, &gone(&document.path));
+        document.path = destination.into();
+        let id = document.id;
+        for waiter in self.place(document) {
+            self.serve(id, waiter);
+        }
+    }
+
+    /// Ends the streams of a document that was taken out.
+    fn end_streams(&mut self, document: &mut Document) {
+        for stream in std::mem::take(&mut document.streams).into_values() {
             self.end_call(stream.conn, &stream.tool_call_id, Control::close());
         }
-        let gone = Refusal::new(
-            ErrorCode::NotFound,
-            format!("{path:?} was deleted or moved meanwhile"),
-        );
-        self.refuse_deferred(document.deferred, &gone);
+        document.idle_since = Some(self.now);
     }
 
     /// Tells those whose answers waited for a version that they won't get it.
     fn refuse_deferred(&mut self, deferred: VecDeque<(Version, Deferred)>, refusal: &Refusal) {
         for (_, deferred) in deferred {
             match deferred {
-                Deferred::Answer { request, .. } => self.refuse(request, refusal.clone()),
+                Deferred::Answer { request, .. } | Deferred::Described { request, .. } => {
+                    self.refuse(request, refusal.clone());
+                }
                 Deferred::State {
                     request,
                     tool_call_id,
                     ..
                 } => self.fail_call(Some(request), request.conn, &tool_call_id, refusal.clone()),
                 Deferred::CatchUp { .. } => {}
+                Deferred::Close {
+                    request,
+                    document,
+                    stream,
+                    // What was lost by it was noted when its updates were refused.
+                } => self.end_closed(request, document, stream),
             }
         }
-    }
-
-    pub(super) fn announce_updated(&self, path: &str, conn: Conn) {
-        self.send_to_all(&ServerToClient::FileUpdated {
-            path: path.to_owned(),
-            participant_id: self.participant_id(conn),
-        });
     }
 
     /// Whether a call still waits to be opened.
@@ -463,6 +607,17 @@ impl Room {
             .and_then(|participant| participant.calls.get(tool_call_id))
             .is_some_and(|call| matches!(call, Call::Sync(SyncCall::Opening { .. })))
     }
+}
+
+/// Says that a document has to be read again first.
+fn read_again() -> Refusal {
+    let text = "storage failed and the document is being read again; send the update again";
+    Refusal::new(ErrorCode::OperationFailed, text)
+}
+
+fn gone(path: &str) -> Refusal {
+    let text = format!("{path:?} was deleted or moved meanwhile");
+    Refusal::new(ErrorCode::NotFound, text)
 }
 
 fn write_bytes(write: &Write) -> usize {
@@ -475,8 +630,22 @@ fn write_bytes(write: &Write) -> usize {
     }
 }
 
+/// What may be one batch, and the snapshots that have to wait for it: a snapshot has what was staged before it, and must
+/// not bring that to the disk if the store refuses it.
+fn split_snapshots(staged: Vec<Staged>) -> (Vec<Staged>, Vec<Staged>) {
+    let mut appended = BTreeSet::new();
+    staged.into_iter().partition(|one| match &one.write {
+        Write::Append { document, .. } => {
+            appended.insert(*document);
+            true
+        }
+        Write::Snapshot { document, .. } => !appended.contains(document),
+        _ => true,
+    })
+}
+
 /// One write for each document's short updates, and the others as they are.
-fn gather(staged: Vec<Staged>) -> Vec<(Write, Vec<Then>)> {
+fn gather(staged: Vec<Staged>) -> Vec<(Write, Vec<Then>, Vec<Held>)> {
     let mut groups: Vec<Vec<Staged>> = Vec::with_capacity(staged.len());
     // Where a document's updates are gathered.
     let mut places: HashMap<DocumentId, usize> = HashMap::new();
@@ -505,7 +674,7 @@ fn gather(staged: Vec<Staged>) -> Vec<(Write, Vec<Then>)> {
 }
 
 /// One write for the updates of a document; or several, if they don't merge.
-fn merge_group(group: Vec<Staged>) -> Vec<(Write, Vec<Then>)> {
+fn merge_group(group: Vec<Staged>) -> Vec<(Write, Vec<Then>, Vec<Held>)> {
     let updates = group.iter().filter_map(|one| match &one.write {
         Write::Append { update, .. } => Some(&update[..]),
         _ => None,
@@ -517,14 +686,19 @@ fn merge_group(group: Vec<Staged>) -> Vec<(Write, Vec<Then>)> {
             .ok(),
     };
     let Some(merged) = merged else {
-        let alone = |one: Staged| (one.write, vec![one.then]);
+        let alone = |one: Staged| (one.write, vec![one.then], vec![one.held]);
         return group.into_iter().map(alone).collect();
     };
     let mut group = group.into_iter();
-    let Some(Staged { mut write, then }) = group.next() else {
+    let Some(Staged {
+        mut write,
+        then,
+        held,
+    }) = group.next()
+    else {
         return Vec::new();
     };
-    let mut thens = vec![then];
+    let (mut thens, mut all_held) = (vec![then], vec![held]);
     for other in group {
         if let (
             Write::Append { contributions, .. },
@@ -539,11 +713,12 @@ fn merge_group(group: Vec<Staged>) -> Vec<(Write, Vec<Then>)> {
             }
         }
         thens.push(other.then);
+        all_held.push(other.held);
     }
     if let Write::Append { update, .. } = &mut write {
         *update = merged.into();
     }
-    vec![(write, thens)]
+    vec![(write, thens, all_held)]
 }
 
 /// Adds a contribution to others, to the last one if it is by the same author.
@@ -562,9 +737,4 @@ fn add(contributions: &mut Vec<Contribution>, one: Contribution) {
             _ => last.operations.push(range),
         }
     }
-}
-
-/// The path itself, if it was a folder: none of the entries below it has that name.
-fn folder<'a>(path: &'a str, mut entries: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    (!entries.any(|entry| entry == path)).then_some(path)
 }

@@ -2,15 +2,17 @@
 
 use bytes::Bytes;
 use meshagent_document::merge_updates;
-use meshagent_store::{StoredDocument, Timestamp, Write};
+use meshagent_store::{DocumentId, StoredDocument, Timestamp, Write};
 
 use super::Room;
 use super::batch::Then;
-use super::documents::{Document, Slot};
+use super::documents::Document;
 
 /// A log up to this length is never too long. With it and half a snapshot of log, and as much again for what
 /// arrives while the log is being folded, a document's stored size stays below twice its merged state and 128 KiB.
 const FREE_LOG_BYTES: usize = 64 << 10;
+/// Bytes of states that one turn folds, if it folds more than one.
+const FOLDED_BYTES: usize = 4 << 20;
 /// How often a document that deleted something is compared with its merged state, which only encoding tells.
 const DELETED_CHECK_MILLIS: i64 = 30_000;
 
@@ -85,74 +87,141 @@ impl Stored {
     }
 }
 
+/// What the clock has a document do.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Due {
+    /// Its log is folded.
+    Fold,
+    /// Its log is folded if that makes it much shorter.
+    Compare,
+    /// It is let go.
+    Unload,
+    /// It is read again.
+    Reload,
+}
+
 impl Room {
+    /// Bytes of the documents that are due.
+    pub(super) fn due_bytes(&self, now: Timestamp) -> usize {
+        let due = self
+            .documents
+            .iter()
+            .map(|document| match self.due(document, now) {
+                Some(Due::Fold | Due::Compare | Due::Unload) => document.bytes,
+                Some(Due::Reload) | None => 0,
+            });
+        due.fold(0, usize::saturating_add)
+    }
+
+    fn due(&self, document: &Document, now: Timestamp) -> Option<Due> {
+        if document.is_broken() {
+            return Some(Due::Reload);
+        }
+        let unload_after = i64::try_from(self.config.unload_after.as_millis()).unwrap_or(i64::MAX);
+        let idle = document.streams.is_empty()
+            && document.deferred.is_empty()
+            && document
+                .idle_since
+                .is_some_and(|since| now.0.saturating_sub(since.0) >= unload_after);
+        let settled = document.head == document.committed && !document.stored.under_way;
+        if document.stored.is_worn(self.config.snapshot_every) {
+            Some(Due::Fold)
+        } else if document.stored.wants_comparison(now, idle) {
+            // A fold that is under way is waited for.
+            (!document.stored.under_way).then_some(Due::Compare)
+        } else if idle && settled {
+            // Reading one snapshot beats replaying a log, so a document is folded before it goes.
+            let is_long = document.stored.updates > 16;
+            Some(if is_long { Due::Fold } else { Due::Unload })
+        } else {
+            None
+        }
+    }
+
     /// Lets documents go that nobody has had open for a while, and folds long logs into snapshots.
     pub(crate) fn handle_timeout(&mut self, now: Timestamp) {
         self.now = now;
         self.is_worn = false;
+        // What nobody is sent makes room for those who wait, here or in another room.
+        let is_wanted = self.usage.ledger().is_wanted();
+        if is_wanted {
+            for document in self.documents.iter_mut() {
+                document.tidy(now, true);
+            }
+        }
         self.retry_waiting(None);
-        let unload_after = i64::try_from(self.config.unload_after.as_millis()).unwrap_or(i64::MAX);
         let mut worn = Vec::new();
         let mut uncertain = Vec::new();
         let mut gone = Vec::new();
         let mut broken = Vec::new();
         self.largest_document_bytes = 0;
-        for (path, slot) in &mut self.documents {
-            let Slot::Open(document) = slot else { continue };
-            if document.broken {
-                broken.push(path.clone());
+        for document in self.documents.iter_mut() {
+            if !document.is_broken() {
+                document.tidy(now, false);
+                self.largest_document_bytes = self.largest_document_bytes.max(document.bytes);
+            }
+        }
+        let mut folded = 0_usize;
+        for document in self.documents.iter() {
+            let id = document.id;
+            let Some(due) = self.due(document, now) else {
                 continue;
-            }
-            document.tidy(now);
-            self.largest_document_bytes = self.largest_document_bytes.max(document.bytes);
-            let idle = document.streams.is_empty()
-                && document.deferred.is_empty()
-                && document
-                    .idle_since
-                    .is_some_and(|since| now.0.saturating_sub(since.0) >= unload_after);
-            let settled = document.head == document.committed && !document.stored.under_way;
-            if document.stored.is_worn(self.config.snapshot_every) {
-                worn.push(path.clone());
-            } else if document.stored.wants_comparison(now, idle) {
-                uncertain.push(path.clone());
-            } else if idle && settled {
-                // Reading one snapshot beats replaying a log, so a document is folded before it goes.
-                if document.stored.updates > 16 {
-                    worn.push(path.clone());
-                } else {
-                    gone.push(path.clone());
+            };
+            // What does not fit into this turn has the next one.
+            let fits = folded < FOLDED_BYTES;
+            match due {
+                Due::Fold if fits => worn.push(id),
+                Due::Compare if fits => uncertain.push(id),
+                Due::Fold | Due::Compare => {
+                    self.is_worn = true;
+                    continue;
                 }
+                Due::Unload => gone.push(id),
+                Due::Reload => broken.push(id),
+            }
+            if matches!(due, Due::Fold | Due::Compare) {
+                folded = folded.saturating_add(document.bytes);
             }
         }
-        for path in worn {
-            self.snapshot(&path, false);
+        if !gone.is_empty() {
+            // Its next reader would find it as it is on disk, without what is still on its way there.
+            let under_way = self.documents_under_way();
+            gone.retain(|id| !under_way.contains(id));
         }
-        for path in uncertain {
-            self.snapshot(&path, true);
+        for id in worn {
+            self.snapshot(id, false);
         }
-        for path in gone {
-            self.documents.remove(&path);
-            self.metrics.documents.dec();
-            tracing::debug!(room = %self.id.room, path, "document let go");
+        for id in uncertain {
+            self.snapshot(id, true);
         }
-        for path in broken {
-            self.reload(&path);
+        for id in gone {
+            if let Some(document) = self.documents.remove(id) {
+                self.metrics.documents.dec();
+                tracing::debug!(
+                    room = &*self.id.room,
+                    path = &*document.path,
+                    "document let go"
+                );
+            }
+        }
+        for id in broken {
+            self.reload(id);
         }
     }
 
     /// Folds a document's log into one state; or, `if_worth`, only if that makes it shorter by half.
-    fn snapshot(&mut self, path: &str, if_worth: bool) {
-        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+    fn snapshot(&mut self, id: DocumentId, if_worth: bool) {
+        let Some(document) = self.documents.get_mut(id) else {
             return;
         };
-        if document.stored.under_way || document.broken {
+        if document.stored.under_way || document.is_broken() {
             return;
         }
         let state = match whole_state(document) {
             Ok(state) => state,
             Err(error) => {
                 // Without the waiting part the snapshot would lose edits, so there is none.
-                tracing::warn!(%error, path, "no snapshot: the waiting updates do not merge");
+                tracing::warn!(%error, path = &*document.path, "no snapshot: the waiting updates do not merge");
                 return;
             }
         };
@@ -163,8 +232,7 @@ impl Room {
         }
         document.stored.under_way = true;
         let then = Then::Snapshotted {
-            path: path.to_owned(),
-            document: document.id,
+            document: id,
             fold: Fold {
                 snapshot_bytes: state.len(),
                 updates: document.stored.updates,
@@ -173,7 +241,7 @@ impl Room {
         };
         // Later updates, staged before this one, stay in the log and are contained in the state.
         let write = Write::Snapshot {
-            document: document.id,
+            document: id,
             through: document.last_seq,
             state: Bytes::from(state),
             fold_before: self.provenance_horizon(),

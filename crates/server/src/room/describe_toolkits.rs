@@ -1,9 +1,21 @@
 //! The answer to `room.list_toolkits`: what this server offers, for programs that ask before they call.
 
+use std::sync::LazyLock;
+
+use meshagent_protocol::{Content, SharedMessage};
 use serde_json::{Map, Value, json};
 
+/// The answer, encoded once for all who ask.
+pub(super) fn answer() -> SharedMessage {
+    static ANSWER: LazyLock<SharedMessage> = LazyLock::new(|| {
+        let head = SharedMessage::answer_head(&Content::Json(describe()));
+        SharedMessage::answer(head.into())
+    });
+    ANSWER.clone()
+}
+
 /// `{"tools": {toolkit: {title, description, tools: {tool: …}}}}`, as the published SDKs read it.
-pub(super) fn describe() -> Value {
+fn describe() -> Value {
     json!({ "tools": {
         "sync": toolkit("Sync", "Live documents, checked by their schema", &[
             ("create", "Create a document from a schema and initial JSON", &["json"], false),

@@ -12,14 +12,18 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use meshagent_document::{MeshDocument, merge_updates};
-use meshagent_protocol::{Content, ErrorCode, SharedChunk, sync as wire};
+use meshagent_protocol::sync::{SyncDescribe, SyncDescribed};
+use meshagent_protocol::{Content, ErrorCode, SharedChunk, SharedMessage, sync as wire};
 use meshagent_store::{DocumentId, Seq, Timestamp};
 
 use super::compaction::Stored;
-use super::opening::Waiter;
 use super::sent::Sent;
+use super::sync::Lost;
+use super::writers::Writers;
 use super::{Call, Conn, Refusal, Request, Room, SyncCall};
+use crate::ledger::Held;
 use crate::metrics::Metrics;
+use crate::outbox::Outgoing;
 use crate::schemas::Schema;
 use crate::usage::Usage;
 
@@ -29,6 +33,12 @@ const RECENT_BYTES: usize = 1 << 20;
 const MERGED_BYTES: usize = 1 << 20;
 /// Descriptions of a large document that may wait for the disk; more are made later.
 const WAITING_DESCRIPTIONS: usize = 4;
+/// How much more memory than text a description may take while it is made.
+const DESCRIPTION_MEMORY: usize = 8;
+/// A document at its bound that has changed is measured again after so long, or when it has grown by this part of itself:
+/// measuring goes through all of it.
+const MEASURED_MILLIS: i64 = 1_000;
+const MEASURED_GROWTH: usize = 64;
 /// How long an encoded state is kept that nobody asks for.
 const STATE_KEPT_MILLIS: i64 = 10_000;
 
@@ -38,22 +48,11 @@ pub(super) type Version = u64;
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) struct StreamId(pub(super) u64);
 
-/// What the room knows of a path.
-#[derive(Debug)]
-pub(super) enum Slot {
-    /// Being read from the store, by the read with this number.
-    Loading {
-        fetch: u64,
-        waiters: Vec<Waiter>,
-    },
-    /// Not in the store; one request is creating it.
-    Creating(Vec<Waiter>),
-    Open(Box<Document>),
-}
-
 #[derive(Debug)]
 pub(super) struct Document {
     pub(super) id: DocumentId,
+    /// Where it stands now.
+    pub(super) path: Arc<str>,
     pub(super) schema: Arc<Schema>,
     pub(super) replica: MeshDocument,
     /// The version of `replica`, which runs ahead of what is on disk.
@@ -65,8 +64,12 @@ pub(super) struct Document {
     pub(super) deferred: VecDeque<(Version, Deferred)>,
     /// An encoded state, shared by all who open the document.
     state: Option<State>,
+    /// The last description, of which version, and what was asked for.
+    description: Option<(Version, [bool; 3], SharedMessage)>,
     /// What names the replica's state, and which one that was.
     pub(super) named: Option<(Version, String)>,
+    /// Who writes under which client id.
+    pub(super) writers: Writers,
     /// What was sent last.
     pub(super) sent: Sent,
     recent: VecDeque<(Version, Vec<u8>)>,
@@ -78,13 +81,21 @@ pub(super) struct Document {
     pub(super) stored: Stored,
     /// Bytes of the merged state, or a little more.
     pub(super) bytes: usize,
-    /// The version whose size was measured because it seemed too large.
-    measured_at: Option<Version>,
-    /// Bytes of updates that wait for something that never came, at most.
-    pub(super) pending_bytes: usize,
-    /// A commit failed: the replica shows what is not on disk, and is read again before it serves anybody.
-    pub(super) broken: bool,
+    /// When its size was measured because it seemed too large, how much it was, and of which version.
+    measured: Option<Measured>,
+    /// The first version that is not going to be on disk, as a commit failed or the store refused a write: the
+    /// replica shows it, and is read again before it serves anybody.
+    broken_from: Option<Version>,
+    /// Whether something behind that version is on disk, which readers were not sent.
+    is_missed: bool,
     pub(super) idle_since: Option<Timestamp>,
+}
+
+#[derive(Debug)]
+struct Measured {
+    at: Timestamp,
+    version: Version,
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -95,6 +106,10 @@ struct State {
 }
 
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts about one reader"
+)]
 pub(super) struct Stream {
     pub(super) conn: Conn,
     pub(super) tool_call_id: Arc<str>,
@@ -105,7 +120,13 @@ pub(super) struct Stream {
     /// It is due a state that waits for the disk.
     catching_up: bool,
     /// It takes all that became durable together as one update.
-    merges: bool,
+    pub(super) merges: bool,
+    /// What it sent and was not kept.
+    pub(super) lost: Option<Lost>,
+    /// Its client is known to have operations that the server lacks.
+    pub(super) is_ahead: bool,
+    /// Its client has closed it, and waits for the server's close.
+    pub(super) is_closing: bool,
 }
 
 /// An answer that waits for the disk.
@@ -115,15 +136,27 @@ pub(super) enum Deferred {
         request: Request,
         content: Content,
     },
+    Described {
+        request: Request,
+        answer: SharedMessage,
+    },
     State {
         request: Request,
         tool_call_id: String,
         payload: Bytes,
         merges: bool,
+        /// What the client is told beside the state.
+        notice: Content,
     },
     CatchUp {
         stream: StreamId,
         payload: Bytes,
+    },
+    /// The end of a call that its client has closed: what it sent before is on disk by then, or was refused.
+    Close {
+        request: Request,
+        document: DocumentId,
+        stream: StreamId,
     },
 }
 
@@ -139,23 +172,25 @@ pub(super) struct Change {
 impl Document {
     pub(super) fn new(
         id: DocumentId,
+        path: &str,
         schema: Arc<Schema>,
         replica: MeshDocument,
         last_seq: Seq,
         sent: Sent,
     ) -> Self {
-        let pending_bytes = pending_bytes(&replica);
         Self {
             id,
+            path: path.into(),
             schema,
             replica,
-            pending_bytes,
             head: 0,
             committed: 0,
             streams: BTreeMap::new(),
             deferred: VecDeque::new(),
             state: None,
+            description: None,
             named: None,
+            writers: Writers::default(),
             sent,
             recent: VecDeque::new(),
             recent_bytes: 0,
@@ -163,8 +198,9 @@ impl Document {
             last_seq,
             stored: Stored::default(),
             bytes: 0,
-            measured_at: None,
-            broken: false,
+            measured: None,
+            broken_from: None,
+            is_missed: false,
             idle_since: None,
         }
     }
@@ -197,59 +233,178 @@ impl Document {
         (self.head, text)
     }
 
+    /// The document's JSON as an answer, shared by all who ask for the same version.
+    ///
+    /// # Errors
+    /// If it is longer than a message may be, which is found out before it is made.
+    pub(super) fn described(
+        &mut self,
+        asked: &SyncDescribe,
+        max_bytes: usize,
+        usage: &Usage,
+    ) -> Result<SharedMessage, Refusal> {
+        let what = [asked.include_ids, asked.with_version, asked.with_schema];
+        if let Some((version, known, answer)) = &self.description
+            && (*version, *known) == (self.head, what)
+        {
+            return Ok(answer.clone());
+        }
+        // The one before is released before the next is made.
+        self.description = None;
+        let memory = max_bytes.saturating_mul(DESCRIPTION_MEMORY);
+        let json = self
+            .replica
+            .to_json_within(asked.include_ids, max_bytes, memory);
+        let json = json.ok_or_else(|| {
+            let text = format!(
+                "too large: the document's JSON has more than {max_bytes} bytes, or too many values; open the document instead"
+            );
+            Refusal::invalid(text)
+        })?;
+        let version = asked.with_version.then(|| self.version());
+        let schema = asked.with_schema.then(|| self.schema.json().into_owned());
+        let content = SyncDescribed::new(json, version, schema).into_content();
+        let answer = SharedMessage::answer(usage.share(SharedMessage::answer_head(&content)));
+        self.description = Some((self.head, what, answer.clone()));
+        Ok(answer)
+    }
+
+    /// Whether this description of its newest version was made.
+    pub(super) fn has_description(&self, asked: &SyncDescribe) -> bool {
+        let what = [asked.include_ids, asked.with_version, asked.with_schema];
+        let known = self.description.as_ref();
+        known.is_some_and(|(version, known, _)| (*version, *known) == (self.head, what))
+    }
+
     /// Whether an encoded state is there that has all that is on disk.
     pub(super) fn has_current_state(&self) -> bool {
         let state = self.state.as_ref();
         state.is_some_and(|state| state.version >= self.committed)
     }
 
-    /// Whether it may grow by so many bytes. The size is known only roughly, so at the bound it is measured.
-    pub(super) fn takes(&mut self, bytes: usize, max_bytes: usize) -> bool {
-        if self.bytes.saturating_add(bytes) <= max_bytes {
-            return true;
-        }
-        if self.measured_at != Some(self.head) {
-            self.measured_at = Some(self.head);
+    /// Whether it may grow by so many bytes. Its size is known only as an upper bound, which what is deleted doesn't
+    /// lower; so at the bound it is measured, but not again for every request.
+    pub(super) fn takes(
+        &mut self,
+        bytes: usize,
+        max_bytes: usize,
+        now: Timestamp,
+        metrics: &Metrics,
+    ) -> bool {
+        if self.would_measure(bytes, max_bytes, now) {
+            metrics.state_encodings.inc();
             self.bytes = self.replica.encode_state().len();
+            self.measured = Some(Measured {
+                at: now,
+                version: self.head,
+                bytes: self.bytes,
+            });
         }
         self.bytes.saturating_add(bytes) <= max_bytes
     }
 
-    /// Lets go of the encoded state if nobody asked for it lately.
-    pub(super) fn tidy(&mut self, now: Timestamp) {
-        let unused = |state: &mut State| now.0.saturating_sub(state.used.0) >= STATE_KEPT_MILLIS;
+    /// Whether that question takes an encoding.
+    pub(super) fn would_measure(&self, bytes: usize, max_bytes: usize, now: Timestamp) -> bool {
+        if self.bytes.saturating_add(bytes) <= max_bytes {
+            return false;
+        }
+        let Some(last) = &self.measured else {
+            return true;
+        };
+        let has_passed = now.0.saturating_sub(last.at.0) >= MEASURED_MILLIS;
+        let grown = self.bytes.saturating_sub(last.bytes);
+        last.version != self.head && (has_passed || grown >= last.bytes / MEASURED_GROWTH)
+    }
+
+    /// Bytes to go through to bring a reader up to date.
+    pub(super) fn catch_up_weight(&self, stream: StreamId) -> usize {
+        let Some(stream) = self.streams.get(&stream).filter(|one| one.lagging) else {
+            return 0;
+        };
+        if stream.cursor >= self.recent_floor {
+            self.recent_bytes
+        } else if self.has_current_state() {
+            0
+        } else {
+            self.bytes
+        }
+    }
+
+    /// Bytes to go through when what waits for the disk is released.
+    pub(super) fn release_weight(&self) -> usize {
+        let streams = self.deferred.iter().map(|(_, deferred)| deferred);
+        let streams = streams
+            .filter(|deferred| deferred.begins_a_stream())
+            .count();
+        self.recent_bytes.saturating_mul(streams)
+    }
+
+    /// Lets go of the encoded state if nobody asked for it lately; if its memory `is_wanted`, at once.
+    pub(super) fn tidy(&mut self, now: Timestamp, is_wanted: bool) {
+        let unused = |state: &mut State| {
+            is_wanted || now.0.saturating_sub(state.used.0) >= STATE_KEPT_MILLIS
+        };
         self.state.take_if(unused);
+        let is_stale = |known: &mut (Version, [bool; 3], SharedMessage)| known.0 != self.head;
+        if self.state.is_none() || self.description.as_mut().is_some_and(is_stale) {
+            self.description = None;
+        }
+    }
+
+    /// Whether the replica shows what is not going to be on disk, so that nobody may be served from it.
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken_from.is_some()
+    }
+
+    /// From this version on the replica shows what is not going to be on disk.
+    pub(super) fn set_broken(&mut self, from: Version) {
+        self.broken_from = Some(self.broken_from.map_or(from, |before| before.min(from)));
+    }
+
+    /// This version is on disk. Returns whether it may be shown: not if it builds on one that never will be there.
+    pub(super) fn appended(&mut self, version: Version, seq: Seq) -> bool {
+        self.last_seq = self.last_seq.max(seq);
+        if self.broken_from.is_some_and(|from| version >= from) {
+            self.is_missed = true;
+            return false;
+        }
+        self.committed = self.committed.max(version);
+        true
     }
 
     /// Replaces the replica after a failed commit. Readers have seen nothing but what is on disk, so they stay.
     pub(super) fn reload(&mut self, fresh: Self) {
-        self.pending_bytes = fresh.pending_bytes;
         self.replica = fresh.replica;
         self.bytes = fresh.bytes;
         self.stored = fresh.stored;
+        // A commit that was taken for failed may have reached the disk.
+        let is_more = fresh.last_seq > self.last_seq;
         self.last_seq = fresh.last_seq;
+        let is_missed = std::mem::take(&mut self.is_missed) || is_more;
+        if is_missed {
+            // No change tells of it, so readers get the state.
+            self.committed += 1;
+            self.recent.clear();
+            self.recent_bytes = 0;
+            self.recent_floor = self.committed;
+        }
         self.head = self.committed;
         self.state = None;
+        self.description = None;
         self.named = None;
+        self.measured = None;
         self.sent.clear();
         self.deferred.clear();
         for stream in self.streams.values_mut() {
-            stream.lagging |= std::mem::take(&mut stream.catching_up);
+            stream.lagging |= std::mem::take(&mut stream.catching_up) || is_missed;
         }
-        self.broken = false;
+        self.broken_from = None;
     }
 
     /// Whether another description may wait for the disk: each is a copy of the whole document.
     pub(super) fn takes_description(&self) -> bool {
-        let describes = |deferred: &&(Version, Deferred)| {
-            matches!(
-                deferred.1,
-                Deferred::Answer {
-                    content: Content::Json(_),
-                    ..
-                }
-            )
-        };
+        let describes =
+            |deferred: &&(Version, Deferred)| matches!(deferred.1, Deferred::Described { .. });
         self.deferred.iter().filter(describes).count() < WAITING_DESCRIPTIONS
     }
 
@@ -362,8 +517,8 @@ fn merge_run(run: Vec<Frame<'_>>) -> Vec<Frame<'_>> {
 
 impl Room {
     /// Shows a document's durable changes to everybody who has it open.
-    pub(super) fn publish(&mut self, path: &str, changes: &[Change]) {
-        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+    pub(super) fn publish(&mut self, id: DocumentId, changes: &[Change]) {
+        let Some(document) = self.documents.get_mut(id) else {
             return;
         };
         let frames = |merges| {
@@ -378,19 +533,19 @@ impl Room {
         for frame in &one_by_one {
             document.remember(frame.version, frame.update.to_vec());
         }
-        self.release_deferred(path);
-        self.deliver(path, &one_by_one, false);
+        self.release_deferred(id);
+        self.deliver(id, &one_by_one, false);
         let takes_all = |stream: &Stream| stream.merges && !stream.lagging;
-        if let Some(Slot::Open(document)) = self.documents.get(path)
+        if let Some(document) = self.documents.get(id)
             && document.streams.values().any(takes_all)
         {
-            self.deliver(path, &frames(true), true);
+            self.deliver(id, &frames(true), true);
         }
     }
 
     /// Queues changes for the readers that take them in this form.
-    fn deliver(&mut self, path: &str, frames: &[Frame<'_>], merged: bool) {
-        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+    fn deliver(&mut self, document: DocumentId, frames: &[Frame<'_>], merged: bool) {
+        let Some(document) = self.documents.get_mut(document) else {
             return;
         };
         let is_scarce = self.usage.shared_bytes() > self.config.limits.max_shared_bytes;
@@ -416,7 +571,7 @@ impl Room {
                     let text = STANDARD.encode(&frame.update).into_bytes();
                     let payload = self.usage.share(text);
                     document.sent.remember(&payload);
-                    SharedChunk::new(wire::sync(path, payload))
+                    SharedChunk::new(&wire::sync(&document.path, payload))
                 });
                 participant.outbox.push_chunk(&stream.tool_call_id, chunk);
                 self.metrics.deliveries.inc();
@@ -426,9 +581,9 @@ impl Room {
     }
 
     /// Sends the answers whose version is on disk now.
-    pub(super) fn release_deferred(&mut self, path: &str) {
+    pub(super) fn release_deferred(&mut self, id: DocumentId) {
         loop {
-            let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+            let Some(document) = self.documents.get_mut(id) else {
                 return;
             };
             let Some((version, _)) = document.deferred.front() else {
@@ -442,41 +597,61 @@ impl Room {
             };
             match deferred {
                 Deferred::Answer { request, content } => self.respond(request, content),
+                Deferred::Described { request, answer } => {
+                    if let Some(participant) = self.participants.get(&request.conn) {
+                        let head = answer.body().0.clone();
+                        let head = participant.account.take_over(head);
+                        participant.outbox.push_item(Outgoing::Shared {
+                            request: Some(request.id),
+                            message: SharedMessage::answer(head),
+                        });
+                    }
+                }
                 Deferred::State {
                     request,
                     tool_call_id,
                     payload,
                     merges,
+                    notice,
                 } => {
-                    self.send_state(path, version, request, &tool_call_id, payload, merges);
+                    let tool_call_id = &tool_call_id;
+                    self.send_state(id, version, request, tool_call_id, payload, merges, notice);
                 }
+                Deferred::Close {
+                    request, stream, ..
+                } => self.end_closed(request, id, stream),
                 Deferred::CatchUp { stream, payload } => {
-                    self.send_catch_up(path, stream, version, payload);
+                    self.send_catch_up(id, stream, version, payload);
                 }
             }
         }
     }
 
     /// Answers now if the document's newest version is on disk, else as soon as it is.
-    pub(super) fn defer(&mut self, path: &str, deferred: Deferred) {
-        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+    pub(super) fn defer(&mut self, id: DocumentId, deferred: Deferred) {
+        let Some(document) = self.documents.get_mut(id) else {
             return;
         };
         document.defer_to(document.head, deferred);
-        self.release_deferred(path);
+        self.release_deferred(id);
     }
 
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of one deferred answer, named at the one place that calls this"
+    )]
     fn send_state(
         &mut self,
-        path: &str,
+        id: DocumentId,
         version: Version,
         request: Request,
         tool_call_id: &str,
         payload: Bytes,
         merges: bool,
+        notice: Content,
     ) {
         let stream = StreamId(self.number());
-        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+        let Some(document) = self.documents.get_mut(id) else {
             return;
         };
         let Some(participant) = self.participants.get_mut(&request.conn) else {
@@ -488,7 +663,7 @@ impl Room {
             _ => return self.respond(request, Content::Empty),
         };
         let open = SyncCall::Open {
-            path: path.to_owned(),
+            document: id,
             stream,
         };
         let SyncCall::Opening { early } = std::mem::replace(call, open) else {
@@ -505,15 +680,22 @@ impl Room {
                 lagging: false,
                 catching_up: false,
                 merges,
+                lost: None,
+                is_closing: false,
+                is_ahead: notice != Content::Empty,
             },
         );
         document.sent.remember(&payload);
-        let chunk = wire::state(path, &document.schema.json, payload);
-        self.send_chunk(conn, tool_call_id, chunk);
-        self.respond(request, Content::Empty);
-        self.bring_up(path, stream);
-        for (request, chunk) in early {
-            self.sync_chunk(request, tool_call_id, &chunk);
+        let schema = document.schema.shared_text();
+        let payload = participant.account.take_over(payload);
+        let chunk = SharedChunk::state(&document.path, schema, payload);
+        participant.outbox.push_chunk(&tool_call_id.into(), &chunk);
+        self.respond(request, notice);
+        self.bring_up(id, stream);
+        for (request, chunk, held) in early {
+            self.held = held;
+            self.sync_chunk(request, tool_call_id, chunk);
+            self.held = Held::none();
         }
     }
 
@@ -522,39 +704,39 @@ impl Room {
         let Some(participant) = self.participants.get(&conn) else {
             return;
         };
-        let open: Vec<(String, StreamId)> = participant
+        let open: Vec<(DocumentId, StreamId)> = participant
             .calls
             .iter()
             .filter_map(|(_, call)| match call {
-                Call::Sync(SyncCall::Open { path, stream }) => Some((path.clone(), *stream)),
+                Call::Sync(SyncCall::Open { document, stream }) => Some((*document, *stream)),
                 _ => None,
             })
             .collect();
-        for (path, id) in open {
-            if let Some(Slot::Open(document)) = self.documents.get(&path)
-                && document
+        for (document, stream) in open {
+            if let Some(found) = self.documents.get(document)
+                && found
                     .streams
-                    .get(&id)
+                    .get(&stream)
                     .is_some_and(|stream| stream.lagging)
             {
-                self.bring_up(&path, id);
+                self.bring_up(document, stream);
             }
         }
     }
 
     /// Sends a reader what it lacks of what is on disk, unless its connection is full.
-    fn bring_up(&mut self, path: &str, id: StreamId) {
-        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+    fn bring_up(&mut self, id: DocumentId, stream_id: StreamId) {
+        let Some(document) = self.documents.get_mut(id) else {
             return;
         };
-        let Some(stream) = document.streams.get_mut(&id) else {
+        let Some(stream) = document.streams.get_mut(&stream_id) else {
             return;
         };
         if stream.catching_up {
             return;
         }
         stream.lagging = stream.cursor < document.committed;
-        if !stream.lagging || document.broken {
+        if !stream.lagging || document.broken_from.is_some() {
             return;
         }
         let Some(participant) = self.participants.get(&stream.conn) else {
@@ -568,7 +750,7 @@ impl Room {
         let (cursor, merges) = (stream.cursor, stream.merges);
         let tool_call_id = Arc::clone(&stream.tool_call_id);
         let Some(missed) = document.missed(cursor, merges) else {
-            return self.bring_up_by_state(path, id);
+            return self.bring_up_by_state(id, stream_id);
         };
         let (mut cursor, mut payloads, mut is_complete) = (cursor, Vec::new(), true);
         for frame in missed {
@@ -579,7 +761,7 @@ impl Room {
             let payload = self
                 .usage
                 .share(STANDARD.encode(&frame.update).into_bytes());
-            let chunk = SharedChunk::new(wire::sync(path, payload.clone()));
+            let chunk = SharedChunk::new(&wire::sync(&document.path, payload.clone()));
             outbox.push_chunk(&tool_call_id, &chunk);
             payloads.push(payload);
             cursor = frame.version;
@@ -592,36 +774,42 @@ impl Room {
             document.sent.remember(&payload);
         }
         let committed = document.committed;
-        if let Some(stream) = document.streams.get_mut(&id) {
+        if let Some(stream) = document.streams.get_mut(&stream_id) {
             stream.lagging = !is_complete;
             stream.cursor = if is_complete { committed } else { cursor };
         }
     }
 
     /// Sends a reader a whole state, because what it lacks is no longer kept.
-    fn bring_up_by_state(&mut self, path: &str, id: StreamId) {
-        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+    fn bring_up_by_state(&mut self, id: DocumentId, stream_id: StreamId) {
+        let Some(document) = self.documents.get_mut(id) else {
             return;
         };
         let (version, payload) = document.shared_state(self.now, &self.usage, &self.metrics);
-        if let Some(stream) = document.streams.get_mut(&id) {
+        if let Some(stream) = document.streams.get_mut(&stream_id) {
             stream.catching_up = true;
         }
         document.defer_to(
             version,
             Deferred::CatchUp {
-                stream: id,
+                stream: stream_id,
                 payload,
             },
         );
-        self.release_deferred(path);
+        self.release_deferred(id);
     }
 
-    fn send_catch_up(&mut self, path: &str, id: StreamId, version: Version, payload: Bytes) {
-        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+    fn send_catch_up(
+        &mut self,
+        id: DocumentId,
+        stream_id: StreamId,
+        version: Version,
+        payload: Bytes,
+    ) {
+        let Some(document) = self.documents.get_mut(id) else {
             return;
         };
-        let Some(stream) = document.streams.get_mut(&id) else {
+        let Some(stream) = document.streams.get_mut(&stream_id) else {
             return;
         };
         document.sent.remember(&payload);
@@ -630,24 +818,29 @@ impl Room {
         let (conn, tool_call_id) = (stream.conn, stream.tool_call_id.clone());
         self.metrics.catch_ups.inc();
         self.metrics.deliveries.inc();
-        self.send_chunk(conn, &tool_call_id, wire::sync(path, payload));
-        self.bring_up(path, id);
+        let payload = match self.participants.get(&conn) {
+            Some(participant) => participant.account.take_over(payload),
+            None => payload,
+        };
+        let chunk = wire::sync(&document.path, payload);
+        self.send_chunk(conn, &tool_call_id, chunk);
+        self.bring_up(id, stream_id);
     }
 
     /// Takes a reader out of its document, which may become idle by it.
     pub(super) fn drop_sync_call(&mut self, call: SyncCall) {
-        let (path, stream) = match call {
+        let (document, stream) = match call {
             SyncCall::AwaitingStart => return,
             SyncCall::Opening { early } => {
-                for (request, _) in early {
+                for (request, _, _held) in early {
                     let text = "the call ended before the document was open";
                     self.refuse(request, Refusal::new(ErrorCode::InvalidState, text));
                 }
                 return;
             }
-            SyncCall::Open { path, stream } => (path, stream),
+            SyncCall::Open { document, stream } => (document, stream),
         };
-        let Some(Slot::Open(document)) = self.documents.get_mut(&path) else {
+        let Some(document) = self.documents.get_mut(document) else {
             return;
         };
         document.streams.remove(&stream);
@@ -655,9 +848,4 @@ impl Room {
             document.idle_since = Some(self.now);
         }
     }
-}
-
-/// Bytes of what waits in a replica for operations that never came.
-pub(super) fn pending_bytes(replica: &MeshDocument) -> usize {
-    replica.encode_pending().map_or(0, |pending| pending.len())
 }

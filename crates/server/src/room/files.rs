@@ -1,13 +1,18 @@
 //! Toolkit `storage`, the plain calls: exists, stat, list, delete, move, `download_url`.
 
 use meshagent_protocol::storage::{self as wire, Delete, DownloadUrl, Move, PathInput};
-use meshagent_protocol::{Content, ErrorCode, StorageGrant};
+use meshagent_protocol::{Content, ErrorCode, SharedMessage, StorageGrant};
 use meshagent_store::{Entry, EntryKind, Timestamp, Write};
 
 use super::batch::Then;
 use super::opening::Fetched;
 use super::waiting::Waiting;
 use super::{Fetch, Refusal, Request, Room};
+use crate::ledger::Kind;
+use crate::usage::share;
+
+/// About what an entry of a folder takes, as it was read and as text.
+pub(super) const ENTRY_BYTES: usize = 256;
 
 /// Which of two tools asked.
 #[derive(Clone, Copy, Debug)]
@@ -29,10 +34,28 @@ impl Room {
         if let Err(refusal) = self.may_store(request, &path, "see", may) {
             return self.refuse(request, refusal);
         }
-        self.fetch(Fetch::Stat { path }, Fetched::Stat { request, answer });
+        let then = Fetched::Stat {
+            request,
+            path: path.clone(),
+            answer,
+        };
+        self.fetch(Fetch::Stat { path }, then);
     }
 
-    pub(super) fn stat_fetched(&self, request: Request, answer: StatAnswer, entry: Option<Entry>) {
+    pub(super) fn stat_fetched(
+        &self,
+        request: Request,
+        path: &str,
+        answer: StatAnswer,
+        entry: Option<Entry>,
+    ) {
+        // Whoever may look because of what is below a path learns of a folder there, and of nothing else.
+        let entry = entry.filter(|entry| {
+            let is_folder = entry.kind == EntryKind::Folder;
+            let may =
+                |grant: &StorageGrant| is_folder || grant.can_read(path) || grant.can_list(path);
+            self.may_store(request, path, "see", may).is_ok()
+        });
         let content = match answer {
             StatAnswer::Exists => wire::exists(entry.is_some()),
             StatAnswer::Full => wire::stat(entry.map(output).as_ref()),
@@ -59,12 +82,22 @@ impl Room {
             return;
         };
         if participant.listing || !participant.outbox.accepts_broadcast(false) {
-            self.waiting.push_back(Waiting::List { request, path });
+            let charge = self.waiting_charge(request.conn);
+            self.waiting.push_back(Waiting::List {
+                request,
+                path,
+                _charge: charge,
+            });
             return;
         }
         participant.listing = true;
+        // One more than an answer may have says that there are more.
+        let max = self.config.limits.max_list_entries.saturating_add(1);
         self.fetch(
-            Fetch::List { path: path.clone() },
+            Fetch::List {
+                path: path.clone(),
+                max,
+            },
             Fetched::List { request, path },
         );
     }
@@ -90,7 +123,14 @@ impl Room {
             );
             return self.refuse(request, refusal);
         };
-        let visible: Vec<wire::Entry> = entries
+        let max = self.config.limits.max_list_entries;
+        if entries.len() > max {
+            let text = format!(
+                "{folder:?} has more than {max} entries, which is all that is listed at once; keep them in folders"
+            );
+            return self.refuse(request, Refusal::invalid(text));
+        }
+        let visible = entries
             .into_iter()
             .filter(|entry| {
                 let path = if folder.is_empty() {
@@ -103,9 +143,14 @@ impl Room {
                     EntryKind::Document | EntryKind::File => grant.can_list(&path),
                 }
             })
-            .map(output)
-            .collect();
-        self.respond(request, wire::list(&visible));
+            .map(output);
+        // As text at once: as values it would be many times as much.
+        let head = SharedMessage::answer_list(visible);
+        let Some(participant) = self.participants.get(&request.conn) else {
+            return;
+        };
+        let charge = participant.account.charge_anyway(Kind::Queued, head.len());
+        self.send_shared(request, SharedMessage::answer(share(head, charge)));
     }
 
     pub(super) fn delete(&mut self, request: Request, arguments: &Content) {
@@ -120,15 +165,15 @@ impl Room {
             );
             return self.refuse(request, refusal);
         }
-        if let Err(refusal) = self.may_store(request, &path, "delete", |grant| {
-            grant.can_delete(&path, recursive)
-        }) {
-            return self.refuse(request, refusal);
-        }
+        let reach = match self.may_delete(request, &path) {
+            Ok(reach) => reach,
+            Err(refusal) => return self.refuse(request, refusal),
+        };
         let write = Write::Delete {
             room: self.id.clone(),
             path: path.clone(),
             recursive,
+            reach,
         };
         self.stage(write, Then::Deleted { request, path });
     }
@@ -149,24 +194,17 @@ impl Room {
             );
             return self.refuse(request, refusal);
         }
-        // The source may be a folder, so the right has to reach everything below it.
-        let may = self
-            .may_store(request, &source, "move", |grant| {
-                grant.can_delete(&source, true) || grant.can_delete(&source, false)
-            })
-            .and_then(|()| {
-                self.may_store(request, &destination, "write", |grant| {
-                    grant.can_write(&destination)
-                })
-            });
-        if let Err(refusal) = may {
-            return self.refuse(request, refusal);
-        }
+        let reach = match self.may_move(request, &source, &destination) {
+            Ok(reach) => reach,
+            Err(refusal) => return self.refuse(request, refusal),
+        };
         let write = Write::Move {
             room: self.id.clone(),
             source: source.clone(),
             destination: destination.clone(),
             overwrite: input.overwrite,
+            reach: reach.moved,
+            replaces: reach.replaced,
             at: self.now,
         };
         self.stage(
@@ -218,32 +256,17 @@ impl Room {
             return;
         };
         let ttl = i64::try_from(self.config.download_url_ttl.as_millis()).unwrap_or(i64::MAX);
-        let expires = Timestamp(self.now.0.saturating_add(ttl));
+        let mut expires = self.now.0.saturating_add(ttl);
+        if let Some(seconds) = participant.expires {
+            // The right to read ends with the token.
+            let milliseconds = i64::try_from(seconds.saturating_mul(1000));
+            expires = expires.min(milliseconds.unwrap_or(i64::MAX));
+        }
+        let expires = Timestamp(expires);
         let url = self
             .signer
             .url(&participant.origin, &self.id, path, expires, download);
         self.respond(request, wire::download_url(&url));
-    }
-
-    pub(super) fn may_store(
-        &self,
-        request: Request,
-        path: &str,
-        verb: &str,
-        may: impl Fn(&StorageGrant) -> bool,
-    ) -> Result<(), Refusal> {
-        let grant = self
-            .participants
-            .get(&request.conn)
-            .and_then(|participant| participant.scope.storage.as_ref())
-            .ok_or_else(|| Refusal::denied("the token has no storage grant"))?;
-        if may(grant) {
-            Ok(())
-        } else {
-            Err(Refusal::denied(format!(
-                "the token's storage grant does not allow to {verb} {path:?}"
-            )))
-        }
     }
 }
 

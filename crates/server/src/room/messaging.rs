@@ -1,13 +1,23 @@
 //! Toolkit `messaging`: who is here, what they say of themselves, and messages between them.
 
-use meshagent_protocol::messaging::{self as wire, BroadcastInput, SendInput};
-use meshagent_protocol::{Content, ErrorCode, MessagingGrant, ServerToClient};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use meshagent_protocol::messaging::{self as wire, Forwarded};
+use meshagent_protocol::{Content, ErrorCode, MessagingGrant, ServerToClient, SharedMessage};
 use serde_json::{Map, Value};
 
+use super::waiting::Waiting;
 use super::{Conn, Participant, Refusal, Request, Room};
+use crate::ledger::{Account, Kind};
+use crate::outbox::Outgoing;
+use crate::usage::share;
 
 /// Bytes of attributes that a participant may set about itself. Beyond it the change is ignored.
 const MAX_ATTRIBUTES_BYTES: usize = 64 << 10;
+
+/// The attribute that a participant's token sets, as its `name`.
+pub(super) const TOKEN_ATTRIBUTE: &str = "name";
 
 impl Room {
     pub(super) fn messaging(&mut self, request: Request, tool: &str, arguments: &Content) {
@@ -18,7 +28,7 @@ impl Room {
             return self.refuse(request, Refusal::denied("the token has no messaging grant"));
         };
         match tool {
-            "enable" => self.enable(request, &grant),
+            "enable" => self.enable_when_there_is_room(request),
             "disable" => self.disable(request),
             "send" => self.send_message(request, &grant, arguments),
             "broadcast" => self.broadcast(request, &grant, arguments),
@@ -32,26 +42,41 @@ impl Room {
         }
     }
 
-    fn enable(&mut self, request: Request, grant: &MessagingGrant) {
-        self.respond(request, Content::Empty);
-        let others: Vec<wire::Participant> = if grant.list {
-            self.participants
-                .iter()
-                .filter(|(conn, participant)| participant.messaging && **conn != request.conn)
-                .map(|(_, participant)| introduction(participant))
-                .collect()
-        } else {
-            Vec::new()
+    /// Answers with what all others say of themselves, when the answer before that was read: it may be much.
+    pub(super) fn enable_when_there_is_room(&mut self, request: Request) {
+        let Some(participant) = self.participants.get(&request.conn) else {
+            return;
         };
+        if !participant.outbox.accepts_broadcast(false) {
+            let charge = self.waiting_charge(request.conn);
+            self.waiting.push_back(Waiting::Enable {
+                request,
+                _charge: charge,
+            });
+            return;
+        }
+        let grant = participant.scope.messaging.as_ref();
+        let may_list = grant.is_some_and(|grant| grant.list);
+        let others = self
+            .participants
+            .iter()
+            .filter(|(conn, other)| may_list && other.messaging && **conn != request.conn);
+        let others = others.map(|(_, other)| (&*other.id, &*other.role, &other.attributes));
+        let head = wire::enabled_head(&participant.id, others);
+        let charge = participant.account.charge_anyway(Kind::Queued, head.len());
+        self.respond(request, Content::Empty);
         let Some(participant) = self.participants.get_mut(&request.conn) else {
             return;
         };
-        let newly = !std::mem::replace(&mut participant.messaging, true);
-        let introduction = introduction(participant);
-        self.send(request.conn, wire::enabled(&introduction.id, &others));
-        if newly {
-            self.send_to_others(request.conn, &wire::participant_enabled(&introduction));
+        participant.outbox.push_item(Outgoing::Shared {
+            request: None,
+            message: SharedMessage::messaging(share(head, charge), Bytes::new()),
+        });
+        if std::mem::replace(&mut participant.messaging, true) {
+            return;
         }
+        let (news, account) = (introduction(participant), Arc::clone(&participant.account));
+        self.tell_of(request.conn, &account, &wire::participant_enabled(&news));
     }
 
     fn disable(&mut self, request: Request) {
@@ -60,8 +85,9 @@ impl Room {
             return;
         };
         if std::mem::replace(&mut participant.messaging, false) {
-            let id = participant.id.clone();
-            self.announce_disabled(&id);
+            let news = wire::participant_disabled(&participant.id);
+            let account = Arc::clone(&participant.account);
+            self.tell_of(request.conn, &account, &news);
         }
     }
 
@@ -72,25 +98,32 @@ impl Room {
                 Refusal::denied("the token's messaging grant does not allow to send"),
             );
         }
-        let input = match SendInput::parse(arguments) {
-            Ok(input) => input,
+        let (to, message) = match Forwarded::parse(arguments) {
+            Ok((Some(to), message)) => (to, message),
+            Ok((None, _)) => {
+                let text = "the field `to_participant_id` is missing, it must be a string";
+                return self.refuse(request, Refusal::invalid(text));
+            }
             Err(error) => return self.refuse(request, Refusal::request(&error)),
         };
-        let to = self.participants.iter().find(|(_, participant)| {
-            participant.messaging && participant.id == input.to_participant_id
-        });
-        let Some((conn, _)) = to else {
-            let text = format!(
-                "no participant {:?} has messaging enabled here",
-                input.to_participant_id
-            );
+        let others = self.participants.values();
+        let found = others
+            .filter(|participant| participant.messaging)
+            .find(|participant| participant.id == to);
+        let Some(recipient) = found else {
+            let text = format!("no participant {to:?} has messaging enabled here");
             return self.refuse(request, Refusal::new(ErrorCode::NotFound, text));
         };
-        self.send(
-            *conn,
-            input.message.deliver(self.participant_id(request.conn)),
-        );
-        self.respond(request, Content::Empty);
+        let message = match self.encode_once(request, &message) {
+            Ok(message) => message,
+            Err(refusal) => return self.refuse(request, refusal),
+        };
+        if recipient.outbox.push_from_others(&message) {
+            self.respond(request, Content::Empty);
+        } else {
+            let text = "the participant does not read what it gets; try again later";
+            self.refuse(request, Refusal::new(ErrorCode::OperationFailed, text));
+        }
     }
 
     fn broadcast(&self, request: Request, grant: &MessagingGrant, arguments: &Content) {
@@ -100,15 +133,41 @@ impl Room {
                 Refusal::denied("the token's messaging grant does not allow to broadcast"),
             );
         }
-        let input = match BroadcastInput::parse(arguments) {
-            Ok(input) => input,
-            Err(error) => return self.refuse(request, Refusal::request(&error)),
+        let message = Forwarded::parse(arguments)
+            .map_err(|error| Refusal::request(&error))
+            .and_then(|(_, message)| self.encode_once(request, &message));
+        match message {
+            Ok(message) => {
+                self.share_with_others(request.conn, &message);
+                self.respond(request, Content::Empty);
+            }
+            Err(refusal) => self.refuse(request, refusal),
+        }
+    }
+
+    /// A message as all its recipients get it. Its sender pays until the last of them has read it.
+    fn encode_once(
+        &self,
+        request: Request,
+        message: &Forwarded<'_>,
+    ) -> Result<SharedMessage, Refusal> {
+        let Some(sender) = self.participants.get(&request.conn) else {
+            return Err(Refusal::invalid("the sender has left"));
         };
-        self.send_to_others(
-            request.conn,
-            &input.message.deliver(self.participant_id(request.conn)),
-        );
-        self.respond(request, Content::Empty);
+        let charge = |bytes| {
+            let charge = sender.account.try_charge(Kind::Shared, bytes);
+            charge.map_err(Refusal::over)
+        };
+        let all = charge(message.max_bytes())?;
+        let (head, payload) = message
+            .encode(&sender.id)
+            .map_err(|error| Refusal::request(&error))?;
+        drop(all);
+        let (of_head, of_payload) = (charge(head.len())?, charge(payload.len())?);
+        Ok(SharedMessage::messaging(
+            share(head, of_head),
+            share(payload, of_payload),
+        ))
     }
 
     pub(super) fn set_attributes(&mut self, conn: Conn, attributes: Map<String, Value>) {
@@ -116,37 +175,54 @@ impl Room {
             return;
         };
         let mut changed = attributes;
+        // What the token says is not the participant's to change.
+        changed.remove(TOKEN_ATTRIBUTE);
         changed.retain(|name, value| participant.attributes.get(name) != Some(value));
         let mut merged = participant.attributes.clone();
         merged.extend(changed.clone());
-        if Value::Object(merged.clone()).to_string().len() > MAX_ATTRIBUTES_BYTES {
+        let text_bytes = Value::Object(merged.clone()).to_string().len();
+        if text_bytes > MAX_ATTRIBUTES_BYTES {
             // The message has no answer on the wire, so the log is the only place to say it.
-            tracing::warn!(participant = %participant.name, "attributes over {MAX_ATTRIBUTES_BYTES} bytes ignored");
+            tracing::warn!(participant = ?participant.name, "attributes over {MAX_ATTRIBUTES_BYTES} bytes ignored");
             return;
+        }
+        // As values they take some four times their text.
+        match participant.account.try_charge(Kind::State, text_bytes * 4) {
+            Ok(charge) => participant.attributes_charge = charge,
+            Err(error) => {
+                tracing::warn!(participant = %participant.name, %error, "attributes ignored");
+                return;
+            }
         }
         participant.attributes = merged;
         if changed.is_empty() || !participant.messaging {
             return;
         }
         let message = wire::participant_attributes(&participant.id, changed);
-        self.send_to_others(conn, &message);
+        let account = Arc::clone(&participant.account);
+        self.tell_of(conn, &account, &message);
     }
 
-    pub(super) fn announce_disabled(&self, id: &str) {
-        let message = wire::participant_disabled(id);
-        for participant in self
-            .participants
-            .values()
-            .filter(|participant| participant.messaging && participant.id != id)
-        {
-            participant.outbox.push(message.clone());
+    /// News of a participant, to those others who may know who is here. It pays until the last of them has read it, so
+    /// that who is in the news all the time is read from later.
+    pub(super) fn tell_of(&self, conn: Conn, account: &Arc<Account>, news: &ServerToClient) {
+        let news = SharedMessage::of(news);
+        let (head, payload) = news.body();
+        let charge = account.charge_anyway(Kind::Shared, head.len());
+        let news = SharedMessage::messaging(share(head.to_vec(), charge), payload.clone());
+        for (other, participant) in &self.participants {
+            let grant = participant.scope.messaging.as_ref();
+            let may_list = grant.is_some_and(|grant| grant.list);
+            if participant.messaging && may_list && *other != conn {
+                participant.outbox.push_from_others(&news);
+            }
         }
     }
 
-    fn send_to_others(&self, conn: Conn, message: &ServerToClient) {
+    fn share_with_others(&self, conn: Conn, message: &SharedMessage) {
         for (other, participant) in &self.participants {
             if participant.messaging && *other != conn {
-                participant.outbox.push(message.clone());
+                participant.outbox.push_from_others(message);
             }
         }
     }

@@ -1,25 +1,35 @@
 //! From a path to an open document: read it, or create it, once for all who ask meanwhile.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use meshagent_document::{InsertError, Limits, MeshDocument};
-use meshagent_protocol::sync::{SyncCreate, SyncDescribe, SyncDescribed, SyncOpenStart, SyncPatch};
+use meshagent_protocol::sync::{SyncCreate, SyncDescribe, SyncOpenStart, SyncPatch};
 use meshagent_protocol::{Content, ErrorCode};
 use meshagent_store::{
     Author, Contribution, DocumentId, EntryKind, OperationRange, Seq, StoreError, StoredDocument,
     Timestamp, Write,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::batch::Then;
 use super::compaction::Stored;
-use super::documents::{Deferred, Document, Slot};
+use super::documents::{Deferred, Document};
 use super::files::{StatAnswer, is_file};
 use super::sent::Sent;
+use super::sync::told_vector;
+use super::waiting::Full;
 use super::{Conn, Fetch, FetchResult, Refusal, Request, Room};
-use crate::schemas::Schema;
+use crate::ledger::Held;
+use crate::schemas::InvalidSchema;
+
+/// Client ids that one update may bring into a document, each of which becomes a record of who made what.
+const NEW_CLIENTS: usize = 10_000;
+
+/// Runs of operations, and of deleted ones, in one update: each takes nearly 200 bytes while the update is looked at.
+const UPDATE_OPERATIONS: usize = 1 << 21;
 
 /// Somebody who waits for a document.
 #[derive(Debug)]
@@ -27,21 +37,30 @@ pub(super) enum Waiter {
     Create {
         request: Request,
         create: SyncCreate,
+        /// What it costs while it waits.
+        _held: Held,
     },
     Describe {
         request: Request,
         describe: SyncDescribe,
+        _held: Held,
     },
     Patch {
         request: Request,
         patch: SyncPatch,
         author: Author,
+        held: Held,
     },
     Open {
         request: Request,
         tool_call_id: String,
         start: SyncOpenStart,
-        may_write: bool,
+        /// Asked only if there is no such document: one that is there needs no schema.
+        may_create: Result<(), Refusal>,
+        /// Why it could not create the document: something came to stand there first. If that isn't a document, this
+        /// is the answer.
+        overtaken: Option<Refusal>,
+        _held: Held,
     },
 }
 
@@ -72,8 +91,11 @@ impl Waiter {
             Self::Create { .. } => true,
             Self::Describe { .. } | Self::Patch { .. } => false,
             Self::Open {
-                start, may_write, ..
-            } => start.create && *may_write,
+                start,
+                may_create,
+                overtaken,
+                ..
+            } => start.create && may_create.is_ok() && overtaken.is_none(),
         }
     }
 
@@ -109,7 +131,7 @@ pub(super) enum Fetched {
         path: String,
     },
     Reload {
-        path: String,
+        document: DocumentId,
     },
     Schema {
         path: String,
@@ -119,6 +141,7 @@ pub(super) enum Fetched {
     },
     Stat {
         request: Request,
+        path: String,
         answer: StatAnswer,
     },
     List {
@@ -130,6 +153,10 @@ pub(super) enum Fetched {
         tool_call_id: String,
         request: Request,
         path: String,
+    },
+    DownloadPart {
+        conn: Conn,
+        tool_call_id: String,
     },
     /// There is no such file; what stands there instead decides about the answer.
     DownloadMissing {
@@ -148,10 +175,11 @@ pub(super) enum Fetched {
 impl Room {
     /// Serves `waiter` from the document at `path`, now or when it is there.
     pub(super) fn with_document(&mut self, path: &str, waiter: Waiter) {
-        match self.documents.get_mut(path) {
-            Some(Slot::Loading { waiters, .. } | Slot::Creating(waiters)) => waiters.push(waiter),
-            Some(Slot::Open(_)) => self.serve(path, waiter),
-            None => self.load(path, vec![waiter]),
+        if let Some(id) = self.documents.id_at(path) {
+            return self.serve(id, waiter);
+        }
+        if let Some(waiter) = self.documents.join(path, waiter) {
+            self.load(path, vec![waiter]);
         }
     }
 
@@ -166,16 +194,22 @@ impl Room {
                 path: path.to_owned(),
             },
         );
-        self.documents
-            .insert(path.to_owned(), Slot::Loading { fetch, waiters });
+        self.documents.set_loading(path, fetch, waiters);
     }
 
     /// What stands at the path has changed: a read that is under way may answer with what stood there before.
     pub(super) fn load_again(&mut self, path: &str) {
-        if let Some(Slot::Loading { .. }) = self.documents.get(path)
-            && let Some(Slot::Loading { waiters, .. }) = self.documents.remove(path)
-        {
+        if let Some(waiters) = self.documents.take_loading(path) {
             self.load(path, waiters);
+        }
+    }
+
+    /// It is known what became of a batch: what was read meanwhile, and could not be used, is read again.
+    pub(super) fn load_parked(&mut self) {
+        for path in std::mem::take(&mut self.parked) {
+            if self.documents.is_parked(&path) {
+                self.load_again(&path);
+            }
         }
     }
 
@@ -187,17 +221,18 @@ impl Room {
         now: Timestamp,
     ) {
         self.now = now;
-        let Some(fetched) = self.fetches.remove(&number) else {
+        // What the request held, it holds until here.
+        let Some((fetched, _held)) = self.fetches.remove(&number) else {
             return;
         };
         match fetched {
             Fetched::Document { path } => match result {
-                _ if !self.is_loading(&path, number) => {}
+                _ if !self.documents.is_loading(&path, number) => {}
                 Ok(FetchResult::Document(Some(stored))) => self.loaded(&path, &stored),
                 Ok(_) => self.missing(&path),
                 Err(error) => self.all_failed(&path, &Refusal::storage(&error)),
             },
-            Fetched::Reload { path } => self.reloaded(&path, result),
+            Fetched::Reload { document } => self.reloaded(document, result),
             Fetched::Schema {
                 path,
                 creator,
@@ -210,9 +245,13 @@ impl Room {
                 Ok(_) => self.schema_fetched(&path, *creator, &file, explicit, None),
                 Err(error) => self.creation_failed(&path, *creator, Refusal::storage(&error)),
             },
-            Fetched::Stat { request, answer } => match result {
-                Ok(FetchResult::Stat(entry)) => self.stat_fetched(request, answer, entry),
-                Ok(_) => self.stat_fetched(request, answer, None),
+            Fetched::Stat {
+                request,
+                path,
+                answer,
+            } => match result {
+                Ok(FetchResult::Stat(entry)) => self.stat_fetched(request, &path, answer, entry),
+                Ok(_) => self.stat_fetched(request, &path, answer, None),
                 Err(error) => self.refuse(request, Refusal::storage(&error)),
             },
             Fetched::List { request, path } => {
@@ -233,11 +272,19 @@ impl Room {
                 path,
             } => {
                 let file = match result {
-                    Ok(FetchResult::File(file)) => Ok(file),
+                    Ok(FetchResult::OpenFile(file)) => Ok(file),
                     Ok(_) => Ok(None),
                     Err(error) => Err(Refusal::storage(&error)),
                 };
                 self.download_fetched(conn, &tool_call_id, request, &path, file);
+            }
+            Fetched::DownloadPart { conn, tool_call_id } => {
+                let part = match result {
+                    Ok(FetchResult::FilePart(part)) => Ok(part),
+                    Ok(_) => Ok(None),
+                    Err(error) => Err(Refusal::storage(&error)),
+                };
+                self.download_part_fetched(conn, &tool_call_id, part);
             }
             Fetched::DownloadMissing {
                 conn,
@@ -245,7 +292,7 @@ impl Room {
                 request,
                 path,
             } => {
-                let open = self.documents.contains_key(&path);
+                let open = self.documents.knows(&path);
                 let kind = match result {
                     Ok(FetchResult::Stat(entry)) => Ok(entry.map(|entry| entry.kind)),
                     Ok(_) => Ok(None),
@@ -273,13 +320,24 @@ impl Room {
         }
     }
 
-    fn is_loading(&self, path: &str, number: u64) -> bool {
-        matches!(self.documents.get(path), Some(Slot::Loading { fetch, .. }) if *fetch == number)
-    }
-
     fn loaded(&mut self, path: &str, stored: &StoredDocument) {
+        if let Some(document) = self.documents.get(stored.document) {
+            // It has come here by a move that is on disk, and the room isn't told yet. Then it is served from memory,
+            // where it has what is on its way to the disk as well: there is one replica of a document, wherever it goes.
+            if self.in_flight.is_some() {
+                self.documents.park(path);
+                return self.parked.push(path.to_owned());
+            }
+            tracing::error!(
+                path,
+                elsewhere = &*document.path,
+                "the store has a document at another place than it said"
+            );
+            let text = format!("{path:?} was moved meanwhile, try again");
+            return self.all_failed(path, &Refusal::new(ErrorCode::OperationFailed, text));
+        }
         match self.replay(path, stored) {
-            Ok(document) => self.opened(path, Box::new(document), None),
+            Ok(document) => self.opened(Box::new(document), None),
             Err(refusal) => self.all_failed(path, &refusal),
         }
     }
@@ -295,8 +353,13 @@ impl Room {
         };
         let schemas = self.usage.schemas();
         let schema = schemas
-            .read(&stored.schema)
-            .map_err(|error| damaged(&error))?;
+            .read(&stored.schema, self.config.limits.max_schema_bytes)
+            .map_err(|error| match error {
+                InvalidSchema::TooMany(_) => {
+                    Refusal::new(ErrorCode::OperationFailed, error.to_string())
+                }
+                _ => damaged(&error),
+            })?;
         // What is stored was within the bounds of its time.
         let client = self.ids.client_id();
         let mut replica = MeshDocument::with_limits(schema.parsed.clone(), client, Limits::NONE);
@@ -312,8 +375,18 @@ impl Room {
                 .map_err(|error| damaged(&error))?;
         }
         replica.set_limits(self.document_limits());
+        while replica.knows_client(replica.client_id()) {
+            replica.set_client_id(self.ids.client_id());
+        }
         let sent = Sent::new(self.ids.client_id());
-        let mut document = Document::new(stored.document, schema, replica, stored.last_seq, sent);
+        let mut document = Document::new(
+            stored.document,
+            path,
+            schema,
+            replica,
+            stored.last_seq,
+            sent,
+        );
         document.stored = Stored::of(stored, self.now);
         document.bytes = document.stored.bytes();
         document.idle_since = Some(self.now);
@@ -321,95 +394,117 @@ impl Room {
     }
 
     /// A document is there: everybody who waited is served, the creator first.
-    pub(super) fn opened(&mut self, path: &str, document: Box<Document>, creator: Option<Waiter>) {
+    pub(super) fn opened(&mut self, document: Box<Document>, creator: Option<Waiter>) {
         self.metrics.documents.inc();
         self.largest_document_bytes = self.largest_document_bytes.max(document.bytes);
-        let waiters = match self.documents.insert(path.to_owned(), Slot::Open(document)) {
-            Some(Slot::Loading { waiters, .. } | Slot::Creating(waiters)) => waiters,
-            _ => Vec::new(),
-        };
-        self.repair_stored(path);
+        let id = document.id;
+        let waiters = self.place(document);
+        self.repair_stored(id);
         match creator {
             Some(Waiter::Create { request, .. }) => self.respond(request, Content::Empty),
-            Some(creator) => self.serve(path, creator),
+            Some(creator) => self.serve(id, creator),
             None => {}
         }
         for waiter in waiters {
-            self.serve(path, waiter);
+            self.serve(id, waiter);
         }
+    }
+
+    /// Puts a document where it stands now; returns those who wait for one there.
+    pub(super) fn place(&mut self, document: Box<Document>) -> Vec<Waiter> {
+        if let Some(other) = self.documents.id_at(&document.path) {
+            // The store has one document at a path, and this is it.
+            tracing::error!(path = &*document.path, "another document was open here");
+            self.close_document(other);
+        }
+        self.documents.insert(document)
     }
 
     /// Repairs a document that was stored by a server that checked less. Whoever opens it is answered when
     /// the repair is on disk.
-    fn repair_stored(&mut self, path: &str) {
+    fn repair_stored(&mut self, id: DocumentId) {
         let contribution = self.by_server();
-        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+        let Some(document) = self.documents.get_mut(id) else {
             return;
         };
         let Some(repair) = document.replica.repair() else {
             return;
         };
         tracing::warn!(
-            path,
-            violations = repair.violations.len(),
+            path = &*document.path,
+            violations = repair.violations.total(),
             "stored document broke its schema; repaired"
         );
         document.head += 1;
         let write = Write::Append {
-            document: document.id,
+            document: id,
             update: repair.update.clone().into(),
             contributions: vec![contribution],
             at: self.now,
         };
         let then = Then::Appended {
-            path: path.to_owned(),
-            document: document.id,
+            document: id,
             version: document.head,
             visible: Some(repair.update),
             known_to: None,
+            sender: None,
             answer: None,
         };
         self.stage(write, then);
     }
 
-    fn serve(&mut self, path: &str, waiter: Waiter) {
-        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
-            return;
+    pub(super) fn serve(&mut self, id: DocumentId, waiter: Waiter) {
+        let Some(document) = self.documents.get(id) else {
+            let gone = Refusal::new(ErrorCode::NotFound, "the document is gone");
+            return self.refuse_waiter(waiter, gone);
         };
         // It is being read again.
-        if document.broken && !matches!(waiter, Waiter::Create { .. }) {
-            return self.wait(path, waiter);
+        let is_broken = document.is_broken() && !matches!(waiter, Waiter::Create { .. });
+        let room = if is_broken {
+            Err(Full::Own)
+        } else {
+            self.has_room_for(id, &waiter)
+        };
+        if let Err(full) = room {
+            let path = Arc::clone(&document.path);
+            return self.wait(&path, waiter, full);
         }
-        if !self.has_room_for(path, &waiter) {
-            return self.wait(path, waiter);
-        }
-        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+        let Some(document) = self.documents.get_mut(id) else {
             return;
         };
         match waiter {
             Waiter::Create { request, .. } => {
+                let path = &*document.path;
                 let text = format!("a document exists at {path:?}; open it, or delete it first");
                 self.refuse(request, Refusal::new(ErrorCode::AlreadyExists, text));
             }
-            Waiter::Describe { request, describe } => {
-                let json = document.replica.to_json(describe.include_ids);
-                let version = describe.with_version.then(|| document.version());
-                let schema = describe.with_schema.then(|| document.schema.json.clone());
+            Waiter::Describe {
+                request, describe, ..
+            } => {
                 if document.streams.is_empty() {
                     document.idle_since = Some(self.now);
                 }
-                let content = SyncDescribed::new(json, version, schema).into_content();
-                self.defer(path, Deferred::Answer { request, content });
+                if !document.has_description(&describe) {
+                    self.described_bytes = self.described_bytes.saturating_add(document.bytes);
+                }
+                let max_bytes = self.config.limits.max_message_bytes;
+                match document.described(&describe, max_bytes, &self.usage) {
+                    Ok(answer) => self.defer(id, Deferred::Described { request, answer }),
+                    Err(refusal) => self.refuse(request, refusal),
+                }
             }
             Waiter::Patch {
                 request,
                 patch,
                 author,
+                held,
             } => {
+                self.held = held;
                 if document.streams.is_empty() {
                     document.idle_since = Some(self.now);
                 }
-                self.apply_patch(request, path, &patch, &author);
+                self.apply_patch(request, id, &patch, &author);
+                self.held = Held::none();
             }
             Waiter::Open {
                 request,
@@ -436,39 +531,66 @@ impl Room {
                         }
                     },
                 };
+                let ahead = start.vector.as_deref().unwrap_or(&[0]);
+                let ahead = document.replica.count_missing(ahead).unwrap_or_default();
+                let notice = if ahead == 0 {
+                    Content::Empty
+                } else {
+                    let mut notice = json!({
+                        "ahead": ahead,
+                        "message": "the client has operations that are missing here",
+                    });
+                    told_vector(&mut notice, &document.replica);
+                    Content::Json(notice)
+                };
                 let state = Deferred::State {
                     request,
                     tool_call_id,
                     payload,
                     merges: start.merge,
+                    notice,
                 };
                 document.defer_to(version, state);
-                self.release_deferred(path);
+                if ahead > 0 {
+                    let path = Arc::clone(&document.path);
+                    self.tell_ahead(request.conn, &path, Some(ahead));
+                }
+                self.release_deferred(id);
             }
         }
     }
 
     /// There is no such document: one of those who wait may create it.
     fn missing(&mut self, path: &str) {
-        let Some(Slot::Loading { waiters, .. } | Slot::Creating(waiters)) =
-            self.documents.remove(path)
-        else {
+        let Some(waiters) = self.documents.take_waiters(path) else {
             return;
         };
         let mut rest = waiters.into_iter();
         for waiter in rest.by_ref() {
             if waiter.wants_to_create() {
-                self.documents
-                    .insert(path.to_owned(), Slot::Creating(rest.collect()));
+                self.documents.set_creating(path, rest.collect());
                 return self.resolve_schema(path, waiter);
+            }
+            let has_content = |vector: &Vec<u8>| vector.first().is_some_and(|clients| *clients > 0);
+            if let Waiter::Open { request, start, .. } = &waiter
+                && start.vector.as_ref().is_some_and(has_content)
+                && !self.documents.has_left(path)
+            {
+                // As after a restore from a copy that is older than the document.
+                self.tell_ahead(request.conn, path, None);
             }
             let refusal = match &waiter {
                 Waiter::Open {
+                    overtaken: Some(refusal),
+                    ..
+                } => refusal.clone(),
+                Waiter::Open {
                     start,
-                    may_write: false,
+                    may_create: Err(refusal),
                     ..
                 } if start.create => Refusal::denied(format!(
-                    "there is no document at {path:?}, and the sync grant does not allow to create it"
+                    "there is no document at {path:?}, and it may not be created: {}",
+                    refusal.text
                 )),
                 _ => Refusal::new(
                     ErrorCode::NotFound,
@@ -487,8 +609,18 @@ impl Room {
         parsed: meshagent_document::MeshSchema,
         json: Value,
     ) {
-        let text = json.to_string();
-        let schema = self.usage.schemas().share(Schema { text, json, parsed });
+        if let Some(id) = self.documents.id_at(path) {
+            // One was moved here while the schema was read.
+            return self.serve(id, creator);
+        }
+        let max = self.config.limits.max_schema_bytes;
+        let schema = match self.usage.schemas().share(json, parsed, max) {
+            Ok(schema) => schema,
+            Err(error) => {
+                let refusal = Refusal::new(ErrorCode::OperationFailed, error.to_string());
+                return self.creation_failed(path, creator, refusal);
+            }
+        };
         let (limits, client) = (self.document_limits(), self.ids.client_id());
         let mut replica = MeshDocument::with_limits(schema.parsed.clone(), client, limits);
         if let Some(json) = creator.json() {
@@ -532,7 +664,7 @@ impl Room {
         };
         let sent = Sent::new(self.ids.client_id());
         // The id comes with the commit; nobody sees the document before.
-        let mut document = Document::new(DocumentId(0), schema, replica, Seq(0), sent);
+        let mut document = Document::new(DocumentId(0), path, schema, replica, Seq(0), sent);
         document.bytes = bytes;
         let document = Box::new(document);
         self.stage(
@@ -540,7 +672,7 @@ impl Room {
             Then::Created {
                 path: path.to_owned(),
                 document,
-                creator,
+                creator: Box::new(creator),
             },
         );
     }
@@ -562,6 +694,9 @@ impl Room {
         let mut limits = Limits::default();
         limits.elements = self.config.limits.max_document_elements;
         limits.depth = self.config.limits.max_document_depth;
+        limits.clients = self.config.limits.max_document_clients;
+        limits.new_clients = NEW_CLIENTS;
+        limits.update_operations = UPDATE_OPERATIONS;
         // Updates and what waits have bounds of the room's own.
         limits.update_bytes = Limits::NONE.update_bytes;
         limits.pending_bytes = Limits::NONE.pending_bytes;
@@ -571,13 +706,27 @@ impl Room {
     /// The creator is told; the next one who waits may try.
     pub(super) fn creation_failed(&mut self, path: &str, creator: Waiter, refusal: Refusal) {
         self.refuse_waiter(creator, refusal);
-        self.missing(path);
+        if self.documents.is_creating(path) {
+            self.missing(path);
+        }
+    }
+
+    /// Something stood at the path first. Whoever only wanted to open a document gets that, if it is one.
+    pub(super) fn creation_overtaken(&mut self, path: &str, mut creator: Waiter, refusal: Refusal) {
+        let Waiter::Open { overtaken, .. } = &mut creator else {
+            return self.creation_failed(path, creator, refusal);
+        };
+        *overtaken = Some(refusal);
+        if let Some(id) = self.documents.id_at(path) {
+            return self.serve(id, creator);
+        }
+        let mut waiters = vec![creator];
+        waiters.extend(self.documents.take_waiters(path).unwrap_or_default());
+        self.load(path, waiters);
     }
 
     fn all_failed(&mut self, path: &str, refusal: &Refusal) {
-        let Some(Slot::Loading { waiters, .. } | Slot::Creating(waiters)) =
-            self.documents.remove(path)
-        else {
+        let Some(waiters) = self.documents.take_waiters(path) else {
             return;
         };
         for waiter in waiters {
@@ -606,48 +755,66 @@ impl Room {
         }
     }
 
-    /// Reads a document again whose replica ran ahead of a failed commit.
-    pub(super) fn reload(&mut self, path: &str) {
-        let under_way = self.fetches.values().any(
-            |fetched| matches!(fetched, Fetched::Reload { path: reloading } if reloading == path),
+    /// Reads a document again whose replica ran ahead of what is on disk. That is not before all that is on its way
+    /// there has arrived: what is read has to contain everything that was acknowledged.
+    pub(super) fn reload(&mut self, id: DocumentId) {
+        let is_reload = |(fetched, _): &(Fetched, Held)| matches!(fetched, Fetched::Reload { document } if *document == id);
+        if self.fetches.values().any(is_reload) {
+            return;
+        }
+        if self.documents_under_way().contains(&id) {
+            self.to_reload.insert(id);
+            return;
+        }
+        self.to_reload.remove(&id);
+        self.fetch(
+            Fetch::DocumentById { document: id },
+            Fetched::Reload { document: id },
         );
-        if !under_way {
-            let fetch = Fetch::Document {
-                path: path.to_owned(),
-            };
-            self.fetch(
-                fetch,
-                Fetched::Reload {
-                    path: path.to_owned(),
-                },
-            );
+    }
+
+    /// Something has reached the disk: documents that waited for it are read again.
+    pub(super) fn reload_waiting(&mut self) {
+        for id in std::mem::take(&mut self.to_reload) {
+            self.reload(id);
         }
     }
 
-    fn reloaded(&mut self, path: &str, result: Result<FetchResult, StoreError>) {
+    fn reloaded(&mut self, id: DocumentId, result: Result<FetchResult, StoreError>) {
+        // What was deleted meanwhile, or is another document at the same path, is none of this read's business.
+        let Some(document) = self.documents.get(id).filter(|one| one.is_broken()) else {
+            return;
+        };
+        let (path, last_seq) = (Arc::clone(&document.path), document.last_seq);
         let stored = match result {
             Ok(FetchResult::Document(Some(stored))) => stored,
             Ok(_) => {
+                self.close_document(id);
                 let text = format!("there is no document at {path:?} any more");
-                let gone = Refusal::new(ErrorCode::NotFound, text);
-                return self.refuse_waiting(path, &gone);
+                return self.refuse_waiting(&path, &Refusal::new(ErrorCode::NotFound, text));
             }
             // The next timeout tries again.
             Err(error) => {
-                tracing::warn!(%error, path, "document not read again yet");
-                return self.refuse_waiting(path, &Refusal::storage(&error));
+                tracing::warn!(%error, path = &*path, "document not read again yet");
+                return self.refuse_waiting(&path, &Refusal::storage(&error));
             }
         };
-        let fresh = match self.replay(path, &stored) {
+        if stored.document != id || stored.last_seq < last_seq {
+            tracing::error!(path = &*path, "the store has forgotten what it said it had");
+            let text = "the document is being read again; try again";
+            let refusal = Refusal::new(ErrorCode::OperationFailed, text);
+            return self.refuse_waiting(&path, &refusal);
+        }
+        let fresh = match self.replay(&path, &stored) {
             Ok(fresh) => fresh,
-            Err(refusal) => return self.refuse_waiting(path, &refusal),
+            Err(refusal) => return self.refuse_waiting(&path, &refusal),
         };
-        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+        let Some(document) = self.documents.get_mut(id) else {
             return;
         };
         document.reload(fresh);
-        self.repair_stored(path);
-        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+        self.repair_stored(id);
+        let Some(document) = self.documents.get_mut(id) else {
             return;
         };
         let behind: Vec<Conn> = document

@@ -6,20 +6,20 @@
 use std::error::Error;
 
 use bytes::Bytes;
-use meshagent_document::{DecodeError, EditError, MeshDocument, PatchError, PatchOutcome};
+use meshagent_document::{
+    Applied, DecodeError, EditError, Limits, MeshDocument, PatchError, PatchOutcome,
+};
 use meshagent_protocol::sync::{SyncPatch, SyncPatched};
 use meshagent_protocol::{Content, ErrorCode};
-use meshagent_store::{Author, Contribution, Write};
+use meshagent_store::{Author, Contribution, DocumentId, Write};
 use serde_json::Value;
 
 use super::batch::Then;
-use super::documents::{Deferred, Document, Slot};
+use super::documents::Deferred;
 use super::opening::{Waiter, operations_of};
+use super::sync::with_repair;
 use super::{Refusal, Request, Room};
 use crate::metrics::UpdateOutcome;
-
-/// What an operation's bytes become at most, roughly: each new element gets an `$id`, each value its place.
-const GROWTH: usize = 16;
 
 /// A change for the log and the readers: one that published clients can follow.
 struct Step {
@@ -32,10 +32,10 @@ impl Room {
     pub(super) fn patch(
         &mut self,
         request: Request,
-        arguments: &Content,
+        arguments: Content,
         on_behalf_of_id: Option<String>,
     ) {
-        let patch = match SyncPatch::parse(arguments) {
+        let patch = match SyncPatch::from_content(arguments) {
             Ok(patch) => patch,
             Err(error) => return self.refuse(request, Refusal::request(&error)),
         };
@@ -46,7 +46,9 @@ impl Room {
         // A plain request has no call that it was noted for.
         let mut author = self.author(request.conn, "");
         author.on_behalf_of = self.behalf_name(on_behalf_of_id);
+        let held = self.take_held();
         let waiter = Waiter::Patch {
+            held,
             request,
             patch,
             author,
@@ -58,41 +60,40 @@ impl Room {
     pub(super) fn apply_patch(
         &mut self,
         request: Request,
-        path: &str,
+        id: DocumentId,
         patch: &SyncPatch,
         author: &Author,
     ) {
-        let result = self.try_patch(path, patch, author);
-        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+        let result = self.try_patch(id, patch, author);
+        let Some(document) = self.documents.get_mut(id) else {
             return;
         };
         let (steps, changed) = match result {
             Ok(done) => done,
             Err(refusal) => {
-                if document.broken {
+                if document.is_broken() {
                     return self.refuse_update(request, refusal);
                 }
                 self.metrics.refused_requests.inc();
                 self.metrics.count_update(UpdateOutcome::Refused);
                 tracing::debug!(code = refusal.code.number(), text = %refusal.text, "patch refused");
                 let content = refusal.into_content();
-                return self.defer(path, Deferred::Answer { request, content });
+                return self.defer(id, Deferred::Answer { request, content });
             }
         };
+        let first = document.head + 1;
         document.head += steps.len() as u64;
-        let (id, mut version) = (document.id, document.head - steps.len() as u64);
+        let last = document.head;
         document.bytes += steps.iter().map(|step| step.update.len()).sum::<usize>();
         self.largest_document_bytes = self.largest_document_bytes.max(document.bytes);
         let name = document.version();
         let patched = SyncPatched::new(name, &patch.patch, &changed, patch.dry_run);
         let mut content = Some(patched.to_content());
         if let Some(content) = content.take_if(|_| steps.is_empty()) {
-            return self.defer(path, Deferred::Answer { request, content });
+            return self.defer(id, Deferred::Answer { request, content });
         }
         self.metrics.count_update(UpdateOutcome::Accepted);
-        let last = version + steps.len() as u64;
-        for step in steps {
-            version += 1;
+        for (version, step) in (first..).zip(steps) {
             let write = Write::Append {
                 document: id,
                 update: step.update,
@@ -100,12 +101,12 @@ impl Room {
                 at: self.now,
             };
             let then = Then::Appended {
-                path: path.to_owned(),
                 document: id,
                 version,
                 visible: step.visible,
                 // The author's streams don't have it either.
                 known_to: None,
+                sender: None,
                 answer: content
                     .take_if(|_| version == last)
                     .map(|content| (request, content)),
@@ -118,7 +119,7 @@ impl Room {
     /// checked, the replica is as it was.
     fn try_patch(
         &mut self,
-        path: &str,
+        id: DocumentId,
         patch: &SyncPatch,
         author: &Author,
     ) -> Result<(Vec<Step>, Vec<bool>), Refusal> {
@@ -126,11 +127,10 @@ impl Room {
         let max_update = self.config.limits.max_update_bytes;
         let max_document = self.config.limits.max_document_bytes;
         let by_server = self.by_server();
-        let client_id = self.ids.client_id();
         let ids = &mut self.ids;
         let mut next_id = || ids.uuid();
-        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
-            let text = format!("there is no document at {path:?} any more");
+        let Some(document) = self.documents.get_mut(id) else {
+            let text = "the document is gone";
             return Err(Refusal::new(ErrorCode::NotFound, text));
         };
         if let Some(expected) = &patch.if_version {
@@ -145,28 +145,40 @@ impl Room {
             at: by_server.at,
             operations,
         };
-        if is_surely_small(document, patch, max_update, max_document) {
+        // Nothing waits that it could bring up, and what it comes to is below all bounds for certain.
+        if !document.replica.has_gap() {
+            let most = max_update.min(max_document.saturating_sub(document.bytes));
             if patch.dry_run {
-                let changed = document.replica.check_patch(&operations, &mut next_id);
-                return Ok((Vec::new(), changed.map_err(|error| refused(&error))?));
+                let changed = document
+                    .replica
+                    .check_patch_within(&operations, most, &mut next_id);
+                if let Some(changed) = changed.map_err(|error| refused(&error))? {
+                    return Ok((Vec::new(), changed));
+                }
+            } else {
+                let client = document.replica.client_id();
+                let outcome = document
+                    .replica
+                    .apply_patch_within(&operations, most, &mut next_id)
+                    .map_err(|error| refused(&error))?;
+                if let Some(PatchOutcome { steps, changed }) = outcome {
+                    let steps = steps.into_iter().map(|step| Step {
+                        visible: Some(step.update.clone()),
+                        contribution: contribution(operations_of([(client, step.operations)])),
+                        update: step.update.into(),
+                    });
+                    return Ok((steps.collect(), changed));
+                }
             }
-            let client = document.replica.client_id();
-            let outcome = document
-                .replica
-                .apply_patch_in_steps(&operations, &mut next_id)
-                .map_err(|error| refused(&error))?;
-            let steps = outcome.steps.into_iter().map(|step| Step {
-                visible: Some(step.update.clone()),
-                contribution: contribution(operations_of([(client, step.operations)])),
-                update: step.update.into(),
-            });
-            return Ok((steps.collect(), outcome.changed));
         }
         // What can't be taken back is tried on a copy first.
-        let mut copy =
-            MeshDocument::with_limits(document.replica.schema().clone(), client_id, limits);
+        self.metrics.state_encodings.inc();
+        let client_id = document.replica.client_id();
+        let schema = document.replica.schema().clone();
+        let mut copy = MeshDocument::with_limits(schema, client_id, Limits::NONE);
         copy.apply_update(&document.replica.encode_state())
             .map_err(|error| unreadable(&error))?;
+        copy.set_limits(limits);
         let PatchOutcome { steps, changed } = copy
             .apply_patch_in_steps(&operations, &mut next_id)
             .map_err(|error| refused(&error))?;
@@ -176,7 +188,7 @@ impl Room {
             return Err(Refusal::invalid(text));
         }
         let grows = steps.iter().any(|step| !step.operations.is_empty());
-        if grows && !document.takes(bytes, max_document) {
+        if grows && !document.takes(bytes, max_document, self.now, &self.metrics) {
             let text = format!(
                 "a document may have {max_document} bytes at most; delete something, or begin another document"
             );
@@ -187,62 +199,34 @@ impl Room {
         }
         let mut taken = Vec::with_capacity(steps.len());
         for step in steps {
-            let applied = match document.replica.apply_update(&step.update) {
-                Ok(applied) => applied,
+            match take_step(&mut document.replica, &step.update) {
+                Ok((applied, update)) => taken.push(Step {
+                    visible: applied.visible,
+                    contribution: contribution(operations_of(applied.operations)),
+                    update,
+                }),
                 Err(error) => {
                     // The replica may show a part of the patch.
                     let refusal = unreadable(&error);
-                    self.break_document(path, &refusal);
+                    let from = document.head + 1;
+                    self.break_document(id, from, &refusal);
                     return Err(refusal);
                 }
-            };
-            taken.push(Step {
-                visible: applied.visible,
-                contribution: contribution(operations_of(applied.operations)),
-                update: step.update.into(),
-            });
-        }
-        // Somebody's operations may have waited for just this.
-        if let Some(repair) = document.replica.repair() {
-            taken.push(Step {
-                update: repair.update.clone().into(),
-                visible: Some(repair.update),
-                contribution: by_server,
-            });
+            }
         }
         Ok((taken, changed))
     }
 }
 
-/// Whether what a patch comes to is below all bounds for certain, and nothing waits that it could bring up.
-fn is_surely_small(
-    document: &mut Document,
-    patch: &SyncPatch,
-    max_update: usize,
-    max_document: usize,
-) -> bool {
-    let duplicates = |operation: &Value| matches!(operation["op"].as_str(), Some("copy" | "move"));
-    if document.replica.has_gap() || patch.patch.iter().any(duplicates) {
-        return false;
-    }
-    let bytes: usize = patch.patch.iter().map(text_bytes).sum();
-    let bytes = bytes.saturating_mul(GROWTH);
-    bytes <= max_update && document.takes(bytes, max_document)
-}
-
-/// About how long a value is as text. What is deep comes from JSON that was bounded.
-fn text_bytes(value: &Value) -> usize {
-    match value {
-        Value::Array(items) => 2 + items.iter().map(text_bytes).sum::<usize>(),
-        Value::Object(members) => {
-            let members = members.iter();
-            2 + members
-                .map(|(name, value)| name.len() + 4 + text_bytes(value))
-                .sum::<usize>()
-        }
-        Value::String(text) => 2 + text.len(),
-        Value::Bool(_) | Value::Null | Value::Number(_) => 8,
-    }
+/// Takes up a step of a patch. Somebody's operations may have waited for just this: what of them the schema forbids is
+/// taken out again in the same update.
+fn take_step(replica: &mut MeshDocument, update: &[u8]) -> Result<(Applied, Bytes), DecodeError> {
+    let mut applied = replica.apply_update(update)?;
+    let update = match replica.repair() {
+        Some(repair) => with_repair(update, &mut applied, &repair)?,
+        None => Bytes::copy_from_slice(update),
+    };
+    Ok((applied, update))
 }
 
 fn moved_on(version: &str) -> Refusal {

@@ -88,8 +88,15 @@ impl Room {
                 self.begin_creation(path, creator, schema, json);
             }
             Err(error) => {
-                let text =
-                    format!("no schema can be read off the initial JSON: {error}; send a schema");
+                // One of the whole names the empty pointer, and some say what to do themselves.
+                let error = error.to_string();
+                let error = error.trim_start_matches(": ");
+                let advice = if error.ends_with("send a schema") {
+                    ""
+                } else {
+                    "; send a schema"
+                };
+                let text = format!("no schema can be read off the initial JSON: {error}{advice}");
                 self.creation_failed(path, creator, Refusal::invalid(text));
             }
         }

@@ -1,7 +1,7 @@
 //! Toolkit `sync`: create, describe, and the streamed open with the gate for inbound updates.
 //!
-//! The gate's order, cheapest first: size, *bytes just sent?*, base64, decode, *already contained?*, grant, size of
-//! the document, gap, schema. Published clients send every update back that they receive, and the whole state after
+//! The gate's order, cheapest first: size, *bytes just sent?*, base64, decode, *already contained?*, grant, *the
+//! sender's own?*, size of the document, gap, schema. Published clients send every update back that they receive, and the whole state after
 //! opening. These echoes end at the second question if they come back as they were sent, else at the fifth.
 //! What breaks the schema is taken out again in the same step, so that nobody ever sees it.
 
@@ -10,23 +10,44 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use meshagent_document::{Applied, DecodeError, Repair, UpdateKind, Violation, merge_updates};
+use meshagent_document::{
+    Applied, DecodeError, Inspection, MeshDocument, MeshSchema, Repair, UpdateKind, Violation,
+    Violations, check_state_vector, fit_update, merge_updates,
+};
 use meshagent_protocol::sync::{SyncChunk, SyncCreate, SyncDescribe, SyncOpenStart};
-use meshagent_protocol::{Content, Control, ErrorCode};
-use meshagent_store::{Contribution, Write};
+use meshagent_protocol::{Content, Control, ErrorCode, ServerToClient};
+use meshagent_store::{Contribution, DocumentId, Write};
 use serde_json::{Value, json};
 
 use super::batch::Then;
-use super::documents::{Deferred, Slot, StreamId, pending_bytes};
+use super::documents::{Deferred, StreamId};
 use super::opening::{Waiter, operations_of};
-use super::{Call, Refusal, Request, Room};
+use super::{Call, Conn, Refusal, Request, Room};
+use crate::ledger::{Held, Kind};
 use crate::metrics::UpdateOutcome;
 
-/// Chunks kept that a client sent before it had the state. Beyond it they are refused with 1006.
+/// Chunks kept that a client sent before it had the state, and their bytes; one may be larger. Beyond it they are
+/// refused with 1006.
 const EARLY_CHUNKS: usize = 256;
+const EARLY_BYTES: usize = 4 << 20;
 
-/// How many violations an answer lists.
-const LISTED_VIOLATIONS: usize = 100;
+/// The `status` of `room.status` for a client that has operations that the server lacks.
+const AHEAD: &str = "ahead";
+
+/// A state vector of more clients is not told in answers: they would be many times as long as what they answer.
+const TOLD_CLIENTS: usize = 1024;
+
+/// How much is told of what was not kept.
+const LOST_CHARACTERS: usize = 400;
+
+/// What was sent in a call and not kept.
+#[derive(Debug)]
+pub(super) struct Lost {
+    /// Parts of updates that the schema does not allow, and whole updates that were refused.
+    count: usize,
+    /// What became of the first.
+    first: String,
+}
 
 /// Where a streamed `open` stands.
 #[derive(Debug, Default)]
@@ -34,25 +55,35 @@ pub(super) enum SyncCall {
     #[default]
     AwaitingStart,
     Opening {
-        early: Vec<(Request, Content)>,
+        early: Vec<(Request, Content, Held)>,
     },
     Open {
-        path: String,
+        document: DocumentId,
         stream: StreamId,
     },
 }
 
 impl Room {
-    pub(super) fn create(&mut self, request: Request, arguments: &Content) {
-        let create = match SyncCreate::parse(arguments) {
+    pub(super) fn create(&mut self, request: Request, arguments: Content) {
+        let create = match SyncCreate::from_content(arguments) {
             Ok(create) => create,
             Err(error) => return self.refuse(request, Refusal::request(&error)),
         };
         let path = create.path.to_string();
-        if let Err(refusal) = self.may_sync(request, &path, true) {
+        let may_use = create
+            .schema_path
+            .as_ref()
+            .map_or(Ok(()), |file| self.may_use_schema(request, file.as_str()));
+        if let Err(refusal) = self.may_create(request, &path).and(may_use) {
             return self.refuse(request, refusal);
         }
-        self.with_document(&path, Waiter::Create { request, create });
+        let held = self.take_held();
+        let waiter = Waiter::Create {
+            request,
+            create,
+            _held: held,
+        };
+        self.with_document(&path, waiter);
     }
 
     pub(super) fn describe(&mut self, request: Request, arguments: &Content) {
@@ -64,10 +95,18 @@ impl Room {
         if let Err(refusal) = self.may_sync(request, &path, false) {
             return self.refuse(request, refusal);
         }
-        self.with_document(&path, Waiter::Describe { request, describe });
+        let held = self.take_held();
+        self.with_document(
+            &path,
+            Waiter::Describe {
+                request,
+                describe,
+                _held: held,
+            },
+        );
     }
 
-    pub(super) fn sync_chunk(&mut self, request: Request, tool_call_id: &str, chunk: &Content) {
+    pub(super) fn sync_chunk(&mut self, request: Request, tool_call_id: &str, chunk: Content) {
         let Some(participant) = self.participants.get_mut(&request.conn) else {
             return;
         };
@@ -76,8 +115,13 @@ impl Room {
         };
         match call {
             SyncCall::AwaitingStart => self.start_sync(request, tool_call_id, chunk),
-            SyncCall::Opening { early } if early.len() < EARLY_CHUNKS => {
-                early.push((request, chunk.clone()));
+            SyncCall::Opening { early }
+                if early.is_empty()
+                    || early.len() < EARLY_CHUNKS
+                        && early_bytes(early) + self.held.bytes() <= EARLY_BYTES =>
+            {
+                let held = std::mem::replace(&mut self.held, Held::none());
+                early.push((request, chunk, held.into_kind(Kind::Early)));
             }
             SyncCall::Opening { .. } => self.refuse(
                 request,
@@ -86,15 +130,24 @@ impl Room {
                     "wait for the state chunk before sending more",
                 ),
             ),
-            SyncCall::Open { path, stream } => {
-                let (path, stream) = (path.clone(), *stream);
-                self.update_chunk(request, &path, stream, chunk);
+            SyncCall::Open { document, stream } => {
+                let (document, stream) = (*document, *stream);
+                let open = self.documents.get(document);
+                if open
+                    .and_then(|open| open.streams.get(&stream))
+                    .is_some_and(|stream| stream.is_closing)
+                {
+                    let text = "the call was closed; open the document again to send more";
+                    let closed = Refusal::new(ErrorCode::InvalidState, text);
+                    return self.refuse_update(request, closed);
+                }
+                self.update_chunk(request, document, stream, &chunk);
             }
         }
     }
 
-    fn start_sync(&mut self, request: Request, tool_call_id: &str, chunk: &Content) {
-        let start = match SyncOpenStart::parse(chunk) {
+    fn start_sync(&mut self, request: Request, tool_call_id: &str, chunk: Content) {
+        let start = match SyncOpenStart::from_content(chunk) {
             Ok(start) => start,
             Err(error) => {
                 return self.fail_call(
@@ -109,7 +162,17 @@ impl Room {
         if let Err(refusal) = self.may_sync(request, &path, false) {
             return self.fail_call(Some(request), request.conn, tool_call_id, refusal);
         }
-        let may_write = self.may_sync(request, &path, true).is_ok();
+        // Before the document is made for it.
+        if let Some(vector) = &start.vector
+            && let Err(error) = check_state_vector(vector)
+        {
+            let refusal = Refusal::invalid(format!("vector is not a state vector: {error}"));
+            return self.fail_call(Some(request), request.conn, tool_call_id, refusal);
+        }
+        let may_create = self.may_create(request, &path).and_then(|()| {
+            let file = start.schema_path.as_ref();
+            file.map_or(Ok(()), |file| self.may_use_schema(request, file.as_str()))
+        });
         let Some(participant) = self.participants.get_mut(&request.conn) else {
             return;
         };
@@ -117,28 +180,37 @@ impl Room {
             *call = SyncCall::Opening { early: Vec::new() };
         }
         let tool_call_id = tool_call_id.to_owned();
+        let held = self.take_held();
         self.with_document(
             &path,
             Waiter::Open {
+                _held: held,
                 request,
                 tool_call_id,
                 start,
-                may_write,
+                may_create,
+                overtaken: None,
             },
         );
     }
 
-    fn update_chunk(&mut self, request: Request, path: &str, stream: StreamId, chunk: &Content) {
+    fn update_chunk(
+        &mut self,
+        request: Request,
+        id: DocumentId,
+        stream: StreamId,
+        chunk: &Content,
+    ) {
         let max = self.config.limits.max_update_bytes;
         let chunk = match SyncChunk::parse(chunk) {
             Ok(chunk) if chunk.max_decoded_bytes() <= max => chunk,
             Ok(_) => {
                 let text = format!("an update may have {max} bytes at most; send smaller ones");
-                return self.refuse_update(request, Refusal::invalid(text));
+                return self.refuse_sent(request, id, stream, Refusal::invalid(text));
             }
-            Err(error) => return self.refuse_update(request, Refusal::request(&error)),
+            Err(error) => return self.refuse_sent(request, id, stream, Refusal::request(&error)),
         };
-        if let Some(Slot::Open(document)) = self.documents.get(path)
+        if let Some(document) = self.documents.get(id)
             && document.sent.contains(&chunk.payload)
         {
             // What was sent is on disk, so nothing is waited for.
@@ -148,49 +220,107 @@ impl Room {
         }
         let update = match chunk.decode() {
             Ok(update) => Bytes::from(update),
+            // No edit is in what is not base64, so the close has nothing to report.
             Err(error) => return self.refuse_update(request, Refusal::invalid(error)),
         };
         if update.is_empty() {
             return self.respond(request, Content::Empty);
         }
-        let may_write = self.may_sync(request, path, true);
-        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+        let Some(document) = self.documents.get(id) else {
+            let gone = Refusal::new(ErrorCode::NotFound, "the document is gone");
+            return self.refuse_update(request, gone);
+        };
+        let may_write = self.may_sync(request, &document.path, true);
+        let Some(document) = self.documents.get_mut(id) else {
             return;
         };
-        if document.broken {
+        if document.is_broken() {
             let text = "storage failed and the document is being read again; send the update again";
-            return self.refuse_update(request, Refusal::new(ErrorCode::OperationFailed, text));
+            return self.refuse_sent(
+                request,
+                id,
+                stream,
+                Refusal::new(ErrorCode::OperationFailed, text),
+            );
         }
-        let kind = match document.replica.classify(&update) {
-            Ok(UpdateKind::Empty | UpdateKind::Contained) => {
-                self.metrics.count_update(UpdateOutcome::Echo);
-                // What it repeats may itself be on its way to the disk.
-                let answer = Deferred::Answer {
-                    request,
-                    content: Content::Empty,
-                };
-                return self.defer(path, answer);
-            }
-            Ok(kind @ (UpdateKind::New | UpdateKind::Gap)) => kind,
-            Err(error) => {
-                return self.refuse_update(request, no_update(&error));
-            }
+        let (update, inspection, removed) = match inspect(&document.replica, update) {
+            Ok(inspected) => inspected,
+            Err(error) => return self.refuse_for_now(request, id, stream, no_update(&error)),
         };
-        if let Err(refusal) = may_write {
-            return self.refuse_update(request, refusal);
+        self.count_erased(request, id, inspection.erased);
+        if matches!(inspection.kind, UpdateKind::Empty | UpdateKind::Contained) {
+            self.metrics.count_update(UpdateOutcome::Echo);
+            let content = unlike_sent(&inspection);
+            // What it repeats may itself be on its way to the disk.
+            return self.defer(id, Deferred::Answer { request, content });
         }
-        self.apply(request, path, stream, kind, update);
+        if let Err(refusal) = may_write {
+            return self.refuse_sent(request, id, stream, refusal);
+        }
+        if let Err(refusal) = self.may_be_theirs(request, id, &inspection) {
+            return self.refuse_for_now(request, id, stream, refusal);
+        }
+        self.apply(request, id, stream, &inspection, update, removed);
+    }
+
+    /// Whether what an update brings can be of who sends it.
+    fn may_be_theirs(
+        &self,
+        request: Request,
+        id: DocumentId,
+        inspection: &Inspection,
+    ) -> Result<(), Refusal> {
+        let (Some(document), Some(participant)) =
+            (self.documents.get(id), self.participants.get(&request.conn))
+        else {
+            return Ok(());
+        };
+        let path = &*document.path;
+        let name = &participant.name;
+        if let Some((client, clock)) = inspection.conflict {
+            self.metrics.update_conflicts.inc();
+            tracing::warn!(path, participant = ?name, client, clock, "an operation is another one here; update refused");
+            let text = format!(
+                "operation {clock} of client {client} is not the one that the document has under that name; \
+                 nothing of the update is kept. Open the document again in a new replica, and make the change there"
+            );
+            return Err(Refusal::new(ErrorCode::Conflict, text));
+        }
+        let is_here = |owner: &str| {
+            let streams = document.streams.values();
+            let mut there = streams.filter_map(|stream| self.participants.get(&stream.conn));
+            there.any(|participant| participant.name == owner)
+        };
+        let is_anothers = |client: &&u64| {
+            **client == document.replica.client_id()
+                || document
+                    .writers
+                    .owner(**client)
+                    .is_some_and(|owner| owner != name && is_here(owner))
+        };
+        let Some(client) = inspection.authors.iter().find(is_anothers) else {
+            return Ok(());
+        };
+        self.metrics.update_conflicts.inc();
+        tracing::warn!(path, participant = ?name, client, "somebody else writes with this client id; update refused");
+        let text = format!(
+            "somebody else writes with client id {client} now; nothing of the update is kept. \
+             Open the document again in a new replica, and make the change there"
+        );
+        Err(Refusal::new(ErrorCode::Conflict, text))
     }
 
     fn apply(
         &mut self,
         request: Request,
-        path: &str,
+        id: DocumentId,
         stream: StreamId,
-        kind: UpdateKind,
+        inspection: &Inspection,
         update: Bytes,
+        removed: Violations,
     ) {
-        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+        let kind = inspection.kind;
+        let Some(document) = self.documents.get_mut(id) else {
             return;
         };
         let tool_call_id = match document.streams.get(&stream) {
@@ -199,71 +329,84 @@ impl Room {
         };
         let max = self.config.limits.max_document_bytes;
         // An update without a group of operations only deletes, which helps.
-        if update.first() != Some(&0) && !document.takes(update.len(), max) {
+        if update.first() != Some(&0) && !document.takes(update.len(), max, self.now, &self.metrics)
+        {
             let text = format!(
                 "a document may have {max} bytes at most; delete something, or begin another document"
             );
-            return self.refuse_update(request, Refusal::invalid(text));
+            return self.refuse_for_now(request, id, stream, Refusal::invalid(text));
         }
         let author = self.author(request.conn, &tool_call_id);
-        let Some(Slot::Open(document)) = self.documents.get_mut(path) else {
+        let Some(document) = self.documents.get_mut(id) else {
             return;
         };
         let waited = document.replica.has_gap();
         let max_pending = self.config.limits.max_pending_bytes;
-        let exceeds = |pending: usize| pending + update.len() > max_pending;
-        if kind == UpdateKind::Gap && exceeds(document.pending_bytes) {
-            // What has become visible since was not taken off.
-            document.pending_bytes = pending_bytes(&document.replica);
-        }
-        if kind == UpdateKind::Gap && exceeds(document.pending_bytes) {
+        let pending = document.replica.pending_bytes() + inspection.waiting;
+        if kind == UpdateKind::Gap && pending > max_pending {
             let text = format!(
                 "more than {max_pending} bytes wait for operations that never came; open the document again and send what it lacks first"
             );
-            return self.refuse_update(request, Refusal::new(ErrorCode::Conflict, text));
+            let refusal = Refusal::new(ErrorCode::Conflict, text);
+            return self.refuse_for_now(request, id, stream, refusal);
         }
         let mut applied = match document.replica.apply_update(&update) {
             Ok(applied) => applied,
             Err(error) => {
-                return self.refuse_update(request, no_update(&error));
+                return self.refuse_for_now(request, id, stream, no_update(&error));
             }
         };
-        let (update, violations) = match document.replica.repair() {
-            None => (update, Vec::new()),
+        // Deletions may have waited for just these operations, or for some of them.
+        let unlike_sent = if waited {
+            let inspected = document.replica.inspect(&update);
+            inspected.map_or(Content::Empty, |inspection| unlike_sent(&inspection))
+        } else {
+            unlike_sent(inspection)
+        };
+        let (update, mut violations) = match document.replica.repair() {
+            None => (update, Violations::default()),
             Some(repair) => match with_repair(&update, &mut applied, &repair) {
                 Ok(update) => (update, repair.violations),
                 Err(error) => {
                     // The replica shows what nobody may see.
-                    tracing::error!(%error, path, "a repair does not merge with what it repairs");
+                    tracing::error!(%error, path = &*document.path, "a repair does not merge with what it repairs");
                     let text = "the document is being read again; try again";
                     let refusal = Refusal::new(ErrorCode::OperationFailed, text);
-                    self.break_document(path, &refusal);
-                    return self.refuse_update(request, refusal);
+                    let from = document.head + 1;
+                    self.break_document(id, from, &refusal);
+                    return self.refuse_sent(request, id, stream, refusal);
                 }
             },
         };
+        violations.append(removed);
         if let Some(error) = &applied.refused {
-            tracing::warn!(%error, path, "something that had waited is given up");
+            tracing::warn!(%error, path = &*document.path, "something that had waited is given up");
         }
         document.head += 1;
         document.bytes += update.len();
         self.largest_document_bytes = self.largest_document_bytes.max(document.bytes);
-        if !document.replica.has_gap() {
-            document.pending_bytes = 0;
-        } else if kind == UpdateKind::Gap {
-            document.pending_bytes += update.len();
+        if let Some(client) = inspection.writer {
+            document.writers.note(client, &author.participant);
         }
+        let path = Arc::clone(&document.path);
+        let tells_gap = applied.gap
+            && document
+                .streams
+                .get_mut(&stream)
+                .is_some_and(|stream| !std::mem::replace(&mut stream.is_ahead, true));
         let mut answer = if applied.gap {
             self.metrics.count_update(UpdateOutcome::Gap);
-            tracing::info!(path, author = %author.participant, "update builds on operations that never came; kept");
-            Content::Json(json!({
+            let mut notice = json!({
                 "pending": true,
                 "message": "the update builds on operations that are missing here; it is kept and applied when they arrive",
-                "state_vector": STANDARD.encode(document.replica.state_vector()),
-            }))
+            });
+            // It goes along with the write.
+            self.held
+                .grow_anyway(told_vector(&mut notice, &document.replica));
+            Content::Json(notice)
         } else if violations.is_empty() {
             self.metrics.count_update(UpdateOutcome::Accepted);
-            Content::Empty
+            unlike_sent
         } else {
             Content::Json(json!({}))
         };
@@ -271,21 +414,21 @@ impl Room {
             && !violations.is_empty()
         {
             self.metrics.count_update(UpdateOutcome::Repaired);
-            tracing::info!(path, author = %author.participant, violations = violations.len(), "update broke the schema; repaired");
+            tracing::info!(path = &*document.path, author = %author.participant, violations = violations.total(), "update broke the schema; repaired");
             tell_violations(answer, &violations);
         }
         let then = Then::Appended {
-            path: path.to_owned(),
-            document: document.id,
+            document: id,
             version: document.head,
             visible: applied.visible,
             // What waited for this update may be somebody else's, whom the author has not seen; nor has it
             // seen the repair.
             known_to: (!waited && violations.is_empty()).then_some(stream),
+            sender: Some(stream),
             answer: Some((request, answer)),
         };
         let write = Write::Append {
-            document: document.id,
+            document: id,
             update,
             contributions: vec![Contribution {
                 author,
@@ -295,11 +438,109 @@ impl Room {
             at: self.now,
         };
         self.stage(write, then);
+        let schema = self.documents.get(id).map(|one| Arc::clone(&one.schema));
+        let is_lost = |one: &&Violation| {
+            let schema = schema.as_ref().map(|schema| &schema.parsed);
+            !schema.is_some_and(|schema| repeats_children(schema, &one.pointer))
+        };
+        let lost = violations.iter().filter(is_lost).count();
+        if let Some(first) = violations.iter().find(is_lost) {
+            let unlisted = violations.total() - violations.iter().count();
+            self.note_lost(id, stream, lost + unlisted, || {
+                let Violation { pointer, expected, found, .. } = first;
+                format!("the schema does not allow what was at {pointer:?}: expected {expected}, found {found}")
+            });
+        }
+        if tells_gap {
+            self.tell_ahead(request.conn, &path, None);
+        }
     }
 
+    /// What the message holds that is being handled, for what has become of it.
+    pub(super) fn take_held(&mut self) -> Held {
+        std::mem::replace(&mut self.held, Held::none())
+    }
+
+    /// Tells the log, the metrics and the client that the client has what the server lacks, as after a restore.
+    /// Once for each stream.
+    pub(super) fn tell_ahead(&self, conn: Conn, path: &str, operations: Option<u64>) {
+        let Some(participant) = self.participants.get(&conn) else {
+            return;
+        };
+        self.metrics.clients_ahead.inc();
+        tracing::warn!(path, participant = ?participant.name, operations, "a client has operations that the server lacks");
+        self.send(
+            conn,
+            ServerToClient::RoomStatus {
+                status: AHEAD.to_owned(),
+                message: format!(
+                    "this replica of {path:?} has operations that the server lacks, and what builds on them is shown to \
+                     nobody before they come; if the client does not send them by itself, send the whole state, or open \
+                     the document again in a new replica"
+                ),
+            },
+        );
+    }
+
+    /// Ends a call that its client has closed. If something that was sent in it was not kept, the close says so: it is
+    /// all that a published client looks at, and fails its `close`.
+    ///
+    /// The close comes when all that was sent before is on disk or refused, so that it means what it says.
     pub(super) fn close_sync(&mut self, request: Request, tool_call_id: &str) {
+        let participant = self.participants.get(&request.conn);
+        let call = participant.and_then(|participant| participant.calls.get(tool_call_id));
+        if let Some(&Call::Sync(SyncCall::Open { document, stream })) = call
+            && let Some(open) = self.documents.get_mut(document)
+        {
+            // What was lost by a failed disk was noted then, and its version never gets there.
+            if open.is_broken() {
+                return self.end_closed(request, document, stream);
+            }
+            let Some(open) = open.streams.get_mut(&stream) else {
+                return self.respond(request, Content::Empty);
+            };
+            if open.is_closing {
+                return self.respond(request, Content::Empty);
+            }
+            open.is_closing = true;
+            let close = Deferred::Close {
+                request,
+                document,
+                stream,
+            };
+            return self.defer(document, close);
+        }
         self.respond(request, Content::Empty);
         self.end_call(request.conn, tool_call_id, Control::close());
+    }
+
+    /// Ends a call that its client has closed, now that it is known what became of what it sent.
+    pub(super) fn end_closed(&mut self, request: Request, id: DocumentId, stream: StreamId) {
+        self.respond(request, Content::Empty);
+        let Some(stream) = self
+            .documents
+            .get_mut(id)
+            .and_then(|document| document.streams.get_mut(&stream))
+        else {
+            return;
+        };
+        // A client that looks at the answers knows already.
+        let lost = stream.lost.take().filter(|_| !stream.merges);
+        let tool_call_id = Arc::clone(&stream.tool_call_id);
+        let close = match lost {
+            None => Control::close(),
+            Some(Lost { count, first }) => {
+                let more = match count {
+                    1 => String::new(),
+                    _ => format!(" (and {} more)", count - 1),
+                };
+                Control::Close {
+                    status_code: Control::INVALID_DATA,
+                    message: Some(format!("not all that was sent is kept; {first}{more}")),
+                }
+            }
+        };
+        self.end_call(request.conn, &tool_call_id, close);
     }
 
     pub(super) fn refuse_update(&self, request: Request, refusal: Refusal) {
@@ -307,32 +548,91 @@ impl Room {
         self.refuse(request, refusal);
     }
 
-    pub(super) fn may_sync(
-        &self,
+    /// Refuses an update of a stream. Published clients don't look at the answer, so they are told at the close.
+    fn refuse_sent(
+        &mut self,
         request: Request,
-        path: &str,
-        write: bool,
-    ) -> Result<(), Refusal> {
-        if path.is_empty() {
-            return Err(Refusal::invalid(
-                "the empty path is the storage root, never a document",
-            ));
+        id: DocumentId,
+        stream: StreamId,
+        refusal: Refusal,
+    ) {
+        self.note_refused(id, stream, &refusal);
+        self.refuse_update(request, refusal);
+    }
+
+    /// The same, for a reason that rests on the newest version. The answer waits until that version is on disk, and is
+    /// never sent if it does not get there.
+    fn refuse_for_now(
+        &mut self,
+        request: Request,
+        id: DocumentId,
+        stream: StreamId,
+        refusal: Refusal,
+    ) {
+        self.note_refused(id, stream, &refusal);
+        self.metrics.count_update(UpdateOutcome::Refused);
+        self.metrics.refused_requests.inc();
+        tracing::debug!(code = refusal.code.number(), text = %refusal.text, "update refused");
+        let content = refusal.into_content();
+        self.defer(id, Deferred::Answer { request, content });
+    }
+
+    fn note_refused(&mut self, id: DocumentId, stream: StreamId, refusal: &Refusal) {
+        let text = || format!("an update was refused: {}", refusal.text);
+        self.note_lost(id, stream, 1, text);
+    }
+
+    /// Operations came with content that is not here: their sender is told, and published clients don't look. It is
+    /// no loss if others have deleted it meanwhile, and can't be told from one, so that the close does not tell it.
+    fn count_erased(&self, request: Request, id: DocumentId, operations: u64) {
+        if operations == 0 {
+            return;
         }
-        let grant = self
-            .participants
-            .get(&request.conn)
-            .and_then(|participant| participant.scope.sync.as_ref())
-            .ok_or_else(|| Refusal::denied("the token has no sync grant"))?;
-        match (grant.can_read(path), grant.can_write(path)) {
-            (false, _) => Err(Refusal::denied(format!(
-                "the token's sync grant does not cover {path:?}"
-            ))),
-            (true, false) if write => Err(Refusal::denied(format!(
-                "the token's sync grant for {path:?} is read-only"
-            ))),
-            _ => Ok(()),
+        self.metrics.erased_operations.inc_by(operations);
+        if let (Some(document), Some(participant)) =
+            (self.documents.get(id), self.participants.get(&request.conn))
+        {
+            tracing::warn!(path = &*document.path, participant = ?participant.name, operations, "what was sent is deleted here, and was not compared");
         }
     }
+
+    pub(super) fn note_lost(
+        &mut self,
+        id: DocumentId,
+        stream: StreamId,
+        count: usize,
+        text: impl FnOnce() -> String,
+    ) {
+        if let Some(document) = self.documents.get_mut(id)
+            && let Some(stream) = document.streams.get_mut(&stream)
+        {
+            let lost = stream.lost.get_or_insert_with(|| Lost {
+                count: 0,
+                first: text().chars().take(LOST_CHARACTERS).collect(),
+            });
+            lost.count = lost.count.saturating_add(count);
+        }
+    }
+}
+
+/// Adds the replica's state vector to an answer if it is short, and says so if not. Returns its bytes.
+pub(super) fn told_vector(notice: &mut Value, replica: &MeshDocument) -> usize {
+    if replica.clocks().take(TOLD_CLIENTS + 1).count() > TOLD_CLIENTS {
+        notice["message"] = format!(
+            "{}; more than {TOLD_CLIENTS} clients wrote the document, so its state vector is not listed: send the whole state",
+            notice["message"].as_str().unwrap_or_default()
+        )
+        .into();
+        return 0;
+    }
+    let vector = STANDARD.encode(replica.state_vector());
+    let bytes = vector.len();
+    notice["state_vector"] = vector.into();
+    bytes
+}
+
+fn early_bytes(early: &[(Request, Content, Held)]) -> usize {
+    early.iter().map(|(_, _, held)| held.bytes()).sum()
 }
 
 fn no_update(error: &DecodeError) -> Refusal {
@@ -342,8 +642,26 @@ fn no_update(error: &DecodeError) -> Refusal {
     }
 }
 
+/// What an update is to a replica; the update, as every reader takes it; and what had to be removed for that.
+fn inspect(
+    replica: &MeshDocument,
+    update: Bytes,
+) -> Result<(Bytes, Inspection, Violations), DecodeError> {
+    let error = match replica.inspect(&update) {
+        Ok(inspection) => return Ok((update, inspection, Violations::default())),
+        Err(error) => error,
+    };
+    if matches!(error, DecodeError::TooLarge { .. }) {
+        return Err(error);
+    }
+    let fitted = fit_update(&update, replica.limits()).map_err(|_| error)?;
+    let mut inspection = replica.inspect(&fitted.update)?;
+    inspection.halves += fitted.halves;
+    Ok((fitted.update.into(), inspection, fitted.removed))
+}
+
 /// The update with its repair in it, for the store; and for everybody who sees it.
-fn with_repair(
+pub(super) fn with_repair(
     update: &[u8],
     applied: &mut Applied,
     repair: &Repair,
@@ -354,13 +672,45 @@ fn with_repair(
     merge_updates(&[update, &repair.update]).map(Bytes::from)
 }
 
-fn tell_violations(answer: &mut Value, violations: &[Violation]) {
+/// Whether an attribute stands in the way of an element's children, by their name. The published Python SDK and CLI
+/// write one beside the children of each element that they make from JSON; nothing is lost with it.
+fn repeats_children(schema: &MeshSchema, pointer: &str) -> bool {
+    let mut parts = pointer.rsplit('/');
+    let (Some(name), Some(tag)) = (parts.next(), parts.next()) else {
+        return false;
+    };
+    schema
+        .element(tag)
+        .and_then(|element| element.child_property())
+        .is_some_and(|children| children.name() == name)
+}
+
+/// The answer to operations that are here: `empty`, or how what they hold here is not what they were sent with.
+fn unlike_sent(inspection: &Inspection) -> Content {
+    const DELETED: &str =
+        "some of the operations are deleted here, so that what they held was not kept or compared";
+    const HALVES: &str = "some of the operations are halves of characters, or were typed behind one, and are kept as they came first; half a character is kept as U+FFFD";
+    let (deleted, halves) = (inspection.erased, inspection.halves);
+    let mut notice = match (deleted, halves) {
+        (0, 0) => return Content::Empty,
+        (_, 0) => json!({ "message": DELETED }),
+        (0, _) => json!({ "message": HALVES }),
+        _ => json!({ "message": format!("{DELETED}; {HALVES}") }),
+    };
+    for (name, count) in [("deleted", deleted), ("halves", halves)] {
+        if count > 0 {
+            notice[name] = count.into();
+        }
+    }
+    Content::Json(notice)
+}
+
+fn tell_violations(answer: &mut Value, violations: &Violations) {
     let listed = violations
         .iter()
-        .take(LISTED_VIOLATIONS)
         .map(|one| json!({ "pointer": one.pointer, "expected": one.expected, "found": one.found }));
     answer["violations"] = listed.collect();
-    answer["violation_count"] = violations.len().into();
+    answer["violation_count"] = violations.total().into();
     if answer.get("message").is_none() {
         answer["message"] =
             "the update broke the document's schema; what broke it was removed again".into();

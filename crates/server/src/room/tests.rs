@@ -5,16 +5,27 @@
     reason = "a test hands over the JSON that it writes down"
 )]
 
+mod behind;
 mod compaction;
+mod costs;
+mod downloads;
 mod durability;
 mod files;
 mod gate;
+mod held;
+mod identity;
 mod limits;
+mod misfits;
+mod moving;
+mod news;
 mod opening;
 mod patching;
 mod random;
 mod readers;
+mod refused;
+mod rights;
 mod talking;
+mod uploads;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,7 +37,9 @@ use meshagent_document::{MeshDocument, MeshSchema};
 use meshagent_protocol::{
     ApiScope, ClientToServer, Content, Control, Envelope, Invoke, MessageId, ServerToClient,
 };
-use meshagent_store::{FailingStore, MemoryStore, RoomId, Store as _, Timestamp, Write};
+use meshagent_store::{
+    FailingStore, MemoryStore, RoomId, Store as _, StoreError, Timestamp, Write,
+};
 use serde_json::{Value, json};
 use yrs::{Doc, Transact as _, XmlElementPrelim, XmlFragment as _, XmlFragmentRef};
 
@@ -71,13 +84,14 @@ impl World {
     }
 
     fn with_config(config: Config) -> Self {
+        let config = Arc::new(config);
         let metrics = Arc::new(Metrics::new());
         let room = Room::new(
             RoomId::new("project", "room"),
-            Arc::new(config),
+            Arc::clone(&config),
             Arc::clone(&metrics),
             UrlSigner::new("secret"),
-            Arc::new(Usage::default()),
+            Arc::new(Usage::new(0, &config.limits)),
             Ids::from_seed([7; 32]),
         );
         Self {
@@ -98,9 +112,10 @@ impl World {
     fn join_with(&mut self, name: &str, scope: ApiScope) -> Client {
         self.next_conn += 1;
         let conn = Conn(self.next_conn);
+        let account = self.room.usage.ledger().account(name);
         let outbox = Arc::new(Outbox::new(
             self.room.config.limits.max_outbox_bytes,
-            Arc::clone(&self.metrics),
+            &account,
         ));
         let joining = Joining {
             participant_id: format!("{name}-id"),
@@ -108,7 +123,9 @@ impl World {
             role: "user".to_owned(),
             scope,
             origin: "http://127.0.0.1:1".to_owned(),
+            expires: None,
             outbox: Arc::clone(&outbox),
+            account,
         };
         self.room.handle_join(conn, joining, self.now);
         let client = Client {
@@ -204,25 +221,20 @@ impl World {
                     );
                 }
                 Action::Fetch(number, fetch) => {
-                    let room = RoomId::new("project", "room");
-                    let result = match fetch {
-                        Fetch::Document { path } => {
-                            self.store.load(&room, &path).map(FetchResult::Document)
-                        }
-                        Fetch::File { path } => {
-                            self.store.read_file(&room, &path).map(FetchResult::File)
-                        }
-                        Fetch::Stat { path } => {
-                            self.store.stat(&room, &path).map(FetchResult::Stat)
-                        }
-                        Fetch::List { path } => {
-                            self.store.list(&room, &path).map(FetchResult::List)
-                        }
-                    };
+                    let result = self.read(fetch);
                     self.room.handle_fetched(number, result, self.now);
                 }
             }
         }
+        while self.room.has_news() {
+            self.room.tell_news();
+        }
+    }
+
+    /// Does a read.
+    fn read(&self, fetch: Fetch) -> Result<FetchResult, StoreError> {
+        let room = RoomId::new("project", "room");
+        crate::rooms::read(&self.store, &room, fetch)
     }
 
     /// The disk writes what it holds. Returns false if there was nothing.

@@ -1,38 +1,52 @@
-//! Toolkit `storage`, the streamed calls. Both are pull based: the side that receives asks for each piece.
+//! Toolkit `storage`, the call `upload`: the server asks for each piece.
 
-use bytes::{Bytes, BytesMut};
-use meshagent_protocol::storage::{
-    DownloadRequest, UploadChunk, UploadStart, download_data, download_start, upload_pull,
-};
-use meshagent_protocol::{Content, Control, ErrorCode};
-use meshagent_store::{StoredFile, Write};
+use bytes::Bytes;
+use meshagent_protocol::storage::{UploadChunk, UploadStart, upload_pull};
+use meshagent_protocol::{Content, Control, ErrorCode, FileAction};
+use meshagent_store::Write;
 
 use super::batch::Then;
-use super::opening::Fetched;
-use super::{Call, Conn, Fetch, Refusal, Request, Room};
+use super::{Call, Conn, Refusal, Request, Room};
+use crate::ledger::{Charge, Kind};
 
 /// Bytes that the server asks for at a time.
 const PULL_BYTES: u64 = 256 << 10;
-/// The largest piece that is sent at once, whatever the client asks for.
-const MAX_DATA_BYTES: usize = 1 << 20;
+
+/// What a piece of an upload costs besides its bytes.
+const PIECE_BYTES: usize = 64;
 
 /// A file on its way in. Nothing is stored before the client closes the call.
 #[derive(Debug, Default)]
 pub(super) struct Upload {
     start: Option<UploadStart>,
-    data: BytesMut,
+    /// Copies: a piece of the message that it came in would keep all of that.
+    pieces: Vec<Bytes>,
+    bytes: usize,
+    charge: Option<Charge>,
+    /// The number of its write: the client has sent everything, and the call ends with what becomes of that.
+    write: Option<u64>,
 }
 
-/// A file on its way out.
-#[derive(Debug, Default)]
-pub(super) struct Download {
-    chunk_size: usize,
-    rest: Option<Bytes>,
+/// The upload that a write ends: not just whatever has its id by then.
+#[derive(Debug)]
+pub(super) struct Finishing {
+    pub(super) conn: Conn,
+    tool_call_id: String,
+    write: u64,
 }
 
 impl Upload {
+    /// All that came, in one piece.
+    fn take_all(&mut self) -> Bytes {
+        let mut all = Vec::with_capacity(std::mem::take(&mut self.bytes));
+        for piece in std::mem::take(&mut self.pieces) {
+            all.extend_from_slice(&piece);
+        }
+        all.into()
+    }
+
     pub(super) fn buffered(&self) -> usize {
-        self.data.len()
+        self.bytes
     }
 }
 
@@ -41,6 +55,11 @@ impl Room {
         let conn = request.conn;
         let fail =
             |room: &mut Self, refusal| room.fail_call(Some(request), conn, tool_call_id, refusal);
+        if self.is_finishing(conn, tool_call_id) {
+            // The call does not fail: the file may well be stored.
+            let text = "the upload was closed; its file is being stored, and nothing can be added";
+            return self.refuse(request, Refusal::new(ErrorCode::InvalidState, text));
+        }
         let parsed = match UploadChunk::parse(chunk) {
             Ok(parsed) => parsed,
             Err(error) => return fail(self, Refusal::request(&error)),
@@ -60,20 +79,24 @@ impl Room {
                 if start.size.is_some_and(|size| size > max as u64) {
                     return fail(self, too_large());
                 }
+                if let Some(mime_type) = &start.mime_type
+                    && !is_mime_type(mime_type)
+                {
+                    let text = "mime_type has to be printable ASCII of 255 bytes at most";
+                    return fail(self, Refusal::invalid(text));
+                }
                 if path.is_empty() {
                     let refusal =
                         Refusal::new(ErrorCode::StorageInvalidPath, "the storage root is no file");
                     return fail(self, refusal);
                 }
                 upload.start = Some(start);
-                if let Err(refusal) =
-                    self.may_store(request, &path, "write", |grant| grant.can_write(&path))
-                {
+                if let Err(refusal) = self.may_change(request, &path, "write", FileAction::Write) {
                     return fail(self, refusal);
                 }
             }
             (UploadChunk::Data(data), Some(_)) => {
-                if upload.data.len() + data.len() > max {
+                if upload.bytes + data.len() > max {
                     return fail(self, too_large());
                 }
                 if self.upload_bytes + data.len() > max_in_room {
@@ -81,7 +104,15 @@ impl Room {
                         "too many bytes of uploads are under way in this room; try again later";
                     return fail(self, Refusal::new(ErrorCode::OperationFailed, text));
                 }
-                upload.data.extend_from_slice(&data);
+                let cost = data.len() + PIECE_BYTES;
+                let charge = upload
+                    .charge
+                    .get_or_insert_with(|| participant.account.empty(Kind::Upload));
+                if let Err(over) = charge.try_grow(cost) {
+                    return fail(self, Refusal::over(over));
+                }
+                upload.pieces.push(Bytes::copy_from_slice(&data));
+                upload.bytes += data.len();
                 self.upload_bytes += data.len();
             }
             (UploadChunk::Start(_), Some(_)) => {
@@ -104,17 +135,24 @@ impl Room {
     /// The client has sent everything: the file is written as a whole, or not at all.
     pub(super) fn finish_upload(&mut self, request: Request, tool_call_id: &str) {
         let conn = request.conn;
-        let Some(participant) = self.participants.get_mut(&conn) else {
+        if self.is_finishing(conn, tool_call_id) {
+            // Closed twice. Whether the file is stored is not known yet.
+            return self.respond(request, Content::Empty);
+        }
+        let number = self.number();
+        let Some(upload) = self.upload_mut(conn, tool_call_id) else {
             return;
         };
-        let Some(Call::Upload(upload)) = participant.calls.get_mut(tool_call_id) else {
-            return;
-        };
-        let data = std::mem::take(&mut upload.data).freeze();
+        let data = upload.take_all();
         let start = upload.start.take();
+        let charge = upload.charge.take();
+        upload.write = start.is_some().then_some(number);
         self.upload_bytes -= data.len();
+        if let Some(charge) = charge {
+            self.held = charge.into();
+        }
         let Some(start) = start else {
-            // Closed before it began, or closed twice: there is nothing to write.
+            // Closed before it began: there is nothing to write.
             self.respond(request, Content::Empty);
             return self.end_call(conn, tool_call_id, Control::close());
         };
@@ -139,111 +177,45 @@ impl Room {
             overwrite: start.overwrite,
             at: self.now,
         };
-        self.stage(
-            write,
-            Then::Put {
-                conn,
-                tool_call_id: tool_call_id.to_owned(),
-                path,
-            },
-        );
-    }
-
-    pub(super) fn download_chunk(&mut self, request: Request, tool_call_id: &str, chunk: &Content) {
-        let conn = request.conn;
-        let parsed = match DownloadRequest::parse(chunk) {
-            Ok(parsed) => parsed,
-            Err(error) => {
-                return self.fail_call(Some(request), conn, tool_call_id, Refusal::request(&error));
-            }
-        };
-        let Some(participant) = self.participants.get_mut(&conn) else {
-            return;
-        };
-        let Some(Call::Download(download)) = participant.calls.get_mut(tool_call_id) else {
-            return;
-        };
-        match (parsed, &mut download.rest) {
-            (DownloadRequest::Start { path, chunk_bytes }, None) if download.chunk_size == 0 => {
-                download.chunk_size = usize::try_from(chunk_bytes)
-                    .unwrap_or(MAX_DATA_BYTES)
-                    .clamp(1, MAX_DATA_BYTES);
-                self.start_download(request, tool_call_id, path.as_str());
-            }
-            (DownloadRequest::Pull, Some(rest)) => {
-                let piece = rest.split_to(download.chunk_size.min(rest.len()));
-                let done = rest.is_empty();
-                self.respond(request, Content::Empty);
-                self.send_chunk(conn, tool_call_id, download_data(piece));
-                if done {
-                    self.end_call(conn, tool_call_id, Control::close());
-                }
-            }
-            _ => {
-                let refusal = Refusal::invalid(
-                    "a download is one start chunk, then pull chunks after its answer",
-                );
-                self.fail_call(Some(request), conn, tool_call_id, refusal);
-            }
-        }
-    }
-
-    fn start_download(&mut self, request: Request, tool_call_id: &str, path: &str) {
-        let conn = request.conn;
-        if let Err(refusal) = self.may_store(request, path, "read", |grant| grant.can_read(path)) {
-            return self.fail_call(Some(request), conn, tool_call_id, refusal);
-        }
-        let path = path.to_owned();
-        let then = Fetched::Download {
+        let upload = Finishing {
             conn,
             tool_call_id: tool_call_id.to_owned(),
-            request,
-            path: path.clone(),
+            write: number,
         };
-        self.fetch(Fetch::File { path }, then);
+        self.stage(write, Then::Put { upload, path });
     }
 
-    pub(super) fn download_fetched(
-        &mut self,
-        conn: Conn,
-        tool_call_id: &str,
-        request: Request,
-        path: &str,
-        file: Result<Option<StoredFile>, Refusal>,
-    ) {
-        let file = match file {
-            Ok(Some(file)) => file,
-            Ok(None) => {
-                let path = path.to_owned();
-                let then = Fetched::DownloadMissing {
-                    conn,
-                    tool_call_id: tool_call_id.to_owned(),
-                    request,
-                    path: path.clone(),
-                };
-                self.fetch(Fetch::Stat { path }, then);
-                return;
-            }
-            Err(refusal) => return self.fail_call(Some(request), conn, tool_call_id, refusal),
-        };
-        let Some(participant) = self.participants.get_mut(&conn) else {
+    /// The file is stored, or it won't be: the call ends.
+    pub(super) fn end_upload(&mut self, finishing: &Finishing, outcome: Result<(), Refusal>) {
+        let (conn, tool_call_id) = (finishing.conn, &*finishing.tool_call_id);
+        let waits = self
+            .upload_mut(conn, tool_call_id)
+            .is_some_and(|upload| upload.write == Some(finishing.write));
+        if !waits {
             return;
-        };
-        let Some(Call::Download(download)) = participant.calls.get_mut(tool_call_id) else {
-            // Closed meanwhile.
-            return self.respond(request, Content::Empty);
-        };
-        let size = file.data.len();
-        download.rest = Some(file.data);
-        let name = path.rsplit('/').next().unwrap_or(path);
-        self.send_chunk(
-            conn,
-            tool_call_id,
-            download_start(name, &file.mime_type, size as u64),
-        );
-        self.respond(request, Content::Empty);
-        if size == 0 {
-            self.end_call(conn, tool_call_id, Control::close());
+        }
+        match outcome {
+            Ok(()) => self.end_call(conn, tool_call_id, Control::close()),
+            Err(refusal) => self.fail_call(None, conn, tool_call_id, refusal),
         }
     }
+
+    /// Whether the client has closed the upload and the disk has not written it yet.
+    fn is_finishing(&mut self, conn: Conn, tool_call_id: &str) -> bool {
+        let upload = self.upload_mut(conn, tool_call_id);
+        upload.is_some_and(|upload| upload.write.is_some())
+    }
+
+    fn upload_mut(&mut self, conn: Conn, tool_call_id: &str) -> Option<&mut Upload> {
+        let participant = self.participants.get_mut(&conn)?;
+        match participant.calls.get_mut(tool_call_id)? {
+            Call::Upload(upload) => Some(upload),
+            Call::Sync(_) | Call::Download(_) => None,
+        }
+    }
+}
+
+/// Whether it can stand in a header of HTTP.
+fn is_mime_type(text: &str) -> bool {
+    text.len() <= 255 && text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }

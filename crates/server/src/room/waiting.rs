@@ -1,72 +1,142 @@
 //! Requests that wait: for room in the asker's queue, for memory that others' answers have now, or for a document
 //! that is being read again.
+//!
+//! Whatever may be longer than its request waits here while the asker's queue is over the mark, so that a peer which
+//! does not read has one such answer in its queue, however many it asks for. What waits is charged by what is kept of it,
+//! and has no right to go beyond a bound.
 
-use super::documents::Slot;
+use std::sync::Arc;
+
+use meshagent_store::DocumentId;
+
 use super::opening::Waiter;
 use super::{Conn, Refusal, Request, Room};
+use crate::ledger::{Account, Charge, Held, Kind, Wanted};
 
 /// Below this a document's state is no large answer.
 const SMALL_BYTES: usize = 64 << 10;
+/// Bytes of the documents that are described in one turn for those who waited, but for the last one: each description
+/// is made for itself, and the rest waits for the next commit, reader or tick.
+const DESCRIBED_BYTES: usize = 256 << 10;
+/// What a request takes that waits: it names a path, and what it asks of it.
+const REQUEST_BYTES: usize = 2 << 10;
 
 /// What waits.
 #[derive(Debug)]
 pub(super) enum Waiting {
-    Document { path: String, waiter: Box<Waiter> },
-    List { request: Request, path: String },
+    Document {
+        path: String,
+        waiter: Box<Waiter>,
+        /// It is memory that it waits for.
+        _wanted: Option<Wanted>,
+    },
+    Download {
+        conn: Conn,
+        tool_call_id: String,
+    },
+    List {
+        request: Request,
+        path: String,
+        _charge: Charge,
+    },
+    Enable {
+        request: Request,
+        _charge: Charge,
+    },
 }
 
 impl Waiting {
     pub(super) fn conn(&self) -> Conn {
         match self {
             Self::Document { waiter, .. } => waiter.conn(),
-            Self::List { request, .. } => request.conn,
+            Self::Download { conn, .. } => *conn,
+            Self::List { request, .. } | Self::Enable { request, .. } => request.conn,
         }
     }
 }
 
+/// Why a request waits.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Full {
+    /// The asker has to read, or its document has to be there again.
+    Own,
+    /// Others have the memory.
+    Others,
+}
+
 impl Room {
     /// Whether what `waiter` asks for may be made and queued now.
-    pub(super) fn has_room_for(&self, path: &str, waiter: &Waiter) -> bool {
+    pub(super) fn has_room_for(&self, id: DocumentId, waiter: &Waiter) -> Result<(), Full> {
         let Some(participant) = self.participants.get(&waiter.conn()) else {
-            return true;
+            return Ok(());
         };
-        let Some(Slot::Open(document)) = self.documents.get(path) else {
-            return true;
+        let Some(document) = self.documents.get(id) else {
+            return Ok(());
         };
-        let is_description = match waiter {
-            Waiter::Create { .. } | Waiter::Patch { .. } => return true,
-            Waiter::Describe { .. } => true,
-            Waiter::Open { .. } => false,
+        let (has_state, with_schema) = match waiter {
+            Waiter::Create { .. } | Waiter::Patch { .. } => return Ok(()),
+            Waiter::Describe { describe, .. } => (false, describe.with_schema),
+            Waiter::Open { start, .. } => {
+                let asks_for_state = start.vector.is_none();
+                (asks_for_state && document.has_current_state(), false)
+            }
         };
-        if document.bytes < SMALL_BYTES {
-            return true;
-        }
         if !participant.outbox.accepts_broadcast(false) {
-            return false;
+            return Err(Full::Own);
         }
-        let asks_for_state = matches!(waiter, Waiter::Open { start, .. } if start.vector.is_none());
-        if asks_for_state && document.has_current_state() {
-            return true;
-        }
-        if is_description && !document.takes_description() {
-            return false;
-        }
-        let in_use = if is_description {
-            usize::try_from(self.metrics.queued_bytes.get()).unwrap_or(0)
-        } else {
-            self.usage.shared_bytes()
-        };
-        // What is larger than all there may be gets it when nobody else has any.
         let text_bytes = document.bytes / 3 * 4;
-        in_use == 0 || in_use.saturating_add(text_bytes) <= self.config.limits.max_shared_bytes
+        // The schema of a state is the document's own; that of a description is a copy.
+        let schema_bytes = if with_schema {
+            document.schema.text.len()
+        } else {
+            0
+        };
+        let bytes = text_bytes + schema_bytes;
+        if bytes < SMALL_BYTES {
+            return Ok(());
+        }
+        let max = self.config.limits.max_shared_bytes;
+        if !participant.account.may_take(bytes, max) {
+            return Err(Full::Own);
+        }
+        if has_state {
+            return Ok(());
+        }
+        let is_description = matches!(waiter, Waiter::Describe { .. });
+        if is_description && !document.takes_description() {
+            return Err(Full::Own);
+        }
+        let in_use = self.usage.shared_bytes();
+        // What is larger than all there may be gets it when nobody else has any.
+        if in_use == 0 || in_use.saturating_add(bytes) <= max {
+            Ok(())
+        } else {
+            Err(Full::Others)
+        }
     }
 
     /// Keeps a request for later.
-    pub(super) fn wait(&mut self, path: &str, waiter: Waiter) {
+    pub(super) fn wait(&mut self, path: &str, waiter: Waiter, full: Full) {
+        let wanted = (full == Full::Others).then(|| self.usage.ledger().want());
+        let waiter = match self.participants.get(&waiter.conn()) {
+            Some(participant) => lighten(waiter, &participant.account),
+            None => waiter,
+        };
         self.waiting.push_back(Waiting::Document {
             path: path.to_owned(),
             waiter: Box::new(waiter),
+            _wanted: wanted,
         });
+    }
+
+    /// What a request costs that waits, beside what its message held.
+    pub(super) fn waiting_charge(&self, conn: Conn) -> Charge {
+        match self.participants.get(&conn) {
+            Some(participant) => participant
+                .account
+                .charge_anyway(Kind::State, REQUEST_BYTES),
+            None => Charge::none(),
+        }
     }
 
     /// Those who wait for a document are told that they won't get it.
@@ -76,6 +146,7 @@ impl Room {
                 Waiting::Document {
                     path: waits_for,
                     waiter,
+                    ..
                 } if waits_for == path => self.refuse_waiter(*waiter, refusal.clone()),
                 other => self.waiting.push_back(other),
             }
@@ -87,15 +158,74 @@ impl Room {
         if self.waiting.is_empty() {
             return;
         }
+        self.described_bytes = 0;
         for waiting in std::mem::take(&mut self.waiting) {
-            if conn.is_some_and(|conn| waiting.conn() != conn) {
+            let is_full = self.described_bytes > DESCRIBED_BYTES;
+            if is_full || conn.is_some_and(|conn| waiting.conn() != conn) {
                 self.waiting.push_back(waiting);
                 continue;
             }
             match waiting {
-                Waiting::Document { path, waiter } => self.with_document(&path, *waiter),
-                Waiting::List { request, path } => self.list_when_there_is_room(request, path),
+                Waiting::Document { path, waiter, .. } => self.with_document(&path, *waiter),
+                Waiting::Download { conn, tool_call_id } => {
+                    self.retry_download(conn, &tool_call_id);
+                }
+                Waiting::List { request, path, .. } => self.list_when_there_is_room(request, path),
+                Waiting::Enable { request, .. } => self.enable_when_there_is_room(request),
             }
         }
+    }
+}
+
+/// What is kept of a request that waits for a document which is there: nothing to create it with.
+fn lighten(waiter: Waiter, account: &Arc<Account>) -> Waiter {
+    let charge = |bytes| Held::from(account.charge_anyway(Kind::State, REQUEST_BYTES + bytes));
+    match waiter {
+        Waiter::Describe {
+            request, describe, ..
+        } => Waiter::Describe {
+            request,
+            describe,
+            _held: charge(0),
+        },
+        Waiter::Open {
+            request,
+            tool_call_id,
+            mut start,
+            mut may_create,
+            overtaken,
+            ..
+        } => {
+            if start.create && may_create.is_ok() {
+                may_create = Err(Refusal::invalid(
+                    "it was deleted while this request waited; open it again",
+                ));
+            }
+            (start.schema, start.schema_path, start.initial_json) = (None, None, None);
+            let vector_bytes = start.vector.as_ref().map_or(0, Vec::len);
+            Waiter::Open {
+                request,
+                tool_call_id,
+                start,
+                may_create,
+                overtaken,
+                _held: charge(vector_bytes),
+            }
+        }
+        Waiter::Patch {
+            request,
+            patch,
+            author,
+            mut held,
+        } => {
+            held.stand_back();
+            Waiter::Patch {
+                request,
+                patch,
+                author,
+                held,
+            }
+        }
+        created @ Waiter::Create { .. } => created,
     }
 }

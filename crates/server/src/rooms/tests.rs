@@ -1,16 +1,19 @@
-//! A room that panics, seen from outside: from its own connections and from other rooms.
+//! The tasks of rooms, seen from outside: what one costs the others when it panics or has heavy work to do.
 
 use std::sync::mpsc;
 
-use meshagent_protocol::{ApiScope, Content, Invoke, ServerToClient};
+use bytes::Bytes;
+use meshagent_protocol::{
+    ApiScope, ClientToServer, Content, Envelope, Invoke, MessageId, ServerToClient,
+};
 use meshagent_store::{
-    DocumentId, Entry, MemoryStore, Seq, StoreStats, StoredDocument, StoredFile, StoredUpdate,
-    Write, WriteError, Written,
+    DocumentId, Entry, FileHead, FileVersion, MemoryStore, Seq, StoreStats, StoredDocument,
+    StoredFile, StoredUpdate, Write, WriteError, Written,
 };
 use serde_json::{Value, json};
 
 use super::*;
-use crate::outbox::Outgoing;
+use crate::outbox::Outbox;
 
 /// A store whose commits wait for a word.
 #[derive(Debug)]
@@ -29,12 +32,21 @@ impl Store for Held {
         self.inner.stat(room, path)
     }
 
-    fn list(&self, room: &RoomId, folder: &str) -> Result<Option<Vec<Entry>>, StoreError> {
-        self.inner.list(room, folder)
+    fn list(
+        &self,
+        room: &RoomId,
+        folder: &str,
+        max: usize,
+    ) -> Result<Option<Vec<Entry>>, StoreError> {
+        self.inner.list(room, folder, max)
     }
 
     fn load(&self, room: &RoomId, path: &str) -> Result<Option<StoredDocument>, StoreError> {
         self.inner.load(room, path)
+    }
+
+    fn load_by_id(&self, document: DocumentId) -> Result<Option<StoredDocument>, StoreError> {
+        self.inner.load_by_id(document)
     }
 
     fn follow(
@@ -57,6 +69,22 @@ impl Store for Held {
         self.inner.read_file(room, path)
     }
 
+    fn open_file(&self, room: &RoomId, path: &str) -> Result<Option<FileHead>, StoreError> {
+        self.inner.open_file(room, path)
+    }
+
+    fn read_file_range(
+        &self,
+        room: &RoomId,
+        path: &str,
+        version: FileVersion,
+        start: u64,
+        length: usize,
+    ) -> Result<Option<Bytes>, StoreError> {
+        self.inner
+            .read_file_range(room, path, version, start, length)
+    }
+
     fn check(&self) -> Result<(), StoreError> {
         self.inner.check()
     }
@@ -72,16 +100,24 @@ struct Member {
     outbox: Arc<Outbox>,
 }
 
-async fn join(rooms: &Arc<Rooms>, room: &str) -> Member {
-    let outbox = Arc::new(Outbox::new(1 << 20, Arc::clone(&rooms.metrics)));
+fn joining(rooms: &Rooms, name: &str) -> (Joining, Arc<Outbox>) {
+    let account = rooms.usage().ledger().account(name);
+    let outbox = Arc::new(Outbox::new(1 << 20, &account));
     let joining = Joining {
         participant_id: rooms.participant_id(),
-        name: "ann".to_owned(),
+        name: name.to_owned(),
         role: "user".to_owned(),
         scope: ApiScope::full(),
         origin: "http://127.0.0.1:1".to_owned(),
+        expires: None,
         outbox: Arc::clone(&outbox),
+        account,
     };
+    (joining, outbox)
+}
+
+async fn join(rooms: &Arc<Rooms>, room: &str) -> Member {
+    let (joining, outbox) = joining(rooms, room);
     let (conn, mailbox) = rooms.join(room, joining).await.unwrap();
     Member {
         conn,
@@ -93,7 +129,7 @@ async fn join(rooms: &Arc<Rooms>, room: &str) -> Member {
 impl Member {
     async fn send(&self, input: RoomInput) {
         self.mailbox
-            .send(input, 0, Charge::default())
+            .send(input, 0, crate::ledger::Held::none())
             .await
             .unwrap();
     }
@@ -119,7 +155,7 @@ impl Member {
     async fn answer(&self, id: u64) -> Option<Content> {
         loop {
             for (item, _) in self.outbox.take().await? {
-                if let Outgoing::Message(ServerToClient::Response { request, content }) = item
+                if let Some(ServerToClient::Response { request, content }) = item.into_message()
                     && request == MessageId::from(id)
                 {
                     return Some(content);
@@ -148,7 +184,8 @@ async fn a_room_that_panics_starts_anew_and_others_do_not_notice() {
         UrlSigner::new("secret"),
         Ids::from_seed([1; 32]),
         stopping.clone(),
-        Usage::default(),
+        CancellationToken::new(),
+        Usage::new(0, &Config::default().limits),
     ));
     let create = |path: &str| json!({ "path": path, "json": { "document": { "content": [] } } });
     let describe = |path: &str| json!({ "path": path });
@@ -198,4 +235,198 @@ async fn a_room_that_panics_starts_anew_and_others_do_not_notice() {
     tokio::task::spawn_blocking(move || thread.join().unwrap())
         .await
         .unwrap();
+}
+
+/// Rooms over a store in memory, and what ends them.
+struct Server {
+    rooms: Arc<Rooms>,
+    metrics: Arc<Metrics>,
+    stopping: CancellationToken,
+    killed: CancellationToken,
+    committer: std::thread::JoinHandle<()>,
+}
+
+impl Server {
+    fn start() -> Self {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let metrics = Arc::new(Metrics::new());
+        let (committer, thread) =
+            Committer::start(Arc::clone(&store), Arc::clone(&metrics)).unwrap();
+        let (stopping, killed) = (CancellationToken::new(), CancellationToken::new());
+        let rooms = Rooms::new(
+            "project",
+            Arc::new(Config::default()),
+            Arc::clone(&metrics),
+            store,
+            committer,
+            UrlSigner::new("secret"),
+            Ids::from_seed([1; 32]),
+            stopping.clone(),
+            killed.clone(),
+            Usage::new(0, &Config::default().limits),
+        );
+        Self {
+            rooms: Arc::new(rooms),
+            metrics,
+            stopping,
+            killed,
+            committer: thread,
+        }
+    }
+
+    async fn end(self) {
+        self.stopping.cancel();
+        self.rooms.wait().await;
+        drop(self.rooms);
+        tokio::task::spawn_blocking(move || self.committer.join().unwrap())
+            .await
+            .unwrap();
+    }
+
+    /// Pieces of heavy work so far.
+    fn heavy(&self) -> u64 {
+        let text = self.metrics.render();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("meshagent_heavy_work_seconds_count "));
+        line.unwrap().parse().unwrap()
+    }
+}
+
+/// A document with so many elements.
+fn large(elements: usize) -> Value {
+    let element = json!({ "body": { "text": "héllo wörld 😀".repeat(4) } });
+    let content = vec![element; elements];
+    json!({ "path": "large.document", "json": { "document": { "content": content } } })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_document_with_nothing_due_is_no_heavy_work() {
+    let server = Server::start();
+    let member = join(&server.rooms, "a").await;
+    member.ask(1, "create", large(4_000)).await;
+    assert_eq!(member.answer(1).await, Some(Content::Empty));
+    // It is looked at when it was made, and then there is nothing to do.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let before = server.heavy();
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    assert_eq!(server.heavy(), before);
+    server.end().await;
+}
+
+/// A patch of [`large`] that changes nothing, takes long, and has a short answer.
+fn slow_check() -> Value {
+    json!({
+        "path": "large.document",
+        "patch": [{ "op": "replace", "path": "/document/content", "value": [] }],
+        "dry_run": true,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rooms_with_heavy_work_take_turns() {
+    const QUEUED: u64 = 60;
+    let server = Server::start();
+    let (busy, other) = (
+        join(&server.rooms, "a").await,
+        join(&server.rooms, "b").await,
+    );
+    for member in [&busy, &other] {
+        member.ask(1, "create", large(4_000)).await;
+        assert_eq!(member.answer(1).await, Some(Content::Empty));
+    }
+    let check = slow_check();
+    for id in 0..QUEUED {
+        busy.ask(100 + id, "patch", check.clone()).await;
+    }
+    other.ask(2, "patch", check).await;
+    let answer = other.answer(2).await;
+    assert!(matches!(answer, Some(Content::Json(_))), "{answer:?}");
+    // Those that were answered by then; the rest comes later.
+    let answered = busy.outbox.try_take().len() as u64;
+    assert!(answered < QUEUED / 2, "{answered} of {QUEUED} went before");
+    server.end().await;
+}
+
+/// Somebody has a place in the mailbox and has not put anything there when the room, in which nobody is, ends.
+#[tokio::test]
+async fn who_is_half_way_in_as_a_room_ends_is_welcomed_and_no_second_room_runs() {
+    for seed in 0..20 {
+        let server = Server::start();
+        let rooms = &server.rooms;
+        let Way::Open(mailbox) = rooms.enter("grün") else {
+            panic!("nobody is stopping");
+        };
+        let place = mailbox.inputs.clone().reserve_owned().await.unwrap();
+        for _ in 0..seed {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::sleep(Duration::from_millis(seed % 3)).await;
+        let (late, late_outbox) = joining(rooms, "late");
+        place.send(Letter::new(
+            RoomInput::Join(Conn(1_000), late),
+            0,
+            [None, None],
+            crate::ledger::Held::none(),
+        ));
+        let next = tokio::time::timeout(Duration::from_secs(5), join(rooms, "grün"));
+        let next = next.await.expect("the next one may join");
+        for outbox in [&late_outbox, &next.outbox] {
+            let welcome = tokio::time::timeout(Duration::from_secs(5), outbox.take());
+            let welcome = welcome.await.expect("it waits for ever");
+            // It is here, or is told to come again.
+            assert!(
+                welcome.is_none_or(|messages| !messages.is_empty()),
+                "{seed}"
+            );
+        }
+        assert!(server.metrics.rooms.get() <= 1, "{seed}");
+        server.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_the_grace_a_room_begins_nothing_more() {
+    const QUEUED: u64 = 60;
+    let server = Server::start();
+    let busy = join(&server.rooms, "a").await;
+    busy.ask(1, "create", large(4_000)).await;
+    assert_eq!(busy.answer(1).await, Some(Content::Empty));
+    let check = slow_check();
+    for id in 0..QUEUED {
+        busy.ask(100 + id, "patch", check.clone()).await;
+    }
+    server.stopping.cancel();
+    server.killed.cancel();
+    server.rooms.wait().await;
+    let answered = busy.outbox.try_take().len() as u64;
+    assert!(answered < QUEUED / 2, "{answered} of {QUEUED} were begun");
+    server.end().await;
+}
+
+#[tokio::test]
+async fn a_connection_with_much_in_the_mailbox_keeps_nobody_else_waiting() {
+    let none = crate::ledger::Held::none;
+    let input = || RoomInput::Drained(Conn(1));
+    let moment = Duration::from_millis(50);
+    let (one, mut inputs) = Mailbox::new();
+    let other = one.for_another();
+    for _ in 0..PLACES {
+        one.send(input(), 0, none()).await.unwrap();
+    }
+    let more = tokio::time::timeout(moment, one.send(input(), 0, none())).await;
+    assert!(more.is_err(), "it waits for its own");
+    let sent = tokio::time::timeout(moment * 100, other.send(input(), 0, none())).await;
+    sent.unwrap().unwrap();
+    // A letter that was handled makes room; a long one takes as much as many short ones.
+    drop(inputs.recv().await);
+    one.send(input(), 0, none()).await.unwrap();
+    let long = PLACE_BYTES * 10;
+    for _ in 0..10 {
+        drop(inputs.recv().await);
+    }
+    let waits = tokio::time::timeout(moment, one.send(input(), long, none())).await;
+    assert!(waits.is_err(), "ten places are free, and it takes eleven");
+    drop(inputs.recv().await);
+    one.send(input(), long, none()).await.unwrap();
 }

@@ -5,12 +5,15 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// Listens beside a server, and hands everything on. Dropping it cuts everything.
 pub(crate) struct Cable {
     address: SocketAddr,
     plan: Arc<Mutex<Plan>>,
+    /// Whether it is cut.
+    is_cut: watch::Sender<bool>,
     _carrying: JoinSet<()>,
 }
 
@@ -25,28 +28,48 @@ impl Cable {
         let plan = Arc::new(Mutex::new(breaks_after));
         let mut carrying = JoinSet::new();
         let (server, next) = (server.to_owned(), Arc::clone(&plan));
+        let (is_cut, cut) = watch::channel(false);
         carrying.spawn(async move {
             let mut connections = JoinSet::new();
             loop {
                 let (near, _) = listener.accept().await.unwrap();
+                if *cut.borrow() {
+                    continue;
+                }
                 let left = next.lock().unwrap().pop();
                 // A server that is down is a connection that breaks at once.
                 let Ok(far) = TcpStream::connect(&server).await else {
                     continue;
                 };
-                connections.spawn(carry(near, far, left));
+                let mut cut = cut.clone();
+                connections.spawn(async move {
+                    tokio::select! {
+                        () = carry(near, far, left) => {}
+                        _ = cut.wait_for(|is_cut| *is_cut) => {}
+                    }
+                });
                 while connections.try_join_next().is_some() {}
             }
         });
         Self {
             address,
             plan,
+            is_cut,
             _carrying: carrying,
         }
     }
 
     pub(crate) fn room_url(&self) -> String {
         format!("ws://{}/rooms/room", self.address)
+    }
+
+    /// Breaks all connections, and lets none through until it is mended.
+    pub(crate) fn cut(&self) {
+        self.is_cut.send_replace(true);
+    }
+
+    pub(crate) fn mend(&self) {
+        self.is_cut.send_replace(false);
     }
 
     /// How many breaks are still to come.

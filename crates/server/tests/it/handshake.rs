@@ -3,7 +3,7 @@
 use meshagent_protocol::{ApiKey, Grant, ParticipantToken};
 use serde_json::json;
 
-use crate::harness::{RawSocket, TestServer};
+use crate::harness::{RawFrame, RawSocket, TestServer, call};
 
 #[tokio::test]
 async fn a_token_comes_by_header_query_or_subprotocol() {
@@ -126,6 +126,80 @@ async fn every_bad_token_is_refused_with_403() {
 }
 
 #[tokio::test]
+async fn a_refusal_tells_a_stranger_nothing_about_the_token() {
+    let server = TestServer::start().await;
+    let mut expired = server.token("jörg");
+    expired.exp = Some(1);
+    let mut elsewhere = server.token("jörg");
+    elsewhere.grants[0] = Grant::Room("secret-room".to_owned());
+    let mut none = server.token("jörg");
+    none.grants.clear();
+    let upgrade = [
+        ("connection", "upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+    for token in [expired, elsewhere, none] {
+        let jwt = token.sign(&server.key);
+        for jwt in [jwt.clone(), format!("{jwt}A"), "a.b.c".to_owned()] {
+            let target = format!("GET /rooms/room?token={jwt}");
+            let (status, _, body) = server.http(&target, &upgrade, "").await;
+            assert_eq!(
+                (status, body.as_str()),
+                (403, r#"{"error":"invalid token"}"#)
+            );
+            let connect = format!(
+                "POST /accounts/projects/{}/rooms/room/connect",
+                server.key.project_id
+            );
+            let bearer = format!("Bearer {jwt}");
+            let (status, _, body) = server
+                .http(&connect, &[("authorization", &bearer)], "{}")
+                .await;
+            assert_eq!(
+                (status, body.as_str()),
+                (403, r#"{"error":"invalid token"}"#)
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_ends_with_its_token_and_without_a_close_frame() {
+    let server = TestServer::start().await;
+    let mut token = server.token("jörg");
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    token.exp = Some(now.as_secs() + 3);
+    let target = format!("/rooms/room?token={}", token.sign(&server.key));
+    let mut socket = RawSocket::connect(&server, &target, &[]).await.unwrap();
+    let mut lasting = RawSocket::join(&server).await;
+    let exists = call("storage", "exists", &json!({ "path": "x" }));
+    socket.send(1, "room.invoke_tool", &exists).await;
+    socket.answer(1).await;
+    loop {
+        match socket.next().await {
+            RawFrame::Binary(_) => {}
+            other => break assert_eq!(other, RawFrame::End),
+        }
+    }
+    let ended = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    assert!(ended.as_secs() >= now.as_secs() + 3, "{ended:?}");
+    assert!(ended.as_secs() < now.as_secs() + 30, "{ended:?}");
+    // Others stay, and the same token doesn't come in again.
+    lasting.send(1, "room.invoke_tool", &exists).await;
+    lasting.answer(1).await;
+    assert_eq!(
+        RawSocket::connect(&server, &target, &[]).await.err(),
+        Some(403)
+    );
+}
+
+#[tokio::test]
 async fn room_names_are_checked_and_refusals_say_what_to_do() {
     let server = TestServer::start().await;
     for name in ["Room", "-room", "room-", "ro.om", "r%20m", &"a".repeat(64)] {
@@ -177,6 +251,16 @@ async fn the_connect_endpoint_hands_out_tokens_for_the_key() {
             .await
             .is_ok()
     );
+
+    // A name that the server itself would refuse.
+    let (status, _, body) = server
+        .http(
+            &target,
+            &[("authorization", &key), json],
+            "{\"email\":\"\"}",
+        )
+        .await;
+    assert_eq!(status, 400, "{body}");
 
     // A participant gets no more than it has.
     let participant = format!("Bearer {jwt}");

@@ -149,6 +149,15 @@ impl RawSocket {
         target: &str,
         headers: &[(&str, &str)],
     ) -> Result<Self, u16> {
+        Self::upgrade(server, target, headers, &[]).await
+    }
+
+    async fn upgrade(
+        server: &TestServer,
+        target: &str,
+        headers: &[(&str, &str)],
+        behind: &[u8],
+    ) -> Result<Self, u16> {
         let mut stream = TcpStream::connect(&server.address).await.unwrap();
         let mut request = format!(
             "GET {target} HTTP/1.1\r\nhost: {}\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
@@ -159,7 +168,8 @@ impl RawSocket {
             write!(request, "{name}: {value}\r\n").unwrap();
         }
         request += "\r\n";
-        stream.write_all(request.as_bytes()).await.unwrap();
+        let request = [request.as_bytes(), behind].concat();
+        stream.write_all(&request).await.unwrap();
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             head.push(
@@ -178,6 +188,15 @@ impl RawSocket {
         }
     }
 
+    /// Upgrades with bytes right behind the request.
+    pub(crate) async fn connect_and_send(
+        server: &TestServer,
+        target: &str,
+        bytes: &[u8],
+    ) -> Result<Self, u16> {
+        Self::upgrade(server, target, &[], bytes).await
+    }
+
     /// Joins the room and passes over `room_ready` and `connected`.
     pub(crate) async fn join(server: &TestServer) -> Self {
         let target = format!("/rooms/room?token={}", server.jwt("raw"));
@@ -194,7 +213,16 @@ impl RawSocket {
     }
 
     pub(crate) async fn frame(&mut self, opcode: u8, payload: &[u8]) {
-        let mut frame = vec![0x80 | opcode];
+        self.masked(0x80 | opcode, payload).await;
+    }
+
+    /// A frame that others follow.
+    pub(crate) async fn fragment(&mut self, opcode: u8, payload: &[u8]) {
+        self.masked(opcode, payload).await;
+    }
+
+    async fn masked(&mut self, first: u8, payload: &[u8]) {
+        let mut frame = vec![first];
         match payload.len() {
             short @ 0..126 => frame.push(0x80 | u8::try_from(short).unwrap()),
             middle @ 126..0x1_0000 => {

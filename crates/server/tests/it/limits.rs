@@ -8,6 +8,8 @@ use meshagent_protocol::DocPath;
 use meshagent_protocol::sync::SyncOpenStart;
 use meshagent_server::Config;
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::harness::{PATIENCE, RawSocket, TestServer, call};
@@ -136,6 +138,55 @@ async fn a_full_room_says_so_at_the_handshake() {
     );
 }
 
+// On one thread all of them are there before the room looks at the first.
+#[tokio::test]
+async fn a_burst_of_joins_fills_a_room_no_further_than_its_bound() {
+    let mut config = Config::default();
+    config.limits.max_participants_per_room = 5;
+    let server = TestServer::start_with(config).await;
+    let request = format!(
+        "GET /rooms/room?token={} HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        server.jwt("gast – 客")
+    );
+    // All but the last byte of each first, so that the last ones come at once.
+    let mut asking = Vec::new();
+    for _ in 0..40 {
+        let mut stream = TcpStream::connect(&server.address).await.unwrap();
+        let (most, _) = request.split_at(request.len() - 1);
+        stream.write_all(most.as_bytes()).await.unwrap();
+        asking.push(stream);
+    }
+    for stream in &mut asking {
+        stream.write_all(b"\n").await.unwrap();
+    }
+    let (mut members, mut refused) = (Vec::new(), 0);
+    for mut stream in asking {
+        let mut head = [0; 12];
+        tokio::time::timeout(PATIENCE, stream.read_exact(&mut head))
+            .await
+            .unwrap()
+            .unwrap();
+        match &head[9..] {
+            b"101" => members.push(stream),
+            b"503" => refused += 1,
+            other => panic!("{}", String::from_utf8_lossy(other)),
+        }
+    }
+    assert_eq!((members.len(), refused), (5, 35));
+    // Places come back when those who had them have left.
+    drop(members);
+    let target = format!("/rooms/room?token={}", server.jwt("spät"));
+    let deadline = Instant::now() + PATIENCE;
+    let mut members = Vec::new();
+    while members.len() < 5 {
+        match RawSocket::connect(&server, &target, &[]).await {
+            Ok(member) => members.push(member),
+            Err(status) => assert!(status == 503 && Instant::now() < deadline, "{status}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_reader_that_stops_reading_delays_nobody_and_catches_up() {
     let server = TestServer::start().await;
@@ -227,23 +278,29 @@ async fn a_message_has_its_time_and_others_get_its_memory_back() {
     config.message_timeout = Duration::from_secs(5);
     config.limits.max_receive_bytes = 1 << 20;
     let server = TestServer::start_with(config).await;
-    // It announces 900 kB, which is nearly all there is, sends a little and then nothing.
+    // It sends 800 kB of 900, which is nearly all there is, and then nothing.
     let mut slow = RawSocket::join(&server).await;
     let mut header = 900_u32.to_be_bytes().to_vec();
     header.extend(b"room.invoke_tool");
     slow.packet(1, 0, &header).await;
-    slow.packet(1, 1, &[0; 1024]).await;
+    for number in 1..=800 {
+        slow.packet(1, number, &[0; 1024]).await;
+    }
     let charged = async {
         loop {
             let (_, _, metrics) = server.http("GET /metrics", &[], "").await;
-            if metrics.contains("meshagent_received_bytes 921600\n") {
+            let received = metrics
+                .lines()
+                .find_map(|line| line.strip_prefix("meshagent_received_bytes "))
+                .and_then(|bytes| bytes.parse::<usize>().ok());
+            if received.is_some_and(|bytes| bytes >= 800 << 10) {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     let charged = tokio::time::timeout(PATIENCE, charged).await;
-    charged.expect("what it announced is charged");
+    charged.expect("what arrived is charged");
 
     let writer = server.join("writer").await;
     let sent = writer.sync().open(&start("a.document")).await.unwrap();

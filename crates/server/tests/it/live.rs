@@ -21,7 +21,7 @@ fn url(server: &TestServer) -> String {
     format!("ws://{}/rooms/room", server.address)
 }
 
-async fn enter(server: &TestServer, name: &str) -> RoomClient {
+pub(crate) async fn enter(server: &TestServer, name: &str) -> RoomClient {
     let room = RoomClient::builder()
         .api_url(format!("http://{}", server.address))
         .room("room")
@@ -63,14 +63,14 @@ fn assert_denied(saved: &Result<(), SaveError>) {
     );
 }
 
-fn append(document: &LiveDocument, text: &str) {
+pub(crate) fn append(document: &LiveDocument, text: &str) {
     let element = json!({ "body": { "text": text } });
     document
         .edit(|d| d.append_child(Target::Root, element))
         .unwrap();
 }
 
-fn texts(document: &LiveDocument) -> Vec<String> {
+pub(crate) fn texts(document: &LiveDocument) -> Vec<String> {
     document.read(|d| {
         let texts = d
             .root()
@@ -82,7 +82,7 @@ fn texts(document: &LiveDocument) -> Vec<String> {
     })
 }
 
-async fn until(what: &str, mut done: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
     let waited = async {
         while !done() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -92,7 +92,10 @@ async fn until(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 /// The next event of a kind; others are passed over.
-async fn event<R>(changes: &mut Changes, mut wanted: impl FnMut(DocumentEvent) -> Option<R>) -> R {
+pub(crate) async fn event<R>(
+    changes: &mut Changes,
+    mut wanted: impl FnMut(DocumentEvent) -> Option<R>,
+) -> R {
     let found = async {
         loop {
             let event = changes.recv().await.expect("the document is there");

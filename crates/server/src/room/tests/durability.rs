@@ -301,3 +301,82 @@ fn what_is_merged_has_a_bound() {
     let changes = reader.changes("r");
     assert!(changes.len() > 3 && changes.iter().all(|change| change.len() <= 1 << 20));
 }
+
+/// As when the answer of a disk is lost: the room has to take it for a failure.
+#[test]
+fn what_is_on_disk_although_its_commit_failed_reaches_open_readers() {
+    for merges in [false, true] {
+        let mut world = World::new();
+        let (writer, reader) = (world.join("writer"), world.join("reader"));
+        world.open(&writer, "w", json!({ "path": "ä.document" }));
+        let start = json!({ "path": "ä.document", "merge": merges });
+        world.open(&reader, "r", start);
+        let editor = Editor::new(1);
+        world.update(&writer, "w", &editor.append("body", "vorher"));
+        world.settle();
+        writer.take();
+        let commits = world.store.commits();
+        world.store.fail_commits(commits..commits + 1, Fault::Lost);
+        let updates = ["größe 🌿", "以後"].map(|id| editor.append("body", id));
+        for update in &updates {
+            world.update(&writer, "w", update);
+        }
+        world.settle();
+        let answers = writer.take();
+        let is_refused = |seen: &super::Seen| matches!(seen, super::Seen::Answer(_, content) if code(content) == Some(1008));
+        assert_eq!(answers.iter().filter(|seen| is_refused(seen)).count(), 2);
+        for update in &updates {
+            let again = world.update(&writer, "w", update);
+            world.settle();
+            assert_eq!(writer.answer(again), Content::Empty);
+        }
+        let changes = reader.changes("r");
+        let seen = ["vorher", "größe 🌿", "以後"].map(|id| count(&changes, id));
+        assert_eq!(seen, [1, 1, 1], "merges: {merges}");
+    }
+}
+
+/// Two who write under one client id, of whom the second is refused; or two large updates of which the second is one
+/// too many: as long as the first is not on disk, that is no reason for anything.
+#[test]
+fn a_refusal_that_rests_on_what_is_not_on_disk_waits_for_it() {
+    type Second = fn() -> Vec<u8>;
+    let cases: [(&str, Second, i64); 2] = [
+        ("conflict", || Editor::new(1).append("body", "andere"), 1005),
+        (
+            "size",
+            || Editor::new(2).append("body", &"ü".repeat(400)),
+            1002,
+        ),
+    ];
+    for (what, second, expected) in cases {
+        for fails in [false, true] {
+            let context = format!("{what}, the disk fails: {fails}");
+            let mut config = crate::config::Config::default();
+            config.limits.max_document_bytes = 1_000;
+            let mut world = World::with_config(config);
+            let (one, two) = (world.join("one"), world.join("two"));
+            world.open(&one, "o", json!({ "path": "ä.document" }));
+            world.open(&two, "t", json!({ "path": "ä.document" }));
+            let editor = Editor::new(1);
+            if fails {
+                let next = world.store.commits();
+                world.store.fail_commits(next..next + 1, Fault::Full);
+            }
+            let first = editor.append("body", &"größe".repeat(100));
+            let first = world.update(&one, "o", &first);
+            world.run();
+            two.take();
+            let second = world.update(&two, "t", &second());
+            world.run();
+            assert!(two.take().is_empty(), "{context}");
+            world.settle();
+            let codes = (code(&one.answer(first)), code(&two.answer(second)));
+            if fails {
+                assert_eq!(codes, (Some(1008), Some(1008)), "{context}");
+            } else {
+                assert_eq!(codes, (None, Some(expected)), "{context}");
+            }
+        }
+    }
+}

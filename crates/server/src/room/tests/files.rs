@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{Bytes, Client, Content, Control, World, code, events, invoke};
 
-fn upload(
+pub(super) fn upload(
     world: &mut World,
     client: &Client,
     path: &str,
@@ -73,6 +73,7 @@ fn download(world: &mut World, client: &Client, path: &str) -> Vec<Content> {
                 data: Bytes::new(),
             },
         );
+        world.run();
         chunks.extend(client.chunks("download"));
     }
     chunks

@@ -244,7 +244,7 @@ fn a_stored_document_that_breaks_its_schema_is_repaired_before_it_is_seen() {
 #[test]
 fn what_waits_for_a_missing_update_has_a_bound() {
     let mut config = crate::config::Config::default();
-    config.limits.max_pending_bytes = 200;
+    config.limits.max_pending_bytes = 1_600;
     let mut world = World::with_config(config);
     let client = world.join("client");
     world.open(&client, "c", json!({ "path": "a.document" }));

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::{Content, Control, Editor, World, code, count, shown, text};
 use crate::config::Config;
+use crate::ledger::Kind;
 use crate::outbox::Outbox;
 
 fn long(kilobytes: usize) -> String {
@@ -205,10 +206,10 @@ fn a_large_answer_waits_until_the_one_before_it_was_read() {
     for round in 0..100 {
         let mut read = 0;
         for (item, cost) in slow.outbox.try_take() {
-            if let crate::outbox::Outgoing::Message(super::ServerToClient::Response {
-                request,
+            if let crate::outbox::Outgoing::Shared {
+                request: Some(request),
                 ..
-            }) = item
+            } = item
             {
                 answered.push(u64::from_be_bytes(request.0));
                 read += 1;
@@ -331,13 +332,116 @@ fn who_asks_for_it_gets_all_changes_of_a_moment_as_one() {
 #[test]
 fn what_is_queued_and_shared_is_measured() {
     let world = World::new();
-    let outbox = Outbox::new(1 << 20, std::sync::Arc::clone(&world.metrics));
+    let ledger = std::sync::Arc::clone(world.room.usage.ledger());
+    let outbox = Outbox::new(1 << 20, &ledger.account("ann"));
     let message = super::ServerToClient::Response {
         request: super::MessageId::from(1),
         content: Content::Text(long(10)),
     };
     outbox.push(message);
-    assert!(world.metric("meshagent_queued_bytes") >= 10 << 10);
+    assert!(ledger.held_of(Kind::Queued) >= 10 << 10);
     drop(outbox);
-    assert_eq!(world.metric("meshagent_queued_bytes"), 0);
+    assert_eq!(ledger.held_of(Kind::Queued), 0);
+}
+
+#[test]
+fn a_description_that_fits_no_message_is_refused() {
+    let mut config = Config::default();
+    config.limits.max_message_bytes = 200 << 10;
+    let mut world = World::with_config(config);
+    let _small = write(&mut world, "small.document", 100);
+    let _large = write(&mut world, "large.document", 400);
+    let reader = world.join("reader");
+    let answers = ["small.document", "large.document"]
+        .map(|path| world.call(&reader, "sync", "describe", json!({ "path": path })));
+    assert!(matches!(answers[0], Content::Json(_)));
+    assert_eq!(code(&answers[1]), Some(1002));
+    // It can be opened all the same.
+    let state = world.open(&reader, "r", json!({ "path": "large.document" }));
+    assert!(state.len() > 400 << 10);
+}
+
+/// To measure a document goes through all of it, so the bound is asked about far more often than that.
+#[test]
+fn at_the_bound_a_document_is_not_measured_for_each_who_asks() {
+    const PAIRS: u64 = 200;
+    let mut config = Config::default();
+    config.limits.max_document_bytes = 40_000;
+    let mut world = World::with_config(config);
+    let writer = world.join("writer");
+    world.open(&writer, "w", json!({ "path": "a.document" }));
+    let editor = Editor::new(1);
+    world.update(&writer, "w", &editor.append("body", &"é".repeat(12_000)));
+    world.settle();
+    let large = Editor::new(9).append("body", &"ü".repeat(10_000));
+    let encodings = "meshagent_state_encodings_total";
+    let before = world.metric(encodings);
+    for pair in 0..PAIRS {
+        let small = world.update(&writer, "w", &editor.append("body", &format!("{pair}")));
+        world.settle();
+        assert_eq!(writer.answer(small), Content::Empty, "pair {pair}");
+        let refused = world.update(&writer, "w", &large);
+        world.settle();
+        assert_eq!(code(&writer.answer(refused)), Some(1002), "pair {pair}");
+    }
+    let measured = world.metric(encodings) - before;
+    assert!(measured <= PAIRS / 4, "{measured} times for {PAIRS} pairs");
+    // What was deleted makes room.
+    world.now.0 += 1_000;
+    world.update(&writer, "w", &editor.remove(0));
+    world.settle();
+    let taken = world.update(&writer, "w", &large);
+    world.settle();
+    assert_eq!(writer.answer(taken), Content::Empty);
+}
+
+/// Each description is made for itself, so that a commit is not followed by all for which there is room by then.
+#[test]
+fn descriptions_that_waited_are_made_one_after_the_other() {
+    let mut config = Config::default();
+    config.limits.max_outbox_bytes = 64 << 10;
+    let mut world = World::with_config(config);
+    let (writer, editor) = write(&mut world, "a.document", 400);
+    let asking: Vec<super::Client> = (0..8)
+        .map(|number| world.join(&format!("é{number}")))
+        .collect();
+    let mut asked = Vec::new();
+    for (number, client) in asking.iter().enumerate() {
+        let describe = json!({ "path": "a.document" });
+        world.invoke(client, "sync", "describe", describe);
+        // No two of them in a row are the same.
+        let describe = json!({ "path": "a.document", "include_ids": number % 2 == 0 });
+        asked.push(world.invoke(client, "sync", "describe", describe));
+    }
+    world.settle();
+    for client in &asking {
+        assert_eq!(answered(client), 1);
+    }
+    let mut told = 0;
+    let mut commits = 0;
+    while told < asked.len() {
+        world.update(&writer, "w", &editor.append("body", &format!("ü{commits}")));
+        world.settle();
+        let now: usize = asking.iter().map(answered).sum();
+        assert_eq!(now, 1, "made after a commit");
+        told += now;
+        commits += 1;
+    }
+}
+
+/// How many answers came from the room since the last look.
+fn answered(client: &super::Client) -> usize {
+    let mut answers = 0;
+    for (item, cost) in client.outbox.try_take() {
+        let request = matches!(
+            item,
+            crate::outbox::Outgoing::Shared {
+                request: Some(_),
+                ..
+            }
+        );
+        answers += usize::from(request);
+        client.outbox.written(cost);
+    }
+    answers
 }

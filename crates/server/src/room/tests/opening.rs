@@ -189,3 +189,24 @@ fn a_close_while_the_document_is_being_read_is_answered() {
     world.pass_seconds(40);
     assert_eq!(world.metric("meshagent_documents"), 0);
 }
+
+#[test]
+fn what_no_schema_can_be_read_off_is_told_once() {
+    let mut world = World::new();
+    let client = world.join("zoë");
+    for json in [
+        json!({ "liste": { "ü": null } }),
+        json!({ "liste": { "a": [], "b": [] } }),
+        json!({ "liste": { "a": { "b": 1 } } }),
+    ] {
+        let create = json!({ "path": "plan", "json": json });
+        let refused = world.call(&client, "sync", "create", create);
+        let text = text(&refused);
+        assert_eq!(code(&refused), Some(1002), "{text}");
+        assert_eq!(text.matches("send a schema").count(), 1, "{text}");
+        assert!(
+            text.ends_with("send a schema") && !text.contains(": :"),
+            "{text}"
+        );
+    }
+}

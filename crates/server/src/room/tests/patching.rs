@@ -483,3 +483,98 @@ fn who_patches_while_a_document_is_read_again_is_answered_then() {
         (1, 0)
     );
 }
+
+/// What waits is placed behind the operation that the server's next patch begins with.
+#[test]
+fn what_a_patch_wakes_is_repaired_in_the_same_chunk() {
+    use yrs::updates::decoder::Decode as _;
+    use yrs::{ReadTxn as _, Transact as _, Update};
+
+    for operations in [
+        json!([append("eins")]),
+        json!([append("eins"), append("zwei – 二"), append("drei 🌿")]),
+    ] {
+        let (mut world, ann) = world();
+        let (mallory, reader) = (world.join("mallory"), world.join("reader"));
+        let state = world.open(&mallory, "m", json!({ "path": PATH }));
+        let mut seen = vec![world.open(&reader, "r", json!({ "path": PATH }))];
+        let client = world.room.documents.iter().next().unwrap();
+        let client = client.replica.client_id();
+        let (server, forger) = (Editor::new(client), Editor::new(5));
+        let take = |editor: &Editor, update: &[u8]| {
+            let update = Update::decode_v1(update).unwrap();
+            editor.doc.transact_mut().apply_update(update).unwrap();
+        };
+        take(&server, &state);
+        server.append("body", "vorhergesagt");
+        let whole = server.doc.transact();
+        take(
+            &forger,
+            &whole.encode_state_as_update_v1(&yrs::StateVector::default()),
+        );
+        drop(whole);
+        let update = forger.append("verboten", "geweckt");
+        let id = world.update(&mallory, "m", &update);
+        world.settle();
+        let waits = json_of(mallory.answer(id));
+        assert_eq!(waits["pending"], true, "{waits}");
+
+        let answer = world.patched(&ann, patch(operations.clone()));
+        assert!(matches!(answer, Content::Json(_)), "{answer:?}");
+        let changes = reader.changes("r");
+        assert!(!changes.is_empty());
+        for change in changes {
+            seen.push(change);
+            let shown = super::shown(&seen).to_string();
+            assert!(!shown.contains("verboten"), "{operations}: {shown}");
+        }
+        assert_eq!(world.shows(&ann, "geweckt"), 0);
+        assert_eq!(world.shows(&ann, "eins"), 1);
+        let late = world.join("late");
+        let state = world.open(&late, "l", json!({ "path": PATH }));
+        assert_eq!(super::shown(&[state]), super::shown(&seen));
+    }
+}
+
+/// Not what the document has: no copy of it is made.
+#[test]
+fn a_patch_that_moves_or_copies_costs_what_it_touches() {
+    let (mut world, ann) = world();
+    let many: Vec<Value> = (0..50)
+        .map(|number| append(&format!("é{number}")))
+        .collect();
+    json_of(world.patched(&ann, patch(many.into())));
+    let encodings = |world: &World| world.metric("meshagent_state_encodings_total");
+    let before = encodings(&world);
+    for operation in [
+        json!({ "op": "move", "from": "/document/content/40", "path": "/document/content/0" }),
+        json!({ "op": "copy", "from": "/document/content/40", "path": "/document/content/-" }),
+    ] {
+        for dry_run in [true, false] {
+            let mut input = patch(json!([operation]));
+            input["dry_run"] = dry_run.into();
+            let answer = json_of(world.patched(&ann, input));
+            assert_eq!(answer["operations"][0]["result"], "applied", "{answer}");
+        }
+    }
+    assert_eq!(encodings(&world), before);
+    assert_eq!(world.shows(&ann, "é39"), 1);
+}
+
+#[test]
+fn neighbours_that_a_patch_deletes_go_in_one_change() {
+    let (mut world, ann) = world();
+    let many: Vec<Value> = (0..500).map(|_| append("é")).collect();
+    json_of(world.patched(&ann, patch(many.into())));
+    let reader = world.join("reader");
+    let mut seen = vec![world.open(&reader, "r", json!({ "path": PATH }))];
+    let all = json!([{ "op": "replace", "path": "/document/content", "value": [] }]);
+    let id = world.invoke(&ann, "sync", "patch", patch(all));
+    assert_eq!(world.room.staged.len(), 1);
+    world.settle();
+    json_of(ann.answer(id));
+    let changes = reader.changes("r");
+    assert_eq!(changes.len(), 1);
+    seen.extend(changes);
+    assert_eq!(super::shown(&seen)["document"]["content"], json!([]));
+}

@@ -1,0 +1,170 @@
+//! Whose batches go into the next transaction: small ones together, and a large one alone, in turns.
+//!
+//! One thread writes for all rooms. A small batch waits for one large batch at most, however many rooms have large ones.
+
+use std::collections::VecDeque;
+
+use meshagent_store::Write;
+use tokio::sync::oneshot;
+
+use super::BatchResult;
+
+/// Writes that one transaction takes at most, so that the first writer in it is not kept waiting.
+const MAX_WRITES: usize = 4096;
+/// Bytes of content that small batches have, each, and in one transaction.
+const SMALL_BYTES: usize = 256 << 10;
+const TOGETHER_BYTES: usize = 1 << 20;
+
+type Batch = (Vec<Write>, oneshot::Sender<BatchResult>);
+
+/// Batches that wait.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    small: VecDeque<Batch>,
+    large: VecDeque<Batch>,
+    /// Whether the last transaction was of small ones.
+    was_small: bool,
+}
+
+impl Turns {
+    pub(super) fn add(&mut self, writes: Vec<Write>, done: oneshot::Sender<BatchResult>) {
+        let queue = if is_small(&writes) {
+            &mut self.small
+        } else {
+            &mut self.large
+        };
+        queue.push_back((writes, done));
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.small.len() + self.large.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The next transaction, in the order in which its batches came; nothing if nobody waits.
+    pub(super) fn next(&mut self) -> (Vec<Vec<Write>>, Vec<oneshot::Sender<BatchResult>>) {
+        if self.small.is_empty() || self.was_small && !self.large.is_empty() {
+            self.was_small = false;
+            return self.large.pop_front().into_iter().unzip();
+        }
+        self.was_small = true;
+        let (mut length, mut bytes) = (0, 0);
+        let mut taken = 0;
+        for (writes, _) in &self.small {
+            if length >= MAX_WRITES || bytes >= TOGETHER_BYTES {
+                break;
+            }
+            length += writes.len();
+            bytes += content_bytes(writes);
+            taken += 1;
+        }
+        self.small.drain(..taken).unzip()
+    }
+}
+
+/// Whether a batch costs little: what moves or removes whatever lies in a folder may touch very much.
+fn is_small(writes: &[Write]) -> bool {
+    let touches_many = writes.iter().any(|write| {
+        matches!(
+            write,
+            Write::Move { .. }
+                | Write::Delete {
+                    recursive: true,
+                    ..
+                }
+        )
+    });
+    !touches_many && content_bytes(writes) <= SMALL_BYTES
+}
+
+fn content_bytes(writes: &[Write]) -> usize {
+    writes.iter().map(Write::bytes).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use meshagent_store::{Reach, RoomId, Timestamp};
+
+    use super::*;
+
+    fn put(path: &str, bytes: usize) -> Vec<Write> {
+        vec![Write::PutFile {
+            room: RoomId::new("project", path),
+            path: path.to_owned(),
+            data: vec![0; bytes].into(),
+            mime_type: String::new(),
+            overwrite: true,
+            at: Timestamp(0),
+        }]
+    }
+
+    fn paths(turns: &mut Turns) -> Vec<String> {
+        let (batches, waiting) = turns.next();
+        assert_eq!(batches.len(), waiting.len());
+        let path = |write: Write| match write {
+            Write::PutFile { path, .. } | Write::Delete { path, .. } => path,
+            other => panic!("{other:?}"),
+        };
+        batches.into_iter().flatten().map(path).collect()
+    }
+
+    fn add(turns: &mut Turns, writes: Vec<Write>) {
+        turns.add(writes, oneshot::channel().0);
+    }
+
+    #[test]
+    fn small_ones_wait_for_one_large_one_at_most() {
+        let mut turns = Turns::default();
+        for name in ["groß 1", "groß 2", "groß 3"] {
+            add(&mut turns, put(name, 20 << 20));
+        }
+        for name in ["a", "ä"] {
+            add(&mut turns, put(name, 100));
+        }
+        assert_eq!(paths(&mut turns), ["a", "ä"]);
+        assert_eq!(paths(&mut turns), ["groß 1"]);
+        add(&mut turns, put("b", 100));
+        assert_eq!(paths(&mut turns), ["b"]);
+        add(&mut turns, put("c", 100));
+        // Large ones are not put off for ever.
+        assert_eq!(paths(&mut turns), ["groß 2"]);
+        assert_eq!(paths(&mut turns), ["c"]);
+        assert_eq!(paths(&mut turns), ["groß 3"]);
+        assert_eq!(paths(&mut turns), [""; 0]);
+        assert!(turns.is_empty());
+    }
+
+    #[test]
+    fn what_empties_a_folder_goes_alone() {
+        let mut turns = Turns::default();
+        let delete = Write::Delete {
+            room: RoomId::new("project", "room"),
+            path: "folder".to_owned(),
+            recursive: true,
+            reach: Reach::EVERYTHING,
+        };
+        add(&mut turns, vec![delete]);
+        add(&mut turns, put("b", 1));
+        assert_eq!(paths(&mut turns), ["b"]);
+        assert_eq!(paths(&mut turns), ["folder"]);
+    }
+
+    #[test]
+    fn many_small_ones_are_bounded_together() {
+        let mut turns = Turns::default();
+        for number in 0..20 {
+            add(&mut turns, put(&number.to_string(), 200 << 10));
+        }
+        let mut taken = Vec::new();
+        while !turns.is_empty() {
+            let next = paths(&mut turns);
+            assert!(next.len() <= 6, "{next:?}");
+            taken.extend(next);
+        }
+        let all: Vec<String> = (0..20).map(|number| number.to_string()).collect();
+        assert_eq!(taken, all);
+    }
+}

@@ -1,0 +1,237 @@
+//! Whether the store can be used: what the last commits say, or else one check for all who ask, at most one each second.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use meshagent_store::StoreError;
+use tokio::sync::watch;
+
+/// How long an answer holds.
+const FRESH: Duration = Duration::from_secs(1);
+/// A store that is asked and takes longer is not ready.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Written by the committer's thread, read by whoever asks.
+#[derive(Debug)]
+pub(crate) struct Health {
+    state: Mutex<State>,
+    /// Changes with each answer.
+    answers: watch::Sender<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What was found last, when, and whether a commit has failed since.
+    last: Option<Finding>,
+    /// When the store was checked last. Commits don't count.
+    checked_at: Option<Instant>,
+    is_asked: bool,
+    /// Why the store can't be used before a restart.
+    is_lost: Option<String>,
+}
+
+#[derive(Debug)]
+struct Finding {
+    at: Instant,
+    is_doubtful: bool,
+    /// Why not.
+    result: Result<(), String>,
+}
+
+/// What somebody who asks does next.
+enum Next {
+    Answer(Result<(), String>),
+    /// Ask the committer.
+    Ask,
+    /// Somebody has asked.
+    Wait,
+    /// It is too early to ask again.
+    Sleep(Duration),
+}
+
+impl Health {
+    pub(crate) fn new() -> Self {
+        Self {
+            state: Mutex::default(),
+            answers: watch::channel(()).0,
+        }
+    }
+
+    /// A commit came back.
+    pub(crate) fn committed(&self, result: Result<(), &StoreError>) {
+        let mut state = self.state();
+        match result {
+            Ok(()) => state.found(Ok(())),
+            Err(StoreError::Replaced(_)) => state.lose(result),
+            // It may have been that commit's own fault, which a check tells.
+            Err(_) => {
+                if let Some(last) = &mut state.last {
+                    last.is_doubtful = true;
+                }
+            }
+        }
+        drop(state);
+        self.answers.send_replace(());
+    }
+
+    /// A check came back.
+    pub(crate) fn checked(&self, result: Result<(), &StoreError>) {
+        let mut state = self.state();
+        state.is_asked = false;
+        state.checked_at = Some(Instant::now());
+        state.found(result.map_err(ToString::to_string));
+        state.lose(result);
+        drop(state);
+        self.answers.send_replace(());
+    }
+
+    /// The store was looked at without a check.
+    pub(crate) fn tended(&self, result: Result<(), &StoreError>) {
+        self.state().lose(result);
+    }
+
+    /// Whether the store can be used now, or why not. `ask` has it checked, unless it can't be asked now.
+    pub(crate) async fn ready(&self, ask: impl Fn() -> bool) -> Result<(), String> {
+        let mut answers = self.answers.subscribe();
+        let answer = async {
+            loop {
+                answers.borrow_and_update();
+                match self.next() {
+                    Next::Answer(answer) => return answer,
+                    Next::Ask if ask() => {}
+                    Next::Ask => self.state().is_asked = false,
+                    Next::Wait => {}
+                    Next::Sleep(pause) => {
+                        tokio::time::sleep(pause).await;
+                        continue;
+                    }
+                }
+                // The sender is this one.
+                let _ = answers.changed().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, answer)
+            .await
+            .unwrap_or_else(|_| Err("the store did not answer in time".to_owned()))
+    }
+
+    fn next(&self) -> Next {
+        let mut state = self.state();
+        let now = Instant::now();
+        if let Some(why) = &state.is_lost {
+            return Next::Answer(Err(why.clone()));
+        }
+        if let Some(last) = &state.last
+            && !last.is_doubtful
+            && now.duration_since(last.at) < FRESH
+        {
+            return Next::Answer(last.result.clone());
+        }
+        if state.is_asked {
+            return Next::Wait;
+        }
+        if let Some(checked_at) = state.checked_at
+            && let Some(pause) = FRESH.checked_sub(now.duration_since(checked_at))
+            && !pause.is_zero()
+        {
+            return Next::Sleep(pause);
+        }
+        state.is_asked = true;
+        Next::Ask
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Each change is one assignment after another, and any of them alone makes sense.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn found(&mut self, result: Result<(), String>) {
+        self.last = Some(Finding {
+            at: Instant::now(),
+            is_doubtful: false,
+            result,
+        });
+    }
+
+    /// Keeps in mind, and says in the log once, what only a restart ends.
+    fn lose(&mut self, result: Result<(), &StoreError>) {
+        if let Err(error @ StoreError::Replaced(_)) = result
+            && self.is_lost.is_none()
+        {
+            tracing::error!(
+                error = %crate::committer::with_causes(error),
+                "nothing is saved any more: stop the server, put the database back, start it again"
+            );
+            self.is_lost = Some(error.to_string());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    fn full() -> StoreError {
+        StoreError::Full("full".into())
+    }
+
+    #[tokio::test]
+    async fn commits_answer_for_the_store() {
+        let health = Health::new();
+        health.committed(Ok(()));
+        let ready = health.ready(|| panic!("asked although a commit has just succeeded"));
+        assert_eq!(ready.await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn all_who_ask_share_one_check_a_second() {
+        let health = Health::new();
+        let checks = AtomicU64::new(0);
+        let started = Instant::now();
+        for round in 0..50 {
+            let full = full();
+            let ask = || {
+                checks.fetch_add(1, Ordering::Relaxed);
+                health.checked(if round < 25 { Err(&full) } else { Ok(()) });
+                true
+            };
+            let (one, other) = tokio::join!(health.ready(ask), health.ready(ask));
+            assert_eq!(one, other);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let checks = checks.load(Ordering::Relaxed);
+        assert!(
+            (1..=started.elapsed().as_secs() + 1).contains(&checks),
+            "{checks} checks"
+        );
+    }
+
+    #[tokio::test]
+    async fn failed_commit_is_followed_by_a_check() {
+        let health = Health::new();
+        health.committed(Ok(()));
+        health.committed(Err(&full()));
+        let ask = || {
+            health.checked(Err(&full()));
+            true
+        };
+        assert!(health.ready(ask).await.is_err());
+        health.committed(Ok(()));
+        assert_eq!(health.ready(ask).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn lost_store_stays_lost() {
+        let health = Health::new();
+        health.tended(Err(&StoreError::Replaced("gone".into())));
+        health.committed(Ok(()));
+        health.checked(Ok(()));
+        let ready = health.ready(|| panic!("asked although it is lost"));
+        let why = ready.await.unwrap_err();
+        assert!(why.contains("deleted or replaced"), "{why}");
+    }
+}

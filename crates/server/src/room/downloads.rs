@@ -1,0 +1,385 @@
+//! Toolkit `storage`, the call `download`: a file goes out piece by piece, as the client pulls, and is read in parts.
+//!
+//! What is read ahead of the pulls is bounded for each connection, however many downloads it has. While its queue is
+//! over the mark nothing is read for it.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use meshagent_protocol::storage::{DownloadRequest, download_data, download_start};
+use meshagent_protocol::{Content, Control, ErrorCode};
+use meshagent_store::{FileHead, FileVersion};
+
+use super::opening::Fetched;
+use super::waiting::Waiting;
+use super::{Call, Conn, Fetch, Refusal, Request, Room};
+use crate::ledger::{Charge, Kind};
+
+/// The largest piece that is sent at once, whatever the client asks for.
+const MAX_DATA_BYTES: usize = 1 << 20;
+/// What is read at a time, although pulls may ask for less: each read looks for its place in the file.
+const READ_BYTES: usize = 512 << 10;
+/// What one connection may have been read and not pulled of all its downloads. Beyond it only what is pulled is read.
+const MAX_AHEAD_BYTES: usize = 1 << 20;
+/// Reads that one connection may have under way.
+const MAX_READS: usize = 2;
+
+/// A file on its way out.
+#[derive(Debug, Default)]
+pub(super) struct Download {
+    /// The most bytes that the client takes in one piece; 0 before its start chunk.
+    chunk_bytes: usize,
+    source: Option<Source>,
+    /// Read and not pulled yet.
+    ahead: Bytes,
+    /// For what is ahead.
+    charge: Option<Charge>,
+    /// Pulls without an answer, each one unanswered request of the connection.
+    pulls: VecDeque<Request>,
+    is_reading: bool,
+    /// Whether it is among the requests that wait for room.
+    is_waiting: bool,
+}
+
+/// The file, and how far it was read.
+#[derive(Debug)]
+struct Source {
+    path: String,
+    version: FileVersion,
+    size: u64,
+    read: u64,
+}
+
+/// The downloads of a room that were begun, ended ones among them: at most as many as are open, and a few.
+#[derive(Debug, Default)]
+pub(super) struct Watched {
+    begun: Vec<Begun>,
+    /// From how many on it is looked which have ended.
+    sweep_at: usize,
+}
+
+#[derive(Debug)]
+struct Begun {
+    conn: Conn,
+    tool_call_id: String,
+    path: String,
+    version: FileVersion,
+}
+
+/// How many downloads are kept in mind without a look at whether they have ended.
+const UNSWEPT: usize = 64;
+
+impl Download {
+    /// What is sent for the next pull.
+    fn next_piece(&mut self) -> Option<(Request, Bytes)> {
+        if self.ahead.is_empty() {
+            return None;
+        }
+        let request = self.pulls.pop_front()?;
+        let length = self.chunk_bytes.min(self.ahead.len());
+        let piece = self.ahead.split_to(length);
+        if self.ahead.is_empty() {
+            self.charge = None;
+        }
+        Some((request, piece))
+    }
+
+    fn is_complete(&self) -> bool {
+        let all_read = |source: &Source| source.read >= source.size;
+        self.ahead.is_empty() && self.source.as_ref().is_some_and(all_read)
+    }
+}
+
+impl Room {
+    pub(super) fn download_chunk(&mut self, request: Request, tool_call_id: &str, chunk: &Content) {
+        let conn = request.conn;
+        let parsed = match DownloadRequest::parse(chunk) {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                let refusal = Refusal::request(&error);
+                return self.fail_download(Some(request), conn, tool_call_id, &refusal);
+            }
+        };
+        let Some(download) = self.download_mut(conn, tool_call_id) else {
+            return;
+        };
+        match (parsed, &download.source) {
+            (DownloadRequest::Start { path, chunk_bytes }, None) if download.chunk_bytes == 0 => {
+                download.chunk_bytes = usize::try_from(chunk_bytes)
+                    .unwrap_or(MAX_DATA_BYTES)
+                    .clamp(1, MAX_DATA_BYTES);
+                self.start_download(request, tool_call_id, path.as_str());
+            }
+            (DownloadRequest::Pull, Some(_)) => {
+                download.pulls.push_back(request);
+                self.serve_pulls(conn, tool_call_id);
+            }
+            _ => {
+                let refusal = Refusal::invalid(
+                    "a download is one start chunk, then pull chunks after its answer",
+                );
+                self.fail_download(Some(request), conn, tool_call_id, &refusal);
+            }
+        }
+    }
+
+    fn start_download(&mut self, request: Request, tool_call_id: &str, path: &str) {
+        let conn = request.conn;
+        if let Err(refusal) = self.may_store(request, path, "read", |grant| grant.can_read(path)) {
+            return self.fail_call(Some(request), conn, tool_call_id, refusal);
+        }
+        let path = path.to_owned();
+        let then = Fetched::Download {
+            conn,
+            tool_call_id: tool_call_id.to_owned(),
+            request,
+            path: path.clone(),
+        };
+        self.fetch(Fetch::OpenFile { path }, then);
+    }
+
+    pub(super) fn download_fetched(
+        &mut self,
+        conn: Conn,
+        tool_call_id: &str,
+        request: Request,
+        path: &str,
+        file: Result<Option<FileHead>, Refusal>,
+    ) {
+        let file = match file {
+            Ok(Some(file)) => file,
+            Ok(None) => {
+                let path = path.to_owned();
+                let then = Fetched::DownloadMissing {
+                    conn,
+                    tool_call_id: tool_call_id.to_owned(),
+                    request,
+                    path: path.clone(),
+                };
+                self.fetch(Fetch::Stat { path }, then);
+                return;
+            }
+            Err(refusal) => return self.fail_call(Some(request), conn, tool_call_id, refusal),
+        };
+        let Some(download) = self.download_mut(conn, tool_call_id) else {
+            // Closed meanwhile.
+            return self.respond(request, Content::Empty);
+        };
+        download.source = Some(Source {
+            path: path.to_owned(),
+            version: file.version,
+            size: file.size,
+            read: 0,
+        });
+        self.watch(Begun {
+            conn,
+            tool_call_id: tool_call_id.to_owned(),
+            path: path.to_owned(),
+            version: file.version,
+        });
+        let name = path.rsplit('/').next().unwrap_or(path);
+        let start = download_start(name, &file.mime_type, file.size);
+        self.send_chunk(conn, tool_call_id, start);
+        self.respond(request, Content::Empty);
+        if file.size == 0 {
+            self.end_call(conn, tool_call_id, Control::close());
+        }
+    }
+
+    /// Sends what was pulled as far as it is read, and reads on if more was pulled.
+    pub(super) fn serve_pulls(&mut self, conn: Conn, tool_call_id: &str) {
+        loop {
+            let Some(participant) = self.participants.get_mut(&conn) else {
+                return;
+            };
+            let (reads, ahead) = downloads(&participant.calls);
+            let has_room = participant.outbox.accepts_broadcast(false);
+            let may_read_ahead = ahead + READ_BYTES <= MAX_AHEAD_BYTES
+                && participant.account.admits(Kind::Download, READ_BYTES);
+            let Some(Call::Download(download)) = participant.calls.get_mut(tool_call_id) else {
+                return;
+            };
+            if download.pulls.is_empty() {
+                return;
+            }
+            if !has_room
+                || (download.ahead.is_empty() && !download.is_reading && reads >= MAX_READS)
+            {
+                if !std::mem::replace(&mut download.is_waiting, true) {
+                    self.waiting.push_back(Waiting::Download {
+                        conn,
+                        tool_call_id: tool_call_id.to_owned(),
+                    });
+                }
+                return;
+            }
+            if let Some((request, piece)) = download.next_piece() {
+                let is_complete = download.is_complete();
+                self.respond(request, Content::Empty);
+                self.send_chunk(conn, tool_call_id, download_data(piece));
+                if is_complete {
+                    return self.close_download(conn, tool_call_id);
+                }
+                continue;
+            }
+            let Some(source) = &download.source else {
+                return;
+            };
+            if !download.is_reading {
+                download.is_reading = true;
+                let length = if may_read_ahead {
+                    download.chunk_bytes.max(READ_BYTES)
+                } else {
+                    download.chunk_bytes
+                };
+                let fetch = Fetch::FilePart {
+                    path: source.path.clone(),
+                    version: source.version,
+                    start: source.read,
+                    length,
+                };
+                let tool_call_id = tool_call_id.to_owned();
+                self.fetch(fetch, Fetched::DownloadPart { conn, tool_call_id });
+            }
+            return;
+        }
+    }
+
+    pub(super) fn download_part_fetched(
+        &mut self,
+        conn: Conn,
+        tool_call_id: &str,
+        part: Result<Option<Bytes>, Refusal>,
+    ) {
+        let account = self
+            .participants
+            .get(&conn)
+            .map(|participant| Arc::clone(&participant.account));
+        if let Some(download) = self.download_mut(conn, tool_call_id)
+            && let Some(source) = &mut download.source
+        {
+            download.is_reading = false;
+            match part {
+                Ok(Some(part)) if !part.is_empty() => {
+                    source.read += part.len() as u64;
+                    // It is there already, and how much there can be of it is bounded.
+                    download.charge =
+                        account.map(|account| account.charge_anyway(Kind::Download, part.len()));
+                    download.ahead = part;
+                    self.serve_pulls(conn, tool_call_id);
+                }
+                Ok(_) => self.fail_download(None, conn, tool_call_id, &changed()),
+                Err(refusal) => self.fail_download(None, conn, tool_call_id, &refusal),
+            }
+        }
+        // Another download of the connection may have waited for this read.
+        self.retry_waiting(Some(conn));
+    }
+
+    fn watch(&mut self, begun: Begun) {
+        if self.watched.begun.len() >= self.watched.sweep_at.max(UNSWEPT) {
+            let mut watched = std::mem::take(&mut self.watched.begun);
+            watched.retain(|begun| self.is_under_way(begun));
+            self.watched.sweep_at = 2 * watched.len();
+            self.watched.begun = watched;
+        }
+        self.watched.begun.push(begun);
+    }
+
+    /// Another content stands at these paths by now, or nothing: nothing more is sent of what was there, although some of
+    /// it is in memory.
+    pub(super) fn end_downloads<'a>(&mut self, paths: impl IntoIterator<Item = &'a str>) {
+        if self.watched.begun.is_empty() {
+            return;
+        }
+        let paths: HashSet<&str> = paths.into_iter().collect();
+        let is_there = |begun: &Begun| paths.contains(begun.path.as_str());
+        if !self.watched.begun.iter().any(is_there) {
+            return;
+        }
+        let watched = std::mem::take(&mut self.watched.begun);
+        let (gone, rest) = watched.into_iter().partition(is_there);
+        self.watched.begun = rest;
+        let gone: Vec<Begun> = gone;
+        for begun in gone {
+            if self.is_under_way(&begun) {
+                self.fail_download(None, begun.conn, &begun.tool_call_id, &changed());
+            }
+        }
+    }
+
+    /// Whether it has not ended, nor made room for another of its id.
+    fn is_under_way(&mut self, begun: &Begun) -> bool {
+        let download = self.download_mut(begun.conn, &begun.tool_call_id);
+        let source = download.and_then(|download| download.source.as_ref());
+        source.is_some_and(|source| source.path == begun.path && source.version == begun.version)
+    }
+
+    /// Tries again what waited for room.
+    pub(super) fn retry_download(&mut self, conn: Conn, tool_call_id: &str) {
+        if let Some(download) = self.download_mut(conn, tool_call_id) {
+            download.is_waiting = false;
+            self.serve_pulls(conn, tool_call_id);
+        }
+    }
+
+    /// Ends a download from either side, after an answer to each pull.
+    pub(super) fn close_download(&mut self, conn: Conn, tool_call_id: &str) {
+        for pull in self.take_pulls(conn, tool_call_id) {
+            self.respond(pull, Content::Empty);
+        }
+        self.end_call(conn, tool_call_id, Control::close());
+    }
+
+    /// Fails a download, and each pull that has no answer.
+    fn fail_download(
+        &mut self,
+        request: Option<Request>,
+        conn: Conn,
+        tool_call_id: &str,
+        refusal: &Refusal,
+    ) {
+        let pulls = self.take_pulls(conn, tool_call_id);
+        self.fail_call(request, conn, tool_call_id, refusal.clone());
+        for pull in pulls {
+            self.refuse(pull, refusal.clone());
+        }
+    }
+
+    fn take_pulls(&mut self, conn: Conn, tool_call_id: &str) -> VecDeque<Request> {
+        self.download_mut(conn, tool_call_id)
+            .map(|download| std::mem::take(&mut download.pulls))
+            .unwrap_or_default()
+    }
+
+    fn download_mut(&mut self, conn: Conn, tool_call_id: &str) -> Option<&mut Download> {
+        match self
+            .participants
+            .get_mut(&conn)?
+            .calls
+            .get_mut(tool_call_id)?
+        {
+            Call::Download(download) => Some(download),
+            Call::Sync(_) | Call::Upload(_) => None,
+        }
+    }
+}
+
+fn changed() -> Refusal {
+    let text = "the file was changed, moved or deleted meanwhile; download it again";
+    Refusal::new(ErrorCode::OperationFailed, text)
+}
+
+/// The reads of a connection that are under way, and the bytes that it didn't pull yet.
+fn downloads(calls: &meshagent_protocol::Calls<Call>) -> (usize, usize) {
+    calls
+        .iter()
+        .fold((0, 0), |(reads, ahead), (_, call)| match call {
+            Call::Download(download) => (
+                reads + usize::from(download.is_reading),
+                ahead + download.ahead.len(),
+            ),
+            Call::Sync(_) | Call::Upload(_) => (reads, ahead),
+        })
+}

@@ -1,0 +1,330 @@
+//! What a participant's grants allow: the one place where a room asks.
+//!
+//! Files are the storage grant's. Documents are the sync grant's; where they are handled as files, it takes both.
+//! What lies below a folder is only known when a write happens, so a folder is decided by patterns: its grants have
+//! to allow everything that may lie below it, or the write goes with a [`Reach`] that the store holds it to.
+
+use meshagent_protocol::{
+    ApiScope, FileAction, SCHEMAS, StorageGrant, SyncGrant, is_reserved_name, is_schema_path,
+};
+use meshagent_store::{EntryKind, Kinds, Reach};
+
+use super::{Conn, Refusal, Request, Room};
+
+/// What a move may touch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MoveReach {
+    pub(super) moved: Reach,
+    pub(super) replaced: Reach,
+}
+
+impl Room {
+    fn scope(&self, conn: Conn) -> Option<&ApiScope> {
+        Some(&self.participants.get(&conn)?.scope)
+    }
+
+    fn storage_grant(&self, request: Request) -> Result<&StorageGrant, Refusal> {
+        self.scope(request.conn)
+            .and_then(|scope| scope.storage.as_ref())
+            .ok_or_else(|| Refusal::denied("the token has no storage grant"))
+    }
+
+    /// Whether the storage grant allows something; `verb` says what, in a refusal.
+    pub(super) fn may_store(
+        &self,
+        request: Request,
+        path: &str,
+        verb: &str,
+        may: impl Fn(&StorageGrant) -> bool,
+    ) -> Result<(), Refusal> {
+        if may(self.storage_grant(request)?) {
+            Ok(())
+        } else {
+            Err(Refusal::denied(format!(
+                "the token's storage grant does not allow to {verb} {path:?}"
+            )))
+        }
+    }
+
+    /// Whether a file may be put, taken away or replaced at a path, which takes a right of its own where schemas are.
+    pub(super) fn may_change(
+        &self,
+        request: Request,
+        path: &str,
+        verb: &str,
+        action: FileAction,
+    ) -> Result<(), Refusal> {
+        self.may_store(request, path, verb, |grant| match action {
+            FileAction::Delete => grant.can_delete(path, false),
+            _ => grant.can_write(path),
+        })?;
+        let grant = self.storage_grant(request)?;
+        if is_schema_path(path) && !grant.can_change_schemas(action, path) {
+            return Err(Refusal::denied(format!(
+                "{path:?} decides what new documents look like: to {verb} it, the token's storage grant has to be \
+                 without bounds or to name {SCHEMAS:?}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Whether a document may be read, or written.
+    pub(super) fn may_sync(
+        &self,
+        request: Request,
+        path: &str,
+        write: bool,
+    ) -> Result<(), Refusal> {
+        if path.is_empty() {
+            return Err(Refusal::invalid(
+                "the empty path is the storage root, never a document",
+            ));
+        }
+        let grant = self
+            .scope(request.conn)
+            .and_then(|scope| scope.sync.as_ref())
+            .ok_or_else(|| Refusal::denied("the token has no sync grant"))?;
+        match (grant.can_read(path), grant.can_write(path)) {
+            (false, _) => Err(Refusal::denied(format!(
+                "the token's sync grant does not cover {path:?}"
+            ))),
+            (true, false) if write => Err(Refusal::denied(format!(
+                "the token's sync grant for {path:?} is read-only"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a document may be created; where schemas are, that takes a right of its own.
+    pub(super) fn may_create(&self, request: Request, path: &str) -> Result<(), Refusal> {
+        self.may_sync(request, path, true)?;
+        if let Some(name) = path.split('/').find(|name| is_reserved_name(name)) {
+            // Nobody could list, move or delete it.
+            return Err(Refusal::invalid(format!(
+                "{name:?} is a name that storage keeps for itself; take another"
+            )));
+        }
+        let grant = self
+            .scope(request.conn)
+            .and_then(|scope| scope.sync.as_ref());
+        if is_schema_path(path) && !grant.is_some_and(|grant| grant.can_write_schemas(path)) {
+            return Err(Refusal::denied(format!(
+                "{path:?} would stand where schemas do: to create it, the token's sync grant has to be without \
+                 bounds or to name {SCHEMAS:?}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Whether a file may serve as the schema of a new document, which shows what is in it.
+    pub(super) fn may_use_schema(&self, request: Request, file: &str) -> Result<(), Refusal> {
+        let grant = self
+            .scope(request.conn)
+            .and_then(|scope| scope.storage.as_ref());
+        match grant {
+            Some(grant) if grant.can_read(file) => Ok(()),
+            Some(_) => Err(Refusal::denied(format!(
+                "schema_path: the token's storage grant does not allow to read {file:?}"
+            ))),
+            None => Err(Refusal::denied(format!(
+                "schema_path: the token has no storage grant, which it takes to read {file:?}"
+            ))),
+        }
+    }
+
+    /// How far a deletion may reach.
+    pub(super) fn may_delete(&self, request: Request, path: &str) -> Result<Reach, Refusal> {
+        self.may_change(request, path, "delete", FileAction::Delete)?;
+        let scope = self.scope(request.conn);
+        Ok(scope.map_or(NOWHERE, |scope| removal(scope, path)))
+    }
+
+    /// How far a move may reach at both ends.
+    pub(super) fn may_move(
+        &self,
+        request: Request,
+        source: &str,
+        destination: &str,
+    ) -> Result<MoveReach, Refusal> {
+        self.may_store(request, source, "read", |grant| grant.can_read(source))?;
+        self.may_change(request, source, "move", FileAction::Delete)?;
+        self.may_change(request, destination, "write", FileAction::Write)?;
+        let Some(scope) = self.scope(request.conn) else {
+            return Err(Refusal::denied("the participant has left"));
+        };
+        let storage = scope.storage.as_ref();
+        let takes_folders = storage.is_some_and(|grant| {
+            grant.can_read_subtree(source)
+                && grant.can_delete(source, true)
+                && grant.can_write_subtree(destination)
+        });
+        let takes = documents(scope, |sync| {
+            sync.can_write(source) && may_put(sync, destination)
+        });
+        let takes_below = documents(scope, |sync| {
+            sync.can_write_below(source) && may_put_below(sync, destination)
+        });
+        Ok(MoveReach {
+            moved: Reach {
+                at: takes,
+                below: bounded(takes_folders, takes_below),
+            },
+            replaced: removal(scope, destination),
+        })
+    }
+
+    /// Why a deletion or move may not touch what the store found at or below one of its paths.
+    pub(super) fn out_of_reach(
+        &self,
+        conn: Conn,
+        path: &str,
+        destination: Option<&str>,
+        found: &str,
+    ) -> Refusal {
+        let asked = destination.unwrap_or(path);
+        let text = self.scope(conn).and_then(|scope| {
+            let is_listed = scope
+                .storage
+                .as_ref()
+                .is_some_and(|grant| grant.can_list(found));
+            match (destination, rest_below(path, found)) {
+                (Some(to), Some(rest)) => {
+                    let target = format!("{to}{rest}");
+                    let is_below = !rest.is_empty();
+                    not_everything(scope, FileAction::Read, path)
+                        .or_else(|| not_everything(scope, FileAction::Delete, path))
+                        .or_else(|| not_everything(scope, FileAction::Write, to))
+                        .filter(|_| is_below)
+                        .or_else(|| no_document(scope, found, path, is_listed))
+                        .or_else(|| no_document(scope, &target, to, is_listed))
+                }
+                _ => not_deletable(scope, asked, found)
+                    .or_else(|| no_document(scope, found, asked, is_listed)),
+            }
+        });
+        Refusal::denied(text.unwrap_or_else(|| format!("{asked:?} is out of reach")))
+    }
+}
+
+/// What follows `path` in a path that is the same or lies below.
+fn rest_below<'a>(path: &str, found: &'a str) -> Option<&'a str> {
+    found
+        .strip_prefix(path)
+        .filter(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Why something in a folder may not be read, written or deleted; `None` if everything may.
+fn not_everything(scope: &ApiScope, action: FileAction, folder: &str) -> Option<String> {
+    let grant = scope.storage.as_ref()?;
+    let (verb, is_allowed) = match action {
+        FileAction::Read => ("read", grant.can_read_subtree(folder)),
+        FileAction::Write => ("write", grant.can_write_subtree(folder)),
+        _ => ("delete", grant.can_delete(folder, true)),
+    };
+    if is_allowed {
+        return None;
+    }
+    let text = format!("the token's storage grant does not allow to {verb} all of {folder:?}");
+    Some(match grant.in_the_way(action, folder) {
+        Some(entry) => format!("{text}: {entry:?} stands in the way"),
+        None => text,
+    })
+}
+
+fn not_deletable(scope: &ApiScope, asked: &str, found: &str) -> Option<String> {
+    if found != asked {
+        return not_everything(scope, FileAction::Delete, asked);
+    }
+    let is_allowed = scope.storage.as_ref()?.can_delete(asked, false);
+    (!is_allowed).then(|| format!("the token's storage grant does not allow to replace {asked:?}"))
+}
+
+/// Why a document may not stand at `path`, or be taken away there; `asked` is that path or a folder above it.
+/// `None` if it may.
+fn no_document(scope: &ApiScope, path: &str, asked: &str, is_listed: bool) -> Option<String> {
+    // Its name is told to nobody who may not see it.
+    let what = if is_listed || path == asked {
+        format!("the document {path:?}")
+    } else {
+        format!("the documents in {asked:?}")
+    };
+    let Some(sync) = &scope.sync else {
+        return Some(format!(
+            "the token has no sync grant, which it takes for {what}"
+        ));
+    };
+    if !may_put(sync, path) {
+        return Some(format!(
+            "the token's sync grant does not allow to write {what}"
+        ));
+    }
+    if path == asked || sync.can_write_below(asked) {
+        return None;
+    }
+    let text =
+        format!("the token's sync grant does not allow to write every document in {asked:?}");
+    Some(match sync.in_the_way(asked) {
+        Some(entry) => format!("{text}: {entry:?} stands in the way"),
+        None => text,
+    })
+}
+
+/// Nothing at all.
+const NOWHERE: Reach = Reach {
+    at: Kinds::Nothing,
+    below: Kinds::Nothing,
+};
+
+/// What may be deleted at a path and below it.
+fn removal(scope: &ApiScope, path: &str) -> Reach {
+    let Some(storage) = &scope.storage else {
+        return NOWHERE;
+    };
+    let at = documents(scope, |sync| sync.can_write(path));
+    let below = documents(scope, |sync| sync.can_write_below(path));
+    Reach {
+        at: bounded(storage.can_delete(path, false), at),
+        below: bounded(storage.can_delete(path, true), below),
+    }
+}
+
+fn bounded(is_allowed: bool, kinds: Kinds) -> Kinds {
+    if is_allowed { kinds } else { Kinds::Nothing }
+}
+
+/// Whether a participant may know of what stands at a path.
+pub(super) fn sees(scope: &ApiScope, path: &str, kind: EntryKind) -> bool {
+    let storage = scope.storage.as_ref();
+    match kind {
+        EntryKind::Folder => storage.is_some_and(|grant| grant.can_list_directory(path)),
+        EntryKind::File => {
+            storage.is_some_and(|grant| grant.can_list(path) || grant.can_read(path))
+        }
+        EntryKind::Document => {
+            sees(scope, path, EntryKind::File)
+                || scope
+                    .sync
+                    .as_ref()
+                    .is_some_and(|grant| grant.can_read(path))
+        }
+    }
+}
+
+/// Files, and documents if the sync grant says so.
+fn documents(scope: &ApiScope, may: impl Fn(&SyncGrant) -> bool) -> Kinds {
+    match &scope.sync {
+        Some(grant) if may(grant) => Kinds::Everything,
+        _ => Kinds::Files,
+    }
+}
+
+/// Whether a document may come to stand at a path.
+fn may_put(sync: &SyncGrant, path: &str) -> bool {
+    sync.can_write(path) && (!is_schema_path(path) || sync.can_write_schemas(path))
+}
+
+/// Whether documents may come to stand everywhere below a path.
+fn may_put_below(sync: &SyncGrant, path: &str) -> bool {
+    let may_be_schemas = || sync.can_write_schemas(&format!("{path}/any"));
+    sync.can_write_below(path) && (!is_schema_path(path) || may_be_schemas())
+}

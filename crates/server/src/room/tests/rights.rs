@@ -1,0 +1,136 @@
+//! What a grant allows: in each direction, for files, documents and folders, whatever their names.
+
+mod events;
+mod moves;
+mod schemas;
+
+use std::collections::BTreeMap;
+
+use meshagent_protocol::ApiScope;
+use meshagent_store::{EntryKind, RoomId, Store as _};
+use serde_json::{Value, json};
+
+use super::files::upload;
+use super::{Client, Content, World, code, text};
+
+/// A room with these documents and files in it, and what a participant with such a scope does there.
+struct Guarded {
+    world: World,
+    owner: Client,
+    guest: Client,
+}
+
+impl Guarded {
+    fn new(scope: Value, documents: &[&str], files: &[&str]) -> Self {
+        let mut world = World::new();
+        let owner = world.join("owner");
+        for path in documents {
+            let content = json!({ "path": path, "json": { "at": path } });
+            let created = world.call(&owner, "sync", "create", content);
+            assert_eq!(created, Content::Empty, "{path}");
+        }
+        for path in files {
+            upload(&mut world, &owner, path, b"data", false);
+        }
+        let guest = world.join_with("guest", scope_of(scope));
+        owner.take();
+        Self {
+            world,
+            owner,
+            guest,
+        }
+    }
+
+    fn call(&mut self, toolkit: &str, tool: &str, input: Value) -> Content {
+        self.world.call(&self.guest, toolkit, tool, input)
+    }
+
+    fn rename(&mut self, source: &str, destination: &str, overwrite: bool) -> Content {
+        let input = json!({
+            "source_path": source, "destination_path": destination, "overwrite": overwrite
+        });
+        self.call("storage", "move", input)
+    }
+
+    fn delete(&mut self, path: &str, recursive: bool) -> Content {
+        self.call(
+            "storage",
+            "delete",
+            json!({ "path": path, "recursive": recursive }),
+        )
+    }
+
+    /// What stands in the room, by path.
+    fn tree(&self) -> BTreeMap<String, EntryKind> {
+        let room = RoomId::new("project", "room");
+        let (mut tree, mut folders) = (BTreeMap::new(), vec![String::new()]);
+        while let Some(folder) = folders.pop() {
+            for entry in self
+                .world
+                .store
+                .list(&room, &folder, usize::MAX)
+                .unwrap()
+                .unwrap_or_default()
+            {
+                let path = match folder.as_str() {
+                    "" => entry.name,
+                    folder => format!("{folder}/{}", entry.name),
+                };
+                match entry.kind {
+                    EntryKind::Folder => folders.push(path),
+                    kind => {
+                        tree.insert(path, kind);
+                    }
+                }
+            }
+        }
+        tree
+    }
+
+    fn paths(&self) -> Vec<String> {
+        self.tree().into_keys().collect()
+    }
+}
+
+fn scope_of(scope: Value) -> ApiScope {
+    ApiScope::from_json(&scope).unwrap()
+}
+
+/// It was refused for want of a right, and the text names all of these.
+#[track_caller]
+fn assert_denied(answer: &Content, named: &[&str], what: &str) {
+    assert_eq!(code(answer), Some(1001), "{what}: {answer:?}");
+    let text = text(answer);
+    for name in named {
+        assert!(text.contains(name), "{what}: {name} is missing in {text}");
+    }
+}
+
+#[test]
+fn a_file_above_what_a_grant_names_is_not_shown() {
+    let paths = json!({ "storage": { "paths": [{ "path": "datei/ü" }, { "path": "ordner/ü" }] } });
+    let rules = json!({ "storage": { "files": { "paths": [
+        { "path": "datei/ü", "recursive": true, "actions": ["list", "read"] },
+        { "path": "ordner/ü", "recursive": true, "actions": ["list", "read"] },
+    ] } } });
+    for scope in [paths, rules] {
+        let mut room = Guarded::new(scope, &[], &["datei", "ordner/ü"]);
+        for (path, is_seen) in [("datei", false), ("ordner", true), ("ordner/ü", true)] {
+            let exists = room.call("storage", "exists", json!({ "path": path }));
+            assert_eq!(
+                exists,
+                Content::Json(json!({ "exists": is_seen })),
+                "{path}"
+            );
+            let Content::Json(stat) = room.call("storage", "stat", json!({ "path": path })) else {
+                panic!("{path}: no answer")
+            };
+            assert_eq!(stat["exists"], json!(is_seen), "{path}: {stat}");
+            assert_eq!(
+                stat.get("size").is_some_and(|size| !size.is_null()),
+                path == "ordner/ü",
+                "{path}: {stat}"
+            );
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Which participant writes under which client id, so that nobody else does while that one is there.
+//!
+//! The published clients have an id for each replica and write new operations under it alone; what they repeat of
+//! others is known already. But after a restore they may bring others' operations that the server lost, and a
+//! client may carry those of one that is offline. So an id belongs to a participant only once that one has
+//! continued it twice, with all before it being here, and only while that one has the document open. Whoever
+//! brings what is missing, in whatever order, is not refused: the author of what has a gap before it has not
+//! continued anything yet. The owner is the participant, by the name in its token, and not the connection: one
+//! that comes back may be there before the server has noticed that its old connection is gone.
+
+use std::collections::BTreeMap;
+
+/// Ids that are kept for one document.
+const KEPT: usize = 1024;
+
+/// Ids that are kept of one participant for one document.
+const KEPT_OF_ONE: usize = 16;
+
+/// How often an id has to be continued until it belongs to its writer.
+const CONTINUED: u32 = 2;
+
+#[derive(Debug, Default)]
+pub(super) struct Writers {
+    ids: BTreeMap<u64, Writer>,
+    count: u64,
+}
+
+#[derive(Debug)]
+struct Writer {
+    participant: String,
+    continued: u32,
+    /// When it did so last, by count.
+    last: u64,
+}
+
+impl Writers {
+    /// Whom an id belongs to.
+    pub(super) fn owner(&self, client: u64) -> Option<&str> {
+        let writer = self.ids.get(&client)?;
+        (writer.continued >= CONTINUED).then_some(&writer.participant)
+    }
+
+    /// Notes that a participant has continued an id, or would have if it were its own.
+    pub(super) fn note(&mut self, client: u64, participant: &str) {
+        self.count += 1;
+        let last = self.count;
+        if let Some(writer) = self.ids.get_mut(&client) {
+            if writer.participant == participant {
+                writer.continued = writer.continued.saturating_add(1);
+                writer.last = last;
+            } else if writer.continued < CONTINUED {
+                participant.clone_into(&mut writer.participant);
+                (writer.continued, writer.last) = (1, last);
+            }
+            return;
+        }
+        let own = |writer: &Writer| writer.participant == participant;
+        if self.ids.values().filter(|writer| own(writer)).count() >= KEPT_OF_ONE {
+            self.forget_oldest(own);
+        } else if self.ids.len() >= KEPT {
+            self.forget_oldest(|_| true);
+        }
+        let writer = Writer {
+            participant: participant.to_owned(),
+            continued: 1,
+            last,
+        };
+        self.ids.insert(client, writer);
+    }
+
+    fn forget_oldest(&mut self, among: impl Fn(&Writer) -> bool) {
+        let among = self.ids.iter().filter(|(_, writer)| among(writer));
+        let oldest = among.min_by_key(|(_, writer)| writer.last);
+        if let Some(client) = oldest.map(|(client, _)| *client) {
+            self.ids.remove(&client);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{KEPT, KEPT_OF_ONE, Writers};
+
+    #[test]
+    fn an_id_belongs_to_the_one_that_continues_it() {
+        let mut writers = Writers::default();
+        writers.note(1, "übersetzerin");
+        assert_eq!(writers.owner(1), None, "it may have been somebody else's");
+        writers.note(1, "author");
+        writers.note(1, "author");
+        writers.note(1, "übersetzerin");
+        assert_eq!(writers.owner(1), Some("author"));
+        assert_eq!(writers.owner(2), None);
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let mut writers = Writers::default();
+        for client in 0..3 * KEPT as u64 {
+            let participant = format!("participant {}", client % 200);
+            writers.note(client, &participant);
+            writers.note(client, &participant);
+            assert_eq!(writers.owner(client), Some(&participant[..]));
+        }
+        assert!(writers.ids.len() <= KEPT);
+        for client in 0..1000 {
+            writers.note(1 << 40 | client, "flood");
+        }
+        let flood = writers
+            .ids
+            .values()
+            .filter(|one| one.participant == "flood");
+        assert_eq!(flood.count(), KEPT_OF_ONE);
+    }
+}

@@ -1,0 +1,425 @@
+//! The loop around a room, without any I/O: in which turns its mailbox is taken, when it takes nothing, what the room
+//! wants done, and when it ends.
+//!
+//! Whoever drives it asks [`RoomLoop::next`] and does what that says, and hands in what has happened meanwhile. A
+//! room's task is one driver (`rooms.rs`), the simulation another: what may happen in which order is decided here, once.
+
+mod queues;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use meshagent_protocol::{ClientToServer, Envelope, ErrorCode, MessageId};
+use meshagent_store::{StoreError, Timestamp, Write};
+use tokio::sync::OwnedSemaphorePermit;
+
+use self::queues::Queues;
+use crate::committer::BatchResult;
+use crate::lane;
+use crate::ledger::Held;
+use crate::outbox::Outbox;
+use crate::room::{Action, Conn, Fetch, FetchResult, Joining, Room};
+
+/// Inputs that a room takes in one turn.
+pub(crate) const TURN: usize = 64;
+/// A turn that takes longer sends the next ones to the lane.
+const LONG_TURN: Duration = queues::LONG;
+/// A turn that has taken as long takes no more letters; they have the next one.
+const FULL_TURN: Duration = Duration::from_millis(50);
+/// A turn that is shorter ends that.
+const SHORT_TURN: Duration = Duration::from_millis(2);
+/// Batches that a letter waits for which may take long: the one under way, and the next, with what came meanwhile.
+const AWAITED_BATCHES: u8 = 2;
+
+/// What a connection says to its room.
+#[derive(Debug)]
+pub(crate) enum RoomInput {
+    Join(Conn, Joining),
+    Leave(Conn),
+    Message(Conn, Envelope),
+    Invalid(Conn, MessageId, ErrorCode, String),
+    Drained(Conn),
+    #[cfg(test)]
+    Panic,
+}
+
+impl RoomInput {
+    /// Whose it is.
+    fn conn(&self) -> Conn {
+        match self {
+            Self::Join(conn, _)
+            | Self::Leave(conn)
+            | Self::Message(conn, _)
+            | Self::Invalid(conn, ..)
+            | Self::Drained(conn) => *conn,
+            #[cfg(test)]
+            Self::Panic => Conn(u64::MAX),
+        }
+    }
+
+    /// Whether exactly one answer follows.
+    pub(crate) fn is_answered(&self) -> bool {
+        match self {
+            Self::Message(_, envelope) => {
+                !matches!(envelope.message, ClientToServer::SetAttributes(_))
+            }
+            Self::Invalid(..) => true,
+            Self::Join(..) | Self::Leave(_) | Self::Drained(_) => false,
+            #[cfg(test)]
+            Self::Panic => false,
+        }
+    }
+}
+
+/// An input in the mailbox, and the places that it takes, as one of its connection's and as one of the room's, until it
+/// was handled.
+#[derive(Debug)]
+pub(crate) struct Letter {
+    pub(crate) input: RoomInput,
+    bytes: usize,
+    _places: Places,
+    held: Held,
+}
+
+pub(crate) type Places = [Option<OwnedSemaphorePermit>; 2];
+
+impl Letter {
+    pub(crate) fn new(input: RoomInput, bytes: usize, places: Places, held: Held) -> Self {
+        Self {
+            input,
+            bytes,
+            _places: places,
+            held,
+        }
+    }
+}
+
+/// What its driver does next.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// Call [`RoomLoop::work`], which goes through about so many bytes, where it keeps no other room waiting.
+    Work { bytes: usize },
+    /// Commit these, and hand in what became of them.
+    Commit(Vec<Write>),
+    /// Read this, and hand in the answer with its number.
+    Fetch(u64, Fetch),
+    /// Wait for something to hand in. Letters only if `takes_letters`; else they stay in the mailbox. If `goes_on`, there
+    /// are some that were handed in, or news to tell: [`RoomLoop::go_on`] is one of the things that may happen now. If `may_end` and
+    /// nothing is in the mailbox, the room can be dropped instead.
+    Wait {
+        takes_letters: bool,
+        goes_on: bool,
+        may_end: bool,
+    },
+    /// Everything handed in is durable and answered, and nothing more will come.
+    End,
+}
+
+/// What the next turn is about.
+#[derive(Debug)]
+enum Turn {
+    /// Nothing has happened.
+    Rest,
+    /// What the room wants done.
+    Actions,
+    /// The letters that are next.
+    Letters,
+    Committed(BatchResult),
+    Fetched(u64, Result<FetchResult, StoreError>),
+    Timeout,
+}
+
+/// See the [module's text](self).
+#[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts about the turns"
+)]
+pub(crate) struct RoomLoop {
+    room: Room,
+    outboxes: BTreeMap<Conn, Arc<Outbox>>,
+    /// Letters that were handed in and have not had their turn.
+    queues: Queues,
+    turn: Turn,
+    /// Whether the turn keeps nobody waiting, however much there is to go through.
+    is_aside: bool,
+    action: Option<Action>,
+    /// Reads that have not come back.
+    fetching: usize,
+    /// Whether the last turn took long; then the next one goes to the lane, whatever it weighs.
+    is_slow: bool,
+    /// Batches that the letter has waited for that is next and may take long.
+    batches: u8,
+    /// Whether the batch under way takes so long that nothing more waits for it.
+    is_late: bool,
+    /// Nothing comes from the mailbox any more.
+    is_closed: bool,
+}
+
+impl RoomLoop {
+    pub(crate) fn new(room: Room) -> Self {
+        Self {
+            room,
+            outboxes: BTreeMap::new(),
+            queues: Queues::default(),
+            is_aside: false,
+            turn: Turn::Rest,
+            action: None,
+            fetching: 0,
+            is_slow: false,
+            batches: 0,
+            is_late: false,
+            is_closed: false,
+        }
+    }
+
+    /// What to do now.
+    pub(crate) fn next(&mut self, now: Timestamp) -> Next {
+        match self.action.take() {
+            Some(Action::Commit(writes)) => return Next::Commit(writes),
+            Some(Action::Fetch(number, fetch)) => {
+                self.fetching += 1;
+                return Next::Fetch(number, fetch);
+            }
+            None => {}
+        }
+        let bytes = match &self.turn {
+            Turn::Rest => return self.rest(),
+            Turn::Actions => self.room.staged_bytes(),
+            Turn::Letters if self.is_slow => usize::MAX,
+            Turn::Letters => self
+                .queues
+                .peek(self.stands_back())
+                .map_or(0, |letter| weight(&self.room, letter)),
+            Turn::Committed(result) => self.room.committed_weight(result),
+            Turn::Fetched(_, result) => {
+                let result = result.as_ref();
+                result.map_or(0, |result| self.room.fetched_weight(result))
+            }
+            Turn::Timeout => self.room.timeout_weight(now),
+        };
+        self.is_aside = lane::is_heavy(bytes);
+        Next::Work { bytes }
+    }
+
+    fn rest(&self) -> Next {
+        let has_letters = !self.queues.is_empty();
+        let has_news = self.room.has_news();
+        if self.is_closed
+            && !has_letters
+            && !has_news
+            && self.room.is_flushed()
+            && self.fetching == 0
+        {
+            return Next::End;
+        }
+        let accepts = self.room.accepts_requests();
+        Next::Wait {
+            takes_letters: !self.is_closed && accepts,
+            goes_on: accepts && self.queues.peek(self.stands_back()).is_some() || has_news,
+            may_end: !has_letters && self.room.is_idle(),
+        }
+    }
+
+    /// Does the turn that [`next`](Self::next) asked for; `elapsed` says how long that has taken so far. What takes
+    /// long is done in several turns, so that other rooms have theirs in between.
+    pub(crate) fn work(&mut self, now: Timestamp, elapsed: impl Fn() -> Duration) {
+        let turn = std::mem::replace(&mut self.turn, Turn::Actions);
+        match turn {
+            Turn::Rest => self.turn = Turn::Rest,
+            Turn::Actions => {
+                self.action = self.room.poll_action();
+                if self.action.is_none() {
+                    self.turn = Turn::Rest;
+                }
+            }
+            Turn::Letters => self.handle_letters(now, elapsed),
+            Turn::Committed(result) => {
+                self.room.handle_committed(result, now);
+                if self.room.is_worn() {
+                    self.turn = Turn::Timeout;
+                }
+            }
+            Turn::Fetched(number, result) => self.room.handle_fetched(number, result, now),
+            Turn::Timeout => self.room.handle_timeout(now),
+        }
+    }
+
+    /// Goes through the letters that are next, as far as they fit into a turn; before them, a slice of the news.
+    fn handle_letters(&mut self, now: Timestamp, elapsed: impl Fn() -> Duration) {
+        if self.room.has_news() {
+            self.room.tell_news();
+        }
+        let mut weighed = 0_usize;
+        let mut took = elapsed();
+        for _ in 0..TURN {
+            if !self.room.accepts_requests() {
+                break;
+            }
+            let stands_back = self.stands_back();
+            let Some(next) = self.queues.peek(stands_back) else {
+                break;
+            };
+            let weight = weight(&self.room, next);
+            weighed = weighed.saturating_add(weight);
+            // What belongs elsewhere has the next turn.
+            if !self.is_aside && lane::is_heavy(weighed) {
+                break;
+            }
+            let may_take_long = self.queues.is_next_long() && !stands_back;
+            let Some((whose, letter)) = self.queues.pop(stands_back) else {
+                break;
+            };
+            self.handle(letter.input, letter.held, now);
+            let before = std::mem::replace(&mut took, elapsed());
+            let this = took.saturating_sub(before);
+            let room = &self.room;
+            self.queues
+                .served(whose, this, lane::is_heavy(weight), |letter| {
+                    is_heavy(room, letter)
+                });
+            if may_take_long {
+                self.batches = 0;
+            }
+            if took > FULL_TURN {
+                break;
+            }
+        }
+        self.is_slow = took > LONG_TURN || self.is_slow && took > SHORT_TURN;
+    }
+
+    /// Whether a letter that may take long is due, and lets those go first who wait for the disk: it may take longer than
+    /// the disk, and they would wait for it as well. A bounded while, so that it has its turn however many others come.
+    fn stands_back(&self) -> bool {
+        self.queues.is_next_long()
+            && !self.is_late
+            && self.batches < AWAITED_BATCHES
+            && !self.room.is_flushed()
+    }
+
+    /// Letters came, at most [`MAILBOX`](crate::rooms::MAILBOX); none if there will be no more. Like all that is handed in,
+    /// this is an answer to [`Next::Wait`].
+    pub(crate) fn receive(&mut self, letters: Vec<Letter>) {
+        self.is_closed |= letters.is_empty();
+        for letter in letters {
+            let room = &self.room;
+            self.queues.push(letter, |letter| is_heavy(room, letter));
+        }
+    }
+
+    /// It is time for letters that were handed in, and for news.
+    pub(crate) fn go_on(&mut self) {
+        self.begin(Turn::Letters);
+    }
+
+    /// The batch that was to be committed is, or is not.
+    pub(crate) fn committed(&mut self, result: BatchResult) {
+        if self.stands_back() {
+            self.batches += 1;
+        }
+        self.is_late = false;
+        self.begin(Turn::Committed(result));
+    }
+
+    /// A read came back.
+    pub(crate) fn fetched(&mut self, number: u64, result: Result<FetchResult, StoreError>) {
+        self.fetching = self.fetching.saturating_sub(1);
+        self.begin(Turn::Fetched(number, result));
+    }
+
+    /// A read will not come back.
+    pub(crate) fn fetch_lost(&mut self) {
+        self.fetching = self.fetching.saturating_sub(1);
+    }
+
+    /// It is time for what the clock drives: unloading, snapshots, retries.
+    pub(crate) fn tick(&mut self) {
+        self.is_late = !self.room.is_flushed();
+        self.begin(Turn::Timeout);
+    }
+
+    /// What the room has done and nobody has committed, when nothing more will be handed in and what was is settled.
+    pub(crate) fn take_writes(&mut self) -> Vec<Write> {
+        let mut writes = match self.action.take() {
+            Some(Action::Commit(writes)) => writes,
+            _ => Vec::new(),
+        };
+        writes.extend(self.room.take_writes());
+        writes
+    }
+
+    /// Whether all that was handed in is answered by the store.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.room.is_flushed()
+            && self.queues.is_empty()
+            && !self.room.has_news()
+            && self.fetching == 0
+            && matches!(self.turn, Turn::Rest)
+    }
+
+    #[cfg(feature = "simulation")]
+    pub(crate) fn room(&self) -> &Room {
+        &self.room
+    }
+
+    /// Everything is answered: sockets write what is queued and end.
+    pub(crate) fn finish(&self) {
+        for outbox in self.outboxes.values() {
+            outbox.finish();
+        }
+        for joining in self.queues.joining() {
+            joining.outbox.finish();
+        }
+    }
+
+    fn begin(&mut self, turn: Turn) {
+        debug_assert!(
+            matches!(self.turn, Turn::Rest),
+            "a driver hands in what it was asked to wait for"
+        );
+        self.turn = turn;
+    }
+
+    fn handle(&mut self, input: RoomInput, held: Held, now: Timestamp) {
+        match input {
+            RoomInput::Join(conn, joining) => {
+                self.outboxes.insert(conn, Arc::clone(&joining.outbox));
+                self.room.handle_join(conn, joining, now);
+            }
+            RoomInput::Leave(conn) => {
+                self.outboxes.remove(&conn);
+                self.room.handle_leave(conn, now);
+            }
+            RoomInput::Message(conn, envelope) => {
+                self.room.hold(held);
+                self.room.handle_message(conn, envelope, now);
+            }
+            RoomInput::Invalid(conn, id, code, text) => {
+                self.room.handle_invalid(conn, id, code, text);
+            }
+            RoomInput::Drained(conn) => self.room.handle_drained(conn),
+            #[cfg(test)]
+            RoomInput::Panic => panic!("a test asked for it"),
+        }
+    }
+}
+
+/// Bytes that the room may have to go through for an input.
+fn weight(room: &Room, letter: &Letter) -> usize {
+    match &letter.input {
+        RoomInput::Message(conn, envelope) => {
+            letter.bytes + room.message_weight(*conn, &envelope.message)
+        }
+        RoomInput::Drained(conn) => room.drained_weight(*conn),
+        _ => letter.bytes,
+    }
+}
+
+fn is_heavy(room: &Room, letter: &Letter) -> bool {
+    lane::is_heavy(weight(room, letter))
+}
+
+#[cfg(test)]
+mod tests;

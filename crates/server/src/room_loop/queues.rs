@@ -1,0 +1,195 @@
+//! Letters that wait in a room, and whose is next: participants share the room's time equally.
+//!
+//! A participant's letters keep their order. Of those who wait, the one who has had the least time is next; who did not
+//! wait for a while has no claim to what others used meanwhile. So whoever sends much, or what takes long, waits for
+//! itself, however many connections it has, and the others have their turn after one letter of each.
+//!
+//! Letters that may take long let the others go first, whoever has had how much: else the first of such letters of many
+//! participants would go one after the other. But not for longer than [`SHORT_SHARE`], so that they have their turn.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Letter, RoomInput};
+use crate::room::Conn;
+
+/// What a letter takes at least, so that equal ones take turns.
+const LEAST_NANOS: u64 = 1_000;
+/// A letter that takes more has taken long.
+pub(super) const LONG: Duration = Duration::from_millis(8);
+/// How much time those have that don't take long between two that may and whose turn it is.
+const SHORT_SHARE: Duration = Duration::from_millis(50);
+
+#[derive(Debug, Default)]
+pub(super) struct Queues {
+    by_name: HashMap<Arc<str>, Queue>,
+    /// Whose a connection is.
+    names: HashMap<Conn, Arc<str>>,
+    /// Those with letters, by the nanoseconds that each has had.
+    ready: BTreeSet<(u64, Arc<str>)>,
+    /// Those whose next letter may take long, likewise.
+    long: BTreeSet<(u64, Arc<str>)>,
+    /// What letters have taken since the last of those.
+    since_long: Duration,
+    /// The most that somebody had had who was served.
+    clock: u64,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    letters: VecDeque<Letter>,
+    had: u64,
+    /// What the last letter took, and the last that weighed much, if there was one.
+    took: Duration,
+    heavy_took: Option<Duration>,
+    connections: usize,
+}
+
+/// Whose letter it was that was taken.
+#[derive(Debug)]
+pub(super) struct Served {
+    name: Arc<str>,
+    was_long: bool,
+}
+
+impl Queue {
+    /// Whether the letter that is next may take long: if it weighs much, going by the last one that did, and by the last
+    /// one in any case.
+    fn may_take_long(&self, is_heavy: impl FnOnce(&Letter) -> bool) -> bool {
+        let Some(next) = self.letters.front() else {
+            return false;
+        };
+        let is_known_short = self.heavy_took.is_some_and(|took| took <= LONG);
+        self.took > LONG || !is_known_short && is_heavy(next)
+    }
+}
+
+impl Queues {
+    pub(super) fn is_empty(&self) -> bool {
+        self.ready.is_empty() && self.long.is_empty()
+    }
+
+    /// Adds a letter; `is_heavy` says of one whether it weighs much.
+    pub(super) fn push(&mut self, letter: Letter, is_heavy: impl FnOnce(&Letter) -> bool) {
+        let name = match &letter.input {
+            RoomInput::Join(conn, joining) => {
+                let name: Arc<str> = joining.name.as_str().into();
+                self.names.insert(*conn, Arc::clone(&name));
+                self.by_name
+                    .entry(Arc::clone(&name))
+                    .or_default()
+                    .connections += 1;
+                name
+            }
+            input => {
+                let name = self.names.get(&input.conn());
+                name.cloned().unwrap_or_default()
+            }
+        };
+        let queue = self.by_name.entry(Arc::clone(&name)).or_default();
+        queue.letters.push_back(letter);
+        if queue.letters.len() == 1 {
+            queue.had = queue.had.max(self.clock);
+            let set = if queue.may_take_long(is_heavy) {
+                &mut self.long
+            } else {
+                &mut self.ready
+            };
+            set.insert((queue.had, name));
+        }
+    }
+
+    /// Whether the letter that is next may take long.
+    pub(super) fn is_next_long(&self) -> bool {
+        let Some((had, _)) = self.long.first() else {
+            return false;
+        };
+        let short = self.ready.first();
+        short.is_none_or(|(short, _)| had < short && self.since_long >= SHORT_SHARE)
+    }
+
+    /// The letter that is next; if `without_long`, of those that don't take long.
+    pub(super) fn peek(&self, without_long: bool) -> Option<&Letter> {
+        let set = if self.is_next_long() && !without_long {
+            &self.long
+        } else {
+            &self.ready
+        };
+        let (_, name) = set.first()?;
+        self.by_name.get(name)?.letters.front()
+    }
+
+    /// Takes it. What it took is to be said by [`served`](Self::served).
+    pub(super) fn pop(&mut self, without_long: bool) -> Option<(Served, Letter)> {
+        let was_long = self.is_next_long() && !without_long;
+        let (had, name) = if was_long {
+            self.since_long = Duration::ZERO;
+            self.long.pop_first()?
+        } else {
+            self.ready.pop_first()?
+        };
+        self.clock = self.clock.max(had);
+        let queue = self.by_name.get_mut(&name)?;
+        let letter = queue.letters.pop_front()?;
+        if let RoomInput::Leave(conn) = &letter.input
+            && self.names.remove(conn).is_some()
+        {
+            queue.connections = queue.connections.saturating_sub(1);
+        }
+        Some((Served { name, was_long }, letter))
+    }
+
+    /// A letter of this participant took so long, and weighed much or not.
+    pub(super) fn served(
+        &mut self,
+        Served { name, was_long }: Served,
+        took: Duration,
+        was_heavy: bool,
+        is_heavy: impl FnOnce(&Letter) -> bool,
+    ) {
+        let Some(queue) = self.by_name.get_mut(&name) else {
+            return;
+        };
+        queue.took = took;
+        if was_heavy {
+            queue.heavy_took = Some(took);
+        }
+        if !was_long {
+            self.since_long = self.since_long.saturating_add(took);
+        }
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        queue.had = queue.had.saturating_add(nanos.max(LEAST_NANOS));
+        if !queue.letters.is_empty() {
+            let set = if queue.may_take_long(is_heavy) {
+                &mut self.long
+            } else {
+                &mut self.ready
+            };
+            set.insert((queue.had, name));
+        } else if queue.connections == 0 {
+            self.by_name.remove(&name);
+        }
+    }
+
+    /// Those who wait to come in.
+    pub(super) fn joining(&self) -> impl Iterator<Item = &crate::room::Joining> {
+        let letters = self.by_name.values().flat_map(|queue| &queue.letters);
+        letters.filter_map(|letter| match &letter.input {
+            RoomInput::Join(_, joining) => Some(joining),
+            _ => None,
+        })
+    }
+}
+
+#[cfg(test)]
+impl Queues {
+    pub(super) fn len(&self) -> usize {
+        self.by_name.values().map(|queue| queue.letters.len()).sum()
+    }
+
+    /// Whether nothing is known of anybody.
+    pub(super) fn is_forgotten(&self) -> bool {
+        self.by_name.is_empty() && self.names.is_empty() && self.is_empty()
+    }
+}

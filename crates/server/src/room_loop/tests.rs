@@ -1,0 +1,503 @@
+//! Whose letters a room takes first, and what it says before a turn about the work in it.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use meshagent_document::{MeshDocument, MeshSchema, Target};
+use meshagent_protocol::{
+    ApiScope, ClientToServer, Content, Control, Envelope, Invoke, ServerToClient,
+};
+use meshagent_store::{MemoryStore, RoomId, Store as _};
+use serde_json::json;
+
+use super::*;
+use crate::config::Config;
+use crate::ids::Ids;
+use crate::ledger::Account;
+use crate::metrics::Metrics;
+use crate::signer::UrlSigner;
+use crate::usage::Usage;
+
+struct World {
+    room: RoomLoop,
+    usage: Arc<Usage>,
+    /// What the room's work has taken so far, and what each further piece of it takes.
+    clock: Cell<Duration>,
+    next_conn: u64,
+}
+
+struct Member {
+    conn: Conn,
+    outbox: Arc<Outbox>,
+    account: Arc<Account>,
+}
+
+impl World {
+    fn new() -> Self {
+        let config = Arc::new(Config::default());
+        let usage = Arc::new(Usage::new(0, &config.limits));
+        let room = Room::new(
+            RoomId::new("project", "room"),
+            config,
+            Arc::new(Metrics::new()),
+            UrlSigner::new("secret"),
+            Arc::clone(&usage),
+            Ids::from_seed([7; 32]),
+        );
+        Self {
+            room: RoomLoop::new(room),
+            usage,
+            clock: Cell::default(),
+            next_conn: 0,
+        }
+    }
+
+    fn hand_in(&mut self, input: RoomInput) {
+        let letter = Letter::new(input, 0, [None, None], Held::none());
+        self.room.receive(vec![letter]);
+    }
+
+    fn join(&mut self, name: &str) -> Member {
+        self.join_with(name, 1 << 20)
+    }
+
+    fn join_with(&mut self, name: &str, outbox_bytes: usize) -> Member {
+        self.next_conn += 1;
+        let conn = Conn(self.next_conn);
+        let account = self.usage.ledger().account(name);
+        let outbox = Arc::new(Outbox::new(outbox_bytes, &account));
+        let joining = Joining {
+            participant_id: format!("{name}-id"),
+            name: name.to_owned(),
+            role: "user".to_owned(),
+            scope: ApiScope::full(),
+            origin: "http://127.0.0.1:1".to_owned(),
+            outbox: Arc::clone(&outbox),
+            account: Arc::clone(&account),
+            expires: None,
+        };
+        self.hand_in(RoomInput::Join(conn, joining));
+        Member {
+            conn,
+            outbox,
+            account,
+        }
+    }
+
+    fn ask(&mut self, member: &Member, id: u64) {
+        let message = ClientToServer::Unknown {
+            kind: "ünknown".to_owned(),
+        };
+        let envelope = Envelope {
+            id: MessageId::from(id),
+            trace: None,
+            message,
+        };
+        self.hand_in(RoomInput::Message(member.conn, envelope));
+    }
+
+    fn say(&mut self, member: &Member, message: ClientToServer) {
+        let envelope = Envelope {
+            id: MessageId::from(1),
+            trace: None,
+            message,
+        };
+        self.hand_in(RoomInput::Message(member.conn, envelope));
+    }
+
+    fn open(&mut self, member: &Member) {
+        self.say(
+            member,
+            ClientToServer::Invoke(Invoke {
+                toolkit: "sync".to_owned(),
+                tool: "open".to_owned(),
+                arguments: Content::Control(Control::Open),
+                tool_call_id: Some("open".to_owned()),
+                participant_id: None,
+                on_behalf_of_id: None,
+            }),
+        );
+        self.chunk(
+            member,
+            &json!({ "kind": "start", "path": "a.document" }),
+            "",
+        );
+    }
+
+    fn chunk(&mut self, member: &Member, headers: &serde_json::Value, data: &str) {
+        let chunk = Content::Binary {
+            headers: headers.as_object().unwrap().clone(),
+            data: data.to_owned().into(),
+        };
+        self.say(
+            member,
+            ClientToServer::RequestChunk {
+                tool_call_id: "open".to_owned(),
+                chunk,
+            },
+        );
+    }
+
+    /// Lets everything happen.
+    fn settle(&mut self, store: &MemoryStore) {
+        let mut committed = VecDeque::new();
+        let mut fetched = VecDeque::new();
+        loop {
+            match self.room.next(Timestamp(0)) {
+                Next::Work { .. } => self.room.work(Timestamp(0), || Duration::ZERO),
+                Next::Commit(writes) => committed.push_back(store.commit(&writes)),
+                Next::Fetch(number, fetch) => {
+                    let room = RoomId::new("project", "room");
+                    fetched.push_back((number, crate::rooms::read(store, &room, fetch)));
+                }
+                Next::Wait { goes_on, .. } => {
+                    if let Some((number, result)) = fetched.pop_front() {
+                        self.room.fetched(number, result);
+                    } else if let Some(result) = committed.pop_front() {
+                        self.room.committed(result.map_err(Arc::new));
+                    } else if goes_on {
+                        self.room.go_on();
+                    } else {
+                        return;
+                    }
+                }
+                Next::End => return,
+            }
+        }
+    }
+
+    /// What the room says about the turn with a letter that it has.
+    fn weighs(&mut self) -> usize {
+        loop {
+            match self.room.next(Timestamp(0)) {
+                Next::Wait { goes_on: true, .. } => self.room.go_on(),
+                Next::Work { bytes } => return bytes,
+                next => panic!("nothing to do: {next:?}"),
+            }
+        }
+    }
+
+    /// Lets the room go through letters for one turn, in which each takes so long.
+    fn turn(&mut self, each: Duration) {
+        let mut has_gone_on = false;
+        loop {
+            match self.room.next(Timestamp(0)) {
+                Next::Work { .. } => {
+                    let clock = &self.clock;
+                    clock.set(Duration::ZERO);
+                    self.room.work(Timestamp(0), || {
+                        clock.set(clock.get() + each);
+                        clock.get()
+                    });
+                    if has_gone_on {
+                        return;
+                    }
+                }
+                Next::Wait { goes_on: true, .. } => {
+                    has_gone_on = true;
+                    self.room.go_on();
+                }
+                next => panic!("nothing to do: {next:?}"),
+            }
+        }
+    }
+}
+
+impl Member {
+    /// The requests that were answered since the last look, in order.
+    fn answered(&self) -> Vec<u64> {
+        let mut answered = Vec::new();
+        for (item, cost) in self.outbox.try_take() {
+            self.outbox.written(cost);
+            if let Some(ServerToClient::Response { request, .. }) = item.into_message() {
+                answered.push(u64::from_be_bytes(request.0));
+            }
+        }
+        answered
+    }
+}
+
+const LONG: Duration = Duration::from_millis(40);
+
+#[test]
+fn who_sends_much_that_takes_long_waits_for_itself() {
+    let mut world = World::new();
+    // With two connections it has no more than with one.
+    let flood = [world.join("flöd"), world.join("flöd")];
+    let other = world.join("ünschuldig");
+    for id in 0..500 {
+        world.ask(&flood[usize::from(id % 2 == 1)], id);
+    }
+    for _ in 0..20 {
+        world.turn(LONG);
+    }
+    let before: usize = flood.iter().map(|member| member.answered().len()).sum();
+    assert!((1..=40).contains(&before), "{before}");
+    // Whoever comes later is next, each time.
+    for id in 1_000..1_010 {
+        world.ask(&other, id);
+        let mut turns = 0;
+        while !other.answered().contains(&id) {
+            world.turn(LONG);
+            turns += 1;
+            assert!(turns <= 3, "request {id}");
+        }
+    }
+    // Nothing is lost, and a connection's answers have the order of its requests.
+    let mut answered = [Vec::new(), Vec::new()];
+    while world.room.queues.peek(false).is_some() {
+        world.turn(Duration::ZERO);
+        for (member, answered) in flood.iter().zip(&mut answered) {
+            answered.extend(member.answered());
+        }
+    }
+    for answered in &answered {
+        assert!(answered.is_sorted() && !answered.is_empty());
+    }
+}
+
+#[test]
+fn time_is_shared_by_what_each_takes_and_not_by_count() {
+    let mut world = World::new();
+    let (long, short) = (world.join("läng"), world.join("kürz"));
+    world.turn(Duration::ZERO);
+    for id in 0..400 {
+        world.ask(&long, id);
+        world.ask(&short, id);
+    }
+    let (mut of_long, mut of_short) = (0, 0);
+    // Those of one take twenty times as long as those of the other.
+    while of_short < 100 {
+        let is_long = world
+            .room
+            .queues
+            .peek(false)
+            .is_some_and(|letter| letter.input.conn() == long.conn);
+        world.turn(if is_long {
+            FULL_TURN * 2
+        } else {
+            FULL_TURN + FULL_TURN / 10
+        });
+        of_long += long.answered().len();
+        of_short += short.answered().len();
+    }
+    let share = (45..=60).contains(&of_long);
+    assert!(share, "{of_long} long ones beside {of_short} short ones");
+}
+
+#[test]
+fn who_left_leaves_nothing_behind() {
+    let mut world = World::new();
+    for round in 0..3 {
+        let member = world.join(&format!("gäst{round}"));
+        world.ask(&member, 1);
+        world.hand_in(RoomInput::Leave(member.conn));
+        drop(member.account);
+    }
+    while world.room.queues.peek(false).is_some() {
+        world.turn(Duration::ZERO);
+    }
+    assert!(world.room.queues.is_forgotten());
+}
+
+#[test]
+fn a_reader_that_is_to_get_a_large_state_is_no_light_work() {
+    let store = MemoryStore::new();
+    let mut world = World::new();
+    let (writer, slow) = (world.join("schreïber"), world.join_with("längsam", 4 << 10));
+    world.open(&writer);
+    world.open(&slow);
+    world.settle(&store);
+    let mut editor = MeshDocument::new(MeshSchema::builtin("document").unwrap(), 5);
+    let mut bytes = 0;
+    // More than is kept of changes.
+    for number in 0..10 {
+        let before = editor.state_vector();
+        let element = json!({ "body": { "text": "é".repeat(100_000) } });
+        editor
+            .append_child(Target::Root, element, &mut || format!("e{number}"))
+            .unwrap();
+        let update = editor.encode_diff(&before).unwrap();
+        bytes += update.len();
+        world.chunk(
+            &writer,
+            &json!({ "kind": "sync" }),
+            &STANDARD.encode(update),
+        );
+        world.settle(&store);
+        // The writer reads its answers.
+        writer.answered();
+    }
+    let mut drained = false;
+    for (_, cost) in slow.outbox.try_take() {
+        drained |= slow.outbox.written(cost);
+    }
+    assert!(drained, "it had fallen behind");
+    world.hand_in(RoomInput::Drained(slow.conn));
+    let weighs = world.weighs();
+    assert!(weighs >= bytes / 10 * 9, "{weighs} for {bytes} bytes");
+}
+
+/// A room with a document that is large, eight who ask for all of it again and again, and one who types.
+struct Crowd {
+    world: World,
+    store: MemoryStore,
+    asking: Vec<Member>,
+    typist: Member,
+    editor: MeshDocument,
+    written: usize,
+    /// The crowd's letters that have had their turn, the answers that it has had, and the typist's updates that were
+    /// answered.
+    begun: usize,
+    described: usize,
+    typed: usize,
+    committing: Option<Vec<Write>>,
+}
+
+impl Crowd {
+    fn new() -> Self {
+        let store = MemoryStore::new();
+        let mut world = World::new();
+        let typist = world.join_with("tïpper", 64 << 20);
+        let names = (0..8).map(|number| format!("möb{number}"));
+        let asking: Vec<Member> = names.map(|name| world.join_with(&name, 64 << 20)).collect();
+        world.open(&typist);
+        world.settle(&store);
+        let mut this = Self {
+            world,
+            store,
+            asking,
+            typist,
+            editor: MeshDocument::new(MeshSchema::builtin("document").unwrap(), 5),
+            written: 0,
+            begun: 0,
+            described: 0,
+            typed: 0,
+            committing: None,
+        };
+        this.write(100_000);
+        this.world.settle(&this.store);
+        this.typist.answered();
+        this
+    }
+
+    fn write(&mut self, letters: usize) {
+        let before = self.editor.state_vector();
+        self.written += 1;
+        let id = format!("é{}", self.written);
+        let element = json!({ "body": { "text": "é".repeat(letters) } });
+        self.editor
+            .append_child(Target::Root, element, &mut || id.clone())
+            .unwrap();
+        let update = STANDARD.encode(self.editor.encode_diff(&before).unwrap());
+        self.world
+            .chunk(&self.typist, &json!({ "kind": "sync" }), &update);
+    }
+
+    fn describe(&mut self) {
+        for member in &self.asking {
+            let message = ClientToServer::Invoke(Invoke {
+                toolkit: "sync".to_owned(),
+                tool: "describe".to_owned(),
+                arguments: Content::Json(json!({ "path": "a.document" })),
+                tool_call_id: None,
+                participant_id: None,
+                on_behalf_of_id: None,
+            });
+            self.world.say(member, message);
+        }
+    }
+
+    /// One step of the room, in which a description takes a second. The disk is done when the room waits for it alone,
+    /// if it `writes` at all. Whether there was something to do.
+    fn step(&mut self, writes: bool) -> bool {
+        match self.world.room.next(Timestamp(0)) {
+            Next::Work { .. } => {
+                let peeked = self.world.room.queues.peek(false);
+                let whose = peeked.map(|letter| letter.input.conn());
+                let each = if whose == Some(self.typist.conn) {
+                    Duration::from_micros(100)
+                } else {
+                    Duration::from_secs(1)
+                };
+                let clock = Cell::new(Duration::ZERO);
+                let before = self.world.room.queues.len();
+                self.world.room.work(Timestamp(0), || {
+                    clock.set(clock.get() + each);
+                    clock.get()
+                });
+                if whose != Some(self.typist.conn) {
+                    self.begun += before - self.world.room.queues.len();
+                }
+            }
+            Next::Commit(writes) => self.committing = Some(writes),
+            Next::Fetch(..) | Next::End => panic!("nobody asked for it"),
+            Next::Wait { goes_on: true, .. } => self.world.room.go_on(),
+            Next::Wait { .. } => match self.committing.take_if(|_| writes) {
+                Some(writes) => {
+                    let result = self.store.commit(&writes).map_err(Arc::new);
+                    self.world.room.committed(result);
+                }
+                None => return false,
+            },
+        }
+        for member in &self.asking {
+            self.described += member.answered().len();
+        }
+        self.typed += self.typist.answered().len();
+        true
+    }
+}
+
+#[test]
+fn who_waits_for_the_disk_goes_before_what_takes_long() {
+    let mut world = Crowd::new();
+    for _ in 0..10 {
+        world.describe();
+    }
+    // Some have begun.
+    while world.begun < 4 {
+        assert!(world.step(true));
+    }
+    for _ in 0..10 {
+        let (begun, typed) = (world.begun, world.typed);
+        world.write(1);
+        while world.typed == typed {
+            assert!(world.step(true));
+        }
+        let meanwhile = world.begun - begun;
+        assert!(meanwhile <= 1, "{meanwhile} descriptions went before");
+    }
+}
+
+#[test]
+fn what_takes_long_has_its_turn_beside_whoever_types() {
+    let mut world = Crowd::new();
+    world.describe();
+    while world.described < 8 {
+        let typed = world.typed;
+        world.write(1);
+        while world.typed == typed {
+            assert!(world.step(true));
+        }
+        assert!(world.typed < 40, "{} were described", world.described);
+    }
+}
+
+#[test]
+fn what_takes_long_does_not_wait_for_a_disk_that_does_not_answer() {
+    let mut world = Crowd::new();
+    world.write(1);
+    world.describe();
+    while world.step(false) {}
+    assert_eq!(world.begun, 0);
+    world.world.room.tick();
+    while world.step(false) {}
+    assert_eq!(world.begun, 8);
+    // They show what is not on the disk.
+    assert_eq!(world.described, 0);
+    while world.step(true) {}
+    assert_eq!((world.described, world.typed), (8, 1));
+}

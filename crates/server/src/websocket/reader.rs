@@ -1,0 +1,365 @@
+//! Frames from a client, as strictly as RFC 6455 wants them (sections 5 and 7), and no more memory than bytes arrived.
+
+use std::cell::RefCell;
+use std::io::{Error, ErrorKind};
+use std::task::ready;
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use thiserror::Error;
+use tokio::net::TcpStream;
+
+/// Bytes that are read at a time when it is not known what comes.
+const READ_BYTES: usize = 16 << 10;
+/// Bytes by which the room for a payload under way grows at least, and what is read of it at a time.
+const STEP_BYTES: usize = 64 << 10;
+/// The longest payload of a ping, a pong or a close.
+const MAX_CONTROL_BYTES: usize = 125;
+
+thread_local! {
+    /// What a socket is read into: connections that wait hold no buffer.
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
+}
+
+/// What a client sent.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Event {
+    /// A binary message.
+    Message(Bytes),
+    Ping(Bytes),
+    Pong,
+    Close,
+}
+
+/// Why a connection is dropped: its client doesn't speak RFC 6455, or not the part of it that is spoken here.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Error)]
+pub(crate) enum Violation {
+    #[error("a close frame whose payload is not a code and a text")]
+    Close,
+    #[error("a continuation of nothing")]
+    Continuation,
+    #[error("a control frame in fragments")]
+    ControlFragmented,
+    #[error("a control frame of more than {MAX_CONTROL_BYTES} bytes")]
+    ControlTooLong,
+    #[error("a new message within one that is not complete")]
+    Interrupted,
+    #[error("a length in more bytes than it needs")]
+    Length,
+    #[error("a frame or a bit that is reserved")]
+    Reserved,
+    #[error("a text message, where all messages are binary")]
+    Text,
+    #[error("a message that is too large")]
+    TooLarge,
+    #[error("a frame without a mask")]
+    Unmasked,
+}
+
+/// Takes bytes as they arrive and gives the messages and control frames in them.
+///
+/// Between frames it holds nothing; within a message it holds what arrived of it and at most half as much again.
+#[derive(Debug)]
+pub(crate) struct FrameReader {
+    max_message_bytes: usize,
+    /// What arrived and was not looked at.
+    input: BytesMut,
+    /// What arrived of a message, unmasked, if it isn't all in `input`.
+    message: Vec<u8>,
+    /// The data frame whose payload is arriving.
+    frame: Option<DataFrame>,
+    /// Whether the frames so far leave a message without its last one.
+    is_in_fragments: bool,
+    /// Text messages are taken as well, for a conformance suite that sends little else; whether the last one was.
+    #[cfg(test)]
+    pub(super) text: Option<bool>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct DataFrame {
+    is_last: bool,
+    mask: [u8; 4],
+    /// Bytes of the payload that did not arrive yet.
+    left: usize,
+}
+
+impl FrameReader {
+    /// A reader that has seen nothing yet, for messages of at most so many bytes.
+    pub(crate) fn new(max_message_bytes: usize) -> Self {
+        Self {
+            max_message_bytes,
+            input: BytesMut::new(),
+            message: Vec::new(),
+            frame: None,
+            is_in_fragments: false,
+            #[cfg(test)]
+            text: None,
+        }
+    }
+
+    /// Takes bytes that arrived.
+    pub(crate) fn handle_bytes(&mut self, bytes: &[u8]) {
+        self.input.extend_from_slice(bytes);
+    }
+
+    /// Memory that is held for what arrived, in bytes.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.input.len() + self.message.capacity()
+    }
+
+    /// Bytes that arrived of a message that is not complete.
+    pub(crate) fn is_within_message(&self) -> bool {
+        self.is_in_fragments || self.frame.is_some()
+    }
+
+    /// The next thing that arrived completely.
+    pub(crate) fn poll_event(&mut self) -> Result<Option<Event>, Violation> {
+        loop {
+            if let Some(frame) = self.frame {
+                let arrived = frame.left.min(self.input.len());
+                if frame.is_last && arrived == frame.left && self.message.is_empty() {
+                    // All of it is here: it is handed on as it lies.
+                    let mut payload = self.input.split_to(arrived);
+                    unmask(&mut payload, frame.mask);
+                    self.end_frame(true);
+                    return Ok(Some(Event::Message(payload.freeze())));
+                }
+                self.make_room(arrived);
+                self.message.extend_from_slice(&self.input[..arrived]);
+                self.input.advance(arrived);
+                if let Some(message) = self.handle_payload(arrived) {
+                    return Ok(Some(Event::Message(message)));
+                }
+                if self.frame.is_some() {
+                    return Ok(self.nothing_more());
+                }
+            }
+            let Some(head) = Head::parse(&self.input)? else {
+                return Ok(self.nothing_more());
+            };
+            if head.is_control() {
+                let whole = head.length + head.payload;
+                if self.input.len() < whole {
+                    return Ok(self.nothing_more());
+                }
+                let mut payload = self.input.split_to(whole).split_off(head.length);
+                unmask(&mut payload, head.mask);
+                return control(head.opcode, &payload).map(Some);
+            }
+            match (head.opcode, self.is_in_fragments) {
+                (0, false) => return Err(Violation::Continuation),
+                (1 | 2, true) => return Err(Violation::Interrupted),
+                #[cfg(test)]
+                (1 | 2, false) if self.text.is_some() => self.text = Some(head.opcode == 1),
+                (1, false) => return Err(Violation::Text),
+                _ => {}
+            }
+            // What a frame declares is compared, not believed: nothing is reserved for it.
+            if head.payload > self.max_message_bytes - self.message.len() {
+                return Err(Violation::TooLarge);
+            }
+            self.input.advance(head.length);
+            self.is_in_fragments = true;
+            self.frame = Some(DataFrame {
+                is_last: head.is_last,
+                mask: head.mask,
+                left: head.payload,
+            });
+        }
+    }
+
+    /// Waits for the next bytes, takes them and says how many. `UnexpectedEof` when the client sends no more.
+    ///
+    /// # Cancel safety
+    /// Nothing is read before the future is ready.
+    ///
+    /// # Errors
+    /// If the socket can't be read.
+    pub(crate) async fn receive(&mut self, stream: &TcpStream) -> Result<usize, Error> {
+        std::future::poll_fn(|context| {
+            loop {
+                ready!(stream.poll_read_ready(context))?;
+                match self.try_receive(stream) {
+                    Ok(0) => return Err(ErrorKind::UnexpectedEof.into()).into(),
+                    Ok(count) => return Ok(count).into(),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error).into(),
+                }
+            }
+        })
+        .await
+    }
+
+    fn try_receive(&mut self, stream: &TcpStream) -> Result<usize, Error> {
+        match self.frame {
+            // The middle of a large payload goes where it is wanted.
+            Some(frame) if frame.left > READ_BYTES && self.input.is_empty() => {
+                // All but its end, which `poll_event` is to see.
+                let wanted = (frame.left - 1).min(STEP_BYTES);
+                self.make_room(wanted);
+                let count = stream.try_read_buf(&mut (&mut self.message).limit(wanted))?;
+                let _ = self.handle_payload(count);
+                Ok(count)
+            }
+            _ => SCRATCH.with_borrow_mut(|scratch| {
+                let count = stream.try_read(scratch)?;
+                self.handle_bytes(&scratch[..count]);
+                Ok(count)
+            }),
+        }
+    }
+
+    /// Makes room for so many more bytes of the message, for half of what is there already at most if that is more.
+    fn make_room(&mut self, bytes: usize) {
+        if self.message.capacity() - self.message.len() >= bytes {
+            return;
+        }
+        let ahead = self.frame.map_or(0, |frame| frame.left);
+        let growth = bytes.max(ahead.min(self.message.len() / 2));
+        self.message.reserve_exact(growth);
+    }
+
+    /// The last `arrived` bytes of `message` are the frame's next. Returns the message that they complete.
+    fn handle_payload(&mut self, arrived: usize) -> Option<Bytes> {
+        let frame = self.frame.as_mut()?;
+        let start = self.message.len() - arrived;
+        unmask(&mut self.message[start..], frame.mask);
+        frame.mask.rotate_left(arrived % 4);
+        frame.left -= arrived;
+        if frame.left > 0 {
+            return None;
+        }
+        let is_last = frame.is_last;
+        self.end_frame(is_last);
+        is_last.then(|| Bytes::from(std::mem::take(&mut self.message)))
+    }
+
+    fn end_frame(&mut self, is_last: bool) {
+        self.frame = None;
+        self.is_in_fragments = !is_last;
+    }
+
+    /// What is left is less than a frame's head or a control frame, and is kept without the buffer that it came in.
+    fn nothing_more(&mut self) -> Option<Event> {
+        self.input = if self.input.is_empty() {
+            BytesMut::new()
+        } else {
+            BytesMut::from(&self.input[..])
+        };
+        None
+    }
+}
+
+/// A frame's head.
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    opcode: u8,
+    is_last: bool,
+    mask: [u8; 4],
+    /// Bytes of the head itself.
+    length: usize,
+    /// Bytes of the payload.
+    payload: usize,
+}
+
+impl Head {
+    /// `None` if there are too few bytes for one. What can be seen to be wrong is refused at its first byte.
+    fn parse(bytes: &[u8]) -> Result<Option<Self>, Violation> {
+        let Some((&first, rest)) = bytes.split_first() else {
+            return Ok(None);
+        };
+        let opcode = first & 0x0f;
+        let is_last = first & 0x80 != 0;
+        if first & 0x70 != 0 || !matches!(opcode, 0..=2 | 8..=10) {
+            return Err(Violation::Reserved);
+        }
+        let is_control = opcode & 8 != 0;
+        if is_control && !is_last {
+            return Err(Violation::ControlFragmented);
+        }
+        let Some((&second, rest)) = rest.split_first() else {
+            return Ok(None);
+        };
+        if second & 0x80 == 0 {
+            return Err(Violation::Unmasked);
+        }
+        let short = second & 0x7f;
+        if is_control && usize::from(short) > MAX_CONTROL_BYTES {
+            return Err(Violation::ControlTooLong);
+        }
+        let (payload, length_bytes) = match short {
+            126 => {
+                let Some(bytes) = rest.first_chunk() else {
+                    return Ok(None);
+                };
+                (u64::from(u16::from_be_bytes(*bytes)), 2)
+            }
+            127 => {
+                let Some(bytes) = rest.first_chunk() else {
+                    return Ok(None);
+                };
+                (u64::from_be_bytes(*bytes), 8)
+            }
+            short => (u64::from(short), 0),
+        };
+        let is_minimal = match length_bytes {
+            2 => payload > 125,
+            8 => payload > 0xffff,
+            _ => true,
+        };
+        if !is_minimal {
+            return Err(Violation::Length);
+        }
+        let Some(mask) = rest[length_bytes..].first_chunk() else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            opcode,
+            is_last,
+            mask: *mask,
+            length: 2 + length_bytes + mask.len(),
+            // What no memory can hold is too large, too.
+            payload: usize::try_from(payload).map_err(|_| Violation::TooLarge)?,
+        }))
+    }
+
+    fn is_control(&self) -> bool {
+        self.opcode & 8 != 0
+    }
+}
+
+fn control(opcode: u8, payload: &[u8]) -> Result<Event, Violation> {
+    match opcode {
+        9 => Ok(Event::Ping(Bytes::copy_from_slice(payload))),
+        10 => Ok(Event::Pong),
+        _ if is_close(payload) => Ok(Event::Close),
+        _ => Err(Violation::Close),
+    }
+}
+
+/// Whether this is what a close frame may carry: nothing, or a code that may be sent and a text.
+fn is_close(payload: &[u8]) -> bool {
+    let Some((code, reason)) = payload.split_first_chunk() else {
+        return payload.is_empty();
+    };
+    // RFC 6455, section 7.4, and what was registered since.
+    let is_code = matches!(
+        u16::from_be_bytes(*code),
+        1000..=1003 | 1007..=1014 | 3000..=4999
+    );
+    is_code && std::str::from_utf8(reason).is_ok()
+}
+
+fn unmask(bytes: &mut [u8], mask: [u8; 4]) {
+    let (chunks, rest) = bytes.as_chunks_mut::<8>();
+    let mask = u32::from_ne_bytes(mask);
+    let wide = u64::from(mask) << 32 | u64::from(mask);
+    for chunk in chunks {
+        *chunk = (u64::from_ne_bytes(*chunk) ^ wide).to_ne_bytes();
+    }
+    for (byte, mask) in rest.iter_mut().zip(wide.to_ne_bytes()) {
+        *byte ^= mask;
+    }
+}
+
+#[cfg(test)]
+mod tests;
