@@ -268,6 +268,7 @@ impl Connection {
             self.commands.clone(),
             opened.chunks,
             opened.end,
+            opened.answer,
         ))
     }
 

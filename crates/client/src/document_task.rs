@@ -17,7 +17,7 @@ use crate::connection::{CallError, Connection};
 use crate::live_document::{DocumentEnd, DocumentEvent, Progress, Refusal, Shared};
 use crate::room_client::{Link, RoomEnd};
 use crate::stream::{PendingAnswer, StreamEnd};
-use crate::sync_calls::SyncStream;
+use crate::sync_calls::{NOTHING, SyncStream};
 
 /// How long an abandoned document is kept for what is not saved yet.
 pub(crate) const LINGER: Duration = Duration::from_secs(10);
@@ -34,6 +34,8 @@ pub(crate) struct DocumentTask {
     pub(crate) is_fresh: bool,
     /// Whether the server has let us open it before.
     pub(crate) was_open: bool,
+    /// Conflicts that were answered since the server last took something.
+    pub(crate) conflicts: u32,
 }
 
 /// How a stream ended.
@@ -75,6 +77,7 @@ impl DocumentTask {
                     Err(reason) => Ended::Unreadable(reason),
                 },
                 Err(CallError::Refused { code, text }) if !may_pass(code) => {
+                    let text = self.with_what_is_kept(code, text);
                     return Refusal { code, text }.into();
                 }
                 Err(CallError::Disconnected | CallError::Ended(_)) => Ended::Lost,
@@ -90,7 +93,10 @@ impl DocumentTask {
                 // Somebody has opened it again meanwhile.
                 Ended::Done => self.shared.lock().publish(&DocumentEvent::Disconnected),
                 Ended::Unreadable(reason) => return DocumentEnd::Unreadable(reason),
-                Ended::Refused => self.is_fresh = true,
+                Ended::Refused => {
+                    self.is_fresh = true;
+                    self.conflicts = 0;
+                }
                 // A connection that is gone is waited for; one that is still there did not take the call.
                 Ended::Lost if connection.is_closed() => {}
                 Ended::Lost | Ended::Later => {
@@ -166,6 +172,26 @@ impl DocumentTask {
         connection.sync().open(&start).await
     }
 
+    /// What to do about a document that is not there any more, if something of it is here.
+    fn with_what_is_kept(&self, code: Option<i64>, text: String) -> String {
+        let state = self.shared.lock();
+        let has_content = state.replica.document().element_count() > 0;
+        let is_empty = !has_content && state.replica.is_saved();
+        if code != Some(MISSING) || !self.was_open || is_empty {
+            return text;
+        }
+        let unsaved = state.replica.kept().count();
+        let kept = if state.is_journaled() {
+            "is in the journal, and is sent when the document is created and opened here again"
+        } else {
+            "can be read from it as long as it is not closed"
+        };
+        format!(
+            "{text} (it was there before: somebody deleted or moved it, or the server was restored from a copy without it. \
+             What this client has of it, with {unsaved} updates that are not saved, {kept})"
+        )
+    }
+
     /// Takes up the state with which a stream begins.
     fn begin(&mut self, stream: &SyncStream) -> Result<(), String> {
         let mut state = self.shared.lock();
@@ -185,8 +211,14 @@ impl DocumentTask {
             state.start_over(document);
             None
         } else {
+            let vector = match stream.server_vector() {
+                Some(vector) => vector.to_vec(),
+                None => state.replica.document().state_vector(),
+            };
             let received = state.replica.received(stream.state());
             received.map_err(|error| error.to_string())?;
+            let lacking = state.replica.send_lacking(&vector, stream.state());
+            lacking.map_err(|error| error.to_string())?;
             Some(stream.state())
         };
         state.journal_progress(received);
@@ -199,7 +231,7 @@ impl DocumentTask {
         Ok(())
     }
 
-    async fn serve(&self, mut stream: SyncStream, backoff: &mut Backoff) -> Ended {
+    async fn serve(&mut self, mut stream: SyncStream, backoff: &mut Backoff) -> Ended {
         let sender = stream.sender();
         let mut under_way: VecDeque<(u64, PendingAnswer)> = VecDeque::new();
         loop {
@@ -258,16 +290,21 @@ impl DocumentTask {
     }
 
     /// The server's answer to an update.
-    fn answered(&self, number: u64, answer: Result<Content, CallError>) -> Option<Ended> {
+    fn answered(&mut self, number: u64, answer: Result<Content, CallError>) -> Option<Ended> {
         match answer {
             Ok(Content::Json(notice)) => {
+                self.conflicts = 0;
                 let mut state = self.shared.lock();
                 if let Some(violations) = notice.get("violations").and_then(Value::as_array) {
                     let violations = violations.clone();
                     state.publish(&DocumentEvent::Repaired { violations });
                 }
+                if let Some(operations @ 1..) = notice.get("deleted").and_then(Value::as_u64) {
+                    state.publish(&DocumentEvent::Erased { operations });
+                }
                 if notice.get("pending") == Some(&Value::Bool(true)) {
-                    let vector = notice["state_vector"].as_str().unwrap_or_default();
+                    // Of a document with very many clients the server doesn't list what it has: it gets everything.
+                    let vector = notice["state_vector"].as_str().unwrap_or(NOTHING);
                     let filled = decode_base64(vector.as_bytes())
                         .map_err(|error| error.to_string())
                         .and_then(|vector| {
@@ -284,11 +321,12 @@ impl DocumentTask {
                 state.journal_progress(None);
             }
             Ok(_) => {
+                self.conflicts = 0;
                 let mut state = self.shared.lock();
                 state.replica.acknowledged(number);
                 state.journal_progress(None);
             }
-            Err(CallError::Refused { code, text }) if !may_pass(code) => {
+            Err(CallError::Refused { code, text }) if !self.may_be_taken(code) => {
                 self.shared.lock().refuse(number, Refusal { code, text });
                 self.shared.advance(|_| {});
                 return Some(Ended::Refused);
@@ -298,6 +336,18 @@ impl DocumentTask {
         }
         self.shared.advance(|_| {});
         None
+    }
+
+    /// Whether an update that was refused may be taken when it is sent again. A conflict passes when another has left;
+    /// one that doesn't is for good, as when somebody took the place of the operations in it.
+    fn may_be_taken(&mut self, code: Option<i64>) -> bool {
+        if code == Some(CONFLICT) {
+            self.conflicts += 1;
+            if self.conflicts > TRIES {
+                return false;
+            }
+        }
+        may_pass(code)
     }
 }
 
@@ -311,9 +361,16 @@ async fn first_answer(
     }
 }
 
+/// There is no such document.
+const MISSING: i64 = 1003;
+/// The code of a conflict.
+const CONFLICT: i64 = 1005;
+/// How often an update is sent again after a conflict, each time on a new stream, while the server takes nothing else.
+const TRIES: u32 = 3;
+
 /// Whether what the server refuses now may be taken later: conflicts, states that pass, failures of its own.
 fn may_pass(code: Option<i64>) -> bool {
-    matches!(code, None | Some(1005 | 1006 | 1008 | 1009 | 4001))
+    matches!(code, None | Some(CONFLICT | 1006 | 1008 | 1009 | 4001))
 }
 
 /// Marks what is edited here. Published Python programs read 32 bits of it.

@@ -62,6 +62,8 @@ pub(crate) struct OpenedStream {
     pub(crate) stream: StreamId,
     pub(crate) chunks: mpsc::Receiver<Content>,
     pub(crate) end: oneshot::Receiver<Result<(), StreamEnd>>,
+    /// What the first chunk was answered by.
+    pub(crate) answer: Content,
 }
 
 /// What the room said at the beginning.
@@ -286,6 +288,7 @@ impl Driver {
             stream,
             chunks: chunks_receiver,
             end: end_receiver,
+            answer: Content::Empty,
         };
         let opening = Opening {
             opened,
@@ -393,7 +396,10 @@ impl Driver {
             return;
         }
         match CallError::check(content) {
-            Ok(_taken) => self.advance_opening(stream, |opening| opening.is_first_taken = true),
+            Ok(answer) => self.advance_opening(stream, |opening| {
+                opening.opened.answer = answer;
+                opening.is_first_taken = true;
+            }),
             Err(error) => {
                 self.session.close_stream(stream);
                 self.end_stream(stream, Err(error));

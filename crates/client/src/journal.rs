@@ -1,6 +1,6 @@
 //! What of a document outlives the program: its content, and the edits that the server has not acknowledged.
 //!
-//! A journal is a file of records, each behind its length and checksum, that is only appended to, and written anew when
+//! A journal is a file of records, each behind its length and checksum, that is only appended to, and rewritten when
 //! it has become long. A record that was cut off by a crash ends it.
 
 use std::fs::{self, File, OpenOptions};

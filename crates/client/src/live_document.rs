@@ -1,6 +1,7 @@
 //! A document that is open: edited here at once, and kept equal with everybody else's.
 
 use std::collections::{HashSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -72,6 +73,34 @@ pub(crate) struct Shared {
     /// Wakes the task: there is something to send, or nobody has the document open any more.
     pub(crate) work: Notify,
     progress: watch::Sender<Progress>,
+    /// The thread that calls a closure of the user, which holds the lock; 0 is none.
+    inside: AtomicU64,
+}
+
+/// Notes which thread is inside of a closure, as long as it is.
+struct Inside<'a>(&'a AtomicU64);
+
+impl<'a> Inside<'a> {
+    fn new(inside: &'a AtomicU64) -> Self {
+        inside.store(this_thread(), Ordering::Relaxed);
+        Self(inside)
+    }
+}
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+}
+
+/// A number for each thread, from 1 on. A thread compares it with what it has stored itself, or else another number, so
+/// no order is asked for.
+fn this_thread() -> u64 {
+    static THREADS: AtomicU64 = AtomicU64::new(1);
+    thread_local! {
+        static NUMBER: u64 = THREADS.fetch_add(1, Ordering::Relaxed);
+    }
+    NUMBER.with(|number| *number)
 }
 
 #[derive(Debug)]
@@ -118,6 +147,12 @@ pub enum DocumentEvent {
     Gap {
         /// Whether what it lacks is on its way to it.
         is_filled: bool,
+    },
+    /// The server knows operations of an edit that it has nothing of: others deleted what they held, or sent them in
+    /// this client's name. What they held is not there.
+    Erased {
+        /// How many.
+        operations: u64,
     },
     /// The server refused an edit for good. The document is now what the server has, with those edits that don't build
     /// on the refused one; unless it ends, which comes next then.
@@ -297,7 +332,11 @@ impl LiveDocument {
 
     /// Reads the document.
     ///
-    /// The closure must not wait for anything, since nothing is received meanwhile, nor use a handle of this document.
+    /// The closure must not wait for anything, since nothing is received meanwhile.
+    ///
+    /// # Panics
+    ///
+    /// When the closure panics, and when it uses a handle of this document, which would wait for itself.
     ///
     /// ```
     /// # use meshagent_document::Target;
@@ -314,7 +353,7 @@ impl LiveDocument {
     /// # });
     /// ```
     pub fn read<R>(&self, read: impl FnOnce(&MeshDocument) -> R) -> R {
-        read(self.shared.lock().replica.document())
+        self.shared.call(|state| read(state.replica.document()))
     }
 
     /// The content as JSON, `{root tag: {…}}`.
@@ -333,7 +372,12 @@ impl LiveDocument {
 
     /// Edits the document. What the closure did is there at once, and sent in the background.
     ///
-    /// The closure must not wait for anything, since nothing is received meanwhile, nor use a handle of this document.
+    /// The closure must not wait for anything, since nothing is received meanwhile. What it did before a panic is kept
+    /// and sent like anything else.
+    ///
+    /// # Panics
+    ///
+    /// When the closure panics, and when it uses a handle of this document, which would wait for itself.
     ///
     /// ```
     /// # use meshagent_document::Target;
@@ -350,13 +394,15 @@ impl LiveDocument {
     /// # });
     /// ```
     pub fn edit<R>(&self, edit: impl FnOnce(&mut Editor<'_>) -> R) -> R {
-        let mut state = self.shared.lock();
-        let result = state.replica.edit(edit);
-        state.journal_edits();
-        state.publish_changes();
-        drop(state);
+        // A panic is passed on when what was changed before it is on its way like anything else.
+        let result = self.shared.call(|state| {
+            let result = catch_unwind(AssertUnwindSafe(|| state.replica.edit(edit)));
+            state.journal_edits();
+            state.publish_changes();
+            result
+        });
         self.shared.work.notify_one();
-        result
+        result.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     /// Waits until the document has been brought up to date by the server once.
@@ -595,11 +641,25 @@ impl Shared {
                 abandoned_since: None,
             }),
             work: Notify::new(),
+            inside: AtomicU64::new(0),
             progress: watch::Sender::default(),
         }
     }
 
+    /// Calls what the user gave, which must not come back here.
+    fn call<R>(&self, user: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.lock();
+        let _inside = Inside::new(&self.inside);
+        user(&mut state)
+    }
+
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        assert!(
+            self.inside.load(Ordering::Relaxed) != this_thread(),
+            "a handle of the document {:?} is used inside of a closure that edits or reads it, which would wait for itself \
+             for ever; use the closure's argument",
+            self.path
+        );
         // A closure of the user that panicked left the replica as it was after its last edit.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -731,6 +791,11 @@ impl State {
     /// Why an edit up to `last` was refused, of those that come after `told`.
     fn refused(&self, told: u64, last: u64) -> Option<&Refusal> {
         self.refusals.between(told, last)
+    }
+
+    /// Whether what is here outlives the program.
+    pub(crate) fn is_journaled(&self) -> bool {
+        self.journal.is_some()
     }
 
     /// Writes down what was edited since the last time, before anybody is told that it was.

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use meshagent_document::{DecodeError, MeshDocument, UpdateKind, merge_updates};
 
@@ -94,7 +95,7 @@ impl Replica {
         &mut self.document
     }
 
-    /// Edits the document; what was edited is kept to be sent.
+    /// Edits the document; what was edited is kept to be sent, also if the closure panics afterwards.
     ///
     /// ```
     /// # use meshagent_client::Replica;
@@ -112,11 +113,12 @@ impl Replica {
     /// ```
     pub fn edit<R>(&mut self, edit: impl FnOnce(&mut Editor<'_>) -> R) -> R {
         let mut editor = Editor::new(&mut self.document);
-        let result = edit(&mut editor);
+        // What was changed before a panic is in the document, so it is kept like anything else.
+        let result = catch_unwind(AssertUnwindSafe(|| edit(&mut editor)));
         for update in editor.into_updates() {
             self.keep(update, false);
         }
-        result
+        result.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     /// Edits the document by its own functions; the updates that they return, and the closure hands on, are kept.
@@ -138,7 +140,19 @@ impl Replica {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn edit_with(&mut self, edit: impl FnOnce(&mut MeshDocument) -> Vec<Vec<u8>>) {
-        for update in edit(&mut self.document) {
+        let before = self.document.state_vector();
+        let result = catch_unwind(AssertUnwindSafe(|| edit(&mut self.document)));
+        let updates = match result {
+            Ok(updates) => updates,
+            Err(panic) => {
+                // All that is here and was not before, with deletions that the server may have already.
+                if let Ok(update) = self.document.encode_diff(&before) {
+                    self.keep(update, false);
+                }
+                resume_unwind(panic);
+            }
+        };
+        for update in updates {
             self.keep(update, false);
         }
     }
@@ -230,7 +244,11 @@ impl Replica {
         if updates >= WINDOW_UPDATES || bytes >= WINDOW_BYTES {
             return None;
         }
-        let first = self.unsaved.iter().position(|one| !one.is_sent)?;
+        // What the server lacks goes first: the others may build on it.
+        let waiting = |one: &Unsaved| !one.is_sent;
+        let fill = |one: &Unsaved| waiting(one) && one.is_fill;
+        let fill = self.unsaved.iter().position(fill);
+        let first = fill.or_else(|| self.unsaved.iter().position(waiting))?;
         let (mut bytes, mut last) = (0, None);
         let run = self.unsaved.iter().skip(first).take_while(|one| {
             bytes += one.update.len();
@@ -339,6 +357,23 @@ impl Replica {
             fill.first = first;
         }
         Ok(true)
+    }
+
+    /// A stream has begun: with the server's state vector, and the state that it sent. What the server lacks beyond
+    /// the edits that are kept anyway is sent before them. It had that once, but was restored from an older copy.
+    pub(crate) fn send_lacking(
+        &mut self,
+        state_vector: &[u8],
+        state: &[u8],
+    ) -> Result<(), DecodeError> {
+        let kept = self.unsaved.iter().map(|one| &one.update[..]);
+        let updates: Vec<&[u8]> = std::iter::once(state).chain(kept).collect();
+        if self.document.is_covered_by(state_vector, &updates)? {
+            return Ok(());
+        }
+        let missing = self.document.encode_diff(state_vector)?;
+        self.keep(missing, true);
+        Ok(())
     }
 
     /// The server will never take what was sent with this number; it is given up. The document still has it, until

@@ -16,6 +16,7 @@ pub struct StreamHandle {
     sender: StreamSender,
     chunks: mpsc::Receiver<Content>,
     end: EndOfStream,
+    answer: Content,
 }
 
 #[derive(Debug)]
@@ -45,12 +46,19 @@ impl StreamHandle {
         commands: mpsc::Sender<Command>,
         chunks: mpsc::Receiver<Content>,
         end: oneshot::Receiver<Result<(), StreamEnd>>,
+        answer: Content,
     ) -> Self {
         Self {
             sender: StreamSender { stream, commands },
             chunks,
             end: EndOfStream::Unknown(end),
+            answer,
         }
+    }
+
+    /// What the server answered the first chunk by: `empty`, or `json` if it had something to say.
+    pub(crate) fn first_answer(&self) -> &Content {
+        &self.answer
     }
 
     /// The next chunk of the server; `None` once the server has closed the call.

@@ -4,7 +4,7 @@
 
 use meshagent_protocol::{
     Content, DocPath, InvalidRequest, SyncChunk, SyncCreate, SyncDescribe, SyncDescribed,
-    SyncOpenStart, SyncOutput, SyncPatch, SyncPatched,
+    SyncOpenStart, SyncOutput, SyncPatch, SyncPatched, decode_base64,
 };
 use serde_json::Value;
 
@@ -183,6 +183,7 @@ impl SyncCalls {
                 path,
                 schema,
                 state: update,
+                server_vector: server_vector(handle.first_answer()),
                 handle,
             }),
             SyncOutput::Sync { .. } => Err(CallError::unexpected("the first chunk is no state")),
@@ -196,6 +197,7 @@ pub struct SyncStream {
     path: String,
     schema: Value,
     state: Vec<u8>,
+    server_vector: Option<Vec<u8>>,
     handle: StreamHandle,
 }
 
@@ -257,6 +259,12 @@ impl SyncStream {
     /// ```
     pub fn state(&self) -> &[u8] {
         &self.state
+    }
+
+    /// The server's state vector, if the one that the document was opened with is ahead of it: the server lacks
+    /// operations, as after it was restored from an older copy.
+    pub(crate) fn server_vector(&self) -> Option<&[u8]> {
+        self.server_vector.as_deref()
     }
 
     /// The next update of somebody else; `None` once the document is closed.
@@ -394,4 +402,18 @@ impl SyncStream {
 pub struct Acknowledgement {
     /// What the server has to say about it: what it repaired, or what is missing.
     pub notice: Option<Value>,
+}
+
+/// The state vector of nothing, in base64.
+pub(crate) const NOTHING: &str = "AA==";
+
+/// What the server has, if it said that it lacks something.
+fn server_vector(answer: &Content) -> Option<Vec<u8>> {
+    let Content::Json(notice) = answer else {
+        return None;
+    };
+    notice.get("ahead")?;
+    let vector = notice.get("state_vector").and_then(Value::as_str);
+    // Of a document with very many clients the server doesn't list what it has: it gets everything.
+    decode_base64(vector.unwrap_or(NOTHING).as_bytes()).ok()
 }

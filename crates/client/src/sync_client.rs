@@ -381,6 +381,7 @@ impl SyncClient {
             start,
             is_fresh: !is_there,
             was_open: is_there,
+            conflicts: 0,
         };
         documents.insert(path.as_str().to_owned(), Arc::downgrade(&shared));
         drop(documents);

@@ -202,3 +202,41 @@ fn what_does_not_build_on_a_refused_edit_is_kept() {
     assert_eq!(server.to_json(true), replica.document().to_json(true));
     assert!(replica.is_saved());
 }
+
+#[test]
+fn what_was_changed_before_a_panic_is_kept() {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    let mut replica = Replica::new(document(1));
+    let own = append(&mut replica, "früher");
+    let element = json!({ "body": { "text": "漢字 🌿" } });
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        replica.edit(|d| {
+            d.append_child(Target::Root, element).unwrap();
+            d.set_attribute(Target::Id(own), "text", json!("eins"))
+                .unwrap();
+            panic!("as a program does");
+        })
+    }));
+    assert!(panicked.is_err());
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        replica.edit_with(|document| {
+            let element = json!({ "body": { "text": "two" } });
+            let made = document.append_child(Target::Root, element, &mut || "two".to_owned());
+            made.unwrap();
+            panic!("again");
+        });
+    }));
+    assert!(panicked.is_err());
+    assert!(!replica.is_saved());
+    append(&mut replica, "later");
+
+    let mut other = document(2);
+    for one in sent(&mut replica) {
+        other.apply_update(&one.update).unwrap();
+        replica.acknowledged(one.number);
+    }
+    assert!(replica.is_saved());
+    assert_eq!(texts(&other), ["eins", "漢字 🌿", "two", "later"]);
+    assert_eq!(other.to_json(true), replica.document().to_json(true));
+}
