@@ -8,6 +8,7 @@ mod client;
 mod disk;
 mod random;
 mod record;
+mod roaming;
 mod session;
 mod trace;
 mod world;

@@ -48,6 +48,7 @@ fn build(lax: bool) -> MeshSchema {
         note = note.property(ValueProperty::new("odd", SimpleValue::String));
     }
     let mut board = ElementType::new("board").property(ChildProperty::new("items", tags.clone()));
+    board = board.property(ValueProperty::new(IDENTITY, SimpleValue::String));
     for client in 1..=MOST_CLIENTS {
         let seal = ValueProperty::new(seal_name(client), SimpleValue::Number);
         board = board.property(seal);
@@ -64,6 +65,20 @@ fn build(lax: bool) -> MeshSchema {
         elements.push(ElementType::new("scrap"));
     }
     MeshSchema::new("board", elements).expect("the tags above are all there")
+}
+
+/// The attribute of the root that names a document, if its creator did.
+const IDENTITY: &str = "identity";
+
+/// What a document is created with that is to be known wherever it goes.
+pub(super) fn named(name: &str) -> Value {
+    json!({"board": {IDENTITY: name, "items": []}})
+}
+
+/// The name that a document was created with.
+pub(super) fn identity(document: &MeshDocument) -> Option<String> {
+    let name = document.root().attribute(IDENTITY);
+    name.and_then(|name| name.as_str().map(str::to_owned))
 }
 
 /// The attribute of the root that only this client's patches set.

@@ -19,6 +19,7 @@ use self::patches::Patches;
 use super::board;
 use super::random::Random;
 use super::record::{Place, Record};
+use super::roaming::{Clocks, Identity, Relocation, is_roaming};
 use super::session::{Asked, NONSENSE_ID, Purpose, Session};
 use super::trace::Totals;
 
@@ -27,13 +28,6 @@ const ATTACHMENT_BYTES: usize = 700;
 
 /// How many times a client edits in a storm; each makes an update or a few.
 const STORM_EDITS: usize = 900;
-
-/// The path of a document that comes and goes, so that nothing of it is promised.
-pub(super) const SCRATCH: &str = "scratch.board";
-
-fn is_scratch(path: &str) -> bool {
-    path == SCRATCH
-}
 
 /// What kind of program it is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -72,6 +66,7 @@ impl Manner {
 
 /// What a client's steps are told to, and counted in.
 pub(super) struct Context<'a> {
+    pub(super) now: u64,
     pub(super) record: &'a mut Record,
     pub(super) totals: &'a mut Totals,
     /// Whether documents have a small bound.
@@ -94,6 +89,7 @@ pub(super) struct Client {
     session: Option<Session>,
     documents: BTreeMap<String, Document>,
     patches: BTreeMap<String, Patches>,
+    now: u64,
 }
 
 /// A document as this client has it.
@@ -109,6 +105,8 @@ struct Document {
     kept: VecDeque<Kept>,
     /// What the replica had when the connection was lost, as a state vector.
     had: Option<Vec<u8>>,
+    /// Its name, if it does not stay where it is.
+    identity: Option<Identity>,
 }
 
 /// What holds a replica.
@@ -144,7 +142,10 @@ struct Stream {
     queue: VecDeque<(Vec<u8>, Purpose)>,
     is_waiting: bool,
     /// How many operations of each client were promised when it was asked for.
-    due: BTreeMap<u64, u64>,
+    due: Clocks,
+    /// The same of all documents that may be at its path.
+    due_of: BTreeMap<String, Clocks>,
+    since: u64,
 }
 
 impl Client {
@@ -171,6 +172,7 @@ impl Client {
             session: None,
             documents,
             patches: BTreeMap::new(),
+            now: 0,
         }
     }
 
@@ -212,7 +214,10 @@ impl Client {
                 document.is_off = true;
             }
         }
-        for document in self.documents.values_mut() {
+        for (path, document) in &mut self.documents {
+            if is_roaming(path) {
+                *document = Document::default();
+            }
             if let Some(stream) = document.stream.take() {
                 document.give_up(&stream);
             }
@@ -239,6 +244,7 @@ impl Client {
         packet: &[u8],
         context: &mut Context<'_>,
     ) -> Result<(), String> {
+        self.now = context.now;
         let Some(session) = &mut self.session else {
             return Ok(());
         };
@@ -254,6 +260,9 @@ impl Client {
                 chunk,
             }) => self.chunk_came(&tool_call_id, &chunk, context)?,
             Some(ServerToClient::Messaging { .. }) => context.totals.add("talk heard", 1),
+            Some(ServerToClient::RoomStatus { status, .. }) if status == "messages_lost" => {
+                context.totals.add("losses of talk told", 1);
+            }
             Some(_) | None => {}
         }
         Ok(())
@@ -271,6 +280,17 @@ impl Client {
         };
         match asked {
             Asked::Call | Asked::Close => Ok(()),
+            Asked::Relocate { number } => {
+                let kind = if code.is_some() {
+                    "moves and deletions refused"
+                } else {
+                    "moves and deletions"
+                };
+                context.totals.add(kind, 1);
+                let roamers = &mut context.record.roamers;
+                roamers.answered(number, context.now, code.is_some());
+                Ok(())
+            }
             Asked::Patch(sealing) => self.patch_answered(&sealing, content, context),
             Asked::Invoke { path } | Asked::Start { path } => {
                 if code.is_some()
@@ -288,8 +308,27 @@ impl Client {
                 update,
                 purpose,
                 number,
+                call,
+                sent,
+                identity,
             } => {
                 let place = (self.room.clone(), path.clone());
+                if code.is_none()
+                    && purpose != Purpose::Echo
+                    && let Some(identity) = &identity
+                {
+                    let roamers = &mut context.record.roamers;
+                    roamers.promise(identity, &path, &update, sent)?;
+                }
+                let stream = self
+                    .documents
+                    .get(&path)
+                    .and_then(|one| one.stream.as_ref());
+                if is_roaming(&path) && stream.is_none_or(|stream| stream.call != call) {
+                    // Its document has gone from here; what is open by now is another, or the same opened anew.
+                    context.totals.add("answers after a document had gone", 1);
+                    return Ok(());
+                }
                 match code {
                     Some(code) => self.update_refused(&place, &update, purpose, code, context)?,
                     None => self.update_taken(&place, &update, purpose, content, context)?,
@@ -320,7 +359,7 @@ impl Client {
         }
         if code == INVALID && purpose == Purpose::Edit && self.manner.loses_nothing() {
             // A document that is full, or a call that the server has ended.
-            if !context.may_be_full && !is_scratch(&place.1) {
+            if !context.may_be_full && !is_roaming(&place.1) {
                 return Err(format!("{}: an edit was called invalid", self.name));
             }
             if self.manner == Manner::Careful
@@ -331,7 +370,7 @@ impl Client {
             }
             return Ok(());
         }
-        if is_denied && purpose == Purpose::Edit && !is_scratch(&place.1) {
+        if is_denied && purpose == Purpose::Edit && !is_roaming(&place.1) {
             context.record.refuse(place, update);
         }
         let Some(document) = self.documents.get_mut(&place.1) else {
@@ -365,6 +404,8 @@ impl Client {
         if purpose == Purpose::Echo {
             return match content {
                 Content::Empty => Ok(()),
+                // Somebody has deleted it in the meantime.
+                Content::Json(notice) if notice.get("deleted").is_some() => Ok(()),
                 other => Err(format!(
                     "{}: an echo was answered with {other:?}",
                     self.name
@@ -373,7 +414,7 @@ impl Client {
         }
         context.totals.add("updates acknowledged", 1);
         // Of somebody who may not write it can only be something that is there already.
-        if !is_scratch(&place.1) {
+        if !is_roaming(&place.1) {
             context.record.promise(place, update)?;
         }
         let Some(document) = self.documents.get_mut(&place.1) else {
@@ -485,6 +526,9 @@ impl Client {
                 if let Some(stream) = document.stream.take() {
                     document.give_up(&stream);
                 }
+                if is_roaming(&path) {
+                    *document = Document::default();
+                }
                 return Ok(());
             }
             _ => {}
@@ -498,7 +542,7 @@ impl Client {
             _ => return Err(format!("{}: the state comes first, and once", self.name)),
         };
         let place = (self.room.clone(), path.clone());
-        if !is_scratch(&path) {
+        if !is_roaming(&path) {
             context.record.promise(&place, &update)?;
         }
         let starts_over = std::mem::take(&mut document.starts_over);
@@ -549,8 +593,22 @@ impl Client {
                 ));
             }
         }
-        if is_first && !is_scratch(&path) {
-            let clocks: BTreeMap<u64, u64> = replica.clocks().collect();
+        if is_roaming(&path) {
+            if is_first {
+                let Some(name) = board::identity(replica) else {
+                    return Err(format!("{}: {path:?} has lost its name", self.name));
+                };
+                stream.due = stream.due_of.remove(&name).unwrap_or_default();
+                document.identity = Some((self.room.clone(), name));
+            }
+            if let Some(identity) = &document.identity {
+                let since = if is_first { stream.since } else { 0 };
+                let roamers = &mut context.record.roamers;
+                roamers.promise(identity, &path, &update, since)?;
+            }
+        }
+        if is_first {
+            let clocks: Clocks = replica.clocks().collect();
             let has = |(client, clock): (&u64, &u64)| clocks.get(client) >= Some(clock);
             if !stream.due.iter().all(has) {
                 return Err(format!(
@@ -563,7 +621,7 @@ impl Client {
             context.totals.add("chunks witnessed", 1);
             let violations = match replica {
                 Holder::Plain(replica) => replica.violations(),
-                Holder::Ours(_) => Vec::new(),
+                Holder::Ours(_) => meshagent_document::Violations::default(),
             };
             if !violations.is_empty() {
                 return Err(format!("{}: was shown {violations:?}", self.name));
@@ -603,7 +661,12 @@ impl Client {
 
     /// Does something, or nothing.
     pub(super) fn act(&mut self, context: &mut Context<'_>) {
-        let paths: Vec<String> = self.documents.keys().cloned().collect();
+        self.now = context.now;
+        let mut paths: Vec<String> = self.documents.keys().cloned().collect();
+        if paths.iter().any(|path| is_roaming(path)) {
+            let roams = self.random.one_in(2);
+            paths.retain(|path| is_roaming(path) == roams);
+        }
         let Some(path) = self.random.pick(&paths).cloned() else {
             return;
         };
@@ -611,8 +674,7 @@ impl Client {
         let document = &self.documents[&path];
         let (is_open, has_replica) = (document.is_open(), document.replica.is_some());
         if is_ready && document.stream.is_none() && !self.random.one_in(4) {
-            let due = context.record.clocks(&(self.room.clone(), path.clone()));
-            return self.open(&path, due);
+            return self.open_with(&path, context);
         }
         match self.random.below(40) {
             0 if is_open => self.close(&path),
@@ -625,7 +687,7 @@ impl Client {
             9 if is_open && self.is_rough => self.lose_an_edit(&path, context),
             10 if is_open => self.send_all_kept(&path),
             11 if is_open && self.manner == Manner::Careful => self.send_twice(&path, context),
-            12 if is_ready => self.delete_or_move(context),
+            17..22 if is_ready && is_roaming(&path) => self.relocate(&path, context),
             13 if is_ready => self.look_around(&path),
             14..16 if is_ready => self.patch(&path, context),
             10..40 if self.manner != Manner::Witness && has_replica => self.edit(&path, context),
@@ -808,6 +870,7 @@ impl Client {
         else {
             return;
         };
+        let identity = document.identity.clone();
         let Some(stream) = &mut document.stream else {
             return;
         };
@@ -822,6 +885,9 @@ impl Client {
             update,
             purpose,
             number,
+            call: stream.call.clone(),
+            sent: self.now,
+            identity,
         };
         session.chunk(&stream.call, chunk, asked);
     }
@@ -842,7 +908,17 @@ impl Client {
     }
 
     /// Opens a document. What was promised of it before, the state has to have.
-    fn open(&mut self, path: &str, due: BTreeMap<u64, u64>) {
+    fn open_with(&mut self, path: &str, context: &Context<'_>) {
+        if is_roaming(path) {
+            let due_of = context.record.roamers.clocks(&self.room);
+            return self.open(path, Clocks::new(), due_of);
+        }
+        let due = context.record.clocks(&(self.room.clone(), path.to_owned()));
+        self.open(path, due, BTreeMap::new());
+    }
+
+    fn open(&mut self, path: &str, due: Clocks, due_of: BTreeMap<String, Clocks>) {
+        let name = self.new_name();
         let (Some(document), Some(session)) = (self.documents.get_mut(path), &mut self.session)
         else {
             return;
@@ -850,11 +926,12 @@ impl Client {
         let Ok(doc_path) = DocPath::parse(path) else {
             return;
         };
-        if is_scratch(path) {
-            // What stood there before was another document.
-            *document = Document::default();
-        }
         let mut start = SyncOpenStart::new(doc_path);
+        if is_roaming(path) {
+            // What stood there before may have been another document.
+            *document = Document::default();
+            start.initial_json = Some(board::named(&name));
+        }
         start.merge = !self.is_rough && self.random.one_in(2);
         start.schema = Some(board::schema_json());
         let known = document
@@ -873,6 +950,8 @@ impl Client {
             queue: VecDeque::new(),
             is_waiting: false,
             due,
+            due_of,
+            since: self.now,
         });
     }
 
@@ -885,6 +964,9 @@ impl Client {
             document.give_up(&stream);
             session.chunk(&stream.call, Content::close(), Asked::Close);
         }
+        if is_roaming(path) {
+            *document = Document::default();
+        }
     }
 
     fn describe(&mut self, path: &str) {
@@ -894,11 +976,22 @@ impl Client {
         }
     }
 
+    /// A name for a document that no other has.
+    fn new_name(&mut self) -> String {
+        self.elements += 1;
+        format!("{}-{}", self.number, self.elements)
+    }
+
     fn create(&mut self, path: &str) {
+        let json = if is_roaming(path) {
+            board::named(&self.new_name())
+        } else {
+            json!({"board": {"items": [{"section": {"title": "made"}}]}})
+        };
         if let (Some(session), Ok(path)) = (&mut self.session, DocPath::parse(path)) {
             let create = SyncCreate {
                 path,
-                json: Some(json!({"board": {"items": [{"section": {"title": "made"}}]}})),
+                json: Some(json),
                 schema: Some(board::schema_json()),
                 schema_path: None,
             };
@@ -906,20 +999,35 @@ impl Client {
         }
     }
 
-    /// Deletes the document that nobody is promised, or moves it to where nobody looks.
-    fn delete_or_move(&mut self, context: &mut Context<'_>) {
-        let Some(session) = &mut self.session else {
-            return;
+    /// Moves or removes a document, or its folder, with edits under way before and behind it; and opens it at its new
+    /// place at once.
+    fn relocate(&mut self, path: &str, context: &mut Context<'_>) {
+        let may_edit = self.manner != Manner::Witness;
+        for _ in 0..self.random.below(3) {
+            if may_edit {
+                self.edit(path, context);
+            }
+        }
+        let relocation = Relocation::of(path, &mut self.random);
+        let destination = relocation.destination(path);
+        let number = context.record.roamers.sent(&self.room, relocation.clone());
+        if let Some(session) = &mut self.session {
+            session.relocate(&relocation, number);
+        }
+        for _ in 0..self.random.below(4) {
+            if may_edit {
+                self.edit(path, context);
+            }
+        }
+        let is_closed = |path: &String| {
+            let document = self.documents.get(path);
+            document.is_some_and(|document| document.stream.is_none())
         };
-        let (tool, arguments) = if self.random.one_in(2) {
-            ("delete", json!({"path": SCRATCH, "recursive": false}))
-        } else {
-            let arguments =
-                json!({"source_path": SCRATCH, "destination_path": "old.board", "overwrite": true});
-            ("move", arguments)
-        };
-        context.totals.add("documents deleted or moved", 1);
-        session.call("storage", tool, Content::Json(arguments));
+        if let Some(destination) = destination.filter(is_closed)
+            && self.random.one_in(2)
+        {
+            self.open_with(&destination, context);
+        }
     }
 
     fn look_around(&mut self, path: &str) {
@@ -952,10 +1060,10 @@ impl Client {
         }
         let paths: Vec<String> = self.documents.keys().cloned().collect();
         for path in paths {
-            if is_scratch(&path) {
+            if is_roaming(&path) {
                 self.close(&path);
             } else if self.documents[&path].stream.is_none() {
-                self.open(&path, BTreeMap::new());
+                self.open(&path, Clocks::new(), BTreeMap::new());
             }
             if self.manner == Manner::Careful
                 && let Some(document) = self.documents.get_mut(&path).filter(|one| one.is_off)
@@ -974,7 +1082,7 @@ impl Client {
             .as_ref()
             .is_some_and(|session| session.waiting().next().is_none())
             && self.documents.iter().all(|(path, document)| {
-                if is_scratch(path) {
+                if is_roaming(path) {
                     document.stream.is_none()
                 } else {
                     document.is_open() && document.kept.is_empty() && document.is_saved()
@@ -1008,7 +1116,7 @@ impl Client {
     pub(super) fn is_off(&self) -> bool {
         self.documents
             .iter()
-            .any(|(path, document)| document.is_off && !is_scratch(path))
+            .any(|(path, document)| document.is_off && !is_roaming(path))
     }
 
     /// Throws such replicas away.
@@ -1021,7 +1129,7 @@ impl Client {
     /// Every document with what this client has of it.
     pub(super) fn replicas(&self) -> impl Iterator<Item = (Place, &MeshDocument)> {
         let documents = self.documents.iter();
-        let promised = documents.filter(|(path, _)| !is_scratch(path));
+        let promised = documents.filter(|(path, _)| !is_roaming(path));
         promised.filter_map(|(path, document)| {
             let place = (self.room.clone(), path.clone());
             Some((place, document.replica.as_deref()?))

@@ -7,9 +7,10 @@ use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use meshagent_store::{
-    DocumentId, Entry, MemoryStore, ProvenanceRecord, RoomId, Seq, Store, StoreError, StoreStats,
-    StoredDocument, StoredFile, StoredUpdate, Write, WriteError, Written,
+    DocumentId, Entry, FileHead, FileVersion, MemoryStore, ProvenanceRecord, RoomId, Seq, Store,
+    StoreError, StoreStats, StoredDocument, StoredFile, StoredUpdate, Write, WriteError, Written,
 };
 use meshagent_store_sqlite::{DATABASE_FILE, Durability, Options, SqliteStore};
 use tempfile::TempDir;
@@ -297,12 +298,21 @@ impl Store for LogStore {
         self.memory.stat(room, path)
     }
 
-    fn list(&self, room: &RoomId, folder: &str) -> Result<Option<Vec<Entry>>, StoreError> {
-        self.memory.list(room, folder)
+    fn list(
+        &self,
+        room: &RoomId,
+        folder: &str,
+        max: usize,
+    ) -> Result<Option<Vec<Entry>>, StoreError> {
+        self.memory.list(room, folder, max)
     }
 
     fn load(&self, room: &RoomId, path: &str) -> Result<Option<StoredDocument>, StoreError> {
         self.memory.load(room, path)
+    }
+
+    fn load_by_id(&self, document: DocumentId) -> Result<Option<StoredDocument>, StoreError> {
+        self.memory.load_by_id(document)
     }
 
     fn follow(
@@ -320,6 +330,22 @@ impl Store for LogStore {
 
     fn read_file(&self, room: &RoomId, path: &str) -> Result<Option<StoredFile>, StoreError> {
         self.memory.read_file(room, path)
+    }
+
+    fn open_file(&self, room: &RoomId, path: &str) -> Result<Option<FileHead>, StoreError> {
+        self.memory.open_file(room, path)
+    }
+
+    fn read_file_range(
+        &self,
+        room: &RoomId,
+        path: &str,
+        version: FileVersion,
+        start: u64,
+        length: usize,
+    ) -> Result<Option<Bytes>, StoreError> {
+        self.memory
+            .read_file_range(room, path, version, start, length)
     }
 
     fn check(&self) -> Result<(), StoreError> {

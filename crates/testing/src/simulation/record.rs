@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use meshagent_document::{Limits, MeshDocument, UpdateKind};
 use meshagent_server::simulation::SimServer;
-use meshagent_store::Store;
+use meshagent_store::{DocumentId, Store, StoredDocument};
 
 use super::board;
+use super::roaming::Roamers;
 
 /// How many refused updates are kept to be looked for in the end.
 const KEPT_REFUSED: usize = 64;
@@ -24,6 +25,8 @@ pub(super) struct Record {
     refused: Vec<(Place, Vec<u8>)>,
     /// Of each document, by client, what its patches have set.
     seals: BTreeMap<Place, BTreeMap<u64, Seal>>,
+    /// Of documents that do not stay where they are.
+    pub(super) roamers: Roamers,
 }
 
 /// What one client's patches of a document have come to.
@@ -112,35 +115,12 @@ impl Record {
     /// Compares with what a server would load now.
     pub(super) fn check(&self, store: &dyn Store) -> Result<(), String> {
         self.check_seals(store)?;
+        self.roamers.check(store)?;
         for (place, promised) in &self.promised {
             let mut stored = load(store, place)?
                 .ok_or_else(|| format!("{place:?} is gone, and somebody has seen it"))?;
-            let kind = stored
-                .classify(&promised.encode_state())
-                .map_err(|error| format!("{place:?}: {error}"))?;
-            if !matches!(kind, UpdateKind::Contained | UpdateKind::Empty) {
-                return Err(format!(
-                    "{place:?} has lost something that was seen or acknowledged ({kind:?})\npromised {}\nstored   {}",
-                    promised.to_json(true),
-                    stored.to_json(true),
-                ));
-            }
             self.check_refused(store, place, &stored)?;
-            if let Some(pending) = promised.encode_pending() {
-                let before = (stored.state_vector(), stored.encode_pending());
-                stored
-                    .apply_update(&pending)
-                    .map_err(|error| format!("{place:?}: {error}"))?;
-                if before != (stored.state_vector(), stored.encode_pending()) {
-                    return Err(format!(
-                        "{place:?} has lost an acknowledged update that waits for an earlier one"
-                    ));
-                }
-            }
-            let violations = stored.violations();
-            if !violations.is_empty() {
-                return Err(format!("{place:?} is stored with {violations:?}"));
-            }
+            holds(&mut stored, promised).map_err(|error| format!("{place:?} {error}"))?;
             let intruder = clients(&stored.state_vector())
                 .into_iter()
                 .find(|client| self.intruders.contains(client));
@@ -163,7 +143,7 @@ impl Record {
         for (_, update) in self.refused.iter().filter(|(of, _)| of == place) {
             let failed = |error| format!("{place:?}: {error}");
             let is_kept = match stored.classify(update).map_err(failed)? {
-                UpdateKind::New => false,
+                UpdateKind::New | UpdateKind::Conflict => false,
                 UpdateKind::Empty | UpdateKind::Contained => true,
                 UpdateKind::Gap => {
                     let Some(mut stored) = load(store, place)? else {
@@ -182,27 +162,77 @@ impl Record {
     }
 }
 
+/// Whether a stored document has all that was promised of it, and keeps its schema.
+pub(super) fn holds(stored: &mut MeshDocument, promised: &MeshDocument) -> Result<(), String> {
+    let unreadable = |error| format!("cannot be compared: {error}");
+    let kind = stored
+        .classify(&promised.encode_state())
+        .map_err(unreadable)?;
+    if !matches!(kind, UpdateKind::Contained | UpdateKind::Empty) {
+        return Err(format!(
+            "has lost something that was seen or acknowledged ({kind:?})\npromised {}\nstored   {}",
+            promised.to_json(true),
+            stored.to_json(true),
+        ));
+    }
+    if let Some(pending) = promised.encode_pending() {
+        let before = (stored.state_vector(), stored.encode_pending());
+        stored.apply_update(&pending).map_err(unreadable)?;
+        if before != (stored.state_vector(), stored.encode_pending()) {
+            return Err("has lost an acknowledged update that waits for an earlier one".to_owned());
+        }
+    }
+    let violations = stored.violations();
+    if !violations.is_empty() {
+        return Err(format!("is stored with {violations:?}"));
+    }
+    Ok(())
+}
+
 /// A document as a server would load it.
 pub(super) fn load(store: &dyn Store, place: &Place) -> Result<Option<MeshDocument>, String> {
     let failed = |error: &dyn std::fmt::Display| format!("{place:?} cannot be loaded: {error}");
     let room = SimServer::room_id(&place.0);
-    let Some(stored) = store
+    let stored = store
         .load(&room, &place.1)
-        .map_err(|error| failed(&error))?
-    else {
-        return Ok(None);
+        .map_err(|error| failed(&error))?;
+    stored
+        .map(|stored| replay(&stored).map_err(|error| failed(&error)))
+        .transpose()
+}
+
+/// What the store refused alone, it must not get in another way: right afterwards it is not there.
+pub(super) fn is_absent(
+    store: &dyn Store,
+    document: DocumentId,
+    update: &[u8],
+) -> Result<(), String> {
+    let failed = |error: &dyn std::fmt::Display| format!("{document} cannot be loaded: {error}");
+    let stored = store.load_by_id(document).map_err(|error| failed(&error))?;
+    // One that only deletes begins with no operations; others may delete the same.
+    let Some(stored) = stored.filter(|_| update.first() != Some(&0)) else {
+        return Ok(());
     };
-    let schema = board::parse_schema(&stored.schema).map_err(|error| failed(&error))?;
+    let replica = replay(&stored).map_err(|error| failed(&error))?;
+    match replica.classify(update) {
+        Ok(UpdateKind::Contained) => Err(format!("document {document} has what was refused")),
+        Ok(_) => Ok(()),
+        Err(error) => Err(failed(&error)),
+    }
+}
+
+fn replay(stored: &StoredDocument) -> Result<MeshDocument, String> {
+    let schema = board::parse_schema(&stored.schema)?;
     let mut document = MeshDocument::with_limits(schema, 1, Limits::NONE);
     let updates = stored.updates.iter().map(|stored| &stored.update);
     for update in stored.snapshot.iter().chain(updates) {
         if !update.is_empty() {
             document
                 .apply_update(update)
-                .map_err(|error| failed(&error))?;
+                .map_err(|error| error.to_string())?;
         }
     }
-    Ok(Some(document))
+    Ok(document)
 }
 
 /// The clients of a state vector.

@@ -8,6 +8,8 @@ use meshagent_protocol::{
     ServerToClient, SyncPatch,
 };
 
+use super::roaming::{Identity, Relocation};
+
 /// The id under which bytes are sent that are no request.
 pub(super) const NONSENSE_ID: u64 = u64::MAX;
 
@@ -28,7 +30,14 @@ pub(super) enum Asked {
         purpose: Purpose,
         /// What the replica of our client calls it.
         number: u64,
+        /// The call on which it was sent, and when.
+        call: String,
+        sent: u64,
+        /// The document that it is for, if that does not stay where it is.
+        identity: Option<Identity>,
     },
+    /// To move or remove something, by its number in the record.
+    Relocate { number: usize },
     /// To change a document by a patch.
     Patch(Sealing),
     /// To end the call.
@@ -122,6 +131,11 @@ impl Session {
 
     pub(super) fn call(&mut self, toolkit: &str, tool: &str, arguments: Content) -> u64 {
         self.invoke(toolkit, tool, arguments, None, Asked::Call)
+    }
+
+    pub(super) fn relocate(&mut self, relocation: &Relocation, number: usize) {
+        let (tool, arguments) = relocation.call();
+        self.invoke("storage", tool, arguments, None, Asked::Relocate { number });
     }
 
     pub(super) fn patch(&mut self, patch: &SyncPatch, sealing: Sealing) {

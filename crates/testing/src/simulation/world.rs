@@ -9,11 +9,16 @@ use meshagent_server::Config;
 use meshagent_server::simulation::{SimConn, SimServer};
 use meshagent_store::{FailingStore, Fault, Store, Timestamp};
 
-use super::client::{Client, Context, Manner, SCRATCH};
+use super::client::{Client, Context, Manner};
 use super::disk::{Disk, Plant};
 use super::random::Random;
 use super::record::{self, Record};
+use super::roaming;
 use super::trace::{Totals, Trace};
+
+/// Requests of one connection that may be unanswered, and about what a small answer takes in its outbox.
+const UNANSWERED: usize = 1024;
+const ANSWER_BYTES: usize = 512;
 
 const MILLISECOND: u64 = 1000;
 const SECOND: u64 = 1000 * MILLISECOND;
@@ -47,6 +52,10 @@ enum Event {
     BeginCommit,
     EndCommit,
     Read,
+    /// A room does its heavy work.
+    Lane,
+    /// The host gets slow, or fast again.
+    Pace,
     Tick,
     /// The disk begins to fail.
     Fault,
@@ -100,6 +109,7 @@ pub(super) struct World {
     commit_is_scheduled: bool,
     cut_in_commit: bool,
     reads_scheduled: usize,
+    lane_scheduled: usize,
     /// Until then things go wrong.
     end: u64,
     record: Record,
@@ -122,10 +132,9 @@ impl World {
                 .map(|number| format!("{number}.board"))
                 .collect();
             documents += paths.len() as u64;
-            if random.one_in(3) {
-                // This one, and where it is moved to.
-                documents += 2;
-                paths.push(SCRATCH.to_owned());
+            if random.one_in(2) {
+                documents += roaming::DOCUMENTS;
+                paths.extend(roaming::paths());
             }
             let mut manners = vec![Manner::Careful, Manner::Witness];
             for _ in 0..random.between(1, 4) {
@@ -170,6 +179,7 @@ impl World {
             commit_is_scheduled: false,
             cut_in_commit: false,
             reads_scheduled: 0,
+            lane_scheduled: 0,
             end,
             record: Record::default(),
             totals: Totals::default(),
@@ -203,6 +213,10 @@ impl World {
             ];
             let outage = outages[self.random.index(outages.len())];
             self.at(time, outage);
+        }
+        if self.random.one_in(4) {
+            let time = self.random.below(self.end);
+            self.at(time, Event::Pace);
         }
         if self.random.one_in(25) {
             let time = self.random.below(self.end);
@@ -246,24 +260,26 @@ impl World {
         is_done: impl Fn(&Self) -> bool,
     ) -> Result<(), String> {
         loop {
-            let Some(((time, _), event)) = self.events.pop_first() else {
+            let Some((at, event)) = self.events.pop_first() else {
                 return Err("nothing happens any more".to_owned());
             };
             self.steps += 1;
             if self.steps > MAX_STEPS {
                 return Err(format!("no end after {MAX_STEPS} steps, at {event:?}"));
             }
+            let (time, _) = at;
             self.now = time;
+            // Looking at every step would take longer than the steps. What the tick itself begins is not waited for.
+            if matches!(event, Event::Tick) && is_done(self) {
+                self.events.insert(at, event);
+                return Ok(());
+            }
             if let Some(server) = &mut self.server {
                 server.set_time(timestamp(time));
             }
             trace.step(format_args!("{time} {event:?}"));
             self.handle(event, trace)?;
             self.settle();
-            // Looking at every step would take longer than the steps.
-            if matches!(event, Event::Tick) && is_done(self) {
-                return Ok(());
-            }
         }
     }
 
@@ -307,6 +323,26 @@ impl World {
                     server.advance_read(index);
                 }
             }
+            Event::Lane => {
+                self.lane_scheduled = self.lane_scheduled.saturating_sub(1);
+                if let Some(server) = &mut self.server
+                    && server.lane() > 0
+                {
+                    self.totals.add("turns in the lane", 1);
+                    let index = self.random.index(server.lane());
+                    server.advance_lane(index);
+                }
+            }
+            Event::Pace => {
+                let millis = self.random.below(80);
+                if let Some(server) = &mut self.server {
+                    server.set_turn_time(Duration::from_millis(millis));
+                }
+                let delay = self.random.below(SECOND);
+                if self.now < self.end {
+                    self.after(delay, Event::Pace);
+                }
+            }
             Event::Tick => {
                 self.after(SECOND, Event::Tick);
                 if let Some(server) = &mut self.server {
@@ -321,6 +357,7 @@ impl World {
             Event::Start => return self.start(),
             Event::Storm(client) => {
                 let mut context = Context {
+                    now: self.now,
                     record: &mut self.record,
                     totals: &mut self.totals,
                     may_be_full: self.config.limits.max_document_bytes < SMALL_DOCUMENT,
@@ -339,8 +376,12 @@ impl World {
         let Some(server) = &self.server else {
             return;
         };
-        let (has_batches, is_committing, reads) =
-            (server.has_batches(), server.is_committing(), server.reads());
+        let (has_batches, is_committing, reads, lane) = (
+            server.has_batches(),
+            server.is_committing(),
+            server.reads(),
+            server.lane(),
+        );
         let idle: Vec<LinkId> = self
             .links
             .iter()
@@ -358,6 +399,11 @@ impl World {
             self.reads_scheduled += 1;
             let delay = self.disk_delay();
             self.after(delay, Event::Read);
+        }
+        while self.lane_scheduled < lane {
+            self.lane_scheduled += 1;
+            let delay = self.lane_delay();
+            self.after(delay, Event::Lane);
         }
         for id in idle {
             let delay = self.random.below(3 * MILLISECOND);
@@ -394,6 +440,7 @@ impl World {
             }
         } else {
             let mut context = Context {
+                now: self.now,
                 record: &mut self.record,
                 totals: &mut self.totals,
                 may_be_full: self.config.limits.max_document_bytes < SMALL_DOCUMENT,
@@ -558,6 +605,7 @@ impl World {
             crc32fast::hash(&packet)
         ));
         let mut context = Context {
+            now: self.now,
             record: &mut self.record,
             totals: &mut self.totals,
             may_be_full: self.config.limits.max_document_bytes < SMALL_DOCUMENT,
@@ -587,6 +635,10 @@ impl World {
         }
         server.begin_commit();
         self.totals.add("commits", 1);
+        for (document, update) in self.store.take_refused() {
+            self.totals.add("appends refused", 1);
+            record::is_absent(self.store.inner().as_ref(), document, &update)?;
+        }
         let delay = self.disk_delay();
         self.after(delay, Event::EndCommit);
         Ok(())
@@ -597,7 +649,11 @@ impl World {
         let faults = [Fault::Full, Fault::Unavailable];
         let fault = faults[self.random.index(2)];
         let calls = self.random.between(1, 5);
-        if self.random.one_in(3) {
+        if self.random.one_in(4) {
+            // Too large, say: the rest of its batch stands.
+            let from = self.store.appends() + self.random.below(3);
+            self.store.refuse_appends(from..from + calls);
+        } else if self.random.one_in(3) {
             let from = self.store.reads() + self.random.below(3);
             self.store.fail_reads(from..from + calls, fault);
         } else {
@@ -630,7 +686,9 @@ impl World {
                 server.end_commit();
             }
             while !server.is_flushed() {
-                if server.has_batches() {
+                if server.lane() > 0 {
+                    server.advance_lane(0);
+                } else if server.has_batches() {
                     server.begin_commit();
                     server.end_commit();
                 } else if server.reads() > 0 {
@@ -659,9 +717,13 @@ impl World {
         self.commit_is_scheduled = false;
         self.cut_in_commit = false;
         self.events.retain(|_, event| {
-            !matches!(event, Event::BeginCommit | Event::EndCommit | Event::Read)
+            !matches!(
+                event,
+                Event::BeginCommit | Event::EndCommit | Event::Read | Event::Lane
+            )
         });
         self.reads_scheduled = 0;
+        self.lane_scheduled = 0;
         let mut losses = Vec::new();
         for (id, link) in &mut self.links {
             link.conn = None;
@@ -710,7 +772,8 @@ impl World {
             (
                 "bytes in an outbox",
                 figures.outbox_bytes,
-                4 * limits.max_outbox_bytes,
+                // Answers to its own requests may come on top of what others said.
+                4 * limits.max_outbox_bytes + UNANSWERED * ANSWER_BYTES,
             ),
             ("staged writes", figures.staged_writes, STAGED_WRITES),
             (
@@ -721,7 +784,7 @@ impl World {
             (
                 "bytes that wait",
                 figures.pending_bytes,
-                // Counted as they came; read again from the disk they are one update, with gaps written out.
+                // Read again from the disk they are one update, with gaps written out.
                 limits.max_pending_bytes + limits.max_pending_bytes / 4,
             ),
         ] {
@@ -739,6 +802,7 @@ impl World {
         !server.has_batches()
             && !server.is_committing()
             && server.reads() == 0
+            && server.lane() == 0
             && self.links.values().all(|link| {
                 link.up.is_empty()
                     && link.down.is_empty()
@@ -845,6 +909,13 @@ impl World {
         }
     }
 
+    fn lane_delay(&mut self) -> u64 {
+        match self.random.below(40) {
+            0 => self.random.below(SECOND),
+            _ => self.random.below(12 * MILLISECOND),
+        }
+    }
+
     fn disk_delay(&mut self) -> u64 {
         match self.random.below(40) {
             0 => self.random.below(2 * SECOND),
@@ -869,7 +940,7 @@ fn config(random: &mut Random, documents: u64) -> Config {
     config.limits.max_outbox_bytes = marks[random.index(marks.len())];
     config.limits.max_documents = documents;
     if random.one_in(3) {
-        config.limits.max_pending_bytes = random.index(2000);
+        config.limits.max_pending_bytes = random.index(20_000);
     }
     if random.one_in(4) {
         config.limits.max_shared_bytes = random.index(20_000);

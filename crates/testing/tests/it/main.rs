@@ -11,11 +11,15 @@ fn promises_hold_whatever_fails() {
     assert!(failed.is_empty(), "{}", tell(&failed));
     // A promise that is never put to the test holds easily.
     for kind in [
+        "appends refused",
         "catch-ups",
         "commits that failed",
-        "connections ended by the server",
+        "losses of talk told",
         "echoes",
         "gaps filled",
+        "moves and deletions",
+        "answers after a document had gone",
+        "turns in the lane",
         "power cuts in a commit",
         "stops",
         "times a connection was not read from",

@@ -4,12 +4,14 @@
 use meshagent_protocol::{Content, DocPath, SyncPatch, SyncPatched};
 use serde_json::json;
 
-use super::{Client, Context, DENIED, INVALID, is_scratch};
+use super::{Client, Context, DENIED, INVALID};
 use crate::simulation::board;
 use crate::simulation::random::Random;
+use crate::simulation::roaming::is_roaming;
 use crate::simulation::session::{Condition, Sealing};
 
 const CONFLICT: i64 = 1005;
+const FAILED: i64 = 1008;
 
 /// The patches that a client asks for, of one document. The next follows when the one before was answered.
 #[derive(Debug, Default)]
@@ -64,7 +66,7 @@ impl Client {
             _ => None,
         };
         let may_be_applied = !matches!(condition, Condition::DryRun | Condition::WrongVersion);
-        if may_be_applied && self.manner.may_write() && !is_scratch(path) {
+        if may_be_applied && self.manner.may_write() && !is_roaming(path) {
             let place = (self.room.clone(), path.to_owned());
             context
                 .record
@@ -92,24 +94,30 @@ impl Client {
             return Ok(());
         };
         patches.is_waiting = false;
-        let is_scratch = is_scratch(&sealing.path);
+        let is_roaming = is_roaming(&sealing.path);
         let place = (self.room.clone(), sealing.path.clone());
         let (number, condition) = (sealing.number, sealing.condition);
-        if let Content::Error { code, .. } = content {
+        if let Content::Error { code, text, .. } = content {
             let code = code.unwrap_or_default();
+            // By the store, as the world has planned.
+            let is_planned = text.contains("too many for one value");
             context
                 .totals
                 .add(&format!("patches refused with {code}"), 1);
             let is_expected = match code {
                 DENIED => !self.manner.may_write(),
-                CONFLICT => matches!(condition, Condition::SameVersion | Condition::WrongVersion),
+                CONFLICT => {
+                    is_planned
+                        || matches!(condition, Condition::SameVersion | Condition::WrongVersion)
+                }
                 INVALID => context.may_be_full,
                 _ => true,
             };
-            if !is_expected && !is_scratch {
+            if !is_expected && !is_roaming {
                 return wrong("was refused");
             }
-            if !is_scratch {
+            // Behind an append that the store refused it may be on disk, although it is answered by a failure.
+            if !is_roaming && code != FAILED {
                 context
                     .record
                     .seal_answered(&place, self.number, number, false);
@@ -122,7 +130,8 @@ impl Client {
         let Ok(answer) = SyncPatched::parse(content) else {
             return wrong("was answered with something else");
         };
-        let is_applied = answer.operations.last().is_some_and(|one| one.changed);
+        // A document that came here from elsewhere may have that number already.
+        let is_applied = is_roaming || answer.operations.last().is_some_and(|one| one.changed);
         let is_dry = condition == Condition::DryRun;
         if !is_applied || answer.dry_run != is_dry || condition == Condition::WrongVersion {
             return wrong("should not be answered so");
@@ -132,7 +141,7 @@ impl Client {
             return Ok(());
         }
         context.totals.add("patches applied", 1);
-        if !is_scratch {
+        if !is_roaming {
             patches.applied = number;
             patches.version = Some(answer.version);
             context
