@@ -31,7 +31,7 @@ pub(crate) struct CompletionsArgs {
 /// # Errors
 /// If stdout can't be written to.
 pub(crate) fn run(args: &CompletionsArgs, command: Command) -> anyhow::Result<()> {
-    Output::new(&args.output)?.bytes(&script(args.shell, command))
+    Output::new(&args.output)?.file(&script(args.shell, command))
 }
 
 fn script(shell: Shell, mut command: Command) -> Vec<u8> {
@@ -75,7 +75,7 @@ impl Shortcut {
         let script = script(shell, command);
         let output = Output::new(&OutputArgs::default())?;
         if self == Self::Show {
-            return output.bytes(&script);
+            return output.file(&script);
         }
         let path = install(shell, &script)?;
         output.done(&format!(

@@ -41,9 +41,11 @@ pub(crate) fn load(data_dir: &Path) -> anyhow::Result<Option<ApiKey>> {
         }
     };
     let malformed = || {
-        Failure::new(format!("{} holds no API key", path.display())).with_exit_code(USAGE).with_hint(
-            "restore it from a backup, or remove it: the server then makes a new key, and tokens of the old one end",
-        )
+        Failure::new(format!("{} holds no API key", path.display()))
+            .with_exit_code(USAGE)
+            .with_hint(
+                "restore it from a backup, or set MESHAGENT_API_KEY to a key of the same project",
+            )
     };
     let credentials: Credentials = serde_json::from_str(&text).map_err(|_| malformed())?;
     let key =
@@ -51,13 +53,10 @@ pub(crate) fn load(data_dir: &Path) -> anyhow::Result<Option<ApiKey>> {
     Ok(Some(key))
 }
 
-/// The key that is kept in the data directory, made and kept there if there is none; and whether it is new.
+/// Makes the project and key of a data directory, and keeps the key there.
 ///
 /// To be called by whoever holds the data directory, as two at once would each make one.
-pub(crate) fn load_or_create(data_dir: &Path) -> anyhow::Result<(ApiKey, bool)> {
-    if let Some(key) = load(data_dir)? {
-        return Ok((key, false));
-    }
+pub(crate) fn create(data_dir: &Path) -> anyhow::Result<ApiKey> {
     let mut secret = [0; SECRET_BYTES];
     getrandom::fill(&mut secret).context("drawing a secret")?;
     let key = ApiKey {
@@ -76,5 +75,5 @@ pub(crate) fn load_or_create(data_dir: &Path) -> anyhow::Result<(ApiKey, bool)> 
             .with_hint("give a directory of yours by --data-dir, or a key by MESHAGENT_API_KEY")
             .with_source(error)
     })?;
-    Ok((key, true))
+    Ok(key)
 }

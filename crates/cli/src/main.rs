@@ -8,8 +8,10 @@
 
 mod allocator;
 mod completions;
+mod descriptors;
 mod failure;
 mod keyfile;
+mod log;
 mod man;
 mod output;
 mod private_file;
@@ -20,8 +22,8 @@ mod server_file;
 mod settings;
 mod token;
 
-use std::ffi::OsString;
-use std::io::Write as _;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::builder::StyledStr;
@@ -30,7 +32,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::completions::Shortcut;
 use crate::failure::Failure;
-use crate::output::StdoutClosed;
+use crate::output::{StdoutClosed, terminal};
 
 /// A room server for live documents, and the tools around it
 #[derive(Debug, Parser)]
@@ -42,7 +44,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
     Token(token::TokenArgs),
     #[command(subcommand)]
     Room(Box<room::RoomCommand>),
@@ -65,13 +67,52 @@ fn main() -> ExitCode {
 
 fn run() -> anyhow::Result<()> {
     // Ends the process with code 2 if the arguments make no sense.
-    let cli = Cli::try_parse().unwrap_or_else(|error| with_tip(error).exit());
+    let cli = Cli::try_parse().unwrap_or_else(|error| refuse_arguments(&with_tip(error)));
     match &cli.command {
         Command::Serve(args) => serve::run(args),
         Command::Token(args) => token::run(args),
         Command::Room(command) => room::run(command),
         Command::Completions(args) => completions::run(args, Cli::command()),
         Command::Man(args) => man::run(args, Cli::command()),
+    }
+}
+
+/// Ends the process. Arguments may come from a room, by a script, and are repeated to the person; help repeats the
+/// environment.
+fn refuse_arguments(error: &clap::Error) -> ! {
+    // The text itself does not tell: as a string, clap takes whole control sequences out of it.
+    let has_control = |text: &OsStr| text.to_string_lossy().contains(terminal::is_control);
+    let environment = std::env::vars_os()
+        .filter(|(name, _)| name.to_string_lossy().starts_with("MESHAGENT_"))
+        .map(|(_, value)| value);
+    let mut repeated = std::env::args_os().chain(environment);
+    let is_plain = !repeated.any(|text| has_control(&text));
+    let text = error.render().to_string();
+    if !error.use_stderr() {
+        std::process::exit(print_help(error, &text, is_plain))
+    }
+    if is_plain {
+        error.exit()
+    }
+    terminal::say(text.trim_end());
+    std::process::exit(error.exit_code())
+}
+
+/// Prints help, or the version; the exit code. Clap itself takes no notice of a disk that is full.
+fn print_help(help: &clap::Error, text: &str, is_plain: bool) -> i32 {
+    let printed = if is_plain {
+        help.print()
+    } else {
+        writeln!(io::stdout(), "{}", terminal::lines(text.trim_end()))
+    };
+    match printed.and_then(|()| io::stdout().flush()) {
+        Ok(()) => 0,
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+        Err(error) => {
+            terminal::say(&format!("error: writing to stdout: {error}"));
+            1
+        }
     }
 }
 
@@ -92,13 +133,12 @@ fn with_tip(mut error: clap::Error) -> clap::Error {
 
 /// Says on stderr what went wrong, with its causes, and what to do about it.
 fn report(error: &anyhow::Error) -> ExitCode {
-    let mut stderr = std::io::stderr().lock();
     let is_silent = error
         .downcast_ref::<Failure>()
         .is_some_and(Failure::is_silent);
     if !is_silent {
         // With stderr closed, the exit code is all that is left to say.
-        let _ = writeln!(stderr, "error: {error:#}");
+        terminal::say(&format!("error: {error:#}"));
     }
     let failures = || {
         error
@@ -106,7 +146,7 @@ fn report(error: &anyhow::Error) -> ExitCode {
             .filter_map(|cause| cause.downcast_ref::<Failure>())
     };
     for hint in failures().filter_map(Failure::hint) {
-        let _ = writeln!(stderr, "hint: {hint}");
+        terminal::say(&format!("hint: {hint}"));
     }
     failures()
         .find_map(Failure::exit_code)

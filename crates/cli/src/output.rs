@@ -1,6 +1,7 @@
 //! What is printed on stdout: messages, lines, JSON; with colour on a terminal, quiet about a closed pipe.
 
 mod json;
+pub(crate) mod terminal;
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -102,39 +103,55 @@ impl Output {
         if self.is_quiet {
             Ok(())
         } else if self.is_colored {
-            self.line(&format!("\x1b[32m{text}\x1b[0m"))
+            let text = terminal::one_line(text);
+            write(format!("\x1b[32m{text}\x1b[0m\n").as_bytes())
         } else {
             self.line(text)
         }
     }
 
-    /// A line of what was asked for.
+    /// A line of what was asked for. Scripts get it as it is.
     pub(crate) fn line(&self, text: &str) -> anyhow::Result<()> {
-        self.bytes(format!("{text}\n").as_bytes())
+        let text = if self.is_terminal {
+            terminal::one_line(text)
+        } else {
+            text.into()
+        };
+        write(format!("{text}\n").as_bytes())
+    }
+
+    /// What was asked for, as JSON that is written already.
+    pub(crate) fn json_text(&self, text: &str) -> anyhow::Result<()> {
+        let text = if self.is_terminal {
+            terminal::json(text)
+        } else {
+            text.into()
+        };
+        write(format!("{text}\n").as_bytes())
     }
 
     /// What was asked for as JSON, as the published command prints it. People read letters rather than their
     /// numbers, so on a terminal these stay.
     pub(crate) fn json(&self, value: &Value, layout: Layout) -> anyhow::Result<()> {
-        self.line(&json::text(
-            value,
-            layout,
-            !self.is_terminal,
-            self.is_colored,
-        ))
+        let text = json::text(value, layout, !self.is_terminal, self.is_colored);
+        write(format!("{text}\n").as_bytes())
     }
 
-    /// The bytes that were asked for.
-    #[expect(
-        clippy::unused_self,
-        reason = "whoever prints has to have read the flags"
-    )]
-    pub(crate) fn bytes(&self, bytes: &[u8]) -> anyhow::Result<()> {
-        let mut stdout = io::stdout().lock();
-        let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
-        written.map_err(|error| match error.kind() {
-            io::ErrorKind::BrokenPipe => StdoutClosed.into(),
-            _ => anyhow::Error::new(error).context("writing to stdout"),
-        })
+    /// The file that was asked for. On a terminal, so that it can be looked at.
+    pub(crate) fn file(&self, bytes: &[u8]) -> anyhow::Result<()> {
+        if self.is_terminal {
+            write(terminal::file(bytes).as_bytes())
+        } else {
+            write(bytes)
+        }
     }
+}
+
+fn write(bytes: &[u8]) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
+    written.map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => StdoutClosed.into(),
+        _ => anyhow::Error::new(error).context("writing to stdout"),
+    })
 }

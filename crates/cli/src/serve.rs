@@ -2,24 +2,34 @@
 
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
+use meshagent_protocol::ApiKey;
 use meshagent_server::{Config, Limits, Server};
-use meshagent_store_sqlite::{Durability, Options, SqliteStore};
+use meshagent_store_sqlite::{Durability, Found, OpenError, Options, SqliteStore};
 use tokio::net::{TcpListener, TcpSocket};
 use tracing_subscriber::EnvFilter;
 
+use crate::descriptors;
 use crate::failure::{Failure, USAGE};
 use crate::keyfile;
+use crate::log;
+use crate::output::terminal;
 use crate::server_file;
 use crate::settings;
 
 /// Connections that may wait to be accepted: a burst from one address is served, not refused.
 const LISTEN_BACKLOG: u32 = 4096;
+/// How long after the grace the process ends, whatever goes on in it. The server itself needs a few seconds at most.
+const LAST_RESORT: Duration = Duration::from_secs(6);
+/// How long a log that nobody reads is waited for then.
+const LAST_WORD: Duration = Duration::from_millis(500);
+/// How long reads of the store that nobody waits for may take when the server has stopped.
+const LAST_READS: Duration = Duration::from_millis(500);
 
 /// Start a room server
 ///
@@ -63,119 +73,148 @@ pub(crate) struct ServeArgs {
 struct LimitArgs {
     /// Bytes of one message while it is put together from its packets; beyond it that message is refused (1002).
     /// Keep it above 4/3 of the largest document: SDKs send a document back whole after opening it
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_message_bytes)]
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_message_bytes, value_parser = settings::from_one::<usize>)]
     max_message_bytes: usize,
 
-    /// Bytes of messages on their way in, of all connections (of each the first 64 KiB are free); beyond it
-    /// connections are read from later
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_receive_bytes)]
+    /// Bytes held for all clients together: messages, answers, uploads, writes that wait for the disk; a
+    /// connection may have a quarter of it. Beyond it reads pause, large answers wait, or requests are refused (1008)
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_held_bytes, value_parser = settings::from_one::<usize>)]
+    max_held_bytes: usize,
+
+    /// Bytes of messages on their way in, of all connections; beyond it reads pause
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_receive_bytes, value_parser = settings::from_one::<usize>)]
     max_receive_bytes: usize,
 
+    /// Bytes that the JSON of one message takes in memory, many times its text if its values are small; beyond it that
+    /// message is refused (1002)
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_json_bytes, value_parser = settings::from_one::<usize>)]
+    max_json_bytes: usize,
+
     /// Messages per second of one connection, twice as many at once; beyond it the connection is read from later
-    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_messages_per_second)]
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_messages_per_second, value_parser = settings::from_one::<u64>)]
     max_messages_per_second: u64,
 
     /// Bytes per second of one connection, likewise
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_bytes_per_second)]
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_bytes_per_second, value_parser = settings::from_one::<u64>)]
     max_bytes_per_second: u64,
 
     /// Messages per second of all connections together, likewise
-    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_total_messages_per_second)]
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_total_messages_per_second, value_parser = settings::from_one::<u64>)]
     max_total_messages_per_second: u64,
 
     /// Bytes of one update of a document; beyond it that update is refused (1002)
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_update_bytes)]
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_update_bytes, value_parser = settings::from_one::<usize>)]
     max_update_bytes: usize,
 
     /// Bytes of updates that one document keeps although they build on something that never came; beyond it such an
     /// update is refused (1005)
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_pending_bytes)]
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_pending_bytes, value_parser = settings::from_zero::<usize>)]
     max_pending_bytes: usize,
 
     /// Documents in all; beyond it the request that would create one is refused (1008)
-    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_documents)]
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_documents, value_parser = settings::from_one::<u64>)]
     max_documents: u64,
 
     /// Bytes of one document; beyond it the update that adds to it is refused (1002)
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_document_bytes)]
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_document_bytes, value_parser = settings::from_one::<usize>)]
     max_document_bytes: usize,
 
     /// Elements of one document; beyond it the update that adds them is refused (1002)
-    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_document_elements)]
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_document_elements, value_parser = settings::from_one::<usize>)]
     max_document_elements: usize,
 
     /// Levels of elements in one document; beyond it the update that adds them is refused (1002)
-    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_document_depth)]
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_document_depth, value_parser = settings::from_one::<usize>)]
     max_document_depth: usize,
 
+    /// Client ids in one document, of which each program that edits it brings one whenever it starts; beyond it the update
+    /// of a new one is refused (1002)
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_document_clients, value_parser = settings::from_one::<usize>)]
+    max_document_clients: usize,
+
+    /// Bytes of memory that the schemas of all documents in memory take, about; beyond it the request that would open or
+    /// create a document with one more is refused (1008)
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_schema_bytes, value_parser = settings::from_one::<usize>)]
+    max_schema_bytes: usize,
+
+    /// Entries of a folder that is listed; beyond it the list is refused (1002)
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_list_entries, value_parser = settings::from_one::<usize>)]
+    max_list_entries: usize,
+
     /// Bytes of one uploaded file; beyond it that upload is refused (1002)
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_file_bytes)]
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_file_bytes, value_parser = settings::from_one::<usize>)]
     max_file_bytes: usize,
 
     /// Bytes of all uploads under way in one room; beyond it the upload that crosses it is refused (1008)
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_upload_bytes_per_room)]
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_upload_bytes_per_room, value_parser = settings::from_one::<usize>)]
     max_upload_bytes_per_room: usize,
 
     /// Bytes queued towards one connection before the server stops reading from it and merges what documents send it
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_outbox_bytes)]
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_outbox_bytes, value_parser = settings::from_one::<usize>)]
     max_outbox_bytes: usize,
 
     /// Bytes of encoded states and changes that connections share; beyond it documents are opened later, and readers
     /// with something in their queue are brought up to date later
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_shared_bytes)]
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_shared_bytes, value_parser = settings::from_one::<usize>)]
     max_shared_bytes: usize,
 
     /// Streamed calls open on all connections; beyond it that call is refused (1008)
-    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_streams)]
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_streams, value_parser = settings::from_one::<usize>)]
     max_streams: usize,
 
     /// Streamed calls open on one connection; beyond it that call is refused (1002)
-    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_streams_per_connection)]
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_streams_per_connection, value_parser = settings::from_one::<usize>)]
     max_streams_per_connection: usize,
 
     /// Participants in one room; beyond it a handshake is answered with 503
-    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_participants_per_room)]
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_participants_per_room, value_parser = settings::from_one::<usize>)]
     max_participants_per_room: usize,
 
-    /// Connections of the whole server; beyond it a handshake is answered with 503
-    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_connections)]
+    /// Connections of participants, of all rooms together; lowered if the process may not have as many files open. Beyond
+    /// it a handshake is answered with 503
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_connections, value_parser = settings::from_one::<usize>)]
     max_connections: usize,
 
     /// Seconds that a document stays in memory after its last participant left it
-    #[arg(long, value_name = "SECONDS", default_value_t = Config::default().unload_after.as_secs())]
+    #[arg(long, value_name = "SECONDS", default_value_t = Config::default().unload_after.as_secs(), value_parser = settings::from_zero::<u64>)]
     unload_after: u64,
 
     /// Updates that a document collects before they are folded into a snapshot; long ones are folded earlier
-    #[arg(long, value_name = "COUNT", default_value_t = Config::default().snapshot_every)]
+    #[arg(long, value_name = "COUNT", default_value_t = Config::default().snapshot_every, value_parser = settings::from_one::<usize>)]
     snapshot_every: usize,
 
     /// Days for which it is kept which connection made which operations of a document; after that, who took part and
     /// when. 0: for ever
-    #[arg(long, value_name = "DAYS", default_value_t = Config::default().provenance_kept.as_secs() / 86_400)]
+    #[arg(long, value_name = "DAYS", default_value_t = Config::default().provenance_kept.as_secs() / 86_400, value_parser = settings::from_zero::<u64>)]
     provenance_days: u64,
 
     /// Seconds that a handshake may take
-    #[arg(long, value_name = "SECONDS", default_value_t = Config::default().handshake_timeout.as_secs())]
+    #[arg(long, value_name = "SECONDS", default_value_t = Config::default().handshake_timeout.as_secs(), value_parser = settings::from_one::<u64>)]
     handshake_timeout: u64,
 
+    /// Seconds that the body of an HTTP request may take, and that a peer may take for each 16 KiB of a response; after
+    /// that the connection is dropped
+    #[arg(long, value_name = "SECONDS", default_value_t = Config::default().http_timeout.as_secs(), value_parser = settings::from_one::<u64>)]
+    http_timeout: u64,
+
     /// Seconds that one message may take to arrive; after that the connection is dropped
-    #[arg(long, value_name = "SECONDS", default_value_t = Config::default().message_timeout.as_secs())]
+    #[arg(long, value_name = "SECONDS", default_value_t = Config::default().message_timeout.as_secs(), value_parser = settings::from_one::<u64>)]
     message_timeout: u64,
 
     /// Seconds between pings; a peer that is silent for two and a half of them is dropped
-    #[arg(long, value_name = "SECONDS", default_value_t = Config::default().ping_interval.as_secs())]
+    #[arg(long, value_name = "SECONDS", default_value_t = Config::default().ping_interval.as_secs(), value_parser = settings::from_one::<u64>)]
     ping_interval: u64,
 
     /// Seconds that connections get to drain when the server stops
-    #[arg(long, value_name = "SECONDS", default_value_t = Config::default().shutdown_grace.as_secs())]
+    #[arg(long, value_name = "SECONDS", default_value_t = Config::default().shutdown_grace.as_secs(), value_parser = settings::from_zero::<u64>)]
     shutdown_grace: u64,
 
     /// Seconds that a token from the connect endpoint is valid
-    #[arg(long, value_name = "SECONDS", default_value_t = Config::default().connect_token_ttl.as_secs())]
+    #[arg(long, value_name = "SECONDS", default_value_t = Config::default().connect_token_ttl.as_secs(), value_parser = settings::from_one::<u64>)]
     connect_token_ttl: u64,
 
     /// Seconds that a link from download_url is valid
-    #[arg(long, value_name = "SECONDS", default_value_t = Config::default().download_url_ttl.as_secs())]
+    #[arg(long, value_name = "SECONDS", default_value_t = Config::default().download_url_ttl.as_secs(), value_parser = settings::from_one::<u64>)]
     download_url_ttl: u64,
 }
 
@@ -197,23 +236,17 @@ enum LogFormat {
 /// If the data directory or the address cannot be used, or the environment names two different keys.
 pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     start_log(args)?;
-    // Each connection takes a file descriptor, and the usual soft limit is 1,024 of them.
-    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
-        tracing::warn!(%error, "the limit on open files stays as it is");
-    }
+    let mut config = config(&args.limits);
+    let few_files = descriptors::hold_to_limit(&mut config.limits)?;
     let data_dir = match &args.data_dir {
         Some(dir) => dir.clone(),
         None => settings::data_dir()?,
     };
-    std::fs::create_dir_all(&data_dir).map_err(|error| {
-        Failure::new(format!(
-            "can't make the data directory {}",
-            data_dir.display()
-        ))
-        .with_exit_code(USAGE)
-        .with_hint("name one by --data-dir that you may make or write to")
-        .with_source(error)
-    })?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    survive_file_size_limit(&runtime);
     let durability = match args.durability {
         DurabilityArg::Fsync => Durability::Fsync,
         DurabilityArg::Os => Durability::Os,
@@ -221,42 +254,160 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     // The store is opened first: its lock keeps a second server from making a key of its own.
     let mut options = Options::default();
     options.durability = durability;
-    let store = SqliteStore::open(&data_dir, options)?;
-    let (key, is_new) = match settings::key_from_env()? {
-        Some(key) => (key, false),
-        None => keyfile::load_or_create(&data_dir)?,
-    };
-
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("starting the runtime")?;
-    let project = key.project_id.clone();
-    let exports = is_new.then(|| key.encode()).transpose()?;
-    runtime.block_on(async {
-        let listener = listen(args.listen).map_err(|error| {
+    let store =
+        SqliteStore::open(&data_dir, options).map_err(|error| unopened(&data_dir, error))?;
+    // Before a key is made: it is printed by the start that made it.
+    let listener = {
+        let _entered = runtime.enter();
+        listen(args.listen).map_err(|error| {
             Failure::new(format!("can't listen on {}", args.listen))
                 .with_exit_code(USAGE)
                 .with_hint("give another address or port by --listen; port 0 picks a free one")
                 .with_source(error)
-        })?;
+        })?
+    };
+    let (key, is_new) = key_for(&store, &data_dir)?;
+    match store.found() {
+        Found::DatabaseWithoutLog => tracing::warn!(
+            "the last server on this data directory did not stop, and its write-ahead log (meshagent.db-wal) is not \
+             there: unless this database is a restored copy, or another SQLite program has folded the log in, what was \
+             saved last is missing"
+        ),
+        Found::Nothing if !is_new => tracing::warn!("a new, empty database was made"),
+        _ => {}
+    }
+
+    if let Some(error) = store.unsealed() {
+        tracing::warn!(
+            error,
+            "remains of what was kept before file format 3 are still in the free space of meshagent.db, since it could \
+             not be rewritten; the next start tries again"
+        );
+    }
+
+    if let Some(warning) = few_files {
+        tracing::warn!("{warning}");
+    }
+
+    let project = key.project_id.clone();
+    let exports = is_new.then(|| key.encode()).transpose()?;
+    let grace = Duration::from_secs(args.limits.shutdown_grace);
+    let outcome = runtime.block_on(async {
         let url = format!("http://{}", reachable(listener.local_addr()?));
-        let server = Server::new(config(&args.limits), Arc::new(store), key)?;
+        let server = Server::new(config, Arc::new(store), key)?;
         // Installed before anybody is told that the server is ready.
-        let stop = stop_signal()?;
-        server_file::write(&data_dir, &url, &project)?;
+        let stop = stop_signal(grace)?;
+        if let Err(error) = server_file::write(&data_dir, &url, &project) {
+            // Such as a disk that is full: those who have data on it come first.
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "commands on this machine won't find the server by themselves"
+            );
+        }
         announce(&url, &project, exports.as_deref())?;
         show_next_step(args);
         let outcome = server.run(listener, stop).await;
         server_file::remove(&data_dir, &url);
         outcome.context("serving")
-    })
+    });
+    // A read that is under way has nobody left who waits for it.
+    runtime.shutdown_timeout(LAST_READS);
+    outcome
+}
+
+/// Why there is no data to serve, and what to do about it.
+fn unopened(data_dir: &Path, error: OpenError) -> Failure {
+    let dir = data_dir.display();
+    match error {
+        OpenError::Directory { ref path, .. } => {
+            let what = if path == data_dir { "make" } else { "use" };
+            Failure::new(format!("can't {what} the data directory {dir}"))
+                .with_exit_code(USAGE)
+                .with_hint("name one by --data-dir that you may make or write to")
+                .with_source(error)
+        }
+        OpenError::InUse { .. } => Failure::new(format!(
+            "the data directory {dir} is in use by another running server"
+        ))
+        .with_hint("stop it, or name another directory by --data-dir"),
+        OpenError::Missing { path, left } => Failure::new(format!(
+            "{} is missing, but {} says that it was there",
+            path.display(),
+            left.display()
+        ))
+        .with_hint("put the database back, or name another directory by --data-dir"),
+        // What SQLite says has itself as its cause.
+        OpenError::Database { path, source } => Failure::new(format!(
+            "can't open the database {}: {source}",
+            path.display()
+        ))
+        .with_hint("put a backup of it in its place, or name another directory by --data-dir"),
+        _ => Failure::new(format!("can't open the data directory {dir}")).with_source(error),
+    }
+}
+
+/// The key to serve with: the environment's, else the data directory's, else a new one. It has to be of the project
+/// that the store holds, since another would find nothing in it.
+fn key_for(store: &SqliteStore, data_dir: &Path) -> anyhow::Result<(ApiKey, bool)> {
+    let projects = store.projects()?;
+    let held = projects.join(", ");
+    let refuse = |why: String| {
+        Failure::new(format!(
+            "the database in {} holds project {held}, but {why}",
+            data_dir.display()
+        ))
+        .with_exit_code(USAGE)
+    };
+    let new_key = format!(
+        "if the key is lost, give a new one for the same project by MESHAGENT_PROJECT_ID={held}, MESHAGENT_KEY_ID and \
+         MESHAGENT_SECRET"
+    );
+    let (key, source) = match settings::key_from_env()? {
+        Some(key) => (key, "the environment's key"),
+        None => match keyfile::load(data_dir)? {
+            Some(key) => (key, "the key in credentials.json"),
+            None if projects.is_empty() => return Ok((keyfile::create(data_dir)?, true)),
+            None => {
+                let failure =
+                    refuse("there is no key for it: credentials.json is missing".to_owned());
+                return Err(failure
+                    .with_hint(format!(
+                        "restore credentials.json from a backup, or set MESHAGENT_API_KEY to that project's key; {new_key}"
+                    ))
+                    .into());
+            }
+        },
+    };
+    if projects.is_empty() || projects.contains(&key.project_id) {
+        return Ok((key, false));
+    }
+    let failure = refuse(format!("{source} is for project {}", key.project_id));
+    Err(failure
+        .with_hint(format!(
+            "set MESHAGENT_API_KEY to that project's key, or name another --data-dir; {new_key}"
+        ))
+        .into())
+}
+
+/// A file that may not grow (`ulimit -f`) is as a full disk: the write fails and its author is told. By default the
+/// system would end the process instead.
+fn survive_file_size_limit(runtime: &tokio::runtime::Runtime) {
+    use tokio::signal::unix::{SignalKind, signal};
+    /// The same on the systems that we run on; the signal has no name in the standard library.
+    const SIGXFSZ: i32 = 25;
+    let _entered = runtime.enter();
+    // With a handler the signal does nothing else. The handler stays, also when nobody listens.
+    if let Err(error) = signal(SignalKind::from_raw(SIGXFSZ)) {
+        tracing::warn!(%error, "a limit on the size of files would end this process");
+    }
 }
 
 fn config(args: &LimitArgs) -> Config {
     let mut config = Config::default();
     config.limits.max_message_bytes = args.max_message_bytes;
+    config.limits.max_held_bytes = args.max_held_bytes;
     config.limits.max_receive_bytes = args.max_receive_bytes;
+    config.limits.max_json_bytes = args.max_json_bytes;
     config.limits.max_messages_per_second = args.max_messages_per_second;
     config.limits.max_bytes_per_second = args.max_bytes_per_second;
     config.limits.max_total_messages_per_second = args.max_total_messages_per_second;
@@ -266,6 +417,9 @@ fn config(args: &LimitArgs) -> Config {
     config.limits.max_document_bytes = args.max_document_bytes;
     config.limits.max_document_elements = args.max_document_elements;
     config.limits.max_document_depth = args.max_document_depth;
+    config.limits.max_document_clients = args.max_document_clients;
+    config.limits.max_schema_bytes = args.max_schema_bytes;
+    config.limits.max_list_entries = args.max_list_entries;
     config.limits.max_file_bytes = args.max_file_bytes;
     config.limits.max_upload_bytes_per_room = args.max_upload_bytes_per_room;
     config.limits.max_outbox_bytes = args.max_outbox_bytes;
@@ -275,11 +429,12 @@ fn config(args: &LimitArgs) -> Config {
     config.limits.max_participants_per_room = args.max_participants_per_room;
     config.limits.max_connections = args.max_connections;
     config.unload_after = Duration::from_secs(args.unload_after);
-    config.snapshot_every = args.snapshot_every.max(1);
+    config.snapshot_every = args.snapshot_every;
     config.provenance_kept = Duration::from_secs(args.provenance_days.saturating_mul(86_400));
-    config.message_timeout = Duration::from_secs(args.message_timeout.max(1));
+    config.message_timeout = Duration::from_secs(args.message_timeout);
+    config.http_timeout = Duration::from_secs(args.http_timeout);
     config.handshake_timeout = Duration::from_secs(args.handshake_timeout);
-    config.ping_interval = Duration::from_secs(args.ping_interval.max(1));
+    config.ping_interval = Duration::from_secs(args.ping_interval);
     config.shutdown_grace = Duration::from_secs(args.shutdown_grace);
     config.connect_token_ttl = Duration::from_secs(args.connect_token_ttl);
     config.download_url_ttl = Duration::from_secs(args.download_url_ttl);
@@ -295,14 +450,9 @@ fn start_log(args: &ServeArgs) -> anyhow::Result<()> {
             )
             .with_source(error)
     })?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
     match args.log_format {
-        LogFormat::Text => builder
-            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-            .init(),
-        LogFormat::Json => builder.json().init(),
+        LogFormat::Text => log::start_text(filter),
+        LogFormat::Json => log::start_json(filter),
     }
     Ok(())
 }
@@ -359,6 +509,8 @@ fn show_next_step(args: &ServeArgs) {
         Some(dir) => format!(" --data-dir {}", dir.display()),
         None => String::new(),
     };
+    let program = terminal::one_line(&program);
+    let data_dir = terminal::one_line(&data_dir);
     // A closed stderr is no reason to stop serving.
     let _ = writeln!(
         stderr.lock(),
@@ -366,14 +518,51 @@ fn show_next_step(args: &ServeArgs) {
     );
 }
 
-fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+/// Waits for SIGTERM or SIGINT, on a thread that does nothing else: whatever the others are busy with, the process ends
+/// some time after its grace.
+fn stop_signal(grace: Duration) -> anyhow::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("listening for signals")?;
+    let entered = runtime.enter();
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+    drop(entered);
+    let (asked, stop) = tokio::sync::oneshot::channel();
+    // It ends with the process.
+    std::thread::Builder::new()
+        .name("stop".into())
+        .spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+            });
+            // Who waits for it may have gone already.
+            let _ = asked.send(());
+            std::thread::sleep(grace + LAST_RESORT);
+            end_anyway();
+        })
+        .context("listening for signals")?;
+    Ok(async {
+        let _ = stop.await;
     })
+}
+
+/// Ends the process although something goes on in it. Nothing is lost by that: what was acknowledged is on disk.
+fn end_anyway() -> ! {
+    // The log may be what everything waits for.
+    let log = std::thread::spawn(|| {
+        tracing::error!(
+            "the server did not stop by itself after its grace, so the process ends now; what was acknowledged is on disk"
+        );
+    });
+    let patience = Instant::now() + LAST_WORD;
+    while !log.is_finished() && Instant::now() < patience {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    std::process::exit(1)
 }

@@ -3,6 +3,7 @@
 use std::env;
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
@@ -13,8 +14,7 @@ use crate::{keyfile, server_file};
 
 /// How long to wait for a server of this machine to take a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-const KEY_HINT: &str =
-    "a key begins with ma-; the first start of `meshagent serve` prints that of its server";
+const KEY_HINT: &str = "the first start of `meshagent serve` prints the key of its server";
 /// What `MESHAGENT_API_URL` has to be.
 pub(crate) const URL_HINT: &str = "set it to http://HOST:PORT, or to https://HOST of a proxy";
 
@@ -261,11 +261,11 @@ pub(crate) fn variable(name: &str) -> anyhow::Result<Option<String>> {
     match env::var(name) {
         Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
         Err(env::VarError::NotPresent) => Ok(None),
-        Err(error) => Err(Failure::new(format!("can't read {name}"))
-            .with_exit_code(USAGE)
-            .with_hint(format!("set {name} to text in UTF-8"))
-            .with_source(error)
-            .into()),
+        // The error itself repeats the value, which may be a secret.
+        Err(env::VarError::NotUnicode(_)) => {
+            let what = format!("{name} is not valid UTF-8");
+            Err(Failure::new(what).with_exit_code(USAGE).into())
+        }
     }
 }
 
@@ -285,6 +285,18 @@ pub(crate) fn not_empty(text: &str) -> Result<String, &'static str> {
         "" => Err("it is empty"),
         text => Ok(text.to_owned()),
     }
+}
+
+/// A flag's number that has to let something through.
+pub(crate) fn from_one<T: FromStr + Default + PartialEq>(text: &str) -> Result<T, &'static str> {
+    let number = text.parse().ok().filter(|number| *number != T::default());
+    number.ok_or("it has to be a whole number from 1 on")
+}
+
+/// A flag's number that may be none.
+pub(crate) fn from_zero<T: FromStr>(text: &str) -> Result<T, &'static str> {
+    let number = text.parse().ok();
+    number.ok_or("it has to be a whole number from 0 on")
 }
 
 /// UUIDs are written in either case.

@@ -1,8 +1,8 @@
 //! `meshagent token`: a participant token from a file that says who may do what.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -57,7 +57,8 @@ struct TokenSpec {
     version: Version,
     kind: Kind,
     identity: String,
-    room: Option<String>,
+    /// Without it nobody would let its bearer in.
+    room: String,
     role: Option<SpecRole>,
     api: serde_json::Value,
 }
@@ -100,21 +101,46 @@ pub(crate) fn run(args: &TokenArgs) -> anyhow::Result<()> {
     else {
         return writeln!(std::io::stdout(), "{jwt}").context("writing to stdout");
     };
-    // A file is replaced; a pipe, a device, or what a link leads to is written to. Without an end of line, which a
-    // reader would have to take off.
-    let is_stream = fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.is_file());
-    let written = if is_stream {
-        fs::write(path, &jwt)
+    // Without an end of line, which a reader would have to take off.
+    let written = if is_stream(path)? {
+        // Only what is there: a file that took its place would be everybody's.
+        let stream = OpenOptions::new().write(true).open(path);
+        stream.and_then(|mut stream| stream.write_all(jwt.as_bytes()))
     } else {
         private_file::write(path, jwt.as_bytes())
     };
     Ok(written.map_err(|error| input::unwritable(path, error))?)
 }
 
+/// Whether there is a pipe or a device to write to. A file is replaced by one that is its owner's only, which a link
+/// to it would undo: it stays where others chose, with the rights that they gave it.
+fn is_stream(path: &Path) -> Result<bool, Failure> {
+    // The system's own links; everybody may make others in /dev/shm.
+    let is_systems = path.parent().is_some_and(|directory| {
+        let is_descriptors = |own: &str| directory == Path::new(own);
+        ["/dev", "/dev/fd", "/proc/self/fd"]
+            .into_iter()
+            .any(is_descriptors)
+    });
+    let Ok(metadata) = fs::symlink_metadata(path) else {
+        return Ok(false);
+    };
+    if !metadata.is_symlink() || is_systems {
+        return Ok(!metadata.is_file());
+    }
+    if fs::metadata(path).is_ok_and(|target| !target.is_file()) {
+        return Ok(true);
+    }
+    let what = format!("{} is a symbolic link", path.display());
+    Err(Failure::new(what)
+        .with_exit_code(USAGE)
+        .with_hint("name the file itself: it is replaced by one that only its owner may read"))
+}
+
 /// A token with the grants in the order of the published SDKs. To be a user takes no grant.
 pub(crate) fn token(
     identity: &str,
-    room: Option<&RoomName>,
+    room: &RoomName,
     role: Role,
     api: ApiScope,
 ) -> ParticipantToken {
@@ -123,9 +149,7 @@ pub(crate) fn token(
         token.grants.push(Grant::Role(role));
     }
     token.grants.push(Grant::Api(Box::new(api)));
-    if let Some(room) = room {
-        token.grants.push(Grant::Room(room.to_string()));
-    }
+    token.grants.push(Grant::Room(room.to_string()));
     token
 }
 
@@ -141,9 +165,8 @@ fn parse(text: &[u8]) -> Result<ParticipantToken, Failure> {
     if identity.trim().is_empty() {
         return Err(Failure::new("the identity is empty"));
     }
-    let room = room.as_deref().map(RoomName::parse).transpose();
-    let room =
-        room.map_err(|error| Failure::new("the room has no valid name").with_source(error))?;
+    let room = RoomName::parse(&room)
+        .map_err(|error| Failure::new("the room has no valid name").with_source(error))?;
     let role = match role {
         Some(SpecRole::Agent) => Role::Agent,
         Some(SpecRole::Tool) => Role::Tool,
@@ -151,5 +174,5 @@ fn parse(text: &[u8]) -> Result<ParticipantToken, Failure> {
     };
     let api = scope::parse(&api, "api")
         .map_err(|error| Failure::new("the api scope is malformed").with_source(error))?;
-    Ok(token(&identity, room.as_ref(), role, api))
+    Ok(token(&identity, &room, role, api))
 }

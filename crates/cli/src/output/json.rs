@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use serde_json::{Number, Value};
 
+use super::terminal::is_control;
+
 /// Below this, whole numbers are printed with all their digits, as in JavaScript.
 const MAX_PLAIN: f64 = 1e21;
 
@@ -103,7 +105,7 @@ impl Printer {
                 '\u{c}' => self.out.push_str("\\f"),
                 ' '..='~' => self.out.push(char),
                 // A terminal would take control characters for commands.
-                _ if self.is_ascii || char.is_control() => self.escape(char),
+                _ if self.is_ascii || is_control(char) => self.escape(char),
                 _ => self.out.push(char),
             }
         }

@@ -18,10 +18,13 @@ const NOT_FOUND: u8 = 127;
 /// What a shell says when it has found a program and can't run it.
 const NOT_EXECUTABLE: u8 = 126;
 
+/// What signs tokens for everybody, and is not for the program: it is one participant.
+const KEY_VARIABLES: [&str; 3] = ["MESHAGENT_API_KEY", "MESHAGENT_KEY_ID", "MESHAGENT_SECRET"];
+
 /// Run a program as a participant of a room
 ///
 /// Signs a token, and runs the program with MESHAGENT_API_URL, MESHAGENT_PROJECT_ID, MESHAGENT_ROOM and MESHAGENT_TOKEN
-/// set. The program takes this one's place: it gets all signals, and its exit code is the command's.
+/// set, and without those of the API key. The program takes this one's place: it gets all signals, and its exit code is the command's.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   meshagent room connect --room my-room --identity ada -- python3 script.py
@@ -39,7 +42,7 @@ pub(crate) struct ConnectArgs {
     identity: Option<String>,
 
     /// The participant's role
-    #[arg(long, value_name = "ROLE", default_value = "agent", value_parser = settings::not_empty)]
+    #[arg(long, value_name = "ROLE", default_value = "agent", value_parser = ["agent", "tool", "user"])]
     role: String,
 
     /// What the participant may do: userDefault, agentDefault, full, or an api scope as JSON [default: agentDefault]
@@ -83,6 +86,12 @@ pub(crate) fn run(args: &ConnectArgs) -> anyhow::Result<()> {
     let mut command = Command::new(program);
     command.args(arguments);
     set_variables(&mut command, args)?;
+    for name in KEY_VARIABLES {
+        // Asked for by name, it is the caller's decision.
+        if !args.env.iter().any(|(asked, _)| asked == name) {
+            command.env_remove(name);
+        }
+    }
     // Only returns to say why it did not work.
     let error = command.exec();
     let exit_code = match error.kind() {
@@ -105,13 +114,7 @@ fn set_variables(command: &mut Command, args: &ConnectArgs) -> anyhow::Result<()
             .meshagent_token
             .clone()
             .unwrap_or_else(ApiScope::agent_default);
-        let jwt = token(
-            &identity,
-            Some(&args.room),
-            Role::from(args.role.clone()),
-            scope,
-        )
-        .sign(&key);
+        let jwt = token(&identity, &args.room, Role::from(args.role.clone()), scope).sign(&key);
         command.env("MESHAGENT_TOKEN", jwt);
         if args.template == Template::Agent {
             let server = args.project.server(Some(&key))?;

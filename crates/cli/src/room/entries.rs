@@ -7,7 +7,7 @@ use meshagent_protocol::{DocPath, ErrorCode};
 use serde_json::{Value, json};
 
 use super::failures;
-use crate::failure::{Failure, NOT_FOUND, USAGE};
+use crate::failure::{Failure, NOT_FOUND, REFUSED, USAGE};
 
 /// An entry with where it is.
 #[derive(Debug)]
@@ -104,13 +104,20 @@ pub(super) async fn list(room: &Connection, folder: &str) -> anyhow::Result<Vec<
     let entries = room.storage().list(folder).await;
     let entries = entries
         .map_err(|error| failures::of_call(format!("can't list {}", named(folder)), error))?;
-    let mut found: Vec<Found> = entries
-        .into_iter()
-        .map(|entry| Found {
+    let mut found = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let is_name = |name: &str| !name.is_empty() && !name.contains('/');
+        let is_normal = |path: DocPath| path.as_str() == entry.name;
+        // It may become a path on this machine, too.
+        if !is_name(&entry.name) || !DocPath::parse(&entry.name).is_ok_and(is_normal) {
+            let what = format!("the server lists {:?}, which is no name", entry.name);
+            return Err(Failure::new(what).with_exit_code(REFUSED).into());
+        }
+        found.push(Found {
             path: join(folder, &entry.name),
             entry,
-        })
-        .collect();
+        });
+    }
     found.sort_by(|one, other| one.path.cmp(&other.path));
     Ok(found)
 }

@@ -1,7 +1,7 @@
 //! What went wrong in a room, as a failure with its exit code and a hint.
 
 use meshagent_client::{CallError, ConnectError, RoomEnd};
-use meshagent_document::Violation;
+use meshagent_document::{Violation, Violations};
 use meshagent_protocol::ErrorCode;
 
 use crate::failure::{DENIED, Failure, NOT_FOUND, REFUSED, UNREACHABLE, USAGE};
@@ -82,7 +82,7 @@ pub(super) fn of_connect(url: &str, is_given_token: bool, error: ConnectError) -
     let failure = match &error {
         ConnectError::Refused { status, .. } => match status {
             401 | 403 if is_given_token => failure.with_exit_code(DENIED).with_hint(
-                "MESHAGENT_TOKEN is not for this room; unset it, or give --identity, to sign one with the key",
+                "the token in MESHAGENT_TOKEN is for another room, has expired or was signed with another key; unset it, or give --identity, to sign one with the key",
             ),
             401 | 403 => failure.with_exit_code(DENIED).with_hint(
                 "use the key that the server was started with, and see that the clocks agree",
@@ -111,12 +111,16 @@ pub(super) fn unreachable(failure: Failure) -> Failure {
 }
 
 /// What the schema forbids, a line for each place.
-pub(super) fn of_violations(what: &str, violations: &[Violation]) -> Failure {
-    let places = match violations.len() {
+pub(super) fn of_violations(what: &str, violations: &Violations) -> Failure {
+    let places = match violations.total() {
         1 => "1 place".to_owned(),
         count => format!("{count} places"),
     };
-    Failure::new(format!("{what} breaks the schema in {places}:{}", lines(violations)))
+    let more = match violations.total() - violations.len() {
+        0 => String::new(),
+        more => format!("\n  and {more} more"),
+    };
+    Failure::new(format!("{what} breaks the schema in {places}:{}{more}", lines(violations)))
         .with_exit_code(REFUSED)
         .with_hint("the pointers lead into the document's JSON; `meshagent room sync inspect` prints the schema")
 }

@@ -9,7 +9,7 @@ use meshagent_client::{Connection, RoomClient};
 use meshagent_protocol::{ApiScope, Role, RoomName};
 
 use super::failures;
-use crate::failure::Failure;
+use crate::failure::{Failure, USAGE};
 use crate::settings::{self, ProjectArgs};
 use crate::token::token;
 
@@ -66,7 +66,7 @@ impl RoomArgs {
     fn endpoint(&self) -> anyhow::Result<Endpoint> {
         let given = match &self.identity {
             Some(_) => None,
-            None => settings::variable("MESHAGENT_TOKEN")?,
+            None => given_token()?,
         };
         let is_given = given.is_some();
         let (jwt, key) = if let Some(jwt) = given {
@@ -76,7 +76,7 @@ impl RoomArgs {
             let identity = self.identity.clone();
             let identity = identity.map_or_else(settings::user_name, Ok)?;
             let scope = ApiScope::agent_default();
-            let token = token(&identity, Some(&self.room), Role::Agent, scope);
+            let token = token(&identity, &self.room, Role::Agent, scope);
             (token.sign(&key), Some(key))
         };
         let server = self.project.server(key.as_ref())?;
@@ -100,4 +100,17 @@ pub(super) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyh
         .build()
         .context("starting the runtime")?;
     runtime.block_on(work)
+}
+
+/// The token in the environment. One that is set and empty is what a failed command left: it must not become the rights
+/// of whoever has the key.
+fn given_token() -> anyhow::Result<Option<String>> {
+    const NAME: &str = "MESHAGENT_TOKEN";
+    if std::env::var_os(NAME).is_some_and(|token| token.is_empty()) {
+        return Err(Failure::new(format!("{NAME} is empty"))
+            .with_exit_code(USAGE)
+            .with_hint("unset it, or set it to a token")
+            .into());
+    }
+    settings::variable(NAME)
 }

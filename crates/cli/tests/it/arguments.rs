@@ -1,5 +1,7 @@
 //! Help, and arguments that make no sense.
 
+use std::fs::OpenOptions;
+
 use tempfile::TempDir;
 
 use crate::{meshagent, run};
@@ -206,4 +208,54 @@ fn no_arguments_show_the_help() {
     let ran = run(&mut meshagent(home.path(), &[]));
     assert_eq!(ran.code, Some(2));
     assert!(ran.stderr.contains("Usage: meshagent"), "{}", ran.stderr);
+}
+
+#[test]
+fn help_that_nobody_gets_is_a_failure() {
+    let home = TempDir::new().unwrap();
+    for arguments in [
+        &["--help"][..],
+        &["--version"],
+        &["serve", "--help"],
+        &["help", "room", "sync"],
+        &["room", "sync", "get", "-h"],
+    ] {
+        for room in ["", "\u{9b}ü"] {
+            let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+            let mut command = meshagent(home.path(), arguments);
+            let ran = command
+                .env("MESHAGENT_ROOM", room)
+                .stdout(full)
+                .output()
+                .unwrap();
+            let stderr = String::from_utf8(ran.stderr).unwrap();
+            assert_eq!(ran.status.code(), Some(1), "{arguments:?}: {stderr}");
+            assert!(stderr.contains("stdout"), "{arguments:?}: {stderr}");
+        }
+    }
+}
+
+#[test]
+fn numbers_and_roles_are_checked_in_words() {
+    let home = TempDir::new().unwrap();
+    let connect = ["room", "connect", "--room", "r", "--role"];
+    let grep = ["room", "sync", "grep", "-", "a"];
+    let watch = ["room", "sync", "watch", "--room", "r", "a"];
+    for (arguments, option, wrong, expected) in [
+        (&grep[..], "--before", "zwölf", "a whole number from 0 on"),
+        (&grep, "--after", "-1", "a whole number from 0 on"),
+        (&watch, "--count", "0", "a whole number from 1 on"),
+        (&watch, "--count", "x", "a whole number from 1 on"),
+        (&connect[..4], "--role", "admin", "agent, tool, user"),
+        (&connect[..4], "--role", "Ägent", "agent, tool, user"),
+    ] {
+        let argument = format!("{option}={wrong}");
+        let mut arguments = arguments.to_vec();
+        arguments.extend([&*argument, "--", "true"]);
+        let ran = run(&mut meshagent(home.path(), &arguments));
+        assert_eq!(ran.code, Some(2), "{argument}: {}", ran.stderr);
+        for text in [option, wrong, expected] {
+            assert!(ran.stderr.contains(text), "{argument}: {}", ran.stderr);
+        }
+    }
 }

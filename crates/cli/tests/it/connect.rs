@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use meshagent_protocol::{ApiScope, Role};
 use tempfile::TempDir;
 
-use crate::{KEY, PROJECT_ID, meshagent, run, verified};
+use crate::{KEY, KEY_ID, PROJECT_ID, SECRET, meshagent, run, verified};
 
 fn connect(home: &Path, arguments: &[&str]) -> Command {
     let mut command = meshagent(
@@ -85,6 +85,47 @@ fn flags_shape_the_token_and_the_environment() {
         ran.stdout,
         ran.stderr
     );
+}
+
+/// Who has the key can sign a token for anybody.
+#[test]
+fn program_gets_the_token_and_never_the_key() {
+    let home = TempDir::new().unwrap();
+    let parts = [
+        ("MESHAGENT_API_KEY", KEY),
+        ("MESHAGENT_PROJECT_ID", PROJECT_ID),
+        ("MESHAGENT_KEY_ID", KEY_ID),
+        ("MESHAGENT_SECRET", SECRET),
+    ];
+    for template in ["agent", "none"] {
+        let arguments = ["--template", template, "--", "sh", "-c", "env"];
+        let ran = run(connect(home.path(), &arguments).envs(parts));
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        let names: Vec<&str> = ran
+            .stdout
+            .lines()
+            .filter_map(|line| line.split('=').next())
+            .filter(|name| name.starts_with("MESHAGENT_"))
+            .collect();
+        let secrets = ["MESHAGENT_API_KEY", "MESHAGENT_KEY_ID", "MESHAGENT_SECRET"];
+        assert!(
+            !names.iter().any(|name| secrets.contains(name)),
+            "{names:?}"
+        );
+        assert!(!ran.stdout.contains(SECRET), "{}", ran.stdout);
+        assert_eq!(names.contains(&"MESHAGENT_TOKEN"), template == "agent");
+        assert!(names.contains(&"MESHAGENT_PROJECT_ID"));
+    }
+    // What is asked for by name is the caller's decision.
+    let asked = [
+        "-e",
+        "MESHAGENT_SECRET=mine",
+        "sh",
+        "-c",
+        "echo $MESHAGENT_SECRET",
+    ];
+    let ran = run(connect(home.path(), &asked).envs(parts));
+    assert_eq!(ran.stdout, "mine\n", "{}", ran.stderr);
 }
 
 #[test]

@@ -15,9 +15,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
-use crate::serve::Server;
+use crate::serve::{Server, serve_with, under_limit};
 use crate::stress::{alone, http_get, metric, room_url, token};
-use crate::{KEY, meshagent};
 
 /// Nothing here takes this long; a test that hangs fails.
 const PATIENCE: Duration = Duration::from_mins(3);
@@ -145,26 +144,75 @@ async fn fill_and_free(home: &Path) -> Vec<String> {
 
 /// A server that lives on when a file may not grow. Documents leave memory at once when nobody has them open.
 fn serve(home: &Path) -> Command {
-    let arguments = [
-        "serve",
-        "--listen",
-        "127.0.0.1:0",
-        "--data-dir",
-        "data",
-        "--unload-after",
-        "0",
-    ];
-    let direct = meshagent(home, &arguments);
-    let mut command = Command::new("sh");
-    command
-        .args(["-c", r#"trap "" XFSZ; exec "$0" "$@""#])
-        .arg(direct.get_program())
-        .args(direct.get_args())
-        .current_dir(home)
-        .env_clear()
-        .env("PATH", "/usr/bin:/bin")
-        .env("MESHAGENT_API_KEY", KEY);
-    command
+    serve_with(home, &["--unload-after", "0"])
+}
+
+/// The same, started while no file may grow beyond so many blocks of 512 bytes.
+fn serve_limited(home: &Path, blocks: u64) -> Command {
+    under_limit(&serve(home), home, &format!("-S -f {blocks}"))
+}
+
+#[test]
+fn server_starts_on_a_full_disk_and_deletions_free_it() {
+    let _machine = alone();
+    let home = TempDir::new().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let content = "größer als der Rest – ".repeat(20_000).into_bytes();
+    let server = Server::start(&mut serve(home.path()));
+    runtime.block_on(async {
+        let url = room_url(server.url());
+        let client = Connection::connect(&url, &token("ann")).await.unwrap();
+        for path in ["one.txt", "two.txt", "three.txt"] {
+            let storage = client.storage();
+            storage.upload(path, content.clone(), true).await.unwrap();
+        }
+        client.close().await;
+    });
+    server.terminate();
+
+    // Less than any of the files: only what is small finds a place in the log.
+    let server = Server::start(&mut serve_limited(home.path(), 256));
+    runtime.block_on(async {
+        let url = room_url(server.url());
+        let client = Connection::connect(&url, &token("ann")).await.unwrap();
+        let storage = client.storage();
+        let file = storage.download("one.txt").await.unwrap();
+        assert_eq!(file.data, content);
+        let refused = storage.upload("four.txt", content.clone(), true).await;
+        assert_typed(&refused.unwrap_err());
+        for path in ["one.txt", "two.txt"] {
+            storage.delete(path, false).await.unwrap();
+            assert!(!storage.exists(path).await.unwrap(), "{path}");
+        }
+        // With room for the log there is room for the file, where the others were.
+        let before = home.path().join("data/meshagent.db").metadata().unwrap();
+        limit_files(server.id(), INFINITY);
+        storage
+            .upload("four.txt", content.clone(), true)
+            .await
+            .unwrap();
+        client.close().await;
+        let after = home.path().join("data/meshagent.db").metadata().unwrap();
+        assert!(after.len() <= before.len(), "nothing was freed");
+    });
+    server.terminate();
+    let server = Server::start(&mut serve(home.path()));
+    runtime.block_on(async {
+        let url = room_url(server.url());
+        let client = Connection::connect(&url, &token("ann")).await.unwrap();
+        let storage = client.storage();
+        for (path, there) in [("one.txt", false), ("three.txt", true), ("four.txt", true)] {
+            assert_eq!(storage.exists(path).await.unwrap(), there, "{path}");
+        }
+        client.close().await;
+    });
+    server.terminate();
+    let grown = home.path().join("data/meshagent.db").metadata().unwrap();
+    assert!(grown.len() < 4 * content.len() as u64, "{}", grown.len());
 }
 
 /// Lets no file of the process grow beyond this.

@@ -22,9 +22,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::raw::RawSocket;
-use crate::serve::Server;
+use crate::serve::{Server, serve_with};
 use crate::stress::{alone, metric, peak_kilobytes, resident_kilobytes, room_url, setting, token};
-use crate::{KEY, meshagent};
 
 const PATH: &str = "large.document";
 /// Nothing here takes this long; a test that hangs fails.
@@ -38,20 +37,8 @@ fn joiners_share_one_encoded_state() {
     // What the server may hold of messages that are under way to it; the echoes together are far more.
     let receive_bytes = (3 * megabytes) << 20;
     let home = TempDir::new().unwrap();
-    let arguments = [
-        "serve",
-        "--listen",
-        "127.0.0.1:0",
-        "--data-dir",
-        "data",
-        "--max-receive-bytes",
-        &receive_bytes.to_string(),
-    ];
-    let mut command = meshagent(home.path(), &arguments);
-    command
-        .current_dir(home.path())
-        .env("MESHAGENT_API_KEY", KEY);
-    let server = Server::start(&mut command);
+    let options = ["--max-receive-bytes", &receive_bytes.to_string()];
+    let server = Server::start(&mut serve_with(home.path(), &options));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -129,11 +116,12 @@ async fn run(server: &Server, joiners: u32, megabytes: usize, receive_bytes: usi
         "{unread} echoes were known by their bytes"
     );
     // What the document is sent as, twice over; what is under way from those who echo; of each connection its message's
-    // first part, its queue's own part and its buffers; and what the allocator and the threads have at hand.
+    // first part, its queue's own part and its buffers; and what the allocator and the threads have at hand, which is
+    // more on a machine that has other work, where pages are given back late.
     let bound = before
         + (4 * state_bytes as u64 + 2 * receive_bytes as u64) / 1024
         + 256 * u64::from(joiners)
-        + (32 << 10);
+        + (48 << 10);
     assert!(
         peak <= bound,
         "{before} kB before, up to {peak} kB with {joiners} joiners; at most {bound} kB are due"

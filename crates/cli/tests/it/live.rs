@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use meshagent_protocol::ApiKey;
 use rustix::pty::{self, OpenptFlags};
 use serde_json::{Value, json};
 
@@ -171,14 +172,27 @@ fn lines_tell_what_is_new_and_where() {
     let to_front = json!([{ "op": "move", "from": "/doc/children/3", "path": "/doc/children/0" }]);
     let child = watch(&["--count", "1"]);
     patch(to_front);
-    assert_eq!(printed(child), "> item long from (root) to (root) at 0\n");
+    let line = printed(child);
+    let content = line.strip_prefix("> item long from (root) to (root) at 0: s: \"long long ");
+    assert!(
+        content.is_some_and(|content| content.ends_with("…\n")),
+        "{line}"
+    );
     let mut watching = Watching::start(&home, &["sync", "watch", "plan", "--json"]);
     assert_eq!(watching.line()["event"], "connected");
-    patch(json!([{ "op": "move", "from": "/doc/children/0", "path": "/doc/children/2" }]));
+    // With what was changed in it by the same patch.
+    patch(json!([
+        { "op": "move", "from": "/doc/children/0", "path": "/doc/children/2" },
+        { "op": "replace", "path": "/doc/children/2/item/s", "value": "kürzer" },
+    ]));
     let line = watching.line();
     assert_eq!(
-        (&line["change"], &line["index"]),
-        (&json!("moved"), &json!(2))
+        (
+            &line["change"],
+            &line["index"],
+            &line["element"]["item"]["s"]
+        ),
+        (&json!("moved"), &json!(2), &json!("kürzer"))
     );
 }
 
@@ -335,6 +349,24 @@ fn kept(home: &Home, stderr: &str, written: &str) {
     let text = fs::read_to_string(path).unwrap();
     assert!(text.contains(written), "{text}");
     fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn an_editor_gets_no_character_that_steers_a_terminal() {
+    let home = Home::new();
+    let note = "ü\u{9b}31m\u{7f}\u{202e}\u{2028}\u{85}\u{1b}[2J👩\u{200d}👩";
+    let json = serde_json::json!({ "list": { "note": note, "shop": "milk" } }).to_string();
+    home.done(&["sync", "create", "plan", "--json", &json]);
+    let before = home.get("plan");
+    // What the editor was given, byte for byte.
+    let ran = edit(&home, "cp \"$1\" seen; sed -i s/milk/tea/ \"$1\"");
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
+    let seen = fs::read_to_string(home.path().join("seen")).unwrap();
+    let steers =
+        |char: char| char != '\n' && (char.is_control() || "\u{202e}\u{2028}".contains(char));
+    assert!(!seen.contains(steers), "{seen:?}");
+    assert!(seen.contains('ü') && seen.contains("\u{200d}"), "{seen:?}");
+    assert_eq!(home.get("plan"), before.replace("milk", "tea"));
 }
 
 #[test]
@@ -611,8 +643,13 @@ fn edit_does_not_know_what_became_of_it_when_the_room_is_closed_to_it() {
     let home = Home::new();
     home.create("plan");
     let (mut child, mut stderr, mut said) = editing_until_the_server_is_gone(&home);
-    // With another key its token is good for nothing.
-    fs::remove_file(home.path().join(".local/share/meshagent/credentials.json")).unwrap();
+    // With another secret its token is good for nothing.
+    let file = home.path().join(".local/share/meshagent/credentials.json");
+    let credentials: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    let mut key = ApiKey::parse(credentials["api_key"].as_str().unwrap()).unwrap();
+    key.secret = key.secret.chars().rev().collect();
+    let credentials = json!({ "api_key": key.encode().unwrap() });
+    fs::write(&file, credentials.to_string()).unwrap();
     let home = home.after_kill();
     stderr.read_to_string(&mut said).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(4), "{said}");

@@ -8,9 +8,12 @@
 
 mod arguments;
 mod connect;
+mod data_dir;
+mod descriptors;
 mod failures;
 mod full_disk;
 mod help;
+mod hostile;
 mod import;
 mod joiners;
 mod kill;
@@ -22,6 +25,7 @@ mod raw;
 mod room;
 mod serve;
 mod slow_reader;
+mod stop;
 mod storage;
 mod stress;
 mod sync;

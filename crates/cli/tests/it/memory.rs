@@ -11,9 +11,8 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
-use crate::serve::Server;
+use crate::serve::{Server, serve_with};
 use crate::stress::{alone, metric, resident_kilobytes, room_url, setting, token};
-use crate::{KEY, meshagent};
 
 const DOCUMENTS: usize = 300;
 /// Nothing here takes this long; a test that hangs fails.
@@ -158,16 +157,8 @@ async fn nothing_is_open(server: &Server) {
 
 /// A server that lets a document go as soon as nobody has it open.
 fn serve(home: &TempDir) -> Server {
-    let arguments = [
-        "serve",
-        "--listen",
-        "127.0.0.1:0",
-        "--unload-after",
-        "0",
-        "--durability",
-        "os",
-    ];
-    Server::start(meshagent(home.path(), &arguments).env("MESHAGENT_API_KEY", KEY))
+    let options = ["--unload-after", "0", "--durability", "os"];
+    Server::start(&mut serve_with(home.path(), &options))
 }
 
 fn runtime() -> Runtime {

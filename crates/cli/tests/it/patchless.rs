@@ -12,6 +12,7 @@ use meshagent_protocol::{
 };
 use serde_json::{Value, json};
 
+use crate::raw::masked_length;
 use crate::room::{Home, PLAN, json as parsed, refused};
 use crate::{Ran, run};
 
@@ -175,12 +176,8 @@ fn read_frame(client: &mut TcpStream) -> io::Result<(u8, Vec<u8>)> {
 
 fn write_frame(mut server: &TcpStream, opcode: u8, payload: &[u8]) -> io::Result<()> {
     // Masked with zeros, which leave the payload as it is.
-    let mut frame = vec![0x80 | opcode, 0xff];
-    if payload.len() < 126 {
-        frame[1] = 0x80 | u8::try_from(payload.len()).unwrap();
-    } else {
-        frame.extend((payload.len() as u64).to_be_bytes());
-    }
+    let mut frame = vec![0x80 | opcode];
+    frame.extend(masked_length(payload.len()));
     frame.extend([0; 4]);
     frame.extend(payload);
     server.write_all(&frame)
@@ -260,7 +257,7 @@ fn failures_are_those_of_the_tool_and_change_nothing() {
         (
             1,
             json!({ "op": "test", "path": "/doc/title", "value": "Another" }),
-            "operation 1: the value at \"/doc/title\" is another",
+            "operation 1: the value at \"/doc/title\" is not the",
         ),
         // By the schema: an attribute, a type, and a tag.
         (

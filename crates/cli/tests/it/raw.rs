@@ -52,6 +52,18 @@ impl RawSocket {
         }
     }
 
+    /// Sends bytes that may be no whole frame.
+    pub(crate) async fn bytes(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.unwrap();
+    }
+
+    /// Calls a tool.
+    pub(crate) async fn invoke(&mut self, id: u64, toolkit: &str, tool: &str, input: &Value) {
+        let arguments = json!({ "type": "json", "json": input });
+        let call = json!({ "toolkit": toolkit, "tool": tool, "arguments": arguments });
+        self.send(id, "room.invoke_tool", &call, b"").await;
+    }
+
     /// Opens a document under the call id `open`. Its answers have the ids 1 and 2.
     pub(crate) async fn open(&mut self, path: &str) {
         let arguments = json!({ "type": "control", "method": "open" });
@@ -89,8 +101,8 @@ impl RawSocket {
     async fn packet(&mut self, id: u64, index: u32, rest: &[&[u8]]) {
         let length: usize = 12 + rest.iter().map(|part| part.len()).sum::<usize>();
         // A binary frame, masked with zeros, which leave the payload as it is.
-        let mut frame = vec![0x82, 0xff];
-        frame.extend((length as u64).to_be_bytes());
+        let mut frame = vec![0x82];
+        frame.extend(masked_length(length));
         frame.extend([0; 4]);
         frame.extend(id.to_be_bytes());
         frame.extend(index.to_be_bytes());
@@ -162,4 +174,19 @@ impl RawSocket {
             }
         }
     }
+}
+
+/// The length of a masked frame's payload, in its shortest form, which is the only one that a server takes.
+pub(crate) fn masked_length(length: usize) -> Vec<u8> {
+    let mut head = Vec::with_capacity(9);
+    if let Some(short) = u8::try_from(length).ok().filter(|short| *short < 126) {
+        head.push(0x80 | short);
+    } else if let Ok(medium) = u16::try_from(length) {
+        head.push(0xfe);
+        head.extend(medium.to_be_bytes());
+    } else {
+        head.push(0xff);
+        head.extend((length as u64).to_be_bytes());
+    }
+    head
 }

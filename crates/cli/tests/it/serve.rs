@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use tempfile::TempDir;
 
@@ -47,15 +47,19 @@ impl Server {
     }
 
     pub(crate) fn terminate(mut self) {
-        let pid = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-s", "TERM", &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
+        self.ask_to_stop();
         assert!(self.child.wait().unwrap().success());
+    }
+
+    pub(crate) fn ask_to_stop(&self) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", "TERM", &pid]).status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// How the process ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     pub(crate) fn kill(mut self) {
@@ -73,6 +77,35 @@ impl Drop for Server {
 
 fn serve(home: &Path) -> Command {
     meshagent(home, &["serve", "--listen", "127.0.0.1:0"])
+}
+
+/// A server's command under a limit of the shell's `ulimit`.
+pub(crate) fn under_limit(serve: &Command, home: &Path, limit: &str) -> Command {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", &format!(r#"ulimit {limit}; exec "$0" "$@""#)])
+        .arg(serve.get_program())
+        .args(serve.get_args())
+        .current_dir(home)
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("MESHAGENT_API_KEY", KEY);
+    command
+}
+
+/// The command of a server with the tests' key and its data in `home`.
+pub(crate) fn serve_with(home: &Path, options: &[&str]) -> Command {
+    serve_at(home, "127.0.0.1:0", options)
+}
+
+/// The same on an address of one's choice.
+pub(crate) fn serve_at(home: &Path, listen: &str, options: &[&str]) -> Command {
+    let mut command = meshagent(home, &["serve", "--listen", listen, "--data-dir", "data"]);
+    command
+        .args(options)
+        .current_dir(home)
+        .env("MESHAGENT_API_KEY", KEY);
+    command
 }
 
 const CONNECT: [&str; 9] = [
@@ -187,4 +220,110 @@ fn damaged_credentials_are_not_replaced() {
         ran.stderr
     );
     assert_eq!(fs::read_to_string(&credentials).unwrap(), "{}");
+}
+
+#[test]
+fn a_first_start_that_fails_at_its_port_makes_no_key() {
+    let home = TempDir::new().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let ran = run(&mut meshagent(
+        home.path(),
+        &["serve", "--listen", &address],
+    ));
+    assert!(
+        ran.code == Some(2) && ran.stderr.contains(&address),
+        "{:?} {}",
+        ran.code,
+        ran.stderr
+    );
+    // The next start is the first one that has something to say.
+    let server = Server::start(&mut serve(home.path()));
+    let exports = server
+        .lines
+        .iter()
+        .filter(|line| line.starts_with("export "));
+    assert_eq!(exports.count(), 3, "{:?}", server.lines);
+}
+
+#[test]
+fn what_a_start_refuses_is_said_once() {
+    let home = TempDir::new().unwrap();
+    let file = |directory: &str, name: &str, content: &str| {
+        let directory = home.path().join(directory);
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join(name), content).unwrap();
+    };
+    let start = |directory: &str, key: Option<&str>| {
+        let arguments = ["serve", "--listen", "127.0.0.1:0", "--data-dir", directory];
+        let mut command = meshagent(home.path(), &arguments);
+        command.current_dir(home.path());
+        if let Some(key) = key {
+            command.env("MESHAGENT_API_KEY", key);
+        }
+        let ran = run(&mut command);
+        let said = ran.stderr.lines().filter(|line| !line.contains(" WARN "));
+        said.collect::<Vec<_>>().join("\n")
+    };
+    let _server = Server::start(
+        meshagent(
+            home.path(),
+            &["serve", "--listen", "127.0.0.1:0", "--data-dir", "tätig"],
+        )
+        .current_dir(home.path()),
+    );
+    assert_eq!(
+        start("tätig", None),
+        "error: the data directory tätig is in use by another running server\n\
+         hint: stop it, or name another directory by --data-dir"
+    );
+    file(
+        "fremd",
+        "meshagent.db",
+        "no database, whatever its name says",
+    );
+    assert_eq!(
+        start("fremd", None),
+        "error: can't open the database fremd/meshagent.db: file is not a database\n\
+         hint: put a backup of it in its place, or name another directory by --data-dir"
+    );
+    file("leer", "meshagent.open", "");
+    assert_eq!(
+        start("leer", None),
+        "error: leer/meshagent.db is missing, but leer/meshagent.open says that it was there\n\
+         hint: put the database back, or name another directory by --data-dir"
+    );
+    assert_eq!(
+        start("schlüssel", Some("geheim")),
+        "error: MESHAGENT_API_KEY is not an API key: an API key begins with `ma-`\n\
+         hint: the first start of `meshagent serve` prints the key of its server"
+    );
+}
+
+#[test]
+fn the_log_writes_a_room_in_one_way() {
+    let home = TempDir::new().unwrap();
+    let log = home.path().join("log");
+    let mut command = serve(home.path());
+    let server = Server::start_with_log(&mut command, fs::File::create(&log).unwrap());
+    let list = [
+        "room",
+        "storage",
+        "ls",
+        "--room",
+        "my-room",
+        "--identity",
+        "zoë",
+    ];
+    assert_eq!(run(&mut meshagent(home.path(), &list)).code, Some(0));
+    server.terminate();
+    let log = fs::read_to_string(&log).unwrap();
+    for what in ["joined", "left"] {
+        let line = log
+            .lines()
+            .find(|line| line.contains(&format!(": {what} ")));
+        let line = line.unwrap_or_else(|| panic!("{what}: {log}"));
+        let named = r#" room="my-room" participant="zoë" "#;
+        assert!(line.contains(named), "{line}");
+    }
 }

@@ -10,13 +10,13 @@ use serde_json::json;
 use crate::room::Home;
 
 /// A terminal of which a command is one end, and the test the other.
-struct Terminal {
+pub(crate) struct Terminal {
     screen: File,
     name: String,
 }
 
 impl Terminal {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let terminal = pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         pty::grantpt(&terminal).unwrap();
         pty::unlockpt(&terminal).unwrap();
@@ -27,13 +27,21 @@ impl Terminal {
         }
     }
 
-    fn end(&self) -> Stdio {
+    pub(crate) fn end(&self) -> Stdio {
         let end = File::options().write(true).open(&self.name).unwrap();
         end.into()
     }
 
+    /// What was written since, until no command has the terminal any more; with line ends as they were written.
+    pub(crate) fn read_to_end(&mut self) -> String {
+        let mut bytes = Vec::new();
+        // Ends with an error where the other end is closed.
+        let _end = self.screen.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).replace("\r\n", "\n")
+    }
+
     /// What was written since, up to this, with line ends as they were written.
-    fn read_until(&mut self, expected: &str) -> String {
+    pub(crate) fn read_until(&mut self, expected: &str) -> String {
         let (mut bytes, mut byte) = (Vec::new(), [0]);
         loop {
             let text = String::from_utf8_lossy(&bytes).replace("\r\n", "\n");
@@ -129,9 +137,6 @@ fn progress_of_an_import_is_one_line_that_goes_away() {
     assert!(output.status.success());
     let summary = "Imported 3 thread(s); skipped existing: 0; skipped invalid: 1; messages: 3.\n";
     assert_eq!(String::from_utf8(output.stdout).unwrap(), summary);
-    let mut rest = Vec::new();
-    // Ends with an error where the other end is closed.
-    let _end = terminal.screen.read_to_end(&mut rest);
-    let rest = String::from_utf8(rest).unwrap();
+    let rest = terminal.read_to_end();
     assert!(rest.ends_with("\r\x1b[K"), "{rest:?}");
 }

@@ -1,7 +1,8 @@
 //! `meshagent token`.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use meshagent_protocol::{ApiKey, ApiScope, Grant, ParticipantToken, Role};
@@ -110,6 +111,71 @@ fn output_file_is_for_its_owner_only() {
 }
 
 #[test]
+fn output_file_keeps_nobody_elses_rights() {
+    let home = TempDir::new().unwrap();
+    let (real, link) = (home.path().join("real"), home.path().join("link"));
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let write = |path: &Path| {
+        let output = path.to_str().unwrap();
+        token(home.path(), SPEC, &["--key", KEY, "--output", output])
+    };
+    // A file that others may read, and a reader that has it open already.
+    fs::write(&real, "old").unwrap();
+    fs::set_permissions(&real, PermissionsExt::from_mode(0o666)).unwrap();
+    let mut reader = fs::File::open(&real).unwrap();
+    let ran = write(&real);
+    assert_eq!((ran.code, mode(&real)), (Some(0), 0o600), "{}", ran.stderr);
+    let mut seen = String::new();
+    reader.read_to_string(&mut seen).unwrap();
+    assert_eq!(seen, "old");
+
+    // A link to a file is refused, as is one that leads nowhere: whoever made it chose the place.
+    fs::set_permissions(&real, PermissionsExt::from_mode(0o644)).unwrap();
+    for target in [real.as_path(), Path::new("nowhere")] {
+        let _gone = fs::remove_file(&link);
+        std::os::unix::fs::symlink(target, &link).unwrap();
+        let before = fs::read(&real).unwrap();
+        let ran = write(&link);
+        assert_eq!(ran.code, Some(2), "{}", ran.stderr);
+        assert!(
+            ran.stderr.contains("symbolic link") && ran.stderr.contains("\nhint: "),
+            "{}",
+            ran.stderr
+        );
+        assert!(fs::read(&real).unwrap() == before && mode(&real) == 0o644);
+        assert!(!home.path().join("nowhere").exists());
+    }
+
+    // Everybody may make links there.
+    let shared = Path::new("/dev/shm");
+    if shared.is_dir() {
+        let place = TempDir::new_in(shared).unwrap();
+        let link = place.path().join("link");
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let ran = write(&link);
+        assert_eq!((ran.code, mode(&real)), (Some(2), 0o644), "{}", ran.stderr);
+        let around = format!("/dev/..{}", link.display());
+        let ran = write(Path::new(&around));
+        assert_eq!((ran.code, mode(&real)), (Some(2), 0o644), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn secret_that_is_no_text_is_not_repeated() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let home = TempDir::new().unwrap();
+    fs::write(home.path().join("spec.yaml"), SPEC).unwrap();
+    let secret = std::ffi::OsStr::from_bytes(b"streng-geheim-\xff");
+    for name in ["MESHAGENT_API_KEY", "MESHAGENT_SECRET"] {
+        let mut command = meshagent(home.path(), &["token", "--input", "spec.yaml"]);
+        let ran = run(command.current_dir(home.path()).env(name, secret));
+        assert_eq!(ran.code, Some(2), "{name}: {}", ran.stderr);
+        assert!(ran.stderr.contains(name), "{}", ran.stderr);
+        assert!(!ran.stderr.contains("geheim"), "{}", ran.stderr);
+    }
+}
+
+#[test]
 fn output_may_be_a_pipe() {
     let home = TempDir::new().unwrap();
     for output in ["-", "/dev/stdout"] {
@@ -176,6 +242,8 @@ fn wrong_files_are_refused_with_the_reason() {
         ("identity: ada", "", "identity"),
         ("identity: ada", "identity: [ada]", "identity"),
         ("room: my-room", "room: My Room", "1 to 63"),
+        ("room: my-room", "", "room"),
+        ("room: my-room", "room: ''", "1 to 63"),
         ("role: agent", "role: owner", "owner"),
         ("role: agent", "rolle: agent", "rolle"),
         ("api:", "api: 1\nx:", "x"),

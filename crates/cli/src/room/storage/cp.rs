@@ -213,7 +213,7 @@ impl Copy<'_> {
 
     async fn write(&self, source: &str, data: Vec<u8>, destination: &Place) -> anyhow::Result<()> {
         let written = match destination {
-            Place::Stream => return self.output.bytes(&data),
+            Place::Stream => return self.output.file(&data),
             Place::Local(path) => {
                 let folder = path.parent().map_or(Ok(()), fs::create_dir_all);
                 folder
@@ -225,12 +225,13 @@ impl Copy<'_> {
                 let path = entries::normalized(path)?;
                 let uploaded = self.room.storage().upload(&path, data, true).await;
                 uploaded.map_err(|error| {
+                    let is_document = error.to_string().contains("document");
                     let failure = failures::of_call(format!("can't write {path:?}"), error);
                     match failure.hint() {
-                        Some(_) => failure,
-                        None => failure.with_hint(
+                        None if is_document => failure.with_hint(
                             "choose another path; `meshagent room sync update` changes a document",
                         ),
+                        _ => failure,
                     }
                 })?;
                 path

@@ -30,7 +30,7 @@ pub(super) async fn run(args: &GetArgs, output: &Output) -> anyhow::Result<()> {
         return Err(failure.with_exit_code(REFUSED).into());
     }
     match entries::download(&room, &path).await? {
-        Some(data) => output.bytes(&data),
+        Some(data) => output.file(&data),
         None => Err(Failure::new(format!("{path:?} is a live document"))
             .with_exit_code(REFUSED)
             .with_hint("`meshagent room sync get` prints its content")

@@ -23,7 +23,7 @@ use self::written::Written;
 use super::live;
 use super::removed::Removed;
 use crate::failure::{Failure, INTERRUPTED, REFUSED, USAGE};
-use crate::output::Output;
+use crate::output::{Output, terminal};
 use crate::room::failures;
 use crate::room::session::RoomArgs;
 
@@ -61,7 +61,9 @@ pub(super) async fn run(args: &EditArgs, output: &Output) -> anyhow::Result<()> 
     let (schema, state) = document.read(|d| (d.schema().clone(), d.encode_state()));
     let mut shown = MeshDocument::new(schema, u64::from(getrandom::u32()?));
     shown.apply_update(&state)?;
-    let draft = Draft::new(format!("{:#}\n", shown.to_json(args.include_ids)))?;
+    let json = format!("{:#}\n", shown.to_json(args.include_ids));
+    // An editor shows what it is given on a terminal; what is escaped is read back as the same.
+    let draft = Draft::new(terminal::json(&json).into_owned())?;
     let events = document.changes();
     let mut editing = Editing {
         path: &args.path,
@@ -172,6 +174,10 @@ impl Editing<'_> {
             }
             DocumentEvent::Synchronized => self.is_connected = true,
             DocumentEvent::Ended(end) => self.end = Some(end),
+            DocumentEvent::Erased { operations } => self.say(&format!(
+                "warning: {operations} operations of this edit were deleted on the server, by others or in this client's name; \
+                 look at the document"
+            )),
             DocumentEvent::Repaired { violations } => {
                 self.removed = Some(Removed::new(&violations));
             }
@@ -247,8 +253,7 @@ impl Editing<'_> {
 
     fn say(&self, text: &str) {
         if !self.is_quiet {
-            // With stderr closed there is nobody to tell.
-            let _told = writeln!(io::stderr(), "{text}");
+            terminal::say(text);
         }
     }
 }
@@ -257,17 +262,18 @@ impl Editing<'_> {
 async fn ask_for_another_try(failure: &Failure) -> Result<(), Failure> {
     let mut interrupts = interrupts()?;
     {
-        let mut stderr = io::stderr().lock();
-        // With stderr closed the person may answer all the same.
-        let _told = write!(stderr, "error: {failure}");
+        let mut error = format!("error: {failure}");
         let mut cause = failure.source();
         while let Some(next) = cause {
-            let _told = write!(stderr, ": {next}");
+            error = format!("{error}: {next}");
             cause = next.source();
         }
+        terminal::say(&error);
+        let mut stderr = io::stderr().lock();
+        // With stderr closed the person may answer all the same.
         let _told = write!(
             stderr,
-            "\nEnter opens the editor again, Ctrl-C gives up and keeps what you wrote. "
+            "Enter opens the editor again, Ctrl-C gives up and keeps what you wrote. "
         );
         let _told = stderr.flush();
     }

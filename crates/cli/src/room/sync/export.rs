@@ -60,10 +60,10 @@ pub(super) async fn run(args: &ExportArgs, output: &Output) -> anyhow::Result<()
 }
 
 fn write(file: &Path, json: &Value, output: &Output) -> anyhow::Result<()> {
-    let mut text = serde_json::to_vec_pretty(json)?;
-    text.push(b'\n');
+    let mut text = serde_json::to_string_pretty(json)?;
     if is_standard_stream(file) {
-        return output.bytes(&text);
+        return output.json_text(&text);
     }
+    text.push('\n');
     Ok(fs::write(file, text).map_err(|error| input::unwritable(file, error))?)
 }

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::open::{self, OpenDocument, RoomOrStdin, STDIN};
 use crate::failure::{Failure, USAGE};
 use crate::output::{LayoutArgs, Output};
+use crate::settings;
 
 /// Print the elements of a document that a pattern matches
 ///
@@ -33,11 +34,11 @@ pub(super) struct GrepArgs {
     ignore_case: bool,
 
     /// How many elements in front of each found one are printed, too
-    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    #[arg(long, value_name = "COUNT", default_value_t = 0, value_parser = settings::from_zero::<usize>)]
     before: usize,
 
     /// How many elements behind each found one are printed, too
-    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    #[arg(long, value_name = "COUNT", default_value_t = 0, value_parser = settings::from_zero::<usize>)]
     after: usize,
 
     /// Show the $id of each element

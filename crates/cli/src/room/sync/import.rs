@@ -40,6 +40,7 @@ use crate::failure::{Failure, INTERRUPTED, USAGE};
 use crate::output::Output;
 use crate::room::session::RoomArgs;
 use crate::room::{failures, input};
+use crate::settings;
 
 /// How many conversations are on their way to the server at once; while they are this many, no further one is begun.
 const AT_ONCE: usize = 8;
@@ -80,7 +81,7 @@ pub(super) struct ImportArgs {
     overwrite: bool,
 
     /// Look at this many conversations at most, from the beginning of the export
-    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "COUNT", value_parser = settings::from_one::<u64>)]
     limit: Option<u64>,
 
     /// The author of the user's messages

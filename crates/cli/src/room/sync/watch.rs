@@ -3,7 +3,6 @@
 mod changes;
 
 use std::collections::HashSet;
-use std::io::{self, Write as _};
 use std::path::Path;
 
 use clap::Args;
@@ -18,9 +17,10 @@ use tokio_stream::{StreamExt as _, StreamMap};
 use super::live;
 use super::open::STDIN;
 use crate::failure::{Failure, NOT_FOUND, USAGE};
-use crate::output::Output;
+use crate::output::{Output, terminal};
 use crate::room::session::RoomArgs;
 use crate::room::{entries, input};
+use crate::settings;
 
 /// Print each change of a document as it happens
 ///
@@ -46,7 +46,7 @@ pub(super) struct WatchArgs {
     include_ids: bool,
 
     /// End after so many changes
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = settings::from_one::<u64>)]
     count: Option<u64>,
 
     #[command(flatten)]
@@ -97,7 +97,11 @@ pub(super) async fn run(args: &WatchArgs, output: &Output) -> anyhow::Result<()>
             DocumentEvent::Changed(event) => {
                 one.tell_of_cut()?;
                 for line in one.lines(&event) {
-                    output.line(&line)?;
+                    if args.json {
+                        output.json_text(&line)?;
+                    } else {
+                        output.line(&line)?;
+                    }
                     if let Some(left) = &mut left {
                         *left -= 1;
                         if *left == 0 {
@@ -116,6 +120,13 @@ pub(super) async fn run(args: &WatchArgs, output: &Output) -> anyhow::Result<()>
                 one.tell_cut(&room)?;
             }
             DocumentEvent::Missed => one.say("missed", json!({}))?,
+            DocumentEvent::Erased { operations } => {
+                let reason = "the server has no content any more for what was sent from here";
+                one.say(
+                    "erased",
+                    json!({ "operations": operations, "reason": reason }),
+                )?;
+            }
             DocumentEvent::Ended(DocumentEnd::Closed) => return Ok(()),
             DocumentEvent::Ended(end) => {
                 let failure = one.ended(end)?;
@@ -168,6 +179,7 @@ impl Watched<'_> {
     fn lines(&self, event: &Event) -> Vec<String> {
         self.document.read(|document| {
             let changes = event.changes.iter();
+            // Scripts that read texts for people go by lines as well.
             let lines = changes.map(|change| {
                 if self.args.json {
                     let mut line = changes::as_json(change, document, self.args.include_ids);
@@ -176,7 +188,7 @@ impl Watched<'_> {
                     self.named(line).to_string()
                 } else {
                     let line = changes::as_text(change, document);
-                    self.labelled(&line)
+                    terminal::one_line(&self.labelled(&line)).into_owned()
                 }
             });
             lines.collect()
@@ -220,7 +232,7 @@ impl Watched<'_> {
     fn say(&self, event: &str, mut fields: Value) -> anyhow::Result<()> {
         if self.args.json {
             fields["event"] = event.into();
-            return self.output.line(&self.named(fields).to_string());
+            return self.output.json_text(&self.named(fields).to_string());
         }
         if !self.output.is_quiet() {
             let text = match fields["reason"].as_str() {
@@ -228,8 +240,7 @@ impl Watched<'_> {
                 None if event == "disconnected" => format!("{event}; waiting for the server"),
                 None => event.to_owned(),
             };
-            // With stderr closed there is nobody to tell.
-            let _told = writeln!(io::stderr(), "{}", self.labelled(&text));
+            terminal::say(&self.labelled(&text));
         }
         Ok(())
     }

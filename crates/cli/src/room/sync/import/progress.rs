@@ -3,6 +3,8 @@
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
+use crate::output::terminal;
+
 /// How often the line is drawn again.
 const INTERVAL: Duration = Duration::from_millis(200);
 /// How many characters the bar has.
@@ -44,7 +46,7 @@ impl Progress {
     /// Says something on a line of its own.
     pub(super) fn note(&mut self, text: &str) {
         self.clear();
-        write(&format!("{text}\n"));
+        terminal::say(text);
     }
 
     /// Takes the line away.

@@ -35,6 +35,7 @@ pub(super) fn as_json(change: &Change, document: &MeshDocument, include_ids: boo
             json!({
                 "change": "moved", "id": id.as_deref(), "tag": &**tag, "from": from.as_deref(), "to": to.as_deref(),
                 "index": element.map(|element| element.index_in_parent()),
+                "element": element.map(|element| element.to_json(include_ids)),
             })
         }
         Change::Text { id, changes } => {
@@ -77,9 +78,11 @@ pub(super) fn as_text(change: &Change, document: &MeshDocument) -> String {
             format!("+ {tag} {id} in {parent}{place}{content}")
         }
         Change::Moved { id, tag, from, to } => {
-            let place = place(find(document, id.as_deref()));
-            let (id, from, to) = (name(id), name(from), name(to));
-            format!("> {tag} {id} from {from} to {to}{place}")
+            // What changed in it on the way has no line of its own.
+            let element = find(document, id.as_deref());
+            let (id, from, to, place) = (name(id), name(from), name(to), place(element));
+            let content = element.map_or_else(String::new, content);
+            format!("> {tag} {id} from {from} to {to}{place}{content}")
         }
         Change::Text { id, changes } => {
             let changes = changes.iter().map(|change| match change {

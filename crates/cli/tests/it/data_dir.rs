@@ -1,0 +1,394 @@
+//! What becomes of a server whose data directory is not what it was, or not the one that was meant.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use meshagent_client::{CallError, Connection};
+use meshagent_document::{MeshDocument, MeshSchema, Target};
+use meshagent_protocol::DocPath;
+use meshagent_protocol::sync::SyncOpenStart;
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::serve::Server;
+use crate::stress::{http_get, room_url, token};
+use crate::{KEY, KEY_ID, PROJECT_ID, SECRET, meshagent};
+
+/// Nothing here takes this long.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// In which time a server has to find out.
+const SECONDS: Duration = Duration::from_secs(5);
+
+const BEFORE: &[u8] = "vorher gesichert – 以前".as_bytes();
+
+/// What is done to the files below a running server, and what the next start says.
+struct Spoiled {
+    what: &'static str,
+    spoil: fn(&Path),
+    restart: Restart,
+}
+
+enum Restart {
+    Refused(&'static str),
+    /// With what was there before, and a line in its log.
+    Served(&'static str),
+}
+
+#[test]
+fn server_whose_files_are_gone_acknowledges_nothing() {
+    for Spoiled {
+        what,
+        spoil,
+        restart,
+    } in [
+        Spoiled {
+            what: "the database is deleted",
+            spoil: |dir| fs::remove_file(dir.join("meshagent.db")).unwrap(),
+            restart: Restart::Refused("put the database back"),
+        },
+        Spoiled {
+            what: "the database and its log are deleted",
+            spoil: |dir| {
+                for file in ["meshagent.db", "meshagent.db-wal", "meshagent.db-shm"] {
+                    fs::remove_file(dir.join(file)).unwrap();
+                }
+            },
+            restart: Restart::Refused("put the database back"),
+        },
+        Spoiled {
+            what: "the log is deleted",
+            spoil: |dir| fs::remove_file(dir.join("meshagent.db-wal")).unwrap(),
+            restart: Restart::Served("write-ahead log (meshagent.db-wal) is not there"),
+        },
+        Spoiled {
+            what: "the log's index is deleted",
+            spoil: |dir| fs::remove_file(dir.join("meshagent.db-shm")).unwrap(),
+            restart: Restart::Served(""),
+        },
+        Spoiled {
+            what: "the database is replaced by a copy of it",
+            spoil: |dir| {
+                let copy = dir.join("copy");
+                fs::copy(dir.join("meshagent.db"), &copy).unwrap();
+                fs::rename(copy, dir.join("meshagent.db")).unwrap();
+            },
+            restart: Restart::Served(""),
+        },
+    ] {
+        let home = TempDir::new().unwrap();
+        let data = home.path().join("data");
+        let log = home.path().join("log");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let server = start(home.path(), &log);
+        runtime.block_on(async {
+            let client = Connection::connect(&room_url(server.url()), &token("ann"))
+                .await
+                .unwrap();
+            let storage = client.storage();
+            storage.upload("vorher.txt", BEFORE, true).await.unwrap();
+            assert_eq!(http_get(server.url(), "/readyz").await.0, 200, "{what}");
+
+            spoil(&data);
+            let spoilt = Instant::now();
+            // Nobody writes, and the server finds out.
+            loop {
+                let (status, body) = http_get(server.url(), "/readyz").await;
+                if status == 503 && body.contains("deleted or replaced") {
+                    break;
+                }
+                assert!(spoilt.elapsed() < SECONDS, "{what}: {status} {body}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            for attempt in 0..3 {
+                let path = format!("nachher {attempt}.txt");
+                let refused = storage.upload(&path, BEFORE, true).await;
+                let Err(CallError::Refused { code, text }) = refused else {
+                    panic!("{what}: {refused:?}");
+                };
+                assert!(
+                    code == Some(1008) && text.contains("deleted or replaced"),
+                    "{what}: {text}"
+                );
+            }
+            // What is there can still be read, to be saved elsewhere.
+            let file = storage.download("vorher.txt").await;
+            assert_eq!(file.unwrap().data, BEFORE, "{what}");
+            let said = fs::read_to_string(&log).unwrap();
+            assert!(
+                said.contains("ERROR") && said.contains("meshagent.db"),
+                "{what}: {said}"
+            );
+        });
+        server.kill();
+
+        match restart {
+            Restart::Refused(words) => {
+                let (code, said) = refused_start(&mut serve(home.path()));
+                assert!(code == 1 && said.contains(words), "{what}: {code} {said}");
+                assert!(!data.join("meshagent.db").exists(), "{what}");
+            }
+            Restart::Served(words) => {
+                let server = start(home.path(), &log);
+                runtime.block_on(async {
+                    let url = room_url(server.url());
+                    let client = Connection::connect(&url, &token("ann")).await.unwrap();
+                    let storage = client.storage();
+                    let file = storage.download("vorher.txt").await;
+                    assert_eq!(file.unwrap().data, BEFORE, "{what}");
+                    for attempt in 0..3 {
+                        let path = format!("nachher {attempt}.txt");
+                        assert!(!storage.exists(&path).await.unwrap(), "{what}: {path}");
+                    }
+                });
+                server.terminate();
+                let said = fs::read_to_string(&log).unwrap();
+                assert!(said.contains(words), "{what}: {said}");
+            }
+        }
+    }
+}
+
+/// The files go while somebody types, so it is a write that finds it, and what is refused is sent again as programs do.
+#[test]
+fn update_that_was_refused_as_the_files_were_gone_is_never_acknowledged() {
+    type Spoil = fn(&Path);
+    let spoils: [(&str, Spoil); 2] = [
+        ("deleted", |dir| {
+            for file in ["meshagent.db", "meshagent.db-wal", "meshagent.db-shm"] {
+                fs::remove_file(dir.join(file)).unwrap();
+            }
+        }),
+        ("replaced by a copy", |dir| {
+            let copy = dir.join("copy");
+            fs::copy(dir.join("meshagent.db"), &copy).unwrap();
+            fs::rename(copy, dir.join("meshagent.db")).unwrap();
+        }),
+    ];
+    for (what, spoil) in spoils {
+        let home = TempDir::new().unwrap();
+        let server = start(home.path(), &home.path().join("log"));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let url = room_url(server.url());
+            let client = Connection::connect(&url, &token("ann")).await.unwrap();
+            let open = async || {
+                let path = DocPath::parse("ä.document").unwrap();
+                client.sync().open(&SyncOpenStart::new(path)).await
+            };
+            let stream = open().await.unwrap();
+            // So that there is a connection for reading, which stays.
+            client.sync().describe("ä.document").await.unwrap();
+            let mut typed = MeshDocument::new(MeshSchema::builtin("document").unwrap(), 7);
+            typed.apply_update(stream.state()).unwrap();
+            let mut edit = |text: &str| {
+                let before = typed.state_vector();
+                let element = json!({ "body": { "text": text } });
+                typed
+                    .append_child(Target::Root, element, &mut || text.to_owned())
+                    .unwrap();
+                typed.encode_diff(&before).unwrap()
+            };
+            stream.send(&edit("vorher")).await.unwrap();
+            let update = edit("verloren – 失");
+            spoil(&home.path().join("data"));
+
+            let mut refused = Vec::new();
+            let started = Instant::now();
+            // The room tries to read the document again each second or so.
+            while started.elapsed() < Duration::from_millis(2_500) {
+                refused.push(stream.send(&update).await);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            if let Ok(again) = open().await {
+                refused.push(again.send(&update).await);
+            }
+            for (attempt, answer) in refused.iter().enumerate() {
+                let is_refused = matches!(
+                    answer,
+                    Err(CallError::Refused {
+                        code: Some(1008),
+                        ..
+                    })
+                );
+                assert!(is_refused, "{what}, attempt {attempt}: {answer:?}");
+            }
+        });
+        server.kill();
+    }
+}
+
+#[test]
+fn key_of_another_project_does_not_open_a_database() {
+    let home = TempDir::new().unwrap();
+    let log = home.path().join("log");
+    let server = start(home.path(), &log);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let url = room_url(server.url());
+        let client = Connection::connect(&url, &token("ann")).await.unwrap();
+        let storage = client.storage();
+        storage.upload("datei.txt", BEFORE, true).await.unwrap();
+        client.close().await;
+    });
+    server.terminate();
+
+    // Without the key a new project would be made, in which nothing is.
+    let keyless = || {
+        let mut command = serve(home.path());
+        command.env_remove("MESHAGENT_API_KEY");
+        command
+    };
+    let (code, said) = refused_start(&mut keyless());
+    assert!(
+        code == 2 && said.contains(PROJECT_ID) && said.contains("credentials.json"),
+        "{said}"
+    );
+    assert!(said.contains("\nhint: "), "{said}");
+    assert!(!home.path().join("data/credentials.json").exists());
+
+    let other = "11111111-2222-4333-8444-555555555555";
+    let parts = |project: &str| {
+        let mut command = keyless();
+        command
+            .env("MESHAGENT_PROJECT_ID", project)
+            .env("MESHAGENT_KEY_ID", KEY_ID)
+            .env("MESHAGENT_SECRET", SECRET);
+        command
+    };
+    let (code, said) = refused_start(&mut parts(other));
+    assert!(
+        code == 2 && said.contains(PROJECT_ID) && said.contains(other),
+        "{said}"
+    );
+
+    // As the hint says: another key of the project.
+    Server::start(parts(PROJECT_ID).env("MESHAGENT_KEY_ID", other)).terminate();
+}
+
+#[test]
+fn data_directory_is_for_its_owner_only() {
+    let home = TempDir::new().unwrap();
+    let mut command = serve(home.path());
+    command.args(["--data-dir", "auf dem/Weg"]);
+    Server::start(&mut command).terminate();
+    for directory in ["auf dem", "auf dem/Weg"] {
+        let mode = fs::metadata(home.path().join(directory))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o700, "{directory}");
+    }
+}
+
+#[test]
+fn deleted_content_is_in_no_file() {
+    let home = TempDir::new().unwrap();
+    let data = home.path().join("data");
+    let log = home.path().join("log");
+    let server = start(home.path(), &log);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let text = "streng geheim – 極秘";
+    let bytes: Vec<u8> = (0..40_000_u32)
+        .flat_map(|number| number.wrapping_mul(2_654_435_761).to_be_bytes())
+        .collect();
+    runtime.block_on(async {
+        let url = room_url(server.url());
+        let client = Connection::connect(&url, &token("ann")).await.unwrap();
+        let content = json!({ "document": { "content": [{ "body": { "text": text } }] } });
+        for path in ["ä.document", "bleibt.document"] {
+            let sync = client.sync();
+            sync.create(path, Some(content.clone()), None)
+                .await
+                .unwrap();
+        }
+        let storage = client.storage();
+        for path in ["f.bin", "unter/g.bin"] {
+            storage.upload(path, bytes.clone(), true).await.unwrap();
+        }
+        let keys = keys(&data);
+        assert_eq!(keys.len(), 4);
+        let in_files = |key: &[u8]| {
+            fs::read_dir(&data).unwrap().any(|file| {
+                let content = fs::read(file.unwrap().path()).unwrap();
+                let mut places = content.windows(key.len());
+                places.any(|place| place == key)
+            })
+        };
+        assert!(keys.values().all(|key| in_files(key)), "where are they?");
+        for (path, recursive) in [("ä.document", false), ("f.bin", false), ("unter", true)] {
+            storage.delete(path, recursive).await.unwrap();
+            let (name, key) = keys
+                .iter()
+                .find(|(name, _)| name.starts_with(path))
+                .unwrap();
+            assert!(!in_files(key), "the key of {name}");
+            assert!(!in_files(&bytes[1_000..1_100]), "the content of {name}");
+        }
+        assert!(!in_files(text.as_bytes()), "text");
+        assert!(in_files(&keys["bleibt.document"]));
+        let left = client.sync().describe("bleibt.document").await.unwrap();
+        assert!(left.to_string().contains(text), "{left}");
+        client.close().await;
+    });
+    server.terminate();
+}
+
+/// The key of each document and file, by path.
+fn keys(data: &Path) -> BTreeMap<String, Vec<u8>> {
+    let database = rusqlite::Connection::open(data.join("meshagent.db")).unwrap();
+    let mut select = database
+        .prepare("SELECT path, key FROM entries JOIN keys ON entry = id")
+        .unwrap();
+    let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
+    rows.unwrap().map(Result::unwrap).collect()
+}
+
+fn serve(home: &Path) -> Command {
+    let mut command = meshagent(home, &["serve", "--listen", "127.0.0.1:0"]);
+    command
+        .current_dir(home)
+        .env("MESHAGENT_API_KEY", KEY)
+        .env("MESHAGENT_DATA_DIR", home.join("data"));
+    command
+}
+
+fn start(home: &Path, log: &Path) -> Server {
+    Server::start_with_log(&mut serve(home), File::create(log).unwrap())
+}
+
+/// The exit code of a server that does not start, and what it says.
+fn refused_start(command: &mut Command) -> (i32, String) {
+    let mut child = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let started = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if started.elapsed() > PATIENCE {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("the server started");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code().unwrap(), said)
+}

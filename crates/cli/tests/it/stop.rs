@@ -1,0 +1,180 @@
+//! The end of `meshagent serve`: some seconds after its grace the process is gone, whatever its peers do.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use meshagent_client::Connection;
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::KEY;
+use crate::raw::RawSocket;
+use crate::serve::{Server, serve_with};
+use crate::stress::{alone, room_url, token};
+
+/// What may come on top of a grace of one second.
+const SLACK: Duration = Duration::from_secs(12);
+
+fn serve(home: &TempDir) -> Command {
+    let patient = ["--handshake-timeout", "300", "--http-timeout", "300"];
+    let mut command = serve_with(home.path(), &patient);
+    command.args(["--shutdown-grace", "1"]);
+    command
+}
+
+/// Tells the server to stop; returns its exit status and how long it took.
+fn terminated(mut server: Server) -> (ExitStatus, Duration) {
+    let started = Instant::now();
+    server.ask_to_stop();
+    loop {
+        if let Some(status) = server.ended() {
+            return (status, started.elapsed());
+        }
+        assert!(
+            started.elapsed() < SLACK * 2,
+            "the process has not ended after {:?}",
+            started.elapsed()
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn plain(server: &Server, text: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(server.url().trim_start_matches("http://")).unwrap();
+    stream.write_all(text.as_bytes()).unwrap();
+    stream
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+#[test]
+fn no_kind_of_socket_keeps_the_process() {
+    let _machine = alone();
+    let home = TempDir::new().unwrap();
+    let server = Server::start(&mut serve(&home));
+    let half_a_head = plain(&server, "GET /healthz HTTP/1.1\r\nho");
+    let project = crate::PROJECT_ID;
+    let half_a_body = plain(
+        &server,
+        &format!(
+            "POST /accounts/projects/{project}/rooms/room/connect HTTP/1.1\r\nhost: x\r\n\
+             authorization: Bearer {KEY}\r\ncontent-length: 1000\r\n\r\n{{\"email\":"
+        ),
+    );
+    let peers = runtime().block_on(async {
+        let client = Connection::connect(&room_url(server.url()), &token("ann"))
+            .await
+            .unwrap();
+        let data = vec![b'x'; 24 << 20];
+        client.storage().upload("ä.bin", data, true).await.unwrap();
+        let url = client.storage().download_url("ä.bin").await.unwrap();
+        let text = "ü".repeat(4 << 20);
+        let json = json!({ "document": { "content": [{ "body": { "text": text } }] } });
+        client
+            .sync()
+            .create("a.document", Some(json), None)
+            .await
+            .unwrap();
+        let address = server.url().trim_start_matches("http://");
+        let target = url.split_once(address).unwrap().1;
+        let mut download = plain(
+            &server,
+            &format!("GET {target} HTTP/1.1\r\nhost: x\r\n\r\n"),
+        );
+        download.read_exact(&mut [0; 12]).unwrap();
+        let idle = RawSocket::join(server.url(), "idle", None).await;
+        let mut within_a_frame = RawSocket::join(server.url(), "slow", None).await;
+        within_a_frame
+            .bytes(&[0x82, 0xfe, 0x10, 0, 0, 0, 0, 0, 1])
+            .await;
+        let mut deaf = RawSocket::join(server.url(), "deaf", Some(4096)).await;
+        for id in 0..4 {
+            deaf.invoke(id, "sync", "describe", &json!({ "path": "a.document" }))
+                .await;
+        }
+        // All of it is there before the server stops.
+        let _answer = client.storage().list("").await.unwrap();
+        (client, download, idle, within_a_frame, deaf)
+    });
+    let (status, took) = terminated(server);
+    assert!(status.success() && took < SLACK, "{status} after {took:?}");
+    drop((half_a_head, half_a_body, peers));
+}
+
+#[test]
+fn a_busy_room_does_not_keep_the_process_and_what_it_acknowledged_is_there() {
+    let _machine = alone();
+    let home = TempDir::new().unwrap();
+    let server = Server::start(&mut serve(&home));
+    let client_runtime = runtime();
+    let socket = client_runtime.block_on(async {
+        let client = Connection::connect(&room_url(server.url()), &token("ann"))
+            .await
+            .unwrap();
+        let element = json!({ "body": { "text": "héllo wörld 😀".repeat(4) } });
+        let json = json!({ "document": { "content": vec![element; 8_000] } });
+        client
+            .sync()
+            .create("large.document", Some(json), None)
+            .await
+            .unwrap();
+        client.close().await;
+        let mut socket = RawSocket::join(server.url(), "busy", None).await;
+        let check = json!({
+            "path": "large.document",
+            "patch": [{ "op": "copy", "from": "/document/content/0", "path": "/document/content/0" }],
+            "dry_run": true,
+        });
+        for id in 0..400 {
+            socket.invoke(id, "sync", "patch", &check).await;
+        }
+        socket
+    });
+    let (status, took) = terminated(server);
+    assert!(took < SLACK, "{status} after {took:?}");
+    drop(socket);
+    let server = Server::start(&mut serve(&home));
+    client_runtime.block_on(async {
+        let client = Connection::connect(&room_url(server.url()), &token("ann"))
+            .await
+            .unwrap();
+        let found = client.storage().exists("large.document").await.unwrap();
+        assert!(found, "it was acknowledged");
+        client.close().await;
+    });
+    server.kill();
+}
+
+/// While nobody reads the log, each thread that writes to it waits for ever.
+#[test]
+fn a_process_that_can_not_stop_by_itself_ends_all_the_same() {
+    let _machine = alone();
+    let home = TempDir::new().unwrap();
+    let server = Server::start_with_log(serve(&home).args(["--log", "trace"]), Stdio::piped());
+    // Each of these is logged, until the pipe is full and nobody is answered any more.
+    let refused = "GET /rooms/room?token=bad HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+                   sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let mut is_stuck = false;
+    for _ in 0..10_000 {
+        let mut stream = plain(&server, refused);
+        stream
+            .set_read_timeout(Some(Duration::from_millis(500)))
+            .unwrap();
+        is_stuck = stream.read_exact(&mut [0; 12]).is_err();
+        if is_stuck {
+            break;
+        }
+    }
+    assert!(is_stuck, "the log is longer than a pipe");
+    let (status, took) = terminated(server);
+    assert!(took < SLACK, "{took:?}");
+    assert_eq!(status.code(), Some(1));
+}
