@@ -1,0 +1,309 @@
+//! Storage: files that nobody takes, files that never end, folders with many entries, moves in circles.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::attack::{Attack, Said};
+use crate::socket::Socket;
+use crate::stage::{Stage, token, token_for, verdict};
+
+const FILE_BYTES: usize = 48 << 20;
+
+pub(crate) const ATTACKS: fn() -> Vec<Attack> = || {
+    vec![
+        Attack::new(
+            "download-unpulled",
+            "80 downloads of a 48 MB file that nobody pulls, by one connection",
+            |stage| Box::pin(unpulled(stage)),
+        )
+        .in_short(),
+        Attack::new(
+            "download-links",
+            "80 downloads of a 48 MB file by plain sockets with a link that do not read",
+            |stage| Box::pin(links(stage)),
+        ),
+        Attack::new(
+            "download-restarts",
+            "a download of a 48 MB file started 300 times, given up after one piece",
+            |stage| Box::pin(restarts(stage)),
+        ),
+        Attack::new(
+            "download-tiny-pieces",
+            "a download of 1 MB in pieces of one byte, 50,000 pulls in advance",
+            |stage| Box::pin(tiny_pieces(stage)),
+        ),
+        Attack::new(
+            "upload-unfinished",
+            "unfinished uploads of 40 MB in each of 30 rooms",
+            |stage| Box::pin(unfinished(stage)),
+        ),
+        Attack::new(
+            "upload-tiny-pieces",
+            "100,000 pieces of one byte",
+            |stage| Box::pin(upload_tiny_pieces(stage)),
+        ),
+        Attack::new(
+            "upload-names",
+            "4,000 uploads begun on one connection with names and media types of 50 KB",
+            |stage| Box::pin(upload_names(stage)),
+        ),
+        Attack::new(
+            "storage-list",
+            "a folder of 3,000 entries listed 2,000 times without reading",
+            |stage| Box::pin(list(stage)),
+        ),
+        Attack::new(
+            "storage-moves",
+            "a folder of 200 documents moved to and fro 2,000 times",
+            |stage| Box::pin(moves(stage)),
+        ),
+        Attack::new(
+            "storage-moves-edited",
+            "an open document moved and edited in turns, 2,000 times",
+            |stage| Box::pin(moves_edited(stage)),
+        )
+        .in_short(),
+        Attack::new(
+            "storage-paths",
+            "paths of 1 MB, of 500,000 folders, and of what no file system takes",
+            |stage| Box::pin(paths(stage)),
+        )
+        .in_short(),
+    ]
+};
+
+async fn unpulled(stage: &Stage<'_>) -> Said {
+    stage.upload("big", FILE_BYTES).await?;
+    let mut socket = stage.attacker().await?;
+    socket.drain();
+    stage.begin().await?;
+    for number in 0..80 {
+        let call = format!("d{number}");
+        socket.open_call("storage", "download", &call).await?;
+        let start = r#"{"kind":"start","path":"big","chunk_size":65536}"#;
+        socket.chunk(&call, start, b"").await?;
+    }
+    stage.hold().await;
+    Ok("all sent".to_owned())
+}
+
+async fn links(stage: &Stage<'_>) -> Said {
+    stage.upload("big", FILE_BYTES).await?;
+    let mut socket = stage.attacker().await?;
+    let answer = socket
+        .ask("storage", "download_url", r#"{"path":"big"}"#)
+        .await?;
+    let url = answer["json"]["url"].as_str().context("a link")?;
+    let path = url
+        .find("/rooms/")
+        .map(|at| &url[at..])
+        .context("a link to a room")?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    stage.begin().await?;
+    let mut sockets = Vec::new();
+    for _ in 0..80 {
+        let mut socket = Socket::connect(stage.address(), true).await?;
+        socket.bytes(request.as_bytes()).await?;
+        sockets.push(socket);
+    }
+    stage.hold().await;
+    Ok("all sent".to_owned())
+}
+
+async fn restarts(stage: &Stage<'_>) -> Said {
+    stage.upload("big", FILE_BYTES).await?;
+    let mut socket = stage.attacker().await?;
+    socket.drain();
+    stage.begin().await?;
+    for number in 0..stage.amount(300, 30) {
+        let call = format!("d{number}");
+        socket.open_call("storage", "download", &call).await?;
+        socket
+            .chunk(&call, r#"{"kind":"start","path":"big"}"#, b"")
+            .await?;
+        socket.chunk(&call, r#"{"kind":"pull"}"#, b"").await?;
+        let close =
+            format!(r#"{{"tool_call_id":"{call}","chunk":{{"type":"control","method":"close"}}}}"#);
+        socket
+            .message("room.tool_call_request_chunk", &close, b"")
+            .await?;
+    }
+    Ok("all sent".to_owned())
+}
+
+async fn tiny_pieces(stage: &Stage<'_>) -> Said {
+    stage.upload("small", 1 << 20).await?;
+    let mut socket = stage.attacker().await?;
+    socket.open_call("storage", "download", "d").await?;
+    let started = socket
+        .chunk(
+            "d",
+            r#"{"kind":"start","path":"small","chunk_size":1}"#,
+            b"",
+        )
+        .await?;
+    socket.answer(started).await?;
+    socket.drain();
+    stage.begin().await?;
+    for _ in 0..stage.amount(50_000, 5_000) {
+        socket.chunk("d", r#"{"kind":"pull"}"#, b"").await?;
+    }
+    Ok("all sent".to_owned())
+}
+
+async fn unfinished(stage: &Stage<'_>) -> Said {
+    let rooms = stage.amount(30, 30);
+    let mut sockets = Vec::new();
+    for number in 0..rooms {
+        let token = token_for("mallory", &format!("uploads-{number}"));
+        let mut socket = stage.join(&token, false).await?;
+        socket.drain();
+        sockets.push(socket);
+    }
+    let pieces = stage.amount(40, 40);
+    let mut uploads = JoinSet::new();
+    stage.begin().await?;
+    for mut socket in sockets {
+        uploads.spawn(async move {
+            socket.open_call("storage", "upload", "up").await?;
+            socket
+                .chunk("up", r#"{"kind":"start","path":"never"}"#, b"")
+                .await?;
+            let piece = vec![1; 1 << 20];
+            for _ in 0..pieces {
+                socket.chunk("up", r#"{"kind":"data"}"#, &piece).await?;
+            }
+            anyhow::Ok(socket)
+        });
+    }
+    let held = uploads.join_all().await;
+    stage.hold().await;
+    drop(held);
+    Ok("all sent".to_owned())
+}
+
+async fn upload_tiny_pieces(stage: &Stage<'_>) -> Said {
+    let mut socket = stage.attacker().await?;
+    socket.open_call("storage", "upload", "up").await?;
+    socket
+        .chunk("up", r#"{"kind":"start","path":"tiny"}"#, b"")
+        .await?;
+    socket.drain();
+    stage.begin().await?;
+    for _ in 0..stage.amount(100_000, 5_000) {
+        socket.chunk("up", r#"{"kind":"data"}"#, b"x").await?;
+    }
+    Ok("all sent".to_owned())
+}
+
+async fn upload_names(stage: &Stage<'_>) -> Said {
+    let mut socket = stage.attacker().await?;
+    socket.drain();
+    let name = "n".repeat(50 << 10);
+    stage.begin().await?;
+    for number in 0..stage.amount(4_000, 400) {
+        let call = format!("u{number}");
+        socket.open_call("storage", "upload", &call).await?;
+        let start = format!(
+            r#"{{"kind":"start","path":"f{number}","name":"{name}","mime_type":"{name}"}}"#
+        );
+        socket.chunk(&call, &start, b"").await?;
+    }
+    stage.hold().await;
+    Ok("all sent".to_owned())
+}
+
+/// Creates so many documents in the folder `many`.
+async fn fill_folder(stage: &Stage<'_>, count: usize) -> anyhow::Result<()> {
+    let mut socket = stage.attacker().await?;
+    let mut last = 0;
+    for number in 0..count {
+        let json = r#"{"document":{"content":[]}}"#;
+        let input = format!(r#"{{"path":"many/{number} файл.document","json":{json}}}"#);
+        last = socket.call("sync", "create", &input).await?;
+    }
+    socket.answer(last).await?;
+    Ok(())
+}
+
+async fn list(stage: &Stage<'_>) -> Said {
+    fill_folder(stage, stage.amount(3_000, 300)).await?;
+    let mut socket = stage.join(&token("mallory"), true).await?;
+    stage.begin().await?;
+    for _ in 0..stage.amount(2_000, 500) {
+        socket.call("storage", "list", r#"{"path":"many"}"#).await?;
+    }
+    Ok("all sent".to_owned())
+}
+
+async fn moves(stage: &Stage<'_>) -> Said {
+    fill_folder(stage, 200).await?;
+    let mut socket = stage.attacker().await?;
+    let (to, back) = (
+        r#"{"source_path":"many","destination_path":"other/many"}"#,
+        r#"{"source_path":"other/many","destination_path":"many"}"#,
+    );
+    stage.begin().await?;
+    let mut last = 0;
+    for _ in 0..stage.amount(1_000, 50) {
+        socket.call("storage", "move", to).await?;
+        last = socket.call("storage", "move", back).await?;
+    }
+    Ok(verdict(&socket.answer(last).await?))
+}
+
+async fn moves_edited(stage: &Stage<'_>) -> Said {
+    use crate::forge::{Ops, Place};
+    let mut socket = stage.attacker().await?;
+    socket.open_document("open", "a.document").await?;
+    while socket.next().await?.kind != "room.tool_call_response_chunk" {}
+    socket.drain();
+    stage.begin().await?;
+    let mut clock = 0;
+    let until = Instant::now() + Duration::from_secs(stage.amount(15, 2) as u64);
+    for number in 0..stage.amount(2_000, 200) {
+        if Instant::now() > until {
+            break;
+        }
+        let (from, to) = if number % 2 == 0 {
+            ("a", "b")
+        } else {
+            ("b", "a")
+        };
+        let input =
+            format!(r#"{{"source_path":"{from}.document","destination_path":"{to}.document"}}"#);
+        socket.call("storage", "move", &input).await?;
+        let mut ops = Ops::new(5_000_000_011, clock);
+        ops.element_with_id(Place::Root, "body");
+        clock = ops.next();
+        socket.update("open", &ops.finish()).await?;
+    }
+    Ok("all sent".to_owned())
+}
+
+async fn paths(stage: &Stage<'_>) -> Said {
+    let mut socket = stage.attacker().await?;
+    let paths = [
+        "p".repeat(1 << 20),
+        "a/".repeat(500_000),
+        "../".repeat(300),
+        format!("{}\\u0000", "\\uD83D\\uDE42".repeat(200)),
+        "%2e%2e/".repeat(100),
+    ];
+    stage.begin().await?;
+    let mut said = String::new();
+    for _ in 0..stage.amount(20, 3) {
+        for path in &paths {
+            for tool in ["exists", "list", "delete", "download_url"] {
+                let input = format!(r#"{{"path":"{path}"}}"#);
+                said = verdict(&socket.ask("storage", tool, &input).await?);
+            }
+            let create = format!(r#"{{"path":"{path}","json":{{"a":{{}}}}}}"#);
+            socket.ask("sync", "create", &create).await?;
+        }
+    }
+    Ok(said)
+}
