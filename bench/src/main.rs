@@ -9,6 +9,7 @@
 mod edits;
 mod open;
 mod provenance;
+mod shapes;
 mod table;
 mod trace;
 
@@ -25,13 +26,14 @@ usage: bench [--short] [--check] [SECTION...]
 
   --short   fewer repetitions, shapes and steps, in less than a minute
   --check   end with 1 if a goal is missed
-  SECTION   trace, open, memory, edits, provenance; all of them if none is named";
+  SECTION   trace, open, memory, edits, provenance, shapes (beside Yjs on Node; NODE_PATH names its folder);
+            all but shapes if none is named";
 
 const ELEMENTS: usize = 100_000;
 
 type Measure = fn(Effort, bool) -> Result<Section>;
 
-const SECTIONS: [(&str, Measure); 5] = [
+const SECTIONS: [(&str, Measure); 6] = [
     ("trace", trace::measure),
     ("open", |effort, is_short| {
         let shapes = &Shape::ALL[..if is_short { 2 } else { 3 }];
@@ -43,6 +45,7 @@ const SECTIONS: [(&str, Measure); 5] = [
     }),
     ("edits", |effort, _| edits::measure(effort, ELEMENTS)),
     ("provenance", |effort, _| provenance::measure(effort)),
+    ("shapes", shapes::measure),
 ];
 
 fn main() -> Result<ExitCode> {
@@ -69,7 +72,9 @@ fn main() -> Result<ExitCode> {
     };
     let mut missed = 0;
     for (name, measure) in SECTIONS {
-        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
+        // It alone needs another program.
+        let is_asked = wanted.is_empty() && name != "shapes";
+        if is_asked || wanted.iter().any(|wanted| wanted == name) {
             let section = measure(effort, is_short)?;
             println!("{section}");
             missed += section.missed();

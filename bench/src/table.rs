@@ -31,6 +31,16 @@ impl Row {
         }
     }
 
+    /// A row of what a large workload takes beside as many small ones.
+    pub(crate) fn growth(what: String, [many, large]: [Duration; 2], goal: f64) -> Self {
+        Self {
+            what,
+            figures: [duration(large), duration(many)],
+            ratio: large.as_secs_f64() / many.as_secs_f64().max(f64::MIN_POSITIVE),
+            goal: Some(goal),
+        }
+    }
+
     /// A row of bytes per element.
     #[expect(clippy::cast_precision_loss, reason = "a ratio needs no more")]
     pub(crate) fn bytes(what: String, bytes: [usize; 2], elements: usize, goal: f64) -> Self {

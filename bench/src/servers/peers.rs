@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use meshagent_protocol::ApiKey;
 use serde_json::Value;
 
 use super::speech::{Credentials, Hocuspocus, Ours, Relay, Speech, YProtocol};
@@ -330,6 +331,14 @@ fn ask(address: SocketAddr, path: &str) -> std::io::Result<String> {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+/// The project of which our server accepts the key.
+///
+/// # Errors
+/// When the key is none.
+pub fn project() -> Result<String> {
+    Ok(ApiKey::parse(API_KEY)?.project_id)
 }
 
 static CREDENTIALS: LazyLock<Credentials> =

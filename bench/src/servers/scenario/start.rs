@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use meshagent_store::{RoomId, Store as _, Timestamp, Write, Written};
 use meshagent_store_sqlite::{Options, SqliteStore};
 
-use crate::servers::peers::{Peer, Tools};
+use crate::servers::peers::{self, Peer, Tools};
 use crate::servers::stage;
 use crate::servers::workload;
 
@@ -19,10 +19,11 @@ pub fn fill(data: &Path, documents: usize) -> Result<()> {
     const AT_ONCE: usize = 1000;
     let state = workload::base(1)?;
     let store = SqliteStore::open(data, Options::default())?;
+    let project = peers::project()?;
     for first in (0..documents).step_by(AT_ONCE) {
         let creations: Vec<Write> = (first..documents.min(first + AT_ONCE))
             .map(|number| Write::CreateDocument {
-                room: RoomId::new("project", format!("room-{}", number / 100)),
+                room: RoomId::new(project.as_str(), format!("room-{}", number / 100)),
                 path: format!("{number}.document"),
                 schema: "{}".to_owned(),
                 state: state.clone(),
