@@ -77,6 +77,8 @@ const entryJson = (entry) =>
   };
 
 function recordEvents() {
+  // The SDK names the event by its status.
+  room.on("ahead", ({ status, message }) => events.push({ kind: "room.status", status, message }));
   room.storage.on("file.updated", (event) =>
     events.push({ kind: "file.updated", path: event.path, participant_id: event.participantId }),
   );
@@ -149,6 +151,9 @@ const sync = {
   },
   close: async ({ path }) => room.sync.close(path),
   sync: async ({ path, data }) => room.sync.sync(path, bytes(data)),
+  /** Sends the whole replica: what mends a server that was restored from an older copy. */
+  sync_state: async ({ path }) =>
+    room.sync.sync(path, new TextEncoder().encode(documents.get(path).getState())),
   /** What the SDK shows. */
   async json({ path, ids = false }) {
     const document = documents.get(path);
@@ -163,6 +168,8 @@ const sync = {
     const root = copy.get("xml", Y.XmlElement);
     return replicaJson(document.schema, document.schema.root.tagName, root, ids);
   },
+  /** Whether what is written reaches the server. */
+  is_streaming: async ({ path }) => room.sync._documentStreams[path] != null,
   /** Why the document no longer syncs; the SDK tells nobody. */
   stream_error: async ({ path }) => room.sync._documentStreams[path]?._error?.stack ?? null,
   schema: async ({ path }) => documents.get(path).schema.toJson(),

@@ -65,6 +65,7 @@ class Client:
         for kind in ("participant_added", "participant_removed"):
             self.room.messaging.on(kind, self._participant_recorder(kind))
         self.room.messaging.on("message", self._record_message)
+        self.room.on("room.status", self._recorder("room.status"))
         local = self.room.local_participant
         return {
             "room_name": self.room.room_name,
@@ -135,6 +136,12 @@ class Client:
         data = base64.b64decode(request["data"])
         await self.room.sync.sync(path=request["path"], data=data)
 
+    async def op_sync_state(self, request):
+        """Sends the whole replica: what mends a server that was restored from an older copy."""
+        state = self.documents[request["path"]].get_state()
+        data = base64.standard_b64encode(state)
+        await self.room.sync.sync(path=request["path"], data=data)
+
     async def op_json(self, request):
         """What the SDK shows."""
         root = self.documents[request["path"]].root
@@ -149,6 +156,10 @@ class Client:
             return fresh.root.to_json(include_ids=request.get("ids", False))
         finally:
             fresh.close()
+
+    async def op_is_streaming(self, request):
+        """Whether what is written reaches the server."""
+        return request["path"] in self.room.sync._document_streams
 
     async def op_stream_error(self, request):
         """Why the document no longer syncs; the SDK tells nobody."""

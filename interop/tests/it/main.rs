@@ -16,6 +16,7 @@ mod messaging;
 mod other_sdks;
 mod our_client;
 mod reconnect;
+mod restore;
 mod samples;
 mod scenario;
 mod storage;
