@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::process::{cargo, run};
-use crate::{BUILD_LIMIT, target_dir};
+use crate::{BUILD_LIMIT, interop, target_dir};
 
 const RUN_LIMIT: Duration = Duration::from_mins(15);
 /// Eight scenarios with five servers, three times each; and what has to be installed before.
@@ -73,5 +73,9 @@ fn measure(profile: &str, arguments: &[&str]) -> Result<()> {
     let name = format!("bench{}", std::env::consts::EXE_SUFFIX);
     let mut bench = Command::new(target_dir().join(profile).join(name));
     bench.args(arguments);
+    if arguments.contains(&"shapes") {
+        interop::prepare()?;
+        bench.env("NODE_PATH", interop::node_modules());
+    }
     run(bench, RUN_LIMIT)
 }

@@ -34,6 +34,12 @@ pub(crate) fn prepare() -> Result<()> {
     )
 }
 
+/// Where the npm packages are that [`prepare`] installs.
+pub(crate) fn node_modules() -> PathBuf {
+    let cache = workspace_root().join("target").join("interop");
+    cache.join("node").join("node_modules")
+}
+
 /// Calls `install_into` on an empty directory unless the directory's stamp says that these pins are
 /// installed. The stamp is written last, so that a broken installation is never taken for a good one.
 fn install(

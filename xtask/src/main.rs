@@ -3,6 +3,8 @@
 
 #![expect(clippy::print_stdout, reason = "a command says what it does")]
 
+mod abuse;
+mod autobahn;
 mod bench;
 mod fuzz;
 mod interop;
@@ -36,6 +38,10 @@ usage: cargo xtask <command>
                         the figures of the document library, in a release build
   bench servers [--short] [--check] [--runs N] [--peers LIST] [--out DIR] [SCENARIO...]
                         our server beside Hocuspocus, Y-Sweet, y-websocket and a bare relay
+  abuse [--profile NAME] [--short] [--check] [--list] [--out FILE] [NAME...]
+                        attacks on the server binary beside innocent participants, in a release build or that of
+                        another profile; MESHAGENT_BIN names another binary
+  autobahn              the cases of the Autobahn suite on the server's WebSocket reader; wants CPython 2.7
   man [DIR]             the man pages of the command line tool, in target/man or there
   wasm                  the tests of the pure crates on wasm32 under Node
   fuzz [--seconds N] [TARGET...]
@@ -66,6 +72,8 @@ fn main() -> Result<()> {
         ["wasm"] => wasm::test(),
         ["conformance", options @ ..] => conformance(options),
         ["sim", arguments @ ..] => sim::sim(arguments),
+        ["autobahn"] => autobahn::autobahn(),
+        ["abuse", arguments @ ..] => abuse::abuse(arguments),
         ["bench", arguments @ ..] => bench::bench(arguments),
         ["fuzz", arguments @ ..] => fuzz::fuzz(arguments),
         ["ci"] => ci(),
@@ -156,7 +164,8 @@ fn ci() -> Result<()> {
     fuzz::fuzz_shortly()?;
     bench::check_shortly()?;
     test(true)?;
-    bench::check_servers()
+    bench::check_servers()?;
+    abuse::check_shortly()
 }
 
 fn workspace_root() -> &'static Path {
