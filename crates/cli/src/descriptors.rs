@@ -8,9 +8,11 @@ use crate::failure::{Failure, USAGE};
 const OWN_FILES: usize = 64;
 /// Below this there is nothing that would be worth starting.
 const FEWEST_CONNECTIONS: usize = 16;
+/// From here on it is no news that there are fewer than the default allows.
+const MANY_CONNECTIONS: usize = 1_000;
 
 /// Raises the limit on open files as far as the system lets, and holds the bounds on connections to it. What there is
-/// to say about that, if they had to be lowered.
+/// to say about that, if they had to be lowered below what was asked for or what a small server needs.
 ///
 /// # Errors
 /// If it leaves next to nothing for connections.
@@ -33,7 +35,9 @@ pub(crate) fn hold_to_limit(limits: &mut Limits) -> Result<Option<String>, Failu
             .with_exit_code(USAGE)
             .with_hint("raise the limit: `ulimit -n`, or LimitNOFILE= of a systemd unit"));
     };
-    let warning = (sockets < wanted).then(|| {
+    let is_default = wanted == Limits::default().max_connections;
+    let is_news = sockets < wanted && !(is_default && sockets >= MANY_CONNECTIONS);
+    let warning = is_news.then(|| {
         format!(
             "the process may have {files} files open, so --max-connections is {sockets} instead of {wanted}; raise the \
              limit (`ulimit -n`, or LimitNOFILE= of a systemd unit) to {} for that",

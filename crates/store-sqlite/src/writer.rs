@@ -16,8 +16,8 @@ use crate::write::{self, Failure};
 
 /// Writes of one batch that are set aside because they fail. More of them are no longer the fault of each.
 const MAX_SET_ASIDE: usize = 8;
-/// How long a deletion waits for readers that began before it.
-const ERASE_PATIENCE: Duration = Duration::from_millis(250);
+/// How long a deletion waits for readers that began before it; everybody's writes wait with it.
+const ERASE_PATIENCE: Duration = Duration::from_millis(50);
 /// How long the log keeps what was overwritten, if nothing is deleted meanwhile.
 const OVERWRITTEN_KEPT: Duration = Duration::from_mins(1);
 
