@@ -59,6 +59,9 @@ pub struct Inspection {
 pub struct Applied {
     /// The v1 update of what became visible, with what had waited for it; `None` if nothing did.
     pub visible: Option<Vec<u8>>,
+    /// The update without the operations that were here before, for a log in which they stand already; `None` if it
+    /// has none of them. What others say of an operation later is never to take the place of what its author wrote.
+    pub kept: Option<Vec<u8>>,
     /// Whether some part of the update still waits for operations that are missing.
     pub gap: bool,
     /// The update's operations that were not here before, what waits among them: client ids and clocks.
@@ -92,7 +95,7 @@ pub enum DecodeError {
 
 /// Merges updates of one document into one, without a document.
 ///
-/// What appears twice is kept once; what is missing in between stays missing.
+/// What appears twice is kept once, with its content if one of them has it; what is missing in between stays missing.
 ///
 /// # Errors
 /// [`DecodeError`] if one of them is malformed.

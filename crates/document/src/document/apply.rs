@@ -178,7 +178,7 @@ impl MeshDocument {
                 ..Applied::default()
             }
         } else {
-            self.apply_scan(update, &scan)?
+            self.apply_news(update, scan)?
         };
         applied.operations = operations;
         if applied.visible.is_some() {
@@ -345,6 +345,21 @@ impl MeshDocument {
             && one.dependencies().all(is_known)
     }
 
+    /// Applies what is new of an update. Of what waits with its content, nothing is put out by who says that it is
+    /// gone: it is taken up, and deleted if the update deletes it.
+    fn apply_news(&mut self, update: &[u8], scan: Scan<'_>) -> Result<Applied, DecodeError> {
+        let denied = self.pending.denied(&scan.structs);
+        if denied.is_empty() {
+            return self.apply_scan(update, &scan);
+        }
+        let structs = denied.into_iter().chain(scan.structs).collect();
+        let known = |client| self.engine.clock(client);
+        let whole = writer::update(structs, scan.deletes, known)?;
+        let mut applied = self.apply_scan(&whole, &Scan::read(&whole)?)?;
+        applied.kept.get_or_insert(whole);
+        Ok(applied)
+    }
+
     fn apply_scan(&mut self, update: &[u8], scan: &Scan<'_>) -> Result<Applied, DecodeError> {
         let plan = Plan::new(&self.engine, scan);
         let own = plan.order.iter().map(|&index| &scan.structs[index]);
@@ -384,6 +399,17 @@ impl MeshDocument {
             });
         }
 
+        let is_known = |one: &Struct<'_>| one.id.clock < self.engine.clock(one.id.client);
+        let kept = if scan.structs.iter().any(is_known) {
+            let known = |client| self.engine.clock(client);
+            Some(writer::update(
+                scan.structs.clone(),
+                scan.deletes.clone(),
+                known,
+            )?)
+        } else {
+            None
+        };
         let mut news = News::default();
         news.note(self, &own, &deletes);
         self.take_up(&own, &deletes, &mut steps)?;
@@ -402,6 +428,7 @@ impl MeshDocument {
         structs.extend(woken.iter().filter_map(|one| one.read().ok()));
         Ok(Applied {
             visible: news.encode(structs)?,
+            kept,
             gap,
             refused,
             ..Applied::default()
@@ -504,7 +531,7 @@ impl MeshDocument {
 }
 
 /// Whether operations came without what they held.
-fn is_blank(one: &Struct<'_>) -> bool {
+pub(super) fn is_blank(one: &Struct<'_>) -> bool {
     matches!(one.content, Content::Collected | Content::Deleted)
 }
 

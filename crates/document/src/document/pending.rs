@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use super::apply::is_blank;
 use super::ranges::ClientRanges;
 use crate::engine::{Comparison, Engine, Run, compare_runs};
 use crate::update::DecodeError;
@@ -113,20 +114,72 @@ impl Pending {
         }
     }
 
+    /// Adds a struct. What has its content waits on, whoever says meanwhile that it was collected.
     pub(super) fn add(&mut self, one: &Struct<'_>) {
-        let key = (one.id.client, one.id.clock);
-        let known = self.structs.get(&key);
-        if known.is_none_or(|known| known.length < one.length) {
-            let length = one.length;
-            let bytes: Box<[u8]> = match one.content {
-                // Its bytes may be those of the first of several.
-                scan::Content::Collected => writer::collected(length).into(),
-                _ => one.bytes.into(),
-            };
-            self.bytes += cost(&bytes);
-            let known = self.structs.insert(key, Waiting { length, bytes });
-            self.bytes -= known.map_or(0, |known| cost(&known.bytes));
+        let client = one.id.client;
+        let start = (client, one.id.clock);
+        let is_there =
+            |known: &Waiting| known.length == one.length && known.bytes[..] == *one.bytes;
+        if self.structs.get(&start).is_some_and(is_there) {
+            return;
         }
+        // They don't overlap each other, so one of those before reaches furthest.
+        let before = self.structs.range((client, 0)..start).next_back();
+        let behind = self.structs.range(start..(client, one.end()));
+        let overlapping = before
+            .into_iter()
+            .chain(behind)
+            .filter(|((_, clock), known)| clock + known.length > one.id.clock);
+        let clocks: Vec<u32> = overlapping.map(|(&(_, clock), _)| clock).collect();
+        let taken: Vec<(u32, Box<[u8]>)> = clocks
+            .into_iter()
+            .filter_map(|clock| Some((clock, self.remove((client, clock))?)))
+            .collect();
+        let known = taken.iter().filter_map(|(clock, bytes)| {
+            scan::reread(
+                bytes,
+                Id {
+                    client,
+                    clock: *clock,
+                },
+            )
+            .ok()
+        });
+        // Those that are there come first.
+        let mut structs: Vec<Struct<'_>> = known.chain([one.clone()]).collect();
+        structs.sort_by_key(|one| one.id.clock);
+        for piece in writer::pieces(&structs, 0) {
+            let (clock, length) = (piece.clocks.start, piece.clocks.end - piece.clocks.start);
+            let mut bytes = Vec::new();
+            if writer::write_part(&mut bytes, piece.one, piece.clocks).is_ok() {
+                let bytes = bytes.into_boxed_slice();
+                self.bytes += cost(&bytes);
+                self.structs
+                    .insert((client, clock), Waiting { length, bytes });
+            }
+        }
+    }
+
+    /// Of what waits with its content, what these structs say is gone.
+    pub(super) fn denied<'a>(&'a self, structs: &[Struct<'_>]) -> Vec<Struct<'a>> {
+        let mut denied = Vec::new();
+        for one in structs.iter().filter(|one| is_blank(one)) {
+            let client = one.id.client;
+            let before = self
+                .structs
+                .range((client, 0)..(client, one.id.clock))
+                .next_back();
+            let behind = self
+                .structs
+                .range((client, one.id.clock)..(client, one.end()));
+            for (&(_, clock), known) in before.into_iter().chain(behind) {
+                let read = scan::reread(&known.bytes, Id { client, clock });
+                let has_content =
+                    |found: &Struct<'_>| found.end() > one.id.clock && !is_blank(found);
+                denied.extend(read.ok().filter(has_content));
+            }
+        }
+        denied
     }
 
     pub(super) fn add_delete(&mut self, range: IdRange) {

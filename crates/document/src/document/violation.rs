@@ -211,6 +211,7 @@ impl MeshDocument {
             return;
         }
         if index == ROOT_ATTRIBUTES_NODE {
+            self.check_content(index, report);
             return self.check_attributes(ROOT_NODE, report);
         }
         if node.key != NONE {
@@ -355,6 +356,11 @@ impl MeshDocument {
                 let pointer = self.pointer(node.parent);
                 Violation::new(pointer, "elements and texts", "another shared type")
             }
+            Offence::Content(ROOT_ATTRIBUTES_NODE) => Violation::new(
+                "",
+                "nothing but attributes in \"xml.attributes\"",
+                "something else",
+            ),
             Offence::Content(_) => {
                 Violation::new(self.pointer(index), "elements and texts", "something else")
             }
@@ -384,8 +390,13 @@ impl MeshDocument {
                 let beside = (index == ROOT_NODE).then_some(ROOT_ATTRIBUTES_NODE);
                 let mut nodes = [index].into_iter().chain(beside);
                 let value = nodes.find_map(|node| self.engine.value(node, key));
+                let is_beyond_numbers = value.is_some_and(Content::is_beyond_numbers);
                 let value = value.and_then(Content::shallow);
-                let found = value.as_ref().map_or("a shared type", kind_of);
+                let found = match &value {
+                    _ if is_beyond_numbers => "a number that JSON does not have",
+                    Some(value) => kind_of(value),
+                    None => "a shared type",
+                };
                 if matches!(offence, Offence::TextAttribute(..)) {
                     return Violation::new(pointer, "a text without attributes", found);
                 }
@@ -424,6 +435,10 @@ impl MeshDocument {
 
 /// Whether a property may have a value, of which no more is read than tells.
 fn is_allowed(property: &ValueProperty, value: &Content) -> bool {
+    // JSON shows it as null, and has no number like it.
+    if value.is_beyond_numbers() {
+        return false;
+    }
     let Some(variants) = property.variants() else {
         return value.shallow().is_some_and(|value| property.allows(&value));
     };

@@ -141,6 +141,24 @@ impl Content {
         }
     }
 
+    /// Whether it is infinite or no number, which other programs write where they mean a number.
+    pub(crate) fn is_beyond_numbers(&self) -> bool {
+        let Self::Values(bytes) = self else {
+            return false;
+        };
+        match bytes.split_first() {
+            Some((123, bytes)) => {
+                let first = bytes.first_chunk().map(|bytes| f64::from_be_bytes(*bytes));
+                first.is_some_and(|number| !number.is_finite())
+            }
+            Some((124, bytes)) => {
+                let first = bytes.first_chunk().map(|bytes| f32::from_be_bytes(*bytes));
+                first.is_some_and(|number| !number.is_finite())
+            }
+            _ => false,
+        }
+    }
+
     /// The bytes of its encoded values.
     pub(crate) fn value_bytes(&self) -> usize {
         match self {

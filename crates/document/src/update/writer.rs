@@ -1,5 +1,8 @@
 //! Writes v1 updates: structs that were scanned, whole or from some clock on, and new ones.
 
+use std::collections::BTreeMap;
+use std::ops::{Bound, Range};
+
 use serde_json::Value;
 
 use super::reader::Reader;
@@ -104,8 +107,8 @@ fn float(out: &mut Vec<u8>, number: f64) {
 /// An update of scanned structs and deleted ranges, without the operations below the clocks that are
 /// `known`.
 ///
-/// Structs of one client may overlap or leave gaps between them; what is there twice is written once,
-/// and gaps are written as such.
+/// Structs of one client may overlap or leave gaps between them; what is there twice is written once, with its content
+/// if one of them has it, and gaps are written as such.
 pub(crate) fn update(
     mut structs: Vec<Struct<'_>>,
     mut deletes: Vec<IdRange>,
@@ -123,18 +126,15 @@ pub(crate) fn update(
         let mut body = Vec::new();
         let mut count = 0;
         let mut next = clock;
-        for one in structs {
-            if one.end() <= next {
-                continue;
-            }
-            if one.id.clock > next {
+        for Piece { one, clocks } in pieces(structs, clock) {
+            if clocks.start > next {
                 body.push(10);
-                unsigned(&mut body, (one.id.clock - next).into());
+                unsigned(&mut body, (clocks.start - next).into());
                 count += 1;
             }
-            write_from(&mut body, one, next.max(one.id.clock))?;
+            next = clocks.end;
+            write_part(&mut body, one, clocks)?;
             count += 1;
-            next = one.end();
         }
         unsigned(&mut out, count);
         id(&mut out, Id { client, clock });
@@ -142,6 +142,93 @@ pub(crate) fn update(
     }
     self::deletes(&mut out, &mut deletes);
     Ok(out)
+}
+
+/// The part of a struct that speaks for these clocks.
+#[derive(Clone, Debug)]
+pub(crate) struct Piece<'s, 'a> {
+    pub(crate) one: &'s Struct<'a>,
+    pub(crate) clocks: Range<u32>,
+}
+
+/// One client's structs, in the order of their clocks, without overlaps and from some clock on.
+///
+/// Whoever has collected an operation says only that it is gone, which its deletion says as well. So what still has its
+/// content, or at least its place, speaks for the operation, whichever came first.
+pub(crate) fn pieces<'s, 'a>(structs: &'s [Struct<'a>], from: u32) -> Vec<Piece<'s, 'a>> {
+    let mut pieces = Vec::with_capacity(structs.len());
+    let mut next = from;
+    let mut overlaps = false;
+    for one in structs {
+        overlaps |= one.id.clock.max(from) < next;
+        let clocks = next.max(one.id.clock)..one.end();
+        if !clocks.is_empty() {
+            next = clocks.end;
+            pieces.push(Piece { one, clocks });
+        }
+    }
+    let is_mixed = || {
+        structs
+            .iter()
+            .any(|one| remains(one) != remains(&structs[0]))
+    };
+    if !overlaps || !is_mixed() {
+        return pieces;
+    }
+    let mut placed: BTreeMap<u32, Piece<'s, 'a>> = BTreeMap::new();
+    for remaining in [Remains::Content, Remains::Place, Remains::Nothing] {
+        let level = structs.iter().filter(|one| remains(one) == remaining);
+        let found: Vec<Piece<'s, 'a>> = free_of(level, from, &placed).collect();
+        placed.extend(found.into_iter().map(|piece| (piece.clocks.start, piece)));
+    }
+    placed.into_values().collect()
+}
+
+/// What a struct still has of its operations.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Remains {
+    Content,
+    Place,
+    Nothing,
+}
+
+fn remains(one: &Struct<'_>) -> Remains {
+    match one.content {
+        Content::Collected => Remains::Nothing,
+        Content::Deleted => Remains::Place,
+        _ => Remains::Content,
+    }
+}
+
+/// What of these structs, whose clocks rise, neither an earlier one of them has nor one that is placed.
+fn free_of<'s, 'a: 's>(
+    structs: impl Iterator<Item = &'s Struct<'a>>,
+    from: u32,
+    placed: &BTreeMap<u32, Piece<'s, 'a>>,
+) -> impl Iterator<Item = Piece<'s, 'a>> {
+    let mut next = from;
+    structs.flat_map(move |one| {
+        let mut free = Vec::new();
+        let mut at = next.max(one.id.clock);
+        next = next.max(one.end());
+        let before = placed.range(..=at).next_back().map(|(_, piece)| piece);
+        let behind = placed
+            .range((Bound::Excluded(at), Bound::Unbounded))
+            .map(|(_, piece)| piece);
+        for taken in before.into_iter().chain(behind) {
+            if taken.clocks.start >= one.end() {
+                break;
+            }
+            if taken.clocks.start > at {
+                free.push(at..taken.clocks.start);
+            }
+            at = at.max(taken.clocks.end);
+        }
+        if at < one.end() {
+            free.push(at..one.end());
+        }
+        free.into_iter().map(move |clocks| Piece { one, clocks })
+    })
 }
 
 pub(crate) fn deletes(out: &mut Vec<u8>, deletes: &mut Vec<IdRange>) {
@@ -172,13 +259,25 @@ pub(crate) fn collected(length: u32) -> Vec<u8> {
     out
 }
 
-/// The part of a struct from this clock on.
-fn write_from(out: &mut Vec<u8>, one: &Struct<'_>, clock: u32) -> Result<(), DecodeError> {
-    let offset = clock - one.id.clock;
-    let left = one.length - offset;
+/// The part of a struct that has these clocks. Only what has no content is cut at its end.
+pub(crate) fn write_part(
+    out: &mut Vec<u8>,
+    one: &Struct<'_>,
+    clocks: Range<u32>,
+) -> Result<(), DecodeError> {
+    let offset = clocks.start - one.id.clock;
+    let left = clocks.end - clocks.start;
     // Its bytes may be those of the first of several.
     if one.content == Content::Collected {
         out.extend(collected(left));
+        return Ok(());
+    }
+    let clock = clocks.start;
+    debug_assert!(clocks.end == one.end() || one.content == Content::Deleted);
+    if offset == 0 && clocks.end < one.end() {
+        let head = one.bytes.len() - one.content_bytes.len();
+        out.extend_from_slice(&one.bytes[..head]);
+        unsigned(out, left.into());
         return Ok(());
     }
     if offset == 0 {

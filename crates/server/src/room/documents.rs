@@ -374,13 +374,15 @@ impl Document {
 
     /// Replaces the replica after a failed commit. Readers have seen nothing but what is on disk, so they stay.
     pub(super) fn reload(&mut self, fresh: Self) {
+        // What waited may be taken up as it is read again.
+        let had_gap = self.replica.has_gap();
         self.replica = fresh.replica;
         self.bytes = fresh.bytes;
         self.stored = fresh.stored;
         // A commit that was taken for failed may have reached the disk.
         let is_more = fresh.last_seq > self.last_seq;
         self.last_seq = fresh.last_seq;
-        let is_missed = std::mem::take(&mut self.is_missed) || is_more;
+        let is_missed = std::mem::take(&mut self.is_missed) || is_more || had_gap;
         if is_missed {
             // No change tells of it, so readers get the state.
             self.committed += 1;

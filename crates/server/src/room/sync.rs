@@ -363,6 +363,8 @@ impl Room {
         } else {
             unlike_sent(inspection)
         };
+        // What is known of it stands in the log already, as its author wrote it.
+        let update = applied.kept.take().map_or(update, Bytes::from);
         let (update, mut violations) = match document.replica.repair() {
             None => (update, Violations::default()),
             Some(repair) => match with_repair(&update, &mut applied, &repair) {

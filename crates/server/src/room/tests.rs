@@ -6,6 +6,7 @@
 )]
 
 mod behind;
+mod blanks;
 mod compaction;
 mod costs;
 mod downloads;

@@ -134,6 +134,40 @@ fn repair_removes_just_what_breaks_the_schema() {
         },
         &["/doc/children/1/text/children/0//loud"],
     );
+    // A number that JSON does not have is shown as null, and is no null.
+    for number in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        check(
+            |transaction, root| {
+                let item = first(root, transaction, 0).get(transaction, 0).unwrap();
+                let item = item.into_xml_element().unwrap();
+                for name in ["s", "n", "b"] {
+                    item.insert_attribute(transaction, name, number);
+                }
+            },
+            &[
+                "/doc/children/0/item/children/0/item/b",
+                "/doc/children/0/item/children/0/item/n",
+                "/doc/children/0/item/children/0/item/s",
+            ],
+        );
+    }
+    // What is no attribute, beside the root's attributes.
+    check(
+        |transaction, _| {
+            let text = transaction.get_or_insert_text("xml.attributes");
+            text.push(transaction, "hidden 隐藏");
+            text.insert_embed(transaction, 2, yrs::Any::Bool(true));
+        },
+        &[""],
+    );
+    check(
+        |transaction, _| {
+            let array = transaction.get_or_insert_array("xml.attributes");
+            array.push_back(transaction, vec![0_u8; 10]);
+            array.push_back(transaction, 1_i64);
+        },
+        &[""],
+    );
     // Shared types that make no element tree.
     check(
         |transaction, _| {
