@@ -1,5 +1,6 @@
 //! Documents at their boundary: bytes and JSON in, bytes and JSON out.
 
+mod blanks;
 mod convergence;
 mod edits;
 mod gaps;
