@@ -31,6 +31,9 @@ usage: cargo xtask <command>
   conformance [--seeds N] [--from N]
                         random scripts on our document, Yjs and pycrdt: 1000 seeds, or from this one on;
                         `--from N` alone repeats one
+  conformance --differential [--seeds N] [--from N]
+                        our engine beside Yjs at each step, with all kinds of content: 5000 scripts, or from this
+                        one on; `--from N` alone repeats one
   sim [--seeds N] [--from N] [--verbose]
                         simulates the whole server: 10000 seeds, or from this one on; `--from N` alone repeats
                         one, and `--verbose` shows its steps
@@ -56,8 +59,10 @@ const TEST_LIMIT: Duration = Duration::from_hours(1);
 
 const CONFORMANCE_SEEDS: u64 = 1000;
 
-/// A seed takes about 0.1 s, and somebody may want ten thousand.
-const CONFORMANCE_LIMIT: Duration = Duration::from_hours(1);
+const DIFFERENTIAL_SCRIPTS: u64 = 5000;
+
+/// A seed takes about 0.1 s, a script of the differential test half a second, and somebody may want ten thousand.
+const CONFORMANCE_LIMIT: Duration = Duration::from_hours(3);
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -127,22 +132,32 @@ fn man(directory: &Path) -> Result<()> {
 }
 
 fn conformance(options: &[&str]) -> Result<()> {
+    let is_differential = options.first() == Some(&"--differential");
+    let (test, prefix, all) = if is_differential {
+        (
+            "our_engine_does_at_each_step",
+            "DIFFERENTIAL",
+            DIFFERENTIAL_SCRIPTS,
+        )
+    } else {
+        ("random_scripts", "CONFORMANCE", CONFORMANCE_SEEDS)
+    };
     let (mut seeds, mut from): (Option<u64>, Option<u64>) = (None, None);
-    for option in options.chunks(2) {
+    for option in options[usize::from(is_differential)..].chunks(2) {
         match option {
             ["--seeds", number] => seeds = Some(number.parse()?),
             ["--from", number] => from = Some(number.parse()?),
             _ => bail!("unknown option {option:?}\n{USAGE}"),
         }
     }
-    let otherwise = if from.is_some() { 1 } else { CONFORMANCE_SEEDS };
+    let otherwise = if from.is_some() { 1 } else { all };
     let seeds = seeds.unwrap_or(otherwise);
     interop::prepare()?;
     let mut tests = cargo(&["test", "-p", "interop", "--test", "conformance"]);
     tests
-        .args(["--", "--nocapture"])
-        .env("CONFORMANCE_SEEDS", seeds.to_string())
-        .env("CONFORMANCE_FROM", from.unwrap_or(0).to_string());
+        .args(["--", test, "--nocapture"])
+        .env(format!("{prefix}_SEEDS"), seeds.to_string())
+        .env(format!("{prefix}_FROM"), from.unwrap_or(0).to_string());
     run(tests, CONFORMANCE_LIMIT)
 }
 

@@ -5,6 +5,7 @@
 //! `cargo xtask conformance` runs many seeds, or one again; `docs/conformance.md` says what is compared.
 
 mod change;
+mod differential;
 mod replica;
 mod script;
 mod tree;
@@ -25,6 +26,9 @@ const SEEDS: u64 = 50;
 /// After this many seeds the other programs are started anew, whose logs grow.
 const SEEDS_PER_START: u64 = 50;
 
+/// How many scripts of the differential test.
+const DIFFERENTIAL_SCRIPTS: u64 = 100;
+
 /// How long a failing script is shortened.
 const SHRINK_LIMIT: Duration = Duration::from_mins(1);
 
@@ -32,6 +36,19 @@ const SHRINK_LIMIT: Duration = Duration::from_mins(1);
 fn random_scripts_end_equal() {
     if let Err(error) = run() {
         panic!("{error:#}");
+    }
+}
+
+#[test]
+#[expect(clippy::print_stdout, reason = "what a long run did")]
+fn our_engine_does_at_each_step_what_yjs_does() {
+    let run = || {
+        let from = number("DIFFERENTIAL_FROM", 0)?;
+        differential::run(from, number("DIFFERENTIAL_SEEDS", DIFFERENTIAL_SCRIPTS)?)
+    };
+    match run() {
+        Ok(summary) => println!("{summary}"),
+        Err(error) => panic!("{error:#}"),
     }
 }
 

@@ -55,9 +55,7 @@ pub(crate) struct Ours {
 
 impl Ours {
     pub(crate) fn new() -> Result<Self> {
-        let path = repository_root().join("testdata/vectors/documents.json");
-        let golden: Value = serde_json::from_slice(&std::fs::read(path)?)?;
-        let schema = MeshSchema::from_json(&golden["about"]["schema"])?;
+        let schema = golden_schema()?;
         Ok(Self {
             document: MeshDocument::new(schema.clone(), 1),
             follower: MeshDocument::new(schema.clone(), 1),
@@ -111,6 +109,13 @@ impl Ours {
         }
         Ok(update.into_iter().collect())
     }
+}
+
+/// The schema of the golden documents.
+pub(crate) fn golden_schema() -> Result<MeshSchema> {
+    let path = repository_root().join("testdata/vectors/documents.json");
+    let golden: Value = serde_json::from_slice(&std::fs::read(path)?)?;
+    Ok(MeshSchema::from_json(&golden["about"]["schema"])?)
 }
 
 impl Replica for Ours {
@@ -191,7 +196,8 @@ impl Replica for Ours {
     }
 }
 
-fn view(document: &MeshDocument) -> Result<View> {
+/// What our document shows.
+pub(crate) fn view(document: &MeshDocument) -> Result<View> {
     let root = Tree::from_element(document.root())?;
     Ok(View {
         root: Some(root.attributes),
@@ -201,7 +207,7 @@ fn view(document: &MeshDocument) -> Result<View> {
 }
 
 /// The change as an edit, which says the same place now in this way, now in that.
-fn edit(before: &Tree, change: &Change) -> Result<Edit> {
+pub(crate) fn edit(before: &Tree, change: &Change) -> Result<Edit> {
     let target = |id: &Option<String>| id.clone().map_or(Target::Root, Target::Id);
     let position = |parent: &Option<String>, index: usize, moving: Option<&str>| {
         let children = before.find(parent.as_deref())?.children.iter();

@@ -395,7 +395,7 @@ fn client_ids(seed: u64) -> [u64; REPLICAS] {
 }
 
 /// The clocks of a v1 state vector.
-fn clocks(vector: &[u8]) -> Result<BTreeMap<u64, u64>> {
+pub(crate) fn clocks(vector: &[u8]) -> Result<BTreeMap<u64, u64>> {
     let mut bytes = vector.iter();
     let mut number = || -> Result<u64> {
         let mut number = 0;
@@ -436,7 +436,7 @@ fn write(out: &mut Vec<u8>, mut number: u64) {
     out.push(number.to_le_bytes()[0]);
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
