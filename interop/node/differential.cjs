@@ -29,15 +29,21 @@ let replicas = [];
 const bytes = (base64) => new Uint8Array(Buffer.from(base64, "base64"));
 const base64 = (array) => Buffer.from(array).toString("base64");
 
-function open(replica, client, gc, update) {
-  const doc = new Y.Doc({ gc });
-  doc.clientID = client;
+/** A new document that reads an update. */
+function fresh(update, options = {}) {
+  const doc = new Y.Doc(options);
   for (const [name, type] of Object.entries(ROOTS)) {
     doc.get(name, type);
   }
   if (update !== undefined) {
     Y.applyUpdate(doc, bytes(update), "remote");
   }
+  return doc;
+}
+
+function open(replica, client, gc, update) {
+  const doc = fresh(update, { gc });
+  doc.clientID = client;
   doc.on("update", (sent) => replica.sent.push(sent));
   const roots = Object.entries(ROOTS).map(([name, type]) => doc.get(name, type));
   const undo = new Y.UndoManager(roots, {
@@ -46,11 +52,6 @@ function open(replica, client, gc, update) {
   });
   Object.assign(replica, { doc, undo, client, gc, sent: [] });
   return replica;
-}
-
-function fresh(update) {
-  const replica = { sent: [] };
-  return open(replica, 1, true, update).doc;
 }
 
 // ---- what is there ----
@@ -505,13 +506,27 @@ serve({
   vector_of: ({ update }) => base64(Y.encodeStateVectorFromUpdate(bytes(update))),
   merge: ({ updates }) => base64(Y.mergeUpdates(updates.map(bytes))),
   diff_update: ({ update, vector }) => base64(Y.diffUpdate(bytes(update), bytes(vector))),
-  /** Compares a replica with what new ones read from these states; and what is to be seen of it. */
-  check({ replica: index, states }) {
+  /**
+   * Compares a replica with what new ones read from these states, and tells what is to be seen of it. With `cut`
+   * a character and its two halves, each of them U+FFFD, are the same.
+   */
+  check({ replica: index, states, cut }) {
     const { doc } = replicas[index];
     const all = dumpAll(doc);
-    const found = states.map((state) => difference(all, dumpAll(fresh(state))));
+    const text = JSON.stringify(all);
+    const cutText = (whole) => whole.replace(/[\ud800-\udbff][\udc00-\udfff]/g, "\ufffd\ufffd");
+    let found = null;
+    let isCut = false;
+    for (const state of states) {
+      const other = dumpAll(fresh(state));
+      const otherText = JSON.stringify(other);
+      if (otherText === text) continue;
+      if (cut && cutText(otherText) === cutText(text)) isCut = true;
+      else found ??= difference(all, other);
+    }
     return {
-      difference: found.find((one) => one !== null) ?? null,
+      difference: found,
+      is_cut: isCut,
       vector: vectorOf(doc),
       state: base64(Y.encodeStateAsUpdate(doc)),
       shown: shownRoot(doc),

@@ -46,6 +46,7 @@ struct Tally {
     gaps: usize,
     skips: usize,
     misfits: u64,
+    cut: usize,
     checks: usize,
 }
 
@@ -78,12 +79,14 @@ pub(crate) fn run(from: u64, count: u64) -> Result<String> {
         gaps,
         skips,
         misfits,
+        cut,
         checks,
     } = all;
     Ok(format!(
         "{count} scripts from {from} on: {steps} steps, {edits} edits, {refused} of which our document refused, \
          {deliveries} deliveries to ours, after {gaps} of which something waited, {skips} merged updates with \
-         holes, {misfits} operations that were taken up as deleted; {checks} comparisons, all equal"
+         holes, {misfits} operations that were taken up as deleted; {checks} comparisons, all equal, \
+         {cut} of which but for characters that Yjs had cut for what it knew as collected"
     ))
 }
 
@@ -224,6 +227,10 @@ struct Ours {
     document: MeshDocument,
     /// Gets what the first one says that became visible, and nothing else.
     follower: MeshDocument,
+    /// Whether it got operations with content that it knows as deleted. Yjs cuts what stands beside such an
+    /// operation even if it knows it as collected, and a character that is cut in half is U+FFFD twice. We don't:
+    /// the author of a state in which it is collected has deleted what it stood in.
+    may_be_cut: bool,
 }
 
 struct World {
@@ -305,6 +312,7 @@ impl World {
             Ours {
                 document,
                 follower: MeshDocument::new(schema.clone(), 1),
+                may_be_cut: false,
             }
         });
         self.ours = ours.collect();
@@ -442,7 +450,12 @@ impl World {
         for one in sent.as_array().context("a list of updates")? {
             let update = decode(&one[0])?;
             let update = fit_update(&update, &Limits::default())?.update;
-            let applied = self.ours[peer - YJS].document.apply_update(&update)?;
+            let document = &mut self.ours[peer - YJS].document;
+            // It sends back what it gets, as well.
+            if document.classify(&update)? == UpdateKind::Contained {
+                continue;
+            }
+            let applied = document.apply_update(&update)?;
             if let Some(visible) = &applied.visible {
                 self.follow(peer, visible)?;
             }
@@ -512,7 +525,8 @@ impl World {
         // Else it was compared after it had changed last.
         let mut is_news = sent.as_array().is_some_and(|sent| !sent.is_empty());
         for update in updates {
-            let document = &mut self.ours[to - YJS].document;
+            let ours = &mut self.ours[to - YJS];
+            let document = &mut ours.document;
             let inspected = document.inspect(update)?;
             let applied = document.apply_update(update)?;
             let is_contained = matches!(inspected.kind, UpdateKind::Contained | UpdateKind::Empty);
@@ -526,6 +540,7 @@ impl World {
                 inspected.conflict
             );
             is_news |= !is_contained;
+            ours.may_be_cut |= inspected.erased > 0;
             self.tally.deliveries += 1;
             self.tally.gaps += usize::from(document.has_gap());
             if let Some(visible) = &applied.visible {
@@ -599,7 +614,10 @@ impl World {
         if let Some(pending) = pending {
             states.push(encode(&merge_updates(&[&state, &pending])?));
         }
-        let reply = self.call("check", &json!({ "replica": peer, "states": states }))?;
+        let may_be_cut = self.ours[peer - YJS].may_be_cut;
+        let arguments = json!({ "replica": peer, "states": states, "cut": may_be_cut });
+        let reply = self.call("check", &arguments)?;
+        self.tally.cut += usize::from(reply["is_cut"] == json!(true));
         if let Some(difference) = reply["difference"].as_str() {
             bail!("Yjs and what it reads from our state differ at {difference}");
         }
@@ -622,7 +640,10 @@ impl World {
             document.has_gap() || !reply["waits"].as_bool().unwrap_or_default(),
             "something waits in Yjs and not in ours"
         );
-        let shown = View::from_json(&reply["shown"])?;
+        let mut shown = View::from_json(&reply["shown"])?;
+        if may_be_cut {
+            shown.children.iter_mut().for_each(cut);
+        }
         for (what, document) in [
             ("ours", document),
             ("ours, from the state of Yjs", &read),
@@ -634,6 +655,9 @@ impl World {
             let mut view = replica::view(document)?;
             view.root.iter_mut().for_each(flatten);
             view.children.iter_mut().for_each(flatten_tree);
+            if may_be_cut {
+                view.children.iter_mut().for_each(cut);
+            }
             if let Some(difference) = view.difference(&shown) {
                 bail!("{what} and Yjs show: {difference}");
             }
@@ -708,6 +732,14 @@ fn flatten_tree(tree: &mut Tree) {
         .iter_mut()
         .for_each(|(_, formats)| flatten(formats));
     tree.children.iter_mut().for_each(flatten_tree);
+}
+
+/// Characters of two units as their halves.
+fn cut(tree: &mut Tree) {
+    for (text, _) in &mut tree.runs {
+        *text = text.replace(|one: char| one.len_utf16() == 2, "\u{fffd}\u{fffd}");
+    }
+    tree.children.iter_mut().for_each(cut);
 }
 
 fn depth_of(value: &Value) -> usize {
