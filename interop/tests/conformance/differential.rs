@@ -46,6 +46,7 @@ struct Tally {
     gaps: usize,
     skips: usize,
     misfits: u64,
+    reread: usize,
     cut: usize,
     checks: usize,
 }
@@ -79,13 +80,15 @@ pub(crate) fn run(from: u64, count: u64) -> Result<String> {
         gaps,
         skips,
         misfits,
+        reread,
         cut,
         checks,
     } = all;
     Ok(format!(
         "{count} scripts from {from} on: {steps} steps, {edits} edits, {refused} of which our document refused, \
          {deliveries} deliveries to ours, after {gaps} of which something waited, {skips} merged updates with \
-         holes, {misfits} operations that were taken up as deleted; {checks} comparisons, all equal, \
+         holes, {misfits} operations that were taken up as deleted, {reread} \
+         edits of Yjs of which others read something else than it showed; {checks} comparisons, all equal, \
          {cut} of which but for characters that Yjs had cut for what it knew as collected"
     ))
 }
@@ -344,8 +347,7 @@ impl World {
             let numbers: Value = numbers.iter().map(|one| format!("{one:016x}")).collect();
             let arguments = json!({ "replica": peer, "numbers": numbers });
             let reply = self.call("edit", &arguments)?;
-            let is_lone = reply["lone"] == json!(true);
-            return self.sent_by_yjs(peer, &reply["updates"], is_lone);
+            return self.made_by_yjs(peer, &reply);
         }
         let document = &mut self.ours[peer - YJS].document;
         let (mut edits, tree) = (Vec::new(), editable(document.root()));
@@ -377,8 +379,8 @@ impl World {
     fn undo(&mut self, peer: usize, redo: bool) -> Result<()> {
         if peer < YJS {
             let arguments = json!({ "replica": peer, "redo": redo });
-            let sent = self.call("undo", &arguments)?;
-            return self.sent_by_yjs(peer, &sent, false);
+            let reply = self.call("undo", &arguments)?;
+            return self.made_by_yjs(peer, &reply);
         }
         let document = &mut self.ours[peer - YJS].document;
         let update = if redo {
@@ -389,10 +391,22 @@ impl World {
         self.sent_by_ours(peer, update)
     }
 
+    /// A local change in Yjs. If others read another document from it than it shows, it starts anew from that:
+    /// it has told nobody of the difference.
+    fn made_by_yjs(&mut self, peer: usize, reply: &Value) -> Result<()> {
+        if !reply["state"].is_null() {
+            let state = decode(&reply["state"])?;
+            let state = fit_update(&state, &Limits::default())?.update;
+            let arguments = json!({ "replica": peer, "update": encode(&state) });
+            self.call("reload", &arguments)?;
+            self.tally.reread += 1;
+        }
+        self.sent_by_yjs(peer, &reply["updates"])
+    }
+
     /// What a replica of Yjs has sent goes to the others as a server would send it on; the author is told what
     /// became of it.
-    fn sent_by_yjs(&mut self, peer: usize, sent: &Value, is_lone: bool) -> Result<()> {
-        let mut is_changed = is_lone;
+    fn sent_by_yjs(&mut self, peer: usize, sent: &Value) -> Result<()> {
         for one in sent.as_array().context("a list of updates")? {
             let update = decode(&one[0])?;
             let expected = one[1].as_u64().context("how many don't fit")?;
@@ -404,25 +418,22 @@ impl World {
                 hex(&update)
             );
             self.tally.misfits += removed;
-            is_changed |= removed > 0 || fitted.halves > 0;
             self.log
                 .push(format!("yjs {peer} sends {}", hex(&fitted.update)));
+            self.broadcast(peer, &fitted.update);
+            if fitted.halves > 0 {
+                // It has them as they were.
+                let state = decode(&self.call("state", &json!({ "replica": peer }))?)?;
+                let state = fit_update(&state, &Limits::default())?.update;
+                let arguments = json!({ "replica": peer, "update": encode(&state) });
+                self.call("reload", &arguments)?;
+            }
             if removed > 0 {
                 // The deletions; its own operations are there.
                 let arguments = json!({ "replica": peer, "updates": [encode(&fitted.update)] });
                 let more = self.call("apply", &arguments)?;
-                self.broadcast(peer, &fitted.update);
-                self.sent_by_yjs(peer, &more, false)?;
-            } else {
-                self.broadcast(peer, &fitted.update);
+                self.sent_by_yjs(peer, &more)?;
             }
-        }
-        if is_changed {
-            // Halves of characters are told apart in its memory only.
-            let state = decode(&self.call("state", &json!({ "replica": peer }))?)?;
-            let state = fit_update(&state, &Limits::default())?.update;
-            let arguments = json!({ "replica": peer, "update": encode(&state) });
-            self.call("reload", &arguments)?;
         }
         Ok(())
     }
@@ -520,7 +531,7 @@ impl World {
         let arguments = json!({ "replica": to, "updates": list });
         let sent = self.call("apply", &arguments)?;
         if to < YJS {
-            return self.sent_by_yjs(to, &sent, false);
+            return self.sent_by_yjs(to, &sent);
         }
         // Else it was compared after it had changed last.
         let mut is_news = sent.as_array().is_some_and(|sent| !sent.is_empty());
