@@ -53,6 +53,9 @@ pub use violation::Repair;
 pub struct MeshDocument {
     schema: MeshSchema,
     client_id: u64,
+    is_client_id_shared: bool,
+    // Whether an edit needed more operations than its client id has left.
+    is_exhausted: bool,
     limits: Limits,
     engine: Engine,
     pending: Pending,
@@ -79,6 +82,8 @@ impl MeshDocument {
         Self {
             schema,
             client_id: client_id & ((1 << 53) - 1),
+            is_client_id_shared: false,
+            is_exhausted: false,
             limits,
             engine: Engine::new(),
             pending: Pending::default(),
@@ -104,11 +109,19 @@ impl MeshDocument {
     /// Marks what is edited from now on with another client id; see [`Self::new`].
     pub fn set_client_id(&mut self, client_id: u64) {
         self.client_id = client_id & ((1 << 53) - 1);
+        self.is_client_id_shared = false;
     }
 
-    /// Whether operations of this client are here, or wait.
+    /// Whether operations of this client are here, or wait, or something that waits builds on them.
     pub fn knows_client(&self, client_id: u64) -> bool {
         self.engine.clock(client_id) > 0 || self.pending.knows(client_id)
+    }
+
+    /// Whether somebody else writes with this document's client id: an update brought operations under it that were
+    /// not made here, deleted such, or built on them. Choose another id then, before the next edit; see
+    /// [`Self::set_client_id`].
+    pub fn is_client_id_shared(&self) -> bool {
+        self.is_client_id_shared
     }
 
     /// The bounds.

@@ -170,6 +170,7 @@ impl MeshDocument {
         }
         self.check_clients(&scan)?;
         let operations = self.operations_beyond(&scan);
+        let is_shared = self.uses_client_id(&scan);
         let mut applied = if self.is_plain(&scan) {
             let mut steps = self.limits.steps_for(update.len());
             self.take_up(&[&scan.structs[0]], &[], &mut steps)?;
@@ -181,6 +182,7 @@ impl MeshDocument {
             self.apply_news(update, scan)?
         };
         applied.operations = operations;
+        self.is_client_id_shared |= is_shared;
         if applied.visible.is_some() {
             self.epoch += 1;
             self.close_event(Origin::Remote);
@@ -311,6 +313,24 @@ impl MeshDocument {
             });
         }
         Ok(())
+    }
+
+    /// Whether an update brings, deletes or builds on operations of this document's client id that were not made
+    /// here. What is made here is here before anybody else gets it.
+    fn uses_client_id(&self, scan: &Scan<'_>) -> bool {
+        let known = self.engine.clock(self.client_id);
+        let is_beyond = |client: u64, end: u32| client == self.client_id && end > known;
+        let builds_on = |one: &Struct<'_>| {
+            let mut ids = one.dependencies();
+            ids.any(|id| id.client == self.client_id && id.clock >= known)
+        };
+        scan.structs
+            .iter()
+            .any(|one| is_beyond(one.id.client, one.end()) || builds_on(one))
+            || scan
+                .deletes
+                .iter()
+                .any(|range| is_beyond(range.client, range.end))
     }
 
     /// The runs of operations that are not here.
@@ -523,7 +543,8 @@ impl MeshDocument {
 
     /// Takes up an update that was made here.
     pub(super) fn take_up_own(&mut self, update: &[u8]) -> Result<(), DecodeError> {
-        let scan = Scan::read(update)?;
+        // All that can be wrong with it: its clocks lead beyond the last one.
+        let scan = Scan::read(update).inspect_err(|_| self.is_exhausted = true)?;
         let structs: Vec<&Struct<'_>> = scan.structs.iter().collect();
         let mut steps = usize::MAX;
         self.take_up(&structs, &scan.deletes, &mut steps)

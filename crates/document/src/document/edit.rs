@@ -9,6 +9,7 @@ use super::MeshDocument;
 use super::draft::Draft;
 use super::event::Origin;
 use super::insert::{Parent, build_children};
+use super::limits::Limits;
 use super::patch::PatchStep;
 use crate::engine::{
     ItemIndex, NodeIndex, ROOT, ROOT_ATTRIBUTES, ROOT_ATTRIBUTES_NODE, ROOT_NODE, TextChanges,
@@ -138,6 +139,12 @@ pub enum TextPosition {
     Utf16(usize),
 }
 
+/// The end of all operations of a client: clocks are 31 bits long.
+const LAST_CLOCK: u32 = (1 << 31) - 1;
+
+/// More than the edits of one call make: each operation takes bytes of memory.
+const MOST_OPERATIONS: u32 = 1 << 30;
+
 /// Why an edit was refused. The document is as it was.
 #[derive(Clone, Debug, PartialEq, Error)]
 #[non_exhaustive]
@@ -145,6 +152,9 @@ pub enum EditError {
     /// There is an element with this `$id` already.
     #[error("an element with $id {} exists already; choose another one, or edit that one", quoted(.0))]
     Duplicate(String),
+    /// The client id has no operations left for the edit; see [`MeshDocument::set_client_id`].
+    #[error("client id {0} has too few operations left for this edit; choose another client id")]
+    ClientExhausted(u64),
     /// The document, or a part of it, would become larger than it may.
     #[error("too large: {what} is limited to {limit}")]
     TooLarge {
@@ -207,7 +217,30 @@ impl MeshDocument {
         next_id: &mut dyn FnMut() -> String,
     ) -> Result<Option<Vec<u8>>, EditError> {
         let edits = Draft::new(self).check(edits, next_id)?;
+        self.check_clock(&edits)?;
         Ok(self.apply_edits(edits))
+    }
+
+    /// Whether the client id has operations enough left for edits that were checked.
+    pub(super) fn check_clock(&self, edits: &[Edit]) -> Result<(), EditError> {
+        if self.operations_left() >= MOST_OPERATIONS || edits.is_empty() {
+            return Ok(());
+        }
+        // How many an edit takes shows when it is made: on a copy.
+        let schema = self.schema.clone();
+        let mut copy = Self::with_limits(schema, self.client_id, Limits::NONE);
+        let is_read = copy.apply_update(&self.encode_state()).is_ok();
+        debug_assert!(is_read, "a state can be read");
+        copy.apply_edits_in_steps(edits.to_vec());
+        if copy.is_exhausted {
+            return Err(EditError::ClientExhausted(self.client_id));
+        }
+        Ok(())
+    }
+
+    /// How many operations can still be made under the client id.
+    pub(super) fn operations_left(&self) -> u32 {
+        LAST_CLOCK - self.engine.clock(self.client_id)
     }
 
     /// Appends a child element to an element.

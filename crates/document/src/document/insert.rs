@@ -63,7 +63,9 @@ impl MeshDocument {
             next_id,
         );
         let update = builder.finish();
+        let is_shared = self.is_client_id_shared;
         self.apply_update(&update).map_err(InsertError::TooLarge)?;
+        self.is_client_id_shared = is_shared;
         Ok(())
     }
 }

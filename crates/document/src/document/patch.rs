@@ -171,6 +171,7 @@ impl MeshDocument {
     ) -> Result<(Vec<Edit>, Vec<bool>), PatchError> {
         let (edits, mut changed) = self.resolve_patch(patch, next_id)?;
         let edits = Draft::new(self).check(&edits, next_id)?;
+        self.check_clock(&edits)?;
         if edits.is_empty() {
             changed.fill(false);
         }

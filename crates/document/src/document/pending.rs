@@ -94,7 +94,14 @@ impl Pending {
     }
 
     pub(super) fn knows(&self, client: u64) -> bool {
-        self.first(client).is_some() || self.deletes.first(client).is_some()
+        let builds_on = |(&(of, clock), one): (&(u64, u32), &Waiting)| {
+            let id = Id { client: of, clock };
+            let read = scan::reread(&one.bytes, id);
+            read.is_ok_and(|one| one.dependencies().any(|id| id.client == client))
+        };
+        self.first(client).is_some()
+            || self.deletes.first(client).is_some()
+            || self.structs.iter().any(builds_on)
     }
 
     /// Compares structs with what waits under their names.

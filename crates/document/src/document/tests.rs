@@ -1,6 +1,7 @@
 //! Documents at their boundary: bytes and JSON in, bytes and JSON out.
 
 mod blanks;
+mod clients;
 mod convergence;
 mod edits;
 mod gaps;

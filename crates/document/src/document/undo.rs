@@ -246,7 +246,13 @@ impl MeshDocument {
     /// Takes back the last group of which there is still something to take back.
     fn take_back(&mut self, direction: Direction) -> Option<Vec<u8>> {
         loop {
+            let left = self.operations_left() as usize;
             let history = self.undo.as_mut()?;
+            // It would be taken back in part, or not at all, and forgotten. Each operation takes bytes here.
+            history
+                .stack(direction)
+                .back()
+                .filter(|group| group.bytes < left)?;
             let group = history.stack(direction).pop_back()?;
             history.bytes -= group.bytes;
             history.direction = direction;
