@@ -41,8 +41,14 @@ fn text(id: &str, text: &str) -> Edit {
 #[test]
 fn operations_of_others_under_the_own_client_id_are_noticed() {
     let mut author = document(7);
-    let first = author.edit(&[insert("a")], &mut counter()).unwrap().unwrap();
-    let second = author.edit(&[insert("漢")], &mut counter()).unwrap().unwrap();
+    let first = author
+        .edit(&[insert("a")], &mut counter())
+        .unwrap()
+        .unwrap();
+    let second = author
+        .edit(&[insert("漢")], &mut counter())
+        .unwrap()
+        .unwrap();
     assert!(!author.is_client_id_shared());
     // What was made here comes back.
     author.apply_update(&first).unwrap();
