@@ -79,6 +79,8 @@ pub(crate) struct Engine {
     name_index: HashMap<Arc<str>, KeyIndex>,
     // How often something was taken up.
     revision: u64,
+    // Whether a sequence ever held values, which only foreign programs write.
+    has_lists: bool,
 }
 
 #[derive(Debug)]
@@ -220,6 +222,7 @@ impl Engine {
             names: Vec::new(),
             name_index: HashMap::new(),
             revision: 0,
+            has_lists: false,
         };
         engine.key(crate::schema::ID_ATTRIBUTE);
         engine.root(ROOT);

@@ -7,6 +7,7 @@ mod edits;
 mod gaps;
 mod halves;
 mod hostile;
+mod lists;
 mod misfits;
 mod patches;
 mod search;

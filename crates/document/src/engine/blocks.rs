@@ -56,7 +56,7 @@ impl Blocks {
     }
 
     /// The block that holds a clock, and all behind it.
-    pub(super) fn from(&self, clock: u32) -> impl Iterator<Item = Block> + '_ {
+    pub(super) fn from(&self, clock: u32) -> impl Iterator<Item = Block> + Clone + '_ {
         let (leaf, at) = if self.leaves.is_empty() {
             (0, 0)
         } else {

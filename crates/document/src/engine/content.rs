@@ -358,20 +358,28 @@ impl Content {
                     writer::string(out, &tag);
                 }
             }
-            Self::Values(bytes) | Self::Json(bytes) => {
+            Self::Values(_) | Self::Json(_) => {
                 writer::unsigned(out, left.into());
-                let mut reader = Reader::new(bytes);
-                for _ in 0..offset {
-                    let skipped = match self {
-                        Self::Json(_) => reader.string().map(drop),
-                        _ => reader.skip_value(),
-                    };
-                    debug_assert!(skipped.is_ok(), "it was scanned before");
-                }
-                out.extend_from_slice(reader.rest());
+                self.write_values(out, offset);
             }
             Self::Whole(_, bytes) => out.extend_from_slice(bytes),
         }
+    }
+
+    /// Writes its values from an offset on, without their count.
+    pub(super) fn write_values(&self, out: &mut Vec<u8>, offset: u32) {
+        let (Self::Values(bytes) | Self::Json(bytes)) = self else {
+            return;
+        };
+        let mut reader = Reader::new(bytes);
+        for _ in 0..offset {
+            let skipped = match self {
+                Self::Json(_) => reader.string().map(drop),
+                _ => reader.skip_value(),
+            };
+            debug_assert!(skipped.is_ok(), "it was scanned before");
+        }
+        out.extend_from_slice(reader.rest());
     }
 
     /// The number of its kind in updates.

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Client, Engine, ItemIndex, Link, NONE, NOWHERE, NodeKind};
+use super::blocks::Block;
+use super::{Client, Content, Engine, ItemIndex, Link, NONE, NOWHERE, NodeKind};
 use crate::update::scan::{Id, IdRange};
 use crate::update::writer;
 
@@ -22,7 +23,8 @@ impl Engine {
         writer::unsigned(&mut out, news.len() as u64);
         for client in news {
             let start = known(client.id);
-            writer::unsigned(&mut out, client.blocks.count_from(start) as u64);
+            let blocks = client.blocks.count_from(start) - self.joined_from(client, start);
+            writer::unsigned(&mut out, blocks as u64);
             let clock = start;
             let first = Id {
                 client: client.id,
@@ -36,13 +38,61 @@ impl Engine {
                     let end = blocks.peek().map_or(client.clock, |next| next.start);
                     out.push(0);
                     writer::unsigned(&mut out, (end - block.start - offset).into());
-                } else {
-                    self.write_item(&mut out, block.item, offset);
+                    continue;
+                }
+                let more = self.values_behind(block, blocks.clone());
+                self.write_item(&mut out, block.item, offset, &more);
+                if let Some(skipped) = more.len().checked_sub(1) {
+                    blocks.nth(skipped);
                 }
             }
         }
         writer::deletes(&mut out, &mut self.all_deleted());
         out
+    }
+
+    /// How many blocks from a clock on are written with the one before them.
+    fn joined_from(&self, client: &Client, start: u32) -> usize {
+        if !self.has_lists {
+            return 0;
+        }
+        let blocks = client.blocks.from(start);
+        let pairs = blocks.zip(client.blocks.from(start).skip(1));
+        pairs.filter(|&(one, next)| self.goes_on(one, next)).count()
+    }
+
+    /// The items of the blocks that are written with this one.
+    fn values_behind(&self, block: Block, behind: impl Iterator<Item = Block>) -> Vec<ItemIndex> {
+        let mut more = Vec::new();
+        if !self.has_lists {
+            return more;
+        }
+        let mut last = block;
+        for next in behind {
+            if !self.goes_on(last, next) {
+                break;
+            }
+            more.push(next.item);
+            last = next;
+        }
+        more
+    }
+
+    /// Whether a block has more values of the list that the one before it ends with. Yjs joins such blocks in memory;
+    /// here each stays by itself, so that values are quick to find, and they are one struct in updates.
+    fn goes_on(&self, one: Block, next: Block) -> bool {
+        if one.is_collected() || next.is_collected() {
+            return false;
+        }
+        let (left, right) = (self.item(one.item), self.item(next.item));
+        matches!(
+            (&left.content, &right.content),
+            (Content::Values(_), Content::Values(_)) | (Content::Json(_), Content::Json(_))
+        ) && left.key == NONE
+            && left.right == next.item
+            && right.origin == left.last()
+            && left.right_origin == right.right_origin
+            && left.is_deleted() == right.is_deleted()
     }
 
     /// All that is deleted.
@@ -70,8 +120,8 @@ impl Engine {
         deleted
     }
 
-    /// Writes an item without its first operations.
-    fn write_item(&self, out: &mut Vec<u8>, index: ItemIndex, offset: u32) {
+    /// Writes an item without its first operations, and with the values of others that go on behind it.
+    fn write_item(&self, out: &mut Vec<u8>, index: ItemIndex, offset: u32, more: &[ItemIndex]) {
         let item = self.item(index);
         let origin = match offset {
             0 => item.origin,
@@ -105,6 +155,14 @@ impl Engine {
             if item.key != NONE {
                 writer::string(out, self.name(item.key));
             }
+        }
+        if !more.is_empty() {
+            let more = more.iter().map(|&index| self.item(index));
+            let count: u32 = more.clone().map(super::Item::length).sum();
+            writer::unsigned(out, (item.length() - offset + count).into());
+            item.content.write_values(out, offset);
+            more.for_each(|item| item.content.write_values(out, 0));
+            return;
         }
         let name = |key| Arc::clone(self.name(key));
         let type_of = |node| match self.node(node).kind {

@@ -278,6 +278,7 @@ impl Engine {
             Content::Format(..) | Content::Text(_) => in_text,
             Content::Json(_) | Content::Values(_) | Content::Whole(..) => false,
         };
+        self.has_lists |= key == NONE && matches!(content, Content::Json(_) | Content::Values(_));
         if key == NONE && !is_at_home {
             self.node_mut(parent).is_mixed = true;
         }

@@ -1,0 +1,40 @@
+//! Lists of values, which only foreign programs write: they are encoded as Yjs encodes them.
+//!
+//! `testdata/vectors/lists.json` has what Yjs 13.6.33 sent, its whole state, and what it answers to a state vector.
+
+use serde_json::Value;
+
+use super::{bytes, document};
+use crate::test;
+use crate::update::UpdateKind;
+
+#[test]
+fn values_of_one_author_in_a_row_are_one_struct() {
+    let cases: Vec<Value> =
+        serde_json::from_str(include_str!("../../../../../testdata/vectors/lists.json")).unwrap();
+    let bytes = |hex: &Value| bytes(hex.as_str().unwrap());
+    for case in cases {
+        let name = case[0].as_str().unwrap();
+        let (state, vector, lacking) = (bytes(&case[2]), bytes(&case[3]), bytes(&case[4]));
+        let mut one_by_one = document(7);
+        for update in case[1].as_array().unwrap() {
+            one_by_one.apply_update(&bytes(update)).unwrap();
+            one_by_one.engine.check();
+        }
+        let mut at_once = document(8);
+        at_once.apply_update(&state).unwrap();
+        for document in [&one_by_one, &at_once] {
+            let ours = document.encode_state();
+            let sizes = (ours.len(), state.len());
+            assert_eq!(sizes.0, sizes.1, "{name}: our bytes beside those of Yjs");
+            assert_eq!(ours, state, "{name}");
+            assert_eq!(document.encode_diff(&vector).unwrap(), lacking, "{name}");
+            assert_eq!(document.classify(&state), Ok(UpdateKind::Contained));
+        }
+        // What a replica lacks joins what it has.
+        let mut half = document(9);
+        half.apply_update(&lacking).unwrap();
+        half.apply_update(&state).unwrap();
+        assert_eq!(half.encode_state(), state, "{name}");
+    }
+}
