@@ -470,6 +470,16 @@ function local(replica, change) {
   return { updates, state: isSame ? null : base64(state) };
 }
 
+/**
+ * What a replica deletes on getting updates. It sends the operations back as well, and those that it has collected
+ * since without content and without their deletion: who gets that before the operations themselves shows something
+ * else until the deletion comes, in Yjs as with us, depending on the order.
+ */
+function deletionsOf(update) {
+  const clients = Y.decodeUpdate(update).structs.map(({ id }) => [id.client, 2 ** 31]);
+  return Y.diffUpdate(update, Y.encodeStateVector(new Map(clients)));
+}
+
 const vectorOf = (doc) => [...Y.decodeStateVector(Y.encodeStateVector(doc))];
 
 serve({
@@ -492,9 +502,11 @@ serve({
   },
   apply({ replica: index, updates }) {
     const replica = replicas[index];
-    return sent(replica, () =>
+    sent(replica, () =>
       updates.forEach((update) => Y.applyUpdate(replica.doc, bytes(update), "remote")),
     );
+    const deletions = replica.sent.map(deletionsOf).filter((update) => update.length > 2);
+    return deletions.map((update) => [base64(update), 0]);
   },
   /** Replaces a replica by one that reads what it would have stored. */
   reload({ replica: index, update }) {

@@ -461,7 +461,7 @@ impl World {
             let update = decode(&one[0])?;
             let update = fit_update(&update, &Limits::default())?.update;
             let document = &mut self.ours[peer - YJS].document;
-            // It sends back what it gets, as well.
+            // It sends back the deletions that it gets, as well.
             if document.classify(&update)? == UpdateKind::Contained {
                 continue;
             }
