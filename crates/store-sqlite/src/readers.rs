@@ -12,7 +12,7 @@ use crate::open::open_reader;
 
 /// Reads at the same time. More of them wait for one another, never for the writer; SQLite's reads are bound by
 /// the processor, so more connections than processors would only cost memory.
-const MAX_READERS: usize = 8;
+pub(crate) const MAX_READERS: usize = 8;
 
 #[derive(Debug)]
 pub(crate) struct Readers {
@@ -43,7 +43,27 @@ impl Readers {
         &self,
         read: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let mut lent = self.lend()?;
+        self.read_with(self.lend()?, read)
+    }
+
+    /// The same if a connection is free; `None` if all of them read just now.
+    pub(crate) fn try_read<T>(
+        &self,
+        read: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        let state = self.state();
+        if state.lent >= MAX_READERS {
+            return Ok(None);
+        }
+        let lent = self.lend_one(state)?;
+        self.read_with(lent, read).map(Some)
+    }
+
+    fn read_with<T>(
+        &self,
+        mut lent: Lent<'_>,
+        read: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let connection = lent.connection.as_mut().expect("there until it is dropped");
         let result = connection
             .transaction()
@@ -79,6 +99,11 @@ impl Readers {
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+        self.lend_one(state)
+    }
+
+    /// One of those that there may be.
+    fn lend_one<'a>(&'a self, mut state: MutexGuard<'a, State>) -> Result<Lent<'a>, StoreError> {
         state.lent += 1;
         let idle = state.idle.pop();
         drop(state);

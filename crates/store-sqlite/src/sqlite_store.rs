@@ -202,7 +202,8 @@ impl Store for SqliteStore {
 
     fn check(&self) -> Result<(), StoreError> {
         self.with_writer(Writer::probe)?;
-        self.readers.read(read::probe)
+        // When all readers are lent, they read.
+        self.readers.try_read(read::probe).map(drop)
     }
 
     fn stats(&self) -> Result<StoreStats, StoreError> {
@@ -215,5 +216,47 @@ impl Store for SqliteStore {
 
     fn log_bytes(&self) -> u64 {
         self.files.wal_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use crate::readers::MAX_READERS;
+
+    use super::*;
+
+    #[test]
+    fn check_waits_for_no_reader() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(directory.path(), Options::default()).unwrap();
+        let all_read = Barrier::new(MAX_READERS + 1);
+        let (checked, is_checked) = channel();
+        std::thread::scope(|scope| {
+            let mut ends = Vec::new();
+            for _ in 0..MAX_READERS {
+                let (end, is_over) = channel::<()>();
+                ends.push(end);
+                let (store, all_read) = (&store, &all_read);
+                scope.spawn(move || {
+                    store.readers.read(|transaction| {
+                        read::probe(transaction)?;
+                        all_read.wait();
+                        let _ = is_over.recv();
+                        Ok(())
+                    })
+                });
+            }
+            all_read.wait();
+            scope.spawn(|| checked.send(store.check()));
+            // Long enough for any machine; without a reader's end there would be no answer at all.
+            let answer = is_checked.recv_timeout(Duration::from_secs(30));
+            drop(ends);
+            answer.expect("the check waits for readers").unwrap();
+        });
+        store.check().unwrap();
     }
 }

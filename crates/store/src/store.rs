@@ -121,7 +121,7 @@ pub trait Store: Send + Sync + Debug {
         length: usize,
     ) -> Result<Option<Bytes>, StoreError>;
 
-    /// Whether the store can be read and written now.
+    /// Whether the store can be read and written now. Waits for no read that is under way.
     ///
     /// # Errors
     /// Says what is in the way.
