@@ -14,7 +14,8 @@ use crate::identity::OpenFiles;
 use crate::open::{BUSY_TIMEOUT, Options, open_writer};
 use crate::write::{self, Failure};
 
-/// Writes of one batch that are set aside because they fail. More of them are no longer the fault of each.
+/// Writes of one batch that are set aside one after another because they fail, each for another attempt. If there are
+/// more, all of them are looked for first.
 const MAX_SET_ASIDE: usize = 8;
 /// How long a deletion waits for readers that began before it; everybody's writes wait with it.
 const ERASE_PATIENCE: Duration = Duration::from_millis(50);
@@ -57,6 +58,8 @@ enum Failed {
     },
     /// The files are not there, or it can't be told whether they are.
     Files(StoreError),
+    /// It was not meant to come to anything.
+    Rehearsed,
 }
 
 impl From<Failed> for StoreError {
@@ -64,6 +67,7 @@ impl From<Failed> for StoreError {
         match failed {
             Failed::Sqlite { error, .. } => store_error(error),
             Failed::Files(error) => error,
+            Failed::Rehearsed => StoreError::Unavailable("it was only tried".into()),
         }
     }
 }
@@ -116,9 +120,10 @@ impl Writer {
         }
         // Set aside once they failed, so that the others find their way to the disk.
         let mut damaged = BTreeMap::new();
+        let (mut attempts, mut is_rehearsed) = (0, false);
         let mut is_emptied = false;
         let failed = loop {
-            let result = self.transact(|session| apply_all(session, writes, &damaged));
+            let result = self.transact(|session| apply_all(session, writes, &damaged, 0));
             match result {
                 Ok(results) => {
                     // Before anybody is told: what was written to a file without a name is lost.
@@ -135,9 +140,16 @@ impl Writer {
                 Err(Failed::Sqlite {
                     error,
                     at: At::Write(index),
-                }) if damaged.len() < MAX_SET_ASIDE && is_of_one_write(&error) => {
-                    let what = error.to_string();
-                    damaged.insert(index, WriteError::Damaged { what });
+                }) if is_of_one_write(&error) && (attempts < MAX_SET_ASIDE || !is_rehearsed) => {
+                    attempts += 1;
+                    damaged.insert(index, damage(&error));
+                    if attempts == MAX_SET_ASIDE && !is_rehearsed {
+                        is_rehearsed = true;
+                        attempts = 0;
+                        if let Err(failed) = self.rehearse(writes, &mut damaged) {
+                            break failed;
+                        }
+                    }
                 }
                 Err(failed) => break failed,
             }
@@ -156,6 +168,33 @@ impl Writer {
         let found = self.files.check_written();
         self.unless_lost(found)?;
         Err(failed.into())
+    }
+
+    /// Finds all writes of a batch that fail by their own fault, and keeps nothing: whatever fails, the next one is
+    /// tried next, so the batch is gone through once.
+    fn rehearse(
+        &mut self,
+        writes: &[Write],
+        damaged: &mut BTreeMap<usize, WriteError>,
+    ) -> Result<(), Failed> {
+        let mut start = 0;
+        loop {
+            let tried = self.transact(|session| {
+                apply_all(session, writes, damaged, start)?;
+                Err::<(), _>(Failed::Rehearsed)
+            });
+            match tried {
+                Err(Failed::Sqlite {
+                    error,
+                    at: At::Write(index),
+                }) if is_of_one_write(&error) => {
+                    damaged.insert(index, damage(&error));
+                    start = index + 1;
+                }
+                Ok(()) | Err(Failed::Rehearsed) => return Ok(()),
+                Err(failed) => return Err(failed),
+            }
+        }
     }
 
     /// Looks whether all files are where they were.
@@ -306,7 +345,7 @@ impl Writer {
         match &result {
             Ok(_) => self.session = Some(session),
             // Another connection would not find a log that has lost its name.
-            Err(Failed::Files(_)) if execute(&session, "ROLLBACK").is_ok() => {
+            Err(Failed::Files(_) | Failed::Rehearsed) if execute(&session, "ROLLBACK").is_ok() => {
                 self.session = Some(Session::new(session.connection));
             }
             // The connection is closed here, which rolls back whatever it had under way; what was known goes too.
@@ -316,11 +355,17 @@ impl Writer {
     }
 }
 
-/// Applies the writes of a batch but those that are known to fail, and what builds on them.
+fn damage(error: &rusqlite::Error) -> WriteError {
+    let what = error.to_string();
+    WriteError::Damaged { what }
+}
+
+/// Applies the writes of a batch from `start` on, but those that are known to fail, and what builds on them.
 fn apply_all(
     session: &mut Session,
     writes: &[Write],
     damaged: &BTreeMap<usize, WriteError>,
+    start: usize,
 ) -> Result<Vec<Result<Written, WriteError>>, Failed> {
     let mut results = Vec::with_capacity(writes.len());
     // A later update of a document builds on the one that failed.
@@ -343,6 +388,9 @@ fn apply_all(
             && broken.contains(&document)
         {
             results.push(Err(why.clone()));
+            continue;
+        }
+        if index < start {
             continue;
         }
         let result = apply(&session.connection, &mut session.authors, write);

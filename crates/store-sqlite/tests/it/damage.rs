@@ -298,6 +298,46 @@ fn damaged_page_fails_the_writes_that_need_it() {
     store.check().unwrap();
 }
 
+#[test]
+fn many_damaged_documents_cost_no_other_document() {
+    let directory = TempDir::new().unwrap();
+    let store = open(directory.path());
+    let documents: Vec<_> = (0..50)
+        .map(|number| created(&store, &format!("ä/{number}")))
+        .collect();
+    let sound = [0, 31, 49];
+    let database = Connection::open(directory.path().join(DATABASE_FILE)).unwrap();
+    for (number, document) in documents.iter().enumerate() {
+        if !sound.contains(&number) {
+            // There is no next position.
+            let sql = "UPDATE entries SET last_seq = 9223372036854775807 WHERE id = ?1";
+            let changed = database.execute(sql, [document.0.cast_signed()]);
+            assert_eq!(changed.unwrap(), 1);
+        }
+    }
+    for round in 1..=2 {
+        let mut batch: Vec<Write> = documents
+            .iter()
+            .map(|document| append(*document, "größer".as_bytes()))
+            .collect();
+        batch.push(put("datei", b"data".to_vec()));
+        let results = store.commit(&batch).unwrap();
+        assert_eq!(results.len(), batch.len());
+        for (number, result) in results.iter().enumerate() {
+            let is_sound = sound.contains(&number) || number == documents.len();
+            match result {
+                Ok(_) => assert!(is_sound, "round {round}: {number}"),
+                Err(WriteError::Damaged { .. }) => assert!(!is_sound, "round {round}: {number}"),
+                Err(error) => panic!("round {round}: {number}: {error:?}"),
+            }
+        }
+        for number in sound {
+            let updates = store.follow(documents[number], Seq(0), 100).unwrap();
+            assert_eq!(updates.len(), round, "{number}");
+        }
+    }
+}
+
 /// The page with the last update of a document, by SQLite's own table of pages.
 fn last_page_of(path: &std::path::Path, document: i64) -> usize {
     let database = Connection::open(path).unwrap();
