@@ -1,258 +1,429 @@
 //! What of a document outlives the program: its content, and the edits that the server has not acknowledged.
 //!
-//! A journal is a file of records, each behind its length and checksum, that is only appended to, and rewritten when
-//! it has become long. A record that was cut off by a crash ends it.
+//! A journal is a file of records (`record`) that is only appended to, and rewritten when it has become long. A record that
+//! was cut off by a crash ends it; a file with any other damage is set aside. What is to be written next is a [`Batch`],
+//! which [`Pending`] makes from the replica without any I/O.
 
-use std::fs::{self, File, OpenOptions};
+mod pending;
+mod record;
+
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use meshagent_document::{Limits, MeshDocument, MeshSchema};
-use serde_json::{Value, json};
+use serde_json::Value;
 use uuid::Uuid;
 
+pub(crate) use self::pending::{Batch, Pending};
+use self::record::{EDIT, HEAD, MAGIC, SAVED, STATE};
 use crate::replica::Replica;
+
+/// Why a document's journal is of no use.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JournalError {
+    /// Another program, or another client of this one, has the document open in this directory.
+    #[error("the document's journal is in use by another program")]
+    InUse,
+    /// The file is damaged. It was set aside, as a whole; the document can be opened again, from the server.
+    #[error(
+        "the document's journal is damaged ({reason}); it was kept as {}, open the document again to read it from the server",
+        kept.display()
+    )]
+    Damaged {
+        /// Where the damaged file is now.
+        kept: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The file can't be read or written.
+    #[error("the document's journal can't be read or written: {reason}")]
+    Io {
+        /// What the system says.
+        reason: String,
+    },
+}
+
+impl From<io::Error> for JournalError {
+    fn from(error: io::Error) -> Self {
+        let reason = error.to_string();
+        Self::Io { reason }
+    }
+}
+
+impl From<TryLockError> for JournalError {
+    fn from(error: TryLockError) -> Self {
+        match error {
+            TryLockError::WouldBlock => Self::InUse,
+            TryLockError::Error(error) => error.into(),
+        }
+    }
+}
+
+/// Which room's journals are meant.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct RoomKey {
+    /// The project's id; empty if the token does not say it.
+    pub(crate) project: String,
+    pub(crate) room: String,
+    /// The room's address, by which journals were named in the first version.
+    pub(crate) url: String,
+}
+
+impl RoomKey {
+    /// What the names of the room's journals begin with.
+    fn prefix(&self) -> String {
+        let name = format!("{}\n{}", self.project, self.room);
+        Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes())
+            .simple()
+            .to_string()
+    }
+
+    fn file_name(&self, path: &str) -> String {
+        let document = Uuid::new_v5(&Uuid::NAMESPACE_OID, path.as_bytes()).simple();
+        format!("{}-{document}.journal", self.prefix())
+    }
+
+    fn old_file_name(&self, path: &str) -> String {
+        let name = format!("{}\n{path}", self.url);
+        let name = Uuid::new_v5(&Uuid::NAMESPACE_URL, name.as_bytes());
+        format!("{name}.journal")
+    }
+}
 
 /// An open journal. Another program can't open it meanwhile.
 #[derive(Debug)]
 pub(crate) struct Journal {
     path: PathBuf,
-    file: File,
-    /// Held open for its lock. The journal itself is replaced when it is written anew, and whoever opened the old file just
+    /// None before the first write.
+    file: Option<File>,
+    /// Held open for its lock. The journal itself is replaced when it is rewritten, and whoever opened the old file just
     /// before would get a lock on what nobody reads.
     _lock: File,
-    room: String,
-    document: String,
-    /// The number of the last edit that is written down.
-    written: u64,
-    /// Up to which number edits are known to be done.
-    saved: u64,
+    /// A file of the first version, and its lock; removed when this one has its content.
+    old: Option<(PathBuf, File)>,
+    /// How much of the file is whole records.
     bytes: u64,
-    base_bytes: u64,
+    /// Whether the end of the file is unknown after a failed write, so that only a rewrite helps.
+    is_broken: bool,
+    /// How many bytes there is room for.
+    #[cfg(test)]
+    pub(crate) quota: Option<u64>,
 }
 
 /// What a journal held.
 #[derive(Debug)]
 pub(crate) struct Recovered {
+    pub(crate) path: String,
     pub(crate) schema: MeshSchema,
     pub(crate) updates: Vec<Vec<u8>>,
-    pub(crate) unsaved: Vec<Vec<u8>>,
+    pub(crate) unsaved: Vec<Unsaved>,
 }
 
-const HEAD: u8 = 1;
-const STATE: u8 = 2;
-const EDIT: u8 = 3;
-const SAVED: u8 = 4;
-
-/// Length, checksum, kind.
-const RECORD_HEAD: usize = 9;
-
-/// How much longer than right after it was written anew a journal may become.
-const SLACK_BYTES: u64 = 256 << 10;
+/// An update that was not acknowledged, and how many edits are merged in it.
+#[derive(Debug)]
+pub(crate) struct Unsaved {
+    pub(crate) edits: u32,
+    pub(crate) update: Vec<u8>,
+}
 
 impl Journal {
-    /// Opens the journal of a document, and reads it; `None` if there is nothing in it.
+    /// Opens the journal of a document, and reads it; `None` if there is nothing in it. A damaged one is set aside.
     pub(crate) fn open(
         directory: &Path,
-        room: &str,
+        room: &RoomKey,
         document: &str,
-    ) -> io::Result<(Self, Option<Recovered>)> {
+        client_id: u64,
+    ) -> Result<(Self, Option<Replica>), JournalError> {
         fs::create_dir_all(directory)?;
-        let name = Uuid::new_v5(
-            &Uuid::NAMESPACE_URL,
-            format!("{room}\n{document}").as_bytes(),
-        );
-        let path = directory.join(format!("{name}.journal"));
-        let lock = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path.with_extension("lock"))?;
-        lock.try_lock()?;
-        let mut file = OpenOptions::new()
-            .create(true)
-            .read(true)
-            .append(true)
-            .open(&path)?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        let recovered = recover(&bytes, room, document);
-        let journal = Self {
+        let path = directory.join(room.file_name(document));
+        let own_lock = lock(&path)?;
+        let mut journal = Self {
             path,
-            file,
-            _lock: lock,
-            room: room.to_owned(),
-            document: document.to_owned(),
-            written: 0,
-            saved: 0,
-            bytes: bytes.len() as u64,
-            base_bytes: 0,
+            file: None,
+            _lock: own_lock,
+            old: None,
+            bytes: 0,
+            is_broken: false,
+            #[cfg(test)]
+            quota: None,
         };
-        Ok((journal, recovered))
-    }
-
-    /// Appends the edits that are not in it yet.
-    pub(crate) fn write_edits(&mut self, replica: &Replica) -> io::Result<()> {
-        if self.base_bytes == 0 {
-            // The first record is the schema, which is known now.
-            return self.rewrite(replica);
-        }
-        let mut records = Vec::new();
-        for (number, update) in replica.edits_after(self.written) {
-            let mut payload = number.to_le_bytes().to_vec();
-            payload.extend_from_slice(update);
-            record(&mut records, EDIT, &payload);
-        }
-        self.written = replica.last_number();
-        self.append(&records)
-    }
-
-    /// Appends what was received, and how far the server is.
-    pub(crate) fn write_progress(
-        &mut self,
-        replica: &Replica,
-        received: Option<&[u8]>,
-    ) -> io::Result<()> {
-        if self.base_bytes == 0 || self.bytes > 2 * self.base_bytes + SLACK_BYTES {
-            return self.rewrite(replica);
-        }
-        let mut records = Vec::new();
-        if let Some(update) = received.filter(|update| !update.is_empty()) {
-            record(&mut records, STATE, update);
-        }
-        let saved = replica.saved_number();
-        if saved > self.saved {
-            record(&mut records, SAVED, &saved.to_le_bytes());
-            self.saved = saved;
-        }
-        self.append(&records)
-    }
-
-    /// Writes it anew, as short as it can be, and in the old one's place at once.
-    pub(crate) fn rewrite(&mut self, replica: &Replica) -> io::Result<()> {
-        let document = replica.document();
-        let head = json!({
-            "room": self.room,
-            "path": self.document,
-            "schema": document.schema().to_json(),
+        let old_path = directory.join(room.old_file_name(document));
+        let (from, bytes) = match read(&journal.path)? {
+            Some(bytes) => (journal.path.clone(), bytes),
+            None if old_path.try_exists()? => {
+                // An older program may have it open.
+                journal.old = Some((old_path.clone(), lock(&old_path)?));
+                let bytes = read(&old_path)?.unwrap_or_default();
+                (old_path, bytes)
+            }
+            None => return Ok((journal, None)),
+        };
+        let recovered = recover(&bytes, room).and_then(|recovered| {
+            let Some(recovered) = recovered else {
+                return Ok(None);
+            };
+            if recovered.path != document {
+                return Err(format!("it is that of {:?}", recovered.path).into());
+            }
+            recovered.into_replica(client_id).map(Some)
         });
-        let mut records = Vec::new();
-        record(&mut records, HEAD, head.to_string().as_bytes());
-        record(&mut records, STATE, &document.encode_state());
-        if let Some(waiting) = document.encode_pending() {
-            record(&mut records, STATE, &waiting);
+        match recovered {
+            Ok(replica) => Ok((journal, replica)),
+            Err(Fault::Newer) => Err(JournalError::Io {
+                reason: format!("{} was written by a newer version", from.display()),
+            }),
+            Err(Fault::Damaged(reason)) => {
+                let kept = set_aside(&from)?;
+                Err(JournalError::Damaged { kept, reason })
+            }
         }
-        for (number, update) in replica.edits_after(0) {
-            let mut payload = number.to_le_bytes().to_vec();
-            payload.extend_from_slice(update);
-            record(&mut records, EDIT, &payload);
-        }
-        let new_path = self.path.with_extension("new");
-        let mut file = File::create(&new_path)?;
-        file.write_all(&records)?;
-        file.sync_data()?;
-        fs::rename(&new_path, &self.path)?;
-        self.file = file;
-        self.bytes = records.len() as u64;
-        self.base_bytes = self.bytes;
-        self.written = replica.last_number();
-        self.saved = replica.saved_number();
-        Ok(())
     }
 
-    fn append(&mut self, records: &[u8]) -> io::Result<()> {
-        self.file.write_all(records)?;
-        self.bytes += records.len() as u64;
-        Ok(())
-    }
-}
-
-fn record(out: &mut Vec<u8>, kind: u8, payload: &[u8]) {
-    let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-    out.extend_from_slice(&length.to_le_bytes());
-    out.extend_from_slice(&checksum(kind, payload).to_le_bytes());
-    out.push(kind);
-    out.extend_from_slice(payload);
-}
-
-fn checksum(kind: u8, payload: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&[kind]);
-    hasher.update(payload);
-    hasher.finalize()
-}
-
-/// Reads whole records up to the first that is not whole.
-fn records(mut bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
-    std::iter::from_fn(move || {
-        let (head, rest) = bytes.split_at_checked(RECORD_HEAD)?;
-        let word = |at: usize| {
-            let word = head.get(at..at + 4)?;
-            Some(u32::from_le_bytes(word.try_into().ok()?))
+    /// Writes a batch to stable storage. What was there before is there still if that fails.
+    pub(crate) fn write(&mut self, batch: &Batch) -> io::Result<()> {
+        if batch.is_whole {
+            return self.rewrite(&batch.records);
+        }
+        let Some(file) = self.file.as_mut().filter(|_| !self.is_broken) else {
+            return Err(io::Error::other("it has to be rewritten"));
         };
-        let (payload, rest) = rest.split_at_checked(word(0)? as usize)?;
-        let kind = head[8];
-        if word(4)? != checksum(kind, payload) {
-            return None;
+        #[cfg(test)]
+        let room = self.quota.map(|quota| quota.saturating_sub(self.bytes));
+        #[cfg(not(test))]
+        let room = None;
+        let written = write_within(file, &batch.records, room).and_then(|()| {
+            file.sync_data().inspect_err(|_| {
+                // What of it is on the disk is not known, and asking again would not tell.
+                self.is_broken = true;
+            })
+        });
+        if let Err(error) = written {
+            // No record may follow half of one.
+            self.is_broken |= file.set_len(self.bytes).is_err();
+            return Err(error);
         }
-        bytes = rest;
-        Some((kind, payload))
-    })
+        self.bytes += batch.records.len() as u64;
+        Ok(())
+    }
+
+    /// Whether only a rewrite helps.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.is_broken
+    }
+
+    /// Writes it anew, and in the old one's place at once.
+    fn rewrite(&mut self, records: &[u8]) -> io::Result<()> {
+        let new_path = self.path.with_extension("new");
+        let written = File::create(&new_path).and_then(|mut file| {
+            #[cfg(test)]
+            let room = self.quota;
+            #[cfg(not(test))]
+            let room = None;
+            write_within(&mut file, records, room)?;
+            file.sync_data()?;
+            drop(file);
+            fs::rename(&new_path, &self.path)?;
+            sync_directory(&self.path)?;
+            OpenOptions::new().append(true).open(&self.path)
+        });
+        let file = match written {
+            Ok(file) => file,
+            Err(error) => {
+                // It would take room that others need; it may not be there.
+                let _removed = fs::remove_file(&new_path);
+                self.is_broken = true;
+                return Err(error);
+            }
+        };
+        self.file = Some(file);
+        self.is_broken = false;
+        self.bytes = records.len() as u64;
+        if let Some((old, _lock)) = self.old.take() {
+            // Its content is in this one; one that stays is not read while this one is there.
+            let _removed = fs::remove_file(&old);
+            let _removed = fs::remove_file(old.with_extension("lock"));
+        }
+        Ok(())
+    }
 }
 
-fn recover(bytes: &[u8], room: &str, path: &str) -> Option<Recovered> {
-    let mut records = records(bytes);
-    let (HEAD, head) = records.next()? else {
-        return None;
+/// Takes the lock that belongs to a journal.
+fn lock(path: &Path) -> Result<File, JournalError> {
+    let lock = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path.with_extension("lock"))?;
+    lock.try_lock()?;
+    Ok(lock)
+}
+
+fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
     };
-    let head: Value = serde_json::from_slice(head).ok()?;
-    if head["room"] != room || head["path"] != path {
-        return None;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
+}
+
+/// Writes all, unless there is not so much room; then part of it, as a full disk does.
+fn write_within(file: &mut File, bytes: &[u8], room: Option<u64>) -> io::Result<()> {
+    let room = room.map_or(usize::MAX, |room| {
+        usize::try_from(room).unwrap_or(usize::MAX)
+    });
+    file.write_all(&bytes[..bytes.len().min(room)])?;
+    if bytes.len() > room {
+        return Err(io::ErrorKind::StorageFull.into());
     }
-    let schema = MeshSchema::from_json(&head["schema"]).ok()?;
+    Ok(())
+}
+
+/// Makes a new name in a directory outlive a power cut.
+fn sync_directory(path: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    if let Some(directory) = path.parent() {
+        File::open(directory)?.sync_all()?;
+    }
+    #[cfg(not(unix))]
+    let _ = path;
+    Ok(())
+}
+
+/// Renames a damaged file to the first `….damaged-N` that is free, and says which.
+fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let mut number = 1_u64;
+    loop {
+        let kept = path.with_file_name(format!("{name}.damaged-{number}"));
+        if kept.try_exists()? {
+            number += 1;
+            continue;
+        }
+        fs::rename(path, &kept)?;
+        sync_directory(path)?;
+        return Ok(kept);
+    }
+}
+
+/// Why a journal's bytes can't be used.
+enum Fault {
+    /// A later version of this library wrote it.
+    Newer,
+    Damaged(String),
+}
+
+impl From<String> for Fault {
+    fn from(reason: String) -> Self {
+        Self::Damaged(reason)
+    }
+}
+
+/// Reads what a journal of this room says; `None` if nothing was ever written.
+fn recover(bytes: &[u8], room: &RoomKey) -> Result<Option<Recovered>, Fault> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let is_old = !bytes.starts_with(&MAGIC[..7]);
+    if !is_old && !bytes.starts_with(MAGIC) {
+        return match bytes.get(7) {
+            Some(b'3'..=b'9') => Err(Fault::Newer),
+            _ => Err(Fault::Damaged("its first bytes are damaged".to_owned())),
+        };
+    }
+    let records = if is_old {
+        record::old_records(bytes)
+    } else {
+        record::records(bytes)
+    };
+    let records = records.map_err(|damage| damage.to_string())?;
+    let Some(((HEAD, head, head_end), rest)) = records.split_first() else {
+        return Err(Fault::Damaged("it does not begin as a journal".to_owned()));
+    };
+    let head: Value =
+        serde_json::from_slice(head).map_err(|error| format!("its head is not JSON: {error}"))?;
+    let is_ours = if is_old {
+        head["room"] == room.url
+    } else {
+        head["project"] == room.project && head["room"] == room.room
+    };
+    let (true, Some(path)) = (is_ours, head["path"].as_str()) else {
+        return Err(Fault::Damaged("it is that of another room".to_owned()));
+    };
+    let schema =
+        MeshSchema::from_json(&head["schema"]).map_err(|error| format!("its schema: {error}"))?;
     let (mut updates, mut edits, mut saved) = (Vec::new(), Vec::new(), 0);
-    for (kind, payload) in records {
-        match kind {
+    for (kind, payload, end) in rest {
+        let damaged = || format!("the record that ends at byte {end} is too short");
+        match *kind {
             STATE => updates.push(payload.to_vec()),
             EDIT => {
-                let (number, update) = payload.split_at_checked(8)?;
-                edits.push((u64::from_le_bytes(number.try_into().ok()?), update.to_vec()));
+                let (number, rest) = payload.split_at_checked(8).ok_or_else(damaged)?;
+                let (merged, update) = if is_old {
+                    (1, rest)
+                } else {
+                    let (merged, update) = rest.split_at_checked(4).ok_or_else(damaged)?;
+                    let merged = merged.try_into().map_err(|_| damaged())?;
+                    (u32::from_le_bytes(merged), update)
+                };
+                let number = number.try_into().map_err(|_| damaged())?;
+                edits.push((u64::from_le_bytes(number), merged, update.to_vec()));
             }
-            SAVED => saved = u64::from_le_bytes(payload.try_into().ok()?),
+            SAVED => {
+                let number = (*payload).try_into().map_err(|_| damaged())?;
+                saved = u64::from_le_bytes(number);
+            }
             // Of a later version.
             _ => {}
         }
     }
+    let end = rest.last().map_or(*head_end, |(_, _, end)| *end);
+    // What was written with the head was on the disk before the file had its name.
+    let base_bytes = head["base_bytes"].as_u64().unwrap_or(0);
+    if ((end - head_end) as u64) < base_bytes {
+        return Err(Fault::Damaged(format!("it is cut off at byte {end}")));
+    }
     // What is saved is in the document all the same.
     let mut unsaved = Vec::new();
-    for (number, update) in edits {
+    for (number, merged, update) in edits {
         updates.push(update.clone());
         if number > saved {
-            unsaved.push(update);
+            unsaved.push(Unsaved {
+                edits: merged,
+                update,
+            });
         }
     }
-    Some(Recovered {
+    Ok(Some(Recovered {
+        path: path.to_owned(),
         schema,
         updates,
         unsaved,
-    })
+    }))
 }
 
 impl Recovered {
     /// The replica that it describes.
-    pub(crate) fn into_replica(self, client_id: u64) -> Option<Replica> {
+    fn into_replica(self, client_id: u64) -> Result<Replica, Fault> {
         let mut limits = Limits::NONE;
         limits.depth = Limits::default().depth;
         let mut document = MeshDocument::with_limits(self.schema, client_id, limits);
+        let unreadable = |error| format!("an update in it: {error}");
         for update in &self.updates {
             if !update.is_empty() {
-                document.apply_update(update).ok()?;
+                document.apply_update(update).map_err(unreadable)?;
             }
         }
         let mut replica = Replica::new(document);
-        for update in self.unsaved {
-            replica.adopt(update).ok()?;
+        for unsaved in self.unsaved {
+            replica
+                .adopt_merged(unsaved.update, unsaved.edits)
+                .map_err(unreadable)?;
         }
-        Some(replica)
+        Ok(replica)
     }
 }
 
@@ -261,22 +432,191 @@ mod restarts;
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
 
-    use meshagent_document::{MeshDocument, MeshSchema};
+    use meshagent_document::{MeshDocument, MeshSchema, Target};
     use serde_json::json;
 
-    use super::Journal;
+    use super::{Journal, JournalError, Pending, RoomKey, record};
     use crate::replica::Replica;
+
+    fn room() -> RoomKey {
+        RoomKey {
+            project: "project".to_owned(),
+            room: "räume 🌿".to_owned(),
+            url: "ws://here/rooms/r".to_owned(),
+        }
+    }
+
+    fn open(directory: &Path) -> Result<(Journal, Option<Replica>), JournalError> {
+        Journal::open(directory, &room(), "ä.document", 7)
+    }
+
+    fn append(replica: &mut Replica, text: &str) {
+        let element = json!({ "body": { "text": text } });
+        replica
+            .edit(|d| d.append_child(Target::Root, element))
+            .unwrap();
+    }
+
+    fn builtin() -> Replica {
+        let schema = MeshSchema::builtin("document").unwrap();
+        Replica::new(MeshDocument::new(schema, 1))
+    }
+
+    /// A journal of three edits, each written on its own, and its file.
+    fn three_edits(directory: &Path) -> (Replica, PathBuf) {
+        let (mut journal, _) = open(directory).unwrap();
+        let mut pending = Pending::new(Arc::new(room()), "ä.document");
+        let mut replica = builtin();
+        for text in ["eins", "zwei", "drei 🌿"] {
+            append(&mut replica, text);
+            let batch = pending.take(&replica).unwrap();
+            journal.write(&batch).unwrap();
+            pending.wrote(&batch);
+        }
+        (replica, journal.path)
+    }
+
+    #[test]
+    fn damage_within_a_journal_sets_it_aside() {
+        let directory = tempfile::tempdir().unwrap();
+        let (replica, path) = three_edits(directory.path());
+        let whole = fs::read(&path).unwrap();
+        for at in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 0x10;
+            fs::write(&path, &damaged).unwrap();
+            let error = match open(directory.path()) {
+                Err(error) => error,
+                Ok((_, found)) => panic!("byte {at} of {}: {found:?}", whole.len()),
+            };
+            let JournalError::Damaged { kept, .. } = &error else {
+                // A magic of a later version.
+                assert!(
+                    at == 7 && matches!(error, JournalError::Io { .. }),
+                    "{at}: {error}"
+                );
+                continue;
+            };
+            let name = kept.file_name().unwrap().to_str().unwrap();
+            assert!(name.contains(".damaged-"), "{name}");
+            assert!(error.to_string().contains(name), "{error}");
+            assert_eq!(fs::read(kept).unwrap(), damaged);
+            let (_, found) = open(directory.path()).unwrap();
+            assert!(found.is_none(), "it opens anew");
+            fs::remove_file(kept).unwrap();
+        }
+        fs::write(&path, &whole).unwrap();
+        let found = open(directory.path()).unwrap().1.unwrap();
+        assert_eq!(
+            found.document().to_json(true),
+            replica.document().to_json(true)
+        );
+    }
+
+    #[test]
+    fn cut_within_the_last_record_ends_a_journal() {
+        let directory = tempfile::tempdir().unwrap();
+        let (_, path) = three_edits(directory.path());
+        let whole = fs::read(&path).unwrap();
+        let ends: Vec<usize> = record::records(&whole)
+            .unwrap()
+            .iter()
+            .map(|one| one.2)
+            .collect();
+        // The first edit was written with the head.
+        let base = ends[ends.len() - 3];
+        for cut in 0..whole.len() {
+            fs::write(&path, &whole[..cut]).unwrap();
+            match open(directory.path()) {
+                Ok((_, None)) => assert_eq!(cut, 0),
+                Ok((_, Some(found))) => {
+                    assert!(cut >= base, "{cut} of {base}");
+                    let edits = ends
+                        .iter()
+                        .filter(|end| **end <= cut && **end > base)
+                        .count();
+                    assert_eq!(found.document().root().child_count(), 1 + edits, "{cut}");
+                }
+                Err(JournalError::Damaged { kept, .. }) => {
+                    assert!(0 < cut && cut < base, "{cut} of {base}");
+                    fs::remove_file(kept).unwrap();
+                }
+                Err(error) => panic!("{cut}: {error}"),
+            }
+        }
+        // Blocks that a power cut left unwritten.
+        let mut hole = whole[..ends[ends.len() - 2]].to_vec();
+        hole.resize(8192, 0);
+        fs::write(&path, &hole).unwrap();
+        let found = open(directory.path()).unwrap().1.unwrap();
+        assert_eq!(found.document().root().child_count(), 2);
+    }
+
+    /// As the first version wrote it.
+    fn old_record(out: &mut Vec<u8>, kind: u8, payload: &[u8]) {
+        out.extend(u32::try_from(payload.len()).unwrap().to_le_bytes());
+        let checksum = crc32fast::hash(&[&[kind], payload].concat());
+        out.extend(checksum.to_le_bytes());
+        out.push(kind);
+        out.extend(payload);
+    }
+
+    #[test]
+    fn journal_of_the_first_version_is_taken_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut replica = builtin();
+        append(&mut replica, "alt 🌿");
+        let head = json!({
+            "room": room().url,
+            "path": "ä.document",
+            "schema": replica.document().schema().to_json(),
+        });
+        let mut old = Vec::new();
+        old_record(&mut old, record::HEAD, head.to_string().as_bytes());
+        let head_end = old.len();
+        for (number, _, update) in replica.edits_after(0) {
+            let payload = [&number.to_le_bytes()[..], update].concat();
+            old_record(&mut old, record::EDIT, &payload);
+        }
+        old_record(&mut old, record::SAVED, &0_u64.to_le_bytes());
+        let old_path = directory.path().join(room().old_file_name("ä.document"));
+        let mut damaged = old.clone();
+        // A length.
+        damaged[head_end + 2] ^= 1;
+        fs::write(&old_path, &damaged).unwrap();
+        let error = open(directory.path()).unwrap_err();
+        assert!(matches!(error, JournalError::Damaged { .. }), "{error}");
+
+        fs::write(&old_path, &old).unwrap();
+        let (mut journal, found) = open(directory.path()).unwrap();
+        let found = found.unwrap();
+        assert_eq!(
+            found.document().to_json(true),
+            replica.document().to_json(true)
+        );
+        assert_eq!(found.unsaved_edits(), 1);
+        let mut pending = Pending::new(Arc::new(room()), "ä.document");
+        journal.write(&pending.take(&found).unwrap()).unwrap();
+        assert!(!old_path.exists());
+        drop(journal);
+        let found = open(directory.path()).unwrap().1.unwrap();
+        assert_eq!(found.unsaved_edits(), 1);
+    }
 
     #[test]
     fn nobody_else_opens_a_journal_while_it_is_written_anew() {
         let directory = tempfile::tempdir().unwrap();
-        let open = || Journal::open(directory.path(), "room", "a.document");
+        let open = || open(directory.path());
         let schema = MeshSchema::infer(&json!({ "doc": {} })).unwrap();
         let replica = Replica::new(MeshDocument::new(schema, 1));
         let (mut journal, _) = open().unwrap();
+        let mut pending = Pending::new(Arc::new(room()), "ä.document");
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
             let other = scope.spawn(|| {
@@ -292,7 +632,8 @@ mod tests {
                 }
             });
             for _ in 0..300 {
-                journal.rewrite(&replica).unwrap();
+                pending.start_over();
+                journal.write(&pending.take(&replica).unwrap()).unwrap();
             }
             done.store(true, Ordering::Release);
             let (tries, opened) = other.join().unwrap();

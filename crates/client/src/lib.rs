@@ -52,6 +52,7 @@ pub use connect::ConnectError;
 pub use connection::{CallError, Connection};
 pub use editor::Editor;
 pub use event::{EventReceiver, RoomEvent};
+pub use journal::JournalError;
 pub use live_document::{Changes, DocumentEnd, DocumentEvent, LiveDocument, Refusal, SaveError};
 pub use replica::{Outgoing, Replica};
 pub use room_client::{

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_stream::Stream;
 
 use crate::editor::Editor;
-use crate::journal::Journal;
+use crate::journal::{Journal, Pending};
 use crate::refusals::Refusals;
 use crate::replica::Replica;
 use crate::room_client::{RoomClient, RoomEnd};
@@ -106,7 +106,7 @@ fn this_thread() -> u64 {
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) replica: Replica,
-    pub(crate) journal: Option<Journal>,
+    pub(crate) journal: Option<(Journal, Pending)>,
     subscribers: Vec<Subscriber>,
     handles: usize,
     openings: Vec<Weak<Handle>>,
@@ -626,7 +626,7 @@ impl Shared {
         })
     }
 
-    pub(crate) fn new(path: String, replica: Replica, journal: Option<Journal>) -> Self {
+    pub(crate) fn new(path: String, replica: Replica, journal: Option<(Journal, Pending)>) -> Self {
         Self {
             path,
             state: Mutex::new(State {
@@ -800,36 +800,40 @@ impl State {
 
     /// Writes down what was edited since the last time, before anybody is told that it was.
     fn journal_edits(&mut self) {
-        if let Some(journal) = &mut self.journal
-            && let Err(error) = journal.write_edits(&self.replica)
-        {
-            self.lose_journal(&error);
-        }
+        self.write_journal();
     }
 
     /// Writes down what came from the server, and how far it has what was edited here.
     pub(crate) fn journal_progress(&mut self, received: Option<&[u8]>) {
-        if let Some(journal) = &mut self.journal
-            && let Err(error) = journal.write_progress(&self.replica, received)
-        {
-            self.lose_journal(&error);
+        if let (Some((_, pending)), Some(update)) = (&mut self.journal, received) {
+            pending.receive(update);
         }
+        self.write_journal();
     }
 
     /// Writes the journal anew, after the replica was made anew.
     pub(crate) fn journal_anew(&mut self) {
-        if let Some(journal) = &mut self.journal
-            && let Err(error) = journal.rewrite(&self.replica)
-        {
-            self.lose_journal(&error);
+        if let Some((_, pending)) = &mut self.journal {
+            pending.start_over();
         }
+        self.write_journal();
     }
 
-    fn lose_journal(&mut self, error: &std::io::Error) {
-        self.journal = None;
-        self.publish(&DocumentEvent::JournalLost {
-            reason: error.to_string(),
-        });
+    fn write_journal(&mut self) {
+        let Some((journal, pending)) = &mut self.journal else {
+            return;
+        };
+        let Some(batch) = pending.take(&self.replica) else {
+            return;
+        };
+        match journal.write(&batch) {
+            Ok(()) => pending.wrote(&batch),
+            Err(error) => {
+                let reason = error.to_string();
+                pending.failed(&batch, journal.is_broken(), reason.clone());
+                self.publish(&DocumentEvent::JournalLost { reason });
+            }
+        }
     }
 
     /// Tells subscribers what changed in the document since the last time.

@@ -43,6 +43,16 @@ struct Unsaved {
     is_fill: bool,
 }
 
+impl Unsaved {
+    /// How many edits it is; a repetition is none.
+    fn edits(&self) -> u32 {
+        if self.is_fill {
+            return 0;
+        }
+        u32::try_from(self.number - self.first + 1).unwrap_or(u32::MAX)
+    }
+}
+
 /// An update to be sent, and the number to name it by.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Outgoing {
@@ -529,11 +539,26 @@ impl Replica {
         self.unsaved.is_empty()
     }
 
-    /// What is kept with a number beyond this one, and the numbers.
-    pub(crate) fn edits_after(&self, number: u64) -> impl Iterator<Item = (u64, &[u8])> {
+    /// What is kept with a number beyond this one: the numbers, and how many edits each is.
+    pub(crate) fn edits_after(&self, number: u64) -> impl Iterator<Item = (u64, u32, &[u8])> {
         let edits = self.unsaved.iter();
         let edits = edits.filter(move |one| one.number > number);
-        edits.map(|one| (one.number, &one.update[..]))
+        edits.map(|one| (one.number, one.edits(), &one.update[..]))
+    }
+
+    /// How many edits the server has not acknowledged.
+    pub(crate) fn unsaved_edits(&self) -> u64 {
+        self.unsaved.iter().map(|one| u64::from(one.edits())).sum()
+    }
+
+    /// Keeps and applies an update into which edits were merged.
+    pub(crate) fn adopt_merged(&mut self, update: Vec<u8>, edits: u32) -> Result<(), DecodeError> {
+        self.adopt(update)?;
+        if let Some(one) = self.unsaved.back_mut() {
+            one.number += u64::from(edits.saturating_sub(1));
+            self.next = one.number + 1;
+        }
+        Ok(())
     }
 
     /// What is kept, by the numbers of the edits in it.

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use meshagent_protocol::{
-    ApiKey, ApiScope, Content, Grant, InvalidApiKey, ParticipantToken, RoomName,
+    ApiKey, ApiScope, Content, Grant, InvalidApiKey, ParticipantToken, RoomName, decode_base64,
 };
 use serde_json::{Map, Value};
 use tokio::sync::{broadcast, oneshot, watch};
@@ -23,6 +23,7 @@ use crate::connect::ConnectError;
 use crate::connection::{CallError, Connection};
 use crate::document_task::LINGER;
 use crate::event::{EVENT_CAPACITY, EventReceiver, RoomEvent};
+use crate::journal::RoomKey;
 use crate::live_document::Shared;
 use crate::storage_client::StorageClient;
 use crate::sync_client::SyncClient;
@@ -46,7 +47,7 @@ struct Inner {
     events: broadcast::Sender<RoomEvent>,
     pub(crate) documents: Mutex<HashMap<String, Weak<Shared>>>,
     offline: Option<PathBuf>,
-    journal_room: String,
+    journal_room: Arc<RoomKey>,
     tasks: TaskTracker,
     closing: CancellationToken,
     ended: CancellationToken,
@@ -396,7 +397,7 @@ impl RoomClient {
     }
 
     /// Where documents are journalled, and the name of the room there.
-    pub(crate) fn offline(&self) -> Option<(&PathBuf, &str)> {
+    pub(crate) fn offline(&self) -> Option<(&PathBuf, &Arc<RoomKey>)> {
         let directory = self.inner.offline.as_ref()?;
         Some((directory, &self.inner.journal_room))
     }
@@ -671,6 +672,11 @@ impl RoomBuilder {
             (None, Some((_, rest))) => rest.split(['/', '?']).next().unwrap_or(rest).to_owned(),
             (None, None) => return Err(ConnectError::InvalidUrl),
         };
+        let journal_room = RoomKey {
+            project: credentials.project(),
+            room: room_name.clone(),
+            url: url.clone(),
+        };
         let (link_sender, link) = watch::channel(Link::Down);
         let (events, _) = broadcast::channel(EVENT_CAPACITY);
         let (closing, ended) = (CancellationToken::new(), CancellationToken::new());
@@ -685,7 +691,7 @@ impl RoomBuilder {
             closing: closing.clone(),
             // Without a journal the caller has nothing to do but to wait, and is told.
             first: self.offline.is_none().then_some(first),
-            url: url.clone(),
+            url,
             trust: self.trust,
         };
         let done = ended.clone().drop_guard();
@@ -701,7 +707,7 @@ impl RoomBuilder {
                 events,
                 documents: Mutex::default(),
                 offline: self.offline.clone(),
-                journal_room: url,
+                journal_room: Arc::new(journal_room),
                 tasks,
                 closing,
                 ended,
@@ -737,6 +743,14 @@ impl RoomBuilder {
 }
 
 impl Credentials {
+    /// The id of the project that they are for; empty if a token does not say it.
+    fn project(&self) -> String {
+        match self {
+            Self::Key { key, .. } => key.project_id.clone(),
+            Self::Token(token) => project_of(token).unwrap_or_default(),
+        }
+    }
+
     fn token(&self, room: &str) -> String {
         match self {
             Self::Token(token) => token.clone(),
@@ -748,6 +762,16 @@ impl Credentials {
             }
         }
     }
+}
+
+/// The claim `sub` of a token, which only the server can check.
+fn project_of(token: &str) -> Option<String> {
+    let claims = token.split('.').nth(1)?;
+    let mut base64 = claims.replace('-', "+").replace('_', "/");
+    base64.extend(std::iter::repeat_n('=', (4 - base64.len() % 4) % 4));
+    let claims = decode_base64(base64.as_bytes()).ok()?;
+    let claims: Value = serde_json::from_slice(&claims).ok()?;
+    claims["sub"].as_str().map(str::to_owned)
 }
 
 /// Keeps a connection.

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::connection::CallError;
 use crate::document_task::{DocumentTask, new_client_id};
-use crate::journal::Journal;
+use crate::journal::{Journal, JournalError, Pending};
 use crate::live_document::{DocumentEnd, LiveDocument, SaveError, Shared, Told};
 use crate::replica::Replica;
 use crate::room_client::RoomClient;
@@ -55,9 +55,9 @@ pub enum OpenError {
     /// The server refuses, or can't be reached any more.
     #[error(transparent)]
     Ended(#[from] DocumentEnd),
-    /// The journal can't be read or written; another program may have the document open.
-    #[error("the document's journal can't be opened; does another program use it?")]
-    Journal(#[source] std::io::Error),
+    /// The document's journal can't be read or written, another program has it open, or it is damaged.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
 }
 
 impl SyncClient {
@@ -358,10 +358,10 @@ impl SyncClient {
 
         let (mut journal, mut recovered) = (None, None);
         if let Some((directory, room)) = self.room.offline() {
-            let (opened, found) =
-                Journal::open(directory, room, path.as_str()).map_err(OpenError::Journal)?;
-            recovered = found.and_then(|found| found.into_replica(new_client_id()));
-            journal = Some(opened);
+            let (opened, found) = Journal::open(directory, room, path.as_str(), new_client_id())?;
+            recovered = found;
+            let pending = Pending::new(Arc::clone(room), path.as_str());
+            journal = Some((opened, pending));
         }
         let is_there = recovered.is_some();
         let replica = match recovered {
@@ -369,10 +369,10 @@ impl SyncClient {
             // Nobody sees it: the handle is given out when the server's state has taken its place.
             None => Replica::new(MeshDocument::new(nothing()?, new_client_id())),
         };
-        if let Some(journal) = journal.as_mut().filter(|_| is_there) {
-            journal.rewrite(&replica).map_err(OpenError::Journal)?;
-        }
         let shared = Arc::new(Shared::new(path.as_str().to_owned(), replica, journal));
+        if is_there {
+            shared.lock().journal_anew();
+        }
         let document = LiveDocument::new(Arc::clone(&shared), self.room.clone());
         let task = DocumentTask {
             shared: Arc::clone(&shared),

@@ -6,11 +6,12 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::OpenOptions;
 use std::path::Path;
+use std::sync::Arc;
 
 use meshagent_document::{MeshDocument, MeshSchema, Target, UpdateKind};
 use serde_json::json;
 
-use super::Journal;
+use super::{Journal, Pending, RoomKey};
 use crate::replica::Replica;
 
 const STEPS: u64 = 120;
@@ -70,6 +71,7 @@ struct Run<'a> {
     other: MeshDocument,
     replica: Replica,
     journal: Option<Journal>,
+    pending: Pending,
     answers: VecDeque<(u64, Answer)>,
     is_refused: bool,
     names: u64,
@@ -81,23 +83,24 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     fn new(seed: u64, directory: &'a Path) -> Self {
         let document = |client| MeshDocument::new(schema(), client);
-        let (mut journal, _) = open(directory);
-        let replica = Replica::new(document(3));
-        journal.rewrite(&replica).unwrap();
-        Self {
+        let (journal, _) = open(directory, 3);
+        let mut run = Self {
             seed,
             random: Random(seed),
             directory,
             server: document(1),
             other: document(2),
-            replica,
+            replica: Replica::new(document(3)),
             journal: Some(journal),
+            pending: pending(),
             answers: VecDeque::new(),
             is_refused: false,
             names: 0,
             clients: 3,
             promised: BTreeSet::new(),
-        }
+        };
+        run.write();
+        run
     }
 
     fn step(&mut self, seen: &mut Seen) {
@@ -120,11 +123,13 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn journal(&mut self) -> (&mut Journal, &Replica) {
-        (
-            self.journal.as_mut().expect("the program runs"),
-            &self.replica,
-        )
+    /// Writes what is to be written.
+    fn write(&mut self) {
+        if let Some(batch) = self.pending.take(&self.replica) {
+            let journal = self.journal.as_mut().expect("the program runs");
+            journal.write(&batch).unwrap();
+            self.pending.wrote(&batch);
+        }
     }
 
     fn name(&mut self) -> String {
@@ -136,8 +141,7 @@ impl<'a> Run<'a> {
         let name = self.name();
         self.replica
             .edit_with(|document| vec![append(document, &name)]);
-        let (journal, replica) = self.journal();
-        journal.write_edits(replica).unwrap();
+        self.write();
         self.promised.insert(name);
     }
 
@@ -149,8 +153,7 @@ impl<'a> Run<'a> {
         let name = names.into_iter().nth(usize::try_from(at).unwrap()).unwrap();
         self.replica
             .edit_with(|document| document.delete(&name).unwrap().into_iter().collect());
-        let (journal, replica) = self.journal();
-        journal.write_edits(replica).unwrap();
+        self.write();
         self.promised.remove(&name);
     }
 
@@ -167,8 +170,8 @@ impl<'a> Run<'a> {
         let vector = self.replica.document().state_vector();
         let update = self.server.encode_diff(&vector).unwrap();
         self.replica.received(&update).unwrap();
-        let (journal, replica) = self.journal();
-        journal.write_progress(replica, Some(&update)).unwrap();
+        self.pending.receive(&update);
+        self.write();
     }
 
     fn send(&mut self, seen: &mut Seen) {
@@ -216,8 +219,7 @@ impl<'a> Run<'a> {
             }
             Answer::Refused => return self.start_over(number),
         }
-        let (journal, replica) = self.journal();
-        journal.write_progress(replica, None).unwrap();
+        self.write();
     }
 
     fn start_over(&mut self, refused: u64) {
@@ -226,8 +228,8 @@ impl<'a> Run<'a> {
         let mut document = MeshDocument::new(schema(), self.clients);
         document.apply_update(&self.server.encode_state()).unwrap();
         self.replica.start_over(document);
-        let (journal, replica) = self.journal();
-        journal.rewrite(replica).unwrap();
+        self.pending.start_over();
+        self.write();
         self.answers.clear();
         self.is_refused = false;
         // What builds on the refused edit is gone with it; what the server has stays.
@@ -255,12 +257,12 @@ impl<'a> Run<'a> {
         let before = names(self.replica.document());
         let unsaved = self.replica.unsaved().count();
         self.journal = None;
-        let (mut journal, recovered) = open(self.directory);
         self.clients += 1;
-        let recovered = recovered.and_then(|found| found.into_replica(self.clients));
+        let (journal, recovered) = open(self.directory, self.clients);
         self.replica = recovered.unwrap_or_else(|| panic!("seed {}: a journal", self.seed));
-        journal.rewrite(&self.replica).unwrap();
         self.journal = Some(journal);
+        self.pending = pending();
+        self.write();
         assert_eq!(names(self.replica.document()), before, "seed {}", self.seed);
         assert!(
             unsaved == 0 || !self.replica.is_saved(),
@@ -273,16 +275,20 @@ impl<'a> Run<'a> {
 
     /// The program ends while it writes an edit down, of which nobody was told.
     fn end_within_an_edit(&mut self) {
-        let length = self.journal().0.bytes;
+        let length = self.journal.as_ref().expect("the program runs").bytes;
         let before = self.replica.document().encode_state();
         let waiting = self.replica.document().encode_pending();
         let name = self.name();
         self.replica
             .edit_with(|document| vec![append(document, &name)]);
-        let (journal, replica) = self.journal();
-        journal.write_edits(replica).unwrap();
-        let (path, written) = (journal.path.clone(), journal.bytes - length);
-        let kept = length + self.random.below(written);
+        self.write();
+        let journal = self.journal.as_ref().expect("the program runs");
+        // One that was rewritten was on the disk before it had its name.
+        let kept = match journal.bytes.checked_sub(length) {
+            Some(written @ 1..) => length + self.random.below(written),
+            _ => journal.bytes,
+        };
+        let path = journal.path.clone();
         let file = OpenOptions::new().write(true).open(path).unwrap();
         file.set_len(kept).unwrap();
         // Without the edit it is as before.
@@ -318,8 +324,20 @@ impl<'a> Run<'a> {
     }
 }
 
-fn open(directory: &Path) -> (Journal, Option<super::Recovered>) {
-    Journal::open(directory, "room", "a.document").unwrap()
+fn open(directory: &Path, client: u64) -> (Journal, Option<Replica>) {
+    Journal::open(directory, &room(), "a.document", client).unwrap()
+}
+
+fn pending() -> Pending {
+    Pending::new(Arc::new(room()), "a.document")
+}
+
+fn room() -> RoomKey {
+    RoomKey {
+        project: "project".to_owned(),
+        room: "room".to_owned(),
+        url: "ws://here/rooms/room".to_owned(),
+    }
 }
 
 fn schema() -> MeshSchema {
