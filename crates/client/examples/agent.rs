@@ -51,7 +51,7 @@ pub(crate) async fn fill(
     answer: &Value,
 ) -> Result<bool, Box<dyn Error>> {
     let document = room.sync().open(path).await?;
-    let is_changed = document.edit(|d| d.replace_json(answer))?;
+    let is_changed = document.edit(|d| d.replace_json(answer))??;
     document.saved().await?;
     Ok(is_changed)
 }

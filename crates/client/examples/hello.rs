@@ -25,7 +25,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 pub(crate) async fn say_hello(room: &RoomClient) -> Result<serde_json::Value, Box<dyn Error>> {
     let document = room.sync().open("hello-world.document").await?;
     let greeting = json!({ "body": { "text": "hello world!" } });
-    document.edit(|d| d.append_child(Target::Root, greeting))?;
+    document.edit(|d| d.append_child(Target::Root, greeting))??;
     // It is on the server's disk, and everybody sees it.
     document.saved().await?;
     Ok(document.to_json())

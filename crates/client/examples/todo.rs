@@ -32,7 +32,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         tokio::select! {
             line = lines.next_line() => match line? {
                 Some(line) => {
-                    if let Err(error) = list.edit(|d| obey(d, line.trim())) {
+                    if let Err(error) = list.edit(|d| obey(d, line.trim()))? {
                         println!("{error}");
                     }
                 }

@@ -14,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::{self, Backoff};
 use crate::connection::{CallError, Connection};
+use crate::given_up::GivenUpEdits;
+use crate::journal::{JournalError, Journals};
 use crate::live_document::{DocumentEnd, DocumentEvent, Progress, Refusal, Shared};
 use crate::room_client::{Link, RoomEnd};
 use crate::stream::{PendingAnswer, StreamEnd};
@@ -25,6 +27,8 @@ pub(crate) const LINGER: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct DocumentTask {
     pub(crate) shared: Arc<Shared>,
+    pub(crate) journals: Option<Journals>,
+    pub(crate) given_up: GivenUpEdits,
     pub(crate) link: watch::Receiver<Link>,
     /// The room is being left.
     pub(crate) closing: CancellationToken,
@@ -54,8 +58,42 @@ enum Ended {
 
 impl DocumentTask {
     pub(crate) async fn run(mut self) {
-        let end = self.carry().await;
+        let end = match self.load().await {
+            // Another program has sent it meanwhile.
+            Ok(()) if self.has_nothing_to_resend() => DocumentEnd::Closed,
+            Ok(()) => self.carry().await,
+            Err(error) => error.into(),
+        };
         self.shared.end(end);
+        // Nothing is edited any more.
+        let edits = self.shared.lock().replica.unsaved_edits();
+        let path = &self.shared.path;
+        if edits > 0 {
+            self.given_up.note(path, edits);
+        }
+        if self.shared.settled().await && edits > 0 {
+            self.given_up.journaled(path);
+        }
+    }
+
+    /// Whether it was begun for what its journal holds, and that is nothing. Then it has ended.
+    fn has_nothing_to_resend(&self) -> bool {
+        let is_saved = self.shared.lock().replica.is_saved();
+        is_saved && self.shared.is_resending() && self.shared.end_if_abandoned(DocumentEnd::Closed)
+    }
+
+    /// Begins with what the journal holds, if there is one.
+    async fn load(&mut self) -> Result<(), JournalError> {
+        let Some(journals) = &self.journals else {
+            return Ok(());
+        };
+        if let Some(replica) = journals.open(&self.shared).await? {
+            self.shared.load(replica);
+            self.given_up.reopened(&self.shared.path);
+            self.is_fresh = false;
+            self.was_open = true;
+        }
+        Ok(())
     }
 
     async fn carry(&mut self) -> DocumentEnd {
@@ -69,6 +107,7 @@ impl DocumentTask {
                 Ok(stream) => match self.begin(&stream) {
                     Ok(()) => {
                         let ended = self.serve(stream, &mut backoff).await;
+                        self.shared.advance(Progress::disconnect);
                         if !matches!(ended, Ended::Done) {
                             self.shared.lock().publish(&DocumentEvent::Disconnected);
                         }
@@ -139,7 +178,9 @@ impl DocumentTask {
             let abandoned = self.shared.abandoned_since();
             let is_closing = self.closing.is_cancelled();
             let is_leaving = abandoned.is_some() || is_closing;
-            let can_wait = self.was_open && !self.shared.lock().replica.is_saved();
+            let can_wait = self.was_open
+                && !self.shared.lock().replica.is_saved()
+                && !self.shared.is_resending();
             let deadline = abandoned.map(|since| since + LINGER);
             let is_over = deadline.is_some_and(|deadline| deadline <= Instant::now());
             if is_leaving && (!can_wait || is_over) && self.give_up() {
@@ -156,7 +197,7 @@ impl DocumentTask {
 
     /// Ends the document, unless somebody wants it again.
     fn give_up(&self) -> bool {
-        self.closing.is_cancelled() || self.shared.end_if_abandoned()
+        self.closing.is_cancelled() || self.shared.end_if_abandoned(DocumentEnd::Closed)
     }
 
     async fn open(&self, connection: &Connection) -> Result<SyncStream, CallError> {
@@ -246,7 +287,7 @@ impl DocumentTask {
             }
             let deadline = self.shared.abandoned_since().map(|since| since + LINGER);
             let is_closing = self.closing.is_cancelled();
-            if deadline.is_some() || is_closing {
+            if deadline.is_some() || is_closing || self.shared.is_resending() {
                 if self.shared.lock().replica.is_saved() {
                     // However it ends, everything is saved.
                     let _closed = tokio::time::timeout(CLOSE_GRACE, stream.close()).await;
@@ -327,7 +368,14 @@ impl DocumentTask {
                 state.journal_progress(None);
             }
             Err(CallError::Refused { code, text }) if !self.may_be_taken(code) => {
-                self.shared.lock().refuse(number, Refusal { code, text });
+                let refusal = Refusal { code, text };
+                // Nobody is here to be told, so it stays in the journal until somebody opens the document.
+                if self.shared.is_resending()
+                    && self.shared.end_if_abandoned(refusal.clone().into())
+                {
+                    return Some(Ended::Done);
+                }
+                self.shared.lock().refuse(number, refusal);
                 self.shared.advance(|_| {});
                 return Some(Ended::Refused);
             }

@@ -54,7 +54,7 @@ impl<'a> Editor<'a> {
     ///     position: Position::Last,
     ///     element: json!({ "body": { "text": text } }),
     /// });
-    /// assert!(document.edit(|d| d.apply(&edits))?);
+    /// assert!(document.edit(|d| d.apply(&edits))??);
     /// assert_eq!(document.read(|d| d.root().child_count()), 2);
     /// # Ok(())
     /// # });
@@ -76,7 +76,7 @@ impl<'a> Editor<'a> {
     /// # meshagent_testing::in_room(async |room| {
     /// # let document = room.sync().open("notes.document").await?;
     /// let tea = json!({ "body": { "text": "tea" } });
-    /// let id = document.edit(|d| d.append_child(Target::Root, tea))?;
+    /// let id = document.edit(|d| d.append_child(Target::Root, tea))??;
     /// assert!(document.read(|d| d.node(&id).is_some()));
     /// # Ok(())
     /// # });
@@ -98,9 +98,9 @@ impl<'a> Editor<'a> {
     /// # meshagent_testing::in_room(async |room| {
     /// # let document = room.sync().open("notes.document").await?;
     /// # let tea = json!({ "body": { "text": "tea" } });
-    /// # let tea = document.edit(|d| d.append_child(Target::Root, tea))?;
+    /// # let tea = document.edit(|d| d.append_child(Target::Root, tea))??;
     /// let milk = json!({ "body": { "text": "milk" } });
-    /// document.edit(|d| d.insert_child(Target::Root, Position::Before(tea), milk))?;
+    /// document.edit(|d| d.insert_child(Target::Root, Position::Before(tea), milk))??;
     /// assert_eq!(document.to_json()["document"]["content"][0]["body"]["text"], "milk");
     /// # Ok(())
     /// # });
@@ -133,8 +133,8 @@ impl<'a> Editor<'a> {
     /// # meshagent_testing::in_room(async |room| {
     /// # let document = room.sync().open("notes.document").await?;
     /// # let tea = json!({ "body": { "text": "tea" } });
-    /// # let tea = document.edit(|d| d.append_child(Target::Root, tea))?;
-    /// document.edit(|d| d.set_attribute(Target::Id(tea), "text", "green tea"))?;
+    /// # let tea = document.edit(|d| d.append_child(Target::Root, tea))??;
+    /// document.edit(|d| d.set_attribute(Target::Id(tea), "text", "green tea"))??;
     /// assert_eq!(document.to_json()["document"]["content"][0]["body"]["text"], "green tea");
     /// # Ok(())
     /// # });
@@ -161,8 +161,8 @@ impl<'a> Editor<'a> {
     /// # meshagent_testing::in_room(async |room| {
     /// # let document = room.sync().open("notes.document").await?;
     /// # let tea = json!({ "body": { "text": "tea" } });
-    /// # let tea = document.edit(|d| d.append_child(Target::Root, tea))?;
-    /// document.edit(|d| d.delete(&tea))?;
+    /// # let tea = document.edit(|d| d.append_child(Target::Root, tea))??;
+    /// document.edit(|d| d.delete(&tea))??;
     /// assert_eq!(document.to_json(), json!({ "document": { "content": [] } }));
     /// # Ok(())
     /// # });
@@ -184,13 +184,13 @@ impl<'a> Editor<'a> {
     /// # let document = room.sync().open("notes.document").await?;
     /// let tea = json!({ "body": { "text": "tea" } });
     /// let patch = json!([{ "op": "add", "path": "/document/content/-", "value": tea }]);
-    /// assert!(document.edit(|d| d.apply_patch(&patch))?);
+    /// assert!(document.edit(|d| d.apply_patch(&patch))??);
     /// // All of it or nothing.
     /// let patch = json!([
     ///     { "op": "remove", "path": "/document/content/0" },
     ///     { "op": "remove", "path": "/document/content/7" },
     /// ]);
-    /// assert!(document.edit(|d| d.apply_patch(&patch)).is_err());
+    /// assert!(document.edit(|d| d.apply_patch(&patch))?.is_err());
     /// assert_eq!(document.to_json(), json!({ "document": { "content": [tea] } }));
     /// # Ok(())
     /// # });
@@ -211,7 +211,7 @@ impl<'a> Editor<'a> {
     /// # meshagent_testing::in_room(async |room| {
     /// # let document = room.sync().open("notes.document").await?;
     /// let wanted = json!({ "document": { "content": [{ "body": { "text": "tea" } }] } });
-    /// assert!(document.edit(|d| d.replace_json(&wanted))?);
+    /// assert!(document.edit(|d| d.replace_json(&wanted))??);
     /// assert_eq!(document.to_json(), wanted);
     /// # Ok(())
     /// # });
@@ -229,10 +229,10 @@ impl<'a> Editor<'a> {
     /// # use serde_json::json;
     /// # meshagent_testing::in_room(async |room| {
     /// # let document = room.sync().open("notes.document").await?;
-    /// document.edit(|d| d.remember_edits(true, 500));
+    /// document.edit(|d| d.remember_edits(true, 500))?;
     /// # let tea = json!({ "body": { "text": "tea" } });
-    /// document.edit(|d| d.append_child(Target::Root, tea))?;
-    /// assert!(document.edit(|d| d.undo()));
+    /// document.edit(|d| d.append_child(Target::Root, tea))??;
+    /// assert!(document.edit(|d| d.undo())?);
     /// # Ok(())
     /// # });
     /// ```
@@ -247,12 +247,12 @@ impl<'a> Editor<'a> {
     /// # use serde_json::json;
     /// # meshagent_testing::in_room(async |room| {
     /// # let document = room.sync().open("notes.document").await?;
-    /// document.edit(|d| d.remember_edits(true, 500));
+    /// document.edit(|d| d.remember_edits(true, 500))?;
     /// # let tea = json!({ "body": { "text": "tea" } });
-    /// document.edit(|d| d.append_child(Target::Root, tea))?;
-    /// assert!(document.edit(|d| d.undo()));
+    /// document.edit(|d| d.append_child(Target::Root, tea))??;
+    /// assert!(document.edit(|d| d.undo())?);
     /// assert_eq!(document.to_json(), json!({ "document": { "content": [] } }));
-    /// assert!(!document.edit(|d| d.undo()));
+    /// assert!(!document.edit(|d| d.undo())?);
     /// # Ok(())
     /// # });
     /// ```
@@ -268,10 +268,10 @@ impl<'a> Editor<'a> {
     /// # use serde_json::json;
     /// # meshagent_testing::in_room(async |room| {
     /// # let document = room.sync().open("notes.document").await?;
-    /// document.edit(|d| d.remember_edits(true, 500));
+    /// document.edit(|d| d.remember_edits(true, 500))?;
     /// # let tea = json!({ "body": { "text": "tea" } });
-    /// document.edit(|d| d.append_child(Target::Root, tea))?;
-    /// assert!(document.edit(|d| d.undo() && d.redo()));
+    /// document.edit(|d| d.append_child(Target::Root, tea))??;
+    /// assert!(document.edit(|d| d.undo() && d.redo())?);
     /// assert_eq!(document.read(|d| d.root().child_count()), 1);
     /// # Ok(())
     /// # });

@@ -6,6 +6,7 @@
 
 mod pending;
 mod record;
+mod writer;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
@@ -17,6 +18,7 @@ use uuid::Uuid;
 
 pub(crate) use self::pending::{Batch, Pending};
 use self::record::{EDIT, HEAD, MAGIC, SAVED, STATE};
+pub(crate) use self::writer::{Journals, Listed, Writer};
 use crate::replica::Replica;
 
 /// Why a document's journal is of no use.
@@ -114,18 +116,49 @@ pub(crate) struct Journal {
 
 /// What a journal held.
 #[derive(Debug)]
-pub(crate) struct Recovered {
-    pub(crate) path: String,
-    pub(crate) schema: MeshSchema,
-    pub(crate) updates: Vec<Vec<u8>>,
-    pub(crate) unsaved: Vec<Unsaved>,
+struct Recovered {
+    path: String,
+    schema: MeshSchema,
+    updates: Vec<Vec<u8>>,
+    unsaved: Vec<Unsaved>,
 }
 
 /// An update that was not acknowledged, and how many edits are merged in it.
 #[derive(Debug)]
-pub(crate) struct Unsaved {
-    pub(crate) edits: u32,
-    pub(crate) update: Vec<u8>,
+struct Unsaved {
+    edits: u32,
+    update: Vec<u8>,
+}
+
+/// The edits of a document that the server has not acknowledged, as [`RoomClient::unsent`](crate::RoomClient::unsent) says
+/// it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Unsent {
+    /// The document's path.
+    pub path: String,
+    /// How many edits. None, if what is kept only repeats what a restored server lacks.
+    pub edits: u64,
+    /// How long they are, in bytes, as they are sent.
+    pub bytes: u64,
+}
+
+impl Unsent {
+    /// Counts updates; `None` if there is none.
+    pub(crate) fn of<'a>(
+        path: &str,
+        updates: impl Iterator<Item = (u32, &'a [u8])>,
+    ) -> Option<Self> {
+        let mut is_some = false;
+        let (mut edits, mut bytes) = (0, 0);
+        for (merged, update) in updates {
+            is_some = true;
+            edits += u64::from(merged);
+            bytes += update.len() as u64;
+        }
+        let path = path.to_owned();
+        is_some.then_some(Self { path, edits, bytes })
+    }
 }
 
 impl Journal {
@@ -247,6 +280,50 @@ impl Journal {
         }
         Ok(())
     }
+}
+
+/// Reads the journals of a room, those of the first version too.
+fn list(directory: &Path, room: &RoomKey) -> Result<Listed, JournalError> {
+    let mut listed = Listed::default();
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(listed),
+        Err(error) => return Err(error.into()),
+    };
+    let prefix = format!("{}-", room.prefix());
+    for entry in entries {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let Some(stem) = name.strip_suffix(".journal") else {
+            continue;
+        };
+        let is_ours = stem.starts_with(&prefix);
+        // Others are named by a hash of their room's address and path.
+        if !is_ours && Uuid::try_parse(stem).is_err() {
+            continue;
+        }
+        let Some(bytes) = read(&path)? else {
+            continue;
+        };
+        match recover(&bytes, room) {
+            Ok(Some(recovered)) => {
+                let is_replaced =
+                    !is_ours && directory.join(room.file_name(&recovered.path)).exists();
+                let unsaved = recovered.unsaved.iter();
+                let unsaved = unsaved.map(|one| (one.edits, &one.update[..]));
+                if !is_replaced {
+                    listed.unsent.extend(Unsent::of(&recovered.path, unsaved));
+                }
+            }
+            Err(Fault::Damaged(reason)) if is_ours => listed.damaged.push((path, reason)),
+            // Another room's, perhaps.
+            Ok(None) | Err(_) => {}
+        }
+    }
+    listed
+        .unsent
+        .sort_by(|one, other| one.path.cmp(&other.path));
+    Ok(listed)
 }
 
 /// Takes the lock that belongs to a journal.
@@ -472,6 +549,7 @@ mod tests {
     fn three_edits(directory: &Path) -> (Replica, PathBuf) {
         let (mut journal, _) = open(directory).unwrap();
         let mut pending = Pending::new(Arc::new(room()), "ä.document");
+        pending.start_over();
         let mut replica = builtin();
         for text in ["eins", "zwei", "drei 🌿"] {
             append(&mut replica, text);
@@ -602,6 +680,7 @@ mod tests {
         );
         assert_eq!(found.unsaved_edits(), 1);
         let mut pending = Pending::new(Arc::new(room()), "ä.document");
+        pending.start_over();
         journal.write(&pending.take(&found).unwrap()).unwrap();
         assert!(!old_path.exists());
         drop(journal);
@@ -617,6 +696,7 @@ mod tests {
         let replica = Replica::new(MeshDocument::new(schema, 1));
         let (mut journal, _) = open().unwrap();
         let mut pending = Pending::new(Arc::new(room()), "ä.document");
+        pending.start_over();
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
             let other = scope.spawn(|| {

@@ -15,7 +15,7 @@
 //! println!("connected to room: {}", room.room_name());
 //!
 //! let document = room.sync().open("hello-world.document").await?;
-//! document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "hello world!" } })))?;
+//! document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "hello world!" } })))??;
 //! document.saved().await?;
 //! room.close().await;
 //! # Ok(())
@@ -37,10 +37,12 @@ mod document_task;
 mod driver;
 mod editor;
 mod event;
+mod given_up;
 mod journal;
 mod live_document;
 mod refusals;
 mod replica;
+mod resend;
 mod room_client;
 mod storage_client;
 mod stream;
@@ -52,8 +54,11 @@ pub use connect::ConnectError;
 pub use connection::{CallError, Connection};
 pub use editor::Editor;
 pub use event::{EventReceiver, RoomEvent};
-pub use journal::JournalError;
-pub use live_document::{Changes, DocumentEnd, DocumentEvent, LiveDocument, Refusal, SaveError};
+pub use given_up::GivenUp;
+pub use journal::{JournalError, Unsent};
+pub use live_document::{
+    Changes, DocumentEnd, DocumentEvent, JournalStatus, LiveDocument, Refusal, SaveError,
+};
 pub use replica::{Outgoing, Replica};
 pub use room_client::{
     LocalParticipant, RoomBuilder, RoomClient, RoomEnd, RoomStatus, StatusReceiver,

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_stream::Stream;
 
 use crate::editor::Editor;
-use crate::journal::{Journal, Pending};
+use crate::journal::{Batch, JournalError, Journals, Pending, Unsent};
 use crate::refusals::Refusals;
 use crate::replica::Replica;
 use crate::room_client::{RoomClient, RoomEnd};
@@ -106,7 +106,7 @@ fn this_thread() -> u64 {
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) replica: Replica,
-    pub(crate) journal: Option<(Journal, Pending)>,
+    journal: Option<Journaling>,
     subscribers: Vec<Subscriber>,
     handles: usize,
     openings: Vec<Weak<Handle>>,
@@ -117,6 +117,46 @@ pub(crate) struct State {
     end: Option<DocumentEnd>,
     /// Since when nobody has it open.
     abandoned_since: Option<Instant>,
+    /// Whether it is open for nobody but to send what its journal holds.
+    is_resending: bool,
+}
+
+/// How a document is written to its journal.
+#[derive(Debug)]
+struct Journaling {
+    pending: Pending,
+    journals: Journals,
+    document: Weak<Shared>,
+    /// Whether the writer knows that there is something to be written.
+    is_queued: bool,
+    /// Whether the document has ended, and the writer is done with it.
+    is_released: bool,
+}
+
+impl Journaling {
+    /// Has the writer look at the document.
+    fn queue(&mut self) {
+        if !std::mem::replace(&mut self.is_queued, true)
+            && let Some(document) = self.document.upgrade()
+        {
+            self.journals.write(document);
+        }
+    }
+}
+
+/// Whether edits outlive the program.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum JournalStatus {
+    /// There is no directory for them ([`RoomBuilder::offline`](crate::RoomBuilder::offline)).
+    Off,
+    /// What is edited is written down within moments.
+    Kept,
+    /// The last write failed. Edits are kept in memory, and written when that is possible again, which is tried each second.
+    Failing {
+        /// Why.
+        reason: String,
+    },
 }
 
 /// How far a document is; what waiters look at beside its state. It is held while the state is locked, never the other
@@ -125,6 +165,10 @@ pub(crate) struct State {
 pub(crate) struct Progress {
     /// Whether the replica has what the server had when the stream began.
     is_synchronized: bool,
+    /// Whether the replica has what the journal held.
+    is_loaded: bool,
+    /// Whether there is a stream now.
+    is_connected: bool,
 }
 
 /// What happens to a live document.
@@ -162,11 +206,14 @@ pub enum DocumentEvent {
         /// How many updates were given up, the refused one among them.
         lost_updates: usize,
     },
-    /// The journal could not be written; edits that are not saved yet don't outlive this program any more.
+    /// The journal could not be written, because the disk is full, say. Until [`JournalRestored`](Self::JournalRestored),
+    /// edits that are not acknowledged don't outlive this program.
     JournalLost {
         /// Why.
         reason: String,
     },
+    /// The journal could be written again, with all that was missing in it.
+    JournalRestored,
     /// Nothing is sent or received any more.
     Ended(DocumentEnd),
     /// Events before this one were dropped, because nobody took them; look at the document anew.
@@ -196,7 +243,10 @@ pub enum DocumentEnd {
     /// The room can't be entered any more.
     #[error("there is no way into the room any more")]
     RoomEnded(#[source] RoomEnd),
-    /// The server, or the journal, holds what this client can't read.
+    /// The document's journal is of no use.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The server holds what this client can't read.
     #[error("the document can't be read: {0}")]
     Unreadable(String),
 }
@@ -208,6 +258,13 @@ pub enum SaveError {
     /// The document ended before everything was saved.
     #[error(transparent)]
     Ended(#[from] DocumentEnd),
+    /// There is no connection, and the journal can't be written: an edit is in memory alone. It is written or sent when
+    /// that is possible again.
+    #[error("there is no connection, and the journal can't be written: {reason}")]
+    Journal {
+        /// Why it can't be written.
+        reason: String,
+    },
     /// The server refused an edit.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -242,7 +299,7 @@ impl Changes {
     /// # meshagent_testing::in_room(async |room| {
     /// let document = room.sync().open("notes.document").await?;
     /// let mut changes = document.changes();
-    /// document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))?;
+    /// document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))??;
     /// while let Some(event) = changes.recv().await {
     ///     if let DocumentEvent::Changed(_) = event {
     ///         break;
@@ -311,6 +368,7 @@ impl LiveDocument {
         let mut state = shared.lock();
         state.handles += 1;
         state.abandoned_since = None;
+        state.is_resending = false;
         state.openings.retain(|one| one.strong_count() > 0);
         state.openings.push(Arc::downgrade(&handle));
         drop(state);
@@ -343,7 +401,7 @@ impl LiveDocument {
     /// # use serde_json::json;
     /// # meshagent_testing::in_room(async |room| {
     /// # let document = room.sync().open("notes.document").await?;
-    /// document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))?;
+    /// document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))??;
     /// let texts: Vec<_> = document.read(|d| {
     ///     let children = d.root().children();
     ///     children.filter_map(|child| child.attribute("text")).collect()
@@ -375,6 +433,10 @@ impl LiveDocument {
     /// The closure must not wait for anything, since nothing is received meanwhile. What it did before a panic is kept
     /// and sent like anything else.
     ///
+    /// # Errors
+    ///
+    /// When the document has ended. Then the closure is not called: nobody would ever see what it did.
+    ///
     /// # Panics
     ///
     /// When the closure panics, and when it uses a handle of this document, which would wait for itself.
@@ -384,8 +446,8 @@ impl LiveDocument {
     /// # use serde_json::json;
     /// # meshagent_testing::in_room(async |room| {
     /// let document = room.sync().open("notes.document").await?;
-    /// let id = document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))?;
-    /// document.edit(|d| d.set_attribute(Target::Id(id), "text", "coffee"))?;
+    /// let id = document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))??;
+    /// document.edit(|d| d.set_attribute(Target::Id(id), "text", "coffee"))??;
     /// assert_eq!(
     ///     document.to_json(),
     ///     json!({ "document": { "content": [{ "body": { "text": "coffee" } }] } })
@@ -393,16 +455,96 @@ impl LiveDocument {
     /// # Ok(())
     /// # });
     /// ```
-    pub fn edit<R>(&self, edit: impl FnOnce(&mut Editor<'_>) -> R) -> R {
+    pub fn edit<R>(&self, edit: impl FnOnce(&mut Editor<'_>) -> R) -> Result<R, DocumentEnd> {
         // A panic is passed on when what was changed before it is on its way like anything else.
         let result = self.shared.call(|state| {
+            if let Some(end) = &state.end {
+                return Err(end.clone());
+            }
             let result = catch_unwind(AssertUnwindSafe(|| state.replica.edit(edit)));
             state.journal_edits();
             state.publish_changes();
-            result
-        });
+            Ok(result)
+        })?;
         self.shared.work.notify_one();
-        result.unwrap_or_else(|panic| resume_unwind(panic))
+        Ok(result.unwrap_or_else(|panic| resume_unwind(panic)))
+    }
+
+    /// Waits until everything edited so far outlives this program and a power cut: it is in the journal, or the server
+    /// has acknowledged it. Without a journal that is what [`saved`](Self::saved) waits for.
+    ///
+    /// An edit is sent and written down at the same time. A program that is killed right after an edit may so have sent what
+    /// its journal does not hold, which is no loss, or have lost what it did in the last moments; this call is the way to
+    /// know.
+    ///
+    /// # Errors
+    ///
+    /// When the journal can't be written, or the document ended before. Without a journal as [`saved`](Self::saved).
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any time.
+    ///
+    /// ```
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let document = room.sync().open("notes.document").await?;
+    /// document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))??;
+    /// document.journaled().await?;
+    /// # Ok(())
+    /// # });
+    /// ```
+    pub async fn journaled(&self) -> Result<(), SaveError> {
+        if !self.shared.lock().is_journaled() {
+            return self.saved().await;
+        }
+        let to = self.shared.lock().replica.last_number();
+        let journaled = self.shared.wait_for(|_| {
+            let state = self.shared.lock();
+            let journal = state.journal.as_ref();
+            let written = journal.map_or(0, |journal| journal.pending.written());
+            if written.max(state.replica.saved_number()) >= to {
+                return Some(Ok(()));
+            }
+            if let JournalStatus::Failing { reason } = state.journal_status() {
+                return Some(Err(SaveError::Journal { reason }));
+            }
+            // What is left is written when it has ended.
+            let is_done = journal.is_none_or(|journal| journal.is_released);
+            let end = state.end.clone().filter(|_| is_done);
+            end.map(|end| Err(end.into()))
+        });
+        let closed = Err(SaveError::Ended(DocumentEnd::Closed));
+        journaled.await.unwrap_or(closed)
+    }
+
+    /// Whether what is edited here outlives the program.
+    ///
+    /// ```
+    /// use meshagent_client::JournalStatus;
+    ///
+    /// # meshagent_testing::in_room(async |room| {
+    /// let document = room.sync().open("notes.document").await?;
+    /// assert_eq!(document.journal_status(), JournalStatus::Off);
+    /// # Ok(())
+    /// # });
+    /// ```
+    pub fn journal_status(&self) -> JournalStatus {
+        self.shared.lock().journal_status()
+    }
+
+    /// Waits until there is something to be seen: what the journal held, or what the server has.
+    pub(crate) async fn ready(&self) -> Result<(), DocumentEnd> {
+        self.shared
+            .wait_for(|progress| {
+                if progress.is_ready() {
+                    return Some(Ok(()));
+                }
+                self.shared.lock().end.clone().map(Err)
+            })
+            .await
+            .unwrap_or(Err(DocumentEnd::Closed))
     }
 
     /// Waits until the document has been brought up to date by the server once.
@@ -441,7 +583,8 @@ impl LiveDocument {
     ///
     /// # Errors
     ///
-    /// When an edit was refused since this handle was told the last time, by this or another handle; the first of them,
+    /// When there is no connection and the journal can't be written, so that an edit is in memory alone; nothing is given
+    /// up then, and another call waits again. When an edit was refused since this handle was told the last time, by this or another handle; the first of them,
     /// if it was several. It has been taken back, and everything else is saved. Or when the document ended.
     ///
     /// # Cancel safety
@@ -453,7 +596,7 @@ impl LiveDocument {
     /// # use serde_json::json;
     /// # meshagent_testing::in_room(async |room| {
     /// # let document = room.sync().open("notes.document").await?;
-    /// document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))?;
+    /// document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))??;
     /// document.saved().await?;
     /// // Everybody sees it now.
     /// let seen = room.sync().describe("notes.document").await?;
@@ -473,7 +616,7 @@ impl LiveDocument {
     /// # use serde_json::json;
     /// # meshagent_testing::in_room(async |room| {
     /// # let document = room.sync().open("notes.document").await?;
-    /// document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))?;
+    /// document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))??;
     /// assert!(!document.is_saved());
     /// document.saved().await?;
     /// assert!(document.is_saved());
@@ -497,7 +640,7 @@ impl LiveDocument {
     /// use tokio_stream::StreamExt as _;
     ///
     /// let mut changes = document.changes();
-    /// document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))?;
+    /// document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))??;
     /// while let Some(event) = changes.next().await {
     ///     if let DocumentEvent::Changed(_) = event {
     ///         break;
@@ -537,7 +680,7 @@ impl LiveDocument {
     /// # use serde_json::json;
     /// # meshagent_testing::in_room(async |room| {
     /// # let document = room.sync().open("notes.document").await?;
-    /// document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))?;
+    /// document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))??;
     /// document.close().await?;
     /// let seen = room.sync().describe("notes.document").await?;
     /// assert_eq!(seen["document"]["content"][0]["body"]["text"], "tea");
@@ -594,15 +737,18 @@ impl Drop for Handle {
 }
 
 impl Shared {
-    /// Keeps and applies an update that was made elsewhere.
-    pub(crate) fn adopt(&self, update: Vec<u8>) -> Result<(), DecodeError> {
+    /// Keeps and applies an update that was made elsewhere. Returns whether the document is live.
+    pub(crate) fn adopt(&self, update: Vec<u8>) -> Result<bool, DecodeError> {
         let mut state = self.lock();
+        if state.end.is_some() {
+            return Ok(false);
+        }
         state.replica.adopt(update)?;
         state.journal_edits();
         state.publish_changes();
         drop(state);
         self.work.notify_one();
-        Ok(())
+        Ok(true)
     }
 
     /// Takes the opening that was made last, of those that are left, to end it: nobody else is given it.
@@ -626,12 +772,22 @@ impl Shared {
         })
     }
 
-    pub(crate) fn new(path: String, replica: Replica, journal: Option<(Journal, Pending)>) -> Self {
-        Self {
-            path,
+    pub(crate) fn new(path: &str, replica: Replica, journals: Option<Journals>) -> Arc<Self> {
+        let journaling = |document: &Weak<Self>| {
+            let journals = journals?;
+            Some(Journaling {
+                pending: Pending::new(Arc::clone(&journals.room), path),
+                journals,
+                document: Weak::clone(document),
+                is_queued: false,
+                is_released: false,
+            })
+        };
+        Arc::new_cyclic(|document| Self {
+            path: path.to_owned(),
             state: Mutex::new(State {
                 replica,
-                journal,
+                journal: journaling(document),
                 subscribers: Vec::new(),
                 handles: 0,
                 openings: Vec::new(),
@@ -639,11 +795,113 @@ impl Shared {
                 taking_back: None,
                 end: None,
                 abandoned_since: None,
+                is_resending: false,
             }),
             work: Notify::new(),
             inside: AtomicU64::new(0),
             progress: watch::Sender::default(),
+        })
+    }
+
+    /// Begins with what the journal held.
+    pub(crate) fn load(&self, replica: Replica) {
+        let mut state = self.lock();
+        state.replica = replica;
+        state.journal_anew();
+        drop(state);
+        self.advance(|progress| progress.is_loaded = true);
+    }
+
+    /// What is to be written to the journal now.
+    pub(crate) fn next_batch(&self) -> Option<Batch> {
+        let mut state = self.lock();
+        let State {
+            replica, journal, ..
+        } = &mut *state;
+        let journal = journal.as_mut()?;
+        journal.is_queued = false;
+        journal.pending.take(replica)
+    }
+
+    /// A batch was written to the journal, or could not be. In that case, `is_broken` says whether only a rewrite helps.
+    pub(crate) fn wrote(&self, batch: &Batch, written: std::io::Result<()>, is_broken: bool) {
+        let mut state = self.lock();
+        let Some(Journaling { pending, .. }) = &mut state.journal else {
+            return;
+        };
+        let was_failing = pending.failure().is_some();
+        let event = match written {
+            Ok(()) => {
+                pending.wrote(batch);
+                was_failing.then_some(DocumentEvent::JournalRestored)
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                pending.failed(batch, is_broken, reason.clone());
+                (!was_failing).then_some(DocumentEvent::JournalLost { reason })
+            }
+        };
+        if let Some(event) = event {
+            state.publish(&event);
         }
+        drop(state);
+        self.advance(|_| {});
+    }
+
+    /// Nobody has it open: it is there to send what its journal holds.
+    pub(crate) fn begin_to_resend(&self) {
+        self.lock().is_resending = true;
+    }
+
+    /// Whether there is something to be seen.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.progress.borrow().is_ready()
+    }
+
+    pub(crate) fn is_resending(&self) -> bool {
+        self.lock().is_resending
+    }
+
+    /// Waits until a document that nobody had open has sent what it had, or somebody opens it.
+    pub(crate) async fn resent(&self) {
+        let is_done = |_: &Progress| {
+            let state = self.lock();
+            (state.end.is_some() || !state.is_resending).then_some(())
+        };
+        let _progress_is_here = self.wait_for(is_done).await;
+    }
+
+    /// What the server has not acknowledged; `None` if that is nothing.
+    pub(crate) fn unsent(&self) -> Option<Unsent> {
+        let state = self.lock();
+        let edits = state.replica.edits_after(0);
+        Unsent::of(
+            &self.path,
+            edits.map(|(_, merged, update)| (merged, update)),
+        )
+    }
+
+    /// The document has ended, and its journal is closed.
+    pub(crate) fn released(&self) {
+        if let Some(journal) = &mut self.lock().journal {
+            journal.is_released = true;
+        }
+        self.advance(|_| {});
+    }
+
+    /// Waits until the journal of a document that has ended is closed. Returns whether all that is not acknowledged is in
+    /// it.
+    pub(crate) async fn settled(&self) -> bool {
+        let is_released = |_: &Progress| {
+            let state = self.lock();
+            let journal = state.journal.as_ref();
+            journal.is_none_or(|one| one.is_released).then_some(())
+        };
+        let _progress_is_here = self.wait_for(is_released).await;
+        let state = self.lock();
+        let last = state.replica.last_number();
+        let journal = state.journal.as_ref();
+        journal.is_some_and(|journal| journal.pending.written() >= last)
     }
 
     /// Calls what the user gave, which must not come back here.
@@ -677,7 +935,7 @@ impl Shared {
     /// Waits until the server is done with everything edited so far; tells of each refusal once.
     pub(crate) async fn saved(&self, told: &AtomicU64) -> Result<(), SaveError> {
         let to = self.lock().replica.last_number();
-        let saved = self.wait_for(|_| {
+        let saved = self.wait_for(|progress| {
             let state = self.lock();
             // Another call for this handle may have told it meanwhile.
             let refusal = state.refused(told.load(Ordering::Relaxed), to);
@@ -685,7 +943,15 @@ impl Shared {
             // Who goes on after a refusal builds on what is left.
             let is_settled = is_done && !(refusal.is_some() && state.taking_back.is_some());
             let saved = match (refusal, &state.end) {
-                (_, None) if !is_settled => return None,
+                (_, None) if !is_settled => {
+                    // With a connection, the answer is on its way.
+                    return match state.journal_status() {
+                        JournalStatus::Failing { reason } if !progress.is_connected => {
+                            Some(Err(SaveError::Journal { reason }))
+                        }
+                        _ => None,
+                    };
+                }
                 (Some(refusal), _) => Err(refusal.clone().into()),
                 (None, Some(end)) if !is_done => Err(end.clone().into()),
                 (None, _) => Ok(()),
@@ -723,14 +989,12 @@ impl Shared {
     }
 
     /// Ends it, unless somebody has it open again. Returns whether it has ended.
-    pub(crate) fn end_if_abandoned(&self) -> bool {
+    pub(crate) fn end_if_abandoned(&self, end: DocumentEnd) -> bool {
         let mut state = self.lock();
         if state.handles > 0 {
             return false;
         }
-        state.end(DocumentEnd::Closed);
-        // Who opens it next reads it.
-        state.journal = None;
+        state.end(end);
         drop(state);
         self.advance(|_| {});
         true
@@ -740,6 +1004,15 @@ impl Shared {
 impl Progress {
     pub(crate) fn synchronize(&mut self) {
         self.is_synchronized = true;
+        self.is_connected = true;
+    }
+
+    fn is_ready(&self) -> bool {
+        self.is_synchronized || self.is_loaded
+    }
+
+    pub(crate) fn disconnect(&mut self) {
+        self.is_connected = false;
     }
 }
 
@@ -785,6 +1058,12 @@ impl State {
         }
         self.publish(&DocumentEvent::Ended(end.clone()));
         self.end = Some(end);
+        // Before anybody sees the end: who opens it next reads what this one wrote.
+        if let Some(journal) = &mut self.journal
+            && let Some(document) = journal.document.upgrade()
+        {
+            journal.is_released = !journal.journals.release(document);
+        }
         self.subscribers.clear();
     }
 
@@ -798,41 +1077,38 @@ impl State {
         self.journal.is_some()
     }
 
-    /// Writes down what was edited since the last time, before anybody is told that it was.
+    pub(crate) fn journal_status(&self) -> JournalStatus {
+        let Some(journal) = &self.journal else {
+            return JournalStatus::Off;
+        };
+        match journal.pending.failure() {
+            None => JournalStatus::Kept,
+            Some(reason) => JournalStatus::Failing {
+                reason: reason.to_owned(),
+            },
+        }
+    }
+
+    /// Has written down what was edited since the last time.
     fn journal_edits(&mut self) {
-        self.write_journal();
+        if let Some(journal) = &mut self.journal {
+            journal.queue();
+        }
     }
 
-    /// Writes down what came from the server, and how far it has what was edited here.
+    /// Has written down what came from the server, and how far it has what was edited here.
     pub(crate) fn journal_progress(&mut self, received: Option<&[u8]>) {
-        if let (Some((_, pending)), Some(update)) = (&mut self.journal, received) {
-            pending.receive(update);
+        if let Some(journal) = &mut self.journal {
+            journal.pending.receive(received.unwrap_or_default());
+            journal.queue();
         }
-        self.write_journal();
     }
 
-    /// Writes the journal anew, after the replica was made anew.
+    /// Has the journal rewritten, after the replica was made anew.
     pub(crate) fn journal_anew(&mut self) {
-        if let Some((_, pending)) = &mut self.journal {
-            pending.start_over();
-        }
-        self.write_journal();
-    }
-
-    fn write_journal(&mut self) {
-        let Some((journal, pending)) = &mut self.journal else {
-            return;
-        };
-        let Some(batch) = pending.take(&self.replica) else {
-            return;
-        };
-        match journal.write(&batch) {
-            Ok(()) => pending.wrote(&batch),
-            Err(error) => {
-                let reason = error.to_string();
-                pending.failed(&batch, journal.is_broken(), reason.clone());
-                self.publish(&DocumentEvent::JournalLost { reason });
-            }
+        if let Some(journal) = &mut self.journal {
+            journal.pending.start_over();
+            journal.queue();
         }
     }
 

@@ -1,9 +1,9 @@
 //! A room, over as many connections as it takes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,8 +23,10 @@ use crate::connect::ConnectError;
 use crate::connection::{CallError, Connection};
 use crate::document_task::LINGER;
 use crate::event::{EVENT_CAPACITY, EventReceiver, RoomEvent};
-use crate::journal::RoomKey;
-use crate::live_document::Shared;
+use crate::given_up::{GivenUp, GivenUpEdits};
+use crate::journal::{JournalError, Journals, RoomKey, Unsent, Writer};
+use crate::live_document::{JournalStatus, Shared};
+use crate::resend::resend;
 use crate::storage_client::StorageClient;
 use crate::sync_client::SyncClient;
 use crate::trust::Trust;
@@ -46,11 +48,22 @@ struct Inner {
     link: watch::Receiver<Link>,
     events: broadcast::Sender<RoomEvent>,
     pub(crate) documents: Mutex<HashMap<String, Weak<Shared>>>,
-    offline: Option<PathBuf>,
-    journal_room: Arc<RoomKey>,
+    journals: Option<Journals>,
+    given_up: GivenUpEdits,
     tasks: TaskTracker,
     closing: CancellationToken,
     ended: CancellationToken,
+}
+
+/// A room that lives no longer for it.
+#[derive(Clone, Debug)]
+pub(crate) struct WeakRoom(Weak<Inner>);
+
+impl WeakRoom {
+    pub(crate) fn upgrade(&self) -> Option<RoomClient> {
+        let inner = self.0.upgrade()?;
+        Some(RoomClient { inner })
+    }
 }
 
 /// The connection of the moment.
@@ -362,22 +375,101 @@ impl RoomClient {
     }
 
     /// Leaves the room: waits, for some seconds at most, until what was edited is saved, and closes the connection.
-    /// Documents that are still open end.
+    /// Documents that are still open end. Returns those that ended, now or before, with edits that the server has not
+    /// acknowledged; nothing, if all is well.
+    ///
+    /// # Cancel safety
+    ///
+    /// When dropped, the room is left all the same; another call waits for it.
     ///
     /// ```
     /// # use meshagent_document::Target;
     /// # use serde_json::json;
     /// # meshagent_testing::in_room(async |room| {
     /// let document = room.sync().open("notes.document").await?;
-    /// document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))?;
-    /// room.close().await;
+    /// document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))??;
+    /// let given_up = room.close().await;
+    /// assert!(given_up.is_empty());
     /// assert!(document.is_saved());
     /// # Ok(())
     /// # });
     /// ```
-    pub async fn close(&self) {
+    pub async fn close(&self) -> Vec<GivenUp> {
         self.inner.closing.cancel();
         self.inner.ended.cancelled().await;
+        self.inner.given_up.list()
+    }
+
+    /// The edits that the server has not acknowledged: of documents that are open, and in the journals of this room that
+    /// earlier programs left in the directory ([`RoomBuilder::offline`]). Those are sent by themselves while this client is
+    /// in the room; what the server refuses stays in its journal until somebody opens the document, and is told.
+    ///
+    /// # Errors
+    ///
+    /// When the directory can't be read, or a journal is damaged. It was set aside then, and the next call goes on without
+    /// it.
+    ///
+    /// ```
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// let document = room.sync().open("notes.document").await?;
+    /// document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))??;
+    /// let unsent = room.unsent().await?;
+    /// assert_eq!((&unsent[0].path[..], unsent[0].edits), ("notes.document", 1));
+    /// document.saved().await?;
+    /// assert!(room.unsent().await?.is_empty());
+    /// # Ok(())
+    /// # });
+    /// ```
+    pub async fn unsent(&self) -> Result<Vec<Unsent>, JournalError> {
+        let journaled = match &self.inner.journals {
+            Some(journals) => journals.unsent().await?,
+            None => Vec::new(),
+        };
+        let mut all: BTreeMap<String, Unsent> = journaled
+            .into_iter()
+            .map(|unsent| (unsent.path.clone(), unsent))
+            .collect();
+        // One that is being loaded has all in its journal.
+        let documents = self.live_documents();
+        for shared in documents.iter().filter(|shared| shared.is_ready()) {
+            all.remove(&shared.path);
+            if let Some(unsent) = shared.unsent() {
+                all.insert(shared.path.clone(), unsent);
+            }
+        }
+        Ok(all.into_values().collect())
+    }
+
+    /// Whether what is edited in this room outlives the program: [`Failing`](JournalStatus::Failing) if that is so for one of
+    /// the open documents.
+    ///
+    /// ```
+    /// use meshagent_client::JournalStatus;
+    ///
+    /// # meshagent_testing::in_room(async |room| {
+    /// assert_eq!(room.journal_status(), JournalStatus::Off);
+    /// # Ok(())
+    /// # });
+    /// ```
+    pub fn journal_status(&self) -> JournalStatus {
+        if self.inner.journals.is_none() {
+            return JournalStatus::Off;
+        }
+        let documents = self.live_documents();
+        let mut statuses = documents
+            .iter()
+            .map(|shared| shared.lock().journal_status());
+        let failing = statuses.find(|status| matches!(status, JournalStatus::Failing { .. }));
+        failing.unwrap_or(JournalStatus::Kept)
+    }
+
+    fn live_documents(&self) -> Vec<Arc<Shared>> {
+        let documents = self.documents();
+        let documents = documents.lock().unwrap_or_else(PoisonError::into_inner);
+        let live = documents.values().filter_map(Weak::upgrade);
+        live.filter(|shared| !shared.is_ended()).collect()
     }
 
     pub(crate) fn documents(&self) -> &Mutex<HashMap<String, Weak<Shared>>> {
@@ -396,10 +488,13 @@ impl RoomClient {
         self.inner.closing.clone()
     }
 
-    /// Where documents are journalled, and the name of the room there.
-    pub(crate) fn offline(&self) -> Option<(&PathBuf, &Arc<RoomKey>)> {
-        let directory = self.inner.offline.as_ref()?;
-        Some((directory, &self.inner.journal_room))
+    /// Where documents are journalled.
+    pub(crate) fn journals(&self) -> Option<Journals> {
+        self.inner.journals.clone()
+    }
+
+    pub(crate) fn given_up(&self) -> GivenUpEdits {
+        self.inner.given_up.clone()
     }
 
     fn current(&self) -> Option<Connection> {
@@ -615,8 +710,10 @@ impl RoomBuilder {
 
     /// Keeps documents in a directory as well: they can be opened and edited without a connection, and what was not
     /// acknowledged when the program ended is sent when it runs again. One program at a time can have a document open
-    /// in one directory. It outlives the program, not a power cut: for that, wait for
-    /// [`LiveDocument::saved`](crate::LiveDocument::saved).
+    /// in one directory.
+    ///
+    /// Edits are written down on a thread of their own, within moments of each other; [`close`](RoomClient::close) waits for it, and
+    /// [`LiveDocument::journaled`](crate::LiveDocument::journaled) until they are on stable storage.
     ///
     /// ```
     /// # use meshagent_client::RoomClient;
@@ -631,7 +728,7 @@ impl RoomBuilder {
     ///     .connect()
     ///     .await?;
     /// let document = room.sync().open("notes.document").await?;
-    /// document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))?;
+    /// document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))??;
     /// room.close().await;
     /// # Ok(())
     /// # });
@@ -677,6 +774,14 @@ impl RoomBuilder {
             room: room_name.clone(),
             url: url.clone(),
         };
+        let is_offline = self.offline.is_some();
+        let writer = self
+            .offline
+            .map(|offline| Writer::start(offline, journal_room));
+        let writer = writer.transpose().map_err(|error| {
+            ConnectError::Setting(format!("the journals' thread can't be started: {error}"))
+        })?;
+        let journals = writer.as_ref().map(Writer::journals);
         let (link_sender, link) = watch::channel(Link::Down);
         let (events, _) = broadcast::channel(EVENT_CAPACITY);
         let (closing, ended) = (CancellationToken::new(), CancellationToken::new());
@@ -690,7 +795,8 @@ impl RoomBuilder {
             tasks: tasks.clone(),
             closing: closing.clone(),
             // Without a journal the caller has nothing to do but to wait, and is told.
-            first: self.offline.is_none().then_some(first),
+            first: (!is_offline).then_some(first),
+            writer,
             url,
             trust: self.trust,
         };
@@ -706,14 +812,19 @@ impl RoomBuilder {
                 link,
                 events,
                 documents: Mutex::default(),
-                offline: self.offline.clone(),
-                journal_room: Arc::new(journal_room),
+                journals: journals.clone(),
+                given_up: GivenUpEdits::default(),
                 tasks,
                 closing,
                 ended,
             }),
         };
-        if self.offline.is_none() {
+        if let Some(journals) = journals {
+            let (room, tasks) = (WeakRoom(Arc::downgrade(&client.inner)), client.tasks());
+            let resend = resend(room, journals, tasks.clone(), client.closing());
+            tasks.spawn(resend);
+        }
+        if !is_offline {
             connected.await.map_err(|_ended| ConnectError::Closed)??;
         }
         Ok(client)
@@ -785,6 +896,7 @@ struct Supervisor {
     tasks: TaskTracker,
     closing: CancellationToken,
     first: Option<oneshot::Sender<Result<(), ConnectError>>>,
+    writer: Option<Writer>,
 }
 
 impl Supervisor {
@@ -806,6 +918,10 @@ impl Supervisor {
         }
         self.tasks.close();
         let _in_time = tokio::time::timeout(LINGER, self.tasks.wait()).await;
+        // Dropping it waits until the rest is written. A runtime that ends meanwhile waits for that, too.
+        let writer = self.writer.take();
+        let written = tokio::task::spawn_blocking(move || drop(writer));
+        let _in_time = tokio::time::timeout(LINGER, written).await;
     }
 
     /// Returns why there will be no connection any more.

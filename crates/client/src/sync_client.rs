@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::connection::CallError;
 use crate::document_task::{DocumentTask, new_client_id};
-use crate::journal::{Journal, JournalError, Pending};
+use crate::journal::JournalError;
 use crate::live_document::{DocumentEnd, LiveDocument, SaveError, Shared, Told};
 use crate::replica::Replica;
 use crate::room_client::RoomClient;
@@ -54,10 +54,19 @@ pub enum OpenError {
     InvalidPath(#[from] meshagent_protocol::InvalidPath),
     /// The server refuses, or can't be reached any more.
     #[error(transparent)]
-    Ended(#[from] DocumentEnd),
+    Ended(DocumentEnd),
     /// The document's journal can't be read or written, another program has it open, or it is damaged.
     #[error(transparent)]
     Journal(#[from] JournalError),
+}
+
+impl From<DocumentEnd> for OpenError {
+    fn from(end: DocumentEnd) -> Self {
+        match end {
+            DocumentEnd::Journal(error) => Self::Journal(error),
+            end => Self::Ended(end),
+        }
+    }
 }
 
 impl SyncClient {
@@ -205,7 +214,7 @@ impl SyncClient {
     /// # meshagent_testing::in_room(async |room| {
     /// let document = room.sync().open("notes.document").await?;
     /// let again = room.sync().open("notes.document").await?;
-    /// document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))?;
+    /// document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))??;
     /// assert_eq!(again.to_json(), document.to_json());
     /// # Ok(())
     /// # });
@@ -243,15 +252,13 @@ impl SyncClient {
         options: &OpenOptions,
     ) -> Result<LiveDocument, OpenError> {
         let path = DocPath::parse(path)?;
-        let (document, is_there) = self.join_or_begin(&path, options)?;
-        if !is_there {
-            document.synchronized().await?;
-        }
+        let document = self.join_or_begin(&path, options)?;
+        document.ready().await?;
         Ok(document)
     }
 
     /// Ends one opening of a document, the last one first, and waits until everything is saved. With the last
-    /// opening its stream ends; handles that are left edit what nobody else sees.
+    /// opening its stream ends; handles that are left can read it, and no longer edit it.
     ///
     /// # Errors
     ///
@@ -266,7 +273,7 @@ impl SyncClient {
     /// # use serde_json::json;
     /// # meshagent_testing::in_room(async |room| {
     /// let document = room.sync().open("notes.document").await?;
-    /// document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))?;
+    /// document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))??;
     /// room.sync().close("notes.document").await?;
     /// assert!(document.is_saved());
     /// # Ok(())
@@ -315,8 +322,11 @@ impl SyncClient {
     pub fn sync(&self, path: &str, data: &[u8]) -> Result<(), SyncError> {
         let shared = self.shared(path).filter(|shared| !shared.is_abandoned());
         let shared = shared.ok_or(SyncError::NotOpen)?;
-        shared.adopt(data.to_vec())?;
-        Ok(())
+        if shared.adopt(data.to_vec())? {
+            Ok(())
+        } else {
+            Err(SyncError::NotOpen)
+        }
     }
 
     /// The document, if it is live.
@@ -332,19 +342,19 @@ impl SyncClient {
         documents.get(path.as_str()).and_then(Weak::upgrade)
     }
 
-    /// Another handle of the document if it is open; else the first one, and whether it can be read already.
+    /// Another handle of the document if it is open; else the first one. It can't be read yet.
     fn join_or_begin(
         &self,
         path: &DocPath,
         options: &OpenOptions,
-    ) -> Result<(LiveDocument, bool), OpenError> {
+    ) -> Result<LiveDocument, OpenError> {
         let documents = self.room.documents();
         let mut documents = documents.lock().unwrap_or_else(PoisonError::into_inner);
         documents.retain(|_, shared| shared.strong_count() > 0);
         if let Some(shared) = documents.get(path.as_str()).and_then(Weak::upgrade)
             && let Some(document) = LiveDocument::join(&shared, self.room.clone())
         {
-            return Ok((document, false));
+            return Ok(document);
         }
         let mut start = SyncOpenStart::new(path.clone());
         start.create = options.create;
@@ -356,37 +366,50 @@ impl SyncClient {
             .transpose()?;
         start.initial_json.clone_from(&options.initial_json);
 
-        let (mut journal, mut recovered) = (None, None);
-        if let Some((directory, room)) = self.room.offline() {
-            let (opened, found) = Journal::open(directory, room, path.as_str(), new_client_id())?;
-            recovered = found;
-            let pending = Pending::new(Arc::clone(room), path.as_str());
-            journal = Some((opened, pending));
-        }
-        let is_there = recovered.is_some();
-        let replica = match recovered {
-            Some(replica) => replica,
-            // Nobody sees it: the handle is given out when the server's state has taken its place.
-            None => Replica::new(MeshDocument::new(nothing()?, new_client_id())),
-        };
-        let shared = Arc::new(Shared::new(path.as_str().to_owned(), replica, journal));
-        if is_there {
-            shared.lock().journal_anew();
-        }
+        let shared = self.new_shared(path)?;
         let document = LiveDocument::new(Arc::clone(&shared), self.room.clone());
+        documents.insert(path.as_str().to_owned(), Arc::downgrade(&shared));
+        drop(documents);
+        self.spawn(shared, start);
+        Ok(document)
+    }
+
+    /// Begins to send what a document's journal holds, unless the document is live already.
+    pub(crate) fn resend(&self, path: &DocPath) -> Option<Arc<Shared>> {
+        let documents = self.room.documents();
+        let mut documents = documents.lock().unwrap_or_else(PoisonError::into_inner);
+        let live = documents.get(path.as_str()).and_then(Weak::upgrade);
+        if live.is_some_and(|shared| !shared.is_ended()) {
+            return None;
+        }
+        let shared = self.new_shared(path).ok()?;
+        shared.begin_to_resend();
+        documents.insert(path.as_str().to_owned(), Arc::downgrade(&shared));
+        drop(documents);
+        self.spawn(Arc::clone(&shared), SyncOpenStart::new(path.clone()));
+        Some(shared)
+    }
+
+    /// A document that holds nothing yet. Nobody sees it: handles are given out when the journal's or the server's state
+    /// has taken its place.
+    fn new_shared(&self, path: &DocPath) -> Result<Arc<Shared>, DocumentEnd> {
+        let replica = Replica::new(MeshDocument::new(nothing()?, new_client_id()));
+        Ok(Shared::new(path.as_str(), replica, self.room.journals()))
+    }
+
+    fn spawn(&self, shared: Arc<Shared>, start: SyncOpenStart) {
         let task = DocumentTask {
-            shared: Arc::clone(&shared),
+            shared,
+            journals: self.room.journals(),
+            given_up: self.room.given_up(),
             link: self.room.link(),
             closing: self.room.closing(),
             start,
-            is_fresh: !is_there,
-            was_open: is_there,
+            is_fresh: true,
+            was_open: false,
             conflicts: 0,
         };
-        documents.insert(path.as_str().to_owned(), Arc::downgrade(&shared));
-        drop(documents);
         self.room.tasks().spawn(task.run());
-        Ok((document, is_there))
     }
 }
 

@@ -116,7 +116,7 @@ fn open_others(s: &Scenario) -> Result<Vec<SdkClient>> {
 
 fn append(document: &LiveDocument, text: &str) -> Result<()> {
     let element = json!({ "item": { "s": text, "n": 0 } });
-    document.edit(|d| d.append_child(Target::Root, element))?;
+    document.edit(|d| d.append_child(Target::Root, element))??;
     Ok(())
 }
 
@@ -130,11 +130,12 @@ fn change_everything(document: &LiveDocument) -> Result<()> {
         ids.collect()
     });
     for (number, id) in ids.iter().enumerate() {
-        document
-            .edit(|d| d.set_attribute(Target::Id(id.clone()), "s", format!("changed {number}")))?;
+        document.edit(|d| {
+            d.set_attribute(Target::Id(id.clone()), "s", format!("changed {number}"))
+        })??;
     }
     if let Some(first) = ids.first() {
-        document.edit(|d| d.delete(first))?;
+        document.edit(|d| d.delete(first))??;
     }
     Ok(())
 }

@@ -120,7 +120,10 @@ fn our_client_sends_what_is_missing_by_itself() {
             let saved = async { tokio::time::timeout(Duration::from_mins(1), ours.saved()).await };
             Ok(runtime.block_on(saved)??)
         };
-        let write = |text: &str| ours.edit(|d| d.append_child(Target::Root, body(text)));
+        let write = |text: &str| -> Result<()> {
+            ours.edit(|d| d.append_child(Target::Root, body(text)))??;
+            Ok(())
+        };
         write("before ⚓")?;
         write("to be deleted")?;
         saved()?;
@@ -130,7 +133,7 @@ fn our_client_sends_what_is_missing_by_itself() {
             let second = d.root().children().nth(1);
             second.and_then(|child| child.id().map(str::to_owned))
         });
-        ours.edit(|d| d.delete(&second.unwrap_or_default()))?;
+        ours.edit(|d| d.delete(&second.unwrap_or_default()))??;
         saved()?;
         let mut other = s.client(Script::NodeClient, ROOM, "other")?;
         other.call("open", &json!({ "path": PATH }))?;

@@ -30,6 +30,8 @@ pub(crate) struct Pending {
     received_bytes: usize,
     /// How many of `received` are in the batch that is being written.
     taken: usize,
+    /// Whether the replica is the document. Before that there is nothing to be written.
+    is_started: bool,
     /// Whether only the whole document can be written next.
     is_whole: bool,
     bytes: u64,
@@ -59,6 +61,7 @@ impl Pending {
             received: Vec::new(),
             received_bytes: 0,
             taken: 0,
+            is_started: false,
             is_whole: true,
             bytes: 0,
             base_bytes: 0,
@@ -81,6 +84,7 @@ impl Pending {
 
     /// The replica is not what the journal says, even with everything that was received and edited since.
     pub(crate) fn start_over(&mut self) {
+        self.is_started = true;
         self.is_whole = true;
         self.received.clear();
         self.received_bytes = 0;
@@ -90,6 +94,9 @@ impl Pending {
     /// What is to be written now; `None` if that is nothing. Then one of [`wrote`](Self::wrote) and [`failed`](Self::failed)
     /// has to be called before the next.
     pub(crate) fn take(&mut self, replica: &Replica) -> Option<Batch> {
+        if !self.is_started {
+            return None;
+        }
         if self.is_whole || self.bytes > 2 * self.base_bytes + SLACK_BYTES {
             self.start_over();
             return Some(self.whole(replica));

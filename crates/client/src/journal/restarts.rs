@@ -99,6 +99,7 @@ impl<'a> Run<'a> {
             clients: 3,
             promised: BTreeSet::new(),
         };
+        run.pending.start_over();
         run.write();
         run
     }
@@ -262,6 +263,7 @@ impl<'a> Run<'a> {
         self.replica = recovered.unwrap_or_else(|| panic!("seed {}: a journal", self.seed));
         self.journal = Some(journal);
         self.pending = pending();
+        self.pending.start_over();
         self.write();
         assert_eq!(names(self.replica.document()), before, "seed {}", self.seed);
         assert!(

@@ -3,6 +3,7 @@
 
 mod calls;
 mod connecting;
+mod ending;
 mod peer;
 mod reconnecting;
 mod refusing;

@@ -38,6 +38,7 @@ async fn a_refusal_is_told_although_the_document_ends_by_it() {
         let element = json!({ "body": { "text": "mine" } });
         document
             .edit(|d| d.append_child(Target::Root, element))
+            .unwrap()
             .unwrap();
         // Who asks twice at once is told once.
         let (saved, again) = tokio::join!(document.saved(), document.saved());

@@ -29,6 +29,7 @@ fn append(document: &LiveDocument, text: &str) {
     let element = json!({ "body": { "text": text } });
     document
         .edit(|d| d.append_child(Target::Root, element))
+        .unwrap()
         .unwrap();
 }
 

@@ -175,6 +175,7 @@ fn edit(
             d.insert_child(Target::Root, position, element).map(|_| ())
         }
     });
+    let done = done.map_err(|end| end.to_string())?;
     done.map_err(|error| error.to_string())
 }
 

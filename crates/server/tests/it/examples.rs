@@ -41,7 +41,7 @@ async fn two_people_have_one_list() {
         todo::open(&bob).await.unwrap(),
     );
     for line in ["milk", "bread", "", "x 1"] {
-        here.edit(|d| todo::obey(d, line)).unwrap();
+        here.edit(|d| todo::obey(d, line)).unwrap().unwrap();
     }
     here.saved().await.unwrap();
     let mut changes = there.changes();
@@ -49,7 +49,7 @@ async fn two_people_have_one_list() {
         changes.recv().await.unwrap();
     }
     for line in ["d 1", "x 1", "x 7", "d nothing"] {
-        there.edit(|d| todo::obey(d, line)).unwrap();
+        there.edit(|d| todo::obey(d, line)).unwrap().unwrap();
     }
     there.saved().await.unwrap();
     assert_eq!(there.read(todo::to_text), " 1. [x] bread\n");

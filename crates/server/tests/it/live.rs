@@ -67,6 +67,7 @@ pub(crate) fn append(document: &LiveDocument, text: &str) {
     let element = json!({ "body": { "text": text } });
     document
         .edit(|d| d.append_child(Target::Root, element))
+        .unwrap()
         .unwrap();
 }
 
@@ -470,10 +471,12 @@ async fn what_builds_on_a_refused_edit_is_refused_with_it() {
     let too_large = json!({ "body": { "text": "x".repeat(100 << 10) } });
     let id = document
         .edit(|d| d.append_child(Target::Root, too_large))
+        .unwrap()
         .unwrap();
     let edit_meanwhile = async {
         document
             .edit(|d| d.set_attribute(Target::Id(id), "text", "small"))
+            .unwrap()
             .unwrap();
     };
     let assert_refused = |saved: Result<(), SaveError>| {

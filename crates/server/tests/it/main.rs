@@ -20,6 +20,7 @@ mod live;
 mod lost;
 mod methods;
 mod moving;
+mod offline;
 mod pace;
 mod patching;
 mod sockets;

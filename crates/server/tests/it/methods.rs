@@ -112,10 +112,12 @@ const ROWS: &[Row] = &[
                 let right = json!({ "item": { "done": true } });
                 document
                     .edit(|d| d.append_child(Target::Root, right))
+                    .unwrap()
                     .unwrap();
                 let wrong = json!({ "item": { "done": "yes" } });
                 document
                     .edit(|d| d.append_child(Target::Root, wrong))
+                    .unwrap()
                     .unwrap_err();
                 document.saved().await.unwrap();
                 let expected = json!({ "list": { "items": [{ "item": { "done": true } }] } });
@@ -670,6 +672,7 @@ fn page(texts: &[&str]) -> Value {
 fn append(document: &LiveDocument, text: &str) {
     document
         .edit(|d| d.append_child(Target::Root, body(text)))
+        .unwrap()
         .unwrap();
 }
 

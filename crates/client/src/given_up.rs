@@ -1,0 +1,61 @@
+//! Edits that a room's documents ended with before the server had acknowledged them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A document that ended before all of its edits were acknowledged, as [`RoomClient::close`](crate::RoomClient::close) says
+/// it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct GivenUp {
+    /// The document's path.
+    pub path: String,
+    /// How many edits were not acknowledged. The server may have some of them all the same, if only its answer was lost.
+    pub edits: u64,
+    /// Whether all of them are in the document's journal, from which they are sent when the room is entered again. Otherwise
+    /// they are gone with this program.
+    pub is_journaled: bool,
+}
+
+/// What a room's documents gave up so far: one entry for each path that ended so.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct GivenUpEdits(Arc<Mutex<BTreeMap<String, GivenUp>>>);
+
+impl GivenUpEdits {
+    /// A document has ended with edits that are not acknowledged.
+    pub(crate) fn note(&self, path: &str, edits: u64) {
+        let mut all = self.lock();
+        // What was in the journal is in it still, and so among these.
+        let lost = all.get(path).filter(|one| !one.is_journaled);
+        let edits = edits + lost.map_or(0, |one| one.edits);
+        let one = GivenUp {
+            path: path.to_owned(),
+            edits,
+            is_journaled: false,
+        };
+        all.insert(path.to_owned(), one);
+    }
+
+    /// All that a document has ended with is in its journal.
+    pub(crate) fn journaled(&self, path: &str) {
+        if let Some(one) = self.lock().get_mut(path) {
+            one.is_journaled = true;
+        }
+    }
+
+    /// A document was opened again, with all that is in its journal.
+    pub(crate) fn reopened(&self, path: &str) {
+        let mut all = self.lock();
+        if all.get(path).is_some_and(|one| one.is_journaled) {
+            all.remove(path);
+        }
+    }
+
+    pub(crate) fn list(&self) -> Vec<GivenUp> {
+        self.lock().values().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, GivenUp>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,305 @@
+//! The thread that owns a room's journals, so that no other thread ever waits for the disk.
+//!
+//! It is told which documents have something to be written, and takes that from them when it comes to it. So a slow disk
+//! makes batches larger, and the queue holds each open document once at most.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Semaphore, oneshot};
+
+use super::{Journal, JournalError, RoomKey, Unsent, list, lock, set_aside};
+use crate::document_task::new_client_id;
+use crate::live_document::Shared;
+use crate::replica::Replica;
+
+/// How long after a failed write the next one is tried, if nothing else is written before.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How many lists of a directory are made or waited for at once.
+const LISTS: usize = 4;
+
+/// The owner of the thread. When it is dropped, what is left is written, and the thread has ended.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    journals: Journals,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A room's journals, for those who have documents in them. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Journals {
+    queue: Arc<Queue>,
+    pub(crate) room: Arc<RoomKey>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    jobs: Mutex<Jobs>,
+    has_work: Condvar,
+    lists: Semaphore,
+}
+
+#[derive(Debug, Default)]
+struct Jobs {
+    /// One opening and one release for each document's task, which waits for them; one write for each document that has
+    /// no other waiting; and the lists, of which there are few.
+    waiting: VecDeque<Job>,
+    is_stopping: bool,
+}
+
+#[derive(Debug)]
+enum Job {
+    Open {
+        shared: Arc<Shared>,
+        reply: oneshot::Sender<Result<Option<Replica>, JournalError>>,
+    },
+    Write(Arc<Shared>),
+    Release(Arc<Shared>),
+    List {
+        reply: oneshot::Sender<Result<Listed, JournalError>>,
+    },
+    Unsent {
+        reply: oneshot::Sender<Result<Vec<Unsent>, JournalError>>,
+    },
+}
+
+/// The edits in the journals of a room.
+#[derive(Debug, Default)]
+pub(crate) struct Listed {
+    pub(crate) unsent: Vec<Unsent>,
+    /// Files that are damaged.
+    pub(crate) damaged: Vec<(PathBuf, String)>,
+}
+
+impl Writer {
+    /// Starts the thread.
+    pub(crate) fn start(directory: PathBuf, room: RoomKey) -> io::Result<Self> {
+        let room = Arc::new(room);
+        let queue = Arc::new(Queue {
+            jobs: Mutex::default(),
+            has_work: Condvar::new(),
+            lists: Semaphore::new(LISTS),
+        });
+        let state = Thread {
+            directory,
+            room: Arc::clone(&room),
+            queue: Arc::clone(&queue),
+            open: HashMap::new(),
+            retry_at: None,
+        };
+        let thread = thread::Builder::new()
+            .name("journal".to_owned())
+            .spawn(move || state.run())?;
+        Ok(Self {
+            journals: Journals { queue, room },
+            thread: Some(thread),
+        })
+    }
+
+    pub(crate) fn journals(&self) -> Journals {
+        self.journals.clone()
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.journals.queue.lock().is_stopping = true;
+        self.journals.queue.has_work.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // It has told of what it could not write.
+            let _panicked = thread.join();
+        }
+    }
+}
+
+impl Journals {
+    /// Opens a document's journal; what it holds, if it holds anything.
+    pub(crate) async fn open(&self, shared: &Arc<Shared>) -> Result<Option<Replica>, JournalError> {
+        let (reply, opened) = oneshot::channel();
+        self.queue.push(Job::Open {
+            shared: Arc::clone(shared),
+            reply,
+        });
+        opened.await.unwrap_or_else(|_| Err(JournalError::closed()))
+    }
+
+    /// What is not acknowledged, by the journals in the directory.
+    pub(crate) async fn list(&self) -> Result<Listed, JournalError> {
+        let _few = self.queue.lists.acquire().await;
+        let (reply, listed) = oneshot::channel();
+        self.queue.push(Job::List { reply });
+        listed.await.unwrap_or_else(|_| Err(JournalError::closed()))
+    }
+
+    /// The same; a damaged journal is set aside, and an error.
+    pub(crate) async fn unsent(&self) -> Result<Vec<Unsent>, JournalError> {
+        let _few = self.queue.lists.acquire().await;
+        let (reply, listed) = oneshot::channel();
+        self.queue.push(Job::Unsent { reply });
+        listed.await.unwrap_or_else(|_| Err(JournalError::closed()))
+    }
+
+    /// There is something to be written of a document that was not in the queue.
+    pub(crate) fn write(&self, shared: Arc<Shared>) {
+        self.queue.push(Job::Write(shared));
+    }
+
+    /// A document has ended: the last is written, and another may open its journal. Returns whether the writer will say
+    /// when that is done.
+    pub(crate) fn release(&self, shared: Arc<Shared>) -> bool {
+        self.queue.push(Job::Release(shared))
+    }
+}
+
+impl JournalError {
+    fn closed() -> Self {
+        let reason = "the room was left".to_owned();
+        Self::Io { reason }
+    }
+}
+
+impl Queue {
+    /// Returns whether the thread will come to it. If not, whoever waits for a reply learns that there is none.
+    fn push(&self, job: Job) -> bool {
+        let mut jobs = self.lock();
+        if jobs.is_stopping {
+            return false;
+        }
+        jobs.waiting.push_back(job);
+        self.has_work.notify_one();
+        true
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Jobs> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next job; `None` when it is time for another try.
+    fn next(&self, retry_at: Option<Instant>) -> Next {
+        let mut jobs = self.lock();
+        loop {
+            if let Some(job) = jobs.waiting.pop_front() {
+                return Next::Job(job);
+            }
+            if jobs.is_stopping {
+                return Next::Stop;
+            }
+            jobs = match retry_at {
+                None => self
+                    .has_work
+                    .wait(jobs)
+                    .unwrap_or_else(PoisonError::into_inner),
+                Some(at) => {
+                    let wait = at.saturating_duration_since(Instant::now());
+                    if wait.is_zero() {
+                        return Next::Retry;
+                    }
+                    let woken = self.has_work.wait_timeout(jobs, wait);
+                    woken.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+}
+
+enum Next {
+    Job(Job),
+    Retry,
+    Stop,
+}
+
+/// What only the thread sees.
+struct Thread {
+    directory: PathBuf,
+    room: Arc<RoomKey>,
+    queue: Arc<Queue>,
+    /// The journals that are open, by path, and whose they are.
+    open: HashMap<String, (Weak<Shared>, Journal)>,
+    retry_at: Option<Instant>,
+}
+
+impl Thread {
+    fn run(mut self) {
+        loop {
+            match self.queue.next(self.retry_at) {
+                Next::Job(Job::Open { shared, reply }) => {
+                    let opened = self.open(&shared);
+                    // Who gave up waiting has dropped the document, and its task releases it.
+                    let _waiting = reply.send(opened);
+                }
+                Next::Job(Job::Write(shared)) => self.write(&shared),
+                Next::Job(Job::Release(shared)) => {
+                    self.write(&shared);
+                    self.open
+                        .retain(|_, (owner, _)| !std::ptr::eq(owner.as_ptr(), &raw const *shared));
+                    shared.released();
+                }
+                Next::Job(Job::List { reply }) => {
+                    let _waiting = reply.send(list(&self.directory, &self.room));
+                }
+                Next::Job(Job::Unsent { reply }) => {
+                    let _waiting = reply.send(self.unsent());
+                }
+                Next::Retry => self.write_all(),
+                Next::Stop => {
+                    self.write_all();
+                    return;
+                }
+            }
+        }
+    }
+
+    fn open(&mut self, shared: &Arc<Shared>) -> Result<Option<Replica>, JournalError> {
+        // A task that was dropped with its runtime has released nothing.
+        self.open.retain(|_, (owner, _)| owner.strong_count() > 0);
+        let opened = Journal::open(&self.directory, &self.room, &shared.path, new_client_id());
+        let (journal, replica) = opened?;
+        let owner = Arc::downgrade(shared);
+        self.open.insert(shared.path.clone(), (owner, journal));
+        Ok(replica)
+    }
+
+    fn unsent(&self) -> Result<Vec<Unsent>, JournalError> {
+        let listed = list(&self.directory, &self.room)?;
+        for (path, reason) in listed.damaged {
+            // Whoever has it open has read it before, and writes it anew.
+            let Ok(_lock) = lock(&path) else {
+                continue;
+            };
+            let kept = set_aside(&path)?;
+            return Err(JournalError::Damaged { kept, reason });
+        }
+        Ok(listed.unsent)
+    }
+
+    fn write(&mut self, shared: &Arc<Shared>) {
+        let Some((owner, journal)) = self.open.get_mut(&shared.path) else {
+            return;
+        };
+        // Another may have opened it since.
+        if !std::ptr::eq(owner.as_ptr(), Arc::as_ptr(shared)) {
+            return;
+        }
+        let Some(batch) = shared.next_batch() else {
+            return;
+        };
+        let written = journal.write(&batch);
+        if written.is_err() {
+            self.retry_at = Some(Instant::now() + RETRY);
+        }
+        shared.wrote(&batch, written, journal.is_broken());
+    }
+
+    fn write_all(&mut self) {
+        self.retry_at = None;
+        let open: Vec<_> = self.open.values().map(|(owner, _)| owner.clone()).collect();
+        for shared in open.iter().filter_map(Weak::upgrade) {
+            self.write(&shared);
+        }
+    }
+}

@@ -1,0 +1,370 @@
+//! What a client keeps in a directory: over a full disk, damage, another address, and without anybody opening it again.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use meshagent_client::{
+    DocumentEvent, JournalError, JournalStatus, LiveDocument, OpenError, RoomBuilder, RoomClient,
+    SaveError,
+};
+use meshagent_document::Target;
+use meshagent_protocol::{ApiScope, Grant, ParticipantToken, SyncGrant, SyncPathGrant};
+use meshagent_store::MemoryStore;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::harness::{PATIENCE, TestServer};
+use crate::live::{append, event, texts, until};
+
+const PATH: &str = "ä 🌿.document";
+
+fn room(address: &str, token: &str, directory: &Path) -> RoomBuilder {
+    RoomClient::builder()
+        .room_url(format!("ws://{address}/rooms/room"))
+        .token(token)
+        .offline(directory)
+}
+
+/// The files in a directory whose names have this in them.
+fn files(directory: &Path, part: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let named = paths.filter(|path| path.file_name().unwrap().to_str().unwrap().contains(part));
+    named.collect()
+}
+
+async fn stored(server: &TestServer, path: &str) -> Value {
+    server
+        .join("bob")
+        .await
+        .sync()
+        .describe(path)
+        .await
+        .unwrap()
+}
+
+async fn in_time<T>(future: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, future).await.unwrap()
+}
+
+/// A document that waits for its server to be opened, and where its journal will be written first.
+async fn opening(
+    room: &RoomClient,
+    directory: &Path,
+) -> (PathBuf, tokio::task::JoinHandle<LiveDocument>) {
+    let sync = room.sync();
+    let document = tokio::spawn(async move { sync.open(PATH).await.unwrap() });
+    until("the journal is opened", || {
+        !files(directory, ".lock").is_empty()
+    })
+    .await;
+    let new = files(directory, ".lock")[0].with_extension("new");
+    (new, document)
+}
+
+/// A server's address, key and store while it is away.
+async fn away() -> (String, meshagent_protocol::ApiKey, String, Arc<MemoryStore>) {
+    let server = TestServer::start().await;
+    let (address, key, token) = (
+        server.address.clone(),
+        server.key.clone(),
+        server.jwt("ann"),
+    );
+    (address, key, token, server.stop().await)
+}
+
+#[tokio::test]
+async fn failing_journal_is_told_and_recovers() {
+    let (address, key, token, store) = away().await;
+    let folder = tempfile::tempdir().unwrap();
+    let ann = room(&address, &token, folder.path())
+        .connect()
+        .await
+        .unwrap();
+    let (new, document) = opening(&ann, folder.path()).await;
+    // Where a file is to be made, there is none to be made.
+    fs::create_dir(&new).unwrap();
+    let server = TestServer::start_again(Arc::clone(&store), &address, key.clone()).await;
+    let document = in_time(document).await.unwrap();
+    let mut changes = document.changes();
+    let is_failing = || matches!(ann.journal_status(), JournalStatus::Failing { .. });
+    until("the status says so", is_failing).await;
+
+    // What the server has is saved, wherever else it is not.
+    append(&document, "eins");
+    in_time(document.saved()).await.unwrap();
+
+    server.stop().await;
+    append(&document, "zwei 🌿");
+    let saved = in_time(document.saved()).await;
+    assert!(matches!(saved, Err(SaveError::Journal { .. })), "{saved:?}");
+    let journaled = in_time(document.journaled()).await;
+    assert!(
+        matches!(journaled, Err(SaveError::Journal { .. })),
+        "{journaled:?}"
+    );
+    let closed = in_time(document.clone().close()).await;
+    assert!(
+        matches!(closed, Err(SaveError::Journal { .. })),
+        "{closed:?}"
+    );
+    assert!(matches!(
+        document.journal_status(),
+        JournalStatus::Failing { .. }
+    ));
+
+    fs::remove_dir(&new).unwrap();
+    event(&mut changes, |event| {
+        (event == DocumentEvent::JournalRestored).then_some(())
+    })
+    .await;
+    in_time(document.journaled()).await.unwrap();
+    assert_eq!(ann.journal_status(), JournalStatus::Kept);
+    drop((document, changes));
+    let given_up = in_time(ann.close()).await;
+    let given_up: Vec<_> = given_up
+        .iter()
+        .map(|one| (&one.path[..], one.edits, one.is_journaled))
+        .collect();
+    assert_eq!(given_up, [(PATH, 1, true)]);
+
+    let again = room(&address, &token, folder.path())
+        .connect()
+        .await
+        .unwrap();
+    let document = in_time(again.sync().open(PATH)).await.unwrap();
+    assert_eq!(texts(&document), ["eins", "zwei 🌿"]);
+    let server = TestServer::start_again(store, &address, key).await;
+    in_time(document.saved()).await.unwrap();
+    assert_eq!(stored(&server, PATH).await, document.to_json());
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn disk_that_hangs_stops_neither_edits_nor_reads() {
+    let (address, key, token, store) = away().await;
+    let folder = tempfile::tempdir().unwrap();
+    let ann = room(&address, &token, folder.path())
+        .connect()
+        .await
+        .unwrap();
+    let (new, document) = opening(&ann, folder.path()).await;
+    // Who opens it waits until somebody reads from it.
+    let made = std::process::Command::new("mkfifo").arg(&new).status();
+    assert!(made.unwrap().success());
+    let server = TestServer::start_again(store, &address, key).await;
+    let document = in_time(document).await.unwrap();
+    // This runtime has one thread.
+    for number in 0..100 {
+        append(&document, &format!("{number} 🌿"));
+        assert_eq!(texts(&document).len(), number + 1);
+    }
+    in_time(document.saved()).await.unwrap();
+    assert_eq!(stored(&server, PATH).await, document.to_json());
+    // A pipe is no place for a journal, and is removed.
+    let pipe = tokio::task::spawn_blocking(move || fs::read(new));
+    in_time(pipe).await.unwrap().unwrap();
+    let is_kept = || document.journal_status() == JournalStatus::Kept;
+    until("it is written again", || {
+        is_kept() && !files(folder.path(), ".journal").is_empty()
+    })
+    .await;
+    in_time(document.journaled()).await.unwrap();
+    in_time(ann.close()).await;
+}
+
+#[tokio::test]
+async fn unsent_edits_are_listed_and_sent_when_the_room_is_entered() {
+    let server = TestServer::start().await;
+    let (address, key, token) = (
+        server.address.clone(),
+        server.key.clone(),
+        server.jwt("ann"),
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let ann = room(&address, &token, folder.path())
+        .connect()
+        .await
+        .unwrap();
+    let paths = ["eins.document", "über/zwei 🌿.document", "saved.document"];
+    let mut documents = Vec::new();
+    for path in paths {
+        let document = in_time(ann.sync().open(path)).await.unwrap();
+        append(&document, "vorher");
+        in_time(document.saved()).await.unwrap();
+        documents.push(document);
+    }
+    let store = server.stop().await;
+    append(&documents[0], "eins");
+    append(&documents[1], "zwei 🌿");
+    append(&documents[1], "zwei und ein halb");
+    let unsent = ann.unsent().await.unwrap();
+    let unsent: Vec<_> = unsent
+        .iter()
+        .map(|one| (&one.path[..], one.edits))
+        .collect();
+    assert_eq!(unsent, [(paths[0], 1), (paths[1], 2)]);
+    let shown: Vec<Value> = documents.iter().map(LiveDocument::to_json).collect();
+    let given_up = in_time(ann.close()).await;
+    let given_up: Vec<_> = given_up
+        .iter()
+        .map(|one| (&one.path[..], one.edits, one.is_journaled))
+        .collect();
+    assert_eq!(given_up, [(paths[0], 1, true), (paths[1], 2, true)]);
+    drop(documents);
+
+    // By another address, and another participant of the same project.
+    let port = address.rsplit_once(':').unwrap().1;
+    let address_now = format!("localhost:{port}");
+    let mut bobs = ParticipantToken::new("bob");
+    bobs.grants.push(Grant::Room("room".to_owned()));
+    bobs.grants.push(Grant::Api(Box::new(ApiScope::full())));
+    let again = room(&address_now, &bobs.sign(&key), folder.path())
+        .connect()
+        .await
+        .unwrap();
+    let unsent = again.unsent().await.unwrap();
+    assert_eq!(
+        unsent.iter().map(|one| one.edits).collect::<Vec<_>>(),
+        [1, 2]
+    );
+    assert!(unsent.iter().all(|one| one.bytes > 0));
+    let server = TestServer::start_again(store, &address, key).await;
+    in_time(async {
+        while !again.unsent().await.unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    for (path, shown) in paths.iter().zip(&shown) {
+        assert_eq!(stored(&server, path).await, *shown, "{path}");
+    }
+    assert_eq!(in_time(again.close()).await, []);
+}
+
+#[tokio::test]
+async fn edits_that_no_journal_holds_are_said_to_be_given_up() {
+    let server = TestServer::start().await;
+    let ann = crate::live::enter(&server, "ann").await;
+    let document = ann.sync().open(PATH).await.unwrap();
+    append(&document, "gesichert");
+    in_time(document.saved()).await.unwrap();
+    server.stop().await;
+    for text in ["eins", "zwei", "drei 🌿"] {
+        append(&document, text);
+    }
+    drop(document);
+    let given_up = in_time(ann.close()).await;
+    let given_up: Vec<_> = given_up
+        .iter()
+        .map(|one| (&one.path[..], one.edits, one.is_journaled))
+        .collect();
+    assert_eq!(given_up, [(PATH, 3, false)]);
+}
+
+#[tokio::test]
+async fn what_is_refused_when_nobody_has_it_open_stays_in_the_journal() {
+    let server = TestServer::start().await;
+    let (address, key, token) = (
+        server.address.clone(),
+        server.key.clone(),
+        server.jwt("ann"),
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let ann = room(&address, &token, folder.path())
+        .connect()
+        .await
+        .unwrap();
+    let document = in_time(ann.sync().open(PATH)).await.unwrap();
+    in_time(document.saved()).await.unwrap();
+    let store = server.stop().await;
+    append(&document, "nicht erlaubt");
+    in_time(document.journaled()).await.unwrap();
+    drop(document);
+    in_time(ann.close()).await;
+
+    let mut reader = ParticipantToken::new("ann");
+    reader.grants.push(Grant::Room("room".to_owned()));
+    let mut scope = ApiScope::full();
+    scope.sync = Some(SyncGrant {
+        paths: Some(vec![SyncPathGrant {
+            path: "*".to_owned(),
+            read_only: true,
+        }]),
+    });
+    reader.grants.push(Grant::Api(Box::new(scope)));
+    let _server = TestServer::start_again(store, &address, key.clone()).await;
+    let again = room(&address, &reader.sign(&key), folder.path())
+        .connect()
+        .await
+        .unwrap();
+    // The room is left when what was tried is over.
+    in_time(again.connection()).await.unwrap();
+    in_time(again.close()).await;
+    let again = room(&address, &reader.sign(&key), folder.path())
+        .connect()
+        .await
+        .unwrap();
+    let unsent = again.unsent().await.unwrap();
+    assert_eq!((&unsent[0].path[..], unsent[0].edits), (PATH, 1));
+    // Who opens it is told.
+    let document = in_time(async {
+        loop {
+            // Its sending may be refused at this moment.
+            match again.sync().open(PATH).await {
+                Ok(document) => return document,
+                Err(OpenError::Ended(_)) => tokio::task::yield_now().await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    })
+    .await;
+    let saved = in_time(document.saved()).await;
+    assert!(
+        matches!(&saved, Err(SaveError::Refused(refusal)) if refusal.code == Some(1001)),
+        "{saved:?}"
+    );
+}
+
+#[tokio::test]
+async fn damaged_journal_is_named_and_the_document_opens_from_the_server() {
+    let server = TestServer::start().await;
+    let (address, token) = (server.address.clone(), server.jwt("ann"));
+    let folder = tempfile::tempdir().unwrap();
+    let ann = room(&address, &token, folder.path())
+        .connect()
+        .await
+        .unwrap();
+    let document = in_time(ann.sync().open(PATH)).await.unwrap();
+    append(&document, "gesichert");
+    in_time(document.saved()).await.unwrap();
+    drop(document);
+    in_time(ann.close()).await;
+
+    let journal = files(folder.path(), ".journal").remove(0);
+    let mut bytes = fs::read(&journal).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&journal, &bytes).unwrap();
+    let ann = room(&address, &token, folder.path())
+        .connect()
+        .await
+        .unwrap();
+    let error = in_time(ann.sync().open(PATH)).await.unwrap_err();
+    let OpenError::Journal(JournalError::Damaged { kept, .. }) = &error else {
+        panic!("{error:?}");
+    };
+    assert!(
+        error.to_string().contains(kept.to_str().unwrap()),
+        "{error}"
+    );
+    assert_eq!(fs::read(kept).unwrap(), bytes);
+    let document = in_time(ann.sync().open(PATH)).await.unwrap();
+    assert_eq!(texts(&document), ["gesichert"]);
+    document
+        .edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "weiter" } })))
+        .unwrap()
+        .unwrap();
+    in_time(document.saved()).await.unwrap();
+}
