@@ -336,6 +336,7 @@ impl DocumentTask {
             Ok(Content::Json(notice)) => {
                 self.conflicts = 0;
                 let mut state = self.shared.lock();
+                state.journal_answered(number);
                 if let Some(violations) = notice.get("violations").and_then(Value::as_array) {
                     let violations = violations.clone();
                     state.publish(&DocumentEvent::Repaired { violations });
@@ -364,6 +365,7 @@ impl DocumentTask {
             Ok(_) => {
                 self.conflicts = 0;
                 let mut state = self.shared.lock();
+                state.journal_answered(number);
                 state.replica.acknowledged(number);
                 state.journal_progress(None);
             }

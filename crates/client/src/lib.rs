@@ -26,7 +26,8 @@
 //!
 //! - [`RoomClient`]: connects again when it has to. [`SyncClient`], [`StorageClient`]: the toolkits.
 //! - [`LiveDocument`]: an open document; `document_task`: what carries its updates; [`Replica`]: what of it the server
-//!   lacks, without I/O; `refusals`: what of it the server does not take; `journal`: what of it outlives the program.
+//!   lacks, without I/O; `refusals`: what of it the server does not take; `journal`: what of it outlives the program, and
+//!   `resend`: how that is sent; `given_up`: what ended before it was saved.
 //! - [`Connection`]: one connection; [`StreamHandle`]: one streamed call; `connect`: the way to an open WebSocket;
 //!   `trust`: to whom, by TLS; `driver`: the task that owns it.
 

@@ -812,14 +812,18 @@ impl Shared {
         self.advance(|progress| progress.is_loaded = true);
     }
 
-    /// What is to be written to the journal now.
-    pub(crate) fn next_batch(&self) -> Option<Batch> {
+    /// What is to be written to the journal now; `is_last` before it is closed.
+    pub(crate) fn next_batch(&self, is_last: bool) -> Option<Batch> {
         let mut state = self.lock();
         let State {
             replica, journal, ..
         } = &mut *state;
         let journal = journal.as_mut()?;
         journal.is_queued = false;
+        if is_last {
+            replica.compact();
+            journal.pending.finish();
+        }
         journal.pending.take(replica)
     }
 
@@ -1101,6 +1105,13 @@ impl State {
         if let Some(journal) = &mut self.journal {
             journal.pending.receive(received.unwrap_or_default());
             journal.queue();
+        }
+    }
+
+    /// The server has what was sent with this number, and the replica is about to forget it.
+    pub(crate) fn journal_answered(&mut self, number: u64) {
+        if let Some(journal) = &mut self.journal {
+            journal.pending.answered(&self.replica, number);
         }
     }
 

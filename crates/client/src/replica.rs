@@ -11,6 +11,9 @@ use crate::editor::Editor;
 /// What waits to be sent is merged up to this size.
 const MERGED_BYTES: usize = 256 << 10;
 
+/// After so many bytes of edits that wait, they are compacted; later on after as many as that left.
+const COMPACTED_BYTES: usize = if cfg!(test) { 1 << 10 } else { 16 << 10 };
+
 /// How much is under way at once: enough to keep a server busy over a slow line.
 const WINDOW_BYTES: usize = 1 << 20;
 const WINDOW_UPDATES: usize = 64;
@@ -30,6 +33,8 @@ pub struct Replica {
     unsaved: VecDeque<Unsaved>,
     next: u64,
     fills: u32,
+    /// How many bytes of edits may come before those that wait are compacted.
+    slack_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -80,6 +85,7 @@ impl Replica {
             unsaved: VecDeque::new(),
             next: 1,
             fills: 0,
+            slack_bytes: COMPACTED_BYTES,
         }
     }
 
@@ -555,8 +561,9 @@ impl Replica {
     pub(crate) fn adopt_merged(&mut self, update: Vec<u8>, edits: u32) -> Result<(), DecodeError> {
         self.adopt(update)?;
         if let Some(one) = self.unsaved.back_mut() {
-            one.number += u64::from(edits.saturating_sub(1));
-            self.next = one.number + 1;
+            let more = u64::from(edits.saturating_sub(1));
+            one.number += more;
+            self.next += more;
         }
         Ok(())
     }
@@ -587,6 +594,7 @@ impl Replica {
     }
 
     fn keep(&mut self, update: Vec<u8>, is_fill: bool) {
+        self.slack_bytes = self.slack_bytes.saturating_sub(update.len());
         self.unsaved.push_back(Unsaved {
             first: self.next,
             number: self.next,
@@ -595,6 +603,42 @@ impl Replica {
             is_fill,
         });
         self.next += 1;
+        if self.slack_bytes == 0 {
+            self.compact();
+        }
+    }
+
+    /// Merges the last edits that wait, without what they overwrote themselves: who is offline for long keeps about what is
+    /// left of the edits, not all that they were.
+    pub(crate) fn compact(&mut self) {
+        let (mut bytes, mut next) = (0, self.next);
+        let run = self.unsaved.iter().rev().take_while(|one| {
+            bytes += one.update.len();
+            let follows = one.number + 1 == next;
+            next = one.first;
+            follows && !one.is_sent && !one.is_fill && bytes <= MERGED_BYTES
+        });
+        let from = self.unsaved.len() - run.count();
+        let waiting: Vec<&[u8]> = self
+            .unsaved
+            .range(from..)
+            .map(|one| &one.update[..])
+            .collect();
+        let mut left_bytes = 0;
+        // They were made here, so they merge; if not, they go one by one.
+        if let Ok(Some((skipped, update))) = self.document.compact_updates(&waiting) {
+            let first = self.unsaved[from + skipped].first;
+            left_bytes = update.len();
+            self.unsaved.truncate(from + skipped);
+            self.unsaved.push_back(Unsaved {
+                first,
+                number: self.next - 1,
+                update,
+                is_sent: false,
+                is_fill: false,
+            });
+        }
+        self.slack_bytes = left_bytes.clamp(COMPACTED_BYTES, MERGED_BYTES / 2);
     }
 
     fn forget(&mut self, number: u64) {

@@ -7,6 +7,7 @@
 mod anchor;
 mod apply;
 mod children;
+mod compact;
 mod delta;
 mod draft;
 mod edit;

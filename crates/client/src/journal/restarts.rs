@@ -1,17 +1,21 @@
-//! Programs that end anywhere and begin again from their journal, beside a server that is lost, comes back and refuses.
+//! Programs that end anywhere and begin again from their journal, beside a server that is lost, comes back and refuses, on a
+//! disk that is full at times, and with files that are damaged between two programs.
+//!
+//! What was journaled is sent, what was acknowledged is never lost, and damage is either told or costs nothing that was
+//! promised.
 //!
 //! Each seed is one run. `JOURNAL_SEEDS=3000 cargo test -p meshagent-client restarts` runs as many; `JOURNAL_FROM=17
 //! JOURNAL_SEEDS=1` repeats one.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::fs::OpenOptions;
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
 use meshagent_document::{MeshDocument, MeshSchema, Target, UpdateKind};
 use serde_json::json;
 
-use super::{Journal, Pending, RoomKey};
+use super::{Journal, JournalError, Pending, RoomKey};
 use crate::replica::Replica;
 
 const STEPS: u64 = 120;
@@ -38,9 +42,18 @@ fn no_edit_is_lost_wherever_a_program_ends() {
             torn,
             refusals,
             gaps,
+            full,
+            cut,
+            flipped,
+            garbage,
+            unwritten,
         } = seen;
         assert!(
-            restarts > 50 && torn > 50 && refusals > 50 && gaps > 10,
+            restarts > 50 && torn > 20 && refusals > 50 && gaps > 10 && full > 20,
+            "{seen:?}"
+        );
+        assert!(
+            cut > 5 && flipped > 20 && garbage > 20 && unwritten > 20,
             "{seen:?}"
         );
     }
@@ -52,6 +65,11 @@ struct Seen {
     torn: u64,
     refusals: u64,
     gaps: u64,
+    full: u64,
+    cut: u64,
+    flipped: u64,
+    garbage: u64,
+    unwritten: u64,
 }
 
 /// What the server says to an update.
@@ -76,7 +94,11 @@ struct Run<'a> {
     is_refused: bool,
     names: u64,
     clients: u64,
-    /// What was inserted by an edit that had returned, and neither deleted nor refused since.
+    /// What was inserted, by the numbers of edits that are neither journaled nor acknowledged yet.
+    edited: Vec<(u64, String)>,
+    /// What was journaled, and neither deleted nor refused since.
+    journaled: BTreeSet<String>,
+    /// What was journaled or acknowledged, and neither deleted nor refused since.
     promised: BTreeSet<String>,
 }
 
@@ -97,6 +119,8 @@ impl<'a> Run<'a> {
             is_refused: false,
             names: 0,
             clients: 3,
+            edited: Vec::new(),
+            journaled: BTreeSet::new(),
             promised: BTreeSet::new(),
         };
         run.pending.start_over();
@@ -105,7 +129,7 @@ impl<'a> Run<'a> {
     }
 
     fn step(&mut self, seen: &mut Seen) {
-        match self.random.below(20) {
+        match self.random.below(24) {
             0..=5 => self.edit(),
             6 => self.delete(),
             7 => self.edit_elsewhere(),
@@ -114,23 +138,70 @@ impl<'a> Run<'a> {
             13..=16 => self.answer(),
             17 => self.reconnect(),
             18 => {
-                self.restart();
+                self.restart(seen);
                 seen.restarts += 1;
             }
-            _ => {
-                self.end_within_an_edit();
-                seen.torn += 1;
+            19 => self.damage(seen),
+            20 => {
+                // For some time, there is room for this much more.
+                let more = self.random.below(300);
+                let journal = self.journal.as_mut().expect("the program runs");
+                journal.quota = match journal.quota {
+                    None => Some(journal.bytes + more),
+                    Some(_) => None,
+                };
             }
+            21..=22 => {
+                self.write_now(seen);
+            }
+            _ => self.end_within_an_edit(seen),
+        }
+        // The thread that writes may be late.
+        if self.random.below(3) > 0 {
+            self.write_now(seen);
         }
     }
 
-    /// Writes what is to be written.
     fn write(&mut self) {
-        if let Some(batch) = self.pending.take(&self.replica) {
-            let journal = self.journal.as_mut().expect("the program runs");
-            journal.write(&batch).unwrap();
-            self.pending.wrote(&batch);
+        self.write_now(&mut Seen::default());
+    }
+
+    /// Writes what is to be written. Returns whether all is.
+    fn write_now(&mut self, seen: &mut Seen) -> bool {
+        let Some(batch) = self.pending.take(&self.replica) else {
+            return true;
+        };
+        let journal = self.journal.as_mut().expect("the program runs");
+        match journal.write(&batch) {
+            Ok(()) => self.pending.wrote(&batch),
+            Err(error) => {
+                seen.full += 1;
+                let is_broken = journal.is_broken();
+                self.pending.failed(&batch, is_broken, error.to_string());
+                return false;
+            }
         }
+        let written = self.pending.written();
+        let journaled = self.edited.extract_if(.., |(number, _)| *number <= written);
+        for (_, name) in journaled {
+            self.journaled.insert(name.clone());
+            self.promised.insert(name);
+        }
+        true
+    }
+
+    /// The edits up to this one are acknowledged.
+    fn saved(&mut self) {
+        let saved = self.replica.saved_number();
+        let acknowledged = self.edited.iter().filter(|(number, _)| *number <= saved);
+        let names: Vec<_> = acknowledged.map(|(_, name)| name.clone()).collect();
+        self.promised.extend(names);
+    }
+
+    fn forget(&mut self, name: &str) {
+        self.edited.retain(|(_, one)| one != name);
+        self.journaled.remove(name);
+        self.promised.remove(name);
     }
 
     fn name(&mut self) -> String {
@@ -142,8 +213,7 @@ impl<'a> Run<'a> {
         let name = self.name();
         self.replica
             .edit_with(|document| vec![append(document, &name)]);
-        self.write();
-        self.promised.insert(name);
+        self.edited.push((self.replica.last_number(), name));
     }
 
     fn delete(&mut self) {
@@ -154,8 +224,7 @@ impl<'a> Run<'a> {
         let name = names.into_iter().nth(usize::try_from(at).unwrap()).unwrap();
         self.replica
             .edit_with(|document| document.delete(&name).unwrap().into_iter().collect());
-        self.write();
-        self.promised.remove(&name);
+        self.forget(&name);
     }
 
     fn edit_elsewhere(&mut self) {
@@ -172,7 +241,6 @@ impl<'a> Run<'a> {
         let update = self.server.encode_diff(&vector).unwrap();
         self.replica.received(&update).unwrap();
         self.pending.receive(&update);
-        self.write();
     }
 
     fn send(&mut self, seen: &mut Seen) {
@@ -211,6 +279,9 @@ impl<'a> Run<'a> {
         let Some((number, answer)) = self.answers.pop_front() else {
             return;
         };
+        if !matches!(answer, Answer::Refused) {
+            self.pending.answered(&self.replica, number);
+        }
         match answer {
             Answer::Stored => self.replica.acknowledged(number),
             Answer::Gap(vector) => {
@@ -220,7 +291,7 @@ impl<'a> Run<'a> {
             }
             Answer::Refused => return self.start_over(number),
         }
-        self.write();
+        self.saved();
     }
 
     fn start_over(&mut self, refused: u64) {
@@ -230,7 +301,6 @@ impl<'a> Run<'a> {
         document.apply_update(&self.server.encode_state()).unwrap();
         self.replica.start_over(document);
         self.pending.start_over();
-        self.write();
         self.answers.clear();
         self.is_refused = false;
         // What builds on the refused edit is gone with it; what the server has stays.
@@ -243,6 +313,8 @@ impl<'a> Run<'a> {
             );
         }
         self.promised.retain(|name| left.contains(name));
+        self.journaled.retain(|name| left.contains(name));
+        self.edited.retain(|(_, name)| left.contains(name));
     }
 
     /// What was under way is lost, answers too; the next stream brings what was missed.
@@ -254,57 +326,165 @@ impl<'a> Run<'a> {
     }
 
     /// The program ends, and begins again.
-    fn restart(&mut self) {
+    fn restart(&mut self, seen: &mut Seen) {
         let before = names(self.replica.document());
         let unsaved = self.replica.unsaved().count();
+        // It may be killed before the last is written.
+        let is_written = self.random.below(2) == 0 && self.write_now(seen);
+        seen.unwritten += u64::from(!is_written);
+        self.end_program();
+        self.begin_program();
+        if is_written {
+            let after = names(self.replica.document());
+            assert_eq!(after, before, "seed {}", self.seed);
+            assert!(
+                unsaved == 0 || !self.replica.is_saved(),
+                "seed {}: edits are taken for saved",
+                self.seed
+            );
+        }
+    }
+
+    fn end_program(&mut self) {
         self.journal = None;
+        self.answers.clear();
+        self.is_refused = false;
+        // What nobody was told of may be lost.
+        self.edited.clear();
+    }
+
+    fn begin_program(&mut self) {
         self.clients += 1;
         let (journal, recovered) = open(self.directory, self.clients);
-        self.replica = recovered.unwrap_or_else(|| panic!("seed {}: a journal", self.seed));
+        let replica = recovered.unwrap_or_else(|| panic!("seed {}: a journal", self.seed));
+        self.go_on(journal, replica);
+    }
+
+    fn go_on(&mut self, journal: Journal, replica: Replica) {
+        self.replica = replica;
         self.journal = Some(journal);
         self.pending = pending();
         self.pending.start_over();
         self.write();
-        assert_eq!(names(self.replica.document()), before, "seed {}", self.seed);
+        let there = names(self.replica.document());
+        let lost: Vec<_> = self.journaled.difference(&there).collect();
         assert!(
-            unsaved == 0 || !self.replica.is_saved(),
-            "seed {}: edits are taken for saved",
+            lost.is_empty(),
+            "seed {}: {lost:?} were journaled",
             self.seed
         );
-        self.answers.clear();
-        self.is_refused = false;
+    }
+
+    /// The program ends, and its file is damaged before it begins again.
+    fn damage(&mut self, seen: &mut Seen) {
+        self.write_now(seen);
+        let path = self
+            .journal
+            .as_ref()
+            .expect("the program runs")
+            .path
+            .clone();
+        self.end_program();
+        let good = fs::read(&path).unwrap();
+        let length = good.len() as u64;
+        let mut bad = good.clone();
+        let is_cut = match self.random.below(3) {
+            0 => {
+                // Most of it was written as a whole, with the head.
+                let from = length - length.min(1 + self.random.below(1_000));
+                let kept = from + self.random.below(length - from);
+                bad.truncate(usize::try_from(kept).unwrap());
+                true
+            }
+            1 => {
+                let at = usize::try_from(self.random.below(length)).unwrap();
+                bad[at] ^= 1 << self.random.below(8);
+                seen.flipped += 1;
+                false
+            }
+            _ => {
+                let zeros = self.random.below(2) == 0;
+                for _ in 0..=self.random.below(40) {
+                    let byte = u8::try_from(self.random.below(256)).unwrap();
+                    bad.push(if zeros { 0 } else { byte });
+                }
+                seen.garbage += 1;
+                false
+            }
+        };
+        let is_longer = bad.len() > good.len();
+        fs::write(&path, &bad).unwrap();
+        self.clients += 1;
+        let opened = Journal::open(self.directory, &room(), "a.document", self.clients);
+        let (seed, damaged) = (self.seed, bad.len());
+        match opened {
+            // Nothing can tell that it was longer once; what is on the server comes from there.
+            Ok((journal, Some(replica))) if is_cut => {
+                seen.cut += 1;
+                let (there, stored) = (names(replica.document()), names(&self.server));
+                self.journaled.retain(|name| there.contains(name));
+                self.promised
+                    .retain(|name| there.contains(name) || stored.contains(name));
+                self.go_on(journal, replica);
+            }
+            Ok((journal, Some(replica))) if is_longer => self.go_on(journal, replica),
+            Ok((_, found)) => {
+                assert!(
+                    damaged == 0 && found.is_none(),
+                    "seed {seed}: damage is not told"
+                );
+                fs::write(&path, &good).unwrap();
+                self.begin_program();
+            }
+            Err(error) => {
+                if let JournalError::Damaged { kept, .. } = &error {
+                    assert_eq!(fs::read(kept).unwrap(), bad, "seed {seed}");
+                    let (_, found) = open(self.directory, 0);
+                    assert!(found.is_none(), "seed {seed}: it opens from the server");
+                    fs::remove_file(kept).unwrap();
+                } else {
+                    // Only a version can't be told from damage.
+                    assert!(bad[7] != good[7], "seed {seed}: {error}");
+                }
+                fs::write(&path, &good).unwrap();
+                self.begin_program();
+            }
+        }
     }
 
     /// The program ends while it writes an edit down, of which nobody was told.
-    fn end_within_an_edit(&mut self) {
-        let length = self.journal.as_ref().expect("the program runs").bytes;
-        let before = self.replica.document().encode_state();
-        let waiting = self.replica.document().encode_pending();
+    fn end_within_an_edit(&mut self, seen: &mut Seen) {
+        if !self.write_now(seen) {
+            return;
+        }
+        let journal = self.journal.as_ref().expect("the program runs");
+        let (path, good) = (journal.path.clone(), fs::read(&journal.path).unwrap());
+        let before = names(self.replica.document());
         let name = self.name();
         self.replica
             .edit_with(|document| vec![append(document, &name)]);
-        self.write();
-        let journal = self.journal.as_ref().expect("the program runs");
-        // One that was rewritten was on the disk before it had its name.
-        let kept = match journal.bytes.checked_sub(length) {
-            Some(written @ 1..) => length + self.random.below(written),
-            _ => journal.bytes,
-        };
-        let path = journal.path.clone();
-        let file = OpenOptions::new().write(true).open(path).unwrap();
-        file.set_len(kept).unwrap();
-        // Without the edit it is as before.
-        let mut document = MeshDocument::new(schema(), 0);
-        document.apply_update(&before).unwrap();
-        if let Some(waiting) = waiting {
-            document.apply_update(&waiting).unwrap();
+        let is_written = self.write_now(seen);
+        self.end_program();
+        let bad = fs::read(&path).unwrap();
+        let is_appended = is_written && bad.starts_with(&good);
+        if is_appended {
+            let cut = self.random.below((bad.len() - good.len()) as u64);
+            let kept = good.len() + usize::try_from(cut).unwrap();
+            fs::write(&path, &bad[..kept]).unwrap();
+            seen.torn += 1;
         }
-        self.replica = Replica::new(document);
-        self.restart();
+        self.begin_program();
+        if is_appended {
+            // Without the edit it is as before.
+            let after = names(self.replica.document());
+            assert_eq!(after, before, "seed {}", self.seed);
+        }
     }
 
     /// Nothing fails any more.
     fn end(mut self) {
+        self.journal.as_mut().expect("the program runs").quota = None;
+        assert!(self.write_now(&mut Seen::default()), "seed {}", self.seed);
         self.reconnect();
         for _ in 0..10_000 {
             if self.replica.is_saved() {
@@ -313,16 +493,22 @@ impl<'a> Run<'a> {
             let next = self.replica.next_to_send();
             let next = next.unwrap_or_else(|| panic!("seed {}: something to send", self.seed));
             self.server.apply_update(&next.update).unwrap();
+            self.pending.answered(&self.replica, next.number);
             self.replica.acknowledged(next.number);
         }
+        self.saved();
         assert!(self.replica.is_saved(), "seed {}", self.seed);
         self.receive();
         let stored = names(&self.server);
         assert_eq!(names(self.replica.document()), stored, "seed {}", self.seed);
         let lost: Vec<_> = self.promised.difference(&stored).collect();
         assert!(lost.is_empty(), "seed {}: {lost:?} are lost", self.seed);
-        self.restart();
+        self.write();
+        self.end_program();
+        self.begin_program();
         assert!(self.replica.is_saved(), "seed {}", self.seed);
+        let there = names(self.replica.document());
+        assert_eq!(there, stored, "seed {}", self.seed);
     }
 }
 

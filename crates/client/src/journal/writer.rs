@@ -232,9 +232,9 @@ impl Thread {
                     // Who gave up waiting has dropped the document, and its task releases it.
                     let _waiting = reply.send(opened);
                 }
-                Next::Job(Job::Write(shared)) => self.write(&shared),
+                Next::Job(Job::Write(shared)) => self.write(&shared, false),
                 Next::Job(Job::Release(shared)) => {
-                    self.write(&shared);
+                    self.write(&shared, true);
                     self.open
                         .retain(|_, (owner, _)| !std::ptr::eq(owner.as_ptr(), &raw const *shared));
                     shared.released();
@@ -277,7 +277,7 @@ impl Thread {
         Ok(listed.unsent)
     }
 
-    fn write(&mut self, shared: &Arc<Shared>) {
+    fn write(&mut self, shared: &Arc<Shared>, is_last: bool) {
         let Some((owner, journal)) = self.open.get_mut(&shared.path) else {
             return;
         };
@@ -285,7 +285,7 @@ impl Thread {
         if !std::ptr::eq(owner.as_ptr(), Arc::as_ptr(shared)) {
             return;
         }
-        let Some(batch) = shared.next_batch() else {
+        let Some(batch) = shared.next_batch(is_last) else {
             return;
         };
         let written = journal.write(&batch);
@@ -299,7 +299,7 @@ impl Thread {
         self.retry_at = None;
         let open: Vec<_> = self.open.values().map(|(owner, _)| owner.clone()).collect();
         for shared in open.iter().filter_map(Weak::upgrade) {
-            self.write(&shared);
+            self.write(&shared, false);
         }
     }
 }

@@ -240,3 +240,49 @@ fn what_was_changed_before_a_panic_is_kept() {
     assert_eq!(texts(&other), ["eins", "漢字 🌿", "two", "later"]);
     assert_eq!(other.to_json(true), replica.document().to_json(true));
 }
+
+#[test]
+fn many_edits_offline_are_kept_as_what_is_left_of_them() {
+    let schema = MeshSchema::builtin("document").unwrap();
+    let mut replica = Replica::new(MeshDocument::new(schema.clone(), 1));
+    let mut server = MeshDocument::new(schema.clone(), 2);
+    let mut insert = |text: &str| {
+        let element = json!({ "body": { "text": text } });
+        replica
+            .edit(|d| d.append_child(Target::Root, element))
+            .unwrap()
+    };
+    let (one, other) = (insert("eins"), insert("zwei"));
+    // The server has these, so the first change of each overwrites what is not ours alone.
+    server
+        .apply_update(&replica.document().encode_state())
+        .unwrap();
+    while let Some(next) = replica.next_to_send() {
+        replica.acknowledged(next.number);
+    }
+    for number in 0..20_000 {
+        let id = if number % 2 == 0 { &one } else { &other };
+        let text = format!("{number} 🌿");
+        replica
+            .edit(|d| d.set_attribute(Target::Id(id.clone()), "text", text))
+            .unwrap();
+    }
+    assert!(!replica.is_saved());
+    assert_eq!(replica.last_number(), 20_002);
+    let state = replica.document().encode_state().len();
+    let kept: usize = replica.unsaved().map(<[u8]>::len).sum();
+    // What came since the last time they were compacted is not, yet.
+    assert!(kept < 4 * state + (16 << 10), "{kept} bytes of {state}");
+    while let Some(next) = replica.next_to_send() {
+        server.apply_update(&next.update).unwrap();
+        replica.acknowledged(next.number);
+    }
+    assert!(replica.is_saved());
+    assert_eq!(server.to_json(true), replica.document().to_json(true));
+    assert!(
+        replica
+            .document()
+            .is_covered_by(&server.state_vector(), &[&server.encode_state()])
+            .unwrap()
+    );
+}

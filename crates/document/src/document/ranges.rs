@@ -27,6 +27,11 @@ impl Ranges {
         self.ranges.insert(start, end);
     }
 
+    /// The first clock in the set; 0 if it is empty.
+    pub(super) fn first(&self) -> u32 {
+        self.ranges.keys().next().copied().unwrap_or_default()
+    }
+
     /// How many of these clocks are in the set.
     pub(super) fn count(&self, start: u32, end: u32) -> u32 {
         let before = self.ranges.range(..start).next_back();

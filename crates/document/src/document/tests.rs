@@ -2,6 +2,7 @@
 
 mod blanks;
 mod clients;
+mod compact;
 mod convergence;
 mod edits;
 mod gaps;

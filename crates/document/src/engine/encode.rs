@@ -1,5 +1,6 @@
 //! The state, or what a replica lacks of it, as an update.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::blocks::Block;
@@ -14,6 +15,60 @@ const HAS_KEY: u8 = 0x20;
 impl Engine {
     /// A v1 update of all operations from the clocks on that are `known`, and of all deletions.
     pub(crate) fn encode(&self, known: impl Fn(u64) -> u32) -> Vec<u8> {
+        self.encode_with(known, self.all_deleted())
+    }
+
+    /// A v1 update of the operations of these clients from these clocks on, and of these deletions and those among the
+    /// operations.
+    pub(crate) fn encode_from(
+        &self,
+        starts: &BTreeMap<u64, u32>,
+        mut deletes: Vec<IdRange>,
+    ) -> Vec<u8> {
+        for (&client, &start) in starts {
+            let end = self.clock(client);
+            let range = IdRange { client, start, end };
+            deletes.extend(self.deleted_in(range));
+        }
+        let known = |client| starts.get(&client).copied().unwrap_or(u32::MAX);
+        self.encode_with(known, deletes)
+    }
+
+    /// The deleted parts of a range.
+    fn deleted_in(&self, range: IdRange) -> Vec<IdRange> {
+        let blocks = self.blocks_in(range);
+        let deleted = blocks
+            .filter(|(_, _, block)| block.is_collected() || self.item(block.item).is_deleted());
+        let client = range.client;
+        deleted
+            .map(|(start, end, _)| IdRange { client, start, end })
+            .collect()
+    }
+
+    /// The parts of a range, as far as it is here: from where to where, and whether it is children, of an element or a
+    /// text, rather than the value of an attribute. What went with its parent is neither.
+    pub(crate) fn parts(&self, range: IdRange) -> impl Iterator<Item = (u32, u32, bool)> + '_ {
+        self.blocks_in(range).map(|(start, end, block)| {
+            let is_child = !block.is_collected() && self.item(block.item).key == NONE;
+            (start, end, is_child)
+        })
+    }
+
+    fn blocks_in(&self, range: IdRange) -> impl Iterator<Item = (u32, u32, Block)> + '_ {
+        let client = self.client_index.get(&range.client);
+        let client = client.map(|&client| &self.clients[client as usize]);
+        let client = client.filter(|client| client.clock > range.start);
+        client.into_iter().flat_map(move |client| {
+            let mut blocks = client.blocks.from(range.start).peekable();
+            std::iter::from_fn(move || {
+                let block = blocks.next().filter(|block| block.start < range.end)?;
+                let end = blocks.peek().map_or(client.clock, |next| next.start);
+                Some((block.start.max(range.start), end.min(range.end), block))
+            })
+        })
+    }
+
+    fn encode_with(&self, known: impl Fn(u64) -> u32, mut deletes: Vec<IdRange>) -> Vec<u8> {
         let mut out = Vec::new();
         // Higher client ids first, as Yjs does.
         let clients = self.client_index.values().rev();
@@ -47,7 +102,7 @@ impl Engine {
                 }
             }
         }
-        writer::deletes(&mut out, &mut self.all_deleted());
+        writer::deletes(&mut out, &mut deletes);
         out
     }
 

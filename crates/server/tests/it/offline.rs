@@ -368,3 +368,59 @@ async fn damaged_journal_is_named_and_the_document_opens_from_the_server() {
         .unwrap();
     in_time(document.saved()).await.unwrap();
 }
+
+#[tokio::test]
+async fn many_edits_offline_take_about_as_much_as_what_is_left() {
+    let server = TestServer::start().await;
+    let (address, key, token) = (
+        server.address.clone(),
+        server.key.clone(),
+        server.jwt("ann"),
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let ann = room(&address, &token, folder.path())
+        .connect()
+        .await
+        .unwrap();
+    let document = in_time(ann.sync().open(PATH)).await.unwrap();
+    let element = json!({ "body": { "text": "vorher" } });
+    let id = document
+        .edit(|d| d.append_child(Target::Root, element))
+        .unwrap()
+        .unwrap();
+    in_time(document.saved()).await.unwrap();
+    let store = server.stop().await;
+    for number in 1..=20_000 {
+        let text = format!("{number} 🌿");
+        let target = Target::Id(id.clone());
+        document
+            .edit(|d| d.set_attribute(target, "text", text))
+            .unwrap()
+            .unwrap();
+    }
+    in_time(document.journaled()).await.unwrap();
+    let length = || {
+        fs::metadata(files(folder.path(), ".journal").remove(0))
+            .unwrap()
+            .len()
+    };
+    assert!(length() < 64 << 10, "{} bytes while it is open", length());
+    let state = document.read(|d| d.encode_state().len() + d.schema().to_json().to_string().len());
+    drop(document);
+    let given_up = in_time(ann.close()).await;
+    assert_eq!(
+        (given_up[0].edits, given_up[0].is_journaled),
+        (20_000, true)
+    );
+    assert!(length() < 4 * state as u64, "{} bytes of {state}", length());
+
+    let server = TestServer::start_again(store, &address, key).await;
+    let again = room(&address, &token, folder.path())
+        .connect()
+        .await
+        .unwrap();
+    let document = in_time(again.sync().open(PATH)).await.unwrap();
+    assert_eq!(texts(&document), ["20000 🌿"]);
+    in_time(document.saved()).await.unwrap();
+    assert_eq!(stored(&server, PATH).await, document.to_json());
+}
