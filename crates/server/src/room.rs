@@ -105,8 +105,10 @@ pub(crate) enum Fetch {
     DocumentById {
         document: DocumentId,
     },
+    /// A file as a whole, unless it is longer than `max` bytes.
     File {
         path: String,
+        max: usize,
     },
     OpenFile {
         path: String,
@@ -131,11 +133,20 @@ pub(crate) enum Fetch {
 #[derive(Debug)]
 pub(crate) enum FetchResult {
     Document(Option<StoredDocument>),
-    File(Option<StoredFile>),
+    File(WholeFile),
     OpenFile(Option<FileHead>),
     FilePart(Option<Bytes>),
     Stat(Option<meshagent_store::Entry>),
     List(Option<Vec<meshagent_store::Entry>>),
+}
+
+/// A file that was asked for as a whole.
+#[derive(Debug)]
+pub(crate) enum WholeFile {
+    Missing,
+    Read(StoredFile),
+    /// It has so many bytes, and was not read.
+    TooLarge(u64),
 }
 
 impl FetchResult {
@@ -146,7 +157,7 @@ impl FetchResult {
                 let updates = stored.updates.iter().map(|stored| stored.update.len());
                 stored.snapshot.as_ref().map_or(0, Bytes::len) + updates.sum::<usize>()
             }
-            Self::File(Some(file)) => file.data.len(),
+            Self::File(WholeFile::Read(file)) => file.data.len(),
             Self::List(Some(entries)) => entries.len() * files::ENTRY_BYTES,
             _ => 0,
         }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
-use meshagent_store::{RoomId, Store, StoreError, Timestamp};
+use meshagent_store::{EntryKind, RoomId, Store, StoreError, Timestamp};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +25,7 @@ use crate::ids::Ids;
 use crate::lane::{self, Lane};
 use crate::ledger::Held;
 use crate::metrics::Metrics;
-use crate::room::{Conn, Fetch, FetchResult, Joining, Room};
+use crate::room::{Conn, Fetch, FetchResult, Joining, Room, WholeFile};
 pub(crate) use crate::room_loop::RoomInput;
 use crate::room_loop::{Letter, Next, RoomLoop};
 use crate::signer::UrlSigner;
@@ -561,7 +561,7 @@ pub(crate) fn read(
     Ok(match fetch {
         Fetch::Document { path } => FetchResult::Document(store.load(room, &path)?),
         Fetch::DocumentById { document } => FetchResult::Document(store.load_by_id(document)?),
-        Fetch::File { path } => FetchResult::File(store.read_file(room, &path)?),
+        Fetch::File { path, max } => FetchResult::File(read_whole(store, room, &path, max)?),
         Fetch::OpenFile { path } => FetchResult::OpenFile(store.open_file(room, &path)?),
         Fetch::FilePart {
             path,
@@ -571,6 +571,31 @@ pub(crate) fn read(
         } => FetchResult::FilePart(store.read_file_range(room, &path, version, start, length)?),
         Fetch::Stat { path } => FetchResult::Stat(store.stat(room, &path)?),
         Fetch::List { path, max } => FetchResult::List(store.list(room, &path, max)?),
+    })
+}
+
+/// Reads a file as a whole, unless it is longer than `max` bytes.
+fn read_whole(
+    store: &dyn Store,
+    room: &RoomId,
+    path: &str,
+    max: usize,
+) -> Result<WholeFile, StoreError> {
+    let entry = store.stat(room, path)?;
+    let size = entry
+        .filter(|entry| entry.kind == EntryKind::File)
+        .and_then(|entry| entry.size);
+    let is_too_large = |size: u64| size > max as u64;
+    if let Some(size) = size.filter(|size| is_too_large(*size)) {
+        return Ok(WholeFile::TooLarge(size));
+    }
+    Ok(match store.read_file(room, path)? {
+        None => WholeFile::Missing,
+        // Another has taken its place meanwhile.
+        Some(file) if is_too_large(file.data.len() as u64) => {
+            WholeFile::TooLarge(file.data.len() as u64)
+        }
+        Some(file) => WholeFile::Read(file),
     })
 }
 

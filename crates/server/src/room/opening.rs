@@ -21,7 +21,7 @@ use super::files::{StatAnswer, is_file};
 use super::sent::Sent;
 use super::sync::told_vector;
 use super::waiting::Full;
-use super::{Conn, Fetch, FetchResult, Refusal, Request, Room};
+use super::{Conn, Fetch, FetchResult, Refusal, Request, Room, WholeFile};
 use crate::ledger::Held;
 use crate::schemas::InvalidSchema;
 
@@ -242,7 +242,9 @@ impl Room {
                 Ok(FetchResult::File(found)) => {
                     self.schema_fetched(&path, *creator, &file, explicit, found);
                 }
-                Ok(_) => self.schema_fetched(&path, *creator, &file, explicit, None),
+                Ok(_) => {
+                    self.schema_fetched(&path, *creator, &file, explicit, WholeFile::Missing);
+                }
                 Err(error) => self.creation_failed(&path, *creator, Refusal::storage(&error)),
             },
             Fetched::Stat {

@@ -1,12 +1,15 @@
 //! Which schema a new document gets: the request's, a file's, its extension's, or one read off its JSON.
 
 use meshagent_document::MeshSchema;
-use meshagent_protocol::ErrorCode;
-use meshagent_store::StoredFile;
+use meshagent_protocol::{ErrorCode, InvalidJson, parse_json, weigh_json};
 use serde_json::Value;
 
 use super::opening::{Fetched, Waiter};
-use super::{Fetch, Refusal, Room};
+use super::{Conn, Fetch, Refusal, Room, WholeFile};
+use crate::ledger::{Charge, Kind};
+
+/// The longest file that is read as a schema. A schema's own bound, 1 MiB, counts it without spaces and line breaks.
+const MAX_SCHEMA_FILE_BYTES: usize = 4 << 20;
 
 impl Room {
     /// Finds the schema and goes on with the creation.
@@ -38,7 +41,8 @@ impl Room {
             file: file.clone(),
             explicit,
         };
-        self.fetch(Fetch::File { path: file }, then);
+        let max = MAX_SCHEMA_FILE_BYTES;
+        self.fetch(Fetch::File { path: file, max }, then);
     }
 
     /// The schema file was read; `explicit` if the request named it.
@@ -48,25 +52,48 @@ impl Room {
         creator: Waiter,
         file: &str,
         explicit: bool,
-        found: Option<StoredFile>,
+        found: WholeFile,
     ) {
         match found {
-            Some(stored) => match meshagent_protocol::parse_json(&stored.data) {
-                Ok(json) => self.create_with(path, creator, json, file),
-                Err(error) => {
-                    self.creation_failed(
-                        path,
-                        creator,
-                        Refusal::invalid(format!("{file}: not JSON: {error}")),
-                    );
-                }
+            WholeFile::Read(stored) => match self.read_schema(creator.conn(), file, &stored.data) {
+                Ok((json, _charge)) => self.create_with(path, creator, json, file),
+                Err(refusal) => self.creation_failed(path, creator, refusal),
             },
-            None if explicit => {
+            WholeFile::TooLarge(bytes) => {
+                let text = format!(
+                    "{file}: a schema's file may have {MAX_SCHEMA_FILE_BYTES} bytes at most, and it has {bytes}"
+                );
+                self.creation_failed(path, creator, Refusal::invalid(text));
+            }
+            WholeFile::Missing if explicit => {
                 let text = format!("schema_path: there is no file {file:?}; upload it first");
                 self.creation_failed(path, creator, Refusal::new(ErrorCode::NotFound, text));
             }
-            None => self.infer_schema(path, creator, Some(file)),
+            WholeFile::Missing => self.infer_schema(path, creator, Some(file)),
         }
+    }
+
+    /// Parses a schema's file, with what that takes charged to the creator before.
+    fn read_schema(
+        &self,
+        creator: Conn,
+        file: &str,
+        text: &[u8],
+    ) -> Result<(Value, Charge), Refusal> {
+        let not_json = |error: InvalidJson| Refusal::invalid(format!("{file}: not JSON: {error}"));
+        let weight = weigh_json(text).map_err(not_json)?;
+        let max = self.config.limits.max_json_bytes;
+        if weight > max {
+            let text =
+                format!("{file}: its JSON takes up to {weight} bytes in memory, {max} are allowed");
+            return Err(Refusal::invalid(text));
+        }
+        let charge = match self.participants.get(&creator) {
+            Some(creator) => creator.account.try_charge(Kind::Parsed, weight),
+            None => Ok(Charge::none()),
+        };
+        let charge = charge.map_err(Refusal::over)?;
+        Ok((parse_json(text).map_err(not_json)?, charge))
     }
 
     fn infer_schema(&mut self, path: &str, creator: Waiter, file: Option<&str>) {

@@ -1,8 +1,12 @@
 //! Creating, opening, describing; schemas; documents that come and go.
 
+use bytes::Bytes;
+use meshagent_document::MeshSchema;
+use meshagent_store::{RoomId, Store as _, Write};
 use serde_json::json;
 
-use super::{Content, Editor, Fetch, World, code, count, shown, text};
+use super::{Action, Content, Editor, Fetch, FetchResult, World, code, count, shown, text};
+use crate::ledger::Kind;
 
 #[test]
 fn initial_json_without_a_schema_gets_one_read_off_it() {
@@ -209,4 +213,68 @@ fn what_no_schema_can_be_read_off_is_told_once() {
             "{text}"
         );
     }
+}
+
+#[test]
+fn a_schema_file_is_weighed_before_it_is_read_and_parsed() {
+    let mut world = World::new();
+    let client = world.join("jörg");
+    let list = |bytes: usize| -> Bytes {
+        let zeros = "0,".repeat(bytes.saturating_sub(3) / 2);
+        format!("[{zeros}0]").into()
+    };
+    for (name, bytes, says) in [
+        // It is not even read.
+        ("größ.json", 5 << 20, "4194304 bytes at most"),
+        // Its values would take some hundred megabytes.
+        ("nested.json", 4 << 20, "in memory"),
+    ] {
+        let data = if name == "nested.json" {
+            let many = "{\"\":0},".repeat(bytes / 7 - 1);
+            Bytes::from(format!("[{many}0]"))
+        } else {
+            list(bytes)
+        };
+        put_file(&mut world, name, data);
+        let create = json!({ "path": "neu", "schema_path": name });
+        let id = world.invoke(&client, "sync", "create", create);
+        let mut read_bytes = 0;
+        while let Some(action) = world.room.poll_action() {
+            let Action::Fetch(number, fetch) = action else {
+                panic!("{action:?}")
+            };
+            let result = world.read(fetch);
+            read_bytes += result.as_ref().map_or(0, FetchResult::bytes);
+            world.room.handle_fetched(number, result, world.now);
+        }
+        let answer = client.answer(id);
+        assert_eq!(code(&answer), Some(1002), "{name}: {answer:?}");
+        assert!(text(&answer).contains(says), "{name}: {answer:?}");
+        assert!(read_bytes <= 4 << 20, "{name}: {read_bytes} bytes read");
+    }
+    assert_eq!(world.room.usage.ledger().held_of(Kind::Parsed), 0);
+    // One with many spaces, longer than a schema may be without them, serves.
+    let mut schema = MeshSchema::builtin("document")
+        .unwrap()
+        .to_json()
+        .to_string();
+    schema.push_str(&" ".repeat(2 << 20));
+    put_file(&mut world, "spaces.json", schema.into());
+    let create = json!({ "path": "neu", "schema_path": "spaces.json" });
+    assert_eq!(
+        world.call(&client, "sync", "create", create),
+        Content::Empty
+    );
+}
+
+fn put_file(world: &mut World, path: &str, data: Bytes) {
+    let write = Write::PutFile {
+        room: RoomId::new("project", "room"),
+        path: path.to_owned(),
+        data,
+        mime_type: "application/json".to_owned(),
+        overwrite: true,
+        at: world.now,
+    };
+    world.store.commit(&[write]).unwrap().remove(0).unwrap();
 }
