@@ -1,6 +1,7 @@
 //! The handle of a connection to a room.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use meshagent_protocol::{Content, InvalidPath, InvalidRequest};
 use serde_json::{Map, Value};
@@ -10,6 +11,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use crate::connect::{ConnectError, Socket, open, upgrade};
 use crate::driver::{Command, Driver, Welcome};
 use crate::event::{EVENT_CAPACITY, EventReceiver, RoomEvent};
+use crate::pulse::PING_INTERVAL;
 use crate::room_client::RoomEnd;
 use crate::storage_client::StorageClient;
 use crate::stream::StreamHandle;
@@ -52,15 +54,16 @@ impl Connection {
     /// # });
     /// ```
     pub async fn connect(url: &str, token: &str) -> Result<Self, ConnectError> {
-        Self::connect_trusting(url, token, Trust::of_this_machine()).await
+        Self::connect_trusting(url, token, Trust::of_this_machine(), PING_INTERVAL).await
     }
 
     pub(crate) async fn connect_trusting(
         url: &str,
         token: &str,
         trust: &Trust,
+        ping_interval: Duration,
     ) -> Result<Self, ConnectError> {
-        Self::begin(open(url, token, trust).await?).await
+        Self::begin(open(url, token, trust).await?, ping_interval).await
     }
 
     /// Connects over a stream to the server that the caller has opened, through a tunnel for instance.
@@ -88,17 +91,17 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        Self::begin(upgrade(stream, url, token).await?).await
+        Self::begin(upgrade(stream, url, token).await?, PING_INTERVAL).await
     }
 
-    async fn begin(socket: Socket) -> Result<Self, ConnectError> {
+    async fn begin(socket: Socket, ping_interval: Duration) -> Result<Self, ConnectError> {
         let (commands, receiver) = mpsc::channel(COMMAND_CAPACITY);
         let (events, _) = broadcast::channel(EVENT_CAPACITY);
         let (ready, welcome) = oneshot::channel();
         // Only handles own senders of commands, so the driver ends after the last of them, or as
         // soon as the connection is gone; and only it owns the sender of events, so they end then.
         let subscriptions = events.downgrade();
-        tokio::spawn(Driver::new(receiver, events, ready).run(socket));
+        tokio::spawn(Driver::new(receiver, events, ready, ping_interval).run(socket));
         let welcome = welcome
             .await
             .map_err(|_driver_ended| ConnectError::Closed)?;

@@ -4,7 +4,10 @@
 //! and never waits for either.
 
 use std::collections::HashMap;
-use std::pin::pin;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -15,12 +18,14 @@ use meshagent_protocol::{
     ClientSession, Content, Event, PacketLimits, RequestId, StreamError, StreamId,
 };
 use serde_json::{Map, Value};
-use tokio::io::{ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, ReadHalf, WriteHalf};
 use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
 
 use crate::connect::Socket;
 use crate::connection::CallError;
 use crate::event::RoomEvent;
+use crate::pulse::{Beat, Moment, Pulse, Traffic};
 use crate::stream::StreamEnd;
 
 /// What handles ask of the driver.
@@ -86,6 +91,7 @@ pub(crate) struct Driver {
     replies: HashMap<RequestId, Reply<Content>>,
     streams: HashMap<StreamId, Stream>,
     closing: Vec<oneshot::Sender<()>>,
+    ping_interval: Duration,
 }
 
 #[derive(Debug)]
@@ -116,19 +122,137 @@ enum Received {
 enum Outgoing {
     Close,
     Packet(Bytes),
+    Ping,
     Pong(Bytes),
 }
 
-type Reader = WebSocketRead<ReadHalf<TokioIo<Upgraded>>>;
-type Writer = WebSocketWrite<WriteHalf<TokioIo<Upgraded>>>;
+type Reader = WebSocketRead<Counted<ReadHalf<TokioIo<Upgraded>>>>;
+type Writer = WebSocketWrite<Counted<WriteHalf<TokioIo<Upgraded>>>>;
+
+/// Half of a socket, whose bytes are counted.
+#[derive(Debug)]
+struct Counted<S> {
+    half: S,
+    counts: Arc<Counts>,
+}
+
+/// [`Traffic`] while it is counted. All is read and written in one task.
+#[derive(Debug, Default)]
+struct Counts {
+    bytes_read: AtomicU64,
+    bytes_written: AtomicU64,
+    pings_written: AtomicU64,
+}
+
+impl Counts {
+    fn traffic(&self) -> Traffic {
+        Traffic {
+            bytes_read: self.bytes_read.load(Ordering::Relaxed),
+            bytes_written: self.bytes_written.load(Ordering::Relaxed),
+            pings_written: self.pings_written.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.half).poll_read(context, buffer))?;
+        let read = buffer.filled().len() - before;
+        let counted = &self.counts.bytes_read;
+        counted.fetch_add(read as u64, Ordering::Relaxed);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Counted<S> {
+    fn count(&self, written: std::io::Result<usize>) -> Poll<std::io::Result<usize>> {
+        if let Ok(written) = written {
+            let counted = &self.counts.bytes_written;
+            counted.fetch_add(written as u64, Ordering::Relaxed);
+        }
+        Poll::Ready(written)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.half).poll_write(context, bytes));
+        self.count(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.half).poll_write_vectored(context, slices));
+        self.count(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.half.is_write_vectored()
+    }
+
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.half).poll_flush(context)
+    }
+
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.half).poll_shutdown(context)
+    }
+}
+
+/// Why a connection ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Reason {
+    Closed,
+    ClosedByServer,
+    Lost,
+    Silent,
+    Suspended,
+}
+
+impl Reason {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Closed => "the client closed the connection",
+            Self::ClosedByServer => "the server closed the connection",
+            Self::Lost => "the connection was lost",
+            Self::Silent => "the server did not answer any more",
+            Self::Suspended => "this machine or program was suspended",
+        }
+    }
+
+    /// Whether somebody may be at the other end to say goodbye to.
+    fn has_peer(self) -> bool {
+        !matches!(self, Self::Silent | Self::Suspended)
+    }
+}
 
 impl Driver {
     pub(crate) fn new(
         commands: mpsc::Receiver<Command>,
         events: broadcast::Sender<RoomEvent>,
         ready: oneshot::Sender<Welcome>,
+        ping_interval: Duration,
     ) -> Self {
         Self {
+            ping_interval,
             session: ClientSession::new(PacketLimits::default()),
             commands,
             events,
@@ -142,20 +266,27 @@ impl Driver {
 
     /// Drives the connection to its end.
     pub(crate) async fn run(mut self, socket: Socket) {
-        let (mut reader, writer) = socket.split(tokio::io::split);
+        let counts = Arc::new(Counts::default());
+        let (mut reader, writer) = socket.split(|socket| {
+            let (reader, writer) = tokio::io::split(socket);
+            let (half, counts) = (reader, Arc::clone(&counts));
+            let reader = Counted { half, counts };
+            let (half, counts) = (writer, Arc::clone(&reader.counts));
+            (reader, Counted { half, counts })
+        });
         reader.set_auto_close(false);
         reader.set_auto_pong(false);
         reader.set_max_message_size(MAX_FRAME_BYTES);
         let (incoming, received) = mpsc::channel(SOCKET_CAPACITY);
         let (outgoing, to_write) = mpsc::channel(SOCKET_CAPACITY);
         let mut reading = pin!(read_all(reader, incoming));
-        let mut writing = pin!(write_all(writer, to_write));
+        let mut writing = pin!(write_all(writer, to_write, &counts));
         let mut read_end = None;
         let mut is_writing = true;
 
         // The loop ends last: what was read before the connection broke is still handed out.
         let reason = {
-            let mut serving = pin!(self.serve(received, &outgoing));
+            let mut serving = pin!(self.serve(received, &outgoing, &counts));
             loop {
                 tokio::select! {
                     reason = &mut serving => break reason,
@@ -166,7 +297,7 @@ impl Driver {
         };
         // Nothing is called any more; what callers wait for is answered by the drop below.
         self.commands.close();
-        if is_writing {
+        if is_writing && reason.has_peer() {
             let farewell = async {
                 let say_it = async move {
                     // A writer that has failed takes nothing.
@@ -182,7 +313,7 @@ impl Driver {
         }
         // Nobody has to listen.
         let _listeners = self.events.send(RoomEvent::Disconnected {
-            reason: reason.to_owned(),
+            reason: reason.text().to_owned(),
         });
         for reply in self.closing {
             let _waiting = reply.send(());
@@ -194,8 +325,12 @@ impl Driver {
         &mut self,
         mut received: mpsc::Receiver<Received>,
         outgoing: &mpsc::Sender<Outgoing>,
-    ) -> &'static str {
+        counts: &Counts,
+    ) -> Reason {
         let mut next = None;
+        let mut pulse = Pulse::new(self.ping_interval, Moment::now());
+        let mut ticks = tokio::time::interval(pulse.step());
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             next = next.or_else(|| self.session.poll_transmit().map(Outgoing::Packet));
             let has_next = next.is_some();
@@ -206,7 +341,7 @@ impl Driver {
                             permit.send(next);
                         }
                     }
-                    Err(_writer_ended) => return LOST,
+                    Err(_writer_ended) => return Reason::Lost,
                 },
                 input = received.recv() => match input {
                     Some(Received::Packet(packet)) => self.handle_packet(&packet),
@@ -214,19 +349,30 @@ impl Driver {
                         // A full queue is full of packets, which prove as well that we are alive.
                         let _queued = outgoing.try_send(Outgoing::Pong(payload));
                     }
-                    Some(Received::Closed) => return "the server closed the connection",
-                    None => return LOST,
+                    Some(Received::Closed) => return Reason::ClosedByServer,
+                    None => return Reason::Lost,
                 },
                 // What is to be written first bounds what is taken in.
                 command = self.commands.recv(), if !has_next => match command {
                     Some(Command::Close { reply }) => {
                         self.closing.push(reply);
-                        return CLOSED;
+                        return Reason::Closed;
                     }
                     Some(command) => self.handle_command(command),
-                    None => return CLOSED,
+                    None => return Reason::Closed,
                 },
-                () = closed(self.ready.as_mut()) => return CLOSED,
+                () = closed(self.ready.as_mut()) => return Reason::Closed,
+                _ = ticks.tick() => match pulse.tick(Moment::now(), counts.traffic()) {
+                    Beat::Rest => {}
+                    Beat::Ping => match outgoing.try_send(Outgoing::Ping) {
+                        Ok(()) => {}
+                        // It is full of what is written first; the ping goes at the next tick.
+                        Err(mpsc::error::TrySendError::Full(_)) => pulse.unsent(),
+                        Err(mpsc::error::TrySendError::Closed(_)) => return Reason::Lost,
+                    },
+                    Beat::Silent => return Reason::Silent,
+                    Beat::Suspended => return Reason::Suspended,
+                },
             }
         }
     }
@@ -505,12 +651,14 @@ async fn read_all(mut reader: Reader, incoming: mpsc::Sender<Received>) {
 }
 
 /// Writes until a close frame is written, or the connection fails.
-async fn write_all(mut writer: Writer, mut to_write: mpsc::Receiver<Outgoing>) {
+async fn write_all(mut writer: Writer, mut to_write: mpsc::Receiver<Outgoing>, counts: &Counts) {
     while let Some(outgoing) = to_write.recv().await {
         let is_close = matches!(outgoing, Outgoing::Close);
+        let is_ping = matches!(outgoing, Outgoing::Ping);
         let frame = match outgoing {
             Outgoing::Close => Frame::close(1000, b""),
             Outgoing::Packet(packet) => Frame::binary(Payload::Owned(packet.into())),
+            Outgoing::Ping => Frame::new(true, OpCode::Ping, None, Payload::Borrowed(b"")),
             Outgoing::Pong(payload) => Frame::pong(Payload::Owned(payload.into())),
         };
         let written = async {
@@ -520,6 +668,8 @@ async fn write_all(mut writer: Writer, mut to_write: mpsc::Receiver<Outgoing>) {
         if written.await.is_err() || is_close {
             return;
         }
+        let pings = &counts.pings_written;
+        pings.fetch_add(u64::from(is_ping), Ordering::Relaxed);
     }
 }
 
@@ -529,9 +679,6 @@ fn to_bytes(payload: Payload<'_>) -> Bytes {
         other => Bytes::from(other.to_vec()),
     }
 }
-
-const CLOSED: &str = "the client closed the connection";
-const LOST: &str = "the connection was lost";
 
 /// The largest WebSocket message that is read: the server sends at most 1 MiB and some bytes.
 const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;

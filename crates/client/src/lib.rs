@@ -29,7 +29,7 @@
 //!   lacks, without I/O; `refusals`: what of it the server does not take; `journal`: what of it outlives the program, and
 //!   `resend`: how that is sent; `given_up`: what ended before it was saved.
 //! - [`Connection`]: one connection; [`StreamHandle`]: one streamed call; `connect`: the way to an open WebSocket;
-//!   `trust`: to whom, by TLS; `driver`: the task that owns it.
+//!   `trust`: to whom, by TLS; `driver`: the task that owns it; `pulse`: whether the server is still there.
 
 mod backoff;
 mod connect;
@@ -41,6 +41,7 @@ mod event;
 mod given_up;
 mod journal;
 mod live_document;
+mod pulse;
 mod refusals;
 mod replica;
 mod resend;

@@ -27,6 +27,7 @@ use crate::given_up::{GivenUp, GivenUpEdits};
 use crate::journal::{JournalError, Journals, RoomKey, Unsent, Writer};
 use crate::live_document::{JournalStatus, Shared};
 use crate::resend::resend;
+use crate::pulse::PING_INTERVAL;
 use crate::storage_client::StorageClient;
 use crate::sync_client::SyncClient;
 use crate::trust::Trust;
@@ -148,6 +149,7 @@ pub struct RoomBuilder {
     credentials: Option<Credentials>,
     offline: Option<PathBuf>,
     trust: Trust,
+    ping_interval: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -180,6 +182,7 @@ impl RoomClient {
             credentials: None,
             offline: None,
             trust: Trust::of_this_machine().clone(),
+            ping_interval: PING_INTERVAL,
         }
     }
 
@@ -689,6 +692,27 @@ impl RoomBuilder {
         Ok(self)
     }
 
+    /// How often the server is pinged while nothing comes from it; 20 seconds unless this is called. A connection on
+    /// which nothing comes for two and a half times as long is lost, and made again: a NAT has forgotten it, or a
+    /// network is gone without a word. So is one after this machine was suspended for as long.
+    ///
+    /// Less than four milliseconds count as four.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use meshagent_client::RoomClient;
+    ///
+    /// // On a network that forgets idle connections soon.
+    /// let room = RoomClient::builder().ping_interval(Duration::from_secs(5));
+    /// # drop(room);
+    /// ```
+    #[must_use]
+    pub fn ping_interval(mut self, interval: Duration) -> Self {
+        self.ping_interval = interval;
+        self
+    }
+
     /// Trusts these authorities as well, of a file in PEM format, for a server whose certificate is of one's own
     /// making. Without it, an `https://` or `wss://` server needs a certificate of an authority that this machine
     /// trusts.
@@ -799,6 +823,7 @@ impl RoomBuilder {
             writer,
             url,
             trust: self.trust,
+            ping_interval: self.ping_interval,
         };
         let done = ended.clone().drop_guard();
         // It ends with the last handle, which cancels `closing`, and `close` waits for it.
@@ -891,6 +916,7 @@ struct Supervisor {
     room_name: String,
     credentials: Credentials,
     trust: Trust,
+    ping_interval: Duration,
     link: watch::Sender<Link>,
     events: broadcast::Sender<RoomEvent>,
     tasks: TaskTracker,
@@ -928,7 +954,8 @@ impl Supervisor {
     async fn keep_connected(&mut self, backoff: &mut Backoff) -> RoomEnd {
         loop {
             let token = self.credentials.token(&self.room_name);
-            let connecting = Connection::connect_trusting(&self.url, &token, &self.trust);
+            let connecting =
+                Connection::connect_trusting(&self.url, &token, &self.trust, self.ping_interval);
             let connected = tokio::time::timeout(CONNECT_PATIENCE, connecting).await;
             match connected.unwrap_or(Err(ConnectError::Closed)) {
                 Ok(connection) => {

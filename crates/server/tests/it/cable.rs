@@ -14,6 +14,8 @@ pub(crate) struct Cable {
     plan: Arc<Mutex<Plan>>,
     /// Whether it is cut.
     is_cut: watch::Sender<bool>,
+    /// How often what there was fell silent.
+    silences: watch::Sender<u64>,
     _carrying: JoinSet<()>,
 }
 
@@ -29,6 +31,7 @@ impl Cable {
         let mut carrying = JoinSet::new();
         let (server, next) = (server.to_owned(), Arc::clone(&plan));
         let (is_cut, cut) = watch::channel(false);
+        let (silences, silenced) = watch::channel(0);
         carrying.spawn(async move {
             let mut connections = JoinSet::new();
             loop {
@@ -41,10 +44,23 @@ impl Cable {
                 let Ok(far) = TcpStream::connect(&server).await else {
                     continue;
                 };
-                let mut cut = cut.clone();
+                let (mut cut, mut silenced) = (cut.clone(), silenced.clone());
+                let since = *silenced.borrow_and_update();
                 connections.spawn(async move {
+                    let (mut near, mut far) = (near, far);
+                    let carrying = async {
+                        let silenced = async {
+                            let _ = silenced.wait_for(|silences| *silences > since).await;
+                        };
+                        tokio::select! {
+                            () = carry(&mut near, &mut far, left) => return,
+                            () = silenced => {}
+                        }
+                        // Both ends stay open, and nothing is taken from either.
+                        std::future::pending().await
+                    };
                     tokio::select! {
-                        () = carry(near, far, left) => {}
+                        () = carrying => {}
                         _ = cut.wait_for(|is_cut| *is_cut) => {}
                     }
                 });
@@ -55,6 +71,7 @@ impl Cable {
             address,
             plan,
             is_cut,
+            silences,
             _carrying: carrying,
         }
     }
@@ -72,13 +89,18 @@ impl Cable {
         self.is_cut.send_replace(false);
     }
 
+    /// Hands nothing on any more over the connections that there are, and closes none of them. Later ones hold.
+    pub(crate) fn fall_silent(&self) {
+        self.silences.send_modify(|silences| *silences += 1);
+    }
+
     /// How many breaks are still to come.
     pub(crate) fn breaks_left(&self) -> usize {
         self.plan.lock().unwrap().len()
     }
 }
 
-async fn carry(mut near: TcpStream, mut far: TcpStream, mut left: Option<usize>) {
+async fn carry(near: &mut TcpStream, far: &mut TcpStream, mut left: Option<usize>) {
     let (mut up, mut down) = (vec![0; 4096], vec![0; 4096]);
     loop {
         let (taken, is_up) = tokio::select! {

@@ -23,6 +23,7 @@ mod moving;
 mod offline;
 mod pace;
 mod patching;
+mod silence;
 mod sockets;
 mod stopping;
 mod wire;
