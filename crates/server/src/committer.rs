@@ -1,15 +1,17 @@
 //! The one thread that writes to the store: it gathers what all rooms have handed in, commits it in
 //! transactions, and tells each room what became of its part.
 
+mod held;
 mod turns;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use meshagent_store::{Store, StoreError, Write, WriteError, Written};
 use tokio::sync::{mpsc, oneshot};
 
+use self::held::Held;
 use self::turns::Turns;
 use crate::health::Health;
 use crate::metrics::Metrics;
@@ -23,6 +25,8 @@ const MAX_FAILURES: usize = 3;
 /// The store's log is warned of when it is longer, and again whenever it has doubled. A store keeps it below 64 MiB
 /// by itself, unless a reader holds it.
 const LONG_LOG: u64 = 256 << 20;
+/// How often the store is asked whether what was deleted is gone, while nothing else is to be done.
+const ERASE_PAUSE: Duration = Duration::from_millis(2);
 
 /// What became of one write.
 pub(crate) type WriteResult = Result<Written, WriteError>;
@@ -93,14 +97,20 @@ fn run(mut queue: mpsc::Receiver<Job>, store: &dyn Store, metrics: &Metrics, hea
     let mut log = Log::default();
     let mut is_put_off = false;
     let mut turns = Turns::default();
+    let mut held = Held::default();
     loop {
-        let mut next = if turns.is_empty() {
+        let mut next = if !turns.is_empty() {
+            queue.try_recv().ok()
+        } else if held.is_waiting() {
+            queue.try_recv().ok().or_else(|| {
+                std::thread::sleep(ERASE_PAUSE);
+                queue.try_recv().ok()
+            })
+        } else {
             match queue.blocking_recv() {
                 None => return,
                 first => first,
             }
-        } else {
-            queue.try_recv().ok()
         };
         let (mut check, mut tend) = (false, false);
         while let Some(job) = next {
@@ -121,8 +131,7 @@ fn run(mut queue: mpsc::Receiver<Job>, store: &dyn Store, metrics: &Metrics, hea
                 health.committed(result.as_ref().map(drop).map_err(Arc::as_ref));
             }
             for (done, result) in waiting.into_iter().zip(results) {
-                // A room that is gone needs no answer.
-                let _ = done.send(result);
+                held.answer(done, result);
             }
         }
         if tend {
@@ -134,6 +143,10 @@ fn run(mut queue: mpsc::Receiver<Job>, store: &dyn Store, metrics: &Metrics, hea
             }
             is_put_off = tended.is_err();
             health.tended(tended.as_ref().copied());
+            held.tended();
+        }
+        if held.is_waiting() {
+            held.erase(store);
         }
         if check {
             let checked = guarded(|| store.check());
@@ -269,7 +282,14 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use meshagent_store::{FailingStore, Fault, MemoryStore, Reach, RoomId, Timestamp};
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+    use bytes::Bytes;
+    use meshagent_store::{
+        DocumentId, Entry, FailingStore, Fault, FileHead, FileVersion, MemoryStore,
+        ProvenanceRecord, Reach, RoomId, Seq, StoreStats, StoredDocument, StoredFile, StoredUpdate,
+        Timestamp,
+    };
 
     use super::*;
 
@@ -317,6 +337,139 @@ mod tests {
         }
     }
 
+    /// A store whose readers hold what was deleted, as long as a test wants it.
+    #[derive(Debug)]
+    struct HeldLog {
+        inner: MemoryStore,
+        is_held: AtomicBool,
+        asked: AtomicU64,
+    }
+
+    impl HeldLog {
+        fn new() -> Arc<Self> {
+            Arc::new(Self {
+                inner: MemoryStore::new(),
+                is_held: AtomicBool::new(true),
+                asked: AtomicU64::new(0),
+            })
+        }
+
+        fn start(self: &Arc<Self>) -> (Committer, std::thread::JoinHandle<()>) {
+            Committer::start(Arc::clone(self) as Arc<dyn Store>, Arc::new(Metrics::new())).unwrap()
+        }
+    }
+
+    impl Store for HeldLog {
+        fn commit(&self, writes: &[Write]) -> Result<Vec<WriteResult>, StoreError> {
+            self.inner.commit(writes)
+        }
+        fn stat(&self, room: &RoomId, path: &str) -> Result<Option<Entry>, StoreError> {
+            self.inner.stat(room, path)
+        }
+        fn list(
+            &self,
+            room: &RoomId,
+            folder: &str,
+            max: usize,
+        ) -> Result<Option<Vec<Entry>>, StoreError> {
+            self.inner.list(room, folder, max)
+        }
+        fn load(&self, room: &RoomId, path: &str) -> Result<Option<StoredDocument>, StoreError> {
+            self.inner.load(room, path)
+        }
+        fn load_by_id(&self, document: DocumentId) -> Result<Option<StoredDocument>, StoreError> {
+            self.inner.load_by_id(document)
+        }
+        fn follow(
+            &self,
+            document: DocumentId,
+            after: Seq,
+            limit: usize,
+        ) -> Result<Vec<StoredUpdate>, StoreError> {
+            self.inner.follow(document, after, limit)
+        }
+        fn provenance(&self, document: DocumentId) -> Result<Vec<ProvenanceRecord>, StoreError> {
+            self.inner.provenance(document)
+        }
+        fn read_file(&self, room: &RoomId, path: &str) -> Result<Option<StoredFile>, StoreError> {
+            self.inner.read_file(room, path)
+        }
+        fn open_file(&self, room: &RoomId, path: &str) -> Result<Option<FileHead>, StoreError> {
+            self.inner.open_file(room, path)
+        }
+        fn read_file_range(
+            &self,
+            room: &RoomId,
+            path: &str,
+            version: FileVersion,
+            start: u64,
+            length: usize,
+        ) -> Result<Option<Bytes>, StoreError> {
+            self.inner
+                .read_file_range(room, path, version, start, length)
+        }
+        fn check(&self) -> Result<(), StoreError> {
+            self.inner.check()
+        }
+        fn stats(&self) -> Result<StoreStats, StoreError> {
+            self.inner.stats()
+        }
+        fn erase(&self) -> Result<bool, StoreError> {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            Ok(!self.is_held.load(Ordering::Relaxed))
+        }
+    }
+
+    fn delete(path: &str) -> Write {
+        Write::Delete {
+            room: RoomId::new("project", "room"),
+            path: path.to_owned(),
+            recursive: false,
+            reach: Reach::EVERYTHING,
+        }
+    }
+
+    #[tokio::test]
+    async fn deletion_is_answered_when_nothing_of_it_is_left_and_others_go_on() {
+        let store = HeldLog::new();
+        let (committer, thread) = store.start();
+        let put_ä = committer.submit(vec![put("ä", "geheim")]).await;
+        assert_eq!(written(&[put_ä.await.unwrap()]), [1]);
+        let mut deleted = committer.submit(vec![delete("ä")]).await;
+        for number in 0..20 {
+            let other = committer.submit(vec![put(&number.to_string(), "x")]).await;
+            assert_eq!(written(&[other.await.unwrap()]), [1]);
+        }
+        assert!(store.asked.load(Ordering::Relaxed) > 0);
+        assert!(deleted.try_recv().is_err(), "answered before it is gone");
+        // A stop waits for it too.
+        drop(committer);
+        assert!(!thread.is_finished());
+        store.is_held.store(false, Ordering::Relaxed);
+        assert_eq!(written(&[deleted.await.unwrap()]), [1]);
+        thread.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn deletion_that_something_holds_is_answered_in_the_end() {
+        let store = HeldLog::new();
+        let (committer, _thread) = store.start();
+        let writes = ["a", "ä", "b"].map(|path| put(path, "x"));
+        committer
+            .submit(writes.into())
+            .await
+            .await
+            .unwrap()
+            .unwrap();
+        let first = committer.submit(vec![delete("a")]).await;
+        assert_eq!(written(&[first.await.unwrap()]), [1]);
+        // What holds it is not waited for once more, until it has ended.
+        let before = store.asked.load(Ordering::Relaxed);
+        let second = committer.submit(vec![delete("ä")]).await;
+        assert_eq!(written(&[second.await.unwrap()]), [1]);
+        assert!(store.asked.load(Ordering::Relaxed) <= before + 1);
+    }
+
     #[test]
     fn a_disk_that_is_gone_is_not_asked_once_for_each_room() {
         let store = FailingStore::new(MemoryStore::new());
@@ -333,16 +486,10 @@ mod tests {
         store.commit(&[put("old", "x")]).unwrap();
         store.fail_commits(1..2, Fault::Full);
         store.fail_commits(3..10, Fault::Full);
-        let delete = Write::Delete {
-            room: RoomId::new("project", "room"),
-            path: "old".to_owned(),
-            recursive: false,
-            reach: Reach::EVERYTHING,
-        };
         let mut batches: Vec<_> = ["a", "b", "c", "d", "e"]
             .map(|path| vec![put(path, "x")])
             .into();
-        batches.push(vec![delete]);
+        batches.push(vec![delete("old")]);
         let results = commit(&store, batches, &Metrics::new());
         assert_eq!(written(&results), [0, 0, 0, 0, 0, 1]);
     }

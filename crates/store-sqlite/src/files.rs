@@ -1,5 +1,7 @@
 //! Files that are read part by part: the whole content is never in memory at once.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use meshagent_store::{FileHead, FileVersion, RoomId, StoreError};
 use rusqlite::blob::Blob;
@@ -12,6 +14,10 @@ use crate::seal::Key;
 
 /// Bytes that are in memory while a content is compared with its checksum.
 const PART_BYTES: usize = 256 << 10;
+/// How long the comparing keeps one read, and with it the log: new reads wait for it when the log is to be emptied.
+const SLICE: Duration = Duration::from_millis(10);
+/// How often a file may be replaced while it is compared, before that is done in one read.
+const MAX_RESTARTS: u32 = 4;
 
 /// A file's row, without its content.
 struct Row {
@@ -53,49 +59,74 @@ impl Row {
     }
 }
 
-pub(crate) fn open_file(
-    connection: &Connection,
-    room: &RoomId,
-    path: &str,
-) -> Result<Option<FileHead>, StoreError> {
-    let find = || {
-        let Some(row) = Row::find(connection, room, path)? else {
+/// A file that is being opened, which compares its content with its checksum.
+#[derive(Default)]
+pub(crate) struct Opening {
+    /// The content of which a part was compared.
+    version: Option<FileVersion>,
+    checksum: Checksum,
+    start: usize,
+    restarts: u32,
+}
+
+impl Opening {
+    /// Compares the next part; `None` if there are more. `Some(None)` if no file stands there.
+    pub(crate) fn go_on(
+        &mut self,
+        connection: &Connection,
+        room: &RoomId,
+        path: &str,
+    ) -> Result<Option<Option<FileHead>>, StoreError> {
+        let Some(row) = Row::find(connection, room, path).map_err(store_error)? else {
+            return Ok(Some(None));
+        };
+        let Some(size) = self.compare(connection, &row).map_err(store_error)? else {
             return Ok(None);
         };
-        let content = row.content(connection)?;
-        let key = Key::read(connection, row.id)?;
-        let mut checksum = Checksum::default()
-            .number(row.id)
-            .text(&row.mime_type)
-            .length(content.len());
-        let mut part = vec![0; PART_BYTES.min(content.len())];
-        let mut start = 0;
-        while start < content.len() {
-            let length = part.len().min(content.len() - start);
-            content.read_at_exact(&mut part[..length], start)?;
-            key.apply_to_part(row.checksum, start, &mut part[..length]);
-            checksum = checksum.part(&part[..length]);
-            start += length;
+        let checksum = std::mem::take(&mut self.checksum);
+        if checksum.finish() != row.checksum {
+            return Err(StoreError::Corrupt {
+                document: None,
+                what: format!(
+                    "the file {path:?} of room {room} has another checksum than when it was written"
+                ),
+            });
         }
-        let size = content.len() as u64;
-        Ok(Some((row, checksum.finish(), size)))
-    };
-    let Some((row, checksum, size)) = find().map_err(store_error)? else {
-        return Ok(None);
-    };
-    if checksum != row.checksum {
-        return Err(StoreError::Corrupt {
-            document: None,
-            what: format!(
-                "the file {path:?} of room {room} has another checksum than when it was written"
-            ),
-        });
+        Ok(Some(Some(FileHead {
+            size,
+            version: row.version(),
+            mime_type: row.mime_type,
+        })))
     }
-    Ok(Some(FileHead {
-        size,
-        version: row.version(),
-        mime_type: row.mime_type,
-    }))
+
+    /// The size, at the end.
+    fn compare(&mut self, connection: &Connection, row: &Row) -> rusqlite::Result<Option<u64>> {
+        let content = row.content(connection)?;
+        if self.version != Some(row.version()) {
+            self.restarts += u32::from(self.version.is_some());
+            self.version = Some(row.version());
+            self.start = 0;
+            self.checksum = Checksum::default()
+                .number(row.id)
+                .text(&row.mime_type)
+                .length(content.len());
+        }
+        let (started, end) = (Instant::now(), content.len());
+        let may_pause = self.restarts <= MAX_RESTARTS;
+        let key = Key::read(connection, row.id)?;
+        let mut part = vec![0; PART_BYTES.min(content.len())];
+        while self.start < end {
+            let length = part.len().min(end - self.start);
+            content.read_at_exact(&mut part[..length], self.start)?;
+            key.apply_to_part(row.checksum, self.start, &mut part[..length]);
+            self.checksum = std::mem::take(&mut self.checksum).part(&part[..length]);
+            self.start += length;
+            if may_pause && self.start < end && started.elapsed() >= SLICE {
+                return Ok(None);
+            }
+        }
+        Ok(Some(end as u64))
+    }
 }
 
 pub(crate) fn read_file_range(

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use meshagent_store::StoreError;
 use rusqlite::{Connection, Transaction};
@@ -13,6 +14,10 @@ use crate::open::open_reader;
 /// Reads at the same time. More of them wait for one another, never for the writer; SQLite's reads are bound by
 /// the processor, so more connections than processors would only cost memory.
 pub(crate) const MAX_READERS: usize = 8;
+/// How long new reads wait for those that are under way, when the log is to be emptied; and how long they don't,
+/// before they do so again. Twice as long each time that it was too short, as on a machine that is overloaded.
+const HOLD: Duration = Duration::from_millis(50);
+const MAX_HOLD: Duration = Duration::from_millis(800);
 
 #[derive(Debug)]
 pub(crate) struct Readers {
@@ -26,6 +31,10 @@ pub(crate) struct Readers {
 struct State {
     idle: Vec<Connection>,
     lent: usize,
+    /// New reads wait until then, or waited.
+    held_until: Option<Instant>,
+    /// For how long.
+    held: Duration,
 }
 
 impl Readers {
@@ -52,7 +61,7 @@ impl Readers {
         read: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>,
     ) -> Result<Option<T>, StoreError> {
         let state = self.state();
-        if state.lent >= MAX_READERS {
+        if state.lent >= MAX_READERS || state.held_for().is_some() {
             return Ok(None);
         }
         let lent = self.lend_one(state)?;
@@ -93,11 +102,16 @@ impl Readers {
 
     fn lend(&self) -> Result<Lent<'_>, StoreError> {
         let mut state = self.state();
-        while state.lent >= MAX_READERS {
-            state = self
-                .returned
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(pause) = state.held_for() {
+                let waited = self.returned.wait_timeout(state, pause);
+                state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            } else if state.lent >= MAX_READERS {
+                let waited = self.returned.wait(state);
+                state = waited.unwrap_or_else(PoisonError::into_inner);
+            } else {
+                break;
+            }
         }
         self.lend_one(state)
     }
@@ -121,8 +135,43 @@ impl Readers {
         Ok(lent)
     }
 
+    /// Whether no read is under way. If one is, new ones are held back for a moment, now and then, so that there will
+    /// be none.
+    pub(crate) fn are_idle(&self) -> bool {
+        let mut state = self.state();
+        if state.lent == 0 {
+            return true;
+        }
+        let now = Instant::now();
+        if state
+            .held_until
+            .is_none_or(|until| until + state.held <= now)
+        {
+            state.held = (state.held * 2).clamp(HOLD, MAX_HOLD);
+            state.held_until = Some(now + state.held);
+        }
+        false
+    }
+
+    /// Holds nothing back any more.
+    pub(crate) fn release(&self) {
+        let mut state = self.state();
+        state.held_until = None;
+        state.held = Duration::ZERO;
+        drop(state);
+        self.returned.notify_all();
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// How long new reads have to wait still.
+    fn held_for(&self) -> Option<Duration> {
+        let pause = self.held_until?.checked_duration_since(Instant::now())?;
+        (!pause.is_zero()).then_some(pause)
     }
 }
 

@@ -12,7 +12,7 @@ use meshagent_store::{
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
-use crate::files;
+use crate::files::{self, Opening};
 use crate::identity::OpenFiles;
 use crate::open::{
     Claim, DATABASE_FILE, Found, LOCK_FILE, OpenError, Opened, Options, claim, mark_closed,
@@ -183,8 +183,16 @@ impl Store for SqliteStore {
     }
 
     fn open_file(&self, room: &RoomId, path: &str) -> Result<Option<FileHead>, StoreError> {
-        self.readers
-            .read(|transaction| files::open_file(transaction, room, path))
+        let mut opening = Opening::default();
+        // A moment for each part, so that nobody waits long for the end of a read.
+        loop {
+            let head = self
+                .readers
+                .read(|transaction| opening.go_on(transaction, room, path))?;
+            if let Some(head) = head {
+                return Ok(head);
+            }
+        }
     }
 
     fn read_file_range(
@@ -211,7 +219,24 @@ impl Store for SqliteStore {
     }
 
     fn tend(&self) -> Result<(), StoreError> {
-        self.with_writer(Writer::tend)
+        self.with_writer(|writer| {
+            // Our own readers are short. They are in the way of `erase`, and nothing to be said of.
+            if writer.owes_erasing() && !self.readers.are_idle() {
+                return writer.look();
+            }
+            writer.tend()
+        })
+    }
+
+    fn erase(&self) -> Result<bool, StoreError> {
+        self.with_writer(|writer| {
+            if writer.owes_erasing() && !self.readers.are_idle() {
+                return Ok(false);
+            }
+            let erased = writer.try_erase();
+            self.readers.release();
+            erased
+        })
     }
 
     fn log_bytes(&self) -> u64 {

@@ -17,8 +17,8 @@ use crate::write::{self, Failure};
 /// Writes of one batch that are set aside one after another because they fail, each for another attempt. If there are
 /// more, all of them are looked for first.
 const MAX_SET_ASIDE: usize = 8;
-/// How long a deletion waits for readers that began before it; everybody's writes wait with it.
-const ERASE_PATIENCE: Duration = Duration::from_millis(50);
+/// After how long the log is tried again that something else holds, such as a backup.
+const ERASE_PAUSE: Duration = Duration::from_millis(20);
 /// How long the log keeps what was overwritten, if nothing is deleted meanwhile.
 const OVERWRITTEN_KEPT: Duration = Duration::from_mins(1);
 
@@ -30,6 +30,8 @@ pub(crate) struct Writer {
     is_rescued: bool,
     /// Since when the log has what was deleted, or from when on it is to be emptied of what was overwritten.
     erase_at: Option<Instant>,
+    /// Not before, as something held it.
+    erase_again_at: Option<Instant>,
     /// `None` after a failure, until the next attempt.
     session: Option<Session>,
 }
@@ -100,10 +102,11 @@ impl Writer {
             files,
             is_rescued: false,
             erase_at: None,
+            erase_again_at: None,
             session: Some(Session::new(connection)),
         };
         // The log may have what was deleted or overwritten before the process ended.
-        if writer.erase(Duration::ZERO).is_err() {
+        if writer.erase().is_err() {
             writer.erase_at = Some(Instant::now());
         }
         writer
@@ -206,10 +209,29 @@ impl Writer {
     /// The same, and does what was put off.
     pub(crate) fn tend(&mut self) -> Result<(), StoreError> {
         self.look()?;
-        if self.erase_at.is_some_and(|at| at <= Instant::now()) {
-            self.erase(Duration::ZERO)?;
+        if self.owes_erasing() {
+            self.erase()?;
         }
         Ok(())
+    }
+
+    /// Whether the log has what was deleted, or has had for long what was overwritten.
+    pub(crate) fn owes_erasing(&self) -> bool {
+        self.erase_at.is_some_and(|at| at <= Instant::now())
+    }
+
+    /// Erases what is owed, if the log can be emptied now, and returns whether nothing is owed any more.
+    pub(crate) fn try_erase(&mut self) -> Result<bool, StoreError> {
+        if !self.owes_erasing() {
+            return Ok(true);
+        }
+        if self
+            .erase_again_at
+            .is_some_and(|again_at| Instant::now() < again_at)
+        {
+            return Ok(false);
+        }
+        self.empty_whole_log()
     }
 
     /// Empties the log of what a batch deleted, and later of what it overwrote.
@@ -220,16 +242,9 @@ impl Writer {
             _ => false,
         };
         if results.iter().flatten().any(deletes) {
-            // Readers that hold the log are waited for once.
-            let is_held = self.erase_at.is_some_and(|at| at <= Instant::now());
-            let patience = if is_held {
-                Duration::ZERO
-            } else {
-                ERASE_PATIENCE
-            };
             self.erase_at = Some(Instant::now());
-            // If it fails, it is tried again when the store is tended, which says so.
-            let _ = self.erase(patience);
+            // If it fails, it is tried again by whoever wants to know, and when the store is tended, which says so.
+            let _ = self.try_erase();
         } else if self.erase_at.is_none()
             && results
                 .iter()
@@ -241,9 +256,20 @@ impl Writer {
     }
 
     /// Moves the whole log into the database and makes it an empty file.
-    fn erase(&mut self, patience: Duration) -> Result<(), StoreError> {
+    fn erase(&mut self) -> Result<(), StoreError> {
+        if self.empty_whole_log()? {
+            return Ok(());
+        }
+        Err(StoreError::Unavailable(
+            "what was deleted stays in the log as long as a reader holds it, such as a backup"
+                .into(),
+        ))
+    }
+
+    /// The same; whether no reader was in the way.
+    fn empty_whole_log(&mut self) -> Result<bool, StoreError> {
         let empty = |session: &Session| {
-            session.connection.busy_timeout(patience)?;
+            session.connection.busy_timeout(Duration::ZERO)?;
             let emptied =
                 session
                     .connection
@@ -253,13 +279,12 @@ impl Writer {
         };
         let is_busy: bool = self.session().and_then(empty).map_err(store_error)?;
         if is_busy {
-            return Err(StoreError::Unavailable(
-                "what was deleted stays in the log as long as a reader holds it, such as a backup"
-                    .into(),
-            ));
+            self.erase_again_at = Some(Instant::now() + ERASE_PAUSE);
+        } else {
+            self.erase_at = None;
+            self.erase_again_at = None;
         }
-        self.erase_at = None;
-        Ok(())
+        Ok(!is_busy)
     }
 
     /// If only the log has lost its name, what is in it is not lost yet: it goes into the database, once.

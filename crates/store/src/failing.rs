@@ -278,6 +278,10 @@ impl<S: Store> Store for FailingStore<S> {
         self.inner.tend()
     }
 
+    fn erase(&self) -> Result<bool, StoreError> {
+        self.inner.erase()
+    }
+
     fn log_bytes(&self) -> u64 {
         self.inner.log_bytes()
     }

@@ -142,6 +142,16 @@ pub trait Store: Send + Sync + Debug {
         Ok(())
     }
 
+    /// Goes on with what deletions owe, and returns whether nothing is owed any more: then what was deleted by commits
+    /// that returned before this call can be read from none of the store's files. Waits for no reader, so while it
+    /// returns `false` it is to be called again a few milliseconds later.
+    ///
+    /// # Errors
+    /// It can't be done now, and is still owed.
+    fn erase(&self) -> Result<bool, StoreError> {
+        Ok(true)
+    }
+
     /// Bytes of the log of what is not yet in the store's main file; 0 if there is no such log.
     fn log_bytes(&self) -> u64 {
         0
@@ -224,6 +234,10 @@ impl<S: Store + ?Sized> Store for Arc<S> {
 
     fn tend(&self) -> Result<(), StoreError> {
         (**self).tend()
+    }
+
+    fn erase(&self) -> Result<bool, StoreError> {
+        (**self).erase()
     }
 
     fn log_bytes(&self) -> u64 {

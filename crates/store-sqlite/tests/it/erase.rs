@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use meshagent_store::{DocumentId, Reach, Store, StoreError, Timestamp, Write};
 use meshagent_store_sqlite::DATABASE_FILE;
@@ -9,7 +11,7 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use crate::history::Random;
-use crate::{append, created, open, put, room, snapshot};
+use crate::{StopOnDrop, append, created, open, put, room, snapshot};
 
 const TEXT: &str = "streng geheim – 極秘 – ";
 
@@ -117,6 +119,7 @@ fn reader_that_holds_the_log_puts_erasing_off() {
     };
     store.commit(&[delete]).unwrap().remove(0).unwrap();
     assert!(found(directory.path(), &key), "the reader still reads it");
+    assert!(!store.erase().unwrap());
     match store.tend() {
         Err(StoreError::Unavailable(error)) => {
             assert!(error.to_string().contains("a reader holds it"), "{error}");
@@ -126,6 +129,47 @@ fn reader_that_holds_the_log_puts_erasing_off() {
     drop(held);
     store.tend().unwrap();
     assert!(!found(directory.path(), &key));
+}
+
+/// So many that there is always one, and each is long.
+#[test]
+fn erasing_finds_a_moment_amid_our_own_readers() {
+    let directory = TempDir::new().unwrap();
+    let store = open(directory.path());
+    let large = put("groß", vec![7; 1 << 20]);
+    let secret = put("f", TEXT.repeat(500).into_bytes());
+    for result in store.commit(&[large, secret]).unwrap() {
+        result.unwrap();
+    }
+    let key = key(directory.path(), 2);
+    let (stop, opened) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    store.open_file(&room(), "groß").unwrap().unwrap();
+                    opened.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        while opened.load(Ordering::Relaxed) < 8 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let delete = Write::Delete {
+            room: room(),
+            path: "f".to_owned(),
+            recursive: false,
+            reach: Reach::EVERYTHING,
+        };
+        store.commit(&[delete]).unwrap().remove(0).unwrap();
+        while !store.erase().unwrap() {
+            let opened = opened.load(Ordering::Relaxed);
+            assert!(opened < 500, "never, after {opened} reads");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(!found(directory.path(), &key));
+    });
 }
 
 /// A process that is killed leaves its log as it is, and what was to be erased from it.
