@@ -31,6 +31,9 @@ const PAGE: usize = 4096;
 /// Fewer zeros than this may be content.
 const MIN_HOLE: usize = 8;
 
+/// The kind of a record, its payload, and the offset of its end.
+pub(super) type Record<'a> = (u8, &'a [u8], usize);
+
 /// Why bytes are not a journal.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Damage {
@@ -55,9 +58,9 @@ pub(super) fn push(out: &mut Vec<u8>, kind: u8, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
-/// The whole records after the magic, each with the offset of its end. A last record that was cut off by a crash is left
+/// The whole records after the magic. A last record that was cut off by a crash is left
 /// out; anything else that is not a record is damage.
-pub(super) fn records(bytes: &[u8]) -> Result<Vec<(u8, &[u8], usize)>, Damage> {
+pub(super) fn records(bytes: &[u8]) -> Result<Vec<Record<'_>>, Damage> {
     let mut records = Vec::new();
     let mut at = MAGIC.len();
     while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
@@ -91,7 +94,7 @@ pub(super) fn records(bytes: &[u8]) -> Result<Vec<(u8, &[u8], usize)>, Damage> {
 
 /// The same for a file of the first version. Nothing checks a length there, so one that goes beyond the end is damage if
 /// whole records follow.
-pub(super) fn old_records(bytes: &[u8]) -> Result<Vec<(u8, &[u8], usize)>, Damage> {
+pub(super) fn old_records(bytes: &[u8]) -> Result<Vec<Record<'_>>, Damage> {
     let mut records = Vec::new();
     let mut at = 0;
     while at < bytes.len() {

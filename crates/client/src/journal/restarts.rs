@@ -49,7 +49,7 @@ fn no_edit_is_lost_wherever_a_program_ends() {
             unwritten,
         } = seen;
         assert!(
-            restarts > 50 && torn > 20 && refusals > 50 && gaps > 10 && full > 20,
+            restarts > 50 && torn > 20 && refusals > 20 && gaps > 10 && full > 20,
             "{seen:?}"
         );
         assert!(
