@@ -42,7 +42,7 @@ async fn edit_after_the_end_is_an_error_and_changes_nothing() {
     let result = document.edit(|_| is_called = true);
     assert_eq!(result, Err(DocumentEnd::Closed));
     assert!(!is_called);
-    let update = document.read(|d| d.encode_state());
+    let update = document.read(meshagent_document::MeshDocument::encode_state);
     let result = room.sync().sync("ä.document", &update);
     assert!(matches!(result, Err(SyncError::NotOpen)), "{result:?}");
     assert_eq!(document.to_json(), before);
