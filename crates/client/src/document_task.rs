@@ -17,6 +17,7 @@ use crate::connection::{CallError, Connection};
 use crate::given_up::GivenUpEdits;
 use crate::journal::{JournalError, Journals};
 use crate::live_document::{DocumentEnd, DocumentEvent, Progress, Refusal, Shared};
+use crate::replica::Replica;
 use crate::room_client::{Link, RoomEnd};
 use crate::stream::{PendingAnswer, StreamEnd};
 use crate::sync_calls::{NOTHING, SyncStream};
@@ -258,6 +259,7 @@ impl DocumentTask {
             };
             let received = state.replica.received(stream.state());
             received.map_err(|error| error.to_string())?;
+            renew_client_id(&mut state.replica);
             let lacking = state.replica.send_lacking(&vector, stream.state());
             lacking.map_err(|error| error.to_string())?;
             Some(stream.state())
@@ -325,6 +327,7 @@ impl DocumentTask {
         let mut state = self.shared.lock();
         let received = state.replica.received(update);
         received.map_err(|error| error.to_string())?;
+        renew_client_id(&mut state.replica);
         state.journal_progress(Some(update));
         state.publish_changes();
         Ok(())
@@ -421,6 +424,13 @@ const TRIES: u32 = 3;
 /// Whether what the server refuses now may be taken later: conflicts, states that pass, failures of its own.
 fn may_pass(code: Option<i64>) -> bool {
     matches!(code, None | Some(CONFLICT | 1006 | 1008 | 1009 | 4001))
+}
+
+/// Takes another client id if somebody else writes with this one.
+fn renew_client_id(replica: &mut Replica) {
+    if replica.document().is_client_id_shared() {
+        replica.document_mut().set_client_id(new_client_id());
+    }
 }
 
 /// Marks what is edited here. Published Python programs read 32 bits of it.
