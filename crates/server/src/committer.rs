@@ -99,7 +99,7 @@ fn run(mut queue: mpsc::Receiver<Job>, store: &dyn Store, metrics: &Metrics, hea
     let mut turns = Turns::default();
     let mut held = Held::default();
     loop {
-        let mut next = if !turns.is_empty() {
+        let mut next = if !turns.is_empty() || held.frees() {
             queue.try_recv().ok()
         } else if held.is_waiting() {
             queue.try_recv().ok().or_else(|| {
@@ -147,6 +147,10 @@ fn run(mut queue: mpsc::Receiver<Job>, store: &dyn Store, metrics: &Metrics, hea
         }
         if held.is_waiting() {
             held.erase(store);
+        }
+        // In turns with what is committed.
+        if held.frees() {
+            held.free_some(store);
         }
         if check {
             let checked = guarded(|| store.check());
@@ -343,6 +347,8 @@ mod tests {
         inner: MemoryStore,
         is_held: AtomicBool,
         asked: AtomicU64,
+        /// Steps that freeing takes.
+        to_free: AtomicU64,
     }
 
     impl HeldLog {
@@ -351,6 +357,7 @@ mod tests {
                 inner: MemoryStore::new(),
                 is_held: AtomicBool::new(true),
                 asked: AtomicU64::new(0),
+                to_free: AtomicU64::new(0),
             })
         }
 
@@ -414,6 +421,12 @@ mod tests {
         fn stats(&self) -> Result<StoreStats, StoreError> {
             self.inner.stats()
         }
+        fn free_some(&self) -> Result<bool, StoreError> {
+            let one_less = |steps: u64| Some(steps.saturating_sub(1));
+            let order = Ordering::Relaxed;
+            let before = self.to_free.fetch_update(order, order, one_less).unwrap();
+            Ok(before <= 1)
+        }
         fn erase(&self) -> Result<bool, StoreError> {
             self.asked.fetch_add(1, Ordering::Relaxed);
             Ok(!self.is_held.load(Ordering::Relaxed))
@@ -447,6 +460,30 @@ mod tests {
         assert!(!thread.is_finished());
         store.is_held.store(false, Ordering::Relaxed);
         assert_eq!(written(&[deleted.await.unwrap()]), [1]);
+        thread.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn freeing_goes_on_in_turns_with_commits() {
+        let store = HeldLog::new();
+        store.is_held.store(false, Ordering::Relaxed);
+        let (committer, thread) = store.start();
+        let put_ä = committer.submit(vec![put("ä", "x")]).await;
+        assert_eq!(written(&[put_ä.await.unwrap()]), [1]);
+        store.to_free.store(u64::MAX, Ordering::Relaxed);
+        let deleted = committer.submit(vec![delete("ä")]).await;
+        assert_eq!(written(&[deleted.await.unwrap()]), [1]);
+        for number in 0..20 {
+            let other = committer.submit(vec![put(&number.to_string(), "x")]).await;
+            assert_eq!(written(&[other.await.unwrap()]), [1]);
+        }
+        assert!(store.to_free.load(Ordering::Relaxed) < u64::MAX);
+        // By itself, up to the end.
+        store.to_free.store(1_000, Ordering::Relaxed);
+        while store.to_free.load(Ordering::Relaxed) > 0 {
+            tokio::task::yield_now().await;
+        }
+        drop(committer);
         thread.join().unwrap();
     }
 

@@ -14,6 +14,7 @@ mod authors;
 mod checksum;
 mod error;
 mod files;
+mod freeing;
 mod identity;
 mod log_index;
 mod open;

@@ -344,7 +344,7 @@ pub(crate) fn read_file(
 pub(crate) fn stats(connection: &rusqlite::Transaction<'_>) -> Result<StoreStats, StoreError> {
     let count = || {
         let mut select = connection.prepare_cached(
-            "SELECT kind, count(*), coalesce(sum(size), 0) FROM entries GROUP BY kind",
+            "SELECT kind, count(*), coalesce(sum(size), 0) FROM entries WHERE room > 0 GROUP BY kind",
         )?;
         let mut rows = select.query([])?;
         let mut stats = StoreStats::default();
@@ -367,7 +367,7 @@ pub(crate) fn stats(connection: &rusqlite::Transaction<'_>) -> Result<StoreStats
 pub(crate) fn projects(connection: &Connection) -> Result<Vec<String>, StoreError> {
     let select = || {
         connection
-            .prepare_cached("SELECT DISTINCT project FROM rooms ORDER BY project")?
+            .prepare_cached("SELECT DISTINCT project FROM rooms WHERE id > 0 ORDER BY project")?
             .query_map([], |row| row.get(0))?
             .collect::<rusqlite::Result<Vec<String>>>()
     };
@@ -385,7 +385,7 @@ pub(crate) fn probe(connection: &rusqlite::Transaction<'_>) -> Result<(), StoreE
 
 pub(crate) fn room_row(connection: &Connection, room: &RoomId) -> rusqlite::Result<Option<i64>> {
     connection
-        .prepare_cached("SELECT id FROM rooms WHERE project = ?1 AND name = ?2")?
+        .prepare_cached("SELECT id FROM rooms WHERE project = ?1 AND name = ?2 AND id > 0")?
         .query_row(params![room.project, room.room], |row| row.get(0))
         .optional()
 }

@@ -228,6 +228,10 @@ impl Store for SqliteStore {
         })
     }
 
+    fn free_some(&self) -> Result<bool, StoreError> {
+        self.with_writer(Writer::free_some)
+    }
+
     fn erase(&self) -> Result<bool, StoreError> {
         self.with_writer(|writer| {
             if writer.owes_erasing() && !self.readers.are_idle() {

@@ -10,6 +10,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::authors::Authors;
 use crate::checksum::Checksum;
+use crate::freeing::{self, Removal};
 use crate::provenance::{MAX_TEXT_BYTES, contributions_text, fold_log};
 use crate::read::{self, END_OF_TEXT};
 use crate::schema::{DOCUMENT, FILE};
@@ -42,6 +43,7 @@ pub(crate) fn apply(
     connection: &Connection,
     authors: &mut Authors,
     write: &Write,
+    removal: Removal,
 ) -> Result<Written, Failure> {
     match write {
         Write::CreateDocument {
@@ -95,7 +97,7 @@ pub(crate) fn apply(
             path,
             recursive,
             reach,
-        } => delete(connection, room, path, *recursive, *reach),
+        } => delete(connection, room, path, *recursive, *reach, removal),
         Write::Move {
             room,
             source,
@@ -114,6 +116,7 @@ pub(crate) fn apply(
                 overwrite,
                 *reach,
                 *at,
+                removal,
             )
         }
     }
@@ -279,6 +282,7 @@ fn delete(
     path: &str,
     recursive: bool,
     reach: Reach,
+    removal: Removal,
 ) -> Result<Written, Failure> {
     let Some(room) = read::room_row(connection, room)? else {
         return Err(WriteError::NotFound {
@@ -309,10 +313,11 @@ fn delete(
         reach.check(doomed, doomed != path, leaf.document().is_some())?;
     }
     Ok(Written::Deleted {
-        entries: remove(connection, doomed)?,
+        entries: remove(connection, doomed, removal)?,
     })
 }
 
+#[expect(clippy::too_many_arguments, reason = "one for each part of the write")]
 fn rename(
     connection: &Connection,
     room: &RoomId,
@@ -321,6 +326,7 @@ fn rename(
     overwrite: Option<Reach>,
     reach: Reach,
     at: Timestamp,
+    removal: Removal,
 ) -> Result<Written, Failure> {
     let not_found = || WriteError::NotFound {
         path: source.to_owned(),
@@ -388,7 +394,7 @@ fn rename(
         ));
     }
 
-    let replaced = remove(connection, in_the_way)?;
+    let replaced = remove(connection, in_the_way, removal)?;
     if is_folder && !destination.is_empty() && !is_below(source, destination) {
         rename_folder(connection, room, source, destination, at)?;
     } else {
@@ -506,14 +512,22 @@ fn leaves_below(
     Ok(leaves)
 }
 
-/// Removes rows and, by foreign keys, all that belongs to them.
-fn remove(connection: &Connection, doomed: Vec<(String, Leaf)>) -> rusqlite::Result<Vec<Removed>> {
+/// Removes rows and, by foreign keys, all that belongs to them: here, or if that is much, [later](crate::freeing).
+fn remove(
+    connection: &Connection,
+    doomed: Vec<(String, Leaf)>,
+    removal: Removal,
+) -> rusqlite::Result<Vec<Removed>> {
     // Their ids, as JSON, which SQLite takes as a table.
     let ids: Vec<String> = doomed.iter().map(|(_, leaf)| leaf.id.to_string()).collect();
     let ids = format!("[{}]", ids.join(","));
-    connection
-        .prepare_cached("DELETE FROM entries WHERE id IN (SELECT value FROM json_each(?1))")?
-        .execute([&ids])?;
+    if removal == Removal::WhenCheap && freeing::is_much(connection, doomed.len(), &ids)? {
+        freeing::set_aside(connection, &ids)?;
+    } else {
+        connection
+            .prepare_cached("DELETE FROM entries WHERE id IN (SELECT value FROM json_each(?1))")?
+            .execute([&ids])?;
+    }
     Key::forget_all(connection, &ids)?;
     let removed = doomed.into_iter().map(|(path, leaf)| Removed {
         path,

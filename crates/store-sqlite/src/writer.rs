@@ -10,6 +10,7 @@ use rusqlite::Connection;
 
 use crate::authors::Authors;
 use crate::error::{is_of_one_write, is_of_space, store_error};
+use crate::freeing::{self, MAX_KEPT, Removal, Unfreed};
 use crate::identity::OpenFiles;
 use crate::open::{BUSY_TIMEOUT, Options, open_writer};
 use crate::write::{self, Failure};
@@ -32,6 +33,8 @@ pub(crate) struct Writer {
     erase_at: Option<Instant>,
     /// Not before, as something held it.
     erase_again_at: Option<Instant>,
+    /// What was set aside and can't be freed, as it is damaged.
+    kept: HashSet<i64>,
     /// `None` after a failure, until the next attempt.
     session: Option<Session>,
 }
@@ -103,6 +106,7 @@ impl Writer {
             is_rescued: false,
             erase_at: None,
             erase_again_at: None,
+            kept: HashSet::new(),
             session: Some(Session::new(connection)),
         };
         // The log may have what was deleted or overwritten before the process ended.
@@ -124,9 +128,10 @@ impl Writer {
         // Set aside once they failed, so that the others find their way to the disk.
         let mut damaged = BTreeMap::new();
         let (mut attempts, mut is_rehearsed) = (0, false);
-        let mut is_emptied = false;
+        let (mut is_emptied, mut is_freed) = (false, false);
+        let mut removal = Removal::WhenCheap;
         let failed = loop {
-            let result = self.transact(|session| apply_all(session, writes, &damaged, 0));
+            let result = self.transact(|session| apply_all(session, writes, &damaged, 0, removal));
             match result {
                 Ok(results) => {
                     // Before anybody is told: what was written to a file without a name is lost.
@@ -139,6 +144,12 @@ impl Writer {
                     if !is_emptied && is_of_space(&error) && self.empty_log() =>
                 {
                     is_emptied = true;
+                }
+                // What was deleted is to make room.
+                Err(Failed::Sqlite { error, .. }) if !is_freed && is_of_space(&error) => {
+                    is_freed = true;
+                    removal = Removal::AtOnce;
+                    while let Ok(false) = self.free_some() {}
                 }
                 Err(Failed::Sqlite {
                     error,
@@ -183,7 +194,7 @@ impl Writer {
         let mut start = 0;
         loop {
             let tried = self.transact(|session| {
-                apply_all(session, writes, damaged, start)?;
+                apply_all(session, writes, damaged, start, Removal::WhenCheap)?;
                 Err::<(), _>(Failed::Rehearsed)
             });
             match tried {
@@ -213,6 +224,43 @@ impl Writer {
             self.erase()?;
         }
         Ok(())
+    }
+
+    /// Frees some of what large deletions set aside, and returns whether nothing is left of it.
+    pub(crate) fn free_some(&mut self) -> Result<bool, StoreError> {
+        self.files.still_there()?;
+        if self.session.is_none() {
+            // A connection that opened a log without a name would begin another.
+            self.look()?;
+        }
+        let mut kept = std::mem::take(&mut self.kept);
+        let mut damaged = None;
+        let freed = (|| {
+            let is_owed = self
+                .session()
+                .and_then(|session| freeing::is_owed(&session.connection, &kept));
+            if !is_owed.map_err(At::Beginning.failed())? {
+                return Ok(true);
+            }
+            self.transact(|session| {
+                freeing::free_some(&session.connection, &kept).map_err(
+                    |Unfreed { entry, error }| {
+                        damaged = entry.filter(|_| is_of_one_write(&error));
+                        At::Write(0).failed()(error)
+                    },
+                )
+            })
+        })();
+        let found = self.files.check_written();
+        let is_kept = damaged.is_some() && kept.len() < MAX_KEPT;
+        kept.extend(damaged);
+        self.kept = kept;
+        self.unless_lost(found)?;
+        match freed {
+            // It costs space, and the others none.
+            Err(_) if is_kept => Ok(false),
+            freed => Ok(freed?),
+        }
     }
 
     /// Whether the log has what was deleted, or has had for long what was overwritten.
@@ -391,6 +439,7 @@ fn apply_all(
     writes: &[Write],
     damaged: &BTreeMap<usize, WriteError>,
     start: usize,
+    removal: Removal,
 ) -> Result<Vec<Result<Written, WriteError>>, Failed> {
     let mut results = Vec::with_capacity(writes.len());
     // A later update of a document builds on the one that failed.
@@ -418,7 +467,7 @@ fn apply_all(
         if index < start {
             continue;
         }
-        let result = apply(&session.connection, &mut session.authors, write);
+        let result = apply(&session.connection, &mut session.authors, write, removal);
         results.push(result.map_err(At::Write(index).failed())?);
     }
     Ok(results)
@@ -428,11 +477,12 @@ fn apply(
     connection: &Connection,
     authors: &mut Authors,
     write: &Write,
+    removal: Removal,
 ) -> rusqlite::Result<Result<Written, WriteError>> {
     if matches!(write, Write::Append { .. }) {
         // The commonest write is spared the copies of pages that a savepoint makes: it is refused, if at all, before
         // it changes anything.
-        return match write::apply(connection, authors, write) {
+        return match write::apply(connection, authors, write, removal) {
             Ok(written) => Ok(Ok(written)),
             Err(Failure::Refused(error)) => Ok(Err(error)),
             Err(Failure::Sqlite(error)) => Err(error),
@@ -441,7 +491,7 @@ fn apply(
     connection
         .prepare_cached("SAVEPOINT one_write")?
         .execute([])?;
-    let result = match write::apply(connection, authors, write) {
+    let result = match write::apply(connection, authors, write, removal) {
         Ok(written) => Ok(written),
         Err(Failure::Refused(error)) => {
             connection

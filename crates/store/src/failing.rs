@@ -278,6 +278,10 @@ impl<S: Store> Store for FailingStore<S> {
         self.inner.tend()
     }
 
+    fn free_some(&self) -> Result<bool, StoreError> {
+        self.inner.free_some()
+    }
+
     fn erase(&self) -> Result<bool, StoreError> {
         self.inner.erase()
     }

@@ -142,6 +142,15 @@ pub trait Store: Send + Sync + Debug {
         Ok(())
     }
 
+    /// Frees some of the space that large deletions left to be freed, for a few milliseconds, and returns whether none
+    /// is left. To be called again between commits while it returns `false`.
+    ///
+    /// # Errors
+    /// It can't be done now, and is left to the next call.
+    fn free_some(&self) -> Result<bool, StoreError> {
+        Ok(true)
+    }
+
     /// Goes on with what deletions owe, and returns whether nothing is owed any more: then what was deleted by commits
     /// that returned before this call can be read from none of the store's files. Waits for no reader, so while it
     /// returns `false` it is to be called again a few milliseconds later.
@@ -234,6 +243,10 @@ impl<S: Store + ?Sized> Store for Arc<S> {
 
     fn tend(&self) -> Result<(), StoreError> {
         (**self).tend()
+    }
+
+    fn free_some(&self) -> Result<bool, StoreError> {
+        (**self).free_some()
     }
 
     fn erase(&self) -> Result<bool, StoreError> {

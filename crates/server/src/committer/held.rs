@@ -17,6 +17,8 @@ const TENDED: Duration = Duration::from_millis(200);
 /// Answers that wait. There are as many as rooms at most, since each has one batch under way.
 #[derive(Debug, Default)]
 pub(super) struct Held {
+    /// Whether the store may have space to free.
+    frees: bool,
     answers: Vec<Answer>,
     /// The store is asked until then, even if no answer waits.
     ask_until: Option<Instant>,
@@ -34,7 +36,9 @@ struct Answer {
 impl Held {
     /// Answers a batch, or holds its answer if it deleted something. A room that is gone needs no answer.
     pub(super) fn answer(&mut self, done: oneshot::Sender<BatchResult>, result: BatchResult) {
-        if deletes(&result) && !self.is_given_up {
+        let deletes = deletes(&result);
+        self.frees |= deletes;
+        if deletes && !self.is_given_up {
             let until = Instant::now() + PATIENCE;
             self.answers.push(Answer {
                 done,
@@ -47,7 +51,25 @@ impl Held {
     }
 
     pub(super) fn tended(&mut self) {
+        // What an earlier process left.
+        self.frees = true;
         self.ask_until = Some(Instant::now() + TENDED);
+    }
+
+    /// Whether the store has space to free, as far as is known.
+    pub(super) fn frees(&self) -> bool {
+        self.frees
+    }
+
+    /// Has the store free some of it.
+    pub(super) fn free_some(&mut self, store: &dyn Store) {
+        let freed = catch_unwind(AssertUnwindSafe(|| store.free_some()))
+            .unwrap_or_else(|_| Err(StoreError::Unavailable("the store panicked".into())));
+        if let Err(error) = &freed {
+            tracing::warn!(error = %with_causes(error), "space of what was deleted can't be freed now");
+        }
+        // If it failed, it is tried again after the store is tended.
+        self.frees = matches!(freed, Ok(false));
     }
 
     /// Whether the store is to be asked.

@@ -17,6 +17,7 @@ mod directory;
 mod erase;
 mod folders;
 mod format;
+mod freeing;
 mod history;
 #[cfg(unix)]
 mod limit;
