@@ -157,19 +157,18 @@ impl<'a> Stage<'a> {
 
     /// Stores a file of so many bytes in the attacked room.
     pub(crate) async fn upload(&self, path: &str, bytes: usize) -> Result<()> {
+        self.upload_data(path, &vec![7; bytes]).await
+    }
+
+    /// Stores a file in the attacked room.
+    pub(crate) async fn upload_data(&self, path: &str, data: &[u8]) -> Result<()> {
         let mut socket = self.attacker().await?;
         socket.open_call("storage", "upload", "up").await?;
         let start = format!(r#"{{"kind":"start","path":"{path}","overwrite":true}}"#);
         let mut last = socket.chunk("up", &start, b"").await?;
-        let piece = vec![7; 1 << 20];
-        let mut left = bytes;
-        while left > 0 {
+        for piece in data.chunks(1 << 20) {
             expect_accepted(&socket.answer(last).await?)?;
-            let now = left.min(piece.len());
-            last = socket
-                .chunk("up", r#"{"kind":"data"}"#, &piece[..now])
-                .await?;
-            left -= now;
+            last = socket.chunk("up", r#"{"kind":"data"}"#, piece).await?;
         }
         expect_accepted(&socket.answer(last).await?)?;
         let close = r#"{"tool_call_id":"up","chunk":{"type":"control","method":"close"}}"#;

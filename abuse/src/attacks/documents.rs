@@ -29,6 +29,12 @@ pub(crate) const ATTACKS: fn() -> Vec<Attack> = || {
             |stage| Box::pin(schema_infer(stage)),
         ),
         Attack::new(
+            "schema-file",
+            "a file of 47 MB of `[0,0,…]` as the schema of 20 documents",
+            |stage| Box::pin(schema_file(stage)),
+        )
+        .in_short(),
+        Attack::new(
             "schemas-many",
             "400 documents with a schema of 100 KB of their own each, all open",
             |stage| Box::pin(schemas_many(stage)),
@@ -71,6 +77,11 @@ pub(crate) const ATTACKS: fn() -> Vec<Attack> = || {
             "create-many",
             "3,000 documents created at once, with content",
             |stage| Box::pin(create_many(stage)),
+        ),
+        Attack::new(
+            "open-large",
+            "documents of 200,000 empty elements, 2 MB of JSON each, kept open until no more is let in",
+            |stage| Box::pin(open_large(stage)),
         ),
         Attack::new(
             "open-absent",
@@ -159,6 +170,21 @@ async fn schema_infer(stage: &Stage<'_>) -> Said {
     let input = format!(r#"{{"path":"inferred","json":{json}}}"#);
     stage.begin().await?;
     Ok(verdict(&socket.ask("sync", "create", &input).await?))
+}
+
+async fn schema_file(stage: &Stage<'_>) -> Said {
+    let mut zeros = String::from("[");
+    zeros.push_str(&"0,".repeat(stage.amount(47, 12) << 19));
+    zeros.push_str("0]");
+    stage.upload_data("zeros.json", zeros.as_bytes()).await?;
+    let mut socket = stage.attacker().await?;
+    stage.begin().await?;
+    let mut said = String::new();
+    for number in 0..20 {
+        let input = format!(r#"{{"path":"by-file/{number}","schema_path":"zeros.json"}}"#);
+        said = verdict(&socket.ask("sync", "create", &input).await?);
+    }
+    Ok(said)
 }
 
 async fn schemas_many(stage: &Stage<'_>) -> Said {
@@ -308,6 +334,31 @@ async fn create_many(stage: &Stage<'_>) -> Said {
         last = socket.call("sync", "create", &input).await?;
     }
     Ok(verdict(&socket.answer(last).await?))
+}
+
+async fn open_large(stage: &Stage<'_>) -> Said {
+    let mut socket = stage.attacker().await?;
+    let mut elements = r#"{"body":{}},"#.repeat(200_000);
+    elements.pop();
+    stage.begin().await?;
+    for number in 0..stage.amount(40, 4) {
+        let input = format!(
+            r#"{{"path":"large/{number}.document","json":{{"document":{{"content":[{elements}]}}}}}}"#
+        );
+        let said = verdict(&socket.ask("sync", "create", &input).await?);
+        if said != "accepted" {
+            stage.hold().await;
+            return Ok(format!("{number} were let in; {said}"));
+        }
+        socket
+            .open_document(
+                &format!("large{number}"),
+                &format!("large/{number}.document"),
+            )
+            .await?;
+    }
+    stage.hold().await;
+    Ok("all were let in".to_owned())
 }
 
 async fn open_absent(stage: &Stage<'_>) -> Said {

@@ -21,6 +21,11 @@ pub(crate) const ATTACKS: fn() -> Vec<Attack> = || {
         )
         .in_short(),
         Attack::new(
+            "download-crowd",
+            "20 participants start 40 downloads each of a 48 MB file, and pull nothing",
+            |stage| Box::pin(crowd(stage)),
+        ),
+        Attack::new(
             "download-links",
             "80 downloads of a 48 MB file by plain sockets with a link that do not read",
             |stage| Box::pin(links(stage)),
@@ -85,6 +90,27 @@ async fn unpulled(stage: &Stage<'_>) -> Said {
         socket.open_call("storage", "download", &call).await?;
         let start = r#"{"kind":"start","path":"big","chunk_size":65536}"#;
         socket.chunk(&call, start, b"").await?;
+    }
+    stage.hold().await;
+    Ok("all sent".to_owned())
+}
+
+async fn crowd(stage: &Stage<'_>) -> Said {
+    stage.upload("big", FILE_BYTES).await?;
+    let mut sockets = Vec::new();
+    for number in 0..stage.amount(20, 5) {
+        let mut socket = stage.join(&token(&format!("crowd{number}")), false).await?;
+        socket.drain();
+        sockets.push(socket);
+    }
+    stage.begin().await?;
+    for socket in &mut sockets {
+        for number in 0..40 {
+            let call = format!("d{number}");
+            socket.open_call("storage", "download", &call).await?;
+            let start = r#"{"kind":"start","path":"big","chunk_size":65536}"#;
+            socket.chunk(&call, start, b"").await?;
+        }
     }
     stage.hold().await;
     Ok("all sent".to_owned())

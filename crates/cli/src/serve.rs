@@ -137,6 +137,11 @@ struct LimitArgs {
     #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_schema_bytes, value_parser = settings::from_one::<usize>)]
     max_schema_bytes: usize,
 
+    /// Bytes of memory that all documents in memory take, about, of which one participant may have three eighths; beyond
+    /// it the request that would open or create one more is refused (1008)
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_open_bytes, value_parser = settings::from_one::<usize>)]
+    max_open_bytes: usize,
+
     /// Entries of a folder that is listed; beyond it the list is refused (1002)
     #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_list_entries, value_parser = settings::from_one::<usize>)]
     max_list_entries: usize,
@@ -419,6 +424,7 @@ fn config(args: &LimitArgs) -> Config {
     config.limits.max_document_depth = args.max_document_depth;
     config.limits.max_document_clients = args.max_document_clients;
     config.limits.max_schema_bytes = args.max_schema_bytes;
+    config.limits.max_open_bytes = args.max_open_bytes;
     config.limits.max_list_entries = args.max_list_entries;
     config.limits.max_file_bytes = args.max_file_bytes;
     config.limits.max_upload_bytes_per_room = args.max_upload_bytes_per_room;

@@ -18,6 +18,7 @@ mod insert;
 mod json;
 mod limits;
 mod measure;
+mod memory;
 mod patch;
 mod pending;
 mod ranges;

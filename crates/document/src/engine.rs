@@ -19,6 +19,7 @@ mod copy;
 mod encode;
 mod link;
 mod measure;
+mod memory;
 mod order;
 mod read;
 mod same;

@@ -49,6 +49,10 @@ pub struct Limits {
     /// Bytes of memory, about, that the schemas of all documents in memory take together; equal ones are one.
     /// Beyond it: error 1008 for the request that would open or create a document with one more.
     pub max_schema_bytes: usize,
+    /// Bytes of memory, about, that the documents in memory take together; those that one participant has had read or made,
+    /// three eighths of it. Beyond it: error 1008 for the request that would open or create one more, and documents that
+    /// nobody has open are let go earlier.
+    pub max_open_bytes: usize,
     /// Entries of a folder that is listed. Beyond it: error 1002 for the list.
     pub max_list_entries: usize,
     /// Bytes of one uploaded file. Beyond it: error 1002, nothing is stored.
@@ -95,6 +99,7 @@ impl Default for Limits {
             max_document_depth: 256,
             max_document_clients: 1_000_000,
             max_schema_bytes: 256 << 20,
+            max_open_bytes: 768 << 20,
             max_list_entries: 100_000,
             max_file_bytes: 48 << 20,
             max_upload_bytes_per_room: 256 << 20,

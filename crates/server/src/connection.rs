@@ -73,6 +73,7 @@ impl Shared {
         metrics
             .schema_bytes
             .set(gauge(usage.schemas().held_bytes() as u64));
+        metrics.open_bytes.set(gauge(usage.open().bytes() as u64));
         metrics.stored_documents.set(gauge(usage.documents()));
         metrics.streams.set(gauge(usage.streams() as u64));
     }

@@ -334,11 +334,7 @@ async fn download(
             "the link is not valid, or no longer; ask for a new one",
         ));
     }
-    let (path, of) = (query.path.clone(), room.clone());
-    let opened = app
-        .shared
-        .rooms
-        .read(move |store| store.open_file(&of, &path));
+    let opened = app.shared.rooms.open_file(room.clone(), query.path.clone());
     let file = match opened.await {
         Ok(Some(file)) => file,
         Ok(None) => {

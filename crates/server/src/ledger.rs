@@ -311,6 +311,11 @@ impl Own {
 }
 
 impl Account {
+    /// Whose connection it is, in which room, as the account was asked for.
+    pub(crate) fn participant(&self) -> &str {
+        &self.participant.name
+    }
+
     /// Charges bytes, or says which bound they would cross.
     ///
     /// # Errors

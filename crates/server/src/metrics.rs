@@ -49,6 +49,7 @@ pub(crate) struct Metrics {
     pub(crate) heavy_seconds: Histogram,
     pub(crate) room_panics: Counter,
     pub(crate) delays: Counter,
+    pub(crate) open_bytes: Gauge,
     pub(crate) queued_bytes: Gauge,
     pub(crate) received_bytes: Gauge,
     pub(crate) schema_bytes: Gauge,
@@ -172,6 +173,11 @@ impl Metrics {
             "received_bytes",
             "Bytes of large messages that were received, or are expected, and not handled yet",
         );
+        let open_bytes = gauge(
+            &mut registry,
+            "open_bytes",
+            "Bytes of memory that the documents in memory take, about",
+        );
         let schema_bytes = gauge(
             &mut registry,
             "schema_bytes",
@@ -255,6 +261,7 @@ impl Metrics {
             heavy_seconds,
             room_panics,
             delays,
+            open_bytes,
             queued_bytes,
             received_bytes,
             schema_bytes,

@@ -230,6 +230,7 @@ struct Participant {
     messaging: bool,
     /// Whether a folder is being listed for it.
     listing: bool,
+    openings: downloads::Openings,
     calls: Calls<Call>,
     /// For whom the participant said it makes a call. A claim that nobody checks.
     behalf: HashMap<String, String>,
@@ -378,6 +379,7 @@ impl Room {
                 attributes,
                 messaging: false,
                 listing: false,
+                openings: downloads::Openings::default(),
                 calls: Calls::new(),
                 behalf: HashMap::new(),
                 ended_calls: VecDeque::new(),

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
-use meshagent_store::{EntryKind, RoomId, Store, StoreError, Timestamp};
+use meshagent_store::{EntryKind, FileHead, RoomId, Store, StoreError, Timestamp};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +25,7 @@ use crate::ids::Ids;
 use crate::lane::{self, Lane};
 use crate::ledger::Held;
 use crate::metrics::Metrics;
+use crate::reads::{Long, Reads, RoomReads};
 use crate::room::{Conn, Fetch, FetchResult, Joining, Room, WholeFile};
 pub(crate) use crate::room_loop::RoomInput;
 use crate::room_loop::{Letter, Next, RoomLoop};
@@ -39,10 +40,6 @@ const MAILBOX_KILOBYTES: u32 = 64 << 10;
 pub(crate) const PLACES: u32 = 64;
 /// The bytes from which on it does, and for each of which it counts once more.
 const PLACE_BYTES: usize = 64 << 10;
-/// Reads from the store that all rooms have under way together; more wait for their turn.
-const CONCURRENT_READS: usize = 16;
-/// Of these, lists of folders, which may be long.
-const CONCURRENT_LISTS: usize = 4;
 /// How often a room looks at its clock-driven work: unloading, snapshots, retries.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -119,8 +116,9 @@ pub(crate) struct Rooms {
     store: Arc<dyn Store>,
     committer: Committer,
     signer: UrlSigner,
-    reads: Arc<Semaphore>,
-    lists: Arc<Semaphore>,
+    reads: Reads,
+    /// For those with links to files, who are in no room.
+    links: RoomReads,
     lane: Lane,
     usage: Arc<Usage>,
     ids: Mutex<Ids>,
@@ -207,8 +205,8 @@ impl Rooms {
             store,
             committer,
             signer,
-            reads: Arc::new(Semaphore::new(CONCURRENT_READS)),
-            lists: Arc::new(Semaphore::new(CONCURRENT_LISTS)),
+            reads: Reads::new(),
+            links: RoomReads::new(),
             lane: Lane::new(),
             usage: Arc::new(usage),
             ids: Mutex::new(ids),
@@ -233,11 +231,24 @@ impl Rooms {
         &self,
         read: impl FnOnce(&dyn Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let _permit = self.reads.acquire().await;
+        let _turn = self.reads.turn().await;
         let store = Arc::clone(&self.store);
         tokio::task::spawn_blocking(move || read(store.as_ref()))
             .await
             .unwrap_or_else(|error| Err(StoreError::Unavailable(error.into())))
+    }
+
+    /// Opens a file for somebody who is in no room; all of them together take turns with the rooms.
+    ///
+    /// # Errors
+    /// If the store can't be read, or the file is damaged.
+    pub(crate) async fn open_file(
+        &self,
+        room: RoomId,
+        path: String,
+    ) -> Result<Option<FileHead>, StoreError> {
+        let _turn = self.reads.long_turn(&self.links, Long::File).await;
+        self.read(move |store| store.open_file(&room, &path)).await
     }
 
     /// What all rooms use together.
@@ -344,6 +355,7 @@ impl Rooms {
             room: RoomLoop::new(state),
             rooms: Arc::clone(self),
             fetches: JoinSet::new(),
+            reads: Arc::new(RoomReads::new()),
             committing: None,
         };
         self.tasks.spawn(task.supervise(inputs, place));
@@ -376,6 +388,7 @@ struct RoomTask {
     room: RoomLoop,
     rooms: Arc<Rooms>,
     fetches: JoinSet<(u64, Result<FetchResult, StoreError>)>,
+    reads: Arc<RoomReads>,
     committing: Option<oneshot::Receiver<BatchResult>>,
 }
 
@@ -534,16 +547,18 @@ impl RoomTask {
     }
 
     fn fetch(&mut self, number: u64, fetch: Fetch) {
-        let store = Arc::clone(&self.rooms.store);
-        let reads = Arc::clone(&self.rooms.reads);
-        let lists = Arc::clone(&self.rooms.lists);
+        let rooms = Arc::clone(&self.rooms);
+        let own = Arc::clone(&self.reads);
         let room = self.rooms.room_id(&self.name);
         self.fetches.spawn(async move {
-            let _list = match &fetch {
-                Fetch::List { .. } => lists.acquire_owned().await.ok(),
+            let _long = match &fetch {
+                Fetch::List { .. } => Some(rooms.reads.long_turn(&own, Long::List).await),
+                Fetch::OpenFile { .. } => Some(rooms.reads.long_turn(&own, Long::File).await),
                 _ => None,
             };
-            let _permit = reads.acquire_owned().await;
+            let _own = own.turn().await;
+            let _turn = rooms.reads.turn().await;
+            let store = Arc::clone(&rooms.store);
             let read =
                 tokio::task::spawn_blocking(move || read(store.as_ref(), &room, fetch)).await;
             let result = read.unwrap_or_else(|error| Err(StoreError::Unavailable(error.into())));

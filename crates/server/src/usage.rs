@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use crate::config::Limits;
 use crate::ledger::{Account, Bounds, Charge, Kind, Ledger};
+use crate::open_memory::OpenMemory;
 use crate::schemas::Schemas;
 
 /// Counted by every room; only the bounds are somebody else's.
@@ -21,6 +22,7 @@ pub(crate) struct Usage {
     heads: Arc<Account>,
     ledger: Arc<Ledger>,
     schemas: Schemas,
+    open: Arc<OpenMemory>,
 }
 
 impl Usage {
@@ -36,6 +38,7 @@ impl Usage {
             heads: ledger.common(),
             ledger,
             schemas: Schemas::default(),
+            open: Arc::default(),
         }
     }
 
@@ -58,6 +61,11 @@ impl Usage {
     /// The schemas of the documents in memory.
     pub(crate) fn schemas(&self) -> &Schemas {
         &self.schemas
+    }
+
+    /// What the documents in memory take.
+    pub(crate) fn open(&self) -> &Arc<OpenMemory> {
+        &self.open
     }
 
     /// Bytes of the shared frames that are alive.

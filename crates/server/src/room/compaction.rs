@@ -117,7 +117,16 @@ impl Room {
         if document.is_broken() {
             return Some(Due::Reload);
         }
-        let unload_after = i64::try_from(self.config.unload_after.as_millis()).unwrap_or(i64::MAX);
+        // What nobody has open makes room for what somebody would, here or in another room.
+        let unload_after = if self
+            .usage
+            .open()
+            .is_tight(self.config.limits.max_open_bytes)
+        {
+            0
+        } else {
+            i64::try_from(self.config.unload_after.as_millis()).unwrap_or(i64::MAX)
+        };
         let idle = document.streams.is_empty()
             && document.deferred.is_empty()
             && document
@@ -158,6 +167,7 @@ impl Room {
         for document in self.documents.iter_mut() {
             if !document.is_broken() {
                 document.tidy(now, false);
+                document.count_memory();
                 self.largest_document_bytes = self.largest_document_bytes.max(document.bytes);
             }
         }

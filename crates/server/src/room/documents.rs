@@ -23,6 +23,7 @@ use super::writers::Writers;
 use super::{Call, Conn, Refusal, Request, Room, SyncCall};
 use crate::ledger::Held;
 use crate::metrics::Metrics;
+use crate::open_memory::OpenCharge;
 use crate::outbox::Outgoing;
 use crate::schemas::Schema;
 use crate::usage::Usage;
@@ -41,6 +42,9 @@ const MEASURED_MILLIS: i64 = 1_000;
 const MEASURED_GROWTH: usize = 64;
 /// How long an encoded state is kept that nobody asks for.
 const STATE_KEPT_MILLIS: i64 = 10_000;
+
+/// What a document takes however little is in it.
+const BASE_BYTES: usize = 4 << 10;
 
 /// Counts the changes of one document since it was loaded.
 pub(super) type Version = u64;
@@ -89,6 +93,8 @@ pub(super) struct Document {
     /// Whether something behind that version is on disk, which readers were not sent.
     is_missed: bool,
     pub(super) idle_since: Option<Timestamp>,
+    /// For the memory that it takes.
+    pub(super) charge: Option<OpenCharge>,
 }
 
 #[derive(Debug)]
@@ -202,6 +208,7 @@ impl Document {
             broken_from: None,
             is_missed: false,
             idle_since: None,
+            charge: None,
         }
     }
 
@@ -348,6 +355,20 @@ impl Document {
         let is_stale = |known: &mut (Version, [bool; 3], SharedMessage)| known.0 != self.head;
         if self.state.is_none() || self.description.as_mut().is_some_and(is_stale) {
             self.description = None;
+        }
+    }
+
+    /// Bytes of memory that it takes, about, beside what is charged elsewhere.
+    pub(super) fn memory(&self) -> usize {
+        let contents = self.bytes + self.replica.pending_bytes() + self.recent_bytes;
+        BASE_BYTES + contents + self.replica.structure_bytes()
+    }
+
+    /// Counts what it takes by now.
+    pub(super) fn count_memory(&mut self) {
+        let bytes = self.memory();
+        if let Some(charge) = &mut self.charge {
+            charge.set(bytes);
         }
     }
 

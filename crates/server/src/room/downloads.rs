@@ -1,5 +1,6 @@
 //! Toolkit `storage`, the call `download`: a file goes out piece by piece, as the client pulls, and is read in parts.
 //!
+//! To open a file the store goes through all of it, so that is done for one download of a connection after the other.
 //! What is read ahead of the pulls is bounded for each connection, however many downloads it has. While its queue is
 //! over the mark nothing is read for it.
 
@@ -14,7 +15,7 @@ use meshagent_store::{FileHead, FileVersion};
 use super::opening::Fetched;
 use super::waiting::Waiting;
 use super::{Call, Conn, Fetch, Refusal, Request, Room};
-use crate::ledger::{Charge, Kind};
+use crate::ledger::{Charge, Held, Kind};
 
 /// The largest piece that is sent at once, whatever the client asks for.
 const MAX_DATA_BYTES: usize = 1 << 20;
@@ -49,6 +50,23 @@ struct Source {
     version: FileVersion,
     size: u64,
     read: u64,
+}
+
+/// The files that are opened for a connection, one at a time.
+#[derive(Debug, Default)]
+pub(super) struct Openings {
+    is_under_way: bool,
+    /// At most as many as the connection has calls open: a call that ends takes its own out.
+    waiting: VecDeque<Opening>,
+}
+
+/// A download that was started.
+#[derive(Debug)]
+struct Opening {
+    request: Request,
+    tool_call_id: String,
+    path: String,
+    held: Held,
 }
 
 /// The downloads of a room that were begun, ended ones among them: at most as many as are open, and a few.
@@ -129,17 +147,62 @@ impl Room {
         if let Err(refusal) = self.may_store(request, path, "read", |grant| grant.can_read(path)) {
             return self.fail_call(Some(request), conn, tool_call_id, refusal);
         }
-        let path = path.to_owned();
-        let then = Fetched::Download {
-            conn,
-            tool_call_id: tool_call_id.to_owned(),
+        let mut held = self.take_held();
+        held.stand_back();
+        let opening = Opening {
             request,
-            path: path.clone(),
+            tool_call_id: tool_call_id.to_owned(),
+            path: path.to_owned(),
+            held,
         };
-        self.fetch(Fetch::OpenFile { path }, then);
+        if let Some(participant) = self.participants.get_mut(&conn) {
+            participant.openings.waiting.push_back(opening);
+        }
+        self.open_next_file(conn);
     }
 
+    /// Opens the file that is next, unless one is being opened for the connection.
+    fn open_next_file(&mut self, conn: Conn) {
+        let Some(participant) = self.participants.get_mut(&conn) else {
+            return;
+        };
+        let openings = &mut participant.openings;
+        if openings.is_under_way {
+            return;
+        }
+        let Some(opening) = openings.waiting.pop_front() else {
+            return;
+        };
+        openings.is_under_way = true;
+        let path = opening.path;
+        let then = Fetched::Download {
+            conn,
+            tool_call_id: opening.tool_call_id,
+            request: opening.request,
+            path: path.clone(),
+        };
+        let others = std::mem::replace(&mut self.held, opening.held);
+        self.fetch(Fetch::OpenFile { path }, then);
+        self.held = others;
+    }
+
+    /// A file was opened, or could not be.
     pub(super) fn download_fetched(
+        &mut self,
+        conn: Conn,
+        tool_call_id: &str,
+        request: Request,
+        path: &str,
+        file: Result<Option<FileHead>, Refusal>,
+    ) {
+        if let Some(participant) = self.participants.get_mut(&conn) {
+            participant.openings.is_under_way = false;
+        }
+        self.begin_download(conn, tool_call_id, request, path, file);
+        self.open_next_file(conn);
+    }
+
+    fn begin_download(
         &mut self,
         conn: Conn,
         tool_call_id: &str,
@@ -347,10 +410,21 @@ impl Room {
         }
     }
 
+    /// The requests of a download that have no answer, its start among them if its file was not opened yet.
     fn take_pulls(&mut self, conn: Conn, tool_call_id: &str) -> VecDeque<Request> {
-        self.download_mut(conn, tool_call_id)
+        let mut requests = self
+            .download_mut(conn, tool_call_id)
             .map(|download| std::mem::take(&mut download.pulls))
-            .unwrap_or_default()
+            .unwrap_or_default();
+        if let Some(participant) = self.participants.get_mut(&conn) {
+            let waiting = &mut participant.openings.waiting;
+            let place = waiting
+                .iter()
+                .position(|opening| opening.tool_call_id == tool_call_id);
+            let opening = place.and_then(|place| waiting.remove(place));
+            requests.extend(opening.map(|opening| opening.request));
+        }
+        requests
     }
 
     fn download_mut(&mut self, conn: Conn, tool_call_id: &str) -> Option<&mut Download> {

@@ -23,6 +23,7 @@ use super::sync::told_vector;
 use super::waiting::Full;
 use super::{Conn, Fetch, FetchResult, Refusal, Request, Room, WholeFile};
 use crate::ledger::Held;
+use crate::open_memory::OpenCharge;
 use crate::schemas::InvalidSchema;
 
 /// Client ids that one update may bring into a document, each of which becomes a record of who made what.
@@ -339,9 +340,38 @@ impl Room {
             return self.all_failed(path, &Refusal::new(ErrorCode::OperationFailed, text));
         }
         match self.replay(path, stored) {
-            Ok(document) => self.opened(Box::new(document), None),
+            Ok(mut document) => match self.charge_open(path, &document) {
+                Ok(charge) => {
+                    document.charge = Some(charge);
+                    self.opened(Box::new(document), None);
+                }
+                Err(refusal) => self.all_failed(path, &refusal),
+            },
             Err(refusal) => self.all_failed(path, &refusal),
         }
+    }
+
+    /// Counts the memory of a document that was read, for the first of those who wait for it that may have it.
+    fn charge_open(&self, path: &str, document: &Document) -> Result<OpenCharge, Refusal> {
+        let mut refusal = None;
+        for conn in self.documents.waiting_at(path) {
+            match self.hold_open(conn, document.memory()) {
+                Ok(charge) => return Ok(charge),
+                Err(error) => refusal = refusal.or(Some(error)),
+            }
+        }
+        // Somebody waits, else it would not have been read.
+        Err(refusal.unwrap_or_else(|| Refusal::invalid("nobody waits for the document any more")))
+    }
+
+    fn hold_open(&self, conn: Conn, bytes: usize) -> Result<OpenCharge, Refusal> {
+        let participant = self.participants.get(&conn);
+        let participant = participant.map_or("", |participant| participant.account.participant());
+        let max = self.config.limits.max_open_bytes;
+        self.usage
+            .open()
+            .hold(participant, bytes, max)
+            .map_err(|error| Refusal::new(ErrorCode::OperationFailed, error.to_string()))
     }
 
     /// Builds a document from its snapshot and the updates after it.
@@ -641,6 +671,21 @@ impl Room {
             let text = format!("the initial JSON: a document may have {max} bytes at most");
             return self.creation_failed(path, creator, Refusal::invalid(text));
         }
+        let sent = Sent::new(self.ids.client_id());
+        // The id comes with the commit; nobody sees the document before.
+        let mut document = Document::new(
+            DocumentId(0),
+            path,
+            Arc::clone(&schema),
+            replica,
+            Seq(0),
+            sent,
+        );
+        document.bytes = state.len();
+        match self.hold_open(creator.conn(), document.memory()) {
+            Ok(charge) => document.charge = Some(charge),
+            Err(refusal) => return self.creation_failed(path, creator, refusal),
+        }
         let max = self.config.limits.max_documents;
         if !self.usage.take_document(max) {
             let text = format!(
@@ -649,13 +694,12 @@ impl Room {
             let refusal = Refusal::new(ErrorCode::OperationFailed, text);
             return self.creation_failed(path, creator, refusal);
         }
-        let operations = replica.clocks();
+        let operations = document.replica.clocks();
         let contribution = Contribution {
             author: self.author(creator.conn(), creator.call()),
             at: self.now,
             operations: operations_of(operations.map(|(client, end)| (client, 0..end))),
         };
-        let bytes = state.len();
         let write = Write::CreateDocument {
             room: self.id.clone(),
             path: path.to_owned(),
@@ -664,10 +708,6 @@ impl Room {
             contributions: vec![contribution],
             at: self.now,
         };
-        let sent = Sent::new(self.ids.client_id());
-        // The id comes with the commit; nobody sees the document before.
-        let mut document = Document::new(DocumentId(0), path, schema, replica, Seq(0), sent);
-        document.bytes = bytes;
         let document = Box::new(document);
         self.stage(
             write,

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use meshagent_store::DocumentId;
 
+use super::Conn;
 use super::documents::Document;
 use super::opening::Waiter;
 
@@ -129,6 +130,15 @@ impl Documents {
             }
             Some(Slot::Open(_)) | None => Some(waiter),
         }
+    }
+
+    /// The connections that wait for a document that is being read, in their order.
+    pub(super) fn waiting_at(&self, path: &str) -> impl Iterator<Item = Conn> + '_ {
+        let waiters = match self.slots.get(path) {
+            Some(Slot::Loading { waiters, .. }) => waiters.as_slice(),
+            _ => &[],
+        };
+        waiters.iter().map(Waiter::conn)
     }
 
     /// The document at the path is read by the read with this number. No document is open there.

@@ -15,11 +15,13 @@ use serde_json::{Value, json};
 use super::*;
 use crate::outbox::Outbox;
 
-/// A store whose commits wait for a word.
+/// A store whose commits wait for a word each, and its opening of files for a common one; they go on when nobody can
+/// give it any more.
 #[derive(Debug)]
 struct Held {
     inner: MemoryStore,
     go_on: Mutex<mpsc::Receiver<()>>,
+    files: std::sync::RwLock<()>,
 }
 
 impl Store for Held {
@@ -70,6 +72,7 @@ impl Store for Held {
     }
 
     fn open_file(&self, room: &RoomId, path: &str) -> Result<Option<FileHead>, StoreError> {
+        let _word = self.files.read();
         self.inner.open_file(room, path)
     }
 
@@ -143,6 +146,33 @@ impl Member {
             participant_id: None,
             on_behalf_of_id: None,
         });
+        self.say(id, message).await;
+    }
+
+    /// Starts a download.
+    async fn download(&self, id: u64, path: &str) {
+        let call = format!("call-{id}");
+        let open = ClientToServer::Invoke(Invoke {
+            toolkit: "storage".to_owned(),
+            tool: "download".to_owned(),
+            arguments: Content::Control(meshagent_protocol::Control::Open),
+            tool_call_id: Some(call.clone()),
+            participant_id: None,
+            on_behalf_of_id: None,
+        });
+        self.say(id + 1_000, open).await;
+        let headers = json!({ "kind": "start", "path": path });
+        let start = ClientToServer::RequestChunk {
+            tool_call_id: call,
+            chunk: Content::Binary {
+                headers: headers.as_object().unwrap().clone(),
+                data: Bytes::new(),
+            },
+        };
+        self.say(id, start).await;
+    }
+
+    async fn say(&self, id: u64, message: ClientToServer) {
         let envelope = Envelope {
             id: MessageId::from(id),
             trace: None,
@@ -171,6 +201,7 @@ async fn a_room_that_panics_starts_anew_and_others_do_not_notice() {
     let store: Arc<dyn Store> = Arc::new(Held {
         inner: MemoryStore::new(),
         go_on: Mutex::new(go_on),
+        files: std::sync::RwLock::default(),
     });
     let metrics = Arc::new(Metrics::new());
     let (committer, thread) = Committer::start(Arc::clone(&store), Arc::clone(&metrics)).unwrap();
@@ -248,7 +279,10 @@ struct Server {
 
 impl Server {
     fn start() -> Self {
-        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        Self::start_on(Arc::new(MemoryStore::new()))
+    }
+
+    fn start_on(store: Arc<dyn Store>) -> Self {
         let metrics = Arc::new(Metrics::new());
         let (committer, thread) =
             Committer::start(Arc::clone(&store), Arc::clone(&metrics)).unwrap();
@@ -429,4 +463,51 @@ async fn a_connection_with_much_in_the_mailbox_keeps_nobody_else_waiting() {
     assert!(waits.is_err(), "ten places are free, and it takes eleven");
     drop(inputs.recv().await);
     one.send(input(), long, none()).await.unwrap();
+}
+
+/// Whatever files take to be opened, in whichever rooms: what is short has its turn.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_that_take_long_to_open_keep_no_other_read_waiting() {
+    const CROWD: u64 = 30;
+    let (word, go_on) = mpsc::channel();
+    drop(word);
+    let store = Arc::new(Held {
+        inner: MemoryStore::new(),
+        go_on: Mutex::new(go_on),
+        files: std::sync::RwLock::default(),
+    });
+    let server = Server::start_on(Arc::<Held>::clone(&store));
+    let put = |room: &str| Write::PutFile {
+        room: RoomId::new("project", room),
+        path: "groß".to_owned(),
+        data: Bytes::from_static(b"x"),
+        mime_type: "text/plain".to_owned(),
+        overwrite: true,
+        at: now(),
+    };
+    let rooms = ["a", "b", "c"];
+    store.inner.commit(&rooms.map(put)).unwrap();
+    let shut = store.files.write().unwrap();
+    let mut crowd = Vec::new();
+    for room in rooms {
+        for id in 0..CROWD {
+            let member = join(&server.rooms, room).await;
+            member.download(id, "groß").await;
+            crowd.push((id, member));
+        }
+    }
+    // In one of these rooms, and in another.
+    for (id, room) in [(500, "a"), (501, "z")] {
+        let member = join(&server.rooms, room).await;
+        let create = json!({ "path": "neu", "json": { "a": { "t": "é" } } });
+        member.ask(id, "create", create).await;
+        let answer = tokio::time::timeout(Duration::from_secs(20), member.answer(id)).await;
+        assert_eq!(answer, Ok(Some(Content::Empty)), "{room}");
+    }
+    drop(shut);
+    for (id, member) in &crowd {
+        assert_eq!(member.answer(*id).await, Some(Content::Empty));
+    }
+    drop((crowd, store));
+    server.end().await;
 }

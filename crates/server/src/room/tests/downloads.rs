@@ -315,3 +315,58 @@ fn downloads_of_what_stays_go_on() {
         assert_eq!(taken.len(), file.len(), "{change}");
     }
 }
+
+/// The files that the room has the store open, which answers when the test says so.
+fn openings(world: &mut World) -> Vec<(u64, Fetch)> {
+    let mut asked = Vec::new();
+    while let Some(action) = world.room.poll_action() {
+        match action {
+            Action::Fetch(number, fetch @ Fetch::OpenFile { .. }) => asked.push((number, fetch)),
+            other => panic!("{other:?}"),
+        }
+    }
+    asked
+}
+
+#[test]
+fn files_are_opened_one_at_a_time_for_a_connection() {
+    const CALLS: usize = 50;
+    let mut world = World::new();
+    let (client, other) = (world.join("jörg"), world.join("zoë"));
+    put(&world, "ä/large.png", &content(1, 3 << 20));
+    let begin = |world: &mut World, client: &Client, call: &str| {
+        let open = invoke("storage", "download", Content::Control(Control::Open), call);
+        world.send(client, open);
+        let start = json!({ "kind": "start", "path": "ä/large.png", "chunk_size": 1000 });
+        world.chunk(client, call, binary(start))
+    };
+    let calls: Vec<String> = (0..CALLS).map(|number| format!("c{number}")).collect();
+    let requests: Vec<u64> = calls
+        .iter()
+        .map(|call| begin(&mut world, &client, call))
+        .collect();
+    let others = begin(&mut world, &other, "other");
+    // One that is closed while it waits is answered, and never opened.
+    let close = world.chunk(&client, &calls[7], Content::Control(Control::close()));
+    let mut under_way = openings(&mut world);
+    assert_eq!(under_way.len(), 2, "one for each connection");
+    let mut opened = 0;
+    while let Some((number, fetch)) = under_way.pop() {
+        opened += 1;
+        let result = world.read(fetch);
+        world.room.handle_fetched(number, result, world.now);
+        under_way.extend(openings(&mut world));
+        assert!(under_way.len() <= 2, "{} are under way", under_way.len());
+    }
+    assert_eq!(opened, CALLS, "all but the closed one, and the other's");
+    let seen = client.take();
+    for request in requests.into_iter().chain([close]) {
+        let is_answer = |seen: &&Seen| matches!(seen, Seen::Answer(id, _) if *id == request);
+        let answers: Vec<_> = seen.iter().filter(is_answer).collect();
+        assert!(
+            matches!(answers[..], [Seen::Answer(_, Content::Empty)]),
+            "{request}: {answers:?}"
+        );
+    }
+    assert_eq!(other.answer(others), Content::Empty);
+}

@@ -1,6 +1,6 @@
 //! What one document, one reader or the whole server may cost, and what happens beyond it.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Content, Control, Editor, World, code, count, shown, text};
 use crate::config::Config;
@@ -444,4 +444,81 @@ fn answered(client: &super::Client) -> usize {
         client.outbox.written(cost);
     }
     answers
+}
+
+/// A document with so many elements, which take much more memory than text.
+fn wide(path: &str, elements: usize) -> Value {
+    let content = vec![json!({ "body": {} }); elements];
+    json!({ "path": path, "json": { "document": { "content": content } } })
+}
+
+#[test]
+fn the_documents_in_memory_have_a_bound_for_each_participant_and_together() {
+    let mut config = Config::default();
+    config.limits.max_open_bytes = 8 << 20;
+    let mut world = World::with_config(config);
+    let names = ["jörg", "zoë", "łukasz"];
+    let clients = names.map(|name| world.join(name));
+    let mut made = Vec::new();
+    for (client, name) in clients.iter().zip(names) {
+        let refused = loop {
+            assert!(made.len() < 100, "nothing is refused");
+            let path = format!("{name}/{}.document", made.len());
+            let answer = world.call(client, "sync", "create", wide(&path, 500));
+            if code(&answer).is_some() {
+                break answer;
+            }
+            made.push(path);
+        };
+        assert_eq!(code(&refused), Some(1008), "{refused:?}");
+        let scope = if name == "łukasz" {
+            "for all clients"
+        } else {
+            "this participant"
+        };
+        assert!(text(&refused).contains(scope), "{name}: {refused:?}");
+        let bytes = world.room.usage.open().bytes();
+        assert!(bytes <= 8 << 20, "{bytes} bytes");
+    }
+    assert!(made.len() > 6, "only {}", made.len());
+    // Those that nobody has open are let go earlier, and are there again when somebody asks for them, as far as they fit.
+    let describe = |world: &mut World, path: &str| {
+        world.call(&clients[0], "sync", "describe", json!({ "path": path }))
+    };
+    world.pass_seconds(3);
+    for path in &made {
+        let answer = describe(&mut world, path);
+        if code(&answer).is_some() {
+            assert_eq!(code(&answer), Some(1008), "{answer:?}");
+            world.unload();
+            let answer = describe(&mut world, path);
+            assert_eq!(code(&answer), None, "{path}: {answer:?}");
+        }
+    }
+    world.unload();
+    assert_eq!(world.room.usage.open().bytes(), 0);
+}
+
+#[test]
+fn what_a_document_grows_by_is_counted_and_a_large_one_is_always_served() {
+    let mut config = Config::default();
+    config.limits.max_open_bytes = 1 << 20;
+    let mut world = World::with_config(config);
+    let (writer, editor) = write(&mut world, "a.document", 4_000);
+    world.pass_seconds(1);
+    let bytes = world.room.usage.open().bytes();
+    assert!(bytes > 4_000 << 10, "{bytes} bytes");
+    let refused = world.call(&writer, "sync", "create", wide("b.document", 1));
+    assert_eq!(code(&refused), Some(1008), "{refused:?}");
+    let id = world.update(&writer, "w", &editor.append("body", "noch eins"));
+    world.settle();
+    assert_eq!(writer.answer(id), Content::Empty);
+    world.leave(&writer);
+    world.unload();
+    // It is larger than all there may be.
+    let reader = world.join("zoë");
+    world.open(&reader, "r", json!({ "path": "a.document" }));
+    world.leave(&reader);
+    world.unload();
+    assert_eq!(world.room.usage.open().bytes(), 0);
 }

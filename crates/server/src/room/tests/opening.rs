@@ -145,7 +145,7 @@ fn a_document_is_let_go_after_its_last_reader_and_comes_back_the_same() {
     world.pass_seconds(20);
     assert_eq!(world.metric("meshagent_documents"), 0);
 
-    let stored = super::RoomId::new("project", "room");
+    let stored = RoomId::new("project", "room");
     let stored = meshagent_store::Store::load(&world.store, &stored, "a.document")
         .unwrap()
         .unwrap();
@@ -172,8 +172,7 @@ fn a_close_while_the_document_is_being_read_is_answered() {
     let mut world = World::new();
     let client = world.join("client");
     world.begin_open(&client, "c", json!({ "path": "a.document" }));
-    let Some(super::Action::Fetch(number, Fetch::Document { .. })) = world.room.poll_action()
-    else {
+    let Some(Action::Fetch(number, Fetch::Document { .. })) = world.room.poll_action() else {
         panic!("the document is read first")
     };
     let close = world.chunk(&client, "c", Content::Control(super::Control::close()));
@@ -186,7 +185,7 @@ fn a_close_while_the_document_is_being_read_is_answered() {
         seen,
         super::Seen::Chunk(_, Content::Control(super::Control::Close { .. }))
     )));
-    let nothing = Ok(super::FetchResult::Document(None));
+    let nothing = Ok(FetchResult::Document(None));
     world.room.handle_fetched(number, nothing, world.now);
     world.settle();
     assert!(client.chunks("c").is_empty(), "nothing follows the close");
