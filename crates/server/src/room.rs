@@ -63,8 +63,9 @@ use crate::usage::Usage;
 
 /// Writes in the next batch beyond which the room takes no more requests until the disk has the last one.
 const MAX_STAGED_WRITES: usize = 1024;
-/// Bytes in the next batch, likewise.
-const MAX_STAGED_BYTES: usize = 64 << 20;
+/// Bytes in the next batch, likewise; one update may be longer. They are in memory several times over: as they came, merged,
+/// sealed and in the log.
+const MAX_STAGED_BYTES: usize = 8 << 20;
 /// Calls that ended by the server's side and whose last chunks may still be on their way.
 const REMEMBERED_CALLS: usize = 64;
 

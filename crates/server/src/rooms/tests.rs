@@ -21,7 +21,7 @@ use crate::outbox::Outbox;
 struct Held {
     inner: MemoryStore,
     go_on: Mutex<mpsc::Receiver<()>>,
-    files: std::sync::RwLock<()>,
+    files: tokio::sync::RwLock<()>,
 }
 
 impl Store for Held {
@@ -72,7 +72,7 @@ impl Store for Held {
     }
 
     fn open_file(&self, room: &RoomId, path: &str) -> Result<Option<FileHead>, StoreError> {
-        let _word = self.files.read();
+        let _word = self.files.blocking_read();
         self.inner.open_file(room, path)
     }
 
@@ -201,7 +201,7 @@ async fn a_room_that_panics_starts_anew_and_others_do_not_notice() {
     let store: Arc<dyn Store> = Arc::new(Held {
         inner: MemoryStore::new(),
         go_on: Mutex::new(go_on),
-        files: std::sync::RwLock::default(),
+        files: tokio::sync::RwLock::default(),
     });
     let metrics = Arc::new(Metrics::new());
     let (committer, thread) = Committer::start(Arc::clone(&store), Arc::clone(&metrics)).unwrap();
@@ -474,7 +474,7 @@ async fn files_that_take_long_to_open_keep_no_other_read_waiting() {
     let store = Arc::new(Held {
         inner: MemoryStore::new(),
         go_on: Mutex::new(go_on),
-        files: std::sync::RwLock::default(),
+        files: tokio::sync::RwLock::default(),
     });
     let server = Server::start_on(Arc::<Held>::clone(&store));
     let put = |room: &str| Write::PutFile {
@@ -487,7 +487,7 @@ async fn files_that_take_long_to_open_keep_no_other_read_waiting() {
     };
     let rooms = ["a", "b", "c"];
     store.inner.commit(&rooms.map(put)).unwrap();
-    let shut = store.files.write().unwrap();
+    let shut = store.files.write().await;
     let mut crowd = Vec::new();
     for room in rooms {
         for id in 0..CROWD {
