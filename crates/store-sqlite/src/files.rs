@@ -1,5 +1,6 @@
 //! Files that are read part by part: the whole content is never in memory at once.
 
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -70,18 +71,18 @@ pub(crate) struct Opening {
 }
 
 impl Opening {
-    /// Compares the next part; `None` if there are more. `Some(None)` if no file stands there.
+    /// Compares the next part, and goes on if there are more. Without a file it ends with `None`.
     pub(crate) fn go_on(
         &mut self,
         connection: &Connection,
         room: &RoomId,
         path: &str,
-    ) -> Result<Option<Option<FileHead>>, StoreError> {
+    ) -> Result<ControlFlow<Option<FileHead>>, StoreError> {
         let Some(row) = Row::find(connection, room, path).map_err(store_error)? else {
-            return Ok(Some(None));
+            return Ok(ControlFlow::Break(None));
         };
         let Some(size) = self.compare(connection, &row).map_err(store_error)? else {
-            return Ok(None);
+            return Ok(ControlFlow::Continue(()));
         };
         let checksum = std::mem::take(&mut self.checksum);
         if checksum.finish() != row.checksum {
@@ -92,7 +93,7 @@ impl Opening {
                 ),
             });
         }
-        Ok(Some(Some(FileHead {
+        Ok(ControlFlow::Break(Some(FileHead {
             size,
             version: row.version(),
             mime_type: row.mime_type,

@@ -52,7 +52,7 @@ impl Readers {
         &self,
         read: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        self.read_with(self.lend()?, read)
+        Self::read_with(self.lend()?, read)
     }
 
     /// The same if a connection is free; `None` if all of them read just now.
@@ -65,11 +65,10 @@ impl Readers {
             return Ok(None);
         }
         let lent = self.lend_one(state)?;
-        self.read_with(lent, read).map(Some)
+        Self::read_with(lent, read).map(Some)
     }
 
     fn read_with<T>(
-        &self,
         mut lent: Lent<'_>,
         read: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {

@@ -1,5 +1,6 @@
 //! The store itself: the writer behind a lock, the readers beside it, the claim on the directory.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -186,10 +187,10 @@ impl Store for SqliteStore {
         let mut opening = Opening::default();
         // A moment for each part, so that nobody waits long for the end of a read.
         loop {
-            let head = self
+            let step = self
                 .readers
                 .read(|transaction| opening.go_on(transaction, room, path))?;
-            if let Some(head) = head {
+            if let ControlFlow::Break(head) = step {
                 return Ok(head);
             }
         }
@@ -234,11 +235,14 @@ impl Store for SqliteStore {
 
     fn erase(&self) -> Result<bool, StoreError> {
         self.with_writer(|writer| {
-            if writer.owes_erasing() && !self.readers.are_idle() {
-                return Ok(false);
+            let mut is_free = false;
+            let erased = writer.try_erase(|| {
+                is_free = self.readers.are_idle();
+                is_free
+            });
+            if is_free {
+                self.readers.release();
             }
-            let erased = writer.try_erase();
-            self.readers.release();
             erased
         })
     }

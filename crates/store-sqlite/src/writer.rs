@@ -18,8 +18,9 @@ use crate::write::{self, Failure};
 /// Writes of one batch that are set aside one after another because they fail, each for another attempt. If there are
 /// more, all of them are looked for first.
 const MAX_SET_ASIDE: usize = 8;
-/// After how long the log is tried again that something else holds, such as a backup.
+/// After how long the log is tried again that something else holds, such as a backup: twice as long each time.
 const ERASE_PAUSE: Duration = Duration::from_millis(20);
+const MAX_ERASE_PAUSE: Duration = Duration::from_secs(1);
 /// How long the log keeps what was overwritten, if nothing is deleted meanwhile.
 const OVERWRITTEN_KEPT: Duration = Duration::from_mins(1);
 
@@ -33,6 +34,7 @@ pub(crate) struct Writer {
     erase_at: Option<Instant>,
     /// Not before, as something held it.
     erase_again_at: Option<Instant>,
+    erase_pause: Duration,
     /// What was set aside and can't be freed, as it is damaged.
     kept: HashSet<i64>,
     /// `None` after a failure, until the next attempt.
@@ -72,7 +74,7 @@ impl From<Failed> for StoreError {
         match failed {
             Failed::Sqlite { error, .. } => store_error(error),
             Failed::Files(error) => error,
-            Failed::Rehearsed => StoreError::Unavailable("it was only tried".into()),
+            Failed::Rehearsed => Self::Unavailable("it was only tried".into()),
         }
     }
 }
@@ -106,6 +108,7 @@ impl Writer {
             is_rescued: false,
             erase_at: None,
             erase_again_at: None,
+            erase_pause: Duration::ZERO,
             kept: HashSet::new(),
             session: Some(Session::new(connection)),
         };
@@ -268,15 +271,14 @@ impl Writer {
         self.erase_at.is_some_and(|at| at <= Instant::now())
     }
 
-    /// Erases what is owed, if the log can be emptied now, and returns whether nothing is owed any more.
-    pub(crate) fn try_erase(&mut self) -> Result<bool, StoreError> {
+    /// Erases what is owed, if the log can be emptied now, and returns whether nothing is owed any more. The log is
+    /// only tried if `is_free` says that none of our readers is in the way.
+    pub(crate) fn try_erase(&mut self, is_free: impl FnOnce() -> bool) -> Result<bool, StoreError> {
         if !self.owes_erasing() {
             return Ok(true);
         }
-        if self
-            .erase_again_at
-            .is_some_and(|again_at| Instant::now() < again_at)
-        {
+        let is_early = |again_at| Instant::now() < again_at;
+        if self.erase_again_at.is_some_and(is_early) || !is_free() {
             return Ok(false);
         }
         self.empty_whole_log()
@@ -292,7 +294,7 @@ impl Writer {
         if results.iter().flatten().any(deletes) {
             self.erase_at = Some(Instant::now());
             // If it fails, it is tried again by whoever wants to know, and when the store is tended, which says so.
-            let _ = self.try_erase();
+            let _ = self.try_erase(|| true);
         } else if self.erase_at.is_none()
             && results
                 .iter()
@@ -327,9 +329,11 @@ impl Writer {
         };
         let is_busy: bool = self.session().and_then(empty).map_err(store_error)?;
         if is_busy {
-            self.erase_again_at = Some(Instant::now() + ERASE_PAUSE);
+            self.erase_pause = (self.erase_pause * 2).clamp(ERASE_PAUSE, MAX_ERASE_PAUSE);
+            self.erase_again_at = Some(Instant::now() + self.erase_pause);
         } else {
             self.erase_at = None;
+            self.erase_pause = Duration::ZERO;
             self.erase_again_at = None;
         }
         Ok(!is_busy)

@@ -88,9 +88,8 @@ impl Held {
         }
         self.ask_until = self.ask_until.filter(|until| now < *until);
         let is_due = |answer: &mut Answer| match &erased {
-            Ok(true) => true,
-            // Nothing will come of it.
-            Err(StoreError::Replaced(_)) => true,
+            // Of a store that is lost nothing will come.
+            Ok(true) | Err(StoreError::Replaced(_)) => true,
             Ok(false) | Err(_) => answer.until <= now,
         };
         for answer in self.answers.extract_if(.., is_due) {
