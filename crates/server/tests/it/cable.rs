@@ -57,7 +57,7 @@ impl Cable {
                             () = silenced => {}
                         }
                         // Both ends stay open, and nothing is taken from either.
-                        std::future::pending().await
+                        std::future::pending::<()>().await;
                     };
                     tokio::select! {
                         () = carrying => {}
