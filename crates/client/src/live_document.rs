@@ -822,7 +822,7 @@ impl Shared {
         journal.is_queued = false;
         if is_last {
             replica.compact();
-            journal.pending.finish();
+            journal.pending.finish(replica);
         }
         journal.pending.take(replica)
     }

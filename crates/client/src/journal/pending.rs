@@ -102,9 +102,10 @@ impl Pending {
         self.taken = 0;
     }
 
-    /// The next batch is the last one. One that was appended to as much as it was long is rewritten.
-    pub(crate) fn finish(&mut self) {
-        if self.is_started && self.bytes > 2 * self.base_bytes {
+    /// The next batch is the last one. A journal that is more than twice as long as it has to be is rewritten.
+    pub(crate) fn finish(&mut self, replica: &Replica) {
+        let needed = |pending: &mut Self| pending.whole(replica).records.len() as u64;
+        if self.is_started && !self.is_whole && self.bytes > 2 * needed(self) {
             self.start_over();
         }
     }

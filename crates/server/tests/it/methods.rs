@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meshagent_client::{
-    CallError, DocumentEnd, LiveDocument, OpenError, OpenOptions, RoomClient, SaveError, SyncError,
+    CallError, DocumentEnd, LiveDocument, OpenError, OpenOptions, RoomClient, SyncError,
 };
 use meshagent_document::{
     ChildProperty, ElementType, MeshDocument, MeshSchema, SimpleValue, Target, ValueProperty,
@@ -374,8 +374,8 @@ const ROWS: &[Row] = &[
                 until_streams(&scene.server, 1).await;
                 append(&b, "one");
                 b.saved().await.unwrap();
-                append(&a, "one");
-                assert_eq!(a.saved().await, Err(SaveError::Ended(DocumentEnd::Closed)));
+                append_after_close(&a, "one");
+                assert_eq!(a.saved().await, Ok(()), "nothing was edited");
                 assert_eq!(describe(&scene.bob, "b.document").await, page(&["one"]));
                 assert_eq!(describe(&scene.bob, "a.document").await, page(&[]));
             })
@@ -389,16 +389,13 @@ const ROWS: &[Row] = &[
                 let (here, there) = both(&scene, "a.document").await;
                 scene.ann.sync().close("a.document").await.unwrap();
                 until_streams(&scene.server, 1).await;
-                append(&here, "here only");
-                assert_eq!(
-                    here.saved().await,
-                    Err(SaveError::Ended(DocumentEnd::Closed))
-                );
+                append_after_close(&here, "here only");
+                assert_eq!(here.saved().await, Ok(()), "nothing was edited");
                 append(&there, "for all");
                 there.saved().await.unwrap();
                 assert_eq!(there.to_json(), page(&["for all"]));
                 assert_eq!(describe(&scene.bob, "a.document").await, page(&["for all"]));
-                assert_eq!(here.to_json(), page(&["here only"]));
+                assert_eq!(here.to_json(), page(&[]));
                 // Opened anew it is the server's.
                 let anew = scene.ann.sync().open("a.document").await.unwrap();
                 assert_eq!(anew.to_json(), page(&["for all"]));
@@ -459,9 +456,8 @@ const ROWS: &[Row] = &[
                 }
                 sync.close("a.document").await.unwrap();
                 until_streams(&scene.server, 1).await;
-                append(&document, "one");
-                let ended = document.saved().await;
-                assert_eq!(ended, Err(SaveError::Ended(DocumentEnd::Closed)));
+                append_after_close(&document, "one");
+                assert_eq!(document.saved().await, Ok(()), "nothing was edited");
                 let error = sync.sync("a.document", &update).unwrap_err();
                 assert!(matches!(error, SyncError::NotOpen), "{error:?}");
                 assert_eq!(other.to_json(), page(&[]));
@@ -674,6 +670,12 @@ fn append(document: &LiveDocument, text: &str) {
         .edit(|d| d.append_child(Target::Root, body(text)))
         .unwrap()
         .unwrap();
+}
+
+/// A document that is closed is not edited any more, and says so.
+fn append_after_close(document: &LiveDocument, text: &str) {
+    let edited = document.edit(|d| d.append_child(Target::Root, body(text)));
+    assert_eq!(edited.unwrap_err(), DocumentEnd::Closed);
 }
 
 /// An update of another replica.

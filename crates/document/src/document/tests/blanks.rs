@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::{document, golden};
+use crate::test;
 use crate::update::scan::Id;
 use crate::update::writer::{id, string, unsigned};
 use crate::{MeshDocument, merge_updates};
