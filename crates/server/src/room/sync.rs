@@ -363,8 +363,12 @@ impl Room {
         } else {
             unlike_sent(inspection)
         };
-        // What is known of it stands in the log already, as its author wrote it.
-        let update = applied.kept.take().map_or(update, Bytes::from);
+        // Where updates are merged, one half of a character is as good as the other: so what is known of it is left out.
+        // Otherwise it stays in, and mends what is behind a write that fails.
+        let update = match applied.kept.take() {
+            Some(kept) if inspection.halves > 0 => kept.into(),
+            _ => update,
+        };
         let (update, mut violations) = match document.replica.repair() {
             None => (update, Violations::default()),
             Some(repair) => match with_repair(&update, &mut applied, &repair) {
