@@ -63,6 +63,12 @@ impl MeshDocument {
         }
         self.check_blank(&scan)?;
         inspection.authors = self.authors_of(&scan);
+        // What it says is gone may wait here, and hold back what follows.
+        let whole = self.with_denied(&scan)?;
+        let (scan, is_as_sent) = match &whole {
+            Some(whole) => (Scan::read(whole)?, false),
+            None => (scan, true),
+        };
         let plan = Plan::new(&self.engine, &scan);
         let beyond = |range: &IdRange| range.end > plan.progress.clock(&self.engine, range.client);
         if !plan.blocked.is_empty() || scan.deletes.iter().any(beyond) {
@@ -71,7 +77,9 @@ impl MeshDocument {
             let blocked: Vec<&Struct<'_>> = blocked.collect();
             let later = scan.deletes.iter().filter(|&range| beyond(range)).count();
             inspection.waiting = cost_of(&blocked, later);
-        } else if let [client] = inspection.authors[..] {
+        } else if let [client] = inspection.authors[..]
+            && is_as_sent
+        {
             let is_next = |one: &Struct<'_>| {
                 one.id.client == client && one.id.clock >= self.engine.clock(client)
             };
@@ -179,7 +187,7 @@ impl MeshDocument {
                 ..Applied::default()
             }
         } else {
-            self.apply_news(update, scan)?
+            self.apply_news(update, &scan)?
         };
         applied.operations = operations;
         self.is_client_id_shared |= is_shared;
@@ -367,17 +375,25 @@ impl MeshDocument {
 
     /// Applies what is new of an update. Of what waits with its content, nothing is put out by who says that it is
     /// gone: it is taken up, and deleted if the update deletes it.
-    fn apply_news(&mut self, update: &[u8], scan: Scan<'_>) -> Result<Applied, DecodeError> {
-        let denied = self.pending.denied(&scan.structs);
-        if denied.is_empty() {
-            return self.apply_scan(update, &scan);
-        }
-        let structs = denied.into_iter().chain(scan.structs).collect();
-        let known = |client| self.engine.clock(client);
-        let whole = writer::update(structs, scan.deletes, known)?;
+    fn apply_news(&mut self, update: &[u8], scan: &Scan<'_>) -> Result<Applied, DecodeError> {
+        let Some(whole) = self.with_denied(scan)? else {
+            return self.apply_scan(update, scan);
+        };
         let mut applied = self.apply_scan(&whole, &Scan::read(&whole)?)?;
         applied.kept.get_or_insert(whole);
         Ok(applied)
+    }
+
+    /// What is new of an update, with that of which it says that it is gone and which waits here with its content;
+    /// `None` if there is no such thing.
+    fn with_denied(&self, scan: &Scan<'_>) -> Result<Option<Vec<u8>>, DecodeError> {
+        let denied = self.pending.denied(&scan.structs);
+        if denied.is_empty() {
+            return Ok(None);
+        }
+        let structs = denied.into_iter().chain(scan.structs.iter().cloned());
+        let known = |client| self.engine.clock(client);
+        writer::update(structs.collect(), scan.deletes.clone(), known).map(Some)
     }
 
     fn apply_scan(&mut self, update: &[u8], scan: &Scan<'_>) -> Result<Applied, DecodeError> {

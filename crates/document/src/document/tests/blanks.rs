@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
 
 use super::{document, golden};
 use crate::test;
 use crate::update::scan::Id;
 use crate::update::writer::{id, string, unsigned};
-use crate::{MeshDocument, merge_updates};
+use crate::{MeshDocument, Target, UpdateKind, merge_updates};
 
 fn updates() -> Vec<Vec<u8>> {
     let golden = golden();
@@ -142,4 +143,41 @@ fn what_has_content_is_never_put_out_by_what_has_none() {
             assert!(!other.has_gap(), "seed {seed}, {how}");
         }
     }
+}
+
+/// Operations that hang on another author's, which did not come, and are said to be gone by an update that goes on
+/// behind them.
+#[test]
+fn what_follows_something_that_waits_is_known_to_wait_before_it_is_taken() {
+    let mut next = super::counter();
+    let mut other = document(8);
+    let theirs = other
+        .insert_json(
+            &json!({"doc": {"children": [{"item": {"$id": "ä", "children": []}}]}}),
+            &mut next,
+        )
+        .map(|()| other.encode_state())
+        .unwrap();
+    let mut author = document(9);
+    author.apply_update(&theirs).unwrap();
+    let item = |text: &str| json!({"item": {"s": text, "children": []}});
+    let mut append = |target: Target, text: &str| {
+        author
+            .append_child(target, item(text), &mut next)
+            .unwrap()
+            .unwrap()
+    };
+    let inside = append(Target::Id("ä".to_owned()), "inside");
+    let behind = append(Target::Root, "behind");
+    let mut ours = document(2);
+    assert!(ours.apply_update(&inside).unwrap().gap);
+    let operations = u32::try_from(operations(&inside).len()).unwrap();
+    let forged = merge_updates(&[&blank(9, 0, operations, false), &behind]).unwrap();
+    let inspection = ours.inspect(&forged).unwrap();
+    assert_eq!(inspection.kind, UpdateKind::Gap);
+    assert!(inspection.waiting > behind.len());
+    assert!(ours.apply_update(&forged).unwrap().gap);
+    ours.apply_update(&theirs).unwrap();
+    assert!(!ours.has_gap());
+    assert_eq!(ours.to_json(true), author.to_json(true));
 }
