@@ -117,6 +117,7 @@ impl Client {
                 return wrong("was refused");
             }
             // Behind an append that the store refused it may be on disk, although it is answered by a failure.
+            patches.is_unsure |= code == FAILED;
             if !is_roaming && code != FAILED {
                 context
                     .record
