@@ -87,7 +87,7 @@ fn what_has_content_is_never_put_out_by_what_has_none() {
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
-            usize::try_from(state >> 20).unwrap() % limit
+            usize::try_from(state >> 33).unwrap() % limit
         };
         let mut rest = all.clone();
         let mut ours = document(2);
