@@ -194,7 +194,7 @@ pub(crate) fn binary() -> Result<PathBuf> {
     };
     ensure!(
         path.is_file(),
-        "there is no server binary at {}: `cargo xtask abuse` builds it, MESHAGENT_BIN names another",
+        "no server binary at {}; `cargo xtask abuse` builds it, or set MESHAGENT_BIN to another one",
         path.display()
     );
     Ok(path)

@@ -84,12 +84,17 @@ async fn half_frames(stage: &Stage<'_>) -> Said {
     let mut frame = Vec::new();
     packet(&mut frame, 1, 0, &[&vec![0; (4 << 20) - 16]]);
     frame.truncate(frame.len() - 8);
+    send_to_all(stage, &mut crowd, &frame).await
+}
+
+/// The same bytes by each of a crowd that then waits.
+async fn send_to_all(stage: &Stage<'_>, crowd: &mut [Socket], bytes: &[u8]) -> Said {
     stage.begin().await?;
     let mut sent = 0;
     tokio::select! {
         done = async {
-            for socket in &mut crowd {
-                socket.bytes(&frame).await?;
+            for socket in &mut *crowd {
+                socket.bytes(bytes).await?;
                 sent += 1;
             }
             anyhow::Ok(())
@@ -218,21 +223,7 @@ async fn unfinished(stage: &Stage<'_>, count: usize, packets: u32, bytes: usize)
     for index in 1..=packets {
         packet(&mut begin, 1, index, &[&vec![b' '; bytes]]);
     }
-    stage.begin().await?;
-    let mut sent = 0;
-    tokio::select! {
-        done = async {
-            for socket in &mut crowd {
-                socket.bytes(&begin).await?;
-                sent += 1;
-            }
-            anyhow::Ok(())
-        } => done?,
-        () = stage.hold() => {}
-    }
-    let said = format!("{sent} of {} sent", crowd.len());
-    stage.hold().await;
-    Ok(said)
+    send_to_all(stage, &mut crowd, &begin).await
 }
 
 async fn half_messages(stage: &Stage<'_>) -> Said {

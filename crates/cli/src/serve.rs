@@ -394,7 +394,7 @@ fn key_for(store: &SqliteStore, data_dir: &Path) -> anyhow::Result<(ApiKey, bool
         .into())
 }
 
-/// A file that may not grow (`ulimit -f`) is as a full disk: the write fails and its author is told. By default the
+/// A file that may not grow (`ulimit -f`) has the same effect as a full disk: the write fails, and its author gets an error. By default the
 /// system would end the process instead.
 fn survive_file_size_limit(runtime: &tokio::runtime::Runtime) {
     use tokio::signal::unix::{SignalKind, signal};

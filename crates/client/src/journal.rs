@@ -246,7 +246,7 @@ impl Journal {
         self.is_broken
     }
 
-    /// Writes it anew, and in the old one's place at once.
+    /// Replaces the file atomically with one that has just these records.
     fn rewrite(&mut self, records: &[u8]) -> io::Result<()> {
         let new_path = self.path.with_extension("new");
         let written = File::create(&new_path).and_then(|mut file| {
@@ -586,7 +586,7 @@ mod tests {
             assert!(error.to_string().contains(name), "{error}");
             assert_eq!(fs::read(kept).unwrap(), damaged);
             let (_, found) = open(directory.path()).unwrap();
-            assert!(found.is_none(), "it opens anew");
+            assert!(found.is_none(), "a new journal is empty");
             fs::remove_file(kept).unwrap();
         }
         fs::write(&path, &whole).unwrap();
