@@ -81,6 +81,22 @@ impl SharedMessage {
         }
     }
 
+    /// The same message, with its header held by `hold`, which must not change it.
+    #[must_use]
+    pub fn held_by(self, hold: impl FnOnce(Bytes) -> Bytes) -> Self {
+        let Self {
+            kind,
+            head,
+            payload,
+        } = self;
+        let head = hold(head);
+        Self {
+            kind,
+            head,
+            payload,
+        }
+    }
+
     /// Bytes of its body.
     pub fn body_len(&self) -> usize {
         self.head.len() + self.payload.len()

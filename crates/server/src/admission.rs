@@ -10,7 +10,7 @@ use crate::config::Limits;
 /// A header that is no longer than this is read in any case, so that its sender learns all that is wrong with it.
 const SMALL_BYTES: usize = 16 << 10;
 /// The longest header of `set_attributes` that is read.
-pub(crate) const MAX_ATTRIBUTES_HEADER_BYTES: usize = 256 << 10;
+pub(crate) const MAX_ATTRIBUTES_HEADER_BYTES: usize = 64 << 10;
 
 /// Whether a message is read.
 #[derive(Debug)]

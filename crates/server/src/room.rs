@@ -65,7 +65,10 @@ use crate::usage::Usage;
 const MAX_STAGED_WRITES: usize = 1024;
 /// Bytes in the next batch, likewise; one update may be longer. They are in memory several times over: as they came, merged,
 /// sealed and in the log.
-const MAX_STAGED_BYTES: usize = 8 << 20;
+const MAX_STAGED_BYTES: usize = 2 << 20;
+/// Entries that the next batch moves or deletes, likewise, as far as the last moves and deletions tell; one folder may have
+/// more.
+const MAX_STAGED_ENTRIES: usize = 1024;
 /// Calls that ended by the server's side and whose last chunks may still be on their way.
 const REMEMBERED_CALLS: usize = 64;
 
@@ -194,6 +197,10 @@ pub(crate) struct Room {
     /// The next batch. Bounded by the mailbox: the task stops handing in while this is long.
     staged: Vec<Staged>,
     staged_bytes: usize,
+    /// Moves and deletions among it.
+    staged_removals: usize,
+    /// Entries that one of them touches, by the last ones: as many as the last, or half of what the estimate was before.
+    removed_entries: usize,
     in_flight_bytes: usize,
     largest_document_bytes: usize,
     /// The batch that the committer has.
@@ -202,8 +209,10 @@ pub(crate) struct Room {
     fetches: HashMap<u64, (Fetched, Held)>,
     /// Requests whose large answers wait for room, each one unanswered request of its connection.
     waiting: VecDeque<Waiting>,
-    /// Bytes of the documents that were described since those who wait were last looked at.
-    described_bytes: usize,
+    /// Bytes of what was made, each for one asker, since those who wait were last looked at.
+    made_bytes: usize,
+    /// Bytes of all participants' attributes, as text.
+    attributes_bytes: usize,
     /// What happened to files and is not told yet.
     news: VecDeque<News>,
     /// Whether a log became longer than it should be.
@@ -228,6 +237,8 @@ struct Participant {
     outbox: Arc<Outbox>,
     account: Arc<Account>,
     attributes: Map<String, Value>,
+    /// Bytes of their text.
+    attributes_bytes: usize,
     messaging: bool,
     /// Whether a folder is being listed for it.
     listing: bool,
@@ -331,12 +342,15 @@ impl Room {
             parked: Vec::new(),
             staged: Vec::new(),
             staged_bytes: 0,
+            staged_removals: 0,
+            removed_entries: MAX_STAGED_ENTRIES,
             in_flight_bytes: 0,
             largest_document_bytes: 0,
             in_flight: None,
             fetches: HashMap::new(),
             waiting: VecDeque::new(),
-            described_bytes: 0,
+            made_bytes: 0,
+            attributes_bytes: 0,
             news: VecDeque::new(),
             is_worn: false,
             next_number: 0,
@@ -365,6 +379,8 @@ impl Room {
             attributes: attributes.clone(),
         });
         tracing::info!(room, participant = ?joining.name, id = %joining.participant_id, "joined");
+        let attributes_bytes = joining.name.len();
+        self.attributes_bytes += attributes_bytes;
         let calls_charge = joining.account.empty(Kind::State);
         self.participants.insert(
             conn,
@@ -378,6 +394,7 @@ impl Room {
                 outbox: joining.outbox,
                 account: joining.account,
                 attributes,
+                attributes_bytes,
                 messaging: false,
                 listing: false,
                 openings: downloads::Openings::default(),
@@ -397,6 +414,7 @@ impl Room {
         let Some(mut participant) = self.participants.remove(&conn) else {
             return;
         };
+        self.attributes_bytes -= participant.attributes_bytes;
         self.metrics.participants.dec();
         tracing::info!(room = &*self.id.room, participant = ?participant.name, id = %participant.id, "left");
         self.waiting.retain(|waiting| waiting.conn() != conn);
@@ -477,7 +495,9 @@ impl Room {
 
     /// Whether the room takes more requests now. If not, the next batch is long enough.
     pub(crate) fn accepts_requests(&self) -> bool {
-        self.staged.len() < MAX_STAGED_WRITES && self.staged_bytes < MAX_STAGED_BYTES
+        self.staged.len() < MAX_STAGED_WRITES
+            && self.staged_bytes < MAX_STAGED_BYTES
+            && self.staged_removals.saturating_mul(self.removed_entries) < MAX_STAGED_ENTRIES
     }
 
     /// Whether nobody is here, nothing is open and nothing under way: the room can be let go.

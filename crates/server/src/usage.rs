@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use meshagent_protocol::{ServerToClient, SharedMessage};
 
 use crate::config::Limits;
 use crate::ledger::{Account, Bounds, Charge, Kind, Ledger};
@@ -114,9 +115,15 @@ impl Usage {
     }
 }
 
+/// What a message of others counts for, besides its bytes, until the last of them has read it.
+const MESSAGE_BYTES: usize = 256;
+
 /// Bytes whose last reader releases the charge.
-pub(crate) fn share(data: Vec<u8>, charge: Charge) -> Bytes {
-    if data.is_empty() {
+pub(crate) fn share<T>(data: T, charge: Charge) -> Bytes
+where
+    T: AsRef<[u8]> + Send + 'static,
+{
+    if data.as_ref().is_empty() {
         return Bytes::new();
     }
     Bytes::from_owner(Frame {
@@ -125,14 +132,22 @@ pub(crate) fn share(data: Vec<u8>, charge: Charge) -> Bytes {
     })
 }
 
+/// News for others, which whoever caused them pays until the last of them has read it: who is in the news all the time is
+/// read from later.
+pub(crate) fn share_news(news: &ServerToClient, account: &Arc<Account>) -> SharedMessage {
+    let message = SharedMessage::of(news);
+    let charge = account.charge_anyway(Kind::Shared, message.body_len() + MESSAGE_BYTES);
+    message.held_by(|head| share(head, charge))
+}
+
 #[derive(Debug)]
-struct Frame {
-    data: Vec<u8>,
+struct Frame<T> {
+    data: T,
     _charge: Charge,
 }
 
-impl AsRef<[u8]> for Frame {
+impl<T: AsRef<[u8]>> AsRef<[u8]> for Frame<T> {
     fn as_ref(&self) -> &[u8] {
-        &self.data
+        self.data.as_ref()
     }
 }

@@ -10,6 +10,8 @@ use meshagent_store::{DocumentId, EntryKind, MovedEntry, Removed};
 
 use super::rights::sees;
 use super::{Conn, Room};
+use crate::ledger::{Account, Charge, Kind};
+use crate::usage::share_news;
 
 /// Participants who are asked in one slice whether they hear of an entry: some milliseconds.
 const SLICE: usize = 4_096;
@@ -18,8 +20,17 @@ const SLICE: usize = 4_096;
 #[derive(Debug)]
 pub(super) struct News {
     entries: std::vec::IntoIter<Event>,
-    /// Who did it.
-    by: Arc<str>,
+    by: Actor,
+    /// For the entries, until all are told.
+    _charge: Charge,
+}
+
+/// Who did it.
+#[derive(Clone, Debug)]
+struct Actor {
+    id: Arc<str>,
+    /// Who pays until everybody has heard of it; `None` if they have left.
+    account: Option<Arc<Account>>,
 }
 
 /// What happened to one entry.
@@ -68,9 +79,20 @@ impl Room {
 
     fn announce(&mut self, events: Vec<Event>, conn: Conn) {
         let is_first = self.news.is_empty();
+        let by = Actor {
+            id: self.participant_id(conn).into(),
+            account: self
+                .participants
+                .get(&conn)
+                .map(|participant| Arc::clone(&participant.account)),
+        };
+        let charge = by.account.as_ref().map_or_else(Charge::none, |account| {
+            account.charge_anyway(Kind::Shared, events.iter().map(Event::bytes).sum())
+        });
         self.news.push_back(News {
             entries: events.into_iter(),
-            by: self.participant_id(conn).into(),
+            by,
+            _charge: charge,
         });
         // What comes later waits for the rest of what came before.
         if is_first {
@@ -94,7 +116,7 @@ impl Room {
                 self.news.pop_front();
                 continue;
             };
-            let by = Arc::clone(&news.by);
+            let by = news.by.clone();
             self.tell(&event, &by);
             asked += self.participants.len();
         }
@@ -111,15 +133,24 @@ impl Room {
     }
 
     /// Tells everybody of one entry who may hear of it.
-    fn tell(&self, event: &Event, by: &str) {
+    fn tell(&self, event: &Event, by: &Actor) {
         let mut shared: [Option<SharedMessage>; 3] = [const { None }; 3];
         for participant in self.participants.values() {
             let Some(heard) = event.heard_as(&participant.scope) else {
                 continue;
             };
             let message = shared[heard as usize]
-                .get_or_insert_with(|| SharedMessage::of(&event.message(heard, by)));
+                .get_or_insert_with(|| by.shares(&event.message(heard, &by.id)));
             participant.outbox.push_from_others(message);
+        }
+    }
+}
+
+impl Actor {
+    fn shares(&self, news: &ServerToClient) -> SharedMessage {
+        match &self.account {
+            Some(account) => share_news(news, account),
+            None => SharedMessage::of(news),
         }
     }
 }
@@ -133,6 +164,15 @@ enum Heard {
 }
 
 impl Event {
+    /// Bytes that it takes until it is told.
+    fn bytes(&self) -> usize {
+        let paths = match self {
+            Self::Updated(path, _) | Self::Deleted(path, _) => path.len(),
+            Self::Moved(from, to, _) => from.len() + to.len(),
+        };
+        size_of::<Self>() + paths
+    }
+
     fn heard_as(&self, scope: &ApiScope) -> Option<Heard> {
         match self {
             Self::Updated(path, kind) => sees(scope, path, *kind).then_some(Heard::Updated),

@@ -11,10 +11,14 @@ use super::waiting::Waiting;
 use super::{Conn, Participant, Refusal, Request, Room};
 use crate::ledger::{Account, Kind};
 use crate::outbox::Outgoing;
-use crate::usage::share;
+use crate::usage::{share, share_news};
 
 /// Bytes of attributes that a participant may set about itself. Beyond it the change is ignored.
-const MAX_ATTRIBUTES_BYTES: usize = 64 << 10;
+const MAX_ATTRIBUTES_BYTES: usize = 16 << 10;
+/// What an answer to `enable` has of a participant besides its attributes.
+const PARTICIPANT_BYTES: usize = 128;
+/// A shorter one waits for no memory.
+const SMALL_BYTES: usize = 64 << 10;
 
 /// The attribute that a participant's token sets, as its `name`.
 pub(super) const TOKEN_ATTRIBUTE: &str = "name";
@@ -42,19 +46,32 @@ impl Room {
         }
     }
 
-    /// Answers with what all others say of themselves, when the answer before that was read: it may be much.
+    /// Bytes of an answer to `enable`, about: what all participants say of themselves.
+    pub(super) fn introductions_bytes(&self) -> usize {
+        self.attributes_bytes + self.participants.len() * PARTICIPANT_BYTES
+    }
+
+    /// Answers with what all others say of themselves, when the answer before that was read, and others' answers leave
+    /// memory for it: it may be much.
     pub(super) fn enable_when_there_is_room(&mut self, request: Request) {
         let Some(participant) = self.participants.get(&request.conn) else {
             return;
         };
-        if !participant.outbox.accepts_broadcast(false) {
+        let bytes = self.introductions_bytes();
+        let in_use = self.usage.shared_bytes();
+        let max = self.config.limits.max_shared_bytes;
+        let has_memory = bytes < SMALL_BYTES || in_use == 0 || in_use.saturating_add(bytes) <= max;
+        if !has_memory || !participant.outbox.accepts_broadcast(false) {
+            let wanted = (!has_memory).then(|| self.usage.ledger().want());
             let charge = self.waiting_charge(request.conn);
             self.waiting.push_back(Waiting::Enable {
                 request,
                 _charge: charge,
+                _wanted: wanted,
             });
             return;
         }
+        self.made_bytes = self.made_bytes.saturating_add(bytes);
         let grant = participant.scope.messaging.as_ref();
         let may_list = grant.is_some_and(|grant| grant.list);
         let others = self
@@ -63,7 +80,7 @@ impl Room {
             .filter(|(conn, other)| may_list && other.messaging && **conn != request.conn);
         let others = others.map(|(_, other)| (&*other.id, &*other.role, &other.attributes));
         let head = wire::enabled_head(&participant.id, others);
-        let charge = participant.account.charge_anyway(Kind::Queued, head.len());
+        let charge = participant.account.charge_anyway(Kind::Shared, head.len());
         self.respond(request, Content::Empty);
         let Some(participant) = self.participants.get_mut(&request.conn) else {
             return;
@@ -195,6 +212,8 @@ impl Room {
             }
         }
         participant.attributes = merged;
+        self.attributes_bytes += text_bytes;
+        self.attributes_bytes -= std::mem::replace(&mut participant.attributes_bytes, text_bytes);
         if changed.is_empty() || !participant.messaging {
             return;
         }
@@ -203,13 +222,9 @@ impl Room {
         self.tell_of(conn, &account, &message);
     }
 
-    /// News of a participant, to those others who may know who is here. It pays until the last of them has read it, so
-    /// that who is in the news all the time is read from later.
+    /// News of a participant, to those others who may know who is here.
     pub(super) fn tell_of(&self, conn: Conn, account: &Arc<Account>, news: &ServerToClient) {
-        let news = SharedMessage::of(news);
-        let (head, payload) = news.body();
-        let charge = account.charge_anyway(Kind::Shared, head.len());
-        let news = SharedMessage::messaging(share(head.to_vec(), charge), payload.clone());
+        let news = share_news(news, account);
         for (other, participant) in &self.participants {
             let grant = participant.scope.messaging.as_ref();
             let may_list = grant.is_some_and(|grant| grant.list);

@@ -517,7 +517,7 @@ impl Room {
                     document.idle_since = Some(self.now);
                 }
                 if !document.has_description(&describe) {
-                    self.described_bytes = self.described_bytes.saturating_add(document.bytes);
+                    self.made_bytes = self.made_bytes.saturating_add(document.bytes);
                 }
                 let max_bytes = self.config.limits.max_message_bytes;
                 match document.described(&describe, max_bytes, &self.usage) {

@@ -15,9 +15,9 @@ use crate::ledger::{Account, Charge, Held, Kind, Wanted};
 
 /// Below this a document's state is no large answer.
 const SMALL_BYTES: usize = 64 << 10;
-/// Bytes of the documents that are described in one turn for those who waited, but for the last one: each description
-/// is made for itself, and the rest waits for the next commit, reader or tick.
-const DESCRIBED_BYTES: usize = 256 << 10;
+/// Bytes of what is made in one turn for those who waited, each for itself, but for the last one: of documents that are
+/// described, and of introductions. The rest waits for the next commit, reader or tick.
+const MADE_BYTES: usize = 256 << 10;
 /// What a request takes that waits: it names a path, and what it asks of it.
 const REQUEST_BYTES: usize = 2 << 10;
 
@@ -42,6 +42,8 @@ pub(super) enum Waiting {
     Enable {
         request: Request,
         _charge: Charge,
+        /// It is memory that it waits for.
+        _wanted: Option<Wanted>,
     },
 }
 
@@ -158,9 +160,9 @@ impl Room {
         if self.waiting.is_empty() {
             return;
         }
-        self.described_bytes = 0;
+        self.made_bytes = 0;
         for waiting in std::mem::take(&mut self.waiting) {
-            let is_full = self.described_bytes > DESCRIBED_BYTES;
+            let is_full = self.made_bytes > MADE_BYTES;
             if is_full || conn.is_some_and(|conn| waiting.conn() != conn) {
                 self.waiting.push_back(waiting);
                 continue;

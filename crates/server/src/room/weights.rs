@@ -24,6 +24,13 @@ impl Room {
             ClientToServer::Invoke(invoke) if invoke.toolkit == "sync" => {
                 self.largest_document_bytes
             }
+            ClientToServer::Invoke(invoke) if invoke.toolkit == "messaging" => {
+                if invoke.tool == "enable" {
+                    self.introductions_bytes()
+                } else {
+                    0
+                }
+            }
             ClientToServer::RequestChunk {
                 tool_call_id,
                 chunk,
@@ -121,14 +128,17 @@ impl Room {
         self.due_bytes(now).saturating_add(waiting)
     }
 
-    /// Whoever waits for a state may get one.
+    /// Whoever waits for a state may get one, or the introductions of all others.
     fn waiting_weight(&self, waits: bool) -> usize {
-        let is_document = |waiting: &Waiting| matches!(waiting, Waiting::Document { .. });
-        if waits && self.waiting.iter().any(is_document) {
-            self.largest_document_bytes
-        } else {
-            0
+        if !waits {
+            return 0;
         }
+        let weight = |waiting: &Waiting| match waiting {
+            Waiting::Document { .. } => self.largest_document_bytes,
+            Waiting::Enable { .. } => self.introductions_bytes(),
+            Waiting::Download { .. } | Waiting::List { .. } => 0,
+        };
+        self.waiting.iter().map(weight).max().unwrap_or_default()
     }
 }
 

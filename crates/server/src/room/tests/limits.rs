@@ -1,5 +1,6 @@
 //! What one document, one reader or the whole server may cost, and what happens beyond it.
 
+use meshagent_store::{RoomId, Store as _, Timestamp, Write};
 use serde_json::{Value, json};
 
 use super::{Content, Control, Editor, World, code, count, shown, text};
@@ -231,9 +232,9 @@ fn a_large_folder_is_listed_once_at_a_time() {
     let mut config = Config::default();
     config.limits.max_outbox_bytes = 16 << 10;
     let mut world = World::with_config(config);
-    let room = meshagent_store::RoomId::new("project", "room");
+    let room = RoomId::new("project", "room");
     let files: Vec<_> = (0..500)
-        .map(|n| meshagent_store::Write::PutFile {
+        .map(|n| Write::PutFile {
             room: room.clone(),
             path: format!("folder/file-{n}"),
             data: "x".into(),
@@ -521,4 +522,50 @@ fn what_a_document_grows_by_is_counted_and_a_large_one_is_always_served() {
     world.leave(&reader);
     world.unload();
     assert_eq!(world.room.usage.open().bytes(), 0);
+}
+
+#[test]
+fn what_one_batch_moves_has_a_bound() {
+    let mut world = World::new();
+    let mover = world.join("mover");
+    let files = (0..300).map(|number| Write::PutFile {
+        room: RoomId::new("project", "room"),
+        path: format!("ä/{number}"),
+        data: "x".into(),
+        mime_type: String::new(),
+        overwrite: false,
+        at: Timestamp(0),
+    });
+    let files: Vec<_> = files.collect();
+    world.store.commit(&files).unwrap();
+    let (mut moved, mut largest) = (0, 0);
+    while moved < 40 {
+        while world.room.accepts_requests() {
+            let (from, to) = if moved % 2 == 0 {
+                ("ä", "ö")
+            } else {
+                ("ö", "ä")
+            };
+            let input = json!({ "source_path": from, "destination_path": to });
+            world.invoke(&mover, "storage", "move", input);
+            moved += 1;
+        }
+        world.run();
+        let batch = world.held.as_ref().map_or(0, Vec::len);
+        assert!(
+            (1..=4).contains(&batch),
+            "{batch} folders of 300 in one batch"
+        );
+        largest = largest.max(batch);
+        world.settle();
+    }
+    assert!(largest > 1, "one at a time");
+    let answers = mover.take();
+    let are_moved = answers.iter().all(|seen| {
+        matches!(
+            seen,
+            super::Seen::Answer(_, Content::Empty) | super::Seen::Other(_)
+        )
+    });
+    assert!(are_moved, "{answers:?}");
 }
