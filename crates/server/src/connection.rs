@@ -34,6 +34,8 @@ const MAX_FRAME_BYTES: usize = 4 << 20;
 /// What a frame counts for besides its bytes, and what a ping or a pong counts for, towards the bytes per second.
 const FRAME_BYTES: usize = 64;
 const CONTROL_FRAME_BYTES: usize = 1 << 10;
+/// Bytes that a connection reads, or writes, before others have a turn on its thread.
+const TURN_BYTES: usize = 64 << 10;
 /// The payload of the answer to a client's close frame: code 1000.
 const CLOSE_NORMAL: [u8; 2] = 1000_u16.to_be_bytes();
 /// How many seconds' worth of messages and bytes may come at once.
@@ -115,6 +117,7 @@ pub(crate) async fn run(
         scope: &scope,
         deadline: None,
         pace: Pace::new(shared.config.pace_window, &account),
+        turn: Turn::default(),
     };
     intake.frames.handle_bytes(&early);
     drop(early);
@@ -131,6 +134,7 @@ pub(crate) async fn run(
             taken: &taken,
             patience: silence,
             pace: Pace::new(shared.config.pace_window, &account),
+            turn: Turn::default(),
         },
         conn,
         &mailbox,
@@ -197,6 +201,24 @@ enum End {
     Stopping,
 }
 
+/// How much a connection has read, or written, since others had a turn. A socket may have megabytes, or take them, at
+/// once, and there may be hundreds.
+#[derive(Default)]
+struct Turn {
+    bytes: usize,
+}
+
+impl Turn {
+    /// Counts some, and lets others go first after each [`TURN_BYTES`].
+    async fn take(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        if self.bytes >= TURN_BYTES {
+            self.bytes = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
 /// Reads until the connection ends, handing each packet to the intake.
 async fn read_all(stream: &TcpStream, intake: &mut Intake<'_>, silence: Duration) -> End {
     loop {
@@ -213,6 +235,7 @@ async fn read_all(stream: &TcpStream, intake: &mut Intake<'_>, silence: Duration
             match tokio::time::timeout(patience, intake.frames.receive(stream)).await {
                 Ok(Ok(bytes)) => {
                     intake.pace.add(bytes);
+                    intake.turn.take(bytes).await;
                     break;
                 }
                 Ok(Err(error)) => {
@@ -258,6 +281,7 @@ struct Intake<'a> {
     /// When the message under way has to be complete.
     deadline: Option<Instant>,
     pace: Pace,
+    turn: Turn,
 }
 
 impl Intake<'_> {
@@ -302,6 +326,7 @@ impl Intake<'_> {
                 }
                 Ok(Some(Event::Ping(payload))) => {
                     self.keep_pace(CONTROL_FRAME_BYTES).await;
+                    self.turn.take(CONTROL_FRAME_BYTES).await;
                     self.outbox.wait_for_room().await;
                     self.outbox.push_item(Outgoing::Pong(payload));
                 }
@@ -515,6 +540,7 @@ struct Taking<'a> {
     /// How long it may take nothing.
     patience: Duration,
     pace: Pace,
+    turn: Turn,
 }
 
 impl Taking<'_> {
@@ -575,6 +601,7 @@ async fn write_items<W: AsyncWrite + Unpin>(
                     if !written {
                         break;
                     }
+                    taking.turn.take(packet.len()).await;
                 }
                 written
             }
