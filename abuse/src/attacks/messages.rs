@@ -36,18 +36,18 @@ pub(crate) const ATTACKS: fn() -> Vec<Attack> = || {
         .in_short(),
         Attack::new(
             "message-enable",
-            "150 participants with 60 KB of attributes each enable messaging, and hear of all others",
+            "300 participants with 15 KB of attributes each enable messaging, and hear of all others",
             |stage| Box::pin(enable(stage)),
         ),
         Attack::new(
             "message-attributes",
-            "set_attributes 5,000 times with 60 KB, announced to 100 who do not read",
+            "set_attributes 5,000 times with 15 KB, announced to 100 who do not read",
             |stage| Box::pin(attributes(stage)),
         )
         .in_short(),
         Attack::new(
             "message-attribute-names",
-            "set_attributes with 10,000 names each time, 200 times",
+            "set_attributes with 1,900 names each time, by four participants, 800 times",
             |stage| Box::pin(attribute_names(stage)),
         ),
     ]
@@ -124,8 +124,8 @@ async fn to_absent(stage: &Stage<'_>) -> Said {
 }
 
 async fn enable(stage: &Stage<'_>) -> Said {
-    let mut crowd = stage.crowd(stage.amount(150, 30), true).await?;
-    let attributes = format!(r#"{{"about":"{}"}}"#, "x".repeat(60 << 10));
+    let mut crowd = stage.crowd(stage.amount(300, 30), true).await?;
+    let attributes = format!(r#"{{"about":"{}"}}"#, "x".repeat(15 << 10));
     for socket in &mut crowd {
         socket.message("set_attributes", &attributes, b"").await?;
     }
@@ -143,7 +143,7 @@ async fn attributes(stage: &Stage<'_>) -> Said {
     sender.ask("messaging", "enable", "{}").await?;
     stage.begin().await?;
     for number in 0..stage.amount(5_000, 200) {
-        let text = format!("{number}{}", "x".repeat(60 << 10));
+        let text = format!("{number}{}", "x".repeat(15 << 10));
         let attributes = format!(r#"{{"about":"{text}"}}"#);
         sender.message("set_attributes", &attributes, b"").await?;
     }
@@ -153,10 +153,10 @@ async fn attributes(stage: &Stage<'_>) -> Said {
 
 async fn attribute_names(stage: &Stage<'_>) -> Said {
     let mut senders = JoinSet::new();
-    let names: Vec<String> = (0..10_000).map(|n| format!(r#""{n}":0"#)).collect();
+    let names: Vec<String> = (0..1_900).map(|n| format!(r#""{n}":0"#)).collect();
     let attributes = format!("{{{}}}", names.join(","));
     let crowd = stage.crowd(4, false).await?;
-    let times = stage.amount(50, 5);
+    let times = stage.amount(200, 10);
     stage.begin().await?;
     for mut socket in crowd {
         let attributes = attributes.clone();
