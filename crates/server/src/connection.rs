@@ -35,7 +35,7 @@ const MAX_FRAME_BYTES: usize = 4 << 20;
 const FRAME_BYTES: usize = 64;
 const CONTROL_FRAME_BYTES: usize = 1 << 10;
 /// Bytes that a connection reads, or writes, before others have a turn on its thread.
-const TURN_BYTES: usize = 64 << 10;
+const TURN_BYTES: usize = 16 << 10;
 /// The payload of the answer to a client's close frame: code 1000.
 const CLOSE_NORMAL: [u8; 2] = 1000_u16.to_be_bytes();
 /// How many seconds' worth of messages and bytes may come at once.

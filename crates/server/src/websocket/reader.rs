@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 /// Bytes that are read at a time when it is not known what comes.
 const READ_BYTES: usize = 16 << 10;
 /// Bytes by which the room for a payload under way grows at least, and what is read of it at a time.
-const STEP_BYTES: usize = 64 << 10;
+const STEP_BYTES: usize = 16 << 10;
 /// The longest payload of a ping, a pong or a close.
 const MAX_CONTROL_BYTES: usize = 125;
 
