@@ -446,33 +446,31 @@ fn apply_all(
     removal: Removal,
 ) -> Result<Vec<Result<Written, WriteError>>, Failed> {
     let mut results = Vec::with_capacity(writes.len());
-    // A later update of a document builds on the one that failed.
+    // A later update of a document builds on the one that was refused.
     let mut broken: HashSet<DocumentId> = HashSet::new();
-    let mut why = None;
     for (index, write) in writes.iter().enumerate() {
-        let document = match write {
-            Write::Append { document, .. } | Write::Snapshot { document, .. } => Some(*document),
+        let behind = match write {
+            Write::Append { document, .. } | Write::Snapshot { document, .. } => {
+                broken.get(document).copied()
+            }
             _ => None,
         };
-        if let Some(error) = damaged.get(&index) {
-            if matches!(write, Write::Append { .. }) {
-                broken.extend(document);
-            }
-            why = Some(error.clone());
-            results.push(Err(error.clone()));
+        let result = if let Some(error) = damaged.get(&index) {
+            Err(error.clone())
+        } else if let Some(document) = behind {
+            Err(WriteError::Behind { document })
+        } else if index < start {
             continue;
-        }
-        if let (Some(document), Some(why)) = (document, &why)
-            && broken.contains(&document)
+        } else {
+            let result = apply(&session.connection, &mut session.authors, write, removal);
+            result.map_err(At::Write(index).failed())?
+        };
+        if let (Write::Append { document, .. }, Err(error)) = (write, &result)
+            && !matches!(error, WriteError::NoSuchDocument { .. })
         {
-            results.push(Err(why.clone()));
-            continue;
+            broken.insert(*document);
         }
-        if index < start {
-            continue;
-        }
-        let result = apply(&session.connection, &mut session.authors, write, removal);
-        results.push(result.map_err(At::Write(index).failed())?);
+        results.push(result);
     }
     Ok(results)
 }

@@ -1,6 +1,6 @@
 //! A store that fails on demand, for tests of what its users do then.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
@@ -74,8 +74,9 @@ impl<S: Store> FailingStore<S> {
         self.with(|state| state.reads.faults.push((calls, fault)));
     }
 
-    /// Refuses these appends with [`WriteError::TooLarge`]; the rest of their batch stands. They are numbered from 0,
-    /// since the store was made, without those of commits that failed.
+    /// Refuses these appends with [`WriteError::TooLarge`], and with [`WriteError::Behind`] what their batch has behind
+    /// them for the same document; the rest of it stands. They are numbered from 0, since the store was made, without
+    /// those of commits that failed.
     pub fn refuse_appends(&self, appends: Range<u64>) {
         self.with(|state| state.refused.push(appends));
     }
@@ -131,29 +132,40 @@ impl<S: Store> FailingStore<S> {
         }
     }
 
-    /// Which of the writes are to be refused.
-    fn refusals(&self, writes: &[Write]) -> Vec<bool> {
+    /// Why each of the writes is to be refused, if it is.
+    fn refusals(&self, writes: &[Write]) -> Vec<Option<WriteError>> {
+        let mut broken = HashSet::new();
         self.with(|state| {
-            let refused = |write: &Write| {
-                let Write::Append {
+            let refusal = |write: &Write| match write {
+                Write::Append {
                     document, update, ..
-                } = write
-                else {
-                    return false;
-                };
-                let number = state.appends;
-                state.appends += 1;
-                let mut planned = state.refused.iter();
-                let is_refused = planned.any(|appends| appends.contains(&number));
-                if is_refused {
+                } => {
+                    let number = state.appends;
+                    state.appends += 1;
+                    let mut planned = state.refused.iter();
+                    let refusal = if planned.any(|appends| appends.contains(&number)) {
+                        broken.insert(*document);
+                        WriteError::TooLarge {
+                            bytes: update.len() as u64,
+                            max_bytes: REFUSED_BYTES,
+                        }
+                    } else if broken.contains(document) {
+                        behind(*document)
+                    } else {
+                        return None;
+                    };
                     if state.refused_updates.len() == KEPT_REFUSED {
                         state.refused_updates.pop_front();
                     }
                     state.refused_updates.push_back((*document, update.clone()));
+                    Some(refusal)
                 }
-                is_refused
+                Write::Snapshot { document, .. } => {
+                    broken.contains(document).then(|| behind(*document))
+                }
+                _ => None,
             };
-            writes.iter().map(refused).collect()
+            writes.iter().map(refusal).collect()
         })
     }
 
@@ -185,6 +197,10 @@ fn corrupt() -> StoreError {
     }
 }
 
+fn behind(document: DocumentId) -> WriteError {
+    WriteError::Behind { document }
+}
+
 fn planned() -> BoxError {
     "a planned failure".into()
 }
@@ -193,23 +209,20 @@ impl<S: Store> Store for FailingStore<S> {
     fn commit(&self, writes: &[Write]) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
         self.commit_with(|store| {
             let refusals = self.refusals(writes);
-            if !refusals.contains(&true) {
+            if refusals.iter().all(Option::is_none) {
                 return store.commit(writes);
             }
             let kept = writes
                 .iter()
                 .zip(&refusals)
-                .filter(|(_, refused)| !**refused);
+                .filter(|(_, refusal)| refusal.is_none());
             let kept: Vec<Write> = kept.map(|(write, _)| write.clone()).collect();
             let mut written = store.commit(&kept)?.into_iter();
-            let result = |(write, refused): (&Write, bool)| match write {
-                Write::Append { update, .. } if refused => Some(Err(WriteError::TooLarge {
-                    bytes: update.len() as u64,
-                    max_bytes: REFUSED_BYTES,
-                })),
-                _ => written.next(),
+            let result = |refusal: Option<WriteError>| match refusal {
+                Some(error) => Some(Err(error)),
+                None => written.next(),
             };
-            Ok(writes.iter().zip(refusals).filter_map(result).collect())
+            Ok(refusals.into_iter().filter_map(result).collect())
         })
     }
 

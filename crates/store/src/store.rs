@@ -21,7 +21,9 @@ pub trait Store: Send + Sync + Debug {
     /// Writes all of `writes`, in order, in one transaction, and returns one result for each.
     ///
     /// When it returns `Ok`, what was written is durable, to the degree the store was opened for. A later write of
-    /// the batch sees the earlier ones. A refused write costs only itself.
+    /// the batch sees the earlier ones. A refused write costs only itself, with one exception: a later update of a document
+    /// builds on the earlier ones. So behind a [`Write::Append`] that is refused although its document is there, all further
+    /// appends to that document, and snapshots of it, are refused with [`WriteError::Behind`].
     ///
     /// # Errors
     /// Nothing of the batch happened. [`StoreError::Unavailable`] and [`StoreError::Full`] may pass: the same batch

@@ -165,7 +165,8 @@ pub struct MovedEntry {
 /// Entries that one deletion or one move may touch: all rooms wait while it is written.
 pub const MAX_TOUCHED_ENTRIES: usize = 100_000;
 
-/// Why a write was refused. It costs only that write: nothing of it happened, the others of its batch stand.
+/// Why a write was refused. It costs only that write: nothing of it happened, the others of its batch stand, but for
+/// those that are [`Behind`](Self::Behind) it.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 #[non_exhaustive]
 pub enum WriteError {
@@ -174,6 +175,12 @@ pub enum WriteError {
     AlreadyExists {
         /// Where.
         path: String,
+    },
+    /// An earlier update of the document was refused in the same batch.
+    #[error("an earlier update of document {document} was refused, try again")]
+    Behind {
+        /// Which document.
+        document: DocumentId,
     },
     /// What is stored there is damaged, which was found when it was to be changed.
     #[error("what is stored there is damaged: {what}")]

@@ -213,8 +213,12 @@ impl Room {
             ) => {
                 if let Some(document) = self.documents.get_mut(id) {
                     if !document.appended(version, seq) {
-                        // It is on disk, behind something that is not: whether it can be used shows when the document
-                        // has been read again. Whoever sends it again then is told.
+                        // No store keeps what is behind something that it refused. If one does, it shows when the
+                        // document has been read again; whoever sends it again then is told.
+                        tracing::error!(
+                            document = id.0,
+                            "the store kept what is behind a refused update"
+                        );
                         self.refuse_append(
                             id,
                             sender,
@@ -314,6 +318,9 @@ impl Room {
     /// One write of a batch was refused; the others stand.
     fn refuse_write(&mut self, then: Then, error: &WriteError) {
         let refusal = |document: bool| {
+            if let WriteError::Behind { .. } = error {
+                return read_again();
+            }
             let code = match error {
                 WriteError::AlreadyExists { .. } if document => ErrorCode::AlreadyExists,
                 WriteError::AlreadyExists { .. } => ErrorCode::StorageAlreadyExists,

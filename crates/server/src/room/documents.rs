@@ -90,8 +90,6 @@ pub(super) struct Document {
     /// The first version that is not going to be on disk, as a commit failed or the store refused a write: the
     /// replica shows it, and is read again before it serves anybody.
     broken_from: Option<Version>,
-    /// Whether something behind that version is on disk, which readers were not sent.
-    is_missed: bool,
     pub(super) idle_since: Option<Timestamp>,
     /// For the memory that it takes.
     pub(super) charge: Option<OpenCharge>,
@@ -206,7 +204,6 @@ impl Document {
             bytes: 0,
             measured: None,
             broken_from: None,
-            is_missed: false,
             idle_since: None,
             charge: None,
         }
@@ -384,11 +381,10 @@ impl Document {
 
     /// This version is on disk. Returns whether it may be shown: not if it builds on one that never will be there.
     pub(super) fn appended(&mut self, version: Version, seq: Seq) -> bool {
-        self.last_seq = self.last_seq.max(seq);
         if self.broken_from.is_some_and(|from| version >= from) {
-            self.is_missed = true;
             return false;
         }
+        self.last_seq = self.last_seq.max(seq);
         self.committed = self.committed.max(version);
         true
     }
@@ -403,7 +399,7 @@ impl Document {
         // A commit that was taken for failed may have reached the disk.
         let is_more = fresh.last_seq > self.last_seq;
         self.last_seq = fresh.last_seq;
-        let is_missed = std::mem::take(&mut self.is_missed) || is_more || had_gap;
+        let is_missed = is_more || had_gap;
         if is_missed {
             // No change tells of it, so readers get the state.
             self.committed += 1;

@@ -282,9 +282,8 @@ fn damaged_page_fails_the_writes_that_need_it() {
         for (index, result) in results.iter().enumerate() {
             match result {
                 Ok(_) => assert!(![1, 3].contains(&index), "round {round}: {index}"),
-                Err(WriteError::Damaged { .. }) => {
-                    assert!([1, 3].contains(&index), "round {round}: {index}");
-                }
+                Err(WriteError::Damaged { .. }) => assert_eq!(index, 1, "round {round}"),
+                Err(WriteError::Behind { .. }) => assert_eq!(index, 3, "round {round}"),
                 Err(error) => panic!("round {round}: {index}: {error:?}"),
             }
         }
@@ -296,6 +295,41 @@ fn damaged_page_fails_the_writes_that_need_it() {
         assert!(store.load(&room(), "b").is_err());
     }
     store.check().unwrap();
+}
+
+#[test]
+fn what_is_behind_a_refused_update_is_refused() {
+    let directory = TempDir::new().unwrap();
+    let store = open(directory.path());
+    let [one, other] = ["ä", "b"].map(|path| created(&store, path));
+    // Looked at by nobody, so it takes no memory.
+    let too_large = Write::Append {
+        document: one,
+        update: vec![0; (512 << 20) + 1].into(),
+        contributions: vec![contribution("bob")],
+        at: meshagent_store::Timestamp(0),
+    };
+    let batch = [
+        append(one, "vorher".as_bytes()),
+        too_large,
+        append(other, b"other"),
+        append(one, "dahinter".as_bytes()),
+        snapshot(one, 1, b"state"),
+        put("datei", b"data".to_vec()),
+    ];
+    let results = store.commit(&batch).unwrap();
+    let behind = Err(WriteError::Behind { document: one });
+    assert!(matches!(results[0], Ok(Written::Appended { .. })));
+    assert!(matches!(results[1], Err(WriteError::TooLarge { .. })));
+    assert!(matches!(results[2], Ok(Written::Appended { .. })));
+    assert_eq!(results[3..5], [behind.clone(), behind]);
+    assert_eq!(results[5], Ok(Written::Put { replaced: false }));
+    // Nothing is behind it any more.
+    let results = store.commit(&[append(one, "später".as_bytes())]).unwrap();
+    assert_eq!(results, [Ok(Written::Appended { seq: Seq(2) })]);
+    let stored = store.load(&room(), "ä").unwrap().unwrap();
+    let updates: Vec<&[u8]> = stored.updates.iter().map(|one| &one.update[..]).collect();
+    assert_eq!(updates, ["vorher", "später"].map(str::as_bytes));
 }
 
 #[test]

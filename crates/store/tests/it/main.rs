@@ -3,6 +3,7 @@
 use meshagent_store::conformance::{self, Subject};
 use meshagent_store::{
     DocumentId, FailingStore, Fault, MemoryStore, RoomId, Seq, Store, StoreError, Timestamp, Write,
+    WriteError,
 };
 
 /// What a memory store keeps is the store itself, so there is nothing to close.
@@ -72,4 +73,51 @@ fn failing_store_fails_where_it_is_told() {
     assert!(store.load_since(DocumentId(1), Seq(0)).is_err());
     store.recover();
     assert!(store.stats().is_ok());
+}
+
+#[test]
+fn failing_store_refuses_what_is_behind_a_refused_update() {
+    let store = FailingStore::new(MemoryStore::new());
+    let create = |path: &str| Write::CreateDocument {
+        room: RoomId::new("project", "room"),
+        path: path.to_owned(),
+        schema: "{}".to_owned(),
+        state: Vec::new().into(),
+        contributions: Vec::new(),
+        at: Timestamp(0),
+    };
+    store.commit(&[create("a"), create("ä")]).unwrap();
+    let append = |document, update: &'static str| Write::Append {
+        document: DocumentId(document),
+        update: update.into(),
+        contributions: Vec::new(),
+        at: Timestamp(0),
+    };
+    let snapshot = |document| Write::Snapshot {
+        document: DocumentId(document),
+        through: Seq(1),
+        state: "state".into(),
+        fold_before: Timestamp(0),
+    };
+    store.refuse_appends(1..2);
+    let batch = [
+        append(1, "before"),
+        append(1, "refused"),
+        append(2, "other"),
+        append(1, "behind"),
+        snapshot(1),
+        snapshot(2),
+    ];
+    let results = store.commit(&batch).unwrap();
+    let behind = Err(WriteError::Behind {
+        document: DocumentId(1),
+    });
+    assert!(matches!(results[1], Err(WriteError::TooLarge { .. })));
+    assert_eq!(results[3..5], [behind.clone(), behind]);
+    assert!([0, 2, 5].iter().all(|index| results[*index].is_ok()));
+    let refused = store.take_refused();
+    let refused: Vec<&[u8]> = refused.iter().map(|(_, update)| &update[..]).collect();
+    assert_eq!(refused, [&b"refused"[..], b"behind"]);
+    let left = store.load_since(DocumentId(1), Seq(0)).unwrap();
+    assert_eq!(left.len(), 1);
 }

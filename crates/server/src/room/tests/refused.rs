@@ -88,7 +88,7 @@ fn a_refused_update_is_shown_to_nobody_and_what_builds_on_it_is_refused() {
     for seen in [&changes, &vec![state]] {
         let names = ["kept", "under-way", "independent", "behind", "next"];
         let counts = names.map(|id| count(seen, id));
-        assert_eq!(counts, [1, 1, 1, 0, 0], "{}", shown(seen).to_string().len());
+        assert_eq!(counts, [1, 1, 0, 0, 0], "{}", shown(seen).to_string().len());
         assert_eq!(count(seen, &large("before")), 1);
         assert_eq!(count(seen, &refused_name), 0);
     }
@@ -116,6 +116,67 @@ fn a_refused_update_is_shown_to_nobody_and_what_builds_on_it_is_refused() {
         let names = ["kept", "under-way", "independent", "behind", &refused_name];
         assert_eq!(names.map(|id| count(seen, id)), [1; 5]);
     }
+}
+
+/// Else it would wait there for what was refused, beyond any bound, and be shown when that is sent again.
+#[test]
+fn what_is_behind_a_refused_update_is_not_on_disk() {
+    let room = RoomId::new("project", "room");
+    let mut config = Config::default();
+    config.limits.max_pending_bytes = 0;
+    let mut world = World::with_config(config);
+    let [writer, other] = ["writer", "other"].map(|name| world.join(name));
+    let patcher = world.join("patcher");
+    for (client, call) in [(&writer, "w"), (&other, "o")] {
+        world.open(client, call, json!({ "path": "ä.document" }));
+    }
+    let appends = world.store.appends();
+    world.store.refuse_appends(appends + 1..appends + 2);
+    let (mine, theirs) = (Editor::new(1), Editor::new(2));
+    world.update(&writer, "w", &mine.append("body", "unterwegs"));
+    world.run();
+    let refused_update = mine.append("body", &large("abgelehnt"));
+    let refused = world.update(&writer, "w", &refused_update);
+    let behind = world.update(&writer, "w", &mine.append("body", "dahinter"));
+    let independent = world.update(&other, "o", &theirs.append("body", "別の"));
+    let operations = json!([{
+        "op": "add", "path": "/document/content/-", "value": { "body": { "$id": "geflickt" } }
+    }]);
+    let patch = json!({ "path": "ä.document", "patch": operations });
+    let patched = world.invoke(&patcher, "sync", "patch", patch);
+    world.settle();
+
+    let seen = [writer.take(), other.take(), patcher.take()];
+    let codes = [refused, behind, independent, patched].map(|id| {
+        let answer = seen.iter().flatten().find_map(|seen| match seen {
+            super::Seen::Answer(to, content) if *to == id => Some(content),
+            _ => None,
+        });
+        answer.and_then(code)
+    });
+    assert_eq!(codes, [Some(1005), Some(1008), Some(1008), Some(1008)]);
+    let waiting = |world: &World| {
+        let documents = world.room.documents.iter();
+        documents
+            .map(|document| document.replica.pending_bytes())
+            .sum::<usize>()
+    };
+    assert_eq!(waiting(&world), 0);
+    let on_disk = |world: &World| {
+        let stored = world.store.load(&room, "ä.document").unwrap().unwrap();
+        let updates: Vec<Vec<u8>> = stored
+            .updates
+            .iter()
+            .map(|one| one.update.to_vec())
+            .collect();
+        ["unterwegs", "dahinter", "別の", "geflickt"].map(|id| count(&updates, id))
+    };
+    assert_eq!(on_disk(&world), [1, 0, 0, 0]);
+    // What was refused comes again by itself; its sender was told that the next one is lost.
+    let again = world.update(&writer, "w", &refused_update);
+    world.settle();
+    assert_eq!(writer.answer(again), Content::Empty);
+    assert_eq!(on_disk(&world), [1, 0, 0, 0]);
 }
 
 /// The store says of a document that is in memory that it does not exist: it was deleted behind the room's back.
