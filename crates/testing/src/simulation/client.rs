@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use self::patches::Patches;
 use super::board;
 use super::random::Random;
-use super::record::{Place, Record};
+use super::record::{self, Place, Record};
 use super::roaming::{Clocks, Identity, Relocation, is_roaming};
 use super::session::{Asked, NONSENSE_ID, Purpose, Session};
 use super::trace::Totals;
@@ -370,7 +370,9 @@ impl Client {
             }
             return Ok(());
         }
-        if is_denied && purpose == Purpose::Edit && !is_roaming(&place.1) {
+        // This one sends nothing twice, so nothing of what was refused gets in by another way.
+        let is_final = is_denied || self.manner == Manner::Npm;
+        if is_final && purpose == Purpose::Edit && !is_roaming(&place.1) {
             context.record.refuse(place, update);
         }
         let Some(document) = self.documents.get_mut(&place.1) else {
@@ -413,6 +415,17 @@ impl Client {
             };
         }
         context.totals.add("updates acknowledged", 1);
+        if purpose == Purpose::Garbage && record::is_fitted(update) {
+            context.totals.add("updates made fit for all readers", 1);
+            let is_told =
+                matches!(content, Content::Json(answer) if answer.get("violation_count").is_some());
+            if !is_told {
+                return Err(format!(
+                    "{}: is not told that a part of an update is not kept: {content:?}",
+                    self.name
+                ));
+            }
+        }
         // Of somebody who may not write it can only be something that is there already.
         if !is_roaming(&place.1) {
             context.record.promise(place, update)?;

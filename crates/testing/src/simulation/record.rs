@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use meshagent_document::{Limits, MeshDocument, UpdateKind};
+use meshagent_document::{DecodeError, Limits, MeshDocument, UpdateKind, fit_update};
 use meshagent_server::simulation::SimServer;
 use meshagent_store::{DocumentId, Store, StoredDocument};
 
@@ -10,7 +10,7 @@ use super::board;
 use super::roaming::Roamers;
 
 /// How many refused updates are kept to be looked for in the end.
-const KEPT_REFUSED: usize = 64;
+const KEPT_REFUSED: usize = 128;
 
 /// A document by its room and its path.
 pub(super) type Place = (String, String);
@@ -47,10 +47,8 @@ impl Record {
             .promised
             .entry(place.clone())
             .or_insert_with(|| board::lax(1));
-        match promised.apply_update(update) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(format!("{place:?}: what is promised is no update: {error}")),
-        }
+        take(promised, update)
+            .map_err(|error| format!("{place:?}: what is promised is not an update: {error}"))
     }
 
     /// How many operations of each client were promised so far.
@@ -160,6 +158,20 @@ impl Record {
         }
         Ok(())
     }
+}
+
+/// Applies an update as the server takes it: without the kinds of content that not every reader takes.
+pub(super) fn take(replica: &mut MeshDocument, update: &[u8]) -> Result<(), DecodeError> {
+    let Err(error) = replica.apply_update(update) else {
+        return Ok(());
+    };
+    let fitted = fit_update(update, &Limits::NONE).map_err(|_| error)?;
+    replica.apply_update(&fitted.update).map(drop)
+}
+
+/// Whether something of an update is not kept for that reason, which its sender has to be told.
+pub(super) fn is_fitted(update: &[u8]) -> bool {
+    fit_update(update, &Limits::NONE).is_ok_and(|fitted| fitted.removed.total() > 0)
 }
 
 /// Whether a stored document has all that was promised of it, and keeps its schema.

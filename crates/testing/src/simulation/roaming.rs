@@ -190,12 +190,8 @@ impl Roamers {
         if update.is_empty() {
             return Ok(());
         }
-        match roamer.promised.apply_update(update) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(format!(
-                "{identity:?}: what is promised is no update: {error}"
-            )),
-        }
+        record::take(&mut roamer.promised, update)
+            .map_err(|error| format!("{identity:?}: what is promised is not an update: {error}"))
     }
 
     /// What was promised so far of each document of a room.

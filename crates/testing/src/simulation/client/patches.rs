@@ -11,7 +11,6 @@ use crate::simulation::roaming::is_roaming;
 use crate::simulation::session::{Condition, Sealing};
 
 const CONFLICT: i64 = 1005;
-const FAILED: i64 = 1008;
 
 /// The patches that a client asks for, of one document. The next follows when the one before was answered.
 #[derive(Debug, Default)]
@@ -116,9 +115,7 @@ impl Client {
             if !is_expected && !is_roaming {
                 return wrong("was refused");
             }
-            // Behind an append that the store refused it may be on disk, although it is answered by a failure.
-            patches.is_unsure |= code == FAILED;
-            if !is_roaming && code != FAILED {
+            if !is_roaming {
                 context
                     .record
                     .seal_answered(&place, self.number, number, false);
