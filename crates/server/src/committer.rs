@@ -96,12 +96,11 @@ impl Committer {
 fn run(mut queue: mpsc::Receiver<Job>, store: &dyn Store, metrics: &Metrics, health: &Health) {
     let mut log = Log::default();
     let mut is_put_off = false;
-    let mut turns = Turns::default();
-    let mut held = Held::default();
+    let mut work = Work::default();
     loop {
-        let mut next = if !turns.is_empty() || held.frees() {
+        let mut next = if work.is_ready() {
             queue.try_recv().ok()
-        } else if held.is_waiting() {
+        } else if work.is_waiting() {
             queue.try_recv().ok().or_else(|| {
                 std::thread::sleep(ERASE_PAUSE);
                 queue.try_recv().ok()
@@ -115,25 +114,20 @@ fn run(mut queue: mpsc::Receiver<Job>, store: &dyn Store, metrics: &Metrics, hea
         let (mut check, mut tend) = (false, false);
         while let Some(job) = next {
             match job {
-                Job::Commit { writes, done } => turns.add(writes, done),
+                Job::Commit { writes, done } => work.add(writes, done),
                 Job::Check => check = true,
                 Job::Tend => tend = true,
             }
             // What does not fit stays in the queue, and those who hand in more wait.
-            next = (turns.len() < QUEUE)
+            next = (work.turns.len() < QUEUE)
                 .then(|| queue.try_recv().ok())
                 .flatten();
         }
-        let (batches, waiting) = turns.next();
-        if !batches.is_empty() {
-            let results = commit(store, batches, metrics);
-            for result in &results {
-                health.committed(result.as_ref().map(drop).map_err(Arc::as_ref));
-            }
-            for (done, result) in waiting.into_iter().zip(results) {
-                held.answer(done, result);
-            }
+        let answers = work.commit(store, metrics);
+        for (_, result) in &answers {
+            health.committed(result.as_ref().map(drop).map_err(Arc::as_ref));
         }
+        work.answer(answers, Instant::now());
         if tend {
             let tended = guarded(|| store.tend());
             if let Err(error) = &tended
@@ -143,15 +137,9 @@ fn run(mut queue: mpsc::Receiver<Job>, store: &dyn Store, metrics: &Metrics, hea
             }
             is_put_off = tended.is_err();
             health.tended(tended.as_ref().copied());
-            held.tended();
+            work.tended(Instant::now());
         }
-        if held.is_waiting() {
-            held.erase(store);
-        }
-        // In turns with what is committed.
-        if held.frees() {
-            held.free_some(store);
-        }
+        work.clear_away(store, Instant::now());
         if check {
             let checked = guarded(|| store.check());
             if let Err(error) = &checked {
@@ -160,6 +148,72 @@ fn run(mut queue: mpsc::Receiver<Job>, store: &dyn Store, metrics: &Metrics, hea
             health.checked(checked.as_ref().copied());
         }
         log.measure(store, metrics);
+    }
+}
+
+/// A batch's result, and who waits for it.
+pub(crate) type Answer = (oneshot::Sender<BatchResult>, BatchResult);
+
+/// What the thread has to do, without its queue and its clock. The simulation does the same, step by step.
+#[derive(Debug, Default)]
+pub(crate) struct Work {
+    turns: Turns,
+    held: Held,
+}
+
+impl Work {
+    /// Takes a batch.
+    pub(crate) fn add(&mut self, writes: Vec<Write>, done: oneshot::Sender<BatchResult>) {
+        self.turns.add(writes, done);
+    }
+
+    /// Whether batches wait.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn has_batches(&self) -> bool {
+        !self.turns.is_empty()
+    }
+
+    /// Whether there is something to do at once.
+    fn is_ready(&self) -> bool {
+        !self.turns.is_empty() || self.held.frees()
+    }
+
+    /// Whether [`Work::clear_away`] is to be called soon, as answers or the store wait for it.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.held.is_waiting()
+    }
+
+    /// Commits the batches whose turn it is. Their answers are for [`Work::answer`].
+    pub(crate) fn commit(&mut self, store: &dyn Store, metrics: &Metrics) -> Vec<Answer> {
+        let (batches, waiting) = self.turns.next();
+        if batches.is_empty() {
+            return Vec::new();
+        }
+        let results = commit(store, batches, metrics);
+        waiting.into_iter().zip(results).collect()
+    }
+
+    /// Answers batches, but for those that deleted something: these are answered when it is gone.
+    pub(crate) fn answer(&mut self, answers: Vec<Answer>, now: Instant) {
+        for (done, result) in answers {
+            self.held.answer(done, result, now);
+        }
+    }
+
+    /// The store was tended.
+    pub(crate) fn tended(&mut self, now: Instant) {
+        self.held.tended(now);
+    }
+
+    /// Has the store erase what it can, gives the answers that waited for it, and has some space freed, in turns with
+    /// what is committed.
+    pub(crate) fn clear_away(&mut self, store: &dyn Store, now: Instant) {
+        if self.held.is_waiting() {
+            self.held.erase(store, now);
+        }
+        if self.held.frees() {
+            self.held.free_some(store);
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! The server without sockets, tasks, threads and clock, for tests only: whoever drives it says what happens next.
 //!
 //! [`SimServer`] is made of the parts that serve real connections: packets are read by the same reader, each room is
-//! the same loop around the same state machine with the same outboxes, batches of all rooms are committed by the
-//! committer's own function. What threads and clocks decide, the driver decides here: when a socket is written to, when
+//! the same loop around the same state machine with the same outboxes, and the committer's own code decides which rooms'
+//! batches are committed together, and which answers wait until what was deleted is erased. What threads and clocks decide, the driver decides here: when a socket is written to, when
 //! the disk has time, which read comes back first, when a place in the lane is free, what time it is. Which of several
 //! things that have happened a room looks at first follows from the seed.
 //!
@@ -11,14 +11,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use meshagent_protocol::{ApiScope, Envelope, MessageId, PacketLimits, PacketReader};
-use meshagent_store::{RoomId, Store, StoreError, Timestamp, Write};
-use tokio::sync::Semaphore;
+use meshagent_store::{RoomId, Store, StoreError, Timestamp};
+use tokio::sync::{Semaphore, oneshot};
 
-use crate::committer::{self, BatchResult};
+use crate::committer::{Answer, BatchResult, Work};
 use crate::config::Config;
 use crate::ids::Ids;
 use crate::lane;
@@ -75,13 +75,16 @@ pub struct SimServer {
     usage: Arc<Usage>,
     ids: Ids,
     now: Timestamp,
+    /// An instant to count from, and when that was.
+    started: (Instant, Timestamp),
     rooms: BTreeMap<String, RoomState>,
     connections: BTreeMap<SimConn, Connection>,
     next_conn: u64,
     reads: Vec<Read>,
-    /// What the store made of the batches of these rooms, who have not been told yet.
-    committed: Vec<(String, BatchResult)>,
-    is_committing: bool,
+    /// What the committer has to do.
+    work: Work,
+    /// What the store made of the batches of the last transaction, if that is not answered yet.
+    committed: Option<Vec<Answer>>,
     /// How long each turn of a room is said to take.
     turn_time: Duration,
     /// Decides which of several things that have happened comes first.
@@ -92,8 +95,8 @@ pub struct SimServer {
 struct RoomState {
     room: RoomLoop,
     mailbox: VecDeque<Letter>,
-    /// Handed in, and not taken up by the committer.
-    submitted: Option<Vec<Write>>,
+    /// The batch that the committer has.
+    committing: Option<oneshot::Receiver<BatchResult>>,
     /// What has happened while the room worked, or waited for the lane.
     committed: Option<BatchResult>,
     fetched: VecDeque<(u64, Result<FetchResult, StoreError>)>,
@@ -148,12 +151,13 @@ impl SimServer {
             usage,
             ids: Ids::from_seed(bytes),
             now,
+            started: (Instant::now(), now),
             rooms: BTreeMap::new(),
             connections: BTreeMap::new(),
             next_conn: 0,
             reads: Vec::new(),
-            committed: Vec::new(),
-            is_committing: false,
+            work: Work::default(),
+            committed: None,
             turn_time: Duration::ZERO,
             random: seed | 1,
         }
@@ -214,7 +218,7 @@ impl SimServer {
                     self.ids.fork(),
                 )),
                 mailbox: VecDeque::new(),
-                submitted: None,
+                committing: None,
                 committed: None,
                 fetched: VecDeque::new(),
                 is_due: false,
@@ -309,39 +313,62 @@ impl SimServer {
         })
     }
 
-    /// Whether rooms have handed in batches that the committer has not taken up.
+    /// Whether rooms have handed in batches that the committer has not begun to write.
     pub fn has_batches(&self) -> bool {
-        self.rooms.values().any(|room| room.submitted.is_some())
+        self.work.has_batches()
     }
 
     /// Whether the committer is between [`begin_commit`](Self::begin_commit) and [`end_commit`](Self::end_commit).
     pub fn is_committing(&self) -> bool {
-        self.is_committing
+        self.committed.is_some()
     }
 
-    /// The committer writes all batches that were handed in. No room learns of it yet.
-    pub fn begin_commit(&mut self) {
-        let (mut names, mut batches) = (Vec::new(), Vec::new());
-        for (name, state) in &mut self.rooms {
-            if let Some(writes) = state.submitted.take() {
-                names.push(name.clone());
-                batches.push(writes);
-            }
-        }
-        let results = committer::commit(self.store.as_ref(), batches, &self.metrics);
-        self.committed = names.into_iter().zip(results).collect();
-        self.is_committing = true;
+    /// The committer writes the batches whose turn it is, and returns how many. No room learns of it yet.
+    pub fn begin_commit(&mut self) -> usize {
+        let answers = self.work.commit(self.store.as_ref(), &self.metrics);
+        let count = answers.len();
+        self.committed = Some(answers);
+        count
     }
 
-    /// The rooms learn what became of their batches.
+    /// The rooms learn what became of their batches, unless something that one deleted is to be erased first.
     pub fn end_commit(&mut self) {
-        self.is_committing = false;
-        for (name, result) in std::mem::take(&mut self.committed) {
-            if let Some(state) = self.rooms.get_mut(&name) {
-                state.committed = Some(result);
-            }
+        let answers = self.committed.take().unwrap_or_default();
+        self.work.answer(answers, self.instant());
+        self.clear_away();
+    }
+
+    /// Whether answers, or the store, wait for [`clear_away`](Self::clear_away).
+    pub fn is_clearing(&self) -> bool {
+        self.work.is_waiting()
+    }
+
+    /// The committer has the store erase what it can, and answers who waited for that. Returns how many batches were
+    /// answered.
+    pub fn clear_away(&mut self) -> usize {
+        self.work.clear_away(self.store.as_ref(), self.instant());
+        let names: Vec<String> = self.rooms.keys().cloned().collect();
+        let mut answered = 0;
+        for name in names {
+            let Some(state) = self.rooms.get_mut(&name) else {
+                continue;
+            };
+            let Some(Ok(result)) = state.committing.as_mut().map(oneshot::Receiver::try_recv)
+            else {
+                continue;
+            };
+            state.committing = None;
+            state.committed = Some(result);
+            answered += 1;
             self.run(&name);
         }
+        answered
+    }
+
+    fn instant(&self) -> Instant {
+        let (instant, then) = self.started;
+        let millis = self.now.0.saturating_sub(then.0);
+        instant + Duration::from_millis(u64::try_from(millis).unwrap_or_default())
     }
 
     /// How many reads are under way.
@@ -401,8 +428,11 @@ impl SimServer {
         self.turn_time = time;
     }
 
-    /// The rooms look at their clock-driven work.
+    /// The rooms look at their clock-driven work, and the store is tended.
     pub fn tick(&mut self) {
+        // If something is put off, it is tried again at the next tick.
+        let _ = self.store.tend();
+        self.work.tended(self.instant());
         let names: Vec<String> = self.rooms.keys().cloned().collect();
         for name in names {
             if let Some(state) = self.rooms.get_mut(&name) {
@@ -499,7 +529,11 @@ impl SimServer {
                 Next::Work { .. } => {
                     state.room.work(self.now, || self.turn_time);
                 }
-                Next::Commit(writes) => state.submitted = Some(writes),
+                Next::Commit(writes) => {
+                    let (done, result) = oneshot::channel();
+                    self.work.add(writes, done);
+                    state.committing = Some(result);
+                }
                 Next::Fetch(number, fetch) => self.reads.push(Read {
                     room: name.to_owned(),
                     generation: state.generation,

@@ -35,11 +35,16 @@ struct Answer {
 
 impl Held {
     /// Answers a batch, or holds its answer if it deleted something. A room that is gone needs no answer.
-    pub(super) fn answer(&mut self, done: oneshot::Sender<BatchResult>, result: BatchResult) {
+    pub(super) fn answer(
+        &mut self,
+        done: oneshot::Sender<BatchResult>,
+        result: BatchResult,
+        now: Instant,
+    ) {
         let deletes = deletes(&result);
         self.frees |= deletes;
         if deletes && !self.is_given_up {
-            let until = Instant::now() + PATIENCE;
+            let until = now + PATIENCE;
             self.answers.push(Answer {
                 done,
                 result,
@@ -50,10 +55,10 @@ impl Held {
         }
     }
 
-    pub(super) fn tended(&mut self) {
+    pub(super) fn tended(&mut self, now: Instant) {
         // What an earlier process left.
         self.frees = true;
-        self.ask_until = Some(Instant::now() + TENDED);
+        self.ask_until = Some(now + TENDED);
     }
 
     /// Whether the store has space to free, as far as is known.
@@ -78,10 +83,9 @@ impl Held {
     }
 
     /// Has the store erase what it can, and gives the answers that are due.
-    pub(super) fn erase(&mut self, store: &dyn Store) {
+    pub(super) fn erase(&mut self, store: &dyn Store, now: Instant) {
         let erased = catch_unwind(AssertUnwindSafe(|| store.erase()))
             .unwrap_or_else(|_| Err(StoreError::Unavailable("the store panicked".into())));
-        let now = Instant::now();
         if matches!(erased, Ok(true)) {
             self.is_given_up = false;
             self.ask_until = None;

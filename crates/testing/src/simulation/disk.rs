@@ -79,6 +79,15 @@ impl Disk {
         }
     }
 
+    /// Whether something holds the store's log, as a backup does. The real store is never held: what it does then follows
+    /// from the clock.
+    pub(super) fn hold_log(&self, is_held: bool) {
+        match self {
+            Self::Log(store) => store.disk().is_held = is_held,
+            Self::Sqlite { .. } => {}
+        }
+    }
+
     /// The power will go during the next commit; its answer is not to be believed.
     pub(super) fn begin_torn(&mut self) -> Result<(), String> {
         match self {
@@ -159,6 +168,8 @@ struct LogDisk {
     /// a power cut.
     records: Vec<Vec<Write>>,
     tearing: bool,
+    /// Whether something keeps the log from being emptied of what was deleted.
+    is_held: bool,
     commits: u64,
     appends: u64,
 }
@@ -350,6 +361,10 @@ impl Store for LogStore {
 
     fn check(&self) -> Result<(), StoreError> {
         self.memory.check()
+    }
+
+    fn erase(&self) -> Result<bool, StoreError> {
+        Ok(!self.disk().is_held)
     }
 
     fn stats(&self) -> Result<StoreStats, StoreError> {

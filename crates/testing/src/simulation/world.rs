@@ -22,6 +22,8 @@ const ANSWER_BYTES: usize = 512;
 
 const MILLISECOND: u64 = 1000;
 const SECOND: u64 = 1000 * MILLISECOND;
+/// How often the committer sees whether what was deleted is erased, if it waits for that.
+const CLEAR_PAUSE: u64 = 2 * MILLISECOND;
 /// A run that takes more steps than this will never end.
 const MAX_STEPS: u64 = 300_000;
 /// How long everything may take to come to rest once nothing goes wrong any more.
@@ -51,6 +53,11 @@ enum Event {
     Lost(LinkId),
     BeginCommit,
     EndCommit,
+    /// The committer sees whether what was deleted is erased.
+    Clear,
+    /// Something begins to hold the store's log, as a backup does.
+    HoldLog,
+    ReleaseLog,
     Read,
     /// A room does its heavy work.
     Lane,
@@ -107,6 +114,7 @@ pub(super) struct World {
     links: BTreeMap<LinkId, Link>,
     next_link: LinkId,
     commit_is_scheduled: bool,
+    clear_is_scheduled: bool,
     cut_in_commit: bool,
     reads_scheduled: usize,
     lane_scheduled: usize,
@@ -124,7 +132,12 @@ impl World {
         } else {
             Disk::log(plant)
         };
-        let rooms = random.between(1, 2);
+        let is_crowded = random.one_in(4);
+        let (rooms, most) = if is_crowded {
+            (random.between(3, 4), 2)
+        } else {
+            (random.between(1, 2), 4)
+        };
         let mut clients = Vec::new();
         let mut documents = 0;
         for room in 0..rooms {
@@ -137,7 +150,7 @@ impl World {
                 paths.extend(roaming::paths());
             }
             let mut manners = vec![Manner::Careful, Manner::Witness];
-            for _ in 0..random.between(1, 4) {
+            for _ in 0..random.between(1, most) {
                 let all = [
                     Manner::Python,
                     Manner::Npm,
@@ -177,6 +190,7 @@ impl World {
             links: BTreeMap::new(),
             next_link: 0,
             commit_is_scheduled: false,
+            clear_is_scheduled: false,
             cut_in_commit: false,
             reads_scheduled: 0,
             lane_scheduled: 0,
@@ -222,6 +236,10 @@ impl World {
             let time = self.random.below(self.end);
             self.at(time, Event::Storm(0));
         }
+        for _ in 0..self.random.below(3) {
+            let time = self.random.below(self.end);
+            self.at(time, Event::HoldLog);
+        }
     }
 
     /// Runs to the end.
@@ -233,6 +251,7 @@ impl World {
         ));
         self.run_until(trace, |world| world.now >= world.end)?;
         self.store.recover();
+        self.hold_log(false);
         for link in self.links.values_mut() {
             link.slow_until = 0;
         }
@@ -314,6 +333,22 @@ impl World {
                     server.end_commit();
                 }
             }
+            Event::Clear => {
+                self.clear_is_scheduled = false;
+                if let Some(server) = &mut self.server
+                    && !server.is_committing()
+                {
+                    let answered = server.clear_away() as u64;
+                    let kind = "batches answered when something was erased";
+                    self.totals.add(kind, answered);
+                }
+            }
+            Event::HoldLog if self.now < self.end => {
+                self.hold_log(true);
+                let delay = self.random.below(3 * SECOND);
+                self.after(delay, Event::ReleaseLog);
+            }
+            Event::ReleaseLog => self.hold_log(false),
             Event::Read => {
                 self.reads_scheduled = self.reads_scheduled.saturating_sub(1);
                 if let Some(server) = &mut self.server
@@ -366,7 +401,7 @@ impl World {
                 self.clients[client].storm(&mut context);
                 self.transmit(client, trace);
             }
-            Event::PowerCut | Event::Stop => {}
+            Event::PowerCut | Event::Stop | Event::HoldLog => {}
         }
         Ok(())
     }
@@ -376,9 +411,10 @@ impl World {
         let Some(server) = &self.server else {
             return;
         };
-        let (has_batches, is_committing, reads, lane) = (
+        let (has_batches, is_committing, is_clearing, reads, lane) = (
             server.has_batches(),
             server.is_committing(),
+            server.is_clearing(),
             server.reads(),
             server.lane(),
         );
@@ -394,6 +430,10 @@ impl World {
             self.commit_is_scheduled = true;
             let delay = self.disk_delay();
             self.after(delay, Event::BeginCommit);
+        }
+        if is_clearing && !is_committing && !self.clear_is_scheduled {
+            self.clear_is_scheduled = true;
+            self.after(CLEAR_PAUSE, Event::Clear);
         }
         while self.reads_scheduled < reads {
             self.reads_scheduled += 1;
@@ -633,8 +673,15 @@ impl World {
             server.begin_commit();
             return self.cut_power();
         }
-        server.begin_commit();
+        let batches = server.begin_commit();
+        let is_one_of_many = server.has_batches();
         self.totals.add("commits", 1);
+        self.totals
+            .add("commits of several rooms", u64::from(batches > 1));
+        self.totals.add(
+            "batches left for the next commit",
+            u64::from(is_one_of_many),
+        );
         for (document, update) in self.store.take_refused() {
             self.totals.add("appends refused", 1);
             record::is_absent(self.store.inner().as_ref(), document, &update)?;
@@ -681,6 +728,7 @@ impl World {
     /// What was handed in is answered, then everybody is let go.
     fn stop(&mut self) {
         self.totals.add("stops", 1);
+        self.hold_log(false);
         if let Some(server) = &mut self.server {
             if server.is_committing() {
                 server.end_commit();
@@ -691,6 +739,8 @@ impl World {
                 } else if server.has_batches() {
                     server.begin_commit();
                     server.end_commit();
+                } else if server.is_clearing() {
+                    server.clear_away();
                 } else if server.reads() > 0 {
                     let index = self.random.index(server.reads());
                     server.advance_read(index);
@@ -712,14 +762,21 @@ impl World {
         self.lose_links();
     }
 
+    fn hold_log(&self, is_held: bool) {
+        if let Some(disk) = &self.disk {
+            disk.hold_log(is_held);
+        }
+    }
+
     /// The server is gone; the clients will find out, and it will come back.
     fn lose_links(&mut self) {
         self.commit_is_scheduled = false;
+        self.clear_is_scheduled = false;
         self.cut_in_commit = false;
         self.events.retain(|_, event| {
             !matches!(
                 event,
-                Event::BeginCommit | Event::EndCommit | Event::Read | Event::Lane
+                Event::BeginCommit | Event::EndCommit | Event::Clear | Event::Read | Event::Lane
             )
         });
         self.reads_scheduled = 0;
