@@ -5,6 +5,7 @@ mod patches;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use bytes::Bytes;
 use meshagent_client::Replica;
@@ -71,6 +72,8 @@ pub(super) struct Context<'a> {
     pub(super) totals: &'a mut Totals,
     /// Whether documents have a small bound.
     pub(super) may_be_full: bool,
+    /// Since when something holds the log of what was deleted.
+    pub(super) log_held: Option<u64>,
     /// Whether some edits are large.
     pub(super) is_heavy: bool,
 }
@@ -89,8 +92,14 @@ pub(super) struct Client {
     session: Option<Session>,
     documents: BTreeMap<String, Document>,
     patches: BTreeMap<String, Patches>,
+    /// Edits that ended in a panic and were not counted yet.
+    panicked: u64,
     now: u64,
 }
+
+/// What a program that edits panics with, where that is meant.
+#[derive(Debug)]
+struct Planned;
 
 /// A document as this client has it.
 #[derive(Debug, Default)]
@@ -172,6 +181,7 @@ impl Client {
             session: None,
             documents,
             patches: BTreeMap::new(),
+            panicked: 0,
             now: 0,
         }
     }
@@ -280,7 +290,20 @@ impl Client {
         };
         match asked {
             Asked::Call | Asked::Close => Ok(()),
-            Asked::Relocate { number } => {
+            Asked::Relocate {
+                number,
+                is_deletion,
+                sent,
+            } => {
+                let is_held = context
+                    .log_held
+                    .is_some_and(|since| since <= sent && context.now < since + PATIENCE);
+                if is_held && is_deletion && code.is_none() {
+                    let name = &self.name;
+                    return Err(format!(
+                        "{name}: what is said to be deleted can still be read"
+                    ));
+                }
                 let kind = if code.is_some() {
                     "moves and deletions refused"
                 } else {
@@ -715,6 +738,8 @@ impl Client {
             self.change(path, board::edit)
         };
         context.totals.add("edits", updates.len() as u64);
+        let panicked = std::mem::take(&mut self.panicked);
+        context.totals.add("edits that panicked", panicked);
         self.publish(path, updates);
     }
 
@@ -783,11 +808,22 @@ impl Client {
         match replica {
             Holder::Plain(replica) => change(replica, &mut self.random, &mut next_id),
             Holder::Ours(replica) => {
+                let panics = self.random.one_in(20);
                 let (random, mut updates) = (&mut self.random, Vec::new());
-                replica.edit_with(|document| {
+                let edit = |document: &mut MeshDocument| {
                     updates = change(document, random, &mut next_id);
+                    if panics {
+                        // What was changed before is kept. This tells nobody of a panic, unlike `panic!`.
+                        resume_unwind(Box::new(Planned));
+                    }
                     updates.clone()
-                });
+                };
+                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| replica.edit_with(edit))) {
+                    if !panic.is::<Planned>() {
+                        resume_unwind(panic);
+                    }
+                    self.panicked += 1;
+                }
                 updates
             }
         }
@@ -1025,7 +1061,7 @@ impl Client {
         let destination = relocation.destination(path);
         let number = context.record.roamers.sent(&self.room, relocation.clone());
         if let Some(session) = &mut self.session {
-            session.relocate(&relocation, number);
+            session.relocate(&relocation, number, context.now);
         }
         for _ in 0..self.random.below(4) {
             if may_edit {
@@ -1149,6 +1185,9 @@ impl Client {
         })
     }
 }
+
+/// So many microseconds a deletion's answer waits until nothing of it can be read any more, at least.
+const PATIENCE: u64 = 2_000_000;
 
 const DENIED: i64 = 1001;
 const INVALID: i64 = 1002;

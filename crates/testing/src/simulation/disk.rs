@@ -81,10 +81,14 @@ impl Disk {
 
     /// Whether something holds the store's log, as a backup does. The real store is never held: what it does then follows
     /// from the clock.
-    pub(super) fn hold_log(&self, is_held: bool) {
+    /// Returns whether it is held.
+    pub(super) fn hold_log(&self, is_held: bool) -> bool {
         match self {
-            Self::Log(store) => store.disk().is_held = is_held,
-            Self::Sqlite { .. } => {}
+            Self::Log(store) => {
+                store.disk().is_held = is_held;
+                is_held
+            }
+            Self::Sqlite { .. } => false,
         }
     }
 

@@ -37,7 +37,11 @@ pub(super) enum Asked {
         identity: Option<Identity>,
     },
     /// To move or remove something, by its number in the record.
-    Relocate { number: usize },
+    Relocate {
+        number: usize,
+        is_deletion: bool,
+        sent: u64,
+    },
     /// To change a document by a patch.
     Patch(Sealing),
     /// To end the call.
@@ -133,9 +137,14 @@ impl Session {
         self.invoke(toolkit, tool, arguments, None, Asked::Call)
     }
 
-    pub(super) fn relocate(&mut self, relocation: &Relocation, number: usize) {
+    pub(super) fn relocate(&mut self, relocation: &Relocation, number: usize, now: u64) {
         let (tool, arguments) = relocation.call();
-        self.invoke("storage", tool, arguments, None, Asked::Relocate { number });
+        let asked = Asked::Relocate {
+            number,
+            is_deletion: matches!(relocation, Relocation::Delete { .. }),
+            sent: now,
+        };
+        self.invoke("storage", tool, arguments, None, asked);
     }
 
     pub(super) fn patch(&mut self, patch: &SyncPatch, sealing: Sealing) {

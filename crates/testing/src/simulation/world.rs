@@ -24,6 +24,9 @@ const MILLISECOND: u64 = 1000;
 const SECOND: u64 = 1000 * MILLISECOND;
 /// How often the committer sees whether what was deleted is erased, if it waits for that.
 const CLEAR_PAUSE: u64 = 2 * MILLISECOND;
+/// How long nothing holds the log at least: once an answer has waited for too long, the next ones don't before the store
+/// is found to have erased all, which is looked for when it is tended.
+const HOLD_PAUSE: u64 = 1500 * MILLISECOND;
 /// A run that takes more steps than this will never end.
 const MAX_STEPS: u64 = 300_000;
 /// How long everything may take to come to rest once nothing goes wrong any more.
@@ -51,6 +54,10 @@ enum Event {
     Notice(LinkId),
     /// The client does.
     Lost(LinkId),
+    /// The client gives up a connection on which nothing has come for long.
+    GiveUp(usize, LinkId),
+    /// A token is no longer good, and the server ends its connection.
+    Expire(LinkId),
     BeginCommit,
     EndCommit,
     /// The committer sees whether what was deleted is erased.
@@ -92,6 +99,8 @@ struct Link {
     /// Until then the client reads nothing.
     slow_until: u64,
     is_writing: bool,
+    /// Nothing arrives on it any more, and nobody has noticed.
+    is_silent: bool,
 }
 
 pub(super) struct World {
@@ -116,6 +125,9 @@ pub(super) struct World {
     commit_is_scheduled: bool,
     clear_is_scheduled: bool,
     cut_in_commit: bool,
+    /// Since when something holds the store's log, and when it did last.
+    log_held: Option<u64>,
+    log_released: u64,
     reads_scheduled: usize,
     lane_scheduled: usize,
     /// Until then things go wrong.
@@ -192,6 +204,8 @@ impl World {
             commit_is_scheduled: false,
             clear_is_scheduled: false,
             cut_in_commit: false,
+            log_held: None,
+            log_released: 0,
             reads_scheduled: 0,
             lane_scheduled: 0,
             end,
@@ -325,6 +339,8 @@ impl World {
                     self.disconnect(link.client, id);
                 }
             }
+            Event::GiveUp(client, id) => self.disconnect(client, id),
+            Event::Expire(id) => self.expire(id),
             Event::BeginCommit => return self.begin_commit(),
             Event::EndCommit => {
                 if let Some(server) = &mut self.server
@@ -343,7 +359,7 @@ impl World {
                     self.totals.add(kind, answered);
                 }
             }
-            Event::HoldLog if self.now < self.end => {
+            Event::HoldLog if self.now < self.end && self.now > self.log_released + HOLD_PAUSE => {
                 self.hold_log(true);
                 let delay = self.random.below(3 * SECOND);
                 self.after(delay, Event::ReleaseLog);
@@ -396,6 +412,7 @@ impl World {
                     record: &mut self.record,
                     totals: &mut self.totals,
                     may_be_full: self.config.limits.max_document_bytes < SMALL_DOCUMENT,
+                    log_held: self.log_held,
                     is_heavy: self.is_heavy,
                 };
                 self.clients[client].storm(&mut context);
@@ -471,6 +488,8 @@ impl World {
             self.clients[index].finish();
         } else if self.random.one_in(60) {
             return self.drop_link(index);
+        } else if self.random.one_in(90) {
+            self.silence(index);
         } else if self.random.one_in(50) {
             let pause = self.random.between(100, 5000) * MILLISECOND;
             let until = self.now + pause;
@@ -484,6 +503,7 @@ impl World {
                 record: &mut self.record,
                 totals: &mut self.totals,
                 may_be_full: self.config.limits.max_document_bytes < SMALL_DOCUMENT,
+                log_held: self.log_held,
                 is_heavy: self.is_heavy,
             };
             self.clients[index].act(&mut context);
@@ -510,9 +530,14 @@ impl World {
             last_down: 0,
             slow_until: 0,
             is_writing: false,
+            is_silent: false,
         };
         self.links.insert(self.next_link, link);
         self.connections[index] = Some(self.next_link);
+        if self.now < self.end && self.random.one_in(12) {
+            let delay = self.random.below(4 * SECOND);
+            self.after(delay, Event::Expire(self.next_link));
+        }
     }
 
     /// The connection breaks; each side finds out in its own time.
@@ -531,6 +556,42 @@ impl World {
         let delay = self.random.below(2 * SECOND);
         self.after(delay, Event::Notice(id));
         self.disconnect(index, id);
+    }
+
+    /// The connection dies in silence: what is sent goes nowhere, until each side finds out in its own time.
+    fn silence(&mut self, index: usize) {
+        let Some(id) = self.connections[index] else {
+            return;
+        };
+        let Some(link) = self.links.get_mut(&id) else {
+            return;
+        };
+        self.totals.add("connections that died in silence", 1);
+        link.is_silent = true;
+        link.up.truncate(self.random.index(link.up.len() + 1));
+        link.arrived = link.arrived.min(link.up.len());
+        link.down.clear();
+        let delay = self.random.below(3 * SECOND);
+        self.after(delay, Event::Notice(id));
+        let delay = self.random.below(3 * SECOND);
+        self.after(delay, Event::GiveUp(index, id));
+    }
+
+    /// The server drops a connection. What it had queued is lost, what it had sent still arrives.
+    fn expire(&mut self, id: LinkId) {
+        let Some(link) = self.links.get_mut(&id).filter(|link| !link.is_silent) else {
+            return;
+        };
+        let (Some(server), Some(conn)) = (&mut self.server, link.conn.take()) else {
+            return;
+        };
+        self.totals.add("tokens expired", 1);
+        server.disconnect(conn);
+        link.up.clear();
+        link.arrived = 0;
+        let time = link.last_down.max(self.now);
+        let delay = self.random.below(200 * MILLISECOND);
+        self.at(time + delay, Event::Lost(id));
     }
 
     fn disconnect(&mut self, index: usize, id: LinkId) {
@@ -552,7 +613,7 @@ impl World {
                 crc32fast::hash(&packet)
             ));
             let delay = self.network_delay();
-            let Some(link) = self.links.get_mut(&id) else {
+            let Some(link) = self.links.get_mut(&id).filter(|link| !link.is_silent) else {
                 return;
             };
             link.last_up = link.last_up.max(self.now + delay);
@@ -621,8 +682,8 @@ impl World {
             let Some(link) = self.links.get_mut(&id) else {
                 return;
             };
-            // To a client that is gone.
-            if self.connections[link.client] != Some(id) {
+            // To a client that is gone, or that nothing reaches.
+            if self.connections[link.client] != Some(id) || link.is_silent {
                 return;
             }
             link.last_down = link.last_down.max(self.now + delay);
@@ -649,6 +710,7 @@ impl World {
             record: &mut self.record,
             totals: &mut self.totals,
             may_be_full: self.config.limits.max_document_bytes < SMALL_DOCUMENT,
+            log_held: self.log_held,
             is_heavy: self.is_heavy,
         };
         self.clients[index].receive(&packet, &mut context)?;
@@ -720,6 +782,7 @@ impl World {
         let disk = self.disk.take().ok_or("there is no disk")?;
         let (disk, is_torn) = disk.cut(&mut self.random)?;
         self.disk = Some(disk);
+        self.hold_log(false);
         self.totals.add("torn commits", u64::from(is_torn));
         self.lose_links();
         Ok(())
@@ -762,9 +825,15 @@ impl World {
         self.lose_links();
     }
 
-    fn hold_log(&self, is_held: bool) {
-        if let Some(disk) = &self.disk {
-            disk.hold_log(is_held);
+    fn hold_log(&mut self, is_held: bool) {
+        let is_held = self
+            .disk
+            .as_ref()
+            .is_some_and(|disk| disk.hold_log(is_held));
+        if is_held {
+            self.log_held = self.log_held.or(Some(self.now));
+        } else if self.log_held.take().is_some() {
+            self.log_released = self.now;
         }
     }
 

@@ -12,10 +12,15 @@ fn promises_hold_whatever_fails() {
     // A promise that is never put to the test holds easily.
     for kind in [
         "appends refused",
+        "batches answered when something was erased",
+        "batches left for the next commit",
         "catch-ups",
+        "commits of several rooms",
         "commits that failed",
+        "connections that died in silence",
         "losses of talk told",
         "echoes",
+        "edits that panicked",
         "gaps filled",
         "moves and deletions",
         "answers after a document had gone",
@@ -23,6 +28,7 @@ fn promises_hold_whatever_fails() {
         "power cuts in a commit",
         "stops",
         "times a connection was not read from",
+        "tokens expired",
         "updates refused with 1001",
         "updates refused with 1002",
         "updates refused with 1005",
