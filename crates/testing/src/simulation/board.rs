@@ -184,6 +184,20 @@ pub(super) fn break_schema(
     update.into_iter().collect()
 }
 
+/// An update of an XML hook, which Yjs knows and not every reader: the server takes it as deleted.
+pub(super) fn hook(client: u64) -> Vec<u8> {
+    let mut update = vec![1, 1];
+    let mut rest = client;
+    while rest >= 0x80 {
+        update.push(rest.to_le_bytes()[0] | 0x80);
+        rest >>= 7;
+    }
+    update.push(rest.to_le_bytes()[0]);
+    // From clock 0 on, a type in the root of the document, of kind 5; nothing is deleted.
+    update.extend(b"\x00\x07\x01\x03xml\x05\x04hook\x00");
+    update
+}
+
 /// A change that is larger than all others together.
 pub(super) fn enlarge(
     replica: &mut MeshDocument,

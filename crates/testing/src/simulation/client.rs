@@ -880,7 +880,10 @@ impl Client {
         context.totals.add("garbage sent", 1);
         let length = self.random.index(60);
         let mut update = self.random.bytes(length);
-        if self.random.one_in(2) {
+        if self.random.one_in(12) {
+            self.replicas += 1;
+            update = board::hook(self.number * 1000 + self.replicas + 7_000_000);
+        } else if self.random.one_in(2) {
             // Something that begins like an update of a replica that nobody else is, with a byte changed.
             self.replicas += 1;
             let mut other = board::lax(self.number * 1000 + self.replicas + 7_000_000);

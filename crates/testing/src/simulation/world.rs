@@ -103,6 +103,10 @@ struct Link {
     is_silent: bool,
 }
 
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts about one run"
+)]
 pub(super) struct World {
     random: Random,
     seed: u64,

@@ -29,6 +29,7 @@ fn promises_hold_whatever_fails() {
         "stops",
         "times a connection was not read from",
         "tokens expired",
+        "updates made fit for all readers",
         "updates refused with 1001",
         "updates refused with 1002",
         "updates refused with 1005",
