@@ -936,8 +936,11 @@ impl World {
             && self.links.values().all(|link| {
                 link.up.is_empty()
                     && link.down.is_empty()
+                    && !link.is_silent
                     && link.conn.is_some_and(|conn| !server.has_output(conn))
             })
+            // Nobody is left who takes a connection for alive that the server has given up.
+            && self.connections.iter().flatten().all(|id| self.links.contains_key(id))
             && self.clients.iter().all(Client::is_done)
     }
 
