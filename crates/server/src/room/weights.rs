@@ -24,12 +24,10 @@ impl Room {
             ClientToServer::Invoke(invoke) if invoke.toolkit == "sync" => {
                 self.largest_document_bytes
             }
-            ClientToServer::Invoke(invoke) if invoke.toolkit == "messaging" => {
-                if invoke.tool == "enable" {
-                    self.introductions_bytes()
-                } else {
-                    0
-                }
+            ClientToServer::Invoke(invoke)
+                if invoke.toolkit == "messaging" && invoke.tool == "enable" =>
+            {
+                self.introductions_bytes()
             }
             ClientToServer::RequestChunk {
                 tool_call_id,
