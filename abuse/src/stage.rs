@@ -35,7 +35,7 @@ impl Pace {
         is_short: false,
         baseline: Duration::from_secs(3),
         attack: Duration::from_secs(20),
-        aftermath: Duration::from_secs(60),
+        aftermath: Duration::from_mins(1),
     };
     pub(crate) const SHORT: Self = Self {
         is_short: true,
