@@ -30,7 +30,7 @@ const MERGED_BYTES: usize = 256 << 10;
 #[derive(Debug)]
 pub(super) struct Staged {
     write: Write,
-    then: Then,
+    thens: Vec<Then>,
     /// What it costs until it is on disk.
     held: Held,
 }
@@ -100,10 +100,15 @@ impl Then {
 
 impl Room {
     pub(super) fn stage(&mut self, write: Write, then: Then) {
+        self.stage_all(write, vec![then]);
+    }
+
+    /// Stages a write that several things follow, in this order.
+    pub(super) fn stage_all(&mut self, write: Write, thens: Vec<Then>) {
         self.staged_bytes += write_bytes(&write);
         self.staged_removals += usize::from(removes(&write));
         let held = self.take_held().into_kind(Kind::Staged);
-        self.staged.push(Staged { write, then, held });
+        self.staged.push(Staged { write, thens, held });
     }
 
     /// The next batch, unless one is under way.
@@ -180,7 +185,7 @@ impl Room {
 
     /// Documents of which something is on its way to the disk.
     pub(super) fn documents_under_way(&self) -> BTreeSet<DocumentId> {
-        let staged = self.staged.iter().map(|staged| &staged.then);
+        let staged = self.staged.iter().flat_map(|staged| &staged.thens);
         let in_flight = self.in_flight_thens();
         staged.chain(in_flight).filter_map(Then::document).collect()
     }
@@ -441,14 +446,17 @@ impl Room {
     fn refuse_staged(&mut self, builds_on: impl Fn(DocumentId) -> bool, refusal: &Refusal) {
         let (dependent, independent): (Vec<_>, Vec<_>) = std::mem::take(&mut self.staged)
             .into_iter()
-            .partition(|staged| staged.then.document().is_some_and(&builds_on));
+            .partition(|staged| {
+                let mut documents = staged.thens.iter().filter_map(Then::document);
+                documents.any(&builds_on)
+            });
         self.staged_bytes = independent
             .iter()
             .map(|staged| write_bytes(&staged.write))
             .sum();
         self.staged = independent;
-        for staged in dependent {
-            match staged.then {
+        for then in dependent.into_iter().flat_map(|staged| staged.thens) {
+            match then {
                 Then::Appended {
                     document,
                     sender,
@@ -707,19 +715,19 @@ fn merge_group(group: Vec<Staged>) -> Vec<(Write, Vec<Then>, Vec<Held>)> {
             .ok(),
     };
     let Some(merged) = merged else {
-        let alone = |one: Staged| (one.write, vec![one.then], vec![one.held]);
+        let alone = |one: Staged| (one.write, one.thens, vec![one.held]);
         return group.into_iter().map(alone).collect();
     };
     let mut group = group.into_iter();
     let Some(Staged {
         mut write,
-        then,
+        mut thens,
         held,
     }) = group.next()
     else {
         return Vec::new();
     };
-    let (mut thens, mut all_held) = (vec![then], vec![held]);
+    let mut all_held = vec![held];
     for other in group {
         if let (
             Write::Append { contributions, .. },
@@ -733,7 +741,7 @@ fn merge_group(group: Vec<Staged>) -> Vec<(Write, Vec<Then>, Vec<Held>)> {
                 add(contributions, one);
             }
         }
-        thens.push(other.then);
+        thens.extend(other.thens);
         all_held.push(other.held);
     }
     if let Write::Append { update, .. } = &mut write {
@@ -743,7 +751,7 @@ fn merge_group(group: Vec<Staged>) -> Vec<(Write, Vec<Then>, Vec<Held>)> {
 }
 
 /// Adds a contribution to others, to the last one if it is by the same author.
-fn add(contributions: &mut Vec<Contribution>, one: Contribution) {
+pub(super) fn add(contributions: &mut Vec<Contribution>, one: Contribution) {
     let Some(last) = contributions
         .last_mut()
         .filter(|last| last.author == one.author)

@@ -7,14 +7,14 @@ use std::error::Error;
 
 use bytes::Bytes;
 use meshagent_document::{
-    Applied, DecodeError, EditError, Limits, MeshDocument, PatchError, PatchOutcome,
+    Applied, DecodeError, EditError, Limits, MeshDocument, PatchError, PatchOutcome, merge_updates,
 };
 use meshagent_protocol::sync::{SyncPatch, SyncPatched};
 use meshagent_protocol::{Content, ErrorCode};
 use meshagent_store::{Author, Contribution, DocumentId, Write};
 use serde_json::Value;
 
-use super::batch::Then;
+use super::batch::{Then, add};
 use super::documents::Deferred;
 use super::opening::{Waiter, operations_of};
 use super::sync::with_repair;
@@ -92,15 +92,19 @@ impl Room {
         if let Some(content) = content.take_if(|_| steps.is_empty()) {
             return self.defer(id, Deferred::Answer { request, content });
         }
+        let update = match merge_steps(&steps) {
+            Ok(update) => update,
+            Err(error) => {
+                let refusal = unreadable(&error);
+                self.break_document(id, first, &refusal);
+                return self.refuse_update(request, refusal);
+            }
+        };
         self.metrics.count_update(UpdateOutcome::Accepted);
+        let (mut thens, mut contributions) = (Vec::with_capacity(steps.len()), Vec::new());
         for (version, step) in (first..).zip(steps) {
-            let write = Write::Append {
-                document: id,
-                update: step.update,
-                contributions: vec![step.contribution],
-                at: self.now,
-            };
-            let then = Then::Appended {
+            add(&mut contributions, step.contribution);
+            thens.push(Then::Appended {
                 document: id,
                 version,
                 visible: step.visible,
@@ -110,9 +114,15 @@ impl Room {
                 answer: content
                     .take_if(|_| version == last)
                     .map(|content| (request, content)),
-            };
-            self.stage(write, then);
+            });
         }
+        let write = Write::Append {
+            document: id,
+            update,
+            contributions,
+            at: self.now,
+        };
+        self.stage_all(write, thens);
     }
 
     /// The steps that a patch comes to, and which of its operations changed something. If it is refused, or only
@@ -216,6 +226,15 @@ impl Room {
         }
         Ok((taken, changed))
     }
+}
+
+/// All of a patch as one update: the store takes it, or refuses it, as a whole.
+fn merge_steps(steps: &[Step]) -> Result<Bytes, DecodeError> {
+    if let [step] = steps {
+        return Ok(step.update.clone());
+    }
+    let updates: Vec<&[u8]> = steps.iter().map(|step| &step.update[..]).collect();
+    merge_updates(&updates).map(Bytes::from)
 }
 
 /// Takes up a step of a patch. Somebody's operations may have waited for just this: what of them the schema forbids is

@@ -179,6 +179,41 @@ fn what_is_behind_a_refused_update_is_not_on_disk() {
     assert_eq!(on_disk(&world), [1, 0, 0, 0]);
 }
 
+/// One whose parts are too long to be merged with others' updates.
+#[test]
+fn a_patch_that_the_store_refuses_leaves_nothing_of_it() {
+    let mut answers = Vec::new();
+    for refused in 0..3 {
+        let mut world = world();
+        let [patcher, reader] = ["patcher", "reader"].map(|name| world.join(name));
+        let mut seen = vec![world.open(&reader, "r", json!({ "path": "ä.document" }))];
+        let appends = world.store.appends();
+        world
+            .store
+            .refuse_appends(appends + refused..appends + refused + 1);
+        let names = ["eins".to_owned(), large("zwei"), "三".to_owned()];
+        let add = |name: &String| {
+            let body = json!({ "body": { "$id": name } });
+            json!({ "op": "add", "path": "/document/content/-", "value": body })
+        };
+        let operations: Vec<_> = names.iter().map(add).collect();
+        let patch = json!({ "path": "ä.document", "patch": operations });
+        let answer = world.call(&patcher, "sync", "patch", patch);
+        world.pass_seconds(2);
+        let expected = [usize::from(code(&answer).is_none()); 3];
+        seen.extend(reader.changes("r"));
+        let late = world.join("late");
+        let state = world.open(&late, "l", json!({ "path": "ä.document" }));
+        for seen in [seen, vec![state]] {
+            let found = [0, 1, 2].map(|index| count(&seen, &names[index]));
+            assert_eq!(found, expected, "append {refused} is refused");
+        }
+        answers.push(code(&answer));
+    }
+    // It is one append.
+    assert_eq!(answers, [Some(1005), None, None]);
+}
+
 /// The store says of a document that is in memory that it does not exist: it was deleted behind the room's back.
 #[test]
 fn a_document_that_the_store_does_not_have_any_more_ends() {
