@@ -23,6 +23,7 @@ mod patch;
 mod pending;
 mod ranges;
 mod read;
+mod remake;
 mod replace;
 mod settle;
 mod undo;
@@ -44,6 +45,7 @@ pub use insert::InsertError;
 pub use limits::Limits;
 pub use patch::{PatchError, PatchOutcome, PatchStep};
 pub use read::{Element, Text};
+pub use remake::{Remade, RemakeError};
 pub use replace::ReplaceError;
 pub use violation::Repair;
 
@@ -67,6 +69,8 @@ pub struct MeshDocument {
     // How often others have changed the document.
     epoch: u64,
     undo: Option<undo::History>,
+    // What edits are told apart by, for whoever takes some of them out of what can be undone.
+    mark: u64,
     waypoint: Option<Waypoint>,
     watch: Option<Watch>,
 }
@@ -93,6 +97,7 @@ impl MeshDocument {
             suspects: Vec::new(),
             epoch: 0,
             undo: None,
+            mark: 0,
             waypoint: None,
             watch: None,
         }

@@ -136,6 +136,10 @@ impl Item {
         self.length & DELETED != 0
     }
 
+    pub(crate) fn left(&self) -> ItemIndex {
+        self.left
+    }
+
     pub(crate) fn right(&self) -> ItemIndex {
         self.right
     }

@@ -25,8 +25,8 @@ mod update;
 
 pub use document::{
     Anchor, Change, Edit, EditError, Element, Event, InsertError, Limits, MeshDocument, Origin,
-    PatchError, PatchOutcome, PatchStep, PatternError, Position, Repair, ReplaceError, Target,
-    Text, TextChange, TextPosition, grep_json,
+    PatchError, PatchOutcome, PatchStep, PatternError, Position, Remade, RemakeError, Repair,
+    ReplaceError, Target, Text, TextChange, TextPosition, grep_json,
 };
 pub use schema::{
     ChildProperty, ElementProperty, ElementType, ID_ATTRIBUTE, InferError, MeshSchema, SchemaError,

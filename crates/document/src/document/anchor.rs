@@ -2,6 +2,7 @@
 
 use super::MeshDocument;
 use super::edit::TextPosition;
+use super::remake::Remade;
 use crate::engine::NodeIndex;
 use crate::update::scan::Id;
 
@@ -14,6 +15,22 @@ pub struct Anchor {
 }
 
 impl Anchor {
+    /// The same place in another replica, whose operations have other names.
+    pub(super) fn renamed(
+        self,
+        document: &MeshDocument,
+        before: &MeshDocument,
+        remade: &Remade,
+    ) -> Option<Self> {
+        let (client, clock) = (self.client, self.clock);
+        let (id, is_same) = remade.beside(document, before, Id { client, clock })?;
+        Some(Self {
+            client: id.client,
+            clock: id.clock,
+            is_behind: self.is_behind || !is_same,
+        })
+    }
+
     pub(super) fn before(id: Id) -> Self {
         Self {
             client: id.client,

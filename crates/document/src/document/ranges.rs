@@ -32,6 +32,43 @@ impl Ranges {
         self.ranges.keys().next().copied().unwrap_or_default()
     }
 
+    /// The clock behind the last one in the set; 0 if it is empty.
+    pub(super) fn end(&self) -> u32 {
+        self.ranges
+            .values()
+            .next_back()
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// The last of these clocks that is not in the set.
+    pub(super) fn last_free(&self, start: u32, end: u32) -> Option<u32> {
+        let last = end.checked_sub(1).filter(|last| *last >= start)?;
+        match self.ranges.range(..end).next_back() {
+            Some((&from, &to)) if to >= end => from.checked_sub(1).filter(|at| *at >= start),
+            _ => Some(last),
+        }
+    }
+
+    /// The first of these clocks that is not in the set.
+    pub(super) fn first_free(&self, start: u32, end: u32) -> Option<u32> {
+        let first = match self.ranges.range(..=start).next_back() {
+            Some((_, &to)) if to > start => to,
+            _ => start,
+        };
+        (first < end).then_some(first)
+    }
+
+    /// Tells the parts of a range that are not in the set.
+    pub(super) fn free(&self, mut start: u32, end: u32, mut tell: impl FnMut(u32, u32)) {
+        while let Some(from) = self.first_free(start, end) {
+            let next = self.ranges.range(from..end).next();
+            let to = next.map_or(end, |(&next, _)| next);
+            tell(from, to);
+            start = to;
+        }
+    }
+
     /// How many of these clocks are in the set.
     pub(super) fn count(&self, start: u32, end: u32) -> u32 {
         let before = self.ranges.range(..start).next_back();

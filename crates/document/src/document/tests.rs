@@ -11,6 +11,7 @@ mod hostile;
 mod lists;
 mod misfits;
 mod patches;
+mod remake;
 mod search;
 mod traces;
 mod undo;

@@ -12,6 +12,7 @@ use super::MeshDocument;
 use super::anchor::Anchor;
 use super::edit::{Edit, Position, Target, TextPosition};
 use super::event::Origin;
+use super::remake::Remade;
 use crate::engine::TextChanges;
 use crate::update::scan::{IdRange, utf16_length};
 
@@ -22,7 +23,7 @@ pub(super) struct History {
     redo: VecDeque<Group>,
     /// Whether what is edited now is an undo, or else a redo, of something.
     direction: Direction,
-    open: Vec<Inverse>,
+    open: Vec<Noted>,
     /// About the memory of both stacks.
     bytes: usize,
     now: u64,
@@ -65,9 +66,12 @@ enum Direction {
 #[derive(Debug)]
 struct Group {
     at: u64,
-    inverses: Vec<Inverse>,
+    inverses: Vec<Noted>,
     bytes: usize,
 }
+
+/// How to take one edit back, and what that is marked by.
+type Noted = (u64, Inverse);
 
 /// How to take one edit back.
 #[derive(Debug)]
@@ -122,6 +126,35 @@ impl Inverse {
         }
     }
 
+    /// The same in another replica; `None` if there is nothing there to take back.
+    fn renamed(
+        mut self,
+        document: &MeshDocument,
+        before: &MeshDocument,
+        remade: &Remade,
+    ) -> Option<Self> {
+        let rename = |place: &mut Place| {
+            place.epoch = u64::MAX;
+            let anchor = place.anchor.take();
+            place.anchor = anchor.and_then(|anchor| anchor.renamed(document, before, remade));
+        };
+        match &mut self {
+            Self::DeleteText { inserted, at, .. } => {
+                *inserted = remade.run(document, *inserted)?;
+                rename(at);
+            }
+            Self::Format { runs, .. } => {
+                for (from, to, _) in runs {
+                    rename(from);
+                    rename(to);
+                }
+            }
+            Self::InsertText { at, .. } => rename(at),
+            Self::Attribute { .. } | Self::Delete(_) | Self::Insert { .. } | Self::Move { .. } => {}
+        }
+        Some(self)
+    }
+
     /// About the memory that it takes.
     fn bytes(&self) -> usize {
         let target = |target: &Target| match target {
@@ -161,6 +194,10 @@ impl Inverse {
         };
         size_of::<Self>() + held
     }
+}
+
+fn bytes_of(noted: &[Noted]) -> usize {
+    noted.iter().map(|(_, inverse)| inverse.bytes()).sum()
 }
 
 /// About the memory of a value; elements are 256 levels deep at most.
@@ -214,6 +251,40 @@ impl MeshDocument {
         }
     }
 
+    /// Marks the edits that are made from now on, for [`Self::take_over_undo`].
+    pub fn mark_edits(&mut self, mark: u64) {
+        self.mark = mark;
+    }
+
+    /// Takes over what can be undone and redone in another replica of this document, but for the edits with these marks,
+    /// which are not here. Those whose operations were named anew are told by `remade`.
+    pub fn take_over_undo(
+        &mut self,
+        before: &mut Self,
+        remade: &Remade,
+        is_lost: impl Fn(u64) -> bool,
+    ) {
+        let Some(mut history) = before.undo.take() else {
+            return;
+        };
+        for stack in [&mut history.undo, &mut history.redo] {
+            for group in &mut *stack {
+                let inverses = std::mem::take(&mut group.inverses).into_iter();
+                let kept = inverses.filter(|(mark, _)| !is_lost(*mark));
+                let renamed = kept.filter_map(|(mark, inverse)| {
+                    Some((mark, inverse.renamed(self, before, remade)?))
+                });
+                group.inverses = renamed.collect();
+                group.bytes = bytes_of(&group.inverses);
+            }
+            stack.retain(|group| !group.inverses.is_empty());
+        }
+        let groups = history.undo.iter().chain(&history.redo);
+        history.bytes = groups.map(|group| group.bytes).sum();
+        history.open.clear();
+        self.undo = Some(history);
+    }
+
     /// Whether there is something to undo.
     pub fn can_undo(&self) -> bool {
         self.undo
@@ -257,7 +328,7 @@ impl MeshDocument {
             history.bytes -= group.bytes;
             history.direction = direction;
             let mut updates = Vec::new();
-            for inverse in group.inverses.into_iter().rev() {
+            for (_, inverse) in group.inverses.into_iter().rev() {
                 updates.extend(self.invert(inverse));
             }
             self.close_group(group.at);
@@ -383,7 +454,7 @@ impl MeshDocument {
 
     pub(super) fn note(&mut self, inverse: Inverse) {
         if let Some(history) = &mut self.undo {
-            history.open.push(inverse);
+            history.open.push((self.mark, inverse));
         }
     }
 
@@ -407,7 +478,7 @@ impl MeshDocument {
         if inverses.is_empty() {
             return;
         }
-        let bytes = inverses.iter().map(Inverse::bytes).sum();
+        let bytes = bytes_of(&inverses);
         history.bytes += bytes;
         if history.direction == Direction::Edit {
             history.clear_redo();
@@ -542,7 +613,7 @@ impl MeshDocument {
     pub(super) fn end_inverse(&mut self) {
         let clock = self.engine.clock(self.client_id);
         if let Some(history) = &mut self.undo
-            && let Some(Inverse::DeleteText { inserted, .. }) = history.open.last_mut()
+            && let Some((_, Inverse::DeleteText { inserted, .. })) = history.open.last_mut()
             && inserted.end == u32::MAX
         {
             inserted.end = clock;
