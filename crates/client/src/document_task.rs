@@ -222,7 +222,7 @@ impl DocumentTask {
         if code != Some(MISSING) || !self.was_open || is_empty {
             return text;
         }
-        let unsaved = state.replica.kept().count();
+        let unsaved = state.replica.kept();
         let kept = if state.is_journaled() {
             "is in the journal, and is sent when the document is created and opened here again"
         } else {
@@ -279,7 +279,7 @@ impl DocumentTask {
         let mut under_way: VecDeque<(u64, PendingAnswer)> = VecDeque::new();
         loop {
             loop {
-                let next = self.shared.lock().replica.next_to_send();
+                let next = self.shared.lock().next_to_send();
                 let Some(next) = next else { break };
                 let chunk = SyncChunk::of_update(&next.update);
                 match sender.begin(chunk).await {
@@ -372,17 +372,22 @@ impl DocumentTask {
                 state.replica.acknowledged(number);
                 state.journal_progress(None);
             }
+            // The document is gone. Whoever opens it again learns what to do about what is kept.
+            Err(CallError::Refused {
+                code: Some(MISSING),
+                ..
+            }) => return Some(Ended::Later),
             Err(CallError::Refused { code, text }) if !self.may_be_taken(code) => {
                 let refusal = Refusal { code, text };
-                // Nobody is here to be told, so it stays in the journal until somebody opens the document.
-                if self.shared.is_resending()
-                    && self.shared.end_if_abandoned(refusal.clone().into())
-                {
-                    return Some(Ended::Done);
+                let goes_on = self.shared.lock().refuse(number, refusal.clone());
+                if !goes_on {
+                    // Nobody is here to be told, so it stays in the journal until somebody opens the document.
+                    if self.shared.is_resending() && self.shared.end_untold_if_abandoned(refusal) {
+                        return Some(Ended::Done);
+                    }
+                    self.shared.advance(|_| {});
+                    return Some(Ended::Refused);
                 }
-                self.shared.lock().refuse(number, refusal);
-                self.shared.advance(|_| {});
-                return Some(Ended::Refused);
             }
             Err(CallError::Disconnected) => return Some(Ended::Lost),
             Err(_) => return Some(Ended::Later),

@@ -13,6 +13,7 @@ use uuid::Uuid;
 #[derive(Debug)]
 pub struct Editor<'a> {
     document: &'a mut MeshDocument,
+    first: u64,
     updates: Vec<Vec<u8>>,
 }
 
@@ -25,9 +26,12 @@ impl Deref for Editor<'_> {
 }
 
 impl<'a> Editor<'a> {
-    pub(crate) fn new(document: &'a mut MeshDocument) -> Self {
+    /// The first edit gets this number, and others those after it.
+    pub(crate) fn new(document: &'a mut MeshDocument, first: u64) -> Self {
+        document.mark_edits(first);
         Self {
             document,
+            first,
             updates: Vec::new(),
         }
     }
@@ -284,6 +288,9 @@ impl<'a> Editor<'a> {
     fn collect(&mut self, update: Option<Vec<u8>>) -> bool {
         let is_some = update.is_some();
         self.updates.extend(update);
+        // Each is taken out of what can be undone by itself if it is refused.
+        let made = self.updates.len() as u64;
+        self.document.mark_edits(self.first + made);
         is_some
     }
 }

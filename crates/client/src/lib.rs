@@ -1,7 +1,7 @@
 //! A client of a room server.
 //!
 //! [`RoomClient`] is a room, over as many connections as it takes; its documents ([`LiveDocument`]) are edited at once,
-//! and no edit is lost: what the server has not acknowledged is sent again. [`Connection`], below it, is one connection
+//! and no edit is lost: what the server has not acknowledged is sent again, and what it refuses is reported with its content. [`Connection`], below it, is one connection
 //! with its calls and streams, for programs that carry updates themselves.
 //!
 //! ```no_run
@@ -61,7 +61,7 @@ pub use journal::{JournalError, Unsent};
 pub use live_document::{
     Changes, DocumentEnd, DocumentEvent, JournalStatus, LiveDocument, Refusal, SaveError,
 };
-pub use replica::{Outgoing, Replica};
+pub use replica::{LostEdit, Outgoing, Replica};
 pub use room_client::{
     LocalParticipant, RoomBuilder, RoomClient, RoomEnd, RoomStatus, StatusReceiver,
 };

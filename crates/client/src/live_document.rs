@@ -1,6 +1,6 @@
 //! A document that is open: edited here at once, and kept equal with everybody else's.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,7 +17,7 @@ use tokio_stream::Stream;
 use crate::editor::Editor;
 use crate::journal::{Batch, JournalError, Journals, Pending, Unsent};
 use crate::refusals::Refusals;
-use crate::replica::Replica;
+use crate::replica::{LostEdit, Outgoing, Replica};
 use crate::room_client::{RoomClient, RoomEnd};
 
 /// A live document; cheap to clone. All handles of one path in one room share one replica.
@@ -131,6 +131,8 @@ struct Journaling {
     is_queued: bool,
     /// Whether the document has ended, and the writer is done with it.
     is_released: bool,
+    /// Whether nothing is sent before the journal was written: it holds edits under names that they don't have any more.
+    holds_edits: bool,
 }
 
 impl Journaling {
@@ -199,12 +201,13 @@ pub enum DocumentEvent {
         operations: u64,
     },
     /// The server refused an edit for good. The document is now what the server has, with those edits that don't build
-    /// on the refused one; unless it ends, which comes next then.
+    /// on the refused one; they were made again, under another client id, and undo goes on. Unless it ends, which comes
+    /// next then.
     Refused {
         /// Why.
         refusal: Refusal,
-        /// How many updates were given up, the refused one among them.
-        lost_updates: usize,
+        /// The edits that are given up, with their content: the refused one, and those that build on it.
+        lost: Vec<LostEdit>,
     },
     /// The journal could not be written, because the disk is full, say. Until [`JournalRestored`](Self::JournalRestored),
     /// edits that are not acknowledged don't outlive this program.
@@ -781,6 +784,7 @@ impl Shared {
                 document: Weak::clone(document),
                 is_queued: false,
                 is_released: false,
+                holds_edits: false,
             })
         };
         Arc::new_cyclic(|document| Self {
@@ -830,9 +834,16 @@ impl Shared {
     /// A batch was written to the journal, or could not be. In that case, `is_broken` says whether only a rewrite helps.
     pub(crate) fn wrote(&self, batch: &Batch, written: std::io::Result<()>, is_broken: bool) {
         let mut state = self.lock();
-        let Some(Journaling { pending, .. }) = &mut state.journal else {
+        let Some(Journaling {
+            pending,
+            holds_edits,
+            ..
+        }) = &mut state.journal
+        else {
             return;
         };
+        // A disk that fails does not keep them from the server.
+        *holds_edits = written.is_ok() && pending.is_whole();
         let was_failing = pending.failure().is_some();
         let event = match written {
             Ok(()) => {
@@ -849,6 +860,7 @@ impl Shared {
             state.publish(&event);
         }
         drop(state);
+        self.work.notify_one();
         self.advance(|_| {});
     }
 
@@ -992,6 +1004,21 @@ impl Shared {
         self.advance(|_| {});
     }
 
+    /// Ends it because of a refusal, unless somebody has it open. What was refused is not given up: nobody was told.
+    /// Returns whether it has ended.
+    pub(crate) fn end_untold_if_abandoned(&self, refusal: Refusal) -> bool {
+        let mut state = self.lock();
+        if state.handles > 0 {
+            return false;
+        }
+        state.taking_back = None;
+        state.replica.reconsider();
+        state.end(refusal.into());
+        drop(state);
+        self.advance(|_| {});
+        true
+    }
+
     /// Ends it, unless somebody has it open again. Returns whether it has ended.
     pub(crate) fn end_if_abandoned(&self, end: DocumentEnd) -> bool {
         let mut state = self.lock();
@@ -1021,31 +1048,39 @@ impl Progress {
 }
 
 impl State {
-    /// The server will never take what was sent with this number.
-    pub(crate) fn refuse(&mut self, number: u64, refusal: Refusal) {
-        let sent = self.replica.kept().find(|edits| *edits.end() == number);
-        self.refusals
-            .note(sent.unwrap_or(number..=number), refusal.clone());
-        self.replica.refused(number);
-        self.taking_back = Some(refusal);
+    /// The server will never take what was sent with this number. Returns whether things go on: it is tried apart.
+    pub(crate) fn refuse(&mut self, number: u64, refusal: Refusal) -> bool {
+        let goes_on = if refusal.code == Some(DENIED) {
+            // It is about the document, whatever is edited.
+            self.replica.all_refused();
+            false
+        } else {
+            self.replica.refused(number)
+        };
+        if !goes_on {
+            self.taking_back = Some(refusal);
+        }
+        goes_on
     }
 
     /// Goes on with what the server has. If that is because it refused an edit, edits that build on it go with it.
     pub(crate) fn start_over(&mut self, document: MeshDocument) {
-        let before: Vec<_> = self.replica.kept().collect();
         let lost = self.replica.start_over(document);
         self.journal_anew();
-        let Some(refusal) = self.taking_back.take() else {
-            return;
-        };
-        let kept: HashSet<_> = self.replica.kept().collect();
-        for edits in before.into_iter().filter(|edits| !kept.contains(edits)) {
-            self.refusals.note(edits, refusal.clone());
+        if let Some(journal) = &mut self.journal {
+            journal.holds_edits = self.replica.has_remade();
         }
-        self.publish(&DocumentEvent::Refused {
-            refusal,
-            lost_updates: lost + 1,
-        });
+        if let Some(refusal) = self.taking_back.take() {
+            self.give_up(refusal, lost);
+        }
+    }
+
+    /// These edits are lost.
+    fn give_up(&mut self, refusal: Refusal, lost: Vec<LostEdit>) {
+        for edit in &lost {
+            self.refusals.note(edit.numbers.clone(), refusal.clone());
+        }
+        self.publish(&DocumentEvent::Refused { refusal, lost });
     }
 
     /// Tells everybody that nothing is sent any more; once.
@@ -1054,11 +1089,8 @@ impl State {
             return;
         }
         if let Some(refusal) = self.taking_back.take() {
-            let lost_updates = 1;
-            self.publish(&DocumentEvent::Refused {
-                refusal,
-                lost_updates,
-            });
+            let lost = self.replica.give_up_refused();
+            self.give_up(refusal, lost);
         }
         self.publish(&DocumentEvent::Ended(end.clone()));
         self.end = Some(end);
@@ -1091,6 +1123,15 @@ impl State {
                 reason: reason.to_owned(),
             },
         }
+    }
+
+    /// What is to be sent next, if there is something and it may be sent.
+    pub(crate) fn next_to_send(&mut self) -> Option<Outgoing> {
+        let holds_edits = |journal: &Journaling| journal.holds_edits;
+        if self.journal.as_ref().is_some_and(holds_edits) {
+            return None;
+        }
+        self.replica.next_to_send()
     }
 
     /// Has written down what was edited since the last time.
@@ -1163,6 +1204,9 @@ impl State {
         !self.subscribers.is_empty()
     }
 }
+
+/// The token does not allow to write the document.
+const DENIED: i64 = 1001;
 
 /// How many events wait for a subscriber.
 const EVENT_CAPACITY: usize = 1024;

@@ -1,14 +1,19 @@
 //! A document and the edits of it that the server has not acknowledged, without any I/O.
 
-use std::collections::VecDeque;
-use std::ops::RangeInclusive;
+mod lost;
+mod queue;
+
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use meshagent_document::{DecodeError, MeshDocument, UpdateKind, merge_updates};
+use meshagent_document::{DecodeError, MeshDocument, Remade, UpdateKind};
 
+pub use self::lost::LostEdit;
+use self::lost::Witness;
+use self::queue::{Kind, Queue, Standing, Unsaved};
 use crate::editor::Editor;
 
-/// What waits to be sent is merged up to this size.
+/// What waits to be sent is merged up to this size, and what was merged can be tried apart up to this size.
 const MERGED_BYTES: usize = 256 << 10;
 
 /// After so many bytes of edits that wait, they are compacted; later on after as many as that left.
@@ -21,6 +26,10 @@ const WINDOW_UPDATES: usize = 64;
 /// How often a gap is filled without anything else having been acknowledged in between.
 const FILLS: u32 = 8;
 
+/// How many refusals there may be without anything having been acknowledged in between before what was merged is no longer
+/// tried apart.
+const TRIES: u32 = 64;
+
 /// A [`MeshDocument`] and what of it the server does not have yet.
 ///
 /// Each edit is numbered, from 1 on, and kept until it is acknowledged, across streams and connections. The user of it
@@ -30,32 +39,15 @@ const FILLS: u32 = 8;
 #[derive(Debug)]
 pub struct Replica {
     document: MeshDocument,
-    unsaved: VecDeque<Unsaved>,
+    queue: Queue,
     next: u64,
     fills: u32,
+    /// Refusals since something was acknowledged.
+    refusals: u32,
     /// How many bytes of edits may come before those that wait are compacted.
     slack_bytes: usize,
-}
-
-#[derive(Debug)]
-struct Unsaved {
-    /// The numbers of the first and of the last edit in it; the last names it.
-    first: u64,
-    number: u64,
-    update: Vec<u8>,
-    is_sent: bool,
-    /// Whether it repeats what was sent before, because the server lacks it. It counts as what waits for it, too.
-    is_fill: bool,
-}
-
-impl Unsaved {
-    /// How many edits it is; a repetition is none.
-    fn edits(&self) -> u32 {
-        if self.is_fill {
-            return 0;
-        }
-        u32::try_from(self.number - self.first + 1).unwrap_or(u32::MAX)
-    }
+    /// Edits up to this number were compacted as far as they can be.
+    compacted: u64,
 }
 
 /// An update to be sent, and the number to name it by.
@@ -82,10 +74,12 @@ impl Replica {
     pub fn new(document: MeshDocument) -> Self {
         Self {
             document,
-            unsaved: VecDeque::new(),
+            queue: Queue::default(),
             next: 1,
             fills: 0,
+            refusals: 0,
             slack_bytes: COMPACTED_BYTES,
+            compacted: 0,
         }
     }
 
@@ -128,11 +122,11 @@ impl Replica {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn edit<R>(&mut self, edit: impl FnOnce(&mut Editor<'_>) -> R) -> R {
-        let mut editor = Editor::new(&mut self.document);
+        let mut editor = Editor::new(&mut self.document, self.next);
         // What was changed before a panic is in the document, so it is kept like anything else.
         let result = catch_unwind(AssertUnwindSafe(|| edit(&mut editor)));
         for update in editor.into_updates() {
-            self.keep(update, false);
+            self.keep(update, Kind::Edit, self.next);
         }
         result.unwrap_or_else(|panic| resume_unwind(panic))
     }
@@ -156,6 +150,7 @@ impl Replica {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn edit_with(&mut self, edit: impl FnOnce(&mut MeshDocument) -> Vec<Vec<u8>>) {
+        let mark = self.mark();
         let before = self.document.state_vector();
         let result = catch_unwind(AssertUnwindSafe(|| edit(&mut self.document)));
         let updates = match result {
@@ -163,13 +158,13 @@ impl Replica {
             Err(panic) => {
                 // All that is here and was not before, with deletions that the server may have already.
                 if let Ok(update) = self.document.encode_diff(&before) {
-                    self.keep(update, false);
+                    self.keep(update, Kind::Edit, mark);
                 }
                 resume_unwind(panic);
             }
         };
         for update in updates {
-            self.keep(update, false);
+            self.keep(update, Kind::Edit, mark);
         }
     }
 
@@ -197,8 +192,9 @@ impl Replica {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn adopt(&mut self, update: Vec<u8>) -> Result<(), DecodeError> {
+        let mark = self.mark();
         self.document.apply_update(&update)?;
-        self.keep(update, false);
+        self.keep(update, Kind::Edit, mark);
         Ok(())
     }
 
@@ -253,60 +249,18 @@ impl Replica {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn next_to_send(&mut self) -> Option<Outgoing> {
-        let under_way = self.unsaved.iter().filter(|one| one.is_sent);
-        let (updates, bytes) = under_way.fold((0, 0), |(updates, bytes), one| {
-            (updates + 1, bytes + one.update.len())
-        });
-        if updates >= WINDOW_UPDATES || bytes >= WINDOW_BYTES {
+        let (updates, bytes) = self.queue.under_way();
+        let is_full = updates >= WINDOW_UPDATES || bytes >= WINDOW_BYTES;
+        // What is tried apart is sent one by one: what comes after it may have to wait for it. After a refusal nothing is
+        // sent before the replica has started over.
+        let is_trying = self.queue.is_trying() && updates > 0;
+        if is_full || is_trying || self.queue.has_refused() {
             return None;
         }
-        // What the server lacks goes first: the others may build on it.
-        let waiting = |one: &Unsaved| !one.is_sent;
-        let fill = |one: &Unsaved| waiting(one) && one.is_fill;
-        let fill = self.unsaved.iter().position(fill);
-        let first = fill.or_else(|| self.unsaved.iter().position(waiting))?;
-        let (mut bytes, mut last) = (0, None);
-        let run = self.unsaved.iter().skip(first).take_while(|one| {
-            bytes += one.update.len();
-            // One between them that the server has, but can't show, may wait for the first of them.
-            let follows = last
-                .replace(one.number)
-                .is_none_or(|last| last + 1 == one.first);
-            follows
-                && !one.is_sent
-                && !one.is_fill
-                && !deletes(&one.update)
-                && bytes <= MERGED_BYTES
-        });
-        let run = run.count();
-        if run > 1 {
-            let merged: Vec<Unsaved> = self.unsaved.drain(first..first + run).collect();
-            let updates: Vec<&[u8]> = merged.iter().map(|one| &one.update[..]).collect();
-            match (merge_updates(&updates), &merged[..]) {
-                (Ok(update), [one, .., last]) => self.unsaved.insert(
-                    first,
-                    Unsaved {
-                        first: one.first,
-                        number: last.number,
-                        update,
-                        is_sent: false,
-                        is_fill: false,
-                    },
-                ),
-                // They were made here, so they merge; if not, they go one by one.
-                _ => {
-                    for (offset, one) in merged.into_iter().enumerate() {
-                        self.unsaved.insert(first + offset, one);
-                    }
-                }
-            }
-        }
-        let next = self.unsaved.get_mut(first)?;
-        next.is_sent = true;
-        Some(Outgoing {
-            number: next.number,
-            update: next.update.clone(),
-        })
+        let first = self.queue.first_waiting()?;
+        let number = self.queue.merge_waiting(first, MERGED_BYTES);
+        let update = self.queue.send(number)?;
+        Some(Outgoing { number, update })
     }
 
     /// The server has stored what was sent with this number.
@@ -328,7 +282,11 @@ impl Replica {
     /// ```
     pub fn acknowledged(&mut self, number: u64) {
         self.fills = 0;
-        self.forget(number);
+        match self.queue.remove(number).map(|one| one.kind) {
+            Some(Kind::Edit) => self.refusals = 0,
+            Some(Kind::Fill) => self.queue.filled(number),
+            Some(Kind::Blank) | None => {}
+        }
     }
 
     /// The server has stored it, but can't show it, since it lacks what came before. What it lacks, by its state
@@ -357,21 +315,30 @@ impl Replica {
     /// ```
     pub fn fill_gap(&mut self, number: u64, state_vector: &[u8]) -> Result<bool, DecodeError> {
         let missing = self.document.encode_diff(state_vector)?;
-        let waiting = self.unsaved.iter().find(|one| one.number == number);
-        let first = waiting.map_or(self.next, |one| one.first);
-        self.forget(number);
-        if let Some(fill) = self.unsaved.iter_mut().find(|one| one.is_fill) {
-            fill.first = fill.first.min(first);
+        // What it waits for is on its way in parts, or to be given up.
+        let comes_later = self.queue.first_trial().is_some_and(|trial| trial < number);
+        if comes_later || self.queue.has_refused() {
+            self.queue.set(number, Standing::Waiting);
+            return Ok(true);
+        }
+        match self.queue.get(number).map(|one| one.kind) {
+            Some(Kind::Edit) => self.queue.set(number, Standing::Stored),
+            _ => {
+                self.queue.remove(number);
+            }
+        }
+        if self.queue.has_fill() {
             return Ok(true);
         }
         if self.fills == FILLS {
+            // What waits here as well waits for somebody else: all that is here is there.
+            if self.document.has_gap() {
+                self.queue.filled(u64::MAX);
+            }
             return Ok(false);
         }
         self.fills += 1;
-        self.keep(missing, true);
-        if let Some(fill) = self.unsaved.back_mut() {
-            fill.first = first;
-        }
+        self.keep(missing, Kind::Fill, self.next);
         Ok(true)
     }
 
@@ -382,18 +349,19 @@ impl Replica {
         state_vector: &[u8],
         state: &[u8],
     ) -> Result<(), DecodeError> {
-        let kept = self.unsaved.iter().map(|one| &one.update[..]);
+        let kept = self.queue.iter().map(|one| &one.update[..]);
         let updates: Vec<&[u8]> = std::iter::once(state).chain(kept).collect();
         if self.document.is_covered_by(state_vector, &updates)? {
             return Ok(());
         }
         let missing = self.document.encode_diff(state_vector)?;
-        self.keep(missing, true);
+        self.keep(missing, Kind::Fill, self.next);
         Ok(())
     }
 
-    /// The server will never take what was sent with this number; it is given up. The document still has it, until
-    /// [`start_over`](Self::start_over).
+    /// The server will never take what was sent with this number. If that was merged of several edits, they are tried
+    /// apart, as far as that is possible, and this returns true: things go on. Otherwise nothing is sent any more until
+    /// the replica [starts over](Self::start_over) without the edit.
     ///
     /// ```
     /// # use meshagent_client::Replica;
@@ -404,14 +372,62 @@ impl Replica {
     /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
     /// # let mut replica = Replica::new(MeshDocument::new(schema, 1));
     /// # let tea = json!({ "body": { "text": "tea" } });
+    /// replica.edit(|d| d.append_child(Target::Root, tea.clone()))?;
     /// replica.edit(|d| d.append_child(Target::Root, tea))?;
-    /// let outgoing = replica.next_to_send().ok_or("there is one")?;
-    /// replica.refused(outgoing.number);
+    /// let both = replica.next_to_send().ok_or("they are merged")?;
+    /// assert!(replica.refused(both.number));
+    /// let first = replica.next_to_send().ok_or("it is tried alone")?;
+    /// assert!(!replica.refused(first.number));
+    /// assert_eq!(replica.next_to_send(), None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn refused(&mut self, number: u64) -> bool {
+        let Some(kind) = self.queue.get(number).map(|one| one.kind) else {
+            return true;
+        };
+        match kind {
+            Kind::Edit => {
+                self.refusals += 1;
+                if self.refusals <= TRIES && self.queue.take_apart(number) {
+                    return true;
+                }
+                self.queue.set(number, Standing::Refused);
+            }
+            // What waits for it waits for ever.
+            Kind::Fill if self.queue.refuse_stored() => {
+                self.queue.remove(number);
+            }
+            Kind::Fill => self.queue.set(number, Standing::Refused),
+            // Then what it would hide stays hidden only as long as nobody brings what comes before.
+            Kind::Blank => {
+                self.queue.remove(number);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The server takes nothing of this replica any more, whatever it is. Nothing is sent until it
+    /// [starts over](Self::start_over), without all that is not acknowledged.
+    ///
+    /// ```
+    /// # use meshagent_client::Replica;
+    /// # use meshagent_document::MeshDocument;
+    /// # use meshagent_document::MeshSchema;
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
+    /// # let mut replica = Replica::new(MeshDocument::new(schema.clone(), 1));
+    /// # let tea = json!({ "body": { "text": "tea" } });
+    /// replica.edit(|d| d.append_child(Target::Root, tea))?;
+    /// replica.all_refused();
+    /// let lost = replica.start_over(MeshDocument::new(schema, 2));
+    /// assert_eq!(lost.len(), 1);
     /// assert!(replica.is_saved());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn refused(&mut self, number: u64) {
-        self.forget(number);
+    pub fn all_refused(&mut self) {
+        self.queue.refuse_all();
     }
 
     /// What was under way has to be sent again: the stream has ended, or the server asks for it.
@@ -433,16 +449,12 @@ impl Replica {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn unsent(&mut self) {
-        for one in &mut self.unsaved {
-            one.is_sent = false;
-        }
-        // What others wait for comes first.
-        let edits = self.unsaved.make_contiguous();
-        edits.sort_by_key(|one| !one.is_fill);
+        self.queue.unsent();
     }
 
-    /// Goes on with another document, which has what the server has and nothing else. Kept edits that fit it are taken
-    /// over; the others are given up. Returns how many those are.
+    /// Goes on with another document, which has what the server has and nothing else, under a client id that is new. Kept
+    /// edits that fit it are taken over; others are made again under that client id, as far as they don't build on what is
+    /// not there, and what can be undone goes on. Returns those that are given up.
     ///
     /// ```
     /// # use meshagent_client::Replica;
@@ -452,34 +464,104 @@ impl Replica {
     /// # use serde_json::json;
     /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
     /// # let mut replica = Replica::new(MeshDocument::new(schema, 1));
-    /// # let tea = json!({ "body": { "text": "tea" } });
     /// # let schema = replica.document().schema().clone();
-    /// replica.edit(|d| d.append_child(Target::Root, tea))?;
+    /// let body = |text| json!({ "body": { "text": text } });
+    /// replica.edit(|d| d.append_child(Target::Root, body("tea")))?;
+    /// let refused = replica.next_to_send().ok_or("there is one")?;
+    /// replica.edit(|d| d.append_child(Target::Root, body("milk")))?;
+    /// replica.refused(refused.number);
     /// let nothing = MeshDocument::new(schema, 2);
-    /// assert_eq!(replica.start_over(nothing), 0);
-    /// // The edit is in the new document, too.
+    /// let lost = replica.start_over(nothing);
+    /// assert_eq!(lost[0].changes[0]["inserted"]["body"]["text"], "tea");
+    /// // The other edit is in the new document, too.
     /// assert_eq!(replica.document().root().child_count(), 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn start_over(&mut self, mut document: MeshDocument) -> usize {
-        let mut lost = 0;
-        self.unsent();
-        self.unsaved.retain(|one| {
-            // A fill would bring back what was refused.
-            if one.is_fill {
-                lost += 1;
-                return false;
+    pub fn start_over(&mut self, mut document: MeshDocument) -> Vec<LostEdit> {
+        self.queue.unsent();
+        let before = std::mem::take(&mut self.queue);
+        let mut witness = Witness::new(&document, before.is_empty());
+        let (mut remade, mut lost) = (Remade::default(), Vec::new());
+        let (mut is_waited_for, mut is_conflict) = (false, false);
+        let mut carried = None;
+        for one in before.into_values() {
+            if one.kind != Kind::Edit {
+                match one.standing {
+                    Standing::Refused => lost.push(LostEdit::of_fill(one)),
+                    // It would bring back what was refused.
+                    _ if one.kind == Kind::Fill => {}
+                    _ => {
+                        if document.apply_update(&one.update).is_ok() {
+                            self.queue.push(one);
+                        }
+                    }
+                }
+                continue;
             }
-            let fits = matches!(
-                document.classify(&one.update),
-                Ok(UpdateKind::New | UpdateKind::Contained)
-            );
-            let is_kept = fits && document.apply_update(&one.update).is_ok();
-            lost += usize::from(!is_kept);
-            is_kept
-        });
+            let (is_refused, is_trial) = (one.standing == Standing::Refused, one.is_trial);
+            is_waited_for |= !is_refused && one.was_sent && !remade.is_empty();
+            let mut kept = Vec::new();
+            for mut part in one.into_parts() {
+                if is_refused {
+                    is_conflict |= document.classify(&part.update) == Ok(UpdateKind::Conflict);
+                }
+                let again = if is_refused {
+                    Again::Lost
+                } else {
+                    again(&mut document, &part.update, &self.document, &mut remade)
+                };
+                match again {
+                    Again::Same => witness.apply(&part.update),
+                    Again::Made(update) => {
+                        is_waited_for = true;
+                        witness.apply(&part.update);
+                        part.update = update;
+                    }
+                    Again::Nothing => {
+                        witness.apply(&part.update);
+                        carried.get_or_insert(part.first);
+                        continue;
+                    }
+                    Again::Lost => {
+                        // What it is that is left out can be read: it was made or taken up here.
+                        let _read = remade.leave_out(&part.update);
+                        carried.get_or_insert(part.first);
+                        let changes = witness.changes(&part.update);
+                        lost.push(LostEdit::new(part, changes));
+                        continue;
+                    }
+                }
+                // Whoever waits for one that is gone waits for the one after it.
+                part.first = carried.take().unwrap_or(part.first);
+                kept.push(part);
+            }
+            self.queue.extend(kept, is_trial);
+        }
+        // Nothing is compacted before the new document has taken the old one's place.
+        (self.slack_bytes, self.compacted) = (usize::MAX, 0);
+        if is_waited_for && !is_conflict {
+            self.fill_in(&mut document, &remade);
+        }
+        let is_lost = |mark| lost.iter().any(|one: &LostEdit| one.marks.contains(&mark));
+        document.take_over_undo(&mut self.document, &remade, is_lost);
         self.document = document;
+        self.compact();
         lost
+    }
+
+    /// What was sent under names that are given up may wait at the server for what never comes, or may still be on its
+    /// way there. It is never to be seen beside what was made again.
+    fn fill_in(&mut self, document: &mut MeshDocument, remade: &Remade) {
+        let known: BTreeMap<u64, u64> = document.clocks().collect();
+        for (client, clocks) in remade.operations() {
+            // What comes before is not ours to give up.
+            if clocks.start > known.get(&client).copied().unwrap_or_default() {
+                continue;
+            }
+            if let Some(update) = document.fill_in(client, clocks.end) {
+                self.keep(update, Kind::Blank, self.next);
+            }
+        }
     }
 
     /// The number of the last edit.
@@ -521,8 +603,7 @@ impl Replica {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn saved_number(&self) -> u64 {
-        let first = self.unsaved.iter().map(|one| one.first).min();
-        first.unwrap_or(self.next) - 1
+        self.queue.first().unwrap_or(self.next) - 1
     }
 
     /// Whether nothing waits for the server.
@@ -542,35 +623,55 @@ impl Replica {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn is_saved(&self) -> bool {
-        self.unsaved.is_empty()
+        self.queue.is_empty()
     }
 
     /// What is kept with a number beyond this one: the numbers, and how many edits each is.
     pub(crate) fn edits_after(&self, number: u64) -> impl Iterator<Item = (u64, u32, &[u8])> {
-        let edits = self.unsaved.iter();
-        let edits = edits.filter(move |one| one.number > number);
-        edits.map(|one| (one.number, one.edits(), &one.update[..]))
+        let kept = self.queue.after(number);
+        kept.map(|one| (one.number, one.count, &one.update[..]))
     }
 
     /// How many edits the server has not acknowledged.
     pub(crate) fn unsaved_edits(&self) -> u64 {
-        self.unsaved.iter().map(|one| u64::from(one.edits())).sum()
+        self.queue.iter().map(|one| u64::from(one.count)).sum()
+    }
+
+    /// Gives up what was refused, without starting over. The document still has it.
+    pub(crate) fn give_up_refused(&mut self) -> Vec<LostEdit> {
+        let refused = self.queue.take_refused().into_iter();
+        refused.map(LostEdit::unread).collect()
+    }
+
+    /// Whether edits were made again of which the server may still have, or get, what they were made of.
+    pub(crate) fn has_remade(&self) -> bool {
+        self.queue.iter().any(|one| one.kind == Kind::Blank)
+    }
+
+    /// What was refused is not given up after all.
+    pub(crate) fn reconsider(&mut self) {
+        self.queue.reconsider();
     }
 
     /// Keeps and applies an update into which edits were merged.
     pub(crate) fn adopt_merged(&mut self, update: Vec<u8>, edits: u32) -> Result<(), DecodeError> {
-        self.adopt(update)?;
-        if let Some(one) = self.unsaved.back_mut() {
-            let more = u64::from(edits.saturating_sub(1));
-            one.number += more;
-            self.next += more;
-        }
+        self.document.apply_update(&update)?;
+        let first = self.next;
+        self.next += u64::from(edits.max(1));
+        // An earlier program may have sent it.
+        let kind = if edits == 0 { Kind::Fill } else { Kind::Edit };
+        self.queue.push(Unsaved {
+            first,
+            count: edits,
+            was_sent: true,
+            ..Unsaved::new(self.next - 1, first, update, kind)
+        });
         Ok(())
     }
 
-    /// What is kept, by the numbers of the edits in it.
-    pub(crate) fn kept(&self) -> impl Iterator<Item = RangeInclusive<u64>> {
-        self.unsaved.iter().map(|one| one.first..=one.number)
+    /// How many updates are kept, merged or not.
+    pub(crate) fn kept(&self) -> usize {
+        self.queue.iter().count()
     }
 
     /// The updates that the server has not acknowledged, oldest first.
@@ -589,19 +690,19 @@ impl Replica {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn unsaved(&self) -> impl Iterator<Item = &[u8]> {
-        let edits = self.unsaved.iter().filter(|one| !one.is_fill);
+        let edits = self.queue.iter().filter(|one| one.kind == Kind::Edit);
         edits.map(|one| &one.update[..])
     }
 
-    fn keep(&mut self, update: Vec<u8>, is_fill: bool) {
+    /// What edits that are made now are marked by.
+    fn mark(&mut self) -> u64 {
+        self.document.mark_edits(self.next);
+        self.next
+    }
+
+    fn keep(&mut self, update: Vec<u8>, kind: Kind, mark: u64) {
         self.slack_bytes = self.slack_bytes.saturating_sub(update.len());
-        self.unsaved.push_back(Unsaved {
-            first: self.next,
-            number: self.next,
-            update,
-            is_sent: false,
-            is_fill,
-        });
+        self.queue.push(Unsaved::new(self.next, mark, update, kind));
         self.next += 1;
         if self.slack_bytes == 0 {
             self.compact();
@@ -611,42 +712,59 @@ impl Replica {
     /// Merges the last edits that wait, without what they overwrote themselves: who is offline for long keeps about what is
     /// left of the edits, not all that they were.
     pub(crate) fn compact(&mut self) {
-        let (mut bytes, mut next) = (0, self.next);
-        let run = self.unsaved.iter().rev().take_while(|one| {
-            bytes += one.update.len();
-            let follows = one.number + 1 == next;
-            next = one.first;
-            follows && !one.is_sent && !one.is_fill && bytes <= MERGED_BYTES
-        });
-        let from = self.unsaved.len() - run.count();
-        let waiting: Vec<&[u8]> = self
-            .unsaved
-            .range(from..)
-            .map(|one| &one.update[..])
+        let waiting: Vec<&Unsaved> = self
+            .queue
+            .last_waiting(self.next, MERGED_BYTES)
+            .take_while(|one| one.number > self.compacted)
             .collect();
+        let numbers: Vec<u64> = waiting.iter().rev().map(|one| one.number).collect();
+        let updates: Vec<&[u8]> = waiting.iter().rev().map(|one| &one.update[..]).collect();
         let mut left_bytes = 0;
         // They were made here, so they merge; if not, they go one by one.
-        if let Ok(Some((skipped, update))) = self.document.compact_updates(&waiting) {
-            let first = self.unsaved[from + skipped].first;
-            left_bytes = update.len();
-            self.unsaved.truncate(from + skipped);
-            self.unsaved.push_back(Unsaved {
-                first,
-                number: self.next - 1,
-                update,
-                is_sent: false,
-                is_fill: false,
-            });
+        let skipped = match self.document.compact_updates(&updates) {
+            Ok(Some((skipped, update))) => {
+                left_bytes = update.len();
+                self.queue.merge(&numbers[skipped..], update, MERGED_BYTES);
+                skipped
+            }
+            _ => numbers.len().saturating_sub(1),
+        };
+        if let Some(last) = skipped.checked_sub(1) {
+            self.compacted = numbers[last];
         }
         self.slack_bytes = left_bytes.clamp(COMPACTED_BYTES, MERGED_BYTES / 2);
     }
-
-    fn forget(&mut self, number: u64) {
-        self.unsaved.retain(|one| one.number != number);
-    }
 }
 
-/// Whether an update deletes or overwrites something: its delete set, which comes last, is not empty.
-fn deletes(update: &[u8]) -> bool {
-    update.last() != Some(&0)
+/// What becomes of an edit in another document.
+enum Again {
+    /// It fits as it is.
+    Same,
+    Made(Vec<u8>),
+    /// All that it did was to take back what is not there.
+    Nothing,
+    Lost,
+}
+
+fn again(
+    document: &mut MeshDocument,
+    update: &[u8],
+    before: &MeshDocument,
+    remade: &mut Remade,
+) -> Again {
+    let fits = matches!(
+        document.classify(update),
+        Ok(UpdateKind::New | UpdateKind::Contained)
+    );
+    if fits && remade.concerns(update) == Ok(false) {
+        return match document.apply_update(update) {
+            Ok(_) => Again::Same,
+            Err(_) => Again::Lost,
+        };
+    }
+    match document.remake(update, before, remade) {
+        Ok(Some(update)) => Again::Made(update),
+        Ok(None) => Again::Nothing,
+        Err(_) => Again::Lost,
+    }
 }

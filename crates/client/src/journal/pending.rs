@@ -197,6 +197,11 @@ impl Pending {
         self.written
     }
 
+    /// Whether what is on the disk is to be replaced as a whole.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
     /// Why the last write failed, until one succeeds.
     pub(crate) fn failure(&self) -> Option<&str> {
         self.failure.as_deref()

@@ -244,8 +244,8 @@ impl<'a> Run<'a> {
     }
 
     fn send(&mut self, seen: &mut Seen) {
-        // After a refusal the stream is over.
-        if self.is_refused {
+        // After a refusal the stream is over, and what was made again is written down first, if it can be.
+        if self.is_refused || (self.pending.is_whole() && self.pending.failure().is_none()) {
             return;
         }
         let Some(next) = self.replica.next_to_send() else {
@@ -289,22 +289,35 @@ impl<'a> Run<'a> {
                 let is_filled = self.replica.fill_gap(number, &vector).unwrap();
                 assert!(is_filled, "seed {}", self.seed);
             }
-            Answer::Refused => return self.start_over(number),
+            Answer::Refused => {
+                self.is_refused = false;
+                if !self.replica.refused(number) {
+                    return self.start_over();
+                }
+            }
         }
         self.saved();
     }
 
-    fn start_over(&mut self, refused: u64) {
-        self.replica.refused(refused);
+    fn start_over(&mut self) {
+        let edited = names(self.replica.document());
         self.clients += 1;
         let mut document = MeshDocument::new(schema(), self.clients);
         document.apply_update(&self.server.encode_state()).unwrap();
-        self.replica.start_over(document);
+        let lost = self.replica.start_over(document);
         self.pending.start_over();
         self.answers.clear();
         self.is_refused = false;
-        // What builds on the refused edit is gone with it; what the server has stays.
+        // Nothing builds on a refused edit here, so what is told is all that is gone; what the server has stays.
         let (left, stored) = (names(self.replica.document()), names(&self.server));
+        let told: Vec<String> = lost
+            .iter()
+            .map(|one| String::from_utf8_lossy(&one.update).into_owned())
+            .collect();
+        for name in edited.difference(&left) {
+            let is_told = told.iter().any(|update| update.contains(name));
+            assert!(is_told, "seed {}: {name} is gone", self.seed);
+        }
         for name in &self.promised {
             assert!(
                 left.contains(name) || !stored.contains(name),

@@ -336,16 +336,15 @@ async fn a_refused_edit_is_taken_back_and_said() {
     };
     assert_eq!(refusal.code, Some(1001));
     let lost = event(&mut changes, |event| match event {
-        DocumentEvent::Refused {
-            refusal,
-            lost_updates,
-        } => {
+        DocumentEvent::Refused { refusal, lost } => {
             assert_eq!(refusal.code, Some(1001));
-            Some(lost_updates)
+            Some(lost)
         }
         _ => None,
     });
-    assert_eq!(lost.await, 1);
+    let lost = lost.await;
+    assert_eq!(lost.len(), 1);
+    assert_eq!(lost[0].changes[0]["inserted"]["body"]["text"], "mine");
     assert_eq!(texts(&document), ["one"]);
     // It goes on as a reader.
     append(&shared, "two");
@@ -355,6 +354,67 @@ async fn a_refused_edit_is_taken_back_and_said() {
         matches!(&refused, OpenError::Ended(DocumentEnd::Refused(refusal)) if refusal.code == Some(1001)),
         "{refused:?}"
     );
+}
+
+#[tokio::test]
+async fn one_edit_too_large_takes_no_other_edit_with_it() {
+    let mut config = Config::default();
+    config.limits.max_document_bytes = 64 << 10;
+    let server = TestServer::start_with(config).await;
+    let ann = enter(&server, "ann").await;
+    let document = ann.sync().open("a.document").await.unwrap();
+    let mut changes = document.changes();
+    document.edit(|d| d.remember_edits(true, 0)).unwrap();
+    let id = document
+        .edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "één" } })))
+        .unwrap()
+        .unwrap();
+    // All of it is there before the first answer.
+    let (large, last) = document
+        .edit(|d| {
+            let large = "漢".repeat(40 << 10);
+            let large = d.append_child(Target::Root, json!({ "body": { "text": large } }));
+            d.append_child(Target::Id(large.clone().unwrap()), json!({ "body": {} }))
+                .unwrap_err();
+            d.set_attribute(Target::Id(id.clone()), "text", "eins")
+                .unwrap();
+            let last = d.append_child(Target::Root, json!({ "body": { "text": "drei 🌿" } }));
+            (large.unwrap(), last.unwrap())
+        })
+        .unwrap();
+    document
+        .edit(|d| d.set_attribute(Target::Id(last), "text", "drei 🌿🌿"))
+        .unwrap()
+        .unwrap();
+    let lost = event(&mut changes, |event| match event {
+        DocumentEvent::Refused { refusal, lost } => {
+            assert_eq!(refusal.code, Some(1002));
+            Some(lost)
+        }
+        _ => None,
+    });
+    let lost = timeout(PATIENCE, lost).await.unwrap();
+    assert_eq!(lost.len(), 1);
+    let inserted = &lost[0].changes[0]["inserted"]["body"];
+    assert_eq!(inserted["$id"], large);
+    assert_eq!(inserted["text"].as_str().unwrap().chars().count(), 40 << 10);
+    assert!(matches!(
+        timeout(PATIENCE, document.saved()).await.unwrap(),
+        Err(SaveError::Refused(_))
+    ));
+    timeout(PATIENCE, document.saved()).await.unwrap().unwrap();
+    assert_eq!(texts(&document), ["eins", "drei 🌿🌿"]);
+    let bob = enter(&server, "bob").await;
+    let seen = bob.sync().describe("a.document").await.unwrap();
+    assert_eq!(seen, document.to_json());
+    // Undo goes on, past the one that is gone.
+    for left in [vec!["eins", "drei 🌿"], vec!["eins"]] {
+        assert!(document.edit(|d| d.undo()).unwrap());
+        assert_eq!(texts(&document), left);
+    }
+    timeout(PATIENCE, document.saved()).await.unwrap().unwrap();
+    let seen = bob.sync().describe("a.document").await.unwrap();
+    assert_eq!(seen, document.to_json());
 }
 
 #[tokio::test]

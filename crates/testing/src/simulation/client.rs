@@ -497,8 +497,7 @@ impl Client {
             Content::Error { code, .. } => {
                 let is_final = matches!(code, Some(DENIED | INVALID | NOT_FOUND));
                 if is_final {
-                    replica.refused(number);
-                    document.starts_over = true;
+                    document.starts_over |= !replica.refused(number);
                 } else {
                     replica.unsent();
                 }
@@ -601,7 +600,7 @@ impl Client {
                 let lost = ours.start_over(replica);
                 context
                     .totals
-                    .add("edits given up with a refused one", lost as u64);
+                    .add("edits given up with a refused one", lost.len() as u64);
                 context.totals.add("replicas made anew", 1);
             } else if self.manner == Manner::Ours {
                 document.replica = Some(Holder::Ours(Box::new(Replica::new(replica))));

@@ -1,0 +1,161 @@
+//! What an edit did that is given up.
+
+use std::collections::HashSet;
+use std::ops::RangeInclusive;
+
+use meshagent_document::{Change, Limits, MeshDocument, TextChange};
+use serde_json::{Map, Value, json};
+
+use super::queue::{Part, Unsaved};
+
+/// An edit that the server will never have, or several that could not be told apart.
+#[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
+pub struct LostEdit {
+    /// How many edits it is. None, if it only repeated what the server had lost.
+    pub edits: u64,
+    /// The v1 update that was refused, or that builds on what was.
+    pub update: Vec<u8>,
+    /// What it changed, as far as that can be said, an object for each change: `inserted` with the element, its `parent` (an
+    /// `$id`, or null for the root) and `index`; `deleted` with the `$id` and its `tag`; `moved` with the `$id` and its new `parent`;
+    /// `attribute` with its name, `element` (an `$id`, or null), `old` and `new` value, null if there is none; `text` with the `$id` of
+    /// the text, `inserted` and `deleted` characters.
+    pub changes: Vec<Value>,
+    /// The numbers of the edits, and what they are marked by in the document.
+    pub(crate) numbers: RangeInclusive<u64>,
+    pub(super) marks: RangeInclusive<u64>,
+}
+
+impl LostEdit {
+    pub(super) fn new(part: Part, changes: Vec<Value>) -> Self {
+        Self {
+            edits: part.count.into(),
+            update: part.update,
+            changes,
+            numbers: part.first..=part.number,
+            marks: part.mark..=part.number,
+        }
+    }
+
+    /// Something that the server lacks, and that it does not take again.
+    pub(super) fn of_fill(one: Unsaved) -> Self {
+        Self {
+            edits: 0,
+            numbers: one.number..=one.number,
+            marks: one.number..=one.number,
+            changes: Vec::new(),
+            update: one.update,
+        }
+    }
+
+    /// One of which it is not known any more what it changed.
+    pub(super) fn unread(one: Unsaved) -> Self {
+        Self {
+            edits: one.count.into(),
+            numbers: one.first..=one.number,
+            marks: one.mark..=one.number,
+            changes: Vec::new(),
+            update: one.update,
+        }
+    }
+}
+
+/// A replica in which edits are made once more, to see what they change.
+pub(super) struct Witness {
+    seen: Option<MeshDocument>,
+}
+
+impl Witness {
+    /// One that has what the server has; of no use if there are no edits.
+    pub(super) fn new(document: &MeshDocument, is_idle: bool) -> Self {
+        let seen = || {
+            let mut limits = Limits::NONE;
+            limits.depth = Limits::default().depth;
+            let schema = document.schema().clone();
+            let mut seen = MeshDocument::with_limits(schema, document.client_id(), limits);
+            seen.apply_update(&document.encode_state()).ok()?;
+            Some(seen)
+        };
+        Self {
+            seen: if is_idle { None } else { seen() },
+        }
+    }
+
+    pub(super) fn apply(&mut self, update: &[u8]) {
+        if let Some(seen) = &mut self.seen {
+            // What it can't take up it does not show.
+            let _taken = seen.apply_update(update);
+        }
+    }
+
+    /// Applies an update; what it changes.
+    pub(super) fn changes(&mut self, update: &[u8]) -> Vec<Value> {
+        let Some(seen) = &mut self.seen else {
+            return Vec::new();
+        };
+        seen.watch(true);
+        let _taken = seen.apply_update(update);
+        let mut events = Vec::new();
+        while let Some(event) = seen.poll_event() {
+            events.extend(event.changes);
+        }
+        seen.watch(false);
+        let inserted: HashSet<&str> = events
+            .iter()
+            .filter_map(|change| match change {
+                Change::Inserted { id, .. } => id.as_deref(),
+                _ => None,
+            })
+            .collect();
+        let is_within = |id: Option<&str>| id.is_some_and(|id| inserted.contains(id));
+        let told = events.iter().filter_map(|change| match change {
+            // An element is told with all that is in it.
+            Change::Inserted { parent, .. } if is_within(parent.as_deref()) => None,
+            Change::Attribute { id, .. } | Change::Text { id, .. } if is_within(id.as_deref()) => {
+                None
+            }
+            change => tell(seen, change),
+        });
+        told.collect()
+    }
+}
+
+fn tell(document: &MeshDocument, change: &Change) -> Option<Value> {
+    Some(match change {
+        Change::Attribute { id, name, old, new } => json!({
+            "attribute": &**name,
+            "element": id.as_deref(),
+            "old": old,
+            "new": new,
+        }),
+        Change::Deleted { id, tag, .. } => json!({ "deleted": id.as_deref(), "tag": &**tag }),
+        Change::Inserted { id, parent, .. } => {
+            let element = document.node(id.as_deref()?)?;
+            json!({
+                "inserted": element.to_json(true),
+                "parent": parent.as_deref(),
+                "index": element.index_in_parent(),
+            })
+        }
+        Change::Moved { id, to, .. } => json!({ "moved": id.as_deref(), "parent": to.as_deref() }),
+        Change::Text { id, changes } => {
+            let mut told = Map::new();
+            told.insert("text".to_owned(), id.as_deref().into());
+            let mut add = |name: &str, more: &str| {
+                let text = told.entry(name).or_insert_with(|| "".into());
+                if let Value::String(text) = text {
+                    text.push_str(more);
+                }
+            };
+            for change in changes {
+                match change {
+                    TextChange::Deleted { text, .. } => add("deleted", text),
+                    TextChange::Inserted { text, .. } => add("inserted", text),
+                    _ => {}
+                }
+            }
+            told.into()
+        }
+        _ => return None,
+    })
+}
