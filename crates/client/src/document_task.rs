@@ -105,6 +105,7 @@ impl DocumentTask {
                 Err(end) => return end,
             };
             let ended = match self.open(&connection).await {
+                Ok(stream) if self.is_anothers(&stream) => return DocumentEnd::Closed,
                 Ok(stream) => match self.begin(&stream) {
                     Ok(()) => {
                         let ended = self.serve(stream, &mut backoff).await;
@@ -208,8 +209,12 @@ impl DocumentTask {
             start.create = false;
             start.initial_json = None;
         }
-        if !self.is_fresh {
-            start.vector = Some(self.shared.lock().replica.document().state_vector());
+        {
+            let state = self.shared.lock();
+            if !self.is_fresh {
+                start.vector = Some(state.replica.document().state_vector());
+            }
+            start.identity = Some(state.replica.identity().unwrap_or_default().to_owned());
         }
         connection.sync().open(&start).await
     }
@@ -234,10 +239,26 @@ impl DocumentTask {
         )
     }
 
+    /// Whether what the journal holds is of another document, and nobody is here to be told: then it stays there until
+    /// somebody opens the document.
+    fn is_anothers(&self, stream: &SyncStream) -> bool {
+        self.is_replaced(stream)
+            && self.shared.is_resending()
+            && self.shared.end_if_abandoned(DocumentEnd::Closed)
+    }
+
+    /// Whether there is another document at the path than the one that is here.
+    fn is_replaced(&self, stream: &SyncStream) -> bool {
+        let state = self.shared.lock();
+        let known = state.replica.identity();
+        known.is_some() && stream.identity().is_some() && stream.identity() != known
+    }
+
     /// Takes up the state with which a stream begins.
     fn begin(&mut self, stream: &SyncStream) -> Result<(), String> {
+        let is_replaced = self.is_replaced(stream);
         let mut state = self.shared.lock();
-        let received = if self.is_fresh {
+        let received = if self.is_fresh || is_replaced {
             let schema = MeshSchema::from_json(stream.schema())
                 .map_err(|error| format!("its schema: {error}"))?;
             // What the server has taken is not for us to refuse.
@@ -250,7 +271,11 @@ impl DocumentTask {
                     .map_err(|error| error.to_string())?;
             }
             document.watch(state.is_watched());
-            state.start_over(document);
+            if is_replaced {
+                state.replace(document);
+            } else {
+                state.start_over(document);
+            }
             None
         } else {
             let vector = match stream.server_vector() {
@@ -264,6 +289,12 @@ impl DocumentTask {
             lacking.map_err(|error| error.to_string())?;
             Some(stream.state())
         };
+        if let Some(identity) = stream.identity()
+            && state.replica.set_identity(identity)
+        {
+            // What is written down before belongs to it, too.
+            state.journal_anew();
+        }
         state.journal_progress(received);
         state.publish_changes();
         state.publish(&DocumentEvent::Synchronized);

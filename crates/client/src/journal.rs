@@ -119,6 +119,7 @@ pub(crate) struct Journal {
 struct Recovered {
     path: String,
     schema: MeshSchema,
+    identity: Option<String>,
     updates: Vec<Vec<u8>>,
     unsaved: Vec<Unsaved>,
 }
@@ -217,6 +218,11 @@ impl Journal {
     /// Writes a batch to stable storage. What was there before is there still if that fails.
     pub(crate) fn write(&mut self, batch: &Batch) -> io::Result<()> {
         if batch.is_whole {
+            if batch.keeps_old && self.path.try_exists()? {
+                let kept = free_name(&self.path, "replaced")?;
+                fs::copy(&self.path, &kept)?;
+                File::open(&kept)?.sync_all()?;
+            }
             return self.rewrite(&batch.records);
         }
         let Some(file) = self.file.as_mut().filter(|_| !self.is_broken) else {
@@ -372,17 +378,22 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 
 /// Renames a damaged file to the first `….damaged-N` that is free, and says which.
 fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let kept = free_name(path, "damaged")?;
+    fs::rename(path, &kept)?;
+    sync_directory(path)?;
+    Ok(kept)
+}
+
+/// The first name of this kind beside a journal that nothing has.
+fn free_name(path: &Path, kind: &str) -> io::Result<PathBuf> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let mut number = 1_u64;
     loop {
-        let kept = path.with_file_name(format!("{name}.damaged-{number}"));
-        if kept.try_exists()? {
-            number += 1;
-            continue;
+        let free = path.with_file_name(format!("{name}.{kind}-{number}"));
+        if !free.try_exists()? {
+            return Ok(free);
         }
-        fs::rename(path, &kept)?;
-        sync_directory(path)?;
-        return Ok(kept);
+        number += 1;
     }
 }
 
@@ -477,6 +488,7 @@ fn recover(bytes: &[u8], room: &RoomKey) -> Result<Option<Recovered>, Fault> {
     Ok(Some(Recovered {
         path: path.to_owned(),
         schema,
+        identity: head["identity"].as_str().map(str::to_owned),
         updates,
         unsaved,
     }))
@@ -495,6 +507,9 @@ impl Recovered {
             }
         }
         let mut replica = Replica::new(document);
+        if let Some(identity) = &self.identity {
+            replica.set_identity(identity);
+        }
         for unsaved in self.unsaved {
             replica
                 .adopt_merged(unsaved.update, unsaved.edits)

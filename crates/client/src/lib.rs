@@ -59,7 +59,8 @@ pub use event::{EventReceiver, RoomEvent};
 pub use given_up::GivenUp;
 pub use journal::{JournalError, Unsent};
 pub use live_document::{
-    Changes, DocumentEnd, DocumentEvent, JournalStatus, LiveDocument, Refusal, SaveError,
+    Changes, DocumentEnd, DocumentEvent, JournalStatus, LiveDocument, Refusal, ReplacedDocument,
+    SaveError,
 };
 pub use replica::{LostEdit, Outgoing, Replica};
 pub use room_client::{

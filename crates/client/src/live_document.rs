@@ -113,6 +113,7 @@ pub(crate) struct State {
     refusals: Refusals,
     /// Why an edit is given up that the replica still shows, until it starts over.
     taking_back: Option<Refusal>,
+    replaced: Option<Arc<ReplacedDocument>>,
     /// Set once, when nothing is sent any more.
     end: Option<DocumentEnd>,
     /// Since when nobody has it open.
@@ -209,6 +210,9 @@ pub enum DocumentEvent {
         /// The edits that are given up, with their content: the refused one, and those that build on it.
         lost: Vec<LostEdit>,
     },
+    /// Somebody deleted the document and made another one at its path, which this one is now. What was here of the old
+    /// one is not poured into it.
+    Replaced(Arc<ReplacedDocument>),
     /// The journal could not be written, because the disk is full, say. Until [`JournalRestored`](Self::JournalRestored),
     /// edits that are not acknowledged don't outlive this program.
     JournalLost {
@@ -221,6 +225,17 @@ pub enum DocumentEvent {
     Ended(DocumentEnd),
     /// Events before this one were dropped, because nobody took them; look at the document anew.
     Missed,
+}
+
+/// What was here of a document in whose place there is another one now. [`LiveDocument::replaced`] has the last one, also
+/// if nobody listened to [`DocumentEvent::Replaced`].
+#[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
+pub struct ReplacedDocument {
+    /// Its content as it was here, with `$id`s, and with the edits that the server did not acknowledge.
+    pub content: Value,
+    /// Those edits. What they changed is not known any more, but for what of it is in the content.
+    pub edits: Vec<LostEdit>,
 }
 
 /// Why the server refuses an edit.
@@ -632,6 +647,20 @@ impl LiveDocument {
         state.replica.is_saved() && state.refused(told, state.replica.last_number()).is_none()
     }
 
+    /// What was here of the last document at this path, if somebody deleted it while it was open here, or in the journal, and
+    /// made another one.
+    ///
+    /// ```
+    /// # meshagent_testing::in_room(async |room| {
+    /// let document = room.sync().open("notes.document").await?;
+    /// assert!(document.replaced().is_none());
+    /// # Ok(())
+    /// # });
+    /// ```
+    pub fn replaced(&self) -> Option<Arc<ReplacedDocument>> {
+        self.shared.lock().replaced.clone()
+    }
+
     /// Subscribes to what happens from now on; to its end alone, if the document has ended.
     ///
     /// ```
@@ -797,6 +826,7 @@ impl Shared {
                 openings: Vec::new(),
                 refusals: Refusals::default(),
                 taking_back: None,
+                replaced: None,
                 end: None,
                 abandoned_since: None,
                 is_resending: false,
@@ -1073,6 +1103,30 @@ impl State {
         if let Some(refusal) = self.taking_back.take() {
             self.give_up(refusal, lost);
         }
+    }
+
+    /// Another document has taken the place of this one, of which the server had what its identity named.
+    pub(crate) fn replace(&mut self, document: MeshDocument) {
+        let content = self.replica.document().to_json(true);
+        let edits = self.replica.replace(document);
+        if let Some(journal) = &mut self.journal {
+            if edits.is_empty() {
+                journal.pending.start_over();
+            } else {
+                journal.pending.replace();
+            }
+            journal.queue();
+        }
+        let refusal = self.taking_back.take().unwrap_or_else(|| Refusal {
+            code: None,
+            text: "the document was deleted, and there is another one in its place".to_owned(),
+        });
+        for edit in &edits {
+            self.refusals.note(edit.numbers.clone(), refusal.clone());
+        }
+        let replaced = Arc::new(ReplacedDocument { content, edits });
+        self.replaced = Some(Arc::clone(&replaced));
+        self.publish(&DocumentEvent::Replaced(replaced));
     }
 
     /// These edits are lost.

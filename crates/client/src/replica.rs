@@ -39,6 +39,8 @@ const TRIES: u32 = 64;
 #[derive(Debug)]
 pub struct Replica {
     document: MeshDocument,
+    /// What tells the document on the server from others at its path, as far as that is known.
+    identity: Option<String>,
     queue: Queue,
     next: u64,
     fills: u32,
@@ -74,6 +76,7 @@ impl Replica {
     pub fn new(document: MeshDocument) -> Self {
         Self {
             document,
+            identity: None,
             queue: Queue::default(),
             next: 1,
             fills: 0,
@@ -98,6 +101,27 @@ impl Replica {
     /// ```
     pub fn document(&self) -> &MeshDocument {
         &self.document
+    }
+
+    pub(crate) fn identity(&self) -> Option<&str> {
+        self.identity.as_deref()
+    }
+
+    /// Notes which document it is. Returns whether that is news.
+    pub(crate) fn set_identity(&mut self, identity: &str) -> bool {
+        let is_news = self.identity() != Some(identity);
+        self.identity = Some(identity.to_owned());
+        is_news
+    }
+
+    /// Goes on with another document that has taken this one's place. Returns the edits of the old one that were not
+    /// acknowledged.
+    pub(crate) fn replace(&mut self, document: MeshDocument) -> Vec<LostEdit> {
+        let before = std::mem::take(&mut self.queue).into_values();
+        let edits = before.filter(|one| one.kind == Kind::Edit);
+        self.document = document;
+        (self.fills, self.refusals, self.compacted) = (0, 0, 0);
+        edits.map(LostEdit::unread).collect()
     }
 
     /// For what is no edit: events, undo's clock, anchors.

@@ -184,6 +184,7 @@ impl SyncCalls {
                 schema,
                 state: update,
                 server_vector: server_vector(handle.first_answer()),
+                identity: identity(handle.first_answer()),
                 handle,
             }),
             SyncOutput::Sync { .. } => Err(CallError::unexpected("the first chunk is no state")),
@@ -198,6 +199,7 @@ pub struct SyncStream {
     schema: Value,
     state: Vec<u8>,
     server_vector: Option<Vec<u8>>,
+    identity: Option<String>,
     handle: StreamHandle,
 }
 
@@ -259,6 +261,25 @@ impl SyncStream {
     /// ```
     pub fn state(&self) -> &[u8] {
         &self.state
+    }
+
+    /// What tells this document from others that stood at its path before it; `None` if that was not asked for
+    /// ([`SyncOpenStart::identity`]), or the server does not know it.
+    ///
+    /// ```
+    /// # use meshagent_protocol::DocPath;
+    /// # use meshagent_protocol::SyncOpenStart;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let connection = room.connection().await?;
+    /// let mut start = SyncOpenStart::new(DocPath::parse("notes.document")?);
+    /// start.identity = Some(String::new());
+    /// let stream = connection.sync().open(&start).await?;
+    /// assert!(stream.identity().is_some());
+    /// # Ok(())
+    /// # });
+    /// ```
+    pub fn identity(&self) -> Option<&str> {
+        self.identity.as_deref()
     }
 
     /// The server's state vector, if the one that the document was opened with is ahead of it: the server lacks
@@ -406,6 +427,13 @@ pub struct Acknowledgement {
 
 /// The state vector of nothing, in base64.
 pub(crate) const NOTHING: &str = "AA==";
+
+fn identity(answer: &Content) -> Option<String> {
+    let Content::Json(notice) = answer else {
+        return None;
+    };
+    notice.get("identity")?.as_str().map(str::to_owned)
+}
 
 /// What the server has, if it said that it lacks something.
 fn server_vector(answer: &Content) -> Option<Vec<u8>> {

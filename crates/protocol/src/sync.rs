@@ -360,7 +360,7 @@ impl SyncPatched {
 /// ```text
 /// binary {"kind": "start", "path", "create": bool, "vector": base64 or null,
 ///         "schema": object or null, "schema_path": string or null, "initial_json": object or null,
-///         "merge": bool}
+///         "merge": bool, "identity": string or null}
 /// ```
 ///
 /// Only `kind` and `path` are mandatory.
@@ -381,6 +381,10 @@ pub struct SyncOpenStart {
     /// Whether the client takes changes merged that became durable together; absent means no, and only insertions
     /// are merged. The published SDKs never ask for it: they lose count when one update deletes in two places.
     pub merge: bool,
+    /// The identity of the document that the client has something of, as the server told it; empty to ask for it alone;
+    /// absent for none of both, as in the published SDKs. If the path has another document now, the client gets all of
+    /// that: what its vector says is about the other one.
+    pub identity: Option<String>,
 }
 
 impl SyncOpenStart {
@@ -394,6 +398,7 @@ impl SyncOpenStart {
             schema_path: None,
             initial_json: None,
             merge: false,
+            identity: None,
         }
     }
 
@@ -434,10 +439,11 @@ impl SyncOpenStart {
             schema_path: opt_path_field(fields, "schema_path")?,
             initial_json,
             merge: fields.opt_bool("merge")?.unwrap_or(false),
+            identity: fields.opt_string("identity")?.map(str::to_owned),
         })
     }
 
-    /// The chunk as the SDKs send it; with `merge` only if it is asked for.
+    /// The chunk as the SDKs send it; with `merge` and `identity` only if they are asked for.
     pub fn to_content(&self) -> Content {
         let vector = self
             .vector
@@ -454,6 +460,9 @@ impl SyncOpenStart {
         });
         if self.merge {
             headers["merge"] = true.into();
+        }
+        if let Some(identity) = &self.identity {
+            headers["identity"] = identity.as_str().into();
         }
         binary(headers, Bytes::new())
     }

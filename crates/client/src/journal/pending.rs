@@ -34,6 +34,8 @@ pub(crate) struct Pending {
     is_started: bool,
     /// Whether only the whole document can be written next.
     is_whole: bool,
+    /// Whether what is on the disk is kept beside the next whole document.
+    keeps_old: bool,
     bytes: u64,
     base_bytes: u64,
     /// Why the last write failed, until one succeeds.
@@ -46,6 +48,8 @@ pub(crate) struct Batch {
     pub(super) records: Vec<u8>,
     /// Whether it takes the place of what is there.
     pub(super) is_whole: bool,
+    /// Whether what is there is kept beside it.
+    pub(super) keeps_old: bool,
     last: u64,
     saved: u64,
 }
@@ -63,6 +67,7 @@ impl Pending {
             taken: 0,
             is_started: false,
             is_whole: true,
+            keeps_old: false,
             bytes: 0,
             base_bytes: 0,
             failure: None,
@@ -102,6 +107,12 @@ impl Pending {
         self.taken = 0;
     }
 
+    /// The replica is another document. What is on the disk of the old one is set aside.
+    pub(crate) fn replace(&mut self) {
+        self.keeps_old = true;
+        self.start_over();
+    }
+
     /// The next batch is the last one. A journal that is more than twice as long as it has to be is rewritten.
     pub(crate) fn finish(&mut self, replica: &Replica) {
         let needed = |pending: &mut Self| pending.whole(replica).records.len() as u64;
@@ -133,6 +144,7 @@ impl Pending {
         (!records.is_empty()).then(|| Batch {
             records,
             is_whole: false,
+            keeps_old: false,
             last: replica.last_number(),
             saved,
         })
@@ -154,6 +166,7 @@ impl Pending {
             "path": self.path,
             "schema": document.schema().to_json(),
             "base_bytes": base.len(),
+            "identity": replica.identity(),
         });
         let mut records = MAGIC.to_vec();
         record::push(&mut records, HEAD, head.to_string().as_bytes());
@@ -161,6 +174,7 @@ impl Pending {
         Batch {
             records,
             is_whole: true,
+            keeps_old: self.keeps_old,
             last: replica.last_number(),
             saved: replica.saved_number(),
         }
@@ -170,6 +184,7 @@ impl Pending {
     pub(crate) fn wrote(&mut self, batch: &Batch) {
         let length = batch.records.len() as u64;
         if batch.is_whole {
+            self.keeps_old &= !batch.keeps_old;
             self.bytes = 0;
             self.base_bytes = length;
         }

@@ -338,24 +338,21 @@ impl Queue {
             self.extend(second, true);
         } else {
             let updates: Vec<&[u8]> = parts.iter().map(|part| &part.update[..]).collect();
-            match (merge_updates(&updates), &parts[..]) {
-                (Ok(update), [first, .., last]) => {
-                    let one = Unsaved::new(last.number, first.mark, update, Kind::Edit);
-                    let first = first.first;
-                    let count = parts.iter().map(|part| part.count).sum();
-                    self.push(Unsaved {
-                        first,
-                        count,
-                        parts,
-                        is_trial,
-                        ..one
-                    });
-                }
-                _ => {
-                    let second = parts.split_off(parts.len() / 2);
-                    self.extend(parts, true);
-                    self.extend(second, true);
-                }
+            if let (Ok(update), [first, .., last]) = (merge_updates(&updates), &parts[..]) {
+                let one = Unsaved::new(last.number, first.mark, update, Kind::Edit);
+                let first = first.first;
+                let count = parts.iter().map(|part| part.count).sum();
+                self.push(Unsaved {
+                    first,
+                    count,
+                    parts,
+                    is_trial,
+                    ..one
+                });
+            } else {
+                let second = parts.split_off(parts.len() / 2);
+                self.extend(parts, true);
+                self.extend(second, true);
             }
         }
     }

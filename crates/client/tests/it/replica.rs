@@ -445,6 +445,10 @@ fn what_is_stored_and_waits_is_not_saved_when_its_fill_is_refused() {
     assert_eq!(lost[0].update, next.update);
 }
 
+#[expect(
+    clippy::redundant_closure_for_method_calls,
+    reason = "a method of an editor is not one of every editor"
+)]
 #[test]
 fn undo_goes_on_after_a_refusal() {
     let mut replica = Replica::new(document(1));

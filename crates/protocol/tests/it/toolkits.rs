@@ -57,7 +57,19 @@ fn sync_inputs() {
     .unwrap();
     assert!(!full.create);
     assert_eq!(full.vector.as_deref(), Some(&[0, 1][..]));
+    let Content::Binary { headers, .. } = full.to_content() else {
+        panic!("a start chunk is binary");
+    };
+    for ours in ["merge", "identity"] {
+        assert!(!headers.contains_key(ours), "published SDKs don't know it");
+    }
+    assert_eq!(full.identity, None);
     assert_eq!(SyncOpenStart::parse(&full.to_content()), Ok(full));
+    for identity in ["", "17 ä"] {
+        let mut start = SyncOpenStart::new(path("a"));
+        start.identity = Some(identity.to_owned());
+        assert_eq!(SyncOpenStart::parse(&start.to_content()), Ok(start));
+    }
 
     let chunk = SyncChunk::parse(&binary(json!({"kind": "sync"}), b"AAE=")).unwrap();
     assert_eq!(chunk.decode().unwrap(), [0, 1]);

@@ -701,7 +701,7 @@ impl Room {
                 merges,
                 lost: None,
                 is_closing: false,
-                is_ahead: notice != Content::Empty,
+                is_ahead: matches!(&notice, Content::Json(told) if told.get("ahead").is_some()),
             },
         );
         document.sent.remember(&payload);

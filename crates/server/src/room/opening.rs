@@ -544,7 +544,12 @@ impl Room {
                 start,
                 ..
             } => {
-                let (version, payload) = match &start.vector {
+                let identity = id.to_string();
+                // What a client has of another document says nothing about this one.
+                let expected = start.identity.as_deref().unwrap_or_default();
+                let is_other = !expected.is_empty() && expected != identity;
+                let vector = start.vector.as_ref().filter(|_| !is_other);
+                let (version, payload) = match vector {
                     None => document.shared_state(self.now, &self.usage, &self.metrics),
                     Some(vector) => match document.replica.encode_diff(vector) {
                         Ok(difference) => {
@@ -563,17 +568,20 @@ impl Room {
                         }
                     },
                 };
-                let ahead = start.vector.as_deref().unwrap_or(&[0]);
+                let ahead = vector.map_or(&[0][..], |vector| &vector[..]);
                 let ahead = document.replica.count_missing(ahead).unwrap_or_default();
-                let notice = if ahead == 0 {
-                    Content::Empty
-                } else {
-                    let mut notice = json!({
-                        "ahead": ahead,
-                        "message": "the client has operations that are missing here",
-                    });
+                let mut notice = json!({});
+                if ahead > 0 {
+                    notice["ahead"] = ahead.into();
+                    notice["message"] = "the client has operations that are missing here".into();
                     told_vector(&mut notice, &document.replica);
-                    Content::Json(notice)
+                }
+                if start.identity.is_some() {
+                    notice["identity"] = identity.into();
+                }
+                let notice = match notice.as_object() {
+                    Some(told) if !told.is_empty() => Content::Json(notice),
+                    _ => Content::Empty,
                 };
                 let state = Deferred::State {
                     request,

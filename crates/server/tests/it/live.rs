@@ -356,6 +356,10 @@ async fn a_refused_edit_is_taken_back_and_said() {
     );
 }
 
+#[expect(
+    clippy::redundant_closure_for_method_calls,
+    reason = "a method of an editor is not one of every editor"
+)]
 #[tokio::test]
 async fn one_edit_too_large_takes_no_other_edit_with_it() {
     let mut config = Config::default();
