@@ -47,6 +47,9 @@ pub enum ConnectError {
     /// Something is missing that the connection needs.
     #[error("{0}")]
     Setting(String),
+    /// The function that was given for it gave no token.
+    #[error("there is no token to enter the room with")]
+    Token(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The server can't be trusted, or does not speak TLS.
     #[error("no secure connection to the server can be made")]
     Tls(#[source] std::io::Error),
@@ -57,7 +60,7 @@ impl ConnectError {
     pub(crate) fn may_pass(&self) -> bool {
         match self {
             // Certificates are renewed late at times.
-            Self::Closed | Self::Http(_) | Self::Io(_) | Self::Tls(_) => true,
+            Self::Closed | Self::Http(_) | Self::Io(_) | Self::Tls(_) | Self::Token(_) => true,
             // A server that is overloaded, or a proxy that finds none.
             Self::Refused { status, .. } => *status == 429 || *status >= 500,
             Self::InvalidToken | Self::InvalidUrl | Self::Setting(_) => false,

@@ -159,7 +159,7 @@ impl DocumentTask {
                     Link::Up(connection) if !connection.is_closed() => {
                         return Ok(connection.clone());
                     }
-                    Link::Up(_) | Link::Down => {}
+                    Link::Up(_) | Link::Down | Link::NoToken(_) => {}
                     Link::Ended(RoomEnd::Left) => return Err(DocumentEnd::Closed),
                     Link::Ended(end) => return Err(DocumentEnd::RoomEnded(end.clone())),
                 }

@@ -28,12 +28,13 @@
 //! - [`LiveDocument`]: an open document; `document_task`: what carries its updates; [`Replica`]: what of it the server
 //!   lacks, without I/O; `refusals`: what of it the server does not take; `journal`: what of it outlives the program, and
 //!   `resend`: how that is sent; `given_up`: what ended before it was saved.
-//! - [`Connection`]: one connection; [`StreamHandle`]: one streamed call; `connect`: the way to an open WebSocket;
+//! - [`Connection`]: one connection; [`StreamHandle`]: one streamed call; `connect`: the way to an open WebSocket; `credentials`: the token for it;
 //!   `trust`: to whom, by TLS; `driver`: the task that owns it; `pulse`: whether the server is still there.
 
 mod backoff;
 mod connect;
 mod connection;
+mod credentials;
 mod document_task;
 mod driver;
 mod editor;

@@ -7,9 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use meshagent_protocol::{
-    ApiKey, ApiScope, Content, Grant, InvalidApiKey, ParticipantToken, RoomName, decode_base64,
-};
+use meshagent_protocol::{ApiKey, Content, InvalidApiKey, RoomName};
 use serde_json::{Map, Value};
 use tokio::sync::{broadcast, oneshot, watch};
 use tokio::time::Instant;
@@ -21,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::backoff::{self, Backoff};
 use crate::connect::ConnectError;
 use crate::connection::{CallError, Connection};
+use crate::credentials::{Credentials, FetchToken, Tokens};
 use crate::document_task::LINGER;
 use crate::event::{EVENT_CAPACITY, EventReceiver, RoomEvent};
 use crate::given_up::{GivenUp, GivenUpEdits};
@@ -71,6 +70,8 @@ impl WeakRoom {
 #[derive(Clone, Debug)]
 pub(crate) enum Link {
     Down,
+    /// There is no token to get one with; it is asked for again.
+    NoToken(String),
     Up(Connection),
     /// There will be none any more.
     Ended(RoomEnd),
@@ -103,9 +104,10 @@ impl From<&ConnectError> for RoomEnd {
                 status: *status,
                 text: text.clone(),
             },
-            ConnectError::InvalidToken | ConnectError::InvalidUrl | ConnectError::Setting(_) => {
-                Self::Setting(error.to_string())
-            }
+            ConnectError::InvalidToken
+            | ConnectError::InvalidUrl
+            | ConnectError::Setting(_)
+            | ConnectError::Token(_) => Self::Setting(error.to_string()),
             // These end only the first try, of which `connect` tells; nobody has the room.
             ConnectError::Closed
             | ConnectError::Http(_)
@@ -123,6 +125,12 @@ pub enum RoomStatus {
     Connected,
     /// There is none; another one is being tried.
     Reconnecting,
+    /// There is none, and the function that was given to [`RoomBuilder::token_with`] failed. It is called again, after a
+    /// pause that grows up to ten seconds.
+    NoToken {
+        /// With what it failed.
+        reason: String,
+    },
     /// There is none, and none is tried any more.
     Ended {
         /// Why.
@@ -146,16 +154,11 @@ pub struct RoomBuilder {
     api_url: Option<String>,
     room_url: Option<String>,
     room: Option<String>,
+    project: Option<String>,
     credentials: Option<Credentials>,
     offline: Option<PathBuf>,
     trust: Trust,
     ping_interval: Duration,
-}
-
-#[derive(Clone, Debug)]
-enum Credentials {
-    Token(String),
-    Key { key: ApiKey, identity: String },
 }
 
 impl RoomClient {
@@ -179,6 +182,7 @@ impl RoomClient {
             api_url: None,
             room_url: None,
             room: None,
+            project: None,
             credentials: None,
             offline: None,
             trust: Trust::of_this_machine().clone(),
@@ -368,7 +372,7 @@ impl RoomClient {
         loop {
             match &*link.borrow_and_update() {
                 Link::Up(connection) if !connection.is_closed() => return Ok(connection.clone()),
-                Link::Up(_) | Link::Down => {}
+                Link::Up(_) | Link::Down | Link::NoToken(_) => {}
                 Link::Ended(end) => return Err(CallError::Ended(end.clone())),
             }
             if link.changed().await.is_err() {
@@ -518,6 +522,9 @@ fn status(link: &Link) -> RoomStatus {
     match link {
         Link::Up(connection) if !connection.is_closed() => RoomStatus::Connected,
         Link::Up(_) | Link::Down => RoomStatus::Reconnecting,
+        Link::NoToken(reason) => RoomStatus::NoToken {
+            reason: reason.clone(),
+        },
         Link::Ended(end) => RoomStatus::Ended {
             reason: end.to_string(),
         },
@@ -668,6 +675,56 @@ impl RoomBuilder {
         self
     }
 
+    /// A function that gives a participant token: it is called before the first connection, and again when the token has
+    /// expired or the server has refused it, also if that was while there was no connection. For tokens that are valid for a
+    /// short time only.
+    ///
+    /// While it fails there is no connection, and [`RoomStatus::NoToken`] says why; only the first time
+    /// [`connect`](Self::connect) returns that, unless it is [`offline`](Self::offline). It has 30 seconds for a
+    /// token. When the server refuses three tokens one after the other, the room ends.
+    ///
+    /// ```
+    /// # use meshagent_client::RoomClient;
+    /// # meshagent_testing::with_server(async |server| {
+    /// # let token = server.token.clone();
+    /// let room = RoomClient::builder().room_url(&server.room_url);
+    /// let room = room.token_with(move || {
+    ///     // A program asks its own server here.
+    ///     let token = token.clone();
+    ///     async move { Ok(token) }
+    /// });
+    /// let room = room.connect().await?;
+    /// # room.close().await;
+    /// # Ok(())
+    /// # });
+    /// ```
+    #[must_use]
+    pub fn token_with<F, T>(mut self, fetch: F) -> Self
+    where
+        F: Fn() -> T + Send + Sync + 'static,
+        T: Future<Output = Result<String, Box<dyn std::error::Error + Send + Sync>>>
+            + Send
+            + 'static,
+    {
+        self.credentials = Some(Credentials::Fetch(FetchToken::new(fetch)));
+        self
+    }
+
+    /// The project's id. Journals are kept by it ([`offline`](Self::offline)), and only a token or a key that is there from
+    /// the start says it.
+    ///
+    /// ```
+    /// use meshagent_client::RoomClient;
+    ///
+    /// let room = RoomClient::builder().project("my-project").offline("journals");
+    /// # drop(room);
+    /// ```
+    #[must_use]
+    pub fn project(mut self, id: impl Into<String>) -> Self {
+        self.project = Some(id.into());
+        self
+    }
+
     /// The project's key, to sign a token for `identity` that may do everything in the room. For programs of the
     /// project itself: whoever has the key may enter as anybody.
     ///
@@ -793,8 +850,13 @@ impl RoomBuilder {
             (None, Some((_, rest))) => rest.split(['/', '?']).next().unwrap_or(rest).to_owned(),
             (None, None) => return Err(ConnectError::InvalidUrl),
         };
+        let project = self.project.or_else(|| credentials.project());
+        if project.is_none() && self.offline.is_some() {
+            let missing = "there is no project: give its id, by which journals are kept before there is a token";
+            return Err(ConnectError::Setting(missing.to_owned()));
+        }
         let journal_room = RoomKey {
-            project: credentials.project(),
+            project: project.unwrap_or_default(),
             room: room_name.clone(),
             url: url.clone(),
         };
@@ -812,8 +874,7 @@ impl RoomBuilder {
         let tasks = TaskTracker::new();
         let (first, connected) = oneshot::channel();
         let supervisor = Supervisor {
-            credentials,
-            room_name: room_name.clone(),
+            tokens: Tokens::new(credentials, &room_name),
             link: link_sender,
             events: events.clone(),
             tasks: tasks.clone(),
@@ -878,43 +939,10 @@ impl RoomBuilder {
     }
 }
 
-impl Credentials {
-    /// The id of the project that they are for; empty if a token does not say it.
-    fn project(&self) -> String {
-        match self {
-            Self::Key { key, .. } => key.project_id.clone(),
-            Self::Token(token) => project_of(token).unwrap_or_default(),
-        }
-    }
-
-    fn token(&self, room: &str) -> String {
-        match self {
-            Self::Token(token) => token.clone(),
-            Self::Key { key, identity } => {
-                let mut token = ParticipantToken::new(identity);
-                token.grants.push(Grant::Room(room.to_owned()));
-                token.grants.push(Grant::Api(Box::new(ApiScope::full())));
-                token.sign(key)
-            }
-        }
-    }
-}
-
-/// The claim `sub` of a token, which only the server can check.
-fn project_of(token: &str) -> Option<String> {
-    let claims = token.split('.').nth(1)?;
-    let mut base64 = claims.replace('-', "+").replace('_', "/");
-    base64.extend(std::iter::repeat_n('=', (4 - base64.len() % 4) % 4));
-    let claims = decode_base64(base64.as_bytes()).ok()?;
-    let claims: Value = serde_json::from_slice(&claims).ok()?;
-    claims["sub"].as_str().map(str::to_owned)
-}
-
 /// Keeps a connection.
 struct Supervisor {
     url: String,
-    room_name: String,
-    credentials: Credentials,
+    tokens: Tokens,
     trust: Trust,
     ping_interval: Duration,
     link: watch::Sender<Link>,
@@ -953,13 +981,31 @@ impl Supervisor {
     /// Returns why there will be no connection any more.
     async fn keep_connected(&mut self, backoff: &mut Backoff) -> RoomEnd {
         loop {
-            let token = self.credentials.token(&self.room_name);
+            let token = match self.tokens.next().await {
+                Ok(token) => token,
+                Err(error) => {
+                    let reason = chain(&*error);
+                    if let Some(first) = self.first.take() {
+                        let error = ConnectError::Token(error);
+                        let end = RoomEnd::from(&error);
+                        let _waiting = first.send(Err(error));
+                        return end;
+                    }
+                    self.link.send_replace(Link::NoToken(reason));
+                    tokio::time::sleep(backoff.next(backoff::random())).await;
+                    continue;
+                }
+            };
+            if matches!(*self.link.borrow(), Link::NoToken(_)) {
+                self.link.send_replace(Link::Down);
+            }
             let connecting =
                 Connection::connect_trusting(&self.url, &token, &self.trust, self.ping_interval);
             let connected = tokio::time::timeout(CONNECT_PATIENCE, connecting).await;
             match connected.unwrap_or(Err(ConnectError::Closed)) {
                 Ok(connection) => {
                     let since = Instant::now();
+                    self.tokens.taken();
                     self.link.send_replace(Link::Up(connection.clone()));
                     if let Some(first) = self.first.take() {
                         let _waiting = first.send(Ok(()));
@@ -968,6 +1014,7 @@ impl Supervisor {
                     self.link.send_replace(Link::Down);
                     backoff.connected(since.elapsed());
                 }
+                Err(ConnectError::Refused { status, .. }) if self.tokens.refused(status) => {}
                 Err(error) if self.first.is_some() || !error.may_pass() => {
                     let end = RoomEnd::from(&error);
                     if let Some(first) = self.first.take() {
@@ -1004,6 +1051,13 @@ impl Supervisor {
             }
         }
     }
+}
+
+/// An error with its causes.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let causes: Vec<String> = causes.map(ToString::to_string).collect();
+    causes.join(": ")
 }
 
 /// How long a server may take to let us in.

@@ -23,6 +23,7 @@ mod moving;
 mod offline;
 mod pace;
 mod patching;
+mod refresh;
 mod replaced;
 mod silence;
 mod sockets;
