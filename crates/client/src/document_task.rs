@@ -180,9 +180,12 @@ impl DocumentTask {
             let abandoned = self.shared.abandoned_since();
             let is_closing = self.closing.is_cancelled();
             let is_leaving = abandoned.is_some() || is_closing;
+            // Without a connection, a room that is being left gets none any more; only the journal is waited for.
+            let can_be_saved = !is_closing || self.has_connection();
             let can_wait = self.was_open
                 && !self.shared.lock().replica.is_saved()
-                && !self.shared.is_resending();
+                && !self.shared.is_resending()
+                && (can_be_saved || self.shared.lock().is_being_journaled());
             let deadline = abandoned.map(|since| since + LINGER);
             let is_over = deadline.is_some_and(|deadline| deadline <= Instant::now());
             if is_leaving && (!can_wait || is_over) && self.give_up() {
@@ -195,6 +198,10 @@ impl DocumentTask {
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
             }
         }
+    }
+
+    fn has_connection(&self) -> bool {
+        matches!(&*self.link.borrow(), Link::Up(connection) if !connection.is_closed())
     }
 
     /// Ends the document, unless somebody wants it again.

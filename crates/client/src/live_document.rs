@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -75,6 +75,8 @@ pub(crate) struct Shared {
     progress: watch::Sender<Progress>,
     /// The thread that calls a closure of the user, which holds the lock; 0 is none.
     inside: AtomicU64,
+    /// Openings that ended within such a closure, and are counted after it.
+    ended_inside: AtomicUsize,
 }
 
 /// Notes which thread is inside of a closure, as long as it is.
@@ -84,6 +86,22 @@ impl<'a> Inside<'a> {
     fn new(inside: &'a AtomicU64) -> Self {
         inside.store(this_thread(), Ordering::Relaxed);
         Self(inside)
+    }
+}
+
+/// Counts the openings that ended within a closure, after it.
+struct EndedInside<'a>(&'a Shared);
+
+impl Drop for EndedInside<'_> {
+    fn drop(&mut self) {
+        // One within another leaves them to the outer one.
+        if self.0.is_inside() {
+            return;
+        }
+        let openings = self.0.ended_inside.swap(0, Ordering::Relaxed);
+        if openings > 0 {
+            self.0.count_ended(openings);
+        }
     }
 }
 
@@ -744,17 +762,12 @@ impl Handle {
         if !was_open {
             return false;
         }
-        let mut state = self.shared.lock();
-        state.handles -= 1;
-        let is_last = state.handles == 0;
-        if is_last {
-            state.abandoned_since = Some(Instant::now());
+        if self.shared.is_inside() {
+            // A closure drops what it owns. Whoever called it has another opening.
+            self.shared.ended_inside.fetch_add(1, Ordering::Relaxed);
+            return false;
         }
-        drop(state);
-        if is_last {
-            self.shared.work.notify_one();
-        }
-        is_last
+        self.shared.count_ended(1)
     }
 
     fn is_open(&self) -> bool {
@@ -833,6 +846,7 @@ impl Shared {
             }),
             work: Notify::new(),
             inside: AtomicU64::new(0),
+            ended_inside: AtomicUsize::new(0),
             progress: watch::Sender::default(),
         })
     }
@@ -950,8 +964,30 @@ impl Shared {
         journal.is_some_and(|journal| journal.pending.written() >= last)
     }
 
+    /// So many openings have ended. Returns whether there is none left.
+    fn count_ended(&self, openings: usize) -> bool {
+        let mut state = self.lock();
+        state.handles -= openings;
+        let is_last = state.handles == 0;
+        if is_last {
+            state.abandoned_since = Some(Instant::now());
+        }
+        drop(state);
+        if is_last {
+            self.work.notify_one();
+        }
+        is_last
+    }
+
+    /// Whether this thread is in a closure of the user.
+    fn is_inside(&self) -> bool {
+        self.inside.load(Ordering::Relaxed) == this_thread()
+    }
+
     /// Calls what the user gave, which must not come back here.
     fn call<R>(&self, user: impl FnOnce(&mut State) -> R) -> R {
+        // It comes last, also if the closure panics.
+        let _openings = EndedInside(self);
         let mut state = self.lock();
         let _inside = Inside::new(&self.inside);
         user(&mut state)
@@ -959,7 +995,7 @@ impl Shared {
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         assert!(
-            self.inside.load(Ordering::Relaxed) != this_thread(),
+            !self.is_inside(),
             "a handle of the document {:?} is used inside of a closure that edits or reads it, which would wait for itself \
              for ever; use the closure's argument",
             self.path
@@ -1165,6 +1201,15 @@ impl State {
     /// Whether what is here outlives the program.
     pub(crate) fn is_journaled(&self) -> bool {
         self.journal.is_some()
+    }
+
+    /// Whether something is on its way to the journal.
+    pub(crate) fn is_being_journaled(&self) -> bool {
+        let journal = self.journal.as_ref();
+        journal.is_some_and(|journal| {
+            let pending = &journal.pending;
+            pending.failure().is_none() && pending.written() < self.replica.last_number()
+        })
     }
 
     pub(crate) fn journal_status(&self) -> JournalStatus {

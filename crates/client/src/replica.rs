@@ -792,3 +792,50 @@ fn again(
         Err(_) => Again::Lost,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use meshagent_document::{MeshDocument, MeshSchema, Target};
+    use serde_json::json;
+
+    use super::Replica;
+
+    /// How many edits are looked at while so many deletions are made, sent and acknowledged.
+    fn looked_at(deletions: usize) -> u64 {
+        let schema = MeshSchema::builtin("document").unwrap();
+        let mut replica = Replica::new(MeshDocument::new(schema, 1));
+        let mut insert = || {
+            let element = json!({ "body": { "text": "漢字" } });
+            let inserted = replica.edit(|d| d.append_child(Target::Root, element));
+            inserted.unwrap()
+        };
+        let ids: Vec<String> = (0..deletions).map(|_| insert()).collect();
+        while let Some(next) = replica.next_to_send() {
+            replica.acknowledged(next.number);
+        }
+        let before = replica.queue.looked_at.get();
+        for id in &ids {
+            replica.edit(|d| d.delete(id)).unwrap();
+        }
+        let mut under_way = VecDeque::new();
+        loop {
+            let sent = std::iter::from_fn(|| replica.next_to_send());
+            under_way.extend(sent.map(|next| next.number));
+            let Some(number) = under_way.pop_front() else {
+                break;
+            };
+            replica.acknowledged(number);
+        }
+        assert!(replica.is_saved());
+        replica.queue.looked_at.get() - before
+    }
+
+    #[test]
+    fn deletions_cost_as_much_each_however_many_there_are() {
+        let (few, many) = (looked_at(500), looked_at(5_000));
+        assert!(many <= 10 * few + 1_000, "{few} and {many}");
+        assert!(many < 10 * 5_000, "{many}");
+    }
+}

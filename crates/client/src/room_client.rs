@@ -381,7 +381,8 @@ impl RoomClient {
         }
     }
 
-    /// Leaves the room: waits, for some seconds at most, until what was edited is saved, and closes the connection.
+    /// Leaves the room: waits, for some seconds at most, until what was edited is saved, and closes the connection. Without a
+    /// connection it waits only until what was edited is in the journals, if there are any.
     /// Documents that are still open end. Returns those that ended, now or before, with edits that the server has not
     /// acknowledged; nothing, if all is well.
     ///

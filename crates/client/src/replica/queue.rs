@@ -125,9 +125,19 @@ pub(super) struct Queue {
     // What is under way.
     updates: usize,
     bytes: usize,
+    /// How many edits were looked at, to be sent or merged.
+    #[cfg(test)]
+    pub(super) looked_at: std::cell::Cell<u64>,
 }
 
 impl Queue {
+    /// An edit is looked at.
+    #[cfg_attr(not(test), expect(clippy::unused_self, reason = "only tests count it"))]
+    fn look(&self) {
+        #[cfg(test)]
+        self.looked_at.set(self.looked_at.get() + 1);
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
@@ -228,9 +238,13 @@ impl Queue {
     /// The next one to be sent. What the server lacks goes first: the others may build on it. What was given up is taken
     /// back when all that was made of it is there.
     pub(super) fn first_waiting(&self) -> Option<u64> {
-        let waits = |number: &&u64| self.waiting.contains(number);
+        let waits = |number: &&u64| {
+            self.look();
+            self.waiting.contains(number)
+        };
         let first = self.all.keys().next();
         let may_go = |number: &&u64| {
+            self.look();
             let kind = self.all.get(number).map(|one| one.kind);
             kind != Some(Kind::Blank) || first == Some(*number)
         };
@@ -249,6 +263,7 @@ impl Queue {
         let (mut bytes, mut last) = (0, None);
         let run = self.all.range(number..).map(|(_, one)| one);
         let run = run.take_while(|one| {
+            self.look();
             bytes += one.update.len();
             // One between them that the server has, but can't show, may wait for the first of them.
             let follows = last
@@ -302,6 +317,7 @@ impl Queue {
     ) -> impl Iterator<Item = &Unsaved> {
         let mut bytes = 0;
         self.all.values().rev().take_while(move |one| {
+            self.look();
             bytes += one.update.len();
             let follows = one.number + 1 == next;
             next = one.first;

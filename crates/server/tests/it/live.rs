@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use meshagent_client::{
     Changes, DocumentEnd, DocumentEvent, LiveDocument, OpenError, OpenOptions, RoomClient,
-    RoomStatus, SaveError,
+    RoomStatus, SaveError, SyncError,
 };
 use meshagent_document::{ChildProperty, SimpleValue};
 use meshagent_document::{ElementType, MeshDocument, MeshSchema, Target, ValueProperty};
@@ -419,6 +419,60 @@ async fn one_edit_too_large_takes_no_other_edit_with_it() {
     timeout(PATIENCE, document.saved()).await.unwrap().unwrap();
     let seen = bob.sync().describe("a.document").await.unwrap();
     assert_eq!(seen, document.to_json());
+}
+
+#[tokio::test]
+async fn handle_in_its_own_closure_panics_instead_of_waiting_and_may_be_dropped() {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    let server = TestServer::start().await;
+    let room = enter(&server, "ann").await;
+    let document = room.sync().open("a.document").await.unwrap();
+    append(&document, "vorher");
+    let uses: [(&str, &dyn Fn()); 5] = [
+        ("read in edit", &|| {
+            document.edit(|_| document.to_json()).unwrap();
+        }),
+        ("edit in read", &|| {
+            document.read(|_| append(&document, "darin"));
+        }),
+        ("edit in edit", &|| {
+            document.edit(|_| append(&document, "darin")).unwrap();
+        }),
+        ("status in read", &|| {
+            document.read(|_| document.is_saved());
+        }),
+        ("events in read", &|| {
+            document.read(|_| document.changes());
+        }),
+    ];
+    for (what, used) in uses {
+        let panicked = catch_unwind(AssertUnwindSafe(used)).unwrap_err();
+        let text = panicked.downcast_ref::<String>().unwrap();
+        assert!(text.contains("closure"), "{what}: {text}");
+    }
+    // A closure owns what it was given, and drops it inside.
+    let handle = document.clone();
+    document.read(move |_| drop(handle));
+    let handle = document.clone();
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        document.edit(move |d| {
+            let _owned = handle;
+            d.append_child(Target::Root, json!({ "body": { "text": "bleibt" } }))
+                .unwrap();
+            panic!("as a program does");
+        })
+    }));
+    assert!(panicked.is_err());
+    timeout(PATIENCE, document.saved()).await.unwrap().unwrap();
+    assert_eq!(texts(&document), ["vorher", "bleibt"]);
+    // The last one that is left is the last one.
+    let path = document.path().to_owned();
+    timeout(PATIENCE, document.close()).await.unwrap().unwrap();
+    assert!(matches!(
+        room.sync().sync(&path, &[0, 0]),
+        Err(SyncError::NotOpen)
+    ));
 }
 
 #[tokio::test]

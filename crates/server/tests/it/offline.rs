@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use meshagent_client::{
     DocumentEvent, JournalError, JournalStatus, LiveDocument, OpenError, RoomBuilder, RoomClient,
-    SaveError,
+    RoomStatus, SaveError,
 };
 use meshagent_document::Target;
 use meshagent_protocol::{ApiScope, Grant, ParticipantToken, SyncGrant, SyncPathGrant};
@@ -423,4 +424,43 @@ async fn many_edits_offline_take_about_as_much_as_what_is_left() {
     assert_eq!(texts(&document), ["20000 🌿"]);
     in_time(document.saved()).await.unwrap();
     assert_eq!(stored(&server, PATH).await, document.to_json());
+}
+
+/// Leaving takes no longer than it has to when there is no connection, with a journal or without one.
+#[tokio::test]
+async fn room_is_left_at_once_without_a_connection() {
+    let (address, key, token, store) = away().await;
+    let server = TestServer::start_again(Arc::clone(&store), &address, key.clone()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let journaled = room(&address, &token, folder.path())
+        .connect()
+        .await
+        .unwrap();
+    let unjournaled = RoomClient::builder().room_url(format!("ws://{address}/rooms/room"));
+    let unjournaled = unjournaled.token(&token).connect().await.unwrap();
+    let mut documents = Vec::new();
+    for one in [&journaled, &unjournaled] {
+        let document = in_time(one.sync().open(PATH)).await.unwrap();
+        append(&document, "da");
+        in_time(document.saved()).await.unwrap();
+        documents.push(document);
+    }
+    server.stop().await;
+    for (one, document) in [&journaled, &unjournaled].into_iter().zip(documents) {
+        append(&document, "nicht gesendet");
+        until("the connection is lost", || {
+            one.status() == RoomStatus::Reconnecting
+        })
+        .await;
+        let begun = Instant::now();
+        let given_up = in_time(one.close()).await;
+        // Ten seconds is how long a connection would be waited for.
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(5), "{took:?}");
+        let given_up: Vec<_> = given_up
+            .iter()
+            .map(|one| (one.edits, one.is_journaled))
+            .collect();
+        assert_eq!(given_up, [(1, std::ptr::eq(one, &raw const journaled))]);
+    }
 }
