@@ -127,6 +127,10 @@ pub(super) async fn run(args: &WatchArgs, output: &Output) -> anyhow::Result<()>
                     json!({ "operations": operations, "reason": reason }),
                 )?;
             }
+            DocumentEvent::Replaced(_) => {
+                let reason = "the document was deleted, and there is another one in its place";
+                one.say("replaced", json!({ "reason": reason }))?;
+            }
             DocumentEvent::Ended(DocumentEnd::Closed) => return Ok(()),
             DocumentEvent::Ended(end) => {
                 let failure = one.ended(end)?;
