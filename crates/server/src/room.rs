@@ -66,9 +66,6 @@ const MAX_STAGED_WRITES: usize = 1024;
 /// Bytes in the next batch, likewise; one update may be longer. They are in memory several times over: as they came, merged,
 /// sealed and in the log.
 const MAX_STAGED_BYTES: usize = 2 << 20;
-/// Entries that the next batch moves or deletes, likewise, as far as the last moves and deletions tell; one folder may have
-/// more.
-const MAX_STAGED_ENTRIES: usize = 1024;
 /// Calls that ended by the server's side and whose last chunks may still be on their way.
 const REMEMBERED_CALLS: usize = 64;
 
@@ -197,10 +194,8 @@ pub(crate) struct Room {
     /// The next batch. Bounded by the mailbox: the task stops handing in while this is long.
     staged: Vec<Staged>,
     staged_bytes: usize,
-    /// Moves and deletions among it.
-    staged_removals: usize,
-    /// Entries that one of them touches, by the last ones: as many as the last, or half of what the estimate was before.
-    removed_entries: usize,
+    /// Whether something is moved in it, or a folder deleted. Nobody knows how much that is, so nothing comes behind it.
+    may_touch_many: bool,
     in_flight_bytes: usize,
     largest_document_bytes: usize,
     /// The batch that the committer has.
@@ -342,8 +337,7 @@ impl Room {
             parked: Vec::new(),
             staged: Vec::new(),
             staged_bytes: 0,
-            staged_removals: 0,
-            removed_entries: MAX_STAGED_ENTRIES,
+            may_touch_many: false,
             in_flight_bytes: 0,
             largest_document_bytes: 0,
             in_flight: None,
@@ -497,7 +491,7 @@ impl Room {
     pub(crate) fn accepts_requests(&self) -> bool {
         self.staged.len() < MAX_STAGED_WRITES
             && self.staged_bytes < MAX_STAGED_BYTES
-            && self.staged_removals.saturating_mul(self.removed_entries) < MAX_STAGED_ENTRIES
+            && !self.may_touch_many
     }
 
     /// Whether nobody is here, nothing is open and nothing under way: the room can be let go.
@@ -580,7 +574,7 @@ impl Room {
         let call = match (invoke.toolkit.as_str(), invoke.tool.as_str()) {
             ("sync", "open") => Call::Sync(SyncCall::default()),
             ("storage", "upload") => Call::Upload(Upload::default()),
-            ("storage", "download") => Call::Download(Download::default()),
+            ("storage", "download") => Call::Download(Download::new()),
             _ => return self.refuse(request, unknown_tool(&invoke)),
         };
         let Some(tool_call_id) = invoke.tool_call_id.filter(|id| !id.is_empty()) else {

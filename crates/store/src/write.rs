@@ -104,6 +104,15 @@ impl Write {
             Self::Delete { .. } | Self::Move { .. } => 0,
         }
     }
+
+    /// Whether it touches whatever lies below its path, up to [`MAX_TOUCHED_ENTRIES`].
+    pub fn may_touch_many(&self) -> bool {
+        match self {
+            Self::Move { .. } => true,
+            Self::Delete { recursive, .. } => *recursive,
+            _ => false,
+        }
+    }
 }
 
 /// What a write did. One variant for each of [`Write`]'s, in the same order.
@@ -163,7 +172,7 @@ pub struct MovedEntry {
 }
 
 /// Entries that one deletion or one move may touch: all rooms wait while it is written.
-pub const MAX_TOUCHED_ENTRIES: usize = 100_000;
+pub const MAX_TOUCHED_ENTRIES: usize = 20_000;
 
 /// Why a write was refused. It costs only that write: nothing of it happened, the others of its batch stand, but for
 /// those that are [`Behind`](Self::Behind) it.

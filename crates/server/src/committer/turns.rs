@@ -67,17 +67,7 @@ impl Turns {
 
 /// Whether a batch costs little: what moves or removes whatever lies in a folder may touch very much.
 fn is_small(writes: &[Write]) -> bool {
-    let touches_many = writes.iter().any(|write| {
-        matches!(
-            write,
-            Write::Move { .. }
-                | Write::Delete {
-                    recursive: true,
-                    ..
-                }
-        )
-    });
-    !touches_many && content_bytes(writes) <= SMALL_BYTES
+    !writes.iter().any(Write::may_touch_many) && content_bytes(writes) <= SMALL_BYTES
 }
 
 fn content_bytes(writes: &[Write]) -> usize {

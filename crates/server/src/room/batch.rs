@@ -106,7 +106,7 @@ impl Room {
     /// Stages a write that several things follow, in this order.
     pub(super) fn stage_all(&mut self, write: Write, thens: Vec<Then>) {
         self.staged_bytes += write_bytes(&write);
-        self.staged_removals += usize::from(removes(&write));
+        self.may_touch_many |= write.may_touch_many();
         let held = self.take_held().into_kind(Kind::Staged);
         self.staged.push(Staged { write, thens, held });
     }
@@ -118,7 +118,7 @@ impl Room {
         }
         let (staged, later) = split_snapshots(std::mem::take(&mut self.staged));
         self.staged = later;
-        self.staged_removals = 0;
+        self.may_touch_many = false;
         let later_bytes = self.staged.iter().map(|staged| write_bytes(&staged.write));
         let later_bytes = later_bytes.sum();
         self.in_flight_bytes = std::mem::replace(&mut self.staged_bytes, later_bytes) - later_bytes;
@@ -495,7 +495,6 @@ impl Room {
     }
 
     fn after_delete(&mut self, request: Request, path: &str, entries: Vec<Removed>) {
-        self.note_removed(entries.len());
         self.close_removed(&entries);
         self.release_documents(&entries);
         self.end_downloads(entries.iter().map(|entry| &*entry.path));
@@ -511,7 +510,6 @@ impl Room {
         entries: Vec<MovedEntry>,
         replaced: &[Removed],
     ) {
-        self.note_removed(entries.len() + replaced.len());
         self.close_removed(replaced);
         self.release_documents(replaced);
         let left = entries.iter().map(|entry| &*entry.source);
@@ -534,11 +532,6 @@ impl Room {
         }
         self.respond(request, Content::Empty);
         self.announce_moved(source, destination, entries, request.conn);
-    }
-
-    /// So many entries were moved or deleted by one write.
-    fn note_removed(&mut self, entries: usize) {
-        self.removed_entries = entries.max(self.removed_entries / 2);
     }
 
     fn release_documents(&self, removed: &[Removed]) {
@@ -652,11 +645,6 @@ fn write_bytes(write: &Write) -> usize {
         | Write::Snapshot { state: bytes, .. } => bytes.len(),
         Write::Delete { .. } | Write::Move { .. } => 0,
     }
-}
-
-/// Whether it touches whatever lies at a path, or below it.
-fn removes(write: &Write) -> bool {
-    matches!(write, Write::Delete { .. } | Write::Move { .. })
 }
 
 /// What may be one batch, and the snapshots that have to wait for it: a snapshot has what was staged before it, and must

@@ -5,7 +5,6 @@
 //! over the mark nothing is read for it.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::Arc;
 
 use bytes::Bytes;
 use meshagent_protocol::storage::{DownloadRequest, download_data, download_start};
@@ -16,6 +15,7 @@ use super::opening::Fetched;
 use super::waiting::Waiting;
 use super::{Call, Conn, Fetch, Refusal, Request, Room};
 use crate::ledger::{Charge, Held, Kind};
+use crate::usage::share;
 
 /// The largest piece that is sent at once, whatever the client asks for.
 const MAX_DATA_BYTES: usize = 1 << 20;
@@ -27,15 +27,15 @@ const MAX_AHEAD_BYTES: usize = 1 << 20;
 const MAX_READS: usize = 2;
 
 /// A file on its way out.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Download {
     /// The most bytes that the client takes in one piece; 0 before its start chunk.
     chunk_bytes: usize,
     source: Option<Source>,
-    /// Read and not pulled yet.
+    /// Read and not pulled yet. It is paid until the last piece of it is written.
     ahead: Bytes,
-    /// For what is ahead.
-    charge: Option<Charge>,
+    /// For what is being read.
+    charge: Charge,
     /// Pulls without an answer, each one unanswered request of the connection.
     pulls: VecDeque<Request>,
     is_reading: bool,
@@ -89,6 +89,18 @@ struct Begun {
 const UNSWEPT: usize = 64;
 
 impl Download {
+    pub(super) fn new() -> Self {
+        Self {
+            chunk_bytes: 0,
+            source: None,
+            ahead: Bytes::new(),
+            charge: Charge::none(),
+            pulls: VecDeque::new(),
+            is_reading: false,
+            is_waiting: false,
+        }
+    }
+
     /// What is sent for the next pull.
     fn next_piece(&mut self) -> Option<(Request, Bytes)> {
         if self.ahead.is_empty() {
@@ -96,11 +108,7 @@ impl Download {
         }
         let request = self.pulls.pop_front()?;
         let length = self.chunk_bytes.min(self.ahead.len());
-        let piece = self.ahead.split_to(length);
-        if self.ahead.is_empty() {
-            self.charge = None;
-        }
-        Some((request, piece))
+        Some((request, self.ahead.split_to(length)))
     }
 
     fn is_complete(&self) -> bool {
@@ -273,6 +281,7 @@ impl Room {
                     self.waiting.push_back(Waiting::Download {
                         conn,
                         tool_call_id: tool_call_id.to_owned(),
+                        _wanted: None,
                     });
                 }
                 return;
@@ -290,12 +299,30 @@ impl Room {
                 return;
             };
             if !download.is_reading {
-                download.is_reading = true;
                 let length = if may_read_ahead {
                     download.chunk_bytes.max(READ_BYTES)
                 } else {
                     download.chunk_bytes
                 };
+                let ledger = self.usage.ledger();
+                download.charge = match participant.account.try_charge(Kind::Download, length) {
+                    Ok(charge) => charge,
+                    // What is larger than all there may be is read when nobody else has any.
+                    Err(_) if ledger.held_of(Kind::Download) == 0 => {
+                        participant.account.charge_anyway(Kind::Download, length)
+                    }
+                    Err(_) => {
+                        if !std::mem::replace(&mut download.is_waiting, true) {
+                            self.waiting.push_back(Waiting::Download {
+                                conn,
+                                tool_call_id: tool_call_id.to_owned(),
+                                _wanted: Some(ledger.want()),
+                            });
+                        }
+                        return;
+                    }
+                };
+                download.is_reading = true;
                 let fetch = Fetch::FilePart {
                     path: source.path.clone(),
                     version: source.version,
@@ -315,21 +342,16 @@ impl Room {
         tool_call_id: &str,
         part: Result<Option<Bytes>, Refusal>,
     ) {
-        let account = self
-            .participants
-            .get(&conn)
-            .map(|participant| Arc::clone(&participant.account));
         if let Some(download) = self.download_mut(conn, tool_call_id)
             && let Some(source) = &mut download.source
         {
             download.is_reading = false;
+            let mut charge = std::mem::replace(&mut download.charge, Charge::none());
             match part {
                 Ok(Some(part)) if !part.is_empty() => {
                     source.read += part.len() as u64;
-                    // It is there already, and how much there can be of it is bounded.
-                    download.charge =
-                        account.map(|account| account.charge_anyway(Kind::Download, part.len()));
-                    download.ahead = part;
+                    charge.shrink(charge.bytes().saturating_sub(part.len()));
+                    download.ahead = share(part, charge);
                     self.serve_pulls(conn, tool_call_id);
                 }
                 Ok(_) => self.fail_download(None, conn, tool_call_id, &changed()),

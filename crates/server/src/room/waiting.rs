@@ -33,6 +33,8 @@ pub(super) enum Waiting {
     Download {
         conn: Conn,
         tool_call_id: String,
+        /// It is memory that it waits for.
+        _wanted: Option<Wanted>,
     },
     List {
         request: Request,
@@ -169,7 +171,9 @@ impl Room {
             }
             match waiting {
                 Waiting::Document { path, waiter, .. } => self.with_document(&path, *waiter),
-                Waiting::Download { conn, tool_call_id } => {
+                Waiting::Download {
+                    conn, tool_call_id, ..
+                } => {
                     self.retry_download(conn, &tool_call_id);
                 }
                 Waiting::List { request, path, .. } => self.list_when_there_is_room(request, path),

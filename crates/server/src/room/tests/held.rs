@@ -4,10 +4,11 @@ use meshagent_protocol::{ClientToServer, Content, ServerToClient};
 use meshagent_store::{RoomId, Store as _, Timestamp, Write};
 use serde_json::{Map, Value, json};
 
-use super::{Client, Editor, STANDARD, Seen, World, sync_chunk};
+use super::{Client, Control, Editor, STANDARD, Seen, World, invoke, sync_chunk};
 use crate::config::Config;
 use crate::ledger::{Held, Kind};
 use base64::Engine as _;
+use bytes::Bytes;
 
 const MIB: usize = 1 << 20;
 /// The mark of these tests' outboxes.
@@ -340,5 +341,60 @@ fn a_folder_that_is_too_large_is_not_listed_and_no_more_of_it_is_read() {
             };
             assert_eq!(listed["files"].as_array().unwrap().len(), number + 1);
         }
+    }
+}
+
+#[test]
+fn what_is_pulled_and_not_taken_is_charged_and_waits_for_memory() {
+    let mut world = World::new();
+    let file = Write::PutFile {
+        room: RoomId::new("project", "room"),
+        path: "ä".to_owned(),
+        data: vec![7; 4 * MIB].into(),
+        mime_type: String::new(),
+        overwrite: true,
+        at: Timestamp(0),
+    };
+    world.store.commit(&[file]).unwrap();
+    let binary = |headers: Value| Content::Binary {
+        headers: headers.as_object().unwrap().clone(),
+        data: Bytes::new(),
+    };
+    // One participant, who connects again and again.
+    let crowd: Vec<_> = (0..300).map(|_| world.join("greedy")).collect();
+    for one in &crowd {
+        let open = invoke("storage", "download", Content::Control(Control::Open), "d");
+        world.send(one, open);
+        let start = json!({ "kind": "start", "path": "ä", "chunk_size": MIB - 2048 });
+        world.chunk(one, "d", binary(start));
+        world.settle();
+        for _ in 0..2 {
+            world.chunk(one, "d", binary(json!({ "kind": "pull" })));
+            world.settle();
+        }
+    }
+    let queued: usize = crowd.iter().map(|one| one.outbox.queued_bytes()).sum();
+    let held = world.room.usage.ledger().held();
+    let max = Config::default().limits.max_held_bytes;
+    assert!(
+        held + MIB >= queued,
+        "{queued} bytes are queued, {held} are charged"
+    );
+    assert!(held <= max / 8 * 3, "{held} bytes");
+    // The others go on when these have read.
+    let mut read = 0;
+    let mut rounds = 0;
+    while read < crowd.len() * 2 {
+        for one in &crowd {
+            let seen = one.take();
+            let is_data = |seen: &&Seen| matches!(seen, Seen::Chunk(_, Content::Binary { data, .. }) if !data.is_empty());
+            read += seen.iter().filter(is_data).count();
+            drop(seen);
+            world.room.handle_drained(one.conn);
+            world.settle();
+        }
+        world.pass_seconds(1);
+        rounds += 1;
+        assert!(rounds < 20, "{read} parts came");
     }
 }
