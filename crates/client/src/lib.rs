@@ -1,8 +1,10 @@
 //! A client of a room server.
 //!
-//! [`RoomClient`] is a room, over as many connections as it takes; its documents ([`LiveDocument`]) are edited at once,
-//! and no edit is lost: what the server has not acknowledged is sent again, and what it refuses is reported with its content. [`Connection`], below it, is one connection
-//! with its calls and streams, for programs that carry updates themselves.
+//! [`RoomClient`] is a room, over as many connections as it takes; its documents ([`LiveDocument`]) are edited at once.
+//! While the program runs, no edit is lost silently: what the server has not acknowledged is sent again, and what it refuses is
+//! reported with its content. To keep unsent edits over a restart of the program as well, give the room a directory with
+//! [`RoomBuilder::offline`]; [`LiveDocument::journaled`] waits until an edit is on the disk there. [`Connection`], below it, is
+//! one connection with its calls and streams, for programs that carry updates themselves.
 //!
 //! ```no_run
 //! use meshagent_client::RoomClient;

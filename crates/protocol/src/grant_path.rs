@@ -16,8 +16,11 @@ pub enum InvalidGrantPath {
     #[error("no path of a request is written so")]
     NotCanonical,
     /// What looks like a pattern, in a grant that has none.
-    #[error("this grant has no patterns; without the `*` it covers all that is below the path")]
+    #[error("this grant has no patterns; a path covers all that is below it")]
     Pattern,
+    /// A pattern of a kind that there is not.
+    #[error("a `*` stands at the end only, for any rest of the path")]
+    Star,
     /// A folder, where documents are named.
     #[error(
         "this is a folder, not a document; `folder/*` names all documents below it, `*` all there are"
@@ -25,8 +28,12 @@ pub enum InvalidGrantPath {
     Folder,
 }
 
-/// The path of a document, or the beginning of paths with a `*` behind it; any other `*` is a character like others.
+/// The path of a document, or the beginning of paths with a `*` behind it. Any other `*` would be a character like others,
+/// so what was meant as a pattern, and an exception, would protect nothing.
 pub(crate) fn sync_entry(text: &str) -> Result<String, InvalidGrantPath> {
+    if text.strip_suffix('*').unwrap_or(text).contains('*') {
+        return Err(InvalidGrantPath::Star);
+    }
     let Some(beginning) = text.strip_suffix('*') else {
         let path = DocPath::parse(text)?;
         if path.is_root() || text.ends_with('/') {
@@ -49,7 +56,7 @@ pub(crate) fn storage_entry(text: &str) -> Result<String, InvalidGrantPath> {
 
 /// Whether a path may stand in a policy: in the one form that is compared, and no pattern, which would match nothing.
 pub(crate) fn check_policy_path(path: &str) -> Result<(), InvalidGrantPath> {
-    if path == "*" || path.ends_with("/*") {
+    if path.contains('*') {
         return Err(InvalidGrantPath::Pattern);
     }
     if !is_canonical(path) {

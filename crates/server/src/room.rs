@@ -303,7 +303,10 @@ impl Refusal {
         let text = match error {
             // Nothing passes before the operator did something.
             StoreError::Replaced(_) => format!("storage failed: {error}"),
-            _ => format!("storage failed, try again later: {error}"),
+            StoreError::Full(_) => {
+                "the server's disk is full; try again when there is space".to_owned()
+            }
+            _ => format!("storage failed, try again later: {error}; the server's log says more"),
         };
         Self::new(ErrorCode::OperationFailed, text)
     }

@@ -283,7 +283,7 @@ pub enum StoreError {
         what: String,
     },
     /// There is no room for more; deleting something, or a larger disk, helps.
-    #[error("the store is full, make room and try again")]
+    #[error("the disk is full")]
     Full(#[source] BoxError),
     /// The document was deleted, or never existed.
     #[error("document {document} is gone")]
@@ -297,6 +297,6 @@ pub enum StoreError {
     )]
     Replaced(#[source] BoxError),
     /// Busy, or its disk or network fails; trying again may help.
-    #[error("the store can't be reached right now, try again")]
+    #[error("the store can't be used right now")]
     Unavailable(#[source] BoxError),
 }

@@ -259,12 +259,7 @@ fn an_open_that_waits_keeps_nothing_to_create_a_document_with() {
     let account = std::sync::Arc::clone(&world.room.participants[&deaf.conn].account);
     let charge = account.try_charge(Kind::Received, 4 * MIB).unwrap();
     let before = account.held();
-    let open = super::invoke(
-        "sync",
-        "open",
-        Content::Control(super::Control::Open),
-        "second",
-    );
+    let open = invoke("sync", "open", Content::Control(Control::Open), "second");
     world.send(&deaf, open);
     world.room.hold(Held::from(charge));
     world.start(
