@@ -419,9 +419,14 @@ impl Queue {
     }
 
     pub(super) fn refuse_all(&mut self) {
-        let numbers: Vec<u64> = self.all.keys().copied().collect();
-        for number in numbers {
-            self.set(number, Standing::Refused);
+        let kinds: Vec<(u64, Kind)> = self.iter().map(|one| (one.number, one.kind)).collect();
+        for (number, kind) in kinds {
+            if kind == Kind::Blank {
+                // Nothing is lost with it.
+                self.remove(number);
+            } else {
+                self.set(number, Standing::Refused);
+            }
         }
     }
 }

@@ -490,3 +490,26 @@ fn everything_is_refused_one_by_one_and_an_end_is_found() {
     assert_eq!(lost, 500);
     assert!(server.refused < 200, "{}", server.refused);
 }
+
+#[test]
+fn who_may_not_write_any_more_is_given_back_all_edits_and_nothing_else() {
+    let mut replica = Replica::new(document(1));
+    let mut server = Picky::new();
+    append(&mut replica, "BAD");
+    append(&mut replica, "next");
+    assert!(server.serve(&mut replica));
+    // What was made again, and what takes the old one's place, are on their way.
+    replica.start_over(server.again(2));
+    append(&mut replica, "last");
+    assert!(!sent(&mut replica).is_empty());
+    replica.all_refused();
+    assert_eq!(replica.next_to_send(), None);
+    let lost = replica.start_over(server.again(3));
+    let texts: Vec<_> = lost
+        .iter()
+        .map(|one| &one.changes[0]["inserted"]["body"]["text"])
+        .collect();
+    assert_eq!(texts, ["next", "last"]);
+    assert!(replica.is_saved());
+    assert_eq!(replica.document().root().child_count(), 0);
+}
