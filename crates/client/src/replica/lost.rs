@@ -8,7 +8,8 @@ use serde_json::{Map, Value, json};
 
 use super::queue::{Part, Unsaved};
 
-/// An edit that the server will never have, or several that could not be told apart.
+/// An edit that the server will never have, or several that could not be told apart: merged ones beyond 256 KiB, or ones
+/// that were merged in a journal before a restart.
 #[derive(Clone, PartialEq, Debug)]
 #[non_exhaustive]
 pub struct LostEdit {
