@@ -55,6 +55,8 @@ pub(super) struct StreamId(pub(super) u64);
 #[derive(Debug)]
 pub(super) struct Document {
     pub(super) id: DocumentId,
+    /// When it was made.
+    pub(super) created_at: Timestamp,
     /// Where it stands now.
     pub(super) path: Arc<str>,
     pub(super) schema: Arc<Schema>,
@@ -184,6 +186,7 @@ impl Document {
     ) -> Self {
         Self {
             id,
+            created_at: Timestamp(0),
             path: path.into(),
             schema,
             replica,
@@ -207,6 +210,11 @@ impl Document {
             idle_since: None,
             charge: None,
         }
+    }
+
+    /// What tells it from every other document that was ever here. Its id may be given again after a restore.
+    pub(super) fn identity(&self) -> String {
+        format!("{}-{:x}", self.id, self.created_at.0)
     }
 
     /// A state that has all that is on disk, as base64 text.

@@ -419,6 +419,7 @@ impl Room {
             stored.last_seq,
             sent,
         );
+        document.created_at = stored.created_at;
         document.stored = Stored::of(stored, self.now);
         document.bytes = document.stored.bytes();
         document.idle_since = Some(self.now);
@@ -544,7 +545,7 @@ impl Room {
                 start,
                 ..
             } => {
-                let identity = id.to_string();
+                let identity = document.identity();
                 // What a client has of another document says nothing about this one.
                 let expected = start.identity.as_deref().unwrap_or_default();
                 let is_other = !expected.is_empty() && expected != identity;
@@ -689,6 +690,7 @@ impl Room {
             Seq(0),
             sent,
         );
+        document.created_at = self.now;
         document.bytes = state.len();
         match self.hold_open(creator.conn(), document.memory()) {
             Ok(charge) => document.charge = Some(charge),

@@ -266,6 +266,38 @@ fn a_schema_file_is_weighed_before_it_is_read_and_parsed() {
     );
 }
 
+#[test]
+fn the_identity_of_a_document_is_its_own_whatever_its_id() {
+    let mut world = World::new();
+    let identity = |world: &mut World, path: &str| {
+        let client = world.join("ä");
+        let start = json!({ "path": path, "identity": "" });
+        let asked = world.begin_open(&client, "o", start);
+        world.settle();
+        let seen = client.take();
+        let answer = seen.iter().find_map(|seen| match seen {
+            super::Seen::Answer(id, Content::Json(json)) if *id == asked => Some(json),
+            _ => None,
+        });
+        let identity = answer.unwrap()["identity"].as_str().unwrap().to_owned();
+        world.room.handle_leave(client.conn, world.now);
+        identity
+    };
+    let first = identity(&mut world, "a.document");
+    world.unload();
+    assert_eq!(identity(&mut world, "a.document"), first, "read again");
+    // A store that was restored may give an id once more.
+    let mut restored = World::new();
+    restored.pass_seconds(5);
+    let other = identity(&mut restored, "a.document");
+    assert_eq!(
+        other.split('-').next(),
+        first.split('-').next(),
+        "the same id"
+    );
+    assert_ne!(other, first);
+}
+
 fn put_file(world: &mut World, path: &str, data: Bytes) {
     let write = Write::PutFile {
         room: RoomId::new("project", "room"),
