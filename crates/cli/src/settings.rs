@@ -75,7 +75,7 @@ impl ProjectArgs {
     pub(crate) fn server(&self, key: Option<&ApiKey>) -> anyhow::Result<ServerUrl> {
         if let Some(url) = variable("MESHAGENT_API_URL")? {
             if !is_address(&url) {
-                let what = format!("MESHAGENT_API_URL is {url:?}, which is no server's address");
+                let what = format!("MESHAGENT_API_URL is {url:?}, which is not a server's address");
                 return Err(Failure::new(what)
                     .with_exit_code(USAGE)
                     .with_hint(URL_HINT)

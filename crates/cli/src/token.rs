@@ -87,7 +87,7 @@ enum SpecRole {
 pub(crate) fn run(args: &TokenArgs) -> anyhow::Result<()> {
     let text = input::read(&args.input)?;
     let token = parse(&text).map_err(|failure| {
-        let what = format!("{} describes no token", input::name(&args.input));
+        let what = format!("{} does not describe a token", input::name(&args.input));
         Failure::new(what)
             .with_source(failure)
             .with_exit_code(USAGE)

@@ -929,7 +929,7 @@ impl RoomBuilder {
         let room = self
             .room
             .as_ref()
-            .ok_or_else(|| missing("there is no room: give its name, or set MESHAGENT_ROOM"))?;
+            .ok_or_else(|| missing("no room was given: give its name, or set MESHAGENT_ROOM"))?;
         let room = RoomName::parse(room)
             .map_err(|error| ConnectError::Setting(format!("the room's name: {error}")))?;
         let base = api_url.trim_end_matches('/');

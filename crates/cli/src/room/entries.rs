@@ -49,7 +49,7 @@ impl Found {
 /// A path as the server knows it.
 pub(super) fn normalized(path: &str) -> Result<String, Failure> {
     let path = DocPath::parse(path).map_err(|error| {
-        Failure::new(format!("{path:?} is no path"))
+        Failure::new(format!("{path:?} is not a path"))
             .with_exit_code(USAGE)
             .with_hint("a path in the room is like plan or notes/plan")
             .with_source(error)

@@ -40,7 +40,7 @@ pub(super) fn read_json(path: &Path) -> Result<Value, Failure> {
 pub(super) fn read_schema(path: &Path) -> Result<(MeshSchema, Value), Failure> {
     let json = read_json(path)?;
     let schema = MeshSchema::from_json(&json).map_err(|error| {
-        let what = format!("{} is no schema", name(path));
+        let what = format!("{} is not a schema", name(path));
         let failure = if error.pointer.is_empty() {
             // It would be the whole file that the message begins with, and that has no name of its own.
             Failure::new(format!("{what}: {}", error.message))
@@ -57,7 +57,7 @@ pub(super) fn read_schema(path: &Path) -> Result<(MeshSchema, Value), Failure> {
 /// JSON from a file or a flag that is called `name`.
 pub(super) fn json(bytes: &[u8], name: &str) -> Result<Value, Failure> {
     parse_json(bytes).map_err(|error| {
-        let failure = Failure::new(format!("{name} is no JSON"));
+        let failure = Failure::new(format!("{name} is not valid JSON"));
         let failure = match error {
             // Which is what was said already.
             InvalidJson::Syntax(cause) => failure.with_source(cause),

@@ -50,16 +50,16 @@ fn the_same_fault_has_the_same_code_and_a_hint() {
         (
             USAGE,
             "sync validate schema.json --schema no.schema",
-            "no.schema is no schema: \"$root_tag_ref\" is missing",
+            "no.schema is not a schema: \"$root_tag_ref\" is missing",
         ),
         // JSON.
-        (USAGE, "sync update plan --patch {", "--patch is no JSON"),
+        (USAGE, "sync update plan --patch {", "--patch is not valid JSON"),
         (
             USAGE,
             "sync update plan --patch-file not.json",
-            "not.json is no JSON",
+            "not.json is not valid JSON",
         ),
-        (USAGE, "sync create new --json [", "--json is no JSON"),
+        (USAGE, "sync create new --json [", "--json is not valid JSON"),
         (
             USAGE,
             "sync validate - --schema -",
@@ -69,18 +69,18 @@ fn the_same_fault_has_the_same_code_and_a_hint() {
         (
             USAGE,
             "sync create ../x --schema schema.json",
-            "\"../x\" is no path",
+            "\"../x\" is not a path",
         ),
-        (USAGE, "sync get ../x", "\"../x\" is no path"),
-        (USAGE, "sync update a//b --patch []", "\"a//b\" is no path"),
-        (USAGE, "sync delete ../x", "\"../x\" is no path"),
-        (USAGE, "sync ls ../x", "\"../x\" is no path"),
-        (USAGE, "storage ls ../x", "\"../x\" is no path"),
-        (USAGE, "storage rm ../x", "\"../x\" is no path"),
+        (USAGE, "sync get ../x", "\"../x\" is not a path"),
+        (USAGE, "sync update a//b --patch []", "\"a//b\" is not a path"),
+        (USAGE, "sync delete ../x", "\"../x\" is not a path"),
+        (USAGE, "sync ls ../x", "\"../x\" is not a path"),
+        (USAGE, "storage ls ../x", "\"../x\" is not a path"),
+        (USAGE, "storage rm ../x", "\"../x\" is not a path"),
         (
             USAGE,
             "storage cp schema.json room://../x",
-            "\"../x\" is no path",
+            "\"../x\" is not a path",
         ),
         (
             USAGE,
@@ -163,7 +163,7 @@ fn what_keeps_a_command_from_the_room_has_one_code() {
                 &[("MESHAGENT_API_KEY", KEY), ("MESHAGENT_API_URL", "foo")],
                 USAGE,
                 &[
-                    "MESHAGENT_API_URL is \"foo\", which is no server's address",
+                    "MESHAGENT_API_URL is \"foo\", which is not a server's address",
                     "hint: set it to http://HOST:PORT",
                 ],
             ),

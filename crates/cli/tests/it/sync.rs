@@ -412,7 +412,7 @@ fn schema_may_be_left_to_the_server() {
     refused(
         &home.run(&create),
         2,
-        &["broken.json is no schema", "\nhint: "],
+        &["broken.json is not a schema", "\nhint: "],
     );
 }
 
@@ -526,7 +526,7 @@ fn json_in_a_pipe_is_read_like_a_document() {
         refused(&piped(&["grep", "-", "x"], json), 2, &["stdin", "\nhint: "]);
     }
     refused(&piped(&["get", "-", "--version"], PLAN), 2, &["\nhint: "]);
-    let words = ["there is no room", "\nhint: give --room"];
+    let words = ["no room was given", "\nhint: give --room"];
     refused(&piped(&["get", "plan"], PLAN), 2, &words);
     refused(&piped(&["grep", "plan", "x"], PLAN), 2, &words);
     let room = ["get", "plan", "--room", "No Room"];
@@ -551,7 +551,7 @@ fn pattern_that_is_none_is_one_message() {
     home.create("plan");
     for pattern in ["(", "*a", "[z-a]", "(?=x)", "x{2000}{2000}"] {
         let ran = home.run(&["sync", "grep", "plan", pattern]);
-        refused(&ran, 2, &["is no pattern: ", "\nhint: "]);
+        refused(&ran, 2, &["is not a pattern: ", "\nhint: "]);
         assert_eq!(ran.stderr.lines().count(), 2, "{}", ran.stderr);
         assert_eq!(ran.stderr.matches("error: ").count(), 1, "{}", ran.stderr);
     }

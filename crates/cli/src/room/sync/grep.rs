@@ -81,7 +81,7 @@ fn wrong_pattern(pattern: &str, error: &PatternError) -> Failure {
     let fault = error.source().map_or_else(String::new, ToString::to_string);
     let fault = fault.lines().last().unwrap_or_default();
     let fault = fault.strip_prefix("error: ").unwrap_or(fault);
-    Failure::new(format!("{pattern:?} is no pattern: {fault}"))
+    Failure::new(format!("{pattern:?} is not a pattern: {fault}"))
         .with_exit_code(USAGE)
         .with_hint(
             "put a \\ before characters that are to stand for themselves; look-around and back-references are not there",

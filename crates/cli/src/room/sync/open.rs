@@ -25,7 +25,7 @@ impl RoomOrStdin {
     /// The room, where one is needed.
     pub(super) fn room(&self) -> Result<&RoomArgs, Failure> {
         self.0.as_ref().ok_or_else(|| {
-            Failure::new("there is no room")
+            Failure::new("no room was given")
                 .with_exit_code(USAGE)
                 .with_hint(
                     "give --room NAME, or set MESHAGENT_ROOM; only `-`, for stdin, takes none",

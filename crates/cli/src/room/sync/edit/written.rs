@@ -21,7 +21,7 @@ impl Written {
         text: &[u8],
     ) -> Result<Option<Self>, Failure> {
         let json: Value = serde_json::from_slice(text).map_err(|error| {
-            Failure::new("what you wrote is no JSON")
+            Failure::new("what you wrote is not valid JSON")
                 .with_exit_code(USAGE)
                 .with_source(error)
         })?;

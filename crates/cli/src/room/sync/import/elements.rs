@@ -20,7 +20,7 @@ pub(super) struct Elements<R> {
 pub(super) enum ListError {
     #[error("it is cut off: the list has no end")]
     CutOff,
-    #[error("it is no JSON list")]
+    #[error("it is not a JSON list")]
     NoList,
     #[error("there is something behind the list")]
     Rest,
