@@ -126,6 +126,14 @@ impl OutgoingMessage {
     }
 }
 
+/// The types of what the server says about participants; nobody else may.
+const NEWS: [&str; 4] = [
+    "messaging.enabled",
+    "participant.enabled",
+    "participant.disabled",
+    "participant.attributes",
+];
+
 /// What a participant says to others, with its text checked and not read.
 ///
 /// To hand it on nobody has to know what it says, and JSON as values is many times its text.
@@ -148,8 +156,13 @@ impl<'a> Forwarded<'a> {
         check_json(message_json.as_bytes()).map_err(|error| {
             InvalidRequest::new(format!("in the field `message_json`: {}", error.explain()))
         })?;
+        let kind = fields.string("type")?;
+        if NEWS.contains(&kind) {
+            let text = format!("messages of the type {kind:?} come from the server only");
+            return Err(InvalidRequest::new(text));
+        }
         let forwarded = Self {
-            kind: fields.string("type")?,
+            kind,
             message_json,
             attachment_base64: fields.opt_string("attachment_base64")?,
         };

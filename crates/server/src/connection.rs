@@ -446,7 +446,7 @@ impl Intake<'_> {
                 return Some((invalid, 0, Charge::none()));
             }
             Admission::Ignored => {
-                tracing::warn!(bytes, "attributes of a participant are too large; ignored");
+                tracing::debug!(bytes, "attributes of a participant are too large; ignored");
                 return None;
             }
         };

@@ -234,6 +234,8 @@ struct Participant {
     attributes: Map<String, Value>,
     /// Bytes of their text.
     attributes_bytes: usize,
+    /// Whether it was logged that some were ignored.
+    is_ignored: bool,
     messaging: bool,
     /// Whether a folder is being listed for it.
     listing: bool,
@@ -392,6 +394,7 @@ impl Room {
                 account: joining.account,
                 attributes,
                 attributes_bytes,
+                is_ignored: false,
                 messaging: false,
                 listing: false,
                 openings: downloads::Openings::default(),

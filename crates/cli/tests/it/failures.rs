@@ -53,13 +53,21 @@ fn the_same_fault_has_the_same_code_and_a_hint() {
             "no.schema is not a schema: \"$root_tag_ref\" is missing",
         ),
         // JSON.
-        (USAGE, "sync update plan --patch {", "--patch is not valid JSON"),
+        (
+            USAGE,
+            "sync update plan --patch {",
+            "--patch is not valid JSON",
+        ),
         (
             USAGE,
             "sync update plan --patch-file not.json",
             "not.json is not valid JSON",
         ),
-        (USAGE, "sync create new --json [", "--json is not valid JSON"),
+        (
+            USAGE,
+            "sync create new --json [",
+            "--json is not valid JSON",
+        ),
         (
             USAGE,
             "sync validate - --schema -",
@@ -72,7 +80,11 @@ fn the_same_fault_has_the_same_code_and_a_hint() {
             "\"../x\" is not a path",
         ),
         (USAGE, "sync get ../x", "\"../x\" is not a path"),
-        (USAGE, "sync update a//b --patch []", "\"a//b\" is not a path"),
+        (
+            USAGE,
+            "sync update a//b --patch []",
+            "\"a//b\" is not a path",
+        ),
         (USAGE, "sync delete ../x", "\"../x\" is not a path"),
         (USAGE, "sync ls ../x", "\"../x\" is not a path"),
         (USAGE, "storage ls ../x", "\"../x\" is not a path"),

@@ -212,8 +212,8 @@ fn damaged_credentials_are_not_replaced() {
     .terminate();
     let credentials = data_dir.join("credentials.json");
     fs::write(&credentials, "{}").unwrap();
-    let ran =
-        run(meshagent(home.path(), &["serve", "--data-dir", "data"]).current_dir(home.path()));
+    let serve = ["serve", "--listen", "127.0.0.1:0", "--data-dir", "data"];
+    let ran = run(meshagent(home.path(), &serve).current_dir(home.path()));
     assert!(
         ran.code == Some(2) && ran.stderr.contains("\nhint: restore it"),
         "{}",

@@ -199,15 +199,14 @@ impl Room {
         merged.extend(changed.clone());
         let text_bytes = Value::Object(merged.clone()).to_string().len();
         if text_bytes > MAX_ATTRIBUTES_BYTES {
-            // The message has no answer on the wire, so the log is the only place to say it.
-            tracing::warn!(participant = ?participant.name, "attributes over {MAX_ATTRIBUTES_BYTES} bytes ignored");
+            participant.ignore_attributes(&format!("more than {MAX_ATTRIBUTES_BYTES} bytes"));
             return;
         }
         // As values they take some four times their text.
         match participant.account.try_charge(Kind::State, text_bytes * 4) {
             Ok(charge) => participant.attributes_charge = charge,
             Err(error) => {
-                tracing::warn!(participant = %participant.name, %error, "attributes ignored");
+                participant.ignore_attributes(&error.to_string());
                 return;
             }
         }
@@ -241,6 +240,21 @@ impl Room {
             }
         }
     }
+}
+
+impl Participant {
+    /// The message has no answer on the wire, so the log is the only place to say it; once, as it may come again and again.
+    fn ignore_attributes(&mut self, why: &str) {
+        if !std::mem::replace(&mut self.is_ignored, true) {
+            tracing::warn!(participant = ?shortened(&self.name), why, "attributes ignored");
+        }
+    }
+}
+
+/// Enough of a name to know whose it is.
+fn shortened(name: &str) -> &str {
+    const LENGTH: usize = 200;
+    &name[..name.floor_char_boundary(LENGTH)]
 }
 
 fn introduction(participant: &Participant) -> wire::Participant {

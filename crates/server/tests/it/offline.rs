@@ -405,7 +405,7 @@ async fn many_edits_offline_take_about_as_much_as_what_is_left() {
             .unwrap()
             .len()
     };
-    assert!(length() < 64 << 10, "{} bytes while it is open", length());
+    assert!(length() < 128 << 10, "{} bytes while it is open", length());
     let state = document.read(|d| d.encode_state().len() + d.schema().to_json().to_string().len());
     drop(document);
     let given_up = in_time(ann.close()).await;

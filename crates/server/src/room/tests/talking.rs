@@ -85,3 +85,27 @@ fn messages_reach_one_or_all_others() {
     );
     assert_eq!(code(&nobody), Some(1003));
 }
+
+#[test]
+fn nobody_speaks_as_the_server_about_participants() {
+    let mut world = World::new();
+    let (liar, ear) = (world.join("liar"), world.join("ear"));
+    for client in [&liar, &ear] {
+        world.invoke(client, "messaging", "enable", json!({}));
+    }
+    world.settle();
+    ear.take();
+    for kind in [
+        "messaging.enabled",
+        "participant.enabled",
+        "participant.disabled",
+        "participant.attributes",
+    ] {
+        let message = json!({ "type": kind, "message_json": "{}", "to_participant_id": "ear-id" });
+        for tool in ["send", "broadcast"] {
+            let answer = world.call(&liar, "messaging", tool, message.clone());
+            assert_eq!(code(&answer), Some(1002), "{tool} {kind}: {answer:?}");
+        }
+    }
+    assert!(ear.take().is_empty());
+}
