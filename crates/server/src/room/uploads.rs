@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use meshagent_protocol::storage::{UploadChunk, UploadStart, upload_pull};
 use meshagent_protocol::{Content, Control, ErrorCode, FileAction};
-use meshagent_store::Write;
+use meshagent_store::{Timestamp, Write};
 
 use super::batch::Then;
 use super::{Call, Conn, Refusal, Request, Room};
@@ -15,6 +15,10 @@ const PULL_BYTES: u64 = 256 << 10;
 /// What a piece of an upload costs besides its bytes.
 const PIECE_BYTES: usize = 64;
 
+/// An upload that has brought less than this for as long makes room for others.
+const PACE_BYTES: usize = 64 << 10;
+const PACE_MILLISECONDS: i64 = 10_000;
+
 /// A file on its way in. Nothing is stored before the client closes the call.
 #[derive(Debug, Default)]
 pub(super) struct Upload {
@@ -22,6 +26,8 @@ pub(super) struct Upload {
     /// Copies: a piece of the message that it came in would keep all of that.
     pieces: Vec<Bytes>,
     bytes: usize,
+    /// When it had brought so many bytes: it is in time again with [`PACE_BYTES`] more.
+    paced: (Timestamp, usize),
     charge: Option<Charge>,
     /// The number of its write: the client has sent everything, and the call ends with what becomes of that.
     write: Option<u64>,
@@ -91,6 +97,7 @@ impl Room {
                     return fail(self, refusal);
                 }
                 upload.start = Some(start);
+                upload.paced = (self.now, 0);
                 if let Err(refusal) = self.may_change(request, &path, "write", FileAction::Write) {
                     return fail(self, refusal);
                 }
@@ -99,11 +106,19 @@ impl Room {
                 if upload.bytes + data.len() > max {
                     return fail(self, too_large());
                 }
-                if self.upload_bytes + data.len() > max_in_room {
+                if self.upload_bytes + data.len() > max_in_room
+                    && !self.end_stalled_uploads(conn, tool_call_id, data.len())
+                {
                     let text =
                         "too many bytes of uploads are under way in this room; try again later";
                     return fail(self, Refusal::new(ErrorCode::OperationFailed, text));
                 }
+                let Some(participant) = self.participants.get_mut(&conn) else {
+                    return;
+                };
+                let Some(Call::Upload(upload)) = participant.calls.get_mut(tool_call_id) else {
+                    return;
+                };
                 let cost = data.len() + PIECE_BYTES;
                 let charge = upload
                     .charge
@@ -113,6 +128,9 @@ impl Room {
                 }
                 upload.pieces.push(Bytes::copy_from_slice(&data));
                 upload.bytes += data.len();
+                if upload.bytes - upload.paced.1 >= PACE_BYTES {
+                    upload.paced = (self.now, upload.bytes);
+                }
                 self.upload_bytes += data.len();
             }
             (UploadChunk::Start(_), Some(_)) => {
@@ -130,6 +148,36 @@ impl Room {
         }
         self.respond(request, Content::Empty);
         self.send_chunk(conn, tool_call_id, upload_pull(PULL_BYTES));
+    }
+
+    /// Ends uploads of which nothing comes, the longest stalled one first, until there is room for so many bytes more of
+    /// this one. Returns whether there is.
+    fn end_stalled_uploads(&mut self, conn: Conn, tool_call_id: &str, bytes: usize) -> bool {
+        let max = self.config.limits.max_upload_bytes_per_room;
+        let latest = self.now.0.saturating_sub(PACE_MILLISECONDS);
+        while self.upload_bytes + bytes > max {
+            let calls = self.participants.iter().flat_map(|(other, participant)| {
+                let calls = participant.calls.iter();
+                calls.map(|(id, call)| (*other, id, call))
+            });
+            let stalled = calls.filter_map(|(other, id, call)| match call {
+                Call::Upload(upload)
+                    if upload.bytes > 0
+                        && upload.paced.0.0 <= latest
+                        && !(other == conn && id == tool_call_id) =>
+                {
+                    Some((upload.paced.0, other, id.to_owned()))
+                }
+                _ => None,
+            });
+            let Some((_, other, id)) = stalled.min_by_key(|(since, ..)| *since) else {
+                return false;
+            };
+            let text = "the upload stood still, and others needed its room; upload the file again";
+            let refusal = Refusal::new(ErrorCode::OperationFailed, text);
+            self.fail_call(None, other, &id, refusal);
+        }
+        true
     }
 
     /// The client has sent everything: the file is written as a whole, or not at all.

@@ -4,6 +4,8 @@ use meshagent_protocol::ServerToClient;
 use meshagent_store::Fault;
 use serde_json::{Value, json};
 
+use crate::config::Config;
+
 use super::{Bytes, Client, Content, Control, Seen, World, code, files, invoke};
 
 const CALL: &str = "grüße";
@@ -177,4 +179,39 @@ fn a_call_that_is_closed_before_it_began_is_closed_at_once() {
     let ends = chunks(&client.take());
     assert!(matches!(&ends[..], [end] if is_close(end)), "{ends:?}");
     assert!(!world.commit(), "there is nothing to write");
+}
+
+/// Nobody keeps others from uploading by uploads of which nothing comes.
+#[test]
+fn an_upload_that_stands_still_makes_room_for_others() {
+    let mut config = Config::default();
+    config.limits.max_upload_bytes_per_room = 1_000;
+    let mut world = World::with_config(config);
+    let (idle, slow, busy) = (world.join("idle"), world.join("slow"), world.join("busy"));
+    let half = "x".repeat(450).leak();
+    for (client, path) in [(&idle, "ä"), (&slow, "ö"), (&busy, "ü")] {
+        open(&mut world, client);
+        world.chunk(client, CALL, start(path));
+    }
+    world.chunk(&idle, CALL, data(half));
+    world.pass_seconds(5);
+    world.chunk(&slow, CALL, data(half));
+    let refused = world.chunk(&busy, CALL, data(half));
+    world.settle();
+    assert_eq!(code(answer(&busy.take(), refused)), Some(1008));
+    world.pass_seconds(6);
+    // Its call failed, and it begins again.
+    open(&mut world, &busy);
+    world.chunk(&busy, CALL, start("ü"));
+    let accepted = world.chunk(&busy, CALL, data(half));
+    world.chunk(&busy, CALL, close());
+    world.settle();
+    assert_eq!(*answer(&busy.take(), accepted), Content::Empty);
+    assert!(exists(&mut world, &busy, "ü"));
+    let ends = |client: &Client| {
+        let chunks = chunks(&client.take());
+        chunks.iter().filter(|chunk| code(chunk).is_some()).count()
+    };
+    assert_eq!(ends(&idle), 1);
+    assert_eq!(ends(&slow), 0, "it stands still for six seconds only");
 }
