@@ -49,6 +49,9 @@ pub struct Inspection {
     /// How many halves of characters it has as U+FFFD that are whole here, or the other way around. Yjs writes them so, joins
     /// them in memory, and loses with a first half what stands behind it.
     pub halves: u64,
+    /// Whether less is left here of some of its operations that are here than it has of them, or halves of characters are
+    /// not the same, even if it deletes these operations itself. A log in which they stand already must have [`Applied::kept`] in place of the update.
+    pub differs: bool,
     /// About how many bytes of memory the part of it would take that has to wait.
     pub waiting: usize,
 }
@@ -66,9 +69,10 @@ pub struct Applied {
     pub gap: bool,
     /// The update's operations that were not here before, what waits among them: client ids and clocks.
     pub operations: Vec<(u64, Range<u64>)>,
-    /// Why something that had waited for this update was given up: it turned out to have no place to
-    /// go to.
-    pub refused: Option<DecodeError>,
+    /// How many operations, of the update and of what had waited for it, were taken up as collected since they can't have
+    /// a place, which no editor makes: such as a child of an attribute, or what stands between neighbours that are not
+    /// in one element.
+    pub misplaced: u64,
 }
 
 /// Why bytes were not accepted as an update or a state vector.

@@ -37,6 +37,7 @@ impl MeshDocument {
             writer: None,
             erased: 0,
             halves: 0,
+            differs: false,
             waiting: 0,
         };
         if scan.is_empty() {
@@ -94,12 +95,14 @@ impl MeshDocument {
             conflict,
             erased,
             halves,
+            has_more,
         } = self.engine.compare(&scan.structs);
         let mut waiting = Comparison::default();
         if !self.pending.is_empty() {
             self.pending.compare(&scan.structs, &mut waiting);
         }
         let conflict = conflict.or(waiting.conflict);
+        inspection.differs = has_more || !halves.is_empty();
         if !erased.is_empty() || !halves.is_empty() {
             let mut deleted: BTreeMap<u64, Ranges> = BTreeMap::new();
             for range in &scan.deletes {
@@ -167,11 +170,26 @@ impl MeshDocument {
         Ok(())
     }
 
-    /// Applies an update, and what had waited for it.
+    /// Applies an update, and what had waited for it. What of it can't have a place is taken up as collected, see
+    /// [`Applied::misplaced`]; so updates can be applied merged if they can one by one, and show the same.
     ///
     /// # Errors
-    /// [`DecodeError`] if it is malformed; the document is as it was.
+    /// [`DecodeError`] if it is malformed, or more than the document takes; the document is as it was.
     pub fn apply_update(&mut self, update: &[u8]) -> Result<Applied, DecodeError> {
+        self.apply(update, Misplaced::Collected)
+    }
+
+    /// The same, but an update that itself has what can't have a place is refused. What had waited for it is taken up
+    /// by [`Self::apply_update`]'s rules.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if it is malformed, or has what can't have a place, or more than the document takes; the document
+    /// is as it was.
+    pub fn apply_placed_update(&mut self, update: &[u8]) -> Result<Applied, DecodeError> {
+        self.apply(update, Misplaced::Refused)
+    }
+
+    fn apply(&mut self, update: &[u8], misplaced: Misplaced) -> Result<Applied, DecodeError> {
         let scan = Scan::read_within(update, &self.limits)?;
         if scan.is_empty() || self.contains(&scan) {
             return Ok(Applied::default());
@@ -181,13 +199,16 @@ impl MeshDocument {
         let is_shared = self.uses_client_id(&scan);
         let mut applied = if self.is_plain(&scan) {
             let mut steps = self.limits.steps_for(update.len());
-            self.take_up(&[&scan.structs[0]], &[], &mut steps)?;
+            let mut news = News::default();
+            let own = [&scan.structs[0]];
+            news.take(self.take_up_by(&own, &[], &mut steps, misplaced)?);
             Applied {
-                visible: Some(update.to_vec()),
+                misplaced: news.misplaced,
+                visible: news.encode_whole(update, &scan)?,
                 ..Applied::default()
             }
         } else {
-            self.apply_news(update, &scan)?
+            self.apply_news(update, &scan, misplaced)?
         };
         applied.operations = operations;
         self.is_client_id_shared |= is_shared;
@@ -224,7 +245,7 @@ impl MeshDocument {
     ///
     /// Applied to another replica it waits there.
     pub fn encode_pending(&self) -> Option<Vec<u8>> {
-        self.pending.encode()
+        self.pending.encode(&self.engine)
     }
 
     /// About how much memory is taken by what waits for missing operations.
@@ -375,11 +396,17 @@ impl MeshDocument {
 
     /// Applies what is new of an update. Of what waits with its content, nothing is put out by who says that it is
     /// gone: it is taken up, and deleted if the update deletes it.
-    fn apply_news(&mut self, update: &[u8], scan: &Scan<'_>) -> Result<Applied, DecodeError> {
+    fn apply_news(
+        &mut self,
+        update: &[u8],
+        scan: &Scan<'_>,
+        misplaced: Misplaced,
+    ) -> Result<Applied, DecodeError> {
         let Some(whole) = self.with_denied(scan)? else {
-            return self.apply_scan(update, scan);
+            return self.apply_scan(update, scan, misplaced);
         };
-        let mut applied = self.apply_scan(&whole, &Scan::read(&whole)?)?;
+        // What waited was taken when it came.
+        let mut applied = self.apply_scan(&whole, &Scan::read(&whole)?, Misplaced::Collected)?;
         applied.kept.get_or_insert(whole);
         Ok(applied)
     }
@@ -396,7 +423,12 @@ impl MeshDocument {
         writer::update(structs.collect(), scan.deletes.clone(), known).map(Some)
     }
 
-    fn apply_scan(&mut self, update: &[u8], scan: &Scan<'_>) -> Result<Applied, DecodeError> {
+    fn apply_scan(
+        &mut self,
+        update: &[u8],
+        scan: &Scan<'_>,
+        misplaced: Misplaced,
+    ) -> Result<Applied, DecodeError> {
         let plan = Plan::new(&self.engine, scan);
         let own = plan.order.iter().map(|&index| &scan.structs[index]);
         let own: Vec<&Struct<'_>> = own.collect();
@@ -427,10 +459,12 @@ impl MeshDocument {
                 .all(|one| one.id.clock >= self.engine.clock(one.id.client))
             && deletes == scan.deletes;
         let mut steps = self.limits.steps_for(update.len());
+        let mut news = News::default();
         if is_whole {
-            self.take_up(&own, &deletes, &mut steps)?;
+            news.take(self.take_up_by(&own, &deletes, &mut steps, misplaced)?);
             return Ok(Applied {
-                visible: Some(update.to_vec()),
+                misplaced: news.misplaced,
+                visible: news.encode_whole(update, scan)?,
                 ..Applied::default()
             });
         }
@@ -446,40 +480,33 @@ impl MeshDocument {
         } else {
             None
         };
-        let mut news = News::default();
         news.note(self, &own, &deletes);
-        self.take_up(&own, &deletes, &mut steps)?;
+        news.take(self.take_up_by(&own, &deletes, &mut steps, misplaced)?);
         let mut gap = !blocked.is_empty() || !later.is_empty();
         let mut changed: BTreeSet<u64> = own.iter().map(|one| one.id.client).collect();
         for one in blocked {
-            self.pending.add(one);
+            self.pending.add(one, self.engine.clock(one.id.client));
             changed.insert(one.id.client);
         }
         for range in later {
             self.pending.add_delete(range);
         }
-        let (woken, refused) = self.wake(&mut news, changed, &mut steps);
+        let woken = self.wake(&mut news, changed, &mut steps);
         gap &= !self.pending.is_empty();
         let mut structs: Vec<Struct<'_>> = own.into_iter().cloned().collect();
         structs.extend(woken.iter().filter_map(|one| one.read().ok()));
         Ok(Applied {
+            misplaced: news.misplaced,
             visible: news.encode(structs)?,
             kept,
             gap,
-            refused,
             ..Applied::default()
         })
     }
 
-    /// Takes up what had waited for what has just come, and what waited for that; and why some of it
-    /// was given up.
-    fn wake(
-        &mut self,
-        news: &mut News,
-        changed: BTreeSet<u64>,
-        steps: &mut usize,
-    ) -> (Vec<Woken>, Option<DecodeError>) {
-        let (mut taken, mut refused) = (Vec::new(), None);
+    /// Takes up what had waited for what has just come, and what waited for that.
+    fn wake(&mut self, news: &mut News, changed: BTreeSet<u64>, steps: &mut usize) -> Vec<Woken> {
+        let mut taken = Vec::new();
         let mut progress = super::pending::Progress::default();
         let mut changed = changed;
         let kept = self.pending.take_kept();
@@ -494,26 +521,26 @@ impl MeshDocument {
                 continue;
             };
             changed.insert(one.id.client);
-            // What it builds on may have been given up, or have to wait again.
+            // What it builds on may have to wait again.
+            let clock = self.engine.clock(found.id.client);
             let is_known = |id: Id| id.clock < self.engine.clock(id.client);
-            if found.id.clock > self.engine.clock(found.id.client)
-                || !found.dependencies().all(is_known)
-            {
-                if is_kept {
-                    self.pending.keep(&found);
-                }
+            if found.id.clock > clock || !found.dependencies_from(clock).all(is_known) {
+                debug_assert!(is_kept, "what was woken has all that it builds on");
+                self.pending.keep(&found, clock);
                 continue;
             }
             news.note(self, &[&found], &[]);
             *steps = steps.saturating_add(found.bytes.len() * 4);
-            match self.take_up(&[&found], &[], steps) {
-                Ok(()) => taken.push(one),
+            match self.take_up_by(&[&found], &[], steps, Misplaced::Collected) {
+                Ok(places) => {
+                    news.take(places);
+                    taken.push(one);
+                }
                 // The server acknowledged it as waiting, so it stays; the next update brings new steps.
-                Err(DecodeError::TooLarge { .. }) => {
-                    self.pending.keep(&found);
+                Err(_) => {
+                    self.pending.keep(&found, clock);
                     is_kept = true;
                 }
-                Err(error) => refused = Some(error),
             }
         }
         if is_tried || is_kept {
@@ -529,13 +556,13 @@ impl MeshDocument {
             let done = self.take_up(&[], &deletes, &mut 0);
             debug_assert!(done.is_ok(), "to delete what is known always succeeds");
         }
-        (taken, refused)
+        taken
     }
 
     /// Takes up operations and deletions for which all is there that they need.
     ///
     /// # Errors
-    /// If one of the operations has no place to go to, or finding it takes more than `steps`, of which the
+    /// If one of the operations can't have a place, or finding it takes more than `steps`, of which the
     /// rest is left; the document is as it was.
     pub(super) fn take_up(
         &mut self,
@@ -543,18 +570,34 @@ impl MeshDocument {
         deletes: &[IdRange],
         steps: &mut usize,
     ) -> Result<(), DecodeError> {
+        self.take_up_by(structs, deletes, steps, Misplaced::Refused)
+            .map(drop)
+    }
+
+    fn take_up_by(
+        &mut self,
+        structs: &[&Struct<'_>],
+        deletes: &[IdRange],
+        steps: &mut usize,
+        misplaced: Misplaced,
+    ) -> Result<Placeless, DecodeError> {
         let limit = Limit {
             depth: u32::try_from(self.limits.depth).unwrap_or(u32::MAX),
             nodes: self.limits.elements,
             new_nodes: self.limits.elements.saturating_sub(self.ids.live()),
             all_steps: self.limits.conflict_steps,
+            refuses_misplaced: misplaced == Misplaced::Refused,
         };
         let mut transaction = Transaction::default();
         self.engine
             .apply(structs, deletes, limit, steps, &mut transaction)?;
         self.settle(&transaction);
+        let placeless = Placeless {
+            structs: std::mem::take(&mut transaction.stranded),
+            misplaced: transaction.misplaced,
+        };
         self.engine.finish(transaction);
-        Ok(())
+        Ok(placeless)
     }
 
     /// Takes up an update that was made here.
@@ -572,11 +615,30 @@ pub(super) fn is_blank(one: &Struct<'_>) -> bool {
     matches!(one.content, Content::Collected | Content::Deleted)
 }
 
+/// What becomes of an operation that can't have a place.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Misplaced {
+    Collected,
+    /// And all that comes with it.
+    Refused,
+}
+
+/// What was taken up as collected and had come with more.
+#[derive(Debug)]
+struct Placeless {
+    structs: Vec<Id>,
+    /// How many of the operations can't have a place wherever they come.
+    misplaced: u64,
+}
+
 /// What an update, and what it woke, adds to what was known before.
 #[derive(Debug, Default)]
 struct News {
     clocks: BTreeMap<u64, u32>,
     deletes: Vec<IdRange>,
+    /// Structs that are shown as collected, as they are here: others may find a place for them.
+    placeless: BTreeSet<Id>,
+    misplaced: u64,
 }
 
 impl News {
@@ -597,8 +659,32 @@ impl News {
         }
     }
 
+    /// Notes what of that has no place.
+    fn take(&mut self, placeless: Placeless) {
+        self.placeless.extend(placeless.structs);
+        self.misplaced += placeless.misplaced;
+    }
+
+    /// The update, of which all is new.
+    fn encode_whole(
+        mut self,
+        update: &[u8],
+        scan: &Scan<'_>,
+    ) -> Result<Option<Vec<u8>>, DecodeError> {
+        if self.placeless.is_empty() {
+            return Ok(Some(update.to_vec()));
+        }
+        self.deletes.clone_from(&scan.deletes);
+        self.encode(scan.structs.clone())
+    }
+
     /// An update of just that; `None` if there is nothing new.
-    fn encode(self, structs: Vec<Struct<'_>>) -> Result<Option<Vec<u8>>, DecodeError> {
+    fn encode(self, mut structs: Vec<Struct<'_>>) -> Result<Option<Vec<u8>>, DecodeError> {
+        for one in &mut structs {
+            if self.placeless.contains(&one.id) {
+                *one = one.collected();
+            }
+        }
         if structs.is_empty() && self.deletes.is_empty() {
             return Ok(None);
         }

@@ -121,13 +121,14 @@ impl Pending {
         }
     }
 
-    /// Adds a struct. What has its content waits on, whoever says meanwhile that it was collected.
-    pub(super) fn add(&mut self, one: &Struct<'_>) {
+    /// Adds a struct, of which its client's operations before `clock` are known. What has its content waits on, whoever
+    /// says meanwhile that it was collected.
+    pub(super) fn add(&mut self, one: &Struct<'_>, clock: u32) {
         let client = one.id.client;
         let start = (client, one.id.clock);
         let is_there =
             |known: &Waiting| known.length == one.length && known.bytes[..] == *one.bytes;
-        if self.structs.get(&start).is_some_and(is_there) {
+        if one.id.clock >= clock && self.structs.get(&start).is_some_and(is_there) {
             return;
         }
         // They don't overlap each other, so one of those before reaches furthest.
@@ -155,7 +156,7 @@ impl Pending {
         // Those that are there come first.
         let mut structs: Vec<Struct<'_>> = known.chain([one.clone()]).collect();
         structs.sort_by_key(|one| one.id.clock);
-        for piece in writer::pieces(&structs, 0) {
+        for piece in writer::pieces(&structs, clock) {
             let (clock, length) = (piece.clocks.start, piece.clocks.end - piece.clocks.start);
             let mut bytes = Vec::new();
             if writer::write_part(&mut bytes, piece.one, piece.clocks).is_ok() {
@@ -194,8 +195,8 @@ impl Pending {
     }
 
     /// Puts back what was woken and could not be taken up, to be woken again later.
-    pub(super) fn keep(&mut self, one: &Struct<'_>) {
-        self.add(one);
+    pub(super) fn keep(&mut self, one: &Struct<'_>, clock: u32) {
+        self.add(one, clock);
         self.kept.insert(one.id.client);
     }
 
@@ -252,7 +253,7 @@ impl Pending {
                     continue;
                 };
                 let missing = one
-                    .dependencies()
+                    .dependencies_from(clock)
                     .find(|id| id.clock >= progress.clock(engine, id.client));
                 if let Some(missing) = missing {
                     self.waiters.insert((missing.client, missing.clock, client));
@@ -276,7 +277,7 @@ impl Pending {
     }
 
     /// One update of all that waits.
-    pub(super) fn encode(&self) -> Option<Vec<u8>> {
+    pub(super) fn encode(&self, engine: &Engine) -> Option<Vec<u8>> {
         if self.is_empty() {
             return None;
         }
@@ -286,7 +287,7 @@ impl Pending {
         }
         let deletes = self.deletes.iter();
         let deletes = deletes.map(|(client, start, end)| IdRange { client, start, end });
-        writer::update(structs, deletes.collect(), |_| 0).ok()
+        writer::update(structs, deletes.collect(), |client| engine.clock(client)).ok()
     }
 
     fn notify(&mut self, client: u64, clock: u32, queue: &mut BTreeSet<u64>) {
@@ -356,7 +357,7 @@ impl Plan {
                 let has = |id: Id| {
                     id.client == client || id.clock < plan.progress.clock(engine, id.client)
                 };
-                if one.id.clock > clock || !one.dependencies().all(has) {
+                if one.id.clock > clock || !one.dependencies_from(clock).all(has) {
                     return None;
                 }
                 plan.order.push(index);
@@ -387,7 +388,7 @@ impl Plan {
                         break;
                     }
                     let missing = one
-                        .dependencies()
+                        .dependencies_from(clock)
                         .find(|id| id.clock >= plan.progress.clock(engine, id.client));
                     if let Some(missing) = missing {
                         waiters.insert((missing.client, missing.clock, cursor));

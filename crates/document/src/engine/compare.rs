@@ -21,6 +21,8 @@ pub(crate) struct Comparison {
     pub(crate) erased: Vec<IdRange>,
     /// Halves of characters, and what was lost with one, that are U+FFFD on one side only.
     pub(crate) halves: Vec<IdRange>,
+    /// Whether some of them came with more than is left of them here: their content, or their place.
+    pub(crate) has_more: bool,
 }
 
 fn extend(ranges: &mut Vec<IdRange>, client: u64, start: u32, end: u32) {
@@ -148,7 +150,10 @@ pub(crate) fn compare_runs<'a>(
             at = at.max(range.start);
             let until = range.end.min(one.end());
             let is_erased = match ours {
-                None => theirs.as_ref().is_some_and(Run::has_content),
+                None => {
+                    comparison.has_more |= theirs.is_some();
+                    theirs.as_ref().is_some_and(Run::has_content)
+                }
                 Some(ours) => {
                     let is_same = theirs.as_mut().is_none_or(|theirs| {
                         theirs.is_same_until(ours, at, until, |clock| {
@@ -164,6 +169,7 @@ pub(crate) fn compare_runs<'a>(
                 }
             };
             if is_erased {
+                comparison.has_more = true;
                 extend(&mut comparison.erased, client, at, until);
             }
             at = until;

@@ -1,4 +1,8 @@
 //! The first step: every operation of an update gets its place, or the update is refused as a whole.
+//!
+//! What can't have a place is collected: what hangs on something that is gone, as it would be gone with it, and what no
+//! editor makes, such as a child of an attribute. Whether something is collected does not depend on what came with it
+//! and what before it, so that updates are the same merged as one by one.
 
 use super::blocks::Block;
 use super::transaction::{Limit, Transaction};
@@ -115,7 +119,16 @@ impl Engine {
         let place = if is_collected {
             None
         } else {
-            self.resolve(one, left, right, transaction)?
+            match self.resolve(one, left, right, transaction) {
+                Ok(place) => place,
+                Err(Misplaced(reason)) if limit.refuses_misplaced => {
+                    return Err(DecodeError::Malformed { offset: 0, reason });
+                }
+                Err(Misplaced(_)) => {
+                    transaction.misplaced += u64::from(one.end() - clock);
+                    None
+                }
+            }
         };
         let content = match place {
             None => None,
@@ -160,27 +173,38 @@ impl Engine {
             known.blocks.push(Block { start: clock, item });
         }
         known.clock = one.end();
+        if item == NONE && one.content != scan::Content::Collected {
+            transaction.stranded.push(one.id);
+        }
         Ok((item != NONE).then_some(Staged { item, left, right }))
     }
 
     /// The parent and the key of a struct between these neighbours; `None` if they are gone.
+    ///
+    /// Yjs takes the left neighbour's parent if the two have different ones. Here there is no place between them: the one
+    /// that is not taken may be gone already, and then Yjs has no place either.
     fn resolve(
         &mut self,
         one: &Struct<'_>,
         left: ItemIndex,
         right: ItemIndex,
         transaction: &mut Transaction,
-    ) -> Result<Option<(NodeIndex, KeyIndex)>, DecodeError> {
+    ) -> Result<Option<(NodeIndex, KeyIndex)>, Misplaced> {
+        let is_format = one.content == scan::Content::Format;
         let place = |engine: &Self, item: ItemIndex| {
             let item = engine.item(item);
             (item.parent, item.key)
         };
         if left != NONE || right != NONE {
             if left != NONE && right != NONE && place(self, left) != place(self, right) {
-                return Err(misplaced("two neighbours with different parents"));
+                return Err(Misplaced("two neighbours with different parents"));
             }
             let beside = if left == NONE { right } else { left };
-            return Ok(Some(place(self, beside)));
+            let (parent, key) = place(self, beside);
+            if is_format && key != NONE {
+                return Err(FORMAT_AS_ATTRIBUTE);
+            }
+            return Ok(Some((parent, key)));
         }
         let parent = match one.parent {
             Parent::Copied => return Ok(None),
@@ -206,10 +230,13 @@ impl Engine {
                     // Deleted, or known to be deleted by who sent it.
                     Content::Deleted => return Ok(None),
                     _ if parent.is_deleted() => return Ok(None),
-                    _ => return Err(misplaced("a parent that can't have children")),
+                    _ => return Err(Misplaced("a parent that can't have children")),
                 }
             }
         };
+        if is_format && one.key.is_some() {
+            return Err(FORMAT_AS_ATTRIBUTE);
+        }
         let key = one.key.map_or(NONE, |key| self.key(key));
         Ok(Some((parent, key)))
     }
@@ -233,9 +260,6 @@ impl Engine {
         let mut content = match one.content {
             scan::Content::Collected | scan::Content::Deleted => Content::Deleted,
             scan::Content::Format => {
-                if key != NONE {
-                    return Err(misplaced("formatting as an attribute"));
-                }
                 let mut reader = Reader::new(one.content_bytes);
                 let (name, value) = (reader.string()?, reader.string()?);
                 Content::Format(self.key(name), value.into())
@@ -286,6 +310,7 @@ impl Engine {
     }
 }
 
-fn misplaced(reason: &'static str) -> DecodeError {
-    DecodeError::Malformed { offset: 0, reason }
-}
+/// Why something has no place to go to, which no editor makes.
+struct Misplaced(&'static str);
+
+const FORMAT_AS_ATTRIBUTE: Misplaced = Misplaced("formatting as an attribute");

@@ -7,7 +7,7 @@ use super::blocks::Block;
 use super::order::Size;
 use super::{Client, ClientIndex, Content, Engine, ItemIndex, NONE, NOWHERE, NodeIndex, NodeKind};
 use crate::update::DecodeError;
-use crate::update::scan::{self, IdRange, Struct};
+use crate::update::scan::{self, Id, IdRange, Struct};
 
 /// What is done so far, from the first operation taken up until all is collected.
 #[derive(Debug, Default)]
@@ -24,6 +24,10 @@ pub(crate) struct Transaction {
     pub(super) grown: Vec<NodeIndex>,
     // Root types that are new.
     pub(super) roots: Vec<NodeIndex>,
+    /// The structs that came with more than that they were collected, and are collected here.
+    pub(crate) stranded: Vec<Id>,
+    /// How many operations of these could have no place wherever they came.
+    pub(crate) misplaced: u64,
     // How many clients and names there were before.
     pub(super) known_clients: usize,
     pub(super) known_names: usize,
@@ -44,8 +48,8 @@ impl Engine {
     /// What it did is in `transaction`; [`Self::finish`] ends it.
     ///
     /// # Errors
-    /// If a struct has no place it could go to, or if finding the places takes more than `steps`; nothing
-    /// has changed. Else `steps` is what is left.
+    /// If a struct can't have a place and that is to be refused, if more is made than may be, or if finding the places
+    /// takes more than `steps`; nothing has changed. Else `steps` is what is left.
     pub(crate) fn apply(
         &mut self,
         structs: &[&Struct<'_>],
@@ -179,4 +183,6 @@ pub(crate) struct Limit {
     pub(crate) new_nodes: usize,
     /// Told to who asks for more steps.
     pub(crate) all_steps: usize,
+    /// Whether what can't have a place is refused rather than collected.
+    pub(crate) refuses_misplaced: bool,
 }

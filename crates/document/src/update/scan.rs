@@ -97,6 +97,22 @@ pub(crate) enum TypeKind<'a> {
     Text,
 }
 
+impl<'a> Struct<'a> {
+    /// The same operations, of which nothing is left.
+    pub(crate) fn collected(&self) -> Struct<'a> {
+        Struct {
+            origin: None,
+            right_origin: None,
+            parent: Parent::Copied,
+            key: None,
+            content: Content::Collected,
+            bytes: &[],
+            content_bytes: &[],
+            ..*self
+        }
+    }
+}
+
 impl Struct<'_> {
     pub(crate) fn end(&self) -> u32 {
         self.id.clock + self.length
@@ -118,6 +134,14 @@ impl Struct<'_> {
         [self.origin, self.right_origin, parent]
             .into_iter()
             .flatten()
+    }
+
+    /// The same for what is left of it when its operations before this clock are known: what follows hangs on them.
+    pub(crate) fn dependencies_from(&self, clock: u32) -> impl Iterator<Item = Id> + use<> {
+        let is_cut = clock > self.id.clock;
+        let right_origin = self.right_origin;
+        self.dependencies()
+            .filter(move |id| !is_cut || Some(*id) == right_origin)
     }
 }
 

@@ -350,7 +350,7 @@ impl Room {
             let refusal = Refusal::new(ErrorCode::Conflict, text);
             return self.refuse_for_now(request, id, stream, refusal);
         }
-        let mut applied = match document.replica.apply_update(&update) {
+        let mut applied = match document.replica.apply_placed_update(&update) {
             Ok(applied) => applied,
             Err(error) => {
                 return self.refuse_for_now(request, id, stream, no_update(&error));
@@ -363,10 +363,11 @@ impl Room {
         } else {
             unlike_sent(inspection)
         };
-        // Where updates are merged, one half of a character is as good as the other: so what is known of it is left out.
-        // Otherwise it stays in, and mends what is behind a write that fails.
+        // Where updates are merged, one half of a character is as good as the other, and content goes before the word that
+        // it is gone, which came first here: so what is known is left out. Otherwise it stays in, and mends what is behind
+        // a write that fails.
         let update = match applied.kept.take() {
-            Some(kept) if inspection.halves > 0 => kept.into(),
+            Some(kept) if inspection.differs => kept.into(),
             _ => update,
         };
         let (update, mut violations) = match document.replica.repair() {
@@ -385,8 +386,13 @@ impl Room {
             },
         };
         violations.append(removed);
-        if let Some(error) = &applied.refused {
-            tracing::warn!(%error, path = &*document.path, "something that had waited is given up");
+        if applied.misplaced > 0 {
+            let operations = applied.misplaced;
+            tracing::warn!(
+                operations,
+                path = &*document.path,
+                "what had waited can't have a place, and is taken up as collected"
+            );
         }
         document.head += 1;
         document.bytes += update.len();
@@ -663,6 +669,7 @@ fn inspect(
     let fitted = fit_update(&update, replica.limits()).map_err(|_| error)?;
     let mut inspection = replica.inspect(&fitted.update)?;
     inspection.halves += fitted.halves;
+    inspection.differs |= fitted.halves > 0;
     Ok((fitted.update.into(), inspection, fitted.removed))
 }
 

@@ -21,6 +21,7 @@ mod moving;
 mod news;
 mod opening;
 mod patching;
+mod places;
 mod random;
 mod readers;
 mod refused;

@@ -111,14 +111,14 @@ fn a_vector_ahead_of_ours_lacks_nothing() {
 }
 
 #[test]
-fn what_waited_and_has_no_place_is_given_up_alone() {
+fn what_waited_and_has_no_place_is_collected_alone() {
     let mut ours = document(7);
     // A child of an attribute's value, and an element behind one that is not there yet.
     let misplaced = [1, 1, 2, 0, 7, 0, 1, 0, 3, 1, b'x', 0];
     let sound = [1, 1, 3, 0, 0x87, 1, 1, 3, 4, b'i', b't', b'e', b'm', 0];
     for update in [&misplaced[..], &sound] {
         let applied = ours.apply_update(update).unwrap();
-        assert!(applied.gap && applied.visible.is_none() && applied.refused.is_none());
+        assert!(applied.gap && applied.visible.is_none() && applied.misplaced == 0);
     }
     let missing = [
         &[1, 2, 1, 0, 0x28, 1, 14][..],
@@ -127,15 +127,82 @@ fn what_waited_and_has_no_place_is_given_up_alone() {
         &[7, 1, 3, b'x', b'm', b'l', 3, 4, b'i', b't', b'e', b'm', 0],
     ];
     let applied = ours.apply_update(&missing.concat()).unwrap();
-    assert!(matches!(
-        applied.refused,
-        Some(crate::DecodeError::Malformed { .. })
-    ));
+    assert_eq!(applied.misplaced, 1);
     assert!(!applied.gap && !ours.has_gap());
     assert_eq!(ours.element_count(), 2);
     let mut other = document(8);
     other.apply_update(&applied.visible.unwrap()).unwrap();
     assert_eq!(other.to_json(true), ours.to_json(true));
+    assert_eq!(other.encode_state(), ours.encode_state());
+}
+
+/// What stands between neighbours of different elements, and the other two ways to have no place.
+#[test]
+fn what_cannot_have_a_place_is_collected_merged_as_one_by_one() {
+    let base = [
+        &[1, 3, 1, 0, 7, 1, 3][..],
+        b"xml",
+        &[3, 4],
+        b"body",
+        &[0x27, 0, 1, 0, 1, b'k', 6, 0x28, 0, 1, 0, 1, b'v', 1, 126, 0],
+    ]
+    .concat();
+    // Between the element and its attribute, below the value of an attribute, formatting as an attribute.
+    let misplaced: [&[u8]; 3] = [
+        &[
+            1, 1, 2, 0, 0xc7, 1, 0, 1, 1, 3, 4, b'b', b'o', b'd', b'y', 0,
+        ],
+        &[1, 1, 2, 0, 7, 0, 1, 2, 3, 4, b'b', b'o', b'd', b'y', 0],
+        &[1, 1, 2, 0, 0x26, 0, 1, 0, 1, b'k', 1, b'b', 1, b'1', 0],
+    ];
+    // One that hangs on it, and the deletion of the element.
+    let behind = [1, 1, 3, 0, 0x87, 2, 0, 3, 4, b'b', b'o', b'd', b'y', 0];
+    let deletion = [0, 1, 1, 1, 0, 1];
+    for one in misplaced {
+        let mut gate = document(7);
+        gate.apply_update(&base).unwrap();
+        let before = gate.encode_state();
+        let refused = gate.apply_placed_update(one);
+        assert!(matches!(refused, Err(crate::DecodeError::Malformed { .. })));
+        assert_eq!(gate.encode_state(), before);
+
+        let updates: [&[u8]; 4] = [&base, one, &behind, &deletion];
+        let orders = [
+            [0, 1, 2, 3],
+            [1, 0, 3, 2],
+            [2, 1, 0, 3],
+            [0, 3, 1, 2],
+            [3, 2, 1, 0],
+        ];
+        for order in orders {
+            let (mut ours, mut reader, mut again) = (document(7), document(8), document(9));
+            let mut log = Vec::new();
+            for (number, index) in order.into_iter().enumerate() {
+                log.push(updates[index]);
+                let applied = ours.apply_update(updates[index]).unwrap();
+                if let Some(visible) = applied.visible {
+                    assert_eq!(reader.apply_update(&visible).unwrap().misplaced, 0);
+                }
+                let mut merged = document(10);
+                merged
+                    .apply_update(&crate::merge_updates(&log).unwrap())
+                    .unwrap();
+                assert_eq!(
+                    merged.encode_state(),
+                    ours.encode_state(),
+                    "{order:?} {number}"
+                );
+                assert_eq!(
+                    reader.encode_state(),
+                    ours.encode_state(),
+                    "{order:?} {number}"
+                );
+            }
+            again.apply_update(&ours.encode_state()).unwrap();
+            assert_eq!(again.to_json(true), ours.to_json(true));
+            assert_eq!(ours.element_count(), 0);
+        }
+    }
 }
 
 /// A child of an element, in front of what is there, by an author who has seen none of it.
@@ -180,7 +247,7 @@ fn what_was_kept_is_not_lost_if_the_steps_run_out() {
     loop {
         let applied = ours.apply_update(&update).unwrap();
         ours.engine.check();
-        assert_eq!(applied.refused, None);
+        assert_eq!(applied.misplaced, 0);
         reader.apply_update(&applied.visible.unwrap()).unwrap();
         assert!(!reader.has_gap());
         assert_eq!(reader.to_json(true), ours.to_json(true));

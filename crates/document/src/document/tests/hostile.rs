@@ -23,7 +23,7 @@ fn refuse(bytes: &[u8]) -> DecodeError {
         .unwrap();
     let before = document.encode_state();
     let classified = document.classify(bytes);
-    let error = document.apply_update(bytes).unwrap_err();
+    let error = document.apply_placed_update(bytes).unwrap_err();
     if let Err(classified) = classified {
         assert_eq!(classified, error);
     }

@@ -11,10 +11,10 @@ use super::{Client, Content, Control, Editor, Seen, World, code, sync_chunk};
 use crate::config::Config;
 
 /// A small generator (`SplitMix64`, Steele et al. 2014), so that a seed says everything about a run.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
