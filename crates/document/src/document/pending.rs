@@ -7,7 +7,7 @@ use super::apply::is_blank;
 use super::ranges::ClientRanges;
 use crate::engine::{Comparison, Engine, Run, compare_runs};
 use crate::update::DecodeError;
-use crate::update::scan::{self, Id, IdRange, Scan, Struct};
+use crate::update::scan::{self, Content, Id, IdRange, Scan, Struct};
 use crate::update::writer;
 
 /// What a struct takes beside its bytes, about: its place in the map, its own allocation, that it waits for another.
@@ -168,7 +168,7 @@ impl Pending {
         }
     }
 
-    /// Of what waits with its content, what these structs say is gone.
+    /// Of what waits with its content, or at least its place, what these structs have no more of.
     pub(super) fn denied<'a>(&'a self, structs: &[Struct<'_>]) -> Vec<Struct<'a>> {
         let mut denied = Vec::new();
         for one in structs.iter().filter(|one| is_blank(one)) {
@@ -182,9 +182,12 @@ impl Pending {
                 .range((client, one.id.clock)..(client, one.end()));
             for (&(_, clock), known) in before.into_iter().chain(behind) {
                 let read = scan::reread(&known.bytes, Id { client, clock });
-                let has_content =
-                    |found: &Struct<'_>| found.end() > one.id.clock && !is_blank(found);
-                denied.extend(read.ok().filter(has_content));
+                let has_more = |found: &Struct<'_>| {
+                    let is_less =
+                        found.content == Content::Deleted && one.content == Content::Collected;
+                    found.end() > one.id.clock && (!is_blank(found) || is_less)
+                };
+                denied.extend(read.ok().filter(has_more));
             }
         }
         denied
