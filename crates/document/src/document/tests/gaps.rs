@@ -205,6 +205,55 @@ fn what_cannot_have_a_place_is_collected_merged_as_one_by_one() {
     }
 }
 
+/// Of a run whose first half is said to be gone, the second waits for what it needs itself, and is what it is when the
+/// document was written down meanwhile.
+#[test]
+fn what_waits_begins_where_its_client_stands() {
+    let gone = [1, 1, 7, 0, 0, 2, 0];
+    let text = [
+        &[1, 2, 9, 0, 7, 1, 3][..],
+        b"xml",
+        &[6, 4, 0, 9, 0, 2, b'x', b'y', 0],
+    ]
+    .concat();
+    for waits in [false, true] {
+        // Behind the x, and before the y.
+        let place: &[u8] = if waits {
+            &[0xc4, 9, 1, 9, 2]
+        } else {
+            &[0x84, 9, 1]
+        };
+        let run = [&[1, 1, 7, 0], place, &[4, b'a', b'b', b'c', b'd', 0]].concat();
+        let mut ours = document(1);
+        ours.apply_update(&gone).unwrap();
+        let applied = ours.apply_update(&run).unwrap();
+        assert_eq!(ours.has_gap(), waits);
+        let mut log = vec![gone.to_vec(), applied.kept.unwrap()];
+        let folded: Vec<Vec<u8>> = [Some(ours.encode_state()), ours.encode_pending()]
+            .into_iter()
+            .flatten()
+            .collect();
+        let mut folded = vec![
+            crate::merge_updates(&folded.iter().map(|one| &one[..]).collect::<Vec<_>>()).unwrap(),
+        ];
+        ours.apply_update(&text).unwrap();
+        assert!(!ours.has_gap());
+        for log in [&mut log, &mut folded] {
+            log.push(text.clone());
+            let merged =
+                crate::merge_updates(&log.iter().map(|one| &one[..]).collect::<Vec<_>>()).unwrap();
+            let mut again = document(1);
+            again.apply_update(&merged).unwrap();
+            assert_eq!(again.encode_state(), ours.encode_state(), "{waits}");
+            let mut again = document(1);
+            for update in log {
+                again.apply_update(update).unwrap();
+            }
+            assert_eq!(again.encode_state(), ours.encode_state(), "{waits}");
+        }
+    }
+}
+
 /// A child of an element, in front of what is there, by an author who has seen none of it.
 fn in_front(client: u8, count: u8, first: &[u8]) -> Vec<u8> {
     let mut update = vec![1, count + 1, client, 0];
