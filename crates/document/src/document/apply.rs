@@ -531,16 +531,14 @@ impl MeshDocument {
             }
             news.note(self, &[&found], &[]);
             *steps = steps.saturating_add(found.bytes.len() * 4);
-            match self.take_up_by(&[&found], &[], steps, Misplaced::Collected) {
-                Ok(places) => {
-                    news.take(places);
-                    taken.push(one);
-                }
+            let taken_up = self.take_up_by(&[&found], &[], steps, Misplaced::Collected);
+            if let Ok(places) = taken_up {
+                news.take(places);
+                taken.push(one);
+            } else {
                 // The server acknowledged it as waiting, so it stays; the next update brings new steps.
-                Err(_) => {
-                    self.pending.keep(&found, clock);
-                    is_kept = true;
-                }
+                self.pending.keep(&found, clock);
+                is_kept = true;
             }
         }
         if is_tried || is_kept {

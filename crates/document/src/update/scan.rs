@@ -97,10 +97,10 @@ pub(crate) enum TypeKind<'a> {
     Text,
 }
 
-impl<'a> Struct<'a> {
+impl Struct<'_> {
     /// The same operations, of which nothing is left.
-    pub(crate) fn collected(&self) -> Struct<'a> {
-        Struct {
+    pub(crate) fn collected(&self) -> Self {
+        Self {
             origin: None,
             right_origin: None,
             parent: Parent::Copied,
@@ -111,9 +111,7 @@ impl<'a> Struct<'a> {
             ..*self
         }
     }
-}
 
-impl Struct<'_> {
     pub(crate) fn end(&self) -> u32 {
         self.id.clock + self.length
     }
