@@ -309,8 +309,10 @@ impl Operations {
 fn run(seed: u64) -> [usize; 3] {
     let mut random = Random(seed);
     let operations = Operations(random.below(u64::MAX));
-    let mut config = Config::default();
-    config.snapshot_every = 4 + usize::try_from(random.below(20)).unwrap();
+    let config = Config {
+        snapshot_every: 4 + usize::try_from(random.below(20)).unwrap(),
+        ..Config::default()
+    };
     let mut world = World::with_config(config);
     let (author, reader) = (world.join("author"), world.join("reader"));
     world.open(&author, "a", json!({ "path": PATH }));
