@@ -96,7 +96,9 @@ impl Room {
         self.tell_of(request.conn, &account, &wire::participant_enabled(&news));
     }
 
+    /// Ends what the participant's `enable`s began, those that wait among them: they come into effect no more.
     fn disable(&mut self, request: Request) {
+        self.end_waiting_enables(request.conn);
         self.respond(request, Content::Empty);
         let Some(participant) = self.participants.get_mut(&request.conn) else {
             return;

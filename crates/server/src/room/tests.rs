@@ -73,7 +73,7 @@ struct Client {
 }
 
 /// What a client saw, shortened to what tests ask about.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 enum Seen {
     Answer(u64, Content),
     Chunk(String, Content),

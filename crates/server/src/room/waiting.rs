@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use meshagent_protocol::Content;
 use meshagent_store::DocumentId;
 
 use super::opening::Waiter;
@@ -152,6 +153,18 @@ impl Room {
                     waiter,
                     ..
                 } if waits_for == path => self.refuse_waiter(*waiter, refusal.clone()),
+                other => self.waiting.push_back(other),
+            }
+        }
+    }
+
+    /// Answers those `enable`s of a connection that wait, without any introduction.
+    pub(super) fn end_waiting_enables(&mut self, conn: Conn) {
+        for waiting in std::mem::take(&mut self.waiting) {
+            match waiting {
+                Waiting::Enable { request, .. } if request.conn == conn => {
+                    self.respond(request, Content::Empty);
+                }
                 other => self.waiting.push_back(other),
             }
         }

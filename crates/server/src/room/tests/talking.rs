@@ -3,7 +3,7 @@
 use meshagent_protocol::{ClientToServer, ServerToClient};
 use serde_json::json;
 
-use super::{Content, World, code, events};
+use super::{Content, Seen, World, code, events};
 
 #[test]
 fn participants_see_each_other_while_messaging_is_enabled() {
@@ -108,4 +108,31 @@ fn nobody_speaks_as_the_server_about_participants() {
         }
     }
     assert!(ear.take().is_empty());
+}
+
+#[test]
+fn a_disable_is_not_overtaken_by_the_enable_before_it() {
+    let mut world = World::new();
+    let (ann, ben) = (world.join("ann"), world.join("ben"));
+    let enabled = world.call(&ben, "messaging", "enable", json!({}));
+    assert_eq!(enabled, Content::Empty);
+    // Her queue is full for a moment.
+    ann.outbox.push(ServerToClient::RoomStatus {
+        status: "x".to_owned(),
+        message: "y".repeat(2 << 20),
+    });
+    let asked = ["enable", "enable", "disable"]
+        .map(|tool| world.invoke(&ann, "messaging", tool, json!({})));
+    world.settle();
+    let mut seen = ann.take();
+    world.room.handle_drained(ann.conn);
+    world.settle();
+    seen.extend(ann.take());
+    // Her messages of the room are passed over, her answers are not, and nobody was introduced to her.
+    seen.retain(|seen| !matches!(seen, Seen::Other(ServerToClient::RoomStatus { .. })));
+    assert_eq!(seen, asked.map(|id| Seen::Answer(id, Content::Empty)));
+    assert!(events(&ben).is_empty(), "she was never there");
+    let to = json!({ "to_participant_id": ann.id, "type": "t", "message_json": "{}" });
+    let sent = world.call(&ben, "messaging", "send", to);
+    assert_eq!(code(&sent), Some(1003));
 }
