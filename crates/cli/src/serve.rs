@@ -202,7 +202,8 @@ struct LimitArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = Config::default().http_timeout.as_secs(), value_parser = settings::from_one::<u64>)]
     http_timeout: u64,
 
-    /// Seconds that one message may take to arrive; after that the connection is dropped
+    /// Seconds that one message may take to arrive, without those for which the server makes it wait; after that the
+    /// connection is dropped
     #[arg(long, value_name = "SECONDS", default_value_t = Config::default().message_timeout.as_secs(), value_parser = settings::from_one::<u64>)]
     message_timeout: u64,
 

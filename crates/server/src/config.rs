@@ -133,7 +133,8 @@ pub struct Config {
     /// Time for the body of an HTTP request, and for a peer to take each 16 KiB of a response. After it the connection
     /// ends.
     pub http_timeout: Duration,
-    /// Time for one message to arrive completely, from its first packet on. After it the connection ends.
+    /// Time for one message to arrive completely, from its first packet on, without the time for which the server makes its
+    /// peer wait. After it the connection ends.
     pub message_timeout: Duration,
     /// While others wait for memory, a peer that the server holds something for has to send or take 64 KiB of it in this
     /// time, and a 24th of a large answer. If it does not, the connection ends.

@@ -6,8 +6,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -27,7 +26,7 @@ use crate::metrics::{Counted, Metrics};
 use crate::outbox::{Cost, Outbox, Outgoing};
 use crate::room::{Conn, Joining};
 use crate::rooms::{Mailbox, RoomInput, Rooms, now};
-use crate::websocket::{Event, FrameReader, Opcode, write_frame};
+use crate::websocket::{Event, FrameReader, Opcode, begin_frame, write_frame};
 
 /// The largest WebSocket message; a protocol message may span many.
 const MAX_FRAME_BYTES: usize = 4 << 20;
@@ -36,6 +35,10 @@ const FRAME_BYTES: usize = 64;
 const CONTROL_FRAME_BYTES: usize = 1 << 10;
 /// Bytes that a connection reads, or writes, before others have a turn on its thread.
 const TURN_BYTES: usize = 16 << 10;
+/// What the system keeps of what a peer is sent and its window has no room for. It tells of progress in steps of half of
+/// this; by itself it keeps megabytes, and tells when a third was taken.
+#[cfg(target_os = "linux")]
+const UNSENT_BYTES: u32 = 32 << 10;
 /// The payload of the answer to a client's close frame: code 1000.
 const CLOSE_NORMAL: [u8; 2] = 1000_u16.to_be_bytes();
 /// How many seconds' worth of messages and bytes may come at once.
@@ -99,6 +102,10 @@ pub(crate) async fn run(
     };
     let _counted = Counted::new(&shared.metrics.connections);
 
+    #[cfg(target_os = "linux")]
+    if let Err(error) = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES) {
+        tracing::debug!(%error, "the system tells of progress in large steps");
+    }
     let (read, write) = stream.split();
     let mut intake = Intake {
         frames: FrameReader::new(MAX_FRAME_BYTES),
@@ -120,9 +127,11 @@ pub(crate) async fn run(
         turn: Turn::default(),
     };
     intake.frames.handle_bytes(&early);
+    // Whether to wait shows with what comes next.
+    let _ = intake.byte_rate.take(early.len(), Instant::now());
     drop(early);
     let silence = shared.config.ping_interval.mul_f32(2.5);
-    let taken = AtomicUsize::new(0);
+    let taken = Taken::new();
     let mut writing = std::pin::pin!(write_all(
         Gather::new(Counting {
             inner: write,
@@ -234,26 +243,29 @@ async fn read_all(stream: &TcpStream, intake: &mut Intake<'_>, silence: Duration
             let patience = intake.patience(silence.saturating_sub(heard.elapsed()));
             match tokio::time::timeout(patience, intake.frames.receive(stream)).await {
                 Ok(Ok(bytes)) => {
-                    intake.pace.add(bytes);
-                    intake.turn.take(bytes).await;
+                    intake.arrived(bytes).await;
                     break;
                 }
                 Ok(Err(error)) => {
                     tracing::debug!(%error, "connection ended");
                     return End::Lost;
                 }
-                Err(_) if intake.is_late() || heard.elapsed() >= silence => {
-                    tracing::info!(
-                        "a peer was silent, or its message incomplete, for too long; connection dropped"
-                    );
+                Err(_) if heard.elapsed() >= silence => {
+                    tracing::info!("a peer was silent for too long; connection dropped");
                     return End::Lost;
                 }
-                // It is looked at what the peer holds.
-                Err(_) if intake.is_in_the_way() => {
-                    tracing::info!("a peer holds memory that others wait for; connection dropped");
-                    return End::Lost;
+                Err(_) => {
+                    if let Some(end) = intake.late() {
+                        return end;
+                    }
+                    // It is looked at what the peer holds.
+                    if intake.is_in_the_way() {
+                        tracing::info!(
+                            "a peer holds memory that others wait for; connection dropped"
+                        );
+                        return End::Lost;
+                    }
                 }
-                Err(_) => {}
             }
         }
         if intake.is_in_the_way() {
@@ -298,10 +310,31 @@ impl Intake<'_> {
         patience
     }
 
-    /// Whether the message under way should be complete by now.
-    fn is_late(&self) -> bool {
-        self.deadline
-            .is_some_and(|deadline| deadline <= Instant::now())
+    /// Why reading ends, if the message under way should be complete by now.
+    fn late(&self) -> Option<End> {
+        if self.deadline? > Instant::now() {
+            return None;
+        }
+        tracing::info!("a peer's message was incomplete for too long; connection dropped");
+        Some(End::Lost)
+    }
+
+    /// The server made the peer wait: the time since then is not the peer's, nor its message's.
+    fn excuse(&mut self, since: Instant) {
+        if let Some(deadline) = &mut self.deadline {
+            *deadline += since.elapsed();
+        }
+    }
+
+    /// So many bytes came, whatever they are. Makes a peer wait that sends faster than agreed, and lets others have
+    /// their turn.
+    async fn arrived(&mut self, bytes: usize) {
+        let came = Instant::now();
+        self.pace.add(bytes);
+        self.keep_pace(bytes).await;
+        self.turn.take(bytes).await;
+        self.pace.pause(came.elapsed());
+        self.excuse(came);
     }
 
     /// Whether the server holds a part of something for the peer, and waits for the rest.
@@ -324,10 +357,16 @@ impl Intake<'_> {
                         return Some(End::Lost);
                     }
                 }
+                Ok(Some(Event::Fragment)) => {
+                    self.begin();
+                    self.keep_pace(FRAME_BYTES).await;
+                }
                 Ok(Some(Event::Ping(payload))) => {
                     self.keep_pace(CONTROL_FRAME_BYTES).await;
+                    let came = Instant::now();
                     self.turn.take(CONTROL_FRAME_BYTES).await;
                     self.outbox.wait_for_room().await;
+                    self.excuse(came);
                     self.outbox.push_item(Outgoing::Pong(payload));
                 }
                 Ok(Some(Event::Pong)) => self.keep_pace(CONTROL_FRAME_BYTES).await,
@@ -338,19 +377,29 @@ impl Intake<'_> {
                     return Some(End::Lost);
                 }
             }
+            // Also while there is always more to take.
+            if let Some(end) = self.late() {
+                return Some(end);
+            }
         }
         if self.frames.is_within_message() {
             self.begin_or_go_on(self.frames.held_bytes()).await;
         }
-        None
+        self.late()
     }
 
     /// Takes one packet. `Err` when the room is gone.
     async fn packet(&mut self, packet: &[u8]) -> Result<(), ()> {
-        self.keep_pace(FRAME_BYTES + packet.len()).await;
+        self.keep_pace(FRAME_BYTES).await;
         let (input, bytes, parsed) = match self.packets.handle_packet(packet) {
-            Ok(None) => {
+            Ok(None) if self.packets.is_assembling() => {
                 self.begin_or_go_on(0).await;
+                return Ok(());
+            }
+            Ok(None) => {
+                // It was passed over, as its message was refused.
+                self.deadline = None;
+                self.charge = self.account.empty(Kind::Received);
                 return Ok(());
             }
             Ok(Some(message)) => {
@@ -389,7 +438,7 @@ impl Intake<'_> {
         self.mailbox.send(input, bytes, held).await.map_err(drop)
     }
 
-    /// Makes a peer wait that sends faster than agreed.
+    /// Makes a peer wait that sends faster than agreed. What it has to wait for besides its bytes, it chose to send.
     async fn keep_pace(&self, bytes: usize) {
         let now = Instant::now();
         let wait = self.byte_rate.take(bytes, now);
@@ -399,24 +448,22 @@ impl Intake<'_> {
         }
     }
 
+    /// The message under way has its time from its first bytes on.
+    fn begin(&mut self) {
+        let timeout = self.shared.config.message_timeout;
+        self.deadline
+            .get_or_insert_with(|| Instant::now() + timeout);
+    }
+
     /// A packet that completes no message, or `fragments` bytes of one: it may be a message's first, or make it larger
     /// than expected.
     async fn begin_or_go_on(&mut self, fragments: usize) {
-        if fragments == 0 && !self.packets.is_assembling() {
-            // A packet that was passed over, of a message that was refused.
-            self.deadline = None;
-            return;
-        }
-        let now = Instant::now();
-        self.deadline
-            .get_or_insert(now + self.shared.config.message_timeout);
+        self.begin();
+        let asked = Instant::now();
         self.charge
             .cover(self.packets.held_bytes() + fragments)
             .await;
-        // The time that it waited for others is not the peer's.
-        if let Some(deadline) = &mut self.deadline {
-            *deadline += now.elapsed();
-        }
+        self.excuse(asked);
     }
 
     /// Reads a message, if it is one to be read: first come the rights, then the memory, then the values. `None` if
@@ -499,10 +546,50 @@ async fn write_all<W: AsyncWrite + Unpin>(
     }
 }
 
+/// What a peer takes of what it is sent, as far as the system tells.
+struct Taken {
+    state: Mutex<Progress>,
+}
+
+struct Progress {
+    /// Bytes since somebody asked.
+    bytes: usize,
+    /// When the last of all came.
+    at: Instant,
+}
+
+impl Taken {
+    fn new() -> Self {
+        let at = Instant::now();
+        Self {
+            state: Mutex::new(Progress { bytes: 0, at }),
+        }
+    }
+
+    fn add(&self, bytes: usize) {
+        let mut state = self.lock();
+        state.bytes += bytes;
+        state.at = Instant::now();
+    }
+
+    /// Bytes since this was asked before.
+    fn bytes(&self) -> usize {
+        std::mem::take(&mut self.lock().bytes)
+    }
+
+    fn at(&self) -> Instant {
+        self.lock().at
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// A socket's writer that counts what the peer takes.
 struct Counting<'a, W> {
     inner: W,
-    taken: &'a AtomicUsize,
+    taken: &'a Taken,
 }
 
 impl<W: AsyncWrite + Unpin> AsyncWrite for Counting<'_, W> {
@@ -512,7 +599,7 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for Counting<'_, W> {
         bytes: &[u8],
     ) -> Poll<std::io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.inner).poll_write(context, bytes))?;
-        self.taken.fetch_add(written, Ordering::Relaxed);
+        self.taken.add(written);
         Poll::Ready(Ok(written))
     }
 
@@ -535,8 +622,7 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for Counting<'_, W> {
 struct Taking<'a> {
     outbox: &'a Outbox,
     account: &'a Account,
-    /// Bytes that it has taken.
-    taken: &'a AtomicUsize,
+    taken: &'a Taken,
     /// How long it may take nothing.
     patience: Duration,
     pace: Pace,
@@ -544,22 +630,30 @@ struct Taking<'a> {
 }
 
 impl Taking<'_> {
-    /// Whether a write came through in time, to a peer that is in nobody's way. It is part of an `item` of so many bytes.
+    /// When a peer that takes nothing more has taken nothing for too long.
+    fn deadline(&self, began: Instant) -> Instant {
+        began.max(self.taken.at()) + self.patience
+    }
+
+    /// Whether a write came through, to a peer that takes some of it all the time and is in nobody's way. It is part of
+    /// an `item` of so many bytes.
     async fn in_time(
         &mut self,
         item: usize,
         write: impl Future<Output = std::io::Result<()>>,
     ) -> bool {
         let mut write = std::pin::pin!(write);
-        let deadline = Instant::now() + self.patience;
+        let began = Instant::now();
         loop {
-            let until = deadline.min(self.pace.ends());
-            match tokio::time::timeout_at(until, &mut write).await {
-                Ok(written) => return written.is_ok(),
-                Err(_) if deadline <= Instant::now() => return false,
-                Err(_) => {}
+            let until = self.deadline(began).min(self.pace.ends());
+            if let Ok(written) = tokio::time::timeout_at(until, &mut write).await {
+                return written.is_ok();
             }
-            self.pace.add(self.taken.swap(0, Ordering::Relaxed));
+            if self.deadline(began) <= Instant::now() {
+                tracing::info!("a peer took nothing for too long; connection dropped");
+                return false;
+            }
+            self.pace.add(self.taken.bytes());
             let queued = self.outbox.queued_bytes();
             if self.pace.is_in_the_way(self.account, queued, item) {
                 tracing::info!(
@@ -588,7 +682,7 @@ async fn write_items<W: AsyncWrite + Unpin>(
     taking: &mut Taking<'_>,
 ) -> Written {
     let mut catch_up = false;
-    taking.taken.store(0, Ordering::Relaxed);
+    taking.taken.bytes();
     taking.pace.begin(taking.account);
     for (item, cost) in items {
         *next_id += 1;
@@ -596,12 +690,10 @@ async fn write_items<W: AsyncWrite + Unpin>(
             (Some(packets), _) => {
                 let mut written = true;
                 for packet in packets {
-                    let frame = write_frame(writer, Opcode::Binary, &packet);
-                    written = taking.in_time(cost.total(), frame).await;
+                    written = write_packet(writer, &packet, cost.total(), taking).await;
                     if !written {
                         break;
                     }
-                    taking.turn.take(packet.len()).await;
                 }
                 written
             }
@@ -628,6 +720,28 @@ async fn write_items<W: AsyncWrite + Unpin>(
     }
 }
 
+/// Writes a packet of an `item` of so many bytes, and lets others have a turn after each piece.
+async fn write_packet<W: AsyncWrite + Unpin>(
+    writer: &mut W,
+    packet: &[u8],
+    item: usize,
+    taking: &mut Taking<'_>,
+) -> bool {
+    let (first, rest) = packet.split_at(packet.len().min(TURN_BYTES));
+    let begin = begin_frame(writer, Opcode::Binary, packet.len(), first);
+    if !taking.in_time(item, begin).await {
+        return false;
+    }
+    taking.turn.take(first.len()).await;
+    for piece in rest.chunks(TURN_BYTES) {
+        if !taking.in_time(item, writer.write_all(piece)).await {
+            return false;
+        }
+        taking.turn.take(piece.len()).await;
+    }
+    true
+}
+
 async fn write_and_flush<W: AsyncWrite + Unpin>(
     writer: &mut W,
     opcode: Opcode,
@@ -636,3 +750,6 @@ async fn write_and_flush<W: AsyncWrite + Unpin>(
     write_frame(writer, opcode, payload).await?;
     writer.flush().await
 }
+
+#[cfg(test)]
+mod tests;

@@ -161,7 +161,7 @@ impl Metrics {
         let delays = counter(
             &mut registry,
             "delayed_messages",
-            "Messages and packets that were read later because their senders were too fast",
+            "How often reading from clients that were too fast was put off",
         );
         let queued_bytes = gauge(
             &mut registry,

@@ -19,7 +19,7 @@ use sha1::{Digest as _, Sha1};
 use thiserror::Error;
 
 pub(crate) use self::reader::{Event, FrameReader};
-pub(crate) use self::writer::{Opcode, write_frame};
+pub(crate) use self::writer::{Opcode, begin_frame, write_frame};
 
 /// What a key is hashed with to show that a server understood the handshake (RFC 6455, section 1.3).
 const ACCEPT_SALT: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";

@@ -44,7 +44,7 @@ async fn serve(mut stream: TcpStream) -> std::io::Result<()> {
             Ok(Some(Event::Ping(payload))) => {
                 write_frame(&mut stream, Opcode::Pong, &payload).await?;
             }
-            Ok(Some(Event::Pong)) => {}
+            Ok(Some(Event::Fragment | Event::Pong)) => {}
             Ok(Some(Event::Close)) => {
                 return write_frame(&mut stream, Opcode::Close, &1000_u16.to_be_bytes()).await;
             }

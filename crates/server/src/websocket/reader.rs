@@ -25,6 +25,8 @@ thread_local! {
 pub(crate) enum Event {
     /// A binary message.
     Message(Bytes),
+    /// A frame that completes none: it may be empty, and any number of them may come.
+    Fragment,
     Ping(Bytes),
     Pong,
     Close,
@@ -132,6 +134,7 @@ impl FrameReader {
                 if self.frame.is_some() {
                     return Ok(self.nothing_more());
                 }
+                return Ok(Some(Event::Fragment));
             }
             let Some(head) = Head::parse(&self.input)? else {
                 return Ok(self.nothing_more());

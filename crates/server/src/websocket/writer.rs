@@ -24,10 +24,23 @@ pub(crate) async fn write_frame<W: AsyncWrite + Unpin>(
     opcode: Opcode,
     payload: &[u8],
 ) -> Result<(), Error> {
+    begin_frame(writer, opcode, payload.len(), payload).await
+}
+
+/// Writes the head of a frame with so many bytes, and the first of them. Whoever calls it writes the rest.
+///
+/// # Errors
+/// As [`write_frame`].
+pub(crate) async fn begin_frame<W: AsyncWrite + Unpin>(
+    writer: &mut W,
+    opcode: Opcode,
+    length: usize,
+    first: &[u8],
+) -> Result<(), Error> {
     let mut head = [0; 10];
-    let length = head_of(&mut head, opcode, payload.len());
-    writer.write_all(&head[..length]).await?;
-    writer.write_all(payload).await
+    let head_length = head_of(&mut head, opcode, length);
+    writer.write_all(&head[..head_length]).await?;
+    writer.write_all(first).await
 }
 
 /// Makes a frame's head, and returns its length.

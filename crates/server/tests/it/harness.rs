@@ -9,7 +9,7 @@ use meshagent_protocol::{ApiKey, ApiScope, Grant, ParticipantToken};
 use meshagent_server::{Config, Server};
 use meshagent_store::MemoryStore;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -158,7 +158,17 @@ impl RawSocket {
         headers: &[(&str, &str)],
         behind: &[u8],
     ) -> Result<Self, u16> {
-        let mut stream = TcpStream::connect(&server.address).await.unwrap();
+        let stream = TcpStream::connect(&server.address).await.unwrap();
+        Self::upgrade_on(stream, server, target, headers, behind).await
+    }
+
+    async fn upgrade_on(
+        mut stream: TcpStream,
+        server: &TestServer,
+        target: &str,
+        headers: &[(&str, &str)],
+        behind: &[u8],
+    ) -> Result<Self, u16> {
         let mut request = format!(
             "GET {target} HTTP/1.1\r\nhost: {}\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
              sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
@@ -205,6 +215,33 @@ impl RawSocket {
             assert_eq!(socket.message().await.0, kind);
         }
         socket
+    }
+
+    /// Upgrades on a socket for which its system keeps no more than some kilobytes that were not read.
+    pub(crate) async fn narrow(server: &TestServer) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(8 << 10).unwrap();
+        let stream = socket
+            .connect(server.address.parse().unwrap())
+            .await
+            .unwrap();
+        let target = format!("/rooms/room?token={}", server.jwt("narrow"));
+        Self::upgrade_on(stream, server, &target, &[], &[])
+            .await
+            .unwrap()
+    }
+
+    /// Reads so many bytes at most, whatever they are. Zero when the connection is gone.
+    pub(crate) async fn some(&mut self, bytes: usize) -> usize {
+        let mut buffer = vec![0; bytes];
+        let read = tokio::time::timeout(PATIENCE, self.stream.read(&mut buffer));
+        read.await.unwrap().unwrap_or(0)
+    }
+
+    /// Sends bytes; whether they were taken.
+    pub(crate) async fn are_taken(&mut self, bytes: &[u8]) -> bool {
+        let sent = tokio::time::timeout(PATIENCE, self.stream.write_all(bytes));
+        sent.await.expect("they are taken, or refused").is_ok()
     }
 
     /// Sends bytes that need not be a frame. A connection that is gone takes none.

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use meshagent_server::Config;
+use meshagent_store::{RoomId, Store as _, Timestamp, Write};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -198,6 +199,10 @@ async fn who_stops_within_a_packet_or_a_message_is_let_go() {
         .bytes(&[0x02, 0x82, 0, 0, 0, 0, 1, 2])
         .await;
 
+    // The same, and nothing in it.
+    let mut within_nothing = RawSocket::join(&server).await;
+    within_nothing.bytes(&[0x02, 0x80, 0, 0, 0, 0]).await;
+
     // What is whole so far is followed by answers to pings; after the others these would be part of the frame.
     let started = Instant::now();
     let mut waiting = JoinSet::new();
@@ -206,6 +211,7 @@ async fn who_stops_within_a_packet_or_a_message_is_let_go() {
         ("head", within_head, false),
         ("message", within_message, true),
         ("fragments", within_fragments, true),
+        ("empty fragment", within_nothing, true),
     ] {
         waiting.spawn(async move {
             loop {
@@ -218,7 +224,10 @@ async fn who_stops_within_a_packet_or_a_message_is_let_go() {
             }
         });
     }
-    while let Some(ended) = waiting.join_next().await {
+    while let Some(ended) = tokio::time::timeout(PATIENCE, waiting.join_next())
+        .await
+        .expect("each is let go")
+    {
         let (what, took) = ended.unwrap();
         assert!(
             took < SILENCE.max(MESSAGE) + SLACK,
@@ -248,4 +257,119 @@ async fn who_is_done_with_a_faulty_message_has_no_time_limit() {
     let works = call("storage", "exists", &json!({ "path": "x" }));
     socket.send(2, "room.invoke_tool", &works).await;
     assert_eq!(socket.answer(2).await["type"], "json");
+}
+
+/// Sends fragments of nothing, as fast as they are taken, in a message that never ends; how many bytes were taken before
+/// the connection was gone.
+async fn taken_of_nothing(server: &TestServer, enough: usize) -> usize {
+    let mut socket = RawSocket::join(server).await;
+    socket.fragment(2, b"x").await;
+    let nothing = [0x00, 0x80, 0, 0, 0, 0].repeat(10_000);
+    let mut taken = 0;
+    while taken < enough && socket.are_taken(&nothing).await {
+        taken += nothing.len();
+    }
+    taken
+}
+
+#[tokio::test]
+async fn a_message_of_empty_frames_is_paced_and_ends_in_time() {
+    // Far more than the system buffers, which takes some megabytes of what nobody reads.
+    const MUCH: usize = 64 << 20;
+    let mut config = config();
+    config.limits.max_bytes_per_second = 64 << 10;
+    let server = TestServer::start_with(config).await;
+    let taken = taken_of_nothing(&server, MUCH).await;
+    assert!(taken < MUCH, "{} MiB are taken", taken >> 20);
+}
+
+#[tokio::test]
+async fn a_message_that_never_ends_has_its_time_however_fast_it_comes() {
+    let mut config = config();
+    config.message_timeout = Duration::from_millis(200);
+    config.limits.max_bytes_per_second = u64::MAX;
+    let server = TestServer::start_with(config).await;
+    let ends = taken_of_nothing(&server, usize::MAX);
+    let ended = tokio::time::timeout(PATIENCE, ends).await;
+    ended.expect("the connection is gone");
+}
+
+#[tokio::test]
+async fn a_message_has_the_time_for_which_the_server_makes_it_wait() {
+    const RATE: usize = 128 << 10;
+    let mut config = Config::default();
+    config.message_timeout = MESSAGE;
+    config.limits.max_bytes_per_second = RATE as u64;
+    let server = TestServer::start_with(config).await;
+    let mut socket = RawSocket::join(&server).await;
+    // Two seconds' worth come at once, and each message takes three and a half: in one frame, in fragments, and in packets.
+    let exists = call("storage", "exists", &json!({ "path": "x" })).to_string();
+    let exists = exists + &" ".repeat(7 * RATE / 2);
+    let begin = [&1_u32.to_be_bytes()[..], b"room.invoke_tool"].concat();
+    let body = [&(exists.len() as u64).to_be_bytes()[..], exists.as_bytes()].concat();
+    let packet = |id: u64| [&id.to_be_bytes()[..], &1_u32.to_be_bytes(), &body].concat();
+    socket.packet(1, 0, &begin).await;
+    socket.frame(2, &packet(1)).await;
+    assert_eq!(socket.answer(1).await["type"], "json");
+
+    socket.packet(2, 0, &begin).await;
+    let packet = packet(2);
+    let (last, fragments) = {
+        let mut fragments: Vec<_> = packet.chunks(20_000).collect();
+        (fragments.pop().unwrap(), fragments)
+    };
+    for (number, fragment) in fragments.into_iter().enumerate() {
+        socket
+            .fragment(if number == 0 { 2 } else { 0 }, fragment)
+            .await;
+    }
+    socket.frame(0, last).await;
+    assert_eq!(socket.answer(2).await["type"], "json");
+
+    let parts = body.chunks(20_000);
+    let count = u32::try_from(parts.len()).unwrap();
+    let begin = [&count.to_be_bytes()[..], b"room.invoke_tool"].concat();
+    socket.packet(3, 0, &begin).await;
+    for (number, part) in (1..).zip(parts) {
+        socket.packet(3, number, part).await;
+    }
+    assert_eq!(socket.answer(3).await["type"], "json");
+}
+
+#[tokio::test]
+async fn who_takes_something_all_the_time_is_kept() {
+    // A packet takes longer than somebody may take nothing.
+    const STEP: Duration = Duration::from_millis(40);
+    const STEP_BYTES: usize = 2 << 10;
+    let server = TestServer::start_with(config()).await;
+    let put = Write::PutFile {
+        room: RoomId::new(server.key.project_id.as_str(), "room"),
+        path: "f".to_owned(),
+        data: vec![7; 4 << 20].into(),
+        mime_type: String::new(),
+        overwrite: true,
+        at: Timestamp(0),
+    };
+    server.store.commit(&[put]).unwrap();
+    let mut slow = RawSocket::narrow(&server).await;
+    let open = json!({ "toolkit": "storage", "tool": "download", "tool_call_id": "d", "arguments": { "type": "control", "method": "open" } });
+    slow.send(1, "room.invoke_tool", &open).await;
+    let start = json!({ "kind": "start", "path": "f", "chunk_size": 1 << 20 });
+    let chunk =
+        |headers| json!({ "tool_call_id": "d", "chunk": { "type": "binary", "headers": headers } });
+    slow.send(2, "room.tool_call_request_chunk", &chunk(start))
+        .await;
+    slow.answer(2).await;
+    for id in 3..7 {
+        let pull = chunk(json!({ "kind": "pull" }));
+        slow.send(id, "room.tool_call_request_chunk", &pull).await;
+    }
+    let mut taken = 0;
+    while taken < 400 << 10 {
+        let some = slow.some(STEP_BYTES).await;
+        assert!(some > 0, "dropped after {} KiB", taken >> 10);
+        taken += some;
+        slow.bytes(PONG).await;
+        tokio::time::sleep(STEP).await;
+    }
 }

@@ -17,7 +17,7 @@ fn hex(text: &str) -> Vec<u8> {
         .collect()
 }
 
-/// What comes of bytes, and how it ends.
+/// What comes of bytes, but for fragments, and how it ends.
 fn read(pieces: &[&[u8]]) -> (Vec<Event>, Result<(), Violation>) {
     let mut reader = FrameReader::new(1 << 20);
     let mut events = Vec::new();
@@ -25,6 +25,7 @@ fn read(pieces: &[&[u8]]) -> (Vec<Event>, Result<(), Violation>) {
         reader.handle_bytes(piece);
         loop {
             match reader.poll_event() {
+                Ok(Some(Event::Fragment)) => {}
                 Ok(Some(event)) => events.push(event),
                 Ok(None) => break,
                 Err(violation) => return (events, Err(violation)),
@@ -70,6 +71,20 @@ fn what_the_rfc_allows_is_read_wherever_it_is_cut() {
         let bytewise: Vec<&[u8]> = bytes.chunks(1).collect();
         assert_eq!(read(&bytewise), (expected, Ok(())), "{text} byte by byte");
     }
+}
+
+#[test]
+fn each_fragment_is_told_of_and_an_empty_one_too() {
+    let mut reader = FrameReader::new(1 << 20);
+    reader.handle_bytes(&hex(
+        "0280 01020304 0080 01020304 0082 00000000 c3a4 8080 01020304",
+    ));
+    for _ in 0..3 {
+        assert_eq!(reader.poll_event(), Ok(Some(Event::Fragment)));
+        assert!(reader.is_within_message());
+    }
+    assert_eq!(reader.poll_event(), Ok(Some(message("ä"))));
+    assert_eq!(reader.poll_event(), Ok(None));
 }
 
 /// Also what the tests of the real socket send.
