@@ -38,6 +38,7 @@ pub mod request;
 pub mod server_to_client;
 mod shared_chunk;
 mod shared_message;
+mod sight;
 pub mod storage;
 mod storage_grant;
 pub mod sync;
@@ -66,6 +67,7 @@ pub use request::{InvalidBase64, InvalidRequest, decode_base64, encode_base64};
 pub use server_to_client::ServerToClient;
 pub use shared_chunk::SharedChunk;
 pub use shared_message::SharedMessage;
+pub use sight::Sight;
 pub use storage_grant::{SCHEMAS, StorageGrant, StoragePathGrant, is_schema_path};
 pub use sync::{
     SyncChunk, SyncCreate, SyncDescribe, SyncDescribed, SyncOpenStart, SyncOutput, SyncPatch,

@@ -145,7 +145,7 @@ pub struct StoragePathGrant {
 }
 
 impl StoragePathGrant {
-    fn entry(&self) -> &str {
+    pub(crate) fn entry(&self) -> &str {
         self.path.trim_matches('/')
     }
 

@@ -37,7 +37,7 @@ use bytes::Bytes;
 use meshagent_protocol::messaging::participant_disabled;
 use meshagent_protocol::{
     ApiScope, Calls, ClientToServer, Content, Control, Envelope, ErrorCode, InvalidRequest, Invoke,
-    MessageId, ServerToClient, SharedMessage,
+    MessageId, ServerToClient, SharedMessage, Sight,
 };
 use meshagent_store::{
     Author, DocumentId, FileHead, FileVersion, RoomId, StoreError, StoredDocument, StoredFile,
@@ -227,6 +227,9 @@ struct Participant {
     role: String,
     name: String,
     scope: ApiScope,
+    /// What the scope says, for what is asked of many paths.
+    sight: Sight,
+    _sight_charge: Charge,
     origin: String,
     expires: Option<u64>,
     outbox: Arc<Outbox>,
@@ -381,6 +384,8 @@ impl Room {
         let attributes_bytes = joining.name.len();
         self.attributes_bytes += attributes_bytes;
         let calls_charge = joining.account.empty(Kind::State);
+        let sight = Sight::of(&joining.scope);
+        let sight_charge = joining.account.charge_anyway(Kind::State, sight.bytes());
         self.participants.insert(
             conn,
             Participant {
@@ -388,6 +393,8 @@ impl Room {
                 role: joining.role,
                 name: joining.name,
                 scope: joining.scope,
+                sight,
+                _sight_charge: sight_charge,
                 origin: joining.origin,
                 expires: joining.expires,
                 outbox: joining.outbox,

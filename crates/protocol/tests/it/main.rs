@@ -22,6 +22,7 @@ mod hex;
 mod packets;
 mod paths;
 mod session;
+mod sight;
 mod tokens;
 mod toolkits;
 mod vectors;

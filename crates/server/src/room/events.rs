@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use meshagent_protocol::{ApiScope, ServerToClient, SharedMessage};
+use meshagent_protocol::{ServerToClient, SharedMessage, Sight};
 use meshagent_store::{DocumentId, EntryKind, MovedEntry, Removed};
 
 use super::rights::sees;
@@ -136,7 +136,7 @@ impl Room {
     fn tell(&self, event: &Event, by: &Actor) {
         let mut shared: [Option<SharedMessage>; 3] = [const { None }; 3];
         for participant in self.participants.values() {
-            let Some(heard) = event.heard_as(&participant.scope) else {
+            let Some(heard) = event.heard_as(&participant.sight) else {
                 continue;
             };
             let message = shared[heard as usize]
@@ -173,12 +173,12 @@ impl Event {
         size_of::<Self>() + paths
     }
 
-    fn heard_as(&self, scope: &ApiScope) -> Option<Heard> {
+    fn heard_as(&self, sight: &Sight) -> Option<Heard> {
         match self {
-            Self::Updated(path, kind) => sees(scope, path, *kind).then_some(Heard::Updated),
-            Self::Deleted(path, kind) => sees(scope, path, *kind).then_some(Heard::Deleted),
+            Self::Updated(path, kind) => sees(sight, path, *kind).then_some(Heard::Updated),
+            Self::Deleted(path, kind) => sees(sight, path, *kind).then_some(Heard::Deleted),
             Self::Moved(from, to, kind) => {
-                match (sees(scope, from, *kind), sees(scope, to, *kind)) {
+                match (sees(sight, from, *kind), sees(sight, to, *kind)) {
                     (true, true) => Some(Heard::Moved),
                     (true, false) => Some(Heard::Deleted),
                     (false, true) => Some(Heard::Updated),

@@ -109,13 +109,10 @@ impl Room {
         folder: &str,
         entries: Option<Vec<Entry>>,
     ) {
-        let Some(grant) = self
-            .participants
-            .get(&request.conn)
-            .and_then(|participant| participant.scope.storage.as_ref())
-        else {
+        let Some(participant) = self.participants.get(&request.conn) else {
             return;
         };
+        let sight = &participant.sight;
         let Some(entries) = entries else {
             let refusal = Refusal::new(
                 ErrorCode::StorageNotFound,
@@ -139,16 +136,13 @@ impl Room {
                     format!("{folder}/{}", entry.name)
                 };
                 match entry.kind {
-                    EntryKind::Folder => grant.can_list_directory(&path),
-                    EntryKind::Document | EntryKind::File => grant.can_list(&path),
+                    EntryKind::Folder => sight.can_list_directory(&path),
+                    EntryKind::Document | EntryKind::File => sight.can_list(&path),
                 }
             })
             .map(output);
         // As text at once: as values it would be many times as much.
         let head = SharedMessage::answer_list(visible);
-        let Some(participant) = self.participants.get(&request.conn) else {
-            return;
-        };
         let charge = participant.account.charge_anyway(Kind::Queued, head.len());
         self.send_shared(request, SharedMessage::answer(share(head, charge)));
     }

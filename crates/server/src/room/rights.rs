@@ -5,7 +5,7 @@
 //! to allow everything that may lie below it, or the write goes with a [`Reach`] that the store holds it to.
 
 use meshagent_protocol::{
-    ApiScope, FileAction, SCHEMAS, StorageGrant, SyncGrant, is_reserved_name, is_schema_path,
+    ApiScope, FileAction, SCHEMAS, Sight, StorageGrant, SyncGrant, is_reserved_name, is_schema_path,
 };
 use meshagent_store::{EntryKind, Kinds, Reach};
 
@@ -80,11 +80,15 @@ impl Room {
                 "the empty path is the storage root, never a document",
             ));
         }
-        let grant = self
-            .scope(request.conn)
-            .and_then(|scope| scope.sync.as_ref())
+        let participant = self.participants.get(&request.conn);
+        let sight = participant
+            .filter(|participant| participant.scope.sync.is_some())
+            .map(|participant| &participant.sight)
             .ok_or_else(|| Refusal::denied("the token has no sync grant"))?;
-        match (grant.can_read(path), grant.can_write(path)) {
+        match (
+            sight.can_read_document(path),
+            sight.can_write_document(path),
+        ) {
             (false, _) => Err(Refusal::denied(format!(
                 "the token's sync grant does not cover {path:?}"
             ))),
@@ -292,21 +296,12 @@ fn bounded(is_allowed: bool, kinds: Kinds) -> Kinds {
     if is_allowed { kinds } else { Kinds::Nothing }
 }
 
-/// Whether a participant may know of what stands at a path.
-pub(super) fn sees(scope: &ApiScope, path: &str, kind: EntryKind) -> bool {
-    let storage = scope.storage.as_ref();
+/// Whether a participant may know of what stands at a path. It is asked of each path, for everybody who is there.
+pub(super) fn sees(sight: &Sight, path: &str, kind: EntryKind) -> bool {
     match kind {
-        EntryKind::Folder => storage.is_some_and(|grant| grant.can_list_directory(path)),
-        EntryKind::File => {
-            storage.is_some_and(|grant| grant.can_list(path) || grant.can_read(path))
-        }
-        EntryKind::Document => {
-            sees(scope, path, EntryKind::File)
-                || scope
-                    .sync
-                    .as_ref()
-                    .is_some_and(|grant| grant.can_read(path))
-        }
+        EntryKind::Folder => sight.can_list_directory(path),
+        EntryKind::File => sight.can_list_or_read(path),
+        EntryKind::Document => sight.can_list_or_read(path) || sight.can_read_document(path),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a grant allows: in each direction, for files, documents and folders, whatever their names.
 
 mod events;
+mod many;
 mod moves;
 mod schemas;
 
