@@ -279,6 +279,11 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
              there: unless this database is a restored copy, or another SQLite program has folded the log in, what was \
              saved last is missing"
         ),
+        Found::DatabaseWithCutLog { at } => tracing::warn!(
+            "the last server on this data directory did not stop, and its write-ahead log (meshagent.db-wal) could be \
+             read only up to byte {at}, though there was more: what was saved behind that place is missing; with \
+             --durability os that is what a power cut may cost, anything else is damage"
+        ),
         Found::Nothing if !is_new => tracing::warn!("a new, empty database was made"),
         _ => {}
     }
@@ -342,6 +347,34 @@ fn unopened(data_dir: &Path, error: OpenError) -> Failure {
             left.display()
         ))
         .with_hint("put the database back, or name another directory by --data-dir"),
+        OpenError::LogGap { path, at } => {
+            let path = path.display();
+            Failure::new(format!(
+                "{path} is damaged at byte {at}: acknowledged data that was saved behind that place would be missing"
+            ))
+            .with_hint(format!(
+                "put a backup in place; or, to start with what is before the damage, keep a copy of the data directory \
+                 and cut the file there: truncate -s {at} '{path}' (moving it away instead loses what is before it, too)"
+            ))
+        }
+        OpenError::LogHeader { path } => Failure::new(format!(
+            "{} is damaged or not ours: it does not begin as a write-ahead log, so nothing in it can be read, and \
+             acknowledged data would be missing",
+            path.display()
+        ))
+        .with_hint(
+            "put a backup in place; or move the file away, to start with what was in meshagent.db already when the \
+             server ended",
+        ),
+        OpenError::File { path, source } => Failure::new(format!(
+            "can't read and write {}",
+            path.display()
+        ))
+        .with_hint(
+            "the file belongs to the database and must stay: see to it that the user that runs the server may read and \
+             write it, and that the disk does",
+        )
+        .with_source(source),
         // What SQLite says has itself as its cause.
         OpenError::Database { path, source } => Failure::new(format!(
             "can't open the database {}: {source}",

@@ -16,6 +16,7 @@ mod error;
 mod files;
 mod freeing;
 mod identity;
+mod log_file;
 mod log_index;
 mod open;
 mod provenance;

@@ -1,7 +1,7 @@
 //! Opening a data directory: the claim on it, the file's mode and format, a connection's settings.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use rusqlite::{Connection, OpenFlags};
 use thiserror::Error;
 
 use crate::identity::beside;
+use crate::log_file::{self, LogFile};
 use crate::schema::{self, FORMAT, Format};
 
 /// The database's name in the data directory.
@@ -69,6 +70,14 @@ pub enum OpenError {
         /// What the operating system says.
         source: io::Error,
     },
+    /// A file that belongs to the database can't be read or written.
+    #[error("can't read and write {path}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
     /// The file isn't ours.
     #[error("{path} is the database of another program, choose another data directory")]
     Foreign {
@@ -81,6 +90,24 @@ pub enum OpenError {
     )]
     InUse {
         /// The directory.
+        path: PathBuf,
+    },
+    /// The log is damaged before what was acknowledged last.
+    #[error(
+        "{path} is damaged at byte {at}, and what was acknowledged behind that place can't be read"
+    )]
+    LogGap {
+        /// The log.
+        path: PathBuf,
+        /// Where what can be read of it ends: a log that is cut to this length keeps that.
+        at: u64,
+    },
+    /// The log does not begin as one.
+    #[error(
+        "{path} does not begin as a write-ahead log, so what was acknowledged in it can't be read"
+    )]
+    LogHeader {
+        /// The log.
         path: PathBuf,
     },
     /// The database is not there, but what belonged to it is.
@@ -173,6 +200,12 @@ pub enum Found {
     /// A database that was not closed, and whose log is gone. If no other SQLite program has folded it in, what was
     /// committed last is missing.
     DatabaseWithoutLog,
+    /// A database whose log could be read only up to this byte, though more was committed behind it. With
+    /// [`Durability::Os`] a power cut may leave that, or the log was damaged.
+    DatabaseWithCutLog {
+        /// How much of the log could be read.
+        at: u64,
+    },
     /// Nothing: a database was made.
     Nothing,
 }
@@ -189,17 +222,14 @@ pub(crate) struct Opened {
 /// Makes or checks the database of a claimed directory, and opens the writer's connection.
 pub(crate) fn open_database(data_dir: &Path, options: &Options) -> Result<Opened, OpenError> {
     let path = data_dir.join(DATABASE_FILE);
-    let found = look(data_dir, &path)?;
+    let found = look(data_dir, &path, options.durability)?;
     if found == Found::Nothing {
         create_file(&path).map_err(|source| OpenError::Directory {
             path: path.clone(),
             source,
         })?;
     }
-    let failed = |source| OpenError::Database {
-        path: path.clone(),
-        source: Box::new(source),
-    };
+    let failed = |source| database_error(&path, source);
     let mut connection = connect(&path).map_err(failed)?;
     let unsealed = match schema::prepare(&mut connection).map_err(failed)? {
         Format::Current { unsealed } => unsealed,
@@ -225,7 +255,7 @@ pub(crate) fn open_database(data_dir: &Path, options: &Options) -> Result<Opened
 
 /// What is there, before anything is changed: SQLite would begin an empty database where one is missing, and delete
 /// the log of the one that was there.
-fn look(data_dir: &Path, path: &Path) -> Result<Found, OpenError> {
+fn look(data_dir: &Path, path: &Path, durability: Durability) -> Result<Found, OpenError> {
     let length = |path: &Path| match fs::metadata(path) {
         Ok(file) => Ok(Some(file.len())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -238,6 +268,10 @@ fn look(data_dir: &Path, path: &Path) -> Result<Found, OpenError> {
     let (wal_length, was_open) = (length(&wal)?, is_marked_open(data_dir));
     match length(path)? {
         Some(1..) if was_open && wal_length.is_none() => Ok(Found::DatabaseWithoutLog),
+        // There is one after an unclean stop, ours or another program's.
+        Some(1..) if wal_length.is_some_and(|length| length > 0) => {
+            look_at_log(wal, marked_durability(data_dir).unwrap_or(durability))
+        }
         Some(1..) => Ok(Found::Database),
         _ if wal_length.is_some_and(|length| length > 0) => Err(OpenError::Missing {
             path: path.to_owned(),
@@ -251,15 +285,58 @@ fn look(data_dir: &Path, path: &Path) -> Result<Found, OpenError> {
     }
 }
 
-/// Notes that the database has a log now, which belongs to it until it is closed.
-pub(crate) fn mark_open(data_dir: &Path) -> Result<(), OpenError> {
+/// What the log is found to be that was written with this durability. It is opened as SQLite is going to, which would
+/// not say that it may only read.
+fn look_at_log(path: PathBuf, durability: Durability) -> Result<Found, OpenError> {
+    let examined = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .and_then(|log| log_file::examine(&log));
+    match examined {
+        Ok(LogFile::Whole) => Ok(Found::Database),
+        Ok(LogFile::NoHeader) => Err(OpenError::LogHeader { path }),
+        Ok(LogFile::Gap { at }) => match durability {
+            Durability::Fsync => Err(OpenError::LogGap { path, at }),
+            Durability::Os => Ok(Found::DatabaseWithCutLog { at }),
+        },
+        Err(source) => Err(OpenError::File { path, source }),
+    }
+}
+
+/// Notes that the database has a log now, which belongs to it until it is closed, and what its commits survive.
+pub(crate) fn mark_open(data_dir: &Path, durability: Durability) -> Result<(), OpenError> {
     let path = data_dir.join(OPEN_FILE);
     let made = private()
         .create(true)
         .truncate(false)
         .open(&path)
-        .and_then(|_| sync_dir(data_dir));
+        .and_then(|mut mark| {
+            if marked_durability(data_dir) != Some(durability) {
+                // A full disk keeps no server from starting: a mark that says nothing is one, too.
+                let _ = mark
+                    .set_len(0)
+                    .and_then(|()| mark.write_all(durability_mark(durability).as_bytes()))
+                    .and_then(|()| mark.sync_all());
+            }
+            sync_dir(data_dir)
+        });
     made.map_err(|source| OpenError::Directory { path, source })
+}
+
+fn durability_mark(durability: Durability) -> &'static str {
+    match durability {
+        Durability::Fsync => "fsync\n",
+        Durability::Os => "os\n",
+    }
+}
+
+/// That of the server which did not stop, if it is known.
+fn marked_durability(data_dir: &Path) -> Option<Durability> {
+    let mark = fs::read(data_dir.join(OPEN_FILE)).ok()?;
+    [Durability::Fsync, Durability::Os]
+        .into_iter()
+        .find(|durability| mark == durability_mark(*durability).as_bytes())
 }
 
 /// Notes that the log was folded into the database and is gone.
@@ -292,10 +369,25 @@ pub(crate) fn open_keeper(path: &Path) -> Result<Connection, OpenError> {
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
         Ok(connection)
     };
-    open().map_err(|source: rusqlite::Error| OpenError::Database {
+    open().map_err(|source| database_error(path, source))
+}
+
+/// What SQLite says, unless it can't use a file beside the database: it does not tell which, and a backup of the
+/// database would not help.
+fn database_error(path: &Path, source: rusqlite::Error) -> OpenError {
+    for suffix in ["-wal", "-shm"] {
+        let path = beside(path, suffix);
+        match OpenOptions::new().read(true).write(true).open(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return OpenError::File { path, source };
+            }
+            _ => {}
+        }
+    }
+    OpenError::Database {
         path: path.to_owned(),
         source: Box::new(source),
-    })
+    }
 }
 
 /// A connection that can't write.

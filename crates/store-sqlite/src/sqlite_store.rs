@@ -78,6 +78,7 @@ impl SqliteStore {
     /// If another process has it open, if a later version wrote it, or if it can't be read or made.
     pub fn open(data_dir: &Path, options: Options) -> Result<Self, OpenError> {
         let claim = claim(data_dir)?;
+        let durability = options.durability;
         let Opened {
             connection,
             found,
@@ -92,7 +93,7 @@ impl SqliteStore {
             }
         })?;
         let files = Arc::new(files);
-        mark_open(data_dir)?;
+        mark_open(data_dir, durability)?;
         Ok(Self {
             readers: Readers::new(path.clone(), Arc::clone(&files)),
             writer: Mutex::new(Writer::new(path, options, Arc::clone(&files), connection)),

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use meshagent_store::Store;
-use meshagent_store_sqlite::{DATABASE_FILE, SqliteStore};
+use meshagent_store_sqlite::{DATABASE_FILE, Found, SqliteStore};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use tempfile::TempDir;
@@ -305,6 +305,7 @@ impl Copy {
         fs::write(&database, &self.database).unwrap();
         fs::write(wal_of(&database), wal).unwrap();
         let store = open(directory.path());
+        assert_eq!(store.found(), Found::Database, "a crash is no damage");
         // Spares the checkpoint at closing, with its syncs: nobody opens this directory again.
         let last = Connection::open(&database).unwrap();
         last.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)

@@ -13,6 +13,7 @@ mod crash;
 #[cfg(unix)]
 mod cuts;
 mod damage;
+mod damaged_log;
 mod directory;
 mod erase;
 mod folders;

@@ -1,0 +1,374 @@
+//! A log that is damaged after an unclean stop is told from one that a crash leaves: the one keeps the store from being
+//! opened, as acknowledged data would be missing without a word, the other is nothing to be said of.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use meshagent_store::Store;
+use meshagent_store_sqlite::{DATABASE_FILE, Durability, Found, OpenError, Options, SqliteStore};
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+use tempfile::TempDir;
+
+use crate::history::Random;
+use crate::{assert_intact, created, put};
+
+const MARK: &str = "meshagent.open";
+const DOCUMENTS: usize = 30;
+/// Lengths of the log's parts, of which frames have a page each.
+const HEADER: usize = 32;
+const FRAME: usize = 24 + 4096;
+const SECTOR: usize = 512;
+
+/// The files of a store that was not closed.
+#[derive(Clone)]
+struct Left {
+    database: Vec<u8>,
+    wal: Vec<u8>,
+    mark: &'static str,
+    /// Where the log ended after each document.
+    ends: Vec<usize>,
+}
+
+impl Left {
+    fn new() -> Self {
+        let directory = TempDir::new().unwrap();
+        let store = open_as(directory.path(), Durability::Fsync).unwrap();
+        let wal = wal_in(directory.path());
+        assert_eq!(fs::read(directory.path().join(MARK)).unwrap(), b"fsync\n");
+        let mut ends = Vec::new();
+        for number in 0..DOCUMENTS {
+            created(&store, &format!("ä{number}"));
+            ends.push(usize::try_from(fs::metadata(&wal).unwrap().len()).unwrap());
+        }
+        assert!(ends.is_sorted() && ends[0] > HEADER, "{ends:?}");
+        Self {
+            database: fs::read(directory.path().join(DATABASE_FILE)).unwrap(),
+            wal: fs::read(&wal).unwrap(),
+            mark: "fsync\n",
+            ends,
+        }
+    }
+
+    fn put_down(&self) -> TempDir {
+        let directory = TempDir::new().unwrap();
+        fs::write(directory.path().join(DATABASE_FILE), &self.database).unwrap();
+        fs::write(wal_in(directory.path()), &self.wal).unwrap();
+        fs::write(directory.path().join(MARK), self.mark).unwrap();
+        directory
+    }
+
+    /// How many documents end before this byte.
+    fn documents_before(&self, at: usize) -> usize {
+        self.ends.iter().filter(|end| **end <= at).count()
+    }
+
+    /// Opens them without a word, and finds so many documents.
+    #[track_caller]
+    fn assert_opens_with(&self, documents: usize, context: &str) {
+        let directory = self.put_down();
+        let store = open_as(directory.path(), Durability::Fsync).unwrap();
+        assert_eq!(store.found(), Found::Database, "{context}");
+        assert_eq!(documents_in(&store), documents, "{context}");
+    }
+}
+
+fn wal_in(directory: &Path) -> PathBuf {
+    directory.join(format!("{DATABASE_FILE}-wal"))
+}
+
+fn open_as(directory: &Path, durability: Durability) -> Result<SqliteStore, OpenError> {
+    let mut options = Options::default();
+    options.durability = durability;
+    SqliteStore::open(directory, options)
+}
+
+fn documents_in(store: &SqliteStore) -> usize {
+    usize::try_from(store.stats().unwrap().documents).unwrap()
+}
+
+fn garbage(random: &mut Random, bytes: &mut [u8]) {
+    bytes.fill_with(|| random.next().to_le_bytes()[0]);
+}
+
+#[test]
+fn log_without_a_header_is_refused() {
+    let left = Left::new();
+    let mut random = Random(1);
+    let mut spoil = |what: &str| {
+        let mut left = left.clone();
+        match what {
+            "garbage" => garbage(&mut random, &mut left.wal),
+            "zeros" => left.wal.fill(0),
+            "a header of garbage" => garbage(&mut random, &mut left.wal[..HEADER]),
+            "another salt" => left.wal[17] ^= 1,
+            "another page size" => left.wal[8..12].copy_from_slice(&3_u32.to_be_bytes()),
+            "text" => left.wal = b"not a log\n".repeat(100),
+            other => panic!("{other}"),
+        }
+        left
+    };
+    for what in [
+        "garbage",
+        "zeros",
+        "a header of garbage",
+        "another salt",
+        "another page size",
+        "text",
+    ] {
+        let left = spoil(what);
+        // In neither mode does a power cut leave that.
+        for durability in [Durability::Fsync, Durability::Os] {
+            let directory = left.put_down();
+            let wal = wal_in(directory.path());
+            match open_as(directory.path(), durability) {
+                Err(error @ OpenError::LogHeader { .. }) => {
+                    let said = error.to_string();
+                    assert!(said.contains(wal.to_str().unwrap()), "{what}: {said}");
+                }
+                other => panic!("{what}: {other:?}"),
+            }
+            assert_eq!(fs::read(&wal).unwrap(), left.wal, "{what}: was changed");
+            let database = fs::read(directory.path().join(DATABASE_FILE)).unwrap();
+            assert!(database == left.database, "{what}: was changed");
+
+            // As one is told.
+            fs::rename(&wal, directory.path().join("away")).unwrap();
+            let store = open_as(directory.path(), durability).unwrap();
+            assert_eq!(store.found(), Found::DatabaseWithoutLog, "{what}");
+            assert_eq!(documents_in(&store), 0, "{what}");
+        }
+    }
+}
+
+#[test]
+fn log_that_is_damaged_before_its_end_is_refused() {
+    let left = Left::new();
+    let mut random = Random(2);
+    // Not so far back that only the last document, or the commit before it, is hit.
+    let last = left.ends[DOCUMENTS - 4];
+    for length in [1, 24, 4096, 20_000] {
+        for round in 0..12 {
+            let range = HEADER..last - length;
+            let start = match round {
+                0 => HEADER,
+                1 => last - length,
+                _ => range.start + usize::try_from(random.below(range.len() as u64)).unwrap(),
+            };
+            let context = format!("{length} bytes at {start}");
+            let mut left = left.clone();
+            let damaged = &mut left.wal[start..start + length];
+            match length {
+                1 => damaged[0] ^= 4,
+                // Pages have many zeros.
+                24 => damaged.iter_mut().for_each(|byte| *byte = !*byte),
+                _ => garbage(&mut random, damaged),
+            }
+            let directory = left.put_down();
+            let at = match open_as(directory.path(), Durability::Fsync) {
+                Err(OpenError::LogGap { path, at }) => {
+                    assert_eq!(path, wal_in(directory.path()), "{context}");
+                    usize::try_from(at).unwrap()
+                }
+                other => panic!("{context}: {other:?}"),
+            };
+            assert_eq!(at, HEADER + (start - HEADER) / FRAME * FRAME, "{context}");
+            assert!(
+                fs::read(wal_in(directory.path())).unwrap() == left.wal,
+                "{context}: was changed"
+            );
+
+            // As one is told: what is before the damage is kept.
+            let before = left.documents_before(at);
+            let mut cut = left.clone();
+            cut.wal.truncate(at);
+            cut.assert_opens_with(before, &context);
+
+            // A power cut may leave that where nobody waits for the disk.
+            left.mark = "os\n";
+            for durability in [Durability::Fsync, Durability::Os] {
+                let directory = left.put_down();
+                let store = open_as(directory.path(), durability).unwrap();
+                let found = Found::DatabaseWithCutLog { at: at as u64 };
+                assert_eq!(store.found(), found, "{context}");
+                assert_eq!(documents_in(&store), before, "{context}");
+                drop(store);
+                assert_intact(directory.path(), &context);
+            }
+        }
+    }
+}
+
+#[test]
+fn who_wrote_the_log_says_what_a_power_cut_may_leave() {
+    let mut left = Left::new();
+    left.wal[HEADER + 1_000] ^= 1;
+    for (mark, durability, is_refused) in [
+        ("fsync\n", Durability::Os, true),
+        ("os\n", Durability::Fsync, false),
+        ("", Durability::Fsync, true),
+        ("", Durability::Os, false),
+    ] {
+        left.mark = mark;
+        let directory = left.put_down();
+        let opened = open_as(directory.path(), durability);
+        assert_eq!(opened.is_err(), is_refused, "{mark:?}: {opened:?}");
+        if let Ok(store) = opened {
+            let marked = fs::read(directory.path().join(MARK)).unwrap();
+            let expected = match durability {
+                Durability::Fsync => "fsync\n",
+                Durability::Os => "os\n",
+            };
+            assert_eq!(marked, expected.as_bytes());
+            drop(store);
+            assert!(!directory.path().join(MARK).exists());
+        }
+    }
+}
+
+#[test]
+fn log_that_ends_anywhere_opens_with_what_was_acknowledged_before() {
+    let left = Left::new();
+    let edges = (0..40).chain(HEADER..HEADER + 30);
+    let anywhere = (0..left.wal.len()).step_by(9_001);
+    for length in edges.step_by(3).chain(anywhere).chain([left.wal.len()]) {
+        let mut cut = left.clone();
+        cut.wal.truncate(length);
+        cut.assert_opens_with(left.documents_before(length), &format!("cut at {length}"));
+    }
+}
+
+/// What was written last, and not acknowledged, may be there in any of its sectors.
+#[test]
+fn torn_transaction_at_the_end_is_nothing_to_be_said_of() {
+    let before = Left::new();
+    let mut random = Random(3);
+    // Behind the log there is nothing, zeros, or what an earlier round left.
+    for remains in ["nothing", "zeros", "an earlier round"] {
+        let (left, wal) = {
+            let mut left = before.clone();
+            let old = left.wal.clone();
+            let directory = left.put_down();
+            if remains == "an earlier round" {
+                // It is read, moved into the database and begun again with other salts.
+                let store = raw(directory.path());
+                let moved = "PRAGMA wal_checkpoint(PASSIVE)";
+                store.query_row(moved, [], |_| Ok(())).unwrap();
+                store
+                    .execute_batch("UPDATE probe SET count = count + 1")
+                    .unwrap();
+                left.database = fs::read(directory.path().join(DATABASE_FILE)).unwrap();
+                left.wal = fs::read(wal_in(directory.path())).unwrap();
+                assert_eq!(left.wal.len(), old.len());
+                assert_ne!(left.wal[16..24], old[16..24], "the same salts");
+            }
+            let store = raw(directory.path());
+            store.execute_batch(LARGE).unwrap();
+            let wal = fs::read(wal_in(directory.path())).unwrap();
+            left.wal.resize(wal.len(), 0);
+            (left, wal)
+        };
+        let changed: Vec<usize> = (0..wal.len())
+            .step_by(SECTOR)
+            .filter(|at| wal[*at..].chunks(SECTOR).next() != left.wal[*at..].chunks(SECTOR).next())
+            .collect();
+        assert!(changed.len() > 30, "{remains}: {}", changed.len());
+        for round in 0..40 {
+            let mut torn = left.clone();
+            let odds = 2 + round % 8;
+            for at in &changed {
+                if random.below(odds) != 0 {
+                    let end = (at + SECTOR).min(wal.len());
+                    torn.wal[*at..end].copy_from_slice(&wal[*at..end]);
+                }
+            }
+            if remains == "nothing" {
+                let kept = changed[0] + usize::try_from(random.below(60_000)).unwrap();
+                torn.wal.truncate(kept);
+            }
+            torn.assert_opens_with(DOCUMENTS, &format!("{remains}, round {round}"));
+        }
+    }
+}
+
+/// Transactions whose sync failed lie behind the end of the log, with its salts and each with a commit, until others
+/// overwrite them.
+#[test]
+fn remains_of_failed_commits_are_no_damage() {
+    let mut left = Left::new();
+    let end = left.wal.len();
+    for sql in [
+        LARGE,
+        "CREATE TABLE b (x); INSERT INTO b VALUES (randomblob(20000))",
+        "BEGIN; CREATE TABLE c (x); INSERT INTO c VALUES (randomblob(9000)); COMMIT",
+        "UPDATE probe SET count = count + 1",
+    ] {
+        // Each goes on from where the log ended, as if the one before had not been.
+        let mut log = left.clone();
+        log.wal.truncate(end);
+        let directory = log.put_down();
+        raw(directory.path()).execute_batch(sql).unwrap();
+        let wal = fs::read(wal_in(directory.path())).unwrap();
+        assert_eq!(wal[..end], left.wal[..end]);
+        let written = wal.len().max(left.wal.len());
+        left.wal.resize(written, 0);
+        left.wal[..wal.len()].copy_from_slice(&wal);
+    }
+    let commits_behind = left.wal[end + FRAME..]
+        .chunks_exact(FRAME)
+        .filter(|frame| frame[8..16] == left.wal[16..24] && frame[4..8] != [0; 4])
+        .count();
+    assert!(commits_behind > 1, "{commits_behind}");
+    left.assert_opens_with(DOCUMENTS, "");
+}
+
+const LARGE: &str = "BEGIN; CREATE TABLE a (x); INSERT INTO a VALUES (randomblob(60000)); COMMIT";
+
+/// A connection that moves nothing into the database by itself.
+fn raw(directory: &Path) -> Connection {
+    let connection = Connection::open(directory.join(DATABASE_FILE)).unwrap();
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+        .unwrap();
+    connection
+        .pragma_update(None, "wal_autocheckpoint", 0)
+        .unwrap();
+    connection
+}
+
+/// As nobody may forbid root anything, a directory is in the file's place.
+#[test]
+fn file_beside_the_database_that_cannot_be_used_is_named() {
+    for suffix in ["-wal", "-shm"] {
+        let directory = Left::new().put_down();
+        let path = directory.path().join(format!("{DATABASE_FILE}{suffix}"));
+        let _ = fs::remove_file(&path);
+        fs::create_dir_all(path.join("not empty")).unwrap();
+        match open_as(directory.path(), Durability::Fsync) {
+            Err(error @ OpenError::File { .. }) => {
+                let said = error.to_string();
+                assert!(said.contains(path.to_str().unwrap()), "{said}");
+            }
+            other => panic!("{suffix}: {other:?}"),
+        }
+    }
+}
+
+/// The log of a store that goes on where a damaged one ended is whole again.
+#[test]
+fn store_that_went_on_is_whole() {
+    let mut left = Left::new();
+    left.wal[HEADER + 5 * FRAME] ^= 1;
+    left.mark = "os\n";
+    let directory = left.put_down();
+    let store = open_as(directory.path(), Durability::Os).unwrap();
+    assert!(matches!(store.found(), Found::DatabaseWithCutLog { .. }));
+    store.commit(&[put("nachher", vec![7; 9_000])]).unwrap();
+    let next = Left {
+        database: fs::read(directory.path().join(DATABASE_FILE)).unwrap(),
+        wal: fs::read(wal_in(directory.path())).unwrap(),
+        mark: "os\n",
+        ends: Vec::new(),
+    };
+    next.assert_opens_with(documents_in(&store), "");
+}
