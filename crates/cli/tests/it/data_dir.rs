@@ -155,6 +155,130 @@ fn server_whose_files_are_gone_acknowledges_nothing() {
     }
 }
 
+/// A killed server leaves all that it acknowledged in its log, which then is damaged.
+#[test]
+fn start_over_a_damaged_log_says_so() {
+    const FILES: usize = 50;
+    let home = TempDir::new().unwrap();
+    let log = home.path().join("log");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let upload = async |url: &str| {
+        let client = Connection::connect(&room_url(url), &token("ann"));
+        let client = client.await.unwrap();
+        for number in 0..FILES {
+            let path = format!("ä{number}.txt");
+            let stored = client.storage().upload(&path, BEFORE, true).await;
+            stored.unwrap();
+        }
+    };
+    let listed = async |url: &str| {
+        let client = Connection::connect(&room_url(url), &token("ann"));
+        let client = client.await.unwrap();
+        let mut there = 0;
+        for number in 0..FILES {
+            let path = format!("ä{number}.txt");
+            there += usize::from(client.storage().exists(&path).await.unwrap());
+        }
+        there
+    };
+    let wal = home.path().join("data/meshagent.db-wal");
+    let server = start(home.path(), &log);
+    runtime.block_on(upload(server.url()));
+    server.kill();
+    let whole = fs::read(&wal).unwrap();
+
+    type Spoil = fn(&mut [u8]);
+    let random: Spoil = |bytes| {
+        let mut state = 1_u32;
+        bytes.fill_with(|| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state.to_be_bytes()[0]
+        });
+    };
+    let spoils: [(&str, Spoil, &str); 3] = [
+        ("garbage", random, "does not begin as a write-ahead log"),
+        (
+            "zeros",
+            |bytes| bytes.fill(0),
+            "does not begin as a write-ahead log",
+        ),
+        (
+            "garbage in the middle",
+            |bytes| {
+                let middle = bytes.len() / 2;
+                bytes[middle..middle + 4096].fill(0xa5);
+            },
+            "is damaged at byte ",
+        ),
+    ];
+    for (what, spoil, words) in spoils {
+        let mut spoilt = whole.clone();
+        spoil(&mut spoilt);
+        fs::write(&wal, &spoilt).unwrap();
+        // What the last server asked of a commit counts.
+        for arguments in [&[][..], &["--durability", "os"]] {
+            let (code, said) = refused_start(serve(home.path()).args(arguments));
+            assert!(code == 1 && said.contains(words), "{what}: {code} {said}");
+            let path = wal.to_str().unwrap();
+            assert!(said.contains(path), "{what}: {said}");
+            assert!(
+                said.contains("acknowledged data")
+                    && said.contains("\nhint: put a backup in place"),
+                "{what}: {said}"
+            );
+            assert!(fs::read(&wal).unwrap() == spoilt, "{what}: was changed");
+        }
+    }
+
+    // As the last hint says.
+    let (_, said) = refused_start(&mut serve(home.path()));
+    let hinted = said.split_once("truncate -s ").unwrap().1;
+    let (length, path) = hinted.split_once(' ').unwrap();
+    assert!(path.starts_with(&format!("'{}'", wal.display())), "{said}");
+    let length: usize = length.parse().unwrap();
+    assert!(length < whole.len(), "{said}");
+    fs::write(&wal, &whole[..length]).unwrap();
+    let server = start(home.path(), &log);
+    let kept = runtime.block_on(listed(server.url()));
+    assert!((10..40).contains(&kept), "{kept} of {FILES} are kept");
+    server.terminate();
+    let said = fs::read_to_string(&log).unwrap();
+    assert!(!said.contains("write-ahead log"), "{said}");
+
+    // Where nobody waits for the disk, a power cut leaves as much.
+    let relaxed = || {
+        let mut command = serve(home.path());
+        command.args(["--durability", "os"]);
+        Server::start_with_log(&mut command, File::create(&log).unwrap())
+    };
+    let server = relaxed();
+    runtime.block_on(upload(server.url()));
+    server.kill();
+    let mut spoilt = fs::read(&wal).unwrap();
+    let middle = spoilt.len() / 2;
+    spoilt[middle..middle + 4096].fill(0xa5);
+    fs::write(&wal, spoilt).unwrap();
+    let server = relaxed();
+    runtime.block_on(listed(server.url()));
+    server.terminate();
+    let said = fs::read_to_string(&log).unwrap();
+    assert!(
+        said.contains("WARN") && said.contains("could be read only up to byte"),
+        "{said}"
+    );
+
+    // As root may do anything, something else is in the file's place.
+    fs::create_dir_all(home.path().join("data/meshagent.db-shm/x")).unwrap();
+    let (code, said) = refused_start(&mut serve(home.path()));
+    assert!(
+        code == 1 && said.contains("meshagent.db-shm") && !said.contains("backup"),
+        "{code} {said}"
+    );
+}
+
 /// The files go while somebody types, so it is a write that finds it, and what is refused is sent again as programs do.
 #[test]
 fn update_that_was_refused_as_the_files_were_gone_is_never_acknowledged() {
