@@ -166,8 +166,8 @@ fn start_over_a_damaged_log_says_so() {
         .build()
         .unwrap();
     let upload = async |url: &str| {
-        let client = Connection::connect(&room_url(url), &token("ann"));
-        let client = client.await.unwrap();
+        let url = room_url(url);
+        let client = Connection::connect(&url, &token("ann")).await.unwrap();
         for number in 0..FILES {
             let path = format!("ä{number}.txt");
             let stored = client.storage().upload(&path, BEFORE, true).await;
@@ -175,8 +175,8 @@ fn start_over_a_damaged_log_says_so() {
         }
     };
     let listed = async |url: &str| {
-        let client = Connection::connect(&room_url(url), &token("ann"));
-        let client = client.await.unwrap();
+        let url = room_url(url);
+        let client = Connection::connect(&url, &token("ann")).await.unwrap();
         let mut there = 0;
         for number in 0..FILES {
             let path = format!("ä{number}.txt");
