@@ -14,7 +14,7 @@ use crate::sync_grant::{SyncGrant, SyncPathGrant};
 
 /// What a scope lets its bearer see.
 ///
-/// It takes some ten bytes for each entry of the scope, and the bytes of its path.
+/// It takes some tens of bytes for each entry of the scope, and the bytes of its path.
 #[derive(Debug)]
 pub struct Sight {
     files: Files,
@@ -144,7 +144,7 @@ impl Files {
             marks.extend(excluded.map(|path| (key(path), Mark::Excluded(number))));
         }
         let mut walk = Walk::new(policy);
-        let mut nodes = Beginnings::new(marks, |step| walk.step(step));
+        let mut nodes = Beginnings::new(marks, |step| walk.step(&step));
         let mut next = usize::MAX;
         for (number, is_shown) in walk.shown.iter().enumerate().rev() {
             if *is_shown {
@@ -243,11 +243,11 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn step(&mut self, step: Step<'_, Mark>) -> Place {
+    fn step(&mut self, step: &Step<'_, Mark>) -> Place {
         match step {
             Step::In(marks) => self.enter(marks),
             Step::Out(marks) => {
-                for mark in marks {
+                for mark in *marks {
                     match *mark {
                         Mark::Rule(number) => self.change(number, |rule| rule.covers = false),
                         Mark::Excluded(number) => self.change(number, |rule| rule.excluded -= 1),

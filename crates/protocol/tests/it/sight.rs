@@ -48,7 +48,7 @@ impl Random {
             5 => path.push_str("/.meshagent-upload-1"),
             6 => path.insert_str(0, "./"),
             7 => path.push('\u{1}'),
-            8 => path = ".".to_owned(),
+            8 => path.replace_range(.., "."),
             _ => {}
         }
         path

@@ -152,7 +152,7 @@ impl Room {
 
     fn start_download(&mut self, request: Request, tool_call_id: &str, path: &str) {
         let conn = request.conn;
-        if let Err(refusal) = self.may_store(request, path, "read", |grant| grant.can_read(path)) {
+        if let Err(refusal) = self.may_look(request, path, "read", |sight| sight.can_read(path)) {
             return self.fail_call(Some(request), conn, tool_call_id, refusal);
         }
         let mut held = self.take_held();

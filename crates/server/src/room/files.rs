@@ -1,7 +1,7 @@
 //! Toolkit `storage`, the plain calls: exists, stat, list, delete, move, `download_url`.
 
 use meshagent_protocol::storage::{self as wire, Delete, DownloadUrl, Move, PathInput};
-use meshagent_protocol::{Content, ErrorCode, SharedMessage, StorageGrant};
+use meshagent_protocol::{Content, ErrorCode, SharedMessage, Sight, StorageGrant};
 use meshagent_store::{Entry, EntryKind, Timestamp, Write};
 
 use super::batch::Then;
@@ -28,10 +28,8 @@ impl Room {
             Err(error) => return self.refuse(request, Refusal::request(&error)),
         };
         // A folder may be looked at by whoever may list something in it.
-        let may = |grant: &StorageGrant| {
-            grant.can_read(&path) || grant.can_list(&path) || grant.can_list_directory(&path)
-        };
-        if let Err(refusal) = self.may_store(request, &path, "see", may) {
+        let may = |sight: &Sight| sight.can_list_or_read(&path) || sight.can_list_directory(&path);
+        if let Err(refusal) = self.may_look(request, &path, "see", may) {
             return self.refuse(request, refusal);
         }
         let then = Fetched::Stat {
@@ -52,9 +50,8 @@ impl Room {
         // Whoever may look because of what is below a path learns of a folder there, and of nothing else.
         let entry = entry.filter(|entry| {
             let is_folder = entry.kind == EntryKind::Folder;
-            let may =
-                |grant: &StorageGrant| is_folder || grant.can_read(path) || grant.can_list(path);
-            self.may_store(request, path, "see", may).is_ok()
+            let may = |sight: &Sight| is_folder || sight.can_list_or_read(path);
+            self.may_look(request, path, "see", may).is_ok()
         });
         let content = match answer {
             StatAnswer::Exists => wire::exists(entry.is_some()),
@@ -68,8 +65,8 @@ impl Room {
             Ok(input) => input.path.to_string(),
             Err(error) => return self.refuse(request, Refusal::request(&error)),
         };
-        if let Err(refusal) = self.may_store(request, &path, "list", |grant| {
-            grant.can_list_directory(&path)
+        if let Err(refusal) = self.may_look(request, &path, "list", |sight| {
+            sight.can_list_directory(&path)
         }) {
             return self.refuse(request, refusal);
         }

@@ -37,13 +37,26 @@ impl Room {
         verb: &str,
         may: impl Fn(&StorageGrant) -> bool,
     ) -> Result<(), Refusal> {
-        if may(self.storage_grant(request)?) {
-            Ok(())
-        } else {
-            Err(Refusal::denied(format!(
-                "the token's storage grant does not allow to {verb} {path:?}"
-            )))
-        }
+        let is_allowed = may(self.storage_grant(request)?);
+        is_allowed
+            .then_some(())
+            .ok_or_else(|| not_stored(path, verb))
+    }
+
+    /// Whether the storage grant lets something be seen or read, asked so that the number of its entries costs nothing.
+    pub(super) fn may_look(
+        &self,
+        request: Request,
+        path: &str,
+        verb: &str,
+        may: impl Fn(&Sight) -> bool,
+    ) -> Result<(), Refusal> {
+        self.storage_grant(request)?;
+        let participant = self.participants.get(&request.conn);
+        let is_allowed = participant.is_some_and(|participant| may(&participant.sight));
+        is_allowed
+            .then_some(())
+            .ok_or_else(|| not_stored(path, verb))
     }
 
     /// Whether a file may be put, taken away or replaced at a path, which takes a right of its own where schemas are.
@@ -208,6 +221,12 @@ impl Room {
         });
         Refusal::denied(text.unwrap_or_else(|| format!("{asked:?} is out of reach")))
     }
+}
+
+fn not_stored(path: &str, verb: &str) -> Refusal {
+    Refusal::denied(format!(
+        "the token's storage grant does not allow to {verb} {path:?}"
+    ))
 }
 
 /// What follows `path` in a path that is the same or lies below.

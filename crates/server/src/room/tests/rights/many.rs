@@ -57,7 +57,7 @@ fn a_list_takes_the_same_time_for_few_rules_and_for_many() {
             let guest = world.join_with(&format!("{form}{count}"), scope(form, count));
             let entry = |number: usize| Entry {
                 name: format!("{number:05}"),
-                kind: if number % 2 == 0 {
+                kind: if number.is_multiple_of(2) {
                     EntryKind::File
                 } else {
                     EntryKind::Folder
