@@ -175,9 +175,10 @@ impl Sum {
     }
 
     fn over(self, bytes: &[u8]) -> Self {
-        let word = |bytes: [u8; 4]| match self.is_big_endian {
-            true => u32::from_be_bytes(bytes),
-            false => u32::from_le_bytes(bytes),
+        let word = if self.is_big_endian {
+            u32::from_be_bytes
+        } else {
+            u32::from_le_bytes
         };
         let [mut first, mut second] = self.halves;
         for &[a, b, c, d, e, f, g, h] in bytes.as_chunks().0 {

@@ -158,6 +158,7 @@ fn server_whose_files_are_gone_acknowledges_nothing() {
 /// A killed server leaves all that it acknowledged in its log, which then is damaged.
 #[test]
 fn start_over_a_damaged_log_says_so() {
+    type Spoil = fn(&mut [u8]);
     const FILES: usize = 50;
     let home = TempDir::new().unwrap();
     let log = home.path().join("log");
@@ -190,7 +191,6 @@ fn start_over_a_damaged_log_says_so() {
     server.kill();
     let whole = fs::read(&wal).unwrap();
 
-    type Spoil = fn(&mut [u8]);
     let random: Spoil = |bytes| {
         let mut state = 1_u32;
         bytes.fill_with(|| {
