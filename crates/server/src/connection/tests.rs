@@ -48,7 +48,7 @@ async fn others_have_a_turn_after_each_piece_of_a_packet() {
         }
     };
     // It takes all that it can get.
-    let writing = write(tokio::io::sink(), &taken, BYTES, Duration::from_secs(60));
+    let writing = write(tokio::io::sink(), &taken, BYTES, Duration::from_mins(1));
     let written = tokio::select! {
         biased;
         written = writing => written,
