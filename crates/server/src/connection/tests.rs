@@ -72,7 +72,7 @@ async fn whoever_takes_something_all_the_time_is_in_time_and_whoever_stops_is_no
         while theirs.read_exact(&mut step).await.is_ok() {
             tokio::time::sleep(STEP).await;
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     let written = tokio::select! {
         written = write(ours, &taken, 2 * TURN_BYTES, PATIENCE) => written,
