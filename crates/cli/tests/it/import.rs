@@ -58,7 +58,7 @@ fn conversations_become_threads_and_lines_of_a_list() {
         { "uuid": "no messages", "chat_messages": {} },
         { "uuid": "last", "chat_messages": [{ "text": "over the limit" }] },
     ]);
-    // A conversation that is no JSON costs only itself.
+    // A conversation that is not JSON costs only itself.
     let text =
         export
             .to_string()
@@ -154,8 +154,8 @@ fn conversations_become_threads_and_lines_of_a_list() {
 fn what_is_no_export_is_refused() {
     let world = World::new(&[]);
     for (text, code, expected) in [
-        ("", 2, "no JSON list"),
-        ("{}", 2, "no JSON list"),
+        ("", 2, "not a JSON list"),
+        ("{}", 2, "not a JSON list"),
         ("[] []", 2, "behind the list"),
         (r#"[{"uuid": "a", "chat_messages": []}"#, 2, "cut off"),
         (

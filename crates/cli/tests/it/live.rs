@@ -403,7 +403,7 @@ fn what_the_schema_forbids_is_said_and_kept() {
     kept(&home, &ran.stderr, "\"s\": 7");
     assert_eq!(home.get("plan"), PLAN);
     let ran = edit(&home, "echo nonsense > \"$1\"");
-    refused(&ran, 2, &["no JSON"]);
+    refused(&ran, 2, &["not valid JSON"]);
     kept(&home, &ran.stderr, "nonsense");
     let ran = edit(&home, "sed -i s/milk/tea/ \"$1\"; exit 3");
     refused(&ran, 1, &["the editor ended with"]);

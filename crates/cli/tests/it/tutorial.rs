@@ -112,3 +112,26 @@ fn fits(printed: &str, shown: &str) -> bool {
                 None => printed == shown,
             })
 }
+
+/// `docs/schemas.md`: its document fits its schema, and no other does.
+#[test]
+fn example_of_a_schema_is_one() {
+    const PAGE: &str = include_str!("../../../../docs/schemas.md");
+    let mut blocks = PAGE.split("```json\n").skip(1);
+    let mut block = || blocks.next().and_then(|rest| rest.split("```").next());
+    let (schema, document) = (block().unwrap(), block().unwrap());
+    let home = TempDir::new().unwrap();
+    fs::write(home.path().join("form.schema.json"), schema).unwrap();
+    let late = document.replace("open", "late");
+    for (content, code) in [(document, 0), (&*late, 1)] {
+        fs::write(home.path().join("form.json"), content).unwrap();
+        let validate = ["validate", "form.json", "--schema", "form.schema.json"];
+        let mut command = meshagent(home.path(), &["room", "sync"]);
+        let ran = command
+            .args(validate)
+            .current_dir(home.path())
+            .output()
+            .unwrap();
+        assert_eq!(ran.status.code(), Some(code), "{content}: {ran:?}");
+    }
+}
