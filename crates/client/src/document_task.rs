@@ -236,7 +236,7 @@ impl DocumentTask {
         }
         let unsaved = state.replica.kept();
         let kept = if state.is_journaled() {
-            "is in the journal, and is sent when the document is created and opened here again"
+            "is in the journal, and is handed over when another document was created there and is opened here"
         } else {
             "can be read from it as long as it is not closed"
         };

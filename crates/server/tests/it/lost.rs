@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use meshagent_client::{DocumentEnd, DocumentEvent, RoomClient, SyncStream};
+use meshagent_client::{DocumentEnd, DocumentEvent, RoomClient, SaveError, SyncStream};
 use meshagent_document::MeshDocument;
 use meshagent_protocol::DocPath;
 use meshagent_protocol::sync::SyncOpenStart;
 use meshagent_store::MemoryStore;
+use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::harness::{PATIENCE, TestServer};
@@ -121,11 +122,22 @@ async fn document_that_a_restore_lost_is_kept_until_it_is_there_again() {
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     };
-    timeout(PATIENCE, again.saved()).await.unwrap().unwrap();
+    timeout(PATIENCE, again.synchronized())
+        .await
+        .unwrap()
+        .unwrap();
+    // It is another document: nothing is poured into it, and nothing is lost.
+    let replaced = again.replaced().expect("what was here is handed over");
+    let old = replaced.content["document"]["content"].as_array().unwrap();
+    let old: Vec<&Value> = old.iter().map(|one| &one["body"]["text"]).collect();
+    assert_eq!(old, ["gesichert", "noch nicht 🌿"]);
+    assert_eq!(replaced.edits.len(), 1);
+    let told = timeout(PATIENCE, again.saved()).await.unwrap();
+    assert!(matches!(told, Err(SaveError::Refused(_))), "{told:?}");
     let bob = enter(&server, "bob").await;
     let there = bob.sync().open("ä.document").await.unwrap();
-    until("all of it is there", || {
-        texts(&there) == ["gesichert", "noch nicht 🌿"]
-    })
-    .await;
+    assert!(texts(&there).is_empty());
+    append(&again, "weiter");
+    timeout(PATIENCE, again.saved()).await.unwrap().unwrap();
+    until("it goes on", || texts(&there) == ["weiter"]).await;
 }
