@@ -48,7 +48,7 @@ pub enum ConnectError {
     #[error("{0}")]
     Setting(String),
     /// The function that was given for it gave no token.
-    #[error("there is no token to enter the room with")]
+    #[error("no token could be had for the room")]
     Token(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The server can't be trusted, or does not speak TLS.
     #[error("no secure connection to the server can be made")]

@@ -1070,7 +1070,7 @@ impl Shared {
         self.advance(|_| {});
     }
 
-    /// Ends it because of a refusal, unless somebody has it open. What was refused is not given up: nobody was told.
+    /// Ends it because of a refusal, unless somebody has it open. Refused edits are not given up, because nobody has been told.
     /// Returns whether it has ended.
     pub(crate) fn end_untold_if_abandoned(&self, refusal: Refusal) -> bool {
         let mut state = self.lock();

@@ -70,7 +70,7 @@ impl WeakRoom {
 #[derive(Clone, Debug)]
 pub(crate) enum Link {
     Down,
-    /// There is no token to get one with; it is asked for again.
+    /// Not connected, because no token could be had; the function is called again.
     NoToken(String),
     Up(Connection),
     /// There will be none any more.

@@ -69,7 +69,7 @@ pub struct MeshDocument {
     // How often others have changed the document.
     epoch: u64,
     undo: Option<undo::History>,
-    // What edits are told apart by, for whoever takes some of them out of what can be undone.
+    // Marks edits, so that some of them can be removed from the undo history.
     mark: u64,
     waypoint: Option<Waypoint>,
     watch: Option<Watch>,

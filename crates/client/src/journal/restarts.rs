@@ -308,7 +308,7 @@ impl<'a> Run<'a> {
         self.pending.start_over();
         self.answers.clear();
         self.is_refused = false;
-        // Nothing builds on a refused edit here, so what is told is all that is gone; what the server has stays.
+        // Nothing here builds on a refused edit, so only the edits that are reported are lost; what the server has stays.
         let (left, stored) = (names(self.replica.document()), names(&self.server));
         let told: Vec<String> = lost
             .iter()

@@ -110,7 +110,7 @@ impl Witness {
             .collect();
         let is_within = |id: Option<&str>| id.is_some_and(|id| inserted.contains(id));
         let told = events.iter().filter_map(|change| match change {
-            // An element is told with all that is in it.
+            // An inserted element is reported together with its content.
             Change::Inserted { parent, .. } if is_within(parent.as_deref()) => None,
             Change::Attribute { id, .. } | Change::Text { id, .. } if is_within(id.as_deref()) => {
                 None

@@ -33,7 +33,7 @@ pub enum RemakeError {
     /// It changes something that is not there.
     #[error("the edit builds on something that is not in the document")]
     Missing,
-    /// It is no update, or the document can't take it.
+    /// The bytes are not an update, or the document can't take it.
     #[error(transparent)]
     Decode(#[from] DecodeError),
 }
@@ -42,7 +42,7 @@ impl Remade {
     /// An edit that is not made again: what builds on it can't be, either.
     ///
     /// # Errors
-    /// [`DecodeError`] if it is no update.
+    /// [`DecodeError`] if the bytes are not an update.
     pub fn leave_out(&mut self, update: &[u8]) -> Result<(), DecodeError> {
         self.note(&Scan::read(update)?);
         Ok(())
@@ -62,7 +62,7 @@ impl Remade {
     /// Whether an update goes on after, builds on or deletes an operation that was left out or made again.
     ///
     /// # Errors
-    /// [`DecodeError`] if it is no update.
+    /// [`DecodeError`] if the bytes are not an update.
     pub fn concerns(&self, update: &[u8]) -> Result<bool, DecodeError> {
         if self.is_empty() {
             return Ok(false);

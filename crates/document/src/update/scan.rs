@@ -100,7 +100,14 @@ pub(crate) enum TypeKind<'a> {
 impl Struct<'_> {
     /// The same operations, of which nothing is left.
     pub(crate) fn collected(&self) -> Self {
+        Self::nothing(self.id, self.length)
+    }
+
+    /// So many operations, from this one on, of which nothing is left.
+    fn nothing(id: Id, length: u32) -> Self {
         Self {
+            id,
+            length,
             origin: None,
             right_origin: None,
             parent: Parent::Copied,
@@ -108,7 +115,6 @@ impl Struct<'_> {
             content: Content::Collected,
             bytes: &[],
             content_bytes: &[],
-            ..*self
         }
     }
 
@@ -341,17 +347,7 @@ fn read_struct<'a>(
 ) -> Result<(Option<Struct<'a>>, u32), DecodeError> {
     let start = reader.position();
     let info = reader.byte()?;
-    let mut found = Struct {
-        id,
-        length: 1,
-        origin: None,
-        right_origin: None,
-        parent: Parent::Copied,
-        key: None,
-        content: Content::Collected,
-        bytes: &[],
-        content_bytes: &[],
-    };
+    let mut found = Struct::nothing(id, 1);
     if info == 0 || info == 10 {
         found.length = reader.clock()?;
     } else {
