@@ -4,11 +4,17 @@
 use std::fs::{self, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use meshagent_store::StoreError;
 
 use crate::log_index::LogIndex;
+
+/// For how long a check need not be repeated if another one follows.
+const RECENT: Duration = Duration::from_millis(5);
+const GONE: &str = "was deleted or moved";
 
 /// The database, its log and the log's index, as they were when the store was opened. A connection that stays open
 /// as long as the store keeps SQLite from replacing any of them.
@@ -19,6 +25,10 @@ pub(crate) struct OpenFiles {
     shm: OpenFile,
     index: LogIndex,
     others: Vec<OpenFile>,
+    /// The length of the log when it was last looked at.
+    log_bytes: AtomicU64,
+    /// When all files were last found.
+    checked: Mutex<Option<Instant>>,
     /// What was found, once something was. It stays: what is put there again may be anything.
     lost: OnceLock<Lost>,
 }
@@ -72,37 +82,66 @@ impl OpenFiles {
             index: LogIndex::open(&shm)?,
             shm: OpenFile::new(shm)?,
             others: others.map(OpenFile::new).collect::<io::Result<_>>()?,
+            log_bytes: AtomicU64::new(0),
+            checked: Mutex::new(None),
             lost: OnceLock::new(),
         })
     }
 
-    /// Whether what is written has a name, and all of the log is there. Costs three look-ups and a short read.
+    /// Whether what is written has a name, and all of the log is there. Costs three look-ups and a short read. To be
+    /// asked at the beginning of every transaction: what is written behind the gap makes a log that was cut as long as
+    /// it should be.
     ///
     /// # Errors
     /// [`StoreError::Replaced`], and from then on always; [`StoreError::Unavailable`] if that can't be told now.
     pub(crate) fn check(&self) -> Result<(), StoreError> {
-        self.check_each([&self.database, &self.wal, &self.shm])?;
-        self.check_log()
+        self.check_each([&self.database, &self.shm])?;
+        self.check_log()?;
+        *self.checked() = Some(Instant::now());
+        Ok(())
     }
 
-    /// Whether all of the log is there. To be asked at the beginning of a transaction too: a large one writes to the
-    /// log before it is committed, which makes one that was cut as long as it should be.
+    /// The same, unless a check has just passed. Only for where another check follows before anybody is answered.
     ///
     /// # Errors
     /// As for [`check`](Self::check).
-    pub(crate) fn check_log(&self) -> Result<(), StoreError> {
-        if self.lost.get().is_none() {
-            let length = || fs::metadata(&self.wal.path).map(|file| file.len());
-            match self.index.has_whole_log(length) {
-                Ok(true) => {}
-                Ok(false) => self.lose(Lost {
-                    what: format!("{} was cut short", self.wal.path.display()),
-                    log: Log::Cut,
-                }),
-                // By its name; that is for the other look-ups to judge.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(StoreError::Unavailable(Box::new(error))),
+    pub(crate) fn check_unless_recent(&self) -> Result<(), StoreError> {
+        let is_recent = |checked: Instant| checked.elapsed() < RECENT;
+        if (*self.checked()).is_some_and(is_recent) {
+            return self.still_there();
+        }
+        self.check()
+    }
+
+    fn checked(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.checked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the log has its name and is all there.
+    fn check_log(&self) -> Result<(), StoreError> {
+        self.still_there()?;
+        let mut found = Ok(());
+        let length = || {
+            let log = fs::metadata(&self.wal.path)?;
+            found = self.wal.is_same(&log);
+            self.log_bytes.store(log.len(), Ordering::Relaxed);
+            Ok(log.len())
+        };
+        match self.index.has_whole_log(length) {
+            Ok(is_whole) => {
+                if let Err(what) = found {
+                    self.lose_file(&self.wal, what);
+                } else if !is_whole {
+                    self.lose(Lost {
+                        what: format!("{} was cut short", self.wal.path.display()),
+                        log: Log::Cut,
+                    });
+                }
             }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.lose_file(&self.wal, GONE);
+            }
+            Err(error) => return Err(StoreError::Unavailable(Box::new(error))),
         }
         self.still_there()
     }
@@ -131,24 +170,32 @@ impl OpenFiles {
             if self.lost.get().is_some() {
                 break;
             }
-            let what = match fs::metadata(&file.path) {
-                Ok(found) if identity(&found) == file.identity => continue,
-                Ok(_) => "was replaced by another file",
-                Err(error) if error.kind() == io::ErrorKind::NotFound => "was deleted or moved",
+            match fs::metadata(&file.path) {
+                Ok(found) => {
+                    if let Err(what) = file.is_same(&found) {
+                        self.lose_file(file, what);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.lose_file(file, GONE);
+                }
                 // It may be there.
                 Err(error) => return Err(StoreError::Unavailable(Box::new(error))),
-            };
-            self.lose(Lost {
-                what: format!("{} {what}", file.path.display()),
-                // Who finds no index makes another.
-                log: if file.path == self.shm.path {
-                    Log::Shared
-                } else {
-                    Log::Whole
-                },
-            });
+            }
         }
         self.still_there()
+    }
+
+    fn lose_file(&self, file: &OpenFile, what: &str) {
+        self.lose(Lost {
+            what: format!("{} {what}", file.path.display()),
+            // A program that finds no index makes another.
+            log: if file.path == self.shm.path {
+                Log::Shared
+            } else {
+                Log::Whole
+            },
+        });
     }
 
     fn lose(&self, lost: Lost) {
@@ -195,9 +242,9 @@ impl OpenFiles {
         self.lost.get().is_some()
     }
 
-    /// How long the log is; 0 if it can't be told.
+    /// The length of the log, as of the last check.
     pub(crate) fn wal_bytes(&self) -> u64 {
-        fs::metadata(&self.wal.path).map_or(0, |file| file.len())
+        self.log_bytes.load(Ordering::Relaxed)
     }
 }
 
@@ -205,6 +252,15 @@ impl OpenFile {
     fn new(path: PathBuf) -> io::Result<Self> {
         let identity = identity(&fs::metadata(&path)?);
         Ok(Self { path, identity })
+    }
+
+    /// Whether what was found by its name is still this file, or what became of it.
+    fn is_same(&self, found: &Metadata) -> Result<(), &'static str> {
+        if identity(found) == self.identity {
+            Ok(())
+        } else {
+            Err("was replaced by another file")
+        }
     }
 }
 

@@ -412,10 +412,10 @@ impl Writer {
         };
         let result = (|| {
             execute(&session, "BEGIN IMMEDIATE").map_err(At::Beginning.failed())?;
-            self.files.check_log().map_err(Failed::Files)?;
+            self.files.check().map_err(Failed::Files)?;
             let result = run(&mut session)?;
             // Readers see the files that are open, so nothing may be in them that is going to be refused.
-            self.files.check().map_err(Failed::Files)?;
+            self.files.check_unless_recent().map_err(Failed::Files)?;
             execute(&session, "COMMIT").map_err(At::Committing.failed())?;
             Ok(result)
         })();

@@ -32,7 +32,7 @@ async fn serve(mut stream: TcpStream) -> std::io::Result<()> {
     loop {
         match reader.poll_event() {
             Ok(None) => {
-                reader.receive(&stream).await?;
+                reader.receive(&mut stream).await?;
             }
             Ok(Some(Event::Message(message))) => {
                 let opcode = match reader.text {

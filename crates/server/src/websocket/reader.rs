@@ -2,11 +2,13 @@
 
 use std::cell::RefCell;
 use std::io::{Error, ErrorKind};
-use std::task::ready;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use thiserror::Error;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio_util::io::poll_read_buf;
 
 /// Bytes that are read at a time when it is not known what comes.
 const READ_BYTES: usize = 16 << 10;
@@ -177,36 +179,43 @@ impl FrameReader {
     ///
     /// # Errors
     /// If the socket can't be read.
-    pub(crate) async fn receive(&mut self, stream: &TcpStream) -> Result<usize, Error> {
+    pub(crate) async fn receive<R: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut R,
+    ) -> Result<usize, Error> {
         std::future::poll_fn(|context| {
-            loop {
-                ready!(stream.poll_read_ready(context))?;
-                match self.try_receive(stream) {
-                    Ok(0) => return Err(ErrorKind::UnexpectedEof.into()).into(),
-                    Ok(count) => return Ok(count).into(),
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                    Err(error) => return Err(error).into(),
-                }
+            let count = ready!(self.poll_receive(&mut *stream, context))?;
+            if count == 0 {
+                return Err(ErrorKind::UnexpectedEof.into()).into();
             }
+            Ok(count).into()
         })
         .await
     }
 
-    fn try_receive(&mut self, stream: &TcpStream) -> Result<usize, Error> {
+    /// By `poll_read`, which remembers that a socket gave less than there was room for, and so has no more: a second
+    /// call of the system for each message would find that out.
+    fn poll_receive<R: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut R,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<usize, Error>> {
         match self.frame {
             // The middle of a large payload goes where it is wanted.
             Some(frame) if frame.left > READ_BYTES && self.input.is_empty() => {
                 // All but its end, which `poll_event` is to see.
                 let wanted = (frame.left - 1).min(STEP_BYTES);
                 self.make_room(wanted);
-                let count = stream.try_read_buf(&mut (&mut self.message).limit(wanted))?;
+                let mut room = (&mut self.message).limit(wanted);
+                let count = ready!(poll_read_buf(Pin::new(stream), context, &mut room))?;
                 let _ = self.handle_payload(count);
-                Ok(count)
+                Ok(count).into()
             }
             _ => SCRATCH.with_borrow_mut(|scratch| {
-                let count = stream.try_read(scratch)?;
-                self.handle_bytes(&scratch[..count]);
-                Ok(count)
+                let mut read = ReadBuf::new(scratch);
+                ready!(Pin::new(stream).poll_read(context, &mut read))?;
+                self.handle_bytes(read.filled());
+                Ok(read.filled().len()).into()
             }),
         }
     }
