@@ -19,8 +19,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use meshagent_client::Connection;
 use meshagent_document::MeshSchema;
-use meshagent_protocol::{DocPath, InvalidPath};
 use meshagent_protocol::storage::rfc3339;
+use meshagent_protocol::{DocPath, InvalidPath};
 use thiserror::Error;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;

@@ -13,10 +13,10 @@ use meshagent_protocol::DocPath;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::progress::Progress;
-use crate::failure::{Failure, INTERRUPTED, USAGE};
+use crate::failure::{self, Failure, INTERRUPTED, USAGE};
 use crate::output::Output;
+use crate::room::input;
 use crate::room::session::RoomArgs;
-use crate::room::{failures, input};
 use crate::settings;
 
 /// Import the conversations of a Claude data export as threads
@@ -136,8 +136,9 @@ impl Observer for Shown {
     }
 
     fn skipped(&mut self, index: u64, reason: &str) {
-        self.0
-            .note(&format!("warning: skipped conversations[{index}]: {reason}"));
+        self.0.note(&format!(
+            "warning: skipped conversations[{index}]: {reason}"
+        ));
     }
 
     fn stopping(&mut self) {
@@ -168,7 +169,7 @@ fn of_import(args: &ImportArgs, error: ImportError) -> anyhow::Error {
     match error {
         ImportError::Export(error) => of_export(args, error).into(),
         ImportError::Index(error) => of_index(args, error),
-        ImportError::Upload(error) => failures::of_call(error.what, error.source).into(),
+        ImportError::Upload(error) => failure::of_call(error.what, error.source).into(),
         ImportError::Interrupted => interrupted(),
         error => error.into(),
     }
@@ -194,7 +195,7 @@ fn of_index(args: &ImportArgs, error: IndexError) -> anyhow::Error {
         format!("{}/index.threadl", args.thread_dir)
     );
     match error {
-        IndexError::Call(error) => failures::of_call(format!("can't keep {what}"), error).into(),
+        IndexError::Call(error) => failure::of_call(format!("can't keep {what}"), error).into(),
         error => Failure::new(format!("{what} is out of reach"))
             .with_hint("run the same command again to import the rest; what is there is skipped")
             .with_source(error)
