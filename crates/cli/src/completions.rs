@@ -1,4 +1,4 @@
-//! `meshagent completions`: what a shell needs to complete commands and flags.
+//! `meshagent completions`: prints or installs shell completions.
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
@@ -13,7 +13,7 @@ use crate::output::{Output, OutputArgs};
 use crate::room::input::unwritable;
 use crate::settings;
 
-/// Print the completions for a shell
+/// Print completions for a shell
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   source <(meshagent completions bash)          # in ~/.bashrc
@@ -29,7 +29,7 @@ pub(crate) struct CompletionsArgs {
 }
 
 /// # Errors
-/// If stdout can't be written to.
+/// If writing to stdout fails.
 pub(crate) fn run(args: &CompletionsArgs, command: Command) -> anyhow::Result<()> {
     Output::new(&args.output)?.file(&script(args.shell, command))
 }
@@ -40,7 +40,7 @@ fn script(shell: Shell, mut command: Command) -> Vec<u8> {
     script
 }
 
-/// What the published command takes behind most of its commands, in place of all else.
+/// Flags that the published command accepts after most of its commands, instead of all others.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Shortcut {
     Install,
@@ -48,7 +48,7 @@ pub(crate) enum Shortcut {
 }
 
 impl Shortcut {
-    /// Finds it in the arguments behind the program's name: behind names of commands, and nothing else.
+    /// Finds the flag in the program's arguments, if only names of commands precede it.
     pub(crate) fn find(arguments: &[OsString], command: &Command) -> Option<Self> {
         let (last, names) = arguments.split_last()?;
         let shortcut = match last.to_str()? {
@@ -60,15 +60,15 @@ impl Shortcut {
         for name in names {
             at = at.find_subcommand(name)?;
         }
-        // What is behind this one may be a program's.
+        // Arguments of `connect` may belong to the program that it runs.
         (at.get_name() != "connect").then_some(shortcut)
     }
 
     /// # Errors
-    /// If the shell is unknown, or its files can't be written.
+    /// If the shell is unknown, or its files can't be written to.
     pub(crate) fn run(self, command: Command) -> anyhow::Result<()> {
         let shell = Shell::from_env().ok_or_else(|| {
-            Failure::new("SHELL names no shell that is known")
+            Failure::new("the shell in SHELL is not supported")
                 .with_exit_code(USAGE)
                 .with_hint("`meshagent completions SHELL` prints the completions for a shell")
         })?;
@@ -86,10 +86,10 @@ impl Shortcut {
     }
 }
 
-/// Puts the script where the published command puts its own, which it replaces, and has the shell read it.
+/// Installs the script in place of the published command's, and makes the shell load it.
 fn install(shell: Shell, script: &[u8]) -> anyhow::Result<PathBuf> {
     let home = settings::variable("HOME")?.ok_or_else(|| {
-        Failure::new("HOME is not set, so there is no place for completions")
+        Failure::new("can't install completions: HOME is not set")
             .with_exit_code(USAGE)
             .with_hint("`meshagent completions SHELL` prints them")
     })?;
@@ -124,7 +124,7 @@ fn install(shell: Shell, script: &[u8]) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// Adds a line to a file, unless it is there.
+/// Adds a line to a file, unless the file contains it.
 fn add_line(path: &Path, line: &str) -> io::Result<()> {
     let text = match fs::read(path) {
         Ok(bytes) => bytes,

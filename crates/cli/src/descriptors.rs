@@ -1,25 +1,26 @@
-//! How many files the process may have open, and how many connections that leaves.
+//! The limit on open files, and the number of connections that it allows.
 
 use meshagent_server::Limits;
 
 use crate::failure::{Failure, USAGE};
 
-/// What the database, its readers, the runtime and the standard streams take, with something to spare.
+/// Files for the database, its readers, the runtime and the standard streams, with a reserve.
 const OWN_FILES: usize = 64;
-/// Below this there is nothing that would be worth starting.
-const FEWEST_CONNECTIONS: usize = 16;
-/// From here on it is no news that there are fewer than the default allows.
+/// The server does not start with fewer connections.
+const MIN_CONNECTIONS: usize = 16;
+/// With this many connections, lowering the default limit is not worth a warning.
 const MANY_CONNECTIONS: usize = 1_000;
 
-/// Raises the limit on open files as far as the system lets, and holds the bounds on connections to it. What there is
-/// to say about that, if they had to be lowered below what was asked for or what a small server needs.
+/// Raises the limit on open files as far as the system allows, and lowers the limits on connections
+/// to fit. Returns a warning if a requested limit was lowered, or the default limit was lowered
+/// below [`MANY_CONNECTIONS`].
 ///
 /// # Errors
-/// If it leaves next to nothing for connections.
-pub(crate) fn hold_to_limit(limits: &mut Limits) -> Result<Option<String>, Failure> {
+/// If fewer than [`MIN_CONNECTIONS`] are possible.
+pub(crate) fn apply_file_limit(limits: &mut Limits) -> Result<Option<String>, Failure> {
     // The usual soft limit is 1,024.
     let files = rlimit::increase_nofile_limit(u64::MAX).or_else(|error| {
-        tracing::warn!(%error, "the limit on open files stays as it is");
+        tracing::warn!(%error, "can't raise the limit on open files");
         rlimit::getrlimit(rlimit::Resource::NOFILE).map(|(soft, _hard)| soft)
     });
     let Ok(files) = files else {
@@ -27,20 +28,21 @@ pub(crate) fn hold_to_limit(limits: &mut Limits) -> Result<Option<String>, Failu
     };
     let wanted = limits.max_connections;
     let Some((sockets, http)) = share(files, wanted) else {
-        let text = format!(
-            "the process may have {files} files open, which is too few: it takes {OWN_FILES} itself, and one for each \
+        let message = format!(
+            "the limit of {files} open files is too low: the server needs {OWN_FILES}, and one per \
              connection"
         );
-        return Err(Failure::new(text)
+        return Err(Failure::new(message)
             .with_exit_code(USAGE)
-            .with_hint("raise the limit: `ulimit -n`, or LimitNOFILE= of a systemd unit"));
+            .with_hint("raise the limit with `ulimit -n`, or LimitNOFILE= in a systemd unit"));
     };
     let is_default = wanted == Limits::default().max_connections;
-    let is_news = sockets < wanted && !(is_default && sockets >= MANY_CONNECTIONS);
-    let warning = is_news.then(|| {
+    let needs_warning = sockets < wanted && !(is_default && sockets >= MANY_CONNECTIONS);
+    let warning = needs_warning.then(|| {
         format!(
-            "the process may have {files} files open, so --max-connections is {sockets} instead of {wanted}; raise the \
-             limit (`ulimit -n`, or LimitNOFILE= of a systemd unit) to {} for that",
+            "the process may have only {files} files open, so --max-connections is {sockets} \
+             instead of {wanted}; to change that, raise the limit (`ulimit -n`, or LimitNOFILE= in \
+             a systemd unit) to {}",
             needed(wanted)
         )
     });
@@ -49,18 +51,18 @@ pub(crate) fn hold_to_limit(limits: &mut Limits) -> Result<Option<String>, Failu
     Ok(warning)
 }
 
-/// How many connections of participants there may be, and how many that speak HTTP beside them.
+/// The numbers of participant connections and of HTTP connections that a limit on files allows.
 fn share(files: u64, wanted: usize) -> Option<(usize, usize)> {
     let files = usize::try_from(files).unwrap_or(usize::MAX);
     let left = files
         .checked_sub(OWN_FILES)
-        .filter(|left| *left >= FEWEST_CONNECTIONS)?;
-    // A fifth is for HTTP, so that handshakes and whoever asks for health find a place.
+        .filter(|left| *left >= MIN_CONNECTIONS)?;
+    // A fifth is reserved for HTTP, so that handshakes and health checks always succeed.
     let sockets = wanted.min(left - left.div_ceil(5));
     Some((sockets, left - sockets))
 }
 
-/// The limit on open files from which on so many connections have a place.
+/// The limit on open files that this number of participant connections needs.
 fn needed(connections: usize) -> usize {
     OWN_FILES.saturating_add(connections.saturating_add(connections.div_ceil(4)))
 }
@@ -70,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn participants_and_http_share_what_is_left() {
+    fn participants_and_http_share_the_remaining_files() {
         for (files, wanted, expected) in [
             (0, 50_000, None),
             (79, 1, None),

@@ -7,52 +7,52 @@ use thiserror::Error;
 
 use crate::settings;
 
-/// By the server or by the schema.
+/// The server or the schema refuses the command.
 pub(crate) const REFUSED: u8 = 1;
-/// The command makes no sense; clap ends with the same.
+/// The command is invalid; clap exits with the same code.
 pub(crate) const USAGE: u8 = 2;
-/// There is no such document or file.
+/// The document or file does not exist.
 pub(crate) const NOT_FOUND: u8 = 3;
-/// The token does not allow it.
+/// The token does not allow the command.
 pub(crate) const DENIED: u8 = 4;
 /// The server can't be reached, or the connection was lost.
 pub(crate) const UNREACHABLE: u8 = 5;
 
-/// By Ctrl-C, as a shell tells it.
+/// Ctrl-C interrupted the command; a shell reports the same code.
 pub(crate) const INTERRUPTED: u8 = 130;
 
-/// What went wrong, with a hint and an exit code of its own if it has them.
+/// An error message, optionally with a hint and an exit code.
 #[derive(Debug, Error)]
-#[error("{what}")]
+#[error("{message}")]
 pub(crate) struct Failure {
-    what: String,
+    message: String,
     hint: Option<String>,
     exit_code: Option<u8>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Failure {
-    pub(crate) fn new(what: impl Into<String>) -> Self {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
         Self {
-            what: what.into(),
+            message: message.into(),
             hint: None,
             exit_code: None,
             source: None,
         }
     }
 
-    /// An exit code whose reason was printed.
+    /// Sets only the exit code; the reason was printed already.
     pub(crate) fn silent(code: u8) -> Self {
         Self::new("").with_exit_code(code)
     }
 
-    /// What the reader can do.
+    /// Adds advice for the reader.
     pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// Other than the usual 1.
+    /// Replaces the default exit code, which is 1.
     pub(crate) fn with_exit_code(mut self, code: u8) -> Self {
         self.exit_code = Some(code);
         self
@@ -67,7 +67,7 @@ impl Failure {
     }
 
     pub(crate) fn is_silent(&self) -> bool {
-        self.what.is_empty()
+        self.message.is_empty()
     }
 
     pub(crate) fn hint(&self) -> Option<&str> {
@@ -79,17 +79,17 @@ impl Failure {
     }
 }
 
-/// What commands of `room sync` and `room storage` say about their exit codes.
+/// The exit codes in the help of `room sync` and `room storage`.
 pub(crate) const EXIT_CODES: &str = "Exit codes:
-  0  done
-  1  refused, by the server or by the schema
-  2  the command makes no sense: wrong flags, local files that can't be
-     read or written or are no JSON, no key
-  3  there is no such document or file in the room
+  0  success
+  1  refused by the server or by the schema
+  2  invalid command: wrong flags, a local file that can't be read or
+     written or is not valid JSON, no API key
+  3  the document or file does not exist in the room
   4  the token does not allow it
   5  the server can't be reached, or the connection was lost";
 
-/// The server's reason.
+/// The error code in the server's response.
 pub(crate) fn code(error: &CallError) -> Option<ErrorCode> {
     match error {
         CallError::Refused { code, .. } => code.and_then(ErrorCode::from_number),
@@ -97,44 +97,47 @@ pub(crate) fn code(error: &CallError) -> Option<ErrorCode> {
     }
 }
 
-/// A call that failed; `what` could not be done.
-pub(crate) fn of_call(what: impl Into<String>, error: CallError) -> Failure {
-    let failure = Failure::new(what);
+/// The hint for a URL at which no room answers.
+const NO_ROOM_HINT: &str = "check that MESHAGENT_API_URL is the URL of a room server";
+/// The hint for a path that is not valid in a room.
+pub(crate) const PATH_HINT: &str = "a path in the room looks like plan or notes/plan";
+
+/// The error for a call that failed.
+pub(crate) fn of_call(message: impl Into<String>, error: CallError) -> Failure {
+    let failure = Failure::new(message);
     let failure = match &error {
         CallError::Disconnected => failure
             .with_exit_code(UNREACHABLE)
-            .with_hint("try again; what was not confirmed may have been done or not"),
+            .with_hint("check the result before you try again: the server may have completed it"),
         CallError::Ended(RoomEnd::Refused { status, .. }) => match status {
             401 | 403 => failure
                 .with_exit_code(DENIED)
-                .with_hint("use a token that is still good for this room"),
+                .with_hint("use a token for this room that has not expired"),
             404 => failure
                 .with_exit_code(NOT_FOUND)
-                .with_hint("see whether MESHAGENT_API_URL is a room server's"),
+                .with_hint(NO_ROOM_HINT),
             _ => unreachable(failure),
         },
         CallError::Ended(_) => unreachable(failure),
         CallError::InvalidPath(_) => failure
             .with_exit_code(USAGE)
-            .with_hint("a path in the room is like plan or notes/plan"),
+            .with_hint(PATH_HINT),
         CallError::Refused { code, .. } => match code.and_then(ErrorCode::from_number) {
             Some(ErrorCode::PermissionDenied) => failure
                 .with_exit_code(DENIED)
                 .with_hint("use a token whose grants allow it"),
-            Some(ErrorCode::NotFound | ErrorCode::StorageNotFound) => {
-                failure.with_exit_code(NOT_FOUND).with_hint(
-                    "`meshagent room sync ls` and `meshagent room storage ls` show what is there",
-                )
-            }
+            Some(ErrorCode::NotFound | ErrorCode::StorageNotFound) => failure
+                .with_exit_code(NOT_FOUND)
+                .with_hint("`meshagent room storage ls -r` lists all documents and files"),
             Some(ErrorCode::AlreadyExists | ErrorCode::StorageAlreadyExists) => failure
                 .with_exit_code(REFUSED)
-                .with_hint("choose another path, or remove what is there first"),
-            Some(ErrorCode::StorageInvalidPath) => failure.with_exit_code(REFUSED).with_hint(
-                "name another place in the room; `meshagent room storage ls` shows what is there",
-            ),
+                .with_hint("choose another path, or remove the existing document or file first"),
+            Some(ErrorCode::StorageInvalidPath) => failure
+                .with_exit_code(REFUSED)
+                .with_hint("choose another path; `meshagent room storage ls -r` lists all paths"),
             Some(ErrorCode::StorageRecursiveRequired) => failure
                 .with_exit_code(REFUSED)
-                .with_hint("use -r to remove a folder with what is in it"),
+                .with_hint("use -r to remove a folder with its content"),
             _ => failure.with_exit_code(REFUSED),
         },
         _ => failure.with_exit_code(REFUSED),
@@ -142,11 +145,11 @@ pub(crate) fn of_call(what: impl Into<String>, error: CallError) -> Failure {
     failure.with_source(error)
 }
 
-/// There is no connection to the room.
+/// The error for a failed connection. `is_given_token` says that the token was in MESHAGENT_TOKEN.
 pub(crate) fn of_connect(url: &str, is_given_token: bool, error: ConnectError) -> Failure {
     if matches!(error, ConnectError::InvalidUrl) {
-        let what = format!("MESHAGENT_API_URL leads to {url}, which is no address of a room");
-        return Failure::new(what)
+        let message = format!("invalid room URL {url}, made from MESHAGENT_API_URL");
+        return Failure::new(message)
             .with_exit_code(USAGE)
             .with_hint(settings::URL_HINT);
     }
@@ -154,36 +157,40 @@ pub(crate) fn of_connect(url: &str, is_given_token: bool, error: ConnectError) -
     let failure = match &error {
         ConnectError::Refused { status, .. } => match status {
             401 | 403 if is_given_token => failure.with_exit_code(DENIED).with_hint(
-                "the token in MESHAGENT_TOKEN is for another room, has expired or was signed with another key; unset it, or give --identity, to sign one with the key",
+                "the token in MESHAGENT_TOKEN is for another room, has expired, or was signed with \
+                 another key; unset it or pass --identity to sign a new token with the API key",
             ),
             401 | 403 => failure.with_exit_code(DENIED).with_hint(
-                "use the key that the server was started with, and see that the clocks agree",
+                "use the API key that the server was started with, and check that both clocks \
+                 agree",
             ),
             404 => failure
                 .with_exit_code(NOT_FOUND)
-                .with_hint("see whether MESHAGENT_API_URL is a room server's"),
+                .with_hint(NO_ROOM_HINT),
             _ => failure.with_exit_code(UNREACHABLE),
         },
         ConnectError::InvalidToken => failure
             .with_exit_code(USAGE)
-            .with_hint("unset MESHAGENT_TOKEN, or set it to a token"),
+            .with_hint("unset MESHAGENT_TOKEN, or set it to a valid token"),
         ConnectError::Tls(_) => failure.with_exit_code(UNREACHABLE).with_hint(
-            "its certificate has to be of an authority that this machine trusts; SSL_CERT_FILE names a file of others",
+            "the server's certificate must be issued by an authority that this machine trusts; \
+             SSL_CERT_FILE names a file with further authorities",
         ),
         _ => unreachable(failure),
     };
     failure.with_source(error)
 }
 
-/// Nothing answers.
+/// Adds the hint and exit code for a server that does not answer.
 pub(crate) fn unreachable(failure: Failure) -> Failure {
     failure
         .with_exit_code(UNREACHABLE)
-        .with_hint("see that the server runs and that MESHAGENT_API_URL is its address")
+        .with_hint("check that the server is running and that MESHAGENT_API_URL is its URL")
 }
 
-/// What the schema forbids, a line for each place.
-pub(crate) fn of_violations(what: &str, violations: &Violations) -> Failure {
+/// The error for JSON that violates a schema, with one line per violation. `name` is the subject of
+/// the message.
+pub(crate) fn of_violations(name: &str, violations: &Violations) -> Failure {
     let places = match violations.total() {
         1 => "1 place".to_owned(),
         count => format!("{count} places"),
@@ -192,17 +199,30 @@ pub(crate) fn of_violations(what: &str, violations: &Violations) -> Failure {
         0 => String::new(),
         more => format!("\n  and {more} more"),
     };
-    Failure::new(format!("{what} breaks the schema in {places}:{}{more}", lines(violations)))
+    let lines = lines(violations);
+    Failure::new(format!("{name} violates the schema in {places}:{lines}{more}"))
         .with_exit_code(REFUSED)
-        .with_hint("the pointers lead into the document's JSON; `meshagent room sync inspect` prints the schema")
+        .with_hint(
+            "each line begins with a JSON pointer into the document; \
+             `meshagent room sync inspect` prints the schema",
+        )
 }
 
-/// A line for each place, indented.
+/// One indented line per violation, which begins with its JSON pointer.
 pub(crate) fn lines(violations: &[Violation]) -> String {
     let mut lines = String::new();
     for violation in violations {
-        lines.push_str("\n  ");
-        lines.push_str(&violation.to_string());
+        let Violation {
+            pointer,
+            expected,
+            found,
+        } = violation;
+        // The pointer to the whole document is the empty string.
+        let pointer = match pointer.as_str() {
+            "" => "\"\" (the whole document)",
+            pointer => pointer,
+        };
+        lines.push_str(&format!("\n  {pointer}: expected {expected}, found {found}"));
     }
     lines
 }

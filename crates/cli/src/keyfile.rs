@@ -1,4 +1,4 @@
-//! The project and API key that a data directory's server makes on its first start.
+//! The file `credentials.json` in a data directory: the API key that the first start creates.
 
 use std::fs;
 use std::io;
@@ -15,7 +15,7 @@ use crate::failure::{Failure, USAGE};
 use crate::private_file;
 
 const FILE: &str = "credentials.json";
-/// As many bits as the signature that the secret makes.
+/// As many bits as the HMAC signature has.
 const SECRET_BYTES: usize = 32;
 
 #[derive(Deserialize, Serialize)]
@@ -23,7 +23,7 @@ struct Credentials {
     api_key: String,
 }
 
-/// The key that is kept in the data directory, if there is one.
+/// Reads the key from the data directory, if it contains one.
 pub(crate) fn load(data_dir: &Path) -> anyhow::Result<Option<ApiKey>> {
     let path = data_dir.join(FILE);
     let text = match fs::read_to_string(&path) {
@@ -34,17 +34,18 @@ pub(crate) fn load(data_dir: &Path) -> anyhow::Result<Option<ApiKey>> {
             return Err(failure
                 .with_exit_code(USAGE)
                 .with_hint(
-                    "be who the server runs as, or set MESHAGENT_API_KEY, or MESHAGENT_TOKEN",
+                    "run the command as the server's user, or set MESHAGENT_API_KEY or \
+                     MESHAGENT_TOKEN",
                 )
                 .with_source(error)
                 .into());
         }
     };
     let malformed = || {
-        Failure::new(format!("{} holds no API key", path.display()))
+        Failure::new(format!("{} contains no valid API key", path.display()))
             .with_exit_code(USAGE)
             .with_hint(
-                "restore it from a backup, or set MESHAGENT_API_KEY to a key of the same project",
+                "restore it from a backup, or set MESHAGENT_API_KEY to a key for the same project",
             )
     };
     let credentials: Credentials = serde_json::from_str(&text).map_err(|_| malformed())?;
@@ -53,12 +54,12 @@ pub(crate) fn load(data_dir: &Path) -> anyhow::Result<Option<ApiKey>> {
     Ok(Some(key))
 }
 
-/// Makes the project and key of a data directory, and keeps the key there.
+/// Creates the project and key of a data directory, and stores the key there.
 ///
-/// To be called by whoever holds the data directory, as two at once would each make one.
+/// The caller must hold the lock of the data directory: two concurrent calls would create two keys.
 pub(crate) fn create(data_dir: &Path) -> anyhow::Result<ApiKey> {
     let mut secret = [0; SECRET_BYTES];
-    getrandom::fill(&mut secret).context("drawing a secret")?;
+    getrandom::fill(&mut secret).context("generating a secret")?;
     let key = ApiKey {
         id: Uuid::new_v4().to_string(),
         project_id: Uuid::new_v4().to_string(),
@@ -72,7 +73,7 @@ pub(crate) fn create(data_dir: &Path) -> anyhow::Result<ApiKey> {
     private_file::write(&path, text.as_bytes()).map_err(|error| {
         Failure::new(format!("can't write {}", path.display()))
             .with_exit_code(USAGE)
-            .with_hint("give a directory of yours by --data-dir, or a key by MESHAGENT_API_KEY")
+            .with_hint("pass a writable directory with --data-dir, or set MESHAGENT_API_KEY")
             .with_source(error)
     })?;
     Ok(key)

@@ -1,7 +1,7 @@
-//! The server's log on stderr: each event is one line, whatever is in it.
+//! The server's log on stderr: one line per event.
 //!
-//! Names of participants, paths and what requests say come from outside. None of it may begin a line of its own, or
-//! tell a terminal anything.
+//! Names of participants, paths and texts from requests are foreign data, so control characters in
+//! them are escaped: they must not forge log lines or control a terminal.
 
 use std::fmt;
 use std::io::{self, IsTerminal as _, Write};
@@ -14,7 +14,7 @@ use tracing_subscriber::fmt::format::Writer;
 
 use crate::output::terminal;
 
-/// Writes events that pass the filter as text from now on.
+/// Starts logging as text.
 pub(crate) fn start_text(filter: EnvFilter) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -24,7 +24,7 @@ pub(crate) fn start_text(filter: EnvFilter) {
         .init();
 }
 
-/// The same as JSON objects.
+/// Starts logging as JSON objects.
 pub(crate) fn start_json(filter: EnvFilter) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -33,7 +33,7 @@ pub(crate) fn start_json(filter: EnvFilter) {
         .init();
 }
 
-/// As the library writes fields, but with control characters escaped in all of them.
+/// Formats fields like the library, but escapes control characters in all of them.
 struct EscapedFields;
 
 impl<'writer> FormatFields<'writer> for EscapedFields {
@@ -56,7 +56,7 @@ struct Visitor<'writer> {
 
 impl Visitor<'_> {
     fn write(&mut self, field: &Field, value: &str) -> fmt::Result {
-        // What comes from the `log` crate says where, which is not shown.
+        // Events of the `log` crate carry their source location, which is not printed.
         if field.name().starts_with("log.") {
             return Ok(());
         }
@@ -82,7 +82,8 @@ impl Visit for Visitor<'_> {
     }
 }
 
-/// An event comes in one piece. JSON escapes itself what is below U+0020.
+/// Escapes control characters in JSON, which itself escapes only those below U+0020. The library
+/// writes each event in one call.
 struct EscapedJson<W>(W);
 
 impl<W: Write> Write for EscapedJson<W> {

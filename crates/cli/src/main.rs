@@ -1,9 +1,8 @@
-//! The `meshagent` command: reads arguments and environment, picks the store, prints. What it does lives in the
-//! libraries.
+//! The `meshagent` command: reads arguments and the environment, calls the libraries, and prints.
 
 #![allow(
     clippy::doc_markdown,
-    reason = "the doc comments of arguments are printed as their help, where backticks would stand out"
+    reason = "the doc comments of arguments are help texts, where backticks would be printed"
 )]
 
 mod allocator;
@@ -34,9 +33,18 @@ use crate::completions::Shortcut;
 use crate::failure::Failure;
 use crate::output::{StdoutClosed, terminal};
 
-/// A room server for live documents, and the tools around it
+/// What `--version` prints. The published Python package has a command of the same name.
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (room server and tools, not the Python package)"
+);
+
+/// Room server for live documents, with command-line tools
+///
+/// The Python package meshagent-cli has a command of the same name; this one is another program.
+/// `meshagent --version` shows which one is installed.
 #[derive(Debug, Parser)]
-#[command(name = "meshagent", version, arg_required_else_help = true)]
+#[command(name = "meshagent", version = VERSION, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -66,8 +74,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> anyhow::Result<()> {
-    // Ends the process with code 2 if the arguments make no sense.
-    let cli = Cli::try_parse().unwrap_or_else(|error| refuse_arguments(&with_tip(error)));
+    let cli = Cli::try_parse().unwrap_or_else(|error| exit_with(&with_tips(error)));
     match &cli.command {
         Command::Serve(args) => serve::run(args),
         Command::Token(args) => token::run(args),
@@ -77,16 +84,19 @@ fn run() -> anyhow::Result<()> {
     }
 }
 
-/// Ends the process. Arguments may come from a room, by a script, and are repeated to the person; help repeats the
-/// environment.
-fn refuse_arguments(error: &clap::Error) -> ! {
-    // The text itself does not tell: as a string, clap takes whole control sequences out of it.
+/// Prints help, the version or an error, and ends the process; with code 2 if the arguments are
+/// invalid.
+///
+/// Errors quote arguments, which a script may have read from a room, and help quotes the
+/// environment, so control characters are escaped.
+fn exit_with(error: &clap::Error) -> ! {
+    // The rendered text can't be checked: clap removes whole control sequences from it.
     let has_control = |text: &OsStr| text.to_string_lossy().contains(terminal::is_control);
     let environment = std::env::vars_os()
         .filter(|(name, _)| name.to_string_lossy().starts_with("MESHAGENT_"))
         .map(|(_, value)| value);
-    let mut repeated = std::env::args_os().chain(environment);
-    let is_plain = !repeated.any(|text| has_control(&text));
+    let mut quoted = std::env::args_os().chain(environment);
+    let is_plain = !quoted.any(|text| has_control(&text));
     let text = error.render().to_string();
     if !error.use_stderr() {
         std::process::exit(print_help(error, &text, is_plain))
@@ -94,11 +104,11 @@ fn refuse_arguments(error: &clap::Error) -> ! {
     if is_plain {
         error.exit()
     }
-    terminal::say(text.trim_end());
+    terminal::print_stderr(text.trim_end());
     std::process::exit(error.exit_code())
 }
 
-/// Prints help, or the version; the exit code. Clap itself takes no notice of a disk that is full.
+/// Prints help or the version, and returns the exit code. Clap itself ignores a full disk.
 fn print_help(help: &clap::Error, text: &str, is_plain: bool) -> i32 {
     let printed = if is_plain {
         help.print()
@@ -107,38 +117,88 @@ fn print_help(help: &clap::Error, text: &str, is_plain: bool) -> i32 {
     };
     match printed.and_then(|()| io::stdout().flush()) {
         Ok(()) => 0,
-        // Whoever reads has seen enough.
+        // The reader has closed the pipe, as `head` does.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
         Err(error) => {
-            terminal::say(&format!("error: writing to stdout: {error}"));
+            terminal::print_stderr(&format!("error: writing to stdout: {error}"));
             1
         }
     }
 }
 
-/// What clap does not say: that the environment may name the room.
-fn with_tip(mut error: clap::Error) -> clap::Error {
-    let is_room = |missing: &ContextValue| match missing {
-        ContextValue::Strings(flags) => flags.iter().any(|flag| flag.starts_with("--room ")),
-        _ => false,
+/// Adds the tips that clap does not know.
+fn with_tips(mut error: clap::Error) -> clap::Error {
+    let tips = match error.kind() {
+        ErrorKind::InvalidSubcommand => nested_commands(&error),
+        ErrorKind::MissingRequiredArgument => missing_room(&error),
+        ErrorKind::ValueValidation => port_alone(&error),
+        _ => Vec::new(),
     };
-    if error.kind() == ErrorKind::MissingRequiredArgument
-        && error.get(ContextKind::InvalidArg).is_some_and(is_room)
-    {
-        let tip = StyledStr::from("name the room by '--room', or in MESHAGENT_ROOM");
-        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+    if !tips.is_empty() {
+        // The similar name that clap suggests is a guess, and these tips are not.
+        error.remove(ContextKind::SuggestedSubcommand);
+        let tips = tips.into_iter().map(StyledStr::from).collect();
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
     }
     error
 }
 
-/// Says on stderr what went wrong, with its causes, and what to do about it.
+/// The full names of commands of which only the last word was typed.
+fn nested_commands(error: &clap::Error) -> Vec<String> {
+    let Some(ContextValue::String(typed)) = error.get(ContextKind::InvalidSubcommand) else {
+        return Vec::new();
+    };
+    let mut tips = Vec::new();
+    let mut commands = vec![("meshagent".to_owned(), Cli::command())];
+    while let Some((path, command)) = commands.pop() {
+        for nested in command.get_subcommands() {
+            let path = format!("{path} {}", nested.get_name());
+            if nested.get_name() == typed {
+                tips.push(format!("did you mean '{path}'?"));
+            }
+            commands.push((path, nested.clone()));
+        }
+    }
+    tips.sort();
+    tips
+}
+
+/// The environment may name the room, too.
+fn missing_room(error: &clap::Error) -> Vec<String> {
+    match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::Strings(flags))
+            if flags.iter().any(|flag| flag.starts_with("--room ")) =>
+        {
+            vec!["pass '--room <NAME>', or set MESHAGENT_ROOM".to_owned()]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The address to listen on, if only its port was given.
+fn port_alone(error: &clap::Error) -> Vec<String> {
+    match (
+        error.get(ContextKind::InvalidArg),
+        error.get(ContextKind::InvalidValue),
+    ) {
+        (Some(ContextValue::String(flag)), Some(ContextValue::String(value)))
+            if flag.starts_with("--listen ") =>
+        {
+            let port = value.strip_prefix(':').unwrap_or(value).parse::<u16>();
+            let tip = port.map(|port| format!("use '--listen 127.0.0.1:{port}'"));
+            tip.into_iter().collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Prints an error with its causes and hints on stderr, and returns the exit code.
 fn report(error: &anyhow::Error) -> ExitCode {
     let is_silent = error
         .downcast_ref::<Failure>()
         .is_some_and(Failure::is_silent);
     if !is_silent {
-        // With stderr closed, the exit code is all that is left to say.
-        terminal::say(&format!("error: {error:#}"));
+        terminal::print_stderr(&format!("error: {error:#}"));
     }
     let failures = || {
         error
@@ -146,7 +206,7 @@ fn report(error: &anyhow::Error) -> ExitCode {
             .filter_map(|cause| cause.downcast_ref::<Failure>())
     };
     for hint in failures().filter_map(Failure::hint) {
-        terminal::say(&format!("hint: {hint}"));
+        terminal::print_stderr(&format!("hint: {hint}"));
     }
     failures()
         .find_map(Failure::exit_code)

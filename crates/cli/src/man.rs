@@ -1,4 +1,4 @@
-//! `meshagent man`: the help pages as man pages, for whoever packages the command.
+//! `meshagent man`: writes the help texts as man pages, for packages.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use clap::Args;
 #[derive(Args, Debug)]
 #[command(hide = true)]
 pub(crate) struct ManArgs {
-    /// Directory to write them to; made if it is not there
+    /// Directory for the pages; created if it does not exist
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
 }

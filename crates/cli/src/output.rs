@@ -1,4 +1,4 @@
-//! What is printed on stdout: messages, lines, JSON; with colour on a terminal, quiet about a closed pipe.
+//! Output on stdout: messages, lines and JSON, coloured on a terminal. A closed pipe is no error.
 
 mod json;
 pub(crate) mod terminal;
@@ -13,17 +13,17 @@ use crate::settings;
 
 pub(crate) use json::Layout;
 
-/// Clap would put flags of all commands in the middle of a command's own.
+/// A heading of its own, because clap would mix global flags with those of the command.
 const GLOBAL: &str = "Global options";
 
 /// Flags of the commands that print.
 #[derive(Args, Debug, Default)]
 pub(crate) struct OutputArgs {
-    /// Print only what was asked for, no messages of success
+    /// Print only results, no messages of success
     #[arg(long, global = true, help_heading = GLOBAL)]
     quiet: bool,
 
-    /// When to colour; `auto` is on a terminal, unless NO_COLOR is set
+    /// When to colour output; `auto`: on a terminal, unless NO_COLOR is set
     #[arg(
         long,
         global = true,
@@ -46,7 +46,7 @@ enum Color {
 /// Flags of the commands that print JSON.
 #[derive(Args, Debug)]
 pub(crate) struct LayoutArgs {
-    /// Print JSON over several lines; the default
+    /// Print JSON on several lines (the default)
     #[arg(long, overrides_with = "compact")]
     pretty: bool,
 
@@ -65,12 +65,12 @@ impl LayoutArgs {
     }
 }
 
-/// Nobody reads our stdout any more, as after `| head -1`. The command ends, and that is no failure.
+/// The reader has closed stdout, as `| head -1` does. The command ends with code 0.
 #[derive(Debug, Error)]
 #[error("stdout is closed")]
 pub(crate) struct StdoutClosed;
 
-/// Stdout, as a command is to use it.
+/// Stdout with the flags that apply to it.
 #[derive(Debug)]
 pub(crate) struct Output {
     is_quiet: bool,
@@ -93,12 +93,12 @@ impl Output {
         })
     }
 
-    /// Whether nothing but what was asked for is to be printed.
+    /// Whether only results are printed.
     pub(crate) fn is_quiet(&self) -> bool {
         self.is_quiet
     }
 
-    /// Says that something was done.
+    /// Prints a message of success.
     pub(crate) fn done(&self, text: &str) -> anyhow::Result<()> {
         if self.is_quiet {
             Ok(())
@@ -110,7 +110,7 @@ impl Output {
         }
     }
 
-    /// A line of what was asked for. Scripts get it as it is.
+    /// Prints a line of the result; without a terminal, it is not escaped.
     pub(crate) fn line(&self, text: &str) -> anyhow::Result<()> {
         let text = if self.is_terminal {
             terminal::one_line(text)
@@ -120,7 +120,7 @@ impl Output {
         write(format!("{text}\n").as_bytes())
     }
 
-    /// What was asked for, as JSON that is written already.
+    /// Prints a result that is JSON text already.
     pub(crate) fn json_text(&self, text: &str) -> anyhow::Result<()> {
         let text = if self.is_terminal {
             terminal::json(text)
@@ -130,14 +130,15 @@ impl Output {
         write(format!("{text}\n").as_bytes())
     }
 
-    /// What was asked for as JSON, as the published command prints it. People read letters rather than their
-    /// numbers, so on a terminal these stay.
+    /// Prints a result as JSON, in the format of the published command. On a terminal, characters
+    /// beyond ASCII are not escaped.
     pub(crate) fn json(&self, value: &Value, layout: Layout) -> anyhow::Result<()> {
         let text = json::text(value, layout, !self.is_terminal, self.is_colored);
         write(format!("{text}\n").as_bytes())
     }
 
-    /// The file that was asked for. On a terminal, so that it can be looked at.
+    /// Prints the content of a file; on a terminal, control characters and invalid bytes are
+    /// escaped.
     pub(crate) fn file(&self, bytes: &[u8]) -> anyhow::Result<()> {
         if self.is_terminal {
             write(terminal::file(bytes).as_bytes())

@@ -1,19 +1,19 @@
-//! Small files for their owner only, replaced as a whole: a reader sees the old content or the new, and so does
-//! whoever comes after a power cut.
+//! Small files that only their owner may read. They are replaced atomically: readers see the old or
+//! the new content, also after a power failure.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-/// Makes the file, or takes another's place.
+/// Creates the file, or replaces an existing one.
 pub(crate) fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(format!(".{}.new", std::process::id()));
     let temporary = Path::new(&temporary);
     let result = create(temporary, content).and_then(|()| fs::rename(temporary, path));
     if result.is_err() {
-        // The failure is what the caller has to hear of, not what is left over.
+        // The caller needs the first error, not that of the clean-up.
         let _ = fs::remove_file(temporary);
         return result;
     }
@@ -25,7 +25,7 @@ pub(crate) fn write(path: &Path, content: &[u8]) -> io::Result<()> {
 
 fn create(path: &Path, content: &[u8]) -> io::Result<()> {
     match fs::remove_file(path) {
-        // A process with the same id ended half-way.
+        // Left over from an interrupted process with the same id.
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),

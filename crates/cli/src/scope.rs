@@ -1,25 +1,26 @@
-//! An api scope as a person writes it. A misspelt bound would be no bound, so keys that no SDK has are refused; in
-//! a token that somebody signed they may be those of a newer SDK, and are passed over.
+//! API scopes in token files and flags. Unknown keys are refused here, because a misspelt
+//! restriction would have no effect. In a signed token they are ignored, because a newer SDK may
+//! have added them.
 
 use meshagent_protocol::{ApiScope, InvalidGrant};
 use serde_json::Value;
 use thiserror::Error;
 
-/// Reads a scope that is called `name`.
+/// Parses a scope; error messages call it `name`.
 ///
 /// # Errors
-/// If it is malformed, or a key is unknown.
+/// If the scope is malformed, or a key is unknown.
 pub(crate) fn parse(json: &Value, name: &str) -> Result<ApiScope, ScopeError> {
     check(json, API, name)?;
     Ok(ApiScope::from_json(json)?)
 }
 
-/// Why a scope was not taken.
+/// The error of [`parse`].
 #[derive(Debug, Error)]
 pub(crate) enum ScopeError {
     #[error(transparent)]
     Invalid(#[from] InvalidGrant),
-    #[error("there is no key `{key}` in `{place}`{advice}")]
+    #[error("unknown key `{key}` in `{place}`{advice}")]
     UnknownKey {
         key: String,
         place: String,
@@ -27,10 +28,10 @@ pub(crate) enum ScopeError {
     },
 }
 
-/// A key, and those of the objects behind it, which may be in a list.
+/// A key with the keys of its value, which is an object or a list of objects.
 struct Key(&'static str, Option<&'static [Self]>);
 
-/// The value has no keys of its own.
+/// A key whose value has no keys.
 const fn plain(name: &'static str) -> Key {
     Key(name, None)
 }
@@ -39,12 +40,12 @@ const fn of(name: &'static str, keys: &'static [Key]) -> Key {
     Key(name, Some(keys))
 }
 
-/// Recurses no deeper than the table does.
+/// Checks the keys. The recursion is as deep as the table.
 fn check(value: &Value, keys: &'static [Key], place: &str) -> Result<(), ScopeError> {
     match value {
         Value::Array(items) => {
             for (index, item) in items.iter().enumerate() {
-                // What is a list in a list is malformed, which is found later.
+                // A list in a list is malformed; `ApiScope::from_json` refuses it.
                 if item.is_object() {
                     check(item, keys, &format!("{place}[{index}]"))?;
                 }
@@ -74,23 +75,25 @@ fn check(value: &Value, keys: &'static [Key], place: &str) -> Result<(), ScopeEr
     Ok(())
 }
 
-/// What may have been meant.
+/// The end of the error message: a similar key, or all known keys.
 fn advice(name: &str, keys: &[Key]) -> String {
-    let alike = |key: &Key| strsim::jaro_winkler(&name.to_lowercase(), key.0);
-    let nearest = keys.iter().map(|key| (alike(key), key.0));
+    let similarity = |key: &Key| strsim::jaro_winkler(&name.to_lowercase(), key.0);
+    let nearest = keys.iter().map(|key| (similarity(key), key.0));
     let nearest = nearest.max_by(|one, other| one.0.total_cmp(&other.0));
     match nearest {
-        Some((likeness, nearest)) if likeness >= ALIKE => format!("; did you mean `{nearest}`?"),
+        Some((likeness, nearest)) if likeness >= MIN_SIMILARITY => {
+            format!("; did you mean `{nearest}`?")
+        }
         Some(_) => {
             let names: Vec<&str> = keys.iter().map(|key| key.0).collect();
-            format!(", which takes {}", names.join(", "))
+            format!("; known keys: {}", names.join(", "))
         }
-        None => ", which takes none".to_owned(),
+        None => "; it has no keys".to_owned(),
     }
 }
 
-/// From how much likeness on a word is taken for another that is misspelt.
-const ALIKE: f64 = 0.75;
+/// The least similarity of a key that is suggested.
+const MIN_SIMILARITY: f64 = 0.75;
 
 /// The keys of the published SDK for Python, 0.55.
 const API: &[Key] = &[
@@ -101,7 +104,7 @@ const API: &[Key] = &[
         &[plain("broadcast"), plain("list"), plain("send")],
     ),
     of("dataset", DATASET),
-    // Other names that the SDK takes for it.
+    // Aliases of it in the SDK.
     of("datasets", DATASET),
     of("database", DATASET),
     of(

@@ -1,5 +1,9 @@
-//! `meshagent serve`: the room server on this machine, from flags to the last flushed byte.
+//! `meshagent serve`: runs the room server.
 
+mod limits;
+
+use std::convert::Infallible;
+use std::future::pending;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -9,11 +13,12 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use meshagent_protocol::ApiKey;
-use meshagent_server::{Config, Limits, Server};
+use meshagent_server::Server;
 use meshagent_store_sqlite::{Durability, Found, OpenError, Options, SqliteStore};
 use tokio::net::{TcpListener, TcpSocket};
 use tracing_subscriber::EnvFilter;
 
+use self::limits::LimitArgs;
 use crate::descriptors;
 use crate::failure::{Failure, USAGE};
 use crate::keyfile;
@@ -22,206 +27,58 @@ use crate::output::terminal;
 use crate::server_file;
 use crate::settings;
 
-/// Connections that may wait to be accepted: a burst from one address is served, not refused.
+/// Connections that may wait to be accepted, so that a burst of connections is not refused.
 const LISTEN_BACKLOG: u32 = 4096;
-/// How long after the grace the process ends, whatever goes on in it. The server itself needs a few seconds at most.
-const LAST_RESORT: Duration = Duration::from_secs(6);
-/// How long a log that nobody reads is waited for then.
-const LAST_WORD: Duration = Duration::from_millis(500);
-/// How long reads of the store that nobody waits for may take when the server has stopped.
-const LAST_READS: Duration = Duration::from_millis(500);
+/// Time after the shutdown grace at which the process exits even if the server has not stopped.
+const FORCED_EXIT_AFTER: Duration = Duration::from_secs(6);
+/// Maximum time for the last log line before a forced exit.
+const LAST_LOG_TIMEOUT: Duration = Duration::from_millis(500);
+/// Maximum time for abandoned reads of the store after the server has stopped.
+const ABANDONED_READS_TIMEOUT: Duration = Duration::from_millis(500);
+/// Time between attempts to write `server.json`.
+const SERVER_FILE_RETRY: Duration = Duration::from_secs(2);
 
 /// Start a room server
 ///
-/// On the first start it makes a project and an API key, keeps them in the data directory, and prints what to export.
-/// With MESHAGENT_API_KEY (or MESHAGENT_PROJECT_ID, MESHAGENT_KEY_ID and MESHAGENT_SECRET) set, it accepts that key instead.
+/// The first start creates a project and an API key, stores them in the data directory, and prints
+/// the variables to export. If MESHAGENT_API_KEY (or MESHAGENT_PROJECT_ID, MESHAGENT_KEY_ID and
+/// MESHAGENT_SECRET) is set, the server uses that key instead.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   meshagent serve
   meshagent serve --listen 0.0.0.0:8080 --log-format json \\
       --data-dir /var/lib/meshagent
-  # A free port; the line on stdout says which.
+  # A free port; stdout shows its number.
   meshagent serve --listen 127.0.0.1:0")]
 pub(crate) struct ServeArgs {
     /// Address and port to listen on; port 0 picks a free one
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8080",
+        value_parser = listen_address
+    )]
     listen: SocketAddr,
 
-    /// Where everything is kept [default: the user's data directory, or $MESHAGENT_DATA_DIR]
+    /// Directory for all data [default: $MESHAGENT_DATA_DIR, else the user's data directory]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 
-    /// What an acknowledged update survives: `fsync` a power cut, `os` only the end of this process
-    /// (a power cut loses the last moments)
+    /// What acknowledged updates survive: with `fsync` a power failure; with `os` only the end of
+    /// this process (a power failure loses the last moments)
     #[arg(long, value_enum, default_value_t = DurabilityArg::Fsync)]
     durability: DurabilityArg,
 
-    /// Form of the log on stderr
+    /// Format of the log on stderr
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
 
-    /// What is logged: error, warn, info, debug, or directives such as `meshagent_server=debug`
+    /// Log level (error, warn, info or debug), or directives such as `meshagent_server=debug`
     #[arg(long, value_name = "FILTER", default_value = "info")]
     log: String,
 
     #[command(flatten)]
     limits: LimitArgs,
-}
-
-#[derive(Args, Debug)]
-#[command(next_help_heading = "Limits")]
-struct LimitArgs {
-    /// Bytes of one message while it is put together from its packets; beyond it that message is refused (1002).
-    /// Keep it above 4/3 of the largest document: SDKs send a document back whole after opening it
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_message_bytes, value_parser = settings::from_one::<usize>)]
-    max_message_bytes: usize,
-
-    /// Bytes held for all clients together: messages, answers, uploads, writes that wait for the disk; a
-    /// connection may have a quarter of it. Beyond it reads pause, large answers wait, or requests are refused (1008)
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_held_bytes, value_parser = settings::from_one::<usize>)]
-    max_held_bytes: usize,
-
-    /// Bytes of messages on their way in, of all connections; beyond it reads pause
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_receive_bytes, value_parser = settings::from_one::<usize>)]
-    max_receive_bytes: usize,
-
-    /// Bytes that the JSON of one message takes in memory, many times its text if its values are small; beyond it that
-    /// message is refused (1002)
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_json_bytes, value_parser = settings::from_one::<usize>)]
-    max_json_bytes: usize,
-
-    /// Messages per second of one connection, twice as many at once; beyond it the connection is read from later
-    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_messages_per_second, value_parser = settings::from_one::<u64>)]
-    max_messages_per_second: u64,
-
-    /// Bytes per second of one connection, likewise
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_bytes_per_second, value_parser = settings::from_one::<u64>)]
-    max_bytes_per_second: u64,
-
-    /// Messages per second of all connections together, likewise
-    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_total_messages_per_second, value_parser = settings::from_one::<u64>)]
-    max_total_messages_per_second: u64,
-
-    /// Bytes of one update of a document; beyond it that update is refused (1002)
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_update_bytes, value_parser = settings::from_one::<usize>)]
-    max_update_bytes: usize,
-
-    /// Bytes of updates that one document keeps although they build on something that never came; beyond it such an
-    /// update is refused (1005)
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_pending_bytes, value_parser = settings::from_zero::<usize>)]
-    max_pending_bytes: usize,
-
-    /// Documents in all; beyond it the request that would create one is refused (1008)
-    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_documents, value_parser = settings::from_one::<u64>)]
-    max_documents: u64,
-
-    /// Bytes of one document; beyond it the update that adds to it is refused (1002)
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_document_bytes, value_parser = settings::from_one::<usize>)]
-    max_document_bytes: usize,
-
-    /// Elements of one document; beyond it the update that adds them is refused (1002)
-    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_document_elements, value_parser = settings::from_one::<usize>)]
-    max_document_elements: usize,
-
-    /// Levels of elements in one document; beyond it the update that adds them is refused (1002)
-    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_document_depth, value_parser = settings::from_one::<usize>)]
-    max_document_depth: usize,
-
-    /// Client ids in one document, of which each program that edits it brings one whenever it starts; beyond it the update
-    /// of a new one is refused (1002)
-    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_document_clients, value_parser = settings::from_one::<usize>)]
-    max_document_clients: usize,
-
-    /// Bytes of memory that the schemas of all documents in memory take, about; beyond it the request that would open or
-    /// create a document with one more is refused (1008)
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_schema_bytes, value_parser = settings::from_one::<usize>)]
-    max_schema_bytes: usize,
-
-    /// Bytes of memory that all documents in memory take, about, of which one participant may have three eighths; beyond
-    /// it the request that would open or create one more is refused (1008)
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_open_bytes, value_parser = settings::from_one::<usize>)]
-    max_open_bytes: usize,
-
-    /// Entries of a folder that is listed; beyond it the list is refused (1002)
-    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_list_entries, value_parser = settings::from_one::<usize>)]
-    max_list_entries: usize,
-
-    /// Bytes of one uploaded file; beyond it that upload is refused (1002)
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_file_bytes, value_parser = settings::from_one::<usize>)]
-    max_file_bytes: usize,
-
-    /// Bytes of all uploads under way in one room; beyond it the upload that crosses it is refused (1008)
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_upload_bytes_per_room, value_parser = settings::from_one::<usize>)]
-    max_upload_bytes_per_room: usize,
-
-    /// Bytes queued towards one connection before the server stops reading from it and merges what documents send it
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_outbox_bytes, value_parser = settings::from_one::<usize>)]
-    max_outbox_bytes: usize,
-
-    /// Bytes of encoded states and changes that connections share; beyond it documents are opened later, and readers
-    /// with something in their queue are brought up to date later
-    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().max_shared_bytes, value_parser = settings::from_one::<usize>)]
-    max_shared_bytes: usize,
-
-    /// Streamed calls open on all connections; beyond it that call is refused (1008)
-    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_streams, value_parser = settings::from_one::<usize>)]
-    max_streams: usize,
-
-    /// Streamed calls open on one connection; beyond it that call is refused (1002)
-    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_streams_per_connection, value_parser = settings::from_one::<usize>)]
-    max_streams_per_connection: usize,
-
-    /// Participants in one room; beyond it a handshake is answered with 503
-    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_participants_per_room, value_parser = settings::from_one::<usize>)]
-    max_participants_per_room: usize,
-
-    /// Connections of participants, of all rooms together; lowered if the process may not have as many files open. Beyond
-    /// it a handshake is answered with 503
-    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().max_connections, value_parser = settings::from_one::<usize>)]
-    max_connections: usize,
-
-    /// Seconds that a document stays in memory after its last participant left it
-    #[arg(long, value_name = "SECONDS", default_value_t = Config::default().unload_after.as_secs(), value_parser = settings::from_zero::<u64>)]
-    unload_after: u64,
-
-    /// Updates that a document collects before they are folded into a snapshot; long ones are folded earlier
-    #[arg(long, value_name = "COUNT", default_value_t = Config::default().snapshot_every, value_parser = settings::from_one::<usize>)]
-    snapshot_every: usize,
-
-    /// Days for which it is kept which connection made which operations of a document; after that, who took part and
-    /// when. 0: for ever
-    #[arg(long, value_name = "DAYS", default_value_t = Config::default().provenance_kept.as_secs() / 86_400, value_parser = settings::from_zero::<u64>)]
-    provenance_days: u64,
-
-    /// Seconds that a handshake may take
-    #[arg(long, value_name = "SECONDS", default_value_t = Config::default().handshake_timeout.as_secs(), value_parser = settings::from_one::<u64>)]
-    handshake_timeout: u64,
-
-    /// Seconds that the body of an HTTP request may take, and that a peer may take for each 16 KiB of a response; after
-    /// that the connection is dropped
-    #[arg(long, value_name = "SECONDS", default_value_t = Config::default().http_timeout.as_secs(), value_parser = settings::from_one::<u64>)]
-    http_timeout: u64,
-
-    /// Seconds that one message may take to arrive, without those for which the server makes it wait; after that the
-    /// connection is dropped
-    #[arg(long, value_name = "SECONDS", default_value_t = Config::default().message_timeout.as_secs(), value_parser = settings::from_one::<u64>)]
-    message_timeout: u64,
-
-    /// Seconds between pings; a peer that is silent for two and a half of them is dropped
-    #[arg(long, value_name = "SECONDS", default_value_t = Config::default().ping_interval.as_secs(), value_parser = settings::from_one::<u64>)]
-    ping_interval: u64,
-
-    /// Seconds that connections get to drain when the server stops
-    #[arg(long, value_name = "SECONDS", default_value_t = Config::default().shutdown_grace.as_secs(), value_parser = settings::from_zero::<u64>)]
-    shutdown_grace: u64,
-
-    /// Seconds that a token from the connect endpoint is valid
-    #[arg(long, value_name = "SECONDS", default_value_t = Config::default().connect_token_ttl.as_secs(), value_parser = settings::from_one::<u64>)]
-    connect_token_ttl: u64,
-
-    /// Seconds that a link from download_url is valid
-    #[arg(long, value_name = "SECONDS", default_value_t = Config::default().download_url_ttl.as_secs(), value_parser = settings::from_one::<u64>)]
-    download_url_ttl: u64,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -236,14 +93,15 @@ enum LogFormat {
     Json,
 }
 
-/// Serves until SIGTERM or SIGINT.
+/// Runs the server until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// If the data directory or the address cannot be used, or the environment names two different keys.
+/// If the data directory or the address cannot be used, or the environment variables contradict
+/// each other.
 pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     start_log(args)?;
-    let mut config = config(&args.limits);
-    let few_files = descriptors::hold_to_limit(&mut config.limits)?;
+    let mut config = args.limits.config();
+    let lowered_limit = descriptors::apply_file_limit(&mut config.limits)?;
     let data_dir = match &args.data_dir {
         Some(dir) => dir.clone(),
         None => settings::data_dir()?,
@@ -252,51 +110,30 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    survive_file_size_limit(&runtime);
+    ignore_file_size_signal(&runtime);
     let durability = match args.durability {
         DurabilityArg::Fsync => Durability::Fsync,
         DurabilityArg::Os => Durability::Os,
     };
-    // The store is opened first: its lock keeps a second server from making a key of its own.
+    // The store is opened first: its lock prevents a second server from creating another key.
     let mut options = Options::default();
     options.durability = durability;
     let store =
-        SqliteStore::open(&data_dir, options).map_err(|error| unopened(&data_dir, error))?;
-    // Before a key is made: it is printed by the start that made it.
+        SqliteStore::open(&data_dir, options).map_err(|error| open_failure(&data_dir, error))?;
+    // The address is bound before a key is created, because only the start that creates the key
+    // prints it.
     let listener = {
         let _entered = runtime.enter();
         listen(args.listen).map_err(|error| {
             Failure::new(format!("can't listen on {}", args.listen))
                 .with_exit_code(USAGE)
-                .with_hint("give another address or port by --listen; port 0 picks a free one")
+                .with_hint("pass another address or port to --listen; port 0 picks a free one")
                 .with_source(error)
         })?
     };
     let (key, is_new) = key_for(&store, &data_dir)?;
-    match store.found() {
-        Found::DatabaseWithoutLog => tracing::warn!(
-            "the last server on this data directory did not stop, and its write-ahead log (meshagent.db-wal) is not \
-             there: unless this database is a restored copy, or another SQLite program has folded the log in, what was \
-             saved last is missing"
-        ),
-        Found::DatabaseWithCutLog { at } => tracing::warn!(
-            "the last server on this data directory did not stop, and its write-ahead log (meshagent.db-wal) could be \
-             read only up to byte {at}, though there was more: what was saved behind that place is missing; with \
-             --durability os that is what a power cut may cost, anything else is damage"
-        ),
-        Found::Nothing if !is_new => tracing::warn!("a new, empty database was made"),
-        _ => {}
-    }
-
-    if let Some(error) = store.unsealed() {
-        tracing::warn!(
-            error,
-            "remains of what was kept before file format 3 are still in the free space of meshagent.db, since it could \
-             not be rewritten; the next start tries again"
-        );
-    }
-
-    if let Some(warning) = few_files {
+    warn_about_data(&store, is_new);
+    if let Some(warning) = lowered_limit {
         tracing::warn!("{warning}");
     }
 
@@ -306,112 +143,157 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let outcome = runtime.block_on(async {
         let url = format!("http://{}", reachable(listener.local_addr()?));
         let server = Server::new(config, Arc::new(store), key)?;
-        // Installed before anybody is told that the server is ready.
+        // The signal handlers are installed before the server reports that it is ready.
         let stop = stop_signal(grace)?;
-        if let Err(error) = server_file::write(&data_dir, &url, &project) {
-            // Such as a disk that is full: those who have data on it come first.
-            tracing::warn!(
-                error = format!("{error:#}"),
-                "commands on this machine won't find the server by themselves"
-            );
-        }
+        let is_written = match server_file::write(&data_dir, &url, &project) {
+            Ok(()) => true,
+            // For example a full disk. The server starts anyway, for clients that read their data.
+            Err(error) => {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "can't write server.json, so commands on this machine don't find this server; \
+                     the server keeps trying"
+                );
+                false
+            }
+        };
         announce(&url, &project, exports.as_deref())?;
         show_next_step(args);
-        let outcome = server.run(listener, stop).await;
+        let outcome = tokio::select! {
+            outcome = server.run(listener, stop) => outcome,
+            never = write_server_file(&data_dir, &url, &project), if !is_written => match never {},
+        };
         server_file::remove(&data_dir, &url);
         outcome.context("serving")
     });
-    // A read that is under way has nobody left who waits for it.
-    runtime.shutdown_timeout(LAST_READS);
+    // The result of a read that is still running is not needed any more.
+    runtime.shutdown_timeout(ABANDONED_READS_TIMEOUT);
     outcome
 }
 
-/// Why there is no data to serve, and what to do about it.
-fn unopened(data_dir: &Path, error: OpenError) -> Failure {
+/// Retries to write `server.json` until it succeeds.
+async fn write_server_file(data_dir: &Path, url: &str, project: &str) -> Infallible {
+    loop {
+        tokio::time::sleep(SERVER_FILE_RETRY).await;
+        if server_file::write(data_dir, url, project).is_ok() {
+            tracing::info!("wrote server.json: commands on this machine find this server now");
+            return pending().await;
+        }
+    }
+}
+
+/// Logs what may be missing from the data, and what could not be erased from it.
+fn warn_about_data(store: &SqliteStore, is_new_project: bool) {
+    match store.found() {
+        Found::DatabaseWithoutLog => tracing::warn!(
+            "the last server on this data directory was killed, and its write-ahead log \
+             (meshagent.db-wal) is missing: the latest changes are lost, unless this database is \
+             a restored copy or another SQLite program has checkpointed the log"
+        ),
+        Found::DatabaseWithCutLog { at } => tracing::warn!(
+            "the last server on this data directory was killed, and its write-ahead log \
+             (meshagent.db-wal) is readable only up to byte {at}: later changes are lost. A power \
+             failure can cause this with --durability os; any other cause is corruption"
+        ),
+        Found::Nothing if !is_new_project => tracing::warn!("created a new, empty database"),
+        _ => {}
+    }
+    if let Some(error) = store.unsealed() {
+        tracing::warn!(
+            error,
+            "the free space of meshagent.db may still contain deleted data from before file format \
+             3, because rewriting the file failed; the next start tries again"
+        );
+    }
+}
+
+/// The error for a data directory that can't be opened.
+fn open_failure(data_dir: &Path, error: OpenError) -> Failure {
     let dir = data_dir.display();
     match error {
         OpenError::Directory { ref path, .. } => {
-            let what = if path == data_dir { "make" } else { "use" };
-            Failure::new(format!("can't {what} the data directory {dir}"))
+            let verb = if path == data_dir { "create" } else { "use" };
+            Failure::new(format!("can't {verb} the data directory {dir}"))
                 .with_exit_code(USAGE)
-                .with_hint("name one by --data-dir that you may make or write to")
+                .with_hint("pass a directory that you may create or write to, with --data-dir")
                 .with_source(error)
         }
         OpenError::InUse { .. } => Failure::new(format!(
             "the data directory {dir} is in use by another running server"
         ))
-        .with_hint("stop it, or name another directory by --data-dir"),
+        .with_hint("stop that server, or pass another directory with --data-dir"),
         OpenError::Missing { path, left } => Failure::new(format!(
-            "{} is missing, but {} says that it was there",
+            "{} is missing, although {} shows that it existed",
             path.display(),
             left.display()
         ))
-        .with_hint("put the database back, or name another directory by --data-dir"),
+        .with_hint("put the database back, or pass another directory with --data-dir"),
         OpenError::LogGap { path, at } => {
             let path = path.display();
             Failure::new(format!(
-                "{path} is damaged at byte {at}: acknowledged data that was saved behind that place would be missing"
+                "{path} is corrupt at byte {at}; without the rest of it, acknowledged data would \
+                 be lost"
             ))
             .with_hint(format!(
-                "put a backup in place; or, to start with what is before the damage, keep a copy of the data directory \
-                 and cut the file there: truncate -s {at} '{path}' (moving it away instead loses what is before it, too)"
+                "put a backup in place. Or keep only the data before the corruption: copy the data \
+                 directory, then run: truncate -s {at} '{path}' (removing the file instead loses \
+                 that data, too)"
             ))
         }
         OpenError::LogHeader { path } => Failure::new(format!(
-            "{} is damaged or not ours: it does not begin as a write-ahead log, so nothing in it can be read, and \
-             acknowledged data would be missing",
+            "{} has no valid header of a write-ahead log, so it can't be read; without it, \
+             acknowledged data would be lost",
             path.display()
         ))
         .with_hint(
-            "put a backup in place; or move the file away, to start with what was in meshagent.db already when the \
-             server ended",
+            "put a backup in place; or move the file away, to keep only the data that meshagent.db \
+             itself contains",
         ),
-        OpenError::File { path, source } => Failure::new(format!(
-            "can't read and write {}",
-            path.display()
-        ))
-        .with_hint(
-            "the file belongs to the database and must stay: see to it that the user that runs the server may read and \
-             write it, and that the disk does",
-        )
-        .with_source(source),
-        // What SQLite says has itself as its cause.
+        OpenError::File { path, source } => {
+            Failure::new(format!("can't read and write {}", path.display()))
+                .with_hint(
+                    "keep the file, it belongs to the database; make sure that the server's user \
+                     may read and write it, and that the disk works",
+                )
+                .with_source(source)
+        }
+        // The message of an SQLite error already contains its cause.
         OpenError::Database { path, source } => Failure::new(format!(
             "can't open the database {}: {source}",
             path.display()
         ))
-        .with_hint("put a backup of it in its place, or name another directory by --data-dir"),
+        .with_hint("put a backup in its place, or pass another directory with --data-dir"),
         _ => Failure::new(format!("can't open the data directory {dir}")).with_source(error),
     }
 }
 
-/// The key to serve with: the environment's, else the data directory's, else a new one. It has to be of the project
-/// that the store holds, since another would find nothing in it.
+/// The API key of the server, and whether it is new: the key from the environment, else from the
+/// data directory, else a new one. It must belong to the project in the store.
 fn key_for(store: &SqliteStore, data_dir: &Path) -> anyhow::Result<(ApiKey, bool)> {
     let projects = store.projects()?;
-    let held = projects.join(", ");
-    let refuse = |why: String| {
+    let stored = projects.join(", ");
+    let refuse = |reason: String| {
         Failure::new(format!(
-            "the database in {} holds project {held}, but {why}",
+            "the database in {} belongs to project {stored}, but {reason}",
             data_dir.display()
         ))
         .with_exit_code(USAGE)
     };
     let new_key = format!(
-        "if the key is lost, give a new one for the same project by MESHAGENT_PROJECT_ID={held}, MESHAGENT_KEY_ID and \
+        "if the key is lost, set MESHAGENT_PROJECT_ID={stored} with a new MESHAGENT_KEY_ID and \
          MESHAGENT_SECRET"
     );
     let (key, source) = match settings::key_from_env()? {
-        Some(key) => (key, "the environment's key"),
+        Some(key) => (key, "the key from the environment"),
         None => match keyfile::load(data_dir)? {
             Some(key) => (key, "the key in credentials.json"),
             None if projects.is_empty() => return Ok((keyfile::create(data_dir)?, true)),
             None => {
-                let failure =
-                    refuse("there is no key for it: credentials.json is missing".to_owned());
+                let failure = refuse("credentials.json with its key is missing".to_owned());
                 return Err(failure
                     .with_hint(format!(
-                        "restore credentials.json from a backup, or set MESHAGENT_API_KEY to that project's key; {new_key}"
+                        "restore credentials.json from a backup, or set MESHAGENT_API_KEY to the \
+                         key of that project; {new_key}"
                     ))
                     .into());
             }
@@ -423,70 +305,35 @@ fn key_for(store: &SqliteStore, data_dir: &Path) -> anyhow::Result<(ApiKey, bool
     let failure = refuse(format!("{source} is for project {}", key.project_id));
     Err(failure
         .with_hint(format!(
-            "set MESHAGENT_API_KEY to that project's key, or name another --data-dir; {new_key}"
+            "set MESHAGENT_API_KEY to the key of that project, or pass another --data-dir; \
+             {new_key}"
         ))
         .into())
 }
 
-/// A file that may not grow (`ulimit -f`) has the same effect as a full disk: the write fails, and its author gets an error. By default the
-/// system would end the process instead.
-fn survive_file_size_limit(runtime: &tokio::runtime::Runtime) {
+/// Installs a handler for SIGXFSZ, so that a write beyond the file size limit (`ulimit -f`) fails
+/// like a write to a full disk. The signal's default action would end the process.
+fn ignore_file_size_signal(runtime: &tokio::runtime::Runtime) {
     use tokio::signal::unix::{SignalKind, signal};
-    /// The same on the systems that we run on; the signal has no name in the standard library.
+    /// The number on all supported systems; the standard library has no name for it.
     const SIGXFSZ: i32 = 25;
     let _entered = runtime.enter();
-    // With a handler the signal does nothing else. The handler stays, also when nobody listens.
+    // The handler stays installed although nothing waits for the signal.
     if let Err(error) = signal(SignalKind::from_raw(SIGXFSZ)) {
-        tracing::warn!(%error, "a limit on the size of files would end this process");
+        tracing::warn!(
+            %error,
+            "can't handle SIGXFSZ: a limit on file sizes would end this process"
+        );
     }
-}
-
-fn config(args: &LimitArgs) -> Config {
-    let mut config = Config::default();
-    config.limits.max_message_bytes = args.max_message_bytes;
-    config.limits.max_held_bytes = args.max_held_bytes;
-    config.limits.max_receive_bytes = args.max_receive_bytes;
-    config.limits.max_json_bytes = args.max_json_bytes;
-    config.limits.max_messages_per_second = args.max_messages_per_second;
-    config.limits.max_bytes_per_second = args.max_bytes_per_second;
-    config.limits.max_total_messages_per_second = args.max_total_messages_per_second;
-    config.limits.max_update_bytes = args.max_update_bytes;
-    config.limits.max_pending_bytes = args.max_pending_bytes;
-    config.limits.max_documents = args.max_documents;
-    config.limits.max_document_bytes = args.max_document_bytes;
-    config.limits.max_document_elements = args.max_document_elements;
-    config.limits.max_document_depth = args.max_document_depth;
-    config.limits.max_document_clients = args.max_document_clients;
-    config.limits.max_schema_bytes = args.max_schema_bytes;
-    config.limits.max_open_bytes = args.max_open_bytes;
-    config.limits.max_list_entries = args.max_list_entries;
-    config.limits.max_file_bytes = args.max_file_bytes;
-    config.limits.max_upload_bytes_per_room = args.max_upload_bytes_per_room;
-    config.limits.max_outbox_bytes = args.max_outbox_bytes;
-    config.limits.max_shared_bytes = args.max_shared_bytes;
-    config.limits.max_streams = args.max_streams;
-    config.limits.max_streams_per_connection = args.max_streams_per_connection;
-    config.limits.max_participants_per_room = args.max_participants_per_room;
-    config.limits.max_connections = args.max_connections;
-    config.unload_after = Duration::from_secs(args.unload_after);
-    config.snapshot_every = args.snapshot_every;
-    config.provenance_kept = Duration::from_secs(args.provenance_days.saturating_mul(86_400));
-    config.message_timeout = Duration::from_secs(args.message_timeout);
-    config.http_timeout = Duration::from_secs(args.http_timeout);
-    config.handshake_timeout = Duration::from_secs(args.handshake_timeout);
-    config.ping_interval = Duration::from_secs(args.ping_interval);
-    config.shutdown_grace = Duration::from_secs(args.shutdown_grace);
-    config.connect_token_ttl = Duration::from_secs(args.connect_token_ttl);
-    config.download_url_ttl = Duration::from_secs(args.download_url_ttl);
-    config
 }
 
 fn start_log(args: &ServeArgs) -> anyhow::Result<()> {
     let filter = EnvFilter::builder().parse(&args.log).map_err(|error| {
-        Failure::new(format!("--log {} is no filter", args.log))
+        Failure::new(format!("invalid log filter {:?}", args.log))
             .with_exit_code(USAGE)
             .with_hint(
-                "give error, warn, info, debug, or directives such as meshagent_server=debug",
+                "pass error, warn, info, debug, or directives such as meshagent_server=debug, \
+                 with --log",
             )
             .with_source(error)
     })?;
@@ -497,19 +344,24 @@ fn start_log(args: &ServeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn listen_address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse()
+        .map_err(|_| "expected an IP address and a port, such as 127.0.0.1:8080")
+}
+
 fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() {
         TcpSocket::new_v4()?
     } else {
         TcpSocket::new_v6()?
     };
-    // Connections of a server that was killed do not keep the next one from its port.
+    // Old connections of a killed server must not block the port for the next one.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(LISTEN_BACKLOG)
 }
 
-/// The address that a program on this machine connects to.
+/// The address for programs on this machine.
 fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(match address {
@@ -520,10 +372,10 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Says on stdout where the server is; on the first start, what to export to use it from elsewhere.
+/// Prints the server's address on stdout; on the first start also the variables to export.
 fn announce(url: &str, project: &str, api_key: Option<&str>) -> anyhow::Result<()> {
     let mut stdout = std::io::stdout().lock();
-    let mut say = || {
+    let mut print = || {
         if let Some(api_key) = api_key {
             writeln!(stdout, "export MESHAGENT_API_URL={url}")?;
             writeln!(stdout, "export MESHAGENT_PROJECT_ID={project}")?;
@@ -532,16 +384,16 @@ fn announce(url: &str, project: &str, api_key: Option<&str>) -> anyhow::Result<(
         writeln!(stdout, "meshagent is ready on {url}")?;
         stdout.flush()
     };
-    say().context("writing to stdout")
+    print().context("writing to stdout")
 }
 
-/// For a person who has just started it: what to type next. On stderr, so that scripts read stdout undisturbed.
+/// Prints an example command, if stderr is a terminal.
 fn show_next_step(args: &ServeArgs) {
     let stderr = std::io::stderr();
     if !std::io::IsTerminal::is_terminal(&stderr) {
         return;
     }
-    // As it was called, so that the line can be typed as it stands.
+    // The name under which this program was called, so that the line can be pasted.
     let program = std::env::args()
         .next()
         .unwrap_or_else(|| "meshagent".to_owned());
@@ -551,15 +403,16 @@ fn show_next_step(args: &ServeArgs) {
     };
     let program = terminal::one_line(&program);
     let data_dir = terminal::one_line(&data_dir);
-    // A closed stderr is no reason to stop serving.
+    // A closed stderr must not stop the server.
     let _ = writeln!(
         stderr.lock(),
-        "\nnext, in another terminal:\n  {program} room connect{data_dir} --room my-room --identity me -- python3 your-script.py\n"
+        "\nnext, in another terminal:\n  \
+         {program} room connect{data_dir} --room my-room --identity me -- python3 your-script.py\n"
     );
 }
 
-/// Waits for SIGTERM or SIGINT, on a thread that does nothing else: whatever the others are busy with, the process ends
-/// some time after its grace.
+/// Returns a future that is ready after SIGTERM or SIGINT. A dedicated thread waits for the signal,
+/// so that the process exits some time after its grace even if all other threads are blocked.
 fn stop_signal(grace: Duration) -> anyhow::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -570,8 +423,8 @@ fn stop_signal(grace: Duration) -> anyhow::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
     drop(entered);
-    let (asked, stop) = tokio::sync::oneshot::channel();
-    // It ends with the process.
+    let (stopping, stop) = tokio::sync::oneshot::channel();
+    // The thread ends with the process.
     std::thread::Builder::new()
         .name("stop".into())
         .spawn(move || {
@@ -581,10 +434,10 @@ fn stop_signal(grace: Duration) -> anyhow::Result<impl Future<Output = ()>> {
                     _ = interrupt.recv() => {}
                 }
             });
-            // Who waits for it may have gone already.
-            let _ = asked.send(());
-            std::thread::sleep(grace + LAST_RESORT);
-            end_anyway();
+            // The server may have ended already.
+            let _ = stopping.send(());
+            std::thread::sleep(grace + FORCED_EXIT_AFTER);
+            force_exit();
         })
         .context("listening for signals")?;
     Ok(async {
@@ -592,16 +445,17 @@ fn stop_signal(grace: Duration) -> anyhow::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Ends the process although something goes on in it. Nothing is lost by that: what was acknowledged is on disk.
-fn end_anyway() -> ! {
-    // The log may be what everything waits for.
+/// Exits although the server has not stopped. No data is lost: acknowledged updates are on disk.
+fn force_exit() -> ! {
+    // Writing the log may block, as may everything that waits for it.
     let log = std::thread::spawn(|| {
         tracing::error!(
-            "the server did not stop by itself after its grace, so the process ends now; what was acknowledged is on disk"
+            "the server did not stop within its grace; exiting now. All acknowledged data is on \
+             disk"
         );
     });
-    let patience = Instant::now() + LAST_WORD;
-    while !log.is_finished() && Instant::now() < patience {
+    let deadline = Instant::now() + LAST_LOG_TIMEOUT;
+    while !log.is_finished() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(10));
     }
     std::process::exit(1)

@@ -1,4 +1,5 @@
-//! Where the running server of a data directory is, so that the other commands on this machine find it.
+//! The file `server.json` in a data directory: the URL of the running server, for other commands on
+//! this machine.
 
 use std::fs;
 use std::io;
@@ -12,16 +13,16 @@ use crate::private_file;
 
 const FILE: &str = "server.json";
 
-/// What a server leaves for others to find. It outlives a server that was killed.
+/// The content of the file. After a server was killed, the file still exists.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct RunningServer {
-    /// Its base URL.
+    /// The server's base URL.
     pub(crate) url: String,
-    /// The project that it serves.
+    /// The project that the server serves.
     pub(crate) project_id: String,
 }
 
-/// Says where the server is.
+/// Writes the file.
 pub(crate) fn write(data_dir: &Path, url: &str, project_id: &str) -> anyhow::Result<()> {
     let server = RunningServer {
         url: url.to_owned(),
@@ -33,7 +34,7 @@ pub(crate) fn write(data_dir: &Path, url: &str, project_id: &str) -> anyhow::Res
         .with_context(|| format!("writing {}", path.display()))
 }
 
-/// Finds the server, or the last one if it was killed.
+/// Reads the file, which names the running server, or the last one if it was killed.
 pub(crate) fn read(data_dir: &Path) -> anyhow::Result<Option<RunningServer>> {
     let path = data_dir.join(FILE);
     let text = match fs::read_to_string(&path) {
@@ -48,14 +49,14 @@ pub(crate) fn read(data_dir: &Path) -> anyhow::Result<Option<RunningServer>> {
 fn unreadable(path: &Path, error: impl std::error::Error + Send + Sync + 'static) -> Failure {
     Failure::new(format!("can't read {}", path.display()))
         .with_exit_code(USAGE)
-        .with_hint("set MESHAGENT_API_URL to the server's address")
+        .with_hint("set MESHAGENT_API_URL to the server's URL")
         .with_source(error)
 }
 
-/// Takes the file away, if it still names the server that ends.
+/// Deletes the file, if it still names the server that is stopping.
 pub(crate) fn remove(data_dir: &Path, url: &str) {
     if matches!(read(data_dir), Ok(Some(server)) if server.url == url) {
-        // A file that stays is as after a kill.
+        // If this fails, the file remains as it does after a kill.
         let _ = fs::remove_file(data_dir.join(FILE));
     }
 }

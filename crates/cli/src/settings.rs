@@ -1,4 +1,5 @@
-//! What flags, environment and data directory say together: where data is, which key signs, where the server is.
+//! Settings from flags, the environment and the data directory: the data directory itself, the API
+//! key, and the server's URL.
 
 use std::env;
 use std::net::{TcpStream, ToSocketAddrs as _};
@@ -12,30 +13,31 @@ use meshagent_protocol::ApiKey;
 use crate::failure::{Failure, UNREACHABLE, USAGE};
 use crate::{keyfile, server_file};
 
-/// How long to wait for a server of this machine to take a connection.
+/// Maximum time for a server on this machine to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-const KEY_HINT: &str = "the first start of `meshagent serve` prints the key of its server";
-/// What `MESHAGENT_API_URL` has to be.
-pub(crate) const URL_HINT: &str = "set it to http://HOST:PORT, or to https://HOST of a proxy";
+const KEY_HINT: &str = "the first start of `meshagent serve` prints the API key of its server";
+/// The hint for an invalid `MESHAGENT_API_URL`.
+pub(crate) const URL_HINT: &str = "set it to http://HOST:PORT, or to https://HOST for a proxy";
 
-/// Flags of the commands that act for a project.
+/// Flags of the commands that need a project's API key or server.
 #[derive(Args, Debug)]
 pub(crate) struct ProjectArgs {
-    /// Project that the key has to be for; another key is refused
+    /// Expected project of the API key; a key for another project is refused
     #[arg(long, value_name = "ID")]
     project_id: Option<String>,
 
-    /// Data directory of a server on this machine, for its key and URL [default: as for `serve`]
+    /// Data directory of a server on this machine, to find its API key and URL
+    /// [default: as for `serve`]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 }
 
 impl ProjectArgs {
-    /// The key to sign with: the given one, else the environment's, else the data directory's.
+    /// The key to sign with: the given one, else from the environment, else from the data directory.
     pub(crate) fn key(&self, given: Option<&str>) -> anyhow::Result<ApiKey> {
         let key = match given {
             Some(text) => ApiKey::parse(text).map_err(|error| {
-                Failure::new("--key is no API key")
+                Failure::new("--key is not a valid API key")
                     .with_exit_code(USAGE)
                     .with_hint(KEY_HINT)
                     .with_source(error)
@@ -43,9 +45,12 @@ impl ProjectArgs {
             None => match key_from_env()? {
                 Some(key) => key,
                 None => keyfile::load(&self.data_dir()?)?.ok_or_else(|| {
-                    Failure::new("there is no API key to sign a token with").with_exit_code(USAGE).with_hint(
-                        "set MESHAGENT_API_KEY, or run `meshagent serve` on this machine first: it makes a key",
-                    )
+                    Failure::new("found no API key to sign a token with")
+                        .with_exit_code(USAGE)
+                        .with_hint(
+                            "set MESHAGENT_API_KEY, or run `meshagent serve` on this machine \
+                             first, which creates a key",
+                        )
                 })?,
             },
         };
@@ -63,20 +68,20 @@ impl ProjectArgs {
                     key.project_id
                 ))
                 .with_exit_code(USAGE)
-                .with_hint(format!("leave {name} out, or use a key of that project"))
+                .with_hint(format!("omit {name}, or use a key for that project"))
                 .into());
             }
         }
         Ok(key)
     }
 
-    /// The server's base URL: the environment's, else that of the data directory's server, which has to be there,
-    /// and to serve the key's project.
+    /// The server's base URL: from the environment, else from the data directory. In the latter
+    /// case, the server must answer and serve the key's project.
     pub(crate) fn server(&self, key: Option<&ApiKey>) -> anyhow::Result<ServerUrl> {
         if let Some(url) = variable("MESHAGENT_API_URL")? {
-            if !is_address(&url) {
-                let what = format!("MESHAGENT_API_URL is {url:?}, which is not a server's address");
-                return Err(Failure::new(what)
+            if !is_server_url(&url) {
+                let message = format!("invalid MESHAGENT_API_URL {url:?}");
+                return Err(Failure::new(message)
                     .with_exit_code(USAGE)
                     .with_hint(URL_HINT)
                     .into());
@@ -89,18 +94,18 @@ impl ProjectArgs {
         let data_dir = self.data_dir()?;
         let start = "start one with `meshagent serve`, or set MESHAGENT_API_URL";
         let Some(server) = server_file::read(&data_dir)? else {
-            let what = format!(
+            let message = format!(
                 "no server is running on the data directory {}",
                 data_dir.display()
             );
-            return Err(Failure::new(what)
+            return Err(Failure::new(message)
                 .with_exit_code(UNREACHABLE)
                 .with_hint(start)
                 .into());
         };
         if !answers(&server.url) {
             return Err(
-                Failure::new(format!("no server answers at {} any more", server.url))
+                Failure::new(format!("the last server at {} does not answer", server.url))
                     .with_exit_code(UNREACHABLE)
                     .with_hint(start)
                     .into(),
@@ -109,12 +114,12 @@ impl ProjectArgs {
         if let Some(key) = key
             && !same_id(&server.project_id, &key.project_id)
         {
-            let what = format!(
-                "the key is for project {}, but the server at {} serves project {}",
+            let message = format!(
+                "the API key is for project {}, but the server at {} serves project {}",
                 key.project_id, server.url, server.project_id
             );
             let hint = "set MESHAGENT_API_KEY to the key that the server was started with";
-            return Err(Failure::new(what)
+            return Err(Failure::new(message)
                 .with_exit_code(USAGE)
                 .with_hint(hint)
                 .into());
@@ -130,18 +135,18 @@ impl ProjectArgs {
     }
 }
 
-/// Where a server is.
+/// A server's base URL.
 #[derive(Debug)]
 pub(crate) struct ServerUrl {
     pub(crate) url: String,
-    /// Whether it was found on this machine, and not given by the environment.
+    /// Whether the URL comes from a data directory on this machine, not from the environment.
     pub(crate) is_found: bool,
 }
 
-/// Where a server of this user keeps everything.
+/// The default data directory of this user.
 ///
 /// # Errors
-/// If nothing says where the user's data is.
+/// If no variable in the environment determines it.
 pub(crate) fn data_dir() -> anyhow::Result<PathBuf> {
     let path = |name| {
         env::var_os(name)
@@ -151,22 +156,22 @@ pub(crate) fn data_dir() -> anyhow::Result<PathBuf> {
     if let Some(dir) = path("MESHAGENT_DATA_DIR") {
         return Ok(dir);
     }
-    // The XDG base directory specification has relative paths ignored.
+    // The XDG base directory specification requires that relative paths are ignored.
     let data_home = path("XDG_DATA_HOME")
         .filter(|dir| dir.is_absolute())
         .or_else(|| path("HOME").map(|home| home.join(".local/share")));
     let data_home = data_home.ok_or_else(|| {
-        Failure::new("nothing says where this user's data is")
+        Failure::new("can't determine the data directory: HOME is not set")
             .with_exit_code(USAGE)
-            .with_hint("give --data-dir, or set MESHAGENT_DATA_DIR or HOME")
+            .with_hint("pass --data-dir, or set MESHAGENT_DATA_DIR or HOME")
     })?;
     Ok(data_home.join("meshagent"))
 }
 
-/// The API key that the environment names, if it names one.
+/// The API key from the environment, if it contains one.
 ///
 /// # Errors
-/// If what it says is incomplete, malformed or contradicts itself.
+/// If the variables are incomplete, malformed or contradict each other.
 pub(crate) fn key_from_env() -> anyhow::Result<Option<ApiKey>> {
     let variables = KeyVariables {
         api_key: variable("MESHAGENT_API_KEY")?,
@@ -178,7 +183,7 @@ pub(crate) fn key_from_env() -> anyhow::Result<Option<ApiKey>> {
     Ok(key.map_err(|failure| failure.with_exit_code(USAGE))?)
 }
 
-/// The variables that name a key, whole or in three parts.
+/// The variables for an API key: complete, or in three parts.
 #[derive(Clone, Default)]
 struct KeyVariables {
     api_key: Option<String>,
@@ -197,7 +202,7 @@ impl KeyVariables {
         } = self;
         let Some(api_key) = api_key else {
             return match (project_id, key_id, secret) {
-                // A project alone is no key; SDKs are given it beside a token.
+                // A project id alone is not a key; SDKs use it together with a token.
                 (_, None, None) => Ok(None),
                 (Some(project_id), Some(id), Some(secret)) => Ok(Some(ApiKey {
                     id,
@@ -223,12 +228,12 @@ impl KeyVariables {
                         names(true),
                         names(false)
                     ))
-                    .with_hint("a key in parts takes all three; or set MESHAGENT_API_KEY alone"))
+                    .with_hint("set all three, or only MESHAGENT_API_KEY"))
                 }
             };
         };
         let key = ApiKey::parse(&api_key).map_err(|error| {
-            Failure::new("MESHAGENT_API_KEY is not an API key")
+            Failure::new("MESHAGENT_API_KEY is not a valid API key")
                 .with_hint(KEY_HINT)
                 .with_source(error)
         })?;
@@ -250,26 +255,26 @@ impl KeyVariables {
             None => Ok(Some(key)),
             Some((name, _)) => Err(
                 Failure::new(format!("{name} contradicts MESHAGENT_API_KEY"))
-                    .with_hint(format!("unset {name}: MESHAGENT_API_KEY says it all")),
+                    .with_hint(format!("unset {name}; MESHAGENT_API_KEY contains its value")),
             ),
         }
     }
 }
 
-/// A variable's value; one that is empty counts as not set.
+/// The value of a variable; an empty one counts as not set.
 pub(crate) fn variable(name: &str) -> anyhow::Result<Option<String>> {
     match env::var(name) {
         Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
         Err(env::VarError::NotPresent) => Ok(None),
-        // The error itself repeats the value, which may be a secret.
+        // The source error would print the value, which may be a secret.
         Err(env::VarError::NotUnicode(_)) => {
-            let what = format!("{name} is not valid UTF-8");
-            Err(Failure::new(what).with_exit_code(USAGE).into())
+            let message = format!("{name} is not valid UTF-8");
+            Err(Failure::new(message).with_exit_code(USAGE).into())
         }
     }
 }
 
-/// The user's name on this machine, as the name of a participant.
+/// The user's name on this machine, the default name of a participant.
 pub(crate) fn user_name() -> anyhow::Result<String> {
     for name in ["USER", "LOGNAME"] {
         if let Some(user) = variable(name)?.filter(|user| !user.trim().is_empty()) {
@@ -279,33 +284,33 @@ pub(crate) fn user_name() -> anyhow::Result<String> {
     Ok("meshagent".to_owned())
 }
 
-/// A flag's value that is not blank.
+/// Parses a flag's text, which must not be blank.
 pub(crate) fn not_empty(text: &str) -> Result<String, &'static str> {
     match text.trim() {
-        "" => Err("it is empty"),
+        "" => Err("expected a text that is not empty"),
         text => Ok(text.to_owned()),
     }
 }
 
-/// A flag's number that has to let something through.
+/// Parses a flag's whole number, which must be at least 1.
 pub(crate) fn from_one<T: FromStr + Default + PartialEq>(text: &str) -> Result<T, &'static str> {
     let number = text.parse().ok().filter(|number| *number != T::default());
-    number.ok_or("it has to be a whole number from 1 on")
+    number.ok_or("expected a whole number, at least 1")
 }
 
-/// A flag's number that may be none.
+/// Parses a flag's whole number, which may be 0.
 pub(crate) fn from_zero<T: FromStr>(text: &str) -> Result<T, &'static str> {
     let number = text.parse().ok();
-    number.ok_or("it has to be a whole number from 0 on")
+    number.ok_or("expected a whole number, at least 0")
 }
 
-/// UUIDs are written in either case.
+/// Compares UUIDs, which may be in upper or lower case.
 fn same_id(a: &str, b: &str) -> bool {
     a.eq_ignore_ascii_case(b)
 }
 
-/// Whether a server may be there.
-fn is_address(url: &str) -> bool {
+/// Whether a URL may be that of a server.
+fn is_server_url(url: &str) -> bool {
     let schemes = ["http", "https", "ws", "wss"];
     url.split_once("://").is_some_and(|(scheme, rest)| {
         let host = rest.split('/').next().unwrap_or_default();
@@ -316,7 +321,7 @@ fn is_address(url: &str) -> bool {
     })
 }
 
-/// Whether something listens at an `http://HOST:PORT` of this machine.
+/// Whether a server listens at an `http://HOST:PORT` of this machine.
 fn answers(url: &str) -> bool {
     let address = url.strip_prefix("http://").unwrap_or(url);
     let addresses = address.to_socket_addrs().into_iter().flatten();
@@ -329,8 +334,9 @@ fn answers(url: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// From the golden vectors; its secret contains the separator.
-    const KEY: &str = "ma-Ej5FZ.ibEtOkVkJmFBdAAA-._fvPjt7T76____._fz7.g-a-secret-with-dashes-and-enough-length-0123456789";
+    /// From the golden vectors; the secret contains the separator.
+    const KEY: &str = "ma-Ej5FZ.ibEtOkVkJmFBdAAA-._fvPjt7T76____._fz7.g-\
+                       a-secret-with-dashes-and-enough-length-0123456789";
     const KEY_ID: &str = "123e4567-e89b-12d3-a456-426614174000";
     const PROJECT_ID: &str = "fbf7ef3e-3b7b-4fbe-bfff-fffefdfcfbfa";
     const SECRET: &str = "a-secret-with-dashes-and-enough-length-0123456789";
@@ -352,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn key_comes_whole_or_in_parts() {
+    fn key_is_read_whole_or_in_parts() {
         let key = ApiKey {
             id: KEY_ID.into(),
             project_id: PROJECT_ID.into(),
@@ -381,11 +387,13 @@ mod tests {
         for (variables, expected) in [
             (
                 ("", "", KEY_ID, ""),
-                "the environment sets MESHAGENT_KEY_ID, but not MESHAGENT_PROJECT_ID and MESHAGENT_SECRET",
+                "the environment sets MESHAGENT_KEY_ID, \
+                 but not MESHAGENT_PROJECT_ID and MESHAGENT_SECRET",
             ),
             (
                 ("", PROJECT_ID, "", SECRET),
-                "the environment sets MESHAGENT_PROJECT_ID and MESHAGENT_SECRET, but not MESHAGENT_KEY_ID",
+                "the environment sets MESHAGENT_PROJECT_ID and MESHAGENT_SECRET, \
+                 but not MESHAGENT_KEY_ID",
             ),
             (
                 (KEY, KEY_ID, "", ""),
@@ -401,7 +409,7 @@ mod tests {
             ),
             (
                 ("secret", "", "", ""),
-                "MESHAGENT_API_KEY is not an API key",
+                "MESHAGENT_API_KEY is not a valid API key",
             ),
         ] {
             let (api_key, project_id, key_id, secret) = variables;

@@ -1,4 +1,4 @@
-//! `meshagent token`: a participant token from a file that says who may do what.
+//! `meshagent token`: signs a participant token that a file describes.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -15,7 +15,9 @@ use crate::room::input::{self, is_standard_stream};
 use crate::scope;
 use crate::settings::ProjectArgs;
 
-/// Sign a participant token that a file describes
+/// Sign a participant token
+///
+/// A YAML file describes the participant, the room and the permissions.
 #[derive(Args, Debug)]
 #[command(after_help = "The file is YAML:
   version: v1
@@ -34,15 +36,15 @@ use crate::settings::ProjectArgs;
 Example:
   meshagent token --input token.yaml --output token.jwt")]
 pub(crate) struct TokenArgs {
-    /// File that describes the token; `-` reads from stdin
+    /// File that describes the token; `-` reads stdin
     #[arg(long, short, value_name = "FILE")]
     input: PathBuf,
 
-    /// File to write the token to, for its owner only [default: stdout]
+    /// File for the token, readable only by its owner [default: stdout]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// API key to sign with [default: the environment's, else that of the server on this machine]
+    /// API key to sign with [default: from the environment, else of the server on this machine]
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
 
@@ -50,14 +52,14 @@ pub(crate) struct TokenArgs {
     project: ProjectArgs,
 }
 
-/// The file's content.
+/// The content of the file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TokenSpec {
     version: Version,
     kind: Kind,
     identity: String,
-    /// Without it nobody would let its bearer in.
+    /// Required: a token without a room opens no room.
     room: String,
     role: Option<SpecRole>,
     api: serde_json::Value,
@@ -83,12 +85,12 @@ enum SpecRole {
 }
 
 /// # Errors
-/// If the file describes no token, there is no key to sign it with, or it can't be written.
+/// If the file is invalid, no key is found, or the token can't be written.
 pub(crate) fn run(args: &TokenArgs) -> anyhow::Result<()> {
     let text = input::read(&args.input)?;
     let token = parse(&text).map_err(|failure| {
-        let what = format!("{} does not describe a token", input::name(&args.input));
-        Failure::new(what)
+        let message = format!("{} is not a valid token file", input::name(&args.input));
+        Failure::new(message)
             .with_source(failure)
             .with_exit_code(USAGE)
             .with_hint("`meshagent token --help` shows an example")
@@ -101,9 +103,9 @@ pub(crate) fn run(args: &TokenArgs) -> anyhow::Result<()> {
     else {
         return writeln!(std::io::stdout(), "{jwt}").context("writing to stdout");
     };
-    // Without an end of line, which a reader would have to take off.
+    // A file gets no trailing newline, which readers would have to strip.
     let written = if is_stream(path)? {
-        // Only what is there: a file that took its place would be everybody's.
+        // Never created here: a new file would be readable by everybody.
         let stream = OpenOptions::new().write(true).open(path);
         stream.and_then(|mut stream| stream.write_all(jwt.as_bytes()))
     } else {
@@ -112,32 +114,33 @@ pub(crate) fn run(args: &TokenArgs) -> anyhow::Result<()> {
     Ok(written.map_err(|error| input::unwritable(path, error))?)
 }
 
-/// Whether there is a pipe or a device to write to. A file is replaced by one that is its owner's only, which a link
-/// to it would undo: it stays where others chose, with the rights that they gave it.
+/// Whether the path is an existing pipe or device. A file is replaced by one that only its owner
+/// may read. A symbolic link to a file is refused, because the target would keep the location and
+/// permissions that others chose.
 fn is_stream(path: &Path) -> Result<bool, Failure> {
-    // The system's own links; everybody may make others in /dev/shm.
-    let is_systems = path.parent().is_some_and(|directory| {
-        let is_descriptors = |own: &str| directory == Path::new(own);
+    // Links of the system. Everybody may create links in /dev/shm, so it is not included.
+    let is_system_link = path.parent().is_some_and(|directory| {
+        let is_parent = |system: &str| directory == Path::new(system);
         ["/dev", "/dev/fd", "/proc/self/fd"]
             .into_iter()
-            .any(is_descriptors)
+            .any(is_parent)
     });
     let Ok(metadata) = fs::symlink_metadata(path) else {
         return Ok(false);
     };
-    if !metadata.is_symlink() || is_systems {
+    if !metadata.is_symlink() || is_system_link {
         return Ok(!metadata.is_file());
     }
     if fs::metadata(path).is_ok_and(|target| !target.is_file()) {
         return Ok(true);
     }
-    let what = format!("{} is a symbolic link", path.display());
-    Err(Failure::new(what)
+    let message = format!("{} is a symbolic link", path.display());
+    Err(Failure::new(message)
         .with_exit_code(USAGE)
-        .with_hint("name the file itself: it is replaced by one that only its owner may read"))
+        .with_hint("pass the target file: it is replaced by one that only its owner may read"))
 }
 
-/// A token with the grants in the order of the published SDKs. To be a user takes no grant.
+/// A token with the grants in the order of the published SDKs. The role `user` needs no grant.
 pub(crate) fn token(
     identity: &str,
     room: &RoomName,
@@ -166,13 +169,13 @@ fn parse(text: &[u8]) -> Result<ParticipantToken, Failure> {
         return Err(Failure::new("the identity is empty"));
     }
     let room = RoomName::parse(&room)
-        .map_err(|error| Failure::new("the room has no valid name").with_source(error))?;
+        .map_err(|error| Failure::new(format!("invalid room {room:?}")).with_source(error))?;
     let role = match role {
         Some(SpecRole::Agent) => Role::Agent,
         Some(SpecRole::Tool) => Role::Tool,
         Some(SpecRole::User) | None => Role::User,
     };
     let api = scope::parse(&api, "api")
-        .map_err(|error| Failure::new("the api scope is malformed").with_source(error))?;
+        .map_err(|error| Failure::new("invalid api scope").with_source(error))?;
     Ok(token(&identity, &room, role, api))
 }

@@ -1,4 +1,5 @@
-//! JSON as Python prints it, which the published command is written in; but whole numbers without a fraction.
+//! JSON in the format of the published command, which is that of Python; but whole numbers have no
+//! fraction.
 
 use std::fmt::Write as _;
 
@@ -6,18 +7,18 @@ use serde_json::{Number, Value};
 
 use super::terminal::is_control;
 
-/// Below this, whole numbers are printed with all their digits, as in JavaScript.
+/// Whole numbers below this are printed with all digits, as in JavaScript.
 const MAX_PLAIN: f64 = 1e21;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Layout {
-    /// On one line, with a space behind each comma and colon.
+    /// On one line, with a space after each comma and colon.
     Compact,
-    /// A line for each value, indented by two spaces.
+    /// One line per value, indented by two spaces.
     Pretty,
 }
 
-/// The text without an end of line.
+/// Formats a value, without a trailing newline.
 pub(crate) fn text(value: &Value, layout: Layout, is_ascii: bool, is_colored: bool) -> String {
     let mut printer = Printer {
         out: String::new(),
@@ -37,7 +38,7 @@ struct Printer {
 }
 
 impl Printer {
-    /// Recurses as deep as the value is, and what is read from a server or a file has a bounded depth.
+    /// Recurses as deep as the value, whose depth is bounded when it is read.
     fn value(&mut self, value: &Value, level: usize) {
         match value {
             Value::Null => self.out.push_str("null"),
@@ -104,7 +105,7 @@ impl Printer {
                 '\u{8}' => self.out.push_str("\\b"),
                 '\u{c}' => self.out.push_str("\\f"),
                 ' '..='~' => self.out.push(char),
-                // A terminal would take control characters for commands.
+                // A terminal would interpret control characters.
                 _ if self.is_ascii || is_control(char) => self.escape(char),
                 _ => self.out.push(char),
             }
@@ -117,7 +118,7 @@ impl Printer {
 
     fn escape(&mut self, char: char) {
         for unit in char.encode_utf16(&mut [0; 2]) {
-            // A `String` takes all that is written to it.
+            // Writing to a `String` never fails.
             let _ = write!(self.out, "\\u{unit:04x}");
         }
     }
@@ -131,7 +132,7 @@ fn python_number(number: &Number) -> String {
 }
 
 fn python_float(float: f64) -> String {
-    // The shortest digits that read back as the same number, as all three languages take them.
+    // The shortest digits that parse to the same number, as in Python and JavaScript.
     let shortest = format!("{float:e}");
     let Some((mantissa, exponent)) = shortest.split_once('e') else {
         return shortest;
@@ -170,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn layouts_are_those_of_python() {
+    fn layouts_match_python() {
         let value = json!({"a": [1, {"b": []}, {}], "c": null, "d": [true]});
         check(
             &value,
@@ -180,12 +181,13 @@ mod tests {
         check(
             &value,
             Layout::Pretty,
-            "{\n  \"a\": [\n    1,\n    {\n      \"b\": []\n    },\n    {}\n  ],\n  \"c\": null,\n  \"d\": [\n    true\n  ]\n}",
+            "{\n  \"a\": [\n    1,\n    {\n      \"b\": []\n    },\n    {}\n  ],\n  \
+             \"c\": null,\n  \"d\": [\n    true\n  ]\n}",
         );
     }
 
     #[test]
-    fn strings_are_ascii_unless_people_read_them() {
+    fn strings_are_ascii_except_on_a_terminal() {
         let value = json!("ü 世 😀 \u{7f}\u{1}\u{85}\"\\\n");
         check(
             &value,
@@ -203,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_whole_or_those_of_python() {
+    fn numbers_match_python_except_for_whole_floats() {
         for (float, expected) in [
             (0.0, "0"),
             (-0.0, "0"),

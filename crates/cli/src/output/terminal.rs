@@ -1,31 +1,32 @@
-//! Texts of others on their way to a person: names, documents, what a server says.
+//! Escapes foreign text for a terminal: names, content of documents, messages of a server.
 //!
-//! A terminal takes control characters for commands, and Unicode's controls of direction make a text look like another
-//! one. Whatever a command prints for people goes through here, where these characters become visible.
+//! A terminal interprets control characters, and Unicode's direction controls make a text look like
+//! another one. All output for people passes through here, where such characters are escaped.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
-/// Whether a terminal, or whoever reads what it shows, might take this for something else than a character.
+/// Whether a character may control a terminal or change how the text around it looks.
 pub(crate) fn is_control(char: char) -> bool {
     // C0, DEL and C1.
     char.is_control()
         || matches!(
             char,
-            // Marks, embeddings, overrides and isolates of direction.
+            // Direction marks, embeddings, overrides and isolates.
             '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{206f}'
-            // Separators of lines and paragraphs, and annotations between lines.
+            // Line and paragraph separators, and interlinear annotations.
             | '\u{2028}' | '\u{2029}' | '\u{fff9}'..='\u{fffb}'
         )
 }
 
-/// A text that stays on its line.
+/// Escapes a text for one line.
 pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
     escaped(text, |_| false)
 }
 
-/// A text of several lines. Those after the first are indented, so that none looks like one of ours.
+/// Escapes a text of several lines. Lines after the first are indented, so that none can pose as
+/// another message.
 pub(crate) fn lines(text: &str) -> Cow<'_, str> {
     let escaped = escaped(text, |char| char == '\n');
     if !escaped.contains('\n') {
@@ -47,7 +48,7 @@ pub(crate) fn lines(text: &str) -> Cow<'_, str> {
     indented.into()
 }
 
-/// JSON as it was printed by a library: it stays the same value.
+/// Escapes the JSON text of a library; its value stays the same.
 pub(crate) fn json(text: &str) -> Cow<'_, str> {
     if !text.contains(|char| is_control(char) && char != '\n') {
         return text.into();
@@ -56,7 +57,7 @@ pub(crate) fn json(text: &str) -> Cow<'_, str> {
     for char in text.chars() {
         // A line feed in a string is escaped already.
         if is_control(char) && char != '\n' {
-            // A `String` takes all that is written to it.
+            // Writing to a `String` never fails.
             let _ = write!(escaped, "\\u{:04x}", u32::from(char));
         } else {
             escaped.push(char);
@@ -65,7 +66,7 @@ pub(crate) fn json(text: &str) -> Cow<'_, str> {
     escaped.into()
 }
 
-/// What is in a file: lines and tabs are kept, and bytes that are no UTF-8 are shown as such.
+/// Escapes the content of a file, including bytes that are not UTF-8; lines and tabs are kept.
 pub(crate) fn file(bytes: &[u8]) -> String {
     let mut shown = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
@@ -78,14 +79,14 @@ pub(crate) fn file(bytes: &[u8]) -> String {
     shown
 }
 
-/// Says something on stderr. With stderr closed there is nobody to tell.
-pub(crate) fn say(text: &str) {
+/// Prints a text on stderr. Errors are ignored: they could not be reported.
+pub(crate) fn print_stderr(text: &str) {
     let mut stderr = io::stderr().lock();
     let _ = writeln!(stderr, "{}", lines(text));
     let _ = stderr.flush();
 }
 
-/// With all but the kept control characters in the form that they have in Rust.
+/// Escapes all control characters in Rust's notation, except those that are kept.
 fn escaped(text: &str, is_kept: impl Fn(char) -> bool) -> Cow<'_, str> {
     let is_escaped = |char| is_control(char) && !is_kept(char);
     if !text.contains(is_escaped) {
@@ -113,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_steers_is_left() {
+    fn all_control_characters_are_escaped() {
         let all: String = ('\0'..=char::MAX)
             .filter(|char| is_control(*char))
             .collect();
@@ -133,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn no_line_looks_like_one_of_ours() {
+    fn lines_after_the_first_are_indented() {
         assert_eq!(
             lines("a\nhint: b\n c\n  d\n\n\te"),
             "a\n  hint: b\n  c\n  d\n\n  \\te"
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn json_stays_the_same() {
+    fn json_keeps_its_value() {
         let foreign = value!({ "\u{7f}k": ["\u{85}\u{9b}31m", "\u{202e}ü\n", "\x1b"] });
         let text = serde_json::to_string_pretty(&foreign).unwrap_or_default();
         let shown = json(&text);
