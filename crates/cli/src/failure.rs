@@ -1,5 +1,7 @@
 //! Errors as the command line reports them: what is wrong, a hint, and the exit code.
 
+use std::fmt::Write as _;
+
 use meshagent_client::{CallError, ConnectError, RoomEnd};
 use meshagent_document::{Violation, Violations};
 use meshagent_protocol::ErrorCode;
@@ -113,15 +115,11 @@ pub(crate) fn of_call(message: impl Into<String>, error: CallError) -> Failure {
             401 | 403 => failure
                 .with_exit_code(DENIED)
                 .with_hint("use a token for this room that has not expired"),
-            404 => failure
-                .with_exit_code(NOT_FOUND)
-                .with_hint(NO_ROOM_HINT),
+            404 => failure.with_exit_code(NOT_FOUND).with_hint(NO_ROOM_HINT),
             _ => unreachable(failure),
         },
         CallError::Ended(_) => unreachable(failure),
-        CallError::InvalidPath(_) => failure
-            .with_exit_code(USAGE)
-            .with_hint(PATH_HINT),
+        CallError::InvalidPath(_) => failure.with_exit_code(USAGE).with_hint(PATH_HINT),
         CallError::Refused { code, .. } => match code.and_then(ErrorCode::from_number) {
             Some(ErrorCode::PermissionDenied) => failure
                 .with_exit_code(DENIED)
@@ -164,9 +162,7 @@ pub(crate) fn of_connect(url: &str, is_given_token: bool, error: ConnectError) -
                 "use the API key that the server was started with, and check that both clocks \
                  agree",
             ),
-            404 => failure
-                .with_exit_code(NOT_FOUND)
-                .with_hint(NO_ROOM_HINT),
+            404 => failure.with_exit_code(NOT_FOUND).with_hint(NO_ROOM_HINT),
             _ => failure.with_exit_code(UNREACHABLE),
         },
         ConnectError::InvalidToken => failure
@@ -200,12 +196,14 @@ pub(crate) fn of_violations(name: &str, violations: &Violations) -> Failure {
         more => format!("\n  and {more} more"),
     };
     let lines = lines(violations);
-    Failure::new(format!("{name} violates the schema in {places}:{lines}{more}"))
-        .with_exit_code(REFUSED)
-        .with_hint(
-            "each line begins with a JSON pointer into the document; \
+    Failure::new(format!(
+        "{name} violates the schema in {places}:{lines}{more}"
+    ))
+    .with_exit_code(REFUSED)
+    .with_hint(
+        "each line begins with a JSON pointer into the document; \
              `meshagent room sync inspect` prints the schema",
-        )
+    )
 }
 
 /// One indented line per violation, which begins with its JSON pointer.
@@ -222,7 +220,8 @@ pub(crate) fn lines(violations: &[Violation]) -> String {
             "" => "\"\" (the whole document)",
             pointer => pointer,
         };
-        lines.push_str(&format!("\n  {pointer}: expected {expected}, found {found}"));
+        // Writing to a `String` never fails.
+        let _ = write!(lines, "\n  {pointer}: expected {expected}, found {found}");
     }
     lines
 }

@@ -1,4 +1,4 @@
-//! `meshagent room`: commands that act in a room.
+//! `meshagent room`: commands for one room.
 
 mod connect;
 mod entries;
@@ -18,7 +18,7 @@ pub(crate) enum RoomCommand {
 }
 
 /// # Errors
-/// As the command that was given.
+/// If the command fails.
 pub(crate) fn run(command: &RoomCommand) -> anyhow::Result<()> {
     match command {
         RoomCommand::Connect(args) => connect::run(args),

@@ -33,7 +33,8 @@ pub(crate) struct ProjectArgs {
 }
 
 impl ProjectArgs {
-    /// The key to sign with: the given one, else from the environment, else from the data directory.
+    /// The key to sign with: the given one, else from the environment, else from the data
+    /// directory.
     pub(crate) fn key(&self, given: Option<&str>) -> anyhow::Result<ApiKey> {
         let key = match given {
             Some(text) => ApiKey::parse(text).map_err(|error| {
@@ -254,8 +255,9 @@ impl KeyVariables {
         match agrees.into_iter().find(|(_, agrees)| !agrees) {
             None => Ok(Some(key)),
             Some((name, _)) => Err(
-                Failure::new(format!("{name} contradicts MESHAGENT_API_KEY"))
-                    .with_hint(format!("unset {name}; MESHAGENT_API_KEY contains its value")),
+                Failure::new(format!("{name} contradicts MESHAGENT_API_KEY")).with_hint(format!(
+                    "unset {name}; MESHAGENT_API_KEY contains its value"
+                )),
             ),
         }
     }

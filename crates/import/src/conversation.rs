@@ -8,8 +8,8 @@ use thiserror::Error;
 
 use crate::lenient::{FromKind, Lenient, value};
 
-/// A server takes at most 40 MiB in one document unless it is told otherwise; far beyond that, nothing is gained by
-/// holding a conversation in memory.
+/// A server takes at most 40 MiB in one document unless it is told otherwise; far beyond that,
+/// nothing is gained by holding a conversation in memory.
 const MAX_TEXT_BYTES: usize = 64 << 20;
 /// About what a message costs beside its texts.
 const MESSAGE_BYTES: usize = 256;

@@ -1,4 +1,5 @@
-//! The elements of a JSON list in a stream, one at a time: where each begins and ends, not what is in it.
+//! The elements of a JSON list in a stream, one at a time: where each begins and ends, not what is
+//! in it.
 
 use std::io::{self, BufRead, Read};
 
@@ -7,8 +8,8 @@ use thiserror::Error;
 /// No string in an export is longer; one that is would have to be held in memory.
 const MAX_STRING_BYTES: usize = 64 << 20;
 
-/// A list that is read from its first element to its last. An element that makes no sense, as long as its brackets
-/// and quotes do, costs only itself.
+/// A list that is read from its first element to its last. An element that makes no sense, as long
+/// as its brackets and quotes do, costs only itself.
 #[derive(Debug)]
 pub(crate) struct Elements<R> {
     reader: Counted<R>,

@@ -141,8 +141,8 @@ impl ThreadIndex {
         if !lines.is_empty() {
             self.send(&lines).await?;
         }
-        // Each by itself: published readers lose count when one update deletes in two places, and a new value
-        // deletes the old one.
+        // Each by itself: published readers lose count when one update deletes in two places, and a
+        // new value deletes the old one.
         for change in std::mem::take(&mut self.changes) {
             let is_there = match &change {
                 Edit::SetAttribute {

@@ -1,6 +1,8 @@
-//! Fields of foreign JSON that may hold anything: read if they have the type that is looked for, else passed over.
+//! Fields of foreign JSON that may hold anything: read if they have the type that is looked for,
+//! else passed over.
 //!
-//! Nothing that is passed over is held in memory, and of a key that comes twice the last one counts.
+//! Nothing that is passed over is held in memory, and of a key that comes twice the last one
+//! counts.
 
 use std::fmt;
 use std::marker::PhantomData;

@@ -1,8 +1,9 @@
-//! Imports the conversations of a Claude data export (`conversations.json`) into a room: each one becomes a document
-//! of the schema `thread`, and a line of the list `index.threadl` beside them.
+//! Imports the conversations of a Claude data export (`conversations.json`) into a room: each one
+//! becomes a document of the schema `thread`, and a line of the list `index.threadl` beside them.
 //!
-//! One thread reads the export as a stream, some conversations are uploaded concurrently, and the list keeps the order of
-//! the export. An import that was interrupted, at whatever moment, is completed by running it again.
+//! One thread reads the export as a stream, some conversations are uploaded concurrently, and the
+//! list keeps the order of the export. An import that was interrupted, at whatever moment, is
+//! completed by running it again.
 
 mod conversation;
 mod elements;
@@ -169,9 +170,9 @@ pub trait Observer {
     fn stopping(&mut self);
 }
 
-/// Imports an export until it ends or an error ends the import. When `stop` is ready, no further conversation is read, and
-/// those that are being uploaded are completed. To end an import immediately, drop its future; running it again completes
-/// it.
+/// Imports an export until it ends or an error ends the import. When `stop` is ready, no further
+/// conversation is read, and those that are being uploaded are completed. To end an import
+/// immediately, drop its future; running it again completes it.
 ///
 /// # Errors
 ///
@@ -309,7 +310,8 @@ impl Import<'_> {
                 }
                 Event::Changed(changed) => changed?,
                 Event::Done(outcome) => {
-                    // Threads behind one that failed are not listed, so the next import lists all of them in order.
+                    // Threads behind one that failed are not listed, so the next import lists all
+                    // of them in order.
                     self.finish(outcome)?;
                     if self.index.unsent() >= LINES_AT_ONCE {
                         self.index.flush().await?;
@@ -403,7 +405,8 @@ async fn first_done(uploads: &mut VecDeque<Upload>) -> Result<Outcome, UploadErr
     }
 }
 
-/// A client id for a document that is edited here. The published SDK for Python reads 32 bits of it.
+/// A client id for a document that is edited here. The published SDK for Python reads 32 bits of
+/// it.
 fn new_client_id() -> u64 {
     u64::from(Uuid::new_v4().as_fields().0)
 }

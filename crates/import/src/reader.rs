@@ -9,8 +9,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use crate::conversation::{Conversation, InvalidConversation};
 use crate::elements::{Elements, ExportError};
 
-/// Memory for conversations that were read and are not in the room yet; when it is used up, reading waits. A
-/// conversation that is larger waits until it is the only one.
+/// Memory for conversations that were read and are not in the room yet; when it is used up, reading
+/// waits. A conversation that is larger waits until it is the only one.
 const BUDGET_KIBIBYTES: u32 = 16 << 10;
 /// How many conversations wait to be taken; when they are this many, reading waits.
 const QUEUE: usize = 4;
@@ -31,7 +31,8 @@ type ReadConversation = Result<Conversation, InvalidConversation>;
 
 /// Where the elements come from, in order, until the export ends or can't be read any further.
 ///
-/// The thread ends when this is dropped, or when it reads next: nobody can wake it from a pipe that says nothing.
+/// The thread ends when this is dropped, or when it reads next: nobody can wake it from a pipe that
+/// says nothing.
 #[derive(Debug)]
 pub(crate) struct Reader {
     items: mpsc::Receiver<Result<Item, ExportError>>,

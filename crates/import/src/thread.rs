@@ -130,7 +130,8 @@ pub(crate) fn thread_uuid(conversation_id: &str) -> Uuid {
         .unwrap_or_else(|| Uuid::new_v5(&Uuid::NAMESPACE_URL, conversation_id.as_bytes()))
 }
 
-/// A UUID in one of the ways in which Python reads one: with or without a prefix, braces and dashes.
+/// A UUID in one of the ways in which Python reads one: with or without a prefix, braces and
+/// dashes.
 fn uuid_of(text: &str) -> Option<Uuid> {
     let digits = text.replace("urn:", "").replace("uuid:", "");
     let digits = digits.trim_matches(['{', '}']).replace('-', "");

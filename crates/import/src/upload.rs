@@ -9,8 +9,8 @@ use thiserror::Error;
 use crate::thread::Thread;
 use crate::{new_client_id, new_id};
 
-/// A thread with more text than this is made in parts of about this size: a request with all of it would have to be in
-/// memory several times, here and in the server.
+/// A thread with more text than this is made in parts of about this size: a request with all of it
+/// would have to be in memory several times, here and in the server.
 const PART_BYTES: usize = 4 << 20;
 /// About what a message costs beside its texts.
 const MESSAGE_BYTES: usize = 256;
@@ -93,8 +93,8 @@ async fn create(room: &Connection, path: &str, mut thread: Thread) -> Result<(),
     if parts.peek().is_none() {
         return Ok(room.sync().create(path, Some(json), schema()).await?);
     }
-    // A thread is whole where it is looked for: until then it stands beside, and what an interrupted import left there
-    // is made anew.
+    // A thread is whole where it is looked for: until then it stands beside, and what an
+    // interrupted import left there is made anew.
     let beside = format!("{path}.part");
     if room.storage().exists(&beside).await? {
         room.storage().delete(&beside, false).await?;

@@ -1,4 +1,4 @@
-//! `meshagent room connect`: runs a program with all that an SDK needs to join a room.
+//! `meshagent room connect`: runs a program with the variables that an SDK needs to join a room.
 
 use std::ffi::OsString;
 use std::io;
@@ -13,18 +13,19 @@ use crate::scope;
 use crate::settings::{self, ProjectArgs};
 use crate::token::token;
 
-/// What a shell says when it can't find a program.
+/// A shell's exit code for a program that does not exist.
 const NOT_FOUND: u8 = 127;
-/// What a shell says when it has found a program and can't run it.
+/// A shell's exit code for a program that can't be executed.
 const NOT_EXECUTABLE: u8 = 126;
 
-/// What signs tokens for everybody, and is not for the program: it is one participant.
+/// The API key, which can sign tokens for any participant. The program does not get it.
 const KEY_VARIABLES: [&str; 3] = ["MESHAGENT_API_KEY", "MESHAGENT_KEY_ID", "MESHAGENT_SECRET"];
 
 /// Run a program as a participant of a room
 ///
-/// Signs a token, and runs the program with MESHAGENT_API_URL, MESHAGENT_PROJECT_ID, MESHAGENT_ROOM and MESHAGENT_TOKEN
-/// set, and without those of the API key. The program takes this one's place: it gets all signals, and its exit code is the command's.
+/// Signs a token and runs the program with MESHAGENT_API_URL, MESHAGENT_PROJECT_ID, MESHAGENT_ROOM
+/// and MESHAGENT_TOKEN set; variables with the API key are removed. The program replaces this
+/// process: it receives all signals, and its exit code is that of the command.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   meshagent room connect --room my-room --identity ada -- python3 script.py
@@ -33,35 +34,41 @@ const KEY_VARIABLES: [&str; 3] = ["MESHAGENT_API_KEY", "MESHAGENT_KEY_ID", "MESH
       '{\"sync\": {\"paths\": [{\"path\": \"*\", \"read_only\": true}]}}' \\
       -- node view.js")]
 pub(crate) struct ConnectArgs {
-    /// The room: 1 to 63 of a-z, 0-9 and -, with a letter or digit at both ends
+    /// Name of the room: 1 to 63 of a-z, 0-9 and -, with a letter or digit at both ends
     #[arg(long, value_name = "NAME", env = "MESHAGENT_ROOM", value_parser = RoomName::parse)]
     room: RoomName,
 
-    /// The participant's name [default: the user's name on this machine]
+    /// Name of the participant [default: the user's name on this machine]
     #[arg(long, value_name = "NAME", value_parser = settings::not_empty)]
     identity: Option<String>,
 
-    /// The participant's role
-    #[arg(long, value_name = "ROLE", default_value = "agent", value_parser = ["agent", "tool", "user"])]
+    /// Role of the participant
+    #[arg(
+        long,
+        value_name = "ROLE",
+        default_value = "agent",
+        value_parser = ["agent", "tool", "user"]
+    )]
     role: String,
 
-    /// What the participant may do: userDefault, agentDefault, full, or an api scope as JSON [default: agentDefault]
+    /// Permissions of the participant: userDefault, agentDefault, full, or an api scope as JSON
+    /// [default: agentDefault]
     #[arg(long, value_name = "SCOPE", value_parser = api_scope)]
     meshagent_token: Option<ApiScope>,
 
-    /// Which variables are set: those of an agent, or none but those that are asked for
-    /// (`--meshagent-token` asks for MESHAGENT_TOKEN)
+    /// Variables for the program: `agent` sets all of the above, `none` only those that a flag
+    /// requests (`--meshagent-token` requests MESHAGENT_TOKEN)
     #[arg(long, value_enum, default_value_t = Template::Agent)]
     template: Template,
 
-    /// Further variable for the program; wins over all others
+    /// Further variable for the program; overrides all others
     #[arg(long, short, value_name = "NAME=VALUE", value_parser = assignment)]
     env: Vec<(String, String)>,
 
     #[command(flatten)]
     project: ProjectArgs,
 
-    /// The program and its arguments, after `--`
+    /// Program and its arguments, after `--`
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<OsString>,
 }
@@ -72,36 +79,36 @@ enum Template {
     None,
 }
 
-/// Does not return if the program was started.
+/// Replaces this process by the program, so it returns only an error.
 ///
 /// # Errors
-/// If there is no key or no server to connect to, or the program can't be started.
+/// If no key or server is found, or the program can't be started.
 pub(crate) fn run(args: &ConnectArgs) -> anyhow::Result<()> {
     let [program, arguments @ ..] = args.command.as_slice() else {
-        return Err(Failure::new("there is no program to run")
+        return Err(Failure::new("missing program to run")
             .with_exit_code(USAGE)
-            .with_hint("name it behind --")
+            .with_hint("pass the program and its arguments after --")
             .into());
     };
     let mut command = Command::new(program);
     command.args(arguments);
     set_variables(&mut command, args)?;
     for name in KEY_VARIABLES {
-        // Asked for by name, it is the caller's decision.
-        if !args.env.iter().any(|(asked, _)| asked == name) {
+        // The caller may set it explicitly.
+        if !args.env.iter().any(|(requested, _)| requested == name) {
             command.env_remove(name);
         }
     }
-    // Only returns to say why it did not work.
+    // Returns only if it fails.
     let error = command.exec();
     let exit_code = match error.kind() {
         io::ErrorKind::NotFound => NOT_FOUND,
         _ => NOT_EXECUTABLE,
     };
-    let what = format!("can't start {}", program.display());
-    Err(Failure::new(what)
+    let message = format!("can't start {}", program.display());
+    Err(Failure::new(message)
         .with_source(error)
-        .with_hint("name a program that is installed, by its name or path")
+        .with_hint("pass the name or path of an installed program")
         .with_exit_code(exit_code)
         .into())
 }
@@ -122,7 +129,7 @@ fn set_variables(command: &mut Command, args: &ConnectArgs) -> anyhow::Result<()
             command.env("MESHAGENT_PROJECT_ID", key.project_id);
             command.env("MESHAGENT_ROOM", args.room.as_str());
             if server.is_found {
-                // SDKs prefer these, and here they can only lead to another server than the one that was found.
+                // SDKs prefer these variables, which can only name another server.
                 command.env_remove("MESHAGENT_ROOM_URL");
                 command.env_remove("MESHAGENT_PROFILE_API_URL");
             }
@@ -133,10 +140,10 @@ fn set_variables(command: &mut Command, args: &ConnectArgs) -> anyhow::Result<()
 }
 
 fn assignment(text: &str) -> Result<(String, String), &'static str> {
-    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
     let name = name.trim();
     if name.is_empty() || text.contains('\0') {
-        return Err("write NAME=VALUE, with a name");
+        return Err("expected NAME=VALUE with a name that is not empty");
     }
     Ok((name.to_owned(), value.to_owned()))
 }

@@ -1,4 +1,5 @@
-//! What a room's storage holds: folders walked, patterns matched, documents told from files.
+//! Entries of a room's storage: lists folders, matches patterns, and distinguishes documents from
+//! files.
 
 use anyhow::Context as _;
 use meshagent_client::{CallError, Connection};
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::failure::{self, Failure, NOT_FOUND, REFUSED, USAGE};
 
-/// An entry with where it is.
+/// An entry with its path.
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) path: String,
@@ -16,7 +17,7 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// What scripts are told.
+    /// The JSON of `ls --json`.
     pub(super) fn to_json(&self) -> Value {
         let Entry {
             is_folder,
@@ -34,7 +35,7 @@ impl Found {
         })
     }
 
-    /// How large, and when changed: columns in front of a name.
+    /// The columns before the name in `ls --long`: size and time of the last change.
     pub(super) fn columns(&self) -> String {
         let size = self
             .entry
@@ -45,29 +46,29 @@ impl Found {
     }
 }
 
-/// A path as the server knows it.
+/// Normalizes a path as the server does.
 pub(super) fn normalized(path: &str) -> Result<String, Failure> {
     let path = DocPath::parse(path).map_err(|error| {
-        Failure::new(format!("{path:?} is not a path"))
+        Failure::new(format!("invalid path {path:?}"))
             .with_exit_code(USAGE)
-            .with_hint("a path in the room is like plan or notes/plan")
+            .with_hint(failure::PATH_HINT)
             .with_source(error)
     })?;
     Ok(path.as_str().to_owned())
 }
 
-/// The path of a document, likewise.
+/// Normalizes the path of a document.
 pub(super) fn document(path: &str) -> Result<String, Failure> {
     let path = normalized(path)?;
     if path.is_empty() {
-        return Err(Failure::new("the room's root is no document")
+        return Err(Failure::new("the room's root is not a document")
             .with_exit_code(USAGE)
-            .with_hint("a document's path is like plan or notes/plan"));
+            .with_hint("the path of a document looks like plan or notes/plan"));
     }
     Ok(path)
 }
 
-/// How a path is called in messages.
+/// The name of a path in messages.
 pub(super) fn named(path: &str) -> String {
     match path {
         "" => "the room's root".to_owned(),
@@ -75,30 +76,30 @@ pub(super) fn named(path: &str) -> String {
     }
 }
 
-/// What is at the path; the root is a folder.
+/// The entry at a path; the root is a folder.
 pub(super) async fn stat(room: &Connection, path: &str) -> anyhow::Result<Option<Found>> {
     let entry = room.storage().stat(path).await;
     let entry =
-        entry.map_err(|error| failure::of_call(format!("can't look at {}", named(path)), error))?;
+        entry.map_err(|error| failure::of_call(format!("can't look up {}", named(path)), error))?;
     Ok(entry.map(|entry| Found {
         path: path.to_owned(),
         entry,
     }))
 }
 
-/// The same, which has to be there.
+/// The entry at a path, which must exist.
 pub(super) async fn stat_existing(room: &Connection, path: &str) -> anyhow::Result<Found> {
     let found = stat(room, path).await?;
     Ok(found.ok_or_else(|| missing(path))?)
 }
 
 pub(super) fn missing(path: &str) -> Failure {
-    Failure::new(format!("there is nothing at {}", named(path)))
+    Failure::new(format!("{} does not exist", named(path)))
         .with_exit_code(NOT_FOUND)
-        .with_hint("`meshagent room storage ls` shows what is there")
+        .with_hint("`meshagent room storage ls -r` lists all documents and files")
 }
 
-/// What is in a folder, by name.
+/// The entries of a folder, sorted by name.
 pub(super) async fn list(room: &Connection, folder: &str) -> anyhow::Result<Vec<Found>> {
     let entries = room.storage().list(folder).await;
     let entries = entries
@@ -107,10 +108,10 @@ pub(super) async fn list(room: &Connection, folder: &str) -> anyhow::Result<Vec<
     for entry in entries {
         let is_name = |name: &str| !name.is_empty() && !name.contains('/');
         let is_normal = |path: DocPath| path.as_str() == entry.name;
-        // It may become a path on this machine, too.
+        // `cp` may use the name as part of a local path.
         if !is_name(&entry.name) || !DocPath::parse(&entry.name).is_ok_and(is_normal) {
-            let what = format!("the server lists {:?}, which is no name", entry.name);
-            return Err(Failure::new(what).with_exit_code(REFUSED).into());
+            let message = format!("the server listed an invalid name: {:?}", entry.name);
+            return Err(Failure::new(message).with_exit_code(REFUSED).into());
         }
         found.push(Found {
             path: join(folder, &entry.name),
@@ -121,10 +122,10 @@ pub(super) async fn list(room: &Connection, folder: &str) -> anyhow::Result<Vec<
     Ok(found)
 }
 
-/// All that is below a folder, each folder before what is in it.
+/// All entries below a folder; each folder precedes its content.
 pub(super) async fn walk(room: &Connection, folder: &str) -> anyhow::Result<Vec<Found>> {
     let mut walked = Vec::new();
-    // The next one is the last.
+    // A stack, so each list is reversed.
     let mut rest = list(room, folder).await?;
     rest.reverse();
     while let Some(found) = rest.pop() {
@@ -139,7 +140,8 @@ pub(super) async fn walk(room: &Connection, folder: &str) -> anyhow::Result<Vec<
     Ok(walked)
 }
 
-/// What a path with `*` and `?` in its last part leads to; one without these leads to one entry, which has to be there.
+/// The entries that match a path with `*` and `?` in its last segment. A path without them names
+/// one entry. At least one entry must exist.
 pub(super) async fn matching(room: &Connection, pattern: &str) -> anyhow::Result<Vec<Found>> {
     let (folder, last) = pattern.rsplit_once('/').unwrap_or(("", pattern));
     if !last.contains(['*', '?']) {
@@ -153,42 +155,44 @@ pub(super) async fn matching(room: &Connection, pattern: &str) -> anyhow::Result
     Ok(found)
 }
 
-/// What the server says when it is asked for the bytes at a path.
+/// The kind of an entry, as far as the token allows to determine it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Asked {
-    /// A file, or nothing.
+pub(super) enum Kind {
+    /// A file, or nothing at all.
     File,
-    /// A live document, whose bytes are nobody's.
+    /// A live document.
     Document,
-    /// The token does not allow to ask.
+    /// Unknown: the token does not allow downloads here.
     Denied,
 }
 
-pub(super) async fn ask(room: &Connection, path: &str) -> anyhow::Result<Asked> {
+/// Determines the kind of an entry that is not a folder: the server returns download URLs for files
+/// and never for documents.
+pub(super) async fn kind(room: &Connection, path: &str) -> anyhow::Result<Kind> {
     match room.storage().download_url(path).await {
-        Ok(_url) => Ok(Asked::File),
+        Ok(_url) => Ok(Kind::File),
         Err(error) => match failure::code(&error) {
-            Some(ErrorCode::InvalidRequest) => Ok(Asked::Document),
-            Some(ErrorCode::PermissionDenied) => Ok(Asked::Denied),
-            Some(_) => Ok(Asked::File),
-            None => Err(failure::of_call(format!("can't look at {path:?}"), error).into()),
+            Some(ErrorCode::InvalidRequest) => Ok(Kind::Document),
+            Some(ErrorCode::PermissionDenied) => Ok(Kind::Denied),
+            Some(_) => Ok(Kind::File),
+            None => Err(failure::of_call(format!("can't look up {path:?}"), error).into()),
         },
     }
 }
 
-/// Whether a live document is there, and not a file: the server hands out a file's bytes, a document's never.
+/// Whether an entry is a live document.
 pub(super) async fn is_document(room: &Connection, path: &str) -> anyhow::Result<bool> {
-    // Who may not read files may still read documents.
-    Ok(ask(room, path).await? != Asked::File)
+    // A token that does not allow downloads may still allow documents.
+    Ok(kind(room, path).await? != Kind::File)
 }
 
-/// A file's bytes, or nothing if it is a live document.
+/// The content of a file; `None` if the path is that of a live document.
 pub(super) async fn download(room: &Connection, path: &str) -> anyhow::Result<Option<Vec<u8>>> {
     let error = match room.storage().download(path).await {
         Ok(file) => return Ok(Some(file.data.into())),
         Err(error) => error,
     };
-    // Of a document that nobody has open, the server may say that there is no such file.
+    // For a document that is not loaded, the server may report that the file does not exist.
     let may_be_document = matches!(
         &error,
         CallError::Refused { code: Some(code), .. }
@@ -209,12 +213,12 @@ pub(super) fn join(folder: &str, name: &str) -> String {
     }
 }
 
-/// `*` stands for any characters, `?` for one.
+/// Matches a name against a pattern: `*` matches any characters, `?` exactly one.
 fn matches(pattern: &str, name: &str) -> bool {
     let pattern: Vec<char> = pattern.chars().collect();
     let name: Vec<char> = name.chars().collect();
     let (mut at, mut from) = (0, 0);
-    // Where the last `*` is, and up to where it reaches.
+    // The position of the last `*`, and of the end of its match.
     let mut star = None;
     while from < name.len() {
         match pattern.get(at) {

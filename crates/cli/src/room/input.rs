@@ -1,4 +1,4 @@
-//! Files of this machine: what a command reads, `-` for stdin, the JSON in it; and what it can't write.
+//! Local files as input, with `-` for stdin: bytes, JSON and schemas.
 
 use std::fs;
 use std::io::{self, Read as _};
@@ -15,7 +15,7 @@ pub(crate) fn is_standard_stream(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-/// A file's bytes.
+/// Reads a file.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let bytes = if is_standard_stream(path) {
         let mut bytes = Vec::new();
@@ -26,53 +26,69 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     bytes.map_err(|error| {
         Failure::new(format!("can't read {}", name(path)))
             .with_exit_code(USAGE)
-            .with_hint("name a file that can be read, or - for stdin")
+            .with_hint("pass a readable file, or - for stdin")
             .with_source(error)
     })
 }
 
-/// A file's JSON.
+/// Reads a JSON file.
 pub(super) fn read_json(path: &Path) -> Result<Value, Failure> {
     json(&read(path)?, &name(path))
 }
 
-/// A file's schema, with the JSON that it is written in.
+/// Reads a schema file; returns the schema and its JSON.
 pub(super) fn read_schema(path: &Path) -> Result<(MeshSchema, Value), Failure> {
     let json = read_json(path)?;
     let schema = MeshSchema::from_json(&json).map_err(|error| {
-        let what = format!("{} is not a schema", name(path));
+        let message = format!("{} is not a valid schema", name(path));
         let failure = if error.pointer.is_empty() {
-            // It would be the whole file that the message begins with, and that has no name of its own.
-            Failure::new(format!("{what}: {}", error.message))
+            // The error concerns the whole file, so the pointer is omitted.
+            Failure::new(format!("{message}: {}", error.message))
         } else {
-            Failure::new(what).with_source(error)
+            Failure::new(message).with_source(error)
         };
         failure
             .with_exit_code(USAGE)
-            .with_hint("`meshagent room sync inspect` prints that of a document")
+            .with_hint("`meshagent room sync inspect` prints the schema of a document")
     })?;
     Ok((schema, json))
 }
 
-/// JSON from a file or a flag that is called `name`.
+/// Parses JSON from a file or a flag; error messages call it `name`.
 pub(super) fn json(bytes: &[u8], name: &str) -> Result<Value, Failure> {
     parse_json(bytes).map_err(|error| {
         let failure = Failure::new(format!("{name} is not valid JSON"));
         let failure = match error {
-            // Which is what was said already.
+            // Its own message would repeat this one.
             InvalidJson::Syntax(cause) => failure.with_source(cause),
             error => failure.with_source(error),
         };
         let hint = if name.starts_with("--") {
-            "names and texts are in double quotes; put all of it in single ones for the shell"
+            "use double quotes for names and texts; put the whole value in single quotes for the \
+             shell"
         } else {
-            "it has to be one JSON value, in UTF-8, with names and texts in double quotes"
+            "expected one JSON value, in UTF-8, with names and texts in double quotes"
         };
         failure.with_exit_code(USAGE).with_hint(hint)
     })
 }
 
-/// How a file is called in messages.
+/// The content of a new document, which is a JSON object. Error messages call it `name`.
+pub(super) fn content(json: Value, name: &str) -> Result<Value, Failure> {
+    let found = match &json {
+        Value::Object(_) => return Ok(json),
+        Value::Array(_) => "an array".to_owned(),
+        Value::String(_) => "a string".to_owned(),
+        value => value.to_string(),
+    };
+    let message =
+        format!("{name} is not the content of a document: expected an object, found {found}");
+    Err(Failure::new(message)
+        .with_exit_code(USAGE)
+        .with_hint("the content of a document looks like {\"doc\": {\"title\": \"Plan\"}}"))
+}
+
+/// The name of a file in messages.
 pub(crate) fn name(path: &Path) -> String {
     if is_standard_stream(path) {
         "stdin".to_owned()
@@ -81,20 +97,20 @@ pub(crate) fn name(path: &Path) -> String {
     }
 }
 
-/// Stdin can be read once.
+/// Checks that at most one of two files is stdin, which can be read only once.
 pub(super) fn at_most_one_stdin(first: &Path, second: Option<&Path>) -> Result<(), Failure> {
     if is_standard_stream(first) && second.is_some_and(is_standard_stream) {
-        return Err(Failure::new("stdin can't be two files")
+        return Err(Failure::new("stdin can't be read twice")
             .with_exit_code(USAGE)
-            .with_hint("name a file for one of them"));
+            .with_hint("use `-` only once, and pass a file for the other one"));
     }
     Ok(())
 }
 
-/// A file that can't be written.
+/// The error for a file that can't be written.
 pub(crate) fn unwritable(path: &Path, error: io::Error) -> Failure {
     Failure::new(format!("can't write {}", path.display()))
         .with_exit_code(USAGE)
-        .with_hint("name a file in a folder that is there and that you may write to")
+        .with_hint("pass a file in an existing folder that you may write to")
         .with_source(error)
 }

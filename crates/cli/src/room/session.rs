@@ -1,4 +1,4 @@
-//! The way into a room: which room and server, who joins, with which token.
+//! Joins a room: flags for the room, the server and the token.
 
 use std::future::Future;
 use std::time::Duration;
@@ -12,18 +12,18 @@ use crate::failure::{self, Failure, USAGE};
 use crate::settings::{self, ProjectArgs};
 use crate::token::token;
 
-/// How long to wait for a room. One with many documents may have to be read first.
+/// Maximum time to join a room. The server may have to load a room with many documents first.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Flags of the commands that join a room.
 #[derive(Args, Debug)]
 pub(crate) struct RoomArgs {
-    /// The room: 1 to 63 of a-z, 0-9 and -, with a letter or digit at both ends
+    /// Name of the room: 1 to 63 of a-z, 0-9 and -, with a letter or digit at both ends
     #[arg(long, value_name = "NAME", env = "MESHAGENT_ROOM", value_parser = RoomName::parse)]
     room: RoomName,
 
-    /// Sign a token for a participant of this name
-    /// [default: the token in MESHAGENT_TOKEN, else the user's name on this machine]
+    /// Sign a token for a participant with this name [default: use the token in MESHAGENT_TOKEN,
+    /// else sign one for the user's name on this machine]
     #[arg(long, value_name = "NAME", value_parser = settings::not_empty)]
     identity: Option<String>,
 
@@ -31,15 +31,16 @@ pub(crate) struct RoomArgs {
     project: ProjectArgs,
 }
 
-/// What it takes to join a room.
+/// The URL of a room and the token for it.
 struct Endpoint {
     url: String,
     jwt: String,
-    /// Whether the token is the environment's, and not signed by us.
+    /// Whether the token comes from the environment, and was not signed here.
     is_given: bool,
 }
 
 impl RoomArgs {
+    /// Joins the room once.
     pub(super) async fn connect(&self) -> anyhow::Result<Connection> {
         let Endpoint { url, jwt, is_given } = self.endpoint()?;
         let connecting = Connection::connect(&url, &jwt);
@@ -48,13 +49,13 @@ impl RoomArgs {
             Ok(Err(error)) => Err(failure::of_connect(&url, is_given, error).into()),
             Err(_elapsed) => {
                 let seconds = CONNECT_TIMEOUT.as_secs();
-                let what = format!("{url} did not answer within {seconds} s");
-                Err(failure::unreachable(Failure::new(what)).into())
+                let message = format!("{url} did not answer within {seconds} s");
+                Err(failure::unreachable(Failure::new(message)).into())
             }
         }
     }
 
-    /// Joins the room for longer: what connects again when it has to.
+    /// Joins the room with automatic reconnects.
     pub(super) async fn enter(&self) -> anyhow::Result<RoomClient> {
         let Endpoint { url, jwt, is_given } = self.endpoint()?;
         let builder = RoomClient::builder().room_url(&url).token(jwt);
@@ -92,7 +93,7 @@ impl RoomArgs {
     }
 }
 
-/// Runs a command that waits for a server.
+/// Runs an asynchronous command.
 pub(super) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -101,8 +102,8 @@ pub(super) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyh
     runtime.block_on(work)
 }
 
-/// The token in the environment. One that is set and empty is what a failed command left: it must not become the rights
-/// of whoever has the key.
+/// The token from the environment. An empty variable is an error, as a failed command substitution
+/// leaves one: signing a token with the API key instead could grant more.
 fn given_token() -> anyhow::Result<Option<String>> {
     const NAME: &str = "MESHAGENT_TOKEN";
     if std::env::var_os(NAME).is_some_and(|token| token.is_empty()) {

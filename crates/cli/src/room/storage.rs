@@ -16,8 +16,8 @@ use crate::output::{Output, OutputArgs};
 
 /// Read and write the files of a room
 ///
-/// A path names something in the room, with room:// in front of it or without; but `cp` copies between the room and
-/// this machine, so there only room://PATH is in the room.
+/// Paths are paths in the room, with or without the prefix room://. The exception is `cp`, which
+/// copies between the room and this machine: there, paths in the room need the prefix.
 #[derive(Args, Debug)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct StorageArgs {
@@ -39,7 +39,7 @@ enum StorageCommand {
 }
 
 /// # Errors
-/// As the command that was given.
+/// If the command fails.
 pub(crate) fn run(args: &StorageArgs) -> anyhow::Result<()> {
     let output = Output::new(&args.output)?;
     match &args.command {

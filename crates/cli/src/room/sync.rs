@@ -1,4 +1,4 @@
-//! `meshagent room sync`: documents on the command line.
+//! `meshagent room sync`: commands for live documents.
 
 mod create;
 mod delete;
@@ -22,7 +22,7 @@ use super::session::block_on;
 use crate::failure::EXIT_CODES;
 use crate::output::{Output, OutputArgs};
 
-/// Read and write live documents of a room
+/// Read and write the live documents of a room
 #[derive(Args, Debug)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct SyncArgs {
@@ -50,7 +50,7 @@ enum SyncCommand {
 }
 
 /// # Errors
-/// As the command that was given.
+/// If the command fails.
 pub(crate) fn run(args: &SyncArgs) -> anyhow::Result<()> {
     let output = Output::new(&args.output)?;
     match &args.command {

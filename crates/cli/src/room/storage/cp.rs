@@ -15,9 +15,9 @@ use crate::room::session::RoomArgs;
 
 /// Copy files into the room, out of it, or within it
 ///
-/// room://PATH is in the room, any other path on this machine, and - is stdin or stdout. Files that are there already
-/// are replaced. Live documents are left out, which ends the command with code 1: `room sync export` writes their
-/// content.
+/// room://PATH is a path in the room, - is stdin or stdout, and all other paths are on this
+/// machine. Existing files are replaced. Live documents are skipped, and the command then exits
+/// with code 1; `room sync export` writes their content.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   meshagent room storage cp --room my-room march.csv room://reports/
@@ -25,14 +25,15 @@ use crate::room::session::RoomArgs;
   meshagent room storage cp --room my-room -r site room://site
   date | meshagent room storage cp --room my-room - room://now.txt")]
 pub(super) struct CpArgs {
-    /// What to copy; * and ? in the last part of a room:// path stand for any characters and for one
+    /// Files or folders to copy; in the last segment of a room:// path, * matches any characters
+    /// and ? exactly one
     #[arg(required = true, value_name = "SOURCE")]
     sources: Vec<String>,
 
-    /// Where to; into a folder that is there, or whose name ends in /
+    /// Target file, or target folder if it exists or ends in /
     destination: String,
 
-    /// Copy folders with all that is in them
+    /// Copy folders with their content
     #[arg(long, short)]
     recursive: bool,
 
@@ -40,7 +41,7 @@ pub(super) struct CpArgs {
     room: RoomArgs,
 }
 
-/// What is to be copied.
+/// A file or folder to copy.
 enum Source {
     Room(Found),
     Local(PathBuf),
@@ -48,7 +49,7 @@ enum Source {
 }
 
 impl Source {
-    /// How it is called where a folder is the destination.
+    /// Its name in a target folder.
     fn name(&self) -> Option<String> {
         match self {
             Self::Room(found) => Some(found.entry.name.clone()),
@@ -68,12 +69,13 @@ pub(super) async fn run(args: &CpArgs, output: &Output) -> anyhow::Result<()> {
         Place::Stream => false,
     };
     if sources.len() > 1 && !is_folder {
-        let what = format!(
-            "{} is no folder, to copy more than one into",
+        let message = format!(
+            "can't copy {} sources to {}, which is not a folder",
+            sources.len(),
             args.destination
         );
-        let hint = "put a / behind the name of a folder that is to be made";
-        return Err(Failure::new(what)
+        let hint = "add a / to the name to create a folder";
+        return Err(Failure::new(message)
             .with_exit_code(USAGE)
             .with_hint(hint)
             .into());
@@ -82,13 +84,14 @@ pub(super) async fn run(args: &CpArgs, output: &Output) -> anyhow::Result<()> {
         room: &room,
         output,
         is_recursive: args.recursive,
-        left_out: Vec::new(),
+        skipped: Vec::new(),
     };
     for source in &sources {
         let mut destination = destination.clone();
         if is_folder {
             let name = source.name().ok_or_else(|| {
-                Failure::new("stdin has no name").with_hint("name the file in the folder")
+                Failure::new("can't copy stdin to a folder")
+                    .with_hint("pass the path of a file in the folder")
             });
             let name = name.map_err(|failure| failure.with_exit_code(USAGE))?;
             destination = match destination {
@@ -115,10 +118,9 @@ async fn sources(room: &Connection, named: &[String]) -> anyhow::Result<Vec<Sour
             }
             Place::Local(path) if path.exists() => sources.push(Source::Local(path)),
             Place::Local(path) => {
-                let failure =
-                    Failure::new(format!("can't read {}: it is not there", path.display()))
-                        .with_exit_code(USAGE)
-                        .with_hint("what is in the room is named room://PATH");
+                let failure = Failure::new(format!("can't read {}: no such file", path.display()))
+                    .with_exit_code(USAGE)
+                    .with_hint("paths in the room need the prefix room://");
                 return Err(failure.into());
             }
             Place::Stream => sources.push(Source::Stream),
@@ -139,8 +141,8 @@ struct Copy<'a> {
     room: &'a Connection,
     output: &'a Output,
     is_recursive: bool,
-    /// Documents among what was copied.
-    left_out: Vec<String>,
+    /// Live documents among the sources.
+    skipped: Vec<String>,
 }
 
 impl Copy<'_> {
@@ -185,27 +187,24 @@ impl Copy<'_> {
         }
         Err(Failure::new(format!("{path:?} is a folder"))
             .with_exit_code(REFUSED)
-            .with_hint("use -r to copy a folder with what is in it"))
+            .with_hint("use -r to copy a folder with its content"))
     }
 
     async fn file_in_room(&mut self, path: &str, destination: &Place) -> anyhow::Result<()> {
         if let Some(data) = entries::download(self.room, path).await? {
             return self.write(path, data, destination).await;
         }
-        self.left_out.push(path.to_owned());
+        self.skipped.push(path.to_owned());
         Ok(())
     }
 
-    /// Says what was left out.
+    /// Reports skipped documents.
     fn finish(self) -> anyhow::Result<()> {
-        if self.left_out.is_empty() {
+        if self.skipped.is_empty() {
             return Ok(());
         }
-        let what = format!(
-            "live documents are not copied: {}",
-            self.left_out.join(", ")
-        );
-        Err(Failure::new(what)
+        let message = format!("skipped live documents: {}", self.skipped.join(", "));
+        Err(Failure::new(message)
             .with_exit_code(REFUSED)
             .with_hint("`meshagent room sync export` writes a document's content")
             .into())
@@ -242,19 +241,19 @@ impl Copy<'_> {
     }
 }
 
-/// A place below a folder.
+/// The path `rest` below a folder.
 fn below(folder: &Place, rest: &str) -> Result<Place, Failure> {
     match folder {
         Place::Room(folder) => Ok(Place::Room(entries::join(folder, rest))),
-        // The server's names are checked before they lead anywhere on this machine.
+        // Names from the server must not escape from the folder.
         Place::Local(folder) => Ok(Place::Local(folder.join(entries::normalized(rest)?))),
-        Place::Stream => Err(Failure::new("a folder can't be written to stdout")
+        Place::Stream => Err(Failure::new("can't write a folder to stdout")
             .with_exit_code(USAGE)
-            .with_hint("name a folder to copy it to")),
+            .with_hint("pass a folder as the destination")),
     }
 }
 
-/// All files below a folder, each with the rest of its path; what links lead to outside is not followed.
+/// All files below a folder, each with its path in the folder. Symbolic links are not followed.
 fn files_below(folder: &Path) -> anyhow::Result<Vec<(PathBuf, String)>> {
     let mut files = Vec::new();
     let mut folders = vec![(folder.to_owned(), String::new())];
@@ -263,7 +262,7 @@ fn files_below(folder: &Path) -> anyhow::Result<Vec<(PathBuf, String)>> {
         let entries = entries.map_err(|error| {
             Failure::new(format!("can't read {}", folder.display()))
                 .with_exit_code(USAGE)
-                .with_hint("see that the folder is there and that you may read it")
+                .with_hint("check that the folder exists and that you may read it")
                 .with_source(error)
         })?;
         for entry in entries {

@@ -8,14 +8,14 @@ use crate::output::Output;
 use crate::room::entries;
 use crate::room::session::RoomArgs;
 
-/// Say whether there is a file, document or folder
+/// Check whether a file, document or folder exists
 ///
-/// The exit code says it, too: 0 or 3.
+/// Exits with code 0 if it exists, else with 3.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:
   meshagent room storage exists --room my-room reports --quiet && echo there")]
 pub(super) struct ExistsArgs {
-    /// The path
+    /// Path in the room
     path: String,
 
     #[command(flatten)]
@@ -27,7 +27,7 @@ pub(super) async fn run(args: &ExistsArgs, output: &Output) -> anyhow::Result<()
     let room = args.room.connect().await?;
     let exists = room.storage().exists(&path).await;
     let exists = exists.map_err(|error| {
-        failure::of_call(format!("can't look at {}", entries::named(&path)), error)
+        failure::of_call(format!("can't look up {}", entries::named(&path)), error)
     })?;
     if exists {
         return output.done(&format!("'{}' exists in remote storage.", args.path));

@@ -13,7 +13,7 @@ use crate::room::session::RoomArgs;
 #[command(after_help = "Example:
   meshagent room storage get --room my-room reports/march.csv | head")]
 pub(super) struct GetArgs {
-    /// The file
+    /// Path of the file
     path: String,
 
     #[command(flatten)]

@@ -10,26 +10,27 @@ use crate::room::session::RoomArgs;
 
 /// List a folder
 ///
-/// The names of folders end in /. Documents are listed as files are.
+/// The names of folders end in /. Live documents are listed like files.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   meshagent room storage ls --room my-room
   meshagent room storage ls --room my-room room://reports -r --long
   meshagent room storage ls --room my-room 'reports/*.csv'")]
 pub(super) struct LsArgs {
-    /// A folder or file; * and ? in its last part stand for any characters and for one [default: the whole room]
+    /// Folder or file; in the last segment, * matches any characters and ? exactly one
+    /// [default: the whole room]
     #[arg(default_value = "", hide_default_value = true)]
     path: String,
 
-    /// List what is in folders, too, indented
+    /// List the content of folders, too, indented
     #[arg(long, short)]
     recursive: bool,
 
-    /// Show how many bytes there are, and when they were last changed
+    /// Show the size in bytes and the time of the last change
     #[arg(long, short)]
     long: bool,
 
-    /// Print a JSON object for each entry, one on each line
+    /// Print one line of JSON per entry
     #[arg(long, conflicts_with = "long")]
     json: bool,
 
@@ -57,7 +58,7 @@ pub(super) async fn run(args: &LsArgs, output: &Output) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is to be shown, and how many slashes the path of what is not indented has.
+/// The entries to print, and the number of slashes in paths that are not indented.
 async fn listed(
     room: &Connection,
     path: &str,

@@ -6,25 +6,24 @@ use meshagent_client::Connection;
 use super::place::in_room;
 use crate::failure::{self, DENIED, Failure, REFUSED};
 use crate::output::Output;
-use crate::room::entries;
-use crate::room::entries::Asked;
+use crate::room::entries::{self, Kind};
 use crate::room::session::RoomArgs;
 
 /// Move a file, document or folder to another path in the room
 ///
-/// Whoever has a moved document open is told that it is closed.
+/// A moved document is closed for all participants that have it open.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   meshagent room storage mv --room my-room draft.csv reports/march.csv
   meshagent room storage mv --room my-room draft.csv reports/")]
 pub(super) struct MvArgs {
-    /// What to move
+    /// File, document or folder to move
     source: String,
 
-    /// Where to; into a folder that is there, or whose name ends in /
+    /// New path, or target folder if it exists or ends in /
     destination: String,
 
-    /// Replace files that are there; live documents are never replaced
+    /// Replace existing files; live documents are never replaced
     #[arg(long)]
     overwrite: bool,
 
@@ -47,7 +46,7 @@ pub(super) async fn run(args: &MvArgs, output: &Output) -> anyhow::Result<()> {
         destination = entries::join(&destination, name);
     }
     if args.overwrite {
-        no_document_in_the_way(&room, &source, &destination).await?;
+        check_no_document_is_replaced(&room, &source, &destination).await?;
     }
     let moved = room
         .storage()
@@ -61,19 +60,20 @@ pub(super) async fn run(args: &MvArgs, output: &Output) -> anyhow::Result<()> {
     output.done(&format!("Moved '{source}' to '{destination}'"))
 }
 
-/// The server would replace documents, too, as the published SDKs have it. One that is made between this look and the
-/// move is not seen.
-async fn no_document_in_the_way(
+/// Fails if the move would replace a live document. The server itself would allow it, for
+/// compatibility with the published SDKs. A document that is created between this check and the
+/// move is not detected.
+async fn check_no_document_is_replaced(
     room: &Connection,
     source: &str,
     destination: &str,
 ) -> anyhow::Result<()> {
     let Some(moved) = entries::stat(room, source).await? else {
-        // The server says so.
+        // The move itself reports the error.
         return Ok(());
     };
     let targets = if moved.entry.is_folder {
-        // The folder that is there stays, and gets what is in the other one.
+        // Folders are merged, so only their files can replace something.
         let moved = entries::walk(room, source).await?;
         let moved = moved.iter().filter(|found| !found.entry.is_folder);
         let target = |found: &entries::Found| {
@@ -89,14 +89,18 @@ async fn no_document_in_the_way(
         if path == source || there.is_none_or(|found| found.entry.is_folder) {
             continue;
         }
-        let failure = match entries::ask(room, &path).await? {
-            Asked::File => continue,
-            Asked::Document => Failure::new(format!("{path:?} is a live document, and stays"))
-                .with_exit_code(REFUSED)
-                .with_hint("`meshagent room sync delete` deletes it, if its content is of no use"),
-            Asked::Denied => Failure::new(format!("{path:?} may be a live document, and stays"))
-                .with_exit_code(DENIED)
-                .with_hint("use a token whose grants allow to read it"),
+        let failure = match entries::kind(room, &path).await? {
+            Kind::File => continue,
+            Kind::Document => {
+                Failure::new(format!("can't replace {path:?}: it is a live document"))
+                    .with_exit_code(REFUSED)
+                    .with_hint("`meshagent room sync delete` deletes it permanently")
+            }
+            Kind::Denied => {
+                Failure::new(format!("can't replace {path:?}: it may be a live document"))
+                    .with_exit_code(DENIED)
+                    .with_hint("use a token whose grants allow reading it")
+            }
         };
         return Err(failure.into());
     }

@@ -1,15 +1,15 @@
-//! How commands name places: `room://PATH` in the room, all else on this machine where both are meant.
+//! Paths in arguments: `room://PATH` in the room; for `cp`, all others are on this machine.
 
 use std::path::PathBuf;
 
 const SCHEME: &str = "room://";
 
-/// Where something is copied from or to.
+/// The source or destination of a copy.
 #[derive(Clone, Debug)]
 pub(super) enum Place {
-    /// In the room.
+    /// A path in the room.
     Room(String),
-    /// On this machine.
+    /// A path on this machine.
     Local(PathBuf),
     /// Stdin or stdout.
     Stream,
@@ -25,7 +25,7 @@ impl Place {
     }
 }
 
-/// A path in the room, with or without its scheme.
+/// Removes the scheme from a path in the room, if it has one.
 pub(super) fn in_room(text: &str) -> &str {
     text.strip_prefix(SCHEME).unwrap_or(text)
 }

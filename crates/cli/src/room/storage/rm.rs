@@ -15,10 +15,11 @@ use crate::room::session::RoomArgs;
   meshagent room storage rm --room my-room 'reports/*.csv'
   meshagent room storage rm --room my-room -r reports")]
 pub(super) struct RmArgs {
-    /// What to remove; * and ? in its last part stand for any characters and for one, and then match no folders
+    /// Path to remove; in the last segment, * matches any characters and ? exactly one. Such a
+    /// pattern does not match folders
     path: String,
 
-    /// Remove folders with all that is in them
+    /// Remove folders with their content
     #[arg(long, short)]
     recursive: bool,
 
@@ -30,8 +31,11 @@ pub(super) async fn run(args: &RmArgs, output: &Output) -> anyhow::Result<()> {
     let pattern = in_room(&args.path);
     let room = args.room.connect().await?;
     let mut found = entries::matching(&room, pattern).await?;
-    let is_one = matches!(found.as_slice(), [one] if entries::normalized(pattern).is_ok_and(|path| path == one.path));
-    if !is_one {
+    let is_exact = match found.as_slice() {
+        [one] => entries::normalized(pattern).is_ok_and(|path| path == one.path),
+        _ => false,
+    };
+    if !is_exact {
         found.retain(|found| !found.entry.is_folder);
     }
     if found.is_empty() {
@@ -42,7 +46,7 @@ pub(super) async fn run(args: &RmArgs, output: &Output) -> anyhow::Result<()> {
         if found.entry.is_folder && !args.recursive {
             let failure = Failure::new(format!("{} is a folder", entries::named(path)))
                 .with_exit_code(REFUSED)
-                .with_hint("use -r to remove a folder with what is in it");
+                .with_hint("use -r to remove a folder with its content");
             return Err(failure.into());
         }
         let removed = room.storage().delete(path, args.recursive).await;

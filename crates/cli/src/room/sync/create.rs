@@ -12,7 +12,8 @@ use crate::room::{entries, input};
 
 /// Create a document
 ///
-/// The JSON is checked against the schema first; each place that does not fit is named, and nothing is created.
+/// The JSON is validated against the schema first. If it is invalid, all violations are listed and
+/// nothing is created.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   meshagent room sync create --room my-room notes/plan \\
@@ -23,18 +24,19 @@ use crate::room::{entries, input};
   # The server has a schema for this extension.
   meshagent room sync create --room my-room talk.thread")]
 pub(super) struct CreateArgs {
-    /// Where the document is to be
+    /// Path of the new document
     path: String,
 
-    /// File with the schema; `-` reads stdin [default: what the server has for the extension, else read off the JSON]
+    /// File with the schema; `-` reads stdin [default: the server's schema for the extension, else
+    /// inferred from the JSON]
     #[arg(long, value_name = "FILE")]
     schema: Option<PathBuf>,
 
-    /// The document's first content
-    #[arg(long, value_name = "TEXT", conflicts_with = "json_file")]
+    /// Initial content as JSON
+    #[arg(long, value_name = "JSON", conflicts_with = "json_file")]
     json: Option<String>,
 
-    /// File with the document's first content; `-` reads stdin
+    /// File with the initial content as JSON; `-` reads stdin
     #[arg(long, value_name = "FILE")]
     json_file: Option<PathBuf>,
 
@@ -48,8 +50,14 @@ pub(super) async fn run(args: &CreateArgs, output: &Output) -> anyhow::Result<()
         input::at_most_one_stdin(schema, args.json_file.as_deref())?;
     }
     let json = match (&args.json, &args.json_file) {
-        (Some(text), _) => Some(input::json(text.as_bytes(), "--json")?),
-        (None, Some(file)) => Some(input::read_json(file)?),
+        (Some(text), _) => {
+            let json = input::json(text.as_bytes(), "--json")?;
+            Some(input::content(json, "--json")?)
+        }
+        (None, Some(file)) => {
+            let json = input::read_json(file)?;
+            Some(input::content(json, &input::name(file))?)
+        }
         (None, None) => None,
     };
     let schema = match &args.schema {
@@ -65,7 +73,7 @@ pub(super) async fn run(args: &CreateArgs, output: &Output) -> anyhow::Result<()
             Some(written)
         }
     };
-    // All that the server can then go by is the path's extension.
+    // The server then needs a schema for the path's extension.
     let is_bare = json.is_none() && schema.is_none();
     let room = args.room.connect().await?;
     let created = room.sync().create(&path, json, schema).await;
@@ -75,7 +83,7 @@ pub(super) async fn run(args: &CreateArgs, output: &Output) -> anyhow::Result<()
         if no_schema {
             failure
                 .with_exit_code(USAGE)
-                .with_hint("give --schema, or --json to have a schema read off it")
+                .with_hint("pass --schema, or pass --json to infer a schema from it")
         } else {
             failure
         }

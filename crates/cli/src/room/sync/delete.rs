@@ -9,12 +9,12 @@ use crate::room::session::RoomArgs;
 
 /// Delete a document
 ///
-/// Its content can't be brought back. Whoever has it open is told that it is closed.
+/// Its content can't be restored. The document is closed for all participants that have it open.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:
   meshagent room sync delete --room my-room notes/plan")]
 pub(super) struct DeleteArgs {
-    /// The document
+    /// Path of the document
     path: String,
 
     #[command(flatten)]

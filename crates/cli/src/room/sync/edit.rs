@@ -1,7 +1,7 @@
 //! `meshagent room sync edit`.
 
 mod draft;
-mod patience;
+mod reconnect;
 mod written;
 
 use std::error::Error as _;
@@ -17,8 +17,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
-use self::draft::{Draft, Editor, Fate};
-use self::patience::{PATIENCE, Patience};
+use self::draft::{Draft, Editor, Outcome};
+use self::reconnect::{RECONNECT_TIMEOUT, ReconnectTimeout};
 use self::written::Written;
 use super::live;
 use super::removed::Removed;
@@ -28,19 +28,20 @@ use crate::room::session::RoomArgs;
 
 /// Edit a document as JSON in an editor
 ///
-/// Opens $VISUAL or $EDITOR. What you save is compared with what you saw, and only the difference is sent, so what
-/// others write meanwhile stays. What the schema forbids is listed, and you can go on editing. If what you wrote does not
-/// get into the document, it is kept in a file, and a hint says where.
+/// Opens $VISUAL or $EDITOR. Only the difference between the JSON that was shown and the JSON that
+/// you save is sent, so concurrent edits of others are kept. If the saved JSON violates the schema,
+/// the violations are listed and you can edit again. If your changes can't be applied, they are
+/// kept in a file, and a hint names it.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   meshagent room sync edit --room my-room notes/plan
   EDITOR='code --wait' \\
       meshagent room sync edit --room my-room notes/plan --include-ids")]
 pub(super) struct EditArgs {
-    /// The document
+    /// Path of the document
     path: String,
 
-    /// Show `$id`s: elements that are moved or rewritten are told apart by them
+    /// Show `$id`s, which identify elements that you move or rewrite
     #[arg(long)]
     include_ids: bool,
 
@@ -56,12 +57,12 @@ pub(super) async fn run(args: &EditArgs, output: &Output) -> anyhow::Result<()> 
         ..OpenOptions::default()
     };
     let document = live::open(&room, &args.path, &options).await?;
-    // A replica of what is shown, for others go on with the document itself.
+    // A replica with the shown state; the document itself changes while the editor is open.
     let (schema, state) = document.read(|d| (d.schema().clone(), d.encode_state()));
     let mut shown = MeshDocument::new(schema, u64::from(getrandom::u32()?));
     shown.apply_update(&state)?;
     let json = format!("{:#}\n", shown.to_json(args.include_ids));
-    // An editor shows what it is given on a terminal; what is escaped is read back as the same.
+    // Editors may print control characters to the terminal. Escaped ones parse to the same value.
     let draft = Draft::new(terminal::json(&json).into_owned())?;
     let events = document.changes();
     let mut editing = Editing {
@@ -72,14 +73,14 @@ pub(super) async fn run(args: &EditArgs, output: &Output) -> anyhow::Result<()> 
         is_connected: true,
         end: None,
         removed: None,
-        is_answer_lost: false,
-        fate: Fate::Known,
+        is_response_lost: false,
+        outcome: Outcome::Known,
         is_quiet: output.is_quiet(),
     };
     let is_changed = match editing.edit(&editor, &draft, &mut shown).await {
         Ok(is_changed) => is_changed,
         Err(failure) => {
-            let kept = draft.keep(&args.path, failure, editing.fate);
+            let kept = draft.keep(&args.path, failure, editing.outcome);
             return Err(kept.into());
         }
     };
@@ -91,33 +92,33 @@ pub(super) async fn run(args: &EditArgs, output: &Output) -> anyhow::Result<()> 
     }
 }
 
-/// A document that a person edits.
+/// A document that is open in an editor.
 struct Editing<'a> {
     path: &'a str,
     room: &'a RoomClient,
     document: LiveDocument,
     events: Changes,
-    // What the events say.
+    // The state according to the events.
     is_connected: bool,
     end: Option<DocumentEnd>,
     removed: Option<Removed>,
-    // Whether the server may have said something about what was sent that was not heard.
-    is_answer_lost: bool,
-    // Of what was written. While it is under way nobody knows.
-    fate: Fate,
+    // Whether a response of the server to the change may have been lost.
+    is_response_lost: bool,
+    // The outcome of the change, unknown while it is in flight.
+    outcome: Outcome,
     is_quiet: bool,
 }
 
 impl Editing<'_> {
-    /// Whether the document was changed; if so, as it was written.
+    /// Runs the editor and sends the change. Returns whether the document was changed.
     async fn edit(
         &mut self,
         editor: &Editor,
         draft: &Draft,
         shown: &mut MeshDocument,
     ) -> Result<bool, Failure> {
-        // From here on Ctrl-C is the editor's, which may use it for something else.
-        let _unheard = interrupts()?;
+        // Ctrl-C must not end this process while the editor is open.
+        let _ignored = interrupts()?;
         let written = loop {
             self.meanwhile(draft.edit(editor)).await?;
             let Some(text) = draft.written().map_err(unreadable)? else {
@@ -133,16 +134,17 @@ impl Editing<'_> {
             }
         };
         self.send(&written.update).await?;
-        if self.is_answer_lost && !self.document.read(|d| written.is_in(d, shown)) {
-            self.fate = Fate::Unknown;
-            let what = "the server's answer was lost, and not all that you wrote is in the document now: the server \
-                        removed what the schema forbids together with what others wrote, or they changed it since";
-            return Err(Failure::new(what).with_exit_code(REFUSED));
+        if self.is_response_lost && !self.document.read(|d| written.is_in(d, shown)) {
+            self.outcome = Outcome::Unknown;
+            let message = "the server's answer was lost, and the document does not contain all of \
+                           your changes: the server removed what violates the schema in \
+                           combination with edits of others, or others changed it afterwards";
+            return Err(Failure::new(message).with_exit_code(REFUSED));
         }
         Ok(true)
     }
 
-    /// Does something, and takes note of what happens to the document meanwhile.
+    /// Runs a future and processes events of the document until it completes.
     async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> T {
         let mut work = std::pin::pin!(work);
         loop {
@@ -164,18 +166,18 @@ impl Editing<'_> {
         match event {
             DocumentEvent::Disconnected => {
                 self.is_connected = false;
-                self.is_answer_lost = true;
+                self.is_response_lost = true;
             }
             DocumentEvent::Missed => {
-                // The room's status still tells of a lost connection.
+                // The room's status reports a lost connection even if this event was missed.
                 self.is_connected = true;
-                self.is_answer_lost = true;
+                self.is_response_lost = true;
             }
             DocumentEvent::Synchronized => self.is_connected = true,
             DocumentEvent::Ended(end) => self.end = Some(end),
-            DocumentEvent::Erased { operations } => self.say(&format!(
-                "warning: {operations} operations of this edit were deleted on the server, by others or in this client's name; \
-                 look at the document"
+            DocumentEvent::Erased { operations } => self.print(&format!(
+                "warning: {operations} operations of this edit were deleted on the server, by \
+                 others or with this client's id; check the document"
             )),
             DocumentEvent::Repaired { violations } => {
                 self.removed = Some(Removed::new(&violations));
@@ -184,57 +186,58 @@ impl Editing<'_> {
         }
     }
 
-    /// Sends what was written, and waits until it is stored.
+    /// Sends the change and waits until it is stored.
     async fn send(&mut self, update: &[u8]) -> Result<(), Failure> {
         let mut interrupts = interrupts()?;
         self.catch_up();
         if let Some(end) = self.end.take() {
             return Err(live::failure(self.path, "change", end));
         }
-        self.is_answer_lost = false;
+        self.is_response_lost = false;
         let sent = self.room.sync().sync(self.document.path(), update);
         sent.map_err(|error| {
             Failure::new(format!("can't change {:?}", self.path))
                 .with_exit_code(REFUSED)
                 .with_source(error)
         })?;
-        self.fate = Fate::Unknown;
+        self.outcome = Outcome::Unknown;
         let document = self.document.clone();
         let mut saved = std::pin::pin!(document.saved());
         let mut statuses = self.room.status_changes();
-        let mut is_told = false;
-        let mut patience = Patience::default();
+        let mut is_reported = false;
+        let mut timeout = ReconnectTimeout::default();
         let saved = loop {
-            // A document that is gone loses its stream, too; what it waits for then is not the server.
+            // The stream of a deleted document ends as well, although the server is connected.
             let is_lost = self.room.status() == RoomStatus::Reconnecting;
-            if is_lost && !is_told {
-                self.say("disconnected; waiting for the server");
-                is_told = true;
+            if is_lost && !is_reported {
+                self.print("disconnected; waiting for the server");
+                is_reported = true;
             }
             let is_connected = self.is_connected && !is_lost;
-            // The next loss is told again.
-            is_told &= !is_connected;
-            patience.note(is_connected, Instant::now());
-            let deadline = patience.deadline();
+            // The next loss of the connection is reported again.
+            is_reported &= !is_connected;
+            timeout.update(is_connected, Instant::now());
+            let deadline = timeout.deadline();
             tokio::select! {
                 biased;
                 saved = &mut saved => break saved,
                 Some(event) = self.events.recv() => self.note(event),
                 Some(_) = statuses.changed() => {}
                 _ = interrupts.recv() => {
-                    let failure = Failure::new("interrupted before the server had confirmed it");
+                    let failure = Failure::new("interrupted before the server confirmed the change");
                     return Err(failure.with_exit_code(INTERRUPTED));
                 }
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
-                    let what = format!("the server did not come back within {} s", PATIENCE.as_secs());
-                    return Err(failure::of_call(what, CallError::Disconnected));
+                    let seconds = RECONNECT_TIMEOUT.as_secs();
+                    let message = format!("no connection to the server for {seconds} s");
+                    return Err(failure::of_call(message, CallError::Disconnected));
                 }
             }
         };
         self.catch_up();
-        // After any other end it may be stored all the same, and only the answer was lost.
+        // After any other end, the change may be stored and only the response lost.
         if matches!(saved, Ok(()) | Err(SaveError::Refused(_))) {
-            self.fate = Fate::Known;
+            self.outcome = Outcome::Known;
         }
         match (saved, self.removed.take()) {
             (Ok(()), None) => Ok(()),
@@ -250,14 +253,14 @@ impl Editing<'_> {
         }
     }
 
-    fn say(&self, text: &str) {
+    fn print(&self, text: &str) {
         if !self.is_quiet {
-            terminal::say(text);
+            terminal::print_stderr(text);
         }
     }
 }
 
-/// Says what is wrong, and waits for the person.
+/// Prints the error and waits until the user wants to edit again.
 async fn ask_for_another_try(failure: &Failure) -> Result<(), Failure> {
     let mut interrupts = interrupts()?;
     {
@@ -267,21 +270,21 @@ async fn ask_for_another_try(failure: &Failure) -> Result<(), Failure> {
             error = format!("{error}: {next}");
             cause = next.source();
         }
-        terminal::say(&error);
+        terminal::print_stderr(&error);
         let mut stderr = io::stderr().lock();
-        // With stderr closed the person may answer all the same.
-        let _told = write!(
+        // The user can answer even if stderr is closed.
+        let _printed = write!(
             stderr,
-            "Enter opens the editor again, Ctrl-C gives up and keeps what you wrote. "
+            "Press Enter to edit again, or Ctrl-C to stop and keep your text in a file. "
         );
-        let _told = stderr.flush();
+        let _printed = stderr.flush();
     }
     let (sender, answer) = oneshot::channel();
-    // One of the runtime's threads would be waited for at the end.
+    // Not a blocking task of the runtime, whose shutdown would wait for the user.
     std::thread::spawn(move || {
         let read = io::stdin().lock().read_line(&mut String::new());
-        // After Ctrl-C nobody waits for it.
-        let _asked = sender.send(read.is_ok_and(|read| read > 0));
+        // After Ctrl-C, the receiver is gone.
+        let _sent = sender.send(read.is_ok_and(|read| read > 0));
     });
     let code = tokio::select! {
         answer = answer => match answer {
@@ -290,19 +293,19 @@ async fn ask_for_another_try(failure: &Failure) -> Result<(), Failure> {
         },
         _ = interrupts.recv() => INTERRUPTED,
     };
-    // The question's line is still open.
-    let _told = writeln!(io::stderr());
+    // Ends the line of the question.
+    let _printed = writeln!(io::stderr());
     Err(Failure::new("nothing was changed").with_exit_code(code))
 }
 
-/// Ctrl-C from now on.
+/// A stream of Ctrl-C presses, which no longer end the process.
 fn interrupts() -> Result<Signal, Failure> {
     signal(SignalKind::interrupt())
         .map_err(|error| Failure::new("waiting for Ctrl-C").with_source(error))
 }
 
 fn unreadable(error: io::Error) -> Failure {
-    Failure::new("can't read what you wrote")
+    Failure::new("can't read the edited file")
         .with_exit_code(USAGE)
         .with_source(error)
 }

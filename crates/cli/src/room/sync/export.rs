@@ -14,7 +14,7 @@ use crate::room::session::RoomArgs;
 
 /// Write a document's JSON to a file
 ///
-/// The JSON is UTF-8, and `create` takes it again.
+/// The file is UTF-8, and `create` accepts it.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   meshagent room sync export --room my-room notes/plan \\
@@ -22,18 +22,18 @@ use crate::room::session::RoomArgs;
   meshagent room sync create --room other-room notes/plan \\
       --json-file plan.json --schema plan.schema.json")]
 pub(super) struct ExportArgs {
-    /// The document
+    /// Path of the document
     path: String,
 
-    /// File to write the JSON to; `-` is stdout
+    /// File for the JSON; `-` is stdout
     #[arg(long, short, value_name = "FILE", default_value = "-")]
     output: PathBuf,
 
-    /// File to write the schema to; `-` is stdout
+    /// File for the schema; `-` is stdout
     #[arg(long, value_name = "FILE")]
     schema_output: Option<PathBuf>,
 
-    /// Keep the $id of each element
+    /// Include the $id of each element
     #[arg(long)]
     include_ids: bool,
 
@@ -44,7 +44,8 @@ pub(super) struct ExportArgs {
 pub(super) async fn run(args: &ExportArgs, output: &Output) -> anyhow::Result<()> {
     let schema_output = args.schema_output.as_deref();
     if is_standard_stream(&args.output) && schema_output.is_some_and(is_standard_stream) {
-        let failure = Failure::new("stdout can't be two files").with_hint("give --output a file");
+        let failure = Failure::new("can't write both the JSON and the schema to stdout");
+        let failure = failure.with_hint("pass a file with --output");
         return Err(failure.with_exit_code(USAGE).into());
     }
     let room = args.room.connect().await?;

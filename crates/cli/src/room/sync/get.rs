@@ -16,14 +16,14 @@ use crate::room::entries;
   meshagent room sync get --room my-room notes/plan --compact | jq .doc.title
   meshagent room sync get - --compact < plan.json")]
 pub(super) struct GetArgs {
-    /// The document; `-` reads the JSON of one from stdin, which takes no room
+    /// Path of the document; `-` reads JSON from stdin and needs no room
     path: String,
 
     /// Show the $id of each element
     #[arg(long)]
     include_ids: bool,
 
-    /// Print `{"version", "json"}`: what `update --if-version` takes, and the document that it names
+    /// Print {"version", "json"}: the document with its version for `update --if-version`
     #[arg(long)]
     version: bool,
 
@@ -38,7 +38,7 @@ pub(super) async fn run(args: &GetArgs, output: &Output) -> anyhow::Result<()> {
     if args.path == STDIN {
         if args.version {
             let failure = Failure::new("only a document in a room has a version");
-            let hint = "leave out --version, or give the document's path";
+            let hint = "omit --version, or pass the path of a document";
             return Err(failure.with_exit_code(USAGE).with_hint(hint).into());
         }
         let json = open::with_ids(open::read_stdin()?, args.include_ids);
@@ -53,8 +53,9 @@ pub(super) async fn run(args: &GetArgs, output: &Output) -> anyhow::Result<()> {
         let described = described
             .map_err(|error| failure::of_call(format!("can't read {:?}", args.path), error))?;
         let Some(version) = described.version else {
-            let failure = Failure::new("the server tells no versions").with_exit_code(REFUSED);
-            return Err(failure.with_hint("leave out --version").into());
+            let failure = Failure::new("the server does not support document versions");
+            let failure = failure.with_exit_code(REFUSED);
+            return Err(failure.with_hint("omit --version").into());
         };
         let answer = json!({ "version": version, "json": described.json });
         return output.json(&answer, args.layout.layout());

@@ -11,10 +11,10 @@ use crate::failure::{Failure, USAGE};
 use crate::output::{LayoutArgs, Output};
 use crate::settings;
 
-/// Print the elements of a document that a pattern matches
+/// Print the elements of a document that match a pattern
 ///
-/// The pattern is searched for in tags, names and values of attributes, and texts. What is printed is a JSON array of
-/// elements, each with all that is in it; an empty one if nothing matches.
+/// Searches tags, names and values of attributes, and texts. Prints a JSON array of the matching
+/// elements with their content; an empty array if nothing matches.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   meshagent room sync grep --room my-room notes/plan 'milk|tea' --ignore-case
@@ -23,22 +23,33 @@ use crate::settings;
   meshagent room sync get --room my-room notes/plan |
       meshagent room sync grep - milk")]
 pub(super) struct GrepArgs {
-    /// The document; `-` reads the JSON of one from stdin, which takes no room
+    /// Path of the document; `-` reads JSON from stdin and needs no room
     path: String,
 
-    /// Regular expression, without look-around and back-references; one that begins with - goes behind --
+    /// Regular expression, without look-around and back-references; put one that begins with -
+    /// after --
     pattern: String,
 
-    /// Take capital and small letters as equal
+    /// Ignore upper and lower case
     #[arg(long)]
     ignore_case: bool,
 
-    /// How many elements in front of each found one are printed, too
-    #[arg(long, value_name = "COUNT", default_value_t = 0, value_parser = settings::from_zero::<usize>)]
+    /// Number of elements to print before each match
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 0,
+        value_parser = settings::from_zero::<usize>
+    )]
     before: usize,
 
-    /// How many elements behind each found one are printed, too
-    #[arg(long, value_name = "COUNT", default_value_t = 0, value_parser = settings::from_zero::<usize>)]
+    /// Number of elements to print after each match
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 0,
+        value_parser = settings::from_zero::<usize>
+    )]
     after: usize,
 
     /// Show the $id of each element
@@ -54,11 +65,11 @@ pub(super) struct GrepArgs {
 
 pub(super) async fn run(args: &GrepArgs, output: &Output) -> anyhow::Result<()> {
     let (pattern, ignore_case) = (&args.pattern, args.ignore_case);
-    let wrong = |error| wrong_pattern(pattern, &error);
+    let invalid = |error| invalid_pattern(pattern, &error);
     let found: Vec<Value> = if args.path == STDIN {
         let json = open::read_stdin()?;
         let found = grep_json(&json, pattern, ignore_case, args.before, args.after);
-        let found = found.map_err(wrong)?.into_iter().cloned();
+        let found = found.map_err(invalid)?.into_iter().cloned();
         found
             .map(|element| open::with_ids(element, args.include_ids))
             .collect()
@@ -68,7 +79,7 @@ pub(super) async fn run(args: &GrepArgs, output: &Output) -> anyhow::Result<()> 
         let found = opened
             .document
             .grep(pattern, ignore_case, args.before, args.after);
-        let found = found.map_err(wrong)?.into_iter();
+        let found = found.map_err(invalid)?.into_iter();
         found
             .map(|element| element.to_json(args.include_ids))
             .collect()
@@ -76,14 +87,16 @@ pub(super) async fn run(args: &GrepArgs, output: &Output) -> anyhow::Result<()> 
     output.json(&Value::Array(found), args.layout.layout())
 }
 
-fn wrong_pattern(pattern: &str, error: &PatternError) -> Failure {
-    // The regex crate's last line says what is wrong; those before it repeat the pattern, and point into it.
-    let fault = error.source().map_or_else(String::new, ToString::to_string);
-    let fault = fault.lines().last().unwrap_or_default();
-    let fault = fault.strip_prefix("error: ").unwrap_or(fault);
-    Failure::new(format!("{pattern:?} is not a pattern: {fault}"))
+fn invalid_pattern(pattern: &str, error: &PatternError) -> Failure {
+    // The last line of the regex crate's message is the reason; the lines before it show the
+    // pattern.
+    let reason = error.source().map_or_else(String::new, ToString::to_string);
+    let reason = reason.lines().last().unwrap_or_default();
+    let reason = reason.strip_prefix("error: ").unwrap_or(reason);
+    Failure::new(format!("invalid pattern {pattern:?}: {reason}"))
         .with_exit_code(USAGE)
         .with_hint(
-            "put a \\ before characters that are to stand for themselves; look-around and back-references are not there",
+            "put a \\ before special characters to match them literally; look-around and \
+             back-references are not supported",
         )
 }

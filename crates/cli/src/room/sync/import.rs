@@ -1,4 +1,4 @@
-//! `meshagent room sync import`: the conversations of a Claude data export become threads of a room.
+//! `meshagent room sync import`: imports the conversations of a Claude data export as threads.
 
 mod progress;
 
@@ -21,9 +21,10 @@ use crate::settings;
 
 /// Import the conversations of a Claude data export as threads
 ///
-/// Each conversation becomes a document THREAD_DIR/UUID.thread, and a line of the list THREAD_DIR/index.threadl. The
-/// export is read as a stream, so it may be of any size. An import that was interrupted is completed by the same command:
-/// threads that are there are skipped, and the list gets what it lacks.
+/// Each conversation becomes a document THREAD_DIR/UUID.thread and an entry of the list
+/// THREAD_DIR/index.threadl. The export is read as a stream, so its size is not limited. To resume
+/// an interrupted import, run the same command again: existing threads are skipped, and missing
+/// entries are added to the list.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   meshagent room sync import --room my-room --file conversations.json
@@ -33,26 +34,27 @@ use crate::settings;
       --thread-dir .threads/ada --user-name Ada
 
 Exit codes:
-  As of the other commands, and 130 if it was interrupted. Conversations
-  that can't be imported are told on stderr and counted, and are no failure.")]
+  Those of `meshagent room sync --help`, and 130 after an interruption.
+  Conversations that can't be imported are reported on stderr and counted;
+  they do not change the exit code.")]
 pub(super) struct ImportArgs {
-    /// The export's conversations.json; `-` for stdin
+    /// conversations.json of the export; `-` reads stdin
     #[arg(long, short, value_name = "FILE")]
     file: PathBuf,
 
-    /// The folder for the threads
+    /// Folder for the threads
     #[arg(long, value_name = "DIR", default_value = ".threads/anthropic", value_parser = folder)]
     thread_dir: String,
 
-    /// Replace threads that were imported before
+    /// Replace existing threads
     #[arg(long)]
     overwrite: bool,
 
-    /// Look at this many conversations at most, from the beginning of the export
+    /// Read only the first COUNT conversations of the export
     #[arg(long, value_name = "COUNT", value_parser = settings::from_one::<u64>)]
     limit: Option<u64>,
 
-    /// The author of the user's messages
+    /// Author of the user's messages
     #[arg(
         long,
         visible_alias = "human-name",
@@ -61,11 +63,11 @@ pub(super) struct ImportArgs {
     )]
     user_name: String,
 
-    /// The author of the assistant's messages
+    /// Author of the assistant's messages
     #[arg(long, value_name = "NAME", default_value = "assistant")]
     assistant_name: String,
 
-    /// Import messages that have no text and no files, too
+    /// Import messages without text and files, too
     #[arg(long)]
     include_empty_messages: bool,
 
@@ -81,12 +83,12 @@ pub(super) async fn run(args: &ImportArgs, output: &Output) -> anyhow::Result<()
     options.assistant_name.clone_from(&args.assistant_name);
     options.include_empty_messages = args.include_empty_messages;
     DocPath::parse(&options.index_path()).map_err(|error| {
-        Failure::new(format!("{:?} can't be a folder", args.thread_dir))
+        Failure::new(format!("invalid folder {:?}", args.thread_dir))
             .with_source(error)
-            .with_hint("a folder in the room is like .threads/ada")
+            .with_hint("a folder in the room looks like .threads/ada")
             .with_exit_code(USAGE)
     })?;
-    // A file that is not an export is refused before anything is created.
+    // The export is checked before the command joins the room.
     let (export, total) = open(args).map_err(|error| of_export(args, error))?;
     let room = args.room.connect().await?;
     let (mut first, mut again) = (interrupts()?, interrupts()?);
@@ -112,12 +114,13 @@ pub(super) async fn run(args: &ImportArgs, output: &Output) -> anyhow::Result<()
         ..
     } = summary;
     let done = output.done(&format!(
-        "Imported {imported} thread(s); skipped existing: {existing}; skipped invalid: {invalid}; messages: {messages}."
+        "Imported {imported} thread(s); skipped existing: {existing}; skipped invalid: {invalid}; \
+         messages: {messages}."
     ));
     ended.map_err(|error| of_import(args, error)).and(done)
 }
 
-/// The export up to its first conversation, and its length if that is known.
+/// Opens the export, and returns it with its length if that is known.
 fn open(args: &ImportArgs) -> Result<(Export, Option<u64>), ExportError> {
     if input::is_standard_stream(&args.file) {
         return Ok((Export::begin(io::stdin())?, None));
@@ -136,23 +139,27 @@ impl Observer for Shown {
     }
 
     fn skipped(&mut self, index: u64, reason: &str) {
-        self.0.note(&format!(
+        self.0.message(&format!(
             "warning: skipped conversations[{index}]: {reason}"
         ));
     }
 
     fn stopping(&mut self) {
-        self.0
-            .note("interrupted: ending what was begun; Ctrl-C again to stop at once");
+        self.0.message(
+            "interrupted: completing started uploads; press Ctrl-C again to stop immediately",
+        );
     }
 }
 
 fn folder(text: &str) -> Result<String, &'static str> {
     match text.trim().trim_end_matches('/') {
-        "" => Err("it is empty"),
+        "" => Err("expected a folder name that is not empty"),
         folder => Ok(folder.to_owned()),
     }
 }
+
+const RESUME_HINT: &str =
+    "run the same command again to import the rest; existing threads are skipped";
 
 fn interrupts() -> anyhow::Result<Signal> {
     signal(SignalKind::interrupt()).context("waiting for Ctrl-C")
@@ -160,7 +167,7 @@ fn interrupts() -> anyhow::Result<Signal> {
 
 fn interrupted() -> anyhow::Error {
     Failure::new("interrupted")
-        .with_hint("run the same command again to import the rest; what is there is skipped")
+        .with_hint(RESUME_HINT)
         .with_exit_code(INTERRUPTED)
         .into()
 }
@@ -176,28 +183,30 @@ fn of_import(args: &ImportArgs, error: ImportError) -> anyhow::Error {
 }
 
 fn of_export(args: &ImportArgs, error: ExportError) -> Failure {
-    let what = format!("can't import {}", input::name(&args.file));
+    let message = format!("can't import {}", input::name(&args.file));
     let hint = match &error {
-        ExportError::NoList => "give the conversations.json of a Claude data export",
-        ExportError::CutOff => "what came before is imported; get the export again for the rest",
-        ExportError::Rest => "what came before is imported; give one export in one file",
-        _ => "name the conversations.json of a Claude data export, or - for stdin",
+        ExportError::NoList => "pass the conversations.json of a Claude data export",
+        ExportError::CutOff => {
+            "the conversations before that are imported; download the export again for the rest"
+        }
+        ExportError::Rest => "the list itself is imported; pass each export in a file of its own",
+        _ => "pass the conversations.json of a Claude data export, or - for stdin",
     };
-    Failure::new(what)
+    Failure::new(message)
         .with_exit_code(USAGE)
         .with_hint(hint)
         .with_source(error)
 }
 
 fn of_index(args: &ImportArgs, error: IndexError) -> anyhow::Error {
-    let what = format!(
-        "the list {:?}",
+    let message = format!(
+        "can't update the list {:?}",
         format!("{}/index.threadl", args.thread_dir)
     );
     match error {
-        IndexError::Call(error) => failure::of_call(format!("can't keep {what}"), error).into(),
-        error => Failure::new(format!("{what} is out of reach"))
-            .with_hint("run the same command again to import the rest; what is there is skipped")
+        IndexError::Call(error) => failure::of_call(message, error).into(),
+        error => Failure::new(message)
+            .with_hint(RESUME_HINT)
             .with_source(error)
             .into(),
     }

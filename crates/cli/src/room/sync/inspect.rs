@@ -11,7 +11,7 @@ use crate::room::session::RoomArgs;
 #[command(after_help = "Example:
   meshagent room sync inspect --room my-room notes/plan > plan.schema.json")]
 pub(super) struct InspectArgs {
-    /// The document
+    /// Path of the document
     path: String,
 
     #[command(flatten)]

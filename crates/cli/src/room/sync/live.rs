@@ -1,4 +1,4 @@
-//! Documents that stay open, over connections that come and go.
+//! Documents that stay open across reconnects.
 
 use meshagent_client::{
     CallError, DocumentEnd, LiveDocument, OpenError, OpenOptions, Refusal, RoomClient,
@@ -7,8 +7,8 @@ use meshagent_client::{
 use crate::failure::{self, Failure, REFUSED};
 use crate::room::entries;
 
-/// What to do about a document that this program does not understand.
-pub(super) const UNREADABLE: &str = "see whether there is a newer `meshagent`";
+/// The hint for a document that this program can't read.
+pub(super) const UNREADABLE: &str = "check for a newer version of this program";
 
 pub(super) async fn open(
     room: &RoomClient,
@@ -27,15 +27,15 @@ pub(super) async fn open(
     Ok(document)
 }
 
-/// The document is not open any more; it was open to `verb` it.
+/// The error for a document that was closed; `verb` says what the command does with it.
 pub(super) fn failure(path: &str, verb: &str, end: DocumentEnd) -> Failure {
-    let what = format!("can't {verb} {path:?}");
+    let message = format!("can't {verb} {path:?}");
     match end {
         DocumentEnd::Refused(Refusal { code, text }) => {
-            failure::of_call(what, CallError::Refused { code, text })
+            failure::of_call(message, CallError::Refused { code, text })
         }
-        DocumentEnd::RoomEnded(end) => failure::of_call(what, CallError::Ended(end)),
-        end => Failure::new(what)
+        DocumentEnd::RoomEnded(end) => failure::of_call(message, CallError::Ended(end)),
+        end => Failure::new(message)
             .with_exit_code(REFUSED)
             .with_hint(UNREADABLE)
             .with_source(end),

@@ -13,22 +13,23 @@ use crate::room::session::RoomArgs;
 
 /// List documents
 ///
-/// Prints the paths of all documents that begin with the prefix, in folders of folders, too; files are not listed.
+/// Prints all paths of documents that begin with the prefix, in nested folders, too. Files are not
+/// listed.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   meshagent room sync ls --room my-room
   meshagent room sync ls --room my-room notes --long
   meshagent room sync ls --room my-room .threads --json | jq -r .path")]
 pub(super) struct LsArgs {
-    /// A folder, a document, or what their paths begin with [default: the whole room]
+    /// Folder, document, or prefix of their paths [default: the whole room]
     #[arg(default_value = "", hide_default_value = true)]
     prefix: String,
 
-    /// Show how many bytes are stored, and when the document was last changed
+    /// Show the stored size in bytes and the time of the last change
     #[arg(long, short)]
     long: bool,
 
-    /// Print a JSON object for each document, one on each line
+    /// Print one line of JSON per document
     #[arg(long, conflicts_with = "long")]
     json: bool,
 
@@ -84,7 +85,7 @@ async fn documents(room: &Connection, prefix: &str) -> anyhow::Result<Vec<Found>
         }
         Err(error) => {
             return Err(failure::of_call(
-                format!("can't look at {}", entries::named(prefix)),
+                format!("can't look up {}", entries::named(prefix)),
                 error,
             )
             .into());
@@ -94,22 +95,22 @@ async fn documents(room: &Connection, prefix: &str) -> anyhow::Result<Vec<Found>
     only_documents(room, found).await
 }
 
-/// Takes out the files. Several are asked for at once, since each answer is a way to the server and back.
+/// Removes files from the list. The requests are concurrent, because each takes a round trip.
 async fn only_documents(room: &Connection, found: Vec<Found>) -> anyhow::Result<Vec<Found>> {
-    let mut questions = JoinSet::new();
+    let mut requests = JoinSet::new();
     let mut documents = Vec::new();
     let mut rest = found.into_iter();
     loop {
-        while questions.len() < QUESTIONS {
+        while requests.len() < CONCURRENT_REQUESTS {
             let Some(found) = rest.next() else { break };
             let room = room.clone();
-            questions.spawn(async move {
+            requests.spawn(async move {
                 let is_document = entries::is_document(&room, &found.path).await?;
                 anyhow::Ok(is_document.then_some(found))
             });
         }
-        match questions.join_next().await {
-            Some(answer) => documents.extend(answer.context("asking the server")??),
+        match requests.join_next().await {
+            Some(response) => documents.extend(response.context("looking up entries")??),
             None => break,
         }
     }
@@ -117,5 +118,5 @@ async fn only_documents(room: &Connection, found: Vec<Found>) -> anyhow::Result<
     Ok(documents)
 }
 
-/// How many questions to the server are under way at once.
-const QUESTIONS: usize = 32;
+/// Maximum number of concurrent requests.
+const CONCURRENT_REQUESTS: usize = 32;

@@ -1,4 +1,4 @@
-//! A document, opened: its stream, and a replica of what was in it then. Or its JSON alone, from stdin.
+//! An open document, as a stream and a replica; or the JSON of a document from stdin.
 
 use std::path::Path;
 
@@ -14,21 +14,21 @@ use crate::failure::{self, Failure, REFUSED, USAGE};
 use crate::room::session::RoomArgs;
 use crate::room::{entries, input};
 
-/// In place of a document's path: its JSON is read from stdin, which takes no room.
+/// Stands for stdin instead of a document's path; no room is needed then.
 pub(super) const STDIN: &str = "-";
 
-/// The flags of commands that join a room, or need none because they read stdin.
+/// The flags for a room, which are optional because the command may read stdin.
 #[derive(Debug)]
 pub(super) struct RoomOrStdin(Option<RoomArgs>);
 
 impl RoomOrStdin {
-    /// The room, where one is needed.
+    /// The flags for the room, if they are needed.
     pub(super) fn room(&self) -> Result<&RoomArgs, Failure> {
         self.0.as_ref().ok_or_else(|| {
-            Failure::new("no room was given")
+            Failure::new("missing room")
                 .with_exit_code(USAGE)
                 .with_hint(
-                    "give --room NAME, or set MESHAGENT_ROOM; only `-`, for stdin, takes none",
+                    "pass --room NAME, or set MESHAGENT_ROOM; only `-` (stdin) needs no room",
                 )
         })
     }
@@ -57,22 +57,22 @@ impl FromArgMatches for RoomOrStdin {
     }
 }
 
-/// How clap calls the flag of [`RoomArgs`] without which there is no room.
+/// The id of the flag in [`RoomArgs`] that names the room.
 const ROOM: &str = "room";
 
-/// A document's JSON from stdin, as `get` prints it.
+/// Reads a document's JSON, in the format of `get`, from stdin.
 pub(super) fn read_stdin() -> Result<Value, Failure> {
-    let hint = "it has to be {\"doc\": {…}}, as `meshagent room sync get` prints it";
+    let hint = "expected {\"doc\": {…}}, as `meshagent room sync get` prints it";
     let json = input::read_json(Path::new(STDIN)).map_err(|failure| failure.with_hint(hint))?;
     let only = json.as_object().filter(|members| members.len() == 1);
     if !only.is_some_and(|members| members.values().all(Value::is_object)) {
-        let failure = Failure::new("stdin has no document's JSON");
+        let failure = Failure::new("stdin is not the JSON of a document");
         return Err(failure.with_exit_code(USAGE).with_hint(hint));
     }
     Ok(json)
 }
 
-/// The same, or a part of it, with the `$id`s of its elements or without.
+/// A document's JSON or a part of it, optionally without the `$id`s of its elements.
 pub(super) fn with_ids(mut json: Value, include_ids: bool) -> Value {
     if include_ids {
         return json;
@@ -91,33 +91,33 @@ pub(super) fn with_ids(mut json: Value, include_ids: bool) -> Value {
     json
 }
 
-/// An open document. It closes when it is dropped.
+/// An open document; dropping it closes the stream.
 pub(super) struct OpenDocument {
     pub(super) document: MeshDocument,
     pub(super) stream: SyncStream,
 }
 
 impl OpenDocument {
-    /// Opens a document that exists.
+    /// Opens an existing document.
     pub(super) async fn open(room: &Connection, path: &str) -> anyhow::Result<Self> {
         let path = DocPath::parse(&entries::document(path)?)?;
-        let what = format!("can't open {:?}", path.as_str());
+        let message = format!("can't open {:?}", path.as_str());
         let start = SyncOpenStart {
             create: false,
             merge: true,
             ..SyncOpenStart::new(path)
         };
         let stream = room.sync().open(&start).await;
-        let stream = stream.map_err(|error| failure::of_call(&what, error))?;
+        let stream = stream.map_err(|error| failure::of_call(&message, error))?;
         let unreadable = || {
-            let failure = Failure::new(&what).with_exit_code(REFUSED);
+            let failure = Failure::new(&message).with_exit_code(REFUSED);
             failure.with_hint(live::UNREADABLE)
         };
         let schema = MeshSchema::from_json(stream.schema())
             .map_err(|error| unreadable().with_source(error))?;
-        // The published SDK for Python cuts ids to 32 bits.
+        // The published SDK for Python truncates client ids to 32 bits.
         let client_id = u64::from(getrandom::u32()?);
-        // What the server has taken is not for us to refuse, but what is deeper could only be printed in part.
+        // The server has accepted this document, so only the depth of the JSON is limited.
         let mut limits = Limits::NONE;
         limits.depth = MAX_DEPTH;
         let mut document = MeshDocument::with_limits(schema, client_id, limits);
@@ -134,5 +134,5 @@ impl OpenDocument {
     }
 }
 
-/// How many levels of elements JSON shows.
+/// Maximum nesting depth of elements in the JSON.
 const MAX_DEPTH: usize = 256;

@@ -1,15 +1,15 @@
-//! What the server took out of a change.
+//! The parts of a change that the server removed.
 
 use meshagent_document::Violation;
 use serde_json::Value;
 
 use crate::failure::{self, Failure, REFUSED};
 
-/// What the schema forbids of a change, together with what others had written meanwhile.
+/// Violations of the schema by a change in combination with concurrent changes of others.
 pub(super) struct Removed(Vec<Violation>);
 
 impl Removed {
-    /// As the server lists it: objects with `pointer`, `expected` and `found`.
+    /// From the server's list of objects with `pointer`, `expected` and `found`.
     pub(super) fn new(violations: &[Value]) -> Self {
         let text =
             |violation: &Value, name| violation[name].as_str().unwrap_or_default().to_owned();
@@ -21,16 +21,16 @@ impl Removed {
         Self(violations.collect())
     }
 
-    /// `verb` is how the document was changed.
+    /// The error for a command that did `verb` to the document.
     pub(super) fn failure(&self, path: &str, verb: &str) -> Failure {
-        let what = format!(
-            "others changed {path:?} at the same time; together with that the schema does not allow all of the {verb}, \
-             and the server removed what it forbids:{}",
+        let message = format!(
+            "others changed {path:?} at the same time; the combined result violated the schema, so \
+             the server removed parts of this {verb}:{}",
             failure::lines(&self.0)
         );
-        Failure::new(what)
+        Failure::new(message)
             .with_exit_code(REFUSED)
-            .with_hint(format!("look at the document, and {verb} it again"))
+            .with_hint(format!("check the document, and {verb} it again"))
     }
 }
 
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_server_removed_is_listed() {
+    fn removed_parts_are_listed() {
         let violation = json!({ "pointer": "/doc/x", "expected": "a string", "found": "7" });
         let failure = Removed::new(&[violation]).failure("plan", "patch");
         let text = failure.to_string();

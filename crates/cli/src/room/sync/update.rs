@@ -16,10 +16,11 @@ use crate::output::{Layout, Output};
 use crate::room::session::RoomArgs;
 use crate::room::{entries, input as files};
 
-/// Change a document by a JSON patch (RFC 6902)
+/// Apply a JSON Patch (RFC 6902) to a document
 ///
-/// All of the patch is applied or nothing, as the smallest change: what it does not touch stays as it is, and so does
-/// what others write there at the same time. The command ends when the change is on the server's disk.
+/// The patch is applied atomically and as the smallest possible change: other parts of the document
+/// and concurrent edits of others are kept. The command returns when the change is on the server's
+/// disk.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   meshagent room sync update --room my-room notes/plan \\
@@ -31,13 +32,13 @@ use crate::room::{entries, input as files};
   meshagent room sync update --room my-room notes/plan \\
       --patch-file patch.json --if-version \"$version\"")]
 pub(super) struct UpdateArgs {
-    /// The document
+    /// Path of the document
     path: String,
 
-    /// The patch: an array of operations
+    /// The patch, a JSON array of operations
     #[arg(
         long,
-        value_name = "TEXT",
+        value_name = "JSON",
         conflicts_with = "patch_file",
         required_unless_present = "patch_file"
     )]
@@ -47,15 +48,15 @@ pub(super) struct UpdateArgs {
     #[arg(long, value_name = "FILE")]
     patch_file: Option<PathBuf>,
 
-    /// Refuse (exit code 1) if the document has another version than this, which `get --version` printed
+    /// Fail with exit code 1 unless the document has this version; `get --version` prints it
     #[arg(long, value_name = "VERSION", allow_hyphen_values = true)]
     if_version: Option<String>,
 
-    /// Only check the patch, and print what would become of each operation
+    /// Only check the patch, and print the result of each operation
     #[arg(long)]
     dry_run: bool,
 
-    /// Print the new version, and what became of each operation, as JSON
+    /// Print the new version and the result of each operation as JSON
     #[arg(long)]
     json: bool,
 
@@ -63,31 +64,26 @@ pub(super) struct UpdateArgs {
     room: RoomArgs,
 }
 
-const WHAT_A_PATCH_IS: &str =
-    "give an array of operations by --patch or --patch-file; RFC 6902 says what a JSON patch is";
+const PATCH_HINT: &str = "pass a JSON array of operations (RFC 6902) with --patch or --patch-file";
 
 pub(super) async fn run(args: &UpdateArgs, output: &Output) -> anyhow::Result<()> {
     let patch = match (&args.patch, &args.patch_file) {
         (Some(text), _) => files::json(text.as_bytes(), "--patch"),
         (None, Some(file)) => files::read_json(file),
-        (None, None) => Err(Failure::new("there is no patch").with_exit_code(USAGE)),
+        (None, None) => Err(Failure::new("missing patch").with_exit_code(USAGE)),
     };
-    let Value::Array(operations) = patch.map_err(|failure| failure.with_hint(WHAT_A_PATCH_IS))?
-    else {
-        let failure = Failure::new("a patch is an array of operations");
-        return Err(failure
-            .with_exit_code(USAGE)
-            .with_hint(WHAT_A_PATCH_IS)
-            .into());
+    let Value::Array(operations) = patch.map_err(|failure| failure.with_hint(PATCH_HINT))? else {
+        let failure = Failure::new("invalid patch: expected a JSON array of operations");
+        return Err(failure.with_exit_code(USAGE).with_hint(PATCH_HINT).into());
     };
     let room = args.room.connect().await?;
     let path = DocPath::parse(&entries::document(&args.path)?)?;
     let mut input = SyncPatch::new(path, operations);
     input.if_version.clone_from(&args.if_version);
     input.dry_run = args.dry_run;
-    let answer = match room.sync().patch(&input).await {
+    let result = match room.sync().patch(&input).await {
         Ok(patched) => as_json(&patched),
-        // There is no such document, or the server has no such tool.
+        // The document does not exist, or the server has no such tool.
         Err(error) if failure::code(&error) == Some(ErrorCode::NotFound) => {
             apply_here(&room, &args.path, input).await?
         }
@@ -95,7 +91,7 @@ pub(super) async fn run(args: &UpdateArgs, output: &Output) -> anyhow::Result<()
     };
     room.close().await;
     if args.json || args.dry_run {
-        return output.json(&answer, Layout::Pretty);
+        return output.json(&result, Layout::Pretty);
     }
     output.done(&format!("Updated document at {}", args.path))
 }
@@ -107,16 +103,17 @@ fn as_json(patched: &SyncPatched) -> Value {
     }
 }
 
-/// Why the server refuses a patch: where it is the patch's fault, as precisely as a replica can tell.
+/// The error for a patch that the server refused. If the patch is at fault, it is applied to a
+/// replica for a more precise message.
 async fn explain(
     room: &Connection,
     path: &str,
     input: SyncPatch,
     error: CallError,
 ) -> anyhow::Error {
-    let what = format!("can't update {path:?}");
+    let message = format!("can't update {path:?}");
     let hint = match failure::code(&error) {
-        // A conflict is a failed `test`, where no version was named.
+        // Without a version, a conflict is a failed `test`.
         Some(code @ (ErrorCode::InvalidRequest | ErrorCode::Conflict))
             if code == ErrorCode::InvalidRequest || input.if_version.is_none() =>
         {
@@ -128,33 +125,32 @@ async fn explain(
             {
                 return patch_failure(path, error).into();
             }
-            "nothing was changed; `meshagent room sync get` shows the document as it is now"
+            "nothing was changed; `meshagent room sync get` prints the current document"
         }
-        // The document is another one than the patch was made for, by its version or by a `test`. What else is wrong
-        // with the patch there is of no interest.
+        // The document has changed since the patch was made. Other faults of the patch do not
+        // matter then.
         Some(ErrorCode::Conflict) => {
-            "nothing was changed; `meshagent room sync get --version` shows the document as it is now"
+            "nothing was changed; `meshagent room sync get --version` prints the current document"
         }
-        _ => return failure::of_call(what, error).into(),
+        _ => return failure::of_call(message, error).into(),
     };
-    failure::of_call(what, error).with_hint(hint).into()
+    failure::of_call(message, error).with_hint(hint).into()
 }
 
-/// For a server that has no tool for it: applies the patch to a replica, sends what that changes, and waits until it is stored.
-/// The answer is that of the tool, but for the version, which nobody knows.
+/// Applies the patch for a server without the tool `patch`: to a replica, whose change is sent. The
+/// result is that of the tool, but without a version.
 async fn apply_here(room: &Connection, path: &str, input: SyncPatch) -> anyhow::Result<Value> {
     if let Some(version) = &input.if_version {
-        // A document that is not there is to be told as such.
+        // If the document does not exist, that is the error to report.
         let described = room.sync().describe(input.path.as_str()).await;
-        let what = format!("can't update {path:?}");
         return Err(match described {
             Ok(_) => no_versions(path, version).into(),
-            Err(error) => failure::of_call(what, error).into(),
+            Err(error) => failure::of_call(format!("can't update {path:?}"), error).into(),
         });
     }
     let mut opened = OpenDocument::open(room, path).await?;
     let patch = Value::Array(input.patch);
-    // As one update, so that the server takes all of it or nothing.
+    // Sent as one update, which the server accepts or refuses as a whole.
     let changed = opened
         .document
         .check_patch(&patch, &mut OpenDocument::new_id)
@@ -169,14 +165,14 @@ async fn apply_here(room: &Connection, path: &str, input: SyncPatch) -> anyhow::
         }
     }
     let operations = patch.as_array().map_or(&[][..], Vec::as_slice);
-    let mut answer = as_json(&SyncPatched::new(
+    let mut result = as_json(&SyncPatched::new(
         String::new(),
         operations,
         &changed,
         input.dry_run,
     ));
-    answer["version"] = Value::Null;
-    Ok(answer)
+    result["version"] = Value::Null;
+    Ok(result)
 }
 
 async fn send(opened: &OpenDocument, path: &str, update: &[u8]) -> anyhow::Result<()> {
@@ -193,11 +189,12 @@ async fn send(opened: &OpenDocument, path: &str, update: &[u8]) -> anyhow::Resul
 }
 
 fn no_versions(path: &str, version: &str) -> Failure {
-    let what = format!(
-        "can't update {path:?} only if its version is {version:?}: this server can't compare versions"
+    let message = format!(
+        "can't update {path:?} if its version is {version:?}: this server does not support versions"
     );
-    Failure::new(what).with_exit_code(REFUSED).with_hint(
-        "nothing was changed; leave out --if-version, and let operations `test` in the patch say what it was made for",
+    Failure::new(message).with_exit_code(REFUSED).with_hint(
+        "nothing was changed; omit --if-version, and check the expected values with `test` \
+         operations in the patch",
     )
 }
 
@@ -205,19 +202,15 @@ fn patch_failure(path: &str, error: PatchError) -> Failure {
     let failure = Failure::new(format!("can't patch {path:?}"));
     match &error {
         PatchError::Invalid(violations) => {
-            failure::of_violations(&format!("{path:?}, patched,"), violations)
+            failure::of_violations(&format!("the patched document {path:?}"), violations)
         }
         PatchError::Malformed { .. } => failure
             .with_exit_code(USAGE)
-            .with_hint(WHAT_A_PATCH_IS)
-            .with_source(error),
-        PatchError::NotFound { .. } | PatchError::TestFailed { .. } => failure
-            .with_exit_code(REFUSED)
-            .with_hint("`meshagent room sync get` shows what the pointers lead through; nothing was changed")
+            .with_hint(PATCH_HINT)
             .with_source(error),
         _ => failure
             .with_exit_code(REFUSED)
-            .with_hint("nothing was changed; `meshagent room sync get` shows the document")
+            .with_hint("nothing was changed; `meshagent room sync get` prints the current document")
             .with_source(error),
     }
 }

@@ -1,4 +1,4 @@
-//! `meshagent room sync validate`, which needs no server.
+//! `meshagent room sync validate`.
 
 use std::path::PathBuf;
 
@@ -8,14 +8,14 @@ use crate::failure;
 use crate::output::Output;
 use crate::room::input;
 
-/// Check JSON against a schema, without a server
+/// Validate JSON against a schema, without a server
 ///
-/// Each place that does not fit is listed by its JSON pointer.
+/// Lists each violation with its JSON pointer.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:
   meshagent room sync validate plan.json --schema plan.schema.json")]
 pub(super) struct ValidateArgs {
-    /// The JSON; `-` reads stdin
+    /// File with the JSON; `-` reads stdin
     file: PathBuf,
 
     /// File with the schema; `-` reads stdin

@@ -22,10 +22,11 @@ use crate::room::session::RoomArgs;
 use crate::room::{entries, input};
 use crate::settings;
 
-/// Print each change of a document as it happens
+/// Print changes of a document as they happen
 ///
-/// Goes on over lost connections, until it is interrupted or the document is gone (exit code 3). Elements are named by
-/// `$id`; what is new is shown as it is when its line is printed.
+/// Reconnects after a lost connection. Ends when interrupted, or with exit code 3 when the document
+/// is deleted or moved. Elements are identified by $id; a line shows the current content of an
+/// inserted element.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   meshagent room sync watch --room my-room notes/plan
@@ -34,18 +35,19 @@ use crate::settings;
   meshagent room sync ls --room my-room notes/ |
       meshagent room sync watch --room my-room -")]
 pub(super) struct WatchArgs {
-    /// The document; `-` reads paths from stdin, one a line, and each line that is printed says which one it is about
+    /// Path of the document; `-` reads paths from stdin, one per line, and then each printed line
+    /// names its document
     path: String,
 
-    /// Print JSON lines, those about the connection among them
+    /// Print one line of JSON per event, including events of the connection
     #[arg(long)]
     json: bool,
 
-    /// Show the $id of each element in what was inserted
+    /// Show the $id of each element in inserted content
     #[arg(long)]
     include_ids: bool,
 
-    /// End after so many changes
+    /// End after this many changes
     #[arg(long, value_name = "N", value_parser = settings::from_one::<u64>)]
     count: Option<u64>,
 
@@ -70,10 +72,10 @@ pub(super) async fn run(args: &WatchArgs, output: &Output) -> anyhow::Result<()>
             output,
             path,
             document,
-            is_cut: false,
+            has_unreported_loss: false,
         };
-        // Whoever waits for this line knows that every later change will be printed.
-        one.say("connected", json!({}))?;
+        // Every change after this line is printed.
+        one.report("connected", json!({}))?;
         watched.push(one);
     }
     let mut open = watched.len();
@@ -87,7 +89,7 @@ pub(super) async fn run(args: &WatchArgs, output: &Output) -> anyhow::Result<()>
             },
             Some(_) = statuses.changed() => {
                 for one in &mut watched {
-                    one.tell_cut(&room)?;
+                    one.report_lost_connection(&room)?;
                 }
                 continue;
             }
@@ -95,7 +97,7 @@ pub(super) async fn run(args: &WatchArgs, output: &Output) -> anyhow::Result<()>
         let one = &mut watched[index];
         match event {
             DocumentEvent::Changed(event) => {
-                one.tell_of_cut()?;
+                one.report_loss()?;
                 for line in one.lines(&event) {
                     if args.json {
                         output.json_text(&line)?;
@@ -112,24 +114,22 @@ pub(super) async fn run(args: &WatchArgs, output: &Output) -> anyhow::Result<()>
                 }
             }
             DocumentEvent::Synchronized => {
-                one.tell_of_cut()?;
-                one.say("connected", json!({}))?;
+                one.report_loss()?;
+                one.report("connected", json!({}))?;
             }
             DocumentEvent::Disconnected => {
-                one.is_cut = true;
-                one.tell_cut(&room)?;
+                one.has_unreported_loss = true;
+                one.report_lost_connection(&room)?;
             }
-            DocumentEvent::Missed => one.say("missed", json!({}))?,
+            DocumentEvent::Missed => one.report("missed", json!({}))?,
             DocumentEvent::Erased { operations } => {
-                let reason = "the server has no content any more for what was sent from here";
-                one.say(
-                    "erased",
-                    json!({ "operations": operations, "reason": reason }),
-                )?;
+                let reason = "the server no longer has the content of operations from this client";
+                let fields = json!({ "operations": operations, "reason": reason });
+                one.report("erased", fields)?;
             }
             DocumentEvent::Replaced(_) => {
-                let reason = "the document was deleted, and there is another one in its place";
-                one.say("replaced", json!({ "reason": reason }))?;
+                let reason = "the document was deleted and created again";
+                one.report("replaced", json!({ "reason": reason }))?;
             }
             DocumentEvent::Ended(DocumentEnd::Closed) => return Ok(()),
             DocumentEvent::Ended(end) => {
@@ -144,15 +144,15 @@ pub(super) async fn run(args: &WatchArgs, output: &Output) -> anyhow::Result<()>
     }
 }
 
-/// The documents to watch, each once, as the server calls them.
+/// The normalized paths of the documents to watch, without duplicates.
 fn paths(args: &WatchArgs) -> Result<Vec<String>, Failure> {
     if args.path != STDIN {
         return Ok(vec![entries::document(&args.path)?]);
     }
     let text = String::from_utf8(input::read(Path::new(STDIN))?).map_err(|error| {
-        Failure::new("reading stdin")
+        Failure::new("stdin is not valid UTF-8")
             .with_exit_code(USAGE)
-            .with_hint("give the paths of documents as UTF-8, one a line")
+            .with_hint("pass paths of documents, one per line")
             .with_source(error)
     })?;
     let lines = text.lines().filter(|line| !line.is_empty());
@@ -162,28 +162,28 @@ fn paths(args: &WatchArgs) -> Result<Vec<String>, Failure> {
     let mut seen = HashSet::new();
     paths.retain(|path| seen.insert(path.clone()));
     if paths.is_empty() {
-        let failure = Failure::new("stdin has no paths").with_exit_code(USAGE);
-        return Err(failure.with_hint("give the paths of documents, one a line"));
+        let failure = Failure::new("stdin contains no paths").with_exit_code(USAGE);
+        return Err(failure.with_hint("pass paths of documents, one per line"));
     }
     Ok(paths)
 }
 
-/// A document that is watched.
+/// A watched document.
 struct Watched<'a> {
     args: &'a WatchArgs,
     output: &'a Output,
     path: String,
     document: LiveDocument,
-    // Its stream has ended, which nobody was told yet.
-    is_cut: bool,
+    // Whether the stream has ended, and this was not reported yet.
+    has_unreported_loss: bool,
 }
 
 impl Watched<'_> {
-    /// A line for each change.
+    /// One line per change.
     fn lines(&self, event: &Event) -> Vec<String> {
         self.document.read(|document| {
             let changes = event.changes.iter();
-            // Scripts that read texts for people go by lines as well.
+            // Also escaped in a pipe: scripts read line by line.
             let lines = changes.map(|change| {
                 if self.args.json {
                     let mut line = changes::as_json(change, document, self.args.include_ids);
@@ -199,23 +199,23 @@ impl Watched<'_> {
         })
     }
 
-    /// Says that the stream has ended if that is for want of a connection. The stream of a document that is gone ends
-    /// as well, but then its end is all there is to say.
-    fn tell_cut(&mut self, room: &RoomClient) -> anyhow::Result<()> {
+    /// Reports that the stream has ended, if the connection is lost. The stream of a deleted
+    /// document ends as well, and is reported as `ended` only.
+    fn report_lost_connection(&mut self, room: &RoomClient) -> anyhow::Result<()> {
         if room.status() == RoomStatus::Reconnecting {
-            self.tell_of_cut()?;
+            self.report_loss()?;
         }
         Ok(())
     }
 
-    fn tell_of_cut(&mut self) -> anyhow::Result<()> {
-        if std::mem::take(&mut self.is_cut) {
-            self.say("disconnected", json!({}))?;
+    fn report_loss(&mut self) -> anyhow::Result<()> {
+        if std::mem::take(&mut self.has_unreported_loss) {
+            self.report("disconnected", json!({}))?;
         }
         Ok(())
     }
 
-    /// Says that there will be no more, and returns why.
+    /// Reports the end of the document, and returns it as an error.
     fn ended(&self, end: DocumentEnd) -> anyhow::Result<Failure> {
         let code = match &end {
             DocumentEnd::Refused(refusal) => refusal.code.and_then(ErrorCode::from_number),
@@ -223,17 +223,17 @@ impl Watched<'_> {
         };
         if code == Some(ErrorCode::NotFound) {
             let reason = "deleted or moved";
-            self.say("ended", json!({ "reason": reason }))?;
+            self.report("ended", json!({ "reason": reason }))?;
             return Ok(Failure::new(format!("{:?} was {reason}", self.path))
                 .with_exit_code(NOT_FOUND)
-                .with_hint("`meshagent room sync ls` shows what is there"));
+                .with_hint("`meshagent room sync ls` lists all documents"));
         }
-        self.say("ended", json!({ "reason": end.to_string() }))?;
+        self.report("ended", json!({ "reason": end.to_string() }))?;
         Ok(live::failure(&self.path, "watch", end))
     }
 
-    /// Something about the watching itself: beside the JSON lines, or for people on stderr.
-    fn say(&self, event: &str, mut fields: Value) -> anyhow::Result<()> {
+    /// Reports an event other than a change: as a line of JSON, or on stderr.
+    fn report(&self, event: &str, mut fields: Value) -> anyhow::Result<()> {
         if self.args.json {
             fields["event"] = event.into();
             return self.output.json_text(&self.named(fields).to_string());
@@ -244,12 +244,12 @@ impl Watched<'_> {
                 None if event == "disconnected" => format!("{event}; waiting for the server"),
                 None => event.to_owned(),
             };
-            terminal::say(&self.labelled(&text));
+            terminal::print_stderr(&self.labelled(&text));
         }
         Ok(())
     }
 
-    /// One of several says which it is.
+    /// Adds the path, if several documents are watched.
     fn named(&self, mut line: Value) -> Value {
         if self.args.path == STDIN {
             line["path"] = self.path.as_str().into();

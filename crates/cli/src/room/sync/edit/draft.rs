@@ -1,4 +1,4 @@
-//! The file that a person edits. It stays if what was written there did not get into the document.
+//! The file that the user edits. It is kept if the changes could not be applied to the document.
 
 use std::fs;
 use std::io;
@@ -10,12 +10,12 @@ use tempfile::NamedTempFile;
 use crate::failure::{Failure, REFUSED, USAGE};
 use crate::settings;
 
-/// What became of what was written and did not get into the document as it was.
+/// The outcome of a change that failed.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Fate {
-    /// The document is known not to be like that.
+pub(super) enum Outcome {
+    /// The change is not in the document, or not completely.
     Known,
-    /// All of it or a part may be there.
+    /// The change may be in the document, completely or in part.
     Unknown,
 }
 
@@ -26,7 +26,7 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// A file with what is shown to the person.
+    /// Creates a file with the text to show.
     pub(super) fn new(shown: String) -> Result<Self, Failure> {
         let file = tempfile::Builder::new()
             .prefix("meshagent-")
@@ -34,51 +34,50 @@ impl Draft {
             .tempfile()
             .and_then(|file| fs::write(file.path(), &shown).map(|()| file));
         let file = file.map_err(|error| {
-            Failure::new("can't make a file to edit")
+            Failure::new("can't create a file to edit")
                 .with_exit_code(USAGE)
-                .with_hint("set TMPDIR to a folder with space where you may write")
+                .with_hint("set TMPDIR to a writable folder with free space")
                 .with_source(error)
         })?;
         Ok(Self { file, shown })
     }
 
-    /// What was written; nothing if that is what was shown.
+    /// The text in the file; `None` if it is unchanged.
     pub(super) fn written(&self) -> io::Result<Option<Vec<u8>>> {
         let written = fs::read(self.file.path())?;
         Ok((written != self.shown.as_bytes()).then_some(written))
     }
 
-    /// The failure for which the document at `path` isn't as it was written, or may not be. What was written stays in
-    /// its file, and the failure says so.
-    pub(super) fn keep(self, path: &str, failure: Failure, fate: Fate) -> Failure {
+    /// Keeps the file, if it was changed, and extends the failure by a hint that names it.
+    pub(super) fn keep(self, path: &str, failure: Failure, outcome: Outcome) -> Failure {
         match self.written() {
             Ok(None) => return failure,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return failure,
             Ok(Some(_)) | Err(_) => {}
         }
-        let (verb, advice) = match fate {
-            Fate::Known => ("is not", "edit it again, and take over from your text"),
-            Fate::Unknown => (
-                "may not be",
-                "look at the document, and take over from your text what is not there",
+        let (state, advice) = match outcome {
+            Outcome::Known => ("were not saved", "edit the document again"),
+            Outcome::Unknown => (
+                "may not have been saved",
+                "check the document, and apply what is missing",
             ),
         };
-        let what = format!("{path:?} {verb} as you wrote it");
+        let message = format!("your changes to {path:?} {state}");
         let kept = match self.file.keep() {
             Ok((_, kept)) => kept,
-            Err(error) => return Failure::new("can't keep what you wrote").with_source(error),
+            Err(error) => return Failure::new("can't keep the edited file").with_source(error),
         };
-        let hint = format!("{advice}; what you wrote is in {}", kept.display());
-        Failure::new(what).with_hint(hint).with_source(failure)
+        let hint = format!("{advice}; your text is in {}", kept.display());
+        Failure::new(message).with_hint(hint).with_source(failure)
     }
 
-    /// Has the person edit the file.
+    /// Opens the file in the editor and waits for its end.
     pub(super) async fn edit(&self, editor: &Editor) -> Result<(), Failure> {
         editor.open(self.file.path()).await
     }
 }
 
-/// The person's editor, as a command of the shell.
+/// The user's editor, as a shell command.
 #[derive(Debug)]
 pub(super) struct Editor(String);
 
@@ -89,18 +88,19 @@ impl Editor {
                 return Ok(Self(editor));
             }
         }
-        let failure = Failure::new("there is no editor").with_exit_code(USAGE);
-        Err(failure.with_hint("set EDITOR, for instance to vi").into())
+        let failure = Failure::new("no editor: VISUAL and EDITOR are not set");
+        let failure = failure.with_exit_code(USAGE);
+        Err(failure.with_hint("set EDITOR, for example to vi").into())
     }
 
     async fn open(&self, file: &Path) -> Result<(), Failure> {
         let Self(editor) = self;
         let mut command = Command::new("sh");
-        // As git does: the variable may hold arguments.
+        // Through a shell, as in git, because the variable may contain arguments.
         command
             .args(["-c", &format!("{editor} \"$@\""), editor])
             .arg(file);
-        let hint = "set EDITOR to a command that ends with code 0 when you are done";
+        let hint = "set EDITOR to a command that exits with code 0 after editing";
         let ran = tokio::task::spawn_blocking(move || command.status()).await;
         let status = ran.map_err(io::Error::other).flatten().map_err(|error| {
             Failure::new("can't start the editor")
@@ -111,8 +111,8 @@ impl Editor {
         if status.success() {
             return Ok(());
         }
-        let what = format!("the editor ended with {status}; nothing was changed");
-        let failure = Failure::new(what).with_exit_code(REFUSED);
+        let message = format!("the editor failed ({status}); nothing was changed");
+        let failure = Failure::new(message).with_exit_code(REFUSED);
         Err(failure.with_hint(hint))
     }
 }

@@ -1,4 +1,4 @@
-//! What a person wrote, as a change of what was shown.
+//! The user's text as a change of the shown document.
 
 use meshagent_document::{Change, Element, Event, MeshDocument, ReplaceError};
 use serde_json::Value;
@@ -6,21 +6,21 @@ use uuid::Uuid;
 
 use crate::failure::{self, Failure, REFUSED, USAGE};
 
-/// A change that is not empty.
+/// A change by the user, which is never empty.
 pub(super) struct Written {
     pub(super) update: Vec<u8>,
     events: Vec<Event>,
 }
 
 impl Written {
-    /// Changes what was shown to the JSON `text`; `None` if that makes no difference.
+    /// Applies the JSON `text` to the shown document; `None` if nothing changes.
     pub(super) fn new(
         shown: &mut MeshDocument,
         path: &str,
         text: &[u8],
     ) -> Result<Option<Self>, Failure> {
         let json: Value = serde_json::from_slice(text).map_err(|error| {
-            Failure::new("what you wrote is not valid JSON")
+            Failure::new("the edited file is not valid JSON")
                 .with_exit_code(USAGE)
                 .with_source(error)
         })?;
@@ -28,9 +28,9 @@ impl Written {
         let replaced = shown.replace_json(&json, &mut || Uuid::new_v4().to_string());
         let update = replaced.map_err(|error| match error {
             ReplaceError::Invalid(violations) => {
-                failure::of_violations(&format!("{path:?}, edited,"), &violations)
+                failure::of_violations(&format!("the edited document {path:?}"), &violations)
             }
-            error => Failure::new("what you wrote can't be applied")
+            error => Failure::new("can't apply the edited file")
                 .with_exit_code(REFUSED)
                 .with_source(error),
         })?;
@@ -38,7 +38,8 @@ impl Written {
         Ok(update.map(|update| Self { update, events }))
     }
 
-    /// Whether the document has all of it, as `shown` has. What else is in the document does not matter.
+    /// Whether the document contains the whole change, as `shown` does. Other changes of the
+    /// document are ignored.
     pub(super) fn is_in(&self, document: &MeshDocument, shown: &MeshDocument) -> bool {
         self.events.iter().all(|event| {
             let mut changes = event.changes.iter();
@@ -56,7 +57,7 @@ fn is_in(change: &Change, document: &MeshDocument, shown: &MeshDocument) -> bool
         Change::Attribute { id, name, .. } => is_same(id.as_deref(), &|there, here| {
             there.attribute(name) == here.attribute(name)
         }),
-        // It does not come back.
+        // Deleted elements never reappear.
         Change::Deleted { .. } => true,
         Change::Inserted { id, .. } | Change::Moved { id, .. } => {
             let parent = |element: Element<'_>| element.parent()?.id().map(str::to_owned);
@@ -67,12 +68,12 @@ fn is_in(change: &Change, document: &MeshDocument, shown: &MeshDocument) -> bool
         Change::Text { id, .. } => is_same(id.as_deref(), &|there, here| {
             there.text().map(|text| text.to_delta()) == here.text().map(|text| text.to_delta())
         }),
-        // Of a later version.
+        // A kind from a later version of the library.
         _ => false,
     }
 }
 
-/// The element with this `$id`; without one, the root.
+/// The element with this `$id`; the root if there is no id.
 fn element<'a>(document: &'a MeshDocument, id: Option<&str>) -> Option<Element<'a>> {
     match id {
         Some(id) => document.node(id),
@@ -87,7 +88,7 @@ mod tests {
 
     use super::*;
 
-    /// A list with the entries `a` and `b`, which have a text `s`.
+    /// A document with a list of entries, which have a text `s`.
     fn list(client_id: u64) -> MeshDocument {
         let schema = MeshSchema::from_json(&json!({
             "$root_tag_ref": "#/$defs/list",
@@ -119,10 +120,11 @@ mod tests {
         json!({ "list": { "entries": entries.collect::<Vec<_>>() } })
     }
 
-    /// Whether a change from `a: 1`, `b: 2` is found when the document has become `theirs` afterwards.
+    /// Changes `a: 1, b: 2` to `mine`, and the result to `theirs`; whether the first change is
+    /// still found then.
     fn is_found(mine: &[(&str, &str)], theirs: &[(&str, &str)]) -> bool {
         let mut document = list(1);
-        let mut next_id = || unreachable!("all have one");
+        let mut next_id = || unreachable!("all elements have an id");
         document
             .replace_json(&entries(&[("a", "1"), ("b", "2")]), &mut next_id)
             .unwrap();
@@ -141,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_change_elsewhere_does_not_matter() {
+    fn changes_of_other_elements_are_ignored() {
         let mine = [("a", "1"), ("b", "mine"), ("c", "new")];
         assert!(is_found(&mine, &mine));
         assert!(is_found(&mine, &[("d", "4"), ("b", "mine"), ("c", "new")]));

@@ -1,22 +1,23 @@
-//! The line on a terminal that shows how far an import is.
+//! The progress line of an import on a terminal.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
 use crate::output::terminal;
 
-/// How often the line is drawn again.
+/// Time between two updates of the line.
 const INTERVAL: Duration = Duration::from_millis(200);
-/// How many characters the bar has.
+/// Number of characters in the bar.
 const WIDTH: usize = 24;
 
-/// Draws on stderr, and nothing if that is no terminal.
+/// Draws the line on stderr, if that is a terminal.
 #[derive(Debug)]
 pub(super) struct Progress {
     is_shown: bool,
-    /// How long the export is, if that is known.
+    /// The length of the export in bytes, if known.
     total: Option<u64>,
-    /// When the line was drawn last; an import that is done at once shows none.
+    /// The time of the last update. At first the time of the start, so a short import shows no
+    /// line.
     at: Instant,
     is_drawn: bool,
 }
@@ -31,7 +32,7 @@ impl Progress {
         }
     }
 
-    /// Draws, unless that was done just now.
+    /// Draws the line, unless the last update was too recent.
     pub(super) fn show(&mut self, position: u64, threads: u64) {
         if !self.is_shown || self.at.elapsed() < INTERVAL {
             return;
@@ -39,17 +40,17 @@ impl Progress {
         self.at = Instant::now();
         self.is_drawn = true;
         let line = line(position, self.total, threads);
-        // The cursor goes back to the left, and what was longer before is erased.
+        // Moves to the first column, and erases the rest of a longer line.
         write(&format!("\r{line}\x1b[K"));
     }
 
-    /// Says something on a line of its own.
-    pub(super) fn note(&mut self, text: &str) {
+    /// Prints a message on a line of its own.
+    pub(super) fn message(&mut self, text: &str) {
         self.clear();
-        terminal::say(text);
+        terminal::print_stderr(text);
     }
 
-    /// Takes the line away.
+    /// Erases the line.
     pub(super) fn clear(&mut self) {
         if std::mem::replace(&mut self.is_drawn, false) {
             write("\r\x1b[K");
@@ -70,7 +71,7 @@ fn line(position: u64, total: Option<u64>, threads: u64) -> String {
     let Some(total) = total else {
         return format!("{} {name} read, {threads}", amount(position));
     };
-    // A file may have grown meanwhile.
+    // The file may have grown meanwhile.
     let position = position.min(total);
     let percent = position.saturating_mul(100) / total;
     let filled = usize::try_from(percent).unwrap_or(100) * WIDTH / 100;
@@ -85,7 +86,7 @@ fn line(position: u64, total: Option<u64>, threads: u64) -> String {
 
 fn write(text: &str) {
     let mut stderr = io::stderr().lock();
-    // With stderr closed there is nobody to tell.
+    // Errors are ignored: they could not be reported.
     let _ = stderr.write_all(text.as_bytes());
     let _ = stderr.flush();
 }
@@ -95,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn line_has_one_width_and_a_unit_that_shows_something() {
+    fn line_has_a_fixed_width_and_a_suitable_unit() {
         assert_eq!(
             line(25_240_000, Some(60_000_000), 420),
             "[==========              ]  42 %  25.2 of 60.0 MB, 420 threads"

@@ -1,11 +1,11 @@
-//! Changes of a document as lines, for programs and for people. What is new, and where, is read from the document as it
-//! is by now; an element that is gone again has neither.
+//! Formats changes of a document as JSON or text. The content and position of an element are read
+//! from the current document; an element that was deleted meanwhile has neither.
 
 use meshagent_document::{Change, Element, Event, ID_ATTRIBUTE, MeshDocument, Origin, TextChange};
 use serde_json::{Value, json};
 
-/// How many characters of an element's content people are shown.
-const SHOWN: usize = 60;
+/// Maximum number of characters of an element's content in a text line.
+const MAX_CONTENT: usize = 60;
 
 pub(super) fn origin(event: &Event) -> &'static str {
     match event.origin {
@@ -25,7 +25,8 @@ pub(super) fn as_json(change: &Change, document: &MeshDocument, include_ids: boo
         Change::Inserted { id, tag, parent } => {
             let element = find(document, id.as_deref());
             json!({
-                "change": "inserted", "id": id.as_deref(), "tag": &**tag, "parent": parent.as_deref(),
+                "change": "inserted",
+                "id": id.as_deref(), "tag": &**tag, "parent": parent.as_deref(),
                 "index": element.map(|element| element.index_in_parent()),
                 "element": element.map(|element| element.to_json(include_ids)),
             })
@@ -33,7 +34,8 @@ pub(super) fn as_json(change: &Change, document: &MeshDocument, include_ids: boo
         Change::Moved { id, tag, from, to } => {
             let element = find(document, id.as_deref());
             json!({
-                "change": "moved", "id": id.as_deref(), "tag": &**tag, "from": from.as_deref(), "to": to.as_deref(),
+                "change": "moved",
+                "id": id.as_deref(), "tag": &**tag, "from": from.as_deref(), "to": to.as_deref(),
                 "index": element.map(|element| element.index_in_parent()),
                 "element": element.map(|element| element.to_json(include_ids)),
             })
@@ -46,7 +48,7 @@ pub(super) fn as_json(change: &Change, document: &MeshDocument, include_ids: boo
             });
             json!({ "change": "text", "id": id.as_deref(), "changes": changes.collect::<Vec<_>>() })
         }
-        // Of a later version.
+        // A kind from a later version of the library.
         _ => json!({ "change": "other" }),
     }
 }
@@ -78,7 +80,7 @@ pub(super) fn as_text(change: &Change, document: &MeshDocument) -> String {
             format!("+ {tag} {id} in {parent}{place}{content}")
         }
         Change::Moved { id, tag, from, to } => {
-            // What changed in it on the way has no line of its own.
+            // Changes inside the element by the same edit have no line of their own.
             let element = find(document, id.as_deref());
             let (id, from, to, place) = (name(id), name(from), name(to), place(element));
             let content = element.map_or_else(String::new, content);
@@ -100,18 +102,18 @@ fn find<'a>(document: &'a MeshDocument, id: Option<&str>) -> Option<Element<'a>>
     document.node(id?)
 }
 
-/// An element's attributes and text, cut to what fits on a line.
+/// An element's text and attributes, truncated for one line.
 fn content(element: Element<'_>) -> String {
     let mut parts = Vec::new();
     if let Some(text) = element.text() {
-        parts.push(format!("{:?}", cut(&text.to_plain())));
+        parts.push(format!("{:?}", truncated(&text.to_plain())));
     }
     for (name, value) in element.attributes() {
         if name == ID_ATTRIBUTE {
             continue;
         }
         let value = match value {
-            Value::String(text) => format!("{:?}", cut(&text)),
+            Value::String(text) => format!("{:?}", truncated(&text)),
             value => value.to_string(),
         };
         parts.push(format!("{name}: {value}"));
@@ -119,12 +121,12 @@ fn content(element: Element<'_>) -> String {
     if parts.is_empty() {
         return String::new();
     }
-    format!(": {}", cut(&parts.join(", ")))
+    format!(": {}", truncated(&parts.join(", ")))
 }
 
-/// The text, or its beginning.
-fn cut(text: &str) -> String {
-    match text.char_indices().nth(SHOWN) {
+/// Truncates a text to [`MAX_CONTENT`] characters.
+fn truncated(text: &str) -> String {
+    match text.char_indices().nth(MAX_CONTENT) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }
