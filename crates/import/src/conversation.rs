@@ -1,4 +1,4 @@
-//! A conversation as the export has it: what counts of it, by the rules of the published command.
+//! Reads a conversation of the export, by the rules of the published command.
 
 use std::collections::HashSet;
 use std::io::{BufReader, Read};
@@ -8,27 +8,27 @@ use thiserror::Error;
 
 use crate::lenient::{FromKind, Lenient, value};
 
-/// A server takes at most 40 MiB in one document unless it is told otherwise; far beyond that,
-/// nothing is gained by holding a conversation in memory.
+/// Maximum size of a conversation in memory. By default, a server accepts documents of up to 40
+/// MiB, so a larger conversation could not be stored.
 const MAX_TEXT_BYTES: usize = 64 << 20;
-/// About what a message costs beside its texts.
+/// The approximate size in memory of a message without its texts.
 const MESSAGE_BYTES: usize = 256;
 
 /// A conversation with an id. Texts have no white space at their ends.
 #[derive(Debug)]
 pub(crate) struct Conversation {
     pub(crate) id: String,
-    /// The id if it has no name.
+    /// The id, if the conversation has no name.
     pub(crate) name: String,
     pub(crate) created_at: Option<String>,
-    /// When it was created, if nothing else is known.
+    /// The time of creation, if the export has no other.
     pub(crate) updated_at: Option<String>,
     pub(crate) messages: Vec<Message>,
 }
 
 #[derive(Debug)]
 pub(crate) struct Message {
-    /// Counted over everything in the list of messages.
+    /// The index in the list of messages, in which invalid entries count as well.
     pub(crate) index: usize,
     pub(crate) id: Option<String>,
     pub(crate) sender: Option<String>,
@@ -37,23 +37,23 @@ pub(crate) struct Message {
     pub(crate) text: String,
 }
 
-/// Why an element of the export is no conversation.
+/// The error for an element of the export that is not a valid conversation.
 #[derive(Debug, Error)]
 pub(crate) enum InvalidConversation {
-    #[error("it has no list chat_messages")]
+    #[error("`chat_messages` is missing or not a list")]
     NoMessages,
-    #[error("it is not an object")]
+    #[error("not a JSON object")]
     NoObject,
-    #[error("it has no uuid")]
+    #[error("`uuid` is missing or empty")]
     NoUuid,
-    #[error("its messages have more than 64 MiB")]
+    #[error("the messages exceed 64 MiB")]
     TooLarge,
     #[error(transparent)]
     Json(#[from] serde_json::Error),
 }
 
 impl Conversation {
-    /// Reads one element of an export.
+    /// Parses one element of an export.
     pub(crate) fn read(reader: impl Read) -> Result<Self, InvalidConversation> {
         let Lenient(exported) = serde_json::from_reader(BufReader::new(reader))?;
         let exported: Exported = exported.ok_or(InvalidConversation::NoObject)?;
@@ -73,7 +73,7 @@ impl Conversation {
         })
     }
 
-    /// About how much memory it takes.
+    /// The approximate size in memory.
     pub(crate) fn bytes(&self) -> usize {
         self.messages.iter().map(Message::bytes).sum()
     }
@@ -87,7 +87,7 @@ impl Message {
     }
 }
 
-/// The fields of a conversation that count.
+/// The relevant fields of a conversation.
 #[derive(Default)]
 struct Exported {
     uuid: Option<String>,
@@ -114,7 +114,7 @@ impl FromKind for Exported {
     }
 }
 
-/// The messages, or that they are too many to be held.
+/// The messages, or a flag that they are too large to hold in memory.
 #[derive(Default)]
 struct Messages {
     list: Vec<Message>,
@@ -144,7 +144,7 @@ impl FromKind for Messages {
     }
 }
 
-/// The fields of a message that count.
+/// The relevant fields of a message.
 #[derive(Default)]
 struct ExportedMessage {
     uuid: Option<String>,
@@ -179,8 +179,8 @@ impl ExportedMessage {
     fn into_message(self, index: usize) -> Message {
         let blocks: Vec<Block> = self.content.into_iter().flatten().flatten().collect();
         let created_at = filled(self.created_at).or_else(|| blocks.iter().find_map(Block::time));
-        // A message with blocks says nothing else, even if none of them is text.
-        let said = if blocks.is_empty() {
+        // In a message with blocks, `text` is ignored, even if no block is a text.
+        let text = if blocks.is_empty() {
             filled(self.text)
         } else {
             let texts = blocks.into_iter().filter_map(Block::into_text);
@@ -194,12 +194,12 @@ impl ExportedMessage {
             id: filled(self.uuid),
             sender: filled(self.sender),
             created_at,
-            text: said.unwrap_or_else(|| attached(names)),
+            text: text.unwrap_or_else(|| attached(names)),
         }
     }
 }
 
-/// The text of a message that has no other.
+/// The text for a message that has only files.
 fn attached(names: impl Iterator<Item = String>) -> String {
     let mut seen = HashSet::new();
     let names: Vec<String> = names
@@ -212,7 +212,7 @@ fn attached(names: impl Iterator<Item = String>) -> String {
     }
 }
 
-/// A part of a message's content.
+/// A block of a message's content.
 #[derive(Default)]
 struct Block {
     kind: Option<String>,
@@ -247,7 +247,7 @@ impl Block {
     }
 }
 
-/// A file that came with a message.
+/// A file attached to a message.
 struct Attachment {
     file_name: Option<String>,
 }
@@ -266,7 +266,7 @@ impl FromKind for Attachment {
     }
 }
 
-/// A text without white space at its ends, if anything is left.
+/// Trims a text; `None` if nothing is left.
 fn filled(text: Option<String>) -> Option<String> {
     let mut text = text?;
     let trimmed = trimmed(&text);
@@ -279,7 +279,7 @@ fn filled(text: Option<String>) -> Option<String> {
     Some(text)
 }
 
-/// Python, in which the rules were written, counts four separators of ASCII as white space too.
+/// Trims a text as Python does, where four ASCII separators are white space, too.
 pub(crate) fn trimmed(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c))
 }

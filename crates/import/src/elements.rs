@@ -1,35 +1,34 @@
-//! The elements of a JSON list in a stream, one at a time: where each begins and ends, not what is
-//! in it.
+//! Splits a JSON list in a stream into its elements, without parsing them.
 
 use std::io::{self, BufRead, Read};
 
 use thiserror::Error;
 
-/// No string in an export is longer; one that is would have to be held in memory.
+/// Maximum length of a string in an export, because the parser holds a string in memory.
 const MAX_STRING_BYTES: usize = 64 << 20;
 
-/// A list that is read from its first element to its last. An element that makes no sense, as long
-/// as its brackets and quotes do, costs only itself.
+/// The elements of a list, in order. After an invalid element the next one can be read, as long as
+/// brackets and quotes are balanced.
 #[derive(Debug)]
 pub(crate) struct Elements<R> {
     reader: Counted<R>,
     is_first: bool,
 }
 
-/// Why an export can't be read, or can't be read any further.
+/// The error for an export that can't be read to its end.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ExportError {
-    /// The list has no end.
-    #[error("it is cut off: the list has no end")]
+    /// The end of the list is missing.
+    #[error("the file is truncated: the end of the list is missing")]
     CutOff,
-    /// It does not begin with a list.
-    #[error("it is not a JSON list")]
+    /// The file does not begin with a list.
+    #[error("not a JSON list")]
     NoList,
-    /// Something follows the list.
-    #[error("there is something behind the list")]
+    /// Data follows the list.
+    #[error("unexpected data after the list")]
     Rest,
-    /// It can't be read.
+    /// Reading failed.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -51,12 +50,12 @@ impl<R: BufRead> Elements<R> {
         Ok(Self { reader, is_first })
     }
 
-    /// Up to which byte everything was read.
+    /// The number of bytes read so far.
     pub(crate) fn position(&self) -> u64 {
         self.reader.consumed
     }
 
-    /// The next element, which has to be read to its end; see [`Element::finish`].
+    /// The next element, which must be read to its end; see [`Element::finish`].
     pub(crate) fn next(&mut self) -> Result<Option<Element<'_, R>>, ExportError> {
         let first = next_byte(&mut self.reader)?.ok_or(ExportError::CutOff)?;
         let is_first = std::mem::replace(&mut self.is_first, false);
@@ -69,7 +68,7 @@ impl<R: BufRead> Elements<R> {
                 };
             }
             b',' if !is_first => self.reader.consume(1),
-            // An element ends in front of a comma or a bracket, and the first one begins here.
+            // The first element begins here; the others follow a comma.
             _ => {}
         }
         Ok(Some(Element {
@@ -84,9 +83,9 @@ impl<R: BufRead> Elements<R> {
 /// The bytes of one element.
 pub(crate) struct Element<'a, R> {
     reader: &'a mut Counted<R>,
-    /// How many brackets and braces are open.
+    /// The number of open brackets and braces.
     depth: usize,
-    /// The string that is being passed.
+    /// The state inside a string.
     string: Option<StringState>,
     is_over: bool,
 }
@@ -98,14 +97,14 @@ struct StringState {
 }
 
 impl<R: BufRead> Element<'_, R> {
-    /// Passes over what was not read.
+    /// Skips the unread rest.
     pub(crate) fn finish(mut self) -> Result<(), ExportError> {
         while !self.is_over {
             let buffer = self.reader.fill_buf()?;
             if buffer.is_empty() {
                 return Err(ExportError::CutOff);
             }
-            // What is passed over is not held, however long.
+            // Skipped bytes are not held in memory.
             let (passed, is_over) = pass(buffer, &mut self.depth, &mut self.string);
             self.reader.consume(passed);
             self.is_over = is_over;
@@ -128,14 +127,14 @@ impl<R: BufRead> Read for Element<'_, R> {
         self.is_over = is_over;
         match &self.string {
             Some(string) if string.bytes > MAX_STRING_BYTES => {
-                Err(io::Error::other("it contains a string of more than 64 MiB"))
+                Err(io::Error::other("a string exceeds 64 MiB"))
             }
             _ => Ok(passed),
         }
     }
 }
 
-/// Counts what is consumed.
+/// Counts consumed bytes.
 #[derive(Debug)]
 struct Counted<R> {
     reader: R,
@@ -153,7 +152,7 @@ impl<R: BufRead> Counted<R> {
     }
 }
 
-/// How many of these bytes belong to the element, and whether it ends behind them.
+/// The number of these bytes that belong to the element, and whether it ends after them.
 fn pass(bytes: &[u8], depth: &mut usize, string: &mut Option<StringState>) -> (usize, bool) {
     for (index, byte) in bytes.iter().enumerate() {
         if let Some(state) = string {
@@ -170,7 +169,7 @@ fn pass(bytes: &[u8], depth: &mut usize, string: &mut Option<StringState>) -> (u
             b'"' => *string = Some(StringState::default()),
             b'[' | b'{' => *depth += 1,
             b',' | b']' if *depth == 0 => return (index, true),
-            // One brace too many is for the parser to refuse.
+            // The parser refuses a surplus brace.
             b']' | b'}' => *depth = depth.saturating_sub(1),
             _ => {}
         }
@@ -178,7 +177,7 @@ fn pass(bytes: &[u8], depth: &mut usize, string: &mut Option<StringState>) -> (u
     (bytes.len(), false)
 }
 
-/// The next byte that is no white space, not consumed.
+/// Peeks at the next byte that is not white space.
 fn next_byte(reader: &mut Counted<impl BufRead>) -> io::Result<Option<u8>> {
     loop {
         let buffer = reader.fill_buf()?;

@@ -1,4 +1,4 @@
-//! The list of a folder's threads: an open document to which each imported thread is added.
+//! The list of the threads in a folder: an open document to which each imported thread is added.
 
 use std::collections::HashMap;
 
@@ -13,38 +13,38 @@ use thiserror::Error;
 use crate::thread::Listing;
 use crate::{new_client_id, new_id};
 
-/// The list of threads, with the changes that others make to it meanwhile.
+/// The list of threads, including concurrent changes of others.
 pub(crate) struct ThreadIndex {
     document: MeshDocument,
     stream: SyncStream,
-    /// The elements by the path that they name, of the first with that path.
+    /// The id of the first element with each path.
     ids: HashMap<String, String>,
-    /// Lines that were added here and are not sent yet.
+    /// Unsent insertions of entries.
     unsent: Vec<Edit>,
-    /// Other changes that are not sent yet.
+    /// Unsent changes of existing entries.
     changes: Vec<Edit>,
 }
 
-/// Why the list can't be kept up to date any more.
+/// The error for a list that can't be updated.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum IndexError {
-    /// An edit of it was refused.
-    #[error("it can't be changed")]
+    /// An edit of the list was refused.
+    #[error("the edit was refused")]
     Edit(#[from] EditError),
-    /// What the server sent is no update.
-    #[error("it can't be read")]
+    /// The server sent an invalid update.
+    #[error("the server sent an invalid update")]
     Read(#[from] DecodeError),
     /// A call to the server failed.
-    #[error("it can't be read or written")]
+    #[error("the call failed")]
     Call(#[from] CallError),
-    /// Its stream ended.
-    #[error("it was closed")]
+    /// The stream of the list ended.
+    #[error("the list was closed")]
     Closed(#[source] Option<StreamEnd>),
 }
 
 impl ThreadIndex {
-    /// Opens the list, or makes it.
+    /// Opens the list; creates it if it does not exist.
     pub(crate) async fn open(
         room: &Connection,
         path: DocPath,
@@ -56,7 +56,7 @@ impl ThreadIndex {
             ..SyncOpenStart::new(path)
         };
         let stream = room.sync().open(&start).await?;
-        // The list may have been made with a schema of its own; ours says what may be added.
+        // The list may have another schema; the built-in one determines what is added.
         let mut document = MeshDocument::new(schema, new_client_id());
         if !stream.state().is_empty() {
             document.apply_update(stream.state())?;
@@ -72,7 +72,7 @@ impl ThreadIndex {
         Ok(index)
     }
 
-    /// Waits until somebody else has changed the list. Cancel safe.
+    /// Waits for the next change by another participant. Cancel safe.
     pub(crate) async fn changed(&mut self) -> Result<(), IndexError> {
         match self.stream.recv().await {
             Ok(Some(update)) => {
@@ -93,7 +93,7 @@ impl ThreadIndex {
         self.ids.contains_key(path)
     }
 
-    /// Adds a thread at the end, or changes what the list says of it.
+    /// Appends an entry for a thread, or updates the existing one.
     pub(crate) fn put(&mut self, listing: Listing) {
         let attributes = [
             ("name", listing.name),
@@ -102,7 +102,7 @@ impl ThreadIndex {
             ("modified_at", listing.modified_at),
         ];
         if let Some(id) = self.ids.get(&listing.path) {
-            // What is said already is no change, in particular for lines that are not sent yet.
+            // Equal values are skipped; unsent entries would otherwise be changed twice.
             let element = self.document.node(id);
             for (name, value) in attributes {
                 let value = Value::from(value);
@@ -130,19 +130,19 @@ impl ThreadIndex {
         self.ids.insert(listing.path, id);
     }
 
-    /// How many lines are not sent yet.
+    /// The number of unsent edits.
     pub(crate) fn unsent(&self) -> usize {
         self.unsent.len() + self.changes.len()
     }
 
-    /// Sends what is not sent yet, and waits until it is stored.
+    /// Sends all unsent edits, and waits until they are stored.
     pub(crate) async fn flush(&mut self) -> Result<(), IndexError> {
         let lines = std::mem::take(&mut self.unsent);
         if !lines.is_empty() {
             self.send(&lines).await?;
         }
-        // Each by itself: published readers lose count when one update deletes in two places, and a
-        // new value deletes the old one.
+        // One update each: a new value deletes the old one, and published readers fail if one
+        // update deletes in two places.
         for change in std::mem::take(&mut self.changes) {
             let is_there = match &change {
                 Edit::SetAttribute {
@@ -151,7 +151,7 @@ impl ThreadIndex {
                 } => self.document.node(id).is_some(),
                 _ => true,
             };
-            // Somebody else may have deleted the line.
+            // Another participant may have deleted the entry.
             if is_there {
                 self.send(&[change]).await?;
             }
@@ -159,9 +159,9 @@ impl ThreadIndex {
         Ok(())
     }
 
-    /// Closes the list; what was flushed is stored.
+    /// Closes the list. Flushed edits are stored already.
     pub(crate) async fn close(self) {
-        // However it ends, there is nothing left to lose.
+        // Errors are ignored: no data is lost.
         let _ended = self.stream.close().await;
     }
 
@@ -183,7 +183,7 @@ impl ThreadIndex {
                 self.ids.entry(path).or_insert_with(|| id.to_owned());
             }
         }
-        // Lines that wait to be sent are as good as there.
+        // Unsent entries count as well.
         for edit in &self.unsent {
             let Edit::Insert { element, .. } = edit else {
                 continue;

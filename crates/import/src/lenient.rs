@@ -1,8 +1,7 @@
-//! Fields of foreign JSON that may hold anything: read if they have the type that is looked for,
-//! else passed over.
+//! Parses fields of foreign JSON that may have any type: fields with an unexpected type are
+//! skipped.
 //!
-//! Nothing that is passed over is held in memory, and of a key that comes twice the last one
-//! counts.
+//! Skipped values are not held in memory. If a key occurs twice, the last value counts.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -10,7 +9,7 @@ use std::marker::PhantomData;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// A type that is read from one kind of JSON value; of the other kinds there is none.
+/// A type that is parsed from one kind of JSON value; other kinds give `None`.
 pub(crate) trait FromKind: Sized {
     fn from_string(_text: String) -> Option<Self> {
         None
@@ -27,10 +26,10 @@ pub(crate) trait FromKind: Sized {
     }
 }
 
-/// A value, if it is of the kind.
+/// A value, or `None` if it has another kind.
 pub(crate) struct Lenient<T>(pub(super) Option<T>);
 
-/// The value of the key that was just read.
+/// Parses the value of the current key.
 pub(crate) fn value<'de, T: FromKind, A: MapAccess<'de>>(
     object: &mut A,
 ) -> Result<Option<T>, A::Error> {

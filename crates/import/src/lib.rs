@@ -1,9 +1,9 @@
 //! Imports the conversations of a Claude data export (`conversations.json`) into a room: each one
-//! becomes a document of the schema `thread`, and a line of the list `index.threadl` beside them.
+//! becomes a document of the schema `thread`, and an entry of the list `index.threadl` in the same
+//! folder.
 //!
 //! One thread reads the export as a stream, some conversations are uploaded concurrently, and the
-//! list keeps the order of the export. An import that was interrupted, at whatever moment, is
-//! completed by running it again.
+//! list has the order of the export. Running an interrupted import again completes it.
 
 mod conversation;
 mod elements;
@@ -37,24 +37,24 @@ use self::reader::{Item, Reader};
 use self::thread::{Listing, Rules, Thread};
 use self::upload::{Outcome, upload};
 
-/// How many conversations are uploaded concurrently.
+/// Maximum number of concurrent uploads.
 const CONCURRENT_UPLOADS: usize = 8;
 /// The buffer for the export, in bytes.
 const BUFFER_BYTES: usize = 256 << 10;
-/// How many lines of the list are sent in one update.
-const LINES_AT_ONCE: usize = 64;
-/// How often progress is reported.
+/// Number of entries of the list that are sent in one update.
+const ENTRIES_PER_UPDATE: usize = 64;
+/// Time between two progress reports.
 const TICK: Duration = Duration::from_millis(250);
 
-/// What is imported, and where to.
+/// Options of an import.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Options {
     /// The folder for the threads, such as `.threads/anthropic`.
     pub thread_dir: String,
-    /// Whether threads that exist are replaced; otherwise they are skipped.
+    /// Whether existing threads are replaced instead of skipped.
     pub overwrite: bool,
-    /// How many conversations are read at most, from the beginning of the export.
+    /// Maximum number of conversations to read, from the beginning of the export.
     pub limit: Option<u64>,
     /// The author of the user's messages.
     pub user_name: String,
@@ -65,7 +65,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Into this folder, as the published command does by default.
+    /// The defaults of the published command, for a folder.
     ///
     /// ```
     /// let options = meshagent_import::Options::new(".threads/anthropic");
@@ -88,7 +88,7 @@ impl Options {
     }
 }
 
-/// An export, read up to its first conversation.
+/// An export whose conversations are not read yet.
 #[derive(Debug)]
 pub struct Export(Elements<Box<dyn BufReadSend>>);
 
@@ -97,7 +97,7 @@ trait BufReadSend: BufRead + Send + std::fmt::Debug {}
 impl<T: BufRead + Send + std::fmt::Debug> BufReadSend for T {}
 
 impl Export {
-    /// Begins to read an export.
+    /// Reads the beginning of an export.
     ///
     /// ```
     /// # use meshagent_import::{Export, ExportError};
@@ -107,7 +107,7 @@ impl Export {
     ///
     /// # Errors
     ///
-    /// If it can't be read, or is not a JSON list.
+    /// If reading fails, or the export is not a JSON list.
     pub fn begin(
         source: impl Read + Send + std::fmt::Debug + 'static,
     ) -> Result<Self, ExportError> {
@@ -123,7 +123,7 @@ impl Export {
 pub struct Summary {
     /// Threads that were created.
     pub imported: u64,
-    /// Threads that existed.
+    /// Threads that existed and were skipped.
     pub existing: u64,
     /// Conversations that are invalid, or that the server refused.
     pub invalid: u64,
@@ -131,7 +131,7 @@ pub struct Summary {
     pub messages: u64,
 }
 
-/// Why an import ended before the export did.
+/// The error that ended an import early.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ImportError {
@@ -144,23 +144,23 @@ pub enum ImportError {
     /// The folder is not a valid path.
     #[error("the folder of the threads is not a valid path")]
     Path(#[from] InvalidPath),
-    /// A thread can't be created, for a reason that concerns the others as well.
+    /// A thread can't be created, for a reason that applies to all threads.
     #[error(transparent)]
     Upload(#[from] UploadError),
     /// The document library lacks the schema of lists of threads.
-    #[error("there is no schema `threadl`")]
+    #[error("the schema `threadl` is missing")]
     Schema,
     /// The thread that reads the export can't be started.
     #[error("can't start a thread")]
     Thread(#[source] io::Error),
-    /// The caller stopped it.
+    /// The caller stopped the import.
     #[error("interrupted")]
     Interrupted,
 }
 
-/// Learns how far an import is.
+/// Receives progress reports of an import.
 pub trait Observer {
-    /// The export was imported up to this byte; so many threads were created.
+    /// The import has reached this byte of the export, and has created `imported` threads.
     fn progress(&mut self, position: u64, imported: u64);
 
     /// The conversation at this index of the export was skipped.
@@ -170,13 +170,13 @@ pub trait Observer {
     fn stopping(&mut self);
 }
 
-/// Imports an export until it ends or an error ends the import. When `stop` is ready, no further
-/// conversation is read, and those that are being uploaded are completed. To end an import
-/// immediately, drop its future; running it again completes it.
+/// Imports an export until its end or the first error. When `stop` is ready, no further
+/// conversation is read, and started uploads are completed. To stop an import immediately, drop its
+/// future; running it again completes it.
 ///
 /// # Errors
 ///
-/// Beside the error, the summary says what was imported before it.
+/// The summary counts what was imported before the error.
 pub async fn import(
     room: &Connection,
     export: Export,
@@ -225,7 +225,7 @@ struct Import<'a> {
     room: Connection,
     rules: Rules,
     index: ThreadIndex,
-    /// How often each thread's name has come. A UUID is all that is kept of a conversation.
+    /// How often each thread's name has occurred. Only the UUIDs of conversations are kept.
     occurrences: HashMap<Uuid, u32>,
     /// In the order of the export.
     uploads: VecDeque<Upload>,
@@ -245,7 +245,7 @@ struct Upload {
     task: JoinHandle<Result<Outcome, UploadError>>,
 }
 
-/// What happens next.
+/// The next event of an import.
 enum Event {
     Changed(Result<(), IndexError>),
     Done(Result<Outcome, UploadError>),
@@ -262,7 +262,7 @@ impl Import<'_> {
     ) -> (Summary, Result<(), ImportError>) {
         let mut ended = self.import_all(&mut reader, stop).await;
         reader.stop();
-        // If the connection is gone, the next import completes the list.
+        // If the connection is lost, the next import completes the list.
         let flushed = self.index.flush().await;
         if ended.is_ok() {
             ended = flushed.map_err(ImportError::from);
@@ -281,7 +281,7 @@ impl Import<'_> {
     ) -> Result<(), ImportError> {
         let mut stop = std::pin::pin!(stop);
         let mut ticks = tokio::time::interval(TICK);
-        // Set when no further conversation is begun.
+        // Set when no further upload is started.
         let mut ended: Option<Result<(), ImportError>> = None;
         loop {
             if self.uploads.is_empty() {
@@ -294,7 +294,7 @@ impl Import<'_> {
             }
             let may_begin = ended.is_none() && self.uploads.len() < CONCURRENT_UPLOADS;
             let event = tokio::select! {
-                // A change of another participant is applied before a line is added to the list.
+                // Changes of other participants are applied before the list is edited.
                 biased;
                 () = &mut stop, if ended.is_none() => Event::Stopped,
                 changed = self.index.changed() => Event::Changed(changed),
@@ -310,10 +310,10 @@ impl Import<'_> {
                 }
                 Event::Changed(changed) => changed?,
                 Event::Done(outcome) => {
-                    // Threads behind one that failed are not listed, so the next import lists all
+                    // Threads after a failed one are not listed, so that the next import lists all
                     // of them in order.
                     self.finish(outcome)?;
-                    if self.index.unsent() >= LINES_AT_ONCE {
+                    if self.index.unsent() >= ENTRIES_PER_UPDATE {
                         self.index.flush().await?;
                     }
                 }
@@ -360,7 +360,7 @@ impl Import<'_> {
         });
     }
 
-    /// The first of the uploads is done.
+    /// Completes the first upload in the queue.
     fn finish(&mut self, outcome: Result<Outcome, UploadError>) -> Result<(), ImportError> {
         let Some(done) = self.uploads.pop_front() else {
             return Ok(());
@@ -399,19 +399,18 @@ async fn first_done(uploads: &mut VecDeque<Upload>) -> Result<Outcome, UploadErr
         Ok(outcome) => outcome,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            // Nobody aborts it while it is in the queue.
+            // Uploads in the queue are never aborted.
             Err(_aborted) => pending().await,
         },
     }
 }
 
-/// A client id for a document that is edited here. The published SDK for Python reads 32 bits of
-/// it.
+/// A new client id. The published SDK for Python truncates client ids to 32 bits.
 fn new_client_id() -> u64 {
     u64::from(Uuid::new_v4().as_fields().0)
 }
 
-/// An `$id` for a new element.
+/// A new `$id` for an element.
 fn new_id() -> String {
     Uuid::new_v4().to_string()
 }

@@ -1,4 +1,4 @@
-//! The thread that reads an export, and how much of it may wait.
+//! The thread that reads an export, with bounded memory.
 
 use std::io::BufRead;
 use std::sync::Arc;
@@ -9,30 +9,30 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use crate::conversation::{Conversation, InvalidConversation};
 use crate::elements::{Elements, ExportError};
 
-/// Memory for conversations that were read and are not in the room yet; when it is used up, reading
-/// waits. A conversation that is larger waits until it is the only one.
+/// Maximum memory for conversations that are not uploaded yet; reading waits while it is used up. A
+/// larger conversation waits until it is the only one.
 const BUDGET_KIBIBYTES: u32 = 16 << 10;
-/// How many conversations wait to be taken; when they are this many, reading waits.
+/// Maximum number of queued conversations; reading waits while the queue is full.
 const QUEUE: usize = 4;
 
 /// An element of the export.
 #[derive(Debug)]
 pub(crate) struct Item {
-    /// Counted from 0.
+    /// The index in the export, from 0.
     pub(crate) index: u64,
-    /// Where in the export it ends.
+    /// The byte of the export at which it ends.
     pub(crate) end: u64,
     pub(crate) conversation: ReadConversation,
-    /// To be held for as long as the conversation is in memory.
+    /// Must be held while the conversation is in memory.
     pub(crate) permit: OwnedSemaphorePermit,
 }
 
 type ReadConversation = Result<Conversation, InvalidConversation>;
 
-/// Where the elements come from, in order, until the export ends or can't be read any further.
+/// Yields the elements in order, until the export ends or an error occurs.
 ///
-/// The thread ends when this is dropped, or when it reads next: nobody can wake it from a pipe that
-/// says nothing.
+/// After this is dropped, the thread ends as soon as its current read returns. A read from a silent
+/// pipe can't be interrupted.
 #[derive(Debug)]
 pub(crate) struct Reader {
     items: mpsc::Receiver<Result<Item, ExportError>>,
@@ -64,12 +64,12 @@ impl Reader {
         self.items.recv().await
     }
 
-    /// Whether nothing is there to be taken right now.
+    /// Whether the queue is empty.
     pub(crate) fn is_idle(&self) -> bool {
         self.items.is_empty()
     }
 
-    /// Reads no further.
+    /// Stops reading.
     pub(crate) fn stop(&mut self) {
         self.items.close();
         self.budget.close();
@@ -114,7 +114,7 @@ impl<R: BufRead> Work<R> {
         }
     }
 
-    /// Waits until there is memory for a conversation; `None` if nobody wants it any more.
+    /// Waits until there is memory for a conversation; `None` if the import has stopped.
     fn permit(&self, conversation: &ReadConversation) -> Option<OwnedSemaphorePermit> {
         let bytes = conversation.as_ref().map_or(0, Conversation::bytes);
         let kibibytes = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
@@ -129,7 +129,7 @@ fn read<R: BufRead>(elements: &mut Elements<R>) -> Result<Option<ReadConversatio
         return Ok(None);
     };
     let conversation = Conversation::read(&mut element);
-    // An element that can't be read leads to the next one, unless it has no end.
+    // After an invalid element, the next one is read, unless the end of the element is missing.
     element.finish()?;
     Ok(Some(conversation))
 }

@@ -1,4 +1,4 @@
-//! The thread that a conversation becomes: its path, its JSON, its line in the list.
+//! The thread for a conversation: its path, its JSON, and its entry in the list.
 
 use std::collections::HashSet;
 
@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::conversation::{Conversation, Message, trimmed};
 
-/// Who is called what, and what becomes of messages without a text.
+/// Names of authors, and whether messages without a text are imported.
 #[derive(Clone, Debug)]
 pub(crate) struct Rules {
     pub(crate) user_name: String,
@@ -15,20 +15,20 @@ pub(crate) struct Rules {
     pub(crate) include_empty_messages: bool,
 }
 
-/// A thread that is not made yet.
+/// A thread that is not created yet.
 #[derive(Debug)]
 pub(crate) struct Thread {
-    /// A UUID, and the file's name without what tells repeated ones apart.
+    /// A UUID: the file name without the number of a repeated one.
     pub(crate) name: String,
-    /// Whose thread it was before.
+    /// The id of the conversation.
     pub(crate) external_id: String,
-    /// Names, each once.
+    /// Names without duplicates.
     pub(crate) members: Vec<String>,
-    /// The elements `message`, in order.
+    /// The `message` elements, in order.
     pub(crate) messages: Vec<Value>,
 }
 
-/// What the list of threads says about one.
+/// An entry in the list of threads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Listing {
     pub(crate) name: String,
@@ -74,7 +74,7 @@ impl Thread {
         }
     }
 
-    /// The document with these of the messages.
+    /// The document with the given messages.
     pub(crate) fn json(&self, messages: Vec<Value>) -> Value {
         let members = self.members.iter();
         let members: Vec<Value> = members
@@ -90,7 +90,7 @@ impl Thread {
 }
 
 impl Listing {
-    /// The line for the thread at `path`; `now` is when a conversation without a time was made.
+    /// The entry for the thread at `path`; `now` replaces a missing time of creation.
     pub(crate) fn new(conversation: &Conversation, path: String, now: String) -> Self {
         let created_at = conversation.created_at.clone().unwrap_or(now);
         Self {
@@ -115,7 +115,7 @@ impl Rules {
     }
 }
 
-/// The path of the thread whose id comes for the `occurrence`th time.
+/// The path of the thread for the `occurrence`th conversation with this id.
 pub(crate) fn path(folder: &str, conversation_id: &str, occurrence: u32) -> String {
     let name = thread_uuid(conversation_id);
     match occurrence {
@@ -124,14 +124,13 @@ pub(crate) fn path(folder: &str, conversation_id: &str, occurrence: u32) -> Stri
     }
 }
 
-/// A conversation's id, or a UUID made of it.
+/// The id of a conversation as a UUID, or a UUID derived from it.
 pub(crate) fn thread_uuid(conversation_id: &str) -> Uuid {
     uuid_of(conversation_id)
         .unwrap_or_else(|| Uuid::new_v5(&Uuid::NAMESPACE_URL, conversation_id.as_bytes()))
 }
 
-/// A UUID in one of the ways in which Python reads one: with or without a prefix, braces and
-/// dashes.
+/// Parses a UUID as Python does: with or without a prefix, braces and dashes.
 fn uuid_of(text: &str) -> Option<Uuid> {
     let digits = text.replace("urn:", "").replace("uuid:", "");
     let digits = digits.trim_matches(['{', '}']).replace('-', "");
@@ -146,7 +145,7 @@ fn element(message: Message, conversation_id: &str, author: &str, otherwise: &st
     let id = message.id;
     let id = id.unwrap_or_else(|| format!("{conversation_id}:message:{index}"));
     let created_at = message.created_at.unwrap_or_else(|| otherwise.to_owned());
-    // Not by `json!`, which would copy the text.
+    // Not with `json!`, which would copy the text.
     let mut attributes = Map::new();
     attributes.insert("id".to_owned(), id.into());
     attributes.insert("text".to_owned(), message.text.into());

@@ -1,4 +1,4 @@
-//! One thread on its way into the room.
+//! Uploads a thread to the room.
 
 use meshagent_client::{CallError, Connection};
 use meshagent_document::{Edit, EditError, Limits, MeshDocument, MeshSchema, Position, Target};
@@ -9,33 +9,33 @@ use thiserror::Error;
 use crate::thread::Thread;
 use crate::{new_client_id, new_id};
 
-/// A thread with more text than this is made in parts of about this size: a request with all of it
-/// would have to be in memory several times, here and in the server.
+/// A larger thread is created in parts of about this size, because one request with all of it would
+/// be in memory several times, here and in the server.
 const PART_BYTES: usize = 4 << 20;
-/// About what a message costs beside its texts.
+/// The approximate size of a message without its texts.
 const MESSAGE_BYTES: usize = 256;
 
-/// What became of a thread.
+/// The result of an upload.
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Created,
     Exists,
-    /// The server does not take it, and says why; others it may take.
+    /// The server refused this thread, with a reason; it may accept others.
     Refused(String),
 }
 
-/// Why nothing can be imported any more.
+/// The error for an upload, which ends the import.
 #[derive(Debug, Error)]
-#[error("{what}")]
+#[error("{message}")]
 pub struct UploadError {
-    /// What could not be done.
-    pub what: String,
-    /// Why.
+    /// The failed action.
+    pub message: String,
+    /// The error of the call.
     #[source]
     pub source: CallError,
 }
 
-/// Makes a thread, all of it or nothing.
+/// Creates a thread, completely or not at all.
 pub(crate) async fn upload(
     room: &Connection,
     path: &str,
@@ -43,7 +43,7 @@ pub(crate) async fn upload(
     overwrite: bool,
 ) -> Result<Outcome, UploadError> {
     let failed = |source| UploadError {
-        what: format!("can't make {path:?}"),
+        message: format!("can't create {path:?}"),
         source,
     };
     if room.storage().exists(path).await.map_err(failed)? {
@@ -57,7 +57,7 @@ pub(crate) async fn upload(
         Err(CreateError::Refused(reason)) => Ok(Outcome::Refused(reason)),
         Err(CreateError::Call(CallError::Refused { code, text })) => {
             match code.and_then(ErrorCode::from_number) {
-                // Somebody else was faster.
+                // Another participant created it meanwhile.
                 _ if is_taken(code) => Ok(Outcome::Exists),
                 Some(ErrorCode::InvalidRequest) => Ok(Outcome::Refused(text)),
                 _ => Err(failed(CallError::Refused { code, text })),
@@ -93,35 +93,35 @@ async fn create(room: &Connection, path: &str, mut thread: Thread) -> Result<(),
     if parts.peek().is_none() {
         return Ok(room.sync().create(path, Some(json), schema()).await?);
     }
-    // A thread is whole where it is looked for: until then it stands beside, and what an
-    // interrupted import left there is made anew.
-    let beside = format!("{path}.part");
-    if room.storage().exists(&beside).await? {
-        room.storage().delete(&beside, false).await?;
+    // The thread gets its path when it is complete; until then it has a temporary one. What an
+    // interrupted import left there is deleted first.
+    let partial = format!("{path}.part");
+    if room.storage().exists(&partial).await? {
+        room.storage().delete(&partial, false).await?;
     }
-    let created = room.sync().create(&beside, Some(json), schema()).await;
+    let created = room.sync().create(&partial, Some(json), schema()).await;
     created.map_err(|error| match error {
         CallError::Refused { code, .. } if is_taken(code) => {
-            CreateError::Refused("another import is at it".to_owned())
+            CreateError::Refused("another import is creating the same thread".to_owned())
         }
         error => CreateError::Call(error),
     })?;
-    let appended = append(room, &beside, parts).await;
+    let appended = append(room, &partial, parts).await;
     let moved = match appended {
         Ok(()) => {
-            let moved = room.storage().rename(&beside, path, false).await;
+            let moved = room.storage().rename(&partial, path, false).await;
             moved.map_err(CreateError::Call)
         }
         Err(error) => Err(error),
     };
     if moved.is_err() {
-        // The reason counts; if this fails as well, the next import does it.
-        let _deleted = room.storage().delete(&beside, false).await;
+        // An error here is ignored: the next import deletes the rest.
+        let _deleted = room.storage().delete(&partial, false).await;
     }
     moved
 }
 
-/// Appends messages to a thread that has some.
+/// Appends messages to a thread.
 async fn append(
     room: &Connection,
     path: &str,
@@ -145,7 +145,7 @@ async fn append(
     let list = list.and_then(|list| list.id()).map(ToOwned::to_owned);
     let Some(list) = list else {
         return Err(CreateError::Refused(
-            "its list of messages is gone".to_owned(),
+            "the list of messages was deleted".to_owned(),
         ));
     };
     for part in parts {
@@ -159,15 +159,17 @@ async fn append(
         drop(inserts);
         let Some(update) = update else { continue };
         if let Some(notice) = stream.send(&update).await?.notice {
-            return Err(CreateError::Refused(format!("the server says {notice}")));
+            return Err(CreateError::Refused(format!(
+                "the server did not keep all messages: {notice}"
+            )));
         }
     }
-    // A document whose stream was cut is stored all the same: all its parts were acknowledged.
+    // Errors are ignored: all parts were acknowledged, so they are stored.
     let _ended = stream.close().await;
     Ok(())
 }
 
-/// The messages in parts, one or more in each.
+/// Splits messages into parts of at least one message.
 fn parts(messages: Vec<Value>) -> impl Iterator<Item = Vec<Value>> {
     let mut messages = messages.into_iter().peekable();
     std::iter::from_fn(move || {

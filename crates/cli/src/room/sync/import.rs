@@ -176,7 +176,7 @@ fn of_import(args: &ImportArgs, error: ImportError) -> anyhow::Error {
     match error {
         ImportError::Export(error) => of_export(args, error).into(),
         ImportError::Index(error) => of_index(args, error),
-        ImportError::Upload(error) => failure::of_call(error.what, error.source).into(),
+        ImportError::Upload(error) => failure::of_call(error.message, error.source).into(),
         ImportError::Interrupted => interrupted(),
         error => error.into(),
     }
