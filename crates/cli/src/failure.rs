@@ -1,4 +1,4 @@
-//! Errors as the command line reports them: what is wrong, a hint, and the exit code.
+//! Errors of the command line: message, hint and exit code.
 
 use std::fmt::Write as _;
 

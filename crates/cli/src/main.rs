@@ -33,7 +33,7 @@ use crate::completions::Shortcut;
 use crate::failure::Failure;
 use crate::output::{StdoutClosed, terminal};
 
-/// What `--version` prints. The published Python package has a command of the same name.
+/// The output of `--version`. The published Python package has a command of the same name.
 const VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     " (room server and tools, not the Python package)"

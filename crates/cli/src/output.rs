@@ -1,4 +1,4 @@
-//! Output on stdout: messages, lines and JSON, coloured on a terminal. A closed pipe is no error.
+//! Output on stdout: messages, lines and JSON, coloured on a terminal. A closed pipe is ignored.
 
 mod json;
 pub(crate) mod terminal;

@@ -64,8 +64,8 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 
-    /// What acknowledged updates survive: with `fsync` a power failure; with `os` only the end of
-    /// this process (a power failure loses the last moments)
+    /// Durability of acknowledged updates: `fsync` survives a power failure; `os` survives only the
+    /// end of this process (a power failure loses the last moments)
     #[arg(long, value_enum, default_value_t = DurabilityArg::Fsync)]
     durability: DurabilityArg,
 
@@ -182,7 +182,7 @@ async fn write_server_file(data_dir: &Path, url: &str, project: &str) -> Infalli
     }
 }
 
-/// Logs what may be missing from the data, and what could not be erased from it.
+/// Logs warnings about lost data, and about deleted data that could not be erased.
 fn warn_about_data(store: &SqliteStore, is_new_project: bool) {
     match store.found() {
         Found::DatabaseWithoutLog => tracing::warn!(
@@ -231,11 +231,11 @@ fn open_failure(data_dir: &Path, error: OpenError) -> Failure {
         OpenError::LogGap { path, at } => {
             let path = path.display();
             Failure::new(format!(
-                "{path} is corrupt at byte {at}; without the rest of it, acknowledged data would \
+                "{path} is damaged at byte {at}; without the rest of it, acknowledged data would \
                  be lost"
             ))
             .with_hint(format!(
-                "put a backup in place. Or keep only the data before the corruption: copy the data \
+                "put a backup in place. Or keep only the data before the damage: copy the data \
                  directory, then run: truncate -s {at} '{path}' (removing the file instead loses \
                  that data, too)"
             ))

@@ -272,7 +272,7 @@ pub(super) struct LimitArgs {
     snapshot_every: usize,
 
     /// Days for which the server records which connection made which operations of a document;
-    /// afterwards only who took part and when. 0: forever
+    /// afterwards only participants and times. 0: forever
     #[arg(
         long,
         value_name = "DAYS",

@@ -1,4 +1,4 @@
-//! Help, and arguments that make no sense.
+//! Help texts and invalid arguments.
 
 use std::fs::OpenOptions;
 
@@ -87,16 +87,35 @@ fn help_names_every_command_and_flag() {
     let ran = run(&mut meshagent(home.path(), &["--version"]));
     assert_eq!(
         ran.stdout,
-        concat!("meshagent ", env!("CARGO_PKG_VERSION"), "\n")
+        concat!(
+            "meshagent ",
+            env!("CARGO_PKG_VERSION"),
+            " (room server and tools, not the Python package)\n"
+        )
     );
 }
 
 #[test]
-fn wrong_arguments_are_named() {
+fn errors_name_invalid_arguments() {
     let home = TempDir::new().unwrap();
     for (arguments, expected) in [
         (&["frob"][..], "'frob'"),
-        (&["serve", "--listen", "here"], "--listen"),
+        (
+            &["serve", "--listen", "here"],
+            "expected an IP address and a port",
+        ),
+        (
+            &["serve", "--listen", "8081"],
+            "tip: use '--listen 127.0.0.1:8081'",
+        ),
+        (
+            &["sync", "get", "plan"],
+            "tip: did you mean 'meshagent room sync'?",
+        ),
+        (
+            &["room", "inspect", "plan"],
+            "tip: did you mean 'meshagent room sync inspect'?",
+        ),
         (&["serve", "--frob"], "--frob"),
         (&["token"], "--input"),
         (
@@ -211,7 +230,7 @@ fn no_arguments_show_the_help() {
 }
 
 #[test]
-fn help_that_nobody_gets_is_a_failure() {
+fn help_fails_if_stdout_is_full() {
     let home = TempDir::new().unwrap();
     for arguments in [
         &["--help"][..],
@@ -236,16 +255,16 @@ fn help_that_nobody_gets_is_a_failure() {
 }
 
 #[test]
-fn numbers_and_roles_are_checked_in_words() {
+fn errors_name_expected_numbers_and_roles() {
     let home = TempDir::new().unwrap();
     let connect = ["room", "connect", "--room", "r", "--role"];
     let grep = ["room", "sync", "grep", "-", "a"];
     let watch = ["room", "sync", "watch", "--room", "r", "a"];
     for (arguments, option, wrong, expected) in [
-        (&grep[..], "--before", "zwölf", "a whole number from 0 on"),
-        (&grep, "--after", "-1", "a whole number from 0 on"),
-        (&watch, "--count", "0", "a whole number from 1 on"),
-        (&watch, "--count", "x", "a whole number from 1 on"),
+        (&grep[..], "--before", "zwölf", "a whole number, at least 0"),
+        (&grep, "--after", "-1", "a whole number, at least 0"),
+        (&watch, "--count", "0", "a whole number, at least 1"),
+        (&watch, "--count", "x", "a whole number, at least 1"),
         (&connect[..4], "--role", "admin", "agent, tool, user"),
         (&connect[..4], "--role", "Ägent", "agent, tool, user"),
     ] {

@@ -62,7 +62,7 @@ fn server_whose_files_are_gone_acknowledges_nothing() {
         Spoiled {
             what: "the log is deleted",
             spoil: |dir| fs::remove_file(dir.join("meshagent.db-wal")).unwrap(),
-            restart: Restart::Served("write-ahead log (meshagent.db-wal) is not there"),
+            restart: Restart::Served("write-ahead log (meshagent.db-wal) is missing"),
         },
         Spoiled {
             what: "the log's index is deleted",
@@ -199,11 +199,15 @@ fn start_over_a_damaged_log_says_so() {
         });
     };
     let spoils: [(&str, Spoil, &str); 3] = [
-        ("garbage", random, "does not begin as a write-ahead log"),
+        (
+            "garbage",
+            random,
+            "has no valid header of a write-ahead log",
+        ),
         (
             "zeros",
             |bytes| bytes.fill(0),
-            "does not begin as a write-ahead log",
+            "has no valid header of a write-ahead log",
         ),
         (
             "garbage in the middle",
@@ -266,7 +270,7 @@ fn start_over_a_damaged_log_says_so() {
     server.terminate();
     let said = fs::read_to_string(&log).unwrap();
     assert!(
-        said.contains("WARN") && said.contains("could be read only up to byte"),
+        said.contains("WARN") && said.contains("is readable only up to byte"),
         "{said}"
     );
 
@@ -279,7 +283,8 @@ fn start_over_a_damaged_log_says_so() {
     );
 }
 
-/// The files go while somebody types, so it is a write that finds it, and what is refused is sent again as programs do.
+/// The files go while somebody types, so it is a write that finds it, and what is refused is sent
+/// again as programs do.
 #[test]
 fn update_that_was_refused_as_the_files_were_gone_is_never_acknowledged() {
     type Spoil = fn(&Path);

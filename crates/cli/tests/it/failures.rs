@@ -1,4 +1,4 @@
-//! What a command says that fails, and its exit code: one rule for all commands.
+//! Errors, hints and exit codes, which are the same for all commands.
 
 use std::fs;
 
@@ -10,15 +10,16 @@ const USAGE: i32 = 2;
 const NOT_FOUND: i32 = 3;
 const UNREACHABLE: i32 = 5;
 
-/// 3 is for what is not in the room; a file of this machine that is not there is a wrong argument.
+/// Code 3 is for missing entries of the room; a missing local file is an invalid argument.
 #[test]
-fn the_same_fault_has_the_same_code_and_a_hint() {
+fn equal_faults_have_equal_codes_and_a_hint() {
     let home = Home::new();
     home.create("plan");
     fs::write(home.path().join("not.json"), "{").unwrap();
+    fs::write(home.path().join("array.json"), "[]").unwrap();
     fs::write(home.path().join("no.schema"), "{}").unwrap();
     for (code, arguments, words) in [
-        // Files of this machine.
+        // Local files.
         (USAGE, "storage cp nofile room://x", "can't read nofile"),
         (USAGE, "storage cp plan.txt no://x/y", "can't read plan.txt"),
         (
@@ -50,7 +51,7 @@ fn the_same_fault_has_the_same_code_and_a_hint() {
         (
             USAGE,
             "sync validate schema.json --schema no.schema",
-            "no.schema is not a schema: \"$root_tag_ref\" is missing",
+            "no.schema is not a valid schema: \"$root_tag_ref\" is missing",
         ),
         // JSON.
         (
@@ -71,51 +72,66 @@ fn the_same_fault_has_the_same_code_and_a_hint() {
         (
             USAGE,
             "sync validate - --schema -",
-            "stdin can't be two files",
+            "stdin can't be read twice",
+        ),
+        (
+            USAGE,
+            "sync create new --json []",
+            "--json is not the content of a document: expected an object, found an array",
+        ),
+        (
+            USAGE,
+            "sync create new --json null --schema schema.json",
+            "expected an object, found null",
+        ),
+        (
+            REFUSED,
+            "sync validate array.json --schema schema.json",
+            "\n  \"\" (the whole document): expected ",
         ),
         // Paths.
         (
             USAGE,
             "sync create ../x --schema schema.json",
-            "\"../x\" is not a path",
+            "invalid path \"../x\"",
         ),
-        (USAGE, "sync get ../x", "\"../x\" is not a path"),
+        (USAGE, "sync get ../x", "invalid path \"../x\""),
         (
             USAGE,
             "sync update a//b --patch []",
-            "\"a//b\" is not a path",
+            "invalid path \"a//b\"",
         ),
-        (USAGE, "sync delete ../x", "\"../x\" is not a path"),
-        (USAGE, "sync ls ../x", "\"../x\" is not a path"),
-        (USAGE, "storage ls ../x", "\"../x\" is not a path"),
-        (USAGE, "storage rm ../x", "\"../x\" is not a path"),
+        (USAGE, "sync delete ../x", "invalid path \"../x\""),
+        (USAGE, "sync ls ../x", "invalid path \"../x\""),
+        (USAGE, "storage ls ../x", "invalid path \"../x\""),
+        (USAGE, "storage rm ../x", "invalid path \"../x\""),
         (
             USAGE,
             "storage cp schema.json room://../x",
-            "\"../x\" is not a path",
+            "invalid path \"../x\"",
         ),
         (
             USAGE,
             "storage cp schema.json not.json room://x",
-            "no folder",
+            "can't copy 2 sources to room://x, which is not a folder",
         ),
         // A document without a name.
         (
             USAGE,
             "sync create  --schema schema.json",
-            "the room's root is no document",
+            "the room's root is not a document",
         ),
         (
             USAGE,
             "sync create / --schema schema.json",
-            "the room's root is no document",
+            "the room's root is not a document",
         ),
-        (USAGE, "sync delete ", "the room's root is no document"),
+        (USAGE, "sync delete ", "the room's root is not a document"),
         (REFUSED, "storage get ", "the room's root is a folder"),
         (REFUSED, "storage rm  -r", "can't remove the room's root"),
-        // What the server can't guess.
+        // The server has no schema for this document.
         (USAGE, "sync create new", "--schema"),
-        // What is not in the room.
+        // Missing entries of the room.
         (NOT_FOUND, "storage cp room://nofile x", "nofile"),
         (NOT_FOUND, "storage get nofile", "nofile"),
         (NOT_FOUND, "storage rm nofile", "nofile"),
@@ -133,14 +149,18 @@ fn the_same_fault_has_the_same_code_and_a_hint() {
         refused(&ran, code, &[words, "\nhint: "]);
         assert!(!ran.stderr.contains(": : "), "{}", ran.stderr);
     }
-    assert_eq!(home.done(&["sync", "ls"]), "plan\n", "something was made");
-    // Without a schema and with a hint at one that the server has.
+    assert_eq!(
+        home.done(&["sync", "ls"]),
+        "plan\n",
+        "a document was created"
+    );
+    // The server has a schema for this extension.
     home.done(&["sync", "create", "talk.thread"]);
 }
 
-/// Of the environment, and of servers that are not there.
+/// Faults of the environment, and unreachable servers.
 #[test]
-fn what_keeps_a_command_from_the_room_has_one_code() {
+fn faults_before_joining_have_equal_codes() {
     let home = tempfile::TempDir::new().unwrap();
     let connect = ["room", "connect", "--room", "r", "--", "true"];
     let ls = ["room", "storage", "ls", "--room", "r"];
@@ -156,7 +176,7 @@ fn what_keeps_a_command_from_the_room_has_one_code() {
             (
                 &[("MESHAGENT_API_KEY", "key")],
                 USAGE,
-                &["MESHAGENT_API_KEY is not an API key", "hint: "],
+                &["MESHAGENT_API_KEY is not a valid API key", "hint: "],
             ),
             (
                 &[("MESHAGENT_KEY_ID", "x")],
@@ -175,7 +195,7 @@ fn what_keeps_a_command_from_the_room_has_one_code() {
                 &[("MESHAGENT_API_KEY", KEY), ("MESHAGENT_API_URL", "foo")],
                 USAGE,
                 &[
-                    "MESHAGENT_API_URL is \"foo\", which is not a server's address",
+                    "invalid MESHAGENT_API_URL \"foo\"",
                     "hint: set it to http://HOST:PORT",
                 ],
             ),
@@ -183,7 +203,7 @@ fn what_keeps_a_command_from_the_room_has_one_code() {
             let mut command = meshagent(home.path(), arguments);
             refused(&run(command.envs(variables.iter().copied())), code, words);
         }
-        // Which room is asked for by a flag or by the environment, and both are named.
+        // A flag or a variable names the room, so the error names both.
         let arguments: Vec<&str> = arguments
             .iter()
             .copied()
@@ -196,9 +216,9 @@ fn what_keeps_a_command_from_the_room_has_one_code() {
     for (arguments, words) in [
         (
             ["serve", "--data-dir", "file/x"],
-            "can't make the data directory file/x",
+            "can't create the data directory file/x",
         ),
-        (["serve", "--log", "=="], "--log == is no filter"),
+        (["serve", "--log", "=="], "invalid log filter \"==\""),
     ] {
         let ran = run(meshagent(home.path(), &arguments).current_dir(home.path()));
         refused(&ran, USAGE, &[words, "\nhint: "]);

@@ -1,6 +1,8 @@
-//! A disk that takes no more: writers are told, readers go on, and when there is room again so do writers.
+//! A disk that takes no more: writers are told, readers go on, and when there is room again so do
+//! writers.
 //!
-//! The disk is as full as a limit on the size of files makes it, which the system applies to the running server.
+//! The disk is as full as a limit on the size of files makes it, which the system applies to the
+//! running server.
 
 use std::path::Path;
 use std::process::Command;
@@ -48,7 +50,8 @@ fn a_full_disk_refuses_writes_and_nothing_else() {
     server.terminate();
 }
 
-/// Fills the disk twice and frees it again; the texts of the writes that were accepted, in their order.
+/// Fills the disk twice and frees it again; the texts of the writes that were accepted, in their
+/// order.
 async fn fill_and_free(home: &Path) -> Vec<String> {
     let server = Server::start(&mut serve(home));
     let url = room_url(server.url());
@@ -95,7 +98,8 @@ async fn fill_and_free(home: &Path) -> Vec<String> {
         }
         assert_eq!(failures, 5, "the disk was never full");
 
-        // Others are told as well, whatever they write. Before, something small may still have found a place.
+        // Others are told as well, whatever they write. Before, something small may still have
+        // found a place.
         if room == 0 {
             let new = Some(content("new"));
             let error = reader.sync().create("new.document", new, None).await;
@@ -142,7 +146,8 @@ async fn fill_and_free(home: &Path) -> Vec<String> {
     accepted
 }
 
-/// A server that lives on when a file may not grow. Documents leave memory at once when nobody has them open.
+/// A server that lives on when a file may not grow. Documents leave memory at once when nobody has
+/// them open.
 fn serve(home: &Path) -> Command {
     serve_with(home, &["--unload-after", "0"])
 }
@@ -221,7 +226,8 @@ fn limit_files(process: u32, bytes: u64) {
     rlimit::prlimit(process, Resource::FSIZE, Some((bytes, INFINITY)), None).unwrap();
 }
 
-/// The answer to a question, which may be put off as long as the server reads again what it could not write.
+/// The answer to a question, which may be put off as long as the server reads again what it could
+/// not write.
 async fn answered<T>(ask: impl AsyncFn() -> Result<T, CallError>) -> T {
     let asked = Instant::now();
     loop {

@@ -4,7 +4,8 @@ use tempfile::TempDir;
 
 use crate::{meshagent, run};
 
-/// What a terminal of 80 columns shows as it is; longer lines are wrapped, and then can't be pasted.
+/// What a terminal of 80 columns shows as it is; longer lines are wrapped, and then can't be
+/// pasted.
 const WIDTH: usize = 78;
 
 /// Each command's words and its help, on a terminal of these columns.

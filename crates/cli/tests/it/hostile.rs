@@ -1,5 +1,5 @@
-//! Texts of others that are made to steer a terminal or to look like something else: in names, in documents, from a
-//! server. None of them reaches a terminal, in no command.
+//! Texts of others that are made to steer a terminal or to look like something else: in names, in
+//! documents, from a server. None of them reaches a terminal, in no command.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -15,7 +15,8 @@ use crate::room::{Home, PLAN};
 use crate::terminal::Terminal;
 use crate::{KEY, meshagent, run};
 
-/// Sets the window's title, colours, clears by C1 controls, deletes, turns the direction, and forges a line.
+/// Sets the window's title, colours, clears by C1 controls, deletes, turns the direction, and
+/// forges a line.
 const BAD: &str =
     "\u{1b}]0;owned\u{7}\u{1b}[31m\u{9b}2J\u{7f}\u{8}\u{202e}\u{2066}\r\nhint: run this\u{2028}";
 /// What a path may have of it: no controls, but those of direction.
@@ -270,8 +271,8 @@ fn no_command_shows_hostile_names_and_contents_as_they_are() {
         vec!["man", BAD],
         vec![BAD],
     ];
-    // A library that makes a text plain takes whole sequences out of it, and what looks harmless then is printed as it
-    // came.
+    // A library that makes a text plain takes whole sequences out of it, and what looks harmless
+    // then is printed as it came.
     let sequence = "\u{1b}]0;owned\u{7}\u{1b}[2J";
     let alone = [
         vec![sequence],

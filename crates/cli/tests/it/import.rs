@@ -1,6 +1,7 @@
 //! `meshagent room sync import`: what becomes of an export, of a large one, of an interruption.
 //!
-//! `IMPORT_MEGABYTES=1024 MESHAGENT_BIN=target/release/meshagent cargo test -p meshagent-cli import` is the full size.
+//! `IMPORT_MEGABYTES=1024 MESHAGENT_BIN=target/release/meshagent cargo test -p meshagent-cli
+//! import` is the full size.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read as _, Write as _};
@@ -78,10 +79,10 @@ fn conversations_become_threads_and_lines_of_a_list() {
     let warnings: Vec<&str> = ran.stderr.lines().collect();
     assert_eq!(warnings.len(), 4, "{warnings:?}");
     for (number, reason) in [
-        (1, "not an object"),
+        (1, "not a JSON object"),
         (2, "hex escape"),
-        (5, "no uuid"),
-        (6, "no list chat_messages"),
+        (5, "`uuid` is missing"),
+        (6, "`chat_messages` is missing or not a list"),
     ] {
         let begins = format!("warning: skipped conversations[{number}]: ");
         assert!(
@@ -121,7 +122,8 @@ fn conversations_become_threads_and_lines_of_a_list() {
         assert_eq!(room.describe("index.threadl").await, expected);
     });
 
-    // Without the limit: the rest; with other names, from a pipe: all anew, with one line for each in the list.
+    // Without the limit: the rest; with other names, from a pipe: all anew, with one line for each
+    // in the list.
     let ran = run(&mut world.import(&[]));
     let expected = "Imported 1 thread(s); skipped existing: 3; skipped invalid: 4; messages: 1.\n";
     assert_eq!(ran.stdout, expected, "{}", ran.stderr);
@@ -156,12 +158,12 @@ fn what_is_no_export_is_refused() {
     for (text, code, expected) in [
         ("", 2, "not a JSON list"),
         ("{}", 2, "not a JSON list"),
-        ("[] []", 2, "behind the list"),
-        (r#"[{"uuid": "a", "chat_messages": []}"#, 2, "cut off"),
+        ("[] []", 2, "unexpected data after the list"),
+        (r#"[{"uuid": "a", "chat_messages": []}"#, 2, "truncated"),
         (
             r#"[{"uuid": "b", "chat_messages": []}, {"uuid": "c", "chat_messages": ["#,
             2,
-            "cut off",
+            "truncated",
         ),
     ] {
         fs::write(world.file(), text).unwrap();
@@ -327,7 +329,8 @@ fn a_large_export_takes_little_memory_and_survives_interruptions() {
     });
 }
 
-/// An export like a real one: each text twice, beside much that does not count. Where each conversation ends.
+/// An export like a real one: each text twice, beside much that does not count. Where each
+/// conversation ends.
 fn write_large(path: &Path, bytes: usize) -> Vec<u64> {
     let mut file = BufWriter::new(File::create(path).unwrap());
     let (mut written, mut ends) = (0, Vec::new());
@@ -430,7 +433,8 @@ impl World {
             .unwrap()
     }
 
-    /// An import of the first bytes of the export, from a pipe that stays open until the import is over.
+    /// An import of the first bytes of the export, from a pipe that stays open until the import is
+    /// over.
     fn spawn_with_pipe(&self, bytes: u64) -> (Child, JoinHandle<ChildStdin>) {
         let mut import = self.command(&["--file", "-"]);
         let import = import
@@ -487,7 +491,8 @@ impl World {
     }
 }
 
-/// Waits for the end of an import that prints little; also the most kilobytes that it was seen to have.
+/// Waits for the end of an import that prints little; also the most kilobytes that it was seen to
+/// have.
 fn finish(mut import: Child) -> (Ran, u64) {
     let started = Instant::now();
     let mut peak = 0;

@@ -1,8 +1,8 @@
-//! Many who open one large document at once share one encoded state, and half of them send it back as published
-//! clients do.
+//! Many who open one large document at once share one encoded state, and half of them send it back
+//! as published clients do.
 //!
-//! Small by default. `JOINERS=200 JOIN_MEGABYTES=10 MESHAGENT_BIN=target/release/meshagent cargo test -p meshagent-cli
-//! joiners` is the full size.
+//! Small by default. `JOINERS=200 JOIN_MEGABYTES=10 MESHAGENT_BIN=target/release/meshagent cargo
+//! test -p meshagent-cli joiners` is the full size.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hasher as _};
@@ -34,7 +34,8 @@ fn joiners_share_one_encoded_state() {
     let _machine = alone();
     let joiners: u32 = setting("JOINERS", 40);
     let megabytes: usize = setting("JOIN_MEGABYTES", 2);
-    // What the server may hold of messages that are under way to it; the echoes together are far more.
+    // What the server may hold of messages that are under way to it; the echoes together are far
+    // more.
     let receive_bytes = (3 * megabytes) << 20;
     let home = TempDir::new().unwrap();
     let options = ["--max-receive-bytes", &receive_bytes.to_string()];
@@ -115,9 +116,10 @@ async fn run(server: &Server, joiners: u32, megabytes: usize, receive_bytes: usi
         unread * 2.0 >= f64::from(joiners),
         "{unread} echoes were known by their bytes"
     );
-    // What the document is sent as, twice over; what is under way from those who echo; of each connection its message's
-    // first part, its queue's own part and its buffers; and what the allocator and the threads have at hand, which is
-    // more on a machine that has other work, where pages are given back late.
+    // What the document is sent as, twice over; what is under way from those who echo; of each
+    // connection its message's first part, its queue's own part and its buffers; and what the
+    // allocator and the threads have at hand, which is more on a machine that has other work, where
+    // pages are given back late.
     let bound = before
         + (4 * state_bytes as u64 + 2 * receive_bytes as u64) / 1024
         + 256 * u64::from(joiners)

@@ -1,7 +1,9 @@
-//! The server killed at random moments while people edit: what anybody was told or shown is there again.
+//! The server killed at random moments while people edit: what anybody was told or shown is there
+//! again.
 //!
-//! `KILLS=1000 KILL_SEED=7 cargo test -p meshagent-cli kill` runs for longer, or otherwise. The seed says when the
-//! server is killed and what is edited; how far the edits come until then is up to the machine.
+//! `KILLS=1000 KILL_SEED=7 cargo test -p meshagent-cli kill` runs for longer, or otherwise. The
+//! seed says when the server is killed and what is edited; how far the edits come until then is up
+//! to the machine.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -27,8 +29,9 @@ const DOCUMENTS: [&str; 3] = ["a.document", "b.document", "c.document"];
 const WRITERS: u64 = 6;
 /// Nothing here takes this long; a test that hangs fails.
 const PATIENCE: Duration = Duration::from_mins(5);
-/// What is acknowledged before a server is killed that was not killed at its start: at least so much, and below so much
-/// more. By the amount and not by the clock, so that a slow machine proves as much as a fast one.
+/// What is acknowledged before a server is killed that was not killed at its start: at least so
+/// much, and below so much more. By the amount and not by the clock, so that a slow machine proves
+/// as much as a fast one.
 const TOLD: u64 = 10;
 const MORE_TOLD: u64 = 80;
 
@@ -65,7 +68,8 @@ fn what_anybody_was_told_or_shown_survives_a_kill() {
 
     let mut audits = 0;
     for kill in 0..kills {
-        // One in four is killed wherever it is, perhaps while it starts, with everybody at its door.
+        // One in four is killed wherever it is, perhaps while it starts, with everybody at its
+        // door.
         if random.below(4) == 0 {
             ledger.is_audited.store(false, Ordering::SeqCst);
             let mut server = serve(home.path(), port)
@@ -144,7 +148,8 @@ struct Ledger {
 
 /// What is known of one document.
 struct Known {
-    /// All updates of which the server has said that it has them, by an acknowledgement or by showing them.
+    /// All updates of which the server has said that it has them, by an acknowledgement or by
+    /// showing them.
     replica: MeshDocument,
     /// Elements whose insertion was acknowledged.
     inserted: BTreeSet<String>,
@@ -201,7 +206,8 @@ fn replica(client_id: u64) -> MeshDocument {
     MeshDocument::new(MeshSchema::builtin("document").unwrap(), client_id)
 }
 
-/// Looks at all that the ledger knows of the documents that are edited, and at the newest of those that were created.
+/// Looks at all that the ledger knows of the documents that are edited, and at the newest of those
+/// that were created.
 async fn audit(url: &str, ledger: &Ledger, kill: u64, newest: usize) {
     let look = async {
         let client = Connection::connect(url, &token("auditor")).await.unwrap();
@@ -313,7 +319,8 @@ async fn next(stream: &mut SyncStream) -> Option<Vec<u8>> {
     }
 }
 
-/// Edits a document until the connection is lost; then the same or another one, with what it has or from scratch.
+/// Edits a document until the connection is lost; then the same or another one, with what it has or
+/// from scratch.
 async fn write(url: String, ledger: Arc<Ledger>, mut random: Random) {
     let mut kept: Option<(&'static str, MeshDocument)> = None;
     loop {
@@ -326,7 +333,8 @@ async fn write(url: String, ledger: Arc<Ledger>, mut random: Random) {
             continue;
         };
         take_up(&ledger, path, &mut document, stream.state());
-        // As all published clients do. It brings back what was not acknowledged before the connection was lost.
+        // As all published clients do. It brings back what was not acknowledged before the
+        // connection was lost.
         let mut update = Some(document.encode_state());
         loop {
             if let Some(update) = &update
@@ -370,8 +378,8 @@ fn take_up(ledger: &Ledger, path: &'static str, document: &mut MeshDocument, upd
 async fn send(ledger: &Ledger, path: &'static str, stream: &SyncStream, update: &[u8]) -> bool {
     match stream.send(update).await {
         Ok(acknowledgement) => {
-            // A notice would say that something is missing that the server had shown, or was repaired.
-            // That some of it is deleted already is no loss.
+            // A notice would say that something is missing that the server had shown, or was
+            // repaired. That some of it is deleted already is no loss.
             let notice = acknowledgement
                 .notice
                 .filter(|notice| notice.get("deleted").is_none());
@@ -384,7 +392,8 @@ async fn send(ledger: &Ledger, path: &'static str, stream: &SyncStream, update: 
     }
 }
 
-/// Makes an edit. Insertions and deletions are sent here, to be noted by their `$id`; others are returned.
+/// Makes an edit. Insertions and deletions are sent here, to be noted by their `$id`; others are
+/// returned.
 async fn edit(
     ledger: &Ledger,
     path: &'static str,

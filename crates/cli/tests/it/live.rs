@@ -337,11 +337,11 @@ fn drafts(home: &Home) -> Vec<PathBuf> {
     files.filter(is_draft).collect()
 }
 
-/// What was written did not get into the document: a hint says in which file it is, and there it is. Ends with that
-/// the file is gone.
+/// What was written did not get into the document: a hint says in which file it is, and there it
+/// is. Ends with that the file is gone.
 #[track_caller]
 fn kept(home: &Home, stderr: &str, written: &str) {
-    let hint = stderr.split("what you wrote is in ").nth(1);
+    let hint = stderr.split("your text is in ").nth(1);
     let path = hint.unwrap_or_else(|| panic!("{stderr}"));
     let path = Path::new(path.lines().next().unwrap());
     assert_eq!(drafts(home), [path], "{stderr}");
@@ -406,14 +406,18 @@ fn what_the_schema_forbids_is_said_and_kept() {
     refused(&ran, 2, &["not valid JSON"]);
     kept(&home, &ran.stderr, "nonsense");
     let ran = edit(&home, "sed -i s/milk/tea/ \"$1\"; exit 3");
-    refused(&ran, 1, &["the editor ended with"]);
+    refused(&ran, 1, &["the editor failed"]);
     kept(&home, &ran.stderr, "tea");
     let ran = edit(&home, "exit 3");
-    refused(&ran, 1, &["the editor ended with", "\nhint: "]);
+    refused(&ran, 1, &["the editor failed", "\nhint: "]);
     assert!(drafts(&home).is_empty(), "nothing was written");
     assert_eq!(home.get("plan"), PLAN);
     let mut command = home.command(&["sync", "edit", "plan"]);
-    refused(&crate::run(&mut command), 2, &["there is no editor"]);
+    refused(
+        &crate::run(&mut command),
+        2,
+        &["error: no editor: VISUAL and EDITOR are not set"],
+    );
 }
 
 #[test]
@@ -461,7 +465,7 @@ fn what_the_server_takes_out_again_is_kept() {
         &ran,
         1,
         &[
-            "\"plan\" is not as you wrote it: others changed \"plan\"",
+            "your changes to \"plan\" were not saved: others changed \"plan\"",
             "  /doc/children/3/item: ",
         ],
     );
@@ -544,8 +548,8 @@ impl OnTheWay {
     }
 }
 
-/// What `edit` says, and with which code it ends, when the server's answer is lost; meanwhile somebody else applies
-/// this patch.
+/// What `edit` says, and with which code it ends, when the server's answer is lost; meanwhile
+/// somebody else applies this patch.
 fn edit_without_an_answer(home: &Home, mine: &Value, theirs: &Value) -> (Option<i32>, String) {
     let way = Way::to(home.server().url());
     let wait = format!("touch open; until [ -e go ]; do sleep 0.05; done; echo '{mine}' > \"$1\"");
@@ -583,7 +587,8 @@ fn what_the_server_takes_out_is_kept_although_its_answer_is_lost() {
     let theirs = json!([{ "op": "add", "path": "/doc/children/0", "value": item("theirs") }]);
     let (code, said) = edit_without_an_answer(&home, &mine, &theirs);
     assert_eq!(code, Some(1), "{said}");
-    let error = "\nerror: \"plan\" may not be as you wrote it: the server's answer was lost";
+    let error = "\nerror: your changes to \"plan\" may not have been saved: \
+                 the server's answer was lost";
     assert!(said.contains(error), "{said}");
     kept(&home, &said, "mine");
     assert!(!home.get("plan").contains("mine"));
@@ -631,9 +636,9 @@ fn edit_waits_for_a_lost_server_and_not_for_ever() {
         let code = if is_interrupted { 130 } else { 5 };
         assert_eq!(child.wait().unwrap().code(), Some(code), "{said}");
         // It may have been stored; nobody heard.
-        let error = "\nerror: \"plan\" may not be as you wrote it: ";
+        let error = "\nerror: your changes to \"plan\" may not have been saved: ";
         assert!(said.contains(error), "{said}");
-        assert!(said.contains("\nhint: look at the document"), "{said}");
+        assert!(said.contains("\nhint: check the document"), "{said}");
         kept(&home, &said, "tea");
     }
 }
@@ -653,7 +658,7 @@ fn edit_does_not_know_what_became_of_it_when_the_room_is_closed_to_it() {
     let home = home.after_kill();
     stderr.read_to_string(&mut said).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(4), "{said}");
-    let error = "\nerror: \"plan\" may not be as you wrote it: ";
+    let error = "\nerror: your changes to \"plan\" may not have been saved: ";
     assert!(said.contains(error), "{said}");
     kept(&home, &said, "tea");
 }
@@ -734,7 +739,7 @@ impl AtTerminal {
     }
 
     fn when_asked(mut self, answer: impl FnOnce(&mut Self)) -> crate::Ran {
-        const QUESTION: &str = "Enter opens the editor again";
+        const QUESTION: &str = "Press Enter to edit again";
         let mut stderr = self.child.stderr.take().unwrap();
         let mut said = String::new();
         let mut byte = [0];

@@ -1,5 +1,5 @@
-//! The real binary: its arguments, its environment, its exit codes and what it prints. What the server does once
-//! it runs is tested elsewhere.
+//! The real binary: its arguments, its environment, its exit codes and what it prints. What the
+//! server does once it runs is tested elsewhere.
 
 #![expect(
     clippy::unwrap_used,
@@ -45,8 +45,8 @@ const SECRET: &str = "a-secret-with-dashes-and-enough-length-0123456789";
 /// Before the tokens of the vectors end.
 const NOW: u64 = 1_900_000_000;
 
-/// The binary, or the one that `MESHAGENT_BIN` names, at home in an empty directory, with no variable that tells it
-/// anything.
+/// The binary, or the one that `MESHAGENT_BIN` names, at home in an empty directory, with no
+/// variable that tells it anything.
 fn meshagent(home: &Path, arguments: &[&str]) -> Command {
     let named = std::env::var_os("MESHAGENT_BIN");
     let mut command = Command::new(named.unwrap_or_else(|| env!("CARGO_BIN_EXE_meshagent").into()));

@@ -1,4 +1,5 @@
-//! Documents come and go: when the last participant has left them, the process is as small as before.
+//! Documents come and go: when the last participant has left them, the process is as small as
+//! before.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -62,8 +63,8 @@ fn memory_returns_when_documents_are_let_go() {
     server.terminate();
 }
 
-/// `MEMORY_DOCUMENTS=100000 MESHAGENT_BIN=target/release/meshagent cargo test -p meshagent-cli opened_once` is the full
-/// size.
+/// `MEMORY_DOCUMENTS=100000 MESHAGENT_BIN=target/release/meshagent cargo test -p meshagent-cli
+/// opened_once` is the full size.
 #[test]
 fn documents_that_were_opened_once_leave_nothing_in_memory() {
     let _machine = alone();
@@ -87,7 +88,8 @@ fn documents_that_were_opened_once_leave_nothing_in_memory() {
 
 /// Enough for the caches of the database to be full and the allocator to have its pages.
 const WARM_UP: usize = 1_500;
-/// What the allocator may keep. A hundred bytes that stayed for each of 100,000 documents would be more.
+/// What the allocator may keep. A hundred bytes that stayed for each of 100,000 documents would be
+/// more.
 const NOISE_KILOBYTES: u64 = 8 << 10;
 
 /// Opens each document, some at a time, with a little content, and closes it again.
@@ -117,7 +119,8 @@ async fn open(client: &Connection, path: &str, content: Value) -> SyncStream {
     client.sync().open(&start).await.unwrap()
 }
 
-/// Waits until no document is in memory, and until the process gives no more back; what it then has.
+/// Waits until no document is in memory, and until the process gives no more back; what it then
+/// has.
 async fn let_go(server: &Server) -> u64 {
     nothing_is_open(server).await;
     let started = Instant::now();

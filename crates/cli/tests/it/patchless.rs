@@ -1,4 +1,5 @@
-//! `meshagent room sync update` with a server that has no tool `patch`: ours, behind a proxy that calls another tool instead.
+//! `meshagent room sync update` on a server without the tool `patch`: a proxy replaces the name of
+//! the tool.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -16,26 +17,26 @@ use crate::raw::masked_length;
 use crate::room::{Home, PLAN, json as parsed, refused};
 use crate::{Ran, run};
 
-/// A home whose commands can also be run against a server without the tool.
+/// A home with a proxy that hides the tool.
 struct Patchless {
     home: Home,
     url: String,
     seen: Arc<Seen>,
 }
 
-/// What has come through the proxy, and what is to happen there.
+/// Counts of requests in the proxy, and a command to run there.
 #[derive(Default)]
 struct Seen {
     /// Calls of the tool.
     patches: AtomicUsize,
     /// Updates of open documents.
     updates: AtomicUsize,
-    /// Run when the next of them has come, before the server gets it.
+    /// A command to run before the next update is forwarded.
     meanwhile: Mutex<Option<Command>>,
 }
 
 impl Patchless {
-    /// With the document `plan`.
+    /// Creates the document `plan`.
     fn new() -> Self {
         let home = Home::new();
         home.create("plan");
@@ -62,7 +63,7 @@ impl Patchless {
         ran
     }
 
-    /// The same with the tool.
+    /// The same without the proxy.
     fn update_by_tool(&self, patch: &Value, more: &[&str]) -> Ran {
         run(&mut command(&self.home, patch, more))
     }
@@ -82,7 +83,7 @@ fn command(home: &Home, patch: &Value, more: &[&str]) -> Command {
     home.command(&[&["sync", "update", "plan", "--patch", &patch], more].concat())
 }
 
-/// Passes on what both say until one of them leaves.
+/// Forwards data in both directions until one side closes.
 fn proxy(client: TcpStream, server: &str, seen: &Arc<Seen>) {
     let server = TcpStream::connect(server).unwrap();
     let to_client = Closing(client.try_clone().unwrap());
@@ -97,7 +98,7 @@ fn proxy(client: TcpStream, server: &str, seen: &Arc<Seen>) {
     });
 }
 
-/// Ends the connection when it is dropped, be it by a panic: nobody is to wait for the other half.
+/// Shuts down the connection when dropped, also by a panic, so that the other direction ends.
 struct Closing(TcpStream);
 
 impl Drop for Closing {
@@ -184,12 +185,12 @@ fn write_frame(mut server: &TcpStream, opcode: u8, payload: &[u8]) -> io::Result
 }
 
 #[test]
-fn change_is_the_smallest_and_what_others_write_meanwhile_stays() {
+fn change_is_minimal_and_keeps_concurrent_edits() {
     let patchless = Patchless::new();
     let before = patchless.get_with_ids();
 
-    // After the document was read for the patch, and before its change is there: another element, another attribute
-    // of the same one, and a new one.
+    // Between reading the document and sending the change, others change another element and
+    // another attribute of the same element, and add an element.
     let others = json!([
         { "op": "replace", "path": "/doc/children/1/item/s", "value": "rye bread" },
         { "op": "replace", "path": "/doc/children/0/item/n", "value": 3 },
@@ -227,9 +228,9 @@ fn change_is_the_smallest_and_what_others_write_meanwhile_stays() {
 }
 
 #[test]
-fn what_the_server_takes_out_again_is_told() {
+fn removed_parts_are_reported() {
     let patchless = Patchless::new();
-    // Both take the same $id, which only one may have.
+    // Both use the same $id, which must be unique.
     let item = |s: &str| json!({ "item": { "$id": "same", "s": s } });
     let add = |s| json!([{ "op": "add", "path": "/doc/children/0", "value": item(s) }]);
     let meanwhile = command(&patchless.home, &add("theirs"), &[]);
@@ -238,13 +239,13 @@ fn what_the_server_takes_out_again_is_told() {
     let words = [
         "others changed \"plan\"",
         "\n  /doc/children/",
-        "\nhint: look at the document, and patch it again",
+        "\nhint: check the document, and patch it again",
     ];
     refused(&ran, 1, &words);
 }
 
 #[test]
-fn failures_are_those_of_the_tool_and_change_nothing() {
+fn failures_match_the_tool_and_change_nothing() {
     let patchless = Patchless::new();
     let before = patchless.get_with_ids();
     let good = json!({ "op": "remove", "path": "/doc/children/0" });
@@ -259,21 +260,21 @@ fn failures_are_those_of_the_tool_and_change_nothing() {
             json!({ "op": "test", "path": "/doc/title", "value": "Another" }),
             "operation 1: the value at \"/doc/title\" is not the",
         ),
-        // By the schema: an attribute, a type, and a tag.
+        // Violations of the schema: an attribute, a type, and a tag.
         (
             1,
             json!({ "op": "add", "path": "/doc/colour", "value": "red" }),
-            "breaks the schema in 1 place:\n  /doc/colour: ",
+            "violates the schema in 1 place:\n  /doc/colour: ",
         ),
         (
             1,
             json!({ "op": "add", "path": "/doc/children/0/item/n", "value": "two" }),
-            "breaks the schema in 1 place:\n  /doc/children/0/item/n: ",
+            "violates the schema in 1 place:\n  /doc/children/0/item/n: ",
         ),
         (
             1,
             json!({ "op": "add", "path": "/doc/children/-", "value": { "task": {} } }),
-            "breaks the schema in 1 place:\n  /doc/children/1",
+            "violates the schema in 1 place:\n  /doc/children/1",
         ),
         (2, json!({ "op": "frob" }), "operation 1 is malformed"),
     ] {
@@ -298,7 +299,7 @@ fn failures_are_those_of_the_tool_and_change_nothing() {
 }
 
 #[test]
-fn what_became_of_each_operation_is_told_without_a_version() {
+fn results_of_operations_are_printed_without_a_version() {
     let patchless = Patchless::new();
     let before = patchless.get_with_ids();
     let patch = json!([
@@ -334,7 +335,7 @@ fn what_became_of_each_operation_is_told_without_a_version() {
     let left = r#"{"doc": {"title": "Plan", "children": [{"item": {"s": "bread"}}]}}"#;
     assert_eq!(patchless.home.get("plan"), left);
 
-    // What comes to nothing is not sent.
+    // An empty change is not sent.
     let updates = patchless.updates();
     let nothing = json!([patch[0], patch[1]]);
     let ran = patchless.update(&nothing, &["--json"]);
@@ -344,7 +345,7 @@ fn what_became_of_each_operation_is_told_without_a_version() {
 }
 
 #[test]
-fn version_that_nobody_can_compare_is_refused() {
+fn if_version_is_refused_without_the_tool() {
     let patchless = Patchless::new();
     let seen = patchless.home.done(&["sync", "get", "plan", "--version"]);
     let version = parsed(&seen)["version"].as_str().unwrap().to_owned();
@@ -352,9 +353,9 @@ fn version_that_nobody_can_compare_is_refused() {
     for more in [&[][..], &["--json"], &["--dry-run"]] {
         let more = [&["--if-version", &version], more].concat();
         let words = [
-            "can't update \"plan\" only if its version is",
-            "can't compare versions",
-            "\nhint: nothing was changed; leave out --if-version",
+            "can't update \"plan\" if its version is",
+            "does not support versions",
+            "\nhint: nothing was changed; omit --if-version",
         ];
         refused(&patchless.update(&patch, &more), 1, &words);
     }

@@ -1,4 +1,5 @@
-//! A room's socket without any client library: reads when the test says so, and keeps nothing that it has read.
+//! A room's socket without any client library: reads when the test says so, and keeps nothing that
+//! it has read.
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -23,7 +24,8 @@ pub(crate) struct Incoming {
 }
 
 impl RawSocket {
-    /// Joins the room `room`. The system is to buffer no more than `receive_buffer` bytes for it, if it says how many.
+    /// Joins the room `room`. The system is to buffer no more than `receive_buffer` bytes for it,
+    /// if it says how many.
     pub(crate) async fn join(server: &str, name: &str, receive_buffer: Option<u32>) -> Self {
         let host = server.trim_start_matches("http://");
         let socket = TcpSocket::new_v4().unwrap();
@@ -176,7 +178,8 @@ impl RawSocket {
     }
 }
 
-/// The length of a masked frame's payload, in its shortest form, which is the only one that a server takes.
+/// The length of a masked frame's payload, in its shortest form, which is the only one that a
+/// server takes.
 pub(crate) fn masked_length(length: usize) -> Vec<u8> {
     let mut head = Vec::with_capacity(9);
     if let Some(short) = u8::try_from(length).ok().filter(|short| *short < 126) {

@@ -1,19 +1,24 @@
-//! The files of `meshagent serve`, by which the other commands find the server and its key.
+//! The files of `meshagent serve` that name the server and its key for other commands.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 use crate::{KEY, meshagent, run};
 
+/// No step takes this long; a test that hangs fails.
+const PATIENCE: Duration = Duration::from_mins(1);
+
 /// A server; killed when the test fails.
 pub(crate) struct Server {
     child: Child,
-    /// What it printed up to the line that says it is ready.
+    /// Its output up to the line that says that it is ready.
     lines: Vec<String>,
 }
 
@@ -57,7 +62,7 @@ impl Server {
         assert!(sent.unwrap().success());
     }
 
-    /// How the process ended, if it has.
+    /// The exit status of the process, if it has ended.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }
@@ -79,7 +84,7 @@ fn serve(home: &Path) -> Command {
     meshagent(home, &["serve", "--listen", "127.0.0.1:0"])
 }
 
-/// A server's command under a limit of the shell's `ulimit`.
+/// The command of a server with a limit set by the shell's `ulimit`.
 pub(crate) fn under_limit(serve: &Command, home: &Path, limit: &str) -> Command {
     let mut command = Command::new("sh");
     command
@@ -98,7 +103,7 @@ pub(crate) fn serve_with(home: &Path, options: &[&str]) -> Command {
     serve_at(home, "127.0.0.1:0", options)
 }
 
-/// The same on an address of one's choice.
+/// The same with an address.
 pub(crate) fn serve_at(home: &Path, listen: &str, options: &[&str]) -> Command {
     let mut command = meshagent(home, &["serve", "--listen", listen, "--data-dir", "data"]);
     command
@@ -121,7 +126,7 @@ const CONNECT: [&str; 9] = [
 ];
 
 #[test]
-fn default_server_and_its_key_are_found_without_any_variable() {
+fn commands_find_the_default_server_and_its_key() {
     let home = TempDir::new().unwrap();
     let server = Server::start(&mut serve(home.path()));
     let exported = |name: &str| {
@@ -184,7 +189,7 @@ fn default_server_and_its_key_are_found_without_any_variable() {
     server.kill();
     let ran = run(&mut meshagent(home.path(), &CONNECT));
     assert!(
-        ran.code == Some(5) && ran.stderr.contains("no server answers"),
+        ran.code == Some(5) && ran.stderr.contains("does not answer"),
         "{}",
         ran.stderr
     );
@@ -196,6 +201,24 @@ fn default_server_and_its_key_are_found_without_any_variable() {
         "{}",
         ran.stderr
     );
+}
+
+/// As after a full disk: the file can't be written at the start, and later it can.
+#[test]
+fn server_file_is_written_as_soon_as_possible() {
+    let home = TempDir::new().unwrap();
+    let file = home.path().join("data/server.json");
+    // A directory in place of the file.
+    fs::create_dir_all(&file).unwrap();
+    let server = Server::start(&mut serve_with(home.path(), &[]));
+    fs::remove_dir(&file).unwrap();
+    let start = Instant::now();
+    while !fs::read_to_string(&file).is_ok_and(|text| text.contains(server.url())) {
+        assert!(start.elapsed() < PATIENCE, "server.json was not written");
+        thread::sleep(Duration::from_millis(50));
+    }
+    server.terminate();
+    assert!(!file.exists());
 }
 
 #[test]
@@ -223,7 +246,7 @@ fn damaged_credentials_are_not_replaced() {
 }
 
 #[test]
-fn a_first_start_that_fails_at_its_port_makes_no_key() {
+fn first_start_on_a_used_port_creates_no_key() {
     let home = TempDir::new().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
@@ -237,7 +260,7 @@ fn a_first_start_that_fails_at_its_port_makes_no_key() {
         ran.code,
         ran.stderr
     );
-    // The next start is the first one that has something to say.
+    // The next start creates and prints the key.
     let server = Server::start(&mut serve(home.path()));
     let exports = server
         .lines
@@ -247,7 +270,7 @@ fn a_first_start_that_fails_at_its_port_makes_no_key() {
 }
 
 #[test]
-fn what_a_start_refuses_is_said_once() {
+fn failed_start_prints_its_reason_once() {
     let home = TempDir::new().unwrap();
     let file = |directory: &str, name: &str, content: &str| {
         let directory = home.path().join(directory);
@@ -275,7 +298,7 @@ fn what_a_start_refuses_is_said_once() {
     assert_eq!(
         start("tätig", None),
         "error: the data directory tätig is in use by another running server\n\
-         hint: stop it, or name another directory by --data-dir"
+         hint: stop that server, or pass another directory with --data-dir"
     );
     file(
         "fremd",
@@ -285,23 +308,23 @@ fn what_a_start_refuses_is_said_once() {
     assert_eq!(
         start("fremd", None),
         "error: can't open the database fremd/meshagent.db: file is not a database\n\
-         hint: put a backup of it in its place, or name another directory by --data-dir"
+         hint: put a backup in its place, or pass another directory with --data-dir"
     );
     file("leer", "meshagent.open", "");
     assert_eq!(
         start("leer", None),
-        "error: leer/meshagent.db is missing, but leer/meshagent.open says that it was there\n\
-         hint: put the database back, or name another directory by --data-dir"
+        "error: leer/meshagent.db is missing, although leer/meshagent.open shows that it existed\n\
+         hint: put the database back, or pass another directory with --data-dir"
     );
     assert_eq!(
         start("schlüssel", Some("geheim")),
-        "error: MESHAGENT_API_KEY is not an API key: an API key begins with `ma-`\n\
-         hint: the first start of `meshagent serve` prints the key of its server"
+        "error: MESHAGENT_API_KEY is not a valid API key: an API key begins with `ma-`\n\
+         hint: the first start of `meshagent serve` prints the API key of its server"
     );
 }
 
 #[test]
-fn the_log_writes_a_room_in_one_way() {
+fn log_formats_rooms_uniformly() {
     let home = TempDir::new().unwrap();
     let log = home.path().join("log");
     let mut command = serve(home.path());

@@ -1,5 +1,5 @@
-//! A reader that stops reading for half a minute while others write: it costs little memory and nobody any time, and
-//! when it reads again it gets what it missed as one difference.
+//! A reader that stops reading for half a minute while others write: it costs little memory and
+//! nobody any time, and when it reads again it gets what it missed as one difference.
 //!
 //! `SLOW_SECONDS=120 cargo test -p meshagent-cli slow_reader` lets it stop for longer.
 
@@ -23,7 +23,8 @@ use crate::stress::{alone, metric, resident_kilobytes, room_url, setting, token}
 use crate::{KEY, meshagent};
 
 const WRITERS: u64 = 2;
-/// Elements whose texts are written again and again, so that much is sent and the document stays small.
+/// Elements whose texts are written again and again, so that much is sent and the document stays
+/// small.
 const ELEMENTS: usize = 8;
 const TEXT_BYTES: usize = 32 << 10;
 /// Time between two updates of a writer; the machine has other tests to run.
@@ -112,7 +113,8 @@ async fn run(server: &Server) {
         timeout(PATIENCE, task).await.unwrap().unwrap();
     }
 
-    // Whoever waits for it waits for half a minute; the rest is what others do on the machine, which may change meanwhile.
+    // Whoever waits for it waits for half a minute; the rest is what others do on the machine,
+    // which may change meanwhile.
     let (usual, meanwhile) = (percentile(&before, 50), percentile(&during, 50));
     assert!(
         meanwhile <= usual * 4 + Duration::from_millis(500),

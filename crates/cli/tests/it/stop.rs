@@ -1,4 +1,5 @@
-//! The end of `meshagent serve`: some seconds after its grace the process is gone, whatever its peers do.
+//! The end of `meshagent serve`: some seconds after its grace the process is gone, whatever its
+//! peers do.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;

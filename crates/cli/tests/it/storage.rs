@@ -7,9 +7,9 @@ use serde_json::json;
 use crate::room::{Home, json as parsed, refused};
 
 #[test]
-fn files_are_copied_listed_moved_and_removed() {
+fn copy_list_move_and_remove_files() {
     let home = Home::new();
-    // More than one chunk of an upload, and no text.
+    // Binary data, larger than one chunk of an upload.
     let data: Vec<u8> = (0..600_000_u32).map(|n| (n * 7 % 251) as u8).collect();
     fs::create_dir_all(home.path().join("site/sub")).unwrap();
     fs::write(home.path().join("site/big.bin"), &data).unwrap();
@@ -91,7 +91,7 @@ fn files_are_copied_listed_moved_and_removed() {
     refused(
         &home.run(&["storage", "cp", "absent", "room://x"]),
         2,
-        &["absent", "hint: what is in the room"],
+        &["absent", "hint: paths in the room need the prefix room://"],
     );
     refused(
         &home.run(&["storage", "cp", "a.txt", "b.txt", "room://x"]),
@@ -101,7 +101,7 @@ fn files_are_copied_listed_moved_and_removed() {
 }
 
 #[test]
-fn streams_stand_for_files() {
+fn cp_reads_stdin_and_writes_stdout() {
     let home = Home::new();
     let copied = home.done_with(&["storage", "cp", "-", "room://now.txt"], b"now\n");
     assert_eq!(copied, "Copied 'stdin' to 'now.txt'\n");
@@ -115,7 +115,7 @@ fn streams_stand_for_files() {
 }
 
 #[test]
-fn existence_is_said_and_told_by_the_exit_code() {
+fn exists_prints_and_exits_with_the_result() {
     let home = Home::new();
     home.done_with(&["storage", "cp", "-", "room://a/b"], b"x");
     for path in ["a", "a/b", "room://a/b"] {
@@ -135,7 +135,7 @@ fn existence_is_said_and_told_by_the_exit_code() {
 }
 
 #[test]
-fn documents_are_listed_and_moved_but_not_copied() {
+fn documents_are_listed_and_moved_and_not_copied() {
     let home = Home::new();
     home.create("plan");
     let before = home.get("plan");
@@ -151,12 +151,12 @@ fn documents_are_listed_and_moved_but_not_copied() {
     home.done_with(&["storage", "cp", "-", "room://old/z"], b"z");
     refused(&home.run(&["storage", "get", "old/plan"]), 1, &refusal);
     refused(&home.run(&["storage", "get", "old"]), 1, &["folder"]);
-    // What is no document is copied all the same.
+    // Other files are copied.
     let ran = home.run(&["storage", "cp", "-r", "room://old", "copy", "--quiet"]);
     refused(&ran, 1, &["old/plan", "sync export"]);
     assert!(home.path().join("copy/z").exists() && !home.path().join("copy/plan").exists());
     assert_eq!(home.get("old/plan"), before);
-    // And a file is no document.
+    // `delete` refuses a file.
     home.done_with(&["storage", "cp", "-", "room://file"], b"x");
     refused(&home.run(&["sync", "delete", "file"]), 1, &["storage rm"]);
     assert_eq!(
@@ -165,9 +165,9 @@ fn documents_are_listed_and_moved_but_not_copied() {
     );
 }
 
-/// Its content could not be brought back, and whoever asks to replace a file may not know what is there.
+/// The content of a replaced document would be lost, and `--overwrite` is meant for files.
 #[test]
-fn no_document_is_replaced_by_what_is_moved() {
+fn mv_never_replaces_a_document() {
     let home = Home::new();
     home.done_with(&["storage", "cp", "-", "room://in.txt"], b"file");
     home.create("lists/shopping");
@@ -184,7 +184,7 @@ fn no_document_is_replaced_by_what_is_moved() {
         let mv = ["storage", "mv", source, destination, "--overwrite"];
         refused(&home.run(&mv), 1, &words);
     }
-    // Nor by one of the files of a folder.
+    // Nor by a file in a moved folder.
     home.done_with(
         &["storage", "cp", "-", "room://new/lists/shopping"],
         b"file",
@@ -204,7 +204,7 @@ fn no_document_is_replaced_by_what_is_moved() {
     assert_eq!(home.get("lists/shopping"), before);
     assert_eq!(home.done(&["storage", "get", "in.txt"]), "file");
 
-    // Nor below a document, whose path may be that of a folder as well.
+    // Nor by a folder with the path of a document.
     home.create("lists/shopping/week");
     home.done_with(&["storage", "cp", "-", "room://shopping/week"], b"file");
     refused(
@@ -213,7 +213,7 @@ fn no_document_is_replaced_by_what_is_moved() {
         &["\"lists/shopping/week\" is a live document"],
     );
 
-    // What isn't in the way is left alone, and files are replaced.
+    // Other documents are kept, and files are replaced.
     home.done_with(&["storage", "cp", "-", "room://lists/a"], b"old");
     home.done(&["storage", "rm", "new/lists/shopping"]);
     home.done(&["storage", "mv", "new/lists", "", "--overwrite"]);

@@ -1,4 +1,5 @@
-//! What the tests of a server under stress share: tokens, numbers from a seed, a look at the process.
+//! What the tests of a server under stress share: tokens, numbers from a seed, a look at the
+//! process.
 
 use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -40,8 +41,8 @@ pub(crate) fn setting<T: FromStr>(name: &str, default: T) -> T {
     value
 }
 
-/// A port that nobody listens on, below those that the system gives to outgoing connections: a client that tries to
-/// reach a server which is not there yet could else connect to itself.
+/// A port that nobody listens on, below those that the system gives to outgoing connections: a
+/// client that tries to reach a server which is not there yet could else connect to itself.
 pub(crate) fn quiet_port(random: &mut Random) -> u16 {
     loop {
         let port = u16::try_from(10_000 + random.below(20_000)).unwrap();

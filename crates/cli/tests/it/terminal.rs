@@ -32,7 +32,8 @@ impl Terminal {
         end.into()
     }
 
-    /// What was written since, until no command has the terminal any more; with line ends as they were written.
+    /// What was written since, until no command has the terminal any more; with line ends as they
+    /// were written.
     pub(crate) fn read_to_end(&mut self) -> String {
         let mut bytes = Vec::new();
         // Ends with an error where the other end is closed.

@@ -1,4 +1,5 @@
-//! A server behind a proxy that speaks TLS: for the commands, and for the client, which trust whom they are told to.
+//! A server behind a proxy that speaks TLS: for the commands, and for the client, which trust whom
+//! they are told to.
 
 use std::fs;
 use std::net::SocketAddr;

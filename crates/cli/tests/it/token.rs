@@ -33,7 +33,7 @@ fn token(home: &Path, spec: &str, arguments: &[&str]) -> Ran {
 }
 
 #[test]
-fn file_becomes_a_token() {
+fn file_is_signed_as_a_token() {
     let home = TempDir::new().unwrap();
     let ran = token(home.path(), SPEC, &["--key", KEY]);
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
@@ -57,7 +57,7 @@ fn file_becomes_a_token() {
 }
 
 #[test]
-fn vectors_token_comes_out_to_the_byte() {
+fn token_equals_the_golden_vector() {
     let vectors = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/vectors/tokens.json");
     let vectors: serde_json::Value = serde_json::from_slice(&fs::read(vectors).unwrap()).unwrap();
     for name in ["agent", "user"] {
@@ -78,7 +78,7 @@ fn vectors_token_comes_out_to_the_byte() {
             "api": scope("api"),
         });
         let home = TempDir::new().unwrap();
-        // JSON is YAML too.
+        // JSON is valid YAML.
         let ran = token(home.path(), &spec.to_string(), &["--key", KEY]);
         assert_eq!(
             ran.stdout.trim_end(),
@@ -90,7 +90,7 @@ fn vectors_token_comes_out_to_the_byte() {
 }
 
 #[test]
-fn output_file_is_for_its_owner_only() {
+fn only_the_owner_can_read_the_output_file() {
     let home = TempDir::new().unwrap();
     let output = home.path().join("token.jwt");
     fs::write(&output, "old").unwrap();
@@ -111,7 +111,7 @@ fn output_file_is_for_its_owner_only() {
 }
 
 #[test]
-fn output_file_keeps_nobody_elses_rights() {
+fn replaced_output_file_drops_old_permissions() {
     let home = TempDir::new().unwrap();
     let (real, link) = (home.path().join("real"), home.path().join("link"));
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -119,7 +119,7 @@ fn output_file_keeps_nobody_elses_rights() {
         let output = path.to_str().unwrap();
         token(home.path(), SPEC, &["--key", KEY, "--output", output])
     };
-    // A file that others may read, and a reader that has it open already.
+    // A file that others may read, and that a reader has open.
     fs::write(&real, "old").unwrap();
     fs::set_permissions(&real, PermissionsExt::from_mode(0o666)).unwrap();
     let mut reader = fs::File::open(&real).unwrap();
@@ -129,7 +129,7 @@ fn output_file_keeps_nobody_elses_rights() {
     reader.read_to_string(&mut seen).unwrap();
     assert_eq!(seen, "old");
 
-    // A link to a file is refused, as is one that leads nowhere: whoever made it chose the place.
+    // Links to a file or to nothing are refused, because their creator chose the target.
     fs::set_permissions(&real, PermissionsExt::from_mode(0o644)).unwrap();
     for target in [real.as_path(), Path::new("nowhere")] {
         let _gone = fs::remove_file(&link);
@@ -146,7 +146,7 @@ fn output_file_keeps_nobody_elses_rights() {
         assert!(!home.path().join("nowhere").exists());
     }
 
-    // Everybody may make links there.
+    // Everybody may create links there.
     let shared = Path::new("/dev/shm");
     if shared.is_dir() {
         let place = TempDir::new_in(shared).unwrap();
@@ -161,7 +161,7 @@ fn output_file_keeps_nobody_elses_rights() {
 }
 
 #[test]
-fn secret_that_is_no_text_is_not_repeated() {
+fn secret_that_is_not_utf8_is_not_printed() {
     use std::os::unix::ffi::OsStrExt as _;
     let home = TempDir::new().unwrap();
     fs::write(home.path().join("spec.yaml"), SPEC).unwrap();
@@ -176,7 +176,7 @@ fn secret_that_is_no_text_is_not_repeated() {
 }
 
 #[test]
-fn output_may_be_a_pipe() {
+fn output_can_be_a_pipe() {
     let home = TempDir::new().unwrap();
     for output in ["-", "/dev/stdout"] {
         let ran = token(home.path(), SPEC, &["--key", KEY, "--output", output]);
@@ -186,7 +186,7 @@ fn output_may_be_a_pipe() {
 }
 
 #[test]
-fn key_comes_from_the_environment_whole_or_in_parts() {
+fn key_is_read_from_the_environment_whole_or_in_parts() {
     let home = TempDir::new().unwrap();
     let input = home.path().join("token.yaml");
     fs::write(&input, SPEC).unwrap();
@@ -209,7 +209,7 @@ fn key_comes_from_the_environment_whole_or_in_parts() {
     assert_eq!(
         ran.stderr,
         "error: MESHAGENT_SECRET contradicts MESHAGENT_API_KEY\n\
-         hint: unset MESHAGENT_SECRET: MESHAGENT_API_KEY says it all\n"
+         hint: unset MESHAGENT_SECRET; MESHAGENT_API_KEY contains its value\n"
     );
     let ran = run(base()
         .env("MESHAGENT_API_KEY", KEY)
@@ -229,7 +229,7 @@ fn key_comes_from_the_environment_whole_or_in_parts() {
 }
 
 #[test]
-fn wrong_files_are_refused_with_the_reason() {
+fn invalid_files_are_refused_with_a_reason() {
     let home = TempDir::new().unwrap();
     for (from, to, expected) in [
         ("version: v1", "version: v2", "v1"),
@@ -272,9 +272,9 @@ fn wrong_files_are_refused_with_the_reason() {
     );
 }
 
-/// A bound that is misspelt is no bound.
+/// A misspelt restriction would have no effect.
 #[test]
-fn misspelt_keys_of_a_scope_are_refused_with_the_nearest_one() {
+fn misspelt_scope_keys_are_refused_with_a_suggestion() {
     let home = TempDir::new().unwrap();
     for (api, expected) in [
         (
@@ -298,7 +298,7 @@ fn misspelt_keys_of_a_scope_are_refused_with_the_nearest_one() {
             "{messaging: {brodcast: false}}",
             "`brodcast` in `api.messaging`; did you mean `broadcast`?",
         ),
-        // Of toolkits that other servers have, too.
+        // Also keys for toolkits of other servers.
         (
             "{queues: {sends: []}}",
             "`sends` in `api.queues`; did you mean `send`?",
@@ -313,14 +313,14 @@ fn misspelt_keys_of_a_scope_are_refused_with_the_nearest_one() {
         ),
         (
             "{secrets: {list: true}}",
-            "`list` in `api.secrets`, which takes none",
+            "`list` in `api.secrets`; it has no keys",
         ),
-        ("{sync: {xyz: 1}}", "`xyz` in `api.sync`, which takes paths"),
+        ("{sync: {xyz: 1}}", "`xyz` in `api.sync`; known keys: paths"),
     ] {
         let (before, _) = SPEC.split_once("api:").unwrap();
         let ran = token(home.path(), &format!("{before}api: {api}"), &["--key", KEY]);
         assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""), "{api}");
-        let expected = format!("there is no key {expected}");
+        let expected = format!("unknown key {expected}");
         assert!(
             ran.stderr.contains(&expected),
             "{api}: no {expected}:\n{}",
@@ -329,10 +329,13 @@ fn misspelt_keys_of_a_scope_are_refused_with_the_nearest_one() {
     }
 }
 
-/// A server takes what newer SDKs may sign.
+/// Newer SDKs may sign keys that this server does not know.
 #[test]
-fn unknown_keys_of_a_signed_token_are_passed_over() {
-    let scope = serde_json::json!({ "newer": {}, "sync": { "paths": [{ "path": "a", "newer": 1 }], "newer": {} } });
+fn unknown_keys_of_a_signed_token_are_ignored() {
+    let scope = serde_json::json!({
+        "newer": {},
+        "sync": { "paths": [{ "path": "a", "newer": 1 }], "newer": {} }
+    });
     let mut signed = ParticipantToken::new("ada");
     let scope = ApiScope::from_json(&scope).unwrap();
     signed.grants.push(Grant::Api(Box::new(scope)));
@@ -341,9 +344,9 @@ fn unknown_keys_of_a_signed_token_are_passed_over() {
     assert!(sync.can_write("a") && !sync.can_read("b"));
 }
 
-/// Every key that the published SDK's `ParticipantTokenSpec` has, and its other names for `dataset`.
+/// All keys of the published SDK's `ParticipantTokenSpec`, including the aliases of `dataset`.
 #[test]
-fn published_keys_of_a_scope_are_taken() {
+fn published_scope_keys_are_accepted() {
     let home = TempDir::new().unwrap();
     let (before, _) = SPEC.split_once("api:").unwrap();
     for dataset in ["dataset", "datasets", "database"] {
@@ -360,18 +363,24 @@ const PUBLISHED: &str = "
   livekit: {breakout_rooms: [a]}
   queues: {send: [a], receive: null, list: true}
   messaging: {broadcast: true, list: true, send: false}
-  dataset: {tables: [{name: a, namespace: [b], write: true, read: true, alter: false}], list_tables: true}
-  sqlite: {databases: [{name: a, namespace: [b], create_table: true, drop: true, inspect: true, list_tables: true,
-    execute: true, tables: [{database: a, table: b, namespace: [c], write: true, read: true, alter: true}]}], create_database: false, list_databases: true}
-  memory: {list: true, memories: [{name: a, namespace: [b], permissions: {create: true, drop: true, inspect: true,
-    query: true, upsert: true, ingest: true, recall: true, optimize: true}}]}
+  dataset: {list_tables: true,
+    tables: [{name: a, namespace: [b], write: true, read: true, alter: false}]}
+  sqlite: {create_database: false, list_databases: true,
+    databases: [{name: a, namespace: [b], create_table: true, drop: true, inspect: true,
+      list_tables: true, execute: true,
+      tables: [{database: a, table: b, namespace: [c], write: true, read: true, alter: true}]}]}
+  memory: {list: true,
+    memories: [{name: a, namespace: [b],
+      permissions: {create: true, drop: true, inspect: true, query: true, upsert: true,
+        ingest: true, recall: true, optimize: true}}]}
   sync: {paths: [{path: a, read_only: true}]}
-  storage: {paths: [{path: a, read_only: true}], files: {paths: [{path: a, recursive: true, actions: [read],
-    excluded_paths: [a/b]}]}}
-  containers: {logs: true, pull: [a], run: [a], registry: {list: [a], pull: [a], run: [a], write: [a]}, use_containers: true}
+  storage: {paths: [{path: a, read_only: true}],
+    files: {paths: [{path: a, recursive: true, actions: [read], excluded_paths: [a/b]}]}}
+  containers: {logs: true, pull: [a], run: [a], use_containers: true,
+    registry: {list: [a], pull: [a], run: [a], write: [a]}}
   developer: {logs: true}
-  agents: {register_agent: true, register_public_toolkit: true, register_private_toolkit: true, call: true,
-    use_agents: true, use_tools: true, allowed_toolkits: [a]}
+  agents: {register_agent: true, register_public_toolkit: true, register_private_toolkit: true,
+    call: true, use_agents: true, use_tools: true, allowed_toolkits: [a]}
   llm: {models: [a]}
   admin: {config: true}
   secrets: {}

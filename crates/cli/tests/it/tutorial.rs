@@ -56,7 +56,8 @@ fn each_command_does_what_the_page_says() {
         &["serve", "--listen", "127.0.0.1:0"],
     ));
 
-    // One shell for all, for its variables and jobs; a mark after each command tells where its output ends.
+    // One shell for all, for its variables and jobs; a mark after each command tells where its
+    // output ends.
     let mut script = String::new();
     for step in &steps[1..] {
         script.push_str(&step.command);

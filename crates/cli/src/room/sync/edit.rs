@@ -137,7 +137,7 @@ impl Editing<'_> {
         if self.is_response_lost && !self.document.read(|d| written.is_in(d, shown)) {
             self.outcome = Outcome::Unknown;
             let message = "the server's answer was lost, and the document does not contain all of \
-                           your changes: the server removed what violates the schema in \
+                           your changes: the server removed parts that violated the schema in \
                            combination with edits of others, or others changed it afterwards";
             return Err(Failure::new(message).with_exit_code(REFUSED));
         }
@@ -224,8 +224,8 @@ impl Editing<'_> {
                 Some(event) = self.events.recv() => self.note(event),
                 Some(_) = statuses.changed() => {}
                 _ = interrupts.recv() => {
-                    let failure = Failure::new("interrupted before the server confirmed the change");
-                    return Err(failure.with_exit_code(INTERRUPTED));
+                    let message = "interrupted before the server confirmed the change";
+                    return Err(Failure::new(message).with_exit_code(INTERRUPTED));
                 }
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                     let seconds = RECONNECT_TIMEOUT.as_secs();

@@ -59,7 +59,7 @@ impl Draft {
             Outcome::Known => ("were not saved", "edit the document again"),
             Outcome::Unknown => (
                 "may not have been saved",
-                "check the document, and apply what is missing",
+                "check the document, and repeat the missing changes",
             ),
         };
         let message = format!("your changes to {path:?} {state}");
