@@ -1,4 +1,4 @@
-//! `meshagent room connect`, without a server: one that the environment names need not answer.
+//! `meshagent room connect`. With the URL in the environment, the server does not have to run.
 
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::ExitStatusExt as _;
@@ -21,7 +21,8 @@ fn connect(home: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-const SHOW: &str = r#"printf '%s\n' "$MESHAGENT_API_URL" "$MESHAGENT_PROJECT_ID" "$MESHAGENT_ROOM" "$MESHAGENT_TOKEN""#;
+const SHOW: &str = r#"printf '%s\n' "$MESHAGENT_API_URL" "$MESHAGENT_PROJECT_ID" \
+    "$MESHAGENT_ROOM" "$MESHAGENT_TOKEN""#;
 
 #[test]
 fn program_gets_what_an_sdk_needs() {
@@ -87,7 +88,7 @@ fn flags_shape_the_token_and_the_environment() {
     );
 }
 
-/// Who has the key can sign a token for anybody.
+/// The key could sign tokens for any participant.
 #[test]
 fn program_gets_the_token_and_never_the_key() {
     let home = TempDir::new().unwrap();
@@ -116,7 +117,7 @@ fn program_gets_the_token_and_never_the_key() {
         assert_eq!(names.contains(&"MESHAGENT_TOKEN"), template == "agent");
         assert!(names.contains(&"MESHAGENT_PROJECT_ID"));
     }
-    // What is asked for by name is the caller's decision.
+    // The caller may set it explicitly.
     let asked = [
         "-e",
         "MESHAGENT_SECRET=mine",
@@ -129,7 +130,7 @@ fn program_gets_the_token_and_never_the_key() {
 }
 
 #[test]
-fn exit_codes_are_the_programs() {
+fn exit_code_is_that_of_the_program() {
     let home = TempDir::new().unwrap();
     for code in [0, 1, 2, 7, 255] {
         let ran = run(&mut connect(
@@ -187,7 +188,7 @@ fn signals_reach_the_program() {
             .unwrap();
         assert!(kill.success());
         let status = child.wait().unwrap();
-        // A shell shows the last as 128 + 9.
+        // A shell reports the last one as 128 + 9.
         assert_eq!(
             (status.code(), status.signal()),
             (code, code.is_none().then_some(9)),
@@ -197,7 +198,7 @@ fn signals_reach_the_program() {
 }
 
 #[test]
-fn without_a_server_it_says_how_to_start_one() {
+fn missing_server_gets_a_hint() {
     let home = TempDir::new().unwrap();
     let mut command = meshagent(
         home.path(),

@@ -1,4 +1,4 @@
-//! What becomes of a server whose data directory is not what it was, or not the one that was meant.
+//! Servers with a changed, damaged or foreign data directory.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -18,14 +18,14 @@ use crate::serve::Server;
 use crate::stress::{http_get, room_url, token};
 use crate::{KEY, KEY_ID, PROJECT_ID, SECRET, meshagent};
 
-/// Nothing here takes this long.
+/// No step takes this long.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// In which time a server has to find out.
+/// Maximum time for a server to detect the change.
 const SECONDS: Duration = Duration::from_secs(5);
 
 const BEFORE: &[u8] = "vorher gesichert – 以前".as_bytes();
 
-/// What is done to the files below a running server, and what the next start says.
+/// A change to the files of a running server, and the result of the next start.
 struct Spoiled {
     what: &'static str,
     spoil: fn(&Path),
@@ -34,12 +34,12 @@ struct Spoiled {
 
 enum Restart {
     Refused(&'static str),
-    /// With what was there before, and a line in its log.
+    /// Starts with the old data, and logs this text.
     Served(&'static str),
 }
 
 #[test]
-fn server_whose_files_are_gone_acknowledges_nothing() {
+fn server_with_deleted_files_acknowledges_nothing() {
     for Spoiled {
         what,
         spoil,
@@ -97,7 +97,7 @@ fn server_whose_files_are_gone_acknowledges_nothing() {
 
             spoil(&data);
             let spoilt = Instant::now();
-            // Nobody writes, and the server finds out.
+            // The server detects it without a write.
             loop {
                 let (status, body) = http_get(server.url(), "/readyz").await;
                 if status == 503 && body.contains("deleted or replaced") {
@@ -117,21 +117,24 @@ fn server_whose_files_are_gone_acknowledges_nothing() {
                     "{what}: {text}"
                 );
             }
-            // What is there can still be read, to be saved elsewhere.
+            // Existing data is still readable, so that it can be saved.
             let file = storage.download("vorher.txt").await;
             assert_eq!(file.unwrap().data, BEFORE, "{what}");
-            let said = fs::read_to_string(&log).unwrap();
+            let messages = fs::read_to_string(&log).unwrap();
             assert!(
-                said.contains("ERROR") && said.contains("meshagent.db"),
-                "{what}: {said}"
+                messages.contains("ERROR") && messages.contains("meshagent.db"),
+                "{what}: {messages}"
             );
         });
         server.kill();
 
         match restart {
             Restart::Refused(words) => {
-                let (code, said) = refused_start(&mut serve(home.path()));
-                assert!(code == 1 && said.contains(words), "{what}: {code} {said}");
+                let (code, messages) = refused_start(&mut serve(home.path()));
+                assert!(
+                    code == 1 && messages.contains(words),
+                    "{what}: {code} {messages}"
+                );
                 assert!(!data.join("meshagent.db").exists(), "{what}");
             }
             Restart::Served(words) => {
@@ -148,16 +151,16 @@ fn server_whose_files_are_gone_acknowledges_nothing() {
                     }
                 });
                 server.terminate();
-                let said = fs::read_to_string(&log).unwrap();
-                assert!(said.contains(words), "{what}: {said}");
+                let messages = fs::read_to_string(&log).unwrap();
+                assert!(messages.contains(words), "{what}: {messages}");
             }
         }
     }
 }
 
-/// A killed server leaves all that it acknowledged in its log, which then is damaged.
+/// The log of a killed server contains all acknowledged data, and then is damaged.
 #[test]
-fn start_over_a_damaged_log_says_so() {
+fn start_reports_a_damaged_log() {
     type Spoil = fn(&mut [u8]);
     const FILES: usize = 50;
     let home = TempDir::new().unwrap();
@@ -222,37 +225,43 @@ fn start_over_a_damaged_log_says_so() {
         let mut spoilt = whole.clone();
         spoil(&mut spoilt);
         fs::write(&wal, &spoilt).unwrap();
-        // What the last server asked of a commit counts.
+        // The durability of the last server counts.
         for arguments in [&[][..], &["--durability", "os"]] {
-            let (code, said) = refused_start(serve(home.path()).args(arguments));
-            assert!(code == 1 && said.contains(words), "{what}: {code} {said}");
-            let path = wal.to_str().unwrap();
-            assert!(said.contains(path), "{what}: {said}");
+            let (code, messages) = refused_start(serve(home.path()).args(arguments));
             assert!(
-                said.contains("acknowledged data")
-                    && said.contains("\nhint: put a backup in place"),
-                "{what}: {said}"
+                code == 1 && messages.contains(words),
+                "{what}: {code} {messages}"
+            );
+            let path = wal.to_str().unwrap();
+            assert!(messages.contains(path), "{what}: {messages}");
+            assert!(
+                messages.contains("acknowledged data")
+                    && messages.contains("\nhint: put a backup in place"),
+                "{what}: {messages}"
             );
             assert!(fs::read(&wal).unwrap() == spoilt, "{what}: was changed");
         }
     }
 
-    // As the last hint says.
-    let (_, said) = refused_start(&mut serve(home.path()));
-    let hinted = said.split_once("truncate -s ").unwrap().1;
+    // Follows the last hint.
+    let (_, messages) = refused_start(&mut serve(home.path()));
+    let hinted = messages.split_once("truncate -s ").unwrap().1;
     let (length, path) = hinted.split_once(' ').unwrap();
-    assert!(path.starts_with(&format!("'{}'", wal.display())), "{said}");
+    assert!(
+        path.starts_with(&format!("'{}'", wal.display())),
+        "{messages}"
+    );
     let length: usize = length.parse().unwrap();
-    assert!(length < whole.len(), "{said}");
+    assert!(length < whole.len(), "{messages}");
     fs::write(&wal, &whole[..length]).unwrap();
     let server = start(home.path(), &log);
     let kept = runtime.block_on(listed(server.url()));
     assert!((10..40).contains(&kept), "{kept} of {FILES} are kept");
     server.terminate();
-    let said = fs::read_to_string(&log).unwrap();
-    assert!(!said.contains("write-ahead log"), "{said}");
+    let messages = fs::read_to_string(&log).unwrap();
+    assert!(!messages.contains("write-ahead log"), "{messages}");
 
-    // Where nobody waits for the disk, a power cut leaves as much.
+    // With --durability os, a power failure can have the same effect.
     let relaxed = || {
         let mut command = serve(home.path());
         command.args(["--durability", "os"]);
@@ -268,25 +277,25 @@ fn start_over_a_damaged_log_says_so() {
     let server = relaxed();
     runtime.block_on(listed(server.url()));
     server.terminate();
-    let said = fs::read_to_string(&log).unwrap();
+    let messages = fs::read_to_string(&log).unwrap();
     assert!(
-        said.contains("WARN") && said.contains("is readable only up to byte"),
-        "{said}"
+        messages.contains("WARN") && messages.contains("is readable only up to byte"),
+        "{messages}"
     );
 
-    // As root may do anything, something else is in the file's place.
+    // Root may read and write any file, so a directory takes the place of the file.
     fs::create_dir_all(home.path().join("data/meshagent.db-shm/x")).unwrap();
-    let (code, said) = refused_start(&mut serve(home.path()));
+    let (code, messages) = refused_start(&mut serve(home.path()));
     assert!(
-        code == 1 && said.contains("meshagent.db-shm") && !said.contains("backup"),
-        "{code} {said}"
+        code == 1 && messages.contains("meshagent.db-shm") && !messages.contains("backup"),
+        "{code} {messages}"
     );
 }
 
-/// The files go while somebody types, so it is a write that finds it, and what is refused is sent
-/// again as programs do.
+/// The files are deleted during edits, so that a write detects it first; the client then sends the
+/// refused update again.
 #[test]
-fn update_that_was_refused_as_the_files_were_gone_is_never_acknowledged() {
+fn update_refused_for_deleted_files_is_never_acknowledged() {
     type Spoil = fn(&Path);
     let spoils: [(&str, Spoil); 2] = [
         ("deleted", |dir| {
@@ -315,7 +324,7 @@ fn update_that_was_refused_as_the_files_were_gone_is_never_acknowledged() {
                 client.sync().open(&SyncOpenStart::new(path)).await
             };
             let stream = open().await.unwrap();
-            // So that there is a connection for reading, which stays.
+            // Opens a connection for reads, which stays open.
             client.sync().describe("ä.document").await.unwrap();
             let mut typed = MeshDocument::new(MeshSchema::builtin("document").unwrap(), 7);
             typed.apply_update(stream.state()).unwrap();
@@ -333,7 +342,7 @@ fn update_that_was_refused_as_the_files_were_gone_is_never_acknowledged() {
 
             let mut refused = Vec::new();
             let started = Instant::now();
-            // The room tries to read the document again each second or so.
+            // The room retries to load the document about every second.
             while started.elapsed() < Duration::from_millis(2_500) {
                 refused.push(stream.send(&update).await);
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -357,7 +366,7 @@ fn update_that_was_refused_as_the_files_were_gone_is_never_acknowledged() {
 }
 
 #[test]
-fn key_of_another_project_does_not_open_a_database() {
+fn key_for_another_project_is_refused() {
     let home = TempDir::new().unwrap();
     let log = home.path().join("log");
     let server = start(home.path(), &log);
@@ -374,18 +383,18 @@ fn key_of_another_project_does_not_open_a_database() {
     });
     server.terminate();
 
-    // Without the key a new project would be made, in which nothing is.
+    // Otherwise the start would create a new, empty project.
     let keyless = || {
         let mut command = serve(home.path());
         command.env_remove("MESHAGENT_API_KEY");
         command
     };
-    let (code, said) = refused_start(&mut keyless());
+    let (code, messages) = refused_start(&mut keyless());
     assert!(
-        code == 2 && said.contains(PROJECT_ID) && said.contains("credentials.json"),
-        "{said}"
+        code == 2 && messages.contains(PROJECT_ID) && messages.contains("credentials.json"),
+        "{messages}"
     );
-    assert!(said.contains("\nhint: "), "{said}");
+    assert!(messages.contains("\nhint: "), "{messages}");
     assert!(!home.path().join("data/credentials.json").exists());
 
     let other = "11111111-2222-4333-8444-555555555555";
@@ -397,18 +406,18 @@ fn key_of_another_project_does_not_open_a_database() {
             .env("MESHAGENT_SECRET", SECRET);
         command
     };
-    let (code, said) = refused_start(&mut parts(other));
+    let (code, messages) = refused_start(&mut parts(other));
     assert!(
-        code == 2 && said.contains(PROJECT_ID) && said.contains(other),
-        "{said}"
+        code == 2 && messages.contains(PROJECT_ID) && messages.contains(other),
+        "{messages}"
     );
 
-    // As the hint says: another key of the project.
+    // Follows the hint: another key for the project.
     Server::start(parts(PROJECT_ID).env("MESHAGENT_KEY_ID", other)).terminate();
 }
 
 #[test]
-fn data_directory_is_for_its_owner_only() {
+fn only_the_owner_can_access_the_data_directory() {
     let home = TempDir::new().unwrap();
     let mut command = serve(home.path());
     command.args(["--data-dir", "auf dem/Weg"]);
@@ -423,7 +432,7 @@ fn data_directory_is_for_its_owner_only() {
 }
 
 #[test]
-fn deleted_content_is_in_no_file() {
+fn deleted_content_is_erased_from_all_files() {
     let home = TempDir::new().unwrap();
     let data = home.path().join("data");
     let log = home.path().join("log");
@@ -501,7 +510,7 @@ fn start(home: &Path, log: &Path) -> Server {
     Server::start_with_log(&mut serve(home), File::create(log).unwrap())
 }
 
-/// The exit code of a server that does not start, and what it says.
+/// The exit code and stderr of a server that does not start.
 fn refused_start(command: &mut Command) -> (i32, String) {
     let mut child = command
         .stdout(Stdio::null())
@@ -518,6 +527,6 @@ fn refused_start(command: &mut Command) -> (i32, String) {
         std::thread::sleep(Duration::from_millis(20));
     }
     let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    (output.status.code().unwrap(), said)
+    let messages = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code().unwrap(), messages)
 }

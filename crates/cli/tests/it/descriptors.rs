@@ -1,5 +1,5 @@
-//! A server that may open few files: it keeps to what it has, says so once, and its health is
-//! answered.
+//! A server with a low limit on open files: it lowers its limits, logs that once, and answers
+//! health checks.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -15,20 +15,21 @@ use crate::serve::{Server, serve_with, under_limit};
 use crate::stress::{alone, http_get, token};
 use crate::{meshagent, run};
 
-/// Nothing here takes this long; a test that hangs fails.
+/// No step takes this long; a test that hangs fails.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// A server that may have so many files open, and not raise that.
+/// A server with a hard limit on open files.
 fn serve_with_files(home: &Path, files: u64, options: &[&str]) -> Command {
     under_limit(&serve_with(home, options), home, &format!("-n {files}"))
 }
 
-/// Asks to join; the connection, and the status of the answer.
+/// Sends a handshake; returns the connection and the status of the response.
 async fn join(server: &str) -> (TcpStream, String) {
     let host = server.trim_start_matches("http://");
     let mut stream = TcpStream::connect(host).await.unwrap();
     let request = format!(
-        "GET /rooms/room?token={} HTTP/1.1\r\nhost: {host}\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+        "GET /rooms/room?token={} HTTP/1.1\r\nhost: {host}\r\n\
+         connection: Upgrade\r\nupgrade: websocket\r\n\
          sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
         token("gast – 客")
     );
@@ -41,7 +42,7 @@ async fn join(server: &str) -> (TcpStream, String) {
 }
 
 #[test]
-fn few_descriptors_leave_room_for_health() {
+fn health_checks_succeed_with_few_descriptors() {
     let _machine = alone();
     let home = TempDir::new().unwrap();
     let log = home.path().join("log");
@@ -73,19 +74,19 @@ fn few_descriptors_leave_room_for_health() {
     });
     server.terminate();
     let log = fs::read_to_string(&log).unwrap();
-    let told: Vec<&str> = log
+    let lines: Vec<&str> = log
         .lines()
         .filter(|line| line.contains("files open"))
         .collect();
     assert!(
-        told.len() == 1 && told[0].contains("--max-connections") && told[0].contains("256"),
-        "{told:?}"
+        lines.len() == 1 && lines[0].contains("--max-connections") && lines[0].contains("256"),
+        "{lines:?}"
     );
     assert!(!log.contains("no connection accepted"), "{log}");
 }
 
 #[test]
-fn enough_descriptors_are_no_news_and_too_few_are_refused() {
+fn enough_descriptors_log_nothing_and_too_few_are_refused() {
     let home = TempDir::new().unwrap();
     let log = home.path().join("log");
     let options = ["--max-connections", "100"];
@@ -103,7 +104,7 @@ fn enough_descriptors_are_no_news_and_too_few_are_refused() {
 }
 
 #[test]
-fn a_bound_of_nothing_is_refused() {
+fn limit_of_zero_is_refused() {
     let home = TempDir::new().unwrap();
     for option in [
         "--max-connections",

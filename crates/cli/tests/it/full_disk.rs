@@ -1,8 +1,6 @@
-//! A disk that takes no more: writers are told, readers go on, and when there is room again so do
-//! writers.
+//! A full disk: writes are refused, reads continue, and writes succeed again when there is space.
 //!
-//! The disk is as full as a limit on the size of files makes it, which the system applies to the
-//! running server.
+//! A file size limit on the running server simulates the full disk.
 
 use std::path::Path;
 use std::process::Command;
@@ -20,11 +18,11 @@ use tokio::time::{sleep, timeout};
 use crate::serve::{Server, serve_with, under_limit};
 use crate::stress::{alone, http_get, metric, room_url, token};
 
-/// Nothing here takes this long; a test that hangs fails.
+/// No step takes this long; a test that hangs fails.
 const PATIENCE: Duration = Duration::from_mins(3);
 
 #[test]
-fn a_full_disk_refuses_writes_and_nothing_else() {
+fn full_disk_refuses_only_writes() {
     let _machine = alone();
     let home = TempDir::new().unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -34,7 +32,7 @@ fn a_full_disk_refuses_writes_and_nothing_else() {
         .unwrap();
     let accepted = runtime.block_on(fill_and_free(home.path()));
 
-    // What is left after a restart is what was accepted.
+    // After a restart, exactly the accepted writes are there.
     let server = Server::start(&mut serve(home.path()));
     runtime.block_on(async {
         let client = Connection::connect(&room_url(server.url()), &token("late"))
@@ -50,8 +48,7 @@ fn a_full_disk_refuses_writes_and_nothing_else() {
     server.terminate();
 }
 
-/// Fills the disk twice and frees it again; the texts of the writes that were accepted, in their
-/// order.
+/// Fills and frees the disk twice; returns the texts of the accepted writes in order.
 async fn fill_and_free(home: &Path) -> Vec<String> {
     let server = Server::start(&mut serve(home));
     let url = room_url(server.url());
@@ -79,7 +76,8 @@ async fn fill_and_free(home: &Path) -> Vec<String> {
         accepted.push(first);
         shown.wait_for(&accepted).await;
 
-        // First the disk becomes full while writing goes on; then it takes nothing any more.
+        // In the first round the disk becomes full during writes; in the second there is no space
+        // at all.
         let wal = home.join("data/meshagent.db-wal").metadata().unwrap().len();
         limit_files(server.id(), if room == 0 { 0 } else { wal + room });
         let mut failures = 0;
@@ -98,8 +96,7 @@ async fn fill_and_free(home: &Path) -> Vec<String> {
         }
         assert_eq!(failures, 5, "the disk was never full");
 
-        // Others are told as well, whatever they write. Before, something small may still have
-        // found a place.
+        // Other writes are refused as well. In the first round, small ones may still fit.
         if room == 0 {
             let new = Some(content("new"));
             let error = reader.sync().create("new.document", new, None).await;
@@ -114,7 +111,7 @@ async fn fill_and_free(home: &Path) -> Vec<String> {
             assert_eq!(status, 503, "{body}");
         }
 
-        // Reading goes on: what is in memory, what is on the disk only, and a newcomer.
+        // Reads continue: of a loaded document, of an unloaded one, and by a new participant.
         shown.wait_for(&accepted).await;
         let described = answered(async || reader.sync().describe("a.document").await).await;
         assert_eq!(texts(&described), accepted);
@@ -128,7 +125,7 @@ async fn fill_and_free(home: &Path) -> Vec<String> {
         assert!(metric(server.url(), "meshagent_commit_failures_total").await > 0.0);
         shown.wait_for_nothing().await;
 
-        // It recovers by itself, and those who were there stay.
+        // The server recovers by itself, and connections stay open.
         limit_files(server.id(), INFINITY);
         let text = format!("{round} after");
         let freed = Instant::now();
@@ -146,13 +143,12 @@ async fn fill_and_free(home: &Path) -> Vec<String> {
     accepted
 }
 
-/// A server that lives on when a file may not grow. Documents leave memory at once when nobody has
-/// them open.
+/// A server that unloads documents immediately after their last participant leaves.
 fn serve(home: &Path) -> Command {
     serve_with(home, &["--unload-after", "0"])
 }
 
-/// The same, started while no file may grow beyond so many blocks of 512 bytes.
+/// The same, with a file size limit in blocks of 512 bytes.
 fn serve_limited(home: &Path, blocks: u64) -> Command {
     under_limit(&serve(home), home, &format!("-S -f {blocks}"))
 }
@@ -179,7 +175,7 @@ fn server_starts_on_a_full_disk_and_deletions_free_it() {
     });
     server.terminate();
 
-    // Less than any of the files: only what is small finds a place in the log.
+    // The limit is lower than the size of each file, so that only small writes fit in the log.
     let server = Server::start(&mut serve_limited(home.path(), 256));
     runtime.block_on(async {
         let url = room_url(server.url());
@@ -193,7 +189,7 @@ fn server_starts_on_a_full_disk_and_deletions_free_it() {
             storage.delete(path, false).await.unwrap();
             assert!(!storage.exists(path).await.unwrap(), "{path}");
         }
-        // With room for the log there is room for the file, where the others were.
+        // The new file fits in the space of the deleted ones.
         let before = home.path().join("data/meshagent.db").metadata().unwrap();
         limit_files(server.id(), INFINITY);
         storage
@@ -220,14 +216,13 @@ fn server_starts_on_a_full_disk_and_deletions_free_it() {
     assert!(grown.len() < 4 * content.len() as u64, "{}", grown.len());
 }
 
-/// Lets no file of the process grow beyond this.
+/// Sets the file size limit of a process.
 fn limit_files(process: u32, bytes: u64) {
     let process = i32::try_from(process).unwrap();
     rlimit::prlimit(process, Resource::FSIZE, Some((bytes, INFINITY)), None).unwrap();
 }
 
-/// The answer to a question, which may be put off as long as the server reads again what it could
-/// not write.
+/// Retries a request, which the server may refuse while it reloads a document after a failed write.
 async fn answered<T>(ask: impl AsyncFn() -> Result<T, CallError>) -> T {
     let asked = Instant::now();
     loop {
@@ -242,7 +237,7 @@ async fn answered<T>(ask: impl AsyncFn() -> Result<T, CallError>) -> T {
     }
 }
 
-/// A refusal that a program can tell from others and a person can act upon.
+/// Checks that a refusal has a code for programs and advice for people.
 fn assert_typed(error: &CallError) {
     let CallError::Refused { code, text } = error else {
         panic!("{error:?}");
@@ -253,13 +248,13 @@ fn assert_typed(error: &CallError) {
 
 struct Writing {
     stream: SyncStream,
-    /// What was accepted.
+    /// The accepted updates.
     known: MeshDocument,
     client_id: u64,
 }
 
 impl Writing {
-    /// Appends an element, each time as a client that knows of no refused one.
+    /// Appends an element with a new client id, so that it does not depend on a refused update.
     async fn append(&mut self, text: &str) -> Result<(), CallError> {
         self.client_id += 10;
         let mut replica = replica(self.client_id);

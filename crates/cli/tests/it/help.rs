@@ -1,14 +1,13 @@
-//! Help pages: examples that can be pasted, and flags where one looks for them.
+//! Help texts: examples that can be pasted, and the order of flags.
 
 use tempfile::TempDir;
 
 use crate::{meshagent, run};
 
-/// What a terminal of 80 columns shows as it is; longer lines are wrapped, and then can't be
-/// pasted.
+/// The longest line that a terminal of 80 columns does not wrap; wrapped examples can't be pasted.
 const WIDTH: usize = 78;
 
-/// Each command's words and its help, on a terminal of these columns.
+/// The name and help of each command, on a terminal with this number of columns.
 fn pages(columns: &str) -> Vec<(String, String)> {
     let home = TempDir::new().unwrap();
     let mut pages = Vec::new();
@@ -34,7 +33,7 @@ fn pages(columns: &str) -> Vec<(String, String)> {
     pages
 }
 
-/// What stands behind the flags.
+/// The part after the flags.
 fn after_flags(page: &str) -> &str {
     let starts = ["\nExample", "\nThe file is YAML:", "\nExit codes:"];
     let starts = starts.iter().filter_map(|start| page.find(start));
@@ -56,9 +55,9 @@ fn examples_are_not_wrapped() {
     }
 }
 
-/// In an example, a line that goes on ends in a backslash or a pipe, so that the shell reads on.
+/// A continued line ends in a backslash or a pipe, so that the shell reads the next line.
 #[test]
-fn lines_of_examples_begin_commands_or_go_on() {
+fn example_lines_begin_or_continue_a_command() {
     for (command, page) in pages("80") {
         let examples = after_flags(&page)
             .split("\nExample")
@@ -75,7 +74,7 @@ fn lines_of_examples_begin_commands_or_go_on() {
 }
 
 #[test]
-fn flags_of_all_commands_come_last() {
+fn global_flags_come_last() {
     for (command, page) in pages("80") {
         let Some((own, global)) = page.split_once("\nGlobal options:\n") else {
             assert!(!page.contains("--quiet"), "`{command}`:\n{page}");
@@ -87,7 +86,7 @@ fn flags_of_all_commands_come_last() {
                 "`{command}`:\n{page}"
             );
         }
-        // Behind the command's own flags comes what says which room and as whom.
+        // The flags for the room and the participant follow the command's own flags.
         if let Some((_, room)) = own.split_once("  --room <NAME>\n") {
             let flags = room
                 .lines()

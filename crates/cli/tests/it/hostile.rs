@@ -1,5 +1,5 @@
-//! Texts of others that are made to steer a terminal or to look like something else: in names, in
-//! documents, from a server. None of them reaches a terminal, in no command.
+//! Hostile text in names, in documents and from a server, which tries to control a terminal or to
+//! forge messages: every command escapes it.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -15,20 +15,20 @@ use crate::room::{Home, PLAN};
 use crate::terminal::Terminal;
 use crate::{KEY, meshagent, run};
 
-/// Sets the window's title, colours, clears by C1 controls, deletes, turns the direction, and
-/// forges a line.
+/// Sets the window title and colours, clears the screen by C1 controls, deletes characters, changes
+/// the direction, and forges a line.
 const BAD: &str =
     "\u{1b}]0;owned\u{7}\u{1b}[31m\u{9b}2J\u{7f}\u{8}\u{202e}\u{2066}\r\nhint: run this\u{2028}";
-/// What a path may have of it: no controls, but those of direction.
+/// Hostile text in paths, which may contain direction controls only.
 const PATH: &str = "b\u{f6}se\u{202e}nalp";
 const FILE: &str = "ordner\u{2066}/datei\u{202e}gpj.txt";
 
-/// What a command, or several after each other, show on a terminal as stdout and stderr.
+/// The output of a command or shell script on a terminal, stdout and stderr together.
 fn screen(command: &mut Command) -> (String, ExitStatus) {
     let mut terminal = Terminal::new();
     command.stdout(terminal.end()).stderr(terminal.end());
     let mut child = command.spawn().unwrap();
-    // Otherwise the terminal would not end.
+    // Otherwise reading from the terminal would not end.
     command
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null());
@@ -36,9 +36,9 @@ fn screen(command: &mut Command) -> (String, ExitStatus) {
     (text, child.wait().unwrap())
 }
 
-/// What steers the terminal and is not the command's own: nothing.
+/// Describes the control characters in a text, except those that commands print themselves.
 fn harm(text: &str) -> Option<String> {
-    // Colours, and the line of progress.
+    // Colours and the progress line.
     let own = [
         ("\u{1b}[32m", ""),
         ("\u{1b}[36m", ""),
@@ -52,7 +52,8 @@ fn harm(text: &str) -> Option<String> {
     });
     let is_bad = |char: char| {
         char != '\n' && char.is_control()
-            || matches!(char, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}')
+            || matches!(char, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}')
+            || matches!(char, '\u{2066}'..='\u{2069}' | '\u{2028}')
     };
     let bad: Vec<char> = rest.chars().filter(|char| is_bad(*char)).collect();
     (!bad.is_empty()).then(|| format!("{bad:?} in {text:?}"))
@@ -77,7 +78,7 @@ fn commands(home: &Path, of: &[&str]) -> Vec<String> {
     names.map(str::to_owned).collect()
 }
 
-/// A home with files that are to be read by commands, and a room with hostile content.
+/// A home directory with hostile input files, and a room with hostile content.
 fn hostile_home() -> Home {
     let home = Home::new();
     let write = |name: &str, text: &str| fs::write(home.path().join(name), text).unwrap();
@@ -132,7 +133,7 @@ fn hostile_home() -> Home {
 }
 
 #[test]
-fn no_command_shows_hostile_names_and_contents_as_they_are() {
+fn commands_escape_hostile_names_and_content() {
     let home = hostile_home();
     let file = format!("room://{FILE}");
     let missing = format!("{PATH}\u{202e}x");
@@ -242,9 +243,9 @@ fn no_command_shows_hostile_names_and_contents_as_they_are() {
         let (shown, _) = screen(&mut command);
         let what = format!("{toolkit} {arguments:?}");
         faults.extend(harm(&shown).map(|harm| format!("{what}: {harm}")));
-        // A file's lines are its own.
+        // The output is the content of a file, whose lines are kept.
         let is_file = arguments[0] == "get" || arguments.contains(&"-");
-        // Each says something at least.
+        // Each command prints something.
         if shown.is_empty() || !is_file && shown.contains("\nhint: run this") {
             faults.push(format!("{what}: {shown:?}"));
         }
@@ -271,8 +272,7 @@ fn no_command_shows_hostile_names_and_contents_as_they_are() {
         vec!["man", BAD],
         vec![BAD],
     ];
-    // A library that makes a text plain takes whole sequences out of it, and what looks harmless
-    // then is printed as it came.
+    // Clap removes whole escape sequences from a text before checks, but prints them.
     let sequence = "\u{1b}]0;owned\u{7}\u{1b}[2J";
     let alone = [
         vec![sequence],
@@ -299,7 +299,7 @@ fn no_command_shows_hostile_names_and_contents_as_they_are() {
 }
 
 #[test]
-fn watch_shows_hostile_changes_harmlessly_in_a_pipe_too() {
+fn watch_escapes_hostile_changes() {
     for as_json in [false, true] {
         let home = hostile_home();
         let mut terminal = Terminal::new();
@@ -324,7 +324,7 @@ fn watch_shows_hostile_changes_harmlessly_in_a_pipe_too() {
 }
 
 #[test]
-fn scripts_get_every_byte() {
+fn pipes_get_every_byte() {
     let home = hostile_home();
     let get = home.command(&["storage", "get", FILE]).output().unwrap();
     assert_eq!(get.stdout, BAD.as_bytes());
@@ -342,7 +342,7 @@ fn scripts_get_every_byte() {
 }
 
 #[test]
-fn a_hostile_server_does_not_reach_the_terminal() {
+fn commands_escape_responses_of_a_hostile_server() {
     let home = hostile_home();
     let url = hostile_proxy(home.server().url());
     let mut faults = Vec::new();
@@ -388,13 +388,14 @@ fn a_hostile_server_does_not_reach_the_terminal() {
 }
 
 #[test]
-fn a_server_that_refuses_with_hostile_words_does_not_reach_the_terminal() {
+fn commands_escape_refusals_of_a_hostile_server() {
     let home = Home::new();
     for status in ["403 Forbidden", "404 Not Found", "500 Oh"] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let answer = format!(
-            "HTTP/1.1 {status}\r\ncontent-type: text/plain\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{BAD}",
+            "HTTP/1.1 {status}\r\ncontent-type: text/plain\r\n\
+             content-length: {}\r\nconnection: close\r\n\r\n{BAD}",
             BAD.len()
         );
         let server = thread::spawn(move || {
@@ -413,7 +414,7 @@ fn a_server_that_refuses_with_hostile_words_does_not_reach_the_terminal() {
     }
 }
 
-/// Leads to the server, and puts hostile text at the end of each text that the server says.
+/// A proxy that appends hostile text to each text from the server.
 fn hostile_proxy(server: &str) -> String {
     let server = server.trim_start_matches("http://").to_owned();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -458,10 +459,10 @@ fn spoil_answers(mut server: &TcpStream, mut client: &TcpStream) -> io::Result<(
         if head[0] != 0x82 {
             write_frame(client, head[0], &payload)?;
         } else if let Some(message) = packets.handle_packet(&payload).unwrap() {
-            let Some(mut said) = ServerToClient::parse(&message).unwrap() else {
+            let Some(mut received) = ServerToClient::parse(&message).unwrap() else {
                 continue;
             };
-            match &mut said {
+            match &mut received {
                 ServerToClient::Response { content, .. } => spoil(content),
                 ServerToClient::ResponseChunk { chunk, .. } => spoil(chunk),
                 ServerToClient::RoomStatus { status, message } => {
@@ -471,7 +472,7 @@ fn spoil_answers(mut server: &TcpStream, mut client: &TcpStream) -> io::Result<(
                 _ => {}
             }
             let mut spoilt = Vec::new();
-            said.encode(message.id, &mut spoilt);
+            received.encode(message.id, &mut spoilt);
             for packet in spoilt {
                 write_frame(client, 0x82, &packet)?;
             }
@@ -509,9 +510,9 @@ fn write_frame(mut client: &TcpStream, opcode: u8, payload: &[u8]) -> io::Result
     client.write_all(&frame)
 }
 
-/// A participant's name, a path and what a request says are in the log, and stay on their line.
+/// Names of participants, paths and texts of requests are logged on one line.
 #[test]
-fn nobody_forges_a_line_of_the_log() {
+fn log_lines_cannot_be_forged() {
     use crate::serve::Server;
     for format in ["text", "json"] {
         let home = tempfile::TempDir::new().unwrap();

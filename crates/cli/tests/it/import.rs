@@ -1,4 +1,4 @@
-//! `meshagent room sync import`: what becomes of an export, of a large one, of an interruption.
+//! `meshagent room sync import`: small and large exports, and interruptions.
 //!
 //! `IMPORT_MEGABYTES=1024 MESHAGENT_BIN=target/release/meshagent cargo test -p meshagent-cli
 //! import` is the full size.
@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_mins(10);
 const MAX_KILOBYTES: u64 = 200 << 10;
 
 #[test]
-fn conversations_become_threads_and_lines_of_a_list() {
+fn conversations_become_threads_and_list_entries() {
     let world = World::new(&[]);
     let message = |fields: Value| {
         let mut message = json!({ "sender": "human", "created_at": "2025-01-01T00:00:01Z" });
@@ -34,32 +34,42 @@ fn conversations_become_threads_and_lines_of_a_list() {
     };
     let messages = json!([
         message(json!({ "uuid": "m1", "text": "ignored", "content": [
-            { "type": "text", "text": " two " }, { "type": "tool_use", "text": "no" }, 7, { "type": "text", "text": "parts\n" },
+            { "type": "text", "text": " two " },
+            { "type": "tool_use", "text": "no" },
+            7,
+            { "type": "text", "text": "parts\n" },
         ] })),
-        message(
-            json!({ "uuid": "m2", "sender": "Assistant", "text": " Grüße \u{1f600} ", "content": [] })
-        ),
+        message(json!({
+            "uuid": "m2", "sender": "Assistant", "text": " Grüße \u{1f600} ", "content": [],
+        })),
         "no message",
-        message(
-            json!({ "text": "no", "content": [{ "type": "image", "start_timestamp": "2025-02-02T00:00:00Z" }], "created_at": null,
-            "attachments": [{ "file_name": "a.pdf" }, { "file_name": "A.PDF" }, {}], "files": null })
-        ),
-        message(
-            json!({ "sender": "tool", "files": [{ "file_name": "b" }, { "file_name": "c" }], "created_at": 5 })
-        ),
+        message(json!({
+            "text": "no",
+            "content": [{ "type": "image", "start_timestamp": "2025-02-02T00:00:00Z" }],
+            "created_at": null,
+            "attachments": [{ "file_name": "a.pdf" }, { "file_name": "A.PDF" }, {}],
+            "files": null,
+        })),
+        message(json!({
+            "sender": "tool",
+            "files": [{ "file_name": "b" }, { "file_name": "c" }],
+            "created_at": 5,
+        })),
         message(json!({ "uuid": "empty", "text": "  " })),
     ]);
     let export = json!([
-        { "uuid": "not a uuid", "name": " Plans ", "created_at": "2025-01-01T00:00:00Z", "updated_at": "2025-01-02T00:00:00Z",
-          "chat_messages": messages },
+        { "uuid": "not a uuid", "name": " Plans ", "created_at": "2025-01-01T00:00:00Z",
+          "updated_at": "2025-01-02T00:00:00Z", "chat_messages": messages },
         5,
-        { "uuid": "6F1F3DC1F7A54DB184AAC0E1C8CF93C3", "name": null, "chat_messages": [], "created_at": "2025-03-03T00:00:00Z" },
-        { "uuid": "urn:uuid:6f1f3dc1-f7a5-4db1-84aa-c0e1c8cf93c3", "chat_messages": [], "created_at": "2025-03-03T00:00:00Z" },
+        { "uuid": "6F1F3DC1F7A54DB184AAC0E1C8CF93C3", "name": null, "chat_messages": [],
+          "created_at": "2025-03-03T00:00:00Z" },
+        { "uuid": "urn:uuid:6f1f3dc1-f7a5-4db1-84aa-c0e1c8cf93c3", "chat_messages": [],
+          "created_at": "2025-03-03T00:00:00Z" },
         { "name": "no id", "chat_messages": [] },
         { "uuid": "no messages", "chat_messages": {} },
         { "uuid": "last", "chat_messages": [{ "text": "over the limit" }] },
     ]);
-    // A conversation that is not JSON costs only itself.
+    // An invalid conversation does not affect the others.
     let text =
         export
             .to_string()
@@ -89,7 +99,7 @@ fn conversations_become_threads_and_lines_of_a_list() {
             warnings
                 .iter()
                 .any(|line| line.starts_with(&begins) && line.contains(reason)),
-            "nothing says {reason:?} of {number}: {warnings:?}"
+            "no warning with {reason:?} for {number}: {warnings:?}"
         );
     }
 
@@ -97,33 +107,45 @@ fn conversations_become_threads_and_lines_of_a_list() {
     let first = "27adbbd5-52b8-5654-aaae-03f7f54959f1";
     let second = "6f1f3dc1-f7a5-4db1-84aa-c0e1c8cf93c3";
     world.in_room(async |room| {
-        let said = |id: &str, text: &str, created_at: &str, author: &str| {
-            json!({ "message": { "id": id, "text": text, "created_at": created_at, "author_name": author, "attachments": [] } })
+        let message = |id: &str, text: &str, created_at: &str, author: &str| {
+            json!({ "message": {
+                "id": id, "text": text, "created_at": created_at, "author_name": author,
+                "attachments": [],
+            } })
         };
+        let id = |number: usize| format!("not a uuid:message:{number}");
         let expected = json!({ "thread": { "name": first, "properties": [
-            { "members": { "items": [{ "member": { "name": "Ada" } }, { "member": { "name": "assistant" } }, { "member": { "name": "tool" } }] } },
+            { "members": { "items": [
+                { "member": { "name": "Ada" } },
+                { "member": { "name": "assistant" } },
+                { "member": { "name": "tool" } },
+            ] } },
             { "messages": { "external_thread_id": "not a uuid", "items": [
-                said("m1", "two parts", "2025-01-01T00:00:01Z", "Ada"),
-                said("m2", "Grüße \u{1f600}", "2025-01-01T00:00:01Z", "assistant"),
-                said("not a uuid:message:3", "attached file a.pdf", "2025-02-02T00:00:00Z", "Ada"),
-                said("not a uuid:message:4", "attached files b, c", "2025-01-02T00:00:00Z", "tool"),
+                message("m1", "two parts", "2025-01-01T00:00:01Z", "Ada"),
+                message("m2", "Grüße \u{1f600}", "2025-01-01T00:00:01Z", "assistant"),
+                message(&id(3), "attached file a.pdf", "2025-02-02T00:00:00Z", "Ada"),
+                message(&id(4), "attached files b, c", "2025-01-02T00:00:00Z", "tool"),
             ] } },
         ] } });
         assert_eq!(room.describe(&format!("{first}.thread")).await, expected);
         let line = |name: &str, file: &str, created_at: &str, modified_at: &str| {
-            json!({ "thread": { "name": name, "path": format!("{FOLDER}/{file}.thread"), "created_at": created_at, "modified_at": modified_at } })
+            json!({ "thread": {
+                "name": name, "path": format!("{FOLDER}/{file}.thread"),
+                "created_at": created_at, "modified_at": modified_at,
+            } })
         };
         let time = "2025-03-03T00:00:00Z";
+        let urn = format!("urn:uuid:{second}");
         let expected = json!({ "thread_list": { "threads": [
             line("Plans", first, "2025-01-01T00:00:00Z", "2025-01-02T00:00:00Z"),
             line("6F1F3DC1F7A54DB184AAC0E1C8CF93C3", second, time, time),
-            line("urn:uuid:6f1f3dc1-f7a5-4db1-84aa-c0e1c8cf93c3", &format!("{second} 2"), time, time),
+            line(&urn, &format!("{second} 2"), time, time),
         ] } });
         assert_eq!(room.describe("index.threadl").await, expected);
     });
 
-    // Without the limit: the rest; with other names, from a pipe: all anew, with one line for each
-    // in the list.
+    // Without the limit, the rest is imported. With other names and from a pipe, all threads are
+    // replaced, and the list has one entry for each.
     let ran = run(&mut world.import(&[]));
     let expected = "Imported 1 thread(s); skipped existing: 3; skipped invalid: 4; messages: 1.\n";
     assert_eq!(ran.stdout, expected, "{}", ran.stderr);
@@ -153,7 +175,7 @@ fn conversations_become_threads_and_lines_of_a_list() {
 }
 
 #[test]
-fn what_is_no_export_is_refused() {
+fn invalid_export_is_refused() {
     let world = World::new(&[]);
     for (text, code, expected) in [
         ("", 2, "not a JSON list"),
@@ -171,7 +193,7 @@ fn what_is_no_export_is_refused() {
         assert_eq!(ran.code, Some(code), "{text}: {}", ran.stderr);
         assert!(ran.stderr.contains(expected), "{text}: {}", ran.stderr);
     }
-    // What came before the cut is there.
+    // The conversations before the end of the truncated file are imported.
     assert_eq!(world.listed(), 1);
 
     let ran = run(&mut world.command(&["--file", "missing.json"]));
@@ -182,12 +204,15 @@ fn what_is_no_export_is_refused() {
     assert_eq!(ran.code, Some(2), "{}", ran.stderr);
 }
 
-/// Larger than one request should be, and larger than a document may be.
+/// One conversation is larger than one request should be, another exceeds the document limit.
 #[test]
-fn a_large_conversation_comes_in_parts_and_one_that_is_too_large_leaves_nothing() {
+fn large_conversation_is_uploaded_in_parts_and_a_too_large_one_leaves_nothing() {
     let world = World::new(&["--max-document-bytes", "12000000"]);
     let messages = |count: usize| -> Vec<Value> {
-        (0..count).map(|number| json!({ "uuid": format!("m{number}"), "text": format!("{number} {}", "x".repeat(100_000)) })).collect()
+        let text = "x".repeat(100_000);
+        let message =
+            |number| json!({ "uuid": format!("m{number}"), "text": format!("{number} {text}") });
+        (0..count).map(message).collect()
     };
     let export = json!([
         { "uuid": uuid(1), "chat_messages": messages(100) },
@@ -195,7 +220,7 @@ fn a_large_conversation_comes_in_parts_and_one_that_is_too_large_leaves_nothing(
         { "uuid": uuid(3), "chat_messages": messages(1) },
     ]);
     fs::write(world.file(), export.to_string()).unwrap();
-    // What an import that was killed may have left.
+    // A partial thread, as a killed import leaves it.
     world.in_room(async |room| {
         let path = format!("{FOLDER}/{}.thread.part", uuid(1));
         let json = json!({ "thread": {} });
@@ -239,7 +264,7 @@ fn a_large_conversation_comes_in_parts_and_one_that_is_too_large_leaves_nothing(
 }
 
 #[test]
-fn an_import_ends_when_the_server_is_gone_although_its_pipe_stays_open() {
+fn import_from_an_open_pipe_ends_with_the_server() {
     let world = World::new(&[]);
     let conversation = json!({ "uuid": uuid(0), "chat_messages": [] });
     fs::write(world.file(), format!("[{conversation},")).unwrap();
@@ -254,7 +279,7 @@ fn an_import_ends_when_the_server_is_gone_although_its_pipe_stays_open() {
 }
 
 #[test]
-fn a_large_export_takes_little_memory_and_survives_interruptions() {
+fn large_export_uses_little_memory_and_can_be_resumed() {
     let _machine = alone();
     let megabytes: usize = setting("IMPORT_MEGABYTES", 60);
     let world = World::new(&["--durability", "os"]);
@@ -262,8 +287,8 @@ fn a_large_export_takes_little_memory_and_survives_interruptions() {
     let conversations = ends.len();
     assert!(conversations > 100, "{conversations} conversations");
 
-    // Once without a chance to end well, once by Ctrl-C, once to the end.
-    // What comes by the pipe is less than all, so that neither can be faster than we are.
+    // The import is killed, then interrupted by Ctrl-C, then completed. The pipe gets only a part
+    // of the export, so that the first two can't complete it.
     let (quarter, half) = (conversations / 4, conversations / 2);
     let (mut import, feeding) = world.spawn_with_pipe(ends[quarter]);
     world.wait_for_thread(quarter / 2, &mut import);
@@ -329,8 +354,8 @@ fn a_large_export_takes_little_memory_and_survives_interruptions() {
     });
 }
 
-/// An export like a real one: each text twice, beside much that does not count. Where each
-/// conversation ends.
+/// Writes an export like a real one, with each text twice and many irrelevant fields. Returns the
+/// position of the end of each conversation.
 fn write_large(path: &Path, bytes: usize) -> Vec<u64> {
     let mut file = BufWriter::new(File::create(path).unwrap());
     let (mut written, mut ends) = (0, Vec::new());
@@ -351,8 +376,13 @@ fn write_large(path: &Path, bytes: usize) -> Vec<u64> {
                 })
             })
             .collect();
-        let conversation = json!({ "uuid": uuid(number), "name": format!("Conversation {number}"),
-            "created_at": "2025-03-01T09:00:00Z", "updated_at": "2025-03-01T11:00:00Z", "chat_messages": messages });
+        let conversation = json!({
+            "uuid": uuid(number),
+            "name": format!("Conversation {number}"),
+            "created_at": "2025-03-01T09:00:00Z",
+            "updated_at": "2025-03-01T11:00:00Z",
+            "chat_messages": messages,
+        });
         let conversation = conversation.to_string();
         let separator = if number == 0 { "[" } else { ",\n" };
         write!(file, "{separator}{conversation}").unwrap();
@@ -364,7 +394,7 @@ fn write_large(path: &Path, bytes: usize) -> Vec<u64> {
     ends
 }
 
-/// Every hundredth conversation is a long one: 6 MB of text.
+/// Every hundredth conversation has 6 MB of text.
 fn message_count(number: usize) -> usize {
     if number % 100 == 20 { 3_300 } else { 20 }
 }
@@ -433,8 +463,8 @@ impl World {
             .unwrap()
     }
 
-    /// An import of the first bytes of the export, from a pipe that stays open until the import is
-    /// over.
+    /// An import of the first bytes of the export, from a pipe that stays open until the import
+    /// ends.
     fn spawn_with_pipe(&self, bytes: u64) -> (Child, JoinHandle<ChildStdin>) {
         let mut import = self.command(&["--file", "-"]);
         let import = import
@@ -445,7 +475,7 @@ impl World {
         let mut pipe = import.stdin.take().unwrap();
         let file = File::open(self.file()).unwrap();
         let feeding = std::thread::spawn(move || {
-            // An import that ended reads no more.
+            // Fails after the end of the import.
             let _fed = io::copy(&mut file.take(bytes), &mut pipe);
             pipe
         });
@@ -478,7 +508,7 @@ impl World {
         });
     }
 
-    /// How many threads the list has.
+    /// The number of entries in the list.
     fn listed(&self) -> usize {
         let mut count = 0;
         self.in_room(async |room| {
@@ -491,8 +521,7 @@ impl World {
     }
 }
 
-/// Waits for the end of an import that prints little; also the most kilobytes that it was seen to
-/// have.
+/// Waits for the end of an import that prints little; returns also its peak memory in kilobytes.
 fn finish(mut import: Child) -> (Ran, u64) {
     let started = Instant::now();
     let mut peak = 0;

@@ -1,5 +1,5 @@
-//! Many who open one large document at once share one encoded state, and half of them send it back
-//! as published clients do.
+//! Many clients open one large document concurrently and share one encoded state; half of them send
+//! it back, as published clients do.
 //!
 //! Small by default. `JOINERS=200 JOIN_MEGABYTES=10 MESHAGENT_BIN=target/release/meshagent cargo
 //! test -p meshagent-cli joiners` is the full size.
@@ -26,7 +26,7 @@ use crate::serve::{Server, serve_with};
 use crate::stress::{alone, metric, peak_kilobytes, resident_kilobytes, room_url, setting, token};
 
 const PATH: &str = "large.document";
-/// Nothing here takes this long; a test that hangs fails.
+/// No step takes this long; a test that hangs fails.
 const PATIENCE: Duration = Duration::from_mins(5);
 
 #[test]
@@ -34,8 +34,7 @@ fn joiners_share_one_encoded_state() {
     let _machine = alone();
     let joiners: u32 = setting("JOINERS", 40);
     let megabytes: usize = setting("JOIN_MEGABYTES", 2);
-    // What the server may hold of messages that are under way to it; the echoes together are far
-    // more.
+    // The server's limit on incoming messages; all echoes together exceed it by far.
     let receive_bytes = (3 * megabytes) << 20;
     let home = TempDir::new().unwrap();
     let options = ["--max-receive-bytes", &receive_bytes.to_string()];
@@ -54,7 +53,7 @@ async fn run(server: &Server, joiners: u32, megabytes: usize, receive_bytes: usi
         .await
         .unwrap();
     let start = SyncOpenStart::new(DocPath::parse(PATH).unwrap());
-    // Open for as long as the test takes, so that the document stays in memory.
+    // Stays open during the test, so that the document stays loaded.
     let stream = client.sync().open(&start).await.unwrap();
     let mut document = MeshDocument::new(MeshSchema::builtin("document").unwrap(), 1);
     for part in 0..megabytes {
@@ -69,7 +68,7 @@ async fn run(server: &Server, joiners: u32, megabytes: usize, receive_bytes: usi
 
     let encodings = metric(server.url(), "meshagent_state_encodings_total").await;
     let unread = metric(server.url(), "meshagent_echoes_unread_total").await;
-    // From here on the peak counts.
+    // The peak memory is measured from here on.
     fs::write(format!("/proc/{}/clear_refs", server.id()), "5").unwrap();
     let before = resident_kilobytes(server.id());
 
@@ -116,10 +115,9 @@ async fn run(server: &Server, joiners: u32, megabytes: usize, receive_bytes: usi
         unread * 2.0 >= f64::from(joiners),
         "{unread} echoes were known by their bytes"
     );
-    // What the document is sent as, twice over; what is under way from those who echo; of each
-    // connection its message's first part, its queue's own part and its buffers; and what the
-    // allocator and the threads have at hand, which is more on a machine that has other work, where
-    // pages are given back late.
+    // Twice the encoded document; the incoming echoes; for each connection the first part of its
+    // message, its own part of the queue, and its buffers; and a reserve for the allocator and the
+    // threads, which return pages late on a busy machine.
     let bound = before
         + (4 * state_bytes as u64 + 2 * receive_bytes as u64) / 1024
         + 256 * u64::from(joiners)
@@ -136,7 +134,9 @@ fn one_megabyte(document: &mut MeshDocument, part: usize) -> Vec<u8> {
     let insert = |number| Edit::Insert {
         parent: Target::Root,
         position: Position::Last,
-        element: json!({ "body": { "$id": format!("e{part}-{number}"), "text": "x".repeat(2 << 10) } }),
+        element: json!({
+            "body": { "$id": format!("e{part}-{number}"), "text": "x".repeat(2 << 10) },
+        }),
     };
     let edits: Vec<Edit> = (0..512).map(insert).collect();
     document.edit(&edits, &mut String::new).unwrap().unwrap()
@@ -145,13 +145,14 @@ fn one_megabyte(document: &mut MeshDocument, part: usize) -> Vec<u8> {
 struct Joiner {
     number: u32,
     ready: Arc<Barrier>,
-    /// The state as it came to the first joiner, which keeps it for those who send it back.
+    /// The state, which the first client stores for those that send it back.
     publish: watch::Sender<Arc<Vec<u8>>>,
     published: watch::Receiver<Arc<Vec<u8>>>,
 }
 
 impl Joiner {
-    /// Opens the document when all are there; says how long its state is, and a hash of it.
+    /// Opens the document when all clients are connected; returns the length and a hash of its
+    /// state.
     async fn join(mut self, server: String) -> (usize, u64) {
         let mut socket = RawSocket::join(&server, "joiner", None).await;
         self.ready.wait().await;

@@ -1,9 +1,9 @@
-//! The server killed at random moments while people edit: what anybody was told or shown is there
-//! again.
+//! Kills the server at random moments during edits: everything that it acknowledged or sent to a
+//! reader survives.
 //!
-//! `KILLS=1000 KILL_SEED=7 cargo test -p meshagent-cli kill` runs for longer, or otherwise. The
-//! seed says when the server is killed and what is edited; how far the edits come until then is up
-//! to the machine.
+//! `KILLS=1000 KILL_SEED=7 cargo test -p meshagent-cli kill` runs longer, or with another seed. The
+//! seed determines the kills and the edits; the progress of the edits until a kill depends on the
+//! machine.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -27,16 +27,16 @@ use crate::stress::{Random, Repeat, alone, quiet_port, room_url, setting, token}
 
 const DOCUMENTS: [&str; 3] = ["a.document", "b.document", "c.document"];
 const WRITERS: u64 = 6;
-/// Nothing here takes this long; a test that hangs fails.
+/// No step takes this long; a test that hangs fails.
 const PATIENCE: Duration = Duration::from_mins(5);
-/// What is acknowledged before a server is killed that was not killed at its start: at least so
-/// much, and below so much more. By the amount and not by the clock, so that a slow machine proves
-/// as much as a fast one.
-const TOLD: u64 = 10;
-const MORE_TOLD: u64 = 80;
+/// The minimum number of acknowledged updates before a kill, unless the server is killed during its
+/// start. A number instead of a time, so that a slow machine tests as much as a fast one.
+const MIN_ACKNOWLEDGED: u64 = 10;
+/// The upper bound of a random number of further acknowledged updates.
+const MORE_ACKNOWLEDGED: u64 = 80;
 
 #[test]
-fn what_anybody_was_told_or_shown_survives_a_kill() {
+fn acknowledged_and_sent_updates_survive_a_kill() {
     let _machine = alone();
     let kills: u64 = setting("KILLS", 50);
     let seed: u64 = setting("KILL_SEED", 1);
@@ -55,7 +55,7 @@ fn what_anybody_was_told_or_shown_survives_a_kill() {
     let url = room_url(&format!("http://127.0.0.1:{port}"));
     let ledger = Arc::new(Ledger::default());
 
-    // They come back by themselves, again and again, for as long as the test takes.
+    // The clients reconnect by themselves during the whole test.
     ledger.is_audited.store(true, Ordering::SeqCst);
     let mut actors = Vec::new();
     for _ in 0..WRITERS {
@@ -68,8 +68,8 @@ fn what_anybody_was_told_or_shown_survives_a_kill() {
 
     let mut audits = 0;
     for kill in 0..kills {
-        // One in four is killed wherever it is, perhaps while it starts, with everybody at its
-        // door.
+        // One server in four is killed at any time, perhaps during its start, while all clients
+        // connect.
         if random.below(4) == 0 {
             ledger.is_audited.store(false, Ordering::SeqCst);
             let mut server = serve(home.path(), port)
@@ -85,12 +85,14 @@ fn what_anybody_was_told_or_shown_survives_a_kill() {
             let server = Server::start_with_log(&mut serve(home.path(), port), append(&log));
             runtime.block_on(audit(&url, &ledger, kill, 20));
             audits += 1;
-            let enough = ledger.told.load(Ordering::Relaxed) + TOLD + random.below(MORE_TOLD);
+            let enough = ledger.acknowledged.load(Ordering::Relaxed)
+                + MIN_ACKNOWLEDGED
+                + random.below(MORE_ACKNOWLEDGED);
             ledger.is_audited.store(false, Ordering::SeqCst);
-            runtime.block_on(ledger.wait_until_told(enough));
-            // Somewhere between two acknowledgements.
+            runtime.block_on(ledger.wait_for_acknowledgements(enough));
+            // At a random moment between two acknowledgements.
             std::thread::sleep(Duration::from_millis(random.below(20)));
-            // From here on they wait; what is under way is cut by the kill.
+            // From here on, clients wait; the kill interrupts requests in flight.
             ledger.is_audited.store(true, Ordering::SeqCst);
             server.kill();
         }
@@ -114,14 +116,15 @@ fn what_anybody_was_told_or_shown_survives_a_kill() {
     assert!(!log.contains("panicked") && !log.contains("ERROR"), "{log}");
     server.terminate();
 
-    let [told, shown] = [&ledger.told, &ledger.shown].map(|count| count.load(Ordering::Relaxed));
+    let [acknowledged, sent] =
+        [&ledger.acknowledged, &ledger.sent].map(|count| count.load(Ordering::Relaxed));
     assert!(
-        told > kills * 10 && shown > kills * 10 && audits > kills / 2,
-        "too little happened to prove anything: {told} updates acknowledged, {shown} seen, {audits} looks at all"
+        acknowledged > kills * 10 && sent > kills * 10 && audits > kills / 2,
+        "too few events: {acknowledged} updates acknowledged, {sent} sent, {audits} audits"
     );
 }
 
-/// As by default, but for snapshots and unloading: kills are to fall into these, too.
+/// A server with frequent snapshots and unloading, so that kills also happen during these.
 fn serve(home: &Path, port: u16) -> Command {
     let listen = format!("127.0.0.1:{port}");
     let options = ["--snapshot-every", "7", "--unload-after", "0"];
@@ -133,27 +136,26 @@ fn append(log: &Path) -> File {
     options.create(true).append(true).open(log).unwrap()
 }
 
-/// What the server has acknowledged or shown to anybody.
+/// Everything that the server has acknowledged or sent to readers.
 #[derive(Default)]
 struct Ledger {
     documents: Mutex<BTreeMap<&'static str, Known>>,
-    /// The documents that were created, with the text in each.
+    /// Created documents with their text.
     created: Mutex<Vec<(String, String)>>,
-    /// Whether nobody else may connect: who comes back could bring back what was lost.
+    /// Whether clients must not connect: they could restore lost data before the audit.
     is_audited: AtomicBool,
-    told: AtomicU64,
-    shown: AtomicU64,
+    acknowledged: AtomicU64,
+    sent: AtomicU64,
     serial: AtomicU64,
 }
 
-/// What is known of one document.
+/// The known state of one document.
 struct Known {
-    /// All updates of which the server has said that it has them, by an acknowledgement or by
-    /// showing them.
+    /// All updates that the server has acknowledged or sent.
     replica: MeshDocument,
     /// Elements whose insertion was acknowledged.
     inserted: BTreeSet<String>,
-    /// Elements whose deletion was sent, so that they may be gone.
+    /// Elements whose deletion was sent to the server, so that they may be deleted.
     deleting: BTreeSet<String>,
     /// Elements whose deletion was acknowledged.
     deleted: BTreeSet<String>,
@@ -175,19 +177,19 @@ impl Ledger {
         f(self.documents.lock().unwrap().entry(path).or_default())
     }
 
-    fn told(&self, path: &'static str, update: &[u8]) {
-        self.told.fetch_add(1, Ordering::Relaxed);
+    fn acknowledged(&self, path: &'static str, update: &[u8]) {
+        self.acknowledged.fetch_add(1, Ordering::Relaxed);
         self.with(path, |known| known.replica.apply_update(update).unwrap());
     }
 
-    fn shown(&self, path: &'static str, update: &[u8]) {
-        self.shown.fetch_add(1, Ordering::Relaxed);
+    fn sent(&self, path: &'static str, update: &[u8]) {
+        self.sent.fetch_add(1, Ordering::Relaxed);
         self.with(path, |known| known.replica.apply_update(update).unwrap());
     }
 
-    async fn wait_until_told(&self, count: u64) {
+    async fn wait_for_acknowledgements(&self, count: u64) {
         let wait = async {
-            while self.told.load(Ordering::Relaxed) < count {
+            while self.acknowledged.load(Ordering::Relaxed) < count {
                 sleep(Duration::from_millis(1)).await;
             }
         };
@@ -196,7 +198,7 @@ impl Ledger {
             .expect("updates are acknowledged");
     }
 
-    /// A number that nobody else gets.
+    /// A unique number.
     fn serial(&self) -> u64 {
         2 + self.serial.fetch_add(1, Ordering::Relaxed)
     }
@@ -206,8 +208,7 @@ fn replica(client_id: u64) -> MeshDocument {
     MeshDocument::new(MeshSchema::builtin("document").unwrap(), client_id)
 }
 
-/// Looks at all that the ledger knows of the documents that are edited, and at the newest of those
-/// that were created.
+/// Compares the edited documents and the newest created ones with the ledger.
 async fn audit(url: &str, ledger: &Ledger, kill: u64, newest: usize) {
     let look = async {
         let client = Connection::connect(url, &token("auditor")).await.unwrap();
@@ -225,7 +226,7 @@ async fn audit(url: &str, ledger: &Ledger, kill: u64, newest: usize) {
                 let kind = served.classify(&update).unwrap();
                 assert!(
                     matches!(kind, UpdateKind::Contained | UpdateKind::Empty),
-                    "after {kill} kills {path} lacks something that was acknowledged or shown: {kind:?}"
+                    "after {kill} kills {path} lacks an acknowledged or sent update: {kind:?}"
                 );
             }
             let ids = element_ids(&served.to_json(true));
@@ -269,7 +270,7 @@ fn start(path: &str, replica: Option<&MeshDocument>) -> SyncOpenStart {
     start
 }
 
-/// A connection, as soon as there is a server and nobody looks at what it kept.
+/// Connects as soon as a server runs and no audit is in progress.
 async fn connect(url: &str, ledger: &Ledger, name: &str) -> Connection {
     let jwt = token(name);
     loop {
@@ -277,9 +278,9 @@ async fn connect(url: &str, ledger: &Ledger, name: &str) -> Connection {
             sleep(Duration::from_millis(2)).await;
             continue;
         }
-        // The server may be killed while it says who it is.
+        // The server may be killed during the handshake.
         match Connection::connect(url, &jwt).await {
-            // One that was under way when the audit began is given up; it has sent nothing.
+            // A connection that was opened during an audit is closed; it has sent nothing.
             Ok(client) if !ledger.is_audited.load(Ordering::SeqCst) => return client,
             Ok(_) => {}
             Err(_) => sleep(Duration::from_millis(10)).await,
@@ -296,16 +297,16 @@ async fn open(client: &Connection, start: &SyncOpenStart) -> Option<SyncStream> 
     }
 }
 
-/// Notes everything that is shown of a document, from the first operation on each time.
+/// Records everything that the server sends of a document, each time from the first operation on.
 async fn read(url: String, ledger: Arc<Ledger>, path: &'static str) {
     loop {
         let client = connect(&url, &ledger, "reader").await;
         let Some(mut stream) = open(&client, &start(path, None)).await else {
             continue;
         };
-        ledger.shown(path, stream.state());
+        ledger.sent(path, stream.state());
         while let Some(update) = next(&mut stream).await {
-            ledger.shown(path, &update);
+            ledger.sent(path, &update);
         }
     }
 }
@@ -319,8 +320,8 @@ async fn next(stream: &mut SyncStream) -> Option<Vec<u8>> {
     }
 }
 
-/// Edits a document until the connection is lost; then the same or another one, with what it has or
-/// from scratch.
+/// Edits a document until the connection is lost; then the same or another one, with the old or a
+/// new replica.
 async fn write(url: String, ledger: Arc<Ledger>, mut random: Random) {
     let mut kept: Option<(&'static str, MeshDocument)> = None;
     loop {
@@ -332,8 +333,8 @@ async fn write(url: String, ledger: Arc<Ledger>, mut random: Random) {
         let Some(mut stream) = open(&client, &start(path, Some(&document))).await else {
             continue;
         };
-        take_up(&ledger, path, &mut document, stream.state());
-        // As all published clients do. It brings back what was not acknowledged before the
+        apply(&ledger, path, &mut document, stream.state());
+        // As all published clients do. It restores updates that were not acknowledged before the
         // connection was lost.
         let mut update = Some(document.encode_state());
         loop {
@@ -345,7 +346,7 @@ async fn write(url: String, ledger: Arc<Ledger>, mut random: Random) {
             let pause = Duration::from_millis(random.below(8));
             match timeout(pause, next(&mut stream)).await {
                 Ok(Some(seen)) => {
-                    take_up(&ledger, path, &mut document, &seen);
+                    apply(&ledger, path, &mut document, &seen);
                     update = None;
                 }
                 Ok(None) => break,
@@ -357,9 +358,9 @@ async fn write(url: String, ledger: Arc<Ledger>, mut random: Random) {
                 }
             }
         }
-        // What had come before the connection was lost was shown, too.
+        // Updates that arrived before the connection was lost count as sent.
         while let Some(seen) = next(&mut stream).await {
-            take_up(&ledger, path, &mut document, &seen);
+            apply(&ledger, path, &mut document, &seen);
         }
         if random.below(2) == 0 {
             kept = Some((path, document));
@@ -367,9 +368,9 @@ async fn write(url: String, ledger: Arc<Ledger>, mut random: Random) {
     }
 }
 
-fn take_up(ledger: &Ledger, path: &'static str, document: &mut MeshDocument, update: &[u8]) {
+fn apply(ledger: &Ledger, path: &'static str, document: &mut MeshDocument, update: &[u8]) {
     if !update.is_empty() {
-        ledger.shown(path, update);
+        ledger.sent(path, update);
         document.apply_update(update).unwrap();
     }
 }
@@ -378,13 +379,13 @@ fn take_up(ledger: &Ledger, path: &'static str, document: &mut MeshDocument, upd
 async fn send(ledger: &Ledger, path: &'static str, stream: &SyncStream, update: &[u8]) -> bool {
     match stream.send(update).await {
         Ok(acknowledgement) => {
-            // A notice would say that something is missing that the server had shown, or was
-            // repaired. That some of it is deleted already is no loss.
+            // A notice would report a gap in what the server had sent, or a repair. A notice about
+            // deleted elements is not a loss.
             let notice = acknowledgement
                 .notice
                 .filter(|notice| notice.get("deleted").is_none());
             assert_eq!(notice, None, "of an update of {path}");
-            ledger.told(path, update);
+            ledger.acknowledged(path, update);
             true
         }
         Err(CallError::Disconnected) => false,
@@ -392,8 +393,8 @@ async fn send(ledger: &Ledger, path: &'static str, stream: &SyncStream, update: 
     }
 }
 
-/// Makes an edit. Insertions and deletions are sent here, to be noted by their `$id`; others are
-/// returned.
+/// Makes an edit. Insertions and deletions are sent here, so that their `$id` is recorded; other
+/// edits are returned.
 async fn edit(
     ledger: &Ledger,
     path: &'static str,
@@ -437,7 +438,7 @@ async fn edit(
     }
 }
 
-/// Creates documents, one after the other.
+/// Creates documents sequentially.
 async fn create(url: String, ledger: Arc<Ledger>) {
     loop {
         let client = connect(&url, &ledger, "creator").await;

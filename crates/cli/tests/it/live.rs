@@ -54,7 +54,7 @@ fn retitle(home: &Home, title: &str) {
 }
 
 #[test]
-fn each_change_is_a_line_over_a_restart() {
+fn watch_prints_changes_across_a_restart() {
     let home = Home::new();
     home.create("plan");
     let mut watching = Watching::start(&home, &["sync", "watch", "plan", "--json", "--count", "4"]);
@@ -71,7 +71,7 @@ fn each_change_is_a_line_over_a_restart() {
     let home = home.restart();
     retitle(&home, "Newer plan");
     assert_eq!(watching.line(), json!({ "event": "disconnected" }));
-    // What was missed may come before the word that it is connected again, or after it.
+    // Missed changes may be printed before or after `connected`.
     let seen = [watching.line(), watching.line()];
     assert!(seen.contains(&title("New plan", "Newer plan")), "{seen:?}");
     assert!(seen.contains(&json!({ "event": "connected" })), "{seen:?}");
@@ -107,7 +107,7 @@ fn each_change_is_a_line_over_a_restart() {
 }
 
 #[test]
-fn people_get_lines_that_they_can_read() {
+fn watch_prints_readable_lines() {
     let home = Home::new();
     home.create("plan");
     let mut command = home.command(&["sync", "watch", "plan", "--count", "1"]);
@@ -116,11 +116,11 @@ fn people_get_lines_that_they_can_read() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut told = String::new();
+    let mut message = String::new();
     BufReader::new(child.stderr.take().unwrap())
-        .read_line(&mut told)
+        .read_line(&mut message)
         .unwrap();
-    assert_eq!(told, "connected\n");
+    assert_eq!(message, "connected\n");
     retitle(&home, "New plan");
     let output = child.wait_with_output().unwrap();
     let printed = String::from_utf8(output.stdout).unwrap();
@@ -133,7 +133,7 @@ fn people_get_lines_that_they_can_read() {
 }
 
 #[test]
-fn lines_tell_what_is_new_and_where() {
+fn watch_prints_content_and_position() {
     let home = Home::new();
     home.create("plan");
     let watch = |arguments: &[&str]| {
@@ -168,7 +168,7 @@ fn lines_tell_what_is_new_and_where() {
     let content = content.unwrap_or_else(|| panic!("{line}"));
     assert!(content.ends_with("…\n") && content.len() < 100, "{line}");
 
-    // Where it was moved to.
+    // The new position of a moved element.
     let to_front = json!([{ "op": "move", "from": "/doc/children/3", "path": "/doc/children/0" }]);
     let child = watch(&["--count", "1"]);
     patch(to_front);
@@ -180,7 +180,7 @@ fn lines_tell_what_is_new_and_where() {
     );
     let mut watching = Watching::start(&home, &["sync", "watch", "plan", "--json"]);
     assert_eq!(watching.line()["event"], "connected");
-    // With what was changed in it by the same patch.
+    // A moved element with a change by the same patch.
     patch(json!([
         { "op": "move", "from": "/doc/children/0", "path": "/doc/children/2" },
         { "op": "replace", "path": "/doc/children/2/item/s", "value": "kürzer" },
@@ -197,7 +197,7 @@ fn lines_tell_what_is_new_and_where() {
 }
 
 #[test]
-fn the_end_of_a_document_is_told() {
+fn watch_reports_the_end_of_a_document() {
     let home = Home::new();
     home.create("plan");
     let mut watching = Watching::start(&home, &["sync", "watch", "plan", "--json"]);
@@ -210,24 +210,24 @@ fn the_end_of_a_document_is_told() {
     assert!(watching.lines.next().is_none());
     assert_eq!(watching.child.wait().unwrap().code(), Some(3));
 
-    // For people, who get the rest on stderr.
+    // Without --json, on stderr.
     home.create("plan");
     let mut command = home.command(&["sync", "watch", "plan"]);
     let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
-    let mut said = String::new();
-    stderr.read_line(&mut said).unwrap();
+    let mut messages = String::new();
+    stderr.read_line(&mut messages).unwrap();
     home.done(&["storage", "mv", "plan", "elsewhere"]);
-    stderr.read_to_string(&mut said).unwrap();
+    stderr.read_to_string(&mut messages).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(3));
     let expected =
         "connected\nended: deleted or moved\nerror: \"plan\" was deleted or moved\nhint: ";
-    assert!(said.starts_with(expected), "{said}");
+    assert!(messages.starts_with(expected), "{messages}");
 }
 
 #[test]
-fn several_documents_are_watched_by_paths_from_stdin() {
+fn watch_reads_several_paths_from_stdin() {
     let home = Home::new();
     for path in ["a", "b"] {
         home.create(path);
@@ -263,10 +263,10 @@ fn several_documents_are_watched_by_paths_from_stdin() {
     let mut command = home.command(&["sync", "watch", "-", "--count", "1"]);
     let command = command.stdin(paths()).stderr(Stdio::piped());
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-    let mut told = String::new();
+    let mut message = String::new();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
-    stderr.read_line(&mut told).unwrap();
-    assert_eq!(told, "a: connected\n");
+    stderr.read_line(&mut message).unwrap();
+    assert_eq!(message, "a: connected\n");
     retitle("a");
     let output = child.wait_with_output().unwrap();
     let printed = String::from_utf8(output.stdout).unwrap();
@@ -279,7 +279,7 @@ fn several_documents_are_watched_by_paths_from_stdin() {
 }
 
 #[test]
-fn a_document_that_is_named_twice_is_watched_once() {
+fn watch_ignores_duplicate_paths() {
     let home = Home::new();
     for path in ["a", "b"] {
         home.create(path);
@@ -320,13 +320,13 @@ fn edit(home: &Home, editor: &str) -> crate::Ran {
     crate::run(&mut editing(home, editor))
 }
 
-/// How a shell calls the binary.
+/// The path of the binary, quoted for a shell.
 fn program(home: &Home) -> String {
     let command = home.command(&[]);
     command.get_program().to_string_lossy().into_owned()
 }
 
-/// The files with what was written, in the home, which is `TMPDIR`.
+/// The kept files in the home directory, which is `TMPDIR`.
 fn drafts(home: &Home) -> Vec<PathBuf> {
     let files = fs::read_dir(home.path()).unwrap();
     let files = files.map(|file| file.unwrap().path());
@@ -337,10 +337,9 @@ fn drafts(home: &Home) -> Vec<PathBuf> {
     files.filter(is_draft).collect()
 }
 
-/// What was written did not get into the document: a hint says in which file it is, and there it
-/// is. Ends with that the file is gone.
+/// Checks that a hint names the only kept file and that it contains a text; deletes the file.
 #[track_caller]
-fn kept(home: &Home, stderr: &str, written: &str) {
+fn assert_kept(home: &Home, stderr: &str, written: &str) {
     let hint = stderr.split("your text is in ").nth(1);
     let path = hint.unwrap_or_else(|| panic!("{stderr}"));
     let path = Path::new(path.lines().next().unwrap());
@@ -352,13 +351,13 @@ fn kept(home: &Home, stderr: &str, written: &str) {
 }
 
 #[test]
-fn an_editor_gets_no_character_that_steers_a_terminal() {
+fn editor_gets_no_control_characters() {
     let home = Home::new();
     let note = "ü\u{9b}31m\u{7f}\u{202e}\u{2028}\u{85}\u{1b}[2J👩\u{200d}👩";
     let json = serde_json::json!({ "list": { "note": note, "shop": "milk" } }).to_string();
     home.done(&["sync", "create", "plan", "--json", &json]);
     let before = home.get("plan");
-    // What the editor was given, byte for byte.
+    // The file for the editor, byte for byte.
     let ran = edit(&home, "cp \"$1\" seen; sed -i s/milk/tea/ \"$1\"");
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
     let seen = fs::read_to_string(home.path().join("seen")).unwrap();
@@ -370,7 +369,7 @@ fn an_editor_gets_no_character_that_steers_a_terminal() {
 }
 
 #[test]
-fn only_what_was_edited_is_changed() {
+fn edit_changes_only_edited_parts() {
     let home = Home::new();
     home.create("plan");
     let ran = edit(&home, "sed -i s/milk/tea/ \"$1\"");
@@ -378,13 +377,14 @@ fn only_what_was_edited_is_changed() {
     assert_eq!(ran.stdout, "Updated document at plan\n");
     assert_eq!(home.get("plan"), PLAN.replace("milk", "tea"));
 
-    // Somebody else edits while the editor is open.
+    // A concurrent edit while the editor is open.
     let meshagent = program(&home);
     let patch = r#"[{"op": "replace", "path": "/doc/title", "value": "Theirs"}]"#;
     let ran = edit(
         &home,
         &format!(
-            "sed -i s/bread/cake/ \"$1\"\n{meshagent} room sync update --room r plan --patch '{patch}' >/dev/null"
+            "sed -i s/bread/cake/ \"$1\"\n\
+             {meshagent} room sync update --room r plan --patch '{patch}' >/dev/null"
         ),
     );
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
@@ -395,19 +395,19 @@ fn only_what_was_edited_is_changed() {
 }
 
 #[test]
-fn what_the_schema_forbids_is_said_and_kept() {
+fn edit_keeps_text_that_violates_the_schema() {
     let home = Home::new();
     home.create("plan");
     let ran = edit(&home, "sed -i 's/\"milk\"/7/' \"$1\"");
     refused(&ran, 1, &["/doc/children/0/item/s", "inspect"]);
-    kept(&home, &ran.stderr, "\"s\": 7");
+    assert_kept(&home, &ran.stderr, "\"s\": 7");
     assert_eq!(home.get("plan"), PLAN);
     let ran = edit(&home, "echo nonsense > \"$1\"");
     refused(&ran, 2, &["not valid JSON"]);
-    kept(&home, &ran.stderr, "nonsense");
+    assert_kept(&home, &ran.stderr, "nonsense");
     let ran = edit(&home, "sed -i s/milk/tea/ \"$1\"; exit 3");
     refused(&ran, 1, &["the editor failed"]);
-    kept(&home, &ran.stderr, "tea");
+    assert_kept(&home, &ran.stderr, "tea");
     let ran = edit(&home, "exit 3");
     refused(&ran, 1, &["the editor failed", "\nhint: "]);
     assert!(drafts(&home).is_empty(), "nothing was written");
@@ -421,10 +421,10 @@ fn what_the_schema_forbids_is_said_and_kept() {
 }
 
 #[test]
-fn what_the_server_does_not_take_is_kept() {
+fn edit_keeps_text_that_the_server_refuses() {
     let home = Home::new();
     home.create("plan");
-    // Read-only.
+    // The token is read-only.
     let spec = "{version: v1, kind: ParticipantToken, identity: ada, room: r, \
                 api: {storage: {}, sync: {paths: [{path: plan, read_only: true}]}}}";
     fs::write(home.path().join("token.yaml"), spec).unwrap();
@@ -433,24 +433,24 @@ fn what_the_server_does_not_take_is_kept() {
     let mut command = editing(&home, "sed -i s/milk/tea/ \"$1\"");
     let ran = crate::run(command.env("MESHAGENT_TOKEN", jwt.trim_end()));
     refused(&ran, 4, &["grants"]);
-    kept(&home, &ran.stderr, "tea");
+    assert_kept(&home, &ran.stderr, "tea");
     assert_eq!(home.get("plan"), PLAN);
 
-    // Deleted while the editor is open.
+    // The document is deleted while the editor is open.
     let delete = format!(
         "sed -i s/milk/tea/ \"$1\"\n{} room sync delete --room r plan --quiet",
         program(&home)
     );
     let ran = edit(&home, &delete);
     refused(&ran, 3, &["can't change \"plan\""]);
-    kept(&home, &ran.stderr, "tea");
+    assert_kept(&home, &ran.stderr, "tea");
 }
 
 #[test]
-fn what_the_server_takes_out_again_is_kept() {
+fn edit_keeps_text_that_the_server_repairs() {
     let home = Home::new();
     home.create("plan");
-    // Both take the same $id, which only one may have.
+    // Both use the same $id, which must be unique.
     let item = |s: &str| json!({ "item": { "$id": "same", "s": s } });
     let mut mine: Value = serde_json::from_str(PLAN).unwrap();
     let children = mine["doc"]["children"].as_array_mut().unwrap();
@@ -469,22 +469,22 @@ fn what_the_server_takes_out_again_is_kept() {
             "  /doc/children/3/item: ",
         ],
     );
-    kept(&home, &ran.stderr, "mine");
+    assert_kept(&home, &ran.stderr, "mine");
 }
 
-/// A way to the server on which its words can be lost.
-struct Way {
+/// A proxy that can drop the server's responses.
+struct Proxy {
     url: String,
-    connections: Arc<Mutex<Vec<Arc<OnTheWay>>>>,
+    connections: Arc<Mutex<Vec<Arc<Proxied>>>>,
 }
 
-struct OnTheWay {
+struct Proxied {
     client: TcpStream,
     server: TcpStream,
     is_mute: AtomicBool,
 }
 
-impl Way {
+impl Proxy {
     fn to(server: &str) -> Self {
         let server = server.trim_start_matches("http://").to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -493,7 +493,7 @@ impl Way {
         let made = connections.clone();
         thread::spawn(move || {
             for client in listener.incoming() {
-                let connection = Arc::new(OnTheWay {
+                let connection = Arc::new(Proxied {
                     client: client.unwrap(),
                     server: TcpStream::connect(&server).unwrap(),
                     is_mute: AtomicBool::new(false),
@@ -507,14 +507,14 @@ impl Way {
         Self { url, connections }
     }
 
-    /// From now on nobody hears the server on the connections that there are.
+    /// Drops all further responses on the open connections.
     fn mute(&self) {
         for connection in &*self.connections.lock().unwrap() {
             connection.is_mute.store(true, Ordering::SeqCst);
         }
     }
 
-    /// They are gone.
+    /// Closes all connections.
     fn cut(&self) {
         for connection in self.connections.lock().unwrap().drain(..) {
             connection.end();
@@ -522,9 +522,9 @@ impl Way {
     }
 }
 
-impl OnTheWay {
+impl Proxied {
     fn carry_requests(&self) {
-        // The end of either side is the end.
+        // If one side closes, both are closed.
         let _copied = io::copy(&mut &self.client, &mut &self.server);
         self.end();
     }
@@ -542,19 +542,19 @@ impl OnTheWay {
 
     fn end(&self) {
         for side in [&self.client, &self.server] {
-            // It may be gone already.
+            // The connection may be closed already.
             let _closed = side.shutdown(Shutdown::Both);
         }
     }
 }
 
-/// What `edit` says, and with which code it ends, when the server's answer is lost; meanwhile
-/// somebody else applies this patch.
-fn edit_without_an_answer(home: &Home, mine: &Value, theirs: &Value) -> (Option<i32>, String) {
-    let way = Way::to(home.server().url());
+/// Runs `edit` while the server's response is lost and another client applies a patch; returns the
+/// exit code and stderr.
+fn edit_with_lost_response(home: &Home, mine: &Value, theirs: &Value) -> (Option<i32>, String) {
+    let proxy = Proxy::to(home.server().url());
     let wait = format!("touch open; until [ -e go ]; do sleep 0.05; done; echo '{mine}' > \"$1\"");
     let mut child = editing(home, &wait)
-        .env("MESHAGENT_API_URL", &way.url)
+        .env("MESHAGENT_API_URL", &proxy.url)
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
@@ -562,21 +562,21 @@ fn edit_without_an_answer(home: &Home, mine: &Value, theirs: &Value) -> (Option<
     while !home.path().join("open").exists() {
         thread::sleep(Duration::from_millis(10));
     }
-    way.mute();
+    proxy.mute();
     home.done(&["sync", "update", "plan", "--patch", &theirs.to_string()]);
     let mut watching = Watching::start(home, &["sync", "watch", "plan", "--json"]);
     assert_eq!(watching.line()["event"], "connected");
     fs::write(home.path().join("go"), "").unwrap();
     while watching.line()["name"] != "title" {}
-    way.cut();
-    let mut said = String::new();
+    proxy.cut();
+    let mut messages = String::new();
     let mut stderr = child.stderr.take().unwrap();
-    stderr.read_to_string(&mut said).unwrap();
-    (child.wait().unwrap().code(), said)
+    stderr.read_to_string(&mut messages).unwrap();
+    (child.wait().unwrap().code(), messages)
 }
 
 #[test]
-fn what_the_server_takes_out_is_kept_although_its_answer_is_lost() {
+fn edit_keeps_repaired_text_after_a_lost_response() {
     let home = Home::new();
     home.create("plan");
     let item = |s: &str| json!({ "item": { "$id": "same", "s": s } });
@@ -585,17 +585,17 @@ fn what_the_server_takes_out_is_kept_although_its_answer_is_lost() {
     let children = mine["doc"]["children"].as_array_mut().unwrap();
     children.push(item("mine"));
     let theirs = json!([{ "op": "add", "path": "/doc/children/0", "value": item("theirs") }]);
-    let (code, said) = edit_without_an_answer(&home, &mine, &theirs);
-    assert_eq!(code, Some(1), "{said}");
+    let (code, messages) = edit_with_lost_response(&home, &mine, &theirs);
+    assert_eq!(code, Some(1), "{messages}");
     let error = "\nerror: your changes to \"plan\" may not have been saved: \
                  the server's answer was lost";
-    assert!(said.contains(error), "{said}");
-    kept(&home, &said, "mine");
+    assert!(messages.contains(error), "{messages}");
+    assert_kept(&home, &messages, "mine");
     assert!(!home.get("plan").contains("mine"));
 }
 
 #[test]
-fn a_lost_answer_does_not_matter_if_all_is_there() {
+fn edit_succeeds_after_a_lost_response_if_the_change_is_saved() {
     let home = Home::new();
     home.create("plan");
     let mut mine: Value = serde_json::from_str(PLAN).unwrap();
@@ -603,12 +603,12 @@ fn a_lost_answer_does_not_matter_if_all_is_there() {
     let children = mine["doc"]["children"].as_array_mut().unwrap();
     children.push(json!({ "item": { "s": "mine" } }));
     let theirs = json!([{ "op": "replace", "path": "/doc/children/0/item/s", "value": "theirs" }]);
-    let (code, said) = edit_without_an_answer(&home, &mine, &theirs);
-    assert_eq!(code, Some(0), "{said}");
+    let (code, messages) = edit_with_lost_response(&home, &mine, &theirs);
+    assert_eq!(code, Some(0), "{messages}");
     assert!(drafts(&home).is_empty(), "it arrived");
 }
 
-/// An `edit` whose editor kills the server and then saves; what it said of that.
+/// An `edit` whose editor kills the server and then saves, with the first line on stderr.
 fn editing_until_the_server_is_gone(home: &Home) -> (Child, BufReader<ChildStderr>, String) {
     let stop = format!("sed -i s/milk/tea/ \"$1\"; kill -9 {}", home.server().id());
     let mut child = editing(home, &stop)
@@ -617,38 +617,41 @@ fn editing_until_the_server_is_gone(home: &Home) -> (Child, BufReader<ChildStder
         .spawn()
         .unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
-    let mut said = String::new();
-    stderr.read_line(&mut said).unwrap();
-    (child, stderr, said)
+    let mut messages = String::new();
+    stderr.read_line(&mut messages).unwrap();
+    (child, stderr, messages)
 }
 
 #[test]
-fn edit_waits_for_a_lost_server_and_not_for_ever() {
+fn edit_waits_for_a_lost_server_with_a_timeout() {
     for is_interrupted in [true, false] {
         let home = Home::new();
         home.create("plan");
-        let (mut child, mut stderr, mut said) = editing_until_the_server_is_gone(&home);
-        assert!(said.starts_with("disconnected; waiting"), "{said}");
+        let (mut child, mut stderr, mut messages) = editing_until_the_server_is_gone(&home);
+        assert!(messages.starts_with("disconnected; waiting"), "{messages}");
         if is_interrupted {
             interrupt(&child);
         }
-        stderr.read_to_string(&mut said).unwrap();
+        stderr.read_to_string(&mut messages).unwrap();
         let code = if is_interrupted { 130 } else { 5 };
-        assert_eq!(child.wait().unwrap().code(), Some(code), "{said}");
-        // It may have been stored; nobody heard.
+        assert_eq!(child.wait().unwrap().code(), Some(code), "{messages}");
+        // The change may be stored, without an acknowledgement.
         let error = "\nerror: your changes to \"plan\" may not have been saved: ";
-        assert!(said.contains(error), "{said}");
-        assert!(said.contains("\nhint: check the document"), "{said}");
-        kept(&home, &said, "tea");
+        assert!(messages.contains(error), "{messages}");
+        assert!(
+            messages.contains("\nhint: check the document"),
+            "{messages}"
+        );
+        assert_kept(&home, &messages, "tea");
     }
 }
 
 #[test]
-fn edit_does_not_know_what_became_of_it_when_the_room_is_closed_to_it() {
+fn edit_reports_an_unknown_outcome_if_the_reconnect_is_refused() {
     let home = Home::new();
     home.create("plan");
-    let (mut child, mut stderr, mut said) = editing_until_the_server_is_gone(&home);
-    // With another secret its token is good for nothing.
+    let (mut child, mut stderr, mut messages) = editing_until_the_server_is_gone(&home);
+    // With another secret, the token is invalid.
     let file = home.path().join(".local/share/meshagent/credentials.json");
     let credentials: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     let mut key = ApiKey::parse(credentials["api_key"].as_str().unwrap()).unwrap();
@@ -656,29 +659,29 @@ fn edit_does_not_know_what_became_of_it_when_the_room_is_closed_to_it() {
     let credentials = json!({ "api_key": key.encode().unwrap() });
     fs::write(&file, credentials.to_string()).unwrap();
     let home = home.after_kill();
-    stderr.read_to_string(&mut said).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(4), "{said}");
+    stderr.read_to_string(&mut messages).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(4), "{messages}");
     let error = "\nerror: your changes to \"plan\" may not have been saved: ";
-    assert!(said.contains(error), "{said}");
-    kept(&home, &said, "tea");
+    assert!(messages.contains(error), "{messages}");
+    assert_kept(&home, &messages, "tea");
 }
 
 #[test]
-fn edit_goes_on_when_the_server_is_back() {
+fn edit_continues_after_a_reconnect() {
     let home = Home::new();
     home.create("plan");
-    let (child, mut stderr, mut said) = editing_until_the_server_is_gone(&home);
+    let (child, mut stderr, mut messages) = editing_until_the_server_is_gone(&home);
     let home = home.after_kill();
-    stderr.read_to_string(&mut said).unwrap();
+    stderr.read_to_string(&mut messages).unwrap();
     let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert_eq!(output.status.code(), Some(0), "{messages}");
     assert_eq!(output.stdout, b"Updated document at plan\n");
     assert_eq!(home.get("plan"), PLAN.replace("milk", "tea"));
     assert!(drafts(&home).is_empty(), "it arrived");
 }
 
 #[test]
-fn ctrl_c_is_the_editors_while_it_is_open() {
+fn edit_ignores_ctrl_c_while_the_editor_is_open() {
     let home = Home::new();
     home.create("plan");
     let wait = "touch open; until [ -e go ]; do sleep 0.05; done; sed -i s/milk/tea/ \"$1\"";
@@ -693,20 +696,20 @@ fn ctrl_c_is_the_editors_while_it_is_open() {
     assert_eq!(home.get("plan"), PLAN.replace("milk", "tea"));
 }
 
-/// As the terminal does for Ctrl-C.
+/// Sends SIGINT, as the terminal does for Ctrl-C.
 fn interrupt(child: &Child) {
     let mut kill = Command::new("kill");
     let kill = kill.args(["-s", "INT", &child.id().to_string()]);
     assert!(kill.status().unwrap().success());
 }
 
-/// What the editor does: something that the schema forbids, and then something that it allows.
+/// An editor script: the first edit violates the schema, the second one does not.
 const SECOND_THOUGHTS: &str = r#"if [ -e tried ]
 then sed -i 's/7/"tea"/' "$1"
 else touch tried && sed -i 's/"milk"/7/' "$1"
 fi"#;
 
-/// Where `edit` asks, and a person answers.
+/// An `edit` with a terminal as stdin, which asks questions.
 struct AtTerminal {
     child: Child,
     person: File,
@@ -733,7 +736,7 @@ impl AtTerminal {
         }
     }
 
-    /// Types this when it is asked, and returns how the command ended.
+    /// Types an answer to the question, and waits for the end of the command.
     fn answer(self, typed: &str) -> crate::Ran {
         self.when_asked(|terminal| terminal.person.write_all(typed.as_bytes()).unwrap())
     }
@@ -741,28 +744,28 @@ impl AtTerminal {
     fn when_asked(mut self, answer: impl FnOnce(&mut Self)) -> crate::Ran {
         const QUESTION: &str = "Press Enter to edit again";
         let mut stderr = self.child.stderr.take().unwrap();
-        let mut said = String::new();
+        let mut messages = String::new();
         let mut byte = [0];
-        while !said.ends_with(QUESTION) {
+        while !messages.ends_with(QUESTION) {
             let read = stderr.read(&mut byte).unwrap();
-            assert_eq!(read, 1, "it ended without a question: {said}");
-            said.push(char::from(byte[0]));
+            assert_eq!(read, 1, "it ended without a question: {messages}");
+            messages.push(char::from(byte[0]));
         }
         answer(&mut self);
-        stderr.read_to_string(&mut said).unwrap();
+        stderr.read_to_string(&mut messages).unwrap();
         let mut stdout = String::new();
         let mut out = self.child.stdout.take().unwrap();
         out.read_to_string(&mut stdout).unwrap();
         crate::Ran {
             code: self.child.wait().unwrap().code(),
             stdout,
-            stderr: said,
+            stderr: messages,
         }
     }
 }
 
 #[test]
-fn a_person_may_go_on_editing_what_the_schema_forbids() {
+fn user_can_edit_again_after_a_violation() {
     let home = Home::new();
     home.create("plan");
     let ran = AtTerminal::edit(&home).answer("\n");
@@ -775,7 +778,7 @@ fn a_person_may_go_on_editing_what_the_schema_forbids() {
     );
     assert_eq!(home.get("plan"), PLAN.replace("milk", "tea"));
 
-    // Who gives up finds what was written.
+    // If the user stops, the text is kept.
     let milk = r#"[{"op": "replace", "path": "/doc/children/0/item/s", "value": "milk"}]"#;
     home.done(&["sync", "update", "plan", "--patch", milk]);
     let first_try = || {
@@ -786,10 +789,10 @@ fn a_person_may_go_on_editing_what_the_schema_forbids() {
     let ran = first_try().answer(end_of_file);
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""));
     assert!(ran.stderr.contains("nothing was changed"), "{}", ran.stderr);
-    kept(&home, &ran.stderr, "7");
+    assert_kept(&home, &ran.stderr, "7");
     let ran = first_try().when_asked(|terminal| interrupt(&terminal.child));
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(130), ""));
     assert!(ran.stderr.contains("nothing was changed"), "{}", ran.stderr);
-    kept(&home, &ran.stderr, "7");
+    assert_kept(&home, &ran.stderr, "7");
     assert_eq!(home.get("plan"), PLAN);
 }

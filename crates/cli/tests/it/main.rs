@@ -1,5 +1,5 @@
-//! The real binary: its arguments, its environment, its exit codes and what it prints. What the
-//! server does once it runs is tested elsewhere.
+//! Tests of the real binary: arguments, environment, exit codes and output. The server itself is
+//! tested elsewhere.
 
 #![expect(
     clippy::unwrap_used,
@@ -37,16 +37,17 @@ mod tutorial;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-/// From the golden vectors; its secret contains the separator of the parts.
-const KEY: &str = "ma-Ej5FZ.ibEtOkVkJmFBdAAA-._fvPjt7T76____._fz7.g-a-secret-with-dashes-and-enough-length-0123456789";
+/// From the golden vectors; the secret contains the separator.
+const KEY: &str = "ma-Ej5FZ.ibEtOkVkJmFBdAAA-._fvPjt7T76____._fz7.g-\
+                   a-secret-with-dashes-and-enough-length-0123456789";
 const KEY_ID: &str = "123e4567-e89b-12d3-a456-426614174000";
 const PROJECT_ID: &str = "fbf7ef3e-3b7b-4fbe-bfff-fffefdfcfbfa";
 const SECRET: &str = "a-secret-with-dashes-and-enough-length-0123456789";
-/// Before the tokens of the vectors end.
+/// A time before the tokens of the vectors expire.
 const NOW: u64 = 1_900_000_000;
 
-/// The binary, or the one that `MESHAGENT_BIN` names, at home in an empty directory, with no
-/// variable that tells it anything.
+/// The command with an empty environment and the given home directory. `MESHAGENT_BIN` names
+/// another binary.
 fn meshagent(home: &Path, arguments: &[&str]) -> Command {
     let named = std::env::var_os("MESHAGENT_BIN");
     let mut command = Command::new(named.unwrap_or_else(|| env!("CARGO_BIN_EXE_meshagent").into()));
@@ -78,7 +79,7 @@ fn run(command: &mut Command) -> Ran {
     }
 }
 
-/// The claims of a token that the vectors' key signed.
+/// Verifies a token with the key of the vectors.
 fn verified(jwt: &str) -> meshagent_protocol::ParticipantToken {
     let key = meshagent_protocol::ApiKey::parse(KEY).unwrap();
     meshagent_protocol::TokenVerifier::new(PROJECT_ID, [key])

@@ -1,4 +1,4 @@
-//! Documents come and go: when the last participant has left them, the process is as small as
+//! Memory of unloaded documents: after the last participant has left, the process is as small as
 //! before.
 
 use std::ops::Range;
@@ -16,11 +16,11 @@ use crate::serve::{Server, serve_with};
 use crate::stress::{alone, metric, resident_kilobytes, room_url, setting, token};
 
 const DOCUMENTS: usize = 300;
-/// Nothing here takes this long; a test that hangs fails.
+/// No step takes this long; a test that hangs fails.
 const PATIENCE: Duration = Duration::from_mins(5);
 
 #[test]
-fn memory_returns_when_documents_are_let_go() {
+fn unloaded_documents_free_their_memory() {
     let _machine = alone();
     let home = TempDir::new().unwrap();
     let server = serve(&home);
@@ -34,10 +34,10 @@ fn memory_returns_when_documents_are_let_go() {
             .map(|n| json!({ "body": { "text": text(n) } }))
             .collect();
         let content = json!({ "document": { "content": elements } });
-        // The first round pays for what stays: the database's caches, the runtime's threads.
+        // The first round allocates permanent memory: caches of the database, threads.
         let mut settled = 0;
         for round in 0..2 {
-            // They are held by their streams, however long it takes to make all.
+            // Open streams keep the documents loaded.
             let mut streams = Vec::new();
             for n in 0..DOCUMENTS {
                 let path = format!("{round}/{n}.document");
@@ -48,7 +48,7 @@ fn memory_returns_when_documents_are_let_go() {
                 stream.close().await.unwrap();
             }
             if round == 0 {
-                settled = let_go(&server).await;
+                settled = settle(&server).await;
                 continue;
             }
             assert!(
@@ -66,7 +66,7 @@ fn memory_returns_when_documents_are_let_go() {
 /// `MEMORY_DOCUMENTS=100000 MESHAGENT_BIN=target/release/meshagent cargo test -p meshagent-cli
 /// opened_once` is the full size.
 #[test]
-fn documents_that_were_opened_once_leave_nothing_in_memory() {
+fn opened_once_documents_leave_no_memory() {
     let _machine = alone();
     let documents: usize = setting("MEMORY_DOCUMENTS", 1_500);
     let home = TempDir::new().unwrap();
@@ -76,9 +76,9 @@ fn documents_that_were_opened_once_leave_nothing_in_memory() {
         let client = Connection::connect(&room_url(server.url()), &token("ann"))
             .await
             .unwrap();
-        // The first ones pay for what stays: the database's caches, the runtime's threads.
+        // The first documents allocate permanent memory: caches of the database, threads.
         open_once(&client, 0..WARM_UP).await;
-        let before = let_go(&server).await;
+        let before = settle(&server).await;
         open_once(&client, WARM_UP..WARM_UP + documents).await;
         returns_to(&server, before + NOISE_KILOBYTES).await;
         client.close().await;
@@ -86,13 +86,13 @@ fn documents_that_were_opened_once_leave_nothing_in_memory() {
     server.terminate();
 }
 
-/// Enough for the caches of the database to be full and the allocator to have its pages.
+/// Number of documents that fill the caches of the database and of the allocator.
 const WARM_UP: usize = 1_500;
-/// What the allocator may keep. A hundred bytes that stayed for each of 100,000 documents would be
-/// more.
+/// Memory that the allocator may keep. A leak of a hundred bytes for each of 100,000 documents
+/// would exceed it.
 const NOISE_KILOBYTES: u64 = 8 << 10;
 
-/// Opens each document, some at a time, with a little content, and closes it again.
+/// Opens and closes documents with a little content, some of them concurrently.
 async fn open_once(client: &Connection, numbers: Range<usize>) {
     let mut opening = JoinSet::new();
     for number in numbers {
@@ -119,13 +119,12 @@ async fn open(client: &Connection, path: &str, content: Value) -> SyncStream {
     client.sync().open(&start).await.unwrap()
 }
 
-/// Waits until no document is in memory, and until the process gives no more back; what it then
-/// has.
-async fn let_go(server: &Server) -> u64 {
+/// Waits until no document is loaded and the process frees no more memory; returns its memory.
+async fn settle(server: &Server) -> u64 {
     nothing_is_open(server).await;
     let started = Instant::now();
     let (mut least, mut since) = (resident_kilobytes(server.id()), Instant::now());
-    // The allocator gives back by and by, over some twenty seconds.
+    // The allocator returns memory gradually, over some twenty seconds.
     while since.elapsed() < Duration::from_secs(10) && started.elapsed() < PATIENCE {
         tokio::time::sleep(Duration::from_millis(250)).await;
         let now = resident_kilobytes(server.id());
@@ -136,7 +135,7 @@ async fn let_go(server: &Server) -> u64 {
     least
 }
 
-/// Waits until no document is in memory, and the process has no more than so much.
+/// Waits until no document is loaded and the memory of the process is below a bound.
 async fn returns_to(server: &Server, bound: u64) {
     nothing_is_open(server).await;
     let started = Instant::now();
@@ -158,7 +157,7 @@ async fn nothing_is_open(server: &Server) {
     }
 }
 
-/// A server that lets a document go as soon as nobody has it open.
+/// A server that unloads a document when its last participant leaves.
 fn serve(home: &TempDir) -> Server {
     let options = ["--unload-after", "0", "--durability", "os"];
     Server::start(&mut serve_with(home.path(), &options))

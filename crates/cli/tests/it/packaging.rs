@@ -1,4 +1,4 @@
-//! What a package of the command installs beside it: completions and man pages.
+//! Files for packages: completions and man pages.
 
 use std::fs;
 
@@ -14,7 +14,7 @@ fn completions_name_the_commands_of_each_level() {
         assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{shell}");
         let mut words = vec!["serve", "connect", "sync", "validate", "storage", "exists"];
         if shell != "fish" {
-            // It is told of two levels of commands and their flags; these are flags of the third.
+            // Its completions cover two levels of commands; these flags belong to the third.
             words.extend(["ignore-case", "overwrite"]);
         }
         for word in words {
@@ -45,9 +45,9 @@ fn each_command_has_a_man_page() {
     }
 }
 
-/// As the published command has it, behind any of these.
+/// The published command accepts the flag after each of these commands.
 #[test]
-fn completions_are_installed_where_the_published_command_puts_them() {
+fn completions_replace_those_of_the_published_command() {
     let home = TempDir::new().unwrap();
     let file = |name: &str| fs::read_to_string(home.path().join(name)).unwrap();
     fs::write(home.path().join(".bashrc"), "alias l=ls").unwrap();
@@ -89,16 +89,17 @@ fn completions_are_installed_where_the_published_command_puts_them() {
             &["room", "sync", "import", "--install-completion"],
         ] {
             let ran = with_shell(command);
-            let said = format!(
-                "{shell} completion installed in {}\nCompletion will take effect once you restart the terminal\n",
+            let message = format!(
+                "{shell} completion installed in {}\n\
+                 Completion will take effect once you restart the terminal\n",
                 home.path().join(script).display()
             );
             assert_eq!(
                 (ran.code, ran.stdout, ran.stderr.as_str()),
-                (Some(0), said, "")
+                (Some(0), message, "")
             );
             assert_eq!(file(script), expected_script);
-            // Once, however often it is installed.
+            // Added only once.
             assert_eq!(start.map_or(String::new(), file), expected);
         }
     }
@@ -112,7 +113,7 @@ fn completions_are_installed_where_the_published_command_puts_them() {
             ran.stderr
         );
     }
-    // Which is an argument of somebody else's program, or of no command.
+    // The flag is an argument of another program, or follows no command.
     let ran = run(&mut meshagent(
         home.path(),
         &["room", "connect", "--", "true", "--show-completion"],

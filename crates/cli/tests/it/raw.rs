@@ -1,5 +1,4 @@
-//! A room's socket without any client library: reads when the test says so, and keeps nothing that
-//! it has read.
+//! A room's socket without a client library: it reads only on request, and keeps no data in memory.
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -7,7 +6,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use crate::stress::token;
 
-/// How much of a message is in memory at once.
+/// Maximum bytes of a message in memory.
 const PIECE_BYTES: usize = 64 << 10;
 
 pub(crate) struct RawSocket {
@@ -15,7 +14,7 @@ pub(crate) struct RawSocket {
     piece: Vec<u8>,
 }
 
-/// A message that has come, without its payload.
+/// A received message without its payload.
 pub(crate) struct Incoming {
     pub(crate) kind: String,
     pub(crate) id: u64,
@@ -24,8 +23,7 @@ pub(crate) struct Incoming {
 }
 
 impl RawSocket {
-    /// Joins the room `room`. The system is to buffer no more than `receive_buffer` bytes for it,
-    /// if it says how many.
+    /// Joins the room `room`; `receive_buffer` sets the size of the system's receive buffer.
     pub(crate) async fn join(server: &str, name: &str, receive_buffer: Option<u32>) -> Self {
         let host = server.trim_start_matches("http://");
         let socket = TcpSocket::new_v4().unwrap();
@@ -34,7 +32,8 @@ impl RawSocket {
         }
         let mut stream = socket.connect(host.parse().unwrap()).await.unwrap();
         let request = format!(
-            "GET /rooms/room?token={} HTTP/1.1\r\nhost: {host}\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+            "GET /rooms/room?token={} HTTP/1.1\r\nhost: {host}\r\n\
+             connection: Upgrade\r\nupgrade: websocket\r\n\
              sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
             token(name)
         );
@@ -54,7 +53,7 @@ impl RawSocket {
         }
     }
 
-    /// Sends bytes that may be no whole frame.
+    /// Sends bytes, which need not be a complete frame.
     pub(crate) async fn bytes(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.unwrap();
     }
@@ -66,10 +65,12 @@ impl RawSocket {
         self.send(id, "room.invoke_tool", &call, b"").await;
     }
 
-    /// Opens a document under the call id `open`. Its answers have the ids 1 and 2.
+    /// Opens a document with the call id `open`. The responses have the ids 1 and 2.
     pub(crate) async fn open(&mut self, path: &str) {
         let arguments = json!({ "type": "control", "method": "open" });
-        let open = json!({ "toolkit": "sync", "tool": "open", "tool_call_id": "open", "arguments": arguments });
+        let open = json!({
+            "toolkit": "sync", "tool": "open", "tool_call_id": "open", "arguments": arguments,
+        });
         self.send(1, "room.invoke_tool", &open, b"").await;
         let start = json!({ "type": "binary", "headers": { "kind": "start", "path": path } });
         self.chunk(2, &start, b"").await;
@@ -102,7 +103,7 @@ impl RawSocket {
 
     async fn packet(&mut self, id: u64, index: u32, rest: &[&[u8]]) {
         let length: usize = 12 + rest.iter().map(|part| part.len()).sum::<usize>();
-        // A binary frame, masked with zeros, which leave the payload as it is.
+        // A binary frame; a mask of zeros does not change the payload.
         let mut frame = vec![0x82];
         frame.extend(masked_length(length));
         frame.extend([0; 4]);
@@ -112,7 +113,7 @@ impl RawSocket {
         self.stream.write_all(&frame).await.unwrap();
     }
 
-    /// The next message, whose payload is given away in pieces as it comes.
+    /// The next message; its payload is passed on in pieces as it arrives.
     pub(crate) async fn next(&mut self, mut payload: impl FnMut(&[u8])) -> Incoming {
         let mut head = vec![0; self.frame().await];
         self.stream.read_exact(&mut head).await.unwrap();
@@ -120,7 +121,7 @@ impl RawSocket {
         let packets = u32::from_be_bytes(head[12..16].try_into().unwrap());
         let kind = String::from_utf8(head[16..].to_vec()).unwrap();
 
-        // What has come of the body until its header is complete; the header is never large.
+        // The received part of the body until its header is complete; headers are small.
         let mut begin = Vec::new();
         let mut header = None;
         let mut payload_bytes = 0;
@@ -159,7 +160,7 @@ impl RawSocket {
         }
     }
 
-    /// The length of the next frame with data; pings are passed over.
+    /// The length of the next data frame; pings are skipped.
     async fn frame(&mut self) -> usize {
         loop {
             let mut head = [0; 2];
@@ -178,8 +179,7 @@ impl RawSocket {
     }
 }
 
-/// The length of a masked frame's payload, in its shortest form, which is the only one that a
-/// server takes.
+/// The length of a masked frame's payload, in its shortest form; servers refuse longer ones.
 pub(crate) fn masked_length(length: usize) -> Vec<u8> {
     let mut head = Vec::with_capacity(9);
     if let Some(short) = u8::try_from(length).ok().filter(|short| *short < 126) {

@@ -1,4 +1,5 @@
-//! What the tests of `meshagent room` share: a server, and commands that find it by themselves.
+//! Helpers for tests of `meshagent room`: a server, and commands that find it by its data
+//! directory.
 
 use std::fs;
 use std::io::Write as _;
@@ -11,29 +12,36 @@ use tempfile::TempDir;
 use crate::serve::Server;
 use crate::{Ran, meshagent, run};
 
-/// Root `doc` (`title`), elements `item` (`s`, `n`).
+/// A schema with the root `doc` (`title`) and elements `item` (`s`, `n`).
 pub(crate) const SCHEMA: &str = r##"{
   "$root_tag_ref": "#/$defs/doc",
   "$defs": {
     "doc": {
       "type": "object", "additionalProperties": false, "required": ["doc"],
-      "properties": { "doc": { "type": "object", "additionalProperties": false, "required": ["title", "children"],
+      "properties": { "doc": {
+        "type": "object", "additionalProperties": false, "required": ["title", "children"],
         "properties": {
           "title": { "type": ["string", "null"] },
           "children": { "type": "array", "items": { "anyOf": [{ "$ref": "#/$defs/item" }] } } } } }
     },
     "item": {
       "type": "object", "additionalProperties": false, "required": ["item"],
-      "properties": { "item": { "type": "object", "additionalProperties": false, "required": ["s", "n"],
-        "properties": { "s": { "type": ["string", "null"] }, "n": { "type": ["number", "null"] } } } }
+      "properties": { "item": {
+        "type": "object", "additionalProperties": false, "required": ["s", "n"],
+        "properties": {
+          "s": { "type": ["string", "null"] },
+          "n": { "type": ["number", "null"] } } } }
     }
   }
 }"##;
 
-/// A document of that schema, as the command prints it on one line.
-pub(crate) const PLAN: &str = r#"{"doc": {"title": "Plan", "children": [{"item": {"s": "milk", "n": 2}}, {"item": {"s": "bread"}}]}}"#;
+/// A document of that schema, in the compact format of the command.
+pub(crate) const PLAN: &str = concat!(
+    r#"{"doc": {"title": "Plan", "children": "#,
+    r#"[{"item": {"s": "milk", "n": 2}}, {"item": {"s": "bread"}}]}}"#
+);
 
-/// A server with its data in an empty home, from where commands are run.
+/// A server with its data in a new home directory, in which commands run.
 pub(crate) struct Home {
     directory: TempDir,
     server: Server,
@@ -50,7 +58,7 @@ impl Home {
         Self { directory, server }
     }
 
-    /// Stops the server, and starts another one at its address.
+    /// Stops the server and starts another one at the same address.
     pub(crate) fn restart(self) -> Self {
         let Self { directory, server } = self;
         let url = server.url().to_owned();
@@ -58,7 +66,7 @@ impl Home {
         Self::at(directory, &url)
     }
 
-    /// The same after a server that was killed meanwhile.
+    /// The same after the server was killed.
     pub(crate) fn after_kill(self) -> Self {
         let Self { directory, server } = self;
         let url = server.url().to_owned();
@@ -92,7 +100,7 @@ impl Home {
         run(&mut self.command(arguments))
     }
 
-    /// What the command prints, which has to succeed and to have nothing to complain about.
+    /// The stdout of a command that must succeed with an empty stderr.
     pub(crate) fn done(&self, arguments: &[&str]) -> String {
         done(arguments, self.run(arguments))
     }
@@ -116,7 +124,7 @@ impl Home {
         done(arguments, ran)
     }
 
-    /// A document of the schema at `path`.
+    /// Creates a document of the schema.
     pub(crate) fn create(&self, path: &str) {
         let create = [
             "sync",
@@ -130,14 +138,14 @@ impl Home {
         self.done(&create);
     }
 
-    /// What is at `path`, on one line.
+    /// The document in the compact format.
     pub(crate) fn get(&self, path: &str) -> String {
         let text = self.done(&["sync", "get", path, "--compact"]);
         text.trim_end().to_owned()
     }
 }
 
-/// A command that fails: with this code, nothing on stdout, and on stderr these words and a hint.
+/// Checks that a command failed with this code, an empty stdout, and these words on stderr.
 #[track_caller]
 pub(crate) fn refused(ran: &Ran, code: i32, words: &[&str]) {
     assert_eq!(

@@ -158,7 +158,7 @@ fn commands_find_the_default_server_and_its_key() {
     let ran = run(&mut meshagent(home.path(), &CONNECT));
     assert_eq!(ran.stdout, format!("{url}\n{project}\n"), "{}", ran.stderr);
 
-    // Another key than the server's.
+    // A key for another project.
     let ran = run(meshagent(home.path(), &CONNECT).env("MESHAGENT_API_KEY", KEY));
     assert!(
         ran.code == Some(2) && ran.stderr.contains(&project),
@@ -166,7 +166,7 @@ fn commands_find_the_default_server_and_its_key() {
         ran.stderr
     );
 
-    // The directory is taken.
+    // The directory is in use.
     let ran = run(&mut serve(home.path()));
     assert!(
         ran.code == Some(1) && ran.stderr.contains("in use"),
@@ -183,7 +183,7 @@ fn commands_find_the_default_server_and_its_key() {
         ran.stderr
     );
 
-    // The key stays, and is not shown again; a kill leaves no lock.
+    // The key is kept, and is not printed again; a killed server leaves no lock.
     let server = Server::start(&mut serve(home.path()));
     assert_eq!(server.lines.len(), 1);
     server.kill();
@@ -285,8 +285,8 @@ fn failed_start_prints_its_reason_once() {
             command.env("MESHAGENT_API_KEY", key);
         }
         let ran = run(&mut command);
-        let said = ran.stderr.lines().filter(|line| !line.contains(" WARN "));
-        said.collect::<Vec<_>>().join("\n")
+        let lines = ran.stderr.lines().filter(|line| !line.contains(" WARN "));
+        lines.collect::<Vec<_>>().join("\n")
     };
     let _server = Server::start(
         meshagent(

@@ -1,7 +1,7 @@
-//! A reader that stops reading for half a minute while others write: it costs little memory and
-//! nobody any time, and when it reads again it gets what it missed as one difference.
+//! A reader that stops reading for half a minute while others write: it costs little memory, delays
+//! no other participant, and later gets the missed changes as one merged update.
 //!
-//! `SLOW_SECONDS=120 cargo test -p meshagent-cli slow_reader` lets it stop for longer.
+//! `SLOW_SECONDS=120 cargo test -p meshagent-cli slow_reader` runs longer.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -23,25 +23,25 @@ use crate::stress::{alone, metric, resident_kilobytes, room_url, setting, token}
 use crate::{KEY, meshagent};
 
 const WRITERS: u64 = 2;
-/// Elements whose texts are written again and again, so that much is sent and the document stays
+/// Elements whose texts are overwritten repeatedly: many bytes are sent and the document stays
 /// small.
 const ELEMENTS: usize = 8;
 const TEXT_BYTES: usize = 32 << 10;
-/// Time between two updates of a writer; the machine has other tests to run.
+/// Time between two updates of a writer; other tests use the machine, too.
 const WRITE_EVERY: Duration = Duration::from_millis(20);
-/// Time between two of the small updates by which delays are measured.
+/// Time between two of the small updates that measure delays.
 const PULSE_EVERY: Duration = Duration::from_millis(25);
-/// How many delays are measured before the slow reader comes, after as many that are not counted.
+/// Number of measured delays before the slow reader joins; as many before them are ignored.
 const PULSES_BEFORE: usize = 100;
-/// How much is written at least while it does not read.
+/// Minimum bytes written while the slow reader does not read.
 const MUCH: u64 = 16 << 20;
-/// What the slow reader may cost: its own bound of 1 MiB, and much noise of the allocator.
+/// Maximum memory for the slow reader: its outbox of 1 MiB, and a reserve for the allocator.
 const MORE_KILOBYTES: u64 = 48 << 10;
-/// Nothing here takes this long; a test that hangs fails.
+/// No step takes this long; a test that hangs fails.
 const PATIENCE: Duration = Duration::from_mins(5);
 
 #[test]
-fn a_reader_that_stops_reading_costs_nobody_anything() {
+fn slow_reader_delays_no_other_participant() {
     let _machine = alone();
     let home = TempDir::new().unwrap();
     let arguments = ["serve", "--listen", "127.0.0.1:0", "--data-dir", "data"];
@@ -81,7 +81,7 @@ async fn run(server: &Server) {
     let replica = Replica::open(&url, 30).await;
     let reader = tokio::spawn(read(replica, Arc::clone(&world)));
 
-    // The first seconds pay for what stays: the database's caches, the runtime's threads.
+    // The first seconds allocate permanent memory: caches of the database, threads.
     world.measure(PULSES_BEFORE).await;
     let before = world.measure(PULSES_BEFORE).await;
     let most_before = resident_kilobytes(server.id());
@@ -113,24 +113,24 @@ async fn run(server: &Server) {
         timeout(PATIENCE, task).await.unwrap().unwrap();
     }
 
-    // Whoever waits for it waits for half a minute; the rest is what others do on the machine,
-    // which may change meanwhile.
+    // A participant that waited for the slow reader would wait for half a minute; smaller
+    // differences are due to other processes on the machine.
     let (usual, meanwhile) = (percentile(&before, 50), percentile(&during, 50));
     assert!(
         meanwhile <= usual * 4 + Duration::from_millis(500),
-        "half were seen within {usual:?} before it stopped reading, and within {meanwhile:?} while it did not read"
+        "median delay: {usual:?} before the reader stopped, {meanwhile:?} afterwards"
     );
     let (usual, meanwhile) = (percentile(&before, 99), percentile(&during, 99));
     assert!(
         meanwhile <= usual * 4 + Duration::from_secs(5),
-        "99 % were seen within {usual:?} before it stopped reading, and within {meanwhile:?} while it did not read"
+        "99th percentile: {usual:?} before the reader stopped, {meanwhile:?} afterwards"
     );
     assert!(
         most <= most_before + MORE_KILOBYTES,
         "{most_before} kB before it stopped reading, up to {most} kB while it did not read"
     );
 
-    // Now it reads: what was under way, and one difference.
+    // It reads again: the bytes in flight, and one merged update.
     let expected = timeout(PATIENCE, reader).await.unwrap().unwrap();
     let mut replica = MeshDocument::new(schema(), 40);
     let mut received = 0;
@@ -164,14 +164,14 @@ fn schema() -> MeshSchema {
     MeshSchema::builtin("document").unwrap()
 }
 
-/// What the participants share.
+/// State shared by the participants.
 #[derive(Default)]
 struct World {
     stopping: AtomicBool,
     written_bytes: AtomicU64,
-    /// When each pulse was sent.
+    /// The times at which pulses were sent.
     sent: Mutex<Vec<Instant>>,
-    /// How long each took to be seen.
+    /// The delays until pulses arrived.
     delays: Mutex<Vec<Duration>>,
 }
 
@@ -184,7 +184,7 @@ impl World {
         std::mem::take(&mut *self.delays.lock().unwrap())
     }
 
-    /// Waits for so many delays.
+    /// Waits for a number of delays.
     async fn measure(&self, count: usize) -> Vec<Duration> {
         let started = Instant::now();
         loop {
@@ -208,7 +208,7 @@ fn percentile(delays: &[Duration], percent: usize) -> Duration {
 }
 
 struct Replica {
-    // Kept for as long as its stream is used.
+    // Must outlive its stream.
     _client: Connection,
     stream: SyncStream,
     document: MeshDocument,
@@ -249,8 +249,8 @@ impl Replica {
         update.len()
     }
 
-    /// Takes up what comes within a time.
-    async fn take_up(&mut self, within: Duration) -> bool {
+    /// Applies the updates that arrive within a time.
+    async fn apply(&mut self, within: Duration) -> bool {
         match timeout(within, self.stream.recv()).await {
             Ok(update) => {
                 self.document
@@ -269,7 +269,7 @@ async fn write(mut replica: Replica, world: Arc<World>) {
             return;
         }
         let text = format!("{number}{}", "x".repeat(TEXT_BYTES));
-        // The first element is the pulse's.
+        // The first element is for pulses.
         let element = 1 + number % (ELEMENTS - 1);
         let bytes = replica.set(element, text).await;
         world
@@ -277,7 +277,7 @@ async fn write(mut replica: Replica, world: Arc<World>) {
             .fetch_add(bytes as u64, Ordering::Relaxed);
         let written = Instant::now();
         while replica
-            .take_up(WRITE_EVERY.saturating_sub(written.elapsed()))
+            .apply(WRITE_EVERY.saturating_sub(written.elapsed()))
             .await
         {}
     }
@@ -293,17 +293,17 @@ async fn pulse(mut replica: Replica, world: Arc<World>) {
         replica.set(0, number.to_string()).await;
         let sent = Instant::now();
         while replica
-            .take_up(PULSE_EVERY.saturating_sub(sent.elapsed()))
+            .apply(PULSE_EVERY.saturating_sub(sent.elapsed()))
             .await
         {}
     }
 }
 
-/// Measures how long each pulse takes; in the end, what there is to see.
+/// Measures the delay of each pulse; returns the final document.
 async fn read(mut replica: Replica, world: Arc<World>) -> Value {
     let mut seen = None;
     loop {
-        let has_come = replica.take_up(Duration::from_millis(500)).await;
+        let has_changed = replica.apply(Duration::from_millis(500)).await;
         let pulse = replica
             .document
             .root()
@@ -317,7 +317,7 @@ async fn read(mut replica: Replica, world: Arc<World>) -> Value {
             world.delays.lock().unwrap().push(sent.elapsed());
             seen = pulse;
         }
-        if !has_come && world.is_stopping() {
+        if !has_changed && world.is_stopping() {
             return replica.document.to_json(true);
         }
     }

@@ -1,4 +1,4 @@
-//! The end of `meshagent serve`: some seconds after its grace the process is gone, whatever its
+//! Shutdown of `meshagent serve`: the process exits some seconds after its grace, whatever its
 //! peers do.
 
 use std::io::{Read as _, Write as _};
@@ -15,8 +15,8 @@ use crate::raw::RawSocket;
 use crate::serve::{Server, serve_with};
 use crate::stress::{alone, room_url, token};
 
-/// What may come on top of a grace of one second.
-const SLACK: Duration = Duration::from_secs(12);
+/// Maximum time for the shutdown, including the grace of one second.
+const MAX_SHUTDOWN: Duration = Duration::from_secs(12);
 
 fn serve(home: &TempDir) -> Command {
     let patient = ["--handshake-timeout", "300", "--http-timeout", "300"];
@@ -25,7 +25,7 @@ fn serve(home: &TempDir) -> Command {
     command
 }
 
-/// Tells the server to stop; returns its exit status and how long it took.
+/// Stops the server; returns its exit status and the time for the shutdown.
 fn terminated(mut server: Server) -> (ExitStatus, Duration) {
     let started = Instant::now();
     server.ask_to_stop();
@@ -34,7 +34,7 @@ fn terminated(mut server: Server) -> (ExitStatus, Duration) {
             return (status, started.elapsed());
         }
         assert!(
-            started.elapsed() < SLACK * 2,
+            started.elapsed() < MAX_SHUTDOWN * 2,
             "the process has not ended after {:?}",
             started.elapsed()
         );
@@ -57,7 +57,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 #[test]
-fn no_kind_of_socket_keeps_the_process() {
+fn open_sockets_do_not_block_shutdown() {
     let _machine = alone();
     let home = TempDir::new().unwrap();
     let server = Server::start(&mut serve(&home));
@@ -101,17 +101,20 @@ fn no_kind_of_socket_keeps_the_process() {
             deaf.invoke(id, "sync", "describe", &json!({ "path": "a.document" }))
                 .await;
         }
-        // All of it is there before the server stops.
+        // All data has arrived before the server stops.
         let _answer = client.storage().list("").await.unwrap();
         (client, download, idle, within_a_frame, deaf)
     });
     let (status, took) = terminated(server);
-    assert!(status.success() && took < SLACK, "{status} after {took:?}");
+    assert!(
+        status.success() && took < MAX_SHUTDOWN,
+        "{status} after {took:?}"
+    );
     drop((half_a_head, half_a_body, peers));
 }
 
 #[test]
-fn a_busy_room_does_not_keep_the_process_and_what_it_acknowledged_is_there() {
+fn busy_room_does_not_block_shutdown_and_keeps_acknowledged_data() {
     let _machine = alone();
     let home = TempDir::new().unwrap();
     let server = Server::start(&mut serve(&home));
@@ -131,7 +134,9 @@ fn a_busy_room_does_not_keep_the_process_and_what_it_acknowledged_is_there() {
         let mut socket = RawSocket::join(server.url(), "busy", None).await;
         let check = json!({
             "path": "large.document",
-            "patch": [{ "op": "copy", "from": "/document/content/0", "path": "/document/content/0" }],
+            "patch": [
+                { "op": "copy", "from": "/document/content/0", "path": "/document/content/0" },
+            ],
             "dry_run": true,
         });
         for id in 0..400 {
@@ -140,7 +145,7 @@ fn a_busy_room_does_not_keep_the_process_and_what_it_acknowledged_is_there() {
         socket
     });
     let (status, took) = terminated(server);
-    assert!(took < SLACK, "{status} after {took:?}");
+    assert!(took < MAX_SHUTDOWN, "{status} after {took:?}");
     drop(socket);
     let server = Server::start(&mut serve(&home));
     client_runtime.block_on(async {
@@ -154,15 +159,17 @@ fn a_busy_room_does_not_keep_the_process_and_what_it_acknowledged_is_there() {
     server.kill();
 }
 
-/// While nobody reads the log, each thread that writes to it waits for ever.
+/// Each thread that writes to the log blocks while the log is not read.
 #[test]
-fn a_process_that_can_not_stop_by_itself_ends_all_the_same() {
+fn blocked_process_is_forced_to_exit() {
     let _machine = alone();
     let home = TempDir::new().unwrap();
     let server = Server::start_with_log(serve(&home).args(["--log", "trace"]), Stdio::piped());
-    // Each of these is logged, until the pipe is full and nobody is answered any more.
-    let refused = "GET /rooms/room?token=bad HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
-                   sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    // Each request is logged, until the pipe is full and the server does not respond any more.
+    let refused = "GET /rooms/room?token=bad HTTP/1.1\r\nhost: x\r\n\
+                   connection: Upgrade\r\nupgrade: websocket\r\n\
+                   sec-websocket-version: 13\r\n\
+                   sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     let mut is_stuck = false;
     for _ in 0..10_000 {
         let mut stream = plain(&server, refused);
@@ -176,6 +183,6 @@ fn a_process_that_can_not_stop_by_itself_ends_all_the_same() {
     }
     assert!(is_stuck, "the log is longer than a pipe");
     let (status, took) = terminated(server);
-    assert!(took < SLACK, "{took:?}");
+    assert!(took < MAX_SHUTDOWN, "{took:?}");
     assert_eq!(status.code(), Some(1));
 }

@@ -125,10 +125,10 @@ fn exists_prints_and_exits_with_the_result() {
         );
     }
     let ran = home.run(&["storage", "exists", "a/c"]);
-    let said = "'a/c' does NOT exist in remote storage.\n";
+    let message = "'a/c' does NOT exist in remote storage.\n";
     assert_eq!(
         (ran.code, ran.stdout.as_str(), ran.stderr.as_str()),
-        (Some(3), said, "")
+        (Some(3), message, "")
     );
     let ran = home.run(&["storage", "exists", "a/c", "--quiet"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(3), ""));

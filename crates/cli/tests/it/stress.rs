@@ -1,5 +1,4 @@
-//! What the tests of a server under stress share: tokens, numbers from a seed, a look at the
-//! process.
+//! Helpers for stress tests: tokens, seeded random numbers, and figures of a process.
 
 use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,10 +9,10 @@ use tokio::net::TcpStream;
 
 use crate::KEY;
 
-/// Lets one test after the other have the machine: together they would measure each other.
+/// Serializes stress tests, whose measurements would disturb each other.
 pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static MACHINE: Mutex<()> = Mutex::new(());
-    // A test that failed leaves nothing behind that others see.
+    // A failed test leaves no state for other tests.
     MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -25,12 +24,12 @@ pub(crate) fn token(name: &str) -> String {
     token.sign(&ApiKey::parse(KEY).unwrap())
 }
 
-/// The address of the room `room` of a server.
+/// The URL of the room `room` on a server.
 pub(crate) fn room_url(server: &str) -> String {
     format!("{}/rooms/room", server.replacen("http", "ws", 1))
 }
 
-/// What an environment variable says, for longer runs than the usual one.
+/// A setting from an environment variable, for longer runs.
 pub(crate) fn setting<T: FromStr>(name: &str, default: T) -> T {
     let Ok(text) = std::env::var(name) else {
         return default;
@@ -41,8 +40,8 @@ pub(crate) fn setting<T: FromStr>(name: &str, default: T) -> T {
     value
 }
 
-/// A port that nobody listens on, below those that the system gives to outgoing connections: a
-/// client that tries to reach a server which is not there yet could else connect to itself.
+/// A free port below the range for outgoing connections: otherwise a client that connects before
+/// the server listens could connect to itself.
 pub(crate) fn quiet_port(random: &mut Random) -> u16 {
     loop {
         let port = u16::try_from(10_000 + random.below(20_000)).unwrap();
@@ -65,13 +64,13 @@ impl Random {
         (mixed ^ (mixed >> 31)) % bound
     }
 
-    /// A generator of its own for one of many actors.
+    /// An independent generator for one of several tasks.
     pub(crate) fn fork(&mut self) -> Self {
         Self(self.below(u64::MAX))
     }
 }
 
-/// Says how to repeat the test, if it fails.
+/// Prints how to repeat the test, if it fails.
 pub(crate) struct Repeat(pub(crate) String);
 
 impl Drop for Repeat {
@@ -86,12 +85,12 @@ impl Drop for Repeat {
     }
 }
 
-/// The memory that a process has now.
+/// The current memory of a process.
 pub(crate) fn resident_kilobytes(process: u32) -> u64 {
     status_kilobytes(process, "VmRSS:")
 }
 
-/// The most that it ever had.
+/// The peak memory of a process.
 pub(crate) fn peak_kilobytes(process: u32) -> u64 {
     status_kilobytes(process, "VmHWM:")
 }
@@ -103,7 +102,7 @@ fn status_kilobytes(process: u32, field: &str) -> u64 {
     number.parse().unwrap()
 }
 
-/// Asks a server; the status and the body of its answer.
+/// Sends a GET request; returns the status and the body.
 pub(crate) async fn http_get(server: &str, path: &str) -> (u16, String) {
     let host = server.trim_start_matches("http://");
     let mut stream = TcpStream::connect(host).await.unwrap();
@@ -116,7 +115,7 @@ pub(crate) async fn http_get(server: &str, path: &str) -> (u16, String) {
     (status, body.to_owned())
 }
 
-/// The value of a metric that has no labels.
+/// The value of a metric without labels.
 pub(crate) async fn metric(server: &str, name: &str) -> f64 {
     let (_, text) = http_get(server, "/metrics").await;
     let value = text

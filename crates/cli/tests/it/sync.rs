@@ -48,13 +48,17 @@ fn create_read_update_and_delete_a_document() {
 
     let patch = r#"[{"op": "test", "path": "/doc/title", "value": "Plan"},
                     {"op": "remove", "path": "/doc/children/0"},
-                    {"op": "add", "path": "/doc/children/-", "value": {"item": {"s": "tea", "n": 0.5}}}]"#;
+                    {"op": "add", "path": "/doc/children/-",
+                     "value": {"item": {"s": "tea", "n": 0.5}}}]"#;
     let update = ["sync", "update", "notes/plan", "--patch-file", "-"];
     assert_eq!(
         home.done_with(&update, patch.as_bytes()),
         "Updated document at notes/plan\n"
     );
-    let second = r#"{"doc": {"title": "Plan", "children": [{"item": {"s": "bread"}}, {"item": {"s": "tea", "n": 0.5}}]}}"#;
+    let second = concat!(
+        r#"{"doc": {"title": "Plan", "children": "#,
+        r#"[{"item": {"s": "bread"}}, {"item": {"s": "tea", "n": 0.5}}]}}"#
+    );
     assert_eq!(home.get("notes/plan"), second);
 
     // In another room, from the exported files.
@@ -179,7 +183,7 @@ fn violations_are_listed_and_change_nothing() {
     refused(&home.run(&create), 1, &places);
     refused(&home.run(&["sync", "get", "plan"]), 3, &[]);
 
-    // The same without a server.
+    // `validate` lists the same without a server.
     fs::write(home.path().join("wrong.json"), wrong).unwrap();
     let validate = [
         "room",
@@ -200,15 +204,18 @@ fn violations_are_listed_and_change_nothing() {
     home.create("plan");
     for (patch, words) in [
         (
-            r#"[{"op": "remove", "path": "/doc/children/0"}, {"op": "add", "path": "/doc/colour", "value": 1}]"#,
+            r#"[{"op": "remove", "path": "/doc/children/0"},
+                {"op": "add", "path": "/doc/colour", "value": 1}]"#,
             "/doc/colour: ",
         ),
         (
-            r#"[{"op": "remove", "path": "/doc/children/0"}, {"op": "remove", "path": "/doc/absent"}]"#,
+            r#"[{"op": "remove", "path": "/doc/children/0"},
+                {"op": "remove", "path": "/doc/absent"}]"#,
             "operation 1: \"/doc/absent\"",
         ),
         (
-            r#"[{"op": "remove", "path": "/doc/children/0"}, {"op": "test", "path": "/doc/title", "value": 1}]"#,
+            r#"[{"op": "remove", "path": "/doc/children/0"},
+                {"op": "test", "path": "/doc/title", "value": 1}]"#,
             "operation 1: ",
         ),
     ] {
@@ -460,7 +467,7 @@ fn if_version_prevents_lost_updates() {
     );
     assert!(home.get("plan").contains("seen"));
 
-    // One in 64 versions begins with a minus.
+    // Some versions begin with a minus.
     let late = update("late", &["--if-version", "-another"]);
     refused(&late, 1, &["moved on"]);
 

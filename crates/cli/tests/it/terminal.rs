@@ -1,4 +1,4 @@
-//! What is different on a terminal: colour, characters as they are, and a line that shows progress.
+//! Output on a terminal: colour, unescaped characters, and the progress line.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::room::Home;
 
-/// A terminal of which a command is one end, and the test the other.
+/// A pseudo-terminal between a command and the test.
 pub(crate) struct Terminal {
     screen: File,
     name: String,
@@ -32,16 +32,15 @@ impl Terminal {
         end.into()
     }
 
-    /// What was written since, until no command has the terminal any more; with line ends as they
-    /// were written.
+    /// Reads until no command has the terminal open, with line ends as they were written.
     pub(crate) fn read_to_end(&mut self) -> String {
         let mut bytes = Vec::new();
-        // Ends with an error where the other end is closed.
+        // Ends with an error when the other end is closed.
         let _end = self.screen.read_to_end(&mut bytes);
         String::from_utf8_lossy(&bytes).replace("\r\n", "\n")
     }
 
-    /// What was written since, up to this, with line ends as they were written.
+    /// Reads up to an expected text, with line ends as they were written.
     pub(crate) fn read_until(&mut self, expected: &str) -> String {
         let (mut bytes, mut byte) = (Vec::new(), [0]);
         loop {
@@ -49,17 +48,17 @@ impl Terminal {
             if text.ends_with(expected) {
                 return text;
             }
-            // Once no command has it any more, reading fails or ends.
+            // When no command has the terminal open, reading fails or ends.
             let read = self.screen.read(&mut byte).unwrap_or(0);
             assert_eq!(read, 1, "{expected:?} does not come: {text:?}");
             bytes.push(byte[0]);
-            // The line of progress is drawn for ever.
+            // The progress line is drawn repeatedly.
             assert!(bytes.len() < 10_000, "{expected:?} does not come: {text:?}");
         }
     }
 }
 
-/// What the command prints on a terminal, up to this.
+/// The output of a command on a terminal, up to an expected text.
 fn shown(command: &mut Command, expected: &str) -> String {
     let mut terminal = Terminal::new();
     let mut child = command.stdout(terminal.end()).spawn().unwrap();
@@ -69,7 +68,7 @@ fn shown(command: &mut Command, expected: &str) -> String {
 }
 
 #[test]
-fn colour_is_for_terminals_that_want_it() {
+fn colour_depends_on_terminal_flag_and_no_color() {
     let home = Home::new();
     let create = ["sync", "create", "plan", "--json", r#"{"doc": {"s": "ü"}}"#];
     let coloured = shown(&mut home.command(&create), "\x1b[0m\n");
@@ -81,7 +80,7 @@ fn colour_is_for_terminals_that_want_it() {
         (None, None, coloured),
         (Some("1"), None, plain),
         (Some("0"), None, plain),
-        // As <https://no-color.org> has it.
+        // As <https://no-color.org> specifies.
         (Some(""), None, coloured),
         (Some("1"), Some("always"), coloured),
         (None, Some("never"), plain),
@@ -94,7 +93,7 @@ fn colour_is_for_terminals_that_want_it() {
         }
         assert_eq!(shown(&mut get, "}}\n"), *expected, "{variable:?} {flag:?}");
     }
-    // What is no terminal gets colour only if it is asked for, and then keeps to ASCII.
+    // A pipe gets colour only by a flag, and only ASCII.
     let piped = home.done(&["sync", "get", "plan", "--compact"]);
     assert_eq!(piped, plain.replace('ü', "\\u00fc"));
     let piped = home.done(&["sync", "get", "plan", "--compact", "--color", "always"]);
@@ -102,7 +101,7 @@ fn colour_is_for_terminals_that_want_it() {
 }
 
 #[test]
-fn progress_of_an_import_is_one_line_that_goes_away() {
+fn import_draws_and_erases_a_progress_line() {
     let home = Home::new();
     let mut terminal = Terminal::new();
     let import = ["sync", "import", "--file", "-"];
@@ -118,14 +117,14 @@ fn progress_of_an_import_is_one_line_that_goes_away() {
         |uuid: &str| json!({ "uuid": uuid, "chat_messages": [{ "text": "x".repeat(600) }] });
     let mut feed = |text: &str| export.write_all(text.as_bytes()).unwrap();
 
-    // The export stays open, so there is something to wait for.
+    // The import waits, because the export stays open.
     feed(&format!("[{},", conversation("a")));
     let drawn = terminal.read_until("0.6 kB read, 1 thread\x1b[K");
     assert!(
         drawn.starts_with('\r') && !drawn.contains('\n'),
         "{drawn:?}"
     );
-    // It makes room for what has a line of its own.
+    // The line is erased before a message.
     feed(&format!("{{}},{},", conversation("b")));
     let warned = terminal.read_until("1.2 kB read, 2 threads\x1b[K");
     assert!(

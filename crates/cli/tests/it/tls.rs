@@ -1,5 +1,4 @@
-//! A server behind a proxy that speaks TLS: for the commands, and for the client, which trust whom
-//! they are told to.
+//! A server behind a TLS proxy, with certificate authorities for the commands and the client.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -18,7 +17,7 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use crate::room::{Home, json as parsed, refused};
 use crate::{Ran, run};
 
-/// Ends what it accepted when it is dropped.
+/// A TLS proxy that closes its connections when dropped.
 struct Proxy {
     port: u16,
     /// The certificate, in PEM format.
@@ -27,7 +26,7 @@ struct Proxy {
 }
 
 impl Proxy {
-    /// Takes connections to `localhost` and hands what is in them to a server.
+    /// Accepts connections to `localhost` and forwards their data to a server.
     fn before(server: &str) -> Self {
         let server = server.trim_start_matches("http://").to_owned();
         let CertifiedKey { cert, signing_key } =
@@ -49,7 +48,7 @@ impl Proxy {
             while let Ok((client, _)) = listener.accept().await {
                 let (acceptor, server) = (acceptor.clone(), server.clone());
                 tokio::spawn(async move {
-                    // Who does not trust it goes away.
+                    // A client that does not trust the certificate disconnects.
                     let Ok(mut client) = acceptor.accept(client).await else {
                         return;
                     };
@@ -85,7 +84,7 @@ impl Proxy {
 }
 
 #[test]
-fn commands_trust_the_authorities_that_they_are_told() {
+fn commands_trust_authorities_in_ssl_cert_file() {
     let home = Home::new();
     home.create("plan.doc");
     let proxy = Proxy::before(home.server().url());
@@ -96,21 +95,21 @@ fn commands_trust_the_authorities_that_they_are_told() {
     assert_eq!(got.code, Some(0), "{}", got.stderr);
     assert_eq!(parsed(&got.stdout), parsed(&home.get("plan.doc")));
 
-    // It says that it is another one.
+    // The certificate is for another name.
     let refusal = proxy.command(&home, "127.0.0.1", &get);
     refused(
         &refusal,
         5,
         &["no secure connection", "not valid for name", "\nhint: "],
     );
-    // Nobody is trusted.
+    // No authority is trusted.
     fs::write(home.path().join("authorities.pem"), "").unwrap();
     let refusal = proxy.command(&home, "localhost", &get);
     refused(&refusal, 5, &["no secure connection", "SSL_CERT_FILE"]);
 }
 
 #[test]
-fn the_client_trusts_a_certificate_of_ones_own() {
+fn client_trusts_a_configured_certificate() {
     let home = Home::new();
     let proxy = Proxy::before(home.server().url());
     let stranger = Proxy::before(home.server().url());

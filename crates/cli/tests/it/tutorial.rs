@@ -1,4 +1,4 @@
-//! `docs/tutorial.md`: each of its commands does what the page says.
+//! Runs the commands of `docs/tutorial.md` and compares their output.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::serve::Server;
 
 const PAGE: &str = include_str!("../../../../docs/tutorial.md");
 
-/// A command of the page, with all of its lines, and what the page shows of its output.
+/// A command of the page, which may have several lines, and its output there.
 struct Step {
     command: String,
     shown: String,
@@ -44,7 +44,7 @@ fn steps() -> Vec<Step> {
 }
 
 #[test]
-fn each_command_does_what_the_page_says() {
+fn tutorial_commands_print_the_shown_output() {
     let home = TempDir::new().unwrap();
     let program = PathBuf::from(meshagent(home.path(), &[]).get_program());
     let steps = steps();
@@ -56,8 +56,8 @@ fn each_command_does_what_the_page_says() {
         &["serve", "--listen", "127.0.0.1:0"],
     ));
 
-    // One shell for all, for its variables and jobs; a mark after each command tells where its
-    // output ends.
+    // One shell for all commands, because they share variables and jobs; a marker separates their
+    // outputs.
     let mut script = String::new();
     for step in &steps[1..] {
         script.push_str(&step.command);
@@ -78,7 +78,7 @@ fn each_command_does_what_the_page_says() {
     server.terminate();
 }
 
-/// Runs a script; whether it succeeded, and what it and its commands printed.
+/// Runs a script; returns whether it succeeded, and its output.
 fn shell(home: &Path, program: &Path, script: &str) -> (bool, String) {
     let bin = home.join("bin");
     fs::create_dir(&bin).unwrap();
@@ -100,7 +100,7 @@ fn shell(home: &Path, program: &Path, script: &str) -> (bool, String) {
     (status.success(), output)
 }
 
-/// Whether it is what the page shows, where `…` stands for the rest of a line.
+/// Compares output with that of the page, where `…` stands for the rest of a line.
 fn fits(printed: &str, shown: &str) -> bool {
     let (printed, shown): (Vec<&str>, Vec<&str>) =
         (printed.lines().collect(), shown.lines().collect());
@@ -114,9 +114,9 @@ fn fits(printed: &str, shown: &str) -> bool {
             })
 }
 
-/// `docs/schemas.md`: its document fits its schema, and no other does.
+/// The document in `docs/schemas.md` fits the schema there; variants of it do not.
 #[test]
-fn example_of_a_schema_is_one() {
+fn schema_example_is_valid() {
     const PAGE: &str = include_str!("../../../../docs/schemas.md");
     let mut blocks = PAGE.split("```json\n").skip(1);
     let mut block = || blocks.next().and_then(|rest| rest.split("```").next());
