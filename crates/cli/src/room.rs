@@ -9,7 +9,7 @@ mod sync;
 
 use clap::Subcommand;
 
-/// Work in a room
+/// Commands for the documents and files of a room
 #[derive(Debug, Subcommand)]
 pub(crate) enum RoomCommand {
     Connect(connect::ConnectArgs),
