@@ -186,14 +186,14 @@ async fn write_server_file(data_dir: &Path, url: &str, project: &str) -> Infalli
 fn warn_about_data(store: &SqliteStore, is_new_project: bool) {
     match store.found() {
         Found::DatabaseWithoutLog => tracing::warn!(
-            "the last server on this data directory was killed, and its write-ahead log \
-             (meshagent.db-wal) is missing: the latest changes are lost, unless this database is \
-             a restored copy or another SQLite program has checkpointed the log"
+            "the last server on this data directory did not shut down cleanly, and its write-ahead \
+             log (meshagent.db-wal) is missing: the latest changes are lost, unless this database \
+             is a restored copy or another SQLite program has checkpointed the log"
         ),
         Found::DatabaseWithCutLog { at } => tracing::warn!(
-            "the last server on this data directory was killed, and its write-ahead log \
-             (meshagent.db-wal) is readable only up to byte {at}: later changes are lost. A power \
-             failure can cause this with --durability os; any other cause is corruption"
+            "the last server on this data directory did not shut down cleanly, and its write-ahead \
+             log (meshagent.db-wal) is readable only up to byte {at}: later changes are lost. A \
+             power failure can cause this with --durability os; any other cause is corruption"
         ),
         Found::Nothing if !is_new_project => tracing::warn!("created a new, empty database"),
         _ => {}

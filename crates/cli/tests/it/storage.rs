@@ -96,7 +96,7 @@ fn copy_list_move_and_remove_files() {
     refused(
         &home.run(&["storage", "cp", "a.txt", "b.txt", "room://x"]),
         2,
-        &["no folder"],
+        &["which is not a folder"],
     );
 }
 
@@ -174,7 +174,7 @@ fn mv_never_replaces_a_document() {
     home.create("other");
     let before = home.get("lists/shopping");
     let words = [
-        "\"lists/shopping\" is a live document",
+        "can't replace \"lists/shopping\": it is a live document",
         "hint: `meshagent room sync delete`",
     ];
     for (source, destination) in [
@@ -210,7 +210,7 @@ fn mv_never_replaces_a_document() {
     refused(
         &home.run(&["storage", "mv", "shopping", "lists/", "--overwrite"]),
         1,
-        &["\"lists/shopping/week\" is a live document"],
+        &["can't replace \"lists/shopping/week\": it is a live document"],
     );
 
     // Other documents are kept, and files are replaced.
