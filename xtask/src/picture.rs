@@ -308,7 +308,7 @@ fn render(transcript: &Transcript) -> String {
     }
     let height = y - MARGIN / 2;
     format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" role=\"img\" width=\"{width}\" height=\"{height}\" \
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" xml:space=\"preserve\" role=\"img\" width=\"{width}\" height=\"{height}\" \
          viewBox=\"0 0 {width} {height}\">\n\
          <title>Two participants of a room: Ben edits a document while Ana watches it</title>\n\
          <style>\n{STYLE}\n</style>\n{windows}</svg>\n"
