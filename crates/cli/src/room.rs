@@ -2,7 +2,6 @@
 
 mod connect;
 mod entries;
-mod failures;
 pub(crate) mod input;
 mod session;
 mod storage;

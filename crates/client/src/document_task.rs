@@ -1,17 +1,19 @@
 //! The task of an open document: carries updates between its replica and the server, for as long as somebody has it
 //! open, over one connection after the other.
 
+mod intake;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meshagent_document::{Limits, MeshDocument, MeshSchema};
 use meshagent_protocol::{Content, SyncChunk, SyncOpenStart, decode_base64};
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use self::intake::Beginning;
 use crate::backoff::{self, Backoff};
 use crate::connection::{CallError, Connection};
 use crate::given_up::GivenUpEdits;
@@ -106,7 +108,7 @@ impl DocumentTask {
             };
             let ended = match self.open(&connection).await {
                 Ok(stream) if self.is_anothers(&stream) => return DocumentEnd::Closed,
-                Ok(stream) => match self.begin(&stream) {
+                Ok(stream) => match self.begin(&stream).await {
                     Ok(()) => {
                         let ended = self.serve(stream, &mut backoff).await;
                         self.shared.advance(Progress::disconnect);
@@ -262,50 +264,19 @@ impl DocumentTask {
     }
 
     /// Takes up the state with which a stream begins.
-    fn begin(&mut self, stream: &SyncStream) -> Result<(), String> {
-        let is_replaced = self.is_replaced(stream);
-        let mut state = self.shared.lock();
-        let received = if self.is_fresh || is_replaced {
-            let schema = MeshSchema::from_json(stream.schema())
-                .map_err(|error| format!("its schema: {error}"))?;
-            // What the server has taken is not for us to refuse.
-            let mut limits = Limits::NONE;
-            limits.depth = Limits::default().depth;
-            let mut document = MeshDocument::with_limits(schema, new_client_id(), limits);
-            if !stream.state().is_empty() {
-                document
-                    .apply_update(stream.state())
-                    .map_err(|error| error.to_string())?;
-            }
-            document.watch(state.is_watched());
-            if is_replaced {
-                state.replace(document);
-            } else {
-                state.start_over(document);
-            }
-            None
-        } else {
-            let vector = match stream.server_vector() {
-                Some(vector) => vector.to_vec(),
-                None => state.replica.document().state_vector(),
-            };
-            let received = state.replica.received(stream.state());
-            received.map_err(|error| error.to_string())?;
-            renew_client_id(&mut state.replica);
-            let lacking = state.replica.send_lacking(&vector, stream.state());
-            lacking.map_err(|error| error.to_string())?;
-            Some(stream.state())
+    async fn begin(&mut self, stream: &SyncStream) -> Result<(), String> {
+        let beginning = Beginning {
+            state: stream.state().to_vec(),
+            schema: stream.schema().clone(),
+            server_vector: stream.server_vector().map(<[u8]>::to_vec),
+            identity: stream.identity().map(str::to_owned),
+            is_fresh: self.is_fresh,
+            is_replaced: self.is_replaced(stream),
         };
-        if let Some(identity) = stream.identity()
-            && state.replica.set_identity(identity)
-        {
-            // What is written down before belongs to it, too.
-            state.journal_anew();
-        }
-        state.journal_progress(received);
-        state.publish_changes();
-        state.publish(&DocumentEvent::Synchronized);
-        drop(state);
+        intake::run(&self.shared, stream.state().len(), |shared| {
+            beginning.take_up(shared)
+        })
+        .await?;
         self.is_fresh = false;
         self.was_open = true;
         self.shared.advance(Progress::synchronize);
@@ -340,7 +311,9 @@ impl DocumentTask {
             tokio::select! {
                 update = stream.recv() => match update {
                     Ok(Some(update)) => {
-                        if let Err(reason) = self.received(&update) {
+                        let bytes = update.len();
+                        let receive = move |shared: &Shared| intake::receive(shared, &update);
+                        if let Err(reason) = intake::run(&self.shared, bytes, receive).await {
                             return Ended::Unreadable(reason);
                         }
                     }
@@ -359,16 +332,6 @@ impl DocumentTask {
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
             }
         }
-    }
-
-    fn received(&self, update: &[u8]) -> Result<(), String> {
-        let mut state = self.shared.lock();
-        let received = state.replica.received(update);
-        received.map_err(|error| error.to_string())?;
-        renew_client_id(&mut state.replica);
-        state.journal_progress(Some(update));
-        state.publish_changes();
-        Ok(())
     }
 
     /// The server's answer to an update.

@@ -450,6 +450,37 @@ impl LiveDocument {
         self.shared.call(|state| read(state.replica.document()))
     }
 
+    /// The document as it is now, to be read for as long as it takes: it does not change, and nothing waits for its
+    /// readers.
+    ///
+    /// The copy is made on a thread for blocking work, in a time in proportion to the document. All who ask for the same
+    /// state share one copy, as long as anybody holds it.
+    ///
+    /// ```
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let document = room.sync().open("notes.document").await?;
+    /// let before = document.snapshot().await;
+    /// document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "茶" } })))??;
+    /// assert_eq!(before.root().child_count(), 0);
+    /// assert_eq!(document.snapshot().await.root().child_count(), 1);
+    /// # Ok(())
+    /// # });
+    /// ```
+    pub async fn snapshot(&self) -> Arc<MeshDocument> {
+        let shared = Arc::clone(&self.shared);
+        let copy = move || shared.lock().replica.snapshot();
+        match tokio::task::spawn_blocking(copy).await {
+            Ok(snapshot) => snapshot,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                // The runtime shuts down, and has no more threads to give.
+                Err(_) => self.shared.lock().replica.snapshot(),
+            },
+        }
+    }
+
     /// The content as JSON, `{root tag: {…}}`.
     ///
     /// ```

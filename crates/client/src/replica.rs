@@ -5,6 +5,7 @@ mod queue;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Weak};
 
 use meshagent_document::{DecodeError, MeshDocument, Remade, UpdateKind};
 
@@ -50,6 +51,8 @@ pub struct Replica {
     slack_bytes: usize,
     /// Edits up to this number were compacted as far as they can be.
     compacted: u64,
+    /// The last snapshot, as long as somebody reads it, and the revision that it shows.
+    snapshot: (u64, Weak<MeshDocument>),
 }
 
 /// An update to be sent, and the number to name it by.
@@ -83,6 +86,7 @@ impl Replica {
             refusals: 0,
             slack_bytes: COMPACTED_BYTES,
             compacted: 0,
+            snapshot: (0, Weak::new()),
         }
     }
 
@@ -103,6 +107,20 @@ impl Replica {
         &self.document
     }
 
+    /// A copy of the document, shared by all who ask for one of the same revision.
+    pub(crate) fn snapshot(&mut self) -> Arc<MeshDocument> {
+        let revision = self.document.revision();
+        let (of, last) = &self.snapshot;
+        if *of == revision
+            && let Some(last) = last.upgrade()
+        {
+            return last;
+        }
+        let snapshot = Arc::new(self.document.snapshot());
+        self.snapshot = (revision, Arc::downgrade(&snapshot));
+        snapshot
+    }
+
     pub(crate) fn identity(&self) -> Option<&str> {
         self.identity.as_deref()
     }
@@ -120,6 +138,7 @@ impl Replica {
         let before = std::mem::take(&mut self.queue).into_values();
         let edits = before.filter(|one| one.kind == Kind::Edit);
         self.document = document;
+        self.snapshot = (0, Weak::new());
         (self.fills, self.refusals, self.compacted) = (0, 0, 0);
         edits.map(LostEdit::unread).collect()
     }
@@ -569,6 +588,7 @@ impl Replica {
         let is_lost = |mark| lost.iter().any(|one: &LostEdit| one.marks.contains(&mark));
         document.take_over_undo(&mut self.document, &remade, is_lost);
         self.document = document;
+        self.snapshot = (0, Weak::new());
         self.compact();
         lost
     }

@@ -66,7 +66,7 @@ pub(crate) type KeyIndex = u32;
 pub(crate) type NodeIndex = u32;
 
 /// All operations, and the tree that they make.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Engine {
     clients: Vec<Client>,
     // By id, in order.
@@ -84,7 +84,7 @@ pub(crate) struct Engine {
     has_lists: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Client {
     id: u64,
     clock: u32,
@@ -106,7 +106,7 @@ const NOWHERE: Link = Link {
 };
 
 /// A run of operations of one client that stand beside each other.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Item {
     client: ClientIndex,
     clock: u32,
@@ -165,7 +165,7 @@ impl Item {
 }
 
 /// A shared type: an element, a text, or something that has no business in a document.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Node {
     // The operation that made it.
     item: ItemIndex,
@@ -258,6 +258,11 @@ impl Engine {
         clients
             .filter(|client| client.clock > 0)
             .map(|client| (client.id, client.clock))
+    }
+
+    /// Counts the transactions.
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision
     }
 
     pub(crate) fn node(&self, index: NodeIndex) -> &Node {

@@ -230,11 +230,7 @@ impl Turn {
 }
 
 /// Reads until the connection ends, handing each packet to the intake.
-async fn read_all(
-    stream: &mut ReadHalf<'_>,
-    intake: &mut Intake<'_>,
-    silence: Duration,
-) -> End {
+async fn read_all(stream: &mut ReadHalf<'_>, intake: &mut Intake<'_>, silence: Duration) -> End {
     loop {
         // What a packet takes is taken while there is one: most connections are idle most of the time.
         let came = Instant::now();

@@ -6,8 +6,7 @@ use meshagent_protocol::storage::Entry;
 use meshagent_protocol::{DocPath, ErrorCode};
 use serde_json::{Value, json};
 
-use super::failures;
-use crate::failure::{Failure, NOT_FOUND, REFUSED, USAGE};
+use crate::failure::{self, Failure, NOT_FOUND, REFUSED, USAGE};
 
 /// An entry with where it is.
 #[derive(Debug)]
@@ -79,8 +78,8 @@ pub(super) fn named(path: &str) -> String {
 /// What is at the path; the root is a folder.
 pub(super) async fn stat(room: &Connection, path: &str) -> anyhow::Result<Option<Found>> {
     let entry = room.storage().stat(path).await;
-    let entry = entry
-        .map_err(|error| failures::of_call(format!("can't look at {}", named(path)), error))?;
+    let entry =
+        entry.map_err(|error| failure::of_call(format!("can't look at {}", named(path)), error))?;
     Ok(entry.map(|entry| Found {
         path: path.to_owned(),
         entry,
@@ -103,7 +102,7 @@ pub(super) fn missing(path: &str) -> Failure {
 pub(super) async fn list(room: &Connection, folder: &str) -> anyhow::Result<Vec<Found>> {
     let entries = room.storage().list(folder).await;
     let entries = entries
-        .map_err(|error| failures::of_call(format!("can't list {}", named(folder)), error))?;
+        .map_err(|error| failure::of_call(format!("can't list {}", named(folder)), error))?;
     let mut found = Vec::with_capacity(entries.len());
     for entry in entries {
         let is_name = |name: &str| !name.is_empty() && !name.contains('/');
@@ -168,11 +167,11 @@ pub(super) enum Asked {
 pub(super) async fn ask(room: &Connection, path: &str) -> anyhow::Result<Asked> {
     match room.storage().download_url(path).await {
         Ok(_url) => Ok(Asked::File),
-        Err(error) => match failures::code(&error) {
+        Err(error) => match failure::code(&error) {
             Some(ErrorCode::InvalidRequest) => Ok(Asked::Document),
             Some(ErrorCode::PermissionDenied) => Ok(Asked::Denied),
             Some(_) => Ok(Asked::File),
-            None => Err(failures::of_call(format!("can't look at {path:?}"), error).into()),
+            None => Err(failure::of_call(format!("can't look at {path:?}"), error).into()),
         },
     }
 }
@@ -200,7 +199,7 @@ pub(super) async fn download(room: &Connection, path: &str) -> anyhow::Result<Op
     if may_be_document && is_document(room, path).await? {
         return Ok(None);
     }
-    Err(failures::of_call(format!("can't read {path:?}"), error).into())
+    Err(failure::of_call(format!("can't read {path:?}"), error).into())
 }
 
 pub(super) fn join(folder: &str, name: &str) -> String {

@@ -8,8 +8,7 @@ use clap::Args;
 use meshagent_client::{Connection, RoomClient};
 use meshagent_protocol::{ApiScope, Role, RoomName};
 
-use super::failures;
-use crate::failure::{Failure, USAGE};
+use crate::failure::{self, Failure, USAGE};
 use crate::settings::{self, ProjectArgs};
 use crate::token::token;
 
@@ -46,11 +45,11 @@ impl RoomArgs {
         let connecting = Connection::connect(&url, &jwt);
         match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(Ok(room)) => Ok(room),
-            Ok(Err(error)) => Err(failures::of_connect(&url, is_given, error).into()),
+            Ok(Err(error)) => Err(failure::of_connect(&url, is_given, error).into()),
             Err(_elapsed) => {
                 let seconds = CONNECT_TIMEOUT.as_secs();
                 let what = format!("{url} did not answer within {seconds} s");
-                Err(failures::unreachable(Failure::new(what)).into())
+                Err(failure::unreachable(Failure::new(what)).into())
             }
         }
     }
@@ -60,7 +59,7 @@ impl RoomArgs {
         let Endpoint { url, jwt, is_given } = self.endpoint()?;
         let builder = RoomClient::builder().room_url(&url).token(jwt);
         let entered = builder.connect().await;
-        entered.map_err(|error| failures::of_connect(&url, is_given, error).into())
+        entered.map_err(|error| failure::of_connect(&url, is_given, error).into())
     }
 
     fn endpoint(&self) -> anyhow::Result<Endpoint> {

@@ -10,8 +10,8 @@ mod rm;
 
 use clap::{Args, Subcommand};
 
-use super::failures::EXIT_CODES;
 use super::session::block_on;
+use crate::failure::EXIT_CODES;
 use crate::output::{Output, OutputArgs};
 
 /// Read and write the files of a room

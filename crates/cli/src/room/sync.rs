@@ -18,8 +18,8 @@ mod watch;
 
 use clap::{Args, Subcommand};
 
-use super::failures::EXIT_CODES;
 use super::session::block_on;
+use crate::failure::EXIT_CODES;
 use crate::output::{Output, OutputArgs};
 
 /// Read and write live documents of a room

@@ -9,7 +9,7 @@ use hashbrown::HashTable;
 
 use crate::engine::{Content, Engine, ID_KEY, NodeIndex};
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Ids {
     claims: HashTable<Claim>,
     hasher: RandomState,
@@ -17,7 +17,7 @@ pub(super) struct Ids {
 }
 
 /// Who carries an `$id`. Concurrent edits can give the same one to several.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Claim {
     One(NodeIndex),
     // Invariant: at least two. Boxed, for it is rare.

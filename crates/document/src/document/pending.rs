@@ -30,7 +30,7 @@ pub(super) fn cost_of(structs: &[&Struct<'_>], deletes: usize) -> usize {
 }
 
 /// Structs and deletions that can't be applied yet.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Pending {
     // By client and clock, in one map: there may be many clients with one struct each.
     structs: BTreeMap<(u64, u32), Waiting>,
@@ -47,7 +47,7 @@ pub(super) struct Pending {
     bytes: usize,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Waiting {
     length: u32,
     bytes: Box<[u8]>,

@@ -80,7 +80,7 @@ impl Ranges {
 }
 
 /// A set of clocks for each client, in one map: many clients with one range each take no more than one with many.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct ClientRanges {
     // Invariant: of each client as in `Ranges`.
     ranges: BTreeMap<(u64, u32), u32>,

@@ -16,7 +16,7 @@ pub(super) struct Block {
     pub(super) item: ItemIndex,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Blocks {
     // Invariant: no leaf is empty, starts rise, the first one is 0.
     leaves: Vec<Vec<Block>>,

@@ -13,7 +13,7 @@ const PIECE_BYTES: usize = 2 << 10;
 /// How many values such a piece has at most.
 const PIECE_VALUES: u32 = 128;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Content {
     /// Nothing is left.
     Deleted,

@@ -34,7 +34,7 @@ impl Size {
 }
 
 /// The runs of one sequence. An item's `slot` names its run, whose place changes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Order {
     // All by place, in order.
     sizes: Vec<Size>,

@@ -7,11 +7,11 @@ use clap::Args;
 use meshagent_client::Connection;
 
 use super::place::Place;
-use crate::failure::{Failure, REFUSED, USAGE};
+use crate::failure::{self, Failure, REFUSED, USAGE};
 use crate::output::Output;
 use crate::room::entries::{self, Found};
+use crate::room::input;
 use crate::room::session::RoomArgs;
-use crate::room::{failures, input};
 
 /// Copy files into the room, out of it, or within it
 ///
@@ -226,7 +226,7 @@ impl Copy<'_> {
                 let uploaded = self.room.storage().upload(&path, data, true).await;
                 uploaded.map_err(|error| {
                     let is_document = error.to_string().contains("document");
-                    let failure = failures::of_call(format!("can't write {path:?}"), error);
+                    let failure = failure::of_call(format!("can't write {path:?}"), error);
                     match failure.hint() {
                         None if is_document => failure.with_hint(
                             "choose another path; `meshagent room sync update` changes a document",

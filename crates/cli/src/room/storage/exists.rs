@@ -3,10 +3,10 @@
 use clap::Args;
 
 use super::place::in_room;
-use crate::failure::{Failure, NOT_FOUND};
+use crate::failure::{self, Failure, NOT_FOUND};
 use crate::output::Output;
+use crate::room::entries;
 use crate::room::session::RoomArgs;
-use crate::room::{entries, failures};
 
 /// Say whether there is a file, document or folder
 ///
@@ -27,7 +27,7 @@ pub(super) async fn run(args: &ExistsArgs, output: &Output) -> anyhow::Result<()
     let room = args.room.connect().await?;
     let exists = room.storage().exists(&path).await;
     let exists = exists.map_err(|error| {
-        failures::of_call(format!("can't look at {}", entries::named(&path)), error)
+        failure::of_call(format!("can't look at {}", entries::named(&path)), error)
     })?;
     if exists {
         return output.done(&format!("'{}' exists in remote storage.", args.path));

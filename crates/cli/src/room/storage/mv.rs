@@ -4,11 +4,11 @@ use clap::Args;
 use meshagent_client::Connection;
 
 use super::place::in_room;
-use crate::failure::{DENIED, Failure, REFUSED};
+use crate::failure::{self, DENIED, Failure, REFUSED};
 use crate::output::Output;
+use crate::room::entries;
 use crate::room::entries::Asked;
 use crate::room::session::RoomArgs;
-use crate::room::{entries, failures};
 
 /// Move a file, document or folder to another path in the room
 ///
@@ -55,7 +55,7 @@ pub(super) async fn run(args: &MvArgs, output: &Output) -> anyhow::Result<()> {
         .await;
     moved.map_err(|error| {
         let (source, destination) = (entries::named(&source), entries::named(&destination));
-        failures::of_call(format!("can't move {source} to {destination}"), error)
+        failure::of_call(format!("can't move {source} to {destination}"), error)
     })?;
     room.close().await;
     output.done(&format!("Moved '{source}' to '{destination}'"))

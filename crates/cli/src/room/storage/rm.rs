@@ -3,10 +3,10 @@
 use clap::Args;
 
 use super::place::in_room;
-use crate::failure::{Failure, REFUSED};
+use crate::failure::{self, Failure, REFUSED};
 use crate::output::Output;
+use crate::room::entries;
 use crate::room::session::RoomArgs;
-use crate::room::{entries, failures};
 
 /// Remove files, documents and folders
 #[derive(Args, Debug)]
@@ -47,7 +47,7 @@ pub(super) async fn run(args: &RmArgs, output: &Output) -> anyhow::Result<()> {
         }
         let removed = room.storage().delete(path, args.recursive).await;
         removed.map_err(|error| {
-            failures::of_call(format!("can't remove {}", entries::named(path)), error)
+            failure::of_call(format!("can't remove {}", entries::named(path)), error)
         })?;
         output.done(&format!("Removed '{path}'"))?;
     }

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 use meshagent_protocol::ErrorCode;
 
-use crate::failure::USAGE;
+use crate::failure::{self, USAGE};
 use crate::output::Output;
 use crate::room::session::RoomArgs;
-use crate::room::{entries, failures, input};
+use crate::room::{entries, input};
 
 /// Create a document
 ///
@@ -59,7 +59,7 @@ pub(super) async fn run(args: &CreateArgs, output: &Output) -> anyhow::Result<()
             if let Some(json) = &json {
                 let violations = schema.validate(json);
                 if !violations.is_empty() {
-                    return Err(failures::of_violations("the JSON", &violations).into());
+                    return Err(failure::of_violations("the JSON", &violations).into());
                 }
             }
             Some(written)
@@ -70,8 +70,8 @@ pub(super) async fn run(args: &CreateArgs, output: &Output) -> anyhow::Result<()
     let room = args.room.connect().await?;
     let created = room.sync().create(&path, json, schema).await;
     created.map_err(|error| {
-        let no_schema = is_bare && failures::code(&error) == Some(ErrorCode::NotFound);
-        let failure = failures::of_call(format!("can't create {path:?}"), error);
+        let no_schema = is_bare && failure::code(&error) == Some(ErrorCode::NotFound);
+        let failure = failure::of_call(format!("can't create {path:?}"), error);
         if no_schema {
             failure
                 .with_exit_code(USAGE)

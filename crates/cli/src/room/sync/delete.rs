@@ -2,10 +2,10 @@
 
 use clap::Args;
 
-use crate::failure::{Failure, REFUSED};
+use crate::failure::{self, Failure, REFUSED};
 use crate::output::Output;
+use crate::room::entries;
 use crate::room::session::RoomArgs;
-use crate::room::{entries, failures};
 
 /// Delete a document
 ///
@@ -37,7 +37,7 @@ pub(super) async fn run(args: &DeleteArgs, output: &Output) -> anyhow::Result<()
         return Err(failure.into());
     }
     let deleted = room.storage().delete(&path, false).await;
-    deleted.map_err(|error| failures::of_call(format!("can't delete {path:?}"), error))?;
+    deleted.map_err(|error| failure::of_call(format!("can't delete {path:?}"), error))?;
     room.close().await;
     output.done(&format!("Deleted document at {}", args.path))
 }

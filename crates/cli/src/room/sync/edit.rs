@@ -22,9 +22,8 @@ use self::patience::{PATIENCE, Patience};
 use self::written::Written;
 use super::live;
 use super::removed::Removed;
-use crate::failure::{Failure, INTERRUPTED, REFUSED, USAGE};
+use crate::failure::{self, Failure, INTERRUPTED, REFUSED, USAGE};
 use crate::output::{Output, terminal};
-use crate::room::failures;
 use crate::room::session::RoomArgs;
 
 /// Edit a document as JSON in an editor
@@ -228,7 +227,7 @@ impl Editing<'_> {
                 }
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                     let what = format!("the server did not come back within {} s", PATIENCE.as_secs());
-                    return Err(failures::of_call(what, CallError::Disconnected));
+                    return Err(failure::of_call(what, CallError::Disconnected));
                 }
             }
         };

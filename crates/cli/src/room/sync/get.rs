@@ -5,9 +5,9 @@ use meshagent_protocol::{DocPath, SyncDescribe};
 use serde_json::json;
 
 use super::open::{self, OpenDocument, RoomOrStdin, STDIN};
-use crate::failure::{Failure, REFUSED, USAGE};
+use crate::failure::{self, Failure, REFUSED, USAGE};
 use crate::output::{LayoutArgs, Output};
-use crate::room::{entries, failures};
+use crate::room::entries;
 
 /// Print a document as JSON
 #[derive(Args, Debug)]
@@ -51,7 +51,7 @@ pub(super) async fn run(args: &GetArgs, output: &Output) -> anyhow::Result<()> {
         input.with_version = true;
         let described = room.sync().describe_with(&input).await;
         let described = described
-            .map_err(|error| failures::of_call(format!("can't read {:?}", args.path), error))?;
+            .map_err(|error| failure::of_call(format!("can't read {:?}", args.path), error))?;
         let Some(version) = described.version else {
             let failure = Failure::new("the server tells no versions").with_exit_code(REFUSED);
             return Err(failure.with_hint("leave out --version").into());

@@ -4,8 +4,8 @@ use meshagent_client::{
     CallError, DocumentEnd, LiveDocument, OpenError, OpenOptions, Refusal, RoomClient,
 };
 
-use crate::failure::{Failure, REFUSED};
-use crate::room::{entries, failures};
+use crate::failure::{self, Failure, REFUSED};
+use crate::room::entries;
 
 /// What to do about a document that this program does not understand.
 pub(super) const UNREADABLE: &str = "see whether there is a newer `meshagent`";
@@ -32,9 +32,9 @@ pub(super) fn failure(path: &str, verb: &str, end: DocumentEnd) -> Failure {
     let what = format!("can't {verb} {path:?}");
     match end {
         DocumentEnd::Refused(Refusal { code, text }) => {
-            failures::of_call(what, CallError::Refused { code, text })
+            failure::of_call(what, CallError::Refused { code, text })
         }
-        DocumentEnd::RoomEnded(end) => failures::of_call(what, CallError::Ended(end)),
+        DocumentEnd::RoomEnded(end) => failure::of_call(what, CallError::Ended(end)),
         end => Failure::new(what)
             .with_exit_code(REFUSED)
             .with_hint(UNREADABLE)

@@ -6,9 +6,9 @@ use meshagent_client::Connection;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
+use crate::failure;
 use crate::output::{Layout, Output};
 use crate::room::entries::{self, Found};
-use crate::room::failures;
 use crate::room::session::RoomArgs;
 
 /// List documents
@@ -83,7 +83,7 @@ async fn documents(room: &Connection, prefix: &str) -> anyhow::Result<Vec<Found>
             found
         }
         Err(error) => {
-            return Err(failures::of_call(
+            return Err(failure::of_call(
                 format!("can't look at {}", entries::named(prefix)),
                 error,
             )

@@ -10,9 +10,9 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::live;
-use crate::failure::{Failure, REFUSED, USAGE};
+use crate::failure::{self, Failure, REFUSED, USAGE};
 use crate::room::session::RoomArgs;
-use crate::room::{entries, failures, input};
+use crate::room::{entries, input};
 
 /// In place of a document's path: its JSON is read from stdin, which takes no room.
 pub(super) const STDIN: &str = "-";
@@ -108,7 +108,7 @@ impl OpenDocument {
             ..SyncOpenStart::new(path)
         };
         let stream = room.sync().open(&start).await;
-        let stream = stream.map_err(|error| failures::of_call(&what, error))?;
+        let stream = stream.map_err(|error| failure::of_call(&what, error))?;
         let unreadable = || {
             let failure = Failure::new(&what).with_exit_code(REFUSED);
             failure.with_hint(live::UNREADABLE)

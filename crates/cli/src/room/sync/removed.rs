@@ -3,8 +3,7 @@
 use meshagent_document::Violation;
 use serde_json::Value;
 
-use crate::failure::{Failure, REFUSED};
-use crate::room::failures;
+use crate::failure::{self, Failure, REFUSED};
 
 /// What the schema forbids of a change, together with what others had written meanwhile.
 pub(super) struct Removed(Vec<Violation>);
@@ -27,7 +26,7 @@ impl Removed {
         let what = format!(
             "others changed {path:?} at the same time; together with that the schema does not allow all of the {verb}, \
              and the server removed what it forbids:{}",
-            failures::lines(&self.0)
+            failure::lines(&self.0)
         );
         Failure::new(what)
             .with_exit_code(REFUSED)

@@ -11,10 +11,10 @@ use serde_json::Value;
 
 use super::open::OpenDocument;
 use super::removed::Removed;
-use crate::failure::{Failure, REFUSED, USAGE};
+use crate::failure::{self, Failure, REFUSED, USAGE};
 use crate::output::{Layout, Output};
 use crate::room::session::RoomArgs;
-use crate::room::{entries, failures, input as files};
+use crate::room::{entries, input as files};
 
 /// Change a document by a JSON patch (RFC 6902)
 ///
@@ -88,7 +88,7 @@ pub(super) async fn run(args: &UpdateArgs, output: &Output) -> anyhow::Result<()
     let answer = match room.sync().patch(&input).await {
         Ok(patched) => as_json(&patched),
         // There is no such document, or the server has no such tool.
-        Err(error) if failures::code(&error) == Some(ErrorCode::NotFound) => {
+        Err(error) if failure::code(&error) == Some(ErrorCode::NotFound) => {
             apply_here(&room, &args.path, input).await?
         }
         Err(error) => return Err(explain(&room, &args.path, input, error).await),
@@ -115,7 +115,7 @@ async fn explain(
     error: CallError,
 ) -> anyhow::Error {
     let what = format!("can't update {path:?}");
-    let hint = match failures::code(&error) {
+    let hint = match failure::code(&error) {
         // A conflict is a failed `test`, where no version was named.
         Some(code @ (ErrorCode::InvalidRequest | ErrorCode::Conflict))
             if code == ErrorCode::InvalidRequest || input.if_version.is_none() =>
@@ -135,9 +135,9 @@ async fn explain(
         Some(ErrorCode::Conflict) => {
             "nothing was changed; `meshagent room sync get --version` shows the document as it is now"
         }
-        _ => return failures::of_call(what, error).into(),
+        _ => return failure::of_call(what, error).into(),
     };
-    failures::of_call(what, error).with_hint(hint).into()
+    failure::of_call(what, error).with_hint(hint).into()
 }
 
 /// For a server that has no tool for it: applies the patch to a replica, sends what that changes, and waits until it is stored.
@@ -149,7 +149,7 @@ async fn apply_here(room: &Connection, path: &str, input: SyncPatch) -> anyhow::
         let what = format!("can't update {path:?}");
         return Err(match described {
             Ok(_) => no_versions(path, version).into(),
-            Err(error) => failures::of_call(what, error).into(),
+            Err(error) => failure::of_call(what, error).into(),
         });
     }
     let mut opened = OpenDocument::open(room, path).await?;
@@ -182,7 +182,7 @@ async fn apply_here(room: &Connection, path: &str, input: SyncPatch) -> anyhow::
 async fn send(opened: &OpenDocument, path: &str, update: &[u8]) -> anyhow::Result<()> {
     let sent = opened.stream.send(update).await;
     let Acknowledgement { notice, .. } =
-        sent.map_err(|error| failures::of_call(format!("can't update {path:?}"), error))?;
+        sent.map_err(|error| failure::of_call(format!("can't update {path:?}"), error))?;
     let violations = notice
         .as_ref()
         .and_then(|notice| notice["violations"].as_array());
@@ -205,7 +205,7 @@ fn patch_failure(path: &str, error: PatchError) -> Failure {
     let failure = Failure::new(format!("can't patch {path:?}"));
     match &error {
         PatchError::Invalid(violations) => {
-            failures::of_violations(&format!("{path:?}, patched,"), violations)
+            failure::of_violations(&format!("{path:?}, patched,"), violations)
         }
         PatchError::Malformed { .. } => failure
             .with_exit_code(USAGE)

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::failure;
 use crate::output::Output;
-use crate::room::{failures, input};
+use crate::room::input;
 
 /// Check JSON against a schema, without a server
 ///
@@ -31,6 +32,6 @@ pub(super) fn run(args: &ValidateArgs, output: &Output) -> anyhow::Result<()> {
     if violations.is_empty() {
         output.done(&format!("{name} fits the schema"))
     } else {
-        Err(failures::of_violations(&name, &violations).into())
+        Err(failure::of_violations(&name, &violations).into())
     }
 }

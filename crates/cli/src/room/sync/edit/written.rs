@@ -4,8 +4,7 @@ use meshagent_document::{Change, Element, Event, MeshDocument, ReplaceError};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::failure::{Failure, REFUSED, USAGE};
-use crate::room::failures;
+use crate::failure::{self, Failure, REFUSED, USAGE};
 
 /// A change that is not empty.
 pub(super) struct Written {
@@ -29,7 +28,7 @@ impl Written {
         let replaced = shown.replace_json(&json, &mut || Uuid::new_v4().to_string());
         let update = replaced.map_err(|error| match error {
             ReplaceError::Invalid(violations) => {
-                failures::of_violations(&format!("{path:?}, edited,"), &violations)
+                failure::of_violations(&format!("{path:?}, edited,"), &violations)
             }
             error => Failure::new("what you wrote can't be applied")
                 .with_exit_code(REFUSED)

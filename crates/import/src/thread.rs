@@ -5,40 +5,40 @@ use std::collections::HashSet;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::conversation::{Conversation, Message, trimmed};
+use crate::conversation::{Conversation, Message, trimmed};
 
 /// Who is called what, and what becomes of messages without a text.
 #[derive(Clone, Debug)]
-pub(super) struct Rules {
-    pub(super) user_name: String,
-    pub(super) assistant_name: String,
-    pub(super) include_empty_messages: bool,
+pub(crate) struct Rules {
+    pub(crate) user_name: String,
+    pub(crate) assistant_name: String,
+    pub(crate) include_empty_messages: bool,
 }
 
 /// A thread that is not made yet.
 #[derive(Debug)]
-pub(super) struct Thread {
+pub(crate) struct Thread {
     /// A UUID, and the file's name without what tells repeated ones apart.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Whose thread it was before.
-    pub(super) external_id: String,
+    pub(crate) external_id: String,
     /// Names, each once.
-    pub(super) members: Vec<String>,
+    pub(crate) members: Vec<String>,
     /// The elements `message`, in order.
-    pub(super) messages: Vec<Value>,
+    pub(crate) messages: Vec<Value>,
 }
 
 /// What the list of threads says about one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Listing {
-    pub(super) name: String,
-    pub(super) path: String,
-    pub(super) created_at: String,
-    pub(super) modified_at: String,
+pub(crate) struct Listing {
+    pub(crate) name: String,
+    pub(crate) path: String,
+    pub(crate) created_at: String,
+    pub(crate) modified_at: String,
 }
 
 impl Thread {
-    pub(super) fn new(conversation: Conversation, rules: &Rules) -> Self {
+    pub(crate) fn new(conversation: Conversation, rules: &Rules) -> Self {
         let name = thread_uuid(&conversation.id).to_string();
         let Conversation {
             id,
@@ -75,7 +75,7 @@ impl Thread {
     }
 
     /// The document with these of the messages.
-    pub(super) fn json(&self, messages: Vec<Value>) -> Value {
+    pub(crate) fn json(&self, messages: Vec<Value>) -> Value {
         let members = self.members.iter();
         let members: Vec<Value> = members
             .map(|name| json!({ "member": { "name": name } }))
@@ -91,7 +91,7 @@ impl Thread {
 
 impl Listing {
     /// The line for the thread at `path`; `now` is when a conversation without a time was made.
-    pub(super) fn new(conversation: &Conversation, path: String, now: String) -> Self {
+    pub(crate) fn new(conversation: &Conversation, path: String, now: String) -> Self {
         let created_at = conversation.created_at.clone().unwrap_or(now);
         Self {
             name: conversation.name.clone(),
@@ -116,7 +116,7 @@ impl Rules {
 }
 
 /// The path of the thread whose id comes for the `occurrence`th time.
-pub(super) fn path(folder: &str, conversation_id: &str, occurrence: u32) -> String {
+pub(crate) fn path(folder: &str, conversation_id: &str, occurrence: u32) -> String {
     let name = thread_uuid(conversation_id);
     match occurrence {
         1 => format!("{folder}/{name}.thread"),
@@ -125,7 +125,7 @@ pub(super) fn path(folder: &str, conversation_id: &str, occurrence: u32) -> Stri
 }
 
 /// A conversation's id, or a UUID made of it.
-pub(super) fn thread_uuid(conversation_id: &str) -> Uuid {
+pub(crate) fn thread_uuid(conversation_id: &str) -> Uuid {
     uuid_of(conversation_id)
         .unwrap_or_else(|| Uuid::new_v5(&Uuid::NAMESPACE_URL, conversation_id.as_bytes()))
 }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// A type that is read from one kind of JSON value; of the other kinds there is none.
-pub(super) trait FromKind: Sized {
+pub(crate) trait FromKind: Sized {
     fn from_string(_text: String) -> Option<Self> {
         None
     }
@@ -26,10 +26,10 @@ pub(super) trait FromKind: Sized {
 }
 
 /// A value, if it is of the kind.
-pub(super) struct Lenient<T>(pub(super) Option<T>);
+pub(crate) struct Lenient<T>(pub(super) Option<T>);
 
 /// The value of the key that was just read.
-pub(super) fn value<'de, T: FromKind, A: MapAccess<'de>>(
+pub(crate) fn value<'de, T: FromKind, A: MapAccess<'de>>(
     object: &mut A,
 ) -> Result<Option<T>, A::Error> {
     Ok(object.next_value::<Lenient<T>>()?.0)

@@ -10,27 +10,32 @@ const MAX_STRING_BYTES: usize = 64 << 20;
 /// A list that is read from its first element to its last. An element that makes no sense, as long as its brackets
 /// and quotes do, costs only itself.
 #[derive(Debug)]
-pub(super) struct Elements<R> {
+pub(crate) struct Elements<R> {
     reader: Counted<R>,
     is_first: bool,
 }
 
-/// Why there are no further elements.
+/// Why an export can't be read, or can't be read any further.
 #[derive(Debug, Error)]
-pub(super) enum ListError {
+#[non_exhaustive]
+pub enum ExportError {
+    /// The list has no end.
     #[error("it is cut off: the list has no end")]
     CutOff,
+    /// It does not begin with a list.
     #[error("it is not a JSON list")]
     NoList,
+    /// Something follows the list.
     #[error("there is something behind the list")]
     Rest,
+    /// It can't be read.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
 impl<R: BufRead> Elements<R> {
     /// Reads up to the list's first element.
-    pub(super) fn begin(reader: R) -> Result<Self, ListError> {
+    pub(crate) fn begin(reader: R) -> Result<Self, ExportError> {
         let mut reader = Counted {
             reader,
             consumed: 0,
@@ -38,7 +43,7 @@ impl<R: BufRead> Elements<R> {
         skip_byte_order_mark(&mut reader)?;
         match next_byte(&mut reader)? {
             Some(b'[') => {}
-            _ => return Err(ListError::NoList),
+            _ => return Err(ExportError::NoList),
         }
         reader.consume(1);
         let is_first = true;
@@ -46,20 +51,20 @@ impl<R: BufRead> Elements<R> {
     }
 
     /// Up to which byte everything was read.
-    pub(super) fn position(&self) -> u64 {
+    pub(crate) fn position(&self) -> u64 {
         self.reader.consumed
     }
 
     /// The next element, which has to be read to its end; see [`Element::finish`].
-    pub(super) fn next(&mut self) -> Result<Option<Element<'_, R>>, ListError> {
-        let first = next_byte(&mut self.reader)?.ok_or(ListError::CutOff)?;
+    pub(crate) fn next(&mut self) -> Result<Option<Element<'_, R>>, ExportError> {
+        let first = next_byte(&mut self.reader)?.ok_or(ExportError::CutOff)?;
         let is_first = std::mem::replace(&mut self.is_first, false);
         match first {
             b']' => {
                 self.reader.consume(1);
                 return match next_byte(&mut self.reader)? {
                     None => Ok(None),
-                    Some(_) => Err(ListError::Rest),
+                    Some(_) => Err(ExportError::Rest),
                 };
             }
             b',' if !is_first => self.reader.consume(1),
@@ -76,7 +81,7 @@ impl<R: BufRead> Elements<R> {
 }
 
 /// The bytes of one element.
-pub(super) struct Element<'a, R> {
+pub(crate) struct Element<'a, R> {
     reader: &'a mut Counted<R>,
     /// How many brackets and braces are open.
     depth: usize,
@@ -93,11 +98,11 @@ struct StringState {
 
 impl<R: BufRead> Element<'_, R> {
     /// Passes over what was not read.
-    pub(super) fn finish(mut self) -> Result<(), ListError> {
+    pub(crate) fn finish(mut self) -> Result<(), ExportError> {
         while !self.is_over {
             let buffer = self.reader.fill_buf()?;
             if buffer.is_empty() {
-                return Err(ListError::CutOff);
+                return Err(ExportError::CutOff);
             }
             // What is passed over is not held, however long.
             let (passed, is_over) = pass(buffer, &mut self.depth, &mut self.string);

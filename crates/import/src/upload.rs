@@ -6,8 +6,8 @@ use meshagent_protocol::{DocPath, ErrorCode, SyncOpenStart};
 use serde_json::Value;
 use thiserror::Error;
 
-use super::thread::Thread;
-use super::{new_client_id, new_id};
+use crate::thread::Thread;
+use crate::{new_client_id, new_id};
 
 /// A thread with more text than this is made in parts of about this size: a request with all of it would have to be in
 /// memory several times, here and in the server.
@@ -17,7 +17,7 @@ const MESSAGE_BYTES: usize = 256;
 
 /// What became of a thread.
 #[derive(Debug)]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     Created,
     Exists,
     /// The server does not take it, and says why; others it may take.
@@ -27,14 +27,16 @@ pub(super) enum Outcome {
 /// Why nothing can be imported any more.
 #[derive(Debug, Error)]
 #[error("{what}")]
-pub(super) struct UploadError {
-    pub(super) what: String,
+pub struct UploadError {
+    /// What could not be done.
+    pub what: String,
+    /// Why.
     #[source]
-    pub(super) source: CallError,
+    pub source: CallError,
 }
 
 /// Makes a thread, all of it or nothing.
-pub(super) async fn upload(
+pub(crate) async fn upload(
     room: &Connection,
     path: &str,
     thread: Thread,

@@ -10,11 +10,11 @@ use meshagent_protocol::{DocPath, StreamError, SyncOpenStart};
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use super::thread::Listing;
-use super::{new_client_id, new_id};
+use crate::thread::Listing;
+use crate::{new_client_id, new_id};
 
 /// The list of threads, with the changes that others make to it meanwhile.
-pub(super) struct ThreadIndex {
+pub(crate) struct ThreadIndex {
     document: MeshDocument,
     stream: SyncStream,
     /// The elements by the path that they name, of the first with that path.
@@ -27,20 +27,25 @@ pub(super) struct ThreadIndex {
 
 /// Why the list can't be kept up to date any more.
 #[derive(Debug, Error)]
-pub(super) enum IndexError {
+#[non_exhaustive]
+pub enum IndexError {
+    /// An edit of it was refused.
     #[error("it can't be changed")]
     Edit(#[from] EditError),
+    /// What the server sent is no update.
     #[error("it can't be read")]
     Read(#[from] DecodeError),
+    /// A call to the server failed.
     #[error("it can't be read or written")]
     Call(#[from] CallError),
+    /// Its stream ended.
     #[error("it was closed")]
     Closed(#[source] Option<StreamEnd>),
 }
 
 impl ThreadIndex {
     /// Opens the list, or makes it.
-    pub(super) async fn open(
+    pub(crate) async fn open(
         room: &Connection,
         path: DocPath,
         schema: MeshSchema,
@@ -68,7 +73,7 @@ impl ThreadIndex {
     }
 
     /// Waits until somebody else has changed the list. Cancel safe.
-    pub(super) async fn changed(&mut self) -> Result<(), IndexError> {
+    pub(crate) async fn changed(&mut self) -> Result<(), IndexError> {
         match self.stream.recv().await {
             Ok(Some(update)) => {
                 self.document.apply_update(&update)?;
@@ -84,12 +89,12 @@ impl ThreadIndex {
         }
     }
 
-    pub(super) fn contains(&self, path: &str) -> bool {
+    pub(crate) fn contains(&self, path: &str) -> bool {
         self.ids.contains_key(path)
     }
 
     /// Adds a thread at the end, or changes what the list says of it.
-    pub(super) fn put(&mut self, listing: Listing) {
+    pub(crate) fn put(&mut self, listing: Listing) {
         let attributes = [
             ("name", listing.name),
             ("path", listing.path.clone()),
@@ -126,12 +131,12 @@ impl ThreadIndex {
     }
 
     /// How many lines are not sent yet.
-    pub(super) fn unsent(&self) -> usize {
+    pub(crate) fn unsent(&self) -> usize {
         self.unsent.len() + self.changes.len()
     }
 
     /// Sends what is not sent yet, and waits until it is stored.
-    pub(super) async fn flush(&mut self) -> Result<(), IndexError> {
+    pub(crate) async fn flush(&mut self) -> Result<(), IndexError> {
         let lines = std::mem::take(&mut self.unsent);
         if !lines.is_empty() {
             self.send(&lines).await?;
@@ -155,7 +160,7 @@ impl ThreadIndex {
     }
 
     /// Closes the list; what was flushed is stored.
-    pub(super) async fn close(self) {
+    pub(crate) async fn close(self) {
         // However it ends, there is nothing left to lose.
         let _ended = self.stream.close().await;
     }

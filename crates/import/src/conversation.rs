@@ -6,7 +6,7 @@ use std::io::{BufReader, Read};
 use serde::de::{IgnoredAny, MapAccess, SeqAccess};
 use thiserror::Error;
 
-use super::lenient::{FromKind, Lenient, value};
+use crate::lenient::{FromKind, Lenient, value};
 
 /// A server takes at most 40 MiB in one document unless it is told otherwise; far beyond that, nothing is gained by
 /// holding a conversation in memory.
@@ -16,30 +16,30 @@ const MESSAGE_BYTES: usize = 256;
 
 /// A conversation with an id. Texts have no white space at their ends.
 #[derive(Debug)]
-pub(super) struct Conversation {
-    pub(super) id: String,
+pub(crate) struct Conversation {
+    pub(crate) id: String,
     /// The id if it has no name.
-    pub(super) name: String,
-    pub(super) created_at: Option<String>,
+    pub(crate) name: String,
+    pub(crate) created_at: Option<String>,
     /// When it was created, if nothing else is known.
-    pub(super) updated_at: Option<String>,
-    pub(super) messages: Vec<Message>,
+    pub(crate) updated_at: Option<String>,
+    pub(crate) messages: Vec<Message>,
 }
 
 #[derive(Debug)]
-pub(super) struct Message {
+pub(crate) struct Message {
     /// Counted over everything in the list of messages.
-    pub(super) index: usize,
-    pub(super) id: Option<String>,
-    pub(super) sender: Option<String>,
-    pub(super) created_at: Option<String>,
+    pub(crate) index: usize,
+    pub(crate) id: Option<String>,
+    pub(crate) sender: Option<String>,
+    pub(crate) created_at: Option<String>,
     /// May be empty.
-    pub(super) text: String,
+    pub(crate) text: String,
 }
 
 /// Why an element of the export is no conversation.
 #[derive(Debug, Error)]
-pub(super) enum InvalidConversation {
+pub(crate) enum InvalidConversation {
     #[error("it has no list chat_messages")]
     NoMessages,
     #[error("it is not an object")]
@@ -54,7 +54,7 @@ pub(super) enum InvalidConversation {
 
 impl Conversation {
     /// Reads one element of an export.
-    pub(super) fn read(reader: impl Read) -> Result<Self, InvalidConversation> {
+    pub(crate) fn read(reader: impl Read) -> Result<Self, InvalidConversation> {
         let Lenient(exported) = serde_json::from_reader(BufReader::new(reader))?;
         let exported: Exported = exported.ok_or(InvalidConversation::NoObject)?;
         let id = filled(exported.uuid).ok_or(InvalidConversation::NoUuid)?;
@@ -74,13 +74,13 @@ impl Conversation {
     }
 
     /// About how much memory it takes.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.messages.iter().map(Message::bytes).sum()
     }
 }
 
 impl Message {
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         let texts = [&self.id, &self.sender, &self.created_at];
         let texts = texts.into_iter().flatten().map(String::len).sum::<usize>();
         MESSAGE_BYTES + texts + self.text.len()
@@ -280,6 +280,6 @@ fn filled(text: Option<String>) -> Option<String> {
 }
 
 /// Python, in which the rules were written, counts four separators of ASCII as white space too.
-pub(super) fn trimmed(text: &str) -> &str {
+pub(crate) fn trimmed(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c))
 }

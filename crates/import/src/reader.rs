@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::conversation::{Conversation, InvalidConversation};
-use super::elements::{Elements, ListError};
+use crate::conversation::{Conversation, InvalidConversation};
+use crate::elements::{Elements, ExportError};
 
 /// Memory for conversations that were read and are not in the room yet; when it is used up, reading waits. A
 /// conversation that is larger waits until it is the only one.
@@ -17,14 +17,14 @@ const QUEUE: usize = 4;
 
 /// An element of the export.
 #[derive(Debug)]
-pub(super) struct Item {
+pub(crate) struct Item {
     /// Counted from 0.
-    pub(super) index: u64,
+    pub(crate) index: u64,
     /// Where in the export it ends.
-    pub(super) end: u64,
-    pub(super) conversation: ReadConversation,
+    pub(crate) end: u64,
+    pub(crate) conversation: ReadConversation,
     /// To be held for as long as the conversation is in memory.
-    pub(super) permit: OwnedSemaphorePermit,
+    pub(crate) permit: OwnedSemaphorePermit,
 }
 
 type ReadConversation = Result<Conversation, InvalidConversation>;
@@ -33,14 +33,14 @@ type ReadConversation = Result<Conversation, InvalidConversation>;
 ///
 /// The thread ends when this is dropped, or when it reads next: nobody can wake it from a pipe that says nothing.
 #[derive(Debug)]
-pub(super) struct Reader {
-    items: mpsc::Receiver<Result<Item, ListError>>,
+pub(crate) struct Reader {
+    items: mpsc::Receiver<Result<Item, ExportError>>,
     budget: Arc<Semaphore>,
 }
 
 impl Reader {
     /// Reads the first `limit` elements.
-    pub(super) fn start<R>(elements: Elements<R>, limit: Option<u64>) -> std::io::Result<Self>
+    pub(crate) fn start<R>(elements: Elements<R>, limit: Option<u64>) -> std::io::Result<Self>
     where
         R: BufRead + Send + 'static,
     {
@@ -59,17 +59,17 @@ impl Reader {
     }
 
     /// The next element. Cancel safe.
-    pub(super) async fn next(&mut self) -> Option<Result<Item, ListError>> {
+    pub(crate) async fn next(&mut self) -> Option<Result<Item, ExportError>> {
         self.items.recv().await
     }
 
     /// Whether nothing is there to be taken right now.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.items.is_empty()
     }
 
     /// Reads no further.
-    pub(super) fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.items.close();
         self.budget.close();
     }
@@ -83,7 +83,7 @@ impl Drop for Reader {
 
 struct Work<R> {
     elements: Elements<R>,
-    sender: mpsc::Sender<Result<Item, ListError>>,
+    sender: mpsc::Sender<Result<Item, ExportError>>,
     budget: Arc<Semaphore>,
     runtime: Handle,
 }
@@ -123,7 +123,7 @@ impl<R: BufRead> Work<R> {
     }
 }
 
-fn read<R: BufRead>(elements: &mut Elements<R>) -> Result<Option<ReadConversation>, ListError> {
+fn read<R: BufRead>(elements: &mut Elements<R>) -> Result<Option<ReadConversation>, ExportError> {
     let Some(mut element) = elements.next()? else {
         return Ok(None);
     };

@@ -1,0 +1,151 @@
+//! Applies what the server sends to the replica. Large updates are applied on a thread for blocking work, so that no
+//! thread of the runtime waits for them.
+
+use std::panic::resume_unwind;
+use std::sync::Arc;
+
+use meshagent_document::{Limits, MeshDocument, MeshSchema};
+use serde_json::Value;
+
+use super::{new_client_id, renew_client_id};
+use crate::live_document::{DocumentEvent, Shared};
+
+/// The longest update, in bytes, that is applied on a thread of the runtime: it takes about a millisecond.
+const INLINE_BYTES: usize = 32 << 10;
+
+/// Runs `apply`, which takes an update of so many bytes: here if it is small, otherwise on a thread for blocking work.
+pub(super) async fn run<F>(shared: &Arc<Shared>, bytes: usize, apply: F) -> Result<(), String>
+where
+    F: FnOnce(&Shared) -> Result<(), String> + Send + 'static,
+{
+    if bytes <= INLINE_BYTES {
+        return apply(shared);
+    }
+    let shared = Arc::clone(shared);
+    let applied = tokio::task::spawn_blocking(move || apply(&shared)).await;
+    applied.unwrap_or_else(|error| match error.try_into_panic() {
+        Ok(panic) => resume_unwind(panic),
+        Err(_) => Err("the runtime shuts down".to_owned()),
+    })
+}
+
+/// Applies an update of somebody else.
+pub(super) fn receive(shared: &Shared, update: &[u8]) -> Result<(), String> {
+    let mut state = shared.lock();
+    let received = state.replica.received(update);
+    received.map_err(|error| error.to_string())?;
+    renew_client_id(&mut state.replica);
+    state.journal_progress(Some(update));
+    state.publish_changes();
+    Ok(())
+}
+
+/// What a stream begins with.
+pub(super) struct Beginning {
+    /// The update that brings the replica up to date.
+    pub(super) state: Vec<u8>,
+    pub(super) schema: Value,
+    /// The server's state vector, if it lacks operations that the replica has.
+    pub(super) server_vector: Option<Vec<u8>>,
+    pub(super) identity: Option<String>,
+    /// Whether the replica is made again from the server's state.
+    pub(super) is_fresh: bool,
+    /// Whether the document is another one than the replica's.
+    pub(super) is_replaced: bool,
+}
+
+impl Beginning {
+    pub(super) fn take_up(self, shared: &Shared) -> Result<(), String> {
+        let mut state = shared.lock();
+        let received = if self.is_fresh || self.is_replaced {
+            let schema = MeshSchema::from_json(&self.schema)
+                .map_err(|error| format!("its schema: {error}"))?;
+            // What the server has taken is not for us to refuse.
+            let mut limits = Limits::NONE;
+            limits.depth = Limits::default().depth;
+            let mut document = MeshDocument::with_limits(schema, new_client_id(), limits);
+            if !self.state.is_empty() {
+                document
+                    .apply_update(&self.state)
+                    .map_err(|error| error.to_string())?;
+            }
+            document.watch(state.is_watched());
+            if self.is_replaced {
+                state.replace(document);
+            } else {
+                state.start_over(document);
+            }
+            None
+        } else {
+            let vector = match self.server_vector {
+                Some(vector) => vector,
+                None => state.replica.document().state_vector(),
+            };
+            let received = state.replica.received(&self.state);
+            received.map_err(|error| error.to_string())?;
+            renew_client_id(&mut state.replica);
+            let lacking = state.replica.send_lacking(&vector, &self.state);
+            lacking.map_err(|error| error.to_string())?;
+            Some(self.state.as_slice())
+        };
+        if let Some(identity) = &self.identity
+            && state.replica.set_identity(identity)
+        {
+            // What is written down before belongs to it, too.
+            state.journal_anew();
+        }
+        state.journal_progress(received);
+        state.publish_changes();
+        state.publish(&DocumentEvent::Synchronized);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use meshagent_document::Target;
+    use serde_json::json;
+
+    use super::*;
+    use crate::replica::Replica;
+
+    #[tokio::test]
+    async fn large_updates_are_applied_on_a_thread_for_blocking_work() {
+        let schema = MeshSchema::builtin("document").unwrap();
+        let replica = Replica::new(MeshDocument::new(schema, 1));
+        let shared = Shared::new("notes.document", replica, None);
+        for (bytes, is_here) in [(INLINE_BYTES, true), (INLINE_BYTES + 1, false)] {
+            let (thread, ran_on) = mpsc::channel();
+            let apply = move |_: &Shared| {
+                let _ = thread.send(std::thread::current().id());
+                Ok(())
+            };
+            run(&shared, bytes, apply).await.unwrap();
+            let here = std::thread::current().id();
+            assert_eq!(ran_on.recv().unwrap() == here, is_here, "{bytes} bytes");
+        }
+    }
+
+    #[test]
+    fn readers_of_one_revision_share_a_snapshot() {
+        let schema = MeshSchema::builtin("document").unwrap();
+        let mut replica = Replica::new(MeshDocument::new(schema.clone(), 1));
+        let first = replica.snapshot();
+        assert!(Arc::ptr_eq(&first, &replica.snapshot()));
+        let tea = json!({ "body": { "text": "茶" } });
+        replica
+            .edit(|d| d.append_child(Target::Root, tea))
+            .expect("it fits the schema");
+        let second = replica.snapshot();
+        let counts = [&first, &second].map(|snapshot| snapshot.root().child_count());
+        assert_eq!(counts, [0, 1]);
+        // Another document, though of the same revision.
+        let mut other = MeshDocument::new(schema, 2);
+        let update = second.encode_state();
+        other.apply_update(&update).expect("it is an update");
+        replica.start_over(other);
+        assert!(!Arc::ptr_eq(&second, &replica.snapshot()));
+    }
+}
