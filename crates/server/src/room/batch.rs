@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use meshagent_document::merge_updates;
-use meshagent_protocol::{Content, Control, ErrorCode};
+use meshagent_protocol::{Content, ErrorCode};
 use meshagent_store::{
     Contribution, DocumentId, EntryKind, MovedEntry, Removed, StoreError, Timestamp, Write,
     WriteError, Written,
@@ -588,8 +588,9 @@ impl Room {
 
     /// Ends the streams of a document that was taken out.
     fn end_streams(&mut self, document: &mut Document) {
-        for stream in std::mem::take(&mut document.streams).into_values() {
-            self.end_call(stream.conn, &stream.tool_call_id, Control::close());
+        for mut stream in std::mem::take(&mut document.streams).into_values() {
+            let close = stream.take_close();
+            self.end_call(stream.conn, &stream.tool_call_id, close);
         }
         document.idle_since = Some(self.now);
     }

@@ -20,7 +20,7 @@ use meshagent_store::{Contribution, DocumentId, Write};
 use serde_json::{Value, json};
 
 use super::batch::Then;
-use super::documents::{Deferred, StreamId};
+use super::documents::{Deferred, Stream, StreamId};
 use super::opening::{Waiter, operations_of};
 use super::{Call, Conn, Refusal, Request, Room};
 use crate::ledger::{Held, Kind};
@@ -536,22 +536,8 @@ impl Room {
         else {
             return;
         };
-        // A client that looks at the answers knows already.
-        let lost = stream.lost.take().filter(|_| !stream.merges);
         let tool_call_id = Arc::clone(&stream.tool_call_id);
-        let close = match lost {
-            None => Control::close(),
-            Some(Lost { count, first }) => {
-                let more = match count {
-                    1 => String::new(),
-                    _ => format!(" (and {} more)", count - 1),
-                };
-                Control::Close {
-                    status_code: Control::INVALID_DATA,
-                    message: Some(format!("not all that was sent is kept; {first}{more}")),
-                }
-            }
-        };
+        let close = stream.take_close();
         self.end_call(request.conn, &tool_call_id, close);
     }
 
@@ -641,6 +627,24 @@ pub(super) fn told_vector(notice: &mut Value, replica: &MeshDocument) -> usize {
     let bytes = vector.len();
     notice["state_vector"] = vector.into();
     bytes
+}
+
+impl Stream {
+    /// The close of the call, whoever ends it: it says whether something that was sent in it is not kept. A client that
+    /// looks at the answers knows already.
+    pub(super) fn take_close(&mut self) -> Control {
+        let Some(Lost { count, first }) = self.lost.take().filter(|_| !self.merges) else {
+            return Control::close();
+        };
+        let more = match count {
+            1 => String::new(),
+            _ => format!(" (and {} more)", count - 1),
+        };
+        Control::Close {
+            status_code: Control::INVALID_DATA,
+            message: Some(format!("not all that was sent is kept; {first}{more}")),
+        }
+    }
 }
 
 fn early_bytes(early: &[(Request, Content, Held)]) -> usize {
