@@ -48,10 +48,11 @@ use serde_json::{Map, Value};
 use self::batch::{Flight, Staged};
 use self::downloads::Download;
 use self::events::News;
+pub(crate) use self::files::may_touch_many;
 use self::opening::Fetched;
 use self::registry::Documents;
 use self::sync::SyncCall;
-use self::uploads::Upload;
+use self::uploads::{Upload, Uploads};
 use self::waiting::Waiting;
 use crate::config::Config;
 use crate::ids::Ids;
@@ -194,9 +195,11 @@ pub(crate) struct Room {
     /// The next batch. Bounded by the mailbox: the task stops handing in while this is long.
     staged: Vec<Staged>,
     staged_bytes: usize,
-    /// Whether something is moved in it, or a folder deleted. Nobody knows how much that is, so nothing comes behind it.
-    may_touch_many: bool,
+    /// Who moves something in it, or deletes a folder. Nobody knows how much that is, so nothing comes behind it.
+    touches_many: Option<Arc<str>>,
     in_flight_bytes: usize,
+    /// Who does that in the batch that the committer has.
+    in_flight_touches_many: Option<Arc<str>>,
     largest_document_bytes: usize,
     /// The batch that the committer has.
     in_flight: Option<Vec<Flight>>,
@@ -210,10 +213,12 @@ pub(crate) struct Room {
     attributes_bytes: usize,
     /// What happened to files and is not told yet.
     news: VecDeque<News>,
+    /// Entries of them that are not told.
+    untold: usize,
     /// Whether a log became longer than it should be.
     is_worn: bool,
     next_number: u64,
-    upload_bytes: usize,
+    uploads: Uploads,
     /// Downloads that may be under way, to be ended when their file is gone.
     watched: downloads::Watched,
     /// What the message costs that is being handled; it goes along with what becomes of it.
@@ -345,8 +350,9 @@ impl Room {
             parked: Vec::new(),
             staged: Vec::new(),
             staged_bytes: 0,
-            may_touch_many: false,
+            touches_many: None,
             in_flight_bytes: 0,
+            in_flight_touches_many: None,
             largest_document_bytes: 0,
             in_flight: None,
             fetches: HashMap::new(),
@@ -354,9 +360,10 @@ impl Room {
             made_bytes: 0,
             attributes_bytes: 0,
             news: VecDeque::new(),
+            untold: 0,
             is_worn: false,
             next_number: 0,
-            upload_bytes: 0,
+            uploads: Uploads::default(),
             watched: downloads::Watched::default(),
             held: Held::none(),
             actions: VecDeque::new(),
@@ -504,7 +511,7 @@ impl Room {
     pub(crate) fn accepts_requests(&self) -> bool {
         self.staged.len() < MAX_STAGED_WRITES
             && self.staged_bytes < MAX_STAGED_BYTES
-            && !self.may_touch_many
+            && self.touches_many.is_none()
     }
 
     /// Whether nobody is here, nothing is open and nothing under way: the room can be let go.
@@ -525,6 +532,11 @@ impl Room {
     /// Whether [`Room::handle_timeout`] should come soon, because a log became longer than it should be.
     pub(crate) fn is_worn(&self) -> bool {
         self.is_worn
+    }
+
+    /// Who moves something, or deletes a folder, in the batch under way.
+    pub(crate) fn touches_many(&self) -> Option<&Arc<str>> {
+        self.in_flight_touches_many.as_ref()
     }
 
     /// Bytes that wait for the next batch.
@@ -708,7 +720,7 @@ impl Room {
         self.usage.release_stream();
         match call {
             Call::Sync(call) => self.drop_sync_call(call),
-            Call::Upload(upload) => self.upload_bytes -= upload.buffered(),
+            Call::Upload(upload) => self.uploads.ended(&upload),
             Call::Download(_) => {}
         }
     }

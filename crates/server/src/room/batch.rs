@@ -87,6 +87,14 @@ pub(super) enum Then {
 type Changes = BTreeMap<DocumentId, Vec<Change>>;
 
 impl Then {
+    /// Whose request it is, if that may touch many entries.
+    fn toucher(&self) -> Option<Conn> {
+        match self {
+            Self::Deleted { request, .. } | Self::Moved { request, .. } => Some(request.conn),
+            _ => None,
+        }
+    }
+
     /// The document whose log it is about.
     fn document(&self) -> Option<DocumentId> {
         match self {
@@ -106,7 +114,11 @@ impl Room {
     /// Stages a write that several things follow, in this order.
     pub(super) fn stage_all(&mut self, write: Write, thens: Vec<Then>) {
         self.staged_bytes += write_bytes(&write);
-        self.may_touch_many |= write.may_touch_many();
+        if write.may_touch_many() {
+            let conn = thens.iter().find_map(Then::toucher);
+            let who = conn.and_then(|conn| self.participants.get(&conn));
+            self.touches_many = Some(who.map_or_else(Arc::default, |who| who.name.as_str().into()));
+        }
         let held = self.take_held().into_kind(Kind::Staged);
         self.staged.push(Staged { write, thens, held });
     }
@@ -118,7 +130,7 @@ impl Room {
         }
         let (staged, later) = split_snapshots(std::mem::take(&mut self.staged));
         self.staged = later;
-        self.may_touch_many = false;
+        self.in_flight_touches_many = self.touches_many.take();
         let later_bytes = self.staged.iter().map(|staged| write_bytes(&staged.write));
         let later_bytes = later_bytes.sum();
         self.in_flight_bytes = std::mem::replace(&mut self.staged_bytes, later_bytes) - later_bytes;
@@ -152,13 +164,20 @@ impl Room {
     pub(crate) fn handle_committed(&mut self, result: BatchResult, now: Timestamp) {
         self.now = now;
         let batch = self.in_flight.take().unwrap_or_default();
+        self.in_flight_touches_many = None;
         match result {
             Ok(results) => {
                 let mut changed = BTreeMap::new();
                 for (flight, result) in batch.into_iter().zip(results) {
                     self.count_append(&flight, &result);
-                    for then in flight.thens {
+                    let mut thens = flight.thens;
+                    let last = thens.pop();
+                    for then in thens {
                         self.settle(then, result.clone(), &mut changed);
+                    }
+                    // What may be long, followed by one thing, is not copied for it.
+                    if let Some(last) = last {
+                        self.settle(last, result, &mut changed);
                     }
                 }
                 self.publish_all(&mut changed);
@@ -259,7 +278,7 @@ impl Room {
             }
             (Then::Deleted { request, path }, Ok(Written::Deleted { entries })) => {
                 self.publish_all(changed);
-                self.after_delete(request, &path, entries);
+                self.after_delete(request, &path, &entries);
             }
             (
                 Then::Moved {
@@ -271,7 +290,7 @@ impl Room {
             ) => {
                 // Readers see what was written before their document goes.
                 self.publish_all(changed);
-                self.after_move(request, &source, &destination, entries, &replaced);
+                self.after_move(request, &source, &destination, &entries, &replaced);
             }
             (Then::Put { upload, path }, Ok(_)) => {
                 self.end_downloads([&*path]);
@@ -494,9 +513,9 @@ impl Room {
         self.reload(id);
     }
 
-    fn after_delete(&mut self, request: Request, path: &str, entries: Vec<Removed>) {
-        self.close_removed(&entries);
-        self.release_documents(&entries);
+    fn after_delete(&mut self, request: Request, path: &str, entries: &[Removed]) {
+        self.close_removed(entries);
+        self.release_documents(entries);
         self.end_downloads(entries.iter().map(|entry| &*entry.path));
         self.respond(request, Content::Empty);
         self.announce_deleted(path, entries, request.conn);
@@ -507,7 +526,7 @@ impl Room {
         request: Request,
         source: &str,
         destination: &str,
-        entries: Vec<MovedEntry>,
+        entries: &[MovedEntry],
         replaced: &[Removed],
     ) {
         self.close_removed(replaced);
@@ -516,7 +535,7 @@ impl Room {
         self.end_downloads(left.chain(replaced.iter().map(|entry| &*entry.path)));
         // All leave before any arrives: within a folder one may take the place of another.
         let mut arriving = Vec::new();
-        for entry in &entries {
+        for entry in entries {
             self.load_again(&entry.source);
             if entry.document.is_some() {
                 self.documents.note_left(&entry.source);
@@ -527,7 +546,7 @@ impl Room {
         for (document, destination) in arriving {
             self.arrive(document, destination);
         }
-        for entry in &entries {
+        for entry in entries {
             self.load_again(&entry.destination);
         }
         self.respond(request, Content::Empty);

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::waiting::Waiting;
 use super::{Conn, Participant, Refusal, Request, Room};
-use crate::ledger::{Account, Kind};
+use crate::ledger::{Account, Kind, Speaker};
 use crate::outbox::Outgoing;
 use crate::usage::{share, share_news};
 
@@ -137,7 +137,8 @@ impl Room {
             Ok(message) => message,
             Err(refusal) => return self.refuse(request, refusal),
         };
-        if recipient.outbox.push_from_others(&message) {
+        let speaker = self.speaker(request.conn);
+        if recipient.outbox.push_from_others(speaker, &message) {
             self.respond(request, Content::Empty);
         } else {
             let text = "the participant does not read what it gets; try again later";
@@ -225,20 +226,26 @@ impl Room {
 
     /// News of a participant, to those others who may know who is here.
     pub(super) fn tell_of(&self, conn: Conn, account: &Arc<Account>, news: &ServerToClient) {
-        let news = share_news(news, account);
+        let (speaker, news) = (account.speaker(), share_news(news, account));
         for (other, participant) in &self.participants {
             let grant = participant.scope.messaging.as_ref();
             let may_list = grant.is_some_and(|grant| grant.list);
             if participant.messaging && may_list && *other != conn {
-                participant.outbox.push_from_others(&news);
+                participant.outbox.push_from_others(speaker, &news);
             }
         }
     }
 
+    fn speaker(&self, conn: Conn) -> Speaker {
+        let participant = self.participants.get(&conn);
+        participant.map_or_else(Speaker::default, |one| one.account.speaker())
+    }
+
     fn share_with_others(&self, conn: Conn, message: &SharedMessage) {
+        let speaker = self.speaker(conn);
         for (other, participant) in &self.participants {
             if participant.messaging && *other != conn {
-                participant.outbox.push_from_others(message);
+                participant.outbox.push_from_others(speaker, message);
             }
         }
     }
