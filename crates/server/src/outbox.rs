@@ -414,6 +414,17 @@ impl Cost {
     }
 }
 
+/// About the memory that an answer takes.
+pub(crate) fn answer_bytes(content: &Content) -> usize {
+    MESSAGE_OVERHEAD_BYTES
+        + match content {
+            Content::Binary { data, .. } | Content::File { data, .. } => data.len(),
+            Content::Text(text) | Content::Error { text, .. } => text.len(),
+            Content::Json(value) => json_bytes(value),
+            _ => 0,
+        }
+}
+
 /// About the memory that a JSON value takes. Those that are sent are nested some hundred levels at most.
 fn json_bytes(value: &Value) -> usize {
     /// What a key costs besides its text, in a map that keeps the order.

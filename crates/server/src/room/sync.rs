@@ -252,7 +252,7 @@ impl Room {
             self.metrics.count_update(UpdateOutcome::Echo);
             let content = unlike_sent(&inspection);
             // What it repeats may itself be on its way to the disk.
-            return self.defer(id, Deferred::Answer { request, content });
+            return self.answer_later(id, request, content);
         }
         if let Err(refusal) = may_write {
             return self.refuse_sent(request, id, stream, refusal);
@@ -572,7 +572,7 @@ impl Room {
         self.metrics.refused_requests.inc();
         tracing::debug!(code = refusal.code.number(), text = %refusal.text, "update refused");
         let content = refusal.into_content();
-        self.defer(id, Deferred::Answer { request, content });
+        self.answer_later(id, request, content);
     }
 
     fn note_refused(&mut self, id: DocumentId, stream: StreamId, refusal: &Refusal) {
