@@ -257,6 +257,15 @@ struct Participant {
     attributes_charge: Charge,
 }
 
+impl Participant {
+    /// Whether its token is no longer good. Its connection ends then; what waits in the mailbox has no rights any more.
+    fn has_expired(&self, now: Timestamp) -> bool {
+        let milliseconds = |seconds: u64| i64::try_from(seconds.saturating_mul(1000));
+        self.expires
+            .is_some_and(|at| milliseconds(at).is_ok_and(|at| at <= now.0))
+    }
+}
+
 /// A streamed call that is open on a connection.
 #[derive(Debug)]
 enum Call {
@@ -459,6 +468,11 @@ impl Room {
             conn,
             id: envelope.id,
         };
+        if participant.has_expired(now) {
+            self.refuse(request, Refusal::denied("the token has expired"));
+            self.held = Held::none();
+            return;
+        }
         match envelope.message {
             ClientToServer::Invoke(invoke) => self.invoke(request, invoke),
             ClientToServer::RequestChunk {
