@@ -30,7 +30,7 @@ const FULL_TURN: Duration = Duration::from_millis(50);
 /// A turn that is shorter ends that.
 const SHORT_TURN: Duration = Duration::from_millis(2);
 /// Who touches more entries waits for what the disk had to do for that.
-const FEW_ENTRIES: usize = 256;
+const FEW_ENTRIES: usize = 16;
 /// Batches that a letter waits for which may take long: the one under way, and the next, with what came meanwhile.
 const AWAITED_BATCHES: u8 = 2;
 
