@@ -132,8 +132,7 @@ where
     })
 }
 
-/// News for others, which whoever caused them pays until the last of them has read it: who is in the news all the time is
-/// read from later.
+/// News for others, which whoever caused them pays until the last of them has read it.
 pub(crate) fn share_news(news: &ServerToClient, account: &Arc<Account>) -> SharedMessage {
     let message = SharedMessage::of(news);
     let charge = account.charge_anyway(Kind::Shared, message.body_len() + MESSAGE_BYTES);
