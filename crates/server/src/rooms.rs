@@ -426,8 +426,12 @@ impl RoomTask {
             );
             // Who joins waits in the mailbox until it is known what became of the last batch: a room that read the
             // store before that would not know of it.
-            if self.committing.is_some() {
-                let _ = committed(&mut self.committing).await;
+            if self.committing.is_some()
+                && let Ok(written) = committed(&mut self.committing).await
+            {
+                let usage = &self.rooms.usage;
+                usage.settle_removed(&written);
+                usage.settle_created(&written);
             }
             self.fetches.shutdown().await;
             inputs.close();

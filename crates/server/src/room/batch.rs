@@ -22,6 +22,7 @@ use super::uploads::Finishing;
 use super::{Call, Conn, Refusal, Request, Room};
 use crate::committer::BatchResult;
 use crate::ledger::{Held, Kind};
+use crate::usage::DocumentPlace;
 
 /// A longer update is a write of its own: merging costs more than it saves.
 const MERGED_BYTES: usize = 256 << 10;
@@ -63,6 +64,7 @@ pub(super) enum Then {
         path: String,
         document: Box<Document>,
         creator: Box<Waiter>,
+        place: DocumentPlace,
     },
     Deleted {
         request: Request,
@@ -163,10 +165,11 @@ impl Room {
     /// The batch is on stable storage, or nothing of it is.
     pub(crate) fn handle_committed(&mut self, result: BatchResult, now: Timestamp) {
         self.now = now;
-        let batch = self.in_flight.take().unwrap_or_default();
+        let mut batch = self.in_flight.take().unwrap_or_default();
         self.in_flight_touches_many = None;
         match result {
             Ok(results) => {
+                self.count_documents(&mut batch, &results);
                 let mut changed = BTreeMap::new();
                 for (flight, result) in batch.into_iter().zip(results) {
                     self.count_append(&flight, &result);
@@ -187,6 +190,18 @@ impl Room {
         self.reload_waiting();
         self.load_parked();
         self.retry_waiting(None);
+    }
+
+    /// Counts what was created and deleted, whatever becomes of what follows it.
+    fn count_documents(&self, batch: &mut [Flight], results: &[Result<Written, WriteError>]) {
+        self.usage.settle_removed(results);
+        for (flight, result) in batch.iter_mut().zip(results) {
+            for then in &mut flight.thens {
+                if let (Then::Created { place, .. }, Ok(Written::Created { .. })) = (then, result) {
+                    place.keep();
+                }
+            }
+        }
     }
 
     /// What follows the batch under way.
@@ -266,6 +281,7 @@ impl Room {
                     path,
                     mut document,
                     creator,
+                    ..
                 },
                 Ok(Written::Created { document: id, seq }),
             ) => {
@@ -364,7 +380,6 @@ impl Room {
         };
         match then {
             Then::Created { path, creator, .. } => {
-                self.usage.release_documents(1);
                 if let WriteError::AlreadyExists { .. } = error {
                     self.creation_overtaken(&path, *creator, refusal(true));
                 } else {
@@ -441,7 +456,6 @@ impl Room {
                     *from = version.min(*from);
                 }
                 Then::Created { path, creator, .. } => {
-                    self.usage.release_documents(1);
                     self.creation_failed(&path, *creator, refusal.clone());
                 }
                 Then::Deleted { request, .. } | Then::Moved { request, .. } => {
@@ -515,7 +529,6 @@ impl Room {
 
     fn after_delete(&mut self, request: Request, path: &str, entries: &[Removed]) {
         self.close_removed(entries);
-        self.release_documents(entries);
         self.end_downloads(entries.iter().map(|entry| &*entry.path));
         self.respond(request, Content::Empty);
         self.announce_deleted(path, entries, request.conn);
@@ -530,7 +543,6 @@ impl Room {
         replaced: &[Removed],
     ) {
         self.close_removed(replaced);
-        self.release_documents(replaced);
         let left = entries.iter().map(|entry| &*entry.source);
         self.end_downloads(left.chain(replaced.iter().map(|entry| &*entry.path)));
         // All leave before any arrives: within a folder one may take the place of another.
@@ -551,11 +563,6 @@ impl Room {
         }
         self.respond(request, Content::Empty);
         self.announce_moved(source, destination, entries, request.conn);
-    }
-
-    fn release_documents(&self, removed: &[Removed]) {
-        let documents = removed.iter().filter(|entry| entry.document.is_some());
-        self.usage.release_documents(documents.count() as u64);
     }
 
     /// Documents that were deleted or replaced.

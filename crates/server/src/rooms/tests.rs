@@ -228,6 +228,8 @@ async fn a_room_that_panics_starts_anew_and_others_do_not_notice() {
     // The second is with the store when the room panics.
     unlucky.ask(2, "create", create("second.document")).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
+    unlucky.ask(7, "create", create("thïrd.document")).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
     unlucky.send(RoomInput::Panic).await;
     unlucky.ask(3, "describe", describe("first.document")).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -249,6 +251,8 @@ async fn a_room_that_panics_starts_anew_and_others_do_not_notice() {
         );
     }
     assert_eq!(metrics.room_panics.get(), 1);
+    // Those are all that there are: the third was never handed in.
+    assert_eq!(rooms.usage().documents(), 2);
     // The task that panicked lets go of the rest last.
     let counts = || (metrics.participants.get(), metrics.rooms.get());
     for _ in 0..500 {
