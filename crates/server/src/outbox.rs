@@ -3,8 +3,9 @@
 //! The room pushes and never waits. The bound works in three places: the connection's reader stops
 //! reading while the queue is over the mark or many of its requests are unanswered, documents stop queueing their broadcasts (the subscriber
 //! becomes a cursor that is brought up to date later), and what other participants say is lost for this connection
-//! while its queue is over four times the mark, or has more than twice the mark of the one who says it; it learns how
-//! much that was when it reads again. Nobody waits for it.
+//! while its queue has more than four times the mark of that, or twice the mark of the one who says it; it learns how
+//! much that was when it reads again. Nobody waits for it, and what others say does not count towards the mark: they
+//! keep no connection from its own requests and documents.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -96,7 +97,8 @@ pub(crate) struct Outbox {
 struct State {
     queue: VecDeque<(Outgoing, Cost)>,
     queued: Cost,
-    /// How much of it is what each of the others said.
+    /// How much of it is what others said, and what each of them did.
+    said_bytes: usize,
     said: HashMap<Speaker, usize>,
     /// For what is queued.
     charge: Charge,
@@ -114,6 +116,7 @@ impl Outbox {
         let state = State {
             queue: VecDeque::new(),
             queued: Cost::default(),
+            said_bytes: 0,
             said: HashMap::new(),
             charge: account.empty(Kind::Queued),
             lost: 0,
@@ -142,12 +145,12 @@ impl Outbox {
         });
     }
 
-    /// Queues what another participant said, or caused. Beyond four times the mark, or twice the mark of the same
-    /// participant, it is lost, and false is returned.
+    /// Queues what another participant said, or caused. Beyond four times the mark of all others, or twice the mark of the
+    /// same one, it is lost, and false is returned.
     pub(crate) fn push_from_others(&self, speaker: Speaker, message: &SharedMessage) -> bool {
         let mut state = self.lock();
         let said = state.said.get(&speaker).copied().unwrap_or_default();
-        if state.queued.total() > self.mark_bytes.saturating_mul(4)
+        if state.said_bytes > self.mark_bytes.saturating_mul(4)
             || said > self.mark_bytes.saturating_mul(2)
         {
             state.lost += 1;
@@ -181,8 +184,11 @@ impl Outbox {
     /// [`Outbox::written`] tells when it may.
     pub(crate) fn accepts_broadcast(&self, is_scarce: bool) -> bool {
         let mut state = self.lock();
-        let mark = if is_scarce { 1 } else { self.mark_bytes };
-        let accepts = state.queued.total() < mark;
+        let accepts = if is_scarce {
+            state.queued.total() == 0
+        } else {
+            state.asked_for() < self.mark_bytes
+        };
         state.lagging |= !accepts;
         accepts
     }
@@ -221,7 +227,8 @@ impl Outbox {
         state.forget(cost);
         state.charge.shrink(cost.own);
         let has_room = state.admits(self.mark_bytes / 2);
-        if has_room && state.lost > 0 && !state.closed {
+        let has_heard = state.said_bytes < self.mark_bytes / 2;
+        if has_room && has_heard && state.lost > 0 && !state.closed {
             let lost = std::mem::take(&mut state.lost);
             let told = ServerToClient::RoomStatus {
                 status: "messages_lost".to_owned(),
@@ -326,6 +333,7 @@ impl State {
         };
         self.queued.add(cost);
         if let Some(speaker) = speaker {
+            self.said_bytes += cost.total();
             *self.said.entry(speaker).or_default() += cost.total();
         }
         // What is answered exists already; what is large was asked for before it was made.
@@ -336,6 +344,7 @@ impl State {
     /// What somebody said is no longer queued.
     fn forget(&mut self, cost: Cost) {
         let Some(speaker) = cost.speaker else { return };
+        self.said_bytes = self.said_bytes.saturating_sub(cost.total());
         if let Some(said) = self.said.get_mut(&speaker) {
             *said = said.saturating_sub(cost.total());
             if *said == 0 {
@@ -350,7 +359,12 @@ impl State {
 
     /// Whether another request may be read.
     fn admits(&self, mark_bytes: usize) -> bool {
-        self.queued.total() < mark_bytes && self.unanswered < MAX_UNANSWERED
+        self.asked_for() < mark_bytes && self.unanswered < MAX_UNANSWERED
+    }
+
+    /// Bytes that are queued and that nobody else made: answers and documents.
+    fn asked_for(&self) -> usize {
+        self.queued.total().saturating_sub(self.said_bytes)
     }
 }
 
