@@ -27,6 +27,8 @@ pub(crate) const TURN: usize = 64;
 const LONG_TURN: Duration = queues::LONG;
 /// A turn that has taken as long takes no more letters; they have the next one.
 const FULL_TURN: Duration = Duration::from_millis(50);
+/// How much of a turn with letters is for news.
+const NEWS_TURN: Duration = Duration::from_millis(5);
 /// A turn that is shorter ends that.
 const SHORT_TURN: Duration = Duration::from_millis(2);
 /// Who touches more entries waits for what the disk had to do for that.
@@ -280,11 +282,13 @@ impl RoomLoop {
     /// Goes through the letters that are next, as far as they fit into a turn; before them, a slice of the news.
     fn handle_letters(&mut self, now: Timestamp, elapsed: impl Fn() -> Duration) {
         if self.room.has_news() {
-            self.room.tell_news();
+            self.room.tell_news(|| elapsed() < NEWS_TURN);
             self.queues.look(now, self.room.holds_many());
         }
+        // The letters' time begins behind them: they keep nobody from having a turn.
+        let told = elapsed();
         let mut weighed = 0_usize;
-        let mut took = elapsed();
+        let mut took = Duration::ZERO;
         for _ in 0..TURN {
             if !self.room.accepts_requests() {
                 break;
@@ -304,7 +308,7 @@ impl RoomLoop {
                 break;
             };
             self.handle(letter.input, letter.held, now);
-            let before = std::mem::replace(&mut took, elapsed());
+            let before = std::mem::replace(&mut took, elapsed().saturating_sub(told));
             let this = took.saturating_sub(before);
             let room = &self.room;
             self.queues

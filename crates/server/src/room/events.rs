@@ -177,7 +177,7 @@ impl Room {
             _charge: charge,
         });
         if is_first {
-            self.tell_news();
+            self.tell_news(|| true);
         } else if is_much && added == 1 {
             // What comes later waits for the rest of what came before; it makes that no longer.
             self.tell_next();
@@ -195,10 +195,10 @@ impl Room {
         self.untold > MAX_UNTOLD || self.in_flight_touches_many.is_some()
     }
 
-    /// Tells the next slice of them.
-    pub(crate) fn tell_news(&mut self) {
+    /// Tells the next slice of them, as far as there is time; one entry at least.
+    pub(crate) fn tell_news(&mut self, has_time: impl Fn() -> bool) {
         let mut asked = 0;
-        while asked < SLICE && self.tell_next() {
+        while asked < SLICE && self.tell_next() && has_time() {
             asked += self.participants.len();
         }
     }
