@@ -11,7 +11,6 @@
 
 mod batch;
 mod compaction;
-mod describe_toolkits;
 mod documents;
 mod downloads;
 mod events;
@@ -31,13 +30,13 @@ mod weights;
 mod writers;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use meshagent_protocol::messaging::participant_disabled;
 use meshagent_protocol::{
     ApiScope, Calls, ClientToServer, Content, Control, Envelope, ErrorCode, InvalidRequest, Invoke,
-    MessageId, ServerToClient, SharedMessage, Sight,
+    MessageId, ServerToClient, SharedMessage, Sight, Tool, describe_tools,
 };
 use meshagent_store::{
     Author, DocumentId, FileHead, FileVersion, RoomId, StoreError, StoredDocument, StoredFile,
@@ -483,7 +482,7 @@ impl Room {
             }
             ClientToServer::SetAttributes(attributes) => self.set_attributes(conn, attributes),
             ClientToServer::ListToolkits => {
-                self.send_shared(request, describe_toolkits::answer());
+                self.send_shared(request, list_of_toolkits());
             }
             ClientToServer::Unknown { kind } => self.refuse(
                 request,
@@ -581,39 +580,43 @@ impl Room {
             );
             return self.refuse(request, Refusal::new(ErrorCode::NotFound, text));
         }
-        let streamed = matches!(invoke.arguments, Content::Control(Control::Open));
-        if streamed {
-            return self.open_call(request, invoke);
+        let Some(tool) = Tool::find(&invoke.toolkit, &invoke.tool) else {
+            return self.refuse(request, unknown_tool(&invoke));
+        };
+        if matches!(invoke.arguments, Content::Control(Control::Open)) {
+            return self.open_call(request, tool, invoke);
         }
-        match (invoke.toolkit.as_str(), invoke.tool.as_str()) {
-            ("sync", "create") => self.create(request, invoke.arguments),
-            ("sync", "describe") => self.describe(request, &invoke.arguments),
-            ("sync", "patch") => self.patch(request, invoke.arguments, invoke.on_behalf_of_id),
-            ("messaging", tool) => self.messaging(request, tool, &invoke.arguments),
-            ("storage", "delete") => self.delete(request, &invoke.arguments),
-            ("storage", "move") => self.move_entry(request, &invoke.arguments),
-            ("storage", "exists") => {
+        match tool {
+            Tool::SyncCreate => self.create(request, invoke.arguments),
+            Tool::SyncDescribe => self.describe(request, &invoke.arguments),
+            Tool::SyncPatch => self.patch(request, invoke.arguments, invoke.on_behalf_of_id),
+            Tool::MessagingEnable
+            | Tool::MessagingDisable
+            | Tool::MessagingSend
+            | Tool::MessagingBroadcast => self.messaging(request, tool, &invoke.arguments),
+            Tool::StorageDelete => self.delete(request, &invoke.arguments),
+            Tool::StorageMove => self.move_entry(request, &invoke.arguments),
+            Tool::StorageExists => {
                 self.stat(request, &invoke.arguments, files::StatAnswer::Exists);
             }
-            ("storage", "stat") => self.stat(request, &invoke.arguments, files::StatAnswer::Full),
-            ("storage", "list") => self.list(request, &invoke.arguments),
-            ("storage", "download_url") => self.download_url(request, &invoke.arguments),
-            ("sync", "open") | ("storage", "upload" | "download") => self.refuse(
+            Tool::StorageStat => self.stat(request, &invoke.arguments, files::StatAnswer::Full),
+            Tool::StorageList => self.list(request, &invoke.arguments),
+            Tool::StorageDownloadUrl => self.download_url(request, &invoke.arguments),
+            Tool::SyncOpen | Tool::StorageUpload | Tool::StorageDownload => self.refuse(
                 request,
                 Refusal::invalid(format!(
                     "{}.{} is a streamed call; send control/open as its arguments",
                     invoke.toolkit, invoke.tool
                 )),
             ),
-            _ => self.refuse(request, unknown_tool(&invoke)),
         }
     }
 
-    fn open_call(&mut self, request: Request, invoke: Invoke) {
-        let call = match (invoke.toolkit.as_str(), invoke.tool.as_str()) {
-            ("sync", "open") => Call::Sync(SyncCall::default()),
-            ("storage", "upload") => Call::Upload(Upload::default()),
-            ("storage", "download") => Call::Download(Download::new()),
+    fn open_call(&mut self, request: Request, tool: Tool, invoke: Invoke) {
+        let call = match tool {
+            Tool::SyncOpen => Call::Sync(SyncCall::default()),
+            Tool::StorageUpload => Call::Upload(Upload::default()),
+            Tool::StorageDownload => Call::Download(Download::new()),
             _ => return self.refuse(request, unknown_tool(&invoke)),
         };
         let Some(tool_call_id) = invoke.tool_call_id.filter(|id| !id.is_empty()) else {
@@ -862,6 +865,15 @@ fn unknown_tool(invoke: &Invoke) -> Refusal {
             invoke.toolkit
         ),
     )
+}
+
+/// The answer to `room.list_toolkits`, encoded once.
+fn list_of_toolkits() -> SharedMessage {
+    static ANSWER: LazyLock<SharedMessage> = LazyLock::new(|| {
+        let head = SharedMessage::answer_head(&Content::Json(describe_tools()));
+        SharedMessage::answer(head.into())
+    });
+    ANSWER.clone()
 }
 
 fn websocket_origin(origin: &str) -> String {

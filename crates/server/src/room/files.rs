@@ -1,7 +1,9 @@
 //! Toolkit `storage`, the plain calls: exists, stat, list, delete, move, `download_url`.
 
 use meshagent_protocol::storage::{self as wire, Delete, DownloadUrl, Move, PathInput};
-use meshagent_protocol::{ClientToServer, Content, ErrorCode, SharedMessage, Sight, StorageGrant};
+use meshagent_protocol::{
+    ClientToServer, Content, ErrorCode, SharedMessage, Sight, StorageGrant, Tool,
+};
 use meshagent_store::{Entry, EntryKind, Timestamp, Write};
 
 use super::batch::Then;
@@ -266,9 +268,9 @@ pub(crate) fn may_touch_many(message: &ClientToServer) -> bool {
     let ClientToServer::Invoke(invoke) = message else {
         return false;
     };
-    match (invoke.toolkit.as_str(), invoke.tool.as_str()) {
-        ("storage", "move") => true,
-        ("storage", "delete") => {
+    match Tool::find(&invoke.toolkit, &invoke.tool) {
+        Some(Tool::StorageMove) => true,
+        Some(Tool::StorageDelete) => {
             Delete::parse(&invoke.arguments).is_ok_and(|input| input.recursive)
         }
         _ => false,

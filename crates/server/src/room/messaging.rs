@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use meshagent_protocol::messaging::{self as wire, Forwarded};
-use meshagent_protocol::{Content, ErrorCode, MessagingGrant, ServerToClient, SharedMessage};
+use meshagent_protocol::{Content, ErrorCode, MessagingGrant, ServerToClient, SharedMessage, Tool};
 use serde_json::{Map, Value};
 
 use super::waiting::Waiting;
@@ -24,7 +24,7 @@ const SMALL_BYTES: usize = 64 << 10;
 pub(super) const TOKEN_ATTRIBUTE: &str = "name";
 
 impl Room {
-    pub(super) fn messaging(&mut self, request: Request, tool: &str, arguments: &Content) {
+    pub(super) fn messaging(&mut self, request: Request, tool: Tool, arguments: &Content) {
         let Some(participant) = self.participants.get(&request.conn) else {
             return;
         };
@@ -32,17 +32,11 @@ impl Room {
             return self.refuse(request, Refusal::denied("the token has no messaging grant"));
         };
         match tool {
-            "enable" => self.enable_when_there_is_room(request),
-            "disable" => self.disable(request),
-            "send" => self.send_message(request, &grant, arguments),
-            "broadcast" => self.broadcast(request, &grant, arguments),
-            _ => self.refuse(
-                request,
-                Refusal::new(
-                    ErrorCode::NotFound,
-                    format!("there is no tool {tool:?} in toolkit \"messaging\"; it has enable, disable, send, broadcast"),
-                ),
-            ),
+            Tool::MessagingSend => self.send_message(request, &grant, arguments),
+            Tool::MessagingBroadcast => self.broadcast(request, &grant, arguments),
+            Tool::MessagingDisable => self.disable(request),
+            // `enable`: the room hands on no other.
+            _ => self.enable_when_there_is_room(request),
         }
     }
 
