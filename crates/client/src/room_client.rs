@@ -25,6 +25,7 @@ use crate::event::{EVENT_CAPACITY, EventReceiver, RoomEvent};
 use crate::given_up::{GivenUp, GivenUpEdits};
 use crate::journal::{JournalError, Journals, RoomKey, Unsent, Writer};
 use crate::live_document::{JournalStatus, Shared};
+use crate::panics::catch_panic;
 use crate::pulse::PING_INTERVAL;
 use crate::resend::resend;
 use crate::storage_client::StorageClient;
@@ -95,6 +96,9 @@ pub enum RoomEnd {
     /// There is no way into a room with what was given.
     #[error("{0}")]
     Setting(String),
+    /// The room's task panicked, or its runtime has shut down.
+    #[error("the room's task has ended: {0}")]
+    Failed(String),
 }
 
 impl From<&ConnectError> for RoomEnd {
@@ -441,7 +445,7 @@ impl RoomClient {
             .collect();
         // One that is being loaded has all in its journal.
         let documents = self.live_documents();
-        for shared in documents.iter().filter(|shared| shared.is_ready()) {
+        for shared in documents.iter().filter(|shared| shared.has_begun()) {
             all.remove(&shared.path);
             if let Some(unsent) = shared.unsent() {
                 all.insert(shared.path.clone(), unsent);
@@ -959,7 +963,7 @@ impl Supervisor {
         let mut backoff = Backoff::new();
         let closing = self.closing.clone();
         let end = tokio::select! {
-            end = self.keep_connected(&mut backoff) => end,
+            end = catch_panic(self.keep_connected(&mut backoff)) => end.unwrap_or_else(RoomEnd::Failed),
             () = closing.cancelled() => {
                 // Documents use what connection there is to save what is not saved yet.
                 self.tasks.close();
@@ -967,6 +971,8 @@ impl Supervisor {
                 RoomEnd::Left
             }
         };
+        // Who waits for the first connection learns that there is none.
+        self.first = None;
         let link = self.link.send_replace(Link::Ended(end));
         if let Link::Up(connection) = link {
             connection.close().await;
@@ -1051,6 +1057,19 @@ impl Supervisor {
                 }
             }
         }
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        // It is dropped before its end only with its runtime, or by a panic. No connection will come.
+        self.link.send_if_modified(|link| {
+            let has_ended = matches!(link, Link::Ended(_));
+            if !has_ended {
+                *link = Link::Ended(RoomEnd::Failed("its runtime has shut down".to_owned()));
+            }
+            !has_ended
+        });
     }
 }
 
