@@ -90,8 +90,10 @@ impl DocumentTask {
         let Some(journals) = &self.journals else {
             return Ok(());
         };
-        if let Some(replica) = journals.open(&self.shared).await? {
-            self.shared.load(replica);
+        let replica = journals.open(&self.shared).await?;
+        let has_content = replica.is_some();
+        self.shared.load(replica);
+        if has_content {
             self.given_up.reopened(&self.shared.path);
             self.is_fresh = false;
             self.was_open = true;

@@ -17,7 +17,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 pub(crate) use self::pending::{Batch, Pending};
-use self::record::{EDIT, HEAD, MAGIC, SAVED, STATE};
+use self::record::{EDIT, HEAD, MAGIC, MERGED, SAVED, STATE};
 pub(crate) use self::writer::{Journals, Listed, Writer};
 use crate::replica::Replica;
 
@@ -458,11 +458,20 @@ fn recover(bytes: &[u8], room: &RoomKey) -> Result<Option<Recovered>, Fault> {
                     (u32::from_le_bytes(merged), update)
                 };
                 let number = number.try_into().map_err(|_| damaged())?;
-                edits.push((u64::from_le_bytes(number), merged, update.to_vec()));
+                edits.push((u64::from_le_bytes(number), merged, update.to_vec(), false));
             }
             SAVED => {
                 let number = (*payload).try_into().map_err(|_| damaged())?;
                 saved = u64::from_le_bytes(number);
+            }
+            MERGED => {
+                let (first, last) = payload.split_at_checked(8).ok_or_else(damaged)?;
+                let [first, last] = [first, last].map(|number| number.try_into());
+                let first = u64::from_le_bytes(first.map_err(|_| damaged())?);
+                let last = u64::from_le_bytes(last.map_err(|_| damaged())?);
+                for (number, _, _, is_merged) in &mut edits {
+                    *is_merged |= (first..last).contains(number);
+                }
             }
             // Of a later version.
             _ => {}
@@ -476,9 +485,9 @@ fn recover(bytes: &[u8], room: &RoomKey) -> Result<Option<Recovered>, Fault> {
     }
     // What is saved is in the document all the same.
     let mut unsaved = Vec::new();
-    for (number, merged, update) in edits {
+    for (number, merged, update, is_merged) in edits {
         updates.push(update.clone());
-        if number > saved {
+        if number > saved && !is_merged {
             unsaved.push(Unsaved {
                 edits: merged,
                 update,
@@ -613,6 +622,42 @@ mod tests {
     }
 
     #[test]
+    fn edits_that_are_merged_after_they_were_written_count_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut journal, _) = open(directory.path()).unwrap();
+        let mut pending = Pending::new(Arc::new(room()), "ä.document");
+        pending.start_over();
+        let mut replica = builtin();
+        for text in ["eins", "zwei", "drei 🌿"] {
+            append(&mut replica, text);
+            // What waits is merged to be sent, and the connection breaks.
+            replica.next_to_send();
+            replica.unsent();
+            let batch = pending.take(&replica).unwrap();
+            journal.write(&batch).unwrap();
+            pending.wrote(&batch);
+        }
+        assert_eq!((replica.kept(), replica.unsaved_edits()), (1, 3));
+        let path = journal.path.clone();
+        drop(journal);
+        let (_, found) = open(directory.path()).unwrap();
+        let found = found.unwrap();
+        assert_eq!((found.kept(), found.unsaved_edits()), (1, 3));
+        assert_eq!(
+            found.document().to_json(true),
+            replica.document().to_json(true)
+        );
+        // Cut off before the last record, which says what was merged.
+        let bytes = fs::read(&path).unwrap();
+        fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+        let (_, found) = open(directory.path()).unwrap();
+        assert_eq!(
+            found.unwrap().document().to_json(true),
+            replica.document().to_json(true)
+        );
+    }
+
+    #[test]
     fn cut_within_the_last_record_ends_a_journal() {
         let directory = tempfile::tempdir().unwrap();
         let (_, path) = three_edits(directory.path());
@@ -673,8 +718,8 @@ mod tests {
         let mut old = Vec::new();
         old_record(&mut old, record::HEAD, head.to_string().as_bytes());
         let head_end = old.len();
-        for (number, _, update) in replica.edits_after(0) {
-            let payload = [&number.to_le_bytes()[..], update].concat();
+        for one in replica.edits_after(0) {
+            let payload = [&one.number.to_le_bytes()[..], one.update].concat();
             old_record(&mut old, record::EDIT, &payload);
         }
         old_record(&mut old, record::SAVED, &0_u64.to_le_bytes());
