@@ -162,6 +162,52 @@ impl Unsent {
     }
 }
 
+#[cfg(feature = "simulation")]
+impl Batch {
+    /// Writes it to a file in memory.
+    pub(crate) fn write_to(&self, file: &mut Vec<u8>) -> crate::simulation::SimWrite {
+        if self.is_whole {
+            file.clear();
+        }
+        file.extend_from_slice(&self.records);
+        if self.is_whole {
+            crate::simulation::SimWrite::Rewritten
+        } else {
+            crate::simulation::SimWrite::Appended
+        }
+    }
+}
+
+/// What the bytes of a document's journal hold; `None` if nothing was ever written.
+#[cfg(feature = "simulation")]
+pub(crate) fn read_bytes(
+    bytes: &[u8],
+    room: &RoomKey,
+    document: &str,
+    client_id: u64,
+) -> Result<Option<Replica>, String> {
+    let replica = replica_of(bytes, room, document, client_id);
+    replica.map_err(|fault| match fault {
+        Fault::Newer => "it was written by a newer version".to_owned(),
+        Fault::Damaged(reason) => reason,
+    })
+}
+
+fn replica_of(
+    bytes: &[u8],
+    room: &RoomKey,
+    document: &str,
+    client_id: u64,
+) -> Result<Option<Replica>, Fault> {
+    let Some(recovered) = recover(bytes, room)? else {
+        return Ok(None);
+    };
+    if recovered.path != document {
+        return Err(format!("it is that of {:?}", recovered.path).into());
+    }
+    recovered.into_replica(client_id).map(Some)
+}
+
 impl Journal {
     /// Opens the journal of a document, and reads it; `None` if there is nothing in it. A damaged one is set aside.
     pub(crate) fn open(
@@ -194,16 +240,7 @@ impl Journal {
             }
             None => return Ok((journal, None)),
         };
-        let recovered = recover(&bytes, room).and_then(|recovered| {
-            let Some(recovered) = recovered else {
-                return Ok(None);
-            };
-            if recovered.path != document {
-                return Err(format!("it is that of {:?}", recovered.path).into());
-            }
-            recovered.into_replica(client_id).map(Some)
-        });
-        match recovered {
+        match replica_of(&bytes, room, document, client_id) {
             Ok(replica) => Ok((journal, replica)),
             Err(Fault::Newer) => Err(JournalError::Io {
                 reason: format!("{} was written by a newer version", from.display()),

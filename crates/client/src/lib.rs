@@ -47,6 +47,8 @@ mod refusals;
 mod replica;
 mod resend;
 mod room_client;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod storage_client;
 mod stream;
 mod sync_calls;

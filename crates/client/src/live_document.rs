@@ -895,6 +895,42 @@ impl Shared {
         })
     }
 
+    /// Counts an opening that never ends.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn hold(&self) {
+        self.lock().handles += 1;
+    }
+
+    /// Edits as [`Replica::edit_with`] does.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn edit_with(&self, edit: impl FnOnce(&mut MeshDocument) -> Vec<Vec<u8>>) {
+        let mut state = self.lock();
+        let result = catch_unwind(AssertUnwindSafe(|| state.replica.edit_with(edit)));
+        state.journal_edits();
+        state.publish_changes();
+        drop(state);
+        result.unwrap_or_else(|panic| resume_unwind(panic));
+    }
+
+    /// Subscribes without a watch over changes.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn subscribe(&self) -> Changes {
+        let (sender, events) = mpsc::channel(EVENT_CAPACITY);
+        self.lock().subscribers.push(Subscriber {
+            events: sender,
+            has_missed: false,
+        });
+        Changes { events }
+    }
+
+    /// Up to which number edits are in the journal.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn written(&self) -> u64 {
+        let state = self.lock();
+        let journal = state.journal.as_ref();
+        journal.map_or(0, |journal| journal.pending.written())
+    }
+
     /// Begins with what the journal held, if it held anything.
     pub(crate) fn load(&self, replica: Option<Replica>) {
         let mut state = self.lock();

@@ -807,11 +807,13 @@ fn again(
     before: &MeshDocument,
     remade: &mut Remade,
 ) -> Again {
-    let fits = matches!(
-        document.classify(update),
-        Ok(UpdateKind::New | UpdateKind::Contained)
-    );
-    if fits && remade.concerns(update) == Ok(false) {
+    let fits = match document.classify(update) {
+        // The server has it, whatever it builds on. Made again, it would be there twice.
+        Ok(UpdateKind::Contained) => true,
+        Ok(UpdateKind::New) => remade.concerns(update) == Ok(false),
+        _ => false,
+    };
+    if fits {
         return match document.apply_update(update) {
             Ok(_) => Again::Same,
             Err(_) => Again::Lost,

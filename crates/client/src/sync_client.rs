@@ -9,7 +9,7 @@ use meshagent_protocol::{
 use serde_json::Value;
 
 use crate::connection::CallError;
-use crate::document_task::{DocumentTask, new_client_id};
+use crate::document_task::{ClientIds, DocumentTask, new_client_id};
 use crate::journal::JournalError;
 use crate::live_document::{DocumentEnd, LiveDocument, SaveError, Shared, Told};
 use crate::replica::Replica;
@@ -408,13 +408,14 @@ impl SyncClient {
             is_fresh: true,
             was_open: false,
             conflicts: 0,
+            client_ids: ClientIds::Random,
         };
         self.room.tasks().spawn(task.run());
     }
 }
 
 /// The schema of a document that holds nothing.
-fn nothing() -> Result<MeshSchema, DocumentEnd> {
+pub(crate) fn nothing() -> Result<MeshSchema, DocumentEnd> {
     MeshSchema::new("nothing", vec![ElementType::new("nothing")])
         .map_err(|error| DocumentEnd::Unreadable(error.to_string()))
 }

@@ -189,7 +189,7 @@ impl<'a> Run<'a> {
             21..=22 => {
                 self.write_now(seen);
             }
-            23 => self.take_place(),
+            23 if self.random.below(3) == 0 => self.take_place(),
             _ => self.end_within_an_edit(seen),
         }
         // The thread that writes may be late.
