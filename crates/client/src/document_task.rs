@@ -155,10 +155,10 @@ impl DocumentTask {
         }
     }
 
-    /// The next stream begins with the server's state alone.
+    /// The next stream begins with the server's state alone. Conflicts are counted on: what repeats several edits may have
+    /// been refused for one of them, which is sent alone next, and would be repeated again otherwise, without an end.
     pub(crate) fn start_over_next(&mut self) {
         self.is_fresh = true;
-        self.conflicts = 0;
     }
 
     /// The connection, once there is one.

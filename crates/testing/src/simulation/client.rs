@@ -787,6 +787,11 @@ impl Client {
         context.totals.add("edits", updates.len() as u64);
         let panicked = std::mem::take(&mut self.panicked);
         context.totals.add("edits that panicked", panicked);
+        if let Some(Holder::Ours(ours)) = &self.documents[path].replica {
+            let place = (self.room.clone(), path.to_owned());
+            let client_id = ours.read(MeshDocument::client_id);
+            context.record.ours.insert(place, client_id);
+        }
         self.publish(path, updates);
     }
 
@@ -924,6 +929,9 @@ impl Client {
     }
 
     fn send_garbage(&mut self, path: &str, context: &mut Context<'_>) {
+        if self.random.one_in(4) && self.take_place(path, context) {
+            return;
+        }
         context.totals.add("garbage sent", 1);
         let length = self.random.index(60);
         let mut update = self.random.bytes(length);
@@ -945,6 +953,30 @@ impl Client {
             update[at] = self.random.next().to_le_bytes()[0];
         }
         self.send(path, update, Purpose::Garbage);
+    }
+
+    /// Sends an edit under the client id of one of our clients, as a program does that was copied with its data. Where that
+    /// one has an edit that is not stored yet, there is another one then.
+    fn take_place(&mut self, path: &str, context: &mut Context<'_>) -> bool {
+        let place = (self.room.clone(), path.to_owned());
+        let Some(&client_id) = context.record.ours.get(&place).filter(|_| !is_roaming(path)) else {
+            return false;
+        };
+        let Some(Holder::Plain(replica)) = &self.documents[path].replica else {
+            return false;
+        };
+        let mut other = board::strict(client_id);
+        if other.apply_update(&replica.encode_state()).is_err() {
+            return false;
+        }
+        let id = self.new_name();
+        let updates = board::edit(&mut other, &mut self.random, &mut || id.clone());
+        let Some(update) = updates.into_iter().next() else {
+            return false;
+        };
+        context.totals.add("edits under a client id of ours", 1);
+        self.send(path, update, Purpose::Garbage);
+        true
     }
 
     /// Sends bytes that make no packet, or no message.

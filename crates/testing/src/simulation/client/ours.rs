@@ -13,6 +13,9 @@ use crate::simulation::board;
 use crate::simulation::random::Random;
 use crate::simulation::trace::Totals;
 
+/// About so many bytes were written to a journal last.
+const TAIL: usize = 400;
+
 /// A document, and what is known of its journal.
 #[derive(Debug)]
 pub(super) struct Ours {
@@ -33,7 +36,9 @@ enum Damage {
 impl Damage {
     fn of(length: usize, random: &mut Random) -> Self {
         match random.below(4) {
-            0 if length > 0 => Self::Cut(random.index(length)),
+            // Half of them where it was written last.
+            0 if length > 0 && random.one_in(2) => Self::Cut(random.index(length)),
+            0 if length > 0 => Self::Cut(length - 1 - random.index(length.min(TAIL))),
             1 if length > 0 => Self::Flip(random.index(length), 1 << random.below(8)),
             _ => Self::Nothing,
         }
