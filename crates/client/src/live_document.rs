@@ -65,6 +65,20 @@ impl Drop for Claim {
     }
 }
 
+/// Ends a document with its task, however that ends.
+#[derive(Debug)]
+pub(crate) struct EndWithTask(pub(crate) Arc<Shared>);
+
+impl Drop for EndWithTask {
+    fn drop(&mut self) {
+        // A closure that edits the document may own the runtime; it can't take the lock, and nobody waits for it.
+        if !self.0.is_inside() {
+            let reason = "its runtime has shut down".to_owned();
+            self.0.end(DocumentEnd::Failed(reason));
+        }
+    }
+}
+
 /// What the handles of a document share with its task.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -293,6 +307,9 @@ pub enum DocumentEnd {
     /// The server holds what this client can't read.
     #[error("the document can't be read: {0}")]
     Unreadable(String),
+    /// The document's task panicked, or its runtime has shut down.
+    #[error("the document's task has ended: {0}")]
+    Failed(String),
 }
 
 /// Why not everything is saved.
@@ -653,15 +670,17 @@ impl LiveDocument {
             .unwrap_or(Err(DocumentEnd::Closed))
     }
 
-    /// Waits until everything edited so far is acknowledged by the server as durable, or taken back.
+    /// Waits until the server has acknowledged all edits so far as durable, or refused them.
     ///
-    /// Without a connection that takes until there is one again; put a time-out around it if you don't want to wait.
+    /// Without a connection this waits for the next one; use a timeout to bound it.
     ///
     /// # Errors
     ///
-    /// When there is no connection and the journal can't be written, so that an edit is in memory alone; nothing is given
-    /// up then, and another call waits again. When an edit was refused since this handle was told the last time, by this or another handle; the first of them,
-    /// if it was several. It has been taken back, and everything else is saved. Or when the document ended.
+    /// - [`SaveError::Refused`]: the server refused an edit, made by any handle, since the last call on this one. The edit
+    ///   was reverted, and all others are saved. If several were refused, this is the first refusal.
+    /// - [`SaveError::Journal`]: there is no connection and the journal can't be written, so an edit is only in memory. It
+    ///   is still sent later, and another call waits again.
+    /// - [`SaveError::Ended`]: the document ended before all edits were saved.
     ///
     /// # Cancel safety
     ///

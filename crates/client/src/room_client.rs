@@ -129,10 +129,10 @@ pub enum RoomStatus {
     Connected,
     /// There is none; another one is being tried.
     Reconnecting,
-    /// There is none, and the function that was given to [`RoomBuilder::token_with`] failed. It is called again, after a
-    /// pause that grows up to ten seconds.
+    /// There is none, because the function given to [`RoomBuilder::token_with`] failed or panicked. It is called again
+    /// with back-off, after at most ten seconds.
     NoToken {
-        /// With what it failed.
+        /// The function's error with its causes, or the text of its panic.
         reason: String,
     },
     /// There is none, and none is tried any more.
@@ -680,13 +680,12 @@ impl RoomBuilder {
         self
     }
 
-    /// A function that gives a participant token: it is called before the first connection, and again when the token has
-    /// expired or the server has refused it, also if that was while there was no connection. For tokens that are valid for a
-    /// short time only.
+    /// Sets an async function that returns a participant token, for tokens that expire.
     ///
-    /// While it fails there is no connection, and [`RoomStatus::NoToken`] says why; only the first time
-    /// [`connect`](Self::connect) returns that, unless it is [`offline`](Self::offline). It has 30 seconds for a
-    /// token. When the server refuses three tokens one after the other, the room ends.
+    /// The function is called before the first connection, and again whenever the last token has expired or was refused.
+    /// It has 30 seconds. If it fails, panics or takes longer, it is called again with back-off, and meanwhile the status
+    /// is [`RoomStatus::NoToken`]. The first call is different: its failure is the error of [`connect`](Self::connect),
+    /// unless [`offline`](Self::offline) is set. The room ends when the server refuses three tokens in a row.
     ///
     /// ```
     /// # use meshagent_client::RoomClient;
@@ -715,8 +714,8 @@ impl RoomBuilder {
         self
     }
 
-    /// The project's id. Journals are kept by it ([`offline`](Self::offline)), and only a token or a key that is there from
-    /// the start says it.
+    /// The project's id, which is part of the name of each journal ([`offline`](Self::offline)). A token or key contains
+    /// it; with [`token_with`](Self::token_with), `offline` requires this setting.
     ///
     /// ```
     /// use meshagent_client::RoomClient;
@@ -794,12 +793,13 @@ impl RoomBuilder {
         Ok(self)
     }
 
-    /// Keeps documents in a directory as well: they can be opened and edited without a connection, and what was not
-    /// acknowledged when the program ended is sent when it runs again. One program at a time can have a document open
-    /// in one directory.
+    /// Stores a journal of each document in this directory. Documents can then be opened and edited without a connection,
+    /// and edits that are unacknowledged when the program ends are sent when it runs again. A document in a directory can
+    /// be open in one program at a time.
     ///
-    /// Edits are written down on a thread of their own, within moments of each other; [`close`](RoomClient::close) waits for it, and
-    /// [`LiveDocument::journaled`](crate::LiveDocument::journaled) until they are on stable storage.
+    /// A separate thread writes the journals, usually within milliseconds of an edit.
+    /// [`LiveDocument::journaled`](crate::LiveDocument::journaled) waits until edits are on stable storage, and
+    /// [`close`](RoomClient::close) until the thread has finished.
     ///
     /// ```
     /// # use meshagent_client::RoomClient;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use meshagent_client::{ConnectError, RoomClient, RoomStatus};
+use meshagent_client::{ConnectError, DocumentEnd, RoomClient, RoomStatus};
 use meshagent_protocol::{ApiKey, ParticipantToken};
 use tokio::time::timeout;
 
@@ -182,17 +182,20 @@ fn room_whose_runtime_has_ended_says_so() {
         .enable_all()
         .build()
         .unwrap();
-    let room = runtime.block_on(async {
+    let (room, document) = runtime.block_on(async {
+        let server = TestServer::start().await;
         let room = RoomClient::builder()
-            .room_url("ws://127.0.0.1:9/rooms/room")
-            .token("token")
+            .room_url(format!("ws://{}/rooms/room", server.address))
+            .token(server.jwt("ann"))
             .offline(folder.path());
         let room = room.connect().await.unwrap();
-        until("it tries", || room.status() == RoomStatus::Reconnecting).await;
-        room
+        let document = timeout(PATIENCE, room.sync().open(PATH)).await.unwrap();
+        (room, document.unwrap())
     });
     drop(runtime);
     assert!(matches!(room.status(), RoomStatus::Ended { .. }));
+    let edited = document.edit(|d| d.undo());
+    assert!(matches!(edited, Err(DocumentEnd::Failed(_))), "{edited:?}");
 }
 
 #[tokio::test]
