@@ -540,7 +540,11 @@ impl Client {
             return Ok(());
         };
         // What is answered on a stream that has ended is sent again.
-        if document.stream.as_ref().is_none_or(|stream| stream.call != call) {
+        if document
+            .stream
+            .as_ref()
+            .is_none_or(|stream| stream.call != call)
+        {
             return Ok(());
         }
         let goes_on = ours.answered(number, content.clone());
@@ -959,10 +963,17 @@ impl Client {
     /// one has an edit that is not stored yet, there is another one then.
     fn take_place(&mut self, path: &str, context: &mut Context<'_>) -> bool {
         let place = (self.room.clone(), path.to_owned());
-        let Some(&client_id) = context.record.ours.get(&place).filter(|_| !is_roaming(path)) else {
+        let Some(&client_id) = context
+            .record
+            .ours
+            .get(&place)
+            .filter(|_| !is_roaming(path))
+        else {
             return false;
         };
-        let Some(Holder::Plain(replica)) = &self.documents[path].replica else {
+        // One that has what nobody else gets would send what waits for ever.
+        let document = Some(&self.documents[path]).filter(|document| !document.is_off);
+        let Some(Holder::Plain(replica)) = document.and_then(|one| one.replica.as_ref()) else {
             return false;
         };
         let mut other = board::strict(client_id);

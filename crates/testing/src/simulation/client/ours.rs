@@ -108,16 +108,24 @@ impl Ours {
         }
         if let Some(replaced) = replaced {
             totals.add("documents replaced", 1);
-            totals.add("edits handed over with a replaced document", unsaved.len() as u64);
+            totals.add(
+                "edits handed over with a replaced document",
+                unsaved.len() as u64,
+            );
             return handed_over(&replaced, &before, &unsaved);
         }
         if starts_over {
             totals.add("replicas made anew", 1);
             totals.add("edits given up", lost.len() as u64);
-            totals.add("edits kept beside a refused one", self.document.unsaved().len() as u64);
+            totals.add(
+                "edits kept beside a refused one",
+                self.document.unsaved().len() as u64,
+            );
             let left = self.read(board::ids);
             if let Some(id) = expected.difference(&left).find(|id| !is_told(id, &lost)) {
-                return Err(format!("{id} is neither in the document nor among what is lost"));
+                return Err(format!(
+                    "{id} is neither in the document nor among what is lost"
+                ));
             }
         }
         Ok(())
@@ -138,7 +146,9 @@ impl Ours {
     fn nothing_is_lost(&mut self) -> Result<(), String> {
         while let Some(event) = self.document.poll_event() {
             if let DocumentEvent::Refused { .. } | DocumentEvent::Replaced(_) = event {
-                return Err(format!("something is lost while the stream goes on: {event:?}"));
+                return Err(format!(
+                    "something is lost while the stream goes on: {event:?}"
+                ));
             }
         }
         Ok(())
@@ -197,8 +207,18 @@ impl Ours {
             return wrong("it is not told");
         }
         let is_whole = matches!(damage, Damage::Nothing);
-        totals.add(if is_whole { "journals read" } else { "cut journals read" }, 1);
-        let last = self.writes.iter().rposition(|(written, _)| *written <= length);
+        totals.add(
+            if is_whole {
+                "journals read"
+            } else {
+                "cut journals read"
+            },
+            1,
+        );
+        let last = self
+            .writes
+            .iter()
+            .rposition(|(written, _)| *written <= length);
         let Some(last) = last else {
             return wrong("what was never written is found");
         };
@@ -214,7 +234,9 @@ impl Ours {
         let shown = ids_in(json);
         let next = self.writes.get(last + 1).map(|(_, json)| ids_in(json));
         let found = document.read(board::ids);
-        let kept = shown.iter().filter(|id| next.as_ref().is_none_or(|next| next.contains(*id)));
+        let kept = shown
+            .iter()
+            .filter(|id| next.as_ref().is_none_or(|next| next.contains(*id)));
         if let Some(id) = kept.into_iter().find(|id| !found.contains(*id)) {
             return wrong(&format!("{id} was journaled"));
         }
@@ -233,17 +255,33 @@ impl Ours {
 /// What a document would show with the server's state, if nothing were refused.
 fn shown_together(document: &MeshDocument, state: &[u8]) -> Result<BTreeSet<String>, String> {
     let mut both = board::strict(1);
-    let updates = [Some(document.encode_state()), document.encode_pending(), Some(state.to_vec())];
-    for update in updates.into_iter().flatten().filter(|update| !update.is_empty()) {
-        both.apply_update(&update).map_err(|error| error.to_string())?;
+    let updates = [
+        Some(document.encode_state()),
+        document.encode_pending(),
+        Some(state.to_vec()),
+    ];
+    for update in updates
+        .into_iter()
+        .flatten()
+        .filter(|update| !update.is_empty())
+    {
+        both.apply_update(&update)
+            .map_err(|error| error.to_string())?;
     }
     Ok(board::ids(&both))
 }
 
 /// What was here of a document that was replaced was handed over: all that it showed, and each edit that is not saved.
-fn handed_over(replaced: &ReplacedDocument, before: &Value, unsaved: &[Vec<u8>]) -> Result<(), String> {
+fn handed_over(
+    replaced: &ReplacedDocument,
+    before: &Value,
+    unsaved: &[Vec<u8>],
+) -> Result<(), String> {
     if replaced.content != *before {
-        return Err(format!("{before} was replaced, and handed over is {}", replaced.content));
+        return Err(format!(
+            "{before} was replaced, and handed over is {}",
+            replaced.content
+        ));
     }
     let edits: Vec<&[u8]> = replaced.edits.iter().map(|edit| &edit.update[..]).collect();
     if edits != unsaved {
@@ -257,7 +295,11 @@ fn is_told(id: &str, lost: &[LostEdit]) -> bool {
     // In an update, a string stands behind its length.
     let mut encoded = vec![u8::try_from(id.len()).unwrap_or(u8::MAX)];
     encoded.extend_from_slice(id.as_bytes());
-    lost.iter().any(|edit| edit.update.windows(encoded.len()).any(|window| window == encoded))
+    lost.iter().any(|edit| {
+        edit.update
+            .windows(encoded.len())
+            .any(|window| window == encoded)
+    })
 }
 
 /// The `$id`s in the JSON form of a document.
