@@ -503,7 +503,7 @@ fn recover(bytes: &[u8], room: &RoomKey) -> Result<Option<Recovered>, Fault> {
             }
             MERGED => {
                 let (first, last) = payload.split_at_checked(8).ok_or_else(damaged)?;
-                let [first, last] = [first, last].map(|number| number.try_into());
+                let [first, last] = [first, last].map(TryInto::try_into);
                 let first = u64::from_le_bytes(first.map_err(|_| damaged())?);
                 let last = u64::from_le_bytes(last.map_err(|_| damaged())?);
                 for (number, _, _, is_merged) in &mut edits {

@@ -17,6 +17,10 @@ const MAX_RECEIVED_BYTES: usize = 1 << 20;
 /// How far a journal is behind its replica.
 ///
 /// Edits wait in the replica, so nothing of them is kept here but how far they are written.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts about one file"
+)]
 #[derive(Debug)]
 pub(crate) struct Pending {
     room: Arc<RoomKey>,

@@ -461,8 +461,11 @@ impl Client {
                 ));
             }
         }
+        // Our client keeps what waits on the server, and takes its own word back by what it sends later.
+        let is_kept = self.manner == Manner::Ours
+            && matches!(content, Content::Json(answer) if answer.get("pending").is_some());
         // Of somebody who may not write it can only be something that is there already.
-        if !is_roaming(&place.1) {
+        if !is_roaming(&place.1) && !is_kept {
             context.record.promise(place, update)?;
         }
         let Some(document) = self.documents.get_mut(&place.1) else {
@@ -971,9 +974,7 @@ impl Client {
         else {
             return false;
         };
-        // One that has what nobody else gets would send what waits for ever.
-        let document = Some(&self.documents[path]).filter(|document| !document.is_off);
-        let Some(Holder::Plain(replica)) = document.and_then(|one| one.replica.as_ref()) else {
+        let Some(Holder::Plain(replica)) = &self.documents[path].replica else {
             return false;
         };
         let mut other = board::strict(client_id);
