@@ -276,6 +276,7 @@ impl DocumentTask {
     }
 
     /// Takes up the state with which a stream begins.
+    #[cfg(feature = "simulation")]
     pub(crate) fn begin(&mut self, beginning: &Beginning) -> Result<(), String> {
         let (is_fresh, is_replaced) = (self.is_fresh, self.is_replaced(beginning));
         beginning.take_up(&self.shared, &mut self.client_ids, is_fresh, is_replaced)?;
@@ -283,7 +284,7 @@ impl DocumentTask {
         Ok(())
     }
 
-    /// The same; a large state is taken up on a thread for blocking work.
+    /// Takes up the state with which a stream begins, on a thread for blocking work if it is large.
     async fn begin_with(&mut self, stream: &SyncStream) -> Result<(), String> {
         let beginning = Beginning::of(stream);
         let (is_fresh, is_replaced) = (self.is_fresh, self.is_replaced(&beginning));
@@ -357,6 +358,7 @@ impl DocumentTask {
         }
     }
 
+    #[cfg(feature = "simulation")]
     pub(crate) fn received(&mut self, update: &[u8]) -> Result<(), String> {
         intake::receive(&self.shared, &mut self.client_ids, update)
     }

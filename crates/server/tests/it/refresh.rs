@@ -194,7 +194,7 @@ fn room_whose_runtime_has_ended_says_so() {
     });
     drop(runtime);
     assert!(matches!(room.status(), RoomStatus::Ended { .. }));
-    let edited = document.edit(|d| d.undo());
+    let edited = document.edit(meshagent_client::Editor::undo);
     assert!(matches!(edited, Err(DocumentEnd::Failed(_))), "{edited:?}");
 }
 
