@@ -156,10 +156,6 @@ impl std::fmt::Display for Unspeakable {
 
 impl std::error::Error for Unspeakable {}
 
-#[expect(
-    clippy::redundant_closure_for_method_calls,
-    reason = "the method is not general enough over lifetimes"
-)]
 #[tokio::test]
 async fn room_whose_task_panics_has_ended() {
     let folder = tempfile::tempdir().unwrap();
@@ -198,7 +194,9 @@ fn room_whose_runtime_has_ended_says_so() {
     });
     drop(runtime);
     assert!(matches!(room.status(), RoomStatus::Ended { .. }));
-    let edited = document.edit(|editor| editor.undo());
+    let edited = document.edit(|editor| {
+        editor.undo();
+    });
     assert!(matches!(edited, Err(DocumentEnd::Failed(_))), "{edited:?}");
 }
 
