@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use meshagent_store::{
-    DocumentId, Entry, FileHead, FileVersion, ProvenanceRecord, RoomId, Seq, Store, StoreError,
-    StoreStats, StoredDocument, StoredFile, StoredUpdate, Write, WriteError, Written,
+    DocumentId, Entry, FileHead, FileVersion, ProvenanceRecord, RoomId, Seq, Staging, Store,
+    StoreError, StoreStats, StoredDocument, StoredFile, StoredUpdate, Write, WriteError, Written,
 };
 
 use rusqlite::Connection;
@@ -136,7 +136,19 @@ impl SqliteStore {
 
 impl Store for SqliteStore {
     fn commit(&self, writes: &[Write]) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
-        self.with_writer(|writer| writer.commit(writes))
+        self.with_writer(|writer| writer.commit(writes, None))
+    }
+
+    fn stage(&self, writes: &[Write], staging: &Staging) -> Result<bool, StoreError> {
+        self.with_writer(|writer| writer.stage(writes, staging))
+    }
+
+    fn commit_staged(
+        &self,
+        writes: &[Write],
+        staging: &Staging,
+    ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
+        self.with_writer(|writer| writer.commit(writes, Some(staging)))
     }
 
     fn stat(&self, room: &RoomId, path: &str) -> Result<Option<Entry>, StoreError> {

@@ -7,6 +7,7 @@
 
 mod documents;
 mod faults;
+mod large;
 mod namespace;
 mod provenance;
 mod random;
@@ -39,6 +40,7 @@ pub fn run<S: Subject>(make: impl Fn() -> S) {
         documents::QUESTIONS,
         namespace::QUESTIONS,
         reach::QUESTIONS,
+        large::QUESTIONS,
         provenance::QUESTIONS,
     ];
     for question in questions.concat() {
