@@ -12,7 +12,7 @@ use meshagent_store::{Store, StoreError, Write, WriteError, Written};
 use tokio::sync::{mpsc, oneshot};
 
 use self::held::Held;
-use self::turns::Turns;
+use self::turns::{Large, Turn, Turns};
 use crate::health::Health;
 use crate::metrics::Metrics;
 
@@ -183,14 +183,28 @@ impl Work {
         self.held.is_waiting()
     }
 
-    /// Commits the batches whose turn it is. Their answers are for [`Work::answer`].
+    /// Commits the batches whose turn it is, or has a step of a large one staged. The answers are for [`Work::answer`].
     pub(crate) fn commit(&mut self, store: &dyn Store, metrics: &Metrics) -> Vec<Answer> {
-        let (batches, waiting) = self.turns.next();
-        if batches.is_empty() {
-            return Vec::new();
+        match self.turns.next() {
+            Turn::Small(batches, _) if batches.is_empty() => Vec::new(),
+            Turn::Small(batches, waiting) => {
+                let results = commit(store, batches, metrics);
+                waiting.into_iter().zip(results).collect()
+            }
+            Turn::Large(large) => match stage(store, &large, metrics) {
+                Ok(false) => {
+                    self.turns.put_back(large);
+                    Vec::new()
+                }
+                Ok(true) => {
+                    let result = committed(&large.writes, metrics, || {
+                        store.commit_staged(&large.writes, &large.staging)
+                    });
+                    vec![(large.done, result)]
+                }
+                Err(error) => vec![(large.done, Err(error))],
+            },
         }
-        let results = commit(store, batches, metrics);
-        waiting.into_iter().zip(results).collect()
     }
 
     /// Answers batches, but for those that deleted something: these are answered when it is gone.
@@ -305,20 +319,44 @@ fn commit_each(
     results
 }
 
+/// Has the store write some of a large batch ahead; returns whether it is to be committed now.
+fn stage(store: &dyn Store, large: &Large, metrics: &Metrics) -> Result<bool, Arc<StoreError>> {
+    timed(&large.writes, metrics, || {
+        store.stage(&large.writes, &large.staging)
+    })
+}
+
 fn guarded(call: impl FnOnce() -> Result<(), StoreError>) -> Result<(), StoreError> {
     catch_unwind(AssertUnwindSafe(call))
         .unwrap_or_else(|_| Err(StoreError::Unavailable("the store panicked".into())))
 }
 
 fn commit_together(store: &dyn Store, writes: &[Write], metrics: &Metrics) -> BatchResult {
+    committed(writes, metrics, || store.commit(writes))
+}
+
+fn committed(
+    writes: &[Write],
+    metrics: &Metrics,
+    commit: impl FnOnce() -> Result<Vec<WriteResult>, StoreError>,
+) -> BatchResult {
+    metrics.committed_writes.inc_by(writes.len() as u64);
+    timed(writes, metrics, commit)
+}
+
+/// Runs a transaction.
+fn timed<T>(
+    writes: &[Write],
+    metrics: &Metrics,
+    run: impl FnOnce() -> Result<T, StoreError>,
+) -> Result<T, Arc<StoreError>> {
     let started = Instant::now();
     // A store that panics has failed like any other: rooms read again what it has.
-    let result = catch_unwind(AssertUnwindSafe(|| store.commit(writes)))
+    let result = catch_unwind(AssertUnwindSafe(run))
         .unwrap_or_else(|_| Err(StoreError::Unavailable("the store panicked".into())));
     metrics
         .commit_seconds
         .observe(started.elapsed().as_secs_f64());
-    metrics.committed_writes.inc_by(writes.len() as u64);
     result.map_err(|error| {
         metrics.commit_failures.inc();
         tracing::error!(error = %with_causes(&error), writes = writes.len(), "the store refused a batch");

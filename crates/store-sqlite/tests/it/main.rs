@@ -25,6 +25,7 @@ mod limit;
 mod load;
 mod provenance;
 mod space;
+mod stalls;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
