@@ -145,9 +145,9 @@ fn free_entry(
     entry: i64,
     goes_on: impl Fn() -> bool,
 ) -> rusqlite::Result<bool> {
+    // What was given up before it was an entry of a room still has it.
+    Key::forget(connection, entry)?;
     for content in contents::of_entry(connection, entry)? {
-        // That of what was given up before it was an entry of a room.
-        Key::forget(connection, entry)?;
         if !contents::free(connection, content, &goes_on)? {
             return Ok(false);
         }
@@ -165,15 +165,15 @@ fn next(
 ) -> rusqlite::Result<Vec<Doomed>> {
     let more = i64::try_from(kept.len()).unwrap_or(0);
     let limit = limit + more;
-    let contents = contents::detached(connection, limit)?;
-    let mut doomed: Vec<Doomed> = contents.into_iter().map(Doomed::Content).collect();
+    let mut doomed: Vec<Doomed> = connection
+        .prepare_cached("SELECT id FROM entries WHERE room = ?1 ORDER BY path LIMIT ?2")?
+        .query_map([ROOM, limit], |row| row.get(0).map(Doomed::Entry))?
+        .collect::<rusqlite::Result<_>>()?;
     doomed.retain(|one| !kept.contains(one));
     if doomed.is_empty() {
-        let entries = connection
-            .prepare_cached("SELECT id FROM entries WHERE room = ?1 ORDER BY path LIMIT ?2")?
-            .query_map([ROOM, limit], |row| row.get(0).map(Doomed::Entry))?
-            .collect::<rusqlite::Result<Vec<Doomed>>>()?;
-        doomed.extend(entries.into_iter().filter(|one| !kept.contains(one)));
+        let contents = contents::detached(connection, limit)?;
+        doomed.extend(contents.into_iter().map(Doomed::Content));
+        doomed.retain(|one| !kept.contains(one));
     }
     Ok(doomed)
 }

@@ -148,7 +148,11 @@ impl Writer {
         if contents::is_all_ahead(writes, &ahead) {
             return Ok(true);
         }
-        let mut space = Space::default();
+        // A commit takes what others have staged, but not this.
+        let mut space = Space {
+            is_taken: true,
+            ..Space::default()
+        };
         let failed = loop {
             let mut ahead = ahead.clone();
             let result =
@@ -179,7 +183,7 @@ impl Writer {
                     return Ok(false);
                 }
                 Err(Failed::Sqlite { error, .. })
-                    if is_of_space(&error) && self.make_space(&mut space, None) => {}
+                    if is_of_space(&error) && self.make_space(&mut space, Some(staging)) => {}
                 Err(failed) => break failed,
             }
         };

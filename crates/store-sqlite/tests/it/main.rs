@@ -20,12 +20,12 @@ mod folders;
 mod format;
 mod freeing;
 mod history;
+mod large;
 #[cfg(unix)]
 mod limit;
 mod load;
 mod provenance;
 mod space;
-mod stalls;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};

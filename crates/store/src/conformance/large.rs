@@ -3,7 +3,6 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::Staging;
 
 pub(super) const QUESTIONS: &[Question] = &[
     staged_batch_is_what_an_unstaged_one_is,
@@ -34,10 +33,7 @@ fn staged(store: &dyn Store, writes: &[Write]) -> Staging {
 }
 
 fn commit_staged(store: &dyn Store, writes: &[Write]) -> Vec<Result<Written, WriteError>> {
-    let staging = staged(store, writes);
-    store
-        .commit_staged(writes, &staging)
-        .expect("the store is in order")
+    commit_in_steps(store, writes).expect("the store is in order")
 }
 
 #[track_caller]
