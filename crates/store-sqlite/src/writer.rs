@@ -416,7 +416,7 @@ impl Writer {
             .flatten();
         ahead
             .filter_map(Ahead::content)
-            .flat_map(|content| content.doomed())
+            .flat_map(Content::doomed)
             .collect()
     }
 

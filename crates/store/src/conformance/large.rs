@@ -1,8 +1,17 @@
 //! Content that is written ahead of its commit: nothing of it is there before, and all of it after.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "in a question, a step that fails is the answer"
+)]
+
 use bytes::Bytes;
 
-use super::*;
+use super::{
+    Question, Subject, append, commit_in_steps, create, created, delete, done, load, names, put,
+    rename, room, snapshot,
+};
+use crate::{DocumentId, Seq, Staging, Store, Write, WriteError, Written};
 
 pub(super) const QUESTIONS: &[Question] = &[
     staged_batch_is_what_an_unstaged_one_is,
