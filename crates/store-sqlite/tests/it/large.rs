@@ -2,6 +2,7 @@
 //! does on a full disk, and how long others wait beside it.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -371,12 +372,14 @@ fn small_commits_go_on_beside_large_ones() {
             log = log.max(store.log_bytes());
         }
     }
-    println!(
+    writeln!(
+        std::io::stdout(),
         "small {}\nsteps {}\nfrees {}\nlog {log}",
         figures(small),
         figures(steps),
         figures(frees)
-    );
+    )
+    .unwrap();
     assert!(log < 16 << 20, "the log does not begin again: {log}");
 }
 

@@ -793,6 +793,8 @@ impl World {
         } else {
             let from = self.store.commits() + self.random.below(3);
             self.store.fail_commits(from..from + calls, fault);
+            let from = self.store.stages();
+            self.store.fail_stages(from..from + 1, fault);
         }
     }
 
