@@ -1,7 +1,7 @@
 //! The project and API key that a data directory's server makes on its first start.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -15,6 +15,8 @@ use crate::failure::{Failure, USAGE};
 use crate::private_file;
 
 const FILE: &str = "credentials.json";
+/// Many times what a key takes.
+const MAX_BYTES: u64 = 64 << 10;
 /// As many bits as the signature that the secret makes.
 const SECRET_BYTES: usize = 32;
 
@@ -26,7 +28,7 @@ struct Credentials {
 /// The key that is kept in the data directory, if there is one.
 pub(crate) fn load(data_dir: &Path) -> anyhow::Result<Option<ApiKey>> {
     let path = data_dir.join(FILE);
-    let text = match fs::read_to_string(&path) {
+    let text = match read(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => {
@@ -51,6 +53,21 @@ pub(crate) fn load(data_dir: &Path) -> anyhow::Result<Option<ApiKey>> {
     let key =
         ApiKey::parse(&credentials.api_key).map_err(|error| malformed().with_source(error))?;
     Ok(Some(key))
+}
+
+/// A file that is none would keep the start waiting, or never end.
+fn read(path: &Path) -> io::Result<String> {
+    let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what);
+    // Before it is opened, which may wait for a writer.
+    if !fs::metadata(path)?.is_file() {
+        return Err(invalid("not a regular file"));
+    }
+    let mut text = String::new();
+    let file = fs::File::open(path)?;
+    if file.take(MAX_BYTES + 1).read_to_string(&mut text)? as u64 > MAX_BYTES {
+        return Err(invalid("longer than 64 KiB"));
+    }
+    Ok(text)
 }
 
 /// Makes the project and key of a data directory, and keeps the key there.

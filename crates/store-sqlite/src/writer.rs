@@ -262,6 +262,11 @@ impl Writer {
         }
     }
 
+    /// Whether the log has nothing from before.
+    pub(crate) fn has_erased(&self) -> bool {
+        self.erase_at.is_none()
+    }
+
     /// Commits a batch, of which some may have been written ahead.
     pub(crate) fn commit(
         &mut self,
