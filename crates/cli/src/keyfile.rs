@@ -94,3 +94,38 @@ pub(crate) fn create(data_dir: &Path) -> anyhow::Result<ApiKey> {
     })?;
     Ok(key)
 }
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn key_is_read_from_a_regular_file_of_a_bounded_size_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(FILE);
+        assert!(load(directory.path()).unwrap().is_none());
+        let refused = |what: &str| {
+            let error = load(directory.path()).unwrap_err();
+            let said = format!("{error:#}");
+            assert!(said.contains(path.to_str().unwrap()), "{what}: {said}");
+            fs::remove_file(&path).unwrap();
+        };
+        symlink("/dev/zero", &path).unwrap();
+        refused("zeros without end");
+        assert!(
+            Command::new("mkfifo")
+                .arg(&path)
+                .status()
+                .unwrap()
+                .success()
+        );
+        refused("a pipe that nobody writes to");
+        fs::write(&path, " ".repeat(70_000)).unwrap();
+        refused("a large file");
+        let key = create(directory.path()).unwrap();
+        assert_eq!(load(directory.path()).unwrap().unwrap().id, key.id);
+    }
+}
