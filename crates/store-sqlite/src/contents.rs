@@ -19,7 +19,7 @@ use crate::seal::{Key, Kind};
 /// Content beyond this is kept in parts, of which none is longer.
 pub(crate) const PART_BYTES: usize = 256 << 10;
 /// What one transaction writes ahead of a commit.
-const STEP_BYTES: usize = 512 << 10;
+const STEP_BYTES: usize = 1 << 20;
 /// `contents.kind` of what is no part of its entry, or not yet.
 const DETACHED: i64 = 0;
 

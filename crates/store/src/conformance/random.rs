@@ -313,7 +313,7 @@ impl Random {
         // Short as a rule, sometimes long enough to be staged.
         if self.below(100) == 0 {
             let [part @ .., _] = self.next().to_le_bytes();
-            let len = 200_000 + self.below(600_000);
+            let len = 200_000 + self.below(1_200_000);
             return (0..len / 7).flat_map(|_| part).collect();
         }
         let len = self.below(40);
