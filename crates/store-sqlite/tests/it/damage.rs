@@ -447,10 +447,7 @@ fn damaged_file_is_named() {
 fn file_that_is_no_database_is_an_error() {
     let directory = TempDir::new().unwrap();
     std::fs::write(directory.path().join(DATABASE_FILE), vec![b'x'; 10_000]).unwrap();
-    let error = meshagent_store_sqlite::SqliteStore::open(
-        directory.path(),
-        meshagent_store_sqlite::Options::default(),
-    );
+    let error = SqliteStore::open(directory.path(), Options::default());
     assert!(error.unwrap_err().to_string().contains(DATABASE_FILE));
 }
 
