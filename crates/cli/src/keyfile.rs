@@ -1,7 +1,7 @@
 //! The file `credentials.json` in a data directory: the API key that the first start creates.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -15,6 +15,8 @@ use crate::failure::{Failure, USAGE};
 use crate::private_file;
 
 const FILE: &str = "credentials.json";
+/// Maximum size of the file, many times that of a key.
+const MAX_BYTES: u64 = 64 << 10;
 /// As many bits as the HMAC signature has.
 const SECRET_BYTES: usize = 32;
 
@@ -26,7 +28,7 @@ struct Credentials {
 /// Reads the key from the data directory, if it contains one.
 pub(crate) fn load(data_dir: &Path) -> anyhow::Result<Option<ApiKey>> {
     let path = data_dir.join(FILE);
-    let text = match fs::read_to_string(&path) {
+    let text = match read(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => {
@@ -54,6 +56,21 @@ pub(crate) fn load(data_dir: &Path) -> anyhow::Result<Option<ApiKey>> {
     Ok(Some(key))
 }
 
+/// Reads a regular file of limited size. A pipe could block the start, and a device may be endless.
+fn read(path: &Path) -> io::Result<String> {
+    let invalid = |reason: &str| io::Error::new(io::ErrorKind::InvalidData, reason);
+    // Checked first, because opening a pipe waits for a writer.
+    if !fs::metadata(path)?.is_file() {
+        return Err(invalid("not a regular file"));
+    }
+    let mut text = String::new();
+    let file = fs::File::open(path)?;
+    if file.take(MAX_BYTES + 1).read_to_string(&mut text)? as u64 > MAX_BYTES {
+        return Err(invalid("longer than 64 KiB"));
+    }
+    Ok(text)
+}
+
 /// Creates the project and key of a data directory, and stores the key there.
 ///
 /// The caller must hold the lock of the data directory: two concurrent calls would create two keys.
@@ -77,4 +94,39 @@ pub(crate) fn create(data_dir: &Path) -> anyhow::Result<ApiKey> {
             .with_source(error)
     })?;
     Ok(key)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn key_is_read_from_a_regular_file_of_a_bounded_size_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(FILE);
+        assert!(load(directory.path()).unwrap().is_none());
+        let refused = |what: &str| {
+            let error = load(directory.path()).unwrap_err();
+            let said = format!("{error:#}");
+            assert!(said.contains(path.to_str().unwrap()), "{what}: {said}");
+            fs::remove_file(&path).unwrap();
+        };
+        symlink("/dev/zero", &path).unwrap();
+        refused("zeros without end");
+        assert!(
+            Command::new("mkfifo")
+                .arg(&path)
+                .status()
+                .unwrap()
+                .success()
+        );
+        refused("a pipe that nobody writes to");
+        fs::write(&path, " ".repeat(70_000)).unwrap();
+        refused("a large file");
+        let key = create(directory.path()).unwrap();
+        assert_eq!(load(directory.path()).unwrap().unwrap().id, key.id);
+    }
 }

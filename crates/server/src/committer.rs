@@ -12,7 +12,7 @@ use meshagent_store::{Store, StoreError, Write, WriteError, Written};
 use tokio::sync::{mpsc, oneshot};
 
 use self::held::Held;
-use self::turns::Turns;
+use self::turns::{Large, Turn, Turns};
 use crate::health::Health;
 use crate::metrics::Metrics;
 
@@ -183,14 +183,28 @@ impl Work {
         self.held.is_waiting()
     }
 
-    /// Commits the batches whose turn it is. Their answers are for [`Work::answer`].
+    /// Commits the batches whose turn it is, or has a step of a large one staged. The answers are for [`Work::answer`].
     pub(crate) fn commit(&mut self, store: &dyn Store, metrics: &Metrics) -> Vec<Answer> {
-        let (batches, waiting) = self.turns.next();
-        if batches.is_empty() {
-            return Vec::new();
+        match self.turns.next() {
+            Turn::Small(batches, _) if batches.is_empty() => Vec::new(),
+            Turn::Small(batches, waiting) => {
+                let results = commit(store, batches, metrics);
+                waiting.into_iter().zip(results).collect()
+            }
+            Turn::Large(large) => match stage(store, &large, metrics) {
+                Ok(false) => {
+                    self.turns.put_back(large);
+                    Vec::new()
+                }
+                Ok(true) => {
+                    let result = committed(&large.writes, metrics, || {
+                        store.commit_staged(&large.writes, &large.staging)
+                    });
+                    vec![(large.done, result)]
+                }
+                Err(error) => vec![(large.done, Err(error))],
+            },
         }
-        let results = commit(store, batches, metrics);
-        waiting.into_iter().zip(results).collect()
     }
 
     /// Answers batches, but for those that deleted something: these are answered when it is gone.
@@ -305,25 +319,49 @@ fn commit_each(
     results
 }
 
-fn guarded(call: impl FnOnce() -> Result<(), StoreError>) -> Result<(), StoreError> {
+/// Has the store write some of a large batch ahead; returns whether it is to be committed now.
+fn stage(store: &dyn Store, large: &Large, metrics: &Metrics) -> Result<bool, Arc<StoreError>> {
+    let started = Instant::now();
+    let result = guarded(|| store.stage(&large.writes, &large.staging));
+    if !matches!(result, Ok(true)) {
+        observe(started, metrics);
+    }
+    result.map_err(|error| refused(error, &large.writes, metrics))
+}
+
+/// A store that panics has failed like any other: rooms read again what it has.
+fn guarded<T>(call: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
     catch_unwind(AssertUnwindSafe(call))
         .unwrap_or_else(|_| Err(StoreError::Unavailable("the store panicked".into())))
 }
 
 fn commit_together(store: &dyn Store, writes: &[Write], metrics: &Metrics) -> BatchResult {
+    committed(writes, metrics, || store.commit(writes))
+}
+
+fn committed(
+    writes: &[Write],
+    metrics: &Metrics,
+    commit: impl FnOnce() -> Result<Vec<WriteResult>, StoreError>,
+) -> BatchResult {
     let started = Instant::now();
-    // A store that panics has failed like any other: rooms read again what it has.
-    let result = catch_unwind(AssertUnwindSafe(|| store.commit(writes)))
-        .unwrap_or_else(|_| Err(StoreError::Unavailable("the store panicked".into())));
+    let result = guarded(commit);
+    observe(started, metrics);
+    metrics.committed_writes.inc_by(writes.len() as u64);
+    result.map_err(|error| refused(error, writes, metrics))
+}
+
+/// A transaction ended.
+fn observe(started: Instant, metrics: &Metrics) {
     metrics
         .commit_seconds
         .observe(started.elapsed().as_secs_f64());
-    metrics.committed_writes.inc_by(writes.len() as u64);
-    result.map_err(|error| {
-        metrics.commit_failures.inc();
-        tracing::error!(error = %with_causes(&error), writes = writes.len(), "the store refused a batch");
-        Arc::new(error)
-    })
+}
+
+fn refused(error: StoreError, writes: &[Write], metrics: &Metrics) -> Arc<StoreError> {
+    metrics.commit_failures.inc();
+    tracing::error!(error = %with_causes(&error), writes = writes.len(), "the store refused a batch");
+    Arc::new(error)
 }
 
 /// An error and what led to it, in one line for the log.
@@ -345,8 +383,8 @@ mod tests {
     use bytes::Bytes;
     use meshagent_store::{
         DocumentId, Entry, FailingStore, Fault, FileHead, FileVersion, MemoryStore,
-        ProvenanceRecord, Reach, RoomId, Seq, StoreStats, StoredDocument, StoredFile, StoredUpdate,
-        Timestamp,
+        ProvenanceRecord, Reach, RoomId, Seq, Staging, StoreStats, StoredDocument, StoredFile,
+        StoredUpdate, Timestamp,
     };
 
     use super::*;
@@ -403,6 +441,8 @@ mod tests {
         asked: AtomicU64,
         /// Steps that freeing takes.
         to_free: AtomicU64,
+        /// Steps that staging takes.
+        to_stage: AtomicU64,
     }
 
     impl HeldLog {
@@ -412,6 +452,7 @@ mod tests {
                 is_held: AtomicBool::new(true),
                 asked: AtomicU64::new(0),
                 to_free: AtomicU64::new(0),
+                to_stage: AtomicU64::new(0),
             })
         }
 
@@ -475,6 +516,12 @@ mod tests {
         fn stats(&self) -> Result<StoreStats, StoreError> {
             self.inner.stats()
         }
+        fn stage(&self, _: &[Write], _: &Staging) -> Result<bool, StoreError> {
+            let one_less = |steps: u64| steps.checked_sub(1);
+            let order = Ordering::Relaxed;
+            let is_step = self.to_stage.fetch_update(order, order, one_less).is_ok();
+            Ok(!is_step)
+        }
         fn free_some(&self) -> Result<bool, StoreError> {
             let one_less = |steps: u64| Some(steps.saturating_sub(1));
             let order = Ordering::Relaxed;
@@ -494,6 +541,52 @@ mod tests {
             recursive: false,
             reach: Reach::EVERYTHING,
         }
+    }
+
+    fn put_large(path: &str) -> Vec<Write> {
+        vec![Write::PutFile {
+            room: RoomId::new("project", "groß"),
+            path: path.to_owned(),
+            data: vec![7; 1 << 20].into(),
+            mime_type: String::new(),
+            overwrite: false,
+            at: Timestamp(0),
+        }]
+    }
+
+    #[test]
+    fn large_batch_is_staged_in_turns_with_small_ones() {
+        let store = HeldLog::new();
+        store.to_stage.store(3, Ordering::Relaxed);
+        let (mut work, metrics) = (Work::default(), Metrics::new());
+        let (done, mut large) = oneshot::channel();
+        work.add(put_large("ä"), done);
+        for number in 0..4 {
+            assert!(large.try_recv().is_err(), "before step {number}");
+            let (done, mut small) = oneshot::channel();
+            work.add(vec![put(&number.to_string(), "x")], done);
+            for _ in 0..2 {
+                let answers = work.commit(store.as_ref(), &metrics);
+                work.answer(answers, Instant::now());
+            }
+            assert_eq!(written(&[small.try_recv().unwrap()]), [1]);
+        }
+        assert_eq!(written(&[large.try_recv().unwrap()]), [1]);
+        assert!(!work.is_ready());
+    }
+
+    #[test]
+    fn large_batch_that_cannot_be_staged_is_not_committed() {
+        let store = FailingStore::new(MemoryStore::new());
+        store.fail_stages(0..1, Fault::Full);
+        let (mut work, metrics) = (Work::default(), Metrics::new());
+        let (done, mut large) = oneshot::channel();
+        work.add(put_large("ä"), done);
+        let answers = work.commit(&store, &metrics);
+        work.answer(answers, Instant::now());
+        let failed = large.try_recv().unwrap().unwrap_err();
+        assert!(matches!(*failed, StoreError::Full(_)), "{failed:?}");
+        assert_eq!(store.commits(), 0);
     }
 
     #[tokio::test]

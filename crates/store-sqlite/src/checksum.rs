@@ -39,8 +39,69 @@ impl Checksum {
         }
     }
 
+    /// The same as [`Checksum::bytes`] of what was summed.
+    pub(crate) fn data(self, data: Data<'_>) -> Self {
+        match data {
+            Data::Bytes(bytes) => self.bytes(bytes),
+            Data::Sum(sum) => {
+                let mut joined = self.length(sum.length);
+                joined.0.combine(&sum.hasher);
+                joined
+            }
+        }
+    }
+
     /// As SQLite keeps it.
     pub(crate) fn finish(self) -> i64 {
         i64::from(self.0.finalize())
+    }
+}
+
+/// Content of which a checksum is made.
+#[derive(Clone, Copy)]
+pub(crate) enum Data<'a> {
+    Bytes(&'a [u8]),
+    /// It was gone through before.
+    Sum(&'a DataSum),
+}
+
+/// The checksum of a content by itself, made part by part.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct DataSum {
+    hasher: Hasher,
+    length: usize,
+}
+
+impl DataSum {
+    pub(crate) fn add(&mut self, part: &[u8]) {
+        self.hasher.update(part);
+        self.length += part.len();
+    }
+
+    pub(crate) fn length(&self) -> usize {
+        self.length
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sum_of_parts_is_that_of_the_whole() {
+        let bytes: Vec<u8> = (0..100_000_u32)
+            .map(|number| number.to_le_bytes()[1])
+            .collect();
+        for length in [0, 1, 7, 65_536, 100_000] {
+            let mut sum = DataSum::default();
+            for part in bytes[..length].chunks(999) {
+                sum.add(part);
+            }
+            let checksum = || Checksum::default().number(3).text("ä");
+            assert_eq!(
+                checksum().data(Data::Sum(&sum)).number(1).finish(),
+                checksum().bytes(&bytes[..length]).number(1).finish(),
+            );
+        }
     }
 }

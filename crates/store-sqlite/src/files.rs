@@ -9,12 +9,11 @@ use rusqlite::blob::Blob;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::checksum::Checksum;
+use crate::contents::{PART_BYTES, Stored};
 use crate::error::store_error;
 use crate::read::room_row;
-use crate::seal::Key;
+use crate::seal::{Key, Kind};
 
-/// Bytes that are in memory while a content is compared with its checksum.
-const PART_BYTES: usize = 256 << 10;
 /// How long the comparing keeps one read, and with it the log: new reads wait for it when the log is to be emptied.
 const SLICE: Duration = Duration::from_millis(10);
 /// How often a file may be replaced while it is compared, before that is done in one read.
@@ -55,8 +54,70 @@ impl Row {
         FileVersion([self.id, self.updated_at, self.checksum].map(i64::unsigned_abs))
     }
 
-    fn content<'a>(&self, connection: &'a Connection) -> rusqlite::Result<Blob<'a>> {
-        connection.blob_open("main", "files", "data", self.id, true)
+    fn content<'a>(&self, connection: &'a Connection) -> rusqlite::Result<Content<'a>> {
+        let value = connection.blob_open("main", "files", "data", self.id, true)?;
+        let in_parts = if value.is_empty() {
+            Stored::find(connection, self.id, Kind::File, 0)?
+        } else {
+            None
+        };
+        let key = Key::read(connection, self.id)?;
+        let checksum = self.checksum;
+        Ok(match in_parts {
+            None => Content::Value {
+                value,
+                key,
+                checksum,
+            },
+            Some(stored) => Content::InParts {
+                connection,
+                stored,
+                key,
+            },
+        })
+    }
+}
+
+/// A file's content, as it is kept.
+enum Content<'a> {
+    Value {
+        value: Blob<'a>,
+        key: Key,
+        checksum: i64,
+    },
+    InParts {
+        connection: &'a Connection,
+        stored: Stored,
+        key: Key,
+    },
+}
+
+impl Content<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Value { value, .. } => value.len(),
+            Self::InParts { stored, .. } => stored.bytes(),
+        }
+    }
+
+    /// As it was given to us; returns how much was there.
+    fn read_at(&self, start: usize, part: &mut [u8]) -> rusqlite::Result<usize> {
+        match self {
+            Self::Value {
+                value,
+                key,
+                checksum,
+            } => {
+                value.read_at_exact(part, start)?;
+                key.apply_to_part(*checksum, start, part);
+                Ok(part.len())
+            }
+            Self::InParts {
+                connection,
+                stored,
+                key,
+            } => stored.read_at(connection, key, start, part),
+        }
     }
 }
 
@@ -114,14 +175,16 @@ impl Opening {
         }
         let (started, end) = (Instant::now(), content.len());
         let may_pause = self.restarts <= MAX_RESTARTS;
-        let key = Key::read(connection, row.id)?;
         let mut part = vec![0; PART_BYTES.min(content.len())];
         while self.start < end {
             let length = part.len().min(end - self.start);
-            content.read_at_exact(&mut part[..length], self.start)?;
-            key.apply_to_part(row.checksum, self.start, &mut part[..length]);
-            self.checksum = std::mem::take(&mut self.checksum).part(&part[..length]);
-            self.start += length;
+            let read = content.read_at(self.start, &mut part[..length])?;
+            self.checksum = std::mem::take(&mut self.checksum).part(&part[..read]);
+            self.start += read;
+            if read < length {
+                // A part is missing, which the checksum tells.
+                break;
+            }
             if may_pause && self.start < end && started.elapsed() >= SLICE {
                 return Ok(None);
             }
@@ -148,8 +211,8 @@ pub(crate) fn read_file_range(
             .unwrap_or(usize::MAX)
             .min(content.len());
         let mut part = vec![0; length.min(content.len() - start)];
-        content.read_at_exact(&mut part, start)?;
-        Key::read(connection, row.id)?.apply_to_part(row.checksum, start, &mut part);
+        let read = content.read_at(start, &mut part)?;
+        part.truncate(read);
         Ok(Some(Bytes::from(part)))
     };
     find().map_err(store_error)

@@ -12,6 +12,7 @@
 
 mod authors;
 mod checksum;
+mod contents;
 mod error;
 mod files;
 mod freeing;

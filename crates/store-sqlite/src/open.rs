@@ -1,7 +1,7 @@
 //! Opening a data directory: the claim on it, the file's mode and format, a connection's settings.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -132,6 +132,14 @@ pub enum OpenError {
         /// The latest format that this version knows.
         known: i32,
     },
+    /// What has the database's name is a link, or a directory, say.
+    #[error(
+        "{path} is not a regular file: put the database itself there, or link the whole data directory"
+    )]
+    NoFile {
+        /// What it is.
+        path: PathBuf,
+    },
     /// There can't be a write-ahead log.
     #[error(
         "{path} can't have a write-ahead log, as on some network file systems: choose a data directory on a disk of this machine"
@@ -222,6 +230,7 @@ pub(crate) struct Opened {
 /// Makes or checks the database of a claimed directory, and opens the writer's connection.
 pub(crate) fn open_database(data_dir: &Path, options: &Options) -> Result<Opened, OpenError> {
     let path = data_dir.join(DATABASE_FILE);
+    check_file(&path)?;
     let found = look(data_dir, &path, options.durability)?;
     if found == Found::Nothing {
         create_file(&path).map_err(|source| OpenError::Directory {
@@ -242,6 +251,7 @@ pub(crate) fn open_database(data_dir: &Path, options: &Options) -> Result<Opened
             });
         }
     };
+    check_tables(&connection).map_err(failed)?;
     // The format comes first: not even the journal mode of a file is changed that isn't ours.
     if !set_up_writer(&connection, options).map_err(failed)? {
         return Err(OpenError::NoLog { path });
@@ -251,6 +261,57 @@ pub(crate) fn open_database(data_dir: &Path, options: &Options) -> Result<Opened
         found,
         unsealed,
     })
+}
+
+/// What a database begins with, <https://www.sqlite.org/fileformat2.html#the_database_header>.
+const DATABASE_HEADER: &[u8; 16] = b"SQLite format 3\0";
+
+/// Whether a database may be there: a log that is left beside something else would make it look like one.
+fn check_file(path: &Path) -> Result<(), OpenError> {
+    let failed = |source| OpenError::Directory {
+        path: path.to_owned(),
+        source,
+    };
+    match fs::symlink_metadata(path) {
+        Ok(file) if file.is_file() => {}
+        Ok(_) => {
+            return Err(OpenError::NoFile {
+                path: path.to_owned(),
+            });
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(failed(source)),
+    }
+    let mut header = Vec::with_capacity(DATABASE_HEADER.len());
+    File::open(path)
+        .and_then(|file| {
+            file.take(DATABASE_HEADER.len() as u64)
+                .read_to_end(&mut header)
+        })
+        .map_err(failed)?;
+    // An empty file is one that is to be made, and with a journal the first transaction is to be undone.
+    if header.is_empty() || header == DATABASE_HEADER || beside(path, "-journal").exists() {
+        return Ok(());
+    }
+    Err(OpenError::Database {
+        path: path.to_owned(),
+        source: "the file is not a database, or not any more: put it back from a backup".into(),
+    })
+}
+
+/// Reads a row of each table: what was copied over the database has few of its pages.
+fn check_tables(connection: &Connection) -> rusqlite::Result<()> {
+    let tables: Vec<String> = connection
+        .prepare(
+            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'",
+        )?
+        .query_map([], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    for table in tables {
+        let mut select = connection.prepare(&format!("SELECT 1 FROM \"{table}\" LIMIT 1"))?;
+        select.exists([])?;
+    }
+    Ok(())
 }
 
 /// What is there, before anything is changed: SQLite would begin an empty database where one is missing, and delete
@@ -328,6 +389,15 @@ fn durability_mark(durability: Durability) -> &'static str {
     match durability {
         Durability::Fsync => "fsync\n",
         Durability::Os => "os\n",
+    }
+}
+
+/// What the mark is to say while the log may have what a server of the other durability wrote: less than this one
+/// promises.
+pub(crate) fn first_mark(data_dir: &Path, durability: Durability) -> Durability {
+    match marked_durability(data_dir) {
+        Some(Durability::Os) => Durability::Os,
+        _ => durability,
     }
 }
 

@@ -9,6 +9,8 @@ use meshagent_store::{
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::authors::AuthorNames;
+use crate::checksum::Data;
+use crate::contents::Stored;
 use crate::error::{document_error, store_error};
 use crate::provenance::contributions;
 use crate::schema::DOCUMENT;
@@ -182,11 +184,12 @@ fn whole(connection: &Connection, head: &Head) -> Result<StoredDocument, StoreEr
         .map_err(document_error(document))?;
     let (snapshot_seq, snapshot) = match snapshot {
         None => (0, None),
-        Some((through, mut state, checksum)) => {
-            Key::read(connection, head.id)
-                .map_err(document_error(document))?
-                .apply(Kind::Snapshot, through, checksum, &mut state);
-            if checksum != snapshot_checksum(head.id, through, &state) {
+        Some((through, state, checksum)) => {
+            let place = (head.id, Kind::Snapshot, through);
+            let state = Key::read(connection, head.id)
+                .and_then(|key| unsealed(connection, &key, place, checksum, state))
+                .map_err(document_error(document))?;
+            if checksum != snapshot_checksum(head.id, through, Data::Bytes(&state)) {
                 return Err(corrupt(
                     document,
                     "its snapshot has another checksum than when it was written",
@@ -270,14 +273,14 @@ fn updates(
             let at = Timestamp(row.get(1)?);
             let (text, checksum) = (row.get_ref(2)?, row.get(3)?);
             let contributions = contributions(&mut names, id, seq, at, text, checksum)?;
-            let mut data: Vec<u8> = row.get(4)?;
             let checksum: i64 = row.get(5)?;
-            key.apply(Kind::Update, seq, checksum, &mut data);
+            let place = (id, Kind::Update, seq);
+            let data = unsealed(connection, &key, place, checksum, row.get(4)?)?;
             expected += 1;
             if seq != expected {
                 return Ok(Some(format!("its update {expected} is missing")));
             }
-            if checksum != update_checksum(id, seq, at, &data) {
+            if checksum != update_checksum(id, seq, at, Data::Bytes(&data)) {
                 return Ok(Some(format!(
                     "its update {seq} has another checksum than when it was written"
                 )));
@@ -297,6 +300,23 @@ fn updates(
     }
 }
 
+/// A value as it was given to us: the one that was kept, or its content in parts.
+fn unsealed(
+    connection: &Connection,
+    key: &Key,
+    (entry, kind, position): (i64, Kind, i64),
+    checksum: i64,
+    mut value: Vec<u8>,
+) -> rusqlite::Result<Vec<u8>> {
+    if value.is_empty()
+        && let Some(content) = Stored::find(connection, entry, kind, position)?
+    {
+        return content.read(connection, key);
+    }
+    key.apply(kind, position, checksum, &mut value);
+    Ok(value)
+}
+
 pub(crate) fn read_file(
     connection: &Connection,
     room: &RoomId,
@@ -312,9 +332,9 @@ pub(crate) fn read_file(
                  WHERE room = ?1 AND path = ?2",
             )?
             .query_row(params![room, path], |row| {
-                let mut data: Vec<u8> = row.get(4)?;
                 let key = Key::read(connection, row.get(0)?)?;
-                key.apply(Kind::File, 0, row.get(5)?, &mut data);
+                let place = (row.get(0)?, Kind::File, 0);
+                let data = unsealed(connection, &key, place, row.get(5)?, row.get(4)?)?;
                 let file = StoredFile {
                     data: Bytes::from(data),
                     mime_type: row.get(3)?,
@@ -328,7 +348,7 @@ pub(crate) fn read_file(
     match find().map_err(store_error)? {
         None => Ok(None),
         Some((file, id, checksum))
-            if checksum == file_checksum(id, &file.mime_type, &file.data) =>
+            if checksum == file_checksum(id, &file.mime_type, Data::Bytes(&file.data)) =>
         {
             Ok(Some(file))
         }

@@ -8,7 +8,7 @@ use crate::upgrade;
 pub(crate) const APPLICATION_ID: i32 = 0x4d73_526d;
 /// The format that this code writes (`PRAGMA user_version`). Raise it with every change of the tables, and add the
 /// step from the version before to [`prepare`].
-pub(crate) const FORMAT: i32 = 3;
+pub(crate) const FORMAT: i32 = 4;
 
 /// `entries.kind` of a document.
 pub(crate) const DOCUMENT: i64 = 1;
@@ -120,6 +120,28 @@ pub(crate) const KEYS: &str = "
     ) STRICT;
 ";
 
+/// Content in parts, see `contents.rs`. The row that it belongs to (in `updates`, `snapshots` or `files`) has an empty
+/// value and the checksum of the whole.
+pub(crate) const CONTENTS: &str = "
+    CREATE TABLE contents (
+        id       INTEGER PRIMARY KEY AUTOINCREMENT,
+        entry    INTEGER NOT NULL REFERENCES entries (id) ON DELETE CASCADE,
+        kind     INTEGER NOT NULL,
+        position INTEGER NOT NULL,
+        bytes    INTEGER NOT NULL,
+        nonce    INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX contents_of_entry ON contents (entry, kind, position);
+    CREATE INDEX detached_contents ON contents (id) WHERE kind = 0;
+
+    CREATE TABLE parts (
+        content INTEGER NOT NULL REFERENCES contents (id) ON DELETE CASCADE,
+        start   INTEGER NOT NULL,
+        data    BLOB NOT NULL,
+        PRIMARY KEY (content, start)
+    ) STRICT, WITHOUT ROWID;
+";
+
 /// There as long as pages that are free may have what earlier formats kept without a key.
 const OWED: &str = "vacuum_owed";
 
@@ -160,7 +182,7 @@ fn upgrade(connection: &mut Connection) -> Result<Format, Error> {
     let current = Format::Current { unsealed: None };
     match (application_id, format) {
         (0, 0) if tables == 0 => {
-            for tables in [TABLES, UPDATES, PROVENANCE, KEYS] {
+            for tables in [TABLES, UPDATES, PROVENANCE, KEYS, CONTENTS] {
                 transaction.execute_batch(tables)?;
             }
             transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
@@ -169,14 +191,20 @@ fn upgrade(connection: &mut Connection) -> Result<Format, Error> {
             Ok(current)
         }
         (APPLICATION_ID, FORMAT) => Ok(current),
-        (APPLICATION_ID, 1 | 2) => {
+        (APPLICATION_ID, 1..=3) => {
             if format == 1 {
                 upgrade::from_1(&transaction)?;
             }
-            upgrade::from_2(&transaction)?;
+            if format < 3 {
+                upgrade::from_2(&transaction)?;
+                // What was not sealed is still in pages that are free now. In the same step, so that no crash forgets
+                // it.
+                transaction
+                    .execute_batch(&format!("CREATE TABLE {OWED} (since INTEGER) STRICT"))?;
+            }
+            // Format 3 had all content in one value.
+            transaction.execute_batch(CONTENTS)?;
             transaction.pragma_update(None, "user_version", FORMAT)?;
-            // What was not sealed is still in pages that are free now. In the same step, so that no crash forgets it.
-            transaction.execute_batch(&format!("CREATE TABLE {OWED} (since INTEGER) STRICT"))?;
             transaction.commit()?;
             Ok(current)
         }
@@ -238,6 +266,8 @@ mod tests {
                  INSERT INTO files VALUES (1, '', CAST('{text}' AS BLOB), 0);
                  DELETE FROM files;
                  DROP TABLE keys;
+                 DROP TABLE parts;
+                 DROP TABLE contents;
                  PRAGMA user_version = 2;"
             ))
             .unwrap();

@@ -16,6 +16,8 @@ use rusqlite::{Connection, OptionalExtension as _};
 /// the same: so no two share a key stream.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Kind {
+    /// Content in parts, at a position that was drawn for it, under checksum 0.
+    Content = 0,
     /// At its position in the log.
     Update = 1,
     /// At the position through which it goes.
@@ -43,6 +45,14 @@ impl Key {
         connection
             .prepare_cached("UPDATE keys SET key = randomblob(32) WHERE entry = ?1")?
             .execute([entry])?;
+        Ok(())
+    }
+
+    /// Ends the entry's content.
+    pub(crate) fn forget(connection: &Connection, entry: i64) -> rusqlite::Result<()> {
+        connection
+            .prepare_cached("UPDATE keys SET key = ?2 WHERE entry = ?1 AND key <> ?2")?
+            .execute((entry, [0; KEY_BYTES]))?;
         Ok(())
     }
 
@@ -76,6 +86,15 @@ impl Key {
         let mut cipher = self.cipher(Kind::File, 0, checksum);
         cipher.seek(start);
         cipher.apply_keystream(part);
+    }
+
+    /// Seals or opens the part of a [content](crate::contents) that begins at `start`.
+    pub(crate) fn apply_to_content(&self, nonce: i64, start: usize, part: &mut [u8]) {
+        let mut cipher = self.cipher(Kind::Content, nonce, 0);
+        // Beyond the end of a key stream lies only what was damaged, which the checksum tells.
+        let _ = cipher
+            .try_seek(start)
+            .map(|()| cipher.try_apply_keystream(part));
     }
 
     fn cipher(&self, kind: Kind, position: i64, checksum: i64) -> ChaCha20 {

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use meshagent_store::{
-    DocumentId, Entry, FileHead, FileVersion, ProvenanceRecord, RoomId, Seq, Store, StoreError,
-    StoreStats, StoredDocument, StoredFile, StoredUpdate, Write, WriteError, Written,
+    DocumentId, Entry, FileHead, FileVersion, ProvenanceRecord, RoomId, Seq, Staging, Store,
+    StoreError, StoreStats, StoredDocument, StoredFile, StoredUpdate, Write, WriteError, Written,
 };
 
 use rusqlite::Connection;
@@ -16,8 +16,8 @@ use rusqlite::config::DbConfig;
 use crate::files::{self, Opening};
 use crate::identity::OpenFiles;
 use crate::open::{
-    Claim, DATABASE_FILE, Found, LOCK_FILE, OpenError, Opened, Options, claim, mark_closed,
-    mark_open, open_database, open_keeper,
+    Claim, DATABASE_FILE, Found, LOCK_FILE, OpenError, Opened, Options, claim, first_mark,
+    mark_closed, mark_open, open_database, open_keeper,
 };
 use crate::provenance;
 use crate::read;
@@ -93,10 +93,15 @@ impl SqliteStore {
             }
         })?;
         let files = Arc::new(files);
-        mark_open(data_dir, durability)?;
+        let mark = first_mark(data_dir, durability);
+        mark_open(data_dir, mark)?;
+        let writer = Writer::new(path.clone(), options, Arc::clone(&files), connection);
+        if mark != durability && writer.has_erased() {
+            mark_open(data_dir, durability)?;
+        }
         Ok(Self {
-            readers: Readers::new(path.clone(), Arc::clone(&files)),
-            writer: Mutex::new(Writer::new(path, options, Arc::clone(&files), connection)),
+            readers: Readers::new(path, Arc::clone(&files)),
+            writer: Mutex::new(writer),
             found,
             unsealed: unsealed.map(|error| error.to_string()),
             keeper: Mutex::new(keeper),
@@ -136,7 +141,19 @@ impl SqliteStore {
 
 impl Store for SqliteStore {
     fn commit(&self, writes: &[Write]) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
-        self.with_writer(|writer| writer.commit(writes))
+        self.with_writer(|writer| writer.commit(writes, None))
+    }
+
+    fn stage(&self, writes: &[Write], staging: &Staging) -> Result<bool, StoreError> {
+        self.with_writer(|writer| writer.stage(writes, staging))
+    }
+
+    fn commit_staged(
+        &self,
+        writes: &[Write],
+        staging: &Staging,
+    ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
+        self.with_writer(|writer| writer.commit(writes, Some(staging)))
     }
 
     fn stat(&self, room: &RoomId, path: &str) -> Result<Option<Entry>, StoreError> {

@@ -5,7 +5,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, params};
 
 use crate::authors::Authors;
-use crate::checksum::Checksum;
+use crate::checksum::{Checksum, Data};
 use crate::provenance::contributions_text;
 use crate::schema::{KEYS, PROVENANCE, UPDATES};
 use crate::seal::{Key, Kind};
@@ -57,7 +57,7 @@ pub(crate) fn from_1(connection: &Connection) -> rusqlite::Result<()> {
                 contributions.text,
                 contributions.checksum ^ damage,
                 data,
-                update_checksum(document, seq, at, &data) ^ damage,
+                update_checksum(document, seq, at, Data::Bytes(&data)) ^ damage,
             ])?;
         }
     }

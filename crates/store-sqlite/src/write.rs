@@ -9,7 +9,8 @@ use meshagent_store::{
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::authors::Authors;
-use crate::checksum::Checksum;
+use crate::checksum::{Checksum, Data};
+use crate::contents::{self, Content, PART_BYTES};
 use crate::freeing::{self, Removal};
 use crate::provenance::{MAX_TEXT_BYTES, contributions_text, fold_log};
 use crate::read::{self, END_OF_TEXT};
@@ -39,12 +40,18 @@ impl From<rusqlite::Error> for Failure {
     }
 }
 
+/// Does a write, whose content may be `ahead`: written in parts, and complete.
 pub(crate) fn apply(
     connection: &Connection,
     authors: &mut Authors,
     write: &Write,
     removal: Removal,
+    ahead: Option<&Content>,
 ) -> Result<Written, Failure> {
+    let ahead = match (ahead, write.content()) {
+        (Some(content), Some(data)) if content.is_complete(connection, data)? => Some(content),
+        _ => None,
+    };
     match write {
         Write::CreateDocument {
             room,
@@ -54,11 +61,19 @@ pub(crate) fn apply(
             contributions,
             at,
         } => {
-            let document = create_document(connection, room, path, schema, *at)?;
+            let document = create_document(connection, room, path, schema, *at, ahead)?;
             let seq = if state.is_empty() {
                 Seq(0)
             } else {
-                append(connection, authors, document, state, contributions, *at)?
+                append(
+                    connection,
+                    authors,
+                    document,
+                    state,
+                    contributions,
+                    *at,
+                    ahead,
+                )?
             };
             Ok(Written::Created { document, seq })
         }
@@ -68,7 +83,15 @@ pub(crate) fn apply(
             contributions,
             at,
         } => {
-            let seq = append(connection, authors, *document, update, contributions, *at)?;
+            let seq = append(
+                connection,
+                authors,
+                *document,
+                update,
+                contributions,
+                *at,
+                ahead,
+            )?;
             Ok(Written::Appended { seq })
         }
         Write::Snapshot {
@@ -83,6 +106,7 @@ pub(crate) fn apply(
             *through,
             state,
             *fold_before,
+            ahead,
         ),
         Write::PutFile {
             room,
@@ -91,7 +115,15 @@ pub(crate) fn apply(
             mime_type,
             overwrite,
             at,
-        } => put_file(connection, room, path, data, mime_type, *overwrite, *at),
+        } => {
+            let file = File {
+                data,
+                mime_type,
+                at: *at,
+                ahead,
+            };
+            put_file(connection, room, path, file, *overwrite, removal)
+        }
         Write::Delete {
             room,
             path,
@@ -122,12 +154,55 @@ pub(crate) fn apply(
     }
 }
 
+/// Whether a write would be refused as things stand, though not for what its own batch does before it. What it would
+/// change is not looked at.
+pub(crate) fn refuses(connection: &Connection, write: &Write) -> Result<(), Failure> {
+    match write {
+        Write::CreateDocument {
+            room, path, state, ..
+        } => {
+            check_size(state.len())?;
+            if leaf_of(connection, room, path)?.is_some() {
+                return Err(WriteError::AlreadyExists { path: path.clone() }.into());
+            }
+        }
+        Write::PutFile {
+            room,
+            path,
+            data,
+            overwrite,
+            ..
+        } => {
+            check_size(data.len())?;
+            check_replaceable(leaf_of(connection, room, path)?, path, *overwrite)?;
+        }
+        Write::Append {
+            document, update, ..
+        } => {
+            check_size(update.len())?;
+            last_seq(connection, *document)?;
+        }
+        Write::Snapshot {
+            document,
+            through,
+            state,
+            ..
+        } => {
+            check_size(state.len())?;
+            check_range(connection, *document, *through)?;
+        }
+        Write::Delete { .. } | Write::Move { .. } => {}
+    }
+    Ok(())
+}
+
 fn create_document(
     connection: &Connection,
     room: &RoomId,
     path: &str,
     schema: &str,
     at: Timestamp,
+    ahead: Option<&Content>,
 ) -> Result<DocumentId, Failure> {
     let room = make_room(connection, room)?;
     if leaf(connection, room, path)?.is_some() {
@@ -137,7 +212,10 @@ fn create_document(
         .into());
     }
     check_size(schema.len())?;
-    let id = insert_entry(connection, room, path, DOCUMENT, 0, at)?;
+    let id = match ahead.and_then(Content::new_entry) {
+        Some(id) => place_entry(connection, id, room, path, DOCUMENT, 0, at)?,
+        None => insert_entry(connection, room, path, DOCUMENT, 0, at)?,
+    };
     connection
         .prepare_cached("INSERT INTO schemas (document, schema, checksum) VALUES (?1, ?2, ?3)")?
         .execute(params![id, schema, schema_checksum(id, schema)])?;
@@ -152,6 +230,7 @@ fn append(
     update: &[u8],
     contributions: &[Contribution],
     at: Timestamp,
+    ahead: Option<&Content>,
 ) -> Result<Seq, Failure> {
     let id = document_row(document)?;
     check_size(update.len() + contributions.iter().map(max_bytes).sum::<usize>())?;
@@ -165,8 +244,9 @@ fn append(
         .optional()?
         .ok_or(WriteError::NoSuchDocument { document })?;
     let contributions = contributions_text(connection, authors, id, seq, at, contributions)?;
-    let checksum = update_checksum(id, seq, at, update);
-    let sealed = Key::read(connection, id)?.sealed(Kind::Update, seq, checksum, update);
+    let sealed = Sealed::new(connection, id, Kind::Update, seq, update, ahead, |data| {
+        update_checksum(id, seq, at, data)
+    })?;
     connection
         .prepare_cached(
             "INSERT INTO updates (document, seq, at, contributions, contributions_checksum, data, checksum)
@@ -178,8 +258,8 @@ fn append(
             at.0,
             contributions.text,
             contributions.checksum,
-            sealed,
-            checksum,
+            sealed.value,
+            sealed.checksum,
         ])?;
     Ok(Seq(seq.unsigned_abs()))
 }
@@ -191,89 +271,184 @@ fn snapshot(
     through: Seq,
     state: &[u8],
     fold_before: Timestamp,
+    ahead: Option<&Content>,
 ) -> Result<Written, Failure> {
     let id = document_row(document)?;
     check_size(state.len())?;
-    let last: i64 = connection
-        .prepare_cached("SELECT last_seq FROM entries WHERE id = ?1 AND kind = 1")?
-        .query_row([id], |row| row.get(0))
-        .optional()?
-        .ok_or(WriteError::NoSuchDocument { document })?;
-    let before: i64 = connection
-        .prepare_cached("SELECT through FROM snapshots WHERE document = ?1")?
-        .query_row([id], |row| row.get(0))
-        .optional()?
-        .unwrap_or(0);
-    let out_of_range = WriteError::SnapshotOutOfRange { document, through };
-    let through = i64::try_from(through.0).map_err(|_| out_of_range.clone())?;
-    if !(before..=last).contains(&through) {
-        return Err(out_of_range.into());
-    }
-    let checksum = snapshot_checksum(id, through, state);
-    let sealed = Key::read(connection, id)?.sealed(Kind::Snapshot, through, checksum, state);
+    let through = check_range(connection, document, through)?;
+    contents::detach_through(connection, id, through)?;
+    let sealed = Sealed::new(
+        connection,
+        id,
+        Kind::Snapshot,
+        through,
+        state,
+        ahead,
+        |data| snapshot_checksum(id, through, data),
+    )?;
     connection
         .prepare_cached(
             "INSERT INTO snapshots (document, through, state, checksum) VALUES (?1, ?2, ?3, ?4)
              ON CONFLICT (document) DO UPDATE SET through = ?2, state = ?3, checksum = ?4",
         )?
-        .execute(params![id, through, sealed, checksum])?;
+        .execute(params![id, through, sealed.value, sealed.checksum])?;
     fold_log(connection, authors, id, through, fold_before)?;
     connection
         .prepare_cached(
             "UPDATE entries SET size =
                  (SELECT length(state) FROM snapshots WHERE document = ?1)
                  + (SELECT coalesce(sum(length(data)), 0) FROM updates WHERE document = ?1)
+                 + (SELECT coalesce(sum(bytes), 0) FROM contents WHERE entry = ?1 AND kind > 0)
              WHERE id = ?1",
         )?
         .execute([id])?;
     Ok(Written::Snapshotted)
 }
 
+/// The position, if a snapshot can go through it.
+fn check_range(
+    connection: &Connection,
+    document: DocumentId,
+    through: Seq,
+) -> Result<i64, Failure> {
+    let last = last_seq(connection, document)?;
+    let before: i64 = connection
+        .prepare_cached("SELECT through FROM snapshots WHERE document = ?1")?
+        .query_row([document_row(document)?], |row| row.get(0))
+        .optional()?
+        .unwrap_or(0);
+    match i64::try_from(through.0) {
+        Ok(position) if (before..=last).contains(&position) => Ok(position),
+        _ => Err(WriteError::SnapshotOutOfRange { document, through }.into()),
+    }
+}
+
+fn last_seq(connection: &Connection, document: DocumentId) -> Result<i64, Failure> {
+    let last = connection
+        .prepare_cached("SELECT last_seq FROM entries WHERE id = ?1 AND kind = 1")?
+        .query_row([document_row(document)?], |row| row.get(0))
+        .optional()?
+        .ok_or(WriteError::NoSuchDocument { document })?;
+    Ok(last)
+}
+
+/// A content as its row has it: an empty value if it is kept in parts.
+struct Sealed {
+    value: Vec<u8>,
+    checksum: i64,
+}
+
+impl Sealed {
+    fn new(
+        connection: &Connection,
+        entry: i64,
+        kind: Kind,
+        position: i64,
+        data: &[u8],
+        ahead: Option<&Content>,
+        checksum: impl FnOnce(Data<'_>) -> i64,
+    ) -> rusqlite::Result<Self> {
+        let written;
+        let content = match ahead {
+            Some(content) => content,
+            None if data.len() > PART_BYTES => {
+                written = Content::write(connection, entry, data)?;
+                &written
+            }
+            None => {
+                let checksum = checksum(Data::Bytes(data));
+                let key = Key::read(connection, entry)?;
+                let value = key.sealed(kind, position, checksum, data);
+                return Ok(Self { value, checksum });
+            }
+        };
+        content.attach(connection, kind, position)?;
+        Ok(Self {
+            value: Vec::new(),
+            checksum: checksum(Data::Sum(content.sum())),
+        })
+    }
+}
+
+/// What is put at a path.
+#[derive(Clone, Copy)]
+struct File<'a> {
+    data: &'a [u8],
+    mime_type: &'a str,
+    at: Timestamp,
+    ahead: Option<&'a Content>,
+}
+
 fn put_file(
     connection: &Connection,
     room: &RoomId,
     path: &str,
-    data: &[u8],
-    mime_type: &str,
+    file: File<'_>,
     overwrite: bool,
-    at: Timestamp,
+    removal: Removal,
 ) -> Result<Written, Failure> {
     let room = make_room(connection, room)?;
     let found = leaf(connection, room, path)?;
-    if found.is_some() && !overwrite {
-        return Err(WriteError::AlreadyExists {
-            path: path.to_owned(),
-        }
-        .into());
-    }
-    let size = check_size(data.len())?;
+    check_replaceable(found, path, overwrite)?;
+    let size = check_size(file.data.len())?;
+    let at = file.at;
+    let new_entry = file.ahead.and_then(Content::new_entry);
     let id = match found {
-        Some(leaf) if leaf.document().is_some() => {
-            return Err(WriteError::IsDocument {
-                path: path.to_owned(),
-            }
-            .into());
-        }
-        Some(leaf) => {
+        Some(leaf) if new_entry.is_none() && !contents::has_any(connection, leaf.id)? => {
             connection
                 .prepare_cached("UPDATE entries SET size = ?2, updated_at = ?3 WHERE id = ?1")?
                 .execute(params![leaf.id, size, at.0])?;
             Key::replace(connection, leaf.id)?;
             leaf.id
         }
-        None => insert_entry(connection, room, path, FILE, size, at)?,
+        // Another entry, as what is in parts is freed with its entry.
+        Some(leaf) => {
+            let created_at = connection
+                .prepare_cached("SELECT created_at FROM entries WHERE id = ?1")?
+                .query_row([leaf.id], |row| row.get(0))?;
+            remove(connection, vec![(path.to_owned(), leaf)], removal)?;
+            let created_at = Timestamp(created_at);
+            let id = match new_entry {
+                Some(id) => place_entry(connection, id, room, path, FILE, size, created_at)?,
+                None => insert_entry(connection, room, path, FILE, size, created_at)?,
+            };
+            connection
+                .prepare_cached("UPDATE entries SET updated_at = ?2 WHERE id = ?1")?
+                .execute([id, at.0])?;
+            id
+        }
+        None => match new_entry {
+            Some(id) => place_entry(connection, id, room, path, FILE, size, at)?,
+            None => insert_entry(connection, room, path, FILE, size, at)?,
+        },
     };
-    let checksum = file_checksum(id, mime_type, data);
-    let sealed = Key::read(connection, id)?.sealed(Kind::File, 0, checksum, data);
+    let sealed = Sealed::new(
+        connection,
+        id,
+        Kind::File,
+        0,
+        file.data,
+        file.ahead,
+        |data| file_checksum(id, file.mime_type, data),
+    )?;
     connection
         .prepare_cached(
             "INSERT INTO files (file, mime_type, data, checksum) VALUES (?1, ?2, ?3, ?4)
              ON CONFLICT (file) DO UPDATE SET mime_type = ?2, data = ?3, checksum = ?4",
         )?
-        .execute(params![id, mime_type, sealed, checksum])?;
+        .execute(params![id, file.mime_type, sealed.value, sealed.checksum])?;
     Ok(Written::Put {
         replaced: found.is_some(),
     })
+}
+
+fn check_replaceable(found: Option<Leaf>, path: &str, overwrite: bool) -> Result<(), WriteError> {
+    let path = || path.to_owned();
+    match found {
+        Some(_) if !overwrite => Err(WriteError::AlreadyExists { path: path() }),
+        Some(leaf) if leaf.document().is_some() => Err(WriteError::IsDocument { path: path() }),
+        _ => Ok(()),
+    }
 }
 
 fn delete(
@@ -481,6 +656,13 @@ fn leaf(connection: &Connection, room: i64, path: &str) -> Result<Option<Leaf>, 
     Ok(leaf)
 }
 
+/// The same in a room that may not be there.
+fn leaf_of(connection: &Connection, room: &RoomId, path: &str) -> Result<Option<Leaf>, Failure> {
+    // A number that no room has.
+    let room = read::room_row(connection, room)?.unwrap_or(0);
+    leaf(connection, room, path)
+}
+
 fn leaves_below(
     connection: &Connection,
     room: i64,
@@ -553,12 +735,35 @@ fn insert_entry(
     Ok(id)
 }
 
+/// The same with an entry that is there, and not in a room.
+fn place_entry(
+    connection: &Connection,
+    id: i64,
+    room: i64,
+    path: &str,
+    kind: i64,
+    size: i64,
+    at: Timestamp,
+) -> rusqlite::Result<i64> {
+    connection
+        .prepare_cached(
+            "UPDATE entries SET room = ?2, path = ?3, kind = ?4, size = ?5, created_at = ?6, updated_at = ?6
+             WHERE id = ?1",
+        )?
+        .execute(params![id, room, path, kind, size, at.0])?;
+    Ok(id)
+}
+
 fn make_room(connection: &Connection, room: &RoomId) -> rusqlite::Result<i64> {
     if let Some(row) = read::room_row(connection, room)? {
         return Ok(row);
     }
     connection
-        .prepare_cached("INSERT INTO rooms (project, name) VALUES (?1, ?2)")?
+        // SQLite itself would begin behind the room of what is to be freed, which may come first: with 0.
+        .prepare_cached(
+            "INSERT INTO rooms (id, project, name)
+             VALUES ((SELECT max(0, coalesce(max(id), 0)) + 1 FROM rooms), ?1, ?2)",
+        )?
         .insert(params![room.project, room.room])
 }
 
@@ -592,27 +797,27 @@ pub(crate) fn schema_checksum(document: i64, schema: &str) -> i64 {
     Checksum::default().number(document).text(schema).finish()
 }
 
-pub(crate) fn update_checksum(document: i64, seq: i64, at: Timestamp, update: &[u8]) -> i64 {
+pub(crate) fn update_checksum(document: i64, seq: i64, at: Timestamp, update: Data<'_>) -> i64 {
     Checksum::default()
         .number(document)
         .number(seq)
         .number(at.0)
-        .bytes(update)
+        .data(update)
         .finish()
 }
 
-pub(crate) fn snapshot_checksum(document: i64, through: i64, state: &[u8]) -> i64 {
+pub(crate) fn snapshot_checksum(document: i64, through: i64, state: Data<'_>) -> i64 {
     Checksum::default()
         .number(document)
         .number(through)
-        .bytes(state)
+        .data(state)
         .finish()
 }
 
-pub(crate) fn file_checksum(file: i64, mime_type: &str, data: &[u8]) -> i64 {
+pub(crate) fn file_checksum(file: i64, mime_type: &str, data: Data<'_>) -> i64 {
     Checksum::default()
         .number(file)
         .text(mime_type)
-        .bytes(data)
+        .data(data)
         .finish()
 }

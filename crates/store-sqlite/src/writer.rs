@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use meshagent_store::{DocumentId, StoreError, Write, WriteError, Written};
+use meshagent_store::{DocumentId, Staging, StoreError, Write, WriteError, Written};
 use rusqlite::Connection;
 
 use crate::authors::Authors;
+use crate::contents::{self, Ahead, Content};
 use crate::error::{is_of_one_write, is_of_space, store_error};
-use crate::freeing::{self, MAX_KEPT, Removal, Unfreed};
+use crate::freeing::{self, Doomed, MAX_KEPT, Removal, Unfreed};
 use crate::identity::OpenFiles;
 use crate::open::{BUSY_TIMEOUT, Options, open_writer};
 use crate::write::{self, Failure};
@@ -36,9 +37,19 @@ pub(crate) struct Writer {
     erase_again_at: Option<Instant>,
     erase_pause: Duration,
     /// What was set aside and can't be freed, as it is damaged.
-    kept: HashSet<i64>,
+    kept: HashSet<Doomed>,
+    /// Batches that are written ahead of their commit.
+    uploads: Vec<Upload>,
     /// `None` after a failure, until the next attempt.
     session: Option<Session>,
+}
+
+/// A batch that is written ahead of its commit, as long as somebody has its [`Staging`].
+#[derive(Debug)]
+struct Upload {
+    staging: Weak<()>,
+    /// For each write; `None` if it was given up, as others needed the space.
+    ahead: Option<Vec<Ahead>>,
 }
 
 /// A connection, and what is known of the state that it sees.
@@ -110,6 +121,7 @@ impl Writer {
             erase_again_at: None,
             erase_pause: Duration::ZERO,
             kept: HashSet::new(),
+            uploads: Vec::new(),
             session: Some(Session::new(connection)),
         };
         // The log may have what was deleted or overwritten before the process ended.
@@ -119,41 +131,182 @@ impl Writer {
         writer
     }
 
-    pub(crate) fn commit(
+    /// Writes some parts ahead of a batch, and returns whether none was left to be written.
+    pub(crate) fn stage(
         &mut self,
         writes: &[Write],
-    ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
+        staging: &Staging,
+    ) -> Result<bool, StoreError> {
+        if !contents::is_worth_it(writes) {
+            return Ok(true);
+        }
+        self.begin()?;
+        let ahead = match self.upload(staging) {
+            Some(upload) => upload.ahead.clone().ok_or_else(given_up)?,
+            None => vec![Ahead::Nothing; writes.len()],
+        };
+        if contents::is_all_ahead(writes, &ahead) {
+            return Ok(true);
+        }
+        // A commit takes what others have staged, but not this.
+        let mut space = Space {
+            is_taken: true,
+            ..Space::default()
+        };
+        let failed = loop {
+            let mut ahead = ahead.clone();
+            let result =
+                self.transact(|session| {
+                    let connection = &session.connection;
+                    contents::write_ahead(connection, writes, &mut ahead, |write| {
+                        match write::refuses(connection, write) {
+                            Ok(()) => Ok(false),
+                            Err(Failure::Refused(_)) => Ok(true),
+                            Err(Failure::Sqlite(error)) => Err(error),
+                        }
+                    })
+                    .map_err(At::Write(0).failed())
+                });
+            match result {
+                Ok(()) => {
+                    let found = self.files.check_written();
+                    self.unless_lost(found)?;
+                    self.set_ahead(staging, ahead);
+                    return Ok(false);
+                }
+                // The commit finds out which of the writes it is.
+                Err(Failed::Sqlite {
+                    error,
+                    at: At::Write(_),
+                }) if is_of_one_write(&error) => {
+                    self.set_ahead(staging, vec![Ahead::Done(None); writes.len()]);
+                    return Ok(false);
+                }
+                Err(Failed::Sqlite { error, .. })
+                    if is_of_space(&error) && self.make_space(&mut space, Some(staging)) => {}
+                Err(failed) => break failed,
+            }
+        };
+        self.overwrite_tail(&failed);
+        let found = self.files.check_written();
+        self.unless_lost(found)?;
+        Err(failed.into())
+    }
+
+    fn upload(&mut self, staging: &Staging) -> Option<&mut Upload> {
+        self.uploads
+            .retain(|upload| upload.staging.strong_count() > 0);
+        self.uploads
+            .iter_mut()
+            .find(|upload| staging.is(&upload.staging))
+    }
+
+    fn set_ahead(&mut self, staging: &Staging, ahead: Vec<Ahead>) {
+        match self.upload(staging) {
+            Some(upload) => upload.ahead = Some(ahead),
+            None => self.uploads.push(Upload {
+                staging: staging.token(),
+                ahead: Some(ahead),
+            }),
+        }
+    }
+
+    fn begin(&mut self) -> Result<(), StoreError> {
         self.files.still_there()?;
         if self.session.is_none() {
             // A connection that opened a log without a name would begin another.
             self.look()?;
         }
+        Ok(())
+    }
+
+    /// Makes space, one way after another; `false` if there is none left. What is written ahead of others than `own` is
+    /// given up last.
+    fn make_space(&mut self, space: &mut Space, own: Option<&Staging>) -> bool {
+        if !space.is_emptied {
+            space.is_emptied = true;
+            if self.empty_log() {
+                return true;
+            }
+        }
+        if !space.is_freed {
+            space.is_freed = true;
+            while let Ok(false) = self.free_some() {}
+            return true;
+        }
+        if !space.is_taken {
+            space.is_taken = true;
+            let mut is_any = false;
+            for upload in &mut self.uploads {
+                if !own.is_some_and(|own| own.is(&upload.staging)) {
+                    is_any |= upload.ahead.take().is_some();
+                }
+            }
+            while let Ok(false) = self.free_some() {}
+            return is_any;
+        }
+        false
+    }
+
+    /// If it was the sync that failed, the batch lies complete in the WAL's tail, where a restart would find it. The
+    /// next transaction overwrites the tail; so tries one now, for what it's worth.
+    fn overwrite_tail(&mut self, failed: &Failed) {
+        if matches!(
+            failed,
+            Failed::Sqlite {
+                at: At::Committing,
+                ..
+            }
+        ) {
+            let _ = self.probe();
+        }
+    }
+
+    /// Whether the log has nothing from before.
+    pub(crate) fn has_erased(&self) -> bool {
+        self.erase_at.is_none()
+    }
+
+    /// Commits a batch, of which some may have been written ahead.
+    pub(crate) fn commit(
+        &mut self,
+        writes: &[Write],
+        staging: Option<&Staging>,
+    ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
+        self.begin()?;
+        let ahead = match staging.and_then(|staging| self.upload(staging)) {
+            Some(upload) => upload.ahead.clone().ok_or_else(given_up)?,
+            None => Vec::new(),
+        };
         // Set aside once they failed, so that the others find their way to the disk.
         let mut damaged = BTreeMap::new();
         let (mut attempts, mut is_rehearsed) = (0, false);
-        let (mut is_emptied, mut is_freed) = (false, false);
-        let mut removal = Removal::WhenCheap;
+        let mut space = Space::default();
         let failed = loop {
-            let result = self.transact(|session| apply_all(session, writes, &damaged, 0, removal));
+            let batch = Batch {
+                writes,
+                ahead: &ahead,
+                // What was deleted is to make room.
+                removal: if space.is_freed {
+                    Removal::AtOnce
+                } else {
+                    Removal::WhenCheap
+                },
+            };
+            let result = self.transact(|session| apply_all(session, batch, &damaged, 0));
             match result {
                 Ok(results) => {
                     // Before anybody is told: what was written to a file without a name is lost.
                     let found = self.files.check_written();
                     self.unless_lost(found)?;
+                    if let Some(staging) = staging {
+                        self.uploads.retain(|upload| !staging.is(&upload.staging));
+                    }
                     self.erase_after(&results);
                     return Ok(results);
                 }
                 Err(Failed::Sqlite { error, .. })
-                    if !is_emptied && is_of_space(&error) && self.empty_log() =>
-                {
-                    is_emptied = true;
-                }
-                // What was deleted is to make room.
-                Err(Failed::Sqlite { error, .. }) if !is_freed && is_of_space(&error) => {
-                    is_freed = true;
-                    removal = Removal::AtOnce;
-                    while let Ok(false) = self.free_some() {}
-                }
+                    if is_of_space(&error) && self.make_space(&mut space, staging) => {}
                 Err(Failed::Sqlite {
                     error,
                     at: At::Write(index),
@@ -163,7 +316,7 @@ impl Writer {
                     if attempts == MAX_SET_ASIDE && !is_rehearsed {
                         is_rehearsed = true;
                         attempts = 0;
-                        if let Err(failed) = self.rehearse(writes, &mut damaged) {
+                        if let Err(failed) = self.rehearse(batch, &mut damaged) {
                             break failed;
                         }
                     }
@@ -171,17 +324,7 @@ impl Writer {
                 Err(failed) => break failed,
             }
         };
-        if matches!(
-            failed,
-            Failed::Sqlite {
-                at: At::Committing,
-                ..
-            }
-        ) {
-            // If it was the sync that failed, the batch lies complete in the WAL's tail, where a restart would find
-            // it. The next transaction overwrites the tail; so try one now, for what it's worth.
-            let _ = self.probe();
-        }
+        self.overwrite_tail(&failed);
         let found = self.files.check_written();
         self.unless_lost(found)?;
         Err(failed.into())
@@ -191,13 +334,13 @@ impl Writer {
     /// tried next, so the batch is gone through once.
     fn rehearse(
         &mut self,
-        writes: &[Write],
+        batch: Batch<'_>,
         damaged: &mut BTreeMap<usize, WriteError>,
     ) -> Result<(), Failed> {
         let mut start = 0;
         loop {
             let tried = self.transact(|session| {
-                apply_all(session, writes, damaged, start, Removal::WhenCheap)?;
+                apply_all(session, batch, damaged, start)?;
                 Err::<(), _>(Failed::Rehearsed)
             });
             match tried {
@@ -231,12 +374,10 @@ impl Writer {
 
     /// Frees some of what large deletions set aside, and returns whether nothing is left of it.
     pub(crate) fn free_some(&mut self) -> Result<bool, StoreError> {
-        self.files.still_there()?;
-        if self.session.is_none() {
-            // A connection that opened a log without a name would begin another.
-            self.look()?;
-        }
+        self.begin()?;
         let mut kept = std::mem::take(&mut self.kept);
+        let spared = self.spared();
+        let spared: Vec<Doomed> = spared.into_iter().filter(|one| kept.insert(*one)).collect();
         let mut damaged = None;
         let freed = (|| {
             let is_owed = self
@@ -247,14 +388,17 @@ impl Writer {
             }
             self.transact(|session| {
                 freeing::free_some(&session.connection, &kept).map_err(
-                    |Unfreed { entry, error }| {
-                        damaged = entry.filter(|_| is_of_one_write(&error));
+                    |Unfreed { doomed, error }| {
+                        damaged = doomed.filter(|_| is_of_one_write(&error));
                         At::Write(0).failed()(error)
                     },
                 )
             })
         })();
         let found = self.files.check_written();
+        for one in spared {
+            kept.remove(&one);
+        }
         let is_kept = damaged.is_some() && kept.len() < MAX_KEPT;
         kept.extend(damaged);
         self.kept = kept;
@@ -264,6 +408,21 @@ impl Writer {
             Err(_) if is_kept => Ok(false),
             freed => Ok(freed?),
         }
+    }
+
+    /// What is written ahead of batches that may still be committed.
+    fn spared(&mut self) -> Vec<Doomed> {
+        self.uploads
+            .retain(|upload| upload.staging.strong_count() > 0);
+        let ahead = self
+            .uploads
+            .iter()
+            .flat_map(|upload| &upload.ahead)
+            .flatten();
+        ahead
+            .filter_map(Ahead::content)
+            .flat_map(Content::doomed)
+            .collect()
     }
 
     /// Whether the log has what was deleted, or has had for long what was overwritten.
@@ -437,18 +596,38 @@ fn damage(error: &rusqlite::Error) -> WriteError {
     WriteError::Damaged { what }
 }
 
+/// Which ways to make space were tried.
+#[derive(Default)]
+struct Space {
+    is_emptied: bool,
+    is_freed: bool,
+    is_taken: bool,
+}
+
+fn given_up() -> StoreError {
+    StoreError::Full("others needed the space".into())
+}
+
+/// Writes that are committed together.
+#[derive(Clone, Copy)]
+struct Batch<'a> {
+    writes: &'a [Write],
+    /// What was written ahead of each; nothing if it is empty.
+    ahead: &'a [Ahead],
+    removal: Removal,
+}
+
 /// Applies the writes of a batch from `start` on, but those that are known to fail, and what builds on them.
 fn apply_all(
     session: &mut Session,
-    writes: &[Write],
+    batch: Batch<'_>,
     damaged: &BTreeMap<usize, WriteError>,
     start: usize,
-    removal: Removal,
 ) -> Result<Vec<Result<Written, WriteError>>, Failed> {
-    let mut results = Vec::with_capacity(writes.len());
+    let mut results = Vec::with_capacity(batch.writes.len());
     // A later update of a document builds on the one that was refused.
     let mut broken: HashSet<DocumentId> = HashSet::new();
-    for (index, write) in writes.iter().enumerate() {
+    for (index, write) in batch.writes.iter().enumerate() {
         let behind = match write {
             Write::Append { document, .. } | Write::Snapshot { document, .. } => {
                 broken.get(document).copied()
@@ -462,7 +641,11 @@ fn apply_all(
         } else if index < start {
             continue;
         } else {
-            let result = apply(&session.connection, &mut session.authors, write, removal);
+            let ahead = match batch.ahead.get(index) {
+                Some(Ahead::Done(content)) => content.as_ref(),
+                _ => None,
+            };
+            let result = apply(session, write, batch.removal, ahead);
             result.map_err(At::Write(index).failed())?
         };
         if let (Write::Append { document, .. }, Err(error)) = (write, &result)
@@ -476,15 +659,19 @@ fn apply_all(
 }
 
 fn apply(
-    connection: &Connection,
-    authors: &mut Authors,
+    session: &mut Session,
     write: &Write,
     removal: Removal,
+    ahead: Option<&Content>,
 ) -> rusqlite::Result<Result<Written, WriteError>> {
+    let Session {
+        connection,
+        authors,
+    } = session;
     if matches!(write, Write::Append { .. }) {
         // The commonest write is spared the copies of pages that a savepoint makes: it is refused, if at all, before
         // it changes anything.
-        return match write::apply(connection, authors, write, removal) {
+        return match write::apply(connection, authors, write, removal, ahead) {
             Ok(written) => Ok(Ok(written)),
             Err(Failure::Refused(error)) => Ok(Err(error)),
             Err(Failure::Sqlite(error)) => Err(error),
@@ -493,7 +680,7 @@ fn apply(
     connection
         .prepare_cached("SAVEPOINT one_write")?
         .execute([])?;
-    let result = match write::apply(connection, authors, write, removal) {
+    let result = match write::apply(connection, authors, write, removal, ahead) {
         Ok(written) => Ok(written),
         Err(Failure::Refused(error)) => {
             connection

@@ -7,6 +7,7 @@
 
 mod documents;
 mod faults;
+mod large;
 mod namespace;
 mod provenance;
 mod random;
@@ -15,8 +16,8 @@ mod reach;
 use bytes::Bytes;
 
 use crate::{
-    Author, Contribution, DocumentId, Reach, RoomId, Seq, Store, StoredDocument, Timestamp, Write,
-    WriteError, Written,
+    Author, Contribution, DocumentId, Reach, RoomId, Seq, Staging, Store, StoreError,
+    StoredDocument, Timestamp, Write, WriteError, Written,
 };
 
 pub use faults::run_faulty;
@@ -39,6 +40,7 @@ pub fn run<S: Subject>(make: impl Fn() -> S) {
         documents::QUESTIONS,
         namespace::QUESTIONS,
         reach::QUESTIONS,
+        large::QUESTIONS,
         provenance::QUESTIONS,
     ];
     for question in questions.concat() {
@@ -137,6 +139,16 @@ fn commit(store: &dyn Store, write: Write) -> Result<Written, WriteError> {
     let mut results = store.commit(&[write]).expect("the store is in order");
     assert_eq!(results.len(), 1, "one result for each write");
     results.remove(0)
+}
+
+/// A batch as a server commits it: what is large is staged first.
+fn commit_in_steps(
+    store: &dyn Store,
+    writes: &[Write],
+) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
+    let staging = Staging::default();
+    while !store.stage(writes, &staging)? {}
+    store.commit_staged(writes, &staging)
 }
 
 /// One write that has to succeed.

@@ -7,8 +7,9 @@ use std::sync::{Mutex, PoisonError};
 use bytes::Bytes;
 
 use crate::{
-    BoxError, DocumentId, Entry, FileHead, FileVersion, ProvenanceRecord, RoomId, Seq, Store,
-    StoreError, StoreStats, StoredDocument, StoredFile, StoredUpdate, Write, WriteError, Written,
+    BoxError, DocumentId, Entry, FileHead, FileVersion, ProvenanceRecord, RoomId, Seq, Staging,
+    Store, StoreError, StoreStats, StoredDocument, StoredFile, StoredUpdate, Write, WriteError,
+    Written,
 };
 
 /// How a call fails.
@@ -44,6 +45,7 @@ pub struct FailingStore<S> {
 struct State {
     commits: Plan,
     reads: Plan,
+    stages: Plan,
     appends: u64,
     refused: Vec<Range<u64>>,
     refused_updates: VecDeque<(DocumentId, Bytes)>,
@@ -74,6 +76,11 @@ impl<S: Store> FailingStore<S> {
         self.with(|state| state.reads.faults.push((calls, fault)));
     }
 
+    /// Lets these calls of [`Store::stage`] fail. They are numbered from 0, since the store was made.
+    pub fn fail_stages(&self, calls: Range<u64>, fault: Fault) {
+        self.with(|state| state.stages.faults.push((calls, fault)));
+    }
+
     /// Refuses these appends with [`WriteError::TooLarge`], and with [`WriteError::Behind`] what their batch has behind
     /// them for the same document; the rest of it stands. They are numbered from 0, since the store was made, without
     /// those of commits that failed.
@@ -91,6 +98,7 @@ impl<S: Store> FailingStore<S> {
         self.with(|state| {
             state.commits.faults.clear();
             state.reads.faults.clear();
+            state.stages.faults.clear();
             state.refused.clear();
         });
     }
@@ -110,6 +118,11 @@ impl<S: Store> FailingStore<S> {
         self.with(|state| state.reads.calls)
     }
 
+    /// Calls of [`Store::stage`] so far, failed ones included.
+    pub fn stages(&self) -> u64 {
+        self.with(|state| state.stages.calls)
+    }
+
     /// The store that does the work.
     pub fn inner(&self) -> &S {
         &self.inner
@@ -120,7 +133,15 @@ impl<S: Store> FailingStore<S> {
     }
 
     fn commit_with<T>(&self, f: impl FnOnce(&S) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        match self.with(|state| state.commits.next()) {
+        self.write_with(self.with(|state| state.commits.next()), f)
+    }
+
+    fn write_with<T>(
+        &self,
+        fault: Option<Fault>,
+        f: impl FnOnce(&S) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        match fault {
             None => f(&self.inner),
             Some(Fault::Lost) => {
                 f(&self.inner)?;
@@ -130,6 +151,33 @@ impl<S: Store> FailingStore<S> {
             Some(Fault::Full) => Err(StoreError::Full(planned())),
             Some(Fault::Unavailable) => Err(StoreError::Unavailable(planned())),
         }
+    }
+
+    fn commit_batch(
+        &self,
+        writes: &[Write],
+        staging: Option<&Staging>,
+    ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
+        self.commit_with(|store| {
+            let refusals = self.refusals(writes);
+            if refusals.iter().all(Option::is_none) {
+                return match staging {
+                    Some(staging) => store.commit_staged(writes, staging),
+                    None => store.commit(writes),
+                };
+            }
+            let kept = writes
+                .iter()
+                .zip(&refusals)
+                .filter(|(_, refusal)| refusal.is_none());
+            let kept: Vec<Write> = kept.map(|(write, _)| write.clone()).collect();
+            let mut written = store.commit(&kept)?.into_iter();
+            let result = |refusal: Option<WriteError>| match refusal {
+                Some(error) => Some(Err(error)),
+                None => written.next(),
+            };
+            Ok(refusals.into_iter().filter_map(result).collect())
+        })
     }
 
     /// Why each of the writes is to be refused, if it is.
@@ -207,23 +255,20 @@ fn planned() -> BoxError {
 
 impl<S: Store> Store for FailingStore<S> {
     fn commit(&self, writes: &[Write]) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
-        self.commit_with(|store| {
-            let refusals = self.refusals(writes);
-            if refusals.iter().all(Option::is_none) {
-                return store.commit(writes);
-            }
-            let kept = writes
-                .iter()
-                .zip(&refusals)
-                .filter(|(_, refusal)| refusal.is_none());
-            let kept: Vec<Write> = kept.map(|(write, _)| write.clone()).collect();
-            let mut written = store.commit(&kept)?.into_iter();
-            let result = |refusal: Option<WriteError>| match refusal {
-                Some(error) => Some(Err(error)),
-                None => written.next(),
-            };
-            Ok(refusals.into_iter().filter_map(result).collect())
-        })
+        self.commit_batch(writes, None)
+    }
+
+    fn stage(&self, writes: &[Write], staging: &Staging) -> Result<bool, StoreError> {
+        let fault = self.with(|state| state.stages.next());
+        self.write_with(fault, |store| store.stage(writes, staging))
+    }
+
+    fn commit_staged(
+        &self,
+        writes: &[Write],
+        staging: &Staging,
+    ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
+        self.commit_batch(writes, Some(staging))
     }
 
     fn stat(&self, room: &RoomId, path: &str) -> Result<Option<Entry>, StoreError> {

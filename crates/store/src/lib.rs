@@ -28,5 +28,5 @@ pub use id::{DocumentId, RoomId, Seq, Timestamp};
 pub use memory::MemoryStore;
 pub use provenance::{Author, Contribution, OperationRange, ProvenanceRecord};
 pub use reach::{Kinds, Reach};
-pub use store::{BoxError, Store, StoreError};
+pub use store::{BoxError, Staging, Store, StoreError};
 pub use write::{MAX_TOUCHED_ENTRIES, MovedEntry, Removed, Write, WriteError, Written};

@@ -1,7 +1,7 @@
 //! The trait that separates a room server from its database.
 
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use thiserror::Error;
@@ -29,6 +29,34 @@ pub trait Store: Send + Sync + Debug {
     /// Nothing of the batch happened. [`StoreError::Unavailable`] and [`StoreError::Full`] may pass: the same batch
     /// can be tried again. After [`StoreError::Replaced`] nothing counts that is written.
     fn commit(&self, writes: &[Write]) -> Result<Vec<Result<Written, WriteError>>, StoreError>;
+
+    /// Writes some content of a large batch ahead of its commit, for some milliseconds, and returns whether none is left
+    /// to be written ahead. While it returns `false` it is to be called again with the same batch, with other commits in
+    /// between; then [`Store::commit_staged`] costs little. Nobody sees anything of the batch before that, and a process
+    /// that ends leaves nothing of it.
+    ///
+    /// A large batch is one of more than some hundred KiB. For others this does nothing, and for a store that takes
+    /// batches of any size in its stride.
+    ///
+    /// # Errors
+    /// As [`Store::commit`]: the batch fails. Dropping `staging` gives the space back.
+    fn stage(&self, writes: &[Write], staging: &Staging) -> Result<bool, StoreError> {
+        let _ = (writes, staging);
+        Ok(true)
+    }
+
+    /// The same as [`Store::commit`], of a batch that was [staged](Store::stage).
+    ///
+    /// # Errors
+    /// As [`Store::commit`]. [`StoreError::Full`] also if others needed the space that it had.
+    fn commit_staged(
+        &self,
+        writes: &[Write],
+        staging: &Staging,
+    ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
+        let _ = staging;
+        self.commit(writes)
+    }
 
     /// What stands at `path`. A document or file goes before a folder of the same name; the root always exists.
     ///
@@ -169,9 +197,37 @@ pub trait Store: Send + Sync + Debug {
     }
 }
 
+/// A batch that is [staged](Store::stage). Dropping it gives up what was written ahead.
+#[derive(Debug, Default)]
+pub struct Staging(Arc<()>);
+
+impl Staging {
+    /// By which a store knows it again, and whether it was dropped.
+    pub fn token(&self) -> Weak<()> {
+        Arc::downgrade(&self.0)
+    }
+
+    /// Whether the token is that of this batch.
+    pub fn is(&self, token: &Weak<()>) -> bool {
+        Arc::as_ptr(&self.0) == token.as_ptr()
+    }
+}
+
 impl<S: Store + ?Sized> Store for Arc<S> {
     fn commit(&self, writes: &[Write]) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
         (**self).commit(writes)
+    }
+
+    fn stage(&self, writes: &[Write], staging: &Staging) -> Result<bool, StoreError> {
+        (**self).stage(writes, staging)
+    }
+
+    fn commit_staged(
+        &self,
+        writes: &[Write],
+        staging: &Staging,
+    ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
+        (**self).commit_staged(writes, staging)
     }
 
     fn stat(&self, room: &RoomId, path: &str) -> Result<Option<Entry>, StoreError> {

@@ -94,15 +94,20 @@ pub enum Write {
 }
 
 impl Write {
-    /// Bytes of content that it brings.
-    pub fn bytes(&self) -> usize {
+    /// The content that it brings.
+    pub fn content(&self) -> Option<&Bytes> {
         match self {
             Self::Append { update: bytes, .. }
             | Self::CreateDocument { state: bytes, .. }
             | Self::PutFile { data: bytes, .. }
-            | Self::Snapshot { state: bytes, .. } => bytes.len(),
-            Self::Delete { .. } | Self::Move { .. } => 0,
+            | Self::Snapshot { state: bytes, .. } => Some(bytes),
+            Self::Delete { .. } | Self::Move { .. } => None,
         }
+    }
+
+    /// Bytes of content that it brings.
+    pub fn bytes(&self) -> usize {
+        self.content().map_or(0, Bytes::len)
     }
 
     /// Whether it touches whatever lies below its path, up to [`MAX_TOUCHED_ENTRIES`].

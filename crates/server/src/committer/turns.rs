@@ -1,10 +1,11 @@
-//! Whose batches go into the next transaction: small ones together, and a large one alone, in turns.
+//! Whose batches go into the next transaction: small ones together, and one step of a large one alone, in turns.
 //!
-//! One thread writes for all rooms. A small batch waits for one large batch at most, however many rooms have large ones.
+//! One thread writes for all rooms. A large batch is staged in the store step by step, and then committed, which is a
+//! step too. So a small batch waits for one step at most, however large the others are, and large ones take turns.
 
 use std::collections::VecDeque;
 
-use meshagent_store::Write;
+use meshagent_store::{Staging, Write};
 use tokio::sync::oneshot;
 
 use super::BatchResult;
@@ -17,23 +18,48 @@ const TOGETHER_BYTES: usize = 1 << 20;
 
 type Batch = (Vec<Write>, oneshot::Sender<BatchResult>);
 
+/// A batch that is staged before it is committed.
+#[derive(Debug)]
+pub(super) struct Large {
+    pub(super) writes: Vec<Write>,
+    pub(super) staging: Staging,
+    pub(super) done: oneshot::Sender<BatchResult>,
+}
+
+/// What the next transaction is for.
+#[derive(Debug)]
+pub(super) enum Turn {
+    /// Small batches, in the order in which they came; none if nobody waits.
+    Small(Vec<Vec<Write>>, Vec<oneshot::Sender<BatchResult>>),
+    /// A step of this one. If it takes more of them, it comes [back](Turns::put_back).
+    Large(Large),
+}
+
 /// Batches that wait.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     small: VecDeque<Batch>,
-    large: VecDeque<Batch>,
+    large: VecDeque<Large>,
     /// Whether the last transaction was of small ones.
     was_small: bool,
 }
 
 impl Turns {
     pub(super) fn add(&mut self, writes: Vec<Write>, done: oneshot::Sender<BatchResult>) {
-        let queue = if is_small(&writes) {
-            &mut self.small
+        if is_small(&writes) {
+            self.small.push_back((writes, done));
         } else {
-            &mut self.large
-        };
-        queue.push_back((writes, done));
+            self.large.push_back(Large {
+                writes,
+                staging: Staging::default(),
+                done,
+            });
+        }
+    }
+
+    /// The other large ones are next.
+    pub(super) fn put_back(&mut self, large: Large) {
+        self.large.push_back(large);
     }
 
     pub(super) fn len(&self) -> usize {
@@ -44,11 +70,12 @@ impl Turns {
         self.len() == 0
     }
 
-    /// The next transaction, in the order in which its batches came; nothing if nobody waits.
-    pub(super) fn next(&mut self) -> (Vec<Vec<Write>>, Vec<oneshot::Sender<BatchResult>>) {
-        if self.small.is_empty() || self.was_small && !self.large.is_empty() {
+    pub(super) fn next(&mut self) -> Turn {
+        if (self.small.is_empty() || self.was_small)
+            && let Some(large) = self.large.pop_front()
+        {
             self.was_small = false;
-            return self.large.pop_front().into_iter().unzip();
+            return Turn::Large(large);
         }
         self.was_small = true;
         let (mut length, mut bytes) = (0, 0);
@@ -61,7 +88,8 @@ impl Turns {
             bytes += content_bytes(writes);
             taken += 1;
         }
-        self.small.drain(..taken).unzip()
+        let (batches, waiting) = self.small.drain(..taken).unzip();
+        Turn::Small(batches, waiting)
     }
 }
 
@@ -92,8 +120,13 @@ mod tests {
     }
 
     fn paths(turns: &mut Turns) -> Vec<String> {
-        let (batches, waiting) = turns.next();
-        assert_eq!(batches.len(), waiting.len());
+        let batches = match turns.next() {
+            Turn::Small(batches, waiting) => {
+                assert_eq!(batches.len(), waiting.len());
+                batches
+            }
+            Turn::Large(large) => vec![large.writes],
+        };
         let path = |write: Write| match write {
             Write::PutFile { path, .. } | Write::Delete { path, .. } => path,
             other => panic!("{other:?}"),
@@ -125,6 +158,29 @@ mod tests {
         assert_eq!(paths(&mut turns), ["groß 3"]);
         assert_eq!(paths(&mut turns), [""; 0]);
         assert!(turns.is_empty());
+    }
+
+    #[test]
+    fn large_ones_take_turns_step_by_step() {
+        let mut turns = Turns::default();
+        for name in ["groß 1", "groß 2"] {
+            add(&mut turns, put(name, 20 << 20));
+        }
+        let mut steps = Vec::new();
+        for _ in 0..2 {
+            for name in ["a", "ä"] {
+                add(&mut turns, put(name, 100));
+                assert_eq!(paths(&mut turns), [name]);
+                let Turn::Large(large) = turns.next() else {
+                    panic!("no large one");
+                };
+                steps.push(large.writes[0].bytes());
+                turns.put_back(large);
+            }
+        }
+        assert_eq!(steps, [20 << 20; 4]);
+        assert_eq!(paths(&mut turns), ["groß 1"]);
+        assert_eq!(paths(&mut turns), ["groß 2"]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Damage to one document's rows is named when it is read, and costs no other document.
 
 use meshagent_store::{Reach, Seq, Store, StoreError, Write, WriteError, Written};
-use meshagent_store_sqlite::DATABASE_FILE;
+use meshagent_store_sqlite::{DATABASE_FILE, Options, SqliteStore};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -447,9 +447,52 @@ fn damaged_file_is_named() {
 fn file_that_is_no_database_is_an_error() {
     let directory = TempDir::new().unwrap();
     std::fs::write(directory.path().join(DATABASE_FILE), vec![b'x'; 10_000]).unwrap();
-    let error = meshagent_store_sqlite::SqliteStore::open(
-        directory.path(),
-        meshagent_store_sqlite::Options::default(),
-    );
+    let error = SqliteStore::open(directory.path(), Options::default());
     assert!(error.unwrap_err().to_string().contains(DATABASE_FILE));
+}
+
+/// As `cp` over the database leaves it while no server runs.
+#[test]
+fn garbage_in_place_of_the_database_is_refused() {
+    let (stopped, killed) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let store = open(stopped.path());
+    for number in 0..300 {
+        created(&store, &format!("ä{number}"));
+    }
+    for file in std::fs::read_dir(stopped.path()).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), killed.path().join(file.file_name())).unwrap();
+    }
+    drop(store);
+    for (directory, context) in [(&stopped, "stopped"), (&killed, "killed")] {
+        let path = directory.path().join(DATABASE_FILE);
+        let whole = std::fs::read(&path).unwrap();
+        let mut random = crate::history::Random(1);
+        let mut garbage = |from: usize| {
+            let mut bytes = whole.clone();
+            bytes[from..].fill_with(|| random.next().to_le_bytes()[0]);
+            bytes
+        };
+        let behind_the_first_page = garbage(4096);
+        let mut spoilt = vec![
+            ("garbage", garbage(0)),
+            ("text", b"not a database\n".repeat(1_000)),
+            ("zeros", vec![0; whole.len()]),
+        ];
+        if context == "stopped" {
+            // Else the pages are in the log, as if it were whole.
+            spoilt.push(("garbage behind the first page", behind_the_first_page));
+            spoilt.push(("the first page", whole[..4096].to_vec()));
+        }
+        for (what, bytes) in spoilt {
+            std::fs::write(&path, &bytes).unwrap();
+            let error = SqliteStore::open(directory.path(), Options::default());
+            let error = error.expect_err(&format!("{context}: {what} is served"));
+            assert!(error.to_string().contains(DATABASE_FILE), "{error}");
+            assert!(std::fs::read(&path).unwrap() == bytes, "{what}: changed");
+        }
+        std::fs::write(&path, &whole).unwrap();
+        let store = open(directory.path());
+        assert_eq!(store.stats().unwrap().documents, 300, "{context}");
+    }
 }

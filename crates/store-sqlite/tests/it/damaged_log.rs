@@ -226,6 +226,35 @@ fn who_wrote_the_log_says_what_a_power_cut_may_leave() {
     }
 }
 
+/// The log stays what the server before wrote until it was emptied: one that can't be, and ends before that, has
+/// acknowledged nothing of it.
+#[test]
+fn log_of_another_durability_is_known_as_that_until_it_is_emptied() {
+    let mut left = Left::new();
+    let damaged = left.ends[DOCUMENTS / 2] + 1_000;
+    left.wal[damaged] ^= 1;
+    left.mark = "os\n";
+    let directory = left.put_down();
+    // Holds the log.
+    let reader = Connection::open(directory.path().join(DATABASE_FILE)).unwrap();
+    reader.execute_batch("BEGIN").unwrap();
+    let _: i64 = reader
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+        .unwrap();
+    fs::write(wal_in(directory.path()), &left.wal).unwrap();
+    let store = open_as(directory.path(), Durability::Fsync).unwrap();
+    let mark = fs::read_to_string(directory.path().join(MARK)).unwrap();
+    assert_eq!(mark, "os\n", "the log was not emptied");
+    drop(store);
+    reader.execute_batch("COMMIT").unwrap();
+    drop(reader);
+    let directory = left.put_down();
+    let _store = open_as(directory.path(), Durability::Fsync).unwrap();
+    let mark = fs::read_to_string(directory.path().join(MARK)).unwrap();
+    assert_eq!(mark, "fsync\n");
+    assert_eq!(fs::metadata(wal_in(directory.path())).unwrap().len(), 0);
+}
+
 #[test]
 fn log_that_ends_anywhere_opens_with_what_was_acknowledged_before() {
     let left = Left::new();

@@ -404,3 +404,34 @@ fn rest_of_a_log_that_is_in_the_database_does_not_hide_it() {
         assert_intact(directory.path(), "");
     }
 }
+
+/// Its log would lie beside the file, where no other server looks for it.
+#[cfg(unix)]
+#[test]
+fn link_in_place_of_the_database_is_refused() {
+    let (directory, linked) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    drop(open(directory.path()));
+    let link = linked.path().join(DATABASE_FILE);
+    for target in [directory.path().join(DATABASE_FILE), "nirgends".into()] {
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        match SqliteStore::open(linked.path(), Options::default()) {
+            Err(error @ OpenError::NoFile { .. }) => {
+                let said = error.to_string();
+                assert!(said.contains(link.to_str().unwrap()), "{said}");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(!linked.path().join("nirgends").exists());
+        fs::remove_file(&link).unwrap();
+    }
+    fs::create_dir(&link).unwrap();
+    assert!(matches!(
+        SqliteStore::open(linked.path(), Options::default()),
+        Err(OpenError::NoFile { .. })
+    ));
+    // The directory itself may be one.
+    fs::remove_dir(&link).unwrap();
+    let alias = linked.path().join("alias");
+    std::os::unix::fs::symlink(directory.path(), &alias).unwrap();
+    created(&open(&alias), "ä");
+}

@@ -20,6 +20,7 @@ mod folders;
 mod format;
 mod freeing;
 mod history;
+mod large;
 #[cfg(unix)]
 mod limit;
 mod load;

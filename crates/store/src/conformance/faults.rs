@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 
-use super::Subject;
 use super::random::{Ids, Random, compare};
+use super::{Subject, commit_in_steps};
 use crate::{
     DocumentId, Entry, FailingStore, Fault, FileHead, FileVersion, MemoryStore, ProvenanceRecord,
-    RoomId, Seq, Store, StoreError, StoreStats, StoredDocument, StoredFile, StoredUpdate, Write,
-    WriteError, Written,
+    RoomId, Seq, Staging, Store, StoreError, StoreStats, StoredDocument, StoredFile, StoredUpdate,
+    Write, WriteError, Written,
 };
 
 /// More than any failure here lasts: those of reads may lie end to end, up to 43 of them.
@@ -51,16 +51,24 @@ pub fn run_faulty<S: Subject>(make: impl Fn() -> S, seed: u64, batches: usize) {
                     2 => store.fail_commits(next..next + 1 + random.below(3), Fault::Unavailable),
                     _ => {}
                 }
+                let next = store.stages();
+                match random.below(8) {
+                    // Then the batch would not have happened.
+                    _ if lost => {}
+                    0 => store.fail_stages(next..next + 1, Fault::Full),
+                    1 => store.fail_stages(next..next + 3, Fault::Unavailable),
+                    _ => {}
+                }
                 let next = store.reads() + random.below(40);
                 store.fail_reads(next..next + 1 + random.below(3), Fault::Unavailable);
 
-                let mut result = store.commit(&theirs);
+                let mut result = commit_in_steps(&store, &theirs);
                 for _ in 0..PATIENCE {
                     if lost || result.is_ok() {
                         break;
                     }
                     compare(&patient, &model, &ids, &format!("{context}, which failed"));
-                    result = store.commit(&theirs);
+                    result = commit_in_steps(&store, &theirs);
                 }
                 let expected = model.commit(&writes).expect("the model never fails");
                 match result {
@@ -105,6 +113,18 @@ impl Attempts<'_> {
 impl Store for Attempts<'_> {
     fn commit(&self, writes: &[Write]) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
         self.attempt(|store| store.commit(writes))
+    }
+
+    fn stage(&self, writes: &[Write], staging: &Staging) -> Result<bool, StoreError> {
+        self.attempt(|store| store.stage(writes, staging))
+    }
+
+    fn commit_staged(
+        &self,
+        writes: &[Write],
+        staging: &Staging,
+    ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
+        self.attempt(|store| store.commit_staged(writes, staging))
     }
 
     fn stat(&self, room: &RoomId, path: &str) -> Result<Option<Entry>, StoreError> {

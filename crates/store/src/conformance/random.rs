@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
-use super::Subject;
+use super::{Subject, commit_in_steps};
 use crate::{
     Author, Contribution, DocumentId, EntryKind, Kinds, MemoryStore, MovedEntry, OperationRange,
-    Reach, Removed, RoomId, Seq, Store, StoreError, Timestamp, Write, WriteError, Written,
+    Reach, Removed, RoomId, Seq, Staging, Store, StoreError, Timestamp, Write, WriteError, Written,
 };
 
 /// Writes `batches` random batches, drawn from `seed`, closing and opening the store now and then, and compares
@@ -25,10 +25,12 @@ pub fn run_random<S: Subject>(make: impl Fn() -> S, seed: u64, batches: usize) {
         let writes = random.batch(&ids);
         let theirs: Vec<Write> = writes.iter().map(|write| ids.translate(write)).collect();
         let expected = model.commit(&writes).expect("the model never fails");
-        let results = subject
-            .store()
-            .commit(&theirs)
-            .expect("the store is in order");
+        if random.below(4) == 0 {
+            // A server that gave it up.
+            let staging = Staging::default();
+            let _ = subject.store().stage(&theirs, &staging);
+        }
+        let results = commit_in_steps(subject.store(), &theirs).expect("the store is in order");
         ids.understand_all(&writes, results, expected, &context);
         if random.below(20) == 0 {
             subject.reopen();
@@ -308,6 +310,12 @@ impl Random {
     }
 
     fn bytes(&mut self) -> Bytes {
+        // Short as a rule, sometimes long enough to be staged.
+        if self.below(100) == 0 {
+            let [part @ .., _] = self.next().to_le_bytes();
+            let len = 200_000 + self.below(1_200_000);
+            return (0..len / 7).flat_map(|_| part).collect();
+        }
         let len = self.below(40);
         (0..len).map(|_| self.next().to_le_bytes()[0]).collect()
     }

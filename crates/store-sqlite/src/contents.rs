@@ -1,0 +1,382 @@
+//! Long content, which is kept in parts: so it can be written and freed some parts at a time, each in
+//! a transaction of its own, with the commits of other rooms in between.
+//!
+//! A content belongs to an entry and is sealed under the key of that entry. While it is written it is
+//! no part of the entry (`contents.kind` is 0): nobody reads it, and if the process ends it is freed by
+//! the next one. The last, short transaction makes it the document's update, its snapshot, or the file.
+//! A content that a fold or a deletion replaces is detached in the same way.
+//!
+//! For a new document or file, the entry itself is made first, among those that are
+//! [to be freed](crate::freeing), and leaves them in the last transaction.
+
+use meshagent_store::{DocumentId, Write};
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use crate::checksum::DataSum;
+use crate::freeing::{self, Doomed};
+use crate::seal::{Key, Kind};
+
+/// Content beyond this is kept in parts, of which none is longer.
+pub(crate) const PART_BYTES: usize = 256 << 10;
+/// What one transaction writes ahead of a commit.
+const STEP_BYTES: usize = 1 << 20;
+/// `contents.kind` of what is no part of its entry, or not yet.
+const DETACHED: i64 = 0;
+
+/// A content that is written part by part.
+#[derive(Clone, Debug)]
+pub(crate) struct Content {
+    id: i64,
+    entry: i64,
+    /// Whether the entry was made for it, and is not in a room yet.
+    has_new_entry: bool,
+    nonce: i64,
+    /// Of what is written.
+    sum: DataSum,
+}
+
+impl Content {
+    /// For an entry that is there, or for a new one.
+    pub(crate) fn begin(
+        connection: &Connection,
+        entry: Option<i64>,
+        bytes: usize,
+    ) -> rusqlite::Result<Self> {
+        let has_new_entry = entry.is_none();
+        let entry = match entry {
+            Some(entry) => entry,
+            None => freeing::insert_entry(connection)?,
+        };
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        connection
+            .prepare_cached(
+                "INSERT INTO contents (entry, kind, position, bytes, nonce)
+                 VALUES (?1, ?2, 0, ?3, random() & 0x3fffffffffffffff) RETURNING id, nonce",
+            )?
+            .query_row([entry, DETACHED, bytes], |row| {
+                Ok(Self {
+                    id: row.get(0)?,
+                    entry,
+                    has_new_entry,
+                    nonce: row.get(1)?,
+                    sum: DataSum::default(),
+                })
+            })
+    }
+
+    /// All of it at once, for an entry that is there.
+    pub(crate) fn write(
+        connection: &Connection,
+        entry: i64,
+        data: &[u8],
+    ) -> rusqlite::Result<Self> {
+        let mut content = Self::begin(connection, Some(entry), data.len())?;
+        while !content.write_part(connection, data)? {}
+        Ok(content)
+    }
+
+    /// Writes the next part, and returns whether it was the last one.
+    pub(crate) fn write_part(
+        &mut self,
+        connection: &Connection,
+        data: &[u8],
+    ) -> rusqlite::Result<bool> {
+        let start = self.sum.length();
+        let end = data.len().min(start + PART_BYTES);
+        let mut part = data[start..end].to_vec();
+        self.sum.add(&part);
+        Key::read(connection, self.entry)?.apply_to_content(self.nonce, start, &mut part);
+        let start = i64::try_from(start).unwrap_or(i64::MAX);
+        connection
+            .prepare_cached("INSERT INTO parts (content, start, data) VALUES (?1, ?2, ?3)")?
+            .execute(params![self.id, start, part])?;
+        Ok(end == data.len())
+    }
+
+    /// Makes it part of its entry.
+    pub(crate) fn attach(
+        &self,
+        connection: &Connection,
+        kind: Kind,
+        position: i64,
+    ) -> rusqlite::Result<()> {
+        connection
+            .prepare_cached("UPDATE contents SET kind = ?2, position = ?3 WHERE id = ?1")?
+            .execute([self.id, kind as i64, position])?;
+        Ok(())
+    }
+
+    /// Whether it is there, detached, and has all of `data`: its entry may have been deleted meanwhile.
+    pub(crate) fn is_complete(
+        &self,
+        connection: &Connection,
+        data: &[u8],
+    ) -> rusqlite::Result<bool> {
+        Ok(self.sum.length() == data.len() && self.is_there(connection)?)
+    }
+
+    fn is_there(&self, connection: &Connection) -> rusqlite::Result<bool> {
+        connection
+            .prepare_cached("SELECT 1 FROM contents WHERE id = ?1 AND entry = ?2 AND kind = ?3")?
+            .exists([self.id, self.entry, DETACHED])
+    }
+
+    pub(crate) fn sum(&self) -> &DataSum {
+        &self.sum
+    }
+
+    /// The entry that was made for it.
+    pub(crate) fn new_entry(&self) -> Option<i64> {
+        self.has_new_entry.then_some(self.entry)
+    }
+
+    /// What of it would be freed, if it were not on its way.
+    pub(crate) fn doomed(&self) -> impl Iterator<Item = Doomed> {
+        let entry = self.new_entry().map(Doomed::Entry);
+        entry.into_iter().chain([Doomed::Content(self.id)])
+    }
+}
+
+/// What was written ahead of one write.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Ahead {
+    /// Nothing yet.
+    #[default]
+    Nothing,
+    /// Some parts.
+    Begun(Content),
+    /// All that is going to be.
+    Done(Option<Content>),
+}
+
+impl Ahead {
+    pub(crate) fn content(&self) -> Option<&Content> {
+        match self {
+            Self::Begun(content) | Self::Done(Some(content)) => Some(content),
+            Self::Nothing | Self::Done(None) => None,
+        }
+    }
+}
+
+/// Whether it helps to write some of a batch ahead.
+pub(crate) fn is_worth_it(writes: &[Write]) -> bool {
+    writes.iter().map(Write::bytes).sum::<usize>() > STEP_BYTES && writes.iter().any(is_long)
+}
+
+fn is_long(write: &Write) -> bool {
+    write.bytes() > PART_BYTES
+}
+
+/// Writes parts ahead of a batch until there are enough for one transaction. `refuses` says whether a
+/// write would be refused as things stand: nothing is written ahead of that.
+pub(crate) fn write_ahead(
+    connection: &Connection,
+    writes: &[Write],
+    ahead: &mut [Ahead],
+    refuses: impl Fn(&Write) -> rusqlite::Result<bool>,
+) -> rusqlite::Result<()> {
+    let mut written = 0;
+    for (write, ahead) in writes.iter().zip(ahead) {
+        let Some(data) = write.content().filter(|_| is_long(write)) else {
+            continue;
+        };
+        while written < STEP_BYTES && !matches!(ahead, Ahead::Done(_)) {
+            let mut content = match std::mem::take(ahead) {
+                Ahead::Begun(content) if content.is_there(connection)? => content,
+                Ahead::Nothing if !refuses(write)? => {
+                    let entry = match write {
+                        Write::Append { document, .. } | Write::Snapshot { document, .. } => {
+                            Some(entry_of(*document))
+                        }
+                        _ => None,
+                    };
+                    Content::begin(connection, entry, data.len())?
+                }
+                _ => {
+                    *ahead = Ahead::Done(None);
+                    continue;
+                }
+            };
+            let before = content.sum.length();
+            let is_last = content.write_part(connection, data)?;
+            written += content.sum.length() - before;
+            *ahead = if is_last {
+                Ahead::Done(Some(content))
+            } else {
+                Ahead::Begun(content)
+            };
+        }
+    }
+    Ok(())
+}
+
+/// Whether no part of a batch is left to be written ahead.
+pub(crate) fn is_all_ahead(writes: &[Write], ahead: &[Ahead]) -> bool {
+    let mut both = writes.iter().zip(ahead);
+    both.all(|(write, ahead)| !is_long(write) || matches!(ahead, Ahead::Done(_)))
+}
+
+/// An id that no row can have is one of nothing.
+fn entry_of(document: DocumentId) -> i64 {
+    i64::try_from(document.0).unwrap_or(-1)
+}
+
+/// Takes from a document the contents of its snapshot and of its updates through a position.
+pub(crate) fn detach_through(
+    connection: &Connection,
+    document: i64,
+    through: i64,
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "UPDATE contents SET kind = ?5, position = 0
+             WHERE entry = ?1 AND (kind = ?2 OR kind = ?3 AND position <= ?4)",
+        )?
+        .execute(params![
+            document,
+            Kind::Snapshot as i64,
+            Kind::Update as i64,
+            through,
+            DETACHED
+        ])?;
+    Ok(())
+}
+
+/// Whether an entry has content in parts.
+pub(crate) fn has_any(connection: &Connection, entry: i64) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached("SELECT 1 FROM contents WHERE entry = ?1")?
+        .exists([entry])
+}
+
+/// A content to be read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stored {
+    id: i64,
+    nonce: i64,
+    bytes: usize,
+}
+
+impl Stored {
+    pub(crate) fn find(
+        connection: &Connection,
+        entry: i64,
+        kind: Kind,
+        position: i64,
+    ) -> rusqlite::Result<Option<Self>> {
+        connection
+            .prepare_cached(
+                "SELECT id, nonce, bytes FROM contents
+                 WHERE entry = ?1 AND kind = ?2 AND position = ?3",
+            )?
+            .query_row([entry, kind as i64, position], |row| {
+                Ok(Self {
+                    id: row.get(0)?,
+                    nonce: row.get(1)?,
+                    bytes: usize::try_from(row.get::<_, i64>(2)?).unwrap_or(0),
+                })
+            })
+            .optional()
+    }
+
+    /// The length that it was said to get.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// All parts that are there. Whether these are all, its checksum tells.
+    pub(crate) fn read(&self, connection: &Connection, key: &Key) -> rusqlite::Result<Vec<u8>> {
+        let mut data = Vec::new();
+        let mut select = connection
+            .prepare_cached("SELECT start, data FROM parts WHERE content = ?1 ORDER BY start")?;
+        let mut rows = select.query([self.id])?;
+        while let Some(row) = rows.next()? {
+            let start = usize::try_from(row.get::<_, i64>(0)?).unwrap_or(0);
+            let part = row.get_ref(1)?.as_blob()?;
+            if data.is_empty() {
+                data.reserve_exact(self.bytes.min(MAX_RESERVED));
+            }
+            let length = data.len();
+            data.extend_from_slice(part);
+            key.apply_to_content(self.nonce, start, &mut data[length..]);
+        }
+        Ok(data)
+    }
+
+    /// Fills `buffer` from `start` on, and returns how much was there.
+    pub(crate) fn read_at(
+        &self,
+        connection: &Connection,
+        key: &Key,
+        start: usize,
+        buffer: &mut [u8],
+    ) -> rusqlite::Result<usize> {
+        let mut select = connection.prepare_cached(
+            "SELECT start, data FROM parts WHERE content = ?1 AND start <= ?2
+             ORDER BY start DESC LIMIT 1",
+        )?;
+        let mut done = 0;
+        while done < buffer.len() {
+            let from = start + done;
+            let position = i64::try_from(from).unwrap_or(i64::MAX);
+            let copied = select
+                .query_row([self.id, position], |row| {
+                    let first = usize::try_from(row.get::<_, i64>(0)?).unwrap_or(0);
+                    let part = row.get_ref(1)?.as_blob()?;
+                    let rest = part.get(from - first..).unwrap_or_default();
+                    let length = rest.len().min(buffer.len() - done);
+                    buffer[done..done + length].copy_from_slice(&rest[..length]);
+                    Ok(length)
+                })
+                .optional()?;
+            let Some(length @ 1..) = copied else { break };
+            key.apply_to_content(self.nonce, from, &mut buffer[done..done + length]);
+            done += length;
+        }
+        Ok(done)
+    }
+}
+
+/// What a damaged row may have reserved.
+const MAX_RESERVED: usize = 64 << 20;
+
+/// Detached contents, but for what is `kept`.
+pub(crate) fn detached(connection: &Connection, limit: i64) -> rusqlite::Result<Vec<i64>> {
+    connection
+        .prepare_cached("SELECT id FROM contents WHERE kind = 0 ORDER BY id LIMIT ?1")?
+        .query_map([limit], |row| row.get(0))?
+        .collect()
+}
+
+/// The contents of an entry.
+pub(crate) fn of_entry(connection: &Connection, entry: i64) -> rusqlite::Result<Vec<i64>> {
+    connection
+        .prepare_cached("SELECT id FROM contents WHERE entry = ?1")?
+        .query_map([entry], |row| row.get(0))?
+        .collect()
+}
+
+/// Removes parts of a content, and in the end itself, as long as `goes_on`. Returns whether it is gone.
+pub(crate) fn free(
+    connection: &Connection,
+    content: i64,
+    goes_on: impl Fn() -> bool,
+) -> rusqlite::Result<bool> {
+    let mut first =
+        connection.prepare_cached("SELECT start FROM parts WHERE content = ?1 LIMIT 1")?;
+    let mut delete =
+        connection.prepare_cached("DELETE FROM parts WHERE content = ?1 AND start = ?2")?;
+    loop {
+        let start: Option<i64> = first.query_row([content], |row| row.get(0)).optional()?;
+        let Some(start) = start else {
+            connection
+                .prepare_cached("DELETE FROM contents WHERE id = ?1")?
+                .execute([content])?;
+            return Ok(true);
+        };
+        delete.execute([content, start])?;
+        if !goes_on() {
+            return Ok(false);
+        }
+    }
+}
