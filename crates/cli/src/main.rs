@@ -84,8 +84,8 @@ fn run() -> anyhow::Result<()> {
     }
 }
 
-/// Prints help, the version or an error, and ends the process; with code 2 if the arguments are
-/// invalid.
+/// Prints help, the version or an error, and ends the process; with code 2 if the arguments
+/// are invalid.
 ///
 /// Errors quote arguments, which a script may have read from a room, and help quotes the
 /// environment, so control characters are escaped.

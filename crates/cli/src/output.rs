@@ -137,8 +137,8 @@ impl Output {
         write(format!("{text}\n").as_bytes())
     }
 
-    /// Prints the content of a file; on a terminal, control characters and invalid bytes are
-    /// escaped.
+    /// Prints the content of a file; on a terminal, control characters and invalid bytes
+    /// are escaped.
     pub(crate) fn file(&self, bytes: &[u8]) -> anyhow::Result<()> {
         if self.is_terminal {
             write(terminal::file(bytes).as_bytes())

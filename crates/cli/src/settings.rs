@@ -33,8 +33,8 @@ pub(crate) struct ProjectArgs {
 }
 
 impl ProjectArgs {
-    /// The key to sign with: the given one, else from the environment, else from the data
-    /// directory.
+    /// The key to sign with: the given one, else from the environment, else from the
+    /// data directory.
     pub(crate) fn key(&self, given: Option<&str>) -> anyhow::Result<ApiKey> {
         let key = match given {
             Some(text) => ApiKey::parse(text).map_err(|error| {

@@ -1,5 +1,5 @@
-//! Parses fields of foreign JSON that may have any type: fields with an unexpected type are
-//! skipped.
+//! Parses fields of foreign JSON that may have any type: fields with an unexpected type
+//! are skipped.
 //!
 //! Skipped values are not held in memory. If a key occurs twice, the last value counts.
 

@@ -1,6 +1,6 @@
 //! Imports the conversations of a Claude data export (`conversations.json`) into a room: each one
-//! becomes a document of the schema `thread`, and an entry of the list `index.threadl` in the same
-//! folder.
+//! becomes a document of the schema `thread`, and an entry of the list `index.threadl` in the
+//! same folder.
 //!
 //! One thread reads the export as a stream, some conversations are uploaded concurrently, and the
 //! list has the order of the export. Running an interrupted import again completes it.

@@ -1,5 +1,5 @@
-//! JSON in the format of the published command, which is that of Python; but whole numbers have no
-//! fraction.
+//! JSON in the format of the published command, which is that of Python; but whole numbers have
+//! no fraction.
 
 use std::fmt::Write as _;
 

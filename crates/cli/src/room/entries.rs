@@ -1,5 +1,5 @@
-//! Entries of a room's storage: lists folders, matches patterns, and distinguishes documents from
-//! files.
+//! Entries of a room's storage: lists folders, matches patterns, and distinguishes documents
+//! from files.
 
 use anyhow::Context as _;
 use meshagent_client::{CallError, Connection};

@@ -126,8 +126,8 @@ pub(super) struct LimitArgs {
     )]
     max_document_elements: usize,
 
-    /// Maximum nesting depth of elements in one document; an update that exceeds it is refused
-    /// (1002)
+    /// Maximum nesting depth of elements in one document; an update that exceeds it is
+    /// refused (1002)
     #[arg(
         long,
         value_name = "COUNT",
@@ -166,8 +166,8 @@ pub(super) struct LimitArgs {
     )]
     max_open_bytes: usize,
 
-    /// Maximum number of entries in a folder that can be listed; listing a larger folder is refused
-    /// (1002)
+    /// Maximum number of entries in a folder that can be listed; listing a larger folder is
+    /// refused (1002)
     #[arg(
         long,
         value_name = "COUNT",
@@ -185,8 +185,8 @@ pub(super) struct LimitArgs {
     )]
     max_file_bytes: usize,
 
-    /// Maximum bytes of all uploads in progress in one room; an upload that exceeds it is refused
-    /// (1008)
+    /// Maximum bytes of all uploads in progress in one room; an upload that exceeds it is
+    /// refused (1008)
     #[arg(
         long,
         value_name = "BYTES",

@@ -463,8 +463,8 @@ impl World {
             .unwrap()
     }
 
-    /// An import of the first bytes of the export, from a pipe that stays open until the import
-    /// ends.
+    /// An import of the first bytes of the export, from a pipe that stays open until the
+    /// import ends.
     fn spawn_with_pipe(&self, bytes: u64) -> (Child, JoinHandle<ChildStdin>) {
         let mut import = self.command(&["--file", "-"]);
         let import = import

@@ -151,8 +151,8 @@ struct Joiner {
 }
 
 impl Joiner {
-    /// Opens the document when all clients are connected; returns the length and a hash of its
-    /// state.
+    /// Opens the document when all clients are connected; returns the length and a hash of
+    /// its state.
     async fn join(mut self, server: String) -> (usize, u64) {
         let mut socket = RawSocket::join(&server, "joiner", None).await;
         self.ready.wait().await;

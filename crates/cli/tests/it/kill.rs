@@ -1,9 +1,9 @@
 //! Kills the server at random moments during edits: everything that it acknowledged or sent to a
 //! reader survives.
 //!
-//! `KILLS=1000 KILL_SEED=7 cargo test -p meshagent-cli kill` runs longer, or with another seed. The
-//! seed determines the kills and the edits; the progress of the edits until a kill depends on the
-//! machine.
+//! `KILLS=1000 KILL_SEED=7 cargo test -p meshagent-cli kill` runs longer, or with another seed.
+//! The seed determines the kills and the edits; the progress of the edits until a kill depends on
+//! the machine.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};

@@ -1,5 +1,5 @@
-//! Memory of unloaded documents: after the last participant has left, the process is as small as
-//! before.
+//! Memory of unloaded documents: after the last participant has left, the process is as small
+//! as before.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! Helpers for tests of `meshagent room`: a server, and commands that find it by its data
-//! directory.
+//! Helpers for tests of `meshagent room`: a server, and commands that find it by its
+//! data directory.
 
 use std::fs;
 use std::io::Write as _;

@@ -23,8 +23,8 @@ use crate::stress::{alone, metric, resident_kilobytes, room_url, setting, token}
 use crate::{KEY, meshagent};
 
 const WRITERS: u64 = 2;
-/// Elements whose texts are overwritten repeatedly: many bytes are sent and the document stays
-/// small.
+/// Elements whose texts are overwritten repeatedly: many bytes are sent and the document
+/// stays small.
 const ELEMENTS: usize = 8;
 const TEXT_BYTES: usize = 32 << 10;
 /// Time between two updates of a writer; other tests use the machine, too.

@@ -13,8 +13,8 @@ use crate::room::session::RoomArgs;
 
 /// List documents
 ///
-/// Prints all paths of documents that begin with the prefix, in nested folders, too. Files are not
-/// listed.
+/// Prints all paths of documents that begin with the prefix, in nested folders, too. Files are
+/// not listed.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   meshagent room sync ls --room my-room

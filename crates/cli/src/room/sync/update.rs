@@ -18,9 +18,9 @@ use crate::room::{entries, input as files};
 
 /// Apply a JSON Patch (RFC 6902) to a document
 ///
-/// The patch is applied atomically and as the smallest possible change: other parts of the document
-/// and concurrent edits of others are kept. The command returns when the change is on the server's
-/// disk.
+/// The patch is applied atomically and as the smallest possible change: other parts of the
+/// document and concurrent edits of others are kept. The command returns when the change is on the
+/// server's disk.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   meshagent room sync update --room my-room notes/plan \\

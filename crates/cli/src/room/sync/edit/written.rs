@@ -73,7 +73,7 @@ fn is_in(change: &Change, document: &MeshDocument, shown: &MeshDocument) -> bool
     }
 }
 
-/// The element with this `$id`; the root if there is no id.
+/// The element with this `$id`; the root if the id is `None`.
 fn element<'a>(document: &'a MeshDocument, id: Option<&str>) -> Option<Element<'a>> {
     match id {
         Some(id) => document.node(id),

@@ -16,8 +16,8 @@ pub(super) struct Progress {
     is_shown: bool,
     /// The length of the export in bytes, if known.
     total: Option<u64>,
-    /// The time of the last update. At first the time of the start, so a short import shows no
-    /// line.
+    /// The time of the last update. At first the time of the start, so a short import shows
+    /// no line.
     at: Instant,
     is_drawn: bool,
 }
