@@ -100,7 +100,7 @@ pub(crate) fn code(error: &CallError) -> Option<ErrorCode> {
 }
 
 /// The hint for a URL at which no room answers.
-const NO_ROOM_HINT: &str = "check that MESHAGENT_API_URL is the URL of a room server";
+const NO_ROOM_HINT: &str = "check that MESHAGENT_API_URL, if set, is the URL of a room server";
 /// The hint for a path that is not valid in a room.
 pub(crate) const PATH_HINT: &str = "a path in the room looks like plan or notes/plan";
 
@@ -179,9 +179,9 @@ pub(crate) fn of_connect(url: &str, is_given_token: bool, error: ConnectError) -
 
 /// Adds the hint and exit code for a server that does not answer.
 pub(crate) fn unreachable(failure: Failure) -> Failure {
-    failure
-        .with_exit_code(UNREACHABLE)
-        .with_hint("check that the server is running and that MESHAGENT_API_URL is its URL")
+    failure.with_exit_code(UNREACHABLE).with_hint(
+        "check that the server is running and that MESHAGENT_API_URL, if set, is its URL",
+    )
 }
 
 /// The error for JSON that violates a schema, with one line per violation. `name` is the subject of
