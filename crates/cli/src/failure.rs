@@ -201,7 +201,7 @@ pub(crate) fn of_violations(name: &str, violations: &Violations) -> Failure {
     ))
     .with_exit_code(REFUSED)
     .with_hint(
-        "each line begins with a JSON pointer into the document; \
+        "each line begins with a JSON pointer; \
              `meshagent room sync inspect` prints the schema",
     )
 }
