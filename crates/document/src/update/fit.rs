@@ -1,7 +1,7 @@
-//! Updates that Yjs writes and not every reader takes, made fit for all of them.
+//! Repair of updates that Yjs writes but some readers reject.
 //!
-//! One operation that can't be passed on must not keep the others of its author out: what its client makes later builds
-//! on it. So it is taken up as deleted, by its name and at its place, and its author is to delete it, too.
+//! One unsupported operation must not block its author, whose later operations build on it. So it
+//! is applied as deleted, under its id and at its place, and its author must delete it, too.
 
 use std::ops::Range;
 
@@ -11,29 +11,30 @@ use super::{DecodeError, merge_updates, writer};
 use crate::document::Limits;
 use crate::schema::{Violation, Violations};
 
-/// The kind of operations whose content was deleted, and where the kind stands in their first byte.
+/// The content kind of deleted operations, and the bits of their first byte that hold the kind.
 const DELETED: u8 = 1;
 const KIND: u8 = 0x0f;
 
-/// An update that every reader takes.
+/// An update that every reader accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Fitted {
     /// The v1 update.
     pub update: Vec<u8>,
-    /// How many halves of characters in JSON are U+FFFD now. Yjs does the same with those in texts.
+    /// The number of surrogate halves in JSON that became U+FFFD. Yjs does the same for texts.
     pub halves: u64,
-    /// What is deleted now. It has no place in the document, so the pointers are empty.
+    /// The operations that were deleted. They have no place in the document, so the pointers are
+    /// empty.
     pub removed: Violations,
 }
 
-/// Makes an update fit for all readers that is malformed only for some of them.
+/// Repairs an update that is malformed only for some readers.
 ///
-/// Escaped halves of characters in the JSON of formats and embedded objects become `\ufffd`. Values nested deeper than
-/// 127 levels, XML hooks and documents inside the document are deleted.
+/// Escaped surrogate halves in the JSON of formats and embedded objects become `\ufffd`. Values
+/// nested deeper than 127 levels, XML hooks and subdocuments are deleted.
 ///
 /// # Errors
-/// [`DecodeError`] if it is malformed for everybody, or too large.
+/// [`DecodeError`] if the update is malformed for every reader, or exceeds the limits.
 pub fn fit_update(update: &[u8], limits: &Limits) -> Result<Fitted, DecodeError> {
     check_bytes(update, limits)?;
     let mut fit = Fit::default();
@@ -61,8 +62,8 @@ pub fn fit_update(update: &[u8], limits: &Limits) -> Result<Fitted, DecodeError>
         position = one.content.end;
         let (clock, client, what) = (one.range.start, one.range.client, one.what);
         removed.report(|| {
-            let found = format_args!("{what}, which is operation {clock} of client {client}");
-            Violation::new("", "what all readers take", found)
+            let found = format_args!("{what} (operation {clock} of client {client})");
+            Violation::new("", "content that every Yjs reader supports", found)
         });
         deletes.push(one.range);
     }
@@ -76,7 +77,7 @@ pub fn fit_update(update: &[u8], limits: &Limits) -> Result<Fitted, DecodeError>
     })
 }
 
-/// An operation that is to be deleted, and where it stands in the update.
+/// An operation to be deleted, and its position in the update.
 struct Doomed {
     range: IdRange,
     what: &'static str,
@@ -88,7 +89,7 @@ struct Doomed {
 struct Fit {
     structs: usize,
     misfits: Misfits,
-    /// How many of the halves are in operations that stay.
+    /// The number of surrogate halves in operations that are kept.
     halves: usize,
     doomed: Vec<Doomed>,
 }
