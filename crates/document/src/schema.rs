@@ -23,10 +23,10 @@ use limits::ByName;
 pub use infer::InferError;
 pub use limits::SchemaLimits;
 pub use strict::StrictError;
-pub(crate) use validate::kind_of;
+pub(crate) use validate::{Shown, kind_of};
 use violation::Names;
 pub use violation::{Violation, Violations};
-pub(crate) use violation::{push_segment, quoted};
+pub(crate) use violation::{capped, push_segment, quoted};
 
 /// The tag of elements that hold rich text instead of child elements.
 pub const TEXT_TAG: &str = "text";

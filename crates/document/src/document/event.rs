@@ -1,4 +1,4 @@
-//! What changed, one list per transaction, for whoever asks by [`MeshDocument::poll_event`].
+//! Events: the changes of each transaction, returned by [`MeshDocument::poll_event`].
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,22 +13,22 @@ use crate::engine::{
 };
 use crate::schema::ID_ATTRIBUTE;
 
-/// How many changes wait at most to be polled.
+/// The maximal number of unpolled changes.
 const MAX_WAITING: usize = 1 << 16;
 
 /// The changes of one transaction.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Event {
-    /// Who made them.
+    /// The origin of the changes.
     pub origin: Origin,
-    /// Parents before their children.
+    /// Parents come before their children.
     pub changes: Vec<Change>,
-    /// Whether events before this one were lost, so that the document has to be read anew.
+    /// Whether earlier events were dropped, so that the whole document must be read again.
     pub is_after_loss: bool,
 }
 
-/// Who made a change.
+/// The origin of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// An edit of this document.
@@ -39,101 +39,102 @@ pub enum Origin {
     Undo,
 }
 
-/// One change. Elements are named by `$id`, the root by `None`; [`MeshDocument::path`] leads to them.
+/// One change. Elements are identified by `$id`, the root by `None`; [`MeshDocument::path`] locates
+/// them.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Change {
-    /// An attribute has another value.
+    /// The value of an attribute changed.
     Attribute {
         /// The element.
         id: Option<Arc<str>>,
         /// The attribute's name.
         name: Arc<str>,
-        /// The value before; `None` if there was none.
+        /// The value before; `None` if the attribute was missing.
         old: Option<Value>,
-        /// The value now; `None` if there is none.
+        /// The value now; `None` if the attribute is missing.
         new: Option<Value>,
     },
-    /// An element, and all below it, is gone.
+    /// An element and its descendants were deleted.
     Deleted {
         /// The element.
         id: Option<Arc<str>>,
-        /// Its tag.
+        /// The element's tag.
         tag: Arc<str>,
-        /// The element around it.
+        /// The element's former parent.
         parent: Option<Arc<str>>,
     },
-    /// There is a new element.
+    /// An element was inserted.
     Inserted {
         /// The element.
         id: Option<Arc<str>>,
-        /// Its tag.
+        /// The element's tag.
         tag: Arc<str>,
-        /// The element around it.
+        /// The element's parent.
         parent: Option<Arc<str>>,
     },
     /// An element was deleted and inserted again elsewhere, with the same `$id`.
     Moved {
         /// The element.
         id: Option<Arc<str>>,
-        /// Its tag.
+        /// The element's tag.
         tag: Arc<str>,
-        /// The element around it before.
+        /// The former parent.
         from: Option<Arc<str>>,
-        /// The element around it now.
+        /// The new parent.
         to: Option<Arc<str>>,
     },
-    /// Rich text, or its formatting, is another.
+    /// Rich text or its formatting changed.
     Text {
         /// The `text` element that holds it.
         id: Option<Arc<str>>,
-        /// What was done to it.
+        /// The changes, in order.
         changes: Vec<TextChange>,
     },
 }
 
-/// A change of a rich text. [`MeshDocument::position`] tells where it is.
+/// A change of a rich text. [`MeshDocument::position`] returns its current position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TextChange {
-    /// Characters are gone.
+    /// Characters were deleted.
     Deleted {
-        /// Where they were.
+        /// The position where they were.
         at: Anchor,
-        /// The characters.
+        /// The deleted characters.
         text: String,
     },
-    /// A format begins or ends here that did not, or the other way round.
+    /// A format begins or ends here that did not before, or the reverse.
     Formatted {
-        /// Where.
+        /// The position of the formatting mark.
         at: Anchor,
     },
-    /// There are new characters.
+    /// Characters were inserted.
     Inserted {
-        /// In front of the first of them.
+        /// The position before the first of them.
         at: Anchor,
-        /// The characters.
+        /// The inserted characters.
         text: String,
     },
 }
 
-/// Events that wait to be polled, and the changes of the transaction that is under way.
+/// Unpolled events, and the changes of the current transaction.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     queue: VecDeque<Event>,
     open: Vec<Change>,
-    // How many changes the queue holds.
+    // The number of changes in the queue.
     waiting: usize,
 }
 
 impl MeshDocument {
-    /// Starts, or stops, to keep events. While they are kept, poll them: of more than 65,536 changes the
-    /// oldest are lost, which [`Event::is_after_loss`] tells.
+    /// Starts or stops recording events. Poll them regularly: beyond 65,536 unpolled changes the
+    /// oldest are dropped, which [`Event::is_after_loss`] reports.
     pub fn watch(&mut self, on: bool) {
         self.watch = on.then(|| self.watch.take().unwrap_or_default());
     }
 
-    /// The next event, if there is one.
+    /// Returns the next event, if any.
     pub fn poll_event(&mut self) -> Option<Event> {
         let watch = self.watch.as_mut()?;
         let event = watch.queue.pop_front()?;
@@ -141,7 +142,7 @@ impl MeshDocument {
         Some(event)
     }
 
-    /// The `$id`s from below the root down to the element with this `$id`.
+    /// Returns the `$id`s on the path from below the root to the element with this `$id`.
     pub fn path(&self, id: &str) -> Option<Vec<Arc<str>>> {
         let mut index = self.node(id)?.index;
         let mut path = Vec::new();
@@ -153,9 +154,9 @@ impl MeshDocument {
         Some(path)
     }
 
-    /// Tells what a transaction has changed, while what it deleted can still be read; `died` are the
-    /// nodes that it deleted, without those below others.
-    pub(super) fn tell(&mut self, transaction: &Transaction, died: &[NodeIndex]) {
+    /// Records the changes of a transaction, while deleted content can still be read. `died`
+    /// contains the deleted nodes, without their descendants.
+    pub(super) fn record_changes(&mut self, transaction: &Transaction, died: &[NodeIndex]) {
         if self.watch.is_none() {
             return;
         }
@@ -196,7 +197,7 @@ impl MeshDocument {
             let known = self.engine.node(node);
             !known.is_dead && !self.engine.is_new(node)
         };
-        // What was there before, `None` if that is not known yet.
+        // The previous values; `None` if not known yet.
         let mut touched: BTreeMap<(NodeIndex, KeyIndex), Option<Value>> = BTreeMap::new();
         for index in self.engine.deleted(transaction) {
             let item = self.engine.item(index);
@@ -221,7 +222,7 @@ impl MeshDocument {
             if &*name == ID_ATTRIBUTE {
                 continue;
             }
-            // The root's attributes are in two places, of which the first wins.
+            // The root's attributes are in two places, of which the first takes precedence.
             let (old, new) = match node {
                 ROOT_ATTRIBUTES_NODE if value(ROOT_NODE).is_some() => continue,
                 ROOT_NODE => {
@@ -239,7 +240,7 @@ impl MeshDocument {
 
     fn tell_texts(&self, transaction: &Transaction, changes: &mut Vec<Change>) {
         let mut texts: Vec<(NodeIndex, Vec<TextChange>)> = Vec::new();
-        let mut tell = |node: NodeIndex, change: TextChange| match texts.last_mut() {
+        let mut report = |node: NodeIndex, change: TextChange| match texts.last_mut() {
             Some((last, changes)) if *last == node => changes.push(change),
             _ => match texts.iter_mut().find(|(known, _)| *known == node) {
                 Some((_, changes)) => changes.push(change),
@@ -257,9 +258,9 @@ impl MeshDocument {
                 match &item.content {
                     Content::Text(text) => {
                         let text = text.clone();
-                        tell(item.parent, TextChange::Deleted { at, text });
+                        report(item.parent, TextChange::Deleted { at, text });
                     }
-                    Content::Format(..) => tell(item.parent, TextChange::Formatted { at }),
+                    Content::Format(..) => report(item.parent, TextChange::Formatted { at }),
                     _ => {}
                 }
             }
@@ -274,9 +275,9 @@ impl MeshDocument {
                     Content::Text(text) => {
                         let (byte, _) = crate::engine::byte_of(text, item.length(), added.from);
                         let text = text[byte..].to_owned();
-                        tell(item.parent, TextChange::Inserted { at, text });
+                        report(item.parent, TextChange::Inserted { at, text });
                     }
-                    Content::Format(..) => tell(item.parent, TextChange::Formatted { at }),
+                    Content::Format(..) => report(item.parent, TextChange::Formatted { at }),
                     _ => {}
                 }
             }
@@ -287,7 +288,7 @@ impl MeshDocument {
         }
     }
 
-    /// Makes one event of all changes since the last one.
+    /// Combines all changes since the last event into one event.
     pub(super) fn close_event(&mut self, origin: Origin) {
         let Some(watch) = &mut self.watch else {
             return;
@@ -323,7 +324,7 @@ impl MeshDocument {
     }
 }
 
-/// Makes one change of a deletion and an insertion of the same element.
+/// Combines a deletion and an insertion of the same element into a move.
 fn with_moves(changes: Vec<Change>) -> Vec<Change> {
     let is_deletion = |change: &Change| matches!(change, Change::Deleted { .. });
     if !changes.iter().any(is_deletion) {

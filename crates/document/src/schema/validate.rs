@@ -336,7 +336,7 @@ pub(crate) fn kind_of(value: &Value) -> &'static str {
 }
 
 /// A value for messages: itself if it is short, otherwise its kind.
-struct Shown<'a>(&'a Value);
+pub(crate) struct Shown<'a>(pub(crate) &'a Value);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

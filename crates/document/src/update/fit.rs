@@ -45,7 +45,7 @@ pub fn fit_update(update: &[u8], limits: &Limits) -> Result<Fitted, DecodeError>
         update[place..place + 4].copy_from_slice(b"fffd");
     }
     let mut removed = Violations::default();
-    if fit.doomed.is_empty() {
+    if fit.removals.is_empty() {
         return Ok(Fitted {
             update,
             halves,
@@ -53,8 +53,8 @@ pub fn fit_update(update: &[u8], limits: &Limits) -> Result<Fitted, DecodeError>
         });
     }
     let (mut out, mut position) = (Vec::with_capacity(update.len()), 0);
-    let mut deletes = Vec::with_capacity(fit.doomed.len());
-    for one in fit.doomed {
+    let mut deletes = Vec::with_capacity(fit.removals.len());
+    for one in fit.removals {
         out.extend_from_slice(&update[position..one.start]);
         out.push(update[one.start] & !KIND | DELETED);
         out.extend_from_slice(&update[one.start + 1..one.content.start]);
@@ -78,7 +78,7 @@ pub fn fit_update(update: &[u8], limits: &Limits) -> Result<Fitted, DecodeError>
 }
 
 /// An operation to be deleted, and its position in the update.
-struct Doomed {
+struct Removal {
     range: IdRange,
     what: &'static str,
     start: usize,
@@ -91,7 +91,7 @@ struct Fit {
     misfits: Misfits,
     /// The number of surrogate halves in operations that are kept.
     halves: usize,
-    doomed: Vec<Doomed>,
+    removals: Vec<Removal>,
 }
 
 impl<'a> Sink<'a> for Fit {
@@ -100,7 +100,7 @@ impl<'a> Sink<'a> for Fit {
     fn push(&mut self, found: Struct<'a>, end: usize) -> usize {
         if let Some(what) = self.misfits.found.take() {
             self.misfits.halves.truncate(self.halves);
-            self.doomed.push(Doomed {
+            self.removals.push(Removal {
                 range: IdRange {
                     client: found.id.client,
                     start: found.id.clock,
