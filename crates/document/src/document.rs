@@ -96,7 +96,8 @@ impl MeshDocument {
     /// let schema = MeshSchema::builtin("document").ok_or("no such schema")?;
     /// let mut document = MeshDocument::new(schema, 1);
     /// let before = document.snapshot();
-    /// document.append_child(Target::Root, json!({ "body": { "text": "茶" } }))?;
+    /// let mut next_id = || "body-1".to_owned();
+    /// document.append_child(Target::Root, json!({ "body": { "text": "茶" } }), &mut next_id)?;
     /// assert_eq!(before.to_json(false), json!({ "document": { "content": [] } }));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```

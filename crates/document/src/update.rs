@@ -117,8 +117,10 @@ pub enum DecodeError {
 /// let schema = MeshSchema::builtin("document").ok_or("no such schema")?;
 /// let mut ours = MeshDocument::new(schema.clone(), 1);
 /// let mut theirs = MeshDocument::new(schema.clone(), 2);
-/// ours.append_child(Target::Root, json!({ "body": { "text": "茶" } }))?;
-/// theirs.append_child(Target::Root, json!({ "body": { "text": "お菓子" } }))?;
+/// let tea = json!({ "body": { "text": "茶" } });
+/// ours.append_child(Target::Root, tea, &mut || "body-1".to_owned())?;
+/// let sweets = json!({ "body": { "text": "お菓子" } });
+/// theirs.append_child(Target::Root, sweets, &mut || "body-2".to_owned())?;
 ///
 /// let merged = merge_updates(&[&ours.encode_state(), &theirs.encode_state()])?;
 /// let mut reader = MeshDocument::new(schema, 3);
