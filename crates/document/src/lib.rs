@@ -1,12 +1,12 @@
 //! Schema-checked live documents: [`MeshSchema`] and [`MeshDocument`] over a Yjs-compatible CRDT.
 //!
-//! The crate contains no networking, no file access, no clock, no thread and no random source: client
-//! ids and element ids are arguments, updates are bytes.
+//! The crate contains no networking, no file access, no clock, no thread and no random source:
+//! client ids and element ids are arguments, updates are bytes.
 //!
 //! # Schema and document
-//! A schema defines the element types of a document: their attributes and the children that they may
-//! have. A document is a tree of elements. Each element below the root has an `$id`, by which edits
-//! and events refer to it. A `text` element holds rich text.
+//! A schema defines the element types of a document: their attributes and the children that they
+//! may have. A document is a tree of elements. Each element below the root has an `$id`, by which
+//! edits and events refer to it. A `text` element holds rich text.
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -114,9 +114,9 @@
 //! anything. [`MeshDocument::violations`] lists such content, [`MeshDocument::repair`] removes it.
 //!
 //! # Garbage
-//! Deleted operations leave a trace, since the CRDT must recognise an echo of them. Their content is
-//! freed immediately, with all descendants of a deleted element. Adjacent deleted operations of one
-//! client share one entry of a few bytes, in memory and in [`MeshDocument::encode_state`]. So a
+//! Deleted operations leave a trace, since the CRDT must recognise an echo of them. Their content
+//! is freed immediately, with all descendants of a deleted element. Adjacent deleted operations of
+//! one client share one entry of a few bytes, in memory and in [`MeshDocument::encode_state`]. So a
 //! snapshot of the state drops deleted content and intermediate states, but not the number of
 //! operations of each client that ever edited. Pending operations are not part of it; see
 //! [`MeshDocument::encode_pending`].

@@ -54,8 +54,8 @@ impl MeshSchema {
     /// Creates a schema from element types, one of which is the root.
     ///
     /// # Errors
-    /// [`SchemaError`] for the first defect: an unknown root or child tag, a duplicate tag or property, a
-    /// second child property, or a property named `$id`.
+    /// [`SchemaError`] for the first defect: an unknown root or child tag, a duplicate tag or
+    /// property, a second child property, or a property named `$id`.
     pub fn new(
         root_tag_name: impl Into<String>,
         mut elements: Vec<ElementType>,

@@ -187,8 +187,8 @@ impl MeshDocument {
     /// error. Pending operations that it completes still follow the rule of [`Self::apply_update`].
     ///
     /// # Errors
-    /// [`DecodeError`] if the update is malformed, has an operation that can't have a place, or exceeds a
-    /// limit; the document does not change.
+    /// [`DecodeError`] if the update is malformed, has an operation that can't have a place, or
+    /// exceeds a limit; the document does not change.
     pub fn apply_placed_update(&mut self, update: &[u8]) -> Result<Applied, DecodeError> {
         self.apply(update, Misplaced::Refused)
     }

@@ -28,8 +28,8 @@ impl MeshDocument {
     /// order, each with up to `before` and `after` siblings around it. No element is listed twice.
     ///
     /// # Errors
-    /// [`PatternError`] if the pattern is not a regular expression that can be searched in linear time
-    /// (without look-around and back-references), or is too large.
+    /// [`PatternError`] if the pattern is not a regular expression that can be searched in linear
+    /// time (without look-around and back-references), or is too large.
     pub fn grep(
         &self,
         pattern: &str,

@@ -309,8 +309,8 @@ impl Engine {
         })
     }
 
-    /// The first item for which `is_reached` holds. Its arguments are the size before an item, and the
-    /// item's own size.
+    /// The first item for which `is_reached` holds. Its arguments are the size before an item, and
+    /// the item's own size.
     fn find(
         &self,
         node: NodeIndex,
