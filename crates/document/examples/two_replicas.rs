@@ -57,6 +57,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // An edit that the schema does not allow is an error with its location.
     let wrong = ours.set_attribute(Target::Id("step-1".into()), "done", json!("maybe"));
-    println!("refused: {}", wrong.expect_err("\"maybe\" is not a boolean"));
+    println!(
+        "refused: {}",
+        wrong.expect_err("\"maybe\" is not a boolean")
+    );
     Ok(())
 }

@@ -355,7 +355,8 @@ impl Check {
                 Err(error) => error.to_string(),
             };
             self.failures.push(format!(
-                "{name}: {peak} bytes for an update of {}, {} for each, events: {is_watched}; it {outcome}",
+                "{name}: {peak} bytes for an update of {}, {} for each, events: {is_watched}; \
+                 it {outcome}",
                 update.len(),
                 peak / update.len().max(1),
             ));
@@ -365,7 +366,10 @@ impl Check {
     fn end(self) {
         let failures = self.failures;
         let list = failures.join("\n  ");
-        assert!(failures.is_empty(), "updates with too much memory:\n  {list}");
+        assert!(
+            failures.is_empty(),
+            "updates with too much memory:\n  {list}"
+        );
     }
 }
 

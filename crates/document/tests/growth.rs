@@ -50,7 +50,10 @@ const EDITOR: usize = 9;
 const IN_TEXT: usize = 2;
 
 fn document() -> MeshDocument {
-    MeshDocument::new(MeshSchema::builtin("thread").expect("schema is built in"), 1)
+    MeshDocument::new(
+        MeshSchema::builtin("thread").expect("schema is built in"),
+        1,
+    )
 }
 
 fn number(mut value: usize) -> Vec<u8> {

@@ -24,7 +24,8 @@ pub enum InvalidGrantPath {
     Star,
     /// The path names a folder, but documents are expected.
     #[error(
-        "this is a folder, not a document; use `folder/*` for all documents below it, `*` for all documents"
+        "this is a folder, not a document; use `folder/*` for all documents below it, \
+         `*` for all documents"
     )]
     Folder,
 }

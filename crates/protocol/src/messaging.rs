@@ -13,7 +13,8 @@ use crate::server_to_client::ServerToClient;
 /// The input of `send`, answered by `empty`.
 ///
 /// ```text
-/// json {"to_participant_id", "type", "message_json": JSON text, "attachment_base64": base64 or null}
+/// json {"to_participant_id", "type", "message_json": JSON text,
+///       "attachment_base64": base64 or null}
 /// ```
 #[derive(Clone, PartialEq, Debug)]
 pub struct SendInput {

@@ -71,7 +71,8 @@ impl SyncCreate {
 /// The input of `describe`, answered by a `json` content, [`SyncDescribed`].
 ///
 /// ```text
-/// json {"path", "schema_path": string or null, "include_ids": bool, "with_version": bool, "with_schema": bool}
+/// json {"path", "schema_path": string or null, "include_ids": bool, "with_version": bool,
+///       "with_schema": bool}
 /// ```
 ///
 /// The published SDKs send the first two fields only.
@@ -274,7 +275,8 @@ impl SyncPatch {
 /// The answer to `patch`: it was applied, or could be.
 ///
 /// ```text
-/// json {"version", "operations": [{"op", "path", "result": "applied" or "no change"}, …], "dry_run": true}
+/// json {"version", "operations": [{"op", "path", "result": "applied" or "no change"}, …],
+///       "dry_run": true}
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]

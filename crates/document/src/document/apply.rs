@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::MeshDocument;
 use super::event::Origin;
-use super::pending::{Plan, Woken, cost_of};
+use super::pending::{Plan, Ready, cost_of};
 use super::ranges::Ranges;
 use crate::engine::{Comparison, Limit, Transaction};
 use crate::update::scan::{Content, Id, IdRange, Scan, Struct};
@@ -65,7 +65,7 @@ impl MeshDocument {
         inspection.authors = self.authors_of(&scan);
         // An operation that the update marks as garbage-collected may be pending here with its
         // content, and then others wait for it.
-        let whole = self.with_denied(&scan)?;
+        let whole = self.with_pending_content(&scan)?;
         let (scan, is_as_sent) = match &whole {
             Some(whole) => (Scan::read(whole)?, false),
             None => (scan, true),
@@ -409,7 +409,7 @@ impl MeshDocument {
         scan: &Scan<'_>,
         misplaced: Misplaced,
     ) -> Result<Applied, DecodeError> {
-        let Some(whole) = self.with_denied(scan)? else {
+        let Some(whole) = self.with_pending_content(scan)? else {
             return self.apply_scan(update, scan, misplaced);
         };
         // The pending operations were accepted when they came.
@@ -420,12 +420,14 @@ impl MeshDocument {
 
     /// The new part of an update, with content from pending operations that the update has only as
     /// garbage-collected; `None` if there are none.
-    fn with_denied(&self, scan: &Scan<'_>) -> Result<Option<Vec<u8>>, DecodeError> {
-        let denied = self.pending.denied(&scan.structs);
-        if denied.is_empty() {
+    fn with_pending_content(&self, scan: &Scan<'_>) -> Result<Option<Vec<u8>>, DecodeError> {
+        let more_complete = self.pending.more_complete(&scan.structs);
+        if more_complete.is_empty() {
             return Ok(None);
         }
-        let structs = denied.into_iter().chain(scan.structs.iter().cloned());
+        let structs = more_complete
+            .into_iter()
+            .chain(scan.structs.iter().cloned());
         let known = |client| self.engine.clock(client);
         writer::update(structs.collect(), scan.deletes.clone(), known).map(Some)
     }
@@ -512,7 +514,7 @@ impl MeshDocument {
     }
 
     /// Applies the pending operations that the update completed, and those that depend on them.
-    fn wake(&mut self, news: &mut News, changed: BTreeSet<u64>, steps: &mut usize) -> Vec<Woken> {
+    fn wake(&mut self, news: &mut News, changed: BTreeSet<u64>, steps: &mut usize) -> Vec<Ready> {
         let mut taken = Vec::new();
         let mut progress = super::pending::Progress::default();
         let mut changed = changed;
@@ -599,7 +601,7 @@ impl MeshDocument {
             .apply(structs, deletes, limit, steps, &mut transaction)?;
         self.settle(&transaction);
         let placeless = Placeless {
-            structs: std::mem::take(&mut transaction.stranded),
+            structs: std::mem::take(&mut transaction.placeless),
             misplaced: transaction.misplaced,
         };
         self.engine.finish(transaction);

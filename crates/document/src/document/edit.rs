@@ -178,7 +178,10 @@ pub enum EditError {
     #[error("no element has $id {}; it may have been deleted", quoted(.0))]
     NotFound(String),
     /// The element holds no rich text.
-    #[error("element {} is not a text element; edit its attributes or children instead", quoted(.0))]
+    #[error(
+        "element {} is not a text element; edit its attributes or children instead",
+        quoted(.0)
+    )]
     NotText(String),
     /// The position is beyond the list or text, or inside a character.
     #[error("invalid position {position}: expected 0 to {length}, not inside a character")]
@@ -313,7 +316,7 @@ impl MeshDocument {
             // Inverses are recorded one by one.
             let update = match &edit {
                 Edit::Delete { id } if self.undo.is_none() => self.delete_run(id, &mut edits),
-                _ => self.apply_noted(edit),
+                _ => self.apply_recorded(edit),
             };
             let operations = start.into()..self.engine.clock(self.client_id).into();
             steps.extend(update.map(|update| PatchStep { update, operations }));
@@ -322,7 +325,7 @@ impl MeshDocument {
     }
 
     /// Applies an edit, and records its inverse if it changed something.
-    fn apply_noted(&mut self, edit: Edit) -> Option<Vec<u8>> {
+    fn apply_recorded(&mut self, edit: Edit) -> Option<Vec<u8>> {
         let noted = self.noted();
         self.note_inverse(&edit);
         let update = self.apply_edit(edit);

@@ -185,14 +185,14 @@ impl MeshDocument {
                 });
             }
         }
-        self.tell_values(transaction, &mut changes);
-        self.tell_texts(transaction, &mut changes);
+        self.record_values(transaction, &mut changes);
+        self.record_texts(transaction, &mut changes);
         if let Some(watch) = &mut self.watch {
             watch.open.append(&mut changes);
         }
     }
 
-    fn tell_values(&self, transaction: &Transaction, changes: &mut Vec<Change>) {
+    fn record_values(&self, transaction: &Transaction, changes: &mut Vec<Change>) {
         let is_told = |node: NodeIndex| {
             let known = self.engine.node(node);
             !known.is_dead && !self.engine.is_new(node)
@@ -238,7 +238,7 @@ impl MeshDocument {
         }
     }
 
-    fn tell_texts(&self, transaction: &Transaction, changes: &mut Vec<Change>) {
+    fn record_texts(&self, transaction: &Transaction, changes: &mut Vec<Change>) {
         let mut texts: Vec<(NodeIndex, Vec<TextChange>)> = Vec::new();
         let mut report = |node: NodeIndex, change: TextChange| match texts.last_mut() {
             Some((last, changes)) if *last == node => changes.push(change),
@@ -282,9 +282,12 @@ impl MeshDocument {
                 }
             }
         }
-        for (node, told) in texts {
+        for (node, text_changes) in texts {
             let id = self.id_of(self.engine.node(node).parent);
-            changes.push(Change::Text { id, changes: told });
+            changes.push(Change::Text {
+                id,
+                changes: text_changes,
+            });
         }
     }
 
@@ -331,7 +334,7 @@ fn with_moves(changes: Vec<Change>) -> Vec<Change> {
         return changes;
     }
     let mut deleted: HashMap<Arc<str>, usize> = HashMap::new();
-    let mut told: Vec<Option<Change>> = Vec::with_capacity(changes.len());
+    let mut result: Vec<Option<Change>> = Vec::with_capacity(changes.len());
     for change in changes {
         let change = match change {
             Change::Deleted {
@@ -339,7 +342,7 @@ fn with_moves(changes: Vec<Change>) -> Vec<Change> {
                 tag,
                 parent,
             } => {
-                deleted.insert(Arc::clone(&id), told.len());
+                deleted.insert(Arc::clone(&id), result.len());
                 let id = Some(id);
                 Change::Deleted { id, tag, parent }
             }
@@ -348,7 +351,7 @@ fn with_moves(changes: Vec<Change>) -> Vec<Change> {
                 tag,
                 parent: to,
             } => {
-                let before = deleted.remove(&id).and_then(|at| told[at].take());
+                let before = deleted.remove(&id).and_then(|at| result[at].take());
                 let id = Some(id);
                 match before {
                     Some(Change::Deleted { parent: from, .. }) => {
@@ -363,7 +366,7 @@ fn with_moves(changes: Vec<Change>) -> Vec<Change> {
             }
             other => other,
         };
-        told.push(Some(change));
+        result.push(Some(change));
     }
-    told.into_iter().flatten().collect()
+    result.into_iter().flatten().collect()
 }

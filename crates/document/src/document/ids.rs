@@ -21,10 +21,7 @@ pub(super) struct Ids {
 enum Holders {
     One(NodeIndex),
     // Invariant: at least two. Boxed, since it is rare.
-    #[expect(
-        clippy::box_collection,
-        reason = "an entry with one node stays small"
-    )]
+    #[expect(clippy::box_collection, reason = "an entry with one node stays small")]
     Many(Box<BTreeSet<NodeIndex>>),
 }
 

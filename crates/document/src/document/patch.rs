@@ -339,7 +339,9 @@ impl Patched<'_> {
                     found: found.describe(),
                 })
             }
-            _ => Err(Failure::Malformed("\"op\" must be add, copy, move, remove, replace or test")),
+            _ => Err(Failure::Malformed(
+                "\"op\" must be add, copy, move, remove, replace or test",
+            )),
         }
     }
 
@@ -423,9 +425,7 @@ fn tokens(pointer: &str) -> Result<Vec<String>, Failure> {
     let tokens = tokens.map(|token| token.replace("~1", "/").replace("~0", "~"));
     let tokens: Vec<String> = tokens.collect();
     if tokens.len() > MAX_LEVELS {
-        return Err(Failure::Malformed(
-            "a pointer has more than 960 levels",
-        ));
+        return Err(Failure::Malformed("a pointer has more than 960 levels"));
     }
     Ok(tokens)
 }

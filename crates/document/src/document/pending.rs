@@ -55,12 +55,12 @@ struct Waiting {
 
 /// A struct whose dependencies are present.
 #[derive(Debug)]
-pub(super) struct Woken {
+pub(super) struct Ready {
     pub(super) id: Id,
     bytes: Box<[u8]>,
 }
 
-impl Woken {
+impl Ready {
     pub(super) fn read(&self) -> Result<Struct<'_>, DecodeError> {
         scan::reread(&self.bytes, self.id)
     }
@@ -170,8 +170,8 @@ impl Pending {
 
     /// The pending structs with content or a place that these structs have only as
     /// garbage-collected.
-    pub(super) fn denied<'a>(&'a self, structs: &[Struct<'_>]) -> Vec<Struct<'a>> {
-        let mut denied = Vec::new();
+    pub(super) fn more_complete<'a>(&'a self, structs: &[Struct<'_>]) -> Vec<Struct<'a>> {
+        let mut more_complete = Vec::new();
         for one in structs.iter().filter(|one| is_blank(one)) {
             let client = one.id.client;
             let before = self
@@ -188,10 +188,10 @@ impl Pending {
                         found.content == Content::Deleted && one.content == Content::Collected;
                     found.end() > one.id.clock && (!is_blank(found) || is_less)
                 };
-                denied.extend(read.ok().filter(has_more));
+                more_complete.extend(read.ok().filter(has_more));
             }
         }
-        denied
+        more_complete
     }
 
     pub(super) fn add_delete(&mut self, range: IdRange) {
@@ -232,7 +232,7 @@ impl Pending {
         engine: &Engine,
         progress: &mut Progress,
         changed: impl IntoIterator<Item = u64>,
-    ) -> Vec<Woken> {
+    ) -> Vec<Ready> {
         let mut woken = Vec::new();
         let mut queue: BTreeSet<u64> = changed.into_iter().collect();
         for client in queue.clone() {
@@ -266,7 +266,7 @@ impl Pending {
                 }
                 progress.set(client, one.end());
                 let bytes = self.remove(key);
-                woken.extend(bytes.map(|bytes| Woken { id, bytes }));
+                woken.extend(bytes.map(|bytes| Ready { id, bytes }));
                 self.notify(client, progress.clock(engine, client), &mut queue);
             }
         }

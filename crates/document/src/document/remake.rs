@@ -229,7 +229,7 @@ impl MeshDocument {
     ) -> Result<Option<Vec<u8>>, RemakeError> {
         let scan = Scan::read(update)?;
         remade.note(&scan);
-        let made = self.make_again(&scan, before, remade);
+        let made = self.replay(&scan, before, remade);
         let made = made.and_then(|made| match made {
             Some(made) => {
                 self.integrate_own(&made)?;
@@ -260,7 +260,7 @@ impl MeshDocument {
         Some(update)
     }
 
-    fn make_again(
+    fn replay(
         &self,
         scan: &Scan<'_>,
         before: &Self,
@@ -274,7 +274,7 @@ impl MeshDocument {
             if matches!(one.content, Content::Collected | Content::Deleted) {
                 continue;
             }
-            self.place_again(&mut body, one, before, remade)?;
+            self.write_replayed(&mut body, one, before, remade)?;
             let end = one.end();
             let id = Id { client, clock };
             remade.new.insert((one.id.client, one.id.clock), (end, id));
@@ -302,7 +302,7 @@ impl MeshDocument {
     }
 
     /// Writes an operation with its content, next to its old neighbours.
-    fn place_again(
+    fn write_replayed(
         &self,
         out: &mut Vec<u8>,
         one: &Struct<'_>,

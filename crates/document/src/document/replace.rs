@@ -487,7 +487,11 @@ impl<'w> Difference<'w> {
             let document = self.document;
             self.nameless.report(|| {
                 let expected = "an element with an $id, which edits need";
-                Violation::new(pointer_to(document, place), expected, "an element without one")
+                Violation::new(
+                    pointer_to(document, place),
+                    expected,
+                    "an element without one",
+                )
             });
         }
         target.cloned()

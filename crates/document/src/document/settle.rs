@@ -12,7 +12,7 @@ impl MeshDocument {
                 self.ids.count_up();
             }
         }
-        let died = self.bury(&transaction.dead);
+        let died = self.mark_descendants_dead(&transaction.dead);
         self.record_changes(transaction, &died);
         let mut suspects = Vec::new();
         let mut renamed = Vec::new();
@@ -60,7 +60,7 @@ impl MeshDocument {
     }
 
     /// Marks all descendants of deleted nodes as dead; returns the topmost ones.
-    fn bury(&mut self, dead: &[NodeIndex]) -> Vec<NodeIndex> {
+    fn mark_descendants_dead(&mut self, dead: &[NodeIndex]) -> Vec<NodeIndex> {
         let mut stack = Vec::new();
         for &top in dead {
             stack.push(top);

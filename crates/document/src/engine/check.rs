@@ -75,7 +75,11 @@ impl Engine {
             for block in client.blocks.from(0) {
                 if !block.is_collected() {
                     let item = self.item(block.item);
-                    assert!(reached.contains(&block.item), "item {} is unreachable", block.item);
+                    assert!(
+                        reached.contains(&block.item),
+                        "item {} is unreachable",
+                        block.item
+                    );
                     assert_eq!((item.client as usize, item.clock), (number, block.start));
                     assert_eq!(block.start, clock.max(block.start));
                     held += 1;

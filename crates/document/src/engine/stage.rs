@@ -175,7 +175,7 @@ impl Engine {
         }
         known.clock = one.end();
         if item == NONE && one.content != scan::Content::Collected {
-            transaction.stranded.push(one.id);
+            transaction.placeless.push(one.id);
         }
         Ok((item != NONE).then_some(Staged { item, left, right }))
     }

@@ -26,7 +26,7 @@ pub(crate) struct Transaction {
     // New root types.
     pub(super) roots: Vec<NodeIndex>,
     /// Structs that came with content or a place and are collected here.
-    pub(crate) stranded: Vec<Id>,
+    pub(crate) placeless: Vec<Id>,
     /// The number of their operations that could not have a place in any order of updates.
     pub(crate) misplaced: u64,
     // The numbers of clients and names before the transaction.

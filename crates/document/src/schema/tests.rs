@@ -1,4 +1,4 @@
-//! Schemas against the golden vectors, and what is refused.
+//! Schemas against the golden vectors, and their errors.
 
 // Checks against another implementation of JSON Schema, which does not build for browsers.
 #[cfg(not(target_arch = "wasm32"))]
@@ -338,13 +338,14 @@ fn to_json_schema_checks_limits() {
         (with(strings(texts(2_000, 29))), None),
         (
             with(strings(texts(2_000, 30))),
-            Some("schema has 120003 characters in names and values, structured outputs allow 120000"),
+            Some(
+                "schema has 120003 characters in names and values, structured outputs allow 120000",
+            ),
         ),
     ] {
         let found = schema(elements).to_json_schema();
         let found = found.err().map(|error| error.to_string());
-        let expected =
-            message.map(|message| format!("{message}; make it smaller"));
+        let expected = message.map(|message| format!("{message}; make it smaller"));
         assert_eq!(found, expected);
     }
 }

@@ -20,8 +20,8 @@ impl MeshSchema {
     /// ```
     /// # use meshagent_document::{ElementType, MeshSchema, SimpleValue, ValueProperty};
     /// # use serde_json::json;
-    /// let page = ElementType::new("page").property(ValueProperty::new("title", SimpleValue::String));
-    /// let schema = MeshSchema::new("page", vec![page])?;
+    /// let title = ValueProperty::new("title", SimpleValue::String);
+    /// let schema = MeshSchema::new("page", vec![ElementType::new("page").property(title)])?;
     /// assert!(schema.validate(&json!({ "page": { "title": "茶" } })).is_empty());
     ///
     /// let violations = schema.validate(&json!({ "page": { "title": 1 } }));

@@ -19,7 +19,10 @@ const ELLIPSIS: &str = "…";
 /// A location where content violates the schema. Each text has at most 512 bytes; a truncated text
 /// ends with `…`.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{}: expected {expected}, found {found}", if .pointer.is_empty() { "document" } else { .pointer })]
+#[error(
+    "{}: expected {expected}, found {found}",
+    if .pointer.is_empty() { "document" } else { .pointer }
+)]
 pub struct Violation {
     /// JSON pointer (RFC 6901) to the location.
     pub pointer: String,

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::reader::{Misfits, Reader};
+use super::reader::{Reader, Unsupported};
 use super::scan::{IdRange, Sink, Struct, check_bytes, read_structs};
 use super::{DecodeError, merge_updates, writer};
 use crate::document::Limits;
@@ -39,9 +39,9 @@ pub fn fit_update(update: &[u8], limits: &Limits) -> Result<Fitted, DecodeError>
     check_bytes(update, limits)?;
     let mut fit = Fit::default();
     read_structs(&mut Reader::new(update), limits, &mut fit)?;
-    let halves = fit.misfits.halves.len() as u64;
+    let halves = fit.unsupported.halves.len() as u64;
     let mut update = update.to_vec();
-    for place in fit.misfits.halves {
+    for place in fit.unsupported.halves {
         update[place..place + 4].copy_from_slice(b"fffd");
     }
     let mut removed = Violations::default();
@@ -88,7 +88,7 @@ struct Removal {
 #[derive(Default)]
 struct Fit {
     structs: usize,
-    misfits: Misfits,
+    unsupported: Unsupported,
     /// The number of surrogate halves in operations that are kept.
     halves: usize,
     removals: Vec<Removal>,
@@ -98,8 +98,8 @@ impl<'a> Sink<'a> for Fit {
     fn reserve(&mut self, _: usize) {}
 
     fn push(&mut self, found: Struct<'a>, end: usize) -> usize {
-        if let Some(what) = self.misfits.found.take() {
-            self.misfits.halves.truncate(self.halves);
+        if let Some(what) = self.unsupported.found.take() {
+            self.unsupported.halves.truncate(self.halves);
             self.removals.push(Removal {
                 range: IdRange {
                     client: found.id.client,
@@ -111,14 +111,14 @@ impl<'a> Sink<'a> for Fit {
                 content: end - found.content_bytes.len()..end,
             });
         }
-        self.halves = self.misfits.halves.len();
+        self.halves = self.unsupported.halves.len();
         self.structs += 1;
         self.structs
     }
 
     fn filler(&mut self) {}
 
-    fn misfits(&mut self) -> Option<&mut Misfits> {
-        Some(&mut self.misfits)
+    fn unsupported(&mut self) -> Option<&mut Unsupported> {
+        Some(&mut self.unsupported)
     }
 }

@@ -17,7 +17,7 @@ const MAX_CLOCK: u64 = (1 << 31) - 1;
 
 /// Content that Yjs writes and some readers reject.
 #[derive(Debug, Default)]
-pub(crate) struct Misfits {
+pub(crate) struct Unsupported {
     /// Positions of four digits that escape a surrogate half.
     pub(crate) halves: Vec<usize>,
     /// Why the operation read last can't be passed on.
@@ -163,9 +163,12 @@ impl<'a> Reader<'a> {
     }
 
     /// Skips a JSON value inside a string.
-    pub(crate) fn skip_json(&mut self, misfits: Option<&mut Misfits>) -> Result<(), DecodeError> {
+    pub(crate) fn skip_json(
+        &mut self,
+        unsupported: Option<&mut Unsupported>,
+    ) -> Result<(), DecodeError> {
         let text = self.string()?;
-        let Some(misfits) = misfits else {
+        let Some(unsupported) = unsupported else {
             if is_json(text) {
                 return Ok(());
             }
@@ -176,9 +179,9 @@ impl<'a> Reader<'a> {
             Json::Sound => {}
             Json::Halves(places) => {
                 let places = places.into_iter().map(|place| start + place);
-                misfits.halves.extend(places);
+                unsupported.halves.extend(places);
             }
-            Json::Beyond => misfits.found = Some("JSON nested too deeply"),
+            Json::Beyond => unsupported.found = Some("JSON nested too deeply"),
             Json::No => return Err(self.error("text is not JSON")),
         }
         Ok(())
@@ -189,10 +192,10 @@ impl<'a> Reader<'a> {
         self.skip_any(None)
     }
 
-    /// Like [`Self::skip_value`], but notes excessive depth if `misfits` is given.
+    /// Like [`Self::skip_value`], but notes excessive depth if `unsupported` is given.
     pub(crate) fn skip_any(
         &mut self,
-        mut misfits: Option<&mut Misfits>,
+        mut unsupported: Option<&mut Unsupported>,
     ) -> Result<(), DecodeError> {
         let Some(first) = self.skip_one()? else {
             return Ok(());
@@ -210,9 +213,9 @@ impl<'a> Reader<'a> {
             }
             open.extend(self.skip_one()?);
             if open.len() >= MAX_VALUE_DEPTH {
-                match &mut misfits {
+                match &mut unsupported {
                     None => return Err(self.error(TOO_DEEP)),
-                    Some(misfits) => misfits.found = Some(TOO_DEEP),
+                    Some(unsupported) => unsupported.found = Some(TOO_DEEP),
                 }
             }
         }

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 
 use super::DecodeError;
-use super::reader::{Misfits, Reader};
+use super::reader::{Reader, Unsupported};
 use crate::document::Limits;
 
 const HAS_ORIGIN: u8 = 0x80;
@@ -253,7 +253,7 @@ pub(super) trait Sink<'a> {
     fn filler(&mut self);
 
     /// Collects content that some readers reject; without a collector it is an error.
-    fn misfits(&mut self) -> Option<&mut Misfits> {
+    fn unsupported(&mut self) -> Option<&mut Unsupported> {
         None
     }
 }
@@ -310,7 +310,7 @@ pub(super) fn read_structs<'a>(
         sink.reserve(structs.min(fitting).min(COUNTED_FIRST / SMALL_STRUCT));
         for _ in 0..structs {
             let id = Id { client, clock };
-            let (found, end) = read_struct(reader, id, sink.misfits())?;
+            let (found, end) = read_struct(reader, id, sink.unsupported())?;
             clock = end;
             match found {
                 Some(found) => {
@@ -345,7 +345,7 @@ pub(crate) fn reread(bytes: &[u8], id: Id) -> Result<Struct<'_>, DecodeError> {
 fn read_struct<'a>(
     reader: &mut Reader<'a>,
     id: Id,
-    misfits: Option<&mut Misfits>,
+    unsupported: Option<&mut Unsupported>,
 ) -> Result<(Option<Struct<'a>>, u32), DecodeError> {
     let start = reader.position();
     let info = reader.byte()?;
@@ -355,7 +355,7 @@ fn read_struct<'a>(
     } else {
         read_place(reader, info, &mut found)?;
         let content = reader.position();
-        (found.content, found.length) = read_content(reader, info & CONTENT, misfits)?;
+        (found.content, found.length) = read_content(reader, info & CONTENT, unsupported)?;
         found.content_bytes = reader.since(content);
     }
     let is_empty_text = found.length == 0 && matches!(found.content, Content::Text(_));
@@ -410,7 +410,7 @@ fn read_id(reader: &mut Reader<'_>, own: Id) -> Result<Id, DecodeError> {
 fn read_content<'a>(
     reader: &mut Reader<'a>,
     kind: u8,
-    mut misfits: Option<&mut Misfits>,
+    mut unsupported: Option<&mut Unsupported>,
 ) -> Result<(Content<'a>, u32), DecodeError> {
     match kind {
         1 => Ok((Content::Deleted, reader.clock()?)),
@@ -431,26 +431,26 @@ fn read_content<'a>(
             Ok((Content::Text(text), length(reader, utf16_length(text))?))
         }
         5 => {
-            reader.skip_json(misfits)?;
+            reader.skip_json(unsupported)?;
             Ok((Content::Whole, 1))
         }
         6 => {
             reader.string()?;
-            reader.skip_json(misfits)?;
+            reader.skip_json(unsupported)?;
             Ok((Content::Format, 1))
         }
-        7 => Ok((Content::Type(read_type(reader, misfits)?), 1)),
+        7 => Ok((Content::Type(read_type(reader, unsupported)?), 1)),
         8 => {
             let count = reader.count(1)?;
             for _ in 0..count {
-                reader.skip_any(misfits.as_deref_mut())?;
+                reader.skip_any(unsupported.as_deref_mut())?;
             }
             Ok((Content::Values, length(reader, count)?))
         }
         9 => {
             reader.string()?;
-            reader.skip_any(misfits.as_deref_mut())?;
-            note(misfits, reader, "a subdocument")?;
+            reader.skip_any(unsupported.as_deref_mut())?;
+            note(unsupported, reader, "a subdocument")?;
             Ok((Content::Whole, 1))
         }
         _ => Err(reader.error("unknown content kind")),
@@ -459,25 +459,25 @@ fn read_content<'a>(
 
 /// Notes content that can't be passed on, or fails if there is no collector.
 fn note(
-    misfits: Option<&mut Misfits>,
+    unsupported: Option<&mut Unsupported>,
     reader: &Reader<'_>,
     what: &'static str,
 ) -> Result<(), DecodeError> {
-    let misfits = misfits.ok_or_else(|| reader.error(what))?;
-    misfits.found = Some(what);
+    let unsupported = unsupported.ok_or_else(|| reader.error(what))?;
+    unsupported.found = Some(what);
     Ok(())
 }
 
 fn read_type<'a>(
     reader: &mut Reader<'a>,
-    misfits: Option<&mut Misfits>,
+    unsupported: Option<&mut Unsupported>,
 ) -> Result<TypeKind<'a>, DecodeError> {
     match reader.byte()? {
         number @ (0 | 1 | 2 | 4) => Ok(TypeKind::Other(number)),
         // yrs does not read the hook's name, and misinterprets the rest of the update.
         5 => {
             reader.string()?;
-            note(misfits, reader, "an XML hook")?;
+            note(unsupported, reader, "an XML hook")?;
             Ok(TypeKind::Other(5))
         }
         3 => Ok(TypeKind::Element(reader.string()?)),

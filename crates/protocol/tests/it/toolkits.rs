@@ -61,7 +61,10 @@ fn sync_inputs() {
         panic!("a start chunk is binary");
     };
     for ours in ["merge", "identity"] {
-        assert!(!headers.contains_key(ours), "published SDKs do not know {ours}");
+        assert!(
+            !headers.contains_key(ours),
+            "published SDKs do not know {ours}"
+        );
     }
     assert_eq!(full.identity, None);
     assert_eq!(SyncOpenStart::parse(&full.to_content()), Ok(full));

@@ -201,13 +201,13 @@ fn steps_equal_patch_and_report_each_operation() {
         {"op": "add", "path": "/doc/children/-", "value": {"item": {"s": "new", "children": []}}},
         {"op": "remove", "path": "/doc/children/1"},
     ]);
-    let told = [false, true, false, false, true, true];
-    assert_eq!(ours.check_patch(&patch, &mut counter()).unwrap(), told);
+    let expected = [false, true, false, false, true, true];
+    assert_eq!(ours.check_patch(&patch, &mut counter()).unwrap(), expected);
     assert_eq!(ours.to_json(true), other.to_json(true));
 
     let mut clock = ours.clocks().find(|(client, _)| *client == 1).unwrap().1;
     let outcome = ours.apply_patch_in_steps(&patch, &mut counter()).unwrap();
-    assert_eq!(outcome.changed, told);
+    assert_eq!(outcome.changed, expected);
     assert_eq!(outcome.steps.len(), 3);
     for step in &outcome.steps {
         assert_eq!(step.operations.start, clock);

@@ -513,7 +513,10 @@ fn assert_bounded(document: &MeshDocument, patch: &Value, context: &str) {
         return;
     }
     let applied = copy.apply_patch_within(patch, low, &mut counter_from("b"));
-    let steps = applied.unwrap().expect("the patch is within the bound").steps;
+    let steps = applied
+        .unwrap()
+        .expect("the patch is within the bound")
+        .steps;
     let bytes: usize = steps.iter().map(|step| step.update.len()).sum();
-    assert!(bytes <= low, "{bytes} bytes, {low} told: {context}");
+    assert!(bytes <= low, "{bytes} bytes, bound {low}: {context}");
 }
