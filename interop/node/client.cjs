@@ -129,6 +129,13 @@ const connection = {
   disconnect: async () => room.dispose(),
   status: async () => ({ connected: room.isConnected, closed: room.isClosed }),
   invoke: async ({ toolkit, tool, input }) => invoke(tool, input, toolkit),
+  list_toolkits: async () =>
+    Object.fromEntries(
+      (await room.listToolkits()).map(({ name, tools }) => [
+        name,
+        Object.fromEntries(tools.map((tool) => [tool.name, tool.inputSpec?.schema ?? null])),
+      ]),
+    ),
   events: async () => events,
 };
 

@@ -87,6 +87,13 @@ class Client:
         )
         return getattr(content, "json", None)
 
+    async def op_list_toolkits(self, request):
+        toolkits = await self.room.list_toolkits()
+        return {
+            toolkit.name: {tool.name: tool.input_schema for tool in toolkit.tools}
+            for toolkit in toolkits
+        }
+
     async def op_events(self, request):
         return self.events
 

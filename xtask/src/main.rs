@@ -8,6 +8,7 @@ mod autobahn;
 mod bench;
 mod fuzz;
 mod interop;
+mod picture;
 mod process;
 mod sim;
 #[cfg(test)]
@@ -46,6 +47,7 @@ usage: cargo xtask <command>
                         another profile; MESHAGENT_BIN names another binary
   autobahn              the cases of the Autobahn suite on the server's WebSocket reader; wants CPython 2.7
   man [DIR]             the man pages of the command line tool, in target/man or there
+  picture               runs two participants of a real server and draws the session as docs/demo.svg
   wasm                  the tests of the pure crates on wasm32 under Node
   fuzz [--seconds N] [TARGET...]
                         the fuzz targets, each for so long (60)
@@ -74,6 +76,7 @@ fn main() -> Result<()> {
         ["interop", filters @ ..] => interop(filters),
         ["man"] => man(&target_dir().join("man")),
         ["man", directory] => man(Path::new(directory)),
+        ["picture"] => picture::picture(),
         ["wasm"] => wasm::test(),
         ["conformance", options @ ..] => conformance(options),
         ["sim", arguments @ ..] => sim::sim(arguments),

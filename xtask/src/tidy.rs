@@ -1,5 +1,7 @@
 //! What holds for all sources, as tests: headers, the purity of the pure crates, sizes, documents.
 
+mod prose;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -66,6 +66,12 @@ pub(crate) const ATTACKS: fn() -> Vec<Attack> = || {
             |stage| Box::pin(moves(stage)),
         ),
         Attack::new(
+            "storage-moves-many",
+            "20,000 files with long paths, moved to and fro in folders by four participants at once, 20 told of it",
+            |stage| Box::pin(moves_many(stage)),
+        )
+        .in_short(),
+        Attack::new(
             "storage-moves-edited",
             "an open document moved and edited in turns, 2,000 times",
             |stage| Box::pin(moves_edited(stage)),
@@ -279,6 +285,79 @@ async fn moves(stage: &Stage<'_>) -> Said {
         last = socket.call("storage", "move", back).await?;
     }
     Ok(verdict(&socket.answer(last).await?))
+}
+
+async fn moves_many(stage: &Stage<'_>) -> Said {
+    const MOVERS: usize = 4;
+    let files = stage.amount(20_000, 800) / MOVERS;
+    let mut filling = JoinSet::new();
+    for mover in 0..MOVERS {
+        let mut socket = stage.join(&token(&format!("mover{mover}")), false).await?;
+        filling.spawn(async move {
+            fill_with_files(&mut socket, mover, files).await?;
+            anyhow::Ok((mover, socket))
+        });
+    }
+    let mut movers = Vec::new();
+    while let Some(filled) = filling.join_next().await {
+        movers.push(filled??);
+    }
+    let mut told = stage.crowd(stage.amount(20, 4), false).await?;
+    for socket in &mut told {
+        socket.drain();
+    }
+    stage.begin().await?;
+    let mut moving = JoinSet::new();
+    for (mover, mut socket) in movers {
+        let times = stage.amount(100, 4);
+        moving.spawn(async move {
+            let mut last = 0;
+            for _ in 0..times {
+                for (from, to) in [("from", "tö"), ("tö", "from")] {
+                    let input = format!(
+                        r#"{{"source_path":"{from}{mover}","destination_path":"{to}{mover}"}}"#
+                    );
+                    last = socket.call("storage", "move", &input).await?;
+                }
+            }
+            anyhow::Ok(verdict(&socket.answer(last).await?))
+        });
+    }
+    let mut said = String::new();
+    while let Some(moved) = moving.join_next().await {
+        said = moved??;
+    }
+    drop(told);
+    Ok(said)
+}
+
+/// Stores so many empty files in a mover's folder, whose names are about as long as they may be.
+async fn fill_with_files(socket: &mut Socket, mover: usize, files: usize) -> anyhow::Result<()> {
+    const AT_ONCE: usize = 100;
+    let name = "ö".repeat(440);
+    for first in (0..files).step_by(AT_ONCE) {
+        let mut left = 0;
+        for number in first..files.min(first + AT_ONCE) {
+            let call = format!("u{number}");
+            socket.open_call("storage", "upload", &call).await?;
+            let start = format!(
+                r#"{{"kind":"start","path":"from{mover}/{name} {number} файл","overwrite":true}}"#
+            );
+            socket.chunk(&call, &start, b"").await?;
+            let close = format!(
+                r#"{{"tool_call_id":"{call}","chunk":{{"type":"control","method":"close"}}}}"#
+            );
+            socket
+                .message("room.tool_call_request_chunk", &close, b"")
+                .await?;
+            left += 1;
+        }
+        while left > 0 {
+            let message = socket.next().await?;
+            left -= usize::from(message.header["chunk"]["method"] == "close");
+        }
+    }
+    Ok(())
 }
 
 async fn moves_edited(stage: &Stage<'_>) -> Said {

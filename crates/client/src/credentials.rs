@@ -8,6 +8,8 @@ use std::time::{Duration, SystemTime};
 use meshagent_protocol::{ApiKey, ApiScope, Grant, ParticipantToken, decode_base64};
 use serde_json::Value;
 
+use crate::panics::catch_panic;
+
 /// How long a program may take to give a token.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -45,9 +47,14 @@ impl FetchToken {
         Self(Arc::new(move || Box::pin(fetch())))
     }
 
+    /// A panic of the program's function is an error of it like any other.
     async fn call(&self) -> Result<String, BoxError> {
-        match tokio::time::timeout(PATIENCE, (self.0)()).await {
-            Ok(fetched) => fetched,
+        let fetching = async { (self.0)().await };
+        match tokio::time::timeout(PATIENCE, catch_panic(fetching)).await {
+            Ok(Ok(fetched)) => fetched,
+            Ok(Err(panic)) => {
+                Err(format!("the function that gives a token panicked: {panic}").into())
+            }
             Err(_elapsed) => Err("no token came within 30 seconds".into()),
         }
     }

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use self::intake::Beginning;
+pub(crate) use self::intake::Beginning;
 use crate::backoff::{self, Backoff};
 use crate::connection::{CallError, Connection};
 use crate::given_up::GivenUpEdits;
@@ -43,10 +43,12 @@ pub(crate) struct DocumentTask {
     pub(crate) was_open: bool,
     /// Conflicts that were answered since the server last took something.
     pub(crate) conflicts: u32,
+    pub(crate) client_ids: ClientIds,
 }
 
 /// How a stream ended.
-enum Ended {
+#[derive(Debug)]
+pub(crate) enum Ended {
     /// Nobody has the document open, and everything is saved.
     Done,
     /// The connection, or the call, is gone.
@@ -90,8 +92,10 @@ impl DocumentTask {
         let Some(journals) = &self.journals else {
             return Ok(());
         };
-        if let Some(replica) = journals.open(&self.shared).await? {
-            self.shared.load(replica);
+        let replica = journals.open(&self.shared).await?;
+        let has_content = replica.is_some();
+        self.shared.load(replica);
+        if has_content {
             self.given_up.reopened(&self.shared.path);
             self.is_fresh = false;
             self.was_open = true;
@@ -107,8 +111,10 @@ impl DocumentTask {
                 Err(end) => return end,
             };
             let ended = match self.open(&connection).await {
-                Ok(stream) if self.is_anothers(&stream) => return DocumentEnd::Closed,
-                Ok(stream) => match self.begin(&stream).await {
+                Ok(stream) if self.is_anothers(&Beginning::of(&stream)) => {
+                    return DocumentEnd::Closed;
+                }
+                Ok(stream) => match self.begin_with(&stream).await {
                     Ok(()) => {
                         let ended = self.serve(stream, &mut backoff).await;
                         self.shared.advance(Progress::disconnect);
@@ -136,10 +142,7 @@ impl DocumentTask {
                 // Somebody has opened it again meanwhile.
                 Ended::Done => self.shared.lock().publish(&DocumentEvent::Disconnected),
                 Ended::Unreadable(reason) => return DocumentEnd::Unreadable(reason),
-                Ended::Refused => {
-                    self.is_fresh = true;
-                    self.conflicts = 0;
-                }
+                Ended::Refused => self.start_over_next(),
                 // A connection that is gone is waited for; one that is still there did not take the call.
                 Ended::Lost if connection.is_closed() => {}
                 Ended::Lost | Ended::Later => {
@@ -150,6 +153,12 @@ impl DocumentTask {
                 }
             }
         }
+    }
+
+    /// The next stream begins with the server's state alone. Conflicts are counted on: what repeats several edits may have
+    /// been refused for one of them, which is sent alone next, and would be repeated again otherwise, without an end.
+    pub(crate) fn start_over_next(&mut self) {
+        self.is_fresh = true;
     }
 
     /// The connection, once there is one.
@@ -218,14 +227,17 @@ impl DocumentTask {
             start.create = false;
             start.initial_json = None;
         }
-        {
-            let state = self.shared.lock();
-            if !self.is_fresh {
-                start.vector = Some(state.replica.document().state_vector());
-            }
-            start.identity = Some(state.replica.identity().unwrap_or_default().to_owned());
-        }
+        self.describe(&mut start);
         connection.sync().open(&start).await
+    }
+
+    /// Says what of the document is here.
+    pub(crate) fn describe(&self, start: &mut SyncOpenStart) {
+        let state = self.shared.lock();
+        if !self.is_fresh {
+            start.vector = Some(state.replica.document().state_vector());
+        }
+        start.identity = Some(state.replica.identity().unwrap_or_default().to_owned());
     }
 
     /// What to do about a document that is not there any more, if something of it is here.
@@ -250,37 +262,44 @@ impl DocumentTask {
 
     /// Whether what the journal holds is of another document, and nobody is here to be told: then it stays there until
     /// somebody opens the document.
-    fn is_anothers(&self, stream: &SyncStream) -> bool {
-        self.is_replaced(stream)
+    fn is_anothers(&self, beginning: &Beginning) -> bool {
+        self.is_replaced(beginning)
             && self.shared.is_resending()
             && self.shared.end_if_abandoned(DocumentEnd::Closed)
     }
 
     /// Whether there is another document at the path than the one that is here.
-    fn is_replaced(&self, stream: &SyncStream) -> bool {
+    fn is_replaced(&self, beginning: &Beginning) -> bool {
         let state = self.shared.lock();
         let known = state.replica.identity();
-        known.is_some() && stream.identity().is_some() && stream.identity() != known
+        known.is_some() && beginning.identity.is_some() && beginning.identity.as_deref() != known
     }
 
     /// Takes up the state with which a stream begins.
-    async fn begin(&mut self, stream: &SyncStream) -> Result<(), String> {
-        let beginning = Beginning {
-            state: stream.state().to_vec(),
-            schema: stream.schema().clone(),
-            server_vector: stream.server_vector().map(<[u8]>::to_vec),
-            identity: stream.identity().map(str::to_owned),
-            is_fresh: self.is_fresh,
-            is_replaced: self.is_replaced(stream),
+    pub(crate) fn begin(&mut self, beginning: &Beginning) -> Result<(), String> {
+        let (is_fresh, is_replaced) = (self.is_fresh, self.is_replaced(beginning));
+        beginning.take_up(&self.shared, &mut self.client_ids, is_fresh, is_replaced)?;
+        self.begun();
+        Ok(())
+    }
+
+    /// The same; a large state is taken up on a thread for blocking work.
+    async fn begin_with(&mut self, stream: &SyncStream) -> Result<(), String> {
+        let beginning = Beginning::of(stream);
+        let (is_fresh, is_replaced) = (self.is_fresh, self.is_replaced(&beginning));
+        let bytes = beginning.state.len();
+        let take_up = move |shared: &Shared, client_ids: &mut ClientIds| {
+            beginning.take_up(shared, client_ids, is_fresh, is_replaced)
         };
-        intake::run(&self.shared, stream.state().len(), |shared| {
-            beginning.take_up(shared)
-        })
-        .await?;
+        intake::run(&self.shared, &mut self.client_ids, bytes, take_up).await?;
+        self.begun();
+        Ok(())
+    }
+
+    fn begun(&mut self) {
         self.is_fresh = false;
         self.was_open = true;
         self.shared.advance(Progress::synchronize);
-        Ok(())
     }
 
     async fn serve(&mut self, mut stream: SyncStream, backoff: &mut Backoff) -> Ended {
@@ -312,8 +331,12 @@ impl DocumentTask {
                 update = stream.recv() => match update {
                     Ok(Some(update)) => {
                         let bytes = update.len();
-                        let receive = move |shared: &Shared| intake::receive(shared, &update);
-                        if let Err(reason) = intake::run(&self.shared, bytes, receive).await {
+                        let receive = move |shared: &Shared, client_ids: &mut ClientIds| {
+                            intake::receive(shared, client_ids, &update)
+                        };
+                        let received =
+                            intake::run(&self.shared, &mut self.client_ids, bytes, receive).await;
+                        if let Err(reason) = received {
                             return Ended::Unreadable(reason);
                         }
                     }
@@ -334,8 +357,16 @@ impl DocumentTask {
         }
     }
 
+    pub(crate) fn received(&mut self, update: &[u8]) -> Result<(), String> {
+        intake::receive(&self.shared, &mut self.client_ids, update)
+    }
+
     /// The server's answer to an update.
-    fn answered(&mut self, number: u64, answer: Result<Content, CallError>) -> Option<Ended> {
+    pub(crate) fn answered(
+        &mut self,
+        number: u64,
+        answer: Result<Content, CallError>,
+    ) -> Option<Ended> {
         match answer {
             Ok(Content::Json(notice)) => {
                 self.conflicts = 0;
@@ -432,10 +463,32 @@ fn may_pass(code: Option<i64>) -> bool {
     matches!(code, None | Some(CONFLICT | 1006 | 1008 | 1009 | 4001))
 }
 
-/// Takes another client id if somebody else writes with this one.
-fn renew_client_id(replica: &mut Replica) {
-    if replica.document().is_client_id_shared() {
-        replica.document_mut().set_client_id(new_client_id());
+/// Gives a document client ids that nobody else writes with.
+#[derive(Debug)]
+pub(crate) enum ClientIds {
+    Random,
+    /// The next one, and so on.
+    #[cfg(feature = "simulation")]
+    From(u64),
+}
+
+impl ClientIds {
+    pub(crate) fn next(&mut self) -> u64 {
+        match self {
+            Self::Random => new_client_id(),
+            #[cfg(feature = "simulation")]
+            Self::From(next) => {
+                *next += 1;
+                *next - 1
+            }
+        }
+    }
+
+    /// Takes another client id if somebody else writes with this one.
+    pub(crate) fn renew(&mut self, replica: &mut Replica) {
+        if replica.document().is_client_id_shared() {
+            replica.document_mut().set_client_id(self.next());
+        }
     }
 }
 

@@ -3,17 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A document that ended before all of its edits were acknowledged, as [`RoomClient::close`](crate::RoomClient::close) says
-/// it.
+/// A document that ended with unacknowledged edits, returned by [`RoomClient::close`](crate::RoomClient::close).
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct GivenUp {
     /// The document's path.
     pub path: String,
-    /// How many edits were not acknowledged. The server may have some of them all the same, if only its answer was lost.
+    /// The number of unacknowledged edits. The server may still have stored some, if only its answer was lost.
     pub edits: u64,
-    /// Whether all of them are in the document's journal, from which they are sent when the room is entered again. Otherwise
-    /// they are gone with this program.
+    /// Whether the document's journal has all of them; if so, they are sent the next time the room is entered. If not, they
+    /// are lost when the program ends.
     pub is_journaled: bool,
 }
 

@@ -17,7 +17,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 pub(crate) use self::pending::{Batch, Pending};
-use self::record::{EDIT, HEAD, MAGIC, SAVED, STATE};
+use self::record::{EDIT, HEAD, MAGIC, MERGED, SAVED, STATE};
 pub(crate) use self::writer::{Journals, Listed, Writer};
 use crate::replica::Replica;
 
@@ -162,6 +162,52 @@ impl Unsent {
     }
 }
 
+#[cfg(feature = "simulation")]
+impl Batch {
+    /// Writes it to a file in memory.
+    pub(crate) fn write_to(&self, file: &mut Vec<u8>) -> crate::simulation::SimWrite {
+        if self.is_whole {
+            file.clear();
+        }
+        file.extend_from_slice(&self.records);
+        if self.is_whole {
+            crate::simulation::SimWrite::Rewritten
+        } else {
+            crate::simulation::SimWrite::Appended
+        }
+    }
+}
+
+/// What the bytes of a document's journal hold; `None` if nothing was ever written.
+#[cfg(feature = "simulation")]
+pub(crate) fn read_bytes(
+    bytes: &[u8],
+    room: &RoomKey,
+    document: &str,
+    client_id: u64,
+) -> Result<Option<Replica>, String> {
+    let replica = replica_of(bytes, room, document, client_id);
+    replica.map_err(|fault| match fault {
+        Fault::Newer => "it was written by a newer version".to_owned(),
+        Fault::Damaged(reason) => reason,
+    })
+}
+
+fn replica_of(
+    bytes: &[u8],
+    room: &RoomKey,
+    document: &str,
+    client_id: u64,
+) -> Result<Option<Replica>, Fault> {
+    let Some(recovered) = recover(bytes, room)? else {
+        return Ok(None);
+    };
+    if recovered.path != document {
+        return Err(format!("it is that of {:?}", recovered.path).into());
+    }
+    recovered.into_replica(client_id).map(Some)
+}
+
 impl Journal {
     /// Opens the journal of a document, and reads it; `None` if there is nothing in it. A damaged one is set aside.
     pub(crate) fn open(
@@ -194,16 +240,7 @@ impl Journal {
             }
             None => return Ok((journal, None)),
         };
-        let recovered = recover(&bytes, room).and_then(|recovered| {
-            let Some(recovered) = recovered else {
-                return Ok(None);
-            };
-            if recovered.path != document {
-                return Err(format!("it is that of {:?}", recovered.path).into());
-            }
-            recovered.into_replica(client_id).map(Some)
-        });
-        match recovered {
+        match replica_of(&bytes, room, document, client_id) {
             Ok(replica) => Ok((journal, replica)),
             Err(Fault::Newer) => Err(JournalError::Io {
                 reason: format!("{} was written by a newer version", from.display()),
@@ -458,11 +495,20 @@ fn recover(bytes: &[u8], room: &RoomKey) -> Result<Option<Recovered>, Fault> {
                     (u32::from_le_bytes(merged), update)
                 };
                 let number = number.try_into().map_err(|_| damaged())?;
-                edits.push((u64::from_le_bytes(number), merged, update.to_vec()));
+                edits.push((u64::from_le_bytes(number), merged, update.to_vec(), false));
             }
             SAVED => {
                 let number = (*payload).try_into().map_err(|_| damaged())?;
                 saved = u64::from_le_bytes(number);
+            }
+            MERGED => {
+                let (first, last) = payload.split_at_checked(8).ok_or_else(damaged)?;
+                let [first, last] = [first, last].map(TryInto::try_into);
+                let first = u64::from_le_bytes(first.map_err(|_| damaged())?);
+                let last = u64::from_le_bytes(last.map_err(|_| damaged())?);
+                for (number, _, _, is_merged) in &mut edits {
+                    *is_merged |= (first..last).contains(number);
+                }
             }
             // Of a later version.
             _ => {}
@@ -476,9 +522,9 @@ fn recover(bytes: &[u8], room: &RoomKey) -> Result<Option<Recovered>, Fault> {
     }
     // What is saved is in the document all the same.
     let mut unsaved = Vec::new();
-    for (number, merged, update) in edits {
+    for (number, merged, update, is_merged) in edits {
         updates.push(update.clone());
-        if number > saved {
+        if number > saved && !is_merged {
             unsaved.push(Unsaved {
                 edits: merged,
                 update,
@@ -613,6 +659,42 @@ mod tests {
     }
 
     #[test]
+    fn edits_that_are_merged_after_they_were_written_count_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut journal, _) = open(directory.path()).unwrap();
+        let mut pending = Pending::new(Arc::new(room()), "ä.document");
+        pending.start_over();
+        let mut replica = builtin();
+        for text in ["eins", "zwei", "drei 🌿"] {
+            append(&mut replica, text);
+            // What waits is merged to be sent, and the connection breaks.
+            replica.next_to_send();
+            replica.unsent();
+            let batch = pending.take(&replica).unwrap();
+            journal.write(&batch).unwrap();
+            pending.wrote(&batch);
+        }
+        assert_eq!((replica.kept(), replica.unsaved_edits()), (1, 3));
+        let path = journal.path.clone();
+        drop(journal);
+        let (_, found) = open(directory.path()).unwrap();
+        let found = found.unwrap();
+        assert_eq!((found.kept(), found.unsaved_edits()), (1, 3));
+        assert_eq!(
+            found.document().to_json(true),
+            replica.document().to_json(true)
+        );
+        // Cut off before the last record, which says what was merged.
+        let bytes = fs::read(&path).unwrap();
+        fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+        let (_, found) = open(directory.path()).unwrap();
+        assert_eq!(
+            found.unwrap().document().to_json(true),
+            replica.document().to_json(true)
+        );
+    }
+
+    #[test]
     fn cut_within_the_last_record_ends_a_journal() {
         let directory = tempfile::tempdir().unwrap();
         let (_, path) = three_edits(directory.path());
@@ -673,8 +755,8 @@ mod tests {
         let mut old = Vec::new();
         old_record(&mut old, record::HEAD, head.to_string().as_bytes());
         let head_end = old.len();
-        for (number, _, update) in replica.edits_after(0) {
-            let payload = [&number.to_le_bytes()[..], update].concat();
+        for one in replica.edits_after(0) {
+            let payload = [&one.number.to_le_bytes()[..], one.update].concat();
             old_record(&mut old, record::EDIT, &payload);
         }
         old_record(&mut old, record::SAVED, &0_u64.to_le_bytes());

@@ -26,12 +26,9 @@
 //!
 //! # Layout
 //!
-//! - [`RoomClient`]: connects again when it has to. [`SyncClient`], [`StorageClient`]: the toolkits.
-//! - [`LiveDocument`]: an open document; `document_task`: what carries its updates; [`Replica`]: what of it the server
-//!   lacks, without I/O; `refusals`: what of it the server does not take; `journal`: what of it outlives the program, and
-//!   `resend`: how that is sent; `given_up`: what ended before it was saved.
-//! - [`Connection`]: one connection; [`StreamHandle`]: one streamed call; `connect`: the way to an open WebSocket; `credentials`: the token for it;
-//!   `trust`: to whom, by TLS; `driver`: the task that owns it; `pulse`: whether the server is still there.
+//! - [`RoomClient`] is a room and reconnects by itself. [`SyncClient`] and [`StorageClient`] are its toolkits.
+//! - [`LiveDocument`] is an open document. [`Replica`] is a document with its unacknowledged edits, without I/O.
+//! - [`Connection`] is a single connection, [`StreamHandle`] a streamed call on it.
 
 mod backoff;
 mod connect;
@@ -44,11 +41,14 @@ mod event;
 mod given_up;
 mod journal;
 mod live_document;
+mod panics;
 mod pulse;
 mod refusals;
 mod replica;
 mod resend;
 mod room_client;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod storage_client;
 mod stream;
 mod sync_calls;

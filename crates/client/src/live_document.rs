@@ -65,6 +65,20 @@ impl Drop for Claim {
     }
 }
 
+/// Ends a document with its task, however that ends.
+#[derive(Debug)]
+pub(crate) struct EndWithTask(pub(crate) Arc<Shared>);
+
+impl Drop for EndWithTask {
+    fn drop(&mut self) {
+        // A closure that edits the document may own the runtime; it can't take the lock, and nobody waits for it.
+        if !self.0.is_inside() {
+            let reason = "its runtime has shut down".to_owned();
+            self.0.end(DocumentEnd::Failed(reason));
+        }
+    }
+}
+
 /// What the handles of a document share with its task.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -124,6 +138,7 @@ fn this_thread() -> u64 {
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) replica: Replica,
+    stage: Stage,
     journal: Option<Journaling>,
     subscribers: Vec<Subscriber>,
     handles: usize,
@@ -140,6 +155,17 @@ pub(crate) struct State {
     is_resending: bool,
 }
 
+/// How far the opening of a document is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    /// Its journal is being read.
+    Loading,
+    /// There is nothing in a journal; the server's state is awaited.
+    Awaiting,
+    /// The replica is the document. Before that it is empty and will be replaced, so nothing may be kept in it.
+    Begun,
+}
+
 /// How a document is written to its journal.
 #[derive(Debug)]
 struct Journaling {
@@ -150,8 +176,6 @@ struct Journaling {
     is_queued: bool,
     /// Whether the document has ended, and the writer is done with it.
     is_released: bool,
-    /// Whether nothing is sent before the journal was written: it holds edits under names that they don't have any more.
-    holds_edits: bool,
 }
 
 impl Journaling {
@@ -186,8 +210,6 @@ pub enum JournalStatus {
 pub(crate) struct Progress {
     /// Whether the replica has what the server had when the stream began.
     is_synchronized: bool,
-    /// Whether the replica has what the journal held.
-    is_loaded: bool,
     /// Whether there is a stream now.
     is_connected: bool,
 }
@@ -285,6 +307,9 @@ pub enum DocumentEnd {
     /// The server holds what this client can't read.
     #[error("the document can't be read: {0}")]
     Unreadable(String),
+    /// The document's task panicked, or its runtime has shut down.
+    #[error("the document's task has ended: {0}")]
+    Failed(String),
 }
 
 /// Why not everything is saved.
@@ -604,11 +629,12 @@ impl LiveDocument {
     /// Waits until there is something to be seen: what the journal held, or what the server has.
     pub(crate) async fn ready(&self) -> Result<(), DocumentEnd> {
         self.shared
-            .wait_for(|progress| {
-                if progress.is_ready() {
+            .wait_for(|_| {
+                let state = self.shared.lock();
+                if state.has_begun() {
                     return Some(Ok(()));
                 }
-                self.shared.lock().end.clone().map(Err)
+                state.end.clone().map(Err)
             })
             .await
             .unwrap_or(Err(DocumentEnd::Closed))
@@ -644,15 +670,17 @@ impl LiveDocument {
             .unwrap_or(Err(DocumentEnd::Closed))
     }
 
-    /// Waits until everything edited so far is acknowledged by the server as durable, or taken back.
+    /// Waits until the server has acknowledged all edits so far as durable, or refused them.
     ///
-    /// Without a connection that takes until there is one again; put a time-out around it if you don't want to wait.
+    /// Without a connection this waits for the next one; use a timeout to bound it.
     ///
     /// # Errors
     ///
-    /// When there is no connection and the journal can't be written, so that an edit is in memory alone; nothing is given
-    /// up then, and another call waits again. When an edit was refused since this handle was told the last time, by this or another handle; the first of them,
-    /// if it was several. It has been taken back, and everything else is saved. Or when the document ended.
+    /// - [`SaveError::Refused`]: the server refused an edit, made by any handle, since the last call on this one. The edit
+    ///   was reverted, and all others are saved. If several were refused, this is the first refusal.
+    /// - [`SaveError::Journal`]: there is no connection and the journal can't be written, so an edit is only in memory. It
+    ///   is still sent later, and another call waits again.
+    /// - [`SaveError::Ended`]: the document ended before all edits were saved.
     ///
     /// # Cancel safety
     ///
@@ -816,7 +844,7 @@ impl Shared {
     /// Keeps and applies an update that was made elsewhere. Returns whether the document is live.
     pub(crate) fn adopt(&self, update: Vec<u8>) -> Result<bool, DecodeError> {
         let mut state = self.lock();
-        if state.end.is_some() {
+        if !state.has_begun() || state.end.is_some() {
             return Ok(false);
         }
         state.replica.adopt(update)?;
@@ -849,6 +877,10 @@ impl Shared {
     }
 
     pub(crate) fn new(path: &str, replica: Replica, journals: Option<Journals>) -> Arc<Self> {
+        let stage = match journals {
+            Some(_) => Stage::Loading,
+            None => Stage::Awaiting,
+        };
         let journaling = |document: &Weak<Self>| {
             let journals = journals?;
             Some(Journaling {
@@ -857,13 +889,13 @@ impl Shared {
                 document: Weak::clone(document),
                 is_queued: false,
                 is_released: false,
-                holds_edits: false,
             })
         };
         Arc::new_cyclic(|document| Self {
             path: path.to_owned(),
             state: Mutex::new(State {
                 replica,
+                stage,
                 journal: journaling(document),
                 subscribers: Vec::new(),
                 handles: 0,
@@ -882,13 +914,52 @@ impl Shared {
         })
     }
 
-    /// Begins with what the journal held.
-    pub(crate) fn load(&self, replica: Replica) {
+    /// Counts an opening that never ends.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn hold(&self) {
+        self.lock().handles += 1;
+    }
+
+    /// Edits as [`Replica::edit_with`] does.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn edit_with(&self, edit: impl FnOnce(&mut MeshDocument) -> Vec<Vec<u8>>) {
         let mut state = self.lock();
-        state.replica = replica;
-        state.journal_anew();
+        let result = catch_unwind(AssertUnwindSafe(|| state.replica.edit_with(edit)));
+        state.journal_edits();
+        state.publish_changes();
         drop(state);
-        self.advance(|progress| progress.is_loaded = true);
+        result.unwrap_or_else(|panic| resume_unwind(panic));
+    }
+
+    /// Subscribes without a watch over changes.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn subscribe(&self) -> Changes {
+        let (sender, events) = mpsc::channel(EVENT_CAPACITY);
+        self.lock().subscribers.push(Subscriber {
+            events: sender,
+            has_missed: false,
+        });
+        Changes { events }
+    }
+
+    /// Up to which number edits are in the journal.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn written(&self) -> u64 {
+        let state = self.lock();
+        let journal = state.journal.as_ref();
+        journal.map_or(0, |journal| journal.pending.written())
+    }
+
+    /// Begins with what the journal held, if it held anything.
+    pub(crate) fn load(&self, replica: Option<Replica>) {
+        let mut state = self.lock();
+        state.stage = Stage::Awaiting;
+        if let Some(replica) = replica {
+            state.begin(replica);
+            state.journal_anew();
+        }
+        drop(state);
+        self.advance(|_| {});
     }
 
     /// What is to be written to the journal now; `is_last` before it is closed.
@@ -909,16 +980,9 @@ impl Shared {
     /// A batch was written to the journal, or could not be. In that case, `is_broken` says whether only a rewrite helps.
     pub(crate) fn wrote(&self, batch: &Batch, written: std::io::Result<()>, is_broken: bool) {
         let mut state = self.lock();
-        let Some(Journaling {
-            pending,
-            holds_edits,
-            ..
-        }) = &mut state.journal
-        else {
+        let Some(Journaling { pending, .. }) = &mut state.journal else {
             return;
         };
-        // A disk that fails does not keep them from the server.
-        *holds_edits = written.is_ok() && pending.is_whole();
         let was_failing = pending.failure().is_some();
         let event = match written {
             Ok(()) => {
@@ -945,8 +1009,8 @@ impl Shared {
     }
 
     /// Whether there is something to be seen.
-    pub(crate) fn is_ready(&self) -> bool {
-        self.progress.borrow().is_ready()
+    pub(crate) fn has_begun(&self) -> bool {
+        self.lock().has_begun()
     }
 
     pub(crate) fn is_resending(&self) -> bool {
@@ -966,10 +1030,7 @@ impl Shared {
     pub(crate) fn unsent(&self) -> Option<Unsent> {
         let state = self.lock();
         let edits = state.replica.edits_after(0);
-        Unsent::of(
-            &self.path,
-            edits.map(|(_, merged, update)| (merged, update)),
-        )
+        Unsent::of(&self.path, edits.map(|one| (one.count, one.update)))
     }
 
     /// The document has ended, and its journal is closed.
@@ -1047,6 +1108,12 @@ impl Shared {
 
     /// Waits until the server is done with everything edited so far; tells of each refusal once.
     pub(crate) async fn saved(&self, told: &AtomicU64) -> Result<(), SaveError> {
+        // The edits of an earlier program count, too.
+        let is_loaded = |_: &Progress| {
+            let state = self.lock();
+            (state.stage != Stage::Loading || state.end.is_some()).then_some(())
+        };
+        let _progress_is_here = self.wait_for(is_loaded).await;
         let to = self.lock().replica.last_number();
         let saved = self.wait_for(|progress| {
             let state = self.lock();
@@ -1135,16 +1202,23 @@ impl Progress {
         self.is_connected = true;
     }
 
-    fn is_ready(&self) -> bool {
-        self.is_synchronized || self.is_loaded
-    }
-
     pub(crate) fn disconnect(&mut self) {
         self.is_connected = false;
     }
 }
 
 impl State {
+    /// Whether the replica is the document.
+    fn has_begun(&self) -> bool {
+        self.stage == Stage::Begun
+    }
+
+    /// Goes on with the replica of an earlier program.
+    fn begin(&mut self, replica: Replica) {
+        self.replica = replica;
+        self.stage = Stage::Begun;
+    }
+
     /// The server will never take what was sent with this number. Returns whether things go on: it is tried apart.
     pub(crate) fn refuse(&mut self, number: u64, refusal: Refusal) -> bool {
         let goes_on = if refusal.code == Some(DENIED) {
@@ -1163,9 +1237,10 @@ impl State {
     /// Goes on with what the server has. If that is because it refused an edit, edits that build on it go with it.
     pub(crate) fn start_over(&mut self, document: MeshDocument) {
         let lost = self.replica.start_over(document);
-        self.journal_anew();
+        self.stage = Stage::Begun;
         if let Some(journal) = &mut self.journal {
-            journal.holds_edits = self.replica.has_remade();
+            journal.pending.rename(&self.replica);
+            journal.queue();
         }
         if let Some(refusal) = self.taking_back.take() {
             self.give_up(refusal, lost);
@@ -1176,6 +1251,7 @@ impl State {
     pub(crate) fn replace(&mut self, document: MeshDocument) {
         let content = self.replica.document().to_json(true);
         let edits = self.replica.replace(document);
+        self.stage = Stage::Begun;
         if let Some(journal) = &mut self.journal {
             if edits.is_empty() {
                 journal.pending.start_over();
@@ -1257,7 +1333,7 @@ impl State {
 
     /// What is to be sent next, if there is something and it may be sent.
     pub(crate) fn next_to_send(&mut self) -> Option<Outgoing> {
-        let holds_edits = |journal: &Journaling| journal.holds_edits;
+        let holds_edits = |journal: &Journaling| journal.pending.holds_edits();
         if self.journal.as_ref().is_some_and(holds_edits) {
             return None;
         }

@@ -64,6 +64,17 @@ pub struct Outgoing {
     pub update: Vec<u8>,
 }
 
+/// An edit that is kept, or several that were merged.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KeptEdit<'a> {
+    /// The numbers of the first and of the last edit in it; the last names it.
+    pub(crate) first: u64,
+    pub(crate) number: u64,
+    /// How many edits it is.
+    pub(crate) count: u32,
+    pub(crate) update: &'a [u8],
+}
+
 impl Replica {
     /// A replica that has nothing to send.
     ///
@@ -670,10 +681,15 @@ impl Replica {
         self.queue.is_empty()
     }
 
-    /// What is kept with a number beyond this one: the numbers, and how many edits each is.
-    pub(crate) fn edits_after(&self, number: u64) -> impl Iterator<Item = (u64, u32, &[u8])> {
+    /// What is kept with a number beyond this one.
+    pub(crate) fn edits_after(&self, number: u64) -> impl Iterator<Item = KeptEdit<'_>> {
         let kept = self.queue.after(number);
-        kept.map(|one| (one.number, one.count, &one.update[..]))
+        kept.map(|one| KeptEdit {
+            first: one.first,
+            number: one.number,
+            count: one.count,
+            update: &one.update,
+        })
     }
 
     /// How many edits the server has not acknowledged.
@@ -685,11 +701,6 @@ impl Replica {
     pub(crate) fn give_up_refused(&mut self) -> Vec<LostEdit> {
         let refused = self.queue.take_refused().into_iter();
         refused.map(LostEdit::unread).collect()
-    }
-
-    /// Whether edits were made again of which the server may still have, or get, what they were made of.
-    pub(crate) fn has_remade(&self) -> bool {
-        self.queue.iter().any(|one| one.kind == Kind::Blank)
     }
 
     /// What was refused is not given up after all.
@@ -796,11 +807,13 @@ fn again(
     before: &MeshDocument,
     remade: &mut Remade,
 ) -> Again {
-    let fits = matches!(
-        document.classify(update),
-        Ok(UpdateKind::New | UpdateKind::Contained)
-    );
-    if fits && remade.concerns(update) == Ok(false) {
+    let fits = match document.classify(update) {
+        // The server has it, whatever it builds on. Made again, it would be there twice.
+        Ok(UpdateKind::Contained) => true,
+        Ok(UpdateKind::New) => remade.concerns(update) == Ok(false),
+        _ => false,
+    };
+    if fits {
         return match document.apply_update(update) {
             Ok(_) => Again::Same,
             Err(_) => Again::Lost,

@@ -25,6 +25,7 @@ use crate::event::{EVENT_CAPACITY, EventReceiver, RoomEvent};
 use crate::given_up::{GivenUp, GivenUpEdits};
 use crate::journal::{JournalError, Journals, RoomKey, Unsent, Writer};
 use crate::live_document::{JournalStatus, Shared};
+use crate::panics::catch_panic;
 use crate::pulse::PING_INTERVAL;
 use crate::resend::resend;
 use crate::storage_client::StorageClient;
@@ -95,6 +96,9 @@ pub enum RoomEnd {
     /// There is no way into a room with what was given.
     #[error("{0}")]
     Setting(String),
+    /// The room's task panicked, or its runtime has shut down.
+    #[error("the room's task has ended: {0}")]
+    Failed(String),
 }
 
 impl From<&ConnectError> for RoomEnd {
@@ -125,10 +129,10 @@ pub enum RoomStatus {
     Connected,
     /// There is none; another one is being tried.
     Reconnecting,
-    /// There is none, and the function that was given to [`RoomBuilder::token_with`] failed. It is called again, after a
-    /// pause that grows up to ten seconds.
+    /// There is none, because the function given to [`RoomBuilder::token_with`] failed or panicked. It is called again
+    /// with back-off, after at most ten seconds.
     NoToken {
-        /// With what it failed.
+        /// The function's error with its causes, or the text of its panic.
         reason: String,
     },
     /// There is none, and none is tried any more.
@@ -441,7 +445,7 @@ impl RoomClient {
             .collect();
         // One that is being loaded has all in its journal.
         let documents = self.live_documents();
-        for shared in documents.iter().filter(|shared| shared.is_ready()) {
+        for shared in documents.iter().filter(|shared| shared.has_begun()) {
             all.remove(&shared.path);
             if let Some(unsent) = shared.unsent() {
                 all.insert(shared.path.clone(), unsent);
@@ -676,13 +680,12 @@ impl RoomBuilder {
         self
     }
 
-    /// A function that gives a participant token: it is called before the first connection, and again when the token has
-    /// expired or the server has refused it, also if that was while there was no connection. For tokens that are valid for a
-    /// short time only.
+    /// Sets an async function that returns a participant token, for tokens that expire.
     ///
-    /// While it fails there is no connection, and [`RoomStatus::NoToken`] says why; only the first time
-    /// [`connect`](Self::connect) returns that, unless it is [`offline`](Self::offline). It has 30 seconds for a
-    /// token. When the server refuses three tokens one after the other, the room ends.
+    /// The function is called before the first connection, and again whenever the last token has expired or was refused.
+    /// It has 30 seconds. If it fails, panics or takes longer, it is called again with back-off, and meanwhile the status
+    /// is [`RoomStatus::NoToken`]. The first call is different: its failure is the error of [`connect`](Self::connect),
+    /// unless [`offline`](Self::offline) is set. The room ends when the server refuses three tokens in a row.
     ///
     /// ```
     /// # use meshagent_client::RoomClient;
@@ -711,8 +714,8 @@ impl RoomBuilder {
         self
     }
 
-    /// The project's id. Journals are kept by it ([`offline`](Self::offline)), and only a token or a key that is there from
-    /// the start says it.
+    /// The project's id, which is part of the name of each journal ([`offline`](Self::offline)). A token or key contains
+    /// it; with [`token_with`](Self::token_with), `offline` requires this setting.
     ///
     /// ```
     /// use meshagent_client::RoomClient;
@@ -790,12 +793,13 @@ impl RoomBuilder {
         Ok(self)
     }
 
-    /// Keeps documents in a directory as well: they can be opened and edited without a connection, and what was not
-    /// acknowledged when the program ended is sent when it runs again. One program at a time can have a document open
-    /// in one directory.
+    /// Stores a journal of each document in this directory. Documents can then be opened and edited without a connection,
+    /// and edits that are unacknowledged when the program ends are sent when it runs again. A document in a directory can
+    /// be open in one program at a time.
     ///
-    /// Edits are written down on a thread of their own, within moments of each other; [`close`](RoomClient::close) waits for it, and
-    /// [`LiveDocument::journaled`](crate::LiveDocument::journaled) until they are on stable storage.
+    /// A separate thread writes the journals, usually within milliseconds of an edit.
+    /// [`LiveDocument::journaled`](crate::LiveDocument::journaled) waits until edits are on stable storage, and
+    /// [`close`](RoomClient::close) until the thread has finished.
     ///
     /// ```
     /// # use meshagent_client::RoomClient;
@@ -959,7 +963,7 @@ impl Supervisor {
         let mut backoff = Backoff::new();
         let closing = self.closing.clone();
         let end = tokio::select! {
-            end = self.keep_connected(&mut backoff) => end,
+            end = catch_panic(self.keep_connected(&mut backoff)) => end.unwrap_or_else(RoomEnd::Failed),
             () = closing.cancelled() => {
                 // Documents use what connection there is to save what is not saved yet.
                 self.tasks.close();
@@ -967,6 +971,8 @@ impl Supervisor {
                 RoomEnd::Left
             }
         };
+        // Who waits for the first connection learns that there is none.
+        self.first = None;
         let link = self.link.send_replace(Link::Ended(end));
         if let Link::Up(connection) = link {
             connection.close().await;
@@ -1051,6 +1057,19 @@ impl Supervisor {
                 }
             }
         }
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        // It is dropped before its end only with its runtime, or by a panic. No connection will come.
+        self.link.send_if_modified(|link| {
+            let has_ended = matches!(link, Link::Ended(_));
+            if !has_ended {
+                *link = Link::Ended(RoomEnd::Failed("its runtime has shut down".to_owned()));
+            }
+            !has_ended
+        });
     }
 }
 

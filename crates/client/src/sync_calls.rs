@@ -428,7 +428,7 @@ pub struct Acknowledgement {
 /// The state vector of nothing, in base64.
 pub(crate) const NOTHING: &str = "AA==";
 
-fn identity(answer: &Content) -> Option<String> {
+pub(crate) fn identity(answer: &Content) -> Option<String> {
     let Content::Json(notice) = answer else {
         return None;
     };
@@ -436,7 +436,7 @@ fn identity(answer: &Content) -> Option<String> {
 }
 
 /// What the server has, if it said that it lacks something.
-fn server_vector(answer: &Content) -> Option<Vec<u8>> {
+pub(crate) fn server_vector(answer: &Content) -> Option<Vec<u8>> {
     let Content::Json(notice) = answer else {
         return None;
     };

@@ -9,9 +9,10 @@ use meshagent_protocol::{
 use serde_json::Value;
 
 use crate::connection::CallError;
-use crate::document_task::{DocumentTask, new_client_id};
+use crate::document_task::{ClientIds, DocumentTask, new_client_id};
 use crate::journal::JournalError;
-use crate::live_document::{DocumentEnd, LiveDocument, SaveError, Shared, Told};
+use crate::live_document::{DocumentEnd, EndWithTask, LiveDocument, SaveError, Shared, Told};
+use crate::panics::catch_panic;
 use crate::replica::Replica;
 use crate::room_client::RoomClient;
 
@@ -297,7 +298,7 @@ impl SyncClient {
     ///
     /// # Errors
     ///
-    /// When the document is not open, or the bytes are no update.
+    /// When the document is not open, or [`open`](Self::open) has not returned yet, or the bytes are not an update.
     ///
     /// ```
     /// # use meshagent_client::SyncError;
@@ -398,6 +399,7 @@ impl SyncClient {
     }
 
     fn spawn(&self, shared: Arc<Shared>, start: SyncOpenStart) {
+        let ends = EndWithTask(Arc::clone(&shared));
         let task = DocumentTask {
             shared,
             journals: self.room.journals(),
@@ -408,13 +410,18 @@ impl SyncClient {
             is_fresh: true,
             was_open: false,
             conflicts: 0,
+            client_ids: ClientIds::Random,
         };
-        self.room.tasks().spawn(task.run());
+        self.room.tasks().spawn(async move {
+            if let Err(panic) = catch_panic(task.run()).await {
+                ends.0.end(DocumentEnd::Failed(panic));
+            }
+        });
     }
 }
 
 /// The schema of a document that holds nothing.
-fn nothing() -> Result<MeshSchema, DocumentEnd> {
+pub(crate) fn nothing() -> Result<MeshSchema, DocumentEnd> {
     MeshSchema::new("nothing", vec![ElementType::new("nothing")])
         .map_err(|error| DocumentEnd::Unreadable(error.to_string()))
 }

@@ -44,6 +44,7 @@ mod storage_grant;
 pub mod sync;
 mod sync_grant;
 pub mod token;
+mod tool;
 pub mod trace;
 
 pub use calls::{Calls, DuplicateCall};
@@ -75,4 +76,5 @@ pub use sync::{
 };
 pub use sync_grant::{SyncGrant, SyncPathGrant};
 pub use token::{MAX_TOKEN_BYTES, ParticipantToken, TokenError, TokenVerifier};
+pub use tool::{Tool, Toolkit, describe_tools};
 pub use trace::TraceParent;

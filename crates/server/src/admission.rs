@@ -3,7 +3,7 @@
 //! JSON takes some forty times its text's bytes in memory. So it is weighed first, and nobody without a grant for
 //! the toolkit makes the server read any. The room asks for the rights again, with the path at hand.
 
-use meshagent_protocol::{ApiScope, Asks, ErrorCode, Message, Outline};
+use meshagent_protocol::{ApiScope, Asks, ErrorCode, Message, Outline, Tool, Toolkit};
 
 use crate::config::Limits;
 
@@ -61,28 +61,28 @@ pub(crate) fn admit(message: &Message, scope: &ApiScope, limits: &Limits) -> Adm
 /// The refusal of a tool that no path could make allowed.
 fn no_grant(scope: &ApiScope, toolkit: &str, tool: &str) -> Option<Admission> {
     let denied = |text: &str| Some(refused(ErrorCode::PermissionDenied, text));
+    if toolkit.is_empty() {
+        let text = "the field `toolkit` must be a string of at most 256 bytes";
+        return Some(refused(ErrorCode::InvalidRequest, text));
+    }
+    let Some(toolkit) = Toolkit::find(toolkit) else {
+        let text = "there is no such toolkit; ask room.list_toolkits for what there is";
+        return Some(refused(ErrorCode::NotFound, text));
+    };
     match toolkit {
-        "sync" if scope.sync.is_none() => denied("the token has no sync grant"),
-        "storage" if scope.storage.is_none() => denied("the token has no storage grant"),
-        "messaging" => match &scope.messaging {
+        Toolkit::Sync if scope.sync.is_none() => denied("the token has no sync grant"),
+        Toolkit::Storage if scope.storage.is_none() => denied("the token has no storage grant"),
+        Toolkit::Sync | Toolkit::Storage => None,
+        Toolkit::Messaging => match &scope.messaging {
             None => denied("the token has no messaging grant"),
-            Some(grant) if tool == "send" && !grant.send => {
+            Some(grant) if tool == Tool::MessagingSend.name() && !grant.send => {
                 denied("the token's messaging grant does not allow to send")
             }
-            Some(grant) if tool == "broadcast" && !grant.broadcast => {
+            Some(grant) if tool == Tool::MessagingBroadcast.name() && !grant.broadcast => {
                 denied("the token's messaging grant does not allow to broadcast")
             }
             Some(_) => None,
         },
-        "sync" | "storage" => None,
-        "" => Some(refused(
-            ErrorCode::InvalidRequest,
-            "the field `toolkit` must be a string of at most 256 bytes",
-        )),
-        _ => Some(refused(
-            ErrorCode::NotFound,
-            "there is no such toolkit; ask room.list_toolkits for what there is",
-        )),
     }
 }
 

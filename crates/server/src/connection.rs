@@ -125,6 +125,7 @@ pub(crate) async fn run(
         scope: &scope,
         deadline: None,
         pace: Pace::new(shared.config.pace_window, &account),
+        kept_waiting: Duration::ZERO,
         turn: Turn::default(),
     };
     intake.frames.handle_bytes(&early);
@@ -240,6 +241,7 @@ async fn read_all(stream: &mut ReadHalf<'_>, intake: &mut Intake<'_>, silence: D
         let heard = Instant::now();
         // The time that it waited for others is not the peer's.
         intake.pace.pause(heard - came);
+        intake.kept_waiting = intake.account.kept_waiting();
         loop {
             let patience = intake.patience(silence.saturating_sub(heard.elapsed()));
             match tokio::time::timeout(patience, intake.frames.receive(stream)).await {
@@ -294,6 +296,8 @@ struct Intake<'a> {
     /// When the message under way has to be complete.
     deadline: Option<Instant>,
     pace: Pace,
+    /// For how long the server had kept the peer waiting when that was last looked at.
+    kept_waiting: Duration,
     turn: Turn,
 }
 
@@ -346,6 +350,11 @@ impl Intake<'_> {
     /// Whether that keeps others waiting, and the peer sent little for a while.
     fn is_in_the_way(&mut self) -> bool {
         let holds = self.holds();
+        // Nor is the time for which its room had what came and did not handle it.
+        let kept_waiting = self.account.kept_waiting();
+        let more = kept_waiting.saturating_sub(self.kept_waiting);
+        self.kept_waiting = kept_waiting;
+        self.pace.pause(more);
         self.pace.is_in_the_way(self.account, 0, 0) && holds
     }
 
@@ -429,9 +438,6 @@ impl Intake<'_> {
         let received = std::mem::replace(&mut self.charge, next);
         // A peer that does not read its answers is not read from.
         self.outbox.wait_for_room().await;
-        // Nor one that says more than others can read.
-        let mark = self.shared.config.limits.max_outbox_bytes;
-        self.account.slow_down(mark).await;
         if input.is_answered() {
             self.outbox.expect_answer();
         }

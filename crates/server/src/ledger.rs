@@ -20,6 +20,7 @@ mod pressure;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
@@ -108,6 +109,10 @@ impl Bounds {
         self.server / 8 * 3
     }
 }
+
+/// A participant, to those who are told what it says and does; nobody in particular by default.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub(crate) struct Speaker(usize);
 
 /// Which bound a charge would cross, in the order in which they are asked.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -282,10 +287,13 @@ struct Own {
     held: usize,
     /// What was taken from the participant and the server.
     reserved: usize,
-    /// Of what is held, what it said to others and they have not read.
-    unread: usize,
     /// Of what is held, files that it sends.
     uploading: usize,
+    /// Chunks of its calls that came and are not handled, and since when there are some; for how long there were some
+    /// before that.
+    chunks: usize,
+    chunks_since: Option<Instant>,
+    kept_waiting: Duration,
     /// One of its charges has the participant's overdraft, or the server's.
     passes_participant: bool,
     passes_server: bool,
@@ -293,20 +301,15 @@ struct Own {
 
 impl Own {
     fn count(&mut self, kind: Kind, bytes: usize) {
-        match kind {
-            Kind::Shared => self.unread += bytes,
-            Kind::Upload => self.uploading += bytes,
-            _ => {}
+        if kind == Kind::Upload {
+            self.uploading += bytes;
         }
     }
 
     fn uncount(&mut self, kind: Kind, bytes: usize) {
-        let part = match kind {
-            Kind::Shared => &mut self.unread,
-            Kind::Upload => &mut self.uploading,
-            _ => return,
-        };
-        *part = part.saturating_sub(bytes);
+        if kind == Kind::Upload {
+            self.uploading = self.uploading.saturating_sub(bytes);
+        }
     }
 }
 
@@ -372,17 +375,32 @@ impl Account {
         lock(&self.own).held
     }
 
-    /// Waits while others have more than `mark` bytes to read of what this connection said, for a second at most: one that
-    /// never reads keeps nobody from talking to the others.
-    pub(crate) async fn slow_down(&self, mark: usize) {
-        const LOOKS: usize = 50;
-        const PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
-        for _ in 0..LOOKS {
-            if lock(&self.own).unread <= mark {
-                return;
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
+    /// A chunk of one of the connection's calls has come; it is handled when this is dropped. Until then it is the server
+    /// that is waited for, and not the connection.
+    pub(crate) fn chunk_came(self: &Arc<Self>) -> ChunkWaits {
+        let mut own = lock(&self.own);
+        own.chunks += 1;
+        own.chunks_since.get_or_insert_with(Instant::now);
+        drop(own);
+        ChunkWaits(Arc::clone(self))
+    }
+
+    /// For how long the server has kept the connection waiting until now, in all.
+    pub(crate) fn kept_waiting(&self) -> Duration {
+        let own = lock(&self.own);
+        let now = own.chunks_since.map(|since| since.elapsed());
+        own.kept_waiting.saturating_add(now.unwrap_or_default())
+    }
+
+    /// The server kept the connection waiting for so long.
+    #[cfg(test)]
+    pub(crate) fn keep_waiting(&self, waited: Duration) {
+        lock(&self.own).kept_waiting += waited;
+    }
+
+    /// Which participant it is, for as long as something is charged to it.
+    pub(crate) fn speaker(&self) -> Speaker {
+        Speaker(Arc::as_ptr(&self.participant) as usize)
     }
 
     /// The server's ledger.
@@ -487,6 +505,22 @@ impl Account {
             Scope::Participant => &self.participant.level,
             Scope::Server => &self.ledger().server,
             Scope::Kind => self.ledger().kind(kind),
+        }
+    }
+}
+
+/// A chunk that waits until its room handles it.
+#[derive(Debug)]
+pub(crate) struct ChunkWaits(Arc<Account>);
+
+impl Drop for ChunkWaits {
+    fn drop(&mut self) {
+        let mut own = lock(&self.0.own);
+        own.chunks = own.chunks.saturating_sub(1);
+        if own.chunks == 0
+            && let Some(since) = own.chunks_since.take()
+        {
+            own.kept_waiting = own.kept_waiting.saturating_add(since.elapsed());
         }
     }
 }

@@ -3,9 +3,11 @@
 //! The room pushes and never waits. The bound works in three places: the connection's reader stops
 //! reading while the queue is over the mark or many of its requests are unanswered, documents stop queueing their broadcasts (the subscriber
 //! becomes a cursor that is brought up to date later), and what other participants say is lost for this connection
-//! while its queue is over four times the mark; it learns how much that was when it reads again.
+//! while its queue has more than four times the mark of that, or twice the mark of the one who says it; it learns how
+//! much that was when it reads again. Nobody waits for it, and what others say does not count towards the mark: they
+//! keep no connection from its own requests and documents.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -13,7 +15,7 @@ use meshagent_protocol::{Content, MessageId, Packets, ServerToClient, SharedChun
 use serde_json::Value;
 use tokio::sync::Notify;
 
-use crate::ledger::{Account, Charge, Kind};
+use crate::ledger::{Account, Charge, Kind, Speaker};
 
 /// Bytes that a queued message costs besides its payload: the enum, its header and the packet framing.
 const MESSAGE_OVERHEAD_BYTES: usize = 256;
@@ -95,6 +97,9 @@ pub(crate) struct Outbox {
 struct State {
     queue: VecDeque<(Outgoing, Cost)>,
     queued: Cost,
+    /// How much of it is what others said, and what each of them did.
+    said_bytes: usize,
+    said: HashMap<Speaker, usize>,
     /// For what is queued.
     charge: Charge,
     /// Messages of others that found the queue full.
@@ -111,6 +116,8 @@ impl Outbox {
         let state = State {
             queue: VecDeque::new(),
             queued: Cost::default(),
+            said_bytes: 0,
+            said: HashMap::new(),
             charge: account.empty(Kind::Queued),
             lost: 0,
             closed: false,
@@ -138,18 +145,27 @@ impl Outbox {
         });
     }
 
-    /// Queues what another participant said, or caused. Beyond four times the mark it is lost, and false is returned.
-    pub(crate) fn push_from_others(&self, message: &SharedMessage) -> bool {
+    /// Queues what another participant said, or caused. Beyond four times the mark of all others, or twice the mark of the
+    /// same one, it is lost, and false is returned.
+    pub(crate) fn push_from_others(&self, speaker: Speaker, message: &SharedMessage) -> bool {
         let mut state = self.lock();
-        if state.queued.total() > self.mark_bytes.saturating_mul(4) {
+        let said = state.said.get(&speaker).copied().unwrap_or_default();
+        if state.said_bytes > self.mark_bytes.saturating_mul(4)
+            || said > self.mark_bytes.saturating_mul(2)
+        {
             state.lost += 1;
             return false;
         }
-        drop(state);
-        self.push_item(Outgoing::Shared {
+        if state.closed {
+            return true;
+        }
+        let item = Outgoing::Shared {
             request: None,
             message: message.clone(),
-        });
+        };
+        state.push(item, Some(speaker));
+        drop(state);
+        self.filled.notify_one();
         true
     }
 
@@ -159,7 +175,7 @@ impl Outbox {
         if state.closed {
             return;
         }
-        state.push(item);
+        state.push(item, None);
         drop(state);
         self.filled.notify_one();
     }
@@ -168,8 +184,11 @@ impl Outbox {
     /// [`Outbox::written`] tells when it may.
     pub(crate) fn accepts_broadcast(&self, is_scarce: bool) -> bool {
         let mut state = self.lock();
-        let mark = if is_scarce { 1 } else { self.mark_bytes };
-        let accepts = state.queued.total() < mark;
+        let accepts = if is_scarce {
+            state.queued.total() == 0
+        } else {
+            state.asked_for() < self.mark_bytes
+        };
         state.lagging |= !accepts;
         accepts
     }
@@ -205,16 +224,19 @@ impl Outbox {
     pub(crate) fn written(&self, cost: Cost) -> bool {
         let mut state = self.lock();
         state.queued.subtract(cost);
+        state.forget(cost);
         state.charge.shrink(cost.own);
         let has_room = state.admits(self.mark_bytes / 2);
-        if has_room && state.lost > 0 && !state.closed {
+        let has_heard = state.said_bytes < self.mark_bytes / 2;
+        if has_room && has_heard && state.lost > 0 && !state.closed {
             let lost = std::mem::take(&mut state.lost);
-            state.push(Outgoing::Message(ServerToClient::RoomStatus {
+            let told = ServerToClient::RoomStatus {
                 status: "messages_lost".to_owned(),
                 message: format!(
                     "{lost} messages of others were dropped while this connection did not read"
                 ),
-            }));
+            };
+            state.push(Outgoing::Message(told), None);
             self.filled.notify_one();
         }
         let catch_up = has_room && std::mem::take(&mut state.lagging);
@@ -293,7 +315,7 @@ impl Outbox {
 }
 
 impl State {
-    fn push(&mut self, item: Outgoing) {
+    fn push(&mut self, item: Outgoing, speaker: Option<Speaker>) {
         let is_answer = matches!(
             item,
             Outgoing::Message(ServerToClient::Response { .. })
@@ -305,16 +327,44 @@ impl State {
         if is_answer {
             self.unanswered = self.unanswered.saturating_sub(1);
         }
-        let cost = Cost::of(&item);
+        let cost = Cost {
+            speaker,
+            ..Cost::of(&item)
+        };
         self.queued.add(cost);
+        if let Some(speaker) = speaker {
+            self.said_bytes += cost.total();
+            *self.said.entry(speaker).or_default() += cost.total();
+        }
         // What is answered exists already; what is large was asked for before it was made.
         self.charge.grow_anyway(cost.own);
         self.queue.push_back((item, cost));
     }
 
+    /// What somebody said is no longer queued.
+    fn forget(&mut self, cost: Cost) {
+        let Some(speaker) = cost.speaker else { return };
+        self.said_bytes = self.said_bytes.saturating_sub(cost.total());
+        if let Some(said) = self.said.get_mut(&speaker) {
+            *said = said.saturating_sub(cost.total());
+            if *said == 0 {
+                self.said.remove(&speaker);
+            }
+        }
+        if self.said.is_empty() {
+            // A connection that heard much once does not keep the room for it.
+            self.said = HashMap::new();
+        }
+    }
+
     /// Whether another request may be read.
     fn admits(&self, mark_bytes: usize) -> bool {
-        self.queued.total() < mark_bytes && self.unanswered < MAX_UNANSWERED
+        self.asked_for() < mark_bytes && self.unanswered < MAX_UNANSWERED
+    }
+
+    /// Bytes that are queued and that nobody else made: answers and documents.
+    fn asked_for(&self) -> usize {
+        self.queued.total().saturating_sub(self.said_bytes)
     }
 }
 
@@ -325,13 +375,15 @@ pub(crate) struct Cost {
     pub(crate) own: usize,
     /// Bytes that the connections share.
     shared: usize,
+    /// Who said it, of the others.
+    speaker: Option<Speaker>,
 }
 
 impl Cost {
     fn of(item: &Outgoing) -> Self {
         let mut cost = Self {
             own: MESSAGE_OVERHEAD_BYTES,
-            shared: 0,
+            ..Self::default()
         };
         match item {
             Outgoing::Message(
@@ -374,6 +426,17 @@ impl Cost {
     pub(crate) fn total(self) -> usize {
         self.own + self.shared
     }
+}
+
+/// About the memory that an answer takes.
+pub(crate) fn answer_bytes(content: &Content) -> usize {
+    MESSAGE_OVERHEAD_BYTES
+        + match content {
+            Content::Binary { data, .. } | Content::File { data, .. } => data.len(),
+            Content::Text(text) | Content::Error { text, .. } => text.len(),
+            Content::Json(value) => json_bytes(value),
+            _ => 0,
+        }
 }
 
 /// About the memory that a JSON value takes. Those that are sent are nested some hundred levels at most.

@@ -11,7 +11,6 @@
 
 mod batch;
 mod compaction;
-mod describe_toolkits;
 mod documents;
 mod downloads;
 mod events;
@@ -31,13 +30,13 @@ mod weights;
 mod writers;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use meshagent_protocol::messaging::participant_disabled;
 use meshagent_protocol::{
     ApiScope, Calls, ClientToServer, Content, Control, Envelope, ErrorCode, InvalidRequest, Invoke,
-    MessageId, ServerToClient, SharedMessage, Sight,
+    MessageId, ServerToClient, SharedMessage, Sight, Tool, describe_tools,
 };
 use meshagent_store::{
     Author, DocumentId, FileHead, FileVersion, RoomId, StoreError, StoredDocument, StoredFile,
@@ -48,10 +47,11 @@ use serde_json::{Map, Value};
 use self::batch::{Flight, Staged};
 use self::downloads::Download;
 use self::events::News;
+pub(crate) use self::files::may_touch_many;
 use self::opening::Fetched;
 use self::registry::Documents;
 use self::sync::SyncCall;
-use self::uploads::Upload;
+use self::uploads::{Upload, Uploads};
 use self::waiting::Waiting;
 use crate::config::Config;
 use crate::ids::Ids;
@@ -194,9 +194,11 @@ pub(crate) struct Room {
     /// The next batch. Bounded by the mailbox: the task stops handing in while this is long.
     staged: Vec<Staged>,
     staged_bytes: usize,
-    /// Whether something is moved in it, or a folder deleted. Nobody knows how much that is, so nothing comes behind it.
-    may_touch_many: bool,
+    /// Who moves something in it, or deletes a folder. Nobody knows how much that is, so nothing comes behind it.
+    touches_many: Option<Arc<str>>,
     in_flight_bytes: usize,
+    /// Who does that in the batch that the committer has.
+    in_flight_touches_many: Option<Arc<str>>,
     largest_document_bytes: usize,
     /// The batch that the committer has.
     in_flight: Option<Vec<Flight>>,
@@ -210,10 +212,12 @@ pub(crate) struct Room {
     attributes_bytes: usize,
     /// What happened to files and is not told yet.
     news: VecDeque<News>,
+    /// Entries of them that are not told.
+    untold: usize,
     /// Whether a log became longer than it should be.
     is_worn: bool,
     next_number: u64,
-    upload_bytes: usize,
+    uploads: Uploads,
     /// Downloads that may be under way, to be ended when their file is gone.
     watched: downloads::Watched,
     /// What the message costs that is being handled; it goes along with what becomes of it.
@@ -250,6 +254,15 @@ struct Participant {
     /// For the calls that are open.
     calls_charge: Charge,
     attributes_charge: Charge,
+}
+
+impl Participant {
+    /// Whether its token is no longer good. Its connection ends then; what waits in the mailbox has no rights any more.
+    fn has_expired(&self, now: Timestamp) -> bool {
+        let milliseconds = |seconds: u64| i64::try_from(seconds.saturating_mul(1000));
+        self.expires
+            .is_some_and(|at| milliseconds(at).is_ok_and(|at| at <= now.0))
+    }
 }
 
 /// A streamed call that is open on a connection.
@@ -345,8 +358,9 @@ impl Room {
             parked: Vec::new(),
             staged: Vec::new(),
             staged_bytes: 0,
-            may_touch_many: false,
+            touches_many: None,
             in_flight_bytes: 0,
+            in_flight_touches_many: None,
             largest_document_bytes: 0,
             in_flight: None,
             fetches: HashMap::new(),
@@ -354,9 +368,10 @@ impl Room {
             made_bytes: 0,
             attributes_bytes: 0,
             news: VecDeque::new(),
+            untold: 0,
             is_worn: false,
             next_number: 0,
-            upload_bytes: 0,
+            uploads: Uploads::default(),
             watched: downloads::Watched::default(),
             held: Held::none(),
             actions: VecDeque::new(),
@@ -452,6 +467,11 @@ impl Room {
             conn,
             id: envelope.id,
         };
+        if participant.has_expired(now) {
+            self.refuse(request, Refusal::denied("the token has expired"));
+            self.held = Held::none();
+            return;
+        }
         match envelope.message {
             ClientToServer::Invoke(invoke) => self.invoke(request, invoke),
             ClientToServer::RequestChunk {
@@ -462,7 +482,7 @@ impl Room {
             }
             ClientToServer::SetAttributes(attributes) => self.set_attributes(conn, attributes),
             ClientToServer::ListToolkits => {
-                self.send_shared(request, describe_toolkits::answer());
+                self.send_shared(request, list_of_toolkits());
             }
             ClientToServer::Unknown { kind } => self.refuse(
                 request,
@@ -504,7 +524,7 @@ impl Room {
     pub(crate) fn accepts_requests(&self) -> bool {
         self.staged.len() < MAX_STAGED_WRITES
             && self.staged_bytes < MAX_STAGED_BYTES
-            && !self.may_touch_many
+            && self.touches_many.is_none()
     }
 
     /// Whether nobody is here, nothing is open and nothing under way: the room can be let go.
@@ -525,6 +545,11 @@ impl Room {
     /// Whether [`Room::handle_timeout`] should come soon, because a log became longer than it should be.
     pub(crate) fn is_worn(&self) -> bool {
         self.is_worn
+    }
+
+    /// Who moves something, or deletes a folder, in the batch under way.
+    pub(crate) fn touches_many(&self) -> Option<&Arc<str>> {
+        self.in_flight_touches_many.as_ref()
     }
 
     /// Bytes that wait for the next batch.
@@ -555,39 +580,43 @@ impl Room {
             );
             return self.refuse(request, Refusal::new(ErrorCode::NotFound, text));
         }
-        let streamed = matches!(invoke.arguments, Content::Control(Control::Open));
-        if streamed {
-            return self.open_call(request, invoke);
+        let Some(tool) = Tool::find(&invoke.toolkit, &invoke.tool) else {
+            return self.refuse(request, unknown_tool(&invoke));
+        };
+        if matches!(invoke.arguments, Content::Control(Control::Open)) {
+            return self.open_call(request, tool, invoke);
         }
-        match (invoke.toolkit.as_str(), invoke.tool.as_str()) {
-            ("sync", "create") => self.create(request, invoke.arguments),
-            ("sync", "describe") => self.describe(request, &invoke.arguments),
-            ("sync", "patch") => self.patch(request, invoke.arguments, invoke.on_behalf_of_id),
-            ("messaging", tool) => self.messaging(request, tool, &invoke.arguments),
-            ("storage", "delete") => self.delete(request, &invoke.arguments),
-            ("storage", "move") => self.move_entry(request, &invoke.arguments),
-            ("storage", "exists") => {
+        match tool {
+            Tool::SyncCreate => self.create(request, invoke.arguments),
+            Tool::SyncDescribe => self.describe(request, &invoke.arguments),
+            Tool::SyncPatch => self.patch(request, invoke.arguments, invoke.on_behalf_of_id),
+            Tool::MessagingEnable
+            | Tool::MessagingDisable
+            | Tool::MessagingSend
+            | Tool::MessagingBroadcast => self.messaging(request, tool, &invoke.arguments),
+            Tool::StorageDelete => self.delete(request, &invoke.arguments),
+            Tool::StorageMove => self.move_entry(request, &invoke.arguments),
+            Tool::StorageExists => {
                 self.stat(request, &invoke.arguments, files::StatAnswer::Exists);
             }
-            ("storage", "stat") => self.stat(request, &invoke.arguments, files::StatAnswer::Full),
-            ("storage", "list") => self.list(request, &invoke.arguments),
-            ("storage", "download_url") => self.download_url(request, &invoke.arguments),
-            ("sync", "open") | ("storage", "upload" | "download") => self.refuse(
+            Tool::StorageStat => self.stat(request, &invoke.arguments, files::StatAnswer::Full),
+            Tool::StorageList => self.list(request, &invoke.arguments),
+            Tool::StorageDownloadUrl => self.download_url(request, &invoke.arguments),
+            Tool::SyncOpen | Tool::StorageUpload | Tool::StorageDownload => self.refuse(
                 request,
                 Refusal::invalid(format!(
                     "{}.{} is a streamed call; send control/open as its arguments",
                     invoke.toolkit, invoke.tool
                 )),
             ),
-            _ => self.refuse(request, unknown_tool(&invoke)),
         }
     }
 
-    fn open_call(&mut self, request: Request, invoke: Invoke) {
-        let call = match (invoke.toolkit.as_str(), invoke.tool.as_str()) {
-            ("sync", "open") => Call::Sync(SyncCall::default()),
-            ("storage", "upload") => Call::Upload(Upload::default()),
-            ("storage", "download") => Call::Download(Download::new()),
+    fn open_call(&mut self, request: Request, tool: Tool, invoke: Invoke) {
+        let call = match tool {
+            Tool::SyncOpen => Call::Sync(SyncCall::default()),
+            Tool::StorageUpload => Call::Upload(Upload::default()),
+            Tool::StorageDownload => Call::Download(Download::new()),
             _ => return self.refuse(request, unknown_tool(&invoke)),
         };
         let Some(tool_call_id) = invoke.tool_call_id.filter(|id| !id.is_empty()) else {
@@ -708,7 +737,7 @@ impl Room {
         self.usage.release_stream();
         match call {
             Call::Sync(call) => self.drop_sync_call(call),
-            Call::Upload(upload) => self.upload_bytes -= upload.buffered(),
+            Call::Upload(upload) => self.uploads.ended(&upload),
             Call::Download(_) => {}
         }
     }
@@ -836,6 +865,15 @@ fn unknown_tool(invoke: &Invoke) -> Refusal {
             invoke.toolkit
         ),
     )
+}
+
+/// The answer to `room.list_toolkits`, encoded once.
+fn list_of_toolkits() -> SharedMessage {
+    static ANSWER: LazyLock<SharedMessage> = LazyLock::new(|| {
+        let head = SharedMessage::answer_head(&Content::Json(describe_tools()));
+        SharedMessage::answer(head.into())
+    });
+    ANSWER.clone()
 }
 
 fn websocket_origin(origin: &str) -> String {

@@ -11,13 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meshagent_protocol::{ClientToServer, Envelope, ErrorCode, MessageId};
-use meshagent_store::{StoreError, Timestamp, Write};
+use meshagent_store::{StoreError, Timestamp, Write, Written};
 use tokio::sync::OwnedSemaphorePermit;
 
 use self::queues::Queues;
 use crate::committer::BatchResult;
 use crate::lane;
-use crate::ledger::Held;
+use crate::ledger::{ChunkWaits, Held};
 use crate::outbox::Outbox;
 use crate::room::{Action, Conn, Fetch, FetchResult, Joining, Room};
 
@@ -27,8 +27,12 @@ pub(crate) const TURN: usize = 64;
 const LONG_TURN: Duration = queues::LONG;
 /// A turn that has taken as long takes no more letters; they have the next one.
 const FULL_TURN: Duration = Duration::from_millis(50);
+/// How much of a turn with letters is for news.
+const NEWS_TURN: Duration = Duration::from_millis(5);
 /// A turn that is shorter ends that.
 const SHORT_TURN: Duration = Duration::from_millis(2);
+/// Who touches more entries waits for what the disk had to do for that.
+const FEW_ENTRIES: usize = 16;
 /// Batches that a letter waits for which may take long: the one under way, and the next, with what came meanwhile.
 const AWAITED_BATCHES: u8 = 2;
 
@@ -58,6 +62,14 @@ impl RoomInput {
         }
     }
 
+    /// Whether it is a chunk of a call that streams.
+    pub(crate) fn is_chunk(&self) -> bool {
+        let Self::Message(_, envelope) = self else {
+            return false;
+        };
+        matches!(envelope.message, ClientToServer::RequestChunk { .. })
+    }
+
     /// Whether exactly one answer follows.
     pub(crate) fn is_answered(&self) -> bool {
         match self {
@@ -80,6 +92,8 @@ pub(crate) struct Letter {
     bytes: usize,
     _places: Places,
     held: Held,
+    /// Until it is handled, if it is a chunk.
+    _waits: Option<ChunkWaits>,
 }
 
 pub(crate) type Places = [Option<OwnedSemaphorePermit>; 2];
@@ -91,6 +105,15 @@ impl Letter {
             bytes,
             _places: places,
             held,
+            _waits: None,
+        }
+    }
+
+    /// A chunk whose connection is kept waiting until it is handled.
+    pub(crate) fn waiting(self, waits: Option<ChunkWaits>) -> Self {
+        Self {
+            _waits: waits,
+            ..self
         }
     }
 }
@@ -125,7 +148,8 @@ enum Turn {
     Actions,
     /// The letters that are next.
     Letters,
-    Committed(BatchResult),
+    /// And for how long it was under way.
+    Committed(BatchResult, Duration),
     Fetched(u64, Result<FetchResult, StoreError>),
     Timeout,
 }
@@ -176,6 +200,10 @@ impl RoomLoop {
 
     /// What to do now.
     pub(crate) fn next(&mut self, now: Timestamp) -> Next {
+        self.queues.look(now, self.room.holds_many());
+        if self.is_closed {
+            self.queues.forget_waits();
+        }
         match self.action.take() {
             Some(Action::Commit(writes)) => return Next::Commit(writes),
             Some(Action::Fetch(number, fetch)) => {
@@ -192,7 +220,7 @@ impl RoomLoop {
                 .queues
                 .peek(self.stands_back())
                 .map_or(0, |letter| weight(&self.room, letter)),
-            Turn::Committed(result) => self.room.committed_weight(result),
+            Turn::Committed(result, _) => self.room.committed_weight(result),
             Turn::Fetched(_, result) => {
                 let result = result.as_ref();
                 result.map_or(0, |result| self.room.fetched_weight(result))
@@ -235,7 +263,12 @@ impl RoomLoop {
                 }
             }
             Turn::Letters => self.handle_letters(now, elapsed),
-            Turn::Committed(result) => {
+            Turn::Committed(result, took) => {
+                if touched(&result) > FEW_ENTRIES
+                    && let Some(name) = self.room.touches_many()
+                {
+                    self.queues.touched_many(Arc::clone(name), took, now);
+                }
                 self.room.handle_committed(result, now);
                 if self.room.is_worn() {
                     self.turn = Turn::Timeout;
@@ -249,10 +282,13 @@ impl RoomLoop {
     /// Goes through the letters that are next, as far as they fit into a turn; before them, a slice of the news.
     fn handle_letters(&mut self, now: Timestamp, elapsed: impl Fn() -> Duration) {
         if self.room.has_news() {
-            self.room.tell_news();
+            self.room.tell_news(|| elapsed() < NEWS_TURN);
+            self.queues.look(now, self.room.holds_many());
         }
+        // The letters' time begins behind them: they keep nobody from having a turn.
+        let told = elapsed();
         let mut weighed = 0_usize;
-        let mut took = elapsed();
+        let mut took = Duration::ZERO;
         for _ in 0..TURN {
             if !self.room.accepts_requests() {
                 break;
@@ -272,7 +308,7 @@ impl RoomLoop {
                 break;
             };
             self.handle(letter.input, letter.held, now);
-            let before = std::mem::replace(&mut took, elapsed());
+            let before = std::mem::replace(&mut took, elapsed().saturating_sub(told));
             let this = took.saturating_sub(before);
             let room = &self.room;
             self.queues
@@ -313,13 +349,13 @@ impl RoomLoop {
         self.begin(Turn::Letters);
     }
 
-    /// The batch that was to be committed is, or is not.
-    pub(crate) fn committed(&mut self, result: BatchResult) {
+    /// The batch that was to be committed is, or is not. It was under way for so long.
+    pub(crate) fn committed(&mut self, result: BatchResult, took: Duration) {
         if self.stands_back() {
             self.batches += 1;
         }
         self.is_late = false;
-        self.begin(Turn::Committed(result));
+        self.begin(Turn::Committed(result, took));
     }
 
     /// A read came back.
@@ -404,6 +440,17 @@ impl RoomLoop {
             RoomInput::Panic => panic!("a test asked for it"),
         }
     }
+}
+
+/// Entries that a batch moved or deleted.
+fn touched(result: &BatchResult) -> usize {
+    let written = result.as_ref().into_iter().flatten().flatten();
+    let entries = written.map(|written| match written {
+        Written::Deleted { entries } => entries.len(),
+        Written::Moved { entries, replaced } => entries.len() + replaced.len(),
+        _ => 0,
+    });
+    entries.sum()
 }
 
 /// Bytes that the room may have to go through for an input.

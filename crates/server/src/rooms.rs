@@ -23,7 +23,7 @@ use crate::committer::{BatchResult, Committer, WriteResult, with_causes};
 use crate::config::Config;
 use crate::ids::Ids;
 use crate::lane::{self, Lane};
-use crate::ledger::Held;
+use crate::ledger::{Account, Held};
 use crate::metrics::Metrics;
 use crate::reads::{Long, Reads, RoomReads};
 use crate::room::{Conn, Fetch, FetchResult, Joining, Room, WholeFile};
@@ -49,6 +49,8 @@ pub(crate) struct Mailbox {
     inputs: mpsc::Sender<Letter>,
     kilobytes: Arc<Semaphore>,
     places: Arc<Semaphore>,
+    /// Whose chunks are on their way through it.
+    account: Option<Arc<Account>>,
 }
 
 impl Mailbox {
@@ -58,6 +60,7 @@ impl Mailbox {
             inputs,
             kilobytes: Arc::new(Semaphore::new(MAILBOX_KILOBYTES as usize)),
             places: Arc::new(Semaphore::new(PLACES as usize)),
+            account: None,
         };
         (mailbox, receiver)
     }
@@ -81,6 +84,9 @@ impl Mailbox {
         let kilobytes = u32::try_from(bytes >> 10)
             .unwrap_or(u32::MAX)
             .min(MAILBOX_KILOBYTES);
+        let is_chunk = input.is_chunk();
+        let waits = self.account.as_ref().filter(|_| is_chunk);
+        let waits = waits.map(Account::chunk_came);
         // First the connection's own, so that it keeps nobody waiting while it waits for itself.
         let own = Arc::clone(&self.places).acquire_many_owned(places(bytes));
         let Ok(own) = own.await else {
@@ -90,7 +96,7 @@ impl Mailbox {
         let Ok(kilobytes) = kilobytes.await else {
             return Err(input);
         };
-        let letter = Letter::new(input, bytes, [Some(own), Some(kilobytes)], held);
+        let letter = Letter::new(input, bytes, [Some(own), Some(kilobytes)], held).waiting(waits);
         self.inputs
             .send(letter)
             .await
@@ -297,6 +303,7 @@ impl Rooms {
         joining: Joining,
     ) -> Option<(Conn, Mailbox)> {
         let conn = Conn(self.next_conn.fetch_add(1, Ordering::Relaxed));
+        let account = Arc::clone(&joining.account);
         let mut input = RoomInput::Join(conn, joining);
         while !self.stopping.is_cancelled() {
             let mailbox = match self.enter(room) {
@@ -310,7 +317,10 @@ impl Rooms {
                 Way::Closed => return None,
             };
             match mailbox.send(input, 0, Held::none()).await {
-                Ok(()) => return Some((conn, mailbox)),
+                Ok(()) => {
+                    let account = Some(account);
+                    return Some((conn, Mailbox { account, ..mailbox }));
+                }
                 // The room began to end between the look and the send.
                 Err(refused) => input = refused,
             }
@@ -416,8 +426,12 @@ impl RoomTask {
             );
             // Who joins waits in the mailbox until it is known what became of the last batch: a room that read the
             // store before that would not know of it.
-            if self.committing.is_some() {
-                let _ = committed(&mut self.committing).await;
+            if self.committing.is_some()
+                && let Ok(written) = committed(&mut self.committing).await
+            {
+                let usage = &self.rooms.usage;
+                usage.settle_removed(&written);
+                usage.settle_created(&written);
             }
             self.fetches.shutdown().await;
             inputs.close();
@@ -437,6 +451,7 @@ impl RoomTask {
         let stopping = self.rooms.stopping.clone();
         let killed = self.rooms.killed.clone();
         let mut tick = tokio::time::interval(TICK);
+        let mut committing_since = Instant::now();
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !killed.is_cancelled() {
             let (takes_letters, goes_on) = match self.room.next(now()) {
@@ -446,6 +461,7 @@ impl RoomTask {
                 }
                 Next::Commit(writes) => {
                     self.committing = Some(self.rooms.committer.submit(writes).await);
+                    committing_since = Instant::now();
                     continue;
                 }
                 Next::Fetch(number, fetch) => {
@@ -473,7 +489,7 @@ impl RoomTask {
                 () = stopping.cancelled(), if takes_letters && !inputs.is_closed() => inputs.close(),
                 result = committed(&mut self.committing) => {
                     self.committing = None;
-                    self.room.committed(result);
+                    self.room.committed(result, committing_since.elapsed());
                 }
                 Some(fetched) = self.fetches.join_next() => match fetched {
                     Ok((number, result)) => {

@@ -587,7 +587,7 @@ impl RoomState {
             }
             1 => {
                 if let Some(result) = self.committed.take() {
-                    self.room.committed(result);
+                    self.room.committed(result, Duration::ZERO);
                 }
             }
             2 => {

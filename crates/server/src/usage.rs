@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use meshagent_protocol::{ServerToClient, SharedMessage};
+use meshagent_store::{Removed, WriteError, Written};
 
 use crate::config::Limits;
 use crate::ledger::{Account, Bounds, Charge, Kind, Ledger};
@@ -80,15 +81,36 @@ impl Usage {
     }
 
     /// Takes a place for one more document, if there are fewer than `max`.
-    pub(crate) fn take_document(&self, max: u64) -> bool {
+    pub(crate) fn take_document(self: &Arc<Self>, max: u64) -> Option<DocumentPlace> {
         let take = |count| (count < max).then_some(count + 1);
-        self.documents
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
-            .is_ok()
+        let taken = self
+            .documents
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        taken.ok().map(|_| DocumentPlace {
+            usage: Arc::clone(self),
+            is_kept: false,
+        })
     }
 
-    /// So many documents are gone, or were not created after all.
-    pub(crate) fn release_documents(&self, gone: u64) {
+    /// The store has done what a room asked it for: documents that were deleted have no place any more.
+    pub(crate) fn settle_removed(&self, written: &[Result<Written, WriteError>]) {
+        let gone = written.iter().flatten().map(|written| match written {
+            Written::Deleted { entries } => documents(entries),
+            Written::Moved { replaced, .. } => documents(replaced),
+            _ => 0,
+        });
+        self.release_documents(gone.sum());
+    }
+
+    /// The store has made documents of which their room does not know, as it panicked.
+    pub(crate) fn settle_created(&self, written: &[Result<Written, WriteError>]) {
+        let created = written.iter().flatten();
+        let created = created.filter(|written| matches!(written, Written::Created { .. }));
+        self.documents
+            .fetch_add(created.count() as u64, Ordering::Relaxed);
+    }
+
+    fn release_documents(&self, gone: u64) {
         let release = |count: u64| Some(count.saturating_sub(gone));
         // Never refused.
         let _ = self
@@ -115,6 +137,33 @@ impl Usage {
     }
 }
 
+/// A document's place among all of the server. Unless it is kept, it is free again when this is dropped.
+#[derive(Debug)]
+pub(crate) struct DocumentPlace {
+    usage: Arc<Usage>,
+    is_kept: bool,
+}
+
+impl DocumentPlace {
+    /// The document is stored.
+    pub(crate) fn keep(&mut self) {
+        self.is_kept = true;
+    }
+}
+
+impl Drop for DocumentPlace {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            self.usage.release_documents(1);
+        }
+    }
+}
+
+fn documents(removed: &[Removed]) -> u64 {
+    let documents = removed.iter().filter(|entry| entry.document.is_some());
+    documents.count() as u64
+}
+
 /// What a message of others counts for, besides its bytes, until the last of them has read it.
 const MESSAGE_BYTES: usize = 256;
 
@@ -132,8 +181,7 @@ where
     })
 }
 
-/// News for others, which whoever caused them pays until the last of them has read it: who is in the news all the time is
-/// read from later.
+/// News for others, which whoever caused them pays until the last of them has read it.
 pub(crate) fn share_news(news: &ServerToClient, account: &Arc<Account>) -> SharedMessage {
     let message = SharedMessage::of(news);
     let charge = account.charge_anyway(Kind::Shared, message.body_len() + MESSAGE_BYTES);

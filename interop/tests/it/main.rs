@@ -20,4 +20,5 @@ mod restore;
 mod samples;
 mod scenario;
 mod storage;
+mod toolkits;
 mod wire;

@@ -7,22 +7,29 @@ use std::sync::Arc;
 use meshagent_document::{Limits, MeshDocument, MeshSchema};
 use serde_json::Value;
 
-use super::{new_client_id, renew_client_id};
+use super::ClientIds;
 use crate::live_document::{DocumentEvent, Shared};
+use crate::sync_calls::SyncStream;
 
 /// The longest update, in bytes, that is applied on a thread of the runtime: it takes about a millisecond.
 const INLINE_BYTES: usize = 32 << 10;
 
 /// Runs `apply`, which takes an update of so many bytes: here if it is small, otherwise on a thread for blocking work.
-pub(super) async fn run<F>(shared: &Arc<Shared>, bytes: usize, apply: F) -> Result<(), String>
+pub(super) async fn run<F>(
+    shared: &Arc<Shared>,
+    client_ids: &mut ClientIds,
+    bytes: usize,
+    apply: F,
+) -> Result<(), String>
 where
-    F: FnOnce(&Shared) -> Result<(), String> + Send + 'static,
+    F: FnOnce(&Shared, &mut ClientIds) -> Result<(), String> + Send + 'static,
 {
     if bytes <= INLINE_BYTES {
-        return apply(shared);
+        return apply(shared, client_ids);
     }
     let shared = Arc::clone(shared);
-    let applied = tokio::task::spawn_blocking(move || apply(&shared)).await;
+    // The simulation, which draws ids from elsewhere, runs no task.
+    let applied = tokio::task::spawn_blocking(move || apply(&shared, &mut ClientIds::Random)).await;
     applied.unwrap_or_else(|error| match error.try_into_panic() {
         Ok(panic) => resume_unwind(panic),
         Err(_) => Err("the runtime shuts down".to_owned()),
@@ -30,60 +37,77 @@ where
 }
 
 /// Applies an update of somebody else.
-pub(super) fn receive(shared: &Shared, update: &[u8]) -> Result<(), String> {
+pub(super) fn receive(
+    shared: &Shared,
+    client_ids: &mut ClientIds,
+    update: &[u8],
+) -> Result<(), String> {
     let mut state = shared.lock();
     let received = state.replica.received(update);
     received.map_err(|error| error.to_string())?;
-    renew_client_id(&mut state.replica);
+    client_ids.renew(&mut state.replica);
     state.journal_progress(Some(update));
     state.publish_changes();
     Ok(())
 }
 
 /// What a stream begins with.
-pub(super) struct Beginning {
+#[derive(Debug)]
+pub(crate) struct Beginning {
     /// The update that brings the replica up to date.
-    pub(super) state: Vec<u8>,
-    pub(super) schema: Value,
+    pub(crate) state: Vec<u8>,
+    pub(crate) schema: Value,
     /// The server's state vector, if it lacks operations that the replica has.
-    pub(super) server_vector: Option<Vec<u8>>,
-    pub(super) identity: Option<String>,
-    /// Whether the replica is made again from the server's state.
-    pub(super) is_fresh: bool,
-    /// Whether the document is another one than the replica's.
-    pub(super) is_replaced: bool,
+    pub(crate) server_vector: Option<Vec<u8>>,
+    pub(crate) identity: Option<String>,
 }
 
 impl Beginning {
-    pub(super) fn take_up(self, shared: &Shared) -> Result<(), String> {
+    pub(super) fn of(stream: &SyncStream) -> Self {
+        Self {
+            state: stream.state().to_vec(),
+            schema: stream.schema().clone(),
+            server_vector: stream.server_vector().map(<[u8]>::to_vec),
+            identity: stream.identity().map(str::to_owned),
+        }
+    }
+
+    /// Applies it to the replica, which is made again from it if it `is_fresh`, or if the document `is_replaced` by another.
+    pub(super) fn take_up(
+        &self,
+        shared: &Shared,
+        client_ids: &mut ClientIds,
+        is_fresh: bool,
+        is_replaced: bool,
+    ) -> Result<(), String> {
         let mut state = shared.lock();
-        let received = if self.is_fresh || self.is_replaced {
+        let received = if is_fresh || is_replaced {
             let schema = MeshSchema::from_json(&self.schema)
                 .map_err(|error| format!("its schema: {error}"))?;
             // What the server has taken is not for us to refuse.
             let mut limits = Limits::NONE;
             limits.depth = Limits::default().depth;
-            let mut document = MeshDocument::with_limits(schema, new_client_id(), limits);
+            let mut document = MeshDocument::with_limits(schema, client_ids.next(), limits);
             if !self.state.is_empty() {
                 document
                     .apply_update(&self.state)
                     .map_err(|error| error.to_string())?;
             }
             document.watch(state.is_watched());
-            if self.is_replaced {
+            if is_replaced {
                 state.replace(document);
             } else {
                 state.start_over(document);
             }
             None
         } else {
-            let vector = match self.server_vector {
-                Some(vector) => vector,
+            let vector = match &self.server_vector {
+                Some(vector) => vector.clone(),
                 None => state.replica.document().state_vector(),
             };
             let received = state.replica.received(&self.state);
             received.map_err(|error| error.to_string())?;
-            renew_client_id(&mut state.replica);
+            client_ids.renew(&mut state.replica);
             let lacking = state.replica.send_lacking(&vector, &self.state);
             lacking.map_err(|error| error.to_string())?;
             Some(self.state.as_slice())
@@ -118,11 +142,12 @@ mod tests {
         let shared = Shared::new("notes.document", replica, None);
         for (bytes, is_here) in [(INLINE_BYTES, true), (INLINE_BYTES + 1, false)] {
             let (thread, ran_on) = mpsc::channel();
-            let apply = move |_: &Shared| {
+            let apply = move |_: &Shared, _: &mut ClientIds| {
                 let _ = thread.send(std::thread::current().id());
                 Ok(())
             };
-            run(&shared, bytes, apply).await.unwrap();
+            let mut client_ids = ClientIds::Random;
+            run(&shared, &mut client_ids, bytes, apply).await.unwrap();
             let here = std::thread::current().id();
             assert_eq!(ran_on.recv().unwrap() == here, is_here, "{bytes} bytes");
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::RoomKey;
-use super::record::{self, EDIT, HEAD, MAGIC, SAVED, STATE};
+use super::record::{self, EDIT, HEAD, MAGIC, MERGED, SAVED, STATE};
 use crate::replica::Replica;
 
 /// How much longer than twice what it was right after it was rewritten a journal may become.
@@ -17,6 +17,10 @@ const MAX_RECEIVED_BYTES: usize = 1 << 20;
 /// How far a journal is behind its replica.
 ///
 /// Edits wait in the replica, so nothing of them is kept here but how far they are written.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts about one file"
+)]
 #[derive(Debug)]
 pub(crate) struct Pending {
     room: Arc<RoomKey>,
@@ -36,6 +40,8 @@ pub(crate) struct Pending {
     is_whole: bool,
     /// Whether what is on the disk is kept beside the next whole document.
     keeps_old: bool,
+    /// Whether the journal holds edits under names that they don't have any more.
+    is_renamed: bool,
     bytes: u64,
     base_bytes: u64,
     /// Why the last write failed, until one succeeds.
@@ -68,6 +74,7 @@ impl Pending {
             is_started: false,
             is_whole: true,
             keeps_old: false,
+            is_renamed: false,
             bytes: 0,
             base_bytes: 0,
             failure: None,
@@ -92,8 +99,8 @@ impl Pending {
     pub(crate) fn answered(&mut self, replica: &Replica, number: u64) {
         if number > self.written {
             let mut edits = replica.edits_after(self.written);
-            if let Some((_, _, update)) = edits.find(|(one, _, _)| *one == number) {
-                self.receive(update);
+            if let Some(one) = edits.find(|one| one.number == number) {
+                self.receive(one.update);
             }
         }
     }
@@ -105,6 +112,18 @@ impl Pending {
         self.received.clear();
         self.received_bytes = 0;
         self.taken = 0;
+    }
+
+    /// The replica has started over, so its edits may have other names than in the journal. If they were sent before the
+    /// journal is rewritten, a program that ends in between would make and send them a second time.
+    pub(crate) fn rename(&mut self, replica: &Replica) {
+        self.is_renamed |= !replica.is_saved();
+        self.start_over();
+    }
+
+    /// Whether nothing may be sent before the journal was rewritten. A disk that fails does not keep edits from the server.
+    pub(crate) fn holds_edits(&self) -> bool {
+        self.is_renamed && self.failure.is_none()
     }
 
     /// The replica is another document. What is on the disk of the old one is set aside.
@@ -185,6 +204,8 @@ impl Pending {
         let length = batch.records.len() as u64;
         if batch.is_whole {
             self.keeps_old &= !batch.keeps_old;
+            // It may have been made again while this was written.
+            self.is_renamed &= self.is_whole;
             self.bytes = 0;
             self.base_bytes = length;
         }
@@ -212,11 +233,6 @@ impl Pending {
         self.written
     }
 
-    /// Whether what is on the disk is to be replaced as a whole.
-    pub(crate) fn is_whole(&self) -> bool {
-        self.is_whole
-    }
-
     /// Why the last write failed, until one succeeds.
     pub(crate) fn failure(&self) -> Option<&str> {
         self.failure.as_deref()
@@ -224,10 +240,15 @@ impl Pending {
 }
 
 fn push_edits(records: &mut Vec<u8>, replica: &Replica, after: u64) {
-    for (number, edits, update) in replica.edits_after(after) {
-        let mut payload = number.to_le_bytes().to_vec();
-        payload.extend_from_slice(&edits.to_le_bytes());
-        payload.extend_from_slice(update);
+    for one in replica.edits_after(after) {
+        let mut payload = one.number.to_le_bytes().to_vec();
+        payload.extend_from_slice(&one.count.to_le_bytes());
+        payload.extend_from_slice(one.update);
         record::push(records, EDIT, &payload);
+        if one.first <= after {
+            // It comes after the edit: a file that is cut between them has too much, never too little.
+            let [first, last] = [one.first, one.number].map(u64::to_le_bytes);
+            record::push(records, MERGED, &[first, last].concat());
+        }
     }
 }

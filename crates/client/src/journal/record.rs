@@ -21,6 +21,9 @@ pub(super) const STATE: u8 = 2;
 pub(super) const EDIT: u8 = 3;
 /// The number up to which all edits are acknowledged: u64.
 pub(super) const SAVED: u8 = 4;
+/// The numbers of the first and of the last of several edits: u64 each. The record of the last one has all of them, so
+/// the others before it are not edits of their own any more. Readers that don't know it ignore it.
+pub(super) const MERGED: u8 = 5;
 
 /// Length, checksum, kind, checksum of these.
 const RECORD_HEAD: usize = 13;

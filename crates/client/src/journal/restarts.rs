@@ -41,6 +41,7 @@ fn no_edit_is_lost_wherever_a_program_ends() {
             restarts,
             torn,
             refusals,
+            conflicts,
             gaps,
             full,
             cut,
@@ -53,9 +54,36 @@ fn no_edit_is_lost_wherever_a_program_ends() {
             "{seen:?}"
         );
         assert!(
-            cut > 5 && flipped > 20 && garbage > 20 && unwritten > 20,
+            cut > 5 && flipped > 20 && garbage > 20 && unwritten > 20 && conflicts > 20,
             "{seen:?}"
         );
+    }
+}
+
+#[test]
+fn edits_made_again_after_a_conflict_are_there_once_wherever_the_program_ends() {
+    for is_killed_before_the_journal_is_written in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut seen = Seen::default();
+        let mut run = Run::new(0, directory.path());
+        run.is_moody = false;
+        run.edit();
+        run.edit();
+        run.write();
+        run.take_place();
+        while seen.conflicts < 2 {
+            run.send(&mut seen);
+            run.answer();
+        }
+        if !is_killed_before_the_journal_is_written {
+            run.write();
+        }
+        // What is sent now is stored, and nobody learns of it.
+        run.send(&mut seen);
+        run.send(&mut seen);
+        run.end_program();
+        run.begin_program();
+        run.end();
     }
 }
 
@@ -64,6 +92,7 @@ struct Seen {
     restarts: u64,
     torn: u64,
     refusals: u64,
+    conflicts: u64,
     gaps: u64,
     full: u64,
     cut: u64,
@@ -92,6 +121,10 @@ struct Run<'a> {
     pending: Pending,
     answers: VecDeque<(u64, Answer)>,
     is_refused: bool,
+    /// Whether edits were sent that the journal has under other names, as the disk was full.
+    may_double: bool,
+    /// Whether the server refuses, and loses, what it could take.
+    is_moody: bool,
     names: u64,
     clients: u64,
     /// What was inserted, by the numbers of edits that are neither journaled nor acknowledged yet.
@@ -117,6 +150,8 @@ impl<'a> Run<'a> {
             pending: pending(),
             answers: VecDeque::new(),
             is_refused: false,
+            may_double: false,
+            is_moody: true,
             names: 0,
             clients: 3,
             edited: Vec::new(),
@@ -129,7 +164,7 @@ impl<'a> Run<'a> {
     }
 
     fn step(&mut self, seen: &mut Seen) {
-        match self.random.below(24) {
+        match self.random.below(25) {
             0..=5 => self.edit(),
             6 => self.delete(),
             7 => self.edit_elsewhere(),
@@ -154,6 +189,7 @@ impl<'a> Run<'a> {
             21..=22 => {
                 self.write_now(seen);
             }
+            23 if self.random.below(3) == 0 => self.take_place(),
             _ => self.end_within_an_edit(seen),
         }
         // The thread that writes may be late.
@@ -235,30 +271,50 @@ impl<'a> Run<'a> {
         self.server.apply_update(&update).unwrap();
     }
 
+    /// Somebody writes under our client id, where our next edit is.
+    fn take_place(&mut self) {
+        let client = self.replica.document().client_id();
+        let mut thief = MeshDocument::new(schema(), client);
+        thief.apply_update(&self.server.encode_state()).unwrap();
+        let name = self.name();
+        let update = append(&mut thief, &name);
+        self.server.apply_update(&update).unwrap();
+    }
+
     /// Takes up what others have edited.
     fn receive(&mut self) {
         let vector = self.replica.document().state_vector();
         let update = self.server.encode_diff(&vector).unwrap();
         self.replica.received(&update).unwrap();
+        if self.replica.document().is_client_id_shared() {
+            self.clients += 1;
+            self.replica.document_mut().set_client_id(self.clients);
+        }
         self.pending.receive(&update);
     }
 
     fn send(&mut self, seen: &mut Seen) {
-        // After a refusal the stream is over, and what was made again is written down first, if it can be.
-        if self.is_refused || (self.pending.is_whole() && self.pending.failure().is_none()) {
+        // After a refusal the stream is over.
+        if self.is_refused || self.pending.holds_edits() {
             return;
         }
         let Some(next) = self.replica.next_to_send() else {
             return;
         };
+        self.may_double |= self.pending.failure().is_some();
         let answer = match self.server.classify(&next.update).unwrap() {
-            UpdateKind::New if self.random.below(8) == 0 => {
+            UpdateKind::New if self.is_moody && self.random.below(8) == 0 => {
                 self.is_refused = true;
                 seen.refusals += 1;
                 Answer::Refused
             }
+            UpdateKind::Conflict => {
+                self.is_refused = true;
+                seen.conflicts += 1;
+                Answer::Refused
+            }
             // One that was lost on its way: the server is told of what comes after it only.
-            UpdateKind::New if self.random.below(16) == 0 => {
+            UpdateKind::New if self.is_moody && self.random.below(16) == 0 => {
                 seen.gaps += 1;
                 Answer::Gap(self.server.state_vector())
             }
@@ -305,7 +361,7 @@ impl<'a> Run<'a> {
         let mut document = MeshDocument::new(schema(), self.clients);
         document.apply_update(&self.server.encode_state()).unwrap();
         let lost = self.replica.start_over(document);
-        self.pending.start_over();
+        self.pending.rename(&self.replica);
         self.answers.clear();
         self.is_refused = false;
         // Nothing here builds on a refused edit, so only the edits that are reported are lost; what the server has stays.
@@ -494,24 +550,32 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// What was made again is not there beside what it was made of.
+    fn check_once(&self) {
+        let ids = ids(&self.server);
+        let names: BTreeSet<&String> = ids.iter().collect();
+        let are_once = ids.len() == names.len();
+        assert!(are_once || self.may_double, "seed {}: {ids:?}", self.seed);
+    }
+
     /// Nothing fails any more.
     fn end(mut self) {
         self.journal.as_mut().expect("the program runs").quota = None;
         assert!(self.write_now(&mut Seen::default()), "seed {}", self.seed);
         self.reconnect();
+        self.is_moody = false;
         for _ in 0..10_000 {
             if self.replica.is_saved() {
                 break;
             }
-            let next = self.replica.next_to_send();
-            let next = next.unwrap_or_else(|| panic!("seed {}: something to send", self.seed));
-            self.server.apply_update(&next.update).unwrap();
-            self.pending.answered(&self.replica, next.number);
-            self.replica.acknowledged(next.number);
+            self.send(&mut Seen::default());
+            self.answer();
+            self.write();
         }
         self.saved();
         assert!(self.replica.is_saved(), "seed {}", self.seed);
         self.receive();
+        self.check_once();
         let stored = names(&self.server);
         assert_eq!(names(self.replica.document()), stored, "seed {}", self.seed);
         let lost: Vec<_> = self.promised.difference(&stored).collect();
@@ -551,11 +615,15 @@ fn append(document: &mut MeshDocument, name: &str) -> Vec<u8> {
     update.unwrap().unwrap()
 }
 
-/// The `$id`s of all elements.
+/// The names of all elements.
 fn names(document: &MeshDocument) -> BTreeSet<String> {
+    ids(document).into_iter().collect()
+}
+
+fn ids(document: &MeshDocument) -> Vec<String> {
     let children = document.root().children();
     children
-        .filter_map(|child| child.id().map(str::to_owned))
+        .filter_map(|child| child.attribute("text")?.as_str().map(str::to_owned))
         .collect()
 }
 

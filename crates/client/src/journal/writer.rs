@@ -118,6 +118,22 @@ impl Drop for Writer {
 }
 
 impl Journals {
+    /// Journals that no thread writes.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn without_thread(room: RoomKey) -> Self {
+        let queue = Queue {
+            jobs: Mutex::default(),
+            has_work: Condvar::new(),
+            lists: Semaphore::new(LISTS),
+        };
+        // What is asked for is dropped: whoever drives the documents looks at them himself.
+        queue.lock().is_stopping = true;
+        Self {
+            queue: Arc::new(queue),
+            room: Arc::new(room),
+        }
+    }
+
     /// Opens a document's journal; what it holds, if it holds anything.
     pub(crate) async fn open(&self, shared: &Arc<Shared>) -> Result<Option<Replica>, JournalError> {
         let (reply, opened) = oneshot::channel();

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use meshagent_document::merge_updates;
-use meshagent_protocol::{Content, Control, ErrorCode};
+use meshagent_protocol::{Content, ErrorCode};
 use meshagent_store::{
     Contribution, DocumentId, EntryKind, MovedEntry, Removed, StoreError, Timestamp, Write,
     WriteError, Written,
@@ -22,6 +22,7 @@ use super::uploads::Finishing;
 use super::{Call, Conn, Refusal, Request, Room};
 use crate::committer::BatchResult;
 use crate::ledger::{Held, Kind};
+use crate::usage::DocumentPlace;
 
 /// A longer update is a write of its own: merging costs more than it saves.
 const MERGED_BYTES: usize = 256 << 10;
@@ -63,6 +64,7 @@ pub(super) enum Then {
         path: String,
         document: Box<Document>,
         creator: Box<Waiter>,
+        place: DocumentPlace,
     },
     Deleted {
         request: Request,
@@ -87,6 +89,14 @@ pub(super) enum Then {
 type Changes = BTreeMap<DocumentId, Vec<Change>>;
 
 impl Then {
+    /// Whose request it is, if that may touch many entries.
+    fn toucher(&self) -> Option<Conn> {
+        match self {
+            Self::Deleted { request, .. } | Self::Moved { request, .. } => Some(request.conn),
+            _ => None,
+        }
+    }
+
     /// The document whose log it is about.
     fn document(&self) -> Option<DocumentId> {
         match self {
@@ -106,7 +116,11 @@ impl Room {
     /// Stages a write that several things follow, in this order.
     pub(super) fn stage_all(&mut self, write: Write, thens: Vec<Then>) {
         self.staged_bytes += write_bytes(&write);
-        self.may_touch_many |= write.may_touch_many();
+        if write.may_touch_many() {
+            let conn = thens.iter().find_map(Then::toucher);
+            let who = conn.and_then(|conn| self.participants.get(&conn));
+            self.touches_many = Some(who.map_or_else(Arc::default, |who| who.name.as_str().into()));
+        }
         let held = self.take_held().into_kind(Kind::Staged);
         self.staged.push(Staged { write, thens, held });
     }
@@ -118,7 +132,7 @@ impl Room {
         }
         let (staged, later) = split_snapshots(std::mem::take(&mut self.staged));
         self.staged = later;
-        self.may_touch_many = false;
+        self.in_flight_touches_many = self.touches_many.take();
         let later_bytes = self.staged.iter().map(|staged| write_bytes(&staged.write));
         let later_bytes = later_bytes.sum();
         self.in_flight_bytes = std::mem::replace(&mut self.staged_bytes, later_bytes) - later_bytes;
@@ -151,14 +165,22 @@ impl Room {
     /// The batch is on stable storage, or nothing of it is.
     pub(crate) fn handle_committed(&mut self, result: BatchResult, now: Timestamp) {
         self.now = now;
-        let batch = self.in_flight.take().unwrap_or_default();
+        let mut batch = self.in_flight.take().unwrap_or_default();
+        self.in_flight_touches_many = None;
         match result {
             Ok(results) => {
+                self.count_documents(&mut batch, &results);
                 let mut changed = BTreeMap::new();
                 for (flight, result) in batch.into_iter().zip(results) {
                     self.count_append(&flight, &result);
-                    for then in flight.thens {
+                    let mut thens = flight.thens;
+                    let last = thens.pop();
+                    for then in thens {
                         self.settle(then, result.clone(), &mut changed);
+                    }
+                    // What may be long, followed by one thing, is not copied for it.
+                    if let Some(last) = last {
+                        self.settle(last, result, &mut changed);
                     }
                 }
                 self.publish_all(&mut changed);
@@ -168,6 +190,18 @@ impl Room {
         self.reload_waiting();
         self.load_parked();
         self.retry_waiting(None);
+    }
+
+    /// Counts what was created and deleted, whatever becomes of what follows it.
+    fn count_documents(&self, batch: &mut [Flight], results: &[Result<Written, WriteError>]) {
+        self.usage.settle_removed(results);
+        for (flight, result) in batch.iter_mut().zip(results) {
+            for then in &mut flight.thens {
+                if let (Then::Created { place, .. }, Ok(Written::Created { .. })) = (then, result) {
+                    place.keep();
+                }
+            }
+        }
     }
 
     /// What follows the batch under way.
@@ -247,6 +281,7 @@ impl Room {
                     path,
                     mut document,
                     creator,
+                    ..
                 },
                 Ok(Written::Created { document: id, seq }),
             ) => {
@@ -259,7 +294,7 @@ impl Room {
             }
             (Then::Deleted { request, path }, Ok(Written::Deleted { entries })) => {
                 self.publish_all(changed);
-                self.after_delete(request, &path, entries);
+                self.after_delete(request, &path, &entries);
             }
             (
                 Then::Moved {
@@ -271,7 +306,7 @@ impl Room {
             ) => {
                 // Readers see what was written before their document goes.
                 self.publish_all(changed);
-                self.after_move(request, &source, &destination, entries, &replaced);
+                self.after_move(request, &source, &destination, &entries, &replaced);
             }
             (Then::Put { upload, path }, Ok(_)) => {
                 self.end_downloads([&*path]);
@@ -345,7 +380,6 @@ impl Room {
         };
         match then {
             Then::Created { path, creator, .. } => {
-                self.usage.release_documents(1);
                 if let WriteError::AlreadyExists { .. } = error {
                     self.creation_overtaken(&path, *creator, refusal(true));
                 } else {
@@ -422,7 +456,6 @@ impl Room {
                     *from = version.min(*from);
                 }
                 Then::Created { path, creator, .. } => {
-                    self.usage.release_documents(1);
                     self.creation_failed(&path, *creator, refusal.clone());
                 }
                 Then::Deleted { request, .. } | Then::Moved { request, .. } => {
@@ -494,9 +527,8 @@ impl Room {
         self.reload(id);
     }
 
-    fn after_delete(&mut self, request: Request, path: &str, entries: Vec<Removed>) {
-        self.close_removed(&entries);
-        self.release_documents(&entries);
+    fn after_delete(&mut self, request: Request, path: &str, entries: &[Removed]) {
+        self.close_removed(entries);
         self.end_downloads(entries.iter().map(|entry| &*entry.path));
         self.respond(request, Content::Empty);
         self.announce_deleted(path, entries, request.conn);
@@ -507,16 +539,15 @@ impl Room {
         request: Request,
         source: &str,
         destination: &str,
-        entries: Vec<MovedEntry>,
+        entries: &[MovedEntry],
         replaced: &[Removed],
     ) {
         self.close_removed(replaced);
-        self.release_documents(replaced);
         let left = entries.iter().map(|entry| &*entry.source);
         self.end_downloads(left.chain(replaced.iter().map(|entry| &*entry.path)));
         // All leave before any arrives: within a folder one may take the place of another.
         let mut arriving = Vec::new();
-        for entry in &entries {
+        for entry in entries {
             self.load_again(&entry.source);
             if entry.document.is_some() {
                 self.documents.note_left(&entry.source);
@@ -527,16 +558,11 @@ impl Room {
         for (document, destination) in arriving {
             self.arrive(document, destination);
         }
-        for entry in &entries {
+        for entry in entries {
             self.load_again(&entry.destination);
         }
         self.respond(request, Content::Empty);
         self.announce_moved(source, destination, entries, request.conn);
-    }
-
-    fn release_documents(&self, removed: &[Removed]) {
-        let documents = removed.iter().filter(|entry| entry.document.is_some());
-        self.usage.release_documents(documents.count() as u64);
     }
 
     /// Documents that were deleted or replaced.
@@ -588,8 +614,9 @@ impl Room {
 
     /// Ends the streams of a document that was taken out.
     fn end_streams(&mut self, document: &mut Document) {
-        for stream in std::mem::take(&mut document.streams).into_values() {
-            self.end_call(stream.conn, &stream.tool_call_id, Control::close());
+        for mut stream in std::mem::take(&mut document.streams).into_values() {
+            let close = stream.take_close();
+            self.end_call(stream.conn, &stream.tool_call_id, close);
         }
         document.idle_since = Some(self.now);
     }

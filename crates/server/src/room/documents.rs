@@ -21,10 +21,10 @@ use super::sent::Sent;
 use super::sync::Lost;
 use super::writers::Writers;
 use super::{Call, Conn, Refusal, Request, Room, SyncCall};
-use crate::ledger::Held;
+use crate::ledger::{Charge, Held, Kind};
 use crate::metrics::Metrics;
 use crate::open_memory::OpenCharge;
-use crate::outbox::Outgoing;
+use crate::outbox::{Outgoing, answer_bytes};
 use crate::schemas::Schema;
 use crate::usage::Usage;
 
@@ -141,6 +141,8 @@ pub(super) enum Deferred {
     Answer {
         request: Request,
         content: Content,
+        /// For the content, until it is sent.
+        _charge: Charge,
     },
     Described {
         request: Request,
@@ -623,7 +625,9 @@ impl Room {
                 return;
             };
             match deferred {
-                Deferred::Answer { request, content } => self.respond(request, content),
+                Deferred::Answer {
+                    request, content, ..
+                } => self.respond(request, content),
                 Deferred::Described { request, answer } => {
                     if let Some(participant) = self.participants.get(&request.conn) {
                         let head = answer.body().0.clone();
@@ -652,6 +656,21 @@ impl Room {
                 }
             }
         }
+    }
+
+    /// Answers a request with this when the document's newest version is on disk.
+    pub(super) fn answer_later(&mut self, id: DocumentId, request: Request, content: Content) {
+        let participant = self.participants.get(&request.conn);
+        let charge = participant.map_or_else(Charge::none, |participant| {
+            let bytes = answer_bytes(&content);
+            participant.account.charge_anyway(Kind::Queued, bytes)
+        });
+        let answer = Deferred::Answer {
+            request,
+            content,
+            _charge: charge,
+        };
+        self.defer(id, answer);
     }
 
     /// Answers now if the document's newest version is on disk, else as soon as it is.

@@ -2,6 +2,10 @@
 //!
 //! An event is encoded once for everybody who may see it. A folder may have many entries and a room many participants,
 //! so events are sent a slice at a time, with other work of the room in between, and in order.
+//!
+//! What is not told yet has a bound. While there is more than [`MAX_UNTOLD`] of it, or a batch under way that may bring
+//! much, no request that may touch many entries is taken ([`Room::holds_many`]); an event of one entry is told as
+//! always, and has one of those before it told.
 
 use std::sync::Arc;
 
@@ -10,19 +14,34 @@ use meshagent_store::{DocumentId, EntryKind, MovedEntry, Removed};
 
 use super::rights::sees;
 use super::{Conn, Room};
-use crate::ledger::{Account, Charge, Kind};
+use crate::ledger::{Account, Charge, Kind, Speaker};
 use crate::usage::share_news;
 
 /// Participants who are asked in one slice whether they hear of an entry: some milliseconds.
 const SLICE: usize = 4_096;
+/// Entries that may be untold when a request is taken that may bring more of them than one.
+const MAX_UNTOLD: usize = 1_000;
 
 /// What happened to the entries of one path.
 #[derive(Debug)]
 pub(super) struct News {
-    entries: std::vec::IntoIter<Event>,
+    what: What,
+    /// Where it happened.
+    path: Box<str>,
+    /// Where the entries are now, if they were moved.
+    destination: Box<str>,
+    entries: Entries,
     by: Actor,
     /// For the entries, until all are told.
     _charge: Charge,
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Updated,
+    Deleted,
+    Moved,
 }
 
 /// Who did it.
@@ -33,29 +52,71 @@ struct Actor {
     account: Option<Arc<Account>>,
 }
 
+/// The entries that are not told yet, by what follows the path that they have in common.
+#[derive(Debug, Default)]
+struct Entries {
+    tails: String,
+    /// Where the tail of each ends.
+    ends: Vec<(usize, EntryKind)>,
+    told: usize,
+}
+
+impl Entries {
+    fn push(&mut self, tail: &str, kind: EntryKind) {
+        self.tails.push_str(tail);
+        self.ends.push((self.tails.len(), kind));
+    }
+
+    fn left(&self) -> usize {
+        self.ends.len() - self.told
+    }
+
+    /// The next one that is to be told.
+    fn take(&mut self) -> Option<(&str, EntryKind)> {
+        let (end, kind) = *self.ends.get(self.told)?;
+        let before = self.told.checked_sub(1).and_then(|at| self.ends.get(at));
+        let start = before.map_or(0, |(end, _)| *end);
+        self.told += 1;
+        Some((self.tails.get(start..end)?, kind))
+    }
+
+    fn bytes(&self) -> usize {
+        self.tails.capacity() + self.ends.capacity() * size_of::<(usize, EntryKind)>()
+    }
+}
+
 /// What happened to one entry.
 #[derive(Debug)]
-enum Event {
-    Updated(String, EntryKind),
-    Deleted(String, EntryKind),
-    /// From where, and to where.
-    Moved(String, String, EntryKind),
+struct Event {
+    what: What,
+    path: String,
+    /// Where it is now, if it was moved.
+    destination: String,
+    kind: EntryKind,
 }
 
 impl Room {
     /// Something was created or written.
     pub(super) fn announce_updated(&mut self, path: &str, kind: EntryKind, conn: Conn) {
-        self.announce(vec![Event::Updated(path.to_owned(), kind)], conn);
+        let mut entries = Entries::default();
+        entries.push("", kind);
+        self.announce(What::Updated, path, "", entries, conn);
     }
 
     /// Something was deleted: what stood at the path, or all that lay below it.
-    pub(super) fn announce_deleted(&mut self, path: &str, entries: Vec<Removed>, conn: Conn) {
-        let folder = folder(path, entries.iter().map(|entry| entry.path.as_str()));
-        let folder = folder.map(|path| Event::Deleted(path.to_owned(), EntryKind::Folder));
-        let gone = entries
-            .into_iter()
-            .map(|entry| Event::Deleted(entry.path, kind(entry.document)));
-        self.announce(gone.chain(folder).collect(), conn);
+    pub(super) fn announce_deleted(&mut self, path: &str, removed: &[Removed], conn: Conn) {
+        let mut entries = Entries::default();
+        for entry in removed {
+            if let Some(tail) = entry.path.strip_prefix(path) {
+                entries.push(tail, kind(entry.document));
+            } else {
+                tracing::error!("an entry was deleted that was not below the path");
+            }
+        }
+        if !removed.iter().any(|entry| entry.path == path) {
+            entries.push("", EntryKind::Folder);
+        }
+        self.announce(What::Deleted, path, "", entries, conn);
     }
 
     /// Something was moved. To who sees one end only, it came or it is gone.
@@ -63,22 +124,37 @@ impl Room {
         &mut self,
         source: &str,
         destination: &str,
-        entries: Vec<MovedEntry>,
+        moved: &[MovedEntry],
         conn: Conn,
     ) {
-        let folder = folder(source, entries.iter().map(|entry| entry.source.as_str()));
-        let folder = folder.map(|source| {
-            let (source, destination) = (source.to_owned(), destination.to_owned());
-            Event::Moved(source, destination, EntryKind::Folder)
-        });
-        let moved = entries
-            .into_iter()
-            .map(|entry| Event::Moved(entry.source, entry.destination, kind(entry.document)));
-        self.announce(moved.chain(folder).collect(), conn);
+        let mut entries = Entries::default();
+        for entry in moved {
+            let tail = entry.source.strip_prefix(source);
+            let is_same = |tail: &&str| entry.destination.strip_prefix(destination) == Some(tail);
+            if let Some(tail) = tail.filter(is_same) {
+                entries.push(tail, kind(entry.document));
+            } else {
+                tracing::error!("an entry was moved elsewhere than what it lay in");
+            }
+        }
+        if !moved.iter().any(|entry| entry.source == source) {
+            entries.push("", EntryKind::Folder);
+        }
+        self.announce(What::Moved, source, destination, entries, conn);
     }
 
-    fn announce(&mut self, events: Vec<Event>, conn: Conn) {
+    fn announce(
+        &mut self,
+        what: What,
+        path: &str,
+        destination: &str,
+        mut entries: Entries,
+        conn: Conn,
+    ) {
         let is_first = self.news.is_empty();
+        let is_much = self.untold > MAX_UNTOLD;
+        entries.tails.shrink_to_fit();
+        entries.ends.shrink_to_fit();
         let by = Actor {
             id: self.participant_id(conn).into(),
             account: self
@@ -86,17 +162,25 @@ impl Room {
                 .get(&conn)
                 .map(|participant| Arc::clone(&participant.account)),
         };
+        let bytes = size_of::<News>() + path.len() + destination.len() + entries.bytes();
         let charge = by.account.as_ref().map_or_else(Charge::none, |account| {
-            account.charge_anyway(Kind::Shared, events.iter().map(Event::bytes).sum())
+            account.charge_anyway(Kind::Shared, bytes)
         });
+        let added = entries.left();
+        self.untold += added;
         self.news.push_back(News {
-            entries: events.into_iter(),
+            what,
+            path: path.into(),
+            destination: destination.into(),
+            entries,
             by,
             _charge: charge,
         });
-        // What comes later waits for the rest of what came before.
         if is_first {
-            self.tell_news();
+            self.tell_news(|| true);
+        } else if is_much && added == 1 {
+            // What comes later waits for the rest of what came before; it makes that no longer.
+            self.tell_next();
         }
     }
 
@@ -105,43 +189,58 @@ impl Room {
         !self.news.is_empty()
     }
 
-    /// Tells the next slice of them.
-    pub(crate) fn tell_news(&mut self) {
+    /// Whether no request is to be handed in that [`may_touch_many`](super::files::may_touch_many): of the one before it
+    /// it is not known yet what it touched, or not told.
+    pub(crate) fn holds_many(&self) -> bool {
+        self.untold > MAX_UNTOLD || self.in_flight_touches_many.is_some()
+    }
+
+    /// Tells the next slice of them, as far as there is time; one entry at least.
+    pub(crate) fn tell_news(&mut self, has_time: impl Fn() -> bool) {
         let mut asked = 0;
-        while asked < SLICE && !self.participants.is_empty() {
-            let Some(news) = self.news.front_mut() else {
-                return;
-            };
-            let Some(event) = news.entries.next() else {
-                self.news.pop_front();
-                continue;
-            };
-            let by = news.by.clone();
-            self.tell(&event, &by);
+        while asked < SLICE && self.tell_next() && has_time() {
             asked += self.participants.len();
         }
+    }
+
+    /// Tells the next entry. Whether there was one, and somebody to be told.
+    fn tell_next(&mut self) -> bool {
         if self.participants.is_empty() {
             self.news.clear();
+            self.untold = 0;
         }
-        while self
-            .news
-            .front()
-            .is_some_and(|news| news.entries.len() == 0)
-        {
+        let Some(news) = self.news.front_mut() else {
+            return false;
+        };
+        let event = news.entries.take().map(|(tail, kind)| Event {
+            what: news.what,
+            path: format!("{}{tail}", news.path),
+            destination: format!("{}{tail}", news.destination),
+            kind,
+        });
+        let by = news.by.clone();
+        if news.entries.left() == 0 {
             self.news.pop_front();
         }
+        if let Some(event) = event {
+            self.untold -= 1;
+            self.tell(&event, &by);
+        }
+        true
     }
 
     /// Tells everybody of one entry who may hear of it.
     fn tell(&self, event: &Event, by: &Actor) {
         let mut shared: [Option<SharedMessage>; 3] = [const { None }; 3];
+        let account = by.account.as_ref();
+        let speaker = account.map_or_else(Speaker::default, |account| account.speaker());
         for participant in self.participants.values() {
             let Some(heard) = event.heard_as(&participant.sight) else {
                 continue;
             };
             let message = shared[heard as usize]
                 .get_or_insert_with(|| by.shares(&event.message(heard, &by.id)));
-            participant.outbox.push_from_others(message);
+            participant.outbox.push_from_others(speaker, message);
         }
     }
 }
@@ -164,48 +263,37 @@ enum Heard {
 }
 
 impl Event {
-    /// Bytes that it takes until it is told.
-    fn bytes(&self) -> usize {
-        let paths = match self {
-            Self::Updated(path, _) | Self::Deleted(path, _) => path.len(),
-            Self::Moved(from, to, _) => from.len() + to.len(),
-        };
-        size_of::<Self>() + paths
-    }
-
     fn heard_as(&self, sight: &Sight) -> Option<Heard> {
-        match self {
-            Self::Updated(path, kind) => sees(sight, path, *kind).then_some(Heard::Updated),
-            Self::Deleted(path, kind) => sees(sight, path, *kind).then_some(Heard::Deleted),
-            Self::Moved(from, to, kind) => {
-                match (sees(sight, from, *kind), sees(sight, to, *kind)) {
-                    (true, true) => Some(Heard::Moved),
-                    (true, false) => Some(Heard::Deleted),
-                    (false, true) => Some(Heard::Updated),
-                    (false, false) => None,
-                }
-            }
+        let sees = |path: &str| sees(sight, path, self.kind);
+        match self.what {
+            What::Updated => sees(&self.path).then_some(Heard::Updated),
+            What::Deleted => sees(&self.path).then_some(Heard::Deleted),
+            What::Moved => match (sees(&self.path), sees(&self.destination)) {
+                (true, true) => Some(Heard::Moved),
+                (true, false) => Some(Heard::Deleted),
+                (false, true) => Some(Heard::Updated),
+                (false, false) => None,
+            },
         }
     }
 
     fn message(&self, heard: Heard, by: &str) -> ServerToClient {
-        let (from, to) = match self {
-            Self::Updated(path, _) | Self::Deleted(path, _) => (path, path),
-            Self::Moved(from, to, _) => (from, to),
-        };
         let participant_id = by.to_owned();
         match heard {
             Heard::Updated => ServerToClient::FileUpdated {
-                path: to.clone(),
+                path: match self.what {
+                    What::Moved => self.destination.clone(),
+                    What::Updated | What::Deleted => self.path.clone(),
+                },
                 participant_id,
             },
             Heard::Deleted => ServerToClient::FileDeleted {
-                path: from.clone(),
+                path: self.path.clone(),
                 participant_id,
             },
             Heard::Moved => ServerToClient::FileMoved {
-                source_path: from.clone(),
-                destination_path: to.clone(),
+                source_path: self.path.clone(),
+                destination_path: self.destination.clone(),
                 participant_id,
             },
         }
@@ -217,9 +305,4 @@ fn kind(document: Option<DocumentId>) -> EntryKind {
         Some(_) => EntryKind::Document,
         None => EntryKind::File,
     }
-}
-
-/// The path itself, if it was a folder: none of the entries below it has that name.
-fn folder<'a>(path: &'a str, mut entries: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    (!entries.any(|entry| entry == path)).then_some(path)
 }

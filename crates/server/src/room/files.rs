@@ -1,7 +1,9 @@
 //! Toolkit `storage`, the plain calls: exists, stat, list, delete, move, `download_url`.
 
 use meshagent_protocol::storage::{self as wire, Delete, DownloadUrl, Move, PathInput};
-use meshagent_protocol::{Content, ErrorCode, SharedMessage, Sight, StorageGrant};
+use meshagent_protocol::{
+    ClientToServer, Content, ErrorCode, SharedMessage, Sight, StorageGrant, Tool,
+};
 use meshagent_store::{Entry, EntryKind, Timestamp, Write};
 
 use super::batch::Then;
@@ -258,6 +260,20 @@ impl Room {
             .signer
             .url(&participant.origin, &self.id, path, expires, download);
         self.respond(request, wire::download_url(&url));
+    }
+}
+
+/// Whether nobody knows how many entries a request touches.
+pub(crate) fn may_touch_many(message: &ClientToServer) -> bool {
+    let ClientToServer::Invoke(invoke) = message else {
+        return false;
+    };
+    match Tool::find(&invoke.toolkit, &invoke.tool) {
+        Some(Tool::StorageMove) => true,
+        Some(Tool::StorageDelete) => {
+            Delete::parse(&invoke.arguments).is_ok_and(|input| input.recursive)
+        }
+        _ => false,
     }
 }
 

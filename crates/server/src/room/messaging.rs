@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use meshagent_protocol::messaging::{self as wire, Forwarded};
-use meshagent_protocol::{Content, ErrorCode, MessagingGrant, ServerToClient, SharedMessage};
+use meshagent_protocol::{Content, ErrorCode, MessagingGrant, ServerToClient, SharedMessage, Tool};
 use serde_json::{Map, Value};
 
 use super::waiting::Waiting;
 use super::{Conn, Participant, Refusal, Request, Room};
-use crate::ledger::{Account, Kind};
+use crate::ledger::{Account, Kind, Speaker};
 use crate::outbox::Outgoing;
 use crate::usage::{share, share_news};
 
@@ -24,7 +24,7 @@ const SMALL_BYTES: usize = 64 << 10;
 pub(super) const TOKEN_ATTRIBUTE: &str = "name";
 
 impl Room {
-    pub(super) fn messaging(&mut self, request: Request, tool: &str, arguments: &Content) {
+    pub(super) fn messaging(&mut self, request: Request, tool: Tool, arguments: &Content) {
         let Some(participant) = self.participants.get(&request.conn) else {
             return;
         };
@@ -32,17 +32,11 @@ impl Room {
             return self.refuse(request, Refusal::denied("the token has no messaging grant"));
         };
         match tool {
-            "enable" => self.enable_when_there_is_room(request),
-            "disable" => self.disable(request),
-            "send" => self.send_message(request, &grant, arguments),
-            "broadcast" => self.broadcast(request, &grant, arguments),
-            _ => self.refuse(
-                request,
-                Refusal::new(
-                    ErrorCode::NotFound,
-                    format!("there is no tool {tool:?} in toolkit \"messaging\"; it has enable, disable, send, broadcast"),
-                ),
-            ),
+            Tool::MessagingSend => self.send_message(request, &grant, arguments),
+            Tool::MessagingBroadcast => self.broadcast(request, &grant, arguments),
+            Tool::MessagingDisable => self.disable(request),
+            // `enable`: the room hands on no other.
+            _ => self.enable_when_there_is_room(request),
         }
     }
 
@@ -137,7 +131,8 @@ impl Room {
             Ok(message) => message,
             Err(refusal) => return self.refuse(request, refusal),
         };
-        if recipient.outbox.push_from_others(&message) {
+        let speaker = self.speaker(request.conn);
+        if recipient.outbox.push_from_others(speaker, &message) {
             self.respond(request, Content::Empty);
         } else {
             let text = "the participant does not read what it gets; try again later";
@@ -225,20 +220,26 @@ impl Room {
 
     /// News of a participant, to those others who may know who is here.
     pub(super) fn tell_of(&self, conn: Conn, account: &Arc<Account>, news: &ServerToClient) {
-        let news = share_news(news, account);
+        let (speaker, news) = (account.speaker(), share_news(news, account));
         for (other, participant) in &self.participants {
             let grant = participant.scope.messaging.as_ref();
             let may_list = grant.is_some_and(|grant| grant.list);
             if participant.messaging && may_list && *other != conn {
-                participant.outbox.push_from_others(&news);
+                participant.outbox.push_from_others(speaker, &news);
             }
         }
     }
 
+    fn speaker(&self, conn: Conn) -> Speaker {
+        let participant = self.participants.get(&conn);
+        participant.map_or_else(Speaker::default, |one| one.account.speaker())
+    }
+
     fn share_with_others(&self, conn: Conn, message: &SharedMessage) {
+        let speaker = self.speaker(conn);
         for (other, participant) in &self.participants {
             if participant.messaging && *other != conn {
-                participant.outbox.push_from_others(message);
+                participant.outbox.push_from_others(speaker, message);
             }
         }
     }

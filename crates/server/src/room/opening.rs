@@ -697,13 +697,13 @@ impl Room {
             Err(refusal) => return self.creation_failed(path, creator, refusal),
         }
         let max = self.config.limits.max_documents;
-        if !self.usage.take_document(max) {
+        let Some(place) = self.usage.take_document(max) else {
             let text = format!(
                 "there are {max} documents, which is all this server keeps; delete some first"
             );
             let refusal = Refusal::new(ErrorCode::OperationFailed, text);
             return self.creation_failed(path, creator, refusal);
-        }
+        };
         let operations = document.replica.clocks();
         let contribution = Contribution {
             author: self.author(creator.conn(), creator.call()),
@@ -725,6 +725,7 @@ impl Room {
                 path: path.to_owned(),
                 document,
                 creator: Box::new(creator),
+                place,
             },
         );
     }

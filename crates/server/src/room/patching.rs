@@ -15,7 +15,6 @@ use meshagent_store::{Author, Contribution, DocumentId, Write};
 use serde_json::Value;
 
 use super::batch::{Then, add};
-use super::documents::Deferred;
 use super::opening::{Waiter, operations_of};
 use super::sync::with_repair;
 use super::{Refusal, Request, Room};
@@ -78,7 +77,7 @@ impl Room {
                 self.metrics.count_update(UpdateOutcome::Refused);
                 tracing::debug!(code = refusal.code.number(), text = %refusal.text, "patch refused");
                 let content = refusal.into_content();
-                return self.defer(id, Deferred::Answer { request, content });
+                return self.answer_later(id, request, content);
             }
         };
         let first = document.head + 1;
@@ -90,7 +89,7 @@ impl Room {
         let patched = SyncPatched::new(name, &patch.patch, &changed, patch.dry_run);
         let mut content = Some(patched.to_content());
         if let Some(content) = content.take_if(|_| steps.is_empty()) {
-            return self.defer(id, Deferred::Answer { request, content });
+            return self.answer_later(id, request, content);
         }
         let update = match merge_steps(&steps) {
             Ok(update) => update,

@@ -20,7 +20,7 @@ use meshagent_store::{Contribution, DocumentId, Write};
 use serde_json::{Value, json};
 
 use super::batch::Then;
-use super::documents::{Deferred, StreamId};
+use super::documents::{Deferred, Stream, StreamId};
 use super::opening::{Waiter, operations_of};
 use super::{Call, Conn, Refusal, Request, Room};
 use crate::ledger::{Held, Kind};
@@ -252,7 +252,7 @@ impl Room {
             self.metrics.count_update(UpdateOutcome::Echo);
             let content = unlike_sent(&inspection);
             // What it repeats may itself be on its way to the disk.
-            return self.defer(id, Deferred::Answer { request, content });
+            return self.answer_later(id, request, content);
         }
         if let Err(refusal) = may_write {
             return self.refuse_sent(request, id, stream, refusal);
@@ -536,22 +536,8 @@ impl Room {
         else {
             return;
         };
-        // A client that looks at the answers knows already.
-        let lost = stream.lost.take().filter(|_| !stream.merges);
         let tool_call_id = Arc::clone(&stream.tool_call_id);
-        let close = match lost {
-            None => Control::close(),
-            Some(Lost { count, first }) => {
-                let more = match count {
-                    1 => String::new(),
-                    _ => format!(" (and {} more)", count - 1),
-                };
-                Control::Close {
-                    status_code: Control::INVALID_DATA,
-                    message: Some(format!("not all that was sent is kept; {first}{more}")),
-                }
-            }
-        };
+        let close = stream.take_close();
         self.end_call(request.conn, &tool_call_id, close);
     }
 
@@ -586,7 +572,7 @@ impl Room {
         self.metrics.refused_requests.inc();
         tracing::debug!(code = refusal.code.number(), text = %refusal.text, "update refused");
         let content = refusal.into_content();
-        self.defer(id, Deferred::Answer { request, content });
+        self.answer_later(id, request, content);
     }
 
     fn note_refused(&mut self, id: DocumentId, stream: StreamId, refusal: &Refusal) {
@@ -641,6 +627,24 @@ pub(super) fn told_vector(notice: &mut Value, replica: &MeshDocument) -> usize {
     let bytes = vector.len();
     notice["state_vector"] = vector.into();
     bytes
+}
+
+impl Stream {
+    /// The close of the call, whoever ends it: it says whether something that was sent in it is not kept. A client that
+    /// looks at the answers knows already.
+    pub(super) fn take_close(&mut self) -> Control {
+        let Some(Lost { count, first }) = self.lost.take().filter(|_| !self.merges) else {
+            return Control::close();
+        };
+        let more = match count {
+            1 => String::new(),
+            _ => format!(" (and {} more)", count - 1),
+        };
+        Control::Close {
+            status_code: Control::INVALID_DATA,
+            message: Some(format!("not all that was sent is kept; {first}{more}")),
+        }
+    }
 }
 
 fn early_bytes(early: &[(Request, Content, Held)]) -> usize {

@@ -229,7 +229,7 @@ impl World {
             }
         }
         while self.room.has_news() {
-            self.room.tell_news();
+            self.room.tell_news(|| true);
         }
     }
 

@@ -1,5 +1,8 @@
 //! Toolkit `storage`, the call `upload`: the server asks for each piece.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use bytes::Bytes;
 use meshagent_protocol::storage::{UploadChunk, UploadStart, upload_pull};
 use meshagent_protocol::{Content, Control, ErrorCode, FileAction};
@@ -26,11 +29,40 @@ pub(super) struct Upload {
     /// Copies: a piece of the message that it came in would keep all of that.
     pieces: Vec<Bytes>,
     bytes: usize,
-    /// When it had brought so many bytes: it is in time again with [`PACE_BYTES`] more.
-    paced: (Timestamp, usize),
+    /// Which upload of the room it is.
+    number: u64,
+    /// When it had brought so many bytes: it is in time again with [`PACE_BYTES`] more. For how long the server had kept
+    /// its connection waiting by then.
+    paced: (Timestamp, usize, Duration),
     charge: Option<Charge>,
     /// The number of its write: the client has sent everything, and the call ends with what becomes of that.
     write: Option<u64>,
+}
+
+/// The uploads of a room that have brought something and are not closed.
+#[derive(Debug, Default)]
+pub(super) struct Uploads {
+    bytes: usize,
+    /// Whose each is, by the time since which it has to bring more, and by its number.
+    by_pace: BTreeMap<(Timestamp, u64), (Conn, Box<str>)>,
+}
+
+impl Uploads {
+    /// An upload ends, in whatever way.
+    pub(super) fn ended(&mut self, upload: &Upload) {
+        self.bytes -= upload.bytes;
+        self.by_pace.remove(&upload.key());
+    }
+
+    /// How many they are.
+    pub(super) fn len(&self) -> usize {
+        self.by_pace.len()
+    }
+
+    /// All of their bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
 }
 
 /// The upload that a write ends: not just whatever has its id by then.
@@ -51,8 +83,8 @@ impl Upload {
         all.into()
     }
 
-    pub(super) fn buffered(&self) -> usize {
-        self.bytes
+    fn key(&self) -> (Timestamp, u64) {
+        (self.paced.0, self.number)
     }
 }
 
@@ -72,6 +104,7 @@ impl Room {
         };
         let max = self.config.limits.max_file_bytes;
         let max_in_room = self.config.limits.max_upload_bytes_per_room;
+        let number = self.number();
         let too_large = || Refusal::invalid(format!("a file may have {max} bytes at most"));
         let Some(participant) = self.participants.get_mut(&conn) else {
             return;
@@ -97,7 +130,8 @@ impl Room {
                     return fail(self, refusal);
                 }
                 upload.start = Some(start);
-                upload.paced = (self.now, 0);
+                upload.number = number;
+                upload.paced = (self.now, 0, participant.account.kept_waiting());
                 if let Err(refusal) = self.may_change(request, &path, "write", FileAction::Write) {
                     return fail(self, refusal);
                 }
@@ -106,8 +140,9 @@ impl Room {
                 if upload.bytes + data.len() > max {
                     return fail(self, too_large());
                 }
-                if self.upload_bytes + data.len() > max_in_room
-                    && !self.end_stalled_uploads(conn, tool_call_id, data.len())
+                let own = upload.number;
+                if self.uploads.bytes + data.len() > max_in_room
+                    && !self.end_stalled_uploads(own, data.len())
                 {
                     let text =
                         "too many bytes of uploads are under way in this room; try again later";
@@ -127,11 +162,20 @@ impl Room {
                     return fail(self, Refusal::over(over));
                 }
                 upload.pieces.push(Bytes::copy_from_slice(&data));
+                let (before, key) = (upload.bytes, upload.key());
                 upload.bytes += data.len();
                 if upload.bytes - upload.paced.1 >= PACE_BYTES {
-                    upload.paced = (self.now, upload.bytes);
+                    upload.paced = (self.now, upload.bytes, participant.account.kept_waiting());
                 }
-                self.upload_bytes += data.len();
+                self.uploads.bytes += data.len();
+                let by_pace = &mut self.uploads.by_pace;
+                if before == 0 && upload.bytes > 0 {
+                    by_pace.insert(upload.key(), (conn, tool_call_id.into()));
+                } else if key != upload.key()
+                    && let Some(whose) = by_pace.remove(&key)
+                {
+                    by_pace.insert(upload.key(), whose);
+                }
             }
             (UploadChunk::Start(_), Some(_)) => {
                 return fail(
@@ -151,31 +195,49 @@ impl Room {
     }
 
     /// Ends uploads of which nothing comes, the longest stalled one first, until there is room for so many bytes more of
-    /// this one. Returns whether there is.
-    fn end_stalled_uploads(&mut self, conn: Conn, tool_call_id: &str, bytes: usize) -> bool {
+    /// the one with the number `own`. Returns whether there is.
+    fn end_stalled_uploads(&mut self, own: u64, bytes: usize) -> bool {
         let max = self.config.limits.max_upload_bytes_per_room;
-        let latest = self.now.0.saturating_sub(PACE_MILLISECONDS);
-        while self.upload_bytes + bytes > max {
-            let calls = self.participants.iter().flat_map(|(other, participant)| {
-                let calls = participant.calls.iter();
-                calls.map(|(id, call)| (*other, id, call))
-            });
-            let stalled = calls.filter_map(|(other, id, call)| match call {
-                Call::Upload(upload)
-                    if upload.bytes > 0
-                        && upload.paced.0.0 <= latest
-                        && !(other == conn && id == tool_call_id) =>
-                {
-                    Some((upload.paced.0, other, id.to_owned()))
-                }
-                _ => None,
-            });
-            let Some((_, other, id)) = stalled.min_by_key(|(since, ..)| *since) else {
+        let latest = Timestamp(self.now.0.saturating_sub(PACE_MILLISECONDS));
+        while self.uploads.bytes + bytes > max {
+            let mut stalled = self.uploads.by_pace.range(..=(latest, u64::MAX));
+            let Some((&key, (conn, id))) = stalled.find(|((_, number), _)| *number != own) else {
                 return false;
             };
+            let (conn, id) = (*conn, id.clone());
+            if self.excuse_upload(conn, &id) {
+                continue;
+            }
             let text = "the upload stood still, and others needed its room; upload the file again";
             let refusal = Refusal::new(ErrorCode::OperationFailed, text);
-            self.fail_call(None, other, &id, refusal);
+            self.fail_call(None, conn, &id, refusal);
+            // It is gone with its call.
+            self.uploads.by_pace.remove(&key);
+        }
+        true
+    }
+
+    /// The time for which the server kept an upload's connection waiting is not the upload's. Returns whether there was
+    /// any that it had not been given.
+    fn excuse_upload(&mut self, conn: Conn, tool_call_id: &str) -> bool {
+        let Some(participant) = self.participants.get_mut(&conn) else {
+            return false;
+        };
+        let Some(Call::Upload(upload)) = participant.calls.get_mut(tool_call_id) else {
+            return false;
+        };
+        let (since, _, before) = upload.paced;
+        let waited = participant.account.kept_waiting();
+        let more = waited.saturating_sub(before).as_millis();
+        let more = i64::try_from(more).unwrap_or(i64::MAX);
+        if more == 0 {
+            return false;
+        }
+        let key = upload.key();
+        upload.paced.0 = Timestamp(since.0.saturating_add(more));
+        upload.paced.2 = waited;
+        if let Some(whose) = self.uploads.by_pace.remove(&key) {
+            self.uploads.by_pace.insert(upload.key(), whose);
         }
         true
     }
@@ -191,11 +253,13 @@ impl Room {
         let Some(upload) = self.upload_mut(conn, tool_call_id) else {
             return;
         };
+        let key = upload.key();
         let data = upload.take_all();
         let start = upload.start.take();
         let charge = upload.charge.take();
         upload.write = start.is_some().then_some(number);
-        self.upload_bytes -= data.len();
+        self.uploads.bytes -= data.len();
+        self.uploads.by_pace.remove(&key);
         if let Some(charge) = charge {
             self.held = charge.into();
         }

@@ -15,6 +15,8 @@ use crate::committer::BatchResult;
 
 /// What an entry of a folder takes to be shown, or told of.
 const ENTRY_BYTES: usize = 128;
+/// What an upload takes to be ended for others.
+const UPLOAD_BYTES: usize = 1024;
 
 impl Room {
     /// Of a message, besides its own bytes.
@@ -40,6 +42,7 @@ impl Room {
                     Some(Call::Sync(SyncCall::Open { document, .. })) => {
                         self.update_weight(*document, chunk)
                     }
+                    Some(Call::Upload(_)) => self.upload_weight(chunk),
                     _ => 0,
                 }
             }
@@ -62,6 +65,16 @@ impl Room {
             0
         };
         measured.saturating_add(document.replica.pending_bytes())
+    }
+
+    /// Of a piece of a file: uploads that stand still may be ended for it, one for each byte at worst.
+    fn upload_weight(&self, chunk: &Content) -> usize {
+        let Content::Binary { data, .. } = chunk else {
+            return 0;
+        };
+        let max = self.config.limits.max_upload_bytes_per_room;
+        let missing = (self.uploads.bytes() + data.len()).saturating_sub(max);
+        missing.min(self.uploads.len()).saturating_mul(UPLOAD_BYTES)
     }
 
     /// Of what a connection gets that has read what was queued for it: what it missed, and what it waits for.

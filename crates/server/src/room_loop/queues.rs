@@ -6,13 +6,18 @@
 //!
 //! Letters that may take long let the others go first, whoever has had how much: else the first of such letters of many
 //! participants would go one after the other. But not for longer than [`SHORT_SHARE`], so that they have their turn.
+//!
+//! Letters that may touch many entries of the storage wait, and what their participants said after them, while the room
+//! does not take them, and for some time after one that did: nobody makes the disk, or the news, everybody's business.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use meshagent_store::Timestamp;
+
 use super::{Letter, RoomInput};
-use crate::room::Conn;
+use crate::room::{Conn, may_touch_many};
 
 /// What a letter takes at least, so that equal ones take turns.
 const LEAST_NANOS: u64 = 1_000;
@@ -20,6 +25,10 @@ const LEAST_NANOS: u64 = 1_000;
 pub(super) const LONG: Duration = Duration::from_millis(8);
 /// How much time those have that don't take long between two that may and whose turn it is.
 const SHORT_SHARE: Duration = Duration::from_millis(50);
+/// So many times what the disk took for what touched many entries, its participant waits before the next such letter.
+const DISK_SHARE: u32 = 3;
+/// But no longer than this.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
 pub(super) struct Queues {
@@ -30,6 +39,12 @@ pub(super) struct Queues {
     ready: BTreeSet<(u64, Arc<str>)>,
     /// Those whose next letter may take long, likewise.
     long: BTreeSet<(u64, Arc<str>)>,
+    /// Those whose next letter may touch many entries, likewise.
+    many: BTreeSet<(u64, Arc<str>)>,
+    /// Whether these wait.
+    holds_many: bool,
+    /// Who of them waits longer, and until when.
+    until: HashMap<Arc<str>, Timestamp>,
     /// What letters have taken since the last of those.
     since_long: Duration,
     /// The most that somebody had had who was served.
@@ -46,6 +61,14 @@ struct Queue {
     connections: usize,
 }
 
+/// Where a participant waits, by its next letter.
+#[derive(Clone, Copy, Debug)]
+enum Line {
+    Ready,
+    Long,
+    Many,
+}
+
 /// Whose letter it was that was taken.
 #[derive(Debug)]
 pub(super) struct Served {
@@ -54,6 +77,21 @@ pub(super) struct Served {
 }
 
 impl Queue {
+    fn line(&self, is_heavy: impl FnOnce(&Letter) -> bool) -> Line {
+        let next = self.letters.front();
+        let touches_many = next.is_some_and(|letter| match &letter.input {
+            RoomInput::Message(_, envelope) => may_touch_many(&envelope.message),
+            _ => false,
+        });
+        if touches_many {
+            Line::Many
+        } else if self.may_take_long(is_heavy) {
+            Line::Long
+        } else {
+            Line::Ready
+        }
+    }
+
     /// Whether the letter that is next may take long: if it weighs much, going by the last one that did, and by the last
     /// one in any case.
     fn may_take_long(&self, is_heavy: impl FnOnce(&Letter) -> bool) -> bool {
@@ -67,7 +105,46 @@ impl Queue {
 
 impl Queues {
     pub(super) fn is_empty(&self) -> bool {
-        self.ready.is_empty() && self.long.is_empty()
+        self.ready.is_empty() && self.long.is_empty() && self.many.is_empty()
+    }
+
+    /// It is `now`, and letters that may touch many entries wait, or not.
+    pub(super) fn look(&mut self, now: Timestamp, holds_many: bool) {
+        self.holds_many = holds_many;
+        self.until.retain(|_, until| *until > now);
+    }
+
+    /// The disk took so long for what touched many entries, and was somebody's letter.
+    pub(super) fn touched_many(&mut self, name: Arc<str>, took: Duration, now: Timestamp) {
+        let wait = took.saturating_mul(DISK_SHARE).min(LONGEST_WAIT);
+        let wait = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
+        self.until
+            .insert(name, Timestamp(now.0.saturating_add(wait)));
+    }
+
+    /// Nobody is waited for any more.
+    pub(super) fn forget_waits(&mut self) {
+        self.until.clear();
+    }
+
+    /// Who has had the least of those whose next letter takes its turn as it comes.
+    fn first_short(&self) -> Option<(Line, &(u64, Arc<str>))> {
+        let mut many = self.many.iter();
+        let many = many.find(|(_, name)| !self.holds_many && !self.until.contains_key(name));
+        let many = many.map(|first| (Line::Many, first));
+        let ready = self.ready.first().map(|first| (Line::Ready, first));
+        ready
+            .into_iter()
+            .chain(many)
+            .min_by_key(|(_, first)| *first)
+    }
+
+    fn line(&mut self, line: Line) -> &mut BTreeSet<(u64, Arc<str>)> {
+        match line {
+            Line::Ready => &mut self.ready,
+            Line::Long => &mut self.long,
+            Line::Many => &mut self.many,
+        }
     }
 
     /// Adds a letter; `is_heavy` says of one whether it weighs much.
@@ -91,12 +168,8 @@ impl Queues {
         queue.letters.push_back(letter);
         if queue.letters.len() == 1 {
             queue.had = queue.had.max(self.clock);
-            let set = if queue.may_take_long(is_heavy) {
-                &mut self.long
-            } else {
-                &mut self.ready
-            };
-            set.insert((queue.had, name));
+            let (had, line) = (queue.had, queue.line(is_heavy));
+            self.line(line).insert((had, name));
         }
     }
 
@@ -105,18 +178,17 @@ impl Queues {
         let Some((had, _)) = self.long.first() else {
             return false;
         };
-        let short = self.ready.first();
-        short.is_none_or(|(short, _)| had < short && self.since_long >= SHORT_SHARE)
+        let short = self.first_short();
+        short.is_none_or(|(_, (short, _))| had < short && self.since_long >= SHORT_SHARE)
     }
 
     /// The letter that is next; if `without_long`, of those that don't take long.
     pub(super) fn peek(&self, without_long: bool) -> Option<&Letter> {
-        let set = if self.is_next_long() && !without_long {
-            &self.long
+        let (_, name) = if self.is_next_long() && !without_long {
+            self.long.first()?
         } else {
-            &self.ready
+            self.first_short()?.1
         };
-        let (_, name) = set.first()?;
         self.by_name.get(name)?.letters.front()
     }
 
@@ -127,7 +199,9 @@ impl Queues {
             self.since_long = Duration::ZERO;
             self.long.pop_first()?
         } else {
-            self.ready.pop_first()?
+            let (line, first) = self.first_short()?;
+            let first = first.clone();
+            self.line(line).take(&first)?
         };
         self.clock = self.clock.max(had);
         let queue = self.by_name.get_mut(&name)?;
@@ -161,12 +235,8 @@ impl Queues {
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         queue.had = queue.had.saturating_add(nanos.max(LEAST_NANOS));
         if !queue.letters.is_empty() {
-            let set = if queue.may_take_long(is_heavy) {
-                &mut self.long
-            } else {
-                &mut self.ready
-            };
-            set.insert((queue.had, name));
+            let (had, line) = (queue.had, queue.line(is_heavy));
+            self.line(line).insert((had, name));
         } else if queue.connections == 0 {
             self.by_name.remove(&name);
         }

@@ -9,7 +9,7 @@ use meshagent_document::{MeshDocument, MeshSchema, Target};
 use meshagent_protocol::{
     ApiScope, ClientToServer, Content, Control, Envelope, Invoke, ServerToClient,
 };
-use meshagent_store::{MemoryStore, RoomId, Store as _};
+use meshagent_store::{MemoryStore, RoomId, Store as _, Write};
 use serde_json::json;
 
 use super::*;
@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::ids::Ids;
 use crate::ledger::Account;
 use crate::metrics::Metrics;
+use crate::outbox::Outgoing;
 use crate::signer::UrlSigner;
 use crate::usage::Usage;
 
@@ -36,7 +37,11 @@ struct Member {
 
 impl World {
     fn new() -> Self {
-        let config = Arc::new(Config::default());
+        Self::with_config(Config::default())
+    }
+
+    fn with_config(config: Config) -> Self {
+        let config = Arc::new(config);
         let usage = Arc::new(Usage::new(0, &config.limits));
         let room = Room::new(
             RoomId::new("project", "room"),
@@ -156,7 +161,8 @@ impl World {
                     if let Some((number, result)) = fetched.pop_front() {
                         self.room.fetched(number, result);
                     } else if let Some(result) = committed.pop_front() {
-                        self.room.committed(result.map_err(Arc::new));
+                        self.room
+                            .committed(result.map_err(Arc::new), Duration::ZERO);
                     } else if goes_on {
                         self.room.go_on();
                     } else {
@@ -164,6 +170,27 @@ impl World {
                     }
                 }
                 Next::End => return,
+            }
+        }
+    }
+
+    /// Lets everything happen that happens at a time, on a disk that takes so long for each batch. How many batches that were.
+    fn run_at(&mut self, now: i64, store: &MemoryStore, took: Duration) -> usize {
+        let (mut committing, mut batches) = (None, 0);
+        loop {
+            match self.room.next(Timestamp(now)) {
+                Next::Work { .. } => self.room.work(Timestamp(now), || Duration::ZERO),
+                Next::Commit(writes) => committing = Some(store.commit(&writes)),
+                Next::Fetch(..) => panic!("nobody asked for it"),
+                Next::Wait { goes_on, .. } => match committing.take() {
+                    Some(result) => {
+                        batches += 1;
+                        self.room.committed(result.map_err(Arc::new), took);
+                    }
+                    None if goes_on => self.room.go_on(),
+                    None => return batches,
+                },
+                Next::End => return batches,
             }
         }
     }
@@ -438,7 +465,7 @@ impl Crowd {
             Next::Wait { .. } => match self.committing.take_if(|_| writes) {
                 Some(writes) => {
                     let result = self.store.commit(&writes).map_err(Arc::new);
-                    self.world.room.committed(result);
+                    self.world.room.committed(result, Duration::ZERO);
                 }
                 None => return false,
             },
@@ -500,4 +527,140 @@ fn what_takes_long_does_not_wait_for_a_disk_that_does_not_answer() {
     assert_eq!(world.described, 0);
     while world.step(true) {}
     assert_eq!((world.described, world.typed), (8, 1));
+}
+
+/// A folder with so many files, whose paths are about as long as they may be.
+fn fill_folder(store: &MemoryStore, files: usize) {
+    let room = RoomId::new("project", "room");
+    let name = "ä".repeat(480);
+    let files: Vec<Write> = (0..files)
+        .map(|number| Write::PutFile {
+            room: room.clone(),
+            path: format!("F/{name}{number:05}"),
+            data: "x".into(),
+            mime_type: String::new(),
+            overwrite: false,
+            at: Timestamp(0),
+        })
+        .collect();
+    store.commit(&files).unwrap();
+}
+
+fn rename(source: &str, destination: &str) -> ClientToServer {
+    ClientToServer::Invoke(Invoke {
+        toolkit: "storage".to_owned(),
+        tool: "move".to_owned(),
+        arguments: Content::Json(json!({ "source_path": source, "destination_path": destination })),
+        tool_call_id: None,
+        participant_id: None,
+        on_behalf_of_id: None,
+    })
+}
+
+#[test]
+fn news_of_moves_are_told_before_there_are_more_of_them() {
+    const MEMBERS: usize = 20;
+    const FILES: usize = 1_200;
+    const MOVES: usize = 16;
+    let mut config = Config::default();
+    config.limits.max_held_bytes = 8 << 20;
+    let max = config.limits.max_held_bytes;
+    let store = MemoryStore::new();
+    fill_folder(&store, FILES);
+    let mut world = World::with_config(config);
+    let mover = world.join("möver");
+    let members: Vec<Member> = (0..MEMBERS)
+        .map(|number| world.join(&format!("hörer{number}")))
+        .collect();
+    world.settle(&store);
+    for member in members.iter().chain([&mover]) {
+        member.answered();
+    }
+    for number in 0..MOVES {
+        let (from, to) = if number % 2 == 0 {
+            ("F", "Ü")
+        } else {
+            ("Ü", "F")
+        };
+        world.say(&mover, rename(from, to));
+    }
+    // Whoever edits meanwhile does not wait for the news.
+    world.ask(&members[0], 77);
+    let (mut most, mut heard, mut moved, mut committing) = (0, [0; MEMBERS], 0, None);
+    let mut asked_after = None;
+    loop {
+        match world.room.next(Timestamp(0)) {
+            Next::Work { .. } => world.room.work(Timestamp(0), || Duration::ZERO),
+            Next::Commit(writes) => committing = Some(store.commit(&writes)),
+            Next::Fetch(..) | Next::End => panic!("nobody asked for it"),
+            Next::Wait { goes_on, .. } => match committing.take() {
+                Some(result) => {
+                    let result = result.map_err(Arc::new);
+                    world.room.committed(result, Duration::ZERO);
+                }
+                None if goes_on => world.room.go_on(),
+                None => break,
+            },
+        }
+        most = most.max(world.usage.ledger().held());
+        // All read.
+        for (member, heard) in members.iter().zip(&mut heard) {
+            for (item, cost) in member.outbox.try_take() {
+                member.outbox.written(cost);
+                match item {
+                    Outgoing::Shared { .. } => *heard += 1,
+                    _ => asked_after = asked_after.or(Some(moved)),
+                }
+            }
+        }
+        moved += mover.answered().len();
+    }
+    assert_eq!(moved, MOVES);
+    assert_eq!(heard, [MOVES * (FILES + 1); MEMBERS]);
+    assert!(
+        asked_after.is_some_and(|moves| moves <= 2),
+        "{asked_after:?}"
+    );
+    assert!(most <= max, "{} MiB", most >> 20);
+}
+
+/// How many answers two have got since the last look.
+fn answers(one: &Member, other: &Member) -> (usize, usize) {
+    (one.answered().len(), other.answered().len())
+}
+
+#[test]
+fn who_touched_much_waits_for_what_the_disk_had_to_do() {
+    const SECOND: i64 = 1_000;
+    let store = MemoryStore::new();
+    fill_folder(&store, 300);
+    let mut world = World::new();
+    let (mover, other) = (world.join("möver"), world.join("ünschuldig"));
+    world.settle(&store);
+    for (from, to) in [("F", "Ü"), ("Ü", "F")] {
+        world.say(&mover, rename(from, to));
+    }
+    answers(&mover, &other);
+    // The disk took a second for the first.
+    let begun = world.run_at(0, &store, Duration::from_secs(1));
+    assert_eq!((begun, answers(&mover, &other)), (1, (1, 0)));
+    // Its next one waits, and what it says behind that; others' are taken as they come.
+    world.ask(&mover, 7);
+    world.ask(&other, 8);
+    world.say(&other, rename("nöthing", "else"));
+    for now in [0, SECOND, 2 * SECOND] {
+        let begun = world.run_at(now, &store, Duration::ZERO);
+        assert_eq!(begun, usize::from(now == 0), "at {now}");
+    }
+    assert_eq!(answers(&mover, &other), (0, 2));
+    assert_eq!(world.run_at(3 * SECOND, &store, Duration::ZERO), 1);
+    assert_eq!(answers(&mover, &other), (2, 0));
+    // A room that ends waits for nobody.
+    world.say(&other, rename("F", "Ü"));
+    world.run_at(4 * SECOND, &store, Duration::from_secs(1));
+    world.say(&other, rename("Ü", "F"));
+    assert_eq!(world.run_at(4 * SECOND, &store, Duration::ZERO), 0);
+    world.room.receive(Vec::new());
+    assert_eq!(world.run_at(4 * SECOND, &store, Duration::ZERO), 1);
+    assert_eq!(answers(&mover, &other), (0, 2));
 }

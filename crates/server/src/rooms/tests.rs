@@ -228,6 +228,8 @@ async fn a_room_that_panics_starts_anew_and_others_do_not_notice() {
     // The second is with the store when the room panics.
     unlucky.ask(2, "create", create("second.document")).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
+    unlucky.ask(7, "create", create("thïrd.document")).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
     unlucky.send(RoomInput::Panic).await;
     unlucky.ask(3, "describe", describe("first.document")).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -250,14 +252,16 @@ async fn a_room_that_panics_starts_anew_and_others_do_not_notice() {
     }
     assert_eq!(metrics.room_panics.get(), 1);
     // The task that panicked lets go of the rest last.
-    let counts = || (metrics.participants.get(), metrics.rooms.get());
+    let documents = || rooms.usage().documents();
+    let counts = || (metrics.participants.get(), metrics.rooms.get(), documents());
+    // The third document was never handed in.
     for _ in 0..500 {
-        if counts() == (2, 2) {
+        if counts() == (2, 2, 2) {
             break;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert_eq!(counts(), (2, 2));
+    assert_eq!(counts(), (2, 2, 2));
 
     drop(word);
     stopping.cancel();
@@ -510,4 +514,152 @@ async fn files_that_take_long_to_open_keep_no_other_read_waiting() {
     }
     drop((crowd, store));
     server.end().await;
+}
+
+/// A message as a client sends it, in two masked frames.
+fn sent(id: u64, kind: &str, header: &Value, payload: &[u8]) -> Vec<u8> {
+    let header = header.to_string();
+    let first = [&1_u32.to_be_bytes()[..], kind.as_bytes()].concat();
+    let length = (header.len() as u64).to_be_bytes();
+    let second = [&length[..], header.as_bytes(), payload].concat();
+    let mut sent = Vec::new();
+    for (number, part) in [(0_u32, first), (1, second)] {
+        let packet = [&id.to_be_bytes()[..], &number.to_be_bytes(), &part].concat();
+        let length = u16::try_from(packet.len()).unwrap();
+        let [high, low] = length.to_be_bytes();
+        if length < 126 {
+            sent.extend([0x82, 0x80 | low]);
+        } else {
+            sent.extend([0x82, 0xfe, high, low]);
+        }
+        // A mask of zeros leaves it as it is.
+        sent.extend([0; 4]);
+        sent.extend(packet);
+    }
+    sent
+}
+
+/// Reads until the word has come so often in all.
+async fn read_until(
+    stream: &mut tokio::net::TcpStream,
+    all: &mut Vec<u8>,
+    word: &str,
+    times: usize,
+) {
+    use tokio::io::AsyncReadExt as _;
+    let mut some = [0; 4096];
+    while String::from_utf8_lossy(all).matches(word).count() < times {
+        let read = tokio::time::timeout(Duration::from_secs(20), stream.read(&mut some));
+        let bytes = read.await.expect("it comes").unwrap();
+        assert!(bytes > 0, "the connection was dropped");
+        all.extend_from_slice(&some[..bytes]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_uploads_is_not_dropped_for_a_disk_that_takes_its_time() {
+    use tokio::io::AsyncWriteExt as _;
+    const WINDOW: Duration = Duration::from_millis(100);
+    let (word, go_on) = mpsc::channel();
+    let store: Arc<dyn Store> = Arc::new(Held {
+        inner: MemoryStore::new(),
+        go_on: Mutex::new(go_on),
+        files: tokio::sync::RwLock::default(),
+    });
+    let metrics = Arc::new(Metrics::new());
+    let (committer, thread) = Committer::start(Arc::clone(&store), Arc::clone(&metrics)).unwrap();
+    let (stopping, killed) = (CancellationToken::new(), CancellationToken::new());
+    let config = Arc::new(Config {
+        pace_window: WINDOW,
+        ..Config::default()
+    });
+    let rooms = Arc::new(Rooms::new(
+        "project",
+        Arc::clone(&config),
+        Arc::clone(&metrics),
+        store,
+        committer,
+        UrlSigner::new("secret"),
+        Ids::from_seed([1; 32]),
+        stopping.clone(),
+        killed.clone(),
+        Usage::new(0, &config.limits),
+    ));
+    let shared = crate::connection::Shared {
+        rooms: Arc::clone(&rooms),
+        config,
+        metrics,
+        total_rate: Arc::new(crate::budget::Rate::new(u64::MAX, Duration::from_secs(2))),
+        stopping: stopping.clone(),
+        killed,
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+    let (stream, _) = listener.accept().await.unwrap();
+    let (uploader, _outbox) = joining(&rooms, "läder");
+    let serving = tokio::spawn(async move {
+        crate::connection::run(stream, Bytes::new(), "a", uploader, None, &shared).await;
+    });
+
+    let open = json!({ "toolkit": "storage", "tool": "upload", "tool_call_id": "u", "arguments": { "type": "control", "method": "open" } });
+    client
+        .write_all(&sent(1, "room.invoke_tool", &open, b""))
+        .await
+        .unwrap();
+    let chunk = |headers: Value| json!({ "tool_call_id": "u", "chunk": { "type": "binary", "headers": headers } });
+    let start = chunk(json!({ "kind": "start", "path": "größe" }));
+    let data = chunk(json!({ "kind": "data" }));
+    let kind = "room.tool_call_request_chunk";
+    client.write_all(&sent(2, kind, &start, b"")).await.unwrap();
+    client
+        .write_all(&sent(3, kind, &data, &[7; 8 << 10]))
+        .await
+        .unwrap();
+    let mut came = Vec::new();
+    let pull = r#""kind":"pull""#;
+    read_until(&mut client, &mut came, pull, 2).await;
+
+    // A batch is with the disk, and behind it a move, so that the room takes no messages.
+    let mover = join(&rooms, "a").await;
+    let create = json!({ "path": "a.document", "json": { "document": { "content": [] } } });
+    mover.ask(1, "create", create).await;
+    tokio::time::sleep(WINDOW / 2).await;
+    let input = json!({ "source_path": "a.document", "destination_path": "b.document" });
+    let rename = ClientToServer::Invoke(Invoke {
+        toolkit: "storage".to_owned(),
+        tool: "move".to_owned(),
+        arguments: Content::Json(input),
+        tool_call_id: None,
+        participant_id: None,
+        on_behalf_of_id: None,
+    });
+    mover.say(2, rename).await;
+    client
+        .write_all(&sent(4, kind, &data, &[7; 100]))
+        .await
+        .unwrap();
+    // Others want memory all the time.
+    let wanted = rooms.usage().ledger().want();
+    tokio::time::sleep(WINDOW * 10).await;
+    drop(wanted);
+    for _ in 0..2 {
+        word.send(()).unwrap();
+    }
+    assert_eq!(mover.answer(2).await, Some(Content::Empty));
+    read_until(&mut client, &mut came, pull, 3).await;
+
+    // Of one that has its word, more has to come.
+    let _wanted = rooms.usage().ledger().want();
+    tokio::time::timeout(Duration::from_secs(20), serving)
+        .await
+        .expect("it is dropped")
+        .unwrap();
+    drop((word, mover));
+    stopping.cancel();
+    rooms.wait().await;
+    drop(rooms);
+    tokio::task::spawn_blocking(move || thread.join().unwrap())
+        .await
+        .unwrap();
 }

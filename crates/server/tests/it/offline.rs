@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use meshagent_client::{
     DocumentEvent, JournalError, JournalStatus, LiveDocument, OpenError, RoomBuilder, RoomClient,
-    RoomStatus, SaveError,
+    RoomStatus, SaveError, SyncError,
 };
-use meshagent_document::Target;
+use meshagent_document::{MeshDocument, Target};
 use meshagent_protocol::{ApiScope, Grant, ParticipantToken, SyncGrant, SyncPathGrant};
 use meshagent_store::MemoryStore;
 use serde_json::{Value, json};
@@ -368,6 +368,79 @@ async fn damaged_journal_is_named_and_the_document_opens_from_the_server() {
         .unwrap()
         .unwrap();
     in_time(document.saved()).await.unwrap();
+}
+
+#[tokio::test]
+async fn update_handed_to_a_document_that_is_being_opened_is_refused_or_kept() {
+    let server = TestServer::start().await;
+    let (address, token) = (server.address.clone(), server.jwt("ann"));
+    let folder = tempfile::tempdir().unwrap();
+    let room = room(&address, &token, folder.path());
+    let ann = room.clone().connect().await.unwrap();
+    let document = in_time(ann.sync().open(PATH)).await.unwrap();
+    append(&document, "gesichert");
+    in_time(document.saved()).await.unwrap();
+    let mut elsewhere = document.read(|document| {
+        let mut elsewhere = MeshDocument::new(document.schema().clone(), 4711);
+        elsewhere.apply_update(&document.encode_state()).unwrap();
+        elsewhere
+    });
+    drop(document);
+    in_time(ann.close()).await;
+    let tea = json!({ "body": { "text": "茶 🌿" } });
+    let update = elsewhere.append_child(Target::Root, tea, &mut || "tea".to_owned());
+    let update = update.unwrap().unwrap();
+
+    let ann = room.connect().await.unwrap();
+    let sync = ann.sync();
+    let mut opening = Box::pin(sync.open(PATH));
+    // The handle is counted, and the thread that reads the journal has not been waited for.
+    std::future::poll_fn(|context| {
+        assert!(opening.as_mut().poll(context).is_pending());
+        std::task::Poll::Ready(())
+    })
+    .await;
+    let early = sync.sync(PATH, &update);
+    let document = in_time(opening).await.unwrap();
+    match early {
+        Ok(()) => {}
+        Err(SyncError::NotOpen) => sync.sync(PATH, &update).unwrap(),
+        Err(error) => panic!("{error}"),
+    }
+    assert_eq!(texts(&document), ["gesichert", "茶 🌿"]);
+    in_time(document.saved()).await.unwrap();
+    let seen = stored(&server, PATH).await;
+    assert_eq!(seen, document.to_json());
+}
+
+#[tokio::test]
+async fn close_by_path_while_a_journal_is_read_waits_for_its_edits() {
+    let (address, key, token, store) = away().await;
+    let folder = tempfile::tempdir().unwrap();
+    let room = room(&address, &token, folder.path());
+    let server = TestServer::start_again(store, &address, key.clone()).await;
+    let ann = room.clone().connect().await.unwrap();
+    let document = in_time(ann.sync().open(PATH)).await.unwrap();
+    in_time(document.saved()).await.unwrap();
+    let store = server.stop().await;
+    append(&document, "unterwegs 🌿");
+    in_time(document.journaled()).await.unwrap();
+    drop(document);
+    in_time(ann.close()).await;
+
+    let server = TestServer::start_again(store, &address, key).await;
+    let ann = room.connect().await.unwrap();
+    let sync = ann.sync();
+    let mut opening = Box::pin(sync.open(PATH));
+    std::future::poll_fn(|context| {
+        assert!(opening.as_mut().poll(context).is_pending());
+        std::task::Poll::Ready(())
+    })
+    .await;
+    in_time(sync.close(PATH)).await.unwrap();
+    let seen = stored(&server, PATH).await;
+    let text = &seen["document"]["content"][0]["body"]["text"];
+    assert_eq!(text, "unterwegs 🌿");
 }
 
 #[tokio::test]

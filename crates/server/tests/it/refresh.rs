@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use meshagent_client::{ConnectError, RoomClient, RoomStatus};
+use meshagent_client::{ConnectError, DocumentEnd, RoomClient, RoomStatus};
 use meshagent_protocol::{ApiKey, ParticipantToken};
 use tokio::time::timeout;
 
@@ -95,6 +95,107 @@ async fn function_that_fails_is_told_and_called_again() {
     append(&document.unwrap(), "endlich");
     until("it is connected", || room.status() == RoomStatus::Connected).await;
     room.close().await;
+}
+
+/// Panics without a message of the panic hook.
+fn panic_quietly(text: &str) -> ! {
+    std::panic::resume_unwind(Box::new(text.to_owned()))
+}
+
+#[tokio::test]
+async fn function_that_panics_is_told_and_called_again() {
+    let server = TestServer::start().await;
+    let (token, calls) = (server.jwt("ann"), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&calls);
+    let builder = RoomClient::builder()
+        .api_url(format!("http://{}", server.address))
+        .room("room")
+        .token_with(move || {
+            let call = counted.fetch_add(1, Ordering::Relaxed);
+            if call == 1 {
+                panic_quietly("kein Schlüssel 🌿");
+            }
+            let token = token.clone();
+            async move {
+                if call < 4 {
+                    tokio::task::yield_now().await;
+                    panic_quietly("kein Schlüssel 🌿");
+                }
+                Ok(token)
+            }
+        });
+    let error = timeout(PATIENCE, builder.clone().connect()).await.unwrap();
+    let error = error.unwrap_err();
+    assert!(matches!(error, ConnectError::Token(_)), "{error}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let offline = builder.offline(folder.path()).project("project");
+    let room = offline.connect().await.unwrap();
+    until(
+        "the status says so",
+        || matches!(room.status(), RoomStatus::NoToken { reason } if reason.contains("kein Schlüssel 🌿")),
+    )
+    .await;
+    let document = timeout(PATIENCE, room.sync().open(PATH)).await.unwrap();
+    append(&document.unwrap(), "endlich");
+    until("it is connected", || room.status() == RoomStatus::Connected).await;
+    let called = calls.load(Ordering::Relaxed);
+    assert!(called >= 5, "{called}");
+    room.close().await;
+}
+
+/// An error whose text panics.
+#[derive(Debug)]
+struct Unspeakable;
+
+impl std::fmt::Display for Unspeakable {
+    fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        panic_quietly("unaussprechlich 🌿")
+    }
+}
+
+impl std::error::Error for Unspeakable {}
+
+#[tokio::test]
+async fn room_whose_task_panics_has_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let room = RoomClient::builder()
+        .room_url("ws://127.0.0.1:9/rooms/room")
+        .project("project")
+        .offline(folder.path())
+        .token_with(|| async { Err(Unspeakable.into()) });
+    let room = room.connect().await.unwrap();
+    let opened = timeout(PATIENCE, room.sync().open(PATH)).await.unwrap();
+    assert!(opened.is_err(), "{opened:?}");
+    let RoomStatus::Ended { reason } = room.status() else {
+        panic!("{:?}", room.status());
+    };
+    assert!(reason.contains("unaussprechlich 🌿"), "{reason}");
+    assert!(room.connection().await.is_err());
+    timeout(PATIENCE, room.close()).await.unwrap();
+}
+
+#[test]
+fn room_whose_runtime_has_ended_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let (room, document) = runtime.block_on(async {
+        let server = TestServer::start().await;
+        let room = RoomClient::builder()
+            .room_url(format!("ws://{}/rooms/room", server.address))
+            .token(server.jwt("ann"))
+            .offline(folder.path());
+        let room = room.connect().await.unwrap();
+        let document = timeout(PATIENCE, room.sync().open(PATH)).await.unwrap();
+        (room, document.unwrap())
+    });
+    drop(runtime);
+    assert!(matches!(room.status(), RoomStatus::Ended { .. }));
+    let edited = document.edit(|d| d.undo());
+    assert!(matches!(edited, Err(DocumentEnd::Failed(_))), "{edited:?}");
 }
 
 #[tokio::test]

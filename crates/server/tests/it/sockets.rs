@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use meshagent_document::{MeshDocument, MeshSchema, Target};
+use meshagent_protocol::{Content, DocPath, SyncOpenStart};
 use meshagent_server::Config;
 use meshagent_store::{RoomId, Store as _, Timestamp, Write};
 use serde_json::json;
@@ -372,4 +374,51 @@ async fn who_takes_something_all_the_time_is_kept() {
         slow.bytes(PONG).await;
         tokio::time::sleep(STEP).await;
     }
+}
+
+/// One that takes little of what it is told, and shows that it is there.
+async fn reads_nothing(server: &TestServer) -> tokio::task::JoinHandle<()> {
+    let mut socket = RawSocket::narrow(server).await;
+    let enable = call("messaging", "enable", &json!({}));
+    socket.send(1, "room.invoke_tool", &enable).await;
+    socket.answer(1).await;
+    tokio::spawn(async move {
+        loop {
+            socket.bytes(PONG).await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    })
+}
+
+#[tokio::test]
+async fn edits_do_not_wait_for_somebody_who_does_not_read() {
+    /// Well below a second for each message, and well above what they take.
+    const SOON: Duration = Duration::from_secs(20);
+    let server = TestServer::start().await;
+    let deaf = reads_nothing(&server).await;
+    let author = server.join("schreïber").await;
+    let start = SyncOpenStart::new(DocPath::parse("a.document").unwrap());
+    let stream = author.sync().open(&start).await.unwrap();
+    let mut editor = MeshDocument::new(MeshSchema::builtin("document").unwrap(), 5);
+    let text = json!("ü".repeat(8 << 10)).to_string();
+    let talks = async {
+        for _ in 0..128 {
+            let input = Content::Json(json!({ "type": "t", "message_json": text }));
+            let said = author.invoke("messaging", "broadcast", input).await;
+            assert_eq!(said, Ok(Content::Empty));
+        }
+        for number in 0..20 {
+            let before = editor.state_vector();
+            let element = json!({ "body": { "text": "größer" } });
+            editor
+                .append_child(Target::Root, element, &mut || format!("e{number}"))
+                .unwrap();
+            let update = editor.encode_diff(&before).unwrap();
+            assert_eq!(stream.send(&update).await.unwrap().notice, None);
+        }
+    };
+    let done = tokio::time::timeout(SOON, talks).await;
+    done.expect("nobody else's reading is waited for");
+    deaf.abort();
+    server.stop().await;
 }

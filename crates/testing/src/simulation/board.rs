@@ -1,5 +1,6 @@
 //! The documents that are edited in a run: their schema, and random edits.
 
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use meshagent_document::{
@@ -214,6 +215,11 @@ pub(super) fn enlarge(
     let title = word(random).repeat(random.index(most));
     let update = replica.edit(&[set(&node.id, "title", title.into())], next_id);
     update.ok().flatten().into_iter().collect()
+}
+
+/// The `$id`s of all elements.
+pub(super) fn ids(replica: &MeshDocument) -> BTreeSet<String> {
+    nodes(replica).into_iter().map(|node| node.id).collect()
 }
 
 struct Node {

@@ -1,14 +1,13 @@
 //! The programs at the other end: models of the published SDKs, of a client that keeps what was not acknowledged,
 //! our own client's replica, readers, and those who may not write and try.
 
+mod ours;
 mod patches;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use bytes::Bytes;
-use meshagent_client::Replica;
 use meshagent_document::MeshDocument;
 use meshagent_protocol::{
     ApiScope, Content, Control, DocPath, ServerToClient, SyncChunk, SyncCreate, SyncDescribe,
@@ -16,6 +15,7 @@ use meshagent_protocol::{
 };
 use serde_json::{Value, json};
 
+use self::ours::Ours;
 use self::patches::Patches;
 use super::board;
 use super::random::Random;
@@ -92,6 +92,8 @@ pub(super) struct Client {
     session: Option<Session>,
     documents: BTreeMap<String, Document>,
     patches: BTreeMap<String, Patches>,
+    /// Whether the connection is one that may not write.
+    is_read_only: bool,
     /// Edits that ended in a panic and were not counted yet.
     panicked: u64,
     now: u64,
@@ -105,8 +107,6 @@ struct Planned;
 #[derive(Debug, Default)]
 struct Document {
     replica: Option<Holder>,
-    /// Our client makes its replica anew from the server's state.
-    starts_over: bool,
     stream: Option<Stream>,
     /// The replica has, or may have, an edit that the server will never get.
     is_off: bool,
@@ -122,16 +122,14 @@ struct Document {
 #[derive(Debug)]
 enum Holder {
     Plain(Box<MeshDocument>),
-    Ours(Box<Replica>),
+    Ours(Box<Ours>),
 }
 
-impl Deref for Holder {
-    type Target = MeshDocument;
-
-    fn deref(&self) -> &MeshDocument {
+impl Holder {
+    fn read<R>(&self, read: impl FnOnce(&MeshDocument) -> R) -> R {
         match self {
-            Self::Plain(document) => document,
-            Self::Ours(replica) => replica.document(),
+            Self::Plain(document) => read(document),
+            Self::Ours(ours) => ours.read(read),
         }
     }
 }
@@ -155,6 +153,9 @@ struct Stream {
     /// The same of all documents that may be at its path.
     due_of: BTreeMap<String, Clocks>,
     since: u64,
+    /// What our client was answered to its start chunk, and what came before that.
+    answer: Option<Content>,
+    early: Vec<Content>,
 }
 
 impl Client {
@@ -181,14 +182,23 @@ impl Client {
             session: None,
             documents,
             patches: BTreeMap::new(),
+            is_read_only: false,
             panicked: 0,
             now: 0,
         }
     }
 
-    pub(super) fn scope(&self) -> ApiScope {
+    /// Whether it may write on this connection.
+    fn may_write(&self) -> bool {
+        self.manner.may_write() && !self.is_read_only
+    }
+
+    /// The rights of its next connection.
+    pub(super) fn next_scope(&mut self) -> ApiScope {
         let mut scope = ApiScope::full();
-        if !self.manner.may_write() {
+        // A person's rights may be taken, and given again.
+        self.is_read_only = self.manner == Manner::Ours && self.random.one_in(10);
+        if !self.may_write() {
             scope.sync = Some(SyncGrant {
                 paths: Some(vec![SyncPathGrant {
                     path: "*".to_owned(),
@@ -226,13 +236,14 @@ impl Client {
         }
         for (path, document) in &mut self.documents {
             if is_roaming(path) {
-                *document = Document::default();
+                document.leave();
             }
             if let Some(stream) = document.stream.take() {
                 document.give_up(&stream);
             }
             if document.had.is_none() {
-                document.had = document.replica.as_deref().map(MeshDocument::state_vector);
+                let replica = document.replica.as_ref();
+                document.had = replica.map(|one| one.read(MeshDocument::state_vector));
             }
             for kept in &mut document.kept {
                 kept.is_sent = false;
@@ -315,7 +326,7 @@ impl Client {
                 Ok(())
             }
             Asked::Patch(sealing) => self.patch_answered(&sealing, content, context),
-            Asked::Invoke { path } | Asked::Start { path } => {
+            Asked::Invoke { path } => {
                 if code.is_some()
                     && let Some(document) = self.documents.get_mut(&path)
                 {
@@ -326,6 +337,7 @@ impl Client {
                 }
                 Ok(())
             }
+            Asked::Start { path } => self.started(&path, content, context),
             Asked::Update {
                 path,
                 update,
@@ -357,7 +369,7 @@ impl Client {
                     None => self.update_taken(&place, &update, purpose, content, context)?,
                 }
                 if self.manner == Manner::Ours && purpose == Purpose::Edit {
-                    self.answer_ours(&path, number, content)?;
+                    self.answer_ours(&path, &call, number, content)?;
                 }
                 self.send_next(&path);
                 Ok(())
@@ -377,7 +389,7 @@ impl Client {
             .totals
             .add(&format!("updates refused with {code}"), 1);
         let is_denied = code == DENIED;
-        if is_denied && (self.manner.may_write() || purpose == Purpose::Echo) {
+        if is_denied && (self.may_write() || purpose == Purpose::Echo) {
             return Err(format!("{}: {purpose:?} was denied", self.name));
         }
         if code == INVALID && purpose == Purpose::Edit && self.manner.loses_nothing() {
@@ -394,7 +406,7 @@ impl Client {
             return Ok(());
         }
         // This one sends nothing twice, so nothing of what was refused gets in by another way.
-        let is_final = is_denied || self.manner == Manner::Npm;
+        let is_final = (is_denied && self.manner != Manner::Ours) || self.manner == Manner::Npm;
         if is_final && purpose == Purpose::Edit && !is_roaming(&place.1) {
             context.record.refuse(place, update);
         }
@@ -449,8 +461,11 @@ impl Client {
                 ));
             }
         }
+        // Our client keeps what waits on the server, and takes its own word back by what it sends later.
+        let is_kept = self.manner == Manner::Ours
+            && matches!(content, Content::Json(answer) if answer.get("pending").is_some());
         // Of somebody who may not write it can only be something that is there already.
-        if !is_roaming(&place.1) {
+        if !is_roaming(&place.1) && !is_kept {
             context.record.promise(place, update)?;
         }
         let Some(document) = self.documents.get_mut(&place.1) else {
@@ -470,7 +485,7 @@ impl Client {
         if answer.get("pending") == Some(&Value::Bool(true)) {
             context.totals.add("gaps told", 1);
             if self.manner == Manner::Careful
-                && let Some(replica) = &document.replica
+                && let Some(Holder::Plain(replica)) = &document.replica
             {
                 let vector = answer["state_vector"].as_str().unwrap_or_default();
                 let vector = meshagent_protocol::decode_base64(vector.as_bytes())
@@ -485,39 +500,64 @@ impl Client {
         Ok(())
     }
 
-    /// What the replica of our client is told of an answer.
-    fn answer_ours(&mut self, path: &str, number: u64, content: &Content) -> Result<(), String> {
+    /// A start chunk was answered.
+    fn started(
+        &mut self,
+        path: &str,
+        content: &Content,
+        context: &mut Context<'_>,
+    ) -> Result<(), String> {
         let Some(document) = self.documents.get_mut(path) else {
             return Ok(());
         };
-        let Some(Holder::Ours(replica)) = &mut document.replica else {
+        if let Content::Error { .. } = content {
+            context.totals.add("opens refused", 1);
+            if let Some(stream) = document.stream.take() {
+                document.give_up(&stream);
+            }
+            return Ok(());
+        }
+        let Some(stream) = &mut document.stream else {
             return Ok(());
         };
-        match content {
-            Content::Error { code, .. } => {
-                let is_final = matches!(code, Some(DENIED | INVALID | NOT_FOUND));
-                if is_final {
-                    document.starts_over |= !replica.refused(number);
-                } else {
-                    replica.unsent();
-                }
-                // The document is opened again, after a while.
-                if let Some(stream) = document.stream.take() {
-                    document.give_up(&stream);
-                    if let Some(session) = &mut self.session {
-                        session.chunk(&stream.call, Content::close(), Asked::Close);
-                    }
-                }
+        stream.answer = Some(content.clone());
+        let call = stream.call.clone();
+        for chunk in std::mem::take(&mut stream.early) {
+            self.chunk_came(&call, &chunk, context)?;
+        }
+        Ok(())
+    }
+
+    /// What our client makes of an answer.
+    fn answer_ours(
+        &mut self,
+        path: &str,
+        call: &str,
+        number: u64,
+        content: &Content,
+    ) -> Result<(), String> {
+        let Some(document) = self.documents.get_mut(path) else {
+            return Ok(());
+        };
+        let Some(Holder::Ours(ours)) = &mut document.replica else {
+            return Ok(());
+        };
+        // What is answered on a stream that has ended is sent again.
+        if document
+            .stream
+            .as_ref()
+            .is_none_or(|stream| stream.call != call)
+        {
+            return Ok(());
+        }
+        let goes_on = ours.answered(number, content.clone());
+        let goes_on = goes_on.map_err(|error| format!("{}: {path:?}: {error}", self.name))?;
+        // The document is opened again, after a while.
+        if !goes_on && let Some(stream) = document.stream.take() {
+            document.give_up(&stream);
+            if let Some(session) = &mut self.session {
+                session.chunk(&stream.call, Content::close(), Asked::Close);
             }
-            Content::Json(answer) if answer.get("pending") == Some(&Value::Bool(true)) => {
-                let vector = answer["state_vector"].as_str().unwrap_or_default();
-                let vector = meshagent_protocol::decode_base64(vector.as_bytes())
-                    .map_err(|error| error.to_string())?;
-                replica
-                    .fill_gap(number, &vector)
-                    .map_err(|error| error.to_string())?;
-            }
-            _ => replica.acknowledged(number),
         }
         self.send_ours(path);
         Ok(())
@@ -525,14 +565,23 @@ impl Client {
 
     /// Sends what our client's replica has to send.
     fn send_ours(&mut self, path: &str) {
+        let is_full = self.random.one_in(10);
+        let has_time = !self.random.one_in(3);
         loop {
-            let Some(document) = self.documents.get_mut(path).filter(|one| one.is_open()) else {
+            let Some(document) = self.documents.get_mut(path) else {
                 return;
             };
-            let Some(Holder::Ours(replica)) = &mut document.replica else {
+            let is_open = document.is_open();
+            let Some(Holder::Ours(ours)) = &mut document.replica else {
                 return;
             };
-            let Some(next) = replica.next_to_send() else {
+            if has_time {
+                ours.write(is_full);
+            }
+            if !is_open {
+                return;
+            }
+            let Some(next) = ours.next_to_send() else {
                 return;
             };
             self.send_numbered(path, next.update, Purpose::Edit, next.number);
@@ -556,13 +605,19 @@ impl Client {
             return Ok(());
         };
         let path = path.clone();
+        if self.manner == Manner::Ours
+            && let Some(stream) = document.stream.as_mut().filter(|one| one.answer.is_none())
+        {
+            stream.early.push(chunk.clone());
+            return Ok(());
+        }
         match chunk {
             Content::Error { .. } | Content::Control(Control::Close { .. }) => {
                 if let Some(stream) = document.stream.take() {
                     document.give_up(&stream);
                 }
                 if is_roaming(&path) {
-                    *document = Document::default();
+                    document.leave();
                 }
                 return Ok(());
             }
@@ -571,66 +626,66 @@ impl Client {
         let output = SyncOutput::parse(chunk)
             .map_err(|error| format!("{}: a chunk that is none: {error:?}", self.name))?;
         let is_first = document.stream.as_ref().is_some_and(|one| !one.is_open);
-        let update = match output {
-            SyncOutput::State { update, .. } if is_first => update,
-            SyncOutput::Sync { update, .. } if !is_first => update,
+        let (schema, update) = match output {
+            SyncOutput::State { schema, update, .. } if is_first => (Some(schema), update),
+            SyncOutput::Sync { update, .. } if !is_first => (None, update),
             _ => return Err(format!("{}: the state comes first, and once", self.name)),
         };
         let place = (self.room.clone(), path.clone());
         if !is_roaming(&path) {
             context.record.promise(&place, &update)?;
         }
-        let starts_over = std::mem::take(&mut document.starts_over);
-        if document.replica.is_none() || starts_over {
+        if document.replica.is_none() {
             self.replicas += 1;
             let client_id = self.number * 1000 + self.replicas;
             if self.manner == Manner::Intruder {
                 context.record.forbid(client_id);
             }
-            let mut replica = match self.manner {
-                Manner::Careful | Manner::Ours | Manner::Witness => board::strict(client_id),
-                _ => board::lax(client_id),
-            };
-            if let (true, Some(Holder::Ours(ours))) = (starts_over, &mut document.replica) {
-                if !update.is_empty() {
-                    replica
-                        .apply_update(&update)
-                        .map_err(|error| format!("{}: a state that is none: {error}", self.name))?;
+            let replica = match self.manner {
+                Manner::Ours => {
+                    let ours = Ours::new(&path, ours_id(self.number, self.replicas))?;
+                    Holder::Ours(Box::new(ours))
                 }
-                let lost = ours.start_over(replica);
-                context
-                    .totals
-                    .add("edits given up with a refused one", lost.len() as u64);
-                context.totals.add("replicas made anew", 1);
-            } else if self.manner == Manner::Ours {
-                document.replica = Some(Holder::Ours(Box::new(Replica::new(replica))));
-            } else {
-                document.replica = Some(Holder::Plain(Box::new(replica)));
-            }
+                Manner::Careful | Manner::Witness => {
+                    Holder::Plain(Box::new(board::strict(client_id)))
+                }
+                _ => Holder::Plain(Box::new(board::lax(client_id))),
+            };
+            document.replica = Some(replica);
         }
         let (Some(replica), Some(stream)) = (&mut document.replica, &mut document.stream) else {
             return Ok(());
         };
         stream.is_open = true;
-        if !update.is_empty() {
-            let gap = match replica {
-                Holder::Plain(replica) => replica.apply_update(&update).map(|applied| applied.gap),
-                Holder::Ours(replica) => replica
-                    .received(&update)
-                    .map(|()| replica.document().has_gap()),
-            };
-            let gap =
-                gap.map_err(|error| format!("{}: an update that is none: {error}", self.name))?;
-            if gap && !document.is_off {
-                return Err(format!(
-                    "{}: was sent an update of {path:?} that cannot be shown",
-                    self.name
-                ));
+        let failed = |name: &str, error: &str| format!("{name}: {path:?}: {error}");
+        let gap = match replica {
+            Holder::Plain(_) if update.is_empty() => false,
+            Holder::Plain(replica) => {
+                let applied = replica.apply_update(&update);
+                let applied = applied.map_err(|error| failed(&self.name, &error.to_string()))?;
+                applied.gap
             }
+            Holder::Ours(ours) => {
+                let taken = match (&schema, &stream.answer) {
+                    (Some(schema), Some(answer)) => {
+                        ours.begin(answer, schema, &update, context.totals)
+                    }
+                    _ => ours.received(&update),
+                };
+                taken.map_err(|error| failed(&self.name, &error))?;
+                // Somebody may have put other operations in the place of ours, on which those of others build.
+                ours.read(MeshDocument::has_gap) && ours.is_saved()
+            }
+        };
+        if gap && !document.is_off {
+            return Err(format!(
+                "{}: was sent an update of {path:?} that cannot be shown",
+                self.name
+            ));
         }
         if is_roaming(&path) {
             if is_first {
-                let Some(name) = board::identity(replica) else {
+                let Some(name) = replica.read(board::identity) else {
                     return Err(format!("{}: {path:?} has lost its name", self.name));
                 };
                 stream.due = stream.due_of.remove(&name).unwrap_or_default();
@@ -643,7 +698,7 @@ impl Client {
             }
         }
         if is_first {
-            let clocks: Clocks = replica.clocks().collect();
+            let clocks: Clocks = replica.read(|document| document.clocks().collect());
             let has = |(client, clock): (&u64, &u64)| clocks.get(client) >= Some(clock);
             if !stream.due.iter().all(has) {
                 return Err(format!(
@@ -682,7 +737,7 @@ impl Client {
             Manner::Careful => self.send_all_kept(path),
             Manner::Ours => self.send_ours(path),
             Manner::Python => {
-                let Some((had, replica)) = had.zip(document.replica.as_ref()) else {
+                let Some((had, Holder::Plain(replica))) = had.zip(document.replica.as_ref()) else {
                     return;
                 };
                 // Also what came from others meanwhile, and all deletions, which no state vector counts.
@@ -739,6 +794,11 @@ impl Client {
         context.totals.add("edits", updates.len() as u64);
         let panicked = std::mem::take(&mut self.panicked);
         context.totals.add("edits that panicked", panicked);
+        if let Some(Holder::Ours(ours)) = &self.documents[path].replica {
+            let place = (self.room.clone(), path.to_owned());
+            let client_id = ours.read(MeshDocument::client_id);
+            context.record.ours.insert(place, client_id);
+        }
         self.publish(path, updates);
     }
 
@@ -876,6 +936,9 @@ impl Client {
     }
 
     fn send_garbage(&mut self, path: &str, context: &mut Context<'_>) {
+        if self.random.one_in(4) && self.take_place(path, context) {
+            return;
+        }
         context.totals.add("garbage sent", 1);
         let length = self.random.index(60);
         let mut update = self.random.bytes(length);
@@ -897,6 +960,35 @@ impl Client {
             update[at] = self.random.next().to_le_bytes()[0];
         }
         self.send(path, update, Purpose::Garbage);
+    }
+
+    /// Sends an edit under the client id of one of our clients, as a program does that was copied with its data. Where that
+    /// one has an edit that is not stored yet, there is another one then.
+    fn take_place(&mut self, path: &str, context: &mut Context<'_>) -> bool {
+        let place = (self.room.clone(), path.to_owned());
+        let Some(&client_id) = context
+            .record
+            .ours
+            .get(&place)
+            .filter(|_| !is_roaming(path))
+        else {
+            return false;
+        };
+        let Some(Holder::Plain(replica)) = &self.documents[path].replica else {
+            return false;
+        };
+        let mut other = board::strict(client_id);
+        if other.apply_update(&replica.encode_state()).is_err() {
+            return false;
+        }
+        let id = self.new_name();
+        let updates = board::edit(&mut other, &mut self.random, &mut || id.clone());
+        let Some(update) = updates.into_iter().next() else {
+            return false;
+        };
+        context.totals.add("edits under a client id of ours", 1);
+        self.send(path, update, Purpose::Garbage);
+        true
     }
 
     /// Sends bytes that make no packet, or no message.
@@ -980,16 +1072,17 @@ impl Client {
         let mut start = SyncOpenStart::new(doc_path);
         if is_roaming(path) {
             // What stood there before may have been another document.
-            *document = Document::default();
+            document.leave();
             start.initial_json = Some(board::named(&name));
         }
         start.merge = !self.is_rough && self.random.one_in(2);
         start.schema = Some(board::schema_json());
-        let known = document
-            .replica
-            .as_deref()
-            .filter(|_| !document.starts_over);
-        start.vector = known.map(MeshDocument::state_vector);
+        match &document.replica {
+            Some(Holder::Plain(replica)) => start.vector = Some(replica.state_vector()),
+            Some(Holder::Ours(ours)) => ours.describe(&mut start),
+            None if self.manner == Manner::Ours => start.identity = Some(String::new()),
+            None => {}
+        }
         let call = session.open(path);
         let asked = Asked::Start {
             path: path.to_owned(),
@@ -1003,6 +1096,8 @@ impl Client {
             due,
             due_of,
             since: self.now,
+            answer: None,
+            early: Vec::new(),
         });
     }
 
@@ -1016,7 +1111,7 @@ impl Client {
             session.chunk(&stream.call, Content::close(), Asked::Close);
         }
         if is_roaming(path) {
-            *document = Document::default();
+            document.leave();
         }
     }
 
@@ -1104,6 +1199,26 @@ impl Client {
         }
     }
 
+    /// The program ends, and begins again from its journals. Whoever calls this sees to the end of its connection.
+    pub(super) fn restart(&mut self, context: &mut Context<'_>) -> Result<(), String> {
+        for (path, document) in &mut self.documents {
+            document.had = None;
+            let Some(Holder::Ours(ours)) = document.replica.take() else {
+                continue;
+            };
+            self.replicas += 1;
+            let client_id = ours_id(self.number, self.replicas);
+            let again = ours.restart(client_id, &mut self.random, context.totals);
+            let again = again.map_err(|error| format!("{}: {path:?}: {error}", self.name))?;
+            document.replica = again.map(|ours| Holder::Ours(Box::new(ours)));
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_ours(&self) -> bool {
+        self.manner == Manner::Ours
+    }
+
     /// Works towards the end of the run: opens everything, sends what is kept.
     pub(super) fn finish(&mut self) {
         if !self.session.as_ref().is_some_and(|one| one.is_connected) {
@@ -1178,12 +1293,13 @@ impl Client {
     }
 
     /// Every document with what this client has of it.
-    pub(super) fn replicas(&self) -> impl Iterator<Item = (Place, &MeshDocument)> {
+    pub(super) fn replicas(&self) -> impl Iterator<Item = (Place, Value)> {
         let documents = self.documents.iter();
         let promised = documents.filter(|(path, _)| !is_roaming(path));
         promised.filter_map(|(path, document)| {
             let place = (self.room.clone(), path.clone());
-            Some((place, document.replica.as_deref()?))
+            let replica = document.replica.as_ref()?;
+            Some((place, replica.read(|document| document.to_json(true))))
         })
     }
 }
@@ -1193,9 +1309,25 @@ const PATIENCE: u64 = 2_000_000;
 
 const DENIED: i64 = 1001;
 const INVALID: i64 = 1002;
-const NOT_FOUND: i64 = 1003;
+
+/// The first of the client ids that one document of our client takes.
+fn ours_id(client: u64, replica: u64) -> u64 {
+    (client << 24) + (replica << 8)
+}
 
 impl Document {
+    /// What is at its path by now may be another document. Our client asks whether it is.
+    fn leave(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            self.give_up(&stream);
+        }
+        let replica = self.replica.take();
+        *self = Self {
+            replica: replica.filter(|replica| matches!(replica, Holder::Ours(_))),
+            ..Self::default()
+        };
+    }
+
     fn is_open(&self) -> bool {
         self.stream.as_ref().is_some_and(|stream| stream.is_open)
     }
@@ -1203,15 +1335,15 @@ impl Document {
     /// Whether our client has nothing left to send.
     fn is_saved(&self) -> bool {
         match &self.replica {
-            Some(Holder::Ours(replica)) => replica.is_saved() && !self.starts_over,
+            Some(Holder::Ours(ours)) => ours.is_saved(),
             _ => true,
         }
     }
 
     /// The stream is gone: what waited for its turn will never be sent.
     fn give_up(&mut self, stream: &Stream) {
-        if let Some(Holder::Ours(replica)) = &mut self.replica {
-            replica.unsent();
+        if let Some(Holder::Ours(ours)) = &mut self.replica {
+            ours.stream_ended();
         }
         self.is_off |= stream
             .queue

@@ -23,6 +23,8 @@ pub(super) struct Record {
     /// Replicas that may not write: nothing of theirs may get in.
     intruders: BTreeSet<u64>,
     refused: Vec<(Place, Vec<u8>)>,
+    /// The client ids that our own clients write with, for those who take them.
+    pub(super) ours: BTreeMap<Place, u64>,
     /// Of each document, by client, what its patches have set.
     seals: BTreeMap<Place, BTreeMap<u64, Seal>>,
     /// Of documents that do not stay where they are.

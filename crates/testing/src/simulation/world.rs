@@ -322,7 +322,7 @@ impl World {
 
     fn handle(&mut self, event: Event, trace: &mut Trace) -> Result<(), String> {
         match event {
-            Event::Act(client) => self.act(client, trace),
+            Event::Act(client) => return self.act(client, trace),
             Event::Arrive(id) => {
                 if let Some(link) = self.links.get_mut(&id) {
                     link.arrived = (link.arrived + 1).min(link.up.len());
@@ -477,7 +477,7 @@ impl World {
         }
     }
 
-    fn act(&mut self, index: usize, trace: &mut Trace) {
+    fn act(&mut self, index: usize, trace: &mut Trace) -> Result<(), String> {
         let is_ending = self.now >= self.end;
         let pause = if is_ending {
             200 * MILLISECOND
@@ -485,13 +485,18 @@ impl World {
             self.random.between(2, 120) * MILLISECOND
         };
         self.after(pause, Event::Act(index));
+        if self.clients[index].is_ours() && !is_ending && self.random.one_in(40) {
+            return self.restart(index);
+        }
         if self.connections[index].is_none() {
-            return self.connect(index);
+            self.connect(index);
+            return Ok(());
         }
         if is_ending {
             self.clients[index].finish();
         } else if self.random.one_in(60) {
-            return self.drop_link(index);
+            self.drop_link(index);
+            return Ok(());
         } else if self.random.one_in(90) {
             self.silence(index);
         } else if self.random.one_in(50) {
@@ -513,6 +518,21 @@ impl World {
             self.clients[index].act(&mut context);
         }
         self.transmit(index, trace);
+        Ok(())
+    }
+
+    /// The program of a client ends, and begins again from its journals.
+    fn restart(&mut self, index: usize) -> Result<(), String> {
+        self.drop_link(index);
+        let mut context = Context {
+            now: self.now,
+            record: &mut self.record,
+            totals: &mut self.totals,
+            may_be_full: self.config.limits.max_document_bytes < SMALL_DOCUMENT,
+            log_held: self.log_held,
+            is_heavy: self.is_heavy,
+        };
+        self.clients[index].restart(&mut context)
     }
 
     fn connect(&mut self, index: usize) {
@@ -520,7 +540,8 @@ impl World {
             return;
         };
         let client = &mut self.clients[index];
-        let conn = server.connect(&client.room, &client.name, client.scope());
+        let scope = client.next_scope();
+        let conn = server.connect(&client.room, &client.name, scope);
         client.connected();
         self.totals.add("connections", 1);
         self.next_link += 1;
@@ -977,7 +998,7 @@ impl World {
             for (place, replica) in client.replicas() {
                 let stored = record::load(store.as_ref(), &place)?
                     .ok_or_else(|| format!("{place:?} is gone"))?;
-                let (shown, expected) = (replica.to_json(true), stored.to_json(true));
+                let (shown, expected) = (replica, stored.to_json(true));
                 if shown != expected {
                     return Err(format!(
                         "{} ends up with another {place:?}\nshown  {shown}\nstored {expected}",

@@ -448,3 +448,33 @@ fn a_document_with_writes_under_way_is_not_let_go() {
     assert_eq!((count(&updates, "one"), count(&updates, "two")), (1, 1));
     everywhere(&mut world, SOURCE, &["one", "two"], "under way");
 }
+
+/// What published clients read of it is the close alone, whoever ends the call.
+#[test]
+fn a_move_tells_at_the_close_what_was_refused() {
+    for deletes in [false, true] {
+        let mut world = world();
+        let (author, mover) = (world.join("author"), world.join("mover"));
+        world.open(&author, "s", json!({ "path": SOURCE }));
+        let refused = world.update(&author, "s", b"k\xc3\xa4se");
+        assert_eq!(code(&author.answer(refused)), Some(1002));
+        if deletes {
+            world.invoke(&mover, "storage", "delete", json!({ "path": SOURCE }));
+        } else {
+            rename(&mut world, &mover, SOURCE, "elsewhere.document");
+        }
+        world.settle();
+        match &author.chunks("s")[..] {
+            [
+                Content::Control(Control::Close {
+                    status_code,
+                    message: Some(message),
+                }),
+            ] => {
+                assert_eq!(*status_code, Control::INVALID_DATA);
+                assert!(message.contains("refused"), "{message}");
+            }
+            other => panic!("one close that says so, not {other:?}"),
+        }
+    }
+}

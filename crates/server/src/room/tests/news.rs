@@ -76,7 +76,7 @@ fn a_folder_with_much_in_it_is_told_of_in_slices_and_encoded_once() {
             let asked = world.invoke(&owner, "nöne", "x", json!({}));
             owner.answer(asked);
         }
-        world.room.tell_news();
+        world.room.tell_news(|| true);
     }
     let mut expected: Vec<String> = (0..FILES)
         .map(|number| format!("ördner/{number:05}"))

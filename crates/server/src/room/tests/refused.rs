@@ -285,3 +285,29 @@ fn a_snapshot_does_not_bring_to_the_disk_what_was_refused() {
         }
     }
 }
+
+#[test]
+fn refusals_that_wait_for_the_disk_are_charged_to_who_gets_them() {
+    const TIMES: usize = 100;
+    let mut world = world();
+    let (writer, other) = (world.join("writer"), world.join("other"));
+    for (client, call) in [(&writer, "w"), (&other, "o")] {
+        world.open(client, call, json!({ "path": "a.document" }));
+    }
+    let held = |world: &World| world.room.participants[&other.conn].account.held();
+    let before = held(&world);
+    let under_way = Editor::new(1).append("body", "größer");
+    world.update(&writer, "w", &under_way);
+    world.run();
+    let refused: Vec<u64> = (0..TIMES)
+        .map(|_| world.update(&other, "o", b"k\xc3\xa4se"))
+        .collect();
+    let waiting = held(&world) - before;
+    assert!(waiting > TIMES * 256, "{waiting} bytes");
+    world.settle();
+    let answered = other.take().into_iter().filter(|seen| {
+        matches!(seen, super::Seen::Answer(id, content) if refused.contains(id) && code(content) == Some(1002))
+    });
+    assert_eq!(answered.count(), TIMES);
+    assert_eq!(held(&world), before);
+}

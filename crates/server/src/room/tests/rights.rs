@@ -135,3 +135,30 @@ fn a_file_above_what_a_grant_names_is_not_shown() {
         }
     }
 }
+
+#[test]
+fn what_waits_when_a_token_expires_has_no_rights_any_more() {
+    let mut world = World::new();
+    let client = world.join("änn");
+    let expires = world.now.0 / 1000 + 5;
+    world
+        .room
+        .participants
+        .get_mut(&client.conn)
+        .unwrap()
+        .expires = expires.try_into().ok();
+    let create = |path: &str| json!({ "path": path, "json": { "document": { "content": [] } } });
+    world.pass_seconds(4);
+    let answer = world.call(&client, "sync", "create", create("ö.document"));
+    assert_eq!(answer, Content::Empty);
+    world.pass_seconds(1);
+    for (toolkit, tool, input) in [
+        ("sync", "create", create("ü.document")),
+        ("sync", "describe", json!({ "path": "ö.document" })),
+        ("storage", "delete", json!({ "path": "ö.document" })),
+    ] {
+        let answer = world.call(&client, toolkit, tool, input);
+        assert_eq!(code(&answer), Some(1001), "{tool}: {answer:?}");
+    }
+    assert_eq!(world.room.usage.documents(), 1);
+}

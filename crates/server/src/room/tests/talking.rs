@@ -136,3 +136,41 @@ fn a_disable_is_not_overtaken_by_the_enable_before_it() {
     let sent = world.call(&ben, "messaging", "send", to);
     assert_eq!(code(&sent), Some(1003));
 }
+
+/// Who hears much goes on to edit, and sees what others edit.
+#[test]
+fn what_others_say_keeps_nobody_from_documents() {
+    const SAID: usize = 300 << 10;
+    let mut config = crate::config::Config::default();
+    config.limits.max_outbox_bytes = 128 << 10;
+    let mut world = World::with_config(config);
+    let (loud, reader) = (world.join("läut"), world.join("leser"));
+    let writer = world.join("schreïber");
+    for client in [&loud, &reader] {
+        world.invoke(client, "messaging", "enable", json!({}));
+    }
+    for (client, call) in [(&writer, "w"), (&reader, "r")] {
+        world.open(client, call, json!({ "path": "a.document" }));
+    }
+    let message = json!("ü".repeat(8 << 10)).to_string();
+    for _ in 0..30 {
+        let input = json!({ "type": "t", "message_json": message });
+        world.invoke(&loud, "messaging", "broadcast", input);
+    }
+    let (queued, _) = reader.outbox.queued();
+    // One participant takes twice the mark, and a message.
+    assert!((256 << 10..SAID).contains(&queued), "{queued} bytes");
+    let update = super::Editor::new(1).append("body", "größer");
+    world.update(&writer, "w", &update);
+    world.settle();
+    let waits = reader.outbox.wait_for_room();
+    let mut waits = std::pin::pin!(waits);
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(waits.as_mut().poll(&mut context).is_ready());
+    assert_eq!(reader.changes("r").len(), 1);
+    let lost = events(&reader);
+    assert!(
+        matches!(&lost[0], ServerToClient::RoomStatus { status, .. } if status == "messages_lost"),
+        "{lost:?}"
+    );
+}

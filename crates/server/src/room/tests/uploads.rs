@@ -1,6 +1,6 @@
 //! How an upload ends: its close chunk says that the file is on disk, whatever the client sends meanwhile.
 
-use meshagent_protocol::ServerToClient;
+use meshagent_protocol::{ClientToServer, ServerToClient};
 use meshagent_store::Fault;
 use serde_json::{Value, json};
 
@@ -106,7 +106,7 @@ fn a_second_close_does_not_say_that_the_file_is_on_disk() {
         let late = world.chunk(&client, CALL, close());
         assert_eq!(client.answer(late), Content::Empty);
         assert_eq!(exists(&mut world, &client, "новый.txt"), !fails);
-        assert_eq!(world.room.upload_bytes, 0);
+        assert_eq!(world.room.uploads.bytes(), 0);
     }
 }
 
@@ -214,4 +214,81 @@ fn an_upload_that_stands_still_makes_room_for_others() {
     };
     assert_eq!(ends(&idle), 1);
     assert_eq!(ends(&slow), 0, "it stands still for six seconds only");
+}
+
+/// A room in which so many uploads of one byte stand still, and one more that is begun and needs their room.
+fn stalled(count: usize) -> (World, Client) {
+    let mut config = Config::default();
+    config.limits.max_upload_bytes_per_room = count;
+    config.limits.max_streams_per_connection = count;
+    config.limits.max_streams = count + 1;
+    let mut world = World::with_config(config);
+    let (idle, busy) = (world.join("idle"), world.join("büsy"));
+    for number in 0..count {
+        let call = format!("grüße{number}");
+        let opened = invoke("storage", "upload", Content::Control(Control::Open), &call);
+        world.send(&idle, opened);
+        world.chunk(&idle, &call, start(&format!("ä{number}")));
+        world.chunk(&idle, &call, data("x"));
+        idle.take();
+    }
+    world.pass_seconds(11);
+    open(&mut world, &busy);
+    world.chunk(&busy, CALL, start("ü"));
+    busy.take();
+    (world, busy)
+}
+
+/// Of thousands, each costs less to be ended than it took to be begun.
+#[test]
+fn many_uploads_that_stand_still_are_ended_in_linear_time() {
+    const COUNT: usize = 8_000;
+    let started = std::time::Instant::now();
+    let (mut world, busy) = stalled(COUNT);
+    let begun = started.elapsed();
+    let bytes: &'static str = "x".repeat(COUNT).leak();
+    let started = std::time::Instant::now();
+    let accepted = world.chunk(&busy, CALL, data(bytes));
+    let ended = started.elapsed();
+    assert_eq!(*answer(&busy.take(), accepted), Content::Empty);
+    assert_eq!(world.room.uploads.bytes(), COUNT);
+    assert!(ended < begun, "{ended:?}, and {begun:?} to begin them");
+}
+
+#[test]
+fn a_piece_that_ends_many_uploads_is_no_light_work() {
+    let (world, busy) = stalled(2_000);
+    let weight = |bytes: &'static str| {
+        let chunk = ClientToServer::RequestChunk {
+            tool_call_id: CALL.to_owned(),
+            chunk: data(bytes),
+        };
+        world.room.message_weight(busy.conn, &chunk)
+    };
+    let (one, all) = (weight("x"), weight("x".repeat(2_000).leak()));
+    assert!(one < 10_000, "{one}");
+    assert!(crate::lane::is_heavy(all), "{all}");
+}
+
+/// Whose pieces wait in the room is not the one who stands still.
+#[test]
+fn the_time_for_which_an_upload_waited_for_the_server_is_not_its_own() {
+    let mut config = Config::default();
+    config.limits.max_upload_bytes_per_room = 600;
+    let mut world = World::with_config(config);
+    let (patient, busy) = (world.join("geduldig"), world.join("büsy"));
+    let half = "x".repeat(400).leak();
+    open(&mut world, &patient);
+    world.chunk(&patient, CALL, start("ä"));
+    world.chunk(&patient, CALL, data(half));
+    let account = world.room.participants[&patient.conn].account.clone();
+    for (seconds, waited, makes_room) in [(12, 5, false), (2, 2, false), (4, 0, true)] {
+        world.pass_seconds(seconds);
+        account.keep_waiting(std::time::Duration::from_secs(waited));
+        open(&mut world, &busy);
+        world.chunk(&busy, CALL, start("ö"));
+        let piece = world.chunk(&busy, CALL, data(half));
+        let answer = answer(&busy.take(), piece).clone();
+        assert_eq!(answer == Content::Empty, makes_room, "{answer:?}");
+    }
 }

@@ -44,6 +44,7 @@ impl Client {
         let (Some(session), Ok(doc_path)) = (&mut self.session, DocPath::parse(path)) else {
             return;
         };
+        let may_write = self.manner.may_write() && !self.is_read_only;
         let patches = self.patches.entry(path.to_owned()).or_default();
         if patches.is_waiting {
             return;
@@ -65,7 +66,7 @@ impl Client {
             _ => None,
         };
         let may_be_applied = !matches!(condition, Condition::DryRun | Condition::WrongVersion);
-        if may_be_applied && self.manner.may_write() && !is_roaming(path) {
+        if may_be_applied && may_write && !is_roaming(path) {
             let place = (self.room.clone(), path.to_owned());
             context
                 .record
@@ -85,6 +86,7 @@ impl Client {
         content: &Content,
         context: &mut Context<'_>,
     ) -> Result<(), String> {
+        let may_write = self.may_write();
         let wrong = |what: &str| {
             let name = &self.name;
             Err(format!("{name}: {sealing:?} {what}: {content:?}"))
@@ -104,7 +106,7 @@ impl Client {
                 .totals
                 .add(&format!("patches refused with {code}"), 1);
             let is_expected = match code {
-                DENIED => !self.manner.may_write(),
+                DENIED => !may_write,
                 CONFLICT => {
                     is_planned
                         || matches!(condition, Condition::SameVersion | Condition::WrongVersion)
@@ -122,7 +124,7 @@ impl Client {
             }
             return Ok(());
         }
-        if !self.manner.may_write() {
+        if !may_write {
             return wrong("was not denied");
         }
         let Ok(answer) = SyncPatched::parse(content) else {

@@ -1,0 +1,201 @@
+//! A live document without task, thread and files, for tests only: whoever drives it carries its updates and answers, and
+//! says when its journal is written.
+//!
+//! [`SimDocument`] is made of the parts that serve programs: the document's task decides what becomes of an answer and
+//! of the state with which a stream begins, the same journal is written, as bytes in memory, and read again.
+
+use meshagent_document::MeshDocument;
+use meshagent_protocol::{Content, DocPath, SyncOpenStart};
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::connection::CallError;
+use crate::document_task::{Beginning, ClientIds, DocumentTask, Ended};
+use crate::given_up::GivenUpEdits;
+use crate::journal::{Journals, RoomKey, read_bytes};
+use crate::live_document::{Changes, DocumentEvent, Shared};
+use crate::replica::{Outgoing, Replica};
+use crate::room_client::Link;
+use crate::sync_calls;
+use crate::sync_client::nothing;
+
+/// See the [module's text](self).
+#[derive(Debug)]
+pub struct SimDocument {
+    task: DocumentTask,
+    changes: Changes,
+    journal: Vec<u8>,
+}
+
+/// What a write did to a journal.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum SimWrite {
+    /// More records stand at its end.
+    Appended,
+    /// The disk was full.
+    Failed,
+    /// There was nothing to be written.
+    Nothing,
+    /// It was written as a whole.
+    Rewritten,
+}
+
+impl SimDocument {
+    /// A document with the journal that an earlier program left, which may be empty. It takes client ids from this one on.
+    ///
+    /// # Errors
+    ///
+    /// When the journal is damaged, with the reason.
+    pub fn new(path: &DocPath, journal: Vec<u8>, client_id: u64) -> Result<Self, String> {
+        let room = RoomKey {
+            project: "simulation".to_owned(),
+            room: "room".to_owned(),
+            url: "ws://simulation/rooms/room".to_owned(),
+        };
+        let found = read_bytes(&journal, &room, path.as_str(), client_id)?;
+        let empty = nothing().map_err(|error| error.to_string())?;
+        let replica = Replica::new(MeshDocument::new(empty, client_id));
+        let journals = Journals::without_thread(room);
+        let shared = Shared::new(path.as_str(), replica, Some(journals));
+        shared.hold();
+        let is_fresh = found.is_none();
+        shared.load(found);
+        let (_, link) = watch::channel(Link::Down);
+        Ok(Self {
+            changes: shared.subscribe(),
+            task: DocumentTask {
+                shared,
+                journals: None,
+                given_up: GivenUpEdits::default(),
+                link,
+                closing: CancellationToken::new(),
+                start: SyncOpenStart::new(path.clone()),
+                is_fresh,
+                was_open: !is_fresh,
+                conflicts: 0,
+                client_ids: ClientIds::From(client_id + 1),
+            },
+            journal,
+        })
+    }
+
+    /// Whether there is something to be seen and edited.
+    pub fn has_begun(&self) -> bool {
+        self.task.shared.has_begun()
+    }
+
+    /// Looks at the document.
+    pub fn read<R>(&self, read: impl FnOnce(&MeshDocument) -> R) -> R {
+        read(self.task.shared.lock().replica.document())
+    }
+
+    /// Edits it; a panic of the closure is passed on.
+    pub fn edit_with(&mut self, edit: impl FnOnce(&mut MeshDocument) -> Vec<Vec<u8>>) {
+        self.task.shared.edit_with(edit);
+    }
+
+    /// Adds to a start chunk what of the document is here.
+    pub fn describe(&self, start: &mut SyncOpenStart) {
+        self.task.describe(start);
+    }
+
+    /// Whether the next stream begins with the server's state alone.
+    pub fn is_fresh(&self) -> bool {
+        self.task.is_fresh
+    }
+
+    /// A stream begins, with this answer to the start chunk, and this state.
+    ///
+    /// # Errors
+    ///
+    /// When the state can't be read.
+    pub fn begin(&mut self, answer: &Content, schema: &Value, state: &[u8]) -> Result<(), String> {
+        let identity = sync_calls::identity(answer);
+        let server_vector = sync_calls::server_vector(answer);
+        self.task.begin(&Beginning {
+            schema: schema.clone(),
+            state: state.to_vec(),
+            identity,
+            server_vector,
+        })
+    }
+
+    /// An update came from the server.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be read.
+    pub fn received(&mut self, update: &[u8]) -> Result<(), String> {
+        self.task.received(update)
+    }
+
+    /// The next update to send.
+    pub fn next_to_send(&mut self) -> Option<Outgoing> {
+        self.task.shared.lock().next_to_send()
+    }
+
+    /// What was sent with this number is answered. Returns whether the stream goes on.
+    pub fn answered(&mut self, number: u64, content: Content) -> bool {
+        let answer = match content {
+            Content::Error { code, text, .. } => Err(CallError::Refused { code, text }),
+            content => Ok(content),
+        };
+        match self.task.answered(number, answer) {
+            None => return true,
+            Some(Ended::Refused) => self.task.start_over_next(),
+            Some(_) => {}
+        }
+        false
+    }
+
+    /// The stream has ended.
+    pub fn stream_ended(&mut self) {
+        self.task.shared.lock().replica.unsent();
+    }
+
+    /// Whether nothing waits for the server.
+    pub fn is_saved(&self) -> bool {
+        self.task.shared.lock().replica.is_saved()
+    }
+
+    /// The edits that the server has not acknowledged: their updates, merged or not.
+    pub fn unsaved(&self) -> Vec<Vec<u8>> {
+        let state = self.task.shared.lock();
+        state.replica.unsaved().map(<[u8]>::to_vec).collect()
+    }
+
+    /// Whether the journal holds edits that are not acknowledged.
+    pub fn has_journaled_edits(&self) -> bool {
+        let written = self.task.shared.written();
+        let state = self.task.shared.lock();
+        let first = state.replica.edits_after(0).next();
+        first.is_some_and(|one| one.number <= written)
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<DocumentEvent> {
+        self.changes.try_recv()
+    }
+
+    /// Writes to the journal what is to be written, unless the disk is full.
+    pub fn write(&mut self, is_full: bool) -> SimWrite {
+        let Some(batch) = self.task.shared.next_batch(false) else {
+            return SimWrite::Nothing;
+        };
+        let (written, result) = if is_full {
+            let error = std::io::ErrorKind::StorageFull.into();
+            (SimWrite::Failed, Err(error))
+        } else {
+            (batch.write_to(&mut self.journal), Ok(()))
+        };
+        self.task.shared.wrote(&batch, result, false);
+        written
+    }
+
+    /// The journal's bytes.
+    pub fn journal(&self) -> &[u8] {
+        &self.journal
+    }
+}

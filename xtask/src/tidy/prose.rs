@@ -1,0 +1,195 @@
+//! Checks of the texts: 100 columns, and phrases from the word list in `CONTRIBUTING.md`.
+
+use super::{read, tracked_files};
+
+const COLUMNS: usize = 100;
+
+/// Documents in the old style. This list only becomes shorter.
+const NOT_REWRITTEN: [&str; 3] = ["ARCHITECTURE.md", "docs/operations.md", "docs/protocol.md"];
+
+/// Documents that a command writes.
+const GENERATED: [&str; 1] = ["docs/benchmarks/servers.md"];
+
+/// Sources whose comments follow the rules already. This list only becomes longer.
+const REWRITTEN_SOURCES: [&str; 2] = ["xtask/src/picture.rs", "xtask/src/tidy/prose.rs"];
+
+/// Phrases in lower case, each with what to write instead.
+const PHRASES: [(&str, &str); 17] = [
+    ("anew", "again"),
+    ("are told", "receive, learn"),
+    ("at once", "immediately; together"),
+    ("becomes of", "happens to; name the result"),
+    ("goes out", "is sent"),
+    ("is told", "receives, learns"),
+    ("is worn", "needs compaction"),
+    ("let go", "evicted, unloaded"),
+    ("mend", "fix"),
+    ("mended", "fixed"),
+    ("mends", "fixes"),
+    ("read from later", "reads pause"),
+    ("read off", "inferred from"),
+    ("taken up", "applied"),
+    ("tells", "reports, says"),
+    ("who gives", "without a; name the participant"),
+    ("whoever", "name the participant"),
+];
+
+#[test]
+fn documents_wrap_at_100_columns() {
+    let long: Vec<String> = documents()
+        .iter()
+        .flat_map(|path| long_lines(path, &read(path)))
+        .collect();
+    assert!(
+        long.is_empty(),
+        "wrap these at {COLUMNS} columns: {long:#?}"
+    );
+}
+
+#[test]
+fn documents_use_the_word_list() {
+    let found: Vec<String> = documents()
+        .iter()
+        .flat_map(|path| phrases_in(path, &read(path)))
+        .collect();
+    assert!(found.is_empty(), "see `CONTRIBUTING.md`: {found:#?}");
+}
+
+#[test]
+fn comments_use_the_word_list() {
+    let mut found = Vec::new();
+    for path in REWRITTEN_SOURCES {
+        let text = read(path);
+        let comments: Vec<&str> = text.lines().map(comment).collect();
+        found.extend(phrases_in(path, &comments.join("\n")));
+        for (line, number) in text.lines().zip(1..) {
+            let one_word = line.trim_start().starts_with("/// ") && !comment(line).contains(' ');
+            if one_word && !comment(line).starts_with(['`', '#']) {
+                found.push(format!("{path}:{number}: a doc comment of one word"));
+            }
+        }
+    }
+    assert!(found.is_empty(), "see `CONTRIBUTING.md`: {found:#?}");
+}
+
+/// Everything tracked that people read, except the exceptions above.
+fn documents() -> Vec<String> {
+    let mut documents = tracked_files(&["*.md"]);
+    documents.retain(|path| {
+        !NOT_REWRITTEN.contains(&path.as_str()) && !GENERATED.contains(&path.as_str())
+    });
+    assert!(documents.len() > 5, "git lists {documents:?}");
+    documents
+}
+
+/// The text of a line that is a comment; other lines give an empty text.
+fn comment(line: &str) -> &str {
+    let line = line.trim_start();
+    let text = ["//! ", "/// ", "// "]
+        .iter()
+        .find_map(|start| line.strip_prefix(start));
+    text.unwrap_or_default()
+}
+
+/// Lines of prose, with their numbers: no code blocks, and nothing between a comment that ends in
+/// "begins here" and one that ends in "ends here".
+fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let (mut is_code, mut is_skipped) = (false, false);
+    (1..).zip(text.lines()).filter(move |(_, line)| {
+        is_skipped =
+            (is_skipped || line.ends_with("begins here -->")) && !line.ends_with("ends here -->");
+        let is_fence = line.trim_start().starts_with("```");
+        is_code ^= is_fence;
+        !is_code && !is_fence && !is_skipped
+    })
+}
+
+/// Lines that are too long and could be shorter: tables and lines without a space could not.
+fn long_lines(path: &str, text: &str) -> Vec<String> {
+    prose(text)
+        .filter(|(_, line)| line.chars().count() > COLUMNS)
+        .filter(|(_, line)| !line.starts_with('|') && line.trim().contains(' '))
+        .map(|(number, line)| format!("{path}:{number}: {} columns", line.chars().count()))
+        .collect()
+}
+
+fn phrases_in(path: &str, text: &str) -> Vec<String> {
+    let words: Vec<(usize, String)> = prose(text)
+        .flat_map(|(number, line)| words(line).into_iter().map(move |word| (number, word)))
+        .collect();
+    let mut found = Vec::new();
+    for (at, (number, _)) in words.iter().enumerate() {
+        let begins = |phrase: &str| {
+            let rest = words[at..].iter().map(|(_, word)| word.as_str());
+            phrase.split(' ').eq(rest.take(phrase.split(' ').count()))
+        };
+        for (phrase, better) in PHRASES {
+            if begins(phrase) {
+                found.push(format!("{path}:{number}: {phrase:?}, say {better:?}"));
+            }
+        }
+        // "There is no" and "is no longer" are usual.
+        let is_there = at > 0 && words[at - 1].1 == "there";
+        if begins("is no") && !begins("is no longer") && !is_there {
+            found.push(format!("{path}:{number}: \"is no\", say \"is not a\""));
+        }
+    }
+    found
+}
+
+/// The words of a line in lower case, without its code. Punctuation between sentences is a word.
+fn words(line: &str) -> Vec<String> {
+    let outside_code: Vec<&str> = line.split('`').step_by(2).collect();
+    let mut text = outside_code.join(" code ").to_lowercase();
+    for mark in [".", ":", ";", "?", "!", "|"] {
+        text = text.replace(mark, &format!(" {mark} "));
+    }
+    text.split_whitespace()
+        .map(|word| {
+            word.trim_matches(|char: char| !char.is_alphanumeric() && !".:;?!|".contains(char))
+        })
+        .filter(|word| !word.is_empty())
+        .map(ToOwned::to_owned)
+        .collect()
+}
+
+#[test]
+fn phrases_are_found_in_prose_only() {
+    let text = "\
+It begins anew; `anew` is code.
+```text
+whoever reads this
+```
+<!-- the list begins here -->
+| anew |
+<!-- and ends here -->
+There is no file, and it is no longer there.
+The file is no
+document. The state is sent at
+once. Renewed.
+";
+    let lines: Vec<String> = phrases_in("page", text)
+        .iter()
+        .map(|found| found.split(',').next().unwrap_or_default().to_owned())
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            "page:1: \"anew\"",
+            "page:9: \"is no\"",
+            "page:10: \"at once\""
+        ]
+    );
+}
+
+#[test]
+fn long_lines_are_counted_in_characters() {
+    let fits = "ä ".repeat(50);
+    assert!(long_lines("page", &fits).is_empty());
+    assert_eq!(
+        long_lines("page", &format!("{fits}ö")),
+        ["page:1: 101 columns"]
+    );
+    assert!(long_lines("page", &format!("| {fits} |")).is_empty());
+    assert!(long_lines("page", &"x".repeat(200)).is_empty());
+}
