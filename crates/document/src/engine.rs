@@ -2,9 +2,9 @@
 //!
 //! The algorithm is that of Yjs (Nicolaescu et al., "Near Real-Time Peer-to-Peer Shared Editing on
 //! Extensible Data Types", 2016, in the form of yjs 13), so replicas of both converge. The
-//! representation differs: all operations are in one table and refer to each other by index, values
-//! stay encoded until they are read, an index finds positions among many siblings, and nothing
-//! recurses.
+//! representation differs: all operations are in one table and refer to each other by index,
+//! values stay encoded until they are read, an index finds positions among many siblings, and
+//! nothing recurses.
 //!
 //! The engine does not know schemas, `$id`s or events. [`transaction`] applies operations,
 //! [`collect`] frees deleted ones, [`read`] exposes the content.
@@ -88,8 +88,8 @@ pub(crate) struct Engine {
 struct Client {
     id: u64,
     clock: u32,
-    // The clock before the current transaction; [`NONE`] if the transaction has not touched this
-    // client.
+    // The clock before the current transaction; [`NONE`] if the transaction has not touched
+    // this client.
     before: u32,
     blocks: Blocks,
 }
@@ -192,8 +192,8 @@ pub(crate) struct Node {
     pub(crate) is_dead: bool,
     /// Whether the node must be checked against the schema.
     pub(crate) is_suspect: bool,
-    /// Whether an element ever contained anything but elements and texts, or a text anything but
-    /// text.
+    /// Whether an element ever contained anything but elements and texts, or a text anything
+    /// but text.
     pub(crate) is_mixed: bool,
 }
 

@@ -114,15 +114,15 @@
 //! anything. [`MeshDocument::violations`] lists such content, [`MeshDocument::repair`] removes it.
 //!
 //! # Garbage
-//! Deleted operations leave a trace, since the CRDT must recognise an echo of them. Their content
-//! is freed immediately, with all descendants of a deleted element. Adjacent deleted operations of
-//! one client share one entry of a few bytes, in memory and in [`MeshDocument::encode_state`]. So a
-//! snapshot of the state drops deleted content and intermediate states, but not the number of
-//! operations of each client that ever edited. Pending operations are not part of it; see
-//! [`MeshDocument::encode_pending`].
+//! Deleted operations leave a trace, since the CRDT must recognise an echo of them. Their
+//! content is freed immediately, with all descendants of a deleted element. Adjacent deleted
+//! operations of one client share one entry of a few bytes, in memory and in
+//! [`MeshDocument::encode_state`]. So a snapshot of the state drops deleted content and
+//! intermediate states, but not the number of operations of each client that ever edited.
+//! Pending operations are not part of it; see [`MeshDocument::encode_pending`].
 
-// Each test module has `use crate::test;`, so that `#[test]` is the attribute of the target's test
-// runner.
+// Each test module has `use crate::test;`, so that `#[test]` is the attribute of the target's
+// test runner.
 #[cfg(all(test, not(target_arch = "wasm32")))]
 pub(crate) use std::prelude::v1::test;
 #[cfg(all(test, target_arch = "wasm32"))]

@@ -45,8 +45,8 @@ pub struct Inspection {
     /// The client id if the update brings only operations of one client that directly follow the
     /// known ones, as an editor with that id sends them.
     pub writer: Option<u64>,
-    /// The number of the update's live operations that are deleted here. Their content can't be
-    /// compared.
+    /// The number of the update's live operations that are deleted here. Their content can't
+    /// be compared.
     pub erased: u64,
     /// The number of surrogate halves that are U+FFFD in the update and intact here, or the
     /// reverse. Yjs writes halves as U+FFFD, joins them in memory, and loses the text behind a

@@ -23,8 +23,8 @@ static ALLOCATOR: PeakAlloc = PeakAlloc;
 const BYTES_PER_BYTE: [(bool, usize); 2] = [(false, 120), (true, 180)];
 const BYTES_AT_ONCE: usize = 1 << 20;
 
-/// The longest takes a fifth of a second in a debug build; quadratic algorithms took more than a
-/// minute.
+/// The longest takes a fifth of a second in a debug build; quadratic algorithms took more than
+/// a minute.
 const TIME: Duration = Duration::from_secs(10);
 
 /// The approximate size of long updates: large enough that the constant allowance hides nothing.

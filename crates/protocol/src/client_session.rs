@@ -47,8 +47,8 @@ pub struct StreamId(u64);
 #[derive(Clone, PartialEq, Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// The room has introduced itself. After this event and [`Event::Connected`] the connection is
-    /// usable.
+    /// The room has introduced itself. After this event and [`Event::Connected`] the connection
+    /// is usable.
     Ready {
         /// The room's name.
         room_name: String,

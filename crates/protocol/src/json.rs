@@ -8,8 +8,8 @@ use serde_json::{Map, Number, Value};
 
 /// The maximal nesting of objects and arrays, the outermost one included.
 ///
-/// The nesting of the whole message header counts. Values that were parsed here may be processed
-/// recursively.
+/// The nesting of the whole message header counts. Values that were parsed here may be
+/// processed recursively.
 pub const MAX_JSON_DEPTH: usize = 128;
 
 /// Parses a JSON text.
@@ -153,7 +153,7 @@ impl<'de> Visitor<'de> for Exact<'_, '_> {
 /// and after parsing. No value is built.
 ///
 /// JSON with a few bytes per value is some forty times larger in memory, so the length of the text
-/// is no measure.
+/// says little.
 ///
 /// # Errors
 ///

@@ -109,8 +109,8 @@ pub fn compress_uuid(text: &str) -> Option<String> {
     )
 }
 
-/// Returns the UUID of a short form, in lower case with hyphens; `None` if it is not 16 bytes of
-/// base64.
+/// Returns the UUID of a short form, in lower case with hyphens; `None` if it is not 16 bytes
+/// of base64.
 pub fn decompress_uuid(text: &str) -> Option<String> {
     // A `-` is invalid here: `splitn` can't return it, and other callers must not pass it.
     if text.contains('-') {

@@ -1,5 +1,5 @@
-//! The body of a message: a JSON header and a payload, before it is parsed as a request or an
-//! answer.
+//! The body of a message: a JSON header and a payload, before it is parsed as a request or
+//! an answer.
 
 use bytes::Bytes;
 use serde_json::{Map, Value};

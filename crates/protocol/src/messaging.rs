@@ -1,5 +1,5 @@
-//! The toolkit `messaging`: the inputs of `send` and `broadcast`, and the messages about
-//! participants.
+//! The toolkit `messaging`: the inputs of `send` and `broadcast`, and the messages
+//! about participants.
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
@@ -242,8 +242,8 @@ impl Participant {
     }
 }
 
-/// The message to a participant after its own `enable`: the other participants with enabled
-/// messaging.
+/// The message to a participant after its own `enable`: the other participants with
+/// enabled messaging.
 pub fn enabled(participant_id: &str, others: &[Participant]) -> ServerToClient {
     let others: Vec<Value> = others.iter().map(Participant::to_json).collect();
     about(

@@ -55,8 +55,8 @@ pub struct Message {
 }
 
 impl Message {
-    /// Appends the packets of this message to `out`: a header packet, then data packets of at most
-    /// [`MAX_DATA_PACKET_BYTES`].
+    /// Appends the packets of this message to `out`: a header packet, then data packets of at
+    /// most [`MAX_DATA_PACKET_BYTES`].
     pub fn encode(&self, out: &mut Vec<Bytes>) {
         out.extend(Packets::new(
             self.id,
@@ -346,8 +346,8 @@ pub enum PacketFault {
 /// time, so this is the memory that a message in transit takes besides its body.
 pub const MAX_DATA_PACKET_BYTES: usize = 128 * 1024;
 
-/// The packets of one message, created one at a time: a header packet, then data packets of at most
-/// [`MAX_DATA_PACKET_BYTES`].
+/// The packets of one message, created one at a time: a header packet, then data packets of at
+/// most [`MAX_DATA_PACKET_BYTES`].
 ///
 /// The body is `head` followed by `payload`, whose bytes may be shared by many messages.
 #[derive(Debug)]

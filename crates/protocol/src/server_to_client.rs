@@ -110,8 +110,8 @@ impl ServerToClient {
         out.extend(self.packets(next_id));
     }
 
-    /// Parses a server's message; `None` for a type that this crate does not know, which clients
-    /// ignore.
+    /// Parses a server's message; `None` for a type that this crate does not know, which
+    /// clients ignore.
     ///
     /// # Errors
     ///

@@ -54,8 +54,8 @@ impl SharedChunk {
         self.header.iter().map(Bytes::len).sum()
     }
 
-    /// The packets of the message with this chunk for one stream, equal to those of
-    /// [`ServerToClient::ResponseChunk`](crate::ServerToClient::ResponseChunk).
+    /// The packets of the message with this chunk for one stream, equal to those
+    /// of [`ServerToClient::ResponseChunk`](crate::ServerToClient::ResponseChunk).
     pub fn packets(&self, tool_call_id: &str, id: MessageId) -> Packets<'static> {
         const LENGTH_BYTES: usize = 8;
         let Self { header, payload } = self;

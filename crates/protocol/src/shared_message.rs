@@ -55,8 +55,8 @@ impl SharedMessage {
 
     /// The body of an answer.
     pub fn answer_head(content: &Content) -> Vec<u8> {
-        // A description may be large, so its text is written in place, not copied into a header
-        // first.
+        // A description may be large, so its text is written in place, not copied into a
+        // header first.
         let mut head = vec![0; 8];
         let written = match content {
             Content::Json(json) => {

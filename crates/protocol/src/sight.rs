@@ -183,8 +183,8 @@ impl Files {
                 if nodes.seen(&key).is_some_and(|seen| seen.list) {
                     return true;
                 }
-                // If the folder itself is an entry, it is not listable, or the check above had
-                // succeeded.
+                // If the folder itself is an entry, it is not listable, or the check above
+                // had succeeded.
                 let from = nodes.place(&key);
                 let next = nodes.nodes.get(from).map(|node| node.value.next_shown);
                 next.is_some_and(|next| {

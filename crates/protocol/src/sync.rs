@@ -210,8 +210,8 @@ pub struct SyncPatch {
     pub path: DocPath,
     /// The operations of a JSON Patch (RFC 6902), not parsed.
     pub patch: Vec<Value>,
-    /// The version that the document must have; with another version the patch is rejected with
-    /// 1005.
+    /// The version that the document must have; with another version the patch is rejected
+    /// with 1005.
     pub if_version: Option<String>,
     /// Whether the patch is only checked. Default: false.
     pub dry_run: bool,
@@ -489,8 +489,8 @@ impl SyncChunk {
     ///
     /// # Errors
     ///
-    /// If it is not a sync chunk. Whether the payload is base64 is checked by
-    /// [`decode`](Self::decode).
+    /// If it is not a sync chunk. Whether the payload is base64 is checked
+    /// by [`decode`](Self::decode).
     pub fn parse(content: &Content) -> Result<Self, InvalidRequest> {
         let (fields, data) = binary_input(content)?;
         expect_kind(fields, "sync")?;

@@ -63,8 +63,8 @@ impl ParticipantToken {
         token.encode(key.secret.as_bytes())
     }
 
-    /// Returns the token as a JWT, with the claims unchanged and in the order of the published
-    /// SDKs.
+    /// Returns the token as a JWT, with the claims unchanged and in the order of the
+    /// published SDKs.
     pub fn encode(&self, secret: &[u8]) -> String {
         let claims = Value::from(self.to_json()).to_string();
         let signed = format!(

@@ -25,8 +25,8 @@ pub struct TraceParent {
 }
 
 impl TraceParent {
-    /// Parses a `traceparent` value. As the standard requires, a malformed one is treated as
-    /// absent.
+    /// Parses a `traceparent` value. As the standard requires, a malformed one is treated
+    /// as absent.
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('-');
         let [version] = lower_hex::<1>(parts.next()?)?;

@@ -10,8 +10,8 @@ fuzz_target!(|bytes: &[u8]| {
     for update in updates(bytes) {
         let classified = document.classify(update);
         if document.apply_update(update).is_ok() {
-            // A stored state may have more operations without content than a single update from a
-            // peer.
+            // A stored state may have more operations without content than a single update from
+            // a peer.
             let is_malformed = matches!(classified, Err(DecodeError::Malformed { .. }));
             assert!(!is_malformed, "{classified:?}");
         }
@@ -26,8 +26,8 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(other.state_vector(), document.state_vector());
 });
 
-/// The updates in the bytes, each with a length prefix of two bytes; the last one extends to the
-/// end.
+/// The updates in the bytes, each with a length prefix of two bytes; the last one extends to
+/// the end.
 fn updates(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let (length, rest) = bytes.split_first_chunk()?;

@@ -1,5 +1,5 @@
-//! Arbitrary JSON as a patch: an error that changes nothing, or a document that satisfies its
-//! schema.
+//! Arbitrary JSON as a patch: an error that changes nothing, or a document that satisfies
+//! its schema.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

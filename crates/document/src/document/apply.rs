@@ -25,8 +25,8 @@ impl MeshDocument {
     /// Known operations are compared by position and content, unless either side has deleted them.
     ///
     /// # Errors
-    /// [`DecodeError`] if the update is malformed, or has more operations without content than
-    /// [`Limits::blank_operations`](super::Limits::blank_operations).
+    /// [`DecodeError`] if the update is malformed, or has more operations without content
+    /// than [`Limits::blank_operations`](super::Limits::blank_operations).
     pub fn inspect(&self, update: &[u8]) -> Result<Inspection, DecodeError> {
         let scan = Scan::read_within(update, &self.limits)?;
         let mut inspection = Inspection {
@@ -270,8 +270,8 @@ impl MeshDocument {
             .encode(|client| clocks.get(&client).copied().unwrap_or_default()))
     }
 
-    /// Returns the number of operations that a replica with this state vector (v1) has and this one
-    /// lacks.
+    /// Returns the number of operations that a replica with this state vector (v1) has and this
+    /// one lacks.
     ///
     /// # Errors
     /// [`DecodeError`] if the vector is malformed.
@@ -350,9 +350,9 @@ impl MeshDocument {
         Ok(())
     }
 
-    /// Whether an update brings, deletes or builds on operations of this document's client id that
-    /// were not made here. Operations made here are applied here before any other replica gets
-    /// them.
+    /// Whether an update brings, deletes or builds on operations of this document's client id
+    /// that were not made here. Operations made here are applied here before any other replica
+    /// gets them.
     fn uses_client_id(&self, scan: &Scan<'_>) -> bool {
         let known = self.engine.clock(self.client_id);
         let is_beyond = |client: u64, end: u32| client == self.client_id && end > known;
@@ -644,8 +644,8 @@ struct Placeless {
 struct News {
     clocks: BTreeMap<u64, u32>,
     deletes: Vec<IdRange>,
-    /// Structs that are garbage-collected here and so encoded; other replicas may find a place for
-    /// them.
+    /// Structs that are garbage-collected here and so encoded; other replicas may find a place
+    /// for them.
     placeless: BTreeSet<Id>,
     misplaced: u64,
 }

@@ -39,8 +39,8 @@ pub enum Origin {
     Undo,
 }
 
-/// One change. Elements are identified by `$id`, the root by `None`; [`MeshDocument::path`] locates
-/// them.
+/// One change. Elements are identified by `$id`, the root by `None`; [`MeshDocument::path`]
+/// locates them.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Change {

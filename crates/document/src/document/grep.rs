@@ -1,5 +1,5 @@
-//! Searches elements by a regular expression, with the meaning that the published SDKs give to
-//! `grep`.
+//! Searches elements by a regular expression, with the meaning that the published SDKs give
+//! to `grep`.
 
 use regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value};

@@ -93,8 +93,8 @@ impl Ids {
         }
     }
 
-    /// All nodes that share this node's `$id`, if there are several; found without reading the
-    /// `$id`.
+    /// All nodes that share this node's `$id`, if there are several; found without reading
+    /// the `$id`.
     pub(super) fn namesakes(
         &self,
         engine: &Engine,

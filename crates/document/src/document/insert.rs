@@ -26,8 +26,8 @@ pub enum InsertError {
 }
 
 impl MeshDocument {
-    /// Fills a new document with JSON, `{root tag: {…}}`. Elements without an `$id` get one from
-    /// `next_id`.
+    /// Fills a new document with JSON, `{root tag: {…}}`. Elements without an `$id` get one
+    /// from `next_id`.
     ///
     /// # Errors
     /// [`InsertError`]; the document does not change.

@@ -1,5 +1,5 @@
-//! Operations with missing dependencies. They are kept outside the engine, so nothing can display
-//! them.
+//! Operations with missing dependencies. They are kept outside the engine, so nothing can
+//! display them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -168,8 +168,8 @@ impl Pending {
         }
     }
 
-    /// The pending structs with content or a place that these structs have only as
-    /// garbage-collected.
+    /// The pending structs with content or a place that these structs have only
+    /// as garbage-collected.
     pub(super) fn more_complete<'a>(&'a self, structs: &[Struct<'_>]) -> Vec<Struct<'a>> {
         let mut more_complete = Vec::new();
         for one in structs.iter().filter(|one| is_blank(one)) {
@@ -223,8 +223,8 @@ impl Pending {
         self.pause = self.last_pause;
     }
 
-    /// Removes and returns everything that can be applied once `progress` is reached, in a valid
-    /// order.
+    /// Removes and returns everything that can be applied once `progress` is reached, in a
+    /// valid order.
     ///
     /// `changed` lists the clients with new or applied operations; `progress` is advanced.
     pub(super) fn wake(

@@ -13,8 +13,8 @@ impl Ranges {
         if start >= end {
             return;
         }
-        // Ranges that begin before the new one and reach it, or begin within it, are joined with
-        // it.
+        // Ranges that begin before the new one and reach it, or begin within it, are joined
+        // with it.
         if let Some((&before, &reach)) = self.ranges.range(..=start).next_back()
             && reach >= start
         {

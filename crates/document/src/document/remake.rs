@@ -59,8 +59,8 @@ impl Remade {
         self.old.is_empty()
     }
 
-    /// Whether an update continues, builds on or deletes an operation that was left out or
-    /// replayed.
+    /// Whether an update continues, builds on or deletes an operation that was left out
+    /// or replayed.
     ///
     /// # Errors
     /// [`DecodeError`] if the bytes are not an update.

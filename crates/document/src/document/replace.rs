@@ -37,8 +37,8 @@ impl MeshDocument {
     /// Makes the document equal to this JSON, `{root tag: {…}}`, by the smallest change. Returns
     /// the v1 update; `None` if nothing changed.
     ///
-    /// Elements are matched by `$id` if the JSON has it, then by equality, then by tag at the same
-    /// place.
+    /// Elements are matched by `$id` if the JSON has it, then by equality, then by tag at the
+    /// same place.
     ///
     /// # Errors
     /// [`ReplaceError`]; the document does not change.
@@ -387,8 +387,8 @@ impl<'w> Difference<'w> {
             }
         };
         let all: Vec<usize> = (0..open.len()).collect();
-        // Equal children stay. Of the others, those with the same tag between two that stay are
-        // matched.
+        // Equal children stay. Of the others, those with the same tag between two that stay
+        // are matched.
         let equal = align::common(&free_at, &all, same);
         let mut start = (0, 0);
         for &end in equal.iter().chain([&(free_at.len(), all.len())]) {

@@ -1,5 +1,5 @@
-//! Bookkeeping after each transaction: the `$id` index, dead nodes, and nodes to check against the
-//! schema.
+//! Bookkeeping after each transaction: the `$id` index, dead nodes, and nodes to check against
+//! the schema.
 
 use super::MeshDocument;
 use crate::engine::{Content, ID_KEY, NodeIndex, NodeKind, Transaction};
@@ -40,8 +40,8 @@ impl MeshDocument {
         for &node in &suspects {
             self.suspect(node);
         }
-        // All nodes release their old `$id`s before any takes a new one, since two may have swapped
-        // them.
+        // All nodes release their old `$id`s before any takes a new one, since two may have
+        // swapped them.
         renamed.retain(|&node| {
             let node = self.engine.node(node);
             !node.is_dead && matches!(node.kind, NodeKind::Element(_))

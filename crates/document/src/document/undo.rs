@@ -221,8 +221,8 @@ fn map_bytes(members: &Map<String, Value>) -> usize {
 /// A position in a text that stays valid when the text changes.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
-    /// Exact while no other replica has changed the document, since edits are undone in reverse
-    /// order.
+    /// Exact while no other replica has changed the document, since edits are undone in
+    /// reverse order.
     units: usize,
     epoch: u64,
     /// Used after another replica has changed the document.

@@ -60,8 +60,8 @@ enum Offence {
 /// Facts shared by all nodes under check.
 #[derive(Default)]
 struct Firsts {
-    /// The first node in document order with an `$id`; the key is the lowest node with the same
-    /// `$id`.
+    /// The first node in document order with an `$id`; the key is the lowest node with the
+    /// same `$id`.
     of_id: HashMap<NodeIndex, NodeIndex>,
     /// The first text in an element.
     text_in: HashMap<NodeIndex, Option<NodeIndex>>,
@@ -106,8 +106,8 @@ impl MeshDocument {
     pub fn repair(&mut self) -> Option<Repair> {
         let mut violations = Violations::default();
         let mut removed: Vec<IdRange> = Vec::new();
-        // The content of removed nodes is not checked twice; another pass finds what was behind
-        // them.
+        // The content of removed nodes is not checked twice; another pass finds what was
+        // behind them.
         loop {
             let offences = self.offences();
             if offences.is_empty() {
@@ -187,8 +187,8 @@ impl MeshDocument {
         offences.into_iter().map(|(_, found)| found).collect()
     }
 
-    /// Finds the first of several nodes with one `$id`, and other nodes that this one may
-    /// invalidate.
+    /// Finds the first of several nodes with one `$id`, and other nodes that this one
+    /// may invalidate.
     fn involved(&self, index: NodeIndex, firsts: &mut Firsts, more: &mut Vec<NodeIndex>) {
         if let Some(several) = self.ids.namesakes(&self.engine, index)
             && let Some(&lowest) = several.first()

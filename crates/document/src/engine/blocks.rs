@@ -1,5 +1,5 @@
-//! The blocks of one client: which item holds which operation, sorted by clock and found by
-//! bisection.
+//! The blocks of one client: which item holds which operation, sorted by clock and found
+//! by bisection.
 //!
 //! In a flat list, a split in the middle would move everything behind it, so the list is divided
 //! into leaves.

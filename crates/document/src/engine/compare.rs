@@ -44,8 +44,8 @@ impl Engine {
             if group[0].id.clock < known.clock {
                 compare_runs(
                     group,
-                    // Starts one operation early: if that is a half, the next one may be lost with
-                    // it.
+                    // Starts one operation early: if that is a half, the next one may be lost
+                    // with it.
                     self.known_runs(known, group[0].id.clock.saturating_sub(1)),
                     &mut comparison,
                 );

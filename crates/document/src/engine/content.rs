@@ -25,8 +25,8 @@ pub(crate) enum Content {
     Type(NodeIndex),
     /// Consecutive encoded values.
     Values(Box<[u8]>),
-    /// One value that can't be split, with its content number in updates: a binary or an embedded
-    /// object.
+    /// One value that can't be split, with its content number in updates: a binary or an
+    /// embedded object.
     Whole(u8, Box<[u8]>),
 }
 
@@ -182,8 +182,8 @@ impl Content {
     }
 }
 
-/// The byte at which a text is split after this many UTF-16 units; `true` if that is inside a
-/// character.
+/// The byte at which a text is split after this many UTF-16 units; `true` if that is inside
+/// a character.
 pub(crate) fn byte_of(text: &str, length: u32, units: u32) -> (usize, bool) {
     if text.len() == length as usize {
         return (units as usize, false);
@@ -279,8 +279,8 @@ fn split_bytes(
     behind
 }
 
-/// Reads one value in lib0's encoding, with at most 128 levels, which the scan of every update
-/// checks.
+/// Reads one value in lib0's encoding, with at most 128 levels, which the scan of every
+/// update checks.
 pub(crate) fn read_value(reader: &mut Reader<'_>) -> Option<Value> {
     Some(match reader.byte().ok()? {
         120 => Value::Bool(true),

@@ -176,8 +176,8 @@ impl Engine {
         deleted
     }
 
-    /// Writes an item without its first operations, followed by the values of items that continue
-    /// it.
+    /// Writes an item without its first operations, followed by the values of items that
+    /// continue it.
     fn write_item(&self, out: &mut Vec<u8>, index: ItemIndex, offset: u32, more: &[ItemIndex]) {
         let item = self.item(index);
         let origin = match offset {

@@ -1,5 +1,5 @@
-//! The second step of a transaction: operations are linked where Yjs would put them, others are
-//! deleted.
+//! The second step of a transaction: operations are linked where Yjs would put them, others
+//! are deleted.
 //!
 //! To find a place among concurrent operations, each of them must be visited. So the steps are
 //! counted, and everything is rolled back when none are left.
@@ -113,8 +113,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Unlinks and frees new items. Older items that were split for them stay split, which has no
-    /// effect.
+    /// Unlinks and frees new items. Older items that were split for them stay split, which has
+    /// no effect.
     pub(super) fn unlink(&mut self, transaction: Transaction) {
         let mut items: Vec<ItemIndex> = Vec::new();
         for &client in &transaction.grown_clients {

@@ -1,8 +1,8 @@
 //! The order index of long sequences: the item at a position, and the position of an item.
 //!
 //! A sequence is a linked list of items, deleted ones included. A long one is divided into runs of
-//! adjacent items with known sizes, so a position is computed from run sizes and a walk through one
-//! run.
+//! adjacent items with known sizes, so a position is computed from run sizes and a walk through
+//! one run.
 
 use super::content::byte_of;
 use super::{Content, Engine, Item, ItemIndex, Link, NONE, NodeIndex, NodeKind};

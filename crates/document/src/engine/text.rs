@@ -15,8 +15,8 @@ use crate::update::writer::{Builder, Place};
 /// The formats at a position, by name.
 pub(crate) type Attributes = Map<String, Value>;
 
-/// Computes edits of one text. The text changes only when the update of [`TextChanges::finish`] is
-/// applied.
+/// Computes edits of one text. The text changes only when the update of [`TextChanges::finish`]
+/// is applied.
 #[derive(Debug)]
 pub(crate) struct TextChanges<'a> {
     engine: &'a Engine,

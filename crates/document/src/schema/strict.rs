@@ -1,5 +1,5 @@
-//! The schema as plain JSON Schema (draft 2020-12), within the rules for structured outputs of
-//! LLMs.
+//! The schema as plain JSON Schema (draft 2020-12), within the rules for structured outputs
+//! of LLMs.
 //!
 //! The rules are those of `OpenAI`'s strict mode: every object is closed, every property is
 //! required, optional values are nullable, and only a few keywords exist. JSON that fits such a

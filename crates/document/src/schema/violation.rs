@@ -217,8 +217,8 @@ impl<T> fmt::Display for Names<'_, T> {
     }
 }
 
-/// Appends a reference token to a JSON pointer, unless the pointer already exceeds the cap of a
-/// text.
+/// Appends a reference token to a JSON pointer, unless the pointer already exceeds the cap of
+/// a text.
 pub(crate) fn push_segment(pointer: &mut String, segment: &str) {
     if pointer.len() > TEXT_BYTES {
         return;

@@ -23,8 +23,8 @@ pub struct Fitted {
     pub update: Vec<u8>,
     /// The number of surrogate halves in JSON that became U+FFFD. Yjs does the same for texts.
     pub halves: u64,
-    /// The operations that were deleted. They have no place in the document, so the pointers are
-    /// empty.
+    /// The operations that were deleted. They have no place in the document, so the pointers
+    /// are empty.
     pub removed: Violations,
 }
 

@@ -12,8 +12,8 @@ pub(crate) fn is_json(text: &str) -> bool {
     serde_json::from_str::<Skipped>(text).is_ok()
 }
 
-/// The maximal nesting of arrays and objects in `serde_json`, and so in readers that are built on
-/// yrs.
+/// The maximal nesting of arrays and objects in `serde_json`, and so in readers that are built
+/// on yrs.
 const MAX_DEPTH: usize = 127;
 
 /// The validity of a text as JSON.
@@ -21,8 +21,8 @@ const MAX_DEPTH: usize = 127;
 pub(crate) enum Json {
     /// Valid for every reader.
     Sound,
-    /// Valid if `fffd` replaces the four digits at each of these bytes, which escape a surrogate
-    /// half.
+    /// Valid if `fffd` replaces the four digits at each of these bytes, which escape a
+    /// surrogate half.
     Halves(Vec<usize>),
     /// Valid for JavaScript alone: it nests too deeply, or has a number that is too large.
     Beyond,

@@ -11,8 +11,8 @@ const TOO_DEEP: &str = "values nested too deeply";
 /// Client ids are within JavaScript's exact integers.
 const MAX_CLIENT: u64 = (1 << 53) - 1;
 
-/// Clocks stay below this, so that sums of two clocks don't overflow and signed arithmetic is
-/// exact.
+/// Clocks stay below this, so that sums of two clocks don't overflow and signed arithmetic
+/// is exact.
 const MAX_CLOCK: u64 = (1 << 31) - 1;
 
 /// Content that Yjs writes and some readers reject.
@@ -116,8 +116,8 @@ impl<'a> Reader<'a> {
         Ok(if is_negative { -value } else { value })
     }
 
-    /// Requires the shortest form of an integer, so that two decoders can't read two values from
-    /// it.
+    /// Requires the shortest form of an integer, so that two decoders can't read two values
+    /// from it.
     fn canonical(&self, last_byte: u8, shift: u32) -> Result<(), DecodeError> {
         if last_byte == 0 && shift > 0 {
             return Err(self.error("integer is not in its shortest form"));

@@ -245,8 +245,8 @@ pub(super) trait Sink<'a> {
     /// Announces that up to `structs` more structs follow.
     fn reserve(&mut self, structs: usize);
 
-    /// Takes a struct that ends at this byte of the update, and returns the number of structs so
-    /// far.
+    /// Takes a struct that ends at this byte of the update, and returns the number of structs
+    /// so far.
     fn push(&mut self, found: Struct<'a>, end: usize) -> usize;
 
     /// Notes bytes that add nothing to the list.

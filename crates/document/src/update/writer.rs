@@ -153,9 +153,9 @@ pub(crate) struct Piece<'s, 'a> {
 
 /// One client's structs from some clock on, in clock order, without overlaps.
 ///
-/// A garbage-collected copy says only that the operation is deleted, which its deletion says as
-/// well. So a copy that still has its content, or at least its place, takes precedence, in any
-/// order.
+/// A garbage-collected copy says only that the operation is deleted, which its deletion says
+/// as well. So a copy that still has its content, or at least its place, takes precedence, in
+/// any order.
 pub(crate) fn pieces<'s, 'a>(structs: &'s [Struct<'a>], from: u32) -> Vec<Piece<'s, 'a>> {
     let mut pieces = Vec::with_capacity(structs.len());
     let mut next = from;
@@ -261,8 +261,8 @@ pub(crate) fn collected(length: u32) -> Vec<u8> {
     out
 }
 
-/// Writes the part of a struct with these clocks. Only structs without content are cut at their
-/// end.
+/// Writes the part of a struct with these clocks. Only structs without content are cut at
+/// their end.
 pub(crate) fn write_part(
     out: &mut Vec<u8>,
     one: &Struct<'_>,
@@ -287,8 +287,8 @@ pub(crate) fn write_part(
         out.extend_from_slice(one.bytes);
         return Ok(());
     }
-    // The part after the cut has the operation before it as origin, which implies the rest of its
-    // place.
+    // The part after the cut has the operation before it as origin, which implies the rest of
+    // its place.
     let info = one.bytes[0] | 0x80;
     out.push(info);
     id(

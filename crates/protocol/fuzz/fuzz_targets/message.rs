@@ -1,5 +1,5 @@
-//! Arbitrary bodies of arbitrary types: an error that can be answered, or a message that
-//! round-trips.
+//! Arbitrary bodies of arbitrary types: an error that can be answered, or a message
+//! that round-trips.
 #![no_main]
 
 use std::fmt::Debug;

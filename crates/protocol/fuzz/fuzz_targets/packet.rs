@@ -1,5 +1,5 @@
-//! Arbitrary packets: each error loses one message, and messages do not depend on how they are
-//! split.
+//! Arbitrary packets: each error loses one message, and messages do not depend on how they
+//! are split.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

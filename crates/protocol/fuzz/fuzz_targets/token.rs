@@ -25,8 +25,8 @@ struct World {
 }
 
 static WORLD: LazyLock<World> = LazyLock::new(|| {
-    // The vectors' key, so that their claims match it, with a secret that has signed no known
-    // token.
+    // The vectors' key, so that their claims match it, with a secret that has signed no
+    // known token.
     let key = ApiKey {
         id: "123e4567-e89b-12d3-a456-426614174000".to_owned(),
         project_id: "fbf7ef3e-3b7b-4fbe-bfff-fffefdfcfbfa".to_owned(),

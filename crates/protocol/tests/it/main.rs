@@ -10,8 +10,8 @@
     reason = "a failing helper fails the test, and brevity beats speed here"
 )]
 
-// Each test module has `use crate::test;`, so that `#[test]` is the attribute of the target's test
-// runner.
+// Each test module has `use crate::test;`, so that `#[test]` is the attribute of the target's
+// test runner.
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use std::prelude::v1::test;
 #[cfg(target_arch = "wasm32")]

@@ -9,8 +9,8 @@ use crate::document::MeshDocument;
 use crate::document::edit::{Edit, Target};
 use crate::update::writer::{Builder, Place};
 
-/// The maximal growth of a byte of JSON, roughly: each new element gets an `$id`, each value its
-/// place.
+/// The maximal growth of a byte of JSON, roughly: each new element gets an `$id`, each value
+/// its place.
 const GROWTH: usize = 16;
 
 /// The overhead of an edit: its place.

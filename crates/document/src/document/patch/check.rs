@@ -240,8 +240,8 @@ impl<'a> Check<'a> {
                 .document
                 .schema()
                 .validate_attributes(element, &content);
-            // Without violations, `validate_attributes` returns a placeholder with an empty
-            // pointer.
+            // Without violations, `validate_attributes` returns a placeholder with an
+            // empty pointer.
             violations.retain(|violation| !violation.pointer.is_empty());
             self.report(violations);
         }

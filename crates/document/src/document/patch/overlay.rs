@@ -285,9 +285,9 @@ impl Node {
         }
     }
 
-    /// Converts to values all parts that don't come from the document, and elements at locations
-    /// where elements can't be. Afterwards everything that is not a value has the shape of a
-    /// document.
+    /// Converts to values all parts that don't come from the document, and elements at
+    /// locations where elements can't be. Afterwards everything that is not a value has the
+    /// shape of a document.
     pub(super) fn settle(&mut self, document: &MeshDocument) {
         self.settle_element(document);
     }

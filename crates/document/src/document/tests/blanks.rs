@@ -146,8 +146,8 @@ fn content_is_never_replaced_by_blanks() {
     }
 }
 
-/// Operations that depend on another author's missing ones, which a later update reports as
-/// collected.
+/// Operations that depend on another author's missing ones, which a later update reports
+/// as collected.
 #[test]
 fn inspect_reports_gap_behind_pending_operations() {
     let mut next = super::counter();

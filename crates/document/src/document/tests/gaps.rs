@@ -147,8 +147,8 @@ fn misplaced_operations_are_collected_in_merged_updates_too() {
         &[0x27, 0, 1, 0, 1, b'k', 6, 0x28, 0, 1, 0, 1, b'v', 1, 126, 0],
     ]
     .concat();
-    // Between the element and its attribute, below the value of an attribute, formatting as an
-    // attribute.
+    // Between the element and its attribute, below the value of an attribute, formatting as
+    // an attribute.
     let misplaced: [&[u8]; 3] = [
         &[
             1, 1, 2, 0, 0xc7, 1, 0, 1, 1, 3, 4, b'b', b'o', b'd', b'y', 0,

@@ -310,8 +310,8 @@ fn undo_of_format_is_limited_to_its_range() {
     }
 }
 
-/// Like an editor that sends a whole page as one delta, and like an author who formats word by
-/// word.
+/// Like an editor that sends a whole page as one delta, and like an author who formats word
+/// by word.
 #[test]
 fn cost_of_sequential_edits_is_their_distance() {
     let passed = |operations: usize| {

@@ -1,5 +1,5 @@
-//! Random patches, compared with plain JSON that is patched by RFC 6902 and then replaces the
-//! document.
+//! Random patches, compared with plain JSON that is patched by RFC 6902 and then replaces
+//! the document.
 
 use serde_json::{Map, Value, json};
 
