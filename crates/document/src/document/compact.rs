@@ -8,7 +8,7 @@ use crate::update::DecodeError;
 use crate::update::scan::{IdRange, Scan};
 
 impl MeshDocument {
-    /// Merges the last of these updates, which were applied here and sent to nobody yet. Content
+    /// Merges the last of these updates, which were applied here and not sent yet. Content
     /// that they inserted and deleted again is dropped, so the result is about as long as its
     /// visible effect. Returns the number of leading updates that were not merged, and the merged
     /// update; `None` if fewer than two can be merged.

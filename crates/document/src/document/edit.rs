@@ -202,6 +202,32 @@ impl MeshDocument {
     ///
     /// # Errors
     /// [`EditError`] of the first rejected edit; the document does not change.
+    ///
+    /// ```
+    /// # use meshagent_document::{Edit, MeshDocument, MeshSchema, Target};
+    /// # use serde_json::json;
+    /// let schema = MeshSchema::builtin("document").ok_or("no such schema")?;
+    /// let mut document = MeshDocument::new(schema, 1);
+    /// let mut id = || "body-1".to_owned();
+    /// document.append_child(Target::Root, json!({ "body": { "text": "tea" } }), &mut id)?;
+    ///
+    /// let edits = [
+    ///     Edit::SetAttribute {
+    ///         target: Target::Id("body-1".into()),
+    ///         name: "text".into(),
+    ///         value: json!("茶"),
+    ///     },
+    ///     Edit::Delete { id: "body-2".into() },
+    /// ];
+    /// let error = document.edit(&edits, &mut String::new).unwrap_err();
+    /// assert_eq!(
+    ///     error.to_string(),
+    ///     r#"no element has $id "body-2"; it may have been deleted"#
+    /// );
+    /// let update = document.edit(&edits[..1], &mut String::new)?;
+    /// assert!(update.is_some());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn edit(
         &mut self,
         edits: &[Edit],
@@ -249,7 +275,7 @@ impl MeshDocument {
     /// Appends a child element. Returns the v1 update.
     ///
     /// # Errors
-    /// As [`Self::edit`].
+    /// See [`Self::edit`].
     pub fn append_child(
         &mut self,
         parent: Target,
@@ -268,7 +294,7 @@ impl MeshDocument {
     /// Sets an attribute. Returns the v1 update; `None` if nothing changed.
     ///
     /// # Errors
-    /// As [`Self::edit`].
+    /// See [`Self::edit`].
     pub fn set_attribute(
         &mut self,
         target: Target,
@@ -287,7 +313,7 @@ impl MeshDocument {
     /// Deletes an element and its descendants. Returns the v1 update.
     ///
     /// # Errors
-    /// As [`Self::edit`].
+    /// See [`Self::edit`].
     pub fn delete(&mut self, id: &str) -> Result<Option<Vec<u8>>, EditError> {
         let edit = Edit::Delete { id: id.to_owned() };
         self.edit(&[edit], &mut String::new)

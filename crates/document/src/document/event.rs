@@ -193,7 +193,7 @@ impl MeshDocument {
     }
 
     fn record_values(&self, transaction: &Transaction, changes: &mut Vec<Change>) {
-        let is_told = |node: NodeIndex| {
+        let is_recorded = |node: NodeIndex| {
             let known = self.engine.node(node);
             !known.is_dead && !self.engine.is_new(node)
         };
@@ -201,13 +201,13 @@ impl MeshDocument {
         let mut touched: BTreeMap<(NodeIndex, KeyIndex), Option<Value>> = BTreeMap::new();
         for index in self.engine.deleted(transaction) {
             let item = self.engine.item(index);
-            if !item.is_in_sequence() && is_told(item.parent) {
+            if !item.is_in_sequence() && is_recorded(item.parent) {
                 touched.insert((item.parent, item.key), item.content.value());
             }
         }
         for added in self.engine.added(transaction) {
             let item = self.engine.item(added.item);
-            if !item.is_in_sequence() && is_told(item.parent) {
+            if !item.is_in_sequence() && is_recorded(item.parent) {
                 let old = || {
                     let value = self.engine.value_item(item.parent, item.key);
                     let value = value.filter(|&value| !self.engine.is_new_item(value));
@@ -247,13 +247,13 @@ impl MeshDocument {
                 None => texts.push((node, vec![change])),
             },
         };
-        let is_told = |node: NodeIndex| {
+        let is_recorded = |node: NodeIndex| {
             let known = self.engine.node(node);
             known.kind == NodeKind::Text && !known.is_dead && !self.engine.is_new(node)
         };
         for index in self.engine.deleted(transaction) {
             let item = self.engine.item(index);
-            if item.is_in_sequence() && is_told(item.parent) {
+            if item.is_in_sequence() && is_recorded(item.parent) {
                 let at = Anchor::before(self.engine.item_id(index));
                 match &item.content {
                     Content::Text(text) => {
@@ -267,7 +267,7 @@ impl MeshDocument {
         }
         for added in self.engine.added(transaction) {
             let item = self.engine.item(added.item);
-            if item.is_in_sequence() && !item.is_deleted() && is_told(item.parent) {
+            if item.is_in_sequence() && !item.is_deleted() && is_recorded(item.parent) {
                 let mut id = self.engine.item_id(added.item);
                 id.clock += added.from;
                 let at = Anchor::before(id);

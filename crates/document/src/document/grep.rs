@@ -72,7 +72,7 @@ impl MeshDocument {
 /// [`MeshDocument::to_json`] returns it. Parts that don't have the form of elements are skipped.
 ///
 /// # Errors
-/// As [`MeshDocument::grep`].
+/// See [`MeshDocument::grep`].
 pub fn grep_json<'a>(
     json: &'a Value,
     pattern: &str,

@@ -33,7 +33,7 @@ const MAX_VALUES: usize = 1 << 24;
 #[non_exhaustive]
 pub enum PatchError {
     /// The edits that the patch amounts to were rejected.
-    #[error("the document can't be changed as the patch demands")]
+    #[error("the patch can't be applied")]
     Edit(#[from] EditError),
     /// The schema does not allow the patched document.
     #[error("the schema does not allow the patched document: {0}")]
@@ -103,6 +103,23 @@ impl MeshDocument {
     ///
     /// # Errors
     /// [`PatchError`] with the operation that failed; the document does not change.
+    ///
+    /// ```
+    /// # use meshagent_document::{MeshDocument, MeshSchema};
+    /// # use serde_json::json;
+    /// let schema = MeshSchema::infer(&json!({"list": {"title": ""}}))?;
+    /// let mut document = MeshDocument::new(schema, 1);
+    /// let patch = json!([{"op": "add", "path": "/list/title", "value": "Saturday"}]);
+    /// document.apply_patch(&patch, &mut String::new)?;
+    /// assert_eq!(document.to_json(true), json!({"list": {"title": "Saturday"}}));
+    ///
+    /// let patch = json!([{"op": "test", "path": "/list/title", "value": "x"}]);
+    /// assert_eq!(
+    ///     document.apply_patch(&patch, &mut String::new).unwrap_err().to_string(),
+    ///     r#"operation 0: test failed at "/list/title": expected "x", found "Saturday""#
+    /// );
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn apply_patch(
         &mut self,
         patch: &Value,
@@ -116,7 +133,7 @@ impl MeshDocument {
     /// of its own.
     ///
     /// # Errors
-    /// As [`Self::apply_patch`].
+    /// See [`Self::apply_patch`].
     pub fn apply_patch_in_steps(
         &mut self,
         patch: &Value,
@@ -131,7 +148,7 @@ impl MeshDocument {
     /// patch adds and moves, independent of the size of the document.
     ///
     /// # Errors
-    /// As [`Self::apply_patch`].
+    /// See [`Self::apply_patch`].
     pub fn apply_patch_within(
         &mut self,
         patch: &Value,
@@ -149,7 +166,7 @@ impl MeshDocument {
     /// change something; `None` if the steps may exceed `most` bytes.
     ///
     /// # Errors
-    /// As [`Self::apply_patch`].
+    /// See [`Self::apply_patch`].
     pub fn check_patch_within(
         &self,
         patch: &Value,
@@ -164,7 +181,7 @@ impl MeshDocument {
     /// change something.
     ///
     /// # Errors
-    /// As [`Self::apply_patch`].
+    /// See [`Self::apply_patch`].
     pub fn check_patch(
         &self,
         patch: &Value,

@@ -331,8 +331,8 @@ fn to_json_schema_checks_limits() {
         (
             with([choice(251, 60)]),
             Some(
-                "15000 characters in an enumeration of more than 250 values, and this schema has \
-                 15060",
+                "schema has 15060 characters in an enumeration of more than 250 values, \
+                 structured outputs allow 15000",
             ),
         ),
         (with(strings(texts(2_000, 29))), None),

@@ -5,7 +5,7 @@ use super::{bytes, document};
 use crate::test;
 use crate::update::UpdateKind;
 
-/// Updates of Yjs 13.6 while somebody typed, its whole state afterwards, and the number of halves
+/// Updates of Yjs 13.6 while a person typed, its whole state afterwards, and the number of halves
 /// that differ.
 const TYPED: &[(&str, &[&str], &str, u64)] = &[
     (
