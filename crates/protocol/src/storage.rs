@@ -68,8 +68,11 @@ impl Delete {
     }
 }
 
-/// The input of `move`, answered by `empty`: `json {"source_path", "destination_path",
-/// "overwrite": bool}`.
+/// The input of `move`, answered by `empty`.
+///
+/// ```text
+/// json {"source_path", "destination_path", "overwrite": bool}
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Move {
     /// The current path; never the root.

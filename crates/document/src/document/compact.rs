@@ -13,10 +13,10 @@ impl MeshDocument {
     /// visible effect. Returns the number of leading updates that were not merged, and the merged
     /// update; `None` if fewer than two can be merged.
     ///
-    /// An update that deletes children of an older origin is not merged, nor are those before
-    /// it: the published SDKs update their views by deltas and lose count if one update deletes
-    /// at two places of an element, or deletes and then changes something behind. Attributes may
-    /// be overwritten.
+    /// An update that deletes children from before these updates is not merged, nor are the updates
+    /// before it: the published SDKs update their views by deltas and lose count if one update
+    /// deletes at two places of an element, or deletes and then changes something behind.
+    /// Overwritten attributes don't matter.
     ///
     /// # Errors
     /// [`DecodeError`] if one of them is malformed.

@@ -22,8 +22,12 @@ use crate::update::writer::{self, Builder, Place};
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Edit {
-    /// Changes a rich text by a delta, `[{"retain": 3}, {"insert": "text", "attributes": {…}},
-    /// {"delete": 2}]`. Lengths are in UTF-16 units. A `retain` with `attributes` formats.
+    /// Changes a rich text by a delta. Lengths are in UTF-16 units. A `retain` with `attributes`
+    /// formats.
+    ///
+    /// ```json
+    /// [{"retain": 3}, {"insert": "text", "attributes": {…}}, {"delete": 2}]
+    /// ```
     ApplyDelta {
         /// The `$id` of the `text` element.
         id: String,

@@ -60,9 +60,9 @@ impl Ids {
         self.live = self.live.saturating_sub(1);
     }
 
-    fn claim(&self, engine: &Engine, id: &str) -> Option<&Holders> {
-        let is_it = |claim: &Holders| id_of(engine, claim.any()) == Some(id);
-        self.holders.find(self.hash(id), is_it)
+    fn holders(&self, engine: &Engine, id: &str) -> Option<&Holders> {
+        let is_wanted = |holders: &Holders| id_of(engine, holders.any()) == Some(id);
+        self.holders.find(self.hash(id), is_wanted)
     }
 
     fn hash(&self, id: &str) -> u64 {
@@ -71,13 +71,13 @@ impl Ids {
 
     /// Reserves space for more elements.
     pub(super) fn reserve(&mut self, more: usize, engine: &Engine) {
-        let hash = |claim: &Holders| engine.node(claim.any()).id_hash;
+        let hash = |holders: &Holders| engine.node(holders.any()).id_hash;
         self.holders.reserve(more, hash);
     }
 
     /// The nodes with this `$id`.
     pub(super) fn get(&self, engine: &Engine, id: &str) -> Vec<NodeIndex> {
-        match self.claim(engine, id) {
+        match self.holders(engine, id) {
             None => Vec::new(),
             Some(Holders::One(node)) => vec![*node],
             Some(Holders::Many(nodes)) => nodes.iter().copied().collect(),
@@ -86,7 +86,7 @@ impl Ids {
 
     /// The only node with this `$id`, or the number of such nodes.
     pub(super) fn only(&self, engine: &Engine, id: &str) -> Result<NodeIndex, usize> {
-        match self.claim(engine, id) {
+        match self.holders(engine, id) {
             None => Err(0),
             Some(Holders::One(node)) => Ok(*node),
             Some(Holders::Many(nodes)) => Err(nodes.len()),
@@ -100,8 +100,8 @@ impl Ids {
         engine: &Engine,
         node: NodeIndex,
     ) -> Option<&BTreeSet<NodeIndex>> {
-        let is_it = |claim: &Holders| claim.has(node);
-        match self.holders.find(engine.node(node).id_hash, is_it)? {
+        let is_wanted = |holders: &Holders| holders.has(node);
+        match self.holders.find(engine.node(node).id_hash, is_wanted)? {
             Holders::One(_) => None,
             Holders::Many(nodes) => Some(nodes),
         }
@@ -116,19 +116,19 @@ impl Ids {
         engine.node_mut(node).id_hash = hash;
         let engine = &*engine;
         let id = id_of(engine, node);
-        let is_it = |claim: &Holders| id_of(engine, claim.any()) == id;
-        match self.holders.find_mut(hash, is_it) {
+        let is_wanted = |holders: &Holders| id_of(engine, holders.any()) == id;
+        match self.holders.find_mut(hash, is_wanted) {
             Some(Holders::Many(nodes)) => {
                 nodes.insert(node);
                 Some(node)
             }
-            Some(claim) => {
-                let other = claim.any();
-                *claim = Holders::Many(Box::new(BTreeSet::from([other, node])));
+            Some(holders) => {
+                let other = holders.any();
+                *holders = Holders::Many(Box::new(BTreeSet::from([other, node])));
                 Some(other)
             }
             None => {
-                let rehash = |claim: &Holders| engine.node(claim.any()).id_hash;
+                let rehash = |holders: &Holders| engine.node(holders.any()).id_hash;
                 self.holders.insert_unique(hash, Holders::One(node), rehash);
                 None
             }
@@ -141,8 +141,8 @@ impl Ids {
         if hash == 0 {
             return;
         }
-        let is_it = |claim: &Holders| claim.has(node);
-        let Ok(mut entry) = self.holders.find_entry(hash, is_it) else {
+        let is_wanted = |holders: &Holders| holders.has(node);
+        let Ok(mut entry) = self.holders.find_entry(hash, is_wanted) else {
             return;
         };
         if let Holders::Many(nodes) = entry.get_mut() {

@@ -136,9 +136,9 @@ impl Blocks {
         let share =
             |part: u32, whole: u32| u64::from(part) * blocks.len() as u64 / u64::from(whole);
         let guess = usize::try_from(share(clock.min(end - 1) - start, end - start)).unwrap_or(0);
-        let is_it = blocks[guess].start <= clock
+        let is_exact = blocks[guess].start <= clock
             && blocks.get(guess + 1).is_none_or(|next| next.start > clock);
-        if is_it {
+        if is_exact {
             return (leaf, guess);
         }
         (

@@ -444,14 +444,14 @@ impl<'a> TextChanges<'a> {
     fn skip_equal(&self, cursor: &mut Cursor, formats: &Attributes) {
         while cursor.right != NONE && cursor.offset == 0 {
             let item = self.engine.item(cursor.right);
-            let says_so = match &item.content {
+            let is_equal = match &item.content {
                 Content::Format(key, value) => {
                     let wanted = formats.get(&**self.engine.name(*key));
                     wanted.unwrap_or(&Value::Null) == &parse(value)
                 }
                 _ => false,
             };
-            if !item.is_deleted() && !says_so {
+            if !item.is_deleted() && !is_equal {
                 break;
             }
             self.forward(cursor);

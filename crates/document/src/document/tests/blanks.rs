@@ -124,12 +124,12 @@ fn content_is_never_replaced_by_blanks() {
         }
         came.reverse();
         let came: Vec<&[u8]> = came.iter().map(Vec::as_slice).collect();
-        let at_once = [merge_updates(&came).unwrap()];
+        let merged_reversed = [merge_updates(&came).unwrap()];
         for (how, other) in [
             ("one by one", ours),
             ("from its log", read(&log)),
             ("from a merged log", read(&merged)),
-            ("merged backwards", read(&at_once)),
+            ("merged backwards", read(&merged_reversed)),
         ] {
             assert_eq!(
                 other.to_json(true),

@@ -22,9 +22,9 @@ fn adjacent_values_of_one_author_are_one_struct() {
             one_by_one.apply_update(&bytes(update)).unwrap();
             one_by_one.engine.check();
         }
-        let mut at_once = document(8);
-        at_once.apply_update(&state).unwrap();
-        for document in [&one_by_one, &at_once] {
+        let mut from_state = document(8);
+        from_state.apply_update(&state).unwrap();
+        for document in [&one_by_one, &from_state] {
             let ours = document.encode_state();
             let sizes = (ours.len(), state.len());
             assert_eq!(sizes.0, sizes.1, "{name}: our size, that of Yjs");

@@ -121,13 +121,13 @@ fn check(name: &str, trace: &[u8]) {
     let text = ours.node("t").unwrap().text().unwrap().to_plain();
     assert_eq!(text, trace["endContent"].as_str().unwrap(), "{name}");
     let updates: Vec<&[u8]> = updates.iter().map(Vec::as_slice).collect();
-    let mut at_once = document(98);
-    at_once.apply_update(&start).unwrap();
-    at_once
+    let mut merged = document(98);
+    merged.apply_update(&start).unwrap();
+    merged
         .apply_update(&crate::merge_updates(&updates).unwrap())
         .unwrap();
     assert_eq!(
-        at_once.node("t").unwrap().text().unwrap().to_plain(),
+        merged.node("t").unwrap().text().unwrap().to_plain(),
         text,
         "{name}"
     );
@@ -253,9 +253,9 @@ fn check_sequential(name: &str, trace: &[u8]) {
     let end = trace["endContent"].as_str().unwrap();
     let text = |document: &MeshDocument| document.node("t").unwrap().text().unwrap().to_plain();
     assert_eq!(text(&ours), end, "{name}");
-    let mut at_once = document(98);
-    at_once.apply_update(&ours.encode_state()).unwrap();
-    assert_eq!(text(&at_once), end, "{name}");
+    let mut from_state = document(98);
+    from_state.apply_update(&ours.encode_state()).unwrap();
+    assert_eq!(text(&from_state), end, "{name}");
 }
 
 #[test]
