@@ -22,8 +22,8 @@ use crate::update::writer::{self, Builder, Place};
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Edit {
-    /// Changes a rich text by a delta. Lengths are in UTF-16 units. A `retain` with `attributes`
-    /// formats.
+    /// Changes a rich text by a delta, with lengths in UTF-16 units. A `retain` with `attributes`
+    /// formats the text.
     ///
     /// ```json
     /// [{"retain": 3}, {"insert": "text", "attributes": {…}}, {"delete": 2}]

@@ -156,7 +156,7 @@ fn misplaced_operations_are_collected_in_merged_updates_too() {
         &[1, 1, 2, 0, 7, 0, 1, 2, 3, 4, b'b', b'o', b'd', b'y', 0],
         &[1, 1, 2, 0, 0x26, 0, 1, 0, 1, b'k', 1, b'b', 1, b'1', 0],
     ];
-    // One that hangs on it, and the deletion of the element.
+    // An operation that depends on it, and the deletion of the element.
     let behind = [1, 1, 3, 0, 0x87, 2, 0, 3, 4, b'b', b'o', b'd', b'y', 0];
     let deletion = [0, 1, 1, 1, 0, 1];
     for one in misplaced {
