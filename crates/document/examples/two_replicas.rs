@@ -1,6 +1,6 @@
-//! Two replicas of one document: edited at once on both sides, checked by a schema, ending equal.
+//! Two replicas of one document: concurrent edits, checked by a schema, converge.
 
-#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+#![expect(clippy::print_stdout, reason = "an example prints its results")]
 
 use meshagent_document::{
     ChildProperty, Edit, ElementType, MeshDocument, MeshSchema, Position, SimpleValue, Target,
@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     theirs.apply_update(&ours.encode_state())?;
     while theirs.poll_event().is_some() {}
 
-    // At the same time: here an edit, there a patch.
+    // Concurrently: an edit here, a patch there.
     let insert = Edit::Insert {
         parent: Target::Root,
         position: Position::Last,
@@ -55,8 +55,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     println!("{}", serde_json::to_string_pretty(&ours.to_json(true))?);
 
-    // What the schema does not allow is refused, and says where.
+    // An edit that the schema does not allow is an error with its location.
     let wrong = ours.set_attribute(Target::Id("step-1".into()), "done", json!("maybe"));
-    println!("refused: {}", wrong.expect_err("a step is done or not"));
+    println!(
+        "refused: {}",
+        wrong.expect_err("\"maybe\" is not a boolean")
+    );
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! The live document: an element tree in a CRDT, with an index by `$id`.
 //!
-//! The engine holds operations, order and values. Beside it stands what it knows nothing of: the
-//! schema, who has which `$id`, what waits for missing operations, what was changed and by whom. All
-//! of it is kept up at a cost that follows the update and not the document.
+//! The engine holds operations, order and values. This module adds the schema, the index of `$id`s,
+//! the updates that wait for missing operations, the events, and the undo history. The cost of
+//! keeping them current is proportional to the update, not to the document.
 
 mod anchor;
 mod apply;
@@ -51,22 +51,22 @@ pub use violation::Repair;
 
 /// A live document with its schema.
 ///
-/// Updates of other replicas come in by [`Self::apply_update`]; what is visible goes out by
-/// [`Self::encode_state`] and [`Self::encode_diff`]. What builds on operations that have not arrived
-/// waits inside, invisible, until they do.
+/// Updates of other replicas come in through [`Self::apply_update`]; [`Self::encode_state`] and
+/// [`Self::encode_diff`] return the visible state as updates. Operations that build on missing
+/// operations are held back, invisible, until the missing ones arrive.
 pub struct MeshDocument {
     schema: MeshSchema,
     client_id: u64,
     is_client_id_shared: bool,
-    // Whether an edit needed more operations than its client id has left.
+    // An edit needed more operations than its client id has left.
     is_exhausted: bool,
     limits: Limits,
     engine: Engine,
     pending: Pending,
     ids: Ids,
-    // What changed since it was last known to fit the schema.
+    // Nodes changed since the last check against the schema.
     suspects: Vec<NodeIndex>,
-    // How often others have changed the document.
+    // Counts the changes made by other clients.
     epoch: u64,
     undo: Option<undo::History>,
     // Marks edits, so that some of them can be removed from the undo history.
@@ -76,25 +76,28 @@ pub struct MeshDocument {
 }
 
 impl MeshDocument {
-    /// An empty document; `client_id` marks what is edited here and must be unique among replicas. It
-    /// is cut to 53 bits, as far as JavaScript counts; keep it within 32 bits if Python programs read the
-    /// document by pycrdt, which cuts it there.
+    /// Creates an empty document. `client_id` identifies the operations made here and must be
+    /// unique among replicas.
+    ///
+    /// The id is truncated to 53 bits, the range of JavaScript's exact integers. Keep it within 32
+    /// bits if Python programs read the document with pycrdt, which truncates ids to 32 bits.
     pub fn new(schema: MeshSchema, client_id: u64) -> Self {
         Self::with_limits(schema, client_id, Limits::default())
     }
 
-    /// A copy of the document as it is now, for readers on another thread: the same content, without
-    /// the undo history and without the events that wait to be polled.
+    /// Returns a copy of the current document for readers on another thread: the same content,
+    /// without the undo history and without unpolled events.
     ///
-    /// It takes time and memory in proportion to the document, some 600 bytes for each element.
+    /// The copy takes time and memory proportional to the document: about 600 bytes per element.
     ///
     /// ```
     /// # use meshagent_document::{MeshDocument, MeshSchema, Target};
     /// # use serde_json::json;
-    /// let schema = MeshSchema::builtin("document").ok_or("there is one")?;
+    /// let schema = MeshSchema::builtin("document").ok_or("no such schema")?;
     /// let mut document = MeshDocument::new(schema, 1);
     /// let before = document.snapshot();
-    /// document.append_child(Target::Root, json!({ "body": { "text": "茶" } }))?;
+    /// let mut next_id = || "body-1".to_owned();
+    /// document.append_child(Target::Root, json!({ "body": { "text": "茶" } }), &mut next_id)?;
     /// assert_eq!(before.to_json(false), json!({ "document": { "content": [] } }));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -113,13 +116,13 @@ impl MeshDocument {
         }
     }
 
-    /// A number that grows with each change of the content. The same number of the same document means the same
-    /// content.
+    /// Returns a number that grows with each change of the content. For one document, equal numbers
+    /// mean equal content.
     pub fn revision(&self) -> u64 {
         self.engine.revision()
     }
 
-    /// The same with other bounds.
+    /// Like [`Self::new`], with other limits.
     pub fn with_limits(schema: MeshSchema, client_id: u64, limits: Limits) -> Self {
         Self {
             schema,
@@ -139,50 +142,51 @@ impl MeshDocument {
         }
     }
 
-    /// The schema.
+    /// The schema that edits are checked against.
     pub fn schema(&self) -> &MeshSchema {
         &self.schema
     }
 
-    /// What marks operations that are made here.
+    /// The client id of operations made here.
     pub fn client_id(&self) -> u64 {
         self.client_id
     }
 
-    /// Marks what is edited from now on with another client id; see [`Self::new`].
+    /// Sets the client id of later edits; see [`Self::new`].
     pub fn set_client_id(&mut self, client_id: u64) {
         self.client_id = client_id & ((1 << 53) - 1);
         self.is_client_id_shared = false;
     }
 
-    /// Whether operations of this client are here, or wait, or something that waits builds on them.
+    /// Whether the document holds or references operations of this client, pending ones included.
     pub fn knows_client(&self, client_id: u64) -> bool {
         self.engine.clock(client_id) > 0 || self.pending.knows(client_id)
     }
 
-    /// Whether somebody else writes with this document's client id: an update brought operations under it that were
-    /// not made here, deleted such, or built on them. Choose another id then, before the next edit; see
-    /// [`Self::set_client_id`].
+    /// Whether another replica writes with this document's client id.
+    ///
+    /// This is so if an update contained, deleted, or built on operations with this id that were
+    /// not made here. Choose another id with [`Self::set_client_id`] before the next edit.
     pub fn is_client_id_shared(&self) -> bool {
         self.is_client_id_shared
     }
 
-    /// The bounds.
+    /// The limits that updates and edits must keep.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// Sets other bounds for what comes from now on; what is there already stays.
+    /// Sets the limits for later updates and edits; existing content stays.
     pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
     }
 
-    /// Whether something waits for operations that are missing.
+    /// Whether some operations wait for missing ones.
     pub fn has_gap(&self) -> bool {
         !self.pending.is_empty()
     }
 
-    /// How many elements there are below the root.
+    /// The number of elements below the root.
     pub fn element_count(&self) -> usize {
         self.ids.live()
     }

@@ -1,13 +1,13 @@
 //! The CRDT: operations of many authors, merged into one tree as Yjs merges them.
 //!
 //! The algorithm is that of Yjs (Nicolaescu et al., "Near Real-Time Peer-to-Peer Shared Editing on
-//! Extensible Data Types", 2016, in the form that yjs 13 gave it), so that replicas of both end up
-//! equal. What is different is how it is held: operations stand in one table and point at each other
-//! by index, values stay encoded until somebody reads them, positions among many siblings are found
-//! by an index, and nothing recurses.
+//! Extensible Data Types", 2016, in the form of yjs 13), so replicas of both converge. The
+//! representation differs: all operations are in one table and refer to each other by index,
+//! values stay encoded until they are read, an index finds positions among many siblings, and
+//! nothing recurses.
 //!
-//! The engine knows nothing of schemas, `$id`s or events. [`transaction`] takes operations up,
-//! [`collect`] forgets what was deleted, [`read`] shows what is there.
+//! The engine does not know schemas, `$id`s or events. [`transaction`] applies operations,
+//! [`collect`] frees deleted ones, [`read`] exposes the content.
 
 mod blocks;
 #[cfg(test)]
@@ -45,7 +45,7 @@ pub(crate) use transaction::{Limit, Transaction};
 /// The root type with the element tree.
 pub(crate) const ROOT: &str = "xml";
 
-/// The root type with the root element's attributes, as far as they were written here.
+/// The root type with the root element's attributes. It exists only if they were written here.
 pub(crate) const ROOT_ATTRIBUTES: &str = "xml.attributes";
 
 /// The node of [`ROOT`].
@@ -57,7 +57,7 @@ pub(crate) const ROOT_ATTRIBUTES_NODE: NodeIndex = 1;
 /// The key of the attribute `$id`.
 pub(crate) const ID_KEY: KeyIndex = 0;
 
-/// No item, no node, no key, no client.
+/// Stands for a missing item, node, key or client.
 pub(crate) const NONE: u32 = u32::MAX;
 
 pub(crate) type ClientIndex = u32;
@@ -65,11 +65,11 @@ pub(crate) type ItemIndex = u32;
 pub(crate) type KeyIndex = u32;
 pub(crate) type NodeIndex = u32;
 
-/// All operations, and the tree that they make.
+/// All operations, and the tree that they form.
 #[derive(Clone, Debug)]
 pub(crate) struct Engine {
     clients: Vec<Client>,
-    // By id, in order.
+    // Sorted by client id.
     client_index: BTreeMap<u64, ClientIndex>,
     items: Vec<Item>,
     free_items: Vec<ItemIndex>,
@@ -78,9 +78,9 @@ pub(crate) struct Engine {
     roots: BTreeMap<Box<str>, NodeIndex>,
     names: Vec<Arc<str>>,
     name_index: HashMap<Arc<str>, KeyIndex>,
-    // How often something was taken up.
+    // Counts the transactions.
     revision: u64,
-    // Whether a sequence ever held values, which only foreign programs write.
+    // Whether a sequence ever contained values; only foreign programs write them.
     has_lists: bool,
 }
 
@@ -88,7 +88,8 @@ pub(crate) struct Engine {
 struct Client {
     id: u64,
     clock: u32,
-    // Where it was before the transaction that is under way; [`NONE`] if that did not touch it.
+    // The clock before the current transaction; [`NONE`] if the transaction has not touched
+    // this client.
     before: u32,
     blocks: Blocks,
 }
@@ -105,22 +106,22 @@ const NOWHERE: Link = Link {
     clock: 0,
 };
 
-/// A run of operations of one client that stand beside each other.
+/// A run of adjacent operations of one client.
 #[derive(Clone, Debug)]
 pub(crate) struct Item {
     client: ClientIndex,
     clock: u32,
-    // The highest bit tells whether it is deleted; lengths have 31 bits.
+    // The highest bit is set if the item is deleted; lengths have 31 bits.
     length: u32,
     left: ItemIndex,
     right: ItemIndex,
-    // What stood to its left and right when it was made.
+    // The left and right neighbours at the time of the insertion.
     origin: Link,
     right_origin: Link,
     pub(crate) parent: NodeIndex,
-    /// The key that it is a value of; [`NONE`] if it is part of a sequence.
+    /// The key whose value this item is; [`NONE`] for an item of a sequence.
     pub(crate) key: KeyIndex,
-    // Its place in the order index of its parent, if there is one.
+    // Its slot in the order index of its parent, if the parent has one.
     slot: u32,
     pub(crate) content: Content,
 }
@@ -164,34 +165,35 @@ impl Item {
     }
 }
 
-/// A shared type: an element, a text, or something that has no business in a document.
+/// A shared type: an element, a text, or a type that is not valid in a document.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
-    // The operation that made it.
+    // The operation that created the node.
     item: ItemIndex,
     pub(crate) kind: NodeKind,
     pub(crate) parent: NodeIndex,
-    /// The attribute of the parent that it is the value of, which only foreign documents have.
+    /// The parent's attribute whose value this node is; used only by foreign documents.
     pub(crate) key: KeyIndex,
-    /// How many nodes are above it.
+    /// The number of ancestors.
     pub(crate) depth: u32,
     first: ItemIndex,
     last: ItemIndex,
-    // How many items its sequence has, deleted ones included.
+    // The number of items in its sequence, deleted ones included.
     count: u32,
-    // What of them can be seen.
+    // The visible size of its sequence.
     size: Size,
-    // How many live formatting marks it holds.
+    // The number of live formatting marks in its sequence.
     formats: u32,
     order: Option<Box<Order>>,
-    // By key.
+    // Sorted by key.
     attributes: Vec<Attribute>,
-    /// The hash of the `$id` under which it is found, 0 if it is not; see `document::ids`.
+    /// The hash of the `$id` that the index holds for this node, 0 if none; see `document::ids`.
     pub(crate) id_hash: u64,
     pub(crate) is_dead: bool,
-    /// Whether it is to be checked against the schema.
+    /// Whether the node must be checked against the schema.
     pub(crate) is_suspect: bool,
-    /// Whether it ever held anything else than elements and texts, or a text anything else than text.
+    /// Whether an element ever contained anything but elements and texts, or a text anything
+    /// but text.
     pub(crate) is_mixed: bool,
 }
 
@@ -199,14 +201,14 @@ pub(crate) struct Node {
 pub(crate) enum NodeKind {
     /// An element with this tag.
     Element(KeyIndex),
-    /// A shared type, by its number in updates, that has no business in an element tree.
+    /// A shared type that is not valid in an element tree, by its type number in updates.
     Foreign(u8),
     /// A root type with this name.
     Root(KeyIndex),
     Text,
 }
 
-/// The values of one key, of which the last counts.
+/// The values of one key; the last one is current.
 #[derive(Clone, Copy, Debug)]
 struct Attribute {
     key: KeyIndex,
@@ -239,7 +241,7 @@ impl Engine {
         self.clients.iter().all(|client| client.clock == 0)
     }
 
-    /// How many operations of a client are known.
+    /// The number of known operations of a client.
     pub(crate) fn clock(&self, client: u64) -> u32 {
         match self.client_index.get(&client) {
             Some(&client) => self.clients[client as usize].clock,
@@ -247,7 +249,7 @@ impl Engine {
         }
     }
 
-    /// How many clients have operations here.
+    /// The number of clients with operations here.
     pub(crate) fn client_count(&self) -> usize {
         self.clients.len()
     }
@@ -260,7 +262,7 @@ impl Engine {
             .map(|client| (client.id, client.clock))
     }
 
-    /// Counts the transactions.
+    /// The number of transactions so far.
     pub(crate) fn revision(&self) -> u64 {
         self.revision
     }
@@ -286,7 +288,7 @@ impl Engine {
         })
     }
 
-    /// The id of the operation that made a node.
+    /// The id of the operation that created a node.
     pub(crate) fn node_id(&self, index: NodeIndex) -> Id {
         match self.node(index).item {
             NONE => Id {
@@ -311,7 +313,7 @@ impl Engine {
         known && is_deleted
     }
 
-    /// The parts of a range of known operations that are not deleted yet.
+    /// The parts of a range of known operations that are not deleted.
     pub(crate) fn not_deleted(&self, range: IdRange) -> Vec<IdRange> {
         let mut parts: Vec<IdRange> = Vec::new();
         self.visit(range, |start, end, deleted| match parts.last_mut() {
@@ -326,9 +328,9 @@ impl Engine {
         parts
     }
 
-    /// Tells the parts of a range of operations, and whether they are deleted; false if not all of
-    /// them are known.
-    fn visit(&self, range: IdRange, mut tell: impl FnMut(u32, u32, bool)) -> bool {
+    /// Visits the parts of a range of operations, each with its deletion flag. Returns false if
+    /// some operations of the range are unknown.
+    fn visit(&self, range: IdRange, mut visit: impl FnMut(u32, u32, bool)) -> bool {
         let Some(&client) = self.client_index.get(&range.client) else {
             return false;
         };
@@ -342,7 +344,7 @@ impl Engine {
         {
             let until = blocks.peek().map_or(known.clock, |next| next.start);
             let is_deleted = block.item == NONE || self.item(block.item).is_deleted();
-            tell(start, until.min(end), is_deleted);
+            visit(start, until.min(end), is_deleted);
             start = until;
         }
         range.end <= known.clock
@@ -361,7 +363,7 @@ impl Engine {
         (clock < self.clients[client as usize].clock).then_some(Link { client, clock })
     }
 
-    /// The block of an operation that is known; its item is [`NONE`] if it was collected.
+    /// The block of a known operation; its item is [`NONE`] if it was garbage-collected.
     fn block(&self, link: Link) -> Block {
         self.clients[link.client as usize].blocks.find(link.clock)
     }

@@ -1,7 +1,7 @@
-//! Schemas: which elements a document may hold, which attributes they have, which children.
+//! Schemas: the elements that a document may contain, with their attributes and children.
 //!
-//! A schema is a value: it is built here or read from JSON, it never changes afterwards, and cloning it
-//! is cheap. It does not look at documents; that is what [`MeshSchema::validate`] and the document do.
+//! A schema is an immutable value, built in code or parsed from JSON, and cheap to clone. Documents
+//! are checked by [`MeshSchema::validate`] and by the document itself.
 
 mod builtin;
 mod infer;
@@ -23,18 +23,20 @@ use limits::ByName;
 pub use infer::InferError;
 pub use limits::SchemaLimits;
 pub use strict::StrictError;
-pub(crate) use validate::kind_of;
+pub(crate) use validate::{Shown, kind_of};
 use violation::Names;
 pub use violation::{Violation, Violations};
-pub(crate) use violation::{push_segment, quoted};
+pub(crate) use violation::{capped, push_segment, quoted};
 
 /// The tag of elements that hold rich text instead of child elements.
 pub const TEXT_TAG: &str = "text";
 
-/// The attribute that carries an element's identity; no schema declares it.
+/// The attribute that holds an element's identity; schemas do not declare it.
 pub const ID_ATTRIBUTE: &str = "$id";
 
 /// The schema of a document: a root element and all element types that may appear below it.
+///
+/// A clone shares the definition.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MeshSchema {
     inner: Arc<Inner>,
@@ -42,18 +44,18 @@ pub struct MeshSchema {
 
 #[derive(Debug, PartialEq)]
 struct Inner {
-    // Invariant: both are indices into `elements`, and every tag is a key of `by_tag`.
+    // Invariant: both are indices into `elements`, and `by_tag` contains every tag.
     root: usize,
     by_tag: HashMap<String, usize>,
     elements: Vec<ElementType>,
 }
 
 impl MeshSchema {
-    /// A schema of these element types, one of which is the root.
+    /// Creates a schema from element types, one of which is the root.
     ///
     /// # Errors
-    /// [`SchemaError`] with the first thing that is wrong: an unknown root or child tag, a tag or
-    /// property that appears twice, a second child property.
+    /// [`SchemaError`] for the first defect: an unknown root or child tag, a duplicate tag or
+    /// property, a second child property, or a property named `$id`.
     pub fn new(
         root_tag_name: impl Into<String>,
         mut elements: Vec<ElementType>,
@@ -122,31 +124,31 @@ impl MeshSchema {
         &self.inner.elements[self.inner.root]
     }
 
-    /// The type of elements with this tag.
+    /// The element type with this tag.
     pub fn element(&self, tag: &str) -> Option<&ElementType> {
         let index = *self.inner.by_tag.get(tag)?;
         Some(&self.inner.elements[index])
     }
 
-    /// All element types, in the order in which they were defined.
+    /// All element types, in order of definition.
     pub fn elements(&self) -> &[ElementType] {
         &self.inner.elements
     }
 }
 
-/// One kind of element: its tag, its attributes and which children it may have.
+/// An element type: its tag, its attributes, and the children that it may have.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ElementType {
     tag: String,
     description: Option<String>,
     properties: Vec<ElementProperty>,
     by_name: ByName,
-    // Where the list of children is among the properties, once they are indexed.
+    // Index of the child property in `properties`, set by `index`.
     list: Option<usize>,
 }
 
 impl ElementType {
-    /// An element type without properties.
+    /// Creates an element type without properties.
     pub fn new(tag: impl Into<String>) -> Self {
         Self {
             tag: tag.into(),
@@ -157,14 +159,14 @@ impl ElementType {
         }
     }
 
-    /// The same type with a description.
+    /// Adds a description.
     #[must_use]
     pub fn describe(mut self, description: impl Into<String>) -> Self {
         self.description = Some(description.into());
         self
     }
 
-    /// The same type with one more property.
+    /// Adds a property.
     #[must_use]
     pub fn property(mut self, property: impl Into<ElementProperty>) -> Self {
         self.properties.push(property.into());
@@ -173,17 +175,17 @@ impl ElementType {
         self
     }
 
-    /// The tag.
+    /// The tag of the elements.
     pub fn tag(&self) -> &str {
         &self.tag
     }
 
-    /// The description.
+    /// The description, for example for an LLM.
     pub fn description(&self) -> Option<&str> {
         self.description.as_deref()
     }
 
-    /// The properties, in the order in which they were defined.
+    /// The properties, in order of definition.
     pub fn properties(&self) -> &[ElementProperty] {
         &self.properties
     }
@@ -199,7 +201,7 @@ impl ElementType {
         })
     }
 
-    /// Which of the properties has this name.
+    /// The index of the property with this name.
     pub(crate) fn place_of(&self, name: &str) -> Option<usize> {
         self.by_name
             .place_of(&self.properties, name, ElementProperty::name)
@@ -218,11 +220,11 @@ impl ElementType {
         })
     }
 
-    /// Indexes what it holds, which stays as it is from now on.
+    /// Builds the indices of a finished type.
     fn index(&mut self) {
         let is_list = |property: &ElementProperty| matches!(property, ElementProperty::Child(_));
         self.list = self.properties.iter().position(is_list);
-        // Without one there is nothing to look for.
+        // Without a child property, the search range is empty.
         self.list.get_or_insert(self.properties.len());
         self.by_name = ByName::new(&self.properties, ElementProperty::name);
         for property in &mut self.properties {
@@ -240,7 +242,7 @@ impl ElementType {
             if name == ID_ATTRIBUTE {
                 return Err(SchemaError::at(
                     self.property_pointer(name),
-                    "every element has \"$id\" already; choose another name".to_owned(),
+                    "the name \"$id\" is reserved; choose another name".to_owned(),
                 ));
             }
             if !names.insert(name) {
@@ -256,7 +258,7 @@ impl ElementType {
             if is_child && has_children {
                 return Err(SchemaError::at(
                     self.property_pointer(name),
-                    "a second child property; an element has one list of children".to_owned(),
+                    "second child property; an element type can have only one".to_owned(),
                 ));
             }
             has_children |= is_child;
@@ -280,10 +282,10 @@ impl ElementType {
     }
 }
 
-/// A property of an element type: an attribute or the list of children.
+/// A property of an element type: an attribute or the child list.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ElementProperty {
-    /// The list of children.
+    /// The child list.
     Child(ChildProperty),
     /// An attribute.
     Value(ValueProperty),
@@ -311,7 +313,7 @@ impl From<ValueProperty> for ElementProperty {
     }
 }
 
-/// The list of children: its name in JSON and the tags that may appear in it.
+/// The child list: its name in JSON and the tags that it may contain.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChildProperty {
     name: String,
@@ -322,7 +324,7 @@ pub struct ChildProperty {
 }
 
 impl ChildProperty {
-    /// A list of children with these tags.
+    /// Creates a child list for these tags.
     pub fn new<T: Into<String>>(
         name: impl Into<String>,
         tags: impl IntoIterator<Item = T>,
@@ -336,17 +338,17 @@ impl ChildProperty {
         }
     }
 
-    /// The same list with a description.
+    /// Adds a description.
     #[must_use]
     pub fn describe(mut self, description: impl Into<String>) -> Self {
         self.description = Some(description.into());
         self
     }
 
-    /// The same list, meant to hold one child of each tag in this order.
+    /// Declares that the list should hold one child of each tag, in this order.
     ///
-    /// As in the SDKs the order is advice to whoever writes the document: children in another order
-    /// are no violation, since concurrent edits can bring them about.
+    /// As in the SDKs, the order is advice to writers: another order is not a violation, since
+    /// concurrent edits can produce one.
     #[must_use]
     pub fn ordered(mut self) -> Self {
         self.ordered = true;
@@ -358,27 +360,27 @@ impl ChildProperty {
         &self.name
     }
 
-    /// The tags that may appear.
+    /// The permitted tags.
     pub fn tags(&self) -> &[String] {
         &self.tags
     }
 
-    /// The description.
+    /// The description, for example for an LLM.
     pub fn description(&self) -> Option<&str> {
         self.description.as_deref()
     }
 
-    /// Whether the order of the tags is meant.
+    /// Whether the order of the tags is significant; see [`Self::ordered`].
     pub fn is_ordered(&self) -> bool {
         self.ordered
     }
 
-    /// Whether children with this tag may appear.
+    /// Whether the list may contain children with this tag.
     pub fn allows(&self, tag: &str) -> bool {
         self.by_tag.find(&self.tags, tag, String::as_str).is_some()
     }
 
-    /// What it may hold, for people.
+    /// The permitted children, as text for messages.
     pub(crate) fn expectation(&self) -> impl fmt::Display {
         TagsOf(self)
     }
@@ -410,7 +412,7 @@ pub struct ValueProperty {
 }
 
 impl ValueProperty {
-    /// An attribute that may be null or missing.
+    /// Creates an attribute that may be null or missing.
     pub fn new(name: impl Into<String>, value_type: SimpleValue) -> Self {
         Self {
             name: name.into(),
@@ -421,28 +423,28 @@ impl ValueProperty {
         }
     }
 
-    /// The same attribute with a description.
+    /// Adds a description.
     #[must_use]
     pub fn describe(mut self, description: impl Into<String>) -> Self {
         self.description = Some(description.into());
         self
     }
 
-    /// The same attribute, limited to these values (`enum` in JSON).
+    /// Restricts the attribute to these values (`enum` in JSON).
     #[must_use]
     pub fn one_of<V: Into<Value>>(mut self, values: impl IntoIterator<Item = V>) -> Self {
         self.variants = Some(values.into_iter().map(Into::into).collect());
         self
     }
 
-    /// The same attribute, never null. It may be missing: elements are built up step by step.
+    /// Forbids null. The attribute may still be missing, since elements are built step by step.
     #[must_use]
     pub fn required(mut self) -> Self {
         self.required = true;
         self
     }
 
-    /// The name.
+    /// The name of the attribute.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -452,17 +454,17 @@ impl ValueProperty {
         self.value_type
     }
 
-    /// The description.
+    /// The description, for example for an LLM.
     pub fn description(&self) -> Option<&str> {
         self.description.as_deref()
     }
 
-    /// The values that it is limited to, if it is.
+    /// The permitted values, if the attribute has an enumeration.
     pub fn variants(&self) -> Option<&[Value]> {
         self.variants.as_deref()
     }
 
-    /// Whether null is refused.
+    /// Whether null is forbidden.
     pub fn is_required(&self) -> bool {
         self.required
     }
@@ -481,7 +483,7 @@ impl ValueProperty {
         }
     }
 
-    /// What it may hold, for people.
+    /// The permitted values, as text for messages.
     pub(crate) fn expectation(&self) -> impl fmt::Display {
         ValuesOf(self)
     }
@@ -513,7 +515,7 @@ impl fmt::Display for ValuesOf<'_> {
     }
 }
 
-/// Whether two values are equal; a number is, whether it is written as 1 or as 1.0, as the SDKs do.
+/// Whether two values are equal. As in the SDKs, `1` and `1.0` are the same number.
 fn is_same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Number(x), Value::Number(y)) => a == b || x.as_f64() == y.as_f64(),
@@ -526,16 +528,16 @@ fn is_same(a: &Value, b: &Value) -> bool {
 pub enum SimpleValue {
     /// `true` or `false`.
     Boolean,
-    /// `null` and nothing else.
+    /// Only `null`.
     Null,
-    /// A number.
+    /// An integer or a floating-point number.
     Number,
-    /// Text.
+    /// Unformatted text.
     String,
 }
 
 impl SimpleValue {
-    /// Its name in JSON.
+    /// The type's name in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Boolean => "boolean",
@@ -556,14 +558,14 @@ impl SimpleValue {
     }
 }
 
-/// Why a schema is wrong.
+/// A defect in a schema: where it is and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{pointer}: {message}")]
 #[non_exhaustive]
 pub struct SchemaError {
     /// JSON pointer (RFC 6901) into the schema's JSON form.
     pub pointer: String,
-    /// What is wrong there and what to do about it.
+    /// The defect and its remedy.
     pub message: String,
 }
 

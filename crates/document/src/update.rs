@@ -1,4 +1,4 @@
-//! Yjs v1 updates as bytes: what they hold, whether they are sound, how they are merged.
+//! Yjs v1 updates as bytes: their contents, validation and merging.
 
 pub(crate) mod fit;
 pub(crate) mod json;
@@ -15,63 +15,69 @@ use self::scan::Scan;
 
 pub use self::fit::{Fitted, fit_update};
 
-/// What an inbound update is, relative to one document.
+/// The relation of an update to one document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UpdateKind {
-    /// It holds neither operations nor deletions.
+    /// The update contains neither operations nor deletions.
     Empty,
-    /// The document knows all of it: an echo.
+    /// The document already has everything in the update, as with an echo.
     Contained,
-    /// All of it can be applied, and some of it is new.
+    /// The whole update can be applied, and some of it is new.
     New,
-    /// Some of it builds on operations that the document does not have.
+    /// Some of the update builds on operations that the document does not have.
     Gap,
-    /// It names an operation that the document knows by that name as another one. Two replicas edit with one
-    /// client id, or somebody pretends to be somebody else.
+    /// The update has an operation whose id the document knows with other content: two replicas
+    /// share a client id, or one impersonates the other.
     Conflict,
 }
 
-/// What an update would do to a document, found out without doing it.
+/// The effect that an update would have on a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Inspection {
-    /// What it is.
+    /// The relation of the update to the document.
     pub kind: UpdateKind,
-    /// The first operation that conflicts, by client id and clock.
+    /// The first conflicting operation, by client id and clock.
     pub conflict: Option<(u64, u64)>,
-    /// The client ids under which it brings operations that are not here, or deletes some that are not here.
+    /// The client ids that author something new: they bring new operations or delete operations
+    /// that are not deleted here.
     pub authors: Vec<u64>,
-    /// The client id if all that it brings are operations of one client that follow those which are here: what
-    /// an editor sends that writes with this id.
+    /// The client id if the update brings only operations of one client that directly follow the
+    /// known ones, as an editor with that id sends them.
     pub writer: Option<u64>,
-    /// How many operations it shows alive that are deleted here. What they hold can't be compared.
+    /// The number of the update's live operations that are deleted here. Their content can't
+    /// be compared.
     pub erased: u64,
-    /// How many halves of characters it has as U+FFFD that are whole here, or the other way around. Yjs writes them so, joins
-    /// them in memory, and loses with a first half what stands behind it.
+    /// The number of surrogate halves that are U+FFFD in the update and intact here, or the
+    /// reverse. Yjs writes halves as U+FFFD, joins them in memory, and loses the text behind a
+    /// first half together with it.
     pub halves: u64,
-    /// Whether less is left here of some of its operations that are here than it has of them, or halves of characters are
-    /// not the same, even if it deletes these operations itself. A log in which they stand already must have [`Applied::kept`] in place of the update.
+    /// Whether the document has less left of some known operations than the update has, or other
+    /// surrogate halves, even if the update itself deletes these operations. A log that already
+    /// contains the operations must then store [`Applied::kept`] instead of the update.
     pub differs: bool,
-    /// About how many bytes of memory the part of it would take that has to wait.
+    /// The approximate memory, in bytes, of the part that would be pending.
     pub waiting: usize,
 }
 
-/// What applying an update did.
+/// The effect of applying an update.
 #[derive(Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Applied {
-    /// The v1 update of what became visible, with what had waited for it; `None` if nothing did.
+    /// The v1 update of everything that became visible, operations that had been pending included;
+    /// `None` if nothing did.
     pub visible: Option<Vec<u8>>,
-    /// The update without the operations that were here before, for a log in which they stand already; `None` if it
-    /// has none of them. What others say of an operation later is never to take the place of what its author wrote.
+    /// The update without the operations that were already here, for a log that contains them;
+    /// `None` if the update has no such operations. A log must keep what an operation's author
+    /// wrote, not what others say about it later.
     pub kept: Option<Vec<u8>>,
-    /// Whether some part of the update still waits for operations that are missing.
+    /// Whether some part of the update is pending because operations are missing.
     pub gap: bool,
-    /// The update's operations that were not here before, what waits among them: client ids and clocks.
+    /// The update's new operations, pending ones included: client ids and clocks.
     pub operations: Vec<(u64, Range<u64>)>,
-    /// How many operations, of the update and of what had waited for it, were taken up as collected since they can't have
-    /// a place, which no editor makes: such as a child of an attribute, or what stands between neighbours that are not
-    /// in one element.
+    /// The number of operations, of the update or formerly pending, that were applied as
+    /// garbage-collected because they can't have a place. Editors don't produce them: for example a
+    /// child of an attribute, or an insertion between neighbours with different parents.
     pub misplaced: u64,
 }
 
@@ -79,18 +85,18 @@ pub struct Applied {
 #[derive(Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// The bytes are not what the encoding demands.
+    /// The bytes don't follow the encoding.
     #[error("malformed at byte {offset}: {reason}")]
     Malformed {
-        /// Where reading stopped.
+        /// The byte at which reading stopped.
         offset: usize,
-        /// What is wrong there.
+        /// The defect.
         reason: &'static str,
     },
-    /// The bytes are well-formed, but more than this document takes.
-    #[error("too large: {what} is limited to {limit}; send less at once")]
+    /// The bytes are well-formed, but exceed a limit of the document.
+    #[error("too large: {what} is limited to {limit}")]
     TooLarge {
-        /// What is counted.
+        /// The quantity that is limited.
         what: &'static str,
         /// The limit.
         limit: usize,
@@ -99,10 +105,29 @@ pub enum DecodeError {
 
 /// Merges updates of one document into one, without a document.
 ///
-/// What appears twice is kept once, with its content if one of them has it; what is missing in between stays missing.
+/// Operations in several updates are kept once, with their content if one of the updates has it.
+/// Gaps stay gaps.
 ///
 /// # Errors
-/// [`DecodeError`] if one of them is malformed.
+/// [`DecodeError::Malformed`] if one of them is malformed.
+///
+/// ```
+/// # use meshagent_document::{MeshDocument, MeshSchema, Target, merge_updates};
+/// # use serde_json::json;
+/// let schema = MeshSchema::builtin("document").ok_or("no such schema")?;
+/// let mut ours = MeshDocument::new(schema.clone(), 1);
+/// let mut theirs = MeshDocument::new(schema.clone(), 2);
+/// let tea = json!({ "body": { "text": "茶" } });
+/// ours.append_child(Target::Root, tea, &mut || "body-1".to_owned())?;
+/// let sweets = json!({ "body": { "text": "お菓子" } });
+/// theirs.append_child(Target::Root, sweets, &mut || "body-2".to_owned())?;
+///
+/// let merged = merge_updates(&[&ours.encode_state(), &theirs.encode_state()])?;
+/// let mut reader = MeshDocument::new(schema, 3);
+/// reader.apply_update(&merged)?;
+/// assert_eq!(reader.element_count(), 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn merge_updates(updates: &[&[u8]]) -> Result<Vec<u8>, DecodeError> {
     let mut structs = Vec::new();
     let mut deletes = Vec::new();
@@ -114,15 +139,15 @@ pub fn merge_updates(updates: &[&[u8]]) -> Result<Vec<u8>, DecodeError> {
     writer::update(structs, deletes, |_| 0)
 }
 
-/// Whether bytes are a v1 state vector.
+/// Checks that bytes are a v1 state vector.
 ///
 /// # Errors
-/// [`DecodeError`] if they are not.
+/// [`DecodeError::Malformed`] if they are not.
 pub fn check_state_vector(bytes: &[u8]) -> Result<(), DecodeError> {
     read_state_vector(bytes).map(drop)
 }
 
-/// Reads a v1 state vector; its clocks by client.
+/// Reads a v1 state vector: a clock per client.
 pub(crate) fn read_state_vector(bytes: &[u8]) -> Result<Vec<(u64, u32)>, DecodeError> {
     let mut reader = Reader::new(bytes);
     let mut clocks = Vec::new();

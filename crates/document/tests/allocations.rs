@@ -1,9 +1,8 @@
-//! What an update may cost in memory, whatever its bytes are: 120 bytes for each of them, and 1 MiB; more if
-//! somebody wants to hear of each change.
-//! And in time: far less than it takes if anything is quadratic.
+//! The cost of an update, whatever its bytes are. Memory: at most 120 bytes per byte, plus 1 MiB;
+//! more if events are recorded. Time: far less than a quadratic algorithm would take.
 //!
-//! All memory that is held at one moment while the update is applied counts, with what the document
-//! keeps of it. Everything is seeded, so running the test again repeats a failure.
+//! The peak of all memory held while the update is applied counts, including what the document
+//! keeps. Everything is seeded, so a failure is reproducible.
 
 #![cfg(not(target_arch = "wasm32"))]
 
@@ -20,26 +19,27 @@ use serde_json::Value;
 #[global_allocator]
 static ALLOCATOR: PeakAlloc = PeakAlloc;
 
-/// With a document that nobody watches, as a server's, and with one that somebody does.
+/// For a document without events, as in a server, and for one with events.
 const BYTES_PER_BYTE: [(bool, usize); 2] = [(false, 120), (true, 180)];
 const BYTES_AT_ONCE: usize = 1 << 20;
 
-/// The longest take a fifth of a second in a debug build; quadratic, they took a minute and more.
+/// The longest takes a fifth of a second in a debug build; quadratic algorithms took more than
+/// a minute.
 const TIME: Duration = Duration::from_secs(10);
 
-/// About how long the long updates are: so long that what is allowed at once hides nothing.
+/// The approximate size of long updates: large enough that the constant allowance hides nothing.
 const LONG: usize = 200_000;
 
 /// One test at a time, since they share the allocator.
 static TURN: Mutex<()> = Mutex::new(());
 
 #[test]
-fn many_small_parts() {
+fn updates_of_many_small_parts() {
     let mut check = Check::begin();
     for (name, update) in long_updates() {
-        assert!(update.len() > LONG / 2, "{name} is too short to tell");
+        assert!(update.len() > LONG / 2, "{name} is too short");
         check.apply(&name, &update);
-        // Refused only after all of it was read.
+        // Rejected only after all of it was read.
         let mut broken = update.clone();
         broken.truncate(update.len() - 1);
         check.apply(&format!("{name}, cut"), &broken);
@@ -47,9 +47,10 @@ fn many_small_parts() {
     check.end();
 }
 
-/// What is neither kept nor applied is not listed either: neighbours that are one, and more clients than are taken.
+/// Operations that are neither kept nor applied are not listed: neighbours that are joined, and
+/// clients beyond the limit.
 #[test]
-fn what_is_joined_or_refused_is_not_listed() {
+fn joined_or_rejected_operations_are_not_listed() {
     const ONLY_BYTES: usize = 4;
     let mut check = Check::begin();
     check.apply_to(false, ONLY_BYTES, "collected operations", &collected());
@@ -64,7 +65,7 @@ fn what_is_joined_or_refused_is_not_listed() {
 }
 
 #[test]
-fn counts_and_lengths_that_only_claim() {
+fn updates_with_false_counts_and_lengths() {
     let mut check = Check::begin();
     let huge: [&[u8]; 3] = [
         &[0xff, 0xff, 0xff, 0xff, 0x07],
@@ -100,7 +101,7 @@ fn counts_and_lengths_that_only_claim() {
 }
 
 #[test]
-fn updates_of_sdks_changed_at_random() {
+fn mutated_updates_of_sdks() {
     let mut check = Check::begin();
     let golden = golden_updates();
     for update in &golden {
@@ -119,7 +120,7 @@ fn updates_of_sdks_changed_at_random() {
 }
 
 #[test]
-fn long_updates_changed_at_random() {
+fn mutated_long_updates() {
     let mut check = Check::begin();
     let updates = long_updates();
     for seed in 0..40 {
@@ -134,9 +135,9 @@ fn long_updates_changed_at_random() {
     check.end();
 }
 
-/// Small updates that stand for much JSON: it is refused without being made.
+/// Small updates that expand to much JSON are rejected without building it.
 #[test]
-fn json_that_does_not_fit_is_not_made() {
+fn oversized_json_is_not_built() {
     const TEXT_BYTES: usize = 1 << 20;
     const MEMORY: usize = 4 << 20;
     let check = Check::begin();
@@ -172,14 +173,14 @@ fn json_that_does_not_fit_is_not_made() {
     ];
     for (name, update) in updates {
         let mut document = MeshDocument::new(check.schema.clone(), 1);
-        document.apply_update(&update).expect("it is sound");
+        document.apply_update(&update).expect("update is valid");
         ALLOCATOR.reset_peak_usage();
         let before = ALLOCATOR.current_usage();
         let json = document.to_json_within(true, TEXT_BYTES, MEMORY);
         let peak = ALLOCATOR.peak_usage().saturating_sub(before);
         assert!(json.is_none(), "{name}");
         assert!(peak < 2 * TEXT_BYTES, "{name}: {peak} bytes");
-        // With enough room it is what it ever was.
+        // With sufficient limits the JSON is complete.
         let json = document.to_json_within(true, usize::MAX, usize::MAX);
         assert_eq!(json, Some(document.to_json(true)), "{name}");
         let needed = document.to_json(true).to_string().len();
@@ -193,9 +194,9 @@ fn json_that_does_not_fit_is_not_made() {
     }
 }
 
-/// What waits counts by the memory that it takes, and few bytes take little of it.
+/// Pending operations are counted by their memory, and few bytes take little of it.
 #[test]
-fn what_waits_counts_by_its_memory() {
+fn pending_operations_are_counted_by_memory() {
     let check = Check::begin();
     let mut deletions = [number(0), number(LONG as u64)].concat();
     for client in 0..LONG as u64 {
@@ -211,9 +212,9 @@ fn what_waits_counts_by_its_memory() {
     for (name, update) in updates {
         let before = ALLOCATOR.current_usage();
         let mut document = MeshDocument::new(check.schema.clone(), 1);
-        let inspection = document.inspect(&update).expect("it is sound");
+        let inspection = document.inspect(&update).expect("update is valid");
         assert_eq!(inspection.kind, UpdateKind::Gap, "{name}");
-        document.apply_update(&update).expect("it is sound");
+        document.apply_update(&update).expect("update is valid");
         let held = ALLOCATOR.current_usage().saturating_sub(before);
         let counted = document.pending_bytes();
         assert!(
@@ -233,9 +234,9 @@ fn what_waits_counts_by_its_memory() {
     }
 }
 
-/// The gate looks at an element with a long `$id` and a long attribute, and copies neither.
+/// The check looks at an element with a long `$id` and a long attribute without copying either.
 #[test]
-fn long_values_are_checked_where_they_stand() {
+fn long_values_are_checked_without_copy() {
     let check = Check::begin();
     let long = "é".repeat(1 << 19);
     let text = [&[1, 119][..], &number(long.len() as u64), long.as_bytes()].concat();
@@ -251,7 +252,7 @@ fn long_values_are_checked_where_they_stand() {
     }
     let mut document = MeshDocument::new(check.schema.clone(), 1);
     let update = structs.update(NO_DELETIONS);
-    document.apply_update(&update).expect("it is sound");
+    document.apply_update(&update).expect("update is valid");
     ALLOCATOR.reset_peak_usage();
     let before = ALLOCATOR.current_usage();
     let violations = document.violations();
@@ -260,9 +261,9 @@ fn long_values_are_checked_where_they_stand() {
     assert_eq!(violations.total(), 1, "one \"$id\" twice: {violations:?}");
 }
 
-/// A few bytes that name an operation which holds much.
+/// A few bytes that refer to an operation with much content.
 #[test]
-fn what_is_known_is_compared_at_the_cost_of_what_came() {
+fn comparison_cost_follows_update() {
     const ONLY_BYTES: usize = 64 << 10;
     let check = Check::begin();
     let with = |kind: u8, value: &[u8]| {
@@ -291,11 +292,11 @@ fn what_is_known_is_compared_at_the_cost_of_what_came() {
         let mut document = MeshDocument::new(check.schema.clone(), 1);
         document
             .apply_update(&with(kind, &known))
-            .expect("it is sound");
+            .expect("update is valid");
         let update = with(kind, &came);
         ALLOCATOR.reset_peak_usage();
         let before = ALLOCATOR.current_usage();
-        let inspection = document.inspect(&update).expect("it is sound");
+        let inspection = document.inspect(&update).expect("update is valid");
         let peak = ALLOCATOR.peak_usage().saturating_sub(before);
         assert!(
             peak < ONLY_BYTES,
@@ -311,7 +312,7 @@ fn what_is_known_is_compared_at_the_cost_of_what_came() {
     }
 }
 
-/// Applies updates, each to a document of its own, and gathers what is too expensive.
+/// Applies each update to a document of its own, and collects those that are too expensive.
 struct Check {
     schema: MeshSchema,
     failures: Vec<String>,
@@ -321,7 +322,7 @@ struct Check {
 impl Check {
     fn begin() -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let schema = MeshSchema::builtin("thread").expect("it is built in");
+        let schema = MeshSchema::builtin("thread").expect("schema is built in");
         Self {
             schema,
             failures: Vec::new(),
@@ -335,7 +336,7 @@ impl Check {
         }
     }
 
-    #[expect(clippy::disallowed_methods, reason = "it is the time that is tested")]
+    #[expect(clippy::disallowed_methods, reason = "the test measures time")]
     fn apply_to(&mut self, is_watched: bool, bytes_per_byte: usize, name: &str, update: &[u8]) {
         let mut document = MeshDocument::new(self.schema.clone(), 1);
         document.watch(is_watched);
@@ -354,7 +355,8 @@ impl Check {
                 Err(error) => error.to_string(),
             };
             self.failures.push(format!(
-                "{name}: {peak} bytes for an update of {}, {} for each, watched: {is_watched}; it {outcome}",
+                "{name}: {peak} bytes for an update of {}, {} for each, events: {is_watched}; \
+                 it {outcome}",
                 update.len(),
                 peak / update.len().max(1),
             ));
@@ -364,11 +366,14 @@ impl Check {
     fn end(self) {
         let failures = self.failures;
         let list = failures.join("\n  ");
-        assert!(failures.is_empty(), "these take too much memory:\n  {list}");
+        assert!(
+            failures.is_empty(),
+            "updates with too much memory:\n  {list}"
+        );
     }
 }
 
-/// Updates of parts as small as they can be, since each part has its price.
+/// Updates of the smallest possible parts, since each part has a fixed cost.
 fn long_updates() -> Vec<(String, Vec<u8>)> {
     let mut updates: Vec<(String, Vec<u8>)> = [
         ("collected operations", collected as fn() -> Vec<u8>),
@@ -384,11 +389,11 @@ fn long_updates() -> Vec<(String, Vec<u8>)> {
         ("attributes of one element", attributes),
         ("one attribute, again and again", one_attribute),
         ("clients", clients),
-        ("clients that wait", waiting_clients),
-        ("operations that wait", waiting_operations),
+        ("pending clients", waiting_clients),
+        ("pending operations", waiting_operations),
         ("operations that wait for others", waiting_for_others),
         ("deletions", deletions),
-        ("deletions that wait", waiting_deletions),
+        ("pending deletions", waiting_deletions),
         ("deletions by many clients", deletions_by_many),
         ("deletions of characters", deletions_of_characters),
         ("tiny values", || values(&[127])),
@@ -412,7 +417,7 @@ fn long_updates() -> Vec<(String, Vec<u8>)> {
     updates
 }
 
-// Info bytes: what there is (content), and whether an origin or a key is named.
+// Info bytes: the content, and whether an origin or a key is present.
 const COLLECTED: u8 = 0;
 const DELETED: u8 = 1;
 const JSON: u8 = 2;
@@ -436,7 +441,7 @@ struct Structs {
 }
 
 impl Structs {
-    /// A struct that covers so many operations.
+    /// Adds a struct with this number of operations.
     fn push(&mut self, operations: u64, parts: &[&[u8]]) {
         self.count += 1;
         self.clock += operations;
@@ -445,7 +450,7 @@ impl Structs {
         }
     }
 
-    /// A rich text in the root, for what follows by origins.
+    /// A rich text in the root, for structs that refer to it by origin.
     fn with_text() -> Self {
         let mut structs = Self::default();
         structs.push(1, &[&[TYPE], &root(), &[3, 1, b't']]);
@@ -466,7 +471,7 @@ impl Structs {
 
 const NO_DELETIONS: &[u8] = &[0];
 
-/// Structs that are made one by one until there are enough of them.
+/// Appends structs until the update is long enough.
 fn repeat(mut structs: Structs, mut next: impl FnMut(&mut Structs)) -> Vec<u8> {
     while !structs.is_long() {
         next(&mut structs);
@@ -593,7 +598,7 @@ fn waiting_for_others() -> Vec<u8> {
     })
 }
 
-/// Deleted operations, every second one, so that no two ranges touch.
+/// Deletions of every second operation, so that no two ranges are adjacent.
 fn every_second(clocks: Range<u64>) -> Vec<u8> {
     let clocks: Vec<u64> = clocks.step_by(2).collect();
     let mut deletions = [number(1), number(CLIENT), number(clocks.len() as u64)].concat();
@@ -639,7 +644,7 @@ fn deletions_of_characters() -> Vec<u8> {
     structs.update(&every_second(3..structs.clock))
 }
 
-/// One attribute with many values, as an array's run would be.
+/// One attribute with many values, like the run of an array.
 fn values(value: &[u8]) -> Vec<u8> {
     let mut structs = Structs::with_text();
     let count = LONG / value.len();
@@ -668,7 +673,7 @@ fn json_texts() -> Vec<u8> {
     structs.update(NO_DELETIONS)
 }
 
-/// Everything that fits between others, at random.
+/// A random mixture of all valid structs.
 fn mixed(seed: u64) -> Vec<u8> {
     let mut random = Random::new(seed);
     let mut structs = Structs::with_text();
@@ -720,7 +725,7 @@ fn golden_updates() -> Vec<Vec<u8>> {
         env!("CARGO_MANIFEST_DIR"),
         "/../../testdata/vectors/documents.json"
     );
-    let json = std::fs::read_to_string(path).expect("the vectors are there");
+    let json = std::fs::read_to_string(path).expect("vectors exist");
     let golden: Value = serde_json::from_str(&json).expect("the vectors are JSON");
     let mut updates = Vec::new();
     for sdk in ["python", "npm"] {
@@ -737,7 +742,7 @@ fn golden_updates() -> Vec<Vec<u8>> {
     updates
 }
 
-/// Changes a byte or a few, or cuts some out, or puts some of another update in.
+/// Changes a few bytes, removes some, or inserts some of another update.
 fn mutate(bytes: &mut Vec<u8>, other: &[u8], random: &mut Random) {
     if bytes.is_empty() || other.is_empty() {
         return;
@@ -748,7 +753,7 @@ fn mutate(bytes: &mut Vec<u8>, other: &[u8], random: &mut Random) {
         1 => bytes[at] ^= 1 << random.below(8),
         2 => bytes[at] = bytes[at].wrapping_add(1),
         3 => {
-            // A number that grows beyond all that follows.
+            // A number that grows beyond all following bytes.
             let end = (at + 1 + random.below(4)).min(bytes.len());
             bytes[at..end].fill(0xff);
         }
@@ -764,7 +769,7 @@ fn mutate(bytes: &mut Vec<u8>, other: &[u8], random: &mut Random) {
     }
 }
 
-/// A small generator: the same seed, the same numbers.
+/// A small generator: equal seeds give equal numbers.
 struct Random(u64);
 
 impl Random {

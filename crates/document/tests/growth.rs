@@ -1,6 +1,7 @@
-//! What twice as much costs: twice as much, about, whatever an update's bytes are.
+//! Cost is linear: twice the size takes about twice the time, whatever an update's bytes are.
 //!
-//! Times are compared with each other, never with a clock's second: what is quadratic takes four times as long.
+//! Times are compared with each other, never with a fixed duration: a quadratic algorithm takes
+//! four times as long.
 
 #![cfg(not(target_arch = "wasm32"))]
 
@@ -11,8 +12,8 @@ use serde_json::json;
 
 const ATTEMPTS: usize = 6;
 
-/// Runs work of a size and of twice the size until the second takes less than three times as long. Of each the fastest
-/// run counts, and there are two at least.
+/// Runs work of one size and of twice the size until the second takes less than three times as
+/// long. The fastest run of each counts, and each runs at least twice.
 fn is_linear(size: usize, mut work: impl FnMut(usize) -> Duration) {
     let (mut once, mut twice) = (Duration::MAX, Duration::MAX);
     for attempt in 0..ATTEMPTS {
@@ -25,7 +26,7 @@ fn is_linear(size: usize, mut work: impl FnMut(usize) -> Duration) {
     panic!("a size of {size} takes {once:?}, twice that {twice:?}");
 }
 
-#[expect(clippy::disallowed_methods, reason = "it is the time that is tested")]
+#[expect(clippy::disallowed_methods, reason = "the test measures time")]
 fn time(work: impl FnOnce()) -> Duration {
     let start = Instant::now();
     work();
@@ -41,15 +42,18 @@ const HAS_RIGHT_ORIGIN: u8 = 0x40;
 const HAS_KEY: u8 = 0x20;
 const NULL: u8 = 126;
 
-/// Who made the document, and who edits it.
+/// The author of the document, and the client that edits it.
 const AUTHOR: usize = 5;
 const EDITOR: usize = 9;
 
-/// The operations of a `text` element in the root, its text, and what comes after them.
+/// The operations of a `text` element in the root, its text, and the ones after them.
 const IN_TEXT: usize = 2;
 
 fn document() -> MeshDocument {
-    MeshDocument::new(MeshSchema::builtin("thread").expect("it is built in"), 1)
+    MeshDocument::new(
+        MeshSchema::builtin("thread").expect("schema is built in"),
+        1,
+    )
 }
 
 fn number(mut value: usize) -> Vec<u8> {
@@ -122,7 +126,7 @@ fn with_values(count: usize) -> Vec<u8> {
     update(AUTHOR, 0, &[element, in_element, values], &[])
 }
 
-/// Single characters between every so many of the text's, without a conflict.
+/// Single characters, each `apart` characters of the text, without a conflict.
 fn inserts(count: usize, apart: usize) -> Vec<Vec<u8>> {
     let inserts = (0..count).map(|at| {
         let behind = IN_TEXT + (at + 1) * apart;
@@ -137,28 +141,28 @@ fn deletions(count: usize, apart: usize) -> Vec<(usize, usize)> {
     (0..count).map(|at| (IN_TEXT + at * apart, 1)).collect()
 }
 
-/// Applies what a document begins with, then in one update or one by one what is done to it.
+/// Applies an initial update, then measures the others, in one update or one by one.
 fn timed(first: &[u8], then: &[Vec<u8>]) -> (MeshDocument, Duration) {
     let mut document = document();
-    document.apply_update(first).expect("it is sound");
+    document.apply_update(first).expect("update is valid");
     let time = time(|| {
         for update in then {
-            let applied = document.apply_update(update).expect("it is sound");
+            let applied = document.apply_update(update).expect("update is valid");
             assert!(!applied.gap);
         }
     });
     (document, time)
 }
 
-/// Whether documents are equal, and what others are made of them.
+/// Asserts that documents are equal, and that copies from their updates are.
 fn assert_equal(one: &MeshDocument, other: &MeshDocument) {
     assert!(
         one.to_json(true).to_string().contains("text"),
-        "it shows something"
+        "the document has content"
     );
     let mut copy = document();
     copy.apply_update(&one.encode_state())
-        .expect("it was made here");
+        .expect("update was made here");
     for document in [other, &copy] {
         assert_eq!(document.to_json(true), one.to_json(true));
         assert_eq!(document.state_vector(), one.state_vector());
@@ -168,7 +172,7 @@ fn assert_equal(one: &MeshDocument, other: &MeshDocument) {
 }
 
 #[test]
-fn values_are_deleted_from_one_attribute() {
+fn deleting_values_of_one_attribute() {
     let make = |count: usize| {
         (
             with_values(count),
@@ -188,7 +192,7 @@ fn values_are_deleted_from_one_attribute() {
 }
 
 #[test]
-fn characters_go_into_a_long_text() {
+fn inserting_into_long_text() {
     let text = |count: usize| "0123456789".repeat(count * 60);
     let one_update = |count: usize| vec![update(EDITOR, 0, &inserts(count, 500), &[])];
     let singly = |count: usize| -> Vec<Vec<u8>> {
@@ -212,11 +216,11 @@ fn characters_go_into_a_long_text() {
 }
 
 #[test]
-fn characters_go_out_of_a_long_text() {
+fn deleting_from_long_text() {
     for pattern in ["文字", "😀é"] {
         let units = pattern.encode_utf16().count();
         let text = |count: usize| pattern.repeat(count);
-        // The last unit of each repetition, and halves of characters in one of them.
+        // The last unit of each repetition; in one of them surrogate halves.
         let ranges = |count: usize| -> Vec<(usize, usize)> {
             let ranges = (0..count).map(|at| (IN_TEXT + (at + 1) * units - 1, 1));
             ranges.collect()
@@ -241,9 +245,9 @@ fn characters_go_out_of_a_long_text() {
     }
 }
 
-/// Within characters of two units, too, each half of which becomes U+FFFD.
+/// Also inside characters of two units, whose halves become U+FFFD.
 #[test]
-fn long_texts_are_cut_wherever_somebody_cuts_them() {
+fn long_texts_are_split_anywhere() {
     let text = "ab😀文é".repeat(2_000);
     let units = text.encode_utf16().count();
     let first = with_text(&text);
@@ -259,15 +263,15 @@ fn long_texts_are_cut_wherever_somebody_cuts_them() {
     }
 }
 
-/// What a foreign program wrote, as the gate looks at it.
+/// Applies the update of a foreign program, and measures its check.
 fn checked(update: &[u8]) -> Duration {
     let mut document = document();
-    document.apply_update(update).expect("it is sound");
+    document.apply_update(update).expect("update is valid");
     time(|| assert!(!document.violations().is_empty()))
 }
 
 #[test]
-fn texts_are_looked_for_behind_many_elements() {
+fn finding_texts_behind_many_elements() {
     let texts = |count: usize| {
         let root = [1, 3, b'x', b'm', b'l'];
         let mut structs = vec![[&[TYPE][..], &root, &[3, 4], b"text"].concat()];
@@ -282,7 +286,7 @@ fn texts_are_looked_for_behind_many_elements() {
 }
 
 #[test]
-fn many_elements_have_one_id() {
+fn many_elements_with_one_id() {
     let namesakes = |count: usize| {
         let root = [1, 3, b'x', b'm', b'l'];
         let mut structs = vec![[&[TYPE][..], &root, &[3, 1, b'b']].concat()];
@@ -299,7 +303,7 @@ fn many_elements_have_one_id() {
 }
 
 #[test]
-fn elements_have_many_attributes() {
+fn elements_with_many_attributes() {
     is_linear(450, |count| {
         let names = (0..count).map(|number| format!("é{number}"));
         let json: serde_json::Map<_, _> = names.map(|name| (name, 1.into())).collect();
@@ -317,8 +321,8 @@ fn elements_have_many_attributes() {
 }
 
 #[test]
-fn marks_that_change_nothing_are_passed() {
-    // Many formats that hold to the end, then texts between marks that say what holds already.
+fn passing_marks_without_effect() {
+    // Many formats that hold to the end, then texts between marks that don't change anything.
     let text = |count: usize| {
         let root = [1, 3, b'x', b'm', b'l'];
         let mut structs = vec![[&[TYPE][..], &root, &[3, 4], b"text"].concat()];
@@ -355,7 +359,7 @@ fn marks_that_change_nothing_are_passed() {
 }
 
 #[test]
-fn deletions_of_many_clients_wait_while_somebody_types() {
+fn typing_with_pending_deletions_of_many_clients() {
     is_linear(4_000, |count| {
         let mut waiting = [number(0), number(count)].concat();
         for client in 0..count {
@@ -383,7 +387,7 @@ fn deletions_of_many_clients_wait_while_somebody_types() {
 }
 
 #[test]
-fn a_patch_writes_a_text_of_many_formats() {
+fn patching_text_of_many_formats() {
     let wanted = |count: usize| {
         let runs = (0..count).map(|number| {
             let text = ["plain 😀", "bold é"][number % 2];

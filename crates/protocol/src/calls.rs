@@ -1,28 +1,28 @@
-//! The streamed calls of one connection, by the ids that its client gave them.
+//! The streamed calls of one connection, by the ids that its client chose.
 
 use std::collections::BTreeMap;
 
-/// A table of the calls that are open on one connection.
+/// A table of the open calls of one connection.
 ///
-/// The ids are scoped to the connection: another one may use the same.
+/// The ids are scoped to the connection: another connection may use the same ones.
 #[derive(Clone, Debug)]
 pub struct Calls<T> {
     calls: BTreeMap<String, T>,
 }
 
 impl<T> Calls<T> {
-    /// A table without calls.
+    /// Creates an empty table.
     pub fn new() -> Self {
         Self {
             calls: BTreeMap::new(),
         }
     }
 
-    /// Enters a call.
+    /// Adds a call.
     ///
     /// # Errors
     ///
-    /// When the id is still in use; the first call goes on.
+    /// If the id is still in use; the existing call is not affected.
     pub fn open(&mut self, tool_call_id: impl Into<String>, call: T) -> Result<(), DuplicateCall> {
         let tool_call_id = tool_call_id.into();
         if self.calls.contains_key(&tool_call_id) {
@@ -32,37 +32,37 @@ impl<T> Calls<T> {
         Ok(())
     }
 
-    /// The call of this id, to change.
+    /// The call with this id, mutable.
     pub fn get_mut(&mut self, tool_call_id: &str) -> Option<&mut T> {
         self.calls.get_mut(tool_call_id)
     }
 
-    /// Takes the call of this id out; the id is free again.
+    /// Removes and returns the call with this id, which can then be used again.
     pub fn remove(&mut self, tool_call_id: &str) -> Option<T> {
         self.calls.remove(tool_call_id)
     }
 
-    /// The call of this id.
+    /// The call with this id.
     pub fn get(&self, tool_call_id: &str) -> Option<&T> {
         self.calls.get(tool_call_id)
     }
 
-    /// All calls, in the order of their ids.
+    /// All calls, sorted by id.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
         self.calls.iter().map(|(id, call)| (id.as_str(), call))
     }
 
-    /// All calls, to change, in the order of their ids.
+    /// All calls, mutable, sorted by id.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (&str, &mut T)> {
         self.calls.iter_mut().map(|(id, call)| (id.as_str(), call))
     }
 
-    /// Takes all calls out.
+    /// Removes and returns all calls.
     pub fn drain(&mut self) -> impl Iterator<Item = (String, T)> {
         std::mem::take(&mut self.calls).into_iter()
     }
 
-    /// How many calls are open.
+    /// The number of open calls.
     pub fn len(&self) -> usize {
         self.calls.len()
     }
@@ -79,11 +79,11 @@ impl<T> Default for Calls<T> {
     }
 }
 
-/// The id of a call that is still open was used for a new one.
+/// A new call has the id of an open one.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the tool call id `{tool_call_id}` is still in use, choose another one")]
+#[error("the tool call id `{tool_call_id}` is still in use; choose another one")]
 #[non_exhaustive]
 pub struct DuplicateCall {
-    /// The id.
+    /// The id that is in use.
     pub tool_call_id: String,
 }

@@ -1,6 +1,6 @@
-//! One connection as its client sees it: requests, streamed calls and their answers.
+//! The client's side of one connection: requests, streamed calls and their answers.
 //!
-//! Contains no networking code and no timers: whoever drives it carries packets and waits.
+//! It contains no networking code and no timers: its driver transports packets and waits.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -15,14 +15,14 @@ use crate::server_to_client::ServerToClient;
 
 /// A client's side of one connection.
 ///
-/// - `handle_packet` takes what the socket received.
-/// - `invoke`, `open_stream`, `send_chunk`, `close_stream` and `set_attributes` are what the user
-///   wants.
-/// - `poll_transmit` gives the packets to send, and `poll_event` what happened. Drain both after
-///   each of the above.
+/// - `handle_packet` accepts packets from the socket.
+/// - `invoke`, `open_stream`, `send_chunk`, `close_stream` and `set_attributes` are the requests of
+///   the user.
+/// - `poll_transmit` returns packets to send, and `poll_event` returns events. Drain both after
+///   each call of the others.
 ///
-/// What is queued is bounded by the caller, who sees what it asks for: a request queues its
-/// packets, and a packet from the server queues at most one event.
+/// The queues are bounded by the caller's own calls: a request queues its packets, and a packet
+/// from the server queues at most one event.
 #[derive(Debug)]
 pub struct ClientSession {
     reader: PacketReader,
@@ -35,80 +35,82 @@ pub struct ClientSession {
     is_connected: bool,
 }
 
-/// A request that was sent; unique within its session.
+/// The id of a sent request, unique within its session.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct RequestId(u64);
 
-/// A streamed call; unique within its session.
+/// The id of a streamed call, unique within its session.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct StreamId(u64);
 
-/// Something that happened on a connection.
+/// An event of a connection.
 #[derive(Clone, PartialEq, Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// The room said who it is. With [`Event::Connected`] the connection is usable.
+    /// The room has introduced itself. After this event and [`Event::Connected`] the connection
+    /// is usable.
     Ready {
         /// The room's name.
         room_name: String,
         /// The room's address.
         room_url: String,
-        /// Equal for everyone who is in the room at the same time.
+        /// Equal for all participants that are in the room at the same time.
         session_id: String,
     },
-    /// The room said who we are.
+    /// The room has sent the client's own id and attributes.
     Connected {
-        /// Our id.
+        /// The client's participant id.
         participant_id: String,
-        /// Our attributes.
+        /// The client's attributes.
         attributes: Map<String, Value>,
     },
-    /// A request of [`ClientSession::invoke`] was answered, maybe by an `error`.
+    /// The answer to a request of [`ClientSession::invoke`], possibly an `error`.
     Response {
         /// The request.
         request: RequestId,
-        /// The answer.
+        /// The content of the answer.
         content: Content,
     },
-    /// The server takes the streamed call.
+    /// The server has accepted the streamed call.
     StreamOpened {
         /// The call.
         stream: StreamId,
     },
-    /// The server does not take the call, or answered it at once: the stream is gone.
+    /// The server has rejected the call, or answered it without a stream. The stream is closed.
     StreamRefused {
         /// The call.
         stream: StreamId,
-        /// What came in place of `control/open`.
+        /// The content that came instead of `control/open`.
         content: Content,
     },
-    /// A chunk that we sent was answered: by an `error` if it was refused, by `json` if there is
-    /// something to say, by anything else if it was taken.
+    /// The answer to a sent chunk: an `error` if it was rejected, `json` for a result, anything
+    /// else for plain success.
     ChunkAnswered {
         /// The call.
         stream: StreamId,
-        /// The request that [`ClientSession::send_chunk`] returned.
+        /// The request id that [`ClientSession::send_chunk`] returned.
         request: RequestId,
-        /// The answer.
+        /// The content of the answer.
         content: Content,
     },
-    /// The server sent a chunk.
+    /// A chunk from the server.
     Chunk {
         /// The call.
         stream: StreamId,
-        /// The chunk.
+        /// The content of the chunk.
         chunk: Content,
     },
-    /// The server closed the call, normally or by an `error`: the stream is gone.
+    /// The server has closed the call, normally or with an `error`. The stream is closed.
     StreamClosed {
         /// The call.
         stream: StreamId,
-        /// Why, if it was not a normal close.
+        /// The error, if the close was not normal.
         error: Option<StreamError>,
     },
-    /// Any other message: of the room's status, of files, of participants.
+    /// Any other message: about the room's status, files, or participants.
     Message(ServerToClient),
-    /// A packet or message of the server could not be read; what it belonged to goes on.
+    /// A packet or message of the server was malformed. The stream or request that it belonged to
+    /// goes on.
     Malformed(MalformedInput),
 }
 
@@ -119,12 +121,12 @@ pub enum Event {
 pub struct StreamError {
     /// The code of an `error` chunk, or the status code of an abnormal close.
     pub code: Option<i64>,
-    /// The reason.
+    /// The reason, as text for people.
     pub text: String,
 }
 
 impl StreamError {
-    /// An end for this reason.
+    /// Creates an error with this reason.
     pub fn new(code: Option<i64>, text: impl Into<String>) -> Self {
         Self {
             code,
@@ -133,21 +135,21 @@ impl StreamError {
     }
 }
 
-/// Something from the server that could not be read.
+/// Malformed input from the server.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MalformedInput {
-    /// A message.
-    #[error("the server sent a message that can't be read")]
+    /// A malformed message.
+    #[error("the server sent a malformed message")]
     Message(#[source] InvalidMessage),
-    /// A packet.
-    #[error("the server sent a packet that can't be read")]
+    /// A malformed packet.
+    #[error("the server sent a malformed packet")]
     Packet(#[source] PacketError),
 }
 
-/// The stream was closed, refused, or never open.
+/// The stream is closed, was rejected, or never existed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the stream is closed, open a new one")]
+#[error("the stream is closed; open a new one")]
 pub struct UnknownStream;
 
 #[derive(Clone, Copy, Debug)]
@@ -163,7 +165,7 @@ struct Stream {
 }
 
 impl ClientSession {
-    /// A session of a connection that was just made.
+    /// Creates the session of a new connection.
     pub fn new(limits: PacketLimits) -> Self {
         Self {
             reader: PacketReader::new(limits),
@@ -178,7 +180,7 @@ impl ClientSession {
         }
     }
 
-    /// Takes one packet from the server.
+    /// Processes one packet from the server.
     pub fn handle_packet(&mut self, packet: &[u8]) {
         let message = match self.reader.handle_packet(packet) {
             Ok(Some(message)) => message,
@@ -191,7 +193,7 @@ impl ClientSession {
         };
         match ServerToClient::parse(&message) {
             Ok(Some(message)) => self.handle_message(message),
-            // A type that this version does not know.
+            // A message type that this version does not know.
             Ok(None) => {}
             Err(error) => {
                 let malformed = MalformedInput::Message(error);
@@ -200,20 +202,20 @@ impl ClientSession {
         }
     }
 
-    /// The next thing that happened.
+    /// Returns the next event, if any.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
 
-    /// The next packet to send; each is one binary WebSocket message.
+    /// Returns the next packet to send, if any; each is one binary WebSocket message.
     pub fn poll_transmit(&mut self) -> Option<Bytes> {
         self.transmits.pop_front()
     }
 
-    /// Calls a tool. The answer is an [`Event::Response`] with the same id.
+    /// Calls a tool. The answer is an [`Event::Response`] with the returned id.
     pub fn invoke(&mut self, toolkit: &str, tool: &str, arguments: Content) -> RequestId {
         let request = self.next_request(Pending::Invoke);
-        // The number is unique within the connection, which is all that a call's id has to be.
+        // The number is unique within the connection, as the id of a call must be.
         let tool_call_id = request.0.to_string();
         self.send(
             request,
@@ -222,7 +224,7 @@ impl ClientSession {
         request
     }
 
-    /// Begins a streamed call. Chunks may be sent at once.
+    /// Begins a streamed call. Chunks may be sent immediately.
     pub fn open_stream(&mut self, toolkit: &str, tool: &str) -> StreamId {
         let stream = StreamId(self.next_id);
         let request = self.next_request(Pending::Open(stream));
@@ -236,11 +238,12 @@ impl ClientSession {
         stream
     }
 
-    /// Sends a chunk of a streamed call. Its answer is an [`Event::ChunkAnswered`].
+    /// Sends a chunk of a streamed call. The answer is an [`Event::ChunkAnswered`] with the
+    /// returned id.
     ///
     /// # Errors
     ///
-    /// When the stream is not open any more.
+    /// If the stream is not open.
     pub fn send_chunk(
         &mut self,
         stream: StreamId,
@@ -256,8 +259,8 @@ impl ClientSession {
         Ok(self.queue_chunk(stream, chunk))
     }
 
-    /// Says that no more chunks will be sent. The server answers with its own close, an
-    /// [`Event::StreamClosed`]. Does nothing for a stream that is closed already.
+    /// Announces that no more chunks follow. The server answers with its own close, an
+    /// [`Event::StreamClosed`]. Has no effect on a closed stream.
     pub fn close_stream(&mut self, stream: StreamId) {
         let Some(state) = self.streams.get_mut(&stream) else {
             return;
@@ -268,23 +271,23 @@ impl ClientSession {
         }
     }
 
-    /// Changes our attributes; the server does not answer.
+    /// Changes the client's attributes; the server does not answer.
     pub fn set_attributes(&mut self, attributes: Map<String, Value>) {
         let id = MessageId::from(self.take_id());
         self.transmit(id, ClientToServer::SetAttributes(attributes));
     }
 
-    /// Whether both messages have come that make a connection usable.
+    /// Whether both messages that make a connection usable have arrived.
     pub fn is_connected(&self) -> bool {
         self.is_ready && self.is_connected
     }
 
-    /// How many requests wait for an answer.
+    /// The number of requests without an answer.
     pub fn pending_requests(&self) -> usize {
         self.requests.len()
     }
 
-    /// How many streams are open.
+    /// The number of open streams.
     pub fn open_streams(&self) -> usize {
         self.streams.len()
     }
@@ -409,10 +412,10 @@ fn invoke_message(
     })
 }
 
-/// `None` if the stream goes on after this chunk, else why it ended.
+/// `None` if the stream goes on after this chunk, otherwise the reason of its end.
 #[expect(
     clippy::option_option,
-    reason = "whether it ended, and whether by an error, are two questions"
+    reason = "the end of the stream and its error are separate facts"
 )]
 fn stream_end(chunk: &Content) -> Option<Option<StreamError>> {
     match chunk {

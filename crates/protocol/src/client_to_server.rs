@@ -1,4 +1,4 @@
-//! What a client sends: the messages of one of the two directions.
+//! Messages from client to server.
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
@@ -9,18 +9,18 @@ use crate::message::{Body, InvalidMessage, parse_body};
 use crate::packet::{Message, MessageId};
 use crate::trace::TraceParent;
 
-/// A client's message with what surrounds it.
+/// A client's message with its id and trace context.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Envelope {
-    /// The client's id of the message; the answer carries it.
+    /// The client's id of the message, which the answer repeats.
     pub id: MessageId,
     /// The client's trace context.
     pub trace: Option<TraceParent>,
-    /// The message.
+    /// The message itself.
     pub message: ClientToServer,
 }
 
-/// A message of a client to the server.
+/// A message from a client to the server.
 #[derive(Clone, PartialEq, Debug)]
 pub enum ClientToServer {
     /// `room.invoke_tool`: a call, answered by a `__response__`.
@@ -31,16 +31,16 @@ pub enum ClientToServer {
     /// {"tool_call_id", "chunk": <content header>} | the chunk's payload
     /// ```
     RequestChunk {
-        /// The call, an id that the client chose; unique within the connection.
+        /// The call's id, chosen by the client; unique within the connection.
         tool_call_id: String,
-        /// The chunk.
+        /// The content of the chunk.
         chunk: Content,
     },
-    /// `set_attributes`: the header is the attributes; not answered.
+    /// `set_attributes`: the header contains the attributes; not answered.
     SetAttributes(Map<String, Value>),
     /// `room.list_toolkits`: answered by a `__response__`.
     ListToolkits,
-    /// Anything else; its body was not looked at.
+    /// Any other type; the body was not parsed.
     Unknown {
         /// The type of the message.
         kind: String,
@@ -57,26 +57,26 @@ pub enum ClientToServer {
 /// ```
 #[derive(Clone, PartialEq, Debug)]
 pub struct Invoke {
-    /// The toolkit, for instance `sync`.
+    /// The toolkit, for example `sync`.
     pub toolkit: String,
-    /// The tool, for instance `open`.
+    /// The tool, for example `open`.
     pub tool: String,
-    /// The input; `control/open` for a streamed call.
+    /// The input; `control/open` begins a streamed call.
     pub arguments: Content,
     /// The id of the call; streamed calls have one.
     pub tool_call_id: Option<String>,
-    /// Whose toolkit it is; absent for the room's own.
+    /// The participant that provides the toolkit; absent for the room's own toolkits.
     pub participant_id: Option<String>,
-    /// For whom the call is made.
+    /// The participant on whose behalf the call is made.
     pub on_behalf_of_id: Option<String>,
 }
 
 impl Envelope {
-    /// Reads a client's message.
+    /// Parses a client's message.
     ///
     /// # Errors
     ///
-    /// When the body or a field of it is malformed; the text names the field.
+    /// If the body or one of its fields is malformed; the text names the field.
     pub fn parse(message: Message) -> Result<Self, InvalidMessage> {
         let id = message.id;
         let body = match message.kind.as_str() {

@@ -1,45 +1,45 @@
-//! The error codes of the protocol: one table, the same as in `docs/protocol.md`.
+//! The error codes of the protocol, the same as the table in `docs/protocol.md`.
 
-/// Why a request was refused, as the number that goes over the wire.
+/// Why a request was rejected, as a number on the wire.
 ///
-/// The order and the numbers are those of the published SDKs. Codes that belong to toolkits this
-/// project does not serve are left out.
+/// The order and the numbers are those of the published SDKs. Codes of toolkits that this project
+/// does not serve are left out.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(i64)]
 #[non_exhaustive]
 pub enum ErrorCode {
-    /// The participant's token does not allow this.
+    /// The participant's token does not permit the request.
     PermissionDenied = 1001,
-    /// The request is malformed; sending it again will not help.
+    /// The request is malformed; a retry will not help.
     InvalidRequest = 1002,
-    /// What the request names does not exist.
+    /// The target of the request does not exist.
     NotFound = 1003,
-    /// What the request would create is there already.
+    /// The item to be created already exists.
     AlreadyExists = 1004,
-    /// The request lost against a concurrent change.
+    /// The request conflicts with a concurrent change.
     Conflict = 1005,
     /// The request does not fit the state of the connection or the call.
     InvalidState = 1006,
-    /// The server could not do it, through no fault of the request.
+    /// The server failed; the request is not at fault.
     OperationFailed = 1008,
-    /// The operation took too long and was given up.
+    /// The operation took too long and was cancelled.
     Timeout = 1009,
     /// The storage path does not exist.
     StorageNotFound = 3001,
-    /// Deleting a folder that has content needs `recursive`.
+    /// Deleting a folder with content requires `recursive`.
     StorageRecursiveRequired = 3002,
-    /// The storage path is not a valid one.
+    /// The storage path is invalid.
     StorageInvalidPath = 3004,
-    /// The storage path exists and `overwrite` was not asked for.
+    /// The storage path exists, and `overwrite` was not set.
     StorageAlreadyExists = 3005,
     /// The document is not open on this connection.
     SyncNotConnected = 4001,
-    /// The document is open on this connection already.
+    /// The document is already open on this connection.
     SyncAlreadyConnected = 4002,
 }
 
 impl ErrorCode {
-    /// Every code, in the order of the table in `docs/protocol.md`.
+    /// All codes, in the order of the table in `docs/protocol.md`.
     pub const ALL: [Self; 14] = [
         Self::PermissionDenied,
         Self::InvalidRequest,
@@ -57,17 +57,17 @@ impl ErrorCode {
         Self::SyncAlreadyConnected,
     ];
 
-    /// The code that has this number.
+    /// Returns the code with this number.
     pub fn from_number(number: i64) -> Option<Self> {
         Self::ALL.into_iter().find(|code| *code as i64 == number)
     }
 
-    /// The number on the wire.
+    /// Returns the number on the wire.
     pub const fn number(self) -> i64 {
         self as i64
     }
 
-    /// The name in words, as the table has it.
+    /// Returns the name in words, as in the table.
     pub const fn name(self) -> &'static str {
         match self {
             Self::PermissionDenied => "permission denied",

@@ -1,4 +1,4 @@
-//! Contents: the values that requests, answers and the chunks of streamed calls carry.
+//! Contents: the values of requests, answers and chunks of streamed calls.
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
@@ -27,9 +27,9 @@ pub enum Content {
     Json(Value),
     /// A text.
     Text(String),
-    /// Bytes, and headers that say what they are.
+    /// Bytes with descriptive headers.
     Binary {
-        /// What the bytes are; which keys there are is up to the tool.
+        /// The description of the bytes; each tool defines its keys.
         headers: Map<String, Value>,
         /// The bytes.
         data: Bytes,
@@ -43,27 +43,27 @@ pub enum Content {
         /// The file's bytes.
         data: Bytes,
     },
-    /// A link.
+    /// A link to a resource.
     Link {
-        /// What the link leads to, for people.
+        /// The name of the target, for people.
         name: String,
-        /// Where it leads.
+        /// The URL of the target.
         url: String,
     },
-    /// Nothing: success without a result.
+    /// Success without a result.
     Empty,
-    /// A refusal.
+    /// A failure.
     Error {
-        /// What went wrong and what to do, for people.
+        /// The defect and its remedy, for people.
         text: String,
-        /// An [`ErrorCode`], or another SDK's number.
+        /// An [`ErrorCode`], or another number of an SDK.
         code: Option<i64>,
     },
     /// The beginning or the end of a streamed call.
     Control(Control),
     /// The outputs of a language model.
     Raw {
-        /// The outputs, as the model gave them.
+        /// The outputs, as returned by the model.
         outputs: Vec<Value>,
     },
 }
@@ -71,13 +71,13 @@ pub enum Content {
 /// The beginning or the end of a streamed call.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Control {
-    /// The call is streamed.
+    /// Begins a streamed call.
     Open,
-    /// The sender sends no more chunks.
+    /// The sender will send no more chunks.
     Close {
-        /// 1000 is normal, 1007 invalid data.
+        /// 1000 is normal, 1007 stands for invalid data.
         status_code: u16,
-        /// Why, for people.
+        /// The reason, for people.
         message: Option<String>,
     },
 }
@@ -85,7 +85,7 @@ pub enum Control {
 impl Control {
     /// The status code of a normal end.
     pub const NORMAL: u16 = 1000;
-    /// The status code of an end for invalid data.
+    /// The status code of an end due to invalid data.
     pub const INVALID_DATA: u16 = 1007;
 
     /// A normal end.
@@ -98,7 +98,7 @@ impl Control {
 }
 
 impl Content {
-    /// A refusal with one of the protocol's codes.
+    /// Creates an `error` with one of the protocol's codes.
     pub fn error(code: ErrorCode, text: impl Into<String>) -> Self {
         Self::Error {
             text: text.into(),
@@ -106,26 +106,26 @@ impl Content {
         }
     }
 
-    /// A normal `control/close`.
+    /// Creates a normal `control/close`.
     pub const fn close() -> Self {
         Self::Control(Control::close())
     }
 
-    /// Reads a content from its header and the payload that came with it; payloads of types that
-    /// have none are ignored.
+    /// Parses a content from its header and the payload of its message. The payload is ignored for
+    /// types without one.
     ///
     /// # Errors
     ///
-    /// When the type is unknown, or a field is missing or of the wrong type.
+    /// If the type is unknown, or a field is missing or has a wrong type.
     pub fn from_parts(
         mut header: Map<String, Value>,
         payload: Bytes,
     ) -> Result<Self, InvalidContent> {
         let fields = Fields(&header);
         let kind: String = fields.string("type")?.chars().take(64).collect();
-        // What may be large is taken out of the header: a copy of it would not be paid for.
+        // Large values are moved out of the header, since a copy would not be accounted for.
         let content = match kind.as_str() {
-            // Any JSON value will do, null included; but it has to be there.
+            // Any JSON value is valid, null included, but the field must be present.
             "json" => Self::Json(header.swap_remove("json").ok_or(InvalidField::Missing {
                 field: "json",
                 expected: "a JSON value",
@@ -211,7 +211,7 @@ impl Content {
         }
     }
 
-    /// The payload of this content; empty for types that have none.
+    /// The payload of this content; empty for types without one.
     pub fn payload(&self) -> Bytes {
         match self {
             Self::Binary { data, .. } | Self::File { data, .. } => data.clone(),
@@ -220,17 +220,17 @@ impl Content {
     }
 }
 
-/// A content that can't be read.
+/// A malformed content.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidContent {
-    /// A field is missing or wrong.
+    /// A field is missing or malformed.
     #[error(transparent)]
     Field(#[from] InvalidField),
-    /// There is no content of this type.
+    /// The content type is unknown.
     #[error("unsupported content type: {name}")]
     UnknownType {
-        /// The type that was named.
+        /// The name of the type.
         name: String,
     },
 }

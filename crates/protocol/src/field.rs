@@ -1,9 +1,9 @@
-//! Typed reading of JSON objects that a peer sent: each refusal names the field.
+//! Typed access to the fields of a peer's JSON objects; each error names the field.
 
 use serde_json::{Map, Value};
 
-/// The fields of one JSON object. Absent and `null` are the same; unknown fields are left alone, as
-/// later SDKs may add some.
+/// The fields of one JSON object. Absent and `null` are equivalent. Unknown fields are ignored,
+/// since later SDKs may add some.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fields<'a>(pub(crate) &'a Map<String, Value>);
 
@@ -20,12 +20,12 @@ impl<'a> Fields<'a> {
         self.typed(name, "a string", Value::as_str)
     }
 
-    /// A string short enough to be kept and repeated, and not empty.
+    /// A string that is not empty and short enough to be stored and repeated.
     pub(crate) fn name(self, name: &'static str) -> Result<&'a str, InvalidField> {
         required(name, "a string", self.opt_name(name)?)
     }
 
-    /// As [`name`](Self::name); an empty one is as good as none.
+    /// Like [`name`](Self::name); an empty string is equivalent to an absent one.
     pub(crate) fn opt_name(self, name: &'static str) -> Result<Option<&'a str>, InvalidField> {
         let text = self.typed(name, "a string of at most 256 bytes", |value| {
             value.as_str().filter(|text| text.len() <= MAX_NAME_BYTES)
@@ -53,15 +53,15 @@ impl<'a> Fields<'a> {
     }
 
     pub(crate) fn opt_i64(self, name: &'static str) -> Result<Option<i64>, InvalidField> {
-        self.typed(name, "a whole number", Value::as_i64)
+        self.typed(name, "an integer", Value::as_i64)
     }
 
     pub(crate) fn opt_u64(self, name: &'static str) -> Result<Option<u64>, InvalidField> {
-        self.typed(name, "a whole number that is not negative", Value::as_u64)
+        self.typed(name, "a non-negative integer", Value::as_u64)
     }
 
     pub(crate) fn u64(self, name: &'static str) -> Result<u64, InvalidField> {
-        let expected = "a whole number that is not negative";
+        let expected = "a non-negative integer";
         required(name, expected, self.opt_u64(name)?)
     }
 
@@ -81,7 +81,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Takes an object out of another one.
+/// Moves an object out of another one.
 pub(crate) fn take_object(
     object: &mut Map<String, Value>,
     name: &str,
@@ -100,24 +100,24 @@ fn required<T>(
     value.ok_or(InvalidField::Missing { field, expected })
 }
 
-/// A field that is not there or is not what it should be.
+/// A missing or malformed field.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidField {
     /// A mandatory field is absent or null.
-    #[error("the field `{field}` is missing, it must be {expected}")]
+    #[error("the field `{field}` is missing: expected {expected}")]
     Missing {
         /// The name of the field.
         field: &'static str,
-        /// What it must be.
+        /// The expected value.
         expected: &'static str,
     },
-    /// The field is of another type, or out of range.
+    /// The field has a wrong type, or is out of range.
     #[error("the field `{field}` must be {expected}")]
     WrongType {
         /// The name of the field.
         field: &'static str,
-        /// What it must be.
+        /// The expected value.
         expected: &'static str,
     },
 }

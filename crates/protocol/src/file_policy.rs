@@ -1,28 +1,28 @@
-//! The `files` policy of a storage grant: which actions are allowed on which paths.
+//! The `files` policy of a storage grant: the actions permitted on paths.
 //!
-//! Follows the published Python SDK: a path that is not canonical is never allowed.
+//! As in the published Python SDK, nothing is permitted on a path that is not canonical.
 
 use serde::{Deserialize, Serialize};
 
 use crate::path::strip_aliases;
 
-/// Something that can be done with a file.
+/// An action on a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FileAction {
-    /// See that it exists.
+    /// See that the file exists.
     List,
     /// Read its content.
     Read,
     /// Create or change it.
     Write,
-    /// Remove it.
+    /// Delete it.
     Delete,
-    /// Make an address that serves it without a token.
+    /// Create an address that serves it without a token.
     Presign,
 }
 
-/// A list of rules; what no rule allows is denied.
+/// A list of rules; everything else is denied.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FilesPolicy {
@@ -32,7 +32,7 @@ pub struct FilesPolicy {
 }
 
 impl FilesPolicy {
-    /// Whether some rule allows this; with `subtree`, on everything below the path too.
+    /// Whether a rule permits the action; with `subtree`, also on everything below the path.
     pub fn allows(&self, action: FileAction, path: &str, subtree: bool) -> bool {
         is_canonical(path)
             && self
@@ -41,8 +41,8 @@ impl FilesPolicy {
                 .any(|rule| rule.allows(action, path, subtree))
     }
 
-    /// Whether the folder can be listed: because a rule says so, or because something below it can
-    /// be listed and has to be found.
+    /// Whether the folder may be listed: a rule permits it, or something below it may be listed and
+    /// must be reachable.
     pub fn can_list_directory(&self, path: &str) -> bool {
         if !is_canonical(path) {
             return false;
@@ -53,7 +53,7 @@ impl FilesPolicy {
             })
     }
 
-    /// The excluded path that keeps something below this one from the action.
+    /// The excluded path that denies the action somewhere below this path.
     pub(crate) fn in_the_way(&self, action: FileAction, path: &str) -> Option<&str> {
         let covering = self.paths.iter().filter(|rule| {
             rule.recursive
@@ -71,7 +71,7 @@ impl FilesPolicy {
         self.paths.len() <= MAX_PATHS && self.paths.iter().all(is_bounded)
     }
 
-    /// Of rules, and what they exclude.
+    /// The paths of all rules, and their excluded paths.
     pub(crate) fn all_paths(&self) -> impl Iterator<Item = &str> {
         let paths = self.paths.iter();
         paths.flat_map(|rule| {
@@ -80,17 +80,17 @@ impl FilesPolicy {
     }
 }
 
-/// Allows actions on a path, and maybe on what is below it, except on some subtrees.
+/// Permits actions on a path and, if recursive, on everything below it except excluded subtrees.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FilePathRule {
-    /// The path, canonical; empty is the root.
+    /// The canonical path; empty for the root.
     pub path: String,
-    /// Whether the rule also covers what is below the path.
+    /// Whether the rule also covers everything below the path.
     pub recursive: bool,
-    /// What is allowed.
+    /// The permitted actions.
     pub actions: Vec<FileAction>,
-    /// Paths that the rule does not cover, nor what is below them; at most 1,000.
+    /// Paths that the rule does not cover, subtrees included; at most 1,000.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub excluded_paths: Vec<String>,
 }
@@ -110,12 +110,13 @@ impl FilePathRule {
     }
 }
 
-/// The path that a request means; whether it is canonical is for the policy to see.
+/// The path of a request without a leading alias. The policy checks whether it is canonical.
 pub(crate) fn request_path(path: &str) -> &str {
     strip_aliases(path)
 }
 
-/// Whether a name in a path is one of those that published servers use for themselves: no storage grant covers it.
+/// Whether a path segment is a name that published servers reserve for themselves. No storage grant
+/// covers such names.
 pub fn is_reserved_name(segment: &str) -> bool {
     segment == ".meshagent-directory" || segment.starts_with(".meshagent-upload-")
 }

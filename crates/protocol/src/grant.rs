@@ -1,6 +1,6 @@
-//! Grants: what the bearer of a token may do.
+//! Grants: the rights of a token's bearer.
 //!
-//! Says who may, and does nothing about it.
+//! This module only decides on rights; it performs no actions.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -23,25 +23,25 @@ use crate::sync_grant::SyncGrant;
 pub enum Grant {
     /// The right to join a room.
     Room(String),
-    /// What kind of participant the bearer is.
+    /// The bearer's kind of participant.
     Role(Role),
-    /// What the bearer may call in the room.
+    /// The tools that the bearer may call in the room.
     Api(Box<ApiScope>),
     /// A grant that this project does not use.
     Other {
         /// The name of the grant.
         name: String,
-        /// Its scope.
+        /// The scope of the grant.
         scope: Value,
     },
 }
 
 impl Grant {
-    /// Reads a grant.
+    /// Parses a grant.
     ///
     /// # Errors
     ///
-    /// When it is not of the form above.
+    /// If it does not have the form above.
     pub fn from_json(value: &Value) -> Result<Self, InvalidGrant> {
         let name = value
             .get("name")
@@ -67,7 +67,7 @@ impl Grant {
         })
     }
 
-    /// Writes a grant.
+    /// Returns the grant as JSON.
     pub fn to_json(&self) -> Value {
         let (name, scope) = match self {
             Self::Room(room) => ("room", Value::from(room.clone())),
@@ -82,7 +82,7 @@ impl Grant {
     }
 }
 
-/// What kind of participant somebody is.
+/// A kind of participant.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum Role {
     /// A program that acts on its own.
@@ -125,40 +125,40 @@ impl std::fmt::Display for Role {
     }
 }
 
-/// The scope of an `api` grant: an absent field denies that toolkit.
+/// The scope of an `api` grant. An absent field denies that toolkit.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct ApiScope {
-    /// The toolkit `messaging`.
+    /// Rights in the toolkit `messaging`.
     pub messaging: Option<MessagingGrant>,
-    /// The toolkit `sync`.
+    /// Rights in the toolkit `sync`.
     pub sync: Option<SyncGrant>,
-    /// The toolkit `storage`.
+    /// Rights in the toolkit `storage`.
     pub storage: Option<StorageGrant>,
-    /// The fields of toolkits that this project does not serve, as they came.
+    /// The fields of toolkits that this project does not serve, unchanged.
     pub other: Map<String, Value>,
 }
 
 impl ApiScope {
-    /// What the SDKs give an agent by default.
+    /// The SDKs' default scope of an agent.
     pub fn agent_default() -> Self {
         Self::without(&["admin", "secrets", "tunnels"])
     }
 
-    /// What the SDKs give a user by default.
+    /// The SDKs' default scope of a user.
     pub fn user_default() -> Self {
         Self::without(&["llm", "admin", "secrets", "tunnels"])
     }
 
-    /// What the SDKs call full: everything but secrets.
+    /// The SDKs' full scope: everything except secrets.
     pub fn full() -> Self {
         Self::without(&["secrets"])
     }
 
-    /// Reads a scope; a field that is null is absent.
+    /// Parses a scope. A null field is absent.
     ///
     /// # Errors
     ///
-    /// When a field that this project uses is malformed.
+    /// If a field that this project uses is malformed.
     pub fn from_json(value: &Value) -> Result<Self, InvalidGrant> {
         let invalid = |name: &str| InvalidGrant::Scope {
             name: name.to_owned(),
@@ -211,7 +211,7 @@ impl ApiScope {
         Ok(scope)
     }
 
-    /// Writes the scope as the SDKs do: known fields in their order, without defaults.
+    /// Returns the scope in the form of the SDKs: known fields in their order, without defaults.
     pub fn to_json(&self) -> Value {
         let mut json = Map::new();
         for name in FIELDS {
@@ -233,7 +233,7 @@ impl ApiScope {
         json.into()
     }
 
-    /// Every API but these, each without further bounds.
+    /// All APIs except these, without further restrictions.
     fn without(excluded: &[&str]) -> Self {
         let mut scope = Self::default();
         for name in FIELDS.into_iter().filter(|name| !excluded.contains(name)) {
@@ -250,17 +250,17 @@ impl ApiScope {
     }
 }
 
-/// What may be done with messages; what is not said is allowed.
+/// Rights in messaging; absent fields permit.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MessagingGrant {
-    /// Whether messages to all may be sent.
+    /// Whether the participant may send messages to all.
     #[serde(skip_serializing_if = "is_true")]
     pub broadcast: bool,
-    /// Whether the other participants may be seen.
+    /// Whether the participant may see the others.
     #[serde(skip_serializing_if = "is_true")]
     pub list: bool,
-    /// Whether messages to one may be sent.
+    /// Whether the participant may send messages to one other.
     #[serde(skip_serializing_if = "is_true")]
     pub send: bool,
 }
@@ -275,24 +275,24 @@ impl Default for MessagingGrant {
     }
 }
 
-/// A grant that can't be read.
+/// Why a grant is malformed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidGrant {
-    /// It is not an object with a name and a scope.
+    /// The grant is not an object with a name and a scope.
     #[error("a grant must be an object with `name` and `scope`")]
     Form,
-    /// A path in it is none, or a pattern that is not understood.
-    #[error("the grant `{name}` names the path {path:?}: {why}")]
+    /// The grant contains an invalid path or an unsupported pattern.
+    #[error("invalid path {path:?} in the grant `{name}`: {why}")]
     Path {
         /// The field of the `api` grant.
         name: String,
-        /// The path as it came.
+        /// The path as received.
         path: String,
-        /// What is wrong with it.
+        /// The defect of the path.
         why: InvalidGrantPath,
     },
-    /// Its scope is not what the name asks for.
+    /// The scope has a wrong form.
     #[error("the scope of the grant `{name}` is malformed")]
     Scope {
         /// The grant, or the field of the `api` grant.
@@ -300,8 +300,8 @@ pub enum InvalidGrant {
     },
 }
 
-/// Whether objects stand where objects belong: a derived reader would take a list for a struct, and
-/// an empty one for a grant of everything.
+/// Whether the grant has objects where it must: a derived deserializer would accept a list for a
+/// struct, and an empty one would grant everything.
 fn is_made_of_objects(grant: &Value) -> bool {
     let entries_are = match grant.get("paths") {
         Some(Value::Array(entries)) => entries.iter().all(Value::is_object),
@@ -314,7 +314,7 @@ fn is_made_of_objects(grant: &Value) -> bool {
     grant.is_object() && entries_are && files_are
 }
 
-/// A path of a grant in the one form that is compared.
+/// Normalizes the paths of a grant, so that they can be compared.
 fn normalized<T>(
     name: &str,
     path: &str,
@@ -333,7 +333,7 @@ fn to_value(grant: &impl Serialize) -> Value {
 
 #[expect(
     clippy::trivially_copy_pass_by_ref,
-    reason = "the signature that serde asks for"
+    reason = "the signature that serde requires"
 )]
 pub(crate) fn is_false(value: &bool) -> bool {
     !value
@@ -341,13 +341,13 @@ pub(crate) fn is_false(value: &bool) -> bool {
 
 #[expect(
     clippy::trivially_copy_pass_by_ref,
-    reason = "the signature that serde asks for"
+    reason = "the signature that serde requires"
 )]
 fn is_true(value: &bool) -> bool {
     *value
 }
 
-/// The fields of an api scope in the SDKs' order.
+/// The fields of an `api` scope in the SDKs' order.
 const FIELDS: [&str; 16] = [
     "livekit",
     "queues",

@@ -1,35 +1,38 @@
-//! The paths in grants: brought to the form that paths of requests have, when a token is read.
+//! The paths in grants: normalized to the form of request paths when a token is parsed.
 //!
-//! What can't be brought there would match nothing. As an exception that would protect nothing, so it spoils the token.
+//! A path without such a form would match nothing, and as an exception it would protect nothing. So
+//! it invalidates the token.
 
 use crate::file_policy::is_canonical;
 use crate::path::{DocPath, InvalidPath};
 
-/// Why a path or pattern in a grant is none.
+/// Why a path or pattern in a grant is invalid.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidGrantPath {
-    /// No path of a request could be the same.
+    /// No request path could equal it.
     #[error(transparent)]
     Path(#[from] InvalidPath),
-    /// A name is kept for servers, or the path is not in the form that paths in a policy have to have.
-    #[error("no path of a request is written so")]
+    /// The path contains a reserved name, or is not in the canonical form that policies require.
+    #[error("request paths never have this form")]
     NotCanonical,
-    /// What looks like a pattern, in a grant that has none.
-    #[error("this grant has no patterns; a path covers all that is below it")]
+    /// The path looks like a pattern, but the grant does not support patterns.
+    #[error("this grant does not support patterns; a path covers everything below it")]
     Pattern,
-    /// A pattern of a kind that there is not.
-    #[error("a `*` stands at the end only, for any rest of the path")]
+    /// The pattern has an unsupported form.
+    #[error("`*` is permitted only at the end, where it matches the rest of the path")]
     Star,
-    /// A folder, where documents are named.
+    /// The path names a folder, but documents are expected.
     #[error(
-        "this is a folder, not a document; `folder/*` names all documents below it, `*` all there are"
+        "this is a folder, not a document; use `folder/*` for all documents below it, \
+         `*` for all documents"
     )]
     Folder,
 }
 
-/// The path of a document, or the beginning of paths with a `*` behind it. Any other `*` would be a character like others,
-/// so what was meant as a pattern, and an exception, would protect nothing.
+/// Normalizes the path of a document, or a prefix of paths followed by `*`. Any other `*` would be
+/// an ordinary character, so an intended pattern would match nothing, and an exception would
+/// protect nothing.
 pub(crate) fn sync_entry(text: &str) -> Result<String, InvalidGrantPath> {
     if text.strip_suffix('*').unwrap_or(text).contains('*') {
         return Err(InvalidGrantPath::Star);
@@ -41,20 +44,21 @@ pub(crate) fn sync_entry(text: &str) -> Result<String, InvalidGrantPath> {
         }
         return Ok(path.to_string());
     };
-    // Some path that begins so.
+    // Some path with this prefix.
     let path = DocPath::parse(&format!("{beginning}x"))?;
     let beginning = path.as_str().strip_suffix('x').unwrap_or_default();
     Ok(format!("{beginning}*"))
 }
 
-/// The path of a file or folder.
+/// Normalizes the path of a file or folder.
 pub(crate) fn storage_entry(text: &str) -> Result<String, InvalidGrantPath> {
     let path = DocPath::parse(text)?;
     check_policy_path(path.as_str())?;
     Ok(path.to_string())
 }
 
-/// Whether a path may stand in a policy: in the one form that is compared, and no pattern, which would match nothing.
+/// Checks that a path may appear in a policy: it must be in the canonical form, and not a pattern,
+/// which would match nothing.
 pub(crate) fn check_policy_path(path: &str) -> Result<(), InvalidGrantPath> {
     if path.contains('*') {
         return Err(InvalidGrantPath::Pattern);

@@ -1,4 +1,4 @@
-//! Reading JSON that somebody else wrote: a bound on its nesting, and what it will take in memory.
+//! Parsing of JSON from peers: a limit on its nesting, and an estimate of its memory.
 
 use std::{fmt, slice};
 
@@ -6,16 +6,17 @@ use serde::Deserialize as _;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// The deepest nesting of objects and arrays that is read, the outermost one included.
+/// The maximal nesting of objects and arrays, the outermost one included.
 ///
-/// The whole message header is counted. Whoever walks a value that came through here may recurse.
+/// The nesting of the whole message header counts. Values that were parsed here may be
+/// processed recursively.
 pub const MAX_JSON_DEPTH: usize = 128;
 
 /// Parses a JSON text.
 ///
 /// # Errors
 ///
-/// When it is not JSON, or nested deeper than [`MAX_JSON_DEPTH`].
+/// If it is not JSON, or nested deeper than [`MAX_JSON_DEPTH`].
 pub fn parse_json(text: &[u8]) -> Result<Value, InvalidJson> {
     let mut members = Vec::new();
     scan(text, |_, _| {}, Some(&mut members))?;
@@ -23,11 +24,11 @@ pub fn parse_json(text: &[u8]) -> Result<Value, InvalidJson> {
     parse(text, |parser| Exact(&mut members).deserialize(parser))
 }
 
-/// Parses a JSON text that has to be an object.
+/// Parses a JSON text that must be an object.
 ///
 /// # Errors
 ///
-/// When it is not JSON, not an object, or nested deeper than [`MAX_JSON_DEPTH`].
+/// If it is not JSON, not an object, or nested deeper than [`MAX_JSON_DEPTH`].
 pub fn parse_json_object(text: &[u8]) -> Result<Map<String, Value>, InvalidJson> {
     match parse_json(text)? {
         Value::Object(object) => Ok(object),
@@ -35,29 +36,29 @@ pub fn parse_json_object(text: &[u8]) -> Result<Map<String, Value>, InvalidJson>
     }
 }
 
-/// Checks a JSON text without building anything of it.
+/// Checks a JSON text without building values.
 pub(crate) fn check_json(text: &[u8]) -> Result<(), InvalidJson> {
     weigh_json(text)?;
     parse(text, |parser| IgnoredAny::deserialize(parser).map(|_| ()))
 }
 
-/// Why a JSON text was refused.
+/// Why a JSON text was rejected.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidJson {
-    /// It is JSON, but not an object.
+    /// The text is JSON, but not an object.
     #[error("expected a JSON object")]
     NotAnObject,
-    /// It is not JSON.
+    /// The text is not JSON.
     #[error("invalid JSON")]
     Syntax(#[source] serde_json::Error),
-    /// It is nested too deeply.
+    /// The JSON is nested too deeply.
     #[error("JSON is nested deeper than {MAX_JSON_DEPTH} levels")]
     TooDeep,
 }
 
 impl InvalidJson {
-    /// The message and its cause in one line, for the peer who wrote the text.
+    /// The message and its cause in one line, for the author of the text.
     pub(crate) fn explain(&self) -> String {
         match self {
             Self::Syntax(error) => format!("{self}: {error}"),
@@ -66,8 +67,8 @@ impl InvalidJson {
     }
 }
 
-/// Reads a text that was scanned. The scan comes first, so that the parser's recursion is bounded by our limit, and not
-/// by its own, which is one level lower.
+/// Parses a scanned text. The scan comes first, so that the parser's recursion is bounded by this
+/// crate's limit and not by its own, which is one level lower.
 fn parse<'a, T>(
     text: &'a [u8],
     read: impl FnOnce(
@@ -81,8 +82,8 @@ fn parse<'a, T>(
     Ok(value)
 }
 
-/// Builds values whose containers have room for their members and no more: how many there are, in the order in which
-/// the containers begin, is known before. One that grows as it is read takes up to three times that.
+/// Builds values whose containers have exact capacity. The numbers of members are known in advance,
+/// in the order in which the containers begin. A container that grows takes up to three times that.
 struct Exact<'a, 'm>(&'a mut slice::Iter<'m, u32>);
 
 impl Exact<'_, '_> {
@@ -148,19 +149,22 @@ impl<'de> Visitor<'de> for Exact<'_, '_> {
     }
 }
 
-/// Bytes that a JSON text takes as a [`Value`] at most, while it is parsed and after that, judged without making any.
+/// Returns an upper bound for the memory that a JSON text takes as a [`Value`], in bytes, during
+/// and after parsing. No value is built.
 ///
-/// A JSON text of a few bytes per value is some forty times larger in memory, so its own length says little.
+/// JSON with a few bytes per value is some forty times larger in memory, so the length of the text
+/// says little.
 ///
 /// # Errors
 ///
-/// When it is nested deeper than [`MAX_JSON_DEPTH`].
+/// If it is nested deeper than [`MAX_JSON_DEPTH`].
 pub fn weigh_json(text: &[u8]) -> Result<usize, InvalidJson> {
     scan(text, |_, _| {}, None)
 }
 
-/// Weighs a text and shows the strings that stand directly in the outermost object, keys and values as they are in the
-/// text, quotes included. Puts how many members each container has, at most, into `members`.
+/// Weighs a text and passes the strings directly in the outermost object to a callback: keys and
+/// values in encoded form, quotes included. Stores an upper bound for the members of each container
+/// in `members`.
 pub(crate) fn scan<'a>(
     text: &'a [u8],
     mut field: impl FnMut(&'a [u8], &'a [u8]),
@@ -169,7 +173,7 @@ pub(crate) fn scan<'a>(
     let mut open = [Container::default(); MAX_JSON_DEPTH];
     let mut depth = 0;
     let mut weight = Weight::default();
-    // Of the outermost object: the last string, and the key that it may be the value of.
+    // In the outermost object: the last string, and the key whose value it may be.
     let (mut last, mut key): (&[u8], &[u8]) = (b"", b"");
     let mut position = 0;
     while let Some(&byte) = text.get(position) {
@@ -231,7 +235,7 @@ pub(crate) fn scan<'a>(
             _ => {}
         }
     }
-    // A text that ends too early is refused at its end, after all this was made.
+    // A truncated text is rejected only at its end, after everything before was built.
     for container in &open[..depth] {
         weight.container(container, text.len(), members.as_deref_mut());
     }
@@ -242,15 +246,15 @@ pub(crate) fn scan<'a>(
 struct Container {
     is_object: bool,
     commas: usize,
-    /// Where it begins in the text.
+    /// Its start in the text.
     start: usize,
-    /// How many began before it.
+    /// The number of containers that began before it.
     number: usize,
 }
 
 impl Container {
-    /// How many members it has at most if it ends here. The shortest texts of one are `0,` and `"":0,`; what has more
-    /// commas than that is no JSON.
+    /// An upper bound for its members if it ends here. The shortest encodings of one are `0,` and
+    /// `"":0,`; a text with more commas is not JSON.
     fn members(&self, end: usize) -> usize {
         let shortest = if self.is_object { 5 } else { 2 };
         (self.commas + 1).min((end - self.start) / shortest)
@@ -262,7 +266,7 @@ impl Container {
 struct Weight {
     bytes: usize,
     containers: usize,
-    /// The longest token that the parser puts together in a buffer of its own.
+    /// The longest token that the parser assembles in a buffer of its own.
     scratch: usize,
 }
 
@@ -289,9 +293,10 @@ impl Weight {
     }
 
     fn total(&self) -> usize {
-        // A vector that grows has up to twice what is in it, and half of that again while it moves.
+        // A growing vector has up to twice the capacity of its content, and half of that again
+        // while it moves.
         let grown = |bytes: usize| bytes.saturating_mul(3);
-        // A vector has room for four at least.
+        // A vector has capacity for at least four.
         let noted = self.containers.max(4).saturating_mul(size_of::<u32>());
         size_of::<Value>()
             .saturating_add(self.bytes)
@@ -300,8 +305,8 @@ impl Weight {
     }
 }
 
-/// What a map with room for so many members has allocated: its entries, and a hash table of their positions, filled to
-/// seven eighths.
+/// The allocation of a map with this capacity: its entries, and a hash table of their positions, at
+/// most seven eighths full.
 fn object_bytes(members: usize) -> usize {
     const ENTRY: usize = size_of::<u64>() + size_of::<String>() + size_of::<Value>();
     const POSITION: usize = size_of::<usize>() + 1;
@@ -318,7 +323,7 @@ fn object_bytes(members: usize) -> usize {
     table.saturating_add(members.saturating_mul(ENTRY))
 }
 
-/// Where a string ends that begins at `position`, and whether it has escapes.
+/// The end of a string that begins at `position`, and whether it has escapes.
 fn string_end(text: &[u8], mut position: usize) -> (usize, bool) {
     let mut is_escaped = false;
     while let Some(byte) = text.get(position) {

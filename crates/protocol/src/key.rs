@@ -1,9 +1,9 @@
-//! API keys: the text that names a project and holds the secret that signs its tokens.
+//! API keys: the text that names a project and contains the secret that signs its tokens.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-/// An API key, taken apart.
+/// A parsed API key.
 ///
 /// # Wire form
 ///
@@ -15,20 +15,20 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 /// `-`. The secret may contain `-`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ApiKey {
-    /// The id of the key, which tokens carry as `kid`; a UUID in lower case with hyphens.
+    /// The id of the key, the claim `kid` of tokens: a UUID in lower case with hyphens.
     pub id: String,
-    /// The project, which tokens carry as `sub`; a UUID in lower case with hyphens.
+    /// The project, the claim `sub` of tokens: a UUID in lower case with hyphens.
     pub project_id: String,
-    /// What signs the project's tokens.
+    /// The secret that signs the project's tokens.
     pub secret: String,
 }
 
 impl ApiKey {
-    /// Reads a key.
+    /// Parses a key.
     ///
     /// # Errors
     ///
-    /// When the text is not of the form above. The error does not repeat it.
+    /// If the text does not have the form above. The error does not repeat the text.
     pub fn parse(text: &str) -> Result<Self, InvalidApiKey> {
         let mut parts = text
             .strip_prefix("ma-")
@@ -54,11 +54,11 @@ impl ApiKey {
         })
     }
 
-    /// Writes the key.
+    /// Returns the key as text.
     ///
     /// # Errors
     ///
-    /// When an id is no UUID, or the secret is empty.
+    /// If an id is not a UUID, or the secret is empty.
     pub fn encode(&self) -> Result<String, InvalidApiKey> {
         if self.secret.is_empty() {
             return Err(InvalidApiKey::NoSecret);
@@ -69,7 +69,7 @@ impl ApiKey {
     }
 }
 
-// Written by hand so that logs never show the secret.
+// Written by hand so that logs never contain the secret.
 impl std::fmt::Debug for ApiKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ApiKey")
@@ -79,22 +79,22 @@ impl std::fmt::Debug for ApiKey {
     }
 }
 
-/// Why a text is no API key.
+/// Why a text is not an API key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidApiKey {
-    /// An id is no UUID.
+    /// An id is not a UUID.
     #[error("an id in the API key is not a UUID")]
     Id,
-    /// There is no secret.
-    #[error("the API key has no secret, it has the form ma-<key id>-<project id>-<secret>")]
+    /// The secret is missing.
+    #[error("the API key has no secret: expected the form ma-<key id>-<project id>-<secret>")]
     NoSecret,
-    /// It does not begin as API keys do.
+    /// The prefix of API keys is missing.
     #[error("an API key begins with `ma-`")]
     Prefix,
 }
 
-/// The short form of a UUID within an API key; `None` if the text is no UUID.
+/// Returns the short form of a UUID within an API key; `None` if the text is not a UUID.
 pub fn compress_uuid(text: &str) -> Option<String> {
     let digits: String = text.chars().filter(|character| *character != '-').collect();
     let is_uuid = digits.len() == 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -109,9 +109,10 @@ pub fn compress_uuid(text: &str) -> Option<String> {
     )
 }
 
-/// The UUID of a short form, in lower case with hyphens; `None` if it is not 16 bytes of base64.
+/// Returns the UUID of a short form, in lower case with hyphens; `None` if it is not 16 bytes
+/// of base64.
 pub fn decompress_uuid(text: &str) -> Option<String> {
-    // `-` stands for nothing here: `splitn` can't yield it, and other callers shall not pass it.
+    // A `-` is invalid here: `splitn` can't return it, and other callers must not pass it.
     if text.contains('-') {
         return None;
     }

@@ -1,7 +1,7 @@
 //! The room wire protocol as state machines: bytes in, bytes and events out.
 //!
-//! Contains no networking code, starts no task, reads no clock and draws no random number. It has
-//! never heard of the document engine: updates cross it as opaque bytes.
+//! The crate contains no networking code, starts no task, reads no clock and draws no random
+//! numbers. It does not depend on the document engine: updates are opaque bytes.
 //!
 //! ```text
 //! WebSocket message ── PacketReader ──▶ Message ── Envelope::parse ──▶ ClientToServer
@@ -10,13 +10,13 @@
 //!
 //! # Layout
 //!
-//! - [`packet`], [`message`], [`content`]: the layers of the wire, from the outside in.
+//! - [`packet`], [`message`], [`content`]: the layers of the wire format, outermost first.
 //! - [`client_to_server`], [`server_to_client`]: the messages of the two directions.
 //! - [`calls`]: the streamed calls of one connection.
-//! - [`client_session`]: one connection as its client sees it.
-//! - [`sync`], [`storage`], [`messaging`]: the inputs and outputs of the toolkits, typed.
-//! - [`token`], [`grant`], [`key`]: who may do what, and how they prove it.
-//! - [`path`], [`code`], [`request`], [`json`], [`trace`]: what all of them use.
+//! - [`client_session`]: the client's side of one connection.
+//! - [`sync`], [`storage`], [`messaging`]: the typed inputs and outputs of the toolkits.
+//! - [`token`], [`grant`], [`key`]: authentication and rights.
+//! - [`path`], [`code`], [`request`], [`json`], [`trace`]: shared parts.
 
 pub mod calls;
 pub mod client_session;

@@ -1,4 +1,5 @@
-//! The body of a message: a JSON header and a payload, not yet read as a request or an answer.
+//! The body of a message: a JSON header and a payload, before it is parsed as a request or
+//! an answer.
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
@@ -11,7 +12,7 @@ use crate::packet::{Message, MessageId, Packets};
 use crate::server_to_client::ServerToClient;
 use crate::trace::{META_KEY, TraceParent, take_trace};
 
-/// A message's body, taken apart.
+/// The parts of a message's body.
 ///
 /// # Wire form
 ///
@@ -22,18 +23,18 @@ use crate::trace::{META_KEY, TraceParent, take_trace};
 pub struct Body {
     /// The header without `__meshagent__`.
     pub header: Map<String, Value>,
-    /// What follows the header; shares memory with the message.
+    /// The bytes after the header; shares memory with the message.
     pub payload: Bytes,
     /// The sender's trace context.
     pub trace: Option<TraceParent>,
 }
 
 impl Body {
-    /// Takes a body apart.
+    /// Parses a body.
     ///
     /// # Errors
     ///
-    /// When the lengths do not fit or the header is not a JSON object of bounded depth.
+    /// If the lengths are inconsistent, or the header is not a JSON object of limited depth.
     pub fn parse(body: &Bytes) -> Result<Self, InvalidBody> {
         let (header, payload) = split_body(body)?;
         let mut header = parse_json_object(header).map_err(InvalidBody::Header)?;
@@ -78,28 +79,28 @@ pub(crate) fn split_body(body: &[u8]) -> Result<(&[u8], &[u8]), InvalidBody> {
         .ok_or(InvalidBody::HeaderIncomplete)
 }
 
-/// Why a body can't be taken apart.
+/// Why a body is malformed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidBody {
     /// The header is not a JSON object.
-    #[error("the message header is not usable, send a JSON object")]
+    #[error("the message header is invalid: expected a JSON object")]
     Header(#[source] InvalidJson),
-    /// The body ends before its header does.
+    /// The body ends within its header.
     #[error("the message header is incomplete")]
     HeaderIncomplete,
 }
 
-/// A message that is refused, and the text to refuse it with.
+/// A malformed message, with the text of its rejection.
 ///
-/// It is answered by a `__response__` with this id: see [`response`](Self::response).
+/// The answer is a `__response__` with this id: see [`response`](Self::response).
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{text}")]
 #[non_exhaustive]
 pub struct InvalidMessage {
     /// The message to answer.
     pub id: MessageId,
-    /// What is wrong, for the peer to read.
+    /// The defect, for the peer.
     pub text: String,
 }
 
@@ -123,12 +124,12 @@ impl InvalidMessage {
         Self::new(id, error.to_string())
     }
 
-    /// The code under which it is answered.
+    /// The error code of the answer.
     pub const fn code(&self) -> ErrorCode {
         ErrorCode::InvalidRequest
     }
 
-    /// The answer.
+    /// The answer to the message.
     pub fn response(&self) -> ServerToClient {
         ServerToClient::Response {
             request: self.id,
@@ -137,7 +138,7 @@ impl InvalidMessage {
     }
 }
 
-/// Takes the body of a message apart, for the peer to hear what is wrong with it.
+/// Parses the body of a message; the error can be sent to the peer.
 pub(crate) fn parse_body(message: &Message) -> Result<Body, InvalidMessage> {
     Body::parse(&message.body).map_err(|error| InvalidMessage::from_body(message.id, &error))
 }

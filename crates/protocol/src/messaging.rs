@@ -1,5 +1,5 @@
-//! The toolkit `messaging`: the inputs of `send` and `broadcast`, and the messages about
-//! participants.
+//! The toolkit `messaging`: the inputs of `send` and `broadcast`, and the messages
+//! about participants.
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
@@ -13,22 +13,23 @@ use crate::server_to_client::ServerToClient;
 /// The input of `send`, answered by `empty`.
 ///
 /// ```text
-/// json {"to_participant_id", "type", "message_json": JSON text, "attachment_base64": base64 or null}
+/// json {"to_participant_id", "type", "message_json": JSON text,
+///       "attachment_base64": base64 or null}
 /// ```
 #[derive(Clone, PartialEq, Debug)]
 pub struct SendInput {
-    /// Who is to get it.
+    /// The recipient's participant id.
     pub to_participant_id: String,
-    /// What is to be sent.
+    /// The message to send.
     pub message: OutgoingMessage,
 }
 
 impl SendInput {
-    /// Reads the input.
+    /// Parses the input.
     ///
     /// # Errors
     ///
-    /// When a field is missing or wrong.
+    /// If a field is missing or malformed.
     pub fn parse(content: &Content) -> Result<Self, InvalidRequest> {
         let fields = json_input(content)?;
         Ok(Self {
@@ -37,7 +38,7 @@ impl SendInput {
         })
     }
 
-    /// The input as the SDKs send it.
+    /// Returns the input as the SDKs send it.
     pub fn to_content(&self) -> Content {
         let mut json = self.message.to_json();
         json.insert(
@@ -51,40 +52,40 @@ impl SendInput {
 /// The input of `broadcast`, answered by `empty`: that of `send` without a recipient.
 #[derive(Clone, PartialEq, Debug)]
 pub struct BroadcastInput {
-    /// What is to be sent to all others.
+    /// The message to all others.
     pub message: OutgoingMessage,
 }
 
 impl BroadcastInput {
-    /// Reads the input.
+    /// Parses the input.
     ///
     /// # Errors
     ///
-    /// When a field is missing or wrong.
+    /// If a field is missing or malformed.
     pub fn parse(content: &Content) -> Result<Self, InvalidRequest> {
         let message = OutgoingMessage::from_fields(json_input(content)?)?;
         Ok(Self { message })
     }
 
-    /// The input as the SDKs send it.
+    /// Returns the input as the SDKs send it.
     pub fn to_content(&self) -> Content {
         Content::Json(self.message.to_json().into())
     }
 }
 
-/// What a participant says to others.
+/// A message from a participant to others.
 #[derive(Clone, PartialEq, Debug)]
 pub struct OutgoingMessage {
-    /// What it is; up to the participants.
+    /// The type of the message, defined by the participants.
     pub kind: String,
-    /// What it says.
+    /// The JSON body.
     pub message: Value,
-    /// What is attached; empty for nothing.
+    /// The attachment; may be empty.
     pub attachment: Bytes,
 }
 
 impl OutgoingMessage {
-    /// The message as its recipients get it.
+    /// Converts the message to the form that its recipients get.
     pub fn deliver(self, from_participant_id: impl Into<String>) -> ServerToClient {
         ServerToClient::Messaging {
             from_participant_id: from_participant_id.into(),
@@ -126,7 +127,7 @@ impl OutgoingMessage {
     }
 }
 
-/// The types of what the server says about participants; nobody else may.
+/// The types of messages about participants, which only the server may send.
 const NEWS: [&str; 4] = [
     "messaging.enabled",
     "participant.enabled",
@@ -134,9 +135,9 @@ const NEWS: [&str; 4] = [
     "participant.attributes",
 ];
 
-/// What a participant says to others, with its text checked and not read.
+/// A message from a participant to others, with a JSON text that was checked but not parsed.
 ///
-/// To hand it on nobody has to know what it says, and JSON as values is many times its text.
+/// Forwarding needs no values, which take many times the memory of the text.
 #[derive(Clone, Copy, Debug)]
 pub struct Forwarded<'a> {
     kind: &'a str,
@@ -145,11 +146,11 @@ pub struct Forwarded<'a> {
 }
 
 impl<'a> Forwarded<'a> {
-    /// Reads the input of `broadcast`, or of `send`, where the recipient comes first.
+    /// Parses the input of `broadcast`, or of `send`, which also has a recipient.
     ///
     /// # Errors
     ///
-    /// When a field is missing or wrong.
+    /// If a field is missing or malformed.
     pub fn parse(content: &'a Content) -> Result<(Option<&'a str>, Self), InvalidRequest> {
         let fields = json_input(content)?;
         let message_json = fields.string("message_json")?;
@@ -158,7 +159,7 @@ impl<'a> Forwarded<'a> {
         })?;
         let kind = fields.string("type")?;
         if NEWS.contains(&kind) {
-            let text = format!("messages of the type {kind:?} come from the server only");
+            let text = format!("only the server may send messages of type {kind:?}");
             return Err(InvalidRequest::new(text));
         }
         let forwarded = Self {
@@ -169,19 +170,19 @@ impl<'a> Forwarded<'a> {
         Ok((fields.opt_string("to_participant_id")?, forwarded))
     }
 
-    /// Bytes of the message that the recipients get, at most.
+    /// An upper bound for the bytes of the message to the recipients.
     pub fn max_bytes(&self) -> usize {
         const AROUND: usize = 256;
         let attachment = self.attachment_base64.map_or(0, str::len);
-        // A kind may be all escapes.
+        // Every character of the type may need an escape.
         AROUND + self.kind.len() * 6 + self.message_json.len() + attachment
     }
 
-    /// Encodes the message as its recipients get it: the body's head, and the attachment.
+    /// Encodes the message to the recipients: the head of its body, and the attachment.
     ///
     /// # Errors
     ///
-    /// When the attachment is not base64.
+    /// If the attachment is not base64.
     pub fn encode(&self, from_participant_id: &str) -> Result<(Vec<u8>, Vec<u8>), InvalidRequest> {
         let attachment = match self.attachment_base64 {
             None => Vec::new(),
@@ -201,23 +202,23 @@ impl<'a> Forwarded<'a> {
     }
 }
 
-/// A participant as the others see it.
+/// A participant as seen by others.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Participant {
     /// The participant's id, unique per connection.
     pub id: String,
-    /// The role of its token.
+    /// The role in its token.
     pub role: String,
-    /// Its attributes, `name` among them.
+    /// Its attributes, including `name`.
     pub attributes: Map<String, Value>,
 }
 
 impl Participant {
-    /// Reads a participant out of a message about it.
+    /// Parses a participant in a message about it.
     ///
     /// # Errors
     ///
-    /// When a field is missing or wrong.
+    /// If a field is missing or malformed.
     pub fn from_json(value: &Value) -> Result<Self, InvalidField> {
         let Value::Object(object) = value else {
             return Err(InvalidField::WrongType {
@@ -241,7 +242,8 @@ impl Participant {
     }
 }
 
-/// What one gets after its own `enable`: the others that did the same.
+/// The message to a participant after its own `enable`: the other participants with
+/// enabled messaging.
 pub fn enabled(participant_id: &str, others: &[Participant]) -> ServerToClient {
     let others: Vec<Value> = others.iter().map(Participant::to_json).collect();
     about(
@@ -251,8 +253,8 @@ pub fn enabled(participant_id: &str, others: &[Participant]) -> ServerToClient {
     )
 }
 
-/// The body's head of [`enabled`], written straight from what the participants say of themselves: there may be much of
-/// it. Each is an id, a role and the attributes.
+/// The head of [`enabled`]'s body, written directly from the participants' data, which may be
+/// large. Each participant is an id, a role and the attributes.
 pub fn enabled_head<'a>(
     participant_id: &str,
     others: impl Iterator<Item = (&'a str, &'a str, &'a Map<String, Value>)>,
@@ -279,7 +281,7 @@ pub fn enabled_head<'a>(
     head
 }
 
-/// What the others get after somebody's `enable`.
+/// The message to the others after a participant's `enable`.
 pub fn participant_enabled(participant: &Participant) -> ServerToClient {
     about(
         &participant.id,
@@ -288,7 +290,7 @@ pub fn participant_enabled(participant: &Participant) -> ServerToClient {
     )
 }
 
-/// What the others get when attributes changed: only the changed ones.
+/// The message to the others after changes of attributes; contains only the changed ones.
 pub fn participant_attributes(participant_id: &str, changed: Map<String, Value>) -> ServerToClient {
     about(
         participant_id,
@@ -297,7 +299,7 @@ pub fn participant_attributes(participant_id: &str, changed: Map<String, Value>)
     )
 }
 
-/// What the others get after somebody's `disable`, and when a connection ends in any way.
+/// The message to the others after a participant's `disable`, and after the end of its connection.
 pub fn participant_disabled(participant_id: &str) -> ServerToClient {
     about(
         participant_id,

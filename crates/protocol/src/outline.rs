@@ -1,53 +1,54 @@
-//! A client's message at first sight: what it asks for and what reading it would take, without building any of it.
+//! The outline of a client's message: its request and the memory that parsing would take, without
+//! building any values.
 
 use crate::client_to_server::{INVOKE, LIST_TOOLKITS, REQUEST_CHUNK, SET_ATTRIBUTES};
 use crate::json::scan;
 use crate::message::{InvalidBody, InvalidMessage, split_body};
 use crate::packet::Message;
 
-/// What a message says of itself before it is read.
+/// What is known of a message before it is parsed.
 ///
-/// The names are those that an honest client sends; whoever hides them behind escapes or repeats them is asked again
-/// for its rights after the message was read.
+/// The names are exact for messages as the SDKs write them. A client can hide or repeat names by
+/// escapes, so rights are checked again after parsing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Outline {
-    /// What kind of message it is.
+    /// The kind of request.
     pub asks: Asks,
-    /// Bytes of its header.
+    /// The size of the header in bytes.
     pub header_bytes: usize,
-    /// Bytes that the header takes as values, at most.
+    /// An upper bound for the memory of the header as values, in bytes.
     pub parsed_bytes: usize,
 }
 
-/// What a message asks for.
+/// The kind of request in a message.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Asks {
-    /// To call a tool; the names are empty if the message has none.
+    /// A call of a tool; missing names are empty.
     Tool {
         /// The toolkit.
         toolkit: String,
         /// The tool.
         tool: String,
     },
-    /// To take a chunk of a call.
+    /// A chunk of a streamed call.
     Chunk {
-        /// The call; empty if the message names none.
+        /// The call's id; empty if the message has none.
         tool_call_id: String,
     },
-    /// To set attributes.
+    /// A change of attributes.
     Attributes,
-    /// For nothing that takes an input.
+    /// Any message without an input.
     Other,
 }
 
 impl Outline {
-    /// Looks at a client's message.
+    /// Returns the outline of a client's message.
     ///
     /// # Errors
     ///
-    /// When the body ends within its header, or the header is nested too deeply.
+    /// If the body ends within its header, or the header is nested too deeply.
     pub fn of(message: &Message) -> Result<Self, InvalidMessage> {
         let asks = match message.kind.as_str() {
             INVOKE => Asks::Tool {
@@ -59,7 +60,7 @@ impl Outline {
             },
             SET_ATTRIBUTES => Asks::Attributes,
             LIST_TOOLKITS => Asks::Other,
-            // Its body is not looked at.
+            // The body of other messages is not parsed.
             _ => {
                 return Ok(Self {
                     asks: Asks::Other,
@@ -91,7 +92,7 @@ impl Outline {
     }
 }
 
-/// The text of a short JSON string; of others, nothing.
+/// The text of a short JSON string; empty for other values.
 fn name(json: &[u8]) -> String {
     const MAX_BYTES: usize = 2 << 10;
     if json.len() > MAX_BYTES {

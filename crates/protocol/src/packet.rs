@@ -1,14 +1,14 @@
-//! Packets: how one message is cut into WebSocket messages and put together again.
+//! Packets: messages are split into WebSocket messages and reassembled.
 //!
-//! Knows nothing of what a message says.
+//! This layer does not interpret the messages.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::code::ErrorCode;
 
-/// The id of a message, unique per sender for as long as the sender cares.
+/// The id of a message, unique per sender for as long as the sender needs it.
 ///
-/// A response carries the id of its request, so the eight bytes are echoed as they came.
+/// A response has the id of its request, so the eight bytes are returned unchanged.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct MessageId(pub [u8; 8]);
 
@@ -24,13 +24,13 @@ impl std::fmt::Display for MessageId {
     }
 }
 
-/// How much a peer may make us hold before its message is complete.
+/// Limits on the memory of an incomplete message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PacketLimits {
-    /// The largest body of one message; the default is 64 MiB, eight times the largest update that
-    /// the defaults of the server admit.
+    /// The maximal body of a message in bytes. Default: 64 MiB, eight times the largest update in
+    /// the server's defaults.
     pub max_message_bytes: usize,
-    /// The longest type name; the default is 256, ten times the longest one in use.
+    /// The maximal length of a type name in bytes. Default: 256, ten times the longest one in use.
     pub max_kind_bytes: usize,
 }
 
@@ -43,14 +43,14 @@ impl Default for PacketLimits {
     }
 }
 
-/// A complete message: its type and its body, not yet looked into.
+/// A complete message: its type and its unparsed body.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Message {
     /// The sender's id of the message.
     pub id: MessageId,
-    /// The type, for instance `room.invoke_tool`.
+    /// The type, for example `room.invoke_tool`.
     pub kind: String,
-    /// What [`Body::parse`](crate::message::Body::parse) reads.
+    /// The input of [`Body::parse`](crate::message::Body::parse).
     pub body: Bytes,
 }
 
@@ -67,7 +67,7 @@ impl Message {
     }
 }
 
-/// Puts the packets of one direction of one connection together.
+/// Reassembles the messages of one direction of one connection.
 ///
 /// # Wire form
 ///
@@ -76,9 +76,9 @@ impl Message {
 /// data packet     u64 message id | u32 i (1..=N) | bytes
 /// ```
 ///
-/// Memory follows the bytes that arrived, never a declared number. After an error the reader skips
-/// data packets until the next header packet: only the faulty message is lost, and it is reported
-/// once.
+/// Memory is proportional to the received bytes, never to a declared number. After an error the
+/// reader skips data packets until the next header packet: only the faulty message is lost, and it
+/// is reported once.
 #[derive(Debug)]
 pub struct PacketReader {
     limits: PacketLimits,
@@ -104,7 +104,7 @@ struct Assembly {
 }
 
 impl PacketReader {
-    /// A reader that has seen nothing yet.
+    /// Creates a reader at the start of a connection.
     pub fn new(limits: PacketLimits) -> Self {
         Self {
             limits,
@@ -112,14 +112,14 @@ impl PacketReader {
         }
     }
 
-    /// Takes one packet and returns the message that it completes.
+    /// Processes one packet, and returns the message that it completes, if any.
     ///
     /// # Errors
     ///
-    /// When the packet is malformed, out of order or over a limit. The message in assembly is then
-    /// gone, and the reader goes on with the next header packet. A header packet that interrupts a
-    /// message is such an error, reported under the interrupted id; its own message is begun,
-    /// unless it has no body, which no message of this protocol has.
+    /// If the packet is malformed, out of order or exceeds a limit. The message in assembly is then
+    /// lost, and the reader continues with the next header packet. A header packet that interrupts
+    /// a message is such an error, reported with the interrupted message's id. Its own message
+    /// begins, unless it has no body; the protocol has no messages without one.
     pub fn handle_packet(&mut self, packet: &[u8]) -> Result<Option<Message>, PacketError> {
         let interrupted = match &self.state {
             State::Assembling(assembly) => Some(assembly.id),
@@ -143,7 +143,7 @@ impl PacketReader {
         }
     }
 
-    /// How many bytes of an incomplete message are held.
+    /// The number of buffered bytes of an incomplete message.
     pub fn buffered_bytes(&self) -> usize {
         match &self.state {
             State::Assembling(assembly) => assembly.body.len(),
@@ -151,7 +151,7 @@ impl PacketReader {
         }
     }
 
-    /// Memory that is held for an incomplete message, in bytes: at most half as much again as what arrived of it.
+    /// The memory of an incomplete message in bytes: at most 1.5 times the received bytes.
     pub fn held_bytes(&self) -> usize {
         match &self.state {
             State::Assembling(assembly) => assembly.body.capacity() + assembly.kind.len(),
@@ -164,8 +164,8 @@ impl PacketReader {
         matches!(self.state, State::Assembling(_))
     }
 
-    /// How many bytes the incomplete message will have when it is complete, judged by what its header declares and by
-    /// its packets so far; never above the limit. 0 between messages.
+    /// The estimated size of the incomplete message when it is complete, from its header and the
+    /// packets so far; never above the limit. 0 between messages.
     pub fn expected_bytes(&self) -> usize {
         match &self.state {
             State::Assembling(assembly) if assembly.next > 1 => {
@@ -280,14 +280,14 @@ impl PacketReader {
     }
 }
 
-/// A packet that can't be used, and the message that is lost with it.
+/// A faulty packet, and the message that is lost with it.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{fault}")]
 #[non_exhaustive]
 pub struct PacketError {
-    /// The lost message; absent if the packet was too short to name one.
+    /// The lost message; absent if the packet was too short to contain an id.
     pub message_id: Option<MessageId>,
-    /// What is wrong with the packet.
+    /// The fault of the packet.
     pub fault: PacketFault,
 }
 
@@ -296,23 +296,23 @@ impl PacketError {
         Self { message_id, fault }
     }
 
-    /// The code under which the fault is answered.
+    /// The error code of the answer.
     pub const fn code(&self) -> ErrorCode {
         ErrorCode::InvalidRequest
     }
 }
 
-/// What can be wrong with a packet.
+/// The kinds of faults of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PacketFault {
     /// Another message began before this one was complete.
-    #[error("another message began before this one was complete, send them one after the other")]
+    #[error("another message began before this one was complete; send one message after the other")]
     Interrupted,
     /// The type name is not UTF-8.
     #[error("the message type is not UTF-8")]
     KindNotUtf8,
-    /// The type name is over the limit.
+    /// The type name exceeds the limit.
     #[error("the message type is longer than {limit} bytes")]
     KindTooLong {
         /// The limit in bytes.
@@ -322,15 +322,15 @@ pub enum PacketFault {
     #[error("a data packet came without a header packet")]
     NoHeader,
     /// A data packet is missing, repeated or misplaced.
-    #[error("expected packet {expected}, found packet {found}, send packets in order")]
+    #[error("expected packet {expected}, found packet {found}; send packets in order")]
     OutOfOrder {
-        /// The index that was due.
+        /// The expected index.
         expected: u32,
-        /// The index that came.
+        /// The received index.
         found: u32,
     },
-    /// The message is over the limit.
-    #[error("the message is larger than {limit} bytes, send less at once")]
+    /// The message exceeds the limit.
+    #[error("the message is larger than {limit} bytes; split it")]
     TooLarge {
         /// The limit in bytes.
         limit: usize,
@@ -340,16 +340,16 @@ pub enum PacketFault {
     TooShort,
 }
 
-/// The most bytes that one data packet of ours carries.
+/// The maximal number of bytes in one data packet sent by this crate.
 ///
-/// The published SDKs cut at 1,024 bytes and accept any size. A writer holds one packet at a time, so this is what
-/// a message under way costs besides its body.
+/// The published SDKs split at 1,024 bytes and accept any size. A writer holds one packet at a
+/// time, so this is the memory that a message in transit takes besides its body.
 pub const MAX_DATA_PACKET_BYTES: usize = 128 * 1024;
 
-/// The packets of one message, made one at a time: a header packet, then data packets of at most
-/// [`MAX_DATA_PACKET_BYTES`].
+/// The packets of one message, created one at a time: a header packet, then data packets of at
+/// most [`MAX_DATA_PACKET_BYTES`].
 ///
-/// The body is `head` and then `payload`, whose bytes may be shared by many messages.
+/// The body is `head` followed by `payload`, whose bytes may be shared by many messages.
 #[derive(Debug)]
 pub struct Packets<'a> {
     id: MessageId,
@@ -361,7 +361,7 @@ pub struct Packets<'a> {
 }
 
 impl<'a> Packets<'a> {
-    /// The packets of a message that no packet was made of yet.
+    /// Creates an iterator over the packets of a message.
     pub fn new(id: MessageId, kind: &'a str, head: Bytes, payload: Bytes) -> Self {
         Self {
             id,
@@ -407,7 +407,7 @@ impl Iterator for Packets<'_> {
     }
 }
 
-/// What stands before the type of a header packet.
+/// The bytes before the type in a header packet.
 const HEADER_PACKET_BYTES: usize = 16;
-/// What stands before the bytes of a data packet.
+/// The bytes before the content in a data packet.
 const DATA_PACKET_BYTES: usize = 12;

@@ -1,22 +1,22 @@
-//! Names that come from outside: paths in a room, and names of rooms.
+//! Names from outside: paths in a room, and names of rooms.
 
-/// A normalised path in a room: of a document, a file or a folder. Empty is the storage root.
+/// A normalised path in a room: of a document, a file or a folder. Empty for the storage root.
 ///
-/// Leading `./` and `/` are dropped, trailing `/` too, and `.` is the root, as in the published
-/// SDKs. What remains has no empty, `.` or `..` segment, no backslash and no control character, and
-/// at most [`MAX_BYTES`](Self::MAX_BYTES) bytes.
+/// As in the published SDKs, leading `./` and `/` and trailing `/` are removed, and `.` is the
+/// root. The rest has no empty, `.` or `..` segment, no backslash and no control character, and at
+/// most [`MAX_BYTES`](Self::MAX_BYTES) bytes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct DocPath(String);
 
 impl DocPath {
-    /// The longest path in bytes: what common file systems and object stores take as a key.
+    /// The maximal length in bytes: what common file systems and object stores accept as a key.
     pub const MAX_BYTES: usize = 1024;
 
-    /// Normalises a path and checks it.
+    /// Normalises and checks a path.
     ///
     /// # Errors
     ///
-    /// When the path can't name anything in a room.
+    /// If the path is invalid in a room.
     pub fn parse(text: &str) -> Result<Self, InvalidPath> {
         if text.len() > Self::MAX_BYTES {
             return Err(InvalidPath::TooLong);
@@ -58,7 +58,7 @@ impl DocPath {
         }
     }
 
-    /// The folder that holds this path; `None` for the root.
+    /// The folder that contains this path; `None` for the root.
     pub fn parent(&self) -> Option<Self> {
         if self.is_root() {
             return None;
@@ -69,14 +69,14 @@ impl DocPath {
         }
     }
 
-    /// What follows the last dot of the last segment; `None` without a dot, and if nothing precedes
-    /// or follows it.
+    /// The text after the last dot of the last segment; `None` without a dot, or if nothing
+    /// precedes or follows it.
     pub fn extension(&self) -> Option<&str> {
         let (stem, extension) = self.file_name().rsplit_once('.')?;
         (!stem.is_empty() && !extension.is_empty()).then_some(extension)
     }
 
-    /// Whether this path lies below `folder`, at any depth; no path lies below itself.
+    /// Whether this path is below `folder`, at any depth. A path is not below itself.
     pub fn is_below(&self, folder: &Self) -> bool {
         if folder.is_root() {
             return !self.is_root();
@@ -107,20 +107,20 @@ impl std::str::FromStr for DocPath {
     }
 }
 
-/// Why a text is no path.
+/// Why a text is not a valid path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidPath {
-    /// It contains a backslash.
-    #[error("the path contains a backslash, separate folders by `/`")]
+    /// The path contains a backslash.
+    #[error("the path contains a backslash; separate folders with `/`")]
     Backslash,
-    /// It contains a control character.
+    /// The path contains a control character.
     #[error("the path contains a control character")]
     ControlCharacter,
-    /// One of its segments is empty, `.` or `..`.
+    /// A segment is empty, `.` or `..`.
     #[error("the path contains an empty, `.` or `..` segment")]
     Segment,
-    /// It is too long.
+    /// The path exceeds [`DocPath::MAX_BYTES`].
     #[error("the path is longer than {} bytes", DocPath::MAX_BYTES)]
     TooLong,
 }
@@ -134,7 +134,7 @@ impl RoomName {
     ///
     /// # Errors
     ///
-    /// When it has other characters or another length.
+    /// If it has other characters or a wrong length.
     pub fn parse(text: &str) -> Result<Self, InvalidRoomName> {
         let is_edge = |byte: &u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9');
         let (Some(first), Some(last)) = (text.as_bytes().first(), text.as_bytes().last()) else {
@@ -176,14 +176,14 @@ impl std::str::FromStr for RoomName {
     }
 }
 
-/// The text is no name of a room.
+/// The text is not a valid name of a room.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
     "a room name has 1 to 63 of the characters a-z, 0-9 and -, with a letter or digit at both ends"
 )]
 pub struct InvalidRoomName;
 
-/// Drops what the SDKs drop before they send a path.
+/// Removes prefixes that the SDKs remove before they send a path.
 pub(crate) fn strip_aliases(text: &str) -> &str {
     let mut path = text;
     while let Some(rest) = path.strip_prefix("./").or_else(|| path.strip_prefix('/')) {

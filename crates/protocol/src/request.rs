@@ -1,4 +1,4 @@
-//! What the typed inputs of all toolkits share: how they refuse, and how they take a content apart.
+//! Shared parts of the toolkits' typed inputs: errors, and access to contents.
 
 use base64::Engine as _;
 use base64::alphabet;
@@ -12,19 +12,19 @@ use crate::content::Content;
 use crate::field::{Fields, InvalidField, take_object};
 use crate::path::{DocPath, InvalidPath};
 
-/// An input that a tool can't take; answered with this code and text.
+/// An invalid input of a tool, answered with this code and text.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{text}")]
 #[non_exhaustive]
 pub struct InvalidRequest {
-    /// The code to answer.
+    /// The error code of the answer.
     pub code: ErrorCode,
-    /// What is wrong, for the peer to read.
+    /// The defect, for the peer.
     pub text: String,
 }
 
 impl InvalidRequest {
-    /// A malformed request.
+    /// Creates the error of a malformed request.
     pub fn new(text: impl Into<String>) -> Self {
         Self {
             code: ErrorCode::InvalidRequest,
@@ -32,7 +32,7 @@ impl InvalidRequest {
         }
     }
 
-    /// The answer.
+    /// The content of the answer.
     pub fn content(&self) -> Content {
         Content::error(self.code, self.text.clone())
     }
@@ -58,14 +58,14 @@ impl From<InvalidBase64> for InvalidRequest {
 
 /// A text that is not base64.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the bytes are not base64 text, encode them before sending")]
+#[error("the bytes are not base64 text; encode them before sending")]
 pub struct InvalidBase64(#[source] base64::DecodeError);
 
 /// Decodes standard base64, with or without padding.
 ///
 /// # Errors
 ///
-/// When the text has other characters, white space included, or a wrong length.
+/// If the text has other characters, whitespace included, or a wrong length.
 pub fn decode_base64(text: &[u8]) -> Result<Vec<u8>, InvalidBase64> {
     BASE64.decode(text).map_err(InvalidBase64)
 }
@@ -75,17 +75,17 @@ pub fn encode_base64(bytes: &[u8]) -> Bytes {
     BASE64.encode(bytes).into()
 }
 
-/// The object within a `json` content.
+/// The object in a `json` content.
 pub(crate) fn json_input(content: &Content) -> Result<Fields<'_>, InvalidRequest> {
     match content {
         Content::Json(Value::Object(object)) => Ok(Fields(object)),
         _ => Err(InvalidRequest::new(
-            "the input must be a `json` content that holds an object",
+            "the input must be a `json` content with an object",
         )),
     }
 }
 
-/// The object within a `json` content, to take apart.
+/// The owned object in a `json` content.
 pub(crate) fn into_json_input(content: Content) -> Result<Map<String, Value>, InvalidRequest> {
     json_input(&content)?;
     match content {
@@ -94,7 +94,7 @@ pub(crate) fn into_json_input(content: Content) -> Result<Map<String, Value>, In
     }
 }
 
-/// Takes out an object that may be absent.
+/// Moves out an optional object.
 pub(crate) fn take_opt_object(
     input: &mut Map<String, Value>,
     name: &'static str,
@@ -113,7 +113,7 @@ pub(crate) fn binary_input(content: &Content) -> Result<(Fields<'_>, &Bytes), In
     }
 }
 
-/// A mandatory path; `code` is what the toolkit answers for a path that can't be one.
+/// A mandatory path; `code` is the toolkit's error code for invalid paths.
 pub(crate) fn path_field(
     fields: Fields<'_>,
     name: &'static str,
@@ -122,7 +122,7 @@ pub(crate) fn path_field(
     parse_path(fields.string(name)?, name, code)
 }
 
-/// A mandatory path that is not the root.
+/// A mandatory path other than the root.
 pub(crate) fn file_path_field(
     fields: Fields<'_>,
     name: &'static str,
@@ -140,7 +140,7 @@ pub(crate) fn file_path_field(
     Ok(path)
 }
 
-/// A path that may be absent.
+/// An optional path.
 pub(crate) fn opt_path_field(
     fields: Fields<'_>,
     name: &'static str,
@@ -151,7 +151,7 @@ pub(crate) fn opt_path_field(
         .transpose()
 }
 
-/// An object that may be absent.
+/// An optional object.
 pub(crate) fn opt_object_field(
     fields: Fields<'_>,
     name: &'static str,
@@ -159,7 +159,7 @@ pub(crate) fn opt_object_field(
     Ok(fields.opt_object(name)?.cloned().map(Value::Object))
 }
 
-/// A `binary` content whose headers are these.
+/// A `binary` content with these headers.
 pub(crate) fn binary(headers: Value, data: Bytes) -> Content {
     let headers = match headers {
         Value::Object(headers) => headers,

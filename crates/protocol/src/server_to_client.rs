@@ -1,4 +1,4 @@
-//! What a server sends: the messages of the other direction.
+//! Messages from server to client.
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
@@ -8,23 +8,23 @@ use crate::field::{Fields, InvalidField, take_object};
 use crate::message::{Body, InvalidMessage, parse_body};
 use crate::packet::{Message, MessageId, Packets};
 
-/// A message of the server to a client.
+/// A message from the server to a client.
 #[derive(Clone, PartialEq, Debug)]
 pub enum ServerToClient {
     /// `room_ready`: the first message of a connection.
     RoomReady {
         /// The room's name.
         room_name: String,
-        /// Absolute, ends in `/rooms/{room}`, with the host that the client used.
+        /// The absolute URL, which ends in `/rooms/{room}` and has the host that the client used.
         room_url: String,
-        /// Equal for everyone who is in the room at the same time.
+        /// Equal for all participants that are in the room at the same time.
         session_id: String,
     },
-    /// `connected`: the second message; with it the client counts itself connected.
+    /// `connected`: the second message, which makes the connection usable.
     Connected {
         /// The client's own id; unique per connection.
         participant_id: String,
-        /// The client's own attributes, `name` among them.
+        /// The client's own attributes, including `name`.
         attributes: Map<String, Value>,
     },
     /// `room.status`: may be sent at any time.
@@ -36,58 +36,58 @@ pub enum ServerToClient {
     },
     /// `__response__`: the answer to one request.
     Response {
-        /// The request, whose id the message carries.
+        /// The id of the request, which is also the id of the message.
         request: MessageId,
-        /// The answer.
+        /// The content of the answer.
         content: Content,
     },
     /// `room.tool_call_response_chunk`: a chunk of a streamed call.
     ResponseChunk {
-        /// The call, as the client named it.
+        /// The call's id, chosen by the client.
         tool_call_id: String,
-        /// The chunk.
+        /// The content of the chunk.
         chunk: Content,
     },
-    /// `messaging.send`: a message of another participant, or about one.
+    /// `messaging.send`: a message from or about another participant.
     Messaging {
-        /// Who sent it, or whom it is about.
+        /// The sender, or the participant that the message is about.
         from_participant_id: String,
-        /// What it is, for instance `participant.enabled`.
+        /// The type, for example `participant.enabled`.
         kind: String,
-        /// What it says.
+        /// The JSON body.
         message: Value,
-        /// The payload; empty if nothing is attached.
+        /// The payload; empty without an attachment.
         attachment: Bytes,
     },
     /// `storage.file.updated`: a file or document was created or written.
     FileUpdated {
-        /// Where.
+        /// The path of the file.
         path: String,
-        /// By whom.
+        /// The participant that wrote it.
         participant_id: String,
     },
-    /// `storage.file.deleted`: a file or document is gone.
+    /// `storage.file.deleted`: a file or document was deleted.
     FileDeleted {
-        /// Where it was.
+        /// The former path.
         path: String,
-        /// By whom.
+        /// The participant that deleted it.
         participant_id: String,
     },
-    /// `storage.file.moved`: a file or document has another path.
+    /// `storage.file.moved`: a file or document was moved.
     FileMoved {
-        /// Where it was.
+        /// The former path.
         source_path: String,
-        /// Where it is.
+        /// The new path.
         destination_path: String,
-        /// By whom.
+        /// The participant that moved it.
         participant_id: String,
     },
 }
 
 impl ServerToClient {
-    /// The packets of this message, made one at a time.
+    /// The packets of this message, created one at a time.
     ///
-    /// A response goes under its request's id, everything else under `next_id`.
+    /// A response has its request's id, other messages have `next_id`.
     pub fn packets(&self, next_id: MessageId) -> Packets<'static> {
         let id = match self {
             Self::Response { request, .. } => *request,
@@ -105,17 +105,17 @@ impl ServerToClient {
         body.packets(id, self.kind())
     }
 
-    /// Appends the packets of this message to `out`, as [`packets`](Self::packets) makes them.
+    /// Appends the packets of this message to `out`, as [`packets`](Self::packets) returns them.
     pub fn encode(&self, next_id: MessageId, out: &mut Vec<Bytes>) {
         out.extend(self.packets(next_id));
     }
 
-    /// Reads a server's message; `None` if it is of a type that this crate does not know, which
+    /// Parses a server's message; `None` for a type that this crate does not know, which
     /// clients ignore.
     ///
     /// # Errors
     ///
-    /// When the body or a field of it is malformed.
+    /// If the body or one of its fields is malformed.
     pub fn parse(message: &Message) -> Result<Option<Self>, InvalidMessage> {
         if !KINDS.contains(&message.kind.as_str()) {
             return Ok(None);
@@ -201,7 +201,7 @@ impl ServerToClient {
         }
     }
 
-    /// What stands before the payload of its body: the header, and its length.
+    /// The start of its body before the payload: the header with its length.
     pub(crate) fn head(&self) -> Vec<u8> {
         let header = self.header().to_string();
         let mut head = Vec::with_capacity(8 + header.len());

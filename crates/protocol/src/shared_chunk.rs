@@ -1,4 +1,4 @@
-//! A chunk of a streamed answer that many get: what is the same for all of them is encoded once.
+//! A chunk of a streamed answer for many recipients, with a common part that is encoded once.
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
@@ -25,8 +25,8 @@ impl SharedChunk {
         }
     }
 
-    /// A chunk equal to [`sync::state`](crate::sync::state) of this schema. The schema's JSON text is not copied: many
-    /// documents may have the same.
+    /// Creates a chunk equal to [`sync::state`](crate::sync::state) with this schema. The schema's
+    /// JSON text is not copied, since many documents may share it.
     pub fn state(path: &str, schema_json: Bytes, payload: Bytes) -> Self {
         let path = Value::from(path);
         let begin =
@@ -37,25 +37,25 @@ impl SharedChunk {
         }
     }
 
-    /// What it says.
+    /// The content of the chunk.
     pub fn content(&self) -> Content {
         let header: Map<String, Value> =
             serde_json::from_slice(&self.header.concat()).unwrap_or_default();
         Content::from_parts(header, self.payload.clone()).unwrap_or(Content::Empty)
     }
 
-    /// Bytes of its payload, which all of them share.
+    /// The size of the shared payload in bytes.
     pub fn payload_len(&self) -> usize {
         self.payload.len()
     }
 
-    /// Bytes of its header, which all of them share.
+    /// The size of the shared header in bytes.
     pub fn header_len(&self) -> usize {
         self.header.iter().map(Bytes::len).sum()
     }
 
-    /// The packets of the message that carries it on one of the streams, equal to those of
-    /// [`ServerToClient::ResponseChunk`](crate::ServerToClient::ResponseChunk).
+    /// The packets of the message with this chunk for one stream, equal to those
+    /// of [`ServerToClient::ResponseChunk`](crate::ServerToClient::ResponseChunk).
     pub fn packets(&self, tool_call_id: &str, id: MessageId) -> Packets<'static> {
         const LENGTH_BYTES: usize = 8;
         let Self { header, payload } = self;

@@ -1,4 +1,4 @@
-//! A message that many get: it is encoded once, and they share the bytes.
+//! A message for many recipients: it is encoded once, and they share the bytes.
 
 use bytes::Bytes;
 
@@ -16,7 +16,8 @@ pub struct SharedMessage {
 }
 
 impl SharedMessage {
-    /// A `messaging.send`, as [`Forwarded::encode`](crate::messaging::Forwarded::encode) made it.
+    /// A `messaging.send`, as encoded by
+    /// [`Forwarded::encode`](crate::messaging::Forwarded::encode).
     pub fn messaging(head: Bytes, payload: Bytes) -> Self {
         Self {
             kind: MESSAGING,
@@ -25,7 +26,7 @@ impl SharedMessage {
         }
     }
 
-    /// An answer whose body is `head`; it goes out under the request's id.
+    /// An answer with the body `head`; it is sent with the request's id.
     pub fn answer(head: Bytes) -> Self {
         Self {
             kind: RESPONSE,
@@ -34,8 +35,8 @@ impl SharedMessage {
         }
     }
 
-    /// The body of the answer of `storage.list`, equal to that of [`list`](crate::storage::list): a folder may be large, so
-    /// its entries are not made values.
+    /// The body of the answer to `storage.list`, equal to that of [`list`](crate::storage::list). A
+    /// folder may be large, so no values are built for its entries.
     pub fn answer_list(entries: impl Iterator<Item = Entry>) -> Vec<u8> {
         let mut head = vec![0; 8];
         head.extend_from_slice(br#"{"type":"json","json":{"files":["#);
@@ -54,7 +55,8 @@ impl SharedMessage {
 
     /// The body of an answer.
     pub fn answer_head(content: &Content) -> Vec<u8> {
-        // A description is large: its text is written where it stays, not copied into a header first.
+        // A description may be large, so its text is written in place, not copied into a
+        // header first.
         let mut head = vec![0; 8];
         let written = match content {
             Content::Json(json) => {
@@ -72,7 +74,7 @@ impl SharedMessage {
         head
     }
 
-    /// Encodes a message that is the same for all who get it.
+    /// Encodes a message that is the same for all recipients.
     pub fn of(message: &ServerToClient) -> Self {
         Self {
             kind: message.kind(),
@@ -81,7 +83,7 @@ impl SharedMessage {
         }
     }
 
-    /// The same message, with its header held by `hold`, which must not change it.
+    /// Replaces the header by the result of `hold`, which must have the same bytes.
     #[must_use]
     pub fn held_by(self, hold: impl FnOnce(Bytes) -> Bytes) -> Self {
         let Self {
@@ -97,7 +99,7 @@ impl SharedMessage {
         }
     }
 
-    /// Bytes of its body.
+    /// The size of its body in bytes.
     pub fn body_len(&self) -> usize {
         self.head.len() + self.payload.len()
     }

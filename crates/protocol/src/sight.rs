@@ -1,20 +1,21 @@
-//! What a scope lets its bearer see, made ready to be asked for each of many paths.
+//! The visible paths of a scope, indexed for questions about many paths.
 //!
-//! A grant goes through its entries for each question. Here a question takes some comparisons of texts, whatever the number
-//! of entries. The answers are the same.
+//! A grant searches its entries for each question. This index answers with a few text comparisons,
+//! independent of the number of entries. The answers are the same.
 //!
-//! Whether an entry covers a path is whether one text begins with another: `a/b/` begins with `a/`. Texts that have a
-//! beginning in common are next to each other in order, so the longest entry that a path begins with is found from the
-//! path's place; the others are beginnings of that one. What all of them together say is worked out once, for each entry.
+//! An entry covers a path if one text is a prefix of the other: `a/b/` begins with `a/`. In sorted
+//! order, texts with a common prefix are adjacent, so the longest entry that is a prefix of a path
+//! is found from the path's position; shorter ones are prefixes of that entry. The combined effect
+//! of all of them is computed once, for each entry.
 
 use crate::file_policy::{FileAction, FilesPolicy, MAX_PATHS, is_canonical, request_path};
 use crate::grant::ApiScope;
 use crate::storage_grant::{StorageGrant, StoragePathGrant};
 use crate::sync_grant::{SyncGrant, SyncPathGrant};
 
-/// What a scope lets its bearer see.
+/// The visible paths of a scope.
 ///
-/// It takes some tens of bytes for each entry of the scope, and the bytes of its path.
+/// It takes some tens of bytes per entry of the scope, plus the bytes of its path.
 #[derive(Debug)]
 pub struct Sight {
     files: Files,
@@ -22,7 +23,7 @@ pub struct Sight {
 }
 
 impl Sight {
-    /// What this scope lets its bearer see.
+    /// Builds the index of a scope.
     pub fn of(scope: &ApiScope) -> Self {
         Self {
             files: scope.storage.as_ref().map_or(Files::Nothing, Files::of),
@@ -33,39 +34,39 @@ impl Sight {
         }
     }
 
-    /// As [`StorageGrant::can_list`]; false without such a grant.
+    /// Like [`StorageGrant::can_list`]; false without such a grant.
     pub fn can_list(&self, path: &str) -> bool {
         self.files.at(path).is_some_and(|seen| seen.list)
     }
 
-    /// As [`StorageGrant::can_read`]; false without such a grant.
+    /// Like [`StorageGrant::can_read`]; false without such a grant.
     pub fn can_read(&self, path: &str) -> bool {
         self.files.at(path).is_some_and(|seen| seen.read)
     }
 
-    /// Whether [`can_list`](Self::can_list) or [`can_read`](Self::can_read) says yes.
+    /// Whether [`can_list`](Self::can_list) or [`can_read`](Self::can_read) holds.
     pub fn can_list_or_read(&self, path: &str) -> bool {
         self.files
             .at(path)
             .is_some_and(|seen| seen.list || seen.read)
     }
 
-    /// As [`StorageGrant::can_list_directory`]; false without such a grant.
+    /// Like [`StorageGrant::can_list_directory`]; false without such a grant.
     pub fn can_list_directory(&self, path: &str) -> bool {
         self.files.can_list_directory(path)
     }
 
-    /// As [`SyncGrant::can_read`]; false without such a grant.
+    /// Like [`SyncGrant::can_read`]; false without such a grant.
     pub fn can_read_document(&self, path: &str) -> bool {
         self.documents.read_only(path).is_some()
     }
 
-    /// As [`SyncGrant::can_write`]; false without such a grant.
+    /// Like [`SyncGrant::can_write`]; false without such a grant.
     pub fn can_write_document(&self, path: &str) -> bool {
         self.documents.read_only(path) == Some(false)
     }
 
-    /// Bytes that it takes, without its own.
+    /// The size of the index in bytes, without the struct itself.
     pub fn bytes(&self) -> usize {
         let files = match &self.files {
             Files::Nothing | Files::Everything => 0,
@@ -79,7 +80,7 @@ impl Sight {
     }
 }
 
-/// Which files are seen.
+/// The visible files.
 #[derive(Debug)]
 enum Files {
     Nothing,
@@ -87,12 +88,12 @@ enum Files {
     Some(Beginnings<Place>),
 }
 
-/// What is seen at an entry, and below it where no longer entry says anything.
+/// The rights at an entry, and below it unless a longer entry applies.
 #[derive(Clone, Copy, Debug, Default)]
 struct Place {
     at: Seen,
     below: Seen,
-    /// The first entry from here on, in order, that the folders above it may be listed for.
+    /// The first entry from here on, in sorted order, that makes its ancestors listable.
     next_shown: usize,
 }
 
@@ -111,7 +112,8 @@ impl Files {
         }
     }
 
-    /// Each entry shows what it covers, whatever stands before it: what is read-only is seen, too.
+    /// Each entry makes its paths visible, regardless of earlier entries: read-only paths are
+    /// visible, too.
     fn of_paths(grants: &[StoragePathGrant]) -> Self {
         let are_valid =
             grants.len() <= MAX_PATHS && grants.iter().all(|grant| is_canonical(grant.entry()));
@@ -130,7 +132,7 @@ impl Files {
                 below: all,
                 next_shown,
             };
-            // All are.
+            // Every entry does.
             next_shown += usize::from(matches!(step, Step::In(_)));
             place
         }))
@@ -181,7 +183,8 @@ impl Files {
                 if nodes.seen(&key).is_some_and(|seen| seen.list) {
                     return true;
                 }
-                // The folder itself, if it is an entry, is not shown, or it would have been listed.
+                // If the folder itself is an entry, it is not listable, or the check above
+                // had succeeded.
                 let from = nodes.place(&key);
                 let next = nodes.nodes.get(from).map(|node| node.value.next_shown);
                 next.is_some_and(|next| {
@@ -204,31 +207,32 @@ impl Beginnings<Place> {
     }
 }
 
-/// What stands at a path in a policy.
+/// The effect of a path in a policy.
 #[derive(Clone, Copy, Debug)]
 enum Mark {
-    /// The rule with this number begins to cover.
+    /// The rule with this number begins to apply.
     Rule(usize),
-    /// The rule with this number ceases to.
+    /// The rule with this number ceases to apply.
     Excluded(usize),
 }
 
-/// The rules of a policy that cover what is at the place where a walk through all their paths, in order, has come to.
+/// The rules of a policy that apply at the current position of a walk through all its paths, in
+/// sorted order.
 #[derive(Debug)]
 struct Walk<'a> {
     policy: &'a FilesPolicy,
     rules: Vec<Covering>,
-    /// How many rules let what is below be listed, and read.
+    /// The numbers of rules that permit listing, and reading, below the position.
     list: usize,
     read: usize,
-    /// Of each entry so far: whether a rule lets it be listed itself.
+    /// For each entry so far, whether a rule permits to list the entry itself.
     shown: Vec<bool>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Covering {
     covers: bool,
-    /// Excluded paths that cover the place.
+    /// The number of excluded paths that cover the position.
     excluded: usize,
 }
 
@@ -291,7 +295,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Changes how a rule covers the place, and with it how many do.
+    /// Changes how a rule applies at the position, and updates the numbers.
     fn change(&mut self, number: usize, change: impl Fn(&mut Covering)) {
         let rule = &mut self.rules[number];
         let before = rule.covers && rule.excluded == 0;
@@ -310,7 +314,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Which documents are seen.
+/// The visible documents.
 #[derive(Debug)]
 enum Documents {
     Nothing,
@@ -321,7 +325,7 @@ enum Documents {
     },
 }
 
-/// The first entry that matches.
+/// The first matching entry.
 #[derive(Clone, Copy, Debug)]
 struct First {
     position: usize,
@@ -350,7 +354,7 @@ impl Documents {
         }
     }
 
-    /// Whether the entry that decides is read-only; `None` if none matches.
+    /// Whether the decisive entry is read-only; `None` if none matches.
     fn read_only(&self, path: &str) -> Option<bool> {
         match self {
             Self::Nothing => None,
@@ -367,7 +371,7 @@ impl Documents {
     }
 }
 
-/// The first of the entries at each place; with `inherits`, of all that the place begins with.
+/// The first of the entries at each text; with `inherits`, of all entries that are its prefixes.
 fn firsts(inherits: bool) -> impl FnMut(Step<'_, First>) -> First {
     let nothing = First {
         position: usize::MAX,
@@ -386,29 +390,29 @@ fn firsts(inherits: bool) -> impl FnMut(Step<'_, First>) -> First {
     }
 }
 
-/// Texts in order, each once, and for each the longest other that it begins with.
+/// Sorted distinct texts, each with the longest other one that is its prefix.
 #[derive(Debug)]
 struct Beginnings<T> {
-    /// All of them, one behind the other.
+    /// All texts, concatenated.
     text: Box<str>,
     nodes: Box<[Node<T>]>,
 }
 
 #[derive(Debug)]
 struct Node<T> {
-    /// Where its text ends; it begins where the one before ends.
+    /// The end of its text, which begins at the end of the previous one.
     end: usize,
-    /// The longest other that it begins with; `usize::MAX` if there is none.
+    /// The longest other text that is its prefix; `usize::MAX` if none.
     parent: usize,
     value: T,
 }
 
-/// A walk through all texts in order, each after those that it begins with.
+/// A step of a walk through all texts in sorted order, prefixes first.
 #[derive(Debug)]
 enum Step<'a, M> {
-    /// To a text, with what was said of it; the value becomes the text's.
+    /// Enters a text with these marks; the result becomes the text's value.
     In(&'a [M]),
-    /// Away from it, and all that begin with it.
+    /// Leaves a text and all that begin with it.
     Out(&'a [M]),
 }
 
@@ -418,7 +422,7 @@ impl<T> Beginnings<T> {
         let (keys, marks): (Vec<String>, Vec<M>) = entries.into_iter().unzip();
         let mut text = String::new();
         let mut nodes: Vec<Node<T>> = Vec::new();
-        // Those that the text begins with: number, text, and what was said of it.
+        // The texts that are prefixes of the current one: number, text, and marks.
         let mut open: Vec<(usize, &str, &[M])> = Vec::new();
         let mut from = 0;
         for equal in keys.chunk_by(|one, other| one == other) {
@@ -449,7 +453,7 @@ impl<T> Beginnings<T> {
         &self.text[before..self.nodes[node].end]
     }
 
-    /// How many stand before a text in order.
+    /// The number of texts that sort before a text.
     fn place(&self, text: &str) -> usize {
         let (mut from, mut to) = (0, self.nodes.len());
         while from < to {
@@ -468,13 +472,13 @@ impl<T> Beginnings<T> {
         (place < self.nodes.len() && self.text_of(place) == text).then_some(place)
     }
 
-    /// The longest that a text begins with.
+    /// The longest text that is a prefix of this one.
     fn longest(&self, text: &str) -> Option<usize> {
         let place = self.place(text);
         if place < self.nodes.len() && self.text_of(place) == text {
             return Some(place);
         }
-        // The one before it begins with all that the text begins with.
+        // The text before it has all of its prefixes.
         let mut node = place.checked_sub(1)?;
         let both = self.text_of(node).bytes().zip(text.bytes());
         let common = both.take_while(|(one, other)| one == other).count();
@@ -492,7 +496,7 @@ impl<T> Beginnings<T> {
     }
 }
 
-/// A text that begins with the keys of all that covers the path, and of nothing else.
+/// The sort key of a path: keys of covering paths are its prefixes, and no others are.
 fn key(path: &str) -> String {
     if path.is_empty() {
         String::new()

@@ -1,7 +1,7 @@
 //! The toolkit `storage`: the inputs and outputs of its eight tools.
 //!
-//! The shapes are those that the published SDKs validate; the Python one refuses any other key.
-//! `upload` and `download` are streamed and pulled: the side that receives asks for each chunk.
+//! The shapes are those that the published SDKs validate; the Python SDK rejects unknown keys.
+//! `upload` and `download` are streamed with back-pressure: the receiver requests each chunk.
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
@@ -22,18 +22,18 @@ pub struct PathInput {
 }
 
 impl PathInput {
-    /// Reads the input.
+    /// Parses the input.
     ///
     /// # Errors
     ///
-    /// When the path is missing or wrong.
+    /// If the path is missing or invalid.
     pub fn parse(content: &Content) -> Result<Self, InvalidRequest> {
         let fields = json_input(content)?;
         let path = path_field(fields, "path", BAD_PATH)?;
         Ok(Self { path })
     }
 
-    /// The input as the SDKs send it.
+    /// Returns the input as the SDKs send it.
     pub fn to_content(&self) -> Content {
         Content::Json(json!({"path": self.path.as_str()}))
     }
@@ -42,18 +42,18 @@ impl PathInput {
 /// The input of `delete`, answered by `empty`: `json {"path", "recursive": bool or null}`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Delete {
-    /// What to delete; never the root.
+    /// The path to delete; never the root.
     pub path: DocPath,
-    /// Whether a folder goes with all that is in it.
+    /// Whether a folder may be deleted with its content.
     pub recursive: bool,
 }
 
 impl Delete {
-    /// Reads the input.
+    /// Parses the input.
     ///
     /// # Errors
     ///
-    /// When a field is missing or wrong.
+    /// If a field is missing or malformed.
     pub fn parse(content: &Content) -> Result<Self, InvalidRequest> {
         let fields = json_input(content)?;
         Ok(Self {
@@ -62,30 +62,33 @@ impl Delete {
         })
     }
 
-    /// The input as the SDKs send it.
+    /// Returns the input as the SDKs send it.
     pub fn to_content(&self) -> Content {
         Content::Json(json!({"path": self.path.as_str(), "recursive": self.recursive}))
     }
 }
 
-/// The input of `move`, answered by `empty`:
-/// `json {"source_path", "destination_path", "overwrite": bool}`.
+/// The input of `move`, answered by `empty`.
+///
+/// ```text
+/// json {"source_path", "destination_path", "overwrite": bool}
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Move {
-    /// What to move; never the root.
+    /// The current path; never the root.
     pub source_path: DocPath,
-    /// Its path afterwards; never the root.
+    /// The new path; never the root.
     pub destination_path: DocPath,
-    /// Whether what is there is replaced.
+    /// Whether an existing destination is replaced.
     pub overwrite: bool,
 }
 
 impl Move {
-    /// Reads the input.
+    /// Parses the input.
     ///
     /// # Errors
     ///
-    /// When a field is missing or wrong.
+    /// If a field is missing or malformed.
     pub fn parse(content: &Content) -> Result<Self, InvalidRequest> {
         let fields = json_input(content)?;
         Ok(Self {
@@ -95,7 +98,7 @@ impl Move {
         })
     }
 
-    /// The input as the SDKs send it.
+    /// Returns the input as the SDKs send it.
     pub fn to_content(&self) -> Content {
         Content::Json(json!({
             "source_path": self.source_path.as_str(),
@@ -115,11 +118,11 @@ pub struct DownloadUrl {
 }
 
 impl DownloadUrl {
-    /// Reads the input.
+    /// Parses the input.
     ///
     /// # Errors
     ///
-    /// When a field is missing or wrong.
+    /// If a field is missing or malformed.
     pub fn parse(content: &Content) -> Result<Self, InvalidRequest> {
         let fields = json_input(content)?;
         Ok(Self {
@@ -128,24 +131,24 @@ impl DownloadUrl {
         })
     }
 
-    /// The input as the SDKs send it.
+    /// Returns the input as the SDKs send it.
     pub fn to_content(&self) -> Content {
         Content::Json(json!({"path": self.path.as_str(), "download": self.download}))
     }
 }
 
-/// A file, a document or a folder, as `stat` and `list` describe it.
+/// A file, a document or a folder, as described by `stat` and `list`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entry {
     /// The last segment of its path.
     pub name: String,
     /// Whether it is a folder.
     pub is_folder: bool,
-    /// Its size in bytes; folders have none.
+    /// The size in bytes; folders have none.
     pub size: Option<u64>,
-    /// When it was created, as [`rfc3339`] writes it.
+    /// The time of its creation, in the form of [`rfc3339`].
     pub created_at: Option<String>,
-    /// When it was last written, as [`rfc3339`] writes it.
+    /// The time of its last change, in the form of [`rfc3339`].
     pub updated_at: Option<String>,
 }
 
@@ -175,22 +178,22 @@ impl Entry {
     }
 }
 
-/// The answer of `exists`.
+/// Returns the answer to `exists`.
 pub fn exists(exists: bool) -> Content {
     Content::Json(json!({"exists": exists}))
 }
 
-/// Reads the answer of `exists`.
+/// Parses the answer to `exists`.
 ///
 /// # Errors
 ///
-/// When it is not one.
+/// If a field is missing or malformed.
 pub fn parse_exists(content: &Content) -> Result<bool, InvalidRequest> {
     let exists = json_input(content)?.opt_bool("exists")?;
     exists.ok_or_else(|| InvalidRequest::new("the field `exists` is missing"))
 }
 
-/// The answer of `stat`: `{"exists": false}`, or true with the fields of an entry.
+/// Returns the answer to `stat`: `{"exists": false}`, or true with the fields of an entry.
 pub fn stat(entry: Option<&Entry>) -> Content {
     let Some(entry) = entry else {
         return exists(false);
@@ -201,11 +204,11 @@ pub fn stat(entry: Option<&Entry>) -> Content {
     Content::Json(json.into())
 }
 
-/// Reads the answer of `stat`.
+/// Parses the answer to `stat`.
 ///
 /// # Errors
 ///
-/// When it is not one.
+/// If a field is missing or malformed.
 pub fn parse_stat(content: &Content) -> Result<Option<Entry>, InvalidRequest> {
     if !parse_exists(content)? {
         return Ok(None);
@@ -213,17 +216,17 @@ pub fn parse_stat(content: &Content) -> Result<Option<Entry>, InvalidRequest> {
     Ok(Some(Entry::from_fields(json_input(content)?)?))
 }
 
-/// The answer of `list`: `{"files": [entry]}`.
+/// Returns the answer to `list`: `{"files": [entry]}`.
 pub fn list(entries: &[Entry]) -> Content {
     let files: Vec<Value> = entries.iter().map(|entry| entry.to_json().into()).collect();
     Content::Json(json!({"files": files}))
 }
 
-/// Reads the answer of `list`.
+/// Parses the answer to `list`.
 ///
 /// # Errors
 ///
-/// When it is not one.
+/// If a field is missing or malformed.
 pub fn parse_list(content: &Content) -> Result<Vec<Entry>, InvalidRequest> {
     let files = json_input(content)?.list("files")?;
     files
@@ -235,21 +238,21 @@ pub fn parse_list(content: &Content) -> Result<Vec<Entry>, InvalidRequest> {
         .collect()
 }
 
-/// The answer of `download_url`: `{"url"}`.
+/// Returns the answer to `download_url`: `{"url"}`.
 pub fn download_url(url: &str) -> Content {
     Content::Json(json!({"url": url}))
 }
 
-/// Reads the answer of `download_url`.
+/// Parses the answer to `download_url`.
 ///
 /// # Errors
 ///
-/// When it is not one.
+/// If a field is missing or malformed.
 pub fn parse_download_url(content: &Content) -> Result<String, InvalidRequest> {
     Ok(json_input(content)?.string("url")?.to_owned())
 }
 
-/// A client's chunk in `upload`. A `control/close` says that the file is complete.
+/// A client's chunk in `upload`. A `control/close` ends the file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum UploadChunk {
     /// The first chunk.
@@ -262,7 +265,7 @@ pub enum UploadChunk {
     Data(Bytes),
 }
 
-/// What a client wants to upload.
+/// The first chunk of an upload.
 ///
 /// ```text
 /// binary {"kind": "start", "path", "overwrite": bool, "name", "mime_type", "size"}
@@ -273,22 +276,22 @@ pub enum UploadChunk {
 pub struct UploadStart {
     /// The file; never the root.
     pub path: DocPath,
-    /// Whether a file that is there is replaced.
+    /// Whether an existing file is replaced.
     pub overwrite: bool,
     /// The file's name, for people.
     pub name: Option<String>,
     /// The file's media type.
     pub mime_type: Option<String>,
-    /// How many bytes will come; a promise of the client, to be checked.
+    /// The announced size in bytes, which the server must check.
     pub size: Option<u64>,
 }
 
 impl UploadChunk {
-    /// Reads a client's chunk.
+    /// Parses a client's chunk.
     ///
     /// # Errors
     ///
-    /// When it is neither of the two, or a field is missing or wrong.
+    /// If it is of another kind, or a field is missing or malformed.
     pub fn parse(content: &Content) -> Result<Self, InvalidRequest> {
         let (fields, data) = binary_input(content)?;
         match fields.string("kind")? {
@@ -306,7 +309,7 @@ impl UploadChunk {
         }
     }
 
-    /// The chunk as the SDKs send it.
+    /// Returns the chunk as the SDKs send it.
     pub fn to_content(&self) -> Content {
         match self {
             Self::Start(start) => {
@@ -325,7 +328,7 @@ impl UploadChunk {
     }
 }
 
-/// The server's chunk in `upload`: it is ready for that many bytes.
+/// Returns the server's chunk in `upload`, which requests up to `chunk_bytes` bytes.
 ///
 /// ```text
 /// binary {"kind": "pull", "chunk_size"}
@@ -335,11 +338,11 @@ pub fn upload_pull(chunk_bytes: u64) -> Content {
     binary(headers, Bytes::new())
 }
 
-/// Reads the server's chunk in `upload`: how many bytes it wants, if it says so.
+/// Parses the server's chunk in `upload`: the number of requested bytes, if present.
 ///
 /// # Errors
 ///
-/// When it is not a pull.
+/// If it is not a pull.
 pub fn parse_upload_pull(content: &Content) -> Result<Option<u64>, InvalidRequest> {
     let (fields, _) = binary_input(content)?;
     if fields.string("kind")? != "pull" {
@@ -359,7 +362,7 @@ pub enum DownloadRequest {
     Start {
         /// The file; never the root.
         path: DocPath,
-        /// The most bytes the client wants in one chunk; at least 1.
+        /// The maximal bytes of one chunk; at least 1.
         chunk_bytes: u64,
     },
     /// The client is ready for the next bytes.
@@ -371,14 +374,14 @@ pub enum DownloadRequest {
 }
 
 impl DownloadRequest {
-    /// What a client that does not say gets in one chunk; the SDKs say this number.
+    /// The chunk size if a client does not set one; the SDKs send this number.
     pub const DEFAULT_CHUNK_BYTES: u64 = 64 * 1024;
 
-    /// Reads a client's chunk.
+    /// Parses a client's chunk.
     ///
     /// # Errors
     ///
-    /// When it is neither of the two, or a field is missing or wrong.
+    /// If it is of another kind, or a field is missing or malformed.
     pub fn parse(content: &Content) -> Result<Self, InvalidRequest> {
         let (fields, _) = binary_input(content)?;
         match fields.string("kind")? {
@@ -403,7 +406,7 @@ impl DownloadRequest {
         }
     }
 
-    /// The chunk as the SDKs send it.
+    /// Returns the chunk as the SDKs send it.
     pub fn to_content(&self) -> Content {
         let headers = match self {
             Self::Start { path, chunk_bytes } => json!({
@@ -436,7 +439,7 @@ pub fn download_data(data: Bytes) -> Content {
     binary(json!({"kind": "data"}), data)
 }
 
-/// What the server sends in `download`, as a client reads it.
+/// The server's chunk in `download`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum DownloadOutput {
     /// The first chunk.
@@ -445,19 +448,19 @@ pub enum DownloadOutput {
         name: String,
         /// The file's media type.
         mime_type: String,
-        /// How many bytes will come.
+        /// The size in bytes.
         size: u64,
     },
-    /// Bytes of the file.
+    /// A part of the file.
     Data(Bytes),
 }
 
 impl DownloadOutput {
-    /// Reads a chunk of the server.
+    /// Parses a chunk of the server.
     ///
     /// # Errors
     ///
-    /// When it is neither of the two.
+    /// If it is of another kind.
     pub fn parse(content: &Content) -> Result<Self, InvalidRequest> {
         let (fields, data) = binary_input(content)?;
         match fields.string("kind")? {
@@ -474,13 +477,13 @@ impl DownloadOutput {
     }
 }
 
-/// A time, given in milliseconds since 1970, as the SDKs read it: `2026-01-31T12:00:00.000Z`.
+/// Formats a time, in milliseconds since 1970, as the SDKs parse it: `2026-01-31T12:00:00.000Z`.
 pub fn rfc3339(unix_ms: u64) -> String {
-    // The years that four digits can write.
+    // Limited to years with four digits.
     let unix_ms = unix_ms.min(253_402_300_799_999);
     let (days, ms) = (unix_ms / 86_400_000, unix_ms % 86_400_000);
     let (hour, minute, second) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60);
-    // Days to civil date, with years that begin in March:
+    // Converts days to a civil date, with years that begin in March:
     // <https://howardhinnant.github.io/date_algorithms.html#civil_from_days>.
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
@@ -499,5 +502,5 @@ pub fn rfc3339(unix_ms: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
 }
 
-/// Storage has a code of its own for what can't be a path.
+/// Storage has its own error code for invalid paths.
 const BAD_PATH: ErrorCode = ErrorCode::StorageInvalidPath;

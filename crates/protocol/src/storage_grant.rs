@@ -1,4 +1,4 @@
-//! The `storage` grant: which files may be listed, read, written, deleted and linked to.
+//! The `storage` grant: the files that may be listed, read, written, deleted and linked.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,19 +7,19 @@ use crate::file_policy::{
 };
 use crate::grant::is_false;
 
-/// The folder whose files are the schemas of new documents, by extension.
+/// The folder with the schemas of new documents, by file extension.
 pub const SCHEMAS: &str = ".schemas";
 
-/// Whether a normalised path is [`SCHEMAS`] or lies below it.
+/// Whether a normalised path is [`SCHEMAS`] or below it.
 pub fn is_schema_path(path: &str) -> bool {
     path == SCHEMAS || is_descendant(SCHEMAS, path)
 }
 
-/// Which files may be listed, read, written, deleted and linked to.
+/// The files that may be listed, read, written, deleted and linked.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct StorageGrant {
-    /// Paths with all that is below them; the first entry that covers a path decides. Absent means
-    /// everything, empty nothing.
+    /// Paths with everything below them; the first entry that covers a path is decisive. Absent
+    /// permits everything, empty nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paths: Option<Vec<StoragePathGrant>>,
     /// If present, replaces `paths`.
@@ -33,7 +33,7 @@ impl StorageGrant {
         self.allows(FileAction::Read, path, false)
     }
 
-    /// Whether the file and everything below it may be read, as a move of a folder needs.
+    /// Whether the file and everything below it may be read, as required to move a folder.
     pub fn can_read_subtree(&self, path: &str) -> bool {
         self.allows(FileAction::Read, path, true)
     }
@@ -43,7 +43,7 @@ impl StorageGrant {
         self.allows(FileAction::Write, path, false)
     }
 
-    /// Whether the file and everything below it may be written, as a move of a folder needs.
+    /// Whether the file and everything below it may be written, as required to move a folder.
     pub fn can_write_subtree(&self, path: &str) -> bool {
         self.allows(FileAction::Write, path, true)
     }
@@ -53,13 +53,13 @@ impl StorageGrant {
         self.allows(FileAction::Delete, path, recursive)
     }
 
-    /// Whether the file's existence may be seen.
+    /// Whether the file is visible.
     pub fn can_list(&self, path: &str) -> bool {
         self.allows(FileAction::List, path, false)
     }
 
-    /// Whether the folder may be listed; what is in it is filtered by [`can_list`](Self::can_list)
-    /// and by this.
+    /// Whether the folder may be listed; its content is filtered by [`can_list`](Self::can_list)
+    /// and by this method.
     pub fn can_list_directory(&self, path: &str) -> bool {
         let path = request_path(path);
         match (&self.files, &self.paths) {
@@ -77,13 +77,13 @@ impl StorageGrant {
         }
     }
 
-    /// Whether an address may be made that serves the file without a token.
+    /// Whether an address may be created that serves the file without a token.
     pub fn can_presign(&self, path: &str) -> bool {
         self.allows(FileAction::Presign, path, false)
     }
 
-    /// What keeps something below the path from this action: an entry, an excluded path. `None` if
-    /// nothing does, and if no entry covers what is below at all.
+    /// The entry or excluded path that denies this action somewhere below the path. `None` if
+    /// nothing denies it, or if no entry covers anything below.
     pub fn in_the_way(&self, action: FileAction, path: &str) -> Option<&str> {
         if self.allows(action, path, true) {
             return None;
@@ -103,9 +103,9 @@ impl StorageGrant {
         }
     }
 
-    /// Whether the path lies where schemas of extensions are looked up and may nevertheless be written or
-    /// deleted there: it takes everything, or an entry or rule for [`SCHEMAS`] or a path below it. A
-    /// grant of the whole room by `paths` or `files` is given to plain writers of files.
+    /// Whether a schema at this path may be written or deleted: the grant permits everything, or
+    /// has an entry or rule for [`SCHEMAS`] or a path below it. A grant for the whole room by
+    /// `paths` or `files` does not suffice, since it is given to plain writers of files.
     pub fn can_change_schemas(&self, action: FileAction, path: &str) -> bool {
         let path = request_path(path);
         let names = |entry: &str| is_schema_path(entry);
@@ -134,10 +134,11 @@ impl StorageGrant {
     }
 }
 
-/// One path with all that is below it.
+/// One path with everything below it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct StoragePathGrant {
-    /// The path, which covers what is below it, too. In a token it may have a `/*` behind it, which says the same.
+    /// The path, which also covers everything below it. In a token it may end with `/*`, which
+    /// means the same.
     pub path: String,
     /// Whether writing and deleting are denied.
     #[serde(default, skip_serializing_if = "is_false")]
@@ -158,9 +159,9 @@ impl StoragePathGrant {
     }
 }
 
-/// Whether a list of path grants allows this; they never allow addresses that need no token.
+/// Whether a list of path grants permits this; they never permit addresses without a token.
 ///
-/// As in the SDK, one entry that is not a canonical path, or one too many, denies everything.
+/// As in the SDK, a path that is not canonical, or too many entries, deny everything.
 fn path_grants_allow(
     grants: &[StoragePathGrant],
     action: FileAction,
@@ -178,7 +179,7 @@ fn path_grants_allow(
         if path == entry || is_descendant(entry, path) {
             return grant.allows(action);
         }
-        // An earlier entry that lies below the path decides for a part of the subtree.
+        // An earlier entry below the path is decisive for a part of the subtree.
         if subtree && is_descendant(path, entry) && !grant.allows(action) {
             return false;
         }

@@ -1,6 +1,6 @@
 //! The toolkit `sync`: the inputs and outputs of `create`, `describe`, `patch` and `open`.
 //!
-//! Says nothing about what an update or a schema means.
+//! Updates and schemas are not interpreted here.
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
@@ -28,25 +28,25 @@ pub struct SyncCreate {
     pub json: Option<Value>,
     /// The document's schema; an object.
     pub schema: Option<Value>,
-    /// A file in room storage that holds the schema.
+    /// The path of the schema in room storage.
     pub schema_path: Option<DocPath>,
 }
 
 impl SyncCreate {
-    /// Reads the input.
+    /// Parses the input.
     ///
     /// # Errors
     ///
-    /// When a field is missing or wrong.
+    /// If a field is missing or malformed.
     pub fn parse(content: &Content) -> Result<Self, InvalidRequest> {
         Self::from_content(content.clone())
     }
 
-    /// Reads the input without a copy of what it brings.
+    /// Parses the input without a copy of its values.
     ///
     /// # Errors
     ///
-    /// When a field is missing or wrong.
+    /// If a field is missing or malformed.
     pub fn from_content(content: Content) -> Result<Self, InvalidRequest> {
         let mut input = into_json_input(content)?;
         Ok(Self {
@@ -57,7 +57,7 @@ impl SyncCreate {
         })
     }
 
-    /// The input as the SDKs send it.
+    /// Returns the input as the SDKs send it.
     pub fn to_content(&self) -> Content {
         Content::Json(json!({
             "path": self.path.as_str(),
@@ -71,7 +71,8 @@ impl SyncCreate {
 /// The input of `describe`, answered by a `json` content, [`SyncDescribed`].
 ///
 /// ```text
-/// json {"path", "schema_path": string or null, "include_ids": bool, "with_version": bool, "with_schema": bool}
+/// json {"path", "schema_path": string or null, "include_ids": bool, "with_version": bool,
+///       "with_schema": bool}
 /// ```
 ///
 /// The published SDKs send the first two fields only.
@@ -79,18 +80,18 @@ impl SyncCreate {
 pub struct SyncDescribe {
     /// The document; never the root.
     pub path: DocPath,
-    /// A file in room storage that holds the schema.
+    /// The path of the schema in room storage.
     pub schema_path: Option<DocPath>,
-    /// Whether elements are shown with their `$id`s; absent means no.
+    /// Whether elements include their `$id`s. Default: false.
     pub include_ids: bool,
-    /// Whether the version is told too; absent means no.
+    /// Whether the answer includes the version. Default: false.
     pub with_version: bool,
-    /// Whether the schema is told too; absent means no.
+    /// Whether the answer includes the schema. Default: false.
     pub with_schema: bool,
 }
 
 impl SyncDescribe {
-    /// What the published SDKs ask for.
+    /// Creates the input of the published SDKs.
     pub fn new(path: DocPath) -> Self {
         Self {
             path,
@@ -101,11 +102,11 @@ impl SyncDescribe {
         }
     }
 
-    /// Reads the input.
+    /// Parses the input.
     ///
     /// # Errors
     ///
-    /// When a field is missing or wrong.
+    /// If a field is missing or malformed.
     pub fn parse(content: &Content) -> Result<Self, InvalidRequest> {
         let fields = json_input(content)?;
         Ok(Self {
@@ -117,7 +118,7 @@ impl SyncDescribe {
         })
     }
 
-    /// The input as the SDKs send it; with the other fields only if they are asked for.
+    /// Returns the input as the SDKs send it; other fields are included only if set.
     pub fn to_content(&self) -> Content {
         let mut input = json!({
             "path": self.path.as_str(),
@@ -143,20 +144,20 @@ impl SyncDescribe {
 /// json {"json": the root element, "version": string, "schema": object}
 /// ```
 ///
-/// The second form is the answer to `with_version` or `with_schema`, with the field that was asked for.
+/// The second form is the answer to `with_version` or `with_schema`, with the requested fields.
 #[derive(Clone, PartialEq, Debug)]
 #[non_exhaustive]
 pub struct SyncDescribed {
     /// The root element.
     pub json: Value,
-    /// Names the state that is shown; see [`SyncPatch::if_version`].
+    /// Identifies the described state; see [`SyncPatch::if_version`].
     pub version: Option<String>,
     /// The document's schema.
     pub schema: Option<Value>,
 }
 
 impl SyncDescribed {
-    /// An answer with what was asked for.
+    /// Creates an answer with the requested fields.
     pub fn new(json: Value, version: Option<String>, schema: Option<Value>) -> Self {
         Self {
             json,
@@ -165,16 +166,16 @@ impl SyncDescribed {
         }
     }
 
-    /// Reads either form, as a server that doesn't know the second one answers by the first.
+    /// Parses either form, since a server without the second one answers in the first.
     ///
     /// # Errors
     ///
-    /// When it is none of the two.
+    /// If it has neither form.
     pub fn parse(content: &Content) -> Result<Self, InvalidRequest> {
         let fields = json_input(content)?;
         let (version, schema) = (fields.value("version"), fields.value("schema"));
         match fields.value("json") {
-            // A document is one element, so of one member.
+            // A document is one element and so has one member.
             Some(json) if version.is_some() || schema.is_some() => Ok(Self {
                 json: json.clone(),
                 version: fields.opt_string("version")?.map(str::to_owned),
@@ -184,7 +185,7 @@ impl SyncDescribed {
         }
     }
 
-    /// The answer.
+    /// Returns the answer as content.
     pub fn into_content(self) -> Content {
         if self.version.is_none() && self.schema.is_none() {
             return Content::Json(self.json);
@@ -207,16 +208,17 @@ impl SyncDescribed {
 pub struct SyncPatch {
     /// The document; never the root.
     pub path: DocPath,
-    /// The operations of a JSON Patch (RFC 6902), not looked into.
+    /// The operations of a JSON Patch (RFC 6902), not parsed.
     pub patch: Vec<Value>,
-    /// The version that the document must have; anything else is refused with 1005.
+    /// The version that the document must have; with another version the patch is rejected
+    /// with 1005.
     pub if_version: Option<String>,
-    /// Whether the patch is only checked; absent means no.
+    /// Whether the patch is only checked. Default: false.
     pub dry_run: bool,
 }
 
 impl SyncPatch {
-    /// A patch that is applied to whatever version there is.
+    /// Creates a patch for any version.
     pub fn new(path: DocPath, patch: Vec<Value>) -> Self {
         Self {
             path,
@@ -226,20 +228,20 @@ impl SyncPatch {
         }
     }
 
-    /// Reads the input.
+    /// Parses the input.
     ///
     /// # Errors
     ///
-    /// When a field is missing or wrong.
+    /// If a field is missing or malformed.
     pub fn parse(content: &Content) -> Result<Self, InvalidRequest> {
         Self::from_content(content.clone())
     }
 
-    /// Reads the input without a copy of the operations.
+    /// Parses the input without a copy of the operations.
     ///
     /// # Errors
     ///
-    /// When a field is missing or wrong.
+    /// If a field is missing or malformed.
     pub fn from_content(content: Content) -> Result<Self, InvalidRequest> {
         let mut input = into_json_input(content)?;
         let path = file_path_field(Fields(&input), "path", ErrorCode::InvalidRequest)?;
@@ -257,7 +259,7 @@ impl SyncPatch {
         })
     }
 
-    /// The input; with what is optional only if it is asked for.
+    /// Returns the input; optional fields are included only if set.
     pub fn to_content(&self) -> Content {
         let mut input = json!({ "path": self.path.as_str(), "patch": self.patch });
         if let Some(version) = &self.if_version {
@@ -270,36 +272,37 @@ impl SyncPatch {
     }
 }
 
-/// The answer to `patch`: it was applied, or would be.
+/// The answer to `patch`: it was applied, or could be.
 ///
 /// ```text
-/// json {"version", "operations": [{"op", "path", "result": "applied" or "no change"}, …], "dry_run": true}
+/// json {"version", "operations": [{"op", "path", "result": "applied" or "no change"}, …],
+///       "dry_run": true}
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct SyncPatched {
-    /// The document's version with the patch in it; after a dry run the one that it has.
+    /// The document's version after the patch; after a dry run the current version.
     pub version: String,
-    /// What became of each operation, in the patch's order.
+    /// The result of each operation, in the patch's order.
     pub operations: Vec<SyncPatchedOperation>,
-    /// Whether nothing was changed because that was asked for; the field is absent if not.
+    /// Whether the patch was only checked; absent on the wire if not.
     pub dry_run: bool,
 }
 
-/// What became of an operation of a patch that was applied.
+/// The result of one operation of an applied patch.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct SyncPatchedOperation {
-    /// Its `op`.
+    /// The `op` of the operation.
     pub op: String,
-    /// Its `path`.
+    /// The `path` of the operation.
     pub path: String,
-    /// Whether it changed something: a `test` never does.
+    /// Whether it changed something; a `test` never does.
     pub changed: bool,
 }
 
 impl SyncPatched {
-    /// The answer to a patch of these operations, of which those have `changed` something.
+    /// Creates the answer to a patch; `changed` has one entry per operation.
     pub fn new(version: String, patch: &[Value], changed: &[bool], dry_run: bool) -> Self {
         let member = |operation: &Value, name| operation[name].as_str().unwrap_or_default().into();
         let operations = patch.iter().zip(changed);
@@ -315,11 +318,11 @@ impl SyncPatched {
         }
     }
 
-    /// Reads the answer.
+    /// Parses the answer.
     ///
     /// # Errors
     ///
-    /// When a field is missing or wrong.
+    /// If a field is missing or malformed.
     pub fn parse(content: &Content) -> Result<Self, InvalidRequest> {
         let fields = json_input(content)?;
         let read = |operation: &Value| {
@@ -340,7 +343,7 @@ impl SyncPatched {
         })
     }
 
-    /// The answer.
+    /// Returns the answer as content.
     pub fn to_content(&self) -> Content {
         let operations = self.operations.iter().map(|one| {
             let result = if one.changed { APPLIED } else { "no change" };
@@ -368,27 +371,29 @@ impl SyncPatched {
 pub struct SyncOpenStart {
     /// The document; never the root.
     pub path: DocPath,
-    /// Whether to create the document if it does not exist; absent means true.
+    /// Whether to create a missing document. Default: true.
     pub create: bool,
-    /// The client's state vector, decoded from base64 and not looked into.
+    /// The client's state vector, decoded from base64 and not parsed.
     pub vector: Option<Vec<u8>>,
     /// The schema of a new document; an object.
     pub schema: Option<Value>,
-    /// A file in room storage that holds the schema of a new document.
+    /// The path of a new document's schema in room storage.
     pub schema_path: Option<DocPath>,
     /// The content of a new document; an object.
     pub initial_json: Option<Value>,
-    /// Whether the client takes changes merged that became durable together; absent means no, and only insertions
-    /// are merged. The published SDKs never ask for it: they lose count when one update deletes in two places.
+    /// Whether the client accepts one merged update for all changes that became durable together.
+    /// Default: false, and only insertions are merged. The published SDKs never set it: they lose
+    /// count if one update deletes at two places.
     pub merge: bool,
-    /// The identity of the document that the client has something of, as the server told it; empty to ask for it alone;
-    /// absent for none of both, as in the published SDKs. If the path has another document now, the client gets all of
-    /// that: what its vector says is about the other one.
+    /// The identity of the document that the client has a copy of, as the server reported it. An
+    /// empty string only requests the identity. Absent, as in the published SDKs, means neither. If
+    /// another document is at the path now, the client gets its full state, since the vector refers
+    /// to the old document.
     pub identity: Option<String>,
 }
 
 impl SyncOpenStart {
-    /// The first chunk for a document, with everything else as if absent.
+    /// Creates the first chunk for a document, without optional fields.
     pub fn new(path: DocPath) -> Self {
         Self {
             path,
@@ -402,20 +407,20 @@ impl SyncOpenStart {
         }
     }
 
-    /// Reads the chunk.
+    /// Parses the chunk.
     ///
     /// # Errors
     ///
-    /// When it is not a start chunk, or a field is missing or wrong.
+    /// If it is not a start chunk, or a field is missing or malformed.
     pub fn parse(content: &Content) -> Result<Self, InvalidRequest> {
         Self::from_content(content.clone())
     }
 
-    /// Reads the chunk without a copy of what it brings.
+    /// Parses the chunk without a copy of its values.
     ///
     /// # Errors
     ///
-    /// When it is not a start chunk, or a field is missing or wrong.
+    /// If it is not a start chunk, or a field is missing or malformed.
     pub fn from_content(content: Content) -> Result<Self, InvalidRequest> {
         expect_kind(binary_input(&content)?.0, "start")?;
         let mut headers = match content {
@@ -443,7 +448,7 @@ impl SyncOpenStart {
         })
     }
 
-    /// The chunk as the SDKs send it; with `merge` and `identity` only if they are asked for.
+    /// Returns the chunk as the SDKs send it; `merge` and `identity` are included only if set.
     pub fn to_content(&self) -> Content {
         let vector = self
             .vector
@@ -475,17 +480,17 @@ impl SyncOpenStart {
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SyncChunk {
-    /// The update as base64 text, so that its size can be judged before it is decoded.
+    /// The update as base64 text, so that its size can be checked before it is decoded.
     pub payload: Bytes,
 }
 
 impl SyncChunk {
-    /// Reads the chunk.
+    /// Parses the chunk.
     ///
     /// # Errors
     ///
-    /// When it is not a sync chunk. Whether its payload is base64 is seen by
-    /// [`decode`](Self::decode).
+    /// If it is not a sync chunk. Whether the payload is base64 is checked
+    /// by [`decode`](Self::decode).
     pub fn parse(content: &Content) -> Result<Self, InvalidRequest> {
         let (fields, data) = binary_input(content)?;
         expect_kind(fields, "sync")?;
@@ -494,50 +499,50 @@ impl SyncChunk {
         })
     }
 
-    /// The update; empty if the payload is.
+    /// Decodes the update; empty if the payload is.
     ///
     /// # Errors
     ///
-    /// When the payload is not base64.
+    /// If the payload is not base64.
     pub fn decode(&self) -> Result<Vec<u8>, InvalidBase64> {
         decode_base64(&self.payload)
     }
 
-    /// At most how many bytes [`decode`](Self::decode) yields.
+    /// An upper bound for the bytes that [`decode`](Self::decode) returns.
     pub fn max_decoded_bytes(&self) -> usize {
         self.payload.len().div_ceil(4) * 3
     }
 
-    /// The chunk that carries an update.
+    /// Returns the chunk with an update.
     pub fn of_update(update: &[u8]) -> Content {
         binary(json!({"kind": "sync"}), encode_base64(update))
     }
 }
 
-/// The first chunk that the server sends in `open`: what brings the client up to date.
+/// Returns the first chunk of the server in `open`, which brings the client up to date.
 ///
 /// ```text
 /// binary {"kind": "state", "path", "schema"} | base64 text of an update, or nothing
 /// ```
 ///
-/// The Python SDK refuses any other header.
+/// The Python SDK rejects other headers.
 pub fn state(path: &str, schema: &Value, payload_base64: Bytes) -> Content {
     let headers = json!({"kind": "state", "path": path, "schema": schema});
     binary(headers, payload_base64)
 }
 
-/// Any later chunk of the server in `open`: an update.
+/// Returns a later chunk of the server in `open`: an update.
 ///
 /// ```text
 /// binary {"kind": "sync", "path"} | base64 text of an update
 /// ```
 ///
-/// The Python SDK refuses any other header.
+/// The Python SDK rejects other headers.
 pub fn sync(path: &str, payload_base64: Bytes) -> Content {
     binary(json!({"kind": "sync", "path": path}), payload_base64)
 }
 
-/// What the server sends in `open`, as a client reads it.
+/// The server's chunk in `open`.
 #[derive(Clone, PartialEq, Debug)]
 pub enum SyncOutput {
     /// The first chunk.
@@ -546,7 +551,7 @@ pub enum SyncOutput {
         path: String,
         /// The document's schema; an object.
         schema: Value,
-        /// The update that brings the client up to date, decoded; maybe empty.
+        /// The update that brings the client up to date, decoded; possibly empty.
         update: Vec<u8>,
     },
     /// A later chunk.
@@ -559,11 +564,11 @@ pub enum SyncOutput {
 }
 
 impl SyncOutput {
-    /// Reads a chunk of the server.
+    /// Parses a chunk of the server.
     ///
     /// # Errors
     ///
-    /// When it is neither of the two.
+    /// If it is of another kind.
     pub fn parse(content: &Content) -> Result<Self, InvalidRequest> {
         let (fields, data) = binary_input(content)?;
         let path = fields.string("path")?.to_owned();

@@ -1,14 +1,14 @@
-//! The `sync` grant: which documents may be read and written.
+//! The `sync` grant: the documents that may be read and written.
 
 use serde::{Deserialize, Serialize};
 
 use crate::grant::is_false;
 use crate::storage_grant::SCHEMAS;
 
-/// Which documents may be read and written.
+/// The documents that may be read and written.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct SyncGrant {
-    /// The first entry that matches decides; absent means everything, empty nothing.
+    /// The first matching entry is decisive. Absent permits everything, empty nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paths: Option<Vec<SyncPathGrant>>,
 }
@@ -35,16 +35,16 @@ impl SyncGrant {
 }
 
 impl SyncGrant {
-    /// Whether every document below this normalised path may be written, whichever there are.
+    /// Whether any document below this normalised path may be written.
     ///
-    /// False unless the entries prove it: a part that an earlier entry makes read-only, or that only some
-    /// entries cover, may hold a document.
+    /// False unless the entries guarantee it: a part that an earlier entry makes read-only, or that
+    /// is not covered, may contain a document.
     pub fn can_write_below(&self, path: &str) -> bool {
         self.write_below(path) == Below::Allowed
     }
 
-    /// The entry that keeps some document below this path from being written; `None` if all may be, and
-    /// if nothing covers the rest.
+    /// The entry that denies writing some document below this path; `None` if all may be written,
+    /// or if nothing covers the rest.
     pub fn in_the_way(&self, path: &str) -> Option<&str> {
         match self.write_below(path) {
             Below::Denied(entry) => Some(entry),
@@ -52,8 +52,8 @@ impl SyncGrant {
         }
     }
 
-    /// Whether a document may be put where schemas of extensions are looked up: it takes everything, or
-    /// an entry that names [`SCHEMAS`].
+    /// Whether a schema of an extension may be written: the grant permits everything, or has an
+    /// entry that names [`SCHEMAS`].
     pub fn can_write_schemas(&self, path: &str) -> bool {
         let is_named = |paths: &Vec<SyncPathGrant>| {
             let names = |grant: &&SyncPathGrant| grant.path.starts_with(SCHEMAS);
@@ -87,20 +87,21 @@ impl SyncGrant {
     }
 }
 
-/// What a grant says of everything below a path.
+/// The rights for everything below a path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Below<'a> {
     Allowed,
-    /// By this entry or excluded path, at least for a part.
+    /// An entry or excluded path denies at least a part.
     Denied(&'a str),
-    /// No entry says anything of a part.
+    /// No entry covers a part.
     Uncovered,
 }
 
-/// One path, or with a `*` at its end all paths with that prefix.
+/// One path or, with a `*` at its end, all paths with that prefix.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SyncPathGrant {
-    /// The path or prefix; case-sensitive. A `*` stands at the end only; a token with others is refused.
+    /// The path or prefix; case-sensitive. `*` may appear only at the end; tokens with other
+    /// patterns are rejected.
     pub path: String,
     /// Whether writing is denied.
     #[serde(default, skip_serializing_if = "is_false")]

@@ -1,4 +1,4 @@
-//! Participant tokens: JWTs that say who joins which room with which grants.
+//! Participant tokens: JWTs with a participant's name, room and rights.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -24,24 +24,24 @@ use crate::key::ApiKey;
 pub struct ParticipantToken {
     /// The participant's name.
     pub name: String,
-    /// What the participant may do.
+    /// The participant's rights.
     pub grants: Vec<Grant>,
     /// The project, claim `sub`.
     pub project_id: Option<String>,
     /// The API key whose secret signs the token, claim `kid`.
     pub key_id: Option<String>,
-    /// The version of the SDK that made the token.
+    /// The version of the SDK that created the token.
     pub version: Option<String>,
-    /// When the token ends to be valid, in seconds since 1970.
+    /// The end of the token's validity, in seconds since 1970.
     pub exp: Option<u64>,
-    /// When the token begins to be valid, in seconds since 1970.
+    /// The start of the token's validity, in seconds since 1970.
     pub nbf: Option<u64>,
-    /// The other claims, as they came.
+    /// All other claims, unchanged.
     pub extra: Map<String, Value>,
 }
 
 impl ParticipantToken {
-    /// A token without any grant.
+    /// Creates a token without grants.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -55,7 +55,7 @@ impl ParticipantToken {
         }
     }
 
-    /// Signs the token with a key: its claims name the key and the key's project.
+    /// Signs the token with a key; its claims name the key and the key's project.
     pub fn sign(&self, key: &ApiKey) -> String {
         let mut token = self.clone();
         token.project_id = Some(key.project_id.clone());
@@ -63,7 +63,8 @@ impl ParticipantToken {
         token.encode(key.secret.as_bytes())
     }
 
-    /// The token as a JWT, with the claims as they are and in the order of the published SDKs.
+    /// Returns the token as a JWT, with the claims unchanged and in the order of the
+    /// published SDKs.
     pub fn encode(&self, secret: &[u8]) -> String {
         let claims = Value::from(self.to_json()).to_string();
         let signed = format!(
@@ -75,7 +76,7 @@ impl ParticipantToken {
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 
-    /// The claims.
+    /// The claims as JSON.
     pub fn to_json(&self) -> Map<String, Value> {
         let mut claims = self.extra.clone();
         if let Some(exp) = self.exp {
@@ -100,13 +101,13 @@ impl ParticipantToken {
         claims
     }
 
-    /// Reads claims; whether they can be trusted is for [`TokenVerifier`] to say.
+    /// Parses claims without checking them; see [`TokenVerifier`].
     ///
     /// # Errors
     ///
-    /// When a claim is missing or malformed.
+    /// If a claim is missing or malformed.
     pub fn from_json(mut claims: Map<String, Value>) -> Result<Self, TokenError> {
-        // Keeps the order of the claims that remain.
+        // Keeps the order of the other claims.
         let mut take = |name| claims.shift_remove(name).filter(|value| !value.is_null());
         let name = match take("name") {
             Some(Value::String(name)) if !name.trim().is_empty() => name,
@@ -148,7 +149,7 @@ impl ParticipantToken {
         })
     }
 
-    /// The room that the token lets its bearer join.
+    /// The room that the bearer may join.
     pub fn room(&self) -> Option<&str> {
         self.grants.iter().find_map(|grant| match grant {
             Grant::Room(room) => Some(room.as_str()),
@@ -156,7 +157,7 @@ impl ParticipantToken {
         })
     }
 
-    /// The bearer's role: the first grant of one that is not `user`, else `user`.
+    /// The bearer's role: the first role grant other than `user`, otherwise `user`.
     pub fn role(&self) -> Role {
         self.grants
             .iter()
@@ -167,7 +168,7 @@ impl ParticipantToken {
             .unwrap_or_default()
     }
 
-    /// What the bearer may call; without it, nothing.
+    /// The rights to call tools; `None` permits nothing.
     pub fn api(&self) -> Option<&ApiScope> {
         self.grants.iter().find_map(|grant| match grant {
             Grant::Api(scope) => Some(&**scope),
@@ -184,8 +185,8 @@ pub struct TokenVerifier {
 }
 
 impl TokenVerifier {
-    /// A verifier for the tokens that one of `keys` signed for the project. Keys of other projects
-    /// are left out.
+    /// Creates a verifier for tokens of the project that are signed by one of `keys`. Keys of other
+    /// projects are ignored.
     pub fn new(project_id: impl Into<String>, keys: impl IntoIterator<Item = ApiKey>) -> Self {
         let project_id = project_id.into();
         let keys = keys
@@ -195,17 +196,16 @@ impl TokenVerifier {
         Self { project_id, keys }
     }
 
-    /// Checks a token at a time, in seconds since 1970, and returns its claims.
+    /// Verifies a token at a time, in seconds since 1970, and returns its claims.
     ///
-    /// The signature comes before the claims. A token that names no key is good if any key of the
-    /// project signed it. There is no leeway: a token is valid from `nbf` on and no longer at
-    /// `exp`. Whether it is for the right room is for the caller to compare, with
-    /// [`ParticipantToken::room`].
+    /// The signature is checked before the claims. A token that names no key may be signed by any
+    /// key of the project. There is no leeway: a token is valid from `nbf` on, and no longer at
+    /// `exp`. The caller must compare the room with [`ParticipantToken::room`].
     ///
     /// # Errors
     ///
-    /// When anything about the token is wrong; the error says what, which is for the log, since a
-    /// stranger should not hear more than that the token was refused.
+    /// If anything about the token is wrong. The error is meant for the log: a peer should only
+    /// learn that the token was rejected.
     pub fn verify(&self, jwt: &str, now_unix: u64) -> Result<ParticipantToken, TokenError> {
         if jwt.len() > MAX_TOKEN_BYTES {
             return Err(TokenError::TooLong);
@@ -216,7 +216,7 @@ impl TokenVerifier {
         if header.get("alg").and_then(Value::as_str) != Some("HS256") {
             return Err(TokenError::Algorithm);
         }
-        // Extensions that a reader must understand, and none is understood here.
+        // Mandatory extensions; none is supported here.
         if header.contains_key("crit") {
             return Err(TokenError::Algorithm);
         }
@@ -255,30 +255,30 @@ impl TokenVerifier {
     }
 }
 
-/// Why a token was refused.
+/// Why a token was rejected.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenError {
-    /// The token is not signed by HS256.
-    #[error("the token must be signed by HS256")]
+    /// The token is not signed with HS256.
+    #[error("the token must be signed with HS256")]
     Algorithm,
     /// A claim is missing or malformed.
     #[error("the claim `{name}` is missing or malformed")]
     Claim {
-        /// The claim.
+        /// The name of the claim.
         name: &'static str,
     },
-    /// The token is no longer valid.
+    /// The token has expired.
     #[error("the token has expired")]
     Expired,
-    /// The token is not three parts of base64 with JSON in the first two.
+    /// The token does not consist of three parts of base64, with JSON in the first two.
     #[error("the token is not a JWT")]
     Form,
     /// A grant is malformed.
     #[error("a grant of the token is malformed")]
     Grant(#[source] InvalidGrant),
-    /// The token names another key than the one that signed it.
-    #[error("the token names another key than the one that signed it")]
+    /// The token was not signed by the key that it names.
+    #[error("the token was not signed by the key that it names")]
     Key,
     /// The token is not valid yet.
     #[error("the token is not valid yet")]
@@ -286,18 +286,18 @@ pub enum TokenError {
     /// The token is for another project, or for none.
     #[error("the token is for another project")]
     Project,
-    /// No key of the project made the signature.
-    #[error("the signature of the token is wrong")]
+    /// The signature is by no key of the project.
+    #[error("the token's signature is invalid")]
     Signature,
-    /// The token is longer than any that this project reads.
+    /// The token exceeds [`MAX_TOKEN_BYTES`].
     #[error("the token is longer than {MAX_TOKEN_BYTES} bytes")]
     TooLong,
 }
 
-/// The longest token that is looked at: more than any HTTP server takes in its headers.
+/// The maximal length of a token in bytes: more than any HTTP server accepts in its headers.
 pub const MAX_TOKEN_BYTES: usize = 256 * 1024;
 
-/// The SDK version whose token format this is; SDKs before 0.3.5 had no `api` grant.
+/// The SDK version with this token format; SDKs before 0.3.5 had no `api` grant.
 const FORMAT_VERSION: &str = "0.55.0";
 
 fn decode_object(part: &str) -> Result<Map<String, Value>, TokenError> {
@@ -313,13 +313,13 @@ fn mac(secret: &[u8], signed: &str) -> Hmac<Sha256> {
     mac
 }
 
-/// A `NumericDate` of RFC 7519: seconds since 1970, maybe with a fraction.
+/// A `NumericDate` of RFC 7519: seconds since 1970, possibly with a fraction.
 fn numeric_date(value: &Value) -> Option<u64> {
     if let Some(seconds) = value.as_u64() {
         return Some(seconds);
     }
     let seconds = value.as_f64()?;
-    // Saturates: before 1970 is 0, beyond all numbers is the largest one.
+    // Saturates: times before 1970 become 0, larger ones the maximum.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,

@@ -1,8 +1,8 @@
-//! The tools of a room: one table, by which calls are dispatched, listed and documented.
+//! The tools of a room: one table for dispatch, the list of toolkits, and the documentation.
 
 use serde_json::{Map, Value, json};
 
-/// A group of tools, which a grant allows or denies as a whole.
+/// A group of tools, with rights of its own in a grant.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Toolkit {
     /// Live documents.
@@ -50,7 +50,7 @@ pub enum Tool {
     StorageDownloadUrl,
 }
 
-/// What a tool is called, and what it takes.
+/// The table entry of a tool: its name, description and input.
 struct Row {
     tool: Tool,
     toolkit: Toolkit,
@@ -62,14 +62,14 @@ struct Row {
 enum Input {
     /// A `json` content with these fields.
     Json(&'static [Field]),
-    /// `control/open`, and `binary` chunks after it.
+    /// `control/open`, followed by `binary` chunks.
     Streamed,
 }
 
 /// A field of a tool's input.
 struct Field {
     name: &'static str,
-    /// The JSON types that it may have.
+    /// The permitted JSON types.
     types: &'static [&'static str],
     is_required: bool,
     description: &'static str,
@@ -115,7 +115,7 @@ const MESSAGE_ATTACHMENT: Field = optional(
     "Bytes that go along with it, in base64",
 );
 
-/// By [`Tool`], in its order.
+/// Indexed by [`Tool`], in its order.
 const TABLE: [Row; 16] = [
     Row {
         tool: Tool::SyncCreate,
@@ -306,7 +306,7 @@ impl Toolkit {
     /// All toolkits.
     pub const ALL: [Self; 3] = [Self::Sync, Self::Messaging, Self::Storage];
 
-    /// Its name on the wire.
+    /// Returns the toolkit's name on the wire.
     pub fn name(self) -> &'static str {
         match self {
             Self::Sync => "sync",
@@ -315,7 +315,7 @@ impl Toolkit {
         }
     }
 
-    /// The toolkit with this name.
+    /// Returns the toolkit with this name.
     pub fn find(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|toolkit| toolkit.name() == name)
     }
@@ -338,12 +338,12 @@ impl Toolkit {
 }
 
 impl Tool {
-    /// All tools, by toolkit.
+    /// All tools, grouped by toolkit.
     pub fn all() -> impl Iterator<Item = Self> {
         TABLE.iter().map(|row| row.tool)
     }
 
-    /// The tool with this name in the toolkit with that one.
+    /// Returns the tool with this name in a toolkit.
     ///
     /// ```
     /// # use meshagent_protocol::Tool;
@@ -355,22 +355,22 @@ impl Tool {
         TABLE.iter().find(is_named).map(|row| row.tool)
     }
 
-    /// Its toolkit.
+    /// Returns the toolkit of the tool.
     pub fn toolkit(self) -> Toolkit {
         self.row().toolkit
     }
 
-    /// Its name on the wire.
+    /// Returns the tool's name on the wire.
     pub fn name(self) -> &'static str {
         self.row().name
     }
 
-    /// Whether it is called by `control/open` and goes on in chunks.
+    /// Whether the tool is called with `control/open` and receives chunks.
     pub fn is_streamed(self) -> bool {
         matches!(self.row().input, Input::Streamed)
     }
 
-    /// The JSON Schema of its input; `None` of a streamed tool.
+    /// Returns the JSON Schema of the tool's input; `None` for a streamed tool.
     ///
     /// ```
     /// # use meshagent_protocol::Tool;
@@ -412,7 +412,11 @@ impl Tool {
     }
 }
 
-/// The answer to `room.list_toolkits`: `{"tools": {toolkit: {title, description, tools: {tool: …}}}}`.
+/// Returns the answer to `room.list_toolkits`.
+///
+/// ```text
+/// {"tools": {toolkit: {title, description, tools: {tool: …}}}}
+/// ```
 ///
 /// ```
 /// let answer = meshagent_protocol::describe_tools();
@@ -482,9 +486,9 @@ mod tests {
         }
     }
 
-    /// Whatever is required is missed when it is not there.
+    /// Every required field is reported if it is missing.
     #[test]
-    fn inputs_without_a_required_field_are_refused() {
+    fn inputs_without_required_field_are_rejected() {
         let parse = |tool: Tool, input: &Content| match tool {
             Tool::SyncCreate => sync::SyncCreate::parse(input).map(drop),
             Tool::SyncDescribe => sync::SyncDescribe::parse(input).map(drop),

@@ -1,11 +1,11 @@
-//! The W3C trace context that message headers may carry; it is no part of the request.
+//! The W3C trace context in message headers, which is not part of the request.
 
 use serde_json::{Map, Value, json};
 
-/// The key under which the SDKs put what is not part of a message.
+/// The key under which the SDKs put metadata of a message.
 pub(crate) const META_KEY: &str = "__meshagent__";
 
-/// A parsed `traceparent`: which trace a message belongs to, and which span sent it.
+/// A parsed `traceparent`: the trace of a message, and the span that sent it.
 ///
 /// # Wire form
 ///
@@ -25,7 +25,8 @@ pub struct TraceParent {
 }
 
 impl TraceParent {
-    /// Reads a `traceparent` value; anything malformed is no trace context, as the standard asks.
+    /// Parses a `traceparent` value. As the standard requires, a malformed one is treated
+    /// as absent.
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('-');
         let [version] = lower_hex::<1>(parts.next()?)?;
@@ -44,7 +45,7 @@ impl TraceParent {
         })
     }
 
-    /// What stands under `__meshagent__` in the header of a message.
+    /// The value of `__meshagent__` in the header of a message.
     pub(crate) fn to_meta(self) -> Value {
         json!({"v": 1, "otel": {"traceparent": self.to_string()}})
     }
@@ -62,7 +63,7 @@ impl std::fmt::Display for TraceParent {
     }
 }
 
-/// Takes what is not part of the message out of its header.
+/// Removes the metadata from a message's header, and returns its trace context.
 pub(crate) fn take_trace(header: &mut Map<String, Value>) -> Option<TraceParent> {
     // Keeps the order of the other keys: a header may be the payload, as in `set_attributes`.
     let meta = header.shift_remove(META_KEY)?;

@@ -1,8 +1,8 @@
-//! What a JSON text is judged to take in memory is no less than what it takes, and not much more.
+//! The estimated memory of JSON is an upper bound, and a close one.
 
 #![cfg(not(target_arch = "wasm32"))]
 #![expect(clippy::unwrap_used, reason = "a test may fail loudly")]
-#![expect(clippy::print_stdout, reason = "a failure prints what repeats it")]
+#![expect(clippy::print_stdout, reason = "a failure prints its seed")]
 #![expect(clippy::format_push_string, reason = "a test may allocate")]
 
 use meshagent_protocol::{parse_json, weigh_json};
@@ -18,7 +18,7 @@ fn random(state: &mut u64, limit: usize) -> usize {
     usize::try_from(*state >> 20).unwrap() % limit
 }
 
-/// Any JSON, up to some levels.
+/// Arbitrary JSON, up to some levels.
 fn any_json(state: &mut u64, levels: usize, out: &mut String) {
     let kinds = if levels == 0 { 4 } else { 6 };
     match random(state, kinds) {
@@ -53,7 +53,7 @@ fn any_json(state: &mut u64, levels: usize, out: &mut String) {
 }
 
 #[test]
-fn nothing_takes_more_than_its_weight() {
+fn weight_is_an_upper_bound() {
     let mut texts: Vec<String> = [
         "0",
         "[]",
@@ -91,7 +91,7 @@ fn nothing_takes_more_than_its_weight() {
         texts.push(text);
     }
     for text in texts {
-        // Refused at its end, after all of it was made.
+        // Rejected at its end, after everything was built.
         let cut = &text[..text.floor_char_boundary(text.len() - 1)];
         for text in [text.as_str(), cut] {
             let weight = weigh_json(text.as_bytes()).unwrap();
@@ -99,7 +99,7 @@ fn nothing_takes_more_than_its_weight() {
             ALLOCATOR.reset_peak_usage();
             let parsed = parse_json(text.as_bytes());
             let peak = ALLOCATOR.peak_usage() - before + size_of::<serde_json::Value>();
-            // An error has a text of its own.
+            // An error allocates its own text.
             let excess = if parsed.is_ok() { 0 } else { 256 };
             drop(parsed);
             let start: String = text.chars().take(60).collect();
@@ -108,7 +108,7 @@ fn nothing_takes_more_than_its_weight() {
                 "{start}… of {} bytes takes {peak}, weighed {weight}",
                 text.len()
             );
-            // A key that comes again takes the place of the one before, which is not seen by counting.
+            // A repeated key replaces the earlier one, which counting does not see.
             let generous = 3 * peak + 3 * text.len() + 1024;
             let repeats = text.contains("\"k");
             assert!(

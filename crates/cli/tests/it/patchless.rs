@@ -253,12 +253,12 @@ fn failures_match_the_tool_and_change_nothing() {
         (
             1,
             json!({ "op": "remove", "path": "/doc/absent" }),
-            "operation 1: \"/doc/absent\" leads nowhere",
+            "operation 1: \"/doc/absent\" does not exist",
         ),
         (
             1,
             json!({ "op": "test", "path": "/doc/title", "value": "Another" }),
-            "operation 1: the value at \"/doc/title\" is not the",
+            "operation 1: test failed at \"/doc/title\": expected \"Another\"",
         ),
         // Violations of the schema: an attribute, a type, and a tag.
         (

@@ -1,4 +1,4 @@
-//! Any edits of a rich text: an error that changes nothing, or another text.
+//! Arbitrary edits of a rich text: an error that changes nothing, or a changed text.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -12,12 +12,12 @@ fuzz_target!(|edits: Vec<(u8, u8, u8, String)>| {
         ElementType::new("doc").property(ChildProperty::new("children", ["text"])),
         ElementType::new("text").property(ChildProperty::new("children", Vec::<String>::new())),
     ];
-    let schema = MeshSchema::new("doc", elements).expect("it is sound");
+    let schema = MeshSchema::new("doc", elements).expect("schema is valid");
     let mut document = MeshDocument::new(schema, 1);
     let start = json!({"doc": {"children": [{"text": {"$id": "t"}}]}});
     document
         .insert_json(&start, &mut String::new)
-        .expect("it fits");
+        .expect("content is valid");
     for (kind, from, to, text) in edits {
         let id = "t".to_owned();
         let (from, to) = match kind & 1 {
@@ -63,6 +63,6 @@ fuzz_target!(|edits: Vec<(u8, u8, u8, String)>| {
     let mut other = MeshDocument::new(document.schema().clone(), 2);
     other
         .apply_update(&document.encode_state())
-        .expect("what is written can be read");
+        .expect("own encoding is valid");
     assert_eq!(other.to_json(true), document.to_json(true));
 });

@@ -1,4 +1,5 @@
-//! Any JSON as a patch: an error that changes nothing, or a document that fits its schema.
+//! Arbitrary JSON as a patch: an error that changes nothing, or a document that satisfies
+//! its schema.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -9,7 +10,7 @@ fuzz_target!(|bytes: &[u8]| {
     let Ok(patch) = serde_json::from_slice::<Value>(bytes) else {
         return;
     };
-    let schema = MeshSchema::builtin("document").expect("it is built in");
+    let schema = MeshSchema::builtin("document").expect("schema is built in");
     let mut document = MeshDocument::new(schema, 1);
     let mut serial = 0;
     let mut next_id = || {
@@ -19,7 +20,7 @@ fuzz_target!(|bytes: &[u8]| {
     let start = json!({"document": {"content": [
         {"heading": {"text": "h"}}, {"body": {"text": "b"}}, {"file": {"name": "f"}},
     ]}});
-    document.insert_json(&start, &mut next_id).expect("it fits");
+    document.insert_json(&start, &mut next_id).expect("content is valid");
     let before = document.encode_state();
     if document.apply_patch(&patch, &mut next_id).is_err() {
         assert_eq!(document.encode_state(), before);

@@ -1,4 +1,4 @@
-//! Any JSON as a schema: an error, or a schema that prints what it reads.
+//! Arbitrary JSON as a schema: an error, or a schema that prints the JSON it was parsed from.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

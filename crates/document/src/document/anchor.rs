@@ -1,4 +1,4 @@
-//! Places in a text that stay right whatever happens to the text.
+//! Positions in a text that stay valid when the text changes.
 
 use super::MeshDocument;
 use super::edit::TextPosition;
@@ -6,7 +6,8 @@ use super::remake::Remade;
 use crate::engine::NodeIndex;
 use crate::update::scan::Id;
 
-/// A place in a rich text: beside one of its characters, wherever that is by now.
+/// A position in a rich text, next to one of its characters. It follows that character when the
+/// text changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Anchor {
     client: u64,
@@ -15,7 +16,7 @@ pub struct Anchor {
 }
 
 impl Anchor {
-    /// The same place in another replica, whose operations have other names.
+    /// The same position in another replica, where the operations have other ids.
     pub(super) fn renamed(
         self,
         document: &MeshDocument,
@@ -48,8 +49,8 @@ impl Anchor {
 }
 
 impl MeshDocument {
-    /// Where an anchor is now, in UTF-16 units; `None` if its text is gone. If its character is gone,
-    /// it is where that was.
+    /// Returns the anchor's current position, in UTF-16 units; `None` if its text was deleted. If
+    /// its character was deleted, this is the position where it was.
     pub fn position(&self, anchor: &Anchor) -> Option<TextPosition> {
         let (client, clock) = (anchor.client, anchor.clock);
         let (item, offset) = self.engine.find_item(Id { client, clock })?;
@@ -62,8 +63,8 @@ impl MeshDocument {
         Some(TextPosition::Utf16((start + seen) as usize))
     }
 
-    /// The place of a unit in a text: sticking to the character before it, or else after it. `None` is
-    /// the start of the text, or all of an empty one.
+    /// Anchors a position of a text at the character to its left or to its right. Without such a
+    /// character, the anchor is the start or the end of the text.
     pub(super) fn anchor(&self, text: NodeIndex, at: u32, to_left: bool) -> Option<Anchor> {
         let unit = if to_left { at.checked_sub(1)? } else { at };
         if let Some((item, before)) = self.engine.locate(text, unit) {

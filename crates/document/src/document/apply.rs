@@ -1,33 +1,32 @@
-//! Updates in and out: what they are, what of them becomes visible, what waits.
+//! Updates in and out: inspection, application, encoding.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::MeshDocument;
 use super::event::Origin;
-use super::pending::{Plan, Woken, cost_of};
+use super::pending::{Plan, Ready, cost_of};
 use super::ranges::Ranges;
 use crate::engine::{Comparison, Limit, Transaction};
 use crate::update::scan::{Content, Id, IdRange, Scan, Struct};
 use crate::update::{self, Applied, DecodeError, Inspection, UpdateKind, writer};
 
 impl MeshDocument {
-    /// What an update is to this document, which stays as it is.
+    /// Classifies an update relative to this document, which does not change.
     ///
     /// # Errors
-    /// [`DecodeError`] if it is malformed.
+    /// [`DecodeError`] if the update is malformed.
     pub fn classify(&self, update: &[u8]) -> Result<UpdateKind, DecodeError> {
         self.inspect(update).map(|inspection| inspection.kind)
     }
 
-    /// The same, and whose operations it brings.
+    /// Like [`Self::classify`], with more details, such as the authors of the operations.
     ///
-    /// Operations that are known already are compared by where they stand and what they hold, as far as neither
-    /// side has deleted it.
+    /// Known operations are compared by position and content, unless either side has deleted them.
     ///
     /// # Errors
-    /// [`DecodeError`] if it is malformed, or has more operations without content than
-    /// [`Limits::blank_operations`](super::Limits::blank_operations).
+    /// [`DecodeError`] if the update is malformed, or has more operations without content
+    /// than [`Limits::blank_operations`](super::Limits::blank_operations).
     pub fn inspect(&self, update: &[u8]) -> Result<Inspection, DecodeError> {
         let scan = Scan::read_within(update, &self.limits)?;
         let mut inspection = Inspection {
@@ -64,8 +63,9 @@ impl MeshDocument {
         }
         self.check_blank(&scan)?;
         inspection.authors = self.authors_of(&scan);
-        // What it says is gone may wait here, and hold back what follows.
-        let whole = self.with_denied(&scan)?;
+        // An operation that the update marks as garbage-collected may be pending here with its
+        // content, and then others wait for it.
+        let whole = self.with_pending_content(&scan)?;
         let (scan, is_as_sent) = match &whole {
             Some(whole) => (Scan::read(whole)?, false),
             None => (scan, true),
@@ -89,7 +89,7 @@ impl MeshDocument {
         Ok(inspection)
     }
 
-    /// Compares what is known of an update.
+    /// Compares the known part of an update with the document.
     fn compare(&self, scan: &Scan<'_>, inspection: &mut Inspection) {
         let Comparison {
             conflict,
@@ -123,7 +123,7 @@ impl MeshDocument {
         inspection.conflict = conflict.map(|id| (id.client, id.clock.into()));
     }
 
-    /// The clients of which an update has, or deletes, operations that are not here.
+    /// The clients for which an update brings new operations or new deletions.
     fn authors_of(&self, scan: &Scan<'_>) -> Vec<u64> {
         let is_new = |client: u64, end: u32| end > self.engine.clock(client);
         let structs = scan.structs.iter().map(|one| (one.id.client, one.end()));
@@ -135,8 +135,9 @@ impl MeshDocument {
         clients.into_iter().collect()
     }
 
-    /// Whether an update reaches no further beyond what is known than its content and what is allowed without:
-    /// collected and deleted operations, holes, deletions of what never came.
+    /// Checks how far an update extends beyond the known operations: no further than its content
+    /// plus the permitted number of operations without content, which are garbage-collected or
+    /// deleted ones, gaps, and deletions of missing ones.
     fn check_blank(&self, scan: &Scan<'_>) -> Result<(), DecodeError> {
         let mut reach: BTreeMap<u64, (u32, u32)> = BTreeMap::new();
         let mut note = |client: u64, start: u32, end: u32, has_content: bool| {
@@ -170,21 +171,24 @@ impl MeshDocument {
         Ok(())
     }
 
-    /// Applies an update, and what had waited for it. What of it can't have a place is taken up as collected, see
-    /// [`Applied::misplaced`]; so updates can be applied merged if they can one by one, and show the same.
+    /// Applies an update, and pending operations that it completes.
+    ///
+    /// Operations that can't have a place are applied as garbage-collected, see
+    /// [`Applied::misplaced`]. So a merged update can be applied if its parts can, and gives the
+    /// same state.
     ///
     /// # Errors
-    /// [`DecodeError`] if it is malformed, or more than the document takes; the document is as it was.
+    /// [`DecodeError`] if the update is malformed or exceeds a limit; the document does not change.
     pub fn apply_update(&mut self, update: &[u8]) -> Result<Applied, DecodeError> {
         self.apply(update, Misplaced::Collected)
     }
 
-    /// The same, but an update that itself has what can't have a place is refused. What had waited for it is taken up
-    /// by [`Self::apply_update`]'s rules.
+    /// Like [`Self::apply_update`], but an operation of the update that can't have a place is an
+    /// error. Pending operations that it completes still follow the rule of [`Self::apply_update`].
     ///
     /// # Errors
-    /// [`DecodeError`] if it is malformed, or has what can't have a place, or more than the document takes; the document
-    /// is as it was.
+    /// [`DecodeError`] if the update is malformed, has an operation that can't have a place, or
+    /// exceeds a limit; the document does not change.
     pub fn apply_placed_update(&mut self, update: &[u8]) -> Result<Applied, DecodeError> {
         self.apply(update, Misplaced::Refused)
     }
@@ -201,7 +205,7 @@ impl MeshDocument {
             let mut steps = self.limits.steps_for(update.len());
             let mut news = News::default();
             let own = [&scan.structs[0]];
-            news.take(self.take_up_by(&own, &[], &mut steps, misplaced)?);
+            news.take(self.integrate_by(&own, &[], &mut steps, misplaced)?);
             Applied {
                 misplaced: news.misplaced,
                 visible: news.encode_whole(update, &scan)?,
@@ -219,7 +223,7 @@ impl MeshDocument {
         Ok(applied)
     }
 
-    /// The state vector (v1) of what is visible.
+    /// Returns the state vector (v1) of the visible operations.
     pub fn state_vector(&self) -> Vec<u8> {
         let mut out = Vec::new();
         writer::unsigned(&mut out, self.engine.clocks().count() as u64);
@@ -230,30 +234,31 @@ impl MeshDocument {
         out
     }
 
-    /// How many operations of each client are visible, by client id.
+    /// Returns the number of visible operations of each client, as pairs of client id and clock.
     pub fn clocks(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         let clocks = self.engine.clocks();
         clocks.map(|(client, clock)| (client, u64::from(clock)))
     }
 
-    /// All that is visible, as one v1 update.
+    /// Returns the visible state as one v1 update.
     pub fn encode_state(&self) -> Vec<u8> {
         self.engine.encode(|_| 0)
     }
 
-    /// What waits for missing operations, as one v1 update; `None` if nothing does.
+    /// Returns the pending operations as one v1 update; `None` if there are none.
     ///
-    /// Applied to another replica it waits there.
+    /// Applied to another replica, they are pending there.
     pub fn encode_pending(&self) -> Option<Vec<u8>> {
         self.pending.encode(&self.engine)
     }
 
-    /// About how much memory is taken by what waits for missing operations.
+    /// The approximate memory of pending operations, in bytes.
     pub fn pending_bytes(&self) -> usize {
         self.pending.bytes()
     }
 
-    /// What a replica with this state vector (v1) lacks, as one v1 update. The vector may be ahead.
+    /// Returns what a replica with this state vector (v1) lacks, as one v1 update. The vector may
+    /// be ahead of this document.
     ///
     /// # Errors
     /// [`DecodeError`] if the vector is malformed.
@@ -265,7 +270,8 @@ impl MeshDocument {
             .encode(|client| clocks.get(&client).copied().unwrap_or_default()))
     }
 
-    /// How many operations a replica with this state vector (v1) has that are not here.
+    /// Returns the number of operations that a replica with this state vector (v1) has and this
+    /// one lacks.
     ///
     /// # Errors
     /// [`DecodeError`] if the vector is malformed.
@@ -277,11 +283,11 @@ impl MeshDocument {
         Ok(missing.sum())
     }
 
-    /// Whether a replica with this state vector (v1) that applied these updates has all that is here, deletions
-    /// included.
+    /// Whether a replica with this state vector (v1) that also applied these updates has everything
+    /// in this document, deletions included.
     ///
     /// # Errors
-    /// [`DecodeError`] if one of them is malformed.
+    /// [`DecodeError`] if the vector or an update is malformed.
     pub fn is_covered_by(
         &self,
         state_vector: &[u8],
@@ -324,7 +330,7 @@ impl MeshDocument {
                 .all(|&range| self.engine.is_deleted(range))
     }
 
-    /// Whether the document takes so many clients that it has nothing of.
+    /// Checks the limits on client ids that are new in one update, and on all client ids.
     fn check_clients(&self, scan: &Scan<'_>) -> Result<(), DecodeError> {
         let groups = scan.structs.chunk_by(|a, b| a.id.client == b.id.client);
         let is_new = |group: &&[Struct<'_>]| self.engine.clock(group[0].id.client) == 0;
@@ -344,8 +350,9 @@ impl MeshDocument {
         Ok(())
     }
 
-    /// Whether an update brings, deletes or builds on operations of this document's client id that were not made
-    /// here. What is made here is here before anybody else gets it.
+    /// Whether an update brings, deletes or builds on operations of this document's client id
+    /// that were not made here. Operations made here are applied here before any other replica
+    /// gets them.
     fn uses_client_id(&self, scan: &Scan<'_>) -> bool {
         let known = self.engine.clock(self.client_id);
         let is_beyond = |client: u64, end: u32| client == self.client_id && end > known;
@@ -362,7 +369,7 @@ impl MeshDocument {
                 .any(|range| is_beyond(range.client, range.end))
     }
 
-    /// The runs of operations that are not here.
+    /// The runs of operations that are not known here.
     fn operations_beyond(&self, scan: &Scan<'_>) -> Vec<(u64, Range<u64>)> {
         let mut runs: Vec<(u64, Range<u64>)> = Vec::new();
         for one in &scan.structs {
@@ -380,8 +387,8 @@ impl MeshDocument {
         runs
     }
 
-    /// Whether this is one run of operations that fits where its author stands, and nothing else: what
-    /// typing looks like.
+    /// Whether the update is exactly one run of operations that continues its author's known ones,
+    /// as typing produces it.
     fn is_plain(&self, scan: &Scan<'_>) -> bool {
         let [one] = &scan.structs[..] else {
             return false;
@@ -394,31 +401,33 @@ impl MeshDocument {
             && one.dependencies().all(is_known)
     }
 
-    /// Applies what is new of an update. Of what waits with its content, nothing is put out by who says that it is
-    /// gone: it is taken up, and deleted if the update deletes it.
+    /// Applies an update. If it marks a pending operation as garbage-collected, the pending content
+    /// is used, and deleted if the update deletes it.
     fn apply_news(
         &mut self,
         update: &[u8],
         scan: &Scan<'_>,
         misplaced: Misplaced,
     ) -> Result<Applied, DecodeError> {
-        let Some(whole) = self.with_denied(scan)? else {
+        let Some(whole) = self.with_pending_content(scan)? else {
             return self.apply_scan(update, scan, misplaced);
         };
-        // What waited was taken when it came.
+        // The pending operations were accepted when they came.
         let mut applied = self.apply_scan(&whole, &Scan::read(&whole)?, Misplaced::Collected)?;
         applied.kept.get_or_insert(whole);
         Ok(applied)
     }
 
-    /// What is new of an update, with that of which it says that it is gone and which waits here with its content;
-    /// `None` if there is no such thing.
-    fn with_denied(&self, scan: &Scan<'_>) -> Result<Option<Vec<u8>>, DecodeError> {
-        let denied = self.pending.denied(&scan.structs);
-        if denied.is_empty() {
+    /// The new part of an update, with content from pending operations that the update has only as
+    /// garbage-collected; `None` if there are none.
+    fn with_pending_content(&self, scan: &Scan<'_>) -> Result<Option<Vec<u8>>, DecodeError> {
+        let more_complete = self.pending.more_complete(&scan.structs);
+        if more_complete.is_empty() {
             return Ok(None);
         }
-        let structs = denied.into_iter().chain(scan.structs.iter().cloned());
+        let structs = more_complete
+            .into_iter()
+            .chain(scan.structs.iter().cloned());
         let known = |client| self.engine.clock(client);
         writer::update(structs.collect(), scan.deletes.clone(), known).map(Some)
     }
@@ -432,7 +441,7 @@ impl MeshDocument {
         let plan = Plan::new(&self.engine, scan);
         let own = plan.order.iter().map(|&index| &scan.structs[index]);
         let own: Vec<&Struct<'_>> = own.collect();
-        // What can be deleted now, and what is to be deleted once it is there.
+        // Deletions that can be applied now, and those whose operations are missing.
         let (mut deletes, mut later) = (Vec::new(), Vec::new());
         for &range in &scan.deletes {
             let clock = plan.progress.clock(&self.engine, range.client);
@@ -461,7 +470,7 @@ impl MeshDocument {
         let mut steps = self.limits.steps_for(update.len());
         let mut news = News::default();
         if is_whole {
-            news.take(self.take_up_by(&own, &deletes, &mut steps, misplaced)?);
+            news.take(self.integrate_by(&own, &deletes, &mut steps, misplaced)?);
             return Ok(Applied {
                 misplaced: news.misplaced,
                 visible: news.encode_whole(update, scan)?,
@@ -481,7 +490,7 @@ impl MeshDocument {
             None
         };
         news.note(self, &own, &deletes);
-        news.take(self.take_up_by(&own, &deletes, &mut steps, misplaced)?);
+        news.take(self.integrate_by(&own, &deletes, &mut steps, misplaced)?);
         let mut gap = !blocked.is_empty() || !later.is_empty();
         let mut changed: BTreeSet<u64> = own.iter().map(|one| one.id.client).collect();
         for one in blocked {
@@ -504,8 +513,8 @@ impl MeshDocument {
         })
     }
 
-    /// Takes up what had waited for what has just come, and what waited for that.
-    fn wake(&mut self, news: &mut News, changed: BTreeSet<u64>, steps: &mut usize) -> Vec<Woken> {
+    /// Applies the pending operations that the update completed, and those that depend on them.
+    fn wake(&mut self, news: &mut News, changed: BTreeSet<u64>, steps: &mut usize) -> Vec<Ready> {
         let mut taken = Vec::new();
         let mut progress = super::pending::Progress::default();
         let mut changed = changed;
@@ -521,22 +530,23 @@ impl MeshDocument {
                 continue;
             };
             changed.insert(one.id.client);
-            // What it builds on may have to wait again.
+            // An operation that it depends on may be pending again.
             let clock = self.engine.clock(found.id.client);
             let is_known = |id: Id| id.clock < self.engine.clock(id.client);
             if found.id.clock > clock || !found.dependencies_from(clock).all(is_known) {
-                debug_assert!(is_kept, "what was woken has all that it builds on");
+                debug_assert!(is_kept, "dependencies of a woken struct are present");
                 self.pending.keep(&found, clock);
                 continue;
             }
             news.note(self, &[&found], &[]);
             *steps = steps.saturating_add(found.bytes.len() * 4);
-            let taken_up = self.take_up_by(&[&found], &[], steps, Misplaced::Collected);
-            if let Ok(places) = taken_up {
+            let integrated = self.integrate_by(&[&found], &[], steps, Misplaced::Collected);
+            if let Ok(places) = integrated {
                 news.take(places);
                 taken.push(one);
             } else {
-                // The server acknowledged it as waiting, so it stays; the next update brings new steps.
+                // The server has acknowledged it as pending, so it stays; the next update brings
+                // new steps.
                 self.pending.keep(&found, clock);
                 is_kept = true;
             }
@@ -544,35 +554,35 @@ impl MeshDocument {
         if is_tried || is_kept {
             self.pending.note_try(!taken.is_empty());
         }
-        // Nobody else's operations have come.
+        // Only these clients have new operations.
         for client in changed {
             let deletes = self.pending.wake_deletes(client, self.engine.clock(client));
             if deletes.is_empty() {
                 continue;
             }
             news.note(self, &[], &deletes);
-            let done = self.take_up(&[], &deletes, &mut 0);
-            debug_assert!(done.is_ok(), "to delete what is known always succeeds");
+            let done = self.integrate(&[], &deletes, &mut 0);
+            debug_assert!(done.is_ok(), "known operations can always be deleted");
         }
         taken
     }
 
-    /// Takes up operations and deletions for which all is there that they need.
+    /// Applies operations and deletions whose dependencies are present.
     ///
     /// # Errors
-    /// If one of the operations can't have a place, or finding it takes more than `steps`, of which the
-    /// rest is left; the document is as it was.
-    pub(super) fn take_up(
+    /// If an operation can't have a place, or finding it takes more than `steps`, which is reduced
+    /// to the remainder; the document does not change.
+    pub(super) fn integrate(
         &mut self,
         structs: &[&Struct<'_>],
         deletes: &[IdRange],
         steps: &mut usize,
     ) -> Result<(), DecodeError> {
-        self.take_up_by(structs, deletes, steps, Misplaced::Refused)
+        self.integrate_by(structs, deletes, steps, Misplaced::Refused)
             .map(drop)
     }
 
-    fn take_up_by(
+    fn integrate_by(
         &mut self,
         structs: &[&Struct<'_>],
         deletes: &[IdRange],
@@ -591,56 +601,57 @@ impl MeshDocument {
             .apply(structs, deletes, limit, steps, &mut transaction)?;
         self.settle(&transaction);
         let placeless = Placeless {
-            structs: std::mem::take(&mut transaction.stranded),
+            structs: std::mem::take(&mut transaction.placeless),
             misplaced: transaction.misplaced,
         };
         self.engine.finish(transaction);
         Ok(placeless)
     }
 
-    /// Takes up an update that was made here.
-    pub(super) fn take_up_own(&mut self, update: &[u8]) -> Result<(), DecodeError> {
-        // All that can be wrong with it: its clocks lead beyond the last one.
+    /// Applies an update that was made here.
+    pub(super) fn integrate_own(&mut self, update: &[u8]) -> Result<(), DecodeError> {
+        // The only possible defect: its clocks exceed the last one.
         let scan = Scan::read(update).inspect_err(|_| self.is_exhausted = true)?;
         let structs: Vec<&Struct<'_>> = scan.structs.iter().collect();
         let mut steps = usize::MAX;
-        self.take_up(&structs, &scan.deletes, &mut steps)
+        self.integrate(&structs, &scan.deletes, &mut steps)
     }
 }
 
-/// Whether operations came without what they held.
+/// Whether the struct brings operations without content.
 pub(super) fn is_blank(one: &Struct<'_>) -> bool {
     matches!(one.content, Content::Collected | Content::Deleted)
 }
 
-/// What becomes of an operation that can't have a place.
+/// The treatment of operations that can't have a place.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Misplaced {
     Collected,
-    /// And all that comes with it.
+    /// The whole update is rejected.
     Refused,
 }
 
-/// What was taken up as collected and had come with more.
+/// Operations that came with content or a place and were applied as garbage-collected.
 #[derive(Debug)]
 struct Placeless {
     structs: Vec<Id>,
-    /// How many of the operations can't have a place wherever they come.
+    /// The number of operations that can't have a place in any order of updates.
     misplaced: u64,
 }
 
-/// What an update, and what it woke, adds to what was known before.
+/// The additions of an update, and of the pending operations that it completed.
 #[derive(Debug, Default)]
 struct News {
     clocks: BTreeMap<u64, u32>,
     deletes: Vec<IdRange>,
-    /// Structs that are shown as collected, as they are here: others may find a place for them.
+    /// Structs that are garbage-collected here and so encoded; other replicas may find a place
+    /// for them.
     placeless: BTreeSet<Id>,
     misplaced: u64,
 }
 
 impl News {
-    /// Notes what is about to be taken up.
+    /// Records operations and deletions before they are applied.
     fn note(&mut self, document: &MeshDocument, structs: &[&Struct<'_>], deletes: &[IdRange]) {
         for one in structs {
             let client = one.id.client;
@@ -657,13 +668,13 @@ impl News {
         }
     }
 
-    /// Notes what of that has no place.
+    /// Records which of them have no place.
     fn take(&mut self, placeless: Placeless) {
         self.placeless.extend(placeless.structs);
         self.misplaced += placeless.misplaced;
     }
 
-    /// The update, of which all is new.
+    /// The update itself, if all of it is new.
     fn encode_whole(
         mut self,
         update: &[u8],
@@ -676,7 +687,7 @@ impl News {
         self.encode(scan.structs.clone())
     }
 
-    /// An update of just that; `None` if there is nothing new.
+    /// An update with the additions; `None` if there are none.
     fn encode(self, mut structs: Vec<Struct<'_>>) -> Result<Option<Vec<u8>>, DecodeError> {
         for one in &mut structs {
             if self.placeless.contains(&one.id) {

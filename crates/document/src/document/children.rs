@@ -1,10 +1,10 @@
-//! Children by their place, which the engine finds without a walk over all of them.
+//! Children by index, found by the engine without a walk over all of them.
 
 use super::MeshDocument;
 use crate::engine::NodeIndex;
 
 impl MeshDocument {
-    /// How many child nodes, elements and texts, a node has.
+    /// The number of child nodes, elements and texts, of a node.
     pub(super) fn child_count(&self, node: NodeIndex) -> usize {
         self.engine.child_count(node)
     }
@@ -14,12 +14,12 @@ impl MeshDocument {
         self.engine.child_at(node, index)
     }
 
-    /// At which index a node is among its siblings.
+    /// The index of a node among its siblings.
     pub(super) fn index_in_parent(&self, node: NodeIndex) -> usize {
         self.engine.index_in_parent(node)
     }
 
-    /// How many levels of nodes there are below an element.
+    /// The number of levels of nodes below an element.
     pub(super) fn height(&self, id: &str) -> usize {
         let Some(top) = self.node(id).map(|element| element.index) else {
             return 0;
@@ -34,7 +34,7 @@ impl MeshDocument {
         deepest - depth(top)
     }
 
-    /// Which of two nodes comes first in the document; a node comes before what is in it.
+    /// Compares two nodes by document order; an ancestor comes before its descendants.
     pub(super) fn comes_first(&self, one: NodeIndex, other: NodeIndex) -> bool {
         let (mut a, mut b) = (one, other);
         let depth = |node| self.engine.node(node).depth;

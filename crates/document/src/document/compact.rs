@@ -1,4 +1,4 @@
-//! Updates that were made one after the other, as one without what they overwrote themselves.
+//! Compaction of successive updates: content that they overwrote themselves is dropped.
 
 use std::collections::BTreeMap;
 
@@ -8,13 +8,15 @@ use crate::update::DecodeError;
 use crate::update::scan::{IdRange, Scan};
 
 impl MeshDocument {
-    /// Merges the last ones of these updates, which were applied here and of which nobody else has anything yet. What they
-    /// inserted and deleted again is in the merged update without its content, so that it is about as long as what is left
-    /// of it. Returns how many of the first updates are not in it, and the merged one; `None` if there are no two to merge.
+    /// Merges the last of these updates, which were applied here and not sent yet. Content
+    /// that they inserted and deleted again is dropped, so the result is about as long as its
+    /// visible effect. Returns the number of leading updates that were not merged, and the merged
+    /// update; `None` if fewer than two can be merged.
     ///
-    /// An update that deletes children which the others did not make is not merged, nor are those before it: the published
-    /// SDKs keep their view by deltas and lose count when one update deletes in two places of an element, or deletes and
-    /// then changes something behind it. Attributes may be overwritten.
+    /// An update that deletes children from before these updates is not merged, nor are the updates
+    /// before it: the published SDKs update their views by deltas and lose count if one update
+    /// deletes at two places of an element, or deletes and then changes something behind.
+    /// Overwritten attributes don't matter.
     ///
     /// # Errors
     /// [`DecodeError`] if one of them is malformed.
@@ -46,7 +48,7 @@ impl MeshDocument {
         let mut starts = BTreeMap::new();
         for (&client, ranges) in &made {
             let (start, end) = (ranges.first(), self.engine.clock(client));
-            // Only what nobody has edited on can be taken from the document.
+            // Operations can be read from the document only if no other edit has changed them.
             if ranges.count(start, u32::MAX) != end.saturating_sub(start) {
                 return Ok(None);
             }
@@ -58,7 +60,7 @@ impl MeshDocument {
         Ok(Some((first, merged)))
     }
 
-    /// Whether a deletion goes beyond what was `made`, to children rather than values of attributes.
+    /// Whether a deletion covers children outside of `made`; values of attributes don't count.
     fn deletes_others(&self, range: IdRange, made: &BTreeMap<u64, Ranges>) -> bool {
         let made = made.get(&range.client);
         let is_made = |start, end| made.map_or(0, |made| made.count(start, end)) == end - start;

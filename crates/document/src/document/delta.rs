@@ -1,25 +1,25 @@
-//! A delta of a rich text, taken apart into edits of it.
+//! Translation of a rich-text delta into edits.
 
 use serde_json::{Map, Value};
 
 use super::edit::{Edit, EditError, TextPosition};
 use crate::update::scan::utf16_length;
 
-/// The edits, each in the text as those before it leave it.
+/// Translates a delta. Each edit applies to the text as the edits before it leave it.
 pub(super) fn edits(id: &str, delta: &Value) -> Result<Vec<Edit>, EditError> {
     let malformed = |index, reason| EditError::Delta { index, reason };
     let operations = delta.as_array();
-    let operations = operations.ok_or_else(|| malformed(0, "a delta is a list of operations"))?;
+    let operations = operations.ok_or_else(|| malformed(0, "expected an array of operations"))?;
     let mut edits = Vec::new();
     let mut at = 0_usize;
     for (index, operation) in operations.iter().enumerate() {
         let fail = |reason| malformed(index, reason);
         let members = operation.as_object();
-        let members = members.ok_or_else(|| fail("an operation is an object"))?;
+        let members = members.ok_or_else(|| fail("expected an object"))?;
         let attributes = match members.get("attributes") {
             None | Some(Value::Null) => None,
             Some(Value::Object(attributes)) => Some(attributes.clone()),
-            Some(_) => return Err(fail("attributes are an object")),
+            Some(_) => return Err(fail("attributes must be an object")),
         };
         let count = |name: &str| {
             let count = members.get(name)?;
@@ -27,7 +27,7 @@ pub(super) fn edits(id: &str, delta: &Value) -> Result<Vec<Edit>, EditError> {
         };
         let range = |length: usize| {
             let to = at.checked_add(length);
-            let to = to.ok_or_else(|| fail("it leads beyond the text"))?;
+            let to = to.ok_or_else(|| fail("it reaches beyond the end of the text"))?;
             Ok((TextPosition::Utf16(at), TextPosition::Utf16(to), to))
         };
         let id = id.to_owned();
@@ -41,7 +41,7 @@ pub(super) fn edits(id: &str, delta: &Value) -> Result<Vec<Edit>, EditError> {
                 });
                 at += utf16_length(text);
             }
-            (Some(_), None, None) => return Err(fail("what is inserted is a text")),
+            (Some(_), None, None) => return Err(fail("insert must be a string")),
             (None, Some(Some(length)), None) => {
                 let (from, to, end) = range(length)?;
                 if let Some(attributes) = attributes {
@@ -59,21 +59,21 @@ pub(super) fn edits(id: &str, delta: &Value) -> Result<Vec<Edit>, EditError> {
                 edits.push(Edit::DeleteText { id, from, to });
             }
             (None, Some(None), None) | (None, None, Some(None)) => {
-                return Err(fail("a count is a whole number that is not negative"));
+                return Err(fail("retain and delete must be non-negative integers"));
             }
-            _ => return Err(fail("it has one of insert, retain and delete")),
+            _ => return Err(fail("expected exactly one of insert, retain and delete")),
         }
     }
     Ok(edits)
 }
 
-/// Whether all that a delta keeps and deletes is there in a text of this length.
+/// Checks that everything a delta retains or deletes is within a text of this length.
 pub(super) fn check_reach(delta: &Value, length: usize) -> Result<(), EditError> {
     let mut left = length;
     for (index, operation) in delta.as_array().into_iter().flatten().enumerate() {
         let passed = operation.get("retain").or_else(|| operation.get("delete"));
         let passed = passed.and_then(Value::as_u64).unwrap_or_default();
-        let reason = "it leads beyond the text";
+        let reason = "it reaches beyond the end of the text";
         let rest = usize::try_from(passed).ok();
         let rest = rest.and_then(|passed| left.checked_sub(passed));
         left = rest.ok_or(EditError::Delta { index, reason })?;

@@ -1,4 +1,5 @@
-//! Checks a list of edits before any is applied, each against what those before it will have done.
+//! Checks a list of edits before any is applied, each against the state that the edits before it
+//! will produce.
 
 mod text;
 
@@ -11,7 +12,7 @@ use super::MeshDocument;
 use super::edit::{Edit, EditError, Position, Target, TextPosition};
 use crate::schema::{ElementType, ID_ATTRIBUTE, TEXT_TAG, Violation};
 
-/// The document as it would be.
+/// The document as it would be after the edits so far.
 pub(super) struct Draft<'a> {
     document: &'a MeshDocument,
     created: HashMap<String, Created>,
@@ -19,7 +20,7 @@ pub(super) struct Draft<'a> {
     moved: HashMap<String, Target>,
     children: HashMap<Target, isize>,
     texts: HashMap<String, DraftText>,
-    // Whether a text is edited once at most, so that its places need no copy of it.
+    // Whether each text is edited at most once, so that positions can be checked without a copy.
     is_single: bool,
 }
 
@@ -44,7 +45,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// The edits, with an `$id` for every new element.
+    /// Checks the edits, and gives every new element an `$id`.
     pub(super) fn check(
         mut self,
         edits: &[Edit],
@@ -54,7 +55,7 @@ impl<'a> Draft<'a> {
         let mut checked = Vec::with_capacity(edits.len());
         for edit in edits {
             if let Edit::ApplyDelta { id, delta } = edit {
-                // What it retains must be there, even if nothing is done to it.
+                // Retained characters must exist, even if nothing is done to them.
                 let length = self.text(id)?.units();
                 super::delta::check_reach(delta, length)?;
                 for edit in super::delta::edits(id, delta)? {
@@ -103,7 +104,7 @@ impl<'a> Draft<'a> {
                 let around = self.element_type(parent)?;
                 let allowed = around.child_property();
                 if !allowed.is_some_and(|children| children.allows(&tag)) {
-                    let expected = format_args!("a child that {:?} may have", around.tag());
+                    let expected = format_args!("a permitted child of {:?}", around.tag());
                     let violation = Violation::new("", expected, format_args!("{tag:?}"));
                     return Err(EditError::Invalid(violation.into()));
                 }
@@ -114,7 +115,7 @@ impl<'a> Draft<'a> {
                     }
                     above = self.parent(&ancestor)?;
                 }
-                // What is below it goes deeper with it.
+                // Descendants move to another depth with the element.
                 let from_depth = self.depth(&Target::Id(id.clone()))?;
                 let to_depth = self.depth(parent)? + 1;
                 if to_depth > from_depth {
@@ -159,7 +160,7 @@ impl<'a> Draft<'a> {
         Ok(edit)
     }
 
-    /// Notes a new element with all below it, and names what has no name yet.
+    /// Records a new element with its descendants, and gives an `$id` to each that has none.
     fn create(
         &mut self,
         parent: Target,
@@ -201,7 +202,7 @@ impl<'a> Draft<'a> {
                 children: isize::try_from(count).unwrap_or(isize::MAX),
                 depth,
             };
-            // A text is one level more.
+            // A text adds one level.
             self.check_depth(depth + usize::from(tag == TEXT_TAG))?;
             let limit = self.document.limits.elements;
             if self.document.element_count() + self.created.len() >= limit {
@@ -227,7 +228,7 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    /// How many levels there are above and with an element.
+    /// The depth of an element, with itself counted.
     fn depth(&self, target: &Target) -> Result<usize, EditError> {
         let Target::Id(id) = target else {
             return Ok(0);
@@ -253,7 +254,7 @@ impl<'a> Draft<'a> {
         self.parent(id).is_ok()
     }
 
-    /// The element around an element, both of which are there.
+    /// The parent of an existing element.
     fn parent(&self, id: &str) -> Result<Target, EditError> {
         let parent = self.parent_of(id)?;
         if !self.deleted.is_empty() {
@@ -303,7 +304,7 @@ impl<'a> Draft<'a> {
         let tag = self.tag(target)?;
         self.document.schema.element(&tag).ok_or_else(|| {
             let found = format_args!("{tag:?}");
-            let violation = Violation::new("", "an element of the schema", found);
+            let violation = Violation::new("", "a tag of the schema", found);
             EditError::Invalid(violation.into())
         })
     }
@@ -368,7 +369,7 @@ impl<'a> Draft<'a> {
         usize::try_from(before.saturating_add(change)).unwrap_or(0)
     }
 
-    /// Checks a place in a text that no edit before this one has touched.
+    /// Checks a position in a text that no earlier edit has changed.
     fn check_place(&self, id: &str, at: TextPosition) -> Result<(), EditError> {
         let not_text = || EditError::NotText(id.to_owned());
         if self.tag(&Target::Id(id.to_owned()))? != TEXT_TAG {

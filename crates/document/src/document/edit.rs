@@ -1,4 +1,4 @@
-//! Edits as data: checked against the schema first, then applied as one transaction.
+//! Edits as data: checked against the schema, then applied as one transaction.
 
 use std::iter::Peekable;
 
@@ -18,95 +18,99 @@ use crate::schema::{Violations, quoted};
 use crate::update::scan::{Id, IdRange};
 use crate::update::writer::{self, Builder, Place};
 
-/// One edit. A list of them is one transaction.
+/// One edit. A list of edits is applied as one transaction.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Edit {
-    /// Changes a rich text by a delta, `[{"retain": 3}, {"insert": "text", "attributes": {…}},
-    /// {"delete": 2}]`, which counts UTF-16 units. A `retain` with `attributes` formats.
+    /// Changes a rich text by a delta, with lengths in UTF-16 units. A `retain` with `attributes`
+    /// formats the text.
+    ///
+    /// ```json
+    /// [{"retain": 3}, {"insert": "text", "attributes": {…}}, {"delete": 2}]
+    /// ```
     ApplyDelta {
-        /// The `text` element.
+        /// The `$id` of the `text` element.
         id: String,
-        /// The delta.
+        /// The array of delta operations.
         delta: Value,
     },
-    /// Deletes an element and all below it.
+    /// Deletes an element and its descendants.
     Delete {
-        /// The element.
+        /// The `$id` of the element.
         id: String,
     },
-    /// Deletes a part of a rich text.
+    /// Deletes a range of a rich text.
     DeleteText {
-        /// The `text` element.
+        /// The `$id` of the `text` element.
         id: String,
-        /// Where the part begins.
+        /// The start of the range.
         from: TextPosition,
-        /// Where it ends.
+        /// The end of the range, exclusive.
         to: TextPosition,
     },
-    /// Formats a part of a rich text; a null value takes a format away.
+    /// Formats a range of a rich text; a null value removes a format.
     FormatText {
-        /// The `text` element.
+        /// The `$id` of the `text` element.
         id: String,
-        /// Where the part begins.
+        /// The start of the range.
         from: TextPosition,
-        /// Where it ends.
+        /// The end of the range, exclusive.
         to: TextPosition,
-        /// The formats.
+        /// The formats to set or remove.
         attributes: Map<String, Value>,
     },
-    /// Inserts an element with all below it, `{tag: {…}}`.
+    /// Inserts an element with its descendants, `{tag: {…}}`.
     Insert {
-        /// The element around it.
+        /// The parent of the new element.
         parent: Target,
-        /// Where among its children.
+        /// The position among the parent's children.
         position: Position,
         /// The element in JSON form.
         element: Value,
     },
     /// Inserts into a rich text.
     InsertText {
-        /// The `text` element.
+        /// The `$id` of the `text` element.
         id: String,
-        /// Where.
+        /// The position in the text.
         at: TextPosition,
-        /// What.
+        /// The inserted characters.
         text: String,
-        /// The formats that it has; `None`: those of the text before it.
+        /// The formats of the inserted text; `None` inherits those of the text before it.
         attributes: Option<Map<String, Value>>,
     },
-    /// Moves an element: a delete and an insert that keeps all `$id`s, in one update.
+    /// Moves an element: a deletion and an insertion that keeps all `$id`s, in one update.
     ///
-    /// What others do inside of it at the same time, without having seen the move, is lost with the
-    /// element that they did it to, which is the deleted one. If two move it at the same time there
-    /// are two with the same `$id`s, of which [`MeshDocument::repair`] leaves the first.
+    /// Concurrent edits inside the element, made without knowledge of the move, are lost, since
+    /// they apply to the deleted copy. Two concurrent moves result in two elements with the same
+    /// `$id`s, of which [`MeshDocument::repair`] keeps the first.
     Move {
-        /// The element.
+        /// The `$id` of the element.
         id: String,
-        /// The element around it from now on.
+        /// The new parent.
         parent: Target,
-        /// Where among its children.
+        /// The position among the new parent's children.
         position: Position,
     },
-    /// Takes an attribute away.
+    /// Removes an attribute.
     RemoveAttribute {
-        /// The element.
+        /// The element that has the attribute.
         target: Target,
-        /// The attribute.
+        /// The name of the attribute.
         name: String,
     },
-    /// Gives an attribute a value.
+    /// Sets an attribute.
     SetAttribute {
-        /// The element.
+        /// The element that has the attribute.
         target: Target,
-        /// The attribute.
+        /// The name of the attribute.
         name: String,
-        /// The value.
+        /// The new value.
         value: Value,
     },
 }
 
-/// An element to edit.
+/// The element that an edit applies to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
     /// The element with this `$id`.
@@ -115,77 +119,80 @@ pub enum Target {
     Root,
 }
 
-/// A place among the children of an element.
+/// A position among the children of an element.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Position {
-    /// Behind the child with this `$id`.
+    /// After the child with this `$id`.
     After(String),
-    /// In front of the child with this `$id`.
+    /// Before the child with this `$id`.
     Before(String),
-    /// In front of all children.
+    /// Before all children.
     First,
-    /// Behind this many children.
+    /// After this many children.
     Index(usize),
-    /// Behind all children.
+    /// After all children.
     Last,
 }
 
-/// A place in a text, with the unit in which it is counted.
+/// A position in a text, in one of two units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TextPosition {
-    /// Unicode scalar values, as Rust's and Python's characters are.
+    /// Unicode scalar values, the characters of Rust and Python.
     Scalars(usize),
-    /// UTF-16 units, as JavaScript and Yjs count.
+    /// UTF-16 units, as counted by JavaScript and Yjs.
     Utf16(usize),
 }
 
-/// The end of all operations of a client: clocks are 31 bits long.
+/// The end of a client's operations: clocks have 31 bits.
 const LAST_CLOCK: u32 = (1 << 31) - 1;
 
-/// More than the edits of one call make: each operation takes bytes of memory.
+/// An upper bound for the operations of one call, since each takes bytes of memory.
 const MOST_OPERATIONS: u32 = 1 << 30;
 
-/// Why an edit was refused. The document is as it was.
+/// Why an edit was rejected. The document does not change.
 #[derive(Clone, Debug, PartialEq, Error)]
 #[non_exhaustive]
 pub enum EditError {
-    /// There is an element with this `$id` already.
-    #[error("an element with $id {} exists already; choose another one, or edit that one", quoted(.0))]
+    /// An element with this `$id` already exists.
+    #[error("$id {} already exists; choose another one, or edit that element", quoted(.0))]
     Duplicate(String),
     /// The client id has no operations left for the edit; see [`MeshDocument::set_client_id`].
     #[error("client id {0} has too few operations left for this edit; choose another client id")]
     ClientExhausted(u64),
-    /// The document, or a part of it, would become larger than it may.
+    /// The document, or a part of it, would exceed a limit.
     #[error("too large: {what} is limited to {limit}")]
     TooLarge {
-        /// What is counted.
+        /// The quantity that is limited.
         what: &'static str,
         /// The limit.
         limit: usize,
     },
-    /// The delta is none, or leads beyond the text.
+    /// The delta is malformed, or reaches beyond the text.
     #[error("operation {index} of the delta is malformed: {reason}")]
     Delta {
-        /// Which operation, counted from 0.
+        /// The index of the delta's operation, from 0.
         index: usize,
-        /// What is wrong with it.
+        /// The defect.
         reason: &'static str,
     },
-    /// The schema forbids it.
+    /// The schema does not allow the edit.
     #[error("the schema does not allow this: {0}")]
     Invalid(Violations),
-    /// There is no such element.
+    /// No element has this `$id`.
     #[error("no element has $id {}; it may have been deleted", quoted(.0))]
     NotFound(String),
     /// The element holds no rich text.
-    #[error("element {} is no text element; edit its attributes or children instead", quoted(.0))]
+    #[error(
+        "element {} is not a text element; edit its attributes or children instead",
+        quoted(.0)
+    )]
     NotText(String),
-    /// The place is outside of the list or text, or inside of a character.
-    #[error("position {position} is no place between 0 and {length}")]
+    /// The position is beyond the list or text, or inside a character.
+    #[error("invalid position {position}: expected 0 to {length}, not inside a character")]
     Position {
-        /// The place.
+        /// The position in the edit's unit.
         position: usize,
-        /// How long the list or text is.
+        /// The length of the list or text.
         length: usize,
     },
     /// An element can't be moved into itself.
@@ -194,11 +201,37 @@ pub enum EditError {
 }
 
 impl MeshDocument {
-    /// Applies edits as one transaction; its v1 update, `None` if there was nothing to do. New
+    /// Applies edits as one transaction. Returns its v1 update; `None` if nothing changed. New
     /// elements without an `$id` get one from `next_id`.
     ///
     /// # Errors
-    /// [`EditError`] of the first edit that is refused; the document is as it was.
+    /// [`EditError`] of the first rejected edit; the document does not change.
+    ///
+    /// ```
+    /// # use meshagent_document::{Edit, MeshDocument, MeshSchema, Target};
+    /// # use serde_json::json;
+    /// let schema = MeshSchema::builtin("document").ok_or("no such schema")?;
+    /// let mut document = MeshDocument::new(schema, 1);
+    /// let mut id = || "body-1".to_owned();
+    /// document.append_child(Target::Root, json!({ "body": { "text": "tea" } }), &mut id)?;
+    ///
+    /// let edits = [
+    ///     Edit::SetAttribute {
+    ///         target: Target::Id("body-1".into()),
+    ///         name: "text".into(),
+    ///         value: json!("茶"),
+    ///     },
+    ///     Edit::Delete { id: "body-2".into() },
+    /// ];
+    /// let error = document.edit(&edits, &mut String::new).unwrap_err();
+    /// assert_eq!(
+    ///     error.to_string(),
+    ///     r#"no element has $id "body-2"; it may have been deleted"#
+    /// );
+    /// let update = document.edit(&edits[..1], &mut String::new)?;
+    /// assert!(update.is_some());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn edit(
         &mut self,
         edits: &[Edit],
@@ -210,7 +243,7 @@ impl MeshDocument {
         Ok(update)
     }
 
-    /// Edits without an end to the event or the group to undo.
+    /// Applies edits without closing the event or the undo group.
     pub(super) fn edit_quietly(
         &mut self,
         edits: &[Edit],
@@ -221,16 +254,16 @@ impl MeshDocument {
         Ok(self.apply_edits(edits))
     }
 
-    /// Whether the client id has operations enough left for edits that were checked.
+    /// Checks that the client id has enough operations left for checked edits.
     pub(super) fn check_clock(&self, edits: &[Edit]) -> Result<(), EditError> {
         if self.operations_left() >= MOST_OPERATIONS || edits.is_empty() {
             return Ok(());
         }
-        // How many an edit takes shows when it is made: on a copy.
+        // The number of operations is known only after the edit is made, so it is made on a copy.
         let schema = self.schema.clone();
         let mut copy = Self::with_limits(schema, self.client_id, Limits::NONE);
         let is_read = copy.apply_update(&self.encode_state()).is_ok();
-        debug_assert!(is_read, "a state can be read");
+        debug_assert!(is_read, "an encoded state is valid");
         copy.apply_edits_in_steps(edits.to_vec());
         if copy.is_exhausted {
             return Err(EditError::ClientExhausted(self.client_id));
@@ -238,15 +271,15 @@ impl MeshDocument {
         Ok(())
     }
 
-    /// How many operations can still be made under the client id.
+    /// The number of operations that the client id has left.
     pub(super) fn operations_left(&self) -> u32 {
         LAST_CLOCK - self.engine.clock(self.client_id)
     }
 
-    /// Appends a child element to an element.
+    /// Appends a child element. Returns the v1 update.
     ///
     /// # Errors
-    /// As [`Self::edit`].
+    /// See [`Self::edit`].
     pub fn append_child(
         &mut self,
         parent: Target,
@@ -262,10 +295,10 @@ impl MeshDocument {
         self.edit(&[edit], next_id)
     }
 
-    /// Gives an attribute a value.
+    /// Sets an attribute. Returns the v1 update; `None` if nothing changed.
     ///
     /// # Errors
-    /// As [`Self::edit`].
+    /// See [`Self::edit`].
     pub fn set_attribute(
         &mut self,
         target: Target,
@@ -281,16 +314,16 @@ impl MeshDocument {
         self.edit(&[edit], &mut String::new)
     }
 
-    /// Deletes an element and all below it.
+    /// Deletes an element and its descendants. Returns the v1 update.
     ///
     /// # Errors
-    /// As [`Self::edit`].
+    /// See [`Self::edit`].
     pub fn delete(&mut self, id: &str) -> Result<Option<Vec<u8>>, EditError> {
         let edit = Edit::Delete { id: id.to_owned() };
         self.edit(&[edit], &mut String::new)
     }
 
-    /// Applies edits that were checked.
+    /// Applies checked edits.
     fn apply_edits(&mut self, edits: Vec<Edit>) -> Option<Vec<u8>> {
         let mut steps = self.apply_edits_in_steps(edits);
         match steps.len() {
@@ -303,17 +336,17 @@ impl MeshDocument {
         }
     }
 
-    /// Applies edits that were checked; the update of each that did something. Neighbours that are deleted one after the
-    /// other are one deletion, at one place.
+    /// Applies checked edits, and returns an update for each that changed something. Successive
+    /// deletions of adjacent siblings are one deletion, at one place.
     pub(super) fn apply_edits_in_steps(&mut self, edits: Vec<Edit>) -> Vec<PatchStep> {
         let mut steps = Vec::new();
         let mut edits = edits.into_iter().peekable();
         while let Some(edit) = edits.next() {
             let start = self.engine.clock(self.client_id);
-            // What can be undone is noted one by one.
+            // Inverses are recorded one by one.
             let update = match &edit {
                 Edit::Delete { id } if self.undo.is_none() => self.delete_run(id, &mut edits),
-                _ => self.apply_noted(edit),
+                _ => self.apply_recorded(edit),
             };
             let operations = start.into()..self.engine.clock(self.client_id).into();
             steps.extend(update.map(|update| PatchStep { update, operations }));
@@ -321,8 +354,8 @@ impl MeshDocument {
         steps
     }
 
-    /// Applies an edit, and notes how it is taken back if it does something.
-    fn apply_noted(&mut self, edit: Edit) -> Option<Vec<u8>> {
+    /// Applies an edit, and records its inverse if it changed something.
+    fn apply_recorded(&mut self, edit: Edit) -> Option<Vec<u8>> {
         let noted = self.noted();
         self.note_inverse(&edit);
         let update = self.apply_edit(edit);
@@ -333,7 +366,7 @@ impl MeshDocument {
         update
     }
 
-    /// Deletes an element, and with it those behind it as far as the edits that follow delete them.
+    /// Deletes an element, and its next siblings as far as the following edits delete them.
     fn delete_run(
         &mut self,
         id: &str,
@@ -406,7 +439,7 @@ impl MeshDocument {
                 }
                 self.edit_text(&id, |content| content.format(from, to, &attributes))
             }
-            // The check has taken it apart.
+            // The draft has translated it into other edits.
             Edit::ApplyDelta { .. } => None,
         }
     }
@@ -423,7 +456,7 @@ impl MeshDocument {
         self.delete_ranges(&[range])
     }
 
-    /// The operation that made a node.
+    /// The operation that created a node.
     fn range_of(&self, index: NodeIndex) -> IdRange {
         let Id { client, clock } = self.engine.node_id(index);
         IdRange {
@@ -438,7 +471,7 @@ impl MeshDocument {
             return None;
         }
         let update = writer::update(Vec::new(), ranges.to_vec(), |_| 0).ok()?;
-        self.take_up(&[], ranges, &mut 0).ok()?;
+        self.integrate(&[], ranges, &mut 0).ok()?;
         Some(update)
     }
 
@@ -465,18 +498,18 @@ impl MeshDocument {
             &mut String::new,
         );
         let update = builder.finish();
-        self.take_up_own(&update).ok()?;
+        self.integrate_own(&update).ok()?;
         Some(update)
     }
 
-    /// Deletes a node and writes all that is in it anew elsewhere.
+    /// Deletes a node, and writes its content again elsewhere.
     fn move_node(
         &mut self,
         index: NodeIndex,
         parent: NodeIndex,
         position: &Position,
     ) -> Option<Vec<u8>> {
-        // Beside the node itself as well: where it was is a place even when it is gone.
+        // The anchor may be the node itself: a deleted sibling still marks a position.
         let position = match position {
             Position::Index(at) => {
                 let is_before =
@@ -491,7 +524,7 @@ impl MeshDocument {
         self.engine.copy(index, first, &mut builder);
         let mut deletes = vec![self.range_of(index)];
         let update = builder.finish_with(&mut deletes);
-        self.take_up_own(&update).ok()?;
+        self.integrate_own(&update).ok()?;
         Some(update)
     }
 
@@ -506,8 +539,8 @@ impl MeshDocument {
         }
     }
 
-    /// Between what a new child goes, deleted ones included: that is found without a search, and comes
-    /// to the same.
+    /// The neighbours of a new child, deleted ones included. They are found without a search and
+    /// give the same order.
     fn neighbours(
         &self,
         parent: NodeIndex,
@@ -531,8 +564,8 @@ impl MeshDocument {
         found.unwrap_or((last, None))
     }
 
-    /// Sets or removes. A root attribute that an npm client wrote is on the tree's own root; what is
-    /// written here stands beside it.
+    /// Sets or removes an attribute. A root attribute written by an npm client is on the tree's own
+    /// root; those written here are on a second root type.
     fn change_attribute(
         &mut self,
         index: NodeIndex,
@@ -560,11 +593,11 @@ impl MeshDocument {
         let mut builder = Builder::new(self.client_id, clock);
         builder.attribute(place, value);
         let update = builder.finish();
-        self.take_up_own(&update).ok()?;
+        self.integrate_own(&update).ok()?;
         Some(update)
     }
 
-    /// The operations that give an attribute its value; the root's may be in two places.
+    /// The operations that hold an attribute's value; for the root they may be in two places.
     pub(super) fn value_ranges(&self, index: NodeIndex, name: &str) -> Vec<IdRange> {
         let Some(key) = self.engine.find_key(name) else {
             return Vec::new();
@@ -585,12 +618,12 @@ impl MeshDocument {
         if update == [0, 0] {
             return None;
         }
-        self.take_up_own(&update).ok()?;
-        self.waypoint = waypoint.and_then(|waypoint| waypoint.taken_up(&self.engine));
+        self.integrate_own(&update).ok()?;
+        self.waypoint = waypoint.and_then(|waypoint| waypoint.integrated(&self.engine));
         Some(update)
     }
 
-    /// A place in UTF-16 units, as the engine counts.
+    /// A position in UTF-16 units, as the engine counts.
     pub(super) fn text_offset(&self, id: &str, position: TextPosition) -> Option<u32> {
         let units = match position {
             TextPosition::Utf16(units) => units,

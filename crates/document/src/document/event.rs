@@ -1,4 +1,4 @@
-//! What changed, one list per transaction, for whoever asks by [`MeshDocument::poll_event`].
+//! Events: the changes of each transaction, returned by [`MeshDocument::poll_event`].
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,22 +13,22 @@ use crate::engine::{
 };
 use crate::schema::ID_ATTRIBUTE;
 
-/// How many changes wait at most to be polled.
+/// The maximal number of unpolled changes.
 const MAX_WAITING: usize = 1 << 16;
 
 /// The changes of one transaction.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Event {
-    /// Who made them.
+    /// The origin of the changes.
     pub origin: Origin,
-    /// Parents before their children.
+    /// Parents come before their children.
     pub changes: Vec<Change>,
-    /// Whether events before this one were lost, so that the document has to be read anew.
+    /// Whether earlier events were dropped, so that the whole document must be read again.
     pub is_after_loss: bool,
 }
 
-/// Who made a change.
+/// The origin of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// An edit of this document.
@@ -39,101 +39,102 @@ pub enum Origin {
     Undo,
 }
 
-/// One change. Elements are named by `$id`, the root by `None`; [`MeshDocument::path`] leads to them.
+/// One change. Elements are identified by `$id`, the root by `None`; [`MeshDocument::path`]
+/// locates them.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Change {
-    /// An attribute has another value.
+    /// The value of an attribute changed.
     Attribute {
         /// The element.
         id: Option<Arc<str>>,
         /// The attribute's name.
         name: Arc<str>,
-        /// The value before; `None` if there was none.
+        /// The value before; `None` if the attribute was missing.
         old: Option<Value>,
-        /// The value now; `None` if there is none.
+        /// The value now; `None` if the attribute is missing.
         new: Option<Value>,
     },
-    /// An element, and all below it, is gone.
+    /// An element and its descendants were deleted.
     Deleted {
         /// The element.
         id: Option<Arc<str>>,
-        /// Its tag.
+        /// The element's tag.
         tag: Arc<str>,
-        /// The element around it.
+        /// The element's former parent.
         parent: Option<Arc<str>>,
     },
-    /// There is a new element.
+    /// An element was inserted.
     Inserted {
         /// The element.
         id: Option<Arc<str>>,
-        /// Its tag.
+        /// The element's tag.
         tag: Arc<str>,
-        /// The element around it.
+        /// The element's parent.
         parent: Option<Arc<str>>,
     },
     /// An element was deleted and inserted again elsewhere, with the same `$id`.
     Moved {
         /// The element.
         id: Option<Arc<str>>,
-        /// Its tag.
+        /// The element's tag.
         tag: Arc<str>,
-        /// The element around it before.
+        /// The former parent.
         from: Option<Arc<str>>,
-        /// The element around it now.
+        /// The new parent.
         to: Option<Arc<str>>,
     },
-    /// Rich text, or its formatting, is another.
+    /// Rich text or its formatting changed.
     Text {
         /// The `text` element that holds it.
         id: Option<Arc<str>>,
-        /// What was done to it.
+        /// The changes, in order.
         changes: Vec<TextChange>,
     },
 }
 
-/// A change of a rich text. [`MeshDocument::position`] tells where it is.
+/// A change of a rich text. [`MeshDocument::position`] returns its current position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TextChange {
-    /// Characters are gone.
+    /// Characters were deleted.
     Deleted {
-        /// Where they were.
+        /// The position where they were.
         at: Anchor,
-        /// The characters.
+        /// The deleted characters.
         text: String,
     },
-    /// A format begins or ends here that did not, or the other way round.
+    /// A format begins or ends here that did not before, or the reverse.
     Formatted {
-        /// Where.
+        /// The position of the formatting mark.
         at: Anchor,
     },
-    /// There are new characters.
+    /// Characters were inserted.
     Inserted {
-        /// In front of the first of them.
+        /// The position before the first of them.
         at: Anchor,
-        /// The characters.
+        /// The inserted characters.
         text: String,
     },
 }
 
-/// Events that wait to be polled, and the changes of the transaction that is under way.
+/// Unpolled events, and the changes of the current transaction.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     queue: VecDeque<Event>,
     open: Vec<Change>,
-    // How many changes the queue holds.
+    // The number of changes in the queue.
     waiting: usize,
 }
 
 impl MeshDocument {
-    /// Starts, or stops, to keep events. While they are kept, poll them: of more than 65,536 changes the
-    /// oldest are lost, which [`Event::is_after_loss`] tells.
+    /// Starts or stops recording events. Poll them regularly: beyond 65,536 unpolled changes the
+    /// oldest are dropped, which [`Event::is_after_loss`] reports.
     pub fn watch(&mut self, on: bool) {
         self.watch = on.then(|| self.watch.take().unwrap_or_default());
     }
 
-    /// The next event, if there is one.
+    /// Returns the next event, if any.
     pub fn poll_event(&mut self) -> Option<Event> {
         let watch = self.watch.as_mut()?;
         let event = watch.queue.pop_front()?;
@@ -141,7 +142,7 @@ impl MeshDocument {
         Some(event)
     }
 
-    /// The `$id`s from below the root down to the element with this `$id`.
+    /// Returns the `$id`s on the path from below the root to the element with this `$id`.
     pub fn path(&self, id: &str) -> Option<Vec<Arc<str>>> {
         let mut index = self.node(id)?.index;
         let mut path = Vec::new();
@@ -153,9 +154,9 @@ impl MeshDocument {
         Some(path)
     }
 
-    /// Tells what a transaction has changed, while what it deleted can still be read; `died` are the
-    /// nodes that it deleted, without those below others.
-    pub(super) fn tell(&mut self, transaction: &Transaction, died: &[NodeIndex]) {
+    /// Records the changes of a transaction, while deleted content can still be read. `died`
+    /// contains the deleted nodes, without their descendants.
+    pub(super) fn record_changes(&mut self, transaction: &Transaction, died: &[NodeIndex]) {
         if self.watch.is_none() {
             return;
         }
@@ -184,29 +185,29 @@ impl MeshDocument {
                 });
             }
         }
-        self.tell_values(transaction, &mut changes);
-        self.tell_texts(transaction, &mut changes);
+        self.record_values(transaction, &mut changes);
+        self.record_texts(transaction, &mut changes);
         if let Some(watch) = &mut self.watch {
             watch.open.append(&mut changes);
         }
     }
 
-    fn tell_values(&self, transaction: &Transaction, changes: &mut Vec<Change>) {
-        let is_told = |node: NodeIndex| {
+    fn record_values(&self, transaction: &Transaction, changes: &mut Vec<Change>) {
+        let is_recorded = |node: NodeIndex| {
             let known = self.engine.node(node);
             !known.is_dead && !self.engine.is_new(node)
         };
-        // What was there before, `None` if that is not known yet.
+        // The previous values; `None` if not known yet.
         let mut touched: BTreeMap<(NodeIndex, KeyIndex), Option<Value>> = BTreeMap::new();
         for index in self.engine.deleted(transaction) {
             let item = self.engine.item(index);
-            if !item.is_in_sequence() && is_told(item.parent) {
+            if !item.is_in_sequence() && is_recorded(item.parent) {
                 touched.insert((item.parent, item.key), item.content.value());
             }
         }
         for added in self.engine.added(transaction) {
             let item = self.engine.item(added.item);
-            if !item.is_in_sequence() && is_told(item.parent) {
+            if !item.is_in_sequence() && is_recorded(item.parent) {
                 let old = || {
                     let value = self.engine.value_item(item.parent, item.key);
                     let value = value.filter(|&value| !self.engine.is_new_item(value));
@@ -221,7 +222,7 @@ impl MeshDocument {
             if &*name == ID_ATTRIBUTE {
                 continue;
             }
-            // The root's attributes are in two places, of which the first wins.
+            // The root's attributes are in two places, of which the first takes precedence.
             let (old, new) = match node {
                 ROOT_ATTRIBUTES_NODE if value(ROOT_NODE).is_some() => continue,
                 ROOT_NODE => {
@@ -237,36 +238,36 @@ impl MeshDocument {
         }
     }
 
-    fn tell_texts(&self, transaction: &Transaction, changes: &mut Vec<Change>) {
+    fn record_texts(&self, transaction: &Transaction, changes: &mut Vec<Change>) {
         let mut texts: Vec<(NodeIndex, Vec<TextChange>)> = Vec::new();
-        let mut tell = |node: NodeIndex, change: TextChange| match texts.last_mut() {
+        let mut report = |node: NodeIndex, change: TextChange| match texts.last_mut() {
             Some((last, changes)) if *last == node => changes.push(change),
             _ => match texts.iter_mut().find(|(known, _)| *known == node) {
                 Some((_, changes)) => changes.push(change),
                 None => texts.push((node, vec![change])),
             },
         };
-        let is_told = |node: NodeIndex| {
+        let is_recorded = |node: NodeIndex| {
             let known = self.engine.node(node);
             known.kind == NodeKind::Text && !known.is_dead && !self.engine.is_new(node)
         };
         for index in self.engine.deleted(transaction) {
             let item = self.engine.item(index);
-            if item.is_in_sequence() && is_told(item.parent) {
+            if item.is_in_sequence() && is_recorded(item.parent) {
                 let at = Anchor::before(self.engine.item_id(index));
                 match &item.content {
                     Content::Text(text) => {
                         let text = text.clone();
-                        tell(item.parent, TextChange::Deleted { at, text });
+                        report(item.parent, TextChange::Deleted { at, text });
                     }
-                    Content::Format(..) => tell(item.parent, TextChange::Formatted { at }),
+                    Content::Format(..) => report(item.parent, TextChange::Formatted { at }),
                     _ => {}
                 }
             }
         }
         for added in self.engine.added(transaction) {
             let item = self.engine.item(added.item);
-            if item.is_in_sequence() && !item.is_deleted() && is_told(item.parent) {
+            if item.is_in_sequence() && !item.is_deleted() && is_recorded(item.parent) {
                 let mut id = self.engine.item_id(added.item);
                 id.clock += added.from;
                 let at = Anchor::before(id);
@@ -274,20 +275,23 @@ impl MeshDocument {
                     Content::Text(text) => {
                         let (byte, _) = crate::engine::byte_of(text, item.length(), added.from);
                         let text = text[byte..].to_owned();
-                        tell(item.parent, TextChange::Inserted { at, text });
+                        report(item.parent, TextChange::Inserted { at, text });
                     }
-                    Content::Format(..) => tell(item.parent, TextChange::Formatted { at }),
+                    Content::Format(..) => report(item.parent, TextChange::Formatted { at }),
                     _ => {}
                 }
             }
         }
-        for (node, told) in texts {
+        for (node, text_changes) in texts {
             let id = self.id_of(self.engine.node(node).parent);
-            changes.push(Change::Text { id, changes: told });
+            changes.push(Change::Text {
+                id,
+                changes: text_changes,
+            });
         }
     }
 
-    /// Makes one event of all changes since the last one.
+    /// Combines all changes since the last event into one event.
     pub(super) fn close_event(&mut self, origin: Origin) {
         let Some(watch) = &mut self.watch else {
             return;
@@ -323,14 +327,14 @@ impl MeshDocument {
     }
 }
 
-/// Makes one change of a deletion and an insertion of the same element.
+/// Combines a deletion and an insertion of the same element into a move.
 fn with_moves(changes: Vec<Change>) -> Vec<Change> {
     let is_deletion = |change: &Change| matches!(change, Change::Deleted { .. });
     if !changes.iter().any(is_deletion) {
         return changes;
     }
     let mut deleted: HashMap<Arc<str>, usize> = HashMap::new();
-    let mut told: Vec<Option<Change>> = Vec::with_capacity(changes.len());
+    let mut result: Vec<Option<Change>> = Vec::with_capacity(changes.len());
     for change in changes {
         let change = match change {
             Change::Deleted {
@@ -338,7 +342,7 @@ fn with_moves(changes: Vec<Change>) -> Vec<Change> {
                 tag,
                 parent,
             } => {
-                deleted.insert(Arc::clone(&id), told.len());
+                deleted.insert(Arc::clone(&id), result.len());
                 let id = Some(id);
                 Change::Deleted { id, tag, parent }
             }
@@ -347,7 +351,7 @@ fn with_moves(changes: Vec<Change>) -> Vec<Change> {
                 tag,
                 parent: to,
             } => {
-                let before = deleted.remove(&id).and_then(|at| told[at].take());
+                let before = deleted.remove(&id).and_then(|at| result[at].take());
                 let id = Some(id);
                 match before {
                     Some(Change::Deleted { parent: from, .. }) => {
@@ -362,7 +366,7 @@ fn with_moves(changes: Vec<Change>) -> Vec<Change> {
             }
             other => other,
         };
-        told.push(Some(change));
+        result.push(Some(change));
     }
-    told.into_iter().flatten().collect()
+    result.into_iter().flatten().collect()
 }

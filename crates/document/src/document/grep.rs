@@ -1,4 +1,5 @@
-//! Finds elements by a regular expression, with the meaning that the published SDKs gave to `grep`.
+//! Searches elements by a regular expression, with the meaning that the published SDKs give
+//! to `grep`.
 
 use regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value};
@@ -7,24 +8,28 @@ use thiserror::Error;
 use super::MeshDocument;
 use super::read::Element;
 use crate::engine::{NodeIndex, NodeKind, ROOT_NODE};
-use crate::schema::TEXT_TAG;
+use crate::schema::{TEXT_TAG, capped, quoted};
 
-/// How many bytes a compiled pattern may take.
+/// The maximal size of a compiled pattern, in bytes.
 const MAX_PATTERN_BYTES: usize = 1 << 20;
 
-/// Why a pattern was refused.
+/// Why a pattern was rejected. Its [`source`](std::error::Error::source) is the error of the
+/// regular expression engine.
 #[derive(Debug, Error)]
-#[error(
-    "this is no regular expression that is searched in linear time; look-around and back-references are not"
-)]
-pub struct PatternError(#[from] regex::Error);
+#[error("invalid pattern {pattern}: {reason}")]
+pub struct PatternError {
+    pattern: String,
+    reason: String,
+    source: regex::Error,
+}
 
 impl MeshDocument {
-    /// The elements whose tag, attribute names, attribute values or text match, in document order,
-    /// each with as many siblings before and after it. None is listed twice.
+    /// Returns the elements whose tag, attribute names, attribute values or text match, in document
+    /// order, each with up to `before` and `after` siblings around it. No element is listed twice.
     ///
     /// # Errors
-    /// [`PatternError`] if the pattern can't be searched for in linear time, or is too large.
+    /// [`PatternError`] if the pattern is not a regular expression that can be searched in linear
+    /// time (without look-around and back-references), or is too large.
     pub fn grep(
         &self,
         pattern: &str,
@@ -63,11 +68,11 @@ impl MeshDocument {
     }
 }
 
-/// The same of a document's JSON, `{root tag: {…}}`, as [`MeshDocument::to_json`] prints it. What is no element there is
-/// passed over.
+/// Like [`MeshDocument::grep`], for a document's JSON, `{root tag: {…}}`, as
+/// [`MeshDocument::to_json`] returns it. Parts that don't have the form of elements are skipped.
 ///
 /// # Errors
-/// As [`MeshDocument::grep`].
+/// See [`MeshDocument::grep`].
 pub fn grep_json<'a>(
     json: &'a Value,
     pattern: &str,
@@ -110,7 +115,7 @@ fn element(json: &Value) -> Option<(&str, &Map<String, Value>)> {
     Some((tag, content.as_object()?))
 }
 
-/// The text that stands as a delta in an element.
+/// The text of a delta in an element.
 fn delta(json: &Value) -> Option<String> {
     let (tag, content) = element(json)?;
     let runs = content.get("delta").filter(|_| tag == TEXT_TAG)?;
@@ -118,14 +123,25 @@ fn delta(json: &Value) -> Option<String> {
     Some(texts.filter_map(|run| run["insert"].as_str()).collect())
 }
 
-fn compile(pattern: &str, ignore_case: bool) -> Result<Regex, regex::Error> {
-    RegexBuilder::new(pattern)
+fn compile(pattern: &str, ignore_case: bool) -> Result<Regex, PatternError> {
+    let regex = RegexBuilder::new(pattern)
         .case_insensitive(ignore_case)
         .size_limit(MAX_PATTERN_BYTES)
-        .build()
+        .build();
+    regex.map_err(|source| {
+        // The last line names the fault; the lines before it repeat the pattern.
+        let text = source.to_string();
+        let reason = text.lines().last().unwrap_or_default();
+        let reason = reason.strip_prefix("error: ").unwrap_or(reason);
+        PatternError {
+            pattern: quoted(pattern),
+            reason: capped(reason),
+            source,
+        }
+    })
 }
 
-/// What matches, in document order, with as many siblings around it.
+/// The matches, in document order, with siblings around them.
 fn walk<N: Copy>(
     root: N,
     (before, after): (usize, usize),
@@ -133,7 +149,7 @@ fn walk<N: Copy>(
     children: impl Fn(N) -> Vec<N>,
 ) -> Vec<N> {
     let mut found = Vec::new();
-    // Lists of siblings, each with how far it was read, and how far it was found.
+    // Lists of siblings, each with the index read next and the end of the siblings already found.
     let mut stack = vec![(vec![root], 0, 0)];
     while let Some((siblings, at, end)) = stack.last_mut() {
         let Some(&node) = siblings.get(*at) else {

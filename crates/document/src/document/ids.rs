@@ -1,6 +1,6 @@
-//! Finds elements by `$id`, and counts them.
+//! The index of elements by `$id`, and their number.
 //!
-//! The `$id`s themselves stay with the elements; here is just who has which hash.
+//! The `$id`s themselves stay in the elements; the index maps hashes to nodes.
 
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
@@ -11,24 +11,21 @@ use crate::engine::{Content, Engine, ID_KEY, NodeIndex};
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ids {
-    claims: HashTable<Claim>,
+    holders: HashTable<Holders>,
     hasher: RandomState,
     live: usize,
 }
 
-/// Who carries an `$id`. Concurrent edits can give the same one to several.
+/// The nodes that have an `$id`. Concurrent edits can give the same one to several.
 #[derive(Clone, Debug)]
-enum Claim {
+enum Holders {
     One(NodeIndex),
-    // Invariant: at least two. Boxed, for it is rare.
-    #[expect(
-        clippy::box_collection,
-        reason = "a claim is small as long as it is the only one"
-    )]
+    // Invariant: at least two. Boxed, since it is rare.
+    #[expect(clippy::box_collection, reason = "an entry with one node stays small")]
     Many(Box<BTreeSet<NodeIndex>>),
 }
 
-impl Claim {
+impl Holders {
     fn has(&self, node: NodeIndex) -> bool {
         match self {
             Self::One(other) => *other == node,
@@ -50,7 +47,7 @@ pub(super) fn id_of(engine: &Engine, node: NodeIndex) -> Option<&str> {
 }
 
 impl Ids {
-    /// How many elements are alive, with or without an `$id`.
+    /// The number of live elements, with or without an `$id`.
     pub(super) fn live(&self) -> usize {
         self.live
     }
@@ -63,54 +60,55 @@ impl Ids {
         self.live = self.live.saturating_sub(1);
     }
 
-    fn claim(&self, engine: &Engine, id: &str) -> Option<&Claim> {
-        let is_it = |claim: &Claim| id_of(engine, claim.any()) == Some(id);
-        self.claims.find(self.hash(id), is_it)
+    fn holders(&self, engine: &Engine, id: &str) -> Option<&Holders> {
+        let is_wanted = |holders: &Holders| id_of(engine, holders.any()) == Some(id);
+        self.holders.find(self.hash(id), is_wanted)
     }
 
     fn hash(&self, id: &str) -> u64 {
         self.hasher.hash_one(id).max(1)
     }
 
-    /// Makes room for so many more.
+    /// Reserves space for more elements.
     pub(super) fn reserve(&mut self, more: usize, engine: &Engine) {
-        let hash = |claim: &Claim| engine.node(claim.any()).id_hash;
-        self.claims.reserve(more, hash);
+        let hash = |holders: &Holders| engine.node(holders.any()).id_hash;
+        self.holders.reserve(more, hash);
     }
 
     /// The nodes with this `$id`.
     pub(super) fn get(&self, engine: &Engine, id: &str) -> Vec<NodeIndex> {
-        match self.claim(engine, id) {
+        match self.holders(engine, id) {
             None => Vec::new(),
-            Some(Claim::One(node)) => vec![*node],
-            Some(Claim::Many(nodes)) => nodes.iter().copied().collect(),
+            Some(Holders::One(node)) => vec![*node],
+            Some(Holders::Many(nodes)) => nodes.iter().copied().collect(),
         }
     }
 
-    /// The only node with this `$id`, or else how many there are.
+    /// The only node with this `$id`, or the number of such nodes.
     pub(super) fn only(&self, engine: &Engine, id: &str) -> Result<NodeIndex, usize> {
-        match self.claim(engine, id) {
+        match self.holders(engine, id) {
             None => Err(0),
-            Some(Claim::One(node)) => Ok(*node),
-            Some(Claim::Many(nodes)) => Err(nodes.len()),
+            Some(Holders::One(node)) => Ok(*node),
+            Some(Holders::Many(nodes)) => Err(nodes.len()),
         }
     }
 
-    /// All nodes with the `$id` of this one, if there are several; found without a look at the `$id`.
+    /// All nodes that share this node's `$id`, if there are several; found without reading
+    /// the `$id`.
     pub(super) fn namesakes(
         &self,
         engine: &Engine,
         node: NodeIndex,
     ) -> Option<&BTreeSet<NodeIndex>> {
-        let is_it = |claim: &Claim| claim.has(node);
-        match self.claims.find(engine.node(node).id_hash, is_it)? {
-            Claim::One(_) => None,
-            Claim::Many(nodes) => Some(nodes),
+        let is_wanted = |holders: &Holders| holders.has(node);
+        match self.holders.find(engine.node(node).id_hash, is_wanted)? {
+            Holders::One(_) => None,
+            Holders::Many(nodes) => Some(nodes),
         }
     }
 
-    /// Files a node under its present `$id`, and under no other one. Gives the node that had it alone
-    /// before, or itself if several had.
+    /// Enters a node under its current `$id` only. Returns the node that had the `$id` alone
+    /// before, or `node` itself if several had it.
     pub(super) fn file(&mut self, engine: &mut Engine, node: NodeIndex) -> Option<NodeIndex> {
         let hash = id_of(engine, node).map(|id| self.hash(id));
         self.remove(engine, node);
@@ -118,41 +116,41 @@ impl Ids {
         engine.node_mut(node).id_hash = hash;
         let engine = &*engine;
         let id = id_of(engine, node);
-        let is_it = |claim: &Claim| id_of(engine, claim.any()) == id;
-        match self.claims.find_mut(hash, is_it) {
-            Some(Claim::Many(nodes)) => {
+        let is_wanted = |holders: &Holders| id_of(engine, holders.any()) == id;
+        match self.holders.find_mut(hash, is_wanted) {
+            Some(Holders::Many(nodes)) => {
                 nodes.insert(node);
                 Some(node)
             }
-            Some(claim) => {
-                let other = claim.any();
-                *claim = Claim::Many(Box::new(BTreeSet::from([other, node])));
+            Some(holders) => {
+                let other = holders.any();
+                *holders = Holders::Many(Box::new(BTreeSet::from([other, node])));
                 Some(other)
             }
             None => {
-                let rehash = |claim: &Claim| engine.node(claim.any()).id_hash;
-                self.claims.insert_unique(hash, Claim::One(node), rehash);
+                let rehash = |holders: &Holders| engine.node(holders.any()).id_hash;
+                self.holders.insert_unique(hash, Holders::One(node), rehash);
                 None
             }
         }
     }
 
-    /// Takes a node out; its `$id` may be gone already.
+    /// Removes a node, whose `$id` may already be deleted.
     pub(super) fn remove(&mut self, engine: &mut Engine, node: NodeIndex) {
         let hash = std::mem::take(&mut engine.node_mut(node).id_hash);
         if hash == 0 {
             return;
         }
-        let is_it = |claim: &Claim| claim.has(node);
-        let Ok(mut entry) = self.claims.find_entry(hash, is_it) else {
+        let is_wanted = |holders: &Holders| holders.has(node);
+        let Ok(mut entry) = self.holders.find_entry(hash, is_wanted) else {
             return;
         };
-        if let Claim::Many(nodes) = entry.get_mut() {
+        if let Holders::Many(nodes) = entry.get_mut() {
             nodes.remove(&node);
             if let Some(&last) = nodes.first()
                 && nodes.len() == 1
             {
-                *entry.get_mut() = Claim::One(last);
+                *entry.get_mut() = Holders::One(last);
             }
             return;
         }

@@ -10,15 +10,15 @@ use crate::update::DecodeError;
 use crate::update::scan::Id;
 use crate::update::writer::{Builder, Place};
 
-/// Why JSON was not inserted.
+/// Why JSON was not inserted. The document does not change.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum InsertError {
-    /// The schema forbids it.
+    /// The schema does not allow the content.
     #[error("the schema does not allow this: {0}")]
     Invalid(Violations),
-    /// The content is larger than the document may be.
-    #[error("the content can't be taken up")]
+    /// The content exceeds a limit of the document.
+    #[error("the content is too large")]
     TooLarge(#[source] DecodeError),
     /// The document already has content.
     #[error("the document already has content; edit it instead")]
@@ -26,11 +26,11 @@ pub enum InsertError {
 }
 
 impl MeshDocument {
-    /// Fills a new document with JSON, `{root tag: {…}}`; elements without an `$id` get one from
-    /// `next_id`.
+    /// Fills a new document with JSON, `{root tag: {…}}`. Elements without an `$id` get one
+    /// from `next_id`.
     ///
     /// # Errors
-    /// [`InsertError`]; the document is as it was.
+    /// [`InsertError`]; the document does not change.
     pub fn insert_json(
         &mut self,
         json: &Value,
@@ -70,15 +70,15 @@ impl MeshDocument {
     }
 }
 
-/// The element around new ones.
+/// The parent of new elements.
 #[derive(Clone, Copy)]
 pub(super) enum Parent {
     Item(Id),
     Root,
 }
 
-/// Builds elements and all below them, without recursion. The first goes where `first` says, the others
-/// behind each other.
+/// Builds elements with their descendants, without recursion. `first` places the first element, the
+/// others follow it.
 pub(super) fn build_children<'a>(
     builder: &mut Builder,
     schema: &'a MeshSchema,
@@ -88,7 +88,7 @@ pub(super) fn build_children<'a>(
     next_id: &mut dyn FnMut() -> String,
 ) {
     let mut first = first;
-    // Lists that are being built: parent, last child built, the rest.
+    // The lists under construction: parent, last child built, remaining children.
     let mut stack = vec![(parent, None::<Id>, children.iter())];
     while let Some((parent, last, rest)) = stack.last_mut() {
         let Some(child) = rest.next() else {
@@ -114,7 +114,7 @@ pub(super) fn build_children<'a>(
     }
 }
 
-/// Builds one element with its attributes and its text, but not its child elements.
+/// Builds one element with its attributes and its text, but without its child elements.
 fn build_element(
     builder: &mut Builder,
     schema: &MeshSchema,
@@ -145,7 +145,7 @@ fn build_element(
     id
 }
 
-/// Formatting stands around each run by itself: set before it, unset after it.
+/// Each run has its own formatting marks: set before it, cleared after it.
 fn build_delta(builder: &mut Builder, text: Id, delta: &[Value]) {
     let mut last = None;
     let place = |last: Option<Id>| match last {

@@ -7,30 +7,31 @@ use super::read::{Element, Text};
 use crate::engine::{NodeIndex, NodeKind, ROOT_NODE};
 use crate::schema::{ChildProperty, ID_ATTRIBUTE, TEXT_TAG};
 
-/// Where children go if the schema does not say.
+/// The name of the child list if the schema has none.
 pub(super) const CHILDREN: &str = "children";
 
-/// How many levels of elements JSON shows. JSON readers, and even dropping a JSON value, recurse, so
-/// that deeper values would only end the process of whoever holds them.
+/// The maximal depth of elements in JSON. JSON readers, and even the drop of a JSON value, recurse,
+/// so deeper values could overflow the stack of a process that holds them.
 pub(super) const MAX_DEPTH: usize = 256;
 
 impl MeshDocument {
-    /// The document as JSON, `{root tag: {attributes…, child property: […]}}`, with or without `$id`s.
+    /// Returns the document as JSON, `{root tag: {attributes…, child property: […]}}`, with or
+    /// without `$id`s.
     ///
-    /// Elements more than 256 levels deep are left out; [`Self::root`] leads to those.
+    /// Elements more than 256 levels deep are left out; [`Self::root`] gives access to them.
     pub fn to_json(&self, include_ids: bool) -> Value {
         self.root().to_json(include_ids)
     }
 }
 
 impl Element<'_> {
-    /// The element and all below it as JSON, as [`MeshDocument::to_json`] prints it.
+    /// Returns the element and its descendants as JSON, in the form of [`MeshDocument::to_json`].
     pub fn to_json(&self, include_ids: bool) -> Value {
         self.document.print(self.index, include_ids)
     }
 }
 
-/// An element that is being printed.
+/// An element under construction.
 struct Open {
     tag: String,
     printed: Map<String, Value>,

@@ -1,41 +1,41 @@
-//! How much a document takes before it refuses more.
+//! Limits on the size of documents and updates.
 
-/// The bounds of one document. Start from [`Limits::default`] and change what should be another.
+/// The limits of one document. Start from [`Limits::default`] and change single fields.
 ///
-/// What is over a bound is refused as a whole, by [`crate::DecodeError::TooLarge`].
+/// An update beyond a limit is rejected as a whole, with [`crate::DecodeError::TooLarge`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// How many client ids have operations in the document, or in one update; each program that edits has a new one
-    /// whenever it starts. Default: 1,048,576.
+    /// Client ids with operations in the document, or in one update. Each program that edits has a
+    /// new id after each start. Default: 1,048,576.
     pub clients: usize,
-    /// How many steps finding places among concurrent operations takes for one update, beside
-    /// four for each of its bytes. Default: 4,194,304, some tens of milliseconds.
+    /// Steps for ordering concurrent operations per update, in addition to four per byte of the
+    /// update. Default: 4,194,304, some tens of milliseconds.
     pub conflict_steps: usize,
-    /// By how many operations one update may go beyond those that are here without bringing their content: such as
-    /// were deleted in the meantime, and such as are missing. Holds for [`crate::MeshDocument::inspect`] only.
-    /// Default: 16,777,216.
+    /// The number of operations without content by which one update may extend beyond the known
+    /// ones: operations that were deleted meanwhile, and missing ones. Applies to
+    /// [`crate::MeshDocument::inspect`] only. Default: 16,777,216.
     pub blank_operations: usize,
-    /// How many levels of elements, the root apart. Published SDKs delete recursively; keep it low if
-    /// they are among the readers. Default: 131,072.
+    /// Levels of elements below the root. Published SDKs delete recursively; use a low limit if
+    /// they read the document. Default: 131,072.
     pub depth: usize,
-    /// How many elements and texts. Default: 4,194,304.
+    /// Elements and texts. Default: 4,194,304.
     pub elements: usize,
-    /// How many client ids one update brings that the document has nothing of yet. Default: 1,048,576.
+    /// Client ids in one update that the document does not know yet. Default: 1,048,576.
     pub new_clients: usize,
-    /// How many bytes wait for operations that are missing. Default: 64 MiB.
+    /// Bytes of pending operations. Default: 64 MiB.
     pub pending_bytes: usize,
-    /// About how much memory is taken by what can be undone and redone; beyond it the oldest is forgotten. Default:
-    /// 64 MiB.
+    /// The approximate bytes of the undo history; beyond the limit the oldest groups are dropped.
+    /// Default: 64 MiB.
     pub undo_bytes: usize,
-    /// How many bytes one update has. Default: 256 MiB.
+    /// Bytes of one update. Default: 256 MiB.
     pub update_bytes: usize,
-    /// How many operations, and ranges of deleted ones, one update has. Default: 8,388,608.
+    /// Operations and deleted ranges of one update. Default: 8,388,608.
     pub update_operations: usize,
 }
 
 impl Limits {
-    /// No bounds: for what was accepted before.
+    /// No limits, for content that was accepted before.
     pub const NONE: Self = Self {
         clients: usize::MAX,
         conflict_steps: usize::MAX,
@@ -51,8 +51,8 @@ impl Limits {
 }
 
 impl Limits {
-    /// How many steps may be taken for so many bytes. Those of a run that was made without looking at others
-    /// take one or two steps for each of its operations, which have ten bytes and more.
+    /// The number of steps for an update of this size. Sequential runs take one or two steps per
+    /// operation, which has ten bytes or more.
     pub(crate) fn steps_for(&self, bytes: usize) -> usize {
         const STEPS_PER_BYTE: usize = 4;
         let more = bytes.saturating_mul(STEPS_PER_BYTE);

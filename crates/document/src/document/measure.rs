@@ -1,7 +1,7 @@
-//! What a document's JSON would take, found out before any of it is made.
+//! The size of a document's JSON, computed before it is built.
 //!
-//! A few bytes of an update can stand for many of JSON: each run of a text names all its formats, and a value of one
-//! byte becomes one of seventy.
+//! A few bytes of an update can expand to many bytes of JSON: each run of a text lists all its
+//! formats, and a value of one byte takes up to seventy in memory.
 
 use serde_json::Value;
 
@@ -11,8 +11,8 @@ use crate::engine::{JsonSize, NodeIndex, NodeKind, ROOT_ATTRIBUTES_NODE, ROOT_NO
 use crate::schema::{ChildProperty, TEXT_TAG};
 
 impl MeshDocument {
-    /// The document as JSON, as [`Self::to_json`] makes it; `None` if its text would have more than `text` bytes, or the
-    /// values would take more than about `memory`.
+    /// Like [`Self::to_json`]; `None` if the JSON text would exceed `text` bytes, or the values
+    /// about `memory` bytes.
     pub fn to_json_within(&self, include_ids: bool, text: usize, memory: usize) -> Option<Value> {
         self.fits_json(text, memory)
             .then(|| self.to_json(include_ids))
@@ -60,7 +60,7 @@ impl MeshDocument {
         }
     }
 
-    /// The child nodes that JSON shows.
+    /// The child nodes that appear in JSON.
     fn shown(&self, index: NodeIndex) -> impl Iterator<Item = NodeIndex> + '_ {
         let element = self.schema.element(self.tag(index));
         let is_shown = element.is_none_or(|element| {

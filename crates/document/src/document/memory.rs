@@ -1,14 +1,14 @@
-//! What a document takes in memory.
+//! The memory of a document.
 
 use super::MeshDocument;
 
-/// What the index of `$id`s has for an element.
+/// The bytes that the `$id` index takes per element.
 const ID_BYTES: usize = 40;
 
 impl MeshDocument {
-    /// Bytes of memory that the document takes, about, beside its contents themselves: those take about as much as
-    /// [`Self::encode_state`] has, if nothing of it waits for missing operations. Costs nothing to speak of, however
-    /// large the document is.
+    /// The approximate memory of the document's structure, in bytes, without the contents. The
+    /// contents take about as much as [`Self::encode_state`], unless operations are pending. The
+    /// call is cheap for documents of any size.
     pub fn structure_bytes(&self) -> usize {
         self.engine.memory_bytes() + self.element_count() * ID_BYTES
     }

@@ -1,4 +1,5 @@
-//! JSON Patch (RFC 6902) with JSON pointers (RFC 6901), applied as the smallest change and at its cost.
+//! JSON Patch (RFC 6902) with JSON pointers (RFC 6901), applied as the smallest change, at a cost
+//! proportional to the change.
 
 mod bound;
 mod check;
@@ -15,63 +16,71 @@ use super::MeshDocument;
 use super::draft::Draft;
 use super::edit::{Edit, EditError};
 use super::event::Origin;
-use crate::schema::{ID_ATTRIBUTE, Violations, quoted};
+use crate::schema::{ID_ATTRIBUTE, Shown, Violations, capped, quoted};
 
-/// How deep JSON is. That of a document is less deep; what is deeper could not be walked, not even
-/// dropped, on a small stack.
+/// The maximal nesting of JSON. A document's JSON nests less; deeper values could overflow a small
+/// stack when they are walked or dropped.
 const MAX_LEVELS: usize = 960;
 
-/// How much the operations of one patch copy: by copies of copies, a few of them could fill the memory.
+/// The maximal bytes that one patch copies, since a few copies of copies could fill the memory.
 const MAX_COPIED_BYTES: usize = 64 << 20;
 
-/// How many values the operations of one patch add, copy and move, which are looked at each time.
+/// The maximal number of values that one patch adds, copies and moves; each of them is visited.
 const MAX_VALUES: usize = 1 << 24;
 
-/// Why a patch was not applied. The document is as it was.
+/// Why a patch was not applied. The document does not change.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum PatchError {
-    /// The change can't be made.
-    #[error("the patched document can't be reached")]
+    /// The edits that the patch amounts to were rejected.
+    #[error("the patch can't be applied")]
     Edit(#[from] EditError),
-    /// The schema forbids the patched document.
+    /// The schema does not allow the patched document.
     #[error("the schema does not allow the patched document: {0}")]
     Invalid(Violations),
-    /// The patch, or one of its operations, is none.
+    /// The patch or one of its operations is malformed.
     #[error("operation {index} is malformed: {reason}")]
     Malformed {
-        /// Which operation, counted from 0.
+        /// The index of the operation, from 0.
         index: usize,
-        /// What is wrong with it.
+        /// The defect.
         reason: &'static str,
     },
-    /// A pointer leads nowhere.
-    #[error("operation {index}: {} leads nowhere in the document", quoted(.pointer))]
+    /// A pointer's target does not exist.
+    #[error("operation {index}: {} does not exist in the document", quoted(.pointer))]
     NotFound {
-        /// Which operation, counted from 0.
+        /// The index of the operation, from 0.
         index: usize,
         /// The pointer.
         pointer: String,
     },
-    /// A test found another value.
-    #[error("operation {index}: the value at {} is not the expected one", quoted(.pointer))]
+    /// A `test` operation found another value.
+    #[error(
+        "operation {index}: test failed at {}: expected {expected}, found {found}",
+        quoted(.pointer)
+    )]
     TestFailed {
-        /// Which operation, counted from 0.
+        /// The index of the operation, from 0.
         index: usize,
         /// The pointer.
         pointer: String,
+        /// The value in the operation, or its kind if it is long.
+        expected: String,
+        /// The value in the document, or its kind if it is long.
+        found: String,
     },
 }
 
-/// What a patch did.
+/// The effect of a patch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PatchOutcome {
-    /// Its changes one by one, in this order; together they are the patch. None if nothing changed.
+    /// The changes in order, which together are the patch; empty if nothing changed.
     ///
-    /// The published SDKs keep their view by deltas and lose count when one update deletes in two places, so
-    /// they have to be sent these, not what they are merged to.
+    /// Send these updates one by one, not merged: the published SDKs update their views by deltas
+    /// and lose count if one update deletes at two places.
     pub steps: Vec<PatchStep>,
-    /// For each operation, whether it changed something; none of a patch that comes to nothing did.
+    /// For each operation, whether it changed something. If the patch as a whole changes nothing,
+    /// all are false.
     pub changed: Vec<bool>,
 }
 
@@ -80,20 +89,37 @@ pub struct PatchOutcome {
 pub struct PatchStep {
     /// The v1 update.
     pub update: Vec<u8>,
-    /// The clocks of the operations in it, by this document's client id; empty if it only deletes.
+    /// The clocks of its operations, made with this document's client id; empty if it only deletes.
     pub operations: Range<u64>,
 }
 
 impl MeshDocument {
-    /// Applies a JSON Patch to the document's JSON form, as one transaction; its v1 update, `None` if
-    /// nothing changed.
+    /// Applies a JSON Patch to the document's JSON form, as one transaction. Returns its v1 update;
+    /// `None` if nothing changed.
     ///
-    /// Pointers lead through [`MeshDocument::to_json`]. What the patch does not touch keeps its `$id`
-    /// and what others edit in it at the same time; what it moves keeps its `$id`. Only what it
-    /// changes is checked against the schema.
+    /// Pointers refer to [`MeshDocument::to_json`]. Elements that the patch does not touch keep
+    /// their `$id`s and concurrent edits; moved elements keep their `$id`s. Only changes are
+    /// checked against the schema.
     ///
     /// # Errors
-    /// [`PatchError`] with the operation that failed; the document is as it was.
+    /// [`PatchError`] with the operation that failed; the document does not change.
+    ///
+    /// ```
+    /// # use meshagent_document::{MeshDocument, MeshSchema};
+    /// # use serde_json::json;
+    /// let schema = MeshSchema::infer(&json!({"list": {"title": ""}}))?;
+    /// let mut document = MeshDocument::new(schema, 1);
+    /// let patch = json!([{"op": "add", "path": "/list/title", "value": "Saturday"}]);
+    /// document.apply_patch(&patch, &mut String::new)?;
+    /// assert_eq!(document.to_json(true), json!({"list": {"title": "Saturday"}}));
+    ///
+    /// let patch = json!([{"op": "test", "path": "/list/title", "value": "x"}]);
+    /// assert_eq!(
+    ///     document.apply_patch(&patch, &mut String::new).unwrap_err().to_string(),
+    ///     r#"operation 0: test failed at "/list/title": expected "x", found "Saturday""#
+    /// );
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn apply_patch(
         &mut self,
         patch: &Value,
@@ -103,10 +129,11 @@ impl MeshDocument {
         Ok(self.edit(&edits, next_id)?)
     }
 
-    /// The same, told operation by operation and change by change.
+    /// Like [`Self::apply_patch`], with the result of each operation and each change as an update
+    /// of its own.
     ///
     /// # Errors
-    /// As [`Self::apply_patch`].
+    /// See [`Self::apply_patch`].
     pub fn apply_patch_in_steps(
         &mut self,
         patch: &Value,
@@ -116,11 +143,12 @@ impl MeshDocument {
         Ok(self.apply_patch_edits(edits, changed))
     }
 
-    /// The same, if the steps have no more bytes together than `most`; `None` if they may have more, and then nothing
-    /// is done. The size is bounded from what the patch brings and moves, however large the document is.
+    /// Like [`Self::apply_patch_in_steps`], if the steps have at most `most` bytes together.
+    /// Returns `None` without a change if they may have more. The size is estimated from what the
+    /// patch adds and moves, independent of the size of the document.
     ///
     /// # Errors
-    /// As [`Self::apply_patch`].
+    /// See [`Self::apply_patch`].
     pub fn apply_patch_within(
         &mut self,
         patch: &Value,
@@ -134,11 +162,11 @@ impl MeshDocument {
         Ok(Some(self.apply_patch_edits(edits, changed)))
     }
 
-    /// Whether [`Self::apply_patch_within`] would apply the patch, and which of its operations would change something;
-    /// `None` as there.
+    /// Checks whether [`Self::apply_patch_within`] would succeed. Returns which operations would
+    /// change something; `None` if the steps may exceed `most` bytes.
     ///
     /// # Errors
-    /// As [`Self::apply_patch`].
+    /// See [`Self::apply_patch`].
     pub fn check_patch_within(
         &self,
         patch: &Value,
@@ -149,11 +177,11 @@ impl MeshDocument {
         Ok((self.most_bytes(&edits) <= most).then_some(changed))
     }
 
-    /// Whether [`Self::apply_patch_in_steps`] would apply the patch, and which of its operations would change
-    /// something.
+    /// Checks whether [`Self::apply_patch_in_steps`] would succeed. Returns which operations would
+    /// change something.
     ///
     /// # Errors
-    /// As [`Self::apply_patch`].
+    /// See [`Self::apply_patch`].
     pub fn check_patch(
         &self,
         patch: &Value,
@@ -163,7 +191,7 @@ impl MeshDocument {
         Ok(changed)
     }
 
-    /// The edits that a patch comes to, which can be made, and which of its operations change something.
+    /// The checked edits of a patch, and which of its operations change something.
     fn check_patch_edits(
         &self,
         patch: &Value,
@@ -188,14 +216,14 @@ impl MeshDocument {
         PatchOutcome { steps, changed }
     }
 
-    /// The edits that a patch comes to, and which of its operations change something.
+    /// The edits of a patch, and which of its operations change something.
     fn resolve_patch(
         &self,
         patch: &Value,
         next_id: &mut dyn FnMut() -> String,
     ) -> Result<(Vec<Edit>, Vec<bool>), PatchError> {
         let Value::Array(operations) = patch else {
-            let reason = "a patch is an array of operations";
+            let reason = "expected an array of operations";
             return Err(PatchError::Malformed { index: 0, reason });
         };
         let mut patched = Patched {
@@ -212,7 +240,7 @@ impl MeshDocument {
         let mut json = patched.json;
         json.settle(self);
         let edits = match &json {
-            // Replaced as a whole.
+            // The whole document is replaced.
             Node::Value(json) => self.difference(json, next_id),
             json => match check::check(self, json) {
                 Ok(content) => self.difference_to(content, next_id),
@@ -226,7 +254,11 @@ impl MeshDocument {
 enum Failure {
     Malformed(&'static str),
     NotFound(String),
-    TestFailed(String),
+    TestFailed {
+        pointer: String,
+        expected: String,
+        found: String,
+    },
 }
 
 impl Failure {
@@ -234,22 +266,31 @@ impl Failure {
         match self {
             Self::Malformed(reason) => PatchError::Malformed { index, reason },
             Self::NotFound(pointer) => PatchError::NotFound { index, pointer },
-            Self::TestFailed(pointer) => PatchError::TestFailed { index, pointer },
+            Self::TestFailed {
+                pointer,
+                expected,
+                found,
+            } => PatchError::TestFailed {
+                index,
+                pointer,
+                expected,
+                found,
+            },
         }
     }
 }
 
-/// The document as the operations so far have made it.
+/// The document after the operations so far.
 struct Patched<'a> {
     document: &'a MeshDocument,
     json: Node,
     copied: usize,
-    /// How many values may still be looked at.
+    /// The number of values that may still be visited.
     room: usize,
 }
 
 impl Patched<'_> {
-    /// Applies an operation; whether it changed something.
+    /// Applies an operation. Returns whether it changed something.
     fn apply(&mut self, operation: &Value) -> Result<bool, Failure> {
         let member = |name: &str, reason| {
             let member = operation.get(name).and_then(Value::as_str);
@@ -274,7 +315,7 @@ impl Patched<'_> {
                 strip_ids(&mut copy);
                 self.copied = self.copied.saturating_add(size(&copy));
                 if self.copied > MAX_COPIED_BYTES {
-                    let reason = "the patch copies more than 64 MiB; copy less at once";
+                    let reason = "the patch copies more than 64 MiB; split it";
                     return Err(Failure::Malformed(reason));
                 }
                 let copy = Node::Value(copy);
@@ -305,16 +346,23 @@ impl Patched<'_> {
             "test" => {
                 let document = self.document;
                 let found = self.get_mut(path)?;
-                if found.equals(document, value()?) {
+                let expected = value()?;
+                if found.equals(document, expected) {
                     return Ok(false);
                 }
-                Err(Failure::TestFailed(path.to_owned()))
+                Err(Failure::TestFailed {
+                    pointer: path.to_owned(),
+                    expected: capped(Shown(expected)),
+                    found: found.describe(),
+                })
             }
-            _ => Err(Failure::Malformed("\"op\" is none of the six operations")),
+            _ => Err(Failure::Malformed(
+                "\"op\" must be add, copy, move, remove, replace or test",
+            )),
         }
     }
 
-    /// A value of the patch for this place.
+    /// A value of the patch for this location, within the limits.
     fn given(&mut self, pointer: &str, value: &Value) -> Result<Node, Failure> {
         let levels = MAX_LEVELS.saturating_sub(tokens(pointer)?.len());
         if !fits(value, levels, &mut self.room) {
@@ -323,7 +371,7 @@ impl Patched<'_> {
         Ok(Node::Value(value.clone()))
     }
 
-    /// Refuses what would be too deep at this place.
+    /// Fails if a value would nest too deeply at this location.
     fn make_room(&mut self, pointer: &str, value: &Node) -> Result<(), Failure> {
         let levels = MAX_LEVELS.saturating_sub(tokens(pointer)?.len());
         if !value.fits(self.document, levels, &mut self.room) {
@@ -334,7 +382,7 @@ impl Patched<'_> {
 
     fn too_much(&self) -> Failure {
         Failure::Malformed(match self.room {
-            0 => "the patch moves more than 16,777,216 values; move less at once",
+            0 => "the patch adds and moves more than 16,777,216 values; split it",
             _ => "the value would be more than 960 levels deep",
         })
     }
@@ -351,7 +399,7 @@ impl Patched<'_> {
         { parent.add(self.document, &last, value) }.ok_or_else(missing)
     }
 
-    /// Whether there is an object's member at this place, with this value.
+    /// Whether an object has a member at this location, with this value.
     fn has_member(&mut self, pointer: &str, value: &Value) -> Result<bool, Failure> {
         let mut tokens = tokens(pointer)?;
         let Some(last) = tokens.pop() else {
@@ -387,16 +435,14 @@ fn tokens(pointer: &str) -> Result<Vec<String>, Failure> {
     }
     let Some(rest) = pointer.strip_prefix('/') else {
         return Err(Failure::Malformed(
-            "a pointer is empty or begins with \"/\"",
+            "a pointer must be empty or begin with \"/\"",
         ));
     };
     let tokens = rest.split('/').take(MAX_LEVELS + 1);
     let tokens = tokens.map(|token| token.replace("~1", "/").replace("~0", "~"));
     let tokens: Vec<String> = tokens.collect();
     if tokens.len() > MAX_LEVELS {
-        return Err(Failure::Malformed(
-            "a pointer leads more than 960 levels deep",
-        ));
+        return Err(Failure::Malformed("a pointer has more than 960 levels"));
     }
     Ok(tokens)
 }
@@ -411,8 +457,7 @@ pub(super) fn is_too_deep(value: &Value) -> bool {
     !fits(value, MAX_LEVELS, &mut { usize::MAX })
 }
 
-/// Whether a value has no more than this many levels, and the values in it are no more than may be
-/// looked at; walks without recursion.
+/// Whether a value has at most this many levels, and no more values than `room`; without recursion.
 fn fits(value: &Value, levels: usize, room: &mut usize) -> bool {
     let mut stack = vec![(value, levels)];
     while let Some((value, levels)) = stack.pop() {
@@ -431,7 +476,7 @@ fn fits(value: &Value, levels: usize, room: &mut usize) -> bool {
     true
 }
 
-/// As deep as JSON is.
+/// Removes all `$id`s; recursive, within the limit on depth.
 pub(super) fn strip_ids(value: &mut Value) {
     match value {
         Value::Object(members) => {
@@ -443,7 +488,7 @@ pub(super) fn strip_ids(value: &mut Value) {
     }
 }
 
-/// Whether there is an `$id` in it; as deep as JSON is.
+/// Whether the value contains an `$id`; recursive, within the limit on depth.
 fn has_ids(value: &Value) -> bool {
     match value {
         Value::Object(members) => {
@@ -454,7 +499,7 @@ fn has_ids(value: &Value) -> bool {
     }
 }
 
-/// About how much memory a value takes.
+/// The approximate memory of a value, in bytes.
 fn size(value: &Value) -> usize {
     let below: usize = match value {
         Value::Array(items) => items.iter().map(size).sum(),
@@ -468,8 +513,8 @@ fn size(value: &Value) -> usize {
     below + size_of::<Value>()
 }
 
-/// Whether two values are equal, whatever the `$id`s of elements. Numbers are equal if they are
-/// numerically, as RFC 6902 says.
+/// Whether two values are equal apart from the `$id`s of elements. Numbers compare by value, as in
+/// RFC 6902.
 pub(super) fn is_equal(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),
@@ -481,7 +526,7 @@ pub(super) fn is_equal(a: &Value, b: &Value) -> bool {
     }
 }
 
-/// The same for the members of two objects.
+/// Like [`is_equal`], for the members of two objects.
 pub(super) fn are_equal(a: &Map<String, Value>, b: &Map<String, Value>) -> bool {
     let ids = usize::from(a.contains_key(ID_ATTRIBUTE));
     let other_ids = usize::from(b.contains_key(ID_ATTRIBUTE));

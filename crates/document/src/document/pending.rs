@@ -1,4 +1,5 @@
-//! What waits for operations that are missing, kept out of the engine so that nothing can show it.
+//! Operations with missing dependencies. They are kept outside the engine, so nothing can
+//! display them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -10,20 +11,20 @@ use crate::update::DecodeError;
 use crate::update::scan::{self, Content, Id, IdRange, Scan, Struct};
 use crate::update::writer;
 
-/// What a struct takes beside its bytes, about: its place in the map, its own allocation, that it waits for another.
+/// The approximate overhead of a struct in bytes: its map entry, its allocation, its waiter.
 const STRUCT_BYTES: usize = 128;
 
-/// What a range of deletions takes, about.
+/// The approximate bytes of a deleted range.
 const RANGE_BYTES: usize = 48;
 
-/// After how many updates at most it is tried again to take up what could not be.
+/// The maximal number of updates before operations that could not be applied are tried again.
 const MAX_PAUSE: u32 = 1 << 10;
 
 fn cost(bytes: &[u8]) -> usize {
     bytes.len() + STRUCT_BYTES
 }
 
-/// About how much memory these would take if they waited.
+/// The approximate memory of these structs and deletions if they were pending.
 pub(super) fn cost_of(structs: &[&Struct<'_>], deletes: usize) -> usize {
     let structs = structs.iter().map(|one| cost(one.bytes));
     structs.sum::<usize>() + deletes * RANGE_BYTES
@@ -32,18 +33,17 @@ pub(super) fn cost_of(structs: &[&Struct<'_>], deletes: usize) -> usize {
 /// Structs and deletions that can't be applied yet.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pending {
-    // By client and clock, in one map: there may be many clients with one struct each.
+    // By client and clock, in one map, since there may be many clients with one struct each.
     structs: BTreeMap<(u64, u32), Waiting>,
     deletes: ClientRanges,
-    // Which client's first struct waits for which operation of another client: (that client, its
-    // clock, the client that waits).
+    // Dependencies of each client's first struct: (other client, its clock, the client that waits).
     waiters: BTreeSet<(u64, u32, u64)>,
-    // The clients of what has all that it needs but could not be taken up yet, in how many updates that is tried
-    // again, and how long the pause was before.
+    // Retries: clients whose structs have all dependencies but could not be applied, the updates
+    // left until the next attempt, and the last pause.
     kept: BTreeSet<u64>,
     pause: u32,
     last_pause: u32,
-    // What the structs take.
+    // The approximate memory of the structs.
     bytes: usize,
 }
 
@@ -53,14 +53,14 @@ struct Waiting {
     bytes: Box<[u8]>,
 }
 
-/// A struct that has waited long enough.
+/// A struct whose dependencies are present.
 #[derive(Debug)]
-pub(super) struct Woken {
+pub(super) struct Ready {
     pub(super) id: Id,
     bytes: Box<[u8]>,
 }
 
-impl Woken {
+impl Ready {
     pub(super) fn read(&self) -> Result<Struct<'_>, DecodeError> {
         scan::reread(&self.bytes, self.id)
     }
@@ -71,12 +71,12 @@ impl Pending {
         self.structs.is_empty() && self.deletes.is_empty()
     }
 
-    /// About how much memory all of it takes.
+    /// The approximate memory of all pending operations, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes + self.deletes.len() * RANGE_BYTES
     }
 
-    /// Whether this much more may wait.
+    /// Checks that the limit allows this much more.
     pub(super) fn check(
         &self,
         structs: &[&Struct<'_>],
@@ -104,7 +104,7 @@ impl Pending {
             || self.structs.iter().any(builds_on)
     }
 
-    /// Compares structs with what waits under their names.
+    /// Compares structs with pending ones of the same ids.
     pub(super) fn compare(&self, structs: &[Struct<'_>], comparison: &mut Comparison) {
         for group in structs.chunk_by(|a, b| a.id.client == b.id.client) {
             let client = group[0].id.client;
@@ -121,8 +121,8 @@ impl Pending {
         }
     }
 
-    /// Adds a struct, of which its client's operations before `clock` are known. What has its content waits on, whoever
-    /// says meanwhile that it was collected.
+    /// Adds a struct; `clock` is its client's number of known operations. Pending content is kept,
+    /// even if another replica reports the operation as garbage-collected.
     pub(super) fn add(&mut self, one: &Struct<'_>, clock: u32) {
         let client = one.id.client;
         let start = (client, one.id.clock);
@@ -131,7 +131,7 @@ impl Pending {
         if one.id.clock >= clock && self.structs.get(&start).is_some_and(is_there) {
             return;
         }
-        // They don't overlap each other, so one of those before reaches furthest.
+        // Pending structs don't overlap, so the last one before reaches furthest.
         let before = self.structs.range((client, 0)..start).next_back();
         let behind = self.structs.range(start..(client, one.end()));
         let overlapping = before
@@ -153,7 +153,7 @@ impl Pending {
             )
             .ok()
         });
-        // Those that are there come first.
+        // Pending ones come first and so take precedence.
         let mut structs: Vec<Struct<'_>> = known.chain([one.clone()]).collect();
         structs.sort_by_key(|one| one.id.clock);
         for piece in writer::pieces(&structs, clock) {
@@ -168,9 +168,10 @@ impl Pending {
         }
     }
 
-    /// Of what waits with its content, or at least its place, what these structs have no more of.
-    pub(super) fn denied<'a>(&'a self, structs: &[Struct<'_>]) -> Vec<Struct<'a>> {
-        let mut denied = Vec::new();
+    /// The pending structs with content or a place that these structs have only
+    /// as garbage-collected.
+    pub(super) fn more_complete<'a>(&'a self, structs: &[Struct<'_>]) -> Vec<Struct<'a>> {
+        let mut more_complete = Vec::new();
         for one in structs.iter().filter(|one| is_blank(one)) {
             let client = one.id.client;
             let before = self
@@ -187,23 +188,23 @@ impl Pending {
                         found.content == Content::Deleted && one.content == Content::Collected;
                     found.end() > one.id.clock && (!is_blank(found) || is_less)
                 };
-                denied.extend(read.ok().filter(has_more));
+                more_complete.extend(read.ok().filter(has_more));
             }
         }
-        denied
+        more_complete
     }
 
     pub(super) fn add_delete(&mut self, range: IdRange) {
         self.deletes.insert(range.client, range.start, range.end);
     }
 
-    /// Puts back what was woken and could not be taken up, to be woken again later.
+    /// Puts back a woken struct that could not be applied, for a later attempt.
     pub(super) fn keep(&mut self, one: &Struct<'_>, clock: u32) {
         self.add(one, clock);
         self.kept.insert(one.id.client);
     }
 
-    /// The clients of what was kept, if it is time to try again.
+    /// The clients to be tried again, if their pause is over.
     pub(super) fn take_kept(&mut self) -> BTreeSet<u64> {
         self.pause = self.pause.saturating_sub(1);
         if self.pause > 0 {
@@ -212,7 +213,7 @@ impl Pending {
         std::mem::take(&mut self.kept)
     }
 
-    /// Notes whether something was taken up when all that waited was tried; if not, the next try comes later.
+    /// Records the result of an attempt; without progress the next pause doubles.
     pub(super) fn note_try(&mut self, is_progress: bool) {
         self.last_pause = match (self.kept.is_empty(), is_progress) {
             (true, _) => 0,
@@ -222,15 +223,16 @@ impl Pending {
         self.pause = self.last_pause;
     }
 
-    /// Takes out all that can be applied once `progress` is, in an order in which it can be.
+    /// Removes and returns everything that can be applied once `progress` is reached, in a
+    /// valid order.
     ///
-    /// `changed` are the clients of which something was added or applied; `progress` is moved on.
+    /// `changed` lists the clients with new or applied operations; `progress` is advanced.
     pub(super) fn wake(
         &mut self,
         engine: &Engine,
         progress: &mut Progress,
         changed: impl IntoIterator<Item = u64>,
-    ) -> Vec<Woken> {
+    ) -> Vec<Ready> {
         let mut woken = Vec::new();
         let mut queue: BTreeSet<u64> = changed.into_iter().collect();
         for client in queue.clone() {
@@ -264,14 +266,14 @@ impl Pending {
                 }
                 progress.set(client, one.end());
                 let bytes = self.remove(key);
-                woken.extend(bytes.map(|bytes| Woken { id, bytes }));
+                woken.extend(bytes.map(|bytes| Ready { id, bytes }));
                 self.notify(client, progress.clock(engine, client), &mut queue);
             }
         }
         woken
     }
 
-    /// Takes out the deletions of operations below this clock.
+    /// Removes and returns the deletions of operations below this clock.
     pub(super) fn wake_deletes(&mut self, client: u64, clock: u32) -> Vec<IdRange> {
         let taken = self.deletes.take_below(client, clock).into_iter();
         taken
@@ -279,7 +281,7 @@ impl Pending {
             .collect()
     }
 
-    /// One update of all that waits.
+    /// All pending operations as one update.
     pub(super) fn encode(&self, engine: &Engine) -> Option<Vec<u8>> {
         if self.is_empty() {
             return None;
@@ -301,7 +303,7 @@ impl Pending {
         }
     }
 
-    /// A client's first struct.
+    /// A client's first pending struct.
     fn first(&self, client: u64) -> Option<(&(u64, u32), &Waiting)> {
         self.structs.range((client, 0)..=(client, u32::MAX)).next()
     }
@@ -313,7 +315,7 @@ impl Pending {
     }
 }
 
-/// How far each client would be if what was planned so far were applied.
+/// Each client's clock if everything planned so far were applied.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     clocks: BTreeMap<u64, u32>,
@@ -330,12 +332,12 @@ impl Progress {
     }
 }
 
-/// Which structs of an update can be applied, and in which order.
+/// The structs of an update that can be applied, in a valid order.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
-    /// Indices of structs that hold something new, each after all that it depends on.
+    /// Indices of structs with new operations, each after its dependencies.
     pub(super) order: Vec<usize>,
-    /// Indices of structs that have to wait.
+    /// Indices of structs with missing dependencies.
     pub(super) blocked: Vec<usize>,
     pub(super) progress: Progress,
 }
@@ -345,7 +347,7 @@ impl Plan {
         Self::in_order(engine, scan).unwrap_or_else(|| Self::out_of_order(engine, scan))
     }
 
-    /// All structs one after the other, which is how most updates come.
+    /// The plan that keeps the structs' order, which suits most updates.
     fn in_order(engine: &Engine, scan: &Scan<'_>) -> Option<Self> {
         let mut plan = Self::default();
         plan.order.reserve_exact(scan.structs.len());
@@ -356,7 +358,7 @@ impl Plan {
                 if one.end() <= clock {
                     continue;
                 }
-                // References to its own client's operations lead back, as the scan has seen to.
+                // References within a client point backwards; the scan has checked that.
                 let has = |id: Id| {
                     id.client == client || id.clock < plan.progress.clock(engine, id.client)
                 };
@@ -374,7 +376,8 @@ impl Plan {
     fn out_of_order(engine: &Engine, scan: &Scan<'_>) -> Self {
         let mut plan = Self::default();
         let structs = &scan.structs;
-        // One cursor per client; a cursor that waits for another client's operation is found by it.
+        // One cursor per client. A cursor that waits for another client's operation is found
+        // through that client.
         let cursors = groups(scan).into_iter().map(|(_, group)| group);
         let mut cursors: Vec<Range<usize>> = cursors.collect();
         let mut waiters = BTreeSet::new();
@@ -414,8 +417,8 @@ impl Plan {
     }
 }
 
-/// The structs of each client; higher clients first, since of what was made at one place at the same time
-/// the lower client's comes first, and each of them then finds its place at once.
+/// The structs of each client, higher clients first. Of concurrent insertions at one place, the
+/// lower client's comes first, so each one then finds its place immediately.
 fn groups(scan: &Scan<'_>) -> Vec<(u64, Range<usize>)> {
     let mut groups = Vec::new();
     let mut at = 0;

@@ -1,10 +1,10 @@
-//! A set of clocks, kept as ranges that do not touch.
+//! A set of clocks as disjoint ranges.
 
 use std::collections::BTreeMap;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ranges {
-    // Invariant: start → end, not empty, in order, with gaps between them.
+    // Invariant: start → end; not empty, sorted, with gaps between ranges.
     ranges: BTreeMap<u32, u32>,
 }
 
@@ -13,7 +13,8 @@ impl Ranges {
         if start >= end {
             return;
         }
-        // The one range that begins before and reaches here, and all that begin within.
+        // Ranges that begin before the new one and reach it, or begin within it, are joined
+        // with it.
         if let Some((&before, &reach)) = self.ranges.range(..=start).next_back()
             && reach >= start
         {
@@ -32,7 +33,7 @@ impl Ranges {
         self.ranges.keys().next().copied().unwrap_or_default()
     }
 
-    /// The clock behind the last one in the set; 0 if it is empty.
+    /// The clock after the last one in the set; 0 if it is empty.
     pub(super) fn end(&self) -> u32 {
         self.ranges
             .values()
@@ -41,7 +42,7 @@ impl Ranges {
             .unwrap_or_default()
     }
 
-    /// The last of these clocks that is not in the set.
+    /// The last clock of a range that is not in the set.
     pub(super) fn last_free(&self, start: u32, end: u32) -> Option<u32> {
         let last = end.checked_sub(1).filter(|last| *last >= start)?;
         match self.ranges.range(..end).next_back() {
@@ -50,7 +51,7 @@ impl Ranges {
         }
     }
 
-    /// The first of these clocks that is not in the set.
+    /// The first clock of a range that is not in the set.
     pub(super) fn first_free(&self, start: u32, end: u32) -> Option<u32> {
         let first = match self.ranges.range(..=start).next_back() {
             Some((_, &to)) if to > start => to,
@@ -59,17 +60,17 @@ impl Ranges {
         (first < end).then_some(first)
     }
 
-    /// Tells the parts of a range that are not in the set.
-    pub(super) fn free(&self, mut start: u32, end: u32, mut tell: impl FnMut(u32, u32)) {
+    /// Visits the parts of a range that are not in the set.
+    pub(super) fn free(&self, mut start: u32, end: u32, mut visit: impl FnMut(u32, u32)) {
         while let Some(from) = self.first_free(start, end) {
             let next = self.ranges.range(from..end).next();
             let to = next.map_or(end, |(&next, _)| next);
-            tell(from, to);
+            visit(from, to);
             start = to;
         }
     }
 
-    /// How many of these clocks are in the set.
+    /// The number of a range's clocks in the set.
     pub(super) fn count(&self, start: u32, end: u32) -> u32 {
         let before = self.ranges.range(..start).next_back();
         let within = self.ranges.range(start..end.max(start));
@@ -79,10 +80,11 @@ impl Ranges {
     }
 }
 
-/// A set of clocks for each client, in one map: many clients with one range each take no more than one with many.
+/// A set of clocks per client, in one map: many clients with one range each take no more memory
+/// than one client with many ranges.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ClientRanges {
-    // Invariant: of each client as in `Ranges`.
+    // Invariant: as in `Ranges`, per client.
     ranges: BTreeMap<(u64, u32), u32>,
 }
 
@@ -112,7 +114,7 @@ impl ClientRanges {
         ranges.next().map(|(&(_, start), &end)| (start, end))
     }
 
-    /// Takes all parts of a client below a clock out of the set.
+    /// Removes and returns all parts of a client's ranges below a clock.
     pub(super) fn take_below(&mut self, client: u64, clock: u32) -> Vec<(u32, u32)> {
         let mut taken = Vec::new();
         while let Some((start, end)) = self.first(client)
@@ -147,7 +149,7 @@ mod tests {
     use crate::test;
 
     #[test]
-    fn is_a_set_of_numbers() {
+    fn ranges_agree_with_a_set() {
         let mut seed = 1_u64;
         let mut random = move |limit: u32| {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);

@@ -1,4 +1,4 @@
-//! Reading: handles of elements and texts, and walks over the tree that do not recurse.
+//! Reading: handles of elements and texts, and walks over the tree without recursion.
 
 use serde_json::{Map, Value};
 
@@ -7,7 +7,7 @@ use super::ids::id_of;
 use crate::engine::{Content, NodeIndex, NodeKind, ROOT_ATTRIBUTES_NODE, ROOT_NODE};
 use crate::schema::{ElementType, ID_ATTRIBUTE};
 
-/// A read-only handle of one element, the root included.
+/// A read-only handle of one element, possibly the root.
 #[derive(Clone, Copy, Debug)]
 pub struct Element<'a> {
     pub(super) document: &'a MeshDocument,
@@ -30,7 +30,7 @@ impl MeshDocument {
         }
     }
 
-    /// The element with this `$id`; of several, the one that comes first in the document.
+    /// The element with this `$id`; of several, the first in document order.
     pub fn node(&self, id: &str) -> Option<Element<'_>> {
         let index = match self.ids.only(&self.engine, id) {
             Ok(only) => only,
@@ -65,14 +65,14 @@ impl MeshDocument {
         }
     }
 
-    /// The attributes of a node: `$id` first, then in the order of the schema, then others by name.
+    /// The attributes of a node: first `$id`, then in schema order, then others by name.
     pub(super) fn attributes(&self, index: NodeIndex) -> Map<String, Value> {
         let mut found: Vec<(&str, Value)> = Vec::new();
         for (key, content) in self.engine.values(index) {
             let name = self.engine.name(key);
             found.extend(content.value().map(|value| (&**name, value)));
         }
-        // Values on the tree's own root win over those beside it.
+        // Values on the tree's own root take precedence.
         if index == ROOT_NODE {
             for (key, content) in self.engine.values(ROOT_ATTRIBUTES_NODE) {
                 let name = self.engine.name(key);
@@ -89,7 +89,7 @@ impl MeshDocument {
             .collect()
     }
 
-    /// The value of an attribute as the engine holds it.
+    /// The value of an attribute in its encoded form.
     pub(super) fn content(&self, index: NodeIndex, name: &str) -> Option<&Content> {
         let key = self.engine.find_key(name)?;
         let content = self.engine.value(index, key);
@@ -108,12 +108,12 @@ impl MeshDocument {
 }
 
 impl<'a> Element<'a> {
-    /// The document that the element is in.
+    /// The document that contains the element.
     pub fn document(&self) -> &'a MeshDocument {
         self.document
     }
 
-    /// The tag.
+    /// The element's tag.
     pub fn tag(&self) -> &'a str {
         self.document.tag(self.index)
     }
@@ -123,12 +123,12 @@ impl<'a> Element<'a> {
         self.index == ROOT_NODE
     }
 
-    /// The `$id`.
+    /// The element's `$id`; `None` for the root, and for elements of foreign programs without one.
     pub fn id(&self) -> Option<&'a str> {
         id_of(&self.document.engine, self.index)
     }
 
-    /// The element's type in the schema; `None` if the schema does not know its tag.
+    /// The element's type in the schema; `None` if the tag is unknown.
     pub fn element_type(&self) -> Option<&'a ElementType> {
         self.document.schema.element(self.tag())
     }
@@ -138,12 +138,12 @@ impl<'a> Element<'a> {
         self.document.content(self.index, name)?.value()
     }
 
-    /// All attributes, `$id` included: that first, then in the order of the schema.
+    /// All attributes: first `$id`, then in schema order, then others by name.
     pub fn attributes(&self) -> Map<String, Value> {
         self.document.attributes(self.index)
     }
 
-    /// The element around this one.
+    /// The parent element; `None` for the root.
     pub fn parent(&self) -> Option<Self> {
         let parent = self.document.engine.node(self.index).parent;
         (!self.is_root()).then_some(Self {
@@ -162,7 +162,7 @@ impl<'a> Element<'a> {
         elements.map(|index| Self { document, index })
     }
 
-    /// How many children there are.
+    /// The number of child elements.
     pub fn child_count(&self) -> usize {
         self.document.child_count(self.index)
     }
@@ -177,12 +177,12 @@ impl<'a> Element<'a> {
         })
     }
 
-    /// At which index the element is among the children of its parent.
+    /// The index of the element among its siblings.
     pub fn index_in_parent(&self) -> usize {
         self.document.index_in_parent(self.index)
     }
 
-    /// The rich text that the element holds, if it is a `text` element.
+    /// The rich text of a `text` element; `None` for other elements.
     pub fn text(&self) -> Option<Text<'a>> {
         let index = self.document.text_in(self.index)?;
         Some(Text {
@@ -202,12 +202,12 @@ impl<'a> Text<'a> {
         self.document.engine.plain_text(self.index)
     }
 
-    /// How long the text is, in UTF-16 units.
+    /// The length of the text in UTF-16 units.
     pub fn utf16_length(&self) -> usize {
         self.document.engine.text_length(self.index).0 as usize
     }
 
-    /// How long the text is, in Unicode scalar values.
+    /// The length of the text in Unicode scalar values.
     pub fn scalar_length(&self) -> usize {
         self.document.engine.text_length(self.index).1 as usize
     }

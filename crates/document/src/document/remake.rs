@@ -1,8 +1,8 @@
-//! Edits that were made in one replica, made again in another that lacks some of what they follow.
+//! Replays edits of one replica in another that lacks some of the operations before them.
 //!
-//! An update names the operations before it of its author, so after one that nobody takes nothing of that author fits any
-//! more, whatever it is about. Here it gets new names, and goes where it stood: beside the nearest of its old neighbours
-//! that is there.
+//! An update depends on all earlier operations of its author. If one of them is rejected for good,
+//! all later ones of that author stay pending, even unrelated ones. A replay gives them new ids and
+//! places them next to the nearest old neighbours that exist.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -17,29 +17,29 @@ use crate::update::DecodeError;
 use crate::update::scan::{Content, Id, IdRange, Parent, Scan, Struct};
 use crate::update::writer;
 
-/// The names that operations had, and those that they have now; see [`MeshDocument::remake`].
+/// A mapping from the old ids of operations to their new ids; see [`MeshDocument::remake`].
 #[derive(Debug, Default)]
 pub struct Remade {
-    /// Operations that are not in the new document under these names.
+    /// Operations that don't exist in the new document under these ids.
     old: BTreeMap<u64, Ranges>,
-    /// By client and clock: where a run ends, and the name of its first operation now.
+    /// By client and clock: the end of a run, and the new id of its first operation.
     new: BTreeMap<(u64, u32), (u32, Id)>,
 }
 
-/// Why an edit can't be made again.
+/// Why an edit can't be replayed.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RemakeError {
-    /// It changes something that is not there.
-    #[error("the edit builds on something that is not in the document")]
+    /// The edit changes something that does not exist.
+    #[error("the edit depends on content that the document does not have")]
     Missing,
-    /// The bytes are not an update, or the document can't take it.
+    /// The bytes are not an update, or the update exceeds a limit of the document.
     #[error(transparent)]
     Decode(#[from] DecodeError),
 }
 
 impl Remade {
-    /// An edit that is not made again: what builds on it can't be, either.
+    /// Records an edit that is not replayed; edits that build on it can't be replayed either.
     ///
     /// # Errors
     /// [`DecodeError`] if the bytes are not an update.
@@ -48,18 +48,19 @@ impl Remade {
         Ok(())
     }
 
-    /// The clients of the operations that were left out or made again, and from where to where they are.
+    /// The operations that were left out or replayed: client ids and ranges of clocks.
     pub fn operations(&self) -> impl Iterator<Item = (u64, Range<u64>)> {
         let ranges = self.old.iter();
         ranges.map(|(&client, ranges)| (client, ranges.first().into()..ranges.end().into()))
     }
 
-    /// Whether there is nothing that was left out or made again.
+    /// Whether no operations were left out or replayed.
     pub fn is_empty(&self) -> bool {
         self.old.is_empty()
     }
 
-    /// Whether an update goes on after, builds on or deletes an operation that was left out or made again.
+    /// Whether an update continues, builds on or deletes an operation that was left out
+    /// or replayed.
     ///
     /// # Errors
     /// [`DecodeError`] if the bytes are not an update.
@@ -94,7 +95,7 @@ impl Remade {
         }
     }
 
-    /// The last of these operations that has a name now.
+    /// The new id of the last of these operations that has one.
     fn last_in(&self, document: &MeshDocument, client: u64, start: u32, end: u32) -> Option<Id> {
         let run = self.new.range((client, 0)..(client, end)).next_back();
         let again = run.and_then(|(&(_, from), &(to, id))| {
@@ -111,7 +112,7 @@ impl Remade {
         found.map(|(_, id)| id)
     }
 
-    /// The first of these operations that has a name now.
+    /// The new id of the first of these operations that has one.
     fn first_in(&self, document: &MeshDocument, client: u64, start: u32, end: u32) -> Option<Id> {
         let before = self.new.range((client, 0)..(client, start)).next_back();
         let behind = self.new.range((client, start)..(client, end)).next();
@@ -131,12 +132,12 @@ impl Remade {
         found.map(|(_, id)| id)
     }
 
-    /// The name that an operation has now, if it is there.
+    /// The current id of an operation, if it exists.
     fn name(&self, document: &MeshDocument, id: Id) -> Option<Id> {
         self.last_in(document, id.client, id.clock, id.clock + 1)
     }
 
-    /// The nearest operation, from this one on to the left, that is there.
+    /// The nearest existing operation at or to the left of this one.
     fn left(&self, document: &MeshDocument, before: &MeshDocument, mut id: Id) -> Option<Id> {
         loop {
             let Some((item, _)) = before.engine.find_item(id) else {
@@ -152,7 +153,7 @@ impl Remade {
         }
     }
 
-    /// The nearest operation, from this one on to the right, that is there.
+    /// The nearest existing operation at or to the right of this one.
     fn right(&self, document: &MeshDocument, before: &MeshDocument, mut id: Id) -> Option<Id> {
         loop {
             let Some((item, _)) = before.engine.find_item(id) else {
@@ -168,7 +169,7 @@ impl Remade {
         }
     }
 
-    /// The names that a run of operations has now, if they are all there, one after the other.
+    /// The current ids of a run of operations, if all exist and are consecutive.
     pub(super) fn run(&self, document: &MeshDocument, range: IdRange) -> Option<IdRange> {
         let last = range
             .end
@@ -188,7 +189,7 @@ impl Remade {
         })
     }
 
-    /// The operation that an anchor may stick to now, and whether it is the same one.
+    /// The operation that an anchor can use now, and whether it is the original one.
     pub(super) fn beside(
         &self,
         document: &MeshDocument,
@@ -208,16 +209,18 @@ fn shifted(id: Id, by: u32) -> Id {
 }
 
 impl MeshDocument {
-    /// Makes an edit of another replica of this document again, as this one's own: under its client id, beside what the
-    /// edit stood beside there, as far as that is here. `before` is the replica in which the edit is. Edits have to come in
-    /// the order in which they were made, those that are left out too ([`Remade::leave_out`]), as far as they are not here
-    /// under their old names.
+    /// Replays an edit of another replica as an edit of this one: with this client id, next to the
+    /// same neighbours as far as they exist here. `before` is the replica that contains the edit.
     ///
-    /// Returns the update that was applied here; `None` if nothing is left of it, since all that it did was to delete what
-    /// is not here.
+    /// Replay edits in their original order, and call [`Remade::leave_out`] for edits that are not
+    /// replayed and that this document does not have under their old ids.
+    ///
+    /// Returns the update that was applied here; `None` if nothing is left of the edit, since it
+    /// only deleted operations that don't exist here.
     ///
     /// # Errors
-    /// [`RemakeError`] if it changes something that is not here. The document is as it was.
+    /// [`RemakeError`] if the edit changes something that does not exist here. The document does
+    /// not change.
     pub fn remake(
         &mut self,
         update: &[u8],
@@ -226,10 +229,10 @@ impl MeshDocument {
     ) -> Result<Option<Vec<u8>>, RemakeError> {
         let scan = Scan::read(update)?;
         remade.note(&scan);
-        let made = self.make_again(&scan, before, remade);
+        let made = self.replay(&scan, before, remade);
         let made = made.and_then(|made| match made {
             Some(made) => {
-                self.take_up_own(&made)?;
+                self.integrate_own(&made)?;
                 self.close_event(Origin::Local);
                 Ok(Some(made))
             }
@@ -241,8 +244,9 @@ impl MeshDocument {
         made
     }
 
-    /// Takes the place of a client's next operations up to `end`, without content and deleted, so that nothing that waits for
-    /// them, or is still on its way, is ever seen. Its update; `None` if they are here.
+    /// Occupies a client's next operations up to `end` with deleted ones, so that pending
+    /// operations that depend on them, or updates that still arrive, never become visible. Returns
+    /// the update; `None` if the operations are already known.
     pub fn fill_in(&mut self, client: u64, end: u64) -> Option<Vec<u8>> {
         let start = self.engine.clock(client);
         let end = u32::try_from(end).ok().filter(|end| *end > start)?;
@@ -256,7 +260,7 @@ impl MeshDocument {
         Some(update)
     }
 
-    fn make_again(
+    fn replay(
         &self,
         scan: &Scan<'_>,
         before: &Self,
@@ -266,18 +270,18 @@ impl MeshDocument {
         let start = self.engine.clock(client);
         let (mut clock, mut count, mut body) = (start, 0, Vec::new());
         for one in &scan.structs {
-            // What was deleted again is as good as if it had never been.
+            // Content that was deleted again need not be replayed.
             if matches!(one.content, Content::Collected | Content::Deleted) {
                 continue;
             }
-            self.place_again(&mut body, one, before, remade)?;
+            self.write_replayed(&mut body, one, before, remade)?;
             let end = one.end();
             let id = Id { client, clock };
             remade.new.insert((one.id.client, one.id.clock), (end, id));
             clock = clock.checked_add(one.length).ok_or(RemakeError::Missing)?;
             count += 1;
         }
-        // What is made here is found by its new name, though it is not here yet.
+        // Operations of this replay are found by their new ids before they are applied here.
         let mut deletes = Vec::new();
         for range in &scan.deletes {
             remade.parts(self, *range, &mut deletes);
@@ -297,8 +301,8 @@ impl MeshDocument {
         Ok(Some(out))
     }
 
-    /// Writes an operation with its content, beside its old neighbours.
-    fn place_again(
+    /// Writes an operation with its content, next to its old neighbours.
+    fn write_replayed(
         &self,
         out: &mut Vec<u8>,
         one: &Struct<'_>,
@@ -359,7 +363,7 @@ impl MeshDocument {
 }
 
 impl Remade {
-    /// The parts of a range that are there, by their names now.
+    /// Collects the existing parts of a range, with their current ids.
     fn parts(&self, document: &MeshDocument, range: IdRange, parts: &mut Vec<IdRange>) {
         let IdRange { client, start, end } = range;
         let known = end.min(document.engine.clock(client));

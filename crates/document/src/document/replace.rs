@@ -1,5 +1,5 @@
-//! From one JSON state to another by the smallest change: what stays keeps its `$id`, and with it what
-//! others edit at the same time.
+//! Replaces the document's JSON state by the smallest change: elements that stay keep their `$id`s,
+//! and with them concurrent edits.
 
 mod align;
 mod text;
@@ -21,34 +21,34 @@ use crate::schema::{
     ElementProperty, ElementType, ID_ATTRIBUTE, TEXT_TAG, Violation, Violations, push_segment,
 };
 
-/// Why a document was not replaced. It is as it was.
+/// Why a document was not replaced. The document does not change.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ReplaceError {
-    /// The change can't be made.
-    #[error("the change can't be made")]
+    /// The edits that lead to the new state were rejected.
+    #[error("the document can't be replaced")]
     Edit(#[from] EditError),
-    /// The schema forbids the new state.
+    /// The schema does not allow the new state.
     #[error("the schema does not allow this: {0}")]
     Invalid(Violations),
 }
 
 impl MeshDocument {
-    /// Makes the document equal to this JSON, `{root tag: {…}}`, by the smallest change; its v1 update,
-    /// `None` if nothing changed.
+    /// Makes the document equal to this JSON, `{root tag: {…}}`, by the smallest change. Returns
+    /// the v1 update; `None` if nothing changed.
     ///
-    /// Elements are recognised by `$id` where the JSON has it, else by being equal, else by having the
-    /// same tag in the same place.
+    /// Elements are matched by `$id` if the JSON has it, then by equality, then by tag at the
+    /// same place.
     ///
     /// # Errors
-    /// [`ReplaceError`]; the document is as it was.
+    /// [`ReplaceError`]; the document does not change.
     pub fn replace_json(
         &mut self,
         json: &Value,
         next_id: &mut dyn FnMut() -> String,
     ) -> Result<Option<Vec<u8>>, ReplaceError> {
         if is_too_deep(json) {
-            let (expected, found) = ("at most 960 levels", "more");
+            let (expected, found) = ("at most 960 levels", "more than 960 levels");
             let violation = Violation::new("", expected, found);
             return Err(ReplaceError::Invalid(violation.into()));
         }
@@ -118,19 +118,19 @@ impl MeshDocument {
         if !difference.nameless.is_empty() {
             return Err(difference.nameless);
         }
-        // Last, since what others keep has been moved out by then.
+        // Deletions come last: by then, children that are kept have been moved out.
         let mut edits = difference.edits;
         edits.append(&mut difference.deletions);
         Ok(edits)
     }
 }
 
-/// An element that is still to be compared.
+/// An element to be compared.
 struct Pair<'w> {
-    // `None`: it has no `$id`, so that no edit can name it.
+    // `None` if it has no `$id`, so that edits can't refer to it.
     target: Option<Target>,
     tag: &'w str,
-    // `None`: it is new.
+    // `None` if it is new.
     current: Option<Place>,
     wanted: Wanted<'w>,
 }
@@ -140,15 +140,15 @@ struct Difference<'w> {
     next_id: &'w mut dyn FnMut() -> String,
     edits: Vec<Edit>,
     deletions: Vec<Edit>,
-    /// The elements that the wanted state names and the current one has.
+    /// The existing elements that the wanted state identifies by `$id`.
     claimed: HashSet<NodeIndex>,
     moved: HashSet<NodeIndex>,
-    /// Where an element without an `$id` would have to be edited.
+    /// Locations of elements that would need an edit but have no `$id`.
     nameless: Violations,
     elements: Vec<Pair<'w>>,
 }
 
-/// A child that is no part of a run.
+/// A child outside of runs.
 #[derive(Clone, Copy)]
 struct Free {
     number: usize,
@@ -156,7 +156,8 @@ struct Free {
 }
 
 impl<'w> Difference<'w> {
-    /// Notes the elements that the wanted state names, so that none of them becomes another.
+    /// Records the elements that the wanted state identifies by `$id`, so that none of them is
+    /// matched with another.
     fn claim(&mut self, root: &'w str, place: Place, content: Wanted<'w>) {
         let mut stack = vec![(root, Some(place), content)];
         while let Some((tag, place, content)) = stack.pop() {
@@ -326,7 +327,7 @@ impl<'w> Difference<'w> {
         }
     }
 
-    /// The children that are no part of a run.
+    /// The children outside of runs.
     fn free(&self, current: Place, items: &[Item<'w>]) -> Vec<Free> {
         let mut free = Vec::new();
         let mut start = 0;
@@ -346,8 +347,8 @@ impl<'w> Difference<'w> {
         free
     }
 
-    /// For each wanted child the current one that becomes it: the one that it names, else one that is
-    /// named nowhere.
+    /// Matches each wanted child with an existing one: the one with its `$id`, or one that the
+    /// wanted state does not identify anywhere.
     fn align(&self, free: &[Free], items: &[Item<'w>], named: &[Option<Place>]) -> Vec<Match> {
         let mut matches = vec![Match::default(); items.len()];
         let by_index: HashMap<NodeIndex, usize> = free
@@ -386,7 +387,8 @@ impl<'w> Difference<'w> {
             }
         };
         let all: Vec<usize> = (0..open.len()).collect();
-        // Equal ones stay; of the others, those of one tag between two that stay become each other.
+        // Equal children stay. Of the others, those with the same tag between two that stay
+        // are matched.
         let equal = align::common(&free_at, &all, same);
         let mut start = (0, 0);
         for &end in equal.iter().chain([&(free_at.len(), all.len())]) {
@@ -399,7 +401,7 @@ impl<'w> Difference<'w> {
         for (found, at) in equal {
             let (at, tag, content) = open[at];
             let is_equal = match content {
-                // Elements in it may have to come from elsewhere.
+                // Elements in it may have to be moved in from elsewhere.
                 Wanted::Map(content) => !wanted::has_claims(self.document, tag, content),
                 Wanted::Node(_) => false,
             };
@@ -411,7 +413,7 @@ impl<'w> Difference<'w> {
         matches
     }
 
-    /// Inserts an element; `$id`s that others have are replaced.
+    /// Inserts an element; `$id`s of other elements are replaced.
     fn insert(
         &mut self,
         parent: Target,
@@ -429,7 +431,7 @@ impl<'w> Difference<'w> {
                 Value::Object(content) => content,
                 _ => Content::new(),
             },
-            // Its children follow one by one, since some come from elsewhere.
+            // Children are inserted one by one, since some are moved in from elsewhere.
             Wanted::Map(_) | Wanted::Node(_) => {
                 let element = self.document.schema.element(tag);
                 let properties = element.map_or(&[][..], ElementType::properties).iter();
@@ -479,19 +481,23 @@ impl<'w> Difference<'w> {
         }
     }
 
-    /// What names an element in an edit.
+    /// The edit target for an element; records a violation if it has no `$id`.
     fn named(&mut self, target: Option<&Target>, place: Place) -> Option<Target> {
         if target.is_none() {
             let document = self.document;
             self.nameless.report(|| {
-                let expected = "an element with an $id, by which it can be edited";
-                Violation::new(pointer_to(document, place), expected, "one without")
+                let expected = "an element with an $id, which edits need";
+                Violation::new(
+                    pointer_to(document, place),
+                    expected,
+                    "an element without one",
+                )
             });
         }
         target.cloned()
     }
 
-    /// Where the next child goes.
+    /// The position of the next child.
     fn position(&self, cursor: &Cursor, current: Option<Place>) -> Position {
         if let (Some(next), Some(current)) = (cursor.next, current) {
             if next == self.document.child_count(current.index) {
@@ -508,20 +514,20 @@ impl<'w> Difference<'w> {
     }
 }
 
-/// Which current child a wanted one is.
+/// The existing child that a wanted one is matched with.
 #[derive(Clone, Copy, Default)]
 struct Match {
     found: Option<usize>,
-    /// Whether nothing is left to compare.
+    /// Whether they are equal, so that no comparison is left.
     is_equal: bool,
 }
 
-/// How far the children are as they shall be.
+/// How far the children are in their final order.
 #[derive(Default)]
 struct Cursor {
     /// The last child with an `$id`.
     id: Option<String>,
-    /// If the last child has none: the number of the child behind it as it is in the document.
+    /// If the last child has no `$id`: the index of the child after it in the document.
     next: Option<usize>,
 }
 
@@ -536,8 +542,8 @@ impl Cursor {
     }
 }
 
-/// Which children need no move. Runs don't, and of the others those between the same two runs that
-/// keep their order, as many as can be.
+/// The children that need no move: runs, and of the children between two adjacent runs the longest
+/// sequence that keeps its order.
 fn staying(free: &[Free], items: &[Item<'_>], matches: &[Match]) -> HashSet<usize> {
     let mut stay = HashSet::new();
     let mut start = 0;
@@ -564,7 +570,7 @@ fn staying(free: &[Free], items: &[Item<'_>], matches: &[Match]) -> HashSet<usiz
     stay
 }
 
-/// JSON pointer to an element of the document.
+/// The JSON pointer of an element of the document.
 fn pointer_to(document: &MeshDocument, place: Place) -> String {
     let mut above = Vec::new();
     let mut at = overlay::element(document, place.index);

@@ -1,18 +1,19 @@
-//! After each transaction: who has which `$id` now, who is dead, what may break the schema.
+//! Bookkeeping after each transaction: the `$id` index, dead nodes, and nodes to check against
+//! the schema.
 
 use super::MeshDocument;
 use crate::engine::{Content, ID_KEY, NodeIndex, NodeKind, Transaction};
 
 impl MeshDocument {
-    /// Brings the index up to date, and tells what has changed.
+    /// Updates the index, and records the changes for events.
     pub(super) fn settle(&mut self, transaction: &Transaction) {
         for &node in &transaction.made {
             if matches!(self.engine.node(node).kind, NodeKind::Element(_)) {
                 self.ids.count_up();
             }
         }
-        let died = self.bury(&transaction.dead);
-        self.tell(transaction, &died);
+        let died = self.mark_descendants_dead(&transaction.dead);
+        self.record_changes(transaction, &died);
         let mut suspects = Vec::new();
         let mut renamed = Vec::new();
         for index in self.engine.deleted(transaction) {
@@ -39,7 +40,8 @@ impl MeshDocument {
         for &node in &suspects {
             self.suspect(node);
         }
-        // All leave their old `$id` before any takes a new one: they may have swapped them.
+        // All nodes release their old `$id`s before any takes a new one, since two may have
+        // swapped them.
         renamed.retain(|&node| {
             let node = self.engine.node(node);
             !node.is_dead && matches!(node.kind, NodeKind::Element(_))
@@ -57,8 +59,8 @@ impl MeshDocument {
         }
     }
 
-    /// Marks all below deleted nodes as dead; those of them that are not below others.
-    fn bury(&mut self, dead: &[NodeIndex]) -> Vec<NodeIndex> {
+    /// Marks all descendants of deleted nodes as dead; returns the topmost ones.
+    fn mark_descendants_dead(&mut self, dead: &[NodeIndex]) -> Vec<NodeIndex> {
         let mut stack = Vec::new();
         for &top in dead {
             stack.push(top);

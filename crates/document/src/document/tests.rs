@@ -38,7 +38,7 @@ fn document(client_id: u64) -> MeshDocument {
     MeshDocument::new(schema(), client_id)
 }
 
-/// What is written in hexadecimal digits.
+/// Decodes hexadecimal digits.
 fn bytes(hex: &str) -> Vec<u8> {
     let pairs = (0..hex.len()).step_by(2);
     pairs
@@ -55,7 +55,7 @@ fn counter() -> impl FnMut() -> String {
 }
 
 #[test]
-fn json_goes_in_and_comes_out() {
+fn json_round_trips() {
     let json = json!({"doc": {"title": "T", "children": [
         {"item": {"s": "a", "n": 1.5, "b": true, "children": [{"item": {"n": -7, "children": []}}]}},
         {"text": {"lang": "en", "children": [{"text": {"delta": [
@@ -84,14 +84,14 @@ fn json_goes_in_and_comes_out() {
     assert_eq!(document.root().attribute("title"), Some("T".into()));
     assert!(document.node("id-5").is_none());
 
-    // Another replica sees the same.
+    // Another replica has the same content.
     let mut other = self::document(2);
     let applied = other.apply_update(&document.encode_state()).unwrap();
     assert_eq!(applied.visible, Some(document.encode_state()));
     assert_eq!(other.to_json(true), document.to_json(true));
     assert_eq!(other.state_vector(), document.state_vector());
 
-    // With ids it goes in again as it was.
+    // JSON with `$id`s restores an equal document.
     let mut again = self::document(3);
     again
         .insert_json(&document.to_json(true), &mut counter())
@@ -102,7 +102,7 @@ fn json_goes_in_and_comes_out() {
 }
 
 #[test]
-fn json_that_the_schema_forbids_changes_nothing() {
+fn invalid_json_changes_nothing() {
     let mut document = document(1);
     let json = json!({"doc": {"title": 1, "children": [{"li": {}}]}});
     let Err(InsertError::Invalid(violations)) = document.insert_json(&json, &mut counter()) else {
@@ -114,7 +114,7 @@ fn json_that_the_schema_forbids_changes_nothing() {
 }
 
 #[test]
-fn an_inferred_schema_takes_the_flat_form() {
+fn inferred_schema_accepts_flat_form() {
     let json = json!({"key": "value"});
     let mut document = MeshDocument::new(MeshSchema::infer(&json).unwrap(), 1);
     document.insert_json(&json, &mut counter()).unwrap();
@@ -125,7 +125,7 @@ fn an_inferred_schema_takes_the_flat_form() {
 }
 
 #[test]
-fn documents_cross_threads() {
+fn documents_are_send_and_sync() {
     fn check<T: Send>(_: &T) {}
     check(&document(1));
 }

@@ -1,8 +1,8 @@
-//! Undo and redo of edits that were made here, and of nobody else's.
+//! Undo and redo of edits made here; edits of others are not undone.
 //!
-//! For each edit its inverse is kept as data. When it is undone, the inverse is adapted to what others
-//! did since: what they deleted stays deleted, a value that they replaced stays replaced, places in
-//! texts have moved with the text. An undo is an edit like any other, so that redo is the undo of it.
+//! The inverse of each edit is kept as data. Undo adapts it to concurrent changes of others:
+//! elements that they deleted stay deleted, values that they replaced stay replaced, positions in
+//! texts follow the text. An undo is an edit itself, so redo is the undo of an undo.
 
 use std::collections::VecDeque;
 
@@ -21,17 +21,17 @@ use crate::update::scan::{IdRange, utf16_length};
 pub(super) struct History {
     undo: VecDeque<Group>,
     redo: VecDeque<Group>,
-    /// Whether what is edited now is an undo, or else a redo, of something.
+    /// Whether current edits come from the caller, from an undo, or from a redo.
     direction: Direction,
     open: Vec<Noted>,
-    /// About the memory of both stacks.
+    /// The approximate memory of both stacks, in bytes.
     bytes: usize,
     now: u64,
     window: u64,
 }
 
 impl History {
-    /// What is taken from in this direction.
+    /// The stack that this direction takes from.
     fn stack(&mut self, direction: Direction) -> &mut VecDeque<Group> {
         match direction {
             Direction::Redo => &mut self.redo,
@@ -43,7 +43,7 @@ impl History {
         self.bytes -= self.redo.drain(..).map(|group| group.bytes).sum::<usize>();
     }
 
-    /// Forgets the oldest until the rest fits.
+    /// Drops the oldest groups until the rest fits.
     fn trim(&mut self, max_bytes: usize) {
         while self.bytes > max_bytes {
             let oldest = self.undo.pop_front().or_else(|| self.redo.pop_front());
@@ -70,13 +70,13 @@ struct Group {
     bytes: usize,
 }
 
-/// How to take one edit back, and what that is marked by.
+/// An inverse and the mark of its edit.
 type Noted = (u64, Inverse);
 
-/// How to take one edit back.
+/// The inverse of one edit.
 #[derive(Debug)]
 pub(super) enum Inverse {
-    /// Give an attribute its old value, unless somebody gave it another one since.
+    /// Restores an attribute's old value, unless another replica has changed it since.
     Attribute {
         target: Target,
         name: String,
@@ -84,14 +84,14 @@ pub(super) enum Inverse {
         new: Option<Value>,
     },
     Delete(String),
-    /// Take inserted characters away, wherever they are now.
+    /// Deletes inserted characters at their current positions.
     DeleteText {
         id: String,
         inserted: IdRange,
         at: Place,
         runs: Vec<Run>,
     },
-    /// Give runs of text their old formats.
+    /// Restores the old formats of text runs.
     Format {
         id: String,
         runs: Vec<(Place, Place, Map<String, Value>)>,
@@ -114,7 +114,7 @@ pub(super) enum Inverse {
 }
 
 impl Inverse {
-    /// Whether what it takes back changes nothing.
+    /// Whether the inverse changes nothing.
     fn is_nothing(&self) -> bool {
         match self {
             Self::Attribute { old, new, .. } => old == new,
@@ -126,7 +126,7 @@ impl Inverse {
         }
     }
 
-    /// The same in another replica; `None` if there is nothing there to take back.
+    /// The same inverse in another replica; `None` if there is nothing to take back.
     fn renamed(
         mut self,
         document: &MeshDocument,
@@ -155,7 +155,7 @@ impl Inverse {
         Some(self)
     }
 
-    /// About the memory that it takes.
+    /// The approximate memory in bytes.
     fn bytes(&self) -> usize {
         let target = |target: &Target| match target {
             Target::Id(id) => id.len(),
@@ -200,7 +200,7 @@ fn bytes_of(noted: &[Noted]) -> usize {
     noted.iter().map(|(_, inverse)| inverse.bytes()).sum()
 }
 
-/// About the memory of a value; elements are 256 levels deep at most.
+/// The approximate memory of a value in bytes; recursive, since elements have at most 256 levels.
 fn value_bytes(value: &Value) -> usize {
     let held = match value {
         Value::Null | Value::Bool(_) | Value::Number(_) => 0,
@@ -212,31 +212,34 @@ fn value_bytes(value: &Value) -> usize {
 }
 
 fn map_bytes(members: &Map<String, Value>) -> usize {
-    // A key, a hash and a place in the table.
+    // A key, a hash and a slot in the table.
     const MEMBER: usize = 48;
     let member = |(name, value): (&String, &Value)| MEMBER + name.len() + value_bytes(value);
     members.iter().map(member).sum()
 }
 
-/// A place in a text, that stays right whatever happens to the text.
+/// A position in a text that stays valid when the text changes.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
-    /// Exact as long as nobody else has changed the document, since edits are taken back in turn.
+    /// Exact while no other replica has changed the document, since edits are undone in
+    /// reverse order.
     units: usize,
     epoch: u64,
-    /// What it goes by after that.
+    /// Used after another replica has changed the document.
     anchor: Option<Anchor>,
 }
 
 /// A text and its formats.
 pub(super) type Run = (String, Map<String, Value>);
 
-/// Where a run begins, in UTF-16 units, and the run.
+/// The start of a run in UTF-16 units, and the run.
 type PlacedRun = (usize, String, Map<String, Value>);
 
 impl MeshDocument {
-    /// Starts, or stops, to remember edits, of this document and of nobody else. Those within `window` of the clock of
-    /// [`Self::set_time`] are undone together; with 0 each transaction is by itself.
+    /// Starts or stops recording edits of this document for undo; edits of others are not recorded.
+    ///
+    /// Edits within `window`, in the unit of [`Self::set_time`], are undone together. With 0, each
+    /// transaction is undone separately.
     pub fn remember_edits(&mut self, on: bool, window: u64) {
         self.undo = on.then(|| History {
             window,
@@ -244,20 +247,21 @@ impl MeshDocument {
         });
     }
 
-    /// Tells the time, in any unit, to group edits by it.
+    /// Sets the current time, in any unit, by which edits are grouped.
     pub fn set_time(&mut self, now: u64) {
         if let Some(history) = &mut self.undo {
             history.now = now;
         }
     }
 
-    /// Marks the edits that are made from now on, for [`Self::take_over_undo`].
+    /// Marks later edits, so that [`Self::take_over_undo`] can leave them out.
     pub fn mark_edits(&mut self, mark: u64) {
         self.mark = mark;
     }
 
-    /// Takes over what can be undone and redone in another replica of this document, but for the edits with these marks,
-    /// which are not here. Those whose operations were named anew are told by `remade`.
+    /// Takes over the undo history of another replica of this document, except edits with these
+    /// marks, which are not in this document. `remade` maps the operations of edits that were
+    /// replayed here.
     pub fn take_over_undo(
         &mut self,
         before: &mut Self,
@@ -285,41 +289,42 @@ impl MeshDocument {
         self.undo = Some(history);
     }
 
-    /// Whether there is something to undo.
+    /// Whether there are edits to undo.
     pub fn can_undo(&self) -> bool {
         self.undo
             .as_ref()
             .is_some_and(|history| !history.undo.is_empty())
     }
 
-    /// Whether there is something to redo.
+    /// Whether there are undone edits to redo.
     pub fn can_redo(&self) -> bool {
         self.undo
             .as_ref()
             .is_some_and(|history| !history.redo.is_empty())
     }
 
-    /// Takes the last group of edits back; its v1 update, `None` if there is nothing to take back.
+    /// Undoes the last group of edits. Returns its v1 update; `None` if there is nothing to undo.
     ///
-    /// What others did in between stays. What they deleted does not come back, a value that they
-    /// replaced is not replaced again, and an element that was deleted comes back without what they did
-    /// in it meanwhile. It comes back behind the sibling that it stood behind, or last if that is gone,
-    /// and with 256 levels of elements at most, as JSON has.
+    /// Concurrent changes of others stay: elements that they deleted are not restored, values that
+    /// they replaced are not replaced again, and a restored element does not have their changes
+    /// inside of it. A restored element comes after its former left sibling, or last if that is
+    /// gone. It has at most 256 levels of elements, as in JSON.
     pub fn undo(&mut self) -> Option<Vec<u8>> {
         self.take_back(Direction::Undo)
     }
 
-    /// Takes the last undo back; its v1 update, `None` if there is nothing to take back.
+    /// Redoes the last undo. Returns its v1 update; `None` if there is nothing to redo.
     pub fn redo(&mut self) -> Option<Vec<u8>> {
         self.take_back(Direction::Redo)
     }
 
-    /// Takes back the last group of which there is still something to take back.
+    /// Takes back the last group that still has an effect.
     fn take_back(&mut self, direction: Direction) -> Option<Vec<u8>> {
         loop {
             let left = self.operations_left() as usize;
             let history = self.undo.as_mut()?;
-            // It would be taken back in part, or not at all, and forgotten. Each operation takes bytes here.
+            // Otherwise the group could be taken back in part or not at all, and be lost. Each
+            // operation takes bytes here.
             history
                 .stack(direction)
                 .back()
@@ -428,7 +433,7 @@ impl MeshDocument {
         self.edit_quietly(&edits, &mut String::new).ok().flatten()
     }
 
-    /// Notes how an edit is taken back, before it is made.
+    /// Records the inverse of an edit before it is applied.
     pub(super) fn note_inverse(&mut self, edit: &Edit) {
         if self.undo.is_none() {
             return;
@@ -440,12 +445,12 @@ impl MeshDocument {
         }
     }
 
-    /// How much of the group that is open was noted.
+    /// The number of recorded inverses in the open group.
     pub(super) fn noted(&self) -> usize {
         self.undo.as_ref().map_or(0, |history| history.open.len())
     }
 
-    /// Forgets what was noted since, as it came to nothing.
+    /// Discards the inverses recorded since, as their edits had no effect.
     pub(super) fn forget_noted(&mut self, since: usize) {
         if let Some(history) = &mut self.undo {
             history.open.truncate(since);
@@ -458,7 +463,7 @@ impl MeshDocument {
         }
     }
 
-    /// Ends the group of what was noted, on the stack that it belongs to.
+    /// Closes the open group and pushes it onto its stack.
     pub(super) fn close_edit(&mut self) {
         let now = self.undo.as_ref().map_or(0, |history| history.now);
         let is_edit = self
@@ -511,7 +516,7 @@ impl MeshDocument {
         history.trim(self.limits.undo_bytes);
     }
 
-    /// About how much memory is taken by what can be undone and redone.
+    /// The approximate memory of the undo history, in bytes.
     pub fn undo_bytes(&self) -> usize {
         self.undo.as_ref().map_or(0, |history| history.bytes)
     }
@@ -589,7 +594,7 @@ impl MeshDocument {
                 let id = id.clone();
                 Inverse::Format { id, runs }
             }
-            // Taken apart before it is made.
+            // The draft has translated it into other edits.
             Edit::ApplyDelta { .. } => return None,
             Edit::InsertText {
                 id,
@@ -609,7 +614,7 @@ impl MeshDocument {
         })
     }
 
-    /// Tells where the operations of the edit end that was noted last.
+    /// Completes the last recorded inverse with the end of the edit's operations.
     pub(super) fn end_inverse(&mut self) {
         let clock = self.engine.clock(self.client_id);
         if let Some(history) = &mut self.undo
@@ -620,7 +625,7 @@ impl MeshDocument {
         }
     }
 
-    /// Runs with the formats that they have now, if they are still there as they were inserted.
+    /// The runs with their current formats, if they are unchanged since their insertion.
     fn formatted(&self, id: &str, at: &Place, runs: &[Run]) -> Option<Vec<Run>> {
         let TextPosition::Utf16(from) = self.now_at(at)? else {
             return None;
@@ -646,7 +651,7 @@ impl MeshDocument {
         super::Element { document, index }.attribute(name)
     }
 
-    /// The element around an element, and the `$id` of the child before it.
+    /// The parent of an element, and the `$id` of its left sibling.
     fn place_of(&self, id: &str) -> Option<(Target, Option<String>)> {
         let element = self.node(id)?;
         let parent = element.parent()?;
@@ -675,7 +680,7 @@ impl MeshDocument {
         }
     }
 
-    /// The runs of a text between two places: where each begins, in UTF-16 units, and what it is.
+    /// The runs of a text between two positions, with their starts in UTF-16 units.
     fn runs_between(
         &self,
         id: &str,

@@ -1,7 +1,7 @@
-//! Where a merged document breaks its schema, and the repair that removes just that.
+//! Schema violations of merged documents, and their repair by minimal deletions.
 //!
-//! Two valid edits can merge into a state that is none, and foreign programs write what they like. Only
-//! what changed since the last look is looked at; the rest is known to fit.
+//! Two valid edits can merge into an invalid state, and foreign programs may write anything. Only
+//! nodes that changed since the last check are checked; the rest is known to be valid.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -21,53 +21,54 @@ use crate::schema::{
 use crate::update::scan::IdRange;
 use crate::update::writer;
 
-/// Encoded bytes up to which a list or an object is compared with the values that a schema names.
+/// Lists and objects are compared with enumerated values up to this many encoded bytes.
 const COMPARED_BYTES: usize = 64 << 10;
 
-/// What a repair did.
+/// The effect of a repair.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Repair {
     /// The v1 update that brings other replicas to the same state.
     pub update: Vec<u8>,
-    /// What was removed.
+    /// The removed violations.
     pub violations: Violations,
 }
 
-/// What is to be removed, and why. Its text is made only if it is listed.
+/// Content to be removed, and why. Its description is built only if it is listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Offence {
-    /// A key of an element that the schema does not give it, or not with this value.
+    /// A key that the element's type does not have, or that may not have this value.
     Attribute(NodeIndex, KeyIndex),
-    /// What is no element, or else no text, inside a node.
+    /// Content other than elements, or in a text other than text, inside a node.
     Content(NodeIndex),
-    /// A shared type that is neither.
+    /// A shared type that is neither an element nor a text.
     Foreign(NodeIndex),
     /// An `$id` that an earlier element has.
     Id(NodeIndex),
     /// An element without an `$id`.
     NoId(NodeIndex),
-    /// An element with a tag that may not be there.
+    /// An element with a tag that is not permitted at its place.
     Place(NodeIndex),
-    /// All that is in a root type.
+    /// All content of a root type.
     Root(NodeIndex),
-    /// A text beside the one of its element.
+    /// A second text in an element, or a text outside of a `text` element.
     Text(NodeIndex),
     /// A key of a text.
     TextAttribute(NodeIndex, KeyIndex),
 }
 
-/// What is found out once for all nodes that are looked at.
+/// Facts shared by all nodes under check.
 #[derive(Default)]
 struct Firsts {
-    /// The first in the document of those with one `$id`, by the lowest of them.
+    /// The first node in document order with an `$id`; the key is the lowest node with the
+    /// same `$id`.
     of_id: HashMap<NodeIndex, NodeIndex>,
     /// The first text in an element.
     text_in: HashMap<NodeIndex, Option<NodeIndex>>,
 }
 
 impl Offence {
-    /// The node that has to be looked at again until it is gone.
+    /// The node to be checked again until the violation is gone.
     fn node(self) -> NodeIndex {
         match self {
             Self::Attribute(node, _)
@@ -84,11 +85,12 @@ impl Offence {
 }
 
 impl MeshDocument {
-    /// Where the document breaks its schema: the first hundred places, and how many there are.
+    /// Returns the schema violations of the document: the first hundred, and their number.
     ///
-    /// Elements that lack attributes do not, since they are built up step by step. Unknown tags and
-    /// attributes, values of the wrong type, children in the wrong place, elements without an `$id` or
-    /// with one that an earlier element has, shared types that make no element tree do.
+    /// Violations are: unknown tags and attributes, values of a wrong type, children at a wrong
+    /// place, elements without an `$id` or with that of an earlier element, and shared types that
+    /// are neither elements nor texts. Missing attributes are not violations, since elements are
+    /// built step by step.
     pub fn violations(&mut self) -> Violations {
         let offences = self.offences();
         let mut violations = Violations::default();
@@ -98,20 +100,20 @@ impl MeshDocument {
         violations
     }
 
-    /// Removes what breaks the schema, and nothing else; `None` if nothing does.
+    /// Removes exactly the content that violates the schema; `None` if there are no violations.
     ///
-    /// All replicas that see the same state remove the same, so that repairs converge.
+    /// Replicas with the same state remove the same content, so repairs converge.
     pub fn repair(&mut self) -> Option<Repair> {
         let mut violations = Violations::default();
         let mut removed: Vec<IdRange> = Vec::new();
-        // What is inside of something that goes is not looked at twice; a second look finds what was
-        // behind it.
+        // The content of removed nodes is not checked twice; another pass finds what was
+        // behind them.
         loop {
             let offences = self.offences();
             if offences.is_empty() {
                 break;
             }
-            // Before anything is removed, since that changes where the rest is.
+            // Described before the removal, since that changes the locations of the rest.
             let first = offences.iter().take(violations.room());
             let texts: Vec<Violation> = first.map(|&offence| self.describe(offence)).collect();
             let mut texts = texts.into_iter();
@@ -119,7 +121,7 @@ impl MeshDocument {
             for offence in offences {
                 let text = texts.next();
                 let ranges = self.ranges_of(offence);
-                if ranges.is_empty() || self.take_up(&[], &ranges, &mut 0).is_err() {
+                if ranges.is_empty() || self.integrate(&[], &ranges, &mut 0).is_err() {
                     continue;
                 }
                 removed.extend(ranges);
@@ -137,7 +139,7 @@ impl MeshDocument {
         (violations.total() > 0).then_some(Repair { update, violations })
     }
 
-    /// Notes that a node may break the schema.
+    /// Marks a node to be checked.
     pub(super) fn suspect(&mut self, index: NodeIndex) {
         let node = self.engine.node_mut(index);
         if !node.is_suspect && !node.is_dead {
@@ -158,7 +160,7 @@ impl MeshDocument {
             let mut more = Vec::new();
             for index in suspects {
                 let node = self.engine.node_mut(index);
-                // A dead one's number may have been given to another node.
+                // The index of a dead node may have been reused.
                 if !std::mem::take(&mut node.is_suspect) || node.is_dead {
                     continue;
                 }
@@ -174,7 +176,7 @@ impl MeshDocument {
                 self.suspect(index);
             }
         }
-        // Offenders are looked at again until they are gone.
+        // Nodes with violations are checked again until the violations are gone.
         for (offender, _) in &offences {
             self.engine.node_mut(*offender).is_suspect = false;
         }
@@ -185,8 +187,8 @@ impl MeshDocument {
         offences.into_iter().map(|(_, found)| found).collect()
     }
 
-    /// Finds out which of several nodes with one `$id` is the first; and which other nodes may break
-    /// the schema because of this one.
+    /// Finds the first of several nodes with one `$id`, and other nodes that this one
+    /// may invalidate.
     fn involved(&self, index: NodeIndex, firsts: &mut Firsts, more: &mut Vec<NodeIndex>) {
         if let Some(several) = self.ids.namesakes(&self.engine, index)
             && let Some(&lowest) = several.first()
@@ -215,7 +217,7 @@ impl MeshDocument {
             return self.check_attributes(ROOT_NODE, report);
         }
         if node.key != NONE {
-            // Whatever it is the value of is looked at with the attributes of its parent.
+            // A node that is the value of a key is checked with the attributes of its parent.
             return;
         }
         let around = self.engine.node(if index == ROOT_NODE {
@@ -239,7 +241,7 @@ impl MeshDocument {
         self.check_content(index, report);
     }
 
-    /// An element's tag, its place, its `$id`: any of them wrong, and all of it goes.
+    /// Checks an element's tag, place and `$id`; a violation removes the whole element.
     fn check_place(&self, index: NodeIndex, firsts: &Firsts) -> Option<Offence> {
         let tag = self.tag(index);
         let parent = self
@@ -279,21 +281,21 @@ impl MeshDocument {
                 }
             }
         }
-        // All replicas list them in one order.
+        // Sorted, so that all replicas list them in the same order.
         wrong.sort_unstable_by_key(|&key| self.engine.name(key));
         for key in wrong {
             report(Offence::Attribute(index, key));
         }
     }
 
-    /// What an element holds that is no node.
+    /// Checks for content of an element that is not a node.
     fn check_content(&self, index: NodeIndex, report: &mut dyn FnMut(Offence)) {
         if self.engine.node(index).is_mixed && self.engine.foreign_items(index).next().is_some() {
             report(Offence::Content(index));
         }
     }
 
-    /// A text is the only one in a `text` element, and has no attributes.
+    /// Checks that a text is the only one in a `text` element and has no attributes.
     fn check_text(&self, index: NodeIndex, firsts: &mut Firsts, report: &mut dyn FnMut(Offence)) {
         let around = self.engine.node(index).parent;
         let is_first = self.tag(around) == TEXT_TAG && {
@@ -309,7 +311,7 @@ impl MeshDocument {
         }
     }
 
-    /// What has to be deleted.
+    /// The operations to be deleted.
     fn ranges_of(&self, offence: Offence) -> Vec<IdRange> {
         let index = offence.node();
         let is_root = matches!(offence, Offence::Root(_));
@@ -339,7 +341,7 @@ impl MeshDocument {
         }
     }
 
-    /// An offence for people.
+    /// Describes a violation for a report.
     fn describe(&self, offence: Offence) -> Violation {
         let index = offence.node();
         let node = self.engine.node(index);
@@ -347,7 +349,7 @@ impl MeshDocument {
             Offence::Root(_) => {
                 let expected = "only the root types \"xml\" and \"xml.attributes\"";
                 let NodeKind::Root(name) = node.kind else {
-                    return Violation::new("", expected, "another");
+                    return Violation::new("", expected, "another root type");
                 };
                 let name = self.engine.name(name);
                 Violation::new("", expected, format_args!("{name:?}"))
@@ -359,10 +361,10 @@ impl MeshDocument {
             Offence::Content(ROOT_ATTRIBUTES_NODE) => Violation::new(
                 "",
                 "nothing but attributes in \"xml.attributes\"",
-                "something else",
+                "other content",
             ),
             Offence::Content(_) => {
-                Violation::new(self.pointer(index), "elements and texts", "something else")
+                Violation::new(self.pointer(index), "elements and texts", "other content")
             }
             Offence::Text(_) => {
                 let expected = "one text, inside a \"text\" element";
@@ -371,7 +373,7 @@ impl MeshDocument {
             Offence::NoId(_) => Violation::new(self.pointer(index), "an $id", "none"),
             Offence::Id(_) => {
                 let id = id_of(&self.engine, index).unwrap_or_default();
-                let found = format_args!("{id:?} again");
+                let found = format_args!("{id:?} twice");
                 Violation::new(self.pointer(index), "a unique $id", found)
             }
             Offence::Place(_) => {
@@ -393,7 +395,7 @@ impl MeshDocument {
                 let is_beyond_numbers = value.is_some_and(Content::is_beyond_numbers);
                 let value = value.and_then(Content::shallow);
                 let found = match &value {
-                    _ if is_beyond_numbers => "a number that JSON does not have",
+                    _ if is_beyond_numbers => "a number that JSON can't represent",
                     Some(value) => kind_of(value),
                     None => "a shared type",
                 };
@@ -412,7 +414,7 @@ impl MeshDocument {
         }
     }
 
-    /// JSON pointer to an element.
+    /// The JSON pointer of an element.
     fn pointer(&self, index: NodeIndex) -> String {
         let mut above = Vec::new();
         let mut at = index;
@@ -433,9 +435,9 @@ impl MeshDocument {
     }
 }
 
-/// Whether a property may have a value, of which no more is read than tells.
+/// Whether a property may have a value; reads no more of the value than the decision needs.
 fn is_allowed(property: &ValueProperty, value: &Content) -> bool {
-    // JSON shows it as null, and has no number like it.
+    // JSON prints such a number as null, and no JSON number equals it.
     if value.is_beyond_numbers() {
         return false;
     }
@@ -444,7 +446,7 @@ fn is_allowed(property: &ValueProperty, value: &Content) -> bool {
     };
     let is_list = |value: &Value| value.is_array() || value.is_object();
     let texts = variants.iter().filter_map(Value::as_str);
-    // A character has twelve bytes at most, escaped.
+    // An escaped character has at most twelve bytes.
     let longest = texts.map(|text| text.len() * 12).max().unwrap_or(0);
     if value.value_bytes() > longest.max(COMPARED_BYTES) {
         return false;

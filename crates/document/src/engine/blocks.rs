@@ -1,31 +1,32 @@
-//! Which item holds which operation of one client: clocks in order, found by bisection.
+//! The blocks of one client: which item holds which operation, sorted by clock and found
+//! by bisection.
 //!
-//! A flat list would move all that follows whenever an item is split in the middle, so the list is cut
+//! In a flat list, a split in the middle would move everything behind it, so the list is divided
 //! into leaves.
 
 use super::{ItemIndex, NONE};
 
-/// How many blocks a leaf holds at most; 4 KiB of them.
+/// The maximal number of blocks in a leaf: 4 KiB.
 const LEAF: usize = 512;
 
-/// Operations from `start` on, up to where the next block begins.
+/// Operations from `start` up to the start of the next block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Block {
     pub(super) start: u32,
-    /// [`NONE`] if they were collected.
+    /// [`NONE`] if the operations were collected.
     pub(super) item: ItemIndex,
 }
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Blocks {
-    // Invariant: no leaf is empty, starts rise, the first one is 0.
+    // Invariant: no leaf is empty, starts ascend, the first one is 0.
     leaves: Vec<Vec<Block>>,
-    // Where each leaf starts.
+    // The start of each leaf.
     starts: Vec<u32>,
 }
 
 impl Blocks {
-    /// Adds a block behind all others.
+    /// Appends a block.
     pub(super) fn push(&mut self, block: Block) {
         match self.leaves.last_mut() {
             Some(leaf) if leaf.len() < LEAF => leaf.push(block),
@@ -36,7 +37,7 @@ impl Blocks {
         }
     }
 
-    /// The block that holds a clock, which must be known.
+    /// The block that contains a known clock.
     pub(super) fn find(&self, clock: u32) -> Block {
         let (leaf, at) = self.position(clock);
         self.leaves[leaf][at]
@@ -46,7 +47,7 @@ impl Blocks {
         self.leaves.last()?.last().copied()
     }
 
-    /// The block before the one that holds a clock.
+    /// The block before the one that contains a clock.
     pub(super) fn before(&self, clock: u32) -> Option<Block> {
         let (leaf, at) = self.position(clock);
         match at.checked_sub(1) {
@@ -55,7 +56,7 @@ impl Blocks {
         }
     }
 
-    /// The block that holds a clock, and all behind it.
+    /// The block that contains a clock, and all later ones.
     pub(super) fn from(&self, clock: u32) -> impl Iterator<Item = Block> + Clone + '_ {
         let (leaf, at) = if self.leaves.is_empty() {
             (0, 0)
@@ -66,21 +67,21 @@ impl Blocks {
         leaves.flatten().skip(at).copied()
     }
 
-    /// How many blocks there are from the one on that holds a clock.
+    /// The number of blocks from the one that contains a clock.
     pub(super) fn count_from(&self, clock: u32) -> usize {
         let (leaf, at) = self.position(clock);
         let behind = self.leaves[leaf..].iter();
         behind.map(Vec::len).sum::<usize>() - at
     }
 
-    /// Puts another item in place of the one of a block.
+    /// Replaces the item of a block.
     pub(super) fn set(&mut self, start: u32, item: ItemIndex) {
         let (leaf, at) = self.position(start);
         debug_assert_eq!(self.leaves[leaf][at].start, start);
         self.leaves[leaf][at].item = item;
     }
 
-    /// Cuts the block that holds this clock; its second half gets this item.
+    /// Splits the block at this clock; the second half gets this item.
     pub(super) fn split(&mut self, clock: u32, item: ItemIndex) {
         let (leaf, at) = self.position(clock);
         let blocks = &mut self.leaves[leaf];
@@ -93,7 +94,7 @@ impl Blocks {
         }
     }
 
-    /// Gives the operations of a block to the one before it.
+    /// Merges a block into the one before it.
     pub(super) fn join(&mut self, start: u32) {
         let (leaf, at) = self.position(start);
         debug_assert!(start > 0 && self.leaves[leaf][at].start == start);
@@ -106,7 +107,7 @@ impl Blocks {
         }
     }
 
-    /// Takes away all blocks from this clock on, at which one must begin.
+    /// Removes all blocks from this clock on, which must be the start of a block.
     pub(super) fn truncate(&mut self, clock: u32) {
         while let Some(leaf) = self.leaves.last_mut() {
             let keep = leaf.partition_point(|block| block.start < clock);
@@ -125,8 +126,8 @@ impl Blocks {
             _ => self.starts.partition_point(|&start| start <= clock) - 1,
         };
         let blocks = &self.leaves[leaf];
-        // Blocks are often of about the same length. A look at where it should be then saves a
-        // bisection, whose every step may have to wait for memory.
+        // Blocks often have similar lengths. Interpolation then saves the bisection, whose every
+        // step may be a cache miss.
         let start = self.starts[leaf];
         let end = match self.starts.get(leaf + 1) {
             Some(&next) => next,
@@ -135,9 +136,9 @@ impl Blocks {
         let share =
             |part: u32, whole: u32| u64::from(part) * blocks.len() as u64 / u64::from(whole);
         let guess = usize::try_from(share(clock.min(end - 1) - start, end - start)).unwrap_or(0);
-        let is_it = blocks[guess].start <= clock
+        let is_exact = blocks[guess].start <= clock
             && blocks.get(guess + 1).is_none_or(|next| next.start > clock);
-        if is_it {
+        if is_exact {
             return (leaf, guess);
         }
         (
@@ -159,7 +160,7 @@ mod tests {
     use crate::test;
 
     #[test]
-    fn is_a_list_that_is_cut_and_joined() {
+    fn blocks_agree_with_a_list() {
         let mut seed = 1_u64;
         let mut random = move |limit: usize| {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);

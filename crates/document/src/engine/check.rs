@@ -1,4 +1,4 @@
-//! Whether all that the engine keeps about its items agrees with them; for tests.
+//! Consistency check of the engine's redundant data, for tests.
 
 use std::collections::HashSet;
 
@@ -6,19 +6,19 @@ use super::order::Size;
 use super::{Content, Engine, NONE, ROOT_NODE};
 
 impl Engine {
-    /// Panics with what is wrong.
+    /// Panics with the first inconsistency.
     pub(crate) fn check(&self) {
         let mut reached = HashSet::new();
         let mut nodes = vec![ROOT_NODE];
         nodes.extend(self.roots.values().filter(|&&root| root != ROOT_NODE));
         while let Some(index) = nodes.pop() {
             let node = self.node(index);
-            assert!(!node.is_dead, "node {index} is dead and can be reached");
+            assert!(!node.is_dead, "node {index} is dead but reachable");
             let (mut previous, mut count, mut formats) = (NONE, 0, 0);
             let mut size = Size::default();
             for at in self.items(node.first) {
                 let item = self.item(at);
-                assert!(reached.insert(at), "item {at} can be reached twice");
+                assert!(reached.insert(at), "item {at} is reachable twice");
                 assert_eq!(item.left, previous, "left of item {at}");
                 assert_eq!(
                     (item.parent, item.key),
@@ -54,7 +54,7 @@ impl Engine {
                 let mut previous = NONE;
                 for at in self.items(attribute.first) {
                     let item = self.item(at);
-                    assert!(reached.insert(at), "item {at} can be reached twice");
+                    assert!(reached.insert(at), "item {at} is reachable twice");
                     assert_eq!(item.left, previous, "left of item {at}");
                     assert_eq!((item.parent, item.key), (index, attribute.key));
                     let is_cut = item.right != NONE && self.item(item.right).origin == item.last();
@@ -75,7 +75,11 @@ impl Engine {
             for block in client.blocks.from(0) {
                 if !block.is_collected() {
                     let item = self.item(block.item);
-                    assert!(reached.contains(&block.item), "item {} is lost", block.item);
+                    assert!(
+                        reached.contains(&block.item),
+                        "item {} is unreachable",
+                        block.item
+                    );
                     assert_eq!((item.client as usize, item.clock), (number, block.start));
                     assert_eq!(block.start, clock.max(block.start));
                     held += 1;
@@ -84,7 +88,7 @@ impl Engine {
             }
             assert!(clock <= client.clock);
         }
-        assert_eq!(held, reached.len(), "items that no block holds");
+        assert_eq!(held, reached.len(), "reachable items without a block");
         assert_eq!(held + self.free_items.len(), self.items.len());
     }
 }

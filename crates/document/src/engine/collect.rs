@@ -1,12 +1,12 @@
-//! The end of a transaction: what was deleted is forgotten, neighbours are joined.
+//! Garbage collection at the end of a transaction: deleted content is freed, neighbours are joined.
 //!
-//! Of a deleted item stays its place, of what was in a deleted node just that there were such
-//! operations; as in Yjs, so that the states that both encode are alike.
+//! A deleted item keeps its place. Of the content of a deleted node only the existence of its
+//! operations is kept. Both are as in Yjs, so that the encoded states are alike.
 
 use super::transaction::Transaction;
 use super::{Client, ClientIndex, Content, Engine, ItemIndex, Link, NONE, NodeIndex};
 
-/// Which of two neighbours the transaction has touched.
+/// The neighbour that the transaction has touched.
 #[derive(Clone, Copy)]
 enum Side {
     Left,
@@ -48,7 +48,7 @@ impl Engine {
         }
     }
 
-    /// Forgets what was deleted; where operations are of which nothing is left.
+    /// Frees deleted content; returns the starts of collected runs.
     fn collect(&mut self, transaction: &Transaction) -> Vec<(ClientIndex, u32)> {
         let mut nodes: Vec<NodeIndex> = Vec::new();
         for (client, range) in &transaction.deleted {
@@ -94,10 +94,10 @@ impl Engine {
         collected
     }
 
-    /// Joins the block of an operation with the one before it, if they can be one.
+    /// Joins the block at this operation with the one before it, if possible.
     ///
-    /// The side that was touched is looked at first: the other one may be far away in memory, and most
-    /// neighbours don't fit.
+    /// The touched side is checked first: the other one may not be in the cache, and most
+    /// neighbours can't be joined.
     fn join(&mut self, client: ClientIndex, clock: u32, touched: Side) {
         let blocks = &self.clients[client as usize].blocks;
         let right = blocks.find(clock);

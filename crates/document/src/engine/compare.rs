@@ -1,8 +1,8 @@
-//! Whether operations that come under a known name are the ones that are known by it.
+//! Comparison of operations with the known ones of the same ids.
 //!
-//! Replicas cut and join their runs in different places, and have deleted different parts. So operations are
-//! compared one clock at a time: where they stand if neither side has collected them, what they hold if neither
-//! side has deleted it. Both sides are walked once, in the order of their clocks.
+//! Replicas split and join runs at different places, and have deleted different parts. So
+//! operations are compared one clock at a time: their places if neither side has collected them,
+//! their content if neither side has deleted it. Both sides are walked once, in clock order.
 
 use std::ops::Range;
 use std::str::EncodeUtf16;
@@ -12,16 +12,16 @@ use super::{Client, Content, Engine, Item, KeyIndex, Link, NOWHERE, NodeKind};
 use crate::update::reader::Reader;
 use crate::update::scan::{self, Id, IdRange, Parent, Struct, TypeKind};
 
-/// What a comparison found.
+/// The result of a comparison.
 #[derive(Debug, Default)]
 pub(crate) struct Comparison {
-    /// The first operation that is not the one that is known under its name.
+    /// The first operation that differs from the known one with its id.
     pub(crate) conflict: Option<Id>,
-    /// Operations that came with content and have none here, so that it cannot be compared.
+    /// Operations that came with content and have none here, so that it can't be compared.
     pub(crate) erased: Vec<IdRange>,
-    /// Halves of characters, and what was lost with one, that are U+FFFD on one side only.
+    /// Surrogate halves, and text lost with one, that are U+FFFD on one side only.
     pub(crate) halves: Vec<IdRange>,
-    /// Whether some of them came with more than is left of them here: their content, or their place.
+    /// Whether some operations came with more than is left of them here: content or a place.
     pub(crate) has_more: bool,
 }
 
@@ -33,7 +33,7 @@ fn extend(ranges: &mut Vec<IdRange>, client: u64, start: u32, end: u32) {
 }
 
 impl Engine {
-    /// Compares those of these structs that are known.
+    /// Compares the known ones of these structs.
     pub(crate) fn compare(&self, structs: &[Struct<'_>]) -> Comparison {
         let mut comparison = Comparison::default();
         for group in structs.chunk_by(|a, b| a.id.client == b.id.client) {
@@ -44,7 +44,8 @@ impl Engine {
             if group[0].id.clock < known.clock {
                 compare_runs(
                     group,
-                    // From the operation before on, as that may be a half with which the next is lost.
+                    // Starts one operation early: if that is a half, the next one may be lost
+                    // with it.
                     self.known_runs(known, group[0].id.clock.saturating_sub(1)),
                     &mut comparison,
                 );
@@ -53,7 +54,7 @@ impl Engine {
         comparison
     }
 
-    /// A client's operations from the run on that holds this clock; without what was collected.
+    /// A client's operations from the run that contains this clock, without collected ones.
     fn known_runs<'a>(
         &'a self,
         client: &'a Client,
@@ -111,15 +112,15 @@ impl Engine {
     }
 }
 
-/// Compares structs of one client with runs of the same client, both in the order of their clocks. Between the runs
-/// there may be holes; a run of which nothing is left is `None`.
+/// Compares structs of one client with runs of the same client, both in clock order. There may be
+/// gaps between the runs; a collected run is `None`.
 pub(crate) fn compare_runs<'a>(
     structs: &[Struct<'_>],
     mut known: impl Iterator<Item = (Range<u32>, Option<Run<'a>>)>,
     comparison: &mut Comparison,
 ) {
     let mut current = known.next();
-    // What their last operation is that was passed by, and the clock behind it.
+    // The last operation passed on the structs' side, and the clock after it.
     let mut theirs_before = (0, Last::Unknown);
     for one in structs {
         let client = one.id.client;
@@ -177,7 +178,7 @@ pub(crate) fn compare_runs<'a>(
     }
 }
 
-/// A run of operations, and how far it was looked at.
+/// A run of operations, with the current position.
 pub(crate) struct Run<'a> {
     id: Id,
     origin: Option<Id>,
@@ -186,21 +187,21 @@ pub(crate) struct Run<'a> {
     key: Option<&'a str>,
     units: Units<'a>,
     at: u32,
-    /// The operation before the one that is looked at.
+    /// The operation before the current one.
     before: Last,
     /// The last operation.
     last: Last,
 }
 
-/// What an operation is to the one behind it.
+/// What an operation means for the next one.
 #[derive(Clone, Copy, PartialEq)]
 enum Last {
-    /// U+FFFD, which may be the first half of a character where it was typed. Yjs, if it cuts there, makes
-    /// U+FFFD of what stands behind it, too, whatever that is.
+    /// U+FFFD, possibly a first surrogate half when it was typed. If Yjs cuts there, it also
+    /// replaces the next unit by U+FFFD.
     Half,
     /// Anything else.
     Kept,
-    /// Deleted, or not at hand.
+    /// Deleted or not available.
     Unknown,
 }
 
@@ -222,7 +223,7 @@ impl Last {
     }
 }
 
-/// What the operations of a run hold, one after the other.
+/// The contents of a run's operations, in order.
 enum Units<'a> {
     Deleted,
     Format(&'a str, &'a str),
@@ -234,12 +235,12 @@ enum Units<'a> {
 }
 
 impl<'a> Run<'a> {
-    /// `None` if nothing is left of the operations.
+    /// `None` if the operations were collected.
     pub(crate) fn of(one: &Struct<'a>) -> Option<Self> {
         let content = one.content_bytes;
         let behind_count = || {
             let mut reader = Reader::new(content);
-            // The count, which the length tells.
+            // Skips the count, which equals the length.
             let _counted = reader.unsigned();
             reader
         };
@@ -277,7 +278,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Notes what stands before the run, if it is what was passed by last.
+    /// Takes over what is before the run, if it directly follows the last one.
     fn follow(&mut self, (end, last): (u32, Last)) {
         if end == self.id.clock {
             self.before = last;
@@ -288,7 +289,7 @@ impl<'a> Run<'a> {
         !matches!(self.units, Units::Deleted)
     }
 
-    /// Calls `cut` with each clock at which only one side still has its half of a character.
+    /// Calls `cut` with each clock at which only one side has an intact surrogate half.
     fn is_same_until(
         &mut self,
         other: &mut Self,
@@ -298,7 +299,7 @@ impl<'a> Run<'a> {
     ) -> bool {
         self.skip_to(at);
         other.skip_to(at);
-        // Each can only be lost with what it was typed behind.
+        // Text can only be lost with the half that it was typed after.
         let mut before = if self.is_behind_neighbour(at) {
             [self.before, other.before]
         } else {
@@ -326,10 +327,10 @@ impl<'a> Run<'a> {
         if self.origin_at(at) != other.origin_at(at) || self.right_origin != other.right_origin {
             return false;
         }
-        // A parent that follows from a neighbour is not told.
-        let tells = |run: &Self| run.id.clock == at && run.parent != Parent::Copied;
-        !tells(self)
-            || !tells(other)
+        // A parent implied by a neighbour is not encoded.
+        let has_parent = |run: &Self| run.id.clock == at && run.parent != Parent::Copied;
+        !has_parent(self)
+            || !has_parent(other)
             || self.origin_at(at).is_some()
             || self.right_origin.is_some()
             || (self.parent == other.parent && self.key == other.key)
@@ -343,7 +344,8 @@ impl<'a> Run<'a> {
         Some(Id { clock, ..self.id })
     }
 
-    /// Whether it was typed behind the client's operation before: Yjs joins only such.
+    /// Whether the run was typed directly after the client's previous operation; Yjs joins only
+    /// such runs.
     fn is_behind_neighbour(&self, at: u32) -> bool {
         let origin = self.origin_at(at);
         origin.is_some_and(|origin| origin.client == self.id.client && origin.clock + 1 == at)
@@ -351,7 +353,7 @@ impl<'a> Run<'a> {
 }
 
 impl Units<'_> {
-    /// Tells the last one that is skipped.
+    /// Skips operations; returns the last skipped one.
     fn skip(&mut self, count: u32) -> Last {
         match self {
             Self::Text(text) => {
@@ -374,8 +376,9 @@ impl Units<'_> {
         Last::Kept
     }
 
-    /// Whether the next operations of both hold the same, as far as both hold anything. `before` is what stands before
-    /// them on either side. `cut` is told each of them that one side has and the other has lost.
+    /// Whether the next operations of both sides have the same content, as far as both have
+    /// content. `before` is what precedes them on either side. Calls `cut` for operations that one
+    /// side has lost.
     fn are_same(
         &mut self,
         other: &mut Self,
@@ -442,7 +445,7 @@ impl Units<'_> {
     }
 }
 
-/// What becomes of each half of a character that is cut, as in Yjs.
+/// The replacement for each half of a split character, as in Yjs.
 const LOST_HALF: u16 = 0xfffd;
 
 fn is_half(unit: u16) -> bool {

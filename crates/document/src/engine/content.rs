@@ -1,4 +1,4 @@
-//! What operations hold. Values stay as they were encoded until somebody reads them.
+//! The content of operations. Values stay encoded until they are read.
 
 use serde_json::{Map, Value};
 
@@ -7,30 +7,32 @@ use crate::update::json::is_json;
 use crate::update::reader::Reader;
 use crate::update::{scan, writer};
 
-/// How many bytes a piece of a long content has at most, unless it is one value.
+/// The maximal bytes of a piece of long content that has several values.
 const PIECE_BYTES: usize = 2 << 10;
 
-/// How many values such a piece has at most.
+/// The maximal number of values in such a piece.
 const PIECE_VALUES: u32 = 128;
 
 #[derive(Clone, Debug)]
 pub(crate) enum Content {
-    /// Nothing is left.
+    /// Deleted or collected.
     Deleted,
     /// A formatting mark; the value is JSON text.
     Format(KeyIndex, Box<str>),
-    /// JSON texts, one behind the other, each with its length.
+    /// Consecutive JSON texts, each with a length prefix.
     Json(Box<[u8]>),
     Text(String),
     Type(NodeIndex),
-    /// Values, one behind the other.
+    /// Consecutive encoded values.
     Values(Box<[u8]>),
-    /// One thing that can't be split, by its number in updates: a binary or an embedded object.
+    /// One value that can't be split, with its content number in updates: a binary or an
+    /// embedded object.
     Whole(u8, Box<[u8]>),
 }
 
 impl Content {
-    /// Cuts off what comes after this many operations of all that it has; `true` if that was within a character.
+    /// Splits off the content after this many operations of the total `length`; `true` if that is
+    /// inside a character.
     pub(super) fn split(&mut self, at: u32, length: u32) -> (Self, bool) {
         match self {
             Self::Text(text) => {
@@ -51,7 +53,7 @@ impl Content {
         }
     }
 
-    /// Whether it is better cut into pieces before one is cut out of it.
+    /// Whether it should be divided into pieces before it is split.
     pub(super) fn is_long(&self, length: u32) -> bool {
         match self {
             Self::Text(text) => text.len() > 2 * PIECE_BYTES,
@@ -62,7 +64,7 @@ impl Content {
         }
     }
 
-    /// All of it in pieces, each with how many operations it has. To cut one of them takes no time to speak of.
+    /// All content in pieces, each with its number of operations. Splitting a piece is cheap.
     pub(super) fn into_pieces(self, length: u32) -> Vec<(u32, Self)> {
         match self {
             Self::Text(text) => {
@@ -89,7 +91,7 @@ impl Content {
         }
     }
 
-    /// The one value that an attribute holds; `None` if it is a shared type or something foreign.
+    /// The single value of an attribute; `None` for a shared type or foreign content.
     pub(crate) fn value(&self) -> Option<Value> {
         match self {
             Self::Values(bytes) => read_value(&mut Reader::new(bytes)),
@@ -112,8 +114,8 @@ impl Content {
         }
     }
 
-    /// Something of the same kind: a list or an object comes empty, as does a string. What is in one would take many
-    /// times its bytes, or as many.
+    /// A value of the same kind with empty lists, objects and strings, whose contents would take as
+    /// many bytes or many times more.
     pub(crate) fn shallow(&self) -> Option<Value> {
         let of_text = |text: &str| match text.trim_start().as_bytes().first() {
             Some(b'[' | b'{' | b'"') if !is_json(text) => None,
@@ -141,7 +143,7 @@ impl Content {
         }
     }
 
-    /// Whether it is infinite or no number, which other programs write where they mean a number.
+    /// Whether it is an infinite number or NaN, which other programs write in place of a number.
     pub(crate) fn is_beyond_numbers(&self) -> bool {
         let Self::Values(bytes) = self else {
             return false;
@@ -168,7 +170,7 @@ impl Content {
         }
     }
 
-    /// The same, if it is a string, without a copy.
+    /// Like [`Self::value`] for a string, without a copy.
     pub(crate) fn as_str(&self) -> Option<&str> {
         let Self::Values(bytes) = self else {
             return None;
@@ -180,7 +182,8 @@ impl Content {
     }
 }
 
-/// The byte at which a text is cut after this many UTF-16 units; `true` if that is within a character.
+/// The byte at which a text is split after this many UTF-16 units; `true` if that is inside
+/// a character.
 pub(crate) fn byte_of(text: &str, length: u32, units: u32) -> (usize, bool) {
     if text.len() == length as usize {
         return (units as usize, false);
@@ -198,7 +201,7 @@ pub(crate) fn byte_of(text: &str, length: u32, units: u32) -> (usize, bool) {
     (text.len(), false)
 }
 
-/// Half a character becomes U+FFFD on both sides, as in Yjs.
+/// A split character becomes U+FFFD on both sides, as in Yjs.
 fn split_text(text: &mut String, at: u32, length: u32) -> (String, bool) {
     let (byte, is_within) = byte_of(text, length, at);
     let mut behind = text.split_off(byte);
@@ -214,7 +217,7 @@ fn split_text(text: &mut String, at: u32, length: u32) -> (String, bool) {
     (behind, is_within)
 }
 
-/// A text in pieces of whole characters, each with its UTF-16 units.
+/// Splits a text into pieces of whole characters, each with its number of UTF-16 units.
 fn pieces_of_text(text: &str, length: u32) -> Vec<(u32, &str)> {
     let is_ascii = text.len() == length as usize;
     let mut pieces = Vec::with_capacity(text.len() / PIECE_BYTES + 1);
@@ -234,7 +237,7 @@ fn pieces_of_text(text: &str, length: u32) -> Vec<(u32, &str)> {
     pieces
 }
 
-/// Values in pieces, each with how many it has.
+/// Splits values into pieces, each with its number of values.
 fn pieces_of_bytes(
     bytes: &[u8],
     length: u32,
@@ -242,12 +245,12 @@ fn pieces_of_bytes(
 ) -> Vec<(u32, &[u8])> {
     let mut pieces = Vec::new();
     let mut reader = Reader::new(bytes);
-    // Where the piece begins that is under way, and how many values are in it.
+    // The start of the current piece, and its number of values.
     let (mut start, mut count) = (0, 0);
     for _ in 0..length {
         let position = reader.position();
         let is_read = skip(&mut reader);
-        debug_assert!(is_read, "it was scanned before");
+        debug_assert!(is_read, "content was scanned before");
         let is_full = count == PIECE_VALUES || reader.position() - start > PIECE_BYTES;
         if is_full && count > 0 {
             pieces.push((count, &bytes[start..position]));
@@ -276,7 +279,8 @@ fn split_bytes(
     behind
 }
 
-/// Reads one value in lib0's encoding; at most 128 levels deep, which the scan of every update sees to.
+/// Reads one value in lib0's encoding, with at most 128 levels, which the scan of every
+/// update checks.
 pub(crate) fn read_value(reader: &mut Reader<'_>) -> Option<Value> {
     Some(match reader.byte().ok()? {
         120 => Value::Bool(true),
@@ -314,7 +318,7 @@ pub(crate) fn read_value(reader: &mut Reader<'_>) -> Option<Value> {
     })
 }
 
-/// Whole numbers print without a fraction, as in JavaScript.
+/// Integers print without a fraction, as in JavaScript.
 #[expect(clippy::cast_possible_truncation, reason = "checked to be exact")]
 fn number(float: f64) -> Value {
     const EXACT: f64 = 9_007_199_254_740_991.0;
@@ -326,7 +330,7 @@ fn number(float: f64) -> Value {
 }
 
 impl Content {
-    /// Writes all operations from an offset on, as an update has them behind their place.
+    /// Writes all operations from an offset on, in the form that follows the place in an update.
     pub(super) fn write(
         &self,
         out: &mut Vec<u8>,
@@ -377,12 +381,12 @@ impl Content {
                 Self::Json(_) => reader.string().map(drop),
                 _ => reader.skip_value(),
             };
-            debug_assert!(skipped.is_ok(), "it was scanned before");
+            debug_assert!(skipped.is_ok(), "content was scanned before");
         }
         out.extend_from_slice(reader.rest());
     }
 
-    /// The number of its kind in updates.
+    /// The content number in updates.
     pub(super) fn number(&self) -> u8 {
         match self {
             Self::Deleted => 1,

@@ -1,17 +1,17 @@
-//! A node written anew, with all that is in it, as operations of another author.
+//! Copies of a node with its content, as new operations of another author.
 
 use super::{Content, Engine, NodeIndex, NodeKind};
 use crate::update::scan::Id;
 use crate::update::writer::{Builder, Place};
 
 impl Engine {
-    /// Writes an element and what is below it: elements, their attributes, texts. What has no business
-    /// in a document is left out.
+    /// Writes an element with its descendants: elements, attributes, texts. Content that is not
+    /// valid in a document is left out.
     pub(crate) fn copy(&self, node: NodeIndex, place: Place<'_>, builder: &mut Builder) {
         let Some(top) = self.copy_one(node, place, builder) else {
             return;
         };
-        // Lists that are being written: parent, last child written, the rest.
+        // The lists under construction: parent, last child written, remaining children.
         let mut stack = vec![(top, None::<Id>, self.children(node))];
         while let Some((parent, last, rest)) = stack.last_mut() {
             let Some(child) = rest.next() else {

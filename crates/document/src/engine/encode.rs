@@ -1,4 +1,4 @@
-//! The state, or what a replica lacks of it, as an update.
+//! The state, or the part that a replica lacks, as an update.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,13 +13,13 @@ const HAS_RIGHT_ORIGIN: u8 = 0x40;
 const HAS_KEY: u8 = 0x20;
 
 impl Engine {
-    /// A v1 update of all operations from the clocks on that are `known`, and of all deletions.
+    /// A v1 update of all operations from the `known` clocks on, and of all deletions.
     pub(crate) fn encode(&self, known: impl Fn(u64) -> u32) -> Vec<u8> {
         self.encode_with(known, self.all_deleted())
     }
 
-    /// A v1 update of the operations of these clients from these clocks on, and of these deletions and those among the
-    /// operations.
+    /// A v1 update of these clients' operations from these clocks on, of these deletions, and of
+    /// the deletions among the operations.
     pub(crate) fn encode_from(
         &self,
         starts: &BTreeMap<u64, u32>,
@@ -45,8 +45,8 @@ impl Engine {
             .collect()
     }
 
-    /// The parts of a range, as far as it is here: from where to where, and whether it is children, of an element or a
-    /// text, rather than the value of an attribute. What went with its parent is neither.
+    /// The existing parts of a range: start, end, and whether they are children of an element or a
+    /// text rather than values of attributes. Parts collected with their parent count as neither.
     pub(crate) fn parts(&self, range: IdRange) -> impl Iterator<Item = (u32, u32, bool)> + '_ {
         self.blocks_in(range).map(|(start, end, block)| {
             let is_child = !block.is_collected() && self.item(block.item).key == NONE;
@@ -70,7 +70,7 @@ impl Engine {
 
     fn encode_with(&self, known: impl Fn(u64) -> u32, mut deletes: Vec<IdRange>) -> Vec<u8> {
         let mut out = Vec::new();
-        // Higher client ids first, as Yjs does.
+        // Higher client ids first, as in Yjs.
         let clients = self.client_index.values().rev();
         let clients = clients.map(|&client| &self.clients[client as usize]);
         let news = clients.filter(|client| client.clock > known(client.id));
@@ -106,7 +106,7 @@ impl Engine {
         out
     }
 
-    /// How many blocks from a clock on are written with the one before them.
+    /// The number of blocks from a clock on that are encoded with the block before them.
     fn joined_from(&self, client: &Client, start: u32) -> usize {
         if !self.has_lists {
             return 0;
@@ -116,7 +116,7 @@ impl Engine {
         pairs.filter(|&(one, next)| self.goes_on(one, next)).count()
     }
 
-    /// The items of the blocks that are written with this one.
+    /// The items of the blocks that are encoded with this one.
     fn values_behind(&self, block: Block, behind: impl Iterator<Item = Block>) -> Vec<ItemIndex> {
         let mut more = Vec::new();
         if !self.has_lists {
@@ -133,8 +133,9 @@ impl Engine {
         more
     }
 
-    /// Whether a block has more values of the list that the one before it ends with. Yjs joins such blocks in memory;
-    /// here each stays by itself, so that values are quick to find, and they are one struct in updates.
+    /// Whether a block continues the value list at the end of the one before it. Yjs joins such
+    /// blocks in memory; here they stay separate, so that values are found quickly, and are encoded
+    /// as one struct.
     fn goes_on(&self, one: Block, next: Block) -> bool {
         if one.is_collected() || next.is_collected() {
             return false;
@@ -150,7 +151,7 @@ impl Engine {
             && left.is_deleted() == right.is_deleted()
     }
 
-    /// All that is deleted.
+    /// All deleted ranges.
     pub(crate) fn all_deleted(&self) -> Vec<IdRange> {
         let mut deleted: Vec<IdRange> = Vec::new();
         for client in self.client_index.values().rev() {
@@ -175,7 +176,8 @@ impl Engine {
         deleted
     }
 
-    /// Writes an item without its first operations, and with the values of others that go on behind it.
+    /// Writes an item without its first operations, followed by the values of items that
+    /// continue it.
     fn write_item(&self, out: &mut Vec<u8>, index: ItemIndex, offset: u32, more: &[ItemIndex]) {
         let item = self.item(index);
         let origin = match offset {

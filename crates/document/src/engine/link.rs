@@ -1,7 +1,8 @@
-//! The second step: operations are linked in where Yjs would put them, and others are deleted.
+//! The second step of a transaction: operations are linked where Yjs would put them, others
+//! are deleted.
 //!
-//! Finding a place among concurrent operations has to look at each of them, so its steps are counted, and
-//! all is taken back when there are none left.
+//! To find a place among concurrent operations, each of them must be visited. So the steps are
+//! counted, and everything is rolled back when none are left.
 
 use std::collections::HashMap;
 
@@ -14,10 +15,10 @@ use super::{
 };
 use crate::update::scan::IdRange;
 
-/// How many plain steps one takes that is remembered.
+/// The cost of a step with a hash table entry, in plain steps.
 const HASHED_STEPS: usize = 8;
 
-/// More steps than there were.
+/// More steps than allowed.
 #[derive(Debug)]
 pub(super) struct OutOfSteps;
 
@@ -27,7 +28,8 @@ fn take_steps(steps: &mut usize, wanted: usize) -> Result<(), OutOfSteps> {
 }
 
 impl Engine {
-    /// Puts an item between its neighbours, where Yjs would; unless finding that takes more than `steps`.
+    /// Links an item between its neighbours, where Yjs would put it, or fails if that takes more
+    /// than `steps`.
     pub(super) fn link_in(
         &mut self,
         staged: &Staged,
@@ -53,7 +55,7 @@ impl Engine {
         if is_conflict {
             left = self.place_among(index, left, right, first, steps)?;
         }
-        // Linked in.
+        // Links the item.
         right = if left == NONE {
             first
         } else {
@@ -84,14 +86,14 @@ impl Engine {
                 transaction.grown.push(parent);
             }
         } else {
-            // A new key moves those behind it; as many as 32 take no longer than a step.
+            // A new key moves those after it; 32 of them cost about one step.
             let attributes = &self.nodes[parent as usize].attributes;
             let behind = |known: &Attribute| known.key > key;
             if left == NONE && right == NONE && attributes.last().is_some_and(behind) {
                 take_steps(steps, attributes.len() / 32)?;
             }
             self.set_attribute(index, left == NONE, right == NONE);
-            // Of all values of a key the last one is valid.
+            // The last value of a key is current.
             if right != NONE {
                 self.delete_item(index, transaction);
             } else if left != NONE {
@@ -101,7 +103,8 @@ impl Engine {
         if matches!(self.item(index).content, Content::Deleted) || self.is_gone(parent) {
             self.delete_item(index, transaction);
         }
-        // Of several values of one operation the last is valid, too; it stands alone, so that it is found at once.
+        // If one operation has several values, the last is current as well. It gets an item of its
+        // own, so that it is found immediately.
         let item = self.item(index);
         let is_list = matches!(item.content, Content::Values(_) | Content::Json(_));
         if key != NONE && is_list && item.length() > 1 && !item.is_deleted() {
@@ -110,7 +113,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes out again what was linked in, and forgets it. What was cut for it stays so, which changes nothing.
+    /// Unlinks and frees new items. Older items that were split for them stay split, which has
+    /// no effect.
     pub(super) fn unlink(&mut self, transaction: Transaction) {
         let mut items: Vec<ItemIndex> = Vec::new();
         for &client in &transaction.grown_clients {
@@ -121,7 +125,7 @@ impl Engine {
                     .map(|block| block.item),
             );
         }
-        // Only values of keys can be older than what was linked in, and gone by it.
+        // Among the deleted items, only values of keys can be older than the transaction.
         for (client, range) in &transaction.deleted {
             let blocks = self.clients[*client as usize].blocks.from(range.start);
             let blocks = blocks.take_while(|block| block.start < range.end);
@@ -162,7 +166,7 @@ impl Engine {
             if right == NONE {
                 node.last = left;
             }
-            // Made anew once all are out.
+            // Rebuilt after all are unlinked.
             node.order = None;
             if parents.last() != Some(&parent) {
                 parents.push(parent);
@@ -192,8 +196,8 @@ impl Engine {
         }
     }
 
-    /// Of items that were made at the same place at the same time, the lower client comes first; what
-    /// builds on one of them stays with it.
+    /// Orders concurrent items at one place: the lower client comes first, and items that build on
+    /// one of them stay with it.
     fn place_among(
         &self,
         index: ItemIndex,
@@ -210,9 +214,9 @@ impl Engine {
         } else {
             self.item(left).right
         };
-        // Where the scan began, and from where on what was passed conflicts.
+        // The start of the search, and the first passed item that conflicts.
         let (start, mut conflict) = (other, other);
-        // What was passed, and how many before each; only if somebody's origin has to be looked for.
+        // The passed items with their positions; filled only if an origin must be looked up.
         let mut passed: HashMap<ItemIndex, usize> = HashMap::new();
         while other != NONE && other != right {
             take_steps(steps, 1)?;
@@ -292,13 +296,13 @@ impl Engine {
         }
     }
 
-    /// Whether a node is deleted, or goes with one that is.
+    /// Whether a node or one of its ancestors is deleted.
     fn is_gone(&self, node: NodeIndex) -> bool {
         let node = self.node(node);
         node.is_dead || (node.item != NONE && self.item(node.item).is_deleted())
     }
 
-    /// Deletes all of a range of known operations.
+    /// Deletes a range of known operations.
     pub(super) fn delete_range(&mut self, range: IdRange, transaction: &mut Transaction) {
         let Some(&client) = self.client_index.get(&range.client) else {
             return;
@@ -335,7 +339,7 @@ impl Engine {
         }
     }
 
-    /// Deletes an item, and what was cut off it to its left.
+    /// Deletes an item, and the parts split off to its left.
     fn delete_run(&mut self, index: ItemIndex, transaction: &mut Transaction) {
         let mut at = index;
         loop {
@@ -380,7 +384,7 @@ impl Engine {
         }
     }
 
-    /// The item that ends with this operation, cut if need be; `hint` may hold it.
+    /// The item that ends with this operation, split if necessary; `hint` may contain it.
     fn clean_end(&mut self, hint: ItemIndex, link: Link) -> ItemIndex {
         if link == NOWHERE {
             return NONE;
@@ -397,7 +401,7 @@ impl Engine {
         index
     }
 
-    /// The item that begins with this operation, cut if need be; `hint` may hold it.
+    /// The item that begins with this operation, split if necessary; `hint` may contain it.
     fn clean_start(&mut self, hint: ItemIndex, link: Link) -> ItemIndex {
         if link == NOWHERE {
             return NONE;
@@ -416,10 +420,10 @@ impl Engine {
         self.split(index, offset)
     }
 
-    /// Cuts an item; what begins with the operation at the offset.
+    /// Splits an item; returns the part that begins at the offset.
     ///
-    /// One that is long is cut into pieces first, once and for all: else each cut would copy what is behind it,
-    /// or pass what is before it.
+    /// A long item is first divided into pieces, once: otherwise each split would copy the content
+    /// behind it or skip the content before it.
     fn split(&mut self, index: ItemIndex, offset: u32) -> ItemIndex {
         let item = self.item(index);
         if !item.content.is_long(item.length()) {
@@ -474,7 +478,7 @@ impl Engine {
         }
     }
 
-    /// Makes an item of operations that were cut off another one.
+    /// Creates the item of operations that were split off another one.
     fn put_behind(&mut self, index: ItemIndex, length: u32, content: Content) -> ItemIndex {
         let item = self.item(index);
         let clock = item.end();

@@ -1,4 +1,4 @@
-//! What values take as JSON and in memory, found out without making them.
+//! The size of values as JSON and in memory, computed without building them.
 
 use serde_json::Value;
 
@@ -6,16 +6,16 @@ use super::text::Formats;
 use super::{Content, Engine, NodeIndex};
 use crate::update::reader::Reader;
 
-/// What a value takes in memory, beside its text.
+/// The bytes of a value in memory, without its text.
 const VALUE_BYTES: usize = 72;
 
-/// What a member of an object takes beside its value.
+/// The bytes of an object's member, without its value.
 const MEMBER_BYTES: usize = 56;
 
-/// The longest text of a number.
+/// The maximal length of a number as text.
 const NUMBER_TEXT: usize = 24;
 
-/// The bytes of JSON, at most, and those of its values in memory, about.
+/// The maximal bytes of JSON, and the approximate bytes of its values in memory.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct JsonSize {
     text: usize,
@@ -27,17 +27,17 @@ impl JsonSize {
         self.text > text || self.memory > memory
     }
 
-    /// Lists and objects without what is in them.
+    /// Adds lists and objects without their contents.
     pub(crate) fn add_containers(&mut self, count: usize) {
         self.add(3 * count, VALUE_BYTES * count);
     }
 
-    /// The name of a member.
+    /// Adds the name of a member.
     pub(crate) fn add_name(&mut self, name: &str) {
         self.add(escaped(name) + 1, MEMBER_BYTES + name.len());
     }
 
-    /// The value of an attribute.
+    /// Adds the value of an attribute.
     pub(crate) fn add_content(&mut self, content: &Content) {
         match content {
             Content::Values(bytes) => self.add_encoded(&mut Reader::new(bytes)).unwrap_or(()),
@@ -73,7 +73,8 @@ impl JsonSize {
         self.add(length.saturating_mul(4), length.saturating_mul(VALUE_BYTES));
     }
 
-    /// A value in lib0's encoding; as deep as the scan of every update allows. `None` if it ends too early.
+    /// Adds a value in lib0's encoding; recursive, within the depth that the scan of every update
+    /// checks. `None` if it ends too early.
     fn add_encoded(&mut self, reader: &mut Reader<'_>) -> Option<()> {
         match reader.byte().ok()? {
             122 | 123 => self.take(reader, 8)?,
@@ -107,14 +108,14 @@ impl JsonSize {
         Some(())
     }
 
-    /// A number of so many bytes.
+    /// Adds a number of this many bytes.
     fn take(&mut self, reader: &mut Reader<'_>, bytes: u64) -> Option<()> {
         reader.take(bytes).ok()?;
         self.add(NUMBER_TEXT, VALUE_BYTES);
         Some(())
     }
 
-    /// JSON text, by its punctuation.
+    /// Adds JSON text, estimated by its punctuation.
     fn add_json(&mut self, json: &str) {
         let (mut in_text, mut is_escaped) = (false, false);
         let (mut values, mut members) = (1_usize, 0_usize);
@@ -134,7 +135,7 @@ impl JsonSize {
 }
 
 impl Engine {
-    /// What the delta of a text takes.
+    /// Adds the delta of a text.
     pub(crate) fn measure_text(&self, node: NodeIndex, size: &mut JsonSize) {
         let of = |name: &str, value: &Value| {
             let mut one = JsonSize::default();
@@ -143,7 +144,7 @@ impl Engine {
             one
         };
         let mut formats = Formats::default();
-        // What all formats take that hold at the moment.
+        // The size of all current formats.
         let mut held = JsonSize::default();
         let mut is_first = true;
         for index in self.items(self.node(node).first) {
@@ -178,7 +179,7 @@ impl Engine {
     }
 }
 
-/// The bytes of a text as JSON.
+/// The bytes of a text as a JSON string.
 fn escaped(text: &str) -> usize {
     let more = text.bytes().map(|byte| match byte {
         b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 8 | 12 => 1,
@@ -198,7 +199,7 @@ mod tests {
     use crate::update::writer;
 
     #[test]
-    fn is_about_what_the_text_is_and_no_less() {
+    fn size_is_a_close_upper_bound() {
         let values = [
             json!(null),
             json!(true),

@@ -1,23 +1,23 @@
-//! Positions in long sequences: which item is at a place, and at which place is an item.
+//! The order index of long sequences: the item at a position, and the position of an item.
 //!
-//! A sequence is a linked list of items, deleted ones included. A long one is cut into runs of
-//! neighbours whose sizes are kept, so that a position is found by a sum over the runs and a walk
-//! through one of them.
+//! A sequence is a linked list of items, deleted ones included. A long one is divided into runs of
+//! adjacent items with known sizes, so a position is computed from run sizes and a walk through
+//! one run.
 
 use super::content::byte_of;
 use super::{Content, Engine, Item, ItemIndex, Link, NONE, NodeIndex, NodeKind};
 
-/// From how many items on a sequence is worth an index.
+/// The number of items from which a sequence is indexed.
 const MIN_ITEMS: u32 = 256;
 
-/// How many items a run has at most.
+/// The maximal number of items in a run.
 const MAX_RUN: u32 = 128;
 
-/// How much of a sequence can be seen: child nodes of an element, UTF-16 units of a text.
+/// The visible size of a sequence: child nodes of an element, UTF-16 units of a text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Size {
     pub(crate) units: u32,
-    /// How many pairs of these units are one character.
+    /// The number of surrogate pairs among these units.
     pub(crate) pairs: u32,
 }
 
@@ -33,27 +33,27 @@ impl Size {
     }
 }
 
-/// The runs of one sequence. An item's `slot` names its run, whose place changes.
+/// The runs of one sequence. An item's `slot` identifies its run, whose place may change.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Order {
-    // All by place, in order.
+    // All are sorted by place.
     sizes: Vec<Size>,
     firsts: Vec<ItemIndex>,
     counts: Vec<u32>,
     slots: Vec<u32>,
     siblings: Vec<Option<Siblings>>,
-    // By slot.
+    // Indexed by slot.
     places: Vec<u32>,
 }
 
-/// What all items of a run have in common, so that a search among concurrent operations can pass it.
+/// Common properties of a run's items, which let a search among concurrent operations skip the run.
 #[derive(Clone, Copy, Debug)]
 struct Siblings {
     origin: Link,
-    // No item is of a lower or a higher client.
+    // The range of the items' client ids.
     lowest: u64,
     highest: u64,
-    // Nor has one a right origin before or behind these, in the order of the numbers.
+    // The range of the items' right origins, ordered by their numbers.
     right_origins: (Link, Link),
 }
 
@@ -67,7 +67,7 @@ impl Siblings {
         }
     }
 
-    /// The same with one more item; `None` if that is another's sibling.
+    /// The properties with one more item; `None` if that is not a sibling.
     fn with(self, other: Self) -> Option<Self> {
         let by_number = |link: &Link| (link.client, link.clock);
         let (first, last) = self.right_origins;
@@ -83,7 +83,7 @@ impl Siblings {
         })
     }
 
-    /// Whether no item can have this right origin.
+    /// Whether no item has this right origin.
     fn lacks(&self, right_origin: Link) -> bool {
         let by_number = |link: Link| (link.client, link.clock);
         let (first, last) = self.right_origins;
@@ -92,12 +92,12 @@ impl Siblings {
     }
 }
 
-/// A run that a search among concurrent operations may pass.
+/// A run that a search among concurrent operations may skip.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Passable {
     /// Its last item.
     pub(super) last: ItemIndex,
-    /// Whether the new item comes somewhere behind it; else it may come before it.
+    /// Whether the new item comes after the run; otherwise it may come before it.
     pub(super) is_before: bool,
 }
 
@@ -129,7 +129,7 @@ impl Order {
 }
 
 impl Engine {
-    /// How much of an item can be seen.
+    /// The visible size of an item.
     pub(super) fn size(&self, index: ItemIndex) -> Size {
         let item = self.item(index);
         if item.is_deleted() || item.key != NONE {
@@ -149,12 +149,12 @@ impl Engine {
         }
     }
 
-    /// The same in units.
+    /// The visible size of an item in units.
     pub(crate) fn size_of(&self, index: ItemIndex) -> u32 {
         self.size(index).units
     }
 
-    /// Makes an index for a sequence that has become long.
+    /// Creates the index of a sequence that has become long.
     pub(super) fn index_sequence(&mut self, node: NodeIndex) {
         let around = self.node(node);
         if around.order.is_some() || around.count < MIN_ITEMS || around.is_dead {
@@ -181,7 +181,7 @@ impl Engine {
         self.node_mut(node).order = Some(Box::new(order));
     }
 
-    /// Takes note of an item that was linked into its sequence.
+    /// Adds an item that was linked into its sequence.
     pub(super) fn order_added(&mut self, index: ItemIndex) {
         let size = self.size(index);
         let Item { parent, left, .. } = self.items[index as usize];
@@ -208,7 +208,7 @@ impl Engine {
         }
     }
 
-    /// Takes note of the second half of an item that was split.
+    /// Adds the second half of a split item.
     pub(super) fn order_split(&mut self, index: ItemIndex, lost_pair: bool) {
         let (parent, slot) = (self.item(index).parent, self.item(index).slot);
         let lost = Size {
@@ -231,7 +231,7 @@ impl Engine {
         }
     }
 
-    /// Takes note that an item became longer or is no longer seen.
+    /// Updates the size of an item that was extended or deleted.
     pub(super) fn order_resized(&mut self, index: ItemIndex, before: Size, now: Size) {
         let (parent, slot) = (self.item(index).parent, self.item(index).slot);
         let node = &mut self.nodes[parent as usize];
@@ -250,7 +250,7 @@ impl Engine {
         self.node(left.parent).order.is_none() || left.slot == right.slot
     }
 
-    /// Takes note that an item was joined to its left neighbour.
+    /// Removes an item that was joined to its left neighbour.
     pub(super) fn order_joined(&mut self, left: ItemIndex) {
         let (parent, slot) = (self.item(left).parent, self.item(left).slot);
         let node = &mut self.nodes[parent as usize];
@@ -261,7 +261,7 @@ impl Engine {
         }
     }
 
-    /// At which place an item begins: how much can be seen before it.
+    /// The position of an item: the visible size before it.
     pub(crate) fn position(&self, index: ItemIndex) -> Size {
         let item = self.item(index);
         let node = self.node(item.parent);
@@ -281,7 +281,8 @@ impl Engine {
         position
     }
 
-    /// Whether an item comes before another of its sequence; unlike its position, that takes no sum over all runs.
+    /// Whether an item comes before another one of its sequence; unlike positions, this needs no
+    /// sum over all runs.
     pub(super) fn comes_before(&self, one: ItemIndex, other: ItemIndex) -> bool {
         let node = self.node(self.item(one).parent);
         let mut first = node.first;
@@ -296,19 +297,20 @@ impl Engine {
         one != other && self.items(first).find(|&at| at == one || at == other) == Some(one)
     }
 
-    /// The item that holds a unit, and where it begins; `None` behind the end.
+    /// The item that contains a unit, and the item's position; `None` beyond the end.
     pub(crate) fn locate(&self, node: NodeIndex, unit: u32) -> Option<(ItemIndex, Size)> {
         self.find(node, |before, size| unit < before.units + size.units)
     }
 
-    /// The same for a character.
+    /// Like [`Self::locate`], for a character.
     pub(crate) fn locate_scalar(&self, node: NodeIndex, scalar: u32) -> Option<(ItemIndex, Size)> {
         self.find(node, |before, size| {
             scalar < (before.units + size.units) - (before.pairs + size.pairs)
         })
     }
 
-    /// The first item for which it is reached, if all of the sequence before it is given with it.
+    /// The first item for which `is_reached` holds. Its arguments are the size before an item, and
+    /// the item's own size.
     fn find(
         &self,
         node: NodeIndex,
@@ -340,7 +342,7 @@ impl Engine {
         None
     }
 
-    /// How many units the first characters of an item have.
+    /// The number of units in the first characters of an item.
     pub(crate) fn units_of_scalars(&self, index: ItemIndex, scalars: u32) -> u32 {
         let item = self.item(index);
         match &item.content {
@@ -352,7 +354,7 @@ impl Engine {
         }
     }
 
-    /// Whether a place within an item is within a character of two units.
+    /// Whether a position within an item is inside a surrogate pair.
     pub(crate) fn is_within_pair(&self, index: ItemIndex, units: u32) -> bool {
         let item = self.item(index);
         match &item.content {
@@ -361,7 +363,7 @@ impl Engine {
         }
     }
 
-    /// What so many items from one on have in common.
+    /// The common properties of this many items, from one on.
     fn siblings(&self, first: ItemIndex, count: u32) -> Option<Siblings> {
         let items = self.items(first).take(count as usize);
         let mut all = items.map(|index| Siblings::of(self.item(index), self.client_of(index)));
@@ -373,8 +375,8 @@ impl Engine {
         self.clients[self.item(index).client as usize].id
     }
 
-    /// The run that begins with `index`, if all of it are siblings of a new item, `right` is not among them, and
-    /// to look at each would come to the same.
+    /// The run that begins with `index`, if all its items are siblings of the new item, `right` is
+    /// not among them, and visiting each would give the same result.
     pub(super) fn passable_run(
         &self,
         index: ItemIndex,

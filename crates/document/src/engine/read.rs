@@ -1,4 +1,4 @@
-//! What is there to see: children in order, values of keys.
+//! Reading: children in order, values of keys.
 
 use super::Content;
 use super::{Attribute, Engine, Item, ItemIndex, KeyIndex, NONE, NodeIndex};
@@ -11,7 +11,7 @@ impl Engine {
         items.filter_map(|index| self.made(index))
     }
 
-    /// How many child nodes an element has.
+    /// The number of child nodes of an element.
     pub(crate) fn child_count(&self, node: NodeIndex) -> usize {
         self.node(node).size.units as usize
     }
@@ -22,7 +22,7 @@ impl Engine {
         self.made(item)
     }
 
-    /// At which index an element's child node is.
+    /// The index of a node among its siblings.
     pub(crate) fn index_in_parent(&self, node: NodeIndex) -> usize {
         match self.node(node).item {
             NONE => 0,
@@ -38,7 +38,7 @@ impl Engine {
         }
     }
 
-    /// The node of a live item that holds one.
+    /// The node of a live item that created one.
     pub(crate) fn made(&self, index: ItemIndex) -> Option<NodeIndex> {
         let item = self.item(index);
         match item.content {
@@ -47,7 +47,7 @@ impl Engine {
         }
     }
 
-    /// The live content of a node that is neither element nor text, or no text in a text.
+    /// The live content of a node that is neither element nor text, or of a text that is not text.
     pub(crate) fn foreign_items(&self, node: NodeIndex) -> impl Iterator<Item = ItemIndex> + '_ {
         let in_text = self.node(node).kind == super::NodeKind::Text;
         self.items(self.node(node).first).filter(move |&index| {
@@ -82,7 +82,7 @@ impl Engine {
         (some(node.first), some(node.last))
     }
 
-    /// The item that made a node, and what stands beside it.
+    /// The item that created a node, and the item's neighbours.
     pub(crate) fn neighbours(
         &self,
         node: NodeIndex,
@@ -108,7 +108,7 @@ impl Engine {
         })
     }
 
-    /// The last operation on a key, which the next one builds on.
+    /// The last operation on a key, which the next one has as origin.
     pub(crate) fn last_on_key(&self, node: NodeIndex, key: KeyIndex) -> Option<Id> {
         let attribute = self.attribute(node, key)?;
         Some(self.last_id(attribute.last))
@@ -119,7 +119,7 @@ impl Engine {
         self.id(self.item(index).last())
     }
 
-    /// The live item of a value, to delete it.
+    /// The live item of a value, for its deletion.
     pub(crate) fn value_item(&self, node: NodeIndex, key: KeyIndex) -> Option<ItemIndex> {
         let last = self.attribute(node, key)?.last;
         (!self.item(last).is_deleted()).then_some(last)
@@ -135,12 +135,12 @@ impl Engine {
         }
     }
 
-    /// The item that made a node, which is no root.
+    /// The item that created a node other than a root.
     pub(crate) fn item_of(&self, node: NodeIndex) -> ItemIndex {
         self.node(node).item
     }
 
-    /// The item that holds an operation, and how many of the item's are before it; `None` if it is
+    /// The item that contains an operation, and the operation's offset in it; `None` if it is
     /// unknown or collected.
     pub(crate) fn find_item(&self, id: Id) -> Option<(ItemIndex, u32)> {
         let link = self.link(id)?;
@@ -154,13 +154,13 @@ impl Engine {
         Some(&attributes[at])
     }
 
-    /// Whether the transaction that is under way made an item.
+    /// Whether the current transaction created an item.
     pub(crate) fn is_new_item(&self, index: ItemIndex) -> bool {
         let item = self.item(index);
         item.clock >= self.clients[item.client as usize].before
     }
 
-    /// Whether the transaction that is under way made a node.
+    /// Whether the current transaction created a node.
     pub(crate) fn is_new(&self, node: NodeIndex) -> bool {
         match self.node(node).item {
             NONE => false,
@@ -168,7 +168,7 @@ impl Engine {
         }
     }
 
-    /// The last value of a key that is a string, even if the transaction that is under way deleted it.
+    /// The last string value of a key, even if the current transaction deleted it.
     pub(crate) fn last_text(&self, node: NodeIndex, name: &str) -> Option<&str> {
         let mut at = self.attribute(node, self.find_key(name)?)?.last;
         while at != NONE {
@@ -183,7 +183,7 @@ impl Engine {
 }
 
 impl Item {
-    /// Whether it is a part of a sequence, and no value of a key.
+    /// Whether it is part of a sequence rather than the value of a key.
     pub(crate) fn is_in_sequence(&self) -> bool {
         self.key == NONE
     }

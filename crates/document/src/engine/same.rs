@@ -1,29 +1,30 @@
-//! Whether two encoded values are the same, at a cost that follows the shorter of them.
+//! Equality of two encoded values, at a cost proportional to the shorter one.
 //!
-//! Libraries write one value in different ways: escapes, spaces and numbers differ, and some write the members of an
-//! object in any order. Both sides are walked side by side without making values of them. Only if an object's names
-//! come in another order are values made, and not if they would be large.
+//! Libraries encode one value in different ways: escapes, whitespace and numbers differ, and some
+//! write an object's members in any order. Both encodings are walked side by side without building
+//! values. Values are built only if the names of an object come in another order, and only if they
+//! are small.
 
 use serde_json::{Number, Value};
 
 use super::content::read_value;
 use crate::update::reader::Reader;
 
-/// How many times as long as the other one of two equal values may be; an escaped character takes six bytes, and a small
-/// number up to ten.
+/// The maximal ratio of the lengths of two equal values: an escaped character takes six bytes, a
+/// small number up to ten.
 const LONGER: usize = 12;
 
-/// How much longer it may be beside that.
+/// The permitted difference in length in addition to the ratio.
 const MORE_BYTES: usize = 64;
 
-/// Values up to this length are made if there is no other way.
+/// The maximal length of values that are built for a comparison.
 const MADE_BYTES: usize = 1 << 20;
 
 fn is_as_long(one: usize, other: usize) -> bool {
     one.max(other) <= one.min(other).saturating_mul(LONGER) + MORE_BYTES
 }
 
-/// Whether two JSON texts say the same.
+/// Whether two JSON texts have the same value.
 pub(super) fn is_same_json(one: &str, other: &str) -> bool {
     if one == other {
         return true;
@@ -66,7 +67,8 @@ pub(super) fn is_same_encoded(one: &[u8], other: &[u8]) -> bool {
     }
 }
 
-/// `None` if it takes more than a walk side by side; as deep as the scan of every update allows.
+/// `None` if a walk side by side does not suffice; recursive, within the depth that the scan of
+/// every update checks.
 fn is_same_walked(one: &mut Reader<'_>, other: &mut Reader<'_>) -> Option<bool> {
     let kinds = (*one.rest().first()?, *other.rest().first()?);
     match kinds {
@@ -82,7 +84,7 @@ fn is_same_walked(one: &mut Reader<'_>, other: &mut Reader<'_>) -> Option<bool> 
             let size = 1 + usize::from(has_names);
             let count = one.count(size).ok()?;
             if other.count(size).ok()? != count {
-                // Of two members with one name the last counts.
+                // Of two members with one name, the last is current.
                 return (!has_names).then_some(false);
             }
             for _ in 0..count {
@@ -95,14 +97,14 @@ fn is_same_walked(one: &mut Reader<'_>, other: &mut Reader<'_>) -> Option<bool> 
             }
             Some(true)
         }
-        // Bytes are a list of numbers, too.
+        // Bytes are equal to a list of numbers, too.
         (116..=118, 116..=118) => None,
         (116..=119, _) | (_, 116..=119) => Some(false),
         _ => Some(is_same_value(&read_value(one)?, &read_value(other)?)),
     }
 }
 
-/// What a JSON text is made of, spaces apart.
+/// The tokens of a JSON text, without whitespace.
 struct Tokens<'a>(&'a str);
 
 impl<'a> Tokens<'a> {
@@ -142,7 +144,7 @@ fn is_same_token(one: &str, other: &str) -> bool {
     }
     match (one.as_bytes().first(), other.as_bytes().first()) {
         (Some(b'"'), Some(b'"')) => {
-            // What has no escapes stands for itself.
+            // Texts without escapes were compared byte by byte.
             (one.contains('\\') || other.contains('\\')) && {
                 let text = |token| serde_json::from_str::<String>(token).ok();
                 let one = text(one);
@@ -164,7 +166,7 @@ fn is_same_number(one: &Number, other: &Number) -> bool {
     one == other || one.as_f64() == other.as_f64()
 }
 
-/// Values are at most 128 levels deep.
+/// Recursive: values have at most 128 levels.
 fn is_same_value(one: &Value, other: &Value) -> bool {
     match (one, other) {
         (Value::Number(one), Value::Number(other)) => is_same_number(one, other),
@@ -196,7 +198,7 @@ mod tests {
     use crate::update::writer;
 
     #[test]
-    fn is_what_a_comparison_of_the_values_says() {
+    fn comparison_agrees_with_values() {
         let texts = [
             "1",
             "1.0",
@@ -241,14 +243,14 @@ mod tests {
                 assert_eq!(found, is_same, "{one} and {other}, encoded");
             }
         }
-        // Bytes and the list of the same numbers; a number as an integer and as a float.
+        // Bytes equal the list of the same numbers, and an integer the same number as a float.
         assert!(is_same_encoded(&[116, 2, 1, 2], &[117, 2, 125, 1, 125, 2]));
         assert!(is_same_encoded(&[125, 1], &[124, 0x3f, 0x80, 0, 0]));
         assert!(!is_same_encoded(&[116, 1, 1], &[118, 0]));
     }
 
     #[test]
-    fn is_no_json_and_no_end() {
+    fn malformed_values_are_unequal() {
         for (one, other) in [
             ("\"", "\"\\"),
             ("[", "{"),

@@ -1,8 +1,9 @@
-//! The first step: every operation of an update gets its place, or the update is refused as a whole.
+//! The first step of a transaction: every operation of an update gets its place, or the update is
+//! rejected as a whole.
 //!
-//! What can't have a place is collected: what hangs on something that is gone, as it would be gone with it, and what no
-//! editor makes, such as a child of an attribute. Whether something is collected does not depend on what came with it
-//! and what before it, so that updates are the same merged as one by one.
+//! Operations without a place are collected: those that depend on collected ones, and those that no
+//! editor makes, such as a child of an attribute. This does not depend on which operations came in
+//! the same update, so merged updates have the same effect as single ones.
 
 use super::blocks::Block;
 use super::transaction::{Limit, Transaction};
@@ -13,7 +14,7 @@ use crate::update::DecodeError;
 use crate::update::reader::Reader;
 use crate::update::scan::{self, Id, Parent, Struct, TypeKind};
 
-/// A struct that got its place but is not linked in yet.
+/// A struct that has a place but is not linked yet.
 pub(super) struct Staged {
     pub(super) item: ItemIndex,
     pub(super) left: ItemIndex,
@@ -49,7 +50,7 @@ impl Engine {
         Ok(staged)
     }
 
-    /// Forgets these operations, and what else the transaction has made for them.
+    /// Removes these operations, and everything else that the transaction created for them.
     pub(super) fn unstage(
         &mut self,
         staged: impl IntoIterator<Item = ItemIndex>,
@@ -76,7 +77,7 @@ impl Engine {
         }
     }
 
-    /// Notes that a client is about to grow.
+    /// Records a client's clock before its first new operation.
     pub(super) fn grow(&mut self, client: ClientIndex, transaction: &mut Transaction) {
         let known = &mut self.clients[client as usize];
         if known.before == NONE {
@@ -85,7 +86,7 @@ impl Engine {
         }
     }
 
-    /// Finds the place of a struct; `None` if it was collected.
+    /// Determines the place of a struct; `None` if it is collected.
     fn stage_one(
         &mut self,
         one: &Struct<'_>,
@@ -111,7 +112,7 @@ impl Engine {
                 if let Some(found) = id.and_then(|id| self.link(id)) {
                     *link = found;
                     *item = self.block(found).item;
-                    // What stood beside it is gone with its parent.
+                    // The neighbour was collected with its parent.
                     is_collected |= *item == NONE;
                 }
             }
@@ -164,7 +165,7 @@ impl Engine {
             _ => NONE,
         };
         let known = &mut self.clients[client as usize];
-        // A block that was there before stays as it was, lest this is taken back.
+        // A block from before the transaction stays unchanged, for a rollback.
         let joins = item == NONE && clock > known.before && {
             let last = known.blocks.last();
             last.is_some_and(Block::is_collected)
@@ -174,15 +175,15 @@ impl Engine {
         }
         known.clock = one.end();
         if item == NONE && one.content != scan::Content::Collected {
-            transaction.stranded.push(one.id);
+            transaction.placeless.push(one.id);
         }
         Ok((item != NONE).then_some(Staged { item, left, right }))
     }
 
-    /// The parent and the key of a struct between these neighbours; `None` if they are gone.
+    /// The parent and key of a struct between these neighbours; `None` if they were collected.
     ///
-    /// Yjs takes the left neighbour's parent if the two have different ones. Here there is no place between them: the one
-    /// that is not taken may be gone already, and then Yjs has no place either.
+    /// Yjs takes the left neighbour's parent if the two have different ones. Here such a struct has
+    /// no place: the other parent may already be collected, and then Yjs has no place either.
     fn resolve(
         &mut self,
         one: &Struct<'_>,
@@ -197,7 +198,7 @@ impl Engine {
         };
         if left != NONE || right != NONE {
             if left != NONE && right != NONE && place(self, left) != place(self, right) {
-                return Err(Misplaced("two neighbours with different parents"));
+                return Err(Misplaced("neighbours with different parents"));
             }
             let beside = if left == NONE { right } else { left };
             let (parent, key) = place(self, beside);
@@ -227,10 +228,10 @@ impl Engine {
                 let parent = self.item(block.item);
                 match parent.content {
                     Content::Type(node) => node,
-                    // Deleted, or known to be deleted by who sent it.
+                    // Deleted here, or received as deleted.
                     Content::Deleted => return Ok(None),
                     _ if parent.is_deleted() => return Ok(None),
-                    _ => return Err(Misplaced("a parent that can't have children")),
+                    _ => return Err(Misplaced("parent can't have children")),
                 }
             }
         };
@@ -252,7 +253,7 @@ impl Engine {
     ) -> Result<Content, DecodeError> {
         let behind_count = || {
             let mut reader = Reader::new(one.content_bytes);
-            // The count, which the length tells.
+            // Skips the count, which equals the length.
             let counted = reader.unsigned();
             debug_assert!(counted.is_ok());
             reader.rest()
@@ -310,7 +311,7 @@ impl Engine {
     }
 }
 
-/// Why something has no place to go to, which no editor makes.
+/// Why an operation can't have a place. Editors don't produce such operations.
 struct Misplaced(&'static str);
 
 const FORMAT_AS_ATTRIBUTE: Misplaced = Misplaced("formatting as an attribute");

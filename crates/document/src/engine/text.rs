@@ -1,7 +1,7 @@
-//! Rich text: runs of characters with formats, and edits of them, worked out as Yjs does.
+//! Rich text: runs of characters with formats, and edits of them, computed as in Yjs.
 //!
-//! A format begins and ends with a mark; what is edited is told as new operations and deletions, which
-//! are then taken up like anybody else's.
+//! A format begins and ends with a mark. An edit becomes new operations and deletions, which are
+//! then applied like those of another replica.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -12,10 +12,11 @@ use super::{Content, Engine, ItemIndex, KeyIndex, NONE, NodeIndex, byte_of};
 use crate::update::scan::{Id, IdRange, utf16_length};
 use crate::update::writer::{Builder, Place};
 
-/// The formats at some place, by name.
+/// The formats at a position, by name.
 pub(crate) type Attributes = Map<String, Value>;
 
-/// Works out edits of one text. Nothing changes before [`TextChanges::finish`]'s update is applied.
+/// Computes edits of one text. The text changes only when the update of [`TextChanges::finish`]
+/// is applied.
 #[derive(Debug)]
 pub(crate) struct TextChanges<'a> {
     engine: &'a Engine,
@@ -25,34 +26,34 @@ pub(crate) struct TextChanges<'a> {
     waypoint: Option<Waypoint>,
 }
 
-/// A place at which a text was edited last. What comes next is often behind it, and what is before is not walked through
-/// again for its formats.
+/// The position of the last edit in a text. The next edit is often behind it and then needs no walk
+/// over the text before it to find the formats.
 #[derive(Clone, Debug)]
 pub(crate) struct Waypoint {
     node: NodeIndex,
-    // Behind a character, and in front of any mark.
+    // After a character and before any mark.
     at: u32,
     last: Id,
     formats: Attributes,
-    // The engine's once the text is there; none before.
+    // The engine's revision once the edit is applied; `None` before.
     revision: Option<u64>,
 }
 
 impl Waypoint {
-    /// The same when the text is there; `None` if that was another one.
-    pub(crate) fn taken_up(mut self, engine: &Engine) -> Option<Self> {
+    /// The waypoint once the edit is applied; `None` if the waypoint belongs to an earlier edit.
+    pub(crate) fn integrated(mut self, engine: &Engine) -> Option<Self> {
         let is_new = self.revision.is_none();
         self.revision = Some(engine.revision);
         is_new.then_some(self)
     }
 }
 
-/// A place between two operations.
+/// A position between two operations.
 #[derive(Clone, Debug)]
 struct Cursor {
     left: Option<Id>,
     right: ItemIndex,
-    // How many operations of `right` are already to the left.
+    // The number of operations of `right` that are to the left of the cursor.
     offset: u32,
     formats: Attributes,
 }
@@ -61,12 +62,12 @@ struct Cursor {
 #[derive(Debug, Default)]
 pub(super) struct Formats {
     pub(super) now: Attributes,
-    // Those that are others than in the last run, as they were there; null is none.
+    // Formats that changed since the last run, with their values there; null stands for none.
     changed: HashMap<KeyIndex, Value>,
 }
 
 impl Formats {
-    /// Goes past a mark. Returns what it ends.
+    /// Passes a mark. Returns the value that it ends.
     pub(super) fn set(&mut self, key: KeyIndex, name: &str, value: &str) -> Value {
         let value = parse(value);
         let before = if value.is_null() {
@@ -87,7 +88,7 @@ impl Formats {
         before
     }
 
-    /// Goes past a text; whether its formats are others than those of the text before it.
+    /// Passes a text; returns whether its formats differ from those of the text before it.
     pub(super) fn begin_run(&mut self) -> bool {
         let is_new = !self.changed.is_empty();
         self.changed.clear();
@@ -110,7 +111,7 @@ impl Engine {
                 Content::Text(text) => {
                     let is_new = formats.begin_run();
                     match runs.last_mut() {
-                        // Marks that change nothing are no border.
+                        // Marks without effect don't separate runs.
                         Some((last, _)) if !is_new => last.push_str(text),
                         _ => runs.push((text.clone(), formats.now.clone())),
                     }
@@ -135,19 +136,19 @@ impl Engine {
         plain
     }
 
-    /// How many operations a text consists of, if it has no formats.
+    /// The number of operations in a text, if it has no formats.
     pub(crate) fn plain_operations(&self, node: NodeIndex) -> Option<usize> {
         let node = self.node(node);
         (node.formats == 0).then_some(node.count as usize)
     }
 
-    /// How long a text is, in UTF-16 units and in characters.
+    /// The length of a text in UTF-16 units and in characters.
     pub(crate) fn text_length(&self, node: NodeIndex) -> (u32, u32) {
         let size = self.node(node).size;
         (size.units, size.units - size.pairs)
     }
 
-    /// The place of a character in UTF-16 units, if there is such a character, or the end.
+    /// The position of a character, or of the end, in UTF-16 units; `None` beyond it.
     pub(crate) fn units_before_scalar(&self, node: NodeIndex, scalar: u32) -> Option<u32> {
         let (units, scalars) = self.text_length(node);
         if scalar == scalars {
@@ -161,7 +162,7 @@ impl Engine {
         Some(before.units + self.units_of_scalars(item, within))
     }
 
-    /// Whether there is a place between two characters after this many units.
+    /// Whether this many units end at a character boundary within the text.
     pub(crate) fn is_place(&self, node: NodeIndex, units: u32) -> bool {
         let size = self.node(node).size;
         if units >= size.units || size.pairs == 0 {
@@ -188,12 +189,12 @@ impl<'a> TextChanges<'a> {
         }
     }
 
-    /// The update, what it deletes, and where it has inserted a text.
+    /// The update, its deletions, and the position of its last insertion.
     pub(crate) fn finish(self) -> (Builder, Vec<IdRange>, Option<Waypoint>) {
         (self.builder, self.deletes, self.waypoint)
     }
 
-    /// Inserts a text; without formats it gets those of the character before it.
+    /// Inserts a text; without formats it inherits those of the character before it.
     pub(crate) fn insert(&mut self, at: u32, text: &str, formats: Option<&Attributes>) {
         if text.is_empty() {
             return;
@@ -223,7 +224,7 @@ impl<'a> TextChanges<'a> {
         self.end_formats(&mut cursor, negated);
     }
 
-    /// Deletes what is between two places.
+    /// Deletes a range.
     pub(crate) fn delete(&mut self, from: u32, to: u32) {
         let mut cursor = self.cursor(from, true);
         self.remember(from, &cursor);
@@ -248,7 +249,7 @@ impl<'a> TextChanges<'a> {
         self.clean_gap(start.0, &start.1, &mut cursor);
     }
 
-    /// Gives what is between two places formats; null takes one away.
+    /// Formats a range; null removes a format.
     pub(crate) fn format(&mut self, from: u32, to: u32, formats: &Attributes) {
         let mut cursor = self.cursor(from, true);
         self.remember(from, &cursor);
@@ -274,7 +275,7 @@ impl<'a> TextChanges<'a> {
                             negated.insert((**name).to_owned(), value);
                         }
                         self.delete_part(cursor.right, 0, 1);
-                        // Its effect is gone with it.
+                        // The mark is deleted, so its effect ends.
                         cursor.left = Some(self.engine.last_id(cursor.right));
                         cursor.right = item.right();
                         continue;
@@ -299,7 +300,7 @@ impl<'a> TextChanges<'a> {
         self.end_formats(&mut cursor, negated);
     }
 
-    /// The runs of equal formats between two places: where each begins, and what it is.
+    /// The runs of equal formats in a range, with their starts.
     pub(crate) fn runs(&self, from: u32, to: u32) -> Vec<(u32, String, Attributes)> {
         let mut runs: Vec<(u32, String, Attributes)> = Vec::new();
         let mut cursor = self.cursor(from, true);
@@ -326,7 +327,7 @@ impl<'a> TextChanges<'a> {
         runs
     }
 
-    /// Keeps a place, for what comes next.
+    /// Keeps the position for the next edit.
     fn remember(&mut self, at: u32, cursor: &Cursor) {
         if self.engine.node(self.node).formats == 0 {
             return;
@@ -340,7 +341,7 @@ impl<'a> TextChanges<'a> {
         });
     }
 
-    /// The place after this many units, with the formats there if they are asked for.
+    /// The cursor after this many units, with the formats there if requested.
     fn cursor(&self, at: u32, with_formats: bool) -> Cursor {
         let start = Cursor {
             left: None,
@@ -367,7 +368,7 @@ impl<'a> TextChanges<'a> {
         cursor
     }
 
-    /// Goes on by so many units.
+    /// Advances the cursor by this many units.
     fn walk(&self, mut cursor: Cursor, units: u32) -> Cursor {
         let mut left = units;
         while left > 0 && cursor.right != NONE {
@@ -384,7 +385,7 @@ impl<'a> TextChanges<'a> {
         cursor
     }
 
-    /// The last edit's place, if it is not behind this one, and the units before it.
+    /// The waypoint, if it is not behind this position, and the units before it.
     fn cursor_from_waypoint(&self, at: u32) -> Option<(u32, Cursor)> {
         let waypoint = self.waypoint.as_ref()?;
         if waypoint.node != self.node || waypoint.at > at {
@@ -439,25 +440,25 @@ impl<'a> TextChanges<'a> {
         }
     }
 
-    /// Goes behind marks that already say what is wanted.
+    /// Passes marks that already set the wanted formats.
     fn skip_equal(&self, cursor: &mut Cursor, formats: &Attributes) {
         while cursor.right != NONE && cursor.offset == 0 {
             let item = self.engine.item(cursor.right);
-            let says_so = match &item.content {
+            let is_equal = match &item.content {
                 Content::Format(key, value) => {
                     let wanted = formats.get(&**self.engine.name(*key));
                     wanted.unwrap_or(&Value::Null) == &parse(value)
                 }
                 _ => false,
             };
-            if !item.is_deleted() && !says_so {
+            if !item.is_deleted() && !is_equal {
                 break;
             }
             self.forward(cursor);
         }
     }
 
-    /// Sets marks for what is not so already; what they end.
+    /// Sets marks for formats that are not in effect; returns the values that they end.
     fn begin_formats(&mut self, cursor: &mut Cursor, formats: &Attributes) -> Attributes {
         let mut negated = Attributes::new();
         for (name, value) in formats {
@@ -501,7 +502,7 @@ impl<'a> TextChanges<'a> {
         if self.engine.node(self.node).formats == 0 {
             return;
         }
-        // The gap reaches up to the next character.
+        // The gap extends to the next character.
         while cursor.right != NONE && self.engine.size(cursor.right).units == 0 {
             self.forward(cursor);
         }
@@ -520,7 +521,7 @@ impl<'a> TextChanges<'a> {
         let after = &cursor.formats;
         let mut seen: Vec<&str> = Vec::new();
         let mut useless = Vec::new();
-        // Of all marks of one name the last decides, if it changes anything.
+        // Of the marks with one name, the last is decisive, if it changes anything.
         for &(index, name) in marks.iter().rev() {
             if seen.contains(&name) || before.get(name) == after.get(name) {
                 useless.push(index);
@@ -560,7 +561,7 @@ fn set_format(formats: &mut Attributes, name: &str, value: &str) {
     }
 }
 
-/// A mark's value; the scan of every update sees to it that it can be read.
+/// Parses a mark's value; the scan of every update ensures that it is valid.
 fn parse(value: &str) -> Value {
     match value {
         "null" => Value::Null,
@@ -569,7 +570,7 @@ fn parse(value: &str) -> Value {
     }
 }
 
-/// How many items were gone past, so that a test can tell what an edit costs.
+/// Counts the passed items, so that a test can measure the cost of an edit.
 #[cfg(test)]
 pub(crate) mod passed {
     use std::cell::Cell;

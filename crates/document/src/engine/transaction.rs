@@ -1,5 +1,6 @@
-//! Operations are taken up: first all of them get their places, or none (`stage`); then they are linked in
-//! (`link`), which cannot fail. What came of it can be asked for until it is collected (`collect`).
+//! Transactions: all operations get their places, or none (`stage`); then they are linked (`link`),
+//! which fails only if the steps run out. The changes can be queried until the transaction ends
+//! with the garbage collection (`collect`).
 
 use std::ops::Range;
 
@@ -9,26 +10,26 @@ use super::{Client, ClientIndex, Content, Engine, ItemIndex, NONE, NOWHERE, Node
 use crate::update::DecodeError;
 use crate::update::scan::{self, Id, IdRange, Struct};
 
-/// What is done so far, from the first operation taken up until all is collected.
+/// The changes so far, from the first operation to the garbage collection.
 #[derive(Debug, Default)]
 pub(crate) struct Transaction {
-    // The clients that grew.
+    // Clients with new operations.
     pub(super) grown_clients: Vec<ClientIndex>,
-    // In the order of deletion; not what is below a deleted node.
+    // In order of deletion; descendants of deleted nodes are not listed.
     pub(super) deleted: Vec<(ClientIndex, Range<u32>)>,
-    /// The nodes that were deleted themselves.
+    /// Nodes that were deleted themselves.
     pub(crate) dead: Vec<NodeIndex>,
-    /// The nodes that were made.
+    /// Nodes that were created.
     pub(crate) made: Vec<NodeIndex>,
-    // Sequences that grew.
+    // Sequences with new items.
     pub(super) grown: Vec<NodeIndex>,
-    // Root types that are new.
+    // New root types.
     pub(super) roots: Vec<NodeIndex>,
-    /// The structs that came with more than that they were collected, and are collected here.
-    pub(crate) stranded: Vec<Id>,
-    /// How many operations of these could have no place wherever they came.
+    /// Structs that came with content or a place and are collected here.
+    pub(crate) placeless: Vec<Id>,
+    /// The number of their operations that could not have a place in any order of updates.
     pub(crate) misplaced: u64,
-    // How many clients and names there were before.
+    // The numbers of clients and names before the transaction.
     pub(super) known_clients: usize,
     pub(super) known_names: usize,
 }
@@ -37,19 +38,20 @@ pub(crate) struct Transaction {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Added {
     pub(crate) item: ItemIndex,
-    /// The part of it that the transaction brought.
+    /// The clock offset of the part that the transaction added.
     pub(crate) from: u32,
 }
 
 impl Engine {
-    /// Takes up structs, each of which begins where its client stands, or overlaps what is known of it,
-    /// and whose dependencies are known or come before it; then deletes ranges of known operations.
+    /// Applies structs, then deletes ranges of known operations. Each struct begins at its client's
+    /// clock or overlaps known operations, and its dependencies are known or come before it.
     ///
-    /// What it did is in `transaction`; [`Self::finish`] ends it.
+    /// The changes are in `transaction`; [`Self::finish`] ends it.
     ///
     /// # Errors
-    /// If a struct can't have a place and that is to be refused, if more is made than may be, or if finding the places
-    /// takes more than `steps`; nothing has changed. Else `steps` is what is left.
+    /// If a struct can't have a place and that is an error, if a limit is exceeded, or if finding
+    /// the places takes more than `steps`; then nothing has changed. Otherwise `steps` is reduced
+    /// to the remainder.
     pub(crate) fn apply(
         &mut self,
         structs: &[&Struct<'_>],
@@ -67,13 +69,13 @@ impl Engine {
                 if self.link_in(&one, steps, transaction).is_err() {
                     self.unlink(std::mem::take(transaction));
                     return Err(DecodeError::TooLarge {
-                        what: "the number of steps that finding places among concurrent operations takes",
+                        what: "the number of steps for ordering concurrent operations",
                         limit: limit.all_steps,
                     });
                 }
             }
         }
-        // From the end on: what is cut off is then what is small.
+        // From the end, so that each split copies little.
         let mut deletes = deletes.to_vec();
         deletes.sort_unstable_by_key(|range| (range.client, range.start));
         for range in deletes.into_iter().rev() {
@@ -82,7 +84,7 @@ impl Engine {
         Ok(())
     }
 
-    /// What the transaction brought that is still there in some form, in the order of clients and clocks.
+    /// The transaction's items that are not collected, by client and clock.
     pub(crate) fn added<'a>(
         &'a self,
         transaction: &'a Transaction,
@@ -113,7 +115,7 @@ impl Engine {
         })
     }
 
-    /// A character that follows the last one that its author typed.
+    /// Fast path: extends an author's last item by the next typed character.
     fn extend(&mut self, one: &Struct<'_>, transaction: &mut Transaction) -> bool {
         let (scan::Content::Text(text), Some(origin)) = (one.content, one.origin) else {
             return false;
@@ -164,7 +166,8 @@ impl Engine {
             } else {
                 super::index(text.chars().count())
             };
-            // Not its size before and now: to count its characters again for each one that is typed takes long.
+            // Adds only the new characters' size, since counting the whole item for each typed
+            // character is slow.
             let more = Size {
                 units: one.length,
                 pairs: one.length - characters,
@@ -175,14 +178,14 @@ impl Engine {
     }
 }
 
-/// How much more may come.
+/// The limits for a transaction.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limit {
     pub(crate) depth: u32,
     pub(crate) nodes: usize,
     pub(crate) new_nodes: usize,
-    /// Told to who asks for more steps.
+    /// The limit on steps that an error reports.
     pub(crate) all_steps: usize,
-    /// Whether what can't have a place is refused rather than collected.
+    /// Whether operations without a place are an error rather than collected.
     pub(crate) refuses_misplaced: bool,
 }

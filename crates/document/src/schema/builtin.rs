@@ -1,11 +1,11 @@
-//! The schemas that go with well-known file extensions.
+//! The schemas of well-known file extensions.
 //!
-//! Names of elements and attributes are those that published agents use.
+//! Elements and attributes have the names that published agents use.
 
 use super::{ChildProperty, ElementType, MeshSchema, SimpleValue, ValueProperty};
 
 impl MeshSchema {
-    /// The schema of documents with this file extension (without the dot).
+    /// Returns the schema of documents with this file extension (without the dot).
     pub fn builtin(extension: &str) -> Option<Self> {
         let (root, elements) = match extension {
             "document" => ("document", document()),

@@ -1,4 +1,4 @@
-//! The schema that a JSON value suggests, for documents that come without one.
+//! Inference of a schema from a JSON value, for documents that come without one.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,15 +10,15 @@ use super::{
     SimpleValue, TEXT_TAG, ValueProperty, push_segment,
 };
 
-/// The root tag of a value that does not bring its own.
+/// The root tag of a value that has none.
 const DEFAULT_ROOT: &str = "document";
 
 impl MeshSchema {
-    /// The schema that a JSON value suggests.
+    /// Infers a schema from a JSON value.
     ///
-    /// An object with one key whose value is an object names the root tag; its lists of one-key objects
-    /// are children, all else are attributes. Any other object holds the attributes of a root element
-    /// `document`. Types follow the values.
+    /// In an object with one key whose value is an object, the key is the root tag; its lists of
+    /// one-key objects are children, everything else is an attribute. Any other object holds the
+    /// attributes of a root element `document`. The types follow the values.
     ///
     /// # Errors
     /// [`InferError`] for null, and for objects and arrays that fit neither shape.
@@ -26,7 +26,7 @@ impl MeshSchema {
         let Value::Object(members) = json else {
             return Err(InferError::at(
                 "",
-                "expected an object, {\"tag\": {…}} or a plain list of attributes",
+                "expected {\"tag\": {…}} or an object of attributes",
             ));
         };
         let mut inference = Inference::default();
@@ -54,7 +54,7 @@ impl MeshSchema {
     }
 }
 
-/// An element of the value: the one around it, the list it is in, its place there, its tag.
+/// The location of an element: the enclosing element, its list, its index there, and its tag.
 struct Place<'a> {
     around: Option<usize>,
     list: &'a str,
@@ -67,13 +67,13 @@ struct Inference<'a> {
     limits: SchemaLimits,
     elements: Vec<ElementType>,
     by_tag: HashMap<&'a str, usize>,
-    // Where the properties of each type are.
+    // Property indices, by type and name.
     by_name: HashMap<(usize, &'a str), usize>,
-    // Which tags each type has in its list.
+    // The tags that the list of each type contains.
     allowed: HashSet<(usize, usize)>,
-    // Elements that were read; pointers are made from them when one is told.
+    // The elements read so far, from which the pointers of errors are built.
     places: Vec<Place<'a>>,
-    // Elements that are still to be read: place, index of the type, content.
+    // The elements to be read: location, index of the type, content.
     stack: Vec<(Place<'a>, usize, &'a Map<String, Value>)>,
 }
 
@@ -109,7 +109,7 @@ impl<'a> Inference<'a> {
         Ok(index)
     }
 
-    /// Where a type's property of this name is, made if it is new.
+    /// Returns the index of a type's property, which is created if it is new.
     fn property(
         &mut self,
         index: usize,
@@ -150,7 +150,7 @@ impl<'a> Inference<'a> {
             Value::Array(_) | Value::Object(_) => {
                 return Err(InferError::at(
                     self.pointer(place, name),
-                    "neither a simple value nor a list of one-key objects; send a schema",
+                    "expected a simple value or a list of one-key objects; send a schema",
                 ));
             }
         };
@@ -160,7 +160,7 @@ impl<'a> Inference<'a> {
             ElementProperty::Value(known) if known.value_type == value_type => Ok(()),
             _ => Err(InferError::at(
                 self.pointer(place, name),
-                "the same property has another type elsewhere; send a schema",
+                "the property has different types in different elements; send a schema",
             )),
         }
     }
@@ -199,7 +199,7 @@ impl<'a> Inference<'a> {
                 ElementProperty::Value(_) => {
                     return Err(InferError::at(
                         self.pointer(Some(place), name),
-                        "the same property has another type elsewhere; send a schema",
+                        "the property has different types in different elements; send a schema",
                     ));
                 }
             }
@@ -214,7 +214,7 @@ impl<'a> Inference<'a> {
         Ok(())
     }
 
-    /// JSON pointer to a property of an element; without one, of the value itself.
+    /// The JSON pointer to a property of an element, or of the value itself without an element.
     fn pointer(&self, place: Option<usize>, name: &str) -> String {
         let mut above = Vec::new();
         let mut at = place;
@@ -242,7 +242,7 @@ impl<'a> Inference<'a> {
 pub struct InferError {
     /// JSON pointer (RFC 6901) into the value.
     pub pointer: String,
-    /// What is wrong there and what to do about it.
+    /// The defect and its remedy.
     pub message: String,
 }
 

@@ -1,4 +1,4 @@
-//! The JSON form of a schema: read as the Python and the npm SDK print it, printed as Python does.
+//! The JSON form of a schema: parsed as the Python and npm SDKs print it, printed as Python does.
 
 use serde_json::{Map, Value, json};
 
@@ -10,18 +10,18 @@ use super::{
 const DEFS: &str = "#/$defs/";
 
 impl MeshSchema {
-    /// Reads the JSON form that the SDKs print, within [the usual bounds](SchemaLimits).
+    /// Parses the JSON form that the SDKs print, within [the default limits](SchemaLimits).
     ///
     /// # Errors
-    /// [`SchemaError`] with the place of the first thing that is wrong.
+    /// [`SchemaError`] with the location of the first defect.
     pub fn from_json(json: &Value) -> Result<Self, SchemaError> {
         Self::from_json_within(json, &SchemaLimits::default())
     }
 
-    /// The same with other bounds.
+    /// Like [`Self::from_json`], with other limits.
     ///
     /// # Errors
-    /// [`SchemaError`] with the place of the first thing that is wrong.
+    /// [`SchemaError`] with the location of the first defect.
     pub fn from_json_within(json: &Value, limits: &SchemaLimits) -> Result<Self, SchemaError> {
         limits.check_bytes(json)?;
         let schema = object(json, "")?;
@@ -39,7 +39,7 @@ impl MeshSchema {
         Self::new(root, elements)
     }
 
-    /// Prints the JSON form, as the Python SDK does.
+    /// Returns the JSON form, as the Python SDK prints it.
     pub fn to_json(&self) -> Value {
         let root = self.root();
         let mut schema = Map::new();
@@ -67,7 +67,7 @@ fn element_type(
     let Some((tag, inner)) = tags.iter().next() else {
         return Err(SchemaError::at(
             pointer,
-            "no tag; add one property named like the definition",
+            "tag is missing; add one property with the definition's name",
         ));
     };
     let mut pointer = pointer.clone();

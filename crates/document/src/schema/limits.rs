@@ -1,4 +1,4 @@
-//! How large a schema may be, and how its parts are found by name.
+//! Size limits of a schema, and the lookup of its parts by name.
 
 use std::fmt;
 use std::io;
@@ -8,26 +8,26 @@ use serde_json::Value;
 use super::SchemaError;
 use super::violation::quoted;
 
-/// The bounds of one schema. Start from [`SchemaLimits::default`] and change what should be another.
+/// The limits of one schema. Start from [`SchemaLimits::default`] and change single fields.
 ///
-/// A schema beyond one of them is refused as a whole, by a [`SchemaError`] that names the bound.
+/// A schema beyond a limit is rejected with a [`SchemaError`] that names the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SchemaLimits {
-    /// How many bytes its JSON form has, without spaces. Default: 1 MiB.
+    /// Bytes of the JSON form, without whitespace. Default: 1 MiB.
     pub bytes: usize,
-    /// How many types of elements. Default: 10,000.
+    /// Element types. Default: 10,000.
     pub elements: usize,
-    /// How many properties one type has. Default: 1,000.
+    /// Properties of one type. Default: 1,000.
     pub properties: usize,
-    /// How many bytes a tag, or the name of a property, has. Default: 256.
+    /// Bytes of a tag or property name. Default: 256.
     pub name_bytes: usize,
-    /// How many values one property is limited to by `enum`. Default: 1,000.
+    /// Values of one `enum`. Default: 1,000.
     pub enum_values: usize,
 }
 
 impl SchemaLimits {
-    /// No bounds: for what was accepted before.
+    /// No limits, for schemas that were accepted before.
     pub const NONE: Self = Self {
         bytes: usize::MAX,
         elements: usize::MAX,
@@ -62,7 +62,7 @@ impl SchemaLimits {
         Err(SchemaError::at(
             pointer,
             format!(
-                "the name {} has {} bytes, and {limit} are allowed; use a shorter one",
+                "the name {} has {} bytes, {limit} are allowed; use a shorter one",
                 quoted(name),
                 name.len(),
             ),
@@ -94,7 +94,7 @@ fn beyond(pointer: &str, what: impl fmt::Display, limit: usize) -> SchemaError {
     )
 }
 
-/// Counts down what is written, and fails where nothing is left.
+/// A writer that only counts: it fails once its budget of bytes is spent.
 struct Counted(usize);
 
 impl io::Write for Counted {
@@ -109,15 +109,15 @@ impl io::Write for Counted {
     }
 }
 
-/// Where the items of a list are by name. A short list is searched from end to end, a long one by bisection.
+/// Positions of a list's items by name. Short lists are searched linearly, long ones by bisection.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct ByName {
-    // The places in the order of the names; empty if the list is short or still grows.
+    // The positions sorted by name; empty for short lists and lists that still grow.
     sorted: Box<[u32]>,
 }
 
 impl ByName {
-    /// From how many items on a list is long.
+    /// The number of items from which a list is long.
     const LONG: usize = 12;
 
     pub(super) fn new<T>(items: &[T], name: impl Fn(&T) -> &str) -> Self {

@@ -1,11 +1,12 @@
-//! The schema as plain JSON Schema (draft 2020-12), within the rules for structured outputs of LLMs.
+//! The schema as plain JSON Schema (draft 2020-12), within the rules for structured outputs
+//! of LLMs.
 //!
-//! The rules are those that `OpenAI` publishes for its strict mode: every object is closed, every property
-//! is required, what may be missing is null, and only few keywords exist. What comes back for such a
-//! schema is a document's JSON, as [`MeshSchema::validate`] takes it.
+//! The rules are those of `OpenAI`'s strict mode: every object is closed, every property is
+//! required, optional values are nullable, and only a few keywords exist. JSON that fits such a
+//! schema is a document's JSON and can be passed to [`MeshSchema::validate`].
 //!
-//! Of the rules on size, that of at most ten levels of nesting needs no check: elements are definitions of
-//! their own, and the deepest of them, one that holds rich text, has five levels of objects.
+//! The size rules also limit nesting to ten levels. That needs no check: elements are definitions
+//! of their own, and the deepest one, which holds rich text, has five levels of objects.
 
 use std::collections::HashSet;
 
@@ -14,31 +15,31 @@ use thiserror::Error;
 
 use super::{ElementProperty, ElementType, MeshSchema, TEXT_TAG, ValueProperty};
 
-/// How many properties all objects of a schema may have together.
+/// The maximal number of properties of all objects in a schema.
 const MAX_PROPERTIES: usize = 5_000;
 
-/// How many values all enumerations may have together.
+/// The maximal number of values of all enumerations.
 const MAX_ENUM_VALUES: usize = 1_000;
 
-/// How many values an enumeration may have whatever their length.
+/// The number of values from which the length of an enumeration's texts is limited.
 const FREE_ENUM_VALUES: usize = 250;
 
-/// How many characters the texts of a longer enumeration may have together.
+/// The maximal number of characters of the texts of a longer enumeration.
 const MAX_ENUM_CHARACTERS: usize = 15_000;
 
-/// How many characters all names and enumerated values may have together.
+/// The maximal number of characters of all names and enumerated values.
 const MAX_NAME_CHARACTERS: usize = 120_000;
 
 /// Why a schema does not fit the rules of structured outputs.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("structured outputs allow {limit} {what}, and this schema has {found}; make it smaller")]
+#[error("schema has {found} {what}, structured outputs allow {limit}; make it smaller")]
 #[non_exhaustive]
 pub struct StrictError {
-    /// What there is too much of.
+    /// The quantity that exceeds its limit.
     pub what: &'static str,
-    /// How many there may be.
+    /// The limit.
     pub limit: usize,
-    /// How many there are.
+    /// The quantity in this schema.
     pub found: usize,
 }
 
@@ -46,18 +47,18 @@ pub struct StrictError {
 struct Size {
     properties: usize,
     enum_values: usize,
-    /// Of the enumeration with the most, of those that are limited by themselves.
+    /// The largest sum of characters of one long enumeration.
     enum_characters: usize,
     name_characters: usize,
 }
 
 impl MeshSchema {
-    /// The schema as plain JSON Schema for structured outputs.
+    /// Returns the schema as plain JSON Schema for structured outputs.
     ///
-    /// Rich text comes without formatting, since a strict object can't have arbitrary keys.
+    /// Rich text has no formatting, since a strict object can't have arbitrary keys.
     ///
     /// # Errors
-    /// [`StrictError`] if the schema exceeds what structured outputs allow.
+    /// [`StrictError`] if the schema exceeds the limits of structured outputs.
     pub fn to_json_schema(&self) -> Result<Value, StrictError> {
         let mut size = Size::default();
         let mut definitions = Map::new();
@@ -121,7 +122,7 @@ fn whole(element: &ElementType, size: &mut Size) -> Value {
                 let items = if element.tag == TEXT_TAG {
                     rich_text(size)
                 } else if children.tags.is_empty() {
-                    // There is nothing that could be in the list, so it is left out.
+                    // The list would always be empty, so it is left out.
                     continue;
                 } else {
                     json!({ "anyOf": references(&children.tags) })
@@ -173,7 +174,8 @@ fn rich_text(size: &mut Size) -> Value {
     size.object(&Map::from_iter([(TEXT_TAG.to_owned(), delta)]))
 }
 
-/// References to the definitions of these tags, each once: alternatives must begin with different keys.
+/// References to the definitions of these tags without duplicates, since alternatives must begin
+/// with different keys.
 fn references(tags: &[String]) -> Vec<Value> {
     let mut seen = HashSet::with_capacity(tags.len());
     let different = tags.iter().filter(|tag| seen.insert(tag.as_str()));
@@ -182,7 +184,7 @@ fn references(tags: &[String]) -> Vec<Value> {
         .collect()
 }
 
-/// A JSON pointer as a fragment of a URI, in which most characters stand for themselves.
+/// A JSON pointer as a URI fragment; most characters need no escape.
 fn reference(tag: &str) -> String {
     let mut reference = String::from("#/$defs/");
     for byte in tag.bytes() {

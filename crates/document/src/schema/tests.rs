@@ -1,6 +1,6 @@
-//! Schemas against the golden vectors, and what is refused.
+//! Schemas against the golden vectors, and their errors.
 
-// Another implementation of JSON Schema has its say, which no browser needs.
+// Checks against another implementation of JSON Schema, which does not build for browsers.
 #[cfg(not(target_arch = "wasm32"))]
 mod json_schema;
 
@@ -15,19 +15,19 @@ fn vectors() -> Value {
 }
 
 #[test]
-fn prints_what_the_python_sdk_prints() {
+fn json_matches_python_sdk() {
     let vectors = vectors();
     for (name, printed) in vectors["python"].as_object().unwrap() {
         let schema = MeshSchema::from_json(printed).unwrap();
         assert_eq!(schema.to_json().to_string(), printed.to_string(), "{name}");
-        // The npm SDK prints the same in another order.
+        // The npm SDK prints the same schema in another order.
         let npm = MeshSchema::from_json(&vectors["npm_round_trip"][name]).unwrap();
         assert_eq!(npm, schema, "{name}");
     }
 }
 
 #[test]
-fn a_schema_built_here_prints_alike() {
+fn built_schema_prints_like_parsed_one() {
     let schema = MeshSchema::new(
         "html",
         vec![
@@ -44,7 +44,7 @@ fn a_schema_built_here_prints_alike() {
 }
 
 #[test]
-fn built_in_schemas_have_the_published_names() {
+fn builtin_schemas_use_published_names() {
     let vectors = vectors();
     for (extension, name) in [
         ("document", "document"),
@@ -80,7 +80,7 @@ fn without_descriptions(schema: &MeshSchema) -> Vec<ElementType> {
 }
 
 #[test]
-fn a_wrong_schema_says_where() {
+fn schema_error_has_pointer() {
     let check = |change: fn(&mut Value), expected: &str| {
         let mut json = vectors()["python"]["html"].clone();
         change(&mut json);
@@ -114,7 +114,7 @@ fn a_wrong_schema_says_where() {
             let body = &mut json["$defs"]["body"]["properties"]["body"]["properties"];
             body["more"] = body["children"].clone();
         },
-        "/$defs/body/properties/body/properties/more: a second child property",
+        "/$defs/body/properties/body/properties/more: second child property",
     );
 
     let twice = ElementType::new("a")
@@ -127,7 +127,7 @@ fn a_wrong_schema_says_where() {
 }
 
 #[test]
-fn lists_all_violations_in_document_order() {
+fn validate_lists_violations_in_document_order() {
     let schema = MeshSchema::from_json(&vectors()["python"]["rich_text"]).unwrap();
     let check = |json: Value, expected: &[&str]| {
         let violations = schema.validate(&json);
@@ -169,7 +169,7 @@ fn lists_all_violations_in_document_order() {
 }
 
 #[test]
-fn infers_what_the_samples_need() {
+fn infer_accepts_samples() {
     let check = |json: Value, expected: Result<Value, &str>| {
         let found = MeshSchema::infer(&json).map(|schema| schema.to_json()["$defs"].clone());
         match expected {
@@ -223,8 +223,8 @@ fn infers_what_the_samples_need() {
 }
 
 #[test]
-fn structured_outputs_get_a_strict_schema() {
-    /// Every rule that can be read off the schema itself.
+fn to_json_schema_is_strict() {
+    /// Checks every rule that applies to the schema alone.
     fn check(schema: &Value, pointer: &str) {
         const KEYWORDS: [&str; 11] = [
             "$defs",
@@ -240,7 +240,7 @@ fn structured_outputs_get_a_strict_schema() {
             "required",
         ];
         let Value::Object(members) = schema else {
-            panic!("{pointer} is no schema");
+            panic!("{pointer}: not a schema");
         };
         for (keyword, value) in members {
             let pointer = format!("{pointer}/{keyword}");
@@ -281,7 +281,7 @@ fn structured_outputs_get_a_strict_schema() {
 }
 
 #[test]
-fn structured_outputs_have_limits() {
+fn to_json_schema_checks_limits() {
     fn schema(elements: Vec<ElementType>) -> MeshSchema {
         MeshSchema::new("a", elements).unwrap()
     }
@@ -302,7 +302,7 @@ fn structured_outputs_have_limits() {
         let names = names.into_iter();
         names.map(|name| ValueProperty::new(name, SimpleValue::String))
     };
-    // The root is printed twice, as the schema itself and as a definition.
+    // The root is printed twice: as the schema itself and as a definition.
     let others = (0..4).map(|number| {
         let element = ElementType::new(format!("b{number}"));
         strings(texts(1_000, 4)).fold(element, ElementType::property)
@@ -312,45 +312,46 @@ fn structured_outputs_have_limits() {
         (with(strings(texts(2_499, 4))), None),
         (
             with(strings(texts(2_500, 4))),
-            Some("5000 properties, and this schema has 5002"),
+            Some("schema has 5002 properties, structured outputs allow 5000"),
         ),
         (
             with(strings(texts(500, 4)))
                 .into_iter()
                 .chain(others)
                 .collect(),
-            Some("5000 properties, and this schema has 5006"),
+            Some("schema has 5006 properties, structured outputs allow 5000"),
         ),
         (with([choice(500, 5)]), None),
         (
             with([numbers]),
-            Some("1000 enumerated values, and this schema has 1002"),
+            Some("schema has 1002 enumerated values, structured outputs allow 1000"),
         ),
         (with([choice(250, 100)]), None),
         (with([choice(251, 59)]), None),
         (
             with([choice(251, 60)]),
             Some(
-                "15000 characters in an enumeration of more than 250 values, and this schema has \
-                 15060",
+                "schema has 15060 characters in an enumeration of more than 250 values, \
+                 structured outputs allow 15000",
             ),
         ),
         (with(strings(texts(2_000, 29))), None),
         (
             with(strings(texts(2_000, 30))),
-            Some("120000 characters in names and values, and this schema has 120003"),
+            Some(
+                "schema has 120003 characters in names and values, structured outputs allow 120000",
+            ),
         ),
     ] {
         let found = schema(elements).to_json_schema();
         let found = found.err().map(|error| error.to_string());
-        let expected =
-            message.map(|message| format!("structured outputs allow {message}; make it smaller"));
+        let expected = message.map(|message| format!("{message}; make it smaller"));
         assert_eq!(found, expected);
     }
 }
 
 #[test]
-fn structured_outputs_nest_no_deeper_than_they_may() {
+fn to_json_schema_stays_within_nesting_limit() {
     fn levels(schema: &Value) -> usize {
         let properties = schema.get("properties").and_then(Value::as_object);
         let below = properties.into_iter().flat_map(serde_json::Map::values);
@@ -370,7 +371,7 @@ fn structured_outputs_nest_no_deeper_than_they_may() {
 }
 
 #[test]
-fn enumerated_numbers_are_equal_however_they_are_written() {
+fn enum_numbers_compare_by_value() {
     let property = ValueProperty::new("n", SimpleValue::Number).one_of([1, 2]);
     assert!(property.allows(&json!(1)));
     assert!(property.allows(&json!(1.0)));

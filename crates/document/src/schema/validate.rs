@@ -1,4 +1,4 @@
-//! A document's JSON against its schema: all violations at once, each by JSON pointer.
+//! Validation of a document's JSON: all violations, each with its JSON pointer.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -11,10 +11,23 @@ use super::violation::{Names, Violation, Violations, push_segment};
 use super::{ChildProperty, ElementProperty, ElementType, ID_ATTRIBUTE, MeshSchema, TEXT_TAG};
 
 impl MeshSchema {
-    /// All places where a document's JSON, `{root tag: {…}}`, breaks the schema.
+    /// Returns all violations in a document's JSON, `{root tag: {…}}`.
     ///
-    /// Missing attributes are no violation, nor is `$id`, as long as no two are equal. The attributes
-    /// of a root that can't have children may also stand alone, without the root tag around them.
+    /// Missing attributes are not violations. `$id` is permitted everywhere, but must be unique.
+    /// The attributes of a root that can't have children may also stand alone, without the root tag
+    /// around them.
+    ///
+    /// ```
+    /// # use meshagent_document::{ElementType, MeshSchema, SimpleValue, ValueProperty};
+    /// # use serde_json::json;
+    /// let title = ValueProperty::new("title", SimpleValue::String);
+    /// let schema = MeshSchema::new("page", vec![ElementType::new("page").property(title)])?;
+    /// assert!(schema.validate(&json!({ "page": { "title": "茶" } })).is_empty());
+    ///
+    /// let violations = schema.validate(&json!({ "page": { "title": 1 } }));
+    /// assert_eq!(violations.to_string(), "/page/title: expected string or null, found 1");
+    /// # Ok::<(), meshagent_document::SchemaError>(())
+    /// ```
     pub fn validate(&self, json: &Value) -> Violations {
         match self.root_content(json) {
             Ok((pointer, content)) => {
@@ -26,7 +39,7 @@ impl MeshSchema {
         }
     }
 
-    /// All places where an element, `{tag: {…}}`, breaks the schema as a child of another.
+    /// Returns all violations in an element, `{tag: {…}}`, as a child of another element.
     pub(crate) fn validate_child(&self, parent: &ElementType, json: &Value) -> Violations {
         let mut validation = Validation::new(self, String::new());
         match parent.child_property() {
@@ -43,7 +56,7 @@ impl MeshSchema {
         }
     }
 
-    /// All of an element's properties that break the schema.
+    /// Returns all violations in an element's properties.
     pub(crate) fn validate_attributes(
         &self,
         element: &ElementType,
@@ -64,7 +77,7 @@ impl MeshSchema {
         json: &'a Value,
     ) -> Result<(String, &'a Map<String, Value>), Violation> {
         let root = self.root();
-        let expected = format_args!("an object with the one key {:?}", root.tag);
+        let expected = format_args!("an object with the single key {:?}", root.tag);
         let Value::Object(members) = json else {
             return Err(Violation::new("", expected, kind_of(json)));
         };
@@ -94,27 +107,27 @@ impl ElementType {
     }
 }
 
-/// An element that is looked at: where it is, and which of its children are still to be looked into.
+/// An element under validation: its location and its remaining children.
 struct Open<'a> {
-    // The list that it is in, its place there and its tag; `None` where the pointer begins.
+    // The list that contains it, its index there, and its tag; `None` at the start of the pointer.
     place: Option<Step<'a>>,
-    // The list of its children.
+    // The name of its child list.
     list: Option<&'a str>,
     children: Enumerate<slice::Iter<'a, Value>>,
     allowed: Option<&'a ChildProperty>,
 }
 
-/// The name of a list if it is not where the pointer begins, a place in it, the tag there.
+/// A list's name (`None` at the start of the pointer), an index in it, and the tag there.
 type Step<'a> = (Option<&'a str>, usize, &'a str);
 
 struct Validation<'a> {
     schema: &'a MeshSchema,
-    // Where the pointers begin.
+    // The prefix of all pointers.
     base: String,
     violations: Violations,
     ids: HashSet<&'a str>,
-    // A stack instead of recursion, since nothing here bounds the depth of the value. Pointers are made
-    // from it when one is told, so that an element costs no text.
+    // A stack instead of recursion, since the depth of the value is not limited here. The pointer
+    // of a violation is built from it, so valid elements need no text.
     stack: Vec<Open<'a>>,
 }
 
@@ -145,7 +158,7 @@ impl<'a> Validation<'a> {
         self.violations
     }
 
-    /// Looks at an element's properties, and has its children looked into.
+    /// Validates an element's properties, and queues its children.
     fn open(
         &mut self,
         place: Option<Step<'a>>,
@@ -172,7 +185,7 @@ impl<'a> Validation<'a> {
             match value.as_str() {
                 Some(id) if self.ids.insert(id) => {}
                 Some(id) => {
-                    self.report(&[name], "a unique $id", format_args!("{id:?} again"));
+                    self.report(&[name], "a unique $id", format_args!("{id:?} twice"));
                 }
                 None => self.report(&[name], "a string", kind_of(value)),
             }
@@ -210,7 +223,7 @@ impl<'a> Validation<'a> {
         }
     }
 
-    /// Whether a child may be there. What is in it is looked at later.
+    /// Checks whether a child may be there. Its content is checked later.
     fn child(
         &mut self,
         element: &'a ElementType,
@@ -233,7 +246,7 @@ impl<'a> Validation<'a> {
         };
         let only = item.as_object().filter(|item| item.len() == 1);
         let Some((tag, content)) = only.and_then(|item| item.iter().next()) else {
-            let expected = "an object with one key, its tag";
+            let expected = "an object with its tag as the only key";
             self.report(&segments(&[]), expected, kind_of(item));
             return;
         };
@@ -247,7 +260,7 @@ impl<'a> Validation<'a> {
         }
     }
 
-    /// The one child of an element that holds text.
+    /// Checks the only child of an element that holds text.
     fn text(&mut self, place: &[&str], index: usize, tag: &str, content: &Value) {
         let delta = content.get("delta").and_then(Value::as_array);
         let (TEXT_TAG, 0, Some(delta)) = (tag, index, delta) else {
@@ -268,12 +281,12 @@ impl<'a> Validation<'a> {
                 self.report(&place, expected, kind_of(run));
             } else {
                 place.push("attributes");
-                self.report(&place, "an object", "something else");
+                self.report(&place, "an object", attributes.map_or("nothing", kind_of));
             }
         }
     }
 
-    /// The tag, the type and the content of a child that is one by its form.
+    /// The tag, type and content of an item that has the form of a child.
     fn child_of(
         &self,
         item: &'a Value,
@@ -283,7 +296,7 @@ impl<'a> Validation<'a> {
         Some((tag, self.schema.element(tag)?, content.as_object()?))
     }
 
-    /// Reports a place below the element that is looked at.
+    /// Reports a violation at a location below the current element.
     fn report(&mut self, below: &[&str], expected: impl fmt::Display, found: impl fmt::Display) {
         let Self {
             base,
@@ -310,7 +323,7 @@ impl<'a> Validation<'a> {
     }
 }
 
-/// The kind of a value, for people.
+/// The kind of a value, for messages.
 pub(crate) fn kind_of(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -322,8 +335,8 @@ pub(crate) fn kind_of(value: &Value) -> &'static str {
     }
 }
 
-/// A value for people: its kind, or itself if it is short.
-struct Shown<'a>(&'a Value);
+/// A value for messages: itself if it is short, otherwise its kind.
+pub(crate) struct Shown<'a>(pub(crate) &'a Value);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -359,7 +372,7 @@ struct PropertiesOf<'a>(&'a ElementType);
 impl fmt::Display for PropertiesOf<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.properties.is_empty() {
-            return formatter.write_str(" (which has none)");
+            return formatter.write_str(" (it has none)");
         }
         write!(
             formatter,

@@ -1,30 +1,34 @@
-//! What a schema forbids, told to people: the first hundred places, each text capped, the rest counted.
+//! Violations of a schema: the first hundred locations, each text capped, the rest counted.
 //!
-//! A peer decides how many places there are and how long their names are, so neither may decide what a
-//! report costs: a place beyond the hundred is never written down, and a text stops growing at its cap.
+//! A peer controls the number of locations and the length of names, but must not control the cost
+//! of a report: locations beyond the hundredth are not built, and a text stops growing at its cap.
 
 use std::fmt::{self, Write as _};
 use std::ops::Deref;
 
 use thiserror::Error;
 
-/// How many places are listed; more are only counted.
+/// The number of listed locations; further ones are only counted.
 const LISTED: usize = 100;
 
-/// How many bytes a text has, the ellipsis at its end included.
+/// The maximal bytes of a text, the final ellipsis included.
 const TEXT_BYTES: usize = 512;
 
 const ELLIPSIS: &str = "…";
 
-/// A place that the schema forbids. Each text has 512 bytes at most; one that was cut ends with `…`.
+/// A location where content violates the schema. Each text has at most 512 bytes; a truncated text
+/// ends with `…`.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{}: expected {expected}, found {found}", if .pointer.is_empty() { "document" } else { .pointer })]
+#[error(
+    "{}: expected {expected}, found {found}",
+    if .pointer.is_empty() { "document" } else { .pointer }
+)]
 pub struct Violation {
-    /// JSON pointer (RFC 6901) to the place.
+    /// JSON pointer (RFC 6901) to the location.
     pub pointer: String,
-    /// What the schema allows there.
+    /// What the schema permits there.
     pub expected: String,
-    /// What is there.
+    /// What the content has there.
     pub found: String,
 }
 
@@ -42,31 +46,31 @@ impl Violation {
     }
 }
 
-/// The places that a schema forbids. As a slice it has the first hundred of them.
+/// The violations of a schema. It dereferences to a slice of the first hundred.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Violations {
     listed: Vec<Violation>,
-    // Invariant: at least as many.
+    // Invariant: at least the number of listed ones.
     total: usize,
 }
 
 impl Violations {
-    /// How many places there are, also those that are not listed.
+    /// The number of violations, unlisted ones included.
     pub fn total(&self) -> usize {
         self.total
     }
 
-    /// Whether there are none.
+    /// Whether there are no violations.
     pub fn is_empty(&self) -> bool {
         self.total == 0
     }
 
-    /// How many more would be listed.
+    /// The number of violations that can still be listed.
     pub(crate) fn room(&self) -> usize {
         LISTED - self.listed.len()
     }
 
-    /// Counts a place, and writes it down if it is among the first.
+    /// Counts a violation, and builds it if it will be listed.
     pub(crate) fn report(&mut self, violation: impl FnOnce() -> Violation) {
         if self.room() > 0 {
             self.listed.push(violation());
@@ -74,17 +78,17 @@ impl Violations {
         self.total += 1;
     }
 
-    /// Counts a place that is not listed.
+    /// Counts a violation without listing it.
     pub(crate) fn count(&mut self) {
         self.total += 1;
     }
 
-    /// Adds others.
+    /// Appends other violations.
     pub fn append(&mut self, more: Self) {
         self.extend_below("", more);
     }
 
-    /// Adds those found below `pointer`.
+    /// Appends violations whose pointers are relative to `pointer`.
     pub(crate) fn extend_below(&mut self, pointer: &str, more: Self) {
         self.total += more.total;
         let more = more.listed.into_iter().take(self.room());
@@ -94,7 +98,7 @@ impl Violations {
         }));
     }
 
-    /// Leaves out listed ones.
+    /// Removes listed violations that don't satisfy the predicate.
     pub(crate) fn retain(&mut self, keep: impl FnMut(&Violation) -> bool) {
         let before = self.listed.len();
         self.listed.retain(keep);
@@ -143,7 +147,7 @@ impl<const N: usize> PartialEq<[Violation; N]> for Violations {
     }
 }
 
-/// All on one line.
+/// All violations on one line.
 impl fmt::Display for Violations {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, violation) in self.listed.iter().enumerate() {
@@ -157,7 +161,7 @@ impl fmt::Display for Violations {
     }
 }
 
-/// A text that takes what fits and stops its writer there.
+/// A text with a cap: it keeps what fits and makes its writer fail beyond it.
 #[derive(Debug, Default)]
 struct Capped {
     text: String,
@@ -186,7 +190,7 @@ impl fmt::Write for Capped {
     }
 }
 
-/// What a value says of itself, up to the cap: nothing beyond it is formatted.
+/// Formats a value up to the cap; nothing beyond it is formatted.
 pub(crate) fn capped(text: impl fmt::Display) -> String {
     let mut capped = Capped::default();
     // An error only means that the cap was reached.
@@ -199,7 +203,7 @@ pub(crate) fn quoted(name: &str) -> String {
     capped(format_args!("{name:?}"))
 }
 
-/// Names behind each other, as `a, b, c`.
+/// A list of names, as `a, b, c`.
 pub(crate) struct Names<'a, T>(pub(crate) &'a [T], pub(crate) fn(&T) -> &str);
 
 impl<T> fmt::Display for Names<'_, T> {
@@ -213,7 +217,8 @@ impl<T> fmt::Display for Names<'_, T> {
     }
 }
 
-/// Appends one reference token to a JSON pointer, unless that is longer already than any text.
+/// Appends a reference token to a JSON pointer, unless the pointer already exceeds the cap of
+/// a text.
 pub(crate) fn push_segment(pointer: &mut String, segment: &str) {
     if pointer.len() > TEXT_BYTES {
         return;
@@ -237,7 +242,7 @@ mod tests {
     use crate::test;
 
     #[test]
-    fn texts_are_cut_between_characters() {
+    fn texts_are_truncated_at_character_boundaries() {
         for (short, length) in [("a", 508), ("a", 509), ("a", 510), ("é", 509), ("😀", 507)] {
             let exact = short.to_owned() + &"b".repeat(TEXT_BYTES - short.len());
             assert_eq!(capped(&exact), exact);
@@ -255,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn places_beyond_the_hundred_are_counted_and_never_built() {
+    fn violations_beyond_the_cap_are_counted_and_not_built() {
         let mut violations = Violations::default();
         let mut built = 0;
         for _ in 0..1_000 {

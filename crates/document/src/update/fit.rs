@@ -1,50 +1,51 @@
-//! Updates that Yjs writes and not every reader takes, made fit for all of them.
+//! Repair of updates that Yjs writes but some readers reject.
 //!
-//! One operation that can't be passed on must not keep the others of its author out: what its client makes later builds
-//! on it. So it is taken up as deleted, by its name and at its place, and its author is to delete it, too.
+//! One unsupported operation must not block its author, whose later operations build on it. So it
+//! is applied as deleted, under its id and at its place, and its author must delete it, too.
 
 use std::ops::Range;
 
-use super::reader::{Misfits, Reader};
+use super::reader::{Reader, Unsupported};
 use super::scan::{IdRange, Sink, Struct, check_bytes, read_structs};
 use super::{DecodeError, merge_updates, writer};
 use crate::document::Limits;
 use crate::schema::{Violation, Violations};
 
-/// The kind of operations whose content was deleted, and where the kind stands in their first byte.
+/// The content kind of deleted operations, and the bits of their first byte that hold the kind.
 const DELETED: u8 = 1;
 const KIND: u8 = 0x0f;
 
-/// An update that every reader takes.
+/// An update that every reader accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Fitted {
     /// The v1 update.
     pub update: Vec<u8>,
-    /// How many halves of characters in JSON are U+FFFD now. Yjs does the same with those in texts.
+    /// The number of surrogate halves in JSON that became U+FFFD. Yjs does the same for texts.
     pub halves: u64,
-    /// What is deleted now. It has no place in the document, so the pointers are empty.
+    /// The operations that were deleted. They have no place in the document, so the pointers
+    /// are empty.
     pub removed: Violations,
 }
 
-/// Makes an update fit for all readers that is malformed only for some of them.
+/// Repairs an update that is malformed only for some readers.
 ///
-/// Escaped halves of characters in the JSON of formats and embedded objects become `\ufffd`. Values nested deeper than
-/// 127 levels, XML hooks and documents inside the document are deleted.
+/// Escaped surrogate halves in the JSON of formats and embedded objects become `\ufffd`. Values
+/// nested deeper than 127 levels, XML hooks and subdocuments are deleted.
 ///
 /// # Errors
-/// [`DecodeError`] if it is malformed for everybody, or too large.
+/// [`DecodeError`] if the update is malformed for every reader, or exceeds the limits.
 pub fn fit_update(update: &[u8], limits: &Limits) -> Result<Fitted, DecodeError> {
     check_bytes(update, limits)?;
     let mut fit = Fit::default();
     read_structs(&mut Reader::new(update), limits, &mut fit)?;
-    let halves = fit.misfits.halves.len() as u64;
+    let halves = fit.unsupported.halves.len() as u64;
     let mut update = update.to_vec();
-    for place in fit.misfits.halves {
+    for place in fit.unsupported.halves {
         update[place..place + 4].copy_from_slice(b"fffd");
     }
     let mut removed = Violations::default();
-    if fit.doomed.is_empty() {
+    if fit.removals.is_empty() {
         return Ok(Fitted {
             update,
             halves,
@@ -52,8 +53,8 @@ pub fn fit_update(update: &[u8], limits: &Limits) -> Result<Fitted, DecodeError>
         });
     }
     let (mut out, mut position) = (Vec::with_capacity(update.len()), 0);
-    let mut deletes = Vec::with_capacity(fit.doomed.len());
-    for one in fit.doomed {
+    let mut deletes = Vec::with_capacity(fit.removals.len());
+    for one in fit.removals {
         out.extend_from_slice(&update[position..one.start]);
         out.push(update[one.start] & !KIND | DELETED);
         out.extend_from_slice(&update[one.start + 1..one.content.start]);
@@ -61,8 +62,8 @@ pub fn fit_update(update: &[u8], limits: &Limits) -> Result<Fitted, DecodeError>
         position = one.content.end;
         let (clock, client, what) = (one.range.start, one.range.client, one.what);
         removed.report(|| {
-            let found = format_args!("{what}, which is operation {clock} of client {client}");
-            Violation::new("", "what all readers take", found)
+            let found = format_args!("{what} (operation {clock} of client {client})");
+            Violation::new("", "content that every Yjs reader supports", found)
         });
         deletes.push(one.range);
     }
@@ -76,8 +77,8 @@ pub fn fit_update(update: &[u8], limits: &Limits) -> Result<Fitted, DecodeError>
     })
 }
 
-/// An operation that is to be deleted, and where it stands in the update.
-struct Doomed {
+/// An operation to be deleted, and its position in the update.
+struct Removal {
     range: IdRange,
     what: &'static str,
     start: usize,
@@ -87,19 +88,19 @@ struct Doomed {
 #[derive(Default)]
 struct Fit {
     structs: usize,
-    misfits: Misfits,
-    /// How many of the halves are in operations that stay.
+    unsupported: Unsupported,
+    /// The number of surrogate halves in operations that are kept.
     halves: usize,
-    doomed: Vec<Doomed>,
+    removals: Vec<Removal>,
 }
 
 impl<'a> Sink<'a> for Fit {
     fn reserve(&mut self, _: usize) {}
 
     fn push(&mut self, found: Struct<'a>, end: usize) -> usize {
-        if let Some(what) = self.misfits.found.take() {
-            self.misfits.halves.truncate(self.halves);
-            self.doomed.push(Doomed {
+        if let Some(what) = self.unsupported.found.take() {
+            self.unsupported.halves.truncate(self.halves);
+            self.removals.push(Removal {
                 range: IdRange {
                     client: found.id.client,
                     start: found.id.clock,
@@ -110,14 +111,14 @@ impl<'a> Sink<'a> for Fit {
                 content: end - found.content_bytes.len()..end,
             });
         }
-        self.halves = self.misfits.halves.len();
+        self.halves = self.unsupported.halves.len();
         self.structs += 1;
         self.structs
     }
 
     fn filler(&mut self) {}
 
-    fn misfits(&mut self) -> Option<&mut Misfits> {
-        Some(&mut self.misfits)
+    fn unsupported(&mut self) -> Option<&mut Unsupported> {
+        Some(&mut self.unsupported)
     }
 }

@@ -1,34 +1,36 @@
-//! Whether a text is JSON, found out without holding what it says: as values it takes many times its bytes.
+//! Validation of JSON text without building values, which would take many times its bytes.
 //!
-//! JavaScript makes two kinds of JSON that other readers don't take: strings cut in the middle of a character, which end
-//! in an escaped half of it, and values nested as deep as one likes.
+//! JavaScript produces two kinds of JSON that other readers reject: strings that are cut inside a
+//! character and end in an escaped surrogate half, and values of unlimited depth.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-/// Whether `serde_json` can make a value of a text.
+/// Whether `serde_json` can parse a text.
 pub(crate) fn is_json(text: &str) -> bool {
     serde_json::from_str::<Skipped>(text).is_ok()
 }
 
-/// Arrays and objects within each other, as many as `serde_json` takes, and with it the readers that are built on yrs.
+/// The maximal nesting of arrays and objects in `serde_json`, and so in readers that are built
+/// on yrs.
 const MAX_DEPTH: usize = 127;
 
-/// What a text is as JSON.
+/// The validity of a text as JSON.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Json {
-    /// JSON for every reader.
+    /// Valid for every reader.
     Sound,
-    /// It would be if `fffd` stood in the place of the four digits at each of these bytes, which name half a character.
+    /// Valid if `fffd` replaces the four digits at each of these bytes, which escape a
+    /// surrogate half.
     Halves(Vec<usize>),
-    /// It is for JavaScript alone: it nests too deep, or has a number that is too large.
+    /// Valid for JavaScript alone: it nests too deeply, or has a number that is too large.
     Beyond,
-    /// It is none.
+    /// Not JSON.
     No,
 }
 
-/// Looks closer at a text than [`is_json`].
+/// Classifies a text more closely than [`is_json`].
 pub(crate) fn check(text: &str) -> Json {
     if is_json(text) {
         return Json::Sound;
@@ -44,7 +46,7 @@ pub(crate) fn check(text: &str) -> Json {
     Json::Halves(halves)
 }
 
-/// The text with U+FFFD for the halves of characters at these places.
+/// The text with U+FFFD for the surrogate halves at these positions.
 fn without_halves(text: &str, halves: &[usize]) -> String {
     let mut whole = String::with_capacity(text.len());
     let mut from = 0;
@@ -61,7 +63,7 @@ fn without_halves(text: &str, halves: &[usize]) -> String {
 struct Grammar<'a> {
     text: &'a [u8],
     at: usize,
-    /// Whether each array or object that is open is an object.
+    /// One entry per open array or object: whether it is an object.
     open: Vec<bool>,
     is_deep: bool,
     halves: Vec<usize>,
@@ -78,9 +80,9 @@ impl<'a> Grammar<'a> {
         }
     }
 
-    /// One value and nothing else; `None` if the text is anything else.
+    /// Reads one value; `None` if the text is not exactly one value.
     fn document(&mut self) -> Option<()> {
-        // Whether the array or object that was just opened may end at once.
+        // Whether the last opened array or object may close immediately.
         let mut is_fresh = false;
         loop {
             let ends = is_fresh && matches!(self.token()?, b']' | b'}');
@@ -96,7 +98,7 @@ impl<'a> Grammar<'a> {
                 }
             }
             is_fresh = false;
-            // Behind a value: what it ends, or the next one.
+            // After a value: the closing bracket, or the next value.
             while let Some(&is_object) = self.open.last() {
                 match self.token()? {
                     b',' => {
@@ -117,7 +119,7 @@ impl<'a> Grammar<'a> {
         }
     }
 
-    /// A value, or the beginning of an array or object: then `true`.
+    /// Reads a value, or the beginning of an array or object: then `true`.
     fn value(&mut self) -> Option<bool> {
         let first = self.token()?;
         match first {
@@ -184,7 +186,7 @@ impl<'a> Grammar<'a> {
         }
     }
 
-    /// What follows a backslash.
+    /// Reads the rest of an escape after its backslash.
     fn escape(&mut self) -> Option<()> {
         let kind = self.next()?;
         self.at += 1;
@@ -227,7 +229,7 @@ impl<'a> Grammar<'a> {
         (self.token()? == byte).then(|| self.at += 1)
     }
 
-    /// The first byte that is no white space.
+    /// The first byte that is not whitespace.
     fn token(&mut self) -> Option<u8> {
         self.skip_space();
         self.next()
@@ -244,8 +246,8 @@ impl<'a> Grammar<'a> {
     }
 }
 
-/// A value that was read like any other, and dropped. Unlike serde's `IgnoredAny` it has bounds on
-/// its depth and its numbers.
+/// A value that is parsed and discarded. Unlike serde's `IgnoredAny`, it has the same limits on
+/// depth and numbers as a real value.
 struct Skipped;
 
 impl<'de> Deserialize<'de> for Skipped {
@@ -302,7 +304,7 @@ mod tests {
     use crate::test;
 
     #[test]
-    fn grammar_takes_what_a_reader_takes() {
+    fn grammar_accepts_same_json_as_serde() {
         let texts = [
             "null",
             "true",
@@ -370,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn halves_and_depth_are_told_apart() {
+    fn check_distinguishes_halves_and_depth() {
         let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
         let (cut, pair) = ("\"cut \\ud83c\"", "\"\\ud83c\\udf3f\"");
         for (text, expected) in [
@@ -396,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_what_makes_a_value() {
+    fn is_json_agrees_with_serde_values() {
         let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
         let texts = [
             "null",

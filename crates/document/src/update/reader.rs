@@ -1,25 +1,26 @@
-//! A cursor over lib0-encoded bytes that never reads, or allocates, more than is there.
+//! A cursor over lib0-encoded bytes. It never reads or allocates more than the input holds.
 
 use super::DecodeError;
 use super::json::{self, Json, is_json};
 
-/// How deep arrays and objects may nest in one value.
+/// The maximal nesting of arrays and objects in one value.
 const MAX_VALUE_DEPTH: usize = 128;
 
-const TOO_DEEP: &str = "values nested too deep";
+const TOO_DEEP: &str = "values nested too deeply";
 
-/// Client ids are integers that JavaScript can count to.
+/// Client ids are within JavaScript's exact integers.
 const MAX_CLIENT: u64 = (1 << 53) - 1;
 
-/// Clocks stay below this, so that no sum of two overflows and signed arithmetic stays exact.
+/// Clocks stay below this, so that sums of two clocks don't overflow and signed arithmetic
+/// is exact.
 const MAX_CLOCK: u64 = (1 << 31) - 1;
 
-/// What Yjs writes and not every reader takes.
+/// Content that Yjs writes and some readers reject.
 #[derive(Debug, Default)]
-pub(crate) struct Misfits {
-    /// Where four digits stand that name half a character.
+pub(crate) struct Unsupported {
+    /// Positions of four digits that escape a surrogate half.
     pub(crate) halves: Vec<usize>,
-    /// What the operation that was read last can't be passed on for.
+    /// Why the operation read last can't be passed on.
     pub(crate) found: Option<&'static str>,
 }
 
@@ -60,13 +61,13 @@ impl<'a> Reader<'a> {
     pub(crate) fn finish(&self) -> Result<(), DecodeError> {
         match self.remaining() {
             0 => Ok(()),
-            _ => Err(self.error("bytes after the end")),
+            _ => Err(self.error("trailing bytes")),
         }
     }
 
     pub(crate) fn byte(&mut self) -> Result<u8, DecodeError> {
         let byte = self.bytes.get(self.position).copied();
-        let byte = byte.ok_or_else(|| self.error("the end came too early"))?;
+        let byte = byte.ok_or_else(|| self.error("unexpected end"))?;
         self.position += 1;
         Ok(byte)
     }
@@ -74,7 +75,7 @@ impl<'a> Reader<'a> {
     pub(crate) fn take(&mut self, length: u64) -> Result<&'a [u8], DecodeError> {
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         if length > self.remaining() {
-            return Err(self.error("a length that exceeds what follows"));
+            return Err(self.error("length exceeds the remaining bytes"));
         }
         let start = self.position;
         self.position += length;
@@ -92,12 +93,12 @@ impl<'a> Reader<'a> {
             }
             shift += 7;
             if shift > 56 {
-                return Err(self.error("an integer beyond 63 bits"));
+                return Err(self.error("integer exceeds 63 bits"));
             }
         }
     }
 
-    /// The sign bit and six bits of the first byte, then seven bits each.
+    /// Reads the sign bit and six bits of the first byte, then seven bits each.
     pub(crate) fn signed(&mut self) -> Result<i64, DecodeError> {
         let mut byte = self.byte()?;
         let is_negative = byte & 0x40 != 0;
@@ -106,7 +107,7 @@ impl<'a> Reader<'a> {
         while byte >= 0x80 {
             shift += 7;
             if shift > 56 {
-                return Err(self.error("an integer beyond 62 bits"));
+                return Err(self.error("integer exceeds 62 bits"));
             }
             byte = self.byte()?;
             value |= i64::from(byte & 0x7f) << (shift - 1);
@@ -115,10 +116,11 @@ impl<'a> Reader<'a> {
         Ok(if is_negative { -value } else { value })
     }
 
-    /// One value has one form, so that two decoders can't read two values from it.
+    /// Requires the shortest form of an integer, so that two decoders can't read two values
+    /// from it.
     fn canonical(&self, last_byte: u8, shift: u32) -> Result<(), DecodeError> {
         if last_byte == 0 && shift > 0 {
-            return Err(self.error("an integer with needless bytes"));
+            return Err(self.error("integer is not in its shortest form"));
         }
         Ok(())
     }
@@ -126,30 +128,30 @@ impl<'a> Reader<'a> {
     pub(crate) fn client(&mut self) -> Result<u64, DecodeError> {
         match self.unsigned()? {
             client if client <= MAX_CLIENT => Ok(client),
-            _ => Err(self.error("a client id beyond 53 bits")),
+            _ => Err(self.error("client id exceeds 53 bits")),
         }
     }
 
     pub(crate) fn clock(&mut self) -> Result<u32, DecodeError> {
         match self.unsigned()? {
             clock if clock <= MAX_CLOCK => Ok(u32::try_from(clock).unwrap_or(u32::MAX)),
-            _ => Err(self.error("a clock beyond 31 bits")),
+            _ => Err(self.error("clock exceeds 31 bits")),
         }
     }
 
-    /// The end of a range, if clocks can count that far.
+    /// The end of a range, if it is a valid clock.
     pub(crate) fn advance(&self, clock: u32, length: u32) -> Result<u32, DecodeError> {
         match clock.checked_add(length) {
             Some(end) if u64::from(end) <= MAX_CLOCK => Ok(end),
-            _ => Err(self.error("a clock beyond 31 bits")),
+            _ => Err(self.error("clock exceeds 31 bits")),
         }
     }
 
-    /// A number of things that take at least `size` bytes each.
+    /// Reads the number of entries that take at least `size` bytes each.
     pub(crate) fn count(&mut self, size: usize) -> Result<usize, DecodeError> {
         let count = usize::try_from(self.unsigned()?).unwrap_or(usize::MAX);
         if count > self.remaining() / size {
-            return Err(self.error("a count that exceeds what follows"));
+            return Err(self.error("count exceeds the remaining bytes"));
         }
         Ok(count)
     }
@@ -157,45 +159,48 @@ impl<'a> Reader<'a> {
     pub(crate) fn string(&mut self) -> Result<&'a str, DecodeError> {
         let length = self.unsigned()?;
         let bytes = self.take(length)?;
-        str::from_utf8(bytes).map_err(|_| self.error("text that is not UTF-8"))
+        str::from_utf8(bytes).map_err(|_| self.error("text is not UTF-8"))
     }
 
-    /// A JSON value inside a string.
-    pub(crate) fn skip_json(&mut self, misfits: Option<&mut Misfits>) -> Result<(), DecodeError> {
+    /// Skips a JSON value inside a string.
+    pub(crate) fn skip_json(
+        &mut self,
+        unsupported: Option<&mut Unsupported>,
+    ) -> Result<(), DecodeError> {
         let text = self.string()?;
-        let Some(misfits) = misfits else {
+        let Some(unsupported) = unsupported else {
             if is_json(text) {
                 return Ok(());
             }
-            return Err(self.error("text that is not JSON"));
+            return Err(self.error("text is not JSON"));
         };
         let start = self.position - text.len();
         match json::check(text) {
             Json::Sound => {}
             Json::Halves(places) => {
                 let places = places.into_iter().map(|place| start + place);
-                misfits.halves.extend(places);
+                unsupported.halves.extend(places);
             }
-            Json::Beyond => misfits.found = Some("JSON nested too deep"),
-            Json::No => return Err(self.error("text that is not JSON")),
+            Json::Beyond => unsupported.found = Some("JSON nested too deeply"),
+            Json::No => return Err(self.error("text is not JSON")),
         }
         Ok(())
     }
 
-    /// A value in lib0's own encoding.
+    /// Skips a value in lib0's own encoding.
     pub(crate) fn skip_value(&mut self) -> Result<(), DecodeError> {
         self.skip_any(None)
     }
 
-    /// The same, of any depth if that may be noted.
+    /// Like [`Self::skip_value`], but notes excessive depth if `unsupported` is given.
     pub(crate) fn skip_any(
         &mut self,
-        mut misfits: Option<&mut Misfits>,
+        mut unsupported: Option<&mut Unsupported>,
     ) -> Result<(), DecodeError> {
         let Some(first) = self.skip_one()? else {
             return Ok(());
         };
-        // How many values are still to come at each level.
+        // The number of values left at each level, and whether they have keys.
         let mut open: Vec<(usize, bool)> = vec![first];
         while let Some((left, has_keys)) = open.last_mut() {
             if *left == 0 {
@@ -208,16 +213,16 @@ impl<'a> Reader<'a> {
             }
             open.extend(self.skip_one()?);
             if open.len() >= MAX_VALUE_DEPTH {
-                match &mut misfits {
+                match &mut unsupported {
                     None => return Err(self.error(TOO_DEEP)),
-                    Some(misfits) => misfits.found = Some(TOO_DEEP),
+                    Some(unsupported) => unsupported.found = Some(TOO_DEEP),
                 }
             }
         }
         Ok(())
     }
 
-    /// A value without what is in it: how many values that are, and whether they have keys.
+    /// Reads one value without its contents: their number, and whether they have keys.
     fn skip_one(&mut self) -> Result<Option<(usize, bool)>, DecodeError> {
         match self.byte()? {
             120 | 121 | 126 | 127 => {}
@@ -239,7 +244,7 @@ impl<'a> Reader<'a> {
                 let length = self.unsigned()?;
                 self.take(length)?;
             }
-            _ => return Err(self.error("an unknown kind of value")),
+            _ => return Err(self.error("unknown value type")),
         }
         Ok(None)
     }

@@ -1,13 +1,13 @@
 //! One pass over a v1 update that checks every byte before the engine sees any.
 //!
-//! The engine trusts its input: counts, lengths, clocks and references are believed, and what came
-//! before a failing struct stays applied. So nothing reaches it that was not scanned here, and
-//! references to other clients are resolved by the document before it is applied.
+//! The engine trusts its input: it does not check counts, lengths, clocks or references, and
+//! structs before a failing one stay applied. So only scanned updates reach it, and the document
+//! resolves references to other clients before it applies an update.
 
 use std::collections::HashSet;
 
 use super::DecodeError;
-use super::reader::{Misfits, Reader};
+use super::reader::{Reader, Unsupported};
 use crate::document::Limits;
 
 const HAS_ORIGIN: u8 = 0x80;
@@ -15,13 +15,13 @@ const HAS_RIGHT_ORIGIN: u8 = 0x40;
 const HAS_KEY: u8 = 0x20;
 const CONTENT: u8 = 0x0f;
 
-/// How many bytes a small struct has, when many of them can't be one.
+/// The minimal bytes of a typical small struct; smaller ones can't be numerous.
 const SMALL_STRUCT: usize = 4;
 
-/// From how many bytes on an update's structs are counted before any is listed.
+/// The size in bytes from which an update's structs are counted before they are listed.
 const COUNTED_FIRST: usize = 16 << 10;
 
-/// The name of one operation.
+/// The id of one operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Id {
     pub(crate) client: u64,
@@ -36,18 +36,18 @@ pub(crate) struct IdRange {
     pub(crate) end: u32,
 }
 
-/// What an update holds.
+/// The contents of an update.
 #[derive(Debug, Default)]
 pub(crate) struct Scan<'a> {
-    /// Structs of one client follow each other, in the order of their clocks.
+    /// Structs of one client are contiguous, in clock order.
     pub(crate) structs: Vec<Struct<'a>>,
     pub(crate) deletes: Vec<IdRange>,
-    /// Whether the bytes hold anything that is not listed above, or is listed shorter: gaps, empty strings,
-    /// collected operations one by one.
+    /// Whether the bytes contain anything that is not listed above or is listed in a shorter form:
+    /// gaps, empty strings, individual garbage-collected operations.
     pub(crate) has_filler: bool,
 }
 
-/// A run of operations that were made in one go.
+/// A run of operations that were made together.
 #[derive(Clone, Debug)]
 pub(crate) struct Struct<'a> {
     pub(crate) id: Id,
@@ -57,16 +57,16 @@ pub(crate) struct Struct<'a> {
     pub(crate) parent: Parent<'a>,
     pub(crate) key: Option<&'a str>,
     pub(crate) content: Content<'a>,
-    /// As encoded; the id is not part of it. Collected operations beside each other are one struct, with
-    /// the bytes of the first.
+    /// The encoded struct; the id is not part of it. Adjacent garbage-collected operations are one
+    /// struct, with the bytes of the first.
     pub(crate) bytes: &'a [u8],
-    /// The part of the bytes that holds the content.
+    /// The part of `bytes` that holds the content.
     pub(crate) content_bytes: &'a [u8],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Parent<'a> {
-    /// The same as its neighbour's.
+    /// The same as that of its neighbour.
     Copied,
     Item(Id),
     Root(&'a str),
@@ -74,7 +74,7 @@ pub(crate) enum Parent<'a> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Content<'a> {
-    /// Operations of which nothing is left but that they happened.
+    /// Operations that were garbage-collected: only their ids are left.
     Collected,
     /// Operations whose content was deleted.
     Deleted,
@@ -85,25 +85,25 @@ pub(crate) enum Content<'a> {
     Type(TypeKind<'a>),
     /// A list of values.
     Values,
-    /// One thing that can't be split: a binary or an embedded object.
+    /// One value that can't be split: a binary or an embedded object.
     Whole,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TypeKind<'a> {
     Element(&'a str),
-    /// By its number.
+    /// Another shared type, by its type number.
     Other(u8),
     Text,
 }
 
 impl Struct<'_> {
-    /// The same operations, of which nothing is left.
+    /// The same operations, garbage-collected.
     pub(crate) fn collected(&self) -> Self {
         Self::nothing(self.id, self.length)
     }
 
-    /// So many operations, from this one on, of which nothing is left.
+    /// Garbage-collected operations: `length` of them, from this one on.
     fn nothing(id: Id, length: u32) -> Self {
         Self {
             id,
@@ -122,14 +122,14 @@ impl Struct<'_> {
         self.id.clock + self.length
     }
 
-    /// Whether it goes on where collected operations ended, and is listed with them.
+    /// Whether it continues a run of garbage-collected operations, and so is listed with it.
     fn continues(&self, client: u64, end: u32, content: Content<'_>) -> bool {
         self.content == Content::Collected
             && content == Content::Collected
             && self.id == Id { client, clock: end }
     }
 
-    /// The operations that must be there first, its own client's earlier ones apart.
+    /// The operations that must be applied first, except earlier ones of the same client.
     pub(crate) fn dependencies(&self) -> impl Iterator<Item = Id> + use<> {
         let parent = match self.parent {
             Parent::Item(id) => Some(id),
@@ -140,7 +140,8 @@ impl Struct<'_> {
             .flatten()
     }
 
-    /// The same for what is left of it when its operations before this clock are known: what follows hangs on them.
+    /// Like [`Self::dependencies`], for the part from this clock on, if earlier operations are
+    /// known. That part depends on its left neighbour, which is of the same struct.
     pub(crate) fn dependencies_from(&self, clock: u32) -> impl Iterator<Item = Id> + use<> {
         let is_cut = clock > self.id.clock;
         let right_origin = self.right_origin;
@@ -150,12 +151,12 @@ impl Struct<'_> {
 }
 
 impl<'a> Scan<'a> {
-    /// Scans an update that was made or taken up here before.
+    /// Scans an update that was made or applied here before.
     pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         Self::read_at_most(&Reader::new(bytes), &Limits::NONE)
     }
 
-    /// Scans an update, unless it is larger than a document takes.
+    /// Scans an update from a peer, within the limits of a document.
     pub(crate) fn read_within(bytes: &'a [u8], limits: &Limits) -> Result<Self, DecodeError> {
         check_bytes(bytes, limits)?;
         Self::read_at_most(&Reader::new(bytes), limits)
@@ -164,8 +165,8 @@ impl<'a> Scan<'a> {
     fn read_at_most(start: &Reader<'a>, limits: &Limits) -> Result<Self, DecodeError> {
         let mut scan = Self::default();
         if start.remaining() > COUNTED_FIRST {
-            // A listed struct takes many times its bytes: nothing is listed before the bounds were looked at, and the
-            // list has its size from the start.
+            // A listed struct takes many times its bytes. So the structs are counted within the
+            // limits first, and the list is allocated with its final size.
             let mut count = Count::default();
             read_structs(&mut start.clone(), limits, &mut count)?;
             scan.structs.reserve_exact(count.structs);
@@ -206,7 +207,7 @@ impl<'a> Scan<'a> {
 
 impl<'a> Sink<'a> for Scan<'a> {
     fn reserve(&mut self, structs: usize) {
-        // There is often just one group, of which nothing is to be left over.
+        // Updates often have just one group, so its list is allocated without spare capacity.
         match self.structs.len() {
             0 => self.structs.reserve_exact(structs),
             _ => self.structs.reserve(structs),
@@ -239,28 +240,29 @@ pub(super) fn check_bytes(bytes: &[u8], limits: &Limits) -> Result<(), DecodeErr
     Ok(())
 }
 
-/// Where the structs of an update go.
+/// Receives the structs of an update.
 pub(super) trait Sink<'a> {
-    /// So many more may come.
+    /// Announces that up to `structs` more structs follow.
     fn reserve(&mut self, structs: usize);
 
-    /// Takes a struct that ends at a byte of the update, and returns how many there are.
+    /// Takes a struct that ends at this byte of the update, and returns the number of structs
+    /// so far.
     fn push(&mut self, found: Struct<'a>, end: usize) -> usize;
 
-    /// What lists nothing was there.
+    /// Notes bytes that add nothing to the list.
     fn filler(&mut self);
 
-    /// Where to note what not every reader takes; without it that is refused.
-    fn misfits(&mut self) -> Option<&mut Misfits> {
+    /// Collects content that some readers reject; without a collector it is an error.
+    fn unsupported(&mut self) -> Option<&mut Unsupported> {
         None
     }
 }
 
-/// How many structs a scan lists.
+/// Counts the structs that a scan lists.
 #[derive(Default)]
 struct Count {
     structs: usize,
-    /// Where the last one ended, if it was collected.
+    /// The end of the last struct, if it was garbage-collected.
     collected: Option<Id>,
 }
 
@@ -301,14 +303,14 @@ pub(super) fn read_structs<'a>(
         let client = reader.client()?;
         let mut clock = reader.clock()?;
         if groups > 1 && !clients.insert(client) {
-            return Err(reader.error("a client that is listed twice"));
+            return Err(reader.error("client listed twice"));
         }
-        // What is smaller is joined to its neighbour, or rare.
+        // Smaller structs are joined to their neighbours, or rare.
         let fitting = reader.remaining() / SMALL_STRUCT + 1;
         sink.reserve(structs.min(fitting).min(COUNTED_FIRST / SMALL_STRUCT));
         for _ in 0..structs {
             let id = Id { client, clock };
-            let (found, end) = read_struct(reader, id, sink.misfits())?;
+            let (found, end) = read_struct(reader, id, sink.unsupported())?;
             clock = end;
             match found {
                 Some(found) => {
@@ -332,18 +334,18 @@ fn check_operations(operations: usize, limit: usize) -> Result<(), DecodeError> 
     Ok(())
 }
 
-/// Reads a struct again that was read before.
+/// Reads a struct that was scanned before.
 pub(crate) fn reread(bytes: &[u8], id: Id) -> Result<Struct<'_>, DecodeError> {
     let mut reader = Reader::new(bytes);
     let (found, _) = read_struct(&mut reader, id, None)?;
-    found.ok_or_else(|| reader.error("no operation"))
+    found.ok_or_else(|| reader.error("operation is missing"))
 }
 
-/// A struct, unless it is mere filler, and the clock after it.
+/// Reads a struct, unless it is filler, and returns the clock after it.
 fn read_struct<'a>(
     reader: &mut Reader<'a>,
     id: Id,
-    misfits: Option<&mut Misfits>,
+    unsupported: Option<&mut Unsupported>,
 ) -> Result<(Option<Struct<'a>>, u32), DecodeError> {
     let start = reader.position();
     let info = reader.byte()?;
@@ -353,12 +355,12 @@ fn read_struct<'a>(
     } else {
         read_place(reader, info, &mut found)?;
         let content = reader.position();
-        (found.content, found.length) = read_content(reader, info & CONTENT, misfits)?;
+        (found.content, found.length) = read_content(reader, info & CONTENT, unsupported)?;
         found.content_bytes = reader.since(content);
     }
     let is_empty_text = found.length == 0 && matches!(found.content, Content::Text(_));
     if found.length == 0 && !is_empty_text {
-        return Err(reader.error("an operation without length"));
+        return Err(reader.error("operation with length 0"));
     }
     let end = reader.advance(id.clock, found.length)?;
     if info == 10 || is_empty_text {
@@ -374,7 +376,7 @@ fn read_place<'a>(
     found: &mut Struct<'a>,
 ) -> Result<(), DecodeError> {
     if info & !(HAS_ORIGIN | HAS_RIGHT_ORIGIN | HAS_KEY | CONTENT) != 0 {
-        return Err(reader.error("an unknown kind of operation"));
+        return Err(reader.error("unknown flags of an operation"));
     }
     if info & HAS_ORIGIN != 0 {
         found.origin = Some(read_id(reader, found.id)?);
@@ -388,7 +390,7 @@ fn read_place<'a>(
     found.parent = match reader.unsigned()? {
         0 => Parent::Item(read_id(reader, found.id)?),
         1 => Parent::Root(reader.string()?),
-        _ => return Err(reader.error("an unknown kind of parent")),
+        _ => return Err(reader.error("unknown parent kind")),
     };
     if info & HAS_KEY != 0 {
         found.key = Some(reader.string()?);
@@ -400,7 +402,7 @@ fn read_id(reader: &mut Reader<'_>, own: Id) -> Result<Id, DecodeError> {
     let client = reader.client()?;
     let clock = reader.clock()?;
     if client == own.client && clock >= own.clock {
-        return Err(reader.error("a reference to a later operation of the same client"));
+        return Err(reader.error("reference to a later operation of the same client"));
     }
     Ok(Id { client, clock })
 }
@@ -408,7 +410,7 @@ fn read_id(reader: &mut Reader<'_>, own: Id) -> Result<Id, DecodeError> {
 fn read_content<'a>(
     reader: &mut Reader<'a>,
     kind: u8,
-    mut misfits: Option<&mut Misfits>,
+    mut unsupported: Option<&mut Unsupported>,
 ) -> Result<(Content<'a>, u32), DecodeError> {
     match kind {
         1 => Ok((Content::Deleted, reader.clock()?)),
@@ -429,66 +431,66 @@ fn read_content<'a>(
             Ok((Content::Text(text), length(reader, utf16_length(text))?))
         }
         5 => {
-            reader.skip_json(misfits)?;
+            reader.skip_json(unsupported)?;
             Ok((Content::Whole, 1))
         }
         6 => {
             reader.string()?;
-            reader.skip_json(misfits)?;
+            reader.skip_json(unsupported)?;
             Ok((Content::Format, 1))
         }
-        7 => Ok((Content::Type(read_type(reader, misfits)?), 1)),
+        7 => Ok((Content::Type(read_type(reader, unsupported)?), 1)),
         8 => {
             let count = reader.count(1)?;
             for _ in 0..count {
-                reader.skip_any(misfits.as_deref_mut())?;
+                reader.skip_any(unsupported.as_deref_mut())?;
             }
             Ok((Content::Values, length(reader, count)?))
         }
         9 => {
             reader.string()?;
-            reader.skip_any(misfits.as_deref_mut())?;
-            note(misfits, reader, "a document inside the document")?;
+            reader.skip_any(unsupported.as_deref_mut())?;
+            note(unsupported, reader, "a subdocument")?;
             Ok((Content::Whole, 1))
         }
-        _ => Err(reader.error("an unknown kind of content")),
+        _ => Err(reader.error("unknown content kind")),
     }
 }
 
-/// Notes what can't be passed on, or refuses it.
+/// Notes content that can't be passed on, or fails if there is no collector.
 fn note(
-    misfits: Option<&mut Misfits>,
+    unsupported: Option<&mut Unsupported>,
     reader: &Reader<'_>,
     what: &'static str,
 ) -> Result<(), DecodeError> {
-    let misfits = misfits.ok_or_else(|| reader.error(what))?;
-    misfits.found = Some(what);
+    let unsupported = unsupported.ok_or_else(|| reader.error(what))?;
+    unsupported.found = Some(what);
     Ok(())
 }
 
 fn read_type<'a>(
     reader: &mut Reader<'a>,
-    misfits: Option<&mut Misfits>,
+    unsupported: Option<&mut Unsupported>,
 ) -> Result<TypeKind<'a>, DecodeError> {
     match reader.byte()? {
         number @ (0 | 1 | 2 | 4) => Ok(TypeKind::Other(number)),
-        // yrs doesn't read its name, and takes the rest of the update for something else.
+        // yrs does not read the hook's name, and misinterprets the rest of the update.
         5 => {
             reader.string()?;
-            note(misfits, reader, "an XML hook")?;
+            note(unsupported, reader, "an XML hook")?;
             Ok(TypeKind::Other(5))
         }
         3 => Ok(TypeKind::Element(reader.string()?)),
         6 => Ok(TypeKind::Text),
-        _ => Err(reader.error("a shared type that is not supported")),
+        _ => Err(reader.error("unsupported shared type")),
     }
 }
 
 fn length(reader: &Reader<'_>, count: usize) -> Result<u32, DecodeError> {
-    u32::try_from(count).map_err(|_| reader.error("a clock beyond 31 bits"))
+    u32::try_from(count).map_err(|_| reader.error("clock exceeds 31 bits"))
 }
 
-/// The length of a text as Yjs counts it.
+/// The length of a text in UTF-16 units, as Yjs counts it.
 pub(crate) fn utf16_length(text: &str) -> usize {
     text.chars().map(char::len_utf16).sum()
 }

@@ -1,4 +1,4 @@
-//! Writes v1 updates: structs that were scanned, whole or from some clock on, and new ones.
+//! Writes v1 updates: scanned structs, whole or from some clock on, and new ones.
 
 use std::collections::BTreeMap;
 use std::ops::{Bound, Range};
@@ -9,7 +9,7 @@ use super::reader::Reader;
 use super::scan::{Content, Id, IdRange, Struct, utf16_length};
 use crate::update::DecodeError;
 
-/// Integers up to here are written as such, larger ones as floats, since JavaScript does the same.
+/// Integers up to here are written as integers, larger ones as floats, as JavaScript does.
 const MAX_INTEGER: i64 = (1 << 31) - 1;
 
 pub(crate) fn unsigned(out: &mut Vec<u8>, mut value: u64) {
@@ -41,7 +41,7 @@ fn signed(out: &mut Vec<u8>, value: i64) {
     }
 }
 
-/// A JSON value in lib0's encoding; iterative, for its depth is not bounded here.
+/// Writes a JSON value in lib0's encoding. It is iterative, since the depth is not limited here.
 pub(crate) fn value(out: &mut Vec<u8>, root: &Value) {
     enum Step<'a> {
         Key(&'a str),
@@ -91,7 +91,7 @@ pub(crate) fn value(out: &mut Vec<u8>, root: &Value) {
 #[expect(
     clippy::cast_possible_truncation,
     clippy::float_cmp,
-    reason = "the short form is taken exactly if nothing is lost by it"
+    reason = "the short form is used only if it is exact"
 )]
 fn float(out: &mut Vec<u8>, number: f64) {
     let short = number as f32;
@@ -104,18 +104,18 @@ fn float(out: &mut Vec<u8>, number: f64) {
     }
 }
 
-/// An update of scanned structs and deleted ranges, without the operations below the clocks that are
-/// `known`.
+/// Writes an update of scanned structs and deleted ranges, without the operations below the clocks
+/// that are `known`.
 ///
-/// Structs of one client may overlap or leave gaps between them; what is there twice is written once, with its content
-/// if one of them has it, and gaps are written as such.
+/// Structs of one client may overlap or leave gaps. Duplicate operations are written once, with
+/// their content if one copy has it; gaps are written as gaps.
 pub(crate) fn update(
     mut structs: Vec<Struct<'_>>,
     mut deletes: Vec<IdRange>,
     known: impl Fn(u64) -> u32,
 ) -> Result<Vec<u8>, DecodeError> {
     structs.retain(|one| one.end() > known(one.id.client));
-    // Higher client ids first, as Yjs does.
+    // Higher client ids first, as in Yjs.
     structs.sort_by_key(|one| (std::cmp::Reverse(one.id.client), one.id.clock));
     let clients = structs.chunk_by(|a, b| a.id.client == b.id.client);
     let mut out = Vec::new();
@@ -144,17 +144,18 @@ pub(crate) fn update(
     Ok(out)
 }
 
-/// The part of a struct that speaks for these clocks.
+/// The part of a struct that is chosen for these clocks.
 #[derive(Clone, Debug)]
 pub(crate) struct Piece<'s, 'a> {
     pub(crate) one: &'s Struct<'a>,
     pub(crate) clocks: Range<u32>,
 }
 
-/// One client's structs, in the order of their clocks, without overlaps and from some clock on.
+/// One client's structs from some clock on, in clock order, without overlaps.
 ///
-/// Whoever has collected an operation says only that it is gone, which its deletion says as well. So what still has its
-/// content, or at least its place, speaks for the operation, whichever came first.
+/// A garbage-collected copy says only that the operation is deleted, which its deletion says
+/// as well. So a copy that still has its content, or at least its place, takes precedence, in
+/// any order.
 pub(crate) fn pieces<'s, 'a>(structs: &'s [Struct<'a>], from: u32) -> Vec<Piece<'s, 'a>> {
     let mut pieces = Vec::with_capacity(structs.len());
     let mut next = from;
@@ -200,7 +201,8 @@ fn remains(one: &Struct<'_>) -> Remains {
     }
 }
 
-/// What of these structs, whose clocks rise, neither an earlier one of them has nor one that is placed.
+/// The parts of these structs, sorted by clock, that are covered neither by an earlier one of them
+/// nor by a piece already chosen.
 fn free_of<'s, 'a: 's>(
     structs: impl Iterator<Item = &'s Struct<'a>>,
     from: u32,
@@ -252,14 +254,15 @@ pub(crate) fn deletes(out: &mut Vec<u8>, deletes: &mut Vec<IdRange>) {
     }
 }
 
-/// So many collected operations as an update has them.
+/// Encodes a run of garbage-collected operations.
 pub(crate) fn collected(length: u32) -> Vec<u8> {
     let mut out = vec![0];
     unsigned(&mut out, length.into());
     out
 }
 
-/// The part of a struct that has these clocks. Only what has no content is cut at its end.
+/// Writes the part of a struct with these clocks. Only structs without content are cut at
+/// their end.
 pub(crate) fn write_part(
     out: &mut Vec<u8>,
     one: &Struct<'_>,
@@ -267,7 +270,7 @@ pub(crate) fn write_part(
 ) -> Result<(), DecodeError> {
     let offset = clocks.start - one.id.clock;
     let left = clocks.end - clocks.start;
-    // Its bytes may be those of the first of several.
+    // Its bytes may be those of the first operation of a run.
     if one.content == Content::Collected {
         out.extend(collected(left));
         return Ok(());
@@ -284,7 +287,8 @@ pub(crate) fn write_part(
         out.extend_from_slice(one.bytes);
         return Ok(());
     }
-    // What follows the cut hangs on the operation before it, which tells the rest of its place.
+    // The part after the cut has the operation before it as origin, which implies the rest of
+    // its place.
     let info = one.bytes[0] | 0x80;
     out.push(info);
     id(
@@ -332,12 +336,12 @@ fn text_after(text: &str, units: u32) -> String {
         }
         passed += character.len_utf16();
     }
-    // Only half of the last character is left.
+    // Only the second half of the last character is left.
     debug_assert_eq!(passed, utf16_length(text));
     String::from("\u{fffd}")
 }
 
-/// Builds an update of new operations of one client, whose clocks follow each other.
+/// Builds an update of new operations of one client, with consecutive clocks.
 #[derive(Debug)]
 pub(crate) struct Builder {
     client: u64,
@@ -347,18 +351,18 @@ pub(crate) struct Builder {
     body: Vec<u8>,
 }
 
-/// Where a new operation goes among the children of its parent.
+/// The place of a new operation among the children of its parent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Place<'a> {
-    /// The value of a key of a type that was just made.
+    /// The value of a key in a type that was just created.
     Key(Id, &'a str),
-    /// The value of a key of a root type that has no such key yet.
+    /// The value of a key in a root type that does not have the key yet.
     RootKey(&'a str, &'a str),
     /// The only child.
     Only(Id),
     /// The only child of a root type.
     OnlyInRoot(&'a str),
-    /// Between two children, of which at least one is there.
+    /// Between two children, of which at least one exists.
     Between(Option<Id>, Option<Id>),
 }
 
@@ -380,7 +384,7 @@ impl Builder {
         id
     }
 
-    /// Values as they are encoded.
+    /// Adds values in encoded form.
     pub(crate) fn encoded(&mut self, place: Place<'_>, kind: u8, count: u32, content: &[u8]) {
         self.begin(place, kind, count);
         if kind == 2 || kind == 8 {
@@ -389,7 +393,7 @@ impl Builder {
         self.body.extend_from_slice(content);
     }
 
-    /// A formatting mark whose value is encoded.
+    /// Adds a formatting mark with an encoded value.
     pub(crate) fn mark(&mut self, place: Place<'_>, key: &str, content: &str) -> Id {
         let id = self.begin(place, 6, 1);
         string(&mut self.body, key);
@@ -413,7 +417,7 @@ impl Builder {
         self.mark(place, key, &content.to_string())
     }
 
-    /// Text that is not empty; the id is that of its last unit.
+    /// Adds text that is not empty; returns the id of its last unit.
     pub(crate) fn characters(&mut self, place: Place<'_>, text: &str) -> Id {
         let length = u32::try_from(utf16_length(text)).unwrap_or(u32::MAX);
         let id = self.begin(place, 4, length);
@@ -428,7 +432,7 @@ impl Builder {
         self.finish_with(&mut Vec::new())
     }
 
-    /// The update, which deletes these ranges as well.
+    /// Finishes the update, which also deletes these ranges.
     pub(crate) fn finish_with(self, deletes: &mut Vec<IdRange>) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.body.len() + 16);
         unsigned(&mut out, u64::from(self.count > 0));

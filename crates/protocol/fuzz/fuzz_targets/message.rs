@@ -1,4 +1,5 @@
-//! Any body under any type: an error that can be answered, or a message that is read again from what it is written as.
+//! Arbitrary bodies of arbitrary types: an error that can be answered, or a message
+//! that round-trips.
 #![no_main]
 
 use std::fmt::Debug;
@@ -25,7 +26,7 @@ const KINDS: [&str; 15] = [
     "storage.file.updated",
     "storage.file.deleted",
     "storage.file.moved",
-    "unheard of",
+    "unknown",
     "",
 ];
 
@@ -47,7 +48,7 @@ fuzz_target!(|bytes: &[u8]| {
         Ok(envelope) => {
             let mut packets = Vec::new();
             envelope.encode(&mut packets);
-            let again = Envelope::parse(read(&packets)).expect("what is written can be read");
+            let again = Envelope::parse(read(&packets)).expect("own encoding is valid");
             assert_eq!(again, envelope);
             match &envelope.message {
                 ClientToServer::Invoke(invoke) => inputs(&invoke.arguments),
@@ -58,7 +59,7 @@ fuzz_target!(|bytes: &[u8]| {
         Err(error) => {
             let answer = error.response();
             let ServerToClient::Response { request, .. } = &answer else {
-                panic!("{answer:?} is no response");
+                panic!("{answer:?} is not a response");
             };
             assert_eq!(*request, message.id);
             written_and_read(&answer);
@@ -71,7 +72,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
 });
 
-/// A body whose header is what comes before the first zero byte, which no JSON contains.
+/// A body whose header is the input up to the first zero byte, which JSON does not contain.
 fn with_header(bytes: &[u8]) -> Bytes {
     let (header, payload) = match bytes.iter().position(|&byte| byte == 0) {
         Some(end) => (&bytes[..end], &bytes[end + 1..]),
@@ -81,7 +82,7 @@ fn with_header(bytes: &[u8]) -> Bytes {
     [&length, header, payload].concat().into()
 }
 
-/// The message that the packets make.
+/// Reassembles the message from its packets.
 fn read(packets: &[Bytes]) -> Message {
     let mut reader = PacketReader::new(PacketLimits::default());
     let mut read = None;
@@ -95,11 +96,11 @@ fn read(packets: &[Bytes]) -> Message {
 fn written_and_read(message: &ServerToClient) {
     let mut packets = Vec::new();
     message.encode(MessageId::from(8), &mut packets);
-    let again = ServerToClient::parse(&read(&packets)).expect("what is written can be read");
+    let again = ServerToClient::parse(&read(&packets)).expect("own encoding is valid");
     assert_eq!(again.as_ref(), Some(message));
 }
 
-/// The content as the input of each tool, whichever was called.
+/// Parses the content as the input of each tool.
 fn inputs(content: &Content) {
     same_again(
         storage::PathInput::parse,
@@ -136,7 +137,7 @@ fn inputs(content: &Content) {
         && let Ok(update) = chunk.decode()
     {
         assert!(update.len() <= chunk.max_decoded_bytes());
-        let again = SyncChunk::parse(&SyncChunk::of_update(&update)).expect("it is a chunk");
+        let again = SyncChunk::parse(&SyncChunk::of_update(&update)).expect("own encoding is a chunk");
         assert_eq!(again.decode(), Ok(update));
     }
 }
@@ -147,7 +148,7 @@ fn same_again<T: Debug + PartialEq, E: Debug>(
     to_content: impl Fn(&T) -> Content,
 ) {
     if let Ok(input) = parse(content) {
-        let again = parse(&to_content(&input)).expect("what is written can be read");
+        let again = parse(&to_content(&input)).expect("own encoding is valid");
         assert_eq!(again, input);
     }
 }

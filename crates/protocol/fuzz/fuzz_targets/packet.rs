@@ -1,10 +1,11 @@
-//! Any packets: errors that cost one message each, and messages that are the same however they are cut.
+//! Arbitrary packets: each error loses one message, and messages do not depend on how they
+//! are split.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use meshagent_protocol::{Message, MessageId, PacketLimits, PacketReader};
 
-/// Small, so that they are reached.
+/// Small, so that inputs reach them.
 const LIMITS: PacketLimits = PacketLimits {
     max_message_bytes: 4096,
     max_kind_bytes: 32,
@@ -29,7 +30,7 @@ fuzz_target!(|bytes: &[u8]| {
             }
             Err(error) => {
                 assert!(!error.to_string().is_empty());
-                // What was held of the lost message is given back.
+                // The buffer of the lost message is freed.
                 assert_eq!(reader.buffered_bytes(), 0);
             }
         }
@@ -38,7 +39,7 @@ fuzz_target!(|bytes: &[u8]| {
         assert!(reader.buffered_bytes() <= LIMITS.max_message_bytes);
     }
 
-    // Whatever came before, a message is read if it comes whole.
+    // A complete message is read regardless of earlier packets.
     let message = Message {
         id: MessageId::from(77),
         kind: "last".to_owned(),
@@ -46,12 +47,12 @@ fuzz_target!(|bytes: &[u8]| {
     };
     let mut encoded = Vec::new();
     message.encode(&mut encoded);
-    // The first of them may interrupt a message, which is told at this point.
+    // The first packet may interrupt a message, which is reported here.
     let _ = reader.handle_packet(&encoded[0]);
     assert_eq!(reader.handle_packet(&encoded[1]), Ok(Some(message)));
 });
 
-/// Reads a message again whose body is cut into packets of `step` bytes.
+/// Reads a message whose body is split into packets of `step` bytes.
 fn read_cut(message: &Message, step: usize) -> Message {
     let mut reader = PacketReader::new(LIMITS);
     let pieces: Vec<&[u8]> = message.body.chunks(step).collect();
@@ -70,11 +71,11 @@ fn read_cut(message: &Message, step: usize) -> Message {
         read = reader.handle_packet(&packet(index, &[piece]));
     }
     read.expect("the packets are in order")
-        .expect("all packets came")
+        .expect("all packets were read")
 }
 
-/// The packets in the bytes. Each begins with how it is made: as it stands behind its length in two bytes, or from a
-/// short id and a short number, since few inputs would else have the same id twice.
+/// The packets in the input. The first byte of each selects its form: raw, with a length prefix of
+/// two bytes, or built from a short id and a short number, since random inputs rarely repeat an id.
 fn packets(mut bytes: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     std::iter::from_fn(move || {
         let (&how, rest) = bytes.split_first()?;

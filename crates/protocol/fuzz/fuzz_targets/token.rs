@@ -1,4 +1,4 @@
-//! Any text as a token: nothing passes that the key did not sign as it stands.
+//! Arbitrary text as a token: nothing is accepted that the key did not sign unchanged.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -20,12 +20,13 @@ struct World {
     key: ApiKey,
     /// Signed by the key.
     ours: Vec<String>,
-    /// Signed by another key of the project's name, or by none.
+    /// Signed by another key with the project's name, or not signed.
     others: Vec<String>,
 }
 
 static WORLD: LazyLock<World> = LazyLock::new(|| {
-    // The vectors' key, so that their claims are for it, with a secret that has signed nothing that is known.
+    // The vectors' key, so that their claims match it, with a secret that has signed no
+    // known token.
     let key = ApiKey {
         id: "123e4567-e89b-12d3-a456-426614174000".to_owned(),
         project_id: "fbf7ef3e-3b7b-4fbe-bfff-fffefdfcfbfa".to_owned(),
@@ -68,10 +69,10 @@ fuzz_target!(|bytes: &[u8]| {
         return;
     };
     match form % 4 {
-        // As it stands.
+        // Unchanged.
         0 => only_ours(text),
         1 => mutated(rest),
-        // Any claims, and any header, with a good signature.
+        // Arbitrary claims, and an arbitrary header, with a valid signature.
         2 => signed(r#"{"alg":"HS256","typ":"JWT"}"#, text),
         _ => {
             let (header, claims) = text.split_once('\n').unwrap_or((text, "{}"));
@@ -80,22 +81,22 @@ fuzz_target!(|bytes: &[u8]| {
     }
 });
 
-/// A token of which nothing is known.
+/// A token of unknown origin.
 fn only_ours(jwt: &str) {
     if WORLD.verifier.verify(jwt, NOW).is_ok() {
         assert!(WORLD.ours.iter().any(|ours| ours == jwt), "{jwt}");
     }
 }
 
-/// Known tokens, cut, joined and changed by small steps.
+/// Known tokens, truncated, joined and changed in small steps.
 fn mutated(mut steps: &[u8]) {
     let known: Vec<&String> = WORLD.ours.iter().chain(&WORLD.others).collect();
     let mut jwt = WORLD.ours[0].clone().into_bytes();
-    // More of them would only be slower.
+    // More steps would only be slower.
     steps = &steps[..steps.len().min(60)];
     while let [what, at, with, rest @ ..] = steps {
         steps = rest;
-        // Both ends of each part are near a multiple of something short.
+        // Both ends of each part are near a multiple of a small number.
         let at = usize::from(*at) * 3 % (jwt.len() + 1);
         match what % 6 {
             0 if at < jwt.len() => jwt[at] = *with,
@@ -121,13 +122,13 @@ fn mutated(mut steps: &[u8]) {
     }
 }
 
-/// A token that the key signed: the rest of the rules hold, and what is read is written as it was.
+/// A token signed by the key: the other rules apply, and it round-trips.
 fn signed(header: &str, claims: &str) {
     let jwt = sign(header, claims, &WORLD.key.secret);
     let Ok(token) = WORLD.verifier.verify(&jwt, NOW) else {
         return;
     };
-    let header = parse_json_object(header.as_bytes()).expect("it was accepted");
+    let header = parse_json_object(header.as_bytes()).expect("the header was accepted");
     assert!(header["alg"] == "HS256" && !header.contains_key("crit"));
     assert_eq!(token.project_id.as_ref(), Some(&WORLD.key.project_id));
     assert!(token.key_id.as_ref().is_none_or(|id| *id == WORLD.key.id));
@@ -141,7 +142,7 @@ fn signed(header: &str, claims: &str) {
     if let Some(api) = token.api() {
         assert_eq!(ApiScope::from_json(&api.to_json()).as_ref(), Ok(api));
     }
-    // The same claims by another secret.
+    // The same claims with another secret.
     let forged = token.encode(b"another-secret");
     assert!(WORLD.verifier.verify(&forged, NOW).is_err());
 }
@@ -153,14 +154,14 @@ fn claims_of(token: &ParticipantToken, key: &ApiKey) -> String {
     serde_json::Value::from(token.to_json()).to_string()
 }
 
-/// Signs, apart from how the protocol does it.
+/// Signs independently of the protocol crate.
 fn sign(header: &str, claims: &str, secret: &str) -> String {
     let signed = format!(
         "{}.{}",
         URL_SAFE_NO_PAD.encode(header),
         URL_SAFE_NO_PAD.encode(claims)
     );
-    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("any length will do");
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("HMAC takes keys of any length");
     mac.update(signed.as_bytes());
     format!(
         "{signed}.{}",

@@ -1,11 +1,11 @@
-//! `docs/protocol.md` says what the code says.
+//! `docs/protocol.md` agrees with the code.
 
 use meshagent_protocol::ErrorCode;
 
 use crate::test;
 
 #[test]
-fn the_table_of_error_codes_is_the_codes() {
+fn error_code_table_matches_code() {
     let text = include_str!("../../../../docs/protocol.md");
     let rows: Vec<(i64, String)> = text
         .lines()

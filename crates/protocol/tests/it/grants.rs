@@ -1,4 +1,4 @@
-//! What grants allow.
+//! The rights in grants.
 
 use meshagent_protocol::{ApiScope, StorageGrant, SyncGrant};
 use serde_json::{Value, json};
@@ -57,7 +57,7 @@ fn sync_grants() {
 }
 
 #[test]
-fn sync_grants_of_folders_have_to_be_proved() {
+fn sync_grant_of_folder_must_cover_everything_below() {
     let grant = sync(json!({"paths": [
         {"path": "a/geheim*", "read_only": true},
         {"path": "b/eins"},
@@ -96,7 +96,7 @@ fn sync_grants_of_folders_have_to_be_proved() {
 }
 
 #[test]
-fn storage_grants_say_what_stands_in_the_way() {
+fn storage_grants_report_denying_entry() {
     use meshagent_protocol::FileAction::{Delete, List, Read, Write};
     let paths = storage(json!({"paths": [
         {"path": "in/é", "read_only": true}, {"path": "in/b"}, {"path": "in"},
@@ -120,18 +120,18 @@ fn storage_grants_say_what_stands_in_the_way() {
             assert_eq!(grant.in_the_way(Delete, path), entry, "{path}");
         }
     }
-    // What is read-only may be read, with all that it holds.
+    // A read-only path may be read, with everything below it.
     assert!(paths.can_read_subtree("in") && paths.in_the_way(Read, "in").is_none());
     assert!(!rules.can_read_subtree("in"));
     assert_eq!(
         rules.in_the_way(List, "in"),
         None,
-        "no rule lets it be listed"
+        "no rule permits listing"
     );
 }
 
 #[test]
-fn storage_path_grants_cover_what_is_below() {
+fn storage_path_grants_cover_subtrees() {
     let grant = storage(json!({"paths": [
         {"path": "in/secret", "read_only": true},
         {"path": "/in/"},
@@ -159,7 +159,7 @@ fn storage_path_grants_cover_what_is_below() {
     // A part of the subtree may not be deleted.
     assert!(!grant.can_delete("in", true));
     assert!(grant.can_delete("in/x", true));
-    // What leads to a path that can be listed can be listed.
+    // Folders on the way to a listable path may be listed.
     assert!(grant.can_list_directory(""));
     assert!(grant.can_list_directory("in"));
     assert!(!grant.can_list_directory("other"));
@@ -205,7 +205,7 @@ fn files_policies_replace_paths() {
 }
 
 #[test]
-fn scopes_keep_what_they_do_not_know_and_drop_defaults() {
+fn scopes_keep_unknown_fields_and_drop_defaults() {
     let scope = ApiScope::from_json(&json!({
         "zoo": {"x": 1},
         "sync": {"paths": [{"path": "a", "read_only": false}], "extra": 1},
@@ -241,7 +241,7 @@ fn scopes_keep_what_they_do_not_know_and_drop_defaults() {
 }
 
 #[test]
-fn entries_are_read_as_paths_are() {
+fn grant_entries_are_normalised_like_paths() {
     for secret in ["/a/geheim/*", "./a/geheim/*", "//a/geheim/*", "a/geheim/*"] {
         let both = [
             json!({"path": secret, "read_only": true}),
@@ -283,12 +283,12 @@ fn entries_are_read_as_paths_are() {
 }
 
 #[test]
-fn an_entry_that_no_path_fits_spoils_the_token() {
+fn invalid_entry_invalidates_token() {
     let in_both = [
         "a/../b", "a//b", "a\\b", "a\u{7}", "a//*", "../*", "*geheim", "ä*b", "a*/b", "a**",
     ];
     let in_sync = ["a/", "/a/"];
-    // What a pattern would allow or protect, these do not: it would be a file of that name.
+    // An intended pattern would permit or protect only a file with that literal name.
     let in_storage = ["*", "/*", "a/*", "./a/geheim/*", ".meshagent-upload-1"];
     let long = "ü".repeat(600);
     for path in in_both.iter().chain(&in_sync).chain([&&*long]) {

@@ -1,6 +1,6 @@
-//! Bytes as people write them.
+//! Bytes in hexadecimal notation.
 
-/// Reads hex digits; anything else is decoration.
+/// Parses hex digits; other characters are ignored.
 pub(crate) fn bytes(hex: &str) -> Vec<u8> {
     let digits: Vec<u8> = hex
         .chars()
@@ -14,7 +14,7 @@ pub(crate) fn bytes(hex: &str) -> Vec<u8> {
         .collect()
 }
 
-/// Writes hex digits.
+/// Formats bytes as hex digits.
 pub(crate) fn text(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

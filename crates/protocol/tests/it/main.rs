@@ -10,7 +10,8 @@
     reason = "a failing helper fails the test, and brevity beats speed here"
 )]
 
-// `use crate::test;` stands in each module of tests, so that `#[test]` is what the target's runner knows.
+// Each test module has `use crate::test;`, so that `#[test]` is the attribute of the target's
+// test runner.
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use std::prelude::v1::test;
 #[cfg(target_arch = "wasm32")]

@@ -1,4 +1,4 @@
-//! Packets: order, limits, and whatever a peer may send.
+//! Packets: order, limits, and arbitrary input of a peer.
 
 use bytes::Bytes;
 use meshagent_protocol::packet::{MAX_DATA_PACKET_BYTES, Packets};
@@ -18,7 +18,7 @@ fn reader() -> PacketReader {
     })
 }
 
-/// Feeds packets, written as `id index rest`, and lists what comes out.
+/// Processes packets, written as `id index rest`, and compares the results.
 fn check(packets: &[&str], expected: &[Result<Option<(u64, &str)>, (Option<u64>, PacketFault)>]) {
     let mut reader = reader();
     let seen: Vec<_> = packets
@@ -54,7 +54,7 @@ const SECOND_OF_1: &str = "0000000000000001 00000002 63";
 const ONLY_OF_2: &str = "0000000000000002 00000001 64";
 
 #[test]
-fn messages_follow_each_other() {
+fn successive_messages_are_read() {
     check(
         &[HEADER_1, FIRST_OF_1, SECOND_OF_1, HEADER_2, ONLY_OF_2],
         &[
@@ -68,7 +68,7 @@ fn messages_follow_each_other() {
 }
 
 #[test]
-fn a_total_of_zero_is_a_message() {
+fn total_of_zero_is_a_message() {
     check(
         &["0000000000000007 00000000 00000000 74"],
         &[Ok(Some((7, "")))],
@@ -76,7 +76,7 @@ fn a_total_of_zero_is_a_message() {
 }
 
 #[test]
-fn an_error_costs_one_message_and_is_reported_once() {
+fn error_loses_one_message_and_is_reported_once() {
     let out_of_order = PacketFault::OutOfOrder {
         expected: 1,
         found: 2,
@@ -111,7 +111,7 @@ fn an_error_costs_one_message_and_is_reported_once() {
 }
 
 #[test]
-fn a_header_that_interrupts_begins_its_own_message() {
+fn interrupting_header_begins_its_own_message() {
     check(
         &[HEADER_1, FIRST_OF_1, HEADER_2, ONLY_OF_2, SECOND_OF_1],
         &[
@@ -129,7 +129,7 @@ fn a_header_that_interrupts_begins_its_own_message() {
 }
 
 #[test]
-fn malformed_packets_are_named() {
+fn malformed_packets_are_reported() {
     check(
         &[
             "",
@@ -151,7 +151,7 @@ fn malformed_packets_are_named() {
 }
 
 #[test]
-fn a_declared_total_allocates_nothing_and_bytes_are_bounded() {
+fn declared_total_allocates_nothing_and_bytes_are_bounded() {
     let mut reader = reader();
     let header = hex::bytes("0000000000000001 00000000 ffffffff 74");
     assert_eq!(reader.handle_packet(&header), Ok(None));
@@ -176,7 +176,7 @@ fn a_declared_total_allocates_nothing_and_bytes_are_bounded() {
 }
 
 #[test]
-fn large_bodies_are_cut_below_the_limit_of_the_sdks() {
+fn large_bodies_are_split_below_limit_of_sdks() {
     let body = Bytes::from(vec![7; 3 * MAX_DATA_PACKET_BYTES + 1]);
     let (head, payload) = (body.slice(..5), body.slice(5..));
     let packets: Vec<Bytes> = Packets::new(MessageId::from(1), "t", head, payload).collect();
@@ -186,7 +186,7 @@ fn large_bodies_are_cut_below_the_limit_of_the_sdks() {
 }
 
 #[test]
-fn the_size_of_a_message_is_foreseen_from_its_first_packet() {
+fn first_packet_gives_estimate_of_message_size() {
     let limits = PacketLimits {
         max_message_bytes: 5000,
         ..PacketLimits::default()
@@ -214,7 +214,7 @@ fn the_size_of_a_message_is_foreseen_from_its_first_packet() {
     }
     assert_eq!(expected, [0, 3000, 3000, 0]);
 
-    // However many packets are declared: no more than a message may have.
+    // The declared number of packets is irrelevant: the estimate stays within the limit.
     reader.handle_packet(&header(u32::MAX)).unwrap();
     reader.handle_packet(&packet(1, &[0; 1000])).unwrap();
     assert_eq!(reader.expected_bytes(), 5000);

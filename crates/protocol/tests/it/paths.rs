@@ -5,7 +5,7 @@ use meshagent_protocol::{DocPath, InvalidPath, RoomName};
 use crate::test;
 
 #[test]
-fn paths_are_normalised_as_the_sdks_do() {
+fn paths_are_normalised_like_in_sdks() {
     for (text, expected) in [
         ("a/b.document", "a/b.document"),
         ("./a", "a"),
@@ -29,7 +29,7 @@ fn paths_are_normalised_as_the_sdks_do() {
 }
 
 #[test]
-fn paths_that_name_nothing_are_refused() {
+fn invalid_paths_are_rejected() {
     for (text, expected) in [
         ("..", InvalidPath::Segment),
         ("../a", InvalidPath::Segment),
@@ -51,7 +51,7 @@ fn paths_that_name_nothing_are_refused() {
 }
 
 #[test]
-fn paths_are_taken_apart() {
+fn paths_have_parent_name_and_extension() {
     let path = |text| DocPath::parse(text).unwrap();
     assert_eq!(path("a/b.tar.gz").extension(), Some("gz"));
     assert_eq!(path("a.b/c").extension(), None);

@@ -22,7 +22,7 @@ impl Pair {
         }
     }
 
-    /// What the client has sent.
+    /// The messages that the client has sent.
     fn sent(&mut self) -> Vec<Envelope> {
         let mut sent = Vec::new();
         while let Some(packet) = self.client.poll_transmit() {
@@ -33,7 +33,7 @@ impl Pair {
         sent
     }
 
-    /// What happens when the server sends this.
+    /// The events after a message of the server.
     fn receive(&mut self, message: &ServerToClient) -> Vec<Event> {
         let mut packets = Vec::new();
         message.encode(MessageId::from(1 << 40), &mut packets);
@@ -49,7 +49,7 @@ impl Pair {
 }
 
 #[test]
-fn a_connection_is_usable_after_both_messages() {
+fn connection_is_usable_after_both_messages() {
     let mut pair = Pair::new();
     let events = pair.receive(&ServerToClient::RoomReady {
         room_name: "r".to_owned(),
@@ -72,7 +72,7 @@ fn a_connection_is_usable_after_both_messages() {
 }
 
 #[test]
-fn answers_find_their_requests_in_any_order() {
+fn answers_may_come_in_any_order() {
     let mut pair = Pair::new();
     let first = pair.client.invoke("a", "b", Content::Json(json!({"x": 1})));
     let second = pair.client.invoke("c", "d", Content::Empty);
@@ -93,13 +93,13 @@ fn answers_find_their_requests_in_any_order() {
             content: Content::Empty,
         }]
     );
-    // A second answer, or one to nothing, is nothing.
+    // A second answer, or one without a request, is ignored.
     assert_eq!(pair.answer(sent[0].id, Content::Empty), []);
     assert_eq!(pair.client.pending_requests(), 0);
 }
 
 #[test]
-fn a_stream_from_open_to_close() {
+fn stream_from_open_to_close() {
     let mut pair = Pair::new();
     let stream = pair.client.open_stream("sync", "open");
     let request = pair.client.send_chunk(stream, Content::Empty).unwrap();
@@ -147,7 +147,7 @@ fn a_stream_from_open_to_close() {
         pair.client.send_chunk(stream, Content::Empty),
         Err(UnknownStream)
     );
-    // What was under way still comes, until the server's own close.
+    // Chunks in transit still arrive until the server closes the stream.
     assert_eq!(pair.receive(&chunk(text.clone())).len(), 1);
     assert_eq!(
         pair.receive(&chunk(Content::close())),
@@ -161,7 +161,7 @@ fn a_stream_from_open_to_close() {
 }
 
 #[test]
-fn streams_end_by_refusals_errors_and_abnormal_closes() {
+fn streams_end_by_rejections_errors_and_abnormal_closes() {
     let mut pair = Pair::new();
     let stream = pair.client.open_stream("t", "u");
     let sent = pair.sent();
@@ -208,7 +208,7 @@ fn streams_end_by_refusals_errors_and_abnormal_closes() {
 }
 
 #[test]
-fn what_cannot_be_read_is_reported_and_costs_nothing_else() {
+fn malformed_input_is_reported_and_has_no_other_effect() {
     let mut pair = Pair::new();
     pair.client.handle_packet(&[1, 2, 3]);
     assert!(matches!(
@@ -225,7 +225,7 @@ fn what_cannot_be_read_is_reported_and_costs_nothing_else() {
 }
 
 #[test]
-fn calls_keep_the_first_of_two_with_one_id() {
+fn duplicate_call_is_rejected() {
     let mut calls = Calls::new();
     calls.open("a", 1).unwrap();
     assert!(

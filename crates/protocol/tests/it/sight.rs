@@ -1,4 +1,4 @@
-//! What a scope lets its bearer see, asked in the way that is made for many questions: the same as the grants say.
+//! The indexed answers of a `Sight` equal those of the grants.
 
 use meshagent_protocol::{
     ApiScope, FileAction, FilePathRule, FilesPolicy, Sight, StorageGrant, StoragePathGrant,
@@ -27,7 +27,8 @@ impl Random {
         self.below(count) == 0
     }
 
-    /// Few names, some the beginnings of others, and some around `/` in order; so that much is nested and equal.
+    /// Few names, some of them prefixes of others, and some that sort around `/`, so that many
+    /// paths are nested or equal.
     fn path(&mut self) -> String {
         const NAMES: [&str; 12] = [
             "a", "aa", "a-", "a.", "a0", "b", "é", "e\u{301}", "日本", "日", "ab c", "*",
@@ -54,7 +55,7 @@ impl Random {
         path
     }
 
-    /// A path that a grant may hold; seldom one that it may not.
+    /// A path that is usually valid in a grant, and sometimes invalid.
     fn entry(&mut self) -> String {
         loop {
             let path = self.path();
@@ -156,7 +157,7 @@ fn check(scope: &ApiScope, sight: &Sight, path: &str) -> [bool; 5] {
 }
 
 #[test]
-fn a_sight_says_what_the_grants_say() {
+fn sight_agrees_with_grants() {
     let mut random = Random(20_261_129);
     let mut yes = [0_usize; 5];
     let mut asked = 0;
@@ -176,7 +177,7 @@ fn a_sight_says_what_the_grants_say() {
         let sync = sync.flat_map(|grant| grant.paths.iter().flatten().map(|one| &one.path));
         let named: Vec<_> = storage.chain(rules).chain(sync).cloned().collect();
         for path in named {
-            // Itself, what is above it, below it and beside it.
+            // The path itself, and paths above, below and beside it.
             for (end, _) in path.match_indices('/') {
                 paths.push(path[..end].to_owned());
             }
@@ -205,7 +206,7 @@ fn a_sight_says_what_the_grants_say() {
 }
 
 #[test]
-fn too_many_entries_and_one_that_is_none_show_nothing() {
+fn invalid_or_too_many_entries_show_nothing() {
     let entries = |count: usize, bad: Option<&str>| {
         let path = |number| format!("d/{number}");
         let paths = (0..count).map(path).chain(bad.map(str::to_owned));
@@ -235,7 +236,7 @@ fn too_many_entries_and_one_that_is_none_show_nothing() {
 }
 
 #[test]
-fn a_sight_takes_no_more_than_its_scope() {
+fn sight_is_no_larger_than_its_scope() {
     assert_eq!(Sight::of(&ApiScope::full()).bytes(), 0);
     let paths = (0..900).map(|number| StoragePathGrant {
         path: format!("folder/{number}"),

@@ -1,4 +1,4 @@
-//! API keys and participant tokens, against the published SDKs' and against forgers.
+//! API keys and participant tokens, compared with the published SDKs' and checked against forgery.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -24,7 +24,7 @@ fn verifier() -> TokenVerifier {
 }
 
 #[test]
-fn keys_are_read_and_written_as_the_sdks_do() {
+fn keys_round_trip_like_in_sdks() {
     let vectors = load("tokens.json");
     let expected = &vectors["key"];
     let key = key();
@@ -41,7 +41,7 @@ fn keys_are_read_and_written_as_the_sdks_do() {
 }
 
 #[test]
-fn keys_that_are_none_are_refused() {
+fn invalid_keys_are_rejected() {
     let id = "AAAAAAAAAAAAAAAAAAAAAA";
     for (text, expected) in [
         (String::new(), InvalidApiKey::Prefix),
@@ -57,7 +57,7 @@ fn keys_that_are_none_are_refused() {
 }
 
 #[test]
-fn tokens_of_both_sdks_are_verified_and_written_again() {
+fn tokens_of_both_sdks_round_trip() {
     let vectors = load("tokens.json");
     let tokens = [&vectors["python"], &vectors["npm"]["tokens"]];
     let mut seen = 0;
@@ -93,7 +93,7 @@ fn tokens_of_both_sdks_are_verified_and_written_again() {
 }
 
 #[test]
-fn presets_are_the_sdks() {
+fn presets_match_sdks() {
     let vectors = load("tokens.json");
     for (name, scope) in [
         ("agent", ApiScope::agent_default()),
@@ -112,7 +112,7 @@ fn presets_are_the_sdks() {
     }
 }
 
-/// A JWT of this header and these claims, signed by our key whatever the header says.
+/// A JWT with this header and these claims, signed by the test key regardless of the header.
 fn forge(header: &Value, claims: &Value) -> String {
     use hmac::{Hmac, KeyInit as _, Mac as _};
     let part = |json: &Value| URL_SAFE_NO_PAD.encode(json.to_string());
@@ -192,7 +192,7 @@ fn claims_are_checked() {
 }
 
 #[test]
-fn forged_tokens_are_refused() {
+fn forged_tokens_are_rejected() {
     let check = |jwt: &str, expected: TokenError| {
         assert_eq!(verifier().verify(jwt, NOW), Err(expected), "{jwt}");
     };
@@ -230,7 +230,7 @@ fn forged_tokens_are_refused() {
     let deep = URL_SAFE_NO_PAD.encode("[".repeat(10_000));
     check(&format!("{deep}.{deep}.AA"), TokenError::Form);
 
-    // A secret of another project or another key does not do.
+    // A secret of another project or another key is not accepted.
     let mut stranger = key();
     stranger.secret = "another secret".to_owned();
     let token = ParticipantToken::new("alice");
@@ -245,7 +245,7 @@ fn forged_tokens_are_refused() {
         Err(TokenError::Signature)
     );
 
-    // Of several keys the one that is named has to be the one that signed.
+    // If the token names one of several keys, that key must have signed it.
     let mut second = key();
     second.id = "second".to_owned();
     second.secret = "second secret".to_owned();
@@ -257,7 +257,7 @@ fn forged_tokens_are_refused() {
 }
 
 #[test]
-fn the_first_of_several_grants_counts() {
+fn first_of_several_grants_is_decisive() {
     let mut token = ParticipantToken::new("x");
     assert_eq!(
         (token.room(), token.role(), token.api()),

@@ -61,7 +61,10 @@ fn sync_inputs() {
         panic!("a start chunk is binary");
     };
     for ours in ["merge", "identity"] {
-        assert!(!headers.contains_key(ours), "published SDKs don't know it");
+        assert!(
+            !headers.contains_key(ours),
+            "published SDKs do not know {ours}"
+        );
     }
     assert_eq!(full.identity, None);
     assert_eq!(SyncOpenStart::parse(&full.to_content()), Ok(full));
@@ -86,12 +89,12 @@ fn sync_inputs() {
 }
 
 #[test]
-fn describe_asks_for_more_only_if_told_to() {
+fn describe_sends_optional_fields_only_if_set() {
     let mut describe = SyncDescribe::new(path("a"));
     assert_eq!(
         describe.to_content(),
         Content::Json(json!({"path": "a", "schema_path": null})),
-        "as the published SDKs ask"
+        "same as the published SDKs"
     );
     describe.include_ids = true;
     describe.with_version = true;
@@ -169,7 +172,7 @@ fn patches() {
 }
 
 #[test]
-fn sync_outputs_have_exactly_the_headers_that_the_sdks_allow() {
+fn sync_outputs_have_only_headers_that_sdks_accept() {
     let state = sync::state("a", &json!({"s": 1}), Bytes::from_static(b"AAE="));
     assert_eq!(
         Value::from(state.header()).to_string(),
@@ -198,7 +201,7 @@ fn sync_outputs_have_exactly_the_headers_that_the_sdks_allow() {
 }
 
 #[test]
-fn refusals_say_what_is_wrong() {
+fn errors_name_the_field() {
     fn check<T: std::fmt::Debug>(seen: Result<T, InvalidRequest>, code: ErrorCode, text: &str) {
         let error = seen.unwrap_err();
         assert_eq!(error.code, code, "{error}");
@@ -417,7 +420,7 @@ fn storage_inputs_and_outputs() {
 }
 
 #[test]
-fn times_are_written_as_rfc_3339() {
+fn times_are_formatted_as_rfc_3339() {
     for (unix_ms, expected) in [
         (0, "1970-01-01T00:00:00.000Z"),
         (951_827_696_789, "2000-02-29T12:34:56.789Z"),
@@ -498,7 +501,7 @@ fn messaging_inputs_and_messages() {
 }
 
 #[test]
-fn what_is_encoded_without_copies_is_what_it_would_be() {
+fn shared_encodings_equal_plain_ones() {
     let schema = json!({ "ä": [1, "\"\n"] });
     let payload = Bytes::from_static(b"AAE=");
     let path = "a \"ä\"/\u{1f600}.x";

@@ -1,4 +1,4 @@
-//! The golden vectors, made by running the published SDKs.
+//! The golden vectors, recorded from the published SDKs.
 
 use bytes::Bytes;
 use meshagent_protocol::{
@@ -14,7 +14,7 @@ pub(crate) fn load(name: &str) -> Value {
         "contents.json" => include_str!("../../../../testdata/vectors/contents.json"),
         "packets.json" => include_str!("../../../../testdata/vectors/packets.json"),
         "tokens.json" => include_str!("../../../../testdata/vectors/tokens.json"),
-        _ => panic!("no vectors are called {name}"),
+        _ => panic!("no vectors for {name}"),
     };
     serde_json::from_str(json).unwrap()
 }
@@ -87,7 +87,7 @@ fn contents() -> Vec<(&'static str, Content)> {
 }
 
 #[test]
-fn contents_of_both_sdks_are_read_and_npm_form_is_written() {
+fn contents_of_both_sdks_are_read_and_written_like_npm() {
     let vectors = load("contents.json");
     let mut seen = 0;
     for (name, content) in contents() {
@@ -110,7 +110,7 @@ fn contents_of_both_sdks_are_read_and_npm_form_is_written() {
     assert_eq!(seen, in_file("python") + in_file("npm"));
 }
 
-/// The body of a message that holds a content.
+/// The body of a message with a content.
 fn pack(content: &Content) -> Vec<u8> {
     let body = Body {
         header: content.header(),
@@ -149,7 +149,7 @@ fn packets_of_both_sdks_are_read() {
             assert_eq!(message.kind, "room.invoke_tool");
             assert_eq!(message.body, expected);
 
-            // Up to 1,024 bytes our packets are the SDKs', byte for byte.
+            // Up to 1,024 bytes the packets equal the SDKs', byte for byte.
             if bytes <= 1024 {
                 let mut ours = Vec::new();
                 message.encode(&mut ours);

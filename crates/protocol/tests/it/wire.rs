@@ -1,4 +1,4 @@
-//! Every message beside its bytes.
+//! Every message with its bytes.
 
 use bytes::Bytes;
 use meshagent_protocol::{
@@ -50,7 +50,7 @@ fn assemble(packets: &[Bytes]) -> Message {
     messages.remove(0)
 }
 
-/// A client's message and its bytes, both ways.
+/// Checks a client's message and its bytes, in both directions.
 fn check_client(message: ClientToServer, expected: &str) {
     let envelope = Envelope {
         id: MessageId::from(5),
@@ -63,7 +63,7 @@ fn check_client(message: ClientToServer, expected: &str) {
     assert_eq!(Envelope::parse(assemble(&packets)), Ok(envelope));
 }
 
-/// A server's message and its bytes, both ways.
+/// Checks a server's message and its bytes, in both directions.
 fn check_server(message: &ServerToClient, expected: &str) {
     let mut packets = Vec::new();
     message.encode(MessageId::from(9), &mut packets);
@@ -75,7 +75,7 @@ fn check_server(message: &ServerToClient, expected: &str) {
 }
 
 #[test]
-fn a_whole_message_in_hex() {
+fn whole_message_in_hex() {
     let mut packets = Vec::new();
     ServerToClient::Response {
         request: MessageId([0xff, 1, 2, 3, 4, 5, 6, 7]),
@@ -219,7 +219,7 @@ fn server_to_client() {
     );
 }
 
-/// A message of the given type whose header is this text.
+/// A message of the given type with this header.
 fn message(kind: &str, header: &str) -> Message {
     let mut body = (header.len() as u64).to_be_bytes().to_vec();
     body.extend(header.as_bytes());
@@ -231,7 +231,7 @@ fn message(kind: &str, header: &str) -> Message {
 }
 
 #[test]
-fn the_trace_context_is_taken_out_of_the_header() {
+fn trace_context_is_removed_from_header() {
     let header = r#"{"a":1,"__meshagent__":{"v":1,"otel":{"traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}},"b":2}"#;
     let envelope = Envelope::parse(message("set_attributes", header)).unwrap();
     let trace = envelope.trace.unwrap();
@@ -247,7 +247,7 @@ fn the_trace_context_is_taken_out_of_the_header() {
     envelope.encode(&mut packets);
     assert_eq!(Envelope::parse(assemble(&packets)), Ok(envelope));
 
-    // What is no trace context does not disturb the message.
+    // A malformed trace context has no effect on the message.
     for meta in [
         "null",
         "7",
@@ -267,7 +267,7 @@ fn the_trace_context_is_taken_out_of_the_header() {
 }
 
 #[test]
-fn what_the_sdks_add_is_no_obstacle() {
+fn additional_fields_of_sdks_are_ignored() {
     let header = r#"{"toolkit":"t","tool":"u","participant_id":null,"on_behalf_of_id":"","caller_context":{"x":1},"arguments":{"type":"empty"},"tool_call_id":"0"}"#;
     let envelope = Envelope::parse(message("room.invoke_tool", header)).unwrap();
     let ClientToServer::Invoke(invoke) = envelope.message else {
@@ -287,7 +287,7 @@ fn what_the_sdks_add_is_no_obstacle() {
 }
 
 #[test]
-fn refusals_name_the_field() {
+fn errors_name_the_field() {
     let long = "x".repeat(257);
     let invoke = |rest: &str| format!(r#"{{"toolkit":"t","tool":"u",{rest}}}"#);
     let cases = [
@@ -412,7 +412,7 @@ fn nesting_is_bounded() {
 }
 
 #[test]
-fn a_chunk_for_many_is_what_each_of_them_would_get() {
+fn shared_chunk_equals_single_chunks() {
     let chunks = [
         Content::close(),
         Content::Empty,

@@ -114,7 +114,7 @@ impl Room {
         let (to, message) = match Forwarded::parse(arguments) {
             Ok((Some(to), message)) => (to, message),
             Ok((None, _)) => {
-                let text = "the field `to_participant_id` is missing, it must be a string";
+                let text = "the field `to_participant_id` is missing: expected a string";
                 return self.refuse(request, Refusal::invalid(text));
             }
             Err(error) => return self.refuse(request, Refusal::request(&error)),

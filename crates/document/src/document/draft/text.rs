@@ -1,19 +1,20 @@
-//! A text as edits would leave it, of which only its characters and their places count.
+//! A text as edits would leave it, for checking positions.
 
 use std::iter;
 
 use crate::document::edit::{EditError, TextPosition};
 
-/// A text that is cut at the place of the last edit, so that edits one behind the other cost what lies between them.
+/// A text that is split at the position of the last edit, so that the cost of sequential edits is
+/// the distance between them.
 #[derive(Debug, Default)]
 pub(super) struct DraftText {
     before: Place,
     characters: Vec<char>,
-    // The last one first.
+    // In reverse order.
     behind: Vec<char>,
 }
 
-/// How much of a text is before a place.
+/// The length of a text before a position.
 #[derive(Clone, Copy, Debug, Default)]
 struct Place {
     scalars: usize,
@@ -54,7 +55,7 @@ impl DraftText {
         }
     }
 
-    /// How long it is, in UTF-16 units.
+    /// The length in UTF-16 units.
     pub(super) fn units(&self) -> usize {
         let behind = self.behind.iter().map(|character| character.len_utf16());
         self.before.units + behind.sum::<usize>()
@@ -78,7 +79,7 @@ impl DraftText {
         Ok(())
     }
 
-    /// Whether there is such a part; what comes next is behind it.
+    /// Checks that a range exists, and moves the split to its end.
     pub(super) fn check(&mut self, from: TextPosition, to: TextPosition) -> Result<(), EditError> {
         self.seek(from)?;
         let start = self.before.scalars;

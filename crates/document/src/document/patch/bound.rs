@@ -1,4 +1,5 @@
-//! How many bytes edits come to at most, told before they are applied, at the cost of what they touch.
+//! An upper bound for the size of edits as updates, computed before they are applied, at a cost
+//! proportional to the edits.
 
 use std::collections::HashSet;
 
@@ -8,25 +9,27 @@ use crate::document::MeshDocument;
 use crate::document::edit::{Edit, Target};
 use crate::update::writer::{Builder, Place};
 
-/// What a byte of JSON becomes at most, roughly: each new element gets an `$id`, each value its place.
+/// The maximal growth of a byte of JSON, roughly: each new element gets an `$id`, each value
+/// its place.
 const GROWTH: usize = 16;
 
-/// What an edit takes beside what it brings: where it stands.
+/// The overhead of an edit: its place.
 const EDIT_BYTES: usize = 64;
 
-/// What a deletion takes at most: ranges of a client, one for an attribute and one for the root's other one.
+/// The maximal bytes of a deletion: ranges of a client, one for an attribute and one for the root's
+/// second copy of it.
 const DELETION_BYTES: usize = 2 * RANGE_BYTES;
 
 /// Numbers of at most 5 bytes and a client id of at most 8.
 const RANGE_BYTES: usize = 24;
 
 impl MeshDocument {
-    /// What the updates of these edits have together at most; `usize::MAX` if that is not known.
+    /// The maximal bytes of all updates of these edits; `usize::MAX` if unknown.
     pub(super) fn most_bytes(&self, edits: &[Edit]) -> usize {
         let mut bytes = 0_usize;
-        // What came into elements that may be moved later, and would be copied with them.
+        // Bytes added to elements that later edits may move, and so copy.
         let mut inside = 0_usize;
-        // Texts that get formats here, which the edits behind it may have to write again.
+        // Texts that get formats here, which later edits may have to write again.
         let mut formatted: HashSet<&str> = HashSet::new();
         for edit in edits {
             let one = match edit {
@@ -39,14 +42,14 @@ impl MeshDocument {
                     one
                 }
                 Edit::Move { id, parent, .. } => {
-                    // One that another edit makes.
+                    // An element created by another edit.
                     let Some(moved) = self.node(id) else {
                         return usize::MAX;
                     };
                     let mut copy = Builder::new(self.client_id, self.engine.clock(self.client_id));
                     let place = Place::Only(self.engine.node_id(moved.index));
                     self.engine.copy(moved.index, place, &mut copy);
-                    // Its references may be longer where it goes.
+                    // Its references may be longer at its new place.
                     let own = copy.finish().len().saturating_mul(2);
                     let one = own.saturating_add(inside).saturating_add(EDIT_BYTES);
                     inside = inside.saturating_add(if *parent == Target::Root { 0 } else { own });
@@ -101,8 +104,8 @@ impl MeshDocument {
 }
 
 impl MeshDocument {
-    /// How many operations a text consists of, if it has no formats: with them an edit writes again what it ends, however
-    /// long that is.
+    /// The number of operations in a text without formats; `None` with formats, since an edit then
+    /// rewrites marks of any length.
     fn plain_text_operations(&self, id: &str) -> Option<usize> {
         let text = self.text_in(self.node(id)?.index)?;
         self.engine.plain_operations(text)
@@ -113,7 +116,7 @@ fn grown(bytes: usize) -> usize {
     bytes.saturating_mul(GROWTH).saturating_add(EDIT_BYTES)
 }
 
-/// About how long a value is as text. What is deep comes from JSON that was bounded.
+/// The approximate length of a value as text. Its depth is limited, as it comes from parsed JSON.
 fn text_bytes(value: &Value) -> usize {
     match value {
         Value::Array(items) => 2 + items.iter().map(text_bytes).sum::<usize>(),
@@ -138,9 +141,10 @@ mod tests {
     use crate::schema::MeshSchema;
     use crate::test;
 
-    /// With formats an edit writes again what it ends, and several authors' characters are deleted one by one.
+    /// With formats, an edit writes ended marks again; characters of several authors are deleted
+    /// one by one.
     #[test]
-    fn what_a_text_makes_long_is_not_told_to_be_short() {
+    fn bound_covers_edits_of_fragmented_texts() {
         let golden = include_str!("../../../../../testdata/vectors/documents.json");
         let golden: serde_json::Value = serde_json::from_str(golden).unwrap();
         let schema = MeshSchema::from_json(&golden["about"]["schema"]).unwrap();
@@ -183,7 +187,7 @@ mod tests {
             assert_eq!(formatted.most_bytes(&[edit]), usize::MAX);
         }
 
-        // Two who type in turns.
+        // Two authors who type in turns.
         let mut other = MeshDocument::new(schema, 3);
         other.apply_update(&document.encode_state()).unwrap();
         for number in 0..50 {

@@ -1,4 +1,4 @@
-//! What a patch changes against the schema; what it leaves alone is not looked at.
+//! Checks the changes of a patch against the schema; unchanged parts are skipped.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -12,7 +12,7 @@ use crate::schema::{
     ChildProperty, ElementType, ID_ATTRIBUTE, TEXT_TAG, Violation, Violations, push_segment,
 };
 
-/// The root element's content in a patched document that has settled, if the schema allows it.
+/// Returns the root element's content in a patched, settled document, if the schema allows it.
 pub(super) fn check<'a>(
     document: &'a MeshDocument,
     json: &'a Node,
@@ -44,29 +44,29 @@ pub(super) fn check<'a>(
 
 struct Check<'a> {
     document: &'a MeshDocument,
-    /// Where the check is.
+    /// The current location.
     pointer: String,
     violations: Violations,
-    /// The `$id`s that the patch gave, and where.
+    /// The `$id`s in the patch, with their locations.
     given: Vec<(&'a str, String)>,
     kept: Kept,
 }
 
-/// Which elements of the document are in the patched one as they were.
+/// The elements that the patched document keeps unchanged.
 #[derive(Default)]
 struct Kept {
-    /// Elements that were looked into.
+    /// Elements that were opened.
     opened: HashSet<NodeIndex>,
-    /// Elements with all below them.
+    /// Elements kept with their descendants.
     whole: HashSet<NodeIndex>,
-    /// Elements all of whose children, with all below them, are there.
+    /// Elements of which all children are kept, with their descendants.
     lists: HashSet<NodeIndex>,
-    /// Elements of whose children these are there, by their numbers, which rise.
+    /// Elements of which some children are kept, as ascending index ranges.
     runs: HashMap<NodeIndex, Vec<Range<usize>>>,
 }
 
 impl<'a> Check<'a> {
-    /// As deep as the pointers of a patch lead.
+    /// Recursive: no deeper than the pointers of a patch.
     fn content(&mut self, element: &'a ElementType, content: &'a Node) {
         let Node::Object(object) = content else {
             if let Node::Content(place) = content {
@@ -153,7 +153,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Children that came from an element of another type.
+    /// Children that come from an element of another type.
     fn run(
         &mut self,
         list: &ChildProperty,
@@ -240,7 +240,8 @@ impl<'a> Check<'a> {
                 .document
                 .schema()
                 .validate_attributes(element, &content);
-            // It finds something in any case; what it really found has a place.
+            // Without violations, `validate_attributes` returns a placeholder with an
+            // empty pointer.
             violations.retain(|violation| !violation.pointer.is_empty());
             self.report(violations);
         }
@@ -250,7 +251,7 @@ impl<'a> Check<'a> {
         self.violations.extend_below(&self.pointer, violations);
     }
 
-    /// The `$id`s in a list of new elements.
+    /// Records the `$id`s in a list of new elements.
     fn note_ids(&mut self, element: &'a ElementType, list: &'a Value) {
         if element.tag() == TEXT_TAG {
             return;
@@ -263,7 +264,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// The `$id`s in a new element.
+    /// Records the `$id`s in a new element.
     fn note_ids_in(&mut self, item: &'a Value) {
         let mut stack = vec![(self.pointer.clone(), item)];
         while let Some((mut pointer, item)) = stack.pop() {
@@ -294,7 +295,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// No two elements may have the same `$id`.
+    /// Checks that no two elements have the same `$id`.
     fn ids(&mut self) {
         let known = self.violations.iter();
         let known: HashSet<String> = known.map(|violation| violation.pointer.clone()).collect();
@@ -304,7 +305,7 @@ impl<'a> Check<'a> {
             let is_kept = other.is_some_and(|other| self.kept.contains(self.document, other.index));
             if (!seen.insert(*id) || is_kept) && !known.contains(pointer) {
                 self.violations.report(|| {
-                    Violation::new(pointer, "a unique $id", format_args!("{id:?} again"))
+                    Violation::new(pointer, "a unique $id", format_args!("{id:?} twice"))
                 });
             }
         }

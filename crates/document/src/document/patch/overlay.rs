@@ -1,8 +1,8 @@
-//! The document's JSON form, read only as far as a patch looks into it.
+//! The document's JSON form, read only where a patch looks into it.
 //!
-//! What no operation has looked into stands for itself, by its place in the document. A list of
-//! children is a table of pieces: runs of children as they are, and single values between them. So an
-//! operation costs what its pointer passes, however large the rest is.
+//! A part that no operation has opened is a reference to the document. A child list is a table of
+//! pieces: runs of unchanged children, and single values between them. So the cost of an operation
+//! depends on its pointer, not on the size of the document.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -15,16 +15,15 @@ use crate::document::MeshDocument;
 use crate::document::json::{CHILDREN, MAX_DEPTH};
 use crate::document::read::{Element, Text};
 pub(in crate::document) use crate::engine::{NodeIndex, ROOT_NODE};
-use crate::schema::{ChildProperty, ID_ATTRIBUTE, TEXT_TAG};
+use crate::schema::{ChildProperty, ID_ATTRIBUTE, Shown, TEXT_TAG, capped};
 
-/// The element, its content, its children.
+/// The levels of an element: the element, its content, its children.
 const LEVELS_OF_ELEMENT: usize = 3;
 
-/// How deep the value of an attribute, or of a format of a text, can be below an element.
+/// The maximal nesting of an attribute's value, or of a text's format, below its element.
 const LEVELS_OF_ATTRIBUTE: usize = 136;
 
-/// A node of the document, and how many levels of elements there are down to it, the root being the
-/// first.
+/// A node of the document, and its level among elements; the root has level 1.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::document) struct Place {
     pub(in crate::document) index: NodeIndex,
@@ -34,17 +33,17 @@ pub(in crate::document) struct Place {
 /// A value of the JSON form.
 #[derive(Debug)]
 pub(in crate::document) enum Node {
-    /// A child as it is in the document, `{tag: {…}}`.
+    /// An unchanged child, `{tag: {…}}`.
     Child(Place),
-    /// An element's list of children as it is in the document.
+    /// An unchanged child list.
     Children(Place),
-    /// An element's attributes and children as they are in the document.
+    /// The unchanged attributes and children of an element.
     Content(Place),
-    /// A list that an operation has looked into.
+    /// An opened list.
     List(List),
-    /// An object that an operation has looked into.
+    /// An opened object.
     Object(Object),
-    /// A value that came with the patch, or one without elements in it.
+    /// A value from the patch, or one without elements in it.
     Value(Value),
 }
 
@@ -52,19 +51,19 @@ pub(in crate::document) enum Node {
 pub(in crate::document) struct List {
     /// The element whose children the runs are.
     pub(in crate::document) origin: Option<Place>,
-    // Invariant: runs rise.
+    // Invariant: runs are in ascending order.
     pub(in crate::document) pieces: Pieces,
 }
 
 #[derive(Debug)]
 pub(in crate::document) struct Object {
-    /// The element whose content it was.
+    /// The element that had this content.
     pub(in crate::document) origin: Option<Place>,
     pub(in crate::document) members: BTreeMap<String, Node>,
 }
 
 impl Node {
-    /// The document as it is.
+    /// The unchanged document.
     pub(super) fn document(document: &MeshDocument) -> Self {
         let root = Place {
             index: ROOT_NODE,
@@ -76,7 +75,7 @@ impl Node {
         })
     }
 
-    /// The value that these reference tokens lead to.
+    /// The value at these reference tokens.
     pub(super) fn get_mut(
         &mut self,
         document: &MeshDocument,
@@ -97,7 +96,7 @@ impl Node {
         Some(at)
     }
 
-    /// A member, if it is an object.
+    /// A member, if this is an object.
     pub(super) fn member(&mut self, document: &MeshDocument, token: &str) -> Option<&Self> {
         match self.open(document) {
             Self::Object(object) => object.members.get(token),
@@ -105,7 +104,7 @@ impl Node {
         }
     }
 
-    /// Adds a member, or an item at an index; `None` if there is no such place.
+    /// Adds a member, or an item at an index; `None` if the location does not exist.
     pub(super) fn add(&mut self, document: &MeshDocument, token: &str, value: Self) -> Option<()> {
         match self.open(document) {
             Self::Object(object) => {
@@ -123,7 +122,7 @@ impl Node {
         Some(())
     }
 
-    /// Takes a member or an item out.
+    /// Removes and returns a member or an item.
     pub(super) fn remove(&mut self, document: &MeshDocument, token: &str) -> Option<Self> {
         match self.open(document) {
             Self::Object(object) => object.members.remove(token),
@@ -136,7 +135,7 @@ impl Node {
         }
     }
 
-    /// Whether it equals a value, whatever the `$id`s; looks no further than the value goes.
+    /// Whether it equals a value apart from `$id`s; reads no more than the value has.
     pub(in crate::document) fn equals(&self, document: &MeshDocument, expected: &Value) -> bool {
         match self {
             Self::Value(found) => is_equal(found, expected),
@@ -177,7 +176,7 @@ impl Node {
         }
     }
 
-    /// Whether it has no more than this many levels; of its values, only those of the patch count.
+    /// Whether it has at most this many levels; only values of the patch count against `room`.
     pub(super) fn fits(&self, document: &MeshDocument, levels: usize, room: &mut usize) -> bool {
         let below = levels.saturating_sub(1);
         match self {
@@ -191,7 +190,7 @@ impl Node {
                 Piece::Run(run) => {
                     let mut items = list.run(document, run);
                     let first = items.next();
-                    // All are on one level.
+                    // All children of a run are on one level.
                     first.is_none_or(|first| {
                         first.must_fit(below)
                             || first.fits(document, below, room)
@@ -206,7 +205,7 @@ impl Node {
         }
     }
 
-    /// Whether it has no more levels even if the document were as deep as can be shown.
+    /// Whether it is within the levels even if the document had the maximal depth.
     fn must_fit(&self, levels: usize) -> bool {
         match self {
             Self::Child(place) | Self::Children(place) | Self::Content(place) => {
@@ -217,7 +216,16 @@ impl Node {
         }
     }
 
-    /// The whole value.
+    /// The value for a message, or its kind if it is long.
+    pub(super) fn describe(&self) -> String {
+        match self {
+            Self::Value(value) => capped(Shown(value)),
+            Self::Children(_) | Self::List(_) => "an array".to_owned(),
+            Self::Child(_) | Self::Content(_) | Self::Object(_) => "an object".to_owned(),
+        }
+    }
+
+    /// A copy as a complete value.
     pub(in crate::document) fn to_value(&self, document: &MeshDocument) -> Value {
         match self {
             &Self::Child(place) => printed(document, place),
@@ -251,7 +259,7 @@ impl Node {
         }
     }
 
-    /// The same without a copy of what is a value already.
+    /// Like [`Self::to_value`], without a copy of parts that are values already.
     fn into_value(self, document: &MeshDocument) -> Value {
         match self {
             Self::List(List {
@@ -277,13 +285,14 @@ impl Node {
         }
     }
 
-    /// Makes values of all that is nothing of the document, and of all elements that are no longer
-    /// where an element can be. So afterwards what is not a value has the shape that a document has.
+    /// Converts to values all parts that don't come from the document, and elements at
+    /// locations where elements can't be. Afterwards everything that is not a value has the
+    /// shape of a document.
     pub(super) fn settle(&mut self, document: &MeshDocument) {
         self.settle_element(document);
     }
 
-    /// `{tag: {…}}`; whether it is a value now.
+    /// Settles `{tag: {…}}`; returns whether it is a value now.
     fn settle_element(&mut self, document: &MeshDocument) -> bool {
         match self {
             Self::Child(_) => return false,
@@ -360,13 +369,13 @@ impl Node {
         true
     }
 
-    /// Looks one level into it.
+    /// Opens one level.
     fn open(&mut self, document: &MeshDocument) -> &mut Self {
         match self {
             Self::Child(_) | Self::Children(_) | Self::Content(_) => {
                 if let Some(opened) = self.opened(document) {
                     *self = opened;
-                    // A text is a value, which is one step more.
+                    // A text becomes a value, which takes one more step.
                     return self.open(document);
                 }
             }
@@ -391,7 +400,7 @@ impl Node {
         self
     }
 
-    /// What stands for itself, one level looked into.
+    /// One opened level of a reference.
     fn opened(&self, document: &MeshDocument) -> Option<Self> {
         Some(match *self {
             Self::Child(place) if is_text(document, place) => Self::Value(printed(document, place)),
@@ -440,7 +449,7 @@ impl List {
             .filter_map(move |index| Some(Node::Child(child(document, origin?, index)?)))
     }
 
-    /// Makes an item of a child in a run.
+    /// Converts a child in a run to an item.
     fn load(document: &MeshDocument, origin: Option<Place>, number: usize) -> Option<Node> {
         Some(Node::Child(child(document, origin?, number)?))
     }
@@ -450,8 +459,8 @@ pub(in crate::document) fn element(document: &MeshDocument, index: NodeIndex) ->
     Element { document, index }
 }
 
-/// The element around another, as far as the tree goes: what a foreign program put beside it has no
-/// element around it.
+/// The parent of an element, up to the root; elements that a foreign program put outside of the
+/// tree have none.
 pub(in crate::document) fn above(element: Element<'_>) -> Option<Element<'_>> {
     let parent = element.parent()?;
     let is_end = !parent.is_root()
@@ -475,12 +484,12 @@ pub(in crate::document) fn tag(document: &MeshDocument, place: Place) -> &str {
     element(document, place.index).tag()
 }
 
-/// Whether it is a rich text itself, not the element around one.
+/// Whether it is a rich text itself, not the element that contains it.
 pub(in crate::document) fn is_text(document: &MeshDocument, place: Place) -> bool {
     tag(document, place).is_empty()
 }
 
-/// How many children the JSON form shows.
+/// The number of children in the JSON form.
 pub(in crate::document) fn shown_children(document: &MeshDocument, place: Place) -> usize {
     if place.level < MAX_DEPTH {
         document.child_count(place.index)
@@ -489,7 +498,7 @@ pub(in crate::document) fn shown_children(document: &MeshDocument, place: Place)
     }
 }
 
-/// The attributes as the JSON form shows them.
+/// The attributes in the JSON form.
 pub(in crate::document) fn attributes(document: &MeshDocument, place: Place) -> Map<String, Value> {
     let mut attributes = element(document, place.index).attributes();
     if place.index == ROOT_NODE {
@@ -526,7 +535,8 @@ fn printed_content(document: &MeshDocument, place: Place) -> Map<String, Value> 
     }
 }
 
-/// Takes out what is more levels below an element; as deep as printed JSON is.
+/// Removes children that are more than this many levels below an element; recursive, within the
+/// depth of JSON.
 fn cut(document: &MeshDocument, json: &mut Value, levels: usize) {
     let element = json
         .as_object_mut()

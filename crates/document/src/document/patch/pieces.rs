@@ -1,16 +1,16 @@
-//! A list as a table of pieces, in chunks, so that thousands of operations on one list stay cheap.
+//! A list as a table of pieces in chunks, so that thousands of operations on one list stay cheap.
 
 use std::ops::Range;
 
 use super::overlay::Node;
 
-/// Chunks of more pieces than this are halved.
+/// Larger chunks are split in half.
 const MAX_PIECES: usize = 256;
 
 #[derive(Debug)]
 pub(in crate::document) enum Piece {
     One(Node),
-    /// Children as they are in the document, by their numbers.
+    /// Unchanged children of the document, as an index range.
     Run(Range<usize>),
 }
 
@@ -28,7 +28,7 @@ struct Chunk {
 }
 
 impl Pieces {
-    /// How many items there are.
+    /// The number of items.
     pub(super) fn length(&self) -> usize {
         self.length
     }
@@ -79,7 +79,7 @@ impl Pieces {
         self.halve(at);
     }
 
-    /// An item by itself; `load` makes it of its number if it is in a run.
+    /// A single item; if it is in a run, `load` creates it from its index in the document.
     pub(super) fn get_mut(
         &mut self,
         index: usize,
@@ -111,7 +111,7 @@ impl Pieces {
         }
     }
 
-    /// The chunk and the place in it of an item that is no longer in a run.
+    /// Isolates an item from its run; returns its chunk and its piece there.
     fn single(
         &mut self,
         index: usize,
@@ -128,7 +128,7 @@ impl Pieces {
         };
         let item = load(run.start + within)?;
         let place = chunk.split(place, within);
-        // What is behind it.
+        // Splits behind the item.
         chunk.split(place, 1);
         chunk.pieces[place] = Piece::One(item);
         let middle = self.halve(at);
@@ -138,7 +138,7 @@ impl Pieces {
         }
     }
 
-    /// The chunk that an item is in, and its index there.
+    /// The chunk that contains an item, and the item's index there.
     fn chunk(&self, index: usize) -> (usize, usize) {
         let mut rest = index;
         let at = self.chunks.iter().position(|chunk| {
@@ -151,7 +151,7 @@ impl Pieces {
         (at.unwrap_or_default(), rest)
     }
 
-    /// Halves a chunk if it is too large; how many pieces stay in it.
+    /// Splits a chunk in half if it is too large; returns the number of pieces that stay.
     fn halve(&mut self, at: usize) -> usize {
         let chunk = &mut self.chunks[at];
         if chunk.pieces.len() <= MAX_PIECES {
@@ -175,7 +175,7 @@ impl FromIterator<Piece> for Pieces {
 }
 
 impl Chunk {
-    /// The piece that an item is in, and its index there.
+    /// The piece that contains an item, and the item's index there.
     fn piece(&self, index: usize) -> (usize, usize) {
         let mut rest = index;
         let place = self.pieces.iter().position(|piece| {
@@ -188,7 +188,7 @@ impl Chunk {
         (place.unwrap_or_default(), rest)
     }
 
-    /// Splits a run; the place of what is behind the split.
+    /// Splits a run; returns the piece after the split.
     fn split(&mut self, place: usize, within: usize) -> usize {
         let Some(Piece::Run(run)) = self.pieces.get_mut(place) else {
             return place;

@@ -1,8 +1,8 @@
-//! Which of two sequences' members become each other.
+//! Alignment of two sequences.
 
 use std::collections::{HashSet, VecDeque};
 
-/// Up to this many comparisons, children are aligned as well as can be; beyond, in one pass.
+/// Up to this many comparisons, children are aligned optimally; beyond, in one pass.
 const MAX_COMPARISONS: usize = 250_000;
 
 /// A longest common subsequence, as pairs of indices.
@@ -67,9 +67,9 @@ pub(super) fn common(
     pairs
 }
 
-/// Which of the matched places keep their order, as many as can be.
+/// The largest set of matches that keep their order.
 pub(super) fn longest_increasing(matches: &[Option<usize>]) -> HashSet<usize> {
-    // The last place of the best row of each length, and for each place the one before it.
+    // The last match of the best sequence of each length, and each match's predecessor.
     let mut ends: Vec<usize> = Vec::new();
     let mut before: Vec<Option<usize>> = vec![None; matches.len()];
     for (at, child) in matches.iter().enumerate() {

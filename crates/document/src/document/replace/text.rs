@@ -1,4 +1,4 @@
-//! From one rich text to another.
+//! The difference of two rich texts.
 
 use std::rc::Rc;
 
@@ -10,7 +10,7 @@ use crate::schema::TEXT_TAG;
 /// A character and its formats.
 type Character = (char, Rc<Map<String, Value>>);
 
-/// The characters of a rich text element's list of children.
+/// The characters in the child list of a rich text element.
 pub(super) fn characters(children: &[Value]) -> Vec<Character> {
     let delta = children
         .first()
@@ -33,7 +33,7 @@ pub(super) fn characters(children: &[Value]) -> Vec<Character> {
     characters
 }
 
-/// The edits of the rich text element with this `$id`.
+/// The edits that change the rich text element with this `$id`.
 pub(super) fn difference(id: &str, old: &[Character], new: &[Character]) -> Vec<Edit> {
     let id = || id.to_owned();
     let same_text = old.iter().map(|one| one.0).eq(new.iter().map(|one| one.0));

@@ -1,4 +1,4 @@
-//! An element's content as it shall be, from JSON or from a patched document.
+//! The wanted content of an element, from JSON or from a patched document.
 
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use crate::schema::{ChildProperty, ID_ATTRIBUTE, TEXT_TAG};
 
 pub(super) type Content = Map<String, Value>;
 
-/// An element's content as it shall be.
+/// The wanted content of an element.
 #[derive(Clone, Copy)]
 pub(super) enum Wanted<'w> {
     Map(&'w Content),
@@ -28,7 +28,7 @@ impl<'w> Wanted<'w> {
         }
     }
 
-    /// The element that it is as a whole.
+    /// The existing element, if it stays unchanged with its descendants.
     pub(super) fn whole(self) -> Option<Place> {
         match self {
             Self::Node(&Node::Content(place)) => Some(place),
@@ -47,7 +47,7 @@ impl<'w> Wanted<'w> {
         }
     }
 
-    /// The list of children of an element that a patch has looked into.
+    /// The child list of an element that a patch has opened.
     pub(super) fn list(self, name: &str) -> Option<&'w Node> {
         match self {
             Self::Node(Node::Object(content)) => content.members.get(name),
@@ -60,16 +60,16 @@ impl<'w> Wanted<'w> {
     }
 }
 
-/// One of an element's children as they shall be, or several.
+/// One or several wanted children of an element.
 pub(super) enum Item<'w> {
-    /// A child as it is in the document.
+    /// An unchanged child of the document.
     Child(Place),
     Element(&'w str, Wanted<'w>),
-    /// Children of the same element as they are, by their numbers.
+    /// Unchanged children of the same element, as an index range.
     Run(Range<usize>),
 }
 
-/// An element's children as they shall be; `None` if they are as they were.
+/// The wanted children of an element; `None` if they are unchanged.
 pub(super) fn items<'w>(
     document: &MeshDocument,
     tag: &str,
@@ -119,7 +119,7 @@ pub(super) fn items<'w>(
     Some(items)
 }
 
-/// The element that this is to be, by its `$id`.
+/// The existing element with this content's `$id`.
 pub(super) fn identify(document: &MeshDocument, tag: &str, wanted: Wanted<'_>) -> Option<Place> {
     let id = match wanted {
         Wanted::Node(&Node::Content(place)) => return Some(place),
@@ -154,7 +154,7 @@ pub(super) fn identify(document: &MeshDocument, tag: &str, wanted: Wanted<'_>) -
     })
 }
 
-/// Whether an element, or one below it, is one that the document has.
+/// Whether an element, or one of its descendants, has the `$id` of an existing element.
 pub(super) fn has_claims(document: &MeshDocument, tag: &str, content: &Content) -> bool {
     let mut stack = vec![(tag, content)];
     while let Some((tag, content)) = stack.pop() {
@@ -171,7 +171,7 @@ pub(super) fn has_claims(document: &MeshDocument, tag: &str, content: &Content) 
     false
 }
 
-/// Takes out the `$id`s of elements that will be gone.
+/// Removes the `$id`s of elements that will be deleted.
 pub(super) fn strip_known_ids(document: &MeshDocument, tag: &str, content: &mut Content) {
     let mut stack = vec![(tag, content)];
     while let Some((tag, content)) = stack.pop() {
@@ -202,7 +202,7 @@ fn element(value: &Value) -> Option<Item<'_>> {
     Some(Item::Element(tag, Wanted::Map(content.as_object()?)))
 }
 
-/// The name of the list of child elements.
+/// The name of the child list.
 pub(super) fn list_of<'a>(document: &'a MeshDocument, tag: &str) -> Option<&'a str> {
     let list = document.schema.element(tag)?.child_property();
     list.filter(|_| tag != TEXT_TAG).map(ChildProperty::name)

@@ -1,4 +1,5 @@
-//! Operations that others say were collected or deleted: what their author wrote stays, in whatever order it all comes.
+//! Operations that another replica reports as collected or deleted: their author's content stays,
+//! in any order of updates.
 
 use std::collections::BTreeSet;
 
@@ -23,7 +24,7 @@ fn updates() -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// An update that says of these operations that they were collected, or that they are deleted, and deletes nothing.
+/// An update with these operations as collected or as deleted content, without deletions.
 fn blank(client: u64, start: u32, length: u32, keeps_place: bool) -> Vec<u8> {
     let mut update = vec![1, 1];
     id(
@@ -47,7 +48,7 @@ fn blank(client: u64, start: u32, length: u32, keeps_place: bool) -> Vec<u8> {
     update
 }
 
-/// The operations that an update brings.
+/// The operations in an update.
 fn operations(update: &[u8]) -> Vec<(u64, u32)> {
     let scan = crate::update::scan::Scan::read(update).unwrap();
     let runs = scan.structs.iter();
@@ -55,7 +56,7 @@ fn operations(update: &[u8]) -> Vec<(u64, u32)> {
         .collect()
 }
 
-/// Of runs of one client, some part.
+/// A random part of the runs of one client.
 fn some_of(
     known: &BTreeSet<(u64, u32)>,
     random: &mut impl FnMut(usize) -> usize,
@@ -78,7 +79,7 @@ fn read(log: &[Vec<u8>]) -> MeshDocument {
 }
 
 #[test]
-fn what_has_content_is_never_put_out_by_what_has_none() {
+fn content_is_never_replaced_by_blanks() {
     let all = updates();
     let whole = read(&all);
     for seed in 0..300_u64 {
@@ -92,7 +93,7 @@ fn what_has_content_is_never_put_out_by_what_has_none() {
         let mut rest = all.clone();
         let mut ours = document(2);
         let mut known = BTreeSet::new();
-        // What came, and what a log keeps of it.
+        // The received updates, and what a log stores of them.
         let (mut came, mut log) = (Vec::new(), Vec::new());
         while !rest.is_empty() {
             let mut update = rest.swap_remove(random(rest.len()));
@@ -123,12 +124,12 @@ fn what_has_content_is_never_put_out_by_what_has_none() {
         }
         came.reverse();
         let came: Vec<&[u8]> = came.iter().map(Vec::as_slice).collect();
-        let at_once = [merge_updates(&came).unwrap()];
+        let merged_reversed = [merge_updates(&came).unwrap()];
         for (how, other) in [
             ("one by one", ours),
             ("from its log", read(&log)),
             ("from a merged log", read(&merged)),
-            ("merged backwards", read(&at_once)),
+            ("merged backwards", read(&merged_reversed)),
         ] {
             assert_eq!(
                 other.to_json(true),
@@ -145,10 +146,10 @@ fn what_has_content_is_never_put_out_by_what_has_none() {
     }
 }
 
-/// Operations that hang on another author's, which did not come, and are said to be gone by an update that goes on
-/// behind them.
+/// Operations that depend on another author's missing ones, which a later update reports
+/// as collected.
 #[test]
-fn what_follows_something_that_waits_is_known_to_wait_before_it_is_taken() {
+fn inspect_reports_gap_behind_pending_operations() {
     let mut next = super::counter();
     let mut other = document(8);
     let theirs = other

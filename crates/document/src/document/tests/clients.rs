@@ -1,4 +1,4 @@
-//! The document's own client id: that somebody else writes with it, and that its operations come to an end.
+//! The document's own client id: its use by another replica, and the end of its operations.
 
 use serde_json::json;
 
@@ -10,7 +10,7 @@ use crate::update::writer;
 /// The largest clock.
 const LAST: u32 = (1 << 31) - 1;
 
-/// An update that brings so many collected operations of a client, from a clock on.
+/// An update with a run of collected operations of a client, from a clock on.
 fn collected(client: u64, clock: u32, length: u32) -> Vec<u8> {
     let mut update = vec![1, 1];
     writer::unsigned(&mut update, client);
@@ -39,7 +39,7 @@ fn text(id: &str, text: &str) -> Edit {
 }
 
 #[test]
-fn operations_of_others_under_the_own_client_id_are_noticed() {
+fn shared_client_id_is_detected() {
     let mut author = document(7);
     let first = author
         .edit(&[insert("a")], &mut counter())
@@ -50,12 +50,12 @@ fn operations_of_others_under_the_own_client_id_are_noticed() {
         .unwrap()
         .unwrap();
     assert!(!author.is_client_id_shared());
-    // What was made here comes back.
+    // The document's own operations come back.
     author.apply_update(&first).unwrap();
     author.apply_update(&author.encode_state()).unwrap();
     assert!(!author.is_client_id_shared());
 
-    // Visible, waiting, deleted, built on by what waits: it is all the work of somebody else.
+    // Visible, pending, deleted, or a dependency of pending ones: another replica uses the id.
     let mut builder = document(9);
     builder.apply_update(&author.encode_state()).unwrap();
     let below = builder
@@ -86,7 +86,7 @@ fn operations_of_others_under_the_own_client_id_are_noticed() {
 }
 
 #[test]
-fn what_is_inserted_as_json_is_of_this_document() {
+fn insert_json_does_not_share_client_id() {
     let mut document = document(7);
     let json = json!({"doc": {"title": "🌿", "children": []}});
     document.insert_json(&json, &mut counter()).unwrap();
@@ -94,7 +94,7 @@ fn what_is_inserted_as_json_is_of_this_document() {
 }
 
 #[test]
-fn edits_beyond_the_last_operation_of_a_client_change_nothing() {
+fn edits_of_exhausted_client_change_nothing() {
     let mut document = document(7);
     document.remember_edits(true, 0);
     let seed = json!({ "text": { "$id": "t", "children": [{ "text": { "delta": [{ "insert": "漢🌿" }] } }] } });
@@ -130,7 +130,7 @@ fn edits_beyond_the_last_operation_of_a_client_change_nothing() {
     assert!(document.apply_patch(&patch, &mut counter()).is_err());
     assert_eq!(document.encode_state(), state);
 
-    // What fits is made to the last operation, and deletions are none.
+    // The text fits exactly; deletions take no operations.
     document.edit(&[text("t", "🌿ab")], &mut counter()).unwrap();
     assert_eq!(document.clocks().next(), Some((7, LAST.into())));
     let state = document.encode_state();
@@ -139,11 +139,11 @@ fn edits_beyond_the_last_operation_of_a_client_change_nothing() {
     assert_eq!(document.encode_state(), state);
     document.delete("t").unwrap();
     assert_eq!(document.element_count(), 0);
-    // To take that back takes operations: it stays to be taken back.
+    // Undo needs operations, so the history stays.
     assert_eq!(document.undo(), None);
     assert!(document.can_undo());
 
-    // Another id goes on.
+    // Another id can continue.
     document.set_client_id((1 << 53) - 1);
     assert!(document.undo().is_some());
     assert!(document.node("t").is_some());

@@ -1,4 +1,4 @@
-//! Updates that are merged to what is left of them change a replica as they did one by one.
+//! Compacted updates have the same effect on a replica as the original ones.
 
 use super::convergence::Random;
 use crate::document::MeshDocument;
@@ -10,7 +10,7 @@ fn document(client_id: u64) -> MeshDocument {
     MeshDocument::new(MeshSchema::builtin("document").unwrap(), client_id)
 }
 
-/// Whether two have the same operations and deletions.
+/// Asserts that two documents have the same operations and deletions.
 #[track_caller]
 fn assert_equal(one: &MeshDocument, other: &MeshDocument, seed: u64) {
     assert_eq!(one.to_json(true), other.to_json(true), "seed {seed}");
@@ -52,7 +52,7 @@ fn edit(document: &mut MeshDocument, random: &mut Random, serial: &mut u32) -> O
 }
 
 #[test]
-fn compacted_updates_do_what_they_did_one_by_one() {
+fn compacted_updates_have_same_effect() {
     let (mut merged, mut alone) = (0, 0);
     for seed in 0..300 {
         let mut random = Random::new(seed);
@@ -67,7 +67,7 @@ fn compacted_updates_do_what_they_did_one_by_one() {
         let mut updates = Vec::new();
         for _ in 0..2 + random.below(40) {
             updates.extend(edit(&mut ours, &mut random, &mut serial));
-            // Others edit meanwhile.
+            // Other replicas edit meanwhile.
             if random.below(8) == 0 {
                 let update = edit(&mut theirs, &mut random, &mut serial);
                 ours.apply_update(&update.unwrap_or_default()).ok();
@@ -97,12 +97,12 @@ fn compacted_updates_do_what_they_did_one_by_one() {
                 one_by_one.apply_update(update).unwrap();
             }
             at_once.apply_update(&compacted).unwrap();
-            // What they build on may come last.
+            // Their dependencies may come last.
             for replica in [&mut one_by_one, &mut at_once] {
                 replica.apply_update(&theirs.encode_state()).unwrap();
             }
             assert_equal(&at_once, &one_by_one, seed);
-            // And whoever has the parts already is told nothing new.
+            // For a replica with the parts, the compacted update has nothing new.
             one_by_one.apply_update(&compacted).unwrap();
             assert_equal(&at_once, &one_by_one, seed);
         }

@@ -1,10 +1,10 @@
-//! Replicas that get the same updates, in any order and more than once, end up equal.
+//! Replicas that get the same updates converge, in any order and with duplicates.
 
 use super::document;
 use crate::document::MeshDocument;
 use crate::test;
 
-/// A small generator, so that a failing run is repeated by its seed.
+/// A small generator, so that a seed reproduces a failing run.
 pub(super) struct Random(u64);
 
 impl Random {
@@ -20,7 +20,7 @@ impl Random {
     }
 }
 
-/// Edits by the engine's own calls, as another program would make them.
+/// Edits through the API of yrs, as another program would.
 pub(super) fn edit(doc: &yrs::Doc, random: &mut Random, serial: &mut u32) -> Vec<u8> {
     use yrs::{Transact, WriteTxn, Xml, XmlElementPrelim, XmlFragment, XmlOut};
     let mut transaction = doc.transact_mut();
@@ -72,7 +72,7 @@ fn shuffled(updates: &[Vec<u8>], random: &mut Random) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn any_order_and_duplicates_converge() {
+fn replicas_converge_in_any_order_with_duplicates() {
     use yrs::updates::decoder::Decode;
     use yrs::{Transact, Update};
     for seed in 0..60 {
@@ -91,7 +91,7 @@ fn any_order_and_duplicates_converge() {
             }
             updates.push(update);
         }
-        // Some learn of the rest only now; that is what makes edits concurrent.
+        // Some replicas get the rest only now, so edits are concurrent.
         let mut replicas: Vec<MeshDocument> = Vec::new();
         for client in 1..4 {
             let mut replica = document(client);
@@ -127,7 +127,7 @@ fn any_order_and_duplicates_converge() {
             let echo = replica.classify(&replicas[0].encode_state());
             assert_eq!(echo, Ok(crate::UpdateKind::Contained), "seed {seed}");
         }
-        // The index by id agrees with the tree.
+        // The index by `$id` agrees with the tree.
         let document = &replicas[0];
         let mut seen = 0;
         let mut stack = vec![document.root()];

@@ -1,4 +1,4 @@
-//! Edits: what they make of a document, what they send, what they refuse, what they tell.
+//! Edits: their results, updates, errors and events.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::document::{
 };
 use crate::test;
 
-/// `doc` of the items a (with the child b) and c, and the text t.
+/// `doc` with the items a (with the child b) and c, and the text t.
 fn sample(client_id: u64) -> MeshDocument {
     let mut document = document(client_id);
     let json = json!({"doc": {"title": "T", "children": [
@@ -46,7 +46,7 @@ fn set(target: Target, name: &str, value: impl Into<Value>) -> Edit {
     }
 }
 
-/// The `$id`s in document order, indented by brackets.
+/// The `$id`s in document order, nested by brackets.
 fn outline(document: &MeshDocument) -> String {
     fn print(element: &super::super::Element<'_>, out: &mut String) {
         out.push_str(element.id().unwrap_or(""));
@@ -65,7 +65,7 @@ fn outline(document: &MeshDocument) -> String {
 }
 
 #[test]
-fn elements_go_where_they_are_sent() {
+fn insert_and_move_use_given_position() {
     let check = |edits: &[Edit], expected: &str| {
         let mut ours = sample(1);
         let mut other = document(2);
@@ -123,7 +123,7 @@ fn elements_go_where_they_are_sent() {
 }
 
 #[test]
-fn an_insert_at_the_front_lands_first() {
+fn insert_at_front_comes_first() {
     for client_id in [1, 1 << 40] {
         let mut ours = sample(1 << 20);
         let mut other = document(client_id);
@@ -139,7 +139,7 @@ fn an_insert_at_the_front_lands_first() {
 }
 
 #[test]
-fn an_element_arrives_with_all_its_attributes() {
+fn inserted_element_has_all_attributes_in_other_replica() {
     let mut ours = sample(1);
     let element = json!({"item": {"s": "x", "n": 2, "b": false, "children": [{"item": {"n": 3}}]}});
     let update = ours
@@ -159,7 +159,7 @@ fn an_element_arrives_with_all_its_attributes() {
 }
 
 #[test]
-fn text_is_edited_in_either_unit() {
+fn text_positions_work_in_both_units() {
     use TextPosition::{Scalars, Utf16};
     let text = |at, text: &str, attributes: Option<Value>| Edit::InsertText {
         id: "t".into(),
@@ -209,12 +209,12 @@ fn text_is_edited_in_either_unit() {
 }
 
 #[test]
-fn what_is_refused_changes_nothing() {
+fn rejected_edits_change_nothing() {
     let mut ours = sample(1);
     ours.watch(true);
     let before = ours.encode_state();
     let mut check = |edits: &[Edit], expected: fn(&EditError) -> bool| {
-        // What comes before it is not applied either.
+        // Earlier edits of the list are not applied either.
         let mut all = vec![set(id("c"), "n", 7)];
         all.extend_from_slice(edits);
         let error = ours.edit(&all, &mut counter()).unwrap_err();
@@ -263,7 +263,7 @@ fn what_is_refused_changes_nothing() {
 }
 
 #[test]
-fn events_tell_what_changed_and_what_was_there() {
+fn events_have_old_and_new_values() {
     let name = |name: &str| -> Option<Arc<str>> { Some(name.into()) };
     let mut ours = sample(1);
     let mut other = document(2);
@@ -344,7 +344,7 @@ fn events_tell_what_changed_and_what_was_there() {
 }
 
 #[test]
-fn root_attributes_are_written_where_every_sdk_can_open_them() {
+fn root_attributes_are_readable_by_every_sdk() {
     use yrs::updates::decoder::Decode;
     use yrs::{Map, ReadTxn, Transact, WriteTxn, Xml, XmlElementRef};
     let mut ours = sample(1);
@@ -374,9 +374,9 @@ fn root_attributes_are_written_where_every_sdk_can_open_them() {
     };
     ours.apply_update(&update).unwrap();
     assert_eq!(ours.to_json(false)["doc"]["title"], "theirs");
-    ours.set_attribute(Target::Root, "title", "ours again".into())
+    ours.set_attribute(Target::Root, "title", "ours, later".into())
         .unwrap();
-    assert_eq!(ours.to_json(false)["doc"]["title"], "ours again");
+    assert_eq!(ours.to_json(false)["doc"]["title"], "ours, later");
     let edit = Edit::RemoveAttribute {
         target: Target::Root,
         name: "title".into(),
@@ -387,7 +387,7 @@ fn root_attributes_are_written_where_every_sdk_can_open_them() {
 }
 
 #[test]
-fn appending_does_not_look_at_all_that_is_there() {
+fn append_cost_is_independent_of_size() {
     let mut ours = document(1);
     let mut other = document(2);
     let mut next_id = counter();
@@ -395,7 +395,7 @@ fn appending_does_not_look_at_all_that_is_there() {
         let update = ours.append_child(Target::Root, json!({"item": {"n": 1}}), &mut next_id);
         other.apply_update(&update.unwrap().unwrap()).unwrap();
     }
-    // What another appends comes between, and what was last may go.
+    // Another replica's child comes between, and the last child may be deleted.
     let theirs = other.append_child(Target::Root, json!({"item": {"$id": "x"}}), &mut next_id);
     ours.apply_update(&theirs.unwrap().unwrap()).unwrap();
     ours.append_child(Target::Root, json!({"item": {"$id": "y"}}), &mut next_id)
@@ -412,7 +412,7 @@ fn appending_does_not_look_at_all_that_is_there() {
 }
 
 #[test]
-fn a_move_takes_all_along_however_deep() {
+fn move_keeps_deep_descendants() {
     const LEVELS: usize = 1_000;
     let mut ours = document(1);
     let mut other = document(2);
@@ -448,7 +448,7 @@ fn a_move_takes_all_along_however_deep() {
 }
 
 #[test]
-fn limits_are_kept_by_every_way_in() {
+fn every_entry_point_checks_limits() {
     let mut limits = Limits {
         depth: 3,
         elements: 4,
@@ -490,7 +490,7 @@ fn limits_are_kept_by_every_way_in() {
         assert_eq!(refused.element_count(), 0);
         assert_eq!(refused.encode_state(), [0, 0]);
     }
-    // Moved down too deep.
+    // Moved too deep.
     let mut ours = small();
     let json = json!({"doc": {"children": [
         {"item": {"$id": "a", "children": [{"item": {"$id": "b"}}]}},
@@ -505,7 +505,7 @@ fn limits_are_kept_by_every_way_in() {
     let error = ours.edit(&[deep("c", "b")], &mut counter()).unwrap_err();
     assert!(matches!(error, EditError::TooLarge { .. }), "{error}");
     ours.edit(&[deep("d", "b")], &mut counter()).unwrap();
-    // Too many operations at once, too many bytes at once, and too many that wait.
+    // Too many operations, too many bytes, and too many pending bytes.
     limits.update_operations = 2;
     let mut ours = MeshDocument::with_limits(super::schema(), 1, limits);
     let three = [0, 1, 5, 3, 0, 1, 2, 1, 4, 1];
@@ -524,7 +524,7 @@ fn limits_are_kept_by_every_way_in() {
 }
 
 #[test]
-fn a_delta_is_one_edit() {
+fn delta_is_one_edit() {
     let mut ours = sample(1);
     let mut other = document(2);
     other.apply_update(&ours.encode_state()).unwrap();
@@ -572,7 +572,7 @@ fn a_delta_is_one_edit() {
 }
 
 #[test]
-fn places_in_long_lists_and_texts_are_found() {
+fn positions_in_long_lists_and_texts_are_found() {
     let mut random = Random::new(7);
     let mut ours = document(1);
     let mut next_id = counter();
@@ -631,7 +631,7 @@ fn places_in_long_lists_and_texts_are_found() {
 }
 
 #[test]
-fn events_that_nobody_polls_have_a_bound_and_their_loss_is_told() {
+fn unpolled_events_are_bounded_and_loss_is_reported() {
     const MAX_WAITING: usize = 65_536;
     let mut ours = sample(1);
     ours.watch(true);

@@ -1,4 +1,4 @@
-//! Updates that come before what they build on.
+//! Updates that arrive before their dependencies.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -20,7 +20,7 @@ fn updates() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn what_has_a_gap_waits_and_comes_with_what_fills_it() {
+fn pending_operations_become_visible_when_gap_closes() {
     let updates = updates();
     let mut whole = document(1);
     for update in &updates {
@@ -29,7 +29,7 @@ fn what_has_a_gap_waits_and_comes_with_what_fills_it() {
     let mut ours = document(2);
     ours.apply_update(&updates[0]).unwrap();
     let before = (ours.encode_state(), ours.state_vector(), ours.to_json(true));
-    // The last one deletes something that is there already, so that part of it fits.
+    // The last update deletes a known operation, so a part of it can be applied.
     let (last, updates) = updates.split_last().unwrap();
     for update in &updates[2..] {
         assert_eq!(ours.classify(update), Ok(UpdateKind::Gap));
@@ -44,7 +44,7 @@ fn what_has_a_gap_waits_and_comes_with_what_fills_it() {
     );
     assert_eq!(ours.encode_diff(&[0]).unwrap(), before.0);
 
-    // What waits survives a restart.
+    // Pending operations survive a restart.
     let mut restarted = document(3);
     restarted.apply_update(&ours.encode_state()).unwrap();
     let applied = restarted
@@ -53,7 +53,7 @@ fn what_has_a_gap_waits_and_comes_with_what_fills_it() {
     assert_eq!((applied.visible, applied.gap), (None, true));
     assert_eq!(restarted.encode_pending(), ours.encode_pending());
 
-    // A reader that had the first update gets all the rest at once.
+    // A reader with the first update gets all others in one.
     let mut reader = document(4);
     reader.apply_update(&updates[0]).unwrap();
     let applied = restarted.apply_update(&updates[1]).unwrap();
@@ -68,7 +68,7 @@ fn what_has_a_gap_waits_and_comes_with_what_fills_it() {
 }
 
 #[test]
-fn the_part_that_fits_becomes_visible() {
+fn applicable_part_becomes_visible() {
     let mut author = document(9);
     author
         .insert_json(&json!({"doc": {"title": "a"}}), &mut super::counter())
@@ -82,7 +82,7 @@ fn the_part_that_fits_becomes_visible() {
     assert!(applied.gap);
     assert_eq!(applied.visible, Some(fits.clone()));
     assert_eq!(ours.encode_state(), fits);
-    // Deletions wait too.
+    // Deletions can be pending, too.
     let mut ours = document(1);
     let updates = updates();
     let applied = ours.apply_update(updates.last().unwrap()).unwrap();
@@ -95,7 +95,7 @@ fn the_part_that_fits_becomes_visible() {
 }
 
 #[test]
-fn a_vector_ahead_of_ours_lacks_nothing() {
+fn diff_for_vector_ahead_is_empty() {
     let updates = updates();
     let mut ahead = document(1);
     let mut behind = document(2);
@@ -111,9 +111,9 @@ fn a_vector_ahead_of_ours_lacks_nothing() {
 }
 
 #[test]
-fn what_waited_and_has_no_place_is_collected_alone() {
+fn misplaced_pending_operation_is_collected_alone() {
     let mut ours = document(7);
-    // A child of an attribute's value, and an element behind one that is not there yet.
+    // A child of an attribute's value, and an element after one that is still missing.
     let misplaced = [1, 1, 2, 0, 7, 0, 1, 0, 3, 1, b'x', 0];
     let sound = [1, 1, 3, 0, 0x87, 1, 1, 3, 4, b'i', b't', b'e', b'm', 0];
     for update in [&misplaced[..], &sound] {
@@ -136,9 +136,9 @@ fn what_waited_and_has_no_place_is_collected_alone() {
     assert_eq!(other.encode_state(), ours.encode_state());
 }
 
-/// What stands between neighbours of different elements, and the other two ways to have no place.
+/// An operation between neighbours of different elements, and the two other ways to have no place.
 #[test]
-fn what_cannot_have_a_place_is_collected_merged_as_one_by_one() {
+fn misplaced_operations_are_collected_in_merged_updates_too() {
     let base = [
         &[1, 3, 1, 0, 7, 1, 3][..],
         b"xml",
@@ -147,7 +147,8 @@ fn what_cannot_have_a_place_is_collected_merged_as_one_by_one() {
         &[0x27, 0, 1, 0, 1, b'k', 6, 0x28, 0, 1, 0, 1, b'v', 1, 126, 0],
     ]
     .concat();
-    // Between the element and its attribute, below the value of an attribute, formatting as an attribute.
+    // Between the element and its attribute, below the value of an attribute, formatting as
+    // an attribute.
     let misplaced: [&[u8]; 3] = [
         &[
             1, 1, 2, 0, 0xc7, 1, 0, 1, 1, 3, 4, b'b', b'o', b'd', b'y', 0,
@@ -155,7 +156,7 @@ fn what_cannot_have_a_place_is_collected_merged_as_one_by_one() {
         &[1, 1, 2, 0, 7, 0, 1, 2, 3, 4, b'b', b'o', b'd', b'y', 0],
         &[1, 1, 2, 0, 0x26, 0, 1, 0, 1, b'k', 1, b'b', 1, b'1', 0],
     ];
-    // One that hangs on it, and the deletion of the element.
+    // An operation that depends on it, and the deletion of the element.
     let behind = [1, 1, 3, 0, 0x87, 2, 0, 3, 4, b'b', b'o', b'd', b'y', 0];
     let deletion = [0, 1, 1, 1, 0, 1];
     for one in misplaced {
@@ -205,10 +206,10 @@ fn what_cannot_have_a_place_is_collected_merged_as_one_by_one() {
     }
 }
 
-/// Of a run whose first half is said to be gone, the second waits for what it needs itself, and is what it is when the
-/// document was written down meanwhile.
+/// Another replica reports the first half of a run as collected. The second half waits for its own
+/// dependencies, and is the same if the document was stored meanwhile.
 #[test]
-fn what_waits_begins_where_its_client_stands() {
+fn pending_run_begins_at_known_clock() {
     let gone = [1, 1, 7, 0, 0, 2, 0];
     let text = [
         &[1, 2, 9, 0, 7, 1, 3][..],
@@ -217,7 +218,7 @@ fn what_waits_begins_where_its_client_stands() {
     ]
     .concat();
     for waits in [false, true] {
-        // Behind the x, and before the y.
+        // After the x, and before the y.
         let place: &[u8] = if waits {
             &[0xc4, 9, 1, 9, 2]
         } else {
@@ -254,7 +255,7 @@ fn what_waits_begins_where_its_client_stands() {
     }
 }
 
-/// A child of an element, in front of what is there, by an author who has seen none of it.
+/// A child of an element before its existing children, by an author without knowledge of them.
 fn in_front(client: u8, count: u8, first: &[u8]) -> Vec<u8> {
     let mut update = vec![1, count + 1, client, 0];
     update.extend(first);
@@ -266,12 +267,12 @@ fn in_front(client: u8, count: u8, first: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn what_was_kept_is_not_lost_if_the_steps_run_out() {
+fn pending_operations_survive_exhausted_steps() {
     const COUNT: u8 = 100;
     let item = [7, 1, 3, b'x', b'm', b'l', 3, 4, b'i', b't', b'e', b'm'];
     let top = [&[1, 1, 1, 0][..], &item, &[0]].concat();
     let theirs = in_front(5, COUNT, &item);
-    // Behind an operation that is missing.
+    // After a missing operation.
     let behind = [&[0x87, 8, 0, 3, 4][..], b"item"].concat();
     let waiting = in_front(9, COUNT, &behind);
     let missing = [&[1, 1, 8, 0][..], &item, &[0]].concat();
@@ -303,7 +304,7 @@ fn what_was_kept_is_not_lost_if_the_steps_run_out() {
         if !ours.has_gap() {
             break;
         }
-        // What still waits survives a restart.
+        // Pending operations survive a restart.
         let mut restarted = document(3);
         restarted.apply_update(&ours.encode_state()).unwrap();
         restarted
@@ -311,11 +312,11 @@ fn what_was_kept_is_not_lost_if_the_steps_run_out() {
             .unwrap();
         assert!(!restarted.has_gap());
         updates += 1;
-        assert!(updates < 100, "it waits for ever");
+        assert!(updates < 100, "operations stay pending");
         update = apart(100 + updates);
         whole.apply_update(&update).unwrap();
     }
-    assert!(updates > 2, "there were steps for all of it");
+    assert!(updates > 2, "the steps did not run out");
     assert_eq!(ours.to_json(true), whole.to_json(true));
     assert_eq!(ours.pending_bytes(), 0);
 }

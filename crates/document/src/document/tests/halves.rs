@@ -1,11 +1,12 @@
-//! Halves of characters, as Yjs keeps them: it writes each as U+FFFD, joins two that come to stand side by side, and
-//! where it cuts behind a first half, it loses whatever stands behind it, too.
+//! Surrogate halves, as Yjs treats them: it writes each as U+FFFD, joins two that become
+//! neighbours, and if it cuts after a first half, it also loses the text after it.
 
 use super::{bytes, document};
 use crate::test;
 use crate::update::UpdateKind;
 
-/// What Yjs 13.6 sent while somebody typed, and its whole state afterwards; and how many halves that differ it shows.
+/// Updates of Yjs 13.6 while a person typed, its whole state afterwards, and the number of halves
+/// that differ.
 const TYPED: &[(&str, &[&str], &str, u64)] = &[
     (
         "both halves of one character, one after the other",
@@ -68,7 +69,7 @@ const TYPED: &[(&str, &[&str], &str, u64)] = &[
 ];
 
 #[test]
-fn halves_that_yjs_joins_or_loses_are_no_conflict() {
+fn surrogate_halves_of_yjs_do_not_conflict() {
     for &(what, sent, state, differ) in TYPED {
         let mut here = document(9);
         for update in sent {
@@ -84,7 +85,7 @@ fn halves_that_yjs_joins_or_loses_are_no_conflict() {
             "{what}"
         );
 
-        // The other way around: the state came first, and the typing is late.
+        // The reverse: the state came first, and the updates are late.
         let mut here = document(9);
         here.apply_update(&bytes(state)).unwrap();
         for update in sent {
@@ -95,14 +96,14 @@ fn halves_that_yjs_joins_or_loses_are_no_conflict() {
 }
 
 #[test]
-fn what_no_half_stands_before_is_not_lost_with_it() {
+fn text_without_half_before_it_conflicts() {
     let (first, lost) = ("0101010004010174016100", "0101010184010003efbfbd00");
     let (half, other) = ("010101000401017403efbfbd00", "0101010184010002c3a900");
     for (known, new) in [
         // a and U+FFFD, a and é, one after the other.
         ([first, lost], other),
         ([first, other], lost),
-        // No half can become another character, nor one behind a half another one.
+        // A half can't become another character, nor can a character after a half.
         ([half, other], "01010101840100016200"),
         ([half, other], "0101010004010174016200"),
     ] {

@@ -1,4 +1,4 @@
-//! Bytes that no SDK sends. Each group is a way in which the engine alone was seen to fail.
+//! Bytes that no SDK sends. Each group is a way in which an engine without checks was seen to fail.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -33,12 +33,12 @@ fn refuse(bytes: &[u8]) -> DecodeError {
 }
 
 #[test]
-fn counts_and_lengths_beyond_the_bytes_are_refused() {
+fn counts_and_lengths_beyond_the_input_are_rejected() {
     let huge = [0xff, 0xff, 0xff, 0xff, 0x0f];
     refuse(&huge);
     refuse(&[&[1][..], &huge, &[1, 0]].concat());
     refuse(&[&[0, 1, 1][..], &huge].concat());
-    // A text, an array and an object that announce more than follows.
+    // A text, an array and an object that announce more bytes than follow.
     refuse(&[&[1, 1, 5, 0, 4, 1, 1, b'x'][..], &huge].concat());
     refuse(&[&[1, 1, 5, 0, 8, 1, 1, b'x', 1, 117][..], &huge, &[0]].concat());
     refuse(&[&[1, 1, 5, 0, 8, 1, 1, b'x', 1, 118][..], &huge, &[0]].concat());
@@ -49,35 +49,35 @@ fn counts_and_lengths_beyond_the_bytes_are_refused() {
 }
 
 #[test]
-fn what_the_engine_believes_is_checked() {
+fn scan_checks_everything_the_engine_trusts() {
     let root = [1, 3, b'x', b'm', b'l'];
     // Text that is not UTF-8.
     refuse(&[&[1, 1, 5, 0, 4][..], &root, &[2, 0xc3, 0x28, 0]].concat());
-    // A reference to an operation that its own client has not made yet.
+    // A reference to a later operation of the same client.
     refuse(&[1, 1, 5, 3, 0x84, 5, 9, 1, b'x', 0]);
     refuse(&[1, 1, 5, 3, 0x84, 5, 3, 1, b'x', 0]);
-    // Clocks that overflow, lengths of nothing.
+    // Clocks that overflow, lengths of 0.
     refuse(&[1, 1, 5, 0xff, 0xff, 0xff, 0xff, 0x0f, 0, 1, 0]);
     refuse(&[1, 1, 5, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x0f, 0]);
     refuse(&[1, 1, 5, 0, 0, 0, 0]);
     refuse(&[
         0, 1, 5, 1, 0xff, 0xff, 0xff, 0xff, 0x07, 0xff, 0xff, 0xff, 0xff, 0x07,
     ]);
-    // A client beyond 53 bits.
+    // A client id beyond 53 bits.
     refuse(&[
         1, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f, 0, 0, 1, 0,
     ]);
-    // Unknown contents, types and parents; documents in documents.
+    // Unknown contents, types and parents; subdocuments.
     refuse(&[&[1, 1, 5, 0, 11][..], &root, &[0]].concat());
     refuse(&[&[1, 1, 5, 0, 9][..], &root, &[1, b'g', 118, 0, 0]].concat());
     refuse(&[&[1, 1, 5, 0, 7][..], &root, &[7, 0, 0, 0]].concat());
     refuse(&[1, 1, 5, 0, 7, 2, 3, b'x', b'm', b'l', 0, 0]);
-    // A client twice, bytes after the end, the end too early.
+    // A duplicate client, trailing bytes, an unexpected end.
     refuse(&[2, 1, 5, 0, 0, 1, 1, 5, 1, 0, 1, 0]);
     refuse(&[0, 0, 0]);
     refuse(&[]);
     refuse(&[1, 1, 5]);
-    // Values nested deep.
+    // Deeply nested values.
     let deep = [
         &[1, 1, 5, 0, 8][..],
         &root,
@@ -93,7 +93,7 @@ fn what_the_engine_believes_is_checked() {
 }
 
 #[test]
-fn places_that_can_not_be_are_refused() {
+fn impossible_places_are_rejected() {
     let steps = [
         // A child of an attribute's value.
         vec![1, 1, 9, 0, 8, 0, 1, 0, 1, 119, 0, 0],
@@ -107,7 +107,7 @@ fn places_that_can_not_be_are_refused() {
 }
 
 #[test]
-fn a_failing_struct_takes_none_before_it_along() {
+fn failing_struct_leaves_document_unchanged() {
     let good = [0x27, 1, 14].to_vec();
     let good = [&good[..], b"xml.attributes", &[1, b'k', 0]].concat();
     let bad = [0x84, 5, 9, 1, b'x'];
@@ -115,7 +115,7 @@ fn a_failing_struct_takes_none_before_it_along() {
 }
 
 #[test]
-fn every_cut_and_every_flipped_byte_is_survived() {
+fn truncated_and_flipped_updates_do_not_panic() {
     let golden = golden();
     for sdk in ["python", "npm"] {
         for name in ["elements", "text"] {
@@ -137,7 +137,7 @@ fn every_cut_and_every_flipped_byte_is_survived() {
                         other.apply_update(&ours.encode_state()).unwrap();
                         assert_eq!(other.state_vector(), ours.state_vector(), "{bytes:02x?}");
                         other.to_json(true);
-                        // On top of what it was made from, too.
+                        // Applied to its own source document, too.
                         other.apply_update(&state).unwrap();
                         other.to_json(true);
                     }
@@ -148,7 +148,7 @@ fn every_cut_and_every_flipped_byte_is_survived() {
 }
 
 #[test]
-fn a_tree_of_100_000_levels_comes_and_goes() {
+fn tree_of_100_000_levels_is_applied_and_deleted() {
     const LEVELS: u32 = 100_000;
     let mut builder = crate::update::writer::Builder::new(5, 0);
     let mut place = crate::update::writer::Place::OnlyInRoot("xml");
@@ -172,7 +172,7 @@ fn a_tree_of_100_000_levels_comes_and_goes() {
     assert_eq!(other.to_json(true), ours.to_json(true));
 }
 
-/// Changes some bytes, or takes some from another update.
+/// Changes some bytes, or copies some from another update.
 fn mutate(bytes: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     for _ in 0..=random.below(3) {
@@ -194,7 +194,7 @@ fn mutate(bytes: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
 }
 
 #[test]
-fn changed_updates_never_end_the_process() {
+fn mutated_updates_do_not_panic() {
     let seeds = std::env::var("FUZZ_SEEDS")
         .ok()
         .and_then(|seeds| seeds.parse().ok());
@@ -250,7 +250,7 @@ fn changed_updates_never_end_the_process() {
 }
 
 #[test]
-fn what_takes_too_many_steps_is_taken_back_whole() {
+fn update_with_too_many_steps_is_rolled_back() {
     let mut refused = 0;
     for seed in 0..200 {
         let mut random = Random::new(seed);
@@ -264,7 +264,7 @@ fn what_takes_too_many_steps_is_taken_back_whole() {
             ours.apply_update(&update).unwrap();
             theirs.apply_update(&update).unwrap();
         }
-        // From here on they edit apart.
+        // From here on they edit separately.
         let mut updates = Vec::new();
         for _ in 0..10 + random.below(40) {
             let update = edit(&first, &mut random, &mut serial);
@@ -281,7 +281,7 @@ fn what_takes_too_many_steps_is_taken_back_whole() {
             let scan = Scan::read(&update).unwrap();
             let plan = Plan::new(&ours.engine, &scan);
             let own: Vec<_> = plan.order.iter().map(|&at| &scan.structs[at]).collect();
-            if ours.take_up(&own, &[], &mut left).is_ok() {
+            if ours.integrate(&own, &[], &mut left).is_ok() {
                 break;
             }
             refused += 1;
@@ -289,7 +289,7 @@ fn what_takes_too_many_steps_is_taken_back_whole() {
             assert_eq!(ours.encode_state(), before, "seed {seed}, {steps} steps");
             assert_eq!(ours.to_json(true), json, "seed {seed}, {steps} steps");
         }
-        // With all steps it is what any other replica gets.
+        // With enough steps the document equals any other replica.
         ours.apply_update(&update).unwrap();
         theirs.apply_update(&before).unwrap();
         ours.engine.check();
@@ -299,7 +299,7 @@ fn what_takes_too_many_steps_is_taken_back_whole() {
 }
 
 #[test]
-fn what_programs_put_in_front_apart_takes_few_steps() {
+fn concurrent_inserts_at_front_take_few_steps() {
     use yrs::{ReadTxn, WriteTxn, Xml, XmlElementPrelim, XmlFragment};
     const COUNT: u32 = 2_500;
     let written = |client: u64| {
@@ -328,11 +328,11 @@ fn what_programs_put_in_front_apart_takes_few_steps() {
             id.to_string(&transaction)
         })
         .collect();
-    // Whoever comes first, and whoever has the higher id.
+    // Any order of arrival, and any order of client ids.
     for order in [[0, 1, 2], [1, 0, 2], [2, 1, 0], [1, 2, 0]] {
         let mut ours = document(1);
         let mut limits = *ours.limits();
-        // If each looked at each it would be six million and more.
+        // A pairwise comparison would take more than six million steps.
         limits.conflict_steps = 500_000;
         ours.set_limits(limits);
         for at in order {

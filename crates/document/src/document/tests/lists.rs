@@ -1,6 +1,7 @@
 //! Lists of values, which only foreign programs write: they are encoded as Yjs encodes them.
 //!
-//! `testdata/vectors/lists.json` has what Yjs 13.6.33 sent, its whole state, and what it answers to a state vector.
+//! `testdata/vectors/lists.json` contains an update of Yjs 13.6.33, its whole state, and its answer
+//! to a state vector.
 
 use serde_json::Value;
 
@@ -9,7 +10,7 @@ use crate::test;
 use crate::update::UpdateKind;
 
 #[test]
-fn values_of_one_author_in_a_row_are_one_struct() {
+fn adjacent_values_of_one_author_are_one_struct() {
     let cases: Vec<Value> =
         serde_json::from_str(include_str!("../../../../../testdata/vectors/lists.json")).unwrap();
     let bytes = |hex: &Value| bytes(hex.as_str().unwrap());
@@ -21,17 +22,17 @@ fn values_of_one_author_in_a_row_are_one_struct() {
             one_by_one.apply_update(&bytes(update)).unwrap();
             one_by_one.engine.check();
         }
-        let mut at_once = document(8);
-        at_once.apply_update(&state).unwrap();
-        for document in [&one_by_one, &at_once] {
+        let mut from_state = document(8);
+        from_state.apply_update(&state).unwrap();
+        for document in [&one_by_one, &from_state] {
             let ours = document.encode_state();
             let sizes = (ours.len(), state.len());
-            assert_eq!(sizes.0, sizes.1, "{name}: our bytes beside those of Yjs");
+            assert_eq!(sizes.0, sizes.1, "{name}: our size, that of Yjs");
             assert_eq!(ours, state, "{name}");
             assert_eq!(document.encode_diff(&vector).unwrap(), lacking, "{name}");
             assert_eq!(document.classify(&state), Ok(UpdateKind::Contained));
         }
-        // What a replica lacks joins what it has.
+        // A diff joins the values that the replica already has.
         let mut half = document(9);
         half.apply_update(&lacking).unwrap();
         half.apply_update(&state).unwrap();

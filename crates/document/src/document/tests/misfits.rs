@@ -1,6 +1,8 @@
-//! What Yjs writes and yrs doesn't take: made fit for both, so that it keeps nothing else of its author out.
+//! Content that Yjs writes and yrs rejects: it is repaired for both, so that its author's other
+//! operations are not blocked.
 //!
-//! `testdata/vectors/misfits.json` has what Yjs 13.6.33 sent: an element with a text, then something unfit, then more text; and its whole state.
+//! `testdata/vectors/misfits.json` contains updates of Yjs 13.6.33: an element with a text, then an
+//! unsupported operation, then more text; and the whole state.
 
 use serde_json::Value;
 use yrs::updates::decoder::Decode as _;
@@ -11,7 +13,7 @@ use crate::document::Limits;
 use crate::test;
 use crate::update::{Fitted, UpdateKind, fit_update};
 
-/// What was sent and the whole state, by what is unfit in it.
+/// The updates and the whole state, by the unsupported content.
 fn sessions() -> Vec<(String, Vec<Vec<u8>>, Vec<u8>)> {
     let sessions: Vec<Value> =
         serde_json::from_str(include_str!("../../../../../testdata/vectors/misfits.json")).unwrap();
@@ -32,7 +34,7 @@ fn fit(update: &[u8]) -> Fitted {
 }
 
 #[test]
-fn what_is_unfit_keeps_nothing_else_out() {
+fn unsupported_operation_does_not_block_others() {
     for (what, sent, state) in sessions() {
         let mut here = document(9);
         let doc = Doc::with_client_id(7);
@@ -62,7 +64,7 @@ fn what_is_unfit_keeps_nothing_else_out() {
         assert!(shown.contains("later 🌿 "), "{what}: {shown}");
         assert_eq!(root.len(&transaction), 1, "{what}");
 
-        // The whole state again, as it is sent after an outage, is an echo; and the same for who has nothing yet.
+        // The whole state, sent again after an outage, is an echo; a new replica gets the same.
         let whole = fit(&state).update;
         let inspection = here.inspect(&whole).unwrap();
         assert_eq!(inspection.kind, UpdateKind::Contained, "{what}");
@@ -74,7 +76,7 @@ fn what_is_unfit_keeps_nothing_else_out() {
 }
 
 #[test]
-fn author_is_to_delete_what_is_deleted() {
+fn author_must_delete_removed_operation() {
     for (what, sent, _) in sessions() {
         let Fitted {
             update, removed, ..
@@ -85,7 +87,7 @@ fn author_is_to_delete_what_is_deleted() {
 }
 
 #[test]
-fn halves_are_shown_as_replacement_characters() {
+fn surrogate_halves_become_replacement_characters() {
     let (_, sent, _) = sessions().swap_remove(0);
     let mut here = document(9);
     for update in &sent {
@@ -96,10 +98,10 @@ fn halves_are_shown_as_replacement_characters() {
 }
 
 #[test]
-fn what_is_malformed_for_everybody_stays_so() {
+fn malformed_updates_are_not_repaired() {
     let root = [1, 3, b'x', b'm', b'l'];
     for content in [
-        // A format and an embedded object that are no JSON.
+        // A format and an embedded object that are not JSON.
         &[6, 1, b'k', 2, b'[', b'1'][..],
         &[5, 4, b'"', b'\\', b'x', b'"'],
     ] {

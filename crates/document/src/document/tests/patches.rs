@@ -1,4 +1,4 @@
-//! From JSON to JSON: what a patch or a new state changes, and what it leaves alone.
+//! Patches and replacements: which elements they change, and which they leave untouched.
 
 mod random;
 
@@ -27,7 +27,7 @@ fn ids(document: &MeshDocument) -> Vec<&str> {
 }
 
 #[test]
-fn all_six_operations() {
+fn patch_supports_all_six_operations() {
     let mut ours = sample();
     let mut other = document(2);
     other.apply_update(&ours.encode_state()).unwrap();
@@ -81,7 +81,7 @@ fn concurrent_patches_to_different_elements_both_survive() {
 }
 
 #[test]
-fn a_failing_operation_changes_nothing_and_is_named() {
+fn failing_operation_changes_nothing_and_is_reported() {
     let mut ours = sample();
     let before = ours.encode_state();
     let mut check = |operation: Value, expected: &str| {
@@ -95,7 +95,7 @@ fn a_failing_operation_changes_nothing_and_is_named() {
     };
     check(
         json!({"op": "test", "path": "/doc/title", "value": "T"}),
-        "operation 1: the value",
+        "operation 1: test failed at \"/doc/title\": expected \"T\", found \"U\"",
     );
     check(
         json!({"op": "remove", "path": "/doc/children/9"}),
@@ -103,15 +103,15 @@ fn a_failing_operation_changes_nothing_and_is_named() {
     );
     check(
         json!({"op": "remove", "path": "/doc/children/01"}),
-        "leads nowhere",
+        "does not exist",
     );
     check(
         json!({"op": "add", "path": "/doc/children/4", "value": 1}),
-        "leads nowhere",
+        "does not exist",
     );
     check(
         json!({"op": "replace", "path": "/doc/nope", "value": 1}),
-        "leads nowhere",
+        "does not exist",
     );
     check(
         json!({"op": "swap", "path": ""}),
@@ -119,7 +119,7 @@ fn a_failing_operation_changes_nothing_and_is_named() {
     );
     check(
         json!({"op": "add", "path": "doc", "value": 1}),
-        "begins with",
+        "begin with",
     );
     check(
         json!({"op": "move", "from": "/doc/children", "path": "/doc/children/0"}),
@@ -134,7 +134,7 @@ fn a_failing_operation_changes_nothing_and_is_named() {
 }
 
 #[test]
-fn replacing_with_the_same_is_nothing() {
+fn replacing_with_equal_content_is_a_no_op() {
     let mut ours = sample();
     for include_ids in [false, true] {
         let json = ours.to_json(include_ids);
@@ -155,14 +155,14 @@ fn replacing_with_the_same_is_nothing() {
 }
 
 #[test]
-fn neighbours_that_are_deleted_are_one_step() {
+fn adjacent_deletions_are_one_step() {
     let mut ours = document(1);
     let items: Vec<Value> = (0..10)
         .map(|number| json!({"item": {"s": format!("é{number}"), "children": []}}))
         .collect();
     let json = json!({"doc": {"title": "T", "children": items}});
     ours.insert_json(&json, &mut counter()).unwrap();
-    // Somebody has deleted one between them.
+    // Another replica has deleted a child in the range.
     let gone = json!([{"op": "remove", "path": "/doc/children/4"}]);
     ours.apply_patch(&gone, &mut counter()).unwrap();
     let mut other = document(2);
@@ -189,7 +189,7 @@ fn neighbours_that_are_deleted_are_one_step() {
 }
 
 #[test]
-fn steps_come_to_the_patch_and_each_operation_is_told() {
+fn steps_equal_patch_and_report_each_operation() {
     let mut ours = sample();
     let mut other = document(2);
     other.apply_update(&ours.encode_state()).unwrap();
@@ -201,13 +201,13 @@ fn steps_come_to_the_patch_and_each_operation_is_told() {
         {"op": "add", "path": "/doc/children/-", "value": {"item": {"s": "new", "children": []}}},
         {"op": "remove", "path": "/doc/children/1"},
     ]);
-    let told = [false, true, false, false, true, true];
-    assert_eq!(ours.check_patch(&patch, &mut counter()).unwrap(), told);
+    let expected = [false, true, false, false, true, true];
+    assert_eq!(ours.check_patch(&patch, &mut counter()).unwrap(), expected);
     assert_eq!(ours.to_json(true), other.to_json(true));
 
     let mut clock = ours.clocks().find(|(client, _)| *client == 1).unwrap().1;
     let outcome = ours.apply_patch_in_steps(&patch, &mut counter()).unwrap();
-    assert_eq!(outcome.changed, told);
+    assert_eq!(outcome.changed, expected);
     assert_eq!(outcome.steps.len(), 3);
     for step in &outcome.steps {
         assert_eq!(step.operations.start, clock);
@@ -232,7 +232,7 @@ fn steps_come_to_the_patch_and_each_operation_is_told() {
 }
 
 #[test]
-fn only_what_a_patch_changes_is_checked_and_named_by_its_place() {
+fn only_changes_of_a_patch_are_checked() {
     let mut ours = sample();
     let before = ours.encode_state();
     let mut check = |patch: Value, expected: &[&str]| {
@@ -276,9 +276,9 @@ fn only_what_a_patch_changes_is_checked_and_named_by_its_place() {
     );
     check(
         json!([{"op": "move", "from": "/doc", "path": "/other"}]),
-        &["document: expected an object with the one key \"doc\""],
+        &["document: expected an object with the single key \"doc\""],
     );
-    // An `$id` that is there already, in a list that nobody looked into, and twice in one patch.
+    // An existing `$id`, in a list that no operation has opened, and twice in one patch.
     let new =
         |id: &str| json!({"op": "add", "path": "/doc/children/-", "value": {"item": {"$id": id}}});
     check(
@@ -289,14 +289,14 @@ fn only_what_a_patch_changes_is_checked_and_named_by_its_place() {
         json!([new("new"), new("new")]),
         &["/doc/children/4/item/$id: expected a unique $id"],
     );
-    // What is gone may be named again: that is a move.
+    // The `$id` of a deleted element may be used again: that is a move.
     let patch = json!([{"op": "remove", "path": "/doc/children/0"}, new("b")]);
     ours.apply_patch(&patch, &mut counter()).unwrap();
     assert_eq!(ids(&ours), ["c", "t", "b"]);
 }
 
 #[test]
-fn copies_of_copies_end_before_memory_does() {
+fn copied_bytes_are_limited() {
     let mut ours = sample();
     let before = ours.encode_state();
     let copy =
@@ -312,7 +312,7 @@ fn copies_of_copies_end_before_memory_does() {
 }
 
 #[test]
-fn elements_deeper_than_json_shows_are_left_alone() {
+fn elements_deeper_than_json_are_untouched() {
     let mut ours = document(1);
     let mut next = counter();
     let mut parent = Target::Root;
@@ -346,7 +346,7 @@ fn elements_deeper_than_json_shows_are_left_alone() {
     assert!(ours.node("e299").is_some());
 }
 
-/// Items in one another.
+/// Nested items.
 fn chain(levels: usize) -> Value {
     (1..levels).fold(
         json!({"item": {}}),
@@ -355,7 +355,7 @@ fn chain(levels: usize) -> Value {
 }
 
 #[test]
-fn values_that_are_too_deep_are_refused() {
+fn deep_values_are_rejected() {
     let mut ours = sample();
     let mut patch = |patch: Value| {
         let error = ours.apply_patch(&patch, &mut counter()).unwrap_err();
@@ -369,7 +369,7 @@ fn values_that_are_too_deep_are_refused() {
     patch(
         json!([first, {"op": "replace", "path": path.trim_end_matches("/children"), "value": chain(30)["item"]}]),
     );
-    // By what was there before, by moves and by copies.
+    // On top of existing levels, by moves and by copies.
     for op in ["move", "copy"] {
         let other = json!({"op": "add", "path": "/doc/children/1", "value": chain(20)});
         patch(json!([
@@ -391,7 +391,7 @@ fn values_that_are_too_deep_are_refused() {
 }
 
 #[test]
-fn values_that_are_as_deep_as_can_be_are_walked() {
+fn values_of_maximal_depth_are_accepted() {
     let mut ours = sample();
     let low = "/doc".to_owned() + &"/children/0/item".repeat(300) + "/children";
     let patch = json!([
@@ -410,7 +410,7 @@ fn values_that_are_as_deep_as_can_be_are_walked() {
 
 /// Other programs write an element before its `$id`.
 #[test]
-fn elements_without_an_id_are_left_alone() {
+fn elements_without_id_are_untouched() {
     use yrs::{Doc, Transact, WriteTxn, Xml, XmlElementPrelim, XmlFragment};
     let foreign = Doc::with_client_id(9);
     let update = {
@@ -462,7 +462,7 @@ fn elements_without_an_id_are_left_alone() {
     }
 }
 
-/// A random element list, some of whose ids may be those of `known` elements.
+/// A random element list; some `$id`s may be those of `known` elements.
 fn random_children(random: &mut Random, known: &mut Vec<String>, depth: usize) -> Vec<Value> {
     let count = random.below(4);
     (0..count)
@@ -500,7 +500,7 @@ fn random_children(random: &mut Random, known: &mut Vec<String>, depth: usize) -
 }
 
 #[test]
-fn any_state_is_reached_from_any_other() {
+fn replace_reaches_any_state() {
     for seed in 0..400 {
         let mut random = Random::new(seed);
         let mut ours = document(1);
@@ -524,7 +524,7 @@ fn any_state_is_reached_from_any_other() {
             let update = update.unwrap_or_else(|error| panic!("seed {seed}: {error:?} {wanted}"));
             let mut expected = wanted.clone();
             let mut found = ours.to_json(true);
-            // Named elements keep their names; the others get new ones.
+            // Identified elements keep their `$id`s; the others get new ones.
             super::super::patch::strip_ids(&mut expected);
             super::super::patch::strip_ids(&mut found);
             assert_eq!(found, expected, "seed {seed}");

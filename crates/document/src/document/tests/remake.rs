@@ -1,4 +1,4 @@
-//! Edits that are made again, without one before them.
+//! Edits replayed without some of the edits before them.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use super::{counter, document};
 use crate::document::{Edit, MeshDocument, Position, Remade, RemakeError, Target, TextPosition};
 use crate::test;
 
-/// What everybody has.
+/// The content that every replica starts with.
 fn base() -> Vec<u8> {
     let mut document = document(9);
     let json = json!({"doc": {"title": "T", "children": [
@@ -59,11 +59,11 @@ fn plain(document: &MeshDocument) -> String {
 }
 
 #[test]
-fn edits_are_made_again_but_for_those_that_build_on_what_is_missing() {
+fn replay_skips_edits_that_depend_on_missing_ones() {
     let mut before = replica(1);
     let edits = [
         insert("lost", Target::Root, Position::Last),
-        // Beside it, in it, over what it wrote, of something else.
+        // Next to the lost edit, inside it, over its value, and unrelated.
         insert("next", Target::Root, Position::Last),
         insert("in", Target::Id("lost".to_owned()), Position::Last),
         set("a", "eins"),
@@ -112,7 +112,7 @@ fn edits_are_made_again_but_for_those_that_build_on_what_is_missing() {
 }
 
 #[test]
-fn overwritten_value_is_overwritten_again_without_the_one_between() {
+fn replay_overwrites_value_without_lost_one() {
     let mut before = replica(1);
     let [lost, next] = ["eins", "zwei"].map(|value| edit(&mut before, set("a", value)));
     let mut again = replica(2);
@@ -126,9 +126,9 @@ fn overwritten_value_is_overwritten_again_without_the_one_between() {
 }
 
 #[test]
-fn text_around_what_is_missing_stays_where_it_was() {
+fn replay_keeps_text_around_missing_run() {
     let mut before = replica(1);
-    // Three runs that the engine joins to one, and a fourth within the one that is lost.
+    // Three runs that the engine joins, and a fourth within the lost one.
     let updates = [text(5, "ab"), text(7, "LOST"), text(11, "yz"), text(9, "é")]
         .map(|one| edit(&mut before, one));
     assert_eq!(plain(&before), "grün abLOéSTyz🌿 ");
@@ -145,7 +145,7 @@ fn text_around_what_is_missing_stays_where_it_was() {
 }
 
 #[test]
-fn undo_goes_on_without_what_is_missing() {
+fn undo_works_after_replay() {
     let mut before = replica(1);
     before.remember_edits(true, 0);
     let edits = [
@@ -188,7 +188,7 @@ fn undo_goes_on_without_what_is_missing() {
 }
 
 #[test]
-fn what_is_filled_in_shows_nothing_that_waited() {
+fn fill_in_hides_pending_operations() {
     let mut before = replica(1);
     let _lost = edit(&mut before, insert("lost", Target::Root, Position::Last));
     let next = edit(&mut before, insert("next", Target::Root, Position::Last));
@@ -202,7 +202,7 @@ fn what_is_filled_in_shows_nothing_that_waited() {
     let applied = server.apply_update(&filled).unwrap();
     assert!(!applied.gap && !server.has_gap());
     assert_eq!(server.to_json(true), replica(4).to_json(true));
-    // What comes late is known.
+    // Late originals are already known.
     assert_eq!(server.apply_update(&next).unwrap().visible, None);
     assert_eq!(again.state_vector(), server.state_vector());
 }
@@ -247,7 +247,7 @@ fn random(document: &MeshDocument, random: &mut Random, serial: &mut usize) -> E
 }
 
 #[test]
-fn random_edits_are_made_again_as_they_were() {
+fn replayed_random_edits_give_same_document() {
     for seed in 0..200 {
         let mut dice = Random::new(seed);
         let mut before = replica(1);
@@ -264,7 +264,7 @@ fn random_edits_are_made_again_as_they_were() {
         }
         assert_eq!(whole.to_json(true), before.to_json(true), "seed {seed}");
 
-        // Without some of them: whoever gets what was made has the same.
+        // Some edits are left out: a replica with the replayed updates is equal.
         let (mut again, mut other, mut remade) = (replica(2), replica(3), Remade::default());
         let mut lost: Vec<Value> = Vec::new();
         for update in &updates {

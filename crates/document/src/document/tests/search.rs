@@ -1,4 +1,4 @@
-//! Finding elements.
+//! Search by regular expression.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use super::{counter, document};
 use crate::test;
 
 #[test]
-fn greps_like_the_published_cli() {
+fn grep_matches_like_published_cli() {
     let mut ours = document(1);
     let json = json!({"doc": {"title": "Find me", "children": [
         {"item": {"$id": "1", "s": "alpha"}},
@@ -22,7 +22,7 @@ fn greps_like_the_published_cli() {
             .map(|element| element.id().unwrap_or("root"))
             .collect();
         assert_eq!(found, expected, "{pattern}");
-        // The same in what is printed.
+        // The same in the printed JSON.
         let printed = ours.to_json(true);
         let found = crate::grep_json(&printed, pattern, ignore_case, around.0, around.1).unwrap();
         let id = |element: &Value| {
@@ -54,7 +54,7 @@ fn greps_like_the_published_cli() {
 }
 
 #[test]
-fn what_is_no_document_has_nothing_to_find() {
+fn grep_json_skips_other_shapes() {
     for json in [
         json!([]),
         json!("x"),

@@ -1,4 +1,4 @@
-//! Real editing histories, of one author or of several at once, end here as they ended there.
+//! Real editing histories, by one author or several, give the recorded result.
 
 use std::io::Read;
 
@@ -13,7 +13,7 @@ use super::document;
 use crate::document::MeshDocument;
 use crate::test;
 
-/// An author's replica, and how many of the transactions it has seen.
+/// An author's replica, and the number of transactions it has seen.
 struct Author {
     doc: Doc,
     text: XmlTextRef,
@@ -101,7 +101,7 @@ fn check(name: &str, trace: &[u8]) {
             author.seen[missing] = true;
         }
         drop(transaction);
-        // Positions are those of a text of characters of one unit each, which these are.
+        // Positions count characters, each of one unit in these traces.
         let mut transaction = author.doc.transact_mut();
         for patch in one["patches"].as_array().unwrap() {
             let at = u32::try_from(patch[0].as_u64().unwrap()).unwrap();
@@ -121,20 +121,20 @@ fn check(name: &str, trace: &[u8]) {
     let text = ours.node("t").unwrap().text().unwrap().to_plain();
     assert_eq!(text, trace["endContent"].as_str().unwrap(), "{name}");
     let updates: Vec<&[u8]> = updates.iter().map(Vec::as_slice).collect();
-    let mut at_once = document(98);
-    at_once.apply_update(&start).unwrap();
-    at_once
+    let mut merged = document(98);
+    merged.apply_update(&start).unwrap();
+    merged
         .apply_update(&crate::merge_updates(&updates).unwrap())
         .unwrap();
     assert_eq!(
-        at_once.node("t").unwrap().text().unwrap().to_plain(),
+        merged.node("t").unwrap().text().unwrap().to_plain(),
         text,
         "{name}"
     );
 }
 
 #[test]
-fn concurrent_histories_end_as_they_did() {
+fn concurrent_histories_give_recorded_text() {
     check(
         "friendsforever",
         include_bytes!("../../../../../testdata/traces/friendsforever.json.gz"),
@@ -145,18 +145,18 @@ fn concurrent_histories_end_as_they_did() {
     );
 }
 
-/// One who writes the trace down keystroke by keystroke, as a replica would send it. Its characters are
-/// of one unit each.
+/// An author who writes the trace keystroke by keystroke, as a replica would send it. Each
+/// character is one unit.
 struct Scribe {
     clock: u32,
-    /// The clocks of the units that are there, in order.
+    /// The clocks of the visible units, in order.
     units: Vec<u32>,
 }
 
 impl Scribe {
     const CLIENT: u32 = 2;
 
-    /// The v1 update of the patches of one transaction.
+    /// The v1 update of one transaction's patches.
     fn update(&mut self, patches: &[Value]) -> Vec<u8> {
         let mut items = Vec::new();
         let mut count = 0;
@@ -196,7 +196,7 @@ impl Scribe {
         update
     }
 
-    /// A text between what is to the left and to the right of a place.
+    /// A text between the left and right neighbours of a position.
     fn item(&mut self, out: &mut Vec<u8>, at: usize, text: &str) {
         const TEXT: u8 = 4;
         const HAS_RIGHT: u8 = 0x40;
@@ -253,13 +253,13 @@ fn check_sequential(name: &str, trace: &[u8]) {
     let end = trace["endContent"].as_str().unwrap();
     let text = |document: &MeshDocument| document.node("t").unwrap().text().unwrap().to_plain();
     assert_eq!(text(&ours), end, "{name}");
-    let mut at_once = document(98);
-    at_once.apply_update(&ours.encode_state()).unwrap();
-    assert_eq!(text(&at_once), end, "{name}");
+    let mut from_state = document(98);
+    from_state.apply_update(&ours.encode_state()).unwrap();
+    assert_eq!(text(&from_state), end, "{name}");
 }
 
 #[test]
-fn a_paper_ends_as_it_did() {
+fn paper_trace_gives_recorded_text() {
     check_sequential(
         "automerge-paper",
         include_bytes!("../../../../../testdata/traces/automerge-paper.json.gz"),
@@ -267,7 +267,7 @@ fn a_paper_ends_as_it_did() {
 }
 
 #[test]
-fn a_blog_post_ends_as_it_did() {
+fn blog_post_trace_gives_recorded_text() {
     check_sequential(
         "json-crdt-blog-post",
         include_bytes!("../../../../../testdata/traces/json-crdt-blog-post.json.gz"),

@@ -93,7 +93,7 @@ fn random_edit(document: &MeshDocument, random: &mut Random, serial: &mut usize)
 }
 
 #[test]
-fn undo_leads_back_and_redo_forth() {
+fn undo_and_redo_restore_states() {
     for seed in 0..150 {
         let mut random = Random::new(seed);
         let mut ours = sample();
@@ -104,7 +104,7 @@ fn undo_leads_back_and_redo_forth() {
         let mut serial = 0;
         for _ in 0..12 {
             let edit = random_edit(&ours, &mut random, &mut serial);
-            // A move into itself is refused, and an empty range is no edit.
+            // A move into itself is rejected, and an empty range is not an edit.
             if let Ok(Some(update)) = ours.edit(&[edit], &mut counter()) {
                 other.apply_update(&update).unwrap();
             }
@@ -133,7 +133,7 @@ fn undo_leads_back_and_redo_forth() {
 }
 
 #[test]
-fn what_others_did_stays() {
+fn undo_keeps_changes_of_others() {
     let mut ours = sample();
     let mut other = document(2);
     other.apply_update(&ours.encode_state()).unwrap();
@@ -149,7 +149,7 @@ fn what_others_did_stays() {
         name: "s".into(),
         value: value.into(),
     };
-    // Two transactions, close in time: one group.
+    // Two transactions within the window: one group.
     ours.set_time(1_000);
     let first = ours
         .edit(&[insert(0, "mine "), set("a", "mine")], &mut counter())
@@ -183,7 +183,7 @@ fn what_others_did_stays() {
 }
 
 #[test]
-fn edits_that_do_nothing_are_not_undone_and_cost_no_redo() {
+fn no_op_edits_leave_history_unchanged() {
     let mut document = sample();
     document.remember_edits(true, 0);
     let title = |document: &mut MeshDocument, value: &str| {
@@ -220,13 +220,13 @@ fn edits_that_do_nothing_are_not_undone_and_cost_no_redo() {
     title(&mut document, "größer");
     document.undo().unwrap();
     title(&mut document, "T");
-    assert!(document.can_redo(), "what changes nothing ends no redo");
+    assert!(document.can_redo(), "a no-op edit keeps the redo");
     document.redo().unwrap();
     assert_eq!(document.root().attribute("title"), Some("größer".into()));
 }
 
 #[test]
-fn undo_goes_past_what_others_made_impossible() {
+fn undo_skips_edits_overridden_by_others() {
     let mut document = sample();
     document.remember_edits(true, 0);
     let title = |document: &mut MeshDocument, value: &str| {
@@ -244,7 +244,7 @@ fn undo_goes_past_what_others_made_impossible() {
         };
         document.edit(&[edit], &mut counter()).unwrap();
     }
-    // Somebody else deletes the element.
+    // Another replica deletes the element.
     let mut other = self::document(2);
     other.apply_update(&document.encode_state()).unwrap();
     let gone = other.delete("a").unwrap().unwrap();
@@ -255,7 +255,7 @@ fn undo_goes_past_what_others_made_impossible() {
 }
 
 #[test]
-fn what_can_be_undone_has_a_bound() {
+fn undo_history_is_bounded() {
     let mut document = sample();
     let limits = *document.limits();
     document.set_limits(crate::Limits {
@@ -271,7 +271,7 @@ fn what_can_be_undone_has_a_bound() {
     }
     let undone = std::iter::from_fn(|| document.undo()).count();
     assert!((5..50).contains(&undone), "{undone}");
-    // What was undone can be redone, and the same memory is counted once.
+    // Undone edits can be redone, and their memory is counted once.
     assert!(document.undo_bytes() <= 20_000);
     let redone = std::iter::from_fn(|| document.redo()).count();
     assert_eq!(redone, undone);
@@ -280,7 +280,7 @@ fn what_can_be_undone_has_a_bound() {
 }
 
 #[test]
-fn formats_of_a_part_are_taken_back_in_it_alone() {
+fn undo_of_format_is_limited_to_its_range() {
     let mut document = sample();
     document.remember_edits(true, 0);
     let before = document.to_json(true);
@@ -310,9 +310,10 @@ fn formats_of_a_part_are_taken_back_in_it_alone() {
     }
 }
 
-/// As an editor does that sends a whole page as one delta, and as one who formats word by word.
+/// Like an editor that sends a whole page as one delta, and like an author who formats word
+/// by word.
 #[test]
-fn edits_one_behind_the_other_cost_what_lies_between_them() {
+fn cost_of_sequential_edits_is_their_distance() {
     let passed = |operations: usize| {
         let mut document = sample();
         document.remember_edits(true, 0);

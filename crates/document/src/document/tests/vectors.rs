@@ -9,7 +9,7 @@ use crate::document::{Edit, Target};
 use crate::test;
 use crate::update::{UpdateKind, merge_updates};
 
-/// The SDKs' own view of an element, turned into the JSON form.
+/// The SDKs' own view of an element, in JSON form.
 fn as_json(tree: &Value) -> Value {
     let mut printed: Map<String, Value> = tree["attributes"].as_object().unwrap().clone();
     let children = tree["children"].as_array().unwrap().iter();
@@ -37,7 +37,7 @@ fn numbers_as_floats(value: &mut Value) {
 }
 
 #[test]
-fn updates_of_both_sdks_lead_to_what_they_show() {
+fn updates_of_both_sdks_give_their_views() {
     let golden = golden();
     for (sdk, name) in [
         ("python", "elements"),
@@ -55,11 +55,11 @@ fn updates_of_both_sdks_lead_to_what_they_show() {
                 let applied = ours.apply_update(&update).unwrap();
                 assert_eq!(applied.visible.as_ref(), Some(&update));
                 assert_eq!(ours.classify(&update), Ok(UpdateKind::Contained));
-                // However small the steps are in which an SDK builds something up.
+                // This holds after each small step in which an SDK builds content.
                 assert_eq!(ours.violations(), [], "{sdk} {name}: {}", step["op"]);
                 all.push(update);
             }
-            // Where Python counts in bytes, its own view of the result is off.
+            // Python counts in bytes here, so its own view of the result is wrong.
             if step["op"].as_str().unwrap().contains("SDK bug") {
                 continue;
             }
@@ -68,7 +68,7 @@ fn updates_of_both_sdks_lead_to_what_they_show() {
             numbers_as_floats(&mut expected);
             assert_eq!(found, expected, "{sdk} {name}: {}", step["op"]);
         }
-        // The SDK's whole state is an echo, and so is ours to another replica that has it.
+        // The SDK's whole state is an echo here, and ours is one for a replica with that state.
         let state = STANDARD.decode(case["state"].as_str().unwrap()).unwrap();
         assert_eq!(
             ours.classify(&state),
@@ -94,10 +94,10 @@ fn updates_of_both_sdks_lead_to_what_they_show() {
     }
 }
 
-/// An attribute that came with several values at once has the last of them, as in Yjs; and none of them once
-/// another one is set.
+/// If an attribute comes with several values in one item, the last one is current, as in Yjs; after
+/// another value is set, none of them is.
 #[test]
-fn of_several_values_the_last_is_valid() {
+fn last_of_several_values_is_current() {
     use yrs::updates::decoder::Decode;
     use yrs::{Doc, Map as _, ReadTxn, Transact, Update};
     let root = b"xml.attributes";

@@ -1,4 +1,4 @@
-//! Documents that break their schema, and what a repair leaves of them.
+//! Documents that violate their schema, and their state after a repair.
 
 use serde_json::json;
 use yrs::types::xml::XmlIn;
@@ -23,7 +23,7 @@ fn element(
     element
 }
 
-/// A foreign program edits; what is found, and what is left after the repair.
+/// Edits as a foreign program; checks the violations found, and the state after the repair.
 fn check(edit: impl Fn(&mut TransactionMut<'_>, &XmlFragmentRef), pointers: &[&str]) {
     let sound = json!({"doc": {"title": "T", "children": [
         {"item": {"$id": "a", "s": "x", "children": [{"item": {"$id": "b", "children": []}}]}},
@@ -59,7 +59,7 @@ fn check(edit: impl Fn(&mut TransactionMut<'_>, &XmlFragmentRef), pointers: &[&s
     assert_eq!(ours.violations(), []);
     assert_eq!(ours.repair(), None);
     assert_eq!(ours.to_json(true), sound);
-    // Another replica removes the same by itself, and the repairs go together.
+    // Another replica makes the same repair independently, and both converge.
     let alike = other.repair().unwrap();
     ours.apply_update(&alike.update).unwrap();
     other.apply_update(&repair.update).unwrap();
@@ -77,8 +77,8 @@ fn first(root: &XmlFragmentRef, transaction: &TransactionMut<'_>, at: u32) -> Xm
 }
 
 #[test]
-fn repair_removes_just_what_breaks_the_schema() {
-    // Unknown tag, child in the wrong place, no id, an id that is taken.
+fn repair_removes_only_violations() {
+    // An unknown tag, a child at a wrong place, a missing `$id`, a duplicate `$id`.
     check(
         |transaction, root| {
             element(transaction, root, "li", Some("1"));
@@ -104,7 +104,7 @@ fn repair_removes_just_what_breaks_the_schema() {
         },
         &["/doc/children/2/item"],
     );
-    // Attributes: unknown, of the wrong type, a shared type; on the root too.
+    // Attributes: unknown, of a wrong type, a shared type; on the root too.
     check(
         |transaction, root| {
             let item = first(root, transaction, 0);
@@ -134,7 +134,7 @@ fn repair_removes_just_what_breaks_the_schema() {
         },
         &["/doc/children/1/text/children/0//loud"],
     );
-    // A number that JSON does not have is shown as null, and is no null.
+    // A number that JSON can't represent prints as null, but is not null.
     for number in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
         check(
             |transaction, root| {
@@ -151,7 +151,7 @@ fn repair_removes_just_what_breaks_the_schema() {
             ],
         );
     }
-    // What is no attribute, beside the root's attributes.
+    // Content other than attributes in the root's attributes.
     check(
         |transaction, _| {
             let text = transaction.get_or_insert_text("xml.attributes");
@@ -168,7 +168,7 @@ fn repair_removes_just_what_breaks_the_schema() {
         },
         &[""],
     );
-    // Shared types that make no element tree.
+    // Shared types that are not part of an element tree.
     check(
         |transaction, _| {
             let map = transaction.get_or_insert_map("elsewhere");

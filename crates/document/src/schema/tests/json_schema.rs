@@ -1,4 +1,4 @@
-//! What is printed for structured outputs, read by another implementation of JSON Schema.
+//! The schema for structured outputs, read by another implementation of JSON Schema.
 
 use crate::test;
 use jsonschema::draft202012;
@@ -10,7 +10,7 @@ use crate::schema::{
     ChildProperty, ElementProperty, ElementType, MeshSchema, SimpleValue, TEXT_TAG, ValueProperty,
 };
 
-/// All schemas that there are to test with, by name.
+/// All test schemas, by name.
 fn schemas() -> Vec<(String, MeshSchema)> {
     let mut schemas = vec![("awkward".to_owned(), awkward())];
     for extension in ["document", "gallery", "presentation", "thread", "threadl"] {
@@ -26,7 +26,7 @@ fn schemas() -> Vec<(String, MeshSchema)> {
     schemas
 }
 
-/// Tags that mean something else in a pointer or a URI, and every kind of property.
+/// Tags with a special meaning in a pointer or a URI, and every kind of property.
 fn awkward() -> MeshSchema {
     const TAGS: [&str; 8] = ["a b", "50%41", "ä/~#", "\"?", "", "[{^|}]", "leaf", "text"];
     let mut elements = vec![
@@ -46,7 +46,7 @@ fn awkward() -> MeshSchema {
             .property(
                 ValueProperty::new("three", SimpleValue::String).one_of([Value::Null, "x".into()]),
             )
-            // One of them twice.
+            // One tag twice.
             .property(ChildProperty::new(
                 "children",
                 TAGS.iter().chain(&TAGS[..1]).copied(),
@@ -57,19 +57,19 @@ fn awkward() -> MeshSchema {
 }
 
 #[test]
-fn is_a_json_schema() {
+fn to_json_schema_is_valid_json_schema() {
     for (name, schema) in schemas() {
         let strict = schema.to_json_schema().unwrap();
         if let Err(error) = draft202012::meta::validate(&strict) {
             panic!("{name}: {error} at {}", error.instance_path());
         }
-        // References lead somewhere, too.
+        // All references resolve, too.
         draft202012::new(&strict).unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 }
 
 #[test]
-fn accepts_and_refuses_what_the_schema_does() {
+fn json_schema_and_mesh_schema_agree() {
     const SEEDS: u64 = 300;
     for (name, schema) in schemas() {
         let validator = draft202012::new(&schema.to_json_schema().unwrap()).unwrap();
@@ -107,7 +107,7 @@ fn accepts_and_refuses_what_the_schema_does() {
     }
 }
 
-/// Writes documents that have all properties, and now and then a fault.
+/// Writes documents that have all properties, and sometimes an error.
 struct Author<'a> {
     schema: &'a MeshSchema,
     state: u64,
@@ -136,14 +136,14 @@ impl<'a> Author<'a> {
             let value = match property {
                 ElementProperty::Value(property) => self.value(property),
                 ElementProperty::Child(_) if element.tag() == TEXT_TAG => self.rich_text(),
-                // The list that is always empty is left out.
+                // A list that is always empty is left out.
                 ElementProperty::Child(children) if children.tags().is_empty() => continue,
                 ElementProperty::Child(children) => self.children(children, depth),
             };
             content.insert(property.name().to_owned(), value);
         }
         if self.errs() {
-            content.insert("unheard of".into(), json!(1));
+            content.insert("unknown".into(), json!(1));
         }
         let content = if self.errs() {
             self.anything()
@@ -151,7 +151,7 @@ impl<'a> Author<'a> {
             content.into()
         };
         let tag = if self.errs() {
-            "unheard of"
+            "unknown"
         } else {
             element.tag()
         };
@@ -219,7 +219,7 @@ impl<'a> Author<'a> {
         }
     }
 
-    /// Not an object: an element without properties could be meant.
+    /// Not an object: it could be taken for an element without properties.
     fn anything(&mut self) -> Value {
         let values = json!([null, true, 1, 1.0, 7.5, "x", "other", [], [1]]);
         values[self.below(9)].clone()

@@ -1,5 +1,5 @@
-//! Random patches, against plain JSON that is patched operation by operation and then put in the
-//! document's place.
+//! Random patches, compared with plain JSON that is patched by RFC 6902 and then replaces
+//! the document.
 
 use serde_json::{Map, Value, json};
 
@@ -10,7 +10,7 @@ use crate::document::patch::strip_ids;
 use crate::document::{MeshDocument, PatchError, ReplaceError};
 use crate::test;
 
-/// What came of a patch.
+/// The outcome of a patch.
 #[derive(Debug, PartialEq)]
 enum Outcome {
     Applied,
@@ -31,7 +31,7 @@ fn outcome(result: &Result<Option<Vec<u8>>, PatchError>) -> Outcome {
     }
 }
 
-/// RFC 6902 to the letter.
+/// RFC 6902, literally.
 fn apply(json: &mut Value, operation: &Value) -> Option<()> {
     let path = operation["path"].as_str()?;
     match operation["op"].as_str()? {
@@ -100,14 +100,14 @@ fn remove(json: &mut Value, path: &str) -> Option<Value> {
     }
 }
 
-/// All places in a value, by what is there.
+/// All locations in a value, by kind.
 #[derive(Default)]
 struct Places {
     /// Children of elements, `…/children/3`.
     children: Vec<String>,
-    /// Lists of children of elements, `…/children`.
+    /// Child lists, `…/children`.
     lists: Vec<String>,
-    /// Anything.
+    /// All locations.
     all: Vec<String>,
     ids: Vec<String>,
 }
@@ -151,7 +151,7 @@ fn pick(random: &mut Random, list: &[String]) -> String {
     }
 }
 
-/// A place in some list of children, which may be one too far.
+/// A location in some child list, possibly one beyond its end.
 fn slot(random: &mut Random, json: &Value, places: &Places) -> String {
     let list = pick(random, &places.lists);
     let length = json
@@ -166,7 +166,7 @@ fn slot(random: &mut Random, json: &Value, places: &Places) -> String {
 }
 
 fn element(random: &mut Random, places: &Places) -> Value {
-    // Some of them elements that are there already, or were.
+    // Some of them are existing or deleted elements.
     let mut known: Vec<String> = Vec::new();
     for _ in 0..random.below(3) {
         let id = pick(random, &places.ids);
@@ -234,7 +234,7 @@ fn operation(random: &mut Random, json: &Value) -> Value {
         }
         20 => json!({"op": "remove", "path": pick(random, &places.all)}),
         21 => {
-            // Out of the way and back again.
+            // Moved away and back.
             let from = pick(random, &places.all);
             json!({"op": "move", "from": from, "path": "/doc/title"})
         }
@@ -250,7 +250,7 @@ fn operation(random: &mut Random, json: &Value) -> Value {
     }
 }
 
-/// Checks that elements that are wanted by an `$id` that was there are there by that `$id`.
+/// Checks that elements with an `$id` of an existing element keep it.
 fn check_ids(before: &MeshDocument, wanted: &Value, found: &Value, context: &str) {
     let mut stack = vec![(wanted, found)];
     while let Some((wanted, found)) = stack.pop() {
@@ -273,7 +273,7 @@ fn check_ids(before: &MeshDocument, wanted: &Value, found: &Value, context: &str
     }
 }
 
-/// Gives JSON that fits the schema the form that a document prints.
+/// Completes JSON that fits the schema to the form that a document prints.
 fn complete(json: &mut Value) {
     let mut stack = vec![json];
     while let Some(element) = stack.pop() {
@@ -383,13 +383,13 @@ fn counter_from(prefix: &'static str) -> impl FnMut() -> String {
 }
 
 #[test]
-fn patches_do_what_they_do_to_plain_json() {
+fn patches_agree_with_plain_json() {
     let seeds = std::env::var("PATCH_SEEDS").map_or(300, |seeds| seeds.parse().unwrap());
     let mut counts = [0; 3];
     for seed in 0..seeds {
         run(seed, &mut counts);
     }
-    // Each kind is there often enough to mean something.
+    // Each kind occurs often enough.
     assert!({ counts }.iter().all(|&count| count > 100), "{counts:?}");
 }
 
@@ -452,7 +452,7 @@ fn long_patches_of_long_lists() {
         let mut patch = Vec::new();
         let mut length = 1000;
         for n in 0..1500 {
-            // Most of it in one place.
+            // Mostly at one place.
             let mut at = |length: usize| match random.below(4) {
                 0 => random.below(length),
                 _ => random.below(100),
@@ -486,12 +486,12 @@ fn long_patches_of_long_lists() {
     }
 }
 
-/// The updates of a patch are no longer than the bound that was worked out for them.
+/// Asserts that the updates of a patch are within the computed bound.
 fn assert_bounded(document: &MeshDocument, patch: &Value, context: &str) {
     let mut copy = MeshDocument::new(document.schema().clone(), 77);
     copy.apply_update(&document.encode_state()).unwrap();
     let before = copy.encode_state();
-    // The least bound within which it is applied.
+    // The least bound within which the patch is applied.
     let (mut low, mut high) = (0, 1 << 24);
     while low < high {
         let middle = usize::midpoint(low, high);
@@ -513,7 +513,10 @@ fn assert_bounded(document: &MeshDocument, patch: &Value, context: &str) {
         return;
     }
     let applied = copy.apply_patch_within(patch, low, &mut counter_from("b"));
-    let steps = applied.unwrap().expect("it is within the bound").steps;
+    let steps = applied
+        .unwrap()
+        .expect("the patch is within the bound")
+        .steps;
     let bytes: usize = steps.iter().map(|step| step.update.len()).sum();
-    assert!(bytes <= low, "{bytes} bytes, {low} told: {context}");
+    assert!(bytes <= low, "{bytes} bytes, bound {low}: {context}");
 }
