@@ -17,7 +17,10 @@ fn both_sdks_read_the_tools_and_their_input_schemas() {
             assert_eq!(names.len(), 3, "{sdk:?}: {names:?}");
             let patch = &toolkits["sync"]["patch"];
             assert_eq!(patch["required"], json!(["path", "patch"]), "{sdk:?}");
-            assert_eq!(patch["properties"]["if_version"]["type"], json!(["string", "null"]));
+            assert_eq!(
+                patch["properties"]["if_version"]["type"],
+                json!(["string", "null"])
+            );
             // A streamed tool has no schema.
             assert_eq!(toolkits["sync"]["open"], Value::Null, "{sdk:?}");
         }
