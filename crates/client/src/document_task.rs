@@ -371,15 +371,25 @@ impl DocumentTask {
     ) -> Option<Ended> {
         match answer {
             Ok(Content::Json(notice)) => {
-                self.conflicts = 0;
                 let mut state = self.shared.lock();
+                let deleted = notice.get("deleted").and_then(Value::as_u64).unwrap_or(0);
+                if deleted > 0 {
+                    let update = state.replica.unsaved_update(number).unwrap_or_default();
+                    let is_shown_here = deleted > state.replica.deleted_in(&update);
+                    state.publish(&DocumentEvent::Erased {
+                        operations: deleted,
+                        update,
+                    });
+                    if is_shown_here {
+                        drop(state);
+                        return self.refused(number, Refusal::overwritten());
+                    }
+                }
+                self.conflicts = 0;
                 state.journal_answered(number);
                 if let Some(violations) = notice.get("violations").and_then(Value::as_array) {
                     let violations = violations.clone();
                     state.publish(&DocumentEvent::Repaired { violations });
-                }
-                if let Some(operations @ 1..) = notice.get("deleted").and_then(Value::as_u64) {
-                    state.publish(&DocumentEvent::Erased { operations });
                 }
                 if notice.get("pending") == Some(&Value::Bool(true)) {
                     // Of a document with very many clients the server doesn't list what it has: it gets everything.
@@ -412,22 +422,28 @@ impl DocumentTask {
                 ..
             }) => return Some(Ended::Later),
             Err(CallError::Refused { code, text }) if !self.may_be_taken(code) => {
-                let refusal = Refusal { code, text };
-                let goes_on = self.shared.lock().refuse(number, refusal.clone());
-                if !goes_on {
-                    // Nobody is here to be told, so it stays in the journal until somebody opens the document.
-                    if self.shared.is_resending() && self.shared.end_untold_if_abandoned(refusal) {
-                        return Some(Ended::Done);
-                    }
-                    self.shared.advance(|_| {});
-                    return Some(Ended::Refused);
-                }
+                return self.refused(number, Refusal { code, text });
             }
             Err(CallError::Disconnected) => return Some(Ended::Lost),
             Err(_) => return Some(Ended::Later),
         }
         self.shared.advance(|_| {});
         None
+    }
+
+    /// The server will never have what was sent with this number. Returns how the stream ends, if it does.
+    fn refused(&mut self, number: u64, refusal: Refusal) -> Option<Ended> {
+        let goes_on = self.shared.lock().refuse(number, refusal.clone());
+        if goes_on {
+            self.shared.advance(|_| {});
+            return None;
+        }
+        // Nobody has the document open, so the edit stays in the journal until somebody does.
+        if self.shared.is_resending() && self.shared.end_untold_if_abandoned(refusal) {
+            return Some(Ended::Done);
+        }
+        self.shared.advance(|_| {});
+        Some(Ended::Refused)
     }
 
     /// Whether an update that was refused may be taken when it is sent again. A conflict passes when another has left;

@@ -235,11 +235,13 @@ pub enum DocumentEvent {
         /// Whether what it lacks is on its way to it.
         is_filled: bool,
     },
-    /// The server knows operations of an edit that it has nothing of: others deleted what they held, or sent them in
-    /// this client's name. What they held is not there.
+    /// The server has operations of an edit without their content: other participants deleted it, or wrote under this
+    /// client's id. If this replica still shows the content, it starts over, and [`Refused`](Self::Refused) comes next.
     Erased {
-        /// How many.
+        /// The number of these operations.
         operations: u64,
+        /// The v1 update as it was sent, with their content.
+        update: Vec<u8>,
     },
     /// The server refused an edit for good. The document is now what the server has, with those edits that don't build
     /// on the refused one; they were made again, under another client id, and undo goes on. Unless it ends, which comes
@@ -286,6 +288,17 @@ pub struct Refusal {
     pub code: Option<i64>,
     /// The server's reason.
     pub text: String,
+}
+
+impl Refusal {
+    /// The server has other content under the names of these operations.
+    pub(crate) fn overwritten() -> Self {
+        Self {
+            code: Some(1005),
+            text: "another program wrote under the client id of this edit, and what the server has there is deleted"
+                .to_owned(),
+        }
+    }
 }
 
 /// Why a document is not live any more.

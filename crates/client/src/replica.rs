@@ -396,6 +396,19 @@ impl Replica {
         Ok(true)
     }
 
+    /// The update that was sent with this number, if it is not acknowledged.
+    pub(crate) fn unsaved_update(&self, number: u64) -> Option<Vec<u8>> {
+        self.queue.get(number).map(|one| one.update.clone())
+    }
+
+    /// How many operations are alive in an update and deleted in this replica. If the server counts more of an update of
+    /// ours, others wrote under our client id, and what is shown here is shown nowhere else.
+    pub(crate) fn deleted_in(&self, update: &[u8]) -> u64 {
+        // What can't be inspected is taken as it was answered.
+        let inspected = self.document.inspect(update);
+        inspected.map_or(u64::MAX, |inspection| inspection.erased)
+    }
+
     /// A stream has begun: with the server's state vector, and the state that it sent. What the server lacks beyond
     /// the edits that are kept anyway is sent before them. It had that once, but was restored from an older copy.
     pub(crate) fn send_lacking(
@@ -813,6 +826,11 @@ fn again(
         Ok(UpdateKind::New) => remade.concerns(update) == Ok(false),
         _ => false,
     };
+    let erased = |document: &MeshDocument| document.inspect(update).map_or(0, |found| found.erased);
+    if fits && erased(document) > erased(before) {
+        // Somebody else wrote under its names, or has deleted it: it is not for us to bring it back.
+        return Again::Lost;
+    }
     if fits {
         return match document.apply_update(update) {
             Ok(_) => Again::Same,

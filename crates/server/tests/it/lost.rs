@@ -69,7 +69,7 @@ async fn edit_whose_place_was_taken_meanwhile_is_not_silently_lost() {
 
     let server = TestServer::start_again(store, &address, key).await;
     let erased = event(&mut changes, |event| match event {
-        DocumentEvent::Erased { operations } => Some(operations),
+        DocumentEvent::Erased { operations, .. } => Some(operations),
         _ => None,
     });
     assert_eq!(erased.await, length);

@@ -10,7 +10,9 @@ use meshagent_client::{
     RoomStatus, SaveError, SyncError,
 };
 use meshagent_document::{MeshDocument, Target};
-use meshagent_protocol::{ApiScope, Grant, ParticipantToken, SyncGrant, SyncPathGrant};
+use meshagent_protocol::{
+    ApiScope, DocPath, Grant, ParticipantToken, SyncGrant, SyncOpenStart, SyncPathGrant,
+};
 use meshagent_store::MemoryStore;
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -535,5 +537,72 @@ async fn room_is_left_at_once_without_a_connection() {
             .map(|one| (one.edits, one.is_journaled))
             .collect();
         assert_eq!(given_up, [(1, std::ptr::eq(one, &raw const journaled))]);
+    }
+}
+
+/// What another program wrote under the client's id, while it was away, is deleted: then the client's own edits are
+/// nowhere on the server, though it has operations under their names.
+#[tokio::test]
+async fn edits_whose_operations_another_program_has_deleted_are_handed_over() {
+    let server = TestServer::start().await;
+    let (address, key) = (server.address.clone(), server.key.clone());
+    let ann = server.jwt("ann");
+    let folder = tempfile::tempdir().unwrap();
+    let ann = room(&address, &ann, folder.path()).connect().await.unwrap();
+    let document = in_time(ann.sync().open(PATH)).await.unwrap();
+    append(&document, "eins");
+    in_time(document.saved()).await.unwrap();
+    let mut changes = document.changes();
+    let (client, from) = document.read(|d| {
+        let clocks: std::collections::BTreeMap<_, _> = d.clocks().collect();
+        (d.client_id(), clocks[&d.client_id()])
+    });
+    let store = server.stop().await;
+    append(&document, "zwei 🌿");
+    append(&document, "漢字");
+    let until_clock = document.read(|d| d.clocks().find(|(id, _)| *id == client).unwrap().1);
+
+    // One collected run, in the place of all that was edited meanwhile; at another address, where ann does not look.
+    let elsewhere = TestServer::start_again(Arc::clone(&store), "127.0.0.1:0", key.clone()).await;
+    let room_of_bob = elsewhere.join("bob").await;
+    let start = SyncOpenStart::new(DocPath::parse(PATH).unwrap());
+    let stream = in_time(room_of_bob.sync().open(&start)).await.unwrap();
+    let mut forged = vec![1, 1];
+    for number in [client, from] {
+        varint(&mut forged, number);
+    }
+    forged.push(0);
+    varint(&mut forged, until_clock - from);
+    forged.push(0);
+    in_time(stream.send(&forged)).await.unwrap();
+    elsewhere.stop().await;
+
+    let server = TestServer::start_again(Arc::clone(&store), &address, key).await;
+    let mut erased = Vec::new();
+    let has = |erased: &[u8], text: &str| {
+        let mut windows = erased.windows(text.len());
+        windows.any(|window| window == text.as_bytes())
+    };
+    while !(has(&erased, "zwei 🌿") && has(&erased, "漢字")) {
+        let update = |event| match event {
+            DocumentEvent::Erased { update, .. } => Some(update),
+            _ => None,
+        };
+        erased.extend(event(&mut changes, update).await);
+    }
+    in_time(document.saved()).await.unwrap();
+    let shown = document.to_json();
+    assert_eq!(shown, stored(&server, PATH).await, "here and on the server");
+    assert_eq!(texts(&document), ["eins"]);
+}
+
+fn varint(bytes: &mut Vec<u8>, mut number: u64) {
+    loop {
+        let [low, ..] = number.to_le_bytes();
+        number >>= 7;
+        if number == 0 {
+            return bytes.push(low & 0x7f);
+        }
+        bytes.push(low | 0x80);
     }
 }

@@ -175,7 +175,7 @@ impl Editing<'_> {
             }
             DocumentEvent::Synchronized => self.is_connected = true,
             DocumentEvent::Ended(end) => self.end = Some(end),
-            DocumentEvent::Erased { operations } => self.print(&format!(
+            DocumentEvent::Erased { operations, .. } => self.print(&format!(
                 "warning: {operations} operations of this edit were deleted on the server, by \
                  others or with this client's id; check the document"
             )),

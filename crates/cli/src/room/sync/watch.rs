@@ -122,7 +122,7 @@ pub(super) async fn run(args: &WatchArgs, output: &Output) -> anyhow::Result<()>
                 one.report_lost_connection(&room)?;
             }
             DocumentEvent::Missed => one.report("missed", json!({}))?,
-            DocumentEvent::Erased { operations } => {
+            DocumentEvent::Erased { operations, .. } => {
                 let reason = "the server no longer has the content of operations from this client";
                 let fields = json!({ "operations": operations, "reason": reason });
                 one.report("erased", fields)?;
