@@ -376,16 +376,18 @@ impl DocumentTask {
                 if deleted > 0 {
                     let update = state.replica.unsaved_update(number).unwrap_or_default();
                     let is_shown_here = deleted > state.replica.deleted_in(&update);
+                    self.conflicts += 1;
                     state.publish(&DocumentEvent::Erased {
                         operations: deleted,
                         update,
                     });
-                    if is_shown_here {
+                    if is_shown_here && self.conflicts <= TRIES {
                         drop(state);
                         return self.refused(number, Refusal::overwritten());
                     }
+                } else {
+                    self.conflicts = 0;
                 }
-                self.conflicts = 0;
                 state.journal_answered(number);
                 if let Some(violations) = notice.get("violations").and_then(Value::as_array) {
                     let violations = violations.clone();

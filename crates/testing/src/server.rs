@@ -45,15 +45,21 @@ impl Server {
         Ok(server)
     }
 
-    /// The server's binary: `MESHAGENT_BIN`, else the debug build of this repository.
+    /// The server's binary: `MESHAGENT_BIN`, else the one that was built along with the running test, else the debug
+    /// build of this repository.
     ///
     /// # Errors
     /// When it is not there.
     pub fn binary() -> Result<PathBuf> {
-        let path = std::env::var_os("MESHAGENT_BIN").map_or_else(
-            || repository_root().join("target/debug/meshagent"),
-            PathBuf::from,
-        );
+        let name = format!("meshagent{}", std::env::consts::EXE_SUFFIX);
+        let beside = || {
+            // A test lies in `deps`, below the programs of its profile, wherever the target directory is.
+            let test = std::env::current_exe().ok()?;
+            Some(test.parent()?.parent()?.join(&name)).filter(|path| path.is_file())
+        };
+        let built =
+            || beside().unwrap_or_else(|| repository_root().join("target/debug").join(&name));
+        let path = std::env::var_os("MESHAGENT_BIN").map_or_else(built, PathBuf::from);
         ensure!(
             path.is_file(),
             "there is no server binary at {}: run `cargo build -p meshagent-cli`, or set MESHAGENT_BIN",
