@@ -43,6 +43,8 @@ pub(crate) struct DocumentTask {
     pub(crate) was_open: bool,
     /// Conflicts that were answered since the server last took something.
     pub(crate) conflicts: u32,
+    /// Consecutive answers by which the server has deleted more of an update than this replica.
+    pub(crate) mismatches: u32,
     pub(crate) client_ids: ClientIds,
 }
 
@@ -376,18 +378,23 @@ impl DocumentTask {
                 if deleted > 0 {
                     let update = state.replica.unsaved_update(number).unwrap_or_default();
                     let is_shown_here = deleted > state.replica.deleted_in(&update);
-                    self.conflicts += 1;
+                    if is_shown_here && self.mismatches < TRIES {
+                        // A deletion by another participant may be on its way here. The next stream
+                        // begins with all of them, and the update is sent again.
+                        self.mismatches += 1;
+                        return Some(Ended::Later);
+                    }
                     state.publish(&DocumentEvent::Erased {
                         operations: deleted,
                         update,
                     });
-                    if is_shown_here && self.conflicts <= TRIES {
+                    if is_shown_here {
+                        state.replica.set_overwritten();
                         drop(state);
                         return self.refused(number, Refusal::overwritten());
                     }
-                } else {
-                    self.conflicts = 0;
                 }
+                (self.conflicts, self.mismatches) = (0, 0);
                 state.journal_answered(number);
                 if let Some(violations) = notice.get("violations").and_then(Value::as_array) {
                     let violations = violations.clone();
@@ -412,7 +419,7 @@ impl DocumentTask {
                 state.journal_progress(None);
             }
             Ok(_) => {
-                self.conflicts = 0;
+                (self.conflicts, self.mismatches) = (0, 0);
                 let mut state = self.shared.lock();
                 state.journal_answered(number);
                 state.replica.acknowledged(number);

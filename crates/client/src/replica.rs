@@ -51,6 +51,8 @@ pub struct Replica {
     slack_bytes: usize,
     /// Edits up to this number were compacted as far as they can be.
     compacted: u64,
+    /// Whether other programs wrote under our client id, so that the server has operations of ours without their content.
+    is_overwritten: bool,
     /// The last snapshot, as long as somebody reads it, and the revision that it shows.
     snapshot: (u64, Weak<MeshDocument>),
 }
@@ -97,6 +99,7 @@ impl Replica {
             refusals: 0,
             slack_bytes: COMPACTED_BYTES,
             compacted: 0,
+            is_overwritten: false,
             snapshot: (0, Weak::new()),
         }
     }
@@ -409,6 +412,11 @@ impl Replica {
         inspected.map_or(u64::MAX, |inspection| inspection.erased)
     }
 
+    /// The next start over gives up what the server has without its content.
+    pub(crate) fn set_overwritten(&mut self) {
+        self.is_overwritten = true;
+    }
+
     /// A stream has begun: with the server's state vector, and the state that it sent. What the server lacks beyond
     /// the edits that are kept anyway is sent before them. It had that once, but was restored from an older copy.
     pub(crate) fn send_lacking(
@@ -551,6 +559,7 @@ impl Replica {
         let (mut remade, mut lost) = (Remade::default(), Vec::new());
         let (mut is_waited_for, mut is_conflict) = (false, false);
         let mut carried = None;
+        let is_overwritten = std::mem::take(&mut self.is_overwritten);
         for one in before.into_values() {
             if one.kind != Kind::Edit {
                 match one.standing {
@@ -572,7 +581,12 @@ impl Replica {
                 if is_refused {
                     is_conflict |= document.classify(&part.update) == Ok(UpdateKind::Conflict);
                 }
-                let again = if is_refused {
+                let erased = |one: &MeshDocument| {
+                    let inspected = one.inspect(&part.update);
+                    inspected.map_or(0, |inspection| inspection.erased)
+                };
+                let is_erased = is_overwritten && erased(&document) > erased(&self.document);
+                let again = if is_refused || is_erased {
                     Again::Lost
                 } else {
                     again(&mut document, &part.update, &self.document, &mut remade)
@@ -826,11 +840,6 @@ fn again(
         Ok(UpdateKind::New) => remade.concerns(update) == Ok(false),
         _ => false,
     };
-    let erased = |document: &MeshDocument| document.inspect(update).map_or(0, |found| found.erased);
-    if fits && erased(document) > erased(before) {
-        // Somebody else wrote under its names, or has deleted it: it is not for us to bring it back.
-        return Again::Lost;
-    }
     if fits {
         return match document.apply_update(update) {
             Ok(_) => Again::Same,

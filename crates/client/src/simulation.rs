@@ -75,6 +75,7 @@ impl SimDocument {
                 is_fresh,
                 was_open: !is_fresh,
                 conflicts: 0,
+                mismatches: 0,
                 client_ids: ClientIds::From(client_id + 1),
             },
             journal,

@@ -410,6 +410,7 @@ impl SyncClient {
             is_fresh: true,
             was_open: false,
             conflicts: 0,
+            mismatches: 0,
             client_ids: ClientIds::Random,
         };
         self.room.tasks().spawn(async move {

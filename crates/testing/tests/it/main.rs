@@ -1,5 +1,7 @@
 //! The simulation of the whole server: many seeds, the same run twice, and bugs that are there on purpose.
 
+mod our_client;
+
 use meshagent_testing::simulation::{Outcome, Plant, run, run_many};
 
 /// `cargo xtask sim` runs more.

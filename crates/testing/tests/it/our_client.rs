@@ -1,0 +1,85 @@
+//! What our client makes of answers that say that others deleted what it sent.
+
+use meshagent_client::simulation::SimDocument;
+use meshagent_document::{MeshDocument, MeshSchema, Target};
+use meshagent_protocol::{Content, DocPath};
+use serde_json::{Value, json};
+
+struct Server {
+    document: MeshDocument,
+    schema: Value,
+}
+
+impl Server {
+    fn new() -> Self {
+        let schema = MeshSchema::builtin("document").unwrap();
+        Self {
+            schema: schema.to_json(),
+            document: MeshDocument::new(schema, 99),
+        }
+    }
+
+    fn begin(&self, client: &mut SimDocument) {
+        let state = self.document.encode_state();
+        client.begin(&Content::Empty, &self.schema, &state).unwrap();
+    }
+}
+
+fn append(client: &mut SimDocument, text: &str) {
+    client.edit_with(|document| {
+        let element = json!({ "body": { "text": text } });
+        let mut id = || format!("id of {text}");
+        let update = document.append_child(Target::Root, element, &mut id);
+        update.unwrap().into_iter().collect()
+    });
+}
+
+fn deleted(operations: u64) -> Content {
+    Content::Json(json!({ "message": "…", "deleted": operations }))
+}
+
+/// The server answers before it sends the deletion.
+#[test]
+fn deletion_that_comes_behind_the_answer_is_no_reason_to_give_an_edit_up() {
+    let mut server = Server::new();
+    let mut client = SimDocument::new(&DocPath::parse("ä").unwrap(), Vec::new(), 7).unwrap();
+    server.begin(&mut client);
+    append(&mut client, "eins 🌿");
+    let sent = client.next_to_send().unwrap();
+    server.document.apply_update(&sent.update).unwrap();
+    let update = server.document.delete("id of eins 🌿");
+    assert!(update.is_ok());
+
+    let goes_on = client.answered(sent.number, deleted(3));
+    assert!(!goes_on, "it looks at the server's whole state");
+    client.stream_ended();
+    assert!(!client.is_fresh(), "and gives nothing up");
+    server.begin(&mut client);
+    let again = client.next_to_send().unwrap();
+    assert_eq!(again.update, sent.update);
+    assert!(client.answered(again.number, deleted(3)));
+    assert!(client.is_saved());
+}
+
+/// Another program has written under the client's id, and nobody sends a deletion.
+#[test]
+fn what_is_shown_nowhere_else_is_given_up() {
+    let server = Server::new();
+    let mut client = SimDocument::new(&DocPath::parse("ä").unwrap(), Vec::new(), 7).unwrap();
+    server.begin(&mut client);
+    append(&mut client, "漢字");
+    for _ in 0..10 {
+        let sent = client.next_to_send().unwrap();
+        let goes_on = client.answered(sent.number, deleted(3));
+        assert!(!goes_on);
+        client.stream_ended();
+        if client.is_fresh() {
+            server.begin(&mut client);
+            assert!(client.is_saved());
+            assert_eq!(client.read(|document| document.root().child_count()), 0);
+            return;
+        }
+        server.begin(&mut client);
+    }
+    panic!("it goes on showing it");
+}
