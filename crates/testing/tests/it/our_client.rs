@@ -12,7 +12,7 @@ struct Server {
 
 impl Server {
     fn new() -> Self {
-        let schema = MeshSchema::builtin("document").unwrap();
+        let schema = MeshSchema::builtin("document").expect("there is one");
         Self {
             schema: schema.to_json(),
             document: MeshDocument::new(schema, 99),
@@ -21,7 +21,8 @@ impl Server {
 
     fn begin(&self, client: &mut SimDocument) {
         let state = self.document.encode_state();
-        client.begin(&Content::Empty, &self.schema, &state).unwrap();
+        let begun = client.begin(&Content::Empty, &self.schema, &state);
+        begun.expect("the state can be read");
     }
 }
 
@@ -30,7 +31,7 @@ fn append(client: &mut SimDocument, text: &str) {
         let element = json!({ "body": { "text": text } });
         let mut id = || format!("id of {text}");
         let update = document.append_child(Target::Root, element, &mut id);
-        update.unwrap().into_iter().collect()
+        update.expect("it fits the schema").into_iter().collect()
     });
 }
 
