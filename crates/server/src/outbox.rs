@@ -185,7 +185,7 @@ impl Outbox {
     pub(crate) fn accepts_broadcast(&self, is_scarce: bool) -> bool {
         let mut state = self.lock();
         let accepts = if is_scarce {
-            state.queued.total() == 0
+            state.asked_for() == 0
         } else {
             state.asked_for() < self.mark_bytes
         };

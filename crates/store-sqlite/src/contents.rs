@@ -168,7 +168,8 @@ fn is_long(write: &Write) -> bool {
 }
 
 /// Writes parts ahead of a batch until there are enough for one transaction. `refuses` says whether a
-/// write would be refused as things stand: nothing is written ahead of that.
+/// write would be refused as things stand: nothing is written ahead of that. What stands before it in
+/// the batch may free its path, so a new file or document behind other writes is always written ahead.
 pub(crate) fn write_ahead(
     connection: &Connection,
     writes: &[Write],
@@ -176,14 +177,15 @@ pub(crate) fn write_ahead(
     refuses: impl Fn(&Write) -> rusqlite::Result<bool>,
 ) -> rusqlite::Result<()> {
     let mut written = 0;
-    for (write, ahead) in writes.iter().zip(ahead) {
+    for (index, (write, ahead)) in writes.iter().zip(ahead).enumerate() {
+        let is_new = matches!(write, Write::CreateDocument { .. } | Write::PutFile { .. });
         let Some(data) = write.content().filter(|_| is_long(write)) else {
             continue;
         };
         while written < STEP_BYTES && !matches!(ahead, Ahead::Done(_)) {
             let mut content = match std::mem::take(ahead) {
                 Ahead::Begun(content) if content.is_there(connection)? => content,
-                Ahead::Nothing if !refuses(write)? => {
+                Ahead::Nothing if index > 0 && is_new || !refuses(write)? => {
                     let entry = match write {
                         Write::Append { document, .. } | Write::Snapshot { document, .. } => {
                             Some(entry_of(*document))

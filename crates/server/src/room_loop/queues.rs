@@ -111,7 +111,10 @@ impl Queues {
     /// It is `now`, and letters that may touch many entries wait, or not.
     pub(super) fn look(&mut self, now: Timestamp, holds_many: bool) {
         self.holds_many = holds_many;
-        self.until.retain(|_, until| *until > now);
+        // A clock that was set back makes nobody wait longer.
+        let longest = i64::try_from(LONGEST_WAIT.as_millis()).unwrap_or(i64::MAX);
+        let waits = |until: &Timestamp| *until > now && until.0.saturating_sub(now.0) <= longest;
+        self.until.retain(|_, until| waits(until));
     }
 
     /// The disk took so long for what touched many entries, and was somebody's letter.
@@ -261,5 +264,25 @@ impl Queues {
     /// Whether nothing is known of anybody.
     pub(super) fn is_forgotten(&self) -> bool {
         self.by_name.is_empty() && self.names.is_empty() && self.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clock_that_is_set_back_makes_nobody_wait_longer() {
+        let mut queues = Queues::default();
+        let hour = 3_600_000;
+        queues.touched_many(
+            Arc::from("änn"),
+            Duration::from_secs(1),
+            Timestamp(2 * hour),
+        );
+        queues.look(Timestamp(2 * hour + 100), false);
+        assert_eq!(queues.until.len(), 1);
+        queues.look(Timestamp(hour), false);
+        assert!(queues.until.is_empty());
     }
 }

@@ -394,3 +394,25 @@ fn figures(mut times: Vec<Duration>) -> String {
         at(100)
     )
 }
+
+#[test]
+fn file_whose_path_its_batch_frees_is_written_ahead() {
+    let directory = TempDir::new().unwrap();
+    let store = open(directory.path());
+    store.commit(&[put("ä", b"x".to_vec())]).unwrap();
+    let mut new = put("ä", large(5 << 20));
+    if let Write::PutFile { overwrite, .. } = &mut new {
+        *overwrite = false;
+    }
+    let writes = [delete("ä"), new];
+    let staging = Staging::default();
+    while !store.stage(&writes, &staging).unwrap() {}
+    assert!(
+        count(directory.path(), "parts") >= 20,
+        "in steps of their own"
+    );
+    let results = store.commit_staged(&writes, &staging).unwrap();
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    let file = store.read_file(&room(), "ä").unwrap().unwrap();
+    assert!(file.data == large(5 << 20));
+}
