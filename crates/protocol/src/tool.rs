@@ -406,7 +406,9 @@ impl Tool {
         let row = self.row();
         let spec = match self.input_schema() {
             Some(schema) => json!({ "types": ["json"], "stream": false, "schema": schema }),
-            None => json!({ "types": ["binary"], "stream": true }),
+            // Its chunks are `binary`, but the published JavaScript SDK knows no such type and would
+            // refuse the whole list; `file` is the only other type with bytes.
+            None => json!({ "types": ["file"], "stream": true }),
         };
         json!({ "title": row.name, "description": row.description, "input_spec": spec })
     }
