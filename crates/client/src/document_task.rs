@@ -43,7 +43,7 @@ pub(crate) struct DocumentTask {
     pub(crate) was_open: bool,
     /// Conflicts that were answered since the server last took something.
     pub(crate) conflicts: u32,
-    /// Consecutive answers by which the server has deleted more of an update than this replica.
+    /// Answers by which the server has deleted more of an update than this replica, since everything was saved.
     pub(crate) mismatches: u32,
     pub(crate) client_ids: ClientIds,
 }
@@ -394,7 +394,7 @@ impl DocumentTask {
                         return self.refused(number, Refusal::overwritten());
                     }
                 }
-                (self.conflicts, self.mismatches) = (0, 0);
+                self.conflicts = 0;
                 state.journal_answered(number);
                 if let Some(violations) = notice.get("violations").and_then(Value::as_array) {
                     let violations = violations.clone();
@@ -419,7 +419,7 @@ impl DocumentTask {
                 state.journal_progress(None);
             }
             Ok(_) => {
-                (self.conflicts, self.mismatches) = (0, 0);
+                self.conflicts = 0;
                 let mut state = self.shared.lock();
                 state.journal_answered(number);
                 state.replica.acknowledged(number);
@@ -435,6 +435,10 @@ impl DocumentTask {
             }
             Err(CallError::Disconnected) => return Some(Ended::Lost),
             Err(_) => return Some(Ended::Later),
+        }
+        // What is sent before it on each stream, such as a fill, says nothing of an edit that the server erased.
+        if self.mismatches > 0 && self.shared.lock().replica.is_saved() {
+            self.mismatches = 0;
         }
         self.shared.advance(|_| {});
         None
