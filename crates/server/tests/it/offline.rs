@@ -77,6 +77,15 @@ async fn away() -> (String, meshagent_protocol::ApiKey, String, Arc<MemoryStore>
     (address, key, token, server.stop().await)
 }
 
+/// Polls a future once. An open has counted its handle then, and the thread that reads the journal has not answered.
+async fn begun<F: Future>(mut future: std::pin::Pin<&mut F>) {
+    std::future::poll_fn(|context| {
+        assert!(future.as_mut().poll(context).is_pending());
+        std::task::Poll::Ready(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn failing_journal_is_told_and_recovers() {
     let (address, key, token, store) = away().await;
@@ -396,12 +405,7 @@ async fn update_handed_to_a_document_that_is_being_opened_is_refused_or_kept() {
     let ann = room.connect().await.unwrap();
     let sync = ann.sync();
     let mut opening = Box::pin(sync.open(PATH));
-    // The handle is counted, and the thread that reads the journal has not been waited for.
-    std::future::poll_fn(|context| {
-        assert!(opening.as_mut().poll(context).is_pending());
-        std::task::Poll::Ready(())
-    })
-    .await;
+    begun(opening.as_mut()).await;
     let early = sync.sync(PATH, &update);
     let document = in_time(opening).await.unwrap();
     match early {
@@ -434,11 +438,7 @@ async fn close_by_path_while_a_journal_is_read_waits_for_its_edits() {
     let ann = room.connect().await.unwrap();
     let sync = ann.sync();
     let mut opening = Box::pin(sync.open(PATH));
-    std::future::poll_fn(|context| {
-        assert!(opening.as_mut().poll(context).is_pending());
-        std::task::Poll::Ready(())
-    })
-    .await;
+    begun(opening.as_mut()).await;
     in_time(sync.close(PATH)).await.unwrap();
     let seen = stored(&server, PATH).await;
     let text = &seen["document"]["content"][0]["body"]["text"];

@@ -1,6 +1,6 @@
 //! Damage to one document's rows is named when it is read, and costs no other document.
 
-use meshagent_store::{Reach, Seq, Store, StoreError, Write, WriteError, Written};
+use meshagent_store::{DocumentId, Reach, Seq, Store, StoreError, Write, WriteError, Written};
 use meshagent_store_sqlite::{DATABASE_FILE, Options, SqliteStore};
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -246,11 +246,8 @@ fn damage_to_an_author_is_that_of_the_updates_that_name_it() {
     }
 }
 
-/// The page of the log's table that holds the end of one document is overwritten on the disk: writes to that document
-/// are refused, and what others wrote with it in one batch is kept.
-/// The first row of a table may be the damaged one.
-#[test]
-fn damage_to_the_oldest_document_keeps_no_server_from_starting() {
+/// A directory with three documents, `a`, `b` and `c`, whose updates fill several pages.
+fn with_long_documents() -> (TempDir, [DocumentId; 3]) {
     let directory = TempDir::new().unwrap();
     let store = open(directory.path());
     let documents = ["a", "b", "c"].map(|path| created(&store, path));
@@ -261,50 +258,39 @@ fn damage_to_the_oldest_document_keeps_no_server_from_starting() {
             store.commit(&[write]).unwrap().remove(0).unwrap();
         }
     }
-    drop(store);
-    let path = directory.path().join(DATABASE_FILE);
-    let mut file = std::fs::read(&path).unwrap();
-    let connection = Connection::open(&path).unwrap();
-    let first: usize = connection
-        .query_row(
-            "SELECT pageno FROM dbstat WHERE name = 'updates' AND pagetype = 'leaf' ORDER BY path LIMIT 1",
-            [],
-            |row| row.get::<_, i64>(0),
-        )
-        .unwrap()
-        .try_into()
-        .unwrap();
-    drop(connection);
-    let page = &mut file[(first - 1) * 4096..first * 4096];
+    (directory, documents)
+}
+
+/// Overwrites the beginning of a page, counted from 1.
+fn spoil_page(path: &std::path::Path, number: usize) {
+    let mut file = std::fs::read(path).unwrap();
+    let page = &mut file[(number - 1) * 4096..number * 4096];
     page[0] = 0x77;
     page[1..200].fill(0xee);
-    std::fs::write(&path, &file).unwrap();
+    std::fs::write(path, &file).unwrap();
+}
+
+/// The first row of a table may be the damaged one.
+#[test]
+fn damage_to_the_oldest_document_keeps_no_server_from_starting() {
+    let (directory, _) = with_long_documents();
+    let path = directory.path().join(DATABASE_FILE);
+    let first = pages_of_updates(&path)[0];
+    spoil_page(&path, first);
 
     let store = open(directory.path());
     assert!(store.load(&room(), "a").is_err());
     assert!(store.load(&room(), "c").is_ok());
 }
 
+/// The page of the log's table that holds the end of one document is overwritten on the disk: writes to that document
+/// are refused, and what others wrote with it in one batch is kept.
 #[test]
 fn damaged_page_fails_the_writes_that_need_it() {
-    let directory = TempDir::new().unwrap();
-    let store = open(directory.path());
-    let documents = ["a", "b", "c"].map(|path| created(&store, path));
-    let text = "größer als ein Viertel – ".repeat(20);
-    for document in documents {
-        for _ in 0..40 {
-            let write = append(document, text.as_bytes());
-            store.commit(&[write]).unwrap().remove(0).unwrap();
-        }
-    }
-    drop(store);
+    let (directory, documents) = with_long_documents();
     let path = directory.path().join(DATABASE_FILE);
-    let mut file = std::fs::read(&path).unwrap();
     let damaged = last_page_of(&path, documents[1].0.cast_signed());
-    let page = &mut file[(damaged - 1) * 4096..damaged * 4096];
-    page[0] = 0x77;
-    page[1..200].fill(0xee);
-    std::fs::write(&path, &file).unwrap();
+    spoil_page(&path, damaged);
 
     let store = open(directory.path());
     let batch = [
@@ -409,19 +395,24 @@ fn many_damaged_documents_cost_no_other_document() {
     }
 }
 
-/// The page with the last update of a document, by SQLite's own table of pages.
-fn last_page_of(path: &std::path::Path, document: i64) -> usize {
+/// The leaves of the table of updates, in the order of their rows.
+fn pages_of_updates(path: &std::path::Path) -> Vec<usize> {
     let database = Connection::open(path).unwrap();
-    let file = std::fs::read(path).unwrap();
-    let pages = database
+    let mut pages = database
         .prepare(
             "SELECT pageno FROM dbstat WHERE name = 'updates' AND pagetype = 'leaf' ORDER BY path",
         )
-        .unwrap()
-        .query_map([], |row| row.get::<_, i64>(0))
-        .unwrap()
+        .unwrap();
+    let pages = pages.query_map([], |row| row.get::<_, i64>(0)).unwrap();
+    pages
         .map(|page| usize::try_from(page.unwrap()).unwrap())
-        .collect::<Vec<_>>();
+        .collect()
+}
+
+/// The page with the last update of a document, by SQLite's own table of pages.
+fn last_page_of(path: &std::path::Path, document: i64) -> usize {
+    let file = std::fs::read(path).unwrap();
+    let pages = pages_of_updates(path);
     // The first cell of a page, which is: length, header, document, …
     let first_document = |page: usize| {
         let page = &file[(page - 1) * 4096..page * 4096];
