@@ -113,7 +113,7 @@ impl DocumentTask {
                 Err(end) => return end,
             };
             let ended = match self.open(&connection).await {
-                Ok(stream) if self.is_anothers(&Beginning::of(&stream)) => {
+                Ok(stream) if self.is_anothers(stream.identity()) => {
                     return DocumentEnd::Closed;
                 }
                 Ok(stream) => match self.begin_with(&stream).await {
@@ -264,23 +264,26 @@ impl DocumentTask {
 
     /// Whether what the journal holds is of another document, and nobody is here to be told: then it stays there until
     /// somebody opens the document.
-    fn is_anothers(&self, beginning: &Beginning) -> bool {
-        self.is_replaced(beginning)
+    fn is_anothers(&self, identity: Option<&str>) -> bool {
+        self.is_replaced(identity)
             && self.shared.is_resending()
             && self.shared.end_if_abandoned(DocumentEnd::Closed)
     }
 
-    /// Whether there is another document at the path than the one that is here.
-    fn is_replaced(&self, beginning: &Beginning) -> bool {
+    /// Whether the document with this identity is another one than the replica's.
+    fn is_replaced(&self, identity: Option<&str>) -> bool {
         let state = self.shared.lock();
         let known = state.replica.identity();
-        known.is_some() && beginning.identity.is_some() && beginning.identity.as_deref() != known
+        known.is_some() && identity.is_some() && identity != known
     }
 
     /// Takes up the state with which a stream begins.
     #[cfg(feature = "simulation")]
     pub(crate) fn begin(&mut self, beginning: &Beginning) -> Result<(), String> {
-        let (is_fresh, is_replaced) = (self.is_fresh, self.is_replaced(beginning));
+        let (is_fresh, is_replaced) = (
+            self.is_fresh,
+            self.is_replaced(beginning.identity.as_deref()),
+        );
         beginning.take_up(&self.shared, &mut self.client_ids, is_fresh, is_replaced)?;
         self.begun();
         Ok(())
@@ -289,7 +292,7 @@ impl DocumentTask {
     /// Takes up the state with which a stream begins, on a thread for blocking work if it is large.
     async fn begin_with(&mut self, stream: &SyncStream) -> Result<(), String> {
         let beginning = Beginning::of(stream);
-        let (is_fresh, is_replaced) = (self.is_fresh, self.is_replaced(&beginning));
+        let (is_fresh, is_replaced) = (self.is_fresh, self.is_replaced(stream.identity()));
         let bytes = beginning.state.len();
         let take_up = move |shared: &Shared, client_ids: &mut ClientIds| {
             beginning.take_up(shared, client_ids, is_fresh, is_replaced)
