@@ -1,0 +1,135 @@
+//! Rows of rooms and entries.
+
+use meshagent_store::path::below;
+use meshagent_store::{DocumentId, MAX_TOUCHED_ENTRIES, RoomId, Timestamp, WriteError};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::Failure;
+use crate::read::{self, END_OF_TEXT};
+use crate::schema::DOCUMENT;
+use crate::seal::Key;
+
+/// A document's or file's row.
+#[derive(Clone, Copy)]
+pub(super) struct Leaf {
+    pub(super) id: i64,
+    kind: i64,
+}
+
+impl Leaf {
+    pub(super) fn document(self) -> Option<DocumentId> {
+        (self.kind == DOCUMENT).then(|| DocumentId(self.id.unsigned_abs()))
+    }
+}
+
+/// What stands at a path; the root is refused, as nothing can.
+pub(super) fn leaf(
+    connection: &Connection,
+    room: i64,
+    path: &str,
+) -> Result<Option<Leaf>, Failure> {
+    if path.is_empty() {
+        return Err(WriteError::IsRoot.into());
+    }
+    let leaf = connection
+        .prepare_cached("SELECT id, kind FROM entries WHERE room = ?1 AND path = ?2")?
+        .query_row(params![room, path], |row| {
+            Ok(Leaf {
+                id: row.get(0)?,
+                kind: row.get(1)?,
+            })
+        })
+        .optional()?;
+    Ok(leaf)
+}
+
+/// The same in a room that may not be there.
+pub(super) fn leaf_of(
+    connection: &Connection,
+    room: &RoomId,
+    path: &str,
+) -> Result<Option<Leaf>, Failure> {
+    // A number that no room has.
+    let room = read::room_row(connection, room)?.unwrap_or(0);
+    leaf(connection, room, path)
+}
+
+pub(super) fn leaves_below(
+    connection: &Connection,
+    room: i64,
+    folder: &str,
+) -> Result<Vec<(String, Leaf)>, Failure> {
+    let (start, end) = below(folder);
+    let mut select = connection.prepare_cached(
+        "SELECT path, id, kind FROM entries WHERE room = ?1 AND path >= ?2 AND path < coalesce(?3, ?4) ORDER BY path LIMIT ?5",
+    )?;
+    let limit = i64::try_from(MAX_TOUCHED_ENTRIES).unwrap_or(i64::MAX);
+    let limit = limit.saturating_add(1);
+    let rows = select.query_map(params![room, start, end, END_OF_TEXT, limit], |row| {
+        Ok((
+            row.get(0)?,
+            Leaf {
+                id: row.get(1)?,
+                kind: row.get(2)?,
+            },
+        ))
+    })?;
+    let leaves = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+    if leaves.len() > MAX_TOUCHED_ENTRIES {
+        return Err(WriteError::TooMany {
+            path: folder.to_owned(),
+            max: MAX_TOUCHED_ENTRIES,
+        }
+        .into());
+    }
+    Ok(leaves)
+}
+
+pub(super) fn insert_entry(
+    connection: &Connection,
+    room: i64,
+    path: &str,
+    kind: i64,
+    size: i64,
+    at: Timestamp,
+) -> rusqlite::Result<i64> {
+    let id = connection
+        .prepare_cached(
+            "INSERT INTO entries (room, path, kind, size, created_at, updated_at) VALUES (?1, ?2, ?3, ?4, ?5, ?5)",
+        )?
+        .insert(params![room, path, kind, size, at.0])?;
+    Key::make(connection, id)?;
+    Ok(id)
+}
+
+/// The same with an entry that is there, and not in a room.
+pub(super) fn place_entry(
+    connection: &Connection,
+    id: i64,
+    room: i64,
+    path: &str,
+    kind: i64,
+    size: i64,
+    at: Timestamp,
+) -> rusqlite::Result<i64> {
+    connection
+        .prepare_cached(
+            "UPDATE entries SET room = ?2, path = ?3, kind = ?4, size = ?5, created_at = ?6, updated_at = ?6
+             WHERE id = ?1",
+        )?
+        .execute(params![id, room, path, kind, size, at.0])?;
+    Ok(id)
+}
+
+pub(super) fn make_room(connection: &Connection, room: &RoomId) -> rusqlite::Result<i64> {
+    if let Some(row) = read::room_row(connection, room)? {
+        return Ok(row);
+    }
+    connection
+        // SQLite itself would begin behind the room of what is to be freed, which may come first: with 0.
+        .prepare_cached(
+            "INSERT INTO rooms (id, project, name)
+             VALUES ((SELECT max(0, coalesce(max(id), 0)) + 1 FROM rooms), ?1, ?2)",
+        )?
+        .insert(params![room.project, room.room])
+}
