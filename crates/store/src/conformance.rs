@@ -8,6 +8,7 @@
 mod documents;
 mod faults;
 mod large;
+mod moves;
 mod namespace;
 mod provenance;
 mod random;
@@ -39,6 +40,7 @@ pub fn run<S: Subject>(make: impl Fn() -> S) {
     let questions = [
         documents::QUESTIONS,
         namespace::QUESTIONS,
+        moves::QUESTIONS,
         reach::QUESTIONS,
         large::QUESTIONS,
         provenance::QUESTIONS,
@@ -184,4 +186,12 @@ fn names(store: &dyn Store, folder: &str) -> Option<Vec<String>> {
         _ => entry.name,
     };
     Some(entries.into_iter().map(name).collect())
+}
+
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "it stands beside what `names` returns"
+)]
+fn list(names: &[&str]) -> Option<Vec<String>> {
+    Some(names.iter().map(ToString::to_string).collect())
 }
