@@ -1,9 +1,9 @@
-//! What every store has to do, as checks that each store's own tests call.
+//! A conformance suite: checks that the tests of every store run.
 //!
-//! [`run`] goes through the promises of [`Store`] one by one, closing and opening the store in between.
-//! [`run_random`] compares it with [`MemoryStore`](crate::MemoryStore) over a random
-//! history, and [`run_faulty`] does so while calls fail. A surprise in one
-//! store becomes a case here, so that all of them are asked.
+//! [`run`] checks the promises of [`Store`] one by one, and closes and reopens the store in
+//! between. [`run_random`] compares it with [`MemoryStore`](crate::MemoryStore) over a random
+//! history, and [`run_faulty`] does so while calls fail. Unexpected behaviour found in one store
+//! becomes a check here, so that it is checked in all stores.
 
 mod documents;
 mod faults;
@@ -24,33 +24,33 @@ use crate::{
 pub use faults::run_faulty;
 pub use random::run_random;
 
-/// A store that can be closed and opened again.
+/// A store under test, which can be closed and reopened.
 pub trait Subject {
-    /// The store.
+    /// Returns the store.
     fn store(&self) -> &dyn Store;
-    /// Closes it and opens it again, on the same data.
+    /// Closes the store and reopens it on the same data.
     fn reopen(&mut self);
 }
 
-/// Asks everything. Each question gets an empty store of its own.
+/// Runs all checks. Each check gets an empty store of its own.
 ///
 /// # Panics
-/// If the store breaks a promise.
+/// The store breaks a promise.
 pub fn run<S: Subject>(make: impl Fn() -> S) {
-    let questions = [
-        documents::QUESTIONS,
-        namespace::QUESTIONS,
-        moves::QUESTIONS,
-        reach::QUESTIONS,
-        large::QUESTIONS,
-        provenance::QUESTIONS,
+    let checks = [
+        documents::CHECKS,
+        namespace::CHECKS,
+        moves::CHECKS,
+        reach::CHECKS,
+        large::CHECKS,
+        provenance::CHECKS,
     ];
-    for question in questions.concat() {
-        question(&mut make());
+    for check in checks.concat() {
+        check(&mut make());
     }
 }
 
-type Question = fn(&mut dyn Subject);
+type Check = fn(&mut dyn Subject);
 
 fn room() -> RoomId {
     RoomId::new("3f1f8d2e-6a30-4d3c-9d1a-0f9f4a1c7b55", "lobby")
@@ -65,7 +65,7 @@ fn author(participant: &str) -> Author {
     }
 }
 
-/// One that only deleted.
+/// Returns a contribution that only deleted.
 fn contribution(participant: &str, at: i64) -> Contribution {
     Contribution {
         author: author(participant),
@@ -135,7 +135,7 @@ fn rename(source: &str, destination: &str, overwrite: bool) -> Write {
     }
 }
 
-/// One write in a batch of its own.
+/// Commits one write in a batch of its own.
 #[track_caller]
 fn commit(store: &dyn Store, write: Write) -> Result<Written, WriteError> {
     let mut results = store.commit(&[write]).expect("the store is in order");
@@ -143,7 +143,7 @@ fn commit(store: &dyn Store, write: Write) -> Result<Written, WriteError> {
     results.remove(0)
 }
 
-/// A batch as a server commits it: what is large is staged first.
+/// Commits a batch as a server does: large content is staged first.
 fn commit_in_steps(
     store: &dyn Store,
     writes: &[Write],
@@ -153,15 +153,15 @@ fn commit_in_steps(
     store.commit_staged(writes, &staging)
 }
 
-/// One write that has to succeed.
+/// Commits one write that must succeed.
 #[track_caller]
-fn done(store: &dyn Store, write: Write) -> Written {
-    commit(store, write).expect("nothing stands against it")
+fn commit_ok(store: &dyn Store, write: Write) -> Written {
+    commit(store, write).expect("the write is valid")
 }
 
 #[track_caller]
 fn created(store: &dyn Store, path: &str, state: &[u8]) -> DocumentId {
-    match done(store, create(path, state)) {
+    match commit_ok(store, create(path, state)) {
         Written::Created { document, .. } => document,
         other => panic!("expected a document, got {other:?}"),
     }
@@ -175,7 +175,7 @@ fn load(store: &dyn Store, path: &str) -> StoredDocument {
         .expect("the document is there")
 }
 
-/// The names in a folder, folders with a slash at the end.
+/// Returns the names in a folder; those of folders end in a slash.
 #[track_caller]
 fn names(store: &dyn Store, folder: &str) -> Option<Vec<String>> {
     let entries = store
@@ -190,7 +190,7 @@ fn names(store: &dyn Store, folder: &str) -> Option<Vec<String>> {
 
 #[expect(
     clippy::unnecessary_wraps,
-    reason = "it stands beside what `names` returns"
+    reason = "it is compared with the result of `names`"
 )]
 fn list(names: &[&str]) -> Option<Vec<String>> {
     Some(names.iter().map(ToString::to_string).collect())

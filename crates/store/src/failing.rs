@@ -1,4 +1,4 @@
-//! A store that fails on demand, for tests of what its users do then.
+//! A store that fails on demand, for tests of how callers handle failures.
 
 use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
@@ -12,29 +12,31 @@ use crate::{
     Written,
 };
 
-/// How a call fails.
+/// The ways in which a call fails.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// With [`StoreError::Corrupt`]; nothing happened.
+    /// The call fails with [`StoreError::Corrupt`] and has no effect.
     Corrupt,
-    /// With [`StoreError::Full`]; nothing happened.
+    /// The call fails with [`StoreError::Full`] and has no effect.
     Full,
-    /// With [`StoreError::Unavailable`], although it *did* happen: as if the process ended before the answer came.
+    /// The call fails with [`StoreError::Unavailable`] although it took effect, as if the process
+    /// ended before it returned.
     ///
-    /// No store may do this while it runs, so whoever plans it restarts its user next.
+    /// A real store never does this while it runs, so a test that plans it restarts the
+    /// caller next.
     Lost,
-    /// With [`StoreError::Unavailable`]; nothing happened.
+    /// The call fails with [`StoreError::Unavailable`] and has no effect.
     Unavailable,
 }
 
-/// What a refused append is said to have been longer than.
+/// The limit that the refusal of an append names.
 const REFUSED_BYTES: u64 = 1;
 
-/// Refused appends that are kept for whoever asks.
+/// The number of refused appends that are kept for [`FailingStore::take_refused`].
 const KEPT_REFUSED: usize = 64;
 
-/// A store around another that lets chosen calls fail, or refuses chosen writes.
+/// A store that wraps another, makes planned calls fail and refuses planned writes.
 #[derive(Debug)]
 pub struct FailingStore<S> {
     inner: S,
@@ -58,7 +60,7 @@ struct Plan {
 }
 
 impl<S: Store> FailingStore<S> {
-    /// Passes every call on, until told otherwise.
+    /// Wraps a store. All calls succeed until a failure is planned.
     pub fn new(inner: S) -> Self {
         Self {
             inner,
@@ -66,34 +68,37 @@ impl<S: Store> FailingStore<S> {
         }
     }
 
-    /// Lets these commits fail. They are numbered from 0, since the store was made; [`Store::check`] counts as one.
+    /// Makes these commits fail. They are numbered from 0, since the store was created;
+    /// [`Store::check`] counts as one.
     pub fn fail_commits(&self, calls: Range<u64>, fault: Fault) {
         self.with(|state| state.commits.faults.push((calls, fault)));
     }
 
-    /// Lets these reads fail. They are numbered from 0, since the store was made.
+    /// Makes these reads fail. They are numbered from 0, since the store was created.
     pub fn fail_reads(&self, calls: Range<u64>, fault: Fault) {
         self.with(|state| state.reads.faults.push((calls, fault)));
     }
 
-    /// Lets these calls of [`Store::stage`] fail. They are numbered from 0, since the store was made.
+    /// Makes these calls of [`Store::stage`] fail. They are numbered from 0, since the store
+    /// was created.
     pub fn fail_stages(&self, calls: Range<u64>, fault: Fault) {
         self.with(|state| state.stages.faults.push((calls, fault)));
     }
 
-    /// Refuses these appends with [`WriteError::TooLarge`], and with [`WriteError::Behind`] what their batch has behind
-    /// them for the same document; the rest of it stands. They are numbered from 0, since the store was made, without
-    /// those of commits that failed.
+    /// Refuses these appends with [`WriteError::TooLarge`], and the writes that follow them in
+    /// their batch for the same document with [`WriteError::Behind`]; the other writes of the batch
+    /// take effect. Appends are numbered from 0, since the store was created, without those of
+    /// failed commits.
     pub fn refuse_appends(&self, appends: Range<u64>) {
         self.with(|state| state.refused.push(appends));
     }
 
-    /// The appends that were refused since this was asked for last, or the latest of them.
+    /// Returns the appends that were refused since the last call, or the latest of them.
     pub fn take_refused(&self) -> Vec<(DocumentId, Bytes)> {
         self.with(|state| state.refused_updates.drain(..).collect())
     }
 
-    /// Forgets all that was planned.
+    /// Cancels all planned failures.
     pub fn recover(&self) {
         self.with(|state| {
             state.commits.faults.clear();
@@ -103,27 +108,27 @@ impl<S: Store> FailingStore<S> {
         });
     }
 
-    /// Commits so far, failed ones included.
+    /// Returns the number of commits so far, including failed ones.
     pub fn commits(&self) -> u64 {
         self.with(|state| state.commits.calls)
     }
 
-    /// Appends so far, refused ones included.
+    /// Returns the number of appends so far, including refused ones.
     pub fn appends(&self) -> u64 {
         self.with(|state| state.appends)
     }
 
-    /// Reads so far, failed ones included.
+    /// Returns the number of reads so far, including failed ones.
     pub fn reads(&self) -> u64 {
         self.with(|state| state.reads.calls)
     }
 
-    /// Calls of [`Store::stage`] so far, failed ones included.
+    /// Returns the number of calls of [`Store::stage`] so far, including failed ones.
     pub fn stages(&self) -> u64 {
         self.with(|state| state.stages.calls)
     }
 
-    /// The store that does the work.
+    /// Returns the wrapped store.
     pub fn inner(&self) -> &S {
         &self.inner
     }
@@ -180,7 +185,7 @@ impl<S: Store> FailingStore<S> {
         })
     }
 
-    /// Why each of the writes is to be refused, if it is.
+    /// Returns for each write why it is refused, or `None`.
     fn refusals(&self, writes: &[Write]) -> Vec<Option<WriteError>> {
         let mut broken = HashSet::new();
         self.with(|state| {

@@ -1,4 +1,4 @@
-//! The names of things in a store: rooms, documents, positions in a document's log, instants.
+//! Identifiers in a store: rooms, documents, positions in a document's log, instants.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ pub struct RoomId {
 }
 
 impl RoomId {
-    /// Names a room.
+    /// Creates the id of a room.
     pub fn new(project: impl Into<Arc<str>>, room: impl Into<Arc<str>>) -> Self {
         Self {
             project: project.into(),
@@ -28,7 +28,7 @@ impl fmt::Display for RoomId {
     }
 }
 
-/// A document, wherever it is moved to. A store never gives the same id twice.
+/// A document's id, which moves keep. A store never gives the same id twice.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct DocumentId(pub u64);
 
@@ -38,7 +38,8 @@ impl fmt::Display for DocumentId {
     }
 }
 
-/// The position of an update in its document's log. The first update is 1; 0 is the position before it.
+/// The position of an update in its document's log. The first update is 1; 0 is the position
+/// before it.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Seq(pub u64);
 

@@ -1,12 +1,14 @@
-//! What a room server needs from a database: the [`Store`] trait, a memory store, a conformance suite that
+//! Storage for a room server: the [`Store`] trait, a store in memory, a conformance suite that
 //! every store passes, and a store that fails on demand.
 //!
-//! It picks no database, opens no file, starts no task and reads no clock: timestamps come in with the writes.
-//! Calls block; a server makes them on threads that may block, a simulation makes them directly.
+//! The crate contains no database, opens no file, starts no task and reads no clock: timestamps are
+//! part of the writes. Calls block. A server makes them on threads that may block; a simulation
+//! makes them directly.
 //!
-//! A room's documents and files share one namespace of paths with the semantics of object storage: a folder is
-//! there while something lies below it, and `a` and `a/b` may both exist. Paths arrive normalised (no leading,
-//! trailing or doubled `/`); the empty path is the room's root folder.
+//! A room's documents and files share one namespace of paths with the semantics of object
+//! storage: a folder exists while an entry lies below it, and `a` and `a/b` may both exist.
+//! Callers pass normalised paths (no leading, trailing or doubled `/`); the empty path is the
+//! room's root folder.
 
 mod entry;
 mod failing;

@@ -1,4 +1,5 @@
-//! The store that forgets: everything in maps, for tests, simulations and rooms that need not last.
+//! A store in memory: all data is in maps. It serves tests, simulations and rooms that need
+//! not last.
 
 mod state;
 
@@ -16,20 +17,21 @@ use crate::{
     StoreError, StoreStats, StoredDocument, StoredFile, StoredUpdate, Write, WriteError, Written,
 };
 
-/// A store in memory. It is never full and never unavailable.
+/// A store in memory. It never fills up and is always available.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     state: Mutex<State>,
 }
 
 impl MemoryStore {
-    /// An empty store.
+    /// Creates an empty store.
     pub fn new() -> Self {
         Self::default()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Each write checks everything before it changes anything, so a panic leaves no half of one behind.
+        // Each write checks everything before it changes anything, so a panic leaves no write
+        // half applied.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,17 +1,17 @@
-//! What paths mean to a store: names, and the range of all paths below a folder.
+//! Paths in a store: names, and the range of all paths below a folder.
 
-/// The longest path in bytes. Nothing is moved to a longer one, which nobody could name.
+/// The longest path in bytes. Moves to a longer path are refused, as clients could not name it.
 pub const MAX_BYTES: usize = 1024;
 
-/// The last segment.
+/// Returns the last segment of a path.
 pub fn name(path: &str) -> &str {
     path.rsplit_once('/').map_or(path, |(_, name)| name)
 }
 
-/// The bounds of the paths below `folder` in byte order: from the first (inclusive) up to the second (exclusive,
-/// `None` for no bound).
+/// Returns the bounds of the paths below `folder` in byte order: from the first (inclusive) up to
+/// the second (exclusive, `None` for no bound).
 ///
-/// A range of bytes, unlike a pattern, has no characters of its own and knows no upper and lower case.
+/// Unlike a pattern, a range of bytes has no special characters and is case-sensitive.
 pub fn below(folder: &str) -> (String, Option<String>) {
     if folder.is_empty() {
         return (String::new(), None);
@@ -20,7 +20,7 @@ pub fn below(folder: &str) -> (String, Option<String>) {
     (format!("{folder}/"), Some(format!("{folder}0")))
 }
 
-/// Whether `path` lies below `folder`, at any depth.
+/// Returns whether `path` lies below `folder`, at any depth.
 pub fn is_below(path: &str, folder: &str) -> bool {
     folder.is_empty() && !path.is_empty()
         || path

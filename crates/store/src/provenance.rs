@@ -1,28 +1,31 @@
-//! Who did what, and when: as it comes with an update, and as it is kept when the update is merged.
+//! Provenance: which author made which operations, and when.
 //!
-//! Contributions come with each update. Once a snapshot has taken the update's place they go on as records, one for
-//! each author, connection and run of operations ([`merge`]); old records are folded into one for each author
-//! ([`fold`]). Every store uses these two, so that all tell the same.
+//! Contributions arrive with each update. When a snapshot replaces the update, they are kept as
+//! records, one for each author, connection and run of operations ([`merge`]); old records are
+//! folded into one for each author ([`fold`]). All stores use these two functions, so all of them
+//! return the same records.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 
 use crate::Timestamp;
 
-/// Runs of operations of one contribution that are told apart. No editor makes so many in one update; a copy of a
-/// document by hundreds of clients that somebody sends whole does, and a peer that means harm.
+/// The number of runs of operations that one contribution keeps apart. An editor never makes that
+/// many in one update. A hostile peer may, and so may a full copy of a document that hundreds of
+/// clients have edited.
 pub const MAX_RANGES: usize = 1_000;
-/// Records of one connection that are kept apart when they are folded. Beyond it, they become one without operations.
+/// The number of records of one connection that folding keeps apart. Beyond it, they become one
+/// record without operations.
 pub const MAX_RECORDS_OF_CONNECTION: usize = 1_000;
 
-/// Who made an update.
+/// The author of an update.
 #[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Author {
     /// The participant's name.
     pub participant: String,
     /// The participant's role in the room.
     pub role: String,
-    /// The participant that it acted for, if it said so.
+    /// The participant on whose behalf it acted, if it named one.
     pub on_behalf_of: Option<String>,
     /// The connection's id.
     pub connection: String,
@@ -39,36 +42,39 @@ pub struct OperationRange {
     pub end: u64,
 }
 
-/// What one author did in one append.
+/// The operations of one author in one append.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Contribution {
-    /// Who.
+    /// The author of the operations.
     pub author: Author,
-    /// When it was handed in.
+    /// When it was appended.
     pub at: Timestamp,
-    /// What was added. Nothing: it only deleted, or added more than [`MAX_RANGES`]. Ranges that contain no clock count
-    /// for nothing.
+    /// The added operations. Empty if it only deleted, or added more than [`MAX_RANGES`] runs.
+    /// Ranges without clocks are ignored.
     pub operations: Vec<OperationRange>,
 }
 
-/// What one author did, over any number of appends.
+/// The operations of one author, over any number of appends.
 ///
-/// Records are ordered by author and operations, those without operations first; of two records of an author and
-/// connection, none continues the other.
+/// Records are ordered by author and operations; those without operations come first. Of two
+/// records of an author and connection, neither continues the other.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct ProvenanceRecord {
-    /// Who. Folded, the connection is empty. All names are empty if they were lost to damage.
+    /// The author. In a folded record the connection is empty. All names are empty if they were
+    /// lost to damage.
     pub author: Author,
-    /// A run of operations. `None`: only deletions, or operations that are no longer told apart.
+    /// A run of operations. `None` for deletions only, or for operations that are no longer
+    /// kept apart.
     pub operations: Option<OperationRange>,
-    /// When the first of it was handed in.
+    /// When the first of them was appended.
     pub first_at: Timestamp,
-    /// When the last of it was handed in.
+    /// When the last of them was appended.
     pub last_at: Timestamp,
 }
 
 impl Contribution {
-    /// As every store keeps it: without operations, if it has more than [`MAX_RANGES`].
+    /// Returns the contribution as every store keeps it: without operations if it has more
+    /// than [`MAX_RANGES`].
     pub fn bounded(&self) -> Cow<'_, Self> {
         if self.operations.len() <= MAX_RANGES {
             return Cow::Borrowed(self);
@@ -80,7 +86,8 @@ impl Contribution {
         })
     }
 
-    /// The same as records, before they are merged: one for each range, or a single one without operations.
+    /// Returns the contribution as unmerged records: one for each range, or a single one
+    /// without operations.
     pub fn records(&self) -> impl Iterator<Item = ProvenanceRecord> + '_ {
         let ranges = || {
             self.operations
@@ -100,10 +107,10 @@ impl Contribution {
     }
 }
 
-/// Sorts records, and joins those of one author and connection that touch: neighbouring runs of a client, and all
-/// that have no operations.
+/// Sorts records, and joins those of one author and connection that touch: adjacent runs of a
+/// client, and all records without operations.
 ///
-/// Records may be merged in any order and grouping, with the same end.
+/// Records may be merged in any order and grouping, with the same result.
 pub fn merge(mut records: Vec<ProvenanceRecord>) -> Vec<ProvenanceRecord> {
     records.sort_by(|a, b| (&a.author, a.operations).cmp(&(&b.author, b.operations)));
     records.dedup_by(|next, last| {
@@ -120,8 +127,9 @@ pub fn merge(mut records: Vec<ProvenanceRecord>) -> Vec<ProvenanceRecord> {
     records
 }
 
-/// [`merge`], and then folds what ended before `before` into one record for each author, without its connection
-/// and operations, and the records of a connection that has too many into one without operations.
+/// Merges records, then folds those that ended before `before` into one for each author, without
+/// its connection and operations, and the records of a connection that has too many into one
+/// without operations.
 pub fn fold(records: Vec<ProvenanceRecord>, before: Timestamp) -> Vec<ProvenanceRecord> {
     let mut records = merge(records);
     for record in &mut records {
@@ -149,7 +157,7 @@ pub fn fold(records: Vec<ProvenanceRecord>, before: Timestamp) -> Vec<Provenance
     records
 }
 
-/// Whether `next`, which is not before `last`, goes on where `last` is or ends.
+/// Returns whether `next`, which does not sort before `last`, overlaps or continues it.
 fn touch(last: Option<OperationRange>, next: Option<OperationRange>) -> bool {
     match (last, next) {
         (None, None) => true,

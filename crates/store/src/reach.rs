@@ -1,37 +1,40 @@
-//! How far a deletion or a move may reach: what its author's rights are known to cover.
+//! The reach of a deletion or a move: the entries that its author's rights are known to cover.
 //!
-//! What lies at a path is only known when the write happens, so the store compares both in the same step.
+//! The entries at a path are only known when the write is applied, so the store checks the reach in
+//! the same step.
 
 use crate::WriteError;
 
-/// What a write may touch at a path, and below it. A write that would touch more is refused as a whole.
+/// The entries that a write may touch at a path, and below it. A write that would touch others is
+/// refused as a whole.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Reach {
-    /// At the path itself.
+    /// The kinds at the path itself.
     pub at: Kinds,
-    /// Below it, at any depth.
+    /// The kinds below it, at any depth.
     pub below: Kinds,
 }
 
 /// Kinds of entry that may be touched.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Kinds {
-    /// None.
+    /// No entries.
     Nothing,
-    /// Files, and no documents.
+    /// Files, but not documents.
     Files,
-    /// Whatever there is.
+    /// Files and documents.
     Everything,
 }
 
 impl Reach {
-    /// Whatever there is.
+    /// Files and documents.
     pub const EVERYTHING: Self = Self {
         at: Kinds::Everything,
         below: Kinds::Everything,
     };
 
-    /// Whether an entry may be touched that lies at the write's path, or below it.
+    /// Checks whether the write may touch the entry at `path`, which is the write's own path or
+    /// lies below it.
     ///
     /// # Errors
     ///

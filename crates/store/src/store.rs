@@ -1,4 +1,4 @@
-//! The trait that separates a room server from its database.
+//! The trait that separates a room server from its database, and its errors.
 
 use std::fmt::Debug;
 use std::sync::{Arc, Weak};
@@ -11,44 +11,51 @@ use crate::{
     StoredDocument, StoredFile, StoredUpdate, Write, WriteError, Written,
 };
 
-/// A database's own error.
+/// The database's own error, as the source of a [`StoreError`].
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Keeps rooms' documents and files.
+/// Storage for the documents and files of rooms.
 ///
 /// All calls block. Reads see every commit that returned before they began.
 pub trait Store: Send + Sync + Debug {
-    /// Writes all of `writes`, in order, in one transaction, and returns one result for each.
+    /// Applies `writes` in order, in one transaction, and returns one result for each.
     ///
-    /// When it returns `Ok`, what was written is durable, to the degree the store was opened for. A later write of
-    /// the batch sees the earlier ones. A refused write costs only itself, with one exception: a later update of a document
-    /// builds on the earlier ones. So behind a [`Write::Append`] that is refused although its document is there, all further
-    /// appends to that document, and snapshots of it, are refused with [`WriteError::Behind`].
+    /// After `Ok`, the writes are durable, to the degree that the store was opened with. A later
+    /// write of the batch sees the earlier ones.
+    ///
+    /// A refused write affects only itself, with one exception: a later update of a document
+    /// builds on the earlier ones. If a [`Write::Append`] is refused although its document
+    /// exists, the batch's further appends to that document, and snapshots of it, are refused
+    /// with [`WriteError::Behind`].
     ///
     /// # Errors
-    /// Nothing of the batch happened. [`StoreError::Unavailable`] and [`StoreError::Full`] may pass: the same batch
-    /// can be tried again. After [`StoreError::Replaced`] nothing counts that is written.
+    /// No write of the batch was applied. After [`StoreError::Unavailable`] and
+    /// [`StoreError::Full`] the same batch can be retried. After [`StoreError::Replaced`] no later
+    /// write will last.
     fn commit(&self, writes: &[Write]) -> Result<Vec<Result<Written, WriteError>>, StoreError>;
 
-    /// Writes some content of a large batch ahead of its commit, for some milliseconds, and returns whether none is left
-    /// to be written ahead. While it returns `false` it is to be called again with the same batch, with other commits in
-    /// between; then [`Store::commit_staged`] costs little. Nobody sees anything of the batch before that, and a process
-    /// that ends leaves nothing of it.
+    /// Stages a large batch: writes some of its content ahead of the commit, for a few
+    /// milliseconds, and returns whether all of it is staged.
     ///
-    /// A large batch is one of more than some hundred KiB. For others this does nothing, and for a store that takes
-    /// batches of any size in its stride.
+    /// While it returns `false`, call it again with the same batch; other commits may run in
+    /// between. [`Store::commit_staged`] is cheap afterwards. Staged content is invisible until
+    /// that commit, and does not outlive the process without it.
+    ///
+    /// A large batch has more than a few hundred KiB of content. For smaller batches this does
+    /// nothing, nor does it for a store to which batches of any size cost little.
     ///
     /// # Errors
-    /// As [`Store::commit`]: the batch fails. Dropping `staging` gives the space back.
+    /// As [`Store::commit`]: the batch fails. Dropping `staging` frees the space.
     fn stage(&self, writes: &[Write], staging: &Staging) -> Result<bool, StoreError> {
         let _ = (writes, staging);
         Ok(true)
     }
 
-    /// The same as [`Store::commit`], of a batch that was [staged](Store::stage).
+    /// Commits a batch as [`Store::commit`] does, after it was [staged](Store::stage).
     ///
     /// # Errors
-    /// As [`Store::commit`]. [`StoreError::Full`] also if others needed the space that it had.
+    /// As [`Store::commit`]. Also [`StoreError::Full`] if other writes needed the space of the
+    /// staged content.
     fn commit_staged(
         &self,
         writes: &[Write],
@@ -58,17 +65,18 @@ pub trait Store: Send + Sync + Debug {
         self.commit(writes)
     }
 
-    /// What stands at `path`. A document or file goes before a folder of the same name; the root always exists.
+    /// Returns the entry at `path`. A document or file takes precedence over a folder of the same
+    /// name; the root always exists.
     ///
     /// # Errors
-    /// If the store can't be read.
+    /// The store can't be read.
     fn stat(&self, room: &RoomId, path: &str) -> Result<Option<Entry>, StoreError>;
 
-    /// The direct children of a folder, sorted by name (by code point) and kind; `None` if there is no such folder. If it
-    /// has more than `max`, that many of them, and no more are read.
+    /// Returns the direct children of a folder, sorted by name (by code point) and kind; `None` if
+    /// the folder does not exist. Of more than `max` children it reads and returns `max`.
     ///
     /// # Errors
-    /// If the store can't be read.
+    /// The store can't be read.
     fn list(
         &self,
         room: &RoomId,
@@ -76,25 +84,26 @@ pub trait Store: Send + Sync + Debug {
         max: usize,
     ) -> Result<Option<Vec<Entry>>, StoreError>;
 
-    /// The document at `path`, with all it takes to rebuild its state; `None` if no document stands there.
+    /// Loads the document at `path`, with everything needed to rebuild its state; `None` if no
+    /// document exists there.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] names the document if what was kept is not what was written. Damage to who made it is
-    /// none that would keep anybody from the document; [`Store::provenance`] tells it. [`StoreError::Replaced`], since
-    /// what could be read may be what a commit did not keep.
+    /// [`StoreError::Corrupt`] names the document if its stored content differs from what was
+    /// written. Corrupt provenance never blocks loading a document; [`Store::provenance`] reports
+    /// it. [`StoreError::Replaced`], since the readable content may include a commit that failed.
     fn load(&self, room: &RoomId, path: &str) -> Result<Option<StoredDocument>, StoreError>;
 
-    /// The same document as [`Store::load`] gives, by its id, wherever its path has gone; `None` if it was deleted.
+    /// Loads a document by its id, wherever it was moved; `None` if it was deleted.
     ///
     /// # Errors
     /// As [`Store::load`].
     fn load_by_id(&self, document: DocumentId) -> Result<Option<StoredDocument>, StoreError>;
 
-    /// The updates of a document after position `after`.
+    /// Returns the updates of a document after position `after`.
     ///
     /// # Errors
-    /// [`StoreError::Compacted`] if a snapshot has replaced some of them, [`StoreError::NoSuchDocument`] if the
-    /// document is gone.
+    /// [`StoreError::Compacted`] if a snapshot has replaced some of them,
+    /// [`StoreError::NoSuchDocument`] if the document does not exist.
     fn load_since(
         &self,
         document: DocumentId,
@@ -103,8 +112,8 @@ pub trait Store: Send + Sync + Debug {
         self.follow(document, after, usize::MAX)
     }
 
-    /// The next updates, at most `limit`, after position `after`, whichever node appended them. Returns at once,
-    /// with nothing if there are none yet.
+    /// Returns at most `limit` updates after position `after`, whichever node appended them. It
+    /// does not wait for updates: if there are none yet, the result is empty.
     ///
     /// # Errors
     /// As [`Store::load_since`].
@@ -115,33 +124,33 @@ pub trait Store: Send + Sync + Debug {
         limit: usize,
     ) -> Result<Vec<StoredUpdate>, StoreError>;
 
-    /// Who made the document, from its creation to its last update: the records of what was merged together with what
-    /// the log tells, merged and ordered by [`merge`](crate::provenance::merge). A snapshot that folds nothing does not
-    /// change it.
+    /// Returns the document's provenance, from its creation to its last update: the records of
+    /// merged updates together with the contributions in the log, merged and ordered by
+    /// [`merge`](crate::provenance::merge). A snapshot that folds no records does not change it.
     ///
     /// # Errors
-    /// [`StoreError::NoSuchDocument`] if the document is gone, [`StoreError::Corrupt`] if what was kept is not what was
-    /// written.
+    /// [`StoreError::NoSuchDocument`] if the document does not exist, [`StoreError::Corrupt`] if
+    /// the stored records differ from what was written.
     fn provenance(&self, document: DocumentId) -> Result<Vec<ProvenanceRecord>, StoreError>;
 
-    /// The file at `path`; `None` if no file stands there.
+    /// Reads the file at `path`; `None` if no file exists there.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] if what was kept is not what was written.
+    /// [`StoreError::Corrupt`] if the stored content differs from what was written.
     fn read_file(&self, room: &RoomId, path: &str) -> Result<Option<StoredFile>, StoreError>;
 
-    /// The file at `path`, to be read part by part; `None` if no file stands there. Its whole content was compared with
-    /// what was written, without being in memory at once.
+    /// Opens the file at `path` for reading in parts; `None` if no file exists there. The store has
+    /// compared the whole content with its checksum, without holding all of it in memory.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] if what was kept is not what was written.
+    /// [`StoreError::Corrupt`] if the stored content differs from what was written.
     fn open_file(&self, room: &RoomId, path: &str) -> Result<Option<FileHead>, StoreError>;
 
-    /// At most `length` bytes from `start` on, of the content that [`Store::open_file`] told; `None` if another stands at
-    /// `path` by now, or none.
+    /// Reads at most `length` bytes from `start` on, of the version that [`Store::open_file`]
+    /// returned; `None` if `path` has another version by now, or no file.
     ///
     /// # Errors
-    /// If the store can't be read.
+    /// The store can't be read.
     fn read_file_range(
         &self,
         room: &RoomId,
@@ -151,63 +160,66 @@ pub trait Store: Send + Sync + Debug {
         length: usize,
     ) -> Result<Option<Bytes>, StoreError>;
 
-    /// Whether the store can be read and written now. Waits for no read that is under way.
+    /// Checks that the store can be read and written now. It does not wait for reads in flight.
     ///
     /// # Errors
-    /// Says what is in the way.
+    /// The error names the obstacle.
     fn check(&self) -> Result<(), StoreError>;
 
-    /// Totals over all rooms.
+    /// Returns totals over all rooms.
     ///
     /// # Errors
-    /// If the store can't be read.
+    /// The store can't be read.
     fn stats(&self) -> Result<StoreStats, StoreError>;
 
-    /// Does what commits have put off, and looks whether the store is still where it was opened. To be called every
-    /// second or so; costs next to nothing when there is nothing to do.
+    /// Does the work that commits have deferred, and checks that the store's files are still in
+    /// place. Call it about once a second; it costs next to nothing when nothing is due.
     ///
     /// # Errors
-    /// [`StoreError::Replaced`], or what was put off can't be done now.
+    /// [`StoreError::Replaced`], or the deferred work can't be done now.
     fn tend(&self) -> Result<(), StoreError> {
         Ok(())
     }
 
-    /// Frees some of the space that large deletions left to be freed, for a few milliseconds, and returns whether none
-    /// is left. To be called again between commits while it returns `false`.
+    /// Frees some of the space of large deletions, for a few milliseconds, and returns whether all
+    /// of it is free. While it returns `false`, call it again between commits.
     ///
     /// # Errors
-    /// It can't be done now, and is left to the next call.
+    /// It can't be done now; the next call retries it.
     fn free_some(&self) -> Result<bool, StoreError> {
         Ok(true)
     }
 
-    /// Goes on with what deletions owe, and returns whether nothing is owed any more: then what was deleted by commits
-    /// that returned before this call can be read from none of the store's files. Waits for no reader, so while it
-    /// returns `false` it is to be called again a few milliseconds later.
+    /// Continues to erase deleted content, and returns whether all of it is erased: then the
+    /// content that was deleted by commits that returned before this call can't be read from any of
+    /// the store's files. It does not wait for readers; while it returns `false`, call it again a
+    /// few milliseconds later.
     ///
     /// # Errors
-    /// It can't be done now, and is still owed.
+    /// It can't be done now, and remains due.
     fn erase(&self) -> Result<bool, StoreError> {
         Ok(true)
     }
 
-    /// Bytes of the log of what is not yet in the store's main file; 0 if there is no such log.
+    /// Returns the size, in bytes, of the write-ahead log; 0 if the store has none. That log
+    /// contains what is not in the store's main file yet.
     fn log_bytes(&self) -> u64 {
         0
     }
 }
 
-/// A batch that is [staged](Store::stage). Dropping it gives up what was written ahead.
+/// The handle of a [staged](Store::stage) batch. Dropping it discards the staged content.
 #[derive(Debug, Default)]
 pub struct Staging(Arc<()>);
 
 impl Staging {
-    /// By which a store knows it again, and whether it was dropped.
+    /// Returns the token by which a store recognises this batch and sees whether the handle
+    /// was dropped.
     pub fn token(&self) -> Weak<()> {
         Arc::downgrade(&self.0)
     }
 
-    /// Whether the token is that of this batch.
+    /// Returns whether `token` belongs to this batch.
     pub fn is(&self, token: &Weak<()>) -> bool {
         Arc::as_ptr(&self.0) == token.as_ptr()
     }
@@ -316,43 +328,44 @@ impl<S: Store + ?Sized> Store for Arc<S> {
     }
 }
 
-/// Why a store could not do what it was asked.
+/// An error of a store.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// A snapshot has replaced updates that were asked for; load the document again.
+    /// A snapshot has replaced the requested updates; load the document again.
     #[error(
-        "the updates of document {document} up to {through} were merged, load the document again"
+        "the updates of document {document} up to {through} were merged: load the document again"
     )]
     Compacted {
-        /// Which document.
+        /// The document.
         document: DocumentId,
         /// The last update that the snapshot contains.
         through: Seq,
     },
-    /// What was kept is not what was written. Restoring a backup is the way out.
+    /// The stored content differs from what was written. The remedy is to restore a backup.
     #[error("the store is damaged: {what}{}", .document.map(|id| format!(" (document {id})")).unwrap_or_default())]
     Corrupt {
         /// The document, if the damage is known to be in one.
         document: Option<DocumentId>,
-        /// What was found.
+        /// A description of the damage.
         what: String,
     },
-    /// There is no room for more; deleting something, or a larger disk, helps.
+    /// The disk is full. Deleting entries, or a larger disk, helps.
     #[error("the disk is full")]
     Full(#[source] BoxError),
     /// The document was deleted, or never existed.
-    #[error("document {document} is gone")]
+    #[error("document {document} was deleted or never existed")]
     NoSuchDocument {
-        /// Which.
+        /// The document.
         document: DocumentId,
     },
-    /// What it was opened on is not there any more. Nothing that is written from now on would be found after a restart.
+    /// The database's files were deleted or replaced. Whatever is written from now on would be
+    /// missing after a restart.
     #[error(
-        "the database was deleted or replaced while it was in use; nothing can be saved until the server is started again"
+        "the database was deleted or replaced while in use: restart the server to save anything"
     )]
     Replaced(#[source] BoxError),
-    /// Busy, or its disk or network fails; trying again may help.
-    #[error("the store can't be used right now")]
+    /// The store is busy, or its disk or network fails; a retry may succeed.
+    #[error("the store is temporarily unavailable")]
     Unavailable(#[source] BoxError),
 }

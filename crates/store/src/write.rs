@@ -1,41 +1,41 @@
-//! Changes as data: what a room asks a store to write, and what becomes of each request.
+//! Changes as data: the writes that a room asks of a store, and their results.
 
 use bytes::Bytes;
 use thiserror::Error;
 
 use crate::{Contribution, DocumentId, Reach, RoomId, Seq, Timestamp};
 
-/// One change.
+/// One change to a room.
 #[derive(Clone, Debug)]
 pub enum Write {
-    /// Makes a document where nothing stands yet. A state that isn't empty is its first update.
+    /// Creates a document at a free path. A state that isn't empty becomes its first update.
     CreateDocument {
-        /// The room.
+        /// The room of the path.
         room: RoomId,
-        /// Where.
+        /// The path of the document.
         path: String,
-        /// The schema's JSON text, kept as it is.
+        /// The schema's JSON text, stored verbatim.
         schema: String,
-        /// A v1 update, or nothing.
+        /// The initial state as a v1 update, or empty.
         state: Bytes,
-        /// Who made the state. Of an empty state this is kept nowhere.
+        /// The contributions to the state. With an empty state they are dropped.
         contributions: Vec<Contribution>,
-        /// Now.
+        /// The current time.
         at: Timestamp,
     },
     /// Adds an update to the end of a document's log.
     Append {
         /// The document.
         document: DocumentId,
-        /// A v1 update.
+        /// The change as a v1 update.
         update: Bytes,
-        /// Who made what of it.
+        /// The contributions to the update.
         contributions: Vec<Contribution>,
-        /// Now.
+        /// The current time.
         at: Timestamp,
     },
-    /// Replaces the snapshot, and all updates up to and including `through`, by `state`. Who made them is kept, as
-    /// records.
+    /// Replaces the snapshot, and all updates up to and including `through`, by `state`. The
+    /// updates' provenance is kept, as records.
     Snapshot {
         /// The document.
         document: DocumentId,
@@ -43,58 +43,59 @@ pub enum Write {
         through: Seq,
         /// The merged state as a v1 update.
         state: Bytes,
-        /// Records of what ended before this instant are folded into one for each author.
+        /// Records that ended before this instant are folded into one for each author.
         fold_before: Timestamp,
     },
-    /// Puts a file.
+    /// Creates or replaces a file.
     PutFile {
-        /// The room.
+        /// The room of the path.
         room: RoomId,
-        /// Where.
+        /// The path of the file.
         path: String,
-        /// The content.
+        /// The file's content.
         data: Bytes,
-        /// The media type.
+        /// The file's media type.
         mime_type: String,
-        /// Whether a file that stands there is replaced. A document never is.
+        /// Whether an existing file is replaced. A document never is.
         overwrite: bool,
-        /// Now.
+        /// The current time.
         at: Timestamp,
     },
-    /// Removes a document or file, or with `recursive` whatever lies at and below the path.
+    /// Removes a document or file; with `recursive`, all entries at and below the path.
     Delete {
-        /// The room.
+        /// The room of the path.
         room: RoomId,
-        /// What.
+        /// The path to remove.
         path: String,
-        /// Whether everything below the path goes too.
+        /// Whether all entries below the path are removed too.
         recursive: bool,
-        /// What may be removed.
+        /// The entries that may be removed.
         reach: Reach,
     },
-    /// Moves the document or file at `source`, or if none stands there, the folder with all that lies below it.
+    /// Moves the document or file at `source`; if neither exists there, the folder with all entries
+    /// below it.
     ///
     /// The destination is the new path itself, not a folder to move into. Documents keep their ids.
     Move {
-        /// The room.
+        /// The room of the path.
         room: RoomId,
-        /// What.
+        /// The path to move.
         source: String,
-        /// Where to.
+        /// The new path.
         destination: String,
-        /// Whether documents and files that stand in the way are removed.
+        /// Whether documents and files at the destination paths are removed.
         overwrite: bool,
-        /// What may be moved: at the source, and below it.
+        /// The entries that may be moved: at the source, and below it.
         reach: Reach,
-        /// What may be removed that stands in the way: at the destination, and below it.
+        /// The entries that may be replaced: at the destination, and below it.
         replaces: Reach,
-        /// Now.
+        /// The current time.
         at: Timestamp,
     },
 }
 
 impl Write {
-    /// The content that it brings.
+    /// Returns the content that the write contains.
     pub fn content(&self) -> Option<&Bytes> {
         match self {
             Self::Append { update: bytes, .. }
@@ -105,12 +106,12 @@ impl Write {
         }
     }
 
-    /// Bytes of content that it brings.
+    /// Returns the size of that content in bytes.
     pub fn bytes(&self) -> usize {
         self.content().map_or(0, Bytes::len)
     }
 
-    /// Whether it touches whatever lies below its path, up to [`MAX_TOUCHED_ENTRIES`].
+    /// Returns whether the write touches all entries below its path, up to [`MAX_TOUCHED_ENTRIES`].
     pub fn may_touch_many(&self) -> bool {
         match self {
             Self::Move { .. } => true,
@@ -120,38 +121,38 @@ impl Write {
     }
 }
 
-/// What a write did. One variant for each of [`Write`]'s, in the same order.
+/// The result of a write. There is one variant for each of [`Write`]'s, in the same order.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Written {
-    /// The document is there.
+    /// The document was created.
     Created {
-        /// Its id.
+        /// The document's id.
         document: DocumentId,
         /// The position of its state in the log: 1, or 0 if it was created empty.
         seq: Seq,
     },
-    /// The update is in the log.
+    /// The update was appended to the log.
     Appended {
-        /// Its position.
+        /// The update's position.
         seq: Seq,
     },
-    /// The log is shorter.
+    /// The snapshot has replaced the updates that it contains.
     Snapshotted,
-    /// The file is there.
+    /// The file was written.
     Put {
-        /// Whether it took the place of another file.
+        /// Whether it replaced another file.
         replaced: bool,
     },
-    /// It is gone.
+    /// The entries were removed.
     Deleted {
-        /// All that was removed, by path.
+        /// The removed entries, ordered by path.
         entries: Vec<Removed>,
     },
-    /// It is elsewhere.
+    /// The entries were moved.
     Moved {
-        /// All that was moved, by source path.
+        /// The moved entries, ordered by source path.
         entries: Vec<MovedEntry>,
-        /// What stood in the way and was removed, by path.
+        /// The replaced entries, ordered by path.
         replaced: Vec<Removed>,
     },
 }
@@ -159,7 +160,7 @@ pub enum Written {
 /// A document or file that was removed.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Removed {
-    /// Where it stood.
+    /// The path that it had.
     pub path: String,
     /// The document, unless it was a file.
     pub document: Option<DocumentId>,
@@ -168,104 +169,106 @@ pub struct Removed {
 /// A document or file that was moved.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct MovedEntry {
-    /// Where it stood.
+    /// The path that it had.
     pub source: String,
-    /// Where it stands now.
+    /// The path that it has now.
     pub destination: String,
     /// The document, unless it is a file.
     pub document: Option<DocumentId>,
 }
 
-/// Entries that one deletion or one move may touch: all rooms wait while it is written.
+/// The number of entries that one deletion or move may touch: all rooms wait while it is written.
 pub const MAX_TOUCHED_ENTRIES: usize = 20_000;
 
-/// Why a write was refused. It costs only that write: nothing of it happened, the others of its batch stand, but for
-/// those that are [`Behind`](Self::Behind) it.
+/// The reason why a write was refused. The refusal affects only that write: it changed nothing, and
+/// the other writes of its batch take effect, except those that are [`Behind`](Self::Behind) it.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 #[non_exhaustive]
 pub enum WriteError {
-    /// A document or file stands there already.
+    /// A document or file exists at the path already.
     #[error("{path:?} already exists")]
     AlreadyExists {
-        /// Where.
+        /// The path of the entry.
         path: String,
     },
     /// An earlier update of the document was refused in the same batch.
-    #[error("an earlier update of document {document} was refused, try again")]
+    #[error("an earlier update of document {document} was refused: reload the document and retry")]
     Behind {
-        /// Which document.
+        /// The document.
         document: DocumentId,
     },
-    /// What is stored there is damaged, which was found when it was to be changed.
-    #[error("what is stored there is damaged: {what}")]
+    /// The stored content that the write would change is damaged.
+    #[error("the stored content is damaged: {what}")]
     Damaged {
-        /// What was found.
+        /// A description of the damage.
         what: String,
     },
-    /// A folder can't be moved below itself, and nothing onto itself.
-    #[error("can't be moved onto or below itself, choose another destination")]
+    /// The destination of a move is its source, or lies below it.
+    #[error("an entry can't be moved onto or below itself: choose another destination")]
     IntoItself,
-    /// A file can't take the place of a document.
-    #[error("{path:?} is a document, delete or move it first")]
+    /// A file can't replace a document.
+    #[error("{path:?} is a document, which a file can't replace: delete or move it first")]
     IsDocument {
-        /// Where.
+        /// The path of the entry.
         path: String,
     },
     /// The root folder can't be a document or a file.
-    #[error("the path is empty, name a document or file")]
+    #[error("the path is empty: name a document or file")]
     IsRoot,
     /// The document was deleted, or never existed.
-    #[error("document {document} is gone")]
+    #[error("document {document} was deleted or never existed")]
     NoSuchDocument {
-        /// Which.
+        /// The document.
         document: DocumentId,
     },
-    /// Nothing stands there.
+    /// Nothing exists at the path.
     #[error("{path:?} does not exist")]
     NotFound {
-        /// Where.
+        /// The path of the entry.
         path: String,
     },
-    /// An entry lies there that the write may not touch.
-    #[error("{path:?} may not be touched")]
+    /// The write may not touch an entry that it would change.
+    #[error("{path:?} is outside what the participant may change")]
     OutOfReach {
-        /// Where.
+        /// The path of the entry.
         path: String,
     },
-    /// A path that a move would make is too long; what lies in a folder has a longer path than the folder.
-    #[error("{path:?} would have {} bytes, a path may have {max} at most", .path.len(), max = crate::path::MAX_BYTES)]
+    /// A path that a move would make is too long; entries in a folder have longer paths than
+    /// the folder.
+    #[error("the path {path:?} would have {} bytes, expected at most {max}", .path.len(), max = crate::path::MAX_BYTES)]
     PathTooLong {
-        /// What it would be.
+        /// The path that the move would make.
         path: String,
     },
     /// The path is a folder.
-    #[error("{path:?} is a folder, deleting it takes the recursive flag")]
+    #[error("{path:?} is a folder: set the recursive flag to delete it")]
     RecursiveRequired {
-        /// Where.
+        /// The path of the entry.
         path: String,
     },
-    /// A snapshot has to reach at least as far as the one before it, and not beyond the log's end.
-    #[error("a snapshot through {through} does not fit the log of document {document}")]
+    /// A snapshot must contain at least the updates of the one before it, and must not exceed the
+    /// end of the log.
+    #[error("a snapshot through {through} is outside the log of document {document}")]
     SnapshotOutOfRange {
-        /// Which document.
+        /// The document.
         document: DocumentId,
         /// The position that was given.
         through: Seq,
     },
-    /// A folder with more entries than one write may touch.
-    #[error("more than {max} entries lie below {path:?}; take its parts one by one")]
+    /// The folder has more entries than one write may touch.
+    #[error("more than {max} entries lie below {path:?}: move or delete its parts one by one")]
     TooMany {
-        /// Which folder.
+        /// The folder's path.
         path: String,
-        /// How many may be touched.
+        /// The number of entries that may be touched.
         max: usize,
     },
-    /// More than this store can keep in one piece.
-    #[error("{bytes} bytes are too many for one value, the store takes {max_bytes}")]
+    /// The value is larger than this store can keep in one piece.
+    #[error("a value of {bytes} bytes is too large, expected at most {max_bytes}")]
     TooLarge {
-        /// The size that was given.
+        /// The size that was given, in bytes.
         bytes: u64,
-        /// The largest size that is taken.
+        /// The largest size that is accepted, in bytes.
         max_bytes: u64,
     },
 }

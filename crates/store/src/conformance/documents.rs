@@ -1,9 +1,9 @@
-//! Questions about documents: their logs, snapshots, ids, and batches.
+//! Checks of documents: their logs, snapshots, ids, and batches.
 
 use bytes::Bytes;
 
 use super::{
-    Question, Subject, append, commit, contribution, create, created, delete, done, load, put,
+    Check, Subject, append, commit, commit_ok, contribution, create, created, delete, load, put,
     rename, room, snapshot,
 };
 use crate::{
@@ -11,31 +11,31 @@ use crate::{
     Written,
 };
 
-pub(super) const QUESTIONS: &[Question] = &[
-    is_there_after_reopening,
-    is_found_by_its_id_wherever_it_is,
+pub(super) const CHECKS: &[Check] = &[
+    document_survives_reopening,
+    load_by_id_follows_moves,
     state_at_creation_is_the_first_update,
-    numbers_updates_without_gaps,
-    follows_in_steps,
-    snapshot_replaces_what_it_contains,
-    numbers_go_on_after_a_snapshot_of_everything,
-    snapshot_that_does_not_fit_is_refused,
-    ids_are_never_given_twice,
-    refused_write_costs_only_itself,
-    later_writes_see_earlier_ones,
-    keeps_any_bytes,
-    counts_everything,
+    updates_are_numbered_without_gaps,
+    follow_returns_at_most_the_limit,
+    snapshot_replaces_merged_updates,
+    numbering_continues_after_a_full_snapshot,
+    snapshot_out_of_range_is_refused,
+    ids_are_never_reused,
+    refused_write_affects_only_itself,
+    later_writes_of_a_batch_see_earlier_ones,
+    any_bytes_are_stored,
+    stats_count_everything,
 ];
 
-fn is_there_after_reopening(subject: &mut dyn Subject) {
+fn document_survives_reopening(subject: &mut dyn Subject) {
     let document = created(subject.store(), "notes/a.thread", b"state");
-    done(subject.store(), append(document, b"one"));
+    commit_ok(subject.store(), append(document, b"one"));
     let before = load(subject.store(), "notes/a.thread");
     subject.reopen();
     let after = load(subject.store(), "notes/a.thread");
     assert_eq!(after, before);
     assert_eq!(after.document, document);
-    assert_eq!(after.schema, r#"{"root": "thread" }"#, "kept to the letter");
+    assert_eq!(after.schema, r#"{"root": "thread" }"#, "stored verbatim");
     assert_eq!(
         (after.created_at, after.updated_at),
         (Timestamp(1), Timestamp(2))
@@ -56,36 +56,36 @@ fn is_there_after_reopening(subject: &mut dyn Subject) {
     subject.store().check().expect("the store is ready");
 }
 
-fn is_found_by_its_id_wherever_it_is(subject: &mut dyn Subject) {
+fn load_by_id_follows_moves(subject: &mut dyn Subject) {
     let document = created(subject.store(), "notes/ä.thread", b"state");
     let other = created(subject.store(), "b.thread", b"other");
-    done(subject.store(), append(document, b"one"));
-    done(subject.store(), snapshot(document, 2, b"state and one"));
-    done(subject.store(), append(document, b"two"));
+    commit_ok(subject.store(), append(document, b"one"));
+    commit_ok(subject.store(), snapshot(document, 2, b"state and one"));
+    commit_ok(subject.store(), append(document, b"two"));
     let by_id = |store: &dyn Store, document| store.load_by_id(document).expect("a read");
     assert_eq!(
         by_id(subject.store(), document),
         Some(load(subject.store(), "notes/ä.thread"))
     );
-    done(subject.store(), rename("notes", "b.thread", true));
-    done(subject.store(), append(document, b"three"));
+    commit_ok(subject.store(), rename("notes", "b.thread", true));
+    commit_ok(subject.store(), append(document, b"three"));
     subject.reopen();
-    let moved = by_id(subject.store(), document).expect("it was moved, not deleted");
+    let moved = by_id(subject.store(), document).expect("the move kept the document");
     assert_eq!(moved, load(subject.store(), "b.thread/ä.thread"));
     assert_eq!(moved.last_seq, Seq(4));
     assert!(by_id(subject.store(), other).is_some());
-    done(
+    commit_ok(
         subject.store(),
         rename("b.thread/ä.thread", "b.thread", true),
     );
-    assert_eq!(by_id(subject.store(), other), None, "it was replaced");
-    done(subject.store(), delete("b.thread", false));
+    assert_eq!(by_id(subject.store(), other), None, "the move replaced it");
+    commit_ok(subject.store(), delete("b.thread", false));
     for gone in [document, DocumentId(u64::MAX), DocumentId(0)] {
         assert_eq!(by_id(subject.store(), gone), None);
     }
-    done(
+    commit_ok(
         subject.store(),
-        put("file", b"a file has an id of its own", false),
+        put("file", b"a file uses an id too", false),
     );
     let last = created(subject.store(), "last", b"");
     for id in 0..last.0 {
@@ -99,8 +99,8 @@ fn state_at_creation_is_the_first_update(subject: &mut dyn Subject) {
         Written::Created { seq, .. } => seq,
         other => panic!("expected a document, got {other:?}"),
     };
-    assert_eq!(seq(done(store, create("empty", b""))), Seq(0));
-    assert_eq!(seq(done(store, create("full", b"state"))), Seq(1));
+    assert_eq!(seq(commit_ok(store, create("empty", b""))), Seq(0));
+    assert_eq!(seq(commit_ok(store, create("full", b"state"))), Seq(1));
     let empty = load(store, "empty");
     assert_eq!(
         (empty.last_seq, empty.updates.len(), empty.snapshot),
@@ -108,18 +108,18 @@ fn state_at_creation_is_the_first_update(subject: &mut dyn Subject) {
     );
     assert_eq!(load(store, "full").last_seq, Seq(1));
     assert_eq!(
-        done(store, append(empty.document, b"x")),
+        commit_ok(store, append(empty.document, b"x")),
         Written::Appended { seq: Seq(1) }
     );
 }
 
-fn numbers_updates_without_gaps(subject: &mut dyn Subject) {
+fn updates_are_numbered_without_gaps(subject: &mut dyn Subject) {
     let document = created(subject.store(), "a", b"");
     for expected in 1..=10 {
         if expected == 6 {
             subject.reopen();
         }
-        let written = done(
+        let written = commit_ok(
             subject.store(),
             append(document, &[u8::try_from(expected).unwrap_or(0)]),
         );
@@ -137,13 +137,13 @@ fn numbers_updates_without_gaps(subject: &mut dyn Subject) {
     );
 }
 
-fn follows_in_steps(subject: &mut dyn Subject) {
+fn follow_returns_at_most_the_limit(subject: &mut dyn Subject) {
     let store = subject.store();
     let document = created(store, "a", b"");
     let other = created(store, "b", b"");
     for _ in 0..5 {
-        done(store, append(document, b"x"));
-        done(store, append(other, b"y"));
+        commit_ok(store, append(document, b"x"));
+        commit_ok(store, append(other, b"y"));
     }
     let seqs = |updates: Vec<StoredUpdate>| {
         updates
@@ -174,13 +174,13 @@ fn follows_in_steps(subject: &mut dyn Subject) {
     );
 }
 
-fn snapshot_replaces_what_it_contains(subject: &mut dyn Subject) {
+fn snapshot_replaces_merged_updates(subject: &mut dyn Subject) {
     let document = created(subject.store(), "a", b"");
     for update in [b"1", b"2", b"3", b"4"] {
-        done(subject.store(), append(document, update));
+        commit_ok(subject.store(), append(document, update));
     }
     assert_eq!(
-        done(subject.store(), snapshot(document, 3, b"123")),
+        commit_ok(subject.store(), snapshot(document, 3, b"123")),
         Written::Snapshotted
     );
     subject.reopen();
@@ -193,35 +193,35 @@ fn snapshot_replaces_what_it_contains(subject: &mut dyn Subject) {
     assert_eq!(
         loaded.updated_at,
         Timestamp(2),
-        "a snapshot changes nothing that anyone can see"
+        "a snapshot is not a change of the document"
     );
     match store.load_since(document, Seq(2)) {
         Err(StoreError::Compacted {
             document: named,
             through: Seq(3),
         }) => assert_eq!(named, document),
-        other => panic!("updates that were merged can't be handed out: {other:?}"),
+        other => panic!("expected `Compacted`, found {other:?}"),
     }
     assert_eq!(
         store
             .load_since(document, Seq(3))
-            .expect("not merged")
+            .expect("the updates are in the log")
             .len(),
         1
     );
 }
 
-fn numbers_go_on_after_a_snapshot_of_everything(subject: &mut dyn Subject) {
+fn numbering_continues_after_a_full_snapshot(subject: &mut dyn Subject) {
     let document = created(subject.store(), "a", b"0");
-    done(subject.store(), append(document, b"1"));
-    done(subject.store(), snapshot(document, 2, b"01"));
+    commit_ok(subject.store(), append(document, b"1"));
+    commit_ok(subject.store(), snapshot(document, 2, b"01"));
     subject.reopen();
     assert_eq!(load(subject.store(), "a").last_seq, Seq(2));
     assert_eq!(
-        done(subject.store(), append(document, b"2")),
+        commit_ok(subject.store(), append(document, b"2")),
         Written::Appended { seq: Seq(3) }
     );
-    done(subject.store(), snapshot(document, 3, b"012"));
+    commit_ok(subject.store(), snapshot(document, 3, b"012"));
     let loaded = load(subject.store(), "a");
     assert_eq!(
         (loaded.snapshot.as_deref(), loaded.updates.len()),
@@ -229,11 +229,11 @@ fn numbers_go_on_after_a_snapshot_of_everything(subject: &mut dyn Subject) {
     );
 }
 
-fn snapshot_that_does_not_fit_is_refused(subject: &mut dyn Subject) {
+fn snapshot_out_of_range_is_refused(subject: &mut dyn Subject) {
     let store = subject.store();
     let document = created(store, "a", b"0");
-    done(store, append(document, b"1"));
-    done(store, snapshot(document, 1, b"0"));
+    commit_ok(store, append(document, b"1"));
+    commit_ok(store, snapshot(document, 1, b"0"));
     let before = load(store, "a");
     for through in [0, 3, u64::MAX] {
         assert_eq!(
@@ -245,12 +245,12 @@ fn snapshot_that_does_not_fit_is_refused(subject: &mut dyn Subject) {
         );
     }
     assert_eq!(load(store, "a"), before);
-    done(store, snapshot(document, 1, b"0 again"));
+    commit_ok(store, snapshot(document, 1, b"0 again"));
 }
 
-fn ids_are_never_given_twice(subject: &mut dyn Subject) {
+fn ids_are_never_reused(subject: &mut dyn Subject) {
     let document = created(subject.store(), "a", b"0");
-    done(subject.store(), delete("a", false));
+    commit_ok(subject.store(), delete("a", false));
     subject.reopen();
     let store = subject.store();
     let next = created(store, "a", b"1");
@@ -267,7 +267,7 @@ fn ids_are_never_given_twice(subject: &mut dyn Subject) {
     assert_eq!(load(store, "a").updates.len(), 1);
 }
 
-fn refused_write_costs_only_itself(subject: &mut dyn Subject) {
+fn refused_write_affects_only_itself(subject: &mut dyn Subject) {
     let document = created(subject.store(), "a", b"");
     let batch = [
         append(document, b"1"),
@@ -299,10 +299,16 @@ fn refused_write_costs_only_itself(subject: &mut dyn Subject) {
             .expect("the store is in order")
             .is_some()
     );
-    assert_eq!(subject.store().commit(&[]).expect("nothing to do"), []);
+    assert_eq!(
+        subject
+            .store()
+            .commit(&[])
+            .expect("an empty batch succeeds"),
+        []
+    );
 }
 
-fn later_writes_see_earlier_ones(subject: &mut dyn Subject) {
+fn later_writes_of_a_batch_see_earlier_ones(subject: &mut dyn Subject) {
     let store = subject.store();
     let document = created(store, "a", b"");
     let batch = [
@@ -317,11 +323,11 @@ fn later_writes_see_earlier_ones(subject: &mut dyn Subject) {
             .commit(&[create("a", b""), create("a", b"")])
             .expect("the store is in order"),
     );
-    let fine: Vec<bool> = results.iter().map(Result::is_ok).collect();
-    assert_eq!(fine, [true, true, true, true, true, false]);
+    let succeeded: Vec<bool> = results.iter().map(Result::is_ok).collect();
+    assert_eq!(succeeded, [true, true, true, true, true, false]);
 }
 
-fn keeps_any_bytes(subject: &mut dyn Subject) {
+fn any_bytes_are_stored(subject: &mut dyn Subject) {
     let odd = "nul \0, quote ', percent %, ünïcode, \u{1F4DD}, \u{202e}";
     let large: Vec<u8> = (0..3_000_000_u32)
         .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
@@ -334,30 +340,30 @@ fn keeps_any_bytes(subject: &mut dyn Subject) {
         contributions: Vec::new(),
         at: Timestamp(i64::MIN),
     };
-    let document = match done(subject.store(), write) {
+    let document = match commit_ok(subject.store(), write) {
         Written::Created { document, .. } => document,
         other => panic!("expected a document, got {other:?}"),
     };
-    done(subject.store(), append(document, b""));
+    commit_ok(subject.store(), append(document, b""));
     subject.reopen();
     let loaded = load(subject.store(), odd);
     assert_eq!(loaded.schema, odd);
     assert!(
         loaded.updates[0].update == large,
-        "not the bytes that were written"
+        "the bytes differ from those that were written"
     );
     assert_eq!(loaded.updates[0].at, Timestamp(i64::MIN));
     assert!(loaded.updates[1].update.is_empty());
 }
 
-fn counts_everything(subject: &mut dyn Subject) {
+fn stats_count_everything(subject: &mut dyn Subject) {
     assert_eq!(
         subject.store().stats().expect("the store is in order"),
         StoreStats::default()
     );
     let document = created(subject.store(), "a", b"12345");
-    done(subject.store(), append(document, b"678"));
-    done(subject.store(), put("f", b"1234", false));
+    commit_ok(subject.store(), append(document, b"678"));
+    commit_ok(subject.store(), put("f", b"1234", false));
     let stats = |subject: &dyn Subject| subject.store().stats().expect("the store is in order");
     assert_eq!(
         stats(subject),
@@ -367,8 +373,8 @@ fn counts_everything(subject: &mut dyn Subject) {
             bytes: 12
         }
     );
-    done(subject.store(), snapshot(document, 1, b"1"));
-    done(subject.store(), put("f", b"12", true));
+    commit_ok(subject.store(), snapshot(document, 1, b"1"));
+    commit_ok(subject.store(), put("f", b"12", true));
     assert_eq!(
         stats(subject),
         StoreStats {
@@ -384,6 +390,6 @@ fn counts_everything(subject: &mut dyn Subject) {
         .expect("the store is in order")
         .and_then(|entry| entry.size);
     assert_eq!(size, Some(4));
-    done(subject.store(), delete("", true));
+    commit_ok(subject.store(), delete("", true));
     assert_eq!(stats(subject), StoreStats::default());
 }

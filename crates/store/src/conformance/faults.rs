@@ -1,4 +1,5 @@
-//! A random history in which calls fail and are tried again, or answers are lost and the store is opened anew.
+//! A random history in which calls fail and are retried, or results are lost and the store
+//! is reopened.
 
 use bytes::Bytes;
 
@@ -10,15 +11,17 @@ use crate::{
     Write, WriteError, Written,
 };
 
-/// More than any failure here lasts: those of reads may lie end to end, up to 43 of them.
+/// The number of attempts of a call, which exceeds the length of any failure here: those of reads
+/// may be adjacent, up to 43 of them.
 const PATIENCE: u32 = 50;
 
-/// As [`run_random`](super::run_random), through a store that fails: a commit that fails with
-/// [`StoreError::Full`] or [`StoreError::Unavailable`] has changed nothing and is tried again, reads are tried again,
-/// and after a commit whose answer was lost the store is opened anew and has all of the batch.
+/// Runs [`run_random`](super::run_random) through a store that fails. A commit that fails with
+/// [`StoreError::Full`] or [`StoreError::Unavailable`] has changed nothing and is retried; reads
+/// are retried. After a commit whose result was lost the store is reopened and contains the
+/// whole batch.
 ///
 /// # Panics
-/// If the store and the model differ. The text names the seed.
+/// The store and the model differ. The message names the seed.
 pub fn run_faulty<S: Subject>(make: impl Fn() -> S, seed: u64, batches: usize) {
     let mut subject = make();
     let model = MemoryStore::new();
@@ -53,7 +56,7 @@ pub fn run_faulty<S: Subject>(make: impl Fn() -> S, seed: u64, batches: usize) {
                 }
                 let next = store.stages();
                 match random.below(8) {
-                    // Then the batch would not have happened.
+                    // A failed stage would prevent the commit whose result is to be lost.
                     _ if lost => {}
                     0 => store.fail_stages(next..next + 1, Fault::Full),
                     1 => store.fail_stages(next..next + 3, Fault::Unavailable),
@@ -67,12 +70,17 @@ pub fn run_faulty<S: Subject>(make: impl Fn() -> S, seed: u64, batches: usize) {
                     if lost || result.is_ok() {
                         break;
                     }
-                    compare(&patient, &model, &ids, &format!("{context}, which failed"));
+                    compare(
+                        &patient,
+                        &model,
+                        &ids,
+                        &format!("{context}, after a failure"),
+                    );
                     result = commit_in_steps(&store, &theirs);
                 }
                 let expected = model.commit(&writes).expect("the model never fails");
                 match result {
-                    Ok(results) => ids.understand_all(&writes, results, expected, &context),
+                    Ok(results) => ids.translate_results(&writes, results, expected, &context),
                     Err(StoreError::Unavailable(_)) if lost => {}
                     Err(error) => panic!("{context}: {error:?}"),
                 }
@@ -82,13 +90,13 @@ pub fn run_faulty<S: Subject>(make: impl Fn() -> S, seed: u64, batches: usize) {
             }
         }
         subject.reopen();
-        let context = format!("seed {seed}, opened anew after batch {}", step - 1);
-        ids.find(subject.store(), &model, &context);
+        let context = format!("seed {seed}, reopened after batch {}", step - 1);
+        ids.map_by_path(subject.store(), &model, &context);
         compare(subject.store(), &model, &ids, &context);
     }
 }
 
-/// Another store, with every call tried so often that it may fail.
+/// A wrapper that tries each call of another store up to `max` times.
 #[derive(Debug)]
 struct Attempts<'a> {
     store: &'a dyn Store,

@@ -1,29 +1,30 @@
-//! Content that is written ahead of its commit: nothing of it is there before, and all of it after.
+//! Checks of staged content: it is invisible before its commit, and complete after it.
 
 #![expect(
     clippy::unwrap_used,
-    reason = "in a question, a step that fails is the answer"
+    reason = "a step that fails is the result of the check"
 )]
 
 use bytes::Bytes;
 
 use super::{
-    Question, Subject, append, commit_in_steps, create, created, delete, done, load, names, put,
+    Check, Subject, append, commit_in_steps, commit_ok, create, created, delete, load, names, put,
     rename, room, snapshot,
 };
 use crate::{DocumentId, Seq, Staging, Store, Write, WriteError, Written};
 
-pub(super) const QUESTIONS: &[Question] = &[
-    staged_batch_is_what_an_unstaged_one_is,
-    unstaged_content_of_any_size_is_kept,
-    nothing_is_seen_of_what_is_only_staged,
-    staged_writes_are_refused_like_others,
-    large_content_takes_the_place_of_another,
+pub(super) const CHECKS: &[Check] = &[
+    staged_batch_equals_unstaged_batch,
+    large_content_needs_no_staging,
+    staged_content_is_invisible_before_its_commit,
+    staged_writes_are_refused_like_unstaged_ones,
+    large_content_replaces_and_is_replaced,
     large_content_can_be_deleted_and_moved,
-    what_stands_in_the_way_since_it_was_staged_refuses_it,
+    conflict_after_staging_refuses_the_write,
 ];
 
-/// Bytes that are not alike anywhere, as many as a large file has, with a rest.
+/// Returns pseudo-random bytes of the size of a large file, which is not a multiple of a
+/// part's size.
 fn large(seed: u8) -> Vec<u8> {
     let mut state = u64::from(seed) + 1;
     (0..1_500_007)
@@ -34,7 +35,7 @@ fn large(seed: u8) -> Vec<u8> {
         .collect()
 }
 
-/// All that a server does before it commits a large batch.
+/// Stages a batch completely, as a server does before it commits it.
 fn staged(store: &dyn Store, writes: &[Write]) -> Staging {
     let staging = Staging::default();
     while !store.stage(writes, &staging).expect("there is space") {}
@@ -48,7 +49,7 @@ fn commit_staged(store: &dyn Store, writes: &[Write]) -> Vec<Result<Written, Wri
 #[track_caller]
 fn assert_file(store: &dyn Store, path: &str, data: &[u8]) {
     let file = store.read_file(&room(), path).unwrap().unwrap();
-    assert!(file.data == data, "{path:?} is another file");
+    assert!(file.data == data, "{path:?} has other content");
     let head = store.open_file(&room(), path).unwrap().unwrap();
     assert_eq!(head.size, data.len() as u64, "{path:?}");
     for (start, length) in [
@@ -69,14 +70,14 @@ fn assert_file(store: &dyn Store, path: &str, data: &[u8]) {
     assert_eq!(size, Some(data.len() as u64), "{path:?}");
 }
 
-fn staged_batch_is_what_an_unstaged_one_is(subject: &mut dyn Subject) {
+fn staged_batch_equals_unstaged_batch(subject: &mut dyn Subject) {
     let first = created(subject.store(), "first", b"state");
     let store = subject.store();
     let batch = [
-        create("großes", &large(1)),
+        create("naïve", &large(1)),
         append(first, &large(2)),
         append(first, b"behind it"),
-        put("datei", &large(3), false),
+        put("file", &large(3), false),
         put("small", b"small", false),
     ];
     let results = commit_staged(store, &batch);
@@ -84,7 +85,7 @@ fn staged_batch_is_what_an_unstaged_one_is(subject: &mut dyn Subject) {
     assert_eq!(results[1], Ok(Written::Appended { seq: Seq(2) }));
     for _ in 0..2 {
         let store = subject.store();
-        let made = load(store, "großes");
+        let made = load(store, "naïve");
         assert_eq!(made.last_seq, Seq(1));
         assert!(made.updates[0].update == large(1));
         assert_eq!(made.updates[0].contributions.len(), 1);
@@ -92,14 +93,14 @@ fn staged_batch_is_what_an_unstaged_one_is(subject: &mut dyn Subject) {
         let updates: Vec<&Bytes> = loaded.updates.iter().map(|update| &update.update).collect();
         assert!(updates == [&b"state"[..], &large(2), b"behind it"]);
         assert_eq!(store.follow(first, Seq(1), 1).unwrap()[0].update, large(2));
-        assert_file(store, "datei", &large(3));
+        assert_file(store, "file", &large(3));
         let size = store.stat(&room(), "first").unwrap().unwrap().size;
         assert_eq!(size, Some(5 + 1_500_007 + 9));
         assert_eq!(store.stats().unwrap().bytes, 3 * 1_500_007 + 5 + 9 + 5);
         subject.reopen();
     }
 
-    // A snapshot takes the place of a large update, and of a large snapshot.
+    // A snapshot replaces a large update, and a large snapshot.
     let store = subject.store();
     for (seed, through) in [(4, 2), (5, 3), (6, 3)] {
         let results = commit_staged(store, &[snapshot(first, through, &large(seed))]);
@@ -113,38 +114,38 @@ fn staged_batch_is_what_an_unstaged_one_is(subject: &mut dyn Subject) {
         Some(1_500_007)
     );
     assert_eq!(store.provenance(first).unwrap().len(), 2);
-    done(store, snapshot(first, 3, b"short again"));
+    commit_ok(store, snapshot(first, 3, b"short again"));
     subject.reopen();
     let loaded = subject.store().load_by_id(first).unwrap().unwrap();
     assert_eq!(loaded.snapshot.as_deref(), Some(&b"short again"[..]));
 }
 
-fn unstaged_content_of_any_size_is_kept(subject: &mut dyn Subject) {
+fn large_content_needs_no_staging(subject: &mut dyn Subject) {
     let store = subject.store();
     let document = created(store, "a", &large(1));
-    done(store, append(document, &large(2)));
-    done(store, put("f", &large(3), false));
-    done(store, put("f", &large(4), true));
-    done(store, create("leer", b""));
-    done(store, put("leere datei", b"", false));
+    commit_ok(store, append(document, &large(2)));
+    commit_ok(store, put("f", &large(3), false));
+    commit_ok(store, put("f", &large(4), true));
+    commit_ok(store, create("empty", b""));
+    commit_ok(store, put("empty file", b"", false));
     subject.reopen();
     let store = subject.store();
     let loaded = load(store, "a");
     assert!(loaded.updates[0].update == large(1) && loaded.updates[1].update == large(2));
     assert_file(store, "f", &large(4));
-    let empty = store.read_file(&room(), "leere datei").unwrap().unwrap();
+    let empty = store.read_file(&room(), "empty file").unwrap().unwrap();
     assert!(empty.data.is_empty());
-    done(store, snapshot(document, 1, &large(5)));
+    commit_ok(store, snapshot(document, 1, &large(5)));
     let loaded = load(store, "a");
     assert!(loaded.snapshot.unwrap() == large(5) && loaded.updates[0].update == large(2));
 }
 
-fn nothing_is_seen_of_what_is_only_staged(subject: &mut dyn Subject) {
+fn staged_content_is_invisible_before_its_commit(subject: &mut dyn Subject) {
     let document = created(subject.store(), "a", b"state");
     let before = load(subject.store(), "a");
     let batch = [
-        create("neu", &large(1)),
-        put("datei", &large(2), false),
+        create("new", &large(1)),
+        put("file", &large(2), false),
         append(document, &large(3)),
         snapshot(document, 1, &large(4)),
     ];
@@ -155,14 +156,14 @@ fn nothing_is_seen_of_what_is_only_staged(subject: &mut dyn Subject) {
             if store.stage(&batch, &staging).unwrap() {
                 break;
             }
-            // Others go on meanwhile.
-            done(store, put("klein", b"x", true));
-            assert_eq!(names(store, "").unwrap(), ["a", "klein"]);
+            // Other commits run in between.
+            commit_ok(store, put("small", b"x", true));
+            assert_eq!(names(store, "").unwrap(), ["a", "small"]);
             assert_eq!(load(store, "a"), before);
             assert_eq!(store.stats().unwrap().bytes, 6);
             let _ = store.free_some().unwrap();
         }
-        // With what was written ahead, and without.
+        // Reopens once without the staged content, otherwise with it.
         if calls == 3 {
             drop(staging);
             while !store.free_some().unwrap() {}
@@ -171,19 +172,19 @@ fn nothing_is_seen_of_what_is_only_staged(subject: &mut dyn Subject) {
         let store = subject.store();
         while !store.free_some().unwrap() {}
         assert_eq!(load(store, "a"), before);
-        assert!(store.stat(&room(), "neu").unwrap().is_none());
-        assert!(store.stat(&room(), "datei").unwrap().is_none());
+        assert!(store.stat(&room(), "new").unwrap().is_none());
+        assert!(store.stat(&room(), "file").unwrap().is_none());
     }
     let store = subject.store();
     let results = commit_staged(store, &batch);
     assert!(results.iter().all(Result::is_ok), "{results:?}");
-    assert_file(store, "datei", &large(2));
+    assert_file(store, "file", &large(2));
 }
 
-fn staged_writes_are_refused_like_others(subject: &mut dyn Subject) {
+fn staged_writes_are_refused_like_unstaged_ones(subject: &mut dyn Subject) {
     let store = subject.store();
     let document = created(store, "a", b"state");
-    done(store, put("f", b"x", false));
+    commit_ok(store, put("f", b"x", false));
     let gone = DocumentId(1_000);
     let path = |path: &str| path.to_owned();
     let batch = [
@@ -195,8 +196,8 @@ fn staged_writes_are_refused_like_others(subject: &mut dyn Subject) {
         append(DocumentId(u64::MAX), &large(5)),
         snapshot(document, 7, &large(6)),
         append(document, &large(7)),
-        create("folge", &large(8)),
-        create("folge", &large(9)),
+        create("twice", &large(8)),
+        create("twice", &large(9)),
     ];
     let results = commit_staged(store, &batch);
     let expected = [
@@ -219,18 +220,18 @@ fn staged_writes_are_refused_like_others(subject: &mut dyn Subject) {
     assert_eq!(
         results[9],
         Err(WriteError::AlreadyExists {
-            path: path("folge")
+            path: path("twice")
         })
     );
     while !store.free_some().unwrap() {}
     subject.reopen();
     let store = subject.store();
     assert!(load(store, "a").updates[1].update == large(7));
-    assert!(load(store, "folge").updates[0].update == large(8));
+    assert!(load(store, "twice").updates[0].update == large(8));
     assert_eq!(store.stats().unwrap().bytes, 2 * 1_500_007 + 5 + 1);
 }
 
-fn large_content_takes_the_place_of_another(subject: &mut dyn Subject) {
+fn large_content_replaces_and_is_replaced(subject: &mut dyn Subject) {
     let store = subject.store();
     let contents = [large(1), b"short".to_vec(), large(2), large(3), Vec::new()];
     for (number, data) in contents.iter().enumerate() {
@@ -243,7 +244,7 @@ fn large_content_takes_the_place_of_another(subject: &mut dyn Subject) {
         assert_eq!(names(store, "").unwrap(), ["ä"]);
         if let Some(head) = head {
             let part = store.read_file_range(&room(), "ä", head.version, 0, 1);
-            assert_eq!(part.unwrap(), None, "of another content than it was");
+            assert_eq!(part.unwrap(), None, "the version was replaced");
         }
         while !store.free_some().unwrap() {}
     }
@@ -253,16 +254,16 @@ fn large_content_takes_the_place_of_another(subject: &mut dyn Subject) {
 fn large_content_can_be_deleted_and_moved(subject: &mut dyn Subject) {
     let store = subject.store();
     let batch = [
-        create("ordner/dokument", &large(1)),
-        put("ordner/datei", &large(2), false),
+        create("folder/document", &large(1)),
+        put("folder/file", &large(2), false),
     ];
     assert!(commit_staged(store, &batch).iter().all(Result::is_ok));
-    done(store, rename("ordner", "anders", false));
-    assert_file(store, "anders/datei", &large(2));
-    let document = load(store, "anders/dokument").document;
-    done(store, append(document, &large(3)));
-    done(store, snapshot(document, 1, &large(4)));
-    done(store, delete("anders", true));
+    commit_ok(store, rename("folder", "elsewhere", false));
+    assert_file(store, "elsewhere/file", &large(2));
+    let document = load(store, "elsewhere/document").document;
+    commit_ok(store, append(document, &large(3)));
+    commit_ok(store, snapshot(document, 1, &large(4)));
+    commit_ok(store, delete("elsewhere", true));
     assert_eq!(store.stats().unwrap().bytes, 0);
     assert!(store.load_by_id(document).unwrap().is_none());
     while !store.free_some().unwrap() {}
@@ -274,28 +275,28 @@ fn large_content_can_be_deleted_and_moved(subject: &mut dyn Subject) {
         commit_staged(store, &batch).iter().all(Result::is_ok),
         "again"
     );
-    assert!(load(store, "ordner/dokument").updates[0].update == large(1));
+    assert!(load(store, "folder/document").updates[0].update == large(1));
 }
 
-fn what_stands_in_the_way_since_it_was_staged_refuses_it(subject: &mut dyn Subject) {
+fn conflict_after_staging_refuses_the_write(subject: &mut dyn Subject) {
     let store = subject.store();
     let document = created(store, "a", b"state");
     let batch = [
-        create("neu", &large(1)),
+        create("new", &large(1)),
         append(document, &large(2)),
-        put("datei", &large(3), true),
+        put("file", &large(3), true),
     ];
     let staging = staged(store, &batch);
-    done(store, put("neu", b"x", false));
-    done(store, put("datei", b"x", false));
-    done(store, delete("a", false));
+    commit_ok(store, put("new", b"x", false));
+    commit_ok(store, put("file", b"x", false));
+    commit_ok(store, delete("a", false));
     while !store.free_some().unwrap() {}
     let results = store.commit_staged(&batch, &staging).unwrap();
     assert_eq!(
         results,
         [
             Err(WriteError::AlreadyExists {
-                path: "neu".to_owned()
+                path: "new".to_owned()
             }),
             Err(WriteError::NoSuchDocument { document }),
             Ok(Written::Put { replaced: true }),
@@ -303,6 +304,6 @@ fn what_stands_in_the_way_since_it_was_staged_refuses_it(subject: &mut dyn Subje
     );
     drop(staging);
     while !store.free_some().unwrap() {}
-    assert_file(store, "datei", &large(3));
+    assert_file(store, "file", &large(3));
     assert_eq!(store.stats().unwrap().bytes, 1_500_007 + 1);
 }

@@ -1,26 +1,27 @@
-//! Questions about deletions and moves.
+//! Checks of deletions and moves.
 
 use super::{
-    Question, Subject, append, commit, created, delete, done, list, load, names, put, rename, room,
+    Check, Subject, append, commit, commit_ok, created, delete, list, load, names, put, rename,
+    room,
 };
 use crate::path::MAX_BYTES;
 use crate::{DocumentId, MovedEntry, Removed, Timestamp, WriteError, Written};
 
-pub(super) const QUESTIONS: &[Question] = &[
-    delete_takes_what_it_is_told,
+pub(super) const CHECKS: &[Check] = &[
+    delete_removes_the_named_entries,
     document_moves_with_its_log,
-    folder_moves_with_all_below,
-    folder_moves_up_over_itself,
-    move_respects_what_is_in_the_way,
-    moves_that_make_no_sense_are_refused,
-    move_that_makes_a_path_too_long_is_refused,
+    folder_moves_with_its_entries,
+    folder_moves_onto_its_parent,
+    move_replaces_only_with_overwrite,
+    invalid_moves_are_refused,
+    move_to_a_too_long_path_is_refused,
 ];
 
-fn delete_takes_what_it_is_told(subject: &mut dyn Subject) {
+fn delete_removes_the_named_entries(subject: &mut dyn Subject) {
     let store = subject.store();
     let a = created(store, "a", b"1");
     let b = created(store, "a/b", b"1");
-    done(store, put("a/c/f", b"1", false));
+    commit_ok(store, put("a/c/f", b"1", false));
     created(store, "a-b", b"1");
     assert_eq!(
         commit(store, delete("x", false)),
@@ -41,14 +42,14 @@ fn delete_takes_what_it_is_told(subject: &mut dyn Subject) {
         })
     );
     assert_eq!(
-        done(store, delete("a", false)),
+        commit_ok(store, delete("a", false)),
         Written::Deleted {
             entries: vec![removed("a", Some(a))]
         }
     );
     assert_eq!(names(store, ""), list(&["a/", "a-b"]));
     assert_eq!(
-        done(store, delete("a", true)),
+        commit_ok(store, delete("a", true)),
         Written::Deleted {
             entries: vec![removed("a/b", Some(b)), removed("a/c/f", None)]
         }
@@ -57,7 +58,7 @@ fn delete_takes_what_it_is_told(subject: &mut dyn Subject) {
     let c = created(store, "c", b"");
     let d = created(store, "c/d", b"");
     assert_eq!(
-        done(store, delete("c", true)),
+        commit_ok(store, delete("c", true)),
         Written::Deleted {
             entries: vec![removed("c", Some(c)), removed("c/d", Some(d))]
         }
@@ -68,13 +69,13 @@ fn document_moves_with_its_log(subject: &mut dyn Subject) {
     let document = created(subject.store(), "a", b"1");
     created(subject.store(), "a/below", b"");
     assert_eq!(
-        done(subject.store(), rename("a", "b/c", false)),
+        commit_ok(subject.store(), rename("a", "b/c", false)),
         Written::Moved {
             entries: vec![moved("a", "b/c", Some(document))],
             replaced: vec![]
         }
     );
-    done(subject.store(), append(document, b"2"));
+    commit_ok(subject.store(), append(document, b"2"));
     subject.reopen();
     let store = subject.store();
     let loaded = load(store, "b/c");
@@ -82,20 +83,20 @@ fn document_moves_with_its_log(subject: &mut dyn Subject) {
     assert_eq!(
         names(store, ""),
         list(&["a/", "b/"]),
-        "what lies below a document's path stays"
+        "entries below a document's path stay"
     );
-    done(store, rename("b/c", "b", false));
+    commit_ok(store, rename("b/c", "b", false));
     assert_eq!(names(store, ""), list(&["a/", "b"]));
     assert_eq!(load(store, "b").updated_at, Timestamp(4));
 }
 
-fn folder_moves_with_all_below(subject: &mut dyn Subject) {
+fn folder_moves_with_its_entries(subject: &mut dyn Subject) {
     let store = subject.store();
     let document = created(store, "a/x/1", b"");
-    done(store, put("a/y", b"data", false));
+    commit_ok(store, put("a/y", b"data", false));
     created(store, "a-", b"");
     assert_eq!(
-        done(store, rename("a", "b/c", false)),
+        commit_ok(store, rename("a", "b/c", false)),
         Written::Moved {
             entries: vec![
                 moved("a/x/1", "b/c/x/1", Some(document)),
@@ -107,7 +108,7 @@ fn folder_moves_with_all_below(subject: &mut dyn Subject) {
     assert_eq!(names(store, ""), list(&["a-", "b/"]));
     assert_eq!(names(store, "b/c"), list(&["x/", "y"]));
     assert_eq!(
-        done(store, rename("b/c", "", false)),
+        commit_ok(store, rename("b/c", "", false)),
         Written::Moved {
             entries: vec![
                 moved("b/c/x/1", "x/1", Some(document)),
@@ -127,13 +128,13 @@ fn folder_moves_with_all_below(subject: &mut dyn Subject) {
     );
 }
 
-fn folder_moves_up_over_itself(subject: &mut dyn Subject) {
+fn folder_moves_onto_its_parent(subject: &mut dyn Subject) {
     let store = subject.store();
     let outer = created(store, "a/b/z", b"");
     let inner = created(store, "a/b/b/z", b"");
     let stays = created(store, "a/y", b"");
     assert_eq!(
-        done(store, rename("a/b", "a", false)),
+        commit_ok(store, rename("a/b", "a", false)),
         Written::Moved {
             entries: vec![
                 moved("a/b/b/z", "a/b/z", Some(inner)),
@@ -147,13 +148,13 @@ fn folder_moves_up_over_itself(subject: &mut dyn Subject) {
     assert_eq!(load(store, "a/y").document, stays);
 }
 
-fn move_respects_what_is_in_the_way(subject: &mut dyn Subject) {
+fn move_replaces_only_with_overwrite(subject: &mut dyn Subject) {
     let store = subject.store();
     let source = created(store, "a/doc", b"");
-    done(store, put("a/file", b"new", false));
+    commit_ok(store, put("a/file", b"new", false));
     let target = created(store, "b/doc", b"");
-    done(store, put("b/file", b"old", false));
-    done(store, put("b/kept", b"", false));
+    commit_ok(store, put("b/file", b"old", false));
+    commit_ok(store, put("b/kept", b"", false));
     let exists = Err(WriteError::AlreadyExists {
         path: "b/doc".into(),
     });
@@ -162,10 +163,10 @@ fn move_respects_what_is_in_the_way(subject: &mut dyn Subject) {
     assert_eq!(
         load(store, "a/doc").document,
         source,
-        "a refused move moves nothing"
+        "a refused move has no effect"
     );
     assert_eq!(
-        done(store, rename("a", "b", true)),
+        commit_ok(store, rename("a", "b", true)),
         Written::Moved {
             entries: vec![
                 moved("a/doc", "b/doc", Some(source)),
@@ -178,8 +179,9 @@ fn move_respects_what_is_in_the_way(subject: &mut dyn Subject) {
     assert_eq!(names(store, ""), list(&["b/"]));
     let gone = commit(store, append(target, b"late"));
     assert_eq!(gone, Err(WriteError::NoSuchDocument { document: target }));
-    // A file may take a document's place when it is moved there, since that says what becomes of the document.
-    done(store, rename("b/file", "b/doc", true));
+    // A move, unlike a put, may replace a document by a file, since it reports the fate of
+    // the document.
+    commit_ok(store, rename("b/file", "b/doc", true));
     assert!(
         store
             .read_file(&room(), "b/doc")
@@ -188,7 +190,7 @@ fn move_respects_what_is_in_the_way(subject: &mut dyn Subject) {
     );
 }
 
-fn moves_that_make_no_sense_are_refused(subject: &mut dyn Subject) {
+fn invalid_moves_are_refused(subject: &mut dyn Subject) {
     let store = subject.store();
     created(store, "a/b", b"");
     for (source, destination) in [
@@ -216,27 +218,32 @@ fn moves_that_make_no_sense_are_refused(subject: &mut dyn Subject) {
         commit(store, rename("a/b", "", true)),
         Err(WriteError::IsRoot)
     );
-    // Not below itself, though the text begins alike; and below a document there may be another.
-    done(store, rename("a", "ab", false));
-    done(store, rename("ab/b", "ab/b/c", false));
+    // The destination is not below the source although the texts share a prefix; and another
+    // document may exist below a document.
+    commit_ok(store, rename("a", "ab", false));
+    commit_ok(store, rename("ab/b", "ab/b/c", false));
     assert_eq!(names(store, "ab/b"), list(&["c"]));
 }
 
-fn move_that_makes_a_path_too_long_is_refused(subject: &mut dyn Subject) {
+fn move_to_a_too_long_path_is_refused(subject: &mut dyn Subject) {
     let store = subject.store();
-    // Below its folder it is as long as a path may be.
+    // Below its folder, the document has the longest path that is allowed.
     let name = "ü".repeat((MAX_BYTES - 2) / 2);
     let path = format!("a/{name}");
     let document = created(store, &path, b"");
-    done(store, put("a/kurz", b"", false));
+    commit_ok(store, put("a/short", b"", false));
     let too_long = |path: String| Err(WriteError::PathTooLong { path });
     assert_eq!(
         commit(store, rename("a", "bb", false)),
         too_long(format!("bb/{name}"))
     );
-    assert_eq!(load(store, &path).document, document, "nothing is moved");
+    assert_eq!(
+        load(store, &path).document,
+        document,
+        "the refused move has no effect"
+    );
     assert_eq!(names(store, "bb"), None);
-    done(store, rename("a", "b", false));
+    commit_ok(store, rename("a", "b", false));
     assert_eq!(load(store, &format!("b/{name}")).document, document);
 }
 

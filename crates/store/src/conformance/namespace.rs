@@ -1,26 +1,27 @@
-//! Questions about paths: files, folders, listing.
+//! Checks of paths: files, folders, listing.
 
 use bytes::Bytes;
 
 use super::{
-    Question, Subject, commit, create, created, delete, done, list, load, names, put, rename, room,
+    Check, Subject, commit, commit_ok, create, created, delete, list, load, names, put, rename,
+    room,
 };
 use crate::{Entry, EntryKind, Reach, RoomId, Store, Timestamp, Write, WriteError, Written};
 
-pub(super) const QUESTIONS: &[Question] = &[
-    files_are_kept,
-    files_are_read_in_parts,
-    documents_and_files_share_names,
-    folders_are_there_while_something_is_below,
-    lists_direct_children_by_name,
-    special_characters_mean_nothing,
+pub(super) const CHECKS: &[Check] = &[
+    file_survives_reopening,
+    file_is_read_by_range,
+    documents_and_files_share_one_namespace,
+    folder_exists_while_it_has_entries,
+    list_sorts_direct_children_by_name,
+    special_characters_are_literal,
     rooms_are_separate,
-    root_is_only_a_folder,
+    root_is_always_a_folder,
 ];
 
-fn files_are_kept(subject: &mut dyn Subject) {
+fn file_survives_reopening(subject: &mut dyn Subject) {
     assert_eq!(
-        done(subject.store(), put("a/f.txt", b"one", false)),
+        commit_ok(subject.store(), put("a/f.txt", b"one", false)),
         Written::Put { replaced: false }
     );
     assert_eq!(
@@ -38,7 +39,7 @@ fn files_are_kept(subject: &mut dyn Subject) {
         at: Timestamp(9),
     };
     assert_eq!(
-        done(subject.store(), replace),
+        commit_ok(subject.store(), replace),
         Written::Put { replaced: true }
     );
     subject.reopen();
@@ -63,10 +64,10 @@ fn files_are_kept(subject: &mut dyn Subject) {
     }
 }
 
-fn files_are_read_in_parts(subject: &mut dyn Subject) {
+fn file_is_read_by_range(subject: &mut dyn Subject) {
     let content: Vec<u8> = (0..300_000_u32).flat_map(u32::to_be_bytes).collect();
-    done(subject.store(), put("ä/f", &content, false));
-    done(subject.store(), put("ä/none", b"", false));
+    commit_ok(subject.store(), put("ä/f", &content, false));
+    commit_ok(subject.store(), put("ä/none", b"", false));
     subject.reopen();
     let store = subject.store();
     let open = |path| {
@@ -103,18 +104,18 @@ fn files_are_read_in_parts(subject: &mut dyn Subject) {
     let nothing = open("ä/none").expect("it is there");
     assert_eq!(nothing.size, 0);
     assert_eq!(read("ä/none", nothing.version, 0, 10), Some(Bytes::new()));
-    // Another file, another content, no file: none of it is what was opened.
+    // A version does not match another file, other content, or no file.
     assert_eq!(read("ä/none", head.version, 0, 10), None);
     let mut other = content.clone();
     other[700_000] ^= 1;
-    done(store, put("ä/f", &other, true));
+    commit_ok(store, put("ä/f", &other, true));
     assert_eq!(read("ä/f", head.version, 0, 10), None);
     let head = open("ä/f").expect("it is there");
     let part = read("ä/f", head.version, 699_999, 3);
     assert_eq!(part.as_deref(), Some(&other[699_999..700_002]));
-    done(store, rename("ä/f", "ä/g", false));
+    commit_ok(store, rename("ä/f", "ä/g", false));
     assert_eq!(read("ä/f", head.version, 0, 10), None);
-    done(store, delete("ä/g", false));
+    commit_ok(store, delete("ä/g", false));
     assert_eq!(read("ä/g", head.version, 0, 10), None);
     created(store, "doc", b"");
     for nothing in ["ä", "ä/f", "doc", ""] {
@@ -122,10 +123,10 @@ fn files_are_read_in_parts(subject: &mut dyn Subject) {
     }
 }
 
-fn documents_and_files_share_names(subject: &mut dyn Subject) {
+fn documents_and_files_share_one_namespace(subject: &mut dyn Subject) {
     let store = subject.store();
     created(store, "doc", b"");
-    done(store, put("file", b"", false));
+    commit_ok(store, put("file", b"", false));
     let exists = |path: &str| Err(WriteError::AlreadyExists { path: path.into() });
     assert_eq!(commit(store, create("doc", b"")), exists("doc"));
     assert_eq!(commit(store, create("file", b"")), exists("file"));
@@ -146,7 +147,7 @@ fn documents_and_files_share_names(subject: &mut dyn Subject) {
     );
 }
 
-fn folders_are_there_while_something_is_below(subject: &mut dyn Subject) {
+fn folder_exists_while_it_has_entries(subject: &mut dyn Subject) {
     let kind = |store: &dyn Store, path: &str| {
         store
             .stat(&room(), path)
@@ -187,13 +188,13 @@ fn folders_are_there_while_something_is_below(subject: &mut dyn Subject) {
             .expect("the store is in order"),
         Some(vec![entry])
     );
-    assert_eq!(names(store, "a/b/doc"), None, "a document is no folder");
-    done(store, delete("a/b/doc", false));
+    assert_eq!(names(store, "a/b/doc"), None, "a document is not a folder");
+    commit_ok(store, delete("a/b/doc", false));
     assert_eq!(kind(store, "a"), None);
     assert_eq!(names(store, "a"), None);
 }
 
-fn lists_direct_children_by_name(subject: &mut dyn Subject) {
+fn list_sorts_direct_children_by_name(subject: &mut dyn Subject) {
     let store = subject.store();
     for path in [
         "a/z",
@@ -210,7 +211,7 @@ fn lists_direct_children_by_name(subject: &mut dyn Subject) {
     ] {
         created(store, path, b"");
     }
-    done(store, put("a", b"", false));
+    commit_ok(store, put("a", b"", false));
     assert_eq!(names(store, ""), list(&["a", "a/", "a0/", "ab"]));
     assert_eq!(
         names(store, "a"),
@@ -223,7 +224,7 @@ fn lists_direct_children_by_name(subject: &mut dyn Subject) {
     assert_eq!(
         some.map(|some| some.len()),
         Some(1),
-        "no more than asked for"
+        "at most `max` entries"
     );
     assert_eq!(names(store, "a/b.c"), list(&["x/"]));
     let kind = store
@@ -233,11 +234,11 @@ fn lists_direct_children_by_name(subject: &mut dyn Subject) {
     assert_eq!(
         kind,
         Some(EntryKind::Document),
-        "a document goes before a folder of the same name"
+        "a document takes precedence over a folder of the same name"
     );
 }
 
-fn special_characters_mean_nothing(subject: &mut dyn Subject) {
+fn special_characters_are_literal(subject: &mut dyn Subject) {
     let store = subject.store();
     for path in [
         "a%/x",
@@ -264,9 +265,9 @@ fn special_characters_mean_nothing(subject: &mut dyn Subject) {
     ] {
         assert_eq!(names(store, folder), list(expected), "{folder}");
     }
-    done(store, delete("a%", true));
-    done(store, delete("a_", true));
-    done(store, rename("a*", "moved", false));
+    commit_ok(store, delete("a%", true));
+    commit_ok(store, delete("a_", true));
+    commit_ok(store, rename("a*", "moved", false));
     let rest = [
         "A_/",
         "[a]/",
@@ -332,7 +333,7 @@ fn rooms_are_separate(subject: &mut dyn Subject) {
             *room = other.clone();
         }
         assert!(
-            matches!(done(store, twin), Written::Created { document: twin, .. } if twin != document)
+            matches!(commit_ok(store, twin), Written::Created { document: twin, .. } if twin != document)
         );
         assert!(
             store
@@ -344,7 +345,7 @@ fn rooms_are_separate(subject: &mut dyn Subject) {
     assert_eq!(load(store, "a/b").document, document);
 }
 
-fn root_is_only_a_folder(subject: &mut dyn Subject) {
+fn root_is_always_a_folder(subject: &mut dyn Subject) {
     let store = subject.store();
     assert_eq!(commit(store, create("", b"")), Err(WriteError::IsRoot));
     assert_eq!(commit(store, put("", b"", true)), Err(WriteError::IsRoot));
@@ -359,6 +360,6 @@ fn root_is_only_a_folder(subject: &mut dyn Subject) {
         None
     );
     created(store, "a/b", b"");
-    done(store, delete("", true));
+    commit_ok(store, delete("", true));
     assert_eq!(names(store, ""), Some(vec![]));
 }

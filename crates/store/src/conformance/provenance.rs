@@ -1,30 +1,32 @@
-//! Questions about who made a document.
+//! Checks of provenance.
 
 use bytes::Bytes;
 
-use super::{Question, Subject, append, contribution, created, delete, done, load, room, snapshot};
+use super::{
+    Check, Subject, append, commit_ok, contribution, created, delete, load, room, snapshot,
+};
 use crate::{
     Author, Contribution, DocumentId, OperationRange, ProvenanceRecord, Seq, Store, StoreError,
     Timestamp, Write,
 };
 
-pub(super) const QUESTIONS: &[Question] = &[
-    is_kept_with_each_update,
-    state_at_creation_has_it_too,
-    runs_of_one_connection_are_one_record,
-    deletions_are_one_record_for_each_connection,
-    snapshot_changes_nothing_of_it,
-    snapshot_leaves_that_of_later_updates,
+pub(super) const CHECKS: &[Check] = &[
+    contributions_are_stored_with_each_update,
+    state_at_creation_has_contributions,
+    adjacent_runs_of_a_connection_are_one_record,
+    deletions_of_a_connection_are_one_record,
+    snapshot_keeps_provenance,
+    snapshot_leaves_provenance_of_later_updates,
     old_records_are_folded_by_author,
-    folding_goes_on_with_what_was_folded,
-    goes_with_the_document,
-    stays_with_a_document_that_moves,
-    costs_nothing_of_the_size,
+    folding_continues_from_folded_records,
+    provenance_is_deleted_with_its_document,
+    provenance_moves_with_its_document,
+    provenance_is_not_counted_in_the_size,
     refused_snapshot_folds_nothing,
-    keeps_any_author,
+    any_author_name_is_stored,
 ];
 
-fn is_kept_with_each_update(subject: &mut dyn Subject) {
+fn contributions_are_stored_with_each_update(subject: &mut dyn Subject) {
     let document = created(subject.store(), "a", b"");
     let ada = Author {
         on_behalf_of: Some("grace".to_owned()),
@@ -34,13 +36,17 @@ fn is_kept_with_each_update(subject: &mut dyn Subject) {
         by(&ada, 10, &[(1, 0, 5), (9, 3, 4)]),
         by(&connection("bob", "c-2"), 11, &[]),
     ];
-    done(subject.store(), made(document, both.clone()));
-    done(subject.store(), made(document, Vec::new()));
+    commit_ok(subject.store(), made(document, both.clone()));
+    commit_ok(subject.store(), made(document, Vec::new()));
     subject.reopen();
     let updates = load(subject.store(), "a").updates;
     assert_eq!(updates[0].contributions, both);
     assert_eq!(updates[1].contributions, []);
-    assert_eq!(updates[0].at, Timestamp(2), "not that of a contribution");
+    assert_eq!(
+        updates[0].at,
+        Timestamp(2),
+        "the time of the append, not of a contribution"
+    );
     let follow = subject.store().load_since(document, Seq(0));
     assert_eq!(follow.expect("the document is there"), updates);
     assert_eq!(
@@ -53,7 +59,7 @@ fn is_kept_with_each_update(subject: &mut dyn Subject) {
     );
 }
 
-fn state_at_creation_has_it_too(subject: &mut dyn Subject) {
+fn state_at_creation_has_contributions(subject: &mut dyn Subject) {
     let empty = created(subject.store(), "empty", b"");
     let full = created(subject.store(), "full", b"state");
     subject.reopen();
@@ -65,7 +71,7 @@ fn state_at_creation_has_it_too(subject: &mut dyn Subject) {
     assert_eq!(provenance(subject.store(), full).len(), 1);
 }
 
-fn runs_of_one_connection_are_one_record(subject: &mut dyn Subject) {
+fn adjacent_runs_of_a_connection_are_one_record(subject: &mut dyn Subject) {
     let document = created(subject.store(), "a", b"");
     let [ada, later, bob] =
         [("ada", "c-1"), ("ada", "c-2"), ("bob", "c-1")].map(|(name, id)| connection(name, id));
@@ -87,34 +93,34 @@ fn runs_of_one_connection_are_one_record(subject: &mut dyn Subject) {
         record(&bob, Some((2, 0, 3)), 11, 11),
     ];
     for one in contributions {
-        done(subject.store(), made(document, vec![one]));
+        commit_ok(subject.store(), made(document, vec![one]));
     }
     assert_eq!(provenance(subject.store(), document), expected);
-    // In two steps, so that what was merged is continued.
-    done(subject.store(), snapshot(document, 3, b"1"));
+    // In two steps, so that the second continues merged records.
+    commit_ok(subject.store(), snapshot(document, 3, b"1"));
     assert_eq!(provenance(subject.store(), document), expected);
-    done(subject.store(), snapshot(document, 7, b"2"));
+    commit_ok(subject.store(), snapshot(document, 7, b"2"));
     subject.reopen();
     assert_eq!(provenance(subject.store(), document), expected);
 }
 
-fn deletions_are_one_record_for_each_connection(subject: &mut dyn Subject) {
+fn deletions_of_a_connection_are_one_record(subject: &mut dyn Subject) {
     let document = created(subject.store(), "a", b"");
     let [ada, later] = ["c-1", "c-2"].map(|id| connection("ada", id));
     for (author, at) in [(&ada, 10), (&later, 11), (&ada, 12), (&ada, 8)] {
-        done(
+        commit_ok(
             subject.store(),
             made(document, vec![by(author, at, &[]), by(author, at, &[])]),
         );
     }
     let expected = [record(&ada, None, 8, 12), record(&later, None, 11, 11)];
     assert_eq!(provenance(subject.store(), document), expected);
-    done(subject.store(), snapshot(document, 4, b"x"));
+    commit_ok(subject.store(), snapshot(document, 4, b"x"));
     subject.reopen();
     assert_eq!(provenance(subject.store(), document), expected);
 }
 
-fn snapshot_changes_nothing_of_it(subject: &mut dyn Subject) {
+fn snapshot_keeps_provenance(subject: &mut dyn Subject) {
     let document = created(subject.store(), "a", b"state");
     let authors = ["ada", "bob", "eve"].map(|name| connection(name, "c"));
     for clock in 0..60 {
@@ -123,15 +129,15 @@ fn snapshot_changes_nothing_of_it(subject: &mut dyn Subject) {
         let at = i64::try_from(clock * 13 % 17).unwrap_or(0);
         let only_deletes = clock % 6 == 0;
         let ranges = if only_deletes { &[] } else { &ranges[..] };
-        done(
+        commit_ok(
             subject.store(),
             made(document, vec![by(author, at, ranges)]),
         );
     }
     let before = provenance(subject.store(), document);
-    assert!(before.len() > 6, "there is something to merge");
+    assert!(before.len() > 6, "the check needs several records");
     for through in [1, 2, 30, 30, 61] {
-        done(subject.store(), snapshot(document, through, b"x"));
+        commit_ok(subject.store(), snapshot(document, through, b"x"));
         assert_eq!(
             provenance(subject.store(), document),
             before,
@@ -142,14 +148,14 @@ fn snapshot_changes_nothing_of_it(subject: &mut dyn Subject) {
     assert_eq!(provenance(subject.store(), document), before);
 }
 
-fn snapshot_leaves_that_of_later_updates(subject: &mut dyn Subject) {
+fn snapshot_leaves_provenance_of_later_updates(subject: &mut dyn Subject) {
     let document = created(subject.store(), "a", b"");
     let ada = connection("ada", "c");
     for clock in 0..3 {
         let one = by(&ada, 10, &[(1, clock, clock + 1)]);
-        done(subject.store(), made(document, vec![one]));
+        commit_ok(subject.store(), made(document, vec![one]));
     }
-    done(subject.store(), folding(document, 2, 11));
+    commit_ok(subject.store(), folding(document, 2, 11));
     subject.reopen();
     let loaded = load(subject.store(), "a");
     assert_eq!(
@@ -162,7 +168,7 @@ fn snapshot_leaves_that_of_later_updates(subject: &mut dyn Subject) {
             record(&connection("ada", ""), None, 10, 10),
             record(&ada, Some((1, 2, 3)), 10, 10),
         ],
-        "what is in the log is not folded"
+        "contributions in the log are not folded"
     );
 }
 
@@ -184,12 +190,12 @@ fn old_records_are_folded_by_author(subject: &mut dyn Subject) {
         by(&later, 8, &[]),
         by(&agent, 11, &[(4, 0, 1)]),
         by(&for_bob, 11, &[(5, 0, 1)]),
-        // Old at its beginning only.
+        // Only the first part of this run is old.
         by(&later, 13, &[(6, 0, 5)]),
         by(&later, 20, &[(6, 5, 6)]),
     ];
-    done(subject.store(), made(document, all));
-    done(subject.store(), folding(document, 1, 20));
+    commit_ok(subject.store(), made(document, all));
+    commit_ok(subject.store(), folding(document, 1, 20));
     subject.reopen();
     let folded = |author: &Author| Author {
         connection: String::new(),
@@ -206,22 +212,22 @@ fn old_records_are_folded_by_author(subject: &mut dyn Subject) {
     );
 }
 
-fn folding_goes_on_with_what_was_folded(subject: &mut dyn Subject) {
+fn folding_continues_from_folded_records(subject: &mut dyn Subject) {
     let document = created(subject.store(), "a", b"");
     let ada = connection("ada", "c-1");
     for at in 1_i64..=4 {
         let clock = at.unsigned_abs();
         let one = by(&ada, at * 10, &[(clock, 0, 1)]);
-        done(subject.store(), made(document, vec![one]));
+        commit_ok(subject.store(), made(document, vec![one]));
     }
-    done(subject.store(), folding(document, 1, 11));
-    done(subject.store(), folding(document, 2, 11));
-    // The same log position again, with more of it old.
-    done(subject.store(), folding(document, 2, 21));
+    commit_ok(subject.store(), folding(document, 1, 11));
+    commit_ok(subject.store(), folding(document, 2, 11));
+    // The same log position again, with more old records.
+    commit_ok(subject.store(), folding(document, 2, 21));
     subject.reopen();
     let folded = record(&connection("ada", ""), None, 10, 20);
     assert_eq!(provenance(subject.store(), document)[0], folded);
-    done(subject.store(), folding(document, 4, 31));
+    commit_ok(subject.store(), folding(document, 4, 31));
     assert_eq!(
         provenance(subject.store(), document),
         [
@@ -229,21 +235,21 @@ fn folding_goes_on_with_what_was_folded(subject: &mut dyn Subject) {
             record(&ada, Some((4, 0, 1)), 40, 40),
         ]
     );
-    done(subject.store(), folding(document, 4, 0));
+    commit_ok(subject.store(), folding(document, 4, 0));
     assert_eq!(
         provenance(subject.store(), document).len(),
         2,
-        "what was folded stays so"
+        "folded records stay folded"
     );
 }
 
-fn goes_with_the_document(subject: &mut dyn Subject) {
+fn provenance_is_deleted_with_its_document(subject: &mut dyn Subject) {
     let document = created(subject.store(), "a", b"state");
-    done(subject.store(), append(document, b"x"));
-    done(subject.store(), snapshot(document, 1, b"y"));
+    commit_ok(subject.store(), append(document, b"x"));
+    commit_ok(subject.store(), snapshot(document, 1, b"y"));
     let kept = created(subject.store(), "b", b"state");
-    done(subject.store(), snapshot(kept, 1, b"y"));
-    done(subject.store(), delete("a", false));
+    commit_ok(subject.store(), snapshot(kept, 1, b"y"));
+    commit_ok(subject.store(), delete("a", false));
     subject.reopen();
     let next = created(subject.store(), "a", b"");
     for gone in [document, DocumentId(u64::MAX)] {
@@ -256,18 +262,18 @@ fn goes_with_the_document(subject: &mut dyn Subject) {
     assert_eq!(provenance(subject.store(), kept).len(), 1);
 }
 
-fn stays_with_a_document_that_moves(subject: &mut dyn Subject) {
+fn provenance_moves_with_its_document(subject: &mut dyn Subject) {
     let document = created(subject.store(), "a", b"state");
-    done(subject.store(), append(document, b"x"));
-    done(subject.store(), snapshot(document, 1, b"y"));
+    commit_ok(subject.store(), append(document, b"x"));
+    commit_ok(subject.store(), snapshot(document, 1, b"y"));
     let before = provenance(subject.store(), document);
     assert_eq!(before.len(), 2);
-    done(subject.store(), super::rename("a", "b", false));
+    commit_ok(subject.store(), super::rename("a", "b", false));
     subject.reopen();
     assert_eq!(provenance(subject.store(), document), before);
 }
 
-fn costs_nothing_of_the_size(subject: &mut dyn Subject) {
+fn provenance_is_not_counted_in_the_size(subject: &mut dyn Subject) {
     let document = created(subject.store(), "a", b"");
     let size = |store: &dyn Store| {
         let entry = store.stat(&room(), "a").expect("the store is in order");
@@ -275,9 +281,9 @@ fn costs_nothing_of_the_size(subject: &mut dyn Subject) {
     };
     let ranges: Vec<_> = (0..100).map(|client| (client, 0, 1)).collect();
     let many = by(&connection("ada", "c"), 10, &ranges);
-    done(subject.store(), made(document, vec![many]));
+    commit_ok(subject.store(), made(document, vec![many]));
     assert_eq!(size(subject.store()), Some(1));
-    done(subject.store(), snapshot(document, 1, b"12"));
+    commit_ok(subject.store(), snapshot(document, 1, b"12"));
     assert_eq!(size(subject.store()), Some(2));
     let stats = subject.store().stats().expect("the store is in order");
     assert_eq!(stats.bytes, 2);
@@ -292,7 +298,7 @@ fn refused_snapshot_folds_nothing(subject: &mut dyn Subject) {
     assert_eq!(provenance(subject.store(), document), before);
 }
 
-fn keeps_any_author(subject: &mut dyn Subject) {
+fn any_author_name_is_stored(subject: &mut dyn Subject) {
     let odd = "nul \0, quote \", backslash \\, ünïcode, \u{1F4DD}, \u{202e}";
     let author = Author {
         participant: odd.to_owned(),
@@ -317,7 +323,7 @@ fn keeps_any_author(subject: &mut dyn Subject) {
             &[(u64::MAX, 0, u64::MAX), (1 << 63, 7, 8)],
         ),
     ];
-    done(subject.store(), made(document, contributions.clone()));
+    commit_ok(subject.store(), made(document, contributions.clone()));
     let expected = [
         record(&plain, None, i64::MAX, i64::MAX),
         record(&author, Some((1 << 63, 7, 8)), i64::MIN, i64::MIN),
@@ -329,7 +335,7 @@ fn keeps_any_author(subject: &mut dyn Subject) {
         contributions
     );
     assert_eq!(provenance(subject.store(), document), expected);
-    done(subject.store(), snapshot(document, 1, b"x"));
+    commit_ok(subject.store(), snapshot(document, 1, b"x"));
     subject.reopen();
     assert_eq!(provenance(subject.store(), document), expected);
 }
@@ -343,7 +349,7 @@ fn connection(participant: &str, connection: &str) -> Author {
     }
 }
 
-/// With ranges of client, start and end.
+/// Returns a contribution; its ranges are of client, start and end.
 fn by(author: &Author, at: i64, ranges: &[(u64, u64, u64)]) -> Contribution {
     Contribution {
         author: author.clone(),

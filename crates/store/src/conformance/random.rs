@@ -1,4 +1,4 @@
-//! A random history, written to the store and to a model of it, which have to stay alike.
+//! A random history, written to the store and to a model of it, which must stay equal.
 
 use std::collections::HashMap;
 
@@ -10,11 +10,11 @@ use crate::{
     Reach, Removed, RoomId, Seq, Staging, Store, StoreError, Timestamp, Write, WriteError, Written,
 };
 
-/// Writes `batches` random batches, drawn from `seed`, closing and opening the store now and then, and compares
-/// each result and all that is kept with [`MemoryStore`].
+/// Writes `batches` random batches, drawn from `seed`, reopens the store now and then, and compares
+/// each result and all stored data with [`MemoryStore`].
 ///
 /// # Panics
-/// If they differ. The text names the seed.
+/// They differ. The message names the seed.
 pub fn run_random<S: Subject>(make: impl Fn() -> S, seed: u64, batches: usize) {
     let mut subject = make();
     let model = MemoryStore::new();
@@ -26,12 +26,12 @@ pub fn run_random<S: Subject>(make: impl Fn() -> S, seed: u64, batches: usize) {
         let theirs: Vec<Write> = writes.iter().map(|write| ids.translate(write)).collect();
         let expected = model.commit(&writes).expect("the model never fails");
         if random.below(4) == 0 {
-            // A server that gave it up.
+            // A server may discard a staged batch.
             let staging = Staging::default();
             let _ = subject.store().stage(&theirs, &staging);
         }
         let results = commit_in_steps(subject.store(), &theirs).expect("the store is in order");
-        ids.understand_all(&writes, results, expected, &context);
+        ids.translate_results(&writes, results, expected, &context);
         if random.below(20) == 0 {
             subject.reopen();
         }
@@ -41,7 +41,7 @@ pub fn run_random<S: Subject>(make: impl Fn() -> S, seed: u64, batches: usize) {
     }
 }
 
-/// Which of the store's documents is which of the model's.
+/// The mapping between the store's documents and the model's.
 #[derive(Debug, Default)]
 pub(super) struct Ids {
     theirs: HashMap<DocumentId, DocumentId>,
@@ -49,7 +49,7 @@ pub(super) struct Ids {
 }
 
 impl Ids {
-    /// A write that names the model's documents as one that names the store's.
+    /// Translates a write from the model's documents to the store's.
     pub(super) fn translate(&self, write: &Write) -> Write {
         let mut write = write.clone();
         if let Write::Append { document, .. } | Write::Snapshot { document, .. } = &mut write {
@@ -62,8 +62,8 @@ impl Ids {
         write
     }
 
-    /// Compares the results of a batch.
-    pub(super) fn understand_all(
+    /// Compares the results of a batch, after translating the store's.
+    pub(super) fn translate_results(
         &mut self,
         writes: &[Write],
         results: Vec<Result<Written, WriteError>>,
@@ -73,15 +73,15 @@ impl Ids {
         assert_eq!(results.len(), expected.len(), "{context}");
         for ((write, expected), result) in writes.iter().zip(expected).zip(results) {
             assert_eq!(
-                self.understand(result, &expected),
+                self.translate_result(result, &expected),
                 expected,
                 "{context}: {write:?}"
             );
         }
     }
 
-    /// Learns by their paths which documents were made by a batch without an answer.
-    pub(super) fn find(&mut self, store: &dyn Store, model: &MemoryStore, context: &str) {
+    /// Maps the documents of a batch without a result, by their paths.
+    pub(super) fn map_by_path(&mut self, store: &dyn Store, model: &MemoryStore, context: &str) {
         for room in rooms() {
             let mut folders = vec![String::new()];
             while let Some(folder) = folders.pop() {
@@ -108,8 +108,8 @@ impl Ids {
         }
     }
 
-    /// A result that names the store's documents as one that names the model's.
-    fn understand(
+    /// Translates a result from the store's documents to the model's.
+    fn translate_result(
         &mut self,
         result: Result<Written, WriteError>,
         expected: &Result<Written, WriteError>,
@@ -123,7 +123,7 @@ impl Ids {
         {
             assert!(
                 self.ours.insert(*theirs, *ours).is_none(),
-                "document {theirs} was given twice"
+                "document id {theirs} was given twice"
             );
             self.theirs.insert(*ours, *theirs);
         }
@@ -181,7 +181,7 @@ impl Ids {
     }
 }
 
-/// Walks through both stores.
+/// Compares all entries of both stores.
 pub(super) fn compare(store: &dyn Store, model: &MemoryStore, ids: &Ids, context: &str) {
     assert_eq!(
         store.stats().expect("the store is in order"),
@@ -240,16 +240,16 @@ fn compare_document(
     let (Some(mut theirs), Some(expected)) = (theirs.clone(), expected.clone()) else {
         assert!(
             theirs.is_none() && expected.is_none(),
-            "{context}: only one has a document at {path:?}"
+            "{context}: only one store has a document at {path:?}"
         );
         return;
     };
     let id = theirs.document;
-    let told = store.provenance(id).expect("the store is in order");
-    let model_told = model.provenance(expected.document);
+    let records = store.provenance(id).expect("the store is in order");
+    let model_records = model.provenance(expected.document);
     assert_eq!(
-        told,
-        model_told.expect("the model never fails"),
+        records,
+        model_records.expect("the model never fails"),
         "{context}: {path:?}"
     );
     theirs.document = ids.ours.get(&id).copied().unwrap_or(DocumentId(u64::MAX));
@@ -284,7 +284,8 @@ fn rooms() -> [RoomId; 2] {
     [RoomId::new("p", "one"), RoomId::new("p", "two")]
 }
 
-/// `SplitMix64` (Steele, Lea, Flood 2014): enough for choices, and the same everywhere.
+/// `SplitMix64` (Steele, Lea, Flood 2014): its quality suffices for choices, and it is the same on
+/// every platform.
 pub(super) struct Random(pub(super) u64);
 
 impl Random {
@@ -300,7 +301,7 @@ impl Random {
         self.next() % bound
     }
 
-    /// Few names and little depth, so that paths meet.
+    /// Returns a path. There are few names and levels, so that paths collide.
     fn path(&mut self) -> String {
         let depth = self.below(4);
         let segments: Vec<&str> = (0..depth)
@@ -310,7 +311,7 @@ impl Random {
     }
 
     fn bytes(&mut self) -> Bytes {
-        // Short as a rule, sometimes long enough to be staged.
+        // Most contents are short; some are long enough to be staged.
         if self.below(100) == 0 {
             let [part @ .., _] = self.next().to_le_bytes();
             let len = 200_000 + self.below(1_200_000);
@@ -324,7 +325,7 @@ impl Random {
         Timestamp(self.next().cast_signed() >> 20)
     }
 
-    /// Few authors, clients and clocks, so that runs meet.
+    /// Returns contributions. There are few authors, clients and clocks, so that runs touch.
     fn contributions(&mut self) -> Vec<Contribution> {
         let contribution = |random: &mut Self| Contribution {
             author: Author {
@@ -348,7 +349,7 @@ impl Random {
         (0..self.below(3)).map(|_| contribution(self)).collect()
     }
 
-    /// Mostly without bounds, so that enough is done.
+    /// Returns a reach, mostly an unlimited one, so that most writes succeed.
     fn reach(&mut self) -> Reach {
         let kinds = |random: &mut Self| match random.below(9) {
             0 => Kinds::Nothing,
@@ -368,8 +369,8 @@ impl Random {
     fn write(&mut self, ids: &Ids) -> Write {
         let room = rooms()[usize::from(self.below(4) == 0)].clone();
         let at = self.instant();
-        // One of the newest, since many of the others are gone. The model counts its documents from 1, so 0 is one
-        // that never was.
+        // One of the newest documents, since many older ones are deleted. The model counts its
+        // documents from 1, so 0 never exists.
         let newest = ids.theirs.len() as u64;
         let document = DocumentId(newest.saturating_sub(self.below(6)));
         match self.below(14) {

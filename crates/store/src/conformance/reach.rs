@@ -1,12 +1,12 @@
-//! Questions about reach: what a deletion or a move may not touch stays, and so does everything else.
+//! Checks of reach: a deletion or a move that would touch entries out of its reach changes nothing.
 
-use super::{Question, Subject, commit, created, delete, done, names, put, rename};
+use super::{Check, Subject, commit, commit_ok, created, delete, names, put, rename};
 use crate::{Kinds, Reach, Store, Write, WriteError, Written};
 
-pub(super) const QUESTIONS: &[Question] = &[
-    delete_spares_what_is_out_of_reach,
-    move_leaves_what_is_out_of_reach,
-    move_replaces_nothing_out_of_reach,
+pub(super) const CHECKS: &[Check] = &[
+    delete_beyond_reach_is_refused,
+    move_beyond_reach_is_refused,
+    move_never_replaces_beyond_reach,
 ];
 
 const NOTHING: Kinds = Kinds::Nothing;
@@ -37,18 +37,18 @@ fn out_of_reach(path: &str) -> Result<Written, WriteError> {
     })
 }
 
-/// A document and a file at each level: `d`, `f`, `ä/d`, `ä/f`, `ä/o/f`, and a document that shares its name with a
-/// folder.
+/// Creates a document and a file at each level: `d`, `f`, `ä/d`, `ä/f`, `ä/o/f`, and a document
+/// that shares its name with a folder.
 fn fill(store: &dyn Store) {
     for path in ["d", "ä/d", "two"] {
         created(store, path, b"1");
     }
     for path in ["f", "ä/f", "ä/o/f", "two/f"] {
-        done(store, put(path, b"1", false));
+        commit_ok(store, put(path, b"1", false));
     }
 }
 
-fn delete_spares_what_is_out_of_reach(subject: &mut dyn Subject) {
+fn delete_beyond_reach_is_refused(subject: &mut dyn Subject) {
     let store = subject.store();
     fill(store);
     let before = (names(store, ""), names(store, "ä"));
@@ -69,18 +69,18 @@ fn delete_spares_what_is_out_of_reach(subject: &mut dyn Subject) {
         );
         assert_eq!((names(store, ""), names(store, "ä")), before, "{path}");
     }
-    // What is not there is no obstacle.
+    // Entries that do not exist do not matter.
     for (path, recursive, limit) in [
         ("f", true, reach(FILES, NOTHING)),
         ("two", false, reach(EVERYTHING, NOTHING)),
         ("ä/o", true, reach(NOTHING, FILES)),
         ("ä", true, reach(NOTHING, EVERYTHING)),
     ] {
-        done(store, within(delete(path, recursive), limit));
+        commit_ok(store, within(delete(path, recursive), limit));
     }
 }
 
-fn move_leaves_what_is_out_of_reach(subject: &mut dyn Subject) {
+fn move_beyond_reach_is_refused(subject: &mut dyn Subject) {
     let store = subject.store();
     fill(store);
     let before = (names(store, ""), names(store, "ä"));
@@ -106,15 +106,15 @@ fn move_leaves_what_is_out_of_reach(subject: &mut dyn Subject) {
         ("ä", reach(NOTHING, EVERYTHING)),
     ] {
         let rename = rename(source, &format!("new/{source}"), false);
-        done(store, within(rename, limit));
+        commit_ok(store, within(rename, limit));
     }
 }
 
-fn move_replaces_nothing_out_of_reach(subject: &mut dyn Subject) {
+fn move_never_replaces_beyond_reach(subject: &mut dyn Subject) {
     let store = subject.store();
     fill(store);
     for path in ["in/d", "in/o/f", "in/f"] {
-        done(store, put(path, b"2", false));
+        commit_ok(store, put(path, b"2", false));
     }
     let before = (names(store, ""), names(store, "ä"), names(store, "in"));
     for (source, destination, limit, refused) in [
@@ -129,7 +129,7 @@ fn move_replaces_nothing_out_of_reach(subject: &mut dyn Subject) {
         let now = (names(store, ""), names(store, "ä"), names(store, "in"));
         assert_eq!(now, before, "{source} to {destination}");
     }
-    // Without `overwrite` what is in the way is the reason, whatever may be replaced.
+    // Without `overwrite` the entry in the way is the reason, whatever may be replaced.
     let taken = replacing(rename("f", "d", false), reach(NOTHING, NOTHING));
     let exists = Err(WriteError::AlreadyExists { path: "d".into() });
     assert_eq!(commit(store, taken), exists);
@@ -138,6 +138,6 @@ fn move_replaces_nothing_out_of_reach(subject: &mut dyn Subject) {
         ("f", "d", reach(EVERYTHING, NOTHING)),
         ("in", "ä", reach(NOTHING, EVERYTHING)),
     ] {
-        done(store, replacing(rename(source, destination, true), limit));
+        commit_ok(store, replacing(rename(source, destination, true), limit));
     }
 }

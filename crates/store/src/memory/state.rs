@@ -1,4 +1,4 @@
-//! What a memory store keeps, and what a write changes in it.
+//! The data of a memory store, and how each write changes it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::mem;
@@ -38,7 +38,7 @@ pub(super) struct Document {
     snapshot: Option<Bytes>,
     pub(super) snapshot_seq: Seq,
     pub(super) updates: BTreeMap<Seq, StoredUpdate>,
-    /// Of the updates that the snapshot replaced.
+    /// The provenance of the updates that the snapshot replaced.
     pub(super) provenance: Vec<ProvenanceRecord>,
     last_seq: Seq,
     created_at: Timestamp,
@@ -323,7 +323,7 @@ impl State {
             .into_iter()
             .map(|path| {
                 let moved = format!("{destination}{}", &path[source.len()..]);
-                // Only a folder that moves to the root has a slash to lose.
+                // Only a folder that moves to the root loses the slash.
                 let moved = if destination.is_empty() {
                     moved[1..].to_owned()
                 } else {
@@ -338,7 +338,7 @@ impl State {
             return Err(WriteError::PathTooLong { path });
         }
 
-        // What moves away itself is not in the way.
+        // Entries that move themselves are not in the way.
         let stays = |path: &str| !(path == source || is_folder && is_below(path, source));
         let in_the_way: Vec<String> = moves
             .iter()

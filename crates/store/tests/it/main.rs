@@ -1,4 +1,4 @@
-//! The stores of this crate against the suite that every store passes.
+//! The stores of this crate, checked by the conformance suite.
 
 use meshagent_store::conformance::{self, Subject};
 use meshagent_store::{
@@ -6,7 +6,7 @@ use meshagent_store::{
     WriteError,
 };
 
-/// What a memory store keeps is the store itself, so there is nothing to close.
+/// A store in memory keeps its data only while it exists, so closing it has no meaning.
 struct InMemory<S>(S);
 
 impl<S: Store> Subject for InMemory<S> {
@@ -23,20 +23,20 @@ fn memory_store_conforms() {
 }
 
 #[test]
-fn failing_store_conforms_while_it_does_not_fail() {
+fn failing_store_conforms_without_failures() {
     conformance::run(|| InMemory(FailingStore::new(MemoryStore::new())));
     conformance::run_random(|| InMemory(FailingStore::new(MemoryStore::new())), 7, 300);
 }
 
 #[test]
-fn nothing_is_lost_while_calls_fail() {
+fn memory_store_loses_nothing_while_calls_fail() {
     for seed in 0..10 {
         conformance::run_faulty(|| InMemory(MemoryStore::new()), seed, 200);
     }
 }
 
 #[test]
-fn failing_store_fails_where_it_is_told() {
+fn failing_store_fails_as_planned() {
     let store = FailingStore::new(MemoryStore::new());
     let room = RoomId::new("project", "room");
     let create = |path: &str| Write::CreateDocument {
@@ -76,7 +76,7 @@ fn failing_store_fails_where_it_is_told() {
 }
 
 #[test]
-fn failing_store_refuses_what_is_behind_a_refused_update() {
+fn failing_store_refuses_writes_behind_a_refused_update() {
     let store = FailingStore::new(MemoryStore::new());
     let create = |path: &str| Write::CreateDocument {
         room: RoomId::new("project", "room"),

@@ -101,7 +101,7 @@ impl Client {
         if let Content::Error { code, text, .. } = content {
             let code = code.unwrap_or_default();
             // By the store, as the world has planned.
-            let is_planned = text.contains("too many for one value");
+            let is_planned = text.contains("is too large, expected at most");
             context
                 .totals
                 .add(&format!("patches refused with {code}"), 1);
