@@ -1,8 +1,8 @@
-//! The authors that the updates of a log name: each has a row for each document that it writes to, so that an update
-//! names it by a number.
+//! The authors that the updates of a log refer to. Each has a row for each document that it writes
+//! to, so that an update refers to it by a number.
 //!
-//! A row is there as long as an update in the log names it. What an author is, is part of the checksum of each update
-//! that names it, so these rows need none.
+//! A row exists as long as an update in the log refers to it. The author's fields are part of the
+//! checksum of each such update, so the rows have no checksums of their own.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,21 +11,22 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
 
 use crate::checksum::Checksum;
 
-/// How many authors the writer knows again. Beyond it, it forgets all; they get further rows when they write next.
+/// The number of authors that the writer remembers. When it is exceeded, the writer forgets all;
+/// they get further rows with their next writes.
 const MAX_KNOWN: usize = 10_000;
 
-/// An author's row.
+/// The row of an author.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AuthorRow {
     pub(crate) id: i64,
-    /// Of what the author is.
+    /// The checksum of the author's fields.
     pub(crate) checksum: i64,
 }
 
-/// What the writer knows of the rows, which is true of its connection's present transaction: whoever rolls that back
-/// drops this too.
+/// The rows that the writer knows. They are valid for its connection's present transaction: a
+/// rollback must drop this value, too.
 ///
-/// An author may have several rows for a document, since this forgets some that are there.
+/// An author may have several rows for a document, since this cache forgets existing rows.
 #[derive(Debug, Default)]
 pub(crate) struct Authors {
     by_document: HashMap<i64, HashMap<Author, AuthorRow>>,
@@ -33,7 +34,7 @@ pub(crate) struct Authors {
 }
 
 impl Authors {
-    /// The author's row for a document, which is made if it isn't known.
+    /// Returns the author's row for a document, and inserts it if it isn't known.
     pub(crate) fn row(
         &mut self,
         connection: &Connection,
@@ -71,7 +72,7 @@ impl Authors {
         Ok(row)
     }
 
-    /// Removes the rows of a document that none of `named` is.
+    /// Removes the rows of a document that are not in `named`.
     pub(crate) fn sweep(
         &mut self,
         connection: &Connection,
@@ -98,7 +99,7 @@ impl Authors {
     }
 }
 
-/// Reads the authors that a document's updates name, each once.
+/// Reads the authors that a document's updates refer to, each once.
 pub(crate) struct AuthorNames<'a> {
     connection: &'a Connection,
     document: i64,
@@ -114,7 +115,8 @@ impl<'a> AuthorNames<'a> {
         }
     }
 
-    /// An author and its checksum; `None` if there is no such row, or it can't be what was written.
+    /// Returns an author and its checksum; `None` if the row is missing or differs from what
+    /// was written.
     pub(crate) fn get(&mut self, id: i64) -> rusqlite::Result<Option<&(Author, i64)>> {
         if !self.read.contains_key(&id) {
             let author = self.find(id)?;
@@ -131,14 +133,15 @@ impl<'a> AuthorNames<'a> {
         let found = self
             .connection
             .prepare_cached(
-                "SELECT participant, role, on_behalf_of, connection FROM authors WHERE id = ?1 AND document = ?2",
+                "SELECT participant, role, on_behalf_of, connection FROM authors
+                 WHERE id = ?1 AND document = ?2",
             )?
-            // What fails here is a value that was not written so.
-              .query_row([id, self.document], |row| Ok(author(row).ok()))
+            // A conversion fails here if the value differs from what was written.
+            .query_row([id, self.document], |row| Ok(author(row).ok()))
             .optional();
         match found {
             Ok(author) => Ok(author.flatten()),
-            // The update is elsewhere, and may be sound.
+            // The update itself is in another place, and may be valid.
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) => Ok(None),
             Err(error) => Err(error),
         }

@@ -1,8 +1,9 @@
-//! A checksum over a value and the key it is kept under, so that a row in the wrong place is noticed too.
+//! Checksums over a value and the key of its row, so that a row in the wrong place is
+//! detected, too.
 
 use crc32fast::Hasher;
 
-/// CRC-32 (IEEE) over parts, each preceded by its length.
+/// A CRC-32 (IEEE) over parts, each preceded by its length.
 #[derive(Clone, Default)]
 pub(crate) struct Checksum(Hasher);
 
@@ -16,7 +17,7 @@ impl Checksum {
         self.length(bytes.len()).part(bytes)
     }
 
-    /// The beginning of [`Checksum::bytes`]; the bytes follow in [parts](Checksum::part).
+    /// Begins what [`Checksum::bytes`] does; the bytes follow in [parts](Checksum::part).
     pub(crate) fn length(mut self, length: usize) -> Self {
         self.0.update(&(length as u64).to_le_bytes());
         self
@@ -31,7 +32,7 @@ impl Checksum {
         self.bytes(text.as_bytes())
     }
 
-    /// Told apart from an empty text.
+    /// Adds a text or its absence, which differs from an empty text.
     pub(crate) fn optional_text(self, text: Option<&str>) -> Self {
         match text {
             None => self.number(0),
@@ -39,7 +40,7 @@ impl Checksum {
         }
     }
 
-    /// The same as [`Checksum::bytes`] of what was summed.
+    /// Adds the same as [`Checksum::bytes`] of the summed content.
     pub(crate) fn data(self, data: Data<'_>) -> Self {
         match data {
             Data::Bytes(bytes) => self.bytes(bytes),
@@ -51,21 +52,21 @@ impl Checksum {
         }
     }
 
-    /// As SQLite keeps it.
+    /// Returns the checksum as an integer of SQLite.
     pub(crate) fn finish(self) -> i64 {
         i64::from(self.0.finalize())
     }
 }
 
-/// Content of which a checksum is made.
+/// The content of a checksum.
 #[derive(Clone, Copy)]
 pub(crate) enum Data<'a> {
     Bytes(&'a [u8]),
-    /// It was gone through before.
+    /// Content that was summed before.
     Sum(&'a DataSum),
 }
 
-/// The checksum of a content by itself, made part by part.
+/// The checksum of a content by itself, computed part by part.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DataSum {
     hasher: Hasher,
@@ -88,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sum_of_parts_is_that_of_the_whole() {
+    fn sum_of_parts_equals_sum_of_the_whole() {
         let bytes: Vec<u8> = (0..100_000_u32)
             .map(|number| number.to_le_bytes()[1])
             .collect();

@@ -1,26 +1,26 @@
-//! Long content, which is kept in parts: so it can be written and freed some parts at a time, each in
-//! a transaction of its own, with the commits of other rooms in between.
+//! Long content, which is stored in parts. It can be written and freed a few parts at a time, each
+//! time in a transaction of its own, with the commits of other rooms in between.
 //!
-//! A content belongs to an entry and is sealed under the key of that entry. While it is written it is
-//! no part of the entry (`contents.kind` is 0): nobody reads it, and if the process ends it is freed by
-//! the next one. The last, short transaction makes it the document's update, its snapshot, or the file.
-//! A content that a fold or a deletion replaces is detached in the same way.
+//! A content belongs to an entry and is sealed under the key of that entry. While it is staged it
+//! is detached (`contents.kind` is 0): it is invisible, and if the process ends, the next one frees
+//! it. The last, short transaction attaches it as the document's update, its snapshot, or the file.
+//! Content that a compaction or a deletion replaces is detached in the same way.
 //!
-//! For a new document or file, the entry itself is made first, among those that are
-//! [to be freed](crate::freeing), and leaves them in the last transaction.
+//! For a new document or file, the entry itself is created first, among those that are [to be
+//! freed](crate::freeing), and leaves them in the last transaction.
 
 use meshagent_store::{DocumentId, Write};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::checksum::DataSum;
-use crate::freeing::{self, Doomed};
+use crate::freeing::{self, Garbage};
 use crate::seal::{Key, Kind};
 
-/// Content beyond this is kept in parts, of which none is longer.
+/// The size of a part. Longer content is stored in parts.
 pub(crate) const PART_BYTES: usize = 256 << 10;
-/// What one transaction writes ahead of a commit.
+/// The number of bytes that one transaction stages.
 const STEP_BYTES: usize = 1 << 20;
-/// `contents.kind` of what is no part of its entry, or not yet.
+/// The `contents.kind` of detached content.
 const DETACHED: i64 = 0;
 
 /// A content that is written part by part.
@@ -28,15 +28,15 @@ const DETACHED: i64 = 0;
 pub(crate) struct Content {
     id: i64,
     entry: i64,
-    /// Whether the entry was made for it, and is not in a room yet.
+    /// Whether the entry was created for this content and is not in a room yet.
     has_new_entry: bool,
     nonce: i64,
-    /// Of what is written.
+    /// The checksum of the parts that are written.
     sum: DataSum,
 }
 
 impl Content {
-    /// For an entry that is there, or for a new one.
+    /// Begins a content for an existing entry, or for a new one.
     pub(crate) fn begin(
         connection: &Connection,
         entry: Option<i64>,
@@ -64,7 +64,7 @@ impl Content {
             })
     }
 
-    /// All of it at once, for an entry that is there.
+    /// Writes a whole content for an existing entry.
     pub(crate) fn write(
         connection: &Connection,
         entry: i64,
@@ -93,7 +93,7 @@ impl Content {
         Ok(end == data.len())
     }
 
-    /// Makes it part of its entry.
+    /// Attaches the content to its entry.
     pub(crate) fn attach(
         &self,
         connection: &Connection,
@@ -106,16 +106,17 @@ impl Content {
         Ok(())
     }
 
-    /// Whether it is there, detached, and has all of `data`: its entry may have been deleted meanwhile.
+    /// Returns whether the content exists, is detached, and contains all of `data`: its entry may
+    /// have been deleted in the meantime.
     pub(crate) fn is_complete(
         &self,
         connection: &Connection,
         data: &[u8],
     ) -> rusqlite::Result<bool> {
-        Ok(self.sum.length() == data.len() && self.is_there(connection)?)
+        Ok(self.sum.length() == data.len() && self.exists(connection)?)
     }
 
-    fn is_there(&self, connection: &Connection) -> rusqlite::Result<bool> {
+    fn exists(&self, connection: &Connection) -> rusqlite::Result<bool> {
         connection
             .prepare_cached("SELECT 1 FROM contents WHERE id = ?1 AND entry = ?2 AND kind = ?3")?
             .exists([self.id, self.entry, DETACHED])
@@ -125,31 +126,31 @@ impl Content {
         &self.sum
     }
 
-    /// The entry that was made for it.
+    /// Returns the entry that was created for this content.
     pub(crate) fn new_entry(&self) -> Option<i64> {
         self.has_new_entry.then_some(self.entry)
     }
 
-    /// What of it would be freed, if it were not on its way.
-    pub(crate) fn doomed(&self) -> impl Iterator<Item = Doomed> {
-        let entry = self.new_entry().map(Doomed::Entry);
-        entry.into_iter().chain([Doomed::Content(self.id)])
+    /// Returns what would be freed of this content if it were not in flight.
+    pub(crate) fn garbage(&self) -> impl Iterator<Item = Garbage> {
+        let entry = self.new_entry().map(Garbage::Entry);
+        entry.into_iter().chain([Garbage::Content(self.id)])
     }
 }
 
-/// What was written ahead of one write.
+/// The staged content of one write.
 #[derive(Clone, Debug, Default)]
-pub(crate) enum Ahead {
-    /// Nothing yet.
+pub(crate) enum Staged {
+    /// The content is not staged yet.
     #[default]
     Nothing,
-    /// Some parts.
+    /// The content is staged in part.
     Begun(Content),
-    /// All that is going to be.
+    /// Staging has ended; `None` if the write has no staged content.
     Done(Option<Content>),
 }
 
-impl Ahead {
+impl Staged {
     pub(crate) fn content(&self) -> Option<&Content> {
         match self {
             Self::Begun(content) | Self::Done(Some(content)) => Some(content),
@@ -158,8 +159,8 @@ impl Ahead {
     }
 }
 
-/// Whether it helps to write some of a batch ahead.
-pub(crate) fn is_worth_it(writes: &[Write]) -> bool {
+/// Returns whether staging a batch helps.
+pub(crate) fn is_large_batch(writes: &[Write]) -> bool {
     writes.iter().map(Write::bytes).sum::<usize>() > STEP_BYTES && writes.iter().any(is_long)
 }
 
@@ -167,25 +168,25 @@ fn is_long(write: &Write) -> bool {
     write.bytes() > PART_BYTES
 }
 
-/// Writes parts ahead of a batch until there are enough for one transaction. `refuses` says whether a
-/// write would be refused as things stand: nothing is written ahead of that. What stands before it in
-/// the batch may free its path, so a new file or document behind other writes is always written ahead.
-pub(crate) fn write_ahead(
+/// Stages parts of a batch until there are enough for one transaction. `refuses` returns whether a
+/// write would be refused at present; such writes are not staged. But earlier writes of the batch
+/// may free a path, so a new file or document behind other writes is always staged.
+pub(crate) fn stage_parts(
     connection: &Connection,
     writes: &[Write],
-    ahead: &mut [Ahead],
+    staged: &mut [Staged],
     refuses: impl Fn(&Write) -> rusqlite::Result<bool>,
 ) -> rusqlite::Result<()> {
     let mut written = 0;
-    for (index, (write, ahead)) in writes.iter().zip(ahead).enumerate() {
+    for (index, (write, staged)) in writes.iter().zip(staged).enumerate() {
         let is_new = matches!(write, Write::CreateDocument { .. } | Write::PutFile { .. });
         let Some(data) = write.content().filter(|_| is_long(write)) else {
             continue;
         };
-        while written < STEP_BYTES && !matches!(ahead, Ahead::Done(_)) {
-            let mut content = match std::mem::take(ahead) {
-                Ahead::Begun(content) if content.is_there(connection)? => content,
-                Ahead::Nothing if index > 0 && is_new || !refuses(write)? => {
+        while written < STEP_BYTES && !matches!(staged, Staged::Done(_)) {
+            let mut content = match std::mem::take(staged) {
+                Staged::Begun(content) if content.exists(connection)? => content,
+                Staged::Nothing if index > 0 && is_new || !refuses(write)? => {
                     let entry = match write {
                         Write::Append { document, .. } | Write::Snapshot { document, .. } => {
                             Some(entry_of(*document))
@@ -195,35 +196,35 @@ pub(crate) fn write_ahead(
                     Content::begin(connection, entry, data.len())?
                 }
                 _ => {
-                    *ahead = Ahead::Done(None);
+                    *staged = Staged::Done(None);
                     continue;
                 }
             };
             let before = content.sum.length();
             let is_last = content.write_part(connection, data)?;
             written += content.sum.length() - before;
-            *ahead = if is_last {
-                Ahead::Done(Some(content))
+            *staged = if is_last {
+                Staged::Done(Some(content))
             } else {
-                Ahead::Begun(content)
+                Staged::Begun(content)
             };
         }
     }
     Ok(())
 }
 
-/// Whether no part of a batch is left to be written ahead.
-pub(crate) fn is_all_ahead(writes: &[Write], ahead: &[Ahead]) -> bool {
-    let mut both = writes.iter().zip(ahead);
-    both.all(|(write, ahead)| !is_long(write) || matches!(ahead, Ahead::Done(_)))
+/// Returns whether a batch is completely staged.
+pub(crate) fn is_all_staged(writes: &[Write], staged: &[Staged]) -> bool {
+    let mut both = writes.iter().zip(staged);
+    both.all(|(write, staged)| !is_long(write) || matches!(staged, Staged::Done(_)))
 }
 
-/// An id that no row can have is one of nothing.
+/// Returns the id of a document's row. An id outside SQLite's range maps to one that never exists.
 fn entry_of(document: DocumentId) -> i64 {
     i64::try_from(document.0).unwrap_or(-1)
 }
 
-/// Takes from a document the contents of its snapshot and of its updates through a position.
+/// Detaches the contents of a document's snapshot and of its updates through a position.
 pub(crate) fn detach_through(
     connection: &Connection,
     document: i64,
@@ -244,7 +245,7 @@ pub(crate) fn detach_through(
     Ok(())
 }
 
-/// Whether an entry has content in parts.
+/// Returns whether an entry has content in parts.
 pub(crate) fn has_any(connection: &Connection, entry: i64) -> rusqlite::Result<bool> {
     connection
         .prepare_cached("SELECT 1 FROM contents WHERE entry = ?1")?
@@ -281,12 +282,12 @@ impl Stored {
             .optional()
     }
 
-    /// The length that it was said to get.
+    /// Returns the length that was recorded for the content.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// All parts that are there. Whether these are all, its checksum tells.
+    /// Reads and unseals all parts that exist. The checksum shows whether any are missing.
     pub(crate) fn read(&self, connection: &Connection, key: &Key) -> rusqlite::Result<Vec<u8>> {
         let mut data = Vec::new();
         let mut select = connection
@@ -305,7 +306,7 @@ impl Stored {
         Ok(data)
     }
 
-    /// Fills `buffer` from `start` on, and returns how much was there.
+    /// Fills `buffer` from `start` on, and returns the length that exists.
     pub(crate) fn read_at(
         &self,
         connection: &Connection,
@@ -339,10 +340,10 @@ impl Stored {
     }
 }
 
-/// What a damaged row may have reserved.
+/// The limit on the memory that a damaged row can make a read reserve.
 const MAX_RESERVED: usize = 64 << 20;
 
-/// Detached contents, but for what is `kept`.
+/// Returns the ids of at most `limit` detached contents.
 pub(crate) fn detached(connection: &Connection, limit: i64) -> rusqlite::Result<Vec<i64>> {
     connection
         .prepare_cached("SELECT id FROM contents WHERE kind = 0 ORDER BY id LIMIT ?1")?
@@ -350,7 +351,7 @@ pub(crate) fn detached(connection: &Connection, limit: i64) -> rusqlite::Result<
         .collect()
 }
 
-/// The contents of an entry.
+/// Returns the ids of an entry's contents.
 pub(crate) fn of_entry(connection: &Connection, entry: i64) -> rusqlite::Result<Vec<i64>> {
     connection
         .prepare_cached("SELECT id FROM contents WHERE entry = ?1")?
@@ -358,11 +359,12 @@ pub(crate) fn of_entry(connection: &Connection, entry: i64) -> rusqlite::Result<
         .collect()
 }
 
-/// Removes parts of a content, and in the end itself, as long as `goes_on`. Returns whether it is gone.
+/// Removes parts of a content, and finally the content itself, while `has_time`. Returns whether
+/// all of it is removed.
 pub(crate) fn free(
     connection: &Connection,
     content: i64,
-    goes_on: impl Fn() -> bool,
+    has_time: impl Fn() -> bool,
 ) -> rusqlite::Result<bool> {
     let mut first =
         connection.prepare_cached("SELECT start FROM parts WHERE content = ?1 LIMIT 1")?;
@@ -377,7 +379,7 @@ pub(crate) fn free(
             return Ok(true);
         };
         delete.execute([content, start])?;
-        if !goes_on() {
+        if !has_time() {
             return Ok(false);
         }
     }

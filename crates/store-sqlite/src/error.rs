@@ -1,21 +1,21 @@
-//! Which of SQLite's errors may pass, and which mean damage.
+//! Classification of SQLite's errors: temporary failures, a lack of space, and damage.
 
 use meshagent_store::{DocumentId, StoreError};
 use rusqlite::{Error, ErrorCode, ffi};
 
-/// Grades an error by what the caller can do about it.
+/// Converts an error by what the caller can do about it.
 pub(crate) fn store_error(error: Error) -> StoreError {
     error_of(error, None)
 }
 
-/// The same, for a read of one document's rows.
+/// Converts an error of reading one document's rows.
 pub(crate) fn document_error(document: DocumentId) -> impl Fn(Error) -> StoreError {
     move |error| error_of(error, Some(document))
 }
 
-/// Whether an error may be the fault of the one write at which it came up: of what is stored where it writes, or of
-/// what it brings. Others would fail at any write.
-pub(crate) fn is_of_one_write(error: &Error) -> bool {
+/// Returns whether an error may concern only the write that reported it: the rows that it writes
+/// to, or its content. Other errors would fail any write.
+pub(crate) fn concerns_one_write(error: &Error) -> bool {
     match error {
         Error::FromSqlConversionFailure(..)
         | Error::IntegralValueOutOfRange(..)
@@ -34,8 +34,8 @@ pub(crate) fn is_of_one_write(error: &Error) -> bool {
     }
 }
 
-/// Whether a write found no space, on the disk or in the file that may grow no further.
-pub(crate) fn is_of_space(error: &Error) -> bool {
+/// Returns whether a write found no space, on the disk or in a file that has reached its limit.
+pub(crate) fn is_out_of_space(error: &Error) -> bool {
     match error {
         Error::SqliteFailure(error, _) => {
             error.code == ErrorCode::DiskFull || error.extended_code == ffi::SQLITE_IOERR_WRITE
@@ -44,7 +44,7 @@ pub(crate) fn is_of_space(error: &Error) -> bool {
     }
 }
 
-/// A page that the disk does not give back, whole or as it was written.
+/// A page that the disk does not return, completely or as it was written.
 const UNREADABLE: [i32; 4] = [
     ffi::SQLITE_IOERR_READ,
     ffi::SQLITE_IOERR_SHORT_READ,
@@ -55,7 +55,8 @@ const UNREADABLE: [i32; 4] = [
 fn error_of(error: Error, document: Option<DocumentId>) -> StoreError {
     match (&error, error.sqlite_error_code()) {
         (_, Some(ErrorCode::DiskFull)) => StoreError::Full(Box::new(error)),
-        // The latter four: a value of another type than the one that was written, or text that isn't UTF-8.
+        // The last four are a value of another type than the one that was written, and text that
+        // isn't UTF-8.
         (_, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
         | (
             Error::FromSqlConversionFailure(..)

@@ -1,4 +1,4 @@
-//! Files that are read part by part: the whole content is never in memory at once.
+//! Reading files in parts, without holding the whole content in memory.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -14,12 +14,14 @@ use crate::error::store_error;
 use crate::read::room_row;
 use crate::seal::{Key, Kind};
 
-/// How long the comparing keeps one read, and with it the log: new reads wait for it when the log is to be emptied.
+/// The duration of one read while a file is compared with its checksum. A longer one would hold the
+/// WAL longer: new reads wait for it when the WAL is to be emptied.
 const SLICE: Duration = Duration::from_millis(10);
-/// How often a file may be replaced while it is compared, before that is done in one read.
+/// The number of times that a file may be replaced while it is compared, before the comparison
+/// takes place in one read.
 const MAX_RESTARTS: u32 = 4;
 
-/// A file's row, without its content.
+/// The row of a file, without its content.
 struct Row {
     id: i64,
     updated_at: i64,
@@ -48,8 +50,8 @@ impl Row {
             .optional()
     }
 
-    /// Ids are never given twice; the content that replaces another under the same id comes later, or is another by
-    /// its checksum.
+    /// Returns the version of the content. Ids are never reused; content that replaces other
+    /// content under the same id is later or has another checksum.
     fn version(&self) -> FileVersion {
         FileVersion([self.id, self.updated_at, self.checksum].map(i64::unsigned_abs))
     }
@@ -78,7 +80,7 @@ impl Row {
     }
 }
 
-/// A file's content, as it is kept.
+/// The stored content of a file.
 enum Content<'a> {
     Value {
         value: Blob<'a>,
@@ -100,7 +102,7 @@ impl Content<'_> {
         }
     }
 
-    /// As it was given to us; returns how much was there.
+    /// Reads and unseals a part; returns the length that exists.
     fn read_at(&self, start: usize, part: &mut [u8]) -> rusqlite::Result<usize> {
         match self {
             Self::Value {
@@ -121,10 +123,10 @@ impl Content<'_> {
     }
 }
 
-/// A file that is being opened, which compares its content with its checksum.
+/// A file that is being opened: its content is compared with its checksum.
 #[derive(Default)]
 pub(crate) struct Opening {
-    /// The content of which a part was compared.
+    /// The version of the content that was compared so far.
     version: Option<FileVersion>,
     checksum: Checksum,
     start: usize,
@@ -132,8 +134,9 @@ pub(crate) struct Opening {
 }
 
 impl Opening {
-    /// Compares the next part, and goes on if there are more. Without a file it ends with `None`.
-    pub(crate) fn go_on(
+    /// Compares the next part, and continues if there are more. Ends with `None` if the file does
+    /// not exist.
+    pub(crate) fn step(
         &mut self,
         connection: &Connection,
         room: &RoomId,
@@ -149,9 +152,7 @@ impl Opening {
         if checksum.finish() != row.checksum {
             return Err(StoreError::Corrupt {
                 document: None,
-                what: format!(
-                    "the file {path:?} of room {room} has another checksum than when it was written"
-                ),
+                what: format!("the checksum of the file {path:?} in room {room} does not match"),
             });
         }
         Ok(ControlFlow::Break(Some(FileHead {
@@ -161,7 +162,7 @@ impl Opening {
         })))
     }
 
-    /// The size, at the end.
+    /// Compares content until the time is up; returns its size at the end.
     fn compare(&mut self, connection: &Connection, row: &Row) -> rusqlite::Result<Option<u64>> {
         let content = row.content(connection)?;
         if self.version != Some(row.version()) {
@@ -182,7 +183,7 @@ impl Opening {
             self.checksum = std::mem::take(&mut self.checksum).part(&part[..read]);
             self.start += read;
             if read < length {
-                // A part is missing, which the checksum tells.
+                // A part is missing, which the checksum will show.
                 break;
             }
             if may_pause && self.start < end && started.elapsed() >= SLICE {

@@ -1,8 +1,9 @@
-//! Large deletions: the entries leave their rooms and lose their keys in one step, which is the deletion; their rows
-//! are freed afterwards, some at a time, so that nobody waits for all of it.
+//! Large deletions: in one step, which is the deletion, the entries leave their rooms and lose
+//! their keys; their rows are freed afterwards, some at a time, so that other rooms don't wait for
+//! all of it.
 //!
-//! Until then the entries lie in a room of their own, which no name finds. So a process that ends meanwhile leaves what
-//! the next one goes on with.
+//! Until then the entries are in a room of their own, which no name finds. If the process ends
+//! before all are freed, the next process continues.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -12,29 +13,29 @@ use rusqlite::Connection;
 use crate::contents;
 use crate::seal::Key;
 
-/// The room's number. Those that have names are positive.
+/// The id of that room. Rooms with names have positive ids.
 const ROOM: i64 = -1;
-/// What is freed within the deletion, as it costs little.
+/// The limits of what a deletion frees itself, as it costs little.
 const MAX_ENTRIES: usize = 64;
 const MAX_BYTES: i64 = 1 << 20;
-/// How long one step takes, and no longer than one entry more.
+/// The duration of one step; it may exceed this by one entry.
 const STEP: Duration = Duration::from_millis(5);
-/// Entries that are looked up together.
+/// The number of entries that are looked up together.
 const LOOKED_UP: i64 = 256;
-/// Entries whose rows are damaged and stay, before no more is freed.
-pub(crate) const MAX_KEPT: usize = 100;
+/// The number of entries whose rows are damaged and stay. With more of them, freeing stops.
+pub(crate) const MAX_DAMAGED: usize = 100;
 
-/// When rows are freed that are removed.
+/// When the rows of removed entries are freed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Removal {
-    /// At once, whatever it costs: there is no space to do it later.
-    AtOnce,
-    /// At once if it costs little.
-    WhenCheap,
+    /// Immediately at any cost, because there is no space to do it later.
+    Immediate,
+    /// Immediately if that costs little, else later.
+    ImmediateIfCheap,
 }
 
-/// Whether it takes long to free these entries, whose ids are a JSON array.
-pub(crate) fn is_much(
+/// Returns whether it takes long to free these entries, whose ids are a JSON array.
+pub(crate) fn is_expensive(
     connection: &Connection,
     entries: usize,
     ids: &str,
@@ -44,15 +45,17 @@ pub(crate) fn is_much(
     }
     let bytes: i64 = connection
         .prepare_cached(
-            "SELECT coalesce(sum(size), 0) FROM entries WHERE id IN (SELECT value FROM json_each(?1))",
+            "SELECT coalesce(sum(size), 0) FROM entries
+             WHERE id IN (SELECT value FROM json_each(?1))",
         )?
         .query_row([ids], |row| row.get(0))?;
     Ok(bytes > MAX_BYTES)
 }
 
-/// Takes entries out of their rooms, to be freed later. None of them is a document any more, so no id finds one.
+/// Takes entries out of their rooms, to be freed later. None of them counts as a document any more,
+/// so their ids are not found.
 pub(crate) fn set_aside(connection: &Connection, ids: &str) -> rusqlite::Result<()> {
-    make_room(connection)?;
+    create_room(connection)?;
     connection
         .prepare_cached(
             "UPDATE entries SET room = ?2, path = printf('%020d', id), kind = 2
@@ -62,7 +65,7 @@ pub(crate) fn set_aside(connection: &Connection, ids: &str) -> rusqlite::Result<
     Ok(())
 }
 
-fn make_room(connection: &Connection) -> rusqlite::Result<()> {
+fn create_room(connection: &Connection) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
             "INSERT OR IGNORE INTO rooms (id, project, name) VALUES (?1, '', ' freed')",
@@ -71,84 +74,91 @@ fn make_room(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Makes an entry that is to be freed, unless it leaves the room of these: for
-/// [content](crate::contents) that is written before its document or file is there.
+/// Creates an entry that will be freed unless it leaves this room: for [content](crate::contents)
+/// that is written before its document or file exists.
 pub(crate) fn insert_entry(connection: &Connection) -> rusqlite::Result<i64> {
-    make_room(connection)?;
+    create_room(connection)?;
     let entry = connection
         .prepare_cached(
             "INSERT INTO entries (room, path, kind, size, created_at, updated_at)
              VALUES (?1, hex(randomblob(16)), 2, 0, 0, 0)",
         )?
         .insert([ROOM])?;
-    Key::make(connection, entry)?;
+    Key::create(connection, entry)?;
     Ok(entry)
 }
 
-/// What is to be freed.
+/// An object to be freed.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(crate) enum Doomed {
-    /// With all that belongs to it.
+pub(crate) enum Garbage {
+    /// An entry with all its rows.
     Entry(i64),
-    /// Of an entry that may stay.
+    /// A content of an entry that may stay.
     Content(i64),
 }
 
-/// Something whose rows could not be removed.
-pub(crate) struct Unfreed {
-    pub(crate) doomed: Option<Doomed>,
+/// A failure to free an object's rows.
+pub(crate) struct FreeingError {
+    pub(crate) garbage: Option<Garbage>,
     pub(crate) error: rusqlite::Error,
 }
 
-impl From<rusqlite::Error> for Unfreed {
+impl From<rusqlite::Error> for FreeingError {
     fn from(error: rusqlite::Error) -> Self {
         Self {
-            doomed: None,
+            garbage: None,
             error,
         }
     }
 }
 
-/// Whether anything is to be freed but what is `kept`.
-pub(crate) fn is_owed(connection: &Connection, kept: &HashSet<Doomed>) -> rusqlite::Result<bool> {
-    Ok(!next(connection, kept, 1)?.is_empty())
+/// Returns whether there is anything to free except `excluded` objects.
+pub(crate) fn has_garbage(
+    connection: &Connection,
+    excluded: &HashSet<Garbage>,
+) -> rusqlite::Result<bool> {
+    Ok(!next(connection, excluded, 1)?.is_empty())
 }
 
-/// Removes the rows of some entries and contents, and returns whether none are left but those that are `kept`.
-pub(crate) fn free_some(connection: &Connection, kept: &HashSet<Doomed>) -> Result<bool, Unfreed> {
+/// Removes the rows of some entries and contents, and returns whether only those in `excluded`
+/// are left.
+pub(crate) fn free_some(
+    connection: &Connection,
+    excluded: &HashSet<Garbage>,
+) -> Result<bool, FreeingError> {
     let started = Instant::now();
-    let goes_on = || started.elapsed() < STEP;
+    let has_time = || started.elapsed() < STEP;
     loop {
-        let all = next(connection, kept, LOOKED_UP)?;
+        let all = next(connection, excluded, LOOKED_UP)?;
         if all.is_empty() {
             return Ok(true);
         }
-        for doomed in all {
-            let freed = match doomed {
-                Doomed::Entry(entry) => free_entry(connection, entry, goes_on),
-                Doomed::Content(content) => contents::free(connection, content, goes_on),
+        for garbage in all {
+            let freed = match garbage {
+                Garbage::Entry(entry) => free_entry(connection, entry, has_time),
+                Garbage::Content(content) => contents::free(connection, content, has_time),
             };
-            freed.map_err(|error| Unfreed {
-                doomed: Some(doomed),
+            freed.map_err(|error| FreeingError {
+                garbage: Some(garbage),
                 error,
             })?;
-            if !goes_on() {
+            if !has_time() {
                 return Ok(false);
             }
         }
     }
 }
 
-/// Frees what is in parts first. Returns whether the entry is gone.
+/// Frees an entry, content in parts first. Returns whether all of it is freed.
 fn free_entry(
     connection: &Connection,
     entry: i64,
-    goes_on: impl Fn() -> bool,
+    has_time: impl Fn() -> bool,
 ) -> rusqlite::Result<bool> {
-    // What was given up before it was an entry of a room still has it.
-    Key::forget(connection, entry)?;
+    // The entry of a discarded staged batch still has its key.
+    Key::erase(connection, entry)?;
     for content in contents::of_entry(connection, entry)? {
-        if !contents::free(connection, content, &goes_on)? {
+        if !contents::free(connection, content, &has_time)? {
             return Ok(false);
         }
     }
@@ -160,20 +170,20 @@ fn free_entry(
 
 fn next(
     connection: &Connection,
-    kept: &HashSet<Doomed>,
+    excluded: &HashSet<Garbage>,
     limit: i64,
-) -> rusqlite::Result<Vec<Doomed>> {
-    let more = i64::try_from(kept.len()).unwrap_or(0);
+) -> rusqlite::Result<Vec<Garbage>> {
+    let more = i64::try_from(excluded.len()).unwrap_or(0);
     let limit = limit + more;
-    let mut doomed: Vec<Doomed> = connection
+    let mut garbage: Vec<Garbage> = connection
         .prepare_cached("SELECT id FROM entries WHERE room = ?1 ORDER BY path LIMIT ?2")?
-        .query_map([ROOM, limit], |row| row.get(0).map(Doomed::Entry))?
+        .query_map([ROOM, limit], |row| row.get(0).map(Garbage::Entry))?
         .collect::<rusqlite::Result<_>>()?;
-    doomed.retain(|one| !kept.contains(one));
-    if doomed.is_empty() {
+    garbage.retain(|one| !excluded.contains(one));
+    if garbage.is_empty() {
         let contents = contents::detached(connection, limit)?;
-        doomed.extend(contents.into_iter().map(Doomed::Content));
-        doomed.retain(|one| !kept.contains(one));
+        garbage.extend(contents.into_iter().map(Garbage::Content));
+        garbage.retain(|one| !excluded.contains(one));
     }
-    Ok(doomed)
+    Ok(garbage)
 }

@@ -1,5 +1,5 @@
-//! The files that a store has open, and whether the data directory still has them: what is written to a file without
-//! a name is lost when the process ends, and SQLite itself does not look.
+//! The identity of the files that a store has open. A file that was deleted or replaced loses
+//! everything written to it when the process ends, and SQLite does not check for that.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -12,12 +12,12 @@ use meshagent_store::StoreError;
 
 use crate::log_index::LogIndex;
 
-/// For how long a check need not be repeated if another one follows.
+/// The duration for which a check need not be repeated if another one follows.
 const RECENT: Duration = Duration::from_millis(5);
 const GONE: &str = "was deleted or moved";
 
-/// The database, its log and the log's index, as they were when the store was opened. A connection that stays open
-/// as long as the store keeps SQLite from replacing any of them.
+/// The database, its WAL and the WAL index, as they were when the store was opened. A connection
+/// that stays open as long as the store prevents SQLite from replacing any of them.
 #[derive(Debug)]
 pub(crate) struct OpenFiles {
     database: OpenFile,
@@ -25,11 +25,11 @@ pub(crate) struct OpenFiles {
     shm: OpenFile,
     index: LogIndex,
     others: Vec<OpenFile>,
-    /// The length of the log when it was last looked at.
+    /// The length of the WAL at the last check.
     log_bytes: AtomicU64,
-    /// When all files were last found.
+    /// When all files were last found in place.
     checked: Mutex<Option<Instant>>,
-    /// What was found, once something was. It stays: what is put there again may be anything.
+    /// The first loss that was detected. It stays: a file that is put back may be any file.
     lost: OnceLock<Lost>,
 }
 
@@ -39,14 +39,14 @@ struct Lost {
     log: Log,
 }
 
-/// What our connections take for the log, once something was lost.
+/// The state of the WAL that our connections use, after a loss.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Log {
-    /// It is one, with a name or without.
+    /// The WAL is complete, deleted or not.
     Whole,
-    /// Only a beginning of it is there.
+    /// Only the beginning of the WAL exists.
     Cut,
-    /// Another program may write to it without their knowing.
+    /// Another program may write to the WAL without our connections noticing.
     Shared,
 }
 
@@ -56,7 +56,8 @@ struct OpenFile {
     identity: Identity,
 }
 
-/// Different for each file that exists at the same time; an open file's is not given to another.
+/// An identity that differs between files that exist at the same time. That of an open file is
+/// not reused.
 #[cfg(unix)]
 type Identity = (u64, u64);
 #[cfg(not(unix))]
@@ -72,7 +73,7 @@ fn identity(file: &Metadata) -> Identity {
 fn identity(_: &Metadata) -> Identity {}
 
 impl OpenFiles {
-    /// The files of a database that is open, and those of `others` in its directory.
+    /// Identifies the files of an open database, and those of `others` in its directory.
     pub(crate) fn open(database: &Path, others: &[PathBuf]) -> io::Result<Self> {
         let others = others.iter().cloned();
         let shm = beside(database, "-shm");
@@ -88,12 +89,13 @@ impl OpenFiles {
         })
     }
 
-    /// Whether what is written has a name, and all of the log is there. Costs three look-ups and a short read. To be
-    /// asked at the beginning of every transaction: what is written behind the gap makes a log that was cut as long as
-    /// it should be.
+    /// Checks that the files are in place and the WAL is complete, at the cost of three look-ups
+    /// and a short read. Call it at the beginning of every transaction: a write behind a cut would
+    /// restore the length of a WAL that was cut.
     ///
     /// # Errors
-    /// [`StoreError::Replaced`], and from then on always; [`StoreError::Unavailable`] if that can't be told now.
+    /// [`StoreError::Replaced`], permanently; [`StoreError::Unavailable`] if the files can't be
+    /// checked now.
     pub(crate) fn check(&self) -> Result<(), StoreError> {
         self.check_each([&self.database, &self.shm])?;
         self.check_log()?;
@@ -101,14 +103,15 @@ impl OpenFiles {
         Ok(())
     }
 
-    /// The same, unless a check has just passed. Only for where another check follows before anybody is answered.
+    /// Does the same unless a check has just passed. Only for callers that check again before they
+    /// report a result.
     ///
     /// # Errors
     /// As for [`check`](Self::check).
     pub(crate) fn check_unless_recent(&self) -> Result<(), StoreError> {
         let is_recent = |checked: Instant| checked.elapsed() < RECENT;
         if (*self.checked()).is_some_and(is_recent) {
-            return self.still_there();
+            return self.check_known();
         }
         self.check()
     }
@@ -117,9 +120,9 @@ impl OpenFiles {
         self.checked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the log has its name and is all there.
+    /// Checks that the WAL is in place and complete.
     fn check_log(&self) -> Result<(), StoreError> {
-        self.still_there()?;
+        self.check_known()?;
         let mut found = Ok(());
         let length = || {
             let log = fs::metadata(&self.wal.path)?;
@@ -143,20 +146,20 @@ impl OpenFiles {
             }
             Err(error) => return Err(StoreError::Unavailable(Box::new(error))),
         }
-        self.still_there()
+        self.check_known()
     }
 
-    /// The same of what is on the disk by now: that it can't be told takes nothing from it, and is for the next write
-    /// to find.
+    /// Checks the files after a write. A failure to check does not undo the write; the next write
+    /// will report it.
     ///
     /// # Errors
-    /// [`StoreError::Replaced`], and from then on always.
+    /// [`StoreError::Replaced`], permanently.
     pub(crate) fn check_written(&self) -> Result<(), StoreError> {
         let _ = self.check();
-        self.still_there()
+        self.check_known()
     }
 
-    /// The same as [`check`](Self::check), of all files.
+    /// Does the same as [`check`](Self::check) for all files.
     pub(crate) fn check_all(&self) -> Result<(), StoreError> {
         self.check()?;
         self.check_each(&self.others)
@@ -179,17 +182,17 @@ impl OpenFiles {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     self.lose_file(file, GONE);
                 }
-                // It may be there.
+                // The file may exist.
                 Err(error) => return Err(StoreError::Unavailable(Box::new(error))),
             }
         }
-        self.still_there()
+        self.check_known()
     }
 
     fn lose_file(&self, file: &OpenFile, what: &str) {
         self.lose(Lost {
             what: format!("{} {what}", file.path.display()),
-            // A program that finds no index makes another.
+            // A program that finds no WAL index creates another.
             log: if file.path == self.shm.path {
                 Log::Shared
             } else {
@@ -202,28 +205,29 @@ impl OpenFiles {
         let _ = self.lost.set(lost);
     }
 
-    /// What is known already, without a look.
-    pub(crate) fn still_there(&self) -> Result<(), StoreError> {
+    /// Returns the loss that was detected before, without another check.
+    pub(crate) fn check_known(&self) -> Result<(), StoreError> {
         match self.lost.get() {
             None => Ok(()),
             Some(lost) => Err(StoreError::Replaced(lost.what.clone().into())),
         }
     }
 
-    /// Whether the log can still be moved into the database, which is where it was.
+    /// Returns whether the WAL can still be moved into the database, which is still in place.
     pub(crate) fn can_be_rescued(&self) -> bool {
         self.has_log()
             && fs::metadata(&self.database.path)
                 .is_ok_and(|found| identity(&found) == self.database.identity)
     }
 
-    /// Whether what our connections take for the log is one, as far as is known.
+    /// Returns whether our connections use a valid WAL, as far as is known.
     pub(crate) fn has_log(&self) -> bool {
         self.lost.get().is_none_or(|lost| lost.log == Log::Whole)
     }
 
-    /// If what is left of a log that was cut is all in the database, and so is what came after it: empties it. The
-    /// next start would take its old pages for the newest.
+    /// Empties what is left of a WAL that was cut, if the database contains all of it, and
+    /// everything that came after it. Otherwise the next start would take the old pages in it for
+    /// the newest.
     pub(crate) fn drop_outdated_log(&self) -> io::Result<()> {
         if self.lost.get().is_none_or(|lost| lost.log != Log::Cut) {
             return Ok(());
@@ -237,12 +241,12 @@ impl OpenFiles {
         Ok(())
     }
 
-    /// Whether [`OpenFiles::check`] found something before.
-    pub(crate) fn are_lost(&self) -> bool {
+    /// Returns whether [`OpenFiles::check`] has detected a loss.
+    pub(crate) fn is_lost(&self) -> bool {
         self.lost.get().is_some()
     }
 
-    /// The length of the log, as of the last check.
+    /// Returns the length of the WAL at the last check.
     pub(crate) fn wal_bytes(&self) -> u64 {
         self.log_bytes.load(Ordering::Relaxed)
     }
@@ -254,7 +258,8 @@ impl OpenFile {
         Ok(Self { path, identity })
     }
 
-    /// Whether what was found by its name is still this file, or what became of it.
+    /// Checks that the file found by this name is still the same one; the error describes
+    /// the change.
     fn is_same(&self, found: &Metadata) -> Result<(), &'static str> {
         if identity(found) == self.identity {
             Ok(())
@@ -264,7 +269,7 @@ impl OpenFile {
     }
 }
 
-/// SQLite's name for a file that belongs to a database.
+/// Returns SQLite's name for a file that belongs to a database.
 pub(crate) fn beside(database: &Path, suffix: &str) -> PathBuf {
     let mut path = database.as_os_str().to_owned();
     path.push(suffix);

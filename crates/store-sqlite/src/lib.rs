@@ -1,14 +1,15 @@
 //! The embedded store: one SQLite file in a data directory, one writer, group commit.
 //!
-//! All rooms of a server share one file, `meshagent.db`, in WAL mode, so that one sync makes all that arrived
-//! meanwhile durable and readers never wait for the writer. Any SQLite tool can read it while the server runs,
-//! and back it up. Every value that clients gave us carries a checksum that is compared when it is read.
-//! Damage to who made an update is told by `provenance` and keeps nobody from the document.
+//! All rooms of a server share one file, `meshagent.db`, in WAL mode: one sync makes everything
+//! that arrived in the meantime durable, and readers never wait for the writer. Any SQLite tool can
+//! read the file, and back it up, while the server runs. Every value from a client carries a
+//! checksum that is compared when the value is read. Corrupt provenance is reported by `provenance`
+//! and never blocks loading a document.
 //!
-//! A data directory belongs to one process at a time. The claim is a file lock, which the operating system lets go
-//! when the process ends, however it ends.
+//! A data directory belongs to one process at a time. A file lock ensures that; the operating
+//! system releases it when the process ends for any reason.
 //!
-//! It merges no updates and knows nothing of what is in them.
+//! The store does not merge updates and does not interpret their content.
 
 mod authors;
 mod checksum;

@@ -1,63 +1,68 @@
-//! Whether SQLite's log was damaged. SQLite itself reads it up to the first frame that is not valid, takes that for
-//! the end, and says nothing: what was acknowledged and lies behind would be gone without a word.
+//! Detection of damage in SQLite's WAL. SQLite reads the WAL up to the first invalid frame,
+//! takes that for the end, and reports nothing: acknowledged transactions after it would be
+//! lost silently.
 //!
-//! # What is proof
+//! # Proof of damage
 //!
-//! A log that simply ends, and one whose last transaction is torn, are what a power cut leaves. Its frames may have
-//! reached the disk in any order, so whole frames behind a torn one prove nothing, and neither does the last one, which
-//! is marked as a commit.
+//! A power cut may leave a WAL that simply ends, or one whose last transaction is torn. Frames may
+//! have reached the disk in any order, so complete frames after a torn one prove nothing, and
+//! neither does the last frame, which is marked as a commit.
 //!
-//! Each frame has a checksum that continues the one in the frame before it, and SQLite continues that of a commit only
-//! after the commit is done: with `synchronous=FULL`, after the sync. So if somewhere behind (or at) the first frame that
-//! is not valid there is a frame marked as a commit, and a frame that continues *its* checksum, then that commit was on
-//! the disk once with everything before it, and was acknowledged. A power cut can't take away the middle of that: it is
-//! damage. To verify this pair needs nothing of what is before it, but for the salts, which tell the present round of
-//! the log from what earlier ones left behind.
+//! Each frame has a checksum that continues the one of the frame before it, and SQLite continues
+//! the checksum of a commit only after the commit is done: with `synchronous=FULL`, after the sync.
+//! Suppose that after (or at) the first invalid frame there is a frame marked as a commit, followed
+//! by a frame that continues *its* checksum. Then that commit was on the disk at one time, with
+//! everything before it, and was acknowledged. A power cut can't remove the middle of that, so it
+//! is damage. The verification of this pair needs nothing of what precedes it, except the salts,
+//! which distinguish the present round of the WAL from earlier ones.
 //!
-//! Merely to count commits behind the invalid frame would be wrong. Transactions whose sync failed, or that were given
-//! up, lie behind the end of the log with the salts of the present round, until others overwrite them, and each may
-//! have its commit. But none continues a commit of another: they all continued the last one that succeeded.
+//! It would be wrong just to count the commits after the invalid frame. Transactions whose sync
+//! failed, or that were abandoned, remain after the end of the WAL with the salts of the present
+//! round, until others overwrite them, and each may have its commit. But none of them continues a
+//! commit of another: each continued the last one that succeeded.
 //!
-//! # What remains
+//! # Limits
 //!
-//! Damage to the last transaction, or to the commit before it and nothing behind, looks like a torn transaction, and
-//! is taken for one.
+//! Damage to the last transaction, or to the commit before it and nothing after it, looks like a
+//! torn transaction, and is treated as one.
 //!
-//! False alarms: with `synchronous=NORMAL` a commit is done before it is on the disk, so a power cut may leave such
-//! pairs; that is for the caller to know, and it does not know of other programs that write to the database in this way.
-//! A disk that says too early that it has written loses acknowledged data, so that is no false alarm. The header is
-//! synced by itself before the first frame of its round is written, in both modes, and lies within one sector. A power
-//! cut can leave a wrong one behind which there are frames only if the disk tears a sector while the log begins
-//! again; all that those frames have is in the database then.
+//! False alarms: with `synchronous=NORMAL` a commit is done before it is on the disk, so a power
+//! cut may leave such pairs. The caller has to know that mode, and does not know of other programs
+//! that write to the database in that mode. A disk that reports a write too early loses
+//! acknowledged data, so that is not a false alarm. In both modes, the header is synced by itself
+//! before the first frame of its round is written, and fits into one sector. A power cut can leave
+//! an invalid header before valid frames only if the disk tears a sector while the WAL restarts;
+//! the database then contains everything in those frames.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek as _, SeekFrom};
 
-/// Lengths of the log's parts, <https://www.sqlite.org/fileformat2.html#the_write_ahead_log>.
+/// Lengths of the WAL's parts, <https://www.sqlite.org/fileformat2.html#the_write_ahead_log>.
 const HEADER: usize = 32;
 const FRAME_HEADER: usize = 24;
 const MIN_PAGE: usize = 512;
 const MAX_PAGE: usize = 1 << 16;
-/// With the last bit for the byte order of the checksums.
+/// The magic number; its last bit is the byte order of the checksums.
 const MAGIC: u32 = 0x377f_0682;
 const BUFFER_BYTES: usize = 1 << 18;
 
-/// What SQLite is going to make of the log.
+/// What SQLite will read from the WAL.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum LogFile {
-    /// All that was committed, as far as can be told.
+    /// Everything that was committed, as far as can be known.
     Whole,
-    /// Nothing, though there are frames: the header is not one.
+    /// Nothing, because the header is invalid, although there are frames.
     NoHeader,
-    /// What is before this place, though there were commits behind it.
+    /// Everything before this byte, although there were commits after it.
     Gap { at: u64 },
 }
 
-/// Reads the log, of which it keeps a page at a time.
+/// Reads the WAL, one page at a time.
 pub(crate) fn examine(log: &File) -> io::Result<LogFile> {
     match read(log)? {
         LogFile::Whole => Ok(LogFile::Whole),
-        // Another program may have written meanwhile, and half of a frame was read before, what follows it after.
+        // Another program may have written in the meantime, so that one half of a frame was read
+        // before its write, and the next one after it.
         found if read(log)? == found => Ok(found),
         _ => Ok(LogFile::Whole),
     }
@@ -66,7 +71,7 @@ pub(crate) fn examine(log: &File) -> io::Result<LogFile> {
 fn read(log: &File) -> io::Result<LogFile> {
     let length = log.metadata()?.len();
     if length < (HEADER + FRAME_HEADER + MIN_PAGE) as u64 {
-        // No frame was ever completed, or it was cut to that.
+        // A frame was never completed, or the WAL was cut to that length.
         return Ok(LogFile::Whole);
     }
     let mut reader = BufReader::with_capacity(BUFFER_BYTES, log);
@@ -129,8 +134,8 @@ struct Header {
 }
 
 impl Header {
-    /// `None` if SQLite would take the log for an empty one. What it says of a version that it doesn't know is not
-    /// decided here.
+    /// Parses the header; `None` if SQLite would take the WAL for an empty one. An unknown version
+    /// is not decided here.
     fn parse(bytes: &[u8; HEADER]) -> Option<Self> {
         let magic = number(bytes, 0);
         let page_size = usize::try_from(number(bytes, 8)).ok()?;
@@ -159,7 +164,7 @@ struct Frame {
     is_commit: bool,
 }
 
-/// A checksum that goes on from frame to frame.
+/// A checksum that continues from frame to frame.
 #[derive(Clone, Copy, Eq, PartialEq)]
 struct Sum {
     is_big_endian: bool,
@@ -193,7 +198,7 @@ fn number(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
-/// Whether there was as much.
+/// Fills `bytes`, and returns whether there was enough to read.
 fn fill(reader: &mut impl Read, bytes: &mut [u8]) -> io::Result<bool> {
     match reader.read_exact(bytes) {
         Ok(()) => Ok(true),

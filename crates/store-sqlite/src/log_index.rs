@@ -1,23 +1,24 @@
-//! How long SQLite's log must be, by the header of its index: what another program cut off is not missed by SQLite,
-//! which writes on behind the gap.
+//! The length that SQLite's WAL must have, by the header of the WAL index. SQLite does not notice
+//! that another program has cut the WAL; it continues to write behind the gap.
 
 use std::io;
 use std::path::Path;
 
-/// The bytes of the index that all programs with the database agree on: one header, before its copy.
-/// See "WAL-Index Header" in SQLite's description of the format.
+/// The bytes of the WAL index that all programs with the database agree on: one header, which
+/// precedes its copy. See "WAL-Index Header" in SQLite's description of the format.
 #[cfg(unix)]
 type Header = [u8; 48];
-/// What the log has before its frames, and each frame before its page.
+/// The lengths of the header of the WAL, and of the header of each frame.
 #[cfg(unix)]
 const LOG_HEADER: u64 = 32;
 #[cfg(unix)]
 const FRAME_HEADER: u64 = 24;
 
-/// The open index.
+/// The open WAL index.
 #[derive(Debug)]
 pub(crate) struct LogIndex {
-    /// To be closed after all connections: to close any descriptor of a file gives up the process's locks on it.
+    /// Close it after all connections: closing any descriptor of a file releases the process's
+    /// locks on it.
     #[cfg(unix)]
     file: std::fs::File,
 }
@@ -29,7 +30,7 @@ impl LogIndex {
         Ok(Self { file })
     }
 
-    /// Whether the log, by its length, has all that was committed.
+    /// Returns whether the WAL, by its length, contains everything that was committed.
     pub(crate) fn has_whole_log(
         &self,
         length: impl FnOnce() -> io::Result<u64>,
@@ -39,25 +40,25 @@ impl LogIndex {
         if before.is_none_or(|before| length >= needed(&before)) {
             return Ok(true);
         }
-        // The header is changed before the log is made shorter, and after it was made longer. So if it is the same,
-        // no program that goes by it was at work meanwhile.
+        // The header is changed before the WAL becomes shorter, and after it became longer. So if
+        // the header is the same, no program that obeys it has changed the WAL in the meantime.
         Ok(self.header()? != before)
     }
 
-    /// How much of the log is in the database already.
+    /// Returns how many bytes of the WAL have been moved into the database.
     pub(crate) fn moved_bytes(&self) -> io::Result<u64> {
         use std::os::unix::fs::FileExt as _;
         let Some(header) = self.header()? else {
             return Ok(0);
         };
         let mut frames = [0; 4];
-        // Behind the header's copy.
+        // The count follows the header's copy.
         let at = 2 * header.len() as u64;
         self.file.read_exact_at(&mut frames, at)?;
         Ok(length_of(u32::from_ne_bytes(frames), &header))
     }
 
-    /// `None` if there is none yet.
+    /// Reads the header; `None` if there is none yet.
     fn header(&self) -> io::Result<Option<Header>> {
         use std::os::unix::fs::FileExt as _;
         let mut header: Header = [0; 48];
@@ -71,12 +72,12 @@ impl LogIndex {
 
 #[cfg(not(unix))]
 impl LogIndex {
-    #[expect(clippy::unnecessary_wraps, reason = "as on other systems")]
+    #[expect(clippy::unnecessary_wraps, reason = "the signature on other systems")]
     pub(crate) fn open(_: &Path) -> io::Result<Self> {
         Ok(Self {})
     }
 
-    #[expect(clippy::unused_self, reason = "as on other systems")]
+    #[expect(clippy::unused_self, reason = "the signature on other systems")]
     pub(crate) fn has_whole_log(
         &self,
         length: impl FnOnce() -> io::Result<u64>,
@@ -87,17 +88,17 @@ impl LogIndex {
     #[expect(
         clippy::unused_self,
         clippy::unnecessary_wraps,
-        reason = "as on other systems"
+        reason = "the signature on other systems"
     )]
     pub(crate) fn moved_bytes(&self) -> io::Result<u64> {
         Ok(0)
     }
 }
 
-/// The length of a log with all frames that are in use; 0 if it is to begin again.
+/// Returns the length of a WAL with all frames that are in use; 0 if it will restart.
 #[cfg(unix)]
 fn needed(header: &Header) -> u64 {
-    // In the order of the machine.
+    // The bytes are in the machine's order.
     let frames = u32::from_ne_bytes([header[16], header[17], header[18], header[19]]);
     length_of(frames, header)
 }

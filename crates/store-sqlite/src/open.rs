@@ -1,4 +1,4 @@
-//! Opening a data directory: the claim on it, the file's mode and format, a connection's settings.
+//! Opening a data directory: its lock, the file's mode and format, the settings of a connection.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
@@ -14,159 +14,162 @@ use crate::schema::{self, FORMAT, Format};
 
 /// The database's name in the data directory.
 pub const DATABASE_FILE: &str = "meshagent.db";
-/// The name of the file whose lock is the claim on the data directory.
+/// The name of the file that is locked while a process uses the data directory.
 pub const LOCK_FILE: &str = "meshagent.lock";
 
-/// The name of the file that is there while a store is open, and stays if it was not closed.
+/// The name of the file that exists while a store is open, and stays if the store was not closed.
 const OPEN_FILE: &str = "meshagent.open";
 
-/// How often, and with what pause, a claim is tried that somebody else has: for one second.
-const CLAIM_ATTEMPTS: u32 = 50;
-const CLAIM_PAUSE: Duration = Duration::from_millis(20);
-/// How long a statement waits for another process, such as a backup tool, to let go of the file.
+/// The number of attempts to lock a directory that is in use, and the pause between them: one
+/// second in total.
+const LOCK_ATTEMPTS: u32 = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+/// The time for which a statement waits for another process, such as a backup tool, to release
+/// the file.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// The WAL shrinks back to this after a burst.
+/// The size in bytes to which the WAL shrinks after a burst.
 const WAL_KEEP_BYTES: i64 = 64 << 20;
-/// Above the number of different statements that this crate has.
+/// The capacity for cached statements, above the number of different statements in this crate.
 const CACHED_STATEMENTS: usize = 64;
 
-/// What a commit survives.
+/// The failures that a commit survives.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum Durability {
-    /// The machine losing power: each commit waits until the disk says that it is on stable storage.
+    /// A power failure: each commit waits until the disk reports that it is on stable storage.
     #[default]
     Fsync,
-    /// The process being killed. A power cut may lose the last commits, but never damages the file.
+    /// The death of the process. A power failure may lose the last commits, but never damages
+    /// the file.
     Os,
 }
 
-/// How to open a store; begin with the default.
+/// Options of a store; begin with the default.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub struct Options {
-    /// What a commit survives.
+    /// The failures that a commit survives.
     pub durability: Durability,
-    /// Bytes that the database file may grow to; beyond it, writes fail as on a full disk. `None` for no bound.
+    /// The size in bytes to which the database file may grow; beyond it, writes fail as on a full
+    /// disk. `None` for no limit.
     pub max_bytes: Option<u64>,
 }
 
-/// Why a data directory can't be opened.
+/// The reason why a data directory can't be opened.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// SQLite can't open or read it.
+    /// SQLite can't open or read the database.
     #[error("can't open the database {path}")]
     Database {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
-        /// What SQLite says.
+        /// SQLite's error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The directory, or a file in it, can't be made or opened.
+    /// The directory, or a file in it, can't be created or opened.
     #[error("can't use {path} as part of the data directory")]
     Directory {
-        /// The file or directory.
+        /// The path of the file or directory.
         path: PathBuf,
-        /// What the operating system says.
+        /// The operating system's error.
         source: io::Error,
     },
     /// A file that belongs to the database can't be read or written.
     #[error("can't read and write {path}")]
     File {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
-        /// What the operating system says.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// The file isn't ours.
-    #[error("{path} is the database of another program, choose another data directory")]
+    /// The file is the database of another program.
+    #[error("{path} is the database of another program: choose another data directory")]
     Foreign {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
     },
-    /// Another process has claimed it.
+    /// Another process uses the directory.
     #[error(
-        "the data directory {path} is in use by another running server, stop it or choose another one"
+        "the data directory {path} is in use by another server: stop it or choose another directory"
     )]
     InUse {
-        /// The directory.
+        /// The directory's path.
         path: PathBuf,
     },
-    /// The log is damaged before what was acknowledged last.
-    #[error(
-        "{path} is damaged at byte {at}, and what was acknowledged behind that place can't be read"
-    )]
+    /// The WAL is damaged before its last acknowledged transaction.
+    #[error("{path} is damaged at byte {at}: acknowledged data after that byte can't be read")]
     LogGap {
-        /// The log.
+        /// The path of the WAL.
         path: PathBuf,
-        /// Where what can be read of it ends: a log that is cut to this length keeps that.
+        /// The end of the readable part, in bytes: a WAL that is cut to this length keeps
+        /// that part.
         at: u64,
     },
-    /// The log does not begin as one.
+    /// The WAL does not have a valid header.
     #[error(
-        "{path} does not begin as a write-ahead log, so what was acknowledged in it can't be read"
+        "{path} has no valid header of a write-ahead log: acknowledged data in it can't be read"
     )]
     LogHeader {
-        /// The log.
+        /// The path of the WAL.
         path: PathBuf,
     },
-    /// The database is not there, but what belonged to it is.
+    /// The database is missing, but files that belong to it exist.
     #[error(
-        "{path} is missing, but {left} of it is there: put the database back, or choose another data directory"
+        "{path} is missing, but {left} exists: put the database back or choose another directory"
     )]
     Missing {
-        /// The database.
+        /// The path of the database.
         path: PathBuf,
-        /// What is there.
+        /// A file that exists.
         left: PathBuf,
     },
-    /// A later version of this program wrote it.
+    /// A later version of this program wrote the file.
     #[error(
-        "{path} has format {found} and this version knows {known} at most, use a later version"
+        "{path} has format {found}, expected at most {known}: use a later version of the program"
     )]
     NewerFormat {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
-        /// Its format.
+        /// The file's format.
         found: i32,
-        /// The latest format that this version knows.
+        /// The latest format that this version supports.
         known: i32,
     },
-    /// What has the database's name is a link, or a directory, say.
+    /// The path of the database is a link or a directory, for example.
     #[error(
-        "{path} is not a regular file: put the database itself there, or link the whole data directory"
+        "{path} is not a regular file: put the database there, or link the whole data directory"
     )]
     NoFile {
-        /// What it is.
+        /// The path of the database.
         path: PathBuf,
     },
-    /// There can't be a write-ahead log.
+    /// The file system does not support a write-ahead log.
     #[error(
-        "{path} can't have a write-ahead log, as on some network file systems: choose a data directory on a disk of this machine"
+        "{path} can't have a write-ahead log (on a network file system?): choose a local directory"
     )]
     NoLog {
-        /// The database.
+        /// The path of the database.
         path: PathBuf,
     },
 }
 
-/// A data directory that no other process may use as long as this is kept.
+/// The lock on a data directory; no other process may use the directory while this exists.
 #[derive(Debug)]
-pub(crate) struct Claim(File);
+pub(crate) struct DirectoryLock(File);
 
-impl Drop for Claim {
+impl Drop for DirectoryLock {
     fn drop(&mut self) {
-        // Closing the file lets go of it too, but not while a child that was forked meanwhile has it open. If this
-        // fails, closing is what is left.
+        // Closing the file would release the lock too, but not while a child process that was
+        // forked in the meantime has it open. If this fails, closing remains.
         let _ = self.0.unlock();
     }
 }
 
-/// Makes the directory if it isn't there, and claims it.
+/// Creates the directory if it does not exist, and locks it.
 ///
-/// Waits a moment for a claim that is just ending: the kernel lets go of a killed process's files shortly after it
-/// has said that the process is gone.
-pub(crate) fn claim(data_dir: &Path) -> Result<Claim, OpenError> {
+/// It waits for a moment for a lock that is about to be released: the kernel releases the locks of
+/// a killed process shortly after it has reported the end of the process.
+pub(crate) fn lock_directory(data_dir: &Path) -> Result<DirectoryLock, OpenError> {
     create_dir(data_dir).map_err(|source| OpenError::Directory {
         path: data_dir.to_owned(),
         source,
@@ -181,13 +184,13 @@ pub(crate) fn claim(data_dir: &Path) -> Result<Claim, OpenError> {
         .truncate(false)
         .open(&path)
         .map_err(failed)?;
-    let mut attempts = CLAIM_ATTEMPTS;
+    let mut attempts = LOCK_ATTEMPTS;
     loop {
         match lock.try_lock() {
-            Ok(()) => return Ok(Claim(lock)),
+            Ok(()) => return Ok(DirectoryLock(lock)),
             Err(TryLockError::WouldBlock) if attempts > 0 => {
                 attempts -= 1;
-                std::thread::sleep(CLAIM_PAUSE);
+                std::thread::sleep(LOCK_PAUSE);
             }
             Err(TryLockError::WouldBlock) => {
                 return Err(OpenError::InUse {
@@ -199,39 +202,40 @@ pub(crate) fn claim(data_dir: &Path) -> Result<Claim, OpenError> {
     }
 }
 
-/// What a data directory was found to be.
+/// The state in which a data directory was found.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Found {
-    /// A database that was closed, or whose log was read again.
+    /// A database that was closed, or whose WAL was read completely.
     Database,
-    /// A database that was not closed, and whose log is gone. If no other SQLite program has folded it in, what was
-    /// committed last is missing.
+    /// A database that was not closed, and whose WAL is missing. Unless another SQLite program has
+    /// moved the WAL into the database, the last commits are lost.
     DatabaseWithoutLog,
-    /// A database whose log could be read only up to this byte, though more was committed behind it. With
-    /// [`Durability::Os`] a power cut may leave that, or the log was damaged.
+    /// A database whose WAL was readable only up to this byte, although more was committed after
+    /// it. With [`Durability::Os`] a power failure may leave that; otherwise the WAL was damaged.
     DatabaseWithCutLog {
-        /// How much of the log could be read.
+        /// The length of the readable part, in bytes.
         at: u64,
     },
-    /// Nothing: a database was made.
+    /// No database existed; it was created.
     Nothing,
 }
 
-/// A database that is ready.
+/// A database that is ready for use.
 pub(crate) struct Opened {
-    /// The writer's.
+    /// The writer's connection.
     pub(crate) connection: Connection,
     pub(crate) found: Found,
-    /// Why remains of what earlier formats kept are still in the file, if they are.
+    /// The reason why unsealed content of earlier formats is still in the file's free pages, if
+    /// it is.
     pub(crate) unsealed: Option<rusqlite::Error>,
 }
 
-/// Makes or checks the database of a claimed directory, and opens the writer's connection.
+/// Creates or checks the database of a locked directory, and opens the writer's connection.
 pub(crate) fn open_database(data_dir: &Path, options: &Options) -> Result<Opened, OpenError> {
     let path = data_dir.join(DATABASE_FILE);
     check_file(&path)?;
-    let found = look(data_dir, &path, options.durability)?;
+    let found = inspect(data_dir, &path, options.durability)?;
     if found == Found::Nothing {
         create_file(&path).map_err(|source| OpenError::Directory {
             path: path.clone(),
@@ -252,7 +256,8 @@ pub(crate) fn open_database(data_dir: &Path, options: &Options) -> Result<Opened
         }
     };
     check_tables(&connection).map_err(failed)?;
-    // The format comes first: not even the journal mode of a file is changed that isn't ours.
+    // The format is checked first: the file of another program is not changed, not even its
+    // journal mode.
     if !set_up_writer(&connection, options).map_err(failed)? {
         return Err(OpenError::NoLog { path });
     }
@@ -263,10 +268,10 @@ pub(crate) fn open_database(data_dir: &Path, options: &Options) -> Result<Opened
     })
 }
 
-/// What a database begins with, <https://www.sqlite.org/fileformat2.html#the_database_header>.
+/// The first bytes of a database, <https://www.sqlite.org/fileformat2.html#the_database_header>.
 const DATABASE_HEADER: &[u8; 16] = b"SQLite format 3\0";
 
-/// Whether a database may be there: a log that is left beside something else would make it look like one.
+/// Checks that the file may be a database: a leftover WAL would make another file look like one.
 fn check_file(path: &Path) -> Result<(), OpenError> {
     let failed = |source| OpenError::Directory {
         path: path.to_owned(),
@@ -289,18 +294,19 @@ fn check_file(path: &Path) -> Result<(), OpenError> {
                 .read_to_end(&mut header)
         })
         .map_err(failed)?;
-    // An empty file is one that is to be made, and with a journal the first transaction is to be undone.
+    // An empty file is a database to be created, and a journal means that the first transaction
+    // will be rolled back.
     if header.is_empty() || header == DATABASE_HEADER || beside(path, "-journal").exists() {
         return Ok(());
     }
     Err(OpenError::Database {
         path: path.to_owned(),
-        source: "the file is not a database, or not any more: put it back from a backup".into(),
+        source: "the file is not an SQLite database: restore it from a backup".into(),
     })
 }
 
-/// Reads what every start needs: what was copied over the database has few of its pages. Content is
-/// not read: its damage is for the reader of that content.
+/// Reads the tables that every start needs: a file that was copied over the database lacks most of
+/// its pages. Content is not read: its damage is reported to the reader of that content.
 fn check_tables(connection: &Connection) -> rusqlite::Result<()> {
     for table in ["rooms", "probe"] {
         let mut select = connection.prepare(&format!("SELECT 1 FROM {table} LIMIT 1"))?;
@@ -309,9 +315,9 @@ fn check_tables(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// What is there, before anything is changed: SQLite would begin an empty database where one is missing, and delete
-/// the log of the one that was there.
-fn look(data_dir: &Path, path: &Path, durability: Durability) -> Result<Found, OpenError> {
+/// Inspects the files before anything is changed: SQLite would create an empty database in place of
+/// a missing one, and delete the WAL of the missing one.
+fn inspect(data_dir: &Path, path: &Path, durability: Durability) -> Result<Found, OpenError> {
     let length = |path: &Path| match fs::metadata(path) {
         Ok(file) => Ok(Some(file.len())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -324,9 +330,9 @@ fn look(data_dir: &Path, path: &Path, durability: Durability) -> Result<Found, O
     let (wal_length, was_open) = (length(&wal)?, is_marked_open(data_dir));
     match length(path)? {
         Some(1..) if was_open && wal_length.is_none() => Ok(Found::DatabaseWithoutLog),
-        // There is one after an unclean stop, ours or another program's.
+        // A WAL exists after an unclean stop, of this program or another one.
         Some(1..) if wal_length.is_some_and(|length| length > 0) => {
-            look_at_log(wal, marked_durability(data_dir).unwrap_or(durability))
+            inspect_log(wal, marked_durability(data_dir).unwrap_or(durability))
         }
         Some(1..) => Ok(Found::Database),
         _ if wal_length.is_some_and(|length| length > 0) => Err(OpenError::Missing {
@@ -341,9 +347,9 @@ fn look(data_dir: &Path, path: &Path, durability: Durability) -> Result<Found, O
     }
 }
 
-/// What the log is found to be that was written with this durability. It is opened as SQLite is going to, which would
-/// not say that it may only read.
-fn look_at_log(path: PathBuf, durability: Durability) -> Result<Found, OpenError> {
+/// Inspects a WAL that was written with this durability. It is opened for writing as SQLite will
+/// open it: SQLite would not report that it may only read.
+fn inspect_log(path: PathBuf, durability: Durability) -> Result<Found, OpenError> {
     let examined = OpenOptions::new()
         .read(true)
         .write(true)
@@ -360,7 +366,8 @@ fn look_at_log(path: PathBuf, durability: Durability) -> Result<Found, OpenError
     }
 }
 
-/// Notes that the database has a log now, which belongs to it until it is closed, and what its commits survive.
+/// Records that the database has a WAL now, which belongs to it until it is closed, and the
+/// durability of its commits.
 pub(crate) fn mark_open(data_dir: &Path, durability: Durability) -> Result<(), OpenError> {
     let path = data_dir.join(OPEN_FILE);
     let made = private()
@@ -369,7 +376,7 @@ pub(crate) fn mark_open(data_dir: &Path, durability: Durability) -> Result<(), O
         .open(&path)
         .and_then(|mut mark| {
             if marked_durability(data_dir) != Some(durability) {
-                // A full disk keeps no server from starting: a mark that says nothing is one, too.
+                // A full disk must not prevent a start: an empty mark is a mark, too.
                 let _ = mark
                     .set_len(0)
                     .and_then(|()| mark.write_all(durability_mark(durability).as_bytes()))
@@ -387,8 +394,8 @@ fn durability_mark(durability: Durability) -> &'static str {
     }
 }
 
-/// What the mark is to say while the log may have what a server of the other durability wrote: less than this one
-/// promises.
+/// Returns the durability to record while the WAL may contain commits of a server with the other
+/// durability: the lower one.
 pub(crate) fn first_mark(data_dir: &Path, durability: Durability) -> Durability {
     match marked_durability(data_dir) {
         Some(Durability::Os) => Durability::Os,
@@ -396,7 +403,7 @@ pub(crate) fn first_mark(data_dir: &Path, durability: Durability) -> Durability 
     }
 }
 
-/// That of the server which did not stop, if it is known.
+/// Returns the durability of the server that was not stopped, if it is known.
 fn marked_durability(data_dir: &Path) -> Option<Durability> {
     let mark = fs::read(data_dir.join(OPEN_FILE)).ok()?;
     [Durability::Fsync, Durability::Os]
@@ -404,11 +411,11 @@ fn marked_durability(data_dir: &Path) -> Option<Durability> {
         .find(|durability| mark == durability_mark(*durability).as_bytes())
 }
 
-/// Notes that the log was folded into the database and is gone.
+/// Records that the WAL was moved into the database and removed.
 pub(crate) fn mark_closed(data_dir: &Path) {
     let wal = beside(&data_dir.join(DATABASE_FILE), "-wal");
     if !wal.exists() {
-        // A mark that stays makes the next start say more than it has to.
+        // A mark that stays only causes an unneeded warning at the next start.
         let _ = fs::remove_file(data_dir.join(OPEN_FILE));
     }
 }
@@ -417,28 +424,28 @@ fn is_marked_open(data_dir: &Path) -> bool {
     data_dir.join(OPEN_FILE).exists()
 }
 
-/// The writer's connection, once more.
+/// Opens another connection for the writer.
 pub(crate) fn open_writer(path: &Path, options: &Options) -> rusqlite::Result<Connection> {
     let connection = connect(path)?;
-    // It has had a log before.
+    // The database has had a WAL before.
     set_up_writer(&connection, options)?;
     Ok(connection)
 }
 
-/// A connection that is not used: as long as it is open, the database keeps its log and the log its index, whatever
-/// becomes of other connections.
+/// Opens a connection that is not used: as long as it is open, the database keeps its WAL and the
+/// WAL its index, whatever happens to other connections.
 pub(crate) fn open_keeper(path: &Path) -> Result<Connection, OpenError> {
     let open = || {
         let connection = connect(path)?;
-        // The log is opened by the first read.
+        // The first read opens the WAL.
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
         Ok(connection)
     };
     open().map_err(|source| database_error(path, source))
 }
 
-/// What SQLite says, unless it can't use a file beside the database: it does not tell which, and a backup of the
-/// database would not help.
+/// Returns SQLite's error, unless a file beside the database can't be used: SQLite does not name
+/// that file, and a backup of the database would not help.
 fn database_error(path: &Path, source: rusqlite::Error) -> OpenError {
     for suffix in ["-wal", "-shm"] {
         let path = beside(path, suffix);
@@ -455,7 +462,7 @@ fn database_error(path: &Path, source: rusqlite::Error) -> OpenError {
     }
 }
 
-/// A connection that can't write.
+/// Opens a connection that can't write.
 pub(crate) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     let connection = connect(path)?;
     connection.pragma_update(None, "query_only", true)?;
@@ -463,7 +470,8 @@ pub(crate) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    // Without `SQLITE_OPEN_CREATE`: a file that vanishes while the server runs must not be replaced by an empty one.
+    // Without `SQLITE_OPEN_CREATE`: a file that vanishes while the server runs must not be replaced
+    // by an empty one.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
@@ -473,8 +481,9 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Whether there is a write-ahead log. Without one, readers and the writer would wait for each other, and a copy taken
-/// meanwhile would not be one; memory databases and some file systems refuse it.
+/// Sets up the writer's connection; returns whether the database has a write-ahead log. Without
+/// one, readers and the writer would wait for each other, and a copy taken while the server runs
+/// would be inconsistent. Memory databases and some file systems do not support one.
 fn set_up_writer(connection: &Connection, options: &Options) -> rusqlite::Result<bool> {
     let mode: String =
         connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
@@ -486,11 +495,12 @@ fn set_up_writer(connection: &Connection, options: &Options) -> rusqlite::Result
         Durability::Os => "NORMAL",
     };
     connection.pragma_update(None, "synchronous", synchronous)?;
-    // On macOS a plain fsync leaves the data in the disk's cache; elsewhere these change nothing.
+    // On macOS a plain fsync leaves the data in the disk's cache; elsewhere these have no effect.
     connection.pragma_update(None, "fullfsync", options.durability == Durability::Fsync)?;
     connection.pragma_update(None, "checkpoint_fullfsync", true)?;
     connection.pragma_update(None, "foreign_keys", true)?;
-    // For what isn't sealed, as far as it costs no further pages. The page on which keys began needs it.
+    // For unsealed values, as far as it costs no further pages. The first page of the keys
+    // needs it.
     connection.pragma_update(None, "secure_delete", "FAST")?;
     connection.pragma_update(None, "journal_size_limit", WAL_KEEP_BYTES)?;
     if let Some(max_bytes) = options.max_bytes {
@@ -506,7 +516,7 @@ fn set_up_writer(connection: &Connection, options: &Options) -> rusqlite::Result
     Ok(true)
 }
 
-/// Makes the directory, and those on the way to it, for their owner only.
+/// Creates the directory and its missing parents, for their owner only.
 fn create_dir(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
@@ -518,8 +528,9 @@ fn create_dir(path: &Path) -> io::Result<()> {
     builder.create(path)
 }
 
-/// Makes the file with a mode that SQLite then gives to its other files too, and lets its name and those of the
-/// directories on the way to it survive a power cut. An empty file is taken for one that was left half-way.
+/// Creates the file with a mode that SQLite then gives to its other files too, and syncs its name
+/// and those of its parent directories, so that they survive a power failure. An empty file counts
+/// as one whose creation was interrupted.
 fn create_file(path: &Path) -> io::Result<()> {
     private()
         .create(true)
@@ -529,7 +540,7 @@ fn create_file(path: &Path) -> io::Result<()> {
     let directories = path.ancestors().skip(1);
     for (depth, directory) in directories.enumerate() {
         match sync_dir(directory) {
-            // Those above our own may not be ours to open.
+            // Directories above the data directory may not be readable.
             Err(error) if depth > 0 && error.kind() == io::ErrorKind::PermissionDenied => break,
             synced => synced?,
         }
@@ -537,7 +548,7 @@ fn create_file(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// For the owner only.
+/// Returns options for files that only the owner may read and write.
 fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true);
@@ -546,7 +557,7 @@ fn private() -> OpenOptions {
     options
 }
 
-/// Makes new names in a directory survive a power cut.
+/// Syncs a directory, so that new names in it survive a power failure.
 fn sync_dir(path: &Path) -> io::Result<()> {
     if cfg!(unix) {
         let path = if path.as_os_str().is_empty() {
@@ -564,7 +575,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn database_that_can_have_no_log_is_refused() {
+    fn database_without_wal_support_is_refused() {
         let memory = Connection::open_in_memory().unwrap();
         assert!(!set_up_writer(&memory, &Options::default()).unwrap());
     }

@@ -1,9 +1,9 @@
-//! Who did what: text beside each update while it is in the log, which names rows of `authors`; rows of their own once
-//! a snapshot has merged it.
+//! Provenance of documents. While an update is in the log, its contributions are text in its row,
+//! which refers to rows of `authors`; once a snapshot has merged it, they are rows of their own.
 //!
-//! Both have checksums of their own, so that damage to them keeps nobody from the document. A snapshot goes over
-//! damage too: of an update whose contributions are damaged there remains a record without names; a damaged row
-//! stays as it is.
+//! Both have checksums of their own, so that corrupt provenance never blocks loading a document,
+//! and never blocks a snapshot either: an update with corrupt contributions leaves a record without
+//! names; a corrupt row stays as it is.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::mem;
@@ -19,23 +19,23 @@ use crate::authors::{AuthorNames, Authors};
 use crate::checksum::Checksum;
 use crate::error::document_error;
 
-/// Contributions as they stand in an update's row.
+/// Contributions as stored in the row of an update.
 pub(crate) struct ContributionsText {
     /// A JSON array, which SQLite's own functions can read.
     pub(crate) text: String,
     pub(crate) checksum: i64,
 }
 
-/// Records that one snapshot makes at most. Beyond it they are folded further, so that no document keeps the others
-/// waiting.
+/// The number of records that one snapshot writes at most. Beyond it the records are folded
+/// further, so that one document does not delay the others.
 const MAX_RECORDS: u32 = 10_000;
-/// Records that wait to be merged while a log is read.
+/// The number of records that are collected from a log before they are merged.
 const MAX_UNMERGED: usize = 4 * MAX_RECORDS as usize;
 
-/// More than a contribution takes by itself, and more than each of its runs of operations takes, in bytes.
+/// An upper bound in bytes for a contribution by itself, and for each of its runs of operations.
 pub(crate) const MAX_TEXT_BYTES: usize = 64;
 
-/// Contributions for an update's row. Makes rows of those authors that have none.
+/// Encodes contributions for the row of an update. Inserts rows of authors that have none.
 pub(crate) fn contributions_text(
     connection: &Connection,
     authors: &mut Authors,
@@ -45,18 +45,18 @@ pub(crate) fn contributions_text(
     contributions: &[Contribution],
 ) -> rusqlite::Result<ContributionsText> {
     let mut texts = Vec::with_capacity(contributions.len());
-    let mut who = Vec::with_capacity(contributions.len());
+    let mut author_checksums = Vec::with_capacity(contributions.len());
     for contribution in contributions {
         let author = authors.row(connection, document, &contribution.author)?;
         texts.push(text_of(&contribution.bounded(), author.id, at));
-        who.push(author.checksum);
+        author_checksums.push(author.checksum);
     }
     let text = serde_json::to_string(&texts).expect("numbers are JSON");
-    let checksum = contributions_checksum(document, seq, at, text.as_bytes(), &who);
+    let checksum = contributions_checksum(document, seq, at, text.as_bytes(), &author_checksums);
     Ok(ContributionsText { text, checksum })
 }
 
-/// Contributions out of an update's row; `None` if they are damaged.
+/// Decodes the contributions in the row of an update; `None` if they are corrupt.
 pub(crate) fn contributions(
     names: &mut AuthorNames<'_>,
     document: i64,
@@ -69,38 +69,46 @@ pub(crate) fn contributions(
         return Ok(None);
     };
     let mut contributions = Vec::with_capacity(parsed.len());
-    let mut who = Vec::with_capacity(parsed.len());
+    let mut author_checksums = Vec::with_capacity(parsed.len());
     for one in parsed {
         let Some((author, author_checksum)) = names.get(one.0)? else {
             return Ok(None);
         };
-        who.push(*author_checksum);
+        author_checksums.push(*author_checksum);
         contributions.push(contribution_of(one, author.clone(), at));
     }
-    let sound = checksum == contributions_checksum(document, seq, at, text, &who);
-    Ok(sound.then_some(contributions))
+    let is_valid = checksum == contributions_checksum(document, seq, at, text, &author_checksums);
+    Ok(is_valid.then_some(contributions))
 }
 
 fn parse(text: ValueRef<'_>) -> Option<(&[u8], Vec<ContributionText>)> {
-    // Not read as text by rusqlite, to which an update with damaged text would be an error as a whole.
+    // Rusqlite would report corrupt text as an error of the whole row, so it does not read it
+    // as text.
     let ValueRef::Text(text) = text else {
         return None;
     };
     Some((text, serde_json::from_slice(text).ok()?))
 }
 
-fn contributions_checksum(document: i64, seq: i64, at: Timestamp, text: &[u8], who: &[i64]) -> i64 {
+fn contributions_checksum(
+    document: i64,
+    seq: i64,
+    at: Timestamp,
+    text: &[u8],
+    author_checksums: &[i64],
+) -> i64 {
     let checksum = Checksum::default()
         .number(document)
         .number(seq)
         .number(at.0)
         .bytes(text);
-    who.iter()
+    author_checksums
+        .iter()
         .fold(checksum, |checksum, author| checksum.number(*author))
         .finish()
 }
 
-/// All that is known of who made a document.
+/// Returns the provenance of a document.
 pub(crate) fn provenance(
     connection: &Connection,
     document: DocumentId,
@@ -117,13 +125,13 @@ pub(crate) fn provenance(
             return Ok(None);
         }
         let rows = rows(connection, "document = ?1", [id])?;
-        let log = log(connection, id, i64::MAX)?;
+        let log = logged_contributions(connection, id, i64::MAX)?;
         Ok(Some((rows, log)))
     };
     let (rows, log) = collect().map_err(document_error(document))?.ok_or(gone)?;
     let damaged = |what: &str, number| StoreError::Corrupt {
         document: Some(document),
-        what: format!("who made it is damaged: {what} {number} is not what was written"),
+        what: format!("its provenance is corrupt: {what} {number} differs from what was written"),
     };
     let mut records = Vec::new();
     for row in rows {
@@ -131,7 +139,7 @@ pub(crate) fn provenance(
         records.push(record.ok_or_else(|| damaged("record", row.number))?);
     }
     for (seq, _, contributions) in log {
-        let contributions = contributions.ok_or_else(|| damaged("that of update", seq))?;
+        let contributions = contributions.ok_or_else(|| damaged("update", seq))?;
         records.extend(contributions.iter().flat_map(Contribution::records));
     }
     Ok(merge(records))
@@ -139,8 +147,8 @@ pub(crate) fn provenance(
 
 /// Replaces all updates through `through` by rows of their contributions.
 ///
-/// Only records of one connection join, so of the others no more is read than whether they are old: a document that
-/// many have worked on is as quickly compacted as another.
+/// Only records of one connection can be joined, so of other connections only old records are read:
+/// the compaction of a document with many authors is as fast as of any other.
 pub(crate) fn fold_log(
     connection: &Connection,
     authors: &mut Authors,
@@ -149,8 +157,8 @@ pub(crate) fn fold_log(
     fold_before: Timestamp,
 ) -> rusqlite::Result<()> {
     let mut records = Vec::new();
-    each_of_log(connection, document, through, |_, at, contributions| {
-        // Somebody did something.
+    for_each_logged_update(connection, document, through, |_, at, contributions| {
+        // An unknown author made the update.
         let contributions = contributions.unwrap_or_else(|| {
             vec![Contribution {
                 author: Author::default(),
@@ -164,7 +172,7 @@ pub(crate) fn fold_log(
         }
     })?;
 
-    // Those of the log, and the one that old records are folded into.
+    // The connections in the log, and the empty one, which old records are folded into.
     let mut numbers = BTreeMap::from([(String::new(), Numbers::default())]);
     for record in &records {
         if !numbers.contains_key(&record.author.connection) {
@@ -188,7 +196,7 @@ pub(crate) fn fold_log(
             }
         }
     }
-    // If there are more, the next snapshot folds them.
+    // The next snapshot folds the rest.
     let old = rows(
         connection,
         "document = ?1 AND last_at < ?2 AND connection <> '' LIMIT ?3",
@@ -210,7 +218,7 @@ pub(crate) fn fold_log(
     for record in &new {
         let number = numbers
             .get_mut(&record.author.connection)
-            .expect("what changes is of these connections")
+            .expect("changed records belong to these connections")
             .next();
         insert(connection, document, number, record)?;
     }
@@ -221,7 +229,7 @@ pub(crate) fn fold_log(
     authors.sweep(connection, document, &named(connection, document)?)
 }
 
-/// The records themselves, or if they are too many, one for each author and connection.
+/// Returns the records unchanged, or if they are too many, one for each author and connection.
 fn bounded(mut records: Vec<ProvenanceRecord>) -> Vec<ProvenanceRecord> {
     if records.len() <= MAX_RECORDS as usize {
         return records;
@@ -232,7 +240,7 @@ fn bounded(mut records: Vec<ProvenanceRecord>) -> Vec<ProvenanceRecord> {
     merge(records)
 }
 
-/// The rows of authors that the updates of a document name.
+/// Returns the rows of authors that the updates of a document refer to.
 fn named(connection: &Connection, document: i64) -> rusqlite::Result<HashSet<i64>> {
     let mut named = HashSet::new();
     let mut select =
@@ -254,7 +262,7 @@ fn named(connection: &Connection, document: i64) -> rusqlite::Result<HashSet<i64
 #[derive(Default)]
 struct Numbers {
     last: i64,
-    /// May be any. These rows stay.
+    /// The numbers of corrupt rows, which may be any. These rows stay.
     damaged: Vec<i64>,
 }
 
@@ -269,9 +277,9 @@ impl Numbers {
 }
 
 struct RecordRow {
-    /// Different for each row of a document and connection.
+    /// A number that is unique for the document and connection.
     number: i64,
-    /// `None` if it is damaged.
+    /// The record; `None` if it is corrupt.
     record: Option<ProvenanceRecord>,
 }
 
@@ -288,7 +296,7 @@ fn rows(
     let rows = select.query_map(params, |row| {
         let number = row.get(0)?;
         let document = row.get(11)?;
-        // What fails here is a value that was not written so.
+        // A conversion fails here if the value differs from what was written.
         let record = record(row).ok();
         let record = record
             .filter(|(record, checksum)| *checksum == record_checksum(document, number, record));
@@ -378,16 +386,21 @@ fn record_checksum(document: i64, number: i64, record: &ProvenanceRecord) -> i64
 
 type LogRow = (i64, Timestamp, Option<Vec<Contribution>>);
 
-/// The updates through a position: where, when and who; `None` if that is damaged.
-fn log(connection: &Connection, document: i64, through: i64) -> rusqlite::Result<Vec<LogRow>> {
+/// Returns position, time and contributions of the updates through a position; the contributions
+/// are `None` if they are corrupt.
+fn logged_contributions(
+    connection: &Connection,
+    document: i64,
+    through: i64,
+) -> rusqlite::Result<Vec<LogRow>> {
     let mut log = Vec::new();
-    each_of_log(connection, document, through, |seq, at, contributions| {
+    for_each_logged_update(connection, document, through, |seq, at, contributions| {
         log.push((seq, at, contributions));
     })?;
     Ok(log)
 }
 
-fn each_of_log(
+fn for_each_logged_update(
     connection: &Connection,
     document: i64,
     through: i64,
@@ -409,16 +422,16 @@ fn each_of_log(
     Ok(())
 }
 
-/// A contribution in the file, an array: its author's row, milliseconds after its update's `at`, and for each run of
-/// operations client, start and end. Short, since each append writes one, and what a commit costs is the pages that
-/// it fills.
+/// A contribution in the file, an array: the row of its author, milliseconds after its update's
+/// `at`, and for each run of operations client, start and end. It is short, since each append
+/// writes one, and the cost of a commit is the pages that it fills.
 type ContributionText = (i64, i64, Vec<(u64, u64, u64)>);
 
 fn text_of(contribution: &Contribution, author: i64, at: Timestamp) -> ContributionText {
     let range = |range: &OperationRange| (range.client, range.start, range.end);
     (
         author,
-        // Wrapping, here and back, any two instants are a difference.
+        // Wrapping, here and in the decoder, gives a difference for any two instants.
         contribution.at.0.wrapping_sub(at.0),
         contribution.operations.iter().map(range).collect(),
     )

@@ -1,4 +1,5 @@
-//! Each kind of read as SQL, on one state of the database; what comes back was compared with its checksum.
+//! The SQL of each kind of read, on one state of the database. Results have been compared with
+//! their checksums.
 
 use bytes::Bytes;
 use meshagent_store::path::{below, name};
@@ -17,7 +18,7 @@ use crate::schema::DOCUMENT;
 use crate::seal::{Key, Kind};
 use crate::write::{file_checksum, schema_checksum, snapshot_checksum, update_checksum};
 
-/// Stands for the end of a range without one: to SQLite every blob is greater than every text.
+/// The end of a range without a bound: in SQLite every blob is greater than every text.
 pub(crate) const END_OF_TEXT: &[u8] = &[];
 
 pub(crate) fn stat(
@@ -34,7 +35,8 @@ pub(crate) fn stat(
         };
         let leaf = connection
             .prepare_cached(
-                "SELECT path, kind, size, created_at, updated_at FROM entries WHERE room = ?1 AND path = ?2",
+                "SELECT path, kind, size, created_at, updated_at FROM entries
+                 WHERE room = ?1 AND path = ?2",
             )?
             .query_row(params![room, path], |row| entry(name(path), row))
             .optional()?;
@@ -62,7 +64,7 @@ pub(crate) fn list(
                  WHERE room = ?1 AND path >= ?2 AND path < coalesce(?3, ?4) ORDER BY path",
             )?;
             let mut next = Some(start);
-            // Once per folder: whatever is below it is skipped, however much it is.
+            // One query for each folder: the entries below it are skipped, however many they are.
             while let Some(start) = next.take() {
                 let mut rows = select.query(params![room, start, end, END_OF_TEXT])?;
                 while entries.len() < max
@@ -85,7 +87,7 @@ pub(crate) fn list(
     if entries.is_empty() && !path.is_empty() {
         return Ok(None);
     }
-    // By name, which is not the order of the paths: `a-b` is between `a` and `a/b`.
+    // The order by name differs from the order of the paths: `a-b` is between `a` and `a/b`.
     entries.sort_by(|a, b| (&a.name, a.kind).cmp(&(&b.name, b.kind)));
     Ok(Some(entries))
 }
@@ -101,13 +103,15 @@ pub(crate) fn load(
         };
         connection
             .prepare_cached(
-                "SELECT id, last_seq, created_at, updated_at FROM entries WHERE room = ?1 AND path = ?2 AND kind = 1",
+                "SELECT id, last_seq, created_at, updated_at FROM entries
+                 WHERE room = ?1 AND path = ?2 AND kind = 1",
             )?
-            .query_row(params![room, path], Head::of)
+            .query_row(params![room, path], Head::from_row)
             .optional()
     };
     let head = find().map_err(store_error)?;
-    head.map(|head| whole(connection, &head)).transpose()
+    head.map(|head| load_document(connection, &head))
+        .transpose()
 }
 
 pub(crate) fn load_by_id(
@@ -121,12 +125,13 @@ pub(crate) fn load_by_id(
         .prepare_cached(
             "SELECT id, last_seq, created_at, updated_at FROM entries WHERE id = ?1 AND kind = 1",
         )
-        .and_then(|mut select| select.query_row([id], Head::of).optional())
+        .and_then(|mut select| select.query_row([id], Head::from_row).optional())
         .map_err(document_error(document))?;
-    head.map(|head| whole(connection, &head)).transpose()
+    head.map(|head| load_document(connection, &head))
+        .transpose()
 }
 
-/// A document's row.
+/// The row of a document.
 struct Head {
     id: i64,
     last_seq: i64,
@@ -135,7 +140,7 @@ struct Head {
 }
 
 impl Head {
-    fn of(row: &Row<'_>) -> rusqlite::Result<Self> {
+    fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
             id: row.get(0)?,
             last_seq: row.get(1)?,
@@ -145,8 +150,8 @@ impl Head {
     }
 }
 
-/// The document with all that belongs to it.
-fn whole(connection: &Connection, head: &Head) -> Result<StoredDocument, StoreError> {
+/// Loads a document with everything that belongs to it.
+fn load_document(connection: &Connection, head: &Head) -> Result<StoredDocument, StoreError> {
     let document = DocumentId(head.id.unsigned_abs());
     let schema = connection
         .prepare_cached("SELECT schema, checksum FROM schemas WHERE document = ?1")
@@ -163,7 +168,7 @@ fn whole(connection: &Connection, head: &Head) -> Result<StoredDocument, StoreEr
         Some(_) => {
             return Err(corrupt(
                 document,
-                "its schema has another checksum than when it was written",
+                "the checksum of its schema does not match",
             ));
         }
         None => return Err(corrupt(document, "its schema is missing")),
@@ -192,7 +197,7 @@ fn whole(connection: &Connection, head: &Head) -> Result<StoredDocument, StoreEr
             if checksum != snapshot_checksum(head.id, through, Data::Bytes(&state)) {
                 return Err(corrupt(
                     document,
-                    "its snapshot has another checksum than when it was written",
+                    "the checksum of its snapshot does not match",
                 ));
             }
             (through, Some(Bytes::from(state)))
@@ -227,7 +232,8 @@ pub(crate) fn follow(
     let id = i64::try_from(document.0).map_err(|_| StoreError::NoSuchDocument { document })?;
     let through: Option<i64> = connection
         .prepare_cached(
-            "SELECT coalesce(through, 0) FROM entries LEFT JOIN snapshots ON document = id WHERE id = ?1 AND kind = 1",
+            "SELECT coalesce(through, 0) FROM entries LEFT JOIN snapshots ON document = id
+             WHERE id = ?1 AND kind = 1",
         )
         .and_then(|mut select| select.query_row([id], |row| row.get(0)).optional())
         .map_err(document_error(document))?;
@@ -237,7 +243,7 @@ pub(crate) fn follow(
     if after < through {
         return Err(StoreError::Compacted { document, through });
     }
-    // Beyond what SQLite can count there are no updates either.
+    // Beyond SQLite's range of integers there are no updates.
     let Ok(after) = i64::try_from(after.0) else {
         return Ok(Vec::new());
     };
@@ -250,7 +256,7 @@ pub(crate) fn follow(
     )
 }
 
-/// The updates after a position, compared with their checksums and without gaps.
+/// Returns the updates after a position, compared with their checksums and without gaps.
 fn updates(
     connection: &Connection,
     document: DocumentId,
@@ -282,7 +288,7 @@ fn updates(
             }
             if checksum != update_checksum(id, seq, at, Data::Bytes(&data)) {
                 return Ok(Some(format!(
-                    "its update {seq} has another checksum than when it was written"
+                    "the checksum of its update {seq} does not match"
                 )));
             }
             updates.push(StoredUpdate {
@@ -300,7 +306,7 @@ fn updates(
     }
 }
 
-/// A value as it was given to us: the one that was kept, or its content in parts.
+/// Returns a value unsealed: the one in the row, or its content in parts.
 fn unsealed(
     connection: &Connection,
     key: &Key,
@@ -328,7 +334,8 @@ pub(crate) fn read_file(
         };
         connection
             .prepare_cached(
-                "SELECT id, created_at, updated_at, mime_type, data, checksum FROM entries JOIN files ON file = id
+                "SELECT id, created_at, updated_at, mime_type, data, checksum
+                 FROM entries JOIN files ON file = id
                  WHERE room = ?1 AND path = ?2",
             )?
             .query_row(params![room, path], |row| {
@@ -354,9 +361,7 @@ pub(crate) fn read_file(
         }
         Some(_) => Err(StoreError::Corrupt {
             document: None,
-            what: format!(
-                "the file {path:?} of room {room} has another checksum than when it was written"
-            ),
+            what: format!("the checksum of the file {path:?} in room {room} does not match"),
         }),
     }
 }
@@ -364,7 +369,8 @@ pub(crate) fn read_file(
 pub(crate) fn stats(connection: &rusqlite::Transaction<'_>) -> Result<StoreStats, StoreError> {
     let count = || {
         let mut select = connection.prepare_cached(
-            "SELECT kind, count(*), coalesce(sum(size), 0) FROM entries WHERE room > 0 GROUP BY kind",
+            "SELECT kind, count(*), coalesce(sum(size), 0) FROM entries
+             WHERE room > 0 GROUP BY kind",
         )?;
         let mut rows = select.query([])?;
         let mut stats = StoreStats::default();
@@ -383,7 +389,7 @@ pub(crate) fn stats(connection: &rusqlite::Transaction<'_>) -> Result<StoreStats
     count().map_err(store_error)
 }
 
-/// The projects that have rooms.
+/// Returns the projects that have rooms.
 pub(crate) fn projects(connection: &Connection) -> Result<Vec<String>, StoreError> {
     let select = || {
         connection
@@ -394,7 +400,7 @@ pub(crate) fn projects(connection: &Connection) -> Result<Vec<String>, StoreErro
     select().map_err(store_error)
 }
 
-/// Reads something of no meaning.
+/// Reads a row that has no meaning, to test the database.
 pub(crate) fn probe(connection: &rusqlite::Transaction<'_>) -> Result<(), StoreError> {
     connection
         .prepare_cached("SELECT count FROM probe")
@@ -417,11 +423,14 @@ pub(crate) fn has_children(
 ) -> rusqlite::Result<bool> {
     let (start, end) = below(folder);
     connection
-        .prepare_cached("SELECT 1 FROM entries WHERE room = ?1 AND path >= ?2 AND path < coalesce(?3, ?4) LIMIT 1")?
+        .prepare_cached(
+            "SELECT 1 FROM entries
+                         WHERE room = ?1 AND path >= ?2 AND path < coalesce(?3, ?4) LIMIT 1",
+        )?
         .exists(params![room, start, end, END_OF_TEXT])
 }
 
-/// From a row of path, kind, size, `created_at`, `updated_at`.
+/// Converts a row of path, kind, size, `created_at`, `updated_at`.
 fn entry(name: &str, row: &Row<'_>) -> rusqlite::Result<Entry> {
     let kind: i64 = row.get(1)?;
     let size: i64 = row.get(2)?;

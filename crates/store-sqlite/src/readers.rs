@@ -1,4 +1,4 @@
-//! The connections that only read: a few, lent one at a time, opened when first needed.
+//! A pool of read-only connections, which are opened when they are first needed.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,11 +11,13 @@ use crate::error::store_error;
 use crate::identity::OpenFiles;
 use crate::open::open_reader;
 
-/// Reads at the same time. More of them wait for one another, never for the writer; SQLite's reads are bound by
-/// the processor, so more connections than processors would only cost memory.
+/// The number of concurrent reads. Further reads wait for one of these, never for the writer.
+/// SQLite's reads are bound by the processor, so more connections than processors would only
+/// cost memory.
 pub(crate) const MAX_READERS: usize = 8;
-/// How long new reads wait for those that are under way, when the log is to be emptied; and how long they don't,
-/// before they do so again. Twice as long each time that it was too short, as on a machine that is overloaded.
+/// The time for which new reads wait for those in flight when the WAL is to be emptied, and then
+/// the time for which they don't, before they wait again. It doubles each time that it was too
+/// short, for example on an overloaded machine.
 const HOLD: Duration = Duration::from_millis(50);
 const MAX_HOLD: Duration = Duration::from_millis(800);
 
@@ -30,10 +32,10 @@ pub(crate) struct Readers {
 #[derive(Debug, Default)]
 struct State {
     idle: Vec<Connection>,
-    lent: usize,
-    /// New reads wait until then, or waited.
+    in_use: usize,
+    /// New reads wait, or waited, until this instant.
     held_until: Option<Instant>,
-    /// For how long.
+    /// The duration of that wait.
     held: Duration,
 }
 
@@ -47,32 +49,35 @@ impl Readers {
         }
     }
 
-    /// Runs `read` on one state of the database, whatever is committed meanwhile.
+    /// Runs `read` on one state of the database, regardless of commits in the meantime.
     pub(crate) fn read<T>(
         &self,
         read: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        Self::read_with(self.lend()?, read)
+        Self::read_with(self.acquire()?, read)
     }
 
-    /// The same if a connection is free; `None` if all of them read just now.
+    /// Does the same if a connection is free; `None` if all of them are in use.
     pub(crate) fn try_read<T>(
         &self,
         read: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>,
     ) -> Result<Option<T>, StoreError> {
         let state = self.state();
-        if state.lent >= MAX_READERS || state.held_for().is_some() {
+        if state.in_use >= MAX_READERS || state.held_for().is_some() {
             return Ok(None);
         }
-        let lent = self.lend_one(state)?;
-        Self::read_with(lent, read).map(Some)
+        let pooled = self.take_connection(state)?;
+        Self::read_with(pooled, read).map(Some)
     }
 
     fn read_with<T>(
-        mut lent: Lent<'_>,
+        mut pooled: PooledConnection<'_>,
         read: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let connection = lent.connection.as_mut().expect("there until it is dropped");
+        let connection = pooled
+            .connection
+            .as_mut()
+            .expect("only `drop` takes the connection");
         let result = connection
             .transaction()
             .map_err(store_error)
@@ -81,64 +86,69 @@ impl Readers {
             result,
             Err(StoreError::Unavailable(_) | StoreError::Corrupt { document: None, .. })
         ) {
-            // The fault may lie in the connection; the next read gets a new one.
-            lent.connection = None;
+            // The connection may be the cause; the next read gets a new one.
+            pooled.connection = None;
         }
         result
     }
 
-    /// The same for a document that is going to be edited: what only files without a name have, it must not show.
+    /// Does the same for a document that will be edited: it must not show content that exists only
+    /// in deleted files.
     pub(crate) fn read_document<T>(
         &self,
         read: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        self.files.still_there()?;
+        self.files.check_known()?;
         let result = self.read(read)?;
-        // Afterwards: whoever wrote what was read found the files there, or is going to be refused.
+        // The check follows the read: the commit of the content has found the files in place, or
+        // will be refused.
         self.files.check_written()?;
         Ok(result)
     }
 
-    fn lend(&self) -> Result<Lent<'_>, StoreError> {
+    fn acquire(&self) -> Result<PooledConnection<'_>, StoreError> {
         let mut state = self.state();
         loop {
             if let Some(pause) = state.held_for() {
                 let waited = self.returned.wait_timeout(state, pause);
                 state = waited.unwrap_or_else(PoisonError::into_inner).0;
-            } else if state.lent >= MAX_READERS {
+            } else if state.in_use >= MAX_READERS {
                 let waited = self.returned.wait(state);
                 state = waited.unwrap_or_else(PoisonError::into_inner);
             } else {
                 break;
             }
         }
-        self.lend_one(state)
+        self.take_connection(state)
     }
 
-    /// One of those that there may be.
-    fn lend_one<'a>(&'a self, mut state: MutexGuard<'a, State>) -> Result<Lent<'a>, StoreError> {
-        state.lent += 1;
+    /// Returns one of the connections that the limit allows.
+    fn take_connection<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+    ) -> Result<PooledConnection<'a>, StoreError> {
+        state.in_use += 1;
         let idle = state.idle.pop();
         drop(state);
-        // From here on, a drop gives the place back.
-        let mut lent = Lent {
+        // From here on, a drop returns the connection's place.
+        let mut pooled = PooledConnection {
             readers: self,
             connection: idle,
         };
-        if lent.connection.is_none() {
+        if pooled.connection.is_none() {
             let connection = open_reader(&self.path);
-            // It may be one to another file.
+            // The connection may have opened another file.
             self.files.check()?;
-            lent.connection = Some(connection.map_err(store_error)?);
+            pooled.connection = Some(connection.map_err(store_error)?);
         }
-        Ok(lent)
+        Ok(pooled)
     }
 
-    /// Whether no read is under way. If one is, new ones are held back for a moment, now and then, so that there will
-    /// be none.
+    /// Returns whether no read is in flight. If one is, new reads are held back for a moment, now
+    /// and then, so that none will be.
     pub(crate) fn are_idle(&self) -> bool {
         let mut state = self.state();
-        if state.lent == 0 {
+        if state.in_use == 0 {
             return true;
         }
         let now = Instant::now();
@@ -152,7 +162,7 @@ impl Readers {
         false
     }
 
-    /// Holds nothing back any more.
+    /// Stops holding back reads.
     pub(crate) fn release(&self) {
         let mut state = self.state();
         state.held_until = None;
@@ -167,22 +177,22 @@ impl Readers {
 }
 
 impl State {
-    /// How long new reads have to wait still.
+    /// Returns how long new reads still have to wait.
     fn held_for(&self) -> Option<Duration> {
         let pause = self.held_until?.checked_duration_since(Instant::now())?;
         (!pause.is_zero()).then_some(pause)
     }
 }
 
-struct Lent<'a> {
+struct PooledConnection<'a> {
     readers: &'a Readers,
     connection: Option<Connection>,
 }
 
-impl Drop for Lent<'_> {
+impl Drop for PooledConnection<'_> {
     fn drop(&mut self) {
         let mut state = self.readers.state();
-        state.lent -= 1;
+        state.in_use -= 1;
         state.idle.extend(self.connection.take());
         self.readers.returned.notify_one();
     }

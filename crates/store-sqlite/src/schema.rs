@@ -4,21 +4,22 @@ use rusqlite::{Connection, Error, TransactionBehavior};
 
 use crate::upgrade;
 
-/// Marks the file as ours (`PRAGMA application_id`), the letters `MsRm`.
+/// Marks a file as a database of this program (`PRAGMA application_id`), the letters `MsRm`.
 pub(crate) const APPLICATION_ID: i32 = 0x4d73_526d;
-/// The format that this code writes (`PRAGMA user_version`). Raise it with every change of the tables, and add the
-/// step from the version before to [`prepare`].
+/// The format that this code writes (`PRAGMA user_version`). Raise it with every change of the
+/// tables, and add the upgrade from the version before to [`prepare`].
 pub(crate) const FORMAT: i32 = 4;
 
-/// `entries.kind` of a document.
+/// The `entries.kind` of a document.
 pub(crate) const DOCUMENT: i64 = 1;
-/// `entries.kind` of a file.
+/// The `entries.kind` of a file.
 pub(crate) const FILE: i64 = 2;
 
 /// Paths compare byte by byte (SQLite's default collation).
 ///
-/// Ids are never given twice (`AUTOINCREMENT`), since a server may still hold one of a deleted document. An append
-/// rewrites the document's row in `entries`, which is why everything long is in other tables.
+/// Ids are never reused (`AUTOINCREMENT`), since a server may still hold the id of a deleted
+/// document. An append rewrites the document's row in `entries`, so everything long is in
+/// other tables.
 const TABLES: &str = "
     CREATE TABLE rooms (
         id      INTEGER PRIMARY KEY,
@@ -66,8 +67,8 @@ const TABLES: &str = "
     INSERT INTO probe (id, count) VALUES (1, 0);
 ";
 
-/// The log of each document, and the authors that it names. `contributions` is JSON: who did what, in the form of
-/// `provenance.rs`. It stands before `data`, so that it can be read without passing over that.
+/// The log of each document, and the authors that it refers to. `contributions` is JSON, in the
+/// form of `provenance.rs`. It precedes `data`, so that it can be read without reading that.
 pub(crate) const UPDATES: &str = "
     CREATE TABLE updates (
         document               INTEGER NOT NULL REFERENCES entries (id) ON DELETE CASCADE,
@@ -91,8 +92,8 @@ pub(crate) const UPDATES: &str = "
     CREATE INDEX authors_of_document ON authors (document);
 ";
 
-/// Who made the updates that are merged. The range is that of `client`'s clocks; without one, it is deletions or
-/// what was folded. A client above 2⁶³ shows as a negative number.
+/// The provenance of merged updates. The range is that of `client`'s clocks; without one, the
+/// record is of deletions or was folded. A client above 2⁶³ shows as a negative number.
 pub(crate) const PROVENANCE: &str = "
     CREATE TABLE provenance (
         document     INTEGER NOT NULL REFERENCES entries (id) ON DELETE CASCADE,
@@ -111,8 +112,8 @@ pub(crate) const PROVENANCE: &str = "
     ) STRICT, WITHOUT ROWID;
 ";
 
-/// The key under which an entry's content is kept, see `seal.rs`. Rows are never removed, and point to nothing when
-/// their entry is gone.
+/// The key that seals an entry's content, see `seal.rs`. Rows are never removed; without their
+/// entry they refer to nothing.
 pub(crate) const KEYS: &str = "
     CREATE TABLE keys (
         entry INTEGER PRIMARY KEY,
@@ -120,8 +121,8 @@ pub(crate) const KEYS: &str = "
     ) STRICT;
 ";
 
-/// Content in parts, see `contents.rs`. The row that it belongs to (in `updates`, `snapshots` or `files`) has an empty
-/// value and the checksum of the whole.
+/// Content in parts, see `contents.rs`. The row that it belongs to (in `updates`, `snapshots` or
+/// `files`) has an empty value and the checksum of the whole content.
 pub(crate) const CONTENTS: &str = "
     CREATE TABLE contents (
         id       INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -142,36 +143,37 @@ pub(crate) const CONTENTS: &str = "
     ) STRICT, WITHOUT ROWID;
 ";
 
-/// There as long as pages that are free may have what earlier formats kept without a key.
-const OWED: &str = "vacuum_owed";
+/// A table that exists as long as free pages may contain unsealed content of earlier formats.
+const VACUUM_OWED: &str = "vacuum_owed";
 
-/// What a database file turned out to be.
+/// The format that a database file has.
 #[derive(Debug)]
 pub(crate) enum Format {
-    /// Ours, and ready.
+    /// The current format.
     Current {
-        /// Why remains of what earlier formats kept are still in the file, if they are.
+        /// The reason why unsealed content of earlier formats is still in the file's free pages, if
+        /// it is.
         unsealed: Option<Error>,
     },
-    /// Another program's.
+    /// The database of another program.
     Foreign,
-    /// Ours, from a later version.
+    /// The format of a later version of this program.
     Newer(i32),
 }
 
-/// Makes the tables in an empty file, brings those of an earlier version to this one, and leaves a file alone that
-/// isn't ours to write.
+/// Creates the tables in an empty file and upgrades an earlier format. Does not change a file that
+/// this version can't write.
 pub(crate) fn prepare(connection: &mut Connection) -> Result<Format, Error> {
     let format = upgrade(connection)?;
     Ok(match format {
         Format::Current { .. } => Format::Current {
-            unsealed: pay(connection).err(),
+            unsealed: vacuum_if_owed(connection).err(),
         },
         other => other,
     })
 }
 
-/// All of it or nothing, but for what is owed then.
+/// Does so in one transaction, except for the vacuum that is owed afterwards.
 fn upgrade(connection: &mut Connection) -> Result<Format, Error> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let application_id: i32 =
@@ -197,12 +199,13 @@ fn upgrade(connection: &mut Connection) -> Result<Format, Error> {
             }
             if format < 3 {
                 upgrade::from_2(&transaction)?;
-                // What was not sealed is still in pages that are free now. In the same step, so that no crash forgets
-                // it.
-                transaction
-                    .execute_batch(&format!("CREATE TABLE {OWED} (since INTEGER) STRICT"))?;
+                // Unsealed content is still in free pages. The mark is written in the same step, so
+                // that a crash does not lose it.
+                transaction.execute_batch(&format!(
+                    "CREATE TABLE {VACUUM_OWED} (since INTEGER) STRICT"
+                ))?;
             }
-            // Format 3 had all content in one value.
+            // Format 3 stored each content in one value.
             transaction.execute_batch(CONTENTS)?;
             transaction.pragma_update(None, "user_version", FORMAT)?;
             transaction.commit()?;
@@ -213,16 +216,16 @@ fn upgrade(connection: &mut Connection) -> Result<Format, Error> {
     }
 }
 
-/// Writes the file anew if that is owed. Without space for it, it stays owed.
-fn pay(connection: &Connection) -> Result<(), Error> {
+/// Rewrites the file if that is owed. Without space for it, it remains owed.
+fn vacuum_if_owed(connection: &Connection) -> Result<(), Error> {
     let owes: bool = connection.query_row(
         "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1)",
-        [OWED],
+        [VACUUM_OWED],
         |row| row.get(0),
     )?;
     if owes {
         connection.execute_batch("VACUUM")?;
-        connection.execute_batch(&format!("DROP TABLE {OWED}"))?;
+        connection.execute_batch(&format!("DROP TABLE {VACUUM_OWED}"))?;
     }
     Ok(())
 }
@@ -234,7 +237,7 @@ mod tests {
 
     use super::*;
 
-    const TEXT: &str = "unversiegelt – 封なし – ";
+    const TEXT: &str = "unsealed – 封なし – é – ";
 
     fn is_in(file: &Path) -> bool {
         let bytes = fs::read(file).unwrap();
@@ -251,7 +254,7 @@ mod tests {
         }
     }
 
-    /// A file of format 2 in which something was deleted.
+    /// Writes a file of format 2 with deleted content.
     fn write_format_2(path: &Path) {
         assert!(unsealed(path).is_none());
         let connection = Connection::open(path).unwrap();
@@ -274,14 +277,14 @@ mod tests {
     }
 
     #[test]
-    fn crash_before_the_file_is_written_anew_leaves_that_to_the_next_start() {
+    fn next_start_rewrites_the_file_after_a_crash() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("ä.db");
         write_format_2(&path);
-        assert!(is_in(&path), "where is it?");
+        assert!(is_in(&path), "the unsealed content is in the file");
         upgrade(&mut Connection::open(&path).unwrap()).unwrap();
-        assert!(is_in(&path), "then nothing is owed");
-        // Another one has it in use, so it can't be done yet.
+        assert!(is_in(&path), "the upgrade itself leaves the content");
+        // Another connection uses the file, so it can't be rewritten yet.
         let mut other = Connection::open(&path).unwrap();
         let used = other.transaction().unwrap();
         let _: i64 = used
@@ -297,7 +300,7 @@ mod tests {
         let tables: i64 = other
             .query_row(
                 "SELECT count(*) FROM sqlite_schema WHERE name = ?1",
-                [OWED],
+                [VACUUM_OWED],
                 |row| row.get(0),
             )
             .unwrap();

@@ -1,4 +1,4 @@
-//! The store itself: the writer behind a lock, the readers beside it, the claim on the directory.
+//! The store: the writer behind a lock, the readers beside it, the lock on the directory.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -16,8 +16,8 @@ use rusqlite::config::DbConfig;
 use crate::files::{self, Opening};
 use crate::identity::OpenFiles;
 use crate::open::{
-    Claim, DATABASE_FILE, Found, LOCK_FILE, OpenError, Opened, Options, claim, first_mark,
-    mark_closed, mark_open, open_database, open_keeper,
+    DATABASE_FILE, DirectoryLock, Found, LOCK_FILE, OpenError, Opened, Options, first_mark,
+    lock_directory, mark_closed, mark_open, open_database, open_keeper,
 };
 use crate::provenance;
 use crate::read;
@@ -26,7 +26,7 @@ use crate::writer::Writer;
 
 /// A store in one SQLite file.
 ///
-/// Dropping it folds the WAL into the database file and lets go of the data directory.
+/// Dropping it moves the WAL into the database file and unlocks the data directory.
 #[derive(Debug)]
 pub struct SqliteStore {
     readers: Readers,
@@ -36,21 +36,21 @@ pub struct SqliteStore {
     unsealed: Option<String>,
     // Closed after the other connections.
     keeper: Mutex<Connection>,
-    // Last, so that the directory is let go of after the connections are closed.
-    _claim: OpenDirectory,
+    // The last field, so that the directory is unlocked after the connections are closed.
+    _lock: OpenDirectory,
 }
 
-/// A data directory in use.
+/// A data directory that is in use.
 #[derive(Debug)]
 struct OpenDirectory {
     path: PathBuf,
     files: Arc<OpenFiles>,
-    _claim: Claim,
+    _lock: DirectoryLock,
 }
 
 impl Drop for OpenDirectory {
     fn drop(&mut self) {
-        if !self.files.are_lost() {
+        if !self.files.is_lost() {
             mark_closed(&self.path);
         }
     }
@@ -59,9 +59,9 @@ impl Drop for OpenDirectory {
 impl Drop for SqliteStore {
     fn drop(&mut self) {
         let writer = self.writer.get_mut();
-        let _ = writer.unwrap_or_else(PoisonError::into_inner).look();
+        let _ = writer.unwrap_or_else(PoisonError::into_inner).check_files();
         if !self.files.has_log() {
-            // The last connection would move what it takes for the log into the database.
+            // The last connection would move a WAL that is not valid into the database.
             let keeper = self
                 .keeper
                 .get_mut()
@@ -72,12 +72,12 @@ impl Drop for SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the store in `data_dir`, making both if they aren't there.
+    /// Opens the store in `data_dir`; creates both if they don't exist.
     ///
     /// # Errors
-    /// If another process has it open, if a later version wrote it, or if it can't be read or made.
+    /// Another process has it open, a later version wrote it, or it can't be read or created.
     pub fn open(data_dir: &Path, options: Options) -> Result<Self, OpenError> {
-        let claim = claim(data_dir)?;
+        let lock = lock_directory(data_dir)?;
         let durability = options.durability;
         let Opened {
             connection,
@@ -96,7 +96,7 @@ impl SqliteStore {
         let mark = first_mark(data_dir, durability);
         mark_open(data_dir, mark)?;
         let writer = Writer::new(path.clone(), options, Arc::clone(&files), connection);
-        if mark != durability && writer.has_erased() {
+        if mark != durability && writer.is_wal_clean() {
             mark_open(data_dir, durability)?;
         }
         Ok(Self {
@@ -105,36 +105,37 @@ impl SqliteStore {
             found,
             unsealed: unsealed.map(|error| error.to_string()),
             keeper: Mutex::new(keeper),
-            _claim: OpenDirectory {
+            _lock: OpenDirectory {
                 path: data_dir.to_owned(),
                 files: Arc::clone(&files),
-                _claim: claim,
+                _lock: lock,
             },
             files,
         })
     }
 
-    /// What was in the directory when it was opened.
+    /// Returns the state in which the directory was found.
     pub fn found(&self) -> Found {
         self.found
     }
 
-    /// Why remains of content that an earlier format kept without a key are still in the file's free space, if they
-    /// are. The next start tries again to write the file anew.
+    /// Returns the reason why unsealed content of an earlier format is still in the file's free
+    /// space, if it is. The next start tries again to rewrite the file.
     pub fn unsealed(&self) -> Option<&str> {
         self.unsealed.as_deref()
     }
 
-    /// The projects that have anything in the store, by name.
+    /// Returns the projects that have rooms in the store, sorted by name.
     ///
     /// # Errors
-    /// If the store can't be read.
+    /// The store can't be read.
     pub fn projects(&self) -> Result<Vec<String>, StoreError> {
         self.readers.read(|transaction| read::projects(transaction))
     }
 
     fn with_writer<T>(&self, f: impl FnOnce(&mut Writer) -> T) -> T {
-        // After a panic the connection is gone and its transaction rolled back; the next use opens another.
+        // A panic has dropped the connection, which rolls back its transaction; the next use
+        // opens another.
         f(&mut self.writer.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -203,11 +204,11 @@ impl Store for SqliteStore {
 
     fn open_file(&self, room: &RoomId, path: &str) -> Result<Option<FileHead>, StoreError> {
         let mut opening = Opening::default();
-        // A moment for each part, so that nobody waits long for the end of a read.
+        // One short read for each part, so that a read does not delay others for long.
         loop {
             let step = self
                 .readers
-                .read(|transaction| opening.go_on(transaction, room, path))?;
+                .read(|transaction| opening.step(transaction, room, path))?;
             if let ControlFlow::Break(head) = step {
                 return Ok(head);
             }
@@ -229,7 +230,7 @@ impl Store for SqliteStore {
 
     fn check(&self) -> Result<(), StoreError> {
         self.with_writer(Writer::probe)?;
-        // When all readers are lent, they read.
+        // If all readers are in use, reading works.
         self.readers.try_read(read::probe).map(drop)
     }
 
@@ -239,9 +240,9 @@ impl Store for SqliteStore {
 
     fn tend(&self) -> Result<(), StoreError> {
         self.with_writer(|writer| {
-            // Our own readers are short. They are in the way of `erase`, and nothing to be said of.
-            if writer.owes_erasing() && !self.readers.are_idle() {
-                return writer.look();
+            // This process's reads are short. They delay the erasure, but are not worth a report.
+            if writer.is_erasure_due() && !self.readers.are_idle() {
+                return writer.check_files();
             }
             writer.tend()
         })
@@ -281,7 +282,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn check_waits_for_no_reader() {
+    fn check_does_not_wait_for_readers() {
         let directory = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(directory.path(), Options::default()).unwrap();
         let all_read = Barrier::new(MAX_READERS + 1);
@@ -303,10 +304,12 @@ mod tests {
             }
             all_read.wait();
             scope.spawn(|| checked.send(store.check()));
-            // Long enough for any machine; without a reader's end there would be no answer at all.
+            // Long enough for any machine; if the check waited for a reader, it would never return.
             let answer = is_checked.recv_timeout(Duration::from_secs(30));
             drop(ends);
-            answer.expect("the check waits for readers").unwrap();
+            answer
+                .expect("the check does not wait for readers")
+                .unwrap();
         });
         store.check().unwrap();
     }

@@ -1,4 +1,4 @@
-//! The steps from earlier formats. What was damaged before a step is damaged after it too.
+//! The upgrades from earlier formats. Damage before an upgrade remains detectable after it.
 
 use meshagent_store::{Author, Contribution, Timestamp};
 use rusqlite::types::ValueRef;
@@ -11,15 +11,17 @@ use crate::schema::{KEYS, PROVENANCE, UPDATES};
 use crate::seal::{Key, Kind};
 use crate::write::update_checksum;
 
-/// Format 1 had one author for each update, in columns of its row, under one checksum with the update. The author
-/// becomes the only contributor. Which operations it made was not kept, and nobody here can read them.
+/// Upgrades format 1, which had one author for each update, in columns of its row, under one
+/// checksum with the update. The author becomes the only contributor. Its operations were not
+/// recorded, and can't be read from the update here.
 pub(crate) fn from_1(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch("ALTER TABLE updates RENAME TO updates_1")?;
     connection.execute_batch(UPDATES)?;
     connection.execute_batch(PROVENANCE)?;
     {
         let mut select = connection.prepare(
-            "SELECT document, seq, at, participant, role, on_behalf_of, connection, data, checksum FROM updates_1",
+            "SELECT document, seq, at, participant, role, on_behalf_of, connection, data, checksum
+             FROM updates_1",
         )?;
         let mut insert = connection.prepare(
             "INSERT INTO updates (document, seq, at, contributions, contributions_checksum, data, checksum)
@@ -48,7 +50,7 @@ pub(crate) fn from_1(connection: &Connection) -> rusqlite::Result<()> {
                 }],
             )?;
             let data: Vec<u8> = row.get(7)?;
-            // Another bit makes it the wrong one.
+            // A flipped bit makes the checksum wrong again.
             let damage = i64::from(row.get::<_, i64>(8)? != checksum_1(row)?);
             insert.execute(params![
                 document,
@@ -64,7 +66,8 @@ pub(crate) fn from_1(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch("DROP TABLE updates_1")
 }
 
-/// Format 2 kept content as it came. It is sealed; damage is sealed too, and told by its checksum as before.
+/// Upgrades format 2, which stored content without sealing. Damaged content is sealed too, and its
+/// checksum reveals it as before.
 pub(crate) fn from_2(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(KEYS)?;
     connection.execute_batch(
@@ -95,7 +98,7 @@ pub(crate) fn from_2(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// What format 1 kept beside an update.
+/// Returns the checksum that format 1 stored with an update.
 fn checksum_1(row: &Row<'_>) -> rusqlite::Result<i64> {
     let checksum = Checksum::default()
         .number(row.get(0)?)
@@ -113,7 +116,7 @@ fn checksum_1(row: &Row<'_>) -> rusqlite::Result<i64> {
         .finish())
 }
 
-/// Text that may be damaged.
+/// Returns text that may be damaged.
 fn lossy(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<String>> {
     Ok(bytes(row, column)?.map(|text| String::from_utf8_lossy(text).into_owned()))
 }

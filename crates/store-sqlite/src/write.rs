@@ -1,4 +1,5 @@
-//! Each kind of write as SQL. A function may leave half its work behind when it fails; its caller undoes that.
+//! The SQL of each kind of write. A function that fails may leave its work half done; its caller
+//! rolls that back.
 
 mod documents;
 mod entries;
@@ -21,9 +22,9 @@ use crate::freeing::Removal;
 pub(crate) use self::documents::{schema_checksum, snapshot_checksum, update_checksum};
 pub(crate) use self::files::file_checksum;
 
-/// Why a write came to nothing.
+/// The reason why a write failed.
 pub(crate) enum Failure {
-    /// It makes no sense as things stand.
+    /// The write is invalid in the present state.
     Refused(WriteError),
     /// The database failed, and the batch with it.
     Sqlite(rusqlite::Error),
@@ -41,15 +42,15 @@ impl From<rusqlite::Error> for Failure {
     }
 }
 
-/// Does a write, whose content may be `ahead`: written in parts, and complete.
+/// Applies a write. Its content may be staged: written in parts, and complete.
 pub(crate) fn apply(
     connection: &Connection,
     authors: &mut Authors,
     write: &Write,
     removal: Removal,
-    ahead: Option<&Content>,
+    staged: Option<&Content>,
 ) -> Result<Written, Failure> {
-    let ahead = match (ahead, write.content()) {
+    let staged = match (staged, write.content()) {
         (Some(content), Some(data)) if content.is_complete(connection, data)? => Some(content),
         _ => None,
     };
@@ -62,7 +63,7 @@ pub(crate) fn apply(
             contributions,
             at,
         } => {
-            let document = create_document(connection, room, path, schema, *at, ahead)?;
+            let document = create_document(connection, room, path, schema, *at, staged)?;
             let seq = if state.is_empty() {
                 Seq(0)
             } else {
@@ -73,7 +74,7 @@ pub(crate) fn apply(
                     state,
                     contributions,
                     *at,
-                    ahead,
+                    staged,
                 )?
             };
             Ok(Written::Created { document, seq })
@@ -91,7 +92,7 @@ pub(crate) fn apply(
                 update,
                 contributions,
                 *at,
-                ahead,
+                staged,
             )?;
             Ok(Written::Appended { seq })
         }
@@ -107,7 +108,7 @@ pub(crate) fn apply(
             *through,
             state,
             *fold_before,
-            ahead,
+            staged,
         ),
         Write::PutFile {
             room,
@@ -121,7 +122,7 @@ pub(crate) fn apply(
                 data,
                 mime_type,
                 at: *at,
-                ahead,
+                staged,
             };
             put_file(connection, room, path, file, *overwrite, removal)
         }
@@ -155,9 +156,9 @@ pub(crate) fn apply(
     }
 }
 
-/// Whether a write would be refused as things stand, though not for what its own batch does before it. What it would
-/// change is not looked at.
-pub(crate) fn refuses(connection: &Connection, write: &Write) -> Result<(), Failure> {
+/// Checks whether a write would be refused in the present state, apart from the effects of earlier
+/// writes of its batch. The entries that it would change are not examined.
+pub(crate) fn precheck(connection: &Connection, write: &Write) -> Result<(), Failure> {
     match write {
         Write::CreateDocument {
             room, path, state, ..

@@ -1,9 +1,10 @@
-//! The one connection that writes: a batch becomes one transaction, a refused write costs only itself.
+//! The single connection that writes: a batch becomes one transaction, and a refused write affects
+//! only itself.
 
-mod ahead;
 mod batch;
-mod log;
 mod space;
+mod staging;
+mod wal;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
@@ -13,17 +14,17 @@ use std::time::{Duration, Instant};
 use meshagent_store::{Staging, StoreError, Write, WriteError, Written};
 use rusqlite::Connection;
 
-use self::ahead::Upload;
 use self::batch::{Batch, apply_all};
-use self::space::{Space, given_up};
+use self::space::{Space, space_taken};
+use self::staging::StagedBatch;
 use crate::authors::Authors;
-use crate::error::{is_of_one_write, is_of_space, store_error};
-use crate::freeing::{Doomed, Removal};
+use crate::error::{concerns_one_write, is_out_of_space, store_error};
+use crate::freeing::{Garbage, Removal};
 use crate::identity::OpenFiles;
 use crate::open::{Options, open_writer};
 
-/// Writes of one batch that are set aside one after another because they fail, each for another attempt. If there are
-/// more, all of them are looked for first.
+/// The number of failing writes of one batch that are set aside one after another, each with
+/// another attempt. If more of them fail, a dry run first finds all of them.
 const MAX_SET_ASIDE: usize = 8;
 
 #[derive(Debug)]
@@ -32,20 +33,21 @@ pub(crate) struct Writer {
     options: Options,
     files: Arc<OpenFiles>,
     is_rescued: bool,
-    /// Since when the log has what was deleted, or from when on it is to be emptied of what was overwritten.
+    /// The time since which the WAL contains deleted content, or from which it will be emptied of
+    /// overwritten content.
     erase_at: Option<Instant>,
-    /// Not before, as something held it.
-    erase_again_at: Option<Instant>,
+    /// The time before which emptying the WAL is not retried, because another program held it.
+    erase_retry_at: Option<Instant>,
     erase_pause: Duration,
-    /// What was set aside and can't be freed, as it is damaged.
-    kept: HashSet<Doomed>,
-    /// Batches that are written ahead of their commit.
-    uploads: Vec<Upload>,
-    /// `None` after a failure, until the next attempt.
+    /// Objects to be freed whose rows are damaged, so that they can't be freed.
+    damaged: HashSet<Garbage>,
+    /// Batches that are being staged.
+    staged_batches: Vec<StagedBatch>,
+    /// The connection; `None` after a failure, until the next attempt.
     session: Option<Session>,
 }
 
-/// A connection, and what is known of the state that it sees.
+/// A connection, and the rows of authors that are known in the state that it sees.
 #[derive(Debug)]
 struct Session {
     connection: Connection,
@@ -61,16 +63,16 @@ impl Session {
     }
 }
 
-/// Why a transaction came to nothing.
+/// The reason why a transaction was not committed.
 enum Failed {
     Sqlite {
         error: rusqlite::Error,
-        at: At,
+        at: Step,
     },
-    /// The files are not there, or it can't be told whether they are.
+    /// The files are missing, or can't be checked.
     Files(StoreError),
-    /// It was not meant to come to anything.
-    Rehearsed,
+    /// It was a dry run.
+    DryRun,
 }
 
 impl From<Failed> for StoreError {
@@ -78,21 +80,21 @@ impl From<Failed> for StoreError {
         match failed {
             Failed::Sqlite { error, .. } => store_error(error),
             Failed::Files(error) => error,
-            Failed::Rehearsed => Self::Unavailable("it was only tried".into()),
+            Failed::DryRun => Self::Unavailable("the transaction was a dry run".into()),
         }
     }
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum At {
-    Beginning,
+enum Step {
+    Begin,
     /// At this write of the batch.
     Write(usize),
-    /// The last step, with the sync.
-    Committing,
+    /// At the last step, which syncs.
+    Commit,
 }
 
-impl At {
+impl Step {
     fn failed(self) -> impl FnOnce(rusqlite::Error) -> Failed {
         move |error| Failed::Sqlite { error, at: self }
     }
@@ -111,13 +113,13 @@ impl Writer {
             files,
             is_rescued: false,
             erase_at: None,
-            erase_again_at: None,
+            erase_retry_at: None,
             erase_pause: Duration::ZERO,
-            kept: HashSet::new(),
-            uploads: Vec::new(),
+            damaged: HashSet::new(),
+            staged_batches: Vec::new(),
             session: Some(Session::new(connection)),
         };
-        // The log may have what was deleted or overwritten before the process ended.
+        // The WAL may contain content that was deleted or overwritten before the process ended.
         if writer.erase().is_err() {
             writer.erase_at = Some(Instant::now());
         }
@@ -125,21 +127,21 @@ impl Writer {
     }
 
     fn begin(&mut self) -> Result<(), StoreError> {
-        self.files.still_there()?;
+        self.files.check_known()?;
         if self.session.is_none() {
-            // A connection that opened a log without a name would begin another.
-            self.look()?;
+            // A connection that finds the WAL deleted would create another.
+            self.check_files()?;
         }
         Ok(())
     }
 
-    /// If it was the sync that failed, the batch lies complete in the WAL's tail, where a restart would find it. The
-    /// next transaction overwrites the tail; so tries one now, for what it's worth.
+    /// If the sync failed, the batch is complete in the WAL's tail, where a restart would find it.
+    /// The next transaction overwrites the tail, so this attempts one immediately.
     fn overwrite_tail(&mut self, failed: &Failed) {
         if matches!(
             failed,
             Failed::Sqlite {
-                at: At::Committing,
+                at: Step::Commit,
                 ..
             }
         ) {
@@ -147,56 +149,59 @@ impl Writer {
         }
     }
 
-    /// Commits a batch, of which some may have been written ahead.
+    /// Commits a batch that may be staged in part.
     pub(crate) fn commit(
         &mut self,
         writes: &[Write],
         staging: Option<&Staging>,
     ) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
         self.begin()?;
-        let ahead = match staging.and_then(|staging| self.upload(staging)) {
-            Some(upload) => upload.ahead.clone().ok_or_else(given_up)?,
+        let staged = match staging.and_then(|staging| self.staged_batch(staging)) {
+            Some(batch) => batch.staged.clone().ok_or_else(space_taken)?,
             None => Vec::new(),
         };
-        // Set aside once they failed, so that the others find their way to the disk.
+        // Writes that failed are set aside, so that the others reach the disk.
         let mut damaged = BTreeMap::new();
-        let (mut attempts, mut is_rehearsed) = (0, false);
+        let (mut attempts, mut is_dry_run_done) = (0, false);
         let mut space = Space::default();
         let failed = loop {
             let batch = Batch {
                 writes,
-                ahead: &ahead,
-                // What was deleted is to make room.
+                staged: &staged,
+                // Deletions have to free space.
                 removal: if space.is_freed {
-                    Removal::AtOnce
+                    Removal::Immediate
                 } else {
-                    Removal::WhenCheap
+                    Removal::ImmediateIfCheap
                 },
             };
             let result = self.transact(|session| apply_all(session, batch, &damaged, 0));
             match result {
                 Ok(results) => {
-                    // Before anybody is told: what was written to a file without a name is lost.
+                    // This check precedes the acknowledgement: content in a deleted file is lost.
                     let found = self.files.check_written();
-                    self.unless_lost(found)?;
+                    self.rescue_if_lost(found)?;
                     if let Some(staging) = staging {
-                        self.uploads.retain(|upload| !staging.is(&upload.staging));
+                        self.staged_batches
+                            .retain(|batch| !staging.is(&batch.staging));
                     }
                     self.erase_after(&results);
                     return Ok(results);
                 }
                 Err(Failed::Sqlite { error, .. })
-                    if is_of_space(&error) && self.make_space(&mut space, staging) => {}
+                    if is_out_of_space(&error) && self.make_space(&mut space, staging) => {}
                 Err(Failed::Sqlite {
                     error,
-                    at: At::Write(index),
-                }) if is_of_one_write(&error) && (attempts < MAX_SET_ASIDE || !is_rehearsed) => {
+                    at: Step::Write(index),
+                }) if concerns_one_write(&error)
+                    && (attempts < MAX_SET_ASIDE || !is_dry_run_done) =>
+                {
                     attempts += 1;
                     damaged.insert(index, damage(&error));
-                    if attempts == MAX_SET_ASIDE && !is_rehearsed {
-                        is_rehearsed = true;
+                    if attempts == MAX_SET_ASIDE && !is_dry_run_done {
+                        is_dry_run_done = true;
                         attempts = 0;
-                        if let Err(failed) = self.rehearse(batch, &mut damaged) {
+                        if let Err(failed) = self.dry_run(batch, &mut damaged) {
                             break failed;
                         }
                     }
@@ -206,13 +211,13 @@ impl Writer {
         };
         self.overwrite_tail(&failed);
         let found = self.files.check_written();
-        self.unless_lost(found)?;
+        self.rescue_if_lost(found)?;
         Err(failed.into())
     }
 
-    /// Finds all writes of a batch that fail by their own fault, and keeps nothing: whatever fails, the next one is
-    /// tried next, so the batch is gone through once.
-    fn rehearse(
+    /// Finds all writes of a batch that fail by themselves, without committing anything: after a
+    /// failure it continues with the next write, so it applies the batch once.
+    fn dry_run(
         &mut self,
         batch: Batch<'_>,
         damaged: &mut BTreeMap<usize, WriteError>,
@@ -221,32 +226,32 @@ impl Writer {
         loop {
             let tried = self.transact(|session| {
                 apply_all(session, batch, damaged, start)?;
-                Err::<(), _>(Failed::Rehearsed)
+                Err::<(), _>(Failed::DryRun)
             });
             match tried {
                 Err(Failed::Sqlite {
                     error,
-                    at: At::Write(index),
-                }) if is_of_one_write(&error) => {
+                    at: Step::Write(index),
+                }) if concerns_one_write(&error) => {
                     damaged.insert(index, damage(&error));
                     start = index + 1;
                 }
-                Ok(()) | Err(Failed::Rehearsed) => return Ok(()),
+                Ok(()) | Err(Failed::DryRun) => return Ok(()),
                 Err(failed) => return Err(failed),
             }
         }
     }
 
-    /// Looks whether all files are where they were.
-    pub(crate) fn look(&mut self) -> Result<(), StoreError> {
+    /// Checks that all files are in place.
+    pub(crate) fn check_files(&mut self) -> Result<(), StoreError> {
         let found = self.files.check_all();
-        self.unless_lost(found)
+        self.rescue_if_lost(found)
     }
 
-    /// The same, and does what was put off.
+    /// Checks that all files are in place, and does the work that was deferred.
     pub(crate) fn tend(&mut self) -> Result<(), StoreError> {
-        self.look()?;
-        if self.owes_erasing() {
+        self.check_files()?;
+        if self.is_erasure_due() {
             self.erase()?;
         }
         Ok(())
@@ -262,17 +267,17 @@ impl Writer {
         }
     }
 
-    /// Writes something of no meaning, all the way to the disk.
+    /// Writes a row that has no meaning, and syncs it to the disk.
     pub(crate) fn probe(&mut self) -> Result<(), StoreError> {
         let written = self.transact(|session| {
             session
                 .connection
                 .prepare_cached("UPDATE probe SET count = count + 1")
                 .and_then(|mut update| update.execute([]))
-                .map_err(At::Write(0).failed())
+                .map_err(Step::Write(0).failed())
         });
-        // First, as it says why.
-        self.look()?;
+        // This check comes first, as it reports the reason.
+        self.check_files()?;
         written?;
         Ok(())
     }
@@ -285,7 +290,7 @@ impl Writer {
             session
         } else {
             let connection =
-                open_writer(&self.path, &self.options).map_err(At::Beginning.failed())?;
+                open_writer(&self.path, &self.options).map_err(Step::Begin.failed())?;
             Session::new(connection)
         };
         let execute = |session: &Session, sql| {
@@ -295,21 +300,22 @@ impl Writer {
                 .and_then(|mut statement| statement.execute([]))
         };
         let result = (|| {
-            execute(&session, "BEGIN IMMEDIATE").map_err(At::Beginning.failed())?;
+            execute(&session, "BEGIN IMMEDIATE").map_err(Step::Begin.failed())?;
             self.files.check().map_err(Failed::Files)?;
             let result = run(&mut session)?;
-            // Readers see the files that are open, so nothing may be in them that is going to be refused.
+            // Readers see the open files, so these must not contain a write that will be refused.
             self.files.check_unless_recent().map_err(Failed::Files)?;
-            execute(&session, "COMMIT").map_err(At::Committing.failed())?;
+            execute(&session, "COMMIT").map_err(Step::Commit.failed())?;
             Ok(result)
         })();
         match &result {
             Ok(_) => self.session = Some(session),
-            // Another connection would not find a log that has lost its name.
-            Err(Failed::Files(_) | Failed::Rehearsed) if execute(&session, "ROLLBACK").is_ok() => {
+            // Another connection would not find a WAL that was deleted.
+            Err(Failed::Files(_) | Failed::DryRun) if execute(&session, "ROLLBACK").is_ok() => {
                 self.session = Some(Session::new(session.connection));
             }
-            // The connection is closed here, which rolls back whatever it had under way; what was known goes too.
+            // The connection is closed here, which rolls back its transaction; the known authors
+            // are dropped, too.
             Err(_) => {}
         }
         result

@@ -343,7 +343,10 @@ pub enum StoreError {
         through: Seq,
     },
     /// The stored content differs from what was written. The remedy is to restore a backup.
-    #[error("the store is damaged: {what}{}", .document.map(|id| format!(" (document {id})")).unwrap_or_default())]
+    #[error(
+        "the store is damaged: {what}{}",
+        .document.map(|id| format!(" (document {id})")).unwrap_or_default()
+    )]
     Corrupt {
         /// The document, if the damage is known to be in one.
         document: Option<DocumentId>,

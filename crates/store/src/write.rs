@@ -235,7 +235,11 @@ pub enum WriteError {
     },
     /// A path that a move would make is too long; entries in a folder have longer paths than
     /// the folder.
-    #[error("the path {path:?} would have {} bytes, expected at most {max}", .path.len(), max = crate::path::MAX_BYTES)]
+    #[error(
+        "the path {path:?} would have {} bytes, expected at most {max}",
+        .path.len(),
+        max = crate::path::MAX_BYTES
+    )]
     PathTooLong {
         /// The path that the move would make.
         path: String,

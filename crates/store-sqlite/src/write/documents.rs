@@ -1,11 +1,11 @@
-//! Documents: creating them, their updates and their snapshots.
+//! Writes to documents: their creation, their updates and their snapshots.
 
 use meshagent_store::provenance::MAX_RANGES;
 use meshagent_store::{Contribution, DocumentId, RoomId, Seq, Timestamp, WriteError, Written};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::Failure;
-use super::entries::{insert_entry, leaf, make_room, place_entry};
+use super::entries::{insert_entry, leaf, place_entry, room_or_insert};
 use super::value::{Sealed, check_size};
 use crate::authors::Authors;
 use crate::checksum::{Checksum, Data};
@@ -20,9 +20,9 @@ pub(super) fn create_document(
     path: &str,
     schema: &str,
     at: Timestamp,
-    ahead: Option<&Content>,
+    staged: Option<&Content>,
 ) -> Result<DocumentId, Failure> {
-    let room = make_room(connection, room)?;
+    let room = room_or_insert(connection, room)?;
     if leaf(connection, room, path)?.is_some() {
         return Err(WriteError::AlreadyExists {
             path: path.to_owned(),
@@ -30,7 +30,7 @@ pub(super) fn create_document(
         .into());
     }
     check_size(schema.len())?;
-    let id = match ahead.and_then(Content::new_entry) {
+    let id = match staged.and_then(Content::new_entry) {
         Some(id) => place_entry(connection, id, room, path, DOCUMENT, 0, at)?,
         None => insert_entry(connection, room, path, DOCUMENT, 0, at)?,
     };
@@ -40,7 +40,8 @@ pub(super) fn create_document(
     Ok(DocumentId(id.unsigned_abs()))
 }
 
-/// Refuses before it changes anything; an append by itself counts on it, and so does what is known of authors.
+/// Appends an update. It refuses before it changes anything; `apply` for a lone append relies on
+/// that, and so does the cache of authors.
 pub(super) fn append(
     connection: &Connection,
     authors: &mut Authors,
@@ -48,7 +49,7 @@ pub(super) fn append(
     update: &[u8],
     contributions: &[Contribution],
     at: Timestamp,
-    ahead: Option<&Content>,
+    staged: Option<&Content>,
 ) -> Result<Seq, Failure> {
     let id = document_row(document)?;
     check_size(update.len() + contributions.iter().map(max_bytes).sum::<usize>())?;
@@ -62,7 +63,7 @@ pub(super) fn append(
         .optional()?
         .ok_or(WriteError::NoSuchDocument { document })?;
     let contributions = contributions_text(connection, authors, id, seq, at, contributions)?;
-    let sealed = Sealed::new(connection, id, Kind::Update, seq, update, ahead, |data| {
+    let sealed = Sealed::new(connection, id, Kind::Update, seq, update, staged, |data| {
         update_checksum(id, seq, at, data)
     })?;
     connection
@@ -89,7 +90,7 @@ pub(super) fn snapshot(
     through: Seq,
     state: &[u8],
     fold_before: Timestamp,
-    ahead: Option<&Content>,
+    staged: Option<&Content>,
 ) -> Result<Written, Failure> {
     let id = document_row(document)?;
     check_size(state.len())?;
@@ -101,7 +102,7 @@ pub(super) fn snapshot(
         Kind::Snapshot,
         through,
         state,
-        ahead,
+        staged,
         |data| snapshot_checksum(id, through, data),
     )?;
     connection
@@ -123,7 +124,7 @@ pub(super) fn snapshot(
     Ok(Written::Snapshotted)
 }
 
-/// The position, if a snapshot can go through it.
+/// Checks that a snapshot may reach through this position.
 pub(super) fn check_range(
     connection: &Connection,
     document: DocumentId,
@@ -150,12 +151,13 @@ pub(super) fn last_seq(connection: &Connection, document: DocumentId) -> Result<
     Ok(last)
 }
 
-/// Ids that no row can have are as good as any other that is gone.
+/// Returns the id of a document's row. Ids outside SQLite's range are treated like those of
+/// deleted documents.
 fn document_row(document: DocumentId) -> Result<i64, WriteError> {
     i64::try_from(document.0).map_err(|_| WriteError::NoSuchDocument { document })
 }
 
-/// More than a contribution takes.
+/// Returns an upper bound for the stored size of a contribution.
 fn max_bytes(contribution: &Contribution) -> usize {
     let author = &contribution.author;
     author.participant.len()

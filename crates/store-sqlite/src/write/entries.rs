@@ -1,4 +1,4 @@
-//! Rows of rooms and entries.
+//! The rows of rooms and entries.
 
 use meshagent_store::path::below;
 use meshagent_store::{DocumentId, MAX_TOUCHED_ENTRIES, RoomId, Timestamp, WriteError};
@@ -9,7 +9,7 @@ use crate::read::{self, END_OF_TEXT};
 use crate::schema::DOCUMENT;
 use crate::seal::Key;
 
-/// A document's or file's row.
+/// The row of a document or file.
 #[derive(Clone, Copy)]
 pub(super) struct Leaf {
     pub(super) id: i64,
@@ -22,7 +22,7 @@ impl Leaf {
     }
 }
 
-/// What stands at a path; the root is refused, as nothing can.
+/// Returns the document or file at a path. Refuses the root, which is always a folder.
 pub(super) fn leaf(
     connection: &Connection,
     room: i64,
@@ -43,13 +43,13 @@ pub(super) fn leaf(
     Ok(leaf)
 }
 
-/// The same in a room that may not be there.
+/// Does the same in a room that may not exist.
 pub(super) fn leaf_of(
     connection: &Connection,
     room: &RoomId,
     path: &str,
 ) -> Result<Option<Leaf>, Failure> {
-    // A number that no room has.
+    // An id that no room has.
     let room = read::room_row(connection, room)?.unwrap_or(0);
     leaf(connection, room, path)
 }
@@ -61,7 +61,8 @@ pub(super) fn leaves_below(
 ) -> Result<Vec<(String, Leaf)>, Failure> {
     let (start, end) = below(folder);
     let mut select = connection.prepare_cached(
-        "SELECT path, id, kind FROM entries WHERE room = ?1 AND path >= ?2 AND path < coalesce(?3, ?4) ORDER BY path LIMIT ?5",
+        "SELECT path, id, kind FROM entries
+         WHERE room = ?1 AND path >= ?2 AND path < coalesce(?3, ?4) ORDER BY path LIMIT ?5",
     )?;
     let limit = i64::try_from(MAX_TOUCHED_ENTRIES).unwrap_or(i64::MAX);
     let limit = limit.saturating_add(1);
@@ -95,14 +96,15 @@ pub(super) fn insert_entry(
 ) -> rusqlite::Result<i64> {
     let id = connection
         .prepare_cached(
-            "INSERT INTO entries (room, path, kind, size, created_at, updated_at) VALUES (?1, ?2, ?3, ?4, ?5, ?5)",
+            "INSERT INTO entries (room, path, kind, size, created_at, updated_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?5)",
         )?
         .insert(params![room, path, kind, size, at.0])?;
-    Key::make(connection, id)?;
+    Key::create(connection, id)?;
     Ok(id)
 }
 
-/// The same with an entry that is there, and not in a room.
+/// Does the same with an existing entry that is not in a room yet.
 pub(super) fn place_entry(
     connection: &Connection,
     id: i64,
@@ -121,12 +123,13 @@ pub(super) fn place_entry(
     Ok(id)
 }
 
-pub(super) fn make_room(connection: &Connection, room: &RoomId) -> rusqlite::Result<i64> {
+pub(super) fn room_or_insert(connection: &Connection, room: &RoomId) -> rusqlite::Result<i64> {
     if let Some(row) = read::room_row(connection, room)? {
         return Ok(row);
     }
     connection
-        // SQLite itself would begin behind the room of what is to be freed, which may come first: with 0.
+        // SQLite by itself would continue from the room of entries to be freed. If that room comes
+        // first, the next id would be 0.
         .prepare_cached(
             "INSERT INTO rooms (id, project, name)
              VALUES ((SELECT max(0, coalesce(max(id), 0)) + 1 FROM rooms), ?1, ?2)",

@@ -1,10 +1,10 @@
-//! Files: what is put at a path.
+//! Writes of files.
 
 use meshagent_store::{RoomId, Timestamp, WriteError, Written};
 use rusqlite::{Connection, params};
 
 use super::Failure;
-use super::entries::{Leaf, insert_entry, leaf, make_room, place_entry};
+use super::entries::{Leaf, insert_entry, leaf, place_entry, room_or_insert};
 use super::tree::remove;
 use super::value::{Sealed, check_size};
 use crate::checksum::{Checksum, Data};
@@ -13,13 +13,13 @@ use crate::freeing::Removal;
 use crate::schema::FILE;
 use crate::seal::{Key, Kind};
 
-/// What is put at a path.
+/// A file to be written.
 #[derive(Clone, Copy)]
 pub(super) struct File<'a> {
     pub(super) data: &'a [u8],
     pub(super) mime_type: &'a str,
     pub(super) at: Timestamp,
-    pub(super) ahead: Option<&'a Content>,
+    pub(super) staged: Option<&'a Content>,
 }
 
 pub(super) fn put_file(
@@ -30,12 +30,12 @@ pub(super) fn put_file(
     overwrite: bool,
     removal: Removal,
 ) -> Result<Written, Failure> {
-    let room = make_room(connection, room)?;
+    let room = room_or_insert(connection, room)?;
     let found = leaf(connection, room, path)?;
     check_replaceable(found, path, overwrite)?;
     let size = check_size(file.data.len())?;
     let at = file.at;
-    let new_entry = file.ahead.and_then(Content::new_entry);
+    let new_entry = file.staged.and_then(Content::new_entry);
     let id = match found {
         Some(leaf) if new_entry.is_none() && !contents::has_any(connection, leaf.id)? => {
             connection
@@ -44,7 +44,7 @@ pub(super) fn put_file(
             Key::replace(connection, leaf.id)?;
             leaf.id
         }
-        // Another entry, as what is in parts is freed with its entry.
+        // A new entry replaces this one, as content in parts is freed with its entry.
         Some(leaf) => {
             let created_at = connection
                 .prepare_cached("SELECT created_at FROM entries WHERE id = ?1")?
@@ -71,7 +71,7 @@ pub(super) fn put_file(
         Kind::File,
         0,
         file.data,
-        file.ahead,
+        file.staged,
         |data| file_checksum(id, file.mime_type, data),
     )?;
     connection

@@ -1,4 +1,4 @@
-//! Deletions and moves, of one entry or a folder.
+//! Deletions and moves, of one entry or of a folder.
 
 use meshagent_store::path::{MAX_BYTES, below, is_below};
 use meshagent_store::{MovedEntry, Reach, Removed, RoomId, Timestamp, WriteError, Written};
@@ -24,14 +24,14 @@ pub(super) fn delete(
         }
         .into());
     };
-    let mut doomed = Vec::new();
+    let mut entries = Vec::new();
     if !path.is_empty() {
-        doomed.extend(leaf(connection, room, path)?.map(|leaf| (path.to_owned(), leaf)));
+        entries.extend(leaf(connection, room, path)?.map(|leaf| (path.to_owned(), leaf)));
     }
     if recursive {
-        doomed.extend(leaves_below(connection, room, path)?);
+        entries.extend(leaves_below(connection, room, path)?);
     }
-    if doomed.is_empty() {
+    if entries.is_empty() {
         let error = if read::has_children(connection, room, path)? {
             WriteError::RecursiveRequired {
                 path: path.to_owned(),
@@ -43,11 +43,11 @@ pub(super) fn delete(
         };
         return Err(error.into());
     }
-    for (doomed, leaf) in &doomed {
-        reach.check(doomed, doomed != path, leaf.document().is_some())?;
+    for (found, leaf) in &entries {
+        reach.check(found, found != path, leaf.document().is_some())?;
     }
     Ok(Written::Deleted {
-        entries: remove(connection, doomed, removal)?,
+        entries: remove(connection, entries, removal)?,
     })
 }
 
@@ -89,14 +89,14 @@ pub(super) fn rename(
     for (path, leaf) in &moving {
         reach.check(path, is_folder, leaf.document().is_some())?;
     }
-    // A folder often moves to where nothing is, and then nothing is looked for, entry by entry.
+    // A folder often moves to a free path; then there is nothing to look up, entry by entry.
     let may_collide =
         !is_folder || destination.is_empty() || read::has_children(connection, room, destination)?;
     let mut moves = Vec::with_capacity(moving.len());
     let mut in_the_way = Vec::new();
     for (path, found) in moving {
         let rest = &path[source.len()..];
-        // Only a folder that moves to the root has a slash to lose.
+        // Only a folder that moves to the root loses the slash.
         let rest = if destination.is_empty() {
             rest.trim_start_matches('/')
         } else {
@@ -106,7 +106,7 @@ pub(super) fn rename(
         if target.len() > MAX_BYTES.max(path.len()) {
             return Err(WriteError::PathTooLong { path: target }.into());
         }
-        // What moves away itself is not in the way.
+        // Entries that move themselves are not in the way.
         let stays = !(is_folder && is_below(&target, source));
         if may_collide
             && stays
@@ -140,7 +140,7 @@ pub(super) fn rename(
     })
 }
 
-/// Gives all that lies below a folder its new path, where no path is both a source and a destination.
+/// Gives all entries below a folder their new paths, if no path is both a source and a destination.
 fn rename_folder(
     connection: &Connection,
     room: i64,
@@ -168,8 +168,9 @@ fn rename_folder(
     Ok(())
 }
 
-/// The same one by one. A path that is both a source and a destination has to be left before it is taken. That happens
-/// when a folder moves to one above it, and then whoever leaves has the shorter path.
+/// Does the same one by one. A path that is both a source and a destination must be left before it
+/// is taken. That happens when a folder moves to one of its parents; then the entry that leaves has
+/// the shorter path.
 fn rename_each(
     connection: &Connection,
     moves: &[(MovedEntry, i64)],
@@ -185,24 +186,30 @@ fn rename_each(
     Ok(())
 }
 
-/// Removes rows and, by foreign keys, all that belongs to them: here, or if that is much, [later](crate::freeing).
+/// Removes rows and, by foreign keys, all rows that belong to them: immediately, or if they are
+/// many, [later](crate::freeing).
 pub(super) fn remove(
     connection: &Connection,
-    doomed: Vec<(String, Leaf)>,
+    entries: Vec<(String, Leaf)>,
     removal: Removal,
 ) -> rusqlite::Result<Vec<Removed>> {
-    // Their ids, as JSON, which SQLite takes as a table.
-    let ids: Vec<String> = doomed.iter().map(|(_, leaf)| leaf.id.to_string()).collect();
+    // The ids as JSON, which SQLite accepts as a table.
+    let ids: Vec<String> = entries
+        .iter()
+        .map(|(_, leaf)| leaf.id.to_string())
+        .collect();
     let ids = format!("[{}]", ids.join(","));
-    if removal == Removal::WhenCheap && freeing::is_much(connection, doomed.len(), &ids)? {
+    if removal == Removal::ImmediateIfCheap
+        && freeing::is_expensive(connection, entries.len(), &ids)?
+    {
         freeing::set_aside(connection, &ids)?;
     } else {
         connection
             .prepare_cached("DELETE FROM entries WHERE id IN (SELECT value FROM json_each(?1))")?
             .execute([&ids])?;
     }
-    Key::forget_all(connection, &ids)?;
-    let removed = doomed.into_iter().map(|(path, leaf)| Removed {
+    Key::erase_all(connection, &ids)?;
+    let removed = entries.into_iter().map(|(path, leaf)| Removed {
         path,
         document: leaf.document(),
     });

@@ -1,4 +1,4 @@
-//! A value of a row: its bound, and how it is sealed.
+//! Values of rows: their size limit, and how they are sealed.
 
 use meshagent_store::WriteError;
 use rusqlite::Connection;
@@ -7,10 +7,10 @@ use crate::checksum::Data;
 use crate::contents::{Content, PART_BYTES};
 use crate::seal::{Key, Kind};
 
-/// What one row can take, well below SQLite's own bound of 10⁹ bytes for a whole row.
+/// The largest value of a row, well below SQLite's own limit of 10⁹ bytes for a whole row.
 const MAX_VALUE_BYTES: u64 = 512 << 20;
 
-/// A content as its row has it: an empty value if it is kept in parts.
+/// A content as stored in its row: an empty value if it is stored in parts.
 pub(super) struct Sealed {
     pub(super) value: Vec<u8>,
     pub(super) checksum: i64,
@@ -23,11 +23,11 @@ impl Sealed {
         kind: Kind,
         position: i64,
         data: &[u8],
-        ahead: Option<&Content>,
+        staged: Option<&Content>,
         checksum: impl FnOnce(Data<'_>) -> i64,
     ) -> rusqlite::Result<Self> {
         let written;
-        let content = match ahead {
+        let content = match staged {
             Some(content) => content,
             None if data.len() > PART_BYTES => {
                 written = Content::write(connection, entry, data)?;

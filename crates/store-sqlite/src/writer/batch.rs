@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 
 use meshagent_store::{DocumentId, Write, WriteError, Written};
 
-use super::{At, Failed, Session};
-use crate::contents::{Ahead, Content};
+use super::{Failed, Session, Step};
+use crate::contents::{Content, Staged};
 use crate::freeing::Removal;
 use crate::write::{self, Failure};
 
@@ -13,12 +13,13 @@ use crate::write::{self, Failure};
 #[derive(Clone, Copy)]
 pub(super) struct Batch<'a> {
     pub(super) writes: &'a [Write],
-    /// What was written ahead of each; nothing if it is empty.
-    pub(super) ahead: &'a [Ahead],
+    /// The staged content of each write; empty if the batch is not staged.
+    pub(super) staged: &'a [Staged],
     pub(super) removal: Removal,
 }
 
-/// Applies the writes of a batch from `start` on, but those that are known to fail, and what builds on them.
+/// Applies the writes of a batch from `start` on, except those that are known to fail, and those
+/// that build on them.
 pub(super) fn apply_all(
     session: &mut Session,
     batch: Batch<'_>,
@@ -26,7 +27,7 @@ pub(super) fn apply_all(
     start: usize,
 ) -> Result<Vec<Result<Written, WriteError>>, Failed> {
     let mut results = Vec::with_capacity(batch.writes.len());
-    // A later update of a document builds on the one that was refused.
+    // A later update of a document builds on the refused one.
     let mut broken: HashSet<DocumentId> = HashSet::new();
     for (index, write) in batch.writes.iter().enumerate() {
         let behind = match write {
@@ -42,12 +43,12 @@ pub(super) fn apply_all(
         } else if index < start {
             continue;
         } else {
-            let ahead = match batch.ahead.get(index) {
-                Some(Ahead::Done(content)) => content.as_ref(),
+            let staged = match batch.staged.get(index) {
+                Some(Staged::Done(content)) => content.as_ref(),
                 _ => None,
             };
-            let result = apply(session, write, batch.removal, ahead);
-            result.map_err(At::Write(index).failed())?
+            let result = apply(session, write, batch.removal, staged);
+            result.map_err(Step::Write(index).failed())?
         };
         if let (Write::Append { document, .. }, Err(error)) = (write, &result)
             && !matches!(error, WriteError::NoSuchDocument { .. })
@@ -63,16 +64,16 @@ fn apply(
     session: &mut Session,
     write: &Write,
     removal: Removal,
-    ahead: Option<&Content>,
+    staged: Option<&Content>,
 ) -> rusqlite::Result<Result<Written, WriteError>> {
     let Session {
         connection,
         authors,
     } = session;
     if matches!(write, Write::Append { .. }) {
-        // The commonest write is spared the copies of pages that a savepoint makes: it is refused, if at all, before
-        // it changes anything.
-        return match write::apply(connection, authors, write, removal, ahead) {
+        // An append, the most common write, avoids the copies of pages that a savepoint makes: if
+        // it is refused, that happens before it changes anything.
+        return match write::apply(connection, authors, write, removal, staged) {
             Ok(written) => Ok(Ok(written)),
             Err(Failure::Refused(error)) => Ok(Err(error)),
             Err(Failure::Sqlite(error)) => Err(error),
@@ -81,7 +82,7 @@ fn apply(
     connection
         .prepare_cached("SAVEPOINT one_write")?
         .execute([])?;
-    let result = match write::apply(connection, authors, write, removal, ahead) {
+    let result = match write::apply(connection, authors, write, removal, staged) {
         Ok(written) => Ok(written),
         Err(Failure::Refused(error)) => {
             connection

@@ -1,12 +1,12 @@
-//! Space: what a full disk still has, and what large deletions left to be freed.
+//! Disk space: making space on a full disk, and freeing the space of large deletions.
 
 use meshagent_store::{Staging, StoreError};
 
-use super::{At, Writer};
-use crate::error::is_of_one_write;
-use crate::freeing::{self, Doomed, MAX_KEPT, Unfreed};
+use super::{Step, Writer};
+use crate::error::concerns_one_write;
+use crate::freeing::{self, FreeingError, MAX_DAMAGED};
 
-/// Which ways to make space were tried.
+/// The ways to make space that were tried.
 #[derive(Default)]
 pub(super) struct Space {
     pub(super) is_emptied: bool,
@@ -14,17 +14,17 @@ pub(super) struct Space {
     pub(super) is_taken: bool,
 }
 
-pub(super) fn given_up() -> StoreError {
-    StoreError::Full("others needed the space".into())
+pub(super) fn space_taken() -> StoreError {
+    StoreError::Full("other writes needed the space of the staged content".into())
 }
 
 impl Writer {
-    /// Makes space, one way after another; `false` if there is none left. What is written ahead of others than `own` is
-    /// given up last.
+    /// Makes space, by one way after another; returns `false` if all were tried. Staged content of
+    /// batches other than `own` is discarded last.
     pub(super) fn make_space(&mut self, space: &mut Space, own: Option<&Staging>) -> bool {
         if !space.is_emptied {
             space.is_emptied = true;
-            if self.empty_log() {
+            if self.checkpoint_all() {
                 return true;
             }
         }
@@ -36,9 +36,9 @@ impl Writer {
         if !space.is_taken {
             space.is_taken = true;
             let mut is_any = false;
-            for upload in &mut self.uploads {
-                if !own.is_some_and(|own| own.is(&upload.staging)) {
-                    is_any |= upload.ahead.take().is_some();
+            for batch in &mut self.staged_batches {
+                if !own.is_some_and(|own| own.is(&batch.staging)) {
+                    is_any |= batch.staged.take().is_some();
                 }
             }
             while let Ok(false) = self.free_some() {}
@@ -47,40 +47,40 @@ impl Writer {
         false
     }
 
-    /// Frees some of what large deletions set aside, and returns whether nothing is left of it.
+    /// Frees some of the rows of large deletions, and returns whether all of them are freed.
     pub(crate) fn free_some(&mut self) -> Result<bool, StoreError> {
         self.begin()?;
-        let mut kept = std::mem::take(&mut self.kept);
-        let spared = self.spared();
-        let spared: Vec<Doomed> = spared.into_iter().filter(|one| kept.insert(*one)).collect();
+        let mut excluded = std::mem::take(&mut self.damaged);
+        let mut in_flight = self.in_flight();
+        in_flight.retain(|one| excluded.insert(*one));
         let mut damaged = None;
         let freed = (|| {
-            let is_owed = self
+            let has_garbage = self
                 .session()
-                .and_then(|session| freeing::is_owed(&session.connection, &kept));
-            if !is_owed.map_err(At::Beginning.failed())? {
+                .and_then(|session| freeing::has_garbage(&session.connection, &excluded));
+            if !has_garbage.map_err(Step::Begin.failed())? {
                 return Ok(true);
             }
             self.transact(|session| {
-                freeing::free_some(&session.connection, &kept).map_err(
-                    |Unfreed { doomed, error }| {
-                        damaged = doomed.filter(|_| is_of_one_write(&error));
-                        At::Write(0).failed()(error)
+                freeing::free_some(&session.connection, &excluded).map_err(
+                    |FreeingError { garbage, error }| {
+                        damaged = garbage.filter(|_| concerns_one_write(&error));
+                        Step::Write(0).failed()(error)
                     },
                 )
             })
         })();
         let found = self.files.check_written();
-        for one in spared {
-            kept.remove(&one);
+        for one in in_flight {
+            excluded.remove(&one);
         }
-        let is_kept = damaged.is_some() && kept.len() < MAX_KEPT;
-        kept.extend(damaged);
-        self.kept = kept;
-        self.unless_lost(found)?;
+        let may_continue = damaged.is_some() && excluded.len() < MAX_DAMAGED;
+        excluded.extend(damaged);
+        self.damaged = excluded;
+        self.rescue_if_lost(found)?;
         match freed {
-            // It costs space, and the others none.
-            Err(_) if is_kept => Ok(false),
+            // The damaged object costs space; the others can still be freed.
+            Err(_) if may_continue => Ok(false),
             freed => Ok(freed?),
         }
     }

@@ -1,5 +1,5 @@
-//! The rows of authors that updates name: there as long as one names them, and true to what is on disk whatever
-//! became of the writes before.
+//! The rows of authors that updates name: there as long as one names them, and true to what is on
+//! disk whatever became of the writes before.
 
 use meshagent_store::{DocumentId, Reach, Seq, Store, StoreError, Write, WriteError};
 use meshagent_store_sqlite::{DATABASE_FILE, Options, SqliteStore};

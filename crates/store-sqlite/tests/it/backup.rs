@@ -88,7 +88,8 @@ fn copies_hold_all(copy: fn(&Connection, &Path)) {
         history.assert_kept(&copy, &context);
         assert_intact(directory.path(), &context);
     }
-    // A restored copy gives no id again, not even those of documents that were gone when it was taken.
+    // A restored copy gives no id again, not even those of documents that were gone when it
+    // was taken.
     let (_, last) = &copies[4];
     let given: u64 = Connection::open(last.path().join(DATABASE_FILE))
         .unwrap()

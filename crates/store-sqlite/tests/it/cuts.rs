@@ -1,25 +1,27 @@
-//! Copies of the database whose write-ahead log is cut off anywhere: each holds all that was acknowledged before the
-//! cut, and nothing by halves.
+//! Copies of the database whose write-ahead log is cut off anywhere: each holds all that was
+//! acknowledged before the cut, and nothing by halves.
 //!
-//! Nothing is written while a copy is taken, and the moments that matter are made: a log of which no checkpoint has
-//! moved anything, one of which a reader stopped the checkpoint half-way, a checkpoint that ended while it wrote, and
-//! a log that began again over frames of its own past. So it is known to the frame which batches a cut leaves, and the
-//! test asks for exactly those.
+//! Nothing is written while a copy is taken, and the moments that matter are made: a log of which
+//! no checkpoint has moved anything, one of which a reader stopped the checkpoint half-way, a
+//! checkpoint that ended while it wrote, and a log that began again over frames of its own past. So
+//! it is known to the frame which batches a cut leaves, and the test asks for exactly those.
 //!
-//! A log that is cut below what a checkpoint has moved into the database is no state that a crash leaves, since a
-//! checkpoint begins with a sync of the log. Those frames are never cut off. How many they are, and how many there are
-//! in all, is read from the log's index (the file `-shm`).
+//! A log that is cut below what a checkpoint has moved into the database is no state that a crash
+//! leaves, since a checkpoint begins with a sync of the log. Those frames are never cut off. How
+//! many they are, and how many there are in all, is read from the log's index (the file `-shm`).
 //!
 //! # Why not while it is written to
 //!
-//! Copies that were taken beside a writer could show "one acknowledged batch less" without any loss. A commit writes
-//! its last frame in two steps, the frame's header and then the page, over what the log held before it began again.
-//! A copy of the log between the two has a new header before an old page. Told by its salt that frame is there, and a
-//! test that counts so expects its batch; told by its checksum it is not, and SQLite ends the log before it. SQLite is
-//! right: a batch is acknowledged after its last frame was written, so at the moment of the copy this one was not yet.
-//! `frame_whose_page_is_not_written_is_not_there` makes each such moment, and finds the last batch missing from it, as
-//! complete by the salt, and not acknowledged. Of 400 copies that were taken beside a writer, 13 ended in such a frame;
-//! two of them lacked a batch by the salt, none by the checksum.
+//! Copies that were taken beside a writer could show "one acknowledged batch less" without any
+//! loss. A commit writes its last frame in two steps, the frame's header and then the page, over
+//! what the log held before it began again. A copy of the log between the two has a new header
+//! before an old page. Told by its salt that frame is there, and a test that counts so expects its
+//! batch; told by its checksum it is not, and SQLite ends the log before it. SQLite is right: a
+//! batch is acknowledged after its last frame was written, so at the moment of the copy this one
+//! was not yet. `frame_whose_page_is_not_written_is_not_there` makes each such moment, and finds
+//! the last batch missing from it, as complete by the salt, and not acknowledged. Of 400 copies
+//! that were taken beside a writer, 13 ended in such a frame; two of them lacked a batch by the
+//! salt, none by the checksum.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -214,8 +216,9 @@ impl Written {
         }
     }
 
-    /// A reader of what is there now. A checkpoint moves nothing that came after it; a reader that found an empty log,
-    /// or one that was moved, keeps it from moving anything. Deletions, which empty the log, go without.
+    /// A reader of what is there now. A checkpoint moves nothing that came after it; a reader that
+    /// found an empty log, or one that was moved, keeps it from moving anything. Deletions, which
+    /// empty the log, go without.
     fn hold(&self) -> Connection {
         let reader = Connection::open(&self.database).unwrap();
         reader.execute_batch("BEGIN").unwrap();
@@ -318,7 +321,8 @@ impl Copy {
     }
 }
 
-/// What a disk may have of a file that was being changed: of each sector the old or the new, and any length between.
+/// What a disk may have of a file that was being changed: of each sector the old or the new, and
+/// any length between.
 fn mixed(before: &[u8], after: &[u8], random: &mut Random) -> Vec<u8> {
     let grown = (after.len() - before.len()) / SECTOR;
     let grown = usize::try_from(random.below(grown as u64 + 1)).unwrap();

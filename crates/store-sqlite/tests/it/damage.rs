@@ -283,8 +283,8 @@ fn damage_to_the_oldest_document_keeps_no_server_from_starting() {
     assert!(store.load(&room(), "c").is_ok());
 }
 
-/// The page of the log's table that holds the end of one document is overwritten on the disk: writes to that document
-/// are refused, and what others wrote with it in one batch is kept.
+/// The page of the log's table that holds the end of one document is overwritten on the disk:
+/// writes to that document are refused, and what others wrote with it in one batch is kept.
 #[test]
 fn damaged_page_fails_the_writes_that_need_it() {
     let (directory, documents) = with_long_documents();

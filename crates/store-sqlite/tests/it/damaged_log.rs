@@ -1,5 +1,6 @@
-//! A log that is damaged after an unclean stop is told from one that a crash leaves: the one keeps the store from being
-//! opened, as acknowledged data would be missing without a word, the other is nothing to be said of.
+//! A log that is damaged after an unclean stop is told from one that a crash leaves: the one keeps
+//! the store from being opened, as acknowledged data would be missing without a word, the other is
+//! nothing to be said of.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -226,8 +227,8 @@ fn who_wrote_the_log_says_what_a_power_cut_may_leave() {
     }
 }
 
-/// The log stays what the server before wrote until it was emptied: one that can't be, and ends before that, has
-/// acknowledged nothing of it.
+/// The log stays what the server before wrote until it was emptied: one that can't be, and ends
+/// before that, has acknowledged nothing of it.
 #[test]
 fn log_of_another_durability_is_known_as_that_until_it_is_emptied() {
     let mut left = Left::new();
@@ -320,8 +321,8 @@ fn torn_transaction_at_the_end_is_nothing_to_be_said_of() {
     }
 }
 
-/// Transactions whose sync failed lie behind the end of the log, with its salts and each with a commit, until others
-/// overwrite them.
+/// Transactions whose sync failed lie behind the end of the log, with its salts and each with a
+/// commit, until others overwrite them.
 #[test]
 fn remains_of_failed_commits_are_no_damage() {
     let mut left = Left::new();

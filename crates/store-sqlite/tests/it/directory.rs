@@ -142,8 +142,8 @@ fn what_is_refused_as_the_files_are_gone_is_shown_by_no_document() {
     }
 }
 
-/// The directory is reached by a link in whose place there is a file now and then. Then nothing can be told of what is
-/// below it, and the files that are open go on as ever.
+/// The directory is reached by a link in whose place there is a file now and then. Then nothing can
+/// be told of what is below it, and the files that are open go on as ever.
 #[cfg(unix)]
 #[test]
 fn batch_that_is_reported_as_failed_has_not_happened() {

@@ -1,4 +1,5 @@
-//! Deleted means deleted: neither the content nor the key that opens it is in any file of the data directory.
+//! Deleted means deleted: neither the content nor the key that opens it is in any file of the
+//! data directory.
 
 use std::fs;
 use std::path::Path;
@@ -15,8 +16,8 @@ use crate::{StopOnDrop, append, created, open, put, room, snapshot};
 
 const TEXT: &str = "streng geheim – 極秘 – ";
 
-/// Documents that many short updates went to, in turns, and that were folded now and then: so pages were divided,
-/// joined and freed, and copies of rows are all over the file.
+/// Documents that many short updates went to, in turns, and that were folded now and then: so pages
+/// were divided, joined and freed, and copies of rows are all over the file.
 fn worked_on(store: &dyn Store, seed: u64) -> Vec<DocumentId> {
     let mut random = Random(seed);
     let documents: Vec<DocumentId> = (0..6)

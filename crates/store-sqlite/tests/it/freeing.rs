@@ -1,4 +1,5 @@
-//! Large deletions: gone at once for everybody, their space freed some at a time, also after a crash.
+//! Large deletions: gone at once for everybody, their space freed some at a time, also after
+//! a crash.
 
 use std::fs;
 
@@ -18,7 +19,8 @@ fn delete(path: &str) -> Write {
     }
 }
 
-/// Two documents and more files than are removed within a deletion, below `ördner`, and one file beside it.
+/// Two documents and more files than are removed within a deletion, below `ördner`, and one file
+/// beside it.
 fn filled(store: &dyn Store) -> Vec<DocumentId> {
     let documents = vec![created(store, "ördner/a"), created(store, "ördner/é")];
     for document in &documents {

@@ -1,5 +1,5 @@
-//! Large content, which is kept in parts: what is left of one that was not committed, what damage to it costs, what it
-//! does on a full disk, and how long others wait beside it.
+//! Large content, which is kept in parts: what is left of one that was not committed, what damage
+//! to it costs, what it does on a full disk, and how long others wait beside it.
 
 use std::fs;
 use std::io::Write as _;
@@ -334,8 +334,8 @@ fn long_value_of_format_3_is_read_and_replaced() {
     assert_intact(directory.path(), "replaced");
 }
 
-/// How long small commits wait beside large ones, as the committer does them: in turns with steps. Prints it for
-/// whoever changes that. The bound is of the log, as time is the machine's.
+/// How long small commits wait beside large ones, as the committer does them: in turns with steps.
+/// Prints it for whoever changes that. The bound is of the log, as time is the machine's.
 #[test]
 fn small_commits_go_on_beside_large_ones() {
     let directory = TempDir::new().unwrap();

@@ -1,4 +1,5 @@
-//! Writes that fail in the middle, because the operating system lets no file grow beyond a limit (`RLIMIT_FSIZE`).
+//! Writes that fail in the middle, because the operating system lets no file grow beyond a
+//! limit (`RLIMIT_FSIZE`).
 
 use std::io::Write as _;
 use std::process::Command;
@@ -21,7 +22,8 @@ const LEAST: u64 = 64 << 10;
 fn store_recovers_from_writes_that_fail_half_way() {
     let number = |name| env::var(name).ok().and_then(|text| text.parse().ok());
     let seed: u64 = number("STORE_SEED").unwrap_or(1);
-    // The limit is a process's, and a signal comes with it that ends the process unless it is ignored.
+    // The limit is a process's, and a signal comes with it that ends the process unless it
+    // is ignored.
     let output = Command::new("sh")
         .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
         .arg(env::current_exe().unwrap())

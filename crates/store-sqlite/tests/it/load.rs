@@ -36,7 +36,8 @@ fn ten_thousand_documents_are_created_and_listed_quickly() {
             100
         );
     }
-    // Seconds on a machine that does nothing else; many minutes if a document's cost grew with their number.
+    // Seconds on a machine that does nothing else; many minutes if a document's cost grew with
+    // their number.
     assert!(
         started.elapsed() < Duration::from_mins(2),
         "took {:?}",

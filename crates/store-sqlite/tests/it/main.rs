@@ -1,5 +1,6 @@
-//! The embedded store against the suite that every store passes, and against what happens to files: processes
-//! that are killed, torn copies, backups, damage, earlier formats, a full disk, another process at the same directory.
+//! The embedded store against the suite that every store passes, and against what happens to files:
+//! processes that are killed, torn copies, backups, damage, earlier formats, a full disk, another
+//! process at the same directory.
 
 #![expect(
     clippy::unwrap_used,

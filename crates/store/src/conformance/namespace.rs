@@ -332,9 +332,8 @@ fn rooms_are_separate(subject: &mut dyn Subject) {
         if let Write::CreateDocument { room, .. } = &mut twin {
             *room = other.clone();
         }
-        assert!(
-            matches!(commit_ok(store, twin), Written::Created { document: twin, .. } if twin != document)
-        );
+        let written = commit_ok(store, twin);
+        assert!(matches!(written, Written::Created { document: twin, .. } if twin != document));
         assert!(
             store
                 .load(&other, "a/b")

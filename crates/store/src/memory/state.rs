@@ -260,15 +260,15 @@ impl State {
         reach: Reach,
     ) -> Result<Written, WriteError> {
         let tree = self.rooms.entry(room.clone()).or_default();
-        let mut doomed = Vec::new();
+        let mut paths = Vec::new();
         if tree.contains_key(path) {
-            doomed.push(path.to_owned());
+            paths.push(path.to_owned());
         }
         if recursive {
-            doomed.extend(children(tree, path).map(|(path, _)| path.clone()));
+            paths.extend(children(tree, path).map(|(path, _)| path.clone()));
         }
-        check_count(path, doomed.len())?;
-        if doomed.is_empty() {
+        check_count(path, paths.len())?;
+        if paths.is_empty() {
             return Err(match children(tree, path).next() {
                 Some(_) => WriteError::RecursiveRequired {
                     path: path.to_owned(),
@@ -278,11 +278,11 @@ impl State {
                 },
             });
         }
-        for doomed in &doomed {
-            reach.check(doomed, doomed != path, is_document(tree, doomed))?;
+        for found in &paths {
+            reach.check(found, found != path, is_document(tree, found))?;
         }
         Ok(Written::Deleted {
-            entries: self.remove(room, doomed),
+            entries: self.remove(room, paths),
         })
     }
 

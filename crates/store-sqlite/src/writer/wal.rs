@@ -1,4 +1,4 @@
-//! The log: what was deleted or overwritten is erased from it.
+//! The WAL: deleted and overwritten content is erased from it.
 
 use std::time::{Duration, Instant};
 
@@ -8,37 +8,42 @@ use super::{Session, Writer};
 use crate::error::store_error;
 use crate::open::BUSY_TIMEOUT;
 
-/// After how long the log is tried again that something else holds, such as a backup: twice as long each time.
+/// The time until a WAL that is held, for example by a backup, is tried again. It doubles
+/// each time.
 const ERASE_PAUSE: Duration = Duration::from_millis(20);
 const MAX_ERASE_PAUSE: Duration = Duration::from_secs(1);
-/// How long the log keeps what was overwritten, if nothing is deleted meanwhile.
+/// The time for which the WAL keeps overwritten content, unless something is deleted in
+/// the meantime.
 const OVERWRITTEN_KEPT: Duration = Duration::from_mins(1);
 
 impl Writer {
-    /// Whether the log has nothing from before.
-    pub(crate) fn has_erased(&self) -> bool {
+    /// Returns whether the WAL contains no deleted or overwritten content.
+    pub(crate) fn is_wal_clean(&self) -> bool {
         self.erase_at.is_none()
     }
 
-    /// Whether the log has what was deleted, or has had for long what was overwritten.
-    pub(crate) fn owes_erasing(&self) -> bool {
+    /// Returns whether the WAL contains deleted content, or has contained overwritten content
+    /// for long.
+    pub(crate) fn is_erasure_due(&self) -> bool {
         self.erase_at.is_some_and(|at| at <= Instant::now())
     }
 
-    /// Erases what is owed, if the log can be emptied now, and returns whether nothing is owed any more. The log is
-    /// only tried if `is_free` says that none of our readers is in the way.
+    /// Erases deleted and overwritten content if that is due and the WAL can be emptied now, and
+    /// returns whether nothing is due any more. It tries that only if `is_free` returns that the
+    /// store's own readers are not in the way.
     pub(crate) fn try_erase(&mut self, is_free: impl FnOnce() -> bool) -> Result<bool, StoreError> {
-        if !self.owes_erasing() {
+        if !self.is_erasure_due() {
             return Ok(true);
         }
         let is_early = |again_at| Instant::now() < again_at;
-        if self.erase_again_at.is_some_and(is_early) || !is_free() {
+        if self.erase_retry_at.is_some_and(is_early) || !is_free() {
             return Ok(false);
         }
-        self.empty_whole_log()
+        self.truncate_wal()
     }
 
-    /// Empties the log of what a batch deleted, and later of what it overwrote.
+    /// Empties the WAL of the content that a batch deleted, and later of the content that
+    /// it overwrote.
     pub(super) fn erase_after(&mut self, results: &[Result<Written, WriteError>]) {
         let deletes = |written: &Written| match written {
             Written::Deleted { .. } => true,
@@ -47,7 +52,7 @@ impl Writer {
         };
         if results.iter().flatten().any(deletes) {
             self.erase_at = Some(Instant::now());
-            // If it fails, it is tried again by whoever wants to know, and when the store is tended, which says so.
+            // `Store::erase` and `Store::tend` retry a failure; the latter reports it.
             let _ = self.try_erase(|| true);
         } else if self.erase_at.is_none()
             && results
@@ -59,19 +64,18 @@ impl Writer {
         }
     }
 
-    /// Moves the whole log into the database and makes it an empty file.
+    /// Moves the whole WAL into the database and truncates it.
     pub(super) fn erase(&mut self) -> Result<(), StoreError> {
-        if self.empty_whole_log()? {
+        if self.truncate_wal()? {
             return Ok(());
         }
         Err(StoreError::Unavailable(
-            "what was deleted stays in the log as long as a reader holds it, such as a backup"
-                .into(),
+            "deleted content stays in the WAL while a reader holds it, such as a backup".into(),
         ))
     }
 
-    /// The same; whether no reader was in the way.
-    fn empty_whole_log(&mut self) -> Result<bool, StoreError> {
+    /// Does the same; returns whether no reader was in the way.
+    fn truncate_wal(&mut self) -> Result<bool, StoreError> {
         let empty = |session: &Session| {
             session.connection.busy_timeout(Duration::ZERO)?;
             let emptied =
@@ -84,32 +88,36 @@ impl Writer {
         let is_busy: bool = self.session().and_then(empty).map_err(store_error)?;
         if is_busy {
             self.erase_pause = (self.erase_pause * 2).clamp(ERASE_PAUSE, MAX_ERASE_PAUSE);
-            self.erase_again_at = Some(Instant::now() + self.erase_pause);
+            self.erase_retry_at = Some(Instant::now() + self.erase_pause);
         } else {
             self.erase_at = None;
             self.erase_pause = Duration::ZERO;
-            self.erase_again_at = None;
+            self.erase_retry_at = None;
         }
         Ok(!is_busy)
     }
 
-    /// If only the log has lost its name, what is in it is not lost yet: it goes into the database, once.
-    pub(super) fn unless_lost(&mut self, found: Result<(), StoreError>) -> Result<(), StoreError> {
+    /// If only the WAL was deleted, its content is not lost yet: it is moved into the
+    /// database, once.
+    pub(super) fn rescue_if_lost(
+        &mut self,
+        found: Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
         if matches!(found, Err(StoreError::Replaced(_))) && !self.is_rescued {
             self.is_rescued = true;
-            // Another connection would not find the log.
+            // Another connection would not find the WAL.
             if self.session.is_some() && self.files.can_be_rescued() {
-                self.empty_log();
+                self.checkpoint_all();
             }
-            // At worst the next start finds damage.
+            // If this fails, the next start may find damage.
             let _ = self.files.drop_outdated_log();
         }
         found
     }
 
-    /// Whether all of the log went into the database just now, so that the log can begin again in the space that
-    /// it has.
-    pub(super) fn empty_log(&mut self) -> bool {
+    /// Moves the WAL into the database as far as possible; returns whether all of it was moved, so
+    /// that the WAL can restart in the space that it has.
+    pub(super) fn checkpoint_all(&mut self) -> bool {
         let moved = |session: &Session| {
             session
                 .connection
