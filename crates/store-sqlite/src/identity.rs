@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use meshagent_store::StoreError;
 
-use crate::log_index::LogIndex;
+use crate::wal_index::WalIndex;
 
 /// The duration for which a check need not be repeated if another one follows.
 const RECENT: Duration = Duration::from_millis(5);
@@ -23,10 +23,10 @@ pub(crate) struct OpenFiles {
     database: OpenFile,
     wal: OpenFile,
     shm: OpenFile,
-    index: LogIndex,
+    index: WalIndex,
     others: Vec<OpenFile>,
     /// The length of the WAL at the last check.
-    log_bytes: AtomicU64,
+    wal_bytes: AtomicU64,
     /// When all files were last found in place.
     checked: Mutex<Option<Instant>>,
     /// The first loss that was detected. It stays: a file that is put back may be any file.
@@ -36,12 +36,12 @@ pub(crate) struct OpenFiles {
 #[derive(Debug)]
 struct Lost {
     what: String,
-    log: Log,
+    wal: WalState,
 }
 
 /// The state of the WAL that our connections use, after a loss.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Log {
+enum WalState {
     /// The WAL is complete, deleted or not.
     Whole,
     /// Only the beginning of the WAL exists.
@@ -80,10 +80,10 @@ impl OpenFiles {
         Ok(Self {
             database: OpenFile::new(database.to_owned())?,
             wal: OpenFile::new(beside(database, "-wal"))?,
-            index: LogIndex::open(&shm)?,
+            index: WalIndex::open(&shm)?,
             shm: OpenFile::new(shm)?,
             others: others.map(OpenFile::new).collect::<io::Result<_>>()?,
-            log_bytes: AtomicU64::new(0),
+            wal_bytes: AtomicU64::new(0),
             checked: Mutex::new(None),
             lost: OnceLock::new(),
         })
@@ -98,7 +98,7 @@ impl OpenFiles {
     /// checked now.
     pub(crate) fn check(&self) -> Result<(), StoreError> {
         self.check_each([&self.database, &self.shm])?;
-        self.check_log()?;
+        self.check_wal()?;
         *self.checked() = Some(Instant::now());
         Ok(())
     }
@@ -121,23 +121,23 @@ impl OpenFiles {
     }
 
     /// Checks that the WAL is in place and complete.
-    fn check_log(&self) -> Result<(), StoreError> {
+    fn check_wal(&self) -> Result<(), StoreError> {
         self.check_known()?;
         let mut found = Ok(());
         let length = || {
-            let log = fs::metadata(&self.wal.path)?;
-            found = self.wal.is_same(&log);
-            self.log_bytes.store(log.len(), Ordering::Relaxed);
-            Ok(log.len())
+            let wal = fs::metadata(&self.wal.path)?;
+            found = self.wal.is_same(&wal);
+            self.wal_bytes.store(wal.len(), Ordering::Relaxed);
+            Ok(wal.len())
         };
-        match self.index.has_whole_log(length) {
+        match self.index.has_complete_wal(length) {
             Ok(is_whole) => {
                 if let Err(what) = found {
                     self.lose_file(&self.wal, what);
                 } else if !is_whole {
                     self.lose(Lost {
                         what: format!("{} was cut short", self.wal.path.display()),
-                        log: Log::Cut,
+                        wal: WalState::Cut,
                     });
                 }
             }
@@ -193,10 +193,10 @@ impl OpenFiles {
         self.lose(Lost {
             what: format!("{} {what}", file.path.display()),
             // A program that finds no WAL index creates another.
-            log: if file.path == self.shm.path {
-                Log::Shared
+            wal: if file.path == self.shm.path {
+                WalState::Shared
             } else {
-                Log::Whole
+                WalState::Whole
             },
         });
     }
@@ -215,21 +215,23 @@ impl OpenFiles {
 
     /// Returns whether the WAL can still be moved into the database, which is still in place.
     pub(crate) fn can_be_rescued(&self) -> bool {
-        self.has_log()
+        self.has_valid_wal()
             && fs::metadata(&self.database.path)
                 .is_ok_and(|found| identity(&found) == self.database.identity)
     }
 
     /// Returns whether our connections use a valid WAL, as far as is known.
-    pub(crate) fn has_log(&self) -> bool {
-        self.lost.get().is_none_or(|lost| lost.log == Log::Whole)
+    pub(crate) fn has_valid_wal(&self) -> bool {
+        self.lost
+            .get()
+            .is_none_or(|lost| lost.wal == WalState::Whole)
     }
 
     /// Empties what is left of a WAL that was cut, if the database contains all of it, and
     /// everything that came after it. Otherwise the next start would take the old pages in it for
     /// the newest.
-    pub(crate) fn drop_outdated_log(&self) -> io::Result<()> {
-        if self.lost.get().is_none_or(|lost| lost.log != Log::Cut) {
+    pub(crate) fn drop_outdated_wal(&self) -> io::Result<()> {
+        if self.lost.get().is_none_or(|lost| lost.wal != WalState::Cut) {
             return Ok(());
         }
         let wal = fs::OpenOptions::new().write(true).open(&self.wal.path)?;
@@ -248,7 +250,7 @@ impl OpenFiles {
 
     /// Returns the length of the WAL at the last check.
     pub(crate) fn wal_bytes(&self) -> u64 {
-        self.log_bytes.load(Ordering::Relaxed)
+        self.wal_bytes.load(Ordering::Relaxed)
     }
 }
 

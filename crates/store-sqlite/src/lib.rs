@@ -18,8 +18,6 @@ mod error;
 mod files;
 mod freeing;
 mod identity;
-mod log_file;
-mod log_index;
 mod open;
 mod provenance;
 mod read;
@@ -28,6 +26,8 @@ mod schema;
 mod seal;
 mod sqlite_store;
 mod upgrade;
+mod wal_file;
+mod wal_index;
 mod write;
 mod writer;
 

@@ -9,8 +9,8 @@ use rusqlite::{Connection, OpenFlags};
 use thiserror::Error;
 
 use crate::identity::beside;
-use crate::log_file::{self, LogFile};
 use crate::schema::{self, FORMAT, Format};
+use crate::wal_file::{self, WalFile};
 
 /// The database's name in the data directory.
 pub const DATABASE_FILE: &str = "meshagent.db";
@@ -332,7 +332,7 @@ fn inspect(data_dir: &Path, path: &Path, durability: Durability) -> Result<Found
         Some(1..) if was_open && wal_length.is_none() => Ok(Found::DatabaseWithoutLog),
         // A WAL exists after an unclean stop, of this program or another one.
         Some(1..) if wal_length.is_some_and(|length| length > 0) => {
-            inspect_log(wal, marked_durability(data_dir).unwrap_or(durability))
+            inspect_wal(wal, marked_durability(data_dir).unwrap_or(durability))
         }
         Some(1..) => Ok(Found::Database),
         _ if wal_length.is_some_and(|length| length > 0) => Err(OpenError::Missing {
@@ -349,16 +349,16 @@ fn inspect(data_dir: &Path, path: &Path, durability: Durability) -> Result<Found
 
 /// Inspects a WAL that was written with this durability. It is opened for writing as SQLite will
 /// open it: SQLite would not report that it may only read.
-fn inspect_log(path: PathBuf, durability: Durability) -> Result<Found, OpenError> {
+fn inspect_wal(path: PathBuf, durability: Durability) -> Result<Found, OpenError> {
     let examined = OpenOptions::new()
         .read(true)
         .write(true)
         .open(&path)
-        .and_then(|log| log_file::examine(&log));
+        .and_then(|wal| wal_file::examine(&wal));
     match examined {
-        Ok(LogFile::Whole) => Ok(Found::Database),
-        Ok(LogFile::NoHeader) => Err(OpenError::LogHeader { path }),
-        Ok(LogFile::Gap { at }) => match durability {
+        Ok(WalFile::Whole) => Ok(Found::Database),
+        Ok(WalFile::NoHeader) => Err(OpenError::LogHeader { path }),
+        Ok(WalFile::Gap { at }) => match durability {
             Durability::Fsync => Err(OpenError::LogGap { path, at }),
             Durability::Os => Ok(Found::DatabaseWithCutLog { at }),
         },

@@ -60,7 +60,7 @@ impl Drop for SqliteStore {
     fn drop(&mut self) {
         let writer = self.writer.get_mut();
         let _ = writer.unwrap_or_else(PoisonError::into_inner).check_files();
-        if !self.files.has_log() {
+        if !self.files.has_valid_wal() {
             // The last connection would move a WAL that is not valid into the database.
             let keeper = self
                 .keeper

@@ -24,7 +24,8 @@ pub(crate) fn from_1(connection: &Connection) -> rusqlite::Result<()> {
              FROM updates_1",
         )?;
         let mut insert = connection.prepare(
-            "INSERT INTO updates (document, seq, at, contributions, contributions_checksum, data, checksum)
+            "INSERT INTO updates
+                 (document, seq, at, contributions, contributions_checksum, data, checksum)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )?;
         let mut authors = Authors::default();

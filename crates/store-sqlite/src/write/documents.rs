@@ -68,7 +68,8 @@ pub(super) fn append(
     })?;
     connection
         .prepare_cached(
-            "INSERT INTO updates (document, seq, at, contributions, contributions_checksum, data, checksum)
+            "INSERT INTO updates
+                 (document, seq, at, contributions, contributions_checksum, data, checksum)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )?
         .execute(params![

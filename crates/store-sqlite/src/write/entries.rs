@@ -116,7 +116,8 @@ pub(super) fn place_entry(
 ) -> rusqlite::Result<i64> {
     connection
         .prepare_cached(
-            "UPDATE entries SET room = ?2, path = ?3, kind = ?4, size = ?5, created_at = ?6, updated_at = ?6
+            "UPDATE entries
+             SET room = ?2, path = ?3, kind = ?4, size = ?5, created_at = ?6, updated_at = ?6
              WHERE id = ?1",
         )?
         .execute(params![id, room, path, kind, size, at.0])?;

@@ -110,7 +110,7 @@ impl Writer {
                 self.checkpoint_all();
             }
             // If this fails, the next start may find damage.
-            let _ = self.files.drop_outdated_log();
+            let _ = self.files.drop_outdated_wal();
         }
         found
     }

@@ -1,5 +1,5 @@
-//! The rows of authors that updates name: there as long as one names them, and true to what is on
-//! disk whatever became of the writes before.
+//! The rows of authors that updates refer to: they exist as long as an update refers to them, and
+//! match the disk even after failed writes.
 
 use meshagent_store::{DocumentId, Reach, Seq, Store, StoreError, Write, WriteError};
 use meshagent_store_sqlite::{DATABASE_FILE, Options, SqliteStore};
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use crate::{append, contribution, create, created, open, put, room, snapshot};
 
 #[test]
-fn are_there_as_long_as_an_update_names_them() {
+fn author_row_exists_while_an_update_refers_to_it() {
     let directory = TempDir::new().unwrap();
     let store = open(directory.path());
     let [a, b] = ["a", "b"].map(|path| created(&store, path));
@@ -21,7 +21,8 @@ fn are_there_as_long_as_an_update_names_them() {
 
     done(&store, snapshot(a, 3, b"state"));
     assert_eq!(rows(), [(a, "bob"), (b, "ada")].map(owned));
-    // One that went has a row again when it writes again; one that stayed needs no other.
+    // The author whose row was removed gets another with the next write; the one whose row stayed
+    // does not.
     for participant in ["ada", "bob"] {
         done(&store, by(participant, a));
     }
@@ -43,7 +44,7 @@ fn are_there_as_long_as_an_update_names_them() {
 }
 
 #[test]
-fn a_few_more_rows_after_a_restart_go_with_the_next_snapshot() {
+fn snapshot_removes_duplicate_rows_after_restarts() {
     let directory = TempDir::new().unwrap();
     let document = created(&open(directory.path()), "a");
     for _ in 0..3 {
@@ -58,14 +59,14 @@ fn a_few_more_rows_after_a_restart_go_with_the_next_snapshot() {
 }
 
 #[test]
-fn of_a_batch_that_fails_are_made_again() {
+fn authors_of_a_failed_batch_are_inserted_again() {
     let directory = TempDir::new().unwrap();
     let mut options = Options::default();
     options.max_bytes = Some(1 << 20);
     let store = SqliteStore::open(directory.path(), options).unwrap();
     let [a, b] = ["a", "b"].map(|path| created(&store, path));
     done(&store, by("ada", a));
-    // Rolled back after the authors had rows, which others get then.
+    // The batch is rolled back after the authors got rows, whose ids other authors get then.
     let batch = [
         by("bob", a),
         by("ada", b),
@@ -81,7 +82,7 @@ fn of_a_batch_that_fails_are_made_again() {
 }
 
 #[test]
-fn of_a_write_that_is_refused_are_none() {
+fn refused_write_leaves_no_author() {
     let directory = TempDir::new().unwrap();
     let store = open(directory.path());
     let a = created(&store, "a");
@@ -125,11 +126,11 @@ fn of_a_write_that_is_refused_are_none() {
 }
 
 #[test]
-fn of_any_number_are_told_apart() {
+fn any_number_of_authors_is_distinguished() {
     let directory = TempDir::new().unwrap();
     let store = open(directory.path());
     let document = created(&store, "a");
-    // More than the writer knows again at a time.
+    // More authors than the writer remembers.
     let names: Vec<String> = (0..10_500).map(|number| format!("p{number}")).collect();
     let writes: Vec<Write> = names.iter().map(|name| by(name, document)).collect();
     for _ in 0..2 {
@@ -158,7 +159,7 @@ fn done(store: &dyn Store, write: Write) {
     store.commit(&[write]).unwrap().remove(0).unwrap();
 }
 
-/// Who made each update of a document's log.
+/// Asserts who made each update of a document's log.
 #[track_caller]
 fn assert_names(store: &dyn Store, path: &str, expected: &[&str]) {
     let loaded = store.load(&room(), path).unwrap().unwrap();
@@ -170,7 +171,7 @@ fn assert_names(store: &dyn Store, path: &str, expected: &[&str]) {
     assert_eq!(names, expected, "{path}");
 }
 
-/// Each row: a document and a participant, in this order.
+/// Returns the document and participant of each row, in this order.
 fn authors(directory: &TempDir) -> Vec<(u64, String)> {
     let database = Connection::open(directory.path().join(DATABASE_FILE)).unwrap();
     let mut select = database

@@ -1,4 +1,4 @@
-//! Copies taken by SQLite's own means while the server writes.
+//! Copies by SQLite's own means while the server writes.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,26 +15,26 @@ use crate::history::{History, batches_in};
 use crate::{StopOnDrop, assert_intact, created, open};
 
 #[test]
-fn vacuumed_copies_hold_all_that_was_acknowledged() {
-    copies_hold_all(|from, to| {
+fn vacuumed_copy_contains_all_acknowledged_writes() {
+    assert_copies_are_complete(|from, to| {
         from.execute("VACUUM INTO ?1", [to.to_str().unwrap()])
             .unwrap();
     });
 }
 
 #[test]
-fn backups_hold_all_that_was_acknowledged() {
-    copies_hold_all(|from, to| {
+fn backup_contains_all_acknowledged_writes() {
+    assert_copies_are_complete(|from, to| {
         let mut to = Connection::open(to).unwrap();
         let backup = Backup::new(from, &mut to).unwrap();
-        // All pages in one step: a commit between two steps would make it begin again.
+        // All pages in one step: a commit between two steps would restart the backup.
         backup
             .run_to_completion(i32::MAX, Duration::ZERO, None)
             .unwrap();
     });
 }
 
-fn copies_hold_all(copy: fn(&Connection, &Path)) {
+fn assert_copies_are_complete(copy: fn(&Connection, &Path)) {
     let seed = env::var("STORE_SEED").map_or(1, |text| text.parse().unwrap());
     let directory = TempDir::new().unwrap();
     let store = open(directory.path());
@@ -51,13 +51,13 @@ fn copies_hold_all(copy: fn(&Connection, &Path)) {
                 acknowledged.store(history.batches(), Ordering::Release);
             }
         });
-        // As another program would: it can't write.
+        // The connection of another program, which can't write.
         let source = directory.path().join(DATABASE_FILE);
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
         let mut copies = Vec::new();
         while copies.len() < 5 {
             let before = copies.last().map_or(0, |(at_least, _)| *at_least);
-            // However busy the machine is.
+            // A deadline for any busy machine.
             let deadline = Instant::now() + Duration::from_mins(2);
             let at_least = loop {
                 thread::sleep(Duration::from_millis(60));
@@ -75,7 +75,7 @@ fn copies_hold_all(copy: fn(&Connection, &Path)) {
     });
     assert!(
         copies[0].0 > 0 && copies[0].0 < copies[4].0,
-        "nothing was written meanwhile"
+        "the copies were taken without writes in between"
     );
 
     let mut history = History::new(seed);
@@ -83,13 +83,16 @@ fn copies_hold_all(copy: fn(&Connection, &Path)) {
         let context = format!("STORE_SEED={seed}, copied after batch {at_least}");
         let copy = open(directory.path());
         let batches = batches_in(&copy);
-        assert!(batches >= *at_least, "{context}: it ends at {batches}");
+        assert!(
+            batches >= *at_least,
+            "{context}: the copy ends at {batches}"
+        );
         history.replay(batches);
         history.assert_kept(&copy, &context);
         assert_intact(directory.path(), &context);
     }
-    // A restored copy gives no id again, not even those of documents that were gone when it
-    // was taken.
+    // A restored copy does not reuse ids, not even those of documents that were deleted before
+    // the copy.
     let (_, last) = &copies[4];
     let given: u64 = Connection::open(last.path().join(DATABASE_FILE))
         .unwrap()

@@ -1,4 +1,4 @@
-//! What is left after a process is killed, or a copy is taken while it writes.
+//! Recovery after a process is killed, or from a copy that was taken while it writes.
 
 use std::io::{BufRead, BufReader, Write as _};
 use std::process::{Command, Stdio};
@@ -15,7 +15,7 @@ const CHILD_DIRECTORY: &str = "STORE_CHILD_DIRECTORY";
 const CHILD_SEED: &str = "STORE_CHILD_SEED";
 
 #[test]
-fn killed_process_loses_nothing_that_it_was_told_is_durable() {
+fn killed_process_loses_no_durable_write() {
     let number = |name| env::var(name).ok().and_then(|text| text.parse().ok());
     let seed: u64 = number("STORE_SEED").unwrap_or(1);
     let kills: u64 = number("STORE_KILLS").unwrap_or(12);
@@ -54,7 +54,7 @@ fn killed_process_loses_nothing_that_it_was_told_is_durable() {
         }
         child.wait().unwrap();
 
-        // At once, as a supervisor would: no claim of the dead process is in the way.
+        // Immediately, as a supervisor would: the lock of the dead process must not be in the way.
         let store = open(directory.path());
         let context = format!("STORE_SEED={seed}, kill {kill}");
         let batches = batches_in(&store);
@@ -70,14 +70,14 @@ fn killed_process_loses_nothing_that_it_was_told_is_durable() {
     }
 }
 
-/// Run by the test above in a process of its own; by itself it has nothing to do.
+/// The test above runs this in a process of its own; otherwise it does nothing.
 #[test]
 fn child_writes_until_it_is_killed() {
     let Some(directory) = env::var_os(CHILD_DIRECTORY) else {
         return;
     };
     let seed = env::var(CHILD_SEED).unwrap().parse().unwrap();
-    // As by default: durable when it returns.
+    // The default options: a commit that has returned is durable.
     let store = SqliteStore::open(directory.as_ref(), Options::default()).unwrap();
     let mut history = History::new(seed);
     history.replay(batches_in(&store));
@@ -90,7 +90,7 @@ fn child_writes_until_it_is_killed() {
 }
 
 #[test]
-fn torn_copy_opens_with_what_was_complete() {
+fn torn_copy_contains_complete_transactions() {
     let directory = TempDir::new().unwrap();
     let store = open(directory.path());
     let document = created(&store, "a");
@@ -112,7 +112,7 @@ fn torn_copy_opens_with_what_was_complete() {
             .load(&room(), "a")
             .unwrap()
             .map_or(0, |document| document.last_seq.0);
-        // And it can be written.
+        // The copy can be written to.
         if updates > 0 {
             store
                 .commit(&[append(document, b"more")])
@@ -141,7 +141,7 @@ fn torn_copy_opens_with_what_was_complete() {
     let updates = updates_in_copy(&flipped);
     assert!(
         (1..40).contains(&updates),
-        "{updates} updates with a flipped bit half-way"
+        "{updates} updates with a flipped bit in the middle"
     );
     assert_eq!(
         store
@@ -149,6 +149,6 @@ fn torn_copy_opens_with_what_was_complete() {
             .unwrap()
             .len(),
         40,
-        "the original was left alone"
+        "the original is unchanged"
     );
 }

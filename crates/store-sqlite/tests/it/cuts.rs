@@ -1,27 +1,27 @@
-//! Copies of the database whose write-ahead log is cut off anywhere: each holds all that was
-//! acknowledged before the cut, and nothing by halves.
+//! Copies of the database whose WAL is cut off anywhere: each contains everything that was
+//! acknowledged before the cut, and no partial batch.
 //!
-//! Nothing is written while a copy is taken, and the moments that matter are made: a log of which
-//! no checkpoint has moved anything, one of which a reader stopped the checkpoint half-way, a
-//! checkpoint that ended while it wrote, and a log that began again over frames of its own past. So
-//! it is known to the frame which batches a cut leaves, and the test asks for exactly those.
+//! Nothing is written while a copy is taken, and the important moments are constructed: a WAL
+//! before any checkpoint, one whose checkpoint was stopped half-way by a reader, a checkpoint that
+//! ended while it wrote, and a WAL that restarted over frames of an earlier round. So the batches
+//! that a cut leaves are known to the frame, and the test expects exactly those.
 //!
-//! A log that is cut below what a checkpoint has moved into the database is no state that a crash
-//! leaves, since a checkpoint begins with a sync of the log. Those frames are never cut off. How
-//! many they are, and how many there are in all, is read from the log's index (the file `-shm`).
+//! A crash does not leave a WAL that is cut below what a checkpoint has moved into the database,
+//! since a checkpoint begins with a sync of the WAL. So those frames are never cut off. Their
+//! number, and the number of all frames, is read from the WAL index (the file `-shm`).
 //!
-//! # Why not while it is written to
+//! # Why nothing is written during the copy
 //!
-//! Copies that were taken beside a writer could show "one acknowledged batch less" without any
-//! loss. A commit writes its last frame in two steps, the frame's header and then the page, over
-//! what the log held before it began again. A copy of the log between the two has a new header
-//! before an old page. Told by its salt that frame is there, and a test that counts so expects its
-//! batch; told by its checksum it is not, and SQLite ends the log before it. SQLite is right: a
-//! batch is acknowledged after its last frame was written, so at the moment of the copy this one
-//! was not yet. `frame_whose_page_is_not_written_is_not_there` makes each such moment, and finds
-//! the last batch missing from it, as complete by the salt, and not acknowledged. Of 400 copies
-//! that were taken beside a writer, 13 ended in such a frame; two of them lacked a batch by the
-//! salt, none by the checksum.
+//! Copies that are taken beside a writer can seem to lack an acknowledged batch without any loss. A
+//! commit writes its last frame in two steps, the frame's header and then the page, over the
+//! content of the WAL before it restarted. A copy of the WAL between the two has a new header
+//! before an old page. By its salt that frame exists, so a test that counts by salts expects its
+//! batch; by its checksum it does not, and SQLite ends the WAL before it. SQLite is right: a batch
+//! is acknowledged after its last frame was written, so at the moment of the copy this one was not
+//! acknowledged yet. `frame_without_its_page_is_not_committed` constructs each such moment, and
+//! finds the last batch missing, complete by the salt, and not acknowledged. Of 400 copies that
+//! were taken beside a writer, 13 ended in such a frame; two of them lacked a batch by the salt,
+//! none by the checksum.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -36,26 +36,26 @@ use tempfile::TempDir;
 use crate::history::{History, Random, batches_in};
 use crate::{assert_intact, open, put};
 
-/// Lengths of the log's parts, <https://www.sqlite.org/fileformat2.html#the_write_ahead_log>.
+/// Lengths of the WAL's parts, <https://www.sqlite.org/fileformat2.html#the_write_ahead_log>.
 const HEADER: usize = 32;
 const FRAME_HEADER: usize = 24;
 const PAGE: usize = 4096;
 const FRAME: usize = FRAME_HEADER + PAGE;
-/// What a disk writes at once.
+/// The unit that a disk writes in one step.
 const SECTOR: usize = 512;
-/// Frames that are cut in each copy, at least: enough for a dozen batches.
+/// The minimum number of frames that are cut in each copy: enough for a dozen batches.
 const FRAMES: usize = 40;
 
 #[test]
-fn copies_cut_anywhere_hold_what_was_acknowledged() {
+fn copy_cut_anywhere_contains_acknowledged_batches() {
     let copies: u64 = number("STORE_COPIES").unwrap_or(4);
     for copy in 0..copies {
         let seed = number("STORE_SEED").unwrap_or(1) + copy / 4;
         let moment = [
-            Moment::NeverFolded,
-            Moment::FoldedInPart,
-            Moment::WhileFolding,
-            Moment::BegunAgain,
+            Moment::NoCheckpoint,
+            Moment::PartialCheckpoint,
+            Moment::DuringCheckpoint,
+            Moment::Restarted,
         ][usize::try_from(copy % 4).unwrap()];
         cut_everywhere(seed, moment);
     }
@@ -63,33 +63,33 @@ fn copies_cut_anywhere_hold_what_was_acknowledged() {
 
 #[derive(Clone, Copy, Debug)]
 enum Moment {
-    /// All that was written is in the log only.
-    NeverFolded,
-    /// A reader stopped a checkpoint: a part of the log is in the database as well.
-    FoldedInPart,
+    /// All writes are in the WAL only.
+    NoCheckpoint,
+    /// A reader stopped a checkpoint: a part of the WAL is in the database, too.
+    PartialCheckpoint,
     /// The same, and the machine went down while the checkpoint wrote.
-    WhileFolding,
-    /// All was folded, and the log began again over longer remains of itself.
-    BegunAgain,
+    DuringCheckpoint,
+    /// A checkpoint moved everything, and the WAL restarted over longer remains of itself.
+    Restarted,
 }
 
 fn cut_everywhere(seed: u64, moment: Moment) {
     let mut random = Random(seed);
     let mut written = Written::new(seed);
     let database = match moment {
-        Moment::NeverFolded => {
+        Moment::NoCheckpoint => {
             let _reader = written.hold();
             written.write_frames(FRAMES);
             fs::read(&written.database).unwrap()
         }
-        Moment::FoldedInPart | Moment::WhileFolding => {
+        Moment::PartialCheckpoint | Moment::DuringCheckpoint => {
             let early = written.hold();
             written.write_frames(FRAMES / 2);
             let _late = written.hold();
             written.write_frames(FRAMES);
             let before = fs::read(&written.database).unwrap();
             drop(early);
-            written.fold();
+            written.checkpoint();
             let after = fs::read(&written.database).unwrap();
             let index = Index::read(&written.database);
             assert!(
@@ -98,24 +98,27 @@ fn cut_everywhere(seed: u64, moment: Moment) {
             );
             assert!(before != after, "the checkpoint moved nothing");
             match moment {
-                Moment::WhileFolding => mixed(&before, &after, &mut random),
+                Moment::DuringCheckpoint => mixed(&before, &after, &mut random),
                 _ => after,
             }
         }
-        Moment::BegunAgain => {
-            let before = written.fill_and_fold();
+        Moment::Restarted => {
+            let before = written.fill_and_checkpoint();
             let _reader = written.hold();
             written.write_frames(FRAMES);
             let index = Index::read(&written.database);
-            assert_ne!(index.salt, before.salt, "the log did not begin again");
-            assert!(index.frames < before.frames, "nothing remains behind it");
+            assert_ne!(index.salt, before.salt, "the WAL did not restart");
+            assert!(
+                index.frames < before.frames,
+                "the restarted WAL is shorter than its remains"
+            );
             fs::read(&written.database).unwrap()
         }
     };
     let copy = Copy::new(&written, database);
     let mut history = History::new(seed);
     for (len, torn) in copy.cuts(&mut random) {
-        let context = format!("STORE_SEED={seed}, {moment:?}, log cut at {len}, torn: {torn}");
+        let context = format!("STORE_SEED={seed}, {moment:?}, WAL cut at {len}, torn: {torn}");
         let mut wal = copy.wal[..len].to_vec();
         if torn {
             let garbage = usize::try_from(random.below(PAGE as u64)).unwrap() + 1;
@@ -128,7 +131,7 @@ fn cut_everywhere(seed: u64, moment: Moment) {
             history.replay(expected);
             history.assert_kept(store, &context);
             assert_intact(directory, &context);
-            // And it can be written.
+            // The copy can be written to.
             let write = put("after", Vec::new());
             store.commit(&[write]).unwrap().remove(0).unwrap();
         });
@@ -136,10 +139,10 @@ fn cut_everywhere(seed: u64, moment: Moment) {
 }
 
 #[test]
-fn frame_whose_page_is_not_written_is_not_there() {
+fn frame_without_its_page_is_not_committed() {
     let seed = number("STORE_SEED").unwrap_or(1);
     let mut written = Written::new(seed);
-    written.fill_and_fold();
+    written.fill_and_checkpoint();
     let _reader = written.hold();
     written.write_frames(FRAMES / 2);
     let acknowledged = written.history.batches();
@@ -152,7 +155,7 @@ fn frame_whose_page_is_not_written_is_not_there() {
     let copy = Copy::new(&written, database);
     assert!(start < end && end <= before.len());
 
-    // As the log is while the batch is being written, which goes from front to back.
+    // The WAL while the batch is being written, from front to back.
     for len in (start..end)
         .step_by(FRAME)
         .flat_map(|frame| [frame, frame + FRAME_HEADER])
@@ -172,13 +175,16 @@ fn frame_whose_page_is_not_written_is_not_there() {
                 "{context}"
             );
             if len >= end - PAGE {
-                assert_eq!(by_salt, index.frames, "{context}: all there by their salt");
+                assert_eq!(
+                    by_salt, index.frames,
+                    "{context}: by the salt all frames exist"
+                );
             }
         });
     }
 }
 
-/// A store, what was written to it, and where the log ended after each batch.
+/// A store, the writes to it, and the end of the WAL after each batch.
 struct Written {
     history: History,
     acknowledged: Vec<Index>,
@@ -207,7 +213,7 @@ impl Written {
         self.acknowledged.push(Index::read(&self.database));
     }
 
-    /// Batches of so many frames together, or a few more.
+    /// Writes batches until they have at least so many frames together.
     fn write_frames(&mut self, frames: usize) {
         self.write();
         let start = Index::read(&self.database).frames;
@@ -216,9 +222,9 @@ impl Written {
         }
     }
 
-    /// A reader of what is there now. A checkpoint moves nothing that came after it; a reader that
-    /// found an empty log, or one that was moved, keeps it from moving anything. Deletions, which
-    /// empty the log, go without.
+    /// Opens a reader of the present state. A checkpoint does not move anything that was written
+    /// after it; a reader that found an empty WAL, or one that was moved, keeps it from moving
+    /// anything. Deletions, which empty the WAL, skip that.
     fn hold(&self) -> Connection {
         let reader = Connection::open(&self.database).unwrap();
         reader.execute_batch("BEGIN").unwrap();
@@ -228,17 +234,17 @@ impl Written {
         reader
     }
 
-    /// Leaves a long log that is all in the database, so that the next write begins it again.
-    fn fill_and_fold(&mut self) -> Index {
+    /// Leaves a long WAL that is completely in the database, so that the next write restarts it.
+    fn fill_and_checkpoint(&mut self) -> Index {
         let reader = self.hold();
         self.write_frames(2 * FRAMES);
         drop(reader);
-        self.fold();
+        self.checkpoint();
         Index::read(&self.database)
     }
 
-    /// A checkpoint that waits for nobody.
-    fn fold(&self) {
+    /// Runs a checkpoint that does not wait for readers.
+    fn checkpoint(&self) {
         let other = Connection::open(&self.database).unwrap();
         let busy: bool = other
             .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(0))
@@ -246,22 +252,23 @@ impl Written {
         assert!(!busy);
     }
 
-    /// How many batches were acknowledged with so many frames of the present log written.
+    /// Returns the number of batches that were acknowledged with so many frames of the present
+    /// WAL written.
     fn acknowledged(&self, frames: usize) -> u64 {
         let salt = Index::read(&self.database).salt;
-        // A log begins again after all of it was moved.
+        // A WAL restarts after all of it was moved.
         let there = |index: &&Index| index.salt != salt || index.frames <= frames;
         self.acknowledged.iter().filter(there).count() as u64
     }
 }
 
-/// A database and its log, at one moment.
+/// A database and its WAL at one moment.
 struct Copy {
     database: Vec<u8>,
     wal: Vec<u8>,
-    /// Frames that a checkpoint may have moved.
+    /// The number of frames that a checkpoint may have moved.
     moved: usize,
-    /// Frames that are committed. Behind them there may be more, from before the log began again.
+    /// The number of committed frames. More may follow, from before the WAL restarted.
     frames: usize,
 }
 
@@ -276,7 +283,8 @@ impl Copy {
         }
     }
 
-    /// Where to cut, in the order of what that leaves, and whether the last page is torn.
+    /// Returns the positions to cut at, ordered by what they leave, and whether the last page
+    /// is torn.
     fn cuts(&self, random: &mut Random) -> Vec<(usize, bool)> {
         let end = |frames: usize| HEADER + frames * FRAME;
         let mut below = |range: Range<usize>| {
@@ -296,20 +304,20 @@ impl Copy {
             cuts.push((below(end(self.frames)..self.wal.len()), false));
             cuts.push((self.wal.len(), false));
         }
-        // What a torn page leaves is what is complete before it.
+        // A torn page leaves what is complete before it.
         cuts.sort_by_key(|(len, torn)| if *torn { len - FRAME } else { *len });
         cuts
     }
 
-    /// Opens a store over the copy with this log in its place.
+    /// Opens a store on the copy with this WAL.
     fn open(&self, wal: &[u8], look: impl FnOnce(&SqliteStore, &Path)) {
         let directory = TempDir::new().unwrap();
         let database = directory.path().join(DATABASE_FILE);
         fs::write(&database, &self.database).unwrap();
         fs::write(wal_of(&database), wal).unwrap();
         let store = open(directory.path());
-        assert_eq!(store.found(), Found::Database, "a crash is no damage");
-        // Spares the checkpoint at closing, with its syncs: nobody opens this directory again.
+        assert_eq!(store.found(), Found::Database, "a crash is not damage");
+        // Avoids the checkpoint at closing, with its syncs: this directory is not opened again.
         let last = Connection::open(&database).unwrap();
         last.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
             .unwrap();
@@ -321,8 +329,8 @@ impl Copy {
     }
 }
 
-/// What a disk may have of a file that was being changed: of each sector the old or the new, and
-/// any length between.
+/// Returns what a disk may contain of a file that was being changed: of each sector the old or the
+/// new content, and any length in between.
 fn mixed(before: &[u8], after: &[u8], random: &mut Random) -> Vec<u8> {
     let grown = (after.len() - before.len()) / SECTOR;
     let grown = usize::try_from(random.below(grown as u64 + 1)).unwrap();
@@ -336,19 +344,19 @@ fn mixed(before: &[u8], after: &[u8], random: &mut Random) -> Vec<u8> {
     mixed
 }
 
-/// What the log's index says, <https://www.sqlite.org/walformat.html#the_wal_index_file_format>.
+/// The WAL index, <https://www.sqlite.org/walformat.html#the_wal_index_file_format>.
 #[derive(Debug)]
 struct Index {
-    /// Different for each time that the log begins again.
+    /// The salt, which differs after each restart of the WAL.
     salt: [u8; 8],
-    /// Frames that are committed.
+    /// The number of committed frames.
     frames: usize,
-    /// Frames that a checkpoint has moved, or is about to.
+    /// The number of frames that a checkpoint has moved, or is about to move.
     moved: usize,
 }
 
 impl Index {
-    /// To be read while nothing is written.
+    /// Reads the index; nothing may be written in the meantime.
     fn read(database: &Path) -> Self {
         let mut path = database.as_os_str().to_owned();
         path.push("-shm");

@@ -1,4 +1,4 @@
-//! Damage to one document's rows is named when it is read, and costs no other document.
+//! Damage to one document's rows is named when it is read, and does not affect other documents.
 
 use meshagent_store::{DocumentId, Reach, Seq, Store, StoreError, Write, WriteError, Written};
 use meshagent_store_sqlite::{DATABASE_FILE, Options, SqliteStore};
@@ -56,7 +56,7 @@ fn damaged_document_is_named_and_others_load() {
                 "{damage}"
             );
         }
-        // Out of the way, for whoever wants to look at it, and the path is free.
+        // The document can be moved aside for inspection, which frees the path.
         let aside = Write::Move {
             room: room(),
             source: "b".into(),
@@ -75,7 +75,7 @@ fn damaged_document_is_named_and_others_load() {
 }
 
 #[test]
-fn damage_to_who_made_a_document_is_named_and_keeps_nobody_from_it() {
+fn corrupt_provenance_keeps_document_readable() {
     for (damage, at) in [
         (
             "UPDATE updates SET contributions = '[]' WHERE document = ?1 AND seq = 3",
@@ -92,7 +92,8 @@ fn damage_to_who_made_a_document_is_named_and_keeps_nobody_from_it() {
             3,
         ),
         (
-            "UPDATE updates SET contributions = CAST(x'ff' AS TEXT) WHERE document = ?1 AND seq = 3",
+            "UPDATE updates SET contributions = CAST(x'ff' AS TEXT)
+             WHERE document = ?1 AND seq = 3",
             3,
         ),
         (
@@ -140,7 +141,7 @@ fn damage_to_who_made_a_document_is_named_and_keeps_nobody_from_it() {
         let changed = database.execute(damage, [damaged.0.cast_signed()]);
         assert_eq!(changed.unwrap(), 1, "{damage}");
 
-        let told = match store.provenance(damaged) {
+        let reported = match store.provenance(damaged) {
             Err(StoreError::Corrupt {
                 document: Some(document),
                 what,
@@ -150,9 +151,12 @@ fn damage_to_who_made_a_document_is_named_and_keeps_nobody_from_it() {
             }
             other => panic!("{damage}: {other:?}"),
         };
-        assert!(told.contains(&format!(" {at} ")), "{damage}: {told}");
+        assert!(
+            reported.contains(&format!(" {at} ")),
+            "{damage}: {reported}"
+        );
         assert_eq!(store.provenance(sound).unwrap().len(), 1);
-        // It loads, is written and compacted as ever.
+        // It can still be loaded, written and compacted.
         let loaded = store.load(&room(), "a").unwrap().unwrap();
         let [third, fourth] = &loaded.updates[..] else {
             panic!("{damage}: {:?}", loaded.updates);
@@ -177,15 +181,22 @@ fn damage_to_who_made_a_document_is_named_and_keeps_nobody_from_it() {
                 .iter()
                 .map(|record| &*record.author.participant)
                 .collect();
-            assert_eq!(names, ["", "bob"], "{damage}: somebody did something");
+            assert_eq!(
+                names,
+                ["", "bob"],
+                "{damage}: an unknown author made an update"
+            );
         } else {
-            assert!(store.provenance(damaged).is_err(), "{damage}: left alone");
+            assert!(
+                store.provenance(damaged).is_err(),
+                "{damage}: the corrupt row stays"
+            );
         }
     }
 }
 
 #[test]
-fn damage_to_an_author_is_that_of_the_updates_that_name_it() {
+fn corrupt_author_affects_only_its_updates() {
     for damage in [
         "UPDATE authors SET participant = 'eve' WHERE document = ?1",
         "UPDATE authors SET role = CAST(x'ff' AS TEXT) WHERE document = ?1",
@@ -227,7 +238,7 @@ fn damage_to_an_author_is_that_of_the_updates_that_name_it() {
             .map(|update| update.contributions.len())
             .collect();
         assert_eq!(known, [0, 0], "{damage}");
-        // The same author writes on, and what it writes then is its own.
+        // The author's later updates have provenance again.
         let writes = [append(damaged, b"3"), snapshot(damaged, 2, b"state")];
         assert!(store.commit(&writes).unwrap().iter().all(Result::is_ok));
         let loaded = store.load(&room(), "a").unwrap().unwrap();
@@ -241,17 +252,21 @@ fn damage_to_an_author_is_that_of_the_updates_that_name_it() {
             .iter()
             .map(|record| &*record.author.participant)
             .collect();
-        assert_eq!(names, ["", "bob"], "{damage}: somebody did something");
+        assert_eq!(
+            names,
+            ["", "bob"],
+            "{damage}: an unknown author made an update"
+        );
         assert_eq!(store.provenance(sound).unwrap().len(), 1, "{damage}");
     }
 }
 
-/// A directory with three documents, `a`, `b` and `c`, whose updates fill several pages.
+/// Returns a directory with three documents, `a`, `b` and `c`, whose updates fill several pages.
 fn with_long_documents() -> (TempDir, [DocumentId; 3]) {
     let directory = TempDir::new().unwrap();
     let store = open(directory.path());
     let documents = ["a", "b", "c"].map(|path| created(&store, path));
-    let text = "größer als ein Viertel – ".repeat(20);
+    let text = "ünïcode of several pages – ".repeat(20);
     for document in documents {
         for _ in 0..40 {
             let write = append(document, text.as_bytes());
@@ -261,8 +276,8 @@ fn with_long_documents() -> (TempDir, [DocumentId; 3]) {
     (directory, documents)
 }
 
-/// Overwrites the beginning of a page, counted from 1.
-fn spoil_page(path: &std::path::Path, number: usize) {
+/// Overwrites the beginning of a page; pages are counted from 1.
+fn damage_page(path: &std::path::Path, number: usize) {
     let mut file = std::fs::read(path).unwrap();
     let page = &mut file[(number - 1) * 4096..number * 4096];
     page[0] = 0x77;
@@ -270,35 +285,35 @@ fn spoil_page(path: &std::path::Path, number: usize) {
     std::fs::write(path, &file).unwrap();
 }
 
-/// The first row of a table may be the damaged one.
+/// The damaged row may be the first one of a table.
 #[test]
-fn damage_to_the_oldest_document_keeps_no_server_from_starting() {
+fn store_opens_with_a_damaged_first_document() {
     let (directory, _) = with_long_documents();
     let path = directory.path().join(DATABASE_FILE);
     let first = pages_of_updates(&path)[0];
-    spoil_page(&path, first);
+    damage_page(&path, first);
 
     let store = open(directory.path());
     assert!(store.load(&room(), "a").is_err());
     assert!(store.load(&room(), "c").is_ok());
 }
 
-/// The page of the log's table that holds the end of one document is overwritten on the disk:
-/// writes to that document are refused, and what others wrote with it in one batch is kept.
+/// On the disk, the page of the updates table with the end of one document is overwritten: writes
+/// to that document are refused, and the other writes of the batch are committed.
 #[test]
 fn damaged_page_fails_the_writes_that_need_it() {
     let (directory, documents) = with_long_documents();
     let path = directory.path().join(DATABASE_FILE);
     let damaged = last_page_of(&path, documents[1].0.cast_signed());
-    spoil_page(&path, damaged);
+    damage_page(&path, damaged);
 
     let store = open(directory.path());
     let batch = [
-        append(documents[0], "vorher".as_bytes()),
-        append(documents[1], "im Schaden".as_bytes()),
-        put("datei", b"data".to_vec()),
-        append(documents[1], "danach".as_bytes()),
-        append(documents[2], "nachher".as_bytes()),
+        append(documents[0], "before – é".as_bytes()),
+        append(documents[1], "damaged – é".as_bytes()),
+        put("file", b"data".to_vec()),
+        append(documents[1], "behind – é".as_bytes()),
+        append(documents[2], "after – é".as_bytes()),
     ];
     for round in 1..=2 {
         let results = store.commit(&batch).unwrap();
@@ -310,7 +325,7 @@ fn damaged_page_fails_the_writes_that_need_it() {
                 Err(error) => panic!("round {round}: {index}: {error:?}"),
             }
         }
-        // The first rows of the third may be on the page as well.
+        // The first rows of the third document may be on that page, too.
         for document in [documents[0], documents[2]] {
             let later = store.follow(document, Seq(39), 100).unwrap();
             assert_eq!(later.len(), 1 + round, "{document}");
@@ -321,11 +336,11 @@ fn damaged_page_fails_the_writes_that_need_it() {
 }
 
 #[test]
-fn what_is_behind_a_refused_update_is_refused() {
+fn writes_behind_a_refused_update_are_refused() {
     let directory = TempDir::new().unwrap();
     let store = open(directory.path());
     let [one, other] = ["ä", "b"].map(|path| created(&store, path));
-    // Looked at by nobody, so it takes no memory.
+    // The bytes are never accessed, so they take no memory.
     let too_large = Write::Append {
         document: one,
         update: vec![0; (512 << 20) + 1].into(),
@@ -333,12 +348,12 @@ fn what_is_behind_a_refused_update_is_refused() {
         at: meshagent_store::Timestamp(0),
     };
     let batch = [
-        append(one, "vorher".as_bytes()),
+        append(one, "before – é".as_bytes()),
         too_large,
         append(other, b"other"),
-        append(one, "dahinter".as_bytes()),
+        append(one, "behind – é".as_bytes()),
         snapshot(one, 1, b"state"),
-        put("datei", b"data".to_vec()),
+        put("file", b"data".to_vec()),
     ];
     let results = store.commit(&batch).unwrap();
     let behind = Err(WriteError::Behind { document: one });
@@ -347,16 +362,18 @@ fn what_is_behind_a_refused_update_is_refused() {
     assert!(matches!(results[2], Ok(Written::Appended { .. })));
     assert_eq!(results[3..5], [behind.clone(), behind]);
     assert_eq!(results[5], Ok(Written::Put { replaced: false }));
-    // Nothing is behind it any more.
-    let results = store.commit(&[append(one, "später".as_bytes())]).unwrap();
+    // In the next batch nothing is behind a refused update.
+    let results = store
+        .commit(&[append(one, "later – é".as_bytes())])
+        .unwrap();
     assert_eq!(results, [Ok(Written::Appended { seq: Seq(2) })]);
     let stored = store.load(&room(), "ä").unwrap().unwrap();
     let updates: Vec<&[u8]> = stored.updates.iter().map(|one| &one.update[..]).collect();
-    assert_eq!(updates, ["vorher", "später"].map(str::as_bytes));
+    assert_eq!(updates, ["before – é", "later – é"].map(str::as_bytes));
 }
 
 #[test]
-fn many_damaged_documents_cost_no_other_document() {
+fn many_damaged_documents_affect_no_other_document() {
     let directory = TempDir::new().unwrap();
     let store = open(directory.path());
     let documents: Vec<_> = (0..50)
@@ -375,9 +392,9 @@ fn many_damaged_documents_cost_no_other_document() {
     for round in 1..=2 {
         let mut batch: Vec<Write> = documents
             .iter()
-            .map(|document| append(*document, "größer".as_bytes()))
+            .map(|document| append(*document, "lärge".as_bytes()))
             .collect();
-        batch.push(put("datei", b"data".to_vec()));
+        batch.push(put("file", b"data".to_vec()));
         let results = store.commit(&batch).unwrap();
         assert_eq!(results.len(), batch.len());
         for (number, result) in results.iter().enumerate() {
@@ -395,7 +412,7 @@ fn many_damaged_documents_cost_no_other_document() {
     }
 }
 
-/// The leaves of the table of updates, in the order of their rows.
+/// Returns the leaf pages of the updates table, in the order of their rows.
 fn pages_of_updates(path: &std::path::Path) -> Vec<usize> {
     let database = Connection::open(path).unwrap();
     let mut pages = database
@@ -409,11 +426,11 @@ fn pages_of_updates(path: &std::path::Path) -> Vec<usize> {
         .collect()
 }
 
-/// The page with the last update of a document, by SQLite's own table of pages.
+/// Returns the page with the last update of a document, by SQLite's own table of pages.
 fn last_page_of(path: &std::path::Path, document: i64) -> usize {
     let file = std::fs::read(path).unwrap();
     let pages = pages_of_updates(path);
-    // The first cell of a page, which is: length, header, document, …
+    // The first cell of a page is: length, header, document, …
     let first_document = |page: usize| {
         let page = &file[(page - 1) * 4096..page * 4096];
         let cell = usize::from(u16::from_be_bytes([page[8], page[9]]));
@@ -424,7 +441,7 @@ fn last_page_of(path: &std::path::Path, document: i64) -> usize {
         };
         i64::from(page[header + usize::from(page[header])])
     };
-    // The last one that begins with it has nothing of the next document but perhaps its first rows.
+    // The last page that begins with the document contains at most the first rows of the next one.
     let with_it = pages
         .iter()
         .filter(|page| first_document(**page) == document);
@@ -472,14 +489,14 @@ fn damaged_file_is_named() {
 }
 
 #[test]
-fn file_that_is_no_database_is_an_error() {
+fn file_that_is_not_a_database_is_refused() {
     let directory = TempDir::new().unwrap();
     std::fs::write(directory.path().join(DATABASE_FILE), vec![b'x'; 10_000]).unwrap();
     let error = SqliteStore::open(directory.path(), Options::default());
     assert!(error.unwrap_err().to_string().contains(DATABASE_FILE));
 }
 
-/// As `cp` over the database leaves it while no server runs.
+/// As if `cp` had written over the database while the server was stopped.
 #[test]
 fn garbage_in_place_of_the_database_is_refused() {
     let (stopped, killed) = (TempDir::new().unwrap(), TempDir::new().unwrap());
@@ -502,20 +519,20 @@ fn garbage_in_place_of_the_database_is_refused() {
             bytes
         };
         let behind_the_first_page = garbage(4096);
-        let mut spoilt = vec![
+        let mut damaged = vec![
             ("garbage", garbage(0)),
             ("text", b"not a database\n".repeat(1_000)),
             ("zeros", vec![0; whole.len()]),
         ];
         if context == "stopped" {
-            // Else the pages are in the log, as if it were whole.
-            spoilt.push(("garbage behind the first page", behind_the_first_page));
-            spoilt.push(("the first page", whole[..4096].to_vec()));
+            // Otherwise the WAL contains the pages, which hides the damage.
+            damaged.push(("garbage after the first page", behind_the_first_page));
+            damaged.push(("the first page", whole[..4096].to_vec()));
         }
-        for (what, bytes) in spoilt {
+        for (what, bytes) in damaged {
             std::fs::write(&path, &bytes).unwrap();
             let error = SqliteStore::open(directory.path(), Options::default());
-            let error = error.expect_err(&format!("{context}: {what} is served"));
+            let error = error.expect_err(&format!("{context}: {what} was opened"));
             assert!(error.to_string().contains(DATABASE_FILE), "{error}");
             assert!(std::fs::read(&path).unwrap() == bytes, "{what}: changed");
         }

@@ -1,4 +1,4 @@
-//! Who may use a data directory, and with which files.
+//! The data directory: its lock, its permissions, and its files while a store is open.
 
 use std::fs;
 
@@ -28,7 +28,7 @@ fn files_are_for_their_owner_only() {
     use std::os::unix::fs::PermissionsExt;
 
     let parent = TempDir::new().unwrap();
-    let directory = parent.path().join("made/on the way");
+    let directory = parent.path().join("created/on the way");
     let store = open(&directory);
     created(&store, "a");
     store.stats().unwrap();
@@ -82,7 +82,7 @@ fn another_programs_database_is_refused_and_left_alone() {
 }
 
 #[test]
-fn directory_that_cannot_be_made_is_an_error() {
+fn directory_that_cannot_be_created_is_an_error() {
     let parent = TempDir::new().unwrap();
     fs::write(parent.path().join("file"), "").unwrap();
     let error =
@@ -90,63 +90,63 @@ fn directory_that_cannot_be_made_is_an_error() {
     assert!(matches!(&error, OpenError::Directory { .. }), "{error:?}");
 }
 
-/// What is done to the files below an open store.
+/// A change to the files of an open store.
 #[cfg(unix)]
-type Spoil = fn(&std::path::Path);
+type Damage = fn(&std::path::Path);
 
 #[cfg(unix)]
-const SPOILED: [(&str, Spoil); 3] = [
+const DAMAGES: [(&str, Damage); 3] = [
     ("all are deleted", |directory| {
         for suffix in ["", "-wal", "-shm"] {
             fs::remove_file(directory.join(format!("{DATABASE_FILE}{suffix}"))).unwrap();
         }
     }),
-    ("a copy takes the place of the database", |directory| {
+    ("a copy replaces the database", |directory| {
         fs::copy(directory.join(DATABASE_FILE), directory.join("copy")).unwrap();
         fs::rename(directory.join("copy"), directory.join(DATABASE_FILE)).unwrap();
     }),
-    ("the log is deleted", |directory| {
+    ("the WAL is deleted", |directory| {
         fs::remove_file(directory.join(format!("{DATABASE_FILE}-wal"))).unwrap();
     }),
 ];
 
 #[cfg(unix)]
 #[test]
-fn what_is_refused_as_the_files_are_gone_is_shown_by_no_document() {
-    for (what, spoil) in SPOILED {
+fn write_refused_after_file_loss_is_never_visible() {
+    for (what, damage) in DAMAGES {
         let directory = TempDir::new().unwrap();
         let store = open(directory.path());
-        let document = created(&store, "früher");
-        let appended = store.commit(&[append(document, "vorher".as_bytes())]);
+        let document = created(&store, "é-document");
+        let appended = store.commit(&[append(document, "before".as_bytes())]);
         appended.unwrap().remove(0).unwrap();
-        // Its connection stays open.
-        assert!(store.load(&room(), "früher").unwrap().is_some());
-        spoil(directory.path());
+        // The connection of this read stays open.
+        assert!(store.load(&room(), "é-document").unwrap().is_some());
+        damage(directory.path());
         for attempt in 0..3 {
             let context = format!("{what}, attempt {attempt}");
             let refused = store.commit(&[append(document, "以前".as_bytes())]);
             let is_lost = matches!(refused, Err(StoreError::Replaced(_)));
             assert!(is_lost, "{context}: {refused:?}");
             for read in [
-                store.load(&room(), "früher"),
+                store.load(&room(), "é-document"),
                 store.load_by_id(document),
                 store.follow(document, Seq(1), 9).map(|_| None),
             ] {
                 let is_lost = matches!(read, Err(StoreError::Replaced(_)));
                 assert!(is_lost, "{context}: {read:?}");
             }
-            // What can still be saved elsewhere has nothing of it.
-            let entry = store.stat(&room(), "früher").unwrap().unwrap();
+            // Data that can still be saved elsewhere contains nothing of the refused writes.
+            let entry = store.stat(&room(), "é-document").unwrap().unwrap();
             assert_eq!(entry.size, Some(6), "{context}");
         }
     }
 }
 
-/// The directory is reached by a link in whose place there is a file now and then. Then nothing can
-/// be told of what is below it, and the files that are open go on as ever.
+/// A link leads to the directory, and a file replaces the link now and then. Then the files in the
+/// directory can't be checked, while the open files still work.
 #[cfg(unix)]
 #[test]
-fn batch_that_is_reported_as_failed_has_not_happened() {
+fn failed_batch_has_no_effect() {
     use std::os::unix::fs::symlink;
     use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -163,7 +163,7 @@ fn batch_that_is_reported_as_failed_has_not_happened() {
         } else {
             fs::write(at("next"), "").unwrap();
         }
-        // At once: there is always something.
+        // In one step: something is always in the link's place.
         fs::rename(at("next"), at("link")).unwrap();
     };
     let moved = |number: u64, source: &str, destination: &str| Write::Move {
@@ -212,7 +212,7 @@ fn batch_that_is_reported_as_failed_has_not_happened() {
                     assert!(there.is_none(), "{number} was reported as failed");
                     failed += 1;
                 }
-                // No connection could be opened.
+                // A connection could not be opened.
                 (Ok(_) | Err(StoreError::Unavailable(_)), Err(StoreError::Unavailable(_))) => {}
                 other => panic!("{number}: {other:?}"),
             }
@@ -221,19 +221,20 @@ fn batch_that_is_reported_as_failed_has_not_happened() {
     assert!(done > 0, "{failed} failed");
 }
 
-/// What a program other than SQLite leaves of the log.
+/// Cuts the WAL as a program other than SQLite would.
 #[cfg(unix)]
-fn cut_log(directory: &std::path::Path, keep: u64) {
+fn cut_wal(directory: &std::path::Path, keep: u64) {
     let path = directory.join(format!("{DATABASE_FILE}-wal"));
-    let log = fs::OpenOptions::new().write(true).open(path).unwrap();
-    assert!(log.metadata().unwrap().len() > keep);
-    log.set_len(keep).unwrap();
+    let wal = fs::OpenOptions::new().write(true).open(path).unwrap();
+    assert!(wal.metadata().unwrap().len() > keep);
+    wal.set_len(keep).unwrap();
 }
 
-/// Also by writes so large that SQLite puts pages of them into the log before they are committed.
+/// This includes writes so large that SQLite puts pages of them into the WAL before they
+/// are committed.
 #[cfg(unix)]
 #[test]
-fn cut_log_refuses_writes_and_costs_nothing_that_is_in_the_database() {
+fn cut_wal_refuses_writes_and_keeps_the_database() {
     use crate::{assert_intact, put};
 
     for keep in [0, 20_000] {
@@ -242,8 +243,8 @@ fn cut_log_refuses_writes_and_costs_nothing_that_is_in_the_database() {
             let directory = TempDir::new().unwrap();
             let document = {
                 let store = open(directory.path());
-                let document = created(&store, "früher");
-                let kept = append(document, "vorher".as_bytes());
+                let document = created(&store, "é-document");
+                let kept = append(document, "before".as_bytes());
                 store.commit(&[kept]).unwrap().remove(0).unwrap();
                 document
             };
@@ -253,7 +254,7 @@ fn cut_log_refuses_writes_and_costs_nothing_that_is_in_the_database() {
                 store.commit(&[lost]).unwrap().remove(0).unwrap();
             }
             store.check().unwrap();
-            cut_log(directory.path(), keep);
+            cut_wal(directory.path(), keep);
             for _ in 0..3 {
                 let writes = [
                     append(document, "後".as_bytes()),
@@ -265,7 +266,7 @@ fn cut_log_refuses_writes_and_costs_nothing_that_is_in_the_database() {
                     }
                     other => panic!("{context}: {other:?}"),
                 }
-                let loaded = store.load(&room(), "früher");
+                let loaded = store.load(&room(), "é-document");
                 let is_lost = matches!(loaded, Err(StoreError::Replaced(_)));
                 assert!(is_lost, "{context}: {loaded:?}");
                 assert!(!matches!(store.stat(&room(), "後"), Ok(Some(_))));
@@ -275,8 +276,8 @@ fn cut_log_refuses_writes_and_costs_nothing_that_is_in_the_database() {
 
             let store = open(directory.path());
             assert!(store.stat(&room(), "後").unwrap().is_none(), "{context}");
-            let loaded = store.load(&room(), "früher").unwrap().unwrap();
-            assert_eq!(loaded.updates[0].update, "vorher".as_bytes(), "{context}");
+            let loaded = store.load(&room(), "é-document").unwrap().unwrap();
+            assert_eq!(loaded.updates[0].update, "before".as_bytes(), "{context}");
             assert!((1..=10).contains(&loaded.updates.len()), "{context}");
             drop(store);
             assert_intact(directory.path(), &context);
@@ -286,18 +287,18 @@ fn cut_log_refuses_writes_and_costs_nothing_that_is_in_the_database() {
 
 #[cfg(unix)]
 #[test]
-fn log_that_is_cut_before_a_clean_stop_is_not_moved_into_the_database() {
+fn wal_cut_before_a_stop_is_not_moved_into_the_database() {
     use crate::assert_intact;
 
     let directory = TempDir::new().unwrap();
     let store = open(directory.path());
-    let document = created(&store, "früher");
+    let document = created(&store, "é-document");
     drop(store);
     let store = open(directory.path());
     for number in 0..60 {
-        created(&store, &format!("dokument {number}"));
+        created(&store, &format!("document {number}"));
     }
-    cut_log(directory.path(), 60_000);
+    cut_wal(directory.path(), 60_000);
     drop(store);
     let store = open(directory.path());
     assert!(store.load_by_id(document).unwrap().is_some());
@@ -305,15 +306,16 @@ fn log_that_is_cut_before_a_clean_stop_is_not_moved_into_the_database() {
     assert_intact(directory.path(), "");
 }
 
-/// Another SQLite program that finds no index makes one, and then neither sees what the other does.
+/// Another SQLite program that finds no WAL index creates one, and then neither sees the
+/// other's writes.
 #[cfg(unix)]
 #[test]
-fn log_without_its_index_takes_no_writes() {
+fn wal_without_its_index_refuses_writes() {
     use crate::assert_intact;
 
     let directory = TempDir::new().unwrap();
     let store = open(directory.path());
-    let document = created(&store, "früher");
+    let document = created(&store, "é-document");
     fs::remove_file(directory.path().join(format!("{DATABASE_FILE}-shm"))).unwrap();
     let refused = store.commit(&[append(document, "後".as_bytes())]);
     assert!(
@@ -322,16 +324,16 @@ fn log_without_its_index_takes_no_writes() {
     );
     drop(store);
     let store = open(directory.path());
-    let loaded = store.load(&room(), "früher").unwrap().unwrap();
+    let loaded = store.load(&room(), "é-document").unwrap().unwrap();
     assert!(loaded.updates.is_empty());
     drop(store);
     assert_intact(directory.path(), "");
 }
 
-/// Everything by which SQLite itself makes the log shorter, or begins it again, while others read.
+/// SQLite itself shortens or restarts the WAL in all these ways, while others read.
 #[cfg(unix)]
 #[test]
-fn log_that_sqlite_shortens_is_whole() {
+fn wal_shortened_by_sqlite_counts_as_complete() {
     use crate::put;
 
     let directory = TempDir::new().unwrap();
@@ -350,7 +352,7 @@ fn log_that_sqlite_shortens_is_whole() {
             .query_row(&checkpoint, [], |row| row.get::<_, i64>(0))
             .unwrap();
         if round % 2 == 0 {
-            // It keeps no more of the log than it needs, as soon as that begins again.
+            // When the WAL restarts, this connection shortens it to what is needed.
             other.pragma_update(None, "journal_size_limit", 0).unwrap();
             other
                 .execute("UPDATE probe SET count = count + 1", [])
@@ -360,7 +362,7 @@ fn log_that_sqlite_shortens_is_whole() {
         assert!(store.open_file(&room(), &path).unwrap().is_some());
         store.tend().unwrap();
         if round % 3 == 2 {
-            // This empties the log.
+            // This empties the WAL.
             let delete = Write::Delete {
                 room: room(),
                 path,
@@ -372,17 +374,17 @@ fn log_that_sqlite_shortens_is_whole() {
     }
 }
 
-/// What is left of the log is older than the database then, and would hide half of it.
+/// The rest of the WAL is older than the database then, and would hide half of it.
 #[cfg(unix)]
 #[test]
-fn rest_of_a_log_that_is_in_the_database_does_not_hide_it() {
+fn rest_of_a_moved_wal_does_not_hide_the_database() {
     use crate::assert_intact;
 
     for is_looked_at in [true, false] {
         let directory = TempDir::new().unwrap();
         let store = open(directory.path());
         let documents: Vec<_> = (0..60)
-            .map(|number| created(&store, &format!("dokument {number}")))
+            .map(|number| created(&store, &format!("document {number}")))
             .collect();
         let other = Connection::open(directory.path().join(DATABASE_FILE)).unwrap();
         other
@@ -391,7 +393,7 @@ fn rest_of_a_log_that_is_in_the_database_does_not_hide_it() {
             })
             .unwrap();
         drop(other);
-        cut_log(directory.path(), 200_000);
+        cut_wal(directory.path(), 200_000);
         if is_looked_at {
             assert!(store.check().is_err());
         }
@@ -405,14 +407,14 @@ fn rest_of_a_log_that_is_in_the_database_does_not_hide_it() {
     }
 }
 
-/// Its log would lie beside the file, where no other server looks for it.
+/// The WAL would be beside the link's target, where other servers do not look for it.
 #[cfg(unix)]
 #[test]
 fn link_in_place_of_the_database_is_refused() {
     let (directory, linked) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     drop(open(directory.path()));
     let link = linked.path().join(DATABASE_FILE);
-    for target in [directory.path().join(DATABASE_FILE), "nirgends".into()] {
+    for target in [directory.path().join(DATABASE_FILE), "nowhere".into()] {
         std::os::unix::fs::symlink(&target, &link).unwrap();
         match SqliteStore::open(linked.path(), Options::default()) {
             Err(error @ OpenError::NoFile { .. }) => {
@@ -421,7 +423,7 @@ fn link_in_place_of_the_database_is_refused() {
             }
             other => panic!("{other:?}"),
         }
-        assert!(!linked.path().join("nirgends").exists());
+        assert!(!linked.path().join("nowhere").exists());
         fs::remove_file(&link).unwrap();
     }
     fs::create_dir(&link).unwrap();
@@ -429,7 +431,7 @@ fn link_in_place_of_the_database_is_refused() {
         SqliteStore::open(linked.path(), Options::default()),
         Err(OpenError::NoFile { .. })
     ));
-    // The directory itself may be one.
+    // The directory itself may be a link.
     fs::remove_dir(&link).unwrap();
     let alias = linked.path().join("alias");
     std::os::unix::fs::symlink(directory.path(), &alias).unwrap();

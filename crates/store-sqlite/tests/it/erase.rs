@@ -1,5 +1,4 @@
-//! Deleted means deleted: neither the content nor the key that opens it is in any file of the
-//! data directory.
+//! Deletion is complete: neither the content nor its key is in any file of the data directory.
 
 use std::fs;
 use std::path::Path;
@@ -14,10 +13,10 @@ use tempfile::TempDir;
 use crate::history::Random;
 use crate::{StopOnDrop, append, created, open, put, room, snapshot};
 
-const TEXT: &str = "streng geheim – 極秘 – ";
+const TEXT: &str = "top secret – 極秘 – é – ";
 
-/// Documents that many short updates went to, in turns, and that were folded now and then: so pages
-/// were divided, joined and freed, and copies of rows are all over the file.
+/// Creates documents with many short updates in turns, which are compacted now and then: so pages
+/// were split, joined and freed, and copies of rows are all over the file.
 fn worked_on(store: &dyn Store, seed: u64) -> Vec<DocumentId> {
     let mut random = Random(seed);
     let documents: Vec<DocumentId> = (0..6)
@@ -43,7 +42,7 @@ fn worked_on(store: &dyn Store, seed: u64) -> Vec<DocumentId> {
 }
 
 #[test]
-fn nothing_of_what_was_deleted_is_in_any_file() {
+fn deleted_content_is_in_no_file() {
     for seed in 0..1 {
         let directory = TempDir::new().unwrap();
         let store = open(directory.path());
@@ -80,13 +79,19 @@ fn nothing_of_what_was_deleted_is_in_any_file() {
                 .map(|entry| key(directory.path(), *entry))
                 .collect();
             for key in &keys {
-                assert!(found(directory.path(), key), "{context}: where is its key?");
+                assert!(
+                    found(directory.path(), key),
+                    "{context}: its key was not in a file"
+                );
             }
             store.commit(&[write]).unwrap().remove(0).unwrap();
             for key in &keys {
-                assert!(!found(directory.path(), key), "{context}: its key is there");
+                assert!(
+                    !found(directory.path(), key),
+                    "{context}: its key is still in a file"
+                );
             }
-            // As it would be opened with.
+            // Nor is the unsealed content.
             assert!(!found(directory.path(), TEXT.as_bytes()), "{context}");
         }
         for path in ["d/2", "d/3", "d/4", "d/5"] {
@@ -100,7 +105,7 @@ fn nothing_of_what_was_deleted_is_in_any_file() {
 }
 
 #[test]
-fn reader_that_holds_the_log_puts_erasing_off() {
+fn reader_that_holds_the_wal_delays_erasure() {
     let directory = TempDir::new().unwrap();
     let store = open(directory.path());
     let put = put("f", TEXT.repeat(500).into_bytes());
@@ -119,7 +124,7 @@ fn reader_that_holds_the_log_puts_erasing_off() {
         reach: Reach::EVERYTHING,
     };
     store.commit(&[delete]).unwrap().remove(0).unwrap();
-    assert!(found(directory.path(), &key), "the reader still reads it");
+    assert!(found(directory.path(), &key), "the reader still holds it");
     assert!(!store.erase().unwrap());
     match store.tend() {
         Err(StoreError::Unavailable(error)) => {
@@ -132,12 +137,12 @@ fn reader_that_holds_the_log_puts_erasing_off() {
     assert!(!found(directory.path(), &key));
 }
 
-/// So many that there is always one, and each is long.
+/// There are so many reads that one is always in flight, and each is long.
 #[test]
-fn erasing_finds_a_moment_amid_our_own_readers() {
+fn erasure_succeeds_among_our_own_readers() {
     let directory = TempDir::new().unwrap();
     let store = open(directory.path());
-    let large = put("groß", vec![7; 1 << 20]);
+    let large = put("lärge", vec![7; 1 << 20]);
     let secret = put("f", TEXT.repeat(500).into_bytes());
     for result in store.commit(&[large, secret]).unwrap() {
         result.unwrap();
@@ -149,7 +154,7 @@ fn erasing_finds_a_moment_amid_our_own_readers() {
         for _ in 0..8 {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
-                    store.open_file(&room(), "groß").unwrap().unwrap();
+                    store.open_file(&room(), "lärge").unwrap().unwrap();
                     opened.fetch_add(1, Ordering::Relaxed);
                 }
             });
@@ -166,20 +171,20 @@ fn erasing_finds_a_moment_amid_our_own_readers() {
         store.commit(&[delete]).unwrap().remove(0).unwrap();
         while !store.erase().unwrap() {
             let opened = opened.load(Ordering::Relaxed);
-            assert!(opened < 500, "never, after {opened} reads");
+            assert!(opened < 500, "not erased after {opened} reads");
             std::thread::sleep(Duration::from_millis(1));
         }
         assert!(!found(directory.path(), &key));
     });
 }
 
-/// A process that is killed leaves its log as it is, and what was to be erased from it.
+/// A killed process leaves its WAL as it is, with content to be erased.
 #[test]
-fn start_erases_what_the_last_process_did_not() {
+fn start_completes_erasure_of_a_killed_process() {
     let (killed, after) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let store = open(killed.path());
     let mut keys = Vec::new();
-    for data in ["erste – 第一", "zweite – 第二"] {
+    for data in ["first – 第一", "second – 第二"] {
         store.commit(&[put("f", data.into())]).unwrap();
         keys.push(key(killed.path(), 1));
     }
@@ -187,15 +192,15 @@ fn start_erases_what_the_last_process_did_not() {
         let file = file.unwrap();
         fs::copy(file.path(), after.path().join(file.file_name())).unwrap();
     }
-    assert!(found(after.path(), &keys[0]), "it is in the log");
+    assert!(found(after.path(), &keys[0]), "the key is in the WAL");
     let store = open(after.path());
     assert!(!found(after.path(), &keys[0]));
     let file = store.read_file(&room(), "f").unwrap().unwrap();
-    assert_eq!(file.data, "zweite – 第二".as_bytes());
+    assert_eq!(file.data, "second – 第二".as_bytes());
 }
 
 #[test]
-fn overwritten_file_has_another_key() {
+fn overwritten_file_has_a_new_key() {
     let directory = TempDir::new().unwrap();
     let store = open(directory.path());
     for data in ["first", "second"] {
@@ -222,11 +227,11 @@ fn key(directory: &Path, entry: u64) -> Vec<u8> {
         .unwrap()
 }
 
-/// Whether the bytes are in any file of a directory.
+/// Returns whether the bytes are in any file of a directory.
 fn found(directory: &Path, bytes: &[u8]) -> bool {
     fs::read_dir(directory).unwrap().any(|file| {
         let content = fs::read(file.unwrap().path()).unwrap();
-        // The first byte first, as these are megabytes.
+        // The first byte is compared first, as these are megabytes.
         let starts = content
             .iter()
             .enumerate()

@@ -1,4 +1,4 @@
-//! Folders with very many entries: what all rooms wait for has a bound.
+//! Folders with very many entries: the time that all rooms wait for one write is limited.
 
 use meshagent_store::{
     MAX_TOUCHED_ENTRIES, Reach, RoomId, Store as _, Timestamp, Write, WriteError, Written,
@@ -10,16 +10,16 @@ use tempfile::TempDir;
 use crate::open;
 
 fn room() -> RoomId {
-    RoomId::new("project", "räum")
+    RoomId::new("project", "röom")
 }
 
 #[test]
-fn a_write_touches_no_more_entries_than_are_agreed() {
+fn write_touches_a_limited_number_of_entries() {
     let directory = TempDir::new().unwrap();
     let store = open(directory.path());
     let put = Write::PutFile {
         room: room(),
-        path: "ördner/x".to_owned(),
+        path: "földer/x".to_owned(),
         data: "é".into(),
         mime_type: String::new(),
         overwrite: false,
@@ -27,13 +27,14 @@ fn a_write_touches_no_more_entries_than_are_agreed() {
     };
     store.commit(&[put]).unwrap();
     drop(store);
-    // The others, quickly.
+    // The other entries, inserted quickly.
     let database = Connection::open(directory.path().join(DATABASE_FILE)).unwrap();
     database
         .execute(
-            "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?1)
+            "WITH RECURSIVE numbers (n) AS
+                 (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?1)
              INSERT INTO entries (room, path, kind, size, created_at, updated_at)
-             SELECT room, 'ördner/' || n, kind, size, created_at, updated_at FROM entries, numbers",
+             SELECT room, 'földer/' || n, kind, size, created_at, updated_at FROM entries, numbers",
             [i64::try_from(MAX_TOUCHED_ENTRIES).unwrap()],
         )
         .unwrap();
@@ -48,7 +49,7 @@ fn a_write_touches_no_more_entries_than_are_agreed() {
     };
     let rename = |to: &str| Write::Move {
         room: room(),
-        source: "ördner".to_owned(),
+        source: "földer".to_owned(),
         destination: to.to_owned(),
         overwrite: false,
         reach: Reach::EVERYTHING,
@@ -56,17 +57,18 @@ fn a_write_touches_no_more_entries_than_are_agreed() {
         at: Timestamp(2),
     };
     let too_many = Err(WriteError::TooMany {
-        path: "ördner".to_owned(),
+        path: "földer".to_owned(),
         max: MAX_TOUCHED_ENTRIES,
     });
-    let results = store.commit(&[delete("ördner", true), rename("änders")]);
+    let results = store.commit(&[delete("földer", true), rename("élsewhere")]);
     assert_eq!(results.unwrap(), [too_many.clone(), too_many]);
-    assert!(store.stat(&room(), "ördner/x").unwrap().is_some());
-    // One less, and it is taken.
-    let results = store.commit(&[delete("ördner/x", false), delete("ördner", true)]);
+    assert!(store.stat(&room(), "földer/x").unwrap().is_some());
+    // One entry less, and the deletion succeeds.
+    let results = store.commit(&[delete("földer/x", false), delete("földer", true)]);
     let results = results.unwrap();
-    assert!(
-        matches!(&results[1], Ok(Written::Deleted { entries }) if entries.len() == MAX_TOUCHED_ENTRIES)
-    );
-    assert!(store.stat(&room(), "ördner").unwrap().is_none());
+    let Ok(Written::Deleted { entries }) = &results[1] else {
+        panic!("the folder was not deleted: {:?}", results[1]);
+    };
+    assert_eq!(entries.len(), MAX_TOUCHED_ENTRIES);
+    assert!(store.stat(&room(), "földer").unwrap().is_none());
 }

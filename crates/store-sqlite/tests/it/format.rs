@@ -1,4 +1,4 @@
-//! Files that earlier versions wrote are brought to the present format.
+//! Files of earlier versions are upgraded to the present format.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::{append, created, open, room, snapshot};
 
 #[test]
-fn format_1_is_brought_to_the_present_one() {
+fn format_1_is_upgraded() {
     let directory = TempDir::new().unwrap();
     write_format_1(directory.path(), "");
     for _ in 0..2 {
@@ -39,7 +39,7 @@ fn format_1_is_brought_to_the_present_one() {
         assert_eq!(
             store.provenance(a.document).unwrap(),
             expected[1..],
-            "format 1 forgot the authors of what it merged"
+            "format 1 did not keep the authors of merged updates"
         );
     }
 
@@ -48,7 +48,11 @@ fn format_1_is_brought_to_the_present_one() {
     let writes = [append(b, &[7]), snapshot(b, 4, &[1])];
     assert!(store.commit(&writes).unwrap().iter().all(Result::is_ok));
     assert_eq!(store.provenance(b).unwrap().len(), 4);
-    assert_eq!(created(&store, "new"), DocumentId(4), "ids go on");
+    assert_eq!(
+        created(&store, "new"),
+        DocumentId(4),
+        "numbering of ids continues"
+    );
     drop(store);
     assert_eq!(tables(directory.path()), {
         let fresh = TempDir::new().unwrap();
@@ -58,7 +62,7 @@ fn format_1_is_brought_to_the_present_one() {
 }
 
 #[test]
-fn damage_in_format_1_stays_damage() {
+fn damage_in_format_1_remains_detectable() {
     for damage in [
         "UPDATE updates SET participant = 'mallory' WHERE document = 2 AND seq = 3",
         "UPDATE updates SET on_behalf_of = CAST(x'ff' AS TEXT) WHERE document = 2 AND seq = 3",
@@ -91,7 +95,7 @@ fn author(participant: &str, on_behalf_of_ada: bool) -> Author {
     }
 }
 
-/// Which operations they made was not kept.
+/// Returns a record of format 1, which did not store operations.
 fn record(participant: &str, on_behalf_of_ada: bool, at: i64) -> ProvenanceRecord {
     ProvenanceRecord {
         author: author(participant, on_behalf_of_ada),
@@ -101,7 +105,7 @@ fn record(participant: &str, on_behalf_of_ada: bool, at: i64) -> ProvenanceRecor
     }
 }
 
-/// The text of each table.
+/// Returns the definition of each table.
 fn tables(directory: &Path) -> Vec<String> {
     let database = Connection::open(directory.join(DATABASE_FILE)).unwrap();
     let mut select = database
@@ -111,7 +115,7 @@ fn tables(directory: &Path) -> Vec<String> {
     rows.map(Result::unwrap).collect()
 }
 
-/// Two documents, the first with a snapshot, and a file.
+/// Writes two documents, the first with a snapshot, and a file.
 fn write_format_1(directory: &Path, damage: &str) {
     let database = Connection::open(directory.join(DATABASE_FILE)).unwrap();
     database.pragma_update(None, "journal_mode", "wal").unwrap();
@@ -120,7 +124,7 @@ fn write_format_1(directory: &Path, damage: &str) {
     }
 }
 
-/// As version 0.1.0 made them.
+/// The tables of version 0.1.0.
 const FORMAT_1: &str = "
     PRAGMA application_id = 0x4d73526d;
     PRAGMA user_version = 1;
@@ -182,7 +186,7 @@ const FORMAT_1: &str = "
     ) STRICT;
 ";
 
-/// As it wrote them, with its checksums.
+/// Content as version 0.1.0 wrote it, with its checksums.
 const CONTENT_1: &str = r#"
     INSERT INTO rooms VALUES (1, 'project', 'room');
     INSERT INTO entries VALUES (1, 1, 'a', 1, 4, 3, 1000, 3000);

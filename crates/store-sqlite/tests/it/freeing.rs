@@ -1,4 +1,4 @@
-//! Large deletions: gone at once for everybody, their space freed some at a time, also after
+//! Large deletions: they take effect immediately, and their space is freed step by step, even after
 //! a crash.
 
 use std::fs;
@@ -19,22 +19,22 @@ fn delete(path: &str) -> Write {
     }
 }
 
-/// Two documents and more files than are removed within a deletion, below `ördner`, and one file
+/// Creates two documents and more files than a deletion frees itself, below `földer`, and one file
 /// beside it.
 fn filled(store: &dyn Store) -> Vec<DocumentId> {
-    let documents = vec![created(store, "ördner/a"), created(store, "ördner/é")];
+    let documents = vec![created(store, "földer/a"), created(store, "földer/é")];
     for document in &documents {
         let writes = [
-            append(*document, b"eins"),
-            append(*document, b"zwei"),
+            append(*document, b"one"),
+            append(*document, b"two"),
             snapshot(*document, 1, b"state"),
         ];
         assert!(store.commit(&writes).unwrap().iter().all(Result::is_ok));
     }
     let mut writes: Vec<Write> = (0..300)
-        .map(|number| put(&format!("ördner/{number}"), vec![3; 5_000]))
+        .map(|number| put(&format!("földer/{number}"), vec![3; 5_000]))
         .collect();
-    writes.push(put("bleibt", vec![4; 100]));
+    writes.push(put("kept", vec![4; 100]));
     assert!(store.commit(&writes).unwrap().iter().all(Result::is_ok));
     documents
 }
@@ -51,9 +51,9 @@ fn rows(directory: &TempDir, table: &str) -> i64 {
 fn assert_gone(store: &SqliteStore, documents: &[DocumentId]) {
     let list = store.list(&room(), "", 100).unwrap().unwrap();
     let names: Vec<&str> = list.iter().map(|entry| &*entry.name).collect();
-    assert_eq!(names, ["bleibt"]);
-    assert_eq!(store.stat(&room(), "ördner/7").unwrap(), None);
-    assert_eq!(store.load(&room(), "ördner/a").unwrap(), None);
+    assert_eq!(names, ["kept"]);
+    assert_eq!(store.stat(&room(), "földer/7").unwrap(), None);
+    assert_eq!(store.load(&room(), "földer/a").unwrap(), None);
     let stats = store.stats().unwrap();
     assert_eq!((stats.documents, stats.files, stats.bytes), (0, 1, 100));
     assert_eq!(store.projects().unwrap(), ["project"]);
@@ -81,20 +81,20 @@ fn assert_gone(store: &SqliteStore, documents: &[DocumentId]) {
 }
 
 #[test]
-fn large_deletion_is_complete_at_once_and_frees_its_space_later() {
+fn large_deletion_takes_effect_immediately_and_frees_space_later() {
     let (directory, killed) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let store = open(directory.path());
     let documents = filled(&store);
     assert!(store.free_some().unwrap(), "nothing was deleted");
-    let Ok(Written::Deleted { entries }) = store.commit(&[delete("ördner")]).unwrap().remove(0)
+    let Ok(Written::Deleted { entries }) = store.commit(&[delete("földer")]).unwrap().remove(0)
     else {
-        panic!("not deleted");
+        panic!("the folder was not deleted");
     };
     assert_eq!(entries.len(), 302);
     assert_gone(&store, &documents);
     assert_eq!(rows(&directory, "files"), 301, "freed within the deletion");
     assert_intact(directory.path(), "set aside");
-    // As a process leaves it that is killed now.
+    // The state that a process leaves that is killed now.
     for file in fs::read_dir(directory.path()).unwrap() {
         let file = file.unwrap();
         fs::copy(file.path(), killed.path().join(file.file_name())).unwrap();
@@ -102,8 +102,8 @@ fn large_deletion_is_complete_at_once_and_frees_its_space_later() {
     let after_kill = open(killed.path());
     for (store, directory) in [(store, &directory), (after_kill, &killed)] {
         assert_gone(&store, &documents);
-        // Their paths are free, and new entries are none of the old ones.
-        let new = created(&store, "ördner/a");
+        // The paths are free, and new entries have new ids.
+        let new = created(&store, "földer/a");
         assert!(!documents.contains(&new));
         while !store.free_some().unwrap() {}
         for (table, expected) in [
@@ -119,7 +119,7 @@ fn large_deletion_is_complete_at_once_and_frees_its_space_later() {
         }
         assert!(store.load_by_id(new).unwrap().is_some());
         store
-            .commit(&[delete("ördner")])
+            .commit(&[delete("földer")])
             .unwrap()
             .remove(0)
             .unwrap();
@@ -129,16 +129,16 @@ fn large_deletion_is_complete_at_once_and_frees_its_space_later() {
 }
 
 #[test]
-fn space_that_is_not_freed_yet_is_there_for_who_needs_it() {
+fn space_to_be_freed_is_available_to_writes() {
     let directory = TempDir::new().unwrap();
     let mut options = Options::default();
     options.durability = Durability::Os;
     options.max_bytes = Some(2 << 20);
     let store = SqliteStore::open(directory.path(), options).unwrap();
     for round in 0..2 {
-        let large = put("groß", vec![round; 1_200_000]);
+        let large = put("lärge", vec![round; 1_200_000]);
         store.commit(&[large]).unwrap().remove(0).unwrap();
-        // As full as can be: what is deleted needs no space.
+        // The store is completely full: a deletion needs no space.
         for bytes in [100_000, 4_000] {
             let mut number = 0;
             let full = loop {
@@ -156,12 +156,12 @@ fn space_that_is_not_freed_yet_is_there_for_who_needs_it() {
 }
 
 #[test]
-fn damage_to_what_was_deleted_keeps_no_other_space() {
+fn damaged_deleted_rows_do_not_block_freeing() {
     let directory = TempDir::new().unwrap();
     let store = open(directory.path());
     filled(&store);
     store
-        .commit(&[delete("ördner")])
+        .commit(&[delete("földer")])
         .unwrap()
         .remove(0)
         .unwrap();
@@ -173,7 +173,7 @@ fn damage_to_what_was_deleted_keeps_no_other_space() {
             |row| row.get(0),
         )
         .unwrap();
-    // A row that points to it and that nothing removes.
+    // A row that refers to it and is never removed.
     database
         .execute_batch(&format!(
             "CREATE TABLE holds (entry INTEGER REFERENCES entries (id)) STRICT;

@@ -1,4 +1,4 @@
-//! A seeded history of writes, and a model of what has to be kept of it.
+//! A seeded history of writes, and a model of the data that must be stored.
 
 use meshagent_store::{
     Author, Contribution, DocumentId, MemoryStore, OperationRange, Reach, Seq, Store, Timestamp,
@@ -7,16 +7,18 @@ use meshagent_store::{
 
 use crate::{create, put, room};
 
-/// The documents that are written to. They are made first, so every store gives them the same ids.
+/// The documents that are written to. They are created first, so every store gives them the
+/// same ids.
 const DOCUMENTS: [&str; 3] = ["a", "b", "c"];
-/// A file that holds the number of the last batch.
+/// A file with the number of the last batch.
 const MARK: &str = "mark";
 
-/// Batches of appends, snapshots, files, new documents and deletions, the same for the same seed.
+/// Batches of appends, snapshots, files, new documents and deletions, which are the same for the
+/// same seed.
 #[derive(Debug)]
 pub(crate) struct History {
     random: Random,
-    /// What [`History::batch`] knows of what was written; told by [`History::done`].
+    /// The state from which [`History::batch`] draws; updated by [`History::done`].
     model: MemoryStore,
     batches: u64,
 }
@@ -30,7 +32,7 @@ impl History {
         }
     }
 
-    /// The next batch, if all before it were written.
+    /// Returns the next batch, assuming that all earlier ones were written.
     pub(crate) fn batch(&mut self) -> Vec<Write> {
         if self.batches == 0 {
             let mut writes: Vec<Write> = DOCUMENTS.iter().map(|path| create(path)).collect();
@@ -42,18 +44,18 @@ impl History {
         writes
     }
 
-    /// The batch was written, to the model too.
+    /// Records that the batch was written.
     pub(crate) fn done(&mut self, writes: &[Write]) {
         self.model.commit(writes).unwrap();
         self.batches += 1;
     }
 
-    /// How many batches were written.
+    /// Returns the number of batches that were written.
     pub(crate) fn batches(&self) -> u64 {
         self.batches
     }
 
-    /// Goes on, without a store, until `batches` are written.
+    /// Continues, without a store, until `batches` are written.
     pub(crate) fn replay(&mut self, batches: u64) {
         while self.batches < batches {
             let writes = self.batch();
@@ -61,7 +63,7 @@ impl History {
         }
     }
 
-    /// Compares all that is kept.
+    /// Asserts that a store contains the same data as the model.
     #[track_caller]
     pub(crate) fn assert_kept(&self, store: &dyn Store, context: &str) {
         let mut folders = vec![String::new()];
@@ -87,7 +89,7 @@ impl History {
                     assert_eq!(
                         store.provenance(loaded.document).unwrap(),
                         self.model.provenance(expected.document).unwrap(),
-                        "{context}: who made {path:?}"
+                        "{context}: provenance of {path:?}"
                     );
                 }
                 let without_id = loaded.map(|mut loaded| {
@@ -144,7 +146,7 @@ impl History {
         Timestamp(self.batches.cast_signed())
     }
 
-    /// Short as a rule, sometimes of several pages.
+    /// Returns content that is mostly short, and sometimes fills several pages.
     fn bytes(&mut self) -> Vec<u8> {
         let len = if self.random.below(8) == 0 {
             12_000
@@ -181,7 +183,7 @@ impl History {
     }
 }
 
-/// How many batches a store holds.
+/// Returns the number of batches in a store.
 pub(crate) fn batches_in(store: &dyn Store) -> u64 {
     let mark = store.read_file(&room(), MARK).unwrap();
     mark.map_or(0, |mark| {
@@ -190,7 +192,8 @@ pub(crate) fn batches_in(store: &dyn Store) -> u64 {
     })
 }
 
-/// `SplitMix64` (Steele, Lea, Flood 2014): enough for choices, and the same everywhere.
+/// `SplitMix64` (Steele, Lea, Flood 2014): its quality suffices for choices, and it is the same on
+/// every platform.
 #[derive(Debug)]
 pub(crate) struct Random(pub(crate) u64);
 

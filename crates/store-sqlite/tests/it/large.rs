@@ -1,5 +1,5 @@
-//! Large content, which is kept in parts: what is left of one that was not committed, what damage
-//! to it costs, what it does on a full disk, and how long others wait beside it.
+//! Large content, which is stored in parts: remains of uncommitted content, damage to parts, full
+//! disks, and delays of other writes beside it.
 
 use std::fs;
 use std::io::Write as _;
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::{append, assert_intact, contribution, created, open, put, room, snapshot};
 
 fn large(bytes: usize) -> Vec<u8> {
-    "größer als ein Teil – "
+    "larger than one part – é – "
         .bytes()
         .cycle()
         .take(bytes)
@@ -61,13 +61,13 @@ fn count(directory: &Path, table: &str) -> i64 {
 }
 
 #[test]
-fn process_that_ends_between_steps_leaves_nothing() {
+fn process_killed_while_staging_leaves_nothing() {
     let directory = TempDir::new().unwrap();
     let store = open(directory.path());
     let document = created(&store, "ä");
     let writes = [
-        create_large("neu"),
-        put("datei", large(700_000)),
+        create_large("new"),
+        put("file", large(700_000)),
         append(document, &large(600_000)),
         snapshot(document, 0, &large(500_000)),
     ];
@@ -75,16 +75,13 @@ fn process_that_ends_between_steps_leaves_nothing() {
     let mut steps = 0;
     loop {
         let is_staged = store.stage(&writes, &staging).unwrap();
-        // As a process leaves it that is killed now.
+        // The state that a process leaves that is killed now.
         let killed = TempDir::new().unwrap();
         for file in fs::read_dir(directory.path()).unwrap() {
             let file = file.unwrap();
             fs::copy(file.path(), killed.path().join(file.file_name())).unwrap();
         }
-        assert!(
-            count(killed.path(), "parts") > 0,
-            "nothing is written ahead"
-        );
+        assert!(count(killed.path(), "parts") > 0, "nothing is staged");
         let after = open(killed.path());
         let context = format!("after {steps} steps");
         assert_eq!(after.stats().unwrap().bytes, 0, "{context}");
@@ -111,13 +108,13 @@ fn process_that_ends_between_steps_leaves_nothing() {
 }
 
 #[test]
-fn given_up_content_is_freed_and_its_key_forgotten() {
+fn discarded_content_is_freed_and_its_key_erased() {
     let directory = TempDir::new().unwrap();
     let store = open(directory.path());
-    let kept = create_large("bleibt");
+    let kept = create_large("kept");
     commit_in_steps(&store, &[kept]).unwrap();
     let staging = Staging::default();
-    let writes = [create_large("neu")];
+    let writes = [create_large("new")];
     while !store.stage(&writes, &staging).unwrap() {}
     while !store.free_some().unwrap() {}
     assert_eq!(count(directory.path(), "contents"), 2, "freed too early");
@@ -126,11 +123,7 @@ fn given_up_content_is_freed_and_its_key_forgotten() {
     assert_eq!(count(directory.path(), "contents"), 1);
     assert_eq!(count(directory.path(), "parts"), 5);
     assert_eq!(count(directory.path(), "keys WHERE key = zeroblob(32)"), 1);
-    store
-        .commit(&[delete("bleibt")])
-        .unwrap()
-        .remove(0)
-        .unwrap();
+    store.commit(&[delete("kept")]).unwrap().remove(0).unwrap();
     assert_eq!(count(directory.path(), "keys WHERE key = zeroblob(32)"), 2);
     assert_eq!(
         count(directory.path(), "parts"),
@@ -142,7 +135,7 @@ fn given_up_content_is_freed_and_its_key_forgotten() {
 }
 
 #[test]
-fn damage_to_a_part_is_named_and_costs_no_other() {
+fn damaged_part_is_named_and_affects_no_other() {
     for damage in [
         "DELETE FROM parts WHERE content = ?1 AND start > 0",
         "DELETE FROM parts WHERE content = ?1 AND start = 0",
@@ -171,7 +164,7 @@ fn damage_to_a_part_is_named_and_costs_no_other() {
             let changed = database.execute(damage, [content]).unwrap();
             assert!(changed > 0, "{damage}");
         }
-        // The length of a document is told by its parts.
+        // The parts of a document determine its length.
         let is_damage = !damage.contains("bytes");
         match store.load(&room(), "a") {
             Err(StoreError::Corrupt { document, .. }) if is_damage => {
@@ -197,23 +190,23 @@ fn damage_to_a_part_is_named_and_costs_no_other() {
 }
 
 #[test]
-fn space_that_is_only_staged_is_there_for_who_needs_it() {
+fn staged_space_is_available_to_other_writes() {
     let directory = TempDir::new().unwrap();
     let mut options = Options::default();
     options.durability = Durability::Os;
     options.max_bytes = Some(3 << 20);
     let store = SqliteStore::open(directory.path(), options).unwrap();
     let document = created(&store, "ä");
-    let too_large = [put("zu groß", large(8 << 20))];
+    let too_large = [put("too large", large(8 << 20))];
     for _ in 0..2 {
         let failed = commit_in_steps(&store, &too_large).unwrap_err();
         assert!(matches!(failed, StoreError::Full(_)), "{failed:?}");
-        let fits = [put("passt", large(1_800_000))];
+        let fits = [put("fits", large(1_800_000))];
         commit_in_steps(&store, &fits).unwrap();
-        store.commit(&[delete("passt")]).unwrap().remove(0).unwrap();
+        store.commit(&[delete("fits")]).unwrap().remove(0).unwrap();
     }
 
-    // One batch has all the space; a small one gets it.
+    // One staged batch has all the space; a small batch gets it.
     let staging = Staging::default();
     let staged = loop {
         match store.stage(&too_large, &staging) {
@@ -225,7 +218,7 @@ fn space_that_is_only_staged_is_there_for_who_needs_it() {
     for number in 0..4 {
         let small = [
             append(document, b"x"),
-            put(&format!("klein {number}"), large(200_000)),
+            put(&format!("small {number}"), large(200_000)),
         ];
         let results = store.commit(&small).unwrap();
         assert!(results.iter().all(Result::is_ok), "{results:?}");
@@ -243,13 +236,13 @@ fn space_that_is_only_staged_is_there_for_who_needs_it() {
     assert_intact(directory.path(), "in the end");
 }
 
-/// As version 0.1.0 of format 3 kept it: in one value, sealed under the key of its entry.
+/// Format 3 of version 0.1.0 stored content in one value, sealed under the key of its entry.
 #[test]
 fn long_value_of_format_3_is_read_and_replaced() {
     let directory = TempDir::new().unwrap();
     let store = open(directory.path());
     let document = created(&store, "ä");
-    for write in [append(document, b"1"), put("datei", b"x".to_vec())] {
+    for write in [append(document, b"1"), put("file", b"x".to_vec())] {
         store.commit(&[write]).unwrap().remove(0).unwrap();
     }
     drop(store);
@@ -308,17 +301,17 @@ fn long_value_of_format_3_is_read_and_replaced() {
         let store = open(directory.path());
         let loaded = store.load(&room(), "ä").unwrap().unwrap();
         assert!(loaded.updates[0].update == data);
-        assert!(store.read_file(&room(), "datei").unwrap().unwrap().data == data);
-        let head = store.open_file(&room(), "datei").unwrap().unwrap();
+        assert!(store.read_file(&room(), "file").unwrap().unwrap().data == data);
+        let head = store.open_file(&room(), "file").unwrap().unwrap();
         let part = store
-            .read_file_range(&room(), "datei", head.version, 299_999, 1_000)
+            .read_file_range(&room(), "file", head.version, 299_999, 1_000)
             .unwrap();
         assert!(part.unwrap() == data[299_999..300_999]);
     }
     let store = open(directory.path());
     let writes = [
         append(document, &large(400_000)),
-        put("datei", large(2_000_000)),
+        put("file", large(2_000_000)),
     ];
     commit_in_steps(&store, &writes).unwrap();
     store
@@ -328,26 +321,27 @@ fn long_value_of_format_3_is_read_and_replaced() {
         .unwrap();
     while !store.free_some().unwrap() {}
     assert_eq!(store.stats().unwrap().bytes, 2_500_000);
-    let file = store.read_file(&room(), "datei").unwrap().unwrap();
+    let file = store.read_file(&room(), "file").unwrap().unwrap();
     assert!(file.data == large(2_000_000));
     assert_eq!(count(directory.path(), "contents"), 2);
     assert_intact(directory.path(), "replaced");
 }
 
-/// How long small commits wait beside large ones, as the committer does them: in turns with steps.
-/// Prints it for whoever changes that. The bound is of the log, as time is the machine's.
+/// Measures the delay of small commits beside large ones, in turns with steps as in the committer,
+/// and prints it for changes of that. The assertion is about the size of the WAL, as times depend
+/// on the machine.
 #[test]
-fn small_commits_go_on_beside_large_ones() {
+fn small_commits_continue_beside_large_ones() {
     let directory = TempDir::new().unwrap();
     let store = SqliteStore::open(directory.path(), Options::default()).unwrap();
-    let other = RoomId::new("project", "ein anderer");
+    let other = RoomId::new("project", "another röom");
     let document = created(&store, "ä");
     let (mut small, mut steps, mut frees) = (Vec::new(), Vec::new(), Vec::new());
-    let mut log = 0;
+    let mut wal_bytes = 0;
     for round in 0..4 {
         let writes = [Write::PutFile {
             room: other.clone(),
-            path: format!("groß {}", round % 3),
+            path: format!("large {}", round % 3),
             data: vec![round; 6 << 20].into(),
             mime_type: String::new(),
             overwrite: true,
@@ -369,18 +363,21 @@ fn small_commits_go_on_beside_large_ones() {
             let started = Instant::now();
             let _ = store.free_some().unwrap();
             frees.push(started.elapsed());
-            log = log.max(store.log_bytes());
+            wal_bytes = wal_bytes.max(store.log_bytes());
         }
     }
     writeln!(
         std::io::stdout(),
-        "small {}\nsteps {}\nfrees {}\nlog {log}",
+        "small {}\nsteps {}\nfrees {}\nWAL {wal_bytes}",
         figures(small),
         figures(steps),
         figures(frees)
     )
     .unwrap();
-    assert!(log < 16 << 20, "the log does not begin again: {log}");
+    assert!(
+        wal_bytes < 16 << 20,
+        "the WAL does not restart: {wal_bytes} bytes"
+    );
 }
 
 fn figures(mut times: Vec<Duration>) -> String {
@@ -396,7 +393,7 @@ fn figures(mut times: Vec<Duration>) -> String {
 }
 
 #[test]
-fn file_whose_path_its_batch_frees_is_written_ahead() {
+fn file_is_staged_if_its_batch_frees_the_path() {
     let directory = TempDir::new().unwrap();
     let store = open(directory.path());
     store.commit(&[put("ä", b"x".to_vec())]).unwrap();

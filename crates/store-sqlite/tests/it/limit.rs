@@ -1,5 +1,5 @@
-//! Writes that fail in the middle, because the operating system lets no file grow beyond a
-//! limit (`RLIMIT_FSIZE`).
+//! Writes that fail in the middle, because the operating system limits the size of
+//! files (`RLIMIT_FSIZE`).
 
 use std::io::Write as _;
 use std::process::Command;
@@ -15,15 +15,15 @@ use crate::history::{History, Random};
 use crate::{assert_intact, open};
 
 const CHILD_SEED: &str = "STORE_LIMITED_SEED";
-/// Below this not even the log's index could be made, which has a fixed size.
+/// The least limit: the WAL index, which has a fixed size, needs it.
 const LEAST: u64 = 64 << 10;
 
 #[test]
-fn store_recovers_from_writes_that_fail_half_way() {
+fn store_recovers_from_partial_writes() {
     let number = |name| env::var(name).ok().and_then(|text| text.parse().ok());
     let seed: u64 = number("STORE_SEED").unwrap_or(1);
-    // The limit is a process's, and a signal comes with it that ends the process unless it
-    // is ignored.
+    // The limit applies to a process, and exceeding it sends a signal that ends the process unless
+    // it is ignored.
     let output = Command::new("sh")
         .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
         .arg(env::current_exe().unwrap())
@@ -48,11 +48,11 @@ fn store_recovers_from_writes_that_fail_half_way() {
         .unwrap();
     assert!(
         counts.iter().all(|count| *count >= 10),
-        "STORE_SEED={seed}: too few commits and checkpoints failed to tell anything: {counts:?}"
+        "STORE_SEED={seed}: expected at least 10 failed commits and checkpoints, found {counts:?}"
     );
 }
 
-/// Run by the test above in a process of its own; by itself it has nothing to do.
+/// The test above runs this in a process of its own; otherwise it does nothing.
 #[test]
 fn child_writes_below_a_limit() {
     let Ok(seed) = env::var(CHILD_SEED) else {
@@ -62,7 +62,7 @@ fn child_writes_below_a_limit() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join(DATABASE_FILE);
     let store = open(directory.path());
-    // Keeps the log from being folded away while the store's own connections are being replaced.
+    // Prevents the removal of the WAL while the store's own connections are being replaced.
     let other = Connection::open(&path).unwrap();
     let mut history = History::new(seed);
     let mut random = Random(seed);
@@ -114,7 +114,7 @@ fn child_writes_below_a_limit() {
                             fs::copy(from, crashed.path().join(&file)).unwrap();
                         }
                     }
-                    let context = format!("{context}, opened again after it failed");
+                    let context = format!("{context}, reopened after it failed");
                     history.assert_kept(&open(crashed.path()), &context);
                     assert_intact(crashed.path(), &context);
                 }
@@ -123,7 +123,7 @@ fn child_writes_below_a_limit() {
                 store.check().unwrap();
                 store.commit(&writes).unwrap();
                 history.done(&writes);
-                history.assert_kept(&store, &format!("{context}, tried again"));
+                history.assert_kept(&store, &format!("{context}, retried"));
             }
             Err(error) => panic!("{context}: {error:?}"),
         }
@@ -132,7 +132,7 @@ fn child_writes_below_a_limit() {
     assert_intact(directory.path(), "at the end");
     drop(store);
     drop(other);
-    history.assert_kept(&open(directory.path()), "opened again");
+    history.assert_kept(&open(directory.path()), "reopened");
     writeln!(
         std::io::stdout(),
         "\nfailures: {failed_commits} {failed_checkpoints}"
@@ -140,7 +140,7 @@ fn child_writes_below_a_limit() {
     .unwrap();
 }
 
-/// The soft limit only, so that it can be raised again.
+/// Sets the soft limit only, so that it can be raised again.
 fn limit_files(bytes: u64) {
     Resource::FSIZE.set(bytes, rlimit::INFINITY).unwrap();
 }

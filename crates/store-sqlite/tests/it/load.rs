@@ -1,4 +1,4 @@
-//! Many documents, many threads, other programs at the file.
+//! Load: many documents, many threads, other programs that use the file.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -36,15 +36,14 @@ fn ten_thousand_documents_are_created_and_listed_quickly() {
             100
         );
     }
-    // Seconds on a machine that does nothing else; many minutes if a document's cost grew with
-    // their number.
+    // Seconds on an idle machine; many minutes if the cost of a document grew with their number.
     assert!(
         started.elapsed() < Duration::from_mins(2),
         "took {:?}",
         started.elapsed()
     );
 
-    // The cost of the root is its folders, not what they contain.
+    // The cost of listing the root depends on its folders, not on their content.
     let started = Instant::now();
     for _ in 0..100 {
         store.list(&room(), "", usize::MAX).unwrap();
@@ -57,7 +56,7 @@ fn ten_thousand_documents_are_created_and_listed_quickly() {
 }
 
 #[test]
-fn threads_write_and_read_at_once() {
+fn threads_write_and_read_concurrently() {
     let directory = TempDir::new().unwrap();
     let store = open(directory.path());
     let document = created(&store, "a");
@@ -74,7 +73,7 @@ fn threads_write_and_read_at_once() {
                         Written::Appended { seq } => seq,
                         other => panic!("{other:?}"),
                     };
-                    // What was committed is seen by the next read, whichever connection makes it.
+                    // The next read sees a commit, whichever connection makes it.
                     assert!(store.load(&room(), "a").unwrap().unwrap().last_seq >= seq);
                 }
             });
@@ -97,7 +96,7 @@ fn threads_write_and_read_at_once() {
 }
 
 #[test]
-fn reads_go_on_and_writes_wait_while_another_program_holds_the_file() {
+fn reads_continue_and_writes_wait_while_the_file_is_locked() {
     let directory = TempDir::new().unwrap();
     let store = open(directory.path());
     let document = created(&store, "a");

@@ -1,6 +1,6 @@
-//! The embedded store against the suite that every store passes, and against what happens to files:
-//! processes that are killed, torn copies, backups, damage, earlier formats, a full disk, another
-//! process at the same directory.
+//! The embedded store against the conformance suite, and against what can happen to files: killed
+//! processes, torn copies, backups, damage, earlier formats, a full disk, another process in the
+//! same directory.
 
 #![expect(
     clippy::unwrap_used,
@@ -10,11 +10,11 @@
 mod authors;
 mod backup;
 mod crash;
-// Reads files that are locked on other systems.
+// This module reads files that are locked on other systems.
 #[cfg(unix)]
 mod cuts;
 mod damage;
-mod damaged_log;
+mod damaged_wal;
 mod directory;
 mod erase;
 mod folders;
@@ -39,7 +39,7 @@ use meshagent_store_sqlite::{DATABASE_FILE, Durability, Options, SqliteStore};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-/// A store in a directory that goes with it.
+/// A store in a temporary directory.
 struct InDirectory {
     store: Option<SqliteStore>,
     directory: TempDir,
@@ -67,32 +67,32 @@ impl Subject for InDirectory {
 }
 
 #[test]
-fn conforms() {
+fn sqlite_store_conforms() {
     conformance::run(InDirectory::new);
 }
 
 #[test]
-fn agrees_with_the_memory_store_over_random_histories() {
+fn random_histories_match_the_memory_store() {
     for seed in 0..3 {
         conformance::run_random(InDirectory::new, seed, 300);
     }
 }
 
 #[test]
-fn nothing_is_lost_while_calls_fail() {
+fn failing_calls_lose_nothing() {
     for seed in 0..2 {
         conformance::run_faulty(InDirectory::new, seed, 100);
     }
 }
 
-/// Without waiting for the disk, as no test here cuts the power.
+/// Opens a store that does not wait for the disk, as no test here cuts the power.
 fn open(directory: &Path) -> SqliteStore {
     let mut options = Options::default();
     options.durability = Durability::Os;
     SqliteStore::open(directory, options).unwrap()
 }
 
-/// Ends the threads that look at it, also when the test fails.
+/// Stops the threads that watch the flag, even when the test fails.
 struct StopOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for StopOnDrop<'_> {
@@ -101,7 +101,7 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
-/// As SQLite sees it.
+/// Asserts that SQLite finds the database intact.
 #[track_caller]
 fn assert_intact(directory: &Path, context: &str) {
     let database = Connection::open(directory.join(DATABASE_FILE)).unwrap();
@@ -110,7 +110,10 @@ fn assert_intact(directory: &Path, context: &str) {
         .unwrap();
     assert_eq!(verdict, "ok", "{context}");
     let mut dangling = database.prepare("PRAGMA foreign_key_check").unwrap();
-    assert!(!dangling.exists([]).unwrap(), "{context}: rows of nothing");
+    assert!(
+        !dangling.exists([]).unwrap(),
+        "{context}: rows refer to missing rows"
+    );
 }
 
 fn room() -> RoomId {

@@ -1,4 +1,4 @@
-//! What is kept of who did what is bounded, however many clients an update names.
+//! The size of stored provenance is limited, however many clients an update names.
 
 use meshagent_store::{
     Author, Contribution, DocumentId, OperationRange, Seq, Store, Timestamp, Write,
@@ -33,7 +33,7 @@ fn append(document: DocumentId, who: &str, clients: std::ops::Range<u64>) -> Wri
 }
 
 #[test]
-fn update_of_countless_clients_is_kept_without_them() {
+fn update_of_countless_clients_is_stored_without_operations() {
     let directory = TempDir::new().unwrap();
     let store = open(directory.path());
     let document = created(&store, "a");
@@ -51,7 +51,7 @@ fn update_of_countless_clients_is_kept_without_them() {
 }
 
 #[test]
-fn snapshot_makes_a_bounded_number_of_records() {
+fn snapshot_writes_a_limited_number_of_records() {
     let directory = TempDir::new().unwrap();
     let store = open(directory.path());
     let document = created(&store, "a");
@@ -88,7 +88,7 @@ fn snapshot_makes_a_bounded_number_of_records() {
             records
                 .iter()
                 .any(|record| record.author.participant == *name),
-            "{name} is forgotten"
+            "{name} is missing"
         );
     }
     assert_eq!(store.provenance(other).unwrap().len(), 0);

@@ -1,4 +1,4 @@
-//! What happens when there is no room for more, and when there is again.
+//! Behaviour on a full disk, and after space is free again.
 
 use meshagent_store::{Reach, Store, StoreError, Write};
 use meshagent_store_sqlite::{Durability, Options, SqliteStore};
@@ -25,11 +25,7 @@ fn full_store_refuses_whole_batches_and_recovers() {
         assert!(matches!(store.commit(&batch), Err(StoreError::Full(_))));
     }
     let loaded = store.load(&room(), "a").unwrap().unwrap();
-    assert_eq!(
-        loaded.updates.len(),
-        0,
-        "nothing of a failed batch is there"
-    );
+    assert_eq!(loaded.updates.len(), 0, "a failed batch has no effect");
     assert_eq!(store.stat(&room(), "large").unwrap(), None);
     assert_eq!(
         store

@@ -16,7 +16,7 @@ const FRAME_HEADER: u64 = 24;
 
 /// The open WAL index.
 #[derive(Debug)]
-pub(crate) struct LogIndex {
+pub(crate) struct WalIndex {
     /// Close it after all connections: closing any descriptor of a file releases the process's
     /// locks on it.
     #[cfg(unix)]
@@ -24,14 +24,14 @@ pub(crate) struct LogIndex {
 }
 
 #[cfg(unix)]
-impl LogIndex {
+impl WalIndex {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let file = std::fs::File::open(path)?;
         Ok(Self { file })
     }
 
     /// Returns whether the WAL, by its length, contains everything that was committed.
-    pub(crate) fn has_whole_log(
+    pub(crate) fn has_complete_wal(
         &self,
         length: impl FnOnce() -> io::Result<u64>,
     ) -> io::Result<bool> {
@@ -71,14 +71,14 @@ impl LogIndex {
 }
 
 #[cfg(not(unix))]
-impl LogIndex {
+impl WalIndex {
     #[expect(clippy::unnecessary_wraps, reason = "the signature on other systems")]
     pub(crate) fn open(_: &Path) -> io::Result<Self> {
         Ok(Self {})
     }
 
     #[expect(clippy::unused_self, reason = "the signature on other systems")]
-    pub(crate) fn has_whole_log(
+    pub(crate) fn has_complete_wal(
         &self,
         length: impl FnOnce() -> io::Result<u64>,
     ) -> io::Result<bool> {

@@ -48,7 +48,7 @@ const BUFFER_BYTES: usize = 1 << 18;
 
 /// What SQLite will read from the WAL.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum LogFile {
+pub(crate) enum WalFile {
     /// Everything that was committed, as far as can be known.
     Whole,
     /// Nothing, because the header is invalid, although there are frames.
@@ -58,27 +58,27 @@ pub(crate) enum LogFile {
 }
 
 /// Reads the WAL, one page at a time.
-pub(crate) fn examine(log: &File) -> io::Result<LogFile> {
-    match read(log)? {
-        LogFile::Whole => Ok(LogFile::Whole),
+pub(crate) fn examine(wal: &File) -> io::Result<WalFile> {
+    match read(wal)? {
+        WalFile::Whole => Ok(WalFile::Whole),
         // Another program may have written in the meantime, so that one half of a frame was read
         // before its write, and the next one after it.
-        found if read(log)? == found => Ok(found),
-        _ => Ok(LogFile::Whole),
+        found if read(wal)? == found => Ok(found),
+        _ => Ok(WalFile::Whole),
     }
 }
 
-fn read(log: &File) -> io::Result<LogFile> {
-    let length = log.metadata()?.len();
+fn read(wal: &File) -> io::Result<WalFile> {
+    let length = wal.metadata()?.len();
     if length < (HEADER + FRAME_HEADER + MIN_PAGE) as u64 {
         // A frame was never completed, or the WAL was cut to that length.
-        return Ok(LogFile::Whole);
+        return Ok(WalFile::Whole);
     }
-    let mut reader = BufReader::with_capacity(BUFFER_BYTES, log);
+    let mut reader = BufReader::with_capacity(BUFFER_BYTES, wal);
     reader.seek(SeekFrom::Start(0))?;
     let mut header = [0; HEADER];
     if !fill(&mut reader, &mut header)? {
-        return Ok(LogFile::Whole);
+        return Ok(WalFile::Whole);
     }
     let Some(Header {
         page_size,
@@ -86,7 +86,7 @@ fn read(log: &File) -> io::Result<LogFile> {
         sum,
     }) = Header::parse(&header)
     else {
-        return Ok(LogFile::NoHeader);
+        return Ok(WalFile::NoHeader);
     };
 
     let mut page = vec![0; page_size];
@@ -114,7 +114,7 @@ fn read(log: &File) -> io::Result<LogFile> {
             } else if let Some(end) = end
                 && before.is_some_and(|before| before.is_commit)
             {
-                return Ok(LogFile::Gap { at: end });
+                return Ok(WalFile::Gap { at: end });
             }
             before = Some(frame);
         } else {
@@ -124,7 +124,7 @@ fn read(log: &File) -> io::Result<LogFile> {
         }
         at += (FRAME_HEADER + page_size) as u64;
     }
-    Ok(LogFile::Whole)
+    Ok(WalFile::Whole)
 }
 
 struct Header {

@@ -1,6 +1,6 @@
-//! A log that is damaged after an unclean stop is told from one that a crash leaves: the one keeps
-//! the store from being opened, as acknowledged data would be missing without a word, the other is
-//! nothing to be said of.
+//! A WAL that is damaged after an unclean stop is distinguished from one that a crash leaves: the
+//! store refuses to open the former, as acknowledged data would be lost silently, and opens the
+//! latter without a warning.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::{assert_intact, created, put};
 
 const MARK: &str = "meshagent.open";
 const DOCUMENTS: usize = 30;
-/// Lengths of the log's parts, of which frames have a page each.
+/// Lengths of the WAL's parts; each frame has a page.
 const HEADER: usize = 32;
 const FRAME: usize = 24 + 4096;
 const SECTOR: usize = 512;
@@ -27,7 +27,7 @@ struct Left {
     database: Vec<u8>,
     wal: Vec<u8>,
     mark: &'static str,
-    /// Where the log ended after each document.
+    /// The end of the WAL after each document.
     ends: Vec<usize>,
 }
 
@@ -51,7 +51,7 @@ impl Left {
         }
     }
 
-    fn put_down(&self) -> TempDir {
+    fn write_to_directory(&self) -> TempDir {
         let directory = TempDir::new().unwrap();
         fs::write(directory.path().join(DATABASE_FILE), &self.database).unwrap();
         fs::write(wal_in(directory.path()), &self.wal).unwrap();
@@ -59,15 +59,15 @@ impl Left {
         directory
     }
 
-    /// How many documents end before this byte.
+    /// Returns the number of documents that end before this byte.
     fn documents_before(&self, at: usize) -> usize {
         self.ends.iter().filter(|end| **end <= at).count()
     }
 
-    /// Opens them without a word, and finds so many documents.
+    /// Asserts that the files open without a warning, with so many documents.
     #[track_caller]
     fn assert_opens_with(&self, documents: usize, context: &str) {
-        let directory = self.put_down();
+        let directory = self.write_to_directory();
         let store = open_as(directory.path(), Durability::Fsync).unwrap();
         assert_eq!(store.found(), Found::Database, "{context}");
         assert_eq!(documents_in(&store), documents, "{context}");
@@ -93,10 +93,10 @@ fn garbage(random: &mut Random, bytes: &mut [u8]) {
 }
 
 #[test]
-fn log_without_a_header_is_refused() {
+fn wal_without_valid_header_is_refused() {
     let left = Left::new();
     let mut random = Random(1);
-    let mut spoil = |what: &str| {
+    let mut damage = |what: &str| {
         let mut left = left.clone();
         match what {
             "garbage" => garbage(&mut random, &mut left.wal),
@@ -104,7 +104,7 @@ fn log_without_a_header_is_refused() {
             "a header of garbage" => garbage(&mut random, &mut left.wal[..HEADER]),
             "another salt" => left.wal[17] ^= 1,
             "another page size" => left.wal[8..12].copy_from_slice(&3_u32.to_be_bytes()),
-            "text" => left.wal = b"not a log\n".repeat(100),
+            "text" => left.wal = b"not a WAL\n".repeat(100),
             other => panic!("{other}"),
         }
         left
@@ -117,10 +117,10 @@ fn log_without_a_header_is_refused() {
         "another page size",
         "text",
     ] {
-        let left = spoil(what);
-        // In neither mode does a power cut leave that.
+        let left = damage(what);
+        // A power failure leaves that in neither mode.
         for durability in [Durability::Fsync, Durability::Os] {
-            let directory = left.put_down();
+            let directory = left.write_to_directory();
             let wal = wal_in(directory.path());
             match open_as(directory.path(), durability) {
                 Err(error @ OpenError::LogHeader { .. }) => {
@@ -129,11 +129,15 @@ fn log_without_a_header_is_refused() {
                 }
                 other => panic!("{what}: {other:?}"),
             }
-            assert_eq!(fs::read(&wal).unwrap(), left.wal, "{what}: was changed");
+            assert_eq!(
+                fs::read(&wal).unwrap(),
+                left.wal,
+                "{what}: the file was changed"
+            );
             let database = fs::read(directory.path().join(DATABASE_FILE)).unwrap();
-            assert!(database == left.database, "{what}: was changed");
+            assert!(database == left.database, "{what}: the file was changed");
 
-            // As one is told.
+            // The remedy of the error's hint.
             fs::rename(&wal, directory.path().join("away")).unwrap();
             let store = open_as(directory.path(), durability).unwrap();
             assert_eq!(store.found(), Found::DatabaseWithoutLog, "{what}");
@@ -143,10 +147,10 @@ fn log_without_a_header_is_refused() {
 }
 
 #[test]
-fn log_that_is_damaged_before_its_end_is_refused() {
+fn wal_damaged_before_its_end_is_refused() {
     let left = Left::new();
     let mut random = Random(2);
-    // Not so far back that only the last document, or the commit before it, is hit.
+    // Far enough from the end to hit more than the last document, and the commit before it.
     let last = left.ends[DOCUMENTS - 4];
     for length in [1, 24, 4096, 20_000] {
         for round in 0..12 {
@@ -165,7 +169,7 @@ fn log_that_is_damaged_before_its_end_is_refused() {
                 24 => damaged.iter_mut().for_each(|byte| *byte = !*byte),
                 _ => garbage(&mut random, damaged),
             }
-            let directory = left.put_down();
+            let directory = left.write_to_directory();
             let at = match open_as(directory.path(), Durability::Fsync) {
                 Err(OpenError::LogGap { path, at }) => {
                     assert_eq!(path, wal_in(directory.path()), "{context}");
@@ -176,19 +180,19 @@ fn log_that_is_damaged_before_its_end_is_refused() {
             assert_eq!(at, HEADER + (start - HEADER) / FRAME * FRAME, "{context}");
             assert!(
                 fs::read(wal_in(directory.path())).unwrap() == left.wal,
-                "{context}: was changed"
+                "{context}: the file was changed"
             );
 
-            // As one is told: what is before the damage is kept.
+            // The remedy of the error's hint keeps what precedes the damage.
             let before = left.documents_before(at);
             let mut cut = left.clone();
             cut.wal.truncate(at);
             cut.assert_opens_with(before, &context);
 
-            // A power cut may leave that where nobody waits for the disk.
+            // A power failure may leave that if commits don't wait for the disk.
             left.mark = "os\n";
             for durability in [Durability::Fsync, Durability::Os] {
-                let directory = left.put_down();
+                let directory = left.write_to_directory();
                 let store = open_as(directory.path(), durability).unwrap();
                 let found = Found::DatabaseWithCutLog { at: at as u64 };
                 assert_eq!(store.found(), found, "{context}");
@@ -201,7 +205,7 @@ fn log_that_is_damaged_before_its_end_is_refused() {
 }
 
 #[test]
-fn who_wrote_the_log_says_what_a_power_cut_may_leave() {
+fn durability_of_the_wal_decides_about_gaps() {
     let mut left = Left::new();
     left.wal[HEADER + 1_000] ^= 1;
     for (mark, durability, is_refused) in [
@@ -211,7 +215,7 @@ fn who_wrote_the_log_says_what_a_power_cut_may_leave() {
         ("", Durability::Os, false),
     ] {
         left.mark = mark;
-        let directory = left.put_down();
+        let directory = left.write_to_directory();
         let opened = open_as(directory.path(), durability);
         assert_eq!(opened.is_err(), is_refused, "{mark:?}: {opened:?}");
         if let Ok(store) = opened {
@@ -227,16 +231,16 @@ fn who_wrote_the_log_says_what_a_power_cut_may_leave() {
     }
 }
 
-/// The log stays what the server before wrote until it was emptied: one that can't be, and ends
-/// before that, has acknowledged nothing of it.
+/// The durability of the previous server applies to the WAL until it is emptied: this server has
+/// acknowledged nothing in a WAL that can't be emptied.
 #[test]
-fn log_of_another_durability_is_known_as_that_until_it_is_emptied() {
+fn mark_keeps_durability_until_the_wal_is_emptied() {
     let mut left = Left::new();
     let damaged = left.ends[DOCUMENTS / 2] + 1_000;
     left.wal[damaged] ^= 1;
     left.mark = "os\n";
-    let directory = left.put_down();
-    // Holds the log.
+    let directory = left.write_to_directory();
+    // This reader holds the WAL.
     let reader = Connection::open(directory.path().join(DATABASE_FILE)).unwrap();
     reader.execute_batch("BEGIN").unwrap();
     let _: i64 = reader
@@ -245,11 +249,11 @@ fn log_of_another_durability_is_known_as_that_until_it_is_emptied() {
     fs::write(wal_in(directory.path()), &left.wal).unwrap();
     let store = open_as(directory.path(), Durability::Fsync).unwrap();
     let mark = fs::read_to_string(directory.path().join(MARK)).unwrap();
-    assert_eq!(mark, "os\n", "the log was not emptied");
+    assert_eq!(mark, "os\n", "the WAL was not emptied");
     drop(store);
     reader.execute_batch("COMMIT").unwrap();
     drop(reader);
-    let directory = left.put_down();
+    let directory = left.write_to_directory();
     let _store = open_as(directory.path(), Durability::Fsync).unwrap();
     let mark = fs::read_to_string(directory.path().join(MARK)).unwrap();
     assert_eq!(mark, "fsync\n");
@@ -257,7 +261,7 @@ fn log_of_another_durability_is_known_as_that_until_it_is_emptied() {
 }
 
 #[test]
-fn log_that_ends_anywhere_opens_with_what_was_acknowledged_before() {
+fn wal_that_ends_anywhere_opens_with_acknowledged_documents() {
     let left = Left::new();
     let edges = (0..40).chain(HEADER..HEADER + 30);
     let anywhere = (0..left.wal.len()).step_by(9_001);
@@ -268,19 +272,19 @@ fn log_that_ends_anywhere_opens_with_what_was_acknowledged_before() {
     }
 }
 
-/// What was written last, and not acknowledged, may be there in any of its sectors.
+/// Any sectors of the last write, which was not acknowledged, may exist.
 #[test]
-fn torn_transaction_at_the_end_is_nothing_to_be_said_of() {
+fn torn_transaction_at_the_end_opens_without_warning() {
     let before = Left::new();
     let mut random = Random(3);
-    // Behind the log there is nothing, zeros, or what an earlier round left.
+    // After the end of the WAL there is nothing, zeros, or frames of an earlier round.
     for remains in ["nothing", "zeros", "an earlier round"] {
         let (left, wal) = {
             let mut left = before.clone();
             let old = left.wal.clone();
-            let directory = left.put_down();
+            let directory = left.write_to_directory();
             if remains == "an earlier round" {
-                // It is read, moved into the database and begun again with other salts.
+                // The WAL is read, moved into the database and restarted with other salts.
                 let store = raw(directory.path());
                 let moved = "PRAGMA wal_checkpoint(PASSIVE)";
                 store.query_row(moved, [], |_| Ok(())).unwrap();
@@ -321,10 +325,10 @@ fn torn_transaction_at_the_end_is_nothing_to_be_said_of() {
     }
 }
 
-/// Transactions whose sync failed lie behind the end of the log, with its salts and each with a
+/// Transactions whose sync failed remain after the end of the WAL, with its salts and each with a
 /// commit, until others overwrite them.
 #[test]
-fn remains_of_failed_commits_are_no_damage() {
+fn remains_of_failed_commits_are_not_damage() {
     let mut left = Left::new();
     let end = left.wal.len();
     for sql in [
@@ -333,10 +337,10 @@ fn remains_of_failed_commits_are_no_damage() {
         "BEGIN; CREATE TABLE c (x); INSERT INTO c VALUES (randomblob(9000)); COMMIT",
         "UPDATE probe SET count = count + 1",
     ] {
-        // Each goes on from where the log ended, as if the one before had not been.
-        let mut log = left.clone();
-        log.wal.truncate(end);
-        let directory = log.put_down();
+        // Each continues from the end of the WAL, as if the one before did not exist.
+        let mut copy = left.clone();
+        copy.wal.truncate(end);
+        let directory = copy.write_to_directory();
         raw(directory.path()).execute_batch(sql).unwrap();
         let wal = fs::read(wal_in(directory.path())).unwrap();
         assert_eq!(wal[..end], left.wal[..end]);
@@ -354,7 +358,7 @@ fn remains_of_failed_commits_are_no_damage() {
 
 const LARGE: &str = "BEGIN; CREATE TABLE a (x); INSERT INTO a VALUES (randomblob(60000)); COMMIT";
 
-/// A connection that moves nothing into the database by itself.
+/// Opens a connection that moves nothing into the database by itself.
 fn raw(directory: &Path) -> Connection {
     let connection = Connection::open(directory.join(DATABASE_FILE)).unwrap();
     connection
@@ -366,11 +370,11 @@ fn raw(directory: &Path) -> Connection {
     connection
 }
 
-/// As nobody may forbid root anything, a directory is in the file's place.
+/// Root may access any file, so a directory is in the file's place.
 #[test]
-fn file_beside_the_database_that_cannot_be_used_is_named() {
+fn unusable_file_beside_the_database_is_named() {
     for suffix in ["-wal", "-shm"] {
-        let directory = Left::new().put_down();
+        let directory = Left::new().write_to_directory();
         let path = directory.path().join(format!("{DATABASE_FILE}{suffix}"));
         let _ = fs::remove_file(&path);
         fs::create_dir_all(path.join("not empty")).unwrap();
@@ -384,16 +388,16 @@ fn file_beside_the_database_that_cannot_be_used_is_named() {
     }
 }
 
-/// The log of a store that goes on where a damaged one ended is whole again.
+/// A store that continued after a damaged WAL has a complete WAL again.
 #[test]
-fn store_that_went_on_is_whole() {
+fn store_continued_after_a_gap_is_complete() {
     let mut left = Left::new();
     left.wal[HEADER + 5 * FRAME] ^= 1;
     left.mark = "os\n";
-    let directory = left.put_down();
+    let directory = left.write_to_directory();
     let store = open_as(directory.path(), Durability::Os).unwrap();
     assert!(matches!(store.found(), Found::DatabaseWithCutLog { .. }));
-    store.commit(&[put("nachher", vec![7; 9_000])]).unwrap();
+    store.commit(&[put("after – é", vec![7; 9_000])]).unwrap();
     let next = Left {
         database: fs::read(directory.path().join(DATABASE_FILE)).unwrap(),
         wal: fs::read(wal_in(directory.path())).unwrap(),
