@@ -6,8 +6,8 @@
 //! it. The last, short transaction attaches it as the document's update, its snapshot, or the file.
 //! Content that a compaction or a deletion replaces is detached in the same way.
 //!
-//! For a new document or file, the entry itself is created first, among those that are [to be
-//! freed](crate::freeing), and leaves them in the last transaction.
+//! For a new document or file, the entry itself is created first, as [garbage](crate::freeing); the
+//! last transaction turns it into an entry of a room.
 
 use meshagent_store::{DocumentId, Write};
 use rusqlite::{Connection, OptionalExtension as _, params};

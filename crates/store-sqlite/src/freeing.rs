@@ -88,7 +88,7 @@ pub(crate) fn insert_entry(connection: &Connection) -> rusqlite::Result<i64> {
     Ok(entry)
 }
 
-/// An object to be freed.
+/// Garbage: an object to be freed.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum Garbage {
     /// An entry with all its rows.

@@ -103,8 +103,8 @@ impl OpenFiles {
         Ok(())
     }
 
-    /// Does the same unless a check has just passed. Only for callers that check again before they
-    /// report a result.
+    /// Calls [`check`](Self::check) unless it has just passed. Only for callers that check again
+    /// before they report a result.
     ///
     /// # Errors
     /// As for [`check`](Self::check).
@@ -159,7 +159,7 @@ impl OpenFiles {
         self.check_known()
     }
 
-    /// Does the same as [`check`](Self::check) for all files.
+    /// Checks all files, including those that [`check`](Self::check) skips.
     pub(crate) fn check_all(&self) -> Result<(), StoreError> {
         self.check()?;
         self.check_each(&self.others)

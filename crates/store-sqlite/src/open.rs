@@ -499,7 +499,7 @@ fn set_up_writer(connection: &Connection, options: &Options) -> rusqlite::Result
     connection.pragma_update(None, "fullfsync", options.durability == Durability::Fsync)?;
     connection.pragma_update(None, "checkpoint_fullfsync", true)?;
     connection.pragma_update(None, "foreign_keys", true)?;
-    // For unsealed values, as far as it costs no further pages. The first page of the keys
+    // For unsealed values, as far as it costs no further pages. The first page of the keys table
     // needs it.
     connection.pragma_update(None, "secure_delete", "FAST")?;
     connection.pragma_update(None, "journal_size_limit", WAL_KEEP_BYTES)?;

@@ -57,7 +57,8 @@ impl Readers {
         Self::read_with(self.acquire()?, read)
     }
 
-    /// Does the same if a connection is free; `None` if all of them are in use.
+    /// Calls [`read`](Self::read) if a connection is free; returns `None` if all of them are
+    /// in use.
     pub(crate) fn try_read<T>(
         &self,
         read: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>,
@@ -92,8 +93,8 @@ impl Readers {
         result
     }
 
-    /// Does the same for a document that will be edited: it must not show content that exists only
-    /// in deleted files.
+    /// Calls [`read`](Self::read) for a document that will be edited: the result must not contain
+    /// content that exists only in deleted files.
     pub(crate) fn read_document<T>(
         &self,
         read: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>,

@@ -173,7 +173,7 @@ pub(crate) fn prepare(connection: &mut Connection) -> Result<Format, Error> {
     })
 }
 
-/// Does so in one transaction, except for the vacuum that is owed afterwards.
+/// Creates or upgrades the tables in one transaction, without the vacuum that is owed afterwards.
 fn upgrade(connection: &mut Connection) -> Result<Format, Error> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let application_id: i32 =

@@ -61,8 +61,8 @@ pub(crate) enum WalFile {
 pub(crate) fn examine(wal: &File) -> io::Result<WalFile> {
     match read(wal)? {
         WalFile::Whole => Ok(WalFile::Whole),
-        // Another program may have written in the meantime, so that one half of a frame was read
-        // before its write, and the next one after it.
+        // Another program may have written in the meantime, so that half of a frame was read before
+        // the write and the rest after it.
         found if read(wal)? == found => Ok(found),
         _ => Ok(WalFile::Whole),
     }
@@ -134,8 +134,8 @@ struct Header {
 }
 
 impl Header {
-    /// Parses the header; `None` if SQLite would take the WAL for an empty one. An unknown version
-    /// is not decided here.
+    /// Parses the header; `None` if SQLite would take the WAL for an empty one. Whether the version
+    /// is supported is not decided here.
     fn parse(bytes: &[u8; HEADER]) -> Option<Self> {
         let magic = number(bytes, 0);
         let page_size = usize::try_from(number(bytes, 8)).ok()?;

@@ -20,8 +20,8 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub trait Store: Send + Sync + Debug {
     /// Applies `writes` in order, in one transaction, and returns one result for each.
     ///
-    /// After `Ok`, the writes are durable, to the degree that the store was opened with. A later
-    /// write of the batch sees the earlier ones.
+    /// Once it returns `Ok`, the written data is durable, to the degree that the store was opened
+    /// with. A later write of the batch sees the earlier ones.
     ///
     /// A refused write affects only itself, with one exception: a later update of a document
     /// builds on the earlier ones. If a [`Write::Append`] is refused although its document
@@ -29,9 +29,9 @@ pub trait Store: Send + Sync + Debug {
     /// with [`WriteError::Behind`].
     ///
     /// # Errors
-    /// No write of the batch was applied. After [`StoreError::Unavailable`] and
-    /// [`StoreError::Full`] the same batch can be retried. After [`StoreError::Replaced`] no later
-    /// write will last.
+    /// No write of the batch was applied. [`StoreError::Unavailable`] and [`StoreError::Full`] may
+    /// be temporary: the same batch can be retried. After [`StoreError::Replaced`], nothing that is
+    /// written will last.
     fn commit(&self, writes: &[Write]) -> Result<Vec<Result<Written, WriteError>>, StoreError>;
 
     /// Stages a large batch: writes some of its content ahead of the commit, for a few
@@ -185,7 +185,7 @@ pub trait Store: Send + Sync + Debug {
     /// of it is free. While it returns `false`, call it again between commits.
     ///
     /// # Errors
-    /// It can't be done now; the next call retries it.
+    /// The space can't be freed now; the next call retries it.
     fn free_some(&self) -> Result<bool, StoreError> {
         Ok(true)
     }
@@ -196,7 +196,7 @@ pub trait Store: Send + Sync + Debug {
     /// few milliseconds later.
     ///
     /// # Errors
-    /// It can't be done now, and remains due.
+    /// The content can't be erased now, and the erasure remains due.
     fn erase(&self) -> Result<bool, StoreError> {
         Ok(true)
     }

@@ -43,7 +43,7 @@ pub(super) fn leaf(
     Ok(leaf)
 }
 
-/// Does the same in a room that may not exist.
+/// Returns the document or file at a path of a room that may not exist.
 pub(super) fn leaf_of(
     connection: &Connection,
     room: &RoomId,
@@ -104,7 +104,7 @@ pub(super) fn insert_entry(
     Ok(id)
 }
 
-/// Does the same with an existing entry that is not in a room yet.
+/// Moves an existing entry, which is not in a room yet, to a path of a room.
 pub(super) fn place_entry(
     connection: &Connection,
     id: i64,

@@ -140,7 +140,8 @@ pub(super) fn rename(
     })
 }
 
-/// Gives all entries below a folder their new paths, if no path is both a source and a destination.
+/// Gives all entries below a folder their new paths in one statement, which works if no path is
+/// both a source and a destination.
 fn rename_folder(
     connection: &Connection,
     room: i64,
@@ -168,9 +169,9 @@ fn rename_folder(
     Ok(())
 }
 
-/// Does the same one by one. A path that is both a source and a destination must be left before it
-/// is taken. That happens when a folder moves to one of its parents; then the entry that leaves has
-/// the shorter path.
+/// Gives entries their new paths one by one. A path that is both a source and a destination must be
+/// left before it is taken. That happens when a folder moves to one of its parents; then the entry
+/// that leaves has the shorter path.
 fn rename_each(
     connection: &Connection,
     moves: &[(MovedEntry, i64)],

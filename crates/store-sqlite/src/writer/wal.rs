@@ -74,7 +74,8 @@ impl Writer {
         ))
     }
 
-    /// Does the same; returns whether no reader was in the way.
+    /// Moves the whole WAL into the database and truncates it, unless a reader is in the way;
+    /// returns whether it did.
     fn truncate_wal(&mut self) -> Result<bool, StoreError> {
         let empty = |session: &Session| {
             session.connection.busy_timeout(Duration::ZERO)?;

@@ -67,7 +67,7 @@ enum Moment {
     NoCheckpoint,
     /// A reader stopped a checkpoint: a part of the WAL is in the database, too.
     PartialCheckpoint,
-    /// The same, and the machine went down while the checkpoint wrote.
+    /// A partial checkpoint during which the machine went down.
     DuringCheckpoint,
     /// A checkpoint moved everything, and the WAL restarted over longer remains of itself.
     Restarted,
