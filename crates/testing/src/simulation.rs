@@ -13,6 +13,7 @@ mod session;
 mod trace;
 mod world;
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -71,10 +72,21 @@ pub fn run(seed: u64, plant: Plant, verbose: bool) -> Outcome {
     }
 }
 
-/// Makes a run for each seed, on all cores. Returns what happened in all of them, and those that failed, by seed.
-pub fn run_many(from: u64, seeds: u64, plant: Plant) -> (Totals, Vec<Outcome>) {
+/// The results of [`run_many`].
+#[derive(Debug, Default)]
+pub struct Summary {
+    /// What happened, over all runs.
+    pub totals: Totals,
+    /// The runs that failed, by seed.
+    pub failed: Vec<Outcome>,
+    /// The hash of each run, by its seed.
+    pub hashes: BTreeMap<u64, u64>,
+}
+
+/// Makes a run for each seed, on all cores.
+pub fn run_many(from: u64, seeds: u64, plant: Plant) -> Summary {
     let next = AtomicU64::new(from);
-    let results = Mutex::new((Totals::default(), Vec::new()));
+    let summary = Mutex::new(Summary::default());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..cores {
@@ -85,18 +97,26 @@ pub fn run_many(from: u64, seeds: u64, plant: Plant) -> (Totals, Vec<Outcome>) {
                         return;
                     }
                     let outcome = run(seed, plant, false);
-                    let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
-                    results.0.merge(&outcome.totals);
-                    if outcome.failure.is_some() {
-                        results.1.push(outcome);
-                    }
+                    let mut summary = summary.lock().unwrap_or_else(PoisonError::into_inner);
+                    summary.add(outcome);
                 }
             });
         }
     });
-    let (totals, mut failed) = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-    failed.sort_by_key(|outcome| outcome.seed);
-    (totals, failed)
+    let mut summary = summary.into_inner().unwrap_or_else(PoisonError::into_inner);
+    summary.failed.sort_by_key(|outcome| outcome.seed);
+    summary
+}
+
+impl Summary {
+    /// Adds one run.
+    pub fn add(&mut self, outcome: Outcome) {
+        self.totals.merge(&outcome.totals);
+        self.hashes.insert(outcome.seed, outcome.hash);
+        if outcome.failure.is_some() {
+            self.failed.push(outcome);
+        }
+    }
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

@@ -2,14 +2,14 @@
 
 mod our_client;
 
-use meshagent_testing::simulation::{Outcome, Plant, run, run_many};
+use meshagent_testing::simulation::{Outcome, Plant, Summary, run, run_many};
 
 /// `cargo xtask sim` runs more.
 const SEEDS: u64 = 200;
 
 #[test]
 fn promises_hold_whatever_fails() {
-    let (totals, failed) = run_many(0, SEEDS, Plant::Nothing);
+    let Summary { totals, failed, .. } = run_many(0, SEEDS, Plant::Nothing);
     assert!(failed.is_empty(), "{}", tell(&failed));
     // A promise that is never put to the test holds easily.
     for kind in [
@@ -75,8 +75,8 @@ fn a_seed_says_everything_about_a_run() {
 #[test]
 fn bugs_in_a_store_are_found() {
     for plant in [Plant::EarlyAnswer, Plant::LostWrite, Plant::FalseFailure] {
-        let (_, failed) = run_many(0, 10, plant);
-        assert!(!failed.is_empty(), "{plant:?} was not found");
+        let summary = run_many(0, 10, plant);
+        assert!(!summary.failed.is_empty(), "{plant:?} was not found");
     }
 }
 
