@@ -4,7 +4,8 @@
 use meshagent_protocol::{Content, DocPath, SyncPatch, SyncPatched};
 use serde_json::json;
 
-use super::{Client, Context, DENIED, INVALID};
+use super::answers::{DENIED, INVALID};
+use super::{Client, Context};
 use crate::simulation::board;
 use crate::simulation::random::Random;
 use crate::simulation::roaming::is_roaming;

@@ -1,0 +1,257 @@
+//! What every client does of its own accord: edits, calls, moves.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use meshagent_document::MeshDocument;
+use meshagent_protocol::{Content, DocPath, SyncCreate, SyncDescribe};
+use serde_json::json;
+
+use super::document::Holder;
+use super::{Client, Context, Manner};
+use crate::simulation::board;
+use crate::simulation::random::Random;
+use crate::simulation::roaming::{Relocation, is_roaming};
+use crate::simulation::session::{Asked, NONSENSE_ID, Purpose};
+
+const ATTACHMENT_BYTES: usize = 700;
+
+/// How many times a client edits in a storm; each makes an update or a few.
+const STORM_EDITS: usize = 900;
+
+/// What a program that edits panics with, where that is meant.
+#[derive(Debug)]
+struct Planned;
+
+impl Client {
+    /// Does something, or nothing.
+    pub(in crate::simulation) fn act(&mut self, context: &mut Context<'_>) {
+        self.now = context.now;
+        let mut paths: Vec<String> = self.documents.keys().cloned().collect();
+        if paths.iter().any(|path| is_roaming(path)) {
+            let roams = self.random.one_in(2);
+            paths.retain(|path| is_roaming(path) == roams);
+        }
+        let Some(path) = self.random.pick(&paths).cloned() else {
+            return;
+        };
+        let is_ready = self.session.as_ref().is_some_and(|one| one.is_connected);
+        let document = &self.documents[&path];
+        let (is_open, has_replica) = (document.is_open(), document.replica.is_some());
+        if is_ready && document.stream.is_none() && !self.random.one_in(4) {
+            return self.open_with(&path, context);
+        }
+        match self.random.below(40) {
+            0 if is_open => self.close(&path),
+            1 if is_ready => self.describe(&path),
+            2 if is_ready => self.create(&path),
+            3 if is_ready => self.talk(),
+            4 if is_ready && self.manner != Manner::Witness => self.send_nonsense(),
+            5..7 if is_open && self.is_rough => self.send_garbage(&path, context),
+            7..9 if has_replica && self.is_rough => self.break_schema(&path, context),
+            9 if is_open && self.is_rough => self.lose_an_edit(&path, context),
+            10 if is_open => self.send_all_kept(&path),
+            11 if is_open && self.manner == Manner::Careful => self.send_twice(&path, context),
+            17..22 if is_ready && is_roaming(&path) => self.relocate(&path, context),
+            13 if is_ready => self.look_around(&path),
+            14..16 if is_ready => self.patch(&path, context),
+            10..40 if self.manner != Manner::Witness && has_replica => self.edit(&path, context),
+            _ => {}
+        }
+    }
+
+    pub(super) fn edit(&mut self, path: &str, context: &mut Context<'_>) {
+        let updates = if context.is_heavy && self.random.one_in(3) {
+            self.change(path, board::enlarge)
+        } else {
+            self.change(path, board::edit)
+        };
+        context.totals.add("edits", updates.len() as u64);
+        let panicked = std::mem::take(&mut self.panicked);
+        context.totals.add("edits that panicked", panicked);
+        if let Some(Holder::Ours(ours)) = &self.documents[path].replica {
+            let place = (self.room.clone(), path.to_owned());
+            let client_id = ours.read(MeshDocument::client_id);
+            context.record.ours.insert(place, client_id);
+        }
+        self.publish(path, updates);
+    }
+
+    /// Makes more edits than a room takes at once.
+    pub(in crate::simulation) fn storm(&mut self, context: &mut Context<'_>) {
+        let open = self.documents.iter().find(|(_, one)| one.is_open());
+        let Some(path) = open.map(|(path, _)| path.clone()) else {
+            return;
+        };
+        context.totals.add("storms", 1);
+        for _ in 0..STORM_EDITS {
+            self.edit(&path, context);
+        }
+    }
+
+    pub(super) fn change(
+        &mut self,
+        path: &str,
+        change: impl FnOnce(&mut MeshDocument, &mut Random, &mut dyn FnMut() -> String) -> Vec<Vec<u8>>,
+    ) -> Vec<Vec<u8>> {
+        let Some(replica) = self
+            .documents
+            .get_mut(path)
+            .and_then(|document| document.replica.as_mut())
+        else {
+            return Vec::new();
+        };
+        let (number, elements) = (self.number, &mut self.elements);
+        let mut next_id = || {
+            *elements += 1;
+            format!("{number}-{elements}")
+        };
+        match replica {
+            Holder::Plain(replica) => change(replica, &mut self.random, &mut next_id),
+            Holder::Ours(replica) => {
+                let panics = self.random.one_in(20);
+                let (random, mut updates) = (&mut self.random, Vec::new());
+                let edit = |document: &mut MeshDocument| {
+                    updates = change(document, random, &mut next_id);
+                    if panics {
+                        // What was changed before is kept. This tells nobody of a panic, unlike `panic!`.
+                        resume_unwind(Box::new(Planned));
+                    }
+                    updates.clone()
+                };
+                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| replica.edit_with(edit))) {
+                    if !panic.is::<Planned>() {
+                        resume_unwind(panic);
+                    }
+                    self.panicked += 1;
+                }
+                updates
+            }
+        }
+    }
+
+    /// Sends edits if there is an open stream; if not, it is the manner that decides what becomes of them.
+    pub(super) fn publish(&mut self, path: &str, updates: Vec<Vec<u8>>) {
+        if self.manner == Manner::Ours {
+            // They are kept by the replica.
+            return self.send_ours(path);
+        }
+        for update in updates {
+            match self.manner {
+                Manner::Careful => self.send_kept(path, update),
+                _ if self.documents[path].is_open() => self.send(path, update, Purpose::Edit),
+                // It follows with the difference, if the connection was lost and not the stream.
+                Manner::Python if self.documents[path].had.is_some() => {}
+                _ => {
+                    if let Some(document) = self.documents.get_mut(path) {
+                        document.is_off = true;
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn close(&mut self, path: &str) {
+        let (Some(document), Some(session)) = (self.documents.get_mut(path), &mut self.session)
+        else {
+            return;
+        };
+        if let Some(stream) = document.stream.take() {
+            document.give_up(&stream);
+            session.chunk(&stream.call, Content::close(), Asked::Close);
+        }
+        if is_roaming(path) {
+            document.leave();
+        }
+    }
+
+    pub(super) fn describe(&mut self, path: &str) {
+        if let (Some(session), Ok(path)) = (&mut self.session, DocPath::parse(path)) {
+            let describe = SyncDescribe::new(path);
+            session.call("sync", "describe", describe.to_content());
+        }
+    }
+
+    pub(super) fn create(&mut self, path: &str) {
+        let json = if is_roaming(path) {
+            board::named(&self.new_name())
+        } else {
+            json!({"board": {"items": [{"section": {"title": "made"}}]}})
+        };
+        if let (Some(session), Ok(path)) = (&mut self.session, DocPath::parse(path)) {
+            let create = SyncCreate {
+                path,
+                json: Some(json),
+                schema: Some(board::schema_json()),
+                schema_path: None,
+            };
+            session.call("sync", "create", create.to_content());
+        }
+    }
+
+    /// Moves or removes a document, or its folder, with edits under way before and behind it; and opens it at its new
+    /// place at once.
+    pub(super) fn relocate(&mut self, path: &str, context: &mut Context<'_>) {
+        let may_edit = self.manner != Manner::Witness;
+        for _ in 0..self.random.below(3) {
+            if may_edit {
+                self.edit(path, context);
+            }
+        }
+        let relocation = Relocation::of(path, &mut self.random);
+        let destination = relocation.destination(path);
+        let number = context.record.roamers.sent(&self.room, relocation.clone());
+        if let Some(session) = &mut self.session {
+            session.relocate(&relocation, number, context.now);
+        }
+        for _ in 0..self.random.below(4) {
+            if may_edit {
+                self.edit(path, context);
+            }
+        }
+        let is_closed = |path: &String| {
+            let document = self.documents.get(path);
+            document.is_some_and(|document| document.stream.is_none())
+        };
+        if let Some(destination) = destination.filter(is_closed)
+            && self.random.one_in(2)
+        {
+            self.open_with(&destination, context);
+        }
+    }
+
+    pub(super) fn look_around(&mut self, path: &str) {
+        if let Some(session) = &mut self.session {
+            session.call("storage", "stat", Content::Json(json!({"path": path})));
+            session.call("storage", "list", Content::Json(json!({"path": ""})));
+        }
+    }
+
+    pub(super) fn talk(&mut self) {
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        session.call("messaging", "enable", Content::Json(json!({})));
+        let attachment = meshagent_protocol::encode_base64(&[7; ATTACHMENT_BYTES]);
+        let message = json!({
+            "type": "chat",
+            "message_json": "{}",
+            "attachment_base64": String::from_utf8_lossy(&attachment),
+        });
+        for _ in 0..self.random.between(1, 8) {
+            session.call("messaging", "broadcast", Content::Json(message.clone()));
+        }
+    }
+
+    /// Sends bytes that make no packet, or no message.
+    pub(super) fn send_nonsense(&mut self) {
+        let length = self.random.index(30);
+        let bytes = self.random.bytes(length);
+        if let Some(session) = &mut self.session {
+            // Of a message without an end; the next header packet begins a new one.
+            let mut packet = NONSENSE_ID.to_be_bytes().to_vec();
+            packet.extend([0, 0, 0, 1]);
+            packet.extend(bytes);
+            session.send_raw(packet);
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! What a client does with the answers to its requests.
+
+use meshagent_protocol::Content;
+use serde_json::Value;
+
+use super::document::Holder;
+use super::impersonation::IMPERSONATIONS;
+use super::{Client, Context, Manner};
+use crate::simulation::record::{self, Place};
+use crate::simulation::roaming::is_roaming;
+use crate::simulation::session::{Asked, Purpose};
+
+pub(super) const DENIED: i64 = 1001;
+
+pub(super) const INVALID: i64 = 1002;
+
+/// So many microseconds a deletion's answer waits until nothing of it can be read any more, at least.
+const PATIENCE: u64 = 2_000_000;
+
+impl Client {
+    pub(super) fn answered(
+        &mut self,
+        asked: Asked,
+        content: &Content,
+        context: &mut Context<'_>,
+    ) -> Result<(), String> {
+        let code = match content {
+            Content::Error { code, .. } => Some(code.unwrap_or_default()),
+            _ => None,
+        };
+        match asked {
+            Asked::Call | Asked::Close => Ok(()),
+            Asked::Relocate {
+                number,
+                is_deletion,
+                sent,
+            } => {
+                let is_held = context
+                    .log_held
+                    .is_some_and(|since| since <= sent && context.now < since + PATIENCE);
+                if is_held && is_deletion && code.is_none() {
+                    let name = &self.name;
+                    return Err(format!(
+                        "{name}: what is said to be deleted can still be read"
+                    ));
+                }
+                let kind = if code.is_some() {
+                    "moves and deletions refused"
+                } else {
+                    "moves and deletions"
+                };
+                context.totals.add(kind, 1);
+                let roamers = &mut context.record.roamers;
+                roamers.answered(number, context.now, code.is_some());
+                Ok(())
+            }
+            Asked::Patch(sealing) => self.patch_answered(&sealing, content, context),
+            Asked::Invoke { path } => {
+                if code.is_some()
+                    && let Some(document) = self.documents.get_mut(&path)
+                {
+                    context.totals.add("opens refused", 1);
+                    if let Some(stream) = document.stream.take() {
+                        document.give_up(&stream);
+                    }
+                }
+                Ok(())
+            }
+            Asked::Start { path } => self.started(&path, content, context),
+            Asked::Update {
+                path,
+                update,
+                purpose,
+                number,
+                call,
+                sent,
+                identity,
+            } => {
+                let place = (self.room.clone(), path.clone());
+                if code.is_none()
+                    && purpose != Purpose::Echo
+                    && let Some(identity) = &identity
+                {
+                    let roamers = &mut context.record.roamers;
+                    roamers.promise(identity, &path, &update, sent)?;
+                }
+                let stream = self
+                    .documents
+                    .get(&path)
+                    .and_then(|one| one.stream.as_ref());
+                if is_roaming(&path) && stream.is_none_or(|stream| stream.call != call) {
+                    // Its document has gone from here; what is open by now is another, or the same opened anew.
+                    context.totals.add("answers after a document had gone", 1);
+                    return Ok(());
+                }
+                match code {
+                    Some(code) => self.update_refused(&place, &update, purpose, code, context)?,
+                    None => self.update_taken(&place, &update, purpose, content, context)?,
+                }
+                if self.manner == Manner::Ours && purpose == Purpose::Edit {
+                    self.answer_ours(&path, &call, number, content)?;
+                }
+                self.send_next(&path);
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn update_refused(
+        &mut self,
+        place: &Place,
+        update: &[u8],
+        purpose: Purpose,
+        code: i64,
+        context: &mut Context<'_>,
+    ) -> Result<(), String> {
+        context
+            .totals
+            .add(&format!("updates refused with {code}"), 1);
+        let is_denied = code == DENIED;
+        if is_denied && (self.may_write() || purpose == Purpose::Echo) {
+            return Err(format!("{}: {purpose:?} was denied", self.name));
+        }
+        if code == INVALID && purpose == Purpose::Edit && self.manner.loses_nothing() {
+            // A document that is full, a call that the server has ended, or a parent that another program made something
+            // else under our client id.
+            let is_impersonated = context.totals.count(IMPERSONATIONS) > 0;
+            if !context.may_be_full && !is_roaming(&place.1) && !is_impersonated {
+                return Err(format!("{}: an edit was called invalid", self.name));
+            }
+            if self.manner == Manner::Careful
+                && let Some(document) = self.documents.get_mut(&place.1)
+            {
+                document.is_off = true;
+                document.kept.retain(|kept| kept.update != update);
+            }
+            return Ok(());
+        }
+        // This one sends nothing twice, so nothing of what was refused gets in by another way.
+        let is_final = (is_denied && self.manner != Manner::Ours) || self.manner == Manner::Npm;
+        if is_final && purpose == Purpose::Edit && !is_roaming(&place.1) {
+            context.record.refuse(place, update);
+        }
+        let Some(document) = self.documents.get_mut(&place.1) else {
+            return Ok(());
+        };
+        if purpose == Purpose::Edit {
+            document.is_off |= !self.manner.loses_nothing();
+            for kept in &mut document.kept {
+                kept.is_sent &= kept.update != update;
+            }
+        }
+        if self.manner == Manner::Npm
+            && let Some(stream) = document.stream.take()
+        {
+            document.give_up(&stream);
+            if let Some(session) = &mut self.session {
+                session.chunk(&stream.call, Content::close(), Asked::Close);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn update_taken(
+        &mut self,
+        place: &Place,
+        update: &[u8],
+        purpose: Purpose,
+        content: &Content,
+        context: &mut Context<'_>,
+    ) -> Result<(), String> {
+        if purpose == Purpose::Echo {
+            return match content {
+                Content::Empty => Ok(()),
+                // Somebody has deleted it in the meantime.
+                Content::Json(notice) if notice.get("deleted").is_some() => Ok(()),
+                other => Err(format!(
+                    "{}: an echo was answered with {other:?}",
+                    self.name
+                )),
+            };
+        }
+        context.totals.add("updates acknowledged", 1);
+        if purpose == Purpose::Garbage && record::is_fitted(update) {
+            context.totals.add("updates made fit for all readers", 1);
+            let is_told =
+                matches!(content, Content::Json(answer) if answer.get("violation_count").is_some());
+            if !is_told {
+                return Err(format!(
+                    "{}: is not told that a part of an update is not kept: {content:?}",
+                    self.name
+                ));
+            }
+        }
+        // Our client keeps what waits on the server, and takes its own word back by what it sends later.
+        let is_kept = self.manner == Manner::Ours
+            && matches!(content, Content::Json(answer) if answer.get("pending").is_some());
+        // Of somebody who may not write it can only be something that is there already.
+        if !is_roaming(&place.1) && !is_kept {
+            context.record.promise(place, update)?;
+        }
+        let Some(document) = self.documents.get_mut(&place.1) else {
+            return Ok(());
+        };
+        // What is garbage to its sender may be an update to others.
+        document.is_off |= purpose == Purpose::Garbage;
+        if let Some(at) = document.kept.iter().position(|kept| kept.update == update) {
+            document.kept.remove(at);
+        }
+        let Content::Json(answer) = content else {
+            return Ok(());
+        };
+        if answer.get("violation_count").is_some() {
+            context.totals.add("repairs told", 1);
+        }
+        if answer.get("pending") == Some(&Value::Bool(true)) {
+            context.totals.add("gaps told", 1);
+            if self.manner == Manner::Careful
+                && let Some(Holder::Plain(replica)) = &document.replica
+            {
+                let vector = answer["state_vector"].as_str().unwrap_or_default();
+                let vector = meshagent_protocol::decode_base64(vector.as_bytes())
+                    .map_err(|error| error.to_string())?;
+                let missing = replica
+                    .encode_diff(&vector)
+                    .map_err(|error| error.to_string())?;
+                context.totals.add("gaps filled", 1);
+                self.send_kept(&place.1, missing);
+            }
+        }
+        Ok(())
+    }
+
+    /// A start chunk was answered.
+    pub(super) fn started(
+        &mut self,
+        path: &str,
+        content: &Content,
+        context: &mut Context<'_>,
+    ) -> Result<(), String> {
+        let Some(document) = self.documents.get_mut(path) else {
+            return Ok(());
+        };
+        if let Content::Error { .. } = content {
+            context.totals.add("opens refused", 1);
+            if let Some(stream) = document.stream.take() {
+                document.give_up(&stream);
+            }
+            return Ok(());
+        }
+        let Some(stream) = &mut document.stream else {
+            return Ok(());
+        };
+        stream.answer = Some(content.clone());
+        let call = stream.call.clone();
+        for chunk in std::mem::take(&mut stream.early) {
+            self.chunk_came(&call, &chunk, context)?;
+        }
+        Ok(())
+    }
+}

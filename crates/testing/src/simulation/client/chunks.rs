@@ -1,0 +1,174 @@
+//! What a client does with the chunks of a stream.
+
+use meshagent_document::MeshDocument;
+use meshagent_protocol::{Content, Control, SyncOutput};
+
+use super::document::Holder;
+use super::ours::{Ours, ours_id};
+use super::{Client, Context, Manner};
+use crate::simulation::board;
+use crate::simulation::roaming::{Clocks, is_roaming};
+use crate::simulation::session::Purpose;
+
+impl Client {
+    pub(super) fn chunk_came(
+        &mut self,
+        call: &str,
+        chunk: &Content,
+        context: &mut Context<'_>,
+    ) -> Result<(), String> {
+        let found = self.documents.iter_mut().find(|(_, document)| {
+            document
+                .stream
+                .as_ref()
+                .is_some_and(|stream| stream.call == call)
+        });
+        // A call that this side has ended.
+        let Some((path, document)) = found else {
+            return Ok(());
+        };
+        let path = path.clone();
+        if self.manner == Manner::Ours
+            && let Some(stream) = document.stream.as_mut().filter(|one| one.answer.is_none())
+        {
+            stream.early.push(chunk.clone());
+            return Ok(());
+        }
+        match chunk {
+            Content::Error { .. } | Content::Control(Control::Close { .. }) => {
+                if let Some(stream) = document.stream.take() {
+                    document.give_up(&stream);
+                }
+                if is_roaming(&path) {
+                    document.leave();
+                }
+                return Ok(());
+            }
+            _ => {}
+        }
+        let output = SyncOutput::parse(chunk)
+            .map_err(|error| format!("{}: a chunk that is none: {error:?}", self.name))?;
+        let is_first = document.stream.as_ref().is_some_and(|one| !one.is_open);
+        let (schema, update) = match output {
+            SyncOutput::State { schema, update, .. } if is_first => (Some(schema), update),
+            SyncOutput::Sync { update, .. } if !is_first => (None, update),
+            _ => return Err(format!("{}: the state comes first, and once", self.name)),
+        };
+        let place = (self.room.clone(), path.clone());
+        if !is_roaming(&path) {
+            context.record.promise(&place, &update)?;
+        }
+        if document.replica.is_none() {
+            self.replicas += 1;
+            let client_id = self.number * 1000 + self.replicas;
+            if self.manner == Manner::Intruder {
+                context.record.forbid(client_id);
+            }
+            let replica = match self.manner {
+                Manner::Ours => {
+                    let ours = Ours::new(&path, ours_id(self.number, self.replicas))?;
+                    Holder::Ours(Box::new(ours))
+                }
+                Manner::Careful | Manner::Witness => {
+                    Holder::Plain(Box::new(board::strict(client_id)))
+                }
+                _ => Holder::Plain(Box::new(board::lax(client_id))),
+            };
+            document.replica = Some(replica);
+        }
+        let (Some(replica), Some(stream)) = (&mut document.replica, &mut document.stream) else {
+            return Ok(());
+        };
+        stream.is_open = true;
+        let failed = |name: &str, error: &str| format!("{name}: {path:?}: {error}");
+        let gap = match replica {
+            Holder::Plain(_) if update.is_empty() => false,
+            Holder::Plain(replica) => {
+                let applied = replica.apply_update(&update);
+                let applied = applied.map_err(|error| failed(&self.name, &error.to_string()))?;
+                applied.gap
+            }
+            Holder::Ours(ours) => {
+                let taken = match (&schema, &stream.answer) {
+                    (Some(schema), Some(answer)) => {
+                        ours.begin(answer, schema, &update, context.totals)
+                    }
+                    _ => ours.received(&update),
+                };
+                taken.map_err(|error| failed(&self.name, &error))?;
+                // Somebody may have put other operations in the place of ours, on which those of others build.
+                ours.read(MeshDocument::has_gap) && ours.is_saved()
+            }
+        };
+        if gap && !document.is_off {
+            return Err(format!(
+                "{}: was sent an update of {path:?} that cannot be shown",
+                self.name
+            ));
+        }
+        if is_roaming(&path) {
+            if is_first {
+                let Some(name) = replica.read(board::identity) else {
+                    return Err(format!("{}: {path:?} has lost its name", self.name));
+                };
+                stream.due = stream.due_of.remove(&name).unwrap_or_default();
+                document.identity = Some((self.room.clone(), name));
+            }
+            if let Some(identity) = &document.identity {
+                let since = if is_first { stream.since } else { 0 };
+                let roamers = &mut context.record.roamers;
+                roamers.promise(identity, &path, &update, since)?;
+            }
+        }
+        if is_first {
+            let clocks: Clocks = replica.read(|document| document.clocks().collect());
+            let has = |(client, clock): (&u64, &u64)| clocks.get(client) >= Some(clock);
+            if !stream.due.iter().all(has) {
+                return Err(format!(
+                    "{}: opened {path:?} and found less than was promised before",
+                    self.name
+                ));
+            }
+        }
+        if self.manner == Manner::Witness {
+            context.totals.add("chunks witnessed", 1);
+            let violations = match replica {
+                Holder::Plain(replica) => replica.violations(),
+                Holder::Ours(_) => meshagent_document::Violations::default(),
+            };
+            if !violations.is_empty() {
+                return Err(format!("{}: was shown {violations:?}", self.name));
+            }
+        }
+        // Publishing what came is what published SDKs do; a part of the readers is quiet.
+        if self.manner.echoes() && !update.is_empty() {
+            self.send(&path, update, Purpose::Echo);
+        }
+        if is_first {
+            self.after_opening(&path);
+        }
+        Ok(())
+    }
+
+    /// What is sent once a document is open (again).
+    pub(super) fn after_opening(&mut self, path: &str) {
+        let Some(document) = self.documents.get_mut(path) else {
+            return;
+        };
+        let had = document.had.take();
+        match self.manner {
+            Manner::Careful => self.send_all_kept(path),
+            Manner::Ours => self.send_ours(path),
+            Manner::Python => {
+                let Some((had, Holder::Plain(replica))) = had.zip(document.replica.as_ref()) else {
+                    return;
+                };
+                // Also what came from others meanwhile, and all deletions, which no state vector counts.
+                if let Ok(difference) = replica.encode_diff(&had) {
+                    self.send(path, difference, Purpose::Edit);
+                }
+            }
+            Manner::Npm | Manner::Witness | Manner::Intruder => {}
+        }
+    }
+}

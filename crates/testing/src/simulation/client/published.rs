@@ -1,0 +1,55 @@
+//! What programs with a published SDK do wrong.
+
+use super::{Client, Context};
+use crate::simulation::board;
+use crate::simulation::session::Purpose;
+
+impl Client {
+    pub(super) fn break_schema(&mut self, path: &str, context: &mut Context<'_>) {
+        let updates = self.change(path, board::break_schema);
+        context
+            .totals
+            .add("edits against the schema", updates.len() as u64);
+        self.publish(path, updates);
+    }
+
+    pub(super) fn lose_an_edit(&mut self, path: &str, context: &mut Context<'_>) {
+        let mut updates = self.change(path, board::edit);
+        if updates.is_empty() {
+            return;
+        }
+        updates.remove(0);
+        context.totals.add("edits never sent", 1);
+        if let Some(document) = self.documents.get_mut(path) {
+            document.is_off = true;
+        }
+        self.publish(path, updates);
+    }
+
+    pub(super) fn send_garbage(&mut self, path: &str, context: &mut Context<'_>) {
+        if self.random.one_in(4) && self.take_place(path, context) {
+            return;
+        }
+        context.totals.add("garbage sent", 1);
+        let length = self.random.index(60);
+        let mut update = self.random.bytes(length);
+        if self.random.one_in(12) {
+            self.replicas += 1;
+            update = board::hook(self.number * 1000 + self.replicas + 7_000_000);
+        } else if self.random.one_in(2) {
+            // Something that begins like an update of a replica that nobody else is, with a byte changed.
+            self.replicas += 1;
+            let mut other = board::lax(self.number * 1000 + self.replicas + 7_000_000);
+            let mut updates = board::edit(&mut other, &mut self.random, &mut || "garbage".into());
+            updates.extend(board::break_schema(
+                &mut other,
+                &mut self.random,
+                &mut || "x".into(),
+            ));
+            update = updates.swap_remove(0);
+            let at = self.random.index(update.len());
+            update[at] = self.random.next().to_le_bytes()[0];
+        }
+        self.send(path, update, Purpose::Garbage);
+    }
+}

@@ -1,0 +1,97 @@
+//! The end of a run: what a client finishes, and what it has then.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::document::Document;
+use super::{Client, Manner};
+use crate::simulation::record::Place;
+use crate::simulation::roaming::{Clocks, is_roaming};
+use crate::simulation::session::Session;
+
+impl Client {
+    /// Works towards the end of the run: opens everything, sends what is kept.
+    pub(in crate::simulation) fn finish(&mut self) {
+        if !self.session.as_ref().is_some_and(|one| one.is_connected) {
+            return;
+        }
+        let paths: Vec<String> = self.documents.keys().cloned().collect();
+        for path in paths {
+            if is_roaming(&path) {
+                self.close(&path);
+            } else if self.documents[&path].stream.is_none() {
+                self.open(&path, Clocks::new(), BTreeMap::new());
+            }
+            if self.manner == Manner::Careful
+                && let Some(document) = self.documents.get_mut(&path).filter(|one| one.is_off)
+            {
+                // One was refused for good. What builds on it would wait for ever, or find no room to wait in.
+                document.kept.clear();
+            }
+            self.send_all_kept(&path);
+            self.send_ours(&path);
+        }
+    }
+
+    /// Whether everything is open, sent and answered.
+    pub(in crate::simulation) fn is_done(&self) -> bool {
+        self.session
+            .as_ref()
+            .is_some_and(|session| session.waiting().next().is_none())
+            && self.documents.iter().all(|(path, document)| {
+                if is_roaming(path) {
+                    document.stream.is_none()
+                } else {
+                    document.is_open() && document.kept.is_empty() && document.is_saved()
+                }
+            })
+    }
+
+    /// What is in the way of the end.
+    pub(in crate::simulation) fn unfinished(&self) -> String {
+        let waiting: Vec<_> = self.session.iter().flat_map(Session::waiting).collect();
+        let documents: Vec<_> = self
+            .documents
+            .iter()
+            .map(|(path, one)| {
+                (
+                    path,
+                    one.is_open(),
+                    one.is_off,
+                    one.kept.len(),
+                    one.is_saved(),
+                )
+            })
+            .collect();
+        format!(
+            "{}: unanswered {waiting:?}, documents {documents:?}",
+            self.name
+        )
+    }
+
+    /// Whether some replica has an edit that the server will never get.
+    pub(in crate::simulation) fn is_off(&self) -> bool {
+        self.documents
+            .iter()
+            .any(|(path, document)| document.is_off && !is_roaming(path))
+    }
+
+    /// Throws such replicas away.
+    pub(in crate::simulation) fn start_over(&mut self) {
+        for document in self.documents.values_mut().filter(|one| one.is_off) {
+            *document = Document::default();
+        }
+    }
+
+    /// Every document with what this client has of it.
+    pub(in crate::simulation) fn replicas(&self) -> impl Iterator<Item = (Place, Value)> {
+        let documents = self.documents.iter();
+        let promised = documents.filter(|(path, _)| !is_roaming(path));
+        promised.filter_map(|(path, document)| {
+            let place = (self.room.clone(), path.clone());
+            let replica = document.replica.as_ref()?;
+            Some((place, replica.read(|document| document.to_json(true))))
+        })
+    }
+}

@@ -1,0 +1,116 @@
+//! Opening a document, and sending updates on its stream.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use meshagent_protocol::{DocPath, SyncChunk, SyncOpenStart};
+
+use super::document::{Holder, Stream};
+use super::{Client, Context, Manner};
+use crate::simulation::board;
+use crate::simulation::roaming::{Clocks, is_roaming};
+use crate::simulation::session::{Asked, Purpose};
+
+impl Client {
+    /// Opens a document. What was promised of it before, the state has to have.
+    pub(super) fn open_with(&mut self, path: &str, context: &Context<'_>) {
+        if is_roaming(path) {
+            let due_of = context.record.roamers.clocks(&self.room);
+            return self.open(path, Clocks::new(), due_of);
+        }
+        let due = context.record.clocks(&(self.room.clone(), path.to_owned()));
+        self.open(path, due, BTreeMap::new());
+    }
+
+    pub(super) fn open(&mut self, path: &str, due: Clocks, due_of: BTreeMap<String, Clocks>) {
+        let name = self.new_name();
+        let (Some(document), Some(session)) = (self.documents.get_mut(path), &mut self.session)
+        else {
+            return;
+        };
+        let Ok(doc_path) = DocPath::parse(path) else {
+            return;
+        };
+        let mut start = SyncOpenStart::new(doc_path);
+        if is_roaming(path) {
+            // What stood there before may have been another document.
+            document.leave();
+            start.initial_json = Some(board::named(&name));
+        }
+        start.merge = !self.is_rough && self.random.one_in(2);
+        start.schema = Some(board::schema_json());
+        match &document.replica {
+            Some(Holder::Plain(replica)) => start.vector = Some(replica.state_vector()),
+            Some(Holder::Ours(ours)) => ours.describe(&mut start),
+            None if self.manner == Manner::Ours => start.identity = Some(String::new()),
+            None => {}
+        }
+        let call = session.open(path);
+        let asked = Asked::Start {
+            path: path.to_owned(),
+        };
+        session.chunk(&call, start.to_content(), asked);
+        document.stream = Some(Stream {
+            call,
+            is_open: false,
+            queue: VecDeque::new(),
+            is_waiting: false,
+            due,
+            due_of,
+            since: self.now,
+            answer: None,
+            early: Vec::new(),
+        });
+    }
+
+    pub(super) fn send(&mut self, path: &str, update: Vec<u8>, purpose: Purpose) {
+        self.send_numbered(path, update, purpose, 0);
+    }
+
+    pub(super) fn send_numbered(
+        &mut self,
+        path: &str,
+        update: Vec<u8>,
+        purpose: Purpose,
+        number: u64,
+    ) {
+        let (Some(document), Some(session)) = (self.documents.get_mut(path), &mut self.session)
+        else {
+            return;
+        };
+        let identity = document.identity.clone();
+        let Some(stream) = &mut document.stream else {
+            return;
+        };
+        if self.manner == Manner::Npm && stream.is_waiting {
+            stream.queue.push_back((update, purpose));
+            return;
+        }
+        stream.is_waiting = true;
+        let chunk = SyncChunk::of_update(&update);
+        let asked = Asked::Update {
+            path: path.to_owned(),
+            update,
+            purpose,
+            number,
+            call: stream.call.clone(),
+            sent: self.now,
+            identity,
+        };
+        session.chunk(&stream.call, chunk, asked);
+    }
+
+    /// The chunk before was answered.
+    pub(super) fn send_next(&mut self, path: &str) {
+        let Some(stream) = self
+            .documents
+            .get_mut(path)
+            .and_then(|document| document.stream.as_mut())
+        else {
+            return;
+        };
+        stream.is_waiting = false;
+        if let Some((update, purpose)) = stream.queue.pop_front() {
+            self.send(path, update, purpose);
+        }
+    }
+}
