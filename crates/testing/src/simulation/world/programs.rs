@@ -1,0 +1,66 @@
+//! The programs of the clients: what each does next, and when one ends and begins again.
+
+use super::schedule::Event;
+use super::{MILLISECOND, SMALL_DOCUMENT, World};
+use crate::simulation::client::Context;
+use crate::simulation::trace::Trace;
+
+impl World {
+    pub(super) fn act(&mut self, index: usize, trace: &mut Trace) -> Result<(), String> {
+        let is_ending = self.now >= self.end;
+        let pause = if is_ending {
+            200 * MILLISECOND
+        } else {
+            self.random.between(2, 120) * MILLISECOND
+        };
+        self.after(pause, Event::Act(index));
+        if self.clients[index].is_ours() && !is_ending && self.random.one_in(40) {
+            return self.restart(index);
+        }
+        if self.connections[index].is_none() {
+            self.connect(index);
+            return Ok(());
+        }
+        if is_ending {
+            self.clients[index].finish();
+        } else if self.random.one_in(60) {
+            self.drop_link(index);
+            return Ok(());
+        } else if self.random.one_in(90) {
+            self.silence(index);
+        } else if self.random.one_in(50) {
+            let pause = self.random.between(100, 5000) * MILLISECOND;
+            let until = self.now + pause;
+            if let Some(link) = self.connections[index].and_then(|id| self.links.get_mut(&id)) {
+                self.totals.add("readers that pause", 1);
+                link.slow_until = until;
+            }
+        } else {
+            let mut context = Context {
+                now: self.now,
+                record: &mut self.record,
+                totals: &mut self.totals,
+                may_be_full: self.config.limits.max_document_bytes < SMALL_DOCUMENT,
+                log_held: self.log_held,
+                is_heavy: self.is_heavy,
+            };
+            self.clients[index].act(&mut context);
+        }
+        self.transmit(index, trace);
+        Ok(())
+    }
+
+    /// The program of a client ends, and begins again from its journals.
+    pub(super) fn restart(&mut self, index: usize) -> Result<(), String> {
+        self.drop_link(index);
+        let mut context = Context {
+            now: self.now,
+            record: &mut self.record,
+            totals: &mut self.totals,
+            may_be_full: self.config.limits.max_document_bytes < SMALL_DOCUMENT,
+            log_held: self.log_held,
+            is_heavy: self.is_heavy,
+        };
+        self.clients[index].restart(&mut context)
+    }
+}
