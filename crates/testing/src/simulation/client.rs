@@ -1,5 +1,15 @@
-//! The programs at the other end: models of the published SDKs, of a client that keeps what was not acknowledged,
-//! our own client's replica, readers, and those who may not write and try.
+//! The clients of a run: models of programs with published SDKs, of a client that keeps its edits
+//! until they are acknowledged, of readers and of read-only participants who try to write, and our
+//! own client's documents.
+//!
+//! # Layout
+//!
+//! - `document`: a document as a client has it.
+//! - `actions`, `patches`: edits and calls that a client makes.
+//! - `streams`, `chunks`, `answers`: opened documents, and what the server sends.
+//! - `published`, `careful`, `ours`, `readers`: what only one client kind does.
+//! - `impersonation`: another program that writes under the client id of one of ours.
+//! - `rest`: the end of a run.
 
 mod actions;
 mod answers;
@@ -27,49 +37,52 @@ use super::roaming::is_roaming;
 use super::session::{Asked, Purpose, Session};
 use super::trace::Totals;
 
-/// What kind of program it is.
+/// The kind of program that a client is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Manner {
-    /// As the published SDK for Python: looks at no answer; after a reconnect it sends what was edited meanwhile,
-    /// and not what was in flight.
+    /// A program with the published SDK for Python: it ignores answers. After a reconnect, it sends
+    /// what was edited in the meantime, but not what was in flight.
     Python,
-    /// As the published SDK for JavaScript: sends the next chunk when the last one was answered, gives the stream up
-    /// after an error, and sends nothing again.
+    /// A program with the published SDK for JavaScript: it sends the next chunk after the answer to
+    /// the previous one, closes the stream after an error, and resends nothing.
     Npm,
-    /// Keeps its edits until they are acknowledged, sends them again, and fills gaps that it is told of.
+    /// A program that keeps its edits until they are acknowledged, resends them, and fills gaps that
+    /// the server reports.
     Careful,
-    /// Our own client: its replica decides what is sent, and what becomes of the answers.
+    /// Our own client: its document decides what is sent, and handles the answers.
     Ours,
-    /// Only reads, and looks at the document after every chunk.
+    /// A reader that checks the document after every chunk.
     Witness,
-    /// May only read, and writes.
+    /// A read-only participant that tries to write.
     Intruder,
 }
 
 impl Manner {
+    /// Whether its token allows writes.
     fn may_write(self) -> bool {
         matches!(self, Self::Python | Self::Npm | Self::Careful | Self::Ours)
     }
 
-    /// Whether every update that comes in goes back.
+    /// Whether it echoes every update that it receives.
     fn echoes(self) -> bool {
         !self.loses_nothing()
     }
 
-    /// Whether what was not acknowledged is sent again.
+    /// Whether it resends edits that were not acknowledged.
     fn loses_nothing(self) -> bool {
         matches!(self, Self::Careful | Self::Ours)
     }
 }
 
-/// What a client's steps are told to, and counted in.
+/// The state of the run that a client's steps read and change.
 pub(super) struct Context<'a> {
+    /// The time in microseconds.
     pub(super) now: u64,
     pub(super) record: &'a mut Record,
     pub(super) totals: &'a mut Totals,
-    /// Whether documents have a small bound.
+    /// Whether the size limit of documents is small, so that they can get full.
     pub(super) may_be_full: bool,
-    /// Since when something holds the log of what was deleted.
+    /// Since when something prevents the erasure of deleted content.
     pub(super) log_held: Option<u64>,
     /// Whether some edits are large.
     pub(super) is_heavy: bool,
@@ -80,18 +93,20 @@ pub(super) struct Client {
     pub(super) name: String,
     pub(super) room: String,
     manner: Manner,
-    /// Whether it is one of the published SDKs, and so does what programs should not do.
+    /// Whether it uses a published SDK, and so also does what programs should not do.
     is_rough: bool,
     random: Random,
     number: u64,
+    /// How many replicas it has created.
     replicas: u64,
+    /// How many ids and names it has created.
     elements: u64,
     session: Option<Session>,
     documents: BTreeMap<String, Document>,
     patches: BTreeMap<String, Patches>,
-    /// Whether the connection is one that may not write.
+    /// Whether the current connection is read-only.
     is_read_only: bool,
-    /// Edits that ended in a panic and were not counted yet.
+    /// The number of edits that ended in a panic and are not counted in the totals yet.
     panicked: u64,
     now: u64,
 }
@@ -126,15 +141,15 @@ impl Client {
         }
     }
 
-    /// Whether it may write on this connection.
+    /// Whether it may write on the current connection.
     fn may_write(&self) -> bool {
         self.manner.may_write() && !self.is_read_only
     }
 
-    /// The rights of its next connection.
+    /// Chooses the rights of the next connection.
     pub(super) fn next_scope(&mut self) -> ApiScope {
         let mut scope = ApiScope::full();
-        // A person's rights may be taken, and given again.
+        // A participant can lose its rights and get them back.
         self.is_read_only = self.manner == Manner::Ours && self.random.one_in(10);
         if !self.may_write() {
             scope.sync = Some(SyncGrant {
@@ -147,12 +162,12 @@ impl Client {
         scope
     }
 
-    /// A connection was made; the server has not said anything yet.
+    /// Handles a new connection, on which the server has not sent anything yet.
     pub(super) fn connected(&mut self) {
         self.session = Some(Session::new());
     }
 
-    /// The connection is gone, and with it what was in flight.
+    /// Handles the loss of the connection and of everything in flight.
     pub(super) fn disconnected(&mut self) {
         let Some(session) = self.session.take() else {
             return;
@@ -189,7 +204,7 @@ impl Client {
         }
     }
 
-    /// The packets to send.
+    /// Takes the packets to send.
     pub(super) fn take_output(&mut self) -> Vec<Bytes> {
         self.session
             .as_mut()
@@ -197,7 +212,7 @@ impl Client {
             .unwrap_or_default()
     }
 
-    /// A packet came from the server.
+    /// Handles a packet from the server.
     pub(super) fn receive(
         &mut self,
         packet: &[u8],
@@ -217,7 +232,7 @@ impl Client {
             Some(ServerToClient::ResponseChunk {
                 tool_call_id,
                 chunk,
-            }) => self.chunk_came(&tool_call_id, &chunk, context)?,
+            }) => self.chunk_received(&tool_call_id, &chunk, context)?,
             Some(ServerToClient::Messaging { .. }) => context.totals.add("talk heard", 1),
             Some(ServerToClient::RoomStatus { status, .. }) if status == "messages_lost" => {
                 context.totals.add("losses of talk told", 1);
@@ -227,7 +242,7 @@ impl Client {
         Ok(())
     }
 
-    /// A name for a document that no other has.
+    /// Creates a unique id or name.
     fn new_name(&mut self) -> String {
         self.elements += 1;
         format!("{}-{}", self.number, self.elements)

@@ -1,4 +1,4 @@
-//! What every client does of its own accord: edits, calls, moves.
+//! The random actions of a client: edits, calls, moves and deletions.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -13,17 +13,18 @@ use crate::simulation::random::Random;
 use crate::simulation::roaming::{Relocation, is_roaming};
 use crate::simulation::session::{Asked, NONSENSE_ID, Purpose};
 
+/// The size of the attachment of each message to other participants.
 const ATTACHMENT_BYTES: usize = 700;
 
-/// How many times a client edits in a storm; each makes an update or a few.
+/// The number of edits in a storm. Each makes one or several updates.
 const STORM_EDITS: usize = 900;
 
-/// What a program that edits panics with, where that is meant.
+/// The payload of a panic that the simulation causes in an edit.
 #[derive(Debug)]
-struct Planned;
+struct PlannedPanic;
 
 impl Client {
-    /// Does something, or nothing.
+    /// Takes a random action, or none.
     pub(in crate::simulation) fn act(&mut self, context: &mut Context<'_>) {
         self.now = context.now;
         let mut paths: Vec<String> = self.documents.keys().cloned().collect();
@@ -59,6 +60,7 @@ impl Client {
         }
     }
 
+    /// Makes and publishes a random edit.
     pub(super) fn edit(&mut self, path: &str, context: &mut Context<'_>) {
         let updates = if context.is_heavy && self.random.one_in(3) {
             self.change(path, board::enlarge)
@@ -76,7 +78,7 @@ impl Client {
         self.publish(path, updates);
     }
 
-    /// Makes more edits than a room takes at once.
+    /// Makes more edits than a room takes in one batch.
     pub(in crate::simulation) fn storm(&mut self, context: &mut Context<'_>) {
         let open = self.documents.iter().find(|(_, one)| one.is_open());
         let Some(path) = open.map(|(path, _)| path.clone()) else {
@@ -88,6 +90,7 @@ impl Client {
         }
     }
 
+    /// Changes the replica of a document and returns the updates.
     pub(super) fn change(
         &mut self,
         path: &str,
@@ -113,13 +116,14 @@ impl Client {
                 let edit = |document: &mut MeshDocument| {
                     updates = change(document, random, &mut next_id);
                     if panics {
-                        // What was changed before is kept. This tells nobody of a panic, unlike `panic!`.
-                        resume_unwind(Box::new(Planned));
+                        // The change before the panic is kept. Unlike `panic!`, this does not call the
+                        // panic hook.
+                        resume_unwind(Box::new(PlannedPanic));
                     }
                     updates.clone()
                 };
                 if let Err(panic) = catch_unwind(AssertUnwindSafe(|| replica.edit_with(edit))) {
-                    if !panic.is::<Planned>() {
+                    if !panic.is::<PlannedPanic>() {
                         resume_unwind(panic);
                     }
                     self.panicked += 1;
@@ -129,17 +133,17 @@ impl Client {
         }
     }
 
-    /// Sends edits if there is an open stream; if not, it is the manner that decides what becomes of them.
+    /// Publishes edits. The client kind decides what happens to them without an open stream.
     pub(super) fn publish(&mut self, path: &str, updates: Vec<Vec<u8>>) {
         if self.manner == Manner::Ours {
-            // They are kept by the replica.
+            // The replica keeps the edits.
             return self.send_ours(path);
         }
         for update in updates {
             match self.manner {
                 Manner::Careful => self.send_kept(path, update),
                 _ if self.documents[path].is_open() => self.send(path, update, Purpose::Edit),
-                // It follows with the difference, if the connection was lost and not the stream.
+                // After a lost connection (not a closed stream), it sends the difference later.
                 Manner::Python if self.documents[path].had.is_some() => {}
                 _ => {
                     if let Some(document) = self.documents.get_mut(path) {
@@ -150,6 +154,7 @@ impl Client {
         }
     }
 
+    /// Closes a document.
     pub(super) fn close(&mut self, path: &str) {
         let (Some(document), Some(session)) = (self.documents.get_mut(path), &mut self.session)
         else {
@@ -188,8 +193,8 @@ impl Client {
         }
     }
 
-    /// Moves or removes a document, or its folder, with edits under way before and behind it; and opens it at its new
-    /// place at once.
+    /// Moves or deletes a document or its folder, with edits in flight before and after the request.
+    /// Often opens the document at its new path immediately.
     pub(super) fn relocate(&mut self, path: &str, context: &mut Context<'_>) {
         let may_edit = self.manner != Manner::Witness;
         for _ in 0..self.random.below(3) {
@@ -242,12 +247,12 @@ impl Client {
         }
     }
 
-    /// Sends bytes that make no packet, or no message.
+    /// Sends random bytes, which are not a valid packet or message.
     pub(super) fn send_nonsense(&mut self) {
         let length = self.random.index(30);
         let bytes = self.random.bytes(length);
         if let Some(session) = &mut self.session {
-            // Of a message without an end; the next header packet begins a new one.
+            // A packet of a message that never ends. The next header packet starts a new message.
             let mut packet = NONSENSE_ID.to_be_bytes().to_vec();
             packet.extend([0, 0, 0, 1]);
             packet.extend(bytes);

@@ -1,4 +1,4 @@
-//! What a client does with the answers to its requests.
+//! The handling of answers to requests.
 
 use meshagent_protocol::Content;
 use serde_json::Value;
@@ -14,10 +14,12 @@ pub(super) const DENIED: i64 = 1001;
 
 pub(super) const INVALID: i64 = 1002;
 
-/// So many microseconds a deletion's answer waits until nothing of it can be read any more, at least.
+/// The time in microseconds for which a deletion's answer waits, at least, while the deleted content
+/// can still be read.
 const PATIENCE: u64 = 2_000_000;
 
 impl Client {
+    /// Handles the answer to a request.
     pub(super) fn answered(
         &mut self,
         asked: Asked,
@@ -41,7 +43,7 @@ impl Client {
                 if is_held && is_deletion && code.is_none() {
                     let name = &self.name;
                     return Err(format!(
-                        "{name}: what is said to be deleted can still be read"
+                        "{name}: content reported as deleted can still be read"
                     ));
                 }
                 let kind = if code.is_some() {
@@ -89,13 +91,14 @@ impl Client {
                     .get(&path)
                     .and_then(|one| one.stream.as_ref());
                 if is_roaming(&path) && stream.is_none_or(|stream| stream.call != call) {
-                    // Its document has gone from here; what is open by now is another, or the same opened anew.
+                    // Its document is no longer at the path. Another one is open by now, or the same one
+                    // was opened again.
                     context.totals.add("answers after a document had gone", 1);
                     return Ok(());
                 }
                 match code {
                     Some(code) => self.update_refused(&place, &update, purpose, code, context)?,
-                    None => self.update_taken(&place, &update, purpose, content, context)?,
+                    None => self.update_acknowledged(&place, &update, purpose, content, context)?,
                 }
                 if self.manner == Manner::Ours && purpose == Purpose::Edit {
                     self.answer_ours(&path, &call, number, content)?;
@@ -106,6 +109,7 @@ impl Client {
         }
     }
 
+    /// Handles the refusal of an update.
     pub(super) fn update_refused(
         &mut self,
         place: &Place,
@@ -122,11 +126,11 @@ impl Client {
             return Err(format!("{}: {purpose:?} was denied", self.name));
         }
         if code == INVALID && purpose == Purpose::Edit && self.manner.loses_nothing() {
-            // A document that is full, a call that the server has ended, or a parent that another program made something
-            // else under our client id.
+            // Possible for a full document, for a call that the server has ended, or for a parent that
+            // another program created as something else under our client id.
             let is_impersonated = context.totals.count(IMPERSONATIONS) > 0;
             if !context.may_be_full && !is_roaming(&place.1) && !is_impersonated {
-                return Err(format!("{}: an edit was called invalid", self.name));
+                return Err(format!("{}: an edit was refused as invalid", self.name));
             }
             if self.manner == Manner::Careful
                 && let Some(document) = self.documents.get_mut(&place.1)
@@ -136,7 +140,7 @@ impl Client {
             }
             return Ok(());
         }
-        // This one sends nothing twice, so nothing of what was refused gets in by another way.
+        // Such a client resends nothing, so the refused content can't be stored in another way.
         let is_final = (is_denied && self.manner != Manner::Ours) || self.manner == Manner::Npm;
         if is_final && purpose == Purpose::Edit && !is_roaming(&place.1) {
             context.record.refuse(place, update);
@@ -161,7 +165,8 @@ impl Client {
         Ok(())
     }
 
-    pub(super) fn update_taken(
+    /// Handles the acknowledgement of an update.
+    pub(super) fn update_acknowledged(
         &mut self,
         place: &Place,
         update: &[u8],
@@ -172,7 +177,7 @@ impl Client {
         if purpose == Purpose::Echo {
             return match content {
                 Content::Empty => Ok(()),
-                // Somebody has deleted it in the meantime.
+                // Another client has deleted the content in the meantime.
                 Content::Json(notice) if notice.get("deleted").is_some() => Ok(()),
                 other => Err(format!(
                     "{}: an echo was answered with {other:?}",
@@ -183,26 +188,27 @@ impl Client {
         context.totals.add("updates acknowledged", 1);
         if purpose == Purpose::Garbage && record::is_fitted(update) {
             context.totals.add("updates made fit for all readers", 1);
-            let is_told =
+            let is_reported =
                 matches!(content, Content::Json(answer) if answer.get("violation_count").is_some());
-            if !is_told {
+            if !is_reported {
                 return Err(format!(
-                    "{}: is not told that a part of an update is not kept: {content:?}",
+                    "{}: the answer does not report that a part of the update is dropped: {content:?}",
                     self.name
                 ));
             }
         }
-        // Our client keeps what waits on the server, and takes its own word back by what it sends later.
+        // Our client keeps an edit that is pending on the server, and may replace it by what it sends
+        // later.
         let is_kept = self.manner == Manner::Ours
             && matches!(content, Content::Json(answer) if answer.get("pending").is_some());
-        // Of somebody who may not write it can only be something that is there already.
+        // An acknowledged update of a read-only client can only contain what is already there.
         if !is_roaming(&place.1) && !is_kept {
             context.record.promise(place, update)?;
         }
         let Some(document) = self.documents.get_mut(&place.1) else {
             return Ok(());
         };
-        // What is garbage to its sender may be an update to others.
+        // Acknowledged garbage was a valid update, which this replica lacks.
         document.is_off |= purpose == Purpose::Garbage;
         if let Some(at) = document.kept.iter().position(|kept| kept.update == update) {
             document.kept.remove(at);
@@ -211,10 +217,10 @@ impl Client {
             return Ok(());
         };
         if answer.get("violation_count").is_some() {
-            context.totals.add("repairs told", 1);
+            context.totals.add("repairs reported", 1);
         }
         if answer.get("pending") == Some(&Value::Bool(true)) {
-            context.totals.add("gaps told", 1);
+            context.totals.add("gaps reported", 1);
             if self.manner == Manner::Careful
                 && let Some(Holder::Plain(replica)) = &document.replica
             {
@@ -231,7 +237,7 @@ impl Client {
         Ok(())
     }
 
-    /// A start chunk was answered.
+    /// Handles the answer to a start chunk.
     pub(super) fn started(
         &mut self,
         path: &str,
@@ -254,7 +260,7 @@ impl Client {
         stream.answer = Some(content.clone());
         let call = stream.call.clone();
         for chunk in std::mem::take(&mut stream.early) {
-            self.chunk_came(&call, &chunk, context)?;
+            self.chunk_received(&call, &chunk, context)?;
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! A client that keeps its edits until they are acknowledged.
+//! The client that keeps its edits until they are acknowledged, resends them, and fills gaps.
 
 use super::document::Kept;
 use super::{Client, Context};
@@ -6,7 +6,7 @@ use crate::simulation::board;
 use crate::simulation::session::Purpose;
 
 impl Client {
-    /// Sends an edit that it has sent before, as after an answer that was lost.
+    /// Sends an edit twice, as after a lost answer.
     pub(super) fn send_twice(&mut self, path: &str, context: &mut Context<'_>) {
         let updates = self.change(path, board::edit);
         context
@@ -18,6 +18,7 @@ impl Client {
         }
     }
 
+    /// Keeps an update and sends it if the document is open.
     pub(super) fn send_kept(&mut self, path: &str, update: Vec<u8>) {
         if let Some(document) = self.documents.get_mut(path) {
             document.kept.push_back(Kept {
@@ -28,6 +29,7 @@ impl Client {
         self.send_all_kept(path);
     }
 
+    /// Sends all kept updates that are not in flight.
     pub(super) fn send_all_kept(&mut self, path: &str) {
         let Some(document) = self.documents.get_mut(path).filter(|one| one.is_open()) else {
             return;

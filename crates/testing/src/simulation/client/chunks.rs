@@ -1,4 +1,4 @@
-//! What a client does with the chunks of a stream.
+//! The handling of the chunks of a stream: the state, and the updates that follow it.
 
 use meshagent_document::MeshDocument;
 use meshagent_protocol::{Content, Control, SyncOutput};
@@ -11,7 +11,8 @@ use crate::simulation::roaming::{Clocks, is_roaming};
 use crate::simulation::session::Purpose;
 
 impl Client {
-    pub(super) fn chunk_came(
+    /// Handles a chunk from the server.
+    pub(super) fn chunk_received(
         &mut self,
         call: &str,
         chunk: &Content,
@@ -23,7 +24,7 @@ impl Client {
                 .as_ref()
                 .is_some_and(|stream| stream.call == call)
         });
-        // A call that this side has ended.
+        // Otherwise this side has ended the call.
         let Some((path, document)) = found else {
             return Ok(());
         };
@@ -47,12 +48,17 @@ impl Client {
             _ => {}
         }
         let output = SyncOutput::parse(chunk)
-            .map_err(|error| format!("{}: a chunk that is none: {error:?}", self.name))?;
+            .map_err(|error| format!("{}: received an invalid chunk: {error:?}", self.name))?;
         let is_first = document.stream.as_ref().is_some_and(|one| !one.is_open);
         let (schema, update) = match output {
             SyncOutput::State { schema, update, .. } if is_first => (Some(schema), update),
             SyncOutput::Sync { update, .. } if !is_first => (None, update),
-            _ => return Err(format!("{}: the state comes first, and once", self.name)),
+            _ => {
+                return Err(format!(
+                    "{}: expected one state, and updates after it",
+                    self.name
+                ));
+            }
         };
         let place = (self.room.clone(), path.clone());
         if !is_roaming(&path) {
@@ -96,13 +102,13 @@ impl Client {
                     _ => ours.received(&update),
                 };
                 taken.map_err(|error| failed(&self.name, &error))?;
-                // Somebody may have put other operations in the place of ours, on which those of others build.
+                // Another program may have replaced our operations, on which those of others depend.
                 ours.read(MeshDocument::has_gap) && ours.is_saved()
             }
         };
         if gap && !document.is_off {
             return Err(format!(
-                "{}: was sent an update of {path:?} that cannot be shown",
+                "{}: received an update of {path:?} with missing operations",
                 self.name
             ));
         }
@@ -125,7 +131,7 @@ impl Client {
             let has = |(client, clock): (&u64, &u64)| clocks.get(client) >= Some(clock);
             if !stream.due.iter().all(has) {
                 return Err(format!(
-                    "{}: opened {path:?} and found less than was promised before",
+                    "{}: the state of {path:?} lacks operations that were promised before",
                     self.name
                 ));
             }
@@ -140,7 +146,7 @@ impl Client {
                 return Err(format!("{}: was shown {violations:?}", self.name));
             }
         }
-        // Publishing what came is what published SDKs do; a part of the readers is quiet.
+        // The published SDKs publish what they receive.
         if self.manner.echoes() && !update.is_empty() {
             self.send(&path, update, Purpose::Echo);
         }
@@ -150,7 +156,7 @@ impl Client {
         Ok(())
     }
 
-    /// What is sent once a document is open (again).
+    /// Sends what the client kind sends after a document was opened.
     pub(super) fn after_opening(&mut self, path: &str) {
         let Some(document) = self.documents.get_mut(path) else {
             return;
@@ -163,7 +169,8 @@ impl Client {
                 let Some((had, Holder::Plain(replica))) = had.zip(document.replica.as_ref()) else {
                     return;
                 };
-                // Also what came from others meanwhile, and all deletions, which no state vector counts.
+                // It contains also what others sent in the meantime, and all deletions, which no state
+                // vector counts.
                 if let Ok(difference) = replica.encode_diff(&had) {
                     self.send(path, difference, Purpose::Edit);
                 }

@@ -1,4 +1,4 @@
-//! A document as a client has it.
+//! A document as a client has it: its replica, its stream and its unacknowledged edits.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -9,54 +9,60 @@ use super::ours::Ours;
 use crate::simulation::roaming::{Clocks, Identity};
 use crate::simulation::session::Purpose;
 
-/// A document as this client has it.
+/// A document as one client has it.
 #[derive(Debug, Default)]
 pub(super) struct Document {
     pub(super) replica: Option<Holder>,
     pub(super) stream: Option<Stream>,
-    /// The replica has, or may have, an edit that the server will never get.
+    /// Whether the replica has, or may have, an edit that the server will never receive.
     pub(super) is_off: bool,
-    /// What the server has not acknowledged, of a careful client.
+    /// The edits of a careful client that the server has not acknowledged.
     pub(super) kept: VecDeque<Kept>,
-    /// What the replica had when the connection was lost, as a state vector.
+    /// The state vector of the replica when the connection was lost.
     pub(super) had: Option<Vec<u8>>,
-    /// Its name, if it does not stay where it is.
+    /// The identity of the document, if it is a roaming one.
     pub(super) identity: Option<Identity>,
 }
 
-/// What holds a replica.
+/// The replica of a document.
 #[derive(Debug)]
 pub(super) enum Holder {
     Plain(Box<MeshDocument>),
     Ours(Box<Ours>),
 }
 
+/// An edit of a careful client that is kept until it is acknowledged.
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) update: Vec<u8>,
     pub(super) is_sent: bool,
 }
 
+/// The streamed call on which a document is open.
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) call: String,
-    /// Whether the state has come.
+    /// Whether the state has arrived.
     pub(super) is_open: bool,
-    /// Chunks that wait for the answer to the one before.
+    /// Updates that wait for the answer to the previous one.
     pub(super) queue: VecDeque<(Vec<u8>, Purpose)>,
+    /// Whether an update has no answer yet.
     pub(super) is_waiting: bool,
-    /// How many operations of each client were promised when it was asked for.
+    /// The operations that were promised when the stream was opened: the state has to have them.
     pub(super) due: Clocks,
-    /// The same of all documents that may be at its path.
+    /// The same for each roaming document that can be at the path, by name.
     pub(super) due_of: BTreeMap<String, Clocks>,
+    /// When the stream was opened.
     pub(super) since: u64,
-    /// What our client was answered to its start chunk, and what came before that.
+    /// For our client, the answer to the start chunk.
     pub(super) answer: Option<Content>,
+    /// For our client, the chunks that arrived before that answer.
     pub(super) early: Vec<Content>,
 }
 
 impl Document {
-    /// What is at its path by now may be another document. Our client asks whether it is.
+    /// Forgets the document, because another one may be at its path by now. Our client keeps its
+    /// replica and asks whether the document is the same.
     pub(super) fn leave(&mut self) {
         if let Some(stream) = self.stream.take() {
             self.give_up(&stream);
@@ -68,11 +74,12 @@ impl Document {
         };
     }
 
+    /// Whether the document is open and its state has arrived.
     pub(super) fn is_open(&self) -> bool {
         self.stream.as_ref().is_some_and(|stream| stream.is_open)
     }
 
-    /// Whether our client has nothing left to send.
+    /// Whether our client has nothing left to send. True for other clients.
     pub(super) fn is_saved(&self) -> bool {
         match &self.replica {
             Some(Holder::Ours(ours)) => ours.is_saved(),
@@ -80,7 +87,7 @@ impl Document {
         }
     }
 
-    /// The stream is gone: what waited for its turn will never be sent.
+    /// Handles the end of a stream: updates in its queue will never be sent.
     pub(super) fn give_up(&mut self, stream: &Stream) {
         if let Some(Holder::Ours(ours)) = &mut self.replica {
             ours.stream_ended();
@@ -96,6 +103,7 @@ impl Document {
 }
 
 impl Holder {
+    /// Reads the document.
     pub(super) fn read<R>(&self, read: impl FnOnce(&MeshDocument) -> R) -> R {
         match self {
             Self::Plain(document) => read(document),

@@ -6,14 +6,15 @@ use crate::simulation::board;
 use crate::simulation::roaming::is_roaming;
 use crate::simulation::session::Purpose;
 
-/// The bytes that are attached to what a talkative participant says.
-/// The name of a count.
+/// The count of such edits. Some checks of our client depend on whether there were any.
 pub(super) const IMPERSONATIONS: &str = "edits under a client id of ours";
 
 impl Client {
-    /// Sends an edit under the client id of one of our clients, as a program does that was copied with its data. Where that
-    /// one has an edit that is not stored yet, there is another one then.
-    pub(super) fn take_place(&mut self, path: &str, context: &mut Context<'_>) -> bool {
+    /// Sends an edit under the client id of one of our clients, as a program does that was copied
+    /// with its data. The edit can take the place of one of our client's that is not stored yet.
+    ///
+    /// Returns false if there is nothing to send.
+    pub(super) fn impersonate(&mut self, path: &str, context: &mut Context<'_>) -> bool {
         let place = (self.room.clone(), path.to_owned());
         let Some(&client_id) = context
             .record

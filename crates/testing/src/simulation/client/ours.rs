@@ -1,4 +1,4 @@
-//! Our own client: it drives its document, and its program ends and begins again.
+//! Our own client: its documents decide what is sent, and its program ends and starts again.
 
 mod journal;
 mod replica;
@@ -10,7 +10,7 @@ use crate::simulation::session::{Asked, Purpose};
 use meshagent_protocol::Content;
 
 impl Client {
-    /// What our client makes of an answer.
+    /// Passes an answer to our client's document.
     pub(super) fn answer_ours(
         &mut self,
         path: &str,
@@ -24,7 +24,7 @@ impl Client {
         let Some(Holder::Ours(ours)) = &mut document.replica else {
             return Ok(());
         };
-        // What is answered on a stream that has ended is sent again.
+        // An edit that was answered on an ended stream is sent again.
         if document
             .stream
             .as_ref()
@@ -32,10 +32,10 @@ impl Client {
         {
             return Ok(());
         }
-        let goes_on = ours.answered(number, content.clone());
-        let goes_on = goes_on.map_err(|error| format!("{}: {path:?}: {error}", self.name))?;
-        // The document is opened again, after a while.
-        if !goes_on && let Some(stream) = document.stream.take() {
+        let continues = ours.answered(number, content.clone());
+        let continues = continues.map_err(|error| format!("{}: {path:?}: {error}", self.name))?;
+        // A later action opens the document again.
+        if !continues && let Some(stream) = document.stream.take() {
             document.give_up(&stream);
             if let Some(session) = &mut self.session {
                 session.chunk(&stream.call, Content::close(), Asked::Close);
@@ -45,7 +45,7 @@ impl Client {
         Ok(())
     }
 
-    /// Sends what our client's replica has to send.
+    /// Writes the journal, if its thread has time, and sends what our client's document has to send.
     pub(super) fn send_ours(&mut self, path: &str) {
         let is_full = self.random.one_in(10);
         let has_time = !self.random.one_in(3);
@@ -70,7 +70,7 @@ impl Client {
         }
     }
 
-    /// The program ends, and begins again from its journals. Whoever calls this sees to the end of its connection.
+    /// Ends the program and starts it again from its journals. The caller ends its connection.
     pub(in crate::simulation) fn restart(
         &mut self,
         context: &mut Context<'_>,
@@ -89,12 +89,13 @@ impl Client {
         Ok(())
     }
 
+    /// Whether this is our own client.
     pub(in crate::simulation) fn is_ours(&self) -> bool {
         self.manner == Manner::Ours
     }
 }
 
-/// The first of the client ids that one document of our client takes.
+/// The first of the client ids that a document of our client uses.
 pub(super) fn ours_id(client: u64, replica: u64) -> u64 {
     (client << 24) + (replica << 8)
 }

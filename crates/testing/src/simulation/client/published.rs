@@ -1,10 +1,12 @@
-//! What programs with a published SDK do wrong.
+//! The faulty actions of programs with a published SDK: edits against the schema, edits that are never
+//! sent, and bytes that are not a valid update.
 
 use super::{Client, Context};
 use crate::simulation::board;
 use crate::simulation::session::Purpose;
 
 impl Client {
+    /// Makes and publishes an edit that the schema forbids.
     pub(super) fn break_schema(&mut self, path: &str, context: &mut Context<'_>) {
         let updates = self.change(path, board::break_schema);
         context
@@ -13,6 +15,7 @@ impl Client {
         self.publish(path, updates);
     }
 
+    /// Makes an edit without sending its first update.
     pub(super) fn lose_an_edit(&mut self, path: &str, context: &mut Context<'_>) {
         let mut updates = self.change(path, board::edit);
         if updates.is_empty() {
@@ -26,8 +29,9 @@ impl Client {
         self.publish(path, updates);
     }
 
+    /// Sends an update that the server should refuse or fit, or one under another client's id.
     pub(super) fn send_garbage(&mut self, path: &str, context: &mut Context<'_>) {
-        if self.random.one_in(4) && self.take_place(path, context) {
+        if self.random.one_in(4) && self.impersonate(path, context) {
             return;
         }
         context.totals.add("garbage sent", 1);
@@ -37,7 +41,7 @@ impl Client {
             self.replicas += 1;
             update = board::hook(self.number * 1000 + self.replicas + 7_000_000);
         } else if self.random.one_in(2) {
-            // Something that begins like an update of a replica that nobody else is, with a byte changed.
+            // An update of a replica that no other client has, with one byte changed.
             self.replicas += 1;
             let mut other = board::lax(self.number * 1000 + self.replicas + 7_000_000);
             let mut updates = board::edit(&mut other, &mut self.random, &mut || "garbage".into());

@@ -1,4 +1,4 @@
-//! The end of a run: what a client finishes, and what it has then.
+//! The end of a run: each client sends what it kept, and its replicas are compared with the store.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::simulation::roaming::{Clocks, is_roaming};
 use crate::simulation::session::Session;
 
 impl Client {
-    /// Works towards the end of the run: opens everything, sends what is kept.
+    /// Works towards the end of the run: opens all documents and sends all kept edits.
     pub(in crate::simulation) fn finish(&mut self) {
         if !self.session.as_ref().is_some_and(|one| one.is_connected) {
             return;
@@ -26,7 +26,8 @@ impl Client {
             if self.manner == Manner::Careful
                 && let Some(document) = self.documents.get_mut(&path).filter(|one| one.is_off)
             {
-                // One was refused for good. What builds on it would wait for ever, or find no room to wait in.
+                // An edit was refused for good. Edits that depend on it would stay pending for
+                // ever, or exceed the bound on pending updates.
                 document.kept.clear();
             }
             self.send_all_kept(&path);
@@ -34,7 +35,7 @@ impl Client {
         }
     }
 
-    /// Whether everything is open, sent and answered.
+    /// Whether all documents are open, and all edits are sent and answered.
     pub(in crate::simulation) fn is_done(&self) -> bool {
         self.session
             .as_ref()
@@ -48,7 +49,7 @@ impl Client {
             })
     }
 
-    /// What is in the way of the end.
+    /// Describes what the client still waits for.
     pub(in crate::simulation) fn unfinished(&self) -> String {
         let waiting: Vec<_> = self.session.iter().flat_map(Session::waiting).collect();
         let documents: Vec<_> = self
@@ -70,21 +71,21 @@ impl Client {
         )
     }
 
-    /// Whether some replica has an edit that the server will never get.
+    /// Whether a replica has an edit that the server will never receive.
     pub(in crate::simulation) fn is_off(&self) -> bool {
         self.documents
             .iter()
             .any(|(path, document)| document.is_off && !is_roaming(path))
     }
 
-    /// Throws such replicas away.
+    /// Discards such replicas.
     pub(in crate::simulation) fn start_over(&mut self) {
         for document in self.documents.values_mut().filter(|one| one.is_off) {
             *document = Document::default();
         }
     }
 
-    /// Every document with what this client has of it.
+    /// Each document that does not roam, with the content of the replica.
     pub(in crate::simulation) fn replicas(&self) -> impl Iterator<Item = (Place, Value)> {
         let documents = self.documents.iter();
         let promised = documents.filter(|(path, _)| !is_roaming(path));

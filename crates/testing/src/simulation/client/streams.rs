@@ -1,4 +1,4 @@
-//! Opening a document, and sending updates on its stream.
+//! Opening and closing documents, and sending updates on their streams.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,7 +11,7 @@ use crate::simulation::roaming::{Clocks, is_roaming};
 use crate::simulation::session::{Asked, Purpose};
 
 impl Client {
-    /// Opens a document. What was promised of it before, the state has to have.
+    /// Opens a document whose state has to contain everything that was promised before.
     pub(super) fn open_with(&mut self, path: &str, context: &Context<'_>) {
         if is_roaming(path) {
             let due_of = context.record.roamers.clocks(&self.room);
@@ -21,6 +21,7 @@ impl Client {
         self.open(path, due, BTreeMap::new());
     }
 
+    /// Opens a document whose state has to contain these operations.
     pub(super) fn open(&mut self, path: &str, due: Clocks, due_of: BTreeMap<String, Clocks>) {
         let name = self.new_name();
         let (Some(document), Some(session)) = (self.documents.get_mut(path), &mut self.session)
@@ -32,7 +33,7 @@ impl Client {
         };
         let mut start = SyncOpenStart::new(doc_path);
         if is_roaming(path) {
-            // What stood there before may have been another document.
+            // Another document may have been at the path before.
             document.leave();
             start.initial_json = Some(board::named(&name));
         }
@@ -62,10 +63,12 @@ impl Client {
         });
     }
 
+    /// Sends an update on the stream of a document, if it has one.
     pub(super) fn send(&mut self, path: &str, update: Vec<u8>, purpose: Purpose) {
         self.send_numbered(path, update, purpose, 0);
     }
 
+    /// Sends an update with the number that our client's replica gave it.
     pub(super) fn send_numbered(
         &mut self,
         path: &str,
@@ -99,7 +102,7 @@ impl Client {
         session.chunk(&stream.call, chunk, asked);
     }
 
-    /// The chunk before was answered.
+    /// Handles the answer to the previous update: sends the next one from the queue.
     pub(super) fn send_next(&mut self, path: &str) {
         let Some(stream) = self
             .documents

@@ -1,4 +1,5 @@
-//! The journal of a document of our client.
+//! The journal of a document of our client: it is written, damaged between two programs, and read
+//! again. Its content has to be there when the program starts again.
 
 use std::collections::BTreeSet;
 
@@ -11,10 +12,10 @@ use crate::simulation::client::impersonation::IMPERSONATIONS;
 use crate::simulation::random::Random;
 use crate::simulation::trace::Totals;
 
-/// About so many bytes were written to a journal last.
+/// About the number of bytes in the last write to a journal.
 const TAIL: usize = 400;
 
-/// What happens to a journal between two programs.
+/// The damage to a journal between two programs.
 #[derive(Clone, Copy, Debug)]
 enum Damage {
     Nothing,
@@ -23,9 +24,10 @@ enum Damage {
 }
 
 impl Damage {
-    fn of(length: usize, random: &mut Random) -> Self {
+    /// Chooses the damage of a journal of this length.
+    fn random(length: usize, random: &mut Random) -> Self {
         match random.below(4) {
-            // Half of them where it was written last.
+            // Half of the cuts are in the last write.
             0 if length > 0 && random.one_in(2) => Self::Cut(random.index(length)),
             0 if length > 0 => Self::Cut(length - 1 - random.index(length.min(TAIL))),
             1 if length > 0 => Self::Flip(random.index(length), 1 << random.below(8)),
@@ -35,7 +37,7 @@ impl Damage {
 }
 
 impl Ours {
-    /// The journal's thread has time.
+    /// Writes to the journal as its thread does, unless the disk is full.
     pub(in crate::simulation::client) fn write(&mut self, is_full: bool) {
         match self.document.write(is_full) {
             SimWrite::Rewritten => self.writes.clear(),
@@ -46,8 +48,8 @@ impl Ours {
         self.writes.push((self.document.journal().len(), json));
     }
 
-    /// The program ends, and another one begins with the journal as something has left it. `None` if there is nothing in
-    /// it, or it is damaged, which has to be told.
+    /// Ends the program and starts another one with the journal, which may be damaged in between.
+    /// Returns `None` if the journal is empty, or its damage is reported.
     pub(in crate::simulation::client) fn restart(
         self,
         client_id: u64,
@@ -55,7 +57,7 @@ impl Ours {
         totals: &mut Totals,
     ) -> Result<Option<Self>, String> {
         let mut bytes = self.document.journal().to_vec();
-        let damage = Damage::of(bytes.len(), random);
+        let damage = Damage::random(bytes.len(), random);
         let length = match damage {
             Damage::Nothing => bytes.len(),
             Damage::Cut(length) => {
@@ -67,25 +69,30 @@ impl Ours {
                 0
             }
         };
-        let wrong = |what: &str| Err(format!("{damage:?} of {}: {what}", self.path.as_str()));
-        totals.add("programs that began again", 1);
+        let wrong = |what: &str| {
+            Err(format!(
+                "journal of {:?}, {damage:?}: {what}",
+                self.path.as_str()
+            ))
+        };
+        totals.add("programs that started again", 1);
         let base = self.writes.first().map_or(0, |(length, _)| *length);
         let document = match SimDocument::new(&self.path, bytes, client_id) {
             Ok(document) => document,
             Err(_) if matches!(damage, Damage::Flip(..)) || length < base => {
-                totals.add("damaged journals told", 1);
+                totals.add("damaged journals reported", 1);
                 return Ok(None);
             }
             Err(error) => return wrong(&error),
         };
         if !document.has_begun() {
             if length > 0 || matches!(damage, Damage::Flip(..)) {
-                return wrong("nothing is found in it");
+                return wrong("it has no content");
             }
             return Ok(None);
         }
         if matches!(damage, Damage::Flip(..)) {
-            return wrong("it is not told");
+            return wrong("the damage is not reported");
         }
         let is_whole = matches!(damage, Damage::Nothing);
         totals.add(
@@ -101,19 +108,19 @@ impl Ours {
             .iter()
             .rposition(|(written, _)| *written <= length);
         let Some(last) = last else {
-            return wrong("what was never written is found");
+            return wrong("it has content that was never written");
         };
         let (written, json) = &self.writes[last];
         let there = document.read(|document| document.to_json(true));
-        // Of two operations with one name, the first one counts, and a journal has another order.
+        // Of two operations with the same id, the first one counts, and a journal has another order.
         let is_impersonated = totals.count(IMPERSONATIONS) > 0;
         if *written == length && there != *json && !is_impersonated {
-            return wrong(&format!("it held {json}, and {there} is found"));
+            return wrong(&format!("it held {json}, but {there} is read"));
         }
         if is_whole && self.document.has_journaled_edits() && document.is_saved() {
-            return wrong("edits that are not acknowledged are taken for saved");
+            return wrong("unacknowledged edits count as saved");
         }
-        // What comes before the cut is there, unless the next write deletes it.
+        // Elements before the cut are there, unless the next write deletes them.
         let shown = ids_in(json);
         let next = self.writes.get(last + 1).map(|(_, json)| ids_in(json));
         let found = document.read(board::ids);
@@ -121,7 +128,7 @@ impl Ours {
             .iter()
             .filter(|id| next.as_ref().is_none_or(|next| next.contains(*id)));
         if let Some(id) = kept.into_iter().find(|id| !found.contains(*id)) {
-            return wrong(&format!("{id} was journaled"));
+            return wrong(&format!("{id} was journaled, but is lost"));
         }
         let mut writes = self.writes;
         writes.clear();

@@ -1,5 +1,4 @@
-//! A document of our own client: what it was edited to is there, on its way, or handed over as lost; and what its journal
-//! held is there when the program begins again.
+//! A document of our own client. Each edit is in the document, in flight, or handed over as lost.
 
 use std::collections::BTreeSet;
 
@@ -12,17 +11,18 @@ use serde_json::Value;
 use crate::simulation::board;
 use crate::simulation::trace::Totals;
 
-/// A document, and what is known of its journal.
+/// A document of our client, with a record of the writes to its journal.
 #[derive(Debug)]
 pub(in crate::simulation::client) struct Ours {
     pub(super) document: SimDocument,
     pub(super) path: DocPath,
-    /// How long the journal was after each write since it was written as a whole, and what the document was then.
+    /// For each write since the journal was last rewritten, the length of the journal after it, and
+    /// the document at that time.
     pub(super) writes: Vec<(usize, Value)>,
 }
 
 impl Ours {
-    /// One of which there is nothing yet.
+    /// Creates a document without content.
     pub(in crate::simulation::client) fn new(path: &str, client_id: u64) -> Result<Self, String> {
         let path = DocPath::parse(path).map_err(|error| error.to_string())?;
         Ok(Self {
@@ -32,6 +32,7 @@ impl Ours {
         })
     }
 
+    /// Reads the document.
     pub(in crate::simulation::client) fn read<R>(
         &self,
         read: impl FnOnce(&MeshDocument) -> R,
@@ -39,6 +40,7 @@ impl Ours {
         self.document.read(read)
     }
 
+    /// Edits the document. A panic of the closure is passed on.
     pub(in crate::simulation::client) fn edit_with(
         &mut self,
         edit: impl FnOnce(&mut MeshDocument) -> Vec<Vec<u8>>,
@@ -46,23 +48,28 @@ impl Ours {
         self.document.edit_with(edit);
     }
 
+    /// Adds the state of the document to a start chunk.
     pub(in crate::simulation::client) fn describe(&self, start: &mut SyncOpenStart) {
         self.document.describe(start);
     }
 
+    /// The next update to send.
     pub(in crate::simulation::client) fn next_to_send(&mut self) -> Option<Outgoing> {
         self.document.next_to_send()
     }
 
+    /// Handles the end of the stream.
     pub(in crate::simulation::client) fn stream_ended(&mut self) {
         self.document.stream_ended();
     }
 
+    /// Whether no edit waits for the server, and the document does not start over.
     pub(in crate::simulation::client) fn is_saved(&self) -> bool {
         self.document.is_saved() && !self.document.is_fresh()
     }
 
-    /// A stream begins. What was edited here and is not there any more was handed over.
+    /// Handles the start of a stream. Edits that are no longer in the document have to be handed
+    /// over as lost.
     pub(in crate::simulation::client) fn begin(
         &mut self,
         answer: &Content,
@@ -94,46 +101,51 @@ impl Ours {
                 "edits handed over with a replaced document",
                 unsaved.len() as u64,
             );
-            return handed_over(&replaced, &before, &unsaved);
+            return check_handed_over(&replaced, &before, &unsaved);
         }
         if starts_over {
-            totals.add("replicas made anew", 1);
+            totals.add("replicas created again", 1);
             totals.add("edits given up", lost.len() as u64);
             totals.add(
                 "edits kept beside a refused one",
                 self.document.unsaved().len() as u64,
             );
             let left = self.read(board::ids);
-            if let Some(id) = expected.difference(&left).find(|id| !is_told(id, &lost)) {
+            if let Some(id) = expected
+                .difference(&left)
+                .find(|id| !is_handed_over(id, &lost))
+            {
                 return Err(format!(
-                    "{id} is neither in the document nor among what is lost"
+                    "{id} is neither in the document nor in a lost edit"
                 ));
             }
         }
         Ok(())
     }
 
+    /// Handles an update from the server.
     pub(in crate::simulation::client) fn received(&mut self, update: &[u8]) -> Result<(), String> {
         self.document.received(update)?;
-        self.nothing_is_lost()
+        self.check_nothing_lost()
     }
 
-    /// Returns whether the stream goes on.
+    /// Handles an answer. Returns whether the stream continues.
     pub(in crate::simulation::client) fn answered(
         &mut self,
         number: u64,
         content: Content,
     ) -> Result<bool, String> {
-        let goes_on = self.document.answered(number, content);
-        self.nothing_is_lost()?;
-        Ok(goes_on)
+        let continues = self.document.answered(number, content);
+        self.check_nothing_lost()?;
+        Ok(continues)
     }
 
-    fn nothing_is_lost(&mut self) -> Result<(), String> {
+    /// Checks that no event reports a lost edit.
+    fn check_nothing_lost(&mut self) -> Result<(), String> {
         while let Some(event) = self.document.poll_event() {
             if let DocumentEvent::Refused { .. } | DocumentEvent::Replaced(_) = event {
                 return Err(format!(
-                    "something is lost while the stream goes on: {event:?}"
+                    "an edit is lost while the stream continues: {event:?}"
                 ));
             }
         }
@@ -141,7 +153,8 @@ impl Ours {
     }
 }
 
-/// What a document would show with the server's state, if nothing were refused.
+/// The ids of the elements that a document would have with the server's state, if nothing were
+/// refused.
 fn shown_together(document: &MeshDocument, state: &[u8]) -> Result<BTreeSet<String>, String> {
     let mut both = board::strict(1);
     let updates = [
@@ -160,28 +173,28 @@ fn shown_together(document: &MeshDocument, state: &[u8]) -> Result<BTreeSet<Stri
     Ok(board::ids(&both))
 }
 
-/// What was here of a document that was replaced was handed over: all that it showed, and each edit that is not saved.
-fn handed_over(
+/// Checks that the content of a replaced document was handed over, and each unsaved edit.
+fn check_handed_over(
     replaced: &ReplacedDocument,
     before: &Value,
     unsaved: &[Vec<u8>],
 ) -> Result<(), String> {
     if replaced.content != *before {
         return Err(format!(
-            "{before} was replaced, and handed over is {}",
+            "{before} was replaced, but {} is handed over",
             replaced.content
         ));
     }
     let edits: Vec<&[u8]> = replaced.edits.iter().map(|edit| &edit.update[..]).collect();
     if edits != unsaved {
-        return Err("edits of a document that was replaced are not handed over".to_owned());
+        return Err("edits of a replaced document are not handed over".to_owned());
     }
     Ok(())
 }
 
-/// Whether a lost edit has this element in it.
-fn is_told(id: &str, lost: &[LostEdit]) -> bool {
-    // In an update, a string stands behind its length.
+/// Whether a lost edit contains this element.
+fn is_handed_over(id: &str, lost: &[LostEdit]) -> bool {
+    // In an update, the length of a string precedes it.
     let mut encoded = vec![u8::try_from(id.len()).unwrap_or(u8::MAX)];
     encoded.extend_from_slice(id.as_bytes());
     lost.iter().any(|edit| {
