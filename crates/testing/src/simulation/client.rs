@@ -39,7 +39,7 @@ use super::trace::Totals;
 
 /// The kind of program that a client is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Manner {
+pub(super) enum ClientKind {
     /// A program with the published SDK for Python: it ignores answers. After a reconnect, it sends
     /// what was edited in the meantime, but not what was in flight.
     Python,
@@ -57,7 +57,7 @@ pub(super) enum Manner {
     Intruder,
 }
 
-impl Manner {
+impl ClientKind {
     /// Whether its token allows writes.
     fn may_write(self) -> bool {
         matches!(self, Self::Python | Self::Npm | Self::Careful | Self::Ours)
@@ -92,7 +92,7 @@ pub(super) struct Context<'a> {
 pub(super) struct Client {
     pub(super) name: String,
     pub(super) room: String,
-    manner: Manner,
+    kind: ClientKind,
     /// Whether it uses a published SDK, and so also does what programs should not do.
     is_rough: bool,
     random: Random,
@@ -114,7 +114,7 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn new(
         number: u64,
-        manner: Manner,
+        kind: ClientKind,
         room: &str,
         paths: &[String],
         random: Random,
@@ -124,10 +124,10 @@ impl Client {
             .map(|path| (path.clone(), Document::default()))
             .collect();
         Self {
-            name: format!("{manner:?}{number}"),
+            name: format!("{kind:?}{number}"),
             room: room.to_owned(),
-            is_rough: matches!(manner, Manner::Python | Manner::Npm),
-            manner,
+            is_rough: matches!(kind, ClientKind::Python | ClientKind::Npm),
+            kind,
             random,
             number,
             replicas: 0,
@@ -143,14 +143,14 @@ impl Client {
 
     /// Whether it may write on the current connection.
     fn may_write(&self) -> bool {
-        self.manner.may_write() && !self.is_read_only
+        self.kind.may_write() && !self.is_read_only
     }
 
     /// Chooses the rights of the next connection.
     pub(super) fn next_scope(&mut self) -> ApiScope {
         let mut scope = ApiScope::full();
         // A participant can lose its rights and get them back.
-        self.is_read_only = self.manner == Manner::Ours && self.random.one_in(10);
+        self.is_read_only = self.kind == ClientKind::Ours && self.random.one_in(10);
         if !self.may_write() {
             scope.sync = Some(SyncGrant {
                 paths: Some(vec![SyncPathGrant {
@@ -181,7 +181,7 @@ impl Client {
                 purpose: Purpose::Edit | Purpose::Garbage,
                 ..
             } = asked
-                && !self.manner.loses_nothing()
+                && !self.kind.loses_nothing()
                 && let Some(document) = self.documents.get_mut(path)
             {
                 document.is_off = true;

@@ -16,7 +16,7 @@ use meshagent_store::{FailingStore, Store, Timestamp};
 
 use self::network::{Link, LinkId};
 use self::schedule::Event;
-use super::client::{Client, Context, Manner};
+use super::client::{Client, ClientKind, Context};
 use super::disk::{Disk, Plant};
 use super::random::Random;
 use super::record::Record;
@@ -102,25 +102,25 @@ impl World {
                 documents += roaming::DOCUMENTS;
                 paths.extend(roaming::paths());
             }
-            let mut manners = vec![Manner::Careful, Manner::Witness];
+            let mut kinds = vec![ClientKind::Careful, ClientKind::Witness];
             for _ in 0..random.between(1, most) {
                 let all = [
-                    Manner::Python,
-                    Manner::Npm,
-                    Manner::Python,
-                    Manner::Npm,
-                    Manner::Careful,
-                    Manner::Ours,
-                    Manner::Ours,
-                    Manner::Witness,
-                    Manner::Intruder,
+                    ClientKind::Python,
+                    ClientKind::Npm,
+                    ClientKind::Python,
+                    ClientKind::Npm,
+                    ClientKind::Careful,
+                    ClientKind::Ours,
+                    ClientKind::Ours,
+                    ClientKind::Witness,
+                    ClientKind::Intruder,
                 ];
-                manners.push(all[random.index(all.len())]);
+                kinds.push(all[random.index(all.len())]);
             }
-            for manner in manners {
+            for kind in kinds {
                 let number = clients.len() as u64 + 1;
                 let room = format!("room-{room}");
-                clients.push(Client::new(number, manner, &room, &paths, random.fork()));
+                clients.push(Client::new(number, kind, &room, &paths, random.fork()));
             }
         }
         let end = random.between(2, 6) * SECOND;

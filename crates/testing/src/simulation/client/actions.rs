@@ -6,8 +6,8 @@ use meshagent_document::MeshDocument;
 use meshagent_protocol::{Content, DocPath, SyncCreate, SyncDescribe};
 use serde_json::json;
 
-use super::document::Holder;
-use super::{Client, Context, Manner};
+use super::document::Replica;
+use super::{Client, ClientKind, Context};
 use crate::simulation::board;
 use crate::simulation::random::Random;
 use crate::simulation::roaming::{Relocation, is_roaming};
@@ -46,16 +46,16 @@ impl Client {
             1 if is_ready => self.describe(&path),
             2 if is_ready => self.create(&path),
             3 if is_ready => self.talk(),
-            4 if is_ready && self.manner != Manner::Witness => self.send_nonsense(),
+            4 if is_ready && self.kind != ClientKind::Witness => self.send_nonsense(),
             5..7 if is_open && self.is_rough => self.send_garbage(&path, context),
             7..9 if has_replica && self.is_rough => self.break_schema(&path, context),
             9 if is_open && self.is_rough => self.lose_an_edit(&path, context),
             10 if is_open => self.send_all_kept(&path),
-            11 if is_open && self.manner == Manner::Careful => self.send_twice(&path, context),
+            11 if is_open && self.kind == ClientKind::Careful => self.send_twice(&path, context),
             17..22 if is_ready && is_roaming(&path) => self.relocate(&path, context),
             13 if is_ready => self.look_around(&path),
             14..16 if is_ready => self.patch(&path, context),
-            10..40 if self.manner != Manner::Witness && has_replica => self.edit(&path, context),
+            10..40 if self.kind != ClientKind::Witness && has_replica => self.edit(&path, context),
             _ => {}
         }
     }
@@ -70,7 +70,7 @@ impl Client {
         context.totals.add("edits", updates.len() as u64);
         let panicked = std::mem::take(&mut self.panicked);
         context.totals.add("edits that panicked", panicked);
-        if let Some(Holder::Ours(ours)) = &self.documents[path].replica {
+        if let Some(Replica::Ours(ours)) = &self.documents[path].replica {
             let place = (self.room.clone(), path.to_owned());
             let client_id = ours.read(MeshDocument::client_id);
             context.record.ours.insert(place, client_id);
@@ -109,8 +109,8 @@ impl Client {
             format!("{number}-{elements}")
         };
         match replica {
-            Holder::Plain(replica) => change(replica, &mut self.random, &mut next_id),
-            Holder::Ours(replica) => {
+            Replica::Plain(replica) => change(replica, &mut self.random, &mut next_id),
+            Replica::Ours(replica) => {
                 let panics = self.random.one_in(20);
                 let (random, mut updates) = (&mut self.random, Vec::new());
                 let edit = |document: &mut MeshDocument| {
@@ -135,16 +135,16 @@ impl Client {
 
     /// Publishes edits. The client kind decides what happens to them without an open stream.
     pub(super) fn publish(&mut self, path: &str, updates: Vec<Vec<u8>>) {
-        if self.manner == Manner::Ours {
+        if self.kind == ClientKind::Ours {
             // The replica keeps the edits.
             return self.send_ours(path);
         }
         for update in updates {
-            match self.manner {
-                Manner::Careful => self.send_kept(path, update),
+            match self.kind {
+                ClientKind::Careful => self.send_kept(path, update),
                 _ if self.documents[path].is_open() => self.send(path, update, Purpose::Edit),
                 // After a lost connection (not a closed stream), it sends the difference later.
-                Manner::Python if self.documents[path].had.is_some() => {}
+                ClientKind::Python if self.documents[path].had.is_some() => {}
                 _ => {
                     if let Some(document) = self.documents.get_mut(path) {
                         document.is_off = true;
@@ -196,7 +196,7 @@ impl Client {
     /// Moves or deletes a document or its folder, with edits in flight before and after the request.
     /// Often opens the document at its new path immediately.
     pub(super) fn relocate(&mut self, path: &str, context: &mut Context<'_>) {
-        let may_edit = self.manner != Manner::Witness;
+        let may_edit = self.kind != ClientKind::Witness;
         for _ in 0..self.random.below(3) {
             if may_edit {
                 self.edit(path, context);

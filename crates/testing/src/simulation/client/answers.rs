@@ -3,9 +3,9 @@
 use meshagent_protocol::Content;
 use serde_json::Value;
 
-use super::document::Holder;
+use super::document::Replica;
 use super::impersonation::IMPERSONATIONS;
-use super::{Client, Context, Manner};
+use super::{Client, ClientKind, Context};
 use crate::simulation::record::{self, Place};
 use crate::simulation::roaming::is_roaming;
 use crate::simulation::session::{Asked, Purpose};
@@ -100,7 +100,7 @@ impl Client {
                     Some(code) => self.update_refused(&place, &update, purpose, code, context)?,
                     None => self.update_acknowledged(&place, &update, purpose, content, context)?,
                 }
-                if self.manner == Manner::Ours && purpose == Purpose::Edit {
+                if self.kind == ClientKind::Ours && purpose == Purpose::Edit {
                     self.answer_ours(&path, &call, number, content)?;
                 }
                 self.send_next(&path);
@@ -125,14 +125,14 @@ impl Client {
         if is_denied && (self.may_write() || purpose == Purpose::Echo) {
             return Err(format!("{}: {purpose:?} was denied", self.name));
         }
-        if code == INVALID && purpose == Purpose::Edit && self.manner.loses_nothing() {
+        if code == INVALID && purpose == Purpose::Edit && self.kind.loses_nothing() {
             // Possible for a full document, for a call that the server has ended, or for a parent that
             // another program created as something else under our client id.
             let is_impersonated = context.totals.count(IMPERSONATIONS) > 0;
             if !context.may_be_full && !is_roaming(&place.1) && !is_impersonated {
                 return Err(format!("{}: an edit was refused as invalid", self.name));
             }
-            if self.manner == Manner::Careful
+            if self.kind == ClientKind::Careful
                 && let Some(document) = self.documents.get_mut(&place.1)
             {
                 document.is_off = true;
@@ -141,7 +141,7 @@ impl Client {
             return Ok(());
         }
         // Such a client resends nothing, so the refused content can't be stored in another way.
-        let is_final = (is_denied && self.manner != Manner::Ours) || self.manner == Manner::Npm;
+        let is_final = (is_denied && self.kind != ClientKind::Ours) || self.kind == ClientKind::Npm;
         if is_final && purpose == Purpose::Edit && !is_roaming(&place.1) {
             context.record.refuse(place, update);
         }
@@ -149,12 +149,12 @@ impl Client {
             return Ok(());
         };
         if purpose == Purpose::Edit {
-            document.is_off |= !self.manner.loses_nothing();
+            document.is_off |= !self.kind.loses_nothing();
             for kept in &mut document.kept {
                 kept.is_sent &= kept.update != update;
             }
         }
-        if self.manner == Manner::Npm
+        if self.kind == ClientKind::Npm
             && let Some(stream) = document.stream.take()
         {
             document.give_up(&stream);
@@ -199,7 +199,7 @@ impl Client {
         }
         // Our client keeps an edit that is pending on the server, and may replace it by what it sends
         // later.
-        let is_kept = self.manner == Manner::Ours
+        let is_kept = self.kind == ClientKind::Ours
             && matches!(content, Content::Json(answer) if answer.get("pending").is_some());
         // An acknowledged update of a read-only client can only contain what is already there.
         if !is_roaming(&place.1) && !is_kept {
@@ -221,8 +221,8 @@ impl Client {
         }
         if answer.get("pending") == Some(&Value::Bool(true)) {
             context.totals.add("gaps reported", 1);
-            if self.manner == Manner::Careful
-                && let Some(Holder::Plain(replica)) = &document.replica
+            if self.kind == ClientKind::Careful
+                && let Some(Replica::Plain(replica)) = &document.replica
             {
                 let vector = answer["state_vector"].as_str().unwrap_or_default();
                 let vector = meshagent_protocol::decode_base64(vector.as_bytes())

@@ -3,9 +3,9 @@
 use meshagent_document::MeshDocument;
 use meshagent_protocol::{Content, Control, SyncOutput};
 
-use super::document::Holder;
+use super::document::Replica;
 use super::ours::{Ours, ours_id};
-use super::{Client, Context, Manner};
+use super::{Client, ClientKind, Context};
 use crate::simulation::board;
 use crate::simulation::roaming::{Clocks, is_roaming};
 use crate::simulation::session::Purpose;
@@ -29,7 +29,7 @@ impl Client {
             return Ok(());
         };
         let path = path.clone();
-        if self.manner == Manner::Ours
+        if self.kind == ClientKind::Ours
             && let Some(stream) = document.stream.as_mut().filter(|one| one.answer.is_none())
         {
             stream.early.push(chunk.clone());
@@ -67,18 +67,18 @@ impl Client {
         if document.replica.is_none() {
             self.replicas += 1;
             let client_id = self.number * 1000 + self.replicas;
-            if self.manner == Manner::Intruder {
+            if self.kind == ClientKind::Intruder {
                 context.record.forbid(client_id);
             }
-            let replica = match self.manner {
-                Manner::Ours => {
+            let replica = match self.kind {
+                ClientKind::Ours => {
                     let ours = Ours::new(&path, ours_id(self.number, self.replicas))?;
-                    Holder::Ours(Box::new(ours))
+                    Replica::Ours(Box::new(ours))
                 }
-                Manner::Careful | Manner::Witness => {
-                    Holder::Plain(Box::new(board::strict(client_id)))
+                ClientKind::Careful | ClientKind::Witness => {
+                    Replica::Plain(Box::new(board::strict(client_id)))
                 }
-                _ => Holder::Plain(Box::new(board::lax(client_id))),
+                _ => Replica::Plain(Box::new(board::lax(client_id))),
             };
             document.replica = Some(replica);
         }
@@ -88,13 +88,13 @@ impl Client {
         stream.is_open = true;
         let failed = |name: &str, error: &str| format!("{name}: {path:?}: {error}");
         let gap = match replica {
-            Holder::Plain(_) if update.is_empty() => false,
-            Holder::Plain(replica) => {
+            Replica::Plain(_) if update.is_empty() => false,
+            Replica::Plain(replica) => {
                 let applied = replica.apply_update(&update);
                 let applied = applied.map_err(|error| failed(&self.name, &error.to_string()))?;
                 applied.gap
             }
-            Holder::Ours(ours) => {
+            Replica::Ours(ours) => {
                 let taken = match (&schema, &stream.answer) {
                     (Some(schema), Some(answer)) => {
                         ours.begin(answer, schema, &update, context.totals)
@@ -136,18 +136,18 @@ impl Client {
                 ));
             }
         }
-        if self.manner == Manner::Witness {
+        if self.kind == ClientKind::Witness {
             context.totals.add("chunks witnessed", 1);
             let violations = match replica {
-                Holder::Plain(replica) => replica.violations(),
-                Holder::Ours(_) => meshagent_document::Violations::default(),
+                Replica::Plain(replica) => replica.violations(),
+                Replica::Ours(_) => meshagent_document::Violations::default(),
             };
             if !violations.is_empty() {
                 return Err(format!("{}: was shown {violations:?}", self.name));
             }
         }
         // The published SDKs publish what they receive.
-        if self.manner.echoes() && !update.is_empty() {
+        if self.kind.echoes() && !update.is_empty() {
             self.send(&path, update, Purpose::Echo);
         }
         if is_first {
@@ -162,11 +162,12 @@ impl Client {
             return;
         };
         let had = document.had.take();
-        match self.manner {
-            Manner::Careful => self.send_all_kept(path),
-            Manner::Ours => self.send_ours(path),
-            Manner::Python => {
-                let Some((had, Holder::Plain(replica))) = had.zip(document.replica.as_ref()) else {
+        match self.kind {
+            ClientKind::Careful => self.send_all_kept(path),
+            ClientKind::Ours => self.send_ours(path),
+            ClientKind::Python => {
+                let Some((had, Replica::Plain(replica))) = had.zip(document.replica.as_ref())
+                else {
                     return;
                 };
                 // It contains also what others sent in the meantime, and all deletions, which no state
@@ -175,7 +176,7 @@ impl Client {
                     self.send(path, difference, Purpose::Edit);
                 }
             }
-            Manner::Npm | Manner::Witness | Manner::Intruder => {}
+            ClientKind::Npm | ClientKind::Witness | ClientKind::Intruder => {}
         }
     }
 }

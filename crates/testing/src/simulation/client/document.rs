@@ -12,7 +12,7 @@ use crate::simulation::session::Purpose;
 /// A document as one client has it.
 #[derive(Debug, Default)]
 pub(super) struct Document {
-    pub(super) replica: Option<Holder>,
+    pub(super) replica: Option<Replica>,
     pub(super) stream: Option<Stream>,
     /// Whether the replica has, or may have, an edit that the server will never receive.
     pub(super) is_off: bool,
@@ -26,7 +26,7 @@ pub(super) struct Document {
 
 /// The replica of a document.
 #[derive(Debug)]
-pub(super) enum Holder {
+pub(super) enum Replica {
     Plain(Box<MeshDocument>),
     Ours(Box<Ours>),
 }
@@ -69,7 +69,7 @@ impl Document {
         }
         let replica = self.replica.take();
         *self = Self {
-            replica: replica.filter(|replica| matches!(replica, Holder::Ours(_))),
+            replica: replica.filter(|replica| matches!(replica, Replica::Ours(_))),
             ..Self::default()
         };
     }
@@ -82,14 +82,14 @@ impl Document {
     /// Whether our client has nothing left to send. True for other clients.
     pub(super) fn is_saved(&self) -> bool {
         match &self.replica {
-            Some(Holder::Ours(ours)) => ours.is_saved(),
+            Some(Replica::Ours(ours)) => ours.is_saved(),
             _ => true,
         }
     }
 
     /// Handles the end of a stream: updates in its queue will never be sent.
     pub(super) fn give_up(&mut self, stream: &Stream) {
-        if let Some(Holder::Ours(ours)) = &mut self.replica {
+        if let Some(Replica::Ours(ours)) = &mut self.replica {
             ours.stream_ended();
         }
         self.is_off |= stream
@@ -102,7 +102,7 @@ impl Document {
     }
 }
 
-impl Holder {
+impl Replica {
     /// Reads the document.
     pub(super) fn read<R>(&self, read: impl FnOnce(&MeshDocument) -> R) -> R {
         match self {

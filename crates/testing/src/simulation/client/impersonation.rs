@@ -1,6 +1,6 @@
 //! Another program that writes under the client id of one of our clients.
 
-use super::document::Holder;
+use super::document::Replica;
 use super::{Client, Context};
 use crate::simulation::board;
 use crate::simulation::roaming::is_roaming;
@@ -24,7 +24,7 @@ impl Client {
         else {
             return false;
         };
-        let Some(Holder::Plain(replica)) = &self.documents[path].replica else {
+        let Some(Replica::Plain(replica)) = &self.documents[path].replica else {
             return false;
         };
         let mut other = board::strict(client_id);

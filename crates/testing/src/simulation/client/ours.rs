@@ -4,8 +4,8 @@ mod journal;
 mod replica;
 
 pub(super) use self::replica::Ours;
-use super::document::Holder;
-use super::{Client, Context, Manner};
+use super::document::Replica;
+use super::{Client, ClientKind, Context};
 use crate::simulation::session::{Asked, Purpose};
 use meshagent_protocol::Content;
 
@@ -21,7 +21,7 @@ impl Client {
         let Some(document) = self.documents.get_mut(path) else {
             return Ok(());
         };
-        let Some(Holder::Ours(ours)) = &mut document.replica else {
+        let Some(Replica::Ours(ours)) = &mut document.replica else {
             return Ok(());
         };
         // An edit that was answered on an ended stream is sent again.
@@ -54,7 +54,7 @@ impl Client {
                 return;
             };
             let is_open = document.is_open();
-            let Some(Holder::Ours(ours)) = &mut document.replica else {
+            let Some(Replica::Ours(ours)) = &mut document.replica else {
                 return;
             };
             if has_time {
@@ -77,21 +77,21 @@ impl Client {
     ) -> Result<(), String> {
         for (path, document) in &mut self.documents {
             document.had = None;
-            let Some(Holder::Ours(ours)) = document.replica.take() else {
+            let Some(Replica::Ours(ours)) = document.replica.take() else {
                 continue;
             };
             self.replicas += 1;
             let client_id = ours_id(self.number, self.replicas);
             let again = ours.restart(client_id, &mut self.random, context.totals);
             let again = again.map_err(|error| format!("{}: {path:?}: {error}", self.name))?;
-            document.replica = again.map(|ours| Holder::Ours(Box::new(ours)));
+            document.replica = again.map(|ours| Replica::Ours(Box::new(ours)));
         }
         Ok(())
     }
 
     /// Whether this is our own client.
     pub(in crate::simulation) fn is_ours(&self) -> bool {
-        self.manner == Manner::Ours
+        self.kind == ClientKind::Ours
     }
 }
 

@@ -47,7 +47,7 @@ impl Client {
         let (Some(session), Ok(doc_path)) = (&mut self.session, DocPath::parse(path)) else {
             return;
         };
-        let may_write = self.manner.may_write() && !self.is_read_only;
+        let may_write = self.kind.may_write() && !self.is_read_only;
         let patches = self.patches.entry(path.to_owned()).or_default();
         if patches.is_waiting {
             return;

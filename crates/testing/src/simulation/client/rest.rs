@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::document::Document;
-use super::{Client, Manner};
+use super::{Client, ClientKind};
 use crate::simulation::record::Place;
 use crate::simulation::roaming::{Clocks, is_roaming};
 use crate::simulation::session::Session;
@@ -23,7 +23,7 @@ impl Client {
             } else if self.documents[&path].stream.is_none() {
                 self.open(&path, Clocks::new(), BTreeMap::new());
             }
-            if self.manner == Manner::Careful
+            if self.kind == ClientKind::Careful
                 && let Some(document) = self.documents.get_mut(&path).filter(|one| one.is_off)
             {
                 // An edit was refused for good. Edits that depend on it would stay pending for

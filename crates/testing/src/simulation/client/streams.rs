@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use meshagent_protocol::{DocPath, SyncChunk, SyncOpenStart};
 
-use super::document::{Holder, Stream};
-use super::{Client, Context, Manner};
+use super::document::{Replica, Stream};
+use super::{Client, ClientKind, Context};
 use crate::simulation::board;
 use crate::simulation::roaming::{Clocks, is_roaming};
 use crate::simulation::session::{Asked, Purpose};
@@ -40,9 +40,9 @@ impl Client {
         start.merge = !self.is_rough && self.random.one_in(2);
         start.schema = Some(board::schema_json());
         match &document.replica {
-            Some(Holder::Plain(replica)) => start.vector = Some(replica.state_vector()),
-            Some(Holder::Ours(ours)) => ours.describe(&mut start),
-            None if self.manner == Manner::Ours => start.identity = Some(String::new()),
+            Some(Replica::Plain(replica)) => start.vector = Some(replica.state_vector()),
+            Some(Replica::Ours(ours)) => ours.describe(&mut start),
+            None if self.kind == ClientKind::Ours => start.identity = Some(String::new()),
             None => {}
         }
         let call = session.open(path);
@@ -84,7 +84,7 @@ impl Client {
         let Some(stream) = &mut document.stream else {
             return;
         };
-        if self.manner == Manner::Npm && stream.is_waiting {
+        if self.kind == ClientKind::Npm && stream.is_waiting {
             stream.queue.push_back((update, purpose));
             return;
         }
