@@ -20,6 +20,7 @@ mod impersonation;
 mod ours;
 mod patches;
 mod published;
+mod readers;
 mod rest;
 mod streams;
 

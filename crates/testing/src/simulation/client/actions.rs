@@ -11,7 +11,7 @@ use super::{Client, ClientKind, Context};
 use crate::simulation::board;
 use crate::simulation::random::Random;
 use crate::simulation::roaming::{Relocation, is_roaming};
-use crate::simulation::session::{Asked, NONSENSE_ID, Purpose};
+use crate::simulation::session::{NONSENSE_ID, Purpose};
 
 /// The size of the attachment of each message to other participants.
 const ATTACHMENT_BYTES: usize = 700;
@@ -151,21 +151,6 @@ impl Client {
                     }
                 }
             }
-        }
-    }
-
-    /// Closes a document.
-    pub(super) fn close(&mut self, path: &str) {
-        let (Some(document), Some(session)) = (self.documents.get_mut(path), &mut self.session)
-        else {
-            return;
-        };
-        if let Some(stream) = document.stream.take() {
-            document.give_up(&stream);
-            session.chunk(&stream.call, Content::close(), Asked::Close);
-        }
-        if is_roaming(path) {
-            document.leave();
         }
     }
 

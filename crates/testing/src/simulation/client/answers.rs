@@ -3,7 +3,6 @@
 use meshagent_protocol::Content;
 use serde_json::Value;
 
-use super::document::Replica;
 use super::impersonation::IMPERSONATIONS;
 use super::{Client, ClientKind, Context};
 use crate::simulation::record::{self, Place};
@@ -110,7 +109,7 @@ impl Client {
     }
 
     /// Handles the refusal of an update.
-    pub(super) fn update_refused(
+    fn update_refused(
         &mut self,
         place: &Place,
         update: &[u8],
@@ -154,19 +153,12 @@ impl Client {
                 kept.is_sent &= kept.update != update;
             }
         }
-        if self.kind == ClientKind::Npm
-            && let Some(stream) = document.stream.take()
-        {
-            document.give_up(&stream);
-            if let Some(session) = &mut self.session {
-                session.chunk(&stream.call, Content::close(), Asked::Close);
-            }
-        }
+        self.close_after_refusal(&place.1);
         Ok(())
     }
 
     /// Handles the acknowledgement of an update.
-    pub(super) fn update_acknowledged(
+    fn update_acknowledged(
         &mut self,
         place: &Place,
         update: &[u8],
@@ -221,24 +213,15 @@ impl Client {
         }
         if answer.get("pending") == Some(&Value::Bool(true)) {
             context.totals.add("gaps reported", 1);
-            if self.kind == ClientKind::Careful
-                && let Some(Replica::Plain(replica)) = &document.replica
-            {
-                let vector = answer["state_vector"].as_str().unwrap_or_default();
-                let vector = meshagent_protocol::decode_base64(vector.as_bytes())
-                    .map_err(|error| error.to_string())?;
-                let missing = replica
-                    .encode_diff(&vector)
-                    .map_err(|error| error.to_string())?;
-                context.totals.add("gaps filled", 1);
-                self.send_kept(&place.1, missing);
+            if self.kind == ClientKind::Careful {
+                return self.fill_gap(&place.1, answer, context);
             }
         }
         Ok(())
     }
 
     /// Handles the answer to a start chunk.
-    pub(super) fn started(
+    fn started(
         &mut self,
         path: &str,
         content: &Content,

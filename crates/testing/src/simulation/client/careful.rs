@@ -1,6 +1,9 @@
 //! The client that keeps its edits until they are acknowledged, resends them, and fills gaps.
 
-use super::document::Kept;
+use meshagent_protocol::decode_base64;
+use serde_json::Value;
+
+use super::document::{Kept, Replica};
 use super::{Client, Context};
 use crate::simulation::board;
 use crate::simulation::session::Purpose;
@@ -27,6 +30,28 @@ impl Client {
             });
         }
         self.send_all_kept(path);
+    }
+
+    /// Sends the operations that the server lacks, after an answer that reports a gap.
+    pub(super) fn fill_gap(
+        &mut self,
+        path: &str,
+        answer: &Value,
+        context: &mut Context<'_>,
+    ) -> Result<(), String> {
+        let document = self.documents.get(path);
+        let replica = document.and_then(|document| document.replica.as_ref());
+        let Some(Replica::Plain(replica)) = replica else {
+            return Ok(());
+        };
+        let vector = answer["state_vector"].as_str().unwrap_or_default();
+        let vector = decode_base64(vector.as_bytes()).map_err(|error| error.to_string())?;
+        let missing = replica
+            .encode_diff(&vector)
+            .map_err(|error| error.to_string())?;
+        context.totals.add("gaps filled", 1);
+        self.send_kept(path, missing);
+        Ok(())
     }
 
     /// Sends all kept updates that are not in flight.

@@ -2,9 +2,11 @@
 
 use meshagent_document::MeshDocument;
 use meshagent_protocol::{Content, Control, SyncOutput};
+use serde_json::Value;
 
 use super::document::Replica;
 use super::ours::{Ours, ours_id};
+use super::readers::check_shown;
 use super::{Client, ClientKind, Context};
 use crate::simulation::board;
 use crate::simulation::roaming::{Clocks, is_roaming};
@@ -54,65 +56,94 @@ impl Client {
             SyncOutput::State { schema, update, .. } if is_first => (Some(schema), update),
             SyncOutput::Sync { update, .. } if !is_first => (None, update),
             _ => {
-                return Err(format!(
-                    "{}: expected one state, and updates after it",
-                    self.name
-                ));
+                let name = &self.name;
+                return Err(format!("{name}: expected one state, and updates after it"));
             }
         };
-        let place = (self.room.clone(), path.clone());
         if !is_roaming(&path) {
+            let place = (self.room.clone(), path.clone());
             context.record.promise(&place, &update)?;
         }
-        if document.replica.is_none() {
-            self.replicas += 1;
-            let client_id = self.number * 1000 + self.replicas;
-            if self.kind == ClientKind::Intruder {
-                context.record.forbid(client_id);
+        if self.documents[&path].replica.is_none() {
+            let replica = self.new_replica(&path, context)?;
+            if let Some(document) = self.documents.get_mut(&path) {
+                document.replica = Some(replica);
             }
-            let replica = match self.kind {
-                ClientKind::Ours => {
-                    let ours = Ours::new(&path, ours_id(self.number, self.replicas))?;
-                    Replica::Ours(Box::new(ours))
-                }
-                ClientKind::Careful | ClientKind::Witness => {
-                    Replica::Plain(Box::new(board::strict(client_id)))
-                }
-                _ => Replica::Plain(Box::new(board::lax(client_id))),
-            };
-            document.replica = Some(replica);
         }
+        self.show(&path, schema.as_ref(), &update, context)?;
+        // The published SDKs echo what they receive, also those of readers.
+        if self.kind.echoes() && !update.is_empty() {
+            self.send(&path, update, Purpose::Echo);
+        }
+        if is_first {
+            self.after_opening(&path);
+        }
+        Ok(())
+    }
+
+    /// Creates the replica of a document that this client has not opened before.
+    fn new_replica(&mut self, path: &str, context: &mut Context<'_>) -> Result<Replica, String> {
+        self.replicas += 1;
+        let client_id = self.number * 1000 + self.replicas;
+        if self.kind == ClientKind::Intruder {
+            context.record.forbid(client_id);
+        }
+        Ok(match self.kind {
+            ClientKind::Ours => {
+                let ours = Ours::new(path, ours_id(self.number, self.replicas))?;
+                Replica::Ours(Box::new(ours))
+            }
+            ClientKind::Careful | ClientKind::Witness => {
+                Replica::Plain(Box::new(board::strict(client_id)))
+            }
+            _ => Replica::Plain(Box::new(board::lax(client_id))),
+        })
+    }
+
+    /// Applies what the server sent, and checks the document afterwards. The state comes with a
+    /// schema.
+    fn show(
+        &mut self,
+        path: &str,
+        schema: Option<&Value>,
+        update: &[u8],
+        context: &mut Context<'_>,
+    ) -> Result<(), String> {
+        let Some(document) = self.documents.get_mut(path) else {
+            return Ok(());
+        };
         let (Some(replica), Some(stream)) = (&mut document.replica, &mut document.stream) else {
             return Ok(());
         };
         stream.is_open = true;
         let failed = |name: &str, error: &str| format!("{name}: {path:?}: {error}");
-        let gap = match replica {
+        let has_gap = match replica {
             Replica::Plain(_) if update.is_empty() => false,
             Replica::Plain(replica) => {
-                let applied = replica.apply_update(&update);
+                let applied = replica.apply_update(update);
                 let applied = applied.map_err(|error| failed(&self.name, &error.to_string()))?;
                 applied.gap
             }
             Replica::Ours(ours) => {
-                let taken = match (&schema, &stream.answer) {
+                let applied = match (schema, &stream.answer) {
                     (Some(schema), Some(answer)) => {
-                        ours.begin(answer, schema, &update, context.totals)
+                        ours.begin(answer, schema, update, context.totals)
                     }
-                    _ => ours.received(&update),
+                    _ => ours.received(update),
                 };
-                taken.map_err(|error| failed(&self.name, &error))?;
+                applied.map_err(|error| failed(&self.name, &error))?;
                 // Another program may have replaced our operations, on which those of others depend.
                 ours.read(MeshDocument::has_gap) && ours.is_saved()
             }
         };
-        if gap && !document.is_off {
+        if has_gap && !document.is_off {
             return Err(format!(
                 "{}: received an update of {path:?} with missing operations",
                 self.name
             ));
         }
-        if is_roaming(&path) {
+        let is_first = schema.is_some();
+        if is_roaming(path) {
             if is_first {
                 let Some(name) = replica.read(board::identity) else {
                     return Err(format!("{}: {path:?} has lost its name", self.name));
@@ -123,7 +154,7 @@ impl Client {
             if let Some(identity) = &document.identity {
                 let since = if is_first { stream.since } else { 0 };
                 let roamers = &mut context.record.roamers;
-                roamers.promise(identity, &path, &update, since)?;
+                roamers.promise(identity, path, update, since)?;
             }
         }
         if is_first {
@@ -137,27 +168,13 @@ impl Client {
             }
         }
         if self.kind == ClientKind::Witness {
-            context.totals.add("chunks witnessed", 1);
-            let violations = match replica {
-                Replica::Plain(replica) => replica.violations(),
-                Replica::Ours(_) => meshagent_document::Violations::default(),
-            };
-            if !violations.is_empty() {
-                return Err(format!("{}: was shown {violations:?}", self.name));
-            }
-        }
-        // The published SDKs publish what they receive.
-        if self.kind.echoes() && !update.is_empty() {
-            self.send(&path, update, Purpose::Echo);
-        }
-        if is_first {
-            self.after_opening(&path);
+            check_shown(&self.name, replica, context.totals)?;
         }
         Ok(())
     }
 
-    /// Sends what the client kind sends after a document was opened.
-    pub(super) fn after_opening(&mut self, path: &str) {
+    /// Sends what this client kind sends after a document was opened.
+    fn after_opening(&mut self, path: &str) {
         let Some(document) = self.documents.get_mut(path) else {
             return;
         };
@@ -165,17 +182,7 @@ impl Client {
         match self.kind {
             ClientKind::Careful => self.send_all_kept(path),
             ClientKind::Ours => self.send_ours(path),
-            ClientKind::Python => {
-                let Some((had, Replica::Plain(replica))) = had.zip(document.replica.as_ref())
-                else {
-                    return;
-                };
-                // It contains also what others sent in the meantime, and all deletions, which no state
-                // vector counts.
-                if let Ok(difference) = replica.encode_diff(&had) {
-                    self.send(path, difference, Purpose::Edit);
-                }
-            }
+            ClientKind::Python => self.send_difference(path, had),
             ClientKind::Npm | ClientKind::Witness | ClientKind::Intruder => {}
         }
     }

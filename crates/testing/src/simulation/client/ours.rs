@@ -3,11 +3,12 @@
 mod journal;
 mod replica;
 
+use meshagent_protocol::Content;
+
 pub(super) use self::replica::Ours;
 use super::document::Replica;
 use super::{Client, ClientKind, Context};
-use crate::simulation::session::{Asked, Purpose};
-use meshagent_protocol::Content;
+use crate::simulation::session::Purpose;
 
 impl Client {
     /// Passes an answer to our client's document.
@@ -35,11 +36,8 @@ impl Client {
         let continues = ours.answered(number, content.clone());
         let continues = continues.map_err(|error| format!("{}: {path:?}: {error}", self.name))?;
         // A later action opens the document again.
-        if !continues && let Some(stream) = document.stream.take() {
-            document.give_up(&stream);
-            if let Some(session) = &mut self.session {
-                session.chunk(&stream.call, Content::close(), Asked::Close);
-            }
+        if !continues {
+            self.end_stream(path);
         }
         self.send_ours(path);
         Ok(())

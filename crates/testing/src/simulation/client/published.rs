@@ -1,11 +1,34 @@
-//! The faulty actions of programs with a published SDK: edits against the schema, edits that are never
-//! sent, and bytes that are not a valid update.
+//! The programs with a published SDK. They also do what programs should not do: they make edits
+//! against the schema, do not send edits, and send bytes that are not a valid update.
 
-use super::{Client, Context};
+use super::document::Replica;
+use super::{Client, ClientKind, Context};
 use crate::simulation::board;
 use crate::simulation::session::Purpose;
 
 impl Client {
+    /// Sends what the replica has and the state vector `had` lacks, as the SDK for Python does after
+    /// a reconnect.
+    pub(super) fn send_difference(&mut self, path: &str, had: Option<Vec<u8>>) {
+        let document = self.documents.get(path);
+        let replica = document.and_then(|document| document.replica.as_ref());
+        let Some((had, Replica::Plain(replica))) = had.zip(replica) else {
+            return;
+        };
+        // The difference also contains what others sent in the meantime, and all deletions, which
+        // no state vector counts.
+        if let Ok(difference) = replica.encode_diff(&had) {
+            self.send(path, difference, Purpose::Edit);
+        }
+    }
+
+    /// Closes the stream after a refused update, as the SDK for JavaScript does.
+    pub(super) fn close_after_refusal(&mut self, path: &str) {
+        if self.kind == ClientKind::Npm {
+            self.end_stream(path);
+        }
+    }
+
     /// Makes and publishes an edit that the schema forbids.
     pub(super) fn break_schema(&mut self, path: &str, context: &mut Context<'_>) {
         let updates = self.change(path, board::break_schema);
@@ -29,7 +52,8 @@ impl Client {
         self.publish(path, updates);
     }
 
-    /// Sends an update that the server should refuse or fit, or one under another client's id.
+    /// Sends bytes that may not be a valid update, content that not every reader supports, or an
+    /// update under another client's id.
     pub(super) fn send_garbage(&mut self, path: &str, context: &mut Context<'_>) {
         if self.random.one_in(4) && self.impersonate(path, context) {
             return;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use meshagent_protocol::{DocPath, SyncChunk, SyncOpenStart};
+use meshagent_protocol::{Content, DocPath, SyncChunk, SyncOpenStart};
 
 use super::document::{Replica, Stream};
 use super::{Client, ClientKind, Context};
@@ -114,6 +114,29 @@ impl Client {
         stream.is_waiting = false;
         if let Some((update, purpose)) = stream.queue.pop_front() {
             self.send(path, update, purpose);
+        }
+    }
+
+    /// Closes a document.
+    pub(super) fn close(&mut self, path: &str) {
+        self.end_stream(path);
+        if is_roaming(path)
+            && let Some(document) = self.documents.get_mut(path)
+        {
+            document.leave();
+        }
+    }
+
+    /// Ends the stream of a document, if it has one.
+    pub(super) fn end_stream(&mut self, path: &str) {
+        let Some(document) = self.documents.get_mut(path) else {
+            return;
+        };
+        if let Some(stream) = document.stream.take() {
+            document.give_up(&stream);
+            if let Some(session) = &mut self.session {
+                session.chunk(&stream.call, Content::close(), Asked::Close);
+            }
         }
     }
 }
