@@ -221,6 +221,19 @@ impl World {
         }
     }
 
+    /// The clients, and the context for their steps.
+    fn context(&mut self) -> (&mut [Client], Context<'_>) {
+        let context = Context {
+            now: self.now,
+            record: &mut self.record,
+            totals: &mut self.totals,
+            may_be_full: self.config.limits.max_document_bytes < SMALL_DOCUMENT,
+            log_held: self.log_held,
+            is_heavy: self.is_heavy,
+        };
+        (&mut self.clients, context)
+    }
+
     fn handle(&mut self, event: Event, trace: &mut Trace) -> Result<(), String> {
         match event {
             Event::Act(client) => return self.act(client, trace),
@@ -312,15 +325,8 @@ impl World {
             Event::Stop if self.server.is_some() => self.stop(),
             Event::Start => return self.start(),
             Event::Storm(client) => {
-                let mut context = Context {
-                    now: self.now,
-                    record: &mut self.record,
-                    totals: &mut self.totals,
-                    may_be_full: self.config.limits.max_document_bytes < SMALL_DOCUMENT,
-                    log_held: self.log_held,
-                    is_heavy: self.is_heavy,
-                };
-                self.clients[client].storm(&mut context);
+                let (clients, mut context) = self.context();
+                clients[client].storm(&mut context);
                 self.transmit(client, trace);
             }
             Event::PowerCut | Event::Stop | Event::HoldLog => {}

@@ -6,8 +6,7 @@ use bytes::Bytes;
 use meshagent_server::simulation::SimConn;
 
 use super::schedule::Event;
-use super::{MILLISECOND, SECOND, SMALL_DOCUMENT, World};
-use crate::simulation::client::Context;
+use super::{MILLISECOND, SECOND, World};
 use crate::simulation::trace::Trace;
 
 /// Numbers the connections of a run.
@@ -228,15 +227,8 @@ impl World {
             "{index} gets {:08x}",
             crc32fast::hash(&packet)
         ));
-        let mut context = Context {
-            now: self.now,
-            record: &mut self.record,
-            totals: &mut self.totals,
-            may_be_full: self.config.limits.max_document_bytes < SMALL_DOCUMENT,
-            log_held: self.log_held,
-            is_heavy: self.is_heavy,
-        };
-        self.clients[index].receive(&packet, &mut context)?;
+        let (clients, mut context) = self.context();
+        clients[index].receive(&packet, &mut context)?;
         self.transmit(index, trace);
         Ok(())
     }

@@ -1,8 +1,7 @@
 //! The programs of the clients: what each does next, and when one ends and begins again.
 
 use super::schedule::Event;
-use super::{MILLISECOND, SMALL_DOCUMENT, World};
-use crate::simulation::client::Context;
+use super::{MILLISECOND, World};
 use crate::simulation::trace::Trace;
 
 impl World {
@@ -36,15 +35,8 @@ impl World {
                 link.slow_until = until;
             }
         } else {
-            let mut context = Context {
-                now: self.now,
-                record: &mut self.record,
-                totals: &mut self.totals,
-                may_be_full: self.config.limits.max_document_bytes < SMALL_DOCUMENT,
-                log_held: self.log_held,
-                is_heavy: self.is_heavy,
-            };
-            self.clients[index].act(&mut context);
+            let (clients, mut context) = self.context();
+            clients[index].act(&mut context);
         }
         self.transmit(index, trace);
         Ok(())
@@ -53,14 +45,7 @@ impl World {
     /// The program of a client ends, and begins again from its journals.
     pub(super) fn restart(&mut self, index: usize) -> Result<(), String> {
         self.drop_link(index);
-        let mut context = Context {
-            now: self.now,
-            record: &mut self.record,
-            totals: &mut self.totals,
-            may_be_full: self.config.limits.max_document_bytes < SMALL_DOCUMENT,
-            log_held: self.log_held,
-            is_heavy: self.is_heavy,
-        };
-        self.clients[index].restart(&mut context)
+        let (clients, mut context) = self.context();
+        clients[index].restart(&mut context)
     }
 }
