@@ -1,4 +1,12 @@
-//! One run: clients, network, server and disk under one queue of events in virtual time.
+//! One run: clients, network, server and disk, driven by one queue of events in virtual time.
+//!
+//! # Layout
+//!
+//! - `schedule`: the events, and when they occur.
+//! - `programs`: the actions and restarts of the clients.
+//! - `network`: the connections.
+//! - `outages`: commits, faults of the disk, and how the server stops and starts.
+//! - `checks`: bounds during the run, and the comparison at its end.
 
 mod checks;
 mod network;
@@ -23,61 +31,72 @@ use super::record::Record;
 use super::roaming;
 use super::trace::{Totals, Trace};
 
+/// Times and delays are in microseconds.
 const MILLISECOND: u64 = 1000;
 
 const SECOND: u64 = 1000 * MILLISECOND;
 
-/// A run that takes more steps than this will never end.
+/// The limit on the steps of a run. A run that reaches it counts as endless.
 const MAX_STEPS: u64 = 300_000;
 
-/// How long everything may take to come to rest once nothing goes wrong any more.
+/// The time limit for the system to come to rest, after the last planned failure.
 const REST: u64 = 300 * SECOND;
 
-/// How long nothing holds the log at least: once an answer has waited for too long, the next ones don't before the store
-/// is found to have erased all, which is looked for when it is tended.
+/// The minimum time between two holds of the log. After an answer has waited for too long, the next
+/// ones do not wait until the store is found to have erased everything, and the server looks for that
+/// only when it tends the store.
 const HOLD_PAUSE: u64 = 1500 * MILLISECOND;
 
-/// A document with a smaller bound may get full.
+/// Documents with a smaller size limit can get full.
 const SMALL_DOCUMENT: usize = 1 << 20;
 
 #[expect(
     clippy::struct_excessive_bools,
     reason = "independent facts about one run"
 )]
+/// The state of a run.
 pub(super) struct World {
     random: Random,
     seed: u64,
     now: u64,
     steps: u64,
+    /// The number of events scheduled so far, which orders events at the same time.
     scheduled: u64,
+    /// The event queue, by time and number.
     events: BTreeMap<(u64, u64), Event>,
     config: Config,
+    /// Whether some edits are large.
     is_heavy: bool,
-    /// `None` while it is down.
+    /// The server; `None` while it is down.
     server: Option<SimServer>,
+    /// How often the server has started.
     starts: u64,
-    /// `None` only while it is being opened anew.
+    /// The disk; `None` only while it is opened again.
     disk: Option<Disk>,
     store: Arc<FailingStore<Arc<dyn Store>>>,
     clients: Vec<Client>,
+    /// The current connection of each client.
     connections: Vec<Option<LinkId>>,
     links: BTreeMap<LinkId, Link>,
     next_link: LinkId,
     commit_is_scheduled: bool,
     clear_is_scheduled: bool,
+    /// Whether the power is cut during the next commit.
     cut_in_commit: bool,
-    /// Since when something holds the store's log, and when it did last.
+    /// Since when something holds the store's log.
     log_held: Option<u64>,
+    /// When the log was last released.
     log_released: u64,
     reads_scheduled: usize,
     lane_scheduled: usize,
-    /// Until then things go wrong.
+    /// The end of the planned failures.
     end: u64,
     record: Record,
     pub(super) totals: Totals,
 }
 
 impl World {
+    /// Creates the world of a seed.
     pub(super) fn new(seed: u64, plant: Plant) -> Result<Self, String> {
         let mut random = Random::new(seed);
         let disk = if random.one_in(20) && plant == Plant::Nothing {
@@ -161,9 +180,9 @@ impl World {
         Ok(world)
     }
 
-    /// Runs to the end.
+    /// Runs to the end of the run.
     pub(super) fn run(&mut self, trace: &mut Trace) -> Result<(), String> {
-        // What is taken apart is put into one sentence of the trace.
+        // The first step of the trace has all parameters of the run.
         trace.step(format_args!(
             "seed {} with {:?}",
             self.seed, self.config.limits
@@ -179,7 +198,7 @@ impl World {
             self.run_until(trace, |world| world.is_at_rest() || world.now > deadline)?;
             if !self.is_at_rest() {
                 let clients: Vec<String> = self.clients.iter().map(Client::unfinished).collect();
-                return Err(format!("does not come to rest: {clients:#?}"));
+                return Err(format!("the system does not come to rest: {clients:#?}"));
             }
             if !self.start_over() {
                 break;
@@ -192,6 +211,7 @@ impl World {
         Ok(())
     }
 
+    /// Handles events until a condition holds.
     fn run_until(
         &mut self,
         trace: &mut Trace,
@@ -199,7 +219,7 @@ impl World {
     ) -> Result<(), String> {
         loop {
             let Some((at, event)) = self.events.pop_first() else {
-                return Err("nothing happens any more".to_owned());
+                return Err("the event queue is empty".to_owned());
             };
             self.steps += 1;
             if self.steps > MAX_STEPS {
@@ -207,7 +227,8 @@ impl World {
             }
             let (time, _) = at;
             self.now = time;
-            // Looking at every step would take longer than the steps. What the tick itself begins is not waited for.
+            // To check at every step would take longer than the steps. The condition does not wait
+            // for what the tick itself starts.
             if matches!(event, Event::Tick) && is_done(self) {
                 self.events.insert(at, event);
                 return Ok(());
@@ -234,6 +255,7 @@ impl World {
         (&mut self.clients, context)
     }
 
+    /// Handles one event.
     fn handle(&mut self, event: Event, trace: &mut Trace) -> Result<(), String> {
         match event {
             Event::Act(client) => return self.act(client, trace),
@@ -273,7 +295,7 @@ impl World {
                     && !server.is_committing()
                 {
                     let answered = server.clear_away() as u64;
-                    let kind = "batches answered when something was erased";
+                    let kind = "batches answered after an erasure";
                     self.totals.add(kind, answered);
                 }
             }
@@ -297,7 +319,7 @@ impl World {
                 if let Some(server) = &mut self.server
                     && server.lane() > 0
                 {
-                    self.totals.add("turns in the lane", 1);
+                    self.totals.add("turns in the heavy-work pool", 1);
                     let index = self.random.index(server.lane());
                     server.advance_lane(index);
                 }
@@ -335,7 +357,7 @@ impl World {
     }
 }
 
-/// Bounds and durations that are met in a short run.
+/// A random configuration, with bounds and durations that a short run reaches.
 fn config(random: &mut Random, documents: u64) -> Config {
     let mut config = Config::default();
     let marks = [2 << 10, 8 << 10, 64 << 10, 1 << 20];
@@ -361,7 +383,8 @@ fn config(random: &mut Random, documents: u64) -> Config {
     config
 }
 
-/// The server's clock counts milliseconds, and does not begin at 0.
+/// Converts a time of the run to the server's clock, which counts milliseconds and does not start
+/// at 0.
 fn timestamp(time: u64) -> Timestamp {
     Timestamp(1_000_000 + i64::try_from(time / MILLISECOND).unwrap_or(i64::MAX / 2))
 }

@@ -1,4 +1,4 @@
-//! What has to hold during a run, and at its end.
+//! The checks during a run and at its end.
 
 use super::schedule::Event;
 use super::{SECOND, World};
@@ -6,17 +6,20 @@ use crate::simulation::client::Client;
 use crate::simulation::record;
 use crate::simulation::trace::Trace;
 
-/// Requests of one connection that may be unanswered, and about what a small answer takes in its outbox.
+/// The limit on unanswered requests of one connection.
 const UNANSWERED: usize = 1024;
 
+/// About the size of a small answer in an outbox.
 const ANSWER_BYTES: usize = 512;
 
-/// A room's own bound, with the batch of messages that its task takes at once.
+/// A room's bound on staged writes, with the batch of messages that its task takes in one step.
 const STAGED_WRITES: usize = 1024 + 512;
 
+/// A document's bound on recent changes.
 const RECENT_BYTES: usize = 1 << 20;
 
 impl World {
+    /// Compares the server's sizes with their bounds.
     pub(super) fn check_bounds(&mut self) -> Result<(), String> {
         let Some(server) = &self.server else {
             return Ok(());
@@ -27,7 +30,7 @@ impl World {
             (
                 "bytes in an outbox",
                 figures.outbox_bytes,
-                // Answers to its own requests may come on top of what others said.
+                // Answers to the connection's own requests may add to the messages from others.
                 4 * limits.max_outbox_bytes + UNANSWERED * ANSWER_BYTES,
             ),
             ("staged writes", figures.staged_writes, STAGED_WRITES),
@@ -37,19 +40,20 @@ impl World {
                 RECENT_BYTES,
             ),
             (
-                "bytes that wait",
+                "bytes of pending updates",
                 figures.pending_bytes,
-                // Read again from the disk they are one update, with gaps written out.
+                // After a reload, the pending updates are one update with explicit gaps.
                 limits.max_pending_bytes + limits.max_pending_bytes / 4,
             ),
         ] {
             if size > bound {
-                return Err(format!("{size} {what}, and the bound is {bound}"));
+                return Err(format!("{size} {what} exceed the bound of {bound}"));
             }
         }
         Ok(())
     }
 
+    /// Whether nothing is in flight, and all clients are done.
     pub(super) fn is_at_rest(&self) -> bool {
         let Some(server) = &self.server else {
             return false;
@@ -64,12 +68,13 @@ impl World {
                     && !link.is_silent
                     && link.conn.is_some_and(|conn| !server.has_output(conn))
             })
-            // Nobody is left who takes a connection for alive that the server has given up.
+            // No client uses a connection that the server has ended.
             && self.connections.iter().flatten().all(|id| self.links.contains_key(id))
             && self.clients.iter().all(Client::is_done)
     }
 
-    /// Lets go of replicas that hold what the server will never get. Returns whether there were any.
+    /// Discards replicas with edits that the server will never receive. Returns whether there were
+    /// any.
     pub(super) fn start_over(&mut self) -> bool {
         let mut any = false;
         for index in 0..self.clients.len() {
@@ -77,7 +82,7 @@ impl World {
                 continue;
             }
             any = true;
-            self.totals.add("replicas thrown away", 1);
+            self.totals.add("replicas discarded", 1);
             if let Some(id) = self.connections[index]
                 && let Some(link) = self.links.remove(&id)
             {
@@ -91,13 +96,13 @@ impl World {
         any
     }
 
-    /// Everybody has the same, and it is what is stored.
+    /// Checks that all replicas equal the stored documents.
     pub(super) fn compare(&self) -> Result<(), String> {
         let disk = self.disk.as_ref().ok_or("there is no disk")?;
         let store = disk.store();
         self.record
             .check(store.as_ref())
-            .map_err(|error| format!("in the end: {error}"))?;
+            .map_err(|error| format!("at the end: {error}"))?;
         for client in &self.clients {
             for (place, replica) in client.replicas() {
                 let stored = record::load(store.as_ref(), &place)?
@@ -105,7 +110,7 @@ impl World {
                 let (shown, expected) = (replica, stored.to_json(true));
                 if shown != expected {
                     return Err(format!(
-                        "{} ends up with another {place:?}\nshown  {shown}\nstored {expected}",
+                        "{}: {place:?} does not match the store\nshown  {shown}\nstored {expected}",
                         client.name
                     ));
                 }
@@ -114,7 +119,7 @@ impl World {
         Ok(())
     }
 
-    /// Everybody goes, and the server keeps nothing of them.
+    /// Ends all connections, and checks that the server unloads everything.
     pub(super) fn leave(&mut self, trace: &mut Trace) -> Result<(), String> {
         self.events
             .retain(|_, event| !matches!(event, Event::Act(_)));
@@ -124,19 +129,21 @@ impl World {
         let deadline = self.now + 60 * SECOND;
         self.run_until(trace, |world| world.now > deadline)?;
         let Some(server) = &self.server else {
-            return Err("the server has gone".to_owned());
+            return Err("the server is down at the end".to_owned());
         };
         let figures = server.figures();
         if figures.rooms > 0 {
-            return Err(format!("a minute after everybody has left: {figures:?}"));
+            return Err(format!(
+                "a minute after the last client has left, rooms are in memory: {figures:?}"
+            ));
         }
         let disk = self.disk.as_ref().ok_or("there is no disk")?;
         self.record
             .check(disk.store().as_ref())
-            .map_err(|error| format!("after the documents were let go: {error}"))
+            .map_err(|error| format!("after the documents were unloaded: {error}"))
     }
 
-    /// Adds up what the server has counted.
+    /// Adds the server's metrics to the totals.
     pub(super) fn note_metrics(&mut self) {
         let Some(server) = &self.server else {
             return;

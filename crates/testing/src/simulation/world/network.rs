@@ -1,4 +1,4 @@
-//! The connections between clients and server.
+//! The connections between clients and the server: they delay, lose and deliver packets.
 
 use std::collections::VecDeque;
 
@@ -9,29 +9,35 @@ use super::schedule::Event;
 use super::{MILLISECOND, SECOND, World};
 use crate::simulation::trace::Trace;
 
-/// Numbers the connections of a run.
+/// The number of a connection in the run.
 pub(super) type LinkId = u64;
 
-/// A connection: a pipe in each direction, in which order holds.
+/// A connection: a pipe in each direction that preserves the order of packets.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) client: usize,
-    /// The server's end; gone when the server is, or has ended the connection.
+    /// The server's side; `None` after the server has ended the connection or is down.
     pub(super) conn: Option<SimConn>,
+    /// Packets from the client that the server has not read.
     pub(super) up: VecDeque<Bytes>,
-    /// How many of `up` are at the server's socket.
+    /// How many packets of `up` are at the server's socket.
     pub(super) arrived: usize,
+    /// Packets that are in flight to the client.
     pub(super) down: VecDeque<Bytes>,
+    /// When the last packet of `up` arrives at the server.
     pub(super) last_up: u64,
+    /// When the last packet of `down` arrives at the client.
     pub(super) last_down: u64,
-    /// Until then the client reads nothing.
+    /// The time until which the client reads nothing.
     pub(super) slow_until: u64,
+    /// Whether a write to the socket is scheduled.
     pub(super) is_writing: bool,
-    /// Nothing arrives on it any more, and nobody has noticed.
+    /// Whether nothing arrives on it any longer, and no side has detected that.
     pub(super) is_silent: bool,
 }
 
 impl World {
+    /// Connects a client, if the server is up.
     pub(super) fn connect(&mut self, index: usize) {
         let Some(server) = &mut self.server else {
             return;
@@ -62,7 +68,7 @@ impl World {
         }
     }
 
-    /// The connection breaks; each side finds out in its own time.
+    /// Breaks the connection of a client. The server detects it later.
     pub(super) fn drop_link(&mut self, index: usize) {
         let Some(id) = self.connections[index] else {
             return;
@@ -71,7 +77,7 @@ impl World {
         let Some(link) = self.links.get_mut(&id) else {
             return;
         };
-        // Some of what is on its way still arrives.
+        // A part of what is in flight still arrives.
         link.up.truncate(self.random.index(link.up.len() + 1));
         link.arrived = link.arrived.min(link.up.len());
         link.down.clear();
@@ -80,7 +86,8 @@ impl World {
         self.disconnect(index, id);
     }
 
-    /// The connection dies in silence: what is sent goes nowhere, until each side finds out in its own time.
+    /// Makes the connection of a client silent: nothing arrives any longer, and each side detects
+    /// that in its own time.
     pub(super) fn silence(&mut self, index: usize) {
         let Some(id) = self.connections[index] else {
             return;
@@ -99,7 +106,8 @@ impl World {
         self.after(delay, Event::GiveUp(index, id));
     }
 
-    /// The server drops a connection. What it had queued is lost, what it had sent still arrives.
+    /// Ends a connection whose token has expired. What the server had queued is lost; what it had
+    /// sent still arrives.
     pub(super) fn expire(&mut self, id: LinkId) {
         let Some(link) = self.links.get_mut(&id).filter(|link| !link.is_silent) else {
             return;
@@ -116,6 +124,7 @@ impl World {
         self.at(time + delay, Event::Lost(id));
     }
 
+    /// Takes a connection away from its client, unless the client has another one by now.
     pub(super) fn disconnect(&mut self, index: usize, id: LinkId) {
         if self.connections[index] == Some(id) {
             self.connections[index] = None;
@@ -123,7 +132,7 @@ impl World {
         }
     }
 
-    /// A client's packets go on their way.
+    /// Puts a client's packets in flight.
     pub(super) fn transmit(&mut self, index: usize, trace: &mut Trace) {
         let packets = self.clients[index].take_output();
         let Some(id) = self.connections[index] else {
@@ -145,7 +154,7 @@ impl World {
         }
     }
 
-    /// The server reads what has arrived, as far as it reads from this connection.
+    /// Hands the arrived packets to the server until it pauses reads from this connection.
     pub(super) fn read_socket(&mut self, id: LinkId) {
         let (Some(server), Some(link)) = (&mut self.server, self.links.get_mut(&id)) else {
             return;
@@ -158,13 +167,14 @@ impl World {
         {
             if let Err(packet) = server.receive(conn, packet) {
                 link.up.push_front(packet);
-                self.totals.add("times a connection was not read from", 1);
+                self.totals.add("times reads paused", 1);
                 return;
             }
             link.arrived -= 1;
         }
     }
 
+    /// Writes some of the server's messages to a socket.
     pub(super) fn write_socket(&mut self, id: LinkId) {
         let messages = self.random.index(8) + 1;
         let (Some(server), Some(link)) = (&mut self.server, self.links.get_mut(&id)) else {
@@ -191,20 +201,21 @@ impl World {
             let time = time.max(self.now);
             self.at(time, Event::Lost(id));
         }
-        // There may be room now for what had to wait.
+        // Paused reads may continue now.
         let ids: Vec<LinkId> = self.links.keys().copied().collect();
         for id in ids {
             self.read_socket(id);
         }
     }
 
+    /// Puts packets to a client in flight.
     pub(super) fn send_down(&mut self, id: LinkId, packets: Vec<Bytes>) {
         for packet in packets {
             let delay = self.network_delay();
             let Some(link) = self.links.get_mut(&id) else {
                 return;
             };
-            // To a client that is gone, or that nothing reaches.
+            // The client is gone, or nothing reaches it.
             if self.connections[link.client] != Some(id) || link.is_silent {
                 return;
             }
@@ -215,6 +226,7 @@ impl World {
         }
     }
 
+    /// Hands the next packet to its client.
     pub(super) fn deliver(&mut self, id: LinkId, trace: &mut Trace) -> Result<(), String> {
         let Some(link) = self.links.get_mut(&id) else {
             return Ok(());

@@ -1,4 +1,4 @@
-//! The server and its disk: commits, failures, and how the server stops and starts.
+//! The server and its disk: commits, faults, power cuts, stops and starts.
 
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use crate::simulation::random::Random;
 use crate::simulation::record;
 
 impl World {
+    /// Compares the store with the record, and starts the server.
     pub(super) fn start(&mut self) -> Result<(), String> {
         if self.server.is_some() {
             return Ok(());
@@ -35,6 +36,7 @@ impl World {
         Ok(())
     }
 
+    /// Writes the next batches to the store, or cuts the power during that.
     pub(super) fn begin_commit(&mut self) -> Result<(), String> {
         self.commit_is_scheduled = false;
         let Some(server) = &mut self.server else {
@@ -70,13 +72,14 @@ impl World {
         Ok(())
     }
 
+    /// Plans failures of the next reads or commits.
     pub(super) fn fault(&mut self) {
         self.totals.add("faults of the disk", 1);
         let faults = [Fault::Full, Fault::Unavailable];
         let fault = faults[self.random.index(2)];
         let calls = self.random.between(1, 5);
         if self.random.one_in(4) {
-            // Too large, say: the rest of its batch stands.
+            // As for an update that is too large: the rest of the batch is stored.
             let from = self.store.appends() + self.random.below(3);
             self.store.refuse_appends(from..from + calls);
         } else if self.random.one_in(3) {
@@ -90,7 +93,7 @@ impl World {
         }
     }
 
-    /// Everything that is not on the disk is gone. What the server has sent still arrives.
+    /// Cuts the power: only what is on the disk is left. What the server has sent still arrives.
     pub(super) fn cut_power(&mut self) -> Result<(), String> {
         self.totals.add("power cuts", 1);
         self.note_metrics();
@@ -107,7 +110,8 @@ impl World {
         Ok(())
     }
 
-    /// What was handed in is answered, then everybody is let go.
+    /// Stops the server in an orderly way: it answers what it has received, then ends all
+    /// connections.
     pub(super) fn stop(&mut self) {
         self.totals.add("stops", 1);
         self.hold_log(false);
@@ -144,7 +148,7 @@ impl World {
         self.lose_links();
     }
 
-    /// The server is gone; the clients will find out, and it will come back.
+    /// Ends all connections after the server has stopped, and schedules its next start.
     pub(super) fn lose_links(&mut self) {
         self.commit_is_scheduled = false;
         self.clear_is_scheduled = false;
@@ -172,6 +176,7 @@ impl World {
         self.after(delay, Event::Start);
     }
 
+    /// Starts or ends the hold of the store's log.
     pub(super) fn hold_log(&mut self, is_held: bool) {
         let is_held = self
             .disk

@@ -1,10 +1,11 @@
-//! The programs of the clients: what each does next, and when one ends and begins again.
+//! The programs of the clients: their next actions, and their restarts.
 
 use super::schedule::Event;
 use super::{MILLISECOND, World};
 use crate::simulation::trace::Trace;
 
 impl World {
+    /// Takes the next action of a client.
     pub(super) fn act(&mut self, index: usize, trace: &mut Trace) -> Result<(), String> {
         let is_ending = self.now >= self.end;
         let pause = if is_ending {
@@ -42,7 +43,7 @@ impl World {
         Ok(())
     }
 
-    /// The program of a client ends, and begins again from its journals.
+    /// Ends the program of one of our clients and starts it again from its journals.
     pub(super) fn restart(&mut self, index: usize) -> Result<(), String> {
         self.drop_link(index);
         let (clients, mut context) = self.context();

@@ -1,57 +1,64 @@
-//! The events of a run, and when each happens.
+//! The events of a run, and when they occur.
 
 use super::network::LinkId;
 use super::{MILLISECOND, SECOND, World};
 
+/// An event of a run. A client is named by its index.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Event {
-    /// A client does something.
+    /// A client takes its next action.
     Act(usize),
-    /// A packet of the client is at the server's socket.
+    /// A packet of the client arrives at the server's socket.
     Arrive(LinkId),
     /// The server writes to a socket.
     Write(LinkId),
-    /// A packet of the server is at the client.
+    /// A packet of the server arrives at the client.
     Deliver(LinkId),
-    /// The server finds out that the connection is gone.
+    /// The server detects that the connection is broken.
     Notice(LinkId),
-    /// The client does.
+    /// The client detects that the connection is broken.
     Lost(LinkId),
-    /// The client gives up a connection on which nothing has come for long.
+    /// The client closes a connection on which nothing has arrived for a long time.
     GiveUp(usize, LinkId),
-    /// A token is no longer good, and the server ends its connection.
+    /// A token expires, and the server ends the connection.
     Expire(LinkId),
+    /// The committer writes the next batches to the store.
     BeginCommit,
+    /// The rooms receive the results of the commit.
     EndCommit,
-    /// The committer sees whether what was deleted is erased.
+    /// The committer checks whether deleted content is erased.
     Clear,
-    /// Something begins to hold the store's log, as a backup does.
+    /// Something starts to hold the store's log, as a backup does.
     HoldLog,
+    /// Nothing holds the log any longer.
     ReleaseLog,
+    /// A read of the store makes progress.
     Read,
-    /// A room does its heavy work.
+    /// A room gets a place in the heavy-work pool.
     Lane,
-    /// The host gets slow, or fast again.
+    /// The host becomes slower or faster.
     Pace,
+    /// The server's timers fire, and bounds are checked.
     Tick,
-    /// The disk begins to fail.
+    /// The disk starts to fail.
     Fault,
-    /// The power goes.
+    /// The power is cut.
     PowerCut,
-    /// The power goes in the middle of the next commit.
+    /// The power will be cut during the next commit.
     PowerCutInCommit,
-    /// The server is stopped as an operator does.
+    /// An operator stops the server.
     Stop,
+    /// The server starts.
     Start,
-    /// A client edits more than a room takes at once.
+    /// A client makes more edits than a room takes in one batch.
     Storm(usize),
 }
 
-/// How often the committer sees whether what was deleted is erased, if it waits for that.
+/// How often the committer checks whether deleted content is erased, while it waits for that.
 const CLEAR_PAUSE: u64 = 2 * MILLISECOND;
 
 impl World {
-    /// What will go wrong, and when.
+    /// Schedules the start, the first actions and the failures of the run.
     pub(super) fn plan(&mut self) {
         self.at(0, Event::Start);
         for client in 0..self.clients.len() {
@@ -87,7 +94,7 @@ impl World {
         }
     }
 
-    /// Sees to it that what the server waits for happens.
+    /// Schedules the events that the server waits for.
     pub(super) fn settle(&mut self) {
         let Some(server) = &self.server else {
             return;
@@ -137,10 +144,12 @@ impl World {
         }
     }
 
+    /// Schedules an event after a delay.
     pub(super) fn after(&mut self, delay: u64, event: Event) {
         self.at(self.now + delay, event);
     }
 
+    /// Schedules an event at a time.
     pub(super) fn at(&mut self, time: u64, event: Event) {
         self.scheduled += 1;
         self.events.insert((time, self.scheduled), event);
