@@ -1,7 +1,9 @@
-//! The whole server in virtual time: rooms, gate, committer and a disk that fails, with clients that do what programs
-//! do, driven by one queue of events. Everything that happens follows from one number, the seed.
+//! The simulation of the whole server in virtual time: rooms, gate, committer and a failing disk, with
+//! clients that behave like programs.
 //!
-//! [`run`] makes one run, [`run_many`] many on all cores. `docs/simulation.md` says what is simulated and checked.
+//! One queue of events drives a run, and one number, the seed, determines everything that happens.
+//! [`run`] makes one run, [`run_many`] makes many on all cores. `docs/simulation.md` lists what is
+//! simulated and checked.
 
 mod board;
 mod client;
@@ -23,23 +25,23 @@ pub use self::trace::Totals;
 use self::trace::Trace;
 use self::world::World;
 
-/// How a run went.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Outcome {
-    /// What it followed from.
+    /// The seed of the run.
     pub seed: u64,
-    /// What broke a promise; `None` if nothing did.
+    /// The promise that was broken; `None` if all held.
     pub failure: Option<String>,
-    /// What happened.
+    /// How often each kind of event occurred.
     pub totals: Totals,
-    /// A hash of every step.
+    /// A hash of all steps.
     pub hash: u64,
-    /// Every step, if that was asked for.
+    /// All steps as text, if the run was verbose.
     pub steps: Vec<String>,
 }
 
 impl Outcome {
-    /// The line that repeats it.
+    /// The command that repeats the run.
     pub fn repeat(&self) -> String {
         format!(
             "repeat with: cargo xtask sim --from {} --seeds 1",
@@ -48,7 +50,7 @@ impl Outcome {
     }
 }
 
-/// Makes one run.
+/// Runs one seed.
 pub fn run(seed: u64, plant: Plant, verbose: bool) -> Outcome {
     let mut trace = Trace::new(verbose);
     let mut totals = Totals::default();
@@ -60,7 +62,7 @@ pub fn run(seed: u64, plant: Plant, verbose: bool) -> Outcome {
     }));
     let failure = match result {
         Ok(result) => result.err(),
-        Err(panic) => Some(format!("a panic: {}", panic_text(&*panic))),
+        Err(panic) => Some(format!("panicked: {}", panic_text(&*panic))),
     };
     totals.add("runs", 1);
     Outcome {
@@ -75,7 +77,7 @@ pub fn run(seed: u64, plant: Plant, verbose: bool) -> Outcome {
 /// The results of [`run_many`].
 #[derive(Debug, Default)]
 pub struct Summary {
-    /// What happened, over all runs.
+    /// How often each kind of event occurred in all runs.
     pub totals: Totals,
     /// The runs that failed, by seed.
     pub failed: Vec<Outcome>,
@@ -83,7 +85,7 @@ pub struct Summary {
     pub hashes: BTreeMap<u64, u64>,
 }
 
-/// Makes a run for each seed, on all cores.
+/// Runs each of the seeds, on all cores.
 pub fn run_many(from: u64, seeds: u64, plant: Plant) -> Summary {
     let next = AtomicU64::new(from);
     let summary = Mutex::new(Summary::default());
@@ -109,7 +111,7 @@ pub fn run_many(from: u64, seeds: u64, plant: Plant) -> Summary {
 }
 
 impl Summary {
-    /// Adds one run.
+    /// Adds the result of a run.
     pub fn add(&mut self, outcome: Outcome) {
         self.totals.merge(&outcome.totals);
         self.hashes.insert(outcome.seed, outcome.hash);
@@ -122,5 +124,5 @@ impl Summary {
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(ToString::to_string);
     text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "without a text".to_owned())
+        .unwrap_or_else(|| "without a message".to_owned())
 }

@@ -1,7 +1,7 @@
-//! Simulates the server from one seed after another:
+//! Runs the simulation of the server for a range of seeds:
 //! `sim [--seeds N] [--from N] [--verbose] [--digest]`.
 
-#![expect(clippy::print_stdout, reason = "a command says what it found")]
+#![expect(clippy::print_stdout, reason = "the command prints its results")]
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -9,10 +9,10 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use meshagent_testing::simulation::{Plant, Summary, run, run_many};
 
-/// How many seeds are run if nothing is said.
+/// The number of seeds without `--seeds` and `--from`.
 const SEEDS: u64 = 10_000;
 
-/// How many failures are told in full.
+/// How many failures are printed in full.
 const SHOWN_FAILURES: usize = 10;
 
 fn main() -> Result<ExitCode> {
@@ -24,7 +24,7 @@ fn main() -> Result<ExitCode> {
             ("--digest", _) => digest = true,
             ("--seeds", 1..) => seeds = Some(args.next().unwrap_or_default().parse()?),
             ("--from", 1..) => from = Some(args.next().unwrap_or_default().parse()?),
-            _ => bail!("unknown option {arg:?}; use --seeds N, --from N, --verbose, --digest"),
+            _ => bail!("unknown option {arg:?}: use --seeds N, --from N, --verbose, --digest"),
         }
     }
     let otherwise = if from.is_some() { 1 } else { SEEDS };
