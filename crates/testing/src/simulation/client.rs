@@ -35,7 +35,7 @@ use self::patches::Patches;
 use super::random::Random;
 use super::record::Record;
 use super::roaming::is_roaming;
-use super::session::{Asked, Purpose, Session};
+use super::session::{Purpose, Request, Session};
 use super::trace::Totals;
 
 /// The kind of program that a client is.
@@ -95,7 +95,7 @@ pub(super) struct Client {
     pub(super) room: String,
     kind: ClientKind,
     /// Whether it uses a published SDK, and so also does what programs should not do.
-    is_rough: bool,
+    uses_published_sdk: bool,
     random: Random,
     number: u64,
     /// How many replicas it has created.
@@ -127,7 +127,7 @@ impl Client {
         Self {
             name: format!("{kind:?}{number}"),
             room: room.to_owned(),
-            is_rough: matches!(kind, ClientKind::Python | ClientKind::Npm),
+            uses_published_sdk: matches!(kind, ClientKind::Python | ClientKind::Npm),
             kind,
             random,
             number,
@@ -176,24 +176,24 @@ impl Client {
         for patches in self.patches.values_mut() {
             patches.is_unsure |= std::mem::take(&mut patches.is_waiting);
         }
-        for asked in session.waiting() {
-            if let Asked::Update {
+        for request in session.waiting() {
+            if let Request::Update {
                 path,
                 purpose: Purpose::Edit | Purpose::Garbage,
                 ..
-            } = asked
+            } = request
                 && !self.kind.loses_nothing()
                 && let Some(document) = self.documents.get_mut(path)
             {
-                document.is_off = true;
+                document.is_diverged = true;
             }
         }
         for (path, document) in &mut self.documents {
             if is_roaming(path) {
-                document.leave();
+                document.forget();
             }
             if let Some(stream) = document.stream.take() {
-                document.give_up(&stream);
+                document.stream_ended(&stream);
             }
             if document.had.is_none() {
                 let replica = document.replica.as_ref();
@@ -226,17 +226,17 @@ impl Client {
         match session.receive(packet)? {
             Some(ServerToClient::Connected { .. }) => session.is_connected = true,
             Some(ServerToClient::Response { request, content }) => {
-                if let Some(asked) = session.answered(request)? {
-                    self.answered(asked, &content, context)?;
+                if let Some(request) = session.answered(request)? {
+                    self.answered(request, &content, context)?;
                 }
             }
             Some(ServerToClient::ResponseChunk {
                 tool_call_id,
                 chunk,
             }) => self.chunk_received(&tool_call_id, &chunk, context)?,
-            Some(ServerToClient::Messaging { .. }) => context.totals.add("talk heard", 1),
+            Some(ServerToClient::Messaging { .. }) => context.totals.add("messages received", 1),
             Some(ServerToClient::RoomStatus { status, .. }) if status == "messages_lost" => {
-                context.totals.add("losses of talk told", 1);
+                context.totals.add("lost messages reported", 1);
             }
             Some(_) | None => {}
         }

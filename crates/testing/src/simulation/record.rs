@@ -51,7 +51,7 @@ impl Record {
             .promised
             .entry(place.clone())
             .or_insert_with(|| board::lax(1));
-        take(promised, update)
+        apply(promised, update)
             .map_err(|error| format!("{place:?}: a promised update is invalid: {error}"))
     }
 
@@ -122,7 +122,7 @@ impl Record {
             let mut stored = load(store, place)?
                 .ok_or_else(|| format!("{place:?} is gone, but was shown or acknowledged"))?;
             self.check_refused(store, place, &stored)?;
-            holds(&mut stored, promised).map_err(|error| format!("{place:?} {error}"))?;
+            check_content(&mut stored, promised).map_err(|error| format!("{place:?} {error}"))?;
             let intruder = clients(&stored.state_vector())
                 .into_iter()
                 .find(|client| self.intruders.contains(client));
@@ -165,7 +165,7 @@ impl Record {
 }
 
 /// Applies an update as the server does: without content that not every reader supports.
-pub(super) fn take(replica: &mut MeshDocument, update: &[u8]) -> Result<(), DecodeError> {
+pub(super) fn apply(replica: &mut MeshDocument, update: &[u8]) -> Result<(), DecodeError> {
     let Err(error) = replica.apply_update(update) else {
         return Ok(());
     };
@@ -180,7 +180,10 @@ pub(super) fn is_fitted(update: &[u8]) -> bool {
 }
 
 /// Checks that a stored document has everything that was promised, and matches its schema.
-pub(super) fn holds(stored: &mut MeshDocument, promised: &MeshDocument) -> Result<(), String> {
+pub(super) fn check_content(
+    stored: &mut MeshDocument,
+    promised: &MeshDocument,
+) -> Result<(), String> {
     let unreadable = |error| format!("can't be compared: {error}");
     let kind = stored
         .classify(&promised.encode_state())
@@ -221,7 +224,7 @@ pub(super) fn load(store: &dyn Store, place: &Place) -> Result<Option<MeshDocume
 }
 
 /// Checks, immediately after the store refused a single update, that the store does not have it.
-pub(super) fn is_absent(
+pub(super) fn check_absent(
     store: &dyn Store,
     document: DocumentId,
     update: &[u8],

@@ -194,7 +194,7 @@ impl Roamers {
         if update.is_empty() {
             return Ok(());
         }
-        record::take(&mut roamer.promised, update)
+        record::apply(&mut roamer.promised, update)
             .map_err(|error| format!("{identity:?}: a promised update is invalid: {error}"))
     }
 
@@ -247,7 +247,7 @@ impl Roamers {
         }
         for (identity, roamer) in &self.documents {
             match stored.get_mut(identity) {
-                Some((path, document)) => record::holds(document, &roamer.promised)
+                Some((path, document)) => record::check_content(document, &roamer.promised)
                     .map_err(|error| format!("{identity:?}, now at {path:?}, {error}"))?,
                 None if self.may_be_removed(identity, roamer) => {}
                 None => {

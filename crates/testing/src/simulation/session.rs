@@ -15,7 +15,7 @@ pub(super) const NONSENSE_ID: u64 = u64::MAX;
 
 /// A request that waits for its answer.
 #[derive(Clone, Debug)]
-pub(super) enum Asked {
+pub(super) enum Request {
     /// A call whose answer is not examined.
     Call,
     /// The start of a streamed call.
@@ -88,7 +88,7 @@ pub(super) enum Purpose {
 pub(super) struct Session {
     reader: PacketReader,
     next_id: u64,
-    waiting: BTreeMap<u64, Asked>,
+    waiting: BTreeMap<u64, Request>,
     out: Vec<Bytes>,
     pub(super) is_connected: bool,
 }
@@ -116,18 +116,18 @@ impl Session {
     }
 
     /// Removes and returns the answered request; `None` if it was nonsense.
-    pub(super) fn answered(&mut self, request: MessageId) -> Result<Option<Asked>, String> {
-        let id = u64::from_be_bytes(request.0);
+    pub(super) fn answered(&mut self, id: MessageId) -> Result<Option<Request>, String> {
+        let id = u64::from_be_bytes(id.0);
         match self.waiting.remove(&id) {
             None if id != NONSENSE_ID => Err(format!(
                 "an answer to request {id}, which was answered before or never sent"
             )),
-            asked => Ok(asked),
+            request => Ok(request),
         }
     }
 
     /// The requests without an answer.
-    pub(super) fn waiting(&self) -> impl Iterator<Item = &Asked> {
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &Request> {
         self.waiting.values()
     }
 
@@ -138,44 +138,44 @@ impl Session {
 
     /// Calls a tool.
     pub(super) fn call(&mut self, toolkit: &str, tool: &str, arguments: Content) -> u64 {
-        self.invoke(toolkit, tool, arguments, None, Asked::Call)
+        self.invoke(toolkit, tool, arguments, None, Request::Call)
     }
 
     /// Sends a move or a deletion.
     pub(super) fn relocate(&mut self, relocation: &Relocation, number: usize, now: u64) {
         let (tool, arguments) = relocation.call();
-        let asked = Asked::Relocate {
+        let request = Request::Relocate {
             number,
             is_deletion: matches!(relocation, Relocation::Delete { .. }),
             sent: now,
         };
-        self.invoke("storage", tool, arguments, None, asked);
+        self.invoke("storage", tool, arguments, None, request);
     }
 
     /// Sends a patch.
     pub(super) fn patch(&mut self, patch: &SyncPatch, sealing: Sealing) {
-        let asked = Asked::Patch(sealing);
-        self.invoke("sync", "patch", patch.to_content(), None, asked);
+        let request = Request::Patch(sealing);
+        self.invoke("sync", "patch", patch.to_content(), None, request);
     }
 
     /// Starts a streamed call for a document and returns the call's id.
     pub(super) fn open(&mut self, path: &str) -> String {
         let call = format!("call-{}", self.next_id);
-        let asked = Asked::Invoke {
+        let request = Request::Invoke {
             path: path.to_owned(),
         };
         let arguments = Content::Control(Control::Open);
-        self.invoke("sync", "open", arguments, Some(call.clone()), asked);
+        self.invoke("sync", "open", arguments, Some(call.clone()), request);
         call
     }
 
     /// Sends a chunk of a streamed call.
-    pub(super) fn chunk(&mut self, call: &str, chunk: Content, asked: Asked) {
+    pub(super) fn chunk(&mut self, call: &str, chunk: Content, request: Request) {
         let message = ClientToServer::RequestChunk {
             tool_call_id: call.to_owned(),
             chunk,
         };
-        self.send(message, asked);
+        self.send(message, request);
     }
 
     /// Sends bytes as they are. They may be an invalid packet or message.
@@ -189,7 +189,7 @@ impl Session {
         tool: &str,
         arguments: Content,
         tool_call_id: Option<String>,
-        asked: Asked,
+        request: Request,
     ) -> u64 {
         let message = ClientToServer::Invoke(Invoke {
             toolkit: toolkit.to_owned(),
@@ -199,12 +199,12 @@ impl Session {
             participant_id: None,
             on_behalf_of_id: None,
         });
-        self.send(message, asked)
+        self.send(message, request)
     }
 
-    fn send(&mut self, message: ClientToServer, asked: Asked) -> u64 {
+    fn send(&mut self, message: ClientToServer, request: Request) -> u64 {
         self.next_id += 1;
-        self.waiting.insert(self.next_id, asked);
+        self.waiting.insert(self.next_id, request);
         let envelope = Envelope {
             id: MessageId::from(self.next_id),
             trace: None,

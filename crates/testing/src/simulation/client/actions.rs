@@ -45,15 +45,15 @@ impl Client {
             0 if is_open => self.close(&path),
             1 if is_ready => self.describe(&path),
             2 if is_ready => self.create(&path),
-            3 if is_ready => self.talk(),
+            3 if is_ready => self.send_messages(),
             4 if is_ready && self.kind != ClientKind::Witness => self.send_nonsense(),
-            5..7 if is_open && self.is_rough => self.send_garbage(&path, context),
-            7..9 if has_replica && self.is_rough => self.break_schema(&path, context),
-            9 if is_open && self.is_rough => self.lose_an_edit(&path, context),
+            5..7 if is_open && self.uses_published_sdk => self.send_garbage(&path, context),
+            7..9 if has_replica && self.uses_published_sdk => self.break_schema(&path, context),
+            9 if is_open && self.uses_published_sdk => self.lose_edit(&path, context),
             10 if is_open => self.send_all_kept(&path),
             11 if is_open && self.kind == ClientKind::Careful => self.send_twice(&path, context),
             17..22 if is_ready && is_roaming(&path) => self.relocate(&path, context),
-            13 if is_ready => self.look_around(&path),
+            13 if is_ready => self.list_storage(&path),
             14..16 if is_ready => self.patch(&path, context),
             10..40 if self.kind != ClientKind::Witness && has_replica => self.edit(&path, context),
             _ => {}
@@ -147,7 +147,7 @@ impl Client {
                 ClientKind::Python if self.documents[path].had.is_some() => {}
                 _ => {
                     if let Some(document) = self.documents.get_mut(path) {
-                        document.is_off = true;
+                        document.is_diverged = true;
                     }
                 }
             }
@@ -209,14 +209,14 @@ impl Client {
         }
     }
 
-    pub(super) fn look_around(&mut self, path: &str) {
+    pub(super) fn list_storage(&mut self, path: &str) {
         if let Some(session) = &mut self.session {
             session.call("storage", "stat", Content::Json(json!({"path": path})));
             session.call("storage", "list", Content::Json(json!({"path": ""})));
         }
     }
 
-    pub(super) fn talk(&mut self) {
+    pub(super) fn send_messages(&mut self) {
         let Some(session) = &mut self.session else {
             return;
         };

@@ -7,7 +7,7 @@ use super::impersonation::IMPERSONATIONS;
 use super::{Client, ClientKind, Context};
 use crate::simulation::record::{self, Place};
 use crate::simulation::roaming::is_roaming;
-use crate::simulation::session::{Asked, Purpose};
+use crate::simulation::session::{Purpose, Request};
 
 pub(super) const DENIED: i64 = 1001;
 
@@ -21,7 +21,7 @@ impl Client {
     /// Handles the answer to a request.
     pub(super) fn answered(
         &mut self,
-        asked: Asked,
+        request: Request,
         content: &Content,
         context: &mut Context<'_>,
     ) -> Result<(), String> {
@@ -29,9 +29,9 @@ impl Client {
             Content::Error { code, .. } => Some(code.unwrap_or_default()),
             _ => None,
         };
-        match asked {
-            Asked::Call | Asked::Close => Ok(()),
-            Asked::Relocate {
+        match request {
+            Request::Call | Request::Close => Ok(()),
+            Request::Relocate {
                 number,
                 is_deletion,
                 sent,
@@ -55,20 +55,20 @@ impl Client {
                 roamers.answered(number, context.now, code.is_some());
                 Ok(())
             }
-            Asked::Patch(sealing) => self.patch_answered(&sealing, content, context),
-            Asked::Invoke { path } => {
+            Request::Patch(sealing) => self.patch_answered(&sealing, content, context),
+            Request::Invoke { path } => {
                 if code.is_some()
                     && let Some(document) = self.documents.get_mut(&path)
                 {
                     context.totals.add("opens refused", 1);
                     if let Some(stream) = document.stream.take() {
-                        document.give_up(&stream);
+                        document.stream_ended(&stream);
                     }
                 }
                 Ok(())
             }
-            Asked::Start { path } => self.started(&path, content, context),
-            Asked::Update {
+            Request::Start { path } => self.started(&path, content, context),
+            Request::Update {
                 path,
                 update,
                 purpose,
@@ -134,7 +134,7 @@ impl Client {
             if self.kind == ClientKind::Careful
                 && let Some(document) = self.documents.get_mut(&place.1)
             {
-                document.is_off = true;
+                document.is_diverged = true;
                 document.kept.retain(|kept| kept.update != update);
             }
             return Ok(());
@@ -148,7 +148,7 @@ impl Client {
             return Ok(());
         };
         if purpose == Purpose::Edit {
-            document.is_off |= !self.kind.loses_nothing();
+            document.is_diverged |= !self.kind.loses_nothing();
             for kept in &mut document.kept {
                 kept.is_sent &= kept.update != update;
             }
@@ -201,7 +201,7 @@ impl Client {
             return Ok(());
         };
         // Acknowledged garbage was a valid update, which this replica lacks.
-        document.is_off |= purpose == Purpose::Garbage;
+        document.is_diverged |= purpose == Purpose::Garbage;
         if let Some(at) = document.kept.iter().position(|kept| kept.update == update) {
             document.kept.remove(at);
         }
@@ -233,7 +233,7 @@ impl Client {
         if let Content::Error { .. } = content {
             context.totals.add("opens refused", 1);
             if let Some(stream) = document.stream.take() {
-                document.give_up(&stream);
+                document.stream_ended(&stream);
             }
             return Ok(());
         }

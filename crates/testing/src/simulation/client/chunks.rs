@@ -5,7 +5,7 @@ use meshagent_protocol::{Content, Control, SyncOutput};
 use serde_json::Value;
 
 use super::document::Replica;
-use super::ours::{Ours, ours_id};
+use super::ours::{OurDocument, first_client_id};
 use super::readers::check_shown;
 use super::{Client, ClientKind, Context};
 use crate::simulation::board;
@@ -40,10 +40,10 @@ impl Client {
         match chunk {
             Content::Error { .. } | Content::Control(Control::Close { .. }) => {
                 if let Some(stream) = document.stream.take() {
-                    document.give_up(&stream);
+                    document.stream_ended(&stream);
                 }
                 if is_roaming(&path) {
-                    document.leave();
+                    document.forget();
                 }
                 return Ok(());
             }
@@ -90,7 +90,7 @@ impl Client {
         }
         Ok(match self.kind {
             ClientKind::Ours => {
-                let ours = Ours::new(path, ours_id(self.number, self.replicas))?;
+                let ours = OurDocument::new(path, first_client_id(self.number, self.replicas))?;
                 Replica::Ours(Box::new(ours))
             }
             ClientKind::Careful | ClientKind::Witness => {
@@ -136,7 +136,7 @@ impl Client {
                 ours.read(MeshDocument::has_gap) && ours.is_saved()
             }
         };
-        if has_gap && !document.is_off {
+        if has_gap && !document.is_diverged {
             return Err(format!(
                 "{}: received an update of {path:?} with missing operations",
                 self.name

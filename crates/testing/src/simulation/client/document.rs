@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use meshagent_document::MeshDocument;
 use meshagent_protocol::Content;
 
-use super::ours::Ours;
+use super::ours::OurDocument;
 use crate::simulation::roaming::{Clocks, Identity};
 use crate::simulation::session::Purpose;
 
@@ -15,7 +15,7 @@ pub(super) struct Document {
     pub(super) replica: Option<Replica>,
     pub(super) stream: Option<Stream>,
     /// Whether the replica has, or may have, an edit that the server will never receive.
-    pub(super) is_off: bool,
+    pub(super) is_diverged: bool,
     /// The edits of a careful client that the server has not acknowledged.
     pub(super) kept: VecDeque<Kept>,
     /// The state vector of the replica when the connection was lost.
@@ -28,7 +28,7 @@ pub(super) struct Document {
 #[derive(Debug)]
 pub(super) enum Replica {
     Plain(Box<MeshDocument>),
-    Ours(Box<Ours>),
+    Ours(Box<OurDocument>),
 }
 
 /// An edit of a careful client that is kept until it is acknowledged.
@@ -63,9 +63,9 @@ pub(super) struct Stream {
 impl Document {
     /// Forgets the document, because another one may be at its path by now. Our client keeps its
     /// replica and asks whether the document is the same.
-    pub(super) fn leave(&mut self) {
+    pub(super) fn forget(&mut self) {
         if let Some(stream) = self.stream.take() {
-            self.give_up(&stream);
+            self.stream_ended(&stream);
         }
         let replica = self.replica.take();
         *self = Self {
@@ -88,11 +88,11 @@ impl Document {
     }
 
     /// Handles the end of a stream: updates in its queue will never be sent.
-    pub(super) fn give_up(&mut self, stream: &Stream) {
+    pub(super) fn stream_ended(&mut self, stream: &Stream) {
         if let Some(Replica::Ours(ours)) = &mut self.replica {
             ours.stream_ended();
         }
-        self.is_off |= stream
+        self.is_diverged |= stream
             .queue
             .iter()
             .any(|(_, purpose)| *purpose == Purpose::Edit);

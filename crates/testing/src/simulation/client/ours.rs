@@ -5,7 +5,7 @@ mod replica;
 
 use meshagent_protocol::Content;
 
-pub(super) use self::replica::Ours;
+pub(super) use self::replica::OurDocument;
 use super::document::Replica;
 use super::{Client, ClientKind, Context};
 use crate::simulation::session::Purpose;
@@ -79,7 +79,7 @@ impl Client {
                 continue;
             };
             self.replicas += 1;
-            let client_id = ours_id(self.number, self.replicas);
+            let client_id = first_client_id(self.number, self.replicas);
             let again = ours.restart(client_id, &mut self.random, context.totals);
             let again = again.map_err(|error| format!("{}: {path:?}: {error}", self.name))?;
             document.replica = again.map(|ours| Replica::Ours(Box::new(ours)));
@@ -94,6 +94,6 @@ impl Client {
 }
 
 /// The first of the client ids that a document of our client uses.
-pub(super) fn ours_id(client: u64, replica: u64) -> u64 {
+pub(super) fn first_client_id(client: u64, replica: u64) -> u64 {
     (client << 24) + (replica << 8)
 }

@@ -39,7 +39,7 @@ impl Client {
     }
 
     /// Makes an edit without sending its first update.
-    pub(super) fn lose_an_edit(&mut self, path: &str, context: &mut Context<'_>) {
+    pub(super) fn lose_edit(&mut self, path: &str, context: &mut Context<'_>) {
         let mut updates = self.change(path, board::edit);
         if updates.is_empty() {
             return;
@@ -47,7 +47,7 @@ impl Client {
         updates.remove(0);
         context.totals.add("edits never sent", 1);
         if let Some(document) = self.documents.get_mut(path) {
-            document.is_off = true;
+            document.is_diverged = true;
         }
         self.publish(path, updates);
     }

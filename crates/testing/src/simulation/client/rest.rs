@@ -24,7 +24,7 @@ impl Client {
                 self.open(&path, Clocks::new(), BTreeMap::new());
             }
             if self.kind == ClientKind::Careful
-                && let Some(document) = self.documents.get_mut(&path).filter(|one| one.is_off)
+                && let Some(document) = self.documents.get_mut(&path).filter(|one| one.is_diverged)
             {
                 // An edit was refused for good. Edits that depend on it would stay pending for
                 // ever, or exceed the bound on pending updates.
@@ -59,7 +59,7 @@ impl Client {
                 (
                     path,
                     one.is_open(),
-                    one.is_off,
+                    one.is_diverged,
                     one.kept.len(),
                     one.is_saved(),
                 )
@@ -72,15 +72,15 @@ impl Client {
     }
 
     /// Whether a replica has an edit that the server will never receive.
-    pub(in crate::simulation) fn is_off(&self) -> bool {
+    pub(in crate::simulation) fn is_diverged(&self) -> bool {
         self.documents
             .iter()
-            .any(|(path, document)| document.is_off && !is_roaming(path))
+            .any(|(path, document)| document.is_diverged && !is_roaming(path))
     }
 
     /// Discards such replicas.
     pub(in crate::simulation) fn start_over(&mut self) {
-        for document in self.documents.values_mut().filter(|one| one.is_off) {
+        for document in self.documents.values_mut().filter(|one| one.is_diverged) {
             *document = Document::default();
         }
     }

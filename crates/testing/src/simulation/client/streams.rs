@@ -8,7 +8,7 @@ use super::document::{Replica, Stream};
 use super::{Client, ClientKind, Context};
 use crate::simulation::board;
 use crate::simulation::roaming::{Clocks, is_roaming};
-use crate::simulation::session::{Asked, Purpose};
+use crate::simulation::session::{Purpose, Request};
 
 impl Client {
     /// Opens a document whose state has to contain everything that was promised before.
@@ -34,10 +34,10 @@ impl Client {
         let mut start = SyncOpenStart::new(doc_path);
         if is_roaming(path) {
             // Another document may have been at the path before.
-            document.leave();
+            document.forget();
             start.initial_json = Some(board::named(&name));
         }
-        start.merge = !self.is_rough && self.random.one_in(2);
+        start.merge = !self.uses_published_sdk && self.random.one_in(2);
         start.schema = Some(board::schema_json());
         match &document.replica {
             Some(Replica::Plain(replica)) => start.vector = Some(replica.state_vector()),
@@ -46,10 +46,10 @@ impl Client {
             None => {}
         }
         let call = session.open(path);
-        let asked = Asked::Start {
+        let request = Request::Start {
             path: path.to_owned(),
         };
-        session.chunk(&call, start.to_content(), asked);
+        session.chunk(&call, start.to_content(), request);
         document.stream = Some(Stream {
             call,
             is_open: false,
@@ -90,7 +90,7 @@ impl Client {
         }
         stream.is_waiting = true;
         let chunk = SyncChunk::of_update(&update);
-        let asked = Asked::Update {
+        let request = Request::Update {
             path: path.to_owned(),
             update,
             purpose,
@@ -99,7 +99,7 @@ impl Client {
             sent: self.now,
             identity,
         };
-        session.chunk(&stream.call, chunk, asked);
+        session.chunk(&stream.call, chunk, request);
     }
 
     /// Handles the answer to the previous update: sends the next one from the queue.
@@ -123,7 +123,7 @@ impl Client {
         if is_roaming(path)
             && let Some(document) = self.documents.get_mut(path)
         {
-            document.leave();
+            document.forget();
         }
     }
 
@@ -133,9 +133,9 @@ impl Client {
             return;
         };
         if let Some(stream) = document.stream.take() {
-            document.give_up(&stream);
+            document.stream_ended(&stream);
             if let Some(session) = &mut self.session {
-                session.chunk(&stream.call, Content::close(), Asked::Close);
+                session.chunk(&stream.call, Content::close(), Request::Close);
             }
         }
     }

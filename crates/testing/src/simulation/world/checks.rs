@@ -78,7 +78,7 @@ impl World {
     pub(super) fn start_over(&mut self) -> bool {
         let mut any = false;
         for index in 0..self.clients.len() {
-            if !self.clients[index].is_off() {
+            if !self.clients[index].is_diverged() {
                 continue;
             }
             any = true;

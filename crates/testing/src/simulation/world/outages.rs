@@ -65,7 +65,7 @@ impl World {
         );
         for (document, update) in self.store.take_refused() {
             self.totals.add("appends refused", 1);
-            record::is_absent(self.store.inner().as_ref(), document, &update)?;
+            record::check_absent(self.store.inner().as_ref(), document, &update)?;
         }
         let delay = self.disk_delay();
         self.after(delay, Event::EndCommit);

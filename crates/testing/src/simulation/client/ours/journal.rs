@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use meshagent_client::simulation::{SimDocument, SimWrite};
 use serde_json::Value;
 
-use super::Ours;
+use super::OurDocument;
 use crate::simulation::board;
 use crate::simulation::client::impersonation::IMPERSONATIONS;
 use crate::simulation::random::Random;
@@ -36,7 +36,7 @@ impl Damage {
     }
 }
 
-impl Ours {
+impl OurDocument {
     /// Writes to the journal as its thread does, unless the disk is full.
     pub(in crate::simulation::client) fn write(&mut self, is_full: bool) {
         match self.document.write(is_full) {

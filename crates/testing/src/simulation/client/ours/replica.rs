@@ -13,7 +13,7 @@ use crate::simulation::trace::Totals;
 
 /// A document of our client, with a record of the writes to its journal.
 #[derive(Debug)]
-pub(in crate::simulation::client) struct Ours {
+pub(in crate::simulation::client) struct OurDocument {
     pub(super) document: SimDocument,
     pub(super) path: DocPath,
     /// For each write since the journal was last rewritten, the length of the journal after it, and
@@ -21,7 +21,7 @@ pub(in crate::simulation::client) struct Ours {
     pub(super) writes: Vec<(usize, Value)>,
 }
 
-impl Ours {
+impl OurDocument {
     /// Creates a document without content.
     pub(in crate::simulation::client) fn new(path: &str, client_id: u64) -> Result<Self, String> {
         let path = DocPath::parse(path).map_err(|error| error.to_string())?;
