@@ -20,7 +20,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-pub use self::disk::Plant;
+pub use self::disk::StoreBug;
 pub use self::trace::Totals;
 use self::trace::Trace;
 use self::world::World;
@@ -51,11 +51,11 @@ impl Outcome {
 }
 
 /// Runs one seed.
-pub fn run(seed: u64, plant: Plant, verbose: bool) -> Outcome {
+pub fn run(seed: u64, bug: StoreBug, verbose: bool) -> Outcome {
     let mut trace = Trace::new(verbose);
     let mut totals = Totals::default();
     let result = catch_unwind(AssertUnwindSafe(|| {
-        let mut world = World::new(seed, plant)?;
+        let mut world = World::new(seed, bug)?;
         let result = world.run(&mut trace);
         totals = std::mem::take(&mut world.totals);
         result
@@ -86,7 +86,7 @@ pub struct Summary {
 }
 
 /// Runs each of the seeds, on all cores.
-pub fn run_many(from: u64, seeds: u64, plant: Plant) -> Summary {
+pub fn run_many(from: u64, seeds: u64, bug: StoreBug) -> Summary {
     let next = AtomicU64::new(from);
     let summary = Mutex::new(Summary::default());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -98,7 +98,7 @@ pub fn run_many(from: u64, seeds: u64, plant: Plant) -> Summary {
                     if seed - from >= seeds {
                         return;
                     }
-                    let outcome = run(seed, plant, false);
+                    let outcome = run(seed, bug, false);
                     let mut summary = summary.lock().unwrap_or_else(PoisonError::into_inner);
                     summary.add(outcome);
                 }

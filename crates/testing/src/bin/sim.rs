@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use meshagent_testing::simulation::{Plant, Summary, run, run_many};
+use meshagent_testing::simulation::{StoreBug, Summary, run, run_many};
 
 /// The number of seeds without `--seeds` and `--from`.
 const SEEDS: u64 = 10_000;
@@ -33,13 +33,13 @@ fn main() -> Result<ExitCode> {
     let started = Instant::now();
     let mut summary = Summary::default();
     if verbose && seeds == 1 {
-        let outcome = run(from, Plant::Nothing, true);
+        let outcome = run(from, StoreBug::None, true);
         for step in &outcome.steps {
             println!("{step}");
         }
         summary.add(outcome);
     } else {
-        summary = run_many(from, seeds, Plant::Nothing);
+        summary = run_many(from, seeds, StoreBug::None);
     }
     if digest {
         for (seed, hash) in &summary.hashes {

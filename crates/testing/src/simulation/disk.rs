@@ -20,10 +20,10 @@ use super::random::Random;
 
 /// A bug in the store, for the test that the simulation finds such bugs.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Plant {
+pub enum StoreBug {
     /// The store is correct.
     #[default]
-    Nothing,
+    None,
     /// The store reports every commit as durable, but syncs only every fourth.
     EarlyAnswer,
     /// The store drops every ninth update, but reports it as appended.
@@ -51,8 +51,8 @@ pub(super) struct Files {
 }
 
 impl Disk {
-    pub(super) fn log(plant: Plant) -> Self {
-        Self::Log(Arc::new(LogStore::new(Vec::new(), &[], plant)))
+    pub(super) fn log(bug: StoreBug) -> Self {
+        Self::Log(Arc::new(LogStore::new(Vec::new(), &[], bug)))
     }
 
     pub(super) fn sqlite() -> Result<Self, String> {
@@ -160,7 +160,7 @@ const PAGE_BYTES: usize = 512;
 pub(super) struct LogStore {
     disk: Mutex<LogDisk>,
     memory: MemoryStore,
-    plant: Plant,
+    bug: StoreBug,
 }
 
 #[derive(Debug, Default)]
@@ -180,7 +180,7 @@ struct LogDisk {
 }
 
 impl LogStore {
-    fn new(bytes: Vec<u8>, records: &[Vec<Write>], plant: Plant) -> Self {
+    fn new(bytes: Vec<u8>, records: &[Vec<Write>], bug: StoreBug) -> Self {
         let memory = MemoryStore::new();
         for writes in records {
             // The memory store refuses the same single writes as the first time, but never a batch.
@@ -195,7 +195,7 @@ impl LogStore {
         Self {
             disk: Mutex::new(disk),
             memory,
-            plant,
+            bug,
         }
     }
 
@@ -226,10 +226,7 @@ impl LogStore {
         let end = whole.last().copied().unwrap_or_default();
         bytes.truncate(end);
         let is_torn = whole.len() < records.len();
-        (
-            Self::new(bytes, &records[..whole.len()], self.plant),
-            is_torn,
-        )
+        (Self::new(bytes, &records[..whole.len()], self.bug), is_torn)
     }
 }
 
@@ -289,14 +286,14 @@ impl Store for LogStore {
         for write in writes {
             let is_append = matches!(write, Write::Append { .. });
             disk.appends += u64::from(is_append);
-            if self.plant == Plant::LostWrite && is_append && disk.appends.is_multiple_of(9) {
+            if self.bug == StoreBug::LostWrite && is_append && disk.appends.is_multiple_of(9) {
                 lost.push(kept.len() + lost.len());
             } else {
                 kept.push(write.clone());
             }
         }
         disk.append(&kept);
-        let late = self.plant == Plant::EarlyAnswer && !disk.commits.is_multiple_of(4);
+        let late = self.bug == StoreBug::EarlyAnswer && !disk.commits.is_multiple_of(4);
         if !disk.tearing && !late {
             disk.synced = disk.bytes.len();
         }
@@ -304,8 +301,8 @@ impl Store for LogStore {
         for index in lost {
             results.insert(index, Ok(Written::Appended { seq: Seq(0) }));
         }
-        if self.plant == Plant::FalseFailure && disk.commits.is_multiple_of(5) {
-            return Err(StoreError::Unavailable("planted".into()));
+        if self.bug == StoreBug::FalseFailure && disk.commits.is_multiple_of(5) {
+            return Err(StoreError::Unavailable("a bug of the test".into()));
         }
         Ok(results)
     }

@@ -25,7 +25,7 @@ use meshagent_store::{FailingStore, Store, Timestamp};
 use self::network::{Link, LinkId};
 use self::schedule::Event;
 use super::client::{Client, ClientKind, Context};
-use super::disk::{Disk, Plant};
+use super::disk::{Disk, StoreBug};
 use super::random::Random;
 use super::record::Record;
 use super::roaming;
@@ -97,12 +97,12 @@ pub(super) struct World {
 
 impl World {
     /// Creates the world of a seed.
-    pub(super) fn new(seed: u64, plant: Plant) -> Result<Self, String> {
+    pub(super) fn new(seed: u64, bug: StoreBug) -> Result<Self, String> {
         let mut random = Random::new(seed);
-        let disk = if random.one_in(20) && plant == Plant::Nothing {
+        let disk = if random.one_in(20) && bug == StoreBug::None {
             Disk::sqlite()?
         } else {
-            Disk::log(plant)
+            Disk::log(bug)
         };
         let is_crowded = random.one_in(4);
         let (rooms, most) = if is_crowded {

@@ -2,14 +2,14 @@
 
 mod our_client;
 
-use meshagent_testing::simulation::{Outcome, Plant, Summary, run, run_many};
+use meshagent_testing::simulation::{Outcome, StoreBug, Summary, run, run_many};
 
 /// `cargo xtask sim` runs more.
 const SEEDS: u64 = 200;
 
 #[test]
 fn promises_hold_despite_failures() {
-    let Summary { totals, failed, .. } = run_many(0, SEEDS, Plant::Nothing);
+    let Summary { totals, failed, .. } = run_many(0, SEEDS, StoreBug::None);
     assert!(failed.is_empty(), "{}", report(&failed));
     // Each kind of event has to occur, or its promises are not tested.
     for kind in [
@@ -55,7 +55,7 @@ fn a_seed_determines_the_run() {
     // Both runs at the same time, so that shared state would show.
     for seed in 0..6 {
         let [once, again] = std::thread::scope(|scope| {
-            let runs = [(); 2].map(|()| scope.spawn(|| run(seed, Plant::Nothing, true)));
+            let runs = [(); 2].map(|()| scope.spawn(|| run(seed, StoreBug::None, true)));
             runs.map(|run| run.join().expect("a run catches its panics"))
         });
         let differs = once
@@ -67,16 +67,20 @@ fn a_seed_determines_the_run() {
         assert_eq!(once.hash, again.hash, "seed {seed}");
         assert_eq!(once.totals, again.totals, "seed {seed}");
     }
-    let [one, other] = [0, 1].map(|seed| run(seed, Plant::Nothing, false).hash);
+    let [one, other] = [0, 1].map(|seed| run(seed, StoreBug::None, false).hash);
     assert_ne!(one, other);
 }
 
 /// Checks that never fail prove nothing. These stores break their promises.
 #[test]
 fn bugs_of_a_store_are_found() {
-    for plant in [Plant::EarlyAnswer, Plant::LostWrite, Plant::FalseFailure] {
-        let summary = run_many(0, 10, plant);
-        assert!(!summary.failed.is_empty(), "{plant:?} was not found");
+    for bug in [
+        StoreBug::EarlyAnswer,
+        StoreBug::LostWrite,
+        StoreBug::FalseFailure,
+    ] {
+        let summary = run_many(0, 10, bug);
+        assert!(!summary.failed.is_empty(), "{bug:?} was not found");
     }
 }
 
