@@ -80,7 +80,7 @@ pub(super) struct World {
     links: BTreeMap<LinkId, Link>,
     next_link: LinkId,
     commit_is_scheduled: bool,
-    clear_is_scheduled: bool,
+    erasure_is_scheduled: bool,
     /// Whether the power is cut during the next commit.
     cut_in_commit: bool,
     /// Since when something holds the store's log.
@@ -88,7 +88,7 @@ pub(super) struct World {
     /// When the log was last released.
     log_released: u64,
     reads_scheduled: usize,
-    lane_scheduled: usize,
+    heavy_work_scheduled: usize,
     /// The end of the planned failures.
     end: u64,
     record: Record,
@@ -162,12 +162,12 @@ impl World {
             links: BTreeMap::new(),
             next_link: 0,
             commit_is_scheduled: false,
-            clear_is_scheduled: false,
+            erasure_is_scheduled: false,
             cut_in_commit: false,
             log_held: None,
             log_released: 0,
             reads_scheduled: 0,
-            lane_scheduled: 0,
+            heavy_work_scheduled: 0,
             end,
             record: Record::default(),
             totals: Totals::default(),
@@ -289,8 +289,8 @@ impl World {
                     server.end_commit();
                 }
             }
-            Event::Clear => {
-                self.clear_is_scheduled = false;
+            Event::CheckErasure => {
+                self.erasure_is_scheduled = false;
                 if let Some(server) = &mut self.server
                     && !server.is_committing()
                 {
@@ -314,8 +314,8 @@ impl World {
                     server.advance_read(index);
                 }
             }
-            Event::Lane => {
-                self.lane_scheduled = self.lane_scheduled.saturating_sub(1);
+            Event::HeavyWork => {
+                self.heavy_work_scheduled = self.heavy_work_scheduled.saturating_sub(1);
                 if let Some(server) = &mut self.server
                     && server.lane() > 0
                 {

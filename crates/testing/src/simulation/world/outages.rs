@@ -151,16 +151,20 @@ impl World {
     /// Ends all connections after the server has stopped, and schedules its next start.
     pub(super) fn lose_links(&mut self) {
         self.commit_is_scheduled = false;
-        self.clear_is_scheduled = false;
+        self.erasure_is_scheduled = false;
         self.cut_in_commit = false;
         self.events.retain(|_, event| {
             !matches!(
                 event,
-                Event::BeginCommit | Event::EndCommit | Event::Clear | Event::Read | Event::Lane
+                Event::BeginCommit
+                    | Event::EndCommit
+                    | Event::CheckErasure
+                    | Event::Read
+                    | Event::HeavyWork
             )
         });
         self.reads_scheduled = 0;
-        self.lane_scheduled = 0;
+        self.heavy_work_scheduled = 0;
         let mut losses = Vec::new();
         for (id, link) in &mut self.links {
             link.conn = None;

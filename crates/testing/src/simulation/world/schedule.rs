@@ -27,7 +27,7 @@ pub(super) enum Event {
     /// The rooms receive the results of the commit.
     EndCommit,
     /// The committer checks whether deleted content is erased.
-    Clear,
+    CheckErasure,
     /// Something starts to hold the store's log, as a backup does.
     HoldLog,
     /// Nothing holds the log any longer.
@@ -35,7 +35,7 @@ pub(super) enum Event {
     /// A read of the store makes progress.
     Read,
     /// A room gets a place in the heavy-work pool.
-    Lane,
+    HeavyWork,
     /// The host becomes slower or faster.
     Pace,
     /// The server's timers fire, and bounds are checked.
@@ -55,7 +55,7 @@ pub(super) enum Event {
 }
 
 /// How often the committer checks whether deleted content is erased, while it waits for that.
-const CLEAR_PAUSE: u64 = 2 * MILLISECOND;
+const ERASURE_PAUSE: u64 = 2 * MILLISECOND;
 
 impl World {
     /// Schedules the start, the first actions and the failures of the run.
@@ -99,7 +99,7 @@ impl World {
         let Some(server) = &self.server else {
             return;
         };
-        let (has_batches, is_committing, is_clearing, reads, lane) = (
+        let (has_batches, is_committing, is_clearing, reads, heavy_work) = (
             server.has_batches(),
             server.is_committing(),
             server.is_clearing(),
@@ -119,19 +119,19 @@ impl World {
             let delay = self.disk_delay();
             self.after(delay, Event::BeginCommit);
         }
-        if is_clearing && !is_committing && !self.clear_is_scheduled {
-            self.clear_is_scheduled = true;
-            self.after(CLEAR_PAUSE, Event::Clear);
+        if is_clearing && !is_committing && !self.erasure_is_scheduled {
+            self.erasure_is_scheduled = true;
+            self.after(ERASURE_PAUSE, Event::CheckErasure);
         }
         while self.reads_scheduled < reads {
             self.reads_scheduled += 1;
             let delay = self.disk_delay();
             self.after(delay, Event::Read);
         }
-        while self.lane_scheduled < lane {
-            self.lane_scheduled += 1;
-            let delay = self.lane_delay();
-            self.after(delay, Event::Lane);
+        while self.heavy_work_scheduled < heavy_work {
+            self.heavy_work_scheduled += 1;
+            let delay = self.heavy_work_delay();
+            self.after(delay, Event::HeavyWork);
         }
         for id in idle {
             let delay = self.random.below(3 * MILLISECOND);
@@ -162,7 +162,7 @@ impl World {
         }
     }
 
-    pub(super) fn lane_delay(&mut self) -> u64 {
+    pub(super) fn heavy_work_delay(&mut self) -> u64 {
         match self.random.below(40) {
             0 => self.random.below(SECOND),
             _ => self.random.below(12 * MILLISECOND),
