@@ -22,7 +22,8 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Creates a project with random ids. Its secret contains `-`, the separator of the key's parts.
+    /// Creates a project with random ids. Its secret contains `-`, which also separates
+    /// the parts of the key.
     pub fn generate() -> Self {
         Self {
             project_id: Uuid::new_v4().to_string(),

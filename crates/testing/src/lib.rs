@@ -3,7 +3,7 @@
 //!
 //! # Layout
 //!
-//! - [`Server`], [`Credentials`], [`http_request`]: the server binary, access tokens for it, and HTTP
+//! - [`Server`], [`Credentials`], [`http_request`]: the server binary, its access tokens, and HTTP
 //!   requests to it.
 //! - [`Sdk`], [`SdkClient`]: the published SDKs and a remote control for scripts that use them.
 //! - [`Samples`]: the code samples of the API page.

@@ -98,8 +98,8 @@ impl Samples {
         &self.0
     }
 
-    /// The first sample in a language, such as `python`, below a heading that starts with these
-    /// words.
+    /// The first sample in a language, such as `python`, below a heading that starts with
+    /// `heading`.
     ///
     /// # Errors
     /// When there is no such sample.

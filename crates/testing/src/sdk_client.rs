@@ -34,7 +34,8 @@ impl std::error::Error for SdkError {}
 #[derive(Debug)]
 pub struct SdkClient {
     name: String,
-    // Declared before the process, so that it is dropped first: the end of its input ends the script.
+    // Declared before the process, so that it is dropped first: the end of its input ends the
+    // script.
     stdin: ChildStdin,
     replies: Receiver<Value>,
     process: Process,

@@ -1,5 +1,5 @@
-//! The simulation of the whole server in virtual time: rooms, gate, committer and a failing disk, with
-//! clients that behave like programs.
+//! The simulation of the whole server in virtual time: rooms, gate, committer and a failing disk,
+//! with clients that behave like programs.
 //!
 //! One queue of events drives a run, and one number, the seed, determines everything that happens.
 //! [`run`] makes one run, [`run_many`] makes many on all cores. `docs/simulation.md` lists what is

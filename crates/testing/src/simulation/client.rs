@@ -47,8 +47,8 @@ pub(super) enum ClientKind {
     /// A program with the published SDK for JavaScript: it sends the next chunk after the answer to
     /// the previous one, closes the stream after an error, and resends nothing.
     Npm,
-    /// A program that keeps its edits until they are acknowledged, resends them, and fills gaps that
-    /// the server reports.
+    /// A program that keeps its edits until they are acknowledged, resends them, and fills gaps
+    /// that the server reports.
     Careful,
     /// Our own client: its document decides what is sent, and handles the answers.
     Ours,
@@ -89,6 +89,7 @@ pub(super) struct Context<'a> {
     pub(super) is_heavy: bool,
 }
 
+/// A client: its program, its connection and its documents.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) name: String,
@@ -113,6 +114,7 @@ pub(super) struct Client {
 }
 
 impl Client {
+    /// Creates a client that uses the documents at these paths.
     pub(super) fn new(
         number: u64,
         kind: ClientKind,

@@ -1,7 +1,7 @@
 //! The disk below a simulated server, and the effects of a power cut on it.
 //!
-//! In most runs, the disk is a log in memory: each commit is one checksummed record, and a power cut
-//! can tear everything behind the synced part. Some runs use the real `SqliteStore`, whose
+//! In most runs, the disk is a log in memory: each commit is one checksummed record, and a power
+//! cut can tear everything behind the synced part. Some runs use the real `SqliteStore`, whose
 //! write-ahead log a power cut truncates.
 
 use std::fs;
@@ -62,7 +62,7 @@ impl Disk {
 
     fn open(directory: TempDir) -> Result<Self, String> {
         let mut options = Options::default();
-        // `cut` truncates the WAL whether it is synced or not, so real syncing would only take time.
+        // `cut` truncates the WAL whether it is synced or not: real syncing would only take time.
         options.durability = Durability::Os;
         let store =
             SqliteStore::open(directory.path(), options).map_err(|error| error.to_string())?;

@@ -69,7 +69,7 @@ impl Record {
         self.intruders.insert(client_id);
     }
 
-    /// Records that an update was refused, so that it must not be stored, not even as a pending one.
+    /// Records that an update was refused. It must not be stored, not even as a pending update.
     pub(super) fn refuse(&mut self, place: &Place, update: &[u8]) {
         // An update that only deletes begins with 0 operations. Others may delete the same content.
         if self.refused.len() < KEPT_REFUSED && update.first() != Some(&0) {
@@ -173,8 +173,8 @@ pub(super) fn apply(replica: &mut MeshDocument, update: &[u8]) -> Result<(), Dec
     replica.apply_update(&fitted.update).map(drop)
 }
 
-/// Whether the server drops a part of the update for that reason, which it has to report to the
-/// author.
+/// Whether the server drops a part of the update for that reason. It has to report that to the
+/// author of the update.
 pub(super) fn is_fitted(update: &[u8]) -> bool {
     fit_update(update, &Limits::NONE).is_ok_and(|fitted| fitted.removed.total() > 0)
 }

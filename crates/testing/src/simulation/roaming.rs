@@ -2,8 +2,8 @@
 //! while others have them open.
 //!
 //! The creator of a document puts a name into an attribute of its root. The name identifies the
-//! document at every path: it has to contain everything that was acknowledged or shown, unless a
-//! client may have removed the document.
+//! document at every path. The document has to contain everything that was acknowledged or shown,
+//! unless a client may have removed the document.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -150,6 +150,7 @@ pub(super) struct Roamers {
     relocations: Vec<Sent>,
 }
 
+/// The record of one roaming document.
 #[derive(Debug)]
 struct Roamer {
     /// Everything in it that was shown to a client or acknowledged.
@@ -160,6 +161,7 @@ struct Roamer {
     alive: u64,
 }
 
+/// A request to move or delete documents, with its answer.
 #[derive(Debug)]
 struct Sent {
     room: String,
@@ -297,7 +299,7 @@ fn documents_below(store: &dyn Store, room: &str, folder: &str) -> Result<Vec<St
     while let Some(folder) = folders.pop() {
         let entries = store
             .list(&SimServer::room_id(room), &folder, usize::MAX)
-            .map_err(|error| format!("{folder:?} cannot be listed: {error}"))?;
+            .map_err(|error| format!("{folder:?} can't be listed: {error}"))?;
         for entry in entries.unwrap_or_default() {
             let path = format!("{folder}/{}", entry.name);
             match entry.kind {

@@ -31,9 +31,10 @@ use super::record::Record;
 use super::roaming;
 use super::trace::{Totals, Trace};
 
-/// Times and delays are in microseconds.
+/// A millisecond. Times and delays are in microseconds.
 const MILLISECOND: u64 = 1000;
 
+/// A second in microseconds.
 const SECOND: u64 = 1000 * MILLISECOND;
 
 /// The limit on the steps of a run. A run that reaches it counts as endless.
@@ -43,18 +44,18 @@ const MAX_STEPS: u64 = 300_000;
 const REST: u64 = 300 * SECOND;
 
 /// The minimum time between two holds of the log. After an answer has waited for too long, the next
-/// ones do not wait until the store is found to have erased everything, and the server looks for that
-/// only when it tends the store.
+/// ones do not wait until the store is found to have erased everything, and the server looks for
+/// that only when it tends the store.
 const HOLD_PAUSE: u64 = 1500 * MILLISECOND;
 
 /// Documents with a smaller size limit can get full.
 const SMALL_DOCUMENT: usize = 1 << 20;
 
+/// The state of a run.
 #[expect(
     clippy::struct_excessive_bools,
     reason = "independent facts about one run"
 )]
-/// The state of a run.
 pub(super) struct World {
     random: Random,
     seed: u64,
@@ -180,7 +181,7 @@ impl World {
         Ok(world)
     }
 
-    /// Runs to the end of the run.
+    /// Runs until the failures are over, the system is at rest and all clients have left.
     pub(super) fn run(&mut self, trace: &mut Trace) -> Result<(), String> {
         // The first step of the trace has all parameters of the run.
         trace.step(format_args!(

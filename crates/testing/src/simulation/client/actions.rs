@@ -116,8 +116,8 @@ impl Client {
                 let edit = |document: &mut MeshDocument| {
                     updates = change(document, random, &mut next_id);
                     if panics {
-                        // The change before the panic is kept. Unlike `panic!`, this does not call the
-                        // panic hook.
+                        // The change before the panic is kept. Unlike `panic!`, this does not call
+                        // the panic hook.
                         resume_unwind(Box::new(PlannedPanic));
                     }
                     updates.clone()
@@ -154,6 +154,7 @@ impl Client {
         }
     }
 
+    /// Requests a description of a document.
     pub(super) fn describe(&mut self, path: &str) {
         if let (Some(session), Ok(path)) = (&mut self.session, DocPath::parse(path)) {
             let describe = SyncDescribe::new(path);
@@ -161,6 +162,7 @@ impl Client {
         }
     }
 
+    /// Creates a document, unless there is one.
     pub(super) fn create(&mut self, path: &str) {
         let json = if is_roaming(path) {
             board::named(&self.new_name())
@@ -178,8 +180,8 @@ impl Client {
         }
     }
 
-    /// Moves or deletes a document or its folder, with edits in flight before and after the request.
-    /// Often opens the document at its new path immediately.
+    /// Moves or deletes a document or its folder, with edits in flight before and after the
+    /// request. Often opens the document at its new path immediately.
     pub(super) fn relocate(&mut self, path: &str, context: &mut Context<'_>) {
         let may_edit = self.kind != ClientKind::Witness;
         for _ in 0..self.random.below(3) {
@@ -209,6 +211,7 @@ impl Client {
         }
     }
 
+    /// Requests the entry at a path, and the entries of the root folder.
     pub(super) fn list_storage(&mut self, path: &str) {
         if let Some(session) = &mut self.session {
             session.call("storage", "stat", Content::Json(json!({"path": path})));
@@ -216,6 +219,7 @@ impl Client {
         }
     }
 
+    /// Sends messages to the other participants.
     pub(super) fn send_messages(&mut self) {
         let Some(session) = &mut self.session else {
             return;

@@ -9,12 +9,14 @@ use crate::simulation::record::{self, Place};
 use crate::simulation::roaming::is_roaming;
 use crate::simulation::session::{Purpose, Request};
 
+/// The wire code of `PermissionDenied`.
 pub(super) const DENIED: i64 = 1001;
 
+/// The wire code of `InvalidRequest`.
 pub(super) const INVALID: i64 = 1002;
 
-/// The time in microseconds for which a deletion's answer waits, at least, while the deleted content
-/// can still be read.
+/// The time in microseconds for which a deletion's answer waits, at least, while the deleted
+/// content can still be read.
 const PATIENCE: u64 = 2_000_000;
 
 impl Client {
@@ -90,8 +92,8 @@ impl Client {
                     .get(&path)
                     .and_then(|one| one.stream.as_ref());
                 if is_roaming(&path) && stream.is_none_or(|stream| stream.call != call) {
-                    // Its document is no longer at the path. Another one is open by now, or the same one
-                    // was opened again.
+                    // Its document is no longer at the path. Another one is open by now, or the
+                    // same one was opened again.
                     context.totals.add("answers after a document had gone", 1);
                     return Ok(());
                 }
@@ -125,8 +127,8 @@ impl Client {
             return Err(format!("{}: {purpose:?} was denied", self.name));
         }
         if code == INVALID && purpose == Purpose::Edit && self.kind.loses_nothing() {
-            // Possible for a full document, for a call that the server has ended, or for a parent that
-            // another program created as something else under our client id.
+            // Possible for a full document, for a call that the server has ended, or for a parent
+            // that another program created as something else under our client id.
             let is_impersonated = context.totals.count(IMPERSONATIONS) > 0;
             if !context.may_be_full && !is_roaming(&place.1) && !is_impersonated {
                 return Err(format!("{}: an edit was refused as invalid", self.name));
@@ -189,8 +191,8 @@ impl Client {
                 ));
             }
         }
-        // Our client keeps an edit that is pending on the server, and may replace it by what it sends
-        // later.
+        // Our client keeps an edit that is pending on the server, and may replace it by what it
+        // sends later.
         let is_kept = self.kind == ClientKind::Ours
             && matches!(content, Content::Json(answer) if answer.get("pending").is_some());
         // An acknowledged update of a read-only client can only contain what is already there.

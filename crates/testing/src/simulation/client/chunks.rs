@@ -100,8 +100,8 @@ impl Client {
         })
     }
 
-    /// Applies what the server sent, and checks the document afterwards. The state comes with a
-    /// schema.
+    /// Applies what the server sent, and checks the document afterwards. Only the state comes
+    /// with a schema.
     fn show(
         &mut self,
         path: &str,
@@ -132,7 +132,8 @@ impl Client {
                     _ => ours.received(update),
                 };
                 applied.map_err(|error| failed(&self.name, &error))?;
-                // Another program may have replaced our operations, on which those of others depend.
+                // Another program may have replaced our operations, on which those of others
+                // depend.
                 ours.read(MeshDocument::has_gap) && ours.is_saved()
             }
         };

@@ -43,7 +43,7 @@ impl Client {
         Ok(())
     }
 
-    /// Writes the journal, if its thread has time, and sends what our client's document has to send.
+    /// Writes the journal, if its thread has time, and sends what the document has to send.
     pub(super) fn send_ours(&mut self, path: &str) {
         let is_full = self.random.one_in(10);
         let has_time = !self.random.one_in(3);

@@ -1,5 +1,5 @@
-//! The patches of a client. Each sets an attribute that belongs to this client to the patch's number,
-//! so that the attribute shows which patches were applied.
+//! The patches of a client. Each sets an attribute that belongs to this client to the patch's
+//! number, so that the attribute shows which patches were applied.
 
 use meshagent_protocol::{Content, DocPath, SyncPatch, SyncPatched};
 use serde_json::json;
@@ -11,6 +11,7 @@ use crate::simulation::random::Random;
 use crate::simulation::roaming::is_roaming;
 use crate::simulation::session::{Condition, Sealing};
 
+/// The wire code of `Conflict`.
 const CONFLICT: i64 = 1005;
 
 /// The patches that a client sends to one document, one after the other.

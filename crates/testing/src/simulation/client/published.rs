@@ -7,8 +7,8 @@ use crate::simulation::board;
 use crate::simulation::session::Purpose;
 
 impl Client {
-    /// Sends what the replica has and the state vector `had` lacks, as the SDK for Python does after
-    /// a reconnect.
+    /// Sends what the replica has and the state vector `had` lacks, as the SDK for Python does
+    /// after a reconnect.
     pub(super) fn send_difference(&mut self, path: &str, had: Option<Vec<u8>>) {
         let document = self.documents.get(path);
         let replica = document.and_then(|document| document.replica.as_ref());

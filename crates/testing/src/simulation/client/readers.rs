@@ -1,4 +1,5 @@
-//! The participants that only read. The server must not show them a document that breaks its schema.
+//! The participants that only read. The server must not show them a document that breaks its
+//! schema.
 
 use meshagent_document::Violations;
 

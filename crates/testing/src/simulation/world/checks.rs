@@ -73,8 +73,8 @@ impl World {
             && self.clients.iter().all(Client::is_done)
     }
 
-    /// Discards replicas with edits that the server will never receive. Returns whether there were
-    /// any.
+    /// Discards replicas with edits that the server will never receive. Returns false if there
+    /// were none.
     pub(super) fn start_over(&mut self) -> bool {
         let mut any = false;
         for index in 0..self.clients.len() {

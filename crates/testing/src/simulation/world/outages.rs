@@ -55,13 +55,13 @@ impl World {
             return self.cut_power();
         }
         let batches = server.begin_commit();
-        let is_one_of_many = server.has_batches();
+        let leaves_batches = server.has_batches();
         self.totals.add("commits", 1);
         self.totals
             .add("commits of several rooms", u64::from(batches > 1));
         self.totals.add(
             "batches left for the next commit",
-            u64::from(is_one_of_many),
+            u64::from(leaves_batches),
         );
         for (document, update) in self.store.take_refused() {
             self.totals.add("appends refused", 1);
@@ -110,8 +110,8 @@ impl World {
         Ok(())
     }
 
-    /// Stops the server in an orderly way: it answers what it has received, then ends all
-    /// connections.
+    /// Stops the server in an orderly way: it answers what it has received, then it
+    /// ends all connections.
     pub(super) fn stop(&mut self) {
         self.totals.add("stops", 1);
         self.hold_log(false);

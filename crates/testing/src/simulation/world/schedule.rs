@@ -155,6 +155,7 @@ impl World {
         self.events.insert((time, self.scheduled), event);
     }
 
+    /// How long a packet is in flight.
     pub(super) fn network_delay(&mut self) -> u64 {
         match self.random.below(30) {
             0 => self.random.below(500 * MILLISECOND),
@@ -162,6 +163,7 @@ impl World {
         }
     }
 
+    /// How long a room waits for a place in the heavy-work pool.
     pub(super) fn heavy_work_delay(&mut self) -> u64 {
         match self.random.below(40) {
             0 => self.random.below(SECOND),
@@ -169,6 +171,7 @@ impl World {
         }
     }
 
+    /// How long a read or a commit takes.
     pub(super) fn disk_delay(&mut self) -> u64 {
         match self.random.below(40) {
             0 => self.random.below(2 * SECOND),

@@ -19,7 +19,9 @@ const TAIL: usize = 400;
 #[derive(Clone, Copy, Debug)]
 enum Damage {
     Nothing,
+    /// The journal is cut to this length.
     Cut(usize),
+    /// A bit of the byte at this index is flipped.
     Flip(usize, u8),
 }
 
@@ -112,7 +114,8 @@ impl OurDocument {
         };
         let (written, json) = &self.writes[last];
         let there = document.read(|document| document.to_json(true));
-        // Of two operations with the same id, the first one counts, and a journal has another order.
+        // Of two operations with the same id, the first one counts, and a journal has another
+        // order.
         let is_impersonated = totals.count(IMPERSONATIONS) > 0;
         if *written == length && there != *json && !is_impersonated {
             return wrong(&format!("it held {json}, but {there} is read"));

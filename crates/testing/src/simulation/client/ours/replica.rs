@@ -153,8 +153,8 @@ impl OurDocument {
     }
 }
 
-/// The ids of the elements that a document would have with the server's state, if nothing were
-/// refused.
+/// The ids of all elements in a document and in the server's state together, as if nothing were
+/// refused: deletions in either of them count.
 fn shown_together(document: &MeshDocument, state: &[u8]) -> Result<BTreeSet<String>, String> {
     let mut both = board::strict(1);
     let updates = [
