@@ -24,11 +24,10 @@ use meshagent_store::{FailingStore, Store, Timestamp};
 
 use self::network::{Link, LinkId};
 use self::schedule::Event;
-use super::client::{Client, ClientKind, Context};
+use super::client::{Client, Context};
 use super::disk::{Disk, StoreBug};
 use super::random::Random;
 use super::record::Record;
-use super::roaming;
 use super::trace::{Totals, Trace};
 
 /// A millisecond. Times and delays are in microseconds.
@@ -105,44 +104,7 @@ impl World {
         } else {
             Disk::log(bug)
         };
-        let is_crowded = random.one_in(4);
-        let (rooms, most) = if is_crowded {
-            (random.between(3, 4), 2)
-        } else {
-            (random.between(1, 2), 4)
-        };
-        let mut clients = Vec::new();
-        let mut documents = 0;
-        for room in 0..rooms {
-            let mut paths: Vec<String> = (0..random.between(1, 2))
-                .map(|number| format!("{number}.board"))
-                .collect();
-            documents += paths.len() as u64;
-            if random.one_in(2) {
-                documents += roaming::DOCUMENTS;
-                paths.extend(roaming::paths());
-            }
-            let mut kinds = vec![ClientKind::Careful, ClientKind::Witness];
-            for _ in 0..random.between(1, most) {
-                let all = [
-                    ClientKind::Python,
-                    ClientKind::Npm,
-                    ClientKind::Python,
-                    ClientKind::Npm,
-                    ClientKind::Careful,
-                    ClientKind::Ours,
-                    ClientKind::Ours,
-                    ClientKind::Witness,
-                    ClientKind::Intruder,
-                ];
-                kinds.push(all[random.index(all.len())]);
-            }
-            for kind in kinds {
-                let number = clients.len() as u64 + 1;
-                let room = format!("room-{room}");
-                clients.push(Client::new(number, kind, &room, &paths, random.fork()));
-            }
-        }
+        let (clients, documents) = programs::clients(&mut random);
         let end = random.between(2, 6) * SECOND;
         let config = config(&mut random, documents);
         let store = Arc::new(FailingStore::new(disk.store()));

@@ -1,7 +1,10 @@
-//! The programs of the clients: their next actions, and their restarts.
+//! The programs of the clients: which there are, their next actions, and their restarts.
 
 use super::schedule::Event;
 use super::{MILLISECOND, World};
+use crate::simulation::client::{Client, ClientKind};
+use crate::simulation::random::Random;
+use crate::simulation::roaming;
 use crate::simulation::trace::Trace;
 
 impl World {
@@ -49,4 +52,47 @@ impl World {
         let (clients, mut context) = self.context();
         clients[index].restart(&mut context)
     }
+}
+
+/// Creates the clients of a run, by room. Also returns how many documents they may create.
+pub(super) fn clients(random: &mut Random) -> (Vec<Client>, u64) {
+    let is_crowded = random.one_in(4);
+    let (rooms, most) = if is_crowded {
+        (random.between(3, 4), 2)
+    } else {
+        (random.between(1, 2), 4)
+    };
+    let mut clients = Vec::new();
+    let mut documents = 0;
+    for room in 0..rooms {
+        let mut paths: Vec<String> = (0..random.between(1, 2))
+            .map(|number| format!("{number}.board"))
+            .collect();
+        documents += paths.len() as u64;
+        if random.one_in(2) {
+            documents += roaming::DOCUMENTS;
+            paths.extend(roaming::paths());
+        }
+        let mut kinds = vec![ClientKind::Careful, ClientKind::Witness];
+        for _ in 0..random.between(1, most) {
+            let all = [
+                ClientKind::Python,
+                ClientKind::Npm,
+                ClientKind::Python,
+                ClientKind::Npm,
+                ClientKind::Careful,
+                ClientKind::Ours,
+                ClientKind::Ours,
+                ClientKind::Witness,
+                ClientKind::Intruder,
+            ];
+            kinds.push(all[random.index(all.len())]);
+        }
+        for kind in kinds {
+            let number = clients.len() as u64 + 1;
+            let room = format!("room-{room}");
+            clients.push(Client::new(number, kind, &room, &paths, random.fork()));
+        }
+    }
+    (clients, documents)
 }
