@@ -44,6 +44,7 @@ pub(super) enum Disk {
     },
 }
 
+/// The files of the database of a `SqliteStore`.
 #[derive(Debug)]
 pub(super) struct Files {
     database: Vec<u8>,
@@ -51,10 +52,12 @@ pub(super) struct Files {
 }
 
 impl Disk {
+    /// Creates an empty disk with a log in memory.
     pub(super) fn log(bug: StoreBug) -> Self {
         Self::Log(Arc::new(LogStore::new(Vec::new(), &[], bug)))
     }
 
+    /// Creates a disk with an empty `SqliteStore`, in a temporary directory.
     pub(super) fn sqlite() -> Result<Self, String> {
         let directory = TempDir::new().map_err(|error| error.to_string())?;
         Self::open(directory)
@@ -73,6 +76,7 @@ impl Disk {
         })
     }
 
+    /// The store on this disk.
     pub(super) fn store(&self) -> Arc<dyn Store> {
         match self {
             Self::Log(store) => Arc::clone(store) as Arc<dyn Store>,
