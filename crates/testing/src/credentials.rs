@@ -1,5 +1,7 @@
-//! A project's API key, and participant tokens signed with it. Written apart from `meshagent-protocol`
-//! on purpose: the tests need tokens that no careful library would make.
+//! A project's API key, and participant tokens signed with it.
+//!
+//! The code does not use `meshagent-protocol`: tests also need malformed tokens, which that library
+//! does not produce.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -15,12 +17,13 @@ pub struct Credentials {
     pub project_id: String,
     /// The API key's UUID.
     pub key_id: String,
-    /// What signs the project's tokens.
+    /// The secret that signs the project's tokens.
     pub secret: String,
 }
 
 impl Credentials {
-    /// A new project. Its secret contains `-`, the separator of the key's parts.
+    /// Creates a project with random ids. Its secret contains `-`, which also separates
+    /// the parts of the key.
     pub fn generate() -> Self {
         Self {
             project_id: Uuid::new_v4().to_string(),
@@ -29,7 +32,7 @@ impl Credentials {
         }
     }
 
-    /// The key as the SDKs' settings hold it, `ma-<key id>-<project id>-<secret>`.
+    /// The key in the form that the SDKs' settings expect: `ma-<key id>-<project id>-<secret>`.
     pub fn api_key(&self) -> String {
         let short = |id: &str| {
             let bytes = Uuid::parse_str(id).unwrap_or_default().into_bytes();
@@ -43,7 +46,7 @@ impl Credentials {
         )
     }
 
-    /// The claims of a participant who may do everything in `room` that the api scope allows.
+    /// The claims of an agent in `room` with the given API scope.
     pub fn claims(&self, name: &str, room: &str, api: &Value) -> Value {
         json!({
             "name": name,
@@ -58,7 +61,7 @@ impl Credentials {
         })
     }
 
-    /// A token with these claims, signed as it should be.
+    /// A correctly signed token with these claims.
     pub fn sign(&self, claims: &Value) -> String {
         sign(
             &json!({ "alg": "HS256", "typ": "JWT" }),
@@ -67,12 +70,12 @@ impl Credentials {
         )
     }
 
-    /// A token with any header, signed by HMAC-SHA256 with any secret.
+    /// A token with any header, signed with HMAC-SHA256 and any secret.
     pub fn sign_with(header: &Value, claims: &Value, secret: &str) -> String {
         sign(header, claims, secret)
     }
 
-    /// A token with every right of a document and storage user in the room.
+    /// A token that grants documents, storage, messaging and agents in the room.
     pub fn token(&self, name: &str, room: &str) -> String {
         let api = json!({ "sync": {}, "storage": {}, "messaging": {}, "agents": {} });
         self.sign(&self.claims(name, room, &api))
@@ -82,7 +85,7 @@ impl Credentials {
 fn sign(header: &Value, claims: &Value, secret: &str) -> String {
     let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let signed = format!("{}.{}", encode(header), encode(claims));
-    // HMAC takes keys of any length, so this can't fail.
+    // HMAC accepts keys of any length, so this can't fail.
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret.as_bytes()) else {
         return signed;
     };
@@ -98,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_and_keys_are_those_of_the_published_sdk() {
+    fn tokens_and_keys_match_the_published_sdk() {
         let path = crate::repository_root().join("testdata/vectors/tokens.json");
         let vectors: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
         let text = |value: &Value| value.as_str().unwrap().to_owned();

@@ -1,4 +1,4 @@
-//! A server in the process for the examples of the documentation, for as long as one of them runs.
+//! A server in the process of a documentation example, which runs as long as the example.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -10,36 +10,36 @@ use meshagent_store::MemoryStore;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-/// Where an example's server is, and what lets one in.
+/// The addresses and credentials of an example's server.
 #[derive(Clone, Debug)]
 pub struct ExampleServer {
-    /// `http://127.0.0.1:PORT`
+    /// The base URL of the HTTP API, `http://127.0.0.1:PORT`.
     pub api_url: String,
-    /// The address of the room that the token is for, `my-room`.
+    /// The WebSocket URL of `my-room`, the room that the token is for.
     pub room_url: String,
-    /// The project's key.
+    /// The project's API key.
     pub key: String,
-    /// A token of Ann's that may do everything in the room.
+    /// A token with full rights in the room for the participant `ann`.
     pub token: String,
 }
 
-/// Runs an example beside a server of its own, and stops that.
+/// Runs an example with a server of its own, then stops the server.
 ///
 /// # Panics
-/// When the example fails, or the server does.
+/// When the example or the server fails.
 pub fn with_server(example: impl AsyncFnOnce(ExampleServer) -> Result<(), Box<dyn Error>>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     runtime
-        .expect("a runtime can be made")
+        .expect("a runtime starts")
         .block_on(async { run(example).await.expect("the example works") });
 }
 
 /// Runs an example in the room `my-room` of a server of its own, as `ann`.
 ///
 /// # Panics
-/// When the example fails, or the server does.
+/// When the example or the server fails.
 pub fn in_room(example: impl AsyncFnOnce(RoomClient) -> Result<(), Box<dyn Error>>) {
     with_server(async |server| {
         let room = RoomClient::builder()
@@ -65,7 +65,7 @@ async fn run(
     token.grants.push(Grant::Api(Box::new(ApiScope::full())));
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
-    let beside = ExampleServer {
+    let access = ExampleServer {
         api_url: format!("http://{address}"),
         room_url: format!("ws://{address}/rooms/my-room"),
         token: token.sign(&key),
@@ -76,8 +76,8 @@ async fn run(
     let running = tokio::spawn(server.run(listener, async {
         let _stopped = stopped.await;
     }));
-    let came_to = example(beside).await;
+    let result = example(access).await;
     drop(stop);
     running.await??;
-    came_to
+    result
 }

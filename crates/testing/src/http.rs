@@ -1,5 +1,7 @@
-//! One HTTP request per connection, over a plain socket: enough to read metrics, follow a download URL
-//! and see with which status a WebSocket upgrade is refused.
+//! A minimal HTTP client over a plain socket, with one request per connection.
+//!
+//! Tests read metrics with it, follow download URLs, and check the status of a refused WebSocket
+//! upgrade.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -8,10 +10,10 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::process::STEP_LIMIT;
 
-/// Answers of tests are small; this only keeps a broken server from filling the memory.
+/// Responses in tests are small. The bound keeps a broken server from filling the memory.
 const MAX_BODY_BYTES: u64 = 64 << 20;
 
-/// A server's answer.
+/// A server's response.
 #[derive(Clone, Debug)]
 pub struct HttpResponse {
     /// The status code.
@@ -23,7 +25,7 @@ pub struct HttpResponse {
 }
 
 impl HttpResponse {
-    /// The first header of this name (in lower case).
+    /// The first header with this name, which is in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .iter()
@@ -37,10 +39,10 @@ impl HttpResponse {
     }
 }
 
-/// Sends a request to an absolute `http:` URL and reads the whole answer.
+/// Sends a request to an absolute `http:` URL and reads the whole response.
 ///
 /// # Errors
-/// When the URL is not of that kind, or the server can't be reached or does not speak HTTP.
+/// When the URL has another scheme, the server can't be reached, or the response is not HTTP.
 pub fn http_request(
     method: &str,
     url: &str,
@@ -67,7 +69,7 @@ pub fn http_request(
     Ok(response)
 }
 
-/// Asks for an upgrade to WebSocket and reads the head of the answer; the connection is then dropped.
+/// Requests an upgrade to WebSocket, reads the head of the response and closes the connection.
 ///
 /// # Errors
 /// As [`http_request`].
@@ -90,7 +92,7 @@ fn send(
 ) -> Result<BufReader<TcpStream>> {
     let rest = url
         .strip_prefix("http://")
-        .with_context(|| format!("{url} is no http: URL"))?;
+        .with_context(|| format!("invalid URL {url:?}: expected the scheme http:"))?;
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
     let mut stream = TcpStream::connect(host).with_context(|| format!("connecting to {host}"))?;
     stream.set_read_timeout(Some(STEP_LIMIT))?;
@@ -110,12 +112,12 @@ fn read_head(reader: &mut BufReader<TcpStream>) -> Result<HttpResponse> {
         .split(' ')
         .nth(1)
         .and_then(|code| code.parse().ok());
-    let status = status.with_context(|| format!("no HTTP status line: {status_line:?}"))?;
+    let status = status.with_context(|| format!("invalid HTTP status line: {status_line:?}"))?;
     let mut headers = Vec::new();
     loop {
         let line = read_line(reader)?;
         let Some((name, value)) = line.split_once(':') else {
-            ensure!(line.is_empty(), "no HTTP header line: {line:?}");
+            ensure!(line.is_empty(), "invalid HTTP header line: {line:?}");
             return Ok(HttpResponse {
                 status,
                 headers,
@@ -131,10 +133,11 @@ fn read_chunks(reader: &mut BufReader<TcpStream>) -> Result<Vec<u8>> {
     loop {
         let line = read_line(reader)?;
         let size = line.split(';').next().unwrap_or_default();
-        let size = u64::from_str_radix(size, 16).with_context(|| format!("chunk size {line:?}"))?;
+        let size = u64::from_str_radix(size, 16)
+            .with_context(|| format!("invalid chunk size: {line:?}"))?;
         ensure!(
             body.len() as u64 + size <= MAX_BODY_BYTES,
-            "the answer is too long"
+            "the response body is longer than {MAX_BODY_BYTES} bytes"
         );
         reader.by_ref().take(size).read_to_end(&mut body)?;
         read_line(reader)?;

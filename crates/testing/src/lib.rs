@@ -1,6 +1,15 @@
-//! Test support: starts the server binary, the published SDKs and the samples of the API page, each as
-//! a process of its own with time limits and logs, runs the examples of the documentation beside a server, and simulates the whole server in virtual time. No
-//! production crate depends on it.
+//! Test support: launchers for the server binary, the published SDKs and documentation samples, and
+//! a simulation of the whole server. No production crate depends on it.
+//!
+//! # Layout
+//!
+//! - [`Server`], [`Credentials`], [`http_request`]: the server binary, its access tokens, and HTTP
+//!   requests to it.
+//! - [`Sdk`], [`SdkClient`]: the published SDKs and a remote control for scripts that use them.
+//! - [`Samples`]: the code samples of the API page.
+//! - [`with_server`], [`in_room`]: a server in the process for documentation examples.
+//! - [`Logs`], [`run_to_end`]: child processes, each with a time limit and log files.
+//! - [`simulation`]: server, clients, network and disk in virtual time.
 
 mod credentials;
 mod example;

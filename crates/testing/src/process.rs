@@ -1,5 +1,7 @@
-//! Child processes that can't outlive their test: each is the leader of a process group that is killed
-//! when its handle goes, and writes into log files that the test can show.
+//! Child processes that can't outlive their test.
+//!
+//! Each child leads a process group that is killed when its handle is dropped, and writes to log
+//! files that the test can show.
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
@@ -11,15 +13,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-/// How long one step of a test may take: a command, an answer, a condition that has to become true.
+/// The time limit for one step of a test: a command, an answer, or a condition to become true.
 pub const STEP_LIMIT: Duration = Duration::from_mins(5);
 
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What a report shows of one line; documents can make long ones.
+/// How many characters of a line a report shows; lines that contain documents can be long.
 const SHOWN_CHARS: usize = 600;
 
-/// A folder of log files, numbered in the order in which they were begun.
+/// A folder of log files, numbered in the order of their creation.
 #[derive(Debug)]
 pub struct Logs {
     folder: PathBuf,
@@ -41,7 +43,7 @@ impl Logs {
         })
     }
 
-    /// The path of a new log file.
+    /// Returns the path for a new log file.
     pub fn begin(&self, name: &str) -> PathBuf {
         let number = self.begun.fetch_add(1, Ordering::Relaxed);
         let name: String = name
@@ -51,7 +53,7 @@ impl Logs {
         self.folder.join(format!("{number:03}-{name}.log"))
     }
 
-    /// The last lines of every log, for the report of a failed test.
+    /// The last lines of each log, for the report of a failed test.
     pub fn tails(&self, lines: usize) -> String {
         let mut paths: Vec<PathBuf> = fs::read_dir(&self.folder)
             .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
@@ -76,7 +78,7 @@ impl Logs {
     }
 }
 
-/// What a process that ran to its end left behind.
+/// The output and exit code of a process that has ended.
 #[derive(Clone, Debug)]
 pub struct Finished {
     /// The exit code; `None` when a signal ended it.
@@ -87,10 +89,10 @@ pub struct Finished {
     pub stderr: String,
 }
 
-/// Runs the command to its end, which has to come within [`STEP_LIMIT`].
+/// Runs a command that has to end within [`STEP_LIMIT`].
 ///
 /// # Errors
-/// When it can't be started or takes too long. An exit code other than 0 is no error here.
+/// When the command can't be started or takes too long. An exit code other than 0 is not an error.
 pub fn run_to_end(mut command: Command, logs: &Logs, name: &str) -> Result<Finished> {
     let stdout = logs.begin(&format!("{name} stdout"));
     let stderr = logs.begin(&format!("{name} stderr"));
@@ -112,10 +114,10 @@ pub fn run_to_end(mut command: Command, logs: &Logs, name: &str) -> Result<Finis
     })
 }
 
-/// Polls until the probe gives a value, for at most [`STEP_LIMIT`].
+/// Polls until the probe returns a value, for at most [`STEP_LIMIT`].
 ///
 /// # Errors
-/// The probe's own error, or one that names what did not happen.
+/// The probe's own error, or a timeout that names the expected event.
 pub fn wait_until<T>(what: &str, mut probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let deadline = Instant::now() + STEP_LIMIT;
     loop {
@@ -123,7 +125,7 @@ pub fn wait_until<T>(what: &str, mut probe: impl FnMut() -> Result<Option<T>>) -
             return Ok(value);
         }
         if Instant::now() > deadline {
-            bail!("waited {} s in vain: {what}", STEP_LIMIT.as_secs());
+            bail!("timed out after {} s: {what}", STEP_LIMIT.as_secs());
         }
         sleep(POLL_INTERVAL);
     }
@@ -145,7 +147,7 @@ impl Process {
         Ok(Self { child })
     }
 
-    /// `None` when the process still runs at the end of the limit.
+    /// Waits for the process to end. Returns `None` if it still runs at the end of the limit.
     pub(crate) fn wait(&mut self, limit: Duration) -> Result<Option<ExitStatus>> {
         let deadline = Instant::now() + limit;
         loop {
@@ -159,7 +161,7 @@ impl Process {
         }
     }
 
-    /// Sends a signal to the process alone.
+    /// Sends a signal to the process, but not to the rest of its group.
     pub(crate) fn signal(&self, name: &str) -> Result<()> {
         send_signal(name, &self.child.id().to_string())
     }
@@ -167,7 +169,8 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Only while the leader is there to hold the group's id; one that has ended took its own with it.
+        // The group's id is only reserved while its leader exists. After the leader has ended, the
+        // id may belong to another group.
         if matches!(self.child.try_wait(), Ok(None)) {
             let _ = send_signal("KILL", &format!("-{}", self.child.id()));
             let _ = self.child.kill();
@@ -183,7 +186,7 @@ fn send_signal(name: &str, target: &str) -> Result<()> {
         .status()
         .context("starting kill")?;
     if !status.success() {
-        bail!("signal {name} to {target} was not delivered");
+        bail!("kill could not send signal {name} to {target}: {status}");
     }
     Ok(())
 }

@@ -1,8 +1,8 @@
-//! Where things lie, seen from the repository.
+//! Paths inside the repository.
 
 use std::path::Path;
 
-/// The root of the repository that this crate was built in.
+/// The root of the repository in which this crate was built.
 pub fn repository_root() -> &'static Path {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.ancestors().nth(2).unwrap_or(here)

@@ -1,5 +1,7 @@
-//! The code samples of the API page, found by heading and language. The page is not part of the
-//! repository; its samples are run from where it lies and never copied here.
+//! The code samples of the API page, found by heading and language.
+//!
+//! The page is not part of the repository. Tests run its samples from the page's own location and
+//! never copy them here.
 
 use std::path::PathBuf;
 
@@ -10,29 +12,32 @@ use crate::repository_root;
 /// One fenced code block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample {
-    /// The nearest heading above, without its marks.
+    /// The nearest heading above, without `#`.
     pub heading: String,
-    /// The fence's language, such as `python`.
+    /// The language of the fence, such as `python`.
     pub language: String,
     /// The words after the language, such as `NodeJs`.
     pub label: String,
     /// The code, without the indentation of its fence.
     pub code: String,
-    /// The line of the fence in the page, from 1.
+    /// The line number of the fence in the page, from 1.
     pub line: usize,
 }
 
-/// All samples of a page, in its order.
+/// All samples of a page, in the page's order.
 #[derive(Clone, Debug)]
 pub struct Samples(Vec<Sample>);
 
 impl Samples {
     /// Reads the page at `MESHAGENT_API_PAGE`, else the one in the folder `shared` beside the
-    /// repository. `None`, and a line that says so, when there is none.
+    /// repository. Without a page, prints that the test is skipped and returns `None`.
     ///
     /// # Errors
-    /// When the page is missing although `CI` is `true`, or is there and can't be read.
-    #[expect(clippy::print_stdout, reason = "a test that is skipped has to say so")]
+    /// When the page can't be read, or is missing while `CI` is `true`.
+    #[expect(
+        clippy::print_stdout,
+        reason = "a skipped test reports that it is skipped"
+    )]
     pub fn find() -> Result<Option<Self>> {
         let path = std::env::var_os("MESHAGENT_API_PAGE").map_or_else(
             || repository_root().join("../shared/sync-api.md"),
@@ -44,19 +49,16 @@ impl Samples {
             return Ok(Some(Self::parse(&page)));
         }
         if std::env::var("CI").is_ok_and(|ci| ci == "true") {
-            bail!(
-                "there is no API page at {}: set MESHAGENT_API_PAGE",
-                path.display()
-            );
+            bail!("no API page at {}: set MESHAGENT_API_PAGE", path.display());
         }
         println!(
-            "skipped: there is no API page at {}; set MESHAGENT_API_PAGE",
+            "skipped: no API page at {}; set MESHAGENT_API_PAGE",
             path.display()
         );
         Ok(None)
     }
 
-    /// The samples of a Markdown text.
+    /// Parses the samples in a Markdown text.
     pub fn parse(page: &str) -> Self {
         let mut samples = Vec::new();
         let mut heading = String::new();
@@ -91,15 +93,16 @@ impl Samples {
         Self(samples)
     }
 
-    /// All of them, in the page's order.
+    /// All samples, in the page's order.
     pub fn all(&self) -> &[Sample] {
         &self.0
     }
 
-    /// The first of one language (`python`) below a heading that starts with these words.
+    /// The first sample in a language, such as `python`, below a heading that starts with
+    /// `heading`.
     ///
     /// # Errors
-    /// When there is none.
+    /// When there is no such sample.
     pub fn first(&self, heading: &str, language: &str) -> Result<&Sample> {
         let is_it = |sample: &&Sample| {
             sample.language == language && sample.heading.replace('`', "").starts_with(heading)
@@ -116,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fences_are_found_by_heading_language_and_label_and_lose_their_indentation() {
+    fn fences_have_heading_language_and_label_and_lose_their_indentation() {
         let page = "\
 # Sync
 ```bash bash theme={null}

@@ -1,4 +1,4 @@
-//! The published SDKs and CLI, as `cargo xtask interop` installs them, and the scripts that use them.
+//! The published SDKs and CLI that `cargo xtask interop` installs, and the scripts that use them.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -11,15 +11,15 @@ use crate::repository_root;
 /// A script of the folder `interop`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Script {
-    /// A participant through the Python SDK.
+    /// A participant that uses the Python SDK.
     PythonClient,
-    /// A participant through the npm SDK.
+    /// A participant that uses the npm SDK.
     NodeClient,
-    /// A bare WebSocket that speaks packets, for what no SDK would send.
+    /// A bare WebSocket client that sends packets which no SDK would send.
     Wire,
 }
 
-/// The installed packages.
+/// The folders of the installed packages.
 #[derive(Clone, Debug)]
 pub struct Sdk {
     python: PathBuf,
@@ -27,6 +27,8 @@ pub struct Sdk {
 }
 
 impl Sdk {
+    /// Finds the installed packages.
+    ///
     /// # Errors
     /// When the packages are not installed.
     pub fn installed() -> Result<Self> {
@@ -44,12 +46,12 @@ impl Sdk {
         Ok(sdk)
     }
 
-    /// The Python interpreter that sees the SDK.
+    /// The Python interpreter that can import the SDK.
     pub fn python(&self) -> PathBuf {
         self.python.join("bin/python")
     }
 
-    /// The published command line tool.
+    /// The published command-line tool.
     pub fn cli(&self) -> PathBuf {
         self.python.join("bin/meshagent")
     }
@@ -59,12 +61,12 @@ impl Sdk {
         self.node.join("node_modules/.bin/tsx")
     }
 
-    /// The folder above the `node_modules` with the SDK: sources below it can import its packages.
+    /// The folder whose `node_modules` contains the SDK. Sources below it can import its packages.
     pub fn node_folder(&self) -> &Path {
         &self.node
     }
 
-    /// A command whose `PATH` begins with the published tools.
+    /// A command whose `PATH` begins with the published tools, without `MESHAGENT_*` variables.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         let inherited = std::env::var_os("PATH").unwrap_or_default();

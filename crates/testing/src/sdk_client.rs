@@ -1,6 +1,7 @@
-//! A script as a remote control: one JSON object per line goes in, `{"id","op",…}`, and one comes back
-//! for each, `{"id","ok"}` or `{"id","error":{"message","code"}}`. Whatever else the script prints is
-//! its log.
+//! A remote control for a script that uses a published SDK.
+//!
+//! Each request is one line of JSON, `{"id","op",…}`, and so is each answer: `{"id","ok"}` or
+//! `{"id","error":{"message","code"}}`. Everything else that the script prints is its log.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -12,12 +13,12 @@ use serde_json::{Value, json};
 
 use crate::process::{Logs, Process, STEP_LIMIT};
 
-/// What an SDK raised.
+/// An error that an SDK raised.
 #[derive(Clone, Debug)]
 pub struct SdkError {
-    /// Its text.
+    /// The text of the error.
     pub message: String,
-    /// The server's error code, when the SDK passes it on.
+    /// The server's error code, if the SDK reports it.
     pub code: Option<i64>,
 }
 
@@ -29,11 +30,12 @@ impl std::fmt::Display for SdkError {
 
 impl std::error::Error for SdkError {}
 
-/// A running script; it is killed when this is dropped.
+/// A running script, which is killed when this is dropped.
 #[derive(Debug)]
 pub struct SdkClient {
     name: String,
-    // Declared before the process: a script that sees the end of its input ends by itself.
+    // Declared before the process, so that it is dropped first: the end of its input ends the
+    // script.
     stdin: ChildStdin,
     replies: Receiver<Value>,
     process: Process,
@@ -42,10 +44,10 @@ pub struct SdkClient {
 }
 
 impl SdkClient {
-    /// Starts the script.
+    /// Starts a script.
     ///
     /// # Errors
-    /// When it can't be started.
+    /// When the script can't be started.
     pub fn start(mut command: Command, logs: &Logs, name: &str) -> Result<Self> {
         let log = File::create(logs.begin(name))?;
         command
@@ -86,12 +88,12 @@ impl SdkClient {
         })
     }
 
-    /// The name given at the start.
+    /// The name that was given to [`Self::start`].
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Sends a request without waiting; [`Self::finish`] takes the answers in the same order.
+    /// Sends a request without waiting. [`Self::finish`] returns the answers in the same order.
     ///
     /// # Errors
     /// When the script has ended.
@@ -103,20 +105,20 @@ impl SdkClient {
         }
         writeln!(self.log, "> {request}")?;
         writeln!(self.stdin, "{request}")
-            .with_context(|| format!("asking {} for {op}: it has ended", self.name))
+            .with_context(|| format!("cannot send {op} to {}: it has ended", self.name))
     }
 
-    /// The answer to the oldest request that has none yet.
+    /// Waits for the answer to the oldest request without one.
     ///
     /// # Errors
-    /// An [`SdkError`] that the script reports; another error when no answer comes.
+    /// An [`SdkError`] if the script reports one; another error if no answer arrives.
     pub fn finish(&mut self) -> Result<Value> {
         let Ok(mut reply) = self.replies.recv_timeout(STEP_LIMIT) else {
             let state = match self.process.child.try_wait()? {
                 Some(status) => format!("it ended with {status}"),
                 None => "it still runs".to_owned(),
             };
-            bail!("{} gave no answer: {state}", self.name);
+            bail!("no answer from {}: {state}", self.name);
         };
         let error = &reply["error"];
         if error.is_object() {
@@ -129,7 +131,7 @@ impl SdkClient {
         Ok(reply["ok"].take())
     }
 
-    /// A request and its answer.
+    /// Sends a request and waits for its answer.
     ///
     /// # Errors
     /// As [`Self::finish`].
@@ -139,10 +141,10 @@ impl SdkClient {
             .with_context(|| format!("{}: {op} {arguments}", self.name))
     }
 
-    /// A request that the SDK or the server has to refuse.
+    /// Sends a request that the SDK or the server has to refuse, and returns the refusal.
     ///
     /// # Errors
-    /// When it is not refused, or no answer comes.
+    /// When the request is not refused, or no answer arrives.
     pub fn refused(&mut self, op: &str, arguments: &Value) -> Result<SdkError> {
         match self.call(op, arguments) {
             Ok(value) => bail!("{}: {op} {arguments} was not refused: {value}", self.name),

@@ -1,5 +1,6 @@
-//! The server binary on a free port and a data directory of its own: started, ended in both ways, and
-//! started again where it was.
+//! Launches the server binary on a free port with a data directory of its own.
+//!
+//! A test can end the server with SIGTERM or kill it, and start it again on the same port and data.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -13,10 +14,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::process::{Logs, Process, STEP_LIMIT};
 use crate::{Credentials, http_request, repository_root};
 
-/// How long an orderly end may take.
+/// The time limit for an orderly shutdown.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(30);
 
-/// A running server; it is killed when this is dropped.
+/// A running server, which is killed when this is dropped.
 #[derive(Debug)]
 pub struct Server {
     process: Option<Process>,
@@ -28,10 +29,10 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server with these further arguments. Its data lie in `folder`.
+    /// Starts a server with additional arguments. Its data is in `folder`.
     ///
     /// # Errors
-    /// When there is no binary, or it does not say that it is ready.
+    /// When there is no binary, or the server does not report that it is ready.
     pub fn start(folder: &Path, logs: &Logs, args: &[&str]) -> Result<Self> {
         let mut server = Self {
             process: None,
@@ -45,15 +46,16 @@ impl Server {
         Ok(server)
     }
 
-    /// The server's binary: `MESHAGENT_BIN`, else the one that was built along with the running test, else the debug
-    /// build of this repository.
+    /// The server's binary: `MESHAGENT_BIN`, else the one that was built together with the running
+    /// test, else the debug build of this repository.
     ///
     /// # Errors
-    /// When it is not there.
+    /// When the file does not exist.
     pub fn binary() -> Result<PathBuf> {
         let name = format!("meshagent{}", std::env::consts::EXE_SUFFIX);
         let beside = || {
-            // A test lies in `deps`, below the programs of its profile, wherever the target directory is.
+            // In any target directory, Cargo puts tests into the folder `deps` beside the
+            // binaries of their profile.
             let test = std::env::current_exe().ok()?;
             Some(test.parent()?.parent()?.join(&name)).filter(|path| path.is_file())
         };
@@ -62,7 +64,7 @@ impl Server {
         let path = std::env::var_os("MESHAGENT_BIN").map_or_else(built, PathBuf::from);
         ensure!(
             path.is_file(),
-            "there is no server binary at {}: run `cargo build -p meshagent-cli`, or set MESHAGENT_BIN",
+            "no server binary at {}: run `cargo build -p meshagent-cli`, or set MESHAGENT_BIN",
             path.display()
         );
         Ok(path)
@@ -73,17 +75,17 @@ impl Server {
         format!("http://{}", self.address)
     }
 
-    /// The URL of a room's socket, for clients that don't make it themselves.
+    /// The URL of a room's WebSocket, for clients that don't construct it themselves.
     pub fn socket_url(&self, room: &str) -> String {
         format!("ws://{}/rooms/{room}", self.address)
     }
 
-    /// The key that the server accepts.
+    /// The project and API key that the server accepts.
     pub fn credentials(&self) -> &Credentials {
         &self.credentials
     }
 
-    /// The environment that the SDKs and CLIs read for this server, as the owner of the key.
+    /// The environment variables with which SDKs and CLIs use this server as the owner of the key.
     pub fn owner_environment(&self) -> Vec<(&'static str, String)> {
         vec![
             ("MESHAGENT_API_URL", self.url()),
@@ -92,7 +94,7 @@ impl Server {
         ]
     }
 
-    /// The environment of a participant who comes with this token.
+    /// The environment variables with which SDKs and CLIs join a room with this token.
     pub fn participant_environment(&self, room: &str, token: &str) -> Vec<(&'static str, String)> {
         vec![
             ("MESHAGENT_API_URL", self.url()),
@@ -102,10 +104,10 @@ impl Server {
         ]
     }
 
-    /// Ends the server by SIGTERM and waits for it.
+    /// Ends the server with SIGTERM and waits for it.
     ///
     /// # Errors
-    /// When it still runs after ten seconds, or does not end well.
+    /// When the server still runs after 30 seconds, or its exit code is not 0.
     pub fn terminate(&mut self) -> Result<()> {
         let Some(mut process) = self.process.take() else {
             return Ok(());
@@ -124,15 +126,15 @@ impl Server {
         Ok(())
     }
 
-    /// Kills the server at once, as `kill -9` does.
+    /// Kills the server immediately, like `kill -9`.
     pub fn kill(&mut self) {
         self.process = None;
     }
 
-    /// Starts the server on the same port and data; the first time, on a free port.
+    /// Starts the server on its port and data. The first start chooses a free port.
     ///
     /// # Errors
-    /// When it does not say that it is ready.
+    /// When the server does not report that it is ready.
     pub fn start_again(&mut self) -> Result<()> {
         let mut log = OpenOptions::new()
             .create(true)
@@ -169,12 +171,12 @@ impl Server {
         let ready = read_ready_address(stdout, log);
         self.address = ready
             .recv_timeout(STEP_LIMIT)
-            .context("the server printed no line with its URL")?;
+            .context("the server did not print its URL")?;
         self.process = Some(process);
         Ok(())
     }
 
-    /// An orderly end and a new start.
+    /// Ends the server in an orderly way and starts it again.
     ///
     /// # Errors
     /// As [`Self::terminate`] and [`Self::start_again`].
@@ -183,7 +185,7 @@ impl Server {
         self.start_again()
     }
 
-    /// The sum of a Prometheus metric over its labels; 0 when it is not listed.
+    /// The sum of a Prometheus metric over its labels, or 0 if it is not listed.
     ///
     /// # Errors
     /// When the metrics can't be read.
@@ -212,8 +214,8 @@ impl Server {
     }
 }
 
-/// Copies the server's standard output to the log for as long as it comes, and reports the address in
-/// the line that says it is ready. Lines that set shell variables come before that one.
+/// Copies the server's standard output to the log, and sends the address from the line that reports
+/// that the server is ready. The lines before it that set shell variables are skipped.
 fn read_ready_address(
     stdout: impl std::io::Read + Send + 'static,
     mut log: File,

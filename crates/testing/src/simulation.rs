@@ -1,7 +1,9 @@
-//! The whole server in virtual time: rooms, gate, committer and a disk that fails, with clients that do what programs
-//! do, driven by one queue of events. Everything that happens follows from one number, the seed.
+//! The simulation of the whole server in virtual time: rooms, gate, committer and a failing disk,
+//! with clients that behave like programs.
 //!
-//! [`run`] makes one run, [`run_many`] many on all cores. `docs/simulation.md` says what is simulated and checked.
+//! One queue of events drives a run, and one number, the seed, determines everything that happens.
+//! [`run`] makes one run, [`run_many`] makes many on all cores. `docs/simulation.md` lists what is
+//! simulated and checked.
 
 mod board;
 mod client;
@@ -13,32 +15,33 @@ mod session;
 mod trace;
 mod world;
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-pub use self::disk::Plant;
+pub use self::disk::StoreBug;
 pub use self::trace::Totals;
 use self::trace::Trace;
 use self::world::World;
 
-/// How a run went.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Outcome {
-    /// What it followed from.
+    /// The seed of the run.
     pub seed: u64,
-    /// What broke a promise; `None` if nothing did.
+    /// The promise that was broken; `None` if all held.
     pub failure: Option<String>,
-    /// What happened.
+    /// How often each kind of event occurred.
     pub totals: Totals,
-    /// A hash of every step.
+    /// A hash of all steps.
     pub hash: u64,
-    /// Every step, if that was asked for.
+    /// All steps as text, if the run was verbose.
     pub steps: Vec<String>,
 }
 
 impl Outcome {
-    /// The line that repeats it.
+    /// The command that repeats the run.
     pub fn repeat(&self) -> String {
         format!(
             "repeat with: cargo xtask sim --from {} --seeds 1",
@@ -47,19 +50,19 @@ impl Outcome {
     }
 }
 
-/// Makes one run.
-pub fn run(seed: u64, plant: Plant, verbose: bool) -> Outcome {
+/// Runs one seed.
+pub fn run(seed: u64, bug: StoreBug, verbose: bool) -> Outcome {
     let mut trace = Trace::new(verbose);
     let mut totals = Totals::default();
     let result = catch_unwind(AssertUnwindSafe(|| {
-        let mut world = World::new(seed, plant)?;
+        let mut world = World::new(seed, bug)?;
         let result = world.run(&mut trace);
         totals = std::mem::take(&mut world.totals);
         result
     }));
     let failure = match result {
         Ok(result) => result.err(),
-        Err(panic) => Some(format!("a panic: {}", panic_text(&*panic))),
+        Err(panic) => Some(format!("panicked: {}", panic_text(&*panic))),
     };
     totals.add("runs", 1);
     Outcome {
@@ -71,10 +74,21 @@ pub fn run(seed: u64, plant: Plant, verbose: bool) -> Outcome {
     }
 }
 
-/// Makes a run for each seed, on all cores. Returns what happened in all of them, and those that failed, by seed.
-pub fn run_many(from: u64, seeds: u64, plant: Plant) -> (Totals, Vec<Outcome>) {
+/// The results of [`run_many`].
+#[derive(Debug, Default)]
+pub struct Summary {
+    /// How often each kind of event occurred in all runs.
+    pub totals: Totals,
+    /// The runs that failed, by seed.
+    pub failed: Vec<Outcome>,
+    /// The hash of each run, by its seed.
+    pub hashes: BTreeMap<u64, u64>,
+}
+
+/// Runs each of the seeds, on all cores.
+pub fn run_many(from: u64, seeds: u64, bug: StoreBug) -> Summary {
     let next = AtomicU64::new(from);
-    let results = Mutex::new((Totals::default(), Vec::new()));
+    let summary = Mutex::new(Summary::default());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..cores {
@@ -84,23 +98,31 @@ pub fn run_many(from: u64, seeds: u64, plant: Plant) -> (Totals, Vec<Outcome>) {
                     if seed - from >= seeds {
                         return;
                     }
-                    let outcome = run(seed, plant, false);
-                    let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
-                    results.0.merge(&outcome.totals);
-                    if outcome.failure.is_some() {
-                        results.1.push(outcome);
-                    }
+                    let outcome = run(seed, bug, false);
+                    let mut summary = summary.lock().unwrap_or_else(PoisonError::into_inner);
+                    summary.add(outcome);
                 }
             });
         }
     });
-    let (totals, mut failed) = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-    failed.sort_by_key(|outcome| outcome.seed);
-    (totals, failed)
+    let mut summary = summary.into_inner().unwrap_or_else(PoisonError::into_inner);
+    summary.failed.sort_by_key(|outcome| outcome.seed);
+    summary
+}
+
+impl Summary {
+    /// Adds the result of a run.
+    pub fn add(&mut self, outcome: Outcome) {
+        self.totals.merge(&outcome.totals);
+        self.hashes.insert(outcome.seed, outcome.hash);
+        if outcome.failure.is_some() {
+            self.failed.push(outcome);
+        }
+    }
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(ToString::to_string);
     text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "without a text".to_owned())
+        .unwrap_or_else(|| "without a message".to_owned())
 }

@@ -1,45 +1,52 @@
-//! Simulates the server from one seed after another: `sim [--seeds N] [--from N] [--verbose]`.
+//! Runs the simulation of the server for a range of seeds:
+//! `sim [--seeds N] [--from N] [--verbose] [--digest]`.
 
-#![expect(clippy::print_stdout, reason = "a command says what it found")]
+#![expect(clippy::print_stdout, reason = "the command prints its results")]
 
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use meshagent_testing::simulation::{Plant, run, run_many};
+use meshagent_testing::simulation::{StoreBug, Summary, run, run_many};
 
-/// How many seeds are run if nothing is said.
+/// The number of seeds without `--seeds` and `--from`.
 const SEEDS: u64 = 10_000;
 
-/// How many failures are told in full.
+/// How many failures are printed in full.
 const SHOWN_FAILURES: usize = 10;
 
 fn main() -> Result<ExitCode> {
-    let (mut seeds, mut from, mut verbose) = (None, None, false);
+    let (mut seeds, mut from, mut verbose, mut digest) = (None, None, false, false);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match (arg.as_str(), args.len()) {
             ("--verbose", _) => verbose = true,
+            ("--digest", _) => digest = true,
             ("--seeds", 1..) => seeds = Some(args.next().unwrap_or_default().parse()?),
             ("--from", 1..) => from = Some(args.next().unwrap_or_default().parse()?),
-            _ => bail!("unknown option {arg:?}; use --seeds N, --from N, --verbose"),
+            _ => bail!("unknown option {arg:?}: use --seeds N, --from N, --verbose, --digest"),
         }
     }
     let otherwise = if from.is_some() { 1 } else { SEEDS };
     let seeds = seeds.unwrap_or(otherwise);
     let from = from.unwrap_or(0);
     let started = Instant::now();
-    let (totals, failed) = if verbose && seeds == 1 {
-        let outcome = run(from, Plant::Nothing, true);
+    let mut summary = Summary::default();
+    if verbose && seeds == 1 {
+        let outcome = run(from, StoreBug::None, true);
         for step in &outcome.steps {
             println!("{step}");
         }
-        let totals = outcome.totals.clone();
-        let failed = outcome.failure.is_some().then_some(outcome);
-        (totals, failed.into_iter().collect())
+        summary.add(outcome);
     } else {
-        run_many(from, seeds, Plant::Nothing)
-    };
+        summary = run_many(from, seeds, StoreBug::None);
+    }
+    if digest {
+        for (seed, hash) in &summary.hashes {
+            println!("seed {seed}: {hash:016x}");
+        }
+    }
+    let Summary { totals, failed, .. } = summary;
     for (kind, count) in totals.iter() {
         println!("{count:>12}  {kind}");
     }

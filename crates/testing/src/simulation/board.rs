@@ -1,4 +1,4 @@
-//! The documents that are edited in a run: their schema, and random edits.
+//! The documents of a run: their schema, and random edits.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -11,25 +11,26 @@ use serde_json::{Value, json};
 
 use super::random::Random;
 
-/// Above this many elements edits delete more than they insert.
+/// With more elements than this, an edit inserts none.
 const CROWDED: usize = 40;
 
-/// More clients than a run has.
+/// An upper bound on the clients of a run.
 const MOST_CLIENTS: u64 = 16;
 
 /// The schema of all documents.
 static SCHEMA: LazyLock<MeshSchema> = LazyLock::new(|| build(false));
-/// The same with room for what breaks it: what a program thinks that was written for another version.
+/// A schema with additions that the real schema forbids, as in a program that was written for
+/// another version.
 static LAX_SCHEMA: LazyLock<MeshSchema> = LazyLock::new(|| build(true));
 static SCHEMA_JSON: LazyLock<Value> = LazyLock::new(|| SCHEMA.to_json());
 static SCHEMA_TEXT: LazyLock<String> = LazyLock::new(|| SCHEMA_JSON.to_string());
 
-/// The schema in the form that goes over the wire.
+/// The schema in its wire form.
 pub(super) fn schema_json() -> Value {
     SCHEMA_JSON.clone()
 }
 
-/// Reads a stored schema.
+/// Parses a stored schema.
 pub(super) fn parse_schema(text: &str) -> Result<MeshSchema, String> {
     if text == *SCHEMA_TEXT {
         return Ok(SCHEMA.clone());
@@ -65,45 +66,46 @@ fn build(lax: bool) -> MeshSchema {
     if lax {
         elements.push(ElementType::new("scrap"));
     }
-    MeshSchema::new("board", elements).expect("the tags above are all there")
+    MeshSchema::new("board", elements).expect("all tags above are defined")
 }
 
-/// The attribute of the root that names a document, if its creator did.
+/// The attribute of the root with the document's name, if its creator set one.
 const IDENTITY: &str = "identity";
 
-/// What a document is created with that is to be known wherever it goes.
+/// The initial content of a document whose name identifies it at every path.
 pub(super) fn named(name: &str) -> Value {
     json!({"board": {IDENTITY: name, "items": []}})
 }
 
-/// The name that a document was created with.
+/// The name with which a document was created.
 pub(super) fn identity(document: &MeshDocument) -> Option<String> {
     let name = document.root().attribute(IDENTITY);
     name.and_then(|name| name.as_str().map(str::to_owned))
 }
 
-/// The attribute of the root that only this client's patches set.
+/// The name of the root attribute that only this client's patches set.
 pub(super) fn seal_name(client: u64) -> String {
     format!("sealed{client}")
 }
 
-/// What this client's patches have set it to; 0 if nothing.
+/// The value of that attribute, or 0 if no patch has set it.
 pub(super) fn seal(document: &MeshDocument, client: u64) -> u64 {
     let seal = document.root().attribute(&seal_name(client));
     seal.and_then(|value| value.as_u64()).unwrap_or_default()
 }
 
-/// An empty replica of somebody who keeps to the schema.
+/// An empty replica that enforces the schema.
 pub(super) fn strict(client_id: u64) -> MeshDocument {
     MeshDocument::with_limits(SCHEMA.clone(), client_id, Limits::NONE)
 }
 
-/// An empty replica of somebody who does not.
+/// An empty replica that allows edits against the schema.
 pub(super) fn lax(client_id: u64) -> MeshDocument {
     MeshDocument::with_limits(LAX_SCHEMA.clone(), client_id, Limits::NONE)
 }
 
-/// Makes a few small changes as programs do, each an update of its own: first an element, then its attributes.
+/// Makes a few small changes and returns an update for each. As in programs, an insertion is
+/// followed by changes of the new element's attributes.
 pub(super) fn edit(
     replica: &mut MeshDocument,
     random: &mut Random,
@@ -157,7 +159,7 @@ pub(super) fn edit(
         _ => return updates,
     };
     for edit in std::iter::once(first).chain(later) {
-        // What the document does not allow just now is not done.
+        // Edits that the document does not allow at the moment are skipped.
         if let Ok(Some(update)) = replica.edit(&[edit], next_id) {
             updates.push(update);
         }
@@ -165,7 +167,7 @@ pub(super) fn edit(
     updates
 }
 
-/// A change that the real schema forbids; needs a lax replica.
+/// Makes a change that the real schema forbids. The replica has to be a lax one.
 pub(super) fn break_schema(
     replica: &mut MeshDocument,
     random: &mut Random,
@@ -185,7 +187,8 @@ pub(super) fn break_schema(
     update.into_iter().collect()
 }
 
-/// An update of an XML hook, which Yjs knows and not every reader: the server takes it as deleted.
+/// An update with an XML hook, a kind of content that Yjs knows but not every reader supports. The
+/// server treats the hook as deleted.
 pub(super) fn hook(client: u64) -> Vec<u8> {
     let mut update = vec![1, 1];
     let mut rest = client;
@@ -194,12 +197,12 @@ pub(super) fn hook(client: u64) -> Vec<u8> {
         rest >>= 7;
     }
     update.push(rest.to_le_bytes()[0]);
-    // From clock 0 on, a type in the root of the document, of kind 5; nothing is deleted.
+    // From clock 0: a type of kind 5 in the root of the document. Nothing is deleted.
     update.extend(b"\x00\x07\x01\x03xml\x05\x04hook\x00");
     update
 }
 
-/// A change that is larger than all others together.
+/// Sets a title that is larger than all other edits together.
 pub(super) fn enlarge(
     replica: &mut MeshDocument,
     random: &mut Random,
@@ -210,7 +213,7 @@ pub(super) fn enlarge(
     let Some(node) = random.pick(&with_title) else {
         return edit(replica, random, next_id);
     };
-    // It takes the place of the title before it, so that the document stays small.
+    // The title replaces the previous one, so the document stays small.
     let most = if random.one_in(3) { 150_000 } else { 20_000 };
     let title = word(random).repeat(random.index(most));
     let update = replica.edit(&[set(&node.id, "title", title.into())], next_id);

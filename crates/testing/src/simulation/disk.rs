@@ -1,7 +1,8 @@
-//! The disk below a simulated server, and what a power cut leaves of it.
+//! The disk below a simulated server, and the effects of a power cut on it.
 //!
-//! Most runs have a log in memory: each commit is one checksummed record, behind what is synced anything may be
-//! torn. Some have the real `SqliteStore`, whose write-ahead log is cut off.
+//! In most runs, the disk is a log in memory: each commit is one checksummed record, and a power
+//! cut can tear everything behind the synced part. Some runs use the real `SqliteStore`, whose
+//! write-ahead log a power cut truncates.
 
 use std::fs;
 use std::path::Path;
@@ -17,32 +18,33 @@ use tempfile::TempDir;
 
 use super::random::Random;
 
-/// A bug put into the store on purpose, to see that the simulation finds it.
+/// A bug in the store, for the test that the simulation finds such bugs.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Plant {
-    /// None: the store keeps its promises.
+pub enum StoreBug {
+    /// The store is correct.
     #[default]
-    Nothing,
-    /// It says that a commit is durable, and syncs only every fourth.
+    None,
+    /// The store reports every commit as durable, but syncs only every fourth.
     EarlyAnswer,
-    /// It says that it appended every ninth update, and did not.
+    /// The store drops every ninth update, but reports it as appended.
     LostWrite,
-    /// It says that a commit failed, every fifth time, and did it.
+    /// The store reports every fifth commit as failed, although it succeeded.
     FalseFailure,
 }
 
-/// What survives a power cut.
+/// The store of a run, with the state that survives a power cut.
 #[derive(Debug)]
 pub(super) enum Disk {
     Log(Arc<LogStore>),
     Sqlite {
         directory: TempDir,
         store: Arc<SqliteStore>,
-        /// The files as they were before the commit that the power cut falls into.
+        /// The files before the commit during which the power is cut.
         before: Option<Files>,
     },
 }
 
+/// The files of the database of a `SqliteStore`.
 #[derive(Debug)]
 pub(super) struct Files {
     database: Vec<u8>,
@@ -50,10 +52,12 @@ pub(super) struct Files {
 }
 
 impl Disk {
-    pub(super) fn log(plant: Plant) -> Self {
-        Self::Log(Arc::new(LogStore::new(Vec::new(), &[], plant)))
+    /// Creates an empty disk with a log in memory.
+    pub(super) fn log(bug: StoreBug) -> Self {
+        Self::Log(Arc::new(LogStore::new(Vec::new(), &[], bug)))
     }
 
+    /// Creates a disk with an empty `SqliteStore`, in a temporary directory.
     pub(super) fn sqlite() -> Result<Self, String> {
         let directory = TempDir::new().map_err(|error| error.to_string())?;
         Self::open(directory)
@@ -61,7 +65,7 @@ impl Disk {
 
     fn open(directory: TempDir) -> Result<Self, String> {
         let mut options = Options::default();
-        // A cut takes away what the WAL has got, synced or not: real syncing would only take time.
+        // `cut` truncates the WAL whether it is synced or not: real syncing would only take time.
         options.durability = Durability::Os;
         let store =
             SqliteStore::open(directory.path(), options).map_err(|error| error.to_string())?;
@@ -72,6 +76,7 @@ impl Disk {
         })
     }
 
+    /// The store on this disk.
     pub(super) fn store(&self) -> Arc<dyn Store> {
         match self {
             Self::Log(store) => Arc::clone(store) as Arc<dyn Store>,
@@ -79,9 +84,8 @@ impl Disk {
         }
     }
 
-    /// Whether something holds the store's log, as a backup does. The real store is never held: what it does then follows
-    /// from the clock.
-    /// Returns whether it is held.
+    /// Sets whether something holds the store's log, as a backup does, and returns whether the log
+    /// is held. `SqliteStore` is never held: its behaviour would depend on the clock.
     pub(super) fn hold_log(&self, is_held: bool) -> bool {
         match self {
             Self::Log(store) => {
@@ -92,7 +96,7 @@ impl Disk {
         }
     }
 
-    /// The power will go during the next commit; its answer is not to be believed.
+    /// Announces that the power is cut during the next commit, whose result does not count.
     pub(super) fn begin_torn(&mut self) -> Result<(), String> {
         match self {
             Self::Log(store) => store.disk().tearing = true,
@@ -103,7 +107,7 @@ impl Disk {
         Ok(())
     }
 
-    /// The power goes and comes back: what is left is opened anew. Returns also whether a commit was torn.
+    /// Cuts the power and opens what is left of the disk. Also returns whether a commit was torn.
     pub(super) fn cut(self, random: &mut Random) -> Result<(Self, bool), String> {
         match self {
             Self::Log(store) => {
@@ -150,9 +154,9 @@ impl Files {
     }
 }
 
-/// Length and checksum of a record's payload.
+/// The size of a record's header: length and checksum of the payload.
 const HEADER_BYTES: usize = 8;
-/// What is written at once, or not.
+/// The unit in which unsynced bytes reach the disk or not.
 const PAGE_BYTES: usize = 512;
 
 /// A store that keeps each commit as one record of a log.
@@ -160,29 +164,30 @@ const PAGE_BYTES: usize = 512;
 pub(super) struct LogStore {
     disk: Mutex<LogDisk>,
     memory: MemoryStore,
-    plant: Plant,
+    bug: StoreBug,
 }
 
 #[derive(Debug, Default)]
 struct LogDisk {
     bytes: Vec<u8>,
-    /// What a power cut leaves in any case.
+    /// The length of the part that every power cut leaves intact.
     synced: usize,
-    /// What the records say, in a form that needs no decoding. The bytes decide how many of them there are after
-    /// a power cut.
+    /// The content of the records, so that nothing has to decode the bytes. The bytes decide how
+    /// many records a power cut leaves.
     records: Vec<Vec<Write>>,
+    /// Whether the power is cut during the next commit.
     tearing: bool,
-    /// Whether something keeps the log from being emptied of what was deleted.
+    /// Whether something prevents the erasure of deleted content from the log.
     is_held: bool,
     commits: u64,
     appends: u64,
 }
 
 impl LogStore {
-    fn new(bytes: Vec<u8>, records: &[Vec<Write>], plant: Plant) -> Self {
+    fn new(bytes: Vec<u8>, records: &[Vec<Write>], bug: StoreBug) -> Self {
         let memory = MemoryStore::new();
         for writes in records {
-            // The memory store refuses single writes, as it did the first time, and never a batch.
+            // The memory store refuses the same single writes as the first time, but never a batch.
             let _ = memory.commit(writes);
         }
         let disk = LogDisk {
@@ -194,7 +199,7 @@ impl LogStore {
         Self {
             disk: Mutex::new(disk),
             memory,
-            plant,
+            bug,
         }
     }
 
@@ -202,7 +207,7 @@ impl LogStore {
         self.disk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is found on the disk after a power cut.
+    /// The store as a power cut leaves it, and whether a commit was torn.
     fn cut(&self, random: &mut Random) -> (Self, bool) {
         let mut disk = self.disk();
         let LogDisk {
@@ -213,7 +218,7 @@ impl LogStore {
         } = std::mem::take(&mut *disk);
         let unsynced = bytes.len() - synced;
         bytes.truncate(synced + random.index(unsynced + 1));
-        // Pages reach the disk in any order: some of the last ones hold something else.
+        // Pages reach the disk in any order, so some of the last ones have other content.
         for page in (synced..bytes.len()).step_by(PAGE_BYTES) {
             if random.one_in(4) {
                 let end = bytes.len().min(page + PAGE_BYTES);
@@ -225,10 +230,7 @@ impl LogStore {
         let end = whole.last().copied().unwrap_or_default();
         bytes.truncate(end);
         let is_torn = whole.len() < records.len();
-        (
-            Self::new(bytes, &records[..whole.len()], self.plant),
-            is_torn,
-        )
+        (Self::new(bytes, &records[..whole.len()], self.bug), is_torn)
     }
 }
 
@@ -256,7 +258,7 @@ impl LogDisk {
     }
 }
 
-/// Where each record ends, up to the first that is damaged.
+/// The end of each record before the first damaged one.
 fn whole_records(bytes: &[u8]) -> Vec<usize> {
     let mut ends = Vec::new();
     let mut start = 0;
@@ -288,14 +290,14 @@ impl Store for LogStore {
         for write in writes {
             let is_append = matches!(write, Write::Append { .. });
             disk.appends += u64::from(is_append);
-            if self.plant == Plant::LostWrite && is_append && disk.appends.is_multiple_of(9) {
+            if self.bug == StoreBug::LostWrite && is_append && disk.appends.is_multiple_of(9) {
                 lost.push(kept.len() + lost.len());
             } else {
                 kept.push(write.clone());
             }
         }
         disk.append(&kept);
-        let late = self.plant == Plant::EarlyAnswer && !disk.commits.is_multiple_of(4);
+        let late = self.bug == StoreBug::EarlyAnswer && !disk.commits.is_multiple_of(4);
         if !disk.tearing && !late {
             disk.synced = disk.bytes.len();
         }
@@ -303,8 +305,8 @@ impl Store for LogStore {
         for index in lost {
             results.insert(index, Ok(Written::Appended { seq: Seq(0) }));
         }
-        if self.plant == Plant::FalseFailure && disk.commits.is_multiple_of(5) {
-            return Err(StoreError::Unavailable("planted".into()));
+        if self.bug == StoreBug::FalseFailure && disk.commits.is_multiple_of(5) {
+            return Err(StoreError::Unavailable("a bug of the test".into()));
         }
         Ok(results)
     }

@@ -1,4 +1,4 @@
-//! What must not be lost: everything that was acknowledged or seen, held against what the store has.
+//! The record of everything that was acknowledged or shown, for comparison with the store.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,38 +9,40 @@ use meshagent_store::{DocumentId, Store, StoredDocument};
 use super::board;
 use super::roaming::Roamers;
 
-/// How many refused updates are kept to be looked for in the end.
+/// How many refused updates are kept for the check that the store does not have them.
 const KEPT_REFUSED: usize = 128;
 
-/// A document by its room and its path.
+/// The place of a document: its room and its path.
 pub(super) type Place = (String, String);
 
-/// What the server has promised in a run.
+/// The promises of the server in a run.
 #[derive(Debug, Default)]
 pub(super) struct Record {
-    /// Of each document all that anybody saw, or was told that it arrived.
+    /// For each document, everything that was shown to a client or acknowledged.
     promised: BTreeMap<Place, MeshDocument>,
-    /// Replicas that may not write: nothing of theirs may get in.
+    /// The client ids of read-only replicas, from which nothing may be stored.
     intruders: BTreeSet<u64>,
+    /// Refused updates, which must not be stored.
     refused: Vec<(Place, Vec<u8>)>,
-    /// The client ids that our own clients write with, for those who take them.
+    /// The client ids of our own clients, for the programs that write under them.
     pub(super) ours: BTreeMap<Place, u64>,
-    /// Of each document, by client, what its patches have set.
+    /// The state of each client's patches, by document.
     seals: BTreeMap<Place, BTreeMap<u64, Seal>>,
-    /// Of documents that do not stay where they are.
+    /// The record of roaming documents.
     pub(super) roamers: Roamers,
 }
 
-/// What one client's patches of a document have come to.
+/// The state of one client's patches of a document.
 #[derive(Debug, Default)]
 struct Seal {
+    /// The last acknowledged patch.
     acknowledged: u64,
-    /// Those that nobody knows the fate of.
+    /// The patches without an answer.
     open: BTreeSet<u64>,
 }
 
 impl Record {
-    /// Somebody saw this, or was told that it is safe.
+    /// Records that an update was shown to a client or acknowledged.
     pub(super) fn promise(&mut self, place: &Place, update: &[u8]) -> Result<(), String> {
         if update.is_empty() {
             return Ok(());
@@ -49,11 +51,11 @@ impl Record {
             .promised
             .entry(place.clone())
             .or_insert_with(|| board::lax(1));
-        take(promised, update)
-            .map_err(|error| format!("{place:?}: what is promised is not an update: {error}"))
+        apply(promised, update)
+            .map_err(|error| format!("{place:?}: a promised update is invalid: {error}"))
     }
 
-    /// How many operations of each client were promised so far.
+    /// The number of promised operations so far, by client.
     pub(super) fn clocks(&self, place: &Place) -> BTreeMap<u64, u64> {
         let promised = self.promised.get(place);
         promised
@@ -62,25 +64,25 @@ impl Record {
             .collect()
     }
 
-    /// Nothing of this replica may be kept.
+    /// Records that nothing from this client id may be stored.
     pub(super) fn forbid(&mut self, client_id: u64) {
         self.intruders.insert(client_id);
     }
 
-    /// This was refused, and may not be kept for later either.
+    /// Records that an update was refused. It must not be stored, not even as a pending update.
     pub(super) fn refuse(&mut self, place: &Place, update: &[u8]) {
-        // One that only deletes begins with no operations; others may delete the same.
+        // An update that only deletes begins with 0 operations. Others may delete the same content.
         if self.refused.len() < KEPT_REFUSED && update.first() != Some(&0) {
             self.refused.push((place.clone(), update.to_vec()));
         }
     }
 
-    /// A patch was sent that may be applied.
+    /// Records that a patch was sent that the server may apply.
     pub(super) fn seal_sent(&mut self, place: &Place, client: u64, number: u64) {
         self.seal(place, client).open.insert(number);
     }
 
-    /// It was answered: it is safe, or it was not done.
+    /// Records the answer to a patch: it was applied or refused.
     pub(super) fn seal_answered(&mut self, place: &Place, client: u64, number: u64, applied: bool) {
         let seal = self.seal(place, client);
         seal.open.remove(&number);
@@ -94,7 +96,7 @@ impl Record {
         seals.entry(client).or_default()
     }
 
-    /// Each client's last patch is there, and none that was refused.
+    /// Checks that each client's last applied patch is stored, and no refused one.
     fn check_seals(&self, store: &dyn Store) -> Result<(), String> {
         for (place, seals) in &self.seals {
             let stored = load(store, place)?;
@@ -104,7 +106,7 @@ impl Record {
                     .map_or(0, |document| board::seal(document, *client));
                 if number != seal.acknowledged && !seal.open.contains(&number) {
                     return Err(format!(
-                        "{place:?} shows patch {number} of client {client}, and should show {seal:?}"
+                        "{place:?} has patch {number} of client {client}, expected one of {seal:?}"
                     ));
                 }
             }
@@ -112,28 +114,28 @@ impl Record {
         Ok(())
     }
 
-    /// Compares with what a server would load now.
+    /// Compares the record with what a server would load from the store.
     pub(super) fn check(&self, store: &dyn Store) -> Result<(), String> {
         self.check_seals(store)?;
         self.roamers.check(store)?;
         for (place, promised) in &self.promised {
             let mut stored = load(store, place)?
-                .ok_or_else(|| format!("{place:?} is gone, and somebody has seen it"))?;
+                .ok_or_else(|| format!("{place:?} is gone, but was shown or acknowledged"))?;
             self.check_refused(store, place, &stored)?;
-            holds(&mut stored, promised).map_err(|error| format!("{place:?} {error}"))?;
+            check_content(&mut stored, promised).map_err(|error| format!("{place:?} {error}"))?;
             let intruder = clients(&stored.state_vector())
                 .into_iter()
                 .find(|client| self.intruders.contains(client));
             if let Some(client) = intruder {
                 return Err(format!(
-                    "{place:?} holds edits of {client}, who may not write"
+                    "{place:?} holds edits of the read-only client {client}"
                 ));
             }
         }
         Ok(())
     }
 
-    /// What was refused is neither visible nor kept for later.
+    /// Checks that refused updates are neither applied nor pending.
     fn check_refused(
         &self,
         store: &dyn Store,
@@ -155,15 +157,15 @@ impl Record {
                 }
             };
             if is_kept {
-                return Err(format!("{place:?} has kept an update that was refused"));
+                return Err(format!("{place:?} holds a refused update"));
             }
         }
         Ok(())
     }
 }
 
-/// Applies an update as the server takes it: without the kinds of content that not every reader takes.
-pub(super) fn take(replica: &mut MeshDocument, update: &[u8]) -> Result<(), DecodeError> {
+/// Applies an update as the server does: without content that not every reader supports.
+pub(super) fn apply(replica: &mut MeshDocument, update: &[u8]) -> Result<(), DecodeError> {
     let Err(error) = replica.apply_update(update) else {
         return Ok(());
     };
@@ -171,20 +173,24 @@ pub(super) fn take(replica: &mut MeshDocument, update: &[u8]) -> Result<(), Deco
     replica.apply_update(&fitted.update).map(drop)
 }
 
-/// Whether something of an update is not kept for that reason, which its sender has to be told.
+/// Whether the server drops a part of the update for that reason. It has to report that to the
+/// author of the update.
 pub(super) fn is_fitted(update: &[u8]) -> bool {
     fit_update(update, &Limits::NONE).is_ok_and(|fitted| fitted.removed.total() > 0)
 }
 
-/// Whether a stored document has all that was promised of it, and keeps its schema.
-pub(super) fn holds(stored: &mut MeshDocument, promised: &MeshDocument) -> Result<(), String> {
-    let unreadable = |error| format!("cannot be compared: {error}");
+/// Checks that a stored document has everything that was promised, and matches its schema.
+pub(super) fn check_content(
+    stored: &mut MeshDocument,
+    promised: &MeshDocument,
+) -> Result<(), String> {
+    let unreadable = |error| format!("can't be compared: {error}");
     let kind = stored
         .classify(&promised.encode_state())
         .map_err(unreadable)?;
     if !matches!(kind, UpdateKind::Contained | UpdateKind::Empty) {
         return Err(format!(
-            "has lost something that was seen or acknowledged ({kind:?})\npromised {}\nstored   {}",
+            "has lost shown or acknowledged content ({kind:?})\npromised {}\nstored   {}",
             promised.to_json(true),
             stored.to_json(true),
         ));
@@ -193,19 +199,21 @@ pub(super) fn holds(stored: &mut MeshDocument, promised: &MeshDocument) -> Resul
         let before = (stored.state_vector(), stored.encode_pending());
         stored.apply_update(&pending).map_err(unreadable)?;
         if before != (stored.state_vector(), stored.encode_pending()) {
-            return Err("has lost an acknowledged update that waits for an earlier one".to_owned());
+            return Err(
+                "has lost an acknowledged update that is pending on an earlier one".to_owned(),
+            );
         }
     }
     let violations = stored.violations();
     if !violations.is_empty() {
-        return Err(format!("is stored with {violations:?}"));
+        return Err(format!("breaks its schema: {violations:?}"));
     }
     Ok(())
 }
 
-/// A document as a server would load it.
+/// Loads a document as a server would.
 pub(super) fn load(store: &dyn Store, place: &Place) -> Result<Option<MeshDocument>, String> {
-    let failed = |error: &dyn std::fmt::Display| format!("{place:?} cannot be loaded: {error}");
+    let failed = |error: &dyn std::fmt::Display| format!("{place:?} can't be loaded: {error}");
     let room = SimServer::room_id(&place.0);
     let stored = store
         .load(&room, &place.1)
@@ -215,21 +223,22 @@ pub(super) fn load(store: &dyn Store, place: &Place) -> Result<Option<MeshDocume
         .transpose()
 }
 
-/// What the store refused alone, it must not get in another way: right afterwards it is not there.
-pub(super) fn is_absent(
+/// Checks, immediately after the store refused a single update, that the store does not have it.
+pub(super) fn check_absent(
     store: &dyn Store,
     document: DocumentId,
     update: &[u8],
 ) -> Result<(), String> {
-    let failed = |error: &dyn std::fmt::Display| format!("{document} cannot be loaded: {error}");
+    let failed =
+        |error: &dyn std::fmt::Display| format!("document {document} can't be loaded: {error}");
     let stored = store.load_by_id(document).map_err(|error| failed(&error))?;
-    // One that only deletes begins with no operations; others may delete the same.
+    // An update that only deletes begins with 0 operations. Others may delete the same content.
     let Some(stored) = stored.filter(|_| update.first() != Some(&0)) else {
         return Ok(());
     };
     let replica = replay(&stored).map_err(|error| failed(&error))?;
     match replica.classify(update) {
-        Ok(UpdateKind::Contained) => Err(format!("document {document} has what was refused")),
+        Ok(UpdateKind::Contained) => Err(format!("document {document} holds a refused update")),
         Ok(_) => Ok(()),
         Err(error) => Err(failed(&error)),
     }
@@ -249,7 +258,7 @@ fn replay(stored: &StoredDocument) -> Result<MeshDocument, String> {
     Ok(document)
 }
 
-/// The clients of a state vector.
+/// The client ids in a state vector.
 fn clients(vector: &[u8]) -> Vec<u64> {
     let mut bytes = vector.iter().copied();
     let mut number = || {

@@ -1,7 +1,9 @@
-//! Documents that are moved, replaced, deleted and made again, alone or with their folder, while others have them open.
+//! Roaming documents: clients move, replace, delete and recreate them, alone or with their folder,
+//! while others have them open.
 //!
-//! Each has a name in an attribute of its root, from whoever created it. So a document is followed wherever its path
-//! goes: what was acknowledged of it or seen has to be in it, unless somebody may have removed it.
+//! The creator of a document puts a name into an attribute of its root. The name identifies the
+//! document at every path. The document has to contain everything that was acknowledged or shown,
+//! unless a client may have removed the document.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,26 +21,27 @@ const ROOT: &str = "roam";
 const FOLDERS: [&str; 2] = ["roam/a", "roam/ö"];
 const NAMES: [&str; 2] = ["1.board", "2.board"];
 
-/// How many there are at most in a room at the same time.
+/// The maximum number of roaming documents in a room at any time.
 pub(super) const DOCUMENTS: u64 = 4;
 
-/// Where they may be.
+/// The paths at which roaming documents can be.
 pub(super) fn paths() -> impl Iterator<Item = String> {
     let in_folder = |folder| NAMES.map(|name| format!("{folder}/{name}"));
     FOLDERS.into_iter().flat_map(in_folder)
 }
 
+/// Whether the documents at this path are roaming ones.
 pub(super) fn is_roaming(path: &str) -> bool {
     path.starts_with(ROOT)
 }
 
-/// A document by its room and the name that it was given.
+/// A document, identified by its room and its name.
 pub(super) type Identity = (String, String);
 
-/// How many operations of each client somebody was promised.
+/// The number of promised operations, by client.
 pub(super) type Clocks = BTreeMap<u64, u64>;
 
-/// What somebody does to paths.
+/// A request that moves or deletes documents.
 #[derive(Clone, Debug)]
 pub(super) enum Relocation {
     Move {
@@ -53,7 +56,7 @@ pub(super) enum Relocation {
 }
 
 impl Relocation {
-    /// Something that concerns the document at a path.
+    /// A random request that affects the document at a path.
     pub(super) fn of(path: &str, random: &mut Random) -> Self {
         let (folder, name) = path.rsplit_once('/').unwrap_or((ROOT, path));
         let other = FOLDERS.into_iter().find(|other| *other != folder);
@@ -86,7 +89,7 @@ impl Relocation {
         }
     }
 
-    /// The tool and its input.
+    /// The name of the tool and its input.
     pub(super) fn call(&self) -> (&'static str, Content) {
         match self {
             Self::Move {
@@ -108,7 +111,7 @@ impl Relocation {
         }
     }
 
-    /// Where what stands at the path goes.
+    /// The new path of what is at `path`; `None` if the request does not move it.
     pub(super) fn destination(&self, path: &str) -> Option<String> {
         match self {
             Self::Move {
@@ -123,7 +126,7 @@ impl Relocation {
         }
     }
 
-    /// Whether what stands at the path may be removed by it.
+    /// Whether the request may remove what is at the path.
     fn may_remove(&self, path: &str) -> bool {
         let covers = |folder: &str| {
             let rest = path.strip_prefix(folder);
@@ -140,34 +143,37 @@ impl Relocation {
     }
 }
 
-/// What is known of all these documents.
+/// The roaming documents of a run, and all requests to move or delete them.
 #[derive(Debug, Default)]
 pub(super) struct Roamers {
     documents: BTreeMap<Identity, Roamer>,
     relocations: Vec<Sent>,
 }
 
+/// The record of one roaming document.
 #[derive(Debug)]
 struct Roamer {
-    /// All that anybody saw of it, or was told that it arrived.
+    /// Everything in it that was shown to a client or acknowledged.
     promised: MeshDocument,
-    /// Paths at which somebody has seen it.
+    /// The paths at which a client has seen it.
     seen_at: BTreeSet<String>,
-    /// It was there at this time, or later.
+    /// A time at which, or after which, it existed.
     alive: u64,
 }
 
+/// A request to move or delete documents, with its answer.
 #[derive(Debug)]
 struct Sent {
     room: String,
     relocation: Relocation,
-    /// When its sender learned of it; nobody knows when it was done without that.
+    /// When the sender received the answer. Without it, the time of the change is unknown.
     answered: Option<u64>,
     is_refused: bool,
 }
 
 impl Roamers {
-    /// Somebody saw this at a path, or was told that it is safe; of something that was asked for at a time.
+    /// Records that an update was shown or acknowledged to a client at a path, for a request that
+    /// was sent at `since`.
     pub(super) fn promise(
         &mut self,
         identity: &Identity,
@@ -190,11 +196,11 @@ impl Roamers {
         if update.is_empty() {
             return Ok(());
         }
-        record::take(&mut roamer.promised, update)
-            .map_err(|error| format!("{identity:?}: what is promised is not an update: {error}"))
+        record::apply(&mut roamer.promised, update)
+            .map_err(|error| format!("{identity:?}: a promised update is invalid: {error}"))
     }
 
-    /// What was promised so far of each document of a room.
+    /// The promised operations of each document of a room, by the document's name.
     pub(super) fn clocks(&self, room: &str) -> BTreeMap<String, Clocks> {
         let of_room = self.documents.iter().filter(|((of, _), _)| of == room);
         of_room
@@ -202,7 +208,7 @@ impl Roamers {
             .collect()
     }
 
-    /// Somebody asks for it. Returns the number by which it is answered.
+    /// Records a request and returns its number for [`answered`](Self::answered).
     pub(super) fn sent(&mut self, room: &str, relocation: Relocation) -> usize {
         self.relocations.push(Sent {
             room: room.to_owned(),
@@ -213,6 +219,7 @@ impl Roamers {
         self.relocations.len() - 1
     }
 
+    /// Records the answer to a request.
     pub(super) fn answered(&mut self, number: usize, now: u64, is_refused: bool) {
         if let Some(sent) = self.relocations.get_mut(number) {
             sent.answered = Some(now);
@@ -220,7 +227,7 @@ impl Roamers {
         }
     }
 
-    /// Compares with what a server would load now.
+    /// Compares the record with what a server would load from the store.
     pub(super) fn check(&self, store: &dyn Store) -> Result<(), String> {
         let mut stored = BTreeMap::<Identity, (String, MeshDocument)>::new();
         let rooms: BTreeSet<&String> = self.documents.keys().map(|(room, _)| room).collect();
@@ -242,12 +249,12 @@ impl Roamers {
         }
         for (identity, roamer) in &self.documents {
             match stored.get_mut(identity) {
-                Some((path, document)) => record::holds(document, &roamer.promised)
+                Some((path, document)) => record::check_content(document, &roamer.promised)
                     .map_err(|error| format!("{identity:?}, now at {path:?}, {error}"))?,
                 None if self.may_be_removed(identity, roamer) => {}
                 None => {
                     return Err(format!(
-                        "{identity:?}, seen at {:?}, is gone, and nobody removed it",
+                        "{identity:?}, seen at {:?}, is gone, and no client removed it",
                         roamer.seen_at
                     ));
                 }
@@ -256,7 +263,7 @@ impl Roamers {
         Ok(())
     }
 
-    /// Whether somebody may have removed it, after it was last known to be there.
+    /// Whether a client may have removed the document after it was last known to exist.
     fn may_be_removed(&self, identity: &Identity, roamer: &Roamer) -> bool {
         let possible: Vec<&Sent> = self
             .relocations
@@ -285,14 +292,14 @@ impl Roamers {
     }
 }
 
-/// All documents in a folder of the store, at any depth.
+/// The paths of all documents in a folder of the store, at any depth.
 fn documents_below(store: &dyn Store, room: &str, folder: &str) -> Result<Vec<String>, String> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
         let entries = store
             .list(&SimServer::room_id(room), &folder, usize::MAX)
-            .map_err(|error| format!("{folder:?} cannot be listed: {error}"))?;
+            .map_err(|error| format!("{folder:?} can't be listed: {error}"))?;
         for entry in entries.unwrap_or_default() {
             let path = format!("{folder}/{}", entry.name);
             match entry.kind {

@@ -1,4 +1,4 @@
-//! A client's end of one connection: requests with their numbers, and each answered once.
+//! The client's side of one connection: requests have numbers, and each receives one answer.
 
 use std::collections::BTreeMap;
 
@@ -10,74 +10,77 @@ use meshagent_protocol::{
 
 use super::roaming::{Identity, Relocation};
 
-/// The id under which bytes are sent that are no request.
+/// The id of the packets that do not make up a request.
 pub(super) const NONSENSE_ID: u64 = u64::MAX;
 
-/// What a request was about.
+/// A request that waits for its answer.
 #[derive(Clone, Debug)]
-pub(super) enum Asked {
-    /// A plain call.
+pub(super) enum Request {
+    /// A call whose answer is not examined.
     Call,
-    /// To begin a streamed call.
+    /// The start of a streamed call.
     Invoke { path: String },
-    /// To open a document on it.
+    /// The start chunk of a streamed call, which opens a document.
     Start { path: String },
-    /// To take an update.
+    /// An update of a document.
     Update {
         path: String,
-        /// Empty if it is none.
+        /// The bytes, which are not always a valid update.
         update: Vec<u8>,
         purpose: Purpose,
-        /// What the replica of our client calls it.
+        /// The number that our client's replica gave the update.
         number: u64,
-        /// The call on which it was sent, and when.
+        /// The streamed call on which it was sent.
         call: String,
+        /// When it was sent.
         sent: u64,
-        /// The document that it is for, if that does not stay where it is.
+        /// The document that it is for, if that is a roaming one.
         identity: Option<Identity>,
     },
-    /// To move or remove something, by its number in the record.
+    /// A move or deletion, with its number in the record.
     Relocate {
         number: usize,
         is_deletion: bool,
         sent: u64,
     },
-    /// To change a document by a patch.
+    /// A patch of a document.
     Patch(Sealing),
-    /// To end the call.
+    /// The end of a streamed call.
     Close,
 }
 
-/// A patch that sets the attribute that is only this client's.
+/// A patch that sets the attribute that belongs to this client.
 #[derive(Clone, Debug)]
 pub(super) struct Sealing {
     pub(super) path: String,
-    /// What to.
+    /// The value that the patch sets.
     pub(super) number: u64,
     pub(super) condition: Condition,
 }
 
-/// What a patch depends on.
+/// The condition of a patch.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Condition {
+    /// The patch is unconditional.
     Nothing,
-    /// The document has the version of the patch before.
+    /// The document has the version that the previous patch made.
     SameVersion,
-    /// It has one that no document ever has.
+    /// The document has a version that no document ever has.
     WrongVersion,
-    /// The attribute is what the patch before has set it to.
+    /// The attribute has the value that the previous patch set.
     SameSeal,
-    /// The patch is only checked.
+    /// The patch is a dry run.
     DryRun,
 }
 
-/// Why an update was sent.
+/// The reason why an update was sent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Purpose {
+    /// The client has edited the document.
     Edit,
-    /// It came from the server.
+    /// The client echoes an update from the server.
     Echo,
-    /// Bytes that are not meant to be one.
+    /// The client sends bytes that are not one of its edits.
     Garbage,
 }
 
@@ -85,7 +88,7 @@ pub(super) enum Purpose {
 pub(super) struct Session {
     reader: PacketReader,
     next_id: u64,
-    waiting: BTreeMap<u64, Asked>,
+    waiting: BTreeMap<u64, Request>,
     out: Vec<Bytes>,
     pub(super) is_connected: bool,
 }
@@ -101,77 +104,81 @@ impl Session {
         }
     }
 
-    /// Takes a packet; the message that it completes.
+    /// Handles a packet and returns the message that it completes.
     pub(super) fn receive(&mut self, packet: &[u8]) -> Result<Option<ServerToClient>, String> {
         let message = match self.reader.handle_packet(packet) {
             Ok(None) => return Ok(None),
             Ok(Some(message)) => message,
-            Err(error) => return Err(format!("the server sent a packet that is none: {error}")),
+            Err(error) => return Err(format!("the server sent an invalid packet: {error}")),
         };
         ServerToClient::parse(&message)
-            .map_err(|error| format!("the server sent a message that is none: {error}"))
+            .map_err(|error| format!("the server sent an invalid message: {error}"))
     }
 
-    /// What the answered request was; `None` if it was nonsense.
-    pub(super) fn answered(&mut self, request: MessageId) -> Result<Option<Asked>, String> {
-        let id = u64::from_be_bytes(request.0);
+    /// Removes and returns the answered request; `None` if it was nonsense.
+    pub(super) fn answered(&mut self, id: MessageId) -> Result<Option<Request>, String> {
+        let id = u64::from_be_bytes(id.0);
         match self.waiting.remove(&id) {
-            None if id != NONSENSE_ID => {
-                Err(format!("request {id} was answered twice, or never made"))
-            }
-            asked => Ok(asked),
+            None if id != NONSENSE_ID => Err(format!(
+                "an answer to request {id}, which was answered before or never sent"
+            )),
+            request => Ok(request),
         }
     }
 
-    /// Requests without an answer.
-    pub(super) fn waiting(&self) -> impl Iterator<Item = &Asked> {
+    /// The requests without an answer.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &Request> {
         self.waiting.values()
     }
 
-    /// The packets to send.
+    /// Takes the packets to send.
     pub(super) fn take_output(&mut self) -> Vec<Bytes> {
         std::mem::take(&mut self.out)
     }
 
+    /// Calls a tool.
     pub(super) fn call(&mut self, toolkit: &str, tool: &str, arguments: Content) -> u64 {
-        self.invoke(toolkit, tool, arguments, None, Asked::Call)
+        self.invoke(toolkit, tool, arguments, None, Request::Call)
     }
 
+    /// Sends a move or a deletion.
     pub(super) fn relocate(&mut self, relocation: &Relocation, number: usize, now: u64) {
         let (tool, arguments) = relocation.call();
-        let asked = Asked::Relocate {
+        let request = Request::Relocate {
             number,
             is_deletion: matches!(relocation, Relocation::Delete { .. }),
             sent: now,
         };
-        self.invoke("storage", tool, arguments, None, asked);
+        self.invoke("storage", tool, arguments, None, request);
     }
 
+    /// Sends a patch.
     pub(super) fn patch(&mut self, patch: &SyncPatch, sealing: Sealing) {
-        let asked = Asked::Patch(sealing);
-        self.invoke("sync", "patch", patch.to_content(), None, asked);
+        let request = Request::Patch(sealing);
+        self.invoke("sync", "patch", patch.to_content(), None, request);
     }
 
-    /// Begins a streamed call and returns its id.
+    /// Starts a streamed call for a document and returns the call's id.
     pub(super) fn open(&mut self, path: &str) -> String {
         let call = format!("call-{}", self.next_id);
-        let asked = Asked::Invoke {
+        let request = Request::Invoke {
             path: path.to_owned(),
         };
         let arguments = Content::Control(Control::Open);
-        self.invoke("sync", "open", arguments, Some(call.clone()), asked);
+        self.invoke("sync", "open", arguments, Some(call.clone()), request);
         call
     }
 
-    pub(super) fn chunk(&mut self, call: &str, chunk: Content, asked: Asked) {
+    /// Sends a chunk of a streamed call.
+    pub(super) fn chunk(&mut self, call: &str, chunk: Content, request: Request) {
         let message = ClientToServer::RequestChunk {
             tool_call_id: call.to_owned(),
             chunk,
         };
-        self.send(message, asked);
+        self.send(message, request);
     }
 
-    /// Sends bytes that are no packet, or no message.
+    /// Sends bytes as they are. They may be an invalid packet or message.
     pub(super) fn send_raw(&mut self, packet: Vec<u8>) {
         self.out.push(packet.into());
     }
@@ -182,7 +189,7 @@ impl Session {
         tool: &str,
         arguments: Content,
         tool_call_id: Option<String>,
-        asked: Asked,
+        request: Request,
     ) -> u64 {
         let message = ClientToServer::Invoke(Invoke {
             toolkit: toolkit.to_owned(),
@@ -192,12 +199,12 @@ impl Session {
             participant_id: None,
             on_behalf_of_id: None,
         });
-        self.send(message, asked)
+        self.send(message, request)
     }
 
-    fn send(&mut self, message: ClientToServer, asked: Asked) -> u64 {
+    fn send(&mut self, message: ClientToServer, request: Request) -> u64 {
         self.next_id += 1;
-        self.waiting.insert(self.next_id, asked);
+        self.waiting.insert(self.next_id, request);
         let envelope = Envelope {
             id: MessageId::from(self.next_id),
             trace: None,

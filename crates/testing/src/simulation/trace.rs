@@ -1,12 +1,14 @@
-//! What happened in a run: a hash of every step, which two runs of one seed share, and counts by kind.
+//! The trace of a run, and the counts of what happened.
+//!
+//! The trace is a hash of every step: two runs of the same seed have the same hash.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// How many steps are kept to be shown.
+/// How many steps are kept as text.
 const KEPT_STEPS: usize = 100_000;
 
-/// Every step of a run, as a hash and, if asked for, as text.
+/// Every step of a run, as a hash and, on request, as text.
 #[derive(Debug)]
 pub(super) struct Trace {
     hash: u64,
@@ -22,8 +24,9 @@ impl Trace {
         }
     }
 
+    /// Adds a step.
     pub(super) fn step(&mut self, step: fmt::Arguments<'_>) {
-        // Writing into a hash cannot fail.
+        // Writing into a hash can't fail.
         let _ = fmt::Write::write_fmt(self, step);
         if let Some(steps) = &mut self.steps
             && steps.len() < KEPT_STEPS
@@ -32,7 +35,7 @@ impl Trace {
         }
     }
 
-    /// Takes in bytes that were sent or stored.
+    /// Adds bytes to the hash.
     pub(super) fn bytes(&mut self, bytes: &[u8]) {
         for byte in bytes {
             self.hash = (self.hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
@@ -55,7 +58,7 @@ impl fmt::Write for Trace {
     }
 }
 
-/// How often each kind of thing happened, over one run or many.
+/// How often each kind of event occurred, in one run or in many.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Totals {
     counts: BTreeMap<String, u64>,
@@ -77,12 +80,12 @@ impl Totals {
         }
     }
 
-    /// How often this happened.
+    /// How often a kind of event occurred.
     pub fn count(&self, kind: &str) -> u64 {
         self.counts.get(kind).copied().unwrap_or_default()
     }
 
-    /// All kinds with their counts, by name.
+    /// All kinds of events with their counts, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
         self.counts
             .iter()

@@ -1,4 +1,4 @@
-//! What our client makes of answers that say that others deleted what it sent.
+//! Our client with answers that report that others have deleted the content of its edits.
 
 use meshagent_client::simulation::SimDocument;
 use meshagent_document::{MeshDocument, MeshSchema, Target};
@@ -12,7 +12,7 @@ struct Server {
 
 impl Server {
     fn new() -> Self {
-        let schema = MeshSchema::builtin("document").expect("there is one");
+        let schema = MeshSchema::builtin("document").expect("the schema is built in");
         Self {
             schema: schema.to_json(),
             document: MeshDocument::new(schema, 99),
@@ -22,7 +22,7 @@ impl Server {
     fn begin(&self, client: &mut SimDocument) {
         let state = self.document.encode_state();
         let begun = client.begin(&Content::Empty, &self.schema, &state);
-        begun.expect("the state can be read");
+        begun.expect("the state is valid");
     }
 }
 
@@ -31,7 +31,10 @@ fn append(client: &mut SimDocument, text: &str) {
         let element = json!({ "body": { "text": text } });
         let mut id = || format!("id of {text}");
         let update = document.append_child(Target::Root, element, &mut id);
-        update.expect("it fits the schema").into_iter().collect()
+        update
+            .expect("the element matches the schema")
+            .into_iter()
+            .collect()
     });
 }
 
@@ -39,9 +42,9 @@ fn deleted(operations: u64) -> Content {
     Content::Json(json!({ "message": "…", "deleted": operations }))
 }
 
-/// The server answers before it sends the deletion.
+/// The server sends the answer before the deletion.
 #[test]
-fn deletion_that_comes_behind_the_answer_is_no_reason_to_give_an_edit_up() {
+fn edit_is_kept_when_the_deletion_follows_the_answer() {
     let mut server = Server::new();
     let mut client = SimDocument::new(&DocPath::parse("ä").unwrap(), Vec::new(), 7).unwrap();
     server.begin(&mut client);
@@ -51,10 +54,10 @@ fn deletion_that_comes_behind_the_answer_is_no_reason_to_give_an_edit_up() {
     let update = server.document.delete("id of eins 🌿");
     assert!(update.is_ok());
 
-    let goes_on = client.answered(sent.number, deleted(3));
-    assert!(!goes_on, "it looks at the server's whole state");
+    let continues = client.answered(sent.number, deleted(3));
+    assert!(!continues, "the client requests the full state");
     client.stream_ended();
-    assert!(!client.is_fresh(), "and gives nothing up");
+    assert!(!client.is_fresh(), "the client keeps its edit");
     server.begin(&mut client);
     let again = client.next_to_send().unwrap();
     assert_eq!(again.update, sent.update);
@@ -62,17 +65,17 @@ fn deletion_that_comes_behind_the_answer_is_no_reason_to_give_an_edit_up() {
     assert!(client.is_saved());
 }
 
-/// Another program has written under the client's id, and nobody sends a deletion.
+/// Another program has written under the client's id, and no deletion follows the answer.
 #[test]
-fn what_is_shown_nowhere_else_is_given_up() {
+fn edit_that_only_the_client_shows_is_given_up() {
     let server = Server::new();
     let mut client = SimDocument::new(&DocPath::parse("ä").unwrap(), Vec::new(), 7).unwrap();
     server.begin(&mut client);
     append(&mut client, "漢字");
     for _ in 0..10 {
         let sent = client.next_to_send().unwrap();
-        let goes_on = client.answered(sent.number, deleted(3));
-        assert!(!goes_on);
+        let continues = client.answered(sent.number, deleted(3));
+        assert!(!continues);
         client.stream_ended();
         if client.is_fresh() {
             server.begin(&mut client);
@@ -82,5 +85,5 @@ fn what_is_shown_nowhere_else_is_given_up() {
         }
         server.begin(&mut client);
     }
-    panic!("it goes on showing it");
+    panic!("the client still shows the edit");
 }

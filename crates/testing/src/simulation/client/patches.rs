@@ -1,32 +1,36 @@
-//! Patches that a client asks the server for. Each leaves a number in an attribute that only this client's patches
-//! set, so that it can be told which of them were done.
+//! The patches of a client. Each sets an attribute that belongs to this client to the patch's
+//! number, so that the attribute shows which patches were applied.
 
 use meshagent_protocol::{Content, DocPath, SyncPatch, SyncPatched};
 use serde_json::json;
 
-use super::{Client, Context, DENIED, INVALID};
+use super::answers::{DENIED, INVALID};
+use super::{Client, Context};
 use crate::simulation::board;
 use crate::simulation::random::Random;
 use crate::simulation::roaming::is_roaming;
 use crate::simulation::session::{Condition, Sealing};
 
+/// The wire code of `Conflict`.
 const CONFLICT: i64 = 1005;
 
-/// The patches that a client asks for, of one document. The next follows when the one before was answered.
+/// The patches that a client sends to one document, one after the other.
 #[derive(Debug, Default)]
 pub(super) struct Patches {
-    /// Of the last one.
+    /// The number of the last patch.
     number: u64,
+    /// Whether the last patch has no answer yet.
     pub(super) is_waiting: bool,
-    /// The answer to one was lost, so that it may still be applied.
+    /// Whether the answer to a patch was lost, so that it may still be applied.
     pub(super) is_unsure: bool,
-    /// The last one that was.
+    /// The last patch that was applied.
     applied: u64,
-    /// The version that it made.
+    /// The version of the document that it made.
     version: Option<String>,
 }
 
 impl Patches {
+    /// Chooses the condition of the next patch.
     fn condition(&self, random: &mut Random) -> Condition {
         match random.below(8) {
             0 => Condition::DryRun,
@@ -39,12 +43,12 @@ impl Patches {
 }
 
 impl Client {
-    /// Asks the server for a patch that leaves a number, one after the other.
+    /// Sends the next patch, unless the previous one has no answer yet.
     pub(super) fn patch(&mut self, path: &str, context: &mut Context<'_>) {
         let (Some(session), Ok(doc_path)) = (&mut self.session, DocPath::parse(path)) else {
             return;
         };
-        let may_write = self.manner.may_write() && !self.is_read_only;
+        let may_write = self.kind.may_write() && !self.is_read_only;
         let patches = self.patches.entry(path.to_owned()).or_default();
         if patches.is_waiting {
             return;
@@ -80,6 +84,7 @@ impl Client {
         session.patch(&patch, sealing);
     }
 
+    /// Handles the answer to a patch.
     pub(super) fn patch_answered(
         &mut self,
         sealing: &Sealing,
@@ -100,7 +105,7 @@ impl Client {
         let (number, condition) = (sealing.number, sealing.condition);
         if let Content::Error { code, text, .. } = content {
             let code = code.unwrap_or_default();
-            // By the store, as the world has planned.
+            // The store refused it, as a planned fault.
             let is_planned = text.contains("is too large, expected at most");
             context
                 .totals
@@ -128,13 +133,13 @@ impl Client {
             return wrong("was not denied");
         }
         let Ok(answer) = SyncPatched::parse(content) else {
-            return wrong("was answered with something else");
+            return wrong("has an invalid answer");
         };
-        // A document that came here from elsewhere may have that number already.
+        // A document that was moved here may have that number already.
         let is_applied = is_roaming || answer.operations.last().is_some_and(|one| one.changed);
         let is_dry = condition == Condition::DryRun;
         if !is_applied || answer.dry_run != is_dry || condition == Condition::WrongVersion {
-            return wrong("should not be answered so");
+            return wrong("has an unexpected answer");
         }
         if is_dry {
             context.totals.add("patches checked", 1);
