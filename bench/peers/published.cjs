@@ -1,5 +1,6 @@
-// Ten clients of the published npm SDK on one document. Each sets an attribute of an element of its own, and again as soon
-// as its neighbour shows it. Arguments: the room's socket, a token, how many clients, for how many seconds.
+// Clients of the published npm SDK on one document. Each sets an attribute of its own element, and
+// sets it again as soon as its neighbour shows the value. Arguments: the URL of the room's
+// WebSocket, a token, the number of clients, the seconds.
 "use strict";
 
 const { MeshSchema, RoomClient, WebSocketClientProtocol } = require("@meshagent/meshagent");
@@ -9,7 +10,8 @@ const PATH = "published.bench";
 const schema = MeshSchema.fromJson(JSON.parse(process.env.SCHEMA));
 
 async function join() {
-  const room = new RoomClient({ protocolFactory: WebSocketClientProtocol.createFactory({ url, token }) });
+  const protocolFactory = WebSocketClientProtocol.createFactory({ url, token });
+  const room = new RoomClient({ protocolFactory });
   await room.start();
   return room.sync.open(PATH, { create: true, schema });
 }
@@ -25,8 +27,10 @@ async function main() {
   for (let number = 0; number < Number(count); number += 1) {
     documents.push(await join());
   }
-  const ids = documents.map((document) => document.root.createChildElement("item", { number: 0 }).id);
-  await until(() => documents.every((document) => ids.every((id) => document.root.getNodeByID(id) != null)));
+  const create = (document) => document.root.createChildElement("item", { number: 0 }).id;
+  const ids = documents.map(create);
+  const hasAll = (document) => ids.every((id) => document.root.getNodeByID(id) != null);
+  await until(() => documents.every(hasAll));
 
   const took = [];
   const end = Date.now() + Number(seconds) * 1000;
@@ -44,7 +48,8 @@ async function main() {
   );
   took.sort((a, b) => a - b);
   const at = (part) => took[Math.min(took.length - 1, Math.floor(took.length * part))];
-  console.log(JSON.stringify({ per_second: took.length / Number(seconds), p50: at(0.5), p99: at(0.99) }));
+  const per_second = took.length / Number(seconds);
+  console.log(JSON.stringify({ per_second, p50: at(0.5), p99: at(0.99) }));
   process.exit(0);
 }
 

@@ -1,4 +1,4 @@
-//! A whole run: each scenario with each server, several times, in turns.
+//! A whole run: each scenario with each server, several times, in turn.
 
 mod connections;
 mod fan_out;
@@ -18,7 +18,7 @@ use super::report::{self, Goal, Table};
 use super::scenario::fan_out::Phase;
 use super::stage;
 
-/// What can be asked for.
+/// The names of all scenarios.
 pub const SCENARIOS: [&str; 9] = [
     "fan-out",
     "documents",
@@ -31,21 +31,21 @@ pub const SCENARIOS: [&str; 9] = [
     "published",
 ];
 
-/// A generator that takes so much of its core may be what the figure measures.
+/// The share of its core from which on the generator may be the bottleneck.
 const BUSY: f64 = 0.9;
 
-/// What to measure.
+/// The plan of a run.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Whether small numbers will do.
+    /// Whether the run uses small numbers.
     pub is_short: bool,
-    /// How often.
+    /// The number of turns of each server in each scenario.
     pub runs: usize,
-    /// Which servers.
+    /// The servers to measure.
     pub peers: Vec<Peer>,
-    /// Which scenarios; none: all.
+    /// The scenarios to measure; if empty, all.
     pub scenarios: Vec<String>,
-    /// The one rate of the fan-out, in place of a search.
+    /// The only rate of the fan-out, instead of a search.
     pub rate: Option<f64>,
 }
 
@@ -75,24 +75,24 @@ impl Plan {
     }
 }
 
-/// What came of it.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Outcome {
     peers: Vec<Peer>,
     about: Vec<String>,
     tables: Vec<Table>,
     curves: Vec<(Peer, Vec<Phase>)>,
-    /// What was to be reached.
+    /// The goals, with the values found.
     pub goals: Vec<Goal>,
 }
 
 impl Outcome {
-    /// How many goals were missed.
+    /// Returns the number of missed goals.
     pub fn missed(&self) -> usize {
         self.goals.iter().filter(|goal| !goal.is_met()).count()
     }
 
-    /// All tables in Markdown.
+    /// Returns all tables in Markdown.
     pub fn markdown(&self) -> String {
         let mut text = self.about.join("\n");
         text.push_str("\n\n");
@@ -110,7 +110,7 @@ impl Outcome {
     /// Writes the tables and the plots.
     ///
     /// # Errors
-    /// When the folder can't be written.
+    /// When the folder is not writable.
     pub fn write(&self, folder: &Path) -> Result<()> {
         fs::create_dir_all(folder)?;
         let mut plots = String::new();
@@ -131,8 +131,8 @@ impl Outcome {
         }
         let text = format!(
             "# Servers side by side: one run\n\n\
-             Written by `cargo xtask bench servers`; [`docs/benchmarks.md`](../benchmarks.md) says what is measured and what it \
-             means.\n\n{}\n## Plots\n\n{plots}",
+             Written by `cargo xtask bench servers`; [`docs/benchmarks.md`](../benchmarks.md) \
+             describes the method and discusses the results.\n\n{}\n## Plots\n\n{plots}",
             self.markdown()
         );
         fs::write(folder.join("servers.md"), text)?;
@@ -141,14 +141,14 @@ impl Outcome {
 
     fn table(&mut self, name: &'static str, title: String) -> &mut Table {
         self.tables.push(Table::new(name, title));
-        self.tables.last_mut().expect("it was just put there")
+        self.tables.last_mut().expect("the table was just added")
     }
 }
 
-/// Measures what the plan says, and writes it to a folder as it comes.
+/// Runs the plan, and writes the results to a folder after each scenario.
 ///
 /// # Errors
-/// When a server can't be measured.
+/// When our server fails, or a server does not start.
 pub async fn run(plan: &Plan, tools: &Tools, out: Option<&Path>) -> Result<Outcome> {
     let mut outcome = Outcome {
         peers: plan.peers.clone(),
@@ -183,11 +183,11 @@ pub async fn run(plan: &Plan, tools: &Tools, out: Option<&Path>) -> Result<Outco
             _ => published::published(plan, tools, &mut outcome),
         }
         .with_context(|| format!("scenario {scenario}"))?;
-        tell(&format!(
+        log(&format!(
             "{scenario}: {:.0} s",
             began.elapsed().as_secs_f64()
         ));
-        // What was measured is kept, whatever becomes of the rest.
+        // If a later scenario fails, the results so far are on disk.
         if let Some(folder) = out {
             outcome.write(folder)?;
         }
@@ -196,17 +196,18 @@ pub async fn run(plan: &Plan, tools: &Tools, out: Option<&Path>) -> Result<Outco
 }
 
 #[expect(clippy::print_stderr, reason = "a run takes minutes")]
-fn tell(text: &str) {
+fn log(text: &str) {
     eprintln!("{text}");
 }
 
-/// What another server does not manage is said below the table. Ours has to manage everything, and so do all when the
-/// question is whether this program works.
+/// Notes another server's failure below the table; a failure of ours ends the run.
+///
+/// In a short run, which checks this program, any failure ends the run.
 fn settle(plan: &Plan, table: &mut Table, peer: Peer, turn: Result<()>) -> Result<()> {
     match turn {
         Err(error) if peer != Peer::Ours && !plan.is_short => {
-            tell(&format!("{error:#}"));
-            table.give_up(peer, &format!("{error:#}"));
+            log(&format!("{error:#}"));
+            table.exclude(peer, &format!("{error:#}"));
             Ok(())
         }
         turn => turn,
@@ -215,7 +216,7 @@ fn settle(plan: &Plan, table: &mut Table, peer: Peer, turn: Result<()>) -> Resul
 
 fn bottleneck(peer: Peer) -> String {
     format!(
-        "{}: the generator took {BUSY} of its core or more, so the figure may be the generator's.",
+        "{}: the generator used at least {BUSY} of its core and may be the bottleneck.",
         peer.name()
     )
 }

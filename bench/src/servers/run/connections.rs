@@ -1,6 +1,6 @@
 //! Many documents, idle connections and joins: their tables and goals.
 
-#![expect(clippy::cast_precision_loss, reason = "what is shown has three digits")]
+#![expect(clippy::cast_precision_loss, reason = "the tables show three digits")]
 
 use std::fs;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use tempfile::TempDir;
 
-use super::{BUSY, Outcome, Plan, bottleneck, settle, tell};
+use super::{BUSY, Outcome, Plan, bottleneck, log, settle};
 use crate::servers::peers::{Peer, Tools};
 use crate::servers::report::{Figure, Goal, Unit};
 use crate::servers::scenario::{documents, idle, join};
@@ -17,21 +17,21 @@ use crate::servers::workload;
 
 const CONNECTION: Figure = Figure::drawn("memory of a connection", Unit::Bytes);
 const ALONE: Figure = Figure::new("memory of a document alone", Unit::Bytes);
-const IN_YRS: Figure = Figure::new("of it what yrs by itself takes", Unit::Bytes);
+const IN_YRS: Figure = Figure::new("memory of the same content in yrs alone", Unit::Bytes);
 
 pub(super) async fn documents(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> Result<()> {
     let count = plan.sized(2000, 20);
     let duration = plan.sized(Duration::from_secs(10), Duration::from_secs(2));
     let title =
-        format!("Many documents: {count}, two participants each, one update a second of each");
+        format!("Many documents: {count}, two participants each, one update per second of each");
     let table = outcome.table("documents", title);
     for _ in 0..plan.runs() {
         for peer in plan.peers.iter().copied() {
-            if table.has_given_up(peer) {
+            if table.is_excluded(peer) {
                 continue;
             }
             let turn = async {
-                tell(peer.name());
+                log(peer.name());
                 let data = TempDir::new()?;
                 let (running, gauge) = stage::start(tools, peer, data.path())?;
                 let found =
@@ -79,12 +79,12 @@ pub(super) async fn documents(plan: &Plan, tools: &Tools, outcome: &mut Outcome)
     if let [Some(alone), Some(yrs)] = memory
         && !plan.is_short
     {
-        let what = "documents: memory of an open one above its yrs state";
+        let what = "documents: memory of a document alone above the same in yrs";
         let above = Goal::at_most(what, Unit::Bytes, alone - yrs, 8.0 * 1024.0);
         outcome.goals.push(above);
     }
     if let Some(share) = share {
-        let what = "documents: ours delivers all";
+        let what = "documents: ours delivers everything";
         outcome
             .goals
             .push(Goal::at_least(what, Unit::Ratio, share, 1.0));
@@ -99,11 +99,11 @@ pub(super) async fn idle(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> R
     let memory = CONNECTION;
     for _ in 0..plan.runs() {
         for peer in plan.peers.iter().copied() {
-            if table.has_given_up(peer) {
+            if table.is_excluded(peer) {
                 continue;
             }
             let turn = async {
-                tell(peer.name());
+                log(peer.name());
                 let data = TempDir::new()?;
                 let (running, gauge) = stage::start(tools, peer, data.path())?;
                 let found = idle::measure(peer, running.address, gauge, count).await?;
@@ -136,24 +136,24 @@ pub(super) async fn join(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> R
     let many = plan.sized(200, 10);
     let state = workload::large(bytes)?;
     let least = state.len() / 10 * 9;
-    let title = format!("Join: a state of {bytes} bytes, 1 and {many} who open it");
+    let title = format!("Join: a state of {bytes} bytes, opened by 1 and by {many}");
     let table = outcome.table("join", title);
     for _ in 0..plan.runs() {
         for peer in plan.peers.iter().copied() {
-            if table.has_given_up(peer) {
+            if table.is_excluded(peer) {
                 continue;
             }
             let turn = async {
-                tell(peer.name());
+                log(peer.name());
                 let data = TempDir::new()?;
                 if peer == Peer::Relay {
-                    // It keeps no documents: it sends what ours sends, without knowing what it is.
+                    // The relay has no documents: it sends the same bytes as ours from a file.
                     fs::write(data.path().join("state"), base64_of(&state))?;
                 }
                 let (running, _) = stage::start(tools, peer, data.path())?;
                 if peer != Peer::Relay {
                     let _made = make(peer, running.address, DOCUMENT, state.clone()).await?;
-                    // So that those that store late have stored.
+                    // Some servers store late.
                     tokio::time::sleep(peer.storing()).await;
                 }
                 drop(running);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use tempfile::TempDir;
 
-use super::{BUSY, Outcome, Plan, bottleneck, tell};
+use super::{BUSY, Outcome, Plan, bottleneck, log};
 use crate::servers::peers::{Peer, Tools};
 use crate::servers::report::{Figure, Goal, Unit};
 use crate::servers::scenario::fan_out::{self, Phase};
@@ -17,11 +17,11 @@ pub(super) async fn fan_out(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -
     let (writers, readers) = plan.sized((10, 50), (3, 5));
     let duration = plan.sized(Duration::from_secs(2), Duration::from_millis(300));
     let mut curves: Vec<(Peer, Vec<Phase>)> = Vec::new();
-    let title = format!("Fan-out: one document, {writers} who write, {readers} who read");
+    let title = format!("Fan-out: one document, {writers} writers, {readers} readers");
     let table = outcome.table("fan-out", title);
     for run in 0..plan.runs() {
         for peer in plan.peers.iter().copied() {
-            tell(peer.name());
+            log(peer.name());
             let fresh = async || {
                 let data = TempDir::new()?;
                 let (running, gauge) = stage::start(tools, peer, data.path())?;
@@ -29,7 +29,7 @@ pub(super) async fn fan_out(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -
                 anyhow::Ok((stage, gauge, (running, data)))
             };
             if plan.is_short {
-                // That nothing is lost; how fast is another matter.
+                // A short run checks that everything arrives, not how fast.
                 let (mut stage, gauge, _held) = fresh().await?;
                 let phase = fan_out::run(&mut stage, gauge, 100.0, duration).await?;
                 table.add(
@@ -41,9 +41,9 @@ pub(super) async fn fan_out(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -
             }
             if let Some(rate) = plan.rate {
                 let (mut stage, gauge, (running, _data)) = fresh().await?;
-                tell(&format!("process {}", running.pid));
+                log(&format!("process {}", running.pid));
                 let phase = fan_out::run(&mut stage, gauge, rate, duration * 5).await?;
-                fan_out::tell(&phase);
+                fan_out::log(&phase);
                 continue;
             }
             let (found, (running, _data)) = fan_out::measure(fresh, duration, 512.0).await?;
@@ -109,7 +109,7 @@ pub(super) async fn fan_out(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -
     if plan.is_short {
         for peer in plan.peers.iter().copied() {
             if let Some(share) = median("delivered of what was sent", peer) {
-                let what = format!("fan-out: {} delivers all", peer.name());
+                let what = format!("fan-out: {} delivers everything", peer.name());
                 goals.push(Goal::at_least(what, Unit::Ratio, share, 1.0));
             }
         }

@@ -14,7 +14,7 @@ pub(super) fn published(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> Re
     if !plan.peers.contains(&Peer::Ours) {
         return Ok(());
     }
-    // They run on the same Node as the others.
+    // The clients run on the same Node as the other servers.
     Peer::Hocuspocus.install(tools)?;
     let title = format!("Published: {clients} clients of the npm SDK on one document");
     let table = outcome.table("published", title);

@@ -1,13 +1,13 @@
 //! Durability, catch-up, storage and start: their tables and goals.
 
-#![expect(clippy::cast_precision_loss, reason = "what is shown has three digits")]
+#![expect(clippy::cast_precision_loss, reason = "the tables show three digits")]
 
 use std::time::Duration;
 
 use anyhow::Result;
 use tempfile::TempDir;
 
-use super::{Outcome, Plan, settle, tell};
+use super::{Outcome, Plan, log, settle};
 use crate::servers::peers::{Peer, Tools};
 use crate::servers::report::{Figure, Goal, Unit};
 use crate::servers::scenario::{catch_up, durability, start, store};
@@ -15,7 +15,7 @@ use crate::servers::stage::{self, Stage};
 
 pub(super) async fn durability(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> Result<()> {
     let kills = plan.sized(3, 1);
-    let title = "Durability: killed while four write and four read".to_owned();
+    let title = "Durability: killed during the work of four writers and four readers".to_owned();
     let table = outcome.table("durability", title);
     let mut lost_of_ours = 0.0;
     for _ in 0..plan.runs() {
@@ -25,14 +25,14 @@ pub(super) async fn durability(plan: &Plan, tools: &Tools, outcome: &mut Outcome
             .copied()
             .filter(|peer| *peer != Peer::Relay)
         {
-            if table.has_given_up(peer) {
+            if table.is_excluded(peer) {
                 continue;
             }
             let turn = async {
                 let mut sum = durability::Durability::default();
                 for kill in 0..kills {
                     let data = TempDir::new()?;
-                    // Not always at the same distance from what a server does by the clock.
+                    // Different durations, as some servers store on a timer.
                     let writing = Duration::from_millis(1500 + 370 * kill);
                     let found = durability::measure(tools, peer, data.path(), writing).await?;
                     sum.seen += found.seen;
@@ -50,7 +50,7 @@ pub(super) async fn durability(plan: &Plan, tools: &Tools, outcome: &mut Outcome
                 );
                 table.add(
                     peer,
-                    Figure::drawn("seen, and lost", Unit::Count),
+                    Figure::drawn("seen by others, and lost", Unit::Count),
                     sum.lost as f64,
                 );
                 if peer.acknowledges() {
@@ -76,15 +76,15 @@ pub(super) async fn durability(plan: &Plan, tools: &Tools, outcome: &mut Outcome
 
 pub(super) async fn catch_up(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> Result<()> {
     let updates = plan.sized(10_000, 200);
-    let title = format!("Catch-up: a reader asleep for {updates} updates");
+    let title = format!("Catch-up: a reader that pauses for {updates} updates");
     let table = outcome.table("catch-up", title);
     for _ in 0..plan.runs() {
         for peer in plan.peers.iter().copied() {
-            if table.has_given_up(peer) {
+            if table.is_excluded(peer) {
                 continue;
             }
             let turn = async {
-                tell(peer.name());
+                log(peer.name());
                 let data = TempDir::new()?;
                 let (running, gauge) = stage::start(tools, peer, data.path())?;
                 let mut stage = Stage::open(peer, running.address, "asleep", 1, 2).await?;
@@ -121,7 +121,7 @@ pub(super) async fn store(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> 
             .copied()
             .filter(|peer| *peer != Peer::Relay)
         {
-            if table.has_given_up(peer) {
+            if table.is_excluded(peer) {
                 continue;
             }
             let turn = async {
@@ -160,7 +160,7 @@ pub(super) fn start(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> Result
     let stored = Figure::drawn("with 100,000 documents stored", Unit::Milliseconds);
     for _ in 0..plan.runs() {
         for peer in plan.peers.iter().copied() {
-            tell(peer.name());
+            log(peer.name());
             let data = TempDir::new()?;
             let took = start::measure(tools, peer, data.path())?;
             let figure = Figure::drawn("empty", Unit::Milliseconds);

@@ -1,36 +1,40 @@
-//! The protocols of Yjs servers: y-protocols' sync messages, bare (y-websocket, Y-Sweet) or behind a document's name
-//! (Hocuspocus). And the relay's, which has no messages but updates.
+//! The protocols of Yjs servers and of the relay.
 //!
-//! y-protocols: `varuint 0 (sync) | varuint step | varbytes`, with the steps 0 (a state vector, to be answered), 1 (the
-//! answer) and 2 (an update). <https://github.com/yjs/y-protocols/blob/master/PROTOCOL.md>
+//! Yjs servers use the sync messages of y-protocols, alone (y-websocket, Y-Sweet) or after a
+//! document's name (Hocuspocus). The relay's only messages are updates.
+//!
+//! y-protocols: `varuint 0 (sync) | varuint step | varbytes`, with the steps 0 (a state vector,
+//! which needs an answer), 1 (the answer) and 2 (an update).
+//! <https://github.com/yjs/y-protocols/blob/master/PROTOCOL.md>
 
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 
-use super::{Heard, Speech};
+use super::{Meaning, Protocol};
 
 const SYNC: u64 = 0;
 const VECTOR: u64 = 0;
 const ANSWER: u64 = 1;
 const UPDATE: u64 = 2;
-/// A state vector, or an update, of nothing.
+/// The state vector of an empty document.
 const EMPTY_VECTOR: &[u8] = &[0];
+/// An update without operations.
 const EMPTY_UPDATE: &[u8] = &[0, 0];
 
-/// y-websocket's and Y-Sweet's.
+/// The protocol of y-websocket and Y-Sweet.
 #[derive(Debug)]
 pub struct YProtocol {
     target: String,
 }
 
 impl YProtocol {
-    /// For the document at this path.
+    /// Creates a client of the document at this path.
     pub fn new(target: String) -> Self {
         Self { target }
     }
 }
 
-impl Speech for YProtocol {
+impl Protocol for YProtocol {
     fn target(&self) -> String {
         self.target.clone()
     }
@@ -39,24 +43,24 @@ impl Speech for YProtocol {
         vec![sync(b"", VECTOR, EMPTY_VECTOR)]
     }
 
-    fn say(&mut self, update: &[u8]) -> Vec<Bytes> {
+    fn encode_update(&mut self, update: &[u8]) -> Vec<Bytes> {
         vec![sync(b"", UPDATE, update)]
     }
 
-    fn hear(
+    fn handle_frame(
         &mut self,
         frame: &Bytes,
-        heard: &mut Vec<Heard>,
+        meanings: &mut Vec<Meaning>,
         replies: &mut Vec<Bytes>,
     ) -> Result<()> {
-        hear_sync(frame, 0, b"", heard, replies)
+        handle_sync(frame, 0, b"", meanings, replies)
     }
 }
 
-/// Hocuspocus': a document's name, then as above; a token first.
+/// The protocol of Hocuspocus: a token first, and a document's name before each message.
 #[derive(Debug)]
 pub struct Hocuspocus {
-    /// The name as it stands before each message.
+    /// The encoded name, the beginning of each message.
     name: Vec<u8>,
 }
 
@@ -64,7 +68,7 @@ impl Hocuspocus {
     const AUTH: u64 = 2;
     const SYNC_STATUS: u64 = 8;
 
-    /// For the document with this name.
+    /// Creates a client of the document with this name.
     pub fn new(name: &str) -> Self {
         let mut written = Vec::new();
         write_bytes(&mut written, name.as_bytes());
@@ -72,7 +76,7 @@ impl Hocuspocus {
     }
 }
 
-impl Speech for Hocuspocus {
+impl Protocol for Hocuspocus {
     fn target(&self) -> String {
         "/".to_owned()
     }
@@ -85,14 +89,14 @@ impl Speech for Hocuspocus {
         vec![token.into(), sync(&self.name, VECTOR, EMPTY_VECTOR)]
     }
 
-    fn say(&mut self, update: &[u8]) -> Vec<Bytes> {
+    fn encode_update(&mut self, update: &[u8]) -> Vec<Bytes> {
         vec![sync(&self.name, UPDATE, update)]
     }
 
-    fn hear(
+    fn handle_frame(
         &mut self,
         frame: &Bytes,
-        heard: &mut Vec<Heard>,
+        meanings: &mut Vec<Meaning>,
         replies: &mut Vec<Bytes>,
     ) -> Result<()> {
         let mut at = 0;
@@ -101,37 +105,37 @@ impl Speech for Hocuspocus {
         match read_number(frame, &mut at)? {
             Self::SYNC_STATUS => {
                 if read_number(frame, &mut at)? != 1 {
-                    bail!("an update was refused");
+                    bail!("the server refused an update");
                 }
-                heard.push(Heard::Acknowledged(1));
+                meanings.push(Meaning::Acknowledged(1));
                 Ok(())
             }
             Self::AUTH => match read_number(frame, &mut at)? {
                 2 => Ok(()),
-                _ => bail!("the token was refused"),
+                _ => bail!("the server refused the token"),
             },
-            SYNC if name > 0 => hear_sync(frame, after_name, &self.name, heard, replies),
+            SYNC if name > 0 => handle_sync(frame, after_name, &self.name, meanings, replies),
             _ => Ok(()),
         }
     }
 }
 
-fn hear_sync(
+fn handle_sync(
     frame: &Bytes,
     mut at: usize,
     name: &[u8],
-    heard: &mut Vec<Heard>,
+    meanings: &mut Vec<Meaning>,
     replies: &mut Vec<Bytes>,
 ) -> Result<()> {
     if read_number(frame, &mut at)? != SYNC {
-        // Of who is there.
+        // Awareness messages do not matter here.
         return Ok(());
     }
     match read_number(frame, &mut at)? {
         VECTOR => replies.push(sync(name, ANSWER, EMPTY_UPDATE)),
-        ANSWER => heard.push(Heard::State(read_bytes(frame, &mut at)?)),
-        UPDATE => heard.push(Heard::Update(read_bytes(frame, &mut at)?)),
-        other => bail!("there is no sync message {other}"),
+        ANSWER => meanings.push(Meaning::State(read_bytes(frame, &mut at)?)),
+        UPDATE => meanings.push(Meaning::Update(read_bytes(frame, &mut at)?)),
+        other => bail!("unknown sync step {other}, expected 0, 1 or 2"),
     }
     Ok(())
 }
@@ -167,7 +171,7 @@ fn read_number(frame: &[u8], at: &mut usize) -> Result<u64> {
             return Ok(number);
         }
     }
-    bail!("a number is too long")
+    bail!("a number has more than 63 bits")
 }
 
 fn read_bytes(frame: &Bytes, at: &mut usize) -> Result<Bytes> {
@@ -179,7 +183,7 @@ fn read_bytes(frame: &Bytes, at: &mut usize) -> Result<Bytes> {
     Ok(bytes)
 }
 
-/// The relay's: a message is an update. A text is the state that it was told to send to each who comes.
+/// The protocol of the relay: each message is an update, except that the first one is the state.
 #[derive(Debug)]
 pub struct Relay {
     target: String,
@@ -187,7 +191,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// For the document at this path.
+    /// Creates a client of the document at this path.
     pub fn new(target: String) -> Self {
         Self {
             target,
@@ -196,7 +200,7 @@ impl Relay {
     }
 }
 
-impl Speech for Relay {
+impl Protocol for Relay {
     fn target(&self) -> String {
         self.target.clone()
     }
@@ -205,23 +209,28 @@ impl Speech for Relay {
         Vec::new()
     }
 
-    fn say(&mut self, update: &[u8]) -> Vec<Bytes> {
+    fn encode_update(&mut self, update: &[u8]) -> Vec<Bytes> {
         vec![Bytes::copy_from_slice(update)]
     }
 
-    fn hear(&mut self, frame: &Bytes, heard: &mut Vec<Heard>, _: &mut Vec<Bytes>) -> Result<()> {
-        // The relay greets with the state that it was given, or with a message of nothing.
-        heard.push(if !self.has_state {
+    fn handle_frame(
+        &mut self,
+        frame: &Bytes,
+        meanings: &mut Vec<Meaning>,
+        _: &mut Vec<Bytes>,
+    ) -> Result<()> {
+        // The relay greets with the state from its file, or with an empty message.
+        meanings.push(if !self.has_state {
             self.has_state = true;
-            Heard::State(frame.clone())
+            Meaning::State(frame.clone())
         } else {
-            Heard::Update(frame.clone())
+            Meaning::Update(frame.clone())
         });
         Ok(())
     }
 
     fn decode<'a>(&self, payload: &'a [u8]) -> Result<std::borrow::Cow<'a, [u8]>> {
-        // What it was given to send is for others to understand.
+        // The state from the relay's file is passed on unchanged.
         Ok(if payload.is_empty() {
             EMPTY_UPDATE
         } else {
@@ -235,29 +244,31 @@ impl Speech for Relay {
 mod tests {
     use super::*;
 
-    fn heard_of(speech: &mut dyn Speech, frame: &Bytes) -> (Vec<Heard>, Vec<Bytes>) {
-        let (mut heard, mut replies) = (Vec::new(), Vec::new());
-        speech.hear(frame, &mut heard, &mut replies).unwrap();
-        (heard, replies)
+    fn meanings_of(protocol: &mut dyn Protocol, frame: &Bytes) -> (Vec<Meaning>, Vec<Bytes>) {
+        let (mut meanings, mut replies) = (Vec::new(), Vec::new());
+        protocol
+            .handle_frame(frame, &mut meanings, &mut replies)
+            .unwrap();
+        (meanings, replies)
     }
 
     #[test]
-    fn what_one_says_another_hears() {
+    fn clients_understand_each_other() {
         let update = vec![7; 300];
-        let mut speeches: Vec<Box<dyn Speech>> = vec![
+        let mut protocols: Vec<Box<dyn Protocol>> = vec![
             Box::new(YProtocol::new("/document".to_owned())),
             Box::new(Hocuspocus::new("document")),
         ];
-        for speech in &mut speeches {
-            let frames = speech.say(&update);
-            let (heard, replies) = heard_of(speech.as_mut(), &frames[0]);
-            assert!(matches!(&heard[..], [Heard::Update(found)] if *found == update));
+        for protocol in &mut protocols {
+            let frames = protocol.encode_update(&update);
+            let (meanings, replies) = meanings_of(protocol.as_mut(), &frames[0]);
+            assert!(matches!(&meanings[..], [Meaning::Update(found)] if *found == update));
             assert!(replies.is_empty());
-            let greeting = speech.greet();
-            let (heard, replies) = heard_of(speech.as_mut(), greeting.last().unwrap());
-            assert!(heard.is_empty());
-            let (heard, _) = heard_of(speech.as_mut(), &replies[0]);
-            assert!(matches!(&heard[..], [Heard::State(state)] if **state == *EMPTY_UPDATE));
+            let greeting = protocol.greet();
+            let (meanings, replies) = meanings_of(protocol.as_mut(), greeting.last().unwrap());
+            assert!(meanings.is_empty());
+            let (meanings, _) = meanings_of(protocol.as_mut(), &replies[0]);
+            assert!(matches!(&meanings[..], [Meaning::State(state)] if **state == *EMPTY_UPDATE));
         }
     }
 }
