@@ -44,6 +44,35 @@ pub struct Counts {
     pub ready: u64,
 }
 
+/// The latencies of a phase.
+#[derive(Clone, Copy, Debug)]
+pub struct Latencies {
+    /// The latencies without the host's steal.
+    pub net: Percentiles,
+    /// The latencies as measured.
+    pub gross: Percentiles,
+}
+
+/// Two percentiles, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Percentiles {
+    /// The median.
+    pub p50: f64,
+    /// The 99th percentile.
+    pub p99: f64,
+}
+
+impl Percentiles {
+    #[expect(clippy::cast_precision_loss, reason = "latencies of a minute at most")]
+    fn of(micros: &Histogram<u64>) -> Self {
+        let millis = |quantile| micros.value_at_quantile(quantile) as f64 / 1e3;
+        Self {
+            p50: millis(0.5),
+            p99: millis(0.99),
+        }
+    }
+}
+
 /// A meter that listeners share.
 pub type SharedMeter = Rc<RefCell<Meter>>;
 
@@ -79,10 +108,13 @@ impl Meter {
 
     /// Returns the latencies since the last call, in microseconds: net and gross.
     ///
-    /// The net latency excludes time that the host took from our cores.
-    pub fn take_latencies(&mut self) -> [Histogram<u64>; 2] {
+    /// The net latency excludes the time that the host took from our cores while the update was in
+    /// flight, or a part of that time, but never more.
+    pub fn take_latencies(&mut self) -> Latencies {
         self.host.forget();
-        [&mut self.latencies, &mut self.gross].map(|taken| std::mem::replace(taken, histogram()))
+        let [net, gross] = [&mut self.latencies, &mut self.gross]
+            .map(|taken| Percentiles::of(&std::mem::replace(taken, histogram())));
+        Latencies { net, gross }
     }
 
     /// Samples the host's steal. Call it every few milliseconds during a measurement.

@@ -81,8 +81,13 @@ pub fn curves(path: &Path, title: &str, curves: &[(Peer, Vec<Phase>)]) -> Result
     let area = SVGBackend::new(path, (WIDTH, 420)).into_drawing_area();
     let points = |phases: &[Phase]| -> Vec<(f64, f64)> {
         let held = phases.iter().filter(|phase| phase.share > 0.5);
-        held.map(|phase| (phase.delivered, phase.p99.clamp(0.1, 10_000.0)))
-            .collect()
+        held.map(|phase| {
+            (
+                phase.delivered,
+                phase.latencies.net.p99.clamp(0.1, 10_000.0),
+            )
+        })
+        .collect()
     };
     let all: Vec<f64> = curves
         .iter()

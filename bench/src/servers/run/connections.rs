@@ -9,6 +9,7 @@ use anyhow::Result;
 use tempfile::TempDir;
 
 use super::{BUSY, Outcome, Plan, bottleneck, log, settle};
+use crate::servers::meter::Latencies;
 use crate::servers::peers::{Peer, Tools};
 use crate::servers::report::{Figure, Goal, Unit};
 use crate::servers::scenario::{documents, idle, join};
@@ -36,9 +37,12 @@ pub(super) async fn documents(plan: &Plan, tools: &Tools, outcome: &mut Outcome)
                 let (running, gauge) = stage::start(tools, peer, data.path())?;
                 let found =
                     documents::measure(peer, running.address, gauge, count, duration).await?;
+                let Latencies { net, gross } = found.latencies;
                 for (figure, value) in [
-                    (Figure::drawn("p50", Unit::Milliseconds), found.p50),
-                    (Figure::drawn("p99", Unit::Milliseconds), found.p99),
+                    (Figure::drawn("p50", Unit::Milliseconds), net.p50),
+                    (Figure::new("p50, gross", Unit::Milliseconds), gross.p50),
+                    (Figure::drawn("p99", Unit::Milliseconds), net.p99),
+                    (Figure::new("p99, gross", Unit::Milliseconds), gross.p99),
                     (
                         Figure::new("delivered of what was sent", Unit::Ratio),
                         found.share,

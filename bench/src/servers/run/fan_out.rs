@@ -59,19 +59,27 @@ pub(super) async fn fan_out(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -
                 ),
                 (
                     Figure::new("p99 at that rate", Unit::Milliseconds),
-                    highest.p99,
+                    highest.latencies.net.p99,
                 ),
                 (
-                    Figure::new("… with what the host took", Unit::Milliseconds),
-                    highest.gross_p99,
+                    Figure::new("p99 at that rate, gross", Unit::Milliseconds),
+                    highest.latencies.gross.p99,
                 ),
                 (
                     Figure::drawn("p50 at half of it", Unit::Milliseconds),
-                    half.p50,
+                    half.latencies.net.p50,
+                ),
+                (
+                    Figure::new("p50 at half of it, gross", Unit::Milliseconds),
+                    half.latencies.gross.p50,
                 ),
                 (
                     Figure::drawn("p99 at half of it", Unit::Milliseconds),
-                    half.p99,
+                    half.latencies.net.p99,
+                ),
+                (
+                    Figure::new("p99 at half of it, gross", Unit::Milliseconds),
+                    half.latencies.gross.p99,
                 ),
                 (
                     Figure::drawn("CPU seconds per million delivered", Unit::Seconds),

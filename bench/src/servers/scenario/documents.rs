@@ -10,7 +10,7 @@ use meshagent_client::{OpenOptions, RoomClient};
 use tokio::task::JoinSet;
 
 use crate::servers::gauge::Gauge;
-use crate::servers::meter::{Meter, SharedMeter};
+use crate::servers::meter::{Latencies, Meter, SharedMeter};
 use crate::servers::peers::{Peer, Running};
 use crate::servers::stage::{Stage, ready, until};
 use crate::servers::workload;
@@ -28,10 +28,8 @@ pub(super) const SETTLE: Duration = Duration::from_secs(6);
 /// The figures of many documents.
 #[derive(Clone, Copy, Debug)]
 pub struct Documents {
-    /// The median of the latencies, in milliseconds.
-    pub p50: f64,
-    /// The 99th percentile of the latencies, in milliseconds.
-    pub p99: f64,
+    /// The latencies of all deliveries.
+    pub latencies: Latencies,
     /// The delivered share of the expected deliveries.
     pub share: f64,
     /// The server's share of its core.
@@ -89,11 +87,9 @@ pub async fn measure(
     let _late = until(DRAIN, "all clients have all updates", all_came).await;
     let wall = began.elapsed().as_secs_f64();
     let delivered = meter.borrow().counts()?.delivered - before.delivered;
-    let [latencies, _] = meter.borrow_mut().take_latencies();
-    let millis = |quantile| latencies.value_at_quantile(quantile) as f64 / 1e3;
+    let latencies = meter.borrow_mut().take_latencies();
     Ok(Documents {
-        p50: millis(0.5),
-        p99: millis(0.99),
+        latencies,
         share: delivered as f64 / expected as f64,
         server: (gauge.cpu_seconds()? - cpu_before[0]) / wall,
         generator: (Gauge::own().cpu_seconds()? - cpu_before[1]) / wall,

@@ -6,7 +6,7 @@ use anyhow::Result;
 use bytes::Bytes;
 
 use crate::servers::gauge::Gauge;
-use crate::servers::meter::Counts;
+use crate::servers::meter::{Counts, Latencies};
 use crate::servers::stage::{Stage, until};
 
 /// The limit of the p99 at a sustainable rate.
@@ -24,12 +24,8 @@ pub struct Phase {
     pub delivered: f64,
     /// The delivered share of the expected deliveries.
     pub share: f64,
-    /// The median of the net latencies, in milliseconds.
-    pub p50: f64,
-    /// The 99th percentile of the net latencies, in milliseconds.
-    pub p99: f64,
-    /// The 99th percentile of the gross latencies, in milliseconds.
-    pub gross_p99: f64,
+    /// The latencies of all deliveries.
+    pub latencies: Latencies,
     /// The server's processor seconds for a million deliveries.
     pub cpu_per_million: f64,
     /// The average number of updates in a message.
@@ -43,7 +39,7 @@ pub struct Phase {
 impl Phase {
     /// Whether the server kept up.
     pub fn holds(&self) -> bool {
-        self.share >= 0.999 && self.p99 <= P99_LIMIT.as_secs_f64() * 1e3
+        self.share >= 0.999 && self.latencies.net.p99 <= P99_LIMIT.as_secs_f64() * 1e3
     }
 }
 
@@ -144,14 +140,15 @@ async fn best_of(stage: &mut Stage, gauge: Gauge, rate: f64, duration: Duration)
 #[expect(clippy::print_stderr, reason = "the search takes a minute")]
 pub fn log(phase: &Phase) {
     eprintln!(
-        "  {:.0}/s written, {:.0}/s delivered, {:.4} of all, p50 {:.2} ms, p99 {:.1} ms \
-         ({:.1} gross), {:.1} in a message, server {:.2}, generator {:.2}",
+        "  {:.0}/s written, {:.0}/s delivered, {:.4} of all, p50 {:.2} ms ({:.2} gross), \
+         p99 {:.1} ms ({:.1} gross), {:.1} in a message, server {:.2}, generator {:.2}",
         phase.rate,
         phase.delivered,
         phase.share,
-        phase.p50,
-        phase.p99,
-        phase.gross_p99,
+        phase.latencies.net.p50,
+        phase.latencies.gross.p50,
+        phase.latencies.net.p99,
+        phase.latencies.gross.p99,
         phase.merged,
         phase.server,
         phase.generator
@@ -229,15 +226,12 @@ pub async fn run(stage: &mut Stage, gauge: Gauge, rate: f64, duration: Duration)
         Gauge::own().cpu_seconds()? - cpu_before[1],
     ];
     let delivered = (after.delivered - before.delivered) as f64;
-    let [latencies, gross] = stage.meter.borrow_mut().take_latencies();
-    let millis = |quantile| latencies.value_at_quantile(quantile) as f64 / 1e3;
+    let latencies = stage.meter.borrow_mut().take_latencies();
     Ok(Phase {
         rate,
         delivered: delivered / wall.max(duration.as_secs_f64()),
         share: delivered / expected as f64,
-        p50: millis(0.5),
-        p99: millis(0.99),
-        gross_p99: gross.value_at_quantile(0.99) as f64 / 1e3,
+        latencies,
         cpu_per_million: cpu[0] / delivered.max(1.0) * 1e6,
         merged: delivered / (after.messages - before.messages).max(1) as f64,
         generator: cpu[1] / wall,
