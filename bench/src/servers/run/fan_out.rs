@@ -16,6 +16,7 @@ const COMMIT: Figure = Figure::new("a commit, on average", Unit::Milliseconds);
 pub(super) async fn fan_out(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> Result<()> {
     let (writers, readers) = plan.sized((10, 50), (3, 5));
     let duration = plan.sized(Duration::from_secs(2), Duration::from_millis(300));
+    let warm_up = duration;
     let mut curves: Vec<(Peer, Vec<Phase>)> = Vec::new();
     let title = format!("Fan-out: one document, {writers} writers, {readers} readers");
     let table = outcome.table("fan-out", title);
@@ -25,7 +26,9 @@ pub(super) async fn fan_out(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -
             let fresh = async || {
                 let data = TempDir::new()?;
                 let (running, gauge) = stage::start(tools, peer, data.path())?;
-                let stage = Stage::open(peer, running.address, "fan-out", writers, readers).await?;
+                let address = running.address;
+                let mut stage = Stage::open(peer, address, "fan-out", writers, readers).await?;
+                fan_out::warm_up(&mut stage, gauge, warm_up).await?;
                 anyhow::Ok((stage, gauge, (running, data)))
             };
             if plan.is_short {

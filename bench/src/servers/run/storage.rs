@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::{Outcome, Plan, log, settle};
 use crate::servers::peers::{Peer, Tools};
 use crate::servers::report::{Figure, Goal, Unit};
-use crate::servers::scenario::{catch_up, durability, start, store};
+use crate::servers::scenario::{catch_up, durability, fan_out, start, store};
 use crate::servers::stage::{self, Stage};
 
 pub(super) async fn durability(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> Result<()> {
@@ -76,6 +76,7 @@ pub(super) async fn durability(plan: &Plan, tools: &Tools, outcome: &mut Outcome
 
 pub(super) async fn catch_up(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> Result<()> {
     let updates = plan.sized(10_000, 200);
+    let warm_up = plan.sized(Duration::from_secs(2), Duration::from_millis(300));
     let title = format!("Catch-up: a reader that pauses for {updates} updates");
     let table = outcome.table("catch-up", title);
     for _ in 0..plan.runs() {
@@ -88,6 +89,7 @@ pub(super) async fn catch_up(plan: &Plan, tools: &Tools, outcome: &mut Outcome) 
                 let data = TempDir::new()?;
                 let (running, gauge) = stage::start(tools, peer, data.path())?;
                 let mut stage = Stage::open(peer, running.address, "asleep", 1, 2).await?;
+                fan_out::warm_up(&mut stage, gauge, warm_up).await?;
                 let found = catch_up::measure(&mut stage, gauge, updates).await?;
                 let took = found.took.as_secs_f64() * 1e3;
                 table.add(peer, Figure::drawn("time", Unit::Milliseconds), took);
@@ -127,6 +129,11 @@ pub(super) async fn store(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> 
             let turn = async {
                 let data = TempDir::new()?;
                 let (running, _) = stage::start(tools, peer, data.path())?;
+                store::warm_up(peer, running.address, count / 20).await?;
+                let commits_before = match peer {
+                    Peer::Ours => running.commits()?[0],
+                    _ => 0.0,
+                };
                 let found = store::measure(peer, running.address, data.path(), count).await?;
                 let figure = Figure::drawn("updates stored per second", Unit::PerSecond);
                 table.add(peer, figure, found.updates_per_second);
@@ -135,7 +142,7 @@ pub(super) async fn store(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> 
                     table.add(
                         peer,
                         Figure::new("commits, each an fsync", Unit::Count),
-                        commits,
+                        commits - commits_before,
                     );
                 }
                 let figure = Figure::drawn("bytes on disk for each byte", Unit::Ratio);

@@ -30,12 +30,13 @@ pub async fn measure(stage: &mut Stage, gauge: Gauge, updates: usize) -> Result<
     stage.readers[0].0.sleep(true);
     let before = gauge.memory()?.resident;
     let awake = stage.readers[1].1.clone();
+    let earlier = awake.clocks()[0] as usize;
     for number in 0..updates {
         let (link, writer, _) = &mut stage.writers[0];
         stage.meter.borrow_mut().due(0, Instant::now());
         link.send_update(&writer.write()?).await?;
         if number % WINDOW == WINDOW - 1 || number == updates - 1 {
-            let has_all = || Ok(awake.clocks()[0] as usize > number);
+            let has_all = || Ok(awake.clocks()[0] as usize > earlier + number);
             until(LIMIT, "the other reader has all updates", has_all).await?;
         }
     }
@@ -44,7 +45,7 @@ pub async fn measure(stage: &mut Stage, gauge: Gauge, updates: usize) -> Result<
     let bytes = progress.bytes();
     let began = Instant::now();
     link.sleep(false);
-    let has_all = || Ok(progress.clocks()[0] as usize >= updates);
+    let has_all = || Ok(progress.clocks()[0] as usize >= earlier + updates);
     until(LIMIT, "the paused reader has all updates", has_all).await?;
     Ok(CatchUp {
         took: began.elapsed(),

@@ -20,6 +20,8 @@ const PARTICIPANTS: usize = 2;
 /// The limit of concurrent opens.
 const OPEN_LIMIT: usize = 32;
 const DRAIN: Duration = Duration::from_secs(5);
+/// The duration of the writes before the measurement.
+const WARM_UP: Duration = Duration::from_secs(2);
 /// The wait after half of the opens, until most temporary memory is free.
 const HALF_SETTLE: Duration = Duration::from_secs(3);
 /// The wait before memory is measured: allocators free memory late.
@@ -62,9 +64,27 @@ pub async fn measure(
     tokio::time::sleep(SETTLE).await;
     let memory = gauge.memory()?.resident.saturating_sub(before);
 
+    write(&mut stages, &meter, WARM_UP).await?;
     meter.borrow_mut().take_latencies();
-    let before = meter.borrow().counts()?;
     let cpu_before = [gauge.cpu_seconds()?, Gauge::own().cpu_seconds()?];
+    let began = Instant::now();
+    let share = write(&mut stages, &meter, duration).await?;
+    let wall = began.elapsed().as_secs_f64();
+    let latencies = meter.borrow_mut().take_latencies();
+    Ok(Documents {
+        latencies,
+        share,
+        server: (gauge.cpu_seconds()? - cpu_before[0]) / wall,
+        generator: (Gauge::own().cpu_seconds()? - cpu_before[1]) / wall,
+        bytes_per_document: memory as f64 / (documents - half) as f64,
+    })
+}
+
+/// Lets each participant write once a second, and returns the delivered share.
+#[expect(clippy::cast_precision_loss, reason = "counts of some seconds")]
+async fn write(stages: &mut [Stage], meter: &SharedMeter, duration: Duration) -> Result<f64> {
+    let before = meter.borrow().counts()?;
+    let documents = stages.len();
     let began = Instant::now();
     let total = documents * PARTICIPANTS * usize::try_from(duration.as_secs())?;
     let interval = duration.div_f64(total as f64);
@@ -83,18 +103,10 @@ pub async fn measure(
         link.send(update)?;
     }
     let expected = (total * (PARTICIPANTS - 1)) as u64;
-    let all_came = || Ok(meter.borrow().counts()?.delivered - before.delivered >= expected);
+    let delivered = || anyhow::Ok(meter.borrow().counts()?.delivered - before.delivered);
+    let all_came = || Ok(delivered()? >= expected);
     let _late = until(DRAIN, "all clients have all updates", all_came).await;
-    let wall = began.elapsed().as_secs_f64();
-    let delivered = meter.borrow().counts()?.delivered - before.delivered;
-    let latencies = meter.borrow_mut().take_latencies();
-    Ok(Documents {
-        latencies,
-        share: delivered as f64 / expected as f64,
-        server: (gauge.cpu_seconds()? - cpu_before[0]) / wall,
-        generator: (Gauge::own().cpu_seconds()? - cpu_before[1]) / wall,
-        bytes_per_document: memory as f64 / (documents - half) as f64,
-    })
+    Ok(delivered()? as f64 / expected as f64)
 }
 
 /// Measures our server's memory for a document alone, in bytes: one connection has them all open.

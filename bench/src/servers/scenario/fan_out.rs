@@ -14,6 +14,8 @@ const P99_LIMIT: Duration = Duration::from_millis(100);
 /// The time for updates that are in flight at the end of a phase.
 const DRAIN: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(1);
+/// The rate of a warm-up, in updates per second, which every server sustains.
+const WARM_UP_RATE: f64 = 256.0;
 
 /// The figures of one phase at one rate.
 #[derive(Clone, Copy, Debug)]
@@ -111,6 +113,17 @@ pub async fn measure<H>(
         half,
     };
     Ok((found, server.2))
+}
+
+/// Writes at a low rate without a measurement, and waits until no update is in flight.
+///
+/// A new server has compiled its code and filled its caches afterwards.
+///
+/// # Errors
+/// When the server closes a connection, or violates the protocol.
+pub async fn warm_up(stage: &mut Stage, gauge: Gauge, duration: Duration) -> Result<()> {
+    run(stage, gauge, WARM_UP_RATE, duration).await?;
+    settle(stage).await
 }
 
 /// Measures a rate up to three times, because a shared machine sometimes stops for some hundred

@@ -29,6 +29,46 @@ pub struct Store {
     pub bytes_per_byte: f64,
 }
 
+/// Writes other documents without a measurement, and waits until they are stored.
+///
+/// # Errors
+/// When the server refuses an update.
+pub async fn warm_up(peer: Peer, address: SocketAddr, documents: usize) -> Result<()> {
+    write(peer, address, "warm-up", documents, &workload::base(1)?).await?;
+    tokio::time::sleep(peer.storing()).await;
+    Ok(())
+}
+
+async fn write(
+    peer: Peer,
+    address: SocketAddr,
+    prefix: &'static str,
+    documents: usize,
+    update: &Bytes,
+) -> Result<()> {
+    let mut writing = JoinSet::new();
+    for number in 0..documents {
+        if writing.len() >= WRITE_LIMIT
+            && let Some(written) = writing.join_next().await
+        {
+            written??;
+        }
+        let update = Bytes::clone(update);
+        writing.spawn_local(async move {
+            let meter = Meter::shared(0);
+            let (listener, _) = MeterListener::new(&meter, 0..0, None);
+            let protocol = peer.protocol(&format!("{prefix}-{number}"));
+            let link = Link::open(address, protocol, listener).await?;
+            ready(&meter, 1).await?;
+            send_and_confirm(peer, &link, &meter, &update).await
+        });
+    }
+    while let Some(written) = writing.join_next().await {
+        written??;
+    }
+    Ok(())
+}
+
 /// Writes one update to each of `documents` documents.
 ///
 /// # Errors
@@ -43,26 +83,7 @@ pub async fn measure(
     let before = bytes_on_disk(data)?;
     let update = workload::base(1)?;
     let began = Instant::now();
-    let mut writing = JoinSet::new();
-    for number in 0..documents {
-        if writing.len() >= WRITE_LIMIT
-            && let Some(written) = writing.join_next().await
-        {
-            written??;
-        }
-        let update = Bytes::clone(&update);
-        writing.spawn_local(async move {
-            let meter = Meter::shared(0);
-            let (listener, _) = MeterListener::new(&meter, 0..0, None);
-            let protocol = peer.protocol(&format!("stored-{number}"));
-            let link = Link::open(address, protocol, listener).await?;
-            ready(&meter, 1).await?;
-            send_and_confirm(peer, &link, &meter, &update).await
-        });
-    }
-    while let Some(written) = writing.join_next().await {
-        written??;
-    }
+    write(peer, address, "stored", documents, &update).await?;
     // An answer may precede the disk write: storing ends when nothing has been written for a while.
     let mut done = began.elapsed();
     let mut bytes = bytes_on_disk(data)?;
