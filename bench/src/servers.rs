@@ -1,5 +1,6 @@
 //! Servers side by side: clients for each server's protocol, the same load for all, and a report.
 
+pub mod batch;
 pub mod gauge;
 pub mod host;
 pub mod link;

@@ -24,8 +24,8 @@ usage: bench-servers [--short] [--check] [--runs N] [--peers LIST] [--rate N] [-
   --check        exit with 1 if a goal is missed; with --short only counts and losses are goals
   --runs N       number of turns of each server; the tables show median, least and most
                  [default: 3]
-  --peers LIST   servers, separated by commas: ours, hocuspocus, y-websocket, y-sweet, relay
-                 [default: all]
+  --peers LIST   servers, separated by commas: ours, hocuspocus, y-websocket, y-sweet, relay,
+                 batching-relay [default: all]
   --rate N       fan-out at N updates written per second for 10 s, without a search, for a profile
   --out DIR      write servers.md and the plots into this folder
   SCENARIO       fan-out, documents, idle, join, durability, catch-up, store, start, published

@@ -9,7 +9,7 @@ use crate::process::{cargo, run};
 use crate::{BUILD_LIMIT, interop, target_dir};
 
 const RUN_LIMIT: Duration = Duration::from_mins(15);
-/// Eight scenarios with five servers, three times each; and what has to be installed before.
+/// The limit for nine scenarios with six servers, three times each, and for their installation.
 const SERVERS_LIMIT: Duration = Duration::from_hours(2);
 
 pub(crate) fn bench(arguments: &[&str]) -> Result<()> {
@@ -64,7 +64,7 @@ pub(crate) fn check_servers() -> Result<()> {
         "--short",
         "--check",
         "--peers",
-        "ours,hocuspocus,y-websocket,relay",
+        "ours,hocuspocus,y-websocket,relay,batching-relay",
     ]);
     run(generator, RUN_LIMIT)
 }

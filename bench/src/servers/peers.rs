@@ -35,6 +35,8 @@ pub enum Peer {
     YSweet,
     /// A relay without documents, as the limit.
     Relay,
+    /// A relay that sends several updates as one message, as the limit of merging.
+    BatchingRelay,
 }
 
 /// The folders of the servers' programs.
@@ -81,13 +83,19 @@ impl StripSuffix for Path {
 
 impl Peer {
     /// All servers, in the order of the tables.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Ours,
         Self::Hocuspocus,
         Self::YSweet,
         Self::YWebsocket,
         Self::Relay,
+        Self::BatchingRelay,
     ];
+
+    /// Whether this is a relay, which has no documents and stores nothing.
+    pub fn is_relay(self) -> bool {
+        matches!(self, Self::Relay | Self::BatchingRelay)
+    }
 
     /// Returns the name on the command line.
     pub fn id(self) -> &'static str {
@@ -97,6 +105,7 @@ impl Peer {
             Self::YWebsocket => "y-websocket",
             Self::YSweet => "y-sweet",
             Self::Relay => "relay",
+            Self::BatchingRelay => "batching-relay",
         }
     }
 
@@ -108,6 +117,7 @@ impl Peer {
             Self::YWebsocket => "y-websocket",
             Self::YSweet => "Y-Sweet",
             Self::Relay => "relay",
+            Self::BatchingRelay => "batching relay",
         }
     }
 
@@ -129,6 +139,9 @@ impl Peer {
             }
             Self::YSweet => "its file store, a checkpoint every 10 s (its default)",
             Self::Relay => "no documents, no storage: sends each message to all others as bytes",
+            Self::BatchingRelay => {
+                "the relay, but one message to all has everything that arrived within a millisecond"
+            }
         }
     }
 
@@ -145,7 +158,7 @@ impl Peer {
     /// Returns the time after a change by which the server has stored it.
     pub fn storing(self) -> Duration {
         match self {
-            Self::Ours | Self::Relay => Duration::ZERO,
+            Self::Ours | Self::Relay | Self::BatchingRelay => Duration::ZERO,
             Self::YWebsocket => Duration::from_secs(1),
             Self::Hocuspocus | Self::YSweet => Duration::from_secs(12),
         }
@@ -180,6 +193,7 @@ impl Peer {
             }
             Self::YSweet => format!("Y-Sweet {Y_SWEET_VERSION}"),
             Self::Relay => "the limit, a bare relay".to_owned(),
+            Self::BatchingRelay => "the limit of merging, a batching relay".to_owned(),
         })
     }
 
@@ -189,7 +203,7 @@ impl Peer {
     /// When the installation fails.
     pub fn install(self, tools: &Tools) -> Result<()> {
         match self {
-            Self::Ours | Self::Relay => {
+            Self::Ours | Self::Relay | Self::BatchingRelay => {
                 let binary = tools.binaries.join(self.binary());
                 anyhow::ensure!(
                     binary.is_file(),
@@ -205,7 +219,7 @@ impl Peer {
 
     fn binary(self) -> &'static str {
         match self {
-            Self::Relay => "bench-relay",
+            Self::Relay | Self::BatchingRelay => "bench-relay",
             _ => "meshagent",
         }
     }
@@ -225,6 +239,7 @@ impl Peer {
             Self::YWebsocket => Box::new(YProtocol::new(format!("/{document}"))),
             Self::YSweet => Box::new(YProtocol::new(format!("/d/{document}/ws/{document}"))),
             Self::Relay => Box::new(Relay::new(format!("/{document}"))),
+            Self::BatchingRelay => Box::new(Relay::batching(format!("/{document}"))),
         }
     }
 
@@ -312,8 +327,11 @@ impl Peer {
                 push(&format!("--port={port}"));
                 push(&data.join("documents").to_string_lossy());
             }
-            Self::Relay => {
+            Self::Relay | Self::BatchingRelay => {
                 push(&tools.binaries.join("bench-relay").to_string_lossy());
+                if self == Self::BatchingRelay {
+                    push("--batch");
+                }
                 push(&format!("127.0.0.1:{port}"));
                 push(&data.join("state").to_string_lossy());
             }

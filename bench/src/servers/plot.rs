@@ -22,6 +22,7 @@ fn color(peer: Peer) -> RGBColor {
         Peer::YWebsocket => RGBColor(190, 168, 46),
         Peer::YSweet => RGBColor(66, 148, 94),
         Peer::Relay => RGBColor(134, 142, 150),
+        Peer::BatchingRelay => RGBColor(80, 88, 98),
     }
 }
 

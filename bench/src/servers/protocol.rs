@@ -1,6 +1,7 @@
 //! The protocols of the servers' clients: updates in, frames out, without I/O.
 
 mod ours;
+mod relay;
 mod yjs;
 
 use std::borrow::Cow;
@@ -8,7 +9,8 @@ use std::borrow::Cow;
 use bytes::Bytes;
 
 pub use ours::{Credentials, Ours};
-pub use yjs::{Hocuspocus, Relay, YProtocol};
+pub use relay::Relay;
+pub use yjs::{Hocuspocus, YProtocol};
 
 /// The meaning of a server's frame to a client.
 #[derive(Clone, Debug)]

@@ -66,6 +66,17 @@ impl Plan {
         self.scenarios.is_empty() || self.scenarios.iter().any(|wanted| wanted == scenario)
     }
 
+    /// Returns the servers without the batching relay, for scenarios in which it is the relay.
+    fn without_batching(&self) -> impl Iterator<Item = Peer> + '_ {
+        let peers = self.peers.iter().copied();
+        peers.filter(|peer| *peer != Peer::BatchingRelay)
+    }
+
+    /// Returns the servers that store documents.
+    fn storing(&self) -> impl Iterator<Item = Peer> + '_ {
+        self.peers.iter().copied().filter(|peer| !peer.is_relay())
+    }
+
     fn runs(&self) -> usize {
         if self.is_short { 1 } else { self.runs.max(1) }
     }

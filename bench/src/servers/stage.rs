@@ -147,7 +147,7 @@ pub struct Made {
 /// # Errors
 /// When the server does not accept the update.
 pub async fn make(peer: Peer, address: SocketAddr, document: &str, base: Bytes) -> Result<Made> {
-    if peer == Peer::Relay {
+    if peer.is_relay() {
         // A relay has no documents.
         return Ok(Made {
             state: base,

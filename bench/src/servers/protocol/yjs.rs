@@ -1,7 +1,7 @@
-//! The protocols of Yjs servers and of the relay.
+//! The protocols of Yjs servers.
 //!
-//! Yjs servers use the sync messages of y-protocols, alone (y-websocket, Y-Sweet) or after a
-//! document's name (Hocuspocus). The relay's only messages are updates.
+//! They use the sync messages of y-protocols, alone (y-websocket, Y-Sweet) or after a document's
+//! name (Hocuspocus).
 //!
 //! y-protocols: `varuint 0 (sync) | varuint step | varbytes`, with the steps 0 (a state vector,
 //! which needs an answer), 1 (the answer) and 2 (an update).
@@ -19,7 +19,7 @@ const UPDATE: u64 = 2;
 /// The state vector of an empty document.
 const EMPTY_VECTOR: &[u8] = &[0];
 /// An update without operations.
-const EMPTY_UPDATE: &[u8] = &[0, 0];
+pub(super) const EMPTY_UPDATE: &[u8] = &[0, 0];
 
 /// The protocol of y-websocket and Y-Sweet.
 #[derive(Debug)]
@@ -181,63 +181,6 @@ fn read_bytes(frame: &Bytes, at: &mut usize) -> Result<Bytes> {
     let bytes = frame.slice(*at..end);
     *at = end;
     Ok(bytes)
-}
-
-/// The protocol of the relay: each message is an update, except that the first one is the state.
-#[derive(Debug)]
-pub struct Relay {
-    target: String,
-    has_state: bool,
-}
-
-impl Relay {
-    /// Creates a client of the document at this path.
-    pub fn new(target: String) -> Self {
-        Self {
-            target,
-            has_state: false,
-        }
-    }
-}
-
-impl Protocol for Relay {
-    fn target(&self) -> String {
-        self.target.clone()
-    }
-
-    fn greet(&mut self) -> Vec<Bytes> {
-        Vec::new()
-    }
-
-    fn encode_update(&mut self, update: &[u8]) -> Vec<Bytes> {
-        vec![Bytes::copy_from_slice(update)]
-    }
-
-    fn handle_frame(
-        &mut self,
-        frame: &Bytes,
-        meanings: &mut Vec<Meaning>,
-        _: &mut Vec<Bytes>,
-    ) -> Result<()> {
-        // The relay greets with the state from its file, or with an empty message.
-        meanings.push(if !self.has_state {
-            self.has_state = true;
-            Meaning::State(frame.clone())
-        } else {
-            Meaning::Update(frame.clone())
-        });
-        Ok(())
-    }
-
-    fn decode<'a>(&self, payload: &'a [u8]) -> Result<std::borrow::Cow<'a, [u8]>> {
-        // The state from the relay's file is passed on unchanged.
-        Ok(if payload.is_empty() {
-            EMPTY_UPDATE
-        } else {
-            payload
-        }
-        .into())
-    }
 }
 
 #[cfg(test)]

@@ -134,6 +134,10 @@ pub(super) async fn fan_out(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -
             let what = "fan-out: highest rate, of the relay's";
             goals.push(Goal::at_least(what, Unit::Ratio, ours / limit, 0.6));
         }
+        if let (Some(ours), Some(limit)) = (rate(Peer::Ours), rate(Peer::BatchingRelay)) {
+            let what = "fan-out: highest rate, of the batching relay's";
+            goals.push(Goal::at_least(what, Unit::Ratio, ours / limit, 0.6));
+        }
         let p50 = |peer| median("p50 at half of it", peer);
         let commit = median(COMMIT.name, Peer::Ours);
         if let (Some(ours), Some(limit), Some(commit)) = (p50(Peer::Ours), p50(Peer::Relay), commit)

@@ -19,12 +19,7 @@ pub(super) async fn durability(plan: &Plan, tools: &Tools, outcome: &mut Outcome
     let table = outcome.table("durability", title);
     let mut lost_of_ours = 0.0;
     for _ in 0..plan.runs() {
-        for peer in plan
-            .peers
-            .iter()
-            .copied()
-            .filter(|peer| *peer != Peer::Relay)
-        {
+        for peer in plan.storing() {
             if table.is_excluded(peer) {
                 continue;
             }
@@ -117,12 +112,7 @@ pub(super) async fn store(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> 
     let title = format!("Store: {count} documents, one update each");
     let table = outcome.table("store", title);
     for _ in 0..plan.runs() {
-        for peer in plan
-            .peers
-            .iter()
-            .copied()
-            .filter(|peer| *peer != Peer::Relay)
-        {
+        for peer in plan.storing() {
             if table.is_excluded(peer) {
                 continue;
             }
@@ -166,7 +156,7 @@ pub(super) fn start(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> Result
     start::fill(full.path(), count)?;
     let stored = Figure::drawn("with 100,000 documents stored", Unit::Milliseconds);
     for _ in 0..plan.runs() {
-        for peer in plan.peers.iter().copied() {
+        for peer in plan.without_batching() {
             log(peer.name());
             let data = TempDir::new()?;
             let took = start::measure(tools, peer, data.path())?;
