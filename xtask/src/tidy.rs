@@ -1,6 +1,7 @@
 //! Tests of all sources: headers, the purity of the pure crates, sizes, documents.
 
 mod prose;
+mod size;
 
 use std::collections::BTreeSet;
 use std::fs;
