@@ -54,7 +54,7 @@ pub(crate) fn measure(effort: Effort) -> Result<Section> {
         rows.push(Row::durations(what, found, Some(GOAL)));
     }
     Ok(Section {
-        title: "Storing who made an update",
+        title: "Storing the author of an update",
         columns: ["with", "without"],
         rows,
     })

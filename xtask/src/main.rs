@@ -40,7 +40,7 @@ usage: cargo xtask <command>
   bench [--short] [--check] [SECTION...]
                         the figures of the document library, in a release build
   bench servers [--short] [--check] [--runs N] [--peers LIST] [--out DIR] [SCENARIO...]
-                        our server beside Hocuspocus, Y-Sweet, y-websocket and a bare relay
+                        our server beside Hocuspocus, Y-Sweet, y-websocket and bare relays
   abuse [--profile NAME] [--short] [--check] [--list] [--out FILE] [NAME...]
                         attacks on the server binary beside innocent participants, in a release
                         build or with another profile; MESHAGENT_BIN names another binary

@@ -1,4 +1,4 @@
-//! The deliveries and latencies of what writers wrote, measured at readers.
+//! The meter of a run: deliveries and latencies of updates, measured at readers.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;

@@ -43,10 +43,7 @@ pub(super) async fn documents(plan: &Plan, tools: &Tools, outcome: &mut Outcome)
                     (Figure::new("p50, gross", Unit::Milliseconds), gross.p50),
                     (Figure::drawn("p99", Unit::Milliseconds), net.p99),
                     (Figure::new("p99, gross", Unit::Milliseconds), gross.p99),
-                    (
-                        Figure::new("delivered of what was sent", Unit::Ratio),
-                        found.share,
-                    ),
+                    (Figure::new("delivered share", Unit::Ratio), found.share),
                     (
                         Figure::drawn("server's share of its core", Unit::Ratio),
                         found.server,
@@ -79,7 +76,7 @@ pub(super) async fn documents(plan: &Plan, tools: &Tools, outcome: &mut Outcome)
         }
     }
     let memory = [ALONE, IN_YRS].map(|figure| table.median(figure.name, Peer::Ours));
-    let share = table.median("delivered of what was sent", Peer::Ours);
+    let share = table.median("delivered share", Peer::Ours);
     if let [Some(alone), Some(yrs)] = memory
         && !plan.is_short
     {

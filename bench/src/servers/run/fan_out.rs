@@ -37,7 +37,7 @@ pub(super) async fn fan_out(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -
                 let phase = fan_out::run(&mut stage, gauge, 100.0, duration).await?;
                 table.add(
                     peer,
-                    Figure::new("delivered of what was sent", Unit::Ratio),
+                    Figure::new("delivered share", Unit::Ratio),
                     phase.share,
                 );
                 continue;
@@ -119,7 +119,7 @@ pub(super) async fn fan_out(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -
     let mut goals = Vec::new();
     if plan.is_short {
         for peer in plan.peers.iter().copied() {
-            if let Some(share) = median("delivered of what was sent", peer) {
+            if let Some(share) = median("delivered share", peer) {
                 let what = format!("fan-out: {} delivers everything", peer.name());
                 goals.push(Goal::at_least(what, Unit::Ratio, share, 1.0));
             }
