@@ -66,8 +66,9 @@ impl Plan {
         self.scenarios.is_empty() || self.scenarios.iter().any(|wanted| wanted == scenario)
     }
 
-    /// Returns the servers without the batching relay, for scenarios in which it is the relay.
-    fn without_batching(&self) -> impl Iterator<Item = Peer> + '_ {
+    /// Returns the servers for scenarios without updates, in which the batching relay equals the
+    /// other one.
+    fn without_updates(&self) -> impl Iterator<Item = Peer> + '_ {
         let peers = self.peers.iter().copied();
         peers.filter(|peer| *peer != Peer::BatchingRelay)
     }

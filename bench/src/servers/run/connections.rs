@@ -99,7 +99,7 @@ pub(super) async fn idle(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> R
     let table = outcome.table("idle", title);
     let memory = CONNECTION;
     for _ in 0..plan.runs() {
-        for peer in plan.without_batching() {
+        for peer in plan.without_updates() {
             if table.is_excluded(peer) {
                 continue;
             }
@@ -140,7 +140,7 @@ pub(super) async fn join(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> R
     let title = format!("Join: a state of {bytes} bytes, opened by 1 and by {many}");
     let table = outcome.table("join", title);
     for _ in 0..plan.runs() {
-        for peer in plan.without_batching() {
+        for peer in plan.without_updates() {
             if table.is_excluded(peer) {
                 continue;
             }

@@ -156,7 +156,7 @@ pub(super) fn start(plan: &Plan, tools: &Tools, outcome: &mut Outcome) -> Result
     start::fill(full.path(), count)?;
     let stored = Figure::drawn("with 100,000 documents stored", Unit::Milliseconds);
     for _ in 0..plan.runs() {
-        for peer in plan.without_batching() {
+        for peer in plan.without_updates() {
             log(peer.name());
             let data = TempDir::new()?;
             let took = start::measure(tools, peer, data.path())?;
