@@ -1,4 +1,4 @@
-//! What an attack is, and the catalogue of all.
+//! The type of an attack, and the catalogue of all attacks.
 
 use std::pin::Pin;
 
@@ -7,62 +7,64 @@ use anyhow::Result;
 use crate::attacks::{calls, documents, edits, files, http, json, messages, sockets};
 use crate::stage::Stage;
 
-/// What the attacker found out, in a few words: was it refused, accepted, cut off?
-pub(crate) type Said = Result<String>;
+/// The result of an attack in a few words: refused, accepted, or disconnected.
+pub(crate) type AttackResult = Result<String>;
 
-/// An attack under way.
-pub(crate) type Running<'a> = Pin<Box<dyn Future<Output = Said> + 'a>>;
+/// The future of a running attack.
+pub(crate) type Running<'a> = Pin<Box<dyn Future<Output = AttackResult> + 'a>>;
 
-/// One way to hurt the server. It prepares what it needs, calls [`Stage::begin`], attacks, and says what became of it;
-/// what it leaves open is closed when it returns.
+/// One way to harm the server.
+///
+/// The function prepares its data, calls [`Stage::begin`], attacks, and returns the result. The
+/// connections that it leaves open are closed when it returns.
 pub(crate) struct Attack {
     pub(crate) name: &'static str,
-    pub(crate) what: &'static str,
-    /// Whether it is part of the short form.
+    pub(crate) description: &'static str,
+    /// Whether the attack is part of the short form.
     pub(crate) in_short: bool,
-    /// Bytes that the documents it works with may take in memory, beside the bound of all attacks.
+    /// Bytes that the attack's documents may take in memory, in addition to the general bound.
     pub(crate) documents: u64,
-    /// Why its delays are shown and not held against their goals.
-    pub(crate) shown_only: Option<&'static str>,
+    /// Why delays are printed without a comparison with their goals.
+    pub(crate) without_goals: Option<&'static str>,
     pub(crate) run: for<'a> fn(&'a Stage<'a>) -> Running<'a>,
 }
 
 impl Attack {
     pub(crate) const fn new(
         name: &'static str,
-        what: &'static str,
+        description: &'static str,
         run: for<'a> fn(&'a Stage<'a>) -> Running<'a>,
     ) -> Self {
         Self {
             name,
-            what,
+            description,
             in_short: false,
             documents: 0,
-            shown_only: None,
+            without_goals: None,
             run,
         }
     }
 
-    /// Among the few that run with all other checks.
+    /// Adds the attack to the short form, which CI runs.
     pub(crate) const fn in_short(mut self) -> Self {
         self.in_short = true;
         self
     }
 
-    /// Works with documents that may take so many megabytes.
+    /// Lets the attack's documents take this many megabytes.
     pub(crate) const fn with_documents(mut self, megabytes: u64) -> Self {
         self.documents = megabytes << 20;
         self
     }
 
-    /// Its delays are not held against their goals yet.
-    pub(crate) const fn shown_only(mut self, why: &'static str) -> Self {
-        self.shown_only = Some(why);
+    /// Exempts the attack's delays from their goals for now.
+    pub(crate) const fn without_goals(mut self, reason: &'static str) -> Self {
+        self.without_goals = Some(reason);
         self
     }
 }
 
-/// All attacks, in the order of the table.
+/// Returns all attacks, in the order of the table.
 pub(crate) fn catalogue() -> Vec<Attack> {
     [
         json::ATTACKS,

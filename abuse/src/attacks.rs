@@ -1,4 +1,4 @@
-//! The attacks, by what they go for.
+//! The attacks, by their target.
 
 pub(crate) mod calls;
 pub(crate) mod documents;

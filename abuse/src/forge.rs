@@ -1,9 +1,9 @@
-//! Yjs v1 updates byte by byte, so that they can hold what no editor writes.
+//! Yjs v1 updates written byte by byte, including those that no editor writes.
 
-/// The name of an operation.
+/// The id of an operation: client and clock.
 pub(crate) type Id = (u64, u64);
 
-/// Operations of one client whose clocks follow each other.
+/// Operations of one client with consecutive clocks.
 #[derive(Debug)]
 pub(crate) struct Ops {
     client: u64,
@@ -13,14 +13,14 @@ pub(crate) struct Ops {
     body: Vec<u8>,
 }
 
-/// Where an operation goes.
+/// The position of an operation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Place<'a> {
-    /// First in the root.
+    /// The first position in the root.
     Root,
-    /// First in an element or a text.
+    /// The first position in an element or a text.
     In(Id),
-    /// Behind a sibling.
+    /// The position after a sibling.
     After(Id),
     /// An attribute of an element.
     Key(Id, &'a str),
@@ -37,12 +37,12 @@ impl Ops {
         }
     }
 
-    /// The clock after the last operation.
+    /// Returns the clock after the last operation.
     pub(crate) fn next(&self) -> u64 {
         self.next
     }
 
-    /// Operations of which only their number is left.
+    /// Adds garbage-collected operations, of which only the number is left.
     pub(crate) fn collected(&mut self, length: u64) {
         self.body.push(0);
         unsigned(&mut self.body, length);
@@ -57,7 +57,7 @@ impl Ops {
         id
     }
 
-    /// An element with the `$id` that every element needs.
+    /// Adds an element with the `$id` that every element needs.
     pub(crate) fn element_with_id(&mut self, place: Place<'_>, tag: &str) -> Id {
         let id = self.element(place, tag);
         let name = format!("{:x}-{:x}", id.0, id.1);
@@ -77,7 +77,7 @@ impl Ops {
         self.values(Place::Key(element, key), 1, &encoded);
     }
 
-    /// Values as they are encoded, so many of them.
+    /// Adds `count` values that are already encoded.
     pub(crate) fn values(&mut self, place: Place<'_>, count: u64, encoded: &[u8]) -> Id {
         let id = self.begin(place, 8, count);
         unsigned(&mut self.body, count);
@@ -85,7 +85,7 @@ impl Ops {
         id
     }
 
-    /// Characters; the id is that of the last UTF-16 unit.
+    /// Adds characters, and returns the id of the last UTF-16 unit.
     pub(crate) fn characters(&mut self, place: Place<'_>, text: &str) -> Id {
         let length = text.encode_utf16().count() as u64;
         let (client, first) = self.begin(place, 4, length);
@@ -106,7 +106,7 @@ impl Ops {
         id
     }
 
-    /// The update, without deletions.
+    /// Returns the update, without deletions.
     pub(crate) fn finish(self) -> Vec<u8> {
         update([self], &[])
     }
@@ -139,7 +139,9 @@ impl Ops {
     }
 }
 
-/// An update of these clients' operations, in this order, and of ranges of deleted ones: client, start, length.
+/// Encodes an update with these clients' operations, in this order.
+///
+/// A deleted range is a client, a start, and a length.
 pub(crate) fn update(
     groups: impl IntoIterator<Item = Ops>,
     deletes: &[(u64, u64, u64)],
@@ -168,7 +170,7 @@ pub(crate) fn update(
     out
 }
 
-/// A state vector that says so many clients are known, and gives these.
+/// Encodes a state vector that announces `announced` clients and contains these.
 pub(crate) fn state_vector(announced: u64, clocks: impl IntoIterator<Item = Id>) -> Vec<u8> {
     let mut out = Vec::new();
     unsigned(&mut out, announced);

@@ -1,7 +1,8 @@
-//! Two participants who do nothing wrong, one in the attacked room and one in another: each makes small edits at a steady
-//! rate, whatever became of those before, and somebody beside it reads them.
+//! Two innocent participants, one in the attacked room and one in another room.
 //!
-//! The delay of an edit counts from when it was due until it was acknowledged and seen. They have a thread of their own.
+//! Each makes small edits at a steady rate, without waiting for earlier ones, and a second
+//! connection reads them. The delay of an edit counts from its due time until it is acknowledged
+//! and has reached the reader. The participants run in a thread of their own.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,29 +18,29 @@ use tokio::time::{sleep, sleep_until, timeout};
 use crate::forge::{Id, Ops, Place};
 use crate::socket::{PING, Reader, Socket};
 
-/// Between two edits of one of them.
+/// The interval between two edits of a participant.
 const EDIT_EVERY: Duration = Duration::from_millis(25);
-/// A reader says something now and then, or it would be dropped as silent.
+/// The interval of a reader's pings, without which the server would drop it as silent.
 const PING_EVERY: Duration = Duration::from_secs(10);
 const JOIN_LIMIT: Duration = Duration::from_mins(1);
-/// How long answers may still come after the last edit was sent.
+/// The time for outstanding answers after the last edit.
 const LAST_ANSWERS: Duration = Duration::from_secs(10);
-/// An edit is sent under the message id `FIRST_ID` and its number.
+/// The message id of the first edit; later edits count up from it.
 const FIRST_ID: u64 = 1 << 20;
 const DIGITS: usize = 7;
 
-/// The only client id of its document.
+/// The only client id in an innocent's document.
 const CLIENT: u64 = 4_000_000_007;
 const PATH: &str = "innocent.document";
 
-/// Where an innocent is, and what lets it in.
+/// The room of an innocent participant, and its token.
 #[derive(Clone, Debug)]
 pub(crate) struct Seat {
     pub(crate) room: &'static str,
     pub(crate) token: String,
 }
 
-/// Both, in the order of the rooms that were given.
+/// Both innocent participants, in the order of their seats.
 #[derive(Debug)]
 pub(crate) struct Innocents {
     shared: Arc<Shared>,
@@ -52,7 +53,7 @@ struct Shared {
     tracks: [Track; 2],
 }
 
-/// What became of one's edits.
+/// The record of one participant's edits.
 #[derive(Debug, Default)]
 struct Track {
     state: Mutex<State>,
@@ -62,9 +63,9 @@ struct Track {
 struct State {
     edits: Vec<Edit>,
     is_ready: bool,
-    /// How its connection, or its reader's, ended before its time.
-    trouble: Option<String>,
-    /// Edits that were acknowledged, and are not there in the end.
+    /// Why the connection of the participant or of its reader ended early.
+    failure: Option<String>,
+    /// Acknowledged edits that are missing at the end.
     lost: usize,
 }
 
@@ -75,7 +76,7 @@ struct Edit {
     seen: Option<Duration>,
 }
 
-/// The delays of the edits of some time.
+/// The delays of the edits in a period.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Delays {
     pub(crate) count: usize,
@@ -85,8 +86,8 @@ pub(crate) struct Delays {
 }
 
 impl Innocents {
-    /// Lets them join and begin; returns when both have done so.
-    pub(crate) fn start(address: SocketAddr, places: [Seat; 2]) -> Result<Self> {
+    /// Starts both participants, and returns when both have joined and opened their documents.
+    pub(crate) fn start(address: SocketAddr, seats: [Seat; 2]) -> Result<Self> {
         let shared = Arc::new(Shared {
             is_over: AtomicBool::new(false),
             tracks: Default::default(),
@@ -94,11 +95,11 @@ impl Innocents {
         let ours = Arc::clone(&shared);
         let thread = std::thread::spawn(move || {
             let runtime = Builder::new_current_thread().enable_all().build()?;
-            let [first, second] = &places;
+            let [first, second] = &seats;
             runtime.block_on(async {
                 let (first, second) = tokio::join!(
-                    live(address, first, &ours, 0),
-                    live(address, second, &ours, 1)
+                    participate(address, first, &ours, 0),
+                    participate(address, second, &ours, 1)
                 );
                 first.and(second)
             })
@@ -110,10 +111,10 @@ impl Innocents {
         let began = Instant::now();
         for number in 0..2 {
             while !innocents.state(number).is_ready {
-                let trouble = innocents.state(number).trouble.clone();
+                let failure = innocents.state(number).failure.clone();
                 ensure!(
-                    trouble.is_none() && began.elapsed() < JOIN_LIMIT,
-                    "an innocent participant could not begin: {trouble:?}"
+                    failure.is_none() && began.elapsed() < JOIN_LIMIT,
+                    "an innocent participant did not start: {failure:?}"
                 );
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -121,7 +122,9 @@ impl Innocents {
         Ok(innocents)
     }
 
-    /// The delays of edits that were due between two moments. What has no answer yet counts with the time until now.
+    /// Returns the delays of the edits that were due between two moments.
+    ///
+    /// An edit without an answer counts with the time so far.
     pub(crate) fn delays(&self, number: usize, from: Instant, to: Instant) -> Delays {
         let now = Instant::now();
         let state = self.state(number);
@@ -149,19 +152,21 @@ impl Innocents {
         }
     }
 
-    /// Stops both, and looks for all their edits in a state that is opened for it; what is wrong with each.
+    /// Stops both participants, opens their documents again, and looks for all their edits there.
+    ///
+    /// Returns the failure of each.
     pub(crate) fn finish(&mut self) -> [Option<String>; 2] {
         self.shared.is_over.store(true, Ordering::Relaxed);
         let ended = match self.thread.take().map(JoinHandle::join) {
             Some(Ok(Err(error))) => Some(format!("{error:#}")),
-            Some(Err(_panic)) => Some("its thread panicked".to_owned()),
+            Some(Err(_panic)) => Some("the thread of the innocents panicked".to_owned()),
             Some(Ok(Ok(()))) | None => None,
         };
         [0, 1].map(|number| {
             let state = self.state(number);
             let lost = state.lost;
             let lost = (lost > 0).then(|| format!("{lost} acknowledged edits are lost"));
-            lost.or_else(|| state.trouble.clone())
+            lost.or_else(|| state.failure.clone())
                 .or_else(|| ended.clone())
         })
     }
@@ -182,41 +187,46 @@ impl Track {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note_trouble(&self, trouble: String) {
-        self.lock().trouble.get_or_insert(trouble);
+    fn report_failure(&self, failure: String) {
+        self.lock().failure.get_or_insert(failure);
     }
 }
 
-async fn live(address: SocketAddr, place: &Seat, shared: &Shared, number: usize) -> Result<()> {
+async fn participate(
+    address: SocketAddr,
+    seat: &Seat,
+    shared: &Shared,
+    number: usize,
+) -> Result<()> {
     let track = &shared.tracks[number];
-    let lived = edit_and_read(address, place, shared, track).await;
-    if let Err(error) = &lived {
-        track.note_trouble(format!("{error:#}"));
+    let ended = edit_and_read(address, seat, shared, track).await;
+    if let Err(error) = &ended {
+        track.report_failure(format!("{error:#}"));
     }
-    let missing = timeout(JOIN_LIMIT, find_missing(address, place, track)).await;
+    let missing = timeout(JOIN_LIMIT, find_missing(address, seat, track)).await;
     match missing
-        .context("its document could not be opened in time")
+        .context("the document did not open in time")
         .and_then(|found| found)
     {
         Ok(missing) => track.lock().lost = missing,
-        Err(error) => track.note_trouble(format!("its document could not be read: {error:#}")),
+        Err(error) => track.report_failure(format!("the document is not readable: {error:#}")),
     }
     Ok(())
 }
 
 async fn edit_and_read(
     address: SocketAddr,
-    place: &Seat,
+    seat: &Seat,
     shared: &Shared,
     track: &Track,
 ) -> Result<()> {
-    let mut writer = open(address, place).await?;
-    let mut reader = open(address, place).await?;
+    let mut writer = open(address, seat).await?;
+    let mut reader = open(address, seat).await?;
     let (answers, updates) = (writer.take_reader()?, reader.take_reader()?);
     track.lock().is_ready = true;
     let all = async {
         write(&mut writer, shared, track).await?;
-        // The last answers.
+        // Waits for the last answers.
         let began = Instant::now();
         while began.elapsed() < LAST_ANSWERS && track.lock().edits.iter().any(Edit::is_open) {
             sleep(EDIT_EVERY).await;
@@ -225,9 +235,9 @@ async fn edit_and_read(
     };
     tokio::select! {
         ended = all => ended,
-        ended = hear_answers(answers, track) => ended.context("its connection ended"),
-        ended = hear_updates(updates, track) => ended.context("its reader's connection ended"),
-        ended = say_something(&mut reader) => ended.context("its reader's connection ended"),
+        ended = read_answers(answers, track) => ended.context("the connection ended"),
+        ended = read_updates(updates, track) => ended.context("the reader's connection ended"),
+        ended = send_pings(&mut reader) => ended.context("the reader's connection ended"),
     }
 }
 
@@ -237,10 +247,10 @@ impl Edit {
     }
 }
 
-async fn open(address: SocketAddr, place: &Seat) -> Result<Socket> {
+async fn open(address: SocketAddr, seat: &Seat) -> Result<Socket> {
     let mut socket = Socket::connect(address, false)
         .await?
-        .join(place.room, &place.token)
+        .join(seat.room, &seat.token)
         .await?;
     socket.open_document("open", PATH).await?;
     while socket.next().await?.kind != "room.tool_call_response_chunk" {}
@@ -268,13 +278,13 @@ async fn write(socket: &mut Socket, shared: &Shared, track: &Track) -> Result<()
         let header = crate::socket::chunk("open", r#"{"kind":"sync"}"#);
         let id = FIRST_ID + number as u64;
         let bytes = crate::socket::message(id, "room.tool_call_request_chunk", &header, &payload);
-        socket.bytes(&bytes).await.context("its connection ended")?;
+        socket.bytes(&bytes).await.context("the connection ended")?;
         due += EDIT_EVERY;
     }
     Ok(())
 }
 
-/// An element behind the last one, whose text holds its number.
+/// Adds an element after the last one, with its number in its text.
 fn append(ops: &mut Ops, last: Option<Id>, number: usize) -> Id {
     let place = last.map_or(Place::Root, Place::After);
     let id = ops.element_with_id(place, "body");
@@ -283,7 +293,7 @@ fn append(ops: &mut Ops, last: Option<Id>, number: usize) -> Id {
     id
 }
 
-async fn hear_answers(mut answers: Reader, track: &Track) -> Result<()> {
+async fn read_answers(mut answers: Reader, track: &Track) -> Result<()> {
     loop {
         let message = answers.next().await?;
         let Some(number) = message.id.checked_sub(FIRST_ID) else {
@@ -298,13 +308,13 @@ async fn hear_answers(mut answers: Reader, track: &Track) -> Result<()> {
                 edit.acked.get_or_insert_with(|| edit.due.elapsed());
             }
         } else {
-            let text = format!("an edit was answered {}", message.header);
-            state.trouble.get_or_insert(text);
+            let text = format!("an edit was refused: {}", message.header);
+            state.failure.get_or_insert(text);
         }
     }
 }
 
-async fn hear_updates(mut updates: Reader, track: &Track) -> Result<()> {
+async fn read_updates(mut updates: Reader, track: &Track) -> Result<()> {
     loop {
         let message = updates.next().await?;
         if message.kind == "room.tool_call_response_chunk" {
@@ -319,18 +329,18 @@ async fn hear_updates(mut updates: Reader, track: &Track) -> Result<()> {
     }
 }
 
-async fn say_something(socket: &mut Socket) -> Result<()> {
+async fn send_pings(socket: &mut Socket) -> Result<()> {
     loop {
         sleep(PING_EVERY).await;
         socket.frame(PING, true, b"").await?;
     }
 }
 
-/// How many acknowledged edits are not in the document.
-async fn find_missing(address: SocketAddr, place: &Seat, track: &Track) -> Result<usize> {
+/// Opens the document again, and counts the acknowledged edits that are not in it.
+async fn find_missing(address: SocketAddr, seat: &Seat, track: &Track) -> Result<usize> {
     let mut socket = Socket::connect(address, false)
         .await?
-        .join(place.room, &place.token)
+        .join(seat.room, &seat.token)
         .await?;
     socket.open_document("open", PATH).await?;
     let state = loop {
@@ -348,7 +358,7 @@ async fn find_missing(address: SocketAddr, place: &Seat, track: &Track) -> Resul
     Ok(acked.filter(|(number, _)| !there.contains(number)).count())
 }
 
-/// The numbers of the edits whose texts these bytes hold.
+/// Returns the numbers of the edits whose texts are in these bytes.
 fn numbers(bytes: &[u8]) -> impl Iterator<Item = usize> {
     let windows = bytes.windows(DIGITS + 2);
     windows

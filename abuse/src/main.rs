@@ -1,12 +1,13 @@
 //! The attack catalogue: `abuse [--short] [--check] [--out FILE] [NAME…]`.
 //!
-//! Each attack has a server of its own with default limits, under a bound on its address space, and two innocent
-//! participants beside it. What it does to their edits and to the process is measured in one run with a baseline.
+//! Each attack gets a server of its own, with default limits and a bound on its address space, and
+//! two innocent participants beside it. One run measures the effect on their edits and on the
+//! process, with a baseline before the attack.
 
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "the table is what it is run for"
+    reason = "the table is the program's output"
 )]
 
 mod attack;
@@ -29,11 +30,11 @@ use crate::stage::Pace;
 const USAGE: &str = "\
 usage: abuse [--short] [--check] [--list] [--out FILE] [NAME...]
 
-  --short     those that run with all other checks, small; delays are shown and not held against their goals
-  --check     end with 1 if a goal is missed
-  --list      only say which attacks there are
-  --out FILE  put the table in this file, between the lines that mark its place
-  NAME        attacks, by their names or beginnings of them [default: all]";
+  --short     run only the attacks that CI runs, with small amounts; delays have no goals
+  --check     exit with 1 if a goal is missed
+  --list      list the attacks and exit
+  --out FILE  write the table into this file, between the two comments that mark its place
+  NAME        run the attacks whose names begin with this [default: all]";
 
 fn main() -> Result<ExitCode> {
     let mut pace = Pace::FULL;
@@ -47,7 +48,7 @@ fn main() -> Result<ExitCode> {
             "--check" => is_check = true,
             "--list" => is_list = true,
             "--out" => {
-                let file = arguments.next().context("--out takes a file")?;
+                let file = arguments.next().context("--out needs a file")?;
                 out = Some(PathBuf::from(file));
             }
             "--help" | "-h" => {
@@ -65,31 +66,31 @@ fn main() -> Result<ExitCode> {
         attacks.retain(|attack| names.iter().any(|name| attack.name.starts_with(name)));
     }
     if attacks.is_empty() {
-        bail!("no attack is named {names:?}; --list shows all");
+        bail!("no attack has a name that begins with one of {names:?}; --list shows all attacks");
     }
     if is_list {
         for attack in &attacks {
             let short = if attack.in_short { "short" } else { "" };
-            println!("{:28} {short:5}  {}", attack.name, attack.what);
+            println!("{:28} {short:5}  {}", attack.name, attack.description);
         }
         return Ok(ExitCode::SUCCESS);
     }
 
     let binary = server::binary()?;
-    let mut results = Vec::new();
+    let mut outcomes = Vec::new();
     for attack in &attacks {
-        let result = run::run(attack, &binary, pace)?;
-        eprintln!("{}", result.line());
-        results.push(result);
+        let outcome = run::run(attack, &binary, pace)?;
+        eprintln!("{}", outcome.line());
+        outcomes.push(outcome);
     }
-    let missed = results.iter().filter(|result| !result.missed.is_empty());
+    let missed = outcomes.iter().filter(|outcome| !outcome.missed.is_empty());
     let missed = missed.count();
-    println!("{}", report::table(&results));
+    println!("{}", report::table(&outcomes));
     if let Some(out) = out {
-        report::write(&out, &results)?;
+        report::write(&out, &outcomes)?;
     }
     if missed > 0 {
-        println!("{missed} of {} attacks missed a goal", results.len());
+        println!("{missed} of {} attacks missed a goal", outcomes.len());
     }
     Ok(ExitCode::from(u8::from(is_check && missed > 0)))
 }

@@ -1,4 +1,4 @@
-//! What was measured, as lines and as a table.
+//! The report: a line and a table row for each attack.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -8,16 +8,16 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use crate::innocent::Delays;
-use crate::run::{Beside, Outcome};
+use crate::run::{Comparison, Outcome};
 
 const BEGIN: &str = "<!-- the table of `cargo xtask abuse --out` begins here -->";
 const END: &str = "<!-- and ends here -->";
 
 impl Outcome {
-    /// All of it in a line, for whoever waits.
+    /// Returns the outcome as a line, to show progress.
     pub(crate) fn line(&self) -> String {
         let mut line = format!(
-            "{:26} {:5.1} s  peak {:4} MB ({:4} of space), {:4} MB after {:2} s",
+            "{:26} {:5.1} s  peak {:4} MB ({:4} address space), {:4} MB after {:2} s",
             self.name,
             self.took.as_secs_f64(),
             self.peak.resident >> 20,
@@ -28,13 +28,13 @@ impl Outcome {
         for (name, beside) in [("elsewhere", self.elsewhere), ("same room", self.same_room)] {
             let _ = write!(
                 line,
-                "; {name} {} ({} edits; without: {})",
+                "; {name} {} ({} edits; baseline: {})",
                 delays(beside.during),
                 beside.during.count,
                 delays(beside.before)
             );
         }
-        let _ = write!(line, "; it: {}", self.said);
+        let _ = write!(line, "; result: {}", self.result);
         for missed in &self.missed {
             let _ = write!(line, "\n    MISSED: {missed}");
         }
@@ -44,20 +44,20 @@ impl Outcome {
 
 pub(crate) fn table(outcomes: &[Outcome]) -> String {
     let mut table = String::from(
-        "| attack | peak memory | edits in another room | edits in the same room | what became of it |\n\
+        "| attack | peak memory | edits in another room | edits in the same room | result |\n\
          |---|---|---|---|---|\n",
     );
     for one in outcomes {
-        let verdict = match (&one.missed[..], one.shown_only) {
-            ([], None) => one.said.clone(),
-            ([], Some(why)) => format!("{}; delays not held to the goals: {why}", one.said),
+        let verdict = match (&one.missed[..], one.without_goals) {
+            ([], None) => one.result.clone(),
+            ([], Some(reason)) => format!("{}; delays have no goals: {reason}", one.result),
             (missed, _) => format!("**{}**", missed.join("; ")),
         };
         let _ = writeln!(
             table,
             "| `{}`: {} | {} MB | {} | {} | {} |",
             one.name,
-            one.what,
+            one.description,
             one.peak.resident >> 20,
             cell(one.elsewhere),
             cell(one.same_room),
@@ -67,22 +67,22 @@ pub(crate) fn table(outcomes: &[Outcome]) -> String {
     table
 }
 
-/// Puts the table into a file, where another one is.
+/// Replaces the table in a file.
 pub(crate) fn write(path: &Path, outcomes: &[Outcome]) -> Result<()> {
     let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     let (before, rest) = text
         .split_once(BEGIN)
-        .context("the file lacks the first mark")?;
+        .with_context(|| format!("{} lacks the line {BEGIN:?}", path.display()))?;
     let (_, after) = rest
         .split_once(END)
-        .context("the file lacks the last mark")?;
+        .with_context(|| format!("{} lacks the line {END:?}", path.display()))?;
     let table = table(outcomes);
     fs::write(path, format!("{before}{BEGIN}\n\n{table}\n{END}{after}"))?;
     Ok(())
 }
 
-fn cell(beside: Beside) -> String {
-    let Beside { before, during } = beside;
+fn cell(beside: Comparison) -> String {
+    let Comparison { before, during } = beside;
     if during.count == 0 {
         return "–".to_owned();
     }

@@ -1,4 +1,4 @@
-//! One attack from the server's start to its verdict.
+//! One attack, from the start of its server to the check of its goals.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -12,50 +12,50 @@ use crate::innocent::{Delays, Innocents, Seat};
 use crate::server::{Memory, Server};
 use crate::stage::{ARENA, ELSEWHERE, Pace, Stage, token_for};
 
-/// The address space that a server may take beyond that of an idle one and its documents.
-const SPACE: u64 = 1 << 30;
-/// What may stay of memory for caches, threads and the allocator.
-const KEPT: u64 = 96 << 20;
+/// The address space that a server may take beyond that of an idle server and its documents.
+const SPACE_BOUND: u64 = 1 << 30;
+/// The memory that may stay in caches, threads and the allocator.
+const KEPT_BOUND: u64 = 96 << 20;
 const PREPARATION_LIMIT: Duration = Duration::from_mins(2);
-/// What an attack does may show some time after it.
+/// The time after an attack in which its effects may still show.
 const AFTER: Duration = Duration::from_secs(2);
-/// An attack that is over its time is cut off; this much later it is over for certain.
-const GRACE: Duration = Duration::from_secs(1);
+/// The time after its limit at which an attack is cut off.
+const CUT_OFF_GRACE: Duration = Duration::from_secs(1);
 
 const ELSEWHERE_GOAL: Duration = Duration::from_millis(100);
 const SAME_ROOM_GOAL: Duration = Duration::from_secs(1);
-/// On a slow machine delays may be so many times those without an attack.
+/// On a slow machine a delay may be this many times its baseline.
 const TIMES_BASELINE: u32 = 3;
 
-/// What an attack did.
+/// The measured effects of an attack.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) name: &'static str,
-    pub(crate) what: &'static str,
-    pub(crate) said: String,
+    pub(crate) description: &'static str,
+    pub(crate) result: String,
     pub(crate) took: Duration,
-    /// How much more it had at its worst than before.
+    /// The largest increase over the memory before the attack.
     pub(crate) peak: Memory,
-    /// How much more was resident in the end, and how long after.
+    /// The increase of resident memory at the end, and the time since the attack.
     pub(crate) kept: u64,
     pub(crate) kept_after: Duration,
-    pub(crate) elsewhere: Beside,
-    pub(crate) same_room: Beside,
-    /// Each goal that was missed, in words.
+    pub(crate) elsewhere: Comparison,
+    pub(crate) same_room: Comparison,
+    /// The missed goals, in words.
     pub(crate) missed: Vec<String>,
-    pub(crate) shown_only: Option<&'static str>,
+    pub(crate) without_goals: Option<&'static str>,
 }
 
-/// An innocent's delays without the attack, and during it.
+/// An innocent participant's delays before the attack and during it.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Beside {
+pub(crate) struct Comparison {
     pub(crate) before: Delays,
     pub(crate) during: Delays,
 }
 
 pub(crate) fn run(attack: &Attack, binary: &PathBuf, pace: Pace) -> Result<Outcome> {
     let mut server = Server::start(binary)?;
-    server.bound_space(SPACE + attack.documents)?;
+    server.bound_space(SPACE_BOUND + attack.documents)?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let stage = Stage::new(&server, pace);
     let seats = [ELSEWHERE, ARENA].map(|room| Seat {
@@ -65,10 +65,10 @@ pub(crate) fn run(attack: &Attack, binary: &PathBuf, pace: Pace) -> Result<Outco
     let mut innocents = Innocents::start(server.address, seats)
         .with_context(|| format!("before {}", attack.name))?;
 
-    let said = runtime.block_on(async {
+    let result = runtime.block_on(async {
         let cut_off = async {
             stage.time_is_up().await;
-            sleep(GRACE).await;
+            sleep(CUT_OFF_GRACE).await;
         };
         let never_begun = async {
             sleep(PREPARATION_LIMIT).await;
@@ -77,12 +77,14 @@ pub(crate) fn run(attack: &Attack, binary: &PathBuf, pace: Pace) -> Result<Outco
             }
         };
         tokio::select! {
-            said = (attack.run)(&stage) => said.unwrap_or_else(|error| format!("ended: {error:#}")),
-            () = cut_off => "went on until its time was up".to_owned(),
-            () = never_begun => "could not be prepared".to_owned(),
+            result = (attack.run)(&stage) => {
+                result.unwrap_or_else(|error| format!("ended: {error:#}"))
+            }
+            () = cut_off => "ran until its time limit".to_owned(),
+            () = never_begun => "the preparations did not end in time".to_owned(),
         }
     });
-    // What it left open in tasks ends with their runtime.
+    // Connections that the attack left open in tasks end with the runtime.
     runtime.shutdown_background();
     let ended = Instant::now();
     let begun = stage.begun();
@@ -99,7 +101,7 @@ pub(crate) fn run(attack: &Attack, binary: &PathBuf, pace: Pace) -> Result<Outco
         let now = server.memory().unwrap_or_default();
         now.resident.saturating_sub(before.resident)
     };
-    let bound = KEPT + attack.documents;
+    let bound = KEPT_BOUND + attack.documents;
     while ended.elapsed() < pace.aftermath && kept(&server) > bound {
         std::thread::sleep(Duration::from_millis(100));
     }
@@ -108,37 +110,37 @@ pub(crate) fn run(attack: &Attack, binary: &PathBuf, pace: Pace) -> Result<Outco
     let is_alive = is_alive(&runtime);
     let delays = |number| {
         let Some(begun) = begun else {
-            return Beside::default();
+            return Comparison::default();
         };
-        Beside {
+        Comparison {
             before: innocents.delays(number, begun.baseline_from, begun.at),
             during: innocents.delays(number, begun.at, until),
         }
     };
     let (elsewhere, same_room) = (delays(0), delays(1));
-    let troubles = innocents.finish();
+    let failures = innocents.finish();
 
     let mut missed = Vec::new();
     if let Some(end) = server.end()? {
         missed.push(format!("the process ended: {end}"));
     } else {
         if !is_alive {
-            missed.push("/healthz does not answer".to_owned());
+            missed.push("/healthz did not answer with 200".to_owned());
         }
         if let Some(panic) = server.panic() {
             missed.push(panic);
         }
         if begun.is_none() {
-            missed.push(format!("it could not begin: {said}"));
+            missed.push(format!("the attack did not begin: {result}"));
         }
         if kept > bound && !pace.is_short {
             let megabytes = kept >> 20;
             let after = kept_after.as_secs();
             missed.push(format!("{megabytes} MB are still held after {after} s"));
         }
-        for (place, trouble) in ["another room", "the same room"].iter().zip(troubles) {
-            if let Some(trouble) = trouble {
-                missed.push(format!("in {place}: {trouble}"));
+        for (place, failure) in ["another room", "the same room"].iter().zip(failures) {
+            if let Some(failure) = failure {
+                missed.push(format!("in {place}: {failure}"));
             }
         }
         let goals = [
@@ -148,15 +150,15 @@ pub(crate) fn run(attack: &Attack, binary: &PathBuf, pace: Pace) -> Result<Outco
         for (place, delays, goal) in goals {
             let goal = goal.max(delays.before.p99 * TIMES_BASELINE);
             let p99 = delays.during.p99;
-            if p99 > goal && !pace.is_short && attack.shown_only.is_none() {
+            if p99 > goal && !pace.is_short && attack.without_goals.is_none() {
                 missed.push(format!("p99 of {} ms in {place}", p99.as_millis()));
             }
         }
     }
     Ok(Outcome {
         name: attack.name,
-        what: attack.what,
-        said,
+        description: attack.description,
+        result,
         took: begun.map_or(Duration::ZERO, |begun| ended - begun.at),
         peak: Memory {
             resident: peaks.resident.saturating_sub(before.resident),
@@ -167,6 +169,6 @@ pub(crate) fn run(attack: &Attack, binary: &PathBuf, pace: Pace) -> Result<Outco
         elsewhere,
         same_room,
         missed,
-        shown_only: attack.shown_only,
+        without_goals: attack.without_goals,
     })
 }

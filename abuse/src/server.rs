@@ -1,4 +1,4 @@
-//! The server binary as a child with a bound on its address space, and what it takes, by `/proc`.
+//! The server binary as a child process with a bound on its address space, measured in `/proc`.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
@@ -16,10 +16,10 @@ use rlimit::Resource;
 use tempfile::TempDir;
 
 const START_LIMIT: Duration = Duration::from_secs(30);
-/// Between two looks at its memory.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// The interval between two samples of the server's memory.
+const SAMPLE_EVERY: Duration = Duration::from_millis(10);
 
-/// A server with default limits on a free port; it is killed when this is dropped.
+/// A server with default limits on a free port, which is killed on drop.
 #[derive(Debug)]
 pub(crate) struct Server {
     child: Child,
@@ -30,16 +30,16 @@ pub(crate) struct Server {
     peaks: Arc<Peaks>,
 }
 
-/// Bytes that the process has now.
+/// The current memory of the process, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Memory {
-    /// In memory.
+    /// The resident memory.
     pub(crate) resident: u64,
-    /// Of address space.
+    /// The address space.
     pub(crate) space: u64,
 }
 
-/// The most that was seen since [`Server::forget_peaks`]; it outlives the process.
+/// The largest samples since [`Server::forget_peaks`], which outlive the process.
 #[derive(Debug, Default)]
 struct Peaks {
     is_over: AtomicBool,
@@ -63,7 +63,7 @@ impl Server {
             .arg(folder.path().join("data"))
             .env("HOME", folder.path())
             .env("MESHAGENT_API_KEY", key.encode()?)
-            // A process that aborts must end, and not look for names in its symbols first.
+            // A process that aborts must end without resolving symbols first.
             .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -82,7 +82,7 @@ impl Server {
         });
         let address = address
             .recv_timeout(START_LIMIT)
-            .context("the server did not say that it is ready")??;
+            .context("the server did not report that it is ready")??;
         let peaks = Arc::new(Peaks::default());
         let watch = watch(child.id(), Arc::clone(&peaks));
         Ok(Self {
@@ -95,7 +95,7 @@ impl Server {
         })
     }
 
-    /// Lets the process take no more address space than so much beyond what it has.
+    /// Bounds the address space of the process to its current size plus `beyond` bytes.
     pub(crate) fn bound_space(&self, beyond: u64) -> Result<()> {
         let bytes = self.memory()?.space + beyond;
         let pid = i32::try_from(self.child.id())?;
@@ -103,7 +103,7 @@ impl Server {
         Ok(())
     }
 
-    /// Whether the process runs; if not, how it ended, in the words of its log.
+    /// Returns how the process ended, with a line of its log; `None` while it runs.
     pub(crate) fn end(&mut self) -> Result<Option<String>> {
         let Some(status) = self.child.try_wait()? else {
             return Ok(None);
@@ -119,7 +119,7 @@ impl Server {
         Ok(Some(text))
     }
 
-    /// Where its log says that something panicked, which its rooms may have survived.
+    /// Returns the log line of a panic, which the process may have survived.
     pub(crate) fn panic(&self) -> Option<String> {
         let log = fs::read(self.folder.path().join("log")).ok()?;
         let log = String::from_utf8_lossy(&log);
@@ -134,7 +134,7 @@ impl Server {
     pub(crate) fn forget_peaks(&self) {
         self.peaks.resident.store(0, Ordering::Relaxed);
         self.peaks.space.store(0, Ordering::Relaxed);
-        // The kernel's own mark, for what comes and goes between two looks.
+        // The kernel's own mark covers peaks between two samples.
         let _ = fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5");
     }
 
@@ -153,7 +153,7 @@ impl Drop for Server {
         if let Some(watch) = self.watch.take() {
             let _ = watch.join();
         }
-        // It may have ended already.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -166,7 +166,7 @@ fn watch(pid: u32, peaks: Arc<Peaks>) -> JoinHandle<()> {
                 peaks.resident.fetch_max(now.resident, Ordering::Relaxed);
                 peaks.space.fetch_max(now.space, Ordering::Relaxed);
             }
-            std::thread::sleep(LOOK_EVERY);
+            std::thread::sleep(SAMPLE_EVERY);
         }
     })
 }
@@ -186,7 +186,7 @@ fn field(pid: u32, name: &str) -> Result<u64> {
     Ok(kilobytes << 10)
 }
 
-/// The binary that is attacked: `MESHAGENT_BIN`, else the one beside this program.
+/// Returns the binary to attack: `MESHAGENT_BIN`, or else the one beside this program.
 pub(crate) fn binary() -> Result<PathBuf> {
     let path = match std::env::var_os("MESHAGENT_BIN") {
         Some(path) => PathBuf::from(path),
@@ -194,7 +194,7 @@ pub(crate) fn binary() -> Result<PathBuf> {
     };
     ensure!(
         path.is_file(),
-        "no server binary at {}; `cargo xtask abuse` builds it, or set MESHAGENT_BIN to another one",
+        "no server binary at {}: build it with `cargo xtask abuse`, or set MESHAGENT_BIN",
         path.display()
     );
     Ok(path)

@@ -1,6 +1,7 @@
-//! A socket that can say anything: whole messages, parts of them, and bytes that no client would send.
+//! A socket that sends whole messages, parts of them, and bytes that no client would send.
 //!
-//! Masked with zeros, which leave a payload as it is, so that sending costs the attacker next to nothing.
+//! Frames are masked with zeros, which leave a payload unchanged, so sending costs the attacker
+//! almost nothing.
 
 use std::net::SocketAddr;
 
@@ -15,23 +16,25 @@ pub(crate) const BINARY: u8 = 2;
 pub(crate) const CONTINUATION: u8 = 0;
 pub(crate) const PING: u8 = 9;
 
-/// Of one data packet; the server takes up to 4 MiB.
+/// The size of a data packet; the server accepts up to 4 MiB.
 pub(crate) const PACKET_BYTES: usize = 1 << 20;
 
-/// Frames whose answers are read are not larger than this.
+/// The largest frame that an attacker reads.
 const MAX_FRAME_BYTES: usize = 64 << 20;
+
+const ALREADY_READ: &str = "another task reads from this socket";
 
 #[derive(Debug)]
 pub(crate) struct Socket {
     pub(crate) write: OwnedWriteHalf,
     read: Option<BufReader<OwnedReadHalf>>,
     drain: Option<JoinHandle<()>>,
-    /// The id that the server gave it.
+    /// The id that the server assigned to the participant.
     pub(crate) participant: String,
     next_id: u64,
 }
 
-/// A message of the server.
+/// A message from the server.
 #[derive(Debug)]
 pub(crate) struct Incoming {
     pub(crate) kind: String,
@@ -41,10 +44,10 @@ pub(crate) struct Incoming {
 }
 
 impl Socket {
-    /// A TCP connection on which nothing was said; the system buffers little of what is not read, if asked for.
-    pub(crate) async fn connect(address: SocketAddr, reads_little: bool) -> Result<Self> {
+    /// Opens a TCP connection, with a small receive buffer if `has_small_buffer`.
+    pub(crate) async fn connect(address: SocketAddr, has_small_buffer: bool) -> Result<Self> {
         let socket = TcpSocket::new_v4()?;
-        if reads_little {
+        if has_small_buffer {
             socket.set_recv_buffer_size(4096)?;
         }
         let stream = socket.connect(address).await?;
@@ -59,7 +62,7 @@ impl Socket {
         })
     }
 
-    /// Upgrades to a WebSocket in the room, and waits until the server has said who it is.
+    /// Upgrades to a WebSocket in the room, and waits for the participant's id.
     pub(crate) async fn join(mut self, room: &str, token: &str) -> Result<Self> {
         let request = format!(
             "GET /rooms/{room} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\
@@ -85,7 +88,7 @@ impl Socket {
         }
     }
 
-    /// Throws away what comes from now on.
+    /// Discards all input from now on.
     pub(crate) fn drain(&mut self) {
         if let Some(mut read) = self.read.take() {
             self.drain = Some(tokio::spawn(async move {
@@ -95,9 +98,9 @@ impl Socket {
         }
     }
 
-    /// Takes the reading half away, for a task of its own.
+    /// Takes the reading half, for a task of its own.
     pub(crate) fn take_reader(&mut self) -> Result<Reader> {
-        let read = self.read.take().context("something else reads already")?;
+        let read = self.read.take().context(ALREADY_READ)?;
         Ok(Reader(read))
     }
 
@@ -105,14 +108,14 @@ impl Socket {
         Ok(self.write.write_all(bytes).await?)
     }
 
-    /// A frame of its own opcode, whole or one of several.
+    /// Sends a frame with any opcode, whole or one of several fragments.
     pub(crate) async fn frame(&mut self, opcode: u8, is_last: bool, payload: &[u8]) -> Result<()> {
         let mut out = Vec::with_capacity(payload.len() + 14);
         frame(&mut out, opcode, is_last, &[payload]);
         self.bytes(&out).await
     }
 
-    /// A whole message; returns its id.
+    /// Sends a whole message, and returns its id.
     pub(crate) async fn message(
         &mut self,
         kind: &str,
@@ -125,7 +128,7 @@ impl Socket {
         Ok(id)
     }
 
-    /// Calls a tool with JSON; returns the message's id.
+    /// Calls a tool with JSON, and returns the message's id.
     pub(crate) async fn call(&mut self, toolkit: &str, tool: &str, input: &str) -> Result<u64> {
         self.message("room.invoke_tool", &invocation(toolkit, tool, input), b"")
             .await
@@ -145,7 +148,7 @@ impl Socket {
         self.message("room.invoke_tool", &header, b"").await
     }
 
-    /// A chunk of a streamed call, with these headers.
+    /// Sends a chunk of a streamed call, with these headers.
     pub(crate) async fn chunk(&mut self, call: &str, headers: &str, payload: &[u8]) -> Result<u64> {
         self.message(
             "room.tool_call_request_chunk",
@@ -155,20 +158,20 @@ impl Socket {
         .await
     }
 
-    /// Opens a document by the call `call`, without waiting for anything.
+    /// Opens a document by the call `call`, without waiting for the answer.
     pub(crate) async fn open_document(&mut self, call: &str, path: &str) -> Result<u64> {
         self.open_call("sync", "open", call).await?;
         let start = format!(r#"{{"kind":"start","path":"{path}"}}"#);
         self.chunk(call, &start, b"").await
     }
 
-    /// An update on the document that `call` has open.
+    /// Sends an update of the document that `call` has open.
     pub(crate) async fn update(&mut self, call: &str, update: &[u8]) -> Result<u64> {
         let payload = meshagent_protocol::encode_base64(update);
         self.chunk(call, r#"{"kind":"sync"}"#, &payload).await
     }
 
-    /// The header of the answer to a message; what comes before is thrown away.
+    /// Returns the header of the answer to a message, and discards everything before it.
     pub(crate) async fn answer(&mut self, id: u64) -> Result<Value> {
         loop {
             let message = self.next().await?;
@@ -179,24 +182,24 @@ impl Socket {
     }
 
     pub(crate) async fn next(&mut self) -> Result<Incoming> {
-        let read = self.read.as_mut().context("something else reads")?;
+        let read = self.read.as_mut().context(ALREADY_READ)?;
         next(read).await
     }
 
-    /// An HTTP head, up to the empty line.
+    /// Reads an HTTP head, up to the empty line.
     pub(crate) async fn head(&mut self) -> Result<String> {
-        let read = self.read.as_mut().context("something else reads")?;
+        let read = self.read.as_mut().context(ALREADY_READ)?;
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
-            ensure!(head.len() < 64 << 10, "an endless head");
+            ensure!(head.len() < 64 << 10, "the HTTP head is longer than 64 KiB");
             head.push(read.read_u8().await?);
         }
         Ok(String::from_utf8_lossy(&head).into_owned())
     }
 
-    /// Whatever comes until the connection ends, of at most so many bytes.
+    /// Reads until the connection ends, at most `most` bytes.
     pub(crate) async fn rest(&mut self, most: usize) -> Result<Vec<u8>> {
-        let read = self.read.as_mut().context("something else reads")?;
+        let read = self.read.as_mut().context(ALREADY_READ)?;
         let mut bytes = Vec::new();
         read.take(most as u64).read_to_end(&mut bytes).await?;
         Ok(bytes)
@@ -228,20 +231,30 @@ impl Reader {
 
 async fn next(read: &mut BufReader<OwnedReadHalf>) -> Result<Incoming> {
     let head = next_frame(read).await?;
-    ensure!(head.len() >= 16, "a header packet of {} bytes", head.len());
+    let length = head.len();
+    ensure!(
+        length >= 16,
+        "a header packet has {length} bytes, expected at least 16"
+    );
     let (id, total) = (&head[..8], &head[12..16]);
     let id = u64::from_be_bytes(id.try_into()?);
     let total = u32::from_be_bytes(total.try_into()?);
     let mut body = Vec::new();
     for _ in 0..total {
         let packet = next_frame(read).await?;
-        body.extend_from_slice(packet.get(12..).context("a short packet")?);
+        body.extend_from_slice(
+            packet
+                .get(12..)
+                .context("a packet is shorter than 12 bytes")?,
+        );
     }
     let length = body
         .first_chunk()
         .map_or(0, |length| u64::from_be_bytes(*length));
     let end = usize::try_from(length)?.saturating_add(8);
-    let header = body.get(8..end).context("a header beyond its body")?;
+    let header = body
+        .get(8..end)
+        .context("the header is longer than the message")?;
     Ok(Incoming {
         kind: String::from_utf8_lossy(&head[16..]).into_owned(),
         id,
@@ -250,7 +263,7 @@ async fn next(read: &mut BufReader<OwnedReadHalf>) -> Result<Incoming> {
     })
 }
 
-/// The next frame with data; pings and pongs are passed over.
+/// Reads the next frame with data, and skips pings and pongs.
 async fn next_frame(read: &mut BufReader<OwnedReadHalf>) -> Result<Vec<u8>> {
     loop {
         let opcode = read.read_u8().await? & 0x0f;
@@ -259,30 +272,33 @@ async fn next_frame(read: &mut BufReader<OwnedReadHalf>) -> Result<Vec<u8>> {
             127 => usize::try_from(read.read_u64().await?)?,
             short => usize::from(short),
         };
-        ensure!(length <= MAX_FRAME_BYTES, "a frame of {length} bytes");
+        ensure!(
+            length <= MAX_FRAME_BYTES,
+            "the server sent a frame of {length} bytes, expected at most {MAX_FRAME_BYTES}"
+        );
         let mut payload = vec![0; length];
         read.read_exact(&mut payload).await?;
         match opcode {
             BINARY => return Ok(payload),
             9 | 10 => {}
-            other => bail!("the server sent opcode {other}"),
+            other => bail!("the server sent a frame with opcode {other}, expected binary"),
         }
     }
 }
 
-/// The header of a call with JSON that is written already.
+/// Returns the header of a call whose input is already JSON text.
 pub(crate) fn invocation(toolkit: &str, tool: &str, input: &str) -> String {
     format!(
         r#"{{"toolkit":"{toolkit}","tool":"{tool}","arguments":{{"type":"json","json":{input}}}}}"#
     )
 }
 
-/// The header of a binary chunk.
+/// Returns the header of a binary chunk.
 pub(crate) fn chunk(call: &str, headers: &str) -> String {
     format!(r#"{{"tool_call_id":"{call}","chunk":{{"type":"binary","headers":{headers}}}}}"#)
 }
 
-/// The bytes of a message on the socket.
+/// Returns a message as it is sent on the socket.
 pub(crate) fn message(id: u64, kind: &str, header: &str, payload: &[u8]) -> Vec<u8> {
     let length = (header.len() as u64).to_be_bytes();
     let mut body = Vec::with_capacity(8 + header.len() + payload.len());
@@ -299,7 +315,7 @@ pub(crate) fn message(id: u64, kind: &str, header: &str, payload: &[u8]) -> Vec<
     out
 }
 
-/// A packet as a frame.
+/// Appends a packet as a frame.
 pub(crate) fn packet(out: &mut Vec<u8>, id: u64, index: u32, rest: &[&[u8]]) {
     let (id, index) = (id.to_be_bytes(), index.to_be_bytes());
     let parts: Vec<&[u8]> = [&id[..], &index[..]]
@@ -312,7 +328,7 @@ pub(crate) fn packet(out: &mut Vec<u8>, id: u64, index: u32, rest: &[&[u8]]) {
 pub(crate) fn frame(out: &mut Vec<u8>, opcode: u8, is_last: bool, parts: &[&[u8]]) {
     let length: usize = parts.iter().map(|part| part.len()).sum();
     out.push(opcode | if is_last { 0x80 } else { 0 });
-    // The shortest form, as anything else is an error of the protocol.
+    // The shortest form: any other is a protocol error.
     match (u8::try_from(length), u16::try_from(length)) {
         (Ok(short), _) if short < 126 => out.push(0x80 | short),
         (_, Ok(middle)) => {

@@ -1,4 +1,4 @@
-//! What an attack has to work with: sockets into the attacked room, tokens, a clock that ends it.
+//! The tools of an attack: sockets into the attacked room, tokens, a time limit.
 
 use std::cell::OnceCell;
 use std::net::SocketAddr;
@@ -13,20 +13,20 @@ use tokio::time::{sleep, sleep_until, timeout};
 use crate::server::{Memory, Server};
 use crate::socket::Socket;
 
-/// The room that is attacked.
+/// The attacked room.
 pub(crate) const ARENA: &str = "arena";
-/// A room that the attackers have nothing to do with.
+/// A room without attackers.
 pub(crate) const ELSEWHERE: &str = "elsewhere";
 
-/// How long things take, in full and in short.
+/// The durations of the full and of the short form.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
     pub(crate) is_short: bool,
-    /// Before the attack, with the innocents alone.
+    /// The time before the attack, with the innocent participants alone.
     pub(crate) baseline: Duration,
-    /// The attack, at most.
+    /// The limit of an attack.
     pub(crate) attack: Duration,
-    /// Until memory has to be given back.
+    /// The time after the attack until memory must be free again.
     pub(crate) aftermath: Duration,
 }
 
@@ -53,7 +53,7 @@ pub(crate) struct Stage<'a> {
     signal: watch::Sender<bool>,
 }
 
-/// The moment before the attack.
+/// The state immediately before the attack.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Begun {
     pub(crate) memory: Memory,
@@ -79,7 +79,7 @@ impl<'a> Stage<'a> {
         &self.server.key
     }
 
-    /// The end of the preparations: the innocents are measured without an attack, then it is on.
+    /// Ends the preparations: measures the innocent participants alone, then starts the attack.
     pub(crate) async fn begin(&self) -> Result<()> {
         let baseline_from = Instant::now();
         sleep(self.pace.baseline).await;
@@ -91,59 +91,59 @@ impl<'a> Stage<'a> {
             at: Instant::now(),
         };
         if self.begun.set(begun).is_err() {
-            bail!("an attack begins once");
+            bail!("the attack has already begun");
         }
         self.signal.send_replace(true);
         Ok(())
     }
 
-    /// When it began, if it did.
+    /// Returns the beginning of the attack, or `None` during the preparations.
     pub(crate) fn begun(&self) -> Option<Begun> {
         self.begun.get().copied()
     }
 
-    /// Comes back when the time of the attack is over.
+    /// Waits until the attack has reached its time limit.
     pub(crate) async fn time_is_up(&self) {
         let mut signal = self.signal.subscribe();
-        // The sender is this stage's.
+        // This stage owns the sender, so the wait cannot fail.
         let _ = signal.wait_for(|has_begun| *has_begun).await;
         if let Some(begun) = self.begun() {
             sleep_until((begun.at + self.pace.attack).into()).await;
         }
     }
 
-    /// An amount: in full, or in short.
-    pub(crate) fn amount(&self, full: usize, short: usize) -> usize {
+    /// Returns `full`, or `short` in the short form.
+    pub(crate) fn scaled(&self, full: usize, short: usize) -> usize {
         if self.pace.is_short { short } else { full }
     }
 
-    /// Keeps things as they are for a while: most attacks have had their effect by then.
+    /// Waits while connections stay open, until most attacks have had their effect.
     pub(crate) async fn hold(&self) {
-        let seconds = self.amount(6, 1) as u64;
+        let seconds = self.scaled(6, 1) as u64;
         sleep(Duration::from_secs(seconds)).await;
     }
 
-    /// A participant of the attacked room with all rights.
+    /// Joins the attacked room with all rights.
     pub(crate) async fn attacker(&self) -> Result<Socket> {
         self.join(&token("mallory"), false).await
     }
 
-    /// A participant who has joined the room of its token.
+    /// Joins the room of a token.
     pub(crate) async fn join(
         &self,
         token: &ParticipantToken,
-        reads_little: bool,
+        has_small_buffer: bool,
     ) -> Result<Socket> {
-        let room = token.room().context("a token for no room")?;
-        let socket = Socket::connect(self.address(), reads_little).await?;
+        let room = token.room().context("the token has no room grant")?;
+        let socket = Socket::connect(self.address(), has_small_buffer).await?;
         socket.join(room, &token.sign(self.key())).await
     }
 
-    /// So many attackers in the attacked room.
-    pub(crate) async fn crowd(&self, count: usize, reads_little: bool) -> Result<Vec<Socket>> {
+    /// Joins the attacked room `count` times.
+    pub(crate) async fn crowd(&self, count: usize, has_small_buffer: bool) -> Result<Vec<Socket>> {
         let mut crowd = Vec::with_capacity(count);
         for _ in 0..count {
-            crowd.push(self.join(&token("crowd"), reads_little).await?);
+            crowd.push(self.join(&token("crowd"), has_small_buffer).await?);
         }
         Ok(crowd)
     }
@@ -155,7 +155,7 @@ impl<'a> Stage<'a> {
         expect_accepted(&socket.ask("sync", "create", &input).await?)
     }
 
-    /// Stores a file of so many bytes in the attacked room.
+    /// Stores a file of `bytes` bytes in the attacked room.
     pub(crate) async fn upload(&self, path: &str, bytes: usize) -> Result<()> {
         self.upload_data(path, &vec![7; bytes]).await
     }
@@ -176,7 +176,7 @@ impl<'a> Stage<'a> {
             .message("room.tool_call_request_chunk", close, b"")
             .await?;
         expect_accepted(&socket.answer(closed).await?)?;
-        // Stored when the server closes the call.
+        // The file is stored when the server closes the call.
         loop {
             let message = socket.next().await?;
             if message.header["chunk"]["method"] == "close" {
@@ -185,7 +185,7 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// What a plain GET is answered, its first line.
+    /// Sends a plain GET, and returns the first line of the answer.
     pub(crate) async fn get(&self, path: &str) -> Result<String> {
         let mut socket = Socket::connect(self.address(), false).await?;
         let request =
@@ -196,12 +196,12 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// A token for the attacked room with all rights.
+/// Creates a token for the attacked room with all rights.
 pub(crate) fn token(name: &str) -> ParticipantToken {
     token_for(name, ARENA)
 }
 
-/// A token for a room with all rights.
+/// Creates a token for a room with all rights.
 pub(crate) fn token_for(name: &str, room: &str) -> ParticipantToken {
     let mut token = ParticipantToken::new(name);
     token.grants.push(Grant::Room(room.to_owned()));
@@ -209,7 +209,7 @@ pub(crate) fn token_for(name: &str, room: &str) -> ParticipantToken {
     token
 }
 
-/// What an answer says, in a few words.
+/// Summarizes an answer in a few words.
 pub(crate) fn verdict(answer: &Value) -> String {
     if answer["type"] != "error" {
         return "accepted".to_owned();

@@ -1,5 +1,6 @@
-// Workloads of Yjs: `make SHAPE SCRIPT N FILE` writes what its replicas send, `apply` times Yjs taking it up.
-// The file has each update behind its length in four bytes, little-endian.
+// Workloads of Yjs. `make SHAPE SCRIPT N FILE` writes the updates of Yjs replicas to a file, and
+// `apply` measures how long Yjs takes to apply them. In the file, four bytes with its length,
+// little-endian, precede each update.
 "use strict";
 
 const fs = require("node:fs");
@@ -13,8 +14,8 @@ const SCRIPTS = {
   emoji: [..."🌿🍀🌲👩🏽‍💻 ok 🎉🇩🇪 🙂"],
 };
 
-// Numbers that look like chance, the same in each run.
-const chance = (seed) => () => {
+// Pseudorandom numbers, the same in each run.
+const randomNumbers = (seed) => () => {
   seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
   return seed / 2 ** 32;
 };
@@ -24,7 +25,7 @@ class Scene {
     this.characters = SCRIPTS[script];
     this.n = n;
     this.updates = [];
-    this.random = chance(n);
+    this.random = randomNumbers(n);
     this.docs = [];
     for (let author = 0; author < authors; author += 1) {
       const doc = new Y.Doc();
@@ -36,12 +37,12 @@ class Scene {
     this.root = this.doc.getXmlFragment("xml");
   }
 
-  // A character of its script by number.
+  // Returns a character of the script by number.
   character(number) {
     return this.characters[number % this.characters.length];
   }
 
-  // About so many UTF-16 units of it.
+  // Returns at least this many UTF-16 units of the script.
   run(units) {
     let text = "";
     for (let number = 0; text.length < units; number += 1) text += this.character(number);
@@ -59,7 +60,7 @@ class Scene {
     return element;
   }
 
-  // An element with a text that has this content.
+  // Adds an element with a text that has this content.
   text(content = "") {
     let text;
     this.transact(() => {
@@ -71,14 +72,14 @@ class Scene {
     return text;
   }
 
-  // A place between two characters of a text that has its ends only at whole ones.
+  // Returns a position between two characters of this length.
   between(units, length) {
     const at = Math.floor(this.random() * units);
     return Math.max(0, at - (at % length));
   }
 
-  // All authors get what the others have.
-  meet() {
+  // Synchronizes all authors.
+  synchronize() {
     const states = this.docs.map((doc) => Y.encodeStateAsUpdate(doc));
     for (const doc of this.docs) for (const state of states) Y.applyUpdate(doc, state, "remote");
   }
@@ -117,7 +118,8 @@ const SHAPES = {
   },
   "typing anywhere": (s) => {
     const text = s.text();
-    s.times((number) => text.insert(Math.floor(s.random() * (text.length + 1)), s.character(number)));
+    const position = () => Math.floor(s.random() * (text.length + 1));
+    s.times((number) => text.insert(position(), s.character(number)));
   },
   backspaces: (s) => {
     const text = s.text(s.run(s.n));
@@ -165,17 +167,26 @@ const SHAPES = {
   "formats anywhere": (s) => {
     const text = s.text(s.run(s.n * 4));
     const keys = ["bold", "italic", "color"];
-    s.times((number) => text.format(Math.floor(s.random() * (text.length - 8)), 6, { [keys[number % 3]]: true }));
+    const position = () => Math.floor(s.random() * (text.length - 8));
+    s.times((number) => text.format(position(), 6, { [keys[number % 3]]: true }));
   },
   "a delta of many formats": (s) => {
     const text = s.text();
     const delta = [];
-    s.times((number) => delta.push({ insert: s.run(8), attributes: number % 2 ? { bold: true } : {} }));
+    s.times((number) => {
+      delta.push({ insert: s.run(8), attributes: number % 2 ? { bold: true } : {} });
+    });
     text.applyDelta(delta);
   },
-  "elements at the end": (s) => s.times(() => s.transact(() => s.element("item").setAttribute("s", s.run(8)))),
-  "elements at the front": (s) => s.times(() => s.transact(() => s.element("item", 0).setAttribute("s", s.run(8)))),
-  "elements in one go": (s) => s.transact(() => s.times(() => s.element("item").setAttribute("s", s.run(8)))),
+  "elements at the end": (s) => {
+    s.times(() => s.transact(() => s.element("item").setAttribute("s", s.run(8))));
+  },
+  "elements at the front": (s) => {
+    s.times(() => s.transact(() => s.element("item", 0).setAttribute("s", s.run(8))));
+  },
+  "elements in one go": (s) => {
+    s.transact(() => s.times(() => s.element("item").setAttribute("s", s.run(8))));
+  },
   "elements within each other": (s) => {
     let parent = s.root;
     s.times((number) =>
@@ -202,22 +213,24 @@ const SHAPES = {
     s.times((number) => s.root.delete(Math.floor(s.random() * s.root.length), 1));
   },
   "a text in each element": (s) => s.times(() => s.text(s.run(30))),
-  "two who type in one place": (s) => {
+  "two authors in one place": (s) => {
     s.text();
     s.docs.push(s.docs[1]);
     s.docs.pop();
-    s.meet();
+    s.synchronize();
     const texts = s.docs.map((doc) => doc.getXmlFragment("xml").get(0).get(0));
     s.times((number) => {
       for (const text of texts) text.insert(text.length, s.character(number));
-      if (number % 20 === 19) s.meet();
+      if (number % 20 === 19) s.synchronize();
     });
   },
-  "ten who come back with their work": (s) => {
+  "ten authors reconnect with offline work": (s) => {
     s.text();
-    s.meet();
+    s.synchronize();
     const texts = s.docs.map((doc) => doc.getXmlFragment("xml").get(0).get(0));
-    for (const text of texts) for (let at = 0; at < s.n / 10; at += 1) text.insert(text.length, s.character(at));
+    for (const text of texts) {
+      for (let at = 0; at < s.n / 10; at += 1) text.insert(text.length, s.character(at));
+    }
   },
   "undo and redo": (s) => {
     const text = s.text();
@@ -229,7 +242,7 @@ const SHAPES = {
     });
   },
 };
-const AUTHORS = { "two who type in one place": 2, "ten who come back with their work": 10 };
+const AUTHORS = { "two authors in one place": 2, "ten authors reconnect with offline work": 10 };
 
 let updates = [];
 function make(shape, script, n, file) {
@@ -255,6 +268,9 @@ function apply() {
 
 readline.createInterface({ input: process.stdin }).on("line", (line) => {
   const command = JSON.parse(line);
-  const answer = command.make ? make(...command.make) : command.list ? Object.keys(SHAPES) : apply();
+  let answer;
+  if (command.make) answer = make(...command.make);
+  else if (command.list) answer = Object.keys(SHAPES);
+  else answer = apply();
   process.stdout.write(`${JSON.stringify(answer)}\n`);
 });

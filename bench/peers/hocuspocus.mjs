@@ -1,5 +1,5 @@
-// Hocuspocus as its documentation sets it up, with one SQLite table as its SQLite extension has it (that extension's
-// driver is built from sources that no package registry has). Arguments: port, folder.
+// Hocuspocus, set up as in its documentation, with the table of its SQLite extension. (The driver
+// of that extension is built from sources that no package registry has.) Arguments: port, folder.
 import { DatabaseSync } from "node:sqlite";
 import { join } from "node:path";
 import { Database } from "@hocuspocus/extension-database";
@@ -14,14 +14,15 @@ database.exec(`CREATE TABLE IF NOT EXISTS "documents" (
 )`);
 const read = database.prepare(`SELECT data FROM "documents" WHERE name = ?`);
 const write = database.prepare(
-  `INSERT INTO "documents" ("name", "data") VALUES (?, ?) ON CONFLICT(name) DO UPDATE SET data = excluded.data`,
+  `INSERT INTO "documents" ("name", "data") VALUES (?, ?)
+   ON CONFLICT(name) DO UPDATE SET data = excluded.data`,
 );
 
 const server = new Server({
   address: "127.0.0.1",
   port: Number(port),
   quiet: true,
-  // Clients of Hocuspocus send who is there every few seconds; the generator's don't.
+  // The generator's clients send no awareness messages, unlike other clients of Hocuspocus.
   timeout: 3_600_000,
   extensions: [
     new Database({

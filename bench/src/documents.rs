@@ -8,22 +8,22 @@ use yrs::{Transact, Xml, XmlElementPrelim, XmlElementRef, XmlFragment};
 
 use crate::engine;
 
-/// How the elements are arranged.
+/// The arrangement of a document's elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
-    /// Each is the only child of the one before.
+    /// Each element is the only child of the one before.
     Chain,
-    /// Ten children each.
+    /// Each element has ten children.
     Tree,
-    /// All are children of the root.
+    /// All elements are children of the root.
     Wide,
 }
 
 impl Shape {
-    /// All shapes.
+    /// The list of all shapes.
     pub const ALL: [Self; 3] = [Self::Wide, Self::Tree, Self::Chain];
 
-    /// The name of the shape.
+    /// Returns the shape's name in tables and arguments.
     pub fn name(self) -> &'static str {
         match self {
             Self::Chain => "deep",
@@ -32,14 +32,15 @@ impl Shape {
         }
     }
 
-    /// A document of this shape and number of elements as one update, as the engine writes it. Each
-    /// element has an `$id`, a `name` and a `number`.
+    /// Returns a document of this shape and number of elements as one update, as yrs encodes it.
+    ///
+    /// Each element has an `$id`, a `name` and a `number`.
     ///
     /// # Panics
-    /// If the library does not take it.
+    /// If the library refuses the document.
     pub fn state(self, elements: usize) -> Vec<u8> {
         let json = match self {
-            // JSON readers don't take what is this deep, and the engine alone finds the end at once.
+            // JSON parsers refuse this depth, and yrs appends to the innermost element directly.
             Self::Chain => return chain(elements),
             Self::Tree => children_of(0, elements),
             Self::Wide => (1..=elements)
@@ -49,17 +50,17 @@ impl Shape {
         let mut document = document(1);
         document
             .insert_json(&json!({"doc": {"children": json}}), &mut String::new)
-            .expect("it fits the schema");
+            .expect("the content matches the schema");
         let doc = engine::doc(2);
         engine::apply(&doc, &document.encode_state());
         engine::encode_state(&doc)
     }
 }
 
-/// An empty document of ours.
+/// Creates an empty document of our library.
 ///
 /// # Panics
-/// If the library refuses its schema.
+/// If the library refuses the schema.
 pub fn document(client_id: u64) -> MeshDocument {
     let elements = vec![
         ElementType::new("doc").property(ChildProperty::new("children", ["item", "text"])),
@@ -69,21 +70,21 @@ pub fn document(client_id: u64) -> MeshDocument {
             .property(ChildProperty::new("children", ["item"])),
         ElementType::new("text").property(ChildProperty::new("children", Vec::<String>::new())),
     ];
-    let schema = MeshSchema::new("doc", elements).expect("the schema is sound");
+    let schema = MeshSchema::new("doc", elements).expect("the schema is valid");
     MeshDocument::new(schema, client_id)
 }
 
-/// A document of ours with this state.
+/// Creates a document of our library from a state.
 ///
 /// # Panics
-/// If the library does not take it.
+/// If the library refuses the state.
 pub fn open(client_id: u64, state: &[u8]) -> MeshDocument {
     let mut document = document(client_id);
-    document.apply_update(state).expect("the state is sound");
+    document.apply_update(state).expect("the state is valid");
     document
 }
 
-/// The `$id` of an element, counted from 1; as long as a UUID.
+/// Returns the `$id` of an element by its number, from 1; it is as long as a UUID.
 pub fn id(number: usize) -> String {
     let scattered = u32::try_from(number)
         .unwrap_or_default()
@@ -91,7 +92,7 @@ pub fn id(number: usize) -> String {
     format!("{scattered:08x}-0000-4000-8000-{number:012x}")
 }
 
-/// An element's children in a complete tree in which the root is number 0.
+/// Returns an element's children in a complete tree whose root has the number 0.
 fn children_of(parent: usize, elements: usize) -> Vec<Value> {
     let first = parent * 10 + 1;
     let numbers = first..(first + 10).min(elements + 1).max(first);
@@ -137,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn have_as_many_elements_as_they_say() {
+    fn shapes_have_the_requested_number_of_elements() {
         for shape in Shape::ALL {
             for elements in [0, 1, 10, 123] {
                 let document = open(9, &shape.state(elements));

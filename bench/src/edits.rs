@@ -1,4 +1,4 @@
-//! What one edit, patch or event costs in a large document, against the same in a small one.
+//! The cost of one edit, patch or event in a large document, compared with a small one.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -13,19 +13,19 @@ use crate::table::{Row, Section};
 
 const GOAL: f64 = 3.0;
 
-/// How many elements a small document has.
+/// The number of elements of the small document.
 const FEW: usize = 100;
 
-/// How deep a pointer of a patch goes in a chain: as deep in the small document as in the large one.
+/// The depth of a patch's pointer in a chain, the same in the small and the large document.
 const POINTER_DEPTH: usize = 50;
 
-/// How often an operation is repeated that is too short to be measured by itself.
+/// The repetitions of an operation that is too short to be measured alone.
 const LOOK_UPS: u32 = 500;
 
 type Turn = fn(&mut Subject<'_>, Effort) -> Duration;
 
 const OPERATIONS: [(&str, Turn, Option<f64>); 6] = [
-    // Next to nothing, so that most of it is waiting for memory that is not in a cache.
+    // A lookup is so short that most of it is cache misses, so it has no goal.
     ("find by `$id`", find, None),
     ("set an attribute", set_attribute, Some(GOAL)),
     ("insert at an index", insert_at_index, Some(GOAL)),
@@ -47,7 +47,7 @@ pub(crate) fn measure(effort: Effort, elements: usize) -> Result<Section> {
     for shape in [Shape::Wide, Shape::Chain] {
         let (many_state, few_state) = (shape.state(elements), shape.state(FEW));
         for (what, turn, goal) in OPERATIONS {
-            // New ones for each operation, so that none pays for the traces that another left.
+            // New documents for each operation: no operation pays for what another left behind.
             let mut many = Subject::new(shape, elements, &many_state);
             let mut few = Subject::new(shape, FEW, &few_state);
             turn(&mut many, Effort::TEST);
@@ -72,14 +72,14 @@ pub(crate) fn measure(effort: Effort, elements: usize) -> Result<Section> {
     })
 }
 
-/// A document, and a replica that sends it updates.
+/// A document, and a replica that sends updates to it.
 struct Subject<'a> {
     shape: Shape,
     elements: usize,
     document: MeshDocument,
     state: &'a [u8],
     other: Option<MeshDocument>,
-    /// Counts what was done, so that no two operations write the same.
+    /// The number of operations so far, so that no two operations write the same value.
     serial: u32,
 }
 
@@ -95,7 +95,7 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// The number of an element to work on: the deepest one, or one here and one there.
+    /// Returns the number of the next element: the deepest one of a chain, or scattered ones.
     fn next_element(&mut self) -> usize {
         self.serial += 1;
         match self.shape {
@@ -104,7 +104,7 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// Where a patch finds an element: the pointer to the list that it is in, and its index.
+    /// Returns the pointer to the list of the next element, and its index there.
     fn next_pointer(&mut self) -> (String, usize) {
         let element = self.next_element();
         match self.shape {
@@ -120,7 +120,7 @@ impl<'a> Subject<'a> {
         let count = self.document.element_count();
         anyhow::ensure!(
             count == self.elements,
-            "there are {count} elements, not {}",
+            "the document has {count} elements, expected {}",
             self.elements
         );
         Ok(())
@@ -134,7 +134,7 @@ fn find(subject: &mut Subject<'_>, effort: Effort) -> Duration {
             .collect();
         let look_up = || {
             for id in &ids {
-                black_box(subject.document.node(id).expect("it is there").tag());
+                black_box(subject.document.node(id).expect("the element exists").tag());
             }
         };
         timed(look_up).0
@@ -219,13 +219,13 @@ fn remote_attribute(subject: &mut Subject<'_>, effort: Effort) -> Duration {
         let value = subject.serial.into();
         let update = other
             .set_attribute(Target::Id(id), "number", value)
-            .expect("it fits the schema")
-            .expect("it is new");
+            .expect("the value matches the schema")
+            .expect("the value is new");
         let (time, event) = timed(|| {
             subject
                 .document
                 .apply_update(&update)
-                .expect("the update is sound");
+                .expect("the update is valid");
             subject.document.poll_event()
         });
         assert!(event.is_some());

@@ -1,4 +1,4 @@
-//! The measure: yrs by itself, with the options under which it holds the same documents.
+//! The reference: yrs alone, with the options under which it holds the same documents.
 
 use yrs::updates::decoder::Decode;
 use yrs::{
@@ -6,7 +6,7 @@ use yrs::{
     XmlOut,
 };
 
-/// An empty document.
+/// Creates an empty document of yrs.
 pub fn doc(client_id: u64) -> Doc {
     let mut options = Options::with_client_id(ClientID::new(client_id));
     options.offset_kind = OffsetKind::Utf16;
@@ -16,19 +16,19 @@ pub fn doc(client_id: u64) -> Doc {
 /// Decodes and applies one update, as one transaction.
 ///
 /// # Panics
-/// If it is malformed: all updates here were made by us.
+/// If the update is malformed: all updates here are our own.
 pub fn apply(doc: &Doc, update: &[u8]) {
-    let update = Update::decode_v1(update).expect("the update is sound");
+    let update = Update::decode_v1(update).expect("the update is valid");
     let applied = doc.transact_mut().apply_update(update);
-    applied.expect("the update is sound");
+    applied.expect("the update is valid");
 }
 
-/// All of a document as one update.
+/// Encodes a document's full state as one update.
 pub fn encode_state(doc: &Doc) -> Vec<u8> {
     doc.transact().encode_diff_v1(&StateVector::default())
 }
 
-/// Walks over all elements and reads their tags and `$id`s; how many bytes those have.
+/// Walks over all elements, and returns the total bytes of their tags and `$id`s.
 pub fn walk(doc: &Doc) -> usize {
     let root = doc.get_or_insert_xml_fragment("xml");
     let transaction = doc.transact();

@@ -1,34 +1,34 @@
-//! Comparing two durations on a machine that is noisy: in turns, and by medians.
+//! The comparison of two durations on a noisy machine: in turns, and by medians.
 
 use std::time::{Duration, Instant};
 
-/// How long to look.
+/// The effort of a measurement.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
-    /// How many rounds there are, of two turns for each side.
+    /// The number of rounds, with two turns for each side.
     pub rounds: usize,
-    /// When enough time has been spent, although there are rounds left.
+    /// The time after which no further round begins.
     pub budget: Duration,
-    /// How many operations one turn is made of, where an operation is short.
+    /// The number of operations in one turn, where an operation is short.
     pub operations: usize,
 }
 
 impl Effort {
-    /// For figures to be written down: minutes.
+    /// The effort for published figures: minutes.
     pub const LONG: Self = Self {
         rounds: 25,
         budget: Duration::from_secs(12),
         operations: 200,
     };
 
-    /// For a look in passing: well below a minute for all.
+    /// The effort for a quick check: well below a minute for all figures.
     pub const SHORT: Self = Self {
         rounds: 15,
         budget: Duration::from_millis(1_500),
         operations: 50,
     };
 
-    /// For a test that all of it still runs.
+    /// The effort of a test that everything still runs.
     pub const TEST: Self = Self {
         rounds: 1,
         budget: Duration::ZERO,
@@ -36,23 +36,25 @@ impl Effort {
     };
 }
 
-/// Two durations, and how they compare.
+/// Two durations and their ratio.
 #[derive(Clone, Copy, Debug)]
 pub struct Comparison {
-    /// The median of what is measured.
+    /// The median of the measured side.
     pub measured: Duration,
-    /// The median of what it is measured against.
+    /// The median of the reference side.
     pub against: Duration,
-    /// The median of each round's ratio. All turns of a round meet about the same noise, so this is
-    /// steadier than the ratio of the medians.
+    /// The median of the rounds' ratios.
+    ///
+    /// All turns of a round meet about the same noise, so this is steadier than the ratio of the
+    /// medians.
     pub ratio: f64,
 }
 
-/// Lets both sides have turns, `a b b a`, `a b b a`, …; each tells how long its turn took.
+/// Lets both sides take turns, `a b b a`, `a b b a`, …; a turn returns its duration.
 ///
-/// A turn measures itself, so that what it has to prepare and to drop does not count. In a round each
-/// side has the first turn and the last one of two neighbours once, since it matters who comes first:
-/// caches and the allocator are as the one before left them.
+/// A turn measures itself, so its setup and teardown do not count. In a round, each side is once
+/// the first and once the last of two neighbouring turns. The order matters because the previous
+/// turn leaves its traces in the caches and the allocator.
 pub fn compare(
     effort: Effort,
     mut measured: impl FnMut() -> Duration,
@@ -81,8 +83,9 @@ pub fn compare(
     }
 }
 
-/// How long an operation takes, on average over a turn; each tells how long it took. A turn ends early
-/// if its operations are long.
+/// Returns the average duration of an operation over a turn; an operation returns its duration.
+///
+/// A turn ends early if its operations are long.
 pub fn per_operation(effort: Effort, mut operation: impl FnMut(usize) -> Duration) -> Duration {
     const LONG_ENOUGH: Duration = Duration::from_millis(100);
     let (mut total, mut done) = (Duration::ZERO, 0);
@@ -93,7 +96,7 @@ pub fn per_operation(effort: Effort, mut operation: impl FnMut(usize) -> Duratio
     total / u32::try_from(done).unwrap_or(u32::MAX).max(1)
 }
 
-/// How long this takes, without what it takes to drop the result.
+/// Measures `work`, without the time to drop its result.
 pub fn timed<T>(work: impl FnOnce() -> T) -> (Duration, T) {
     let begin = Instant::now();
     let result = work();
@@ -110,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_outlier_changes_nothing() {
+    fn an_outlier_does_not_change_the_result() {
         let mut turn = 0;
         let measured = || {
             turn += 1;
@@ -125,8 +128,9 @@ mod tests {
         assert_eq!(found.measured, Duration::from_millis(20));
         assert!((found.ratio - 2.0).abs() < 1e-9);
     }
+
     #[test]
-    fn it_does_not_matter_who_comes_first() {
+    fn the_order_of_turns_does_not_change_the_ratio() {
         let turns = std::cell::Cell::new(0);
         let turn = || {
             turns.set(turns.get() + 1);

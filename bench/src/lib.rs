@@ -1,5 +1,4 @@
-//! What the benchmarks share: documents and editing histories, yrs as the measure, and the harness
-//! that compares.
+//! The common parts of the benchmarks: documents, editing histories, yrs, and the harness.
 
 pub mod documents;
 pub mod engine;

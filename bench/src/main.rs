@@ -1,10 +1,10 @@
-//! The figures that the document library and the store promise, each as a ratio within one run.
+//! The figures of the document library and the store, each as a ratio within one run.
 //!
-//! Neither criterion nor divan can let two subjects have turns, and on a shared machine a ratio of two
-//! figures that were taken one after the other says more about the minutes in between than about the
-//! subjects. So this is a plain program: `bench [--short] [--check] [SECTION…]`.
+//! On a shared machine, the ratio of two figures that were measured one after the other depends
+//! more on the minutes in between than on the subjects. Neither criterion nor divan lets two
+//! subjects take turns, so this is a plain program: `bench [--short] [--check] [SECTION…]`.
 
-#![expect(clippy::print_stdout, reason = "the table is what it is run for")]
+#![expect(clippy::print_stdout, reason = "the table is the program's output")]
 
 mod edits;
 mod open;
@@ -24,10 +24,10 @@ use crate::table::Section;
 const USAGE: &str = "\
 usage: bench [--short] [--check] [SECTION...]
 
-  --short   fewer repetitions, shapes and steps, in less than a minute
-  --check   end with 1 if a goal is missed
-  SECTION   trace, open, memory, edits, provenance, shapes (beside Yjs on Node; NODE_PATH names its folder);
-            all but shapes if none is named";
+  --short   fewer repetitions, shapes and steps: less than a minute
+  --check   exit with 1 if a goal is missed
+  SECTION   trace, open, memory, edits, provenance, or shapes, which needs Yjs on Node (NODE_PATH
+            names its folder) [default: all except shapes]";
 
 const ELEMENTS: usize = 100_000;
 
@@ -72,9 +72,9 @@ fn main() -> Result<ExitCode> {
     };
     let mut missed = 0;
     for (name, measure) in SECTIONS {
-        // It alone needs another program.
-        let is_asked = wanted.is_empty() && name != "shapes";
-        if is_asked || wanted.iter().any(|wanted| wanted == name) {
+        // Only this section needs another program.
+        let is_default = wanted.is_empty() && name != "shapes";
+        if is_default || wanted.iter().any(|wanted| wanted == name) {
             let section = measure(effort, is_short)?;
             println!("{section}");
             missed += section.missed();
@@ -94,9 +94,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_figure_can_be_taken() {
-        let taken = trace::measure_histories(Effort::TEST, 500, &[]).unwrap();
-        assert!(!taken.rows.is_empty());
+    fn every_section_measures_rows() {
+        let applied = trace::measure_histories(Effort::TEST, 500, &[]).unwrap();
+        assert!(!applied.rows.is_empty());
         let opened = open::measure(Effort::TEST, 200, &Shape::ALL);
         assert!(!opened.rows.is_empty());
         assert!(!edits::measure(Effort::TEST, 200).unwrap().rows.is_empty());

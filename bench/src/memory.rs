@@ -1,8 +1,10 @@
-//! How many bytes an open document holds, ours and yrs'. A program of its own, since a counting
-//! allocator would be part of every duration. Prints both, separated by a tab. `served` is the document of the servers
-//! side by side.
+//! The bytes that an open document holds, in our library and in yrs.
+//!
+//! This is a program of its own because a counting allocator would be part of every duration. It
+//! prints both numbers, separated by a tab. The shape `served` is the document of the servers side
+//! by side.
 
-#![expect(clippy::print_stdout, reason = "the figures are what it is run for")]
+#![expect(clippy::print_stdout, reason = "the figures are the program's output")]
 
 use std::hint::black_box;
 
@@ -20,13 +22,17 @@ fn main() -> Result<()> {
     let [elements, shape] = arguments.as_slice() else {
         bail!("usage: bench-memory ELEMENTS SHAPE");
     };
-    let elements: usize = elements.parse().context("ELEMENTS is no number")?;
-    // What is set up once in a process is set up by small documents.
+    let elements: usize = elements
+        .parse()
+        .with_context(|| format!("ELEMENTS is {elements:?}, expected a number"))?;
+    // Small documents set up what a process sets up once.
     let (small, state) = if shape == "served" {
         (workload::base(1)?, workload::base(elements)?)
     } else {
-        let shape = Shape::ALL.into_iter().find(|known| known.name() == shape);
-        let shape = shape.context("SHAPE is none of wide, tree, deep, served")?;
+        let known = Shape::ALL.into_iter().find(|known| known.name() == shape);
+        let shape = known.with_context(|| {
+            format!("SHAPE is {shape:?}, expected one of wide, tree, deep, served")
+        })?;
         (shape.state(1).into(), shape.state(elements).into())
     };
     drop((documents::open(7, &small), open_bare(&small)));
@@ -42,7 +48,7 @@ fn open_bare(state: &[u8]) -> yrs::Doc {
     doc
 }
 
-/// The bytes that a value keeps on the heap.
+/// Returns the bytes that a value keeps on the heap.
 fn held<T>(make: impl FnOnce() -> T) -> usize {
     let before = ALLOCATOR.current_usage();
     let value = black_box(make());

@@ -1,4 +1,4 @@
-//! Opening a large document: how long it takes, and how much memory it holds then.
+//! Opening a large document: its duration, and the memory of the open document.
 
 use std::process::Command;
 
@@ -9,11 +9,10 @@ use meshagent_bench::harness::{Effort, compare, timed};
 
 use crate::table::{Row, Section};
 
-/// How much longer than the engine's decoding and one walk, by which it would learn what our index
-/// holds, we may take.
+/// The allowed ratio to yrs' decoding and one walk, by which it would learn our index's content.
 const TIME_GOAL: f64 = 1.3;
 
-/// How much more memory than the bare engine we may hold.
+/// The allowed ratio to the memory of yrs alone.
 const MEMORY_GOAL: f64 = 1.5;
 
 pub(crate) fn measure(effort: Effort, elements: usize, shapes: &[Shape]) -> Section {
@@ -38,7 +37,7 @@ pub(crate) fn measure(effort: Effort, elements: usize, shapes: &[Shape]) -> Sect
         };
         let found = compare(effort, open_ours, open_yrs);
         let what = format!("{name}: open {elements} elements");
-        // The goal is for lists and trees; a chain is there to be known.
+        // The goal holds for lists and trees; the row of a chain is only information.
         let goal = (shape != Shape::Chain).then_some(TIME_GOAL);
         rows.push(Row::durations(what, found, goal));
 
@@ -60,7 +59,7 @@ pub(crate) fn measure(effort: Effort, elements: usize, shapes: &[Shape]) -> Sect
     }
 }
 
-/// Asks the program beside this one, which counts its allocations.
+/// Measures memory with the program beside this one, which counts its allocations.
 pub(crate) fn measure_memory(elements: usize, shapes: &[Shape]) -> Result<Section> {
     let name = format!("bench-memory{}", std::env::consts::EXE_SUFFIX);
     let program = std::env::current_exe()?.with_file_name(name);
@@ -70,7 +69,7 @@ pub(crate) fn measure_memory(elements: usize, shapes: &[Shape]) -> Result<Sectio
         command.args([&elements.to_string(), shape.name()]);
         let output = command.output().with_context(|| {
             let program = program.display();
-            format!("starting {program}: build both programs of the package")
+            format!("cannot start {program}: build both programs of the package")
         })?;
         let errors = String::from_utf8_lossy(&output.stderr);
         ensure!(
@@ -80,7 +79,8 @@ pub(crate) fn measure_memory(elements: usize, shapes: &[Shape]) -> Result<Sectio
         );
         let output = String::from_utf8(output.stdout)?;
         let figures = output.trim().split_once('\t');
-        let (ours, yrs) = figures.context("two figures were expected")?;
+        let (ours, yrs) =
+            figures.with_context(|| format!("expected two figures, found {output:?}"))?;
         let what = format!("{}: per element", shape.name());
         let bytes = [ours.parse()?, yrs.parse()?];
         rows.push(Row::bytes(what, bytes, elements, MEMORY_GOAL));

@@ -1,7 +1,7 @@
-//! What it costs to store who made an update, beside storing the update alone.
+//! The cost of storing an update's author, compared with storing the update alone.
 //!
-//! The store by itself, as it is by default and without waiting for the disk: a server does more for an update than
-//! that, so in its rate the records weigh less.
+//! This is the store alone, with its default and without waiting for the disk. The server does more
+//! for an update than store it, so the records have less weight in the server's rate.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::table::{Row, Section};
 
 const GOAL: f64 = 1.1;
 
-/// About what a keystroke is.
+/// An update of about the size of a keystroke's.
 const UPDATE: &[u8] = &[7; 40];
 
 pub(crate) fn measure(effort: Effort) -> Result<Section> {
@@ -43,18 +43,18 @@ pub(crate) fn measure(effort: Effort) -> Result<Section> {
             return Err(error);
         }
         with.check()?;
-        let kept = match durability {
+        let level = match durability {
             Durability::Fsync => "fsync",
             Durability::Os => "os",
         };
         let what = match documents {
-            1 => format!("{kept}: a commit of one update"),
-            _ => format!("{kept}: a commit of {documents} updates of as many documents"),
+            1 => format!("{level}: a commit of one update"),
+            _ => format!("{level}: a commit of {documents} updates of as many documents"),
         };
         rows.push(Row::durations(what, found, Some(GOAL)));
     }
     Ok(Section {
-        title: "Storing who made an update",
+        title: "Storing the author of an update",
         columns: ["with", "without"],
         rows,
     })
@@ -63,7 +63,7 @@ pub(crate) fn measure(effort: Effort) -> Result<Section> {
 struct Subject {
     store: SqliteStore,
     documents: Vec<DocumentId>,
-    /// Whether it stores who did it.
+    /// Whether commits store the author.
     attributes: bool,
     clock: u64,
     _directory: TempDir,
@@ -133,13 +133,19 @@ impl Subject {
         Ok(took)
     }
 
-    /// What was stored is there.
+    /// Checks that the store has one record of all operations.
     fn check(&self) -> Result<()> {
-        let document = *self.documents.first().context("there is a document")?;
+        let document = *self
+            .documents
+            .first()
+            .context("the store has no document")?;
         let records = self.store.provenance(document)?;
         match records.as_slice() {
             [record] if record.operations.is_some_and(|run| run.end == self.clock) => Ok(()),
-            _ => bail!("expected one record of {} operations", self.clock),
+            found => bail!(
+                "the records do not match: expected one record of {} operations, found {found:?}",
+                self.clock
+            ),
         }
     }
 }

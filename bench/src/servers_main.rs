@@ -1,12 +1,12 @@
-//! Servers side by side: `bench-servers [--short] [--check] [--runs N] [--peers LIST] [--rate N] [--out DIR] [SCENARIO…]`.
+//! The benchmark of servers side by side: `bench-servers [OPTIONS] [SCENARIO…]`.
 //!
-//! Runs on one core with all its clients; the servers get the other one. What is compared was measured turn by turn in
-//! the same run.
+//! The program runs on one core with all its clients; the servers get the other one. The servers
+//! take turns within the same run.
 
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "the tables are what it is run for"
+    reason = "the tables are the program's output"
 )]
 
 use std::path::PathBuf;
@@ -17,15 +17,19 @@ use meshagent_bench::servers::peers::{Peer, Tools};
 use meshagent_bench::servers::run::{self, Plan, SCENARIOS};
 
 const USAGE: &str = "\
-usage: bench-servers [--short] [--check] [--runs N] [--peers LIST] [--rate N] [--out DIR] [SCENARIO...]
+usage: bench-servers [--short] [--check] [--runs N] [--peers LIST] [--rate N] [--out DIR]
+                     [SCENARIO...]
 
-  --short        small numbers, seconds each, one run: that everything works, not how fast it is
-  --check        end with 1 if a goal is missed; with --short only counts and losses are goals
-  --runs N       how often each is measured; the table shows the medians, the least and the most [default: 3]
-  --peers LIST   of ours, hocuspocus, y-websocket, y-sweet, relay, separated by commas [default: all]
-  --rate N       fan-out at N updates written per second for 10 s, and no search: for a profile
-  --out DIR      write servers.md and the plots there
-  SCENARIO       fan-out, documents, idle, join, durability, catch-up, store, start, published [default: all]";
+  --short        small numbers, seconds each, one run: checks that everything works
+  --check        exit with 1 if a goal is missed; with --short only counts and losses are goals
+  --runs N       number of turns of each server; the tables show median, least and most
+                 [default: 3]
+  --peers LIST   servers, separated by commas: ours, hocuspocus, y-websocket, y-sweet, relay,
+                 batching-relay [default: all]
+  --rate N       fan-out at N updates written per second for 10 s, without a search, for a profile
+  --out DIR      write servers.md and the plots into this folder
+  SCENARIO       fan-out, documents, idle, join, durability, catch-up, store, start, published
+                 [default: all]";
 
 fn main() -> Result<ExitCode> {
     let mut plan = Plan::default();
@@ -36,14 +40,14 @@ fn main() -> Result<ExitCode> {
         let mut value = || {
             arguments
                 .next()
-                .with_context(|| format!("{argument} takes a value"))
+                .with_context(|| format!("{argument} needs a value"))
         };
         match argument.as_str() {
             "--short" => plan.is_short = true,
             "--check" => is_check = true,
-            "--runs" => plan.runs = value()?.parse().context("--runs takes a number")?,
+            "--runs" => plan.runs = value()?.parse().context("--runs needs a number")?,
             "--rate" => {
-                plan.rate = Some(value()?.parse().context("--rate takes a number")?);
+                plan.rate = Some(value()?.parse().context("--rate needs a number")?);
                 plan.scenarios.push("fan-out".to_owned());
             }
             "--out" => out = Some(PathBuf::from(value()?)),
@@ -51,7 +55,7 @@ fn main() -> Result<ExitCode> {
                 let peers = value()?;
                 let peers = peers.split(',').map(|name| {
                     let found = Peer::ALL.into_iter().find(|peer| peer.id() == name);
-                    found.with_context(|| format!("no such server: {name}\n{USAGE}"))
+                    found.with_context(|| format!("unknown server {name:?}\n{USAGE}"))
                 });
                 plan.peers = peers.collect::<Result<_>>()?;
             }
@@ -77,7 +81,7 @@ fn main() -> Result<ExitCode> {
     println!("{}", result.markdown());
     let missed = result.missed();
     if missed > 0 {
-        println!("{missed} of {} goals are missed", result.goals.len());
+        println!("{missed} of {} goals missed", result.goals.len());
     }
     Ok(ExitCode::from(u8::from(is_check && missed > 0)))
 }

@@ -1,6 +1,7 @@
-//! What Yjs sends, in shapes and scripts of many kinds: what taking it up costs here and in Yjs, and how that grows.
+//! Updates of Yjs in many shapes and scripts: the cost of applying them here and in Yjs.
 //!
-//! `node/shapes.cjs` makes the updates and times Yjs, in a process of its own that stays, so that it runs compiled code.
+//! `node/shapes.cjs` makes the updates and measures Yjs. Its process stays, so that it runs
+//! compiled code.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
@@ -15,22 +16,22 @@ use serde_json::{Value, json};
 
 use crate::table::{Row, Section};
 
-/// The variable that names the folder in which Node finds Yjs.
+/// The environment variable with the folder in which Node finds Yjs.
 const NODE_PATH: &str = "NODE_PATH";
 const SCRIPTS: [&str; 4] = ["ascii", "latin", "chinese", "emoji"];
-/// How large a workload is, and how large it is to see how it grows.
+/// The sizes of a workload; the second one shows the growth.
 const SIZES: [u64; 2] = [400, 4_000];
-/// Growth beyond the tenfold is within this, as trees grow deeper and caches end.
+/// The limit of growth beyond tenfold, because trees become deeper and caches are limited.
 const LINEAR: f64 = 1.6;
 
-/// Measures each shape in each script, or with `is_short` a few of them.
+/// Measures each shape in each script, or a part of them if `is_short`.
 ///
 /// # Errors
-/// When Node or Yjs is missing, or an update of Yjs is refused here.
+/// When Node or Yjs is missing, or our library refuses an update of Yjs.
 pub(crate) fn measure(effort: Effort, is_short: bool) -> Result<Section> {
     let mut section = Section {
         title: "Updates of Yjs, by shape and script",
-        columns: ["here", "Yjs"],
+        columns: ["ours", "Yjs"],
         rows: Vec::new(),
     };
     let mut yjs = Yjs::start()?;
@@ -64,7 +65,7 @@ pub(crate) fn measure(effort: Effort, is_short: bool) -> Result<Section> {
     Ok(section)
 }
 
-/// A process that makes workloads and takes them up.
+/// A process that makes workloads and applies them in Yjs.
 struct Yjs {
     child: Child,
     stdin: ChildStdin,
@@ -76,7 +77,8 @@ impl Yjs {
     fn start() -> Result<Self> {
         ensure!(
             std::env::var_os(NODE_PATH).is_some(),
-            "{NODE_PATH} has to name the folder with Yjs; `cargo xtask bench shapes` sets it"
+            "{NODE_PATH} is not set: it must name the folder with Yjs; `cargo xtask bench shapes` \
+             sets it"
         );
         let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("node/shapes.cjs");
         let mut child = Command::new("node")
@@ -84,9 +86,9 @@ impl Yjs {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .context("starting node")?;
-        let stdin = child.stdin.take().context("no stdin")?;
-        let stdout = BufReader::new(child.stdout.take().context("no stdout")?);
+            .context("cannot start node")?;
+        let stdin = child.stdin.take().context("node has no stdin")?;
+        let stdout = BufReader::new(child.stdout.take().context("node has no stdout")?);
         let file = tempfile::NamedTempFile::new()?;
         Ok(Self {
             child,
@@ -100,7 +102,8 @@ impl Yjs {
         writeln!(self.stdin, "{command}")?;
         let mut line = String::new();
         self.stdout.read_line(&mut line)?;
-        serde_json::from_str(&line).with_context(|| format!("{command}: {line:?}"))
+        serde_json::from_str(&line)
+            .with_context(|| format!("invalid answer of node to {command}: {line:?}"))
     }
 
     fn compare(
@@ -114,10 +117,14 @@ impl Yjs {
         let count: usize = self.ask(&make)?;
         let bytes = std::fs::read(self.file.path())?;
         let updates = updates(&bytes)?;
-        ensure!(updates.len() == count, "{} of {count}", updates.len());
+        ensure!(
+            updates.len() == count,
+            "the file has {} updates, expected {count}",
+            updates.len()
+        );
         let schema = schema()?;
-        take_up(&schema, &updates).with_context(|| format!("{shape}, {script}, {size}"))?;
-        let here = || timed(|| take_up(&schema, &updates)).0;
+        apply(&schema, &updates).with_context(|| format!("{shape}, {script}, {size}"))?;
+        let here = || timed(|| apply(&schema, &updates)).0;
         let mut failed = None;
         let there = || match self.ask::<f64>(&json!({ "apply": true })) {
             Ok(seconds) => Duration::from_secs_f64(seconds),
@@ -138,7 +145,7 @@ impl Drop for Yjs {
     }
 }
 
-/// The schema of what the shapes make.
+/// Returns the schema of the shapes' documents.
 fn schema() -> Result<MeshSchema> {
     let golden: Value =
         serde_json::from_str(include_str!("../../testdata/vectors/documents.json"))?;
@@ -149,20 +156,22 @@ fn updates(mut bytes: &[u8]) -> Result<Vec<&[u8]>> {
     let mut updates = Vec::new();
     while let Some((length, rest)) = bytes.split_first_chunk() {
         let length = usize::try_from(u32::from_le_bytes(*length))?;
-        let (update, rest) = rest.split_at_checked(length).context("the file is cut")?;
+        let (update, rest) = rest
+            .split_at_checked(length)
+            .context("the file with updates is truncated")?;
         updates.push(update);
         bytes = rest;
     }
     Ok(updates)
 }
 
-/// As a room does it: what breaks the schema goes at once.
-fn take_up(schema: &MeshSchema, updates: &[&[u8]]) -> Result<MeshDocument> {
+/// Applies updates as a room does, with a repair of schema violations after each.
+fn apply(schema: &MeshSchema, updates: &[&[u8]]) -> Result<MeshDocument> {
     let mut document = MeshDocument::new(schema.clone(), 1 << 40);
     for update in updates {
         document.apply_update(update)?;
         document.repair();
     }
-    ensure!(!document.has_gap(), "something waits");
+    ensure!(!document.has_gap(), "an update has missing operations");
     Ok(document)
 }

@@ -1,14 +1,14 @@
-//! The table that is printed, in Markdown so that it can go into a document as it is.
+//! The printed tables, in Markdown, so that they fit into a document unchanged.
 
 use std::fmt;
 use std::time::Duration;
 
 use meshagent_bench::harness::Comparison;
 
-/// Figures that are compared in the same way.
+/// A table of figures that are compared in the same way.
 pub(crate) struct Section {
     pub(crate) title: &'static str,
-    /// What is measured, and against what.
+    /// The measured side and the reference side.
     pub(crate) columns: [&'static str; 2],
     pub(crate) rows: Vec<Row>,
 }
@@ -21,7 +21,7 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// A row of durations. Without a goal it is there to be known.
+    /// Creates a row of durations; without a goal it is only information.
     pub(crate) fn durations(what: String, found: Comparison, goal: Option<f64>) -> Self {
         Self {
             what,
@@ -31,7 +31,7 @@ impl Row {
         }
     }
 
-    /// A row of what a large workload takes beside as many small ones.
+    /// Creates a row that compares a large workload with many small ones.
     pub(crate) fn growth(what: String, [many, large]: [Duration; 2], goal: f64) -> Self {
         Self {
             what,
@@ -41,8 +41,8 @@ impl Row {
         }
     }
 
-    /// A row of bytes per element.
-    #[expect(clippy::cast_precision_loss, reason = "a ratio needs no more")]
+    /// Creates a row of bytes per element.
+    #[expect(clippy::cast_precision_loss, reason = "the table shows two decimals")]
     pub(crate) fn bytes(what: String, bytes: [usize; 2], elements: usize, goal: f64) -> Self {
         let each = bytes.map(|bytes| bytes as f64 / elements.max(1) as f64);
         Self {
@@ -115,7 +115,7 @@ impl fmt::Display for Section {
     }
 }
 
-/// Three digits and a unit.
+/// Formats a duration with three digits and a unit.
 fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     let (number, unit) = match seconds {

@@ -9,10 +9,10 @@ use meshagent_bench::{documents, engine};
 
 use crate::table::{Row, Section};
 
-/// How much longer than the bare engine we may take, with events and the index on.
+/// The allowed ratio to yrs alone, with events and the index on.
 const GOAL: f64 = 1.15;
 
-/// How many steps of the long history a short run looks at.
+/// The number of steps of the long history in a short run.
 const SHORT_STEPS: usize = 60_000;
 
 pub(crate) fn measure(effort: Effort, is_short: bool) -> Result<Section> {
@@ -48,7 +48,7 @@ fn apply(name: &str, effort: Effort, trace: &Trace, goal: Option<f64>) -> Result
         document.watch(true);
         let (time, ()) = timed(|| {
             for update in &trace.updates {
-                document.apply_update(update).expect("the update is sound");
+                document.apply_update(update).expect("the update is valid");
                 while let Some(event) = document.poll_event() {
                     black_box(event);
                 }
@@ -69,10 +69,13 @@ fn apply(name: &str, effort: Effort, trace: &Trace, goal: Option<f64>) -> Result
         timed(apply).0
     };
     let found = compare(effort, ours, yrs);
-    let document = last.context("no round was made")?;
+    let document = last.context("no round was measured")?;
     let text = document.node(TEXT_ID).and_then(|element| element.text());
     let text = text.map(|text| text.to_plain());
-    ensure!(text.as_ref() == Some(&trace.end), "{name} ends otherwise");
+    ensure!(
+        text.as_ref() == Some(&trace.end),
+        "the final text of {name} does not match"
+    );
     let what = format!("{name}: apply {} updates", trace.updates.len());
     Ok(Row::durations(what, found, goal))
 }

@@ -1,4 +1,4 @@
-//! Real editing histories as updates, each made by the engine where its author typed it.
+//! Real editing histories as updates; yrs makes each on its author's replica.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -17,21 +17,21 @@ use crate::engine;
 /// The `$id` of the element that holds the text.
 pub const TEXT_ID: &str = "t";
 
-/// A history: the document in which it begins, and one update for each of its steps.
+/// A history: the initial document, and one update for each step.
 #[derive(Debug)]
 pub struct Trace {
-    /// The document with an empty text.
+    /// The state of the initial document, with an empty text.
     pub start: Vec<u8>,
-    /// The steps.
+    /// The updates of all steps.
     pub updates: Vec<Vec<u8>>,
-    /// The text at the end.
+    /// The final text.
     pub end: String,
 }
 
-/// A history of one author, one update per character.
+/// Reads a history of one author, with one update per character.
 ///
 /// # Errors
-/// If `testdata/traces` does not hold it, or holds something else.
+/// If `testdata/traces` has no such file, or the file is not valid.
 pub fn sequential(name: &str, steps: usize) -> Result<Trace> {
     let trace = read(name)?;
     let start = start();
@@ -58,22 +58,26 @@ pub fn sequential(name: &str, steps: usize) -> Result<Trace> {
     })
 }
 
-/// A history of several authors at once, one update per transaction.
+/// Reads a history of several concurrent authors, with one update per transaction.
 ///
 /// # Errors
-/// If `testdata/traces` does not hold it, or holds something else.
+/// If `testdata/traces` has no such file, or the file is not valid.
 pub fn concurrent(name: &str) -> Result<Trace> {
     let trace = read(name)?;
     let transactions = list(&trace["txns"])?;
     let start = start();
     let mut authors = Vec::new();
-    for agent in 0..trace["numAgents"].as_u64().context("numAgents")? {
+    let agents = trace["numAgents"].as_u64();
+    for agent in 0..agents.context("the trace has no number \"numAgents\"")? {
         authors.push(Author::new(agent + 2, transactions.len(), &start));
     }
     let mut updates: Vec<Vec<u8>> = Vec::with_capacity(transactions.len());
     for (index, one) in transactions.iter().enumerate() {
-        let agent = usize::try_from(one["agent"].as_u64().context("agent")?)?;
-        let author = authors.get_mut(agent).context("no such agent")?;
+        let agent = one["agent"].as_u64();
+        let agent = agent.context("a transaction has no number \"agent\"")?;
+        let author = authors
+            .get_mut(usize::try_from(agent)?)
+            .with_context(|| format!("a transaction has the unknown agent {agent}"))?;
         for missing in ancestors(transactions, one, &author.seen)? {
             engine::apply(&author.doc, &updates[missing]);
             author.seen[missing] = true;
@@ -101,7 +105,7 @@ pub fn concurrent(name: &str) -> Result<Trace> {
     })
 }
 
-/// An author's replica, and which transactions it has seen.
+/// An author's replica, with the transactions that it has seen.
 struct Author {
     doc: Doc,
     text: XmlTextRef,
@@ -139,14 +143,18 @@ fn start() -> Vec<u8> {
     transaction.encode_update_v1()
 }
 
-/// `[position, deleted, inserted]`, in characters, all of which are one UTF-16 unit here.
+/// Applies a patch `[position, deleted, inserted]`, in characters of one UTF-16 unit each.
 fn edit(text: &XmlTextRef, transaction: &mut yrs::TransactionMut<'_>, patch: &Value) -> Result<()> {
     let number = |index: usize| -> Result<u32> {
-        let number = patch[index].as_u64().context("a patch has two numbers")?;
+        let number = patch[index]
+            .as_u64()
+            .with_context(|| format!("expected a patch with two numbers, found {patch}"))?;
         Ok(u32::try_from(number)?)
     };
     let (at, deleted) = (number(0)?, number(1)?);
-    let inserted = patch[2].as_str().context("a patch has a text")?;
+    let inserted = patch[2]
+        .as_str()
+        .with_context(|| format!("expected a patch with a text, found {patch}"))?;
     if deleted > 0 {
         text.remove_range(transaction, at, deleted);
     }
@@ -156,11 +164,11 @@ fn edit(text: &XmlTextRef, transaction: &mut yrs::TransactionMut<'_>, patch: &Va
     Ok(())
 }
 
-/// All transactions that this one builds on and that were not seen, in order.
+/// Returns all unseen transactions that a transaction builds on, in order.
 fn ancestors(transactions: &[Value], of: &Value, seen: &[bool]) -> Result<Vec<usize>> {
     let parents = |one: &Value| -> Result<Vec<usize>> {
         let parents = list(&one["parents"])?.iter();
-        let parents = parents.map(|index| index.as_u64().context("parents are numbers"));
+        let parents = parents.map(|index| index.as_u64().context("a parent is not a number"));
         parents.map(|index| Ok(usize::try_from(index?)?)).collect()
     };
     let mut found = BTreeSet::new();
@@ -174,13 +182,15 @@ fn ancestors(transactions: &[Value], of: &Value, seen: &[bool]) -> Result<Vec<us
 }
 
 fn list(value: &Value) -> Result<&Vec<Value>> {
-    value.as_array().context("a list is missing in the trace")
+    value
+        .as_array()
+        .with_context(|| format!("expected a list in the trace, found {value}"))
 }
 
 fn read(name: &str) -> Result<Value> {
     let traces = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/traces");
     let path = traces.join(format!("{name}.json.gz"));
-    let file = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
+    let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
     let mut json = String::new();
     flate2::read::GzDecoder::new(file).read_to_string(&mut json)?;
     Ok(serde_json::from_str(&json)?)

@@ -8,7 +8,7 @@ use anyhow::Result;
 use crate::process::{cargo, run};
 use crate::{BUILD_LIMIT, target_dir};
 
-/// Some seventy attacks, each with its baseline and its aftermath.
+/// The limit for some ninety attacks, each with its baseline and its aftermath.
 const RUN_LIMIT: Duration = Duration::from_hours(2);
 
 pub(crate) fn abuse(arguments: &[&str]) -> Result<()> {
@@ -19,8 +19,10 @@ pub(crate) fn abuse(arguments: &[&str]) -> Result<()> {
     build_and_run(profile, arguments)
 }
 
-/// What holds on any machine, among all other checks: the process lives within its bound of memory, and nothing that was
-/// acknowledged to the innocent participants is lost. Delays mean something in a release build only.
+/// Runs the short form, for CI.
+///
+/// It checks what holds on any machine: the process stays within its memory bound, and loses no
+/// acknowledged edit of the innocent participants. Delays mean something only in a release build.
 pub(crate) fn check_shortly() -> Result<()> {
     build_and_run("dev", &["--short", "--check"])
 }

@@ -1,5 +1,6 @@
-//! The Autobahn suite against the server's WebSocket reader. It wants `CPython` 2.7, and is installed once into
-//! `target/autobahn`.
+//! The Autobahn suite against the server's WebSocket reader.
+//!
+//! The suite needs `CPython` 2.7, and is installed once into `target/autobahn`.
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -16,10 +17,11 @@ use crate::{BUILD_LIMIT, target_dir};
 const SUITE: &str = "autobahntestsuite==0.8.2";
 const LIMIT: Duration = Duration::from_mins(30);
 
-/// Whether texts are UTF-8 (6), as the server takes no texts, and compression (12, 13), which it does not offer.
+/// The excluded cases: UTF-8 in texts (6), because the server accepts no texts, and compression
+/// (12, 13), which it does not offer.
 const EXCLUDED: [&str; 3] = ["6.*", "12.*", "13.*"];
 
-/// Runs the suite, and fails on a case that is not as strict as the RFC.
+/// Runs the suite, and fails if the server is less strict than the RFC in a case.
 pub(crate) fn autobahn() -> Result<()> {
     let python = python()?;
     let home = target_dir().join("autobahn");
@@ -35,7 +37,7 @@ pub(crate) fn autobahn() -> Result<()> {
     let build = ["test", "-p", "meshagent-server", "--lib", "--no-run"];
     run(cargo(&build), BUILD_LIMIT)?;
 
-    // A port that is free now is as good as one that was agreed on.
+    // A port that is free now needs no agreement.
     let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
     let mut server = cargo(&["test", "--quiet", "-p", "meshagent-server", "--lib", "--"]);
     server
@@ -48,7 +50,7 @@ pub(crate) fn autobahn() -> Result<()> {
         .stdout(Stdio::null());
     let mut server = server.spawn().context("starting the echo server")?;
     let ran = wait_for(&address).and_then(|()| cases(&python, &packages, &home, &address));
-    // The test program is cargo's child, and gets no signal from here.
+    // The test program is a child of cargo, so no signal from here reaches it.
     let _stopped = capture("pkill", &["-P", &server.id().to_string()]);
     server.kill()?;
     server.wait()?;
@@ -87,7 +89,7 @@ fn cases(python: &Path, packages: &Path, home: &Path, address: &str) -> Result<(
     });
     let spec_file = home.join("spec.json");
     std::fs::write(&spec_file, spec.to_string())?;
-    // A namespace among the packages is only found from a directory of that kind.
+    // Python finds a namespace package only in a site-packages directory.
     let start = "import os, site; site.addsitedir(os.environ['PYTHONPATH']); \
                  from autobahntestsuite.wstest import run; run()";
     let mut suite = Command::new(python);
@@ -101,7 +103,7 @@ fn cases(python: &Path, packages: &Path, home: &Path, address: &str) -> Result<(
     run(suite, LIMIT)
 }
 
-/// Counts the verdicts, and names what failed.
+/// Counts the verdicts, and prints the failed cases.
 fn report(index: &Path) -> Result<()> {
     let text = std::fs::read(index).with_context(|| format!("reading {}", index.display()))?;
     let index: Value = serde_json::from_slice(&text)?;

@@ -9,7 +9,7 @@ use crate::process::{cargo, run};
 use crate::{BUILD_LIMIT, interop, target_dir};
 
 const RUN_LIMIT: Duration = Duration::from_mins(15);
-/// Eight scenarios with five servers, three times each; and what has to be installed before.
+/// The limit for nine scenarios with six servers, three times each, and for their installation.
 const SERVERS_LIMIT: Duration = Duration::from_hours(2);
 
 pub(crate) fn bench(arguments: &[&str]) -> Result<()> {
@@ -21,15 +21,17 @@ pub(crate) fn bench(arguments: &[&str]) -> Result<()> {
     measure("release", arguments)
 }
 
-/// What of it holds on any machine, among all other checks: how much memory documents take. That every other figure can
-/// be taken is tested; times mean something in a release build only, and where nothing else runs.
+/// Checks the memory of documents, for CI.
+///
+/// Memory is the only goal that holds on any machine: times mean something only in a release build
+/// on a machine without other load. A unit test checks that every other section runs.
 pub(crate) fn check_shortly() -> Result<()> {
     let build = ["build", "-p", "meshagent-bench", "--bins"];
     run(cargo(&build), BUILD_LIMIT)?;
     measure("debug", &["--short", "--check", "memory"])
 }
 
-/// Our server beside others, each on a core of its own, with the generator on the other.
+/// Measures the servers, each on a core of its own, with the generator on the other core.
 fn servers(arguments: &[&str]) -> Result<()> {
     let build = [
         "build",
@@ -47,8 +49,10 @@ fn servers(arguments: &[&str]) -> Result<()> {
     run(pinned, SERVERS_LIMIT)
 }
 
-/// Each scenario in small: what is counted is held against what was sent, and no time against anything. Y-Sweet is left
-/// out, as building it takes longer than all the rest.
+/// Runs each scenario with small numbers, for CI.
+///
+/// Counts must match what was sent; times have no goals. Y-Sweet is excluded, because its build
+/// takes longer than everything else.
 pub(crate) fn check_servers() -> Result<()> {
     let build = [
         "build",
@@ -64,7 +68,7 @@ pub(crate) fn check_servers() -> Result<()> {
         "--short",
         "--check",
         "--peers",
-        "ours,hocuspocus,y-websocket,relay",
+        "ours,hocuspocus,y-websocket,relay,batching-relay",
     ]);
     run(generator, RUN_LIMIT)
 }

@@ -1,5 +1,7 @@
-//! Feeds the fuzz targets of `crates/*/fuzz`, each for a while. They begin with what the published
-//! SDKs wrote (`testdata/vectors`) and with what earlier runs found (`target/fuzz/corpus`).
+//! Runs the fuzz targets of `crates/*/fuzz`, each for some time.
+//!
+//! The seeds come from the published SDKs (`testdata/vectors`) and from earlier runs
+//! (`target/fuzz/corpus`).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,13 +16,13 @@ use serde_json::{Value, json};
 use crate::process::{capture, run};
 use crate::{BUILD_LIMIT, target_dir, workspace_root};
 
-/// How long each target runs if nobody says otherwise.
+/// The default time of each target.
 const SECONDS: u64 = 60;
 
-/// How long each target runs among all other checks.
+/// The time of each target in CI.
 const SHORT_SECONDS: u64 = 10;
 
-/// How much longer than it is told a target may take, to start and to end.
+/// The time that a target may take in addition, to start and to end.
 const GRACE: Duration = Duration::from_mins(2);
 
 const USAGE: &str = "usage: cargo xtask fuzz [--seconds N] [TARGET...]";
@@ -50,7 +52,7 @@ pub(crate) fn fuzz(arguments: &[&str]) -> Result<()> {
     run_targets(&targets, seconds)
 }
 
-/// A look in passing, where the tools are there.
+/// Runs all targets for a short time, if the tools are installed.
 pub(crate) fn fuzz_shortly() -> Result<()> {
     if let Some(missing) = missing_tool() {
         println!("xtask: FUZZING IS SKIPPED: {missing}");
@@ -59,7 +61,7 @@ pub(crate) fn fuzz_shortly() -> Result<()> {
     run_targets(&targets()?, SHORT_SECONDS)
 }
 
-/// What has to be installed first, if something has to.
+/// Returns which tool is missing, and how to install it.
 fn missing_tool() -> Option<&'static str> {
     if capture("rustup", &["run", "nightly", "rustc", "--version"]).is_err() {
         return Some(
@@ -74,7 +76,7 @@ fn missing_tool() -> Option<&'static str> {
 
 fn run_targets(targets: &[Target], seconds: u64) -> Result<()> {
     let directory = target_dir().join("fuzz");
-    // All are built before the first runs, so that building takes nobody's time.
+    // All targets are built before the first one runs, so that no build counts as running time.
     for of_one_crate in targets.chunk_by(|one, next| one.fuzz_dir == next.fuzz_dir) {
         let mut build = cargo_fuzz("build", &of_one_crate[0], &directory);
         if let [only] = of_one_crate {
@@ -100,7 +102,7 @@ fn run_targets(targets: &[Target], seconds: u64) -> Result<()> {
     Ok(())
 }
 
-/// `cargo fuzz` by the nightly compiler, whichever compiler runs this.
+/// Returns `cargo fuzz` with the nightly compiler, whichever compiler runs this program.
 fn cargo_fuzz(subcommand: &str, target: &Target, directory: &Path) -> Command {
     let mut command = Command::new("rustup");
     command
@@ -119,7 +121,7 @@ struct Target {
     name: String,
 }
 
-/// All targets, by crate and name.
+/// Returns all targets, by crate and name.
 fn targets() -> Result<Vec<Target>> {
     let mut targets = Vec::new();
     for entry in fs::read_dir(workspace_root().join("crates"))? {
@@ -142,7 +144,7 @@ fn targets() -> Result<Vec<Target>> {
     Ok(targets)
 }
 
-/// Something for a target to begin with.
+/// A seed of a target.
 fn write_seeds(target: &str, directory: &Path) -> Result<()> {
     fs::create_dir_all(directory)?;
     let seeds = match target {
@@ -153,7 +155,7 @@ fn write_seeds(target: &str, directory: &Path) -> Result<()> {
         "packet" => packets()?,
         "schema_json" => schemas()?,
         "token" => tokens()?,
-        // It takes numbers and texts in no form that could be prepared.
+        // This target's input has no format that a seed could have.
         _ => Vec::new(),
     };
     for (index, seed) in seeds.iter().enumerate() {
@@ -162,7 +164,7 @@ fn write_seeds(target: &str, directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What the SDKs sent: one by one, and all that led to a document, each behind its length.
+/// Returns the updates of the SDKs, each alone, and all of a document with their lengths.
 fn updates() -> Result<Vec<Vec<u8>>> {
     let vectors = vectors("documents.json")?;
     let with_length = |update: &Value| -> Result<Vec<u8>> {
@@ -193,7 +195,8 @@ fn updates() -> Result<Vec<Vec<u8>>> {
     Ok(seeds)
 }
 
-/// The same, sent by the one who may write, or all but the first by the one who may not.
+/// Returns the same updates from a writer, or all except the first from a participant that may not
+/// write.
 fn updates_by_sender() -> Result<Vec<Vec<u8>>> {
     let mut seeds = Vec::new();
     for updates in updates()? {
@@ -212,7 +215,7 @@ fn updates_by_sender() -> Result<Vec<Vec<u8>>> {
     Ok(seeds)
 }
 
-/// One patch for each operation.
+/// Returns a patch for each operation.
 fn patches() -> Vec<Vec<u8>> {
     let body = "/document/content/1/body";
     let patches = json!([
@@ -229,7 +232,7 @@ fn patches() -> Vec<Vec<u8>> {
     patches.map(|patch| patch.to_string().into()).collect()
 }
 
-/// Schemas as the SDKs print them.
+/// Returns schemas as the SDKs print them.
 fn schemas() -> Result<Vec<Vec<u8>>> {
     let vectors = vectors("schemas.json")?;
     let mut seeds = Vec::new();
@@ -240,7 +243,7 @@ fn schemas() -> Result<Vec<Vec<u8>>> {
     Ok(seeds)
 }
 
-/// Each content that the SDKs pack, as the arguments of a call, as a chunk in both directions, and as an answer.
+/// Returns each content of the SDKs: in a call, in a chunk of both directions, and in an answer.
 fn messages() -> Result<Vec<Vec<u8>>> {
     let vectors = vectors("contents.json")?;
     let mut seeds = Vec::new();
@@ -290,7 +293,7 @@ fn messages() -> Result<Vec<Vec<u8>>> {
     ] {
         seeds.push([&[kind, 1][..], header.to_string().as_bytes()].concat());
     }
-    // What the tools of `sync` and `storage` are called with.
+    // The inputs of the tools of `sync` and `storage`.
     for arguments in [
         json!({"type": "json", "json": {"path": "a.document", "json": {"document": {}}, "schema": null}}),
         json!({"type": "binary", "headers": {"kind": "start", "path": "a", "create": true, "vector": "AA==", "chunk_size": 9}}),
@@ -303,7 +306,7 @@ fn messages() -> Result<Vec<Vec<u8>>> {
     Ok(seeds)
 }
 
-/// Messages in packets as the SDKs cut them, each packet behind a zero and its length.
+/// Returns messages in the SDKs' packets, each packet after a zero and its length.
 fn packets() -> Result<Vec<Vec<u8>>> {
     let vectors = vectors("packets.json")?;
     let mut seeds = Vec::new();
@@ -326,7 +329,7 @@ fn packets() -> Result<Vec<Vec<u8>>> {
     Ok(seeds)
 }
 
-/// The SDKs' claims, to be signed by the target, and their tokens as they are.
+/// Returns the SDKs' claims, which the target signs, and their tokens unchanged.
 fn tokens() -> Result<Vec<Vec<u8>>> {
     let vectors = vectors("tokens.json")?;
     let npm = vectors["npm"]["tokens"].as_object();

@@ -1,5 +1,6 @@
-//! Installs the published SDKs that the interop tests run, at the versions that `interop/` pins, into
-//! `target/interop`. What is there already at those versions is used again.
+//! Installs the published SDKs for the interop tests into `target/interop`.
+//!
+//! `interop/` pins their versions. An installation of the same versions is reused.
 
 use std::collections::hash_map::DefaultHasher;
 use std::fs;
@@ -13,12 +14,12 @@ use anyhow::{Context as _, Result, bail};
 use crate::process::{capture, run};
 use crate::workspace_root;
 
-/// The Python packages weigh about a gigabyte.
+/// The limit of an installation: the Python packages have about a gigabyte.
 const INSTALL_LIMIT: Duration = Duration::from_mins(15);
 
 pub(crate) fn prepare() -> Result<()> {
     let pins = workspace_root().join("interop");
-    // Not the cargo target directory: the tests look for the cache from the repository, whatever that is.
+    // The tests look for the cache in the repository, wherever cargo's target directory is.
     let cache = workspace_root().join("target").join("interop");
     install(
         &cache.join("python"),
@@ -34,14 +35,15 @@ pub(crate) fn prepare() -> Result<()> {
     )
 }
 
-/// Where the npm packages are that [`prepare`] installs.
+/// Returns the folder of the npm packages that [`prepare`] installs.
 pub(crate) fn node_modules() -> PathBuf {
     let cache = workspace_root().join("target").join("interop");
     cache.join("node").join("node_modules")
 }
 
-/// Calls `install_into` on an empty directory unless the directory's stamp says that these pins are
-/// installed. The stamp is written last, so that a broken installation is never taken for a good one.
+/// Calls `install_into` on an empty directory, unless the directory's stamp has the same pins.
+///
+/// The stamp is written last, so that a broken installation never counts as a good one.
 fn install(
     directory: &Path,
     pins: &Path,
@@ -106,7 +108,7 @@ fn install_node(directory: &Path, pins: &Path) -> Result<()> {
     run(npm, INSTALL_LIMIT)
 }
 
-/// The published Python packages ask for `CPython` 3.13.
+/// Finds `CPython` 3.13, which the published Python packages require.
 fn find_python() -> Result<PathBuf> {
     let is_3_13 = |candidate: &Path| {
         capture(

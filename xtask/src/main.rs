@@ -1,7 +1,6 @@
-//! The one place that knows how the workspace is checked. It only starts other programs; what they
-//! test lives with them.
+//! All checks of the workspace in one place; this program only starts the programs that test.
 
-#![expect(clippy::print_stdout, reason = "a command says what it does")]
+#![expect(clippy::print_stdout, reason = "commands print their progress")]
 
 mod abuse;
 mod autobahn;
@@ -26,44 +25,46 @@ const USAGE: &str = "\
 usage: cargo xtask <command>
 
   test [--no-interop]   all tests, those with the published SDKs among them
-  interop [TEST...]     install the published SDKs if needed, then run the interop tests; MESHAGENT_BIN names
-                        another binary than target/debug/meshagent
+  interop [TEST...]     install the published SDKs if needed, then run the interop tests;
+                        MESHAGENT_BIN names another binary than target/debug/meshagent
   interop --install-only
   conformance [--seeds N] [--from N]
-                        random scripts on our document, Yjs and pycrdt: 1000 seeds, or from this one on;
-                        `--from N` alone repeats one
-  conformance --differential [--seeds N] [--from N]
-                        our engine beside Yjs at each step, with all kinds of content: 5000 scripts, or from this
+                        random scripts on our document, Yjs and pycrdt: 1000 seeds, or from this
                         one on; `--from N` alone repeats one
+  conformance --differential [--seeds N] [--from N]
+                        our engine beside Yjs at each step, with all kinds of content: 5000
+                        scripts, or from this one on; `--from N` alone repeats one
   sim [--seeds N] [--from N] [--verbose]
-                        simulates the whole server: 10000 seeds, or from this one on; `--from N` alone repeats
-                        one, and `--verbose` shows its steps
+                        simulates the whole server: 10000 seeds, or from this one on; `--from N`
+                        alone repeats one, and `--verbose` shows its steps
   bench [--short] [--check] [SECTION...]
                         the figures of the document library, in a release build
   bench servers [--short] [--check] [--runs N] [--peers LIST] [--out DIR] [SCENARIO...]
-                        our server beside Hocuspocus, Y-Sweet, y-websocket and a bare relay
+                        our server beside Hocuspocus, Y-Sweet, y-websocket and bare relays
   abuse [--profile NAME] [--short] [--check] [--list] [--out FILE] [NAME...]
-                        attacks on the server binary beside innocent participants, in a release build or that of
-                        another profile; MESHAGENT_BIN names another binary
-  autobahn              the cases of the Autobahn suite on the server's WebSocket reader; wants CPython 2.7
-  man [DIR]             the man pages of the command line tool, in target/man or there
-  picture               runs two participants of a real server and draws the session as docs/demo.svg
+                        attacks on the server binary beside innocent participants, in a release
+                        build or with another profile; MESHAGENT_BIN names another binary
+  autobahn              the cases of the Autobahn suite on the server's WebSocket reader; needs
+                        CPython 2.7
+  man [DIR]             the man pages of the command line tool, in target/man or DIR
+  picture               runs two participants of a real server and draws the session as
+                        docs/demo.svg
   wasm                  the tests of the pure crates on wasm32 under Node
   fuzz [--seconds N] [TARGET...]
-                        the fuzz targets, each for so long (60)
+                        the fuzz targets, each for N seconds [default: 60]
   ci                    formatting, lints, dependency policy, a little fuzzing, then all tests";
 
-/// A cold release build on two cores takes minutes; nothing here may hang for ever.
+/// The limit of a build: a cold release build on two cores takes minutes.
 const BUILD_LIMIT: Duration = Duration::from_mins(25);
 
-/// All tests, built and run.
+/// The limit for all tests, with their build.
 const TEST_LIMIT: Duration = Duration::from_hours(1);
 
 const CONFORMANCE_SEEDS: u64 = 1000;
 
 const DIFFERENTIAL_SCRIPTS: u64 = 5000;
 
-/// A seed takes about 0.1 s, a script of the differential test half a second, and somebody may want ten thousand.
+/// The limit of a conformance run: ten thousand seeds of 0.1 s, or differential scripts of 0.5 s.
 const CONFORMANCE_LIMIT: Duration = Duration::from_hours(3);
 
 fn main() -> Result<()> {
@@ -93,12 +94,13 @@ fn main() -> Result<()> {
     }
 }
 
-/// All in one go: each part by itself would build what they share with other features.
+/// Runs all tests in one command: separate parts would build their common crates with different
+/// features.
 fn test(with_interop: bool) -> Result<()> {
-    // All failures of a run, not only those of the first program that has any.
+    // `--no-fail-fast` shows all failures, not only those of the first program with a failure.
     let mut tests = cargo(&["test", "--workspace", "--no-fail-fast"]);
     if with_interop {
-        // They run the binary that is built along with the tests.
+        // The interop tests run the binary that cargo builds with the tests.
         interop::prepare()?;
     } else {
         tests.args(["--exclude", "interop"]);
@@ -116,7 +118,7 @@ fn test(with_interop: bool) -> Result<()> {
 fn interop(filters: &[&str]) -> Result<()> {
     run(cargo(&["build", "-p", "meshagent-cli"]), BUILD_LIMIT)?;
     interop::prepare()?;
-    // A test that is skipped for want of the API page says so; a passing test says nothing else.
+    // A test that is skipped without the API page prints that, and a passing test prints nothing.
     let mut tests = cargo(&["test", "-p", "interop", "--", "--show-output"]);
     tests.args(filters);
     if std::env::var_os("MESHAGENT_BIN").is_none() {

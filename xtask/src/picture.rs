@@ -150,7 +150,8 @@ fn script(lines: &[&str]) -> String {
 fn session(home: &Path) -> Result<Transcript> {
     let mut transcript = Transcript::default();
 
-    // The session takes a free port and can run beside another server; the picture shows the default port.
+    // The session takes a free port and can run beside another server; the picture shows the
+    // default port.
     let mut server = Running::start(home, &format!("{} --listen 127.0.0.1:0", script(SERVE)))?;
     transcript.input(Terminal::Server, SERVE);
     let ready = loop {
@@ -254,7 +255,8 @@ const MARGIN: usize = 16;
 const STEP_SECONDS: f64 = 0.5;
 
 const STYLE: &str = "\
-text { font: 14px ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace; white-space: pre; }
+text { font: 14px ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace; \
+white-space: pre; }
 .title { fill: #8b949e; font-weight: bold; }
 .input { fill: #e6edf3; }
 .output { fill: #7ee787; }
@@ -308,8 +310,8 @@ fn render(transcript: &Transcript) -> String {
     }
     let height = y - MARGIN / 2;
     format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" xml:space=\"preserve\" role=\"img\" width=\"{width}\" height=\"{height}\" \
-         viewBox=\"0 0 {width} {height}\">\n\
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" xml:space=\"preserve\" role=\"img\" \
+         width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\">\n\
          <title>Two participants of a room: Ben edits a document while Ana watches it</title>\n\
          <style>\n{STYLE}\n</style>\n{windows}</svg>\n"
     )

@@ -1,4 +1,4 @@
-//! Starting other programs, each within a time limit.
+//! Starts other programs, each within a time limit.
 
 use std::process::{Command, Stdio};
 use std::thread::sleep;
@@ -8,14 +8,14 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::workspace_root;
 
-/// `cargo` with these arguments, in the workspace.
+/// Returns `cargo` with these arguments, in the workspace.
 pub(crate) fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(args).current_dir(workspace_root());
     command
 }
 
-/// Runs the command with our terminal; an exit code other than 0 and a passed limit are errors.
+/// Runs the command with our terminal; an exit code other than 0 or a timeout is an error.
 pub(crate) fn run(mut command: Command, limit: Duration) -> Result<()> {
     let line = describe(&command);
     println!("xtask: {line}");
@@ -37,7 +37,7 @@ pub(crate) fn run(mut command: Command, limit: Duration) -> Result<()> {
     }
 }
 
-/// What the program prints, if it ends well.
+/// Returns the output of a program; an exit code other than 0 is an error.
 pub(crate) fn capture(program: &str, args: &[&str]) -> Result<String> {
     let output = Command::new(program)
         .args(args)

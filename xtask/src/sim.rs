@@ -8,7 +8,7 @@ use anyhow::Result;
 use crate::process::{cargo, run};
 use crate::{BUILD_LIMIT, target_dir};
 
-/// A seed takes some hundredths of a second, and somebody may want a hundred thousand.
+/// The limit of a run: a hundred thousand seeds of some hundredths of a second.
 const RUN_LIMIT: Duration = Duration::from_hours(2);
 
 pub(crate) fn sim(arguments: &[&str]) -> Result<()> {

@@ -1,6 +1,7 @@
-//! What holds for all sources, as tests: headers, the purity of the pure crates, sizes, documents.
+//! Tests of all sources: headers, the purity of the pure crates, sizes, documents.
 
 mod prose;
+mod size;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,10 +13,10 @@ use crate::workspace_root;
 /// Crates that open no socket and start no task.
 const PURE: [&str; 3] = ["document", "protocol", "store"];
 
-/// What a crate with I/O of its own would have in its tree.
+/// Dependencies of crates with I/O.
 const RUNTIMES: [&str; 5] = ["tokio", "mio", "socket2", "async-std", "smol"];
 
-/// What a pure crate's sources don't mention: sockets, files, threads, clocks.
+/// Text that a pure crate's sources do not contain: sockets, files, threads, clocks.
 const IMPURE: [&str; 7] = [
     "std::net",
     "std::fs",
@@ -74,7 +75,7 @@ fn pure_crates_mention_no_world() {
             if is_test {
                 continue;
             }
-            // What follows `#[cfg(test)]` at the margin is the module of tests, at a file's end.
+            // An unindented `#[cfg(test)]` begins the module of tests, at the end of a file.
             let text = read(&path);
             let code = text.split("\n#[cfg(test)]").next().unwrap_or_default();
             for line in code
@@ -96,7 +97,7 @@ fn pure_crates_mention_no_world() {
     );
 }
 
-/// What the standard library calls a test is none under wasm-bindgen's runner, and would be left out there.
+/// The runner of wasm-bindgen skips the standard library's tests.
 #[test]
 fn tests_of_wasm_crates_run_on_wasm() {
     let tested = tracked_files(&["crates/document/src/*.rs", "crates/protocol/tests/*.rs"]);
@@ -114,11 +115,11 @@ fn tests_of_wasm_crates_run_on_wasm() {
     );
 }
 
-/// A person who looks a method up finds how it is used, by an example that is run as a test.
+/// Each public method has an example, which is run as a test.
 #[test]
 fn every_public_method_of_the_client_has_an_example() {
     let mut without = Vec::new();
-    // The simulation has a door of its own, which only it uses.
+    // Only the simulation uses its own entry points.
     let mut files = tracked_files(&["crates/client/src/*.rs"]);
     files.retain(|path| path != "crates/client/src/simulation.rs");
     for path in files {
@@ -160,7 +161,7 @@ fn the_protocol_is_documented() {
     );
 }
 
-/// The interop tests pin versions, not the host that a developer's registry settings happened to name.
+/// The interop tests pin versions, not the host of a developer's registry settings.
 #[test]
 fn the_lock_file_of_the_published_sdk_names_no_host() {
     assert!(!read("interop/package-lock.json").contains("\"resolved\""));
@@ -168,7 +169,7 @@ fn the_lock_file_of_the_published_sdk_names_no_host() {
     assert!(!read("interop/constraints.txt").contains("://"));
 }
 
-/// Paths of files that git tracks and that are there, relative to the root.
+/// Returns the existing files that git tracks, relative to the root.
 fn tracked_files(patterns: &[&str]) -> Vec<String> {
     let listing = capture("git", &[&["ls-files", "--"], patterns].concat()).unwrap();
     listing

@@ -1,5 +1,7 @@
-//! The pure crates on wasm32: their unit tests under Node, by the runner of wasm-bindgen, which has to have
-//! exactly the version that the tests were built with. It is installed into `target/tools` once.
+//! The unit tests of the pure crates on wasm32 under Node, with the runner of wasm-bindgen.
+//!
+//! The runner must have exactly the version that the tests were built with. It is installed into
+//! `target/tools` once.
 
 use std::env::consts::EXE_SUFFIX;
 use std::fs;
@@ -15,16 +17,16 @@ const TARGET: &str = "wasm32-unknown-unknown";
 
 const RUNNER: &str = "wasm-bindgen-test-runner";
 
-/// The runner's sources and what it depends on are downloaded and built.
+/// The limit of the runner's installation, with downloads and builds of its dependencies.
 const INSTALL_LIMIT: Duration = Duration::from_mins(20);
 
-/// Runs the tests.
+/// Runs the tests on wasm32.
 pub(crate) fn test() -> Result<()> {
     ensure!(
         is_target_installed(),
         "{TARGET} is not installed: run `rustup target add {TARGET}`"
     );
-    // Without what tests depend on, which may switch on more than the crates ask for.
+    // Without dev-dependencies, which may enable more features than the crates request.
     let mut check = cargo(&["check", "--target", TARGET]);
     check.args(["-p", "meshagent-document", "-p", "meshagent-protocol"]);
     run(check, BUILD_LIMIT)?;
@@ -54,7 +56,7 @@ fn runner() -> Result<PathBuf> {
         return Ok(found);
     }
     let install = |options: &[&str]| {
-        // Without optimisation, which would take minutes: it is to run a few small tests.
+        // An optimised build would take minutes, and the runner only runs a few small tests.
         let mut install = cargo(&["install", "--quiet", "--force", "--debug"]);
         install
             .args(options)
@@ -64,13 +66,13 @@ fn runner() -> Result<PathBuf> {
             .arg(format!("wasm-bindgen-cli@{version}"));
         run(install, INSTALL_LIMIT)
     };
-    // A mirror of the registry may lack the newest of the versions that the lock file names.
+    // A mirror of the registry may lack the newest versions of the lock file.
     install(&["--locked"]).or_else(|_| install(&[]))?;
     ensure!(is_right(&ours), "{RUNNER} {version} was not installed");
     Ok(ours)
 }
 
-/// The version of wasm-bindgen in `Cargo.lock`.
+/// Returns the version of wasm-bindgen in `Cargo.lock`.
 fn locked_version() -> Result<String> {
     let path = workspace_root().join("Cargo.lock");
     let lock = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;

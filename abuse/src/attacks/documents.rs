@@ -1,4 +1,4 @@
-//! Whole documents: schemas, descriptions, patches, creations, opens, and one that is large.
+//! Attacks on whole documents: schemas, descriptions, patches, creations, opens, a large document.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -6,26 +6,24 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::attack::{Attack, Said};
+use crate::attack::{Attack, AttackResult};
 use crate::forge::{Ops, Place, state_vector};
 use crate::stage::{ELSEWHERE, Stage, token, token_for, verdict};
 
 pub(crate) const ATTACKS: fn() -> Vec<Attack> = || {
     vec![
-        Attack::new(
-            "schema-elements",
-            "a schema of 100,000 elements",
-            |stage| Box::pin(schema_elements(stage)),
-        )
+        Attack::new("schema-elements", "a schema of 100,000 elements", |stage| {
+            Box::pin(schema_elements(stage))
+        })
         .in_short(),
         Attack::new(
             "schema-references",
-            "a schema of 1,000 elements, each with all others as its children",
+            "a schema of 1,000 elements, each of which allows all others as children",
             |stage| Box::pin(schema_references(stage)),
         ),
         Attack::new(
             "schema-infer",
-            "no schema, and JSON of 60,000 elements of a tag of their own each, from which one is to be inferred",
+            "a schema inferred from JSON of 60,000 elements, each with a tag of its own",
             |stage| Box::pin(schema_infer(stage)),
         ),
         Attack::new(
@@ -36,18 +34,18 @@ pub(crate) const ATTACKS: fn() -> Vec<Attack> = || {
         .in_short(),
         Attack::new(
             "schemas-many",
-            "400 documents with a schema of 100 KB of their own each, all open",
+            "400 open documents, each with its own schema of 100 KB",
             |stage| Box::pin(schemas_many(stage)),
         ),
         Attack::new(
             "describe-unread",
-            "60 descriptions of a document of 20 MB by participants who do not read them",
+            "60 participants describe a document of 20 MB and do not read the answer",
             |stage| Box::pin(describe_unread(stage)),
         )
         .with_documents(128),
         Attack::new(
             "document-large",
-            "the room of a large document, edited in small steps, beside rooms that do heavy work",
+            "a room with a large document, edited in small steps, beside rooms that do heavy work",
             |stage| Box::pin(large_document(stage)),
         )
         .with_documents(256),
@@ -58,40 +56,40 @@ pub(crate) const ATTACKS: fn() -> Vec<Attack> = || {
         ),
         Attack::new(
             "patch-copies",
-            "a patch that copies the whole content into itself, 40 times over",
+            "a patch that copies the whole content into itself 40 times",
             |stage| Box::pin(patch_copies(stage)),
         )
         .in_short(),
         Attack::new(
             "patch-pointers",
-            "a patch whose pointers are 1 MB long, and have 500,000 segments",
+            "patches with pointers of 1 MB, in one segment or in 500,000",
             |stage| Box::pin(patch_pointers(stage)),
         ),
         Attack::new(
             "patch-storm",
-            "500 patches at once that each insert an element at the front of 50,000",
+            "500 patches in flight together that each insert an element before 50,000 others",
             |stage| Box::pin(patch_storm(stage)),
         )
         .with_documents(128),
         Attack::new(
             "create-many",
-            "3,000 documents created at once, with content",
+            "3,000 documents with content, created without waiting for the answers",
             |stage| Box::pin(create_many(stage)),
         ),
         Attack::new(
             "open-large",
-            "documents of 200,000 empty elements, 2 MB of JSON each, kept open until no more is let in",
+            "documents of 200,000 empty elements (2 MB of JSON each), opened until one is refused",
             |stage| Box::pin(open_large(stage)),
         ),
         Attack::new(
             "open-absent",
-            "20,000 opens of documents that are not there and may not be created",
+            "20,000 opens of documents that do not exist and may not be created",
             |stage| Box::pin(open_absent(stage)),
         )
         .in_short(),
         Attack::new(
             "open-streams",
-            "one document of 1 MB opened 4,096 times by one participant who does not read",
+            "one participant opens a document of 1 MB 4,096 times and does not read",
             |stage| Box::pin(open_streams(stage)),
         )
         .with_documents(64),
@@ -102,19 +100,20 @@ pub(crate) const ATTACKS: fn() -> Vec<Attack> = || {
         ),
         Attack::new(
             "open-bad-vectors",
-            "5,000 opens with state vectors that announce more than they hold, and more than there can be",
+            "5,000 opens with state vectors that announce more than they hold, or an impossible \
+             number",
             |stage| Box::pin(open_bad_vectors(stage)),
         )
         .in_short(),
         Attack::new(
             "open-early-chunks",
-            "40 opens with 250 chunks of 40 KB each behind the start chunk, before anything can be open",
+            "40 opens, each followed by 250 chunks of 40 KB before the document can be open",
             |stage| Box::pin(open_early_chunks(stage)),
         ),
     ]
 };
 
-/// A document of so many texts of so many bytes.
+/// Returns the JSON of a document with `texts` texts of `bytes` bytes each.
 fn content(texts: usize, bytes: usize) -> String {
     let body = format!(r#"{{"body":{{"text":"{}"}}}},"#, "ж".repeat(bytes / 2));
     let mut content = body.repeat(texts);
@@ -122,9 +121,9 @@ fn content(texts: usize, bytes: usize) -> String {
     format!(r#"{{"document":{{"content":[{content}]}}}}"#)
 }
 
-async fn schema_elements(stage: &Stage<'_>) -> Said {
+async fn schema_elements(stage: &Stage<'_>) -> AttackResult {
     let mut schema = String::from(r##"{"$root_tag_ref":"#/$defs/e0","$defs":{"##);
-    for number in 0..stage.amount(100_000, 50_000) {
+    for number in 0..stage.scaled(100_000, 50_000) {
         let comma = if number > 0 { "," } else { "" };
         write!(
             schema,
@@ -138,7 +137,7 @@ async fn schema_elements(stage: &Stage<'_>) -> Said {
     Ok(verdict(&socket.ask("sync", "create", &input).await?))
 }
 
-async fn schema_references(stage: &Stage<'_>) -> Said {
+async fn schema_references(stage: &Stage<'_>) -> AttackResult {
     let mut references = String::new();
     for number in 0..1_000 {
         let comma = if number > 0 { "," } else { "" };
@@ -159,7 +158,7 @@ async fn schema_references(stage: &Stage<'_>) -> Said {
     Ok(verdict(&socket.ask("sync", "create", &input).await?))
 }
 
-async fn schema_infer(stage: &Stage<'_>) -> Said {
+async fn schema_infer(stage: &Stage<'_>) -> AttackResult {
     let mut json = String::from(r#"{"root":{"c":["#);
     for number in 0..60_000 {
         let comma = if number > 0 { "," } else { "" };
@@ -172,26 +171,26 @@ async fn schema_infer(stage: &Stage<'_>) -> Said {
     Ok(verdict(&socket.ask("sync", "create", &input).await?))
 }
 
-async fn schema_file(stage: &Stage<'_>) -> Said {
+async fn schema_file(stage: &Stage<'_>) -> AttackResult {
     let mut zeros = String::from("[");
-    zeros.push_str(&"0,".repeat(stage.amount(47, 12) << 19));
+    zeros.push_str(&"0,".repeat(stage.scaled(47, 12) << 19));
     zeros.push_str("0]");
     stage.upload_data("zeros.json", zeros.as_bytes()).await?;
     let mut socket = stage.attacker().await?;
     stage.begin().await?;
-    let mut said = String::new();
+    let mut result = String::new();
     for number in 0..20 {
         let input = format!(r#"{{"path":"by-file/{number}","schema_path":"zeros.json"}}"#);
-        said = verdict(&socket.ask("sync", "create", &input).await?);
+        result = verdict(&socket.ask("sync", "create", &input).await?);
     }
-    Ok(said)
+    Ok(result)
 }
 
-async fn schemas_many(stage: &Stage<'_>) -> Said {
+async fn schemas_many(stage: &Stage<'_>) -> AttackResult {
     let mut socket = stage.attacker().await?;
     socket.drain();
     stage.begin().await?;
-    for document in 0..stage.amount(400, 50) {
+    for document in 0..stage.scaled(400, 50) {
         let mut schema = String::from(r##"{"$root_tag_ref":"#/$defs/e0","$defs":{"##);
         for number in 0..1_000 {
             let comma = if number > 0 { "," } else { "" };
@@ -210,7 +209,7 @@ async fn schemas_many(stage: &Stage<'_>) -> Said {
     Ok("all sent".to_owned())
 }
 
-async fn describe_unread(stage: &Stage<'_>) -> Said {
+async fn describe_unread(stage: &Stage<'_>) -> AttackResult {
     stage.create("a.document", &content(20, 1 << 20)).await?;
     let mut crowd = stage.crowd(60, true).await?;
     stage.begin().await?;
@@ -223,8 +222,8 @@ async fn describe_unread(stage: &Stage<'_>) -> Said {
     Ok("all sent".to_owned())
 }
 
-/// A room of one large document must not wait for the heavy work of others, second after second.
-async fn large_document(stage: &Stage<'_>) -> Said {
+/// Edits one large document while other rooms do heavy work, which must not delay its room.
+async fn large_document(stage: &Stage<'_>) -> AttackResult {
     stage
         .create("large.document", &content(40_000, 400))
         .await?;
@@ -241,7 +240,7 @@ async fn large_document(stage: &Stage<'_>) -> Said {
         others.push(socket);
     }
     stage.begin().await?;
-    let until = Instant::now() + Duration::from_secs(stage.amount(10, 1) as u64);
+    let until = Instant::now() + Duration::from_secs(stage.scaled(10, 1) as u64);
     let mut clock = 0;
     while Instant::now() < until {
         for other in &mut others {
@@ -260,7 +259,7 @@ async fn large_document(stage: &Stage<'_>) -> Said {
     Ok("all sent".to_owned())
 }
 
-async fn patch_wide(stage: &Stage<'_>) -> Said {
+async fn patch_wide(stage: &Stage<'_>) -> AttackResult {
     stage.create("a.document", &content(1_000, 100)).await?;
     let mut socket = stage.attacker().await?;
     let mut patch = String::new();
@@ -283,18 +282,21 @@ async fn patch_wide(stage: &Stage<'_>) -> Said {
     Ok(verdict(&socket.ask("sync", "patch", &input).await?))
 }
 
-async fn patch_copies(stage: &Stage<'_>) -> Said {
+async fn patch_copies(stage: &Stage<'_>) -> AttackResult {
     stage.create("a.document", &content(100, 1_000)).await?;
     let mut socket = stage.attacker().await?;
-    let copy = r#"{"op":"copy","from":"/document/content","path":"/document/content/0/body/text"},{"op":"copy","from":"/document/content/0","path":"/document/content/1/body/text"},"#;
-    let mut patch = copy.repeat(40);
+    let copies = [
+        r#"{"op":"copy","from":"/document/content","path":"/document/content/0/body/text"},"#,
+        r#"{"op":"copy","from":"/document/content/0","path":"/document/content/1/body/text"},"#,
+    ];
+    let mut patch = copies.concat().repeat(40);
     patch.pop();
     let input = format!(r#"{{"path":"a.document","patch":[{patch}]}}"#);
     stage.begin().await?;
     Ok(verdict(&socket.ask("sync", "patch", &input).await?))
 }
 
-async fn patch_pointers(stage: &Stage<'_>) -> Said {
+async fn patch_pointers(stage: &Stage<'_>) -> AttackResult {
     stage.create("a.document", &content(10, 100)).await?;
     let mut socket = stage.attacker().await?;
     let pointers = ["/a".repeat(500_000), format!("/{}", "~0".repeat(500_000))];
@@ -303,52 +305,53 @@ async fn patch_pointers(stage: &Stage<'_>) -> Said {
         format!(r#"{{"path":"a.document","patch":[{operation},{operation}]}}"#)
     });
     stage.begin().await?;
-    let mut said = String::new();
-    for _ in 0..stage.amount(20, 4) {
+    let mut result = String::new();
+    for _ in 0..stage.scaled(20, 4) {
         for input in &patches {
-            said = verdict(&socket.ask("sync", "patch", input).await?);
+            result = verdict(&socket.ask("sync", "patch", input).await?);
         }
     }
-    Ok(said)
+    Ok(result)
 }
 
-async fn patch_storm(stage: &Stage<'_>) -> Said {
+async fn patch_storm(stage: &Stage<'_>) -> AttackResult {
     stage.create("a.document", &content(50_000, 20)).await?;
     let mut socket = stage.attacker().await?;
-    let input = r#"{"path":"a.document","patch":[{"op":"add","path":"/document/content/0","value":{"body":{"text":"ה"}}}]}"#;
+    let add = r#"{"op":"add","path":"/document/content/0","value":{"body":{"text":"ה"}}}"#;
+    let input = format!(r#"{{"path":"a.document","patch":[{add}]}}"#);
     stage.begin().await?;
     let mut last = 0;
-    for _ in 0..stage.amount(500, 50) {
-        last = socket.call("sync", "patch", input).await?;
+    for _ in 0..stage.scaled(500, 50) {
+        last = socket.call("sync", "patch", &input).await?;
     }
     Ok(verdict(&socket.answer(last).await?))
 }
 
-async fn create_many(stage: &Stage<'_>) -> Said {
+async fn create_many(stage: &Stage<'_>) -> AttackResult {
     let mut socket = stage.attacker().await?;
     let json = content(20, 200);
     stage.begin().await?;
     let mut last = 0;
-    for number in 0..stage.amount(3_000, 300) {
+    for number in 0..stage.scaled(3_000, 300) {
         let input = format!(r#"{{"path":"many/{number}.document","json":{json}}}"#);
         last = socket.call("sync", "create", &input).await?;
     }
     Ok(verdict(&socket.answer(last).await?))
 }
 
-async fn open_large(stage: &Stage<'_>) -> Said {
+async fn open_large(stage: &Stage<'_>) -> AttackResult {
     let mut socket = stage.attacker().await?;
     let mut elements = r#"{"body":{}},"#.repeat(200_000);
     elements.pop();
     stage.begin().await?;
-    for number in 0..stage.amount(40, 4) {
+    for number in 0..stage.scaled(40, 4) {
         let input = format!(
             r#"{{"path":"large/{number}.document","json":{{"document":{{"content":[{elements}]}}}}}}"#
         );
-        let said = verdict(&socket.ask("sync", "create", &input).await?);
-        if said != "accepted" {
+        let result = verdict(&socket.ask("sync", "create", &input).await?);
+        if result != "accepted" {
             stage.hold().await;
-            return Ok(format!("{number} were let in; {said}"));
+            return Ok(format!("{number} were opened; {result}"));
         }
         socket
             .open_document(
@@ -358,14 +361,14 @@ async fn open_large(stage: &Stage<'_>) -> Said {
             .await?;
     }
     stage.hold().await;
-    Ok("all were let in".to_owned())
+    Ok("all were opened".to_owned())
 }
 
-async fn open_absent(stage: &Stage<'_>) -> Said {
+async fn open_absent(stage: &Stage<'_>) -> AttackResult {
     let mut socket = stage.attacker().await?;
     socket.drain();
     stage.begin().await?;
-    for number in 0..stage.amount(20_000, 2_000) {
+    for number in 0..stage.scaled(20_000, 2_000) {
         let call = format!("c{number}");
         socket.open_call("sync", "open", &call).await?;
         let start =
@@ -375,11 +378,11 @@ async fn open_absent(stage: &Stage<'_>) -> Said {
     Ok("all sent".to_owned())
 }
 
-async fn open_streams(stage: &Stage<'_>) -> Said {
+async fn open_streams(stage: &Stage<'_>) -> AttackResult {
     stage.create("a.document", &content(10, 100 << 10)).await?;
     let mut socket = stage.join(&token("mallory"), true).await?;
     stage.begin().await?;
-    for number in 0..stage.amount(4_096, 400) {
+    for number in 0..stage.scaled(4_096, 400) {
         socket
             .open_document(&format!("c{number}"), "a.document")
             .await?;
@@ -387,17 +390,17 @@ async fn open_streams(stage: &Stage<'_>) -> Said {
     Ok("all sent".to_owned())
 }
 
-async fn open_vectors(stage: &Stage<'_>) -> Said {
+async fn open_vectors(stage: &Stage<'_>) -> AttackResult {
     stage.create("a.document", &content(10, 100)).await?;
     let mut socket = stage.attacker().await?;
-    let clients = stage.amount(2_000_000, 500_000) as u64;
+    let clients = stage.scaled(2_000_000, 500_000) as u64;
     let vector = state_vector(clients, (0..clients).map(|client| (client, 1)));
     let vector = meshagent_protocol::encode_base64(&vector);
     let vector = String::from_utf8_lossy(&vector);
     let start = format!(r#"{{"kind":"start","path":"a.document","vector":"{vector}"}}"#);
     stage.begin().await?;
     let mut last = 0;
-    for number in 0..stage.amount(20, 4) {
+    for number in 0..stage.scaled(20, 4) {
         let call = format!("c{number}");
         socket.open_call("sync", "open", &call).await?;
         last = socket.chunk(&call, &start, b"").await?;
@@ -405,7 +408,7 @@ async fn open_vectors(stage: &Stage<'_>) -> Said {
     Ok(verdict(&socket.answer(last).await?))
 }
 
-async fn open_bad_vectors(stage: &Stage<'_>) -> Said {
+async fn open_bad_vectors(stage: &Stage<'_>) -> AttackResult {
     stage.create("a.document", &content(10, 100)).await?;
     let mut socket = stage.attacker().await?;
     socket.drain();
@@ -417,7 +420,7 @@ async fn open_bad_vectors(stage: &Stage<'_>) -> Said {
         Vec::new(),
     ];
     stage.begin().await?;
-    for number in 0..stage.amount(5_000, 500) {
+    for number in 0..stage.scaled(5_000, 500) {
         let vector = meshagent_protocol::encode_base64(&vectors[number % vectors.len()]);
         let vector = String::from_utf8_lossy(&vector);
         let call = format!("c{number}");
@@ -428,10 +431,10 @@ async fn open_bad_vectors(stage: &Stage<'_>) -> Said {
     Ok("all sent".to_owned())
 }
 
-async fn open_early_chunks(stage: &Stage<'_>) -> Said {
-    // Their schema has to be read from a file first.
+async fn open_early_chunks(stage: &Stage<'_>) -> AttackResult {
+    // The server must read the schema from a file first.
     let mut crowd = JoinSet::new();
-    let mut sockets = stage.crowd(stage.amount(40, 8), false).await?;
+    let mut sockets = stage.crowd(stage.scaled(40, 8), false).await?;
     for socket in &mut sockets {
         socket.drain();
     }

@@ -1,4 +1,4 @@
-//! Storage: files that nobody takes, files that never end, folders with many entries, moves in circles.
+//! Attacks on storage: unread downloads, endless uploads, large folders, repeated moves.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::attack::{Attack, Said};
+use crate::attack::{Attack, AttackResult};
 use crate::socket::Socket;
 use crate::stage::{Stage, token, token_for, verdict};
 
@@ -16,28 +16,28 @@ pub(crate) const ATTACKS: fn() -> Vec<Attack> = || {
     vec![
         Attack::new(
             "download-unpulled",
-            "80 downloads of a 48 MB file that nobody pulls, by one connection",
+            "one connection starts 80 downloads of a 48 MB file and pulls nothing",
             |stage| Box::pin(unpulled(stage)),
         )
         .in_short(),
         Attack::new(
             "download-crowd",
-            "20 participants start 40 downloads each of a 48 MB file, and pull nothing",
+            "20 participants start 40 downloads each of a 48 MB file and pull nothing",
             |stage| Box::pin(crowd(stage)),
         ),
         Attack::new(
             "download-links",
-            "80 downloads of a 48 MB file by plain sockets with a link that do not read",
+            "80 downloads of a 48 MB file through a link, by sockets that do not read",
             |stage| Box::pin(links(stage)),
         ),
         Attack::new(
             "download-restarts",
-            "a download of a 48 MB file started 300 times, given up after one piece",
+            "a download of a 48 MB file started 300 times and closed after one chunk",
             |stage| Box::pin(restarts(stage)),
         ),
         Attack::new(
             "download-tiny-pieces",
-            "a download of 1 MB in pieces of one byte, 50,000 pulls in advance",
+            "a download of 1 MB in chunks of one byte, with 50,000 pulls in advance",
             |stage| Box::pin(tiny_pieces(stage)),
         ),
         Attack::new(
@@ -47,46 +47,47 @@ pub(crate) const ATTACKS: fn() -> Vec<Attack> = || {
         ),
         Attack::new(
             "upload-tiny-pieces",
-            "100,000 pieces of one byte",
+            "an upload in 100,000 chunks of one byte",
             |stage| Box::pin(upload_tiny_pieces(stage)),
         ),
         Attack::new(
             "upload-names",
-            "4,000 uploads begun on one connection with names and media types of 50 KB",
+            "4,000 uploads started on one connection, with names and media types of 50 KB",
             |stage| Box::pin(upload_names(stage)),
         ),
         Attack::new(
             "storage-list",
-            "a folder of 3,000 entries listed 2,000 times without reading",
+            "a folder of 3,000 entries listed 2,000 times by a participant that does not read",
             |stage| Box::pin(list(stage)),
         ),
         Attack::new(
             "storage-moves",
-            "a folder of 200 documents moved to and fro 2,000 times",
+            "a folder of 200 documents moved back and forth 2,000 times",
             |stage| Box::pin(moves(stage)),
         ),
         Attack::new(
             "storage-moves-many",
-            "20,000 files with long paths, moved to and fro in folders by four participants at once, 20 told of it",
+            "four participants move folders of 20,000 files with long paths back and forth, and 20 \
+             others observe them",
             |stage| Box::pin(moves_many(stage)),
         )
         .in_short(),
         Attack::new(
             "storage-moves-edited",
-            "an open document moved and edited in turns, 2,000 times",
+            "an open document moved and edited in turn, 2,000 times",
             |stage| Box::pin(moves_edited(stage)),
         )
         .in_short(),
         Attack::new(
             "storage-paths",
-            "paths of 1 MB, of 500,000 folders, and of what no file system takes",
+            "paths of 1 MB, of 500,000 folders, and with names that no file system accepts",
             |stage| Box::pin(paths(stage)),
         )
         .in_short(),
     ]
 };
 
-async fn unpulled(stage: &Stage<'_>) -> Said {
+async fn unpulled(stage: &Stage<'_>) -> AttackResult {
     stage.upload("big", FILE_BYTES).await?;
     let mut socket = stage.attacker().await?;
     socket.drain();
@@ -101,10 +102,10 @@ async fn unpulled(stage: &Stage<'_>) -> Said {
     Ok("all sent".to_owned())
 }
 
-async fn crowd(stage: &Stage<'_>) -> Said {
+async fn crowd(stage: &Stage<'_>) -> AttackResult {
     stage.upload("big", FILE_BYTES).await?;
     let mut sockets = Vec::new();
-    for number in 0..stage.amount(20, 5) {
+    for number in 0..stage.scaled(20, 5) {
         let mut socket = stage.join(&token(&format!("crowd{number}")), false).await?;
         socket.drain();
         sockets.push(socket);
@@ -122,17 +123,19 @@ async fn crowd(stage: &Stage<'_>) -> Said {
     Ok("all sent".to_owned())
 }
 
-async fn links(stage: &Stage<'_>) -> Said {
+async fn links(stage: &Stage<'_>) -> AttackResult {
     stage.upload("big", FILE_BYTES).await?;
     let mut socket = stage.attacker().await?;
     let answer = socket
         .ask("storage", "download_url", r#"{"path":"big"}"#)
         .await?;
-    let url = answer["json"]["url"].as_str().context("a link")?;
+    let url = answer["json"]["url"]
+        .as_str()
+        .with_context(|| format!("expected a link, found {answer}"))?;
     let path = url
         .find("/rooms/")
         .map(|at| &url[at..])
-        .context("a link to a room")?;
+        .with_context(|| format!("expected a link to a room, found {url:?}"))?;
     let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
     stage.begin().await?;
     let mut sockets = Vec::new();
@@ -145,12 +148,12 @@ async fn links(stage: &Stage<'_>) -> Said {
     Ok("all sent".to_owned())
 }
 
-async fn restarts(stage: &Stage<'_>) -> Said {
+async fn restarts(stage: &Stage<'_>) -> AttackResult {
     stage.upload("big", FILE_BYTES).await?;
     let mut socket = stage.attacker().await?;
     socket.drain();
     stage.begin().await?;
-    for number in 0..stage.amount(300, 30) {
+    for number in 0..stage.scaled(300, 30) {
         let call = format!("d{number}");
         socket.open_call("storage", "download", &call).await?;
         socket
@@ -166,7 +169,7 @@ async fn restarts(stage: &Stage<'_>) -> Said {
     Ok("all sent".to_owned())
 }
 
-async fn tiny_pieces(stage: &Stage<'_>) -> Said {
+async fn tiny_pieces(stage: &Stage<'_>) -> AttackResult {
     stage.upload("small", 1 << 20).await?;
     let mut socket = stage.attacker().await?;
     socket.open_call("storage", "download", "d").await?;
@@ -180,14 +183,14 @@ async fn tiny_pieces(stage: &Stage<'_>) -> Said {
     socket.answer(started).await?;
     socket.drain();
     stage.begin().await?;
-    for _ in 0..stage.amount(50_000, 5_000) {
+    for _ in 0..stage.scaled(50_000, 5_000) {
         socket.chunk("d", r#"{"kind":"pull"}"#, b"").await?;
     }
     Ok("all sent".to_owned())
 }
 
-async fn unfinished(stage: &Stage<'_>) -> Said {
-    let rooms = stage.amount(30, 30);
+async fn unfinished(stage: &Stage<'_>) -> AttackResult {
+    let rooms = stage.scaled(30, 30);
     let mut sockets = Vec::new();
     for number in 0..rooms {
         let token = token_for("mallory", &format!("uploads-{number}"));
@@ -195,7 +198,7 @@ async fn unfinished(stage: &Stage<'_>) -> Said {
         socket.drain();
         sockets.push(socket);
     }
-    let pieces = stage.amount(40, 40);
+    let pieces = stage.scaled(40, 40);
     let mut uploads = JoinSet::new();
     stage.begin().await?;
     for mut socket in sockets {
@@ -217,7 +220,7 @@ async fn unfinished(stage: &Stage<'_>) -> Said {
     Ok("all sent".to_owned())
 }
 
-async fn upload_tiny_pieces(stage: &Stage<'_>) -> Said {
+async fn upload_tiny_pieces(stage: &Stage<'_>) -> AttackResult {
     let mut socket = stage.attacker().await?;
     socket.open_call("storage", "upload", "up").await?;
     socket
@@ -225,18 +228,18 @@ async fn upload_tiny_pieces(stage: &Stage<'_>) -> Said {
         .await?;
     socket.drain();
     stage.begin().await?;
-    for _ in 0..stage.amount(100_000, 5_000) {
+    for _ in 0..stage.scaled(100_000, 5_000) {
         socket.chunk("up", r#"{"kind":"data"}"#, b"x").await?;
     }
     Ok("all sent".to_owned())
 }
 
-async fn upload_names(stage: &Stage<'_>) -> Said {
+async fn upload_names(stage: &Stage<'_>) -> AttackResult {
     let mut socket = stage.attacker().await?;
     socket.drain();
     let name = "n".repeat(50 << 10);
     stage.begin().await?;
-    for number in 0..stage.amount(4_000, 400) {
+    for number in 0..stage.scaled(4_000, 400) {
         let call = format!("u{number}");
         socket.open_call("storage", "upload", &call).await?;
         let start = format!(
@@ -248,7 +251,7 @@ async fn upload_names(stage: &Stage<'_>) -> Said {
     Ok("all sent".to_owned())
 }
 
-/// Creates so many documents in the folder `many`.
+/// Creates `count` documents in the folder `many`.
 async fn fill_folder(stage: &Stage<'_>, count: usize) -> anyhow::Result<()> {
     let mut socket = stage.attacker().await?;
     let mut last = 0;
@@ -261,17 +264,17 @@ async fn fill_folder(stage: &Stage<'_>, count: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn list(stage: &Stage<'_>) -> Said {
-    fill_folder(stage, stage.amount(3_000, 300)).await?;
+async fn list(stage: &Stage<'_>) -> AttackResult {
+    fill_folder(stage, stage.scaled(3_000, 300)).await?;
     let mut socket = stage.join(&token("mallory"), true).await?;
     stage.begin().await?;
-    for _ in 0..stage.amount(2_000, 500) {
+    for _ in 0..stage.scaled(2_000, 500) {
         socket.call("storage", "list", r#"{"path":"many"}"#).await?;
     }
     Ok("all sent".to_owned())
 }
 
-async fn moves(stage: &Stage<'_>) -> Said {
+async fn moves(stage: &Stage<'_>) -> AttackResult {
     fill_folder(stage, 200).await?;
     let mut socket = stage.attacker().await?;
     let (to, back) = (
@@ -280,16 +283,16 @@ async fn moves(stage: &Stage<'_>) -> Said {
     );
     stage.begin().await?;
     let mut last = 0;
-    for _ in 0..stage.amount(1_000, 50) {
+    for _ in 0..stage.scaled(1_000, 50) {
         socket.call("storage", "move", to).await?;
         last = socket.call("storage", "move", back).await?;
     }
     Ok(verdict(&socket.answer(last).await?))
 }
 
-async fn moves_many(stage: &Stage<'_>) -> Said {
+async fn moves_many(stage: &Stage<'_>) -> AttackResult {
     const MOVERS: usize = 4;
-    let files = stage.amount(20_000, 800) / MOVERS;
+    let files = stage.scaled(20_000, 800) / MOVERS;
     let mut filling = JoinSet::new();
     for mover in 0..MOVERS {
         let mut socket = stage.join(&token(&format!("mover{mover}")), false).await?;
@@ -302,14 +305,14 @@ async fn moves_many(stage: &Stage<'_>) -> Said {
     while let Some(filled) = filling.join_next().await {
         movers.push(filled??);
     }
-    let mut told = stage.crowd(stage.amount(20, 4), false).await?;
-    for socket in &mut told {
+    let mut observers = stage.crowd(stage.scaled(20, 4), false).await?;
+    for socket in &mut observers {
         socket.drain();
     }
     stage.begin().await?;
     let mut moving = JoinSet::new();
     for (mover, mut socket) in movers {
-        let times = stage.amount(100, 4);
+        let times = stage.scaled(100, 4);
         moving.spawn(async move {
             let mut last = 0;
             for _ in 0..times {
@@ -323,21 +326,21 @@ async fn moves_many(stage: &Stage<'_>) -> Said {
             anyhow::Ok(verdict(&socket.answer(last).await?))
         });
     }
-    let mut said = String::new();
+    let mut result = String::new();
     while let Some(moved) = moving.join_next().await {
-        said = moved??;
+        result = moved??;
     }
-    drop(told);
-    Ok(said)
+    drop(observers);
+    Ok(result)
 }
 
-/// Stores so many empty files in a mover's folder, whose names are about as long as they may be.
+/// Stores empty files in a mover's folder, with names of almost the maximum length.
 async fn fill_with_files(socket: &mut Socket, mover: usize, files: usize) -> anyhow::Result<()> {
-    const AT_ONCE: usize = 100;
+    const BATCH: usize = 100;
     let name = "ö".repeat(440);
-    for first in (0..files).step_by(AT_ONCE) {
+    for first in (0..files).step_by(BATCH) {
         let mut left = 0;
-        for number in first..files.min(first + AT_ONCE) {
+        for number in first..files.min(first + BATCH) {
             let call = format!("u{number}");
             socket.open_call("storage", "upload", &call).await?;
             let start = format!(
@@ -360,7 +363,7 @@ async fn fill_with_files(socket: &mut Socket, mover: usize, files: usize) -> any
     Ok(())
 }
 
-async fn moves_edited(stage: &Stage<'_>) -> Said {
+async fn moves_edited(stage: &Stage<'_>) -> AttackResult {
     use crate::forge::{Ops, Place};
     let mut socket = stage.attacker().await?;
     socket.open_document("open", "a.document").await?;
@@ -368,8 +371,8 @@ async fn moves_edited(stage: &Stage<'_>) -> Said {
     socket.drain();
     stage.begin().await?;
     let mut clock = 0;
-    let until = Instant::now() + Duration::from_secs(stage.amount(15, 2) as u64);
-    for number in 0..stage.amount(2_000, 200) {
+    let until = Instant::now() + Duration::from_secs(stage.scaled(15, 2) as u64);
+    for number in 0..stage.scaled(2_000, 200) {
         if Instant::now() > until {
             break;
         }
@@ -389,7 +392,7 @@ async fn moves_edited(stage: &Stage<'_>) -> Said {
     Ok("all sent".to_owned())
 }
 
-async fn paths(stage: &Stage<'_>) -> Said {
+async fn paths(stage: &Stage<'_>) -> AttackResult {
     let mut socket = stage.attacker().await?;
     let paths = [
         "p".repeat(1 << 20),
@@ -399,16 +402,16 @@ async fn paths(stage: &Stage<'_>) -> Said {
         "%2e%2e/".repeat(100),
     ];
     stage.begin().await?;
-    let mut said = String::new();
-    for _ in 0..stage.amount(20, 3) {
+    let mut result = String::new();
+    for _ in 0..stage.scaled(20, 3) {
         for path in &paths {
             for tool in ["exists", "list", "delete", "download_url"] {
                 let input = format!(r#"{{"path":"{path}"}}"#);
-                said = verdict(&socket.ask("storage", tool, &input).await?);
+                result = verdict(&socket.ask("storage", tool, &input).await?);
             }
             let create = format!(r#"{{"path":"{path}","json":{{"a":{{}}}}}}"#);
             socket.ask("sync", "create", &create).await?;
         }
     }
-    Ok(said)
+    Ok(result)
 }

@@ -1,11 +1,11 @@
-//! HTTP before, and beside, the WebSocket: heads and bodies that never end, floods of small requests.
+//! Attacks on HTTP before and beside the WebSocket: endless heads and bodies, request floods.
 
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::attack::{Attack, Said};
+use crate::attack::{Attack, AttackResult};
 use crate::socket::Socket;
 use crate::stage::{Stage, token};
 
@@ -30,7 +30,7 @@ pub(crate) const ATTACKS: fn() -> Vec<Attack> = || {
         ),
         Attack::new(
             "http-slow-heads",
-            "500 sockets that send a byte of their head every second",
+            "500 sockets that send one byte of their request head every second",
             |stage| Box::pin(slow_heads(stage)),
         )
         .in_short(),
@@ -46,33 +46,39 @@ pub(crate) const ATTACKS: fn() -> Vec<Attack> = || {
         ),
         Attack::new(
             "http-pipelined",
-            "20 sockets that each send 20,000 requests for /metrics in one go, and do not read",
+            "20 sockets that each pipeline 20,000 requests for /metrics and do not read",
             |stage| Box::pin(pipelined(stage)),
         )
         .in_short(),
         Attack::new(
             "http-chunked",
-            "100 chunked bodies of one-byte chunks at the connect endpoint that never end",
+            "100 endless bodies of one-byte chunks at the connect endpoint",
             |stage| Box::pin(chunked(stage)),
         ),
         Attack::new(
             "http-bad-tokens",
-            "a flood of handshakes with tokens of 100 KB that are signed by nobody",
+            "a flood of handshakes with tokens of 100 KB whose signature is invalid",
             |stage| Box::pin(bad_tokens(stage)),
         )
         .in_short(),
     ]
 };
 
+/// The headers of a WebSocket handshake.
+const UPGRADE: &str = "\
+connection: upgrade\r\nupgrade: websocket\r\n\
+sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+
 fn connect_path(stage: &Stage<'_>) -> String {
     let project = &stage.key().project_id;
     format!("/accounts/projects/{project}/rooms/arena/connect")
 }
 
-async fn half_bodies(stage: &Stage<'_>) -> Said {
+async fn half_bodies(stage: &Stage<'_>) -> AttackResult {
     let path = connect_path(stage);
     let head = format!(
-        "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 2000000\r\n\r\n"
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+         content-length: 2000000\r\n\r\n"
     );
     let body = vec![b' '; 1_999_000];
     stage.begin().await?;
@@ -81,7 +87,7 @@ async fn half_bodies(stage: &Stage<'_>) -> Said {
     for _ in 0..400 {
         let mut socket = Socket::connect(stage.address(), false).await?;
         socket.bytes(head.as_bytes()).await?;
-        // Whoever was refused at its head may not get rid of its body.
+        // After a refused head the server may not read the body.
         let sending = tokio::time::timeout(Duration::from_millis(200), socket.bytes(&body));
         if !matches!(sending.await, Ok(Ok(()))) {
             refused += 1;
@@ -94,18 +100,15 @@ async fn half_bodies(stage: &Stage<'_>) -> Said {
             break;
         }
     }
-    let said = format!(
-        "{} sent, of which {refused} not to their end",
-        sockets.len()
-    );
+    let result = format!("{} sent, {refused} of them incompletely", sockets.len());
     stage.hold().await;
-    Ok(said)
+    Ok(result)
 }
 
-async fn flood(stage: &Stage<'_>, path: &str) -> Said {
+async fn flood(stage: &Stage<'_>, path: &str) -> AttackResult {
     let address = stage.address();
     let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
-    let lasts = Duration::from_secs(stage.amount(8, 1) as u64);
+    let lasts = Duration::from_secs(stage.scaled(8, 1) as u64);
     stage.begin().await?;
     let until = Instant::now() + lasts;
     let mut flood = JoinSet::new();
@@ -139,10 +142,10 @@ async fn flood(stage: &Stage<'_>, path: &str) -> Said {
     Ok(format!("{answered} answers"))
 }
 
-async fn slow_heads(stage: &Stage<'_>) -> Said {
+async fn slow_heads(stage: &Stage<'_>) -> AttackResult {
     stage.begin().await?;
     let mut sockets = Vec::new();
-    for _ in 0..stage.amount(500, 300) {
+    for _ in 0..stage.scaled(500, 300) {
         let mut socket = Socket::connect(stage.address(), false).await?;
         socket
             .bytes(b"GET /rooms/arena HTTP/1.1\r\nhost: localhost\r\nx-slow: ")
@@ -150,7 +153,7 @@ async fn slow_heads(stage: &Stage<'_>) -> Said {
         sockets.push(socket);
     }
     let mut dropped = 0;
-    for _ in 0..stage.amount(14, 1) {
+    for _ in 0..stage.scaled(14, 1) {
         sleep(Duration::from_secs(1)).await;
         let before = sockets.len();
         let mut kept = Vec::new();
@@ -165,8 +168,8 @@ async fn slow_heads(stage: &Stage<'_>) -> Said {
     Ok(format!("{dropped} of {} dropped", dropped + sockets.len()))
 }
 
-/// Sends each request on a socket of its own; what the last one was answered.
-async fn each(stage: &Stage<'_>, times: usize, request: &str) -> Said {
+/// Sends each request on a socket of its own, and returns the last answer.
+async fn each(stage: &Stage<'_>, times: usize, request: &str) -> AttackResult {
     let mut last = String::new();
     for _ in 0..times {
         let mut socket = Socket::connect(stage.address(), false).await?;
@@ -183,35 +186,35 @@ async fn each(stage: &Stage<'_>, times: usize, request: &str) -> Said {
     Ok(last)
 }
 
-async fn headers(stage: &Stage<'_>) -> Said {
+async fn headers(stage: &Stage<'_>) -> AttackResult {
     let long = format!("x-long: {}\r\n", "v".repeat(4 << 10)).repeat(90);
     let many = "x-many: v\r\n".repeat(5_000);
     let requests =
         [long, many].map(|headers| format!("GET / HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n"));
     stage.begin().await?;
-    let mut said = String::new();
+    let mut result = String::new();
     for request in &requests {
-        said = each(stage, stage.amount(200, 20), request).await?;
+        result = each(stage, stage.scaled(200, 20), request).await?;
     }
-    Ok(said)
+    Ok(result)
 }
 
-async fn query(stage: &Stage<'_>) -> Said {
+async fn query(stage: &Stage<'_>) -> AttackResult {
     let requests = [60 << 10, 1 << 20].map(|bytes| {
         let query = "%41".repeat(bytes / 3);
-        format!("GET /rooms/arena?token={query} HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+        format!("GET /rooms/arena?token={query} HTTP/1.1\r\nhost: localhost\r\n{UPGRADE}\r\n")
     });
     stage.begin().await?;
-    let mut said = String::new();
+    let mut result = String::new();
     for request in &requests {
-        said = each(stage, stage.amount(150, 15), request).await?;
+        result = each(stage, stage.scaled(150, 15), request).await?;
     }
-    Ok(said)
+    Ok(result)
 }
 
-async fn pipelined(stage: &Stage<'_>) -> Said {
+async fn pipelined(stage: &Stage<'_>) -> AttackResult {
     let requests =
-        "GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(stage.amount(20_000, 2_000));
+        "GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(stage.scaled(20_000, 2_000));
     stage.begin().await?;
     let mut flood = JoinSet::new();
     for _ in 0..20 {
@@ -226,14 +229,14 @@ async fn pipelined(stage: &Stage<'_>) -> Said {
     Ok("not read".to_owned())
 }
 
-async fn chunked(stage: &Stage<'_>) -> Said {
+async fn chunked(stage: &Stage<'_>) -> AttackResult {
     let path = connect_path(stage);
     let head =
         format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n");
     let body = "1\r\n \r\n".repeat(10_000);
     stage.begin().await?;
     let mut flood = JoinSet::new();
-    for _ in 0..stage.amount(100, 20) {
+    for _ in 0..stage.scaled(100, 20) {
         let mut socket = Socket::connect(stage.address(), false).await?;
         let (head, body) = (head.clone(), body.clone());
         flood.spawn(async move {
@@ -242,7 +245,7 @@ async fn chunked(stage: &Stage<'_>) -> Said {
                 socket.bytes(body.as_bytes()).await?;
                 sleep(Duration::from_millis(20)).await;
             }
-            #[expect(unreachable_code, reason = "says what the task's type is")]
+            #[expect(unreachable_code, reason = "it determines the task's type")]
             anyhow::Ok(())
         });
     }
@@ -251,12 +254,13 @@ async fn chunked(stage: &Stage<'_>) -> Said {
     Ok(if ended { "dropped" } else { "still read" }.to_owned())
 }
 
-async fn bad_tokens(stage: &Stage<'_>) -> Said {
+async fn bad_tokens(stage: &Stage<'_>) -> AttackResult {
     let mut token = token(&"n".repeat(50 << 10)).encode(b"another secret");
     token.push('A');
     let request = format!(
-        "GET /rooms/arena HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        "GET /rooms/arena HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\
+         {UPGRADE}\r\n"
     );
     stage.begin().await?;
-    each(stage, stage.amount(2_000, 200), &request).await
+    each(stage, stage.scaled(2_000, 200), &request).await
 }

@@ -1,8 +1,8 @@
-//! JSON that is small on the wire and large once it is parsed.
+//! Attacks by JSON: small on the wire, large after parsing.
 
 use meshagent_protocol::{Grant, ParticipantToken};
 
-use crate::attack::{Attack, Said};
+use crate::attack::{Attack, AttackResult};
 use crate::socket::invocation;
 use crate::stage::{ARENA, Stage, verdict};
 
@@ -27,12 +27,12 @@ pub(crate) const ATTACKS: fn() -> Vec<Attack> = || {
         ),
         Attack::new(
             "json-many",
-            "20 participants send 2 MiB of `[[],[],…]` at once, again and again",
+            "20 participants repeatedly send 2 MiB of `[[],[],…]` at the same time",
             |stage| Box::pin(many(stage)),
         ),
         Attack::new(
             "json-message",
-            "a message whose `message_json` holds 16 MiB of `[[],[],…]` once more",
+            "a message whose `message_json` is JSON again: 16 MiB of `[[],[],…]`",
             |stage| Box::pin(message(stage)),
         ),
         Attack::new(
@@ -43,7 +43,7 @@ pub(crate) const ATTACKS: fn() -> Vec<Attack> = || {
     ]
 };
 
-/// A list that is this, again and again.
+/// Returns a JSON list of about `bytes` bytes that repeats `piece`.
 fn list(piece: &str, bytes: usize) -> String {
     let mut list = String::with_capacity(bytes + 16);
     list.push('[');
@@ -53,7 +53,7 @@ fn list(piece: &str, bytes: usize) -> String {
     list
 }
 
-async fn without_grant(stage: &Stage<'_>, piece: &str, bytes: usize) -> Said {
+async fn without_grant(stage: &Stage<'_>, piece: &str, bytes: usize) -> AttackResult {
     let mut token = ParticipantToken::new("nobody");
     token.grants.push(Grant::Room(ARENA.to_owned()));
     token.grants.push(Grant::Api(Box::default()));
@@ -63,7 +63,7 @@ async fn without_grant(stage: &Stage<'_>, piece: &str, bytes: usize) -> Said {
     Ok(verdict(&socket.ask("sync", "create", &input).await?))
 }
 
-async fn nested(stage: &Stage<'_>) -> Said {
+async fn nested(stage: &Stage<'_>) -> AttackResult {
     let mut socket = stage.attacker().await?;
     let piece = format!("{}{},", "[".repeat(100), "]".repeat(100));
     let input = list(&piece, 40 << 20);
@@ -71,11 +71,11 @@ async fn nested(stage: &Stage<'_>) -> Said {
     Ok(verdict(&socket.ask("sync", "describe", &input).await?))
 }
 
-async fn many(stage: &Stage<'_>) -> Said {
+async fn many(stage: &Stage<'_>) -> AttackResult {
     let mut crowd = stage.crowd(20, false).await?;
     let header = invocation("sync", "describe", &list("[],", 2 << 20));
     stage.begin().await?;
-    for _ in 0..stage.amount(10, 2) {
+    for _ in 0..stage.scaled(10, 2) {
         for socket in &mut crowd {
             socket.drain();
             socket.message("room.invoke_tool", &header, b"").await?;
@@ -85,7 +85,7 @@ async fn many(stage: &Stage<'_>) -> Said {
     Ok("all sent".to_owned())
 }
 
-async fn message(stage: &Stage<'_>) -> Said {
+async fn message(stage: &Stage<'_>) -> AttackResult {
     let mut socket = stage.attacker().await?;
     socket.ask("messaging", "enable", "{}").await?;
     let text = list("[],", 16 << 20);
@@ -95,7 +95,7 @@ async fn message(stage: &Stage<'_>) -> Said {
     Ok(verdict(&socket.ask("messaging", "send", &input).await?))
 }
 
-async fn content(stage: &Stage<'_>) -> Said {
+async fn content(stage: &Stage<'_>) -> AttackResult {
     let mut socket = stage.attacker().await?;
     let text = list("[],", 24 << 20);
     let json = format!(r#"{{"document":{{"content":[{{"body":{{"text":{text}}}}}]}}}}"#);

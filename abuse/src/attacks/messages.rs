@@ -1,8 +1,8 @@
-//! Participants who talk to each other: what one says is held for all who do not listen.
+//! Attacks by messages between participants, which the server holds for those that do not read.
 
 use tokio::task::JoinSet;
 
-use crate::attack::{Attack, Said};
+use crate::attack::{Attack, AttackResult};
 use crate::stage::{Stage, verdict};
 
 pub(crate) const ATTACKS: fn() -> Vec<Attack> = || {
@@ -25,36 +25,37 @@ pub(crate) const ATTACKS: fn() -> Vec<Attack> = || {
         ),
         Attack::new(
             "message-self",
-            "messages of 1 MB to itself, 100 of them, none read",
+            "100 messages of 1 MB from a participant to itself, none read",
             |stage| Box::pin(to_self(stage)),
         ),
         Attack::new(
             "message-absent",
-            "30,000 messages to participants who are not there, their ids 1 KB long",
+            "30,000 messages to absent participants with ids of 1 KB",
             |stage| Box::pin(to_absent(stage)),
         )
         .in_short(),
         Attack::new(
             "message-enable",
-            "300 participants with 15 KB of attributes each enable messaging, and hear of all others",
+            "300 participants with 15 KB of attributes each enable messaging and receive those of \
+             all others",
             |stage| Box::pin(enable(stage)),
         ),
         Attack::new(
             "message-attributes",
-            "set_attributes 5,000 times with 15 KB, announced to 100 who do not read",
+            "5,000 set_attributes of 15 KB, announced to 100 participants that do not read",
             |stage| Box::pin(attributes(stage)),
         )
         .in_short(),
         Attack::new(
             "message-attribute-names",
-            "set_attributes with 1,900 names each time, by four participants, 800 times",
+            "800 set_attributes of 1,900 names each, by four participants",
             |stage| Box::pin(attribute_names(stage)),
         ),
     ]
 };
 
-/// Sockets that have messaging enabled and read nothing more.
-async fn deaf(stage: &Stage<'_>, count: usize) -> anyhow::Result<Vec<crate::socket::Socket>> {
+/// Returns sockets that have enabled messaging and then read nothing.
+async fn nonreaders(stage: &Stage<'_>, count: usize) -> anyhow::Result<Vec<crate::socket::Socket>> {
     let mut crowd = stage.crowd(count, true).await?;
     for socket in &mut crowd {
         socket.ask("messaging", "enable", "{}").await?;
@@ -62,8 +63,13 @@ async fn deaf(stage: &Stage<'_>, count: usize) -> anyhow::Result<Vec<crate::sock
     Ok(crowd)
 }
 
-async fn broadcast(stage: &Stage<'_>, ears: usize, bytes: usize, times: usize) -> Said {
-    let _crowd = deaf(stage, stage.amount(ears, ears.min(40))).await?;
+async fn broadcast(
+    stage: &Stage<'_>,
+    receivers: usize,
+    bytes: usize,
+    times: usize,
+) -> AttackResult {
+    let _crowd = nonreaders(stage, stage.scaled(receivers, receivers.min(40))).await?;
     let mut sender = stage.attacker().await?;
     let input = format!(
         r#"{{"type":"t","message_json":"\"{}\""}}"#,
@@ -71,60 +77,60 @@ async fn broadcast(stage: &Stage<'_>, ears: usize, bytes: usize, times: usize) -
     );
     stage.begin().await?;
     let mut last = 0;
-    for _ in 0..stage.amount(times, times.min(500)) {
+    for _ in 0..stage.scaled(times, times.min(500)) {
         last = sender.call("messaging", "broadcast", &input).await?;
     }
-    let said = verdict(&sender.answer(last).await?);
+    let result = verdict(&sender.answer(last).await?);
     stage.hold().await;
-    Ok(said)
+    Ok(result)
 }
 
-async fn attachments(stage: &Stage<'_>) -> Said {
-    let _crowd = deaf(stage, 40).await?;
+async fn attachments(stage: &Stage<'_>) -> AttackResult {
+    let _crowd = nonreaders(stage, 40).await?;
     let mut sender = stage.attacker().await?;
     let attachment = "QUJD".repeat((2 << 20) / 3);
     let input =
         format!(r#"{{"type":"t","message_json":"{{}}","attachment_base64":"{attachment}"}}"#);
     stage.begin().await?;
     let mut last = 0;
-    for _ in 0..stage.amount(20, 4) {
+    for _ in 0..stage.scaled(20, 4) {
         last = sender.call("messaging", "broadcast", &input).await?;
     }
-    let said = verdict(&sender.answer(last).await?);
+    let result = verdict(&sender.answer(last).await?);
     stage.hold().await;
-    Ok(said)
+    Ok(result)
 }
 
-async fn to_self(stage: &Stage<'_>) -> Said {
-    let mut crowd = deaf(stage, 1).await?;
+async fn to_self(stage: &Stage<'_>) -> AttackResult {
+    let mut crowd = nonreaders(stage, 1).await?;
     let socket = &mut crowd[0];
     let to = socket.participant.clone();
     let message = "я".repeat(1 << 19);
     let input =
         format!(r#"{{"to_participant_id":"{to}","type":"t","message_json":"\"{message}\""}}"#);
     stage.begin().await?;
-    for _ in 0..stage.amount(100, 20) {
+    for _ in 0..stage.scaled(100, 20) {
         socket.call("messaging", "send", &input).await?;
     }
     stage.hold().await;
     Ok("all sent".to_owned())
 }
 
-async fn to_absent(stage: &Stage<'_>) -> Said {
+async fn to_absent(stage: &Stage<'_>) -> AttackResult {
     let mut socket = stage.attacker().await?;
     socket.drain();
     socket.call("messaging", "enable", "{}").await?;
     let to = "n".repeat(1 << 10);
     let input = format!(r#"{{"to_participant_id":"{to}","type":"t","message_json":"{{}}"}}"#);
     stage.begin().await?;
-    for _ in 0..stage.amount(30_000, 3_000) {
+    for _ in 0..stage.scaled(30_000, 3_000) {
         socket.call("messaging", "send", &input).await?;
     }
     Ok("all sent".to_owned())
 }
 
-async fn enable(stage: &Stage<'_>) -> Said {
-    let mut crowd = stage.crowd(stage.amount(300, 30), true).await?;
+async fn enable(stage: &Stage<'_>) -> AttackResult {
+    let mut crowd = stage.crowd(stage.scaled(300, 30), true).await?;
     let attributes = format!(r#"{{"about":"{}"}}"#, "x".repeat(15 << 10));
     for socket in &mut crowd {
         socket.message("set_attributes", &attributes, b"").await?;
@@ -137,12 +143,12 @@ async fn enable(stage: &Stage<'_>) -> Said {
     Ok("all sent".to_owned())
 }
 
-async fn attributes(stage: &Stage<'_>) -> Said {
-    let _crowd = deaf(stage, stage.amount(100, 30)).await?;
+async fn attributes(stage: &Stage<'_>) -> AttackResult {
+    let _crowd = nonreaders(stage, stage.scaled(100, 30)).await?;
     let mut sender = stage.attacker().await?;
     sender.ask("messaging", "enable", "{}").await?;
     stage.begin().await?;
-    for number in 0..stage.amount(5_000, 200) {
+    for number in 0..stage.scaled(5_000, 200) {
         let text = format!("{number}{}", "x".repeat(15 << 10));
         let attributes = format!(r#"{{"about":"{text}"}}"#);
         sender.message("set_attributes", &attributes, b"").await?;
@@ -151,12 +157,12 @@ async fn attributes(stage: &Stage<'_>) -> Said {
     Ok("all sent".to_owned())
 }
 
-async fn attribute_names(stage: &Stage<'_>) -> Said {
+async fn attribute_names(stage: &Stage<'_>) -> AttackResult {
     let mut senders = JoinSet::new();
     let names: Vec<String> = (0..1_900).map(|n| format!(r#""{n}":0"#)).collect();
     let attributes = format!("{{{}}}", names.join(","));
     let crowd = stage.crowd(4, false).await?;
-    let times = stage.amount(200, 10);
+    let times = stage.scaled(200, 10);
     stage.begin().await?;
     for mut socket in crowd {
         let attributes = attributes.clone();

@@ -1,10 +1,10 @@
-//! WebSocket frames and connections: half of them, bits of them, too many of them.
+//! Attacks by WebSocket frames and connections: incomplete, fragmented, too many.
 
 use tokio::task::JoinSet;
 
 use meshagent_protocol::{ApiScope, Grant, StorageGrant, StoragePathGrant};
 
-use crate::attack::{Attack, Said};
+use crate::attack::{Attack, AttackResult};
 use crate::socket::{BINARY, CONTINUATION, PING, Socket, packet};
 use crate::stage::{ARENA, Stage, token, token_for, verdict};
 
@@ -12,13 +12,13 @@ pub(crate) const ATTACKS: fn() -> Vec<Attack> = || {
     vec![
         Attack::new(
             "frame-half",
-            "500 frames of 4 MB of which all but the last bytes are sent",
+            "500 frames of 4 MB without their last bytes",
             |stage| Box::pin(half_frames(stage)),
         )
         .in_short(),
         Attack::new(
             "frame-fragments",
-            "messages in fragments of one byte, 3 million of them",
+            "messages in 3 million fragments of one byte",
             |stage| Box::pin(fragments(stage)),
         ),
         Attack::new(
@@ -28,46 +28,45 @@ pub(crate) const ATTACKS: fn() -> Vec<Attack> = || {
         ),
         Attack::new(
             "frame-pings",
-            "100 sockets that send pings of 125 bytes, and read no pong",
+            "100 sockets that send pings of 125 bytes and read no pong",
             |stage| Box::pin(pings(stage)),
         )
         .in_short(),
         Attack::new(
             "frame-forbidden",
-            "frames that RFC 6455 forbids: unmasked, of reserved opcodes, a continuation of nothing, 2^62 bytes long",
+            "frames that RFC 6455 forbids: unmasked, with a reserved opcode, a continuation of \
+             nothing, 2^62 bytes long",
             |stage| Box::pin(forbidden(stage)),
         )
         .in_short(),
-        Attack::new(
-            "frame-empty",
-            "3 million binary frames without any byte",
-            |stage| Box::pin(empty(stage)),
-        ),
+        Attack::new("frame-empty", "3 million empty binary frames", |stage| {
+            Box::pin(empty(stage))
+        }),
         Attack::new(
             "message-half",
-            "400 connections with 3 MB each of a message that never ends",
+            "400 connections that each send 3 MB of an endless message",
             |stage| Box::pin(half_messages(stage)),
         )
         .in_short(),
         Attack::new(
             "message-half-small",
-            "500 connections with 60 KB each of a message that never ends",
+            "500 connections that each send 60 KB of an endless message",
             |stage| Box::pin(half_small(stage)),
         ),
         Attack::new(
             "join-leave",
-            "participants who join and vanish, 40 at a time, for 10 s",
+            "participants that join and disconnect, 40 at a time, for 10 s",
             |stage| Box::pin(join_leave(stage)),
         )
         .in_short(),
         Attack::new(
             "join-rooms",
-            "400 rooms with one participant each, all at once",
+            "400 rooms with one participant each, all at the same time",
             |stage| Box::pin(join_rooms(stage)),
         ),
         Attack::new(
             "token-grants",
-            "100 tokens of 200 KB with 4,000 grants of paths each, which then ask for things",
+            "100 participants with tokens of 200 KB (4,000 path grants each) that then call a tool",
             |stage| Box::pin(token_grants(stage)),
         ),
         Attack::new(
@@ -79,16 +78,16 @@ pub(crate) const ATTACKS: fn() -> Vec<Attack> = || {
     ]
 };
 
-async fn half_frames(stage: &Stage<'_>) -> Said {
-    let mut crowd = stage.crowd(stage.amount(500, 300), false).await?;
+async fn half_frames(stage: &Stage<'_>) -> AttackResult {
+    let mut crowd = stage.crowd(stage.scaled(500, 300), false).await?;
     let mut frame = Vec::new();
     packet(&mut frame, 1, 0, &[&vec![0; (4 << 20) - 16]]);
     frame.truncate(frame.len() - 8);
     send_to_all(stage, &mut crowd, &frame).await
 }
 
-/// The same bytes by each of a crowd that then waits.
-async fn send_to_all(stage: &Stage<'_>, crowd: &mut [Socket], bytes: &[u8]) -> Said {
+/// Sends the same bytes on each connection, then waits.
+async fn send_to_all(stage: &Stage<'_>, crowd: &mut [Socket], bytes: &[u8]) -> AttackResult {
     stage.begin().await?;
     let mut sent = 0;
     tokio::select! {
@@ -101,12 +100,12 @@ async fn send_to_all(stage: &Stage<'_>, crowd: &mut [Socket], bytes: &[u8]) -> S
         } => done?,
         () = stage.hold() => {}
     }
-    let said = format!("{sent} of {} sent", crowd.len());
+    let result = format!("{sent} of {} sent", crowd.len());
     stage.hold().await;
-    Ok(said)
+    Ok(result)
 }
 
-async fn fragments(stage: &Stage<'_>) -> Said {
+async fn fragments(stage: &Stage<'_>) -> AttackResult {
     let mut socket = stage.attacker().await?;
     let mut bytes = Vec::new();
     crate::socket::frame(&mut bytes, BINARY, false, &[b"x"]);
@@ -116,14 +115,14 @@ async fn fragments(stage: &Stage<'_>) -> Said {
     crate::socket::frame(&mut bytes, CONTINUATION, true, &[b"x"]);
     socket.drain();
     stage.begin().await?;
-    for _ in 0..stage.amount(30, 1) {
+    for _ in 0..stage.scaled(30, 1) {
         socket.bytes(&bytes).await?;
     }
     Ok("all sent".to_owned())
 }
 
-async fn half_fragmented(stage: &Stage<'_>) -> Said {
-    let mut crowd = stage.crowd(stage.amount(400, 100), false).await?;
+async fn half_fragmented(stage: &Stage<'_>) -> AttackResult {
+    let mut crowd = stage.crowd(stage.scaled(400, 100), false).await?;
     let piece = vec![0; 1 << 20];
     stage.begin().await?;
     let mut sent = 0;
@@ -139,18 +138,18 @@ async fn half_fragmented(stage: &Stage<'_>) -> Said {
         } => done?,
         () = stage.hold() => {}
     }
-    let said = format!("{sent} of {} sent", crowd.len());
+    let result = format!("{sent} of {} sent", crowd.len());
     stage.hold().await;
-    Ok(said)
+    Ok(result)
 }
 
-async fn pings(stage: &Stage<'_>) -> Said {
-    let crowd = stage.crowd(stage.amount(100, 20), true).await?;
+async fn pings(stage: &Stage<'_>) -> AttackResult {
+    let crowd = stage.crowd(stage.scaled(100, 20), true).await?;
     let mut bytes = Vec::new();
     for _ in 0..1_000 {
         crate::socket::frame(&mut bytes, PING, true, &[&[b'p'; 125]]);
     }
-    let times = stage.amount(200, 20);
+    let times = stage.scaled(200, 20);
     let mut flood = JoinSet::new();
     stage.begin().await?;
     for mut socket in crowd {
@@ -166,29 +165,29 @@ async fn pings(stage: &Stage<'_>) -> Said {
     Ok("flooded".to_owned())
 }
 
-async fn forbidden(stage: &Stage<'_>) -> Said {
+async fn forbidden(stage: &Stage<'_>) -> AttackResult {
     let frames: [&[u8]; 7] = [
         // Not masked.
         &[0x82, 3, 1, 2, 3],
         // A continuation of nothing.
         &[0x80, 0x81, 0, 0, 0, 0, b'x'],
-        // An opcode that there is none of.
+        // A reserved opcode.
         &[0x8b, 0x81, 0, 0, 0, 0, b'x'],
         // Reserved bits.
         &[0xf2, 0x81, 0, 0, 0, 0, b'x'],
         // 2^62 bytes.
         &[0x82, 0xff, 0x40, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-        // A ping that is too long, and one in pieces.
+        // A ping that is too long, and a fragmented one.
         &[0x89, 0xfe, 0xff, 0xff, 0, 0, 0, 0],
         &[0x09, 0x81, 0, 0, 0, 0, b'x'],
     ];
     stage.begin().await?;
     let mut ended = 0;
     for frame in frames {
-        for _ in 0..stage.amount(20, 3) {
+        for _ in 0..stage.scaled(20, 3) {
             let mut socket = stage.attacker().await?;
             socket.bytes(frame).await?;
-            // An end at once, or none.
+            // The connection ends immediately or not at all.
             let rest = socket.rest(1 << 20);
             let waiting = std::time::Duration::from_millis(50);
             if tokio::time::timeout(waiting, rest).await.is_ok() {
@@ -196,11 +195,11 @@ async fn forbidden(stage: &Stage<'_>) -> Said {
             }
         }
     }
-    let all = frames.len() * stage.amount(20, 3);
+    let all = frames.len() * stage.scaled(20, 3);
     Ok(format!("{ended} of {all} connections ended"))
 }
 
-async fn empty(stage: &Stage<'_>) -> Said {
+async fn empty(stage: &Stage<'_>) -> AttackResult {
     let mut socket = stage.attacker().await?;
     socket.drain();
     let mut bytes = Vec::new();
@@ -208,14 +207,14 @@ async fn empty(stage: &Stage<'_>) -> Said {
         crate::socket::frame(&mut bytes, BINARY, true, &[]);
     }
     stage.begin().await?;
-    for _ in 0..stage.amount(300, 10) {
+    for _ in 0..stage.scaled(300, 10) {
         socket.bytes(&bytes).await?;
     }
     Ok("all sent".to_owned())
 }
 
-/// Leaves messages open of which so many packets of so many bytes have come.
-async fn unfinished(stage: &Stage<'_>, count: usize, packets: u32, bytes: usize) -> Said {
+/// Leaves messages incomplete after this many packets of this many bytes.
+async fn unfinished(stage: &Stage<'_>, count: usize, packets: u32, bytes: usize) -> AttackResult {
     let mut crowd = stage.crowd(count, false).await?;
     let mut begin = Vec::new();
     let total = (packets + 1).to_be_bytes();
@@ -226,24 +225,24 @@ async fn unfinished(stage: &Stage<'_>, count: usize, packets: u32, bytes: usize)
     send_to_all(stage, &mut crowd, &begin).await
 }
 
-async fn half_messages(stage: &Stage<'_>) -> Said {
-    unfinished(stage, stage.amount(400, 200), 3, 1 << 20).await
+async fn half_messages(stage: &Stage<'_>) -> AttackResult {
+    unfinished(stage, stage.scaled(400, 200), 3, 1 << 20).await
 }
 
-async fn half_small(stage: &Stage<'_>) -> Said {
-    unfinished(stage, stage.amount(500, 100), 60, 1 << 10).await
+async fn half_small(stage: &Stage<'_>) -> AttackResult {
+    unfinished(stage, stage.scaled(500, 100), 60, 1 << 10).await
 }
 
-async fn join_leave(stage: &Stage<'_>) -> Said {
-    let jwt = token("moth").sign(stage.key());
+async fn join_leave(stage: &Stage<'_>) -> AttackResult {
+    let jwt = token("visitor").sign(stage.key());
     let address = stage.address();
-    let until = std::time::Duration::from_secs(stage.amount(10, 2) as u64);
+    let until = std::time::Duration::from_secs(stage.scaled(10, 2) as u64);
     stage.begin().await?;
     let until = tokio::time::Instant::now() + until;
-    let mut moths = JoinSet::new();
+    let mut visitors = JoinSet::new();
     for _ in 0..40 {
         let jwt = jwt.clone();
-        moths.spawn(async move {
+        visitors.spawn(async move {
             let mut joined = 0;
             while tokio::time::Instant::now() < until {
                 let socket = Socket::connect(address, false).await?;
@@ -256,16 +255,16 @@ async fn join_leave(stage: &Stage<'_>) -> Said {
         });
     }
     let mut joined = 0;
-    while let Some(one) = moths.join_next().await {
+    while let Some(one) = visitors.join_next().await {
         joined += one??;
     }
     Ok(format!("{joined} joins"))
 }
 
-async fn join_rooms(stage: &Stage<'_>) -> Said {
+async fn join_rooms(stage: &Stage<'_>) -> AttackResult {
     stage.begin().await?;
     let mut crowd = Vec::new();
-    for number in 0..stage.amount(400, 100) {
+    for number in 0..stage.scaled(400, 100) {
         let token = token_for("alone", &format!("room-{number}"));
         let mut socket = stage.join(&token, false).await?;
         socket.open_document("open", "a.document").await?;
@@ -275,7 +274,7 @@ async fn join_rooms(stage: &Stage<'_>) -> Said {
     Ok("all joined".to_owned())
 }
 
-async fn token_grants(stage: &Stage<'_>) -> Said {
+async fn token_grants(stage: &Stage<'_>) -> AttackResult {
     let paths = (0..4_000).map(|number| StoragePathGrant {
         path: format!("folder/{number}/with a name"),
         read_only: false,
@@ -290,38 +289,38 @@ async fn token_grants(stage: &Stage<'_>) -> Said {
     token.grants.push(Grant::Api(Box::new(scope)));
     stage.begin().await?;
     let mut crowd = Vec::new();
-    for _ in 0..stage.amount(100, 10) {
+    for _ in 0..stage.scaled(100, 10) {
         match stage.join(&token, false).await {
             Ok(socket) => crowd.push(socket),
             Err(refused) => return Ok(format!("{refused:#}")),
         }
     }
-    let mut said = String::new();
-    for _ in 0..stage.amount(20, 2) {
+    let mut result = String::new();
+    for _ in 0..stage.scaled(20, 2) {
         for socket in &mut crowd {
             let input = r#"{"path":"folder/none"}"#;
-            said = verdict(&socket.ask("storage", "exists", input).await?);
+            result = verdict(&socket.ask("storage", "exists", input).await?);
         }
     }
-    Ok(said)
+    Ok(result)
 }
 
-async fn token_names(stage: &Stage<'_>) -> Said {
+async fn token_names(stage: &Stage<'_>) -> AttackResult {
     let long = token(&"n".repeat(100 << 10));
     let longer = token(&"n".repeat(1 << 20));
     stage.begin().await?;
     let mut crowd = Vec::new();
-    let mut said = String::new();
-    for _ in 0..stage.amount(100, 10) {
+    let mut result = String::new();
+    for _ in 0..stage.scaled(100, 10) {
         for token in [&long, &longer] {
             match stage.join(token, false).await {
                 Ok(mut socket) => {
                     socket.call("messaging", "enable", "{}").await?;
                     crowd.push(socket);
                 }
-                Err(refused) => said = format!("{refused:#}"),
+                Err(refused) => result = format!("{refused:#}"),
             }
         }
     }
-    Ok(format!("{} joined, last refusal: {said}", crowd.len()))
+    Ok(format!("{} joined, last refusal: {result}", crowd.len()))
 }

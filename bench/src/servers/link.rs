@@ -1,4 +1,4 @@
-//! One WebSocket of the load generator: a task that reads, a task that writes, frames that are ready to send in between.
+//! One WebSocket of the load generator: a reading task, a writing task, and a queue of frames.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -20,13 +20,13 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::AbortHandle;
 
-use super::speech::{Heard, Speech};
+use super::protocol::{Meaning, Protocol};
 
-/// Frames that may wait to be written. A server that does not read so many is overloaded, and the phase ends.
+/// The limit of queued frames: a server that leaves more of them unread is overloaded.
 const QUEUED_FRAMES: usize = 1 << 16;
 const WRITE_BUFFER_BYTES: usize = 64 << 10;
 const HANDSHAKE_LIMIT: Duration = Duration::from_mins(1);
-/// The largest message: a state of 10 MB as base64, and more.
+/// The limit of a message; the largest one is a state of 10 MB in base64.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
 type Stream = TokioIo<Upgraded>;
@@ -38,16 +38,22 @@ enum Outgoing {
     Pong(Bytes),
 }
 
-/// What a link's reader tells whoever opened it.
+/// The receiver of a link's input.
 pub trait Listener: 'static {
-    /// A frame of so many bytes came, which meant this.
-    fn hear(&mut self, at: Instant, frame_bytes: usize, heard: &[Heard], speech: &dyn Speech);
+    /// Handles a frame of this size, with its meanings.
+    fn handle(
+        &mut self,
+        at: Instant,
+        frame_bytes: usize,
+        meanings: &[Meaning],
+        protocol: &dyn Protocol,
+    );
 }
 
-/// The writing side of a connection; its tasks end with it.
+/// The writing side of a connection, whose tasks end on drop.
 #[derive(Debug)]
 pub struct Link {
-    speech: Rc<RefCell<Box<dyn Speech>>>,
+    protocol: Rc<RefCell<Box<dyn Protocol>>>,
     frames: mpsc::Sender<Outgoing>,
     is_asleep: watch::Sender<bool>,
     pongs: Rc<Notify>,
@@ -55,16 +61,16 @@ pub struct Link {
 }
 
 impl Link {
-    /// Connects, greets, and from then on tells `listener` what comes. Needs a `LocalSet`.
+    /// Connects, greets, and passes all later input to `listener`. Needs a `LocalSet`.
     ///
     /// # Errors
-    /// When the server refuses the connection, or is silent.
+    /// When the server refuses the connection, or does not answer.
     pub async fn open(
         address: SocketAddr,
-        mut speech: Box<dyn Speech>,
+        mut protocol: Box<dyn Protocol>,
         listener: impl Listener,
     ) -> Result<Self> {
-        let socket = tokio::time::timeout(HANDSHAKE_LIMIT, connect(address, &speech.target()))
+        let socket = tokio::time::timeout(HANDSHAKE_LIMIT, connect(address, &protocol.target()))
             .await
             .context("the server did not answer the handshake")??;
         let (mut read, write) = socket.split(|stream| {
@@ -75,18 +81,18 @@ impl Link {
         read.set_auto_pong(false);
         read.set_max_message_size(MAX_MESSAGE_BYTES);
         let (frames, queue) = mpsc::channel(QUEUED_FRAMES);
-        for frame in speech.greet() {
+        for frame in protocol.greet() {
             send(&frames, Outgoing::Message(frame)).await?;
         }
         let writer = tokio::task::spawn_local(write_all(write, queue));
-        let speech = Rc::new(RefCell::new(speech));
+        let protocol = Rc::new(RefCell::new(protocol));
         let (is_asleep, asleep) = watch::channel(false);
         let replies = frames.clone();
-        let ours = Rc::clone(&speech);
+        let ours = Rc::clone(&protocol);
         let pongs = Rc::new(Notify::new());
         let came = Rc::clone(&pongs);
         let reader = tokio::task::spawn_local(async move {
-            // A lost connection shows as what was not delivered.
+            // A lost connection shows as missing deliveries.
             let ended = read_all(read, &ours, listener, replies, asleep, &came).await;
             if let Err(error) = ended
                 && std::env::var_os("BENCH_DEBUG").is_some()
@@ -95,7 +101,7 @@ impl Link {
             }
         });
         Ok(Self {
-            speech,
+            protocol,
             frames,
             is_asleep,
             pongs,
@@ -103,28 +109,28 @@ impl Link {
         })
     }
 
-    /// The frames that carry an update; they are to be sent in the order in which they were made.
+    /// Returns the frames that carry an update. Send them in the order of these calls.
     pub fn frames(&self, update: &[u8]) -> Vec<Bytes> {
-        self.speech.borrow_mut().say(update)
+        self.protocol.borrow_mut().encode_update(update)
     }
 
-    /// Queues frames.
+    /// Queues frames without waiting.
     ///
     /// # Errors
-    /// When the server takes nothing any more.
+    /// When the queue is full because the server does not read.
     pub fn send(&self, frames: Vec<Bytes>) -> Result<()> {
         for frame in frames {
             if self.frames.try_send(Outgoing::Message(frame)).is_err() {
-                bail!("the server does not read what it is sent");
+                bail!("the server is overloaded: {QUEUED_FRAMES} frames wait to be read");
             }
         }
         Ok(())
     }
 
-    /// Queues an update, and waits for room.
+    /// Queues an update, and waits for space in the queue.
     ///
     /// # Errors
-    /// When the connection is gone.
+    /// When the connection has ended.
     pub async fn send_update(&self, update: &[u8]) -> Result<()> {
         let frames = self.frames(update);
         for frame in frames {
@@ -133,17 +139,17 @@ impl Link {
         Ok(())
     }
 
-    /// Sends a ping and waits for its pong.
+    /// Sends a ping, and waits for its pong.
     ///
     /// # Errors
-    /// When none comes in time.
+    /// When no pong arrives in time.
     pub async fn round_trip(&self, limit: Duration) -> Result<()> {
         send(&self.frames, Outgoing::Ping).await?;
         let came = tokio::time::timeout(limit, self.pongs.notified()).await;
-        came.context("the server answered no ping")
+        came.with_context(|| format!("no pong arrived within {} s", limit.as_secs()))
     }
 
-    /// Stops reading from the socket, or goes on.
+    /// Pauses reads from the socket, or resumes them.
     pub fn sleep(&self, is_asleep: bool) {
         self.is_asleep.send_replace(is_asleep);
     }
@@ -162,10 +168,7 @@ impl Drop for Link {
     }
 }
 
-#[expect(
-    clippy::print_stderr,
-    reason = "asked for by a variable of the environment"
-)]
+#[expect(clippy::print_stderr, reason = "BENCH_DEBUG asks for these lines")]
 fn report(error: &anyhow::Error) {
     eprintln!("link: {error:#}");
 }
@@ -210,13 +213,13 @@ async fn connect(address: SocketAddr, target: &str) -> Result<WebSocket<Stream>>
 
 async fn read_all(
     mut socket: WebSocketRead<ReadHalf<Stream>>,
-    speech: &RefCell<Box<dyn Speech>>,
+    protocol: &RefCell<Box<dyn Protocol>>,
     mut listener: impl Listener,
     frames: mpsc::Sender<Outgoing>,
     mut asleep: watch::Receiver<bool>,
     pongs: &Notify,
 ) -> Result<()> {
-    let mut heard = Vec::new();
+    let mut meanings = Vec::new();
     let mut replies = Vec::new();
     let mut fragments: Vec<u8> = Vec::new();
     loop {
@@ -245,11 +248,11 @@ async fn read_all(
             }
         };
         {
-            let mut speech = speech.borrow_mut();
-            speech.hear(&message, &mut heard, &mut replies)?;
-            listener.hear(Instant::now(), message.len(), &heard, speech.as_ref());
+            let mut protocol = protocol.borrow_mut();
+            protocol.handle_frame(&message, &mut meanings, &mut replies)?;
+            listener.handle(Instant::now(), message.len(), &meanings, protocol.as_ref());
         }
-        heard.clear();
+        meanings.clear();
         for reply in replies.drain(..) {
             send(&frames, Outgoing::Message(reply)).await?;
         }
@@ -258,7 +261,7 @@ async fn read_all(
 
 async fn send(frames: &mpsc::Sender<Outgoing>, frame: Outgoing) -> Result<()> {
     let sent = frames.send(frame).await;
-    sent.ok().context("the connection is gone")
+    sent.ok().context("the connection has ended")
 }
 
 async fn write_all<S: AsyncWrite + Unpin>(

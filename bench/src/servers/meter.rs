@@ -1,4 +1,4 @@
-//! What readers got of what writers wrote, and when.
+//! The meter of a run: deliveries and latencies of updates, measured at readers.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -11,44 +11,73 @@ use hdrhistogram::Histogram;
 
 use super::host::Host;
 use super::link::Listener;
-use super::speech::{Heard, Speech};
+use super::protocol::{Meaning, Protocol};
 use super::workload::ClockReader;
 
-/// What all listeners of a run write down.
+/// The measurements of all listeners of a run.
 #[derive(Debug)]
 pub struct Meter {
     clocks: ClockReader,
-    /// When each update was due, by writer; the first has the clock 1.
+    /// The due time of each update, by writer; the first update has the clock 1.
     due: Vec<Vec<Instant>>,
     latencies: Histogram<u64>,
-    /// The same, with what the host took of our cores.
+    /// Latencies without the correction for time that the host took from our cores.
     gross: Histogram<u64>,
     host: Host,
     counts: Counts,
-    /// Something that no protocol says.
+    /// The first violation of a protocol.
     failure: Option<String>,
 }
 
-/// What came so far.
+/// The numbers of received things so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
-    /// Updates, at each who got it.
+    /// The updates, counted once for each receiver.
     pub delivered: u64,
-    /// Messages that carried them.
+    /// The messages that carried updates.
     pub messages: u64,
-    /// Bytes of all messages.
+    /// The bytes of all messages.
     pub bytes: u64,
-    /// Updates whose writers were told that they arrived.
+    /// The acknowledged updates.
     pub acknowledged: u64,
-    /// Clients that have the document's state.
+    /// The clients that have the document's state.
     pub ready: u64,
+}
+
+/// The latencies of a phase.
+#[derive(Clone, Copy, Debug)]
+pub struct Latencies {
+    /// The latencies without the host's steal.
+    pub net: Percentiles,
+    /// The latencies as measured.
+    pub gross: Percentiles,
+}
+
+/// Two percentiles, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Percentiles {
+    /// The median.
+    pub p50: f64,
+    /// The 99th percentile.
+    pub p99: f64,
+}
+
+impl Percentiles {
+    #[expect(clippy::cast_precision_loss, reason = "latencies of a minute at most")]
+    fn of(micros: &Histogram<u64>) -> Self {
+        let millis = |quantile| micros.value_at_quantile(quantile) as f64 / 1e3;
+        Self {
+            p50: millis(0.5),
+            p99: millis(0.99),
+        }
+    }
 }
 
 /// A meter that listeners share.
 pub type SharedMeter = Rc<RefCell<Meter>>;
 
 impl Meter {
-    /// A meter of so many writers.
+    /// Creates a meter for `writers` writers.
     pub fn shared(writers: usize) -> SharedMeter {
         Rc::new(RefCell::new(Self {
             clocks: ClockReader::default(),
@@ -61,10 +90,10 @@ impl Meter {
         }))
     }
 
-    /// What came so far.
+    /// Returns the counts so far.
     ///
     /// # Errors
-    /// When something came that should not have.
+    /// When a message violated its protocol.
     pub fn counts(&self) -> Result<Counts> {
         match &self.failure {
             Some(failure) => anyhow::bail!("{failure}"),
@@ -72,81 +101,85 @@ impl Meter {
         }
     }
 
-    /// Says when a writer's next update is due.
+    /// Records the due time of a writer's next update.
     pub fn due(&mut self, writer: usize, at: Instant) {
         self.due[writer].push(at);
     }
 
-    /// Latencies since the last call, in microseconds: without the time for which the host gave our cores to others, and
-    /// with it.
-    pub fn take_latencies(&mut self) -> [Histogram<u64>; 2] {
+    /// Returns the latencies since the last call, in microseconds: net and gross.
+    ///
+    /// The net latency excludes the time that the host took from our cores while the update was in
+    /// flight, or a part of that time, but never more.
+    pub fn take_latencies(&mut self) -> Latencies {
         self.host.forget();
-        [&mut self.latencies, &mut self.gross].map(|taken| std::mem::replace(taken, histogram()))
+        let [net, gross] = [&mut self.latencies, &mut self.gross]
+            .map(|taken| Percentiles::of(&std::mem::replace(taken, histogram())));
+        Latencies { net, gross }
     }
 
-    /// Looks at what the host took; to be called every few milliseconds while something is measured.
+    /// Samples the host's steal. Call it every few milliseconds during a measurement.
     pub fn look_at_host(&mut self) {
         self.host.look(Instant::now());
     }
 }
 
 fn histogram() -> Histogram<u64> {
-    // Up to a minute with three digits; what takes longer counts as a minute.
+    // Up to a minute with three digits; longer latencies count as a minute.
     Histogram::new_with_bounds(1, 60_000_000, 3).expect("the bounds are in order")
 }
 
-/// One client's ear.
+/// The listener of one client, which reports to a meter.
 #[derive(Debug)]
-pub struct Ear {
+pub struct MeterListener {
     meter: SharedMeter,
-    /// The first of its document's writers; the meter may have those of many documents.
+    /// The first writer of the client's document; the meter may have writers of many documents.
     first: usize,
-    sight: Sight,
-    /// Whose it is, if a writer's: its own updates don't count.
+    progress: Progress,
+    /// The client's own number if it writes: its own updates do not count.
     own: Option<usize>,
 }
 
-/// What one client has.
+/// The updates that one client has received.
 #[derive(Clone, Debug, Default)]
-pub struct Sight {
-    /// The clocks that it has, by writer of its document.
+pub struct Progress {
+    /// The clocks by writer of the document.
     seen: Rc<RefCell<Vec<u32>>>,
     first_state: Rc<RefCell<Option<Bytes>>>,
     bytes: Rc<Cell<u64>>,
 }
 
-impl Sight {
-    /// The clocks that it has seen, by writer of its document.
+impl Progress {
+    /// Returns the received clocks, by writer of the document.
     pub fn clocks(&self) -> Vec<u32> {
         self.seen.borrow().clone()
     }
 
-    /// Bytes of the messages that it got.
+    /// Returns the bytes of all received messages.
     pub fn bytes(&self) -> u64 {
         self.bytes.get()
     }
 
-    /// The state that it was sent when it opened the document, decoded; once.
+    /// Takes the decoded state from the opening of the document.
     pub fn take_state(&self) -> Option<Bytes> {
         self.first_state.borrow_mut().take()
     }
 }
 
-impl Ear {
-    /// The ear of a reader, or of a writer, of a document with these writers.
-    pub fn new(meter: &SharedMeter, writers: Range<usize>, own: Option<usize>) -> (Self, Sight) {
-        let sight = Sight::default();
-        sight.seen.borrow_mut().resize(writers.len(), 0);
-        let ear = Self {
+impl MeterListener {
+    /// Creates the listener of a reader or a writer, and its progress.
+    pub fn new(meter: &SharedMeter, writers: Range<usize>, own: Option<usize>) -> (Self, Progress) {
+        let progress = Progress::default();
+        progress.seen.borrow_mut().resize(writers.len(), 0);
+        let listener = Self {
             meter: Rc::clone(meter),
             first: writers.start,
-            sight: sight.clone(),
+            progress: progress.clone(),
             own,
         };
-        (ear, sight)
+        (listener, progress)
     }
 
-    fn take(&self, at: Instant, heard: &Heard, speech: &dyn Speech) -> Result<()> {
+    fn record(&self, at: Instant, meaning: &Meaning, protocol: &dyn Protocol) -> Result<()> {
         let mut meter = self.meter.borrow_mut();
         let Meter {
             clocks,
@@ -157,23 +190,23 @@ impl Ear {
             counts,
             ..
         } = &mut *meter;
-        match heard {
-            Heard::Acknowledged(count) => counts.acknowledged += u64::from(*count),
-            Heard::State(payload) => {
+        match meaning {
+            Meaning::Acknowledged(count) => counts.acknowledged += u64::from(*count),
+            Meaning::State(payload) => {
                 counts.ready += 1;
-                let state = speech.decode(payload)?;
-                let mut seen = self.sight.seen.borrow_mut();
+                let state = protocol.decode(payload)?;
+                let mut seen = self.progress.seen.borrow_mut();
                 for (writer, clock) in super::workload::clocks(&state)? {
                     if let Some(seen) = seen.get_mut(writer.wrapping_sub(self.first)) {
                         *seen = clock;
                     }
                 }
-                *self.sight.first_state.borrow_mut() = Some(state.into_owned().into());
+                *self.progress.first_state.borrow_mut() = Some(state.into_owned().into());
             }
-            Heard::Update(payload) => {
+            Meaning::Update(payload) => {
                 counts.messages += 1;
-                let mut seen = self.sight.seen.borrow_mut();
-                for (writer, clock) in clocks.read(payload, |payload| speech.decode(payload))? {
+                let mut seen = self.progress.seen.borrow_mut();
+                for (writer, clock) in clocks.read(payload, |payload| protocol.decode(payload))? {
                     let seen = seen.get_mut(writer.wrapping_sub(self.first));
                     let (Some(seen), Some(due)) = (seen, due.get(*writer)) else {
                         continue;
@@ -197,20 +230,26 @@ impl Ear {
     }
 }
 
-impl Listener for Ear {
-    fn hear(&mut self, at: Instant, frame_bytes: usize, heard: &[Heard], speech: &dyn Speech) {
-        let bytes = &self.sight.bytes;
+impl Listener for MeterListener {
+    fn handle(
+        &mut self,
+        at: Instant,
+        frame_bytes: usize,
+        meanings: &[Meaning],
+        protocol: &dyn Protocol,
+    ) {
+        let bytes = &self.progress.bytes;
         bytes.set(bytes.get() + frame_bytes as u64);
         self.meter.borrow_mut().counts.bytes += frame_bytes as u64;
-        for heard in heard {
-            if let Err(error) = self.take(at, heard, speech) {
+        for meaning in meanings {
+            if let Err(error) = self.record(at, meaning, protocol) {
                 self.meter.borrow_mut().failure = Some(format!("{error:#}"));
             }
         }
     }
 }
 
-/// Whole microseconds.
+/// Returns whole microseconds.
 pub fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

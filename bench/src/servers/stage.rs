@@ -1,4 +1,4 @@
-//! A running server with a document, and clients around it.
+//! A running server with a document and its clients.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -12,21 +12,21 @@ use meshagent_document::merge_updates;
 
 use super::gauge::Gauge;
 use super::link::Link;
-use super::meter::{Ear, Meter, SharedMeter, Sight};
+use super::meter::{Meter, MeterListener, Progress, SharedMeter};
 use super::peers::{Peer, Running, Tools};
 use super::workload::{self, Writer};
 
-/// The server's core; the generator has the other one.
+/// The core of the server; the generator has the other one.
 pub const SERVER_CORE: usize = 1;
-/// How long anything may take that is waited for.
+/// The limit of a wait.
 pub const LIMIT: Duration = Duration::from_mins(2);
 
-/// A server on its core.
+/// Starts a server on its core.
 ///
 /// # Errors
-/// When it doesn't start.
+/// When the server does not start.
 pub fn start(tools: &Tools, peer: Peer, data: &Path) -> Result<(Running, Gauge)> {
-    // Not `available_parallelism`: the generator is pinned, and would find its own core only.
+    // `available_parallelism` would count only the core that the generator is pinned to.
     let cores = fs::read_to_string("/proc/cpuinfo")?
         .lines()
         .filter(|line| line.starts_with("processor"))
@@ -40,29 +40,29 @@ pub fn start(tools: &Tools, peer: Peer, data: &Path) -> Result<(Running, Gauge)>
         let allowed = gauge.cores()?;
         anyhow::ensure!(
             allowed == core.to_string(),
-            "{} runs on the cores {allowed}, not on {core}",
+            "{} runs on the cores {allowed}, expected {core}",
             peer.name()
         );
     }
     Ok((running, gauge))
 }
 
-/// Those who have one document open.
+/// The clients that have one document open.
 #[derive(Debug)]
 pub struct Stage {
-    /// What they hear.
+    /// The meter of all clients.
     pub meter: SharedMeter,
-    /// Those who write.
-    pub writers: Vec<(Link, Writer, Sight)>,
-    /// Those who only read.
-    pub readers: Vec<(Link, Sight)>,
+    /// The clients that write.
+    pub writers: Vec<(Link, Writer, Progress)>,
+    /// The clients that only read.
+    pub readers: Vec<(Link, Progress)>,
 }
 
 impl Stage {
-    /// Opens a document for so many writers and readers. Makes it, if it is not there.
+    /// Opens a document for writers and readers, and creates it if it does not exist.
     ///
     /// # Errors
-    /// When the server does not let them in.
+    /// When the server refuses a client.
     pub async fn open(
         peer: Peer,
         address: SocketAddr,
@@ -76,10 +76,10 @@ impl Stage {
         Ok(stage)
     }
 
-    /// Opens one of several documents, whose writers are numbered through.
+    /// Opens one of several documents whose writers have consecutive numbers.
     ///
     /// # Errors
-    /// When the server does not let them in.
+    /// When the server refuses a client.
     pub async fn open_beside(
         meter: &SharedMeter,
         peer: Peer,
@@ -96,94 +96,101 @@ impl Stage {
             readers: Vec::new(),
         };
         for _ in 0..readers {
-            let (ear, sight) = Ear::new(meter, writers.clone(), None);
-            let speech = peer.speech(document);
-            let link = Link::open(address, speech, ear).await?;
-            stage.readers.push((link, sight));
+            let (listener, progress) = MeterListener::new(meter, writers.clone(), None);
+            let protocol = peer.protocol(document);
+            let link = Link::open(address, protocol, listener).await?;
+            stage.readers.push((link, progress));
         }
         for (number, writer) in writers.clone().enumerate() {
-            let (ear, sight) = Ear::new(meter, writers.clone(), Some(writer));
-            let link = Link::open(address, peer.speech(document), ear).await?;
+            let (listener, progress) = MeterListener::new(meter, writers.clone(), Some(writer));
+            let link = Link::open(address, peer.protocol(document), listener).await?;
             let typing = Writer::new(writer, number, &made.state)?;
-            stage.writers.push((link, typing, sight));
+            stage.writers.push((link, typing, progress));
         }
         Ok(stage)
     }
 
-    /// Waits until all have the document.
+    /// Waits until all clients have the document.
     ///
     /// # Errors
-    /// When they don't get it.
+    /// When a client does not receive it in time.
     pub async fn all_are_ready(&self) -> Result<()> {
         let expected = (self.writers.len() + self.readers.len()) as u64;
         ready(&self.meter, expected).await
     }
 }
 
-/// Waits until so many have their document.
+/// Waits until `expected` clients have their document.
 ///
 /// # Errors
-/// When they don't get it.
+/// When a client does not receive it in time.
 pub async fn ready(meter: &SharedMeter, expected: u64) -> Result<()> {
     let are_ready = || Ok(meter.borrow().counts()?.ready >= expected);
     until(LIMIT, "all have opened the document", are_ready).await?;
     Ok(())
 }
 
-/// A document that was made.
+/// A created document.
 #[derive(Debug)]
 pub struct Made {
-    /// Its state.
+    /// The state of the document.
     pub state: Bytes,
-    /// Whoever made it. To be held until others have opened it: some servers close a document when the last one leaves,
-    /// and lose what is in it when somebody else opens it meanwhile.
+    /// The connection that created the document, to be held until others have opened it.
+    ///
+    /// Some servers close a document when its last connection ends, and lose its content if
+    /// another client opens it meanwhile.
     _maker: Option<Link>,
 }
 
-/// Makes a document of an update, if the server has it not.
+/// Creates a document from an update, unless the server has it.
 ///
 /// # Errors
-/// When the server does not take it.
+/// When the server does not accept the update.
 pub async fn make(peer: Peer, address: SocketAddr, document: &str, base: Bytes) -> Result<Made> {
-    if peer == Peer::Relay {
-        // It keeps none.
+    if peer.is_relay() {
+        // A relay has no documents.
         return Ok(Made {
             state: base,
             _maker: None,
         });
     }
     let meter = Meter::shared(0);
-    let (ear, sight) = Ear::new(&meter, 0..0, None);
-    let link = Link::open(address, peer.speech(document), ear).await?;
+    let (listener, progress) = MeterListener::new(&meter, 0..0, None);
+    let link = Link::open(address, peer.protocol(document), listener).await?;
     ready(&meter, 1).await?;
-    let state = sight.take_state().context("there is a state")?;
-    say(peer, &link, &meter, &base).await?;
+    let state = progress.take_state().context("the server sent no state")?;
+    send_and_confirm(peer, &link, &meter, &base).await?;
     Ok(Made {
         state: merge_updates(&[&state, &base])?.into(),
         _maker: Some(link),
     })
 }
 
-/// Sends an update, and waits until the server has it.
+/// Sends an update, and waits until the server has read it.
 ///
 /// # Errors
-/// When it doesn't take it.
-pub async fn say(peer: Peer, link: &Link, meter: &SharedMeter, update: &[u8]) -> Result<()> {
+/// When the server does not accept the update.
+pub async fn send_and_confirm(
+    peer: Peer,
+    link: &Link,
+    meter: &SharedMeter,
+    update: &[u8],
+) -> Result<()> {
     link.send_update(update).await?;
     if peer.acknowledges() {
         let is_taken = || Ok(meter.borrow().counts()?.acknowledged > 0);
-        until(LIMIT, "the update is taken", is_taken).await?;
+        until(LIMIT, "the update is acknowledged", is_taken).await?;
     } else {
-        // Nothing says when it is there, but what was sent before a ping is read before it.
+        // The server acknowledges no update, but it reads the update before a later ping.
         link.round_trip(LIMIT).await?;
     }
     Ok(())
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds, and returns the time until then.
 ///
 /// # Errors
-/// When it isn't in time.
+/// When the condition does not hold in time.
 pub async fn until(
     limit: Duration,
     what: &str,
@@ -195,7 +202,7 @@ pub async fn until(
             return Ok(began.elapsed());
         }
         if began.elapsed() > limit {
-            bail!("not within {} s: {what}", limit.as_secs());
+            bail!("timeout after {} s: expected that {what}", limit.as_secs());
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

@@ -1,6 +1,6 @@
-//! What is written: several people typing, each at the end of a line of their own, one character an update.
+//! The workload: several writers, each of which types at the end of its own line.
 //!
-//! All servers get the same updates, so what differs is the server.
+//! An update is one character. All servers get the same updates.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -13,23 +13,23 @@ use yrs::updates::decoder::Decode as _;
 
 use crate::documents;
 
-/// Client ids of writers: `FIRST_WRITER + writer`. Of 32 bits, as all Yjs servers take them.
+/// The client id of the first writer; ids stay within 32 bits, which all Yjs servers accept.
 const FIRST_WRITER: u64 = 1 << 24;
 const WRITERS: u64 = 1 << 20;
-/// Who makes the document, where the server leaves that to its clients.
+/// The client id of the document's creator, for servers that leave the creation to clients.
 const MAKER: u64 = 7;
 
-/// A document with a line for each writer, as one update.
+/// Returns a document with a line for each writer, as one update.
 ///
 /// # Errors
-/// When the library refuses its own document.
+/// When the library refuses the document.
 pub fn base(writers: usize) -> Result<Bytes> {
     let mut document = documents::document(MAKER);
     document.insert_json(&base_json(writers), &mut String::new)?;
     Ok(document.encode_state().into())
 }
 
-/// The same as JSON.
+/// Returns the document of [`base`] as JSON.
 pub fn base_json(writers: usize) -> Value {
     let lines: Vec<_> = (0..writers)
         .map(|writer| json!({"text": {"$id": line(writer)}}))
@@ -37,12 +37,12 @@ pub fn base_json(writers: usize) -> Value {
     json!({"doc": {"children": lines}})
 }
 
-/// A document of about so many bytes: elements with a name and a number each, as one update.
+/// Returns a document of about `bytes` bytes as one update: elements with a name and a number.
 ///
 /// # Errors
-/// When the library refuses its own document.
+/// When the library refuses the document.
 pub fn large(bytes: usize) -> Result<Bytes> {
-    /// What an element takes in the encoding, measured.
+    /// The measured size of an element in the encoding.
     const ELEMENT_BYTES: usize = 125;
     let mut document = documents::document(MAKER);
     let elements: Vec<_> = (0..bytes / ELEMENT_BYTES)
@@ -59,7 +59,7 @@ fn line(writer: usize) -> String {
     format!("line-{writer}")
 }
 
-/// One who types.
+/// A writer that types.
 #[derive(Debug)]
 pub struct Writer {
     replica: MeshDocument,
@@ -68,17 +68,17 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// A writer on a line of a document with this state.
+    /// Creates a writer on a line of a document with this state.
     ///
     /// # Errors
-    /// When that is no document of [`base`].
+    /// When the document does not come from [`base`].
     pub fn new(writer: usize, number: usize, state: &[u8]) -> Result<Self> {
         let line = line(number);
         let mut replica = documents::document(FIRST_WRITER + writer as u64);
         replica.apply_update(state)?;
         let text = replica.node(&line).and_then(|element| element.text());
         let written = text
-            .context("the document has no such line")?
+            .with_context(|| format!("the document has no line {line:?}"))?
             .utf16_length();
         Ok(Self {
             replica,
@@ -87,10 +87,10 @@ impl Writer {
         })
     }
 
-    /// The update of the next character.
+    /// Writes the next character, and returns its update.
     ///
     /// # Errors
-    /// When the document refuses it.
+    /// When the document refuses the edit.
     pub fn write(&mut self) -> Result<Vec<u8>> {
         // Words of five letters.
         let text = if self.written % 6 == 5 { " " } else { "a" };
@@ -102,30 +102,30 @@ impl Writer {
         };
         self.written += 1;
         let update = self.replica.edit(&[edit], &mut String::new)?;
-        update.context("a character is a change")
+        update.context("the edit of a character changed nothing")
     }
 }
 
-/// How many characters of each writer an update ends at.
+/// The number of each writer's characters at the end of an update.
 pub type Clocks = Vec<(usize, u32)>;
 
-/// Reads updates, each only once however many readers get it.
+/// A cache of decoded updates: each is decoded only once for all readers.
 #[derive(Debug, Default)]
 pub struct ClockReader {
     known: HashMap<Vec<u8>, Clocks>,
 }
 
 impl ClockReader {
-    /// How far an update goes, by writer. `decode` makes an update of a payload.
+    /// Returns the clocks of an update, which `decode` makes from the payload.
     ///
     /// # Errors
-    /// When it is not an update.
+    /// When the payload is not an update.
     pub fn read<'a>(
         &mut self,
         payload: &'a [u8],
         decode: impl FnOnce(&'a [u8]) -> Result<Cow<'a, [u8]>>,
     ) -> Result<&Clocks> {
-        /// About what a commit's changes are, for all readers to catch up with.
+        /// The limit of cached updates, enough for the updates of one commit.
         const KEPT: usize = 4096;
         if !self.known.contains_key(payload) {
             if self.known.len() >= KEPT {
@@ -134,17 +134,22 @@ impl ClockReader {
             let clocks = clocks(&decode(payload)?)?;
             self.known.insert(payload.to_vec(), clocks);
         }
-        self.known.get(payload).context("it was just put there")
+        self.known
+            .get(payload)
+            .context("the clocks were just inserted")
     }
 }
 
-/// How far an update goes, by writer.
+/// Returns the clocks at the end of an update, by writer.
 ///
 /// # Errors
-/// When it is not an update.
+/// When the bytes are not an update.
 pub fn clocks(update: &[u8]) -> Result<Clocks> {
     let Ok(update) = yrs::Update::decode_v1(update) else {
-        bail!("the server sent what is no update");
+        bail!(
+            "the server sent {} bytes that are not an update",
+            update.len()
+        );
     };
     let operations = update.insertions(true);
     let writers = operations.iter().filter_map(|(client, ranges)| {
@@ -160,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_writers_write_is_told_apart_when_merged() {
+    fn a_merged_update_has_the_clock_of_each_writer() {
         let base = base(2).unwrap();
         let mut writers = [0, 1].map(|writer| Writer::new(writer, writer, &base).unwrap());
         let mut updates = Vec::new();
@@ -178,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_document_is_about_as_large_as_asked() {
+    fn a_large_document_has_about_the_requested_size() {
         let bytes = large(1_000_000).unwrap().len();
         assert!((900_000..1_100_000).contains(&bytes), "{bytes}");
     }

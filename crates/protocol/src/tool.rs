@@ -406,8 +406,8 @@ impl Tool {
         let row = self.row();
         let spec = match self.input_schema() {
             Some(schema) => json!({ "types": ["json"], "stream": false, "schema": schema }),
-            // Its chunks are `binary`, but the published JavaScript SDK knows no such type and would
-            // refuse the whole list; `file` is the only other type with bytes.
+            // The chunks are `binary`, but the published JavaScript SDK does not know that type and
+            // would refuse the whole list; `file` is the only other type with bytes.
             None => json!({ "types": ["file"], "stream": true }),
         };
         json!({ "title": row.name, "description": row.description, "input_spec": spec })

@@ -1,14 +1,22 @@
-//! Checks of the texts: 100 columns, and phrases from the word list in `CONTRIBUTING.md`.
+//! Checks of texts and sources: 100 columns, and phrases from the word list in `CONTRIBUTING.md`.
 
-use super::{read, tracked_files};
+use super::{absolute, read, tracked_files};
 
 const COLUMNS: usize = 100;
 
 /// Documents that a command writes.
 const GENERATED: [&str; 1] = ["docs/benchmarks/servers.md"];
 
-/// Sources whose comments follow the rules already. This list only becomes longer.
-const REWRITTEN_SOURCES: [&str; 2] = ["xtask/src/picture.rs", "xtask/src/tidy/prose.rs"];
+/// Files and directories of sources that follow the rules already. This list only becomes longer.
+const REWRITTEN_SOURCES: [&str; 7] = [
+    "abuse",
+    "bench",
+    "crates/cli",
+    "crates/document",
+    "crates/import",
+    "crates/protocol",
+    "xtask",
+];
 
 /// Phrases in lower case, each with what to write instead.
 const PHRASES: [(&str, &str); 17] = [
@@ -55,18 +63,42 @@ fn documents_use_the_word_list() {
 #[test]
 fn comments_use_the_word_list() {
     let mut found = Vec::new();
-    for path in REWRITTEN_SOURCES {
-        let text = read(path);
+    for path in rewritten_sources() {
+        let text = read(&path);
         let comments: Vec<&str> = text.lines().map(comment).collect();
-        found.extend(phrases_in(path, &comments.join("\n")));
-        for (line, number) in text.lines().zip(1..) {
-            let one_word = line.trim_start().starts_with("/// ") && !comment(line).contains(' ');
-            if one_word && !comment(line).starts_with(['`', '#']) {
-                found.push(format!("{path}:{number}: a doc comment of one word"));
-            }
-        }
+        found.extend(phrases_in(&path, &comments.join("\n")));
+        found.extend(one_word_docs(&path, &text));
     }
     assert!(found.is_empty(), "see `CONTRIBUTING.md`: {found:#?}");
+}
+
+#[test]
+fn rewritten_sources_wrap_at_100_columns() {
+    let long: Vec<String> = rewritten_sources()
+        .iter()
+        .flat_map(|path| long_source_lines(path, &read(path)))
+        .collect();
+    assert!(
+        long.is_empty(),
+        "wrap these at {COLUMNS} columns: {long:#?}"
+    );
+}
+
+/// The Rust files of [`REWRITTEN_SOURCES`].
+fn rewritten_sources() -> Vec<String> {
+    let mut sources = Vec::new();
+    for entry in REWRITTEN_SOURCES {
+        let is_directory = absolute(entry).is_dir();
+        let pattern = if is_directory {
+            format!("{entry}/*.rs")
+        } else {
+            entry.to_owned()
+        };
+        let mut files = tracked_files(&[&pattern]);
+        assert!(!files.is_empty(), "git lists no Rust file in {entry}");
+        sources.append(&mut files);
+    }
+    sources
 }
 
 /// Everything tracked that people read, except what a command writes.
@@ -105,6 +137,42 @@ fn long_lines(path: &str, text: &str) -> Vec<String> {
         .filter(|(_, line)| line.chars().count() > COLUMNS)
         .filter(|(_, line)| !line.starts_with('|') && line.trim().contains(' '))
         .map(|(number, line)| format!("{path}:{number}: {} columns", line.chars().count()))
+        .collect()
+}
+
+/// Source lines that are too long and could be shorter.
+///
+/// rustfmt wraps code at the same width, but leaves strings and the content of macros unchanged. A
+/// raw string or JSON may therefore be longer.
+fn long_source_lines(path: &str, text: &str) -> Vec<String> {
+    let could_be_shorter = |line: &str| {
+        let is_raw_or_json = line.contains("r#") || line.contains("\":");
+        let is_comment = line.trim_start().starts_with("//");
+        line.trim().contains(' ') && (is_comment || !is_raw_or_json)
+    };
+    (1..)
+        .zip(text.lines())
+        .filter(|(_, line)| line.chars().count() > COLUMNS && could_be_shorter(line))
+        .map(|(number, line)| format!("{path}:{number}: {} columns", line.chars().count()))
+        .collect()
+}
+
+/// Doc comments that are only one word. Code and links are not words.
+fn one_word_docs(path: &str, text: &str) -> Vec<String> {
+    let lines: Vec<&str> = text.lines().map(str::trim_start).collect();
+    let is_text = |at: usize| {
+        let line = lines.get(at);
+        line.is_some_and(|line| line.starts_with("/// "))
+    };
+    let is_one_word = |at: usize| {
+        let comment = comment(lines[at]);
+        let is_word = !comment.contains(' ') && !comment.starts_with(['`', '#', '|', '[']);
+        let has_neighbour = is_text(at + 1) || (at > 0 && is_text(at - 1));
+        is_text(at) && is_word && !has_neighbour
+    };
+    (0..lines.len())
+        .filter(|&at| is_one_word(at))
+        .map(|at| format!("{path}:{}: a doc comment of one word", at + 1))
         .collect()
 }
 
@@ -187,4 +255,46 @@ fn long_lines_are_counted_in_characters() {
     );
     assert!(long_lines("page", &format!("| {fits} |")).is_empty());
     assert!(long_lines("page", &"x".repeat(200)).is_empty());
+}
+
+#[test]
+fn long_source_lines_may_only_be_raw_strings_and_json() {
+    let long = "word ".repeat(30);
+    for line in [
+        format!("let text = r#\"{long}\"#;"),
+        format!("json!({{\"text\": \"{long}\"}})"),
+        format!("let text = \"{}\";", "x".repeat(200)).replace(' ', ""),
+        "x ".repeat(50),
+    ] {
+        assert!(long_source_lines("file", &line).is_empty(), "{line}");
+    }
+    for line in [
+        format!("// {long}"),
+        format!("//! \"json\": {long}"),
+        format!("bail!(\"{long}\");"),
+    ] {
+        assert_eq!(long_source_lines("file", &line).len(), 1, "{line}");
+    }
+}
+
+#[test]
+fn a_doc_comment_of_one_word_is_found_unless_it_ends_a_sentence() {
+    // These lines must not begin as comments: this file is checked, too.
+    let text = "\
+DOC Milliseconds.
+a: u64,
+DOC The median of all rounds, in
+DOC milliseconds.
+b: u64,
+DOC `code`
+DOC
+DOC Again.
+c: u64,
+";
+    let text = text.replace("DOC", "///");
+    let message = "a doc comment of one word";
+    assert_eq!(
+        one_word_docs("file", &text),
+        [1, 8].map(|line| format!("file:{line}: {message}"))
+    );
 }

@@ -1,4 +1,4 @@
-//! Catch-up: a reader that was asleep while others wrote, connected all the time.
+//! Catch-up: a connected reader that pauses while others write.
 
 use std::time::{Duration, Instant};
 
@@ -9,46 +9,47 @@ use crate::servers::stage::{Stage, until};
 
 const LIMIT: Duration = Duration::from_mins(2);
 
-/// What it took to be brought up to date.
+/// The cost of catching up.
 #[derive(Clone, Copy, Debug)]
 pub struct CatchUp {
-    /// From waking up to having all.
+    /// The time from the end of the pause to the last update.
     pub took: Duration,
-    /// Bytes that came after waking up.
+    /// The bytes received after the pause.
     pub bytes: u64,
-    /// Memory of the server that was there because of the one who slept, and of what was written.
+    /// The server's additional memory for the paused reader and the new content.
     pub memory: u64,
 }
 
-/// Writes so many updates while one of two readers is asleep; the stage has one writer.
+/// Writes `updates` updates while one of two readers pauses; the stage has one writer.
 ///
 /// # Errors
-/// When they don't arrive.
+/// When an update does not arrive.
 pub async fn measure(stage: &mut Stage, gauge: Gauge, updates: usize) -> Result<CatchUp> {
-    /// Updates under way at the same time, so that none of the servers is overrun.
+    /// The limit of updates in flight, so that no server is overloaded.
     const WINDOW: usize = 64;
     stage.readers[0].0.sleep(true);
     let before = gauge.memory()?.resident;
     let awake = stage.readers[1].1.clone();
+    let earlier = awake.clocks()[0] as usize;
     for number in 0..updates {
         let (link, writer, _) = &mut stage.writers[0];
         stage.meter.borrow_mut().due(0, Instant::now());
         link.send_update(&writer.write()?).await?;
         if number % WINDOW == WINDOW - 1 || number == updates - 1 {
-            let has_all = || Ok(awake.clocks()[0] as usize > number);
-            until(LIMIT, "the reader that is awake has all", has_all).await?;
+            let has_all = || Ok(awake.clocks()[0] as usize > earlier + number);
+            until(LIMIT, "the other reader has all updates", has_all).await?;
         }
     }
     let memory = gauge.memory()?.resident.saturating_sub(before);
-    let (link, sight) = &stage.readers[0];
-    let bytes = sight.bytes();
+    let (link, progress) = &stage.readers[0];
+    let bytes = progress.bytes();
     let began = Instant::now();
     link.sleep(false);
-    let has_all = || Ok(sight.clocks()[0] as usize >= updates);
-    until(LIMIT, "the reader that was asleep has all", has_all).await?;
+    let has_all = || Ok(progress.clocks()[0] as usize >= earlier + updates);
+    until(LIMIT, "the paused reader has all updates", has_all).await?;
     Ok(CatchUp {
         took: began.elapsed(),
-        bytes: sight.bytes() - bytes,
+        bytes: progress.bytes() - bytes,
         memory,
     })
 }

@@ -1,4 +1,4 @@
-//! Many documents: two participants each, who write once a second.
+//! Many documents with two participants each, which write once a second.
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -10,42 +10,42 @@ use meshagent_client::{OpenOptions, RoomClient};
 use tokio::task::JoinSet;
 
 use crate::servers::gauge::Gauge;
-use crate::servers::meter::{Meter, SharedMeter};
+use crate::servers::meter::{Latencies, Meter, SharedMeter};
 use crate::servers::peers::{Peer, Running};
 use crate::servers::stage::{Stage, ready, until};
 use crate::servers::workload;
 
-/// Writers of each document.
+/// The number of writers of each document.
 const PARTICIPANTS: usize = 2;
-/// Documents that are opened at the same time.
-const AT_ONCE: usize = 32;
+/// The limit of concurrent opens.
+const OPEN_LIMIT: usize = 32;
 const DRAIN: Duration = Duration::from_secs(5);
-/// What opening left behind is small after half of it.
-const BRIEFLY: Duration = Duration::from_secs(3);
-/// Allocators give memory back late.
+/// The duration of the writes before the measurement.
+const WARM_UP: Duration = Duration::from_secs(2);
+/// The wait after half of the opens, until most temporary memory is free.
+const HALF_SETTLE: Duration = Duration::from_secs(3);
+/// The wait before memory is measured: allocators free memory late.
 pub(super) const SETTLE: Duration = Duration::from_secs(6);
 
-/// What many documents took.
+/// The figures of many documents.
 #[derive(Clone, Copy, Debug)]
 pub struct Documents {
-    /// Milliseconds.
-    pub p50: f64,
-    /// Milliseconds.
-    pub p99: f64,
-    /// Delivered of what was to be delivered, 1 if all.
+    /// The latencies of all deliveries.
+    pub latencies: Latencies,
+    /// The delivered share of the expected deliveries.
     pub share: f64,
-    /// Share of its core that the server took.
+    /// The server's share of its core.
     pub server: f64,
-    /// Share of its core that the generator took.
+    /// The generator's share of its core.
     pub generator: f64,
-    /// Memory of the server for each further document, with its connections.
+    /// The server's memory for each further document with its connections.
     pub bytes_per_document: f64,
 }
 
-/// Opens so many documents, and has each participant write once a second.
+/// Opens the documents, and lets each participant write once a second.
 ///
 /// # Errors
-/// When the server does not let them in, or something breaks.
+/// When the server refuses a client, or a connection fails.
 #[expect(clippy::cast_precision_loss, reason = "counts of some seconds")]
 pub async fn measure(
     peer: Peer,
@@ -55,18 +55,36 @@ pub async fn measure(
     duration: Duration,
 ) -> Result<Documents> {
     let meter = Meter::shared(documents * PARTICIPANTS);
-    // Memory is counted for the second half: the first one fills what a server has once, such as the caches of its store.
+    // Memory is measured for the second half: the first half fills the server's caches.
     let half = documents / 2;
     let mut stages = open_all(&meter, peer, address, 0..half).await?;
-    tokio::time::sleep(BRIEFLY).await;
+    tokio::time::sleep(HALF_SETTLE).await;
     let before = gauge.memory()?.resident;
     stages.extend(open_all(&meter, peer, address, half..documents).await?);
     tokio::time::sleep(SETTLE).await;
     let memory = gauge.memory()?.resident.saturating_sub(before);
 
+    write(&mut stages, &meter, WARM_UP).await?;
     meter.borrow_mut().take_latencies();
-    let before = meter.borrow().counts()?;
     let cpu_before = [gauge.cpu_seconds()?, Gauge::own().cpu_seconds()?];
+    let began = Instant::now();
+    let share = write(&mut stages, &meter, duration).await?;
+    let wall = began.elapsed().as_secs_f64();
+    let latencies = meter.borrow_mut().take_latencies();
+    Ok(Documents {
+        latencies,
+        share,
+        server: (gauge.cpu_seconds()? - cpu_before[0]) / wall,
+        generator: (Gauge::own().cpu_seconds()? - cpu_before[1]) / wall,
+        bytes_per_document: memory as f64 / (documents - half) as f64,
+    })
+}
+
+/// Lets each participant write once a second, and returns the delivered share.
+#[expect(clippy::cast_precision_loss, reason = "counts of some seconds")]
+async fn write(stages: &mut [Stage], meter: &SharedMeter, duration: Duration) -> Result<f64> {
+    let before = meter.borrow().counts()?;
+    let documents = stages.len();
     let began = Instant::now();
     let total = documents * PARTICIPANTS * usize::try_from(duration.as_secs())?;
     let interval = duration.div_f64(total as f64);
@@ -85,26 +103,16 @@ pub async fn measure(
         link.send(update)?;
     }
     let expected = (total * (PARTICIPANTS - 1)) as u64;
-    let all_came = || Ok(meter.borrow().counts()?.delivered - before.delivered >= expected);
-    let _late = until(DRAIN, "all have all", all_came).await;
-    let wall = began.elapsed().as_secs_f64();
-    let delivered = meter.borrow().counts()?.delivered - before.delivered;
-    let [latencies, _] = meter.borrow_mut().take_latencies();
-    let millis = |quantile| latencies.value_at_quantile(quantile) as f64 / 1e3;
-    Ok(Documents {
-        p50: millis(0.5),
-        p99: millis(0.99),
-        share: delivered as f64 / expected as f64,
-        server: (gauge.cpu_seconds()? - cpu_before[0]) / wall,
-        generator: (Gauge::own().cpu_seconds()? - cpu_before[1]) / wall,
-        bytes_per_document: memory as f64 / (documents - half) as f64,
-    })
+    let delivered = || anyhow::Ok(meter.borrow().counts()?.delivered - before.delivered);
+    let all_came = || Ok(delivered()? >= expected);
+    let _late = until(DRAIN, "all clients have all updates", all_came).await;
+    Ok(delivered()? as f64 / expected as f64)
 }
 
-/// Memory of our server for each further document that one connection has open, in bytes: that of the document alone.
+/// Measures our server's memory for a document alone, in bytes: one connection has them all open.
 ///
 /// # Errors
-/// When the server does not let us in, or refuses.
+/// When the server refuses the connection or an open.
 #[expect(clippy::cast_precision_loss, reason = "some megabytes")]
 pub async fn bytes_alone(running: &Running, gauge: Gauge, documents: usize) -> Result<f64> {
     let room = RoomClient::builder()
@@ -134,19 +142,20 @@ pub async fn bytes_alone(running: &Running, gauge: Gauge, documents: usize) -> R
     Ok(memory as f64 / (documents - half) as f64)
 }
 
-/// What yrs by itself holds for such a document, in bytes.
+/// Measures the memory of such a document in yrs alone, in bytes.
 ///
 /// # Errors
-/// When the program that counts is not there.
+/// When the program that counts allocations does not run.
 pub fn bytes_in_yrs() -> Result<f64> {
     let program = std::env::current_exe()?.with_file_name("bench-memory");
     let output = Command::new(program)
         .args([&PARTICIPANTS.to_string(), "served"])
         .output()
-        .context("bench-memory has to lie beside this program")?;
+        .context("cannot run bench-memory: build it beside this program")?;
     let text = String::from_utf8(output.stdout)?;
     let yrs = text.split_whitespace().nth(1);
-    Ok(yrs.context("bench-memory says nothing")?.parse()?)
+    let yrs = yrs.with_context(|| format!("expected two numbers, found {text:?}"))?;
+    Ok(yrs.parse()?)
 }
 
 async fn open_all(
@@ -157,22 +166,22 @@ async fn open_all(
 ) -> Result<Vec<Stage>> {
     let all = documents.end;
     let mut stages = Vec::with_capacity(documents.len());
-    let mut under_way = JoinSet::new();
+    let mut opening = JoinSet::new();
     for number in documents {
-        if under_way.len() >= AT_ONCE
-            && let Some(stage) = under_way.join_next().await
+        if opening.len() >= OPEN_LIMIT
+            && let Some(stage) = opening.join_next().await
         {
             stages.push(stage??);
         }
         let meter = SharedMeter::clone(meter);
-        under_way.spawn_local(async move {
+        opening.spawn_local(async move {
             let document = format!("many-{number}");
             let writers = number * PARTICIPANTS..(number + 1) * PARTICIPANTS;
             let stage = Stage::open_beside(&meter, peer, address, &document, writers, 0).await?;
             anyhow::Ok((number, stage))
         });
     }
-    while let Some(stage) = under_way.join_next().await {
+    while let Some(stage) = opening.join_next().await {
         stages.push(stage??);
     }
     ready(meter, (all * PARTICIPANTS) as u64).await?;

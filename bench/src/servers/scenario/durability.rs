@@ -1,4 +1,4 @@
-//! Durability: a server is killed while people write. What they had seen of each other has to be there afterwards.
+//! Durability: a server is killed during writes, and must then have everything that others saw.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,30 +8,30 @@ use anyhow::Result;
 use crate::servers::meter::Meter;
 use crate::servers::peers::{Peer, Tools};
 use crate::servers::stage::{Stage, ready, start};
-use crate::servers::{link::Link, meter::Ear};
+use crate::servers::{link::Link, meter::MeterListener};
 
 const WRITERS: usize = 4;
 const READERS: usize = 4;
-/// Updates per second of all writers together, which each of the servers can do.
+/// The rate of all writers together, in updates per second, which all servers can sustain.
 const RATE: f64 = 100.0;
 
-/// What was lost.
+/// The losses of a server.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Durability {
-    /// Updates that somebody besides the author had seen.
+    /// The updates that a client other than the author had received.
     pub seen: u64,
-    /// Of these, those that are not there any more.
+    /// The lost updates among them.
     pub lost: u64,
-    /// Updates whose author was told that they have arrived.
+    /// The acknowledged updates.
     pub acknowledged: u64,
-    /// Of these, those that are not there any more.
+    /// The lost updates among them.
     pub lost_acknowledged: u64,
 }
 
-/// Writes for some time, kills the server, starts it again and looks.
+/// Writes for some time, kills the server, restarts it, and counts the lost updates.
 ///
 /// # Errors
-/// When the server does not come back, or something breaks.
+/// When the server does not restart, or a connection fails.
 pub async fn measure(
     tools: &Tools,
     peer: Peer,
@@ -54,12 +54,13 @@ pub async fn measure(
         number += 1;
     }
     running.kill_now()?;
-    // What was on its way out of the server before it died is seen, too.
+    // Updates that the server sent before its end count as seen.
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let sights = stage.readers.iter().map(|(_, sight)| sight);
+    let readers = stage.readers.iter().map(|(_, progress)| progress);
+    let writers = stage.writers.iter().map(|(_, _, progress)| progress);
     let mut seen = [0; WRITERS];
-    for sight in sights.chain(stage.writers.iter().map(|(_, _, sight)| sight)) {
-        for (most, clock) in seen.iter_mut().zip(sight.clocks()) {
+    for progress in readers.chain(writers) {
+        for (most, clock) in seen.iter_mut().zip(progress.clocks()) {
             *most = clock.max(*most);
         }
     }
@@ -69,12 +70,12 @@ pub async fn measure(
 
     let (running, _) = start(tools, peer, data)?;
     let meter = Meter::shared(WRITERS);
-    let (ear, sight) = Ear::new(&meter, 0..WRITERS, None);
-    let _link = Link::open(running.address, peer.speech(DOCUMENT), ear).await?;
+    let (listener, progress) = MeterListener::new(&meter, 0..WRITERS, None);
+    let _link = Link::open(running.address, peer.protocol(DOCUMENT), listener).await?;
     ready(&meter, 1).await?;
-    // Some send what they read from disk after they have greeted.
+    // Some servers send the content from disk after their greeting.
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let kept = sight.clocks();
+    let kept = progress.clocks();
     let lost = seen.iter().zip(&kept);
     let lost: u32 = lost.map(|(seen, kept)| seen.saturating_sub(*kept)).sum();
     let there: u64 = kept.iter().map(|clock| u64::from(*clock)).sum();

@@ -1,4 +1,4 @@
-//! Fan-out: one document, some who write, many who read. How much gets through, how fast, for how much.
+//! Fan-out: one document, some writers, many readers; throughput, latency and cost.
 
 use std::time::{Duration, Instant};
 
@@ -6,66 +6,66 @@ use anyhow::Result;
 use bytes::Bytes;
 
 use crate::servers::gauge::Gauge;
-use crate::servers::meter::Counts;
+use crate::servers::meter::{Counts, Latencies};
 use crate::servers::stage::{Stage, until};
 
-/// The latest that an update may come, in 99 of 100 cases.
-const PATIENCE: Duration = Duration::from_millis(100);
-/// Time that a phase gets for what is still under way at its end.
+/// The limit of the p99 at a sustainable rate.
+const P99_LIMIT: Duration = Duration::from_millis(100);
+/// The time for updates that are in flight at the end of a phase.
 const DRAIN: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(1);
+/// The rate of a warm-up, in updates per second, which every server sustains.
+const WARM_UP_RATE: f64 = 256.0;
 
-/// What one phase at one rate came to.
+/// The figures of one phase at one rate.
 #[derive(Clone, Copy, Debug)]
 pub struct Phase {
-    /// Updates per second of all writers together.
+    /// The updates per second of all writers together.
     pub rate: f64,
-    /// Updates delivered per second, at all who got them.
+    /// The deliveries per second, counted once for each receiver.
     pub delivered: f64,
-    /// Delivered of what was to be delivered, 1 if all.
+    /// The delivered share of the expected deliveries.
     pub share: f64,
-    /// Milliseconds.
-    pub p50: f64,
-    /// Milliseconds, without what the host took.
-    pub p99: f64,
-    /// Milliseconds, with it.
-    pub gross_p99: f64,
-    /// Processor seconds of the server for a million delivered.
+    /// The latencies of all deliveries.
+    pub latencies: Latencies,
+    /// The server's processor seconds for a million deliveries.
     pub cpu_per_million: f64,
-    /// Updates in a message.
+    /// The average number of updates in a message.
     pub merged: f64,
-    /// Share of its core that the generator took.
+    /// The generator's share of its core.
     pub generator: f64,
-    /// Share of its core that the server took.
+    /// The server's share of its core.
     pub server: f64,
 }
 
 impl Phase {
     /// Whether the server kept up.
     pub fn holds(&self) -> bool {
-        self.share >= 0.999 && self.p99 <= PATIENCE.as_secs_f64() * 1e3
+        self.share >= 0.999 && self.latencies.net.p99 <= P99_LIMIT.as_secs_f64() * 1e3
     }
 }
 
-/// What a server reached.
+/// The result of a search.
 #[derive(Clone, Debug)]
 pub struct FanOut {
-    /// All phases, in order of their rates.
+    /// All phases, in the order of their rates.
     pub phases: Vec<Phase>,
-    /// The one with the highest rate that held.
+    /// The phase with the highest sustained rate.
     pub highest: Phase,
-    /// One at half of that rate.
+    /// A phase at half of that rate.
     pub half: Phase,
 }
 
-/// Looks for the highest rate, and measures at half of it. A server that could not keep up is given up for a fresh one:
-/// what it still has to do would be held against it. The last one, which had half of the load, is handed back.
+/// Searches for the highest sustained rate, and measures at half of it.
+///
+/// A server that did not keep up is replaced by a fresh one, because its backlog would count
+/// against it. Returns the last server as well, which had half of the load.
 ///
 /// # Errors
-/// When not even the lowest rate holds, or something breaks.
+/// When the server does not sustain the lowest rate, or a connection fails.
 ///
 /// # Panics
-/// Never: the search ends with a rate that held.
+/// Never: the search ends with a sustained rate.
 pub async fn measure<H>(
     mut fresh: impl AsyncFnMut() -> Result<(Stage, Gauge, H)>,
     duration: Duration,
@@ -83,12 +83,15 @@ pub async fn measure<H>(
             held = Some(phase);
         } else {
             failed = rate;
-            // The one before has to be gone first.
+            // The old server must end first.
             drop(server);
             server = fresh().await?;
         }
         let Some(held) = &held else {
-            anyhow::ensure!(rate > 1.0, "not even {rate} updates a second get through");
+            anyhow::ensure!(
+                rate > 1.0,
+                "the server does not sustain {rate} updates per second"
+            );
             rate /= 4.0;
             continue;
         };
@@ -100,7 +103,7 @@ pub async fn measure<H>(
             break;
         };
     }
-    let highest = held.expect("the loop ends with one");
+    let highest = held.expect("the loop ends with a sustained rate");
     let half = best_of(&mut server.0, server.1, highest.rate / 2.0, duration).await?;
     phases.push(half);
     phases.sort_by(|a, b| a.rate.total_cmp(&b.rate));
@@ -112,13 +115,25 @@ pub async fn measure<H>(
     Ok((found, server.2))
 }
 
-/// A machine that has others to serve stops for some hundred milliseconds now and then, so a rate has three tries.
+/// Writes at a low rate without a measurement, and waits until no update is in flight.
+///
+/// A new server has compiled its code and filled its caches afterwards.
+///
+/// # Errors
+/// When the server closes a connection, or violates the protocol.
+pub async fn warm_up(stage: &mut Stage, gauge: Gauge, duration: Duration) -> Result<()> {
+    run(stage, gauge, WARM_UP_RATE, duration).await?;
+    settle(stage).await
+}
+
+/// Measures a rate up to three times, because a shared machine sometimes stops for some hundred
+/// milliseconds.
 async fn best_of(stage: &mut Stage, gauge: Gauge, rate: f64, duration: Duration) -> Result<Phase> {
     const TRIES: usize = 3;
     let mut best: Option<Phase> = None;
     for _ in 0..TRIES {
         let phase = run(stage, gauge, rate, duration).await?;
-        tell(&phase);
+        log(&phase);
         if phase.holds() {
             return Ok(phase);
         }
@@ -126,33 +141,34 @@ async fn best_of(stage: &mut Stage, gauge: Gauge, rate: f64, duration: Duration)
         if best.is_none_or(|best| phase.share > best.share) {
             best = Some(phase);
         }
-        // What is far from holding needs no second look.
+        // A rate that is far too high needs no second try.
         if phase.share < 0.5 {
             break;
         }
     }
-    Ok(best.expect("there was a try"))
+    Ok(best.expect("there was at least one try"))
 }
 
-/// Says what a phase came to.
+/// Prints the figures of a phase.
 #[expect(clippy::print_stderr, reason = "the search takes a minute")]
-pub fn tell(phase: &Phase) {
+pub fn log(phase: &Phase) {
     eprintln!(
-        "  {:.0}/s written, {:.0}/s delivered, {:.4} of all, p50 {:.2} ms, p99 {:.1} ms ({:.1}), {:.1} in a message, server {:.2}, \
-         generator {:.2}",
+        "  {:.0}/s written, {:.0}/s delivered, {:.4} of all, p50 {:.2} ms ({:.2} gross), \
+         p99 {:.1} ms ({:.1} gross), {:.1} in a message, server {:.2}, generator {:.2}",
         phase.rate,
         phase.delivered,
         phase.share,
-        phase.p50,
-        phase.p99,
-        phase.gross_p99,
+        phase.latencies.net.p50,
+        phase.latencies.gross.p50,
+        phase.latencies.net.p99,
+        phase.latencies.gross.p99,
         phase.merged,
         phase.server,
         phase.generator
     );
 }
 
-/// Waits until all that was written has come, so that the next phase begins with nothing under way.
+/// Waits until no update is in flight, so that the next phase starts without a backlog.
 async fn settle(stage: &Stage) -> Result<()> {
     let mut before = counts(stage)?;
     loop {
@@ -169,10 +185,10 @@ fn counts(stage: &Stage) -> Result<Counts> {
     stage.meter.borrow().counts()
 }
 
-/// One phase at one rate.
+/// Runs one phase at one rate.
 ///
 /// # Errors
-/// When the server closes a connection, or sends what nobody understands.
+/// When the server closes a connection, or violates the protocol.
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -182,7 +198,7 @@ fn counts(stage: &Stage) -> Result<Counts> {
 pub async fn run(stage: &mut Stage, gauge: Gauge, rate: f64, duration: Duration) -> Result<Phase> {
     let writers = stage.writers.len();
     let total = ((rate * duration.as_secs_f64()) as usize).max(1);
-    // Made before the clock starts; writer after writer has its turn.
+    // All frames are encoded before the clock starts; the writers take turns.
     let mut frames: Vec<Vec<Bytes>> = Vec::with_capacity(total);
     for number in 0..total {
         let (link, writer, _) = &mut stage.writers[number % writers];
@@ -202,7 +218,7 @@ pub async fn run(stage: &mut Stage, gauge: Gauge, rate: f64, duration: Duration)
         let due = ((began.elapsed().as_secs_f64() / interval) as usize + 1).min(total);
         while sent < due {
             let writer = sent % writers;
-            // Late is late, also if it was the generator that was late.
+            // The latency counts from the due time, even if the generator itself was late.
             let at = began + Duration::from_secs_f64(interval * sent as f64);
             stage.meter.borrow_mut().due(writer, at);
             stage.writers[writer]
@@ -214,8 +230,8 @@ pub async fn run(stage: &mut Stage, gauge: Gauge, rate: f64, duration: Duration)
     let receivers = stage.readers.len() + writers - 1;
     let expected = (total * receivers) as u64;
     let all_came = || Ok(counts(stage)?.delivered - before.delivered >= expected);
-    // What has not come by then shows in the share.
-    let _late = until(DRAIN, "all have all", all_came).await;
+    // Missing deliveries show in the share.
+    let _late = until(DRAIN, "all clients have all updates", all_came).await;
     let wall = began.elapsed().as_secs_f64();
     let after = counts(stage)?;
     let cpu = [
@@ -223,15 +239,12 @@ pub async fn run(stage: &mut Stage, gauge: Gauge, rate: f64, duration: Duration)
         Gauge::own().cpu_seconds()? - cpu_before[1],
     ];
     let delivered = (after.delivered - before.delivered) as f64;
-    let [latencies, gross] = stage.meter.borrow_mut().take_latencies();
-    let millis = |quantile| latencies.value_at_quantile(quantile) as f64 / 1e3;
+    let latencies = stage.meter.borrow_mut().take_latencies();
     Ok(Phase {
         rate,
         delivered: delivered / wall.max(duration.as_secs_f64()),
         share: delivered / expected as f64,
-        p50: millis(0.5),
-        p99: millis(0.99),
-        gross_p99: gross.value_at_quantile(0.99) as f64 / 1e3,
+        latencies,
         cpu_per_million: cpu[0] / delivered.max(1.0) * 1e6,
         merged: delivered / (after.messages - before.messages).max(1) as f64,
         generator: cpu[1] / wall,

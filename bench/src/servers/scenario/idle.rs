@@ -1,4 +1,4 @@
-//! Idle: very many connections, each with a document open, and nobody who writes.
+//! Idle: very many connections, each with a document open, without writes.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -9,29 +9,29 @@ use tokio::task::JoinSet;
 use super::documents::SETTLE;
 use crate::servers::gauge::Gauge;
 use crate::servers::link::Link;
-use crate::servers::meter::{Ear, Meter, SharedMeter};
+use crate::servers::meter::{Meter, MeterListener, SharedMeter};
 use crate::servers::peers::Peer;
 use crate::servers::stage::{make, ready};
 use crate::servers::workload;
 
-/// Connections that are opened at the same time.
-const AT_ONCE: usize = 64;
+/// The limit of concurrent opens.
+const OPEN_LIMIT: usize = 64;
 
-/// What a connection takes.
+/// The cost of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Idle {
-    /// Resident memory of the server for each.
+    /// The server's resident memory for each connection.
     pub bytes_per_connection: f64,
-    /// Connections, each with its document, per second.
+    /// The connections per second, each with its open document.
     pub connects_per_second: f64,
-    /// Share of its core that the generator took.
+    /// The generator's share of its core.
     pub generator: f64,
 }
 
-/// Opens so many connections to one document.
+/// Opens the connections to one document.
 ///
 /// # Errors
-/// When the server does not let them in.
+/// When the server refuses a connection.
 #[expect(clippy::cast_precision_loss, reason = "some thousands")]
 pub async fn measure(
     peer: Peer,
@@ -46,26 +46,26 @@ pub async fn measure(
     let cpu = Gauge::own().cpu_seconds()?;
     let began = Instant::now();
     let mut links = Vec::with_capacity(connections);
-    let mut under_way = JoinSet::new();
+    let mut opening = JoinSet::new();
     for _ in 0..connections {
-        if under_way.len() >= AT_ONCE
-            && let Some(link) = under_way.join_next().await
+        if opening.len() >= OPEN_LIMIT
+            && let Some(link) = opening.join_next().await
         {
             links.push(link??);
         }
         let meter = SharedMeter::clone(&meter);
-        under_way.spawn_local(async move {
-            let (ear, _) = Ear::new(&meter, 0..1, None);
-            Link::open(address, peer.speech(DOCUMENT), ear).await
+        opening.spawn_local(async move {
+            let (listener, _) = MeterListener::new(&meter, 0..1, None);
+            Link::open(address, peer.protocol(DOCUMENT), listener).await
         });
     }
-    while let Some(link) = under_way.join_next().await {
+    while let Some(link) = opening.join_next().await {
         links.push(link??);
     }
     ready(&meter, connections as u64).await?;
     let took = began.elapsed().as_secs_f64();
     let generator = (Gauge::own().cpu_seconds()? - cpu) / took;
-    // What the handshakes left behind has time to go.
+    // The temporary memory of the handshakes becomes free meanwhile.
     tokio::time::sleep(SETTLE).await;
     let after = gauge.memory()?.resident;
     anyhow::ensure!(

@@ -1,4 +1,4 @@
-//! Join: a large document, and some who open it at the same time.
+//! Join: a large document that several clients open at the same time.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -11,23 +11,23 @@ use tokio::task::JoinSet;
 use crate::servers::gauge::Gauge;
 use crate::servers::link::{Link, Listener};
 use crate::servers::peers::Peer;
-use crate::servers::speech::{Heard, Speech};
+use crate::servers::protocol::{Meaning, Protocol};
 use crate::servers::stage::until;
 
 const LIMIT: Duration = Duration::from_mins(2);
 
-/// What it took until all had the document.
+/// The cost until all clients have the document.
 #[derive(Debug)]
 pub struct Join {
-    /// Until the last one had it.
+    /// The time until the last client had the document.
     pub took: Duration,
-    /// The most memory that the server took meanwhile, beyond what it took before.
+    /// The largest increase of the server's memory meanwhile.
     pub peak: u64,
-    /// Bytes that came at all of them.
+    /// The bytes received by all clients.
     pub bytes: u64,
-    /// Share of its core that the generator took.
+    /// The generator's share of its core.
     pub generator: f64,
-    /// They stay, so that the server has the document in memory.
+    /// The connections, which keep the document in the server's memory.
     pub links: Vec<Link>,
 }
 
@@ -38,20 +38,20 @@ struct Tally {
     bytes: u64,
 }
 
-/// Waits for a state; what it contains is another's business.
-struct Ear {
+/// A listener that waits for a state, without decoding it.
+struct StateListener {
     tally: Rc<RefCell<Tally>>,
     has_it: bool,
     state_bytes: usize,
 }
 
-impl Listener for Ear {
-    fn hear(&mut self, at: Instant, frame_bytes: usize, heard: &[Heard], _: &dyn Speech) {
+impl Listener for StateListener {
+    fn handle(&mut self, at: Instant, frame_bytes: usize, meanings: &[Meaning], _: &dyn Protocol) {
         let mut tally = self.tally.borrow_mut();
         tally.bytes += frame_bytes as u64;
-        for heard in heard {
-            // Some greet with what they have in memory, and send what they read from disk as an update.
-            if let Heard::State(state) | Heard::Update(state) = heard
+        for meaning in meanings {
+            // Some servers greet with an empty state, and send the content from disk as an update.
+            if let Meaning::State(state) | Meaning::Update(state) = meaning
                 && state.len() >= self.state_bytes
                 && !self.has_it
             {
@@ -63,10 +63,10 @@ impl Listener for Ear {
     }
 }
 
-/// Has so many open a document at once, of which each must get so many bytes.
+/// Lets `joiners` clients open a document together; each must receive `state_bytes` bytes.
 ///
 /// # Errors
-/// When one does not get it.
+/// When a client does not receive the document.
 pub async fn measure(
     peer: Peer,
     address: SocketAddr,
@@ -82,18 +82,18 @@ pub async fn measure(
     let began = Instant::now();
     let mut joining = JoinSet::new();
     for _ in 0..joiners {
-        let ear = Ear {
+        let listener = StateListener {
             tally: Rc::clone(&tally),
             has_it: false,
             state_bytes,
         };
-        joining.spawn_local(Link::open(address, peer.speech(document), ear));
+        joining.spawn_local(Link::open(address, peer.protocol(document), listener));
     }
     let mut links = Vec::new();
     while let Some(link) = joining.join_next().await {
         links.push(link??);
     }
-    until(LIMIT, "all have the document", || {
+    until(LIMIT, "all clients have the document", || {
         Ok(tally.borrow().arrived >= joiners)
     })
     .await?;

@@ -1,4 +1,4 @@
-//! The published npm SDK as the client, unmodified: it waits for each answer, and sends back what it receives.
+//! The published npm SDK as the client, unmodified: it waits for each answer and echoes updates.
 
 use std::process::Command;
 
@@ -7,21 +7,21 @@ use serde_json::Value;
 
 use crate::servers::peers::{Running, Tools};
 
-/// What its clients reached together.
+/// The figures of all clients together.
 #[derive(Clone, Copy, Debug)]
 pub struct Published {
-    /// Updates that were seen by a neighbour, per second.
+    /// The updates per second that a neighbour has shown.
     pub updates_per_second: f64,
-    /// From the change to the neighbour's view, milliseconds.
+    /// The median time from the change to the neighbour's view, in milliseconds.
     pub p50: f64,
-    /// Likewise.
+    /// The 99th percentile of the same time, in milliseconds.
     pub p99: f64,
 }
 
-/// Has so many clients write one document for some seconds.
+/// Lets the clients write one document for some seconds.
 ///
 /// # Errors
-/// When one of them fails.
+/// When a client fails.
 pub fn measure(
     tools: &Tools,
     running: &Running,
@@ -30,15 +30,19 @@ pub fn measure(
 ) -> Result<Published> {
     let mut command: Command = tools.published(running);
     command.args([clients.to_string(), seconds.to_string()]);
-    let output = command.output().context("running the clients")?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    anyhow::ensure!(output.status.success(), "the clients failed: {said}");
-    // The SDK has its own to say before.
+    let output = command.output().context("cannot run the clients")?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(output.status.success(), "the clients failed: {errors}");
+    // The SDK prints lines of its own first.
     let printed = String::from_utf8_lossy(&output.stdout);
     let line = printed.lines().last().unwrap_or_default();
     let found: Value = serde_json::from_str(line)
-        .with_context(|| format!("what they print: {printed}, {said}"))?;
-    let number = |name: &str| found[name].as_f64().context("a number is missing");
+        .with_context(|| format!("the clients' output is not valid: {printed}, {errors}"))?;
+    let number = |name: &str| {
+        found[name]
+            .as_f64()
+            .with_context(|| format!("the clients' output lacks {name:?}: {line}"))
+    };
     Ok(Published {
         updates_per_second: number("per_second")?,
         p50: number("p50")?,

@@ -1,4 +1,4 @@
-//! Start: from the command to the first answer, with nothing stored and with very much.
+//! Start: from the command to the first answer, with an empty store and with a full one.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,17 +11,17 @@ use crate::servers::peers::{self, Peer, Tools};
 use crate::servers::stage;
 use crate::servers::workload;
 
-/// Puts so many documents where our server will find them.
+/// Stores `documents` documents in our server's data folder.
 ///
 /// # Errors
-/// When the store does not take them.
+/// When the store refuses a document.
 pub fn fill(data: &Path, documents: usize) -> Result<()> {
-    const AT_ONCE: usize = 1000;
+    const BATCH: usize = 1000;
     let state = workload::base(1)?;
     let store = SqliteStore::open(data, Options::default())?;
     let project = peers::project()?;
-    for first in (0..documents).step_by(AT_ONCE) {
-        let creations: Vec<Write> = (first..documents.min(first + AT_ONCE))
+    for first in (0..documents).step_by(BATCH) {
+        let creations: Vec<Write> = (first..documents.min(first + BATCH))
             .map(|number| Write::CreateDocument {
                 room: RoomId::new(project.as_str(), format!("room-{}", number / 100)),
                 path: format!("{number}.document"),
@@ -33,17 +33,17 @@ pub fn fill(data: &Path, documents: usize) -> Result<()> {
             .collect();
         for result in store.commit(&creations)? {
             if !matches!(result?, Written::Created { .. }) {
-                bail!("a document was not created");
+                bail!("the store did not create a document");
             }
         }
     }
     Ok(())
 }
 
-/// Starts a server, and tells when it answered.
+/// Starts a server, and returns the time until its first answer.
 ///
 /// # Errors
-/// When it doesn't start.
+/// When the server does not start.
 pub fn measure(tools: &Tools, peer: Peer, data: &Path) -> Result<Duration> {
     let began = Instant::now();
     let started = stage::start(tools, peer, data)?;

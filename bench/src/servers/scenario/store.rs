@@ -1,4 +1,4 @@
-//! Store: very many documents that get one update each.
+//! Store: very many documents with one update each.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,29 +10,69 @@ use tokio::task::JoinSet;
 
 use crate::servers::gauge::bytes_on_disk;
 use crate::servers::link::Link;
-use crate::servers::meter::{Ear, Meter};
+use crate::servers::meter::{Meter, MeterListener};
 use crate::servers::peers::Peer;
-use crate::servers::stage::{ready, say};
+use crate::servers::stage::{ready, send_and_confirm};
 use crate::servers::workload;
 
-/// Documents that are written at the same time.
-const AT_ONCE: usize = 64;
-/// How long nothing may have been written for a server to be through.
+/// The limit of concurrent writes.
+const WRITE_LIMIT: usize = 64;
+/// The time without disk writes after which a server has stored everything.
 const QUIET: Duration = Duration::from_secs(4);
 
-/// What storing took.
+/// The cost of storing.
 #[derive(Clone, Copy, Debug)]
 pub struct Store {
-    /// Updates per second until the last one was on disk.
+    /// The updates per second until the last one was on disk.
     pub updates_per_second: f64,
-    /// Allocated bytes on disk for each byte of an update.
+    /// The allocated bytes on disk for each byte of an update.
     pub bytes_per_byte: f64,
 }
 
-/// Writes one update to each of so many documents.
+/// Writes other documents without a measurement, and waits until they are stored.
 ///
 /// # Errors
-/// When the server does not take one.
+/// When the server refuses an update.
+pub async fn warm_up(peer: Peer, address: SocketAddr, documents: usize) -> Result<()> {
+    write(peer, address, "warm-up", documents, &workload::base(1)?).await?;
+    tokio::time::sleep(peer.storing()).await;
+    Ok(())
+}
+
+async fn write(
+    peer: Peer,
+    address: SocketAddr,
+    prefix: &'static str,
+    documents: usize,
+    update: &Bytes,
+) -> Result<()> {
+    let mut writing = JoinSet::new();
+    for number in 0..documents {
+        if writing.len() >= WRITE_LIMIT
+            && let Some(written) = writing.join_next().await
+        {
+            written??;
+        }
+        let update = Bytes::clone(update);
+        writing.spawn_local(async move {
+            let meter = Meter::shared(0);
+            let (listener, _) = MeterListener::new(&meter, 0..0, None);
+            let protocol = peer.protocol(&format!("{prefix}-{number}"));
+            let link = Link::open(address, protocol, listener).await?;
+            ready(&meter, 1).await?;
+            send_and_confirm(peer, &link, &meter, &update).await
+        });
+    }
+    while let Some(written) = writing.join_next().await {
+        written??;
+    }
+    Ok(())
+}
+
+/// Writes one update to each of `documents` documents.
+///
+/// # Errors
+/// When the server refuses an update.
 #[expect(clippy::cast_precision_loss, reason = "some megabytes")]
 pub async fn measure(
     peer: Peer,
@@ -43,27 +83,8 @@ pub async fn measure(
     let before = bytes_on_disk(data)?;
     let update = workload::base(1)?;
     let began = Instant::now();
-    let mut under_way = JoinSet::new();
-    for number in 0..documents {
-        if under_way.len() >= AT_ONCE
-            && let Some(written) = under_way.join_next().await
-        {
-            written??;
-        }
-        let update = Bytes::clone(&update);
-        under_way.spawn_local(async move {
-            let meter = Meter::shared(0);
-            let (ear, _) = Ear::new(&meter, 0..0, None);
-            let speech = peer.speech(&format!("stored-{number}"));
-            let link = Link::open(address, speech, ear).await?;
-            ready(&meter, 1).await?;
-            say(peer, &link, &meter, &update).await
-        });
-    }
-    while let Some(written) = under_way.join_next().await {
-        written??;
-    }
-    // An answer may come before the disk has it: it is done when the disk has had nothing to do for a while.
+    write(peer, address, "stored", documents, &update).await?;
+    // An answer may precede the disk write: storing ends when nothing has been written for a while.
     let mut done = began.elapsed();
     let mut bytes = bytes_on_disk(data)?;
     let mut quiet_since = Instant::now();

@@ -20,7 +20,9 @@ fuzz_target!(|bytes: &[u8]| {
     let start = json!({"document": {"content": [
         {"heading": {"text": "h"}}, {"body": {"text": "b"}}, {"file": {"name": "f"}},
     ]}});
-    document.insert_json(&start, &mut next_id).expect("content is valid");
+    document
+        .insert_json(&start, &mut next_id)
+        .expect("content is valid");
     let before = document.encode_state();
     if document.apply_patch(&patch, &mut next_id).is_err() {
         assert_eq!(document.encode_state(), before);

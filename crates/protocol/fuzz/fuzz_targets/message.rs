@@ -9,7 +9,8 @@ use libfuzzer_sys::fuzz_target;
 use meshagent_protocol::messaging::{BroadcastInput, SendInput};
 use meshagent_protocol::{
     ClientToServer, Content, Envelope, Message, MessageId, PacketLimits, PacketReader,
-    ServerToClient, SyncChunk, SyncCreate, SyncDescribe, SyncDescribed, SyncOpenStart, SyncOutput, SyncPatch, SyncPatched, storage,
+    ServerToClient, SyncChunk, SyncCreate, SyncDescribe, SyncDescribed, SyncOpenStart, SyncOutput,
+    SyncPatch, SyncPatched, storage,
 };
 
 const KINDS: [&str; 15] = [
@@ -137,7 +138,8 @@ fn inputs(content: &Content) {
         && let Ok(update) = chunk.decode()
     {
         assert!(update.len() <= chunk.max_decoded_bytes());
-        let again = SyncChunk::parse(&SyncChunk::of_update(&update)).expect("own encoding is a chunk");
+        let again =
+            SyncChunk::parse(&SyncChunk::of_update(&update)).expect("own encoding is a chunk");
         assert_eq!(again.decode(), Ok(update));
     }
 }

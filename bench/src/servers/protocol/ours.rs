@@ -1,4 +1,5 @@
-//! Our protocol, as our own client speaks it. What costs time at the generator is read no further than needed.
+//! Our protocol, as our own client uses it; to save the generator's time, messages are only parsed
+//! as far as needed.
 
 use std::borrow::Cow;
 
@@ -11,12 +12,12 @@ use meshagent_protocol::{
 };
 use serde_json::Value;
 
-use super::{Heard, Speech};
+use super::{Meaning, Protocol};
 
 const RESPONSE: &str = "__response__";
 const RESPONSE_CHUNK: &str = "room.tool_call_response_chunk";
 
-/// A project with a key, which the server is started with.
+/// The API key that the server is started with, and a token.
 #[derive(Debug)]
 pub struct Credentials {
     key: ApiKey,
@@ -24,10 +25,10 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Reads a key, and signs a token for one room.
+    /// Parses a key, and signs a token for one room.
     ///
     /// # Errors
-    /// When it is no key.
+    /// When the key is not valid.
     pub fn new(key: &str, room: &str) -> Result<Self> {
         let key = ApiKey::parse(key)?;
         let mut token = ParticipantToken::new("generator");
@@ -37,12 +38,12 @@ impl Credentials {
         Ok(Self { key, token })
     }
 
-    /// The token.
+    /// Returns the token for the room.
     pub fn token(&self) -> &str {
         &self.token
     }
 
-    /// The key's project.
+    /// Returns the key's project.
     pub fn project(&self) -> &str {
         &self.key.project_id
     }
@@ -55,17 +56,17 @@ pub struct Ours {
     session: ClientSession,
     stream: Option<StreamId>,
     start: SyncOpenStart,
-    /// The last message of our greeting; what comes after it are updates.
+    /// The id of the greeting's last message; later answers acknowledge updates.
     greeting: u64,
-    /// After the state has come, messages are read here and no further than to their payload.
+    /// The reader of packets after the state has arrived; it does not parse payloads.
     packets: Option<PacketReader>,
 }
 
 impl Ours {
-    /// For a document in a room; made with the schema if it is not there.
+    /// Creates a client of a document, which is created with `schema` if it does not exist.
     ///
     /// # Errors
-    /// When the path is none.
+    /// When the path is not valid.
     pub fn new(room: &str, token: &str, document: &str, schema: Value) -> Result<Self> {
         let mut start = SyncOpenStart::new(DocPath::parse(document)?);
         start.schema = Some(schema);
@@ -84,31 +85,33 @@ impl Ours {
         std::iter::from_fn(|| self.session.poll_transmit()).collect()
     }
 
-    /// What a message means once the document is open.
-    fn hear_message(message: &Message, greeting: u64, heard: &mut Vec<Heard>) -> Result<()> {
+    /// Parses a message after the document is open.
+    fn handle_message(message: &Message, greeting: u64, meanings: &mut Vec<Meaning>) -> Result<()> {
         let (length, rest) = message
             .body
             .split_first_chunk::<8>()
-            .context("the message has no header")?;
+            .context("the message is shorter than a header length")?;
         let length = usize::try_from(u64::from_be_bytes(*length))?;
-        let header = rest.get(..length).context("the header is incomplete")?;
+        let header = rest
+            .get(..length)
+            .context("the message is shorter than its header")?;
         match message.kind.as_str() {
             RESPONSE => {
                 if header.windows(7).any(|part| part == b"\"error\"") {
-                    bail!("refused: {}", String::from_utf8_lossy(header));
+                    bail!("the server refused: {}", String::from_utf8_lossy(header));
                 }
                 if u64::from_be_bytes(message.id.0) > greeting {
-                    heard.push(Heard::Acknowledged(1));
+                    meanings.push(Meaning::Acknowledged(1));
                 }
             }
-            RESPONSE_CHUNK => heard.push(Heard::Update(message.body.slice(8 + length..))),
+            RESPONSE_CHUNK => meanings.push(Meaning::Update(message.body.slice(8 + length..))),
             _ => {}
         }
         Ok(())
     }
 }
 
-impl Speech for Ours {
+impl Protocol for Ours {
     fn target(&self) -> String {
         self.target.clone()
     }
@@ -126,37 +129,39 @@ impl Speech for Ours {
         frames
     }
 
-    fn say(&mut self, update: &[u8]) -> Vec<Bytes> {
-        let stream = self.stream.expect("greeted before anything is said");
+    fn encode_update(&mut self, update: &[u8]) -> Vec<Bytes> {
+        let stream = self.stream.expect("the greeting opened the stream");
         self.session
             .send_chunk(stream, SyncChunk::of_update(update))
             .expect("the generator closes no stream");
         self.transmits()
     }
 
-    fn hear(
+    fn handle_frame(
         &mut self,
         frame: &Bytes,
-        heard: &mut Vec<Heard>,
+        meanings: &mut Vec<Meaning>,
         replies: &mut Vec<Bytes>,
     ) -> Result<()> {
         if let Some(packets) = &mut self.packets {
             return match packets.handle_packet(frame)? {
-                Some(message) => Self::hear_message(&message, self.greeting, heard),
+                Some(message) => Self::handle_message(&message, self.greeting, meanings),
                 None => Ok(()),
             };
         }
         self.session.handle_packet(frame);
         while let Some(event) = self.session.poll_event() {
             match event {
-                // The state; what it contains is for whoever wants to know.
+                // The first chunk is the state; listeners decode it if they need it.
                 Event::Chunk { chunk, .. } => {
-                    heard.push(Heard::State(chunk.payload()));
+                    meanings.push(Meaning::State(chunk.payload()));
                     self.packets = Some(PacketReader::new(PacketLimits::default()));
                 }
-                Event::StreamRefused { content, .. } => bail!("refused: {content:?}"),
-                Event::StreamClosed { error, .. } => bail!("the stream was closed: {error:?}"),
-                Event::Malformed(what) => bail!("malformed: {what:?}"),
+                Event::StreamRefused { content, .. } => bail!("the server refused: {content:?}"),
+                Event::StreamClosed { error, .. } => {
+                    bail!("the server closed the stream: {error:?}")
+                }
+                Event::Malformed(what) => bail!("the server sent a malformed message: {what:?}"),
                 _ => {}
             }
         }
