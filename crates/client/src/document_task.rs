@@ -73,7 +73,7 @@ impl DocumentTask {
         };
         self.shared.end(end);
         // Nothing is edited any more.
-        let edits = self.shared.lock().replica.unsaved_edits();
+        let edits = self.shared.given_up_edits();
         let path = &self.shared.path;
         if edits > 0 {
             self.given_up.note(path, edits);
@@ -113,10 +113,9 @@ impl DocumentTask {
                 Err(end) => return end,
             };
             let ended = match self.open(&connection).await {
-                Ok(stream) if self.is_anothers(stream.identity()) => {
-                    return DocumentEnd::Closed;
-                }
                 Ok(stream) => match self.begin_with(&stream).await {
+                    // Its edits are kept for whoever opens it next.
+                    Ok(()) if self.shared.is_ended() => return DocumentEnd::Closed,
                     Ok(()) => {
                         let ended = self.serve(stream, &mut backoff).await;
                         self.shared.advance(Progress::disconnect);
@@ -138,6 +137,9 @@ impl DocumentTask {
                 }
                 Err(CallError::Refused { .. } | CallError::Unexpected(_)) => Ended::Later,
             };
+            if self.shared.is_ended() {
+                return DocumentEnd::Closed;
+            }
             self.shared.lock().replica.unsent();
             match ended {
                 Ended::Done if self.give_up() => return DocumentEnd::Closed,
@@ -260,14 +262,6 @@ impl DocumentTask {
             "{text} (it was there before: somebody deleted or moved it, or the server was restored from a copy without it. \
              What this client has of it, with {unsaved} updates that are not saved, {kept})"
         )
-    }
-
-    /// Whether what the journal holds is of another document, and nobody is here to be told: then it stays there until
-    /// somebody opens the document.
-    fn is_anothers(&self, identity: Option<&str>) -> bool {
-        self.is_replaced(identity)
-            && self.shared.is_resending()
-            && self.shared.end_if_abandoned(DocumentEnd::Closed)
     }
 
     /// Whether the document with this identity is another one than the replica's.
@@ -454,8 +448,7 @@ impl DocumentTask {
             self.shared.advance(|_| {});
             return None;
         }
-        // Nobody has the document open, so the edit stays in the journal until somebody does.
-        if self.shared.is_resending() && self.shared.end_untold_if_abandoned(refusal) {
+        if self.shared.end_untold(refusal) {
             return Some(Ended::Done);
         }
         self.shared.advance(|_| {});

@@ -153,6 +153,8 @@ pub(crate) struct State {
     abandoned_since: Option<Instant>,
     /// Whether it is open for nobody but to send what its journal holds.
     is_resending: bool,
+    /// Edits that were given up while nobody had it open, so that no handle reports them.
+    lost_untold: u64,
 }
 
 /// How far the opening of a document is.
@@ -919,6 +921,7 @@ impl Shared {
                 end: None,
                 abandoned_since: None,
                 is_resending: false,
+                lost_untold: 0,
             }),
             work: Notify::new(),
             inside: AtomicU64::new(0),
@@ -1181,19 +1184,19 @@ impl Shared {
         self.advance(|_| {});
     }
 
-    /// Ends it because of a refusal, unless somebody has it open. Refused edits are not given up, because nobody has been told.
-    /// Returns whether it has ended.
-    pub(crate) fn end_untold_if_abandoned(&self, refusal: Refusal) -> bool {
-        let mut state = self.lock();
-        if state.handles > 0 {
-            return false;
+    /// Ends it because of a refusal if its edits are to be kept for whoever opens it next. Returns whether it has ended.
+    pub(crate) fn end_untold(&self, refusal: Refusal) -> bool {
+        let has_ended = self.lock().end_untold(refusal.into());
+        if has_ended {
+            self.advance(|_| {});
         }
-        state.taking_back = None;
-        state.replica.reconsider();
-        state.end(refusal.into());
-        drop(state);
-        self.advance(|_| {});
-        true
+        has_ended
+    }
+
+    /// How many edits the server has not acknowledged, and no handle has reported as lost.
+    pub(crate) fn given_up_edits(&self) -> u64 {
+        let state = self.lock();
+        state.replica.unsaved_edits() + state.lost_untold
     }
 
     /// Ends it, unless somebody has it open again. Returns whether it has ended.
@@ -1277,9 +1280,7 @@ impl State {
             code: None,
             text: "the document was deleted, and there is another one in its place".to_owned(),
         });
-        for edit in &edits {
-            self.refusals.note(edit.numbers.clone(), refusal.clone());
-        }
+        self.note_lost(&refusal, &edits);
         let replaced = Arc::new(ReplacedDocument { content, edits });
         self.replaced = Some(Arc::clone(&replaced));
         self.publish(&DocumentEvent::Replaced(replaced));
@@ -1287,10 +1288,33 @@ impl State {
 
     /// These edits are lost.
     fn give_up(&mut self, refusal: Refusal, lost: Vec<LostEdit>) {
-        for edit in &lost {
+        self.note_lost(&refusal, &lost);
+        self.publish(&DocumentEvent::Refused { refusal, lost });
+    }
+
+    /// Notes lost edits for the handles that are there, or else for whoever leaves the room.
+    fn note_lost(&mut self, refusal: &Refusal, lost: &[LostEdit]) {
+        for edit in lost {
             self.refusals.note(edit.numbers.clone(), refusal.clone());
         }
-        self.publish(&DocumentEvent::Refused { refusal, lost });
+        if self.handles == 0 {
+            self.lost_untold += lost.iter().map(|edit| edit.edits).sum::<u64>();
+        }
+    }
+
+    /// Ends a document that nobody has open, whose edits the server does not take. They stay in the journal until somebody
+    /// opens the document, and learns why. Without a journal nothing is kept by that, and this returns false.
+    pub(crate) fn end_untold(&mut self, end: DocumentEnd) -> bool {
+        if self.handles > 0 || self.journal.is_none() {
+            return false;
+        }
+        self.end(end);
+        true
+    }
+
+    /// Why the refused edits are about to be given up.
+    pub(crate) fn taking_back(&self) -> Option<&Refusal> {
+        self.taking_back.as_ref()
     }
 
     /// Tells everybody that nothing is sent any more; once.
@@ -1298,9 +1322,14 @@ impl State {
         if self.end.is_some() {
             return;
         }
-        if let Some(refusal) = self.taking_back.take() {
-            let lost = self.replica.give_up_refused();
-            self.give_up(refusal, lost);
+        match self.taking_back.take() {
+            // No handle would report them: they count as edits that are not acknowledged.
+            Some(_) if self.handles == 0 => self.replica.reconsider(),
+            Some(refusal) => {
+                let lost = self.replica.give_up_refused();
+                self.give_up(refusal, lost);
+            }
+            None => {}
         }
         self.publish(&DocumentEvent::Ended(end.clone()));
         self.end = Some(end);

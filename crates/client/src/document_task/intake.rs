@@ -8,7 +8,7 @@ use meshagent_document::{Limits, MeshDocument, MeshSchema};
 use serde_json::Value;
 
 use super::ClientIds;
-use crate::live_document::{DocumentEvent, Shared};
+use crate::live_document::{DocumentEnd, DocumentEvent, Shared};
 use crate::sync_calls::SyncStream;
 
 /// The longest update, in bytes, that is applied on a thread of the runtime: it takes about a millisecond.
@@ -81,6 +81,18 @@ impl Beginning {
         is_replaced: bool,
     ) -> Result<(), String> {
         let mut state = shared.lock();
+        // What is left of the old replica would be lost with it.
+        let end = match state.taking_back() {
+            Some(refusal) => Some(refusal.clone().into()),
+            None => is_replaced.then_some(DocumentEnd::Closed),
+        };
+        if let Some(end) = end
+            && state.end_untold(end)
+        {
+            drop(state);
+            shared.advance(|_| {});
+            return Ok(());
+        }
         let received = if is_fresh || is_replaced {
             let schema = MeshSchema::from_json(&self.schema)
                 .map_err(|error| format!("its schema: {error}"))?;

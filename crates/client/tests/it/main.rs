@@ -1,6 +1,7 @@
 //! Tests of the client against a scripted server, in memory.
 #![allow(clippy::unwrap_used, reason = "a failing helper fails the test")]
 
+mod abandoned;
 mod calls;
 mod connecting;
 mod ending;

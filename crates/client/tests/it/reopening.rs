@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use meshagent_client::{DocumentEvent, LiveDocument};
 use meshagent_document::Target;
-use meshagent_protocol::{ClientToServer, Content, MessageId};
+use meshagent_protocol::Content;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -14,15 +14,6 @@ use crate::peer::{Peer, begin, listen};
 
 async fn accept(listener: &TcpListener) -> Peer<TcpStream> {
     Peer::accept(listener.accept().await.unwrap().0).await
-}
-
-/// A chunk of a call that is under way, not answered yet.
-async fn unanswered(peer: &mut Peer<TcpStream>) -> (MessageId, Content) {
-    let envelope = peer.recv().await;
-    let ClientToServer::RequestChunk { chunk, .. } = envelope.message else {
-        panic!("not a chunk: {envelope:?}");
-    };
-    (envelope.id, chunk)
 }
 
 fn append(document: &LiveDocument, text: &str) {
@@ -41,7 +32,7 @@ async fn who_opens_a_document_while_its_stream_closes_has_it_open() {
     let serve = async {
         let mut peer = accept(&listener).await;
         let call = begin(&mut peer).await;
-        let (request, chunk) = unanswered(&mut peer).await;
+        let (request, chunk) = peer.unanswered().await;
         assert_eq!(chunk, Content::close());
         closing.send(()).unwrap();
         is_opened.await.unwrap();
