@@ -220,9 +220,10 @@ impl Connection {
             reply,
         };
         self.command(command).await?;
-        answer
+        let answer = answer
             .await
-            .map_err(|_driver_ended| CallError::Disconnected)?
+            .map_err(|_driver_ended| CallError::Disconnected)?;
+        answer.content
     }
 
     /// Begins a streamed call with its first chunk, and waits until the server has taken both.

@@ -473,7 +473,7 @@ async fn first_answer(
     under_way: &mut VecDeque<(u64, PendingAnswer)>,
 ) -> Result<Content, CallError> {
     match under_way.front_mut() {
-        Some((_, answer)) => answer.wait().await,
+        Some((_, answer)) => answer.wait_in_stream().await,
         None => std::future::pending().await,
     }
 }

@@ -41,7 +41,7 @@ pub(crate) enum Command {
         toolkit: String,
         tool: String,
         arguments: Content,
-        reply: Reply<Content>,
+        reply: oneshot::Sender<Answer>,
     },
     OpenStream {
         toolkit: String,
@@ -52,7 +52,7 @@ pub(crate) enum Command {
     SendChunk {
         stream: StreamId,
         chunk: Content,
-        reply: Reply<Content>,
+        reply: oneshot::Sender<Answer>,
     },
     SetAttributes {
         attributes: Map<String, Value>,
@@ -60,6 +60,14 @@ pub(crate) enum Command {
 }
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, CallError>>;
+
+/// The server's answer to one request.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) content: Result<Content, CallError>,
+    /// Whether the stream of the chunk had ended before. A refusal then says no more than that.
+    pub(crate) is_late: bool,
+}
 
 /// A streamed call that the server has taken.
 #[derive(Debug)]
@@ -88,7 +96,7 @@ pub(crate) struct Driver {
     events: broadcast::Sender<RoomEvent>,
     welcome: Welcome,
     ready: Option<oneshot::Sender<Welcome>>,
-    replies: HashMap<RequestId, Reply<Content>>,
+    replies: HashMap<RequestId, oneshot::Sender<Answer>>,
     streams: HashMap<StreamId, Stream>,
     closing: Vec<oneshot::Sender<()>>,
     ping_interval: Duration,
@@ -407,7 +415,10 @@ impl Driver {
                         code: None,
                         text: error.to_string(),
                     };
-                    let _waiting = reply.send(Err(refusal));
+                    let _waiting = reply.send(Answer {
+                        content: Err(refusal),
+                        is_late: true,
+                    });
                 }
             },
             Command::CloseStream { stream } => self.session.close_stream(stream),
@@ -478,7 +489,7 @@ impl Driver {
                 self.welcome.attributes = attributes;
                 self.welcome_if_connected();
             }
-            Event::Response { request, content } => self.answer(request, content),
+            Event::Response { request, content } => self.answer(request, content, false),
             Event::StreamOpened { stream } => {
                 self.advance_opening(stream, |opening| opening.is_opened = true);
             }
@@ -524,10 +535,11 @@ impl Driver {
         }
     }
 
-    fn answer(&mut self, request: RequestId, content: Content) {
+    fn answer(&mut self, request: RequestId, content: Content, is_late: bool) {
         if let Some(reply) = self.replies.remove(&request) {
+            let content = CallError::check(content);
             // Whoever asked may have given up.
-            let _waiting = reply.send(CallError::check(content));
+            let _waiting = reply.send(Answer { content, is_late });
         }
     }
 
@@ -538,7 +550,8 @@ impl Driver {
             .and_then(|stream| stream.opening.as_ref())
             .is_some_and(|opening| opening.first == request);
         if !is_first {
-            self.answer(request, content);
+            let is_late = !self.streams.contains_key(&stream);
+            self.answer(request, content, is_late);
             return;
         }
         match CallError::check(content) {
