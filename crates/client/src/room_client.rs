@@ -478,10 +478,14 @@ impl RoomClient {
     }
 
     fn live_documents(&self) -> Vec<Arc<Shared>> {
-        let documents = self.documents();
-        let documents = documents.lock().unwrap_or_else(PoisonError::into_inner);
-        let live = documents.values().filter_map(Weak::upgrade);
-        live.filter(|shared| !shared.is_ended()).collect()
+        let mut live: Vec<_> = {
+            let documents = self.documents();
+            let documents = documents.lock().unwrap_or_else(PoisonError::into_inner);
+            documents.values().filter_map(Weak::upgrade).collect()
+        };
+        // Not under the map's lock: whoever edits one of them may look for another.
+        live.retain(|shared| !shared.is_ended());
+        live
     }
 
     pub(crate) fn documents(&self) -> &Mutex<HashMap<String, Weak<Shared>>> {

@@ -5,6 +5,7 @@ mod abandoned;
 mod calls;
 mod connecting;
 mod ending;
+mod locking;
 mod peer;
 mod reconnecting;
 mod refusing;
