@@ -310,7 +310,14 @@ impl DocumentTask {
                 let next = self.shared.lock().next_to_send();
                 let Some(next) = next else { break };
                 let chunk = SyncChunk::of_update(&next.update);
-                match sender.begin(chunk).await {
+                let begun = tokio::select! {
+                    // As long as there is room, it is sent, even when the room is being left.
+                    biased;
+                    begun = sender.begin(chunk) => begun,
+                    // A server that does not read keeps nobody waiting for longer than one that does not answer.
+                    () = self.given_up() => return Ended::Done,
+                };
+                match begun {
                     Ok(answer) => under_way.push_back((next.number, answer)),
                     Err(_gone) => return Ended::Lost,
                 }

@@ -20,7 +20,8 @@ use meshagent_protocol::{
 use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, ReadHalf, WriteHalf};
 use tokio::sync::{broadcast, mpsc, oneshot};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior, sleep_until};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::connect::Socket;
 use crate::connection::CallError;
@@ -31,9 +32,6 @@ use crate::stream::StreamEnd;
 /// What handles ask of the driver.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Close {
-        reply: oneshot::Sender<()>,
-    },
     CloseStream {
         stream: StreamId,
     },
@@ -98,8 +96,11 @@ pub(crate) struct Driver {
     ready: Option<oneshot::Sender<Welcome>>,
     replies: HashMap<RequestId, oneshot::Sender<Answer>>,
     streams: HashMap<StreamId, Stream>,
-    closing: Vec<oneshot::Sender<()>>,
+    /// Somebody wants the connection closed. It is beside the commands, which wait while the server does not read.
+    closing: CancellationToken,
     ping_interval: Duration,
+    /// Says that the driver has ended, however that came. The last field is dropped last.
+    _closed: DropGuard,
 }
 
 #[derive(Debug)]
@@ -257,6 +258,8 @@ impl Driver {
         commands: mpsc::Receiver<Command>,
         events: broadcast::Sender<RoomEvent>,
         ready: oneshot::Sender<Welcome>,
+        closing: CancellationToken,
+        closed: CancellationToken,
         ping_interval: Duration,
     ) -> Self {
         Self {
@@ -268,7 +271,8 @@ impl Driver {
             ready: Some(ready),
             replies: HashMap::new(),
             streams: HashMap::new(),
-            closing: Vec::new(),
+            closing,
+            _closed: closed.drop_guard(),
         }
     }
 
@@ -323,9 +327,6 @@ impl Driver {
         let _listeners = self.events.send(RoomEvent::Disconnected {
             reason: reason.text().to_owned(),
         });
-        for reply in self.closing {
-            let _waiting = reply.send(());
-        }
     }
 
     /// Carries between handles, session and socket until one of them has had enough.
@@ -336,6 +337,7 @@ impl Driver {
         counts: &Counts,
     ) -> Reason {
         let mut next = None;
+        let mut deadline: Option<Instant> = None;
         let mut pulse = Pulse::new(self.ping_interval, Moment::now());
         let mut ticks = tokio::time::interval(pulse.step());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -362,13 +364,17 @@ impl Driver {
                 },
                 // What is to be written first bounds what is taken in.
                 command = self.commands.recv(), if !has_next => match command {
-                    Some(Command::Close { reply }) => {
-                        self.closing.push(reply);
-                        return Reason::Closed;
-                    }
                     Some(command) => self.handle_command(command),
                     None => return Reason::Closed,
                 },
+                () = self.closing.cancelled(), if deadline.is_none() => {
+                    // What was asked before is still written, as long as the server reads it.
+                    self.commands.close();
+                    deadline = Some(Instant::now() + DRAIN_GRACE);
+                }
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                    return Reason::Closed;
+                }
                 () = closed(self.ready.as_mut()) => return Reason::Closed,
                 _ = ticks.tick() => match pulse.tick(Moment::now(), counts.traffic()) {
                     Beat::Rest => {}
@@ -423,8 +429,6 @@ impl Driver {
             },
             Command::CloseStream { stream } => self.session.close_stream(stream),
             Command::SetAttributes { attributes } => self.session.set_attributes(attributes),
-            // Handled where the loop ends.
-            Command::Close { reply } => self.closing.push(reply),
         }
     }
 
@@ -699,5 +703,7 @@ const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;
 const SOCKET_CAPACITY: usize = 32;
 /// How many chunks wait for the user of a stream. When it is full, the stream is closed.
 const STREAM_CAPACITY: usize = 1024;
+/// How long a close waits until what was asked before is taken by the socket.
+const DRAIN_GRACE: Duration = Duration::from_secs(2);
 /// How long a close frame may take.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);
