@@ -1,6 +1,7 @@
 //! The task of an open document: carries updates between its replica and the server, for as long as somebody has it
 //! open, over one connection after the other.
 
+mod conflicts;
 mod intake;
 
 use std::collections::VecDeque;
@@ -13,12 +14,14 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::conflicts::{CONFLICT_PATIENCE, Conflicts};
 pub(crate) use self::intake::Beginning;
+use self::intake::StartOver;
 use crate::backoff::{self, Backoff};
 use crate::connection::{CallError, Connection};
 use crate::given_up::GivenUpEdits;
 use crate::journal::{JournalError, Journals};
-use crate::live_document::{DocumentEnd, DocumentEvent, Progress, Refusal, Shared};
+use crate::live_document::{CONFLICT, DocumentEnd, DocumentEvent, Progress, Refusal, Shared};
 use crate::replica::Replica;
 use crate::room_client::{Link, RoomEnd};
 use crate::stream::{PendingAnswer, StreamEnd};
@@ -41,8 +44,7 @@ pub(crate) struct DocumentTask {
     pub(crate) is_fresh: bool,
     /// Whether the server has let us open it before.
     pub(crate) was_open: bool,
-    /// Conflicts that were answered since the server last took something.
-    pub(crate) conflicts: u32,
+    pub(crate) conflicts: Conflicts,
     /// Answers by which the server has deleted more of an update than this replica, since everything was saved.
     pub(crate) mismatches: u32,
     pub(crate) client_ids: ClientIds,
@@ -274,11 +276,8 @@ impl DocumentTask {
     /// Takes up the state with which a stream begins.
     #[cfg(feature = "simulation")]
     pub(crate) fn begin(&mut self, beginning: &Beginning) -> Result<(), String> {
-        let (is_fresh, is_replaced) = (
-            self.is_fresh,
-            self.is_replaced(beginning.identity.as_deref()),
-        );
-        beginning.take_up(&self.shared, &mut self.client_ids, is_fresh, is_replaced)?;
+        let over = self.start_over_of(beginning);
+        beginning.take_up(&self.shared, &mut self.client_ids, over)?;
         self.begun();
         Ok(())
     }
@@ -286,14 +285,22 @@ impl DocumentTask {
     /// Takes up the state with which a stream begins, on a thread for blocking work if it is large.
     async fn begin_with(&mut self, stream: &SyncStream) -> Result<(), String> {
         let beginning = Beginning::of(stream);
-        let (is_fresh, is_replaced) = (self.is_fresh, self.is_replaced(stream.identity()));
+        let over = self.start_over_of(&beginning);
         let bytes = beginning.state.len();
         let take_up = move |shared: &Shared, client_ids: &mut ClientIds| {
-            beginning.take_up(shared, client_ids, is_fresh, is_replaced)
+            beginning.take_up(shared, client_ids, over)
         };
         intake::run(&self.shared, &mut self.client_ids, bytes, take_up).await?;
         self.begun();
         Ok(())
+    }
+
+    fn start_over_of(&self, beginning: &Beginning) -> StartOver {
+        StartOver {
+            is_fresh: self.is_fresh,
+            is_replaced: self.is_replaced(beginning.identity.as_deref()),
+            may_conflict_pass: self.conflicts.may_pass(),
+        }
     }
 
     fn begun(&mut self) {
@@ -398,7 +405,7 @@ impl DocumentTask {
                         return self.refused(number, Refusal::overwritten());
                     }
                 }
-                self.conflicts = 0;
+                self.conflicts.reset();
                 state.journal_answered(number);
                 if let Some(violations) = notice.get("violations").and_then(Value::as_array) {
                     let violations = violations.clone();
@@ -423,7 +430,7 @@ impl DocumentTask {
                 state.journal_progress(None);
             }
             Ok(_) => {
-                self.conflicts = 0;
+                self.conflicts.reset();
                 let mut state = self.shared.lock();
                 state.journal_answered(number);
                 state.replica.acknowledged(number);
@@ -455,7 +462,8 @@ impl DocumentTask {
             self.shared.advance(|_| {});
             return None;
         }
-        if self.shared.end_untold(refusal) {
+        let is_conflict = refusal.code == Some(CONFLICT);
+        if !(is_conflict && self.conflicts.check()) && self.shared.end_untold(refusal) {
             return Some(Ended::Done);
         }
         self.shared.advance(|_| {});
@@ -466,10 +474,7 @@ impl DocumentTask {
     /// one that doesn't is for good, as when somebody took the place of the operations in it.
     fn may_be_taken(&mut self, code: Option<i64>) -> bool {
         if code == Some(CONFLICT) {
-            self.conflicts += 1;
-            if self.conflicts > TRIES {
-                return false;
-            }
+            return self.conflicts.note();
         }
         may_pass(code)
     }
@@ -487,9 +492,7 @@ async fn first_answer(
 
 /// There is no such document.
 const MISSING: i64 = 1003;
-/// The code of a conflict.
-const CONFLICT: i64 = 1005;
-/// How often an update is sent again after a conflict, each time on a new stream, while the server takes nothing else.
+/// How often an update is sent again of which the server has deleted more than this replica.
 const TRIES: u32 = 3;
 
 /// Whether what the server refuses now may be taken later: conflicts, states that pass, failures of its own.

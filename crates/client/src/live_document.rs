@@ -296,7 +296,7 @@ impl Refusal {
     /// The server has other content under the names of these operations.
     pub(crate) fn overwritten() -> Self {
         Self {
-            code: Some(1005),
+            code: Some(CONFLICT),
             text: "another program wrote under the client id of this edit, and what the server has there is deleted"
                 .to_owned(),
         }
@@ -1312,6 +1312,18 @@ impl State {
         true
     }
 
+    /// Takes a refusal back that was about somebody else in the room. Returns false if the server's document has other
+    /// content under the names of the refused edits, or refused them for another reason.
+    pub(crate) fn reconsider_conflict(&mut self, server: &MeshDocument) -> bool {
+        let is_conflict = |refusal: &Refusal| refusal.code == Some(CONFLICT);
+        if !self.taking_back.as_ref().is_some_and(is_conflict) || self.replica.is_taken_in(server) {
+            return false;
+        }
+        self.taking_back = None;
+        self.replica.reconsider();
+        true
+    }
+
     /// Why the refused edits are about to be given up.
     pub(crate) fn taking_back(&self) -> Option<&Refusal> {
         self.taking_back.as_ref()
@@ -1455,6 +1467,9 @@ impl State {
 
 /// The token does not allow to write the document.
 const DENIED: i64 = 1001;
+
+/// Somebody else writes, or wrote, under the client id of an edit.
+pub(crate) const CONFLICT: i64 = 1005;
 
 /// How many events wait for a subscriber.
 const EVENT_CAPACITY: usize = 1024;

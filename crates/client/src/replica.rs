@@ -730,6 +730,14 @@ impl Replica {
         refused.map(LostEdit::unread).collect()
     }
 
+    /// Whether another document has other content under the names of what was refused, or the refused content is not to be
+    /// sent again for another reason.
+    pub(crate) fn is_taken_in(&self, other: &MeshDocument) -> bool {
+        let is_taken = |update: &[u8]| other.classify(update) == Ok(UpdateKind::Conflict);
+        let mut refused = self.queue.refused();
+        self.is_overwritten || refused.any(|one| is_taken(&one.update))
+    }
+
     /// What was refused is not given up after all.
     pub(crate) fn reconsider(&mut self) {
         self.queue.reconsider();

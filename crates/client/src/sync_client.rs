@@ -9,7 +9,7 @@ use meshagent_protocol::{
 use serde_json::Value;
 
 use crate::connection::CallError;
-use crate::document_task::{ClientIds, DocumentTask, new_client_id};
+use crate::document_task::{CONFLICT_PATIENCE, ClientIds, Conflicts, DocumentTask, new_client_id};
 use crate::journal::JournalError;
 use crate::live_document::{DocumentEnd, EndWithTask, LiveDocument, SaveError, Shared, Told};
 use crate::panics::catch_panic;
@@ -435,7 +435,7 @@ impl SyncClient {
             start,
             is_fresh: true,
             was_open: false,
-            conflicts: 0,
+            conflicts: Conflicts::new(CONFLICT_PATIENCE),
             mismatches: 0,
             client_ids: ClientIds::Random,
         };

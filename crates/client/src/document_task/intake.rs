@@ -8,7 +8,7 @@ use meshagent_document::{Limits, MeshDocument, MeshSchema};
 use serde_json::Value;
 
 use super::ClientIds;
-use crate::live_document::{DocumentEnd, DocumentEvent, Shared};
+use crate::live_document::{DocumentEnd, DocumentEvent, Shared, State};
 use crate::sync_calls::SyncStream;
 
 /// The longest update, in bytes, that is applied on a thread of the runtime: it takes about a millisecond.
@@ -51,6 +51,17 @@ pub(super) fn receive(
     Ok(())
 }
 
+/// Whether the replica is made again from what a stream begins with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StartOver {
+    /// It is: that was asked for.
+    pub(super) is_fresh: bool,
+    /// It is: another document is at the path.
+    pub(super) is_replaced: bool,
+    /// It is not, if the server has no other content under the names of what it refused as a conflict.
+    pub(super) may_conflict_pass: bool,
+}
+
 /// What a stream begins with.
 #[derive(Debug)]
 pub(crate) struct Beginning {
@@ -72,28 +83,16 @@ impl Beginning {
         }
     }
 
-    /// Applies it to the replica, which is made again from it if it `is_fresh`, or if the document `is_replaced` by another.
+    /// Applies it to the replica.
     pub(super) fn take_up(
         &self,
         shared: &Shared,
         client_ids: &mut ClientIds,
-        is_fresh: bool,
-        is_replaced: bool,
+        over: StartOver,
     ) -> Result<(), String> {
+        let is_replaced = over.is_replaced;
         let mut state = shared.lock();
-        // What is left of the old replica would be lost with it.
-        let end = match state.taking_back() {
-            Some(refusal) => Some(refusal.clone().into()),
-            None => is_replaced.then_some(DocumentEnd::Closed),
-        };
-        if let Some(end) = end
-            && state.end_untold(end)
-        {
-            drop(state);
-            shared.advance(|_| {});
-            return Ok(());
-        }
-        let received = if is_fresh || is_replaced {
+        let received = if over.is_fresh || is_replaced {
             let schema = MeshSchema::from_json(&self.schema)
                 .map_err(|error| format!("its schema: {error}"))?;
             // What the server has taken is not for us to refuse.
@@ -106,22 +105,35 @@ impl Beginning {
                     .map_err(|error| error.to_string())?;
             }
             document.watch(state.is_watched());
+            // What is left of the old replica would be lost with it.
+            if is_replaced && state.end_untold(DocumentEnd::Closed) {
+                drop(state);
+                shared.advance(|_| {});
+                return Ok(());
+            }
             if is_replaced {
                 state.replace(document);
+                None
+            } else if over.may_conflict_pass && state.reconsider_conflict(&document) {
+                // The old replica goes on, and what the server has beyond it is new to it.
+                self.bring_up(&mut state, client_ids, &document.state_vector())?;
+                Some(self.state.as_slice())
             } else {
+                let refusal = state.taking_back().cloned();
+                if refusal.is_some_and(|refusal| state.end_untold(refusal.into())) {
+                    drop(state);
+                    shared.advance(|_| {});
+                    return Ok(());
+                }
                 state.start_over(document);
+                None
             }
-            None
         } else {
             let vector = match &self.server_vector {
                 Some(vector) => vector.clone(),
                 None => state.replica.document().state_vector(),
             };
-            let received = state.replica.received(&self.state);
-            received.map_err(|error| error.to_string())?;
-            client_ids.renew(&mut state.replica);
-            let lacking = state.replica.send_lacking(&vector, &self.state);
-            lacking.map_err(|error| error.to_string())?;
+            self.bring_up(&mut state, client_ids, &vector)?;
             Some(self.state.as_slice())
         };
         if let Some(identity) = &self.identity
@@ -134,6 +146,20 @@ impl Beginning {
         state.publish_changes();
         state.publish(&DocumentEvent::Synchronized);
         Ok(())
+    }
+
+    /// Applies it to the replica as it is, of which the server has what its state vector says.
+    fn bring_up(
+        &self,
+        state: &mut State,
+        client_ids: &mut ClientIds,
+        server_vector: &[u8],
+    ) -> Result<(), String> {
+        let received = state.replica.received(&self.state);
+        received.map_err(|error| error.to_string())?;
+        client_ids.renew(&mut state.replica);
+        let lacking = state.replica.send_lacking(server_vector, &self.state);
+        lacking.map_err(|error| error.to_string())
     }
 }
 

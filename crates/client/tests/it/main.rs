@@ -3,6 +3,7 @@
 
 mod abandoned;
 mod calls;
+mod conflicts;
 mod connecting;
 mod ending;
 mod locking;

@@ -48,10 +48,19 @@ pub(crate) async fn begin(peer: &mut Peer<TcpStream>) -> String {
 
 /// The same, with this answer to the start chunk.
 pub(crate) async fn begin_with(peer: &mut Peer<TcpStream>, answer: Content) -> String {
-    let (_, call, _) = peer.open_with(answer).await;
     let schema = MeshSchema::builtin("document").unwrap();
-    let schema_json = schema.to_json();
-    let state = encode_base64(&MeshDocument::new(schema, 1).encode_state());
+    begin_at(peer, answer, &MeshDocument::new(schema, 1)).await
+}
+
+/// The same, with this content.
+pub(crate) async fn begin_at(
+    peer: &mut Peer<TcpStream>,
+    answer: Content,
+    document: &MeshDocument,
+) -> String {
+    let (_, call, _) = peer.open_with(answer).await;
+    let schema_json = document.schema().to_json();
+    let state = encode_base64(&document.encode_state());
     peer.send_chunk(&call, sync::state("a.document", &schema_json, state))
         .await;
     call
