@@ -151,6 +151,16 @@ impl DocumentTask {
                 Ended::Refused => self.start_over_next(),
                 // A connection that is gone is waited for; one that is still there did not take the call.
                 Ended::Lost if connection.is_closed() => {}
+                // Other documents' journals are sent meanwhile, and then this one is opened again. What is counted to
+                // come to an end is not begun anew by that.
+                Ended::Lost | Ended::Later
+                    if self.shared.is_resending()
+                        && self.conflicts.is_none()
+                        && self.mismatches == 0
+                        && self.shared.end_if_abandoned(DocumentEnd::Closed) =>
+                {
+                    return DocumentEnd::Closed;
+                }
                 Ended::Lost | Ended::Later => {
                     tokio::select! {
                         () = sleep(backoff.next(backoff::random())) => {}

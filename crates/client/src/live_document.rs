@@ -1033,13 +1033,19 @@ impl Shared {
         self.lock().is_resending
     }
 
-    /// Waits until a document that nobody had open has sent what it had, or somebody opens it.
-    pub(crate) async fn resent(&self) {
-        let is_done = |_: &Progress| {
+    /// Waits until a document that nobody had open has ended, or somebody opens it. Returns whether its edits are to be sent
+    /// again later.
+    pub(crate) async fn resent(&self) -> bool {
+        let is_later = |_: &Progress| {
             let state = self.lock();
-            (state.end.is_some() || !state.is_resending).then_some(())
+            match &state.end {
+                _ if !state.is_resending => Some(false),
+                Some(DocumentEnd::Closed) => Some(!state.replica.is_saved()),
+                Some(_) => Some(false),
+                None => None,
+            }
         };
-        let _progress_is_here = self.wait_for(is_done).await;
+        self.wait_for(is_later).await.unwrap_or(false)
     }
 
     /// What the server has not acknowledged; `None` if that is nothing.

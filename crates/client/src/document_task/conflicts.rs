@@ -33,6 +33,10 @@ impl Conflicts {
         *self = Self::new(self.patience);
     }
 
+    pub(crate) fn is_none(&self) -> bool {
+        self.count == 0
+    }
+
     /// Notes a conflict. Returns whether the update is just sent again; otherwise the next stream begins with the server's
     /// state alone, which tells the two cases apart.
     pub(crate) fn note(&mut self) -> bool {

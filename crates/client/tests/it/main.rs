@@ -12,5 +12,6 @@ mod reconnecting;
 mod refusing;
 mod reopening;
 mod replica;
+mod resending;
 mod streams;
 mod toolkits;

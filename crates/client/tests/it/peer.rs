@@ -59,10 +59,7 @@ pub(crate) async fn begin_at(
     document: &MeshDocument,
 ) -> String {
     let (_, call, _) = peer.open_with(answer).await;
-    let schema_json = document.schema().to_json();
-    let state = encode_base64(&document.encode_state());
-    peer.send_chunk(&call, sync::state("a.document", &schema_json, state))
-        .await;
+    peer.send_state(&call, document).await;
     call
 }
 
@@ -197,6 +194,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
             chunk,
         })
         .await;
+    }
+
+    /// Begins a stream with this content.
+    pub(crate) async fn send_state(&mut self, tool_call_id: &str, document: &MeshDocument) {
+        let schema = document.schema().to_json();
+        let state = encode_base64(&document.encode_state());
+        self.send_chunk(tool_call_id, sync::state("a.document", &schema, state))
+            .await;
     }
 
     /// Takes a streamed call: its tool, its id, its first chunk.
