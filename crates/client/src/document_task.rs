@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::conflicts::{CONFLICT_PATIENCE, Conflicts};
 pub(crate) use self::intake::Beginning;
+pub(crate) use self::intake::Gap;
 use self::intake::StartOver;
 use crate::backoff::{self, Backoff};
 use crate::connection::{CallError, Connection};
@@ -296,7 +297,7 @@ impl DocumentTask {
     async fn begin_with(&mut self, stream: &SyncStream) -> Result<(), String> {
         let beginning = Beginning::of(stream);
         let over = self.start_over_of(&beginning);
-        let bytes = beginning.state.len();
+        let bytes = beginning.bytes(&self.shared, over);
         let take_up = move |shared: &Shared, client_ids: &mut ClientIds| {
             beginning.take_up(shared, client_ids, over)
         };
@@ -369,8 +370,18 @@ impl DocumentTask {
                 },
                 answer = first_answer(&mut under_way) => {
                     let Some((number, _)) = under_way.pop_front() else { continue };
-                    if let Some(ended) = self.answered(number, answer) {
+                    let mut gap = None;
+                    if let Some(ended) = self.answered(number, answer, &mut gap) {
                         return ended;
+                    }
+                    if let Some(gap) = gap {
+                        let bytes = self.shared.lock().replica.weight();
+                        let fill = move |shared: &Shared, _: &mut ClientIds| gap.fill(shared);
+                        let filled =
+                            intake::run(&self.shared, &mut self.client_ids, bytes, fill).await;
+                        if let Err(reason) = filled {
+                            return Ended::Unreadable(reason);
+                        }
                     }
                     backoff.reset();
                 }
@@ -386,11 +397,12 @@ impl DocumentTask {
         intake::receive(&self.shared, &mut self.client_ids, update)
     }
 
-    /// The server's answer to an update.
+    /// The server's answer to an update. What it lacks before the update is left to the caller, who fills the gap.
     pub(crate) fn answered(
         &mut self,
         number: u64,
         answer: Result<Content, CallError>,
+        gap: &mut Option<Gap>,
     ) -> Option<Ended> {
         match answer {
             Ok(Content::Json(notice)) => {
@@ -424,15 +436,9 @@ impl DocumentTask {
                 if notice.get("pending") == Some(&Value::Bool(true)) {
                     // Of a document with very many clients the server doesn't list what it has: it gets everything.
                     let vector = notice["state_vector"].as_str().unwrap_or(NOTHING);
-                    let filled = decode_base64(vector.as_bytes())
-                        .map_err(|error| error.to_string())
-                        .and_then(|vector| {
-                            let filled = state.replica.fill_gap(number, &vector);
-                            filled.map_err(|error| error.to_string())
-                        });
-                    match filled {
-                        Ok(is_filled) => state.publish(&DocumentEvent::Gap { is_filled }),
-                        Err(reason) => return Some(Ended::Unreadable(reason)),
+                    match decode_base64(vector.as_bytes()) {
+                        Ok(vector) => *gap = Some(Gap { number, vector }),
+                        Err(error) => return Some(Ended::Unreadable(error.to_string())),
                     }
                 } else {
                     state.replica.acknowledged(number);

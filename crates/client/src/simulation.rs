@@ -146,8 +146,9 @@ impl SimDocument {
             Content::Error { code, text, .. } => Err(CallError::Refused { code, text }),
             content => Ok(content),
         };
-        match self.task.answered(number, answer) {
-            None => return true,
+        let mut gap = None;
+        match self.task.answered(number, answer, &mut gap) {
+            None => return gap.is_none_or(|gap| gap.fill(&self.task.shared).is_ok()),
             Some(Ended::Refused) => self.task.start_over_next(),
             Some(_) => {}
         }

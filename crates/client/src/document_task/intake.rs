@@ -11,10 +11,10 @@ use super::ClientIds;
 use crate::live_document::{DocumentEnd, DocumentEvent, Shared, State};
 use crate::sync_calls::SyncStream;
 
-/// The longest update, in bytes, that is applied on a thread of the runtime: it takes about a millisecond.
+/// How many bytes are gone through on a thread of the runtime: an update of that length takes about a millisecond.
 const INLINE_BYTES: usize = 32 << 10;
 
-/// Runs `apply`, which takes an update of so many bytes: here if it is small, otherwise on a thread for blocking work.
+/// Runs `apply`, which goes through so many bytes: here if it is small, otherwise on a thread for blocking work.
 pub(super) async fn run<F>(
     shared: &Arc<Shared>,
     client_ids: &mut ClientIds,
@@ -51,6 +51,28 @@ pub(super) fn receive(
     Ok(())
 }
 
+/// What the server lacks before an update that it has stored.
+#[derive(Debug)]
+pub(crate) struct Gap {
+    pub(super) number: u64,
+    /// What the server has.
+    pub(super) vector: Vec<u8>,
+}
+
+impl Gap {
+    /// Has what is missing sent.
+    pub(crate) fn fill(&self, shared: &Shared) -> Result<(), String> {
+        let mut state = shared.lock();
+        let filled = state.replica.fill_gap(self.number, &self.vector);
+        let is_filled = filled.map_err(|error| error.to_string())?;
+        state.publish(&DocumentEvent::Gap { is_filled });
+        state.journal_progress(None);
+        drop(state);
+        shared.advance(|_| {});
+        Ok(())
+    }
+}
+
 /// Whether the replica is made again from what a stream begins with.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StartOver {
@@ -81,6 +103,17 @@ impl Beginning {
             server_vector: stream.server_vector().map(<[u8]>::to_vec),
             identity: stream.identity().map(str::to_owned),
         }
+    }
+
+    /// How many bytes are gone through to take it up. What is compared with the server, or made again, counts.
+    pub(super) fn bytes(&self, shared: &Shared, over: StartOver) -> usize {
+        let state = shared.lock();
+        let here = if over.is_fresh || over.is_replaced || self.server_vector.is_some() {
+            state.replica.weight()
+        } else {
+            state.replica.queue_bytes()
+        };
+        self.state.len() + here
     }
 
     /// Applies it to the replica.
@@ -189,6 +222,51 @@ mod tests {
             let here = std::thread::current().id();
             assert_eq!(ran_on.recv().unwrap() == here, is_here, "{bytes} bytes");
         }
+    }
+
+    #[test]
+    fn what_is_here_counts_as_what_the_server_sends() {
+        let schema = MeshSchema::builtin("document").unwrap();
+        let mut replica = Replica::new(MeshDocument::new(schema, 1));
+        let long = json!({ "body": { "text": "茶".repeat(INLINE_BYTES) } });
+        replica
+            .edit(|d| d.append_child(Target::Root, long))
+            .expect("it fits the schema");
+        let shared = Shared::new("notes.document", replica, None);
+        let beginning = |server_vector| Beginning {
+            state: Vec::new(),
+            schema: json!({}),
+            server_vector,
+            identity: None,
+        };
+        let over = |is_fresh, is_replaced| StartOver {
+            is_fresh,
+            is_replaced,
+            may_conflict_pass: false,
+        };
+        for over in [over(false, false), over(true, false), over(false, true)] {
+            assert!(
+                beginning(None).bytes(&shared, over) > INLINE_BYTES,
+                "{over:?}"
+            );
+        }
+        // A long document of which everything is acknowledged is only gone through if the server lacks something.
+        let short = json!({ "body": { "text": "" } });
+        let mut state = shared.lock();
+        for _ in 0..1_000 {
+            let added = state
+                .replica
+                .edit(|d| d.append_child(Target::Root, short.clone()));
+            added.expect("it fits the schema");
+        }
+        while let Some(next) = state.replica.next_to_send() {
+            state.replica.acknowledged(next.number);
+        }
+        drop(state);
+        let over = over(false, false);
+        assert_eq!(beginning(None).bytes(&shared, over), 0);
+        let lacking = beginning(Some(vec![0])).bytes(&shared, over);
+        assert!(lacking > INLINE_BYTES, "{lacking}");
     }
 
     #[test]
