@@ -152,8 +152,8 @@ impl DocumentTask {
                 Ended::Refused => self.start_over_next(),
                 // A connection that is gone is waited for; one that is still there did not take the call.
                 Ended::Lost if connection.is_closed() => {}
-                // Other documents' journals are sent meanwhile, and then this one is opened again. What is counted to
-                // come to an end is not begun anew by that.
+                // Other documents' journals are sent meanwhile, and then this one is opened again.
+                // What is counted to come to an end is not begun anew by that.
                 Ended::Lost | Ended::Later
                     if self.shared.is_resending()
                         && self.conflicts.is_none()
@@ -332,7 +332,8 @@ impl DocumentTask {
                     // As long as there is room, it is sent, even when the room is being left.
                     biased;
                     begun = sender.begin(chunk) => begun,
-                    // A server that does not read keeps nobody waiting for longer than one that does not answer.
+                    // A server that does not read keeps nobody waiting for longer than one that
+                    // does not answer.
                     () = self.given_up() => return Ended::Done,
                 };
                 match begun {
@@ -397,7 +398,8 @@ impl DocumentTask {
         intake::receive(&self.shared, &mut self.client_ids, update)
     }
 
-    /// The server's answer to an update. What it lacks before the update is left to the caller, who fills the gap.
+    /// The server's answer to an update. What it lacks before the update is left to the caller, who
+    /// fills the gap.
     pub(crate) fn answered(
         &mut self,
         number: u64,

@@ -96,7 +96,8 @@ pub(crate) struct Driver {
     ready: Option<oneshot::Sender<Welcome>>,
     replies: HashMap<RequestId, oneshot::Sender<Answer>>,
     streams: HashMap<StreamId, Stream>,
-    /// Somebody wants the connection closed. It is beside the commands, which wait while the server does not read.
+    /// Somebody wants the connection closed. It is beside the commands, which wait while the server
+    /// does not read.
     closing: CancellationToken,
     ping_interval: Duration,
     /// Says that the driver has ended, however that came. The last field is dropped last.

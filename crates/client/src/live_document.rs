@@ -1033,8 +1033,8 @@ impl Shared {
         self.lock().is_resending
     }
 
-    /// Waits until a document that nobody had open has ended, or somebody opens it. Returns whether its edits are to be sent
-    /// again later.
+    /// Waits until a document that nobody had open has ended, or somebody opens it. Returns whether
+    /// its edits are to be sent again later.
     pub(crate) async fn resent(&self) -> bool {
         let is_later = |_: &Progress| {
             let state = self.lock();
@@ -1190,7 +1190,8 @@ impl Shared {
         self.advance(|_| {});
     }
 
-    /// Ends it because of a refusal if its edits are to be kept for whoever opens it next. Returns whether it has ended.
+    /// Ends it because of a refusal if its edits are to be kept for whoever opens it next. Returns
+    /// whether it has ended.
     pub(crate) fn end_untold(&self, refusal: Refusal) -> bool {
         let has_ended = self.lock().end_untold(refusal.into());
         if has_ended {
@@ -1308,8 +1309,9 @@ impl State {
         }
     }
 
-    /// Ends a document that nobody has open, whose edits the server does not take. They stay in the journal until somebody
-    /// opens the document, and learns why. Without a journal nothing is kept by that, and this returns false.
+    /// Ends a document that nobody has open, whose edits the server does not take. They stay in the
+    /// journal until somebody opens the document, and learns why. Without a journal nothing is kept
+    /// by that, and this returns false.
     pub(crate) fn end_untold(&mut self, end: DocumentEnd) -> bool {
         if self.handles > 0 || self.journal.is_none() {
             return false;
@@ -1318,8 +1320,9 @@ impl State {
         true
     }
 
-    /// Takes a refusal back that was about somebody else in the room. Returns false if the server's document has other
-    /// content under the names of the refused edits, or refused them for another reason.
+    /// Takes a refusal back that was about somebody else in the room. Returns false if the server's
+    /// document has other content under the names of the refused edits, or refused them for another
+    /// reason.
     pub(crate) fn reconsider_conflict(&mut self, server: &MeshDocument) -> bool {
         let is_conflict = |refusal: &Refusal| refusal.code == Some(CONFLICT);
         if !self.taking_back.as_ref().is_some_and(is_conflict) || self.replica.is_taken_in(server) {

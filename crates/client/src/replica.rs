@@ -393,7 +393,8 @@ impl Replica {
             }
             return Ok(false);
         }
-        // Last, because it takes a time in proportion to the document, and many answers may come before a fill is sent.
+        // Last, because it takes a time in proportion to the document, and many answers may come
+        // before a fill is sent.
         let missing = self.document.encode_diff(state_vector)?;
         self.fills += 1;
         self.keep(missing, Kind::Fill, self.next);
@@ -731,8 +732,8 @@ impl Replica {
         refused.map(LostEdit::unread).collect()
     }
 
-    /// Whether another document has other content under the names of what was refused, or the refused content is not to be
-    /// sent again for another reason.
+    /// Whether another document has other content under the names of what was refused, or the
+    /// refused content is not to be sent again for another reason.
     pub(crate) fn is_taken_in(&self, other: &MeshDocument) -> bool {
         let is_taken = |update: &[u8]| other.classify(update) == Ok(UpdateKind::Conflict);
         let mut refused = self.queue.refused();
@@ -760,7 +761,8 @@ impl Replica {
         Ok(())
     }
 
-    /// About how many bytes are gone through to repeat all that is here: the document, and the updates that are kept.
+    /// About how many bytes are gone through to repeat all that is here: the document, and the
+    /// updates that are kept.
     pub(crate) fn weight(&self) -> usize {
         self.document.structure_bytes() + self.queue_bytes()
     }

@@ -16,8 +16,8 @@ use crate::sync_client::SyncClient;
 /// How many documents are open for it at once.
 const AT_ONCE: usize = 8;
 
-/// Opens the documents whose journals hold edits that are not acknowledged, a few at a time, until they are. One that the server
-/// can't take now makes room for the others, and is tried again.
+/// Opens the documents whose journals hold edits that are not acknowledged, a few at a time, until
+/// they are. One that the server can't take now makes room for the others, and is tried again.
 pub(crate) async fn resend(
     room: WeakRoom,
     journals: Journals,
@@ -67,7 +67,8 @@ pub(crate) async fn resend(
 /// A document whose journal is to be sent.
 struct Waiting {
     path: DocPath,
-    /// When it is opened. Those that were not taken go to the end of the queue, behind all that were not tried yet.
+    /// When it is opened. Those that were not taken go to the end of the queue, behind all that
+    /// were not tried yet.
     at: Instant,
     backoff: Backoff,
 }

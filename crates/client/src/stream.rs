@@ -352,8 +352,8 @@ impl PendingAnswer {
         self.answer().await?.content
     }
 
-    /// The same for who sends a chunk again that was not taken: a refusal that came after the stream's end, from a server
-    /// that knew no such call any more, is none of the chunk.
+    /// The same for who sends a chunk again that was not taken: a refusal that came after the
+    /// stream's end, from a server that knew no such call any more, is none of the chunk.
     ///
     /// # Cancel safety
     ///

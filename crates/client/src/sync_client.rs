@@ -390,8 +390,8 @@ impl SyncClient {
 
     /// The document at a path, unless it is the one that has ended.
     ///
-    /// No document is locked together with the map: whoever edits one document may look for another, and an edit may take
-    /// long.
+    /// No document is locked together with the map: whoever edits one document may look for
+    /// another, and an edit may take long.
     fn find_other(&self, path: &DocPath, ended: Option<&Arc<Shared>>) -> Option<Arc<Shared>> {
         let documents = self.room.documents();
         let documents = documents.lock().unwrap_or_else(PoisonError::into_inner);
@@ -400,7 +400,8 @@ impl SyncClient {
         (!is_ended).then_some(found)
     }
 
-    /// Puts a document at its path, in the place of the one that has ended. Returns false if there is another meanwhile.
+    /// Puts a document at its path, in the place of the one that has ended. Returns false if there
+    /// is another meanwhile.
     fn enter(&self, path: &DocPath, shared: &Arc<Shared>, ended: Option<&Arc<Shared>>) -> bool {
         let documents = self.room.documents();
         let mut documents = documents.lock().unwrap_or_else(PoisonError::into_inner);

@@ -6,9 +6,9 @@ use tokio::time::Instant;
 
 /// The conflicts since the server last took something.
 ///
-/// The server gives one code for two cases. Another program has written under the client id of the update: that never
-/// passes. Or an earlier connection of ours, which entered under another name and broke, is still in the room: that passes
-/// when the server has found it silent.
+/// The server gives one code for two cases. Another program has written under the client id of the
+/// update: that never passes. Or an earlier connection of ours, which entered under another name
+/// and broke, is still in the room: that passes when the server has found it silent.
 #[derive(Debug)]
 pub(crate) struct Conflicts {
     patience: Duration,
@@ -37,8 +37,8 @@ impl Conflicts {
         self.count == 0
     }
 
-    /// Notes a conflict. Returns whether the update is just sent again; otherwise the next stream begins with the server's
-    /// state alone, which tells the two cases apart.
+    /// Notes a conflict. Returns whether the update is just sent again; otherwise the next stream
+    /// begins with the server's state alone, which tells the two cases apart.
     pub(crate) fn note(&mut self) -> bool {
         self.count += 1;
         self.since.get_or_insert_with(Instant::now);
@@ -57,8 +57,10 @@ impl Conflicts {
     }
 }
 
-/// How long a server may take until it finds a broken connection silent, with some seconds to spare.
+/// How long a server may take until it finds a broken connection silent, with some seconds to
+/// spare.
 pub(crate) const CONFLICT_PATIENCE: Duration = Duration::from_secs(90);
 
-/// How often an update is sent again after a conflict, each time on a new stream, while the server takes nothing else.
+/// How often an update is sent again after a conflict, each time on a new stream, while the server
+/// takes nothing else.
 const TRIES: u32 = 3;

@@ -11,10 +11,12 @@ use super::ClientIds;
 use crate::live_document::{DocumentEnd, DocumentEvent, Shared, State};
 use crate::sync_calls::SyncStream;
 
-/// How many bytes are gone through on a thread of the runtime: an update of that length takes about a millisecond.
+/// How many bytes are gone through on a thread of the runtime: an update of that length takes about
+/// a millisecond.
 const INLINE_BYTES: usize = 32 << 10;
 
-/// Runs `apply`, which goes through so many bytes: here if it is small, otherwise on a thread for blocking work.
+/// Runs `apply`, which goes through so many bytes: here if it is small, otherwise on a thread for
+/// blocking work.
 pub(super) async fn run<F>(
     shared: &Arc<Shared>,
     client_ids: &mut ClientIds,
@@ -80,7 +82,8 @@ pub(super) struct StartOver {
     pub(super) is_fresh: bool,
     /// It is: another document is at the path.
     pub(super) is_replaced: bool,
-    /// It is not, if the server has no other content under the names of what it refused as a conflict.
+    /// It is not, if the server has no other content under the names of what it refused as a
+    /// conflict.
     pub(super) may_conflict_pass: bool,
 }
 
@@ -105,7 +108,8 @@ impl Beginning {
         }
     }
 
-    /// How many bytes are gone through to take it up. What is compared with the server, or made again, counts.
+    /// How many bytes are gone through to take it up. What is compared with the server, or made
+    /// again, counts.
     pub(super) fn bytes(&self, shared: &Shared, over: StartOver) -> usize {
         let state = shared.lock();
         let here = if over.is_fresh || over.is_replaced || self.server_vector.is_some() {
@@ -250,7 +254,8 @@ mod tests {
                 "{over:?}"
             );
         }
-        // A long document of which everything is acknowledged is only gone through if the server lacks something.
+        // A long document of which everything is acknowledged is only gone through if the server
+        // lacks something.
         let short = json!({ "body": { "text": "" } });
         let mut state = shared.lock();
         for _ in 0..1_000 {
