@@ -7,6 +7,7 @@ use meshagent_protocol::{Content, InvalidPath, InvalidRequest};
 use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use crate::connect::{ConnectError, Socket, open, upgrade};
 use crate::driver::{Command, Driver, Welcome};
@@ -27,6 +28,8 @@ pub struct Connection {
     commands: mpsc::Sender<Command>,
     events: broadcast::WeakSender<RoomEvent>,
     welcome: Arc<Welcome>,
+    closing: CancellationToken,
+    driver_ended: CancellationToken,
 }
 
 impl Connection {
@@ -101,7 +104,17 @@ impl Connection {
         // Only handles own senders of commands, so the driver ends after the last of them, or as
         // soon as the connection is gone; and only it owns the sender of events, so they end then.
         let subscriptions = events.downgrade();
-        tokio::spawn(Driver::new(receiver, events, ready, ping_interval).run(socket));
+        let (closing, ended) = (CancellationToken::new(), CancellationToken::new());
+        let driver_ended = ended.clone();
+        let driver = Driver::new(
+            receiver,
+            events,
+            ready,
+            closing.clone(),
+            ended,
+            ping_interval,
+        );
+        tokio::spawn(driver.run(socket));
         let welcome = welcome
             .await
             .map_err(|_driver_ended| ConnectError::Closed)?;
@@ -109,6 +122,8 @@ impl Connection {
             commands,
             events: subscriptions,
             welcome: Arc::new(welcome),
+            closing,
+            driver_ended,
         })
     }
 
@@ -220,9 +235,10 @@ impl Connection {
             reply,
         };
         self.command(command).await?;
-        answer
+        let answer = answer
             .await
-            .map_err(|_driver_ended| CallError::Disconnected)?
+            .map_err(|_driver_ended| CallError::Disconnected)?;
+        answer.content
     }
 
     /// Begins a streamed call with its first chunk, and waits until the server has taken both.
@@ -348,7 +364,9 @@ impl Connection {
         StorageClient::new(self.clone())
     }
 
-    /// Closes the connection, for all clones and streams, and waits until it is closed.
+    /// Closes the connection, for all clones and streams, and waits until it is closed. What was
+    /// asked before is written first. A server that does not read is waited for at most three
+    /// seconds.
     ///
     /// ```
     /// # use meshagent_client::CallError;
@@ -362,11 +380,8 @@ impl Connection {
     /// # });
     /// ```
     pub async fn close(&self) {
-        let (reply, closed) = oneshot::channel();
-        if self.command(Command::Close { reply }).await.is_ok() {
-            // The driver drops it when it ends in another way, which is just as closed.
-            let _ended = closed.await;
-        }
+        self.closing.cancel();
+        self.driver_ended.cancelled().await;
     }
 
     /// Waits until the connection is gone.

@@ -1,6 +1,7 @@
 //! The task of an open document: carries updates between its replica and the server, for as long as somebody has it
 //! open, over one connection after the other.
 
+mod conflicts;
 mod intake;
 
 use std::collections::VecDeque;
@@ -13,12 +14,15 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::conflicts::{CONFLICT_PATIENCE, Conflicts};
 pub(crate) use self::intake::Beginning;
+pub(crate) use self::intake::Gap;
+use self::intake::StartOver;
 use crate::backoff::{self, Backoff};
 use crate::connection::{CallError, Connection};
 use crate::given_up::GivenUpEdits;
 use crate::journal::{JournalError, Journals};
-use crate::live_document::{DocumentEnd, DocumentEvent, Progress, Refusal, Shared};
+use crate::live_document::{CONFLICT, DocumentEnd, DocumentEvent, Progress, Refusal, Shared};
 use crate::replica::Replica;
 use crate::room_client::{Link, RoomEnd};
 use crate::stream::{PendingAnswer, StreamEnd};
@@ -41,8 +45,7 @@ pub(crate) struct DocumentTask {
     pub(crate) is_fresh: bool,
     /// Whether the server has let us open it before.
     pub(crate) was_open: bool,
-    /// Conflicts that were answered since the server last took something.
-    pub(crate) conflicts: u32,
+    pub(crate) conflicts: Conflicts,
     /// Answers by which the server has deleted more of an update than this replica, since everything was saved.
     pub(crate) mismatches: u32,
     pub(crate) client_ids: ClientIds,
@@ -73,7 +76,7 @@ impl DocumentTask {
         };
         self.shared.end(end);
         // Nothing is edited any more.
-        let edits = self.shared.lock().replica.unsaved_edits();
+        let edits = self.shared.given_up_edits();
         let path = &self.shared.path;
         if edits > 0 {
             self.given_up.note(path, edits);
@@ -113,10 +116,9 @@ impl DocumentTask {
                 Err(end) => return end,
             };
             let ended = match self.open(&connection).await {
-                Ok(stream) if self.is_anothers(stream.identity()) => {
-                    return DocumentEnd::Closed;
-                }
                 Ok(stream) => match self.begin_with(&stream).await {
+                    // Its edits are kept for whoever opens it next.
+                    Ok(()) if self.shared.is_ended() => return DocumentEnd::Closed,
                     Ok(()) => {
                         let ended = self.serve(stream, &mut backoff).await;
                         self.shared.advance(Progress::disconnect);
@@ -138,6 +140,9 @@ impl DocumentTask {
                 }
                 Err(CallError::Refused { .. } | CallError::Unexpected(_)) => Ended::Later,
             };
+            if self.shared.is_ended() {
+                return DocumentEnd::Closed;
+            }
             self.shared.lock().replica.unsent();
             match ended {
                 Ended::Done if self.give_up() => return DocumentEnd::Closed,
@@ -147,6 +152,16 @@ impl DocumentTask {
                 Ended::Refused => self.start_over_next(),
                 // A connection that is gone is waited for; one that is still there did not take the call.
                 Ended::Lost if connection.is_closed() => {}
+                // Other documents' journals are sent meanwhile, and then this one is opened again.
+                // What is counted to come to an end is not begun anew by that.
+                Ended::Lost | Ended::Later
+                    if self.shared.is_resending()
+                        && self.conflicts.is_none()
+                        && self.mismatches == 0
+                        && self.shared.end_if_abandoned(DocumentEnd::Closed) =>
+                {
+                    return DocumentEnd::Closed;
+                }
                 Ended::Lost | Ended::Later => {
                     tokio::select! {
                         () = sleep(backoff.next(backoff::random())) => {}
@@ -262,14 +277,6 @@ impl DocumentTask {
         )
     }
 
-    /// Whether what the journal holds is of another document, and nobody is here to be told: then it stays there until
-    /// somebody opens the document.
-    fn is_anothers(&self, identity: Option<&str>) -> bool {
-        self.is_replaced(identity)
-            && self.shared.is_resending()
-            && self.shared.end_if_abandoned(DocumentEnd::Closed)
-    }
-
     /// Whether the document with this identity is another one than the replica's.
     fn is_replaced(&self, identity: Option<&str>) -> bool {
         let state = self.shared.lock();
@@ -280,11 +287,8 @@ impl DocumentTask {
     /// Takes up the state with which a stream begins.
     #[cfg(feature = "simulation")]
     pub(crate) fn begin(&mut self, beginning: &Beginning) -> Result<(), String> {
-        let (is_fresh, is_replaced) = (
-            self.is_fresh,
-            self.is_replaced(beginning.identity.as_deref()),
-        );
-        beginning.take_up(&self.shared, &mut self.client_ids, is_fresh, is_replaced)?;
+        let over = self.start_over_of(beginning);
+        beginning.take_up(&self.shared, &mut self.client_ids, over)?;
         self.begun();
         Ok(())
     }
@@ -292,14 +296,22 @@ impl DocumentTask {
     /// Takes up the state with which a stream begins, on a thread for blocking work if it is large.
     async fn begin_with(&mut self, stream: &SyncStream) -> Result<(), String> {
         let beginning = Beginning::of(stream);
-        let (is_fresh, is_replaced) = (self.is_fresh, self.is_replaced(stream.identity()));
-        let bytes = beginning.state.len();
+        let over = self.start_over_of(&beginning);
+        let bytes = beginning.bytes(&self.shared, over);
         let take_up = move |shared: &Shared, client_ids: &mut ClientIds| {
-            beginning.take_up(shared, client_ids, is_fresh, is_replaced)
+            beginning.take_up(shared, client_ids, over)
         };
         intake::run(&self.shared, &mut self.client_ids, bytes, take_up).await?;
         self.begun();
         Ok(())
+    }
+
+    fn start_over_of(&self, beginning: &Beginning) -> StartOver {
+        StartOver {
+            is_fresh: self.is_fresh,
+            is_replaced: self.is_replaced(beginning.identity.as_deref()),
+            may_conflict_pass: self.conflicts.may_pass(),
+        }
     }
 
     fn begun(&mut self) {
@@ -316,7 +328,15 @@ impl DocumentTask {
                 let next = self.shared.lock().next_to_send();
                 let Some(next) = next else { break };
                 let chunk = SyncChunk::of_update(&next.update);
-                match sender.begin(chunk).await {
+                let begun = tokio::select! {
+                    // As long as there is room, it is sent, even when the room is being left.
+                    biased;
+                    begun = sender.begin(chunk) => begun,
+                    // A server that does not read keeps nobody waiting for longer than one that
+                    // does not answer.
+                    () = self.given_up() => return Ended::Done,
+                };
+                match begun {
                     Ok(answer) => under_way.push_back((next.number, answer)),
                     Err(_gone) => return Ended::Lost,
                 }
@@ -351,8 +371,18 @@ impl DocumentTask {
                 },
                 answer = first_answer(&mut under_way) => {
                     let Some((number, _)) = under_way.pop_front() else { continue };
-                    if let Some(ended) = self.answered(number, answer) {
+                    let mut gap = None;
+                    if let Some(ended) = self.answered(number, answer, &mut gap) {
                         return ended;
+                    }
+                    if let Some(gap) = gap {
+                        let bytes = self.shared.lock().replica.weight();
+                        let fill = move |shared: &Shared, _: &mut ClientIds| gap.fill(shared);
+                        let filled =
+                            intake::run(&self.shared, &mut self.client_ids, bytes, fill).await;
+                        if let Err(reason) = filled {
+                            return Ended::Unreadable(reason);
+                        }
                     }
                     backoff.reset();
                 }
@@ -368,11 +398,13 @@ impl DocumentTask {
         intake::receive(&self.shared, &mut self.client_ids, update)
     }
 
-    /// The server's answer to an update.
+    /// The server's answer to an update. What it lacks before the update is left to the caller, who
+    /// fills the gap.
     pub(crate) fn answered(
         &mut self,
         number: u64,
         answer: Result<Content, CallError>,
+        gap: &mut Option<Gap>,
     ) -> Option<Ended> {
         match answer {
             Ok(Content::Json(notice)) => {
@@ -397,7 +429,7 @@ impl DocumentTask {
                         return self.refused(number, Refusal::overwritten());
                     }
                 }
-                self.conflicts = 0;
+                self.conflicts.reset();
                 state.journal_answered(number);
                 if let Some(violations) = notice.get("violations").and_then(Value::as_array) {
                     let violations = violations.clone();
@@ -406,15 +438,9 @@ impl DocumentTask {
                 if notice.get("pending") == Some(&Value::Bool(true)) {
                     // Of a document with very many clients the server doesn't list what it has: it gets everything.
                     let vector = notice["state_vector"].as_str().unwrap_or(NOTHING);
-                    let filled = decode_base64(vector.as_bytes())
-                        .map_err(|error| error.to_string())
-                        .and_then(|vector| {
-                            let filled = state.replica.fill_gap(number, &vector);
-                            filled.map_err(|error| error.to_string())
-                        });
-                    match filled {
-                        Ok(is_filled) => state.publish(&DocumentEvent::Gap { is_filled }),
-                        Err(reason) => return Some(Ended::Unreadable(reason)),
+                    match decode_base64(vector.as_bytes()) {
+                        Ok(vector) => *gap = Some(Gap { number, vector }),
+                        Err(error) => return Some(Ended::Unreadable(error.to_string())),
                     }
                 } else {
                     state.replica.acknowledged(number);
@@ -422,7 +448,7 @@ impl DocumentTask {
                 state.journal_progress(None);
             }
             Ok(_) => {
-                self.conflicts = 0;
+                self.conflicts.reset();
                 let mut state = self.shared.lock();
                 state.journal_answered(number);
                 state.replica.acknowledged(number);
@@ -454,8 +480,8 @@ impl DocumentTask {
             self.shared.advance(|_| {});
             return None;
         }
-        // Nobody has the document open, so the edit stays in the journal until somebody does.
-        if self.shared.is_resending() && self.shared.end_untold_if_abandoned(refusal) {
+        let is_conflict = refusal.code == Some(CONFLICT);
+        if !(is_conflict && self.conflicts.check()) && self.shared.end_untold(refusal) {
             return Some(Ended::Done);
         }
         self.shared.advance(|_| {});
@@ -466,10 +492,7 @@ impl DocumentTask {
     /// one that doesn't is for good, as when somebody took the place of the operations in it.
     fn may_be_taken(&mut self, code: Option<i64>) -> bool {
         if code == Some(CONFLICT) {
-            self.conflicts += 1;
-            if self.conflicts > TRIES {
-                return false;
-            }
+            return self.conflicts.note();
         }
         may_pass(code)
     }
@@ -480,16 +503,14 @@ async fn first_answer(
     under_way: &mut VecDeque<(u64, PendingAnswer)>,
 ) -> Result<Content, CallError> {
     match under_way.front_mut() {
-        Some((_, answer)) => answer.wait().await,
+        Some((_, answer)) => answer.wait_in_stream().await,
         None => std::future::pending().await,
     }
 }
 
 /// There is no such document.
 const MISSING: i64 = 1003;
-/// The code of a conflict.
-const CONFLICT: i64 = 1005;
-/// How often an update is sent again after a conflict, each time on a new stream, while the server takes nothing else.
+/// How often an update is sent again of which the server has deleted more than this replica.
 const TRIES: u32 = 3;
 
 /// Whether what the server refuses now may be taken later: conflicts, states that pass, failures of its own.

@@ -20,7 +20,8 @@ use meshagent_protocol::{
 use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, ReadHalf, WriteHalf};
 use tokio::sync::{broadcast, mpsc, oneshot};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior, sleep_until};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::connect::Socket;
 use crate::connection::CallError;
@@ -31,9 +32,6 @@ use crate::stream::StreamEnd;
 /// What handles ask of the driver.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Close {
-        reply: oneshot::Sender<()>,
-    },
     CloseStream {
         stream: StreamId,
     },
@@ -41,7 +39,7 @@ pub(crate) enum Command {
         toolkit: String,
         tool: String,
         arguments: Content,
-        reply: Reply<Content>,
+        reply: oneshot::Sender<Answer>,
     },
     OpenStream {
         toolkit: String,
@@ -52,7 +50,7 @@ pub(crate) enum Command {
     SendChunk {
         stream: StreamId,
         chunk: Content,
-        reply: Reply<Content>,
+        reply: oneshot::Sender<Answer>,
     },
     SetAttributes {
         attributes: Map<String, Value>,
@@ -60,6 +58,14 @@ pub(crate) enum Command {
 }
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, CallError>>;
+
+/// The server's answer to one request.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) content: Result<Content, CallError>,
+    /// Whether the stream of the chunk had ended before. A refusal then says no more than that.
+    pub(crate) is_late: bool,
+}
 
 /// A streamed call that the server has taken.
 #[derive(Debug)]
@@ -88,10 +94,14 @@ pub(crate) struct Driver {
     events: broadcast::Sender<RoomEvent>,
     welcome: Welcome,
     ready: Option<oneshot::Sender<Welcome>>,
-    replies: HashMap<RequestId, Reply<Content>>,
+    replies: HashMap<RequestId, oneshot::Sender<Answer>>,
     streams: HashMap<StreamId, Stream>,
-    closing: Vec<oneshot::Sender<()>>,
+    /// Somebody wants the connection closed. It is beside the commands, which wait while the server
+    /// does not read.
+    closing: CancellationToken,
     ping_interval: Duration,
+    /// Says that the driver has ended, however that came. The last field is dropped last.
+    _closed: DropGuard,
 }
 
 #[derive(Debug)]
@@ -249,6 +259,8 @@ impl Driver {
         commands: mpsc::Receiver<Command>,
         events: broadcast::Sender<RoomEvent>,
         ready: oneshot::Sender<Welcome>,
+        closing: CancellationToken,
+        closed: CancellationToken,
         ping_interval: Duration,
     ) -> Self {
         Self {
@@ -260,7 +272,8 @@ impl Driver {
             ready: Some(ready),
             replies: HashMap::new(),
             streams: HashMap::new(),
-            closing: Vec::new(),
+            closing,
+            _closed: closed.drop_guard(),
         }
     }
 
@@ -315,9 +328,6 @@ impl Driver {
         let _listeners = self.events.send(RoomEvent::Disconnected {
             reason: reason.text().to_owned(),
         });
-        for reply in self.closing {
-            let _waiting = reply.send(());
-        }
     }
 
     /// Carries between handles, session and socket until one of them has had enough.
@@ -328,6 +338,7 @@ impl Driver {
         counts: &Counts,
     ) -> Reason {
         let mut next = None;
+        let mut deadline: Option<Instant> = None;
         let mut pulse = Pulse::new(self.ping_interval, Moment::now());
         let mut ticks = tokio::time::interval(pulse.step());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -354,13 +365,17 @@ impl Driver {
                 },
                 // What is to be written first bounds what is taken in.
                 command = self.commands.recv(), if !has_next => match command {
-                    Some(Command::Close { reply }) => {
-                        self.closing.push(reply);
-                        return Reason::Closed;
-                    }
                     Some(command) => self.handle_command(command),
                     None => return Reason::Closed,
                 },
+                () = self.closing.cancelled(), if deadline.is_none() => {
+                    // What was asked before is still written, as long as the server reads it.
+                    self.commands.close();
+                    deadline = Some(Instant::now() + DRAIN_GRACE);
+                }
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                    return Reason::Closed;
+                }
                 () = closed(self.ready.as_mut()) => return Reason::Closed,
                 _ = ticks.tick() => match pulse.tick(Moment::now(), counts.traffic()) {
                     Beat::Rest => {}
@@ -407,13 +422,14 @@ impl Driver {
                         code: None,
                         text: error.to_string(),
                     };
-                    let _waiting = reply.send(Err(refusal));
+                    let _waiting = reply.send(Answer {
+                        content: Err(refusal),
+                        is_late: true,
+                    });
                 }
             },
             Command::CloseStream { stream } => self.session.close_stream(stream),
             Command::SetAttributes { attributes } => self.session.set_attributes(attributes),
-            // Handled where the loop ends.
-            Command::Close { reply } => self.closing.push(reply),
         }
     }
 
@@ -478,7 +494,7 @@ impl Driver {
                 self.welcome.attributes = attributes;
                 self.welcome_if_connected();
             }
-            Event::Response { request, content } => self.answer(request, content),
+            Event::Response { request, content } => self.answer(request, content, false),
             Event::StreamOpened { stream } => {
                 self.advance_opening(stream, |opening| opening.is_opened = true);
             }
@@ -524,10 +540,11 @@ impl Driver {
         }
     }
 
-    fn answer(&mut self, request: RequestId, content: Content) {
+    fn answer(&mut self, request: RequestId, content: Content, is_late: bool) {
         if let Some(reply) = self.replies.remove(&request) {
+            let content = CallError::check(content);
             // Whoever asked may have given up.
-            let _waiting = reply.send(CallError::check(content));
+            let _waiting = reply.send(Answer { content, is_late });
         }
     }
 
@@ -538,7 +555,8 @@ impl Driver {
             .and_then(|stream| stream.opening.as_ref())
             .is_some_and(|opening| opening.first == request);
         if !is_first {
-            self.answer(request, content);
+            let is_late = !self.streams.contains_key(&stream);
+            self.answer(request, content, is_late);
             return;
         }
         match CallError::check(content) {
@@ -686,5 +704,7 @@ const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;
 const SOCKET_CAPACITY: usize = 32;
 /// How many chunks wait for the user of a stream. When it is full, the stream is closed.
 const STREAM_CAPACITY: usize = 1024;
+/// How long a close waits until what was asked before is taken by the socket.
+const DRAIN_GRACE: Duration = Duration::from_secs(2);
 /// How long a close frame may take.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);

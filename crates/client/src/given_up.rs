@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub struct GivenUp {
     /// The document's path.
     pub path: String,
-    /// The number of unacknowledged edits. The server may still have stored some, if only its answer was lost.
+    /// The number of unacknowledged edits. The server may still have stored some, if only its
+    /// answer was lost. Edits that the server refused count too, unless a handle was there to
+    /// report the refusal.
     pub edits: u64,
     /// Whether the document's journal has all of them; if so, they are sent the next time the room is entered. If not, they
     /// are lost when the program ends.

@@ -109,6 +109,8 @@ pub(crate) struct Journal {
     bytes: u64,
     /// Whether the end of the file is unknown after a failed write, so that only a rewrite helps.
     is_broken: bool,
+    /// Whether a copy of the file was set aside for the rewrite that comes next.
+    is_old_kept: bool,
     /// How many bytes there is room for.
     #[cfg(test)]
     pub(crate) quota: Option<u64>,
@@ -226,6 +228,7 @@ impl Journal {
             old: None,
             bytes: 0,
             is_broken: false,
+            is_old_kept: false,
             #[cfg(test)]
             quota: None,
         };
@@ -255,12 +258,14 @@ impl Journal {
     /// Writes a batch to stable storage. What was there before is there still if that fails.
     pub(crate) fn write(&mut self, batch: &Batch) -> io::Result<()> {
         if batch.is_whole {
-            if batch.keeps_old && self.path.try_exists()? {
-                let kept = free_name(&self.path, "replaced")?;
-                fs::copy(&self.path, &kept)?;
-                File::open(&kept)?.sync_all()?;
+            if batch.keeps_old && !self.is_old_kept && self.path.try_exists()? {
+                keep_copy(&self.path)?;
+                // A rewrite that fails is tried again, and the copy is there already.
+                self.is_old_kept = true;
             }
-            return self.rewrite(&batch.records);
+            self.rewrite(&batch.records)?;
+            self.is_old_kept = false;
+            return Ok(());
         }
         let Some(file) = self.file.as_mut().filter(|_| !self.is_broken) else {
             return Err(io::Error::other("it has to be rewritten"));
@@ -419,6 +424,16 @@ fn set_aside(path: &Path) -> io::Result<PathBuf> {
     fs::rename(path, &kept)?;
     sync_directory(path)?;
     Ok(kept)
+}
+
+/// Copies a journal, whose document was replaced, to the first `….replaced-N` that is free.
+fn keep_copy(path: &Path) -> io::Result<()> {
+    let kept = free_name(path, "replaced")?;
+    let copied = fs::copy(path, &kept).and_then(|_| File::open(&kept)?.sync_all());
+    copied.inspect_err(|_| {
+        // Part of a copy takes room that others need; it may not be there.
+        let _removed = fs::remove_file(&kept);
+    })
 }
 
 /// The first name of this kind beside a journal that nothing has.
@@ -692,6 +707,42 @@ mod tests {
             found.unwrap().document().to_json(true),
             replica.document().to_json(true)
         );
+    }
+
+    #[test]
+    fn journal_of_a_replaced_document_is_copied_once_while_the_disk_is_full() {
+        let directory = tempfile::tempdir().unwrap();
+        let (_, path) = three_edits(directory.path());
+        let whole = fs::read(&path).unwrap();
+        let copies = || {
+            let entries = fs::read_dir(directory.path()).unwrap();
+            let paths = entries.map(|entry| entry.unwrap().path());
+            let copies = paths.filter(|path| path.to_string_lossy().contains(".replaced-"));
+            copies.collect::<Vec<PathBuf>>()
+        };
+        let (mut journal, found) = open(directory.path()).unwrap();
+        let mut replica = found.unwrap();
+        let mut pending = Pending::new(Arc::new(room()), "ä.document");
+        replica.replace(builtin().document().snapshot());
+        pending.replace();
+        journal.quota = Some(10);
+        for _ in 0..3 {
+            append(&mut replica, "vier");
+            let batch = pending.take(&replica).unwrap();
+            let error = journal.write(&batch).unwrap_err();
+            pending.failed(&batch, journal.is_broken(), error.to_string());
+            assert_eq!(copies().len(), 1);
+        }
+        journal.quota = None;
+        // What is replaced after that is another journal.
+        for copied in 1..=2 {
+            let batch = pending.take(&replica).unwrap();
+            journal.write(&batch).unwrap();
+            pending.wrote(&batch);
+            assert_eq!(copies().len(), copied);
+            pending.replace();
+        }
+        assert!(copies().iter().any(|copy| fs::read(copy).unwrap() == whole));
     }
 
     #[test]

@@ -153,6 +153,8 @@ pub(crate) struct State {
     abandoned_since: Option<Instant>,
     /// Whether it is open for nobody but to send what its journal holds.
     is_resending: bool,
+    /// Edits that were given up while nobody had it open, so that no handle reports them.
+    lost_untold: u64,
 }
 
 /// How far the opening of a document is.
@@ -294,7 +296,7 @@ impl Refusal {
     /// The server has other content under the names of these operations.
     pub(crate) fn overwritten() -> Self {
         Self {
-            code: Some(1005),
+            code: Some(CONFLICT),
             text: "another program wrote under the client id of this edit, and what the server has there is deleted"
                 .to_owned(),
         }
@@ -919,6 +921,7 @@ impl Shared {
                 end: None,
                 abandoned_since: None,
                 is_resending: false,
+                lost_untold: 0,
             }),
             work: Notify::new(),
             inside: AtomicU64::new(0),
@@ -1030,13 +1033,19 @@ impl Shared {
         self.lock().is_resending
     }
 
-    /// Waits until a document that nobody had open has sent what it had, or somebody opens it.
-    pub(crate) async fn resent(&self) {
-        let is_done = |_: &Progress| {
+    /// Waits until a document that nobody had open has ended, or somebody opens it. Returns whether
+    /// its edits are to be sent again later.
+    pub(crate) async fn resent(&self) -> bool {
+        let is_later = |_: &Progress| {
             let state = self.lock();
-            (state.end.is_some() || !state.is_resending).then_some(())
+            match &state.end {
+                _ if !state.is_resending => Some(false),
+                Some(DocumentEnd::Closed) => Some(!state.replica.is_saved()),
+                Some(_) => Some(false),
+                None => None,
+            }
         };
-        let _progress_is_here = self.wait_for(is_done).await;
+        self.wait_for(is_later).await.unwrap_or(false)
     }
 
     /// What the server has not acknowledged; `None` if that is nothing.
@@ -1181,19 +1190,20 @@ impl Shared {
         self.advance(|_| {});
     }
 
-    /// Ends it because of a refusal, unless somebody has it open. Refused edits are not given up, because nobody has been told.
-    /// Returns whether it has ended.
-    pub(crate) fn end_untold_if_abandoned(&self, refusal: Refusal) -> bool {
-        let mut state = self.lock();
-        if state.handles > 0 {
-            return false;
+    /// Ends it because of a refusal if its edits are to be kept for whoever opens it next. Returns
+    /// whether it has ended.
+    pub(crate) fn end_untold(&self, refusal: Refusal) -> bool {
+        let has_ended = self.lock().end_untold(refusal.into());
+        if has_ended {
+            self.advance(|_| {});
         }
-        state.taking_back = None;
-        state.replica.reconsider();
-        state.end(refusal.into());
-        drop(state);
-        self.advance(|_| {});
-        true
+        has_ended
+    }
+
+    /// How many edits the server has not acknowledged, and no handle has reported as lost.
+    pub(crate) fn given_up_edits(&self) -> u64 {
+        let state = self.lock();
+        state.replica.unsaved_edits() + state.lost_untold
     }
 
     /// Ends it, unless somebody has it open again. Returns whether it has ended.
@@ -1277,9 +1287,7 @@ impl State {
             code: None,
             text: "the document was deleted, and there is another one in its place".to_owned(),
         });
-        for edit in &edits {
-            self.refusals.note(edit.numbers.clone(), refusal.clone());
-        }
+        self.note_lost(&refusal, &edits);
         let replaced = Arc::new(ReplacedDocument { content, edits });
         self.replaced = Some(Arc::clone(&replaced));
         self.publish(&DocumentEvent::Replaced(replaced));
@@ -1287,10 +1295,47 @@ impl State {
 
     /// These edits are lost.
     fn give_up(&mut self, refusal: Refusal, lost: Vec<LostEdit>) {
-        for edit in &lost {
+        self.note_lost(&refusal, &lost);
+        self.publish(&DocumentEvent::Refused { refusal, lost });
+    }
+
+    /// Notes lost edits for the handles that are there, or else for whoever leaves the room.
+    fn note_lost(&mut self, refusal: &Refusal, lost: &[LostEdit]) {
+        for edit in lost {
             self.refusals.note(edit.numbers.clone(), refusal.clone());
         }
-        self.publish(&DocumentEvent::Refused { refusal, lost });
+        if self.handles == 0 {
+            self.lost_untold += lost.iter().map(|edit| edit.edits).sum::<u64>();
+        }
+    }
+
+    /// Ends a document that nobody has open, whose edits the server does not take. They stay in the
+    /// journal until somebody opens the document, and learns why. Without a journal nothing is kept
+    /// by that, and this returns false.
+    pub(crate) fn end_untold(&mut self, end: DocumentEnd) -> bool {
+        if self.handles > 0 || self.journal.is_none() {
+            return false;
+        }
+        self.end(end);
+        true
+    }
+
+    /// Takes a refusal back that was about somebody else in the room. Returns false if the server's
+    /// document has other content under the names of the refused edits, or refused them for another
+    /// reason.
+    pub(crate) fn reconsider_conflict(&mut self, server: &MeshDocument) -> bool {
+        let is_conflict = |refusal: &Refusal| refusal.code == Some(CONFLICT);
+        if !self.taking_back.as_ref().is_some_and(is_conflict) || self.replica.is_taken_in(server) {
+            return false;
+        }
+        self.taking_back = None;
+        self.replica.reconsider();
+        true
+    }
+
+    /// Why the refused edits are about to be given up.
+    pub(crate) fn taking_back(&self) -> Option<&Refusal> {
+        self.taking_back.as_ref()
     }
 
     /// Tells everybody that nothing is sent any more; once.
@@ -1298,9 +1343,14 @@ impl State {
         if self.end.is_some() {
             return;
         }
-        if let Some(refusal) = self.taking_back.take() {
-            let lost = self.replica.give_up_refused();
-            self.give_up(refusal, lost);
+        match self.taking_back.take() {
+            // No handle would report them: they count as edits that are not acknowledged.
+            Some(_) if self.handles == 0 => self.replica.reconsider(),
+            Some(refusal) => {
+                let lost = self.replica.give_up_refused();
+                self.give_up(refusal, lost);
+            }
+            None => {}
         }
         self.publish(&DocumentEvent::Ended(end.clone()));
         self.end = Some(end);
@@ -1426,6 +1476,9 @@ impl State {
 
 /// The token does not allow to write the document.
 const DENIED: i64 = 1001;
+
+/// Somebody else writes, or wrote, under the client id of an edit.
+pub(crate) const CONFLICT: i64 = 1005;
 
 /// How many events wait for a subscriber.
 const EVENT_CAPACITY: usize = 1024;

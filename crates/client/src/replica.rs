@@ -371,7 +371,6 @@ impl Replica {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn fill_gap(&mut self, number: u64, state_vector: &[u8]) -> Result<bool, DecodeError> {
-        let missing = self.document.encode_diff(state_vector)?;
         // What it waits for is on its way in parts, or to be given up.
         let comes_later = self.queue.first_trial().is_some_and(|trial| trial < number);
         if comes_later || self.queue.has_refused() {
@@ -394,6 +393,9 @@ impl Replica {
             }
             return Ok(false);
         }
+        // Last, because it takes a time in proportion to the document, and many answers may come
+        // before a fill is sent.
+        let missing = self.document.encode_diff(state_vector)?;
         self.fills += 1;
         self.keep(missing, Kind::Fill, self.next);
         Ok(true)
@@ -730,6 +732,14 @@ impl Replica {
         refused.map(LostEdit::unread).collect()
     }
 
+    /// Whether another document has other content under the names of what was refused, or the
+    /// refused content is not to be sent again for another reason.
+    pub(crate) fn is_taken_in(&self, other: &MeshDocument) -> bool {
+        let is_taken = |update: &[u8]| other.classify(update) == Ok(UpdateKind::Conflict);
+        let mut refused = self.queue.refused();
+        self.is_overwritten || refused.any(|one| is_taken(&one.update))
+    }
+
     /// What was refused is not given up after all.
     pub(crate) fn reconsider(&mut self) {
         self.queue.reconsider();
@@ -749,6 +759,17 @@ impl Replica {
             ..Unsaved::new(self.next - 1, first, update, kind)
         });
         Ok(())
+    }
+
+    /// About how many bytes are gone through to repeat all that is here: the document, and the
+    /// updates that are kept.
+    pub(crate) fn weight(&self) -> usize {
+        self.document.structure_bytes() + self.queue_bytes()
+    }
+
+    /// How long the updates are that are kept.
+    pub(crate) fn queue_bytes(&self) -> usize {
+        self.queue.iter().map(|one| one.update.len()).sum()
     }
 
     /// How many updates are kept, merged or not.

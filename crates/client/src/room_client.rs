@@ -478,10 +478,14 @@ impl RoomClient {
     }
 
     fn live_documents(&self) -> Vec<Arc<Shared>> {
-        let documents = self.documents();
-        let documents = documents.lock().unwrap_or_else(PoisonError::into_inner);
-        let live = documents.values().filter_map(Weak::upgrade);
-        live.filter(|shared| !shared.is_ended()).collect()
+        let mut live: Vec<_> = {
+            let documents = self.documents();
+            let documents = documents.lock().unwrap_or_else(PoisonError::into_inner);
+            documents.values().filter_map(Weak::upgrade).collect()
+        };
+        // Not under the map's lock: whoever edits one of them may look for another.
+        live.retain(|shared| !shared.is_ended());
+        live
     }
 
     pub(crate) fn documents(&self) -> &Mutex<HashMap<String, Weak<Shared>>> {
@@ -975,7 +979,7 @@ impl Supervisor {
         self.first = None;
         let link = self.link.send_replace(Link::Ended(end));
         if let Link::Up(connection) = link {
-            connection.close().await;
+            let _in_time = tokio::time::timeout(LINGER, connection.close()).await;
         }
         self.tasks.close();
         let _in_time = tokio::time::timeout(LINGER, self.tasks.wait()).await;

@@ -4,6 +4,8 @@
 //! [`SimDocument`] is made of the parts that serve programs: the document's task decides what becomes of an answer and
 //! of the state with which a stream begins, the same journal is written, as bytes in memory, and read again.
 
+use std::time::Duration;
+
 use meshagent_document::MeshDocument;
 use meshagent_protocol::{Content, DocPath, SyncOpenStart};
 use serde_json::Value;
@@ -11,7 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::CallError;
-use crate::document_task::{Beginning, ClientIds, DocumentTask, Ended};
+use crate::document_task::{Beginning, ClientIds, Conflicts, DocumentTask, Ended};
 use crate::given_up::GivenUpEdits;
 use crate::journal::{Journals, RoomKey, read_bytes};
 use crate::live_document::{Changes, DocumentEvent, Shared};
@@ -74,7 +76,8 @@ impl SimDocument {
                 start: SyncOpenStart::new(path.clone()),
                 is_fresh,
                 was_open: !is_fresh,
-                conflicts: 0,
+                // Time stands still here.
+                conflicts: Conflicts::new(Duration::ZERO),
                 mismatches: 0,
                 client_ids: ClientIds::From(client_id + 1),
             },
@@ -143,8 +146,9 @@ impl SimDocument {
             Content::Error { code, text, .. } => Err(CallError::Refused { code, text }),
             content => Ok(content),
         };
-        match self.task.answered(number, answer) {
-            None => return true,
+        let mut gap = None;
+        match self.task.answered(number, answer, &mut gap) {
+            None => return gap.is_none_or(|gap| gap.fill(&self.task.shared).is_ok()),
             Some(Ended::Refused) => self.task.start_over_next(),
             Some(_) => {}
         }

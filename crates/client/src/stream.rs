@@ -4,7 +4,7 @@ use meshagent_protocol::{Content, StreamError, StreamId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::connection::CallError;
-use crate::driver::Command;
+use crate::driver::{Answer, Command};
 
 /// A streamed call: chunks in both directions until either side closes.
 ///
@@ -312,7 +312,7 @@ impl StreamSender {
 /// The answer to a chunk that is under way.
 #[derive(Debug)]
 pub struct PendingAnswer {
-    answer: oneshot::Receiver<Result<Content, CallError>>,
+    answer: oneshot::Receiver<Answer>,
 }
 
 impl PendingAnswer {
@@ -349,8 +349,26 @@ impl PendingAnswer {
     /// # });
     /// ```
     pub async fn wait(&mut self) -> Result<Content, CallError> {
+        self.answer().await?.content
+    }
+
+    /// The same for who sends a chunk again that was not taken: a refusal that came after the
+    /// stream's end, from a server that knew no such call any more, is none of the chunk.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub(crate) async fn wait_in_stream(&mut self) -> Result<Content, CallError> {
+        let answer = self.answer().await?;
+        match answer.content {
+            Err(_) if answer.is_late => Err(CallError::Disconnected),
+            content => content,
+        }
+    }
+
+    async fn answer(&mut self) -> Result<Answer, CallError> {
         (&mut self.answer)
             .await
-            .map_err(|_driver_ended| CallError::Disconnected)?
+            .map_err(|_driver_ended| CallError::Disconnected)
     }
 }

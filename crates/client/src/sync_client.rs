@@ -9,7 +9,7 @@ use meshagent_protocol::{
 use serde_json::Value;
 
 use crate::connection::CallError;
-use crate::document_task::{ClientIds, DocumentTask, new_client_id};
+use crate::document_task::{CONFLICT_PATIENCE, ClientIds, Conflicts, DocumentTask, new_client_id};
 use crate::journal::JournalError;
 use crate::live_document::{DocumentEnd, EndWithTask, LiveDocument, SaveError, Shared, Told};
 use crate::panics::catch_panic;
@@ -337,10 +337,7 @@ impl SyncClient {
 
     /// The document, if somebody has it still.
     fn find(&self, path: &str) -> Option<Arc<Shared>> {
-        let path = DocPath::parse(path).ok()?;
-        let documents = self.room.documents();
-        let documents = documents.lock().unwrap_or_else(PoisonError::into_inner);
-        documents.get(path.as_str()).and_then(Weak::upgrade)
+        self.find_other(&DocPath::parse(path).ok()?, None)
     }
 
     /// Another handle of the document if it is open; else the first one. It can't be read yet.
@@ -349,46 +346,76 @@ impl SyncClient {
         path: &DocPath,
         options: &OpenOptions,
     ) -> Result<LiveDocument, OpenError> {
-        let documents = self.room.documents();
-        let mut documents = documents.lock().unwrap_or_else(PoisonError::into_inner);
-        documents.retain(|_, shared| shared.strong_count() > 0);
-        if let Some(shared) = documents.get(path.as_str()).and_then(Weak::upgrade)
-            && let Some(document) = LiveDocument::join(&shared, self.room.clone())
-        {
-            return Ok(document);
-        }
-        let mut start = SyncOpenStart::new(path.clone());
-        start.create = options.create;
-        start.schema = options.schema.as_ref().map(MeshSchema::to_json);
-        start.schema_path = options
-            .schema_path
-            .as_deref()
-            .map(DocPath::parse)
-            .transpose()?;
-        start.initial_json.clone_from(&options.initial_json);
+        let mut ended = None;
+        loop {
+            if let Some(shared) = self.find_other(path, ended.as_ref()) {
+                if let Some(document) = LiveDocument::join(&shared, self.room.clone()) {
+                    return Ok(document);
+                }
+                ended = Some(shared);
+            }
+            let mut start = SyncOpenStart::new(path.clone());
+            start.create = options.create;
+            start.schema = options.schema.as_ref().map(MeshSchema::to_json);
+            start.schema_path = options
+                .schema_path
+                .as_deref()
+                .map(DocPath::parse)
+                .transpose()?;
+            start.initial_json.clone_from(&options.initial_json);
 
-        let shared = self.new_shared(path)?;
-        let document = LiveDocument::new(Arc::clone(&shared), self.room.clone());
-        documents.insert(path.as_str().to_owned(), Arc::downgrade(&shared));
-        drop(documents);
-        self.spawn(shared, start);
-        Ok(document)
+            let shared = self.new_shared(path)?;
+            let document = LiveDocument::new(Arc::clone(&shared), self.room.clone());
+            if self.enter(path, &shared, ended.as_ref()) {
+                self.spawn(shared, start);
+                return Ok(document);
+            }
+        }
     }
 
     /// Begins to send what a document's journal holds, unless the document is live already.
     pub(crate) fn resend(&self, path: &DocPath) -> Option<Arc<Shared>> {
-        let documents = self.room.documents();
-        let mut documents = documents.lock().unwrap_or_else(PoisonError::into_inner);
-        let live = documents.get(path.as_str()).and_then(Weak::upgrade);
-        if live.is_some_and(|shared| !shared.is_ended()) {
+        let ended = self.find_other(path, None);
+        if ended.as_ref().is_some_and(|shared| !shared.is_ended()) {
             return None;
         }
         let shared = self.new_shared(path).ok()?;
         shared.begin_to_resend();
-        documents.insert(path.as_str().to_owned(), Arc::downgrade(&shared));
-        drop(documents);
+        if !self.enter(path, &shared, ended.as_ref()) {
+            return None;
+        }
         self.spawn(Arc::clone(&shared), SyncOpenStart::new(path.clone()));
         Some(shared)
+    }
+
+    /// The document at a path, unless it is the one that has ended.
+    ///
+    /// No document is locked together with the map: whoever edits one document may look for
+    /// another, and an edit may take long.
+    fn find_other(&self, path: &DocPath, ended: Option<&Arc<Shared>>) -> Option<Arc<Shared>> {
+        let documents = self.room.documents();
+        let documents = documents.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = documents.get(path.as_str()).and_then(Weak::upgrade)?;
+        let is_ended = ended.is_some_and(|ended| Arc::ptr_eq(ended, &found));
+        (!is_ended).then_some(found)
+    }
+
+    /// Puts a document at its path, in the place of the one that has ended. Returns false if there
+    /// is another meanwhile.
+    fn enter(&self, path: &DocPath, shared: &Arc<Shared>, ended: Option<&Arc<Shared>>) -> bool {
+        let documents = self.room.documents();
+        let mut documents = documents.lock().unwrap_or_else(PoisonError::into_inner);
+        documents.retain(|_, shared| shared.strong_count() > 0);
+        let found = documents.get(path.as_str()).and_then(Weak::upgrade);
+        let is_free = match (&found, ended) {
+            (None, _) => true,
+            (Some(found), Some(ended)) => Arc::ptr_eq(found, ended),
+            (Some(_), None) => false,
+        };
+        if is_free {
+            documents.insert(path.as_str().to_owned(), Arc::downgrade(shared));
+        }
+        is_free
     }
 
     /// A document that holds nothing yet. Nobody sees it: handles are given out when the journal's or the server's state
@@ -409,7 +436,7 @@ impl SyncClient {
             start,
             is_fresh: true,
             was_open: false,
-            conflicts: 0,
+            conflicts: Conflicts::new(CONFLICT_PATIENCE),
             mismatches: 0,
             client_ids: ClientIds::Random,
         };

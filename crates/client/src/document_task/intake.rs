@@ -8,13 +8,15 @@ use meshagent_document::{Limits, MeshDocument, MeshSchema};
 use serde_json::Value;
 
 use super::ClientIds;
-use crate::live_document::{DocumentEvent, Shared};
+use crate::live_document::{DocumentEnd, DocumentEvent, Shared, State};
 use crate::sync_calls::SyncStream;
 
-/// The longest update, in bytes, that is applied on a thread of the runtime: it takes about a millisecond.
+/// How many bytes are gone through on a thread of the runtime: an update of that length takes about
+/// a millisecond.
 const INLINE_BYTES: usize = 32 << 10;
 
-/// Runs `apply`, which takes an update of so many bytes: here if it is small, otherwise on a thread for blocking work.
+/// Runs `apply`, which goes through so many bytes: here if it is small, otherwise on a thread for
+/// blocking work.
 pub(super) async fn run<F>(
     shared: &Arc<Shared>,
     client_ids: &mut ClientIds,
@@ -51,6 +53,40 @@ pub(super) fn receive(
     Ok(())
 }
 
+/// What the server lacks before an update that it has stored.
+#[derive(Debug)]
+pub(crate) struct Gap {
+    pub(super) number: u64,
+    /// What the server has.
+    pub(super) vector: Vec<u8>,
+}
+
+impl Gap {
+    /// Has what is missing sent.
+    pub(crate) fn fill(&self, shared: &Shared) -> Result<(), String> {
+        let mut state = shared.lock();
+        let filled = state.replica.fill_gap(self.number, &self.vector);
+        let is_filled = filled.map_err(|error| error.to_string())?;
+        state.publish(&DocumentEvent::Gap { is_filled });
+        state.journal_progress(None);
+        drop(state);
+        shared.advance(|_| {});
+        Ok(())
+    }
+}
+
+/// Whether the replica is made again from what a stream begins with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StartOver {
+    /// It is: that was asked for.
+    pub(super) is_fresh: bool,
+    /// It is: another document is at the path.
+    pub(super) is_replaced: bool,
+    /// It is not, if the server has no other content under the names of what it refused as a
+    /// conflict.
+    pub(super) may_conflict_pass: bool,
+}
+
 /// What a stream begins with.
 #[derive(Debug)]
 pub(crate) struct Beginning {
@@ -72,16 +108,28 @@ impl Beginning {
         }
     }
 
-    /// Applies it to the replica, which is made again from it if it `is_fresh`, or if the document `is_replaced` by another.
+    /// How many bytes are gone through to take it up. What is compared with the server, or made
+    /// again, counts.
+    pub(super) fn bytes(&self, shared: &Shared, over: StartOver) -> usize {
+        let state = shared.lock();
+        let here = if over.is_fresh || over.is_replaced || self.server_vector.is_some() {
+            state.replica.weight()
+        } else {
+            state.replica.queue_bytes()
+        };
+        self.state.len() + here
+    }
+
+    /// Applies it to the replica.
     pub(super) fn take_up(
         &self,
         shared: &Shared,
         client_ids: &mut ClientIds,
-        is_fresh: bool,
-        is_replaced: bool,
+        over: StartOver,
     ) -> Result<(), String> {
+        let is_replaced = over.is_replaced;
         let mut state = shared.lock();
-        let received = if is_fresh || is_replaced {
+        let received = if over.is_fresh || is_replaced {
             let schema = MeshSchema::from_json(&self.schema)
                 .map_err(|error| format!("its schema: {error}"))?;
             // What the server has taken is not for us to refuse.
@@ -94,22 +142,35 @@ impl Beginning {
                     .map_err(|error| error.to_string())?;
             }
             document.watch(state.is_watched());
+            // What is left of the old replica would be lost with it.
+            if is_replaced && state.end_untold(DocumentEnd::Closed) {
+                drop(state);
+                shared.advance(|_| {});
+                return Ok(());
+            }
             if is_replaced {
                 state.replace(document);
+                None
+            } else if over.may_conflict_pass && state.reconsider_conflict(&document) {
+                // The old replica goes on, and what the server has beyond it is new to it.
+                self.bring_up(&mut state, client_ids, &document.state_vector())?;
+                Some(self.state.as_slice())
             } else {
+                let refusal = state.taking_back().cloned();
+                if refusal.is_some_and(|refusal| state.end_untold(refusal.into())) {
+                    drop(state);
+                    shared.advance(|_| {});
+                    return Ok(());
+                }
                 state.start_over(document);
+                None
             }
-            None
         } else {
             let vector = match &self.server_vector {
                 Some(vector) => vector.clone(),
                 None => state.replica.document().state_vector(),
             };
-            let received = state.replica.received(&self.state);
-            received.map_err(|error| error.to_string())?;
-            client_ids.renew(&mut state.replica);
-            let lacking = state.replica.send_lacking(&vector, &self.state);
-            lacking.map_err(|error| error.to_string())?;
+            self.bring_up(&mut state, client_ids, &vector)?;
             Some(self.state.as_slice())
         };
         if let Some(identity) = &self.identity
@@ -122,6 +183,20 @@ impl Beginning {
         state.publish_changes();
         state.publish(&DocumentEvent::Synchronized);
         Ok(())
+    }
+
+    /// Applies it to the replica as it is, of which the server has what its state vector says.
+    fn bring_up(
+        &self,
+        state: &mut State,
+        client_ids: &mut ClientIds,
+        server_vector: &[u8],
+    ) -> Result<(), String> {
+        let received = state.replica.received(&self.state);
+        received.map_err(|error| error.to_string())?;
+        client_ids.renew(&mut state.replica);
+        let lacking = state.replica.send_lacking(server_vector, &self.state);
+        lacking.map_err(|error| error.to_string())
     }
 }
 
@@ -151,6 +226,52 @@ mod tests {
             let here = std::thread::current().id();
             assert_eq!(ran_on.recv().unwrap() == here, is_here, "{bytes} bytes");
         }
+    }
+
+    #[test]
+    fn what_is_here_counts_as_what_the_server_sends() {
+        let schema = MeshSchema::builtin("document").unwrap();
+        let mut replica = Replica::new(MeshDocument::new(schema, 1));
+        let long = json!({ "body": { "text": "茶".repeat(INLINE_BYTES) } });
+        replica
+            .edit(|d| d.append_child(Target::Root, long))
+            .expect("it fits the schema");
+        let shared = Shared::new("notes.document", replica, None);
+        let beginning = |server_vector| Beginning {
+            state: Vec::new(),
+            schema: json!({}),
+            server_vector,
+            identity: None,
+        };
+        let over = |is_fresh, is_replaced| StartOver {
+            is_fresh,
+            is_replaced,
+            may_conflict_pass: false,
+        };
+        for over in [over(false, false), over(true, false), over(false, true)] {
+            assert!(
+                beginning(None).bytes(&shared, over) > INLINE_BYTES,
+                "{over:?}"
+            );
+        }
+        // A long document of which everything is acknowledged is only gone through if the server
+        // lacks something.
+        let short = json!({ "body": { "text": "" } });
+        let mut state = shared.lock();
+        for _ in 0..1_000 {
+            let added = state
+                .replica
+                .edit(|d| d.append_child(Target::Root, short.clone()));
+            added.expect("it fits the schema");
+        }
+        while let Some(next) = state.replica.next_to_send() {
+            state.replica.acknowledged(next.number);
+        }
+        drop(state);
+        let over = over(false, false);
+        assert_eq!(beginning(None).bytes(&shared, over), 0);
+        let lacking = beginning(Some(vec![0])).bytes(&shared, over);
+        assert!(lacking > INLINE_BYTES, "{lacking}");
     }
 
     #[test]

@@ -407,6 +407,11 @@ impl Queue {
         !stored.is_empty()
     }
 
+    pub(super) fn refused(&self) -> impl Iterator<Item = &Unsaved> {
+        let refused = self.refused.iter();
+        refused.filter_map(|number| self.all.get(number))
+    }
+
     pub(super) fn take_refused(&mut self) -> Vec<Unsaved> {
         let refused = self.refused.clone().into_iter();
         refused.filter_map(|number| self.remove(number)).collect()

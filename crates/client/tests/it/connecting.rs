@@ -1,8 +1,11 @@
 //! The beginning and the end of a connection.
 
+use std::time::Duration;
+
 use fastwebsockets::OpCode;
 use meshagent_client::{CallError, ConnectError, Connection, RoomEvent};
 use meshagent_protocol::{ClientToServer, Content, ServerToClient};
+use tokio::time::timeout;
 
 use crate::peer::{connect, refuse};
 
@@ -84,6 +87,37 @@ async fn closing_sends_a_close_frame_after_all_that_was_asked() {
     assert!(room.is_closed());
     let seen = room.invoke("t", "u", Content::Empty).await;
     assert_eq!(seen, Err(CallError::Disconnected));
+}
+
+#[tokio::test]
+async fn closing_does_not_wait_for_a_server_that_does_not_read() {
+    let (room, mut peer) = connect().await;
+    let callers: Vec<_> = (0..3)
+        .map(|_| {
+            let room = room.clone();
+            let large = Content::Text("🌿".repeat(2 << 20));
+            tokio::spawn(async move { room.invoke("t", "u", large).await })
+        })
+        .collect();
+    // The queues fill; one thread runs all.
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    let close = timeout(Duration::from_secs(20), room.close());
+    let alive = async {
+        // The peer is there, so the connection is not lost by itself.
+        loop {
+            peer.ping().await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::select! {
+        closed = close => closed.unwrap(),
+        () = alive => {}
+    }
+    for caller in callers {
+        assert_eq!(caller.await.unwrap(), Err(CallError::Disconnected));
+    }
 }
 
 #[tokio::test]

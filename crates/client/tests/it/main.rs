@@ -1,13 +1,17 @@
 //! Tests of the client against a scripted server, in memory.
 #![allow(clippy::unwrap_used, reason = "a failing helper fails the test")]
 
+mod abandoned;
 mod calls;
+mod conflicts;
 mod connecting;
 mod ending;
+mod locking;
 mod peer;
 mod reconnecting;
 mod refusing;
 mod reopening;
 mod replica;
+mod resending;
 mod streams;
 mod toolkits;

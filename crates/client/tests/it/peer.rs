@@ -43,12 +43,23 @@ pub(crate) async fn listen() -> (TcpListener, RoomBuilder) {
 
 /// Takes a call that opens `a.document`, which is empty. Returns the call's id.
 pub(crate) async fn begin(peer: &mut Peer<TcpStream>) -> String {
-    let (_, call, _) = peer.open().await;
+    begin_with(peer, Content::Empty).await
+}
+
+/// The same, with this answer to the start chunk.
+pub(crate) async fn begin_with(peer: &mut Peer<TcpStream>, answer: Content) -> String {
     let schema = MeshSchema::builtin("document").unwrap();
-    let schema_json = schema.to_json();
-    let state = encode_base64(&MeshDocument::new(schema, 1).encode_state());
-    peer.send_chunk(&call, sync::state("a.document", &schema_json, state))
-        .await;
+    begin_at(peer, answer, &MeshDocument::new(schema, 1)).await
+}
+
+/// The same, with this content.
+pub(crate) async fn begin_at(
+    peer: &mut Peer<TcpStream>,
+    answer: Content,
+    document: &MeshDocument,
+) -> String {
+    let (_, call, _) = peer.open_with(answer).await;
+    peer.send_state(&call, document).await;
     call
 }
 
@@ -157,12 +168,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
 
     /// The next chunk, answered by this.
     pub(crate) async fn chunk(&mut self, answer: Content) -> Content {
+        let (request, chunk) = self.unanswered().await;
+        self.answer(request, answer).await;
+        chunk
+    }
+
+    /// The next chunk, not answered yet.
+    pub(crate) async fn unanswered(&mut self) -> (MessageId, Content) {
         let envelope = self.recv().await;
         let ClientToServer::RequestChunk { chunk, .. } = envelope.message else {
             panic!("not a chunk: {envelope:?}");
         };
-        self.answer(envelope.id, answer).await;
-        chunk
+        (envelope.id, chunk)
     }
 
     pub(crate) async fn answer(&mut self, request: MessageId, content: Content) {
@@ -179,12 +196,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         .await;
     }
 
+    /// Begins a stream with this content.
+    pub(crate) async fn send_state(&mut self, tool_call_id: &str, document: &MeshDocument) {
+        let schema = document.schema().to_json();
+        let state = encode_base64(&document.encode_state());
+        self.send_chunk(tool_call_id, sync::state("a.document", &schema, state))
+            .await;
+    }
+
     /// Takes a streamed call: its tool, its id, its first chunk.
     pub(crate) async fn open(&mut self) -> (String, String, Content) {
+        self.open_with(Content::Empty).await
+    }
+
+    async fn open_with(&mut self, answer: Content) -> (String, String, Content) {
         let (id, invoke) = self.invoke().await;
         assert_eq!(invoke.arguments, Content::Control(Control::Open));
         self.answer(id, Content::Control(Control::Open)).await;
-        let first = self.chunk(Content::Empty).await;
+        let first = self.chunk(answer).await;
         (invoke.tool, invoke.tool_call_id.unwrap(), first)
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use meshagent_client::{DocumentEvent, LiveDocument};
 use meshagent_document::Target;
-use meshagent_protocol::{ClientToServer, Content, MessageId};
+use meshagent_protocol::{Content, ErrorCode};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -14,15 +14,6 @@ use crate::peer::{Peer, begin, listen};
 
 async fn accept(listener: &TcpListener) -> Peer<TcpStream> {
     Peer::accept(listener.accept().await.unwrap().0).await
-}
-
-/// A chunk of a call that is under way, not answered yet.
-async fn unanswered(peer: &mut Peer<TcpStream>) -> (MessageId, Content) {
-    let envelope = peer.recv().await;
-    let ClientToServer::RequestChunk { chunk, .. } = envelope.message else {
-        panic!("not a chunk: {envelope:?}");
-    };
-    (envelope.id, chunk)
 }
 
 fn append(document: &LiveDocument, text: &str) {
@@ -41,7 +32,7 @@ async fn who_opens_a_document_while_its_stream_closes_has_it_open() {
     let serve = async {
         let mut peer = accept(&listener).await;
         let call = begin(&mut peer).await;
-        let (request, chunk) = unanswered(&mut peer).await;
+        let (request, chunk) = peer.unanswered().await;
         assert_eq!(chunk, Content::close());
         closing.send(()).unwrap();
         is_opened.await.unwrap();
@@ -100,6 +91,41 @@ async fn who_opens_a_document_that_waits_for_its_server_has_it_open() {
         tokio::time::sleep(Duration::from_secs(11)).await;
         kept.send(()).unwrap();
         assert_eq!(document.saved().await, Ok(()));
+        (room, document)
+    };
+    let (peer, (room, _document)) = timeout(PATIENCE, async { tokio::join!(serve, user) })
+        .await
+        .unwrap();
+    drop(peer);
+    room.close().await;
+}
+
+#[tokio::test]
+async fn chunk_that_crosses_the_close_is_sent_again() {
+    // Either of the two may be looked at first, so there are several rounds.
+    let rounds = 12;
+    let (listener, room) = listen().await;
+    let serve = async {
+        let mut peer = accept(&listener).await;
+        let mut call = begin(&mut peer).await;
+        for _ in 0..rounds {
+            let (request, sent) = peer.unanswered().await;
+            // The document was moved, and moved back.
+            peer.send_chunk(&call, Content::close()).await;
+            let refusal = Content::error(ErrorCode::InvalidRequest, "no call is open");
+            peer.answer(request, refusal).await;
+            call = begin(&mut peer).await;
+            assert_eq!(peer.chunk(Content::Empty).await, sent);
+        }
+        peer
+    };
+    let user = async {
+        let room = room.connect().await.unwrap();
+        let document = room.sync().open("a.document").await.unwrap();
+        for round in 0..rounds {
+            append(&document, "mine");
+            assert_eq!(document.saved().await, Ok(()), "round {round}");
+        }
         (room, document)
     };
     let (peer, (room, _document)) = timeout(PATIENCE, async { tokio::join!(serve, user) })

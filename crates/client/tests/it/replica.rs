@@ -110,6 +110,7 @@ fn a_gap_is_filled_with_what_the_server_lacks() {
     assert_eq!(texts(&server), ["lost", "next"]);
     replica.acknowledged(fill.number);
     assert!(replica.is_saved());
+    assert!(replica.fill_gap(99, b"nonsense").is_err());
 
     // A server that is never content is not sent the same for ever.
     append(&mut replica, "more");
@@ -120,7 +121,22 @@ fn a_gap_is_filled_with_what_the_server_lacks() {
         fills += 1;
         assert!(fills < 100);
     }
-    assert!(replica.fill_gap(99, b"nonsense").is_err());
+}
+
+#[test]
+fn answers_that_come_before_a_fill_is_sent_cost_no_other() {
+    let mut replica = Replica::new(document(1));
+    append(&mut replica, "lost");
+    let lost = sent(&mut replica).remove(0);
+    replica.acknowledged(lost.number);
+    append(&mut replica, "one");
+    let one = sent(&mut replica).remove(0);
+    append(&mut replica, "two");
+    let two = sent(&mut replica).remove(0);
+    assert!(replica.fill_gap(one.number, &[0]).unwrap());
+    // What the server has is not even read.
+    assert_eq!(replica.fill_gap(two.number, b"nonsense"), Ok(true));
+    assert_eq!(sent(&mut replica).len(), 1);
 }
 
 #[test]

@@ -1,0 +1,122 @@
+//! Documents whose edits are refused, or whose place is taken, when nobody has them open any more.
+
+use std::time::Duration;
+
+use meshagent_client::{LiveDocument, RoomBuilder, RoomClient};
+use meshagent_document::Target;
+use meshagent_protocol::{Content, ErrorCode};
+use serde_json::json;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::peer::{Peer, begin, begin_with, listen};
+
+async fn accept(listener: &TcpListener) -> Peer<TcpStream> {
+    Peer::accept(listener.accept().await.unwrap().0).await
+}
+
+fn append(document: &LiveDocument, text: &str) {
+    let element = json!({ "body": { "text": text } });
+    document
+        .edit(|d| d.append_child(Target::Root, element))
+        .unwrap()
+        .unwrap();
+}
+
+/// Opens the document, edits it, and says when the last handle is gone.
+async fn edit_and_drop(room: RoomBuilder, dropped: oneshot::Sender<()>) -> RoomClient {
+    let room = room.connect().await.unwrap();
+    let document = room.sync().open("a.document").await.unwrap();
+    append(&document, "mine 🌿");
+    drop(document);
+    dropped.send(()).unwrap();
+    room
+}
+
+/// What the room gave up: paths, edits, and whether a journal has them.
+async fn given_up(room: RoomClient) -> Vec<(String, u64, bool)> {
+    let given_up = room.close().await.into_iter();
+    given_up
+        .map(|one| (one.path, one.edits, one.is_journaled))
+        .collect()
+}
+
+/// Takes the call's close.
+async fn closed(peer: &mut Peer<TcpStream>, call: &str) {
+    assert_eq!(peer.chunk(Content::Empty).await, Content::close());
+    peer.send_chunk(call, Content::close()).await;
+}
+
+fn of_identity(identity: &str) -> Content {
+    Content::Json(json!({ "identity": identity }))
+}
+
+#[tokio::test]
+async fn leaving_a_room_reports_what_was_refused_after_the_last_handle() {
+    for code in [ErrorCode::InvalidRequest, ErrorCode::PermissionDenied] {
+        let (listener, room) = listen().await;
+        let (dropped, is_dropped) = oneshot::channel();
+        let serve = async {
+            let mut peer = accept(&listener).await;
+            let call = begin(&mut peer).await;
+            let (request, _) = peer.unanswered().await;
+            is_dropped.await.unwrap();
+            peer.answer(request, Content::error(code, "too deep")).await;
+            closed(&mut peer, &call).await;
+            // What the server takes of the rest is still sent.
+            let call = begin(&mut peer).await;
+            closed(&mut peer, &call).await;
+        };
+        let both = async { tokio::join!(serve, edit_and_drop(room, dropped)) };
+        let ((), room) = timeout(PATIENCE, both).await.unwrap();
+        let expected = [("a.document".to_owned(), 1, false)];
+        assert_eq!(given_up(room).await, expected, "{code:?}");
+    }
+}
+
+#[tokio::test]
+async fn leaving_a_room_reports_what_was_edited_in_a_document_that_was_replaced() {
+    let (listener, room) = listen().await;
+    let (dropped, is_dropped) = oneshot::channel();
+    let serve = async {
+        let mut peer = accept(&listener).await;
+        begin_with(&mut peer, of_identity("old")).await;
+        let _request = peer.unanswered().await;
+        is_dropped.await.unwrap();
+        drop(peer);
+        let mut peer = accept(&listener).await;
+        let call = begin_with(&mut peer, of_identity("new")).await;
+        closed(&mut peer, &call).await;
+    };
+    let both = async { tokio::join!(serve, edit_and_drop(room, dropped)) };
+    let ((), room) = timeout(PATIENCE, both).await.unwrap();
+    let expected = [("a.document".to_owned(), 1, false)];
+    assert_eq!(given_up(room).await, expected);
+}
+
+#[tokio::test]
+async fn journal_keeps_what_was_refused_after_the_last_handle() {
+    let directory = tempfile::tempdir().unwrap();
+    let offline = |room: RoomBuilder| room.project("project").offline(directory.path());
+    let (listener, room) = listen().await;
+    let (dropped, is_dropped) = oneshot::channel();
+    let serve = async {
+        let mut peer = accept(&listener).await;
+        begin(&mut peer).await;
+        let (request, _) = peer.unanswered().await;
+        is_dropped.await.unwrap();
+        let refusal = Content::error(ErrorCode::InvalidRequest, "too deep");
+        peer.answer(request, refusal).await;
+        assert_eq!(peer.chunk(Content::Empty).await, Content::close());
+    };
+    let both = async { tokio::join!(serve, edit_and_drop(offline(room), dropped)) };
+    let ((), room) = timeout(PATIENCE, both).await.unwrap();
+    let unsent = room.unsent().await.unwrap();
+    assert_eq!((unsent.len(), unsent[0].edits), (1, 1));
+    let expected = [("a.document".to_owned(), 1, true)];
+    assert_eq!(given_up(room).await, expected);
+}
+
+/// Long enough for any machine.
+const PATIENCE: Duration = Duration::from_mins(1);
