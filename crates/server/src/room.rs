@@ -670,8 +670,10 @@ impl Room {
             {
                 return self.respond(request, Content::Empty);
             }
+            // Its close may have crossed the chunk, so it is not 1002: a retry helps, in a new call. Nobody knows of a
+            // call whether it ended long ago or never began.
             let text = format!("no call {tool_call_id:?} is open on this connection");
-            return self.refuse(request, Refusal::invalid(text));
+            return self.refuse(request, Refusal::new(ErrorCode::InvalidState, text));
         };
         match call {
             Call::Sync(_) if closes => self.close_sync(request, tool_call_id),
