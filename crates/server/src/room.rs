@@ -468,7 +468,12 @@ impl Room {
             id: envelope.id,
         };
         if participant.has_expired(now) {
-            self.refuse(request, Refusal::denied("the token has expired"));
+            // Not 1001: the participant may be allowed as much as ever, with the token of its next connection. A client
+            // that takes 1001 for the last word would give up what nobody has refused.
+            let text = "the token has expired; connect again with a new one";
+            if !matches!(envelope.message, ClientToServer::SetAttributes(_)) {
+                self.refuse(request, Refusal::new(ErrorCode::InvalidState, text));
+            }
             self.held = Held::none();
             return;
         }
