@@ -376,7 +376,14 @@ impl RoomLoop {
     }
 
     /// What the room has done and nobody has committed, when nothing more will be handed in and what was is settled.
+    ///
+    /// Nothing, if the store's last answer was not handled yet and refuses something: what comes later may build on it.
     pub(crate) fn take_writes(&mut self) -> Vec<Write> {
+        if let Turn::Committed(result, _) = &self.turn
+            && !is_whole(result)
+        {
+            return Vec::new();
+        }
         let mut writes = match self.action.take() {
             Some(Action::Commit(writes)) => writes,
             _ => Vec::new(),
@@ -440,6 +447,12 @@ impl RoomLoop {
             RoomInput::Panic => panic!("a test asked for it"),
         }
     }
+}
+
+/// Whether all of a batch is on disk.
+pub(crate) fn is_whole(result: &BatchResult) -> bool {
+    let results = result.as_ref();
+    results.is_ok_and(|results| results.iter().all(Result::is_ok))
 }
 
 /// Entries that a batch moved or deleted.

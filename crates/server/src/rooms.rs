@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::committer::{BatchResult, Committer, WriteResult, with_causes};
+use crate::committer::{BatchResult, Committer, with_causes};
 use crate::config::Config;
 use crate::ids::Ids;
 use crate::lane::{self, Lane};
@@ -28,7 +28,7 @@ use crate::metrics::Metrics;
 use crate::reads::{Long, Reads, RoomReads};
 use crate::room::{Conn, Fetch, FetchResult, Joining, Room, WholeFile};
 pub(crate) use crate::room_loop::RoomInput;
-use crate::room_loop::{Letter, Next, RoomLoop};
+use crate::room_loop::{Letter, Next, RoomLoop, is_whole};
 use crate::signer::UrlSigner;
 use crate::usage::Usage;
 
@@ -530,8 +530,7 @@ impl RoomTask {
         if self.committing.is_some() {
             let result = committed(&mut self.committing).await;
             // What comes later may build on what was refused.
-            let is_whole = |results: Vec<WriteResult>| results.iter().all(Result::is_ok);
-            if !result.is_ok_and(is_whole) {
+            if !is_whole(&result) {
                 return;
             }
         }
