@@ -810,10 +810,15 @@ impl Room {
             return;
         }
         self.to_reload.remove(&id);
-        self.fetch(
-            Fetch::DocumentById { document: id },
-            Fetched::Reload { document: id },
-        );
+        let bytes = self
+            .documents
+            .get(id)
+            .map_or(0, |document| document.stored.bytes());
+        let fetch = Fetch::DocumentById {
+            document: id,
+            bytes,
+        };
+        self.fetch(fetch, Fetched::Reload { document: id });
     }
 
     /// Something has reached the disk: documents that waited for it are read again.

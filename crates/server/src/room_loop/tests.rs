@@ -9,7 +9,7 @@ use meshagent_document::{MeshDocument, MeshSchema, Target};
 use meshagent_protocol::{
     ApiScope, ClientToServer, Content, Control, Envelope, Invoke, ServerToClient,
 };
-use meshagent_store::{MemoryStore, RoomId, Store as _, Write, WriteError};
+use meshagent_store::{MemoryStore, RoomId, Store as _, StoreError, Write, WriteError};
 use serde_json::json;
 
 use super::*;
@@ -159,7 +159,7 @@ impl World {
                 }
                 Next::Wait { goes_on, .. } => {
                     if let Some((number, result)) = fetched.pop_front() {
-                        self.room.fetched(number, result);
+                        self.room.fetched(number, result.into());
                     } else if let Some(result) = committed.pop_front() {
                         self.room
                             .committed(result.map_err(Arc::new), Duration::ZERO);
