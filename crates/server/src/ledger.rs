@@ -46,6 +46,8 @@ pub(crate) enum Kind {
     Parsed,
     /// Answers and messages in a connection's outbox, without what it shares with others.
     Queued,
+    /// What was read from the store, until its room has handled it.
+    Read,
     /// Frames and messages, until they are handled.
     Received,
     /// Encoded states, changes and messages that many connections share.
@@ -59,12 +61,13 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Download,
         Self::Early,
         Self::Head,
         Self::Parsed,
         Self::Queued,
+        Self::Read,
         Self::Received,
         Self::Shared,
         Self::Staged,
@@ -80,6 +83,7 @@ impl Kind {
             Self::Head => "head",
             Self::Parsed => "parsed",
             Self::Queued => "queued",
+            Self::Read => "read",
             Self::Received => "received",
             Self::Shared => "shared",
             Self::Staged => "staged",

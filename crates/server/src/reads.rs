@@ -2,8 +2,23 @@
 //!
 //! A room stands in the common lines with a few reads at a time, so rooms take turns, however many reads one of them
 //! wants. What may take long has a line of its own first, and leaves most places to what is short.
+//!
+//! What a read brings is in memory until its room has handled it, which may take longer than the read. So a read keeps
+//! its place among its room's until then; and before it begins it waits until what is read and not handled, of its room
+//! and of all of them, leaves space for it. It is charged by the size that the store knows of it. Rooms wait for no read
+//! with what they do otherwise, so whatever is read is handled, and makes space.
+//!
+//! All take what they wait for in one order, so that nobody waits for ever: the places in the room, the space there, the
+//! common space, the common turns.
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use std::sync::Arc;
+
+use meshagent_store::StoreError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+
+use crate::ledger::{Charge, Kind};
+use crate::room::FetchResult;
+use crate::usage::Usage;
 
 /// Reads that all rooms have under way together; more wait for their turn.
 const READS: usize = 16;
@@ -14,6 +29,10 @@ const LISTS: usize = 4;
 const MAX_FILES: usize = 4;
 /// What one room has of the reads, or stands in line for.
 const ROOM_READS: usize = 4;
+
+/// The part of what the server may hold that may be read and not handled, of all rooms; and of one of them.
+const UNHANDLED_PART: usize = 4;
+const ROOM_PART: usize = 8;
 
 /// A kind of read that may take long.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +47,7 @@ pub(crate) enum Long {
 #[derive(Debug)]
 pub(crate) struct Turn<'a> {
     // The semaphores are never closed.
-    _permits: [Option<SemaphorePermit<'a>>; 2],
+    _permit: Option<SemaphorePermit<'a>>,
 }
 
 /// The lines of all rooms.
@@ -37,15 +56,31 @@ pub(crate) struct Reads {
     all: Semaphore,
     files: Semaphore,
     lists: Semaphore,
+    unhandled: Unfilled,
+    /// The bound of one room.
+    room_bytes: usize,
 }
 
 impl Reads {
-    pub(crate) fn new() -> Self {
+    /// For a server that may hold so many bytes for its peers.
+    pub(crate) fn new(max_held_bytes: usize) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             all: Semaphore::new(READS),
             files: Semaphore::new(cores.saturating_sub(1).clamp(1, MAX_FILES)),
             lists: Semaphore::new(LISTS),
+            unhandled: Unfilled::new(max_held_bytes / UNHANDLED_PART),
+            room_bytes: max_held_bytes / ROOM_PART,
+        }
+    }
+
+    /// The lines within one room.
+    pub(crate) fn for_room(&self) -> RoomReads {
+        RoomReads {
+            all: Arc::new(Semaphore::new(ROOM_READS)),
+            files: Arc::new(Semaphore::new(1)),
+            lists: Arc::new(Semaphore::new(1)),
+            unhandled: Unfilled::new(self.room_bytes),
         }
     }
 
@@ -55,22 +90,125 @@ impl Reads {
     /// Dropped before it is ready, its place in the line is gone.
     pub(crate) async fn turn(&self) -> Turn<'_> {
         Turn {
-            _permits: [self.all.acquire().await.ok(), None],
+            _permit: self.all.acquire().await.ok(),
         }
     }
 
-    /// Waits for the turn of a read that may take long; [`Reads::turn`] comes after it.
+    /// Waits for the common turn of a read that may take long; [`Reads::turn`] comes after it.
     ///
     /// # Cancel safety
     /// As [`Reads::turn`].
-    pub(crate) async fn long_turn<'a>(&'a self, own: &'a RoomReads, long: Long) -> Turn<'a> {
-        let (own, common) = match long {
-            Long::File => (&own.files, &self.files),
-            Long::List => (&own.lists, &self.lists),
+    pub(crate) async fn long_turn(&self, long: Long) -> Turn<'_> {
+        let line = match long {
+            Long::File => &self.files,
+            Long::List => &self.lists,
         };
-        let own = own.acquire().await.ok();
         Turn {
-            _permits: [own, common.acquire().await.ok()],
+            _permit: line.acquire().await.ok(),
+        }
+    }
+
+    /// Waits for space for what a read will bring, and charges it; from then on it holds its `places` in its room, too.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, nothing is taken or charged.
+    pub(crate) async fn space(
+        &self,
+        room: &RoomReads,
+        places: [Option<OwnedSemaphorePermit>; 2],
+        bytes: usize,
+        usage: &Usage,
+    ) -> Unhandled {
+        // Its own room first: one that is slow keeps only itself waiting, as long as it has its part.
+        let own = room.unhandled.take(bytes).await;
+        let common = self.unhandled.take(bytes).await;
+        Unhandled {
+            _places: places,
+            kilobytes: [own, common],
+            charge: usage.charge_common(Kind::Read, bytes),
+        }
+    }
+}
+
+/// What is free of a bound in bytes.
+#[derive(Debug)]
+struct Unfilled {
+    kilobytes: Arc<Semaphore>,
+    max: u32,
+}
+
+impl Unfilled {
+    fn new(bytes: usize) -> Self {
+        let max = kilobytes(bytes).max(1);
+        Self {
+            kilobytes: Arc::new(Semaphore::new(max as usize)),
+            max,
+        }
+    }
+
+    /// Waits until there is space. What is larger than the bound passes alone.
+    async fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let kilobytes = kilobytes(bytes).min(self.max);
+        let permit = Arc::clone(&self.kilobytes).acquire_many_owned(kilobytes);
+        permit.await.ok()
+    }
+}
+
+fn kilobytes(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(1 << 10)).unwrap_or(u32::MAX)
+}
+
+/// What a read holds from before it begins until its room has handled what it brought.
+#[derive(Debug)]
+pub(crate) struct Unhandled {
+    _places: [Option<OwnedSemaphorePermit>; 2],
+    kilobytes: [Option<OwnedSemaphorePermit>; 2],
+    charge: Charge,
+}
+
+impl Unhandled {
+    fn none() -> Self {
+        Self {
+            _places: [None, None],
+            kilobytes: [None, None],
+            charge: Charge::none(),
+        }
+    }
+
+    /// The read is done and has brought so many bytes. What was taken for more is given back; what came to be more
+    /// meanwhile is there, and is charged.
+    fn done(&mut self, bytes: usize) {
+        self.charge
+            .shrink(self.charge.bytes().saturating_sub(bytes));
+        let more = bytes.saturating_sub(self.charge.bytes());
+        self.charge.grow_anyway(more);
+        for permit in self.kilobytes.iter_mut().flatten() {
+            let wanted = kilobytes(bytes) as usize;
+            drop(permit.split(permit.num_permits().saturating_sub(wanted)));
+        }
+    }
+}
+
+/// What came of a read, and what it holds until that is handled.
+#[derive(Debug)]
+pub(crate) struct Brought {
+    pub(crate) result: Result<FetchResult, StoreError>,
+    pub(crate) unhandled: Unhandled,
+}
+
+impl Brought {
+    pub(crate) fn new(result: Result<FetchResult, StoreError>, mut unhandled: Unhandled) -> Self {
+        unhandled.done(result.as_ref().map_or(0, FetchResult::bytes));
+        Self { result, unhandled }
+    }
+}
+
+/// For who drives a room without a store to wait for.
+impl From<Result<FetchResult, StoreError>> for Brought {
+    fn from(result: Result<FetchResult, StoreError>) -> Self {
+        Self {
+            result,
+            unhandled: Unhandled::none(),
         }
     }
 }
@@ -78,27 +216,30 @@ impl Reads {
 /// The lines within one room.
 #[derive(Debug)]
 pub(crate) struct RoomReads {
-    all: Semaphore,
-    files: Semaphore,
-    lists: Semaphore,
+    all: Arc<Semaphore>,
+    files: Arc<Semaphore>,
+    lists: Arc<Semaphore>,
+    unhandled: Unfilled,
 }
 
 impl RoomReads {
-    pub(crate) fn new() -> Self {
-        Self {
-            all: Semaphore::new(ROOM_READS),
-            files: Semaphore::new(1),
-            lists: Semaphore::new(1),
-        }
-    }
-
-    /// Waits for the turn of one of the room's reads.
+    /// Waits for the place of a read that may take long; [`RoomReads::place`] comes after it.
     ///
     /// # Cancel safety
     /// As [`Reads::turn`].
-    pub(crate) async fn turn(&self) -> Turn<'_> {
-        Turn {
-            _permits: [self.all.acquire().await.ok(), None],
-        }
+    pub(crate) async fn long_place(&self, long: Long) -> Option<OwnedSemaphorePermit> {
+        let line = match long {
+            Long::File => &self.files,
+            Long::List => &self.lists,
+        };
+        Arc::clone(line).acquire_owned().await.ok()
+    }
+
+    /// Waits for the place of one of the room's reads, which it has until what it brought is handled.
+    ///
+    /// # Cancel safety
+    /// As [`Reads::turn`].
+    pub(crate) async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.all).acquire_owned().await.ok()
     }
 }

@@ -105,6 +105,8 @@ pub(crate) enum Fetch {
     /// The document itself, wherever it is.
     DocumentById {
         document: DocumentId,
+        /// What the store keeps of it, about.
+        bytes: usize,
     },
     /// A file as a whole, unless it is longer than `max` bytes.
     File {
@@ -150,13 +152,27 @@ pub(crate) enum WholeFile {
     TooLarge(u64),
 }
 
+impl Fetch {
+    /// Bytes that it brings at most, as far as that is known without a look at the store. A part of a file is charged to
+    /// who downloads it.
+    pub(crate) fn bytes(&self) -> Option<usize> {
+        match self {
+            Self::Document { .. } | Self::File { .. } => None,
+            Self::DocumentById { bytes, .. } => Some(*bytes),
+            Self::List { max, .. } => Some(max.saturating_mul(files::ENTRY_BYTES)),
+            Self::OpenFile { .. } | Self::FilePart { .. } | Self::Stat { .. } => Some(0),
+        }
+    }
+}
+
 impl FetchResult {
     /// Bytes that were read.
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Document(Some(stored)) => {
                 let updates = stored.updates.iter().map(|stored| stored.update.len());
-                stored.snapshot.as_ref().map_or(0, Bytes::len) + updates.sum::<usize>()
+                let snapshot = stored.snapshot.as_ref().map_or(0, Bytes::len);
+                stored.schema.len() + snapshot + updates.sum::<usize>()
             }
             Self::File(WholeFile::Read(file)) => file.data.len(),
             Self::List(Some(entries)) => entries.len() * files::ENTRY_BYTES,
@@ -468,7 +484,12 @@ impl Room {
             id: envelope.id,
         };
         if participant.has_expired(now) {
-            self.refuse(request, Refusal::denied("the token has expired"));
+            // Not 1001: the participant may be allowed as much as ever, with the token of its next connection. A client
+            // that takes 1001 for the last word would give up what nobody has refused.
+            let text = "the token has expired; connect again with a new one";
+            if !matches!(envelope.message, ClientToServer::SetAttributes(_)) {
+                self.refuse(request, Refusal::new(ErrorCode::InvalidState, text));
+            }
             self.held = Held::none();
             return;
         }
@@ -670,8 +691,10 @@ impl Room {
             {
                 return self.respond(request, Content::Empty);
             }
+            // Its close may have crossed the chunk, so it is not 1002: a retry helps, in a new call. Nobody knows of a
+            // call whether it ended long ago or never began.
             let text = format!("no call {tool_call_id:?} is open on this connection");
-            return self.refuse(request, Refusal::invalid(text));
+            return self.refuse(request, Refusal::new(ErrorCode::InvalidState, text));
         };
         match call {
             Call::Sync(_) if closes => self.close_sync(request, tool_call_id),

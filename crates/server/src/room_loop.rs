@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meshagent_protocol::{ClientToServer, Envelope, ErrorCode, MessageId};
-use meshagent_store::{StoreError, Timestamp, Write, Written};
+use meshagent_store::{Timestamp, Write, Written};
 use tokio::sync::OwnedSemaphorePermit;
 
 use self::queues::Queues;
@@ -19,7 +19,8 @@ use crate::committer::BatchResult;
 use crate::lane;
 use crate::ledger::{ChunkWaits, Held};
 use crate::outbox::Outbox;
-use crate::room::{Action, Conn, Fetch, FetchResult, Joining, Room};
+use crate::reads::Brought;
+use crate::room::{Action, Conn, Fetch, Joining, Room};
 
 /// Inputs that a room takes in one turn.
 pub(crate) const TURN: usize = 64;
@@ -150,7 +151,7 @@ enum Turn {
     Letters,
     /// And for how long it was under way.
     Committed(BatchResult, Duration),
-    Fetched(u64, Result<FetchResult, StoreError>),
+    Fetched(u64, Box<Brought>),
     Timeout,
 }
 
@@ -221,8 +222,8 @@ impl RoomLoop {
                 .peek(self.stands_back())
                 .map_or(0, |letter| weight(&self.room, letter)),
             Turn::Committed(result, _) => self.room.committed_weight(result),
-            Turn::Fetched(_, result) => {
-                let result = result.as_ref();
+            Turn::Fetched(_, brought) => {
+                let result = brought.result.as_ref();
                 result.map_or(0, |result| self.room.fetched_weight(result))
             }
             Turn::Timeout => self.room.timeout_weight(now),
@@ -274,7 +275,11 @@ impl RoomLoop {
                     self.turn = Turn::Timeout;
                 }
             }
-            Turn::Fetched(number, result) => self.room.handle_fetched(number, result, now),
+            Turn::Fetched(number, brought) => {
+                let Brought { result, unhandled } = *brought;
+                self.room.handle_fetched(number, result, now);
+                drop(unhandled);
+            }
             Turn::Timeout => self.room.handle_timeout(now),
         }
     }
@@ -359,9 +364,9 @@ impl RoomLoop {
     }
 
     /// A read came back.
-    pub(crate) fn fetched(&mut self, number: u64, result: Result<FetchResult, StoreError>) {
+    pub(crate) fn fetched(&mut self, number: u64, brought: Brought) {
         self.fetching = self.fetching.saturating_sub(1);
-        self.begin(Turn::Fetched(number, result));
+        self.begin(Turn::Fetched(number, Box::new(brought)));
     }
 
     /// A read will not come back.
@@ -376,7 +381,14 @@ impl RoomLoop {
     }
 
     /// What the room has done and nobody has committed, when nothing more will be handed in and what was is settled.
+    ///
+    /// Nothing, if the store's last answer was not handled yet and refuses something: what comes later may build on it.
     pub(crate) fn take_writes(&mut self) -> Vec<Write> {
+        if let Turn::Committed(result, _) = &self.turn
+            && !is_whole(result)
+        {
+            return Vec::new();
+        }
         let mut writes = match self.action.take() {
             Some(Action::Commit(writes)) => writes,
             _ => Vec::new(),
@@ -440,6 +452,12 @@ impl RoomLoop {
             RoomInput::Panic => panic!("a test asked for it"),
         }
     }
+}
+
+/// Whether all of a batch is on disk.
+pub(crate) fn is_whole(result: &BatchResult) -> bool {
+    let results = result.as_ref();
+    results.is_ok_and(|results| results.iter().all(Result::is_ok))
 }
 
 /// Entries that a batch moved or deleted.

@@ -19,16 +19,16 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::committer::{BatchResult, Committer, WriteResult, with_causes};
+use crate::committer::{BatchResult, Committer, with_causes};
 use crate::config::Config;
 use crate::ids::Ids;
 use crate::lane::{self, Lane};
 use crate::ledger::{Account, Held};
 use crate::metrics::Metrics;
-use crate::reads::{Long, Reads, RoomReads};
+use crate::reads::{Brought, Long, Reads, RoomReads};
 use crate::room::{Conn, Fetch, FetchResult, Joining, Room, WholeFile};
 pub(crate) use crate::room_loop::RoomInput;
-use crate::room_loop::{Letter, Next, RoomLoop};
+use crate::room_loop::{Letter, Next, RoomLoop, is_whole};
 use crate::signer::UrlSigner;
 use crate::usage::Usage;
 
@@ -204,6 +204,7 @@ impl Rooms {
         killed: CancellationToken,
         usage: Usage,
     ) -> Self {
+        let reads = Reads::new(config.limits.max_held_bytes);
         Self {
             project: project.into(),
             config,
@@ -211,8 +212,8 @@ impl Rooms {
             store,
             committer,
             signer,
-            reads: Reads::new(),
-            links: RoomReads::new(),
+            links: reads.for_room(),
+            reads,
             lane: Lane::new(),
             usage: Arc::new(usage),
             ids: Mutex::new(ids),
@@ -253,7 +254,8 @@ impl Rooms {
         room: RoomId,
         path: String,
     ) -> Result<Option<FileHead>, StoreError> {
-        let _turn = self.reads.long_turn(&self.links, Long::File).await;
+        let _place = self.links.long_place(Long::File).await;
+        let _turn = self.reads.long_turn(Long::File).await;
         self.read(move |store| store.open_file(&room, &path)).await
     }
 
@@ -365,7 +367,7 @@ impl Rooms {
             room: RoomLoop::new(state),
             rooms: Arc::clone(self),
             fetches: JoinSet::new(),
-            reads: Arc::new(RoomReads::new()),
+            reads: Arc::new(self.reads.for_room()),
             committing: None,
         };
         self.tasks.spawn(task.supervise(inputs, place));
@@ -397,7 +399,7 @@ struct RoomTask {
     name: String,
     room: RoomLoop,
     rooms: Arc<Rooms>,
-    fetches: JoinSet<(u64, Result<FetchResult, StoreError>)>,
+    fetches: JoinSet<(u64, Brought)>,
     reads: Arc<RoomReads>,
     committing: Option<oneshot::Receiver<BatchResult>>,
 }
@@ -492,11 +494,11 @@ impl RoomTask {
                     self.room.committed(result, committing_since.elapsed());
                 }
                 Some(fetched) = self.fetches.join_next() => match fetched {
-                    Ok((number, result)) => {
-                        if let Err(error) = &result {
+                    Ok((number, brought)) => {
+                        if let Err(error) = &brought.result {
                             tracing::error!(error = %with_causes(error), "a read from the store failed");
                         }
-                        self.room.fetched(number, result);
+                        self.room.fetched(number, brought);
                     }
                     Err(error) => {
                         tracing::error!(%error, "a read from the store did not finish");
@@ -530,8 +532,7 @@ impl RoomTask {
         if self.committing.is_some() {
             let result = committed(&mut self.committing).await;
             // What comes later may build on what was refused.
-            let is_whole = |results: Vec<WriteResult>| results.iter().all(Result::is_ok);
-            if !result.is_ok_and(is_whole) {
+            if !is_whole(&result) {
                 return;
             }
         }
@@ -567,20 +568,51 @@ impl RoomTask {
         let own = Arc::clone(&self.reads);
         let room = self.rooms.room_id(&self.name);
         self.fetches.spawn(async move {
-            let _long = match &fetch {
-                Fetch::List { .. } => Some(rooms.reads.long_turn(&own, Long::List).await),
-                Fetch::OpenFile { .. } => Some(rooms.reads.long_turn(&own, Long::File).await),
+            let long = match &fetch {
+                Fetch::List { .. } => Some(Long::List),
+                Fetch::OpenFile { .. } => Some(Long::File),
                 _ => None,
             };
-            let _own = own.turn().await;
-            let _turn = rooms.reads.turn().await;
-            let store = Arc::clone(&rooms.store);
-            let read =
-                tokio::task::spawn_blocking(move || read(store.as_ref(), &room, fetch)).await;
-            let result = read.unwrap_or_else(|error| Err(StoreError::Unavailable(error.into())));
-            (number, result)
+            let long_place = match long {
+                Some(long) => own.long_place(long).await,
+                None => None,
+            };
+            let places = [long_place, own.place().await];
+            // Nobody who waits for space keeps a turn from others: it is asked for anew then.
+            let bytes = if let Some(bytes) = fetch.bytes() {
+                Ok(bytes)
+            } else {
+                let (room, fetch) = (room.clone(), fetch.clone());
+                let size = move |store: &dyn Store| stored_bytes(store, &room, &fetch);
+                rooms.read(size).await
+            };
+            let bytes = match bytes {
+                Ok(bytes) => bytes,
+                Err(error) => return (number, Err(error).into()),
+            };
+            let unhandled = rooms.reads.space(&own, places, bytes, &rooms.usage).await;
+            let _long = match long {
+                Some(long) => Some(rooms.reads.long_turn(long).await),
+                None => None,
+            };
+            let read = move |store: &dyn Store| read(store, &room, fetch);
+            let result = rooms.read(read).await;
+            (number, Brought::new(result, unhandled))
         });
     }
+}
+
+/// Bytes that the store keeps of what a read asks for; none if it is not going to be read.
+fn stored_bytes(store: &dyn Store, room: &RoomId, fetch: &Fetch) -> Result<usize, StoreError> {
+    let (path, kind, max) = match fetch {
+        Fetch::Document { path } => (path, EntryKind::Document, usize::MAX),
+        Fetch::File { path, max } => (path, EntryKind::File, *max),
+        _ => return Ok(0),
+    };
+    let entry = store.stat(room, path)?.filter(|entry| entry.kind == kind);
+    let size = entry.and_then(|entry| entry.size).unwrap_or_default();
+    let size = usize::try_from(size).unwrap_or(usize::MAX);
+    Ok(if size > max { 0 } else { size })
 }
 
 /// Does a room's read.
@@ -591,7 +623,7 @@ pub(crate) fn read(
 ) -> Result<FetchResult, StoreError> {
     Ok(match fetch {
         Fetch::Document { path } => FetchResult::Document(store.load(room, &path)?),
-        Fetch::DocumentById { document } => FetchResult::Document(store.load_by_id(document)?),
+        Fetch::DocumentById { document, .. } => FetchResult::Document(store.load_by_id(document)?),
         Fetch::File { path, max } => FetchResult::File(read_whole(store, room, &path, max)?),
         Fetch::OpenFile { path } => FetchResult::OpenFile(store.open_file(room, &path)?),
         Fetch::FilePart {

@@ -592,7 +592,7 @@ impl RoomState {
             }
             2 => {
                 if let Some((number, result)) = self.fetched.pop_front() {
-                    self.room.fetched(number, result);
+                    self.room.fetched(number, result.into());
                 }
             }
             3 => {

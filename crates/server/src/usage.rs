@@ -60,6 +60,16 @@ impl Usage {
         share(data, charge)
     }
 
+    /// The account of what is held for many, or for nobody in particular.
+    pub(crate) fn common(&self) -> &Arc<Account> {
+        &self.common
+    }
+
+    /// Charges what is held for nobody in particular, and has another bound.
+    pub(crate) fn charge_common(&self, kind: Kind, bytes: usize) -> Charge {
+        self.common.charge_anyway(kind, bytes)
+    }
+
     /// The schemas of the documents in memory.
     pub(crate) fn schemas(&self) -> &Schemas {
         &self.schemas

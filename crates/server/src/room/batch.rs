@@ -17,7 +17,6 @@ use meshagent_store::{
 use super::compaction::Fold;
 use super::documents::{Change, Deferred, Document, StreamId, Version};
 use super::opening::Waiter;
-use super::sync::SyncCall;
 use super::uploads::Finishing;
 use super::{Call, Conn, Refusal, Request, Room};
 use crate::committer::BatchResult;
@@ -631,8 +630,9 @@ impl Room {
                 Deferred::State {
                     request,
                     tool_call_id,
+                    number,
                     ..
-                } => self.fail_call(Some(request), request.conn, &tool_call_id, refusal.clone()),
+                } => self.refuse_opening(request, &tool_call_id, number, refusal.clone()),
                 Deferred::CatchUp { .. } => {}
                 Deferred::Close {
                     request,
@@ -644,12 +644,22 @@ impl Room {
         }
     }
 
-    /// Whether a call still waits to be opened.
-    pub(super) fn is_opening(&self, conn: Conn, tool_call_id: &str) -> bool {
-        self.participants
-            .get(&conn)
-            .and_then(|participant| participant.calls.get(tool_call_id))
-            .is_some_and(|call| matches!(call, Call::Sync(SyncCall::Opening { .. })))
+    /// A call is not opened. If it has ended meanwhile, only its start is answered: another may have its id.
+    pub(super) fn refuse_opening(
+        &mut self,
+        request: Request,
+        tool_call_id: &str,
+        number: u64,
+        refusal: Refusal,
+    ) {
+        let participant = self.participants.get(&request.conn);
+        let call = participant.and_then(|participant| participant.calls.get(tool_call_id));
+        match call {
+            Some(Call::Sync(call)) if call.is_opening(number) => {
+                self.fail_call(Some(request), request.conn, tool_call_id, refusal);
+            }
+            _ => self.refuse(request, refusal),
+        }
     }
 }
 

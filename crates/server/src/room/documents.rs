@@ -151,6 +151,8 @@ pub(super) enum Deferred {
     State {
         request: Request,
         tool_call_id: String,
+        /// The number of the call.
+        number: u64,
         payload: Bytes,
         merges: bool,
         /// What the client is told beside the state.
@@ -641,12 +643,13 @@ impl Room {
                 Deferred::State {
                     request,
                     tool_call_id,
+                    number,
                     payload,
                     merges,
                     notice,
                 } => {
-                    let tool_call_id = &tool_call_id;
-                    self.send_state(id, version, request, tool_call_id, payload, merges, notice);
+                    let call = (&*tool_call_id, number);
+                    self.send_state(id, version, request, call, payload, merges, notice);
                 }
                 Deferred::Close {
                     request, stream, ..
@@ -691,7 +694,7 @@ impl Room {
         id: DocumentId,
         version: Version,
         request: Request,
-        tool_call_id: &str,
+        (tool_call_id, number): (&str, u64),
         payload: Bytes,
         merges: bool,
         notice: Content,
@@ -704,7 +707,7 @@ impl Room {
             return;
         };
         let call = match participant.calls.get_mut(tool_call_id) {
-            Some(Call::Sync(call)) if matches!(call, SyncCall::Opening { .. }) => call,
+            Some(Call::Sync(call)) if call.is_opening(number) => call,
             // The client closed the call while the disk was busy.
             _ => return self.respond(request, Content::Empty),
         };
@@ -712,7 +715,7 @@ impl Room {
             document: id,
             stream,
         };
-        let SyncCall::Opening { early } = std::mem::replace(call, open) else {
+        let SyncCall::Opening { early, .. } = std::mem::replace(call, open) else {
             return;
         };
         let conn = request.conn;
@@ -877,7 +880,7 @@ impl Room {
     pub(super) fn drop_sync_call(&mut self, call: SyncCall) {
         let (document, stream) = match call {
             SyncCall::AwaitingStart => return,
-            SyncCall::Opening { early } => {
+            SyncCall::Opening { early, .. } => {
                 for (request, _, _held) in early {
                     let text = "the call ended before the document was open";
                     self.refuse(request, Refusal::new(ErrorCode::InvalidState, text));

@@ -26,9 +26,19 @@ const MAX_AHEAD_BYTES: usize = 1 << 20;
 /// Reads that one connection may have under way.
 const MAX_READS: usize = 2;
 
+/// One download. Another call may have its id when it has ended.
+#[derive(Clone, Debug)]
+pub(super) struct DownloadId {
+    pub(super) conn: Conn,
+    tool_call_id: String,
+    number: u64,
+}
+
 /// A file on its way out.
 #[derive(Debug)]
 pub(super) struct Download {
+    /// Tells it from others that have its call's id before or after it; 0 before its start chunk.
+    number: u64,
     /// The most bytes that the client takes in one piece; 0 before its start chunk.
     chunk_bytes: usize,
     source: Option<Source>,
@@ -64,7 +74,7 @@ pub(super) struct Openings {
 #[derive(Debug)]
 struct Opening {
     request: Request,
-    tool_call_id: String,
+    download: DownloadId,
     path: String,
     held: Held,
 }
@@ -91,6 +101,7 @@ const UNSWEPT: usize = 64;
 impl Download {
     pub(super) fn new() -> Self {
         Self {
+            number: 0,
             chunk_bytes: 0,
             source: None,
             ahead: Bytes::new(),
@@ -155,11 +166,19 @@ impl Room {
         if let Err(refusal) = self.may_look(request, path, "read", |sight| sight.can_read(path)) {
             return self.fail_call(Some(request), conn, tool_call_id, refusal);
         }
+        let number = self.number();
+        if let Some(download) = self.download_mut(conn, tool_call_id) {
+            download.number = number;
+        }
         let mut held = self.take_held();
         held.stand_back();
         let opening = Opening {
             request,
-            tool_call_id: tool_call_id.to_owned(),
+            download: DownloadId {
+                conn,
+                tool_call_id: tool_call_id.to_owned(),
+                number,
+            },
             path: path.to_owned(),
             held,
         };
@@ -184,8 +203,7 @@ impl Room {
         openings.is_under_way = true;
         let path = opening.path;
         let then = Fetched::Download {
-            conn,
-            tool_call_id: opening.tool_call_id,
+            download: opening.download,
             request: opening.request,
             path: path.clone(),
         };
@@ -197,46 +215,44 @@ impl Room {
     /// A file was opened, or could not be.
     pub(super) fn download_fetched(
         &mut self,
-        conn: Conn,
-        tool_call_id: &str,
+        download: &DownloadId,
         request: Request,
         path: &str,
         file: Result<Option<FileHead>, Refusal>,
     ) {
-        if let Some(participant) = self.participants.get_mut(&conn) {
+        if let Some(participant) = self.participants.get_mut(&download.conn) {
             participant.openings.is_under_way = false;
         }
-        self.begin_download(conn, tool_call_id, request, path, file);
-        self.open_next_file(conn);
+        self.begin_download(download, request, path, file);
+        self.open_next_file(download.conn);
     }
 
     fn begin_download(
         &mut self,
-        conn: Conn,
-        tool_call_id: &str,
+        id: &DownloadId,
         request: Request,
         path: &str,
         file: Result<Option<FileHead>, Refusal>,
     ) {
+        let Some(download) = self.find_download(id) else {
+            // Closed meanwhile.
+            return self.respond(request, Content::Empty);
+        };
         let file = match file {
             Ok(Some(file)) => file,
             Ok(None) => {
                 let path = path.to_owned();
                 let then = Fetched::DownloadMissing {
-                    conn,
-                    tool_call_id: tool_call_id.to_owned(),
+                    download: id.clone(),
                     request,
                     path: path.clone(),
                 };
                 self.fetch(Fetch::Stat { path }, then);
                 return;
             }
-            Err(refusal) => return self.fail_call(Some(request), conn, tool_call_id, refusal),
+            Err(refusal) => return self.refuse_download(id, request, refusal),
         };
-        let Some(download) = self.download_mut(conn, tool_call_id) else {
-            // Closed meanwhile.
-            return self.respond(request, Content::Empty);
-        };
+        let (conn, tool_call_id) = (id.conn, &*id.tool_call_id);
         download.source = Some(Source {
             path: path.to_owned(),
             version: file.version,
@@ -278,9 +294,13 @@ impl Room {
                 || (download.ahead.is_empty() && !download.is_reading && reads >= MAX_READS)
             {
                 if !std::mem::replace(&mut download.is_waiting, true) {
-                    self.waiting.push_back(Waiting::Download {
+                    let download = DownloadId {
                         conn,
                         tool_call_id: tool_call_id.to_owned(),
+                        number: download.number,
+                    };
+                    self.waiting.push_back(Waiting::Download {
+                        download,
                         _wanted: None,
                     });
                 }
@@ -313,9 +333,13 @@ impl Room {
                     }
                     Err(_) => {
                         if !std::mem::replace(&mut download.is_waiting, true) {
-                            self.waiting.push_back(Waiting::Download {
+                            let download = DownloadId {
                                 conn,
                                 tool_call_id: tool_call_id.to_owned(),
+                                number: download.number,
+                            };
+                            self.waiting.push_back(Waiting::Download {
+                                download,
                                 _wanted: Some(ledger.want()),
                             });
                         }
@@ -329,8 +353,12 @@ impl Room {
                     start: source.read,
                     length,
                 };
-                let tool_call_id = tool_call_id.to_owned();
-                self.fetch(fetch, Fetched::DownloadPart { conn, tool_call_id });
+                let download = DownloadId {
+                    conn,
+                    tool_call_id: tool_call_id.to_owned(),
+                    number: download.number,
+                };
+                self.fetch(fetch, Fetched::DownloadPart { download });
             }
             return;
         }
@@ -338,11 +366,11 @@ impl Room {
 
     pub(super) fn download_part_fetched(
         &mut self,
-        conn: Conn,
-        tool_call_id: &str,
+        id: &DownloadId,
         part: Result<Option<Bytes>, Refusal>,
     ) {
-        if let Some(download) = self.download_mut(conn, tool_call_id)
+        let (conn, tool_call_id) = (id.conn, &*id.tool_call_id);
+        if let Some(download) = self.find_download(id)
             && let Some(source) = &mut download.source
         {
             download.is_reading = false;
@@ -402,10 +430,19 @@ impl Room {
     }
 
     /// Tries again what waited for room.
-    pub(super) fn retry_download(&mut self, conn: Conn, tool_call_id: &str) {
-        if let Some(download) = self.download_mut(conn, tool_call_id) {
+    pub(super) fn retry_download(&mut self, id: &DownloadId) {
+        if let Some(download) = self.find_download(id) {
             download.is_waiting = false;
-            self.serve_pulls(conn, tool_call_id);
+            self.serve_pulls(id.conn, &id.tool_call_id);
+        }
+    }
+
+    /// A download does not begin. If it has ended meanwhile, only its start is answered: another may have its id.
+    pub(super) fn refuse_download(&mut self, id: &DownloadId, request: Request, refusal: Refusal) {
+        if self.find_download(id).is_some() {
+            self.fail_call(Some(request), id.conn, &id.tool_call_id, refusal);
+        } else {
+            self.refuse(request, refusal);
         }
     }
 
@@ -442,13 +479,20 @@ impl Room {
             let waiting = &mut participant.openings.waiting;
             let place = waiting
                 .iter()
-                .position(|opening| opening.tool_call_id == tool_call_id);
+                .position(|opening| opening.download.tool_call_id == tool_call_id);
             let opening = place.and_then(|place| waiting.remove(place));
             requests.extend(opening.map(|opening| opening.request));
         }
         requests
     }
 
+    /// This download, unless it has ended.
+    fn find_download(&mut self, id: &DownloadId) -> Option<&mut Download> {
+        let download = self.download_mut(id.conn, &id.tool_call_id)?;
+        (download.number == id.number).then_some(download)
+    }
+
+    /// The download that has the id now.
     fn download_mut(&mut self, conn: Conn, tool_call_id: &str) -> Option<&mut Download> {
         match self
             .participants

@@ -14,7 +14,7 @@ use meshagent_store::{DocumentId, EntryKind, MovedEntry, Removed};
 
 use super::rights::sees;
 use super::{Conn, Room};
-use crate::ledger::{Account, Charge, Kind, Speaker};
+use crate::ledger::{Account, Charge, Kind};
 use crate::usage::share_news;
 
 /// Participants who are asked in one slice whether they hear of an entry: some milliseconds.
@@ -48,8 +48,8 @@ enum What {
 #[derive(Clone, Debug)]
 struct Actor {
     id: Arc<str>,
-    /// Who pays until everybody has heard of it; `None` if they have left.
-    account: Option<Arc<Account>>,
+    /// Who pays until everybody has heard of it: the server, if they have left.
+    account: Arc<Account>,
 }
 
 /// The entries that are not told yet, by what follows the path that they have in common.
@@ -155,17 +155,14 @@ impl Room {
         let is_much = self.untold > MAX_UNTOLD;
         entries.tails.shrink_to_fit();
         entries.ends.shrink_to_fit();
+        let participant = self.participants.get(&conn);
+        let account = participant.map_or_else(|| self.usage.common(), |one| &one.account);
         let by = Actor {
             id: self.participant_id(conn).into(),
-            account: self
-                .participants
-                .get(&conn)
-                .map(|participant| Arc::clone(&participant.account)),
+            account: Arc::clone(account),
         };
         let bytes = size_of::<News>() + path.len() + destination.len() + entries.bytes();
-        let charge = by.account.as_ref().map_or_else(Charge::none, |account| {
-            account.charge_anyway(Kind::Shared, bytes)
-        });
+        let charge = by.account.charge_anyway(Kind::Shared, bytes);
         let added = entries.left();
         self.untold += added;
         self.news.push_back(News {
@@ -232,24 +229,14 @@ impl Room {
     /// Tells everybody of one entry who may hear of it.
     fn tell(&self, event: &Event, by: &Actor) {
         let mut shared: [Option<SharedMessage>; 3] = [const { None }; 3];
-        let account = by.account.as_ref();
-        let speaker = account.map_or_else(Speaker::default, |account| account.speaker());
+        let speaker = by.account.speaker();
         for participant in self.participants.values() {
             let Some(heard) = event.heard_as(&participant.sight) else {
                 continue;
             };
             let message = shared[heard as usize]
-                .get_or_insert_with(|| by.shares(&event.message(heard, &by.id)));
+                .get_or_insert_with(|| share_news(&event.message(heard, &by.id), &by.account));
             participant.outbox.push_from_others(speaker, message);
-        }
-    }
-}
-
-impl Actor {
-    fn shares(&self, news: &ServerToClient) -> SharedMessage {
-        match &self.account {
-            Some(account) => share_news(news, account),
-            None => SharedMessage::of(news),
         }
     }
 }

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::batch::Then;
 use super::compaction::Stored;
 use super::documents::{Deferred, Document};
+use super::downloads::DownloadId;
 use super::files::{StatAnswer, is_file};
 use super::sent::Sent;
 use super::sync::told_vector;
@@ -55,6 +56,8 @@ pub(super) enum Waiter {
     Open {
         request: Request,
         tool_call_id: String,
+        /// The number of the call, whose id may be another call's by the time that the document is there.
+        number: u64,
         start: SyncOpenStart,
         /// Asked only if there is no such document: one that is there needs no schema.
         may_create: Result<(), Refusal>,
@@ -150,19 +153,16 @@ pub(super) enum Fetched {
         path: String,
     },
     Download {
-        conn: Conn,
-        tool_call_id: String,
+        download: DownloadId,
         request: Request,
         path: String,
     },
     DownloadPart {
-        conn: Conn,
-        tool_call_id: String,
+        download: DownloadId,
     },
     /// There is no such file; what stands there instead decides about the answer.
     DownloadMissing {
-        conn: Conn,
-        tool_call_id: String,
+        download: DownloadId,
         request: Request,
         path: String,
     },
@@ -269,8 +269,7 @@ impl Room {
                 self.retry_waiting(Some(request.conn));
             }
             Fetched::Download {
-                conn,
-                tool_call_id,
+                download,
                 request,
                 path,
             } => {
@@ -279,19 +278,18 @@ impl Room {
                     Ok(_) => Ok(None),
                     Err(error) => Err(Refusal::storage(&error)),
                 };
-                self.download_fetched(conn, &tool_call_id, request, &path, file);
+                self.download_fetched(&download, request, &path, file);
             }
-            Fetched::DownloadPart { conn, tool_call_id } => {
+            Fetched::DownloadPart { download } => {
                 let part = match result {
                     Ok(FetchResult::FilePart(part)) => Ok(part),
                     Ok(_) => Ok(None),
                     Err(error) => Err(Refusal::storage(&error)),
                 };
-                self.download_part_fetched(conn, &tool_call_id, part);
+                self.download_part_fetched(&download, part);
             }
             Fetched::DownloadMissing {
-                conn,
-                tool_call_id,
+                download,
                 request,
                 path,
             } => {
@@ -307,7 +305,7 @@ impl Room {
                     // What is a file by now was none when it was asked for.
                     .err()
                     .unwrap_or_else(|| Refusal::new(ErrorCode::StorageNotFound, "no such file"));
-                self.fail_call(Some(request), conn, &tool_call_id, refusal);
+                self.refuse_download(&download, request, refusal);
             }
             Fetched::DownloadUrl {
                 request,
@@ -542,6 +540,7 @@ impl Room {
             Waiter::Open {
                 request,
                 tool_call_id,
+                number,
                 start,
                 ..
             } => {
@@ -560,12 +559,7 @@ impl Room {
                         Err(error) => {
                             let refusal =
                                 Refusal::invalid(format!("vector is not a state vector: {error}"));
-                            return self.fail_call(
-                                Some(request),
-                                request.conn,
-                                &tool_call_id,
-                                refusal,
-                            );
+                            return self.refuse_opening(request, &tool_call_id, number, refusal);
                         }
                     },
                 };
@@ -587,6 +581,7 @@ impl Room {
                 let state = Deferred::State {
                     request,
                     tool_call_id,
+                    number,
                     payload,
                     merges: start.merge,
                     notice,
@@ -792,14 +787,9 @@ impl Room {
             Waiter::Open {
                 request,
                 tool_call_id,
+                number,
                 ..
-            } => {
-                if self.is_opening(request.conn, &tool_call_id) {
-                    self.fail_call(Some(request), request.conn, &tool_call_id, refusal);
-                } else {
-                    self.refuse(request, refusal);
-                }
-            }
+            } => self.refuse_opening(request, &tool_call_id, number, refusal),
             Waiter::Create { request, .. }
             | Waiter::Describe { request, .. }
             | Waiter::Patch { request, .. } => {
@@ -820,10 +810,15 @@ impl Room {
             return;
         }
         self.to_reload.remove(&id);
-        self.fetch(
-            Fetch::DocumentById { document: id },
-            Fetched::Reload { document: id },
-        );
+        let bytes = self
+            .documents
+            .get(id)
+            .map_or(0, |document| document.stored.bytes());
+        let fetch = Fetch::DocumentById {
+            document: id,
+            bytes,
+        };
+        self.fetch(fetch, Fetched::Reload { document: id });
     }
 
     /// Something has reached the disk: documents that waited for it are read again.

@@ -55,12 +55,21 @@ pub(super) enum SyncCall {
     #[default]
     AwaitingStart,
     Opening {
+        /// Tells the call from others that have its id before or after it.
+        number: u64,
         early: Vec<(Request, Content, Held)>,
     },
     Open {
         document: DocumentId,
         stream: StreamId,
     },
+}
+
+impl SyncCall {
+    /// Whether it is the call with this number, and waits for its document.
+    pub(super) fn is_opening(&self, number: u64) -> bool {
+        matches!(self, Self::Opening { number: own, .. } if *own == number)
+    }
 }
 
 impl Room {
@@ -115,7 +124,7 @@ impl Room {
         };
         match call {
             SyncCall::AwaitingStart => self.start_sync(request, tool_call_id, chunk),
-            SyncCall::Opening { early }
+            SyncCall::Opening { early, .. }
                 if early.is_empty()
                     || early.len() < EARLY_CHUNKS
                         && early_bytes(early) + self.held.bytes() <= EARLY_BYTES =>
@@ -173,11 +182,15 @@ impl Room {
             let file = start.schema_path.as_ref();
             file.map_or(Ok(()), |file| self.may_use_schema(request, file.as_str()))
         });
+        let number = self.number();
         let Some(participant) = self.participants.get_mut(&request.conn) else {
             return;
         };
         if let Some(Call::Sync(call)) = participant.calls.get_mut(tool_call_id) {
-            *call = SyncCall::Opening { early: Vec::new() };
+            *call = SyncCall::Opening {
+                number,
+                early: Vec::new(),
+            };
         }
         let tool_call_id = tool_call_id.to_owned();
         let held = self.take_held();
@@ -187,6 +200,7 @@ impl Room {
                 _held: held,
                 request,
                 tool_call_id,
+                number,
                 start,
                 may_create,
                 overtaken: None,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use meshagent_protocol::Content;
 use meshagent_store::DocumentId;
 
+use super::downloads::DownloadId;
 use super::opening::Waiter;
 use super::{Conn, Refusal, Request, Room};
 use crate::ledger::{Account, Charge, Held, Kind, Wanted};
@@ -32,8 +33,7 @@ pub(super) enum Waiting {
         _wanted: Option<Wanted>,
     },
     Download {
-        conn: Conn,
-        tool_call_id: String,
+        download: DownloadId,
         /// It is memory that it waits for.
         _wanted: Option<Wanted>,
     },
@@ -54,7 +54,7 @@ impl Waiting {
     pub(super) fn conn(&self) -> Conn {
         match self {
             Self::Document { waiter, .. } => waiter.conn(),
-            Self::Download { conn, .. } => *conn,
+            Self::Download { download, .. } => download.conn,
             Self::List { request, .. } | Self::Enable { request, .. } => request.conn,
         }
     }
@@ -184,11 +184,7 @@ impl Room {
             }
             match waiting {
                 Waiting::Document { path, waiter, .. } => self.with_document(&path, *waiter),
-                Waiting::Download {
-                    conn, tool_call_id, ..
-                } => {
-                    self.retry_download(conn, &tool_call_id);
-                }
+                Waiting::Download { download, .. } => self.retry_download(&download),
                 Waiting::List { request, path, .. } => self.list_when_there_is_room(request, path),
                 Waiting::Enable { request, .. } => self.enable_when_there_is_room(request),
             }
@@ -210,6 +206,7 @@ fn lighten(waiter: Waiter, account: &Arc<Account>) -> Waiter {
         Waiter::Open {
             request,
             tool_call_id,
+            number,
             mut start,
             mut may_create,
             overtaken,
@@ -225,6 +222,7 @@ fn lighten(waiter: Waiter, account: &Arc<Account>) -> Waiter {
             Waiter::Open {
                 request,
                 tool_call_id,
+                number,
                 start,
                 may_create,
                 overtaken,

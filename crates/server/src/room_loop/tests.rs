@@ -9,7 +9,7 @@ use meshagent_document::{MeshDocument, MeshSchema, Target};
 use meshagent_protocol::{
     ApiScope, ClientToServer, Content, Control, Envelope, Invoke, ServerToClient,
 };
-use meshagent_store::{MemoryStore, RoomId, Store as _, Write};
+use meshagent_store::{MemoryStore, RoomId, Store as _, StoreError, Write, WriteError};
 use serde_json::json;
 
 use super::*;
@@ -159,7 +159,7 @@ impl World {
                 }
                 Next::Wait { goes_on, .. } => {
                     if let Some((number, result)) = fetched.pop_front() {
-                        self.room.fetched(number, result);
+                        self.room.fetched(number, result.into());
                     } else if let Some(result) = committed.pop_front() {
                         self.room
                             .committed(result.map_err(Arc::new), Duration::ZERO);
@@ -663,4 +663,52 @@ fn who_touched_much_waits_for_what_the_disk_had_to_do() {
     world.room.receive(Vec::new());
     assert_eq!(world.run_at(4 * SECOND, &store, Duration::ZERO), 1);
     assert_eq!(answers(&mover, &other), (0, 2));
+}
+
+/// A room is cut short when it has the answer of the store and did not handle it. What is staged may build on what the
+/// store refused.
+#[test]
+fn what_builds_on_a_refused_batch_is_not_handed_on_at_the_end() {
+    let down = || StoreError::Unavailable("the disk is gone".into());
+    let refused = || Err(WriteError::IntoItself);
+    let answers: [(BatchResult, usize); 3] = [
+        (Err(Arc::new(down())), 0),
+        (Ok(vec![refused()]), 0),
+        (
+            Ok(vec![Ok(Written::Deleted {
+                entries: Vec::new(),
+            })]),
+            1,
+        ),
+    ];
+    for (answer, expected) in answers {
+        let case = format!("{answer:?}");
+        let mut world = World::new();
+        let member = world.join("member");
+        let delete = |path: &str| {
+            ClientToServer::Invoke(Invoke {
+                toolkit: "storage".to_owned(),
+                tool: "delete".to_owned(),
+                arguments: Content::Json(json!({ "path": path })),
+                tool_call_id: None,
+                participant_id: None,
+                on_behalf_of_id: None,
+            })
+        };
+        let mut batches = Vec::new();
+        for path in ["one", "two"] {
+            world.say(&member, delete(path));
+            loop {
+                match world.room.next(Timestamp(0)) {
+                    Next::Work { .. } => world.room.work(Timestamp(0), || Duration::ZERO),
+                    Next::Commit(writes) => batches.push(writes),
+                    Next::Wait { goes_on: true, .. } => world.room.go_on(),
+                    _ => break,
+                }
+            }
+        }
+        assert_eq!(batches.len(), 1, "the second waits for the first");
+        world.room.committed(answer, Duration::ZERO);
+        assert_eq!(world.room.take_writes().len(), expected, "{case}");
+    }
 }

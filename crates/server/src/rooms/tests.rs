@@ -1,5 +1,8 @@
 //! The tasks of rooms, seen from outside: what one costs the others when it panics or has heavy work to do.
 
+mod reading;
+
+use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc;
 
 use bytes::Bytes;
@@ -15,13 +18,16 @@ use serde_json::{Value, json};
 use super::*;
 use crate::outbox::Outbox;
 
-/// A store whose commits wait for a word each, and its opening of files for a common one; they go on when nobody can
+/// A store whose commits wait for a word each, and its opening of files, and of documents, for a common one; they go on when nobody can
 /// give it any more.
 #[derive(Debug)]
 struct Held {
     inner: MemoryStore,
     go_on: Mutex<mpsc::Receiver<()>>,
     files: tokio::sync::RwLock<()>,
+    documents: tokio::sync::RwLock<()>,
+    /// How often a document was asked for.
+    loads: AtomicUsize,
 }
 
 impl Store for Held {
@@ -44,6 +50,8 @@ impl Store for Held {
     }
 
     fn load(&self, room: &RoomId, path: &str) -> Result<Option<StoredDocument>, StoreError> {
+        let _word = self.documents.blocking_read();
+        self.loads.fetch_add(1, Ordering::SeqCst);
         self.inner.load(room, path)
     }
 
@@ -202,6 +210,8 @@ async fn a_room_that_panics_starts_anew_and_others_do_not_notice() {
         inner: MemoryStore::new(),
         go_on: Mutex::new(go_on),
         files: tokio::sync::RwLock::default(),
+        documents: tokio::sync::RwLock::default(),
+        loads: AtomicUsize::new(0),
     });
     let metrics = Arc::new(Metrics::new());
     let (committer, thread) = Committer::start(Arc::clone(&store), Arc::clone(&metrics)).unwrap();
@@ -287,13 +297,18 @@ impl Server {
     }
 
     fn start_on(store: Arc<dyn Store>) -> Self {
+        Self::start_with(store, Config::default())
+    }
+
+    fn start_with(store: Arc<dyn Store>, config: Config) -> Self {
+        let usage = Usage::new(0, &config.limits);
         let metrics = Arc::new(Metrics::new());
         let (committer, thread) =
             Committer::start(Arc::clone(&store), Arc::clone(&metrics)).unwrap();
         let (stopping, killed) = (CancellationToken::new(), CancellationToken::new());
         let rooms = Rooms::new(
             "project",
-            Arc::new(Config::default()),
+            Arc::new(config),
             Arc::clone(&metrics),
             store,
             committer,
@@ -301,7 +316,7 @@ impl Server {
             Ids::from_seed([1; 32]),
             stopping.clone(),
             killed.clone(),
-            Usage::new(0, &Config::default().limits),
+            usage,
         );
         Self {
             rooms: Arc::new(rooms),
@@ -479,6 +494,8 @@ async fn files_that_take_long_to_open_keep_no_other_read_waiting() {
         inner: MemoryStore::new(),
         go_on: Mutex::new(go_on),
         files: tokio::sync::RwLock::default(),
+        documents: tokio::sync::RwLock::default(),
+        loads: AtomicUsize::new(0),
     });
     let server = Server::start_on(Arc::<Held>::clone(&store));
     let put = |room: &str| Write::PutFile {
@@ -565,6 +582,8 @@ async fn who_uploads_is_not_dropped_for_a_disk_that_takes_its_time() {
         inner: MemoryStore::new(),
         go_on: Mutex::new(go_on),
         files: tokio::sync::RwLock::default(),
+        documents: tokio::sync::RwLock::default(),
+        loads: AtomicUsize::new(0),
     });
     let metrics = Arc::new(Metrics::new());
     let (committer, thread) = Committer::start(Arc::clone(&store), Arc::clone(&metrics)).unwrap();

@@ -290,7 +290,7 @@ fn a_close_says_what_was_not_kept() {
     world.settle();
     let (status, message) = close(&mut world, &reader, "r");
     assert!(status == 1007 && message.contains("read-only"), "{message}");
-    assert_eq!(close_of_unknown(&mut world, &reader), Some(1002));
+    assert_eq!(close_of_unknown(&mut world, &reader), Some(1006));
 }
 
 fn close_of_unknown(world: &mut World, client: &Client) -> Option<i64> {

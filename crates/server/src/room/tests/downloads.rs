@@ -370,3 +370,66 @@ fn files_are_opened_one_at_a_time_for_a_connection() {
     }
     assert_eq!(other.answer(others), Content::Empty);
 }
+
+/// A client may use a call's id again when the call has ended.
+#[test]
+fn a_download_gets_nothing_of_the_one_before_with_its_id() {
+    // What is read for the first download when the second begins: its file is opened, a part is read, or it is looked
+    // what stands there instead of a file.
+    for (path, pulls, steps) in [
+        ("first", false, 0),
+        ("first", true, 0),
+        ("missing", false, 1),
+    ] {
+        let mut world = World::new();
+        let client = world.join("client");
+        put(&world, "first", &content(1, 1_000));
+        put(&world, "second", &content(2, 1_000));
+        let open = || invoke("storage", "download", Content::Control(Control::Open), "d");
+        let start_of = |path: &str| binary(json!({ "kind": "start", "path": path }));
+        world.send(&client, open());
+        world.chunk(&client, "d", start_of(path));
+        if pulls {
+            world.settle();
+            pull(&mut world, &client, "d");
+        }
+        let mut reading = world.room.poll_action();
+        for _ in 0..steps {
+            let Some(Action::Fetch(number, fetch)) = reading else {
+                panic!("{reading:?}")
+            };
+            let result = world.read(fetch);
+            world.room.handle_fetched(number, result, world.now);
+            reading = world.room.poll_action();
+        }
+        world.chunk(&client, "d", Content::Control(Control::close()));
+        world.send(&client, open());
+        world.chunk(&client, "d", start_of("second"));
+        if pulls {
+            world.settle();
+            pull(&mut world, &client, "d");
+        }
+        if pulls {
+            client.take();
+        }
+        let Some(Action::Fetch(number, fetch)) = reading else {
+            panic!("{reading:?}")
+        };
+        let result = world.read(fetch);
+        world.room.handle_fetched(number, result, world.now);
+        world.settle();
+        if !pulls {
+            pull(&mut world, &client, "d");
+            world.settle();
+        }
+        let case = format!("{path}, {pulls}");
+        let chunks = client.chunks("d");
+        assert!(data(&chunks) == content(2, 1_000), "{case}");
+        let failed = chunks.iter().find(|chunk| code(chunk).is_some());
+        assert_eq!(failed, None, "{case}");
+        let starts = chunks.iter().filter(
+            |chunk| matches!(chunk, Content::Binary { headers, .. } if headers["kind"] == "start"),
+        );
+        assert_eq!(starts.count(), usize::from(!pulls), "{case}");
+    }
+}

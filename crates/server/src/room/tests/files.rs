@@ -145,7 +145,7 @@ fn deleting_and_moving_a_document_ends_its_streams_with_a_close() {
         &super::Editor::new(1).append("body", "late"),
     );
     world.settle();
-    assert_eq!(code(&client.answer(update)), Some(1002), "the call is over");
+    assert_eq!(code(&client.answer(update)), Some(1006), "the call is over");
     let exists = |world: &mut World, path: &str| {
         world.call(&client, "storage", "exists", json!({ "path": path }))
             == Content::Json(json!({ "exists": true }))

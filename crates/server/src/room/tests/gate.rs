@@ -324,7 +324,7 @@ fn requests_that_fit_nothing_cost_only_themselves() {
     let not_streamed = world.invoke(&client, "sync", "open", json!({ "path": "a.document" }));
     assert_eq!(code(&client.answer(not_streamed)), Some(1002));
     let no_call = world.update(&client, "nobody", b"");
-    assert_eq!(code(&client.answer(no_call)), Some(1002));
+    assert_eq!(code(&client.answer(no_call)), Some(1006));
     let second_start = world.begin_open(&client, "c", json!({ "path": "b.document" }));
     let answers = client.take();
     let refused = answers.iter().filter(

@@ -478,3 +478,24 @@ fn a_move_tells_at_the_close_what_was_refused() {
         }
     }
 }
+
+/// A chunk may cross the close. Its sender has to learn that it may send the edit again, where the document is by then:
+/// 1002 would say that a retry does not help.
+#[test]
+fn what_crosses_the_close_of_a_moved_document_may_be_sent_again() {
+    // More than a connection's ended calls that are kept in mind.
+    const CALLS: usize = 100;
+    let mut world = world();
+    let (author, mover) = (world.join("author"), world.join("mover"));
+    for call in 0..CALLS {
+        let path = format!("folder/{call}.document");
+        world.open(&author, &call.to_string(), json!({ "path": path }));
+    }
+    rename(&mut world, &mover, "folder", "other");
+    world.settle();
+    for call in 0..CALLS {
+        let late = Editor::new(1).append("body", "late");
+        let sent = world.update(&author, &call.to_string(), &late);
+        assert_eq!(code(&author.answer(sent)), Some(1006), "call {call}");
+    }
+}

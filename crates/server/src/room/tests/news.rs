@@ -94,3 +94,28 @@ fn a_folder_with_much_in_it_is_told_of_in_slices_and_encoded_once() {
         assert_eq!(encoded(other), encoded(&told[0]));
     }
 }
+
+/// The disk may take longer than whoever asked stays.
+#[test]
+fn news_of_who_has_left_are_charged_to_the_server() {
+    let mut world = World::new();
+    let (mover, listener) = (world.join("mover"), world.join("listener"));
+    let file = Write::PutFile {
+        room: RoomId::new("project", "room"),
+        path: "ä".to_owned(),
+        data: "x".into(),
+        mime_type: String::new(),
+        overwrite: false,
+        at: world.now,
+    };
+    world.store.commit(&[file]).unwrap();
+    world.invoke(&mover, "storage", "delete", json!({ "path": "ä" }));
+    world.run();
+    world.leave(&mover);
+    world.settle();
+    assert!(world.room.usage.shared_bytes() > 0);
+    let heard = heard(&listener);
+    assert_eq!(heard.len(), 1);
+    drop(heard);
+    assert_eq!(world.room.usage.shared_bytes(), 0);
+}

@@ -5,7 +5,9 @@ use meshagent_document::MeshSchema;
 use meshagent_store::{RoomId, Store as _, Write};
 use serde_json::json;
 
-use super::{Action, Content, Editor, Fetch, FetchResult, World, code, count, shown, text};
+use super::{
+    Action, Content, Control, Editor, Fetch, FetchResult, Seen, World, code, count, shown, text,
+};
 use crate::ledger::Kind;
 
 #[test]
@@ -116,9 +118,9 @@ fn racing_creators_get_one_document() {
     let seen = two.take();
     assert!(
         seen.iter()
-            .any(|seen| matches!(seen, super::Seen::Chunk(_, Content::Binary { .. })))
+            .any(|seen| matches!(seen, Seen::Chunk(_, Content::Binary { .. })))
     );
-    assert!(seen.iter().any(|seen| matches!(seen, super::Seen::Answer(id, content) if *id == create && code(content) == Some(1004))));
+    assert!(seen.iter().any(|seen| matches!(seen, Seen::Answer(id, content) if *id == create && code(content) == Some(1004))));
     world.update(&one, "s", &Editor::new(1).append("body", "one"));
     world.settle();
     assert_eq!(count(&two.changes("s"), "one"), 1);
@@ -135,7 +137,7 @@ fn a_document_is_let_go_after_its_last_reader_and_comes_back_the_same() {
         world.settle();
     }
     assert_eq!(world.metric("meshagent_documents"), 1);
-    world.chunk(&client, "c", Content::Control(super::Control::close()));
+    world.chunk(&client, "c", Content::Control(Control::close()));
     world.pass_seconds(20);
     assert_eq!(
         world.metric("meshagent_documents"),
@@ -175,15 +177,15 @@ fn a_close_while_the_document_is_being_read_is_answered() {
     let Some(Action::Fetch(number, Fetch::Document { .. })) = world.room.poll_action() else {
         panic!("the document is read first")
     };
-    let close = world.chunk(&client, "c", Content::Control(super::Control::close()));
+    let close = world.chunk(&client, "c", Content::Control(Control::close()));
     let seen = client.take();
     assert!(
         seen.iter()
-            .any(|seen| matches!(seen, super::Seen::Answer(id, Content::Empty) if *id == close))
+            .any(|seen| matches!(seen, Seen::Answer(id, Content::Empty) if *id == close))
     );
     assert!(seen.iter().any(|seen| matches!(
         seen,
-        super::Seen::Chunk(_, Content::Control(super::Control::Close { .. }))
+        Seen::Chunk(_, Content::Control(Control::Close { .. }))
     )));
     let nothing = Ok(FetchResult::Document(None));
     world.room.handle_fetched(number, nothing, world.now);
@@ -276,7 +278,7 @@ fn the_identity_of_a_document_is_its_own_whatever_its_id() {
         world.settle();
         let seen = client.take();
         let answer = seen.iter().find_map(|seen| match seen {
-            super::Seen::Answer(id, Content::Json(json)) if *id == asked => Some(json),
+            Seen::Answer(id, Content::Json(json)) if *id == asked => Some(json),
             _ => None,
         });
         let identity = answer.unwrap()["identity"].as_str().unwrap().to_owned();
@@ -308,4 +310,47 @@ fn put_file(world: &mut World, path: &str, data: Bytes) {
         at: world.now,
     };
     world.store.commit(&[write]).unwrap().remove(0).unwrap();
+}
+
+/// A client may use a call's id again when the call has ended. What was asked for in the first call does not become
+/// the second one's.
+#[test]
+fn a_call_gets_nothing_of_the_one_before_with_its_id() {
+    for path in ["first.document", "missing.document"] {
+        let mut world = World::new();
+        let client = world.join("client");
+        for path in ["first.document", "second.document"] {
+            let input = json!({ "path": path, "json": { "document": { "content": [] } } });
+            let created = world.call(&client, "sync", "create", input);
+            assert_eq!(created, Content::Empty);
+        }
+        world.unload();
+        let start = json!({ "path": path, "create": false });
+        let first = world.begin_open(&client, "c", start);
+        let Some(Action::Fetch(number, fetch)) = world.room.poll_action() else {
+            panic!("it is read")
+        };
+        world.chunk(&client, "c", Content::Control(Control::close()));
+        let second = world.begin_open(&client, "c", json!({ "path": "second.document" }));
+        let early = world.update(&client, "c", &Editor::new(1).append("body", "early"));
+        let result = world.read(fetch);
+        world.room.handle_fetched(number, result, world.now);
+        let is_answer = |seen: &Seen, to: u64| matches!(seen, Seen::Answer(id, _) if *id == to);
+        let mut seen = client.take();
+        assert!(seen.iter().any(|seen| is_answer(seen, first)), "{path}");
+        for request in [second, early] {
+            let answered = seen.iter().any(|seen| is_answer(seen, request));
+            assert!(!answered, "{path}: {seen:?}");
+        }
+        world.settle();
+        seen.extend(client.take());
+        for request in [second, early] {
+            let answered = Seen::Answer(request, Content::Empty);
+            assert!(seen.contains(&answered), "{path}: {seen:?}");
+        }
+        for (path, expected) in [("first.document", 0), ("second.document", 1)] {
+            let state = world.open(&client, path, json!({ "path": path }));
+            assert_eq!(count(&[state], "early"), expected, "{path}");
+        }
+    }
 }

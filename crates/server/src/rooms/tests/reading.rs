@@ -1,0 +1,145 @@
+//! What was read from the store and is not handled: how much of it a room has, however slow its turns are.
+
+use std::sync::atomic::AtomicUsize;
+
+use meshagent_document::{MeshDocument, MeshSchema};
+use meshagent_store::RoomId;
+use serde_json::json;
+
+use super::*;
+use crate::ledger::Kind;
+
+const KIB: usize = 1 << 10;
+/// Rounds of another room's reads: each goes through the lines that the reads in question stand in.
+const ROUNDS: u64 = 200;
+
+/// A document in a room of the store, of about so many bytes.
+fn put_document(store: &MemoryStore, path: &str, bytes: usize) {
+    let schema = MeshSchema::builtin("document").unwrap();
+    let mut document = MeshDocument::new(schema.clone(), 1);
+    let text = "é".repeat(bytes / 2);
+    let json = json!({ "document": { "content": [{ "body": { "text": text } }] } });
+    document
+        .insert_json(&json, &mut || "id".to_owned())
+        .unwrap();
+    let write = Write::CreateDocument {
+        room: RoomId::new("project", "a"),
+        path: path.to_owned(),
+        schema: schema.to_json().to_string(),
+        state: document.encode_state().into(),
+        contributions: Vec::new(),
+        at: now(),
+    };
+    store.commit(&[write]).unwrap().remove(0).unwrap();
+}
+
+/// Fills the heavy-work pool until the sender is dropped.
+fn fill_pool(server: &Server) -> mpsc::Sender<()> {
+    let places = std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .saturating_sub(1)
+        .max(1);
+    let (end, ended) = mpsc::channel();
+    let ended = Arc::new(Mutex::new(ended));
+    let begun = Arc::new(AtomicUsize::new(0));
+    for _ in 0..places {
+        let (rooms, metrics) = (Arc::clone(&server.rooms), Arc::clone(&server.metrics));
+        let (ended, begun) = (Arc::clone(&ended), Arc::clone(&begun));
+        tokio::spawn(async move {
+            let work = || {
+                begun.fetch_add(1, Ordering::SeqCst);
+                let _: Result<(), _> = ended.lock().unwrap().recv();
+            };
+            rooms.lane().run(usize::MAX, &metrics, work).await;
+        });
+    }
+    while begun.load(Ordering::SeqCst) < places.min(1) {
+        std::thread::yield_now();
+    }
+    end
+}
+
+/// Has documents of these sizes read while the room can't handle them; returns how many the store gave at once, and
+/// lets all be answered.
+async fn read_at_once(max_held_bytes: usize, sizes: &[usize]) -> usize {
+    let (word, go_on) = mpsc::channel();
+    drop(word);
+    let store = Arc::new(Held {
+        inner: MemoryStore::new(),
+        go_on: Mutex::new(go_on),
+        files: tokio::sync::RwLock::default(),
+        documents: tokio::sync::RwLock::default(),
+        loads: AtomicUsize::new(0),
+    });
+    for (number, bytes) in sizes.iter().enumerate() {
+        put_document(&store.inner, &format!("{number}.document"), *bytes);
+    }
+    let mut config = Config::default();
+    config.limits.max_held_bytes = max_held_bytes;
+    let server = Server::start_with(Arc::<Held>::clone(&store), config);
+    let (asker, other) = (
+        join(&server.rooms, "a").await,
+        join(&server.rooms, "b").await,
+    );
+    let end = fill_pool(&server);
+    // All are asked for before the first is there.
+    let shut = store.documents.write().await;
+    let loads = || store.loads.load(Ordering::SeqCst);
+    for (id, number) in (1_000..).zip(0..sizes.len()) {
+        let path = format!("{number}.document");
+        // Its answer is short, so that nobody has to read it.
+        let nothing = json!({ "path": path, "patch": [], "dry_run": true });
+        asker.ask(id, "patch", nothing).await;
+    }
+    asker.ask(1, "nothing", json!({})).await;
+    assert!(asker.answer(1).await.is_some());
+    drop(shut);
+    for id in 0..ROUNDS {
+        let missing = json!({ "path": "missing.document" });
+        other.ask(id, "describe", missing).await;
+        assert!(other.answer(id).await.is_some());
+    }
+    let others = usize::try_from(ROUNDS).unwrap();
+    let at_once = loads() - others;
+    let usage = Arc::clone(&server.rooms.usage);
+    let charged = || usage.ledger().held_of(Kind::Read);
+    let smallest = sizes.iter().min().unwrap();
+    assert!(
+        charged() >= at_once * smallest,
+        "{} for {at_once}",
+        charged()
+    );
+    drop(end);
+    let mut answers = 0;
+    while answers < sizes.len() {
+        for (item, _) in asker.outbox.take().await.unwrap() {
+            if let Some(ServerToClient::Response { content, .. }) = item.into_message() {
+                assert!(matches!(content, Content::Json(_)), "{content:?}");
+                answers += 1;
+            }
+        }
+    }
+    assert_eq!(loads(), others + sizes.len());
+    drop((asker, other, store));
+    server.end().await;
+    assert_eq!(charged(), 0);
+    at_once
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn few_reads_wait_for_a_room_that_is_slow() {
+    let at_once = read_at_once(256 << 20, &[200 * KIB; 40]).await;
+    assert!((1..=4).contains(&at_once), "{at_once}");
+}
+
+/// An eighth of what the server may hold; what is larger is read alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_read_for_a_room_that_is_slow_has_a_bound_in_bytes() {
+    for first in [600, 1_500] {
+        let mut sizes = [600 * KIB; 6];
+        sizes[0] = first * KIB;
+        sizes[4] = 2_000 * KIB;
+        let at_once = read_at_once(8 << 20, &sizes).await;
+        assert_eq!(at_once, 1, "{first}");
+    }
+}
