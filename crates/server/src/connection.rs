@@ -120,6 +120,7 @@ pub(crate) async fn run(
         shared,
         message_rate: Rate::new(shared.config.limits.max_messages_per_second, BURST),
         byte_rate: Rate::new(shared.config.limits.max_bytes_per_second, BURST),
+        frame_bytes: 0,
         charge: account.empty(Kind::Received),
         account: &account,
         scope: &scope,
@@ -232,6 +233,9 @@ impl Turn {
 
 /// Reads until the connection ends, handing each packet to the intake.
 async fn read_all(stream: &mut ReadHalf<'_>, intake: &mut Intake<'_>, silence: Duration) -> End {
+    // One timer for all reads. It only has to be early enough: a timer of its own for each read would cost more than
+    // most reads.
+    let mut timer = std::pin::pin!(tokio::time::sleep(silence));
     loop {
         // What a packet takes is taken while there is one: most connections are idle most of the time.
         let came = Instant::now();
@@ -243,21 +247,29 @@ async fn read_all(stream: &mut ReadHalf<'_>, intake: &mut Intake<'_>, silence: D
         intake.pace.pause(heard - came);
         intake.kept_waiting = intake.account.kept_waiting();
         loop {
-            let patience = intake.patience(silence.saturating_sub(heard.elapsed()));
-            match tokio::time::timeout(patience, intake.frames.receive(stream)).await {
-                Ok(Ok(bytes)) => {
+            let until = intake.next_check(heard + silence);
+            if until < timer.deadline() || timer.is_elapsed() {
+                timer.as_mut().reset(until);
+            }
+            let received = tokio::select! {
+                biased;
+                received = intake.frames.receive(stream) => Some(received),
+                () = &mut timer => None,
+            };
+            match received {
+                Some(Ok(bytes)) => {
                     intake.arrived(bytes).await;
                     break;
                 }
-                Ok(Err(error)) => {
+                Some(Err(error)) => {
                     tracing::debug!(%error, "connection ended");
                     return End::Lost;
                 }
-                Err(_) if heard.elapsed() >= silence => {
+                None if heard.elapsed() >= silence => {
                     tracing::info!("a peer was silent for too long; connection dropped");
                     return End::Lost;
                 }
-                Err(_) => {
+                None => {
                     if let Some(end) = intake.late() {
                         return end;
                     }
@@ -288,6 +300,8 @@ struct Intake<'a> {
     shared: &'a Shared,
     message_rate: Rate,
     byte_rate: Rate,
+    /// What the frames of the last bytes count for. It is added to the next ones: a read holds a bounded number.
+    frame_bytes: usize,
     account: &'a Arc<Account>,
     /// What its token allows.
     scope: &'a ApiScope,
@@ -302,17 +316,16 @@ struct Intake<'a> {
 }
 
 impl Intake<'_> {
-    /// How long the next bytes are waited for before it is looked at what the peer does: `silence` at most.
-    fn patience(&self, silence: Duration) -> Duration {
-        let now = Instant::now();
-        let mut patience = silence;
+    /// When to check what the peer does if nothing has arrived by then: at `latest` in any case.
+    fn next_check(&self, latest: Instant) -> Instant {
+        let mut next = latest;
         if let Some(deadline) = self.deadline {
-            patience = patience.min(deadline.saturating_duration_since(now));
+            next = next.min(deadline);
         }
         if self.holds() {
-            patience = patience.min(self.pace.ends().saturating_duration_since(now));
+            next = next.min(self.pace.ends());
         }
-        patience
+        next
     }
 
     /// Why reading ends, if the message under way should be complete by now.
@@ -336,7 +349,8 @@ impl Intake<'_> {
     async fn arrived(&mut self, bytes: usize) {
         let came = Instant::now();
         self.pace.add(bytes);
-        self.keep_pace(bytes).await;
+        let frame_bytes = std::mem::take(&mut self.frame_bytes);
+        self.keep_pace(bytes + frame_bytes).await;
         self.turn.take(bytes).await;
         self.pace.pause(came.elapsed());
         self.excuse(came);
@@ -400,7 +414,7 @@ impl Intake<'_> {
 
     /// Takes one packet. `Err` when the room is gone.
     async fn packet(&mut self, packet: &[u8]) -> Result<(), ()> {
-        self.keep_pace(FRAME_BYTES).await;
+        self.frame_bytes += FRAME_BYTES;
         let (input, bytes, parsed) = match self.packets.handle_packet(packet) {
             Ok(None) if self.packets.is_assembling() => {
                 self.begin_or_go_on(0).await;
@@ -413,7 +427,6 @@ impl Intake<'_> {
                 return Ok(());
             }
             Ok(Some(message)) => {
-                self.charge.cover(message.body.len()).await;
                 let Some(read) = self.read(message).await else {
                     self.deadline = None;
                     self.charge = self.account.empty(Kind::Received);
@@ -473,8 +486,8 @@ impl Intake<'_> {
         self.excuse(asked);
     }
 
-    /// Reads a message, if it is one to be read: first come the rights, then the memory, then the values. `None` if
-    /// nobody learns of it.
+    /// Parses a message, if its sender may have it parsed: first come the rights, then the memory, then the values.
+    /// `None` if the message is dropped without an answer.
     async fn read(&mut self, message: Message) -> Option<(RoomInput, usize, Charge)> {
         let Shared {
             metrics,
@@ -483,13 +496,21 @@ impl Intake<'_> {
             ..
         } = self.shared;
         metrics.messages_received.inc();
+        let bytes = message.body.len();
+        // The header of this form is small, and the room checks the rights of a chunk.
+        let plain = Envelope::parse_plain_chunk(&message);
+        let parsed_bytes = plain.as_ref().map_or(0, |(_, bytes)| *bytes);
+        self.charge.cover(bytes.saturating_add(parsed_bytes)).await;
         let now = Instant::now();
         let wait = self.message_rate.take(1, now).max(total_rate.take(1, now));
         if !wait.is_zero() {
             metrics.delays.inc();
             tokio::time::sleep(wait).await;
         }
-        let bytes = message.body.len();
+        if let Some((envelope, _)) = plain {
+            let input = RoomInput::Message(self.conn, envelope);
+            return Some((input, bytes, Charge::none()));
+        }
         let (lane, id) = (rooms.lane(), message.id);
         let limits = &self.shared.config.limits;
         let look = || admission::admit(&message, self.scope, limits);
