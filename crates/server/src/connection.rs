@@ -34,6 +34,8 @@ const MAX_FRAME_BYTES: usize = 4 << 20;
 /// What a frame counts for besides its bytes, and what a ping or a pong counts for, towards the bytes per second.
 const FRAME_BYTES: usize = 64;
 const CONTROL_FRAME_BYTES: usize = 1 << 10;
+/// The part of a message that is not charged while there is more to handle: what may arrive in one read.
+const SMALL_PART_BYTES: usize = 16 << 10;
 /// Bytes that a connection reads, or writes, before others have a turn on its thread.
 const TURN_BYTES: usize = 16 << 10;
 /// What the system keeps of what a peer is sent and its window has no room for. It tells of progress in steps of half of
@@ -221,13 +223,15 @@ struct Turn {
 }
 
 impl Turn {
-    /// Counts some, and lets others go first after each [`TURN_BYTES`].
-    async fn take(&mut self, bytes: usize) {
+    /// Counts some, and lets others go first after each [`TURN_BYTES`]. Returns whether it did.
+    async fn take(&mut self, bytes: usize) -> bool {
         self.bytes += bytes;
-        if self.bytes >= TURN_BYTES {
+        let is_over = self.bytes >= TURN_BYTES;
+        if is_over {
             self.bytes = 0;
             tokio::task::yield_now().await;
         }
+        is_over
     }
 }
 
@@ -236,9 +240,9 @@ async fn read_all(stream: &mut ReadHalf<'_>, intake: &mut Intake<'_>, silence: D
     // One timer for all reads. It only has to be early enough: a timer of its own for each read would cost more than
     // most reads.
     let mut timer = std::pin::pin!(tokio::time::sleep(silence));
+    let mut came = Instant::now();
     loop {
         // What a packet takes is taken while there is one: most connections are idle most of the time.
-        let came = Instant::now();
         if let Some(end) = Box::pin(intake.handle_received()).await {
             return end;
         }
@@ -258,7 +262,7 @@ async fn read_all(stream: &mut ReadHalf<'_>, intake: &mut Intake<'_>, silence: D
             };
             match received {
                 Some(Ok(bytes)) => {
-                    intake.arrived(bytes).await;
+                    came = intake.arrived(bytes).await;
                     break;
                 }
                 Some(Err(error)) => {
@@ -273,8 +277,8 @@ async fn read_all(stream: &mut ReadHalf<'_>, intake: &mut Intake<'_>, silence: D
                     if let Some(end) = intake.late() {
                         return end;
                     }
-                    // It is looked at what the peer holds.
-                    if intake.is_in_the_way() {
+                    // The peer may hold what others wait for.
+                    if intake.is_in_the_way(Instant::now()) {
                         tracing::info!(
                             "a peer holds memory that others wait for; connection dropped"
                         );
@@ -283,7 +287,7 @@ async fn read_all(stream: &mut ReadHalf<'_>, intake: &mut Intake<'_>, silence: D
                 }
             }
         }
-        if intake.is_in_the_way() {
+        if intake.is_in_the_way(came) {
             tracing::info!("a peer holds memory that others wait for; connection dropped");
             return End::Lost;
         }
@@ -345,15 +349,24 @@ impl Intake<'_> {
     }
 
     /// So many bytes came, whatever they are. Makes a peer wait that sends faster than agreed, and lets others have
-    /// their turn.
-    async fn arrived(&mut self, bytes: usize) {
+    /// their turn. Returns the time after that.
+    async fn arrived(&mut self, bytes: usize) -> Instant {
         let came = Instant::now();
         self.pace.add(bytes);
         let frame_bytes = std::mem::take(&mut self.frame_bytes);
-        self.keep_pace(bytes + frame_bytes).await;
-        self.turn.take(bytes).await;
-        self.pace.pause(came.elapsed());
-        self.excuse(came);
+        let wait = self.byte_rate.take(bytes + frame_bytes, came);
+        let has_waited = !wait.is_zero();
+        if has_waited {
+            self.shared.metrics.delays.inc();
+            tokio::time::sleep(wait).await;
+        }
+        if self.turn.take(bytes).await || has_waited {
+            let now = Instant::now();
+            self.pace.pause(now - came);
+            self.excuse(came);
+            return now;
+        }
+        came
     }
 
     /// Whether the server holds a part of something for the peer, and waits for the rest.
@@ -362,14 +375,14 @@ impl Intake<'_> {
     }
 
     /// Whether that keeps others waiting, and the peer sent little for a while.
-    fn is_in_the_way(&mut self) -> bool {
+    fn is_in_the_way(&mut self, now: Instant) -> bool {
         let holds = self.holds();
         // Nor is the time for which its room had what came and did not handle it.
         let kept_waiting = self.account.kept_waiting();
         let more = kept_waiting.saturating_sub(self.kept_waiting);
         self.kept_waiting = kept_waiting;
         self.pace.pause(more);
-        self.pace.is_in_the_way(self.account, 0, 0) && holds
+        self.pace.is_in_the_way(self.account, 0, 0, now) && holds
     }
 
     /// Takes all that arrived. Returns why reading ends, if it does.
@@ -408,6 +421,8 @@ impl Intake<'_> {
         }
         if self.frames.is_within_message() {
             self.begin_or_go_on(self.frames.held_bytes()).await;
+        } else if self.packets.is_assembling() {
+            self.begin_or_go_on(0).await;
         }
         self.late()
     }
@@ -417,7 +432,10 @@ impl Intake<'_> {
         self.frame_bytes += FRAME_BYTES;
         let (input, bytes, parsed) = match self.packets.handle_packet(packet) {
             Ok(None) if self.packets.is_assembling() => {
-                self.begin_or_go_on(0).await;
+                // A small part is charged when all that arrived is handled: mostly the rest is there as well.
+                if self.packets.held_bytes() > self.charge.bytes() + SMALL_PART_BYTES {
+                    self.begin_or_go_on(0).await;
+                }
                 return Ok(());
             }
             Ok(None) => {
@@ -688,7 +706,10 @@ impl Taking<'_> {
             }
             self.pace.add(self.taken.bytes());
             let queued = self.outbox.queued_bytes();
-            if self.pace.is_in_the_way(self.account, queued, item) {
+            if self
+                .pace
+                .is_in_the_way(self.account, queued, item, Instant::now())
+            {
                 tracing::info!(
                     "a peer does not take what others need the memory of; connection dropped"
                 );
