@@ -7,6 +7,7 @@ use crate::content::Content;
 use crate::field::{Fields, InvalidField, take_object};
 use crate::message::{Body, InvalidMessage, parse_body};
 use crate::packet::{Message, MessageId};
+use crate::plain_chunk;
 use crate::trace::TraceParent;
 
 /// A client's message with its id and trace context.
@@ -72,6 +73,17 @@ pub struct Invoke {
 }
 
 impl Envelope {
+    /// Parses a message if it is the chunk that an editing client sends with each update: binary,
+    /// with a `kind` and no other header. Returns it with an upper bound for the memory of its
+    /// parsed header in bytes.
+    ///
+    /// The limit on the header's length is so low that it may be parsed before its memory is
+    /// accounted for. The result is that of [`parse`](Self::parse); `None` means nothing but that
+    /// the message has another form.
+    pub fn parse_plain_chunk(message: &Message) -> Option<(Self, usize)> {
+        plain_chunk::parse(message)
+    }
+
     /// Parses a client's message.
     ///
     /// # Errors

@@ -122,4 +122,4 @@ pub enum InvalidField {
     },
 }
 
-const MAX_NAME_BYTES: usize = 256;
+pub(crate) const MAX_NAME_BYTES: usize = 256;

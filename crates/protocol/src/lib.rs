@@ -34,6 +34,7 @@ pub mod messaging;
 pub mod outline;
 pub mod packet;
 pub mod path;
+mod plain_chunk;
 pub mod request;
 pub mod server_to_client;
 mod shared_chunk;

@@ -93,6 +93,17 @@ impl ServerToClient {
             Self::Response { request, .. } => *request,
             _ => next_id,
         };
+        // Nearly every update is answered by this one.
+        if matches!(
+            self,
+            Self::Response {
+                content: Content::Empty,
+                ..
+            }
+        ) {
+            let body = Bytes::from_static(EMPTY_RESPONSE);
+            return Packets::new(id, self.kind(), body, Bytes::new());
+        }
         let header = match self.header() {
             Value::Object(header) => header,
             _ => Map::new(),
@@ -296,3 +307,6 @@ pub(crate) const MESSAGING: &str = "messaging.send";
 const FILE_UPDATED: &str = "storage.file.updated";
 const FILE_DELETED: &str = "storage.file.deleted";
 const FILE_MOVED: &str = "storage.file.moved";
+
+/// The body of an empty response, as [`Body`] encodes it.
+const EMPTY_RESPONSE: &[u8] = b"\0\0\0\0\0\0\0\x10{\"type\":\"empty\"}";

@@ -5,11 +5,16 @@
 #![expect(clippy::print_stdout, reason = "a failure prints its seed")]
 #![expect(clippy::format_push_string, reason = "a test may allocate")]
 
-use meshagent_protocol::{parse_json, weigh_json};
+use std::sync::Mutex;
+
+use meshagent_protocol::{Envelope, Message, MessageId, parse_json, weigh_json};
 use peak_alloc::PeakAlloc;
 
 #[global_allocator]
 static ALLOCATOR: PeakAlloc = PeakAlloc;
+
+/// Tests that measure the allocator must not overlap.
+static MEASURING: Mutex<()> = Mutex::new(());
 
 fn random(state: &mut u64, limit: usize) -> usize {
     *state ^= *state << 13;
@@ -54,6 +59,7 @@ fn any_json(state: &mut u64, levels: usize, out: &mut String) {
 
 #[test]
 fn weight_is_an_upper_bound() {
+    let _measuring = MEASURING.lock();
     let mut texts: Vec<String> = [
         "0",
         "[]",
@@ -115,6 +121,40 @@ fn weight_is_an_upper_bound() {
                 repeats || weight <= generous,
                 "{start}… takes {peak}, weighed {weight}"
             );
+        }
+    }
+}
+
+#[test]
+fn bound_of_a_plain_chunk_is_an_upper_bound() {
+    let _measuring = MEASURING.lock();
+    let ids = [
+        "c".to_owned(),
+        "ä".repeat(128),
+        r"\u00e4\n".repeat(60),
+        r"\\".repeat(256),
+    ];
+    for id in ids {
+        for kind in ["sync".to_owned(), r"\u00e4".repeat(60), "k".repeat(300)] {
+            let header = format!(
+                r#"{{"tool_call_id":"{id}","chunk":{{"type":"binary","headers":{{"kind":"{kind}"}}}}}}"#
+            );
+            let mut body = (header.len() as u64).to_be_bytes().to_vec();
+            body.extend_from_slice(header.as_bytes());
+            let message = Message {
+                id: MessageId::from(1),
+                kind: "room.tool_call_request_chunk".to_owned(),
+                body: body.into(),
+            };
+            let before = ALLOCATOR.current_usage();
+            ALLOCATOR.reset_peak_usage();
+            let parsed = Envelope::parse_plain_chunk(&message);
+            let peak = ALLOCATOR.peak_usage() - before;
+            let Some((_envelope, bound)) = parsed else {
+                assert!(header.len() > 1024, "{header}");
+                continue;
+            };
+            assert!(peak <= bound, "{header} takes {peak}, bound {bound}");
         }
     }
 }

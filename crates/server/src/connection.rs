@@ -34,6 +34,8 @@ const MAX_FRAME_BYTES: usize = 4 << 20;
 /// What a frame counts for besides its bytes, and what a ping or a pong counts for, towards the bytes per second.
 const FRAME_BYTES: usize = 64;
 const CONTROL_FRAME_BYTES: usize = 1 << 10;
+/// The part of a message that is not charged while there is more to handle: what may arrive in one read.
+const SMALL_PART_BYTES: usize = 16 << 10;
 /// Bytes that a connection reads, or writes, before others have a turn on its thread.
 const TURN_BYTES: usize = 16 << 10;
 /// What the system keeps of what a peer is sent and its window has no room for. It tells of progress in steps of half of
@@ -120,6 +122,7 @@ pub(crate) async fn run(
         shared,
         message_rate: Rate::new(shared.config.limits.max_messages_per_second, BURST),
         byte_rate: Rate::new(shared.config.limits.max_bytes_per_second, BURST),
+        frame_bytes: 0,
         charge: account.empty(Kind::Received),
         account: &account,
         scope: &scope,
@@ -220,21 +223,26 @@ struct Turn {
 }
 
 impl Turn {
-    /// Counts some, and lets others go first after each [`TURN_BYTES`].
-    async fn take(&mut self, bytes: usize) {
+    /// Counts some, and lets others go first after each [`TURN_BYTES`]. Returns whether it did.
+    async fn take(&mut self, bytes: usize) -> bool {
         self.bytes += bytes;
-        if self.bytes >= TURN_BYTES {
+        let is_over = self.bytes >= TURN_BYTES;
+        if is_over {
             self.bytes = 0;
             tokio::task::yield_now().await;
         }
+        is_over
     }
 }
 
 /// Reads until the connection ends, handing each packet to the intake.
 async fn read_all(stream: &mut ReadHalf<'_>, intake: &mut Intake<'_>, silence: Duration) -> End {
+    // One timer for all reads. It only has to be early enough: a timer of its own for each read would cost more than
+    // most reads.
+    let mut timer = std::pin::pin!(tokio::time::sleep(silence));
+    let mut came = Instant::now();
     loop {
         // What a packet takes is taken while there is one: most connections are idle most of the time.
-        let came = Instant::now();
         if let Some(end) = Box::pin(intake.handle_received()).await {
             return end;
         }
@@ -243,26 +251,34 @@ async fn read_all(stream: &mut ReadHalf<'_>, intake: &mut Intake<'_>, silence: D
         intake.pace.pause(heard - came);
         intake.kept_waiting = intake.account.kept_waiting();
         loop {
-            let patience = intake.patience(silence.saturating_sub(heard.elapsed()));
-            match tokio::time::timeout(patience, intake.frames.receive(stream)).await {
-                Ok(Ok(bytes)) => {
-                    intake.arrived(bytes).await;
+            let until = intake.next_check(heard + silence);
+            if until < timer.deadline() || timer.is_elapsed() {
+                timer.as_mut().reset(until);
+            }
+            let received = tokio::select! {
+                biased;
+                received = intake.frames.receive(stream) => Some(received),
+                () = &mut timer => None,
+            };
+            match received {
+                Some(Ok(bytes)) => {
+                    came = intake.arrived(bytes).await;
                     break;
                 }
-                Ok(Err(error)) => {
+                Some(Err(error)) => {
                     tracing::debug!(%error, "connection ended");
                     return End::Lost;
                 }
-                Err(_) if heard.elapsed() >= silence => {
+                None if heard.elapsed() >= silence => {
                     tracing::info!("a peer was silent for too long; connection dropped");
                     return End::Lost;
                 }
-                Err(_) => {
+                None => {
                     if let Some(end) = intake.late() {
                         return end;
                     }
-                    // It is looked at what the peer holds.
-                    if intake.is_in_the_way() {
+                    // The peer may hold what others wait for.
+                    if intake.is_in_the_way(Instant::now()) {
                         tracing::info!(
                             "a peer holds memory that others wait for; connection dropped"
                         );
@@ -271,7 +287,7 @@ async fn read_all(stream: &mut ReadHalf<'_>, intake: &mut Intake<'_>, silence: D
                 }
             }
         }
-        if intake.is_in_the_way() {
+        if intake.is_in_the_way(came) {
             tracing::info!("a peer holds memory that others wait for; connection dropped");
             return End::Lost;
         }
@@ -288,6 +304,8 @@ struct Intake<'a> {
     shared: &'a Shared,
     message_rate: Rate,
     byte_rate: Rate,
+    /// What the frames of the last bytes count for. It is added to the next ones: a read holds a bounded number.
+    frame_bytes: usize,
     account: &'a Arc<Account>,
     /// What its token allows.
     scope: &'a ApiScope,
@@ -302,17 +320,16 @@ struct Intake<'a> {
 }
 
 impl Intake<'_> {
-    /// How long the next bytes are waited for before it is looked at what the peer does: `silence` at most.
-    fn patience(&self, silence: Duration) -> Duration {
-        let now = Instant::now();
-        let mut patience = silence;
+    /// When to check what the peer does if nothing has arrived by then: at `latest` in any case.
+    fn next_check(&self, latest: Instant) -> Instant {
+        let mut next = latest;
         if let Some(deadline) = self.deadline {
-            patience = patience.min(deadline.saturating_duration_since(now));
+            next = next.min(deadline);
         }
         if self.holds() {
-            patience = patience.min(self.pace.ends().saturating_duration_since(now));
+            next = next.min(self.pace.ends());
         }
-        patience
+        next
     }
 
     /// Why reading ends, if the message under way should be complete by now.
@@ -332,14 +349,24 @@ impl Intake<'_> {
     }
 
     /// So many bytes came, whatever they are. Makes a peer wait that sends faster than agreed, and lets others have
-    /// their turn.
-    async fn arrived(&mut self, bytes: usize) {
+    /// their turn. Returns the time after that.
+    async fn arrived(&mut self, bytes: usize) -> Instant {
         let came = Instant::now();
         self.pace.add(bytes);
-        self.keep_pace(bytes).await;
-        self.turn.take(bytes).await;
-        self.pace.pause(came.elapsed());
-        self.excuse(came);
+        let frame_bytes = std::mem::take(&mut self.frame_bytes);
+        let wait = self.byte_rate.take(bytes + frame_bytes, came);
+        let has_waited = !wait.is_zero();
+        if has_waited {
+            self.shared.metrics.delays.inc();
+            tokio::time::sleep(wait).await;
+        }
+        if self.turn.take(bytes).await || has_waited {
+            let now = Instant::now();
+            self.pace.pause(now - came);
+            self.excuse(came);
+            return now;
+        }
+        came
     }
 
     /// Whether the server holds a part of something for the peer, and waits for the rest.
@@ -348,14 +375,14 @@ impl Intake<'_> {
     }
 
     /// Whether that keeps others waiting, and the peer sent little for a while.
-    fn is_in_the_way(&mut self) -> bool {
+    fn is_in_the_way(&mut self, now: Instant) -> bool {
         let holds = self.holds();
         // Nor is the time for which its room had what came and did not handle it.
         let kept_waiting = self.account.kept_waiting();
         let more = kept_waiting.saturating_sub(self.kept_waiting);
         self.kept_waiting = kept_waiting;
         self.pace.pause(more);
-        self.pace.is_in_the_way(self.account, 0, 0) && holds
+        self.pace.is_in_the_way(self.account, 0, 0, now) && holds
     }
 
     /// Takes all that arrived. Returns why reading ends, if it does.
@@ -394,16 +421,21 @@ impl Intake<'_> {
         }
         if self.frames.is_within_message() {
             self.begin_or_go_on(self.frames.held_bytes()).await;
+        } else if self.packets.is_assembling() {
+            self.begin_or_go_on(0).await;
         }
         self.late()
     }
 
     /// Takes one packet. `Err` when the room is gone.
     async fn packet(&mut self, packet: &[u8]) -> Result<(), ()> {
-        self.keep_pace(FRAME_BYTES).await;
+        self.frame_bytes += FRAME_BYTES;
         let (input, bytes, parsed) = match self.packets.handle_packet(packet) {
             Ok(None) if self.packets.is_assembling() => {
-                self.begin_or_go_on(0).await;
+                // A small part is charged when all that arrived is handled: mostly the rest is there as well.
+                if self.packets.held_bytes() > self.charge.bytes() + SMALL_PART_BYTES {
+                    self.begin_or_go_on(0).await;
+                }
                 return Ok(());
             }
             Ok(None) => {
@@ -413,7 +445,6 @@ impl Intake<'_> {
                 return Ok(());
             }
             Ok(Some(message)) => {
-                self.charge.cover(message.body.len()).await;
                 let Some(read) = self.read(message).await else {
                     self.deadline = None;
                     self.charge = self.account.empty(Kind::Received);
@@ -473,8 +504,8 @@ impl Intake<'_> {
         self.excuse(asked);
     }
 
-    /// Reads a message, if it is one to be read: first come the rights, then the memory, then the values. `None` if
-    /// nobody learns of it.
+    /// Parses a message, if its sender may have it parsed: first come the rights, then the memory, then the values.
+    /// `None` if the message is dropped without an answer.
     async fn read(&mut self, message: Message) -> Option<(RoomInput, usize, Charge)> {
         let Shared {
             metrics,
@@ -483,13 +514,21 @@ impl Intake<'_> {
             ..
         } = self.shared;
         metrics.messages_received.inc();
+        let bytes = message.body.len();
+        // The header of this form is small, and the room checks the rights of a chunk.
+        let plain = Envelope::parse_plain_chunk(&message);
+        let parsed_bytes = plain.as_ref().map_or(0, |(_, bytes)| *bytes);
+        self.charge.cover(bytes.saturating_add(parsed_bytes)).await;
         let now = Instant::now();
         let wait = self.message_rate.take(1, now).max(total_rate.take(1, now));
         if !wait.is_zero() {
             metrics.delays.inc();
             tokio::time::sleep(wait).await;
         }
-        let bytes = message.body.len();
+        if let Some((envelope, _)) = plain {
+            let input = RoomInput::Message(self.conn, envelope);
+            return Some((input, bytes, Charge::none()));
+        }
         let (lane, id) = (rooms.lane(), message.id);
         let limits = &self.shared.config.limits;
         let look = || admission::admit(&message, self.scope, limits);
@@ -667,7 +706,10 @@ impl Taking<'_> {
             }
             self.pace.add(self.taken.bytes());
             let queued = self.outbox.queued_bytes();
-            if self.pace.is_in_the_way(self.account, queued, item) {
+            if self
+                .pace
+                .is_in_the_way(self.account, queued, item, Instant::now())
+            {
                 tracing::info!(
                     "a peer does not take what others need the memory of; connection dropped"
                 );

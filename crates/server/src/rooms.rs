@@ -92,11 +92,16 @@ impl Mailbox {
         let Ok(own) = own.await else {
             return Err(input);
         };
-        let kilobytes = Arc::clone(&self.kilobytes).acquire_many_owned(kilobytes);
-        let Ok(kilobytes) = kilobytes.await else {
-            return Err(input);
+        let kilobytes = if kilobytes == 0 {
+            None
+        } else {
+            let taken = Arc::clone(&self.kilobytes).acquire_many_owned(kilobytes);
+            let Ok(taken) = taken.await else {
+                return Err(input);
+            };
+            Some(taken)
         };
-        let letter = Letter::new(input, bytes, [Some(own), Some(kilobytes)], held).waiting(waits);
+        let letter = Letter::new(input, bytes, [Some(own), kilobytes], held).waiting(waits);
         self.inputs
             .send(letter)
             .await
@@ -482,7 +487,7 @@ impl RoomTask {
                 } => (takes_letters, goes_on),
                 Next::End => return,
             };
-            let mut letters = Vec::new();
+            let mut letters = Vec::with_capacity(inputs.len().min(MAILBOX));
             // What somebody waits for already goes before new letters, of which there may be more and more; it comes of
             // letters, so that it ends.
             tokio::select! {

@@ -45,6 +45,9 @@ fuzz_target!(|bytes: &[u8]| {
         },
     };
 
+    if let Some((envelope, _)) = Envelope::parse_plain_chunk(&message) {
+        assert_eq!(Envelope::parse(message.clone()), Ok(envelope));
+    }
     match Envelope::parse(message.clone()) {
         Ok(envelope) => {
             let mut packets = Vec::new();

@@ -22,6 +22,7 @@ mod grants;
 mod hex;
 mod packets;
 mod paths;
+mod plain_chunks;
 mod session;
 mod sight;
 mod tokens;

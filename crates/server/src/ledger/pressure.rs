@@ -164,8 +164,14 @@ impl Pace {
 
     /// Ends the window if it is time. Whether the peer was too slow in it, with others waiting. `held` is what the server
     /// holds for it beside what is charged to it, `item` the length of what it takes now.
-    pub(crate) fn is_in_the_way(&mut self, account: &Account, held: usize, item: usize) -> bool {
-        if Instant::now() < self.ends() {
+    pub(crate) fn is_in_the_way(
+        &mut self,
+        account: &Account,
+        held: usize,
+        item: usize,
+        now: Instant,
+    ) -> bool {
+        if now < self.ends() {
             return false;
         }
         let (bytes, refusals) = (self.bytes, self.refusals);

@@ -8,8 +8,6 @@
 //! continued anything yet. The owner is the participant, by the name in its token, and not the connection: one
 //! that comes back may be there before the server has noticed that its old connection is gone.
 
-use std::collections::BTreeMap;
-
 /// Ids that are kept for one document.
 const KEPT: usize = 1024;
 
@@ -21,22 +19,24 @@ const CONTINUED: u32 = 2;
 
 #[derive(Debug, Default)]
 pub(super) struct Writers {
-    ids: BTreeMap<u64, Writer>,
+    /// In the order of the ids. Most documents have one, for which a list takes the least memory.
+    ids: Vec<Writer>,
     count: u64,
 }
 
 #[derive(Debug)]
 struct Writer {
-    participant: String,
+    client: u64,
+    participant: Box<str>,
     continued: u32,
     /// When it did so last, by count.
     last: u64,
 }
 
 impl Writers {
-    /// Whom an id belongs to.
+    /// The participant to whom an id belongs.
     pub(super) fn owner(&self, client: u64) -> Option<&str> {
-        let writer = self.ids.get(&client)?;
+        let writer = self.ids.get(self.position(client).ok()?)?;
         (writer.continued >= CONTINUED).then_some(&writer.participant)
     }
 
@@ -44,35 +44,51 @@ impl Writers {
     pub(super) fn note(&mut self, client: u64, participant: &str) {
         self.count += 1;
         let last = self.count;
-        if let Some(writer) = self.ids.get_mut(&client) {
-            if writer.participant == participant {
+        if let Ok(position) = self.position(client) {
+            let writer = &mut self.ids[position];
+            if &*writer.participant == participant {
                 writer.continued = writer.continued.saturating_add(1);
                 writer.last = last;
             } else if writer.continued < CONTINUED {
-                participant.clone_into(&mut writer.participant);
+                writer.participant = participant.into();
                 (writer.continued, writer.last) = (1, last);
             }
             return;
         }
-        let own = |writer: &Writer| writer.participant == participant;
-        if self.ids.values().filter(|writer| own(writer)).count() >= KEPT_OF_ONE {
+        let own = |writer: &Writer| &*writer.participant == participant;
+        if self.ids.iter().filter(|writer| own(writer)).count() >= KEPT_OF_ONE {
             self.forget_oldest(own);
         } else if self.ids.len() >= KEPT {
             self.forget_oldest(|_| true);
         }
         let writer = Writer {
-            participant: participant.to_owned(),
+            client,
+            participant: participant.into(),
             continued: 1,
             last,
         };
-        self.ids.insert(client, writer);
+        if self.ids.is_empty() {
+            self.ids.reserve_exact(1);
+        }
+        let (Ok(position) | Err(position)) = self.position(client);
+        self.ids.insert(position, writer);
+    }
+
+    /// Where an id is, or belongs.
+    fn position(&self, client: u64) -> Result<usize, usize> {
+        self.ids
+            .binary_search_by_key(&client, |writer| writer.client)
     }
 
     fn forget_oldest(&mut self, among: impl Fn(&Writer) -> bool) {
-        let among = self.ids.iter().filter(|(_, writer)| among(writer));
+        let among = self
+            .ids
+            .iter()
+            .enumerate()
+            .filter(|(_, writer)| among(writer));
         let oldest = among.min_by_key(|(_, writer)| writer.last);
-        if let Some(client) = oldest.map(|(client, _)| *client) {
-            self.ids.remove(&client);
+        if let Some(position) = oldest.map(|(position, _)| position) {
+            self.ids.remove(position);
         }
     }
 }
@@ -108,8 +124,8 @@ mod tests {
         }
         let flood = writers
             .ids
-            .values()
-            .filter(|one| one.participant == "flood");
+            .iter()
+            .filter(|one| &*one.participant == "flood");
         assert_eq!(flood.count(), KEPT_OF_ONE);
     }
 }

@@ -30,17 +30,24 @@ const DISK_SHARE: u32 = 3;
 /// But no longer than this.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
+/// The place of a participant's queue in the list of all; free again after the last connection has left.
+type Slot = usize;
+
 #[derive(Debug, Default)]
 pub(super) struct Queues {
-    by_name: HashMap<Arc<str>, Queue>,
+    queues: Vec<Queue>,
+    /// Slots in `queues` that no participant has.
+    free: Vec<Slot>,
+    /// The slots of those who are here, looked at when a connection joins or leaves.
+    by_name: HashMap<Arc<str>, Slot>,
     /// Whose a connection is.
-    names: HashMap<Conn, Arc<str>>,
+    by_connection: HashMap<Conn, Slot>,
     /// Those with letters, by the nanoseconds that each has had.
-    ready: BTreeSet<(u64, Arc<str>)>,
+    ready: BTreeSet<(u64, Slot)>,
     /// Those whose next letter may take long, likewise.
-    long: BTreeSet<(u64, Arc<str>)>,
+    long: BTreeSet<(u64, Slot)>,
     /// Those whose next letter may touch many entries, likewise.
-    many: BTreeSet<(u64, Arc<str>)>,
+    many: BTreeSet<(u64, Slot)>,
     /// Whether these wait.
     holds_many: bool,
     /// Who of them waits longer, and until when.
@@ -53,6 +60,7 @@ pub(super) struct Queues {
 
 #[derive(Debug, Default)]
 struct Queue {
+    name: Arc<str>,
     letters: VecDeque<Letter>,
     had: u64,
     /// What the last letter took, and the last that weighed much, if there was one.
@@ -72,7 +80,7 @@ enum Line {
 /// Whose letter it was that was taken.
 #[derive(Debug)]
 pub(super) struct Served {
-    name: Arc<str>,
+    slot: Slot,
     was_long: bool,
 }
 
@@ -131,18 +139,45 @@ impl Queues {
     }
 
     /// Who has had the least of those whose next letter takes its turn as it comes.
-    fn first_short(&self) -> Option<(Line, &(u64, Arc<str>))> {
+    fn first_short(&self) -> Option<(Line, (u64, Slot))> {
         let mut many = self.many.iter();
-        let many = many.find(|(_, name)| !self.holds_many && !self.until.contains_key(name));
-        let many = many.map(|first| (Line::Many, first));
-        let ready = self.ready.first().map(|first| (Line::Ready, first));
+        let may_go = |slot: Slot| {
+            let queue = self.queues.get(slot);
+            !self.holds_many && queue.is_some_and(|queue| !self.until.contains_key(&queue.name))
+        };
+        let many = many.find(|(_, slot)| may_go(*slot));
+        let many = many.map(|first| (Line::Many, *first));
+        let ready = self.ready.first().map(|first| (Line::Ready, *first));
         ready
             .into_iter()
             .chain(many)
             .min_by_key(|(_, first)| *first)
     }
 
-    fn line(&mut self, line: Line) -> &mut BTreeSet<(u64, Arc<str>)> {
+    /// The slot of a participant, a new one if it has none.
+    fn slot_of(&mut self, name: &Arc<str>) -> Slot {
+        if let Some(slot) = self.by_name.get(name) {
+            return *slot;
+        }
+        let queue = Queue {
+            name: Arc::clone(name),
+            ..Queue::default()
+        };
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.queues[slot] = queue;
+                slot
+            }
+            None => {
+                self.queues.push(queue);
+                self.queues.len() - 1
+            }
+        };
+        self.by_name.insert(Arc::clone(name), slot);
+        slot
+    }
+
+    fn line(&mut self, line: Line) -> &mut BTreeSet<(u64, Slot)> {
         match line {
             Line::Ready => &mut self.ready,
             Line::Long => &mut self.long,
@@ -152,27 +187,25 @@ impl Queues {
 
     /// Adds a letter; `is_heavy` says of one whether it weighs much.
     pub(super) fn push(&mut self, letter: Letter, is_heavy: impl FnOnce(&Letter) -> bool) {
-        let name = match &letter.input {
+        let slot = match &letter.input {
             RoomInput::Join(conn, joining) => {
-                let name: Arc<str> = joining.name.as_str().into();
-                self.names.insert(*conn, Arc::clone(&name));
-                self.by_name
-                    .entry(Arc::clone(&name))
-                    .or_default()
-                    .connections += 1;
-                name
+                let slot = self.slot_of(&joining.name.as_str().into());
+                self.by_connection.insert(*conn, slot);
+                self.queues[slot].connections += 1;
+                slot
             }
-            input => {
-                let name = self.names.get(&input.conn());
-                name.cloned().unwrap_or_default()
-            }
+            input => match self.by_connection.get(&input.conn()) {
+                Some(slot) => *slot,
+                // Whoever has left already has a queue without a name.
+                None => self.slot_of(&Arc::default()),
+            },
         };
-        let queue = self.by_name.entry(Arc::clone(&name)).or_default();
+        let queue = &mut self.queues[slot];
         queue.letters.push_back(letter);
         if queue.letters.len() == 1 {
             queue.had = queue.had.max(self.clock);
             let (had, line) = (queue.had, queue.line(is_heavy));
-            self.line(line).insert((had, name));
+            self.line(line).insert((had, slot));
         }
     }
 
@@ -182,50 +215,49 @@ impl Queues {
             return false;
         };
         let short = self.first_short();
-        short.is_none_or(|(_, (short, _))| had < short && self.since_long >= SHORT_SHARE)
+        short.is_none_or(|(_, (short, _))| *had < short && self.since_long >= SHORT_SHARE)
     }
 
     /// The letter that is next; if `without_long`, of those that don't take long.
     pub(super) fn peek(&self, without_long: bool) -> Option<&Letter> {
-        let (_, name) = if self.is_next_long() && !without_long {
-            self.long.first()?
+        let (_, slot) = if self.is_next_long() && !without_long {
+            *self.long.first()?
         } else {
             self.first_short()?.1
         };
-        self.by_name.get(name)?.letters.front()
+        self.queues.get(slot)?.letters.front()
     }
 
     /// Takes it. What it took is to be said by [`served`](Self::served).
     pub(super) fn pop(&mut self, without_long: bool) -> Option<(Served, Letter)> {
         let was_long = self.is_next_long() && !without_long;
-        let (had, name) = if was_long {
+        let (had, slot) = if was_long {
             self.since_long = Duration::ZERO;
             self.long.pop_first()?
         } else {
             let (line, first) = self.first_short()?;
-            let first = first.clone();
             self.line(line).take(&first)?
         };
         self.clock = self.clock.max(had);
-        let queue = self.by_name.get_mut(&name)?;
+        let queue = self.queues.get_mut(slot)?;
         let letter = queue.letters.pop_front()?;
         if let RoomInput::Leave(conn) = &letter.input
-            && self.names.remove(conn).is_some()
+            && self.by_connection.remove(conn).is_some()
         {
             queue.connections = queue.connections.saturating_sub(1);
         }
-        Some((Served { name, was_long }, letter))
+        Some((Served { slot, was_long }, letter))
     }
 
     /// A letter of this participant took so long, and weighed much or not.
     pub(super) fn served(
         &mut self,
-        Served { name, was_long }: Served,
+        Served { slot, was_long }: Served,
         took: Duration,
         was_heavy: bool,
         is_heavy: impl FnOnce(&Letter) -> bool,
     ) {
-        let Some(queue) = self.by_name.get_mut(&name) else {
+        let Some(queue) = self.queues.get_mut(slot) else {
             return;
         };
         queue.took = took;
@@ -239,15 +271,17 @@ impl Queues {
         queue.had = queue.had.saturating_add(nanos.max(LEAST_NANOS));
         if !queue.letters.is_empty() {
             let (had, line) = (queue.had, queue.line(is_heavy));
-            self.line(line).insert((had, name));
+            self.line(line).insert((had, slot));
         } else if queue.connections == 0 {
-            self.by_name.remove(&name);
+            self.by_name.remove(&queue.name);
+            *queue = Queue::default();
+            self.free.push(slot);
         }
     }
 
     /// Those who wait to come in.
     pub(super) fn joining(&self) -> impl Iterator<Item = &crate::room::Joining> {
-        let letters = self.by_name.values().flat_map(|queue| &queue.letters);
+        let letters = self.queues.iter().flat_map(|queue| &queue.letters);
         letters.filter_map(|letter| match &letter.input {
             RoomInput::Join(_, joining) => Some(joining),
             _ => None,
@@ -258,12 +292,15 @@ impl Queues {
 #[cfg(test)]
 impl Queues {
     pub(super) fn len(&self) -> usize {
-        self.by_name.values().map(|queue| queue.letters.len()).sum()
+        self.queues.iter().map(|queue| queue.letters.len()).sum()
     }
 
     /// Whether nothing is known of anybody.
     pub(super) fn is_forgotten(&self) -> bool {
-        self.by_name.is_empty() && self.names.is_empty() && self.is_empty()
+        self.by_name.is_empty()
+            && self.by_connection.is_empty()
+            && self.free.len() == self.queues.len()
+            && self.is_empty()
     }
 }
 
