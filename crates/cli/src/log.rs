@@ -5,8 +5,10 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal as _, Write};
+use std::sync::{Mutex, PoisonError};
 
 use tracing::field::{Field, Visit};
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::FormatFields;
@@ -14,23 +16,62 @@ use tracing_subscriber::fmt::format::Writer;
 
 use crate::output::terminal;
 
+/// Lines that wait for stderr, at most; later ones are lost.
+const MAX_WAITING_LINES: usize = 4096;
+
+/// The thread that writes the log, until the process ends.
+static THREAD: Mutex<Option<WorkerGuard>> = Mutex::new(None);
+
+/// Writes the waiting lines when it is dropped.
+#[must_use]
+pub(crate) struct Log;
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        finish();
+    }
+}
+
+/// Writes the waiting lines, if stderr accepts them within a second. Nothing is logged after that.
+pub(crate) fn finish() {
+    let thread = THREAD.lock().unwrap_or_else(PoisonError::into_inner).take();
+    drop(thread);
+}
+
+/// Starts a thread that writes to stderr. Its writer for events never waits and never fails:
+/// stderr may be a pipe that nobody reads, or a file on a full disk.
+fn stderr() -> NonBlocking {
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(MAX_WAITING_LINES)
+        .thread_name("log")
+        .finish(io::stderr());
+    *THREAD.lock().unwrap_or_else(PoisonError::into_inner) = Some(guard);
+    writer
+}
+
 /// Starts logging as text.
-pub(crate) fn start_text(filter: EnvFilter) {
+pub(crate) fn start_text(filter: EnvFilter) -> Log {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(stderr())
+        .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal())
         .fmt_fields(EscapedFields)
         .init();
+    Log
 }
 
 /// Starts logging as JSON objects.
-pub(crate) fn start_json(filter: EnvFilter) {
+pub(crate) fn start_json(filter: EnvFilter) -> Log {
+    let writer = stderr();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .json()
-        .with_writer(|| EscapedJson(io::stderr()))
+        .with_writer(move || EscapedJson(writer.clone()))
+        .log_internal_errors(false)
         .init();
+    Log
 }
 
 /// Formats fields like the library, but escapes control characters in all of them.

@@ -22,7 +22,7 @@ use self::limits::LimitArgs;
 use crate::descriptors;
 use crate::failure::{Failure, USAGE};
 use crate::keyfile;
-use crate::log;
+use crate::log::{self, Log};
 use crate::output::terminal;
 use crate::server_file;
 use crate::settings;
@@ -99,7 +99,7 @@ enum LogFormat {
 /// If the data directory or the address cannot be used, or the environment variables contradict
 /// each other.
 pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
-    start_log(args)?;
+    let _log = start_log(args)?;
     let mut config = args.limits.config();
     let lowered_limit = descriptors::apply_file_limit(&mut config.limits)?;
     let data_dir = match &args.data_dir {
@@ -157,7 +157,10 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
                 false
             }
         };
-        announce(&url, &project, exports.as_deref())?;
+        if let Err(error) = announce(&url, &project, exports.as_deref()) {
+            // For example a file on a full disk. The data is still there for those who read it.
+            tracing::warn!(%error, url, "can't write the server's address to stdout");
+        }
         show_next_step(args);
         let outcome = tokio::select! {
             outcome = server.run(listener, stop) => outcome,
@@ -327,7 +330,7 @@ fn ignore_file_size_signal(runtime: &tokio::runtime::Runtime) {
     }
 }
 
-fn start_log(args: &ServeArgs) -> anyhow::Result<()> {
+fn start_log(args: &ServeArgs) -> anyhow::Result<Log> {
     let filter = EnvFilter::builder().parse(&args.log).map_err(|error| {
         Failure::new(format!("invalid log filter {:?}", args.log))
             .with_exit_code(USAGE)
@@ -337,11 +340,10 @@ fn start_log(args: &ServeArgs) -> anyhow::Result<()> {
             )
             .with_source(error)
     })?;
-    match args.log_format {
+    Ok(match args.log_format {
         LogFormat::Text => log::start_text(filter),
         LogFormat::Json => log::start_json(filter),
-    }
-    Ok(())
+    })
 }
 
 fn listen_address(text: &str) -> Result<SocketAddr, &'static str> {
@@ -373,7 +375,7 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
 }
 
 /// Prints the server's address on stdout; on the first start also the variables to export.
-fn announce(url: &str, project: &str, api_key: Option<&str>) -> anyhow::Result<()> {
+fn announce(url: &str, project: &str, api_key: Option<&str>) -> std::io::Result<()> {
     let mut stdout = std::io::stdout().lock();
     let mut print = || {
         if let Some(api_key) = api_key {
@@ -384,7 +386,7 @@ fn announce(url: &str, project: &str, api_key: Option<&str>) -> anyhow::Result<(
         writeln!(stdout, "meshagent is ready on {url}")?;
         stdout.flush()
     };
-    print().context("writing to stdout")
+    print()
 }
 
 /// Prints an example command, if stderr is a terminal.
@@ -453,6 +455,7 @@ fn force_exit() -> ! {
             "the server did not stop within its grace; exiting now. All acknowledged data is on \
              disk"
         );
+        log::finish();
     });
     let deadline = Instant::now() + LAST_LOG_TIMEOUT;
     while !log.is_finished() && Instant::now() < deadline {

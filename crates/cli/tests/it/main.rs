@@ -18,6 +18,7 @@ mod import;
 mod joiners;
 mod kill;
 mod live;
+mod log;
 mod memory;
 mod packaging;
 mod patchless;

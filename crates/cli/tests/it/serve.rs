@@ -42,6 +42,14 @@ impl Server {
         Self { child, lines }
     }
 
+    /// A server whose output is not read.
+    pub(crate) fn without_output(child: Child) -> Self {
+        Self {
+            child,
+            lines: Vec::new(),
+        }
+    }
+
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }

@@ -35,8 +35,8 @@ type Slot = usize;
 
 #[derive(Debug, Default)]
 pub(super) struct Queues {
-    queues: Vec<Queue>,
-    /// Slots in `queues` that no participant has.
+    slots: Vec<Queue>,
+    /// The `slots` that no participant has.
     free: Vec<Slot>,
     /// The slots of those who are here, looked at when a connection joins or leaves.
     by_name: HashMap<Arc<str>, Slot>,
@@ -142,7 +142,7 @@ impl Queues {
     fn first_short(&self) -> Option<(Line, (u64, Slot))> {
         let mut many = self.many.iter();
         let may_go = |slot: Slot| {
-            let queue = self.queues.get(slot);
+            let queue = self.slots.get(slot);
             !self.holds_many && queue.is_some_and(|queue| !self.until.contains_key(&queue.name))
         };
         let many = many.find(|(_, slot)| may_go(*slot));
@@ -163,15 +163,12 @@ impl Queues {
             name: Arc::clone(name),
             ..Queue::default()
         };
-        let slot = match self.free.pop() {
-            Some(slot) => {
-                self.queues[slot] = queue;
-                slot
-            }
-            None => {
-                self.queues.push(queue);
-                self.queues.len() - 1
-            }
+        let slot = if let Some(slot) = self.free.pop() {
+            self.slots[slot] = queue;
+            slot
+        } else {
+            self.slots.push(queue);
+            self.slots.len() - 1
         };
         self.by_name.insert(Arc::clone(name), slot);
         slot
@@ -191,7 +188,7 @@ impl Queues {
             RoomInput::Join(conn, joining) => {
                 let slot = self.slot_of(&joining.name.as_str().into());
                 self.by_connection.insert(*conn, slot);
-                self.queues[slot].connections += 1;
+                self.slots[slot].connections += 1;
                 slot
             }
             input => match self.by_connection.get(&input.conn()) {
@@ -200,7 +197,7 @@ impl Queues {
                 None => self.slot_of(&Arc::default()),
             },
         };
-        let queue = &mut self.queues[slot];
+        let queue = &mut self.slots[slot];
         queue.letters.push_back(letter);
         if queue.letters.len() == 1 {
             queue.had = queue.had.max(self.clock);
@@ -225,7 +222,7 @@ impl Queues {
         } else {
             self.first_short()?.1
         };
-        self.queues.get(slot)?.letters.front()
+        self.slots.get(slot)?.letters.front()
     }
 
     /// Takes it. What it took is to be said by [`served`](Self::served).
@@ -239,7 +236,7 @@ impl Queues {
             self.line(line).take(&first)?
         };
         self.clock = self.clock.max(had);
-        let queue = self.queues.get_mut(slot)?;
+        let queue = self.slots.get_mut(slot)?;
         let letter = queue.letters.pop_front()?;
         if let RoomInput::Leave(conn) = &letter.input
             && self.by_connection.remove(conn).is_some()
@@ -257,7 +254,7 @@ impl Queues {
         was_heavy: bool,
         is_heavy: impl FnOnce(&Letter) -> bool,
     ) {
-        let Some(queue) = self.queues.get_mut(slot) else {
+        let Some(queue) = self.slots.get_mut(slot) else {
             return;
         };
         queue.took = took;
@@ -281,7 +278,7 @@ impl Queues {
 
     /// Those who wait to come in.
     pub(super) fn joining(&self) -> impl Iterator<Item = &crate::room::Joining> {
-        let letters = self.queues.iter().flat_map(|queue| &queue.letters);
+        let letters = self.slots.iter().flat_map(|queue| &queue.letters);
         letters.filter_map(|letter| match &letter.input {
             RoomInput::Join(_, joining) => Some(joining),
             _ => None,
@@ -292,14 +289,14 @@ impl Queues {
 #[cfg(test)]
 impl Queues {
     pub(super) fn len(&self) -> usize {
-        self.queues.iter().map(|queue| queue.letters.len()).sum()
+        self.slots.iter().map(|queue| queue.letters.len()).sum()
     }
 
     /// Whether nothing is known of anybody.
     pub(super) fn is_forgotten(&self) -> bool {
         self.by_name.is_empty()
             && self.by_connection.is_empty()
-            && self.free.len() == self.queues.len()
+            && self.free.len() == self.slots.len()
             && self.is_empty()
     }
 }
