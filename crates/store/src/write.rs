@@ -180,6 +180,35 @@ pub struct MovedEntry {
 /// The number of entries that one deletion or move may touch: all rooms wait while it is written.
 pub const MAX_TOUCHED_ENTRIES: usize = 20_000;
 
+/// The bytes that the paths of these entries may have together, before a move and after it. The
+/// index of paths is rewritten for a move, so long paths cost more than many.
+pub const MAX_TOUCHED_PATH_BYTES: usize = 2 << 20;
+
+/// Checks what a write touches below a folder, by the paths of all entries.
+///
+/// # Errors
+///
+/// If there are too many entries, or their paths are too long together.
+pub fn check_touched<'a>(
+    folder: &str,
+    paths: impl ExactSizeIterator<Item = &'a str>,
+) -> Result<(), WriteError> {
+    if paths.len() > MAX_TOUCHED_ENTRIES {
+        return Err(WriteError::TooMany {
+            path: folder.to_owned(),
+            max: MAX_TOUCHED_ENTRIES,
+        });
+    }
+    // A single entry has a short path.
+    if paths.map(str::len).sum::<usize>() > MAX_TOUCHED_PATH_BYTES {
+        return Err(WriteError::PathsTooLong {
+            path: folder.to_owned(),
+            max_bytes: MAX_TOUCHED_PATH_BYTES,
+        });
+    }
+    Ok(())
+}
+
 /// The reason why a write was refused. The refusal affects only that write: it changed nothing, and
 /// the other writes of its batch take effect, except those that are [`Behind`](Self::Behind) it.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
@@ -266,6 +295,17 @@ pub enum WriteError {
         path: String,
         /// The number of entries that may be touched.
         max: usize,
+    },
+    /// The paths of the folder's entries are longer than one write may touch.
+    #[error(
+        "the paths below {path:?} have more than {max_bytes} bytes together: move or delete its \
+         parts one by one"
+    )]
+    PathsTooLong {
+        /// The folder's path.
+        path: String,
+        /// The bytes that the paths may have together.
+        max_bytes: usize,
     },
     /// The value is larger than this store can keep in one piece.
     #[error("a value of {bytes} bytes is too large, expected at most {max_bytes}")]

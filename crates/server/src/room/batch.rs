@@ -372,7 +372,9 @@ impl Room {
                     ErrorCode::StorageInvalidPath
                 }
                 WriteError::Damaged { .. } => ErrorCode::OperationFailed,
-                WriteError::TooMany { .. } => ErrorCode::InvalidRequest,
+                WriteError::TooMany { .. } | WriteError::PathsTooLong { .. } => {
+                    ErrorCode::InvalidRequest
+                }
                 _ => ErrorCode::Conflict,
             };
             Refusal::new(code, error.to_string())

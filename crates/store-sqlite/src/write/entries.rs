@@ -1,7 +1,9 @@
 //! The rows of rooms and entries.
 
 use meshagent_store::path::below;
-use meshagent_store::{DocumentId, MAX_TOUCHED_ENTRIES, RoomId, Timestamp, WriteError};
+use meshagent_store::{
+    DocumentId, MAX_TOUCHED_ENTRIES, RoomId, Timestamp, WriteError, check_touched,
+};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::Failure;
@@ -68,7 +70,7 @@ pub(super) fn leaves_below(
     let limit = limit.saturating_add(1);
     let rows = select.query_map(params![room, start, end, END_OF_TEXT, limit], |row| {
         Ok((
-            row.get(0)?,
+            row.get::<_, String>(0)?,
             Leaf {
                 id: row.get(1)?,
                 kind: row.get(2)?,
@@ -76,13 +78,7 @@ pub(super) fn leaves_below(
         ))
     })?;
     let leaves = rows.collect::<rusqlite::Result<Vec<_>>>()?;
-    if leaves.len() > MAX_TOUCHED_ENTRIES {
-        return Err(WriteError::TooMany {
-            path: folder.to_owned(),
-            max: MAX_TOUCHED_ENTRIES,
-        }
-        .into());
-    }
+    check_touched(folder, leaves.iter().map(|(path, _)| path.as_str()))?;
     Ok(leaves)
 }
 

@@ -1,7 +1,9 @@
 //! Deletions and moves, of one entry or of a folder.
 
 use meshagent_store::path::{MAX_BYTES, below, is_below};
-use meshagent_store::{MovedEntry, Reach, Removed, RoomId, Timestamp, WriteError, Written};
+use meshagent_store::{
+    MovedEntry, Reach, Removed, RoomId, Timestamp, WriteError, Written, check_touched,
+};
 use rusqlite::{Connection, params};
 
 use super::Failure;
@@ -127,6 +129,9 @@ pub(super) fn rename(
             found.id,
         ));
     }
+
+    let targets = moves.iter().map(|(entry, _)| entry.destination.as_str());
+    check_touched(source, targets)?;
 
     let replaced = remove(connection, in_the_way, removal)?;
     if is_folder && !destination.is_empty() && !is_below(source, destination) {

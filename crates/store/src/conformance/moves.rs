@@ -5,7 +5,9 @@ use super::{
     room,
 };
 use crate::path::MAX_BYTES;
-use crate::{DocumentId, MovedEntry, Removed, Timestamp, WriteError, Written};
+use crate::{
+    DocumentId, MAX_TOUCHED_PATH_BYTES, MovedEntry, Removed, Timestamp, Write, WriteError, Written,
+};
 
 pub(super) const CHECKS: &[Check] = &[
     delete_removes_the_named_entries,
@@ -15,7 +17,53 @@ pub(super) const CHECKS: &[Check] = &[
     move_replaces_only_with_overwrite,
     invalid_moves_are_refused,
     move_to_a_too_long_path_is_refused,
+    folders_with_too_long_paths_are_refused,
 ];
+
+fn folders_with_too_long_paths_are_refused(subject: &mut dyn Subject) {
+    // Just below the limit in one folder, just above it in a folder with a longer name.
+    const NAME: usize = 900;
+    let store = subject.store();
+    let name = "ö".repeat(NAME / 2 - 8);
+    let short = "s".to_owned();
+    let long = "l".repeat(120);
+    let count = MAX_TOUCHED_PATH_BYTES / NAME;
+    let puts: Vec<Write> = (0..count)
+        .map(|number| put(&format!("{short}/{name}{number:08}"), b"", false))
+        .collect();
+    for result in store.commit(&puts).unwrap() {
+        result.unwrap();
+    }
+    let too_long = |path: &str| {
+        Err(WriteError::PathsTooLong {
+            path: path.to_owned(),
+            max_bytes: MAX_TOUCHED_PATH_BYTES,
+        })
+    };
+    assert_eq!(
+        commit(store, rename(&short, &long, false)),
+        too_long(&short)
+    );
+    let moved = commit_ok(store, rename(&short, "t", false));
+    assert!(matches!(moved, Written::Moved { entries, .. } if entries.len() == count));
+    let more: Vec<Write> = (0..40)
+        .map(|number| put(&format!("t/{name}{number:09}"), b"", false))
+        .collect();
+    for result in store.commit(&more).unwrap() {
+        result.unwrap();
+    }
+    assert_eq!(commit(store, rename("t", "u", false)), too_long("t"));
+    assert_eq!(commit(store, delete("t", true)), too_long("t"));
+    // Its parts are moved and deleted one by one.
+    for write in more {
+        let Write::PutFile { path, .. } = write else {
+            continue;
+        };
+        commit_ok(store, delete(&path, false));
+    }
+    commit_ok(store, delete("t", true));
+    assert_eq!(names(store, ""), list(&[]));
+}
 
 fn delete_removes_the_named_entries(subject: &mut dyn Subject) {
     let store = subject.store();

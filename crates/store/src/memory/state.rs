@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::path::{MAX_BYTES, below, is_below, name};
 use crate::provenance;
-use crate::write::MAX_TOUCHED_ENTRIES;
+use crate::write::check_touched;
 use crate::{
     Contribution, DocumentId, Entry, EntryKind, FileVersion, MovedEntry, ProvenanceRecord, Reach,
     Removed, RoomId, Seq, StoredDocument, StoredFile, StoredUpdate, Timestamp, Write, WriteError,
@@ -267,7 +267,7 @@ impl State {
         if recursive {
             paths.extend(children(tree, path).map(|(path, _)| path.clone()));
         }
-        check_count(path, paths.len())?;
+        check_touched(path, paths.iter().map(String::as_str))?;
         if paths.is_empty() {
             return Err(match children(tree, path).next() {
                 Some(_) => WriteError::RecursiveRequired {
@@ -308,7 +308,7 @@ impl State {
                 path: source.to_owned(),
             });
         }
-        check_count(source, sources.len())?;
+        check_touched(source, sources.iter().map(String::as_str))?;
         let is_folder = !tree.contains_key(source);
         if source == destination || is_folder && is_below(destination, source) {
             return Err(WriteError::IntoItself);
@@ -352,6 +352,9 @@ impl State {
                 None => return Err(WriteError::AlreadyExists { path: path.clone() }),
             }
         }
+
+        let targets = moves.iter().map(|(_, target)| target.as_str());
+        check_touched(source, targets)?;
 
         let replaced = self.remove(room, in_the_way);
         let tree = self.rooms.entry(room.clone()).or_default();
@@ -462,14 +465,4 @@ pub(super) fn children<'a>(
     let (start, end) = below(folder);
     let end = end.map_or(Bound::Unbounded, Bound::Excluded);
     tree.range((Bound::Included(start), end))
-}
-
-fn check_count(path: &str, entries: usize) -> Result<(), WriteError> {
-    if entries <= MAX_TOUCHED_ENTRIES {
-        return Ok(());
-    }
-    Err(WriteError::TooMany {
-        path: path.to_owned(),
-        max: MAX_TOUCHED_ENTRIES,
-    })
 }
