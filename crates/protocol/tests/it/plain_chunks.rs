@@ -35,7 +35,7 @@ fn usual_chunks_are_taken() {
         r#" { "chunk" : { "headers" : {"kind":"sync"} , "type":"binary" } , "tool_call_id" : "ä\u00e9😀" } "#,
         r#"{"tool_call_id":"c1","chunk":{"type":"bin\u0061ry","headers":{"kind":""}}}"#,
     ] {
-        for payload in [&b""[..], b"AAA=", &[0xff; 70_000]] {
+        for payload in [&b""[..], b"AAA=", &vec![0xff; 70_000]] {
             assert!(
                 is_taken(&message(CHUNK, header.as_bytes(), payload)),
                 "{header}"
