@@ -16,6 +16,26 @@ use tracing_subscriber::fmt::format::Writer;
 
 use crate::output::terminal;
 
+/// Returns the directives of a filter, with `warning` for `warn` accepted. `None` if one of them is
+/// a single word but no level: the library would take it for the name of a crate, and log nothing
+/// else.
+pub(crate) fn directives(text: &str) -> Option<String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let mut directives = Vec::new();
+    for directive in text.split(',') {
+        let directive = directive.trim();
+        let level = directive.to_ascii_lowercase();
+        if level == "warning" {
+            directives.push("warn");
+        } else if LEVELS.contains(&level.as_str()) || directive.contains(['=', '_', ':', '[']) {
+            directives.push(directive);
+        } else {
+            return None;
+        }
+    }
+    Some(directives.join(","))
+}
+
 /// Lines that wait for stderr, at most; later ones are lost.
 const MAX_WAITING_LINES: usize = 4096;
 

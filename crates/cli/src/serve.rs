@@ -331,15 +331,18 @@ fn ignore_file_size_signal(runtime: &tokio::runtime::Runtime) {
 }
 
 fn start_log(args: &ServeArgs) -> anyhow::Result<Log> {
-    let filter = EnvFilter::builder().parse(&args.log).map_err(|error| {
+    let invalid = || {
         Failure::new(format!("invalid log filter {:?}", args.log))
             .with_exit_code(USAGE)
             .with_hint(
                 "pass error, warn, info, debug, or directives such as meshagent_server=debug, \
                  with --log",
             )
-            .with_source(error)
-    })?;
+    };
+    let directives = log::directives(&args.log).ok_or_else(invalid)?;
+    let filter = EnvFilter::builder()
+        .parse(directives)
+        .map_err(|error| invalid().with_source(error))?;
     Ok(match args.log_format {
         LogFormat::Text => log::start_text(filter),
         LogFormat::Json => log::start_json(filter),

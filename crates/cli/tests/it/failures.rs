@@ -219,6 +219,15 @@ fn faults_before_joining_have_equal_codes() {
             "can't create the data directory file/x",
         ),
         (["serve", "--log", "=="], "invalid log filter \"==\""),
+        (["serve", "--log", ""], "invalid log filter \"\""),
+        (
+            ["serve", "--log", "verböse"],
+            "invalid log filter \"verböse\"",
+        ),
+        (
+            ["serve", "--log", "meshagent_server=debug,informatio"],
+            "invalid log filter \"meshagent_server=debug,informatio\"",
+        ),
     ] {
         let ran = run(meshagent(home.path(), &arguments).current_dir(home.path()));
         refused(&ran, USAGE, &[words, "\nhint: "]);

@@ -148,10 +148,14 @@ impl<'a> Inference<'a> {
                 ));
             }
             Value::Array(_) | Value::Object(_) => {
-                return Err(InferError::at(
-                    self.pointer(place, name),
-                    "expected a simple value or a list of one-key objects; send a schema",
-                ));
+                // JSON without a root element has only its own attributes.
+                let expected = if place.is_none() {
+                    "expected a simple value, as the JSON has no single root element; write \
+                     {\"tag\": {…}}, or send a schema"
+                } else {
+                    "expected a simple value or a list of one-key objects; send a schema"
+                };
+                return Err(InferError::at(self.pointer(place, name), expected));
             }
         };
         let made = || ElementProperty::Value(ValueProperty::new(name, value_type));

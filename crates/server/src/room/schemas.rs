@@ -123,7 +123,7 @@ impl Room {
                 } else {
                     "; send a schema"
                 };
-                let text = format!("no schema can be read off the initial JSON: {error}{advice}");
+                let text = format!("can't infer a schema from the initial JSON: {error}{advice}");
                 self.creation_failed(path, creator, Refusal::invalid(text));
             }
         }
