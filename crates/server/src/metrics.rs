@@ -18,6 +18,26 @@ pub(crate) enum UpdateOutcome {
     Repaired,
 }
 
+impl UpdateOutcome {
+    const ALL: [Self; 5] = [
+        Self::Accepted,
+        Self::Echo,
+        Self::Gap,
+        Self::Refused,
+        Self::Repaired,
+    ];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Echo => "echo",
+            Self::Gap => "gap",
+            Self::Refused => "refused",
+            Self::Repaired => "repaired",
+        }
+    }
+}
+
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 pub(crate) struct OutcomeLabel {
     outcome: &'static str,
@@ -64,7 +84,8 @@ pub(crate) struct Metrics {
     pub(crate) update_conflicts: Counter,
     pub(crate) clients_ahead: Counter,
     pub(crate) erased_operations: Counter,
-    updates: Family<OutcomeLabel, Counter>,
+    /// One for each outcome, in the order of [`UpdateOutcome::ALL`].
+    updates: [Counter; UpdateOutcome::ALL.len()],
     held_bytes: Family<KindLabel, Gauge>,
 }
 
@@ -230,11 +251,11 @@ impl Metrics {
             "erased_operations",
             "Operations that came with content and are deleted here, so that it was neither kept nor compared",
         );
-        let updates = Family::<OutcomeLabel, Counter>::default();
+        let updates_by_outcome = Family::<OutcomeLabel, Counter>::default();
         registry.register(
             "updates",
             "Inbound updates by what the gate made of them",
-            updates.clone(),
+            updates_by_outcome.clone(),
         );
         let held_bytes = Family::<KindLabel, Gauge>::default();
         registry.register(
@@ -276,20 +297,18 @@ impl Metrics {
             update_conflicts,
             clients_ahead,
             erased_operations,
-            updates,
+            // All exist from the start, so that rates and alerts see the first event.
+            updates: UpdateOutcome::ALL.map(|outcome| {
+                let outcome = outcome.label();
+                let counter = updates_by_outcome.get_or_create(&OutcomeLabel { outcome });
+                counter.clone()
+            }),
             held_bytes,
         }
     }
 
     pub(crate) fn count_update(&self, outcome: UpdateOutcome) {
-        let outcome = match outcome {
-            UpdateOutcome::Accepted => "accepted",
-            UpdateOutcome::Echo => "echo",
-            UpdateOutcome::Gap => "gap",
-            UpdateOutcome::Refused => "refused",
-            UpdateOutcome::Repaired => "repaired",
-        };
-        self.updates.get_or_create(&OutcomeLabel { outcome }).inc();
+        self.updates[outcome as usize].inc();
     }
 
     /// Sets what is held for clients of one kind.

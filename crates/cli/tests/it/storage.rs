@@ -101,6 +101,30 @@ fn copy_list_move_and_remove_files() {
 }
 
 #[test]
+fn cp_without_a_path_in_the_room_is_refused() {
+    let home = Home::new();
+    fs::write(home.path().join("ä.txt"), "a\n").unwrap();
+    for destination in ["b.txt", "kitchen://b.txt", "room:/b.txt", "-"] {
+        refused(
+            &home.run(&["storage", "cp", "ä.txt", destination]),
+            2,
+            &[
+                "neither the source nor the destination is in the room",
+                "\nhint: ",
+            ],
+        );
+    }
+    let left = fs::read_dir(home.path()).unwrap();
+    let names: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    assert!(
+        !names
+            .iter()
+            .any(|name| name == "b.txt" || name == "kitchen:"),
+        "{names:?}"
+    );
+}
+
+#[test]
 fn cp_reads_stdin_and_writes_stdout() {
     let home = Home::new();
     let copied = home.done_with(&["storage", "cp", "-", "room://now.txt"], b"now\n");

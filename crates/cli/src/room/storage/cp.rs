@@ -61,6 +61,16 @@ impl Source {
 
 pub(super) async fn run(args: &CpArgs, output: &Output) -> anyhow::Result<()> {
     let destination = Place::parse(&args.destination);
+    let is_in_room = |place: &Place| matches!(place, Place::Room(_));
+    let mut places = args.sources.iter().map(|source| Place::parse(source));
+    if !is_in_room(&destination) && !places.any(|place| is_in_room(&place)) {
+        return Err(
+            Failure::new("neither the source nor the destination is in the room")
+                .with_exit_code(USAGE)
+                .with_hint("paths in the room need the prefix room://, such as room://notes/a.txt")
+                .into(),
+        );
+    }
     let room = args.room.connect().await?;
     let sources = sources(&room, &args.sources).await?;
     let is_folder = match &destination {
