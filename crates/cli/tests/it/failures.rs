@@ -21,7 +21,12 @@ fn equal_faults_have_equal_codes_and_a_hint() {
     for (code, arguments, words) in [
         // Local files.
         (USAGE, "storage cp nofile room://x", "can't read nofile"),
-        (USAGE, "storage cp plan.txt no://x/y", "can't read plan.txt"),
+        (
+            USAGE,
+            "storage cp plan.txt room://x/y",
+            "can't read plan.txt",
+        ),
+        (USAGE, "storage cp plan.txt no://x/y", "is in the room"),
         (
             USAGE,
             "sync update plan --patch-file nofile",

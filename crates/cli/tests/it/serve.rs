@@ -316,7 +316,7 @@ fn failed_start_prints_its_reason_once() {
     let foreign = start("fremd", None);
     assert!(
         foreign.starts_with("error: can't open the database fremd/meshagent.db: ")
-            && foreign.contains("file is not a database")
+            && foreign.contains("the file is not an SQLite database")
             && foreign.lines().count() == 2,
         "{foreign}"
     );
