@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tracing::field::{Field, Visit};
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
@@ -39,6 +40,9 @@ pub(crate) fn directives(text: &str) -> Option<String> {
 /// Lines that wait for stderr, at most; later ones are lost.
 const MAX_WAITING_LINES: usize = 4096;
 
+/// The time for the last lines at the end of the process.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// The thread that writes the log, until the process ends.
 static THREAD: Mutex<Option<WorkerGuard>> = Mutex::new(None);
 
@@ -52,10 +56,17 @@ impl Drop for Log {
     }
 }
 
-/// Writes the waiting lines, if stderr accepts them within a second. Nothing is logged after that.
+/// Writes the waiting lines, if stderr accepts them in time. Nothing is logged after that.
 pub(crate) fn finish() {
-    let thread = THREAD.lock().unwrap_or_else(PoisonError::into_inner).take();
-    drop(thread);
+    let Some(guard) = THREAD.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+        return;
+    };
+    // Dropping the guard waits for the thread, which may wait for a reader for ever.
+    let writing = std::thread::spawn(|| drop(guard));
+    let deadline = Instant::now() + FINISH_TIMEOUT;
+    while !writing.is_finished() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Starts a thread that writes to stderr. Its writer for events never waits and never fails:

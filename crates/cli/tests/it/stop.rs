@@ -159,30 +159,24 @@ fn busy_room_does_not_block_shutdown_and_keeps_acknowledged_data() {
     server.kill();
 }
 
-/// Each thread that writes to the log blocks while the log is not read.
+/// Requests are logged until the pipe and the queue of lines are full.
 #[test]
-fn blocked_process_is_forced_to_exit() {
+fn unread_log_delays_neither_requests_nor_shutdown() {
     let _machine = alone();
     let home = TempDir::new().unwrap();
     let server = Server::start_with_log(serve(&home).args(["--log", "trace"]), Stdio::piped());
-    // Each request is logged, until the pipe is full and the server does not respond any more.
     let refused = "GET /rooms/room?token=bad HTTP/1.1\r\nhost: x\r\n\
                    connection: Upgrade\r\nupgrade: websocket\r\n\
                    sec-websocket-version: 13\r\n\
                    sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    let mut is_stuck = false;
     for _ in 0..10_000 {
         let mut stream = plain(&server, refused);
         stream
-            .set_read_timeout(Some(Duration::from_millis(500)))
+            .set_read_timeout(Some(Duration::from_mins(1)))
             .unwrap();
-        is_stuck = stream.read_exact(&mut [0; 12]).is_err();
-        if is_stuck {
-            break;
-        }
+        stream.read_exact(&mut [0; 12]).unwrap();
     }
-    assert!(is_stuck, "the log is longer than a pipe");
     let (status, took) = terminated(server);
     assert!(took < MAX_SHUTDOWN, "{took:?}");
-    assert_eq!(status.code(), Some(1));
+    assert_eq!(status.code(), Some(0));
 }
