@@ -24,8 +24,6 @@ pub(crate) struct Attack {
     pub(crate) in_short: bool,
     /// Bytes that the attack's documents may take in memory, in addition to the general bound.
     pub(crate) documents: u64,
-    /// Why delays are printed without a comparison with their goals.
-    pub(crate) without_goals: Option<&'static str>,
     pub(crate) run: for<'a> fn(&'a Stage<'a>) -> Running<'a>,
 }
 
@@ -40,7 +38,6 @@ impl Attack {
             description,
             in_short: false,
             documents: 0,
-            without_goals: None,
             run,
         }
     }
@@ -54,12 +51,6 @@ impl Attack {
     /// Lets the attack's documents take this many megabytes.
     pub(crate) const fn with_documents(mut self, megabytes: u64) -> Self {
         self.documents = megabytes << 20;
-        self
-    }
-
-    /// Exempts the attack's delays from their goals for now.
-    pub(crate) const fn without_goals(mut self, reason: &'static str) -> Self {
-        self.without_goals = Some(reason);
         self
     }
 }

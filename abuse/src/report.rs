@@ -48,10 +48,10 @@ pub(crate) fn table(outcomes: &[Outcome]) -> String {
          |---|---|---|---|---|\n",
     );
     for one in outcomes {
-        let verdict = match (&one.missed[..], one.without_goals) {
-            ([], None) => one.result.clone(),
-            ([], Some(reason)) => format!("{}; delays have no goals: {reason}", one.result),
-            (missed, _) => format!("**{}**", missed.join("; ")),
+        let verdict = if one.missed.is_empty() {
+            one.result.clone()
+        } else {
+            format!("**{}**", one.missed.join("; "))
         };
         let _ = writeln!(
             table,

@@ -68,8 +68,7 @@ pub(crate) const ATTACKS: fn() -> Vec<Attack> = || {
             "a text of 400,000 Chinese characters, every 12th deleted, then 200 edits",
             |stage| Box::pin(pasted_chinese(stage)),
         )
-        .with_documents(128)
-        .without_goals("the next issue fixes it"),
+        .with_documents(128),
         Attack::new(
             "edit-marks",
             "400,000 formatting marks in one text, then characters between them",

@@ -153,7 +153,7 @@ impl DocumentTask {
                 // A connection that is gone is waited for; one that is still there did not take the call.
                 Ended::Lost if connection.is_closed() => {}
                 // Other documents' journals are sent meanwhile, and then this one is opened again.
-                // What is counted to come to an end is not begun anew by that.
+                // A count of conflicts or mismatches must reach its limit, so it is not reset by that.
                 Ended::Lost | Ended::Later
                     if self.shared.is_resending()
                         && self.conflicts.is_none()

@@ -352,8 +352,9 @@ impl PendingAnswer {
         self.answer().await?.content
     }
 
-    /// The same for who sends a chunk again that was not taken: a refusal that came after the
-    /// stream's end, from a server that knew no such call any more, is none of the chunk.
+    /// Like [`wait`](Self::wait), for a chunk that its sender repeats if the server did not take it.
+    /// A refusal that came after the stream's end counts as the loss of the stream: the server no
+    /// longer knew the call, and did not judge the chunk.
     ///
     /// # Cancel safety
     ///

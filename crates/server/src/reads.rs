@@ -3,12 +3,12 @@
 //! A room stands in the common lines with a few reads at a time, so rooms take turns, however many reads one of them
 //! wants. What may take long has a line of its own first, and leaves most places to what is short.
 //!
-//! What a read brings is in memory until its room has handled it, which may take longer than the read. So a read keeps
-//! its place among its room's until then; and before it begins it waits until what is read and not handled, of its room
-//! and of all of them, leaves space for it. It is charged by the size that the store knows of it. Rooms wait for no read
-//! with what they do otherwise, so whatever is read is handled, and makes space.
+//! A result stays in memory until its room has handled it, which may be long after the read. Until then the read keeps
+//! its place in the room. Before it begins, it waits until the unhandled results of its room, and of all rooms, leave
+//! space for it, and is charged by the size that the store reports. A room never waits for a read with its other work,
+//! so each result is handled at some time, which frees its space.
 //!
-//! All take what they wait for in one order, so that nobody waits for ever: the places in the room, the space there, the
+//! Every read acquires in the same order, which rules out deadlocks: its places in the room, the room's space, the
 //! common space, the common turns.
 
 use std::sync::Arc;
@@ -203,7 +203,7 @@ impl Brought {
     }
 }
 
-/// For who drives a room without a store to wait for.
+/// A result without a place or a charge, for drivers that read from the store themselves.
 impl From<Result<FetchResult, StoreError>> for Brought {
     fn from(result: Result<FetchResult, StoreError>) -> Self {
         Self {

@@ -153,8 +153,8 @@ pub(crate) enum WholeFile {
 }
 
 impl Fetch {
-    /// Bytes that it brings at most, as far as that is known without a look at the store. A part of a file is charged to
-    /// who downloads it.
+    /// The largest size of the result in bytes, if it is known without asking the store. A part of a file counts as 0,
+    /// because its download is charged for it.
     pub(crate) fn bytes(&self) -> Option<usize> {
         match self {
             Self::Document { .. } | Self::File { .. } => None,

@@ -583,7 +583,7 @@ impl RoomTask {
                 None => None,
             };
             let places = [long_place, own.place().await];
-            // Nobody who waits for space keeps a turn from others: it is asked for anew then.
+            // A read that waits for space holds no turn meanwhile, and takes one again afterwards.
             let bytes = if let Some(bytes) = fetch.bytes() {
                 Ok(bytes)
             } else {

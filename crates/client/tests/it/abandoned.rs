@@ -10,19 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::peer::{Peer, begin, begin_with, listen};
-
-async fn accept(listener: &TcpListener) -> Peer<TcpStream> {
-    Peer::accept(listener.accept().await.unwrap().0).await
-}
-
-fn append(document: &LiveDocument, text: &str) {
-    let element = json!({ "body": { "text": text } });
-    document
-        .edit(|d| d.append_child(Target::Root, element))
-        .unwrap()
-        .unwrap();
-}
+use crate::peer::{accept, append, begin, begin_with, listen};
 
 /// Opens the document, edits it, and says when the last handle is gone.
 async fn edit_and_drop(room: RoomBuilder, dropped: oneshot::Sender<()>) -> RoomClient {

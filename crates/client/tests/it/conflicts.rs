@@ -10,21 +10,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::peer::{Peer, begin, begin_at, listen};
-
-async fn accept(listener: &TcpListener) -> Peer<TcpStream> {
-    Peer::accept(listener.accept().await.unwrap().0).await
-}
+use crate::peer::{Peer, accept, append, begin, begin_at, listen};
 
 fn element(text: &str) -> Value {
     json!({ "body": { "text": text } })
-}
-
-fn append(document: &LiveDocument, text: &str) {
-    document
-        .edit(|d| d.append_child(Target::Root, element(text)))
-        .unwrap()
-        .unwrap();
 }
 
 /// Refuses the next update; the stream ends by that.

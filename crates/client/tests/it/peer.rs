@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use fastwebsockets::{Frame, OpCode, Payload, Role, WebSocket};
-use meshagent_client::{ConnectError, Connection, RoomBuilder, RoomClient};
-use meshagent_document::{MeshDocument, MeshSchema};
+use meshagent_client::{ConnectError, Connection, LiveDocument, RoomBuilder, RoomClient};
+use meshagent_document::{MeshDocument, MeshSchema, Target};
 use meshagent_protocol::{
     ClientToServer, Content, Control, Envelope, Invoke, MessageId, PacketLimits, PacketReader,
     ServerToClient, encode_base64, sync,
@@ -39,6 +39,20 @@ pub(crate) async fn listen() -> (TcpListener, RoomBuilder) {
         .room_url(format!("ws://{address}/rooms/my-room"))
         .token("token");
     (listener, room)
+}
+
+/// Accepts the next connection of a room.
+pub(crate) async fn accept(listener: &TcpListener) -> Peer<TcpStream> {
+    Peer::accept(listener.accept().await.unwrap().0).await
+}
+
+/// Appends an element with a text to a document's root.
+pub(crate) fn append(document: &LiveDocument, text: &str) {
+    let element = json!({ "body": { "text": text } });
+    document
+        .edit(|d| d.append_child(Target::Root, element))
+        .unwrap()
+        .unwrap();
 }
 
 /// Takes a call that opens `a.document`, which is empty. Returns the call's id.

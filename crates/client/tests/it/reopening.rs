@@ -10,19 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::peer::{Peer, begin, listen};
-
-async fn accept(listener: &TcpListener) -> Peer<TcpStream> {
-    Peer::accept(listener.accept().await.unwrap().0).await
-}
-
-fn append(document: &LiveDocument, text: &str) {
-    let element = json!({ "body": { "text": text } });
-    document
-        .edit(|d| d.append_child(Target::Root, element))
-        .unwrap()
-        .unwrap();
-}
+use crate::peer::{accept, append, begin, listen};
 
 #[tokio::test]
 async fn who_opens_a_document_while_its_stream_closes_has_it_open() {

@@ -11,11 +11,7 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use crate::peer::{Peer, begin, listen};
-
-async fn accept(listener: &TcpListener) -> Peer<TcpStream> {
-    Peer::accept(listener.accept().await.unwrap().0).await
-}
+use crate::peer::{accept, begin, listen};
 
 /// More than are sent at a time.
 const DOCUMENTS: usize = 9;
@@ -54,7 +50,7 @@ async fn leave_edits(listener: &TcpListener, room: RoomBuilder) {
     assert_eq!(given_up.len(), DOCUMENTS, "{given_up:?}");
 }
 
-/// Refuses to open all documents but the last one for now, until an update of that one comes.
+/// Refuses every document but the last one with 1008 until the last one has sent an update.
 async fn serve_the_last(listener: &TcpListener) -> HashMap<String, usize> {
     let mut peer = accept(listener).await;
     let (mut refused, mut last) = (HashMap::new(), None);

@@ -18,8 +18,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::outbox::Outbox;
 
-/// A store whose commits wait for a word each, and its opening of files, and of documents, for a common one; they go on when nobody can
-/// give it any more.
+/// A store in which each commit waits for a message, and reads of files and documents for a lock.
+/// Commits no longer wait after the sender of the messages is gone.
 #[derive(Debug)]
 struct Held {
     inner: MemoryStore,
@@ -28,6 +28,18 @@ struct Held {
     documents: tokio::sync::RwLock<()>,
     /// How often a document was asked for.
     loads: AtomicUsize,
+}
+
+impl Held {
+    fn new(go_on: mpsc::Receiver<()>) -> Self {
+        Self {
+            inner: MemoryStore::new(),
+            go_on: Mutex::new(go_on),
+            files: tokio::sync::RwLock::default(),
+            documents: tokio::sync::RwLock::default(),
+            loads: AtomicUsize::new(0),
+        }
+    }
 }
 
 impl Store for Held {
@@ -206,13 +218,7 @@ impl Member {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_room_that_panics_starts_anew_and_others_do_not_notice() {
     let (word, go_on) = mpsc::channel();
-    let store: Arc<dyn Store> = Arc::new(Held {
-        inner: MemoryStore::new(),
-        go_on: Mutex::new(go_on),
-        files: tokio::sync::RwLock::default(),
-        documents: tokio::sync::RwLock::default(),
-        loads: AtomicUsize::new(0),
-    });
+    let store: Arc<dyn Store> = Arc::new(Held::new(go_on));
     let metrics = Arc::new(Metrics::new());
     let (committer, thread) = Committer::start(Arc::clone(&store), Arc::clone(&metrics)).unwrap();
     let stopping = CancellationToken::new();
@@ -490,13 +496,7 @@ async fn files_that_take_long_to_open_keep_no_other_read_waiting() {
     const CROWD: u64 = 30;
     let (word, go_on) = mpsc::channel();
     drop(word);
-    let store = Arc::new(Held {
-        inner: MemoryStore::new(),
-        go_on: Mutex::new(go_on),
-        files: tokio::sync::RwLock::default(),
-        documents: tokio::sync::RwLock::default(),
-        loads: AtomicUsize::new(0),
-    });
+    let store = Arc::new(Held::new(go_on));
     let server = Server::start_on(Arc::<Held>::clone(&store));
     let put = |room: &str| Write::PutFile {
         room: RoomId::new("project", room),
@@ -578,13 +578,7 @@ async fn who_uploads_is_not_dropped_for_a_disk_that_takes_its_time() {
     use tokio::io::AsyncWriteExt as _;
     const WINDOW: Duration = Duration::from_millis(100);
     let (word, go_on) = mpsc::channel();
-    let store: Arc<dyn Store> = Arc::new(Held {
-        inner: MemoryStore::new(),
-        go_on: Mutex::new(go_on),
-        files: tokio::sync::RwLock::default(),
-        documents: tokio::sync::RwLock::default(),
-        loads: AtomicUsize::new(0),
-    });
+    let store: Arc<dyn Store> = Arc::new(Held::new(go_on));
     let metrics = Arc::new(Metrics::new());
     let (committer, thread) = Committer::start(Arc::clone(&store), Arc::clone(&metrics)).unwrap();
     let (stopping, killed) = (CancellationToken::new(), CancellationToken::new());

@@ -64,13 +64,7 @@ fn fill_pool(server: &Server) -> mpsc::Sender<()> {
 async fn read_at_once(max_held_bytes: usize, sizes: &[usize]) -> usize {
     let (word, go_on) = mpsc::channel();
     drop(word);
-    let store = Arc::new(Held {
-        inner: MemoryStore::new(),
-        go_on: Mutex::new(go_on),
-        files: tokio::sync::RwLock::default(),
-        documents: tokio::sync::RwLock::default(),
-        loads: AtomicUsize::new(0),
-    });
+    let store = Arc::new(Held::new(go_on));
     for (number, bytes) in sizes.iter().enumerate() {
         put_document(&store.inner, &format!("{number}.document"), *bytes);
     }
@@ -87,7 +81,7 @@ async fn read_at_once(max_held_bytes: usize, sizes: &[usize]) -> usize {
     let loads = || store.loads.load(Ordering::SeqCst);
     for (id, number) in (1_000..).zip(0..sizes.len()) {
         let path = format!("{number}.document");
-        // Its answer is short, so that nobody has to read it.
+        // The answer is short, so the test need not read it.
         let nothing = json!({ "path": path, "patch": [], "dry_run": true });
         asker.ask(id, "patch", nothing).await;
     }
