@@ -4,21 +4,21 @@
 //! wants. What may take long has a line of its own first, and leaves most places to what is short.
 //!
 //! A result stays in memory until its room has handled it, which may be long after the read. Until then the read keeps
-//! its place in the room. Before it begins, it waits until the unhandled results of its room, and of all rooms, leave
-//! space for it, and is charged by the size that the store reports. A room never waits for a read with its other work,
-//! so each result is handled at some time, which frees its space.
+//! its place in the room, and is charged. A result of more than [`SMALL_BYTES`] also needs space among the unhandled
+//! results of its room and of all rooms; it waits for that before it is read, if the store knows its size. Small ones
+//! never wait for large ones, and their number is bounded by the places.
 //!
-//! Every read acquires in the same order, which rules out deadlocks: its places in the room, the room's space, the
-//! common space, the common turns.
+//! A room never waits for a read before it does its other work, so each result is handled at some time, which frees its
+//! space. While a read waits for space it holds its places and perhaps a turn of the lists, for which nobody waits who
+//! has space. So there is no deadlock.
 
 use std::sync::Arc;
 
 use meshagent_store::StoreError;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::ledger::{Charge, Kind};
+use crate::ledger::Charge;
 use crate::room::FetchResult;
-use crate::usage::Usage;
 
 /// Reads that all rooms have under way together; more wait for their turn.
 const READS: usize = 16;
@@ -30,6 +30,8 @@ const MAX_FILES: usize = 4;
 /// What one room has of the reads, or stands in line for.
 const ROOM_READS: usize = 4;
 
+/// A result of at most so many bytes needs no space.
+pub(crate) const SMALL_BYTES: usize = 64 << 10;
 /// The part of what the server may hold that may be read and not handled, of all rooms; and of one of them.
 const UNHANDLED_PART: usize = 4;
 const ROOM_PART: usize = 8;
@@ -43,19 +45,19 @@ pub(crate) enum Long {
     List,
 }
 
-/// Who has his turn, until this is dropped.
+/// A turn, until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Turn<'a> {
+pub(crate) struct Turn {
     // The semaphores are never closed.
-    _permit: Option<SemaphorePermit<'a>>,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 /// The lines of all rooms.
 #[derive(Debug)]
 pub(crate) struct Reads {
-    all: Semaphore,
-    files: Semaphore,
-    lists: Semaphore,
+    all: Arc<Semaphore>,
+    files: Arc<Semaphore>,
+    lists: Arc<Semaphore>,
     unhandled: Unfilled,
     /// The bound of one room.
     room_bytes: usize,
@@ -66,9 +68,9 @@ impl Reads {
     pub(crate) fn new(max_held_bytes: usize) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
-            all: Semaphore::new(READS),
-            files: Semaphore::new(cores.saturating_sub(1).clamp(1, MAX_FILES)),
-            lists: Semaphore::new(LISTS),
+            all: Arc::new(Semaphore::new(READS)),
+            files: Arc::new(Semaphore::new(cores.saturating_sub(1).clamp(1, MAX_FILES))),
+            lists: Arc::new(Semaphore::new(LISTS)),
             unhandled: Unfilled::new(max_held_bytes / UNHANDLED_PART),
             room_bytes: max_held_bytes / ROOM_PART,
         }
@@ -88,9 +90,9 @@ impl Reads {
     ///
     /// # Cancel safety
     /// Dropped before it is ready, its place in the line is gone.
-    pub(crate) async fn turn(&self) -> Turn<'_> {
+    pub(crate) async fn turn(&self) -> Turn {
         Turn {
-            _permit: self.all.acquire().await.ok(),
+            _permit: Arc::clone(&self.all).acquire_owned().await.ok(),
         }
     }
 
@@ -98,34 +100,38 @@ impl Reads {
     ///
     /// # Cancel safety
     /// As [`Reads::turn`].
-    pub(crate) async fn long_turn(&self, long: Long) -> Turn<'_> {
+    pub(crate) async fn long_turn(&self, long: Long) -> Turn {
         let line = match long {
             Long::File => &self.files,
             Long::List => &self.lists,
         };
         Turn {
-            _permit: line.acquire().await.ok(),
+            _permit: Arc::clone(line).acquire_owned().await.ok(),
         }
     }
 
-    /// Waits for space for what a read will bring, and charges it; from then on it holds its `places` in its room, too.
+    /// Waits for the space of a result, which holds its `places` in its room and its `charge` as well from then on.
     ///
     /// # Cancel safety
-    /// Dropped before it is ready, nothing is taken or charged.
+    /// Dropped before it is ready, nothing is held.
     pub(crate) async fn space(
         &self,
         room: &RoomReads,
         places: [Option<OwnedSemaphorePermit>; 2],
-        bytes: usize,
-        usage: &Usage,
+        charge: Charge,
     ) -> Unhandled {
-        // Its own room first: one that is slow keeps only itself waiting, as long as it has its part.
-        let own = room.unhandled.take(bytes).await;
-        let common = self.unhandled.take(bytes).await;
+        let bytes = charge.bytes();
+        let kilobytes = if bytes <= SMALL_BYTES {
+            [None, None]
+        } else {
+            // The room's own first: a room with too many unhandled results waits for itself.
+            let own = room.unhandled.take(bytes).await;
+            [own, self.unhandled.take(bytes).await]
+        };
         Unhandled {
             _places: places,
-            kilobytes: [own, common],
-            charge: usage.charge_common(Kind::Read, bytes),
+            kilobytes,
+            charge,
         }
     }
 }
@@ -175,8 +181,8 @@ impl Unhandled {
         }
     }
 
-    /// The read is done and has brought so many bytes. What was taken for more is given back; what came to be more
-    /// meanwhile is there, and is charged.
+    /// The result has so many bytes. Space beyond that is given back; bytes beyond the estimate are in memory already,
+    /// and are charged.
     fn done(&mut self, bytes: usize) {
         self.charge
             .shrink(self.charge.bytes().saturating_sub(bytes));

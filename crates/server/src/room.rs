@@ -152,19 +152,6 @@ pub(crate) enum WholeFile {
     TooLarge(u64),
 }
 
-impl Fetch {
-    /// The largest size of the result in bytes, if it is known without asking the store. A part of a file counts as 0,
-    /// because its download is charged for it.
-    pub(crate) fn bytes(&self) -> Option<usize> {
-        match self {
-            Self::Document { .. } | Self::File { .. } => None,
-            Self::DocumentById { bytes, .. } => Some(*bytes),
-            Self::List { max, .. } => Some(max.saturating_mul(files::ENTRY_BYTES)),
-            Self::OpenFile { .. } | Self::FilePart { .. } | Self::Stat { .. } => Some(0),
-        }
-    }
-}
-
 impl FetchResult {
     /// Bytes that were read.
     pub(crate) fn bytes(&self) -> usize {

@@ -23,9 +23,9 @@ use crate::committer::{BatchResult, Committer, with_causes};
 use crate::config::Config;
 use crate::ids::Ids;
 use crate::lane::{self, Lane};
-use crate::ledger::{Account, Held};
+use crate::ledger::{Account, Charge, Held};
 use crate::metrics::Metrics;
-use crate::reads::{Brought, Long, Reads, RoomReads};
+use crate::reads::{Brought, Long, Reads, RoomReads, SMALL_BYTES};
 use crate::room::{Conn, Fetch, FetchResult, Joining, Room, WholeFile};
 pub(crate) use crate::room_loop::RoomInput;
 use crate::room_loop::{Letter, Next, RoomLoop, is_whole};
@@ -243,11 +243,15 @@ impl Rooms {
         &self,
         read: impl FnOnce(&dyn Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let _turn = self.reads.turn().await;
+        let turn = self.reads.turn().await;
         let store = Arc::clone(&self.store);
-        tokio::task::spawn_blocking(move || read(store.as_ref()))
-            .await
-            .unwrap_or_else(|error| Err(StoreError::Unavailable(error.into())))
+        tokio::task::spawn_blocking(move || {
+            // The turn lasts as long as the read, even if nobody waits for it any more.
+            let _turn = turn;
+            read(store.as_ref())
+        })
+        .await
+        .unwrap_or_else(|error| Err(StoreError::Unavailable(error.into())))
     }
 
     /// Opens a file for somebody who is in no room; all of them together take turns with the rooms.
@@ -431,6 +435,8 @@ impl RoomTask {
                 panic = panic_text(&*panic),
                 "a room panicked; it starts again from what is on disk"
             );
+            // Unhandled results would keep other rooms waiting.
+            self.fetches.shutdown().await;
             // Who joins waits in the mailbox until it is known what became of the last batch: a room that read the
             // store before that would not know of it.
             if self.committing.is_some()
@@ -440,7 +446,6 @@ impl RoomTask {
                 usage.settle_removed(&written);
                 usage.settle_created(&written);
             }
-            self.fetches.shutdown().await;
             inputs.close();
             while let Some(letter) = inputs.recv().await {
                 if let RoomInput::Join(_, joining) = letter.input {
@@ -487,7 +492,8 @@ impl RoomTask {
                 } => (takes_letters, goes_on),
                 Next::End => return,
             };
-            let mut letters = Vec::with_capacity(inputs.len().min(MAILBOX));
+            let waiting = if takes_letters { inputs.len() } else { 0 };
+            let mut letters = Vec::with_capacity(waiting.min(MAILBOX));
             // What somebody waits for already goes before new letters, of which there may be more and more; it comes of
             // letters, so that it ends.
             tokio::select! {
@@ -583,41 +589,78 @@ impl RoomTask {
                 None => None,
             };
             let places = [long_place, own.place().await];
-            // A read that waits for space holds no turn meanwhile, and takes one again afterwards.
-            let bytes = if let Some(bytes) = fetch.bytes() {
-                Ok(bytes)
-            } else {
-                let (room, fetch) = (room.clone(), fetch.clone());
-                let size = move |store: &dyn Store| stored_bytes(store, &room, &fetch);
-                rooms.read(size).await
-            };
-            let bytes = match bytes {
-                Ok(bytes) => bytes,
-                Err(error) => return (number, Err(error).into()),
-            };
-            let unhandled = rooms.reads.space(&own, places, bytes, &rooms.usage).await;
             let _long = match long {
                 Some(long) => Some(rooms.reads.long_turn(long).await),
                 None => None,
             };
-            let read = move |store: &dyn Store| read(store, &room, fetch);
-            let result = rooms.read(read).await;
-            (number, Brought::new(result, unhandled))
+            let usage = Arc::clone(&rooms.usage);
+            let first = {
+                let room = room.clone();
+                rooms.read(move |store| read_if_small(store, &room, fetch, &usage))
+            };
+            let brought = match first.await {
+                Ok(First::Read(result, charge)) => {
+                    let unhandled = rooms.reads.space(&own, places, charge).await;
+                    Ok(Brought::new(Ok(result), unhandled))
+                }
+                Ok(First::Large(fetch, bytes)) => {
+                    let charge = rooms.usage.charge_read(bytes);
+                    let unhandled = rooms.reads.space(&own, places, charge).await;
+                    let read = move |store: &dyn Store| {
+                        Ok(Brought::new(read(store, &room, fetch), unhandled))
+                    };
+                    rooms.read(read).await
+                }
+                Err(error) => Err(error),
+            };
+            (number, brought.unwrap_or_else(|error| Err(error).into()))
         });
     }
 }
 
-/// Bytes that the store keeps of what a read asks for; none if it is not going to be read.
-fn stored_bytes(store: &dyn Store, room: &RoomId, fetch: &Fetch) -> Result<usize, StoreError> {
-    let (path, kind, max) = match fetch {
-        Fetch::Document { path } => (path, EntryKind::Document, usize::MAX),
-        Fetch::File { path, max } => (path, EntryKind::File, *max),
-        _ => return Ok(0),
+/// What the first look at the store gave.
+enum First {
+    /// The result: it is small, or its size was unknown.
+    Read(FetchResult, Charge),
+    /// The size of a result that needs space first.
+    Large(Fetch, usize),
+}
+
+/// Reads what is small, and what the store can't give the size of; of the rest only the size.
+fn read_if_small(
+    store: &dyn Store,
+    room: &RoomId,
+    fetch: Fetch,
+    usage: &Usage,
+) -> Result<First, StoreError> {
+    let stored = |path: &str, kind| {
+        let entry = store.stat(room, path)?.filter(|entry| entry.kind == kind);
+        let size = entry.map(|entry| entry.size.unwrap_or_default());
+        Ok(size.map(|size| usize::try_from(size).unwrap_or(usize::MAX)))
     };
-    let entry = store.stat(room, path)?.filter(|entry| entry.kind == kind);
-    let size = entry.and_then(|entry| entry.size).unwrap_or_default();
-    let size = usize::try_from(size).unwrap_or(usize::MAX);
-    Ok(if size > max { 0 } else { size })
+    let bytes = match &fetch {
+        Fetch::Document { path } => match stored(path, EntryKind::Document)? {
+            None => return Ok(First::Read(FetchResult::Document(None), Charge::none())),
+            Some(bytes) => bytes,
+        },
+        Fetch::DocumentById { bytes, .. } => *bytes,
+        // A file that is larger than `max` is not read.
+        Fetch::File { path, max } => stored(path, EntryKind::File)?
+            .filter(|bytes| bytes <= max)
+            .unwrap_or_default(),
+        // A part of a file is charged by its download, and a list when its length is known.
+        Fetch::List { .. }
+        | Fetch::OpenFile { .. }
+        | Fetch::FilePart { .. }
+        | Fetch::Stat { .. } => 0,
+    };
+    if bytes > SMALL_BYTES {
+        return Ok(First::Large(fetch, bytes));
+    }
+    let mut charge = usage.charge_read(bytes);
+    let result = read(store, room, fetch)?;
+    charge.grow_anyway(result.bytes().saturating_sub(bytes));
+    Ok(First::Read(result, charge))
 }
 
 /// Does a room's read.

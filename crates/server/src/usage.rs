@@ -65,9 +65,9 @@ impl Usage {
         &self.common
     }
 
-    /// Charges what is held for nobody in particular, and has another bound.
-    pub(crate) fn charge_common(&self, kind: Kind, bytes: usize) -> Charge {
-        self.common.charge_anyway(kind, bytes)
+    /// Charges the result of a read, which has bounds of its own.
+    pub(crate) fn charge_read(&self, bytes: usize) -> Charge {
+        self.common.charge_anyway(Kind::Read, bytes)
     }
 
     /// The schemas of the documents in memory.
