@@ -58,6 +58,8 @@ pub(super) enum Waiter {
         tool_call_id: String,
         /// The number of the call, whose id may be another call's by the time that the document is there.
         number: u64,
+        /// Of the document, if the call creates it.
+        author: Author,
         start: SyncOpenStart,
         /// Asked only if there is no such document: one that is there needs no schema.
         may_create: Result<(), Refusal>,
@@ -79,14 +81,6 @@ impl Waiter {
             | Self::Describe { request, .. }
             | Self::Patch { request, .. }
             | Self::Open { request, .. } => *request,
-        }
-    }
-
-    /// The streamed call that it belongs to; a plain request has none.
-    fn call(&self) -> &str {
-        match self {
-            Self::Open { tool_call_id, .. } => tool_call_id,
-            Self::Create { .. } | Self::Describe { .. } | Self::Patch { .. } => "",
         }
     }
 
@@ -701,7 +695,12 @@ impl Room {
         };
         let operations = document.replica.clocks();
         let contribution = Contribution {
-            author: self.author(creator.conn(), creator.call()),
+            author: match &creator {
+                Waiter::Open { author, .. } | Waiter::Patch { author, .. } => author.clone(),
+                Waiter::Create { request, .. } | Waiter::Describe { request, .. } => {
+                    self.author(request.conn, "")
+                }
+            },
             at: self.now,
             operations: operations_of(operations.map(|(client, end)| (client, 0..end))),
         };

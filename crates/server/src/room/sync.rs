@@ -192,6 +192,7 @@ impl Room {
                 early: Vec::new(),
             };
         }
+        let author = self.author(request.conn, tool_call_id);
         let tool_call_id = tool_call_id.to_owned();
         let held = self.take_held();
         self.with_document(
@@ -201,6 +202,7 @@ impl Room {
                 request,
                 tool_call_id,
                 number,
+                author,
                 start,
                 may_create,
                 overtaken: None,

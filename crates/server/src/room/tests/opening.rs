@@ -354,3 +354,36 @@ fn a_call_gets_nothing_of_the_one_before_with_its_id() {
         }
     }
 }
+
+/// The call is closed, or its id is another call's, before it is known that there is no document.
+#[test]
+fn creation_is_on_behalf_of_who_its_own_call_names() {
+    for second in [None, Some("zoë")] {
+        let mut world = World::new();
+        let client = world.join("client");
+        let mut begin = |world: &mut World, path: &str, behalf: &str| {
+            let open = super::invoke("sync", "open", Content::Control(Control::Open), "c");
+            let super::ClientToServer::Invoke(mut open) = open else {
+                panic!("it is an invoke")
+            };
+            open.on_behalf_of_id = Some(behalf.to_owned());
+            world.send(&client, super::ClientToServer::Invoke(open));
+            world.start(&client, "c", json!({ "path": path }));
+        };
+        begin(&mut world, "first.document", "änn");
+        let Some(Action::Fetch(number, fetch)) = world.room.poll_action() else {
+            panic!("it is read")
+        };
+        world.chunk(&client, "c", Content::Control(Control::close()));
+        if let Some(behalf) = second {
+            begin(&mut world, "second.document", behalf);
+        }
+        let result = world.read(fetch);
+        world.room.handle_fetched(number, result, world.now);
+        world.settle();
+        let room = RoomId::new("project", "room");
+        let stored = world.store.load(&room, "first.document").unwrap().unwrap();
+        let author = &stored.updates[0].contributions[0].author;
+        assert_eq!(author.on_behalf_of.as_deref(), Some("änn"), "{second:?}");
+    }
+}
