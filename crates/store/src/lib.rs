@@ -32,6 +32,6 @@ pub use provenance::{Author, Contribution, OperationRange, ProvenanceRecord};
 pub use reach::{Kinds, Reach};
 pub use store::{BoxError, Staging, Store, StoreError};
 pub use write::{
-    MAX_TOUCHED_ENTRIES, MAX_TOUCHED_PATH_BYTES, MovedEntry, Removed, Write, WriteError, Written,
-    check_touched,
+    MAX_TOUCHED_ENTRIES, MAX_TOUCHED_PATH_BYTES, MovedEntry, Removed, Touched, Write, WriteError,
+    Written,
 };

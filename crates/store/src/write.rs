@@ -181,32 +181,55 @@ pub struct MovedEntry {
 pub const MAX_TOUCHED_ENTRIES: usize = 20_000;
 
 /// The bytes that the paths of these entries may have together, before a move and after it. The
-/// index of paths is rewritten for a move, so long paths cost more than many.
+/// index of paths is rewritten for a move, so a few long paths may cost more than many short ones.
 pub const MAX_TOUCHED_PATH_BYTES: usize = 2 << 20;
 
-/// Checks what a write touches below a folder, by the paths of all entries.
-///
-/// # Errors
-///
-/// If there are too many entries, or their paths are too long together.
-pub fn check_touched<'a>(
-    folder: &str,
-    paths: impl ExactSizeIterator<Item = &'a str>,
-) -> Result<(), WriteError> {
-    if paths.len() > MAX_TOUCHED_ENTRIES {
-        return Err(WriteError::TooMany {
-            path: folder.to_owned(),
-            max: MAX_TOUCHED_ENTRIES,
-        });
+/// What a write touches below a folder, counted path by path.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Touched {
+    entries: usize,
+    path_bytes: usize,
+}
+
+impl Touched {
+    /// Counts an entry by its path.
+    ///
+    /// # Errors
+    ///
+    /// If there are too many entries, or their paths are too long together.
+    pub fn add(&mut self, folder: &str, path: &str) -> Result<(), WriteError> {
+        self.entries += 1;
+        self.path_bytes += path.len();
+        if self.entries > MAX_TOUCHED_ENTRIES {
+            return Err(WriteError::TooMany {
+                path: folder.to_owned(),
+                max: MAX_TOUCHED_ENTRIES,
+            });
+        }
+        // One path alone never exceeds the limit.
+        if self.path_bytes > MAX_TOUCHED_PATH_BYTES {
+            return Err(WriteError::PathsTooLong {
+                path: folder.to_owned(),
+                max_bytes: MAX_TOUCHED_PATH_BYTES,
+            });
+        }
+        Ok(())
     }
-    // A single entry has a short path.
-    if paths.map(str::len).sum::<usize>() > MAX_TOUCHED_PATH_BYTES {
-        return Err(WriteError::PathsTooLong {
-            path: folder.to_owned(),
-            max_bytes: MAX_TOUCHED_PATH_BYTES,
-        });
+
+    /// Counts the entries with these paths.
+    ///
+    /// # Errors
+    ///
+    /// As for [`add`](Self::add).
+    pub fn check<'a>(
+        folder: &str,
+        paths: impl IntoIterator<Item = &'a str>,
+    ) -> Result<(), WriteError> {
+        let mut touched = Self::default();
+        paths
+            .into_iter()
+            .try_for_each(|path| touched.add(folder, path))
     }
-    Ok(())
 }
 
 /// The reason why a write was refused. The refusal affects only that write: it changed nothing, and

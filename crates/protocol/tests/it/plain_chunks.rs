@@ -58,6 +58,9 @@ fn other_forms_are_left_to_the_general_parser() {
     for header in [
         "",
         "[]",
+        r#"["c1",["binary",["sync"]]]"#,
+        r#"{"tool_call_id":"c1","chunk":["binary",["sync"]]}"#,
+        r#"{"tool_call_id":"c1","chunk":{"type":"binary","headers":["sync"]}}"#,
         "{",
         r#"{"tool_call_id":"c1"}"#,
         r#"{"tool_call_id":"","chunk":{"type":"binary","headers":{"kind":"sync"}}}"#,

@@ -1,9 +1,7 @@
 //! The rows of rooms and entries.
 
 use meshagent_store::path::below;
-use meshagent_store::{
-    DocumentId, MAX_TOUCHED_ENTRIES, RoomId, Timestamp, WriteError, check_touched,
-};
+use meshagent_store::{DocumentId, MAX_TOUCHED_ENTRIES, RoomId, Timestamp, Touched, WriteError};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::Failure;
@@ -77,8 +75,13 @@ pub(super) fn leaves_below(
             },
         ))
     })?;
-    let leaves = rows.collect::<rusqlite::Result<Vec<_>>>()?;
-    check_touched(folder, leaves.iter().map(|(path, _)| path.as_str()))?;
+    let mut touched = Touched::default();
+    let mut leaves = Vec::new();
+    for row in rows {
+        let (path, leaf) = row?;
+        touched.add(folder, &path)?;
+        leaves.push((path, leaf));
+    }
     Ok(leaves)
 }
 

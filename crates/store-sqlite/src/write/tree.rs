@@ -2,7 +2,7 @@
 
 use meshagent_store::path::{MAX_BYTES, below, is_below};
 use meshagent_store::{
-    MovedEntry, Reach, Removed, RoomId, Timestamp, WriteError, Written, check_touched,
+    MovedEntry, Reach, Removed, RoomId, Timestamp, Touched, WriteError, Written,
 };
 use rusqlite::{Connection, params};
 
@@ -131,7 +131,7 @@ pub(super) fn rename(
     }
 
     let targets = moves.iter().map(|(entry, _)| entry.destination.as_str());
-    check_touched(source, targets)?;
+    Touched::check(source, targets)?;
 
     let replaced = remove(connection, in_the_way, removal)?;
     if is_folder && !destination.is_empty() && !is_below(source, destination) {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::path::{MAX_BYTES, below, is_below, name};
 use crate::provenance;
-use crate::write::check_touched;
+use crate::write::Touched;
 use crate::{
     Contribution, DocumentId, Entry, EntryKind, FileVersion, MovedEntry, ProvenanceRecord, Reach,
     Removed, RoomId, Seq, StoredDocument, StoredFile, StoredUpdate, Timestamp, Write, WriteError,
@@ -267,7 +267,7 @@ impl State {
         if recursive {
             paths.extend(children(tree, path).map(|(path, _)| path.clone()));
         }
-        check_touched(path, paths.iter().map(String::as_str))?;
+        Touched::check(path, paths.iter().map(String::as_str))?;
         if paths.is_empty() {
             return Err(match children(tree, path).next() {
                 Some(_) => WriteError::RecursiveRequired {
@@ -308,7 +308,7 @@ impl State {
                 path: source.to_owned(),
             });
         }
-        check_touched(source, sources.iter().map(String::as_str))?;
+        Touched::check(source, sources.iter().map(String::as_str))?;
         let is_folder = !tree.contains_key(source);
         if source == destination || is_folder && is_below(destination, source) {
             return Err(WriteError::IntoItself);
@@ -354,7 +354,7 @@ impl State {
         }
 
         let targets = moves.iter().map(|(_, target)| target.as_str());
-        check_touched(source, targets)?;
+        Touched::check(source, targets)?;
 
         let replaced = self.remove(room, in_the_way);
         let tree = self.rooms.entry(room.clone()).or_default();
