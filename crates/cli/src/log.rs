@@ -3,18 +3,20 @@
 //! Names of participants, paths and texts from requests are foreign data, so control characters in
 //! them are escaped: they must not forge log lines or control a terminal.
 
+mod thread;
+
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
 use std::io::{self, IsTerminal as _, Write};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use tracing::field::{Field, Visit};
-use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::Writer;
 
+use self::thread::Lines;
+pub(crate) use self::thread::finish;
 use crate::output::terminal;
 
 /// Returns the directives of a filter, with `warning` for `warn` accepted. `None` if one of them is
@@ -37,15 +39,6 @@ pub(crate) fn directives(text: &str) -> Option<String> {
     Some(directives.join(","))
 }
 
-/// Lines that wait for stderr, at most; later ones are lost.
-const MAX_WAITING_LINES: usize = 4096;
-
-/// The time for the last lines at the end of the process.
-const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// The thread that writes the log, until the process ends.
-static THREAD: Mutex<Option<WorkerGuard>> = Mutex::new(None);
-
 /// Writes the waiting lines when it is dropped.
 #[must_use]
 pub(crate) struct Log;
@@ -56,53 +49,57 @@ impl Drop for Log {
     }
 }
 
-/// Writes the waiting lines, if stderr accepts them in time. Nothing is logged after that.
-pub(crate) fn finish() {
-    let Some(guard) = THREAD.lock().unwrap_or_else(PoisonError::into_inner).take() else {
-        return;
-    };
-    // Dropping the guard waits for the thread, which may wait for a reader for ever.
-    let writing = std::thread::spawn(|| drop(guard));
-    let deadline = Instant::now() + FINISH_TIMEOUT;
-    while !writing.is_finished() && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// Starts a thread that writes to stderr. Its writer for events never waits and never fails:
-/// stderr may be a pipe that nobody reads, or a file on a full disk.
-fn stderr() -> NonBlocking {
-    let (writer, guard) = NonBlockingBuilder::default()
-        .lossy(true)
-        .buffered_lines_limit(MAX_WAITING_LINES)
-        .thread_name("log")
-        .finish(io::stderr());
-    *THREAD.lock().unwrap_or_else(PoisonError::into_inner) = Some(guard);
-    writer
-}
-
 /// Starts logging as text.
-pub(crate) fn start_text(filter: EnvFilter) -> Log {
+///
+/// # Errors
+///
+/// If the system starts no thread.
+pub(crate) fn start_text(filter: EnvFilter) -> io::Result<Log> {
+    let lines = Lines::start(io::stderr())?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(stderr())
+        .with_writer(move || lines.clone())
         .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal())
         .fmt_fields(EscapedFields)
         .init();
-    Log
+    log_panics();
+    Ok(Log)
 }
 
 /// Starts logging as JSON objects.
-pub(crate) fn start_json(filter: EnvFilter) -> Log {
-    let writer = stderr();
+///
+/// # Errors
+///
+/// If the system starts no thread.
+pub(crate) fn start_json(filter: EnvFilter) -> io::Result<Log> {
+    let lines = Lines::start(io::stderr())?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .json()
-        .with_writer(move || EscapedJson(writer.clone()))
+        .with_writer(move || EscapedJson(lines.clone()))
         .log_internal_errors(false)
         .init();
-    Log
+    log_panics();
+    Ok(Log)
+}
+
+/// Makes panics events of the log. The standard library's message would wait for stderr, and
+/// contain control characters as they are.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let backtrace = Backtrace::capture();
+        let backtrace =
+            (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+        tracing::error!(
+            thread = thread.name(),
+            location = panic.location().map(ToString::to_string),
+            backtrace,
+            "panic: {}",
+            panic.payload_as_str().unwrap_or("without a text")
+        );
+    }));
 }
 
 /// Formats fields like the library, but escapes control characters in all of them.
@@ -169,5 +166,49 @@ impl<W: Write> Write for EscapedJson<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.0.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Buffer {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn panics_are_events_with_escaped_text() {
+        let buffer = Buffer::default();
+        let output = buffer.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(move || output.clone())
+            .with_ansi(false)
+            .fmt_fields(EscapedFields)
+            .finish();
+        log_panics();
+        tracing::subscriber::with_default(subscriber, || {
+            let panicked = std::panic::catch_unwind(|| panic!("ä\x1b[2J\nERROR forged"));
+            assert!(panicked.is_err());
+        });
+        let _ = std::panic::take_hook();
+        let text = String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(
+            text.contains("panic: ä") && text.contains("log.rs:"),
+            "{text}"
+        );
+        assert!(!text.contains('\x1b'), "{text}");
     }
 }

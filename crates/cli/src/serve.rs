@@ -343,10 +343,11 @@ fn start_log(args: &ServeArgs) -> anyhow::Result<Log> {
     let filter = EnvFilter::builder()
         .parse(directives)
         .map_err(|error| invalid().with_source(error))?;
-    Ok(match args.log_format {
+    let started = match args.log_format {
         LogFormat::Text => log::start_text(filter),
         LogFormat::Json => log::start_json(filter),
-    })
+    };
+    started.context("starting the log's thread")
 }
 
 fn listen_address(text: &str) -> Result<SocketAddr, &'static str> {

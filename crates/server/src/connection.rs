@@ -34,7 +34,7 @@ const MAX_FRAME_BYTES: usize = 4 << 20;
 /// What a frame counts for besides its bytes, and what a ping or a pong counts for, towards the bytes per second.
 const FRAME_BYTES: usize = 64;
 const CONTROL_FRAME_BYTES: usize = 1 << 10;
-/// The part of a message that is not charged while there is more to handle: what may arrive in one read.
+/// The most of an incomplete message that stays uncharged until everything that arrived is handled.
 const SMALL_PART_BYTES: usize = 16 << 10;
 /// Bytes that a connection reads, or writes, before others have a turn on its thread.
 const TURN_BYTES: usize = 16 << 10;
@@ -304,7 +304,8 @@ struct Intake<'a> {
     shared: &'a Shared,
     message_rate: Rate,
     byte_rate: Rate,
-    /// What the frames of the last bytes count for. It is added to the next ones: a read holds a bounded number.
+    /// What the frames since the last read count for. It is charged with the next read, because one read holds a
+    /// bounded number of frames.
     frame_bytes: usize,
     account: &'a Arc<Account>,
     /// What its token allows.

@@ -382,7 +382,7 @@ impl RoomLoop {
 
     /// What the room has done and nobody has committed, when nothing more will be handed in and what was is settled.
     ///
-    /// Nothing, if the store's last answer was not handled yet and refuses something: what comes later may build on it.
+    /// Nothing, if the store's last answer is not handled yet and contains a refusal: what comes later may build on it.
     pub(crate) fn take_writes(&mut self) -> Vec<Write> {
         if let Turn::Committed(result, _) = &self.turn
             && !is_whole(result)

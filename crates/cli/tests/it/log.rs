@@ -1,21 +1,22 @@
 //! A log that can't be written keeps nobody from working.
 
 use std::fs::OpenOptions;
+use std::io::Read as _;
 use std::process::Stdio;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use crate::serve::{Server, serve_with};
+use crate::stop::log_lines;
 use crate::stress::{alone, room_url, token};
 
 /// More lines than a pipe holds.
-const JOINS: usize = 1500;
+const JOINS: usize = 500;
 
-/// Joins with long names, one log line each, then edits and stops.
-fn works(log: Stdio) {
-    let _machine = alone();
-    let home = TempDir::new().unwrap();
-    let options = ["--log", "debug", "--shutdown-grace", "5"];
+/// Joins with long names, one log line each at least, then edits. Returns the server.
+fn work(log: Stdio, home: &TempDir) -> Server {
+    let options = ["--log", "trace", "--shutdown-grace", "5"];
     let server = Server::start_with_log(&mut serve_with(home.path(), &options), log);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
@@ -32,7 +33,13 @@ fn works(log: Stdio) {
             client.close().await;
         }
     });
-    server.terminate();
+    server
+}
+
+fn works(log: Stdio) {
+    let _machine = alone();
+    let home = TempDir::new().unwrap();
+    work(log, &home).terminate();
 }
 
 #[test]
@@ -49,10 +56,29 @@ fn server_works_after_the_reader_of_its_log_has_gone() {
 }
 
 #[test]
-fn server_works_while_nobody_reads_its_log() {
-    let (reader, writer) = std::io::pipe().unwrap();
-    works(writer.into());
-    drop(reader);
+fn server_works_while_nobody_reads_its_log_and_counts_lost_lines() {
+    let _machine = alone();
+    let home = TempDir::new().unwrap();
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let server = work(writer.into(), &home);
+    log_lines(&server, 10_000);
+    // Now somebody reads it.
+    let (found, is_found) = std::sync::mpsc::channel();
+    let reading = std::thread::spawn(move || {
+        let mut text = Vec::new();
+        let mut piece = vec![0; 1 << 16];
+        let mut was_found = false;
+        while let Ok(count @ 1..) = reader.read(&mut piece) {
+            text.extend_from_slice(&piece[..count]);
+            if !was_found && String::from_utf8_lossy(&text).contains("lines of the log were lost") {
+                was_found = true;
+                found.send(()).unwrap();
+            }
+        }
+    });
+    is_found.recv_timeout(Duration::from_mins(1)).unwrap();
+    server.terminate();
+    reading.join().unwrap();
 }
 
 #[test]
@@ -75,7 +101,7 @@ fn server_starts_while_stdout_is_full() {
             break;
         }
         assert!(started.elapsed().as_secs() < 60, "{text}");
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
     }
     server.terminate();
 }

@@ -159,23 +159,28 @@ fn busy_room_does_not_block_shutdown_and_keeps_acknowledged_data() {
     server.kill();
 }
 
+/// Has the server refuse so many requests, each of which it logs.
+pub(crate) fn log_lines(server: &Server, count: usize) {
+    let refused = "GET /rooms/room?token=bad HTTP/1.1\r\nhost: x\r\n\
+                   connection: Upgrade\r\nupgrade: websocket\r\n\
+                   sec-websocket-version: 13\r\n\
+                   sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    for _ in 0..count {
+        let mut stream = plain(server, refused);
+        stream
+            .set_read_timeout(Some(Duration::from_mins(1)))
+            .unwrap();
+        stream.read_exact(&mut [0; 12]).unwrap();
+    }
+}
+
 /// Requests are logged until the pipe and the queue of lines are full.
 #[test]
 fn unread_log_delays_neither_requests_nor_shutdown() {
     let _machine = alone();
     let home = TempDir::new().unwrap();
     let server = Server::start_with_log(serve(&home).args(["--log", "trace"]), Stdio::piped());
-    let refused = "GET /rooms/room?token=bad HTTP/1.1\r\nhost: x\r\n\
-                   connection: Upgrade\r\nupgrade: websocket\r\n\
-                   sec-websocket-version: 13\r\n\
-                   sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    for _ in 0..10_000 {
-        let mut stream = plain(&server, refused);
-        stream
-            .set_read_timeout(Some(Duration::from_mins(1)))
-            .unwrap();
-        stream.read_exact(&mut [0; 12]).unwrap();
-    }
+    log_lines(&server, 10_000);
     let (status, took) = terminated(server);
     assert!(took < MAX_SHUTDOWN, "{took:?}");
     assert_eq!(status.code(), Some(0));

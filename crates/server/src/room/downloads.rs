@@ -276,6 +276,11 @@ impl Room {
 
     /// Sends what was pulled as far as it is read, and reads on if more was pulled.
     pub(super) fn serve_pulls(&mut self, conn: Conn, tool_call_id: &str) {
+        let id = |number| DownloadId {
+            conn,
+            tool_call_id: tool_call_id.to_owned(),
+            number,
+        };
         loop {
             let Some(participant) = self.participants.get_mut(&conn) else {
                 return;
@@ -294,11 +299,7 @@ impl Room {
                 || (download.ahead.is_empty() && !download.is_reading && reads >= MAX_READS)
             {
                 if !std::mem::replace(&mut download.is_waiting, true) {
-                    let download = DownloadId {
-                        conn,
-                        tool_call_id: tool_call_id.to_owned(),
-                        number: download.number,
-                    };
+                    let download = id(download.number);
                     self.waiting.push_back(Waiting::Download {
                         download,
                         _wanted: None,
@@ -333,11 +334,7 @@ impl Room {
                     }
                     Err(_) => {
                         if !std::mem::replace(&mut download.is_waiting, true) {
-                            let download = DownloadId {
-                                conn,
-                                tool_call_id: tool_call_id.to_owned(),
-                                number: download.number,
-                            };
+                            let download = id(download.number);
                             self.waiting.push_back(Waiting::Download {
                                 download,
                                 _wanted: Some(ledger.want()),
@@ -353,11 +350,7 @@ impl Room {
                     start: source.read,
                     length,
                 };
-                let download = DownloadId {
-                    conn,
-                    tool_call_id: tool_call_id.to_owned(),
-                    number: download.number,
-                };
+                let download = id(download.number);
                 self.fetch(fetch, Fetched::DownloadPart { download });
             }
             return;

@@ -59,7 +59,7 @@ pub(super) enum Waiter {
         /// The number of the call, whose id may be another call's by the time that the document is there.
         number: u64,
         /// Of the document, if the call creates it.
-        author: Author,
+        author: Box<Author>,
         start: SyncOpenStart,
         /// Asked only if there is no such document: one that is there needs no schema.
         may_create: Result<(), Refusal>,
@@ -696,7 +696,8 @@ impl Room {
         let operations = document.replica.clocks();
         let contribution = Contribution {
             author: match &creator {
-                Waiter::Open { author, .. } | Waiter::Patch { author, .. } => author.clone(),
+                Waiter::Open { author, .. } => (**author).clone(),
+                Waiter::Patch { author, .. } => author.clone(),
                 Waiter::Create { request, .. } | Waiter::Describe { request, .. } => {
                     self.author(request.conn, "")
                 }

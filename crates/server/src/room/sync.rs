@@ -192,7 +192,7 @@ impl Room {
                 early: Vec::new(),
             };
         }
-        let author = self.author(request.conn, tool_call_id);
+        let author = Box::new(self.author(request.conn, tool_call_id));
         let tool_call_id = tool_call_id.to_owned();
         let held = self.take_held();
         self.with_document(

@@ -374,8 +374,8 @@ fn files_are_opened_one_at_a_time_for_a_connection() {
 /// A client may use a call's id again when the call has ended.
 #[test]
 fn a_download_gets_nothing_of_the_one_before_with_its_id() {
-    // What is read for the first download when the second begins: its file is opened, a part is read, or it is looked
-    // what stands there instead of a file.
+    // What is read for the first download when the second begins: its file is opened, a part is read, or the server
+    // looks up what stands there instead of a file.
     for (path, pulls, steps) in [
         ("first", false, 0),
         ("first", true, 0),
