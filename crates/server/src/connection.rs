@@ -4,30 +4,29 @@
 //! published clients do not come back after one; a client's close frame is answered with code 1000. A client that
 //! breaks the rules of the WebSocket protocol is dropped.
 
-use std::collections::VecDeque;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+mod writing;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use meshagent_protocol::{ApiScope, Envelope, Message, MessageId, PacketLimits, PacketReader};
-use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+use meshagent_protocol::{ApiScope, Envelope, Message, PacketLimits, PacketReader};
 use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::writing::{Counting, Taken, Taking, write_all};
 use crate::admission::{self, Admission};
 use crate::budget::Rate;
 use crate::config::Config;
 use crate::gather::Gather;
 use crate::ledger::{Account, Charge, Held, Kind, Pace};
 use crate::metrics::{Counted, Metrics};
-use crate::outbox::{Cost, Outbox, Outgoing};
+use crate::outbox::{Outbox, Outgoing};
 use crate::room::{Conn, Joining};
 use crate::rooms::{Mailbox, RoomInput, Rooms, now};
-use crate::websocket::{Event, FrameReader, Opcode, begin_frame, write_frame};
+use crate::websocket::{Event, FrameReader};
 
 /// The largest WebSocket message; a protocol message may span many.
 const MAX_FRAME_BYTES: usize = 4 << 20;
@@ -42,8 +41,6 @@ const TURN_BYTES: usize = 16 << 10;
 /// this; by itself it keeps megabytes, and tells when a third was taken.
 #[cfg(target_os = "linux")]
 const UNSENT_BYTES: u32 = 32 << 10;
-/// The payload of the answer to a client's close frame: code 1000.
-const CLOSE_NORMAL: [u8; 2] = 1000_u16.to_be_bytes();
 /// How many seconds' worth of messages and bytes may come at once.
 pub(crate) const BURST: Duration = Duration::from_secs(2);
 /// How often it is looked at the wall clock at least, of a connection whose token expires.
@@ -553,258 +550,3 @@ impl Intake<'_> {
         Some((input, bytes, charge))
     }
 }
-
-/// Writes what the outbox yields until it is closed and empty, or the peer takes nothing any more.
-async fn write_all<W: AsyncWrite + Unpin>(
-    mut writer: W,
-    mut taking: Taking<'_>,
-    conn: Conn,
-    mailbox: &Mailbox,
-    ping_interval: Duration,
-) {
-    let mut pings = tokio::time::interval_at(Instant::now() + ping_interval, ping_interval);
-    let mut next_id = 0_u64;
-    loop {
-        let items = tokio::select! {
-            biased;
-            items = taking.outbox.take() => items,
-            _ = pings.tick() => {
-                let ping = write_and_flush(&mut writer, Opcode::Ping, b"");
-                if !Box::pin(taking.in_time(0, ping)).await {
-                    return;
-                }
-                continue;
-            }
-        };
-        let Some(items) = items else { return };
-        let writing = write_items(&mut writer, items, &mut next_id, &mut taking);
-        // In a box for the same reason as a packet that is read.
-        match Box::pin(writing).await {
-            Written::All { catch_up: false } => {}
-            Written::All { catch_up: true } => {
-                let drained = RoomInput::Drained(conn);
-                let sent = mailbox.send(drained, 0, Held::none());
-                if Box::pin(sent).await.is_err() {
-                    return;
-                }
-            }
-            Written::End => return,
-        }
-    }
-}
-
-/// What a peer takes of what it is sent, as far as the system tells.
-struct Taken {
-    state: Mutex<Progress>,
-}
-
-struct Progress {
-    /// Bytes since somebody asked.
-    bytes: usize,
-    /// When the last of all came.
-    at: Instant,
-}
-
-impl Taken {
-    fn new() -> Self {
-        let at = Instant::now();
-        Self {
-            state: Mutex::new(Progress { bytes: 0, at }),
-        }
-    }
-
-    fn add(&self, bytes: usize) {
-        let mut state = self.lock();
-        state.bytes += bytes;
-        state.at = Instant::now();
-    }
-
-    /// Bytes since this was asked before.
-    fn bytes(&self) -> usize {
-        std::mem::take(&mut self.lock().bytes)
-    }
-
-    fn at(&self) -> Instant {
-        self.lock().at
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Progress> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A socket's writer that counts what the peer takes.
-struct Counting<'a, W> {
-    inner: W,
-    taken: &'a Taken,
-}
-
-impl<W: AsyncWrite + Unpin> AsyncWrite for Counting<'_, W> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.inner).poll_write(context, bytes))?;
-        self.taken.add(written);
-        Poll::Ready(Ok(written))
-    }
-
-    fn poll_flush(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(context)
-    }
-
-    fn poll_shutdown(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(context)
-    }
-}
-
-/// How a peer takes what it is sent.
-struct Taking<'a> {
-    outbox: &'a Outbox,
-    account: &'a Account,
-    taken: &'a Taken,
-    /// How long it may take nothing.
-    patience: Duration,
-    pace: Pace,
-    turn: Turn,
-}
-
-impl Taking<'_> {
-    /// When a peer that takes nothing more has taken nothing for too long.
-    fn deadline(&self, began: Instant) -> Instant {
-        began.max(self.taken.at()) + self.patience
-    }
-
-    /// Whether a write came through, to a peer that takes some of it all the time and is in nobody's way. It is part of
-    /// an `item` of so many bytes.
-    async fn in_time(
-        &mut self,
-        item: usize,
-        write: impl Future<Output = std::io::Result<()>>,
-    ) -> bool {
-        let mut write = std::pin::pin!(write);
-        // Most of what is written is taken at once, which needs neither a clock nor a timer.
-        let first = std::future::poll_fn(|context| Poll::Ready(write.as_mut().poll(context)));
-        if let Poll::Ready(written) = first.await {
-            return written.is_ok();
-        }
-        let began = Instant::now();
-        loop {
-            let until = self.deadline(began).min(self.pace.ends());
-            if let Ok(written) = tokio::time::timeout_at(until, &mut write).await {
-                return written.is_ok();
-            }
-            if self.deadline(began) <= Instant::now() {
-                tracing::info!("a peer took nothing for too long; connection dropped");
-                return false;
-            }
-            self.pace.add(self.taken.bytes());
-            let queued = self.outbox.queued_bytes();
-            if self
-                .pace
-                .is_in_the_way(self.account, queued, item, Instant::now())
-            {
-                tracing::info!(
-                    "a peer does not take what others need the memory of; connection dropped"
-                );
-                return false;
-            }
-        }
-    }
-}
-
-/// What became of a batch of items.
-enum Written {
-    All {
-        /// Whether a document wants to send what it held back.
-        catch_up: bool,
-    },
-    /// The peer takes nothing any more, or was told to close.
-    End,
-}
-
-async fn write_items<W: AsyncWrite + Unpin>(
-    writer: &mut W,
-    items: VecDeque<(Outgoing, Cost)>,
-    next_id: &mut u64,
-    taking: &mut Taking<'_>,
-) -> Written {
-    let mut catch_up = false;
-    taking.taken.bytes();
-    taking.pace.begin(taking.account);
-    for (item, cost) in items {
-        *next_id += 1;
-        let written = match (item.packets(MessageId::from(*next_id)), item) {
-            (Some(packets), _) => {
-                let mut written = true;
-                for packet in packets {
-                    written = write_packet(writer, &packet, cost.total(), taking).await;
-                    if !written {
-                        break;
-                    }
-                }
-                written
-            }
-            (None, Outgoing::Pong(payload)) => {
-                taking
-                    .in_time(cost.total(), write_frame(writer, Opcode::Pong, &payload))
-                    .await
-            }
-            (None, _) => {
-                let frame = write_and_flush(writer, Opcode::Close, &CLOSE_NORMAL);
-                taking.in_time(cost.total(), frame).await;
-                return Written::End;
-            }
-        };
-        if !written {
-            return Written::End;
-        }
-        catch_up |= taking.outbox.written(cost);
-    }
-    if taking.in_time(0, writer.flush()).await {
-        Written::All { catch_up }
-    } else {
-        Written::End
-    }
-}
-
-/// Writes a packet of an `item` of so many bytes, and lets others have a turn after each piece.
-async fn write_packet<W: AsyncWrite + Unpin>(
-    writer: &mut W,
-    packet: &[u8],
-    item: usize,
-    taking: &mut Taking<'_>,
-) -> bool {
-    let (first, rest) = packet.split_at(packet.len().min(TURN_BYTES));
-    let begin = begin_frame(writer, Opcode::Binary, packet.len(), first);
-    if !taking.in_time(item, begin).await {
-        return false;
-    }
-    taking.turn.take(first.len()).await;
-    for piece in rest.chunks(TURN_BYTES) {
-        if !taking.in_time(item, writer.write_all(piece)).await {
-            return false;
-        }
-        taking.turn.take(piece.len()).await;
-    }
-    true
-}
-
-async fn write_and_flush<W: AsyncWrite + Unpin>(
-    writer: &mut W,
-    opcode: Opcode,
-    payload: &[u8],
-) -> std::io::Result<()> {
-    write_frame(writer, opcode, payload).await?;
-    writer.flush().await
-}
-
-#[cfg(test)]
-mod tests;

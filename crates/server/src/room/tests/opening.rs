@@ -361,7 +361,7 @@ fn creation_is_on_behalf_of_who_its_own_call_names() {
     for second in [None, Some("zoë")] {
         let mut world = World::new();
         let client = world.join("client");
-        let mut begin = |world: &mut World, path: &str, behalf: &str| {
+        let begin = |world: &mut World, path: &str, behalf: &str| {
             let open = super::invoke("sync", "open", Content::Control(Control::Open), "c");
             let super::ClientToServer::Invoke(mut open) = open else {
                 panic!("it is an invoke")

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
 
 use super::*;
+use crate::gather::Gather;
 use crate::ledger::{Bounds, Ledger};
 
 /// Writes a packet of so many bytes to a peer that may take nothing for so long; whether it came through.
