@@ -157,22 +157,35 @@ fn exit_code_is_that_of_the_program() {
     );
 }
 
+/// Whether this process ignores SIGINT, as one does that a shell started in the background. Its
+/// children inherit that, and a shell among them can't trap the signal.
+fn ignores_interrupts() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask & (1 << 1) != 0)
+}
+
 #[test]
 fn signals_reach_the_program() {
     let home = TempDir::new().unwrap();
     for (script, signal, code) in [
         (
-            "trap 'exit 42' TERM; echo ready; while :; do sleep 0.05; done",
+            "trap 'exit 42' TERM; echo ready; for i in $(seq 1200); do sleep 0.05; done",
             "TERM",
             Some(42),
         ),
         (
-            "trap 'exit 43' INT; echo ready; while :; do sleep 0.05; done",
+            "trap 'exit 43' INT; echo ready; for i in $(seq 1200); do sleep 0.05; done",
             "INT",
             Some(43),
         ),
         ("echo ready; exec sleep 60", "KILL", None),
     ] {
+        if signal == "INT" && ignores_interrupts() {
+            println!("SIGINT is not tested: it is ignored here");
+            continue;
+        }
         let mut child = connect(home.path(), &["--", "sh", "-c", script])
             .stdout(Stdio::piped())
             .spawn()
