@@ -167,6 +167,7 @@ fn ignores_interrupts() -> bool {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "what is left out is said")]
 fn signals_reach_the_program() {
     let home = TempDir::new().unwrap();
     for (script, signal, code) in [
