@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use meshagent_client::{LiveDocument, RoomBuilder, RoomClient};
-use meshagent_document::Target;
+use meshagent_client::{RoomBuilder, RoomClient};
 use meshagent_protocol::{Content, ErrorCode};
 use serde_json::json;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::peer::{accept, append, begin, begin_with, listen};
+use crate::peer::{Peer, accept, append, begin, begin_with, listen};
 
 /// Opens the document, edits it, and says when the last handle is gone.
 async fn edit_and_drop(room: RoomBuilder, dropped: oneshot::Sender<()>) -> RoomClient {

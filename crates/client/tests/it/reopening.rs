@@ -2,15 +2,12 @@
 
 use std::time::Duration;
 
-use meshagent_client::{DocumentEvent, LiveDocument};
-use meshagent_document::Target;
+use meshagent_client::DocumentEvent;
 use meshagent_protocol::{Content, ErrorCode};
-use serde_json::json;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::peer::{accept, append, begin, listen};
+use crate::peer::{Peer, accept, append, begin, listen};
 
 #[tokio::test]
 async fn who_opens_a_document_while_its_stream_closes_has_it_open() {

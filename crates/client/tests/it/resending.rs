@@ -8,7 +8,7 @@ use meshagent_client::{RoomBuilder, RoomClient};
 use meshagent_document::{MeshDocument, MeshSchema, Target};
 use meshagent_protocol::{ClientToServer, Content, Control, ErrorCode};
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use crate::peer::{accept, begin, listen};
