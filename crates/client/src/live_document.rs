@@ -301,6 +301,14 @@ impl Refusal {
                 .to_owned(),
         }
     }
+
+    /// There is another document in the place of the edited one.
+    pub(crate) fn replaced() -> Self {
+        Self {
+            code: None,
+            text: "the document was deleted, and there is another one in its place".to_owned(),
+        }
+    }
 }
 
 /// Why a document is not live any more.
@@ -1193,7 +1201,7 @@ impl Shared {
     /// Ends it because of a refusal if its edits are to be kept for whoever opens it next. Returns
     /// whether it has ended.
     pub(crate) fn end_untold(&self, refusal: Refusal) -> bool {
-        let has_ended = self.lock().end_untold(refusal.into());
+        let has_ended = self.lock().end_untold(refusal);
         if has_ended {
             self.advance(|_| {});
         }
@@ -1283,10 +1291,8 @@ impl State {
             }
             journal.queue();
         }
-        let refusal = self.taking_back.take().unwrap_or_else(|| Refusal {
-            code: None,
-            text: "the document was deleted, and there is another one in its place".to_owned(),
-        });
+        let refusal = self.taking_back.take();
+        let refusal = refusal.unwrap_or_else(Refusal::replaced);
         self.note_lost(&refusal, &edits);
         let replaced = Arc::new(ReplacedDocument { content, edits });
         self.replaced = Some(Arc::clone(&replaced));
@@ -1312,11 +1318,11 @@ impl State {
     /// Ends a document that nobody has open, whose edits the server does not take. They stay in the
     /// journal until somebody opens the document, and learns why. Without a journal nothing is kept
     /// by that, and this returns false.
-    pub(crate) fn end_untold(&mut self, end: DocumentEnd) -> bool {
+    pub(crate) fn end_untold(&mut self, refusal: Refusal) -> bool {
         if self.handles > 0 || self.journal.is_none() {
             return false;
         }
-        self.end(end);
+        self.end(refusal.into());
         true
     }
 

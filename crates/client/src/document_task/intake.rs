@@ -8,7 +8,7 @@ use meshagent_document::{Limits, MeshDocument, MeshSchema};
 use serde_json::Value;
 
 use super::ClientIds;
-use crate::live_document::{DocumentEnd, DocumentEvent, Shared, State};
+use crate::live_document::{DocumentEvent, Refusal, Shared, State};
 use crate::sync_calls::SyncStream;
 
 /// How many bytes are gone through on a thread of the runtime: an update of that length takes about
@@ -129,6 +129,12 @@ impl Beginning {
     ) -> Result<(), String> {
         let is_replaced = over.is_replaced;
         let mut state = shared.lock();
+        // What is left of the old document would be lost with it.
+        if is_replaced && state.end_untold(Refusal::replaced()) {
+            drop(state);
+            shared.advance(|_| {});
+            return Ok(());
+        }
         let received = if over.is_fresh || is_replaced {
             let schema = MeshSchema::from_json(&self.schema)
                 .map_err(|error| format!("its schema: {error}"))?;
@@ -142,12 +148,6 @@ impl Beginning {
                     .map_err(|error| error.to_string())?;
             }
             document.watch(state.is_watched());
-            // What is left of the old replica would be lost with it.
-            if is_replaced && state.end_untold(DocumentEnd::Closed) {
-                drop(state);
-                shared.advance(|_| {});
-                return Ok(());
-            }
             if is_replaced {
                 state.replace(document);
                 None
@@ -157,7 +157,7 @@ impl Beginning {
                 Some(self.state.as_slice())
             } else {
                 let refusal = state.taking_back().cloned();
-                if refusal.is_some_and(|refusal| state.end_untold(refusal.into())) {
+                if refusal.is_some_and(|refusal| state.end_untold(refusal)) {
                     drop(state);
                     shared.advance(|_| {});
                     return Ok(());
