@@ -1316,14 +1316,23 @@ impl State {
     }
 
     /// Ends a document that nobody has open, whose edits the server does not take. They stay in the
-    /// journal until somebody opens the document, and learns why. Without a journal nothing is kept
-    /// by that, and this returns false.
+    /// journal until somebody opens the document, and learns why. If the journal does not have all
+    /// of them, nothing is kept by that, and this returns false.
     pub(crate) fn end_untold(&mut self, refusal: Refusal) -> bool {
-        if self.handles > 0 || self.journal.is_none() {
+        if self.handles > 0 || !self.is_kept_in_journal() {
             return false;
         }
         self.end(refusal.into());
         true
+    }
+
+    /// Whether the journal has all edits, or will have them in a moment.
+    fn is_kept_in_journal(&self) -> bool {
+        let is_kept = |journal: &Journaling| {
+            // What is sent without having been opened was read from there.
+            self.is_resending || journal.pending.failure().is_none()
+        };
+        self.journal.as_ref().is_some_and(is_kept)
     }
 
     /// Takes a refusal back that was about somebody else in the room. Returns false if the server's
