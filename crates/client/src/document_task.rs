@@ -310,13 +310,14 @@ impl DocumentTask {
         StartOver {
             is_fresh: self.is_fresh,
             is_replaced: self.is_replaced(beginning.identity.as_deref()),
-            may_conflict_pass: self.conflicts.may_pass(),
+            may_conflict_pass: self.conflicts.is_look_pending(),
         }
     }
 
     fn begun(&mut self) {
         self.is_fresh = false;
         self.was_open = true;
+        self.conflicts.looked();
         self.shared.advance(Progress::synchronize);
     }
 
