@@ -115,7 +115,11 @@ impl DocumentTask {
                 Ok(connection) => connection,
                 Err(end) => return end,
             };
-            let ended = match self.open(&connection).await {
+            let opened = tokio::select! {
+                opened = self.open(&connection) => opened,
+                () = self.given_up() => return DocumentEnd::Closed,
+            };
+            let ended = match opened {
                 Ok(stream) => match self.begin_with(&stream).await {
                     // Its edits are kept for whoever opens it next.
                     Ok(()) if self.shared.is_ended() => return DocumentEnd::Closed,
