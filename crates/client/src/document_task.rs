@@ -118,6 +118,9 @@ impl DocumentTask {
             let opened = tokio::select! {
                 opened = self.open(&connection) => opened,
                 () = self.given_up() => return DocumentEnd::Closed,
+                () = self.holds_up_others() => {
+                    Err(CallError::unexpected("the server did not answer in time"))
+                }
             };
             let ended = match opened {
                 Ok(stream) => match self.begin_with(&stream).await {
@@ -229,6 +232,15 @@ impl DocumentTask {
                 () = self.closing.cancelled(), if !is_closing => {}
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
             }
+        }
+    }
+
+    /// Waits until a document that is open only for what its journal holds has waited for the server so long that others
+    /// come first. Somebody who opens it meanwhile waits for as long as it takes.
+    async fn holds_up_others(&self) {
+        sleep(OPEN_PATIENCE).await;
+        if !self.shared.is_resending() {
+            std::future::pending().await
         }
     }
 
@@ -513,6 +525,8 @@ async fn first_answer(
     }
 }
 
+/// How long the server may take to open a document while the journals of others wait.
+const OPEN_PATIENCE: Duration = Duration::from_secs(30);
 /// There is no such document.
 const MISSING: i64 = 1003;
 /// How often an update is sent again of which the server has deleted more than this replica.

@@ -122,6 +122,11 @@ async fn documents_that_can_not_be_read_do_not_hold_up_the_others() {
     send_the_last(Some(refusal())).await;
 }
 
+#[tokio::test]
+async fn documents_whose_opening_is_never_answered_do_not_hold_up_the_others() {
+    send_the_last(None).await;
+}
+
 /// Answers the first document as another one that has taken its place, and refuses the second one
 /// until that has come so often. Returns how often the first one was opened.
 async fn serve_replaced(peer: &mut Peer<TcpStream>, rounds: usize) -> usize {
