@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::conflicts::{CONFLICT_PATIENCE, Conflicts};
 pub(crate) use self::intake::Beginning;
 pub(crate) use self::intake::Gap;
-use self::intake::StartOver;
+use self::intake::{StartOver, Work};
 use crate::backoff::{self, Backoff};
 use crate::connection::{CallError, Connection};
 use crate::given_up::GivenUpEdits;
@@ -313,11 +313,11 @@ impl DocumentTask {
     async fn begin_with(&mut self, stream: &SyncStream) -> Result<(), String> {
         let beginning = Beginning::of(stream);
         let over = self.start_over_of(&beginning);
-        let bytes = beginning.bytes(&self.shared, over);
+        let work = beginning.work(&self.shared, over);
         let take_up = move |shared: &Shared, client_ids: &mut ClientIds| {
             beginning.take_up(shared, client_ids, over)
         };
-        intake::run(&self.shared, &mut self.client_ids, bytes, take_up).await?;
+        intake::run(&self.shared, &mut self.client_ids, work, take_up).await?;
         self.begun();
         Ok(())
     }
@@ -373,12 +373,12 @@ impl DocumentTask {
             tokio::select! {
                 update = stream.recv() => match update {
                     Ok(Some(update)) => {
-                        let bytes = update.len();
+                        let work = Work::Bytes(update.len());
                         let receive = move |shared: &Shared, client_ids: &mut ClientIds| {
                             intake::receive(shared, client_ids, &update)
                         };
                         let received =
-                            intake::run(&self.shared, &mut self.client_ids, bytes, receive).await;
+                            intake::run(&self.shared, &mut self.client_ids, work, receive).await;
                         if let Err(reason) = received {
                             return Ended::Unreadable(reason);
                         }
@@ -393,10 +393,9 @@ impl DocumentTask {
                         return ended;
                     }
                     if let Some(gap) = gap {
-                        let bytes = self.shared.lock().replica.weight();
                         let fill = move |shared: &Shared, _: &mut ClientIds| gap.fill(shared);
                         let filled =
-                            intake::run(&self.shared, &mut self.client_ids, bytes, fill).await;
+                            intake::run(&self.shared, &mut self.client_ids, Work::Document, fill).await;
                         if let Err(reason) = filled {
                             return Ended::Unreadable(reason);
                         }

@@ -15,18 +15,26 @@ use crate::sync_calls::SyncStream;
 /// a millisecond.
 const INLINE_BYTES: usize = 32 << 10;
 
-/// Runs `apply`, which goes through so many bytes: here if it is small, otherwise on a thread for
-/// blocking work.
+/// How much is gone through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Work {
+    /// So many bytes.
+    Bytes(usize),
+    /// The whole document, whose length is not known without going through it.
+    Document,
+}
+
+/// Runs `apply`: here if it is little work, otherwise on a thread for blocking work.
 pub(super) async fn run<F>(
     shared: &Arc<Shared>,
     client_ids: &mut ClientIds,
-    bytes: usize,
+    work: Work,
     apply: F,
 ) -> Result<(), String>
 where
     F: FnOnce(&Shared, &mut ClientIds) -> Result<(), String> + Send + 'static,
 {
-    if bytes <= INLINE_BYTES {
+    if let Work::Bytes(0..=INLINE_BYTES) = work {
         return apply(shared, client_ids);
     }
     let shared = Arc::clone(shared);
@@ -108,16 +116,13 @@ impl Beginning {
         }
     }
 
-    /// How many bytes are gone through to take it up. What is compared with the server, or made
-    /// again, counts.
-    pub(super) fn bytes(&self, shared: &Shared, over: StartOver) -> usize {
-        let state = shared.lock();
-        let here = if over.is_fresh || over.is_replaced || self.server_vector.is_some() {
-            state.replica.weight()
-        } else {
-            state.replica.queue_bytes()
-        };
-        self.state.len() + here
+    /// What is gone through to take it up. What is made again, or compared with the server, is the
+    /// whole document.
+    pub(super) fn work(&self, shared: &Shared, over: StartOver) -> Work {
+        if over.is_fresh || over.is_replaced || self.server_vector.is_some() {
+            return Work::Document;
+        }
+        Work::Bytes(self.state.len() + shared.lock().replica.queue_bytes())
     }
 
     /// Applies it to the replica.
@@ -215,16 +220,20 @@ mod tests {
         let schema = MeshSchema::builtin("document").unwrap();
         let replica = Replica::new(MeshDocument::new(schema, 1));
         let shared = Shared::new("notes.document", replica, None);
-        for (bytes, is_here) in [(INLINE_BYTES, true), (INLINE_BYTES + 1, false)] {
+        for (work, is_here) in [
+            (Work::Bytes(INLINE_BYTES), true),
+            (Work::Bytes(INLINE_BYTES + 1), false),
+            (Work::Document, false),
+        ] {
             let (thread, ran_on) = mpsc::channel();
             let apply = move |_: &Shared, _: &mut ClientIds| {
                 let _ = thread.send(std::thread::current().id());
                 Ok(())
             };
             let mut client_ids = ClientIds::Random;
-            run(&shared, &mut client_ids, bytes, apply).await.unwrap();
+            run(&shared, &mut client_ids, work, apply).await.unwrap();
             let here = std::thread::current().id();
-            assert_eq!(ran_on.recv().unwrap() == here, is_here, "{bytes} bytes");
+            assert_eq!(ran_on.recv().unwrap() == here, is_here, "{work:?}");
         }
     }
 
@@ -238,7 +247,7 @@ mod tests {
             .expect("it fits the schema");
         let shared = Shared::new("notes.document", replica, None);
         let beginning = |server_vector| Beginning {
-            state: Vec::new(),
+            state: vec![0; 2],
             schema: json!({}),
             server_vector,
             identity: None,
@@ -248,30 +257,22 @@ mod tests {
             is_replaced,
             may_conflict_pass: false,
         };
-        for over in [over(false, false), over(true, false), over(false, true)] {
-            assert!(
-                beginning(None).bytes(&shared, over) > INLINE_BYTES,
-                "{over:?}"
-            );
-        }
-        // A long document of which everything is acknowledged is only gone through if the server
-        // lacks something.
-        let short = json!({ "body": { "text": "" } });
+        let work = beginning(None).work(&shared, over(false, false));
+        assert!(
+            matches!(work, Work::Bytes(INLINE_BYTES..)),
+            "the edit is compared: {work:?}"
+        );
         let mut state = shared.lock();
-        for _ in 0..1_000 {
-            let added = state
-                .replica
-                .edit(|d| d.append_child(Target::Root, short.clone()));
-            added.expect("it fits the schema");
-        }
         while let Some(next) = state.replica.next_to_send() {
             state.replica.acknowledged(next.number);
         }
         drop(state);
-        let over = over(false, false);
-        assert_eq!(beginning(None).bytes(&shared, over), 0);
-        let lacking = beginning(Some(vec![0])).bytes(&shared, over);
-        assert!(lacking > INLINE_BYTES, "{lacking}");
+        // A long text of which everything is acknowledged is only gone through if it is compared.
+        let work = |server_vector, over| beginning(server_vector).work(&shared, over);
+        assert_eq!(work(None, over(false, false)), Work::Bytes(2));
+        assert_eq!(work(None, over(true, false)), Work::Document);
+        assert_eq!(work(None, over(false, true)), Work::Document);
+        assert_eq!(work(Some(vec![0]), over(false, false)), Work::Document);
     }
 
     #[test]
