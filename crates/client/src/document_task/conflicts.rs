@@ -82,9 +82,9 @@ impl Conflicts {
     }
 }
 
-/// How long a server may take until it finds a broken connection silent, with some seconds to
-/// spare.
-pub(crate) const CONFLICT_PATIENCE: Duration = Duration::from_secs(90);
+/// How long a server may take until it finds a broken connection silent: two and a half of its ping
+/// intervals, which its operator chooses. This is enough for intervals of up to two minutes.
+pub(crate) const CONFLICT_PATIENCE: Duration = Duration::from_mins(5);
 
 /// How often an update is sent again after a conflict, each time on a new stream, while the server
 /// takes nothing else.
