@@ -396,9 +396,9 @@ impl Connection {
         StorageClient::new(self.clone())
     }
 
-    /// Closes the connection, for all clones and streams, and waits until it is closed. What was
-    /// asked before is written first. A server that does not read is waited for at most three
-    /// seconds.
+    /// Closes the connection, for all clones and streams, and waits until it is closed. Requests made
+    /// before are written first, for at most two seconds. A server that does not read is waited for
+    /// at most three seconds.
     ///
     /// ```
     /// # use meshagent_client::CallError;

@@ -63,7 +63,7 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, CallError>>;
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) content: Result<Content, CallError>,
-    /// Whether the stream of the chunk had ended before. A refusal then says no more than that.
+    /// Whether the stream of the chunk had ended before. A refusal then says nothing about the chunk.
     pub(crate) is_late: bool,
 }
 

@@ -474,7 +474,8 @@ impl LiveDocument {
 
     /// Reads the document.
     ///
-    /// The closure must not wait for anything, since nothing is received meanwhile.
+    /// The closure must not wait for anything, since nothing is received meanwhile. Closures that use another document must
+    /// nest in the same order everywhere, or else two threads wait for each other for ever.
     ///
     /// # Panics
     ///
@@ -545,8 +546,9 @@ impl LiveDocument {
 
     /// Edits the document. What the closure did is there at once, and sent in the background.
     ///
-    /// The closure must not wait for anything, since nothing is received meanwhile. What it did before a panic is kept
-    /// and sent like anything else.
+    /// The closure must not wait for anything, since nothing is received meanwhile. Closures that use another document must
+    /// nest in the same order everywhere, or else two threads wait for each other for ever. What the closure did before a
+    /// panic is kept and sent like anything else.
     ///
     /// # Errors
     ///
@@ -1208,7 +1210,7 @@ impl Shared {
         has_ended
     }
 
-    /// How many edits the server has not acknowledged, and no handle has reported as lost.
+    /// The edits that the server has not acknowledged, plus those lost while no handle was open.
     pub(crate) fn given_up_edits(&self) -> u64 {
         let state = self.lock();
         state.replica.unsaved_edits() + state.lost_untold

@@ -22,7 +22,7 @@ const AT_ONCE: usize = 8;
 const LONGEST: Duration = Duration::from_mins(5);
 
 /// Opens the documents whose journals hold edits that are not acknowledged, a few at a time, until
-/// they are. One that the server can't take now makes room for the others, and is tried again.
+/// they are. A document that the server refuses for now is queued again behind the others.
 pub(crate) async fn resend(
     room: WeakRoom,
     journals: Journals,

@@ -86,12 +86,12 @@ impl Gap {
 /// Whether the replica is made again from what a stream begins with.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StartOver {
-    /// It is: that was asked for.
+    /// The replica is made again: the server was asked for all of its state.
     pub(super) is_fresh: bool,
-    /// It is: another document is at the path.
+    /// The replica is made again: another document is at the path.
     pub(super) is_replaced: bool,
-    /// It is not, if the server has no other content under the names of what it refused as a
-    /// conflict.
+    /// The replica is kept after all if the server has no other content under the names of what it
+    /// refused as a conflict.
     pub(super) may_conflict_pass: bool,
 }
 
