@@ -133,15 +133,14 @@ impl Connection {
         let (ready, welcome) = oneshot::channel();
         // Only the driver owns the sender of events, so they end with it.
         let subscriptions = events.downgrade();
-        let (closing, ended) = (CancellationToken::new(), CancellationToken::new());
+        let (closing, driver_ended) = (CancellationToken::new(), CancellationToken::new());
         let commands = Commands::new(sender, closing.clone());
-        let driver_ended = ended.clone();
         let driver = Driver::new(
             receiver,
             events,
             ready,
             closing.clone(),
-            ended,
+            driver_ended.clone(),
             ping_interval,
         );
         tokio::spawn(driver.run(socket));

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meshagent_protocol::{Content, SyncChunk, SyncOpenStart, decode_base64};
+use meshagent_protocol::{Content, ErrorCode, SyncChunk, SyncOpenStart, decode_base64};
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -22,7 +22,7 @@ use crate::backoff::{self, Backoff};
 use crate::connection::{CallError, Connection};
 use crate::given_up::GivenUpEdits;
 use crate::journal::{JournalError, Journals};
-use crate::live_document::{CONFLICT, DocumentEnd, DocumentEvent, Progress, Refusal, Shared};
+use crate::live_document::{DocumentEnd, DocumentEvent, Progress, Refusal, Shared};
 use crate::replica::Replica;
 use crate::room_client::{Link, RoomEnd};
 use crate::stream::{PendingAnswer, StreamEnd};
@@ -240,7 +240,7 @@ impl DocumentTask {
     async fn holds_up_others(&self) {
         sleep(OPEN_PATIENCE).await;
         if !self.shared.is_resending() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
@@ -278,7 +278,7 @@ impl DocumentTask {
         let state = self.shared.lock();
         let has_content = state.replica.document().element_count() > 0;
         let is_empty = !has_content && state.replica.is_saved();
-        if code != Some(MISSING) || !self.was_open || is_empty {
+        if code != Some(ErrorCode::NotFound.number()) || !self.was_open || is_empty {
             return text;
         }
         let unsaved = state.replica.kept();
@@ -471,10 +471,9 @@ impl DocumentTask {
                 state.journal_progress(None);
             }
             // The document is gone. Whoever opens it again learns what to do about what is kept.
-            Err(CallError::Refused {
-                code: Some(MISSING),
-                ..
-            }) => return Some(Ended::Later),
+            Err(CallError::Refused { code, .. }) if code == Some(ErrorCode::NotFound.number()) => {
+                return Some(Ended::Later);
+            }
             Err(CallError::Refused { code, text }) if !self.may_be_taken(code) => {
                 return self.refused(number, Refusal { code, text });
             }
@@ -496,7 +495,7 @@ impl DocumentTask {
             self.shared.advance(|_| {});
             return None;
         }
-        let is_conflict = refusal.code == Some(CONFLICT);
+        let is_conflict = refusal.has_code(ErrorCode::Conflict);
         if !(is_conflict && self.conflicts.check()) && self.shared.end_untold(refusal) {
             return Some(Ended::Done);
         }
@@ -507,7 +506,7 @@ impl DocumentTask {
     /// Whether an update that was refused may be taken when it is sent again. A conflict passes when another has left;
     /// one that doesn't is for good, as when somebody took the place of the operations in it.
     fn may_be_taken(&mut self, code: Option<i64>) -> bool {
-        if code == Some(CONFLICT) {
+        if code == Some(ErrorCode::Conflict.number()) {
             return self.conflicts.note();
         }
         may_pass(code)
@@ -526,14 +525,24 @@ async fn first_answer(
 
 /// How long the server may take to open a document while the journals of others wait.
 const OPEN_PATIENCE: Duration = Duration::from_secs(30);
-/// There is no such document.
-const MISSING: i64 = 1003;
 /// How often an update is sent again of which the server has deleted more than this replica.
 const TRIES: u32 = 3;
 
 /// Whether what the server refuses now may be taken later: conflicts, states that pass, failures of its own.
 fn may_pass(code: Option<i64>) -> bool {
-    matches!(code, None | Some(CONFLICT | 1006 | 1008 | 1009 | 4001))
+    let may_pass = |code| {
+        matches!(
+            ErrorCode::from_number(code),
+            Some(
+                ErrorCode::Conflict
+                    | ErrorCode::InvalidState
+                    | ErrorCode::OperationFailed
+                    | ErrorCode::Timeout
+                    | ErrorCode::SyncNotConnected
+            )
+        )
+    };
+    code.is_none_or(may_pass)
 }
 
 /// Gives a document client ids that nobody else writes with.

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use meshagent_document::{DecodeError, Event, MeshDocument};
+use meshagent_protocol::ErrorCode;
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
@@ -296,10 +297,15 @@ impl Refusal {
     /// The server has other content under the names of these operations.
     pub(crate) fn overwritten() -> Self {
         Self {
-            code: Some(CONFLICT),
+            code: Some(ErrorCode::Conflict.number()),
             text: "another program wrote under the client id of this edit, and what the server has there is deleted"
                 .to_owned(),
         }
+    }
+
+    /// Whether the server gave this code.
+    pub(crate) fn has_code(&self, code: ErrorCode) -> bool {
+        self.code == Some(code.number())
     }
 
     /// There is another document in the place of the edited one.
@@ -1254,7 +1260,7 @@ impl State {
 
     /// The server will never take what was sent with this number. Returns whether things go on: it is tried apart.
     pub(crate) fn refuse(&mut self, number: u64, refusal: Refusal) -> bool {
-        let goes_on = if refusal.code == Some(DENIED) {
+        let goes_on = if refusal.has_code(ErrorCode::PermissionDenied) {
             // It is about the document, whatever is edited.
             self.replica.all_refused();
             false
@@ -1341,7 +1347,7 @@ impl State {
     /// document has other content under the names of the refused edits, or refused them for another
     /// reason.
     pub(crate) fn reconsider_conflict(&mut self, server: &MeshDocument) -> bool {
-        let is_conflict = |refusal: &Refusal| refusal.code == Some(CONFLICT);
+        let is_conflict = |refusal: &Refusal| refusal.has_code(ErrorCode::Conflict);
         if !self.taking_back.as_ref().is_some_and(is_conflict) || self.replica.is_taken_in(server) {
             return false;
         }
@@ -1490,12 +1496,6 @@ impl State {
         !self.subscribers.is_empty()
     }
 }
-
-/// The token does not allow to write the document.
-const DENIED: i64 = 1001;
-
-/// Somebody else writes, or wrote, under the client id of an edit.
-pub(crate) const CONFLICT: i64 = 1005;
 
 /// How many events wait for a subscriber.
 const EVENT_CAPACITY: usize = 1024;
