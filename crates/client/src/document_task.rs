@@ -388,15 +388,14 @@ impl DocumentTask {
                 },
                 answer = first_answer(&mut under_way) => {
                     let Some((number, _)) = under_way.pop_front() else { continue };
-                    let mut gap = None;
-                    if let Some(ended) = self.answered(number, answer, &mut gap) {
-                        return ended;
-                    }
+                    let gap = match self.answered(number, answer) {
+                        Ok(gap) => gap,
+                        Err(ended) => return ended,
+                    };
                     if let Some(gap) = gap {
+                        let (ids, work) = (&mut self.client_ids, Work::Document);
                         let fill = move |shared: &Shared, _: &mut ClientIds| gap.fill(shared);
-                        let filled =
-                            intake::run(&self.shared, &mut self.client_ids, Work::Document, fill).await;
-                        if let Err(reason) = filled {
+                        if let Err(reason) = intake::run(&self.shared, ids, work, fill).await {
                             return Ended::Unreadable(reason);
                         }
                     }
@@ -414,14 +413,13 @@ impl DocumentTask {
         intake::receive(&self.shared, &mut self.client_ids, update)
     }
 
-    /// The server's answer to an update. What it lacks before the update is left to the caller, who
-    /// fills the gap.
+    /// The server's answer to an update. Returns what it lacks before the update, which the caller
+    /// fills.
     pub(crate) fn answered(
         &mut self,
         number: u64,
         answer: Result<Content, CallError>,
-        gap: &mut Option<Gap>,
-    ) -> Option<Ended> {
+    ) -> Result<Option<Gap>, Ended> {
         match answer {
             Ok(Content::Json(notice)) => {
                 let mut state = self.shared.lock();
@@ -433,7 +431,7 @@ impl DocumentTask {
                         // A deletion by another participant may be on its way here. The next stream
                         // begins with all of them, and the update is sent again.
                         self.mismatches += 1;
-                        return Some(Ended::Later);
+                        return Err(Ended::Later);
                     }
                     state.publish(&DocumentEvent::Erased {
                         operations: deleted,
@@ -442,7 +440,8 @@ impl DocumentTask {
                     if is_shown_here {
                         state.replica.set_overwritten();
                         drop(state);
-                        return self.refused(number, Refusal::overwritten());
+                        self.refused(number, Refusal::overwritten())?;
+                        return Ok(None);
                     }
                 }
                 self.conflicts.reset();
@@ -454,13 +453,11 @@ impl DocumentTask {
                 if notice.get("pending") == Some(&Value::Bool(true)) {
                     // Of a document with very many clients the server doesn't list what it has: it gets everything.
                     let vector = notice["state_vector"].as_str().unwrap_or(NOTHING);
-                    match decode_base64(vector.as_bytes()) {
-                        Ok(vector) => *gap = Some(Gap { number, vector }),
-                        Err(error) => return Some(Ended::Unreadable(error.to_string())),
-                    }
-                } else {
-                    state.replica.acknowledged(number);
+                    let vector = decode_base64(vector.as_bytes());
+                    let vector = vector.map_err(|error| Ended::Unreadable(error.to_string()))?;
+                    return Ok(Some(Gap { number, vector }));
                 }
+                state.replica.acknowledged(number);
                 state.journal_progress(None);
             }
             Ok(_) => {
@@ -472,35 +469,35 @@ impl DocumentTask {
             }
             // The document is gone. Whoever opens it again learns what to do about what is kept.
             Err(CallError::Refused { code, .. }) if code == Some(ErrorCode::NotFound.number()) => {
-                return Some(Ended::Later);
+                return Err(Ended::Later);
             }
             Err(CallError::Refused { code, text }) if !self.may_be_taken(code) => {
-                return self.refused(number, Refusal { code, text });
+                self.refused(number, Refusal { code, text })?;
+                return Ok(None);
             }
-            Err(CallError::Disconnected) => return Some(Ended::Lost),
-            Err(_) => return Some(Ended::Later),
+            Err(CallError::Disconnected) => return Err(Ended::Lost),
+            Err(_) => return Err(Ended::Later),
         }
         // What is sent before it on each stream, such as a fill, says nothing of an edit that the server erased.
         if self.mismatches > 0 && self.shared.lock().replica.is_saved() {
             self.mismatches = 0;
         }
         self.shared.advance(|_| {});
-        None
+        Ok(None)
     }
 
     /// The server will never have what was sent with this number. Returns how the stream ends, if it does.
-    fn refused(&mut self, number: u64, refusal: Refusal) -> Option<Ended> {
+    fn refused(&mut self, number: u64, refusal: Refusal) -> Result<(), Ended> {
         let goes_on = self.shared.lock().refuse(number, refusal.clone());
-        if goes_on {
-            self.shared.advance(|_| {});
-            return None;
-        }
-        let is_conflict = refusal.has_code(ErrorCode::Conflict);
-        if !(is_conflict && self.conflicts.check()) && self.shared.end_untold(refusal) {
-            return Some(Ended::Done);
+        if !goes_on {
+            // Before an edit is given up because of a conflict, the server's content is looked at.
+            let is_looked_at = refusal.has_code(ErrorCode::Conflict) && self.conflicts.check();
+            if !is_looked_at && self.shared.end_untold(refusal) {
+                return Err(Ended::Done);
+            }
         }
         self.shared.advance(|_| {});
-        Some(Ended::Refused)
+        if goes_on { Ok(()) } else { Err(Ended::Refused) }
     }
 
     /// Whether an update that was refused may be taken when it is sent again. A conflict passes when another has left;

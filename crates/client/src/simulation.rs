@@ -146,11 +146,10 @@ impl SimDocument {
             Content::Error { code, text, .. } => Err(CallError::Refused { code, text }),
             content => Ok(content),
         };
-        let mut gap = None;
-        match self.task.answered(number, answer, &mut gap) {
-            None => return gap.is_none_or(|gap| gap.fill(&self.task.shared).is_ok()),
-            Some(Ended::Refused) => self.task.start_over_next(),
-            Some(_) => {}
+        match self.task.answered(number, answer) {
+            Ok(gap) => return gap.is_none_or(|gap| gap.fill(&self.task.shared).is_ok()),
+            Err(Ended::Refused) => self.task.start_over_next(),
+            Err(_) => {}
         }
         false
     }
