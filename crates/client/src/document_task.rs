@@ -323,10 +323,14 @@ impl DocumentTask {
     }
 
     fn start_over_of(&self, beginning: &Beginning) -> StartOver {
-        StartOver {
-            is_fresh: self.is_fresh,
-            is_replaced: self.is_replaced(beginning.identity.as_deref()),
-            may_conflict_pass: self.conflicts.is_look_pending(),
+        if self.is_replaced(beginning.identity.as_deref()) {
+            StartOver::Replaced
+        } else if !self.is_fresh {
+            StartOver::No
+        } else if self.conflicts.is_look_pending() {
+            StartOver::FreshAfterConflict
+        } else {
+            StartOver::Fresh
         }
     }
 

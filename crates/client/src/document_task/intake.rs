@@ -83,16 +83,27 @@ impl Gap {
     }
 }
 
-/// Whether the replica is made again from what a stream begins with.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct StartOver {
-    /// The replica is made again: the server was asked for all of its state.
-    pub(super) is_fresh: bool,
-    /// The replica is made again: another document is at the path.
-    pub(super) is_replaced: bool,
-    /// The replica is kept after all if the server has no other content under the names of what it
-    /// refused as a conflict.
-    pub(super) may_conflict_pass: bool,
+/// What becomes of the replica when a stream begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum StartOver {
+    /// It is kept, and brought up to date.
+    No,
+    /// It is made again from the server's state, without what was refused.
+    Fresh,
+    /// The same, unless the server has no other content under the names of what it refused as a
+    /// conflict. Then the replica is kept.
+    FreshAfterConflict,
+    /// It is made again: another document is at the path.
+    Replaced,
+}
+
+/// What became of the replica.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Taken {
+    BroughtUp,
+    MadeAgain,
+    /// Nothing: the document has ended, so that its edits stay in the journal.
+    Ended,
 }
 
 /// What a stream begins with.
@@ -119,7 +130,7 @@ impl Beginning {
     /// What is gone through to take it up. What is made again, or compared with the server, is the
     /// whole document.
     pub(super) fn work(&self, shared: &Shared, over: StartOver) -> Work {
-        if over.is_fresh || over.is_replaced || self.server_vector.is_some() {
+        if over != StartOver::No || self.server_vector.is_some() {
             return Work::Document;
         }
         Work::Bytes(self.state.len() + shared.lock().replica.queue_bytes())
@@ -132,62 +143,80 @@ impl Beginning {
         client_ids: &mut ClientIds,
         over: StartOver,
     ) -> Result<(), String> {
-        let is_replaced = over.is_replaced;
         let mut state = shared.lock();
-        // What is left of the old document would be lost with it.
-        if is_replaced && state.end_untold(Refusal::replaced()) {
+        let taken = match over {
+            StartOver::No => {
+                let vector = match &self.server_vector {
+                    Some(vector) => vector.clone(),
+                    None => state.replica.document().state_vector(),
+                };
+                self.bring_up(&mut state, client_ids, &vector)?;
+                Taken::BroughtUp
+            }
+            _ => self.start_over(&mut state, client_ids, over)?,
+        };
+        if taken == Taken::Ended {
             drop(state);
             shared.advance(|_| {});
             return Ok(());
         }
-        let received = if over.is_fresh || is_replaced {
-            let schema = MeshSchema::from_json(&self.schema)
-                .map_err(|error| format!("its schema: {error}"))?;
-            // What the server has taken is not for us to refuse.
-            let mut limits = Limits::NONE;
-            limits.depth = Limits::default().depth;
-            let mut document = MeshDocument::with_limits(schema, client_ids.next(), limits);
-            if !self.state.is_empty() {
-                document
-                    .apply_update(&self.state)
-                    .map_err(|error| error.to_string())?;
-            }
-            document.watch(state.is_watched());
-            if is_replaced {
-                state.replace(document);
-                None
-            } else if over.may_conflict_pass && state.reconsider_conflict(&document) {
-                // The old replica goes on, and what the server has beyond it is new to it.
-                self.bring_up(&mut state, client_ids, &document.state_vector())?;
-                Some(self.state.as_slice())
-            } else {
-                let refusal = state.taking_back().cloned();
-                if refusal.is_some_and(|refusal| state.end_untold(refusal)) {
-                    drop(state);
-                    shared.advance(|_| {});
-                    return Ok(());
-                }
-                state.start_over(document);
-                None
-            }
-        } else {
-            let vector = match &self.server_vector {
-                Some(vector) => vector.clone(),
-                None => state.replica.document().state_vector(),
-            };
-            self.bring_up(&mut state, client_ids, &vector)?;
-            Some(self.state.as_slice())
-        };
         if let Some(identity) = &self.identity
             && state.replica.set_identity(identity)
         {
             // What is written down before belongs to it, too.
             state.journal_anew();
         }
-        state.journal_progress(received);
+        state.journal_progress((taken == Taken::BroughtUp).then_some(&self.state));
         state.publish_changes();
         state.publish(&DocumentEvent::Synchronized);
         Ok(())
+    }
+
+    /// Makes the replica again, unless there is a reason to keep it or to end the document.
+    fn start_over(
+        &self,
+        state: &mut State,
+        client_ids: &mut ClientIds,
+        over: StartOver,
+    ) -> Result<Taken, String> {
+        let is_replaced = over == StartOver::Replaced;
+        // What is left of the old document would be lost with it.
+        if is_replaced && state.end_untold(Refusal::replaced()) {
+            return Ok(Taken::Ended);
+        }
+        let document = self.document(state, client_ids)?;
+        if is_replaced {
+            state.replace(document);
+            return Ok(Taken::MadeAgain);
+        }
+        if over == StartOver::FreshAfterConflict && state.reconsider_conflict(&document) {
+            // What the server has beyond the replica is new to it.
+            self.bring_up(state, client_ids, &document.state_vector())?;
+            return Ok(Taken::BroughtUp);
+        }
+        let refusal = state.taking_back().cloned();
+        if refusal.is_some_and(|refusal| state.end_untold(refusal)) {
+            return Ok(Taken::Ended);
+        }
+        state.start_over(document);
+        Ok(Taken::MadeAgain)
+    }
+
+    /// The server's document.
+    fn document(&self, state: &State, client_ids: &mut ClientIds) -> Result<MeshDocument, String> {
+        let schema =
+            MeshSchema::from_json(&self.schema).map_err(|error| format!("its schema: {error}"))?;
+        // What the server has taken is not for us to refuse.
+        let mut limits = Limits::NONE;
+        limits.depth = Limits::default().depth;
+        let mut document = MeshDocument::with_limits(schema, client_ids.next(), limits);
+        if !self.state.is_empty() {
+            document
+                .apply_update(&self.state)
+                .map_err(|error| error.to_string())?;
+        }
+        document.watch(state.is_watched());
+        Ok(document)
     }
 
     /// Applies it to the replica as it is, of which the server has what its state vector says.
@@ -252,12 +281,7 @@ mod tests {
             server_vector,
             identity: None,
         };
-        let over = |is_fresh, is_replaced| StartOver {
-            is_fresh,
-            is_replaced,
-            may_conflict_pass: false,
-        };
-        let work = beginning(None).work(&shared, over(false, false));
+        let work = beginning(None).work(&shared, StartOver::No);
         assert!(
             matches!(work, Work::Bytes(INLINE_BYTES..)),
             "the edit is compared: {work:?}"
@@ -269,10 +293,10 @@ mod tests {
         drop(state);
         // A long text of which everything is acknowledged is only gone through if it is compared.
         let work = |server_vector, over| beginning(server_vector).work(&shared, over);
-        assert_eq!(work(None, over(false, false)), Work::Bytes(2));
-        assert_eq!(work(None, over(true, false)), Work::Document);
-        assert_eq!(work(None, over(false, true)), Work::Document);
-        assert_eq!(work(Some(vec![0]), over(false, false)), Work::Document);
+        assert_eq!(work(None, StartOver::No), Work::Bytes(2));
+        assert_eq!(work(None, StartOver::Fresh), Work::Document);
+        assert_eq!(work(None, StartOver::Replaced), Work::Document);
+        assert_eq!(work(Some(vec![0]), StartOver::No), Work::Document);
     }
 
     #[test]
