@@ -10,11 +10,20 @@ const LONGEST: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Backoff {
     next: Duration,
+    longest: Duration,
 }
 
 impl Backoff {
     pub(crate) fn new() -> Self {
-        Self { next: FIRST }
+        Self::up_to(LONGEST)
+    }
+
+    /// Waits that become longer than usual, for what costs both sides more than a connection.
+    pub(crate) fn up_to(longest: Duration) -> Self {
+        Self {
+            next: FIRST,
+            longest,
+        }
     }
 
     /// It works again.
@@ -25,7 +34,7 @@ impl Backoff {
     /// There was a connection for so long. One that ends before the longest wait has proved nothing: a server that lets
     /// everybody in and then drops them would be asked for ever, many times a second.
     pub(crate) fn connected(&mut self, time: Duration) {
-        if time >= LONGEST {
+        if time >= self.longest {
             self.reset();
         }
     }
@@ -33,7 +42,7 @@ impl Backoff {
     /// How long to wait now: between half of the step and the whole of it, as `random` says.
     pub(crate) fn next(&mut self, random: u32) -> Duration {
         let step = self.next;
-        self.next = LONGEST.min(step * 2);
+        self.next = self.longest.min(step * 2);
         let part = f64::from(random) / f64::from(u32::MAX);
         step.mul_f64(0.5 + part / 2.0)
     }
@@ -69,6 +78,16 @@ mod tests {
             let wait = backoff.next(random).as_millis();
             assert!((longest / 2..=longest).contains(&wait), "{wait}");
         }
+    }
+
+    #[test]
+    fn waits_become_as_long_as_they_may() {
+        let longest = Duration::from_mins(5);
+        let mut backoff = Backoff::up_to(longest);
+        let waits = waits(&mut backoff, u32::MAX);
+        assert_eq!(waits[7..], [12_800, 25_600]);
+        let later: Vec<_> = (0..9).map(|_| backoff.next(u32::MAX)).collect();
+        assert_eq!(later[4..], [longest; 5]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use meshagent_protocol::{Content, InvalidPath, InvalidRequest};
 use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{broadcast, mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::connect::{ConnectError, Socket, open, upgrade};
 use crate::driver::{Command, Driver, Welcome};
@@ -22,14 +22,44 @@ use crate::trust::Trust;
 /// A connection to a room; cheap to clone, and usable from many tasks at once.
 ///
 /// One task owns the socket. It ends, with a close frame, when the last clone and the last stream
-/// are dropped, or at once by [`close`](Self::close).
+/// are dropped, or at once by [`close`](Self::close). Requests made before are written first, for at
+/// most two seconds.
 #[derive(Clone, Debug)]
 pub struct Connection {
-    commands: mpsc::Sender<Command>,
+    commands: Commands,
     events: broadcast::WeakSender<RoomEvent>,
     welcome: Arc<Welcome>,
     closing: CancellationToken,
     driver_ended: CancellationToken,
+}
+
+/// A connection's or a stream's way to the driver. The connection is closed when the last one is
+/// dropped, also if the driver can take no command because the server does not read.
+#[derive(Clone, Debug)]
+pub(crate) struct Commands {
+    sender: mpsc::Sender<Command>,
+    _closing: Arc<DropGuard>,
+}
+
+impl Commands {
+    fn new(sender: mpsc::Sender<Command>, closing: CancellationToken) -> Self {
+        Self {
+            sender,
+            _closing: Arc::new(closing.drop_guard()),
+        }
+    }
+
+    pub(crate) async fn send(&self, command: Command) -> Result<(), CallError> {
+        self.sender
+            .send(command)
+            .await
+            .map_err(|_driver_ended| CallError::Disconnected)
+    }
+
+    /// Sends it if there is room.
+    pub(crate) fn try_send(&self, command: Command) {
+        let _sent = self.sender.try_send(command);
+    }
 }
 
 impl Connection {
@@ -98,20 +128,19 @@ impl Connection {
     }
 
     async fn begin(socket: Socket, ping_interval: Duration) -> Result<Self, ConnectError> {
-        let (commands, receiver) = mpsc::channel(COMMAND_CAPACITY);
+        let (sender, receiver) = mpsc::channel(COMMAND_CAPACITY);
         let (events, _) = broadcast::channel(EVENT_CAPACITY);
         let (ready, welcome) = oneshot::channel();
-        // Only handles own senders of commands, so the driver ends after the last of them, or as
-        // soon as the connection is gone; and only it owns the sender of events, so they end then.
+        // Only the driver owns the sender of events, so they end with it.
         let subscriptions = events.downgrade();
-        let (closing, ended) = (CancellationToken::new(), CancellationToken::new());
-        let driver_ended = ended.clone();
+        let (closing, driver_ended) = (CancellationToken::new(), CancellationToken::new());
+        let commands = Commands::new(sender, closing.clone());
         let driver = Driver::new(
             receiver,
             events,
             ready,
             closing.clone(),
-            ended,
+            driver_ended.clone(),
             ping_interval,
         );
         tokio::spawn(driver.run(socket));
@@ -234,7 +263,7 @@ impl Connection {
             arguments,
             reply,
         };
-        self.command(command).await?;
+        self.commands.send(command).await?;
         let answer = answer
             .await
             .map_err(|_driver_ended| CallError::Disconnected)?;
@@ -278,7 +307,7 @@ impl Connection {
             first,
             reply,
         };
-        self.command(command).await?;
+        self.commands.send(command).await?;
         let opened = answer
             .await
             .map_err(|_driver_ended| CallError::Disconnected)??;
@@ -308,7 +337,9 @@ impl Connection {
     /// # });
     /// ```
     pub async fn set_attributes(&self, attributes: Map<String, Value>) -> Result<(), CallError> {
-        self.command(Command::SetAttributes { attributes }).await
+        self.commands
+            .send(Command::SetAttributes { attributes })
+            .await
     }
 
     /// Subscribes to what happens in the room from now on.
@@ -364,9 +395,9 @@ impl Connection {
         StorageClient::new(self.clone())
     }
 
-    /// Closes the connection, for all clones and streams, and waits until it is closed. What was
-    /// asked before is written first. A server that does not read is waited for at most three
-    /// seconds.
+    /// Closes the connection, for all clones and streams, and waits until it is closed. Requests made
+    /// before are written first, for at most two seconds. A server that does not read is waited for
+    /// at most three seconds.
     ///
     /// ```
     /// # use meshagent_client::CallError;
@@ -398,7 +429,7 @@ impl Connection {
     /// # });
     /// ```
     pub async fn closed(&self) {
-        self.commands.closed().await;
+        self.commands.sender.closed().await;
     }
 
     /// Whether the connection is gone.
@@ -414,14 +445,7 @@ impl Connection {
     /// # });
     /// ```
     pub fn is_closed(&self) -> bool {
-        self.commands.is_closed()
-    }
-
-    async fn command(&self, command: Command) -> Result<(), CallError> {
-        self.commands
-            .send(command)
-            .await
-            .map_err(|_driver_ended| CallError::Disconnected)
+        self.commands.sender.is_closed()
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meshagent_protocol::{Content, SyncChunk, SyncOpenStart, decode_base64};
+use meshagent_protocol::{Content, ErrorCode, SyncChunk, SyncOpenStart, decode_base64};
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -17,12 +17,12 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::conflicts::{CONFLICT_PATIENCE, Conflicts};
 pub(crate) use self::intake::Beginning;
 pub(crate) use self::intake::Gap;
-use self::intake::StartOver;
+use self::intake::{StartOver, Work};
 use crate::backoff::{self, Backoff};
 use crate::connection::{CallError, Connection};
 use crate::given_up::GivenUpEdits;
 use crate::journal::{JournalError, Journals};
-use crate::live_document::{CONFLICT, DocumentEnd, DocumentEvent, Progress, Refusal, Shared};
+use crate::live_document::{DocumentEnd, DocumentEvent, Progress, Refusal, Shared};
 use crate::replica::Replica;
 use crate::room_client::{Link, RoomEnd};
 use crate::stream::{PendingAnswer, StreamEnd};
@@ -115,7 +115,14 @@ impl DocumentTask {
                 Ok(connection) => connection,
                 Err(end) => return end,
             };
-            let ended = match self.open(&connection).await {
+            let opened = tokio::select! {
+                opened = self.open(&connection) => opened,
+                () = self.given_up() => return DocumentEnd::Closed,
+                () = self.holds_up_others() => {
+                    Err(CallError::unexpected("the server did not answer in time"))
+                }
+            };
+            let ended = match opened {
                 Ok(stream) => match self.begin_with(&stream).await {
                     // Its edits are kept for whoever opens it next.
                     Ok(()) if self.shared.is_ended() => return DocumentEnd::Closed,
@@ -228,6 +235,15 @@ impl DocumentTask {
         }
     }
 
+    /// Waits until a document that is open only for what its journal holds has waited for the server so long that others
+    /// come first. Somebody who opens it meanwhile waits for as long as it takes.
+    async fn holds_up_others(&self) {
+        sleep(OPEN_PATIENCE).await;
+        if !self.shared.is_resending() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     fn has_connection(&self) -> bool {
         matches!(&*self.link.borrow(), Link::Up(connection) if !connection.is_closed())
     }
@@ -262,7 +278,7 @@ impl DocumentTask {
         let state = self.shared.lock();
         let has_content = state.replica.document().element_count() > 0;
         let is_empty = !has_content && state.replica.is_saved();
-        if code != Some(MISSING) || !self.was_open || is_empty {
+        if code != Some(ErrorCode::NotFound.number()) || !self.was_open || is_empty {
             return text;
         }
         let unsaved = state.replica.kept();
@@ -297,26 +313,31 @@ impl DocumentTask {
     async fn begin_with(&mut self, stream: &SyncStream) -> Result<(), String> {
         let beginning = Beginning::of(stream);
         let over = self.start_over_of(&beginning);
-        let bytes = beginning.bytes(&self.shared, over);
+        let work = beginning.work(&self.shared, over);
         let take_up = move |shared: &Shared, client_ids: &mut ClientIds| {
             beginning.take_up(shared, client_ids, over)
         };
-        intake::run(&self.shared, &mut self.client_ids, bytes, take_up).await?;
+        intake::run(&self.shared, &mut self.client_ids, work, take_up).await?;
         self.begun();
         Ok(())
     }
 
     fn start_over_of(&self, beginning: &Beginning) -> StartOver {
-        StartOver {
-            is_fresh: self.is_fresh,
-            is_replaced: self.is_replaced(beginning.identity.as_deref()),
-            may_conflict_pass: self.conflicts.may_pass(),
+        if self.is_replaced(beginning.identity.as_deref()) {
+            StartOver::Replaced
+        } else if !self.is_fresh {
+            StartOver::No
+        } else if self.conflicts.is_look_pending() {
+            StartOver::FreshAfterConflict
+        } else {
+            StartOver::Fresh
         }
     }
 
     fn begun(&mut self) {
         self.is_fresh = false;
         self.was_open = true;
+        self.conflicts.looked();
         self.shared.advance(Progress::synchronize);
     }
 
@@ -356,12 +377,12 @@ impl DocumentTask {
             tokio::select! {
                 update = stream.recv() => match update {
                     Ok(Some(update)) => {
-                        let bytes = update.len();
+                        let work = Work::Bytes(update.len());
                         let receive = move |shared: &Shared, client_ids: &mut ClientIds| {
                             intake::receive(shared, client_ids, &update)
                         };
                         let received =
-                            intake::run(&self.shared, &mut self.client_ids, bytes, receive).await;
+                            intake::run(&self.shared, &mut self.client_ids, work, receive).await;
                         if let Err(reason) = received {
                             return Ended::Unreadable(reason);
                         }
@@ -371,16 +392,14 @@ impl DocumentTask {
                 },
                 answer = first_answer(&mut under_way) => {
                     let Some((number, _)) = under_way.pop_front() else { continue };
-                    let mut gap = None;
-                    if let Some(ended) = self.answered(number, answer, &mut gap) {
-                        return ended;
-                    }
+                    let gap = match self.answered(number, answer) {
+                        Ok(gap) => gap,
+                        Err(ended) => return ended,
+                    };
                     if let Some(gap) = gap {
-                        let bytes = self.shared.lock().replica.weight();
+                        let (ids, work) = (&mut self.client_ids, Work::Document);
                         let fill = move |shared: &Shared, _: &mut ClientIds| gap.fill(shared);
-                        let filled =
-                            intake::run(&self.shared, &mut self.client_ids, bytes, fill).await;
-                        if let Err(reason) = filled {
+                        if let Err(reason) = intake::run(&self.shared, ids, work, fill).await {
                             return Ended::Unreadable(reason);
                         }
                     }
@@ -398,14 +417,13 @@ impl DocumentTask {
         intake::receive(&self.shared, &mut self.client_ids, update)
     }
 
-    /// The server's answer to an update. What it lacks before the update is left to the caller, who
-    /// fills the gap.
+    /// The server's answer to an update. Returns what it lacks before the update, which the caller
+    /// fills.
     pub(crate) fn answered(
         &mut self,
         number: u64,
         answer: Result<Content, CallError>,
-        gap: &mut Option<Gap>,
-    ) -> Option<Ended> {
+    ) -> Result<Option<Gap>, Ended> {
         match answer {
             Ok(Content::Json(notice)) => {
                 let mut state = self.shared.lock();
@@ -417,7 +435,7 @@ impl DocumentTask {
                         // A deletion by another participant may be on its way here. The next stream
                         // begins with all of them, and the update is sent again.
                         self.mismatches += 1;
-                        return Some(Ended::Later);
+                        return Err(Ended::Later);
                     }
                     state.publish(&DocumentEvent::Erased {
                         operations: deleted,
@@ -426,7 +444,8 @@ impl DocumentTask {
                     if is_shown_here {
                         state.replica.set_overwritten();
                         drop(state);
-                        return self.refused(number, Refusal::overwritten());
+                        self.refused(number, Refusal::overwritten())?;
+                        return Ok(None);
                     }
                 }
                 self.conflicts.reset();
@@ -438,13 +457,11 @@ impl DocumentTask {
                 if notice.get("pending") == Some(&Value::Bool(true)) {
                     // Of a document with very many clients the server doesn't list what it has: it gets everything.
                     let vector = notice["state_vector"].as_str().unwrap_or(NOTHING);
-                    match decode_base64(vector.as_bytes()) {
-                        Ok(vector) => *gap = Some(Gap { number, vector }),
-                        Err(error) => return Some(Ended::Unreadable(error.to_string())),
-                    }
-                } else {
-                    state.replica.acknowledged(number);
+                    let vector = decode_base64(vector.as_bytes());
+                    let vector = vector.map_err(|error| Ended::Unreadable(error.to_string()))?;
+                    return Ok(Some(Gap { number, vector }));
                 }
+                state.replica.acknowledged(number);
                 state.journal_progress(None);
             }
             Ok(_) => {
@@ -455,43 +472,42 @@ impl DocumentTask {
                 state.journal_progress(None);
             }
             // The document is gone. Whoever opens it again learns what to do about what is kept.
-            Err(CallError::Refused {
-                code: Some(MISSING),
-                ..
-            }) => return Some(Ended::Later),
-            Err(CallError::Refused { code, text }) if !self.may_be_taken(code) => {
-                return self.refused(number, Refusal { code, text });
+            Err(CallError::Refused { code, .. }) if code == Some(ErrorCode::NotFound.number()) => {
+                return Err(Ended::Later);
             }
-            Err(CallError::Disconnected) => return Some(Ended::Lost),
-            Err(_) => return Some(Ended::Later),
+            Err(CallError::Refused { code, text }) if !self.may_be_taken(code) => {
+                self.refused(number, Refusal { code, text })?;
+                return Ok(None);
+            }
+            Err(CallError::Disconnected) => return Err(Ended::Lost),
+            Err(_) => return Err(Ended::Later),
         }
         // What is sent before it on each stream, such as a fill, says nothing of an edit that the server erased.
         if self.mismatches > 0 && self.shared.lock().replica.is_saved() {
             self.mismatches = 0;
         }
         self.shared.advance(|_| {});
-        None
+        Ok(None)
     }
 
     /// The server will never have what was sent with this number. Returns how the stream ends, if it does.
-    fn refused(&mut self, number: u64, refusal: Refusal) -> Option<Ended> {
+    fn refused(&mut self, number: u64, refusal: Refusal) -> Result<(), Ended> {
         let goes_on = self.shared.lock().refuse(number, refusal.clone());
-        if goes_on {
-            self.shared.advance(|_| {});
-            return None;
-        }
-        let is_conflict = refusal.code == Some(CONFLICT);
-        if !(is_conflict && self.conflicts.check()) && self.shared.end_untold(refusal) {
-            return Some(Ended::Done);
+        if !goes_on {
+            // Before an edit is given up because of a conflict, the server's content is looked at.
+            let is_looked_at = refusal.has_code(ErrorCode::Conflict) && self.conflicts.check();
+            if !is_looked_at && self.shared.end_untold(refusal) {
+                return Err(Ended::Done);
+            }
         }
         self.shared.advance(|_| {});
-        Some(Ended::Refused)
+        if goes_on { Ok(()) } else { Err(Ended::Refused) }
     }
 
     /// Whether an update that was refused may be taken when it is sent again. A conflict passes when another has left;
     /// one that doesn't is for good, as when somebody took the place of the operations in it.
     fn may_be_taken(&mut self, code: Option<i64>) -> bool {
-        if code == Some(CONFLICT) {
+        if code == Some(ErrorCode::Conflict.number()) {
             return self.conflicts.note();
         }
         may_pass(code)
@@ -508,14 +524,26 @@ async fn first_answer(
     }
 }
 
-/// There is no such document.
-const MISSING: i64 = 1003;
+/// How long the server may take to open a document while the journals of others wait.
+const OPEN_PATIENCE: Duration = Duration::from_secs(30);
 /// How often an update is sent again of which the server has deleted more than this replica.
 const TRIES: u32 = 3;
 
 /// Whether what the server refuses now may be taken later: conflicts, states that pass, failures of its own.
 fn may_pass(code: Option<i64>) -> bool {
-    matches!(code, None | Some(CONFLICT | 1006 | 1008 | 1009 | 4001))
+    let may_pass = |code| {
+        matches!(
+            ErrorCode::from_number(code),
+            Some(
+                ErrorCode::Conflict
+                    | ErrorCode::InvalidState
+                    | ErrorCode::OperationFailed
+                    | ErrorCode::Timeout
+                    | ErrorCode::SyncNotConnected
+            )
+        )
+    };
+    code.is_none_or(may_pass)
 }
 
 /// Gives a document client ids that nobody else writes with.

@@ -63,7 +63,7 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, CallError>>;
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) content: Result<Content, CallError>,
-    /// Whether the stream of the chunk had ended before. A refusal then says no more than that.
+    /// Whether the stream of the chunk had ended before. A refusal then says nothing about the chunk.
     pub(crate) is_late: bool,
 }
 
@@ -101,7 +101,7 @@ pub(crate) struct Driver {
     closing: CancellationToken,
     ping_interval: Duration,
     /// Says that the driver has ended, however that came. The last field is dropped last.
-    _closed: DropGuard,
+    _driver_ended: DropGuard,
 }
 
 #[derive(Debug)]
@@ -260,7 +260,7 @@ impl Driver {
         events: broadcast::Sender<RoomEvent>,
         ready: oneshot::Sender<Welcome>,
         closing: CancellationToken,
-        closed: CancellationToken,
+        driver_ended: CancellationToken,
         ping_interval: Duration,
     ) -> Self {
         Self {
@@ -273,7 +273,7 @@ impl Driver {
             replies: HashMap::new(),
             streams: HashMap::new(),
             closing,
-            _closed: closed.drop_guard(),
+            _driver_ended: driver_ended.drop_guard(),
         }
     }
 

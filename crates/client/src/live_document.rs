@@ -1,23 +1,29 @@
 //! A document that is open: edited here at once, and kept equal with everybody else's.
 
-use std::collections::VecDeque;
+mod shared;
+#[cfg(feature = "simulation")]
+mod simulation;
+mod state;
+
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use meshagent_document::{DecodeError, Event, MeshDocument};
+use meshagent_document::{Event, MeshDocument};
+use meshagent_protocol::ErrorCode;
 use serde_json::Value;
-use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::Instant;
+use tokio::sync::mpsc;
 use tokio_stream::Stream;
 
+pub(crate) use self::shared::{EndWithTask, Progress, Shared};
+pub(crate) use self::state::State;
+use self::state::Subscriber;
 use crate::editor::Editor;
-use crate::journal::{Batch, JournalError, Journals, Pending, Unsent};
-use crate::refusals::Refusals;
-use crate::replica::{LostEdit, Outgoing, Replica};
+use crate::journal::JournalError;
+use crate::replica::LostEdit;
 use crate::room_client::{RoomClient, RoomEnd};
 
 /// A live document; cheap to clone. All handles of one path in one room share one replica.
@@ -65,132 +71,6 @@ impl Drop for Claim {
     }
 }
 
-/// Ends a document with its task, however that ends.
-#[derive(Debug)]
-pub(crate) struct EndWithTask(pub(crate) Arc<Shared>);
-
-impl Drop for EndWithTask {
-    fn drop(&mut self) {
-        // A closure that edits the document may own the runtime; it can't take the lock, and nobody waits for it.
-        if !self.0.is_inside() {
-            let reason = "its runtime has shut down".to_owned();
-            self.0.end(DocumentEnd::Failed(reason));
-        }
-    }
-}
-
-/// What the handles of a document share with its task.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) path: String,
-    state: Mutex<State>,
-    /// Wakes the task: there is something to send, or nobody has the document open any more.
-    pub(crate) work: Notify,
-    progress: watch::Sender<Progress>,
-    /// The thread that calls a closure of the user, which holds the lock; 0 is none.
-    inside: AtomicU64,
-    /// Openings that ended within such a closure, and are counted after it.
-    ended_inside: AtomicUsize,
-}
-
-/// Notes which thread is inside of a closure, as long as it is.
-struct Inside<'a>(&'a AtomicU64);
-
-impl<'a> Inside<'a> {
-    fn new(inside: &'a AtomicU64) -> Self {
-        inside.store(this_thread(), Ordering::Relaxed);
-        Self(inside)
-    }
-}
-
-/// Counts the openings that ended within a closure, after it.
-struct EndedInside<'a>(&'a Shared);
-
-impl Drop for EndedInside<'_> {
-    fn drop(&mut self) {
-        // One within another leaves them to the outer one.
-        if self.0.is_inside() {
-            return;
-        }
-        let openings = self.0.ended_inside.swap(0, Ordering::Relaxed);
-        if openings > 0 {
-            self.0.count_ended(openings);
-        }
-    }
-}
-
-impl Drop for Inside<'_> {
-    fn drop(&mut self) {
-        self.0.store(0, Ordering::Relaxed);
-    }
-}
-
-/// A number for each thread, from 1 on. A thread compares it with what it has stored itself, or else another number, so
-/// no order is asked for.
-fn this_thread() -> u64 {
-    static THREADS: AtomicU64 = AtomicU64::new(1);
-    thread_local! {
-        static NUMBER: u64 = THREADS.fetch_add(1, Ordering::Relaxed);
-    }
-    NUMBER.with(|number| *number)
-}
-
-#[derive(Debug)]
-pub(crate) struct State {
-    pub(crate) replica: Replica,
-    stage: Stage,
-    journal: Option<Journaling>,
-    subscribers: Vec<Subscriber>,
-    handles: usize,
-    openings: Vec<Weak<Handle>>,
-    refusals: Refusals,
-    /// Why an edit is given up that the replica still shows, until it starts over.
-    taking_back: Option<Refusal>,
-    replaced: Option<Arc<ReplacedDocument>>,
-    /// Set once, when nothing is sent any more.
-    end: Option<DocumentEnd>,
-    /// Since when nobody has it open.
-    abandoned_since: Option<Instant>,
-    /// Whether it is open for nobody but to send what its journal holds.
-    is_resending: bool,
-    /// Edits that were given up while nobody had it open, so that no handle reports them.
-    lost_untold: u64,
-}
-
-/// How far the opening of a document is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Stage {
-    /// Its journal is being read.
-    Loading,
-    /// There is nothing in a journal; the server's state is awaited.
-    Awaiting,
-    /// The replica is the document. Before that it is empty and will be replaced, so nothing may be kept in it.
-    Begun,
-}
-
-/// How a document is written to its journal.
-#[derive(Debug)]
-struct Journaling {
-    pending: Pending,
-    journals: Journals,
-    document: Weak<Shared>,
-    /// Whether the writer knows that there is something to be written.
-    is_queued: bool,
-    /// Whether the document has ended, and the writer is done with it.
-    is_released: bool,
-}
-
-impl Journaling {
-    /// Has the writer look at the document.
-    fn queue(&mut self) {
-        if !std::mem::replace(&mut self.is_queued, true)
-            && let Some(document) = self.document.upgrade()
-        {
-            self.journals.write(document);
-        }
-    }
-}
-
 /// Whether edits outlive the program.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -204,16 +84,6 @@ pub enum JournalStatus {
         /// Why.
         reason: String,
     },
-}
-
-/// How far a document is; what waiters look at beside its state. It is held while the state is locked, never the other
-/// way round.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Progress {
-    /// Whether the replica has what the server had when the stream began.
-    is_synchronized: bool,
-    /// Whether there is a stream now.
-    is_connected: bool,
 }
 
 /// What happens to a live document.
@@ -296,9 +166,22 @@ impl Refusal {
     /// The server has other content under the names of these operations.
     pub(crate) fn overwritten() -> Self {
         Self {
-            code: Some(CONFLICT),
+            code: Some(ErrorCode::Conflict.number()),
             text: "another program wrote under the client id of this edit, and what the server has there is deleted"
                 .to_owned(),
+        }
+    }
+
+    /// Whether the server gave this code.
+    pub(crate) fn has_code(&self, code: ErrorCode) -> bool {
+        self.code == Some(code.number())
+    }
+
+    /// There is another document in the place of the edited one.
+    pub(crate) fn replaced() -> Self {
+        Self {
+            code: None,
+            text: "the document was deleted, and there is another one in its place".to_owned(),
         }
     }
 }
@@ -344,12 +227,6 @@ pub enum SaveError {
     /// The server refused an edit.
     #[error(transparent)]
     Refused(#[from] Refusal),
-}
-
-#[derive(Debug)]
-struct Subscriber {
-    events: mpsc::Sender<DocumentEvent>,
-    has_missed: bool,
 }
 
 /// The events of a document from [`LiveDocument::changes`] on, by [`recv`](Self::recv) or as a `Stream`.
@@ -466,7 +343,8 @@ impl LiveDocument {
 
     /// Reads the document.
     ///
-    /// The closure must not wait for anything, since nothing is received meanwhile.
+    /// The closure must not wait for anything, since nothing is received meanwhile. Closures that use another document must
+    /// nest in the same order everywhere, or else two threads wait for each other for ever.
     ///
     /// # Panics
     ///
@@ -537,8 +415,9 @@ impl LiveDocument {
 
     /// Edits the document. What the closure did is there at once, and sent in the background.
     ///
-    /// The closure must not wait for anything, since nothing is received meanwhile. What it did before a panic is kept
-    /// and sent like anything else.
+    /// The closure must not wait for anything, since nothing is received meanwhile. Closures that use another document must
+    /// nest in the same order everywhere, or else two threads wait for each other for ever. What the closure did before a
+    /// panic is kept and sent like anything else.
     ///
     /// # Errors
     ///
@@ -854,631 +733,6 @@ impl Drop for Handle {
         self.end();
     }
 }
-
-impl Shared {
-    /// Keeps and applies an update that was made elsewhere. Returns whether the document is live.
-    pub(crate) fn adopt(&self, update: Vec<u8>) -> Result<bool, DecodeError> {
-        let mut state = self.lock();
-        if !state.has_begun() || state.end.is_some() {
-            return Ok(false);
-        }
-        state.replica.adopt(update)?;
-        state.journal_edits();
-        state.publish_changes();
-        drop(state);
-        self.work.notify_one();
-        Ok(true)
-    }
-
-    /// Takes the opening that was made last, of those that are left, to end it: nobody else is given it.
-    pub(crate) fn claim_newest(&self) -> Option<Claim> {
-        // An opening that is dropped here takes the lock.
-        let openings: Vec<_> = {
-            let state = self.lock();
-            state
-                .openings
-                .iter()
-                .rev()
-                .filter_map(Weak::upgrade)
-                .collect()
-        };
-        let newest = openings
-            .iter()
-            .find(|opening| opening.is_open() && !opening.is_claimed.swap(true, Ordering::Relaxed));
-        newest.map(|opening| Claim {
-            told: Told::clone(&opening.told),
-            opening: Arc::downgrade(opening),
-        })
-    }
-
-    pub(crate) fn new(path: &str, replica: Replica, journals: Option<Journals>) -> Arc<Self> {
-        let stage = match journals {
-            Some(_) => Stage::Loading,
-            None => Stage::Awaiting,
-        };
-        let journaling = |document: &Weak<Self>| {
-            let journals = journals?;
-            Some(Journaling {
-                pending: Pending::new(Arc::clone(&journals.room), path),
-                journals,
-                document: Weak::clone(document),
-                is_queued: false,
-                is_released: false,
-            })
-        };
-        Arc::new_cyclic(|document| Self {
-            path: path.to_owned(),
-            state: Mutex::new(State {
-                replica,
-                stage,
-                journal: journaling(document),
-                subscribers: Vec::new(),
-                handles: 0,
-                openings: Vec::new(),
-                refusals: Refusals::default(),
-                taking_back: None,
-                replaced: None,
-                end: None,
-                abandoned_since: None,
-                is_resending: false,
-                lost_untold: 0,
-            }),
-            work: Notify::new(),
-            inside: AtomicU64::new(0),
-            ended_inside: AtomicUsize::new(0),
-            progress: watch::Sender::default(),
-        })
-    }
-
-    /// Counts an opening that never ends.
-    #[cfg(feature = "simulation")]
-    pub(crate) fn hold(&self) {
-        self.lock().handles += 1;
-    }
-
-    /// Edits as [`Replica::edit_with`] does.
-    #[cfg(feature = "simulation")]
-    pub(crate) fn edit_with(&self, edit: impl FnOnce(&mut MeshDocument) -> Vec<Vec<u8>>) {
-        let mut state = self.lock();
-        let result = catch_unwind(AssertUnwindSafe(|| state.replica.edit_with(edit)));
-        state.journal_edits();
-        state.publish_changes();
-        drop(state);
-        result.unwrap_or_else(|panic| resume_unwind(panic));
-    }
-
-    /// Subscribes without a watch over changes.
-    #[cfg(feature = "simulation")]
-    pub(crate) fn subscribe(&self) -> Changes {
-        let (sender, events) = mpsc::channel(EVENT_CAPACITY);
-        self.lock().subscribers.push(Subscriber {
-            events: sender,
-            has_missed: false,
-        });
-        Changes { events }
-    }
-
-    /// Up to which number edits are in the journal.
-    #[cfg(feature = "simulation")]
-    pub(crate) fn written(&self) -> u64 {
-        let state = self.lock();
-        let journal = state.journal.as_ref();
-        journal.map_or(0, |journal| journal.pending.written())
-    }
-
-    /// Begins with what the journal held, if it held anything.
-    pub(crate) fn load(&self, replica: Option<Replica>) {
-        let mut state = self.lock();
-        state.stage = Stage::Awaiting;
-        if let Some(replica) = replica {
-            state.begin(replica);
-            state.journal_anew();
-        }
-        drop(state);
-        self.advance(|_| {});
-    }
-
-    /// What is to be written to the journal now; `is_last` before it is closed.
-    pub(crate) fn next_batch(&self, is_last: bool) -> Option<Batch> {
-        let mut state = self.lock();
-        let State {
-            replica, journal, ..
-        } = &mut *state;
-        let journal = journal.as_mut()?;
-        journal.is_queued = false;
-        if is_last {
-            replica.compact();
-            journal.pending.finish(replica);
-        }
-        journal.pending.take(replica)
-    }
-
-    /// A batch was written to the journal, or could not be. In that case, `is_broken` says whether only a rewrite helps.
-    pub(crate) fn wrote(&self, batch: &Batch, written: std::io::Result<()>, is_broken: bool) {
-        let mut state = self.lock();
-        let Some(Journaling { pending, .. }) = &mut state.journal else {
-            return;
-        };
-        let was_failing = pending.failure().is_some();
-        let event = match written {
-            Ok(()) => {
-                pending.wrote(batch);
-                was_failing.then_some(DocumentEvent::JournalRestored)
-            }
-            Err(error) => {
-                let reason = error.to_string();
-                pending.failed(batch, is_broken, reason.clone());
-                (!was_failing).then_some(DocumentEvent::JournalLost { reason })
-            }
-        };
-        if let Some(event) = event {
-            state.publish(&event);
-        }
-        drop(state);
-        self.work.notify_one();
-        self.advance(|_| {});
-    }
-
-    /// Nobody has it open: it is there to send what its journal holds.
-    pub(crate) fn begin_to_resend(&self) {
-        self.lock().is_resending = true;
-    }
-
-    /// Whether there is something to be seen.
-    pub(crate) fn has_begun(&self) -> bool {
-        self.lock().has_begun()
-    }
-
-    pub(crate) fn is_resending(&self) -> bool {
-        self.lock().is_resending
-    }
-
-    /// Waits until a document that nobody had open has ended, or somebody opens it. Returns whether
-    /// its edits are to be sent again later.
-    pub(crate) async fn resent(&self) -> bool {
-        let is_later = |_: &Progress| {
-            let state = self.lock();
-            match &state.end {
-                _ if !state.is_resending => Some(false),
-                Some(DocumentEnd::Closed) => Some(!state.replica.is_saved()),
-                Some(_) => Some(false),
-                None => None,
-            }
-        };
-        self.wait_for(is_later).await.unwrap_or(false)
-    }
-
-    /// What the server has not acknowledged; `None` if that is nothing.
-    pub(crate) fn unsent(&self) -> Option<Unsent> {
-        let state = self.lock();
-        let edits = state.replica.edits_after(0);
-        Unsent::of(&self.path, edits.map(|one| (one.count, one.update)))
-    }
-
-    /// The document has ended, and its journal is closed.
-    pub(crate) fn released(&self) {
-        if let Some(journal) = &mut self.lock().journal {
-            journal.is_released = true;
-        }
-        self.advance(|_| {});
-    }
-
-    /// Waits until the journal of a document that has ended is closed. Returns whether all that is not acknowledged is in
-    /// it.
-    pub(crate) async fn settled(&self) -> bool {
-        let is_released = |_: &Progress| {
-            let state = self.lock();
-            let journal = state.journal.as_ref();
-            journal.is_none_or(|one| one.is_released).then_some(())
-        };
-        let _progress_is_here = self.wait_for(is_released).await;
-        let state = self.lock();
-        let last = state.replica.last_number();
-        let journal = state.journal.as_ref();
-        journal.is_some_and(|journal| journal.pending.written() >= last)
-    }
-
-    /// So many openings have ended. Returns whether there is none left.
-    fn count_ended(&self, openings: usize) -> bool {
-        let mut state = self.lock();
-        state.handles -= openings;
-        let is_last = state.handles == 0;
-        if is_last {
-            state.abandoned_since = Some(Instant::now());
-        }
-        drop(state);
-        if is_last {
-            self.work.notify_one();
-        }
-        is_last
-    }
-
-    /// Whether this thread is in a closure of the user.
-    fn is_inside(&self) -> bool {
-        self.inside.load(Ordering::Relaxed) == this_thread()
-    }
-
-    /// Calls what the user gave, which must not come back here.
-    fn call<R>(&self, user: impl FnOnce(&mut State) -> R) -> R {
-        // It comes last, also if the closure panics.
-        let _openings = EndedInside(self);
-        let mut state = self.lock();
-        let _inside = Inside::new(&self.inside);
-        user(&mut state)
-    }
-
-    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
-        assert!(
-            !self.is_inside(),
-            "a handle of the document {:?} is used inside of a closure that edits or reads it, which would wait for itself \
-             for ever; use the closure's argument",
-            self.path
-        );
-        // A closure of the user that panicked left the replica as it was after its last edit.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Since when nobody has the document open.
-    pub(crate) fn abandoned_since(&self) -> Option<Instant> {
-        self.lock().abandoned_since
-    }
-
-    /// Whether nobody has the document open.
-    pub(crate) fn is_abandoned(&self) -> bool {
-        self.lock().handles == 0
-    }
-
-    /// Waits until the server is done with everything edited so far; tells of each refusal once.
-    pub(crate) async fn saved(&self, told: &AtomicU64) -> Result<(), SaveError> {
-        // The edits of an earlier program count, too.
-        let is_loaded = |_: &Progress| {
-            let state = self.lock();
-            (state.stage != Stage::Loading || state.end.is_some()).then_some(())
-        };
-        let _progress_is_here = self.wait_for(is_loaded).await;
-        let to = self.lock().replica.last_number();
-        let saved = self.wait_for(|progress| {
-            let state = self.lock();
-            // Another call for this handle may have told it meanwhile.
-            let refusal = state.refused(told.load(Ordering::Relaxed), to);
-            let is_done = state.replica.saved_number() >= to;
-            // Who goes on after a refusal builds on what is left.
-            let is_settled = is_done && !(refusal.is_some() && state.taking_back.is_some());
-            let saved = match (refusal, &state.end) {
-                (_, None) if !is_settled => {
-                    // With a connection, the answer is on its way.
-                    return match state.journal_status() {
-                        JournalStatus::Failing { reason } if !progress.is_connected => {
-                            Some(Err(SaveError::Journal { reason }))
-                        }
-                        _ => None,
-                    };
-                }
-                (Some(refusal), _) => Err(refusal.clone().into()),
-                (None, Some(end)) if !is_done => Err(end.clone().into()),
-                (None, _) => Ok(()),
-            };
-            told.fetch_max(to, Ordering::Relaxed);
-            Some(saved)
-        });
-        let closed = Err(SaveError::Ended(DocumentEnd::Closed));
-        saved.await.unwrap_or(closed)
-    }
-
-    async fn wait_for<R>(&self, mut done: impl FnMut(&Progress) -> Option<R>) -> Option<R> {
-        let mut progress = self.progress.subscribe();
-        loop {
-            if let Some(result) = done(&progress.borrow_and_update()) {
-                return Some(result);
-            }
-            progress.changed().await.ok()?;
-        }
-    }
-
-    /// Has waiters look at how far it is; `change` says what they can't see in the state.
-    pub(crate) fn advance(&self, change: impl FnOnce(&mut Progress)) {
-        self.progress.send_modify(change);
-    }
-
-    pub(crate) fn is_ended(&self) -> bool {
-        self.lock().end.is_some()
-    }
-
-    /// Nothing is sent any more.
-    pub(crate) fn end(&self, end: DocumentEnd) {
-        self.lock().end(end);
-        self.advance(|_| {});
-    }
-
-    /// Ends it because of a refusal if its edits are to be kept for whoever opens it next. Returns
-    /// whether it has ended.
-    pub(crate) fn end_untold(&self, refusal: Refusal) -> bool {
-        let has_ended = self.lock().end_untold(refusal.into());
-        if has_ended {
-            self.advance(|_| {});
-        }
-        has_ended
-    }
-
-    /// How many edits the server has not acknowledged, and no handle has reported as lost.
-    pub(crate) fn given_up_edits(&self) -> u64 {
-        let state = self.lock();
-        state.replica.unsaved_edits() + state.lost_untold
-    }
-
-    /// Ends it, unless somebody has it open again. Returns whether it has ended.
-    pub(crate) fn end_if_abandoned(&self, end: DocumentEnd) -> bool {
-        let mut state = self.lock();
-        if state.handles > 0 {
-            return false;
-        }
-        state.end(end);
-        drop(state);
-        self.advance(|_| {});
-        true
-    }
-}
-
-impl Progress {
-    pub(crate) fn synchronize(&mut self) {
-        self.is_synchronized = true;
-        self.is_connected = true;
-    }
-
-    pub(crate) fn disconnect(&mut self) {
-        self.is_connected = false;
-    }
-}
-
-impl State {
-    /// Whether the replica is the document.
-    fn has_begun(&self) -> bool {
-        self.stage == Stage::Begun
-    }
-
-    /// Goes on with the replica of an earlier program.
-    fn begin(&mut self, replica: Replica) {
-        self.replica = replica;
-        self.stage = Stage::Begun;
-    }
-
-    /// The server will never take what was sent with this number. Returns whether things go on: it is tried apart.
-    pub(crate) fn refuse(&mut self, number: u64, refusal: Refusal) -> bool {
-        let goes_on = if refusal.code == Some(DENIED) {
-            // It is about the document, whatever is edited.
-            self.replica.all_refused();
-            false
-        } else {
-            self.replica.refused(number)
-        };
-        if !goes_on {
-            self.taking_back = Some(refusal);
-        }
-        goes_on
-    }
-
-    /// Goes on with what the server has. If that is because it refused an edit, edits that build on it go with it.
-    pub(crate) fn start_over(&mut self, document: MeshDocument) {
-        let lost = self.replica.start_over(document);
-        self.stage = Stage::Begun;
-        if let Some(journal) = &mut self.journal {
-            journal.pending.rename(&self.replica);
-            journal.queue();
-        }
-        if let Some(refusal) = self.taking_back.take() {
-            self.give_up(refusal, lost);
-        }
-    }
-
-    /// Another document has taken the place of this one, of which the server had what its identity named.
-    pub(crate) fn replace(&mut self, document: MeshDocument) {
-        let content = self.replica.document().to_json(true);
-        let edits = self.replica.replace(document);
-        self.stage = Stage::Begun;
-        if let Some(journal) = &mut self.journal {
-            if edits.is_empty() {
-                journal.pending.start_over();
-            } else {
-                journal.pending.replace();
-            }
-            journal.queue();
-        }
-        let refusal = self.taking_back.take().unwrap_or_else(|| Refusal {
-            code: None,
-            text: "the document was deleted, and there is another one in its place".to_owned(),
-        });
-        self.note_lost(&refusal, &edits);
-        let replaced = Arc::new(ReplacedDocument { content, edits });
-        self.replaced = Some(Arc::clone(&replaced));
-        self.publish(&DocumentEvent::Replaced(replaced));
-    }
-
-    /// These edits are lost.
-    fn give_up(&mut self, refusal: Refusal, lost: Vec<LostEdit>) {
-        self.note_lost(&refusal, &lost);
-        self.publish(&DocumentEvent::Refused { refusal, lost });
-    }
-
-    /// Notes lost edits for the handles that are there, or else for whoever leaves the room.
-    fn note_lost(&mut self, refusal: &Refusal, lost: &[LostEdit]) {
-        for edit in lost {
-            self.refusals.note(edit.numbers.clone(), refusal.clone());
-        }
-        if self.handles == 0 {
-            self.lost_untold += lost.iter().map(|edit| edit.edits).sum::<u64>();
-        }
-    }
-
-    /// Ends a document that nobody has open, whose edits the server does not take. They stay in the
-    /// journal until somebody opens the document, and learns why. Without a journal nothing is kept
-    /// by that, and this returns false.
-    pub(crate) fn end_untold(&mut self, end: DocumentEnd) -> bool {
-        if self.handles > 0 || self.journal.is_none() {
-            return false;
-        }
-        self.end(end);
-        true
-    }
-
-    /// Takes a refusal back that was about somebody else in the room. Returns false if the server's
-    /// document has other content under the names of the refused edits, or refused them for another
-    /// reason.
-    pub(crate) fn reconsider_conflict(&mut self, server: &MeshDocument) -> bool {
-        let is_conflict = |refusal: &Refusal| refusal.code == Some(CONFLICT);
-        if !self.taking_back.as_ref().is_some_and(is_conflict) || self.replica.is_taken_in(server) {
-            return false;
-        }
-        self.taking_back = None;
-        self.replica.reconsider();
-        true
-    }
-
-    /// Why the refused edits are about to be given up.
-    pub(crate) fn taking_back(&self) -> Option<&Refusal> {
-        self.taking_back.as_ref()
-    }
-
-    /// Tells everybody that nothing is sent any more; once.
-    fn end(&mut self, end: DocumentEnd) {
-        if self.end.is_some() {
-            return;
-        }
-        match self.taking_back.take() {
-            // No handle would report them: they count as edits that are not acknowledged.
-            Some(_) if self.handles == 0 => self.replica.reconsider(),
-            Some(refusal) => {
-                let lost = self.replica.give_up_refused();
-                self.give_up(refusal, lost);
-            }
-            None => {}
-        }
-        self.publish(&DocumentEvent::Ended(end.clone()));
-        self.end = Some(end);
-        // Before anybody sees the end: who opens it next reads what this one wrote.
-        if let Some(journal) = &mut self.journal
-            && let Some(document) = journal.document.upgrade()
-        {
-            journal.is_released = !journal.journals.release(document);
-        }
-        self.subscribers.clear();
-    }
-
-    /// Why an edit up to `last` was refused, of those that come after `told`.
-    fn refused(&self, told: u64, last: u64) -> Option<&Refusal> {
-        self.refusals.between(told, last)
-    }
-
-    /// Whether what is here outlives the program.
-    pub(crate) fn is_journaled(&self) -> bool {
-        self.journal.is_some()
-    }
-
-    /// Whether something is on its way to the journal.
-    pub(crate) fn is_being_journaled(&self) -> bool {
-        let journal = self.journal.as_ref();
-        journal.is_some_and(|journal| {
-            let pending = &journal.pending;
-            pending.failure().is_none() && pending.written() < self.replica.last_number()
-        })
-    }
-
-    pub(crate) fn journal_status(&self) -> JournalStatus {
-        let Some(journal) = &self.journal else {
-            return JournalStatus::Off;
-        };
-        match journal.pending.failure() {
-            None => JournalStatus::Kept,
-            Some(reason) => JournalStatus::Failing {
-                reason: reason.to_owned(),
-            },
-        }
-    }
-
-    /// What is to be sent next, if there is something and it may be sent.
-    pub(crate) fn next_to_send(&mut self) -> Option<Outgoing> {
-        let holds_edits = |journal: &Journaling| journal.pending.holds_edits();
-        if self.journal.as_ref().is_some_and(holds_edits) {
-            return None;
-        }
-        self.replica.next_to_send()
-    }
-
-    /// Has written down what was edited since the last time.
-    fn journal_edits(&mut self) {
-        if let Some(journal) = &mut self.journal {
-            journal.queue();
-        }
-    }
-
-    /// Has written down what came from the server, and how far it has what was edited here.
-    pub(crate) fn journal_progress(&mut self, received: Option<&[u8]>) {
-        if let Some(journal) = &mut self.journal {
-            journal.pending.receive(received.unwrap_or_default());
-            journal.queue();
-        }
-    }
-
-    /// The server has what was sent with this number, and the replica is about to forget it.
-    pub(crate) fn journal_answered(&mut self, number: u64) {
-        if let Some(journal) = &mut self.journal {
-            journal.pending.answered(&self.replica, number);
-        }
-    }
-
-    /// Has the journal rewritten, after the replica was made anew.
-    pub(crate) fn journal_anew(&mut self) {
-        if let Some(journal) = &mut self.journal {
-            journal.pending.start_over();
-            journal.queue();
-        }
-    }
-
-    /// Tells subscribers what changed in the document since the last time.
-    pub(crate) fn publish_changes(&mut self) {
-        let mut events = VecDeque::new();
-        while let Some(event) = self.replica.document_mut().poll_event() {
-            events.push_back(event);
-        }
-        for event in events {
-            self.publish(&DocumentEvent::Changed(event));
-        }
-    }
-
-    pub(crate) fn publish(&mut self, event: &DocumentEvent) {
-        let had_subscribers = !self.subscribers.is_empty();
-        self.subscribers.retain_mut(|subscriber| {
-            if subscriber.has_missed {
-                match subscriber.events.try_send(DocumentEvent::Missed) {
-                    Ok(()) => subscriber.has_missed = false,
-                    Err(mpsc::error::TrySendError::Full(_)) => return true,
-                    Err(mpsc::error::TrySendError::Closed(_)) => return false,
-                }
-            }
-            match subscriber.events.try_send(event.clone()) {
-                Ok(()) => true,
-                Err(mpsc::error::TrySendError::Full(_)) => {
-                    subscriber.has_missed = true;
-                    true
-                }
-                Err(mpsc::error::TrySendError::Closed(_)) => false,
-            }
-        });
-        if had_subscribers && self.subscribers.is_empty() {
-            self.replica.document_mut().watch(false);
-        }
-    }
-
-    /// Whether events are kept for somebody.
-    pub(crate) fn is_watched(&self) -> bool {
-        !self.subscribers.is_empty()
-    }
-}
-
-/// The token does not allow to write the document.
-const DENIED: i64 = 1001;
-
-/// Somebody else writes, or wrote, under the client id of an edit.
-pub(crate) const CONFLICT: i64 = 1005;
 
 /// How many events wait for a subscriber.
 const EVENT_CAPACITY: usize = 1024;

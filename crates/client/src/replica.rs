@@ -761,12 +761,6 @@ impl Replica {
         Ok(())
     }
 
-    /// About how many bytes are gone through to repeat all that is here: the document, and the
-    /// updates that are kept.
-    pub(crate) fn weight(&self) -> usize {
-        self.document.structure_bytes() + self.queue_bytes()
-    }
-
     /// How long the updates are that are kept.
     pub(crate) fn queue_bytes(&self) -> usize {
         self.queue.iter().map(|one| one.update.len()).sum()

@@ -1,7 +1,8 @@
 //! What earlier programs left in a room's journals is sent without anybody opening its documents.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use meshagent_protocol::DocPath;
 use tokio::time::{Instant, sleep_until};
@@ -16,8 +17,12 @@ use crate::sync_client::SyncClient;
 /// How many documents are open for it at once.
 const AT_ONCE: usize = 8;
 
+/// The longest time between two tries of one document. Each reads its journal and writes it as a
+/// whole.
+const LONGEST: Duration = Duration::from_mins(5);
+
 /// Opens the documents whose journals hold edits that are not acknowledged, a few at a time, until
-/// they are. One that the server can't take now makes room for the others, and is tried again.
+/// they are. A document that the server refuses for now is queued again behind the others.
 pub(crate) async fn resend(
     room: WeakRoom,
     journals: Journals,
@@ -30,22 +35,26 @@ pub(crate) async fn resend(
     };
     // Damage is told to whoever opens such a document, or asks what is not sent.
     let unsent = listed.map(|listed| listed.unsent).unwrap_or_default();
-    let paths: VecDeque<_> = unsent
+    let now = Instant::now();
+    let waiting: BTreeMap<_, _> = unsent
         .into_iter()
         .filter_map(|unsent| DocPath::parse(&unsent.path).ok())
-        .map(Waiting::new)
+        .enumerate()
+        .map(|(number, path)| ((now, number), Waiting::new(path)))
         .collect();
-    let workers = AT_ONCE.min(paths.len());
-    let paths = Arc::new(Mutex::new(paths));
+    let workers = AT_ONCE.min(waiting.len());
+    // By when they are opened, and by their number: those that were not taken come after all that
+    // were not tried yet.
+    let queue = Arc::new(Mutex::new(waiting));
     for _ in 0..workers {
-        let (room, paths, closing) = (room.clone(), Arc::clone(&paths), closing.clone());
+        let (room, queue, closing) = (room.clone(), Arc::clone(&queue), closing.clone());
         // It ends with the room, which waits for it.
         tasks.spawn(async move {
-            let queue = || paths.lock().unwrap_or_else(PoisonError::into_inner);
-            let next = || queue().pop_front();
-            while let Some(mut waiting) = next() {
+            let queue = || queue.lock().unwrap_or_else(PoisonError::into_inner);
+            let next = || queue().pop_first();
+            while let Some(((at, number), mut waiting)) = next() {
                 let resending = async {
-                    sleep_until(waiting.at).await;
+                    sleep_until(at).await;
                     // The room is held for no longer than this takes.
                     let room = room.upgrade()?;
                     let shared = SyncClient::new(room).resend(&waiting.path)?;
@@ -56,8 +65,8 @@ pub(crate) async fn resend(
                     () = closing.cancelled() => return,
                 };
                 if is_later {
-                    waiting.at = Instant::now() + waiting.backoff.next(backoff::random());
-                    queue().push_back(waiting);
+                    let at = Instant::now() + waiting.backoff.next(backoff::random());
+                    queue().insert((at, number), waiting);
                 }
             }
         });
@@ -67,9 +76,6 @@ pub(crate) async fn resend(
 /// A document whose journal is to be sent.
 struct Waiting {
     path: DocPath,
-    /// When it is opened. Those that were not taken go to the end of the queue, behind all that
-    /// were not tried yet.
-    at: Instant,
     backoff: Backoff,
 }
 
@@ -77,8 +83,7 @@ impl Waiting {
     fn new(path: DocPath) -> Self {
         Self {
             path,
-            at: Instant::now(),
-            backoff: Backoff::new(),
+            backoff: Backoff::up_to(LONGEST),
         }
     }
 }

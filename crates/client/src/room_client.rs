@@ -979,7 +979,7 @@ impl Supervisor {
         self.first = None;
         let link = self.link.send_replace(Link::Ended(end));
         if let Link::Up(connection) = link {
-            let _in_time = tokio::time::timeout(LINGER, connection.close()).await;
+            connection.close().await;
         }
         self.tasks.close();
         let _in_time = tokio::time::timeout(LINGER, self.tasks.wait()).await;

@@ -146,11 +146,10 @@ impl SimDocument {
             Content::Error { code, text, .. } => Err(CallError::Refused { code, text }),
             content => Ok(content),
         };
-        let mut gap = None;
-        match self.task.answered(number, answer, &mut gap) {
-            None => return gap.is_none_or(|gap| gap.fill(&self.task.shared).is_ok()),
-            Some(Ended::Refused) => self.task.start_over_next(),
-            Some(_) => {}
+        match self.task.answered(number, answer) {
+            Ok(gap) => return gap.is_none_or(|gap| gap.fill(&self.task.shared).is_ok()),
+            Err(Ended::Refused) => self.task.start_over_next(),
+            Err(_) => {}
         }
         false
     }
@@ -202,5 +201,75 @@ impl SimDocument {
     /// The journal's bytes.
     pub fn journal(&self) -> &[u8] {
         &self.journal
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meshagent_document::{MeshSchema, Target};
+    use meshagent_protocol::ErrorCode;
+    use serde_json::json;
+
+    use super::*;
+
+    /// A document that is open here, and empty on the server.
+    struct Opened {
+        document: SimDocument,
+        server: MeshDocument,
+    }
+
+    impl Opened {
+        fn new() -> Self {
+            let path = DocPath::parse("notes.document").unwrap();
+            let schema = MeshSchema::builtin("document").unwrap();
+            let mut opened = Self {
+                document: SimDocument::new(&path, Vec::new(), 7).unwrap(),
+                server: MeshDocument::new(schema, 1),
+            };
+            opened.open();
+            opened
+        }
+
+        fn open(&mut self) {
+            let schema = self.server.schema().to_json();
+            let state = self.server.encode_state();
+            let begun = self.document.begin(&Content::Empty, &schema, &state);
+            begun.unwrap();
+        }
+
+        /// Sends an update, which the server refuses as a conflict. The stream ends by that.
+        fn refuse(&mut self) {
+            let next = self.document.next_to_send().expect("there is an edit");
+            let conflict = Content::error(ErrorCode::Conflict, "somebody else writes with it now");
+            assert!(!self.document.answered(next.number, conflict));
+            self.document.stream_ended();
+        }
+
+        fn children(&self) -> usize {
+            self.document.read(|document| document.root().child_count())
+        }
+    }
+
+    #[test]
+    fn conflict_is_compared_with_the_server_however_long_that_takes() {
+        // By the clock of the simulation, every conflict has lasted too long.
+        let mut opened = Opened::new();
+        opened.document.edit_with(|document| {
+            let tea = json!({ "body": { "text": "茶" } });
+            let update = document.append_child(Target::Root, tea, &mut || "id-1".to_owned());
+            update.unwrap().into_iter().collect()
+        });
+        for conflict in 1..=4 {
+            opened.refuse();
+            assert_eq!(opened.document.is_fresh(), conflict == 4);
+            opened.open();
+        }
+        // The server has no other content under the edit's names, so it is sent once more.
+        assert_eq!(opened.children(), 1);
+        opened.refuse();
+        opened.open();
+        assert_eq!(opened.children(), 0);
+        let mut events = std::iter::from_fn(|| opened.document.poll_event());
+        assert!(events.any(|event| matches!(event, DocumentEvent::Refused { .. })));
     }
 }

@@ -3,7 +3,7 @@
 use meshagent_protocol::{Content, StreamError, StreamId};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::connection::CallError;
+use crate::connection::{CallError, Commands};
 use crate::driver::{Answer, Command};
 
 /// A streamed call: chunks in both directions until either side closes.
@@ -43,7 +43,7 @@ pub enum StreamEnd {
 impl StreamHandle {
     pub(crate) fn new(
         stream: StreamId,
-        commands: mpsc::Sender<Command>,
+        commands: Commands,
         chunks: mpsc::Receiver<Content>,
         end: oneshot::Receiver<Result<(), StreamEnd>>,
         answer: Content,
@@ -188,10 +188,8 @@ impl Drop for StreamHandle {
     fn drop(&mut self) {
         let stream = self.sender.stream;
         // If the queue is full, the driver closes the call at the next chunk that nobody takes.
-        let _queued = self
-            .sender
-            .commands
-            .try_send(Command::CloseStream { stream });
+        let commands = &self.sender.commands;
+        commands.try_send(Command::CloseStream { stream });
     }
 }
 
@@ -199,7 +197,7 @@ impl Drop for StreamHandle {
 #[derive(Clone, Debug)]
 pub struct StreamSender {
     stream: StreamId,
-    commands: mpsc::Sender<Command>,
+    commands: Commands,
 }
 
 impl StreamSender {
@@ -281,10 +279,7 @@ impl StreamSender {
             chunk,
             reply,
         };
-        self.commands
-            .send(command)
-            .await
-            .map_err(|_driver_ended| CallError::Disconnected)?;
+        self.commands.send(command).await?;
         Ok(PendingAnswer { answer })
     }
 

@@ -14,8 +14,16 @@ pub(crate) struct Conflicts {
     patience: Duration,
     count: u32,
     since: Option<Instant>,
-    /// Whether the server's content was looked at for the first case.
-    is_checked: bool,
+    look: Look,
+}
+
+/// Whether the server's content was looked at for the first case.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Look {
+    No,
+    /// The next stream begins with that, whenever there is one.
+    Pending,
+    Done,
 }
 
 impl Conflicts {
@@ -24,7 +32,7 @@ impl Conflicts {
             patience,
             count: 0,
             since: None,
-            is_checked: false,
+            look: Look::No,
         }
     }
 
@@ -42,25 +50,95 @@ impl Conflicts {
     pub(crate) fn note(&mut self) -> bool {
         self.count += 1;
         self.since.get_or_insert_with(Instant::now);
-        self.count <= TRIES || (self.is_checked && self.may_pass())
+        self.count <= TRIES || (self.look == Look::Done && self.may_pass())
     }
 
-    /// The server's content is looked at next. Returns whether the conflict may turn out to pass.
+    /// The server's content is looked at next, unless it was already. Returns whether it is, and
+    /// the conflict may so turn out to pass.
     pub(crate) fn check(&mut self) -> bool {
-        !std::mem::replace(&mut self.is_checked, true) && self.may_pass()
+        let is_first = self.look == Look::No;
+        if is_first {
+            self.look = Look::Pending;
+        }
+        is_first
+    }
+
+    /// Whether the server's content is to be looked at now.
+    pub(crate) fn is_look_pending(&self) -> bool {
+        self.look == Look::Pending
+    }
+
+    /// A stream has begun; if the server's content was to be looked at, it was.
+    pub(crate) fn looked(&mut self) {
+        if self.is_look_pending() {
+            self.look = Look::Done;
+        }
     }
 
     /// Whether an earlier connection of ours may still be in the room.
-    pub(crate) fn may_pass(&self) -> bool {
+    fn may_pass(&self) -> bool {
         self.since
             .is_some_and(|since| since.elapsed() < self.patience)
     }
 }
 
-/// How long a server may take until it finds a broken connection silent, with some seconds to
-/// spare.
-pub(crate) const CONFLICT_PATIENCE: Duration = Duration::from_secs(90);
+/// How long a server may take until it finds a broken connection silent: two and a half of its ping
+/// intervals, which its operator chooses. This is enough for intervals of up to two minutes.
+pub(crate) const CONFLICT_PATIENCE: Duration = Duration::from_mins(5);
 
 /// How often an update is sent again after a conflict, each time on a new stream, while the server
 /// takes nothing else.
 const TRIES: u32 = 3;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Conflicts, TRIES};
+
+    /// After the conflicts by which nothing is decided yet.
+    fn after_tries(patience: Duration) -> Conflicts {
+        let mut conflicts = Conflicts::new(patience);
+        for conflict in 1..=TRIES {
+            assert!(conflicts.note(), "conflict {conflict}");
+        }
+        conflicts
+    }
+
+    #[test]
+    fn server_is_looked_at_once_although_the_patience_has_expired() {
+        for patience in [Duration::ZERO, Duration::MAX] {
+            let mut conflicts = after_tries(patience);
+            assert!(!conflicts.note());
+            assert!(conflicts.check(), "{patience:?}");
+            // The connection breaks, and the clock goes on; what was decided stays.
+            for _ in 0..2 {
+                assert!(conflicts.is_look_pending(), "{patience:?}");
+            }
+            conflicts.looked();
+            assert!(!conflicts.is_look_pending());
+            // Only now the time counts.
+            assert_eq!(conflicts.note(), patience == Duration::MAX);
+            assert!(!conflicts.check());
+            assert!(!conflicts.is_look_pending());
+        }
+    }
+
+    #[test]
+    fn stream_that_begins_with_something_else_is_no_look() {
+        let mut conflicts = after_tries(Duration::MAX);
+        conflicts.looked();
+        assert!(!conflicts.note());
+        assert!(conflicts.check());
+    }
+
+    #[test]
+    fn acknowledgement_ends_a_count() {
+        let mut conflicts = after_tries(Duration::ZERO);
+        assert!(!conflicts.note());
+        assert!(conflicts.check());
+        conflicts.reset();
+        assert!(conflicts.is_none() && !conflicts.is_look_pending());
+        assert!(conflicts.note());
+    }
+}

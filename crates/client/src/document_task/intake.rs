@@ -8,25 +8,33 @@ use meshagent_document::{Limits, MeshDocument, MeshSchema};
 use serde_json::Value;
 
 use super::ClientIds;
-use crate::live_document::{DocumentEnd, DocumentEvent, Shared, State};
+use crate::live_document::{DocumentEvent, Refusal, Shared, State};
 use crate::sync_calls::SyncStream;
 
 /// How many bytes are gone through on a thread of the runtime: an update of that length takes about
 /// a millisecond.
 const INLINE_BYTES: usize = 32 << 10;
 
-/// Runs `apply`, which goes through so many bytes: here if it is small, otherwise on a thread for
-/// blocking work.
+/// How much is gone through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Work {
+    /// So many bytes.
+    Bytes(usize),
+    /// The whole document, whose length is not known without going through it.
+    Document,
+}
+
+/// Runs `apply`: here if it is little work, otherwise on a thread for blocking work.
 pub(super) async fn run<F>(
     shared: &Arc<Shared>,
     client_ids: &mut ClientIds,
-    bytes: usize,
+    work: Work,
     apply: F,
 ) -> Result<(), String>
 where
     F: FnOnce(&Shared, &mut ClientIds) -> Result<(), String> + Send + 'static,
 {
-    if bytes <= INLINE_BYTES {
+    if let Work::Bytes(0..=INLINE_BYTES) = work {
         return apply(shared, client_ids);
     }
     let shared = Arc::clone(shared);
@@ -75,16 +83,27 @@ impl Gap {
     }
 }
 
-/// Whether the replica is made again from what a stream begins with.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct StartOver {
-    /// It is: that was asked for.
-    pub(super) is_fresh: bool,
-    /// It is: another document is at the path.
-    pub(super) is_replaced: bool,
-    /// It is not, if the server has no other content under the names of what it refused as a
-    /// conflict.
-    pub(super) may_conflict_pass: bool,
+/// What becomes of the replica when a stream begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum StartOver {
+    /// It is kept, and brought up to date.
+    No,
+    /// It is made again from the server's state, without what was refused.
+    Fresh,
+    /// The same, unless the server has no other content under the names of what it refused as a
+    /// conflict. Then the replica is kept.
+    FreshAfterConflict,
+    /// It is made again: another document is at the path.
+    Replaced,
+}
+
+/// What became of the replica.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Taken {
+    BroughtUp,
+    MadeAgain,
+    /// Nothing: the document has ended, so that its edits stay in the journal.
+    Ended,
 }
 
 /// What a stream begins with.
@@ -108,16 +127,13 @@ impl Beginning {
         }
     }
 
-    /// How many bytes are gone through to take it up. What is compared with the server, or made
-    /// again, counts.
-    pub(super) fn bytes(&self, shared: &Shared, over: StartOver) -> usize {
-        let state = shared.lock();
-        let here = if over.is_fresh || over.is_replaced || self.server_vector.is_some() {
-            state.replica.weight()
-        } else {
-            state.replica.queue_bytes()
-        };
-        self.state.len() + here
+    /// What is gone through to take it up. What is made again, or compared with the server, is the
+    /// whole document.
+    pub(super) fn work(&self, shared: &Shared, over: StartOver) -> Work {
+        if over != StartOver::No || self.server_vector.is_some() {
+            return Work::Document;
+        }
+        Work::Bytes(self.state.len() + shared.lock().replica.queue_bytes())
     }
 
     /// Applies it to the replica.
@@ -127,62 +143,80 @@ impl Beginning {
         client_ids: &mut ClientIds,
         over: StartOver,
     ) -> Result<(), String> {
-        let is_replaced = over.is_replaced;
         let mut state = shared.lock();
-        let received = if over.is_fresh || is_replaced {
-            let schema = MeshSchema::from_json(&self.schema)
-                .map_err(|error| format!("its schema: {error}"))?;
-            // What the server has taken is not for us to refuse.
-            let mut limits = Limits::NONE;
-            limits.depth = Limits::default().depth;
-            let mut document = MeshDocument::with_limits(schema, client_ids.next(), limits);
-            if !self.state.is_empty() {
-                document
-                    .apply_update(&self.state)
-                    .map_err(|error| error.to_string())?;
+        let taken = match over {
+            StartOver::No => {
+                let vector = match &self.server_vector {
+                    Some(vector) => vector.clone(),
+                    None => state.replica.document().state_vector(),
+                };
+                self.bring_up(&mut state, client_ids, &vector)?;
+                Taken::BroughtUp
             }
-            document.watch(state.is_watched());
-            // What is left of the old replica would be lost with it.
-            if is_replaced && state.end_untold(DocumentEnd::Closed) {
-                drop(state);
-                shared.advance(|_| {});
-                return Ok(());
-            }
-            if is_replaced {
-                state.replace(document);
-                None
-            } else if over.may_conflict_pass && state.reconsider_conflict(&document) {
-                // The old replica goes on, and what the server has beyond it is new to it.
-                self.bring_up(&mut state, client_ids, &document.state_vector())?;
-                Some(self.state.as_slice())
-            } else {
-                let refusal = state.taking_back().cloned();
-                if refusal.is_some_and(|refusal| state.end_untold(refusal.into())) {
-                    drop(state);
-                    shared.advance(|_| {});
-                    return Ok(());
-                }
-                state.start_over(document);
-                None
-            }
-        } else {
-            let vector = match &self.server_vector {
-                Some(vector) => vector.clone(),
-                None => state.replica.document().state_vector(),
-            };
-            self.bring_up(&mut state, client_ids, &vector)?;
-            Some(self.state.as_slice())
+            _ => self.start_over(&mut state, client_ids, over)?,
         };
+        if taken == Taken::Ended {
+            drop(state);
+            shared.advance(|_| {});
+            return Ok(());
+        }
         if let Some(identity) = &self.identity
             && state.replica.set_identity(identity)
         {
             // What is written down before belongs to it, too.
             state.journal_anew();
         }
-        state.journal_progress(received);
+        state.journal_progress((taken == Taken::BroughtUp).then_some(&self.state));
         state.publish_changes();
         state.publish(&DocumentEvent::Synchronized);
         Ok(())
+    }
+
+    /// Makes the replica again, unless there is a reason to keep it or to end the document.
+    fn start_over(
+        &self,
+        state: &mut State,
+        client_ids: &mut ClientIds,
+        over: StartOver,
+    ) -> Result<Taken, String> {
+        let is_replaced = over == StartOver::Replaced;
+        // What is left of the old document would be lost with it.
+        if is_replaced && state.end_untold(Refusal::replaced()) {
+            return Ok(Taken::Ended);
+        }
+        let document = self.document(state, client_ids)?;
+        if is_replaced {
+            state.replace(document);
+            return Ok(Taken::MadeAgain);
+        }
+        if over == StartOver::FreshAfterConflict && state.reconsider_conflict(&document) {
+            // What the server has beyond the replica is new to it.
+            self.bring_up(state, client_ids, &document.state_vector())?;
+            return Ok(Taken::BroughtUp);
+        }
+        let refusal = state.taking_back().cloned();
+        if refusal.is_some_and(|refusal| state.end_untold(refusal)) {
+            return Ok(Taken::Ended);
+        }
+        state.start_over(document);
+        Ok(Taken::MadeAgain)
+    }
+
+    /// The server's document.
+    fn document(&self, state: &State, client_ids: &mut ClientIds) -> Result<MeshDocument, String> {
+        let schema =
+            MeshSchema::from_json(&self.schema).map_err(|error| format!("its schema: {error}"))?;
+        // What the server has taken is not for us to refuse.
+        let mut limits = Limits::NONE;
+        limits.depth = Limits::default().depth;
+        let mut document = MeshDocument::with_limits(schema, client_ids.next(), limits);
+        if !self.state.is_empty() {
+            document
+                .apply_update(&self.state)
+                .map_err(|error| error.to_string())?;
+        }
+        document.watch(state.is_watched());
+        Ok(document)
     }
 
     /// Applies it to the replica as it is, of which the server has what its state vector says.
@@ -215,16 +249,20 @@ mod tests {
         let schema = MeshSchema::builtin("document").unwrap();
         let replica = Replica::new(MeshDocument::new(schema, 1));
         let shared = Shared::new("notes.document", replica, None);
-        for (bytes, is_here) in [(INLINE_BYTES, true), (INLINE_BYTES + 1, false)] {
+        for (work, is_here) in [
+            (Work::Bytes(INLINE_BYTES), true),
+            (Work::Bytes(INLINE_BYTES + 1), false),
+            (Work::Document, false),
+        ] {
             let (thread, ran_on) = mpsc::channel();
             let apply = move |_: &Shared, _: &mut ClientIds| {
                 let _ = thread.send(std::thread::current().id());
                 Ok(())
             };
             let mut client_ids = ClientIds::Random;
-            run(&shared, &mut client_ids, bytes, apply).await.unwrap();
+            run(&shared, &mut client_ids, work, apply).await.unwrap();
             let here = std::thread::current().id();
-            assert_eq!(ran_on.recv().unwrap() == here, is_here, "{bytes} bytes");
+            assert_eq!(ran_on.recv().unwrap() == here, is_here, "{work:?}");
         }
     }
 
@@ -238,40 +276,27 @@ mod tests {
             .expect("it fits the schema");
         let shared = Shared::new("notes.document", replica, None);
         let beginning = |server_vector| Beginning {
-            state: Vec::new(),
+            state: vec![0; 2],
             schema: json!({}),
             server_vector,
             identity: None,
         };
-        let over = |is_fresh, is_replaced| StartOver {
-            is_fresh,
-            is_replaced,
-            may_conflict_pass: false,
-        };
-        for over in [over(false, false), over(true, false), over(false, true)] {
-            assert!(
-                beginning(None).bytes(&shared, over) > INLINE_BYTES,
-                "{over:?}"
-            );
-        }
-        // A long document of which everything is acknowledged is only gone through if the server
-        // lacks something.
-        let short = json!({ "body": { "text": "" } });
+        let work = beginning(None).work(&shared, StartOver::No);
+        assert!(
+            matches!(work, Work::Bytes(INLINE_BYTES..)),
+            "the edit is compared: {work:?}"
+        );
         let mut state = shared.lock();
-        for _ in 0..1_000 {
-            let added = state
-                .replica
-                .edit(|d| d.append_child(Target::Root, short.clone()));
-            added.expect("it fits the schema");
-        }
         while let Some(next) = state.replica.next_to_send() {
             state.replica.acknowledged(next.number);
         }
         drop(state);
-        let over = over(false, false);
-        assert_eq!(beginning(None).bytes(&shared, over), 0);
-        let lacking = beginning(Some(vec![0])).bytes(&shared, over);
-        assert!(lacking > INLINE_BYTES, "{lacking}");
+        // A long text of which everything is acknowledged is only gone through if it is compared.
+        let work = |server_vector, over| beginning(server_vector).work(&shared, over);
+        assert_eq!(work(None, StartOver::No), Work::Bytes(2));
+        assert_eq!(work(None, StartOver::Fresh), Work::Document);
+        assert_eq!(work(None, StartOver::Replaced), Work::Document);
+        assert_eq!(work(Some(vec![0]), StartOver::No), Work::Document);
     }
 
     #[test]

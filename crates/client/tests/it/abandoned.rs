@@ -1,16 +1,16 @@
 //! Documents whose edits are refused, or whose place is taken, when nobody has them open any more.
 
+use std::path::Path;
 use std::time::Duration;
 
-use meshagent_client::{LiveDocument, RoomBuilder, RoomClient};
-use meshagent_document::Target;
+use meshagent_client::{RoomBuilder, RoomClient, SaveError};
 use meshagent_protocol::{Content, ErrorCode};
 use serde_json::json;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::peer::{accept, append, begin, begin_with, listen};
+use crate::peer::{Peer, accept, append, begin, begin_with, listen};
 
 /// Opens the document, edits it, and says when the last handle is gone.
 async fn edit_and_drop(room: RoomBuilder, dropped: oneshot::Sender<()>) -> RoomClient {
@@ -103,6 +103,71 @@ async fn journal_keeps_what_was_refused_after_the_last_handle() {
     let unsent = room.unsent().await.unwrap();
     assert_eq!((unsent.len(), unsent[0].edits), (1, 1));
     let expected = [("a.document".to_owned(), 1, true)];
+    assert_eq!(given_up(room).await, expected);
+}
+
+/// Makes the next rewrite of each journal in a directory fail.
+fn obstruct(directory: &Path) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "journal")
+        {
+            std::fs::create_dir(path.with_extension("new")).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn edits_behind_a_refused_one_are_sent_if_the_journal_can_not_be_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let (listener, room) = listen().await;
+    let room = room.project("project").offline(directory.path());
+    let (sent, is_sent) = oneshot::channel();
+    let (dropped, is_dropped) = oneshot::channel();
+    let serve = async {
+        let mut peer = accept(&listener).await;
+        let call = begin(&mut peer).await;
+        closed(&mut peer, &call).await;
+        drop(peer);
+        let mut peer = accept(&listener).await;
+        begin(&mut peer).await;
+        let (request, _) = peer.unanswered().await;
+        sent.send(()).unwrap();
+        let _behind = peer.unanswered().await;
+        is_dropped.await.unwrap();
+        let refusal = Content::error(ErrorCode::InvalidRequest, "too deep");
+        peer.answer(request, refusal).await;
+        assert_eq!(peer.chunk(Content::Empty).await, Content::close());
+        let call = begin(&mut peer).await;
+        // The edit behind the refused one, or what takes the old place of it before.
+        while peer.chunk(Content::Empty).await != Content::close() {}
+        peer.send_chunk(&call, Content::close()).await;
+    };
+    let user = async {
+        let first = room.clone().connect().await.unwrap();
+        first.sync().open("a.document").await.unwrap();
+        assert!(given_up(first).await.is_empty());
+        obstruct(directory.path());
+        let room = room.connect().await.unwrap();
+        let document = room.sync().open("a.document").await.unwrap();
+        append(&document, "refused 🌿");
+        let journaled = document.journaled().await;
+        assert!(
+            matches!(journaled, Err(SaveError::Journal { .. })),
+            "{journaled:?}"
+        );
+        is_sent.await.unwrap();
+        append(&document, "good");
+        drop(document);
+        dropped.send(()).unwrap();
+        room
+    };
+    let both = async { tokio::join!(serve, user) };
+    let ((), room) = timeout(PATIENCE, both).await.unwrap();
+    // The refused one is reported; the other is on the server.
+    let expected = [("a.document".to_owned(), 1, false)];
     assert_eq!(given_up(room).await, expected);
 }
 

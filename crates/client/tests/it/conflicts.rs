@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use meshagent_client::{LiveDocument, SaveError};
+use meshagent_client::SaveError;
 use meshagent_document::{MeshDocument, MeshSchema, Target};
 use meshagent_protocol::{Content, ErrorCode};
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 

@@ -128,6 +128,44 @@ async fn dropping_the_last_handle_closes() {
 }
 
 #[tokio::test]
+async fn dropping_the_last_handle_ends_a_connection_whose_server_does_not_read() {
+    let (room, mut peer) = connect().await;
+    let mut events = room.subscribe();
+    let callers: Vec<_> = (0..3)
+        .map(|_| {
+            let room = room.clone();
+            let large = Content::Text("🌿".repeat(2 << 20));
+            tokio::spawn(async move { room.invoke("t", "u", large).await })
+        })
+        .collect();
+    // The queues fill; one thread runs all.
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    for caller in callers {
+        caller.abort();
+        assert!(caller.await.unwrap_err().is_cancelled());
+    }
+    drop(room);
+    let end = timeout(Duration::from_secs(20), events.recv());
+    let alive = async {
+        // The peer is there, so the connection is not lost by itself.
+        loop {
+            peer.ping().await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        end = end => {
+            let end = end.unwrap();
+            assert!(matches!(end, Some(Ok(RoomEvent::Disconnected { .. }))), "{end:?}");
+        }
+        () = alive => {}
+    }
+}
+
+#[tokio::test]
 async fn a_lost_connection_is_told_to_everybody_who_waits() {
     let (room, mut peer) = connect().await;
     let mut events = room.subscribe();

@@ -2,15 +2,12 @@
 
 use std::time::Duration;
 
-use meshagent_client::{DocumentEvent, LiveDocument};
-use meshagent_document::Target;
-use meshagent_protocol::{Content, ErrorCode};
-use serde_json::json;
-use tokio::net::{TcpListener, TcpStream};
+use meshagent_client::DocumentEvent;
+use meshagent_protocol::{Content, Control, ErrorCode};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::peer::{accept, append, begin, listen};
+use crate::peer::{Peer, accept, append, begin, listen};
 
 #[tokio::test]
 async fn who_opens_a_document_while_its_stream_closes_has_it_open() {
@@ -119,6 +116,37 @@ async fn chunk_that_crosses_the_close_is_sent_again() {
     let (peer, (room, _document)) = timeout(PATIENCE, async { tokio::join!(serve, user) })
         .await
         .unwrap();
+    drop(peer);
+    room.close().await;
+}
+
+#[tokio::test]
+async fn document_whose_opening_is_never_answered_ends_with_its_last_handle() {
+    let (listener, room) = listen().await;
+    let room = async { room.connect().await.unwrap() };
+    let (room, mut peer) = tokio::join!(room, accept(&listener));
+    let open = async {
+        loop {
+            let sync = room.sync();
+            let opening = sync.open("a.document");
+            let _never_answered = timeout(Duration::from_millis(50), opening).await;
+            // The task sees that nobody has it open.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let serve = async {
+        // A document that did not end would be joined, without another call.
+        for _ in 0..2 {
+            let (request, _) = peer.invoke().await;
+            peer.answer(request, Content::Control(Control::Open)).await;
+            let (_, start) = peer.unanswered().await;
+            assert!(matches!(start, Content::Binary { .. }), "{start:?}");
+        }
+    };
+    tokio::select! {
+        () = open => {}
+        served = timeout(PATIENCE, serve) => served.unwrap(),
+    }
     drop(peer);
     room.close().await;
 }

@@ -124,7 +124,7 @@ fn a_gap_is_filled_with_what_the_server_lacks() {
 }
 
 #[test]
-fn answers_that_come_before_a_fill_is_sent_cost_no_other() {
+fn answers_before_a_fill_is_sent_encode_nothing() {
     let mut replica = Replica::new(document(1));
     append(&mut replica, "lost");
     let lost = sent(&mut replica).remove(0);

@@ -5,13 +5,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use meshagent_client::{RoomBuilder, RoomClient};
-use meshagent_document::{MeshDocument, MeshSchema, Target};
+use meshagent_document::{MeshDocument, MeshSchema};
 use meshagent_protocol::{ClientToServer, Content, Control, ErrorCode};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use crate::peer::{accept, begin, listen};
+use crate::peer::{Peer, accept, append, begin_with, listen};
 
 /// More than are sent at a time.
 const DOCUMENTS: usize = 9;
@@ -20,40 +20,53 @@ fn path(number: usize) -> String {
     format!("{number}.document")
 }
 
-/// Leaves an edit in the journal of each document.
-async fn leave_edits(listener: &TcpListener, room: RoomBuilder) {
+/// Leaves an edit in the journal of each of so many documents.
+async fn leave_edits(listener: &TcpListener, room: RoomBuilder, count: usize) {
     let serve = async {
         let mut peer = accept(listener).await;
-        for _ in 0..DOCUMENTS {
-            begin(&mut peer).await;
+        for _ in 0..count {
+            begin_with(&mut peer, of_identity("old")).await;
         }
     };
     let user = async {
         let room = room.connect().await.unwrap();
         let mut documents = Vec::new();
-        for number in 0..DOCUMENTS {
+        for number in 0..count {
             documents.push(room.sync().open(&path(number)).await.unwrap());
         }
         (room, documents)
     };
     let ((), (room, documents)) = tokio::join!(serve, user);
     for document in &documents {
-        let element = json!({ "body": { "text": "mine" } });
-        document
-            .edit(|d| d.append_child(Target::Root, element))
-            .unwrap()
-            .unwrap();
+        append(document, "mine");
         document.journaled().await.unwrap();
     }
     drop(documents);
     let given_up = room.close().await;
-    assert_eq!(given_up.len(), DOCUMENTS, "{given_up:?}");
+    assert_eq!(given_up.len(), count, "{given_up:?}");
 }
 
-/// Refuses every document but the last one with 1008 until the last one has sent an update.
-async fn serve_the_last(listener: &TcpListener) -> HashMap<String, usize> {
+fn of_identity(identity: &str) -> Content {
+    Content::Json(json!({ "identity": identity }))
+}
+
+fn refusal() -> Content {
+    Content::error(ErrorCode::OperationFailed, "it can't be read")
+}
+
+/// The path in a start chunk.
+fn started(chunk: &Content) -> Option<&str> {
+    match chunk {
+        Content::Binary { headers, .. } => headers.get("path").and_then(Value::as_str),
+        _ => None,
+    }
+}
+
+/// Answers every start chunk but that of the last document by this, or not at all, until the last
+/// document has sent an update. Returns how often each was started.
+async fn serve_the_last(listener: &TcpListener, others: Option<Content>) -> HashMap<String, usize> {
     let mut peer = accept(listener).await;
-    let (mut refused, mut last) = (HashMap::new(), None);
+    let (mut starts, mut last) = (HashMap::new(), None);
     loop {
         let envelope = peer.recv().await;
         let (call, chunk) = match envelope.message {
@@ -68,11 +81,7 @@ async fn serve_the_last(listener: &TcpListener) -> HashMap<String, usize> {
             } => (tool_call_id, chunk),
             other => panic!("{other:?}"),
         };
-        let started = match &chunk {
-            Content::Binary { headers, .. } => headers.get("path").and_then(Value::as_str),
-            _ => None,
-        };
-        match started {
+        match started(&chunk) {
             Some(path) if path == self::path(DOCUMENTS - 1) => {
                 peer.answer(envelope.id, Content::Empty).await;
                 let schema = MeshSchema::builtin("document").unwrap();
@@ -80,32 +89,104 @@ async fn serve_the_last(listener: &TcpListener) -> HashMap<String, usize> {
                 last = Some(call);
             }
             Some(path) => {
-                *refused.entry(path.to_owned()).or_default() += 1;
-                let refusal = Content::error(ErrorCode::OperationFailed, "it can't be read");
-                peer.answer(envelope.id, refusal).await;
+                *starts.entry(path.to_owned()).or_default() += 1;
+                if let Some(answer) = &others {
+                    peer.answer(envelope.id, answer.clone()).await;
+                }
             }
             None => {
                 peer.answer(envelope.id, Content::Empty).await;
                 if last.as_ref() == Some(&call) {
-                    return refused;
+                    return starts;
                 }
             }
         }
     }
 }
 
-#[tokio::test]
-async fn documents_that_can_not_be_read_do_not_hold_up_the_others() {
+/// Has the last document sent although the server answers the start chunks of all others so.
+async fn send_the_last(others: Option<Content>) {
     let directory = tempfile::tempdir().unwrap();
     let (listener, room) = listen().await;
     let offline = |path: &Path| room.clone().project("project").offline(path);
-    leave_edits(&listener, offline(directory.path())).await;
-    let serve = timeout(PATIENCE, serve_the_last(&listener));
-    let (refused, room) = tokio::join!(serve, offline(directory.path()).connect());
-    assert_eq!(refused.unwrap().len(), DOCUMENTS - 1);
+    leave_edits(&listener, offline(directory.path()), DOCUMENTS).await;
+    let serve = timeout(PATIENCE, serve_the_last(&listener, others));
+    let (starts, room) = tokio::join!(serve, offline(directory.path()).connect());
+    assert_eq!(starts.unwrap().len(), DOCUMENTS - 1);
     let room: RoomClient = room.unwrap();
     room.close().await;
 }
 
+#[tokio::test]
+async fn documents_that_can_not_be_read_do_not_hold_up_the_others() {
+    send_the_last(Some(refusal())).await;
+}
+
+#[tokio::test]
+async fn documents_whose_opening_is_never_answered_do_not_hold_up_the_others() {
+    send_the_last(None).await;
+}
+
+/// Answers the first document as another one that has taken its place, and refuses the second one
+/// until that has come so often. Returns how often the first one was opened.
+async fn serve_replaced(peer: &mut Peer<TcpStream>, rounds: usize) -> usize {
+    let (mut opened, mut refused) = (0, 0);
+    loop {
+        let envelope = peer.recv().await;
+        match envelope.message {
+            ClientToServer::Invoke(_) => {
+                peer.answer(envelope.id, Content::Control(Control::Open))
+                    .await;
+            }
+            ClientToServer::RequestChunk {
+                tool_call_id,
+                chunk,
+            } => match started(&chunk) {
+                Some(path) if path == self::path(0) => {
+                    opened += 1;
+                    peer.answer(envelope.id, of_identity("new")).await;
+                    let schema = MeshSchema::builtin("document").unwrap();
+                    let state = MeshDocument::new(schema, 1);
+                    peer.send_state(&tool_call_id, &state).await;
+                }
+                Some(_) => {
+                    refused += 1;
+                    peer.answer(envelope.id, refusal()).await;
+                    if refused == rounds {
+                        return opened;
+                    }
+                }
+                None => peer.answer(envelope.id, Content::Empty).await,
+            },
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn journal_of_a_document_that_was_replaced_is_sent_once_and_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let (listener, room) = listen().await;
+    let room = room.project("project").offline(directory.path());
+    leave_edits(&listener, room.clone(), 2).await;
+    let serve = async {
+        let mut peer = accept(&listener).await;
+        let opened = serve_replaced(&mut peer, 5).await;
+        (peer, opened)
+    };
+    let serve = timeout(PATIENCE, serve);
+    let (served, room) = tokio::join!(serve, room.connect());
+    let ((peer, opened), room) = (served.unwrap(), room.unwrap());
+    assert_eq!(opened, 1);
+    let unsent = room.unsent().await.unwrap();
+    let edits: Vec<_> = unsent
+        .iter()
+        .map(|one| (&one.path[..], one.edits))
+        .collect();
+    assert_eq!(edits, [("0.document", 1), ("1.document", 1)]);
+    drop(peer);
+    room.close().await;
+}
+
 /// Long enough for any machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_mins(2);

@@ -1,0 +1,436 @@
+//! What the handles of an open document share with its task, the lock around it, and who waits for its progress.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use meshagent_document::DecodeError;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::state::{Journaling, Stage, State};
+use super::{Claim, DocumentEnd, DocumentEvent, JournalStatus, Refusal, SaveError, Told};
+use crate::journal::{Batch, Journals, Pending, Unsent};
+use crate::refusals::Refusals;
+use crate::replica::Replica;
+
+/// Ends a document with its task, however that ends.
+#[derive(Debug)]
+pub(crate) struct EndWithTask(pub(crate) Arc<Shared>);
+
+impl Drop for EndWithTask {
+    fn drop(&mut self) {
+        // A closure that edits the document may own the runtime; it can't take the lock, and nobody waits for it.
+        if !self.0.is_inside() {
+            let reason = "its runtime has shut down".to_owned();
+            self.0.end(DocumentEnd::Failed(reason));
+        }
+    }
+}
+
+/// What the handles of a document share with its task.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) path: String,
+    state: Mutex<State>,
+    /// Wakes the task: there is something to send, or nobody has the document open any more.
+    pub(crate) work: Notify,
+    progress: watch::Sender<Progress>,
+    /// The thread that calls a closure of the user, which holds the lock; 0 is none.
+    inside: AtomicU64,
+    /// Openings that ended within such a closure, and are counted after it.
+    pub(super) ended_inside: AtomicUsize,
+}
+
+/// How far a document is; what waiters look at beside its state. It is held while the state is locked, never the other
+/// way round.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Progress {
+    /// Whether the replica has what the server had when the stream began.
+    pub(super) is_synchronized: bool,
+    /// Whether there is a stream now.
+    is_connected: bool,
+}
+
+/// Notes which thread is inside of a closure, as long as it is.
+struct Inside<'a>(&'a AtomicU64);
+
+impl<'a> Inside<'a> {
+    fn new(inside: &'a AtomicU64) -> Self {
+        inside.store(this_thread(), Ordering::Relaxed);
+        Self(inside)
+    }
+}
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Counts the openings that ended within a closure, after it.
+struct EndedInside<'a>(&'a Shared);
+
+impl Drop for EndedInside<'_> {
+    fn drop(&mut self) {
+        // One within another leaves them to the outer one.
+        if self.0.is_inside() {
+            return;
+        }
+        let openings = self.0.ended_inside.swap(0, Ordering::Relaxed);
+        if openings > 0 {
+            self.0.count_ended(openings);
+        }
+    }
+}
+
+/// A number for each thread, from 1 on. A thread compares it with what it has stored itself, or else another number, so
+/// no order is asked for.
+fn this_thread() -> u64 {
+    static THREADS: AtomicU64 = AtomicU64::new(1);
+    thread_local! {
+        static NUMBER: u64 = THREADS.fetch_add(1, Ordering::Relaxed);
+    }
+    NUMBER.with(|number| *number)
+}
+
+impl Shared {
+    /// Keeps and applies an update that was made elsewhere. Returns whether the document is live.
+    pub(crate) fn adopt(&self, update: Vec<u8>) -> Result<bool, DecodeError> {
+        let mut state = self.lock();
+        if !state.has_begun() || state.end.is_some() {
+            return Ok(false);
+        }
+        state.replica.adopt(update)?;
+        state.journal_edits();
+        state.publish_changes();
+        drop(state);
+        self.work.notify_one();
+        Ok(true)
+    }
+
+    /// Takes the opening that was made last, of those that are left, to end it: nobody else is given it.
+    pub(crate) fn claim_newest(&self) -> Option<Claim> {
+        // An opening that is dropped here takes the lock.
+        let openings: Vec<_> = {
+            let state = self.lock();
+            state
+                .openings
+                .iter()
+                .rev()
+                .filter_map(Weak::upgrade)
+                .collect()
+        };
+        let newest = openings
+            .iter()
+            .find(|opening| opening.is_open() && !opening.is_claimed.swap(true, Ordering::Relaxed));
+        newest.map(|opening| Claim {
+            told: Told::clone(&opening.told),
+            opening: Arc::downgrade(opening),
+        })
+    }
+
+    pub(crate) fn new(path: &str, replica: Replica, journals: Option<Journals>) -> Arc<Self> {
+        let stage = match journals {
+            Some(_) => Stage::Loading,
+            None => Stage::Awaiting,
+        };
+        let journaling = |document: &Weak<Self>| {
+            let journals = journals?;
+            Some(Journaling {
+                pending: Pending::new(Arc::clone(&journals.room), path),
+                journals,
+                document: Weak::clone(document),
+                is_queued: false,
+                is_released: false,
+            })
+        };
+        Arc::new_cyclic(|document| Self {
+            path: path.to_owned(),
+            state: Mutex::new(State {
+                replica,
+                stage,
+                journal: journaling(document),
+                subscribers: Vec::new(),
+                handles: 0,
+                openings: Vec::new(),
+                refusals: Refusals::default(),
+                taking_back: None,
+                replaced: None,
+                end: None,
+                abandoned_since: None,
+                is_resending: false,
+                lost_untold: 0,
+            }),
+            work: Notify::new(),
+            inside: AtomicU64::new(0),
+            ended_inside: AtomicUsize::new(0),
+            progress: watch::Sender::default(),
+        })
+    }
+
+    /// Begins with what the journal held, if it held anything.
+    pub(crate) fn load(&self, replica: Option<Replica>) {
+        let mut state = self.lock();
+        state.stage = Stage::Awaiting;
+        if let Some(replica) = replica {
+            state.begin(replica);
+            state.journal_anew();
+        }
+        drop(state);
+        self.advance(|_| {});
+    }
+
+    /// What is to be written to the journal now; `is_last` before it is closed.
+    pub(crate) fn next_batch(&self, is_last: bool) -> Option<Batch> {
+        let mut state = self.lock();
+        let State {
+            replica, journal, ..
+        } = &mut *state;
+        let journal = journal.as_mut()?;
+        journal.is_queued = false;
+        if is_last {
+            replica.compact();
+            journal.pending.finish(replica);
+        }
+        journal.pending.take(replica)
+    }
+
+    /// A batch was written to the journal, or could not be. In that case, `is_broken` says whether only a rewrite helps.
+    pub(crate) fn wrote(&self, batch: &Batch, written: std::io::Result<()>, is_broken: bool) {
+        let mut state = self.lock();
+        let Some(Journaling { pending, .. }) = &mut state.journal else {
+            return;
+        };
+        let was_failing = pending.failure().is_some();
+        let event = match written {
+            Ok(()) => {
+                pending.wrote(batch);
+                was_failing.then_some(DocumentEvent::JournalRestored)
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                pending.failed(batch, is_broken, reason.clone());
+                (!was_failing).then_some(DocumentEvent::JournalLost { reason })
+            }
+        };
+        if let Some(event) = event {
+            state.publish(&event);
+        }
+        drop(state);
+        self.work.notify_one();
+        self.advance(|_| {});
+    }
+
+    /// Nobody has it open: it is there to send what its journal holds.
+    pub(crate) fn begin_to_resend(&self) {
+        self.lock().is_resending = true;
+    }
+
+    /// Whether there is something to be seen.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.lock().has_begun()
+    }
+
+    pub(crate) fn is_resending(&self) -> bool {
+        self.lock().is_resending
+    }
+
+    /// Waits until a document that nobody had open has ended, or somebody opens it. Returns whether
+    /// its edits are to be sent again later.
+    pub(crate) async fn resent(&self) -> bool {
+        let is_later = |_: &Progress| {
+            let state = self.lock();
+            match &state.end {
+                _ if !state.is_resending => Some(false),
+                Some(DocumentEnd::Closed) => Some(!state.replica.is_saved()),
+                Some(_) => Some(false),
+                None => None,
+            }
+        };
+        self.wait_for(is_later).await.unwrap_or(false)
+    }
+
+    /// What the server has not acknowledged; `None` if that is nothing.
+    pub(crate) fn unsent(&self) -> Option<Unsent> {
+        let state = self.lock();
+        let edits = state.replica.edits_after(0);
+        Unsent::of(&self.path, edits.map(|one| (one.count, one.update)))
+    }
+
+    /// The document has ended, and its journal is closed.
+    pub(crate) fn released(&self) {
+        if let Some(journal) = &mut self.lock().journal {
+            journal.is_released = true;
+        }
+        self.advance(|_| {});
+    }
+
+    /// Waits until the journal of a document that has ended is closed. Returns whether all that is not acknowledged is in
+    /// it.
+    pub(crate) async fn settled(&self) -> bool {
+        let is_released = |_: &Progress| {
+            let state = self.lock();
+            let journal = state.journal.as_ref();
+            journal.is_none_or(|one| one.is_released).then_some(())
+        };
+        let _progress_is_here = self.wait_for(is_released).await;
+        let state = self.lock();
+        let last = state.replica.last_number();
+        let journal = state.journal.as_ref();
+        journal.is_some_and(|journal| journal.pending.written() >= last)
+    }
+
+    /// So many openings have ended. Returns whether there is none left.
+    pub(super) fn count_ended(&self, openings: usize) -> bool {
+        let mut state = self.lock();
+        state.handles -= openings;
+        let is_last = state.handles == 0;
+        if is_last {
+            state.abandoned_since = Some(Instant::now());
+        }
+        drop(state);
+        if is_last {
+            self.work.notify_one();
+        }
+        is_last
+    }
+
+    /// Whether this thread is in a closure of the user.
+    pub(super) fn is_inside(&self) -> bool {
+        self.inside.load(Ordering::Relaxed) == this_thread()
+    }
+
+    /// Calls what the user gave, which must not come back here.
+    pub(super) fn call<R>(&self, user: impl FnOnce(&mut State) -> R) -> R {
+        // It comes last, also if the closure panics.
+        let _openings = EndedInside(self);
+        let mut state = self.lock();
+        let _inside = Inside::new(&self.inside);
+        user(&mut state)
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        assert!(
+            !self.is_inside(),
+            "a handle of the document {:?} is used inside of a closure that edits or reads it, which would wait for itself \
+             for ever; use the closure's argument",
+            self.path
+        );
+        // A closure of the user that panicked left the replica as it was after its last edit.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Since when nobody has the document open.
+    pub(crate) fn abandoned_since(&self) -> Option<Instant> {
+        self.lock().abandoned_since
+    }
+
+    /// Whether nobody has the document open.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.lock().handles == 0
+    }
+
+    /// Waits until the server is done with everything edited so far; tells of each refusal once.
+    pub(crate) async fn saved(&self, told: &AtomicU64) -> Result<(), SaveError> {
+        // The edits of an earlier program count, too.
+        let is_loaded = |_: &Progress| {
+            let state = self.lock();
+            (state.stage != Stage::Loading || state.end.is_some()).then_some(())
+        };
+        let _progress_is_here = self.wait_for(is_loaded).await;
+        let to = self.lock().replica.last_number();
+        let saved = self.wait_for(|progress| {
+            let state = self.lock();
+            // Another call for this handle may have told it meanwhile.
+            let refusal = state.refused(told.load(Ordering::Relaxed), to);
+            let is_done = state.replica.saved_number() >= to;
+            // Who goes on after a refusal builds on what is left.
+            let is_settled = is_done && !(refusal.is_some() && state.taking_back.is_some());
+            let saved = match (refusal, &state.end) {
+                (_, None) if !is_settled => {
+                    // With a connection, the answer is on its way.
+                    return match state.journal_status() {
+                        JournalStatus::Failing { reason } if !progress.is_connected => {
+                            Some(Err(SaveError::Journal { reason }))
+                        }
+                        _ => None,
+                    };
+                }
+                (Some(refusal), _) => Err(refusal.clone().into()),
+                (None, Some(end)) if !is_done => Err(end.clone().into()),
+                (None, _) => Ok(()),
+            };
+            told.fetch_max(to, Ordering::Relaxed);
+            Some(saved)
+        });
+        let closed = Err(SaveError::Ended(DocumentEnd::Closed));
+        saved.await.unwrap_or(closed)
+    }
+
+    pub(super) async fn wait_for<R>(
+        &self,
+        mut done: impl FnMut(&Progress) -> Option<R>,
+    ) -> Option<R> {
+        let mut progress = self.progress.subscribe();
+        loop {
+            if let Some(result) = done(&progress.borrow_and_update()) {
+                return Some(result);
+            }
+            progress.changed().await.ok()?;
+        }
+    }
+
+    /// Has waiters look at how far it is; `change` says what they can't see in the state.
+    pub(crate) fn advance(&self, change: impl FnOnce(&mut Progress)) {
+        self.progress.send_modify(change);
+    }
+
+    pub(crate) fn is_ended(&self) -> bool {
+        self.lock().end.is_some()
+    }
+
+    /// Nothing is sent any more.
+    pub(crate) fn end(&self, end: DocumentEnd) {
+        self.lock().end(end);
+        self.advance(|_| {});
+    }
+
+    /// Ends it because of a refusal if its edits are to be kept for whoever opens it next. Returns
+    /// whether it has ended.
+    pub(crate) fn end_untold(&self, refusal: Refusal) -> bool {
+        let has_ended = self.lock().end_untold(refusal);
+        if has_ended {
+            self.advance(|_| {});
+        }
+        has_ended
+    }
+
+    /// The edits that the server has not acknowledged, plus those lost while no handle was open.
+    pub(crate) fn given_up_edits(&self) -> u64 {
+        let state = self.lock();
+        state.replica.unsaved_edits() + state.lost_untold
+    }
+
+    /// Ends it, unless somebody has it open again. Returns whether it has ended.
+    pub(crate) fn end_if_abandoned(&self, end: DocumentEnd) -> bool {
+        let mut state = self.lock();
+        if state.handles > 0 {
+            return false;
+        }
+        state.end(end);
+        drop(state);
+        self.advance(|_| {});
+        true
+    }
+}
+
+impl Progress {
+    pub(crate) fn synchronize(&mut self) {
+        self.is_synchronized = true;
+        self.is_connected = true;
+    }
+
+    pub(crate) fn disconnect(&mut self) {
+        self.is_connected = false;
+    }
+}

@@ -1,0 +1,43 @@
+//! How a test drives a document that has no handles and no task.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use meshagent_document::MeshDocument;
+use tokio::sync::mpsc;
+
+use super::state::Subscriber;
+use super::{Changes, EVENT_CAPACITY, Shared};
+
+impl Shared {
+    /// Counts an opening that never ends.
+    pub(crate) fn hold(&self) {
+        self.lock().handles += 1;
+    }
+
+    /// Edits as [`Replica::edit_with`] does.
+    pub(crate) fn edit_with(&self, edit: impl FnOnce(&mut MeshDocument) -> Vec<Vec<u8>>) {
+        let mut state = self.lock();
+        let result = catch_unwind(AssertUnwindSafe(|| state.replica.edit_with(edit)));
+        state.journal_edits();
+        state.publish_changes();
+        drop(state);
+        result.unwrap_or_else(|panic| resume_unwind(panic));
+    }
+
+    /// Subscribes without a watch over changes.
+    pub(crate) fn subscribe(&self) -> Changes {
+        let (sender, events) = mpsc::channel(EVENT_CAPACITY);
+        self.lock().subscribers.push(Subscriber {
+            events: sender,
+            has_missed: false,
+        });
+        Changes { events }
+    }
+
+    /// Up to which number edits are in the journal.
+    pub(crate) fn written(&self) -> u64 {
+        let state = self.lock();
+        let journal = state.journal.as_ref();
+        journal.map_or(0, |journal| journal.pending.written())
+    }
+}
