@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use meshagent_protocol::{ApiScope, Envelope, Message, PacketLimits, PacketReader};
+use meshagent_store::Timestamp;
 use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
 use tokio::time::Instant;
@@ -25,7 +26,8 @@ use crate::ledger::{Account, Charge, Held, Kind, Pace};
 use crate::metrics::{Counted, Metrics};
 use crate::outbox::{Outbox, Outgoing};
 use crate::room::{Conn, Joining};
-use crate::rooms::{Mailbox, RoomInput, Rooms, now};
+use crate::rooms::{Mailbox, RoomInput, Rooms};
+use crate::wall_clock::WallClock;
 use crate::websocket::{Event, FrameReader};
 
 /// The largest WebSocket message; a protocol message may span many.
@@ -43,8 +45,6 @@ const TURN_BYTES: usize = 16 << 10;
 const UNSENT_BYTES: u32 = 32 << 10;
 /// How many seconds' worth of messages and bytes may come at once.
 pub(crate) const BURST: Duration = Duration::from_secs(2);
-/// How often it is looked at the wall clock at least, of a connection whose token expires.
-const CLOCK_CHECK: Duration = Duration::from_mins(10);
 /// Time to answer a client's close frame before the connection is dropped anyway.
 const CLOSE_GRACE: Duration = Duration::from_secs(5);
 
@@ -54,6 +54,8 @@ pub(crate) struct Shared {
     pub(crate) rooms: Arc<Rooms>,
     pub(crate) config: Arc<Config>,
     pub(crate) metrics: Arc<Metrics>,
+    /// When tokens end.
+    pub(crate) clock: Arc<WallClock>,
     /// How many messages all connections may send.
     pub(crate) total_rate: Arc<Rate>,
     /// Set when the server stops: nothing more is read.
@@ -152,7 +154,7 @@ pub(crate) async fn run(
         shared.config.ping_interval
     ));
 
-    let mut expiry = expires.map(|at| Box::pin(expiry(at)));
+    let mut expiry = expires.map(|at| Box::pin(shared.clock.reaches(end_of(at))));
     let expired = async {
         match &mut expiry {
             Some(expiry) => expiry.await,
@@ -191,13 +193,9 @@ async fn leave(mailbox: &Mailbox, conn: Conn) {
     let _ = mailbox.send(RoomInput::Leave(conn), 0, Held::none()).await;
 }
 
-/// Waits until a token has expired, by the wall clock, which may be set meanwhile.
-async fn expiry(at: u64) {
-    let at = i64::try_from(at.saturating_mul(1000)).unwrap_or(i64::MAX);
-    while let left @ 1.. = at.saturating_sub(now().0) {
-        let left = Duration::from_millis(left.unsigned_abs());
-        tokio::time::sleep(left.min(CLOCK_CHECK)).await;
-    }
+/// The end of a token in the store's unit.
+fn end_of(expires: u64) -> Timestamp {
+    Timestamp(i64::try_from(expires.saturating_mul(1000)).unwrap_or(i64::MAX))
 }
 
 /// Why reading ended.

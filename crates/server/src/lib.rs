@@ -46,6 +46,7 @@ mod signer;
 #[cfg(feature = "simulation")]
 pub mod simulation;
 mod usage;
+mod wall_clock;
 mod websocket;
 
 pub use self::config::{Config, Limits};

@@ -2,11 +2,15 @@
 //! that a crowd that connects and says nothing keeps nobody from an answer.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::Service;
+use hyper::{Response, StatusCode};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 /// Time to ask for something that everybody has. A request takes its way through the net, too.
@@ -91,20 +95,39 @@ fn is_silent(newcomer: &Weak<Newcomer>) -> Option<Arc<Newcomer>> {
         .filter(|newcomer| newcomer.state.load(Ordering::Relaxed) == SILENT)
 }
 
-/// A service that notes that its connection has asked for something.
+/// A service that notes that its connection has asked for something. While places are few, it ends the connection
+/// after the response, so that nobody keeps a place for what may be asked later.
 #[derive(Debug)]
 pub(crate) struct Asked<S> {
     pub(crate) inner: S,
     pub(crate) newcomer: Arc<Newcomer>,
+    pub(crate) places: Arc<Semaphore>,
+    /// Fewer free places are few.
+    pub(crate) few: usize,
 }
 
-impl<S: Service<R>, R> Service<R> for Asked<S> {
-    type Response = S::Response;
+impl<S, R, B> Service<R> for Asked<S>
+where
+    S: Service<R, Response = Response<B>>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<B>;
     type Error = S::Error;
-    type Future = S::Future;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<B>, S::Error>> + Send>>;
 
     fn call(&self, request: R) -> Self::Future {
         self.newcomer.leaves(SILENT, ASKED);
-        self.inner.call(request)
+        let response = self.inner.call(request);
+        let (places, few) = (Arc::clone(&self.places), self.few);
+        Box::pin(async move {
+            let mut response = response.await?;
+            // A handshake's response has a `Connection` of its own, and strict clients refuse another one.
+            let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            if !switches && places.available_permits() < few {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
+            }
+            Ok(response)
+        })
     }
 }

@@ -22,9 +22,10 @@ use crate::http::{App, FILE_PARTS, HttpStream, router};
 use crate::ids::Ids;
 use crate::metrics::{Counted, Metrics};
 use crate::newcomers::{Asked, Newcomers};
-use crate::rooms::Rooms;
+use crate::rooms::{Rooms, now};
 use crate::signer::UrlSigner;
 use crate::usage::Usage;
+use crate::wall_clock::WallClock;
 
 /// The longest head of an HTTP request, which may contain a token.
 const MAX_HEAD_BYTES: usize = 64 << 10;
@@ -93,6 +94,7 @@ impl Server {
             total_rate: Arc::new(Rate::new(limits.max_total_messages_per_second, BURST)),
             config,
             metrics,
+            clock: Arc::new(WallClock::new(now)),
             stopping,
             killed,
         };
@@ -128,6 +130,7 @@ impl Server {
         let Shared {
             config,
             metrics,
+            clock,
             stopping,
             killed,
             rooms,
@@ -136,7 +139,7 @@ impl Server {
         let router = router(Arc::clone(&self.app));
         self.app
             .connections
-            .spawn(tend(self.app.committer.clone(), stopping.clone()));
+            .spawn(tend(self.app.committer.clone(), clock, stopping.clone()));
         let places = Arc::new(Semaphore::new(config.limits.max_http_connections));
         let mut newcomers = Newcomers::new(config.limits.max_http_connections);
         let mut failures = AcceptFailures::default();
@@ -170,11 +173,10 @@ impl Server {
             let service = Asked {
                 inner: TowerToHyperService::new(router.clone()),
                 newcomer: newcomers.add(),
+                places: Arc::clone(&places),
+                few: config.limits.max_http_connections / 2,
             };
-            // When places are few, nobody keeps one for what it may ask later.
-            let keeps_alive = places.available_permits() >= config.limits.max_http_connections / 2;
-            let connection =
-                serve_connection(stream, service, keeps_alive, self.app.shared.clone());
+            let connection = serve_connection(stream, service, self.app.shared.clone());
             // The WebSocket that comes out of it has a permit of its own.
             self.app.spawn(async move {
                 let _place = permit;
@@ -239,8 +241,9 @@ impl AcceptFailures {
     }
 }
 
-/// Has the store tended until the server stops.
-async fn tend(committer: Committer, stopping: CancellationToken) {
+/// Has the store tended, and the wall clock checked, until the server stops.
+async fn tend(committer: Committer, clock: Arc<WallClock>, stopping: CancellationToken) {
+    let mut checked = clock.start();
     let mut ticks = tokio::time::interval(TEND_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let ended = stopping.cancelled();
@@ -248,7 +251,10 @@ async fn tend(committer: Committer, stopping: CancellationToken) {
     loop {
         tokio::select! {
             () = &mut ended => break,
-            _ = ticks.tick() => committer.tend(),
+            _ = ticks.tick() => {
+                committer.tend();
+                clock.check(&mut checked, Instant::now());
+            }
         }
     }
 }
@@ -256,7 +262,6 @@ async fn tend(committer: Committer, stopping: CancellationToken) {
 async fn serve_connection(
     stream: TcpStream,
     service: Asked<TowerToHyperService<axum::Router>>,
-    keeps_alive: bool,
     shared: Shared,
 ) {
     let newcomer = Arc::clone(&service.newcomer);
@@ -274,7 +279,6 @@ async fn serve_connection(
         .timer(TokioTimer::new())
         .header_read_timeout(config.handshake_timeout)
         .max_buf_size(MAX_HEAD_BYTES)
-        .keep_alive(keeps_alive)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);

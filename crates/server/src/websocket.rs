@@ -14,7 +14,7 @@ use hyper::header::{
     AsHeaderName, CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
     UPGRADE,
 };
-use hyper::{HeaderMap, Method, Request, Response, StatusCode};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use sha1::{Digest as _, Sha1};
 use thiserror::Error;
 
@@ -35,7 +35,9 @@ pub(crate) enum HandshakeError {
 
 /// Whether a request asks for a WebSocket.
 pub(crate) fn is_upgrade<B>(request: &Request<B>) -> bool {
+    // RFC 6455, section 4.1: HTTP/1.1 or higher.
     request.method() == Method::GET
+        && request.version() >= Version::HTTP_11
         && has_token(request.headers(), CONNECTION, "upgrade")
         && has_token(request.headers(), UPGRADE, "websocket")
 }

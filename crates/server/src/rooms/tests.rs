@@ -602,6 +602,7 @@ async fn who_uploads_is_not_dropped_for_a_disk_that_takes_its_time() {
         rooms: Arc::clone(&rooms),
         config,
         metrics,
+        clock: Arc::new(crate::wall_clock::WallClock::new(now)),
         total_rate: Arc::new(crate::budget::Rate::new(u64::MAX, Duration::from_secs(2))),
         stopping: stopping.clone(),
         killed,

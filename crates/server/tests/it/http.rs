@@ -317,6 +317,66 @@ async fn silent_peers_keep_nobody_from_an_answer() {
     server.stop().await;
 }
 
+/// The head of the response to a WebSocket handshake in this version of HTTP.
+async fn handshake_head(server: &TestServer, version: &str) -> String {
+    let mut stream = TcpStream::connect(&server.address).await.unwrap();
+    let token = server.token("läser").sign(&server.key);
+    let request = format!(
+        "GET /rooms/room?token={token} HTTP/{version}\r\nhost: x\r\nconnection: Upgrade\r\n\
+         upgrade: websocket\r\nsec-websocket-version: 13\r\n\
+         sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    let read = async {
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+    };
+    tokio::time::timeout(PATIENCE, read).await.unwrap();
+    String::from_utf8(head).unwrap().to_lowercase()
+}
+
+#[tokio::test]
+async fn a_handshake_beside_many_idle_sockets_is_answered_by_the_standard() {
+    let mut config = Config::default();
+    config.limits.max_http_connections = 8;
+    config.handshake_timeout = 10 * PATIENCE;
+    let server = TestServer::start_with(config).await;
+    let mut idle = Vec::new();
+    for _ in 0..6 {
+        idle.push(TcpStream::connect(&server.address).await.unwrap());
+    }
+    // RFC 6455, section 4.2.2. Strict clients refuse `upgrade, close`.
+    let head = handshake_head(&server, "1.1").await;
+    assert!(head.starts_with("http/1.1 101"), "{head}");
+    let mut lines = head.lines().filter(|line| line.starts_with("connection:"));
+    assert_eq!(lines.next(), Some("connection: upgrade"), "{head}");
+    assert_eq!(lines.next(), None, "{head}");
+    // Other requests don't keep their place.
+    let health = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
+    let mut stream = TcpStream::connect(&server.address).await.unwrap();
+    stream.write_all(health).await.unwrap();
+    let mut answer = String::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer))
+        .await
+        .expect("the connection ends")
+        .unwrap();
+    assert!(
+        answer.to_lowercase().contains("connection: close"),
+        "{answer}"
+    );
+    drop(idle);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn http_1_0_has_no_websockets() {
+    let server = TestServer::start().await;
+    let head = handshake_head(&server, "1.0").await;
+    assert!(head.contains(" 426 "), "{head}");
+}
+
 #[tokio::test]
 async fn addresses_begin_as_the_proxy_says() {
     let server = TestServer::start().await;
