@@ -31,6 +31,7 @@ mod uploads;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -42,6 +43,7 @@ use meshagent_protocol::{
 use meshagent_store::{
     FailingStore, MemoryStore, RoomId, Store as _, StoreError, Timestamp, Write,
 };
+use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 use yrs::{Doc, Transact as _, XmlElementPrelim, XmlFragment as _, XmlFragmentRef};
 
@@ -412,6 +414,12 @@ impl Editor {
         first.insert_attribute(&mut transaction, name, value);
         transaction.encode_update_v1()
     }
+}
+
+/// The time for which this thread has run.
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::try_from(time).expect("time does not run backwards")
 }
 
 fn invoke(toolkit: &str, tool: &str, arguments: Content, call: &str) -> ClientToServer {
