@@ -15,6 +15,7 @@ mod documents;
 mod downloads;
 mod events;
 mod files;
+mod memory;
 mod messaging;
 mod opening;
 mod patching;

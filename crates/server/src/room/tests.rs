@@ -26,6 +26,7 @@ mod random;
 mod readers;
 mod refused;
 mod rights;
+mod shares;
 mod talking;
 mod uploads;
 
