@@ -1,6 +1,7 @@
 //! The memory of a document.
 
 use super::MeshDocument;
+use super::edit::MOST_OPERATIONS;
 use crate::engine::{ITEM_BYTES, NODE_BYTES};
 use crate::update::scan::{Content, Scan, Struct};
 
@@ -28,5 +29,11 @@ impl MeshDocument {
             one.bytes.len() + ITEM_BYTES + node
         };
         scan.structs.iter().filter(is_new).map(bytes).sum()
+    }
+
+    /// Whether the client id has enough operations left for any edit. If not, each edit is tried on
+    /// a copy first and may be refused; see [`Self::set_client_id`].
+    pub fn has_operations_left(&self) -> bool {
+        self.operations_left() >= MOST_OPERATIONS
     }
 }

@@ -68,6 +68,7 @@ impl Room {
         patch: &SyncPatch,
         author: &Author,
     ) {
+        self.renew_client_id(id);
         let result = self.try_patch(request.conn, id, patch, author);
         let Some(document) = self.documents.get_mut(id) else {
             return;
@@ -129,6 +130,20 @@ impl Room {
             at: self.now,
         };
         self.stage_all(write, thens);
+    }
+
+    /// Takes another client id for the room's patches of a document when few operations of the last one are left.
+    fn renew_client_id(&mut self, id: DocumentId) {
+        let Some(document) = self.documents.get_mut(id) else {
+            return;
+        };
+        let replica = &mut document.replica;
+        while !replica.has_operations_left() {
+            let client = self.ids.client_id();
+            if !replica.knows_client(client) {
+                replica.set_client_id(client);
+            }
+        }
     }
 
     /// The steps that a patch comes to, and which of its operations changed something. If it is refused, or only

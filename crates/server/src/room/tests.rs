@@ -29,6 +29,7 @@ mod rights;
 mod shares;
 mod talking;
 mod uploads;
+mod worn_ids;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
