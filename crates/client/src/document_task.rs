@@ -69,22 +69,13 @@ pub(crate) enum Ended {
 }
 
 impl DocumentTask {
-    pub(crate) async fn run(mut self) {
-        let end = match self.load().await {
+    /// Carries the document until it ends; returns how.
+    pub(crate) async fn run(mut self) -> DocumentEnd {
+        match self.load().await {
             // Another program has sent it meanwhile.
             Ok(()) if self.has_nothing_to_resend() => DocumentEnd::Closed,
             Ok(()) => self.carry().await,
             Err(error) => error.into(),
-        };
-        self.shared.end(end);
-        // Nothing is edited any more.
-        let edits = self.shared.given_up_edits();
-        let path = &self.shared.path;
-        if edits > 0 {
-            self.given_up.note(path, edits);
-        }
-        if self.shared.settled().await && edits > 0 {
-            self.given_up.journaled(path);
         }
     }
 

@@ -24,9 +24,11 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use self::fetching::read;
 use self::fetching::{First, read_if_small};
-pub(crate) use self::mailbox::{MAILBOX, Mailbox};
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) use self::mailbox::PLACES;
 #[cfg(feature = "simulation")]
-pub(crate) use self::mailbox::{PLACES, places};
+pub(crate) use self::mailbox::places;
+pub(crate) use self::mailbox::{MAILBOX, Mailbox};
 use crate::committer::{BatchResult, Committer, with_causes};
 use crate::config::Config;
 use crate::ids::Ids;

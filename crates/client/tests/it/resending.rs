@@ -112,12 +112,11 @@ async fn serve_the_last(listener: &TcpListener, others: Others) -> HashMap<Strin
             (Some(false), Others::Refused(answer)) => {
                 peer.answer(envelope.id, answer.clone()).await;
             }
-            (Some(false), Others::NotOpened) => {}
             (None, _) if last.as_ref() == Some(&call) => {
                 peer.answer(envelope.id, Content::Empty).await;
                 return starts;
             }
-            (None, Others::NotAnswered) => {}
+            (Some(false), Others::NotOpened) | (None, Others::NotAnswered) => {}
             (None, _) => peer.answer(envelope.id, Content::Empty).await,
         }
     }

@@ -440,7 +440,7 @@ async fn a_connection_with_much_in_the_mailbox_keeps_nobody_else_waiting() {
     let moment = Duration::from_millis(50);
     let (one, mut inputs) = Mailbox::new();
     let other = one.for_another();
-    for _ in 0..mailbox::PLACES {
+    for _ in 0..PLACES {
         one.send(input(), 0, none()).await.unwrap();
     }
     let more = tokio::time::timeout(moment, one.send(input(), 0, none())).await;
