@@ -60,6 +60,8 @@ pub(crate) enum Ended {
     Lost,
     /// Something passing; try again after a while.
     Later,
+    /// The server has not answered while other documents' journals wait.
+    Silent,
     /// An edit was refused for good.
     Refused,
     /// What came is no update.
@@ -67,22 +69,13 @@ pub(crate) enum Ended {
 }
 
 impl DocumentTask {
-    pub(crate) async fn run(mut self) {
-        let end = match self.load().await {
+    /// Carries the document until it ends; returns how.
+    pub(crate) async fn run(mut self) -> DocumentEnd {
+        match self.load().await {
             // Another program has sent it meanwhile.
             Ok(()) if self.has_nothing_to_resend() => DocumentEnd::Closed,
             Ok(()) => self.carry().await,
             Err(error) => error.into(),
-        };
-        self.shared.end(end);
-        // Nothing is edited any more.
-        let edits = self.shared.given_up_edits();
-        let path = &self.shared.path;
-        if edits > 0 {
-            self.given_up.note(path, edits);
-        }
-        if self.shared.settled().await && edits > 0 {
-            self.given_up.journaled(path);
         }
     }
 
@@ -116,14 +109,15 @@ impl DocumentTask {
                 Err(end) => return end,
             };
             let opened = tokio::select! {
-                opened = self.open(&connection) => opened,
+                opened = self.open(&connection) => opened.map(Some),
                 () = self.given_up() => return DocumentEnd::Closed,
-                () = self.holds_up_others() => {
-                    Err(CallError::unexpected("the server did not answer in time"))
+                () = self.holds_up_others(Instant::now()) => {
+                    Ok(None)
                 }
             };
             let ended = match opened {
-                Ok(stream) => match self.begin_with(&stream).await {
+                Ok(None) => Ended::Silent,
+                Ok(Some(stream)) => match self.begin_with(&stream).await {
                     // Its edits are kept for whoever opens it next.
                     Ok(()) if self.shared.is_ended() => return DocumentEnd::Closed,
                     Ok(()) => {
@@ -160,16 +154,8 @@ impl DocumentTask {
                 // A connection that is gone is waited for; one that is still there did not take the call.
                 Ended::Lost if connection.is_closed() => {}
                 // Other documents' journals are sent meanwhile, and then this one is opened again.
-                // A count of conflicts or mismatches must reach its limit, so it is not reset by that.
-                Ended::Lost | Ended::Later
-                    if self.shared.is_resending()
-                        && self.conflicts.is_none()
-                        && self.mismatches == 0
-                        && self.shared.end_if_abandoned(DocumentEnd::Closed) =>
-                {
-                    return DocumentEnd::Closed;
-                }
-                Ended::Lost | Ended::Later => {
+                ended if self.lets_others_go_first(&ended) => return DocumentEnd::Closed,
+                Ended::Lost | Ended::Later | Ended::Silent => {
                     tokio::select! {
                         () = sleep(backoff.next(backoff::random())) => {}
                         () = self.given_up() => return DocumentEnd::Closed,
@@ -177,6 +163,16 @@ impl DocumentTask {
                 }
             }
         }
+    }
+
+    /// Ends a document that is open only for what its journal holds, and can't go on now. A count of conflicts or mismatches
+    /// must reach its limit, so it is reset only by a server that does not answer.
+    fn lets_others_go_first(&self, ended: &Ended) -> bool {
+        let is_silent = matches!(ended, Ended::Silent);
+        let has_counts = !self.conflicts.is_none() || self.mismatches > 0;
+        self.shared.is_resending()
+            && (is_silent || !has_counts)
+            && self.shared.end_if_abandoned(DocumentEnd::Closed)
     }
 
     /// The next stream begins with the server's state alone. Conflicts are counted on: what repeats several edits may have
@@ -237,8 +233,8 @@ impl DocumentTask {
 
     /// Waits until a document that is open only for what its journal holds has waited for the server so long that others
     /// come first. Somebody who opens it meanwhile waits for as long as it takes.
-    async fn holds_up_others(&self) {
-        sleep(OPEN_PATIENCE).await;
+    async fn holds_up_others(&self, since: Instant) {
+        sleep_until(since + PATIENCE).await;
         if !self.shared.is_resending() {
             std::future::pending::<()>().await;
         }
@@ -344,6 +340,7 @@ impl DocumentTask {
     async fn serve(&mut self, mut stream: SyncStream, backoff: &mut Backoff) -> Ended {
         let sender = stream.sender();
         let mut under_way: VecDeque<(u64, PendingAnswer)> = VecDeque::new();
+        let mut heard = Instant::now();
         loop {
             loop {
                 let next = self.shared.lock().next_to_send();
@@ -356,6 +353,7 @@ impl DocumentTask {
                     // A server that does not read keeps nobody waiting for longer than one that
                     // does not answer.
                     () = self.given_up() => return Ended::Done,
+                    () = self.holds_up_others(heard) => return Ended::Silent,
                 };
                 match begun {
                     Ok(answer) => under_way.push_back((next.number, answer)),
@@ -392,6 +390,7 @@ impl DocumentTask {
                 },
                 answer = first_answer(&mut under_way) => {
                     let Some((number, _)) = under_way.pop_front() else { continue };
+                    heard = Instant::now();
                     let gap = match self.answered(number, answer) {
                         Ok(gap) => gap,
                         Err(ended) => return ended,
@@ -408,6 +407,7 @@ impl DocumentTask {
                 () = self.shared.work.notified() => {}
                 () = self.closing.cancelled(), if !is_closing => {}
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
+                () = self.holds_up_others(heard) => return Ended::Silent,
             }
         }
     }
@@ -524,8 +524,8 @@ async fn first_answer(
     }
 }
 
-/// How long the server may take to open a document while the journals of others wait.
-const OPEN_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the server may take to open a document, and for each answer in it, while the journals of others wait.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How often an update is sent again of which the server has deleted more than this replica.
 const TRIES: u32 = 3;
 

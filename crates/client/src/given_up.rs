@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::live_document::{DocumentEnd, Shared};
+
 /// A document that ended with unacknowledged edits, returned by [`RoomClient::close`](crate::RoomClient::close).
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -23,6 +25,19 @@ pub struct GivenUp {
 pub(crate) struct GivenUpEdits(Arc<Mutex<BTreeMap<String, GivenUp>>>);
 
 impl GivenUpEdits {
+    /// A document's task has ended, or panicked with this text: so has the document, with what is not acknowledged by then.
+    pub(crate) async fn settle(&self, shared: &Shared, ended: Result<DocumentEnd, String>) {
+        shared.end(ended.unwrap_or_else(DocumentEnd::Failed));
+        // Nothing is edited any more.
+        let edits = shared.given_up_edits();
+        if edits > 0 {
+            self.note(&shared.path, edits);
+        }
+        if shared.settled().await && edits > 0 {
+            self.journaled(&shared.path);
+        }
+    }
+
     /// A document has ended with edits that are not acknowledged.
     pub(crate) fn note(&self, path: &str, edits: u64) {
         let mut all = self.lock();
@@ -58,5 +73,34 @@ impl GivenUpEdits {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, GivenUp>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meshagent_document::{MeshDocument, MeshSchema, Target};
+    use serde_json::json;
+
+    use super::*;
+    use crate::replica::Replica;
+
+    #[tokio::test]
+    async fn edits_of_a_document_whose_task_panicked_are_given_up() {
+        let schema = MeshSchema::builtin("document").unwrap();
+        let mut replica = Replica::new(MeshDocument::new(schema, 1));
+        let element = json!({ "body": { "text": "größer" } });
+        let edited = replica.edit(|document| document.append_child(Target::Root, element));
+        edited.unwrap();
+        let shared = Shared::new("a.document", replica, None);
+        let given_up = GivenUpEdits::default();
+        let panicked = Err("a test asked for it".to_owned());
+        given_up.settle(&shared, panicked).await;
+        assert!(shared.is_ended());
+        let given_up = given_up.list();
+        assert_eq!(given_up.len(), 1);
+        assert_eq!(
+            (&given_up[0].path[..], given_up[0].edits),
+            ("a.document", 1)
+        );
     }
 }

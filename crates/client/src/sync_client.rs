@@ -427,6 +427,7 @@ impl SyncClient {
 
     fn spawn(&self, shared: Arc<Shared>, start: SyncOpenStart) {
         let ends = EndWithTask(Arc::clone(&shared));
+        let given_up = self.room.given_up();
         let task = DocumentTask {
             shared,
             journals: self.room.journals(),
@@ -441,9 +442,8 @@ impl SyncClient {
             client_ids: ClientIds::Random,
         };
         self.room.tasks().spawn(async move {
-            if let Err(panic) = catch_panic(task.run()).await {
-                ends.0.end(DocumentEnd::Failed(panic));
-            }
+            let ended = catch_panic(task.run()).await;
+            given_up.settle(&ends.0, ended).await;
         });
     }
 }

@@ -58,6 +58,25 @@ pub struct Inspection {
     pub differs: bool,
     /// The approximate memory, in bytes, of the part that would be pending.
     pub waiting: usize,
+    /// The approximate memory, in bytes, of the operations that are not known here: their contents
+    /// and their structure.
+    pub growth: usize,
+}
+
+impl Inspection {
+    pub(crate) fn new(growth: usize) -> Self {
+        Self {
+            kind: UpdateKind::New,
+            conflict: None,
+            authors: Vec::new(),
+            writer: None,
+            erased: 0,
+            halves: 0,
+            differs: false,
+            waiting: 0,
+            growth,
+        }
+    }
 }
 
 /// The effect of applying an update.

@@ -1,10 +1,14 @@
-//! What the documents in memory take, of all rooms: for the server, and for each participant who had them read or made.
+//! What the documents in memory take, of all rooms: for the server, and for each participant who had them read or made,
+//! or made them grow.
 //!
 //! What a document takes is known when it is there, so it is counted then, and refused if it goes beyond a bound. What
-//! it grows by is counted too, for the server alone: it is not always those who opened a document who write it.
+//! an update will add is estimated before it is applied, and what it did add is counted afterwards, for its author.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What a participant may have when there is no memory for all: a sixteenth of that. Who has no more goes on.
+const RESERVE: usize = 16;
 
 /// The documents in memory take as much as they may.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -63,17 +67,13 @@ impl OpenMemory {
         if !fits(state.bytes, max) {
             return Err(TooMuchOpen::Server { limit: max });
         }
-        let participant: Arc<str> = participant.into();
-        *state
-            .by_participant
-            .entry(Arc::clone(&participant))
-            .or_default() += bytes;
-        state.bytes += bytes;
+        let name = state.name_of(participant);
+        state.add(&name, bytes);
         drop(state);
         Ok(OpenCharge {
-            participant,
+            shares: BTreeMap::from_iter([(name, bytes)]),
+            passing: 0,
             bytes,
-            grown: 0,
             all: Arc::clone(self),
         })
     }
@@ -84,39 +84,144 @@ impl OpenMemory {
     }
 }
 
+impl State {
+    /// The one copy of a name that all who count for it have.
+    fn name_of(&self, participant: &str) -> Arc<str> {
+        let known = self.by_participant.get_key_value(participant);
+        known.map_or_else(|| participant.into(), |(name, _)| Arc::clone(name))
+    }
+
+    fn of(&self, participant: &str) -> usize {
+        self.by_participant
+            .get(participant)
+            .copied()
+            .unwrap_or_default()
+    }
+
+    fn add(&mut self, participant: &Arc<str>, bytes: usize) {
+        *self
+            .by_participant
+            .entry(Arc::clone(participant))
+            .or_default() += bytes;
+        self.bytes += bytes;
+    }
+
+    fn release(&mut self, participant: &str, bytes: usize) {
+        self.bytes -= bytes;
+        if let Some(own) = self.by_participant.get_mut(participant) {
+            *own -= bytes;
+            if *own == 0 {
+                self.by_participant.remove(participant);
+            }
+        }
+    }
+}
+
 /// What one document takes, counted until this is dropped.
 #[derive(Debug)]
 pub(crate) struct OpenCharge {
-    participant: Arc<str>,
-    /// Of its participant's.
+    /// Of it, by who caused it.
+    shares: BTreeMap<Arc<str>, usize>,
+    /// What it takes beside that for a while, which is nobody's.
+    passing: usize,
+    /// The sum of the shares.
     bytes: usize,
-    /// What it takes beyond that.
-    grown: usize,
     all: Arc<OpenMemory>,
 }
 
 impl OpenCharge {
-    /// The document takes so many bytes by now.
-    pub(crate) fn set(&mut self, bytes: usize) {
-        let grown = bytes.saturating_sub(self.bytes);
-        if grown != self.grown {
-            let mut state = self.all.state();
-            state.bytes = state.bytes - self.grown + grown;
-            drop(state);
-            self.grown = grown;
+    /// What of it lasts.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether a participant has a share in it.
+    pub(crate) fn is_shared_by(&self, participant: &str) -> bool {
+        self.shares.contains_key(participant)
+    }
+
+    /// How many bytes a participant may add to it.
+    pub(crate) fn left(&self, participant: &str, max: usize) -> usize {
+        let [own, all] = self.bounds(participant, max);
+        own.0.min(all.0)
+    }
+
+    /// Whether a participant may add so many bytes to it.
+    ///
+    /// # Errors
+    /// If a bound would be crossed.
+    pub(crate) fn takes(
+        &self,
+        participant: &str,
+        bytes: usize,
+        max: usize,
+    ) -> Result<(), TooMuchOpen> {
+        let bounds = self.bounds(participant, max);
+        let crossed = bounds.into_iter().find(|(left, _)| bytes > *left);
+        crossed.map_or(Ok(()), |(_, bound)| Err(bound))
+    }
+
+    /// How many bytes a participant may add to it within each bound. One document may always grow, if it is the only one
+    /// in which the participant has a share, or the only one in memory.
+    fn bounds(&self, participant: &str, max: usize) -> [(usize, TooMuchOpen); 2] {
+        let state = self.all.state();
+        let (own, all) = (state.of(participant), state.bytes);
+        drop(state);
+        let here = self.shares.get(participant).copied().unwrap_or_default();
+        let limit = max / 8 * 3;
+        let of_own = if own == here {
+            usize::MAX
+        } else {
+            limit.saturating_sub(own)
+        };
+        let of_all = if all == self.bytes + self.passing {
+            usize::MAX
+        } else {
+            let reserve = (max / RESERVE).saturating_sub(own);
+            max.saturating_sub(all).max(reserve)
+        };
+        [
+            (of_own, TooMuchOpen::Participant { limit }),
+            (of_all, TooMuchOpen::Server { limit: max }),
+        ]
+    }
+
+    /// The document takes so many bytes by now, and `passing` ones for a while. What it has grown by is `participant`'s.
+    pub(crate) fn set(&mut self, participant: &str, bytes: usize, passing: usize) {
+        let mut state = self.all.state();
+        state.bytes = state.bytes - self.passing + passing;
+        self.passing = passing;
+        if bytes > self.bytes {
+            let grown = bytes - self.bytes;
+            let name = state.name_of(participant);
+            state.add(&name, grown);
+            *self.shares.entry(name).or_default() += grown;
         }
+        // What is gone was whoever's: first of those who have most of it.
+        let mut gone = self.bytes.saturating_sub(bytes);
+        while gone > 0 {
+            let largest = self.shares.iter_mut().max_by_key(|(_, share)| **share);
+            let Some((name, share)) = largest else { break };
+            let released = gone.min(*share);
+            *share -= released;
+            gone -= released;
+            state.release(name, released);
+            if *share == 0 {
+                let name = Arc::clone(name);
+                self.shares.remove(&name);
+            }
+        }
+        drop(state);
+        self.bytes = bytes;
     }
 }
 
 impl Drop for OpenCharge {
     fn drop(&mut self) {
         let mut state = self.all.state();
-        state.bytes -= self.bytes + self.grown;
-        if let Some(own) = state.by_participant.get_mut(&self.participant) {
-            *own -= self.bytes;
-            if *own == 0 {
-                state.by_participant.remove(&self.participant);
-            }
+        state.bytes -= self.passing;
+        for (name, share) in &self.shares {
+            state.release(name, *share);
         }
     }
 }
@@ -133,20 +238,52 @@ mod tests {
         let second = all.hold("jörg", 100, max).unwrap();
         let refused = all.hold("jörg", 1, max).unwrap_err();
         assert_eq!(refused, TooMuchOpen::Participant { limit: 300 });
-        // What others write into it is not that participant's.
-        one.set(500);
+        // What others write into it is theirs.
+        one.set("zoë", 450, 50);
         assert_eq!(all.bytes(), 600);
-        let other = all.hold("zoë", 200, max).unwrap();
-        let refused = all.hold("łukasz", 1, max).unwrap_err();
+        assert!(one.is_shared_by("zoë"));
+        let refused = all.hold("zoë", 51, max).unwrap_err();
+        assert_eq!(refused, TooMuchOpen::Participant { limit: 300 });
+        let other = all.hold("łukasz", 200, max).unwrap();
+        let refused = all.hold("ann", 1, max).unwrap_err();
         assert_eq!(refused, TooMuchOpen::Server { limit: 800 });
         assert!(all.is_tight(max));
-        one.set(150);
-        assert_eq!(all.bytes(), 500);
+        // What is gone was of those who had most.
+        one.set("zoë", 150, 0);
+        assert_eq!(all.bytes(), 450);
+        let of = |name| all.state().of(name);
+        assert_eq!((of("zoë"), of("jörg")), (0, 250));
         drop((one, second, other));
         assert_eq!(all.bytes(), 0);
         assert!(all.state().by_participant.is_empty());
         // One that is larger than all there may be is held alone.
         drop(all.hold("jörg", 5_000, max).unwrap());
         assert_eq!(all.bytes(), 0);
+    }
+
+    #[test]
+    fn a_share_bounds_growth_but_of_a_single_document() {
+        let all = Arc::new(OpenMemory::default());
+        let max = 800;
+        let mut one = all.hold("jörg", 200, max).unwrap();
+        one.set("jörg", 700, 0);
+        assert_eq!(one.left("jörg", max), usize::MAX);
+        let mut second = all.hold("zoë", 50, max).unwrap();
+        let of_participant = TooMuchOpen::Participant { limit: 300 };
+        assert_eq!(second.takes("jörg", 1, max), Err(of_participant));
+        second.set("zoë", 150, 0);
+        // All of it is in use, and small shares go on.
+        let of_all = TooMuchOpen::Server { limit: 800 };
+        assert_eq!(second.takes("zoë", 1, max), Err(of_all));
+        assert_eq!(one.takes("jörg", 1, max), Err(of_all));
+        assert_eq!(second.takes("ann", 50, max), Ok(()));
+        assert_eq!(second.takes("ann", 51, max), Err(of_all));
+        one.set("jörg", 300, 0);
+        assert_eq!(one.left("jörg", max), 350);
+        assert_eq!(second.left("zoë", max), 350);
+        let third = all.hold("zoë", 100, max).unwrap();
+        assert_eq!(second.left("zoë", max), 50);
+        drop((one, second, third));
+        assert!(all.state().by_participant.is_empty());
     }
 }

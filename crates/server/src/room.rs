@@ -15,6 +15,7 @@ mod documents;
 mod downloads;
 mod events;
 mod files;
+mod memory;
 mod messaging;
 mod opening;
 mod patching;
@@ -68,7 +69,6 @@ const MAX_STAGED_WRITES: usize = 1024;
 const MAX_STAGED_BYTES: usize = 2 << 20;
 /// Calls that ended by the server's side and whose last chunks may still be on their way.
 const REMEMBERED_CALLS: usize = 64;
-
 /// What an open call costs besides what it holds.
 const CALL_BYTES: usize = 1024;
 /// The longest text of a refusal.

@@ -4,6 +4,7 @@
 //! Whoever drives it asks [`RoomLoop::next`] and does what that says, and hands in what has happened meanwhile. A
 //! room's task is one driver (`rooms.rs`), the simulation another: what may happen in which order is decided here, once.
 
+mod entering;
 mod queues;
 
 use std::collections::BTreeMap;
@@ -14,13 +15,14 @@ use meshagent_protocol::{ClientToServer, Envelope, ErrorCode, MessageId};
 use meshagent_store::{Timestamp, Write, Written};
 use tokio::sync::OwnedSemaphorePermit;
 
+pub(crate) use self::entering::Entering;
 use self::queues::Queues;
 use crate::committer::BatchResult;
 use crate::lane;
 use crate::ledger::{ChunkWaits, Held};
 use crate::outbox::Outbox;
 use crate::reads::Brought;
-use crate::room::{Action, Conn, Fetch, Joining, Room};
+use crate::room::{Action, Conn, Fetch, Room};
 
 /// Inputs that a room takes in one turn.
 pub(crate) const TURN: usize = 64;
@@ -40,7 +42,7 @@ const AWAITED_BATCHES: u8 = 2;
 /// What a connection says to its room.
 #[derive(Debug)]
 pub(crate) enum RoomInput {
-    Join(Conn, Joining),
+    Join(Conn, Entering),
     Leave(Conn),
     Message(Conn, Envelope),
     Invalid(Conn, MessageId, ErrorCode, String),
@@ -339,10 +341,13 @@ impl RoomLoop {
             && !self.room.is_flushed()
     }
 
-    /// Letters came, at most [`MAILBOX`](crate::rooms::MAILBOX); none if there will be no more. Like all that is handed in,
-    /// this is an answer to [`Next::Wait`].
+    /// There will be no more letters. Like all that is handed in, this is an answer to [`Next::Wait`].
+    pub(crate) fn close(&mut self) {
+        self.is_closed = true;
+    }
+
+    /// Letters came, at most as many as a mailbox holds.
     pub(crate) fn receive(&mut self, letters: Vec<Letter>) {
-        self.is_closed |= letters.is_empty();
         for letter in letters {
             let room = &self.room;
             self.queues.push(letter, |letter| is_heavy(room, letter));
@@ -417,9 +422,6 @@ impl RoomLoop {
         for outbox in self.outboxes.values() {
             outbox.finish();
         }
-        for joining in self.queues.joining() {
-            joining.outbox.finish();
-        }
     }
 
     fn begin(&mut self, turn: Turn) {
@@ -432,7 +434,10 @@ impl RoomLoop {
 
     fn handle(&mut self, input: RoomInput, held: Held, now: Timestamp) {
         match input {
-            RoomInput::Join(conn, joining) => {
+            RoomInput::Join(conn, entering) => {
+                let Some(joining) = entering.take() else {
+                    return;
+                };
                 self.outboxes.insert(conn, Arc::clone(&joining.outbox));
                 self.room.handle_join(conn, joining, now);
             }

@@ -5,6 +5,7 @@
 //! that is over, after what it has done by then is durable.
 
 mod fetching;
+mod mailbox;
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -16,112 +17,33 @@ use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use meshagent_store::{FileHead, RoomId, Store, StoreError, Timestamp};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(crate) use self::fetching::read;
 use self::fetching::{First, read_if_small};
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) use self::mailbox::PLACES;
+#[cfg(feature = "simulation")]
+pub(crate) use self::mailbox::places;
+pub(crate) use self::mailbox::{MAILBOX, Mailbox};
 use crate::committer::{BatchResult, Committer, with_causes};
 use crate::config::Config;
 use crate::ids::Ids;
 use crate::lane::{self, Lane};
-use crate::ledger::{Account, Held};
+use crate::ledger::Held;
 use crate::metrics::Metrics;
 use crate::reads::{Brought, Long, Reads, RoomReads};
 use crate::room::{Conn, Fetch, Joining, Room};
 pub(crate) use crate::room_loop::RoomInput;
-use crate::room_loop::{Letter, Next, RoomLoop, is_whole};
+use crate::room_loop::{Entering, Letter, Next, RoomLoop, is_whole};
 use crate::signer::UrlSigner;
 use crate::usage::Usage;
 
-/// Messages that may be on their way to a room. When it is full, connections of that room wait with reading.
-pub(crate) const MAILBOX: usize = 1024;
-/// Kilobytes of messages that may wait for a room, likewise.
-const MAILBOX_KILOBYTES: u32 = 64 << 10;
-/// Messages of one connection that may wait for its room; a longer one counts for several.
-pub(crate) const PLACES: u32 = 64;
-/// The bytes from which on it does, and for each of which it counts once more.
-const PLACE_BYTES: usize = 64 << 10;
 /// How often a room looks at its clock-driven work: unloading, snapshots, retries.
 const TICK: Duration = Duration::from_secs(1);
-
-/// A connection's way into its room, bounded in messages and in their bytes: for all of the room, and for each connection.
-#[derive(Clone, Debug)]
-pub(crate) struct Mailbox {
-    inputs: mpsc::Sender<Letter>,
-    kilobytes: Arc<Semaphore>,
-    places: Arc<Semaphore>,
-    /// Whose chunks are on their way through it.
-    account: Option<Arc<Account>>,
-}
-
-impl Mailbox {
-    fn new() -> (Self, mpsc::Receiver<Letter>) {
-        let (inputs, receiver) = mpsc::channel(MAILBOX);
-        let mailbox = Self {
-            inputs,
-            kilobytes: Arc::new(Semaphore::new(MAILBOX_KILOBYTES as usize)),
-            places: Arc::new(Semaphore::new(PLACES as usize)),
-            account: None,
-        };
-        (mailbox, receiver)
-    }
-
-    /// The same room's for another connection.
-    fn for_another(&self) -> Self {
-        Self {
-            places: Arc::new(Semaphore::new(PLACES as usize)),
-            ..self.clone()
-        }
-    }
-
-    /// Waits for a place. Gives the input back if the room has ended.
-    pub(crate) async fn send(
-        &self,
-        input: RoomInput,
-        bytes: usize,
-        held: Held,
-    ) -> Result<(), RoomInput> {
-        // One message larger than the bound passes alone.
-        let kilobytes = u32::try_from(bytes >> 10)
-            .unwrap_or(u32::MAX)
-            .min(MAILBOX_KILOBYTES);
-        let is_chunk = input.is_chunk();
-        let waits = self.account.as_ref().filter(|_| is_chunk);
-        let waits = waits.map(Account::chunk_came);
-        // First the connection's own, so that it keeps nobody waiting while it waits for itself.
-        let own = Arc::clone(&self.places).acquire_many_owned(places(bytes));
-        let Ok(own) = own.await else {
-            return Err(input);
-        };
-        let kilobytes = if kilobytes == 0 {
-            None
-        } else {
-            let taken = Arc::clone(&self.kilobytes).acquire_many_owned(kilobytes);
-            let Ok(taken) = taken.await else {
-                return Err(input);
-            };
-            Some(taken)
-        };
-        let letter = Letter::new(input, bytes, [Some(own), kilobytes], held).waiting(waits);
-        self.inputs
-            .send(letter)
-            .await
-            .map_err(|refused| refused.0.input)
-    }
-
-    fn is_closed(&self) -> bool {
-        self.inputs.is_closed()
-    }
-}
-
-/// How many of a connection's places a message of so many bytes takes.
-pub(crate) fn places(bytes: usize) -> u32 {
-    let places = u32::try_from(bytes / PLACE_BYTES).unwrap_or(u32::MAX);
-    places.saturating_add(1).min(PLACES)
-}
 
 #[derive(Debug)]
 pub(crate) struct Rooms {
@@ -319,7 +241,7 @@ impl Rooms {
     ) -> Option<(Conn, Mailbox)> {
         let conn = Conn(self.next_conn.fetch_add(1, Ordering::Relaxed));
         let account = Arc::clone(&joining.account);
-        let mut input = RoomInput::Join(conn, joining);
+        let mut joining = joining;
         while !self.stopping.is_cancelled() {
             let mailbox = match self.enter(room) {
                 Way::Open(mailbox) => mailbox,
@@ -331,13 +253,17 @@ impl Rooms {
                 }
                 Way::Closed => return None,
             };
-            match mailbox.send(input, 0, Held::none()).await {
-                Ok(()) => {
-                    let account = Some(account);
-                    return Some((conn, Mailbox { account, ..mailbox }));
+            let (entering, outcome) = Entering::new(joining);
+            let input = RoomInput::Join(conn, entering);
+            // A room that doesn't take it any more gives it back.
+            drop(mailbox.send(input, 0, Held::none()).await);
+            match outcome.await {
+                Ok(Ok(())) => {
+                    return Some((conn, mailbox.of(account)));
                 }
-                // The room began to end between the look and the send.
-                Err(refused) => input = refused,
+                // The room ended before it had its turn; the next one of the name takes it.
+                Ok(Err(back)) => joining = back,
+                Err(_) => return None,
             }
         }
         None
@@ -451,11 +377,8 @@ impl RoomTask {
                 usage.settle_created(&written);
             }
             inputs.close();
-            while let Some(letter) = inputs.recv().await {
-                if let RoomInput::Join(_, joining) = letter.input {
-                    joining.outbox.finish();
-                }
-            }
+            // Those who join go back, for the next room.
+            while inputs.recv().await.is_some() {}
         }
         // Everything is answered; the sockets write what is queued and end.
         self.room.finish();
@@ -526,17 +449,26 @@ impl RoomTask {
                     while takes_letters && letters.len() < MAILBOX && let Ok(letter) = inputs.try_recv() {
                         letters.push(letter);
                     }
-                    if !letters.is_empty() {
-                        self.room.receive(letters);
-                    }
+                    self.receive(letters, inputs);
                     self.room.go_on();
                 }
                 _ = inputs.recv_many(&mut letters, MAILBOX), if takes_letters => {
-                    self.room.receive(letters);
+                    if letters.is_empty() {
+                        self.room.close();
+                    }
+                    self.receive(letters, inputs);
                 }
             }
         }
         self.cut_short(inputs).await;
+    }
+
+    /// Takes letters. Those who join a room that ends go back, for the next room of the name.
+    fn receive(&mut self, mut letters: Vec<Letter>, inputs: &mpsc::Receiver<Letter>) {
+        if inputs.is_closed() {
+            letters.retain(|letter| !matches!(letter.input, RoomInput::Join(..)));
+        }
+        self.room.receive(letters);
     }
 
     /// Ends before everything that was handed in is done: nothing more is begun, and what waits in the mailbox is

@@ -227,7 +227,7 @@ impl SimServer {
             };
             self.rooms.insert(room.to_owned(), state);
         }
-        self.post(room, RoomInput::Join(Conn(conn), joining));
+        self.post(room, RoomInput::Join(Conn(conn), joining.into()));
         SimConn(conn)
     }
 

@@ -29,16 +29,7 @@ impl MeshDocument {
     /// than [`Limits::blank_operations`](super::Limits::blank_operations).
     pub fn inspect(&self, update: &[u8]) -> Result<Inspection, DecodeError> {
         let scan = Scan::read_within(update, &self.limits)?;
-        let mut inspection = Inspection {
-            kind: UpdateKind::New,
-            conflict: None,
-            authors: Vec::new(),
-            writer: None,
-            erased: 0,
-            halves: 0,
-            differs: false,
-            waiting: 0,
-        };
+        let mut inspection = Inspection::new(self.growth_by(&scan));
         if scan.is_empty() {
             inspection.kind = UpdateKind::Empty;
             return Ok(inspection);

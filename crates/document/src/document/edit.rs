@@ -147,7 +147,7 @@ pub enum TextPosition {
 const LAST_CLOCK: u32 = (1 << 31) - 1;
 
 /// An upper bound for the operations of one call, since each takes bytes of memory.
-const MOST_OPERATIONS: u32 = 1 << 30;
+pub(super) const MOST_OPERATIONS: u32 = 1 << 30;
 
 /// Why an edit was rejected. The document does not change.
 #[derive(Clone, Debug, PartialEq, Error)]
@@ -256,7 +256,7 @@ impl MeshDocument {
 
     /// Checks that the client id has enough operations left for checked edits.
     pub(super) fn check_clock(&self, edits: &[Edit]) -> Result<(), EditError> {
-        if self.operations_left() >= MOST_OPERATIONS || edits.is_empty() {
+        if self.has_operations_left() || edits.is_empty() {
             return Ok(());
         }
         // The number of operations is known only after the edit is made, so it is made on a copy.

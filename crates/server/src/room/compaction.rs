@@ -100,6 +100,23 @@ enum Due {
     Reload,
 }
 
+impl Document {
+    /// Whether nobody has it open, and no answer shows it.
+    fn is_idle(&self) -> bool {
+        self.streams.is_empty() && self.deferred.is_empty()
+    }
+
+    /// Whether all of it is on disk.
+    fn is_settled(&self) -> bool {
+        self.head == self.committed && !self.stored.under_way
+    }
+
+    /// Whether it can be let go at once, though its log may be long.
+    pub(super) fn is_unused(&self) -> bool {
+        self.is_idle() && self.is_settled() && !self.is_broken()
+    }
+}
+
 impl Room {
     /// Bytes of the documents that are due.
     pub(super) fn due_bytes(&self, now: Timestamp) -> usize {
@@ -127,12 +144,9 @@ impl Room {
         } else {
             i64::try_from(self.config.unload_after.as_millis()).unwrap_or(i64::MAX)
         };
-        let idle = document.streams.is_empty()
-            && document.deferred.is_empty()
-            && document
-                .idle_since
-                .is_some_and(|since| now.0.saturating_sub(since.0) >= unload_after);
-        let settled = document.head == document.committed && !document.stored.under_way;
+        let since = document.idle_since.filter(|_| document.is_idle());
+        let idle = since.is_some_and(|since| now.0.saturating_sub(since.0) >= unload_after);
+        let settled = document.is_settled();
         if document.stored.is_worn(self.config.snapshot_every) {
             Some(Due::Fold)
         } else if document.stored.wants_comparison(now, idle) {
@@ -167,7 +181,7 @@ impl Room {
         for document in self.documents.iter_mut() {
             if !document.is_broken() {
                 document.tidy(now, false);
-                document.count_memory();
+                document.recount_memory();
                 self.largest_document_bytes = self.largest_document_bytes.max(document.bytes);
             }
         }
@@ -205,14 +219,7 @@ impl Room {
             self.snapshot(id, true);
         }
         for id in gone {
-            if let Some(document) = self.documents.remove(id) {
-                self.metrics.documents.dec();
-                tracing::debug!(
-                    room = &*self.id.room,
-                    path = &*document.path,
-                    "document let go"
-                );
-            }
+            self.let_go(id);
         }
         for id in broken {
             self.reload(id);

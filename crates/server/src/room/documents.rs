@@ -43,9 +43,6 @@ const MEASURED_GROWTH: usize = 64;
 /// How long an encoded state is kept that nobody asks for.
 const STATE_KEPT_MILLIS: i64 = 10_000;
 
-/// What a document takes however little is in it.
-const BASE_BYTES: usize = 4 << 10;
-
 /// Counts the changes of one document since it was loaded.
 pub(super) type Version = u64;
 
@@ -95,6 +92,8 @@ pub(super) struct Document {
     pub(super) idle_since: Option<Timestamp>,
     /// For the memory that it takes.
     pub(super) charge: Option<OpenCharge>,
+    /// Whether that left nothing for the last change that was counted.
+    pub(super) is_short: bool,
 }
 
 #[derive(Debug)]
@@ -213,6 +212,7 @@ impl Document {
             broken_from: None,
             idle_since: None,
             charge: None,
+            is_short: false,
         }
     }
 
@@ -367,20 +367,6 @@ impl Document {
         }
     }
 
-    /// Bytes of memory that it takes, about, beside what is charged elsewhere.
-    pub(super) fn memory(&self) -> usize {
-        let contents = self.bytes + self.replica.pending_bytes() + self.recent_bytes;
-        BASE_BYTES + contents + self.replica.structure_bytes()
-    }
-
-    /// Counts what it takes by now.
-    pub(super) fn count_memory(&mut self) {
-        let bytes = self.memory();
-        if let Some(charge) = &mut self.charge {
-            charge.set(bytes);
-        }
-    }
-
     /// Whether the replica shows what is not going to be on disk, so that nobody may be served from it.
     pub(super) fn is_broken(&self) -> bool {
         self.broken_from.is_some()
@@ -448,7 +434,6 @@ impl Document {
     }
 
     /// Bytes of the changes that are kept for readers that fall behind.
-    #[cfg(feature = "simulation")]
     pub(super) fn recent_bytes(&self) -> usize {
         self.recent_bytes
     }

@@ -24,7 +24,6 @@ use super::sync::told_vector;
 use super::waiting::Full;
 use super::{Conn, Fetch, FetchResult, Refusal, Request, Room, WholeFile};
 use crate::ledger::Held;
-use crate::open_memory::OpenCharge;
 use crate::schemas::InvalidSchema;
 
 /// Client ids that one update may bring into a document, each of which becomes a record of who made what.
@@ -341,29 +340,6 @@ impl Room {
             },
             Err(refusal) => self.all_failed(path, &refusal),
         }
-    }
-
-    /// Counts the memory of a document that was read, for the first of those who wait for it that may have it.
-    fn charge_open(&self, path: &str, document: &Document) -> Result<OpenCharge, Refusal> {
-        let mut refusal = None;
-        for conn in self.documents.waiting_at(path) {
-            match self.hold_open(conn, document.memory()) {
-                Ok(charge) => return Ok(charge),
-                Err(error) => refusal = refusal.or(Some(error)),
-            }
-        }
-        // Somebody waits, else it would not have been read.
-        Err(refusal.unwrap_or_else(|| Refusal::invalid("nobody waits for the document any more")))
-    }
-
-    fn hold_open(&self, conn: Conn, bytes: usize) -> Result<OpenCharge, Refusal> {
-        let participant = self.participants.get(&conn);
-        let participant = participant.map_or("", |participant| participant.account.participant());
-        let max = self.config.limits.max_open_bytes;
-        self.usage
-            .open()
-            .hold(participant, bytes, max)
-            .map_err(|error| Refusal::new(ErrorCode::OperationFailed, error.to_string()))
     }
 
     /// Builds a document from its snapshot and the updates after it.

@@ -15,10 +15,15 @@ use meshagent_store::{Author, Contribution, DocumentId, Write};
 use serde_json::Value;
 
 use super::batch::{Then, add};
+use super::memory::too_large;
 use super::opening::{Waiter, operations_of};
 use super::sync::with_repair;
-use super::{Refusal, Request, Room};
+use super::{Conn, Refusal, Request, Room};
 use crate::metrics::UpdateOutcome;
+
+/// The most memory that a byte of a patch's update takes in the document, about: what goes beyond a share by this is tried
+/// on a copy, which tells.
+const MEMORY_PER_BYTE: usize = 64;
 
 /// A change for the log and the readers: one that published clients can follow.
 struct Step {
@@ -63,7 +68,8 @@ impl Room {
         patch: &SyncPatch,
         author: &Author,
     ) {
-        let result = self.try_patch(id, patch, author);
+        self.renew_client_id(id);
+        let result = self.try_patch(request.conn, id, patch, author);
         let Some(document) = self.documents.get_mut(id) else {
             return;
         };
@@ -84,6 +90,8 @@ impl Room {
         document.head += steps.len() as u64;
         let last = document.head;
         document.bytes += steps.iter().map(|step| step.update.len()).sum::<usize>();
+        let who = self.participants.get(&request.conn);
+        document.count_memory(who.map_or("", |who| who.account.participant()));
         self.largest_document_bytes = self.largest_document_bytes.max(document.bytes);
         let name = document.version();
         let patched = SyncPatched::new(name, &patch.patch, &changed, patch.dry_run);
@@ -124,10 +132,25 @@ impl Room {
         self.stage_all(write, thens);
     }
 
+    /// Takes another client id for the room's patches of a document when few operations of the last one are left.
+    fn renew_client_id(&mut self, id: DocumentId) {
+        let Some(document) = self.documents.get_mut(id) else {
+            return;
+        };
+        let replica = &mut document.replica;
+        while !replica.has_operations_left() {
+            let client = self.ids.client_id();
+            if !replica.knows_client(client) {
+                replica.set_client_id(client);
+            }
+        }
+    }
+
     /// The steps that a patch comes to, and which of its operations changed something. If it is refused, or only
     /// checked, the replica is as it was.
     fn try_patch(
         &mut self,
+        conn: Conn,
         id: DocumentId,
         patch: &SyncPatch,
         author: &Author,
@@ -136,6 +159,7 @@ impl Room {
         let max_update = self.config.limits.max_update_bytes;
         let max_document = self.config.limits.max_document_bytes;
         let by_server = self.by_server();
+        let in_share = self.left_of_share(conn, id) / MEMORY_PER_BYTE;
         let ids = &mut self.ids;
         let mut next_id = || ids.uuid();
         let Some(document) = self.documents.get_mut(id) else {
@@ -157,6 +181,7 @@ impl Room {
         // Nothing waits that it could bring up, and what it comes to is below all bounds for certain.
         if !document.replica.has_gap() {
             let most = max_update.min(max_document.saturating_sub(document.bytes));
+            let most = most.min(in_share);
             if patch.dry_run {
                 let changed = document
                     .replica
@@ -188,6 +213,7 @@ impl Room {
         copy.apply_update(&document.replica.encode_state())
             .map_err(|error| unreadable(&error))?;
         copy.set_limits(limits);
+        let structure = copy.structure_bytes();
         let PatchOutcome { steps, changed } = copy
             .apply_patch_in_steps(&operations, &mut next_id)
             .map_err(|error| refused(&error))?;
@@ -198,14 +224,15 @@ impl Room {
         }
         let grows = steps.iter().any(|step| !step.operations.is_empty());
         if grows && !document.takes(bytes, max_document, self.now, &self.metrics) {
-            let text = format!(
-                "a document may have {max_document} bytes at most; delete something, or begin another document"
-            );
-            return Err(Refusal::invalid(text));
+            return Err(too_large(max_document));
         }
-        if patch.dry_run {
+        if grows {
+            let structure = copy.structure_bytes().saturating_sub(structure);
+            self.may_take(conn, id, bytes.saturating_add(structure))?;
+        }
+        let Some(document) = self.documents.get_mut(id).filter(|_| !patch.dry_run) else {
             return Ok((Vec::new(), changed));
-        }
+        };
         let mut taken = Vec::with_capacity(steps.len());
         for step in steps {
             match take_step(&mut document.replica, &step.update) {

@@ -343,14 +343,11 @@ impl Room {
             Some(stream) => Arc::clone(&stream.tool_call_id),
             None => Arc::default(),
         };
-        let max = self.config.limits.max_document_bytes;
         // An update without a group of operations only deletes, which helps.
-        if update.first() != Some(&0) && !document.takes(update.len(), max, self.now, &self.metrics)
+        if update.first() != Some(&0)
+            && let Err(refusal) = self.may_grow(request.conn, id, update.len(), inspection)
         {
-            let text = format!(
-                "a document may have {max} bytes at most; delete something, or begin another document"
-            );
-            return self.refuse_for_now(request, id, stream, Refusal::invalid(text));
+            return self.refuse_for_now(request, id, stream, refusal);
         }
         let author = self.author(request.conn, &tool_call_id);
         let Some(document) = self.documents.get_mut(id) else {
@@ -412,6 +409,8 @@ impl Room {
         }
         document.head += 1;
         document.bytes += update.len();
+        let who = self.participants.get(&request.conn);
+        document.count_memory(who.map_or("", |who| who.account.participant()));
         self.largest_document_bytes = self.largest_document_bytes.max(document.bytes);
         if let Some(client) = inspection.writer {
             document.writers.note(client, &author.participant);

@@ -26,8 +26,10 @@ mod random;
 mod readers;
 mod refused;
 mod rights;
+mod shares;
 mod talking;
 mod uploads;
+mod worn_ids;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

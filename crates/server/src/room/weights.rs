@@ -58,7 +58,11 @@ impl Room {
             return 0;
         };
         let bytes = data.len() / 4 * 3;
-        let max = self.config.limits.max_document_bytes;
+        let max = if document.is_short {
+            0
+        } else {
+            self.config.limits.max_document_bytes
+        };
         let measured = if document.would_measure(bytes, max, self.now) {
             document.bytes
         } else {

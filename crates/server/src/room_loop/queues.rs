@@ -185,8 +185,8 @@ impl Queues {
     /// Adds a letter; `is_heavy` says of one whether it weighs much.
     pub(super) fn push(&mut self, letter: Letter, is_heavy: impl FnOnce(&Letter) -> bool) {
         let slot = match &letter.input {
-            RoomInput::Join(conn, joining) => {
-                let slot = self.slot_of(&joining.name.as_str().into());
+            RoomInput::Join(conn, entering) => {
+                let slot = self.slot_of(&entering.name().into());
                 self.by_connection.insert(*conn, slot);
                 self.slots[slot].connections += 1;
                 slot
@@ -274,15 +274,6 @@ impl Queues {
             *queue = Queue::default();
             self.free.push(slot);
         }
-    }
-
-    /// Those who wait to come in.
-    pub(super) fn joining(&self) -> impl Iterator<Item = &crate::room::Joining> {
-        let letters = self.slots.iter().flat_map(|queue| &queue.letters);
-        letters.filter_map(|letter| match &letter.input {
-            RoomInput::Join(_, joining) => Some(joining),
-            _ => None,
-        })
     }
 }
 

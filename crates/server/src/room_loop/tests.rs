@@ -73,7 +73,7 @@ impl World {
         let conn = Conn(self.next_conn);
         let account = self.usage.ledger().account(name);
         let outbox = Arc::new(Outbox::new(outbox_bytes, &account));
-        let joining = Joining {
+        let joining = crate::room::Joining {
             participant_id: format!("{name}-id"),
             name: name.to_owned(),
             role: "user".to_owned(),
@@ -83,7 +83,7 @@ impl World {
             account: Arc::clone(&account),
             expires: None,
         };
-        self.hand_in(RoomInput::Join(conn, joining));
+        self.hand_in(RoomInput::Join(conn, joining.into()));
         Member {
             conn,
             outbox,
@@ -660,7 +660,7 @@ fn who_touched_much_waits_for_what_the_disk_had_to_do() {
     world.run_at(4 * SECOND, &store, Duration::from_secs(1));
     world.say(&other, rename("Ü", "F"));
     assert_eq!(world.run_at(4 * SECOND, &store, Duration::ZERO), 0);
-    world.room.receive(Vec::new());
+    world.room.close();
     assert_eq!(world.run_at(4 * SECOND, &store, Duration::ZERO), 1);
     assert_eq!(answers(&mover, &other), (0, 2));
 }

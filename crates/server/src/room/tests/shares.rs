@@ -1,0 +1,171 @@
+//! What participants' documents may take of the memory for all.
+
+use serde_json::{Value, json};
+
+use super::{Client, Content, Editor, World, code, text};
+use crate::config::Config;
+
+const MAX: usize = 8 << 20;
+/// Three eighths.
+const SHARE: usize = 3 << 20;
+
+fn world() -> World {
+    let mut config = Config::default();
+    config.limits.max_open_bytes = MAX;
+    World::with_config(config)
+}
+
+/// Grows a document by many small elements, which take much more memory than text, until that is refused.
+fn grow(world: &mut World, client: &Client, call: &str, editor: &Editor) -> Content {
+    for number in 0..20_000 {
+        let update = editor.append("body", &format!("{call}-{number}"));
+        let id = world.update(client, call, &update);
+        world.settle();
+        let answer = client.answer(id);
+        if code(&answer).is_some() {
+            return answer;
+        }
+        let bytes = world.room.usage.open().bytes();
+        assert!(bytes < MAX, "{bytes} bytes after {number} elements");
+    }
+    panic!("nothing is refused");
+}
+
+/// With the recent changes of two documents, which are nobody's.
+fn is_within_share(world: &World) {
+    let bytes = world.room.usage.open().bytes();
+    let most = SHARE + (2 << 20);
+    assert!((SHARE / 2..=most).contains(&bytes), "{bytes} bytes");
+}
+
+fn is_share_of_participant(refused: &Content) {
+    assert_eq!(code(refused), Some(1008), "{refused:?}");
+    assert!(text(refused).contains("this participant"), "{refused:?}");
+}
+
+fn open(world: &mut World, client: &Client, call: &str) {
+    let path = format!("{call}.document");
+    world.open(client, call, json!({ "path": path }));
+}
+
+#[test]
+fn growth_beyond_a_share_is_refused_and_others_open_documents() {
+    let mut world = world();
+    let [writer, other] = ["writer", "other"].map(|name| world.join(name));
+    let editors = [1, 2].map(Editor::new);
+    open(&mut world, &writer, "a");
+    open(&mut world, &writer, "b");
+    for (call, editor) in ["a", "b"].into_iter().zip(&editors) {
+        is_share_of_participant(&grow(&mut world, &writer, call, editor));
+    }
+    is_within_share(&world);
+    // What only deletes makes room.
+    let id = world.update(&writer, "a", &editors[0].remove(0));
+    world.settle();
+    assert_eq!(writer.answer(id), Content::Empty);
+    // Others have theirs, in the same documents too.
+    for (call, client) in [("c", 3), ("a", 4)] {
+        open(&mut world, &other, call);
+        let update = Editor::new(client).append("body", call);
+        let id = world.update(&other, call, &update);
+        world.settle();
+        assert_eq!(other.answer(id), Content::Empty, "{call}");
+    }
+}
+
+#[test]
+fn growth_counts_for_its_author_and_not_for_who_opened_the_document() {
+    let mut world = world();
+    let [owner, writer] = ["owner", "writer"].map(|name| world.join(name));
+    let editors = [1, 2].map(Editor::new);
+    for (call, editor) in ["a", "b"].into_iter().zip(&editors) {
+        owner.take();
+        open(&mut world, &owner, call);
+        open(&mut world, &writer, call);
+        is_share_of_participant_or_none(&mut world, &writer, call, editor);
+    }
+    let mine = Editor::new(3);
+    owner.take();
+    open(&mut world, &owner, "c");
+    let id = world.update(&owner, "c", &mine.append("body", "c"));
+    world.settle();
+    assert_eq!(owner.answer(id), Content::Empty);
+    // A new program of the same name has no share of its own.
+    let again = world.join("writer");
+    let refused = world.call(&again, "sync", "create", wide("d.document"));
+    is_share_of_participant(&refused);
+}
+
+/// Grows the first document by some, as one may always grow, and the second until it is refused.
+fn is_share_of_participant_or_none(
+    world: &mut World,
+    client: &Client,
+    call: &str,
+    editor: &Editor,
+) {
+    if call != "a" {
+        return is_share_of_participant(&grow(world, client, call, editor));
+    }
+    for number in 0..1_000 {
+        let update = editor.append("body", &format!("{call}-{number}"));
+        world.update(client, call, &update);
+    }
+    world.settle();
+    client.take();
+}
+
+#[test]
+fn documents_that_nobody_uses_make_room_for_growth() {
+    let mut world = world();
+    let writer = world.join("writer");
+    let editors = [1, 2].map(Editor::new);
+    open(&mut world, &writer, "a");
+    open(&mut world, &writer, "b");
+    for (call, editor) in ["a", "b"].into_iter().zip(&editors) {
+        is_share_of_participant(&grow(&mut world, &writer, call, editor));
+    }
+    world.chunk(&writer, "a", Content::Control(super::Control::close()));
+    world.settle();
+    // What was refused is missing in what its editor makes next.
+    let fresh = Editor::new(3).append("body", "noch eins");
+    let id = world.update(&writer, "b", &fresh);
+    world.settle();
+    assert_eq!(writer.answer(id), Content::Empty);
+    assert_eq!(world.room.documents.len(), 1);
+}
+
+#[test]
+fn growth_by_patches_is_counted_like_that_by_updates() {
+    let mut world = world();
+    let writer = world.join("writer");
+    for call in ["a", "b"] {
+        open(&mut world, &writer, call);
+    }
+    let patch = |number: usize| {
+        let path = ["a.document", "b.document"][number % 2];
+        let value = json!(vec![json!({ "body": {} }); 50]);
+        let value = value.as_array().unwrap().iter();
+        let operations: Vec<_> = value
+            .map(|value| json!({ "op": "add", "path": "/document/content/-", "value": value }))
+            .collect();
+        json!({ "path": path, "patch": operations })
+    };
+    for number in 0..1_000 {
+        let answer = world.call(&writer, "sync", "patch", patch(number));
+        if code(&answer).is_some() {
+            is_share_of_participant(&answer);
+            is_within_share(&world);
+            let other = world.join("other");
+            open(&mut world, &other, "a");
+            let answer = world.call(&other, "sync", "patch", patch(0));
+            assert_eq!(code(&answer), None, "{answer:?}");
+            return;
+        }
+    }
+    panic!("nothing is refused");
+}
+
+fn wide(path: &str) -> Value {
+    let content = vec![json!({ "body": {} }); 500];
+    json!({ "path": path, "json": { "document": { "content": content } } })
+}
