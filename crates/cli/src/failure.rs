@@ -155,8 +155,8 @@ pub(crate) fn of_connect(url: &str, is_given_token: bool, error: ConnectError) -
     let failure = match &error {
         ConnectError::Refused { status, .. } => match status {
             401 | 403 if is_given_token => failure.with_exit_code(DENIED).with_hint(
-                "the token in MESHAGENT_TOKEN is for another room, has expired, or was signed with \
-                 another key; unset it or pass --identity to sign a new token with the API key",
+                "the token in MESHAGENT_TOKEN was signed with another key, or the clocks disagree; \
+                 unset it or pass --identity to sign a new token with the API key",
             ),
             401 | 403 => failure.with_exit_code(DENIED).with_hint(
                 "use the API key that the server was started with, and check that both clocks \
@@ -177,6 +177,16 @@ pub(crate) fn of_connect(url: &str, is_given_token: bool, error: ConnectError) -
     failure.with_source(error)
 }
 
+/// The error for a token from the environment that the server refused, for a reason in itself.
+pub(crate) fn of_given_token(url: &str, fault: &str) -> Failure {
+    Failure::new(format!("can't join {url}: {fault}"))
+        .with_exit_code(DENIED)
+        .with_hint(
+            "set MESHAGENT_TOKEN to a new token; or unset it or pass --identity to sign one with \
+             the API key",
+        )
+}
+
 /// Adds the hint and exit code for a server that does not answer.
 pub(crate) fn unreachable(failure: Failure) -> Failure {
     failure.with_exit_code(UNREACHABLE).with_hint(
@@ -187,15 +197,19 @@ pub(crate) fn unreachable(failure: Failure) -> Failure {
 /// The error for JSON that violates a schema, with one line per violation. `name` is the subject of
 /// the message.
 pub(crate) fn of_violations(name: &str, violations: &Violations) -> Failure {
-    let places = match violations.total() {
+    let more = violations.total() - violations.len();
+    violates(name, violations.total(), &lines(violations), more)
+}
+
+fn violates(name: &str, total: usize, lines: &str, more: usize) -> Failure {
+    let places = match total {
         1 => "1 place".to_owned(),
         count => format!("{count} places"),
     };
-    let more = match violations.total() - violations.len() {
+    let more = match more {
         0 => String::new(),
         more => format!("\n  and {more} more"),
     };
-    let lines = lines(violations);
     Failure::new(format!(
         "{name} violates the schema in {places}:{lines}{more}"
     ))
@@ -206,6 +220,43 @@ pub(crate) fn of_violations(name: &str, violations: &Violations) -> Failure {
     )
 }
 
+/// The same for violations that the server found, which its message has on one line. `None` if the
+/// error is another one.
+pub(crate) fn of_refused_json(name: &str, error: &CallError) -> Option<Failure> {
+    let CallError::Refused { text, .. } = error else {
+        return None;
+    };
+    let (_, list) = text.split_once("the schema does not allow this: ")?;
+    let mut listed = vec![list];
+    let mut more = 0;
+    for (at, separator) in list.match_indices("; ") {
+        let rest = &list[at + separator.len()..];
+        let last = listed.pop().unwrap_or_default();
+        let end = last.len() - (list.len() - at);
+        let before = &last[..end];
+        if rest.starts_with('/') {
+            listed.extend([before, rest]);
+        } else if let Some(count) = rest
+            .strip_prefix("and ")
+            .and_then(|r| r.strip_suffix(" more"))
+        {
+            more = count.parse().unwrap_or_default();
+            listed.push(before);
+        } else {
+            listed.push(last);
+        }
+    }
+    let line = |violation: &&str| match violation.strip_prefix("document: ") {
+        Some(rest) => format!("\n  {WHOLE}: {rest}"),
+        None => format!("\n  {violation}"),
+    };
+    let lines: String = listed.iter().map(line).collect();
+    Some(violates(name, listed.len() + more, &lines, more))
+}
+
+/// The pointer to the whole document, which is the empty string.
+const WHOLE: &str = "\"\" (the whole document)";
+
 /// One indented line per violation, which begins with its JSON pointer.
 pub(crate) fn lines(violations: &[Violation]) -> String {
     let mut lines = String::new();
@@ -215,9 +266,8 @@ pub(crate) fn lines(violations: &[Violation]) -> String {
             expected,
             found,
         } = violation;
-        // The pointer to the whole document is the empty string.
         let pointer = match pointer.as_str() {
-            "" => "\"\" (the whole document)",
+            "" => WHOLE,
             pointer => pointer,
         };
         // Writing to a `String` never fails.

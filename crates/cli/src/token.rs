@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::failure::{Failure, USAGE};
 use crate::private_file;
+use crate::room::given_token;
 use crate::room::input::{self, is_standard_stream};
 use crate::scope;
 use crate::settings::ProjectArgs;
@@ -164,7 +165,7 @@ fn parse(text: &[u8]) -> Result<ParticipantToken, Failure> {
         room,
         role,
         api,
-    } = serde_saphyr::from_slice(text).map_err(|error| Failure::new(error.to_string()))?;
+    } = serde_saphyr::from_slice(text).map_err(|error| Failure::new(reason(text, &error)))?;
     if identity.trim().is_empty() {
         return Err(Failure::new("the identity is empty"));
     }
@@ -178,4 +179,14 @@ fn parse(text: &[u8]) -> Result<ParticipantToken, Failure> {
     let api = scope::parse(&api, "api")
         .map_err(|error| Failure::new("invalid api scope").with_source(error))?;
     Ok(token(&identity, &room, role, api))
+}
+
+/// Why a text is not a token file, on one line; the library also quotes the text around the place.
+fn reason(text: &[u8], error: &serde_saphyr::Error) -> String {
+    if str::from_utf8(text).is_ok_and(|text| given_token::is_token(text.trim())) {
+        return "it contains a signed token, not the YAML that describes one".to_owned();
+    }
+    let error = error.to_string();
+    let first = error.lines().next().unwrap_or_default();
+    first.strip_prefix("error: ").unwrap_or(first).to_owned()
 }

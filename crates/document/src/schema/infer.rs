@@ -265,8 +265,7 @@ impl<'a> Inference<'a> {
                 continue;
             }
             let child_index = self.element(tag)?;
-            if let ElementProperty::Child(children) =
-                &mut self.elements[index].properties[position]
+            if let ElementProperty::Child(children) = &mut self.elements[index].properties[position]
                 && self.allowed.insert((index, child_index))
             {
                 children.tags.push(tag.clone());

@@ -322,7 +322,11 @@ fn text_without_a_list_of_its_own_has_the_list_children() {
     // An attribute of that name stays one.
     let schema = with_bare_text(&json!({ "children": { "type": "string" } }));
     assert_eq!(schema.validate(&of(json!({ "children": "three" }))), []);
-    assert!(!schema.validate(&of(json!({ "children": delta }))).is_empty());
+    assert!(
+        !schema
+            .validate(&of(json!({ "children": delta })))
+            .is_empty()
+    );
 }
 
 #[test]
