@@ -227,31 +227,37 @@ pub(crate) fn of_refused_json(name: &str, error: &CallError) -> Option<Failure> 
         return None;
     };
     let (_, list) = text.split_once("the schema does not allow this: ")?;
-    let mut listed = vec![list];
-    let mut more = 0;
-    for (at, separator) in list.match_indices("; ") {
-        let rest = &list[at + separator.len()..];
-        let last = listed.pop().unwrap_or_default();
-        let end = last.len() - (list.len() - at);
-        let before = &last[..end];
-        if rest.starts_with('/') {
-            listed.extend([before, rest]);
-        } else if let Some(count) = rest
-            .strip_prefix("and ")
-            .and_then(|r| r.strip_suffix(" more"))
-        {
-            more = count.parse().unwrap_or_default();
-            listed.push(before);
-        } else {
-            listed.push(last);
-        }
-    }
+    let (listed, more) = split(list);
     let line = |violation: &&str| match violation.strip_prefix("document: ") {
         Some(rest) => format!("\n  {WHOLE}: {rest}"),
         None => format!("\n  {violation}"),
     };
     let lines: String = listed.iter().map(line).collect();
     Some(violates(name, listed.len() + more, &lines, more))
+}
+
+/// The violations in a list on one line, and how many more there are.
+fn split(list: &str) -> (Vec<&str>, usize) {
+    let mut listed = Vec::new();
+    let mut start = 0;
+    for (at, separator) in list.match_indices("; ") {
+        let next = at + separator.len();
+        let rest = &list[next..];
+        let count = rest
+            .strip_prefix("and ")
+            .and_then(|r| r.strip_suffix(" more"));
+        if let Some(more) = count.and_then(|count| count.parse().ok()) {
+            listed.push(&list[start..at]);
+            return (listed, more);
+        }
+        // Other semicolons are in a value.
+        if rest.starts_with('/') {
+            listed.push(&list[start..at]);
+            start = next;
+        }
+    }
+    listed.push(&list[start..]);
+    (listed, 0)
 }
 
 /// The pointer to the whole document, which is the empty string.
@@ -274,4 +280,24 @@ pub(crate) fn lines(violations: &[Violation]) -> String {
         let _ = write!(lines, "\n  {pointer}: expected {expected}, found {found}");
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn violations_of_the_server_are_split() {
+        let text = "the initial JSON does not fit the schema: the schema does not allow this: \
+                    document: expected x, found 1; /a: expected y, found \"b; c\"; and 7 more";
+        let error = CallError::Refused {
+            code: None,
+            text: text.to_owned(),
+        };
+        let failure = of_refused_json("the JSON", &error).map(|failure| failure.to_string());
+        let expected = "the JSON violates the schema in 9 places:\n  \
+                        \"\" (the whole document): expected x, found 1\n  \
+                        /a: expected y, found \"b; c\"\n  and 7 more";
+        assert_eq!(failure.as_deref(), Some(expected));
+    }
 }
