@@ -186,7 +186,23 @@ fn reason(text: &[u8], error: &serde_saphyr::Error) -> String {
     if str::from_utf8(text).is_ok_and(|text| given_token::is_token(text.trim())) {
         return "it contains a signed token, not the YAML that describes one".to_owned();
     }
-    let error = error.to_string();
-    let first = error.lines().next().unwrap_or_default();
-    first.strip_prefix("error: ").unwrap_or(first).to_owned()
+    let shown = error.to_string();
+    let first = shown.lines().next().unwrap_or_default();
+    let first = first.strip_prefix("error: ").unwrap_or(first);
+    let line = first.strip_prefix("line ").and_then(|rest| {
+        let number: usize = rest.split(' ').next()?.parse().ok()?;
+        let line = str::from_utf8(text)
+            .ok()?
+            .lines()
+            .nth(number.checked_sub(1)?)?
+            .trim();
+        (!line.is_empty() && line.len() <= MAX_SHOWN_BYTES).then_some(line)
+    });
+    match line {
+        Some(line) => format!("{first}: `{line}`"),
+        None => first.to_owned(),
+    }
 }
+
+/// Longer lines of a token file are not quoted in errors.
+const MAX_SHOWN_BYTES: usize = 80;

@@ -98,7 +98,15 @@ impl<'a> Inference<'a> {
             };
             for (name, value) in content {
                 if name == ID_ATTRIBUTE {
-                    continue;
+                    if value.is_string() {
+                        continue;
+                    }
+                    return Err(InferError::at(
+                        self.pointer(Some(place), name),
+                        "a string",
+                        kind_of(value),
+                        "leave it out, or write {\"$id\": \"1\"}",
+                    ));
                 }
                 if let Value::Array(items) = value {
                     self.children(place, index, name, items)?;

@@ -242,6 +242,10 @@ fn inference_says_what_it_expected_and_found() {
             r#"/$id: expected attributes of the root element, whose $id can't be chosen, found "1"; leave it out, as in {"title": "Plan"}, or send a schema"#,
         ),
         (
+            json!({"plan": {"steps": [{"step": {"$id": 1}}]}}),
+            r#"/plan/steps/0/step/$id: expected a string, found a number; leave it out, or write {"$id": "1"}, or send a schema"#,
+        ),
+        (
             json!({"plan": {"author": {"name": "Ana"}}}),
             r#"/plan/author: expected a string, a number, a boolean or a list of children, found an object; write {"author": [{"item": {"name": "tea"}}]}, or send a schema"#,
         ),
