@@ -200,13 +200,12 @@ pub(crate) fn secret_variable() -> anyhow::Result<String> {
 /// # Errors
 /// If it is short. The error does not repeat it.
 pub(crate) fn check_secret(key: &ApiKey, place: &str) -> Result<(), Failure> {
-    let bytes = key.secret.len();
-    if bytes >= MIN_SECRET_BYTES {
+    if key.secret.len() >= MIN_SECRET_BYTES {
         return Ok(());
     }
     Err(Failure::new(format!(
-        "the secret in {place} has {bytes} bytes, which can be guessed to forge tokens: replace it \
-         by one of at least {MIN_SECRET_BYTES} bytes, the output of `openssl rand -base64 32`"
+        "the secret in {place} has fewer than {MIN_SECRET_BYTES} bytes, so it can be guessed to \
+         forge tokens: replace it by the output of `openssl rand -base64 32`"
     ))
     .with_exit_code(USAGE))
 }

@@ -362,8 +362,8 @@ fn weak_secrets_are_refused_before_anything_is_created() {
         let mut command = serve(home.path());
         let ran = run(command.envs(variables.iter().map(|(name, value)| (name, value))));
         let error = format!(
-            "error: the secret in {place} has 31 bytes, which can be guessed to forge tokens: \
-             replace it by one of at least 32 bytes, the output of `openssl rand -base64 32`\n"
+            "error: the secret in {place} has fewer than 32 bytes, so it can be guessed to forge \
+             tokens: replace it by the output of `openssl rand -base64 32`\n"
         );
         assert_eq!((ran.code, ran.stderr), (Some(2), error));
     };
