@@ -13,7 +13,7 @@ use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::registry::{LookupSpan, Scope};
 
 use crate::output::terminal;
 
@@ -43,11 +43,7 @@ where
         let target = target.unwrap_or_else(|| metadata.target().to_owned());
         line.insert("target".to_owned(), target.into());
         let mut spans = Vec::new();
-        for span in context
-            .event_scope()
-            .into_iter()
-            .flat_map(|scope| scope.from_root())
-        {
+        for span in context.event_scope().into_iter().flat_map(Scope::from_root) {
             let extensions = span.extensions();
             let formatted = extensions.get::<FormattedFields<JsonFields>>();
             let mut span_fields = formatted.map(|fields| parsed(fields)).unwrap_or_default();

@@ -69,9 +69,12 @@ impl RoomArgs {
         let is_given = given.is_some();
         let fault = given.and_then(|token| token.fault(&self.room));
         match (fault, &error) {
-            (Some(fault), ConnectError::Refused { status, .. }) if matches!(status, 401 | 403) => {
-                failure::of_given_token(url, &fault)
-            }
+            (
+                Some(fault),
+                ConnectError::Refused {
+                    status: 401 | 403, ..
+                },
+            ) => failure::of_given_token(url, &fault),
             _ => failure::of_connect(url, is_given, error),
         }
     }

@@ -94,9 +94,10 @@ pub(super) async fn run(args: &CreateArgs, output: &Output) -> anyhow::Result<()
             failure
         }
     })?;
-    let added = match has_root {
-        true => None,
-        false => added_root(&room, &path).await,
+    let added = if has_root {
+        None
+    } else {
+        added_root(&room, &path).await
     };
     room.close().await;
     let done = format!("Created document at {}", args.path);
