@@ -1,7 +1,7 @@
 //! The log as JSON: one object per event, in the form of the library, but with texts quoted once.
 //!
-//! The server logs foreign names by their `Debug` form, which has quotes and escapes that keep a line
-//! of text unambiguous. The library would put that form into a JSON string as it is.
+//! The server logs foreign names by their `Debug` form, which has quotes and escapes that keep a
+//! line of text unambiguous. The library would put that form into a JSON string as it is.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! The token in MESHAGENT_TOKEN. Only the server can verify it, but what it says explains a refusal.
+//! The token in MESHAGENT_TOKEN. Only the server can verify it, but its claims explain a refusal.
 
 use std::path::Path;
 use std::time::SystemTime;

@@ -109,8 +109,8 @@ pub(super) async fn run(args: &CreateArgs, output: &Output) -> anyhow::Result<()
     }
 }
 
-/// Whether JSON has the form `{root: {…}}`. Other JSON has the attributes of a root element that the
-/// server adds.
+/// Whether JSON has the form `{root: {…}}`. Other JSON has the attributes of a root element that
+/// the server adds.
 fn has_root(json: &Value) -> bool {
     let members = json.as_object().filter(|members| members.len() == 1);
     members.is_some_and(|members| members.values().all(Value::is_object))
