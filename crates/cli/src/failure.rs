@@ -155,8 +155,8 @@ pub(crate) fn of_connect(url: &str, is_given_token: bool, error: ConnectError) -
     let failure = match &error {
         ConnectError::Refused { status, .. } => match status {
             401 | 403 if is_given_token => failure.with_exit_code(DENIED).with_hint(
-                "the token in MESHAGENT_TOKEN is for another room, has expired, or was signed with \
-                 another key; unset it or pass --identity to sign a new token with the API key",
+                "the token in MESHAGENT_TOKEN was signed with another key, or the clocks disagree; \
+                 unset it or pass --identity to sign a new token with the API key",
             ),
             401 | 403 => failure.with_exit_code(DENIED).with_hint(
                 "use the API key that the server was started with, and check that both clocks \
@@ -177,6 +177,16 @@ pub(crate) fn of_connect(url: &str, is_given_token: bool, error: ConnectError) -
     failure.with_source(error)
 }
 
+/// The error for a token from the environment that the server refused, for a reason in itself.
+pub(crate) fn of_given_token(url: &str, fault: &str) -> Failure {
+    Failure::new(format!("can't join {url}: {fault}"))
+        .with_exit_code(DENIED)
+        .with_hint(
+            "set MESHAGENT_TOKEN to a new token; or unset it or pass --identity to sign one with \
+             the API key",
+        )
+}
+
 /// Adds the hint and exit code for a server that does not answer.
 pub(crate) fn unreachable(failure: Failure) -> Failure {
     failure.with_exit_code(UNREACHABLE).with_hint(
@@ -187,15 +197,19 @@ pub(crate) fn unreachable(failure: Failure) -> Failure {
 /// The error for JSON that violates a schema, with one line per violation. `name` is the subject of
 /// the message.
 pub(crate) fn of_violations(name: &str, violations: &Violations) -> Failure {
-    let places = match violations.total() {
+    let more = violations.total() - violations.len();
+    violates(name, violations.total(), &lines(violations), more)
+}
+
+fn violates(name: &str, total: usize, lines: &str, more: usize) -> Failure {
+    let places = match total {
         1 => "1 place".to_owned(),
         count => format!("{count} places"),
     };
-    let more = match violations.total() - violations.len() {
+    let more = match more {
         0 => String::new(),
         more => format!("\n  and {more} more"),
     };
-    let lines = lines(violations);
     Failure::new(format!(
         "{name} violates the schema in {places}:{lines}{more}"
     ))
@@ -206,6 +220,49 @@ pub(crate) fn of_violations(name: &str, violations: &Violations) -> Failure {
     )
 }
 
+/// The same for violations that the server found, which its message has on one line. `None` if the
+/// error is another one.
+pub(crate) fn of_refused_json(name: &str, error: &CallError) -> Option<Failure> {
+    let CallError::Refused { text, .. } = error else {
+        return None;
+    };
+    let (_, list) = text.split_once("the schema does not allow this: ")?;
+    let (listed, more) = split(list);
+    let line = |violation: &&str| match violation.strip_prefix("document: ") {
+        Some(rest) => format!("\n  {WHOLE}: {rest}"),
+        None => format!("\n  {violation}"),
+    };
+    let lines: String = listed.iter().map(line).collect();
+    Some(violates(name, listed.len() + more, &lines, more))
+}
+
+/// The violations in a list on one line, and how many more there are.
+fn split(list: &str) -> (Vec<&str>, usize) {
+    let mut listed = Vec::new();
+    let mut start = 0;
+    for (at, separator) in list.match_indices("; ") {
+        let next = at + separator.len();
+        let rest = &list[next..];
+        let count = rest
+            .strip_prefix("and ")
+            .and_then(|r| r.strip_suffix(" more"));
+        if let Some(more) = count.and_then(|count| count.parse().ok()) {
+            listed.push(&list[start..at]);
+            return (listed, more);
+        }
+        // Other semicolons are in a value.
+        if rest.starts_with('/') {
+            listed.push(&list[start..at]);
+            start = next;
+        }
+    }
+    listed.push(&list[start..]);
+    (listed, 0)
+}
+
+/// The pointer to the whole document, which is the empty string.
+const WHOLE: &str = "\"\" (the whole document)";
+
 /// One indented line per violation, which begins with its JSON pointer.
 pub(crate) fn lines(violations: &[Violation]) -> String {
     let mut lines = String::new();
@@ -215,13 +272,32 @@ pub(crate) fn lines(violations: &[Violation]) -> String {
             expected,
             found,
         } = violation;
-        // The pointer to the whole document is the empty string.
         let pointer = match pointer.as_str() {
-            "" => "\"\" (the whole document)",
+            "" => WHOLE,
             pointer => pointer,
         };
         // Writing to a `String` never fails.
         let _ = write!(lines, "\n  {pointer}: expected {expected}, found {found}");
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn violations_of_the_server_are_split() {
+        let text = "the initial JSON does not fit the schema: the schema does not allow this: \
+                    document: expected x, found 1; /a: expected y, found \"b; c\"; and 7 more";
+        let error = CallError::Refused {
+            code: None,
+            text: text.to_owned(),
+        };
+        let failure = of_refused_json("the JSON", &error).map(|failure| failure.to_string());
+        let expected = "the JSON violates the schema in 9 places:\n  \
+                        \"\" (the whole document): expected x, found 1\n  \
+                        /a: expected y, found \"b; c\"\n  and 7 more";
+        assert_eq!(failure.as_deref(), Some(expected));
+    }
 }

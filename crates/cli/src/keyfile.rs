@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use base64::Engine as _;
@@ -25,9 +25,14 @@ struct Credentials {
     api_key: String,
 }
 
+/// The file in a data directory.
+pub(crate) fn path(data_dir: &Path) -> PathBuf {
+    data_dir.join(FILE)
+}
+
 /// Reads the key from the data directory, if it contains one.
 pub(crate) fn load(data_dir: &Path) -> anyhow::Result<Option<ApiKey>> {
-    let path = data_dir.join(FILE);
+    let path = path(data_dir);
     let text = match read(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -86,7 +91,7 @@ pub(crate) fn create(data_dir: &Path) -> anyhow::Result<ApiKey> {
         api_key: key.encode()?,
     };
     let text = serde_json::to_string_pretty(&credentials)? + "\n";
-    let path = data_dir.join(FILE);
+    let path = path(data_dir);
     private_file::write(&path, text.as_bytes()).map_err(|error| {
         Failure::new(format!("can't write {}", path.display()))
             .with_exit_code(USAGE)

@@ -3,11 +3,12 @@
 //! Names of participants, paths and texts from requests are foreign data, so control characters in
 //! them are escaped: they must not forge log lines or control a terminal.
 
+mod json;
 mod thread;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
-use std::io::{self, IsTerminal as _, Write};
+use std::io::{self, IsTerminal as _};
 
 use tracing::field::{Field, Visit};
 use tracing_subscriber::EnvFilter;
@@ -15,28 +16,40 @@ use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::Writer;
 
+use self::json::{Json, JsonFields};
 use self::thread::Lines;
 pub(crate) use self::thread::finish;
 use crate::output::terminal;
 
-/// Returns the directives of a filter, with `warning` for `warn` accepted. `None` if one of them is
-/// a single word but no level: the library would take it for the name of a crate, and log nothing
-/// else.
+/// Returns the directives of a filter, with `warning` for `warn` accepted. `None` if a level is
+/// unknown. A word without a level must be one itself: the library would take it for the name of a
+/// crate, and log nothing else.
 pub(crate) fn directives(text: &str) -> Option<String> {
-    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    // A filter by spans and their fields, which the library checks.
+    if text.contains('[') {
+        return Some(text.to_owned());
+    }
     let mut directives = Vec::new();
     for directive in text.split(',') {
         let directive = directive.trim();
-        let level = directive.to_ascii_lowercase();
-        if level == "warning" {
-            directives.push("warn");
-        } else if LEVELS.contains(&level.as_str()) || directive.contains(['=', '_', ':', '[']) {
-            directives.push(directive);
-        } else {
-            return None;
-        }
+        directives.push(match directive.rsplit_once('=') {
+            Some((target, name)) => format!("{target}={}", level(name)?),
+            None => level(directive)?.to_owned(),
+        });
     }
     Some(directives.join(","))
+}
+
+/// The level with this name.
+fn level(name: &str) -> Option<&'static str> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let name = name.trim();
+    if name.eq_ignore_ascii_case("warning") {
+        return Some("warn");
+    }
+    LEVELS
+        .into_iter()
+        .find(|level| level.eq_ignore_ascii_case(name))
 }
 
 /// Writes the waiting lines when it is dropped.
@@ -76,9 +89,11 @@ pub(crate) fn start_json(filter: EnvFilter) -> io::Result<Log> {
     let lines = Lines::start(io::stderr())?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .json()
-        .with_writer(move || EscapedJson(lines.clone()))
+        .with_writer(move || lines.clone())
         .log_internal_errors(false)
+        .with_ansi(false)
+        .fmt_fields(JsonFields)
+        .event_format(Json)
         .init();
     log_panics();
     Ok(Log)
@@ -151,26 +166,9 @@ impl Visit for Visitor<'_> {
     }
 }
 
-/// Escapes control characters in JSON, which itself escapes only those below U+0020. The library
-/// writes each event in one call.
-struct EscapedJson<W>(W);
-
-impl<W: Write> Write for EscapedJson<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match std::str::from_utf8(bytes) {
-            Ok(text) => self.0.write_all(terminal::json(text).as_bytes())?,
-            Err(_) => self.0.write_all(bytes)?,
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::sync::{Arc, Mutex};
 
     use super::*;

@@ -2,6 +2,7 @@
 
 mod connect;
 mod entries;
+pub(crate) mod given_token;
 pub(crate) mod input;
 mod session;
 mod storage;

@@ -111,6 +111,10 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         .build()
         .context("starting the runtime")?;
     ignore_file_size_signal(&runtime);
+    // A weak secret is refused before anything is created.
+    if let Some(key) = settings::key_from_env()? {
+        settings::check_secret(&key, &settings::secret_variable()?)?;
+    }
     let durability = match args.durability {
         DurabilityArg::Fsync => Durability::Fsync,
         DurabilityArg::Os => Durability::Os,
@@ -289,7 +293,10 @@ fn key_for(store: &SqliteStore, data_dir: &Path) -> anyhow::Result<(ApiKey, bool
     let (key, source) = match settings::key_from_env()? {
         Some(key) => (key, "the key from the environment"),
         None => match keyfile::load(data_dir)? {
-            Some(key) => (key, "the key in credentials.json"),
+            Some(key) => {
+                settings::check_secret(&key, &keyfile::path(data_dir).display().to_string())?;
+                (key, "the key in credentials.json")
+            }
             None if projects.is_empty() => return Ok((keyfile::create(data_dir)?, true)),
             None => {
                 let failure = refuse("credentials.json with its key is missing".to_owned());

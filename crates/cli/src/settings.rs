@@ -184,6 +184,35 @@ pub(crate) fn key_from_env() -> anyhow::Result<Option<ApiKey>> {
     Ok(key.map_err(|failure| failure.with_exit_code(USAGE))?)
 }
 
+/// The variable with the secret of the key from the environment.
+pub(crate) fn secret_variable() -> anyhow::Result<String> {
+    let is_whole = variable("MESHAGENT_API_KEY")?.is_some();
+    let name = if is_whole {
+        "MESHAGENT_API_KEY"
+    } else {
+        "MESHAGENT_SECRET"
+    };
+    Ok(name.to_owned())
+}
+
+/// Checks that nobody can guess a server's secret; `place` says where it comes from.
+///
+/// # Errors
+/// If it is short. The error does not repeat it.
+pub(crate) fn check_secret(key: &ApiKey, place: &str) -> Result<(), Failure> {
+    if key.secret.len() >= MIN_SECRET_BYTES {
+        return Ok(());
+    }
+    Err(Failure::new(format!(
+        "the secret in {place} has fewer than {MIN_SECRET_BYTES} bytes, so it can be guessed to \
+         forge tokens: replace it by the output of `openssl rand -base64 32`"
+    ))
+    .with_exit_code(USAGE))
+}
+
+/// As many bytes as the HMAC signature of a token has.
+const MIN_SECRET_BYTES: usize = 32;
+
 /// The variables for an API key: complete, or in three parts.
 #[derive(Clone, Default)]
 struct KeyVariables {

@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::failure::{Failure, USAGE};
 use crate::private_file;
+use crate::room::given_token;
 use crate::room::input::{self, is_standard_stream};
 use crate::scope;
 use crate::settings::ProjectArgs;
@@ -164,7 +165,7 @@ fn parse(text: &[u8]) -> Result<ParticipantToken, Failure> {
         room,
         role,
         api,
-    } = serde_saphyr::from_slice(text).map_err(|error| Failure::new(error.to_string()))?;
+    } = serde_saphyr::from_slice(text).map_err(|error| Failure::new(reason(text, &error)))?;
     if identity.trim().is_empty() {
         return Err(Failure::new("the identity is empty"));
     }
@@ -179,3 +180,29 @@ fn parse(text: &[u8]) -> Result<ParticipantToken, Failure> {
         .map_err(|error| Failure::new("invalid api scope").with_source(error))?;
     Ok(token(&identity, &room, role, api))
 }
+
+/// Why a text is not a token file, on one line; the library also quotes the text around the place.
+fn reason(text: &[u8], error: &serde_saphyr::Error) -> String {
+    if str::from_utf8(text).is_ok_and(|text| given_token::is_token(text.trim())) {
+        return "it contains a signed token, not the YAML that describes one".to_owned();
+    }
+    let shown = error.to_string();
+    let first = shown.lines().next().unwrap_or_default();
+    let first = first.strip_prefix("error: ").unwrap_or(first);
+    let line = first.strip_prefix("line ").and_then(|rest| {
+        let number: usize = rest.split(' ').next()?.parse().ok()?;
+        let line = str::from_utf8(text)
+            .ok()?
+            .lines()
+            .nth(number.checked_sub(1)?)?
+            .trim();
+        (!line.is_empty() && line.len() <= MAX_SHOWN_BYTES).then_some(line)
+    });
+    match line {
+        Some(line) => format!("{first}: `{line}`"),
+        None => first.to_owned(),
+    }
+}
+
+/// Longer lines of a token file are not quoted in errors.
+const MAX_SHOWN_BYTES: usize = 80;

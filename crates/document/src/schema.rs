@@ -13,7 +13,7 @@ mod violation;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use serde_json::Value;
 use thiserror::Error;
@@ -30,6 +30,10 @@ pub(crate) use violation::{capped, push_segment, quoted};
 
 /// The tag of elements that hold rich text instead of child elements.
 pub const TEXT_TAG: &str = "text";
+
+/// The list of a type for rich text that declares none: it gives the text a JSON form.
+static TEXT_LIST: LazyLock<ChildProperty> =
+    LazyLock::new(|| ChildProperty::new("children", Vec::<String>::new()));
 
 /// The attribute that holds an element's identity; schemas do not declare it.
 pub const ID_ATTRIBUTE: &str = "$id";
@@ -107,8 +111,8 @@ impl MeshSchema {
                 ));
             }
         }
-        for element in &mut elements {
-            element.index();
+        for (index, element) in elements.iter_mut().enumerate() {
+            element.index(index == root);
         }
         Ok(Self {
             inner: Arc::new(Inner {
@@ -145,6 +149,8 @@ pub struct ElementType {
     by_name: ByName,
     // Index of the child property in `properties`, set by `index`.
     list: Option<usize>,
+    // Whether `TEXT_LIST` stands for a child property that is not declared, set by `index`.
+    has_text_list: bool,
 }
 
 impl ElementType {
@@ -156,6 +162,7 @@ impl ElementType {
             properties: Vec::new(),
             by_name: ByName::default(),
             list: None,
+            has_text_list: false,
         }
     }
 
@@ -172,6 +179,7 @@ impl ElementType {
         self.properties.push(property.into());
         self.by_name = ByName::default();
         self.list = None;
+        self.has_text_list = false;
         self
     }
 
@@ -207,26 +215,32 @@ impl ElementType {
             .place_of(&self.properties, name, ElementProperty::name)
     }
 
-    /// The property that holds the children.
+    /// The property that holds the children, or the rich text. In a schema, a type for rich text
+    /// that declares none has the list `children`, unless that is an attribute of it; the root
+    /// never holds text.
     pub fn child_property(&self) -> Option<&ChildProperty> {
         let mut properties = match self.list {
             Some(at) => &self.properties[at..],
             None => &self.properties,
         }
         .iter();
-        properties.find_map(|property| match property {
+        let declared = properties.find_map(|property| match property {
             ElementProperty::Child(children) => Some(children),
             ElementProperty::Value(_) => None,
-        })
+        });
+        declared.or_else(|| self.has_text_list.then_some(&*TEXT_LIST))
     }
 
     /// Builds the indices of a finished type.
-    fn index(&mut self) {
+    fn index(&mut self, is_root: bool) {
         let is_list = |property: &ElementProperty| matches!(property, ElementProperty::Child(_));
         self.list = self.properties.iter().position(is_list);
         // Without a child property, the search range is empty.
         self.list.get_or_insert(self.properties.len());
         self.by_name = ByName::new(&self.properties, ElementProperty::name);
+        let declares_list = self.properties.iter().any(is_list);
+        let is_taken = self.value_property(TEXT_LIST.name()).is_some();
+        self.has_text_list = self.tag == TEXT_TAG && !is_root && !declares_list && !is_taken;
         for property in &mut self.properties {
             if let ElementProperty::Child(children) = property {
                 children.by_tag = ByName::new(&children.tags, String::as_str);

@@ -99,11 +99,61 @@ pub(super) fn missing(path: &str) -> Failure {
         .with_hint("`meshagent room storage ls -r` lists all documents and files")
 }
 
+/// Whether a path asks for a folder: a document or file may have the same path otherwise.
+pub(super) fn is_of_folder(path: &str) -> bool {
+    path.ends_with('/')
+}
+
+/// Whether a path has `*` or `?` in its last segment.
+pub(super) fn is_pattern(path: &str) -> bool {
+    let last = path.rsplit('/').next().unwrap_or_default();
+    last.contains(['*', '?'])
+}
+
+/// The folder at a path, beside a document or file with the same path.
+pub(super) fn folder_at(path: &str) -> Found {
+    Found {
+        path: path.to_owned(),
+        entry: Entry {
+            name: path.rsplit('/').next().unwrap_or_default().to_owned(),
+            is_folder: true,
+            size: None,
+            created_at: None,
+            updated_at: None,
+        },
+    }
+}
+
+pub(super) fn missing_folder(path: &str) -> Failure {
+    Failure::new(format!("there is no folder {path:?}"))
+        .with_exit_code(NOT_FOUND)
+        .with_hint("omit the / at the end for the document or file with this path")
+}
+
+/// The entries of a folder, sorted by name; `None` if there is no such folder, or the token does
+/// not show it.
+pub(super) async fn content(room: &Connection, folder: &str) -> anyhow::Result<Option<Vec<Found>>> {
+    match room.storage().list(folder).await {
+        Ok(entries) => Ok(Some(checked(folder, entries)?)),
+        Err(error) => match failure::code(&error) {
+            Some(
+                ErrorCode::NotFound | ErrorCode::StorageNotFound | ErrorCode::PermissionDenied,
+            ) => Ok(None),
+            _ => Err(failure::of_call(format!("can't list {}", named(folder)), error).into()),
+        },
+    }
+}
+
 /// The entries of a folder, sorted by name.
 pub(super) async fn list(room: &Connection, folder: &str) -> anyhow::Result<Vec<Found>> {
     let entries = room.storage().list(folder).await;
     let entries = entries
         .map_err(|error| failure::of_call(format!("can't list {}", named(folder)), error))?;
+    checked(folder, entries)
+}
+
+/// Checks and sorts the entries that the server lists.
+fn checked(folder: &str, entries: Vec<Entry>) -> anyhow::Result<Vec<Found>> {
     let mut found = Vec::with_capacity(entries.len());
     for entry in entries {
         let is_name = |name: &str| !name.is_empty() && !name.contains('/');
@@ -141,11 +191,19 @@ pub(super) async fn walk(room: &Connection, folder: &str) -> anyhow::Result<Vec<
 }
 
 /// The entries that match a path with `*` and `?` in its last segment. A path without them names
-/// one entry. At least one entry must exist.
+/// one entry; a slash at its end, the folder. At least one entry must exist.
 pub(super) async fn matching(room: &Connection, pattern: &str) -> anyhow::Result<Vec<Found>> {
     let (folder, last) = pattern.rsplit_once('/').unwrap_or(("", pattern));
-    if !last.contains(['*', '?']) {
-        return Ok(vec![stat_existing(room, &normalized(pattern)?).await?]);
+    if !is_pattern(pattern) {
+        let path = normalized(pattern)?;
+        let found = stat_existing(room, &path).await?;
+        if found.entry.is_folder || !is_of_folder(pattern) {
+            return Ok(vec![found]);
+        }
+        return match content(room, &path).await? {
+            Some(_) => Ok(vec![folder_at(&path)]),
+            None => Err(missing_folder(&path).into()),
+        };
     }
     let mut found = list(room, &normalized(folder)?).await?;
     found.retain(|found| matches(last, &found.entry.name));

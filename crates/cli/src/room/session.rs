@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
-use meshagent_client::{Connection, RoomClient};
+use meshagent_client::{ConnectError, Connection, RoomClient};
 use meshagent_protocol::{ApiScope, Role, RoomName};
 
-use crate::failure::{self, Failure, USAGE};
+use super::given_token::GivenToken;
+use crate::failure::{self, Failure};
 use crate::settings::{self, ProjectArgs};
 use crate::token::token;
 
@@ -35,18 +36,18 @@ pub(crate) struct RoomArgs {
 struct Endpoint {
     url: String,
     jwt: String,
-    /// Whether the token comes from the environment, and was not signed here.
-    is_given: bool,
+    /// The token from the environment, if it was not signed here.
+    given: Option<GivenToken>,
 }
 
 impl RoomArgs {
     /// Joins the room once.
     pub(super) async fn connect(&self) -> anyhow::Result<Connection> {
-        let Endpoint { url, jwt, is_given } = self.endpoint()?;
+        let Endpoint { url, jwt, given } = self.endpoint()?;
         let connecting = Connection::connect(&url, &jwt);
         match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(Ok(room)) => Ok(room),
-            Ok(Err(error)) => Err(failure::of_connect(&url, is_given, error).into()),
+            Ok(Err(error)) => Err(self.refused(&url, given, error).into()),
             Err(_elapsed) => {
                 let seconds = CONNECT_TIMEOUT.as_secs();
                 let message = format!("{url} did not answer within {seconds} s");
@@ -57,20 +58,34 @@ impl RoomArgs {
 
     /// Joins the room with automatic reconnects.
     pub(super) async fn enter(&self) -> anyhow::Result<RoomClient> {
-        let Endpoint { url, jwt, is_given } = self.endpoint()?;
+        let Endpoint { url, jwt, given } = self.endpoint()?;
         let builder = RoomClient::builder().room_url(&url).token(jwt);
         let entered = builder.connect().await;
-        entered.map_err(|error| failure::of_connect(&url, is_given, error).into())
+        entered.map_err(|error| self.refused(&url, given, error).into())
+    }
+
+    /// The error for a connection that failed.
+    fn refused(&self, url: &str, given: Option<GivenToken>, error: ConnectError) -> Failure {
+        let is_given = given.is_some();
+        let fault = given.and_then(|token| token.fault(&self.room));
+        match (fault, &error) {
+            (
+                Some(fault),
+                ConnectError::Refused {
+                    status: 401 | 403, ..
+                },
+            ) => failure::of_given_token(url, &fault),
+            _ => failure::of_connect(url, is_given, error),
+        }
     }
 
     fn endpoint(&self) -> anyhow::Result<Endpoint> {
         let given = match &self.identity {
             Some(_) => None,
-            None => given_token()?,
+            None => GivenToken::from_env()?,
         };
-        let is_given = given.is_some();
-        let (jwt, key) = if let Some(jwt) = given {
-            (jwt, None)
+        let (jwt, key) = if let Some(token) = &given {
+            (token.jwt.clone(), None)
         } else {
             let key = self.project.key(None)?;
             let identity = self.identity.clone();
@@ -88,7 +103,7 @@ impl RoomArgs {
         Ok(Endpoint {
             url: format!("{address}/rooms/{}", self.room),
             jwt,
-            is_given,
+            given,
         })
     }
 }
@@ -100,17 +115,4 @@ pub(super) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyh
         .build()
         .context("starting the runtime")?;
     runtime.block_on(work)
-}
-
-/// The token from the environment. An empty variable is an error, as a failed command substitution
-/// leaves one: signing a token with the API key instead could grant more.
-fn given_token() -> anyhow::Result<Option<String>> {
-    const NAME: &str = "MESHAGENT_TOKEN";
-    if std::env::var_os(NAME).is_some_and(|token| token.is_empty()) {
-        return Err(Failure::new(format!("{NAME} is empty"))
-            .with_exit_code(USAGE)
-            .with_hint("unset it, or set it to a token")
-            .into());
-    }
-    settings::variable(NAME)
 }

@@ -230,6 +230,18 @@ fn faults_before_joining_have_equal_codes() {
             "invalid log filter \"verböse\"",
         ),
         (
+            ["serve", "--log", "very_verbose"],
+            "invalid log filter \"very_verbose\"",
+        ),
+        (
+            ["serve", "--log", "meshagent_server=verbose"],
+            "invalid log filter \"meshagent_server=verbose\"",
+        ),
+        (
+            ["serve", "--log", "info,meshagent_server="],
+            "invalid log filter \"info,meshagent_server=\"",
+        ),
+        (
             ["serve", "--log", "meshagent_server=debug,informatio"],
             "invalid log filter \"meshagent_server=debug,informatio\"",
         ),

@@ -8,6 +8,8 @@
 
 mod arguments;
 mod connect;
+mod copies;
+mod creating;
 mod data_dir;
 mod descriptors;
 mod failures;
@@ -23,7 +25,9 @@ mod memory;
 mod packaging;
 mod patchless;
 mod raw;
+mod readme;
 mod room;
+mod same_path;
 mod serve;
 mod slow_reader;
 mod stop;

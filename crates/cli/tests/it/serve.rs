@@ -340,6 +340,102 @@ fn failed_start_prints_its_reason_once() {
 }
 
 #[test]
+fn weak_secrets_are_refused_before_anything_is_created() {
+    let home = TempDir::new().unwrap();
+    let key = |secret: &str| {
+        let key = meshagent_protocol::ApiKey {
+            id: crate::KEY_ID.into(),
+            project_id: crate::PROJECT_ID.into(),
+            secret: secret.into(),
+        };
+        key.encode().unwrap()
+    };
+    let (short, long) = ("s".repeat(31), "s".repeat(32));
+    let parts = |secret: &str| {
+        [
+            ("MESHAGENT_PROJECT_ID", crate::PROJECT_ID.to_owned()),
+            ("MESHAGENT_KEY_ID", crate::KEY_ID.to_owned()),
+            ("MESHAGENT_SECRET", secret.to_owned()),
+        ]
+    };
+    let refused = |variables: &[(&str, String)], place: &str| {
+        let mut command = serve(home.path());
+        let ran = run(command.envs(variables.iter().map(|(name, value)| (name, value))));
+        let error = format!(
+            "error: the secret in {place} has fewer than 32 bytes, so it can be guessed to forge \
+             tokens: replace it by the output of `openssl rand -base64 32`\n"
+        );
+        assert_eq!((ran.code, ran.stderr), (Some(2), error));
+    };
+    refused(&[("MESHAGENT_API_KEY", key(&short))], "MESHAGENT_API_KEY");
+    refused(&parts(&short), "MESHAGENT_SECRET");
+    assert!(!home.path().join(".local").exists());
+    let mut command = serve(home.path());
+    Server::start(command.envs(parts(&long))).terminate();
+    let file = home.path().join(".local/share/meshagent/credentials.json");
+    let credentials = |secret: &str| format!("{{\"api_key\": \"{}\"}}", key(secret));
+    fs::write(&file, credentials(&short)).unwrap();
+    refused(&[], file.to_str().unwrap());
+    fs::write(&file, credentials(&long)).unwrap();
+    Server::start(&mut serve(home.path())).terminate();
+}
+
+#[test]
+fn names_are_quoted_once_in_the_json_log() {
+    let home = TempDir::new().unwrap();
+    let log = home.path().join("log");
+    let mut command = serve(home.path());
+    let options = [
+        "--log-format",
+        "json",
+        "--log",
+        "meshagent_server=DEBUG,warning",
+    ];
+    let file = fs::File::create(&log).unwrap();
+    let server = Server::start_with_log(command.args(options), file);
+    let names = ["zoë", "a\"b\\c\n\u{202e}d"];
+    for name in names {
+        let ls = [
+            "room",
+            "sync",
+            "get",
+            "plan",
+            "--room",
+            "my-room",
+            "--identity",
+            name,
+        ];
+        assert_eq!(run(&mut meshagent(home.path(), &ls)).code, Some(3));
+    }
+    server.terminate();
+    let log = fs::read_to_string(&log).unwrap();
+    assert!(!log.contains('\u{202e}'), "{log}");
+    let lines: Vec<serde_json::Value> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    for name in names {
+        for what in ["joined", "left"] {
+            let is_found = lines.iter().any(|line| {
+                let fields = &line["fields"];
+                fields["message"] == what
+                    && fields["participant"] == name
+                    && fields["room"] == "my-room"
+                    && line["level"] == "INFO"
+                    && line["target"] == "meshagent_server::room"
+            });
+            assert!(is_found, "{what} {name:?}: {log}");
+        }
+    }
+    let in_spans = lines.iter().filter(|line| line.get("span").is_some());
+    for line in in_spans {
+        let name = line["span"]["participant"].as_str().unwrap();
+        assert!(names.contains(&name), "{line}");
+        assert_eq!(line["spans"][0], line["span"]);
+    }
+}
+
+#[test]
 fn log_formats_rooms_uniformly() {
     let home = TempDir::new().unwrap();
     let log = home.path().join("log");

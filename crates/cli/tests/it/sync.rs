@@ -271,7 +271,7 @@ fn exit_codes_classify_faults() {
         command
     };
     refused(&run(&mut elsewhere()), 5, &["127.0.0.1:9", "\nhint: "]);
-    refused(&run(elsewhere().env("MESHAGENT_TOKEN", "x\ny")), 5, &[]);
+    refused(&run(elsewhere().env("MESHAGENT_TOKEN", "x\ny")), 2, &[]);
     // No key, no server, no token.
     let mut lost = meshagent(
         &home.path().join("nowhere"),

@@ -272,6 +272,136 @@ fn invalid_files_are_refused_with_a_reason() {
     );
 }
 
+/// An error is one line that names the file or variable, a hint another one.
+#[test]
+fn errors_about_tokens_are_lines() {
+    let home = crate::room::Home::new();
+    let at = |name: &str| home.path().join(name);
+    let error = |command: &mut std::process::Command, code: i32| {
+        let ran = run(command);
+        assert_eq!(
+            (ran.code, ran.stdout.as_str()),
+            (Some(code), ""),
+            "{}",
+            ran.stderr
+        );
+        let lines: Vec<String> = ran.stderr.lines().map(str::to_owned).collect();
+        assert!(
+            lines.len() == 2 && lines[0].starts_with("error: ") && lines[1].starts_with("hint: "),
+            "{}",
+            ran.stderr
+        );
+        lines
+    };
+    // Files for `meshagent token`.
+    fs::write(
+        at("spec.yaml"),
+        SPEC.replace("identity: ada", "identity: [ada]"),
+    )
+    .unwrap();
+    fs::write(at("keys.yaml"), format!("{SPEC}more: 1\n")).unwrap();
+    fs::write(at("empty.yaml"), "").unwrap();
+    fs::write(at("binary.yaml"), b"\xff\x00").unwrap();
+    let of_file = |file: &str| {
+        let mut command = meshagent(home.path(), &["token", "--input", file, "--key", KEY]);
+        error(command.current_dir(home.path()), 2)[0].clone()
+    };
+    for (file, expected) in [
+        ("absent.yaml", "error: can't read absent.yaml: No such file"),
+        (".", "error: can't read .: Is a directory"),
+        (
+            "spec.yaml",
+            "error: spec.yaml is not a valid token file: line 4 column 11: expected",
+        ),
+        (
+            "keys.yaml",
+            "error: keys.yaml is not a valid token file: line 14 column 1: unknown field",
+        ),
+        (
+            "empty.yaml",
+            "error: empty.yaml is not a valid token file: ",
+        ),
+        (
+            "binary.yaml",
+            "error: binary.yaml is not a valid token file: ",
+        ),
+    ] {
+        let line = of_file(file);
+        assert!(line.starts_with(expected), "{line}");
+    }
+
+    // Tokens in the environment.
+    let key = fs::read(at(".local/share/meshagent/credentials.json")).unwrap();
+    let key: serde_json::Value = serde_json::from_slice(&key).unwrap();
+    let key = ApiKey::parse(key["api_key"].as_str().unwrap()).unwrap();
+    let signed = |room: Option<&str>, exp: Option<u64>, nbf: Option<u64>| {
+        let mut token = ParticipantToken::new("ada");
+        let room = room.map(|room| Grant::Room(room.to_owned()));
+        token.grants.push(Grant::Api(Box::new(ApiScope::full())));
+        token.grants.extend(room);
+        (token.exp, token.nbf) = (exp, nbf);
+        token.sign(&key)
+    };
+    let with = |jwt: &str, code| {
+        error(
+            home.command(&["sync", "ls"]).env("MESHAGENT_TOKEN", jwt),
+            code,
+        )
+    };
+    fs::write(at("token.jwt"), signed(Some("r"), None, None)).unwrap();
+    let line = of_file("token.jwt");
+    assert!(
+        line.contains("token.jwt is not a valid token file: it contains a signed token"),
+        "{line}"
+    );
+    let [line, hint] = &with("token.jwt", 2)[..] else {
+        panic!()
+    };
+    assert!(
+        line.contains("the name of the file \"token.jwt\", not a token"),
+        "{line}"
+    );
+    assert!(
+        hint.contains("export MESHAGENT_TOKEN=\"$(cat 'token.jwt')\""),
+        "{hint}"
+    );
+    for text in ["geheim", "a.b.c", "\n"] {
+        let [line, hint] = &with(text, 2)[..] else {
+            panic!()
+        };
+        assert!(
+            line == "error: MESHAGENT_TOKEN is not a token" && hint.contains("unset it"),
+            "{line}"
+        );
+        assert!(!line.contains("geheim"));
+    }
+    for (jwt, expected) in [
+        (
+            signed(Some("r"), Some(1_000_000_000), None),
+            ": the token in MESHAGENT_TOKEN expired at 2001-09-09T01:46:40",
+        ),
+        (
+            signed(Some("r"), None, Some(4_000_000_000)),
+            ": the token in MESHAGENT_TOKEN is not valid before 2096",
+        ),
+        (
+            signed(Some("other"), None, None),
+            ": the token in MESHAGENT_TOKEN is for the room \"other\"",
+        ),
+        (
+            signed(None, None, None),
+            ": the token in MESHAGENT_TOKEN is for no room",
+        ),
+    ] {
+        let line = with(&jwt, 4)[0].clone();
+        assert!(line.contains(expected), "{line}");
+    }
+    let ran = run(home
+        .command(&["sync", "ls"])
+        .env("MESHAGENT_TOKEN", signed(Some("r"), None, None) + "\n"));
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
+}
+
 /// A misspelt restriction would have no effect.
 #[test]
 fn misspelt_scope_keys_are_refused_with_a_suggestion() {

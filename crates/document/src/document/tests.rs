@@ -101,6 +101,57 @@ fn json_round_trips() {
     assert!(matches!(error, Err(InsertError::NotEmpty)));
 }
 
+/// Its type declares no list, so the list is `children`.
+#[test]
+fn bare_text_round_trips() {
+    let schema = MeshSchema::from_json(&json!({
+        "$root_tag_ref": "#/$defs/doc",
+        "$defs": {
+            "doc": { "properties": { "doc": { "properties": { "parts": {
+                "type": "array", "items": { "anyOf": [{ "$ref": "#/$defs/text" }] } } } } } },
+            "text": { "properties": { "text": { "properties": {
+                "lang": { "type": "string" } } } } } }
+    }));
+    let schema = schema.unwrap();
+    let of = |delta: Value| {
+        json!({ "doc": { "parts": [
+            { "text": { "lang": "en", "children": [{ "text": { "delta": delta } }] } }] } })
+    };
+    let json = of(json!([
+        { "insert": "a ", "attributes": {} },
+        { "insert": "cup", "attributes": { "bold": true } },
+    ]));
+    let mut document = MeshDocument::new(schema.clone(), 1);
+    document.insert_json(&json, &mut counter()).unwrap();
+    assert_eq!(document.to_json(false), json);
+    assert!(document.to_json_within(false, 40, usize::MAX).is_none());
+    let mut other = MeshDocument::new(schema, 2);
+    other.apply_update(&document.encode_state()).unwrap();
+    assert_eq!(other.to_json(false), json);
+
+    let written = json!([{ "text": { "delta": [{ "insert": "tea" }] } }]);
+    let patch = json!([
+        { "op": "test", "path": "/doc/parts/0/text/children/0/text/delta/0/insert", "value": "a " },
+        { "op": "replace", "path": "/doc/parts/0/text/children", "value": written },
+    ]);
+    document.apply_patch(&patch, &mut counter()).unwrap();
+    assert_eq!(
+        document.to_json(false),
+        of(json!([{ "insert": "tea", "attributes": {} }]))
+    );
+    let changed = of(json!([{ "insert": "green tea", "attributes": {} }]));
+    document.replace_json(&changed, &mut counter()).unwrap();
+    assert_eq!(document.to_json(false), changed);
+    // The element stays, only its text changes.
+    assert_eq!(
+        document.node("id-1").unwrap().text().unwrap().to_plain(),
+        "green tea"
+    );
+    let empty = json!({ "doc": { "parts": [{ "text": { "lang": "en" } }] } });
+    document.replace_json(&empty, &mut counter()).unwrap();
+    assert_eq!(document.to_json(false), of(json!([])));
+}
+
 #[test]
 fn invalid_json_changes_nothing() {
     let mut document = document(1);

@@ -1,13 +1,14 @@
 //! Inference of a schema from a JSON value, for documents that come without one.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 
 use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::{
-    ChildProperty, ElementProperty, ElementType, ID_ATTRIBUTE, MeshSchema, SchemaLimits,
-    SimpleValue, TEXT_TAG, ValueProperty, push_segment,
+    ChildProperty, ElementProperty, ElementType, ID_ATTRIBUTE, MeshSchema, SchemaLimits, Shown,
+    SimpleValue, TEXT_TAG, ValueProperty, capped, kind_of, push_segment, quoted,
 };
 
 /// The root tag of a value that has none.
@@ -26,7 +27,9 @@ impl MeshSchema {
         let Value::Object(members) = json else {
             return Err(InferError::at(
                 "",
-                "expected {\"tag\": {…}} or an object of attributes",
+                "an object",
+                kind_of(json),
+                "write {\"list\": {\"title\": \"Plan\"}}",
             ));
         };
         let mut inference = Inference::default();
@@ -44,13 +47,22 @@ impl MeshSchema {
             _ => {
                 let root = inference.element(DEFAULT_ROOT)?;
                 for (name, value) in members {
+                    if name == ID_ATTRIBUTE {
+                        return Err(InferError::at(
+                            "/$id",
+                            "attributes of the root element, whose $id can't be chosen",
+                            Shown(value),
+                            "leave it out, as in {\"title\": \"Plan\"}",
+                        ));
+                    }
                     inference.attribute(None, root, name, value)?;
                 }
             }
         }
         inference.run()?;
         let root = inference.elements[0].tag.clone();
-        Self::new(root, inference.elements).map_err(|error| InferError::at("", error.to_string()))
+        Self::new(root, inference.elements)
+            .map_err(|error| InferError::other("", error.to_string()))
     }
 }
 
@@ -85,9 +97,20 @@ impl<'a> Inference<'a> {
                 self.places.len() - 1
             };
             for (name, value) in content {
+                if name == ID_ATTRIBUTE {
+                    if value.is_string() {
+                        continue;
+                    }
+                    return Err(InferError::at(
+                        self.pointer(Some(place), name),
+                        "a string",
+                        kind_of(value),
+                        "leave it out, or write {\"$id\": \"1\"}",
+                    ));
+                }
                 if let Value::Array(items) = value {
                     self.children(place, index, name, items)?;
-                } else if name != ID_ATTRIBUTE {
+                } else {
                     self.attribute(Some(place), index, name, value)?;
                 }
             }
@@ -103,7 +126,7 @@ impl<'a> Inference<'a> {
         let within = self.limits.check_elements(index + 1);
         within
             .and_then(|()| self.limits.check_name("", tag))
-            .map_err(|error| InferError::at("", error.message))?;
+            .map_err(|error| InferError::other("", error.message))?;
         self.elements.push(ElementType::new(tag));
         self.by_tag.insert(tag, index);
         Ok(index)
@@ -123,7 +146,7 @@ impl<'a> Inference<'a> {
         let within = self.limits.check_properties("", properties.len() + 1);
         within
             .and_then(|()| self.limits.check_name("", name))
-            .map_err(|error| InferError::at("", error.message))?;
+            .map_err(|error| InferError::other("", error.message))?;
         properties.push(make());
         let at = properties.len() - 1;
         self.by_name.insert((index, name), at);
@@ -141,32 +164,59 @@ impl<'a> Inference<'a> {
             Value::Bool(_) => SimpleValue::Boolean,
             Value::Number(_) => SimpleValue::Number,
             Value::String(_) => SimpleValue::String,
-            Value::Null => {
-                return Err(InferError::at(
-                    self.pointer(place, name),
-                    "null has no type; leave it out or send a schema",
-                ));
-            }
-            Value::Array(_) | Value::Object(_) => {
-                // JSON without a root element has only its own attributes.
-                let expected = if place.is_none() {
-                    "expected a simple value, as the JSON has no single root element; write \
-                     {\"tag\": {…}}, or send a schema"
-                } else {
-                    "expected a simple value or a list of one-key objects; send a schema"
-                };
-                return Err(InferError::at(self.pointer(place, name), expected));
+            Value::Null | Value::Array(_) | Value::Object(_) => {
+                return Err(self.no_attribute(place, name, value));
             }
         };
         let made = || ElementProperty::Value(ValueProperty::new(name, value_type));
         let at = self.property(index, name, made)?;
         match &self.elements[index].properties[at] {
             ElementProperty::Value(known) if known.value_type == value_type => Ok(()),
-            _ => Err(InferError::at(
-                self.pointer(place, name),
-                "the property has different types in different elements; send a schema",
-            )),
+            known => Err(self.other_type(place, index, known, Shown(value))),
         }
+    }
+
+    /// The error for a value that can't be an attribute.
+    fn no_attribute(&self, place: Option<usize>, name: &str, value: &Value) -> InferError {
+        let (key, only) = (quoted(name), "a string, a number or a boolean");
+        let (expected, example) = match (value, place) {
+            (Value::Null, _) => (only, format!("leave it out, or write {{{key}: \"\"}}")),
+            // JSON without a root element has only its own attributes.
+            (_, None) => (
+                "a string, a number or a boolean, as the JSON has no single root element",
+                format!("write {{\"document\": {{{key}: [{{\"item\": {{\"name\": \"tea\"}}}}]}}}}"),
+            ),
+            (_, Some(_)) => (
+                "a string, a number, a boolean or a list of children",
+                format!("write {{{key}: [{{\"item\": {{\"name\": \"tea\"}}}}]}}"),
+            ),
+        };
+        InferError::at(self.pointer(place, name), expected, kind_of(value), example)
+    }
+
+    /// The error for a property that has another type in an earlier element.
+    fn other_type(
+        &self,
+        place: Option<usize>,
+        index: usize,
+        known: &ElementProperty,
+        found: impl fmt::Display,
+    ) -> InferError {
+        let (name, tag) = (known.name(), quoted(&self.elements[index].tag));
+        let (kind, value) = match known {
+            ElementProperty::Child(_) => ("a list of children", "[{\"item\": {}}]"),
+            ElementProperty::Value(known) => match known.value_type {
+                SimpleValue::Boolean => ("a boolean", "true"),
+                SimpleValue::Number => ("a number", "1"),
+                _ => ("a string", "\"tea\""),
+            },
+        };
+        InferError::at(
+            self.pointer(place, name),
+            format_args!("{kind} as in another element {tag}"),
+            found,
+            format_args!("write {{{}: {value}}} in each of them", quoted(name)),
+        )
     }
 
     fn children(
@@ -176,8 +226,26 @@ impl<'a> Inference<'a> {
         name: &'a str,
         items: &'a [Value],
     ) -> Result<(), InferError> {
+        let is_list = |property: &&ElementProperty| matches!(property, ElementProperty::Child(_));
+        if !self.by_name.contains_key(&(index, name))
+            && let Some(other) = self.elements[index].properties.iter().find(is_list)
+        {
+            let tag = quoted(&self.elements[index].tag);
+            return Err(InferError::at(
+                self.pointer(Some(place), name),
+                format_args!("no second list of children in an element {tag}"),
+                format_args!("a list beside {}", quoted(other.name())),
+                format_args!(
+                    "put all children in one list, as in {{{}: [{{\"item\": {{}}}}]}}",
+                    quoted(other.name())
+                ),
+            ));
+        }
         let made = || ElementProperty::Child(ChildProperty::new(name, Vec::<String>::new()));
         let position = self.property(index, name, made)?;
+        if let known @ ElementProperty::Value(_) = &self.elements[index].properties[position] {
+            return Err(self.other_type(Some(place), index, known, "an array"));
+        }
         let holds_text = self.elements[index].tag == TEXT_TAG;
         for (item_index, item) in items.iter().enumerate() {
             let child = item.as_object().filter(|item| item.len() == 1);
@@ -185,27 +253,30 @@ impl<'a> Inference<'a> {
             let Some((tag, Value::Object(content))) = child else {
                 let mut pointer = self.pointer(Some(place), name);
                 push_segment(&mut pointer, &item_index.to_string());
+                let found = match (child, item) {
+                    (Some((tag, value)), _) => {
+                        format!("{} with {}", quoted(tag), kind_of(value))
+                    }
+                    (None, Value::Object(members)) => {
+                        format!("an object with {} keys", members.len())
+                    }
+                    (None, item) => capped(Shown(item)),
+                };
                 return Err(InferError::at(
                     pointer,
-                    "expected an object with one key, {\"tag\": {…}}",
+                    "an element, which is an object with its tag as the only key",
+                    found,
+                    "write {\"item\": {\"name\": \"tea\"}}",
                 ));
             };
             if holds_text && tag == TEXT_TAG && content.contains_key("delta") {
                 continue;
             }
             let child_index = self.element(tag)?;
-            match &mut self.elements[index].properties[position] {
-                ElementProperty::Child(children) => {
-                    if self.allowed.insert((index, child_index)) {
-                        children.tags.push(tag.clone());
-                    }
-                }
-                ElementProperty::Value(_) => {
-                    return Err(InferError::at(
-                        self.pointer(Some(place), name),
-                        "the property has different types in different elements; send a schema",
-                    ));
-                }
+            if let ElementProperty::Child(children) = &mut self.elements[index].properties[position]
+                && self.allowed.insert((index, child_index))
+            {
+                children.tags.push(tag.clone());
             }
             let place = Place {
                 around: Some(place),
@@ -241,20 +312,35 @@ impl<'a> Inference<'a> {
 
 /// Why no schema can be inferred from a JSON value.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{pointer}: {message}")]
+#[error(
+    "{}: {message}",
+    if .pointer.is_empty() { "\"\" (the whole JSON)" } else { .pointer }
+)]
 #[non_exhaustive]
 pub struct InferError {
     /// JSON pointer (RFC 6901) into the value.
     pub pointer: String,
-    /// The defect and its remedy.
+    /// What is expected there, what was found, and the remedy with an example.
     pub message: String,
 }
 
 impl InferError {
-    fn at(pointer: impl Into<String>, message: impl Into<String>) -> Self {
+    fn at(
+        pointer: impl fmt::Display,
+        expected: impl fmt::Display,
+        found: impl fmt::Display,
+        remedy: impl fmt::Display,
+    ) -> Self {
+        Self::other(
+            pointer,
+            format!("expected {expected}, found {found}; {remedy}, or send a schema"),
+        )
+    }
+
+    fn other(pointer: impl fmt::Display, message: String) -> Self {
         Self {
-            pointer: pointer.into(),
-            message: message.into(),
+            pointer: capped(pointer),
+            message,
         }
     }
 }

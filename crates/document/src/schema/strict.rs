@@ -137,6 +137,14 @@ fn whole(element: &ElementType, size: &mut Size) -> Value {
         let printed = described(printed, description);
         properties.insert(property.name().to_owned(), printed);
     }
+    // The list of a text need not be declared.
+    if let Some(list) = element.child_property()
+        && element.tag == TEXT_TAG
+        && !properties.contains_key(list.name())
+    {
+        let printed = json!({ "type": "array", "items": rich_text(size), "maxItems": 1 });
+        properties.insert(list.name().to_owned(), printed);
+    }
     let inner = size.object(&properties);
     let outer = size.object(&Map::from_iter([(element.tag.clone(), inner)]));
     described(outer, element.description())

@@ -208,7 +208,7 @@ fn infer_accepts_samples() {
         json!({"a": {"kids": [{"b": {}, "c": {}}]}}),
         Err("/a/kids/0"),
     );
-    check(json!({"a": {"one": [], "two": []}}), Err(""));
+    check(json!({"a": {"one": [], "two": []}}), Err("/a/two"));
     check(json!([]), Err(""));
 
     let nested = json!({"a": {"t": "x", "kids": [
@@ -220,6 +220,117 @@ fn infer_accepts_samples() {
         ["b", "a", "text"]
     );
     assert_eq!(schema.validate(&nested), []);
+}
+
+#[test]
+fn inference_says_what_it_expected_and_found() {
+    for (json, expected) in [
+        (
+            json!([]),
+            r#""" (the whole JSON): expected an object, found an array; write {"list": {"title": "Plan"}}, or send a schema"#,
+        ),
+        (
+            json!({"key": null}),
+            r#"/key: expected a string, a number or a boolean, found null; leave it out, or write {"key": ""}, or send a schema"#,
+        ),
+        (
+            json!({"title": "x", "tags": ["a"]}),
+            r#"/tags: expected a string, a number or a boolean, as the JSON has no single root element, found an array; write {"document": {"tags": [{"item": {"name": "tea"}}]}}, or send a schema"#,
+        ),
+        (
+            json!({"$id": "1", "title": "x"}),
+            r#"/$id: expected attributes of the root element, whose $id can't be chosen, found "1"; leave it out, as in {"title": "Plan"}, or send a schema"#,
+        ),
+        (
+            json!({"plan": {"steps": [{"step": {"$id": 1}}]}}),
+            r#"/plan/steps/0/step/$id: expected a string, found a number; leave it out, or write {"$id": "1"}, or send a schema"#,
+        ),
+        (
+            json!({"plan": {"author": {"name": "Ana"}}}),
+            r#"/plan/author: expected a string, a number, a boolean or a list of children, found an object; write {"author": [{"item": {"name": "tea"}}]}, or send a schema"#,
+        ),
+        (
+            json!({"plan": {"steps": ["pack"]}}),
+            r#"/plan/steps/0: expected an element, which is an object with its tag as the only key, found "pack"; write {"item": {"name": "tea"}}, or send a schema"#,
+        ),
+        (
+            json!({"plan": {"steps": [{"step": {}}, {"what": "pack", "done": true}]}}),
+            r#"/plan/steps/1: expected an element, which is an object with its tag as the only key, found an object with 2 keys; write {"item": {"name": "tea"}}, or send a schema"#,
+        ),
+        (
+            json!({"plan": {"steps": [{"step": "pack"}]}}),
+            r#"/plan/steps/0: expected an element, which is an object with its tag as the only key, found "step" with a string; write {"item": {"name": "tea"}}, or send a schema"#,
+        ),
+        (
+            json!({"plan": {"steps": [{"step": {"n": "1"}}, {"step": {"n": 1}}]}}),
+            r#"/plan/steps/0/step/n: expected a number as in another element "step", found "1"; write {"n": 1} in each of them, or send a schema"#,
+        ),
+        (
+            json!({"plan": {"steps": [{"step": {"n": []}}, {"step": {"n": 1}}]}}),
+            r#"/plan/steps/0/step/n: expected a number as in another element "step", found an array; write {"n": 1} in each of them, or send a schema"#,
+        ),
+        (
+            json!({"plan": {"steps": [{"step": {"n": true}}, {"step": {"n": []}}]}}),
+            r#"/plan/steps/0/step/n: expected a list of children as in another element "step", found true; write {"n": [{"item": {}}]} in each of them, or send a schema"#,
+        ),
+        (
+            json!({"plan": {"steps": [], "people": []}}),
+            r#"/plan/people: expected no second list of children in an element "plan", found a list beside "steps"; put all children in one list, as in {"steps": [{"item": {}}]}, or send a schema"#,
+        ),
+    ] {
+        let error = MeshSchema::infer(&json).unwrap_err();
+        assert_eq!(error.to_string(), expected);
+    }
+}
+
+/// A schema whose type for rich text declares no list.
+fn with_bare_text(attributes: &Value) -> MeshSchema {
+    MeshSchema::from_json(&json!({
+        "$root_tag_ref": "#/$defs/doc",
+        "$defs": {
+            "doc": { "properties": { "doc": { "properties": { "parts": {
+                "type": "array", "items": { "anyOf": [{ "$ref": "#/$defs/text" }] } } } } } },
+            "text": { "properties": { "text": { "properties": attributes } } } }
+    }))
+    .unwrap()
+}
+
+#[test]
+fn text_without_a_list_of_its_own_has_the_list_children() {
+    let schema = with_bare_text(&json!({}));
+    let of = |text: Value| json!({ "doc": { "parts": [{ "text": text }] } });
+    let delta = json!([{ "text": { "delta": [{ "insert": "tea" }] } }]);
+    assert_eq!(schema.validate(&of(json!({ "children": delta }))), []);
+    assert_eq!(schema.validate(&of(json!({}))), []);
+    let violations = schema.validate(&of(json!({ "children": [{ "doc": {} }] })));
+    assert_eq!(
+        violations.to_string(),
+        r#"/doc/parts/0/text/children/0: expected one child, {"text": {"delta": […]}}, found "doc""#
+    );
+    let violations = schema.validate(&of(json!({ "parts": delta })));
+    assert_eq!(
+        violations.to_string(),
+        r#"/doc/parts/0/text/parts: expected a property of "text" (children), found "parts""#
+    );
+    // The schema itself is printed as it was given.
+    let printed = schema.to_json();
+    assert_eq!(
+        printed["$defs"]["text"]["properties"]["text"]["properties"],
+        json!({})
+    );
+    assert_eq!(MeshSchema::from_json(&printed).as_ref(), Ok(&schema));
+    let strict = schema.to_json_schema().unwrap();
+    let list = &strict["$defs"]["text"]["properties"]["text"]["properties"]["children"];
+    assert_eq!(list["maxItems"], 1);
+
+    // An attribute of that name stays one.
+    let schema = with_bare_text(&json!({ "children": { "type": "string" } }));
+    assert_eq!(schema.validate(&of(json!({ "children": "three" }))), []);
+    assert!(
+        !schema
+            .validate(&of(json!({ "children": delta })))
+            .is_empty()
+    );
 }
 
 #[test]

@@ -372,7 +372,10 @@ struct PropertiesOf<'a>(&'a ElementType);
 impl fmt::Display for PropertiesOf<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.properties.is_empty() {
-            return formatter.write_str(" (it has none)");
+            return match self.0.child_property() {
+                Some(list) => write!(formatter, " ({})", list.name()),
+                None => formatter.write_str(" (it has none)"),
+            };
         }
         write!(
             formatter,

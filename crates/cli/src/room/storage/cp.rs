@@ -1,14 +1,19 @@
 //! `meshagent room storage cp`.
 
+mod beneath;
+mod local;
+
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use meshagent_client::Connection;
 
+use self::local::Tree;
 use super::place::Place;
 use crate::failure::{self, Failure, REFUSED, USAGE};
-use crate::output::Output;
+use crate::output::{Output, terminal};
 use crate::room::entries::{self, Found};
 use crate::room::input;
 use crate::room::session::RoomArgs;
@@ -16,8 +21,10 @@ use crate::room::session::RoomArgs;
 /// Copy files into the room, out of it, or within it
 ///
 /// room://PATH is a path in the room, - is stdin or stdout, and all other paths are on this
-/// machine. Existing files are replaced. Live documents are skipped, and the command then exits
-/// with code 1; `room sync export` writes their content.
+/// machine. Existing files are replaced. With -r, symbolic links among the sources on this machine
+/// are followed. Live documents (`room sync export` writes their content), broken links, loops of
+/// links, sockets, pipes and devices are skipped; an error names them, and the command exits with
+/// code 1. Nothing is written through a symbolic link in the destination that leads out of it.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   meshagent room storage cp --room my-room march.csv room://reports/
@@ -52,9 +59,50 @@ impl Source {
     /// Its name in a target folder.
     fn name(&self) -> Option<String> {
         match self {
-            Self::Room(found) => Some(found.entry.name.clone()),
+            // Not the name that the server returns for one path, which it may have made up.
+            Self::Room(found) => Some(found.path.rsplit('/').next()?.to_owned()),
             Self::Local(path) => Some(path.file_name()?.to_string_lossy().into_owned()),
             Self::Stream => None,
+        }
+    }
+}
+
+/// Where a copy is written.
+#[derive(Clone)]
+enum Target {
+    Room(String),
+    /// The file or folder that the user named.
+    Named(PathBuf),
+    /// A path below the folder that the user named.
+    Below(PathBuf, String),
+    Stream,
+}
+
+impl Target {
+    fn new(place: Place) -> Self {
+        match place {
+            Place::Room(path) => Self::Room(path),
+            Place::Local(path) => Self::Named(path),
+            Place::Stream => Self::Stream,
+        }
+    }
+
+    /// The path `rest` below this one.
+    fn join(&self, rest: &str) -> Result<Self, Failure> {
+        match self {
+            Self::Room(folder) => Ok(Self::Room(entries::join(
+                folder.trim_end_matches('/'),
+                rest,
+            ))),
+            // Names from the server must not escape from the folder.
+            Self::Named(folder) => Ok(Self::Below(folder.clone(), entries::normalized(rest)?)),
+            Self::Below(folder, path) => {
+                let path = entries::join(path, &entries::normalized(rest)?);
+                Ok(Self::Below(folder.clone(), path))
+            }
+            Self::Stream => Err(Failure::new("can't write a folder to stdout")
+                .with_exit_code(USAGE)
+                .with_hint("pass a folder as the destination")),
         }
     }
 }
@@ -63,7 +111,7 @@ pub(super) async fn run(args: &CpArgs, output: &Output) -> anyhow::Result<()> {
     let destination = Place::parse(&args.destination);
     let is_in_room = |place: &Place| matches!(place, Place::Room(_));
     let mut places = args.sources.iter().map(|source| Place::parse(source));
-    if !is_in_room(&destination) && !places.any(|place| is_in_room(&place)) {
+    if !is_in_room(&destination) && !places.all(|place| is_in_room(&place)) {
         return Err(
             Failure::new("neither the source nor the destination is in the room")
                 .with_exit_code(USAGE)
@@ -72,13 +120,16 @@ pub(super) async fn run(args: &CpArgs, output: &Output) -> anyhow::Result<()> {
         );
     }
     let room = args.room.connect().await?;
-    let sources = sources(&room, &args.sources).await?;
+    let sources = sources(&room, &args.sources, args.recursive).await?;
     let is_folder = match &destination {
         Place::Room(path) => is_folder_in_room(&room, path).await?,
         Place::Local(path) => args.destination.ends_with('/') || path.is_dir(),
         Place::Stream => false,
     };
-    if sources.len() > 1 && !is_folder {
+    // A document and the folder with the same path count as one.
+    let is_one =
+        |pair: &[Source]| matches!(pair, [Source::Room(a), Source::Room(b)] if a.path == b.path);
+    if !is_folder && !sources.windows(2).all(is_one) {
         let message = format!(
             "can't copy {} sources to {}, which is not a folder",
             sources.len(),
@@ -96,34 +147,41 @@ pub(super) async fn run(args: &CpArgs, output: &Output) -> anyhow::Result<()> {
         is_recursive: args.recursive,
         skipped: Vec::new(),
     };
+    let destination = Target::new(destination);
     for source in &sources {
-        let mut destination = destination.clone();
+        let mut target = destination.clone();
         if is_folder {
             let name = source.name().ok_or_else(|| {
                 Failure::new("can't copy stdin to a folder")
                     .with_hint("pass the path of a file in the folder")
             });
-            let name = name.map_err(|failure| failure.with_exit_code(USAGE))?;
-            destination = match destination {
-                Place::Room(folder) => {
-                    Place::Room(entries::join(folder.trim_end_matches('/'), &name))
-                }
-                Place::Local(folder) => Place::Local(folder.join(name)),
-                Place::Stream => Place::Stream,
-            };
+            target = target.join(&name.map_err(|failure| failure.with_exit_code(USAGE))?)?;
         }
-        copy.any(source, &destination).await?;
+        copy.any(source, &target).await?;
     }
     room.close().await;
     copy.finish()
 }
 
-async fn sources(room: &Connection, named: &[String]) -> anyhow::Result<Vec<Source>> {
+async fn sources(
+    room: &Connection,
+    named: &[String],
+    is_recursive: bool,
+) -> anyhow::Result<Vec<Source>> {
     let mut sources = Vec::new();
     for name in named {
         match Place::parse(name) {
             Place::Room(pattern) => {
-                let found = entries::matching(room, &pattern).await?;
+                let mut found = entries::matching(room, &pattern).await?;
+                // A folder may have the path of a document or file.
+                if let [one] = found.as_slice()
+                    && is_recursive
+                    && !one.entry.is_folder
+                    && !entries::is_pattern(&pattern)
+                    && entries::content(room, &one.path).await?.is_some()
+                {
+                    found.push(entries::folder_at(&one.path));
+                }
                 sources.extend(found.into_iter().map(Source::Room));
             }
             Place::Local(path) if path.exists() => sources.push(Source::Local(path)),
@@ -151,18 +209,18 @@ struct Copy<'a> {
     room: &'a Connection,
     output: &'a Output,
     is_recursive: bool,
-    /// Live documents among the sources.
-    skipped: Vec<String>,
+    /// The sources that can't be copied, with the reason.
+    skipped: Vec<(String, &'static str)>,
 }
 
 impl Copy<'_> {
-    async fn any(&mut self, source: &Source, destination: &Place) -> anyhow::Result<()> {
+    async fn any(&mut self, source: &Source, destination: &Target) -> anyhow::Result<()> {
         match source {
             Source::Room(found) if found.entry.is_folder => {
                 self.must_be_recursive(&found.path)?;
                 for one in entries::walk(self.room, &found.path).await? {
                     let rest = one.path[found.path.len()..].trim_start_matches('/');
-                    let destination = below(destination, rest)?;
+                    let destination = destination.join(rest)?;
                     if !one.entry.is_folder {
                         self.file_in_room(&one.path, &destination).await?;
                     }
@@ -172,8 +230,10 @@ impl Copy<'_> {
             Source::Room(found) => self.file_in_room(&found.path, destination).await,
             Source::Local(path) if path.is_dir() => {
                 self.must_be_recursive(&path.display().to_string())?;
-                for (file, rest) in files_below(path)? {
-                    let destination = below(destination, &rest)?;
+                let Tree { files, skipped } = Tree::read(path)?;
+                self.skipped.extend(skipped);
+                for (file, rest) in files {
+                    let destination = destination.join(&rest)?;
                     let data = input::read(&file)?;
                     self.write(&file.display().to_string(), data, &destination)
                         .await?;
@@ -200,37 +260,46 @@ impl Copy<'_> {
             .with_hint("use -r to copy a folder with its content"))
     }
 
-    async fn file_in_room(&mut self, path: &str, destination: &Place) -> anyhow::Result<()> {
+    async fn file_in_room(&mut self, path: &str, destination: &Target) -> anyhow::Result<()> {
         if let Some(data) = entries::download(self.room, path).await? {
             return self.write(path, data, destination).await;
         }
-        self.skipped.push(path.to_owned());
+        self.skipped.push((path.to_owned(), DOCUMENT));
         Ok(())
     }
 
-    /// Reports skipped documents.
+    /// Reports what was skipped.
     fn finish(self) -> anyhow::Result<()> {
         if self.skipped.is_empty() {
             return Ok(());
         }
-        let message = format!("skipped live documents: {}", self.skipped.join(", "));
-        Err(Failure::new(message)
-            .with_exit_code(REFUSED)
-            .with_hint("`meshagent room sync export` writes a document's content")
-            .into())
+        let mut message = "these could not be copied, and were skipped:".to_owned();
+        for (name, reason) in &self.skipped {
+            // Writing to a `String` never fails.
+            let _ = write!(message, "\n  {}: {reason}", terminal::one_line(name));
+        }
+        let mut failure = Failure::new(message).with_exit_code(REFUSED);
+        if self.skipped.iter().any(|(_, reason)| *reason == DOCUMENT) {
+            failure = failure.with_hint("`meshagent room sync export` writes a document's content");
+        }
+        Err(failure.into())
     }
 
-    async fn write(&self, source: &str, data: Vec<u8>, destination: &Place) -> anyhow::Result<()> {
-        let written = match destination {
-            Place::Stream => return self.output.file(&data),
-            Place::Local(path) => {
+    async fn write(&self, source: &str, data: Vec<u8>, target: &Target) -> anyhow::Result<()> {
+        let written = match target {
+            Target::Stream => return self.output.file(&data),
+            Target::Named(path) => {
                 let folder = path.parent().map_or(Ok(()), fs::create_dir_all);
                 folder
                     .and_then(|()| fs::write(path, data))
                     .map_err(|error| input::unwritable(path, error))?;
                 path.display().to_string()
             }
-            Place::Room(path) => {
+            Target::Below(folder, rest) => {
+                beneath::write(folder, rest, &data)?;
+                folder.join(rest).display().to_string()
+            }
+            Target::Room(path) => {
                 let path = entries::normalized(path)?;
                 let uploaded = self.room.storage().upload(&path, data, true).await;
                 uploaded.map_err(|error| {
@@ -251,41 +320,5 @@ impl Copy<'_> {
     }
 }
 
-/// The path `rest` below a folder.
-fn below(folder: &Place, rest: &str) -> Result<Place, Failure> {
-    match folder {
-        Place::Room(folder) => Ok(Place::Room(entries::join(folder, rest))),
-        // Names from the server must not escape from the folder.
-        Place::Local(folder) => Ok(Place::Local(folder.join(entries::normalized(rest)?))),
-        Place::Stream => Err(Failure::new("can't write a folder to stdout")
-            .with_exit_code(USAGE)
-            .with_hint("pass a folder as the destination")),
-    }
-}
-
-/// All files below a folder, each with its path in the folder. Symbolic links are not followed.
-fn files_below(folder: &Path) -> anyhow::Result<Vec<(PathBuf, String)>> {
-    let mut files = Vec::new();
-    let mut folders = vec![(folder.to_owned(), String::new())];
-    while let Some((folder, rest)) = folders.pop() {
-        let entries = fs::read_dir(&folder);
-        let entries = entries.map_err(|error| {
-            Failure::new(format!("can't read {}", folder.display()))
-                .with_exit_code(USAGE)
-                .with_hint("check that the folder exists and that you may read it")
-                .with_source(error)
-        })?;
-        for entry in entries {
-            let entry = entry?;
-            let rest = entries::join(&rest, &entry.file_name().to_string_lossy());
-            let kind = entry.file_type()?;
-            if kind.is_dir() {
-                folders.push((entry.path(), rest));
-            } else if kind.is_file() {
-                files.push((entry.path(), rest));
-            }
-        }
-    }
-    files.sort();
-    Ok(files)
-}
+/// The reason to skip a live document.
+const DOCUMENT: &str = "a live document";

@@ -10,7 +10,9 @@ use crate::room::session::RoomArgs;
 
 /// List a folder
 ///
-/// The names of folders end in /. Live documents are listed like files.
+/// The names of folders end in /. Live documents are listed like files. A document or file and a
+/// folder may have the same path: `ls notes` then lists the document notes and, below notes/, the
+/// content of the folder; `ls notes/` lists only the content of the folder.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   meshagent room storage ls --room my-room
@@ -64,16 +66,25 @@ async fn listed(
     path: &str,
     is_recursive: bool,
 ) -> anyhow::Result<(Vec<Found>, usize)> {
-    let last = path.rsplit('/').next().unwrap_or_default();
-    let is_pattern = last.contains(['*', '?']);
-    let found = if is_pattern {
+    let found = if entries::is_pattern(path) {
         entries::matching(room, path).await?
     } else {
+        let is_of_folder = entries::is_of_folder(path);
         let path = entries::normalized(path)?;
-        if path.is_empty() || entries::stat_existing(room, &path).await?.entry.is_folder {
+        let named = if path.is_empty() {
+            entries::folder_at(&path)
+        } else {
+            entries::stat_existing(room, &path).await?
+        };
+        if named.entry.is_folder {
             entries::list(room, &path).await?
         } else {
-            vec![entries::stat_existing(room, &path).await?]
+            match entries::content(room, &path).await? {
+                Some(content) if is_of_folder => content,
+                Some(content) => return beside(room, named, content, is_recursive).await,
+                None if is_of_folder => return Err(entries::missing_folder(&path).into()),
+                None => vec![named],
+            }
         }
     };
     let depth = found
@@ -82,6 +93,27 @@ async fn listed(
     if !is_recursive {
         return Ok((found, depth));
     }
+    Ok((with_content(room, found).await?, depth))
+}
+
+/// A document or file, and the content of the folder with the same path.
+async fn beside(
+    room: &Connection,
+    leaf: Found,
+    mut content: Vec<Found>,
+    is_recursive: bool,
+) -> anyhow::Result<(Vec<Found>, usize)> {
+    if is_recursive {
+        content = with_content(room, content).await?;
+    }
+    let depth = leaf.path.matches('/').count();
+    let folder = entries::folder_at(&leaf.path);
+    let found = [leaf, folder].into_iter().chain(content);
+    Ok((found.collect(), depth))
+}
+
+/// The entries, and everything below the folders among them.
+async fn with_content(room: &Connection, found: Vec<Found>) -> anyhow::Result<Vec<Found>> {
     let mut all = Vec::new();
     for one in found {
         let below = if one.entry.is_folder {
@@ -92,5 +124,5 @@ async fn listed(
         all.push(one);
         all.extend(below);
     }
-    Ok((all, depth))
+    Ok(all)
 }

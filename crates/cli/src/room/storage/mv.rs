@@ -11,7 +11,8 @@ use crate::room::session::RoomArgs;
 
 /// Move a file, document or folder to another path in the room
 ///
-/// A moved document is closed for all participants that have it open.
+/// A moved document is closed for all participants that have it open. If a document or file and a
+/// folder have the same path, the document or file is moved.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   meshagent room storage mv --room my-room draft.csv reports/march.csv
@@ -32,10 +33,14 @@ pub(super) struct MvArgs {
 }
 
 pub(super) async fn run(args: &MvArgs, output: &Output) -> anyhow::Result<()> {
+    let is_of_folder = entries::is_of_folder(in_room(&args.source));
     let source = entries::normalized(in_room(&args.source))?;
     let named = in_room(&args.destination);
     let mut destination = entries::normalized(named)?;
     let room = args.room.connect().await?;
+    if is_of_folder {
+        check_that_folder_is_alone(&room, &source).await?;
+    }
     let is_folder = named.is_empty()
         || named.ends_with('/')
         || entries::stat(&room, &destination)
@@ -58,6 +63,22 @@ pub(super) async fn run(args: &MvArgs, output: &Output) -> anyhow::Result<()> {
     })?;
     room.close().await;
     output.done(&format!("Moved '{source}' to '{destination}'"))
+}
+
+/// Fails if a document or file has the path of the folder to move: the server would move that.
+async fn check_that_folder_is_alone(room: &Connection, path: &str) -> anyhow::Result<()> {
+    let found = entries::stat(room, path).await?;
+    if found.is_none_or(|found| found.entry.is_folder) {
+        return Ok(());
+    }
+    if entries::content(room, path).await?.is_none() {
+        return Err(entries::missing_folder(path).into());
+    }
+    let message = format!("can't move the folder {path:?}: a document or file has the same path");
+    Err(Failure::new(message)
+        .with_exit_code(REFUSED)
+        .with_hint(format!("move the document or file first: `mv {path} …`"))
+        .into())
 }
 
 /// Fails if the move would replace a live document. The server itself would allow it, for

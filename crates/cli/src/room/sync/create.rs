@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use meshagent_client::Connection;
 use meshagent_protocol::ErrorCode;
+use serde_json::Value;
 
 use crate::failure::{self, USAGE};
 use crate::output::Output;
@@ -75,9 +77,13 @@ pub(super) async fn run(args: &CreateArgs, output: &Output) -> anyhow::Result<()
     };
     // The server then needs a schema for the path's extension.
     let is_bare = json.is_none() && schema.is_none();
+    let has_root = json.as_ref().is_none_or(has_root);
     let room = args.room.connect().await?;
     let created = room.sync().create(&path, json, schema).await;
     created.map_err(|error| {
+        if let Some(failure) = failure::of_refused_json("the JSON", &error) {
+            return failure;
+        }
         let no_schema = is_bare && failure::code(&error) == Some(ErrorCode::NotFound);
         let failure = failure::of_call(format!("can't create {path:?}"), error);
         if no_schema {
@@ -88,6 +94,30 @@ pub(super) async fn run(args: &CreateArgs, output: &Output) -> anyhow::Result<()
             failure
         }
     })?;
+    let added = if has_root {
+        None
+    } else {
+        added_root(&room, &path).await
+    };
     room.close().await;
-    output.done(&format!("Created document at {}", args.path))
+    let done = format!("Created document at {}", args.path);
+    match added {
+        None => output.done(&done),
+        Some(root) => output.done(&format!(
+            "{done}, with the JSON as the attributes of a root element {root:?}"
+        )),
+    }
+}
+
+/// Whether JSON has the form `{root: {…}}`. Other JSON has the attributes of a root element that
+/// the server adds.
+fn has_root(json: &Value) -> bool {
+    let members = json.as_object().filter(|members| members.len() == 1);
+    members.is_some_and(|members| members.values().all(Value::is_object))
+}
+
+/// The root element of a document; `None` if the token does not allow to read it.
+async fn added_root(room: &Connection, path: &str) -> Option<String> {
+    let json = room.sync().describe(path).await.ok()?;
+    json.as_object()?.keys().next().cloned()
 }

@@ -40,7 +40,8 @@ pub(super) struct LsArgs {
 pub(super) async fn run(args: &LsArgs, output: &Output) -> anyhow::Result<()> {
     let prefix = entries::normalized(&args.prefix)?;
     let room = args.room.connect().await?;
-    let documents = documents(&room, &prefix).await?;
+    let is_of_folder = entries::is_of_folder(&args.prefix);
+    let documents = documents(&room, &prefix, is_of_folder).await?;
     if documents.is_empty() && !prefix.is_empty() {
         return Err(entries::missing(&prefix).into());
     }
@@ -60,13 +61,28 @@ pub(super) async fn run(args: &LsArgs, output: &Output) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn documents(room: &Connection, prefix: &str) -> anyhow::Result<Vec<Found>> {
+async fn documents(
+    room: &Connection,
+    prefix: &str,
+    is_of_folder: bool,
+) -> anyhow::Result<Vec<Found>> {
     let mut found = match room.storage().stat(prefix).await {
-        Ok(Some(entry)) if !entry.is_folder => vec![Found {
-            path: prefix.to_owned(),
-            entry,
-        }],
+        Ok(Some(entry)) if !entry.is_folder => {
+            let mut found = Vec::new();
+            if !is_of_folder {
+                found.push(Found {
+                    path: prefix.to_owned(),
+                    entry,
+                });
+            }
+            // A folder may have the same path.
+            if entries::content(room, prefix).await?.is_some() {
+                found.extend(entries::walk(room, prefix).await?);
+            }
+            found
+        }
         Ok(Some(_folder)) => entries::walk(room, prefix).await?,
+        Ok(None) if is_of_folder => Vec::new(),
         Ok(None) => {
             let folder = prefix.rsplit_once('/').map_or("", |(folder, _)| folder);
             let mut found = Vec::new();

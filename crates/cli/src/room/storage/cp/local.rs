@@ -1,0 +1,112 @@
+//! Files of this machine as sources: everything below a folder, through symbolic links.
+
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use crate::failure::{Failure, USAGE};
+use crate::room::entries;
+
+/// What is below a folder.
+#[derive(Default)]
+pub(super) struct Tree {
+    /// The files, each with its path in the folder, which is also that in the room.
+    pub(super) files: Vec<(PathBuf, String)>,
+    /// What can't be copied, with the reason.
+    pub(super) skipped: Vec<(String, &'static str)>,
+}
+
+/// A folder to be read.
+struct Folder {
+    path: PathBuf,
+    /// Its path in the folder that is copied.
+    rest: String,
+    /// The folders around it and itself, by device and inode.
+    around: Vec<(u64, u64)>,
+}
+
+impl Tree {
+    /// Reads a folder. Symbolic links are followed, as by `cp -rL`.
+    pub(super) fn read(folder: &Path) -> anyhow::Result<Self> {
+        let mut tree = Self::default();
+        let metadata = fs::metadata(folder).map_err(|error| unreadable(folder, error))?;
+        let mut folders = vec![Folder {
+            path: folder.to_owned(),
+            rest: String::new(),
+            around: vec![identity(&metadata)],
+        }];
+        while let Some(folder) = folders.pop() {
+            let entries = fs::read_dir(&folder.path);
+            for entry in entries.map_err(|error| unreadable(&folder.path, error))? {
+                let entry = entry.map_err(|error| unreadable(&folder.path, error))?;
+                folders.extend(tree.entry(&folder, &entry));
+            }
+        }
+        tree.files.sort();
+        tree.skipped.sort();
+        Ok(tree)
+    }
+
+    /// Adds an entry; returns it if it is a folder.
+    fn entry(&mut self, folder: &Folder, entry: &fs::DirEntry) -> Option<Folder> {
+        let path = entry.path();
+        let mut skip = |reason| self.skipped.push((path.display().to_string(), reason));
+        let metadata = match fs::metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(error) => {
+                let is_link = path.is_symlink();
+                skip(match error.kind() {
+                    io::ErrorKind::NotFound if is_link => "a broken symbolic link",
+                    // Too many links: they lead to each other.
+                    _ if is_link && error.raw_os_error() == Some(LOOP) => {
+                        "a loop of symbolic links"
+                    }
+                    io::ErrorKind::NotFound => "it is gone",
+                    _ => "it can't be read",
+                });
+                return None;
+            }
+        };
+        let Some(name) = entry.file_name().to_str().map(str::to_owned) else {
+            skip("its name is not UTF-8");
+            return None;
+        };
+        let kind = metadata.file_type();
+        if kind.is_file() {
+            let rest = entries::join(&folder.rest, &name);
+            self.files.push((path, rest));
+        } else if kind.is_dir() {
+            let identity = identity(&metadata);
+            if folder.around.contains(&identity) {
+                skip("a loop of symbolic links");
+                return None;
+            }
+            let mut around = folder.around.clone();
+            around.push(identity);
+            let rest = entries::join(&folder.rest, &name);
+            return Some(Folder { path, rest, around });
+        } else if kind.is_socket() {
+            skip("a socket");
+        } else if kind.is_fifo() {
+            skip("a named pipe");
+        } else {
+            skip("a device");
+        }
+        None
+    }
+}
+
+/// `ELOOP`, for which the standard library has no stable name.
+const LOOP: i32 = rustix::io::Errno::LOOP.raw_os_error();
+
+fn identity(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
+fn unreadable(folder: &Path, error: io::Error) -> Failure {
+    Failure::new(format!("can't read {}", folder.display()))
+        .with_exit_code(USAGE)
+        .with_hint("check that the folder exists and that you may read it")
+        .with_source(error)
+}
