@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use meshagent_store::{Store, StoreError, Write, WriteError, Written};
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
 use self::held::Held;
@@ -32,12 +33,14 @@ const ERASE_PAUSE: Duration = Duration::from_millis(2);
 pub(crate) type WriteResult = Result<Written, WriteError>;
 /// What became of a batch: one result for each write, or nothing happened at all.
 pub(crate) type BatchResult = Result<Vec<WriteResult>, Arc<StoreError>>;
+/// That, and how long the store worked for it: not for others, and without the time for which it or its answer waited.
+pub(crate) type Outcome = (BatchResult, Duration);
 
 #[derive(Debug)]
 enum Job {
     Commit {
         writes: Vec<Write>,
-        done: oneshot::Sender<BatchResult>,
+        done: oneshot::Sender<Outcome>,
     },
     /// Finds out whether the store can be used.
     Check,
@@ -45,7 +48,7 @@ enum Job {
     Tend,
 }
 
-/// A handle to the thread. The thread ends when the last handle is gone and its queue is empty.
+/// A handle to the thread. The thread ends when the last handle is gone and all that was handed in is answered.
 #[derive(Clone, Debug)]
 pub(crate) struct Committer {
     jobs: mpsc::Sender<Job>,
@@ -73,7 +76,7 @@ impl Committer {
     ///
     /// # Cancel safety
     /// Dropped before it is ready, the batch was not handed in.
-    pub(crate) async fn submit(&self, writes: Vec<Write>) -> oneshot::Receiver<BatchResult> {
+    pub(crate) async fn submit(&self, writes: Vec<Write>) -> oneshot::Receiver<Outcome> {
         let (done, result) = oneshot::channel();
         // If the thread is gone, the dropped sender says so to the receiver.
         let _ = self.jobs.send(Job::Commit { writes, done }).await;
@@ -98,13 +101,16 @@ fn run(mut queue: mpsc::Receiver<Job>, store: &dyn Store, metrics: &Metrics, hea
     let mut is_put_off = false;
     let mut work = Work::default();
     loop {
-        let mut next = if work.is_ready() {
-            queue.try_recv().ok()
-        } else if work.is_waiting() {
-            queue.try_recv().ok().or_else(|| {
-                std::thread::sleep(ERASE_PAUSE);
-                queue.try_recv().ok()
-            })
+        let mut next = if work.is_ready() || work.is_waiting() {
+            match queue.try_recv() {
+                // Space is freed by whoever has the store next.
+                Err(TryRecvError::Disconnected) if !work.is_awaited() => return,
+                Err(_) if !work.is_ready() => {
+                    std::thread::sleep(ERASE_PAUSE);
+                    queue.try_recv().ok()
+                }
+                next => next.ok(),
+            }
         } else {
             match queue.blocking_recv() {
                 None => return,
@@ -124,7 +130,7 @@ fn run(mut queue: mpsc::Receiver<Job>, store: &dyn Store, metrics: &Metrics, hea
                 .flatten();
         }
         let answers = work.commit(store, metrics);
-        for (_, result) in &answers {
+        for (_, (result, _)) in &answers {
             health.committed(result.as_ref().map(drop).map_err(Arc::as_ref));
         }
         work.answer(answers, Instant::now());
@@ -152,7 +158,7 @@ fn run(mut queue: mpsc::Receiver<Job>, store: &dyn Store, metrics: &Metrics, hea
 }
 
 /// A batch's result, and who waits for it.
-pub(crate) type Answer = (oneshot::Sender<BatchResult>, BatchResult);
+pub(crate) type Answer = (oneshot::Sender<Outcome>, Outcome);
 
 /// What the thread has to do, without its queue and its clock. The simulation does the same, step by step.
 #[derive(Debug, Default)]
@@ -163,7 +169,7 @@ pub(crate) struct Work {
 
 impl Work {
     /// Takes a batch.
-    pub(crate) fn add(&mut self, writes: Vec<Write>, done: oneshot::Sender<BatchResult>) {
+    pub(crate) fn add(&mut self, writes: Vec<Write>, done: oneshot::Sender<Outcome>) {
         self.turns.add(writes, done);
     }
 
@@ -178,6 +184,11 @@ impl Work {
         !self.turns.is_empty() || self.held.frees()
     }
 
+    /// Whether somebody waits for an answer.
+    fn is_awaited(&self) -> bool {
+        !self.turns.is_empty() || self.held.is_awaited()
+    }
+
     /// Whether [`Work::clear_away`] is to be called soon, as answers or the store wait for it.
     pub(crate) fn is_waiting(&self) -> bool {
         self.held.is_waiting()
@@ -188,29 +199,35 @@ impl Work {
         match self.turns.next() {
             Turn::Small(batches, _) if batches.is_empty() => Vec::new(),
             Turn::Small(batches, waiting) => {
+                let started = Instant::now();
                 let results = commit(store, batches, metrics);
-                waiting.into_iter().zip(results).collect()
+                let took = started.elapsed();
+                let outcomes = results.into_iter().map(|result| (result, took));
+                waiting.into_iter().zip(outcomes).collect()
             }
-            Turn::Large(large) => match stage(store, &large, metrics) {
-                Ok(false) => {
-                    self.turns.put_back(large);
-                    Vec::new()
-                }
-                Ok(true) => {
-                    let result = committed(&large.writes, metrics, || {
+            Turn::Large(mut large) => {
+                let started = Instant::now();
+                let result = match stage(store, &large, metrics) {
+                    Ok(false) => None,
+                    Ok(true) => Some(committed(&large.writes, metrics, || {
                         store.commit_staged(&large.writes, &large.staging)
-                    });
-                    vec![(large.done, result)]
-                }
-                Err(error) => vec![(large.done, Err(error))],
-            },
+                    })),
+                    Err(error) => Some(Err(error)),
+                };
+                large.took += started.elapsed();
+                let Some(result) = result else {
+                    self.turns.put_back(large);
+                    return Vec::new();
+                };
+                vec![(large.done, (result, large.took))]
+            }
         }
     }
 
     /// Answers batches, but for those that deleted something: these are answered when it is gone.
     pub(crate) fn answer(&mut self, answers: Vec<Answer>, now: Instant) {
-        for (done, result) in answers {
-            self.held.answer(done, result, now);
+        for (done, outcome) in answers {
+            self.held.answer(done, outcome, now);
         }
     }
 

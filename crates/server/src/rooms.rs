@@ -23,13 +23,13 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use self::fetching::read;
 use self::fetching::{First, read_if_small};
-use crate::committer::{BatchResult, Committer, with_causes};
+use crate::committer::{Committer, Outcome, with_causes};
 use crate::config::Config;
 use crate::ids::Ids;
 use crate::lane::{self, Lane};
 use crate::ledger::{Account, Held};
 use crate::metrics::Metrics;
-use crate::reads::{Brought, Long, Reads, RoomReads};
+use crate::reads::{Brought, Long, Reads, RoomReads, Unhandled};
 use crate::room::{Conn, Fetch, Joining, Room};
 pub(crate) use crate::room_loop::RoomInput;
 use crate::room_loop::{Letter, Next, RoomLoop, is_whole};
@@ -38,8 +38,6 @@ use crate::usage::Usage;
 
 /// Messages that may be on their way to a room. When it is full, connections of that room wait with reading.
 pub(crate) const MAILBOX: usize = 1024;
-/// Kilobytes of messages that may wait for a room, likewise.
-const MAILBOX_KILOBYTES: u32 = 64 << 10;
 /// Messages of one connection that may wait for its room; a longer one counts for several.
 pub(crate) const PLACES: u32 = 64;
 /// The bytes from which on it does, and for each of which it counts once more.
@@ -47,11 +45,12 @@ const PLACE_BYTES: usize = 64 << 10;
 /// How often a room looks at its clock-driven work: unloading, snapshots, retries.
 const TICK: Duration = Duration::from_secs(1);
 
-/// A connection's way into its room, bounded in messages and in their bytes: for all of the room, and for each connection.
+/// A connection's way into its room, bounded in messages for all of the room, and in messages and their bytes for each
+/// connection. There is no bound in bytes for the room: those who keep it waiting would have all of it, and everybody
+/// would wait for them. The ledger bounds what a participant's connections have here together.
 #[derive(Clone, Debug)]
 pub(crate) struct Mailbox {
     inputs: mpsc::Sender<Letter>,
-    kilobytes: Arc<Semaphore>,
     places: Arc<Semaphore>,
     /// Whose chunks are on their way through it.
     account: Option<Arc<Account>>,
@@ -62,7 +61,6 @@ impl Mailbox {
         let (inputs, receiver) = mpsc::channel(MAILBOX);
         let mailbox = Self {
             inputs,
-            kilobytes: Arc::new(Semaphore::new(MAILBOX_KILOBYTES as usize)),
             places: Arc::new(Semaphore::new(PLACES as usize)),
             account: None,
         };
@@ -84,10 +82,6 @@ impl Mailbox {
         bytes: usize,
         held: Held,
     ) -> Result<(), RoomInput> {
-        // One message larger than the bound passes alone.
-        let kilobytes = u32::try_from(bytes >> 10)
-            .unwrap_or(u32::MAX)
-            .min(MAILBOX_KILOBYTES);
         let is_chunk = input.is_chunk();
         let waits = self.account.as_ref().filter(|_| is_chunk);
         let waits = waits.map(Account::chunk_came);
@@ -96,16 +90,7 @@ impl Mailbox {
         let Ok(own) = own.await else {
             return Err(input);
         };
-        let kilobytes = if kilobytes == 0 {
-            None
-        } else {
-            let taken = Arc::clone(&self.kilobytes).acquire_many_owned(kilobytes);
-            let Ok(taken) = taken.await else {
-                return Err(input);
-            };
-            Some(taken)
-        };
-        let letter = Letter::new(input, bytes, [Some(own), kilobytes], held).waiting(waits);
+        let letter = Letter::new(input, bytes, Some(own), held).waiting(waits);
         self.inputs
             .send(letter)
             .await
@@ -414,7 +399,7 @@ struct RoomTask {
     rooms: Arc<Rooms>,
     fetches: JoinSet<(u64, Brought)>,
     reads: Arc<RoomReads>,
-    committing: Option<oneshot::Receiver<BatchResult>>,
+    committing: Option<oneshot::Receiver<Outcome>>,
 }
 
 impl RoomTask {
@@ -444,7 +429,7 @@ impl RoomTask {
             // Who joins waits in the mailbox until it is known what became of the last batch: a room that read the
             // store before that would not know of it.
             if self.committing.is_some()
-                && let Ok(written) = committed(&mut self.committing).await
+                && let (Ok(written), _) = committed(&mut self.committing).await
             {
                 let usage = &self.rooms.usage;
                 usage.settle_removed(&written);
@@ -467,7 +452,6 @@ impl RoomTask {
         let stopping = self.rooms.stopping.clone();
         let killed = self.rooms.killed.clone();
         let mut tick = tokio::time::interval(TICK);
-        let mut committing_since = Instant::now();
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !killed.is_cancelled() {
             let (takes_letters, goes_on) = match self.room.next(now()) {
@@ -477,7 +461,6 @@ impl RoomTask {
                 }
                 Next::Commit(writes) => {
                     self.committing = Some(self.rooms.committer.submit(writes).await);
-                    committing_since = Instant::now();
                     continue;
                 }
                 Next::Fetch(number, fetch) => {
@@ -504,9 +487,9 @@ impl RoomTask {
                 biased;
                 () = killed.cancelled() => {}
                 () = stopping.cancelled(), if takes_letters && !inputs.is_closed() => inputs.close(),
-                result = committed(&mut self.committing) => {
+                (result, took) = committed(&mut self.committing) => {
                     self.committing = None;
-                    self.room.committed(result, committing_since.elapsed());
+                    self.room.committed(result, took);
                 }
                 Some(fetched) = self.fetches.join_next() => match fetched {
                     Ok((number, brought)) => {
@@ -545,7 +528,7 @@ impl RoomTask {
         inputs.close();
         self.fetches.abort_all();
         if self.committing.is_some() {
-            let result = committed(&mut self.committing).await;
+            let (result, _) = committed(&mut self.committing).await;
             // What comes later may build on what was refused.
             if !is_whole(&result) {
                 return;
@@ -588,32 +571,31 @@ impl RoomTask {
                 Fetch::OpenFile { .. } => Some(Long::File),
                 _ => None,
             };
-            let long_place = match long {
-                Some(long) => own.long_place(long).await,
-                None => None,
-            };
-            let places = [long_place, own.place().await];
-            let _long = match long {
-                Some(long) => Some(rooms.reads.long_turn(long).await),
-                None => None,
-            };
+            let places = own.places(long).await;
             let usage = Arc::clone(&rooms.usage);
             let first = {
                 let room = room.clone();
-                rooms.read(move |store| read_if_small(store, &room, fetch, &usage))
+                read_in_turn(&rooms, long, move |store| {
+                    read_if_small(store, &room, fetch, &usage)
+                })
             };
             let brought = match first.await {
                 Ok(First::Read(result, charge)) => {
-                    let unhandled = rooms.reads.space(&own, places, charge).await;
-                    Ok(Brought::new(Ok(result), unhandled))
+                    Ok(Brought::new(Ok(result), Unhandled::small(places, charge)))
                 }
                 Ok(First::Large(fetch, bytes)) => {
-                    let charge = rooms.usage.charge_read(bytes);
-                    let unhandled = rooms.reads.space(&own, places, charge).await;
+                    // While it waits for space, the room's other reads have the places.
+                    drop(places);
+                    let space = rooms.reads.space(&own, bytes).await;
+                    let places = own.places(long).await;
+                    // A list is charged when it is read.
+                    let charged = if long.is_none() { bytes } else { 0 };
+                    let charge = rooms.usage.charge_read(charged);
+                    let unhandled = Unhandled::large(places, space, charge);
                     let read = move |store: &dyn Store| {
                         Ok(Brought::new(read(store, &room, fetch), unhandled))
                     };
-                    rooms.read(read).await
+                    read_in_turn(&rooms, long, read).await
                 }
                 Err(error) => Err(error),
             };
@@ -622,13 +604,27 @@ impl RoomTask {
     }
 }
 
-async fn committed(committing: &mut Option<oneshot::Receiver<BatchResult>>) -> BatchResult {
+/// Reads from the store, when it is its turn among those that may take as long.
+async fn read_in_turn<T: Send + 'static>(
+    rooms: &Rooms,
+    long: Option<Long>,
+    read: impl FnOnce(&dyn Store) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let _long = match long {
+        Some(long) => Some(rooms.reads.long_turn(long).await),
+        None => None,
+    };
+    rooms.read(read).await
+}
+
+async fn committed(committing: &mut Option<oneshot::Receiver<Outcome>>) -> Outcome {
     match committing {
         Some(result) => match result.await {
-            Ok(result) => result,
-            Err(_) => Err(Arc::new(StoreError::Unavailable(
-                "the committer has stopped".into(),
-            ))),
+            Ok(outcome) => outcome,
+            Err(_) => {
+                let error = StoreError::Unavailable("the committer has stopped".into());
+                (Err(Arc::new(error)), Duration::ZERO)
+            }
         },
         None => std::future::pending().await,
     }

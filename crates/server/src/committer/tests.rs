@@ -4,9 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use meshagent_store::{
-    DocumentId, Entry, FailingStore, Fault, FileHead, FileVersion, MemoryStore,
-    ProvenanceRecord, Reach, RoomId, Seq, Staging, StoreStats, StoredDocument, StoredFile,
-    StoredUpdate, Timestamp,
+    DocumentId, Entry, FailingStore, Fault, FileHead, FileVersion, MemoryStore, ProvenanceRecord,
+    Reach, RoomId, Seq, Staging, StoreStats, StoredDocument, StoredFile, StoredUpdate, Timestamp,
 };
 
 use super::*;
@@ -191,9 +190,9 @@ fn large_batch_is_staged_in_turns_with_small_ones() {
             let answers = work.commit(store.as_ref(), &metrics);
             work.answer(answers, Instant::now());
         }
-        assert_eq!(written(&[small.try_recv().unwrap()]), [1]);
+        assert_eq!(written(&[small.try_recv().unwrap().0]), [1]);
     }
-    assert_eq!(written(&[large.try_recv().unwrap()]), [1]);
+    assert_eq!(written(&[large.try_recv().unwrap().0]), [1]);
     assert!(!work.is_ready());
 }
 
@@ -206,7 +205,7 @@ fn large_batch_that_cannot_be_staged_is_not_committed() {
     work.add(put_large("ä"), done);
     let answers = work.commit(&store, &metrics);
     work.answer(answers, Instant::now());
-    let failed = large.try_recv().unwrap().unwrap_err();
+    let failed = large.try_recv().unwrap().0.unwrap_err();
     assert!(matches!(*failed, StoreError::Full(_)), "{failed:?}");
     assert_eq!(store.commits(), 0);
 }
@@ -216,11 +215,11 @@ async fn deletion_is_answered_when_nothing_of_it_is_left_and_others_go_on() {
     let store = HeldLog::new();
     let (committer, thread) = store.start();
     let put_ä = committer.submit(vec![put("ä", "geheim")]).await;
-    assert_eq!(written(&[put_ä.await.unwrap()]), [1]);
+    assert_eq!(written(&[put_ä.await.unwrap().0]), [1]);
     let mut deleted = committer.submit(vec![delete("ä")]).await;
     for number in 0..20 {
         let other = committer.submit(vec![put(&number.to_string(), "x")]).await;
-        assert_eq!(written(&[other.await.unwrap()]), [1]);
+        assert_eq!(written(&[other.await.unwrap().0]), [1]);
     }
     assert!(store.asked.load(Ordering::Relaxed) > 0);
     assert!(deleted.try_recv().is_err(), "answered before it is gone");
@@ -228,7 +227,7 @@ async fn deletion_is_answered_when_nothing_of_it_is_left_and_others_go_on() {
     drop(committer);
     assert!(!thread.is_finished());
     store.is_held.store(false, Ordering::Relaxed);
-    assert_eq!(written(&[deleted.await.unwrap()]), [1]);
+    assert_eq!(written(&[deleted.await.unwrap().0]), [1]);
     thread.join().unwrap();
 }
 
@@ -238,13 +237,13 @@ async fn freeing_goes_on_in_turns_with_commits() {
     store.is_held.store(false, Ordering::Relaxed);
     let (committer, thread) = store.start();
     let put_ä = committer.submit(vec![put("ä", "x")]).await;
-    assert_eq!(written(&[put_ä.await.unwrap()]), [1]);
+    assert_eq!(written(&[put_ä.await.unwrap().0]), [1]);
     store.to_free.store(u64::MAX, Ordering::Relaxed);
     let deleted = committer.submit(vec![delete("ä")]).await;
-    assert_eq!(written(&[deleted.await.unwrap()]), [1]);
+    assert_eq!(written(&[deleted.await.unwrap().0]), [1]);
     for number in 0..20 {
         let other = committer.submit(vec![put(&number.to_string(), "x")]).await;
-        assert_eq!(written(&[other.await.unwrap()]), [1]);
+        assert_eq!(written(&[other.await.unwrap().0]), [1]);
     }
     assert!(store.to_free.load(Ordering::Relaxed) < u64::MAX);
     // By itself, up to the end.
@@ -266,13 +265,14 @@ async fn deletion_that_something_holds_is_answered_in_the_end() {
         .await
         .await
         .unwrap()
+        .0
         .unwrap();
     let first = committer.submit(vec![delete("a")]).await;
-    assert_eq!(written(&[first.await.unwrap()]), [1]);
+    assert_eq!(written(&[first.await.unwrap().0]), [1]);
     // What holds it is not waited for once more, until it has ended.
     let before = store.asked.load(Ordering::Relaxed);
     let second = committer.submit(vec![delete("ä")]).await;
-    assert_eq!(written(&[second.await.unwrap()]), [1]);
+    assert_eq!(written(&[second.await.unwrap().0]), [1]);
     assert!(store.asked.load(Ordering::Relaxed) <= before + 1);
 }
 
@@ -306,14 +306,14 @@ async fn stop_does_not_wait_until_all_is_free() {
     store.is_held.store(false, Ordering::Relaxed);
     let (committer, thread) = store.start();
     let put_ä = committer.submit(vec![put("ä", "x")]).await;
-    assert_eq!(written(&[put_ä.await.unwrap()]), [1]);
+    assert_eq!(written(&[put_ä.await.unwrap().0]), [1]);
     store.to_free.store(u64::MAX, Ordering::Relaxed);
     let deleted = committer.submit(vec![delete("ä")]).await;
-    assert_eq!(written(&[deleted.await.unwrap()]), [1]);
+    assert_eq!(written(&[deleted.await.unwrap().0]), [1]);
     // Handed in before the stop, and done.
     let last = committer.submit(vec![put("b", "x")]).await;
     drop(committer);
-    assert_eq!(written(&[last.await.unwrap()]), [1]);
+    assert_eq!(written(&[last.await.unwrap().0]), [1]);
     let joined = tokio::task::spawn_blocking(move || thread.join().unwrap());
     let joined = tokio::time::timeout(Duration::from_secs(20), joined).await;
     // So that the test ends in any case.

@@ -341,7 +341,7 @@ async fn who_is_half_way_in_as_a_room_ends_is_welcomed_and_no_second_room_runs()
         place.send(Letter::new(
             RoomInput::Join(Conn(1_000), late),
             0,
-            [None, None],
+            None,
             crate::ledger::Held::none(),
         ));
         let next = tokio::time::timeout(Duration::from_secs(5), join(rooms, "grün"));

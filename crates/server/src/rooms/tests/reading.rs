@@ -229,7 +229,9 @@ async fn short_lists_are_read_while_long_ones_wait_for_space() {
     }
     tokio::time::sleep(Duration::from_millis(300)).await;
     for (asker, number) in askers.iter().zip(1..) {
-        asker.ask_storage(1_001, "list", json!({ "path": "lang" })).await;
+        asker
+            .ask_storage(1_001, "list", json!({ "path": "lang" }))
+            .await;
         while store.lists.load(Ordering::SeqCst) < number {
             tokio::task::yield_now().await;
         }
@@ -240,7 +242,9 @@ async fn short_lists_are_read_while_long_ones_wait_for_space() {
         ("a", join_as(&server.rooms, "a", "otto").await),
     ];
     for (room, other) in &others {
-        other.ask_storage(1, "list", json!({ "path": "kurz" })).await;
+        other
+            .ask_storage(1, "list", json!({ "path": "kurz" }))
+            .await;
         let answer = tokio::time::timeout(Duration::from_secs(20), other.answer(1)).await;
         assert!(answer.is_ok_and(|answer| answer.is_some()), "{room} waits");
     }
