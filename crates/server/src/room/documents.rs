@@ -146,12 +146,12 @@ pub(super) enum Deferred {
     },
     Described {
         request: Request,
+        describe: SyncDescribe,
         answer: SharedMessage,
     },
     State {
         request: Request,
         tool_call_id: String,
-        /// The number of the call.
         number: u64,
         payload: Bytes,
         merges: bool,
@@ -630,7 +630,9 @@ impl Room {
                 Deferred::Answer {
                     request, content, ..
                 } => self.respond(request, content),
-                Deferred::Described { request, answer } => {
+                Deferred::Described {
+                    request, answer, ..
+                } => {
                     if let Some(participant) = self.participants.get(&request.conn) {
                         let head = answer.body().0.clone();
                         let head = participant.account.take_over(head);

@@ -48,6 +48,10 @@ async fn participant_whose_letters_are_held_keeps_nobody_else_waiting() {
         let server = Server::start_on(Arc::<Held>::clone(&store));
         store.commit_takes.store(300, Ordering::SeqCst);
         let mover = join_as(&server.rooms, "a", "ünal").await;
+        let mut crowd = Vec::new();
+        for _ in 0..connections {
+            crowd.push(join_as(&server.rooms, "a", "ünal").await);
+        }
         for number in 0..MOVES {
             let there = if number % 2 == 0 {
                 rename("hier", "da")
@@ -56,11 +60,10 @@ async fn participant_whose_letters_are_held_keeps_nobody_else_waiting() {
             };
             mover.ask_storage(number, "move", there).await;
         }
-        let mut crowd = Vec::new();
-        for _ in 0..connections {
-            let member = join_as(&server.rooms, "a", "ünal").await;
-            crowd.push(tokio::spawn(send_all(member, letters, bytes)));
-        }
+        let crowd: Vec<_> = crowd
+            .into_iter()
+            .map(|member| tokio::spawn(send_all(member, letters, bytes)))
+            .collect();
         // They are there, or wait for a place.
         tokio::time::sleep(Duration::from_secs(1)).await;
         let other = join_as(&server.rooms, "a", "otto").await;
