@@ -4,6 +4,7 @@
 //! published clients do not come back after one; a client's close frame is answered with code 1000. A client that
 //! breaks the rules of the WebSocket protocol is dropped.
 
+mod expiry;
 mod writing;
 
 use std::pin::Pin;
@@ -17,6 +18,7 @@ use tokio::net::tcp::ReadHalf;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::expiry::expiry;
 use self::writing::{Counting, Taken, Taking, write_all};
 use crate::admission::{self, Admission};
 use crate::budget::Rate;
@@ -26,7 +28,7 @@ use crate::ledger::{Account, Charge, Held, Kind, Pace};
 use crate::metrics::{Counted, Metrics};
 use crate::outbox::{Outbox, Outgoing};
 use crate::room::{Conn, Joining};
-use crate::rooms::{Mailbox, RoomInput, Rooms, now};
+use crate::rooms::{Mailbox, RoomInput, Rooms};
 use crate::websocket::{Event, FrameReader};
 
 /// The largest WebSocket message; a protocol message may span many.
@@ -44,8 +46,6 @@ const TURN_BYTES: usize = 16 << 10;
 const UNSENT_BYTES: u32 = 32 << 10;
 /// How many seconds' worth of messages and bytes may come at once.
 pub(crate) const BURST: Duration = Duration::from_secs(2);
-/// How often it is looked at the wall clock at least, of a connection whose token expires.
-const CLOCK_CHECK: Duration = Duration::from_mins(10);
 /// Time to answer a client's close frame before the connection is dropped anyway.
 const CLOSE_GRACE: Duration = Duration::from_secs(5);
 
@@ -117,16 +117,8 @@ pub(crate) async fn run(
         return;
     };
     let way = (conn, &mailbox);
-    let talk = talk(
-        stream,
-        early,
-        way,
-        &outbox,
-        (&account, &scope),
-        shared,
-        room,
-        expired,
-    );
+    let of = (&account, &scope);
+    let talk = talk(stream, early, way, &outbox, of, (shared, room), expired);
     // With it goes all that only a connection with a socket needs.
     let rest = Box::pin(talk).await;
     if let Some(rest) = rest {
@@ -144,8 +136,7 @@ async fn talk<'a>(
     (conn, mailbox): (Conn, &'a Mailbox),
     outbox: &Outbox,
     (account, scope): (&Arc<Account>, &ApiScope),
-    shared: &Shared,
-    room: &str,
+    (shared, room): (&Shared, &str),
     expired: Pin<&mut impl Future<Output = ()>>,
 ) -> Option<Rest<'a>> {
     let _counted = Counted::new(&shared.metrics.connections);
@@ -246,15 +237,6 @@ async fn talk<'a>(
 async fn leave(mailbox: &Mailbox, conn: Conn) {
     // The room only refuses when it has ended, and everybody with it.
     let _ = mailbox.send(RoomInput::Leave(conn), 0, Held::none()).await;
-}
-
-/// Waits until a token has expired, by the wall clock, which may be set meanwhile.
-async fn expiry(at: u64) {
-    let at = i64::try_from(at.saturating_mul(1000)).unwrap_or(i64::MAX);
-    while let left @ 1.. = at.saturating_sub(now().0) {
-        let left = Duration::from_millis(left.unsigned_abs());
-        tokio::time::sleep(left.min(CLOCK_CHECK)).await;
-    }
 }
 
 /// Why reading ended.

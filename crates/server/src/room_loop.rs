@@ -90,19 +90,16 @@ impl RoomInput {
 pub(crate) struct Letter {
     pub(crate) input: RoomInput,
     bytes: usize,
-    _places: Option<OwnedSemaphorePermit>,
+    _places: Places,
     held: Held,
     /// Until it is handled, if it is a chunk.
     _waits: Option<ChunkWaits>,
 }
 
+pub(crate) type Places = Option<OwnedSemaphorePermit>;
+
 impl Letter {
-    pub(crate) fn new(
-        input: RoomInput,
-        bytes: usize,
-        places: Option<OwnedSemaphorePermit>,
-        held: Held,
-    ) -> Self {
+    pub(crate) fn new(input: RoomInput, bytes: usize, places: Places, held: Held) -> Self {
         Self {
             input,
             bytes,

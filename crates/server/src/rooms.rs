@@ -618,16 +618,13 @@ async fn read_in_turn<T: Send + 'static>(
 }
 
 async fn committed(committing: &mut Option<oneshot::Receiver<Outcome>>) -> Outcome {
-    match committing {
-        Some(result) => match result.await {
-            Ok(outcome) => outcome,
-            Err(_) => {
-                let error = StoreError::Unavailable("the committer has stopped".into());
-                (Err(Arc::new(error)), Duration::ZERO)
-            }
-        },
-        None => std::future::pending().await,
-    }
+    let Some(outcome) = committing else {
+        return std::future::pending().await;
+    };
+    outcome.await.unwrap_or_else(|_| {
+        let error = StoreError::Unavailable("the committer has stopped".into());
+        (Err(Arc::new(error)), Duration::ZERO)
+    })
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {

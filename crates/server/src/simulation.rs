@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use meshagent_protocol::{ApiScope, Envelope, MessageId, PacketLimits, PacketReader};
 use meshagent_store::{RoomId, Store, StoreError, Timestamp};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::committer::{Answer, BatchResult, Outcome, Work};
 use crate::config::Config;
@@ -26,7 +26,7 @@ use crate::ledger::Held;
 use crate::metrics::Metrics;
 use crate::outbox::{Cost, Outbox, Outgoing};
 use crate::room::{Conn, Fetch, FetchResult, Joining, Room};
-use crate::room_loop::{Letter, Next, RoomInput, RoomLoop, TURN};
+use crate::room_loop::{Letter, Next, Places, RoomInput, RoomLoop, TURN};
 use crate::rooms::{MAILBOX, PLACES, places, read};
 use crate::signer::UrlSigner;
 use crate::usage::Usage;
@@ -504,13 +504,7 @@ impl SimServer {
         self.post_bytes(room, input, 0, None);
     }
 
-    fn post_bytes(
-        &mut self,
-        room: &str,
-        input: RoomInput,
-        bytes: usize,
-        places: Option<OwnedSemaphorePermit>,
-    ) {
+    fn post_bytes(&mut self, room: &str, input: RoomInput, bytes: usize, places: Places) {
         if let Some(state) = self.rooms.get_mut(room) {
             let letter = Letter::new(input, bytes, places, Held::none());
             state.mailbox.push_back(letter);

@@ -15,7 +15,7 @@ use meshagent_store::{
 };
 
 use super::compaction::Fold;
-use super::documents::{Change, Deferred, Document, StreamId, Version};
+use super::documents::{Deferred, Document, StreamId, Version};
 use super::opening::Waiter;
 use super::uploads::Finishing;
 use super::{Conn, Refusal, Request, Room};
@@ -82,6 +82,15 @@ pub(super) enum Then {
         document: DocumentId,
         fold: Fold,
     },
+}
+
+/// A change that has become durable, and who made it.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) version: Version,
+    pub(super) visible: Option<Vec<u8>>,
+    /// The stream that has it already.
+    pub(super) known_to: Option<StreamId>,
 }
 
 /// Changes that are on disk and not shown yet, by document.

@@ -16,6 +16,7 @@ use meshagent_protocol::sync::{SyncDescribe, SyncDescribed};
 use meshagent_protocol::{Content, ErrorCode, SharedChunk, SharedMessage, sync as wire};
 use meshagent_store::{DocumentId, Seq, Timestamp};
 
+use super::batch::Change;
 use super::compaction::Stored;
 use super::sent::Sent;
 use super::sync::Lost;
@@ -168,15 +169,6 @@ pub(super) enum Deferred {
         document: DocumentId,
         stream: StreamId,
     },
-}
-
-/// A change that has become durable, and who made it.
-#[derive(Debug)]
-pub(super) struct Change {
-    pub(super) version: Version,
-    pub(super) visible: Option<Vec<u8>>,
-    /// The stream that has it already.
-    pub(super) known_to: Option<StreamId>,
 }
 
 impl Document {
