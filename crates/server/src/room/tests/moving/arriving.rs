@@ -65,7 +65,7 @@ fn who_waits_for_a_document_gets_the_one_that_takes_its_place() {
         &reader,
         "sync",
         "describe",
-        json!({ "path": "taken.document" }),
+        json!({ "path": "taken.document", "include_ids": true }),
     );
     world.settle();
     assert_eq!(mover.answer(moved), Content::Empty);
