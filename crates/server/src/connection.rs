@@ -6,12 +6,12 @@
 
 mod writing;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use meshagent_protocol::{ApiScope, Envelope, Message, PacketLimits, PacketReader};
-use meshagent_store::Timestamp;
 use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
 use tokio::time::Instant;
@@ -88,8 +88,10 @@ impl Shared {
 
 /// Drives a connection to its end. `early` arrived behind the handshake; the token is good until `expires`, in seconds
 /// since 1970.
+///
+/// The socket may end before this does: its room, which may take nothing at the time, has to be told.
 pub(crate) async fn run(
-    mut stream: TcpStream,
+    stream: TcpStream,
     early: Bytes,
     room: &str,
     joining: Joining,
@@ -99,9 +101,52 @@ pub(crate) async fn run(
     let outbox = Arc::clone(&joining.outbox);
     let account = Arc::clone(&joining.account);
     let scope = joining.scope.clone();
-    let Some((conn, mailbox)) = shared.rooms.join(room, joining).await else {
+    let mut expiry = expires.map(|at| Box::pin(shared.clock.reaches(at)));
+    let mut expired = std::pin::pin!(async {
+        match &mut expiry {
+            Some(expiry) => expiry.await,
+            None => std::future::pending().await,
+        }
+    });
+    let mut entering = std::pin::pin!(shared.rooms.join(room, joining));
+    let joined = tokio::select! {
+        biased;
+        joined = &mut entering => joined,
+        () = &mut expired => {
+            drop(stream);
+            // Its room may have heard of it already.
+            if let Some((conn, mailbox)) = entering.await {
+                leave(&mailbox, conn).await;
+            }
+            return;
+        }
+    };
+    let Some((conn, mailbox)) = joined else {
         return;
     };
+    let way = (conn, &mailbox);
+    let of = (&account, &scope);
+    let talk = talk(stream, early, way, &outbox, of, (shared, room), expired);
+    // With it goes all that only a connection with a socket needs.
+    let rest = Box::pin(talk).await;
+    if let Some(rest) = rest {
+        rest.await;
+    }
+}
+
+/// What is to be done when there is no socket any more.
+type Rest<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
+/// Reads and writes until the connection ends, and drops the socket.
+async fn talk<'a>(
+    mut stream: TcpStream,
+    early: Bytes,
+    (conn, mailbox): (Conn, &'a Mailbox),
+    outbox: &Outbox,
+    (account, scope): (&Arc<Account>, &ApiScope),
+    (shared, room): (&Shared, &str),
+    expired: Pin<&mut impl Future<Output = ()>>,
+) -> Option<Rest<'a>> {
     let _counted = Counted::new(&shared.metrics.connections);
 
     #[cfg(target_os = "linux")]
@@ -116,17 +161,17 @@ pub(crate) async fn run(
             ..PacketLimits::default()
         }),
         conn,
-        mailbox: &mailbox,
-        outbox: &outbox,
+        mailbox,
+        outbox,
         shared,
         message_rate: Rate::new(shared.config.limits.max_messages_per_second, BURST),
         byte_rate: Rate::new(shared.config.limits.max_bytes_per_second, BURST),
         frame_bytes: 0,
         charge: account.empty(Kind::Received),
-        account: &account,
-        scope: &scope,
+        account,
+        scope,
         deadline: None,
-        pace: Pace::new(shared.config.pace_window, &account),
+        pace: Pace::new(shared.config.pace_window, account),
         kept_waiting: Duration::ZERO,
         turn: Turn::default(),
     };
@@ -142,25 +187,17 @@ pub(crate) async fn run(
             taken: &taken
         }),
         Taking {
-            outbox: &outbox,
-            account: &account,
+            outbox,
+            account,
             taken: &taken,
             patience: silence,
-            pace: Pace::new(shared.config.pace_window, &account),
+            pace: Pace::new(shared.config.pace_window, account),
             turn: Turn::default(),
         },
         conn,
-        &mailbox,
+        mailbox,
         shared.config.ping_interval
     ));
-
-    let mut expiry = expires.map(|at| Box::pin(shared.clock.reaches(end_of(at))));
-    let expired = async {
-        match &mut expiry {
-            Some(expiry) => expiry.await,
-            None => std::future::pending().await,
-        }
-    };
 
     let ended = tokio::select! {
         ended = read_all(&mut read, &mut intake, silence) => Some(ended),
@@ -168,34 +205,46 @@ pub(crate) async fn run(
         () = expired => Some(End::Expired),
         () = &mut writing => None,
     };
+    let mut rest: Rest<'a> = Box::pin(leave(mailbox, conn));
     match ended {
         Some(End::Closed) => {
-            leave(&mailbox, conn).await;
+            // Mostly the room hears of it first.
+            let mut has_left = tokio::select! {
+                biased;
+                () = &mut rest => true,
+                () = std::future::ready(()) => false,
+            };
             outbox.push_item(Outgoing::Close);
             outbox.finish();
-            let _ = tokio::time::timeout(CLOSE_GRACE, writing).await;
+            let mut closing = std::pin::pin!(tokio::time::timeout(CLOSE_GRACE, writing));
+            loop {
+                tokio::select! {
+                    biased;
+                    () = &mut rest, if !has_left => has_left = true,
+                    _ = &mut closing => break,
+                }
+            }
+            (!has_left).then_some(rest)
         }
         // The room finishes the outbox when everything that was received is durable and answered.
-        Some(End::Stopping) => writing.await,
+        Some(End::Stopping) => {
+            writing.await;
+            None
+        }
         Some(End::Expired) => {
             tracing::info!(
                 room,
                 "a participant's token has expired; connection dropped"
             );
-            leave(&mailbox, conn).await;
+            Some(rest)
         }
-        Some(End::Lost) | None => leave(&mailbox, conn).await,
+        Some(End::Lost) | None => Some(rest),
     }
 }
 
 async fn leave(mailbox: &Mailbox, conn: Conn) {
     // The room only refuses when it has ended, and everybody with it.
     let _ = mailbox.send(RoomInput::Leave(conn), 0, Held::none()).await;
-}
-
-/// The end of a token in the store's unit.
-fn end_of(expires: u64) -> Timestamp {
-    Timestamp(i64::try_from(expires.saturating_mul(1000)).unwrap_or(i64::MAX))
 }
 
 /// Why reading ended.

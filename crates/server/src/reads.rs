@@ -5,12 +5,12 @@
 //!
 //! A result stays in memory until its room has handled it, which may be long after the read. Until then the read keeps
 //! its place in the room, and is charged. A result of more than [`SMALL_BYTES`] also needs space among the unhandled
-//! results of its room and of all rooms; it waits for that before it is read, if the store knows its size. Small ones
-//! never wait for large ones, and their number is bounded by the places.
+//! results of its room and of all rooms; it waits for that before it is read, by its size in the store, or, of a list, by
+//! what it may have at most. Small ones never wait for large ones, and their number is bounded by the places.
 //!
-//! A room never waits for a read before it does its other work, so each result is handled at some time, which frees its
-//! space. While a read waits for space it holds its places and perhaps a turn of the lists, for which nobody waits who
-//! has space. So there is no deadlock.
+//! A read that waits for space holds nothing: neither a place, which it takes anew behind that, nor a turn. Who has
+//! space waits for places and turns, and each of these is given back without space: after a read, or when the room has
+//! handled a result. A room never waits for a read before it does its other work. So there is no deadlock.
 
 use std::sync::Arc;
 
@@ -110,31 +110,21 @@ impl Reads {
         }
     }
 
-    /// Waits for the space of a result, which holds its `places` in its room and its `charge` as well from then on.
+    /// Waits for the space of a result of so many bytes. Whoever waits holds nothing else that others wait for.
     ///
     /// # Cancel safety
     /// Dropped before it is ready, nothing is held.
-    pub(crate) async fn space(
-        &self,
-        room: &RoomReads,
-        places: [Option<OwnedSemaphorePermit>; 2],
-        charge: Charge,
-    ) -> Unhandled {
-        let bytes = charge.bytes();
-        let kilobytes = if bytes <= SMALL_BYTES {
-            [None, None]
-        } else {
-            // The room's own first: a room with too many unhandled results waits for itself.
-            let own = room.unhandled.take(bytes).await;
-            [own, self.unhandled.take(bytes).await]
-        };
-        Unhandled {
-            _places: places,
-            kilobytes,
-            charge,
-        }
+    pub(crate) async fn space(&self, room: &RoomReads, bytes: usize) -> Space {
+        // The room's own first: a room with too many unhandled results waits for itself.
+        let own = room.unhandled.take(bytes).await;
+        [own, self.unhandled.take(bytes).await]
     }
 }
+
+/// Space among the unhandled results of a room, and of all of them.
+pub(crate) type Space = [Option<OwnedSemaphorePermit>; 2];
+/// Places among the reads of a room: of those that may take long, if it is one, and of all.
+pub(crate) type Places = [Option<OwnedSemaphorePermit>; 2];
 
 /// What is free of a bound in bytes.
 #[derive(Debug)]
@@ -167,17 +157,27 @@ fn kilobytes(bytes: usize) -> u32 {
 /// What a read holds from before it begins until its room has handled what it brought.
 #[derive(Debug)]
 pub(crate) struct Unhandled {
-    _places: [Option<OwnedSemaphorePermit>; 2],
-    kilobytes: [Option<OwnedSemaphorePermit>; 2],
+    _places: Places,
+    kilobytes: Space,
     charge: Charge,
 }
 
 impl Unhandled {
     fn none() -> Self {
+        Self::small([None, None], Charge::none())
+    }
+
+    /// Of what needs no space.
+    pub(crate) fn small(places: Places, charge: Charge) -> Self {
+        Self::large(places, [None, None], charge)
+    }
+
+    /// Of what has it.
+    pub(crate) fn large(places: Places, space: Space, charge: Charge) -> Self {
         Self {
-            _places: [None, None],
-            kilobytes: [None, None],
-            charge: Charge::none(),
+            _places: places,
+            kilobytes: space,
+            charge,
         }
     }
 
@@ -229,7 +229,7 @@ pub(crate) struct RoomReads {
 }
 
 impl RoomReads {
-    /// Waits for the place of a read that may take long; [`RoomReads::place`] comes after it.
+    /// Waits for the place of a read that may take long; [`RoomReads::places`] waits for it, too.
     ///
     /// # Cancel safety
     /// As [`Reads::turn`].
@@ -241,11 +241,15 @@ impl RoomReads {
         Arc::clone(line).acquire_owned().await.ok()
     }
 
-    /// Waits for the place of one of the room's reads, which it has until what it brought is handled.
+    /// Waits for the places of one of the room's reads, which it has until what it brought is handled.
     ///
     /// # Cancel safety
     /// As [`Reads::turn`].
-    pub(crate) async fn place(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.all).acquire_owned().await.ok()
+    pub(crate) async fn places(&self, long: Option<Long>) -> Places {
+        let long = match long {
+            Some(long) => self.long_place(long).await,
+            None => None,
+        };
+        [long, Arc::clone(&self.all).acquire_owned().await.ok()]
     }
 }

@@ -48,7 +48,7 @@ use serde_json::{Map, Value};
 use self::batch::{Flight, Staged};
 use self::downloads::Download;
 use self::events::News;
-pub(crate) use self::files::may_touch_many;
+pub(crate) use self::files::{ENTRY_BYTES, may_touch_many};
 use self::opening::Fetched;
 use self::registry::Documents;
 use self::sync::SyncCall;
@@ -162,7 +162,7 @@ impl FetchResult {
                 stored.schema.len() + snapshot + updates.sum::<usize>()
             }
             Self::File(WholeFile::Read(file)) => file.data.len(),
-            Self::List(Some(entries)) => entries.len() * files::ENTRY_BYTES,
+            Self::List(Some(entries)) => entries.len() * ENTRY_BYTES,
             _ => 0,
         }
     }

@@ -87,8 +87,7 @@ impl RoomInput {
     }
 }
 
-/// An input in the mailbox, and the places that it takes, as one of its connection's and as one of the room's, until it
-/// was handled.
+/// An input in the mailbox, and the places of its connection that it takes until it was handled.
 #[derive(Debug)]
 pub(crate) struct Letter {
     pub(crate) input: RoomInput,
@@ -99,7 +98,7 @@ pub(crate) struct Letter {
     _waits: Option<ChunkWaits>,
 }
 
-pub(crate) type Places = [Option<OwnedSemaphorePermit>; 2];
+pub(crate) type Places = Option<OwnedSemaphorePermit>;
 
 impl Letter {
     pub(crate) fn new(input: RoomInput, bytes: usize, places: Places, held: Held) -> Self {
@@ -151,7 +150,7 @@ enum Turn {
     Actions,
     /// The letters that are next.
     Letters,
-    /// And for how long it was under way.
+    /// And how long the store worked for it.
     Committed(BatchResult, Duration),
     Fetched(u64, Box<Brought>),
     Timeout,
@@ -359,7 +358,7 @@ impl RoomLoop {
         self.begin(Turn::Letters);
     }
 
-    /// The batch that was to be committed is, or is not. It was under way for so long.
+    /// The batch that was to be committed is, or is not. The store worked so long for it.
     pub(crate) fn committed(&mut self, result: BatchResult, took: Duration) {
         if self.stands_back() {
             self.batches += 1;

@@ -29,13 +29,13 @@ pub(crate) use self::mailbox::PLACES;
 #[cfg(feature = "simulation")]
 pub(crate) use self::mailbox::places;
 pub(crate) use self::mailbox::{MAILBOX, Mailbox};
-use crate::committer::{BatchResult, Committer, with_causes};
+use crate::committer::{Committer, Outcome, with_causes};
 use crate::config::Config;
 use crate::ids::Ids;
 use crate::lane::{self, Lane};
 use crate::ledger::Held;
 use crate::metrics::Metrics;
-use crate::reads::{Brought, Long, Reads, RoomReads};
+use crate::reads::{Brought, Long, Reads, RoomReads, Unhandled};
 use crate::room::{Conn, Fetch, Joining, Room};
 pub(crate) use crate::room_loop::RoomInput;
 use crate::room_loop::{Entering, Letter, Next, RoomLoop, is_whole};
@@ -340,7 +340,7 @@ struct RoomTask {
     rooms: Arc<Rooms>,
     fetches: JoinSet<(u64, Brought)>,
     reads: Arc<RoomReads>,
-    committing: Option<oneshot::Receiver<BatchResult>>,
+    committing: Option<oneshot::Receiver<Outcome>>,
 }
 
 impl RoomTask {
@@ -370,7 +370,7 @@ impl RoomTask {
             // Who joins waits in the mailbox until it is known what became of the last batch: a room that read the
             // store before that would not know of it.
             if self.committing.is_some()
-                && let Ok(written) = committed(&mut self.committing).await
+                && let (Ok(written), _) = committed(&mut self.committing).await
             {
                 let usage = &self.rooms.usage;
                 usage.settle_removed(&written);
@@ -390,7 +390,6 @@ impl RoomTask {
         let stopping = self.rooms.stopping.clone();
         let killed = self.rooms.killed.clone();
         let mut tick = tokio::time::interval(TICK);
-        let mut committing_since = Instant::now();
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !killed.is_cancelled() {
             let (takes_letters, goes_on) = match self.room.next(now()) {
@@ -400,7 +399,6 @@ impl RoomTask {
                 }
                 Next::Commit(writes) => {
                     self.committing = Some(self.rooms.committer.submit(writes).await);
-                    committing_since = Instant::now();
                     continue;
                 }
                 Next::Fetch(number, fetch) => {
@@ -427,9 +425,9 @@ impl RoomTask {
                 biased;
                 () = killed.cancelled() => {}
                 () = stopping.cancelled(), if takes_letters && !inputs.is_closed() => inputs.close(),
-                result = committed(&mut self.committing) => {
+                (result, took) = committed(&mut self.committing) => {
                     self.committing = None;
-                    self.room.committed(result, committing_since.elapsed());
+                    self.room.committed(result, took);
                 }
                 Some(fetched) = self.fetches.join_next() => match fetched {
                     Ok((number, brought)) => {
@@ -477,7 +475,7 @@ impl RoomTask {
         inputs.close();
         self.fetches.abort_all();
         if self.committing.is_some() {
-            let result = committed(&mut self.committing).await;
+            let (result, _) = committed(&mut self.committing).await;
             // What comes later may build on what was refused.
             if !is_whole(&result) {
                 return;
@@ -520,32 +518,31 @@ impl RoomTask {
                 Fetch::OpenFile { .. } => Some(Long::File),
                 _ => None,
             };
-            let long_place = match long {
-                Some(long) => own.long_place(long).await,
-                None => None,
-            };
-            let places = [long_place, own.place().await];
-            let _long = match long {
-                Some(long) => Some(rooms.reads.long_turn(long).await),
-                None => None,
-            };
+            let places = own.places(long).await;
             let usage = Arc::clone(&rooms.usage);
             let first = {
                 let room = room.clone();
-                rooms.read(move |store| read_if_small(store, &room, fetch, &usage))
+                read_in_turn(&rooms, long, move |store| {
+                    read_if_small(store, &room, fetch, &usage)
+                })
             };
             let brought = match first.await {
                 Ok(First::Read(result, charge)) => {
-                    let unhandled = rooms.reads.space(&own, places, charge).await;
-                    Ok(Brought::new(Ok(result), unhandled))
+                    Ok(Brought::new(Ok(result), Unhandled::small(places, charge)))
                 }
                 Ok(First::Large(fetch, bytes)) => {
-                    let charge = rooms.usage.charge_read(bytes);
-                    let unhandled = rooms.reads.space(&own, places, charge).await;
+                    // While it waits for space, the room's other reads have the places.
+                    drop(places);
+                    let space = rooms.reads.space(&own, bytes).await;
+                    let places = own.places(long).await;
+                    // A list is charged when it is read.
+                    let charged = if long.is_none() { bytes } else { 0 };
+                    let charge = rooms.usage.charge_read(charged);
+                    let unhandled = Unhandled::large(places, space, charge);
                     let read = move |store: &dyn Store| {
                         Ok(Brought::new(read(store, &room, fetch), unhandled))
                     };
-                    rooms.read(read).await
+                    read_in_turn(&rooms, long, read).await
                 }
                 Err(error) => Err(error),
             };
@@ -554,16 +551,27 @@ impl RoomTask {
     }
 }
 
-async fn committed(committing: &mut Option<oneshot::Receiver<BatchResult>>) -> BatchResult {
-    match committing {
-        Some(result) => match result.await {
-            Ok(result) => result,
-            Err(_) => Err(Arc::new(StoreError::Unavailable(
-                "the committer has stopped".into(),
-            ))),
-        },
-        None => std::future::pending().await,
-    }
+/// Reads from the store, when it is its turn among those that may take as long.
+async fn read_in_turn<T: Send + 'static>(
+    rooms: &Rooms,
+    long: Option<Long>,
+    read: impl FnOnce(&dyn Store) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let _long = match long {
+        Some(long) => Some(rooms.reads.long_turn(long).await),
+        None => None,
+    };
+    rooms.read(read).await
+}
+
+async fn committed(committing: &mut Option<oneshot::Receiver<Outcome>>) -> Outcome {
+    let Some(outcome) = committing else {
+        return std::future::pending().await;
+    };
+    outcome.await.unwrap_or_else(|_| {
+        let error = StoreError::Unavailable("the committer has stopped".into());
+        (Err(Arc::new(error)), Duration::ZERO)
+    })
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {

@@ -18,7 +18,7 @@ use meshagent_protocol::{ApiScope, Envelope, MessageId, PacketLimits, PacketRead
 use meshagent_store::{RoomId, Store, StoreError, Timestamp};
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::committer::{Answer, BatchResult, Work};
+use crate::committer::{Answer, BatchResult, Outcome, Work};
 use crate::config::Config;
 use crate::ids::Ids;
 use crate::lane;
@@ -96,7 +96,7 @@ struct RoomState {
     room: RoomLoop,
     mailbox: VecDeque<Letter>,
     /// The batch that the committer has.
-    committing: Option<oneshot::Receiver<BatchResult>>,
+    committing: Option<oneshot::Receiver<Outcome>>,
     /// What has happened while the room worked, or waited for the lane.
     committed: Option<BatchResult>,
     fetched: VecDeque<(u64, Result<FetchResult, StoreError>)>,
@@ -353,7 +353,7 @@ impl SimServer {
             let Some(state) = self.rooms.get_mut(&name) else {
                 continue;
             };
-            let Some(Ok(result)) = state.committing.as_mut().map(oneshot::Receiver::try_recv)
+            let Some(Ok((result, _))) = state.committing.as_mut().map(oneshot::Receiver::try_recv)
             else {
                 continue;
             };
@@ -497,11 +497,11 @@ impl SimServer {
         }
         let room = connection.room.clone();
         let bytes = std::mem::take(&mut connection.held_bytes);
-        self.post_bytes(&room, input, bytes, [Some(own), None]);
+        self.post_bytes(&room, input, bytes, Some(own));
     }
 
     fn post(&mut self, room: &str, input: RoomInput) {
-        self.post_bytes(room, input, 0, [None, None]);
+        self.post_bytes(room, input, 0, None);
     }
 
     fn post_bytes(&mut self, room: &str, input: RoomInput, bytes: usize, places: Places) {

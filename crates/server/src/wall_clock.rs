@@ -49,13 +49,14 @@ impl WallClock {
         ((self.now)(), Instant::now())
     }
 
-    /// Waits until the wall clock shows this time.
+    /// Waits until the wall clock shows this time, in seconds since 1970.
     ///
     /// # Cancel safety
     /// It only waits, and may be dropped.
-    pub(crate) async fn reaches(&self, at: Timestamp) {
+    pub(crate) async fn reaches(&self, at: u64) {
+        let at = i64::try_from(at.saturating_mul(1000)).unwrap_or(i64::MAX);
         let mut changed = self.changed.subscribe();
-        while let left @ 1.. = at.0.saturating_sub((self.now)().0) {
+        while let left @ 1.. = at.saturating_sub((self.now)().0) {
             let left = Duration::from_millis(left.unsigned_abs());
             tokio::select! {
                 () = tokio::time::sleep(left) => {}
@@ -83,7 +84,7 @@ mod tests {
         static NOW: AtomicI64 = AtomicI64::new(0);
         let clock = WallClock::new(|| Timestamp(NOW.load(Ordering::Relaxed)));
         let mut last = clock.start();
-        let mut reaches = pin!(clock.reaches(Timestamp(FAR)));
+        let mut reaches = pin!(clock.reaches(FAR.unsigned_abs() / 1000));
         let mut is_waiting = async || {
             poll_fn(|context| Poll::Ready(reaches.as_mut().poll(context).is_pending())).await
         };

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use meshagent_store::{Store, StoreError, Written};
 use tokio::sync::oneshot;
 
-use super::{BatchResult, with_causes};
+use super::{BatchResult, Outcome, with_causes};
 
 /// How long an answer is held at most. Then something holds the store's log that is none of its own reads, such as a
 /// backup; until that has ended, further deletions are answered without waiting for it.
@@ -28,8 +28,8 @@ pub(super) struct Held {
 
 #[derive(Debug)]
 struct Answer {
-    done: oneshot::Sender<BatchResult>,
-    result: BatchResult,
+    done: oneshot::Sender<Outcome>,
+    outcome: Outcome,
     until: Instant,
 }
 
@@ -37,21 +37,21 @@ impl Held {
     /// Answers a batch, or holds its answer if it deleted something. A room that is gone needs no answer.
     pub(super) fn answer(
         &mut self,
-        done: oneshot::Sender<BatchResult>,
-        result: BatchResult,
+        done: oneshot::Sender<Outcome>,
+        outcome: Outcome,
         now: Instant,
     ) {
-        let deletes = deletes(&result);
+        let deletes = deletes(&outcome.0);
         self.frees |= deletes;
         if deletes && !self.is_given_up {
             let until = now + PATIENCE;
             self.answers.push(Answer {
                 done,
-                result,
+                outcome,
                 until,
             });
         } else {
-            let _ = done.send(result);
+            let _ = done.send(outcome);
         }
     }
 
@@ -75,6 +75,11 @@ impl Held {
         }
         // If it failed, it is tried again after the store is tended.
         self.frees = matches!(freed, Ok(false));
+    }
+
+    /// Whether answers wait.
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.answers.is_empty()
     }
 
     /// Whether the store is to be asked.
@@ -108,7 +113,7 @@ impl Held {
                     "a deletion was answered although remains are in the store's log; they go when that is emptied"
                 );
             }
-            let _ = answer.done.send(answer.result);
+            let _ = answer.done.send(answer.outcome);
         }
     }
 }

@@ -4,11 +4,12 @@
 //! step too. So a small batch waits for one step at most, however large the others are, and large ones take turns.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use meshagent_store::{Staging, Write};
 use tokio::sync::oneshot;
 
-use super::BatchResult;
+use super::Outcome;
 
 /// Writes that one transaction takes at most, so that the first writer in it is not kept waiting.
 const MAX_WRITES: usize = 4096;
@@ -16,21 +17,23 @@ const MAX_WRITES: usize = 4096;
 const SMALL_BYTES: usize = 256 << 10;
 const TOGETHER_BYTES: usize = 1 << 20;
 
-type Batch = (Vec<Write>, oneshot::Sender<BatchResult>);
+type Batch = (Vec<Write>, oneshot::Sender<Outcome>);
 
 /// A batch that is staged before it is committed.
 #[derive(Debug)]
 pub(super) struct Large {
     pub(super) writes: Vec<Write>,
     pub(super) staging: Staging,
-    pub(super) done: oneshot::Sender<BatchResult>,
+    /// How long the store has worked for it.
+    pub(super) took: Duration,
+    pub(super) done: oneshot::Sender<Outcome>,
 }
 
 /// What the next transaction is for.
 #[derive(Debug)]
 pub(super) enum Turn {
     /// Small batches, in the order in which they came; none if nobody waits.
-    Small(Vec<Vec<Write>>, Vec<oneshot::Sender<BatchResult>>),
+    Small(Vec<Vec<Write>>, Vec<oneshot::Sender<Outcome>>),
     /// A step of this one. If it takes more of them, it comes [back](Turns::put_back).
     Large(Large),
 }
@@ -45,13 +48,14 @@ pub(super) struct Turns {
 }
 
 impl Turns {
-    pub(super) fn add(&mut self, writes: Vec<Write>, done: oneshot::Sender<BatchResult>) {
+    pub(super) fn add(&mut self, writes: Vec<Write>, done: oneshot::Sender<Outcome>) {
         if is_small(&writes) {
             self.small.push_back((writes, done));
         } else {
             self.large.push_back(Large {
                 writes,
                 staging: Staging::default(),
+                took: Duration::ZERO,
                 done,
             });
         }

@@ -15,10 +15,10 @@ use meshagent_store::{
 };
 
 use super::compaction::Fold;
-use super::documents::{Change, Deferred, Document, StreamId, Version};
+use super::documents::{Deferred, Document, StreamId, Version};
 use super::opening::Waiter;
 use super::uploads::Finishing;
-use super::{Call, Conn, Refusal, Request, Room};
+use super::{Conn, Refusal, Request, Room};
 use crate::committer::BatchResult;
 use crate::ledger::{Held, Kind};
 use crate::usage::DocumentPlace;
@@ -82,6 +82,15 @@ pub(super) enum Then {
         document: DocumentId,
         fold: Fold,
     },
+}
+
+/// A change that has become durable, and who made it.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) version: Version,
+    pub(super) visible: Option<Vec<u8>>,
+    /// The stream that has it already.
+    pub(super) known_to: Option<StreamId>,
 }
 
 /// Changes that are on disk and not shown yet, by document.
@@ -553,7 +562,10 @@ impl Room {
             if entry.document.is_some() {
                 self.documents.note_left(&entry.source);
             }
-            let document = entry.document.and_then(|id| self.documents.remove(id));
+            // One may have been read at its new place before this was known.
+            let has_come = |id: &_| self.documents.path_of(*id) == Some(&*entry.destination);
+            let coming = entry.document.filter(|id| !has_come(id));
+            let document = coming.and_then(|id| self.documents.remove(id));
             arriving.extend(document.map(|document| (document, &entry.destination)));
         }
         for (document, destination) in arriving {
@@ -577,7 +589,8 @@ impl Room {
         }
     }
 
-    /// The document is gone: its streams end with a close. What is staged of it the store will refuse.
+    /// The document is gone: its streams end with a close. What is staged of it the store will refuse. Who waits for it
+    /// gets what is there instead.
     pub(super) fn close_document(&mut self, id: DocumentId) {
         let Some(mut document) = self.documents.remove(id) else {
             return;
@@ -585,7 +598,8 @@ impl Room {
         self.metrics.documents.dec();
         self.end_streams(&mut document);
         let deferred = std::mem::take(&mut document.deferred);
-        self.refuse_deferred(deferred, &gone(&document.path));
+        let others = self.ask_again(&document.path, deferred, &gone(&document.path));
+        self.refuse_deferred(others, &gone(&document.path));
     }
 
     /// The document was moved: it stays in memory with all that is on its way to the disk. Its streams end, since
@@ -643,24 +657,6 @@ impl Room {
                     // What was lost by it was noted when its updates were refused.
                 } => self.end_closed(request, document, stream),
             }
-        }
-    }
-
-    /// A call is not opened. If it has ended meanwhile, only its start is answered: another may have its id.
-    pub(super) fn refuse_opening(
-        &mut self,
-        request: Request,
-        tool_call_id: &str,
-        number: u64,
-        refusal: Refusal,
-    ) {
-        let participant = self.participants.get(&request.conn);
-        let call = participant.and_then(|participant| participant.calls.get(tool_call_id));
-        match call {
-            Some(Call::Sync(call)) if call.is_opening(number) => {
-                self.fail_call(Some(request), request.conn, tool_call_id, refusal);
-            }
-            _ => self.refuse(request, refusal),
         }
     }
 }

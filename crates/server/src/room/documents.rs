@@ -16,6 +16,7 @@ use meshagent_protocol::sync::{SyncDescribe, SyncDescribed};
 use meshagent_protocol::{Content, ErrorCode, SharedChunk, SharedMessage, sync as wire};
 use meshagent_store::{DocumentId, Seq, Timestamp};
 
+use super::batch::Change;
 use super::compaction::Stored;
 use super::sent::Sent;
 use super::sync::Lost;
@@ -145,12 +146,12 @@ pub(super) enum Deferred {
     },
     Described {
         request: Request,
+        describe: SyncDescribe,
         answer: SharedMessage,
     },
     State {
         request: Request,
         tool_call_id: String,
-        /// The number of the call.
         number: u64,
         payload: Bytes,
         merges: bool,
@@ -167,15 +168,6 @@ pub(super) enum Deferred {
         document: DocumentId,
         stream: StreamId,
     },
-}
-
-/// A change that has become durable, and who made it.
-#[derive(Debug)]
-pub(super) struct Change {
-    pub(super) version: Version,
-    pub(super) visible: Option<Vec<u8>>,
-    /// The stream that has it already.
-    pub(super) known_to: Option<StreamId>,
 }
 
 impl Document {
@@ -615,7 +607,9 @@ impl Room {
                 Deferred::Answer {
                     request, content, ..
                 } => self.respond(request, content),
-                Deferred::Described { request, answer } => {
+                Deferred::Described {
+                    request, answer, ..
+                } => {
                     if let Some(participant) = self.participants.get(&request.conn) {
                         let head = answer.body().0.clone();
                         let head = participant.account.take_over(head);

@@ -14,7 +14,7 @@ use crate::ledger::Kind;
 use crate::usage::share;
 
 /// About what an entry of a folder takes, as it was read and as text.
-pub(super) const ENTRY_BYTES: usize = 256;
+pub(crate) const ENTRY_BYTES: usize = 256;
 
 /// Which of two tools asked.
 #[derive(Clone, Copy, Debug)]

@@ -490,7 +490,14 @@ impl Room {
                 }
                 let max_bytes = self.config.limits.max_message_bytes;
                 match document.described(&describe, max_bytes, &self.usage) {
-                    Ok(answer) => self.defer(id, Deferred::Described { request, answer }),
+                    Ok(answer) => {
+                        let described = Deferred::Described {
+                            request,
+                            describe,
+                            answer,
+                        };
+                        self.defer(id, described);
+                    }
                     Err(refusal) => self.refuse(request, refusal),
                 }
             }
@@ -737,16 +744,16 @@ impl Room {
 
     /// Something stood at the path first. Whoever only wanted to open a document gets that, if it is one.
     pub(super) fn creation_overtaken(&mut self, path: &str, mut creator: Waiter, refusal: Refusal) {
-        let Waiter::Open { overtaken, .. } = &mut creator else {
-            return self.creation_failed(path, creator, refusal);
-        };
-        *overtaken = Some(refusal);
-        if let Some(id) = self.documents.id_at(path) {
-            return self.serve(id, creator);
+        let waiters = self.documents.take_waiters(path).unwrap_or_default();
+        if let Waiter::Open { overtaken, .. } = &mut creator {
+            *overtaken = Some(refusal);
+            self.with_document(path, creator);
+        } else {
+            self.refuse_waiter(creator, refusal);
         }
-        let mut waiters = vec![creator];
-        waiters.extend(self.documents.take_waiters(path).unwrap_or_default());
-        self.load(path, waiters);
+        for waiter in waiters {
+            self.with_document(path, waiter);
+        }
     }
 
     fn all_failed(&mut self, path: &str, refusal: &Refusal) {
@@ -755,22 +762,6 @@ impl Room {
         };
         for waiter in waiters {
             self.refuse_waiter(waiter, refusal.clone());
-        }
-    }
-
-    pub(super) fn refuse_waiter(&mut self, waiter: Waiter, refusal: Refusal) {
-        match waiter {
-            Waiter::Open {
-                request,
-                tool_call_id,
-                number,
-                ..
-            } => self.refuse_opening(request, &tool_call_id, number, refusal),
-            Waiter::Create { request, .. }
-            | Waiter::Describe { request, .. }
-            | Waiter::Patch { request, .. } => {
-                self.refuse(request, refusal);
-            }
         }
     }
 

@@ -101,6 +101,11 @@ impl Documents {
         }
     }
 
+    /// Where a document in memory stands.
+    pub(super) fn path_of(&self, id: DocumentId) -> Option<&str> {
+        self.open.get(&id).map(|document| &*document.path)
+    }
+
     /// Takes a document out, and leaves its path free.
     pub(super) fn remove(&mut self, id: DocumentId) -> Option<Box<Document>> {
         let document = self.open.remove(&id)?;

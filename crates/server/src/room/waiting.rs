@@ -5,14 +5,17 @@
 //! does not read has one such answer in its queue, however many it asks for. What waits is charged by what is kept of it,
 //! and has no right to go beyond a bound.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use meshagent_protocol::Content;
-use meshagent_store::DocumentId;
+use meshagent_protocol::sync::SyncOpenStart;
+use meshagent_protocol::{Content, DocPath, ErrorCode};
+use meshagent_store::{Author, DocumentId};
 
+use super::documents::{Deferred, Version};
 use super::downloads::DownloadId;
 use super::opening::Waiter;
-use super::{Conn, Refusal, Request, Room};
+use super::{Call, Conn, Refusal, Request, Room};
 use crate::ledger::{Account, Charge, Held, Kind, Wanted};
 
 /// Below this a document's state is no large answer.
@@ -134,6 +137,66 @@ impl Room {
         });
     }
 
+    /// The document has gone from its path: what waited for its newest version, and would be told so, asks for what is
+    /// there now. Returns the rest.
+    pub(super) fn ask_again(
+        &mut self,
+        path: &str,
+        deferred: VecDeque<(Version, Deferred)>,
+        refusal: &Refusal,
+    ) -> VecDeque<(Version, Deferred)> {
+        let mut rest = VecDeque::new();
+        for (version, deferred) in deferred {
+            let waiter = match (deferred, DocPath::parse(path)) {
+                (
+                    Deferred::Described {
+                        request, describe, ..
+                    },
+                    _,
+                ) => Waiter::Describe {
+                    request,
+                    describe,
+                    _held: self.waiting_charge(request.conn).into(),
+                },
+                (
+                    Deferred::State {
+                        request,
+                        tool_call_id,
+                        number,
+                        merges,
+                        notice,
+                        ..
+                    },
+                    Ok(document),
+                ) => {
+                    // What the client has of the one that is gone says nothing about another.
+                    let mut start = SyncOpenStart::new(document);
+                    start.merge = merges;
+                    if let Content::Json(notice) = &notice {
+                        let identity = notice.get("identity").and_then(|found| found.as_str());
+                        start.identity = identity.map(str::to_owned);
+                    }
+                    Waiter::Open {
+                        request,
+                        tool_call_id,
+                        number,
+                        author: Box::new(Author::default()),
+                        start,
+                        may_create: Ok(()),
+                        overtaken: Some(refusal.clone()),
+                        _held: self.waiting_charge(request.conn).into(),
+                    }
+                }
+                (other, _) => {
+                    rest.push_back((version, other));
+                    continue;
+                }
+            };
+            self.with_document(path, waiter);
+        }
+        rest
+    }
+
     /// What a request costs that waits, beside what its message held.
     pub(super) fn waiting_charge(&self, conn: Conn) -> Charge {
         match self.participants.get(&conn) {
@@ -141,6 +204,40 @@ impl Room {
                 .account
                 .charge_anyway(Kind::State, REQUEST_BYTES),
             None => Charge::none(),
+        }
+    }
+
+    /// A call is not opened. If it has ended meanwhile, only its start is answered: another may have its id.
+    pub(super) fn refuse_opening(
+        &mut self,
+        request: Request,
+        tool_call_id: &str,
+        number: u64,
+        refusal: Refusal,
+    ) {
+        let participant = self.participants.get(&request.conn);
+        let call = participant.and_then(|participant| participant.calls.get(tool_call_id));
+        match call {
+            Some(Call::Sync(call)) if call.is_opening(number) => {
+                self.fail_call(Some(request), request.conn, tool_call_id, refusal);
+            }
+            _ => self.refuse(request, refusal),
+        }
+    }
+
+    pub(super) fn refuse_waiter(&mut self, waiter: Waiter, refusal: Refusal) {
+        match waiter {
+            Waiter::Open {
+                request,
+                tool_call_id,
+                number,
+                ..
+            } => self.refuse_opening(request, &tool_call_id, number, refusal),
+            Waiter::Create { request, .. }
+            | Waiter::Describe { request, .. }
+            | Waiter::Patch { request, .. } => {
+                self.refuse(request, refusal);
+            }
         }
     }
 
@@ -209,14 +306,15 @@ fn lighten(waiter: Waiter, account: &Arc<Account>) -> Waiter {
             number,
             author,
             mut start,
-            mut may_create,
-            overtaken,
+            may_create,
+            mut overtaken,
             ..
         } => {
             if start.create && may_create.is_ok() {
-                may_create = Err(Refusal::invalid(
-                    "it was deleted while this request waited; open it again",
-                ));
+                overtaken.get_or_insert_with(|| {
+                    let text = "the document was deleted while this request waited; open it again";
+                    Refusal::new(ErrorCode::OperationFailed, text)
+                });
             }
             (start.schema, start.schema_path, start.initial_json) = (None, None, None);
             let vector_bytes = start.vector.as_ref().map_or(0, Vec::len);

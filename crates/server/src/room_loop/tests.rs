@@ -60,7 +60,7 @@ impl World {
     }
 
     fn hand_in(&mut self, input: RoomInput) {
-        let letter = Letter::new(input, 0, [None, None], Held::none());
+        let letter = Letter::new(input, 0, None, Held::none());
         self.room.receive(vec![letter]);
     }
 

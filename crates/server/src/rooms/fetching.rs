@@ -4,8 +4,11 @@ use meshagent_store::{EntryKind, RoomId, Store, StoreError};
 
 use crate::ledger::Charge;
 use crate::reads::SMALL_BYTES;
-use crate::room::{Fetch, FetchResult, WholeFile};
+use crate::room::{ENTRY_BYTES, Fetch, FetchResult, WholeFile};
 use crate::usage::Usage;
+
+/// Entries of a list that needs no space.
+const SMALL_LIST: usize = SMALL_BYTES / ENTRY_BYTES;
 
 /// What the first look at the store gave.
 pub(super) enum First {
@@ -15,7 +18,8 @@ pub(super) enum First {
     Large(Fetch, usize),
 }
 
-/// Reads what is small, and what the store can't give the size of; of the rest only the size.
+/// Reads what is small, and what the store can't give the size of; of the rest only the size, which of a list is what it
+/// may have at most.
 pub(super) fn read_if_small(
     store: &dyn Store,
     room: &RoomId,
@@ -37,7 +41,20 @@ pub(super) fn read_if_small(
         Fetch::File { path, max } => stored(path, EntryKind::File)?
             .filter(|bytes| bytes <= max)
             .unwrap_or_default(),
-        // A part of a file is charged by its download, and a list when its length is known.
+        Fetch::List { path, max } if *max > SMALL_LIST => {
+            let entries = store.list(room, path, SMALL_LIST + 1)?;
+            if entries
+                .as_ref()
+                .is_some_and(|entries| entries.len() > SMALL_LIST)
+            {
+                let bytes = max.saturating_mul(ENTRY_BYTES);
+                return Ok(First::Large(fetch, bytes));
+            }
+            let result = FetchResult::List(entries);
+            let charge = usage.charge_read(result.bytes());
+            return Ok(First::Read(result, charge));
+        }
+        // A part of a file is charged by its download.
         Fetch::List { .. }
         | Fetch::OpenFile { .. }
         | Fetch::FilePart { .. }

@@ -9,18 +9,17 @@ use crate::room_loop::{Letter, RoomInput};
 
 /// Messages that may be on their way to a room. When it is full, connections of that room wait with reading.
 pub(crate) const MAILBOX: usize = 1024;
-/// Kilobytes of messages that may wait for a room, likewise.
-const MAILBOX_KILOBYTES: u32 = 64 << 10;
 /// Messages of one connection that may wait for its room; a longer one counts for several.
 pub(crate) const PLACES: u32 = 64;
 /// The bytes from which on it does, and for each of which it counts once more.
 pub(super) const PLACE_BYTES: usize = 64 << 10;
 
-/// A connection's way into its room, bounded in messages and in their bytes: for all of the room, and for each connection.
+/// A connection's way into its room, bounded in messages for all of the room, and in messages and their bytes for each
+/// connection. There is no bound in bytes for the room: those who keep it waiting would have all of it, and everybody
+/// would wait for them. The ledger bounds what a participant's connections have here together.
 #[derive(Clone, Debug)]
 pub(crate) struct Mailbox {
     pub(super) inputs: mpsc::Sender<Letter>,
-    kilobytes: Arc<Semaphore>,
     pub(super) places: Arc<Semaphore>,
     /// Whose chunks are on their way through it.
     account: Option<Arc<Account>>,
@@ -31,7 +30,6 @@ impl Mailbox {
         let (inputs, receiver) = mpsc::channel(MAILBOX);
         let mailbox = Self {
             inputs,
-            kilobytes: Arc::new(Semaphore::new(MAILBOX_KILOBYTES as usize)),
             places: Arc::new(Semaphore::new(PLACES as usize)),
             account: None,
         };
@@ -61,10 +59,6 @@ impl Mailbox {
         bytes: usize,
         held: Held,
     ) -> Result<(), RoomInput> {
-        // One message larger than the bound passes alone.
-        let kilobytes = u32::try_from(bytes >> 10)
-            .unwrap_or(u32::MAX)
-            .min(MAILBOX_KILOBYTES);
         let is_chunk = input.is_chunk();
         let waits = self.account.as_ref().filter(|_| is_chunk);
         let waits = waits.map(Account::chunk_came);
@@ -73,16 +67,7 @@ impl Mailbox {
         let Ok(own) = own.await else {
             return Err(input);
         };
-        let kilobytes = if kilobytes == 0 {
-            None
-        } else {
-            let taken = Arc::clone(&self.kilobytes).acquire_many_owned(kilobytes);
-            let Ok(taken) = taken.await else {
-                return Err(input);
-            };
-            Some(taken)
-        };
-        let letter = Letter::new(input, bytes, [Some(own), kilobytes], held).waiting(waits);
+        let letter = Letter::new(input, bytes, Some(own), held).waiting(waits);
         self.inputs
             .send(letter)
             .await

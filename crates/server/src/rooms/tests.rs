@@ -1,122 +1,23 @@
 //! The tasks of rooms, seen from outside: what one costs the others when it panics or has heavy work to do.
 
 mod entering;
+mod held;
+mod leaving;
+mod letters;
 mod reading;
 
-use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc;
 
 use bytes::Bytes;
 use meshagent_protocol::{
     ApiScope, ClientToServer, Content, Envelope, Invoke, MessageId, ServerToClient,
 };
-use meshagent_store::{
-    DocumentId, Entry, FileHead, FileVersion, MemoryStore, Seq, StoreStats, StoredDocument,
-    StoredFile, StoredUpdate, Write, WriteError, Written,
-};
+use meshagent_store::{MemoryStore, Write};
 use serde_json::{Value, json};
 
+use self::held::Held;
 use super::*;
 use crate::outbox::Outbox;
-
-/// A store in which each commit waits for a message, and reads of files and documents for a lock.
-/// Commits no longer wait after the sender of the messages is gone.
-#[derive(Debug)]
-struct Held {
-    inner: MemoryStore,
-    go_on: Mutex<mpsc::Receiver<()>>,
-    files: tokio::sync::RwLock<()>,
-    documents: tokio::sync::RwLock<()>,
-    /// How often a document was asked for.
-    loads: AtomicUsize,
-}
-
-impl Held {
-    fn new(go_on: mpsc::Receiver<()>) -> Self {
-        Self {
-            inner: MemoryStore::new(),
-            go_on: Mutex::new(go_on),
-            files: tokio::sync::RwLock::default(),
-            documents: tokio::sync::RwLock::default(),
-            loads: AtomicUsize::new(0),
-        }
-    }
-}
-
-impl Store for Held {
-    fn commit(&self, writes: &[Write]) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
-        let _ = self.go_on.lock().unwrap().recv();
-        self.inner.commit(writes)
-    }
-
-    fn stat(&self, room: &RoomId, path: &str) -> Result<Option<Entry>, StoreError> {
-        self.inner.stat(room, path)
-    }
-
-    fn list(
-        &self,
-        room: &RoomId,
-        folder: &str,
-        max: usize,
-    ) -> Result<Option<Vec<Entry>>, StoreError> {
-        self.inner.list(room, folder, max)
-    }
-
-    fn load(&self, room: &RoomId, path: &str) -> Result<Option<StoredDocument>, StoreError> {
-        let _word = self.documents.blocking_read();
-        self.loads.fetch_add(1, Ordering::SeqCst);
-        self.inner.load(room, path)
-    }
-
-    fn load_by_id(&self, document: DocumentId) -> Result<Option<StoredDocument>, StoreError> {
-        self.inner.load_by_id(document)
-    }
-
-    fn follow(
-        &self,
-        document: DocumentId,
-        after: Seq,
-        limit: usize,
-    ) -> Result<Vec<StoredUpdate>, StoreError> {
-        self.inner.follow(document, after, limit)
-    }
-
-    fn provenance(
-        &self,
-        document: DocumentId,
-    ) -> Result<Vec<meshagent_store::ProvenanceRecord>, StoreError> {
-        self.inner.provenance(document)
-    }
-
-    fn read_file(&self, room: &RoomId, path: &str) -> Result<Option<StoredFile>, StoreError> {
-        self.inner.read_file(room, path)
-    }
-
-    fn open_file(&self, room: &RoomId, path: &str) -> Result<Option<FileHead>, StoreError> {
-        let _word = self.files.blocking_read();
-        self.inner.open_file(room, path)
-    }
-
-    fn read_file_range(
-        &self,
-        room: &RoomId,
-        path: &str,
-        version: FileVersion,
-        start: u64,
-        length: usize,
-    ) -> Result<Option<Bytes>, StoreError> {
-        self.inner
-            .read_file_range(room, path, version, start, length)
-    }
-
-    fn check(&self) -> Result<(), StoreError> {
-        self.inner.check()
-    }
-
-    fn stats(&self) -> Result<StoreStats, StoreError> {
-        self.inner.stats()
-    }
-}
 
 struct Member {
     conn: Conn,
@@ -141,7 +42,11 @@ fn joining(rooms: &Rooms, name: &str) -> (Joining, Arc<Outbox>) {
 }
 
 async fn join(rooms: &Arc<Rooms>, room: &str) -> Member {
-    let (joining, outbox) = joining(rooms, room);
+    join_as(rooms, room, room).await
+}
+
+async fn join_as(rooms: &Arc<Rooms>, room: &str, name: &str) -> Member {
+    let (joining, outbox) = joining(rooms, name);
     let (conn, mailbox) = rooms.join(room, joining).await.unwrap();
     Member {
         conn,
@@ -159,15 +64,11 @@ impl Member {
     }
 
     async fn ask(&self, id: u64, tool: &str, input: Value) {
-        let message = ClientToServer::Invoke(Invoke {
-            toolkit: "sync".to_owned(),
-            tool: tool.to_owned(),
-            arguments: Content::Json(input),
-            tool_call_id: None,
-            participant_id: None,
-            on_behalf_of_id: None,
-        });
-        self.say(id, message).await;
+        self.say(id, invoke("sync", tool, input)).await;
+    }
+
+    async fn ask_storage(&self, id: u64, tool: &str, input: Value) {
+        self.say(id, invoke("storage", tool, input)).await;
     }
 
     /// Starts a download.
@@ -194,12 +95,16 @@ impl Member {
     }
 
     async fn say(&self, id: u64, message: ClientToServer) {
+        self.send(self.input(id, message)).await;
+    }
+
+    fn input(&self, id: u64, message: ClientToServer) -> RoomInput {
         let envelope = Envelope {
             id: MessageId::from(id),
             trace: None,
             message,
         };
-        self.send(RoomInput::Message(self.conn, envelope)).await;
+        RoomInput::Message(self.conn, envelope)
     }
 
     /// The answer to a request; `None` if the connection ends before it.
@@ -214,6 +119,17 @@ impl Member {
             }
         }
     }
+}
+
+fn invoke(toolkit: &str, tool: &str, input: Value) -> ClientToServer {
+    ClientToServer::Invoke(Invoke {
+        toolkit: toolkit.to_owned(),
+        tool: tool.to_owned(),
+        arguments: Content::Json(input),
+        tool_call_id: None,
+        participant_id: None,
+        on_behalf_of_id: None,
+    })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -610,15 +526,7 @@ async fn who_uploads_is_not_dropped_for_a_disk_that_takes_its_time() {
     mover.ask(1, "create", create).await;
     tokio::time::sleep(WINDOW / 2).await;
     let input = json!({ "source_path": "a.document", "destination_path": "b.document" });
-    let rename = ClientToServer::Invoke(Invoke {
-        toolkit: "storage".to_owned(),
-        tool: "move".to_owned(),
-        arguments: Content::Json(input),
-        tool_call_id: None,
-        participant_id: None,
-        on_behalf_of_id: None,
-    });
-    mover.say(2, rename).await;
+    mover.ask_storage(2, "move", input).await;
     client
         .write_all(&sent(4, kind, &data, &[7; 100]))
         .await

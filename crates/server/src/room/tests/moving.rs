@@ -3,6 +3,8 @@
 //! Whatever the order, an acknowledged update is in the document, wherever that is now: in memory, in the store,
 //! behind a fold and after the document was read from the store again.
 
+mod arriving;
+
 use meshagent_store::{Fault, RoomId, Store as _};
 use serde_json::json;
 

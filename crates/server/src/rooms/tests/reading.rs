@@ -165,7 +165,8 @@ async fn small_documents_of_other_rooms_are_read_while_large_ones_wait() {
     }
     // Both are read and can't be handled; the third one has its size, and no space.
     let usage = Arc::clone(&server.rooms.usage);
-    while usage.ledger().held_of(Kind::Read) < 3 * 950 * KIB {
+    let stats = || store.stats.load(Ordering::SeqCst);
+    while usage.ledger().held_of(Kind::Read) < 2 * 950 * KIB || stats() < 3 {
         tokio::task::yield_now().await;
     }
     for (id, path) in (1..).zip(["klein.document", "short list/ä.document"]) {
@@ -181,4 +182,137 @@ async fn small_documents_of_other_rooms_are_read_while_large_ones_wait() {
     drop((askers, other, store));
     server.end().await;
     assert_eq!(usage.ledger().held_of(Kind::Read), 0);
+}
+
+/// Files in a folder, whose list is larger than what needs no space.
+fn put_files(store: &MemoryStore, room: &str, folder: &str, files: usize) {
+    let put = |number| Write::PutFile {
+        room: RoomId::new("project", room),
+        path: format!("{folder}/{number}"),
+        data: Bytes::from_static(b"x"),
+        mime_type: "text/plain".to_owned(),
+        overwrite: true,
+        at: now(),
+    };
+    let writes: Vec<Write> = (0..files).map(put).collect();
+    store.commit(&writes).unwrap();
+}
+
+/// Large lists wait in four rooms for what each room has read and not handled.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn short_lists_are_read_while_long_ones_wait_for_space() {
+    let (word, go_on) = mpsc::channel();
+    drop(word);
+    let store = Arc::new(Held::new(go_on));
+    let slow = ["a", "c", "d", "e"];
+    for room in slow {
+        put_document(&store.inner, room, "large.document", 950 * KIB);
+        put_files(&store.inner, room, "lang", 600);
+        put_files(&store.inner, room, "kurz", 3);
+    }
+    put_files(&store.inner, "b", "kurz", 3);
+    let mut config = Config::default();
+    config.limits.max_held_bytes = 8 << 20;
+    let server = Server::start_with(Arc::<Held>::clone(&store), config);
+    let mut askers = Vec::new();
+    for room in slow {
+        askers.push(join(&server.rooms, room).await);
+    }
+    // Their documents have all of their space until this is dropped.
+    let shut = store.documents.write().await;
+    for (asker, number) in askers.iter().zip(1..) {
+        let nothing = json!({ "path": "large.document", "patch": [], "dry_run": true });
+        asker.ask(1_000, "patch", nothing).await;
+        while store.stats.load(Ordering::SeqCst) < number {
+            tokio::task::yield_now().await;
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    for (asker, number) in askers.iter().zip(1..) {
+        asker
+            .ask_storage(1_001, "list", json!({ "path": "lang" }))
+            .await;
+        while store.lists.load(Ordering::SeqCst) < number {
+            tokio::task::yield_now().await;
+        }
+    }
+    // Of another room, and of one of these.
+    let others = [
+        ("b", join(&server.rooms, "b").await),
+        ("a", join_as(&server.rooms, "a", "otto").await),
+    ];
+    for (room, other) in &others {
+        other
+            .ask_storage(1, "list", json!({ "path": "kurz" }))
+            .await;
+        let answer = tokio::time::timeout(Duration::from_secs(20), other.answer(1)).await;
+        assert!(answer.is_ok_and(|answer| answer.is_some()), "{room} waits");
+    }
+    drop(shut);
+    for asker in &askers {
+        let mut answers = 0;
+        while answers < 2 {
+            for (item, _) in asker.outbox.take().await.unwrap() {
+                if let Some(ServerToClient::Response { content, .. }) = item.into_message() {
+                    assert!(matches!(content, Content::Json(_)), "{content:?}");
+                    answers += 1;
+                }
+            }
+        }
+    }
+    let usage = Arc::clone(&server.rooms.usage);
+    drop((askers, others, store));
+    server.end().await;
+    assert_eq!(usage.ledger().held_of(Kind::Read), 0);
+}
+
+/// Large documents wait for the space that other rooms have, as many as a room has reads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_documents_are_read_while_large_ones_of_their_room_wait_for_others() {
+    let (word, go_on) = mpsc::channel();
+    drop(word);
+    let store = Arc::new(Held::new(go_on));
+    let slow = ["c", "d"];
+    for room in slow {
+        put_document(&store.inner, room, "large.document", 950 * KIB);
+    }
+    for number in 0..4 {
+        let path = format!("{number}.document");
+        put_document(&store.inner, "b", &path, 200 * KIB);
+    }
+    put_document(&store.inner, "b", "klein.document", 10 * KIB);
+    let mut config = Config::default();
+    config.limits.max_held_bytes = 8 << 20;
+    let server = Server::start_with(Arc::<Held>::clone(&store), config);
+    let mut askers = Vec::new();
+    for room in slow {
+        askers.push(join(&server.rooms, room).await);
+    }
+    let other = join(&server.rooms, "b").await;
+    let end = fill_pool(&server);
+    let nothing = |path: &str| json!({ "path": path, "patch": [], "dry_run": true });
+    for asker in &askers {
+        asker.ask(1_000, "patch", nothing("large.document")).await;
+    }
+    let usage = Arc::clone(&server.rooms.usage);
+    while usage.ledger().held_of(Kind::Read) < 2 * 950 * KIB {
+        tokio::task::yield_now().await;
+    }
+    for number in 0..4_u64 {
+        let path = format!("{number}.document");
+        other.ask(1_000 + number, "patch", nothing(&path)).await;
+    }
+    while store.stats.load(Ordering::SeqCst) < 6 {
+        tokio::task::yield_now().await;
+    }
+    let describe = json!({ "path": "klein.document" });
+    other.ask(1, "describe", describe).await;
+    let answer = tokio::time::timeout(Duration::from_secs(20), other.answer(1)).await;
+    assert!(answer.is_ok_and(|answer| answer.is_some()), "it waits");
+    drop(end);
+    for asker in &askers {
+        assert!(asker.answer(1_000).await.is_some());
+    }
+    drop((askers, other, store));
+    server.end().await;
 }

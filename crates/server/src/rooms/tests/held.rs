@@ -1,0 +1,135 @@
+//! A store that keeps those who use it waiting, as a test wants it.
+
+use std::sync::atomic::AtomicUsize;
+use std::sync::mpsc;
+
+use bytes::Bytes;
+use meshagent_store::{
+    DocumentId, Entry, FileHead, FileVersion, MemoryStore, Seq, Staging, StoreStats,
+    StoredDocument, StoredFile, StoredUpdate, Write, WriteError, Written,
+};
+
+use super::super::*;
+
+/// A store in which each commit waits for a message, and reads of files and documents for a lock.
+/// Commits no longer wait after the sender of the messages is gone.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) inner: MemoryStore,
+    go_on: Mutex<mpsc::Receiver<()>>,
+    pub(super) files: tokio::sync::RwLock<()>,
+    pub(super) documents: tokio::sync::RwLock<()>,
+    /// How often a document was asked for.
+    pub(super) loads: AtomicUsize,
+    /// How often an entry was looked at, and a folder listed.
+    pub(super) stats: AtomicUsize,
+    pub(super) lists: AtomicUsize,
+    /// Milliseconds that a commit takes, and a step of what is staged.
+    pub(super) commit_takes: AtomicU64,
+    pub(super) step_takes: AtomicU64,
+}
+
+impl Held {
+    pub(super) fn new(go_on: mpsc::Receiver<()>) -> Self {
+        Self {
+            inner: MemoryStore::new(),
+            go_on: Mutex::new(go_on),
+            files: tokio::sync::RwLock::default(),
+            documents: tokio::sync::RwLock::default(),
+            loads: AtomicUsize::new(0),
+            stats: AtomicUsize::new(0),
+            lists: AtomicUsize::new(0),
+            commit_takes: AtomicU64::new(0),
+            step_takes: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Store for Held {
+    fn commit(&self, writes: &[Write]) -> Result<Vec<Result<Written, WriteError>>, StoreError> {
+        let _ = self.go_on.lock().unwrap().recv();
+        sleep(&self.commit_takes);
+        self.inner.commit(writes)
+    }
+
+    fn stage(&self, writes: &[Write], staging: &Staging) -> Result<bool, StoreError> {
+        if writes.iter().any(|write| write.bytes() > 0) {
+            sleep(&self.step_takes);
+        }
+        self.inner.stage(writes, staging)
+    }
+
+    fn stat(&self, room: &RoomId, path: &str) -> Result<Option<Entry>, StoreError> {
+        self.stats.fetch_add(1, Ordering::SeqCst);
+        self.inner.stat(room, path)
+    }
+
+    fn list(
+        &self,
+        room: &RoomId,
+        folder: &str,
+        max: usize,
+    ) -> Result<Option<Vec<Entry>>, StoreError> {
+        self.lists.fetch_add(1, Ordering::SeqCst);
+        self.inner.list(room, folder, max)
+    }
+
+    fn load(&self, room: &RoomId, path: &str) -> Result<Option<StoredDocument>, StoreError> {
+        let _word = self.documents.blocking_read();
+        self.loads.fetch_add(1, Ordering::SeqCst);
+        self.inner.load(room, path)
+    }
+
+    fn load_by_id(&self, document: DocumentId) -> Result<Option<StoredDocument>, StoreError> {
+        self.inner.load_by_id(document)
+    }
+
+    fn follow(
+        &self,
+        document: DocumentId,
+        after: Seq,
+        limit: usize,
+    ) -> Result<Vec<StoredUpdate>, StoreError> {
+        self.inner.follow(document, after, limit)
+    }
+
+    fn provenance(
+        &self,
+        document: DocumentId,
+    ) -> Result<Vec<meshagent_store::ProvenanceRecord>, StoreError> {
+        self.inner.provenance(document)
+    }
+
+    fn read_file(&self, room: &RoomId, path: &str) -> Result<Option<StoredFile>, StoreError> {
+        self.inner.read_file(room, path)
+    }
+
+    fn open_file(&self, room: &RoomId, path: &str) -> Result<Option<FileHead>, StoreError> {
+        let _word = self.files.blocking_read();
+        self.inner.open_file(room, path)
+    }
+
+    fn read_file_range(
+        &self,
+        room: &RoomId,
+        path: &str,
+        version: FileVersion,
+        start: u64,
+        length: usize,
+    ) -> Result<Option<Bytes>, StoreError> {
+        self.inner
+            .read_file_range(room, path, version, start, length)
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
+        self.inner.check()
+    }
+
+    fn stats(&self) -> Result<StoreStats, StoreError> {
+        self.inner.stats()
+    }
+}
+
+fn sleep(millis: &AtomicU64) {
+    std::thread::sleep(Duration::from_millis(millis.load(Ordering::SeqCst)));
+}
