@@ -20,7 +20,7 @@ use meshagent_store::{Contribution, DocumentId, Write};
 use serde_json::{Value, json};
 
 use super::batch::Then;
-use super::documents::{Deferred, Stream, StreamId};
+use super::documents::{Deferred, Growth, Stream, StreamId};
 use super::opening::{Waiter, operations_of};
 use super::{Call, Conn, Refusal, Request, Room};
 use crate::ledger::{Held, Kind};
@@ -344,9 +344,8 @@ impl Room {
             None => Arc::default(),
         };
         let max = self.config.limits.max_document_bytes;
-        // An update without a group of operations only deletes, which helps.
-        if update.first() != Some(&0) && !document.takes(update.len(), max, self.now, &self.metrics)
-        {
+        let growth = document.growth(&update, max, self.now, &self.metrics);
+        if growth == Growth::TooLarge {
             let text = format!(
                 "a document may have {max} bytes at most; delete something, or begin another document"
             );
@@ -380,10 +379,10 @@ impl Room {
             unlike_sent(inspection)
         };
         // Where updates are merged, one half of a character is as good as the other, and content goes before the word that
-        // it is gone, which came first here: so what is known is left out. Otherwise it stays in, and mends what is behind
-        // a write that fails.
+        // it is gone, which came first here: so what is known is left out. Otherwise it stays in if there is room, and mends
+        // what is behind a write that fails.
         let update = match applied.kept.take() {
-            Some(kept) if inspection.differs => kept.into(),
+            Some(kept) if inspection.differs || growth == Growth::New => kept.into(),
             _ => update,
         };
         let (update, mut violations) = match document.replica.repair() {
