@@ -29,7 +29,7 @@ use crate::stream::{PendingAnswer, StreamEnd};
 use crate::sync_calls::{NOTHING, SyncStream};
 
 /// How long an abandoned document is kept for what is not saved yet.
-pub(crate) const LINGER: Duration = Duration::from_secs(10);
+pub(crate) const LINGER: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 10_000 });
 
 #[derive(Debug)]
 pub(crate) struct DocumentTask {
@@ -74,6 +74,11 @@ impl DocumentTask {
             Ok(()) => self.carry().await,
             Err(error) => error.into(),
         };
+        let has_failed = matches!(
+            end,
+            DocumentEnd::Journal(JournalError::InUse | JournalError::Io { .. })
+        );
+        let is_closed = end == DocumentEnd::Closed;
         self.shared.end(end);
         // Nothing is edited any more.
         let edits = self.shared.given_up_edits();
@@ -83,6 +88,13 @@ impl DocumentTask {
         }
         if self.shared.settled().await && edits > 0 {
             self.given_up.journaled(path);
+        }
+        // Whoever opened it to send its edits tries again by itself.
+        if let Some(journals) = &self.journals
+            && (has_failed || is_closed && edits > 0)
+            && !self.shared.is_resending()
+        {
+            journals.resends.left(path);
         }
     }
 
