@@ -29,7 +29,7 @@ use crate::stream::{PendingAnswer, StreamEnd};
 use crate::sync_calls::{NOTHING, SyncStream};
 
 /// How long an abandoned document is kept for what is not saved yet.
-pub(crate) const LINGER: Duration = Duration::from_secs(10);
+pub(crate) const LINGER: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 10_000 });
 
 #[derive(Debug)]
 pub(crate) struct DocumentTask {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::journal::JournalError;
 use crate::live_document::{DocumentEnd, Shared};
 
 /// A document that ended with unacknowledged edits, returned by [`RoomClient::close`](crate::RoomClient::close).
@@ -26,8 +27,15 @@ pub(crate) struct GivenUpEdits(Arc<Mutex<BTreeMap<String, GivenUp>>>);
 
 impl GivenUpEdits {
     /// A document's task has ended, or panicked with this text: so has the document, with what is not acknowledged by then.
-    pub(crate) async fn settle(&self, shared: &Shared, ended: Result<DocumentEnd, String>) {
-        shared.end(ended.unwrap_or_else(DocumentEnd::Failed));
+    /// Returns whether its journal may have edits that can be sent later.
+    pub(crate) async fn settle(&self, shared: &Shared, ended: Result<DocumentEnd, String>) -> bool {
+        let end = ended.unwrap_or_else(DocumentEnd::Failed);
+        let has_failed = matches!(
+            end,
+            DocumentEnd::Journal(JournalError::InUse | JournalError::Io { .. })
+        );
+        let is_closed = end == DocumentEnd::Closed;
+        shared.end(end);
         // Nothing is edited any more.
         let edits = shared.given_up_edits();
         if edits > 0 {
@@ -36,6 +44,7 @@ impl GivenUpEdits {
         if shared.settled().await && edits > 0 {
             self.journaled(&shared.path);
         }
+        has_failed || is_closed && edits > 0
     }
 
     /// A document has ended with edits that are not acknowledged.

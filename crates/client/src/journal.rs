@@ -6,18 +6,17 @@
 
 mod pending;
 mod record;
+mod recovered;
 mod writer;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use meshagent_document::{Limits, MeshDocument, MeshSchema};
-use serde_json::Value;
 use uuid::Uuid;
 
 pub(crate) use self::pending::{Batch, Pending};
-use self::record::{EDIT, HEAD, MAGIC, MERGED, SAVED, STATE};
+use self::recovered::{Fault, recover, replica_of};
 pub(crate) use self::writer::{Journals, Listed, Writer};
 use crate::replica::Replica;
 
@@ -116,23 +115,6 @@ pub(crate) struct Journal {
     pub(crate) quota: Option<u64>,
 }
 
-/// What a journal held.
-#[derive(Debug)]
-struct Recovered {
-    path: String,
-    schema: MeshSchema,
-    identity: Option<String>,
-    updates: Vec<Vec<u8>>,
-    unsaved: Vec<Unsaved>,
-}
-
-/// An update that was not acknowledged, and how many edits are merged in it.
-#[derive(Debug)]
-struct Unsaved {
-    edits: u32,
-    update: Vec<u8>,
-}
-
 /// The edits of a document that the server has not acknowledged, as [`RoomClient::unsent`](crate::RoomClient::unsent) says
 /// it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -193,21 +175,6 @@ pub(crate) fn read_bytes(
         Fault::Newer => "it was written by a newer version".to_owned(),
         Fault::Damaged(reason) => reason,
     })
-}
-
-fn replica_of(
-    bytes: &[u8],
-    room: &RoomKey,
-    document: &str,
-    client_id: u64,
-) -> Result<Option<Replica>, Fault> {
-    let Some(recovered) = recover(bytes, room)? else {
-        return Ok(None);
-    };
-    if recovered.path != document {
-        return Err(format!("it is that of {:?}", recovered.path).into());
-    }
-    recovered.into_replica(client_id).map(Some)
 }
 
 impl Journal {
@@ -357,10 +324,8 @@ fn list(directory: &Path, room: &RoomKey) -> Result<Listed, JournalError> {
             Ok(Some(recovered)) => {
                 let is_replaced =
                     !is_ours && directory.join(room.file_name(&recovered.path)).exists();
-                let unsaved = recovered.unsaved.iter();
-                let unsaved = unsaved.map(|one| (one.edits, &one.update[..]));
                 if !is_replaced {
-                    listed.unsent.extend(Unsent::of(&recovered.path, unsaved));
+                    listed.unsent.extend(recovered.unsent());
                 }
             }
             Err(Fault::Damaged(reason)) if is_ours => listed.damaged.push((path, reason)),
@@ -372,6 +337,16 @@ fn list(directory: &Path, room: &RoomKey) -> Result<Listed, JournalError> {
         .unsent
         .sort_by(|one, other| one.path.cmp(&other.path));
     Ok(listed)
+}
+
+/// What a journal of this room holds that is not acknowledged, or why it is damaged.
+fn unsent_in(path: &Path, room: &RoomKey) -> io::Result<Result<Option<Unsent>, String>> {
+    let bytes = read(path)?.unwrap_or_default();
+    Ok(match recover(&bytes, room) {
+        Ok(recovered) => Ok(recovered.and_then(|one| one.unsent())),
+        Err(Fault::Newer) => Ok(None),
+        Err(Fault::Damaged(reason)) => Err(reason),
+    })
 }
 
 /// Takes the lock that belongs to a journal.
@@ -446,137 +421,6 @@ fn free_name(path: &Path, kind: &str) -> io::Result<PathBuf> {
             return Ok(free);
         }
         number += 1;
-    }
-}
-
-/// Why a journal's bytes can't be used.
-enum Fault {
-    /// A later version of this library wrote it.
-    Newer,
-    Damaged(String),
-}
-
-impl From<String> for Fault {
-    fn from(reason: String) -> Self {
-        Self::Damaged(reason)
-    }
-}
-
-/// Reads what a journal of this room says; `None` if nothing was ever written.
-fn recover(bytes: &[u8], room: &RoomKey) -> Result<Option<Recovered>, Fault> {
-    if bytes.is_empty() {
-        return Ok(None);
-    }
-    let is_old = !bytes.starts_with(&MAGIC[..7]);
-    if !is_old && !bytes.starts_with(MAGIC) {
-        return match bytes.get(7) {
-            Some(b'3'..=b'9') => Err(Fault::Newer),
-            _ => Err(Fault::Damaged("its first bytes are damaged".to_owned())),
-        };
-    }
-    let records = if is_old {
-        record::old_records(bytes)
-    } else {
-        record::records(bytes)
-    };
-    let records = records.map_err(|damage| damage.to_string())?;
-    let Some(((HEAD, head, head_end), rest)) = records.split_first() else {
-        return Err(Fault::Damaged("it does not begin as a journal".to_owned()));
-    };
-    let head: Value =
-        serde_json::from_slice(head).map_err(|error| format!("its head is not JSON: {error}"))?;
-    let is_ours = if is_old {
-        head["room"] == room.url
-    } else {
-        head["project"] == room.project && head["room"] == room.room
-    };
-    let (true, Some(path)) = (is_ours, head["path"].as_str()) else {
-        return Err(Fault::Damaged("it is that of another room".to_owned()));
-    };
-    let schema =
-        MeshSchema::from_json(&head["schema"]).map_err(|error| format!("its schema: {error}"))?;
-    let (mut updates, mut edits, mut saved) = (Vec::new(), Vec::new(), 0);
-    for (kind, payload, end) in rest {
-        let damaged = || format!("the record that ends at byte {end} is too short");
-        match *kind {
-            STATE => updates.push(payload.to_vec()),
-            EDIT => {
-                let (number, rest) = payload.split_at_checked(8).ok_or_else(damaged)?;
-                let (merged, update) = if is_old {
-                    (1, rest)
-                } else {
-                    let (merged, update) = rest.split_at_checked(4).ok_or_else(damaged)?;
-                    let merged = merged.try_into().map_err(|_| damaged())?;
-                    (u32::from_le_bytes(merged), update)
-                };
-                let number = number.try_into().map_err(|_| damaged())?;
-                edits.push((u64::from_le_bytes(number), merged, update.to_vec(), false));
-            }
-            SAVED => {
-                let number = (*payload).try_into().map_err(|_| damaged())?;
-                saved = u64::from_le_bytes(number);
-            }
-            MERGED => {
-                let (first, last) = payload.split_at_checked(8).ok_or_else(damaged)?;
-                let [first, last] = [first, last].map(TryInto::try_into);
-                let first = u64::from_le_bytes(first.map_err(|_| damaged())?);
-                let last = u64::from_le_bytes(last.map_err(|_| damaged())?);
-                for (number, _, _, is_merged) in &mut edits {
-                    *is_merged |= (first..last).contains(number);
-                }
-            }
-            // Of a later version.
-            _ => {}
-        }
-    }
-    let end = rest.last().map_or(*head_end, |(_, _, end)| *end);
-    // What was written with the head was on the disk before the file had its name.
-    let base_bytes = head["base_bytes"].as_u64().unwrap_or(0);
-    if ((end - head_end) as u64) < base_bytes {
-        return Err(Fault::Damaged(format!("it is cut off at byte {end}")));
-    }
-    // What is saved is in the document all the same.
-    let mut unsaved = Vec::new();
-    for (number, merged, update, is_merged) in edits {
-        updates.push(update.clone());
-        if number > saved && !is_merged {
-            unsaved.push(Unsaved {
-                edits: merged,
-                update,
-            });
-        }
-    }
-    Ok(Some(Recovered {
-        path: path.to_owned(),
-        schema,
-        identity: head["identity"].as_str().map(str::to_owned),
-        updates,
-        unsaved,
-    }))
-}
-
-impl Recovered {
-    /// The replica that it describes.
-    fn into_replica(self, client_id: u64) -> Result<Replica, Fault> {
-        let mut limits = Limits::NONE;
-        limits.depth = Limits::default().depth;
-        let mut document = MeshDocument::with_limits(self.schema, client_id, limits);
-        let unreadable = |error| format!("an update in it: {error}");
-        for update in &self.updates {
-            if !update.is_empty() {
-                document.apply_update(update).map_err(unreadable)?;
-            }
-        }
-        let mut replica = Replica::new(document);
-        if let Some(identity) = &self.identity {
-            replica.set_identity(identity);
-        }
-        for unsaved in self.unsaved {
-            replica
-                .adopt_merged(unsaved.update, unsaved.edits)
-                .map_err(unreadable)?;
-        }
-        Ok(replica)
     }
 }
 

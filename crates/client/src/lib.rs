@@ -30,6 +30,10 @@
 //! - [`LiveDocument`] is an open document. [`Replica`] is a document with its unacknowledged edits, without I/O.
 //! - [`Connection`] is a single connection, [`StreamHandle`] a streamed call on it.
 
+// A test of this crate shares its peer with those in `tests`.
+#[cfg(test)]
+extern crate self as meshagent_client;
+
 mod backoff;
 mod connect;
 mod connection;

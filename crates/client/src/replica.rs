@@ -1,5 +1,6 @@
 //! A document and the edits of it that the server has not acknowledged, without any I/O.
 
+mod again;
 mod lost;
 mod queue;
 
@@ -9,6 +10,7 @@ use std::sync::{Arc, Weak};
 
 use meshagent_document::{DecodeError, MeshDocument, Remade, UpdateKind};
 
+use self::again::{Again, again};
 pub use self::lost::LostEdit;
 use self::lost::Witness;
 use self::queue::{Kind, Queue, Standing, Unsaved};
@@ -74,6 +76,8 @@ pub(crate) struct KeptEdit<'a> {
     pub(crate) number: u64,
     /// How many edits it is.
     pub(crate) count: u32,
+    /// Whether it takes the place of operations that are given up.
+    pub(crate) is_blank: bool,
     pub(crate) update: &'a [u8],
 }
 
@@ -717,6 +721,7 @@ impl Replica {
             first: one.first,
             number: one.number,
             count: one.count,
+            is_blank: one.kind == Kind::Blank,
             update: &one.update,
         })
     }
@@ -745,13 +750,22 @@ impl Replica {
         self.queue.reconsider();
     }
 
-    /// Keeps and applies an update into which edits were merged.
-    pub(crate) fn adopt_merged(&mut self, update: Vec<u8>, edits: u32) -> Result<(), DecodeError> {
+    /// Keeps and applies an update that an earlier program kept, and into which so many edits were merged.
+    pub(crate) fn adopt_kept(
+        &mut self,
+        update: Vec<u8>,
+        edits: u32,
+        is_blank: bool,
+    ) -> Result<(), DecodeError> {
         self.document.apply_update(&update)?;
         let first = self.next;
         self.next += u64::from(edits.max(1));
         // An earlier program may have sent it.
-        let kind = if edits == 0 { Kind::Fill } else { Kind::Edit };
+        let kind = match edits {
+            0 if is_blank => Kind::Blank,
+            0 => Kind::Fill,
+            _ => Kind::Edit,
+        };
         self.queue.push(Unsaved {
             first,
             count: edits,
@@ -830,41 +844,6 @@ impl Replica {
             self.compacted = numbers[last];
         }
         self.slack_bytes = left_bytes.clamp(COMPACTED_BYTES, MERGED_BYTES / 2);
-    }
-}
-
-/// What becomes of an edit in another document.
-enum Again {
-    /// It fits as it is.
-    Same,
-    Made(Vec<u8>),
-    /// All that it did was to take back what is not there.
-    Nothing,
-    Lost,
-}
-
-fn again(
-    document: &mut MeshDocument,
-    update: &[u8],
-    before: &MeshDocument,
-    remade: &mut Remade,
-) -> Again {
-    let fits = match document.classify(update) {
-        // The server has it, whatever it builds on. Made again, it would be there twice.
-        Ok(UpdateKind::Contained) => true,
-        Ok(UpdateKind::New) => remade.concerns(update) == Ok(false),
-        _ => false,
-    };
-    if fits {
-        return match document.apply_update(update) {
-            Ok(_) => Again::Same,
-            Err(_) => Again::Lost,
-        };
-    }
-    match document.remake(update, before, remade) {
-        Ok(Some(update)) => Again::Made(update),
-        Ok(None) => Again::Nothing,
-        Err(_) => Again::Lost,
     }
 }
 

@@ -413,7 +413,7 @@ impl RoomClient {
     }
 
     /// The edits that the server has not acknowledged: of documents that are open, and in the journals of this room that
-    /// earlier programs left in the directory ([`RoomBuilder::offline`]). Those are sent by themselves while this client is
+    /// are in the directory ([`RoomBuilder::offline`]). Those are sent by themselves while this client is
     /// in the room; what the server refuses stays in its journal until somebody opens the document, and is told.
     ///
     /// # Errors

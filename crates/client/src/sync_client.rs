@@ -428,9 +428,10 @@ impl SyncClient {
     fn spawn(&self, shared: Arc<Shared>, start: SyncOpenStart) {
         let ends = EndWithTask(Arc::clone(&shared));
         let given_up = self.room.given_up();
+        let journals = self.room.journals();
         let task = DocumentTask {
             shared,
-            journals: self.room.journals(),
+            journals: journals.clone(),
             given_up: self.room.given_up(),
             link: self.room.link(),
             closing: self.room.closing(),
@@ -443,7 +444,14 @@ impl SyncClient {
         };
         self.room.tasks().spawn(async move {
             let ended = catch_panic(task.run()).await;
-            given_up.settle(&ends.0, ended).await;
+            let has_left = given_up.settle(&ends.0, ended).await;
+            // Whoever opened it to send its edits tries again by itself.
+            if has_left
+                && let Some(journals) = journals
+                && !ends.0.is_resending()
+            {
+                journals.resends.left(&ends.0.path);
+            }
         });
     }
 }

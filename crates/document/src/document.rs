@@ -12,6 +12,7 @@ mod delta;
 mod draft;
 mod edit;
 mod event;
+mod extent;
 mod grep;
 mod ids;
 mod insert;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::RoomKey;
-use super::record::{self, EDIT, HEAD, MAGIC, MERGED, SAVED, STATE};
+use super::record::{self, BLANK, EDIT, HEAD, MAGIC, MERGED, SAVED, STATE};
 use crate::replica::Replica;
 
 /// How much longer than twice what it was right after it was rewritten a journal may become.
@@ -241,6 +241,10 @@ impl Pending {
 
 fn push_edits(records: &mut Vec<u8>, replica: &Replica, after: u64) {
     for one in replica.edits_after(after) {
+        if one.is_blank {
+            // It comes before the update: a file that is cut between them has neither.
+            record::push(records, BLANK, &one.number.to_le_bytes());
+        }
         let mut payload = one.number.to_le_bytes().to_vec();
         payload.extend_from_slice(&one.count.to_le_bytes());
         payload.extend_from_slice(one.update);

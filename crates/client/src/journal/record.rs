@@ -24,6 +24,9 @@ pub(super) const SAVED: u8 = 4;
 /// The numbers of the first and of the last of several edits: u64 each. The record of the last one has all of them, so
 /// the others before it are not edits of their own any more. Readers that don't know it ignore it.
 pub(super) const MERGED: u8 = 5;
+/// The number of an update: u64. Its record, an [`EDIT`] of no edits that follows, takes the place of operations that were
+/// given up; without this one before it, it repeats what the server lacks. Readers that don't know it ignore it.
+pub(super) const BLANK: u8 = 6;
 
 /// Length, checksum, kind, checksum of these.
 const RECORD_HEAD: usize = 13;

@@ -18,6 +18,8 @@ use serde_json::json;
 use super::{Journal, JournalError, Pending, RoomKey};
 use crate::replica::Replica;
 
+mod renamed;
+
 const STEPS: u64 = 120;
 
 #[test]
@@ -57,33 +59,6 @@ fn no_edit_is_lost_wherever_a_program_ends() {
             cut > 5 && flipped > 20 && garbage > 20 && unwritten > 20 && conflicts > 20,
             "{seen:?}"
         );
-    }
-}
-
-#[test]
-fn edits_made_again_after_a_conflict_are_there_once_wherever_the_program_ends() {
-    for is_killed_before_the_journal_is_written in [false, true] {
-        let directory = tempfile::tempdir().unwrap();
-        let mut seen = Seen::default();
-        let mut run = Run::new(0, directory.path());
-        run.is_moody = false;
-        run.edit();
-        run.edit();
-        run.write();
-        run.take_place();
-        while seen.conflicts < 2 {
-            run.send(&mut seen);
-            run.answer();
-        }
-        if !is_killed_before_the_journal_is_written {
-            run.write();
-        }
-        // What is sent now is stored, and nobody learns of it.
-        run.send(&mut seen);
-        run.send(&mut seen);
-        run.end_program();
-        run.begin_program();
-        run.end();
     }
 }
 

@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, oneshot};
 
-use super::{Journal, JournalError, RoomKey, Unsent, list, lock, set_aside};
+use super::{Journal, JournalError, RoomKey, Unsent, list, lock, set_aside, unsent_in};
 use crate::document_task::new_client_id;
 use crate::live_document::Shared;
 use crate::replica::Replica;
+use crate::resend::Resends;
 
 /// How long after a failed write the next one is tried, if nothing else is written before.
 const RETRY: Duration = Duration::from_secs(1);
@@ -35,6 +36,8 @@ pub(crate) struct Writer {
 pub(crate) struct Journals {
     queue: Arc<Queue>,
     pub(crate) room: Arc<RoomKey>,
+    /// Those whose edits are to be sent.
+    pub(crate) resends: Resends,
 }
 
 #[derive(Debug)]
@@ -96,7 +99,11 @@ impl Writer {
             .name("journal".to_owned())
             .spawn(move || state.run())?;
         Ok(Self {
-            journals: Journals { queue, room },
+            journals: Journals {
+                queue,
+                room,
+                resends: Resends::default(),
+            },
             thread: Some(thread),
         })
     }
@@ -131,6 +138,7 @@ impl Journals {
         Self {
             queue: Arc::new(queue),
             room: Arc::new(room),
+            resends: Resends::default(),
         }
     }
 
@@ -282,15 +290,7 @@ impl Thread {
 
     fn unsent(&self) -> Result<Vec<Unsent>, JournalError> {
         let listed = list(&self.directory, &self.room)?;
-        for (path, reason) in listed.damaged {
-            // Whoever has it open has read it before, and writes it anew.
-            let Ok(_lock) = lock(&path) else {
-                continue;
-            };
-            let kept = set_aside(&path)?;
-            return Err(JournalError::Damaged { kept, reason });
-        }
-        Ok(listed.unsent)
+        settle_damage(listed, &self.room)
     }
 
     fn write(&mut self, shared: &Arc<Shared>, is_last: bool) {
@@ -317,5 +317,93 @@ impl Thread {
         for shared in open.iter().filter_map(Weak::upgrade) {
             self.write(&shared, false);
         }
+    }
+}
+
+/// What was listed; the first journal that is damaged is set aside, and an error.
+fn settle_damage(listed: Listed, room: &RoomKey) -> Result<Vec<Unsent>, JournalError> {
+    let mut unsent = listed.unsent;
+    for (path, _) in listed.damaged {
+        // Whoever has it open has read it before, and writes it anew.
+        let Ok(_lock) = lock(&path) else {
+            continue;
+        };
+        // Nobody had it locked when it was listed, and another program may have set it aside and written it anew since.
+        match unsent_in(&path, room)? {
+            Ok(found) => unsent.extend(found),
+            Err(reason) => {
+                let kept = set_aside(&path)?;
+                return Err(JournalError::Damaged { kept, reason });
+            }
+        }
+    }
+    unsent.sort_by(|one, other| one.path.cmp(&other.path));
+    Ok(unsent)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use meshagent_document::{MeshDocument, MeshSchema, Target};
+    use serde_json::json;
+
+    use super::{RoomKey, list, settle_damage};
+    use crate::journal::{Journal, JournalError, Pending};
+    use crate::replica::Replica;
+
+    const PATH: &str = "ä.document";
+
+    /// Writes an edit into a new journal, where there is none.
+    fn write(directory: &Path, room: &RoomKey) {
+        let (mut journal, found) = Journal::open(directory, room, PATH, 1).unwrap();
+        assert!(found.is_none());
+        let schema = MeshSchema::builtin("document").unwrap();
+        let mut replica = Replica::new(MeshDocument::new(schema, 1));
+        let tea = json!({ "body": { "text": "茶" } });
+        replica
+            .edit(|d| d.append_child(Target::Root, tea))
+            .expect("it fits the schema");
+        let mut pending = Pending::new(Arc::new(room.clone()), PATH);
+        pending.start_over();
+        let batch = pending.take(&replica).unwrap();
+        journal.write(&batch).unwrap();
+    }
+
+    #[test]
+    fn journal_that_was_written_again_after_it_was_listed_as_damaged_is_not_set_aside() {
+        let directory = tempfile::tempdir().unwrap();
+        let room = RoomKey {
+            project: "project".to_owned(),
+            room: "room".to_owned(),
+            url: "ws://here/rooms/room".to_owned(),
+        };
+        let listed = || list(directory.path(), &room).unwrap();
+        write(directory.path(), &room);
+        let path = directory.path().join(room.file_name(PATH));
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[20] ^= 1;
+        fs::write(&path, &bytes).unwrap();
+        let damaged = listed();
+        assert_eq!(damaged.damaged.len(), 1);
+        // Another program finds the damage first, and goes on with the document.
+        let found = settle_damage(listed(), &room);
+        assert!(
+            matches!(found, Err(JournalError::Damaged { .. })),
+            "{found:?}"
+        );
+        write(directory.path(), &room);
+        let good = fs::read(&path).unwrap();
+        let unsent = settle_damage(damaged, &room).unwrap();
+        assert_eq!((&unsent[0].path[..], unsent[0].edits), (PATH, 1));
+        assert_eq!(fs::read(&path).unwrap(), good);
+        // It may be gone, too.
+        let mut damaged = listed();
+        damaged.unsent.clear();
+        damaged.damaged.push((path.clone(), "damaged".to_owned()));
+        fs::remove_file(&path).unwrap();
+        assert_eq!(settle_damage(damaged, &room).unwrap(), []);
     }
 }

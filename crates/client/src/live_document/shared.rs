@@ -9,9 +9,10 @@ use tokio::time::Instant;
 
 use super::state::{Journaling, Stage, State};
 use super::{Claim, DocumentEnd, DocumentEvent, JournalStatus, Refusal, SaveError, Told};
-use crate::journal::{Batch, Journals, Pending, Unsent};
+use crate::journal::{Batch, JournalError, Journals, Pending, Unsent};
 use crate::refusals::Refusals;
 use crate::replica::Replica;
+use crate::resend::Resent;
 
 /// Ends a document with its task, however that ends.
 #[derive(Debug)]
@@ -235,19 +236,23 @@ impl Shared {
         self.lock().is_resending
     }
 
-    /// Waits until a document that nobody had open has ended, or somebody opens it. Returns whether
-    /// its edits are to be sent again later.
-    pub(crate) async fn resent(&self) -> bool {
-        let is_later = |_: &Progress| {
+    /// Waits until a document that nobody had open has ended, or somebody opens it.
+    pub(crate) async fn resent(&self) -> Resent {
+        let resent = |_: &Progress| {
             let state = self.lock();
             match &state.end {
-                _ if !state.is_resending => Some(false),
-                Some(DocumentEnd::Closed) => Some(!state.replica.is_saved()),
-                Some(_) => Some(false),
+                _ if !state.is_resending => Some(Resent::Done),
+                Some(DocumentEnd::Closed) if state.replica.is_saved() => Some(Resent::Done),
+                // Another program has it, or the disk or the files that may be open are short.
+                Some(
+                    DocumentEnd::Closed
+                    | DocumentEnd::Journal(JournalError::InUse | JournalError::Io { .. }),
+                ) => Some(Resent::Later),
+                Some(_) => Some(Resent::Refused),
                 None => None,
             }
         };
-        self.wait_for(is_later).await.unwrap_or(false)
+        self.wait_for(resent).await.unwrap_or(Resent::Done)
     }
 
     /// What the server has not acknowledged; `None` if that is nothing.

@@ -1,6 +1,7 @@
 //! What an earlier program left in its journals.
 
 use std::collections::HashMap;
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -209,6 +210,98 @@ async fn journal_of_a_document_that_was_replaced_is_sent_once_and_kept() {
     assert_eq!(edits, [("0.document", 1), ("1.document", 1)]);
     drop(peer);
     room.close().await;
+}
+
+/// Serves documents, which are empty, until the one at this path has sent an update. The calls that
+/// are open stay so.
+async fn serve_until_sent(
+    peer: &mut Peer<TcpStream>,
+    paths: &mut HashMap<String, String>,
+    sent: &str,
+) {
+    loop {
+        let envelope = peer.recv().await;
+        match envelope.message {
+            ClientToServer::Invoke(_) => {
+                peer.answer(envelope.id, Content::Control(Control::Open))
+                    .await;
+            }
+            ClientToServer::RequestChunk {
+                tool_call_id,
+                chunk,
+            } => {
+                peer.answer(envelope.id, Content::Empty).await;
+                if let Some(path) = started(&chunk) {
+                    let schema = MeshSchema::builtin("document").unwrap();
+                    let state = MeshDocument::new(schema, 1);
+                    peer.send_state(&tool_call_id, &state).await;
+                    paths.insert(tool_call_id, path.to_owned());
+                } else if paths.get(&tool_call_id).map(|path| &path[..]) == Some(sent) {
+                    return;
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Sends the second of two documents while the first one's journal can't be opened, and the first
+/// one when it can.
+async fn send_when_freed(
+    listener: &TcpListener,
+    room: RoomBuilder,
+    free: impl Future<Output = ()>,
+) {
+    let room = room.connect().await.unwrap();
+    let mut paths = HashMap::new();
+    let serve = async {
+        let mut peer = accept(listener).await;
+        serve_until_sent(&mut peer, &mut paths, &path(1)).await;
+        free.await;
+        serve_until_sent(&mut peer, &mut paths, &path(0)).await;
+    };
+    timeout(PATIENCE, serve).await.unwrap();
+    room.close().await;
+}
+
+#[tokio::test]
+async fn journal_that_another_program_has_open_is_sent_when_that_has_ended() {
+    let directory = tempfile::tempdir().unwrap();
+    let (listener, room) = listen().await;
+    let room = room.project("project").offline(directory.path());
+    leave_edits(&listener, room.clone(), 2).await;
+    // Nobody lets it in.
+    let (_listener, other) = listen().await;
+    let other = other.project("project").offline(directory.path());
+    let other = other.connect().await.unwrap();
+    let document = other.sync().open(&path(0)).await.unwrap();
+    append(&document, "mine, too");
+    document.journaled().await.unwrap();
+    let end = async {
+        drop(document);
+        other.close().await;
+    };
+    send_when_freed(&listener, room, end).await;
+}
+
+#[tokio::test]
+async fn journal_that_can_not_be_read_for_some_time_is_sent_later() {
+    let directory = tempfile::tempdir().unwrap();
+    let (listener, room) = listen().await;
+    let room = room.project("project").offline(directory.path());
+    leave_edits(&listener, room.clone(), 2).await;
+    let paths = fs::read_dir(directory.path()).unwrap();
+    let mut paths = paths.map(|entry| entry.unwrap().path());
+    let first = paths.find(|path| {
+        let text = String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned();
+        text.contains(&self::path(0))
+    });
+    // Where a file is to be opened, there is none.
+    let lock = first.unwrap().with_extension("lock");
+    fs::remove_file(&lock).unwrap();
+    fs::create_dir(&lock).unwrap();
+    let free = async { fs::remove_dir(&lock).unwrap() };
+    send_when_freed(&listener, room, free).await;
 }
 
 /// Long enough for any machine.

@@ -4,6 +4,8 @@
 //! is queued for it as shared bytes. When the connection's queue is full the cursor stays where it is, and
 //! what it missed follows, merged, when there is room again.
 
+mod growth;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use meshagent_protocol::sync::{SyncDescribe, SyncDescribed};
 use meshagent_protocol::{Content, ErrorCode, SharedChunk, SharedMessage, sync as wire};
 use meshagent_store::{DocumentId, Seq, Timestamp};
 
+pub(super) use self::growth::Growth;
 use super::batch::Change;
 use super::compaction::Stored;
 use super::sent::Sent;
@@ -37,10 +40,6 @@ const MERGED_BYTES: usize = 1 << 20;
 const WAITING_DESCRIPTIONS: usize = 4;
 /// How much more memory than text a description may take while it is made.
 const DESCRIPTION_MEMORY: usize = 8;
-/// A document at its bound that has changed is measured again after so long, or when it has grown by this part of itself:
-/// measuring goes through all of it.
-const MEASURED_MILLIS: i64 = 1_000;
-const MEASURED_GROWTH: usize = 64;
 /// How long an encoded state is kept that nobody asks for.
 const STATE_KEPT_MILLIS: i64 = 10_000;
 
@@ -288,40 +287,6 @@ impl Document {
     pub(super) fn has_current_state(&self) -> bool {
         let state = self.state.as_ref();
         state.is_some_and(|state| state.version >= self.committed)
-    }
-
-    /// Whether it may grow by so many bytes. Its size is known only as an upper bound, which what is deleted doesn't
-    /// lower; so at the bound it is measured, but not again for every request.
-    pub(super) fn takes(
-        &mut self,
-        bytes: usize,
-        max_bytes: usize,
-        now: Timestamp,
-        metrics: &Metrics,
-    ) -> bool {
-        if self.would_measure(bytes, max_bytes, now) {
-            metrics.state_encodings.inc();
-            self.bytes = self.replica.encode_state().len();
-            self.measured = Some(Measured {
-                at: now,
-                version: self.head,
-                bytes: self.bytes,
-            });
-        }
-        self.bytes.saturating_add(bytes) <= max_bytes
-    }
-
-    /// Whether that question takes an encoding.
-    pub(super) fn would_measure(&self, bytes: usize, max_bytes: usize, now: Timestamp) -> bool {
-        if self.bytes.saturating_add(bytes) <= max_bytes {
-            return false;
-        }
-        let Some(last) = &self.measured else {
-            return true;
-        };
-        let has_passed = now.0.saturating_sub(last.at.0) >= MEASURED_MILLIS;
-        let grown = self.bytes.saturating_sub(last.bytes);
-        last.version != self.head && (has_passed || grown >= last.bytes / MEASURED_GROWTH)
     }
 
     /// Bytes to go through to bring a reader up to date.

@@ -4,7 +4,7 @@ use meshagent_document::Inspection;
 use meshagent_protocol::ErrorCode;
 use meshagent_store::DocumentId;
 
-use super::documents::Document;
+use super::documents::{Document, Growth};
 use super::{Conn, Refusal, Room};
 use crate::open_memory::{OpenCharge, TooMuchOpen};
 
@@ -85,22 +85,28 @@ impl Room {
         })
     }
 
-    /// Whether a document may take an update: as large as documents may be, and within its author's share of the memory.
+    /// What of an update a document may take: as large as documents may be, and within its author's share of the memory.
     pub(super) fn may_grow(
         &mut self,
         conn: Conn,
         id: DocumentId,
-        update_bytes: usize,
+        update: &[u8],
         inspection: &Inspection,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Growth, Refusal> {
         let max = self.config.limits.max_document_bytes;
         let (now, metrics) = (self.now, &self.metrics);
-        if let Some(document) = self.documents.get_mut(id)
-            && !document.takes(update_bytes, max, now, metrics)
-        {
+        let document = self.documents.get_mut(id);
+        let growth = document.map_or(Growth::Whole, |document| {
+            document.growth(update, max, now, metrics)
+        });
+        if growth == Growth::TooLarge {
             return Err(too_large(max));
         }
-        self.may_take(conn, id, inspection.growth.max(inspection.waiting))
+        // An update without a group of operations only deletes, which helps.
+        if update.first() != Some(&0) {
+            self.may_take(conn, id, inspection.growth.max(inspection.waiting))?;
+        }
+        Ok(growth)
     }
 
     /// Whether a document may grow by so many bytes of its author's share of the memory.

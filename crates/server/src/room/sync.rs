@@ -20,7 +20,7 @@ use meshagent_store::{Contribution, DocumentId, Write};
 use serde_json::{Value, json};
 
 use super::batch::Then;
-use super::documents::{Deferred, Stream, StreamId};
+use super::documents::{Deferred, Growth, Stream, StreamId};
 use super::opening::{Waiter, operations_of};
 use super::{Call, Conn, Refusal, Request, Room};
 use crate::ledger::{Held, Kind};
@@ -343,12 +343,10 @@ impl Room {
             Some(stream) => Arc::clone(&stream.tool_call_id),
             None => Arc::default(),
         };
-        // An update without a group of operations only deletes, which helps.
-        if update.first() != Some(&0)
-            && let Err(refusal) = self.may_grow(request.conn, id, update.len(), inspection)
-        {
-            return self.refuse_for_now(request, id, stream, refusal);
-        }
+        let growth = match self.may_grow(request.conn, id, &update, inspection) {
+            Ok(growth) => growth,
+            Err(refusal) => return self.refuse_for_now(request, id, stream, refusal),
+        };
         let author = self.author(request.conn, &tool_call_id);
         let Some(document) = self.documents.get_mut(id) else {
             return;
@@ -377,10 +375,10 @@ impl Room {
             unlike_sent(inspection)
         };
         // Where updates are merged, one half of a character is as good as the other, and content goes before the word that
-        // it is gone, which came first here: so what is known is left out. Otherwise it stays in, and mends what is behind
-        // a write that fails.
+        // it is gone, which came first here: so what is known is left out. Otherwise it stays in if there is room, and mends
+        // what is behind a write that fails.
         let update = match applied.kept.take() {
-            Some(kept) if inspection.differs => kept.into(),
+            Some(kept) if inspection.differs || growth == Growth::New => kept.into(),
             _ => update,
         };
         let (update, mut violations) = match document.replica.repair() {

@@ -8,7 +8,8 @@ use serde_json::json;
 use yrs::updates::encoder::Encode as _;
 use yrs::{ReadTxn as _, Transact as _};
 
-use super::{Client, Editor, Seen, World, code, text};
+use super::{Client, Editor, Seen, World, code, count, text};
+use crate::config::Config;
 
 const PATH: &str = "späť.document";
 const AHEAD: &str = "meshagent_clients_ahead_total";
@@ -322,4 +323,47 @@ fn the_servers_patches_have_one_client_id_which_nobody_else_has() {
     let late = world.join("late");
     let state = world.open(&late, "l", json!({ "path": PATH }));
     assert_eq!(state[0], 1, "operations of one client");
+}
+
+#[test]
+fn client_of_a_document_with_many_clients_fills_a_gap_by_its_whole_state() {
+    let mut config = Config::default();
+    config.limits.max_document_bytes = 200 << 10;
+    let mut world = World::with_config(config);
+    let client = world.join("client");
+    world.open(&client, "w", json!({ "path": "a.document" }));
+    // So many that the server does not list what it has of each.
+    let updates: Vec<Vec<u8>> = (0..1_025)
+        .map(|number| Editor::new(1_000 + number).append("body", &format!("é{number}")))
+        .collect();
+    let updates: Vec<&[u8]> = updates.iter().map(Vec::as_slice).collect();
+    let state = meshagent_document::merge_updates(&updates).unwrap();
+    let editor = Editor::new(1);
+    editor.take(&state);
+    let first = editor.append("body", "long");
+    let long = editor.set_first("text", &"ö".repeat(45 << 10));
+    for update in [state, first, long] {
+        let id = world.update(&client, "w", &update);
+        world.settle();
+        assert_eq!(client.answer(id), Content::Empty);
+    }
+    let is_more_than_half = editor.state().len() > 100 << 10;
+    assert!(is_more_than_half, "{}", editor.state().len());
+    // This one is not sent, as if a restored server had lost it.
+    editor.append("body", "lost");
+    let id = world.update(&client, "w", &editor.append("body", "next"));
+    world.settle();
+    let Content::Json(answer) = client.answer(id) else {
+        panic!("it is told what is missing");
+    };
+    assert_eq!(answer["pending"], true);
+    assert_eq!(answer.get("state_vector"), None);
+    let id = world.update(&client, "w", &editor.state());
+    world.settle();
+    assert_eq!(client.answer(id), Content::Empty);
+    let reader = world.join("reader");
+    let state = world.open(&reader, "r", json!({ "path": "a.document" }));
+    for id in ["lost", "next"] {
+        assert_eq!(count(std::slice::from_ref(&state), id), 1, "{id}");
+    }
 }

@@ -42,13 +42,13 @@ fn unsigned(out: &mut Vec<u8>, mut value: u64) {
 }
 
 impl Editor {
-    fn take(&self, update: &[u8]) {
+    pub(super) fn take(&self, update: &[u8]) {
         let mut transaction = self.doc.transact_mut();
         let update = Update::decode_v1(update).unwrap();
         transaction.apply_update(update).unwrap();
     }
 
-    fn state(&self) -> Vec<u8> {
+    pub(super) fn state(&self) -> Vec<u8> {
         let transaction = self.doc.transact();
         transaction.encode_state_as_update_v1(&StateVector::default())
     }

@@ -136,6 +136,30 @@ fn a_document_at_its_bound_takes_deletions_only() {
 }
 
 #[test]
+fn whole_state_with_two_new_edits_fits_into_a_document_of_more_than_half_its_bound() {
+    let mut config = Config::default();
+    config.limits.max_document_bytes = 100 << 10;
+    let mut world = World::with_config(config);
+    let (writer, editor) = write(&mut world, "a.document", 60);
+    // They are missing here, and come with all that is not.
+    editor.append("body", "é");
+    editor.append("body", "new");
+    let id = world.update(&writer, "w", &editor.state());
+    world.settle();
+    assert_eq!(writer.answer(id), Content::Empty);
+    // What was there is not stored again, so there is room for more.
+    let id = world.update(&writer, "w", &editor.append("body", &long(30)));
+    world.settle();
+    assert_eq!(writer.answer(id), Content::Empty);
+    world.leave(&writer);
+    world.unload();
+    let reader = world.join("reader");
+    let state = world.open(&reader, "r", json!({ "path": "a.document" }));
+    assert!(state.len() < 91 << 10, "{}", state.len());
+    assert_eq!(count(&[state], "new"), 1);
+}
+
+#[test]
 fn there_are_only_so_many_documents() {
     let mut config = Config::default();
     config.limits.max_documents = 2;
