@@ -8,6 +8,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 use thiserror::Error;
 
+use crate::error::is_out_of_space;
 use crate::identity::beside;
 use crate::schema::{self, FORMAT, Format};
 use crate::wal_file::{self, WalFile};
@@ -151,6 +152,16 @@ pub enum OpenError {
         /// The path of the database.
         path: PathBuf,
     },
+}
+
+impl OpenError {
+    /// Returns whether there was no space to open the database.
+    pub(crate) fn is_out_of_space(&self) -> bool {
+        let Self::Database { source, .. } = self else {
+            return false;
+        };
+        source.downcast_ref().is_some_and(is_out_of_space)
+    }
 }
 
 /// The lock on a data directory; no other process may use the directory while this exists.
@@ -549,7 +560,7 @@ fn create_file(path: &Path) -> io::Result<()> {
 }
 
 /// Returns options for files that only the owner may read and write.
-fn private() -> OpenOptions {
+pub(crate) fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true);
     #[cfg(unix)]

@@ -9,6 +9,7 @@ use super::{Failed, Step, Writer};
 use crate::contents::{self, Content, Staged};
 use crate::error::{concerns_one_write, is_out_of_space};
 use crate::freeing::Garbage;
+use crate::reserve::Use;
 use crate::write::{self, Failure};
 
 /// A batch that is being staged, as long as its [`Staging`] exists.
@@ -46,7 +47,7 @@ impl Writer {
         let failed = loop {
             let mut staged = staged.clone();
             let result =
-                self.transact(|session| {
+                self.transact(Use::Other, |session| {
                     let connection = &session.connection;
                     contents::stage_parts(connection, writes, &mut staged, |write| {
                         match write::precheck(connection, write) {
@@ -72,8 +73,9 @@ impl Writer {
                     self.set_staged(staging, vec![Staged::Done(None); writes.len()]);
                     return Ok(false);
                 }
-                Err(Failed::Sqlite { error, .. })
-                    if is_out_of_space(&error) && self.make_space(&mut space, Some(staging)) => {}
+                Err(Failed::Sqlite { error, at })
+                    if is_out_of_space(&error)
+                        && self.make_space(&mut space, Some(staging), Use::Other, at) => {}
                 Err(failed) => break failed,
             }
         };

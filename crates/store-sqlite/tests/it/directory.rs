@@ -41,8 +41,8 @@ fn files_are_for_their_owner_only() {
         files += 1;
     }
     assert_eq!(
-        files, 5,
-        "the database, its WAL and index, the lock, the mark"
+        files, 6,
+        "the database, its WAL and index, the lock, the mark, the reserve"
     );
 }
 
