@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use base64::Engine as _;
@@ -23,6 +23,11 @@ const SECRET_BYTES: usize = 32;
 #[derive(Deserialize, Serialize)]
 struct Credentials {
     api_key: String,
+}
+
+/// The path of the file in a data directory.
+pub(crate) fn path(data_dir: &Path) -> PathBuf {
+    data_dir.join(FILE)
 }
 
 /// Reads the key from the data directory, if it contains one.

@@ -1,7 +1,9 @@
 //! The one thread that writes to the store: it gathers what all rooms have handed in, commits it in
 //! transactions, and tells each room what became of its part.
 
+mod deletions;
 mod held;
+mod repeats;
 mod turns;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,9 +13,11 @@ use std::time::{Duration, Instant};
 use meshagent_store::{Store, StoreError, Write, WriteError, Written};
 use tokio::sync::{mpsc, oneshot};
 
+use self::deletions::or_deletions;
 use self::held::Held;
+use self::repeats::{news, report};
 use self::turns::{Large, Turn, Turns};
-use crate::health::Health;
+use crate::health::{Health, Obstacle};
 use crate::metrics::Metrics;
 
 /// Rooms' batches that may wait for the thread. A room has at most one batch under way, so a full queue
@@ -81,7 +85,7 @@ impl Committer {
     }
 
     /// Whether the store can be used now, or why not.
-    pub(crate) async fn ready(&self) -> Result<(), String> {
+    pub(crate) async fn ready(&self) -> Result<(), Obstacle> {
         self.health
             .ready(|| self.jobs.try_send(Job::Check).is_ok())
             .await
@@ -95,7 +99,7 @@ impl Committer {
 
 fn run(mut queue: mpsc::Receiver<Job>, store: &dyn Store, metrics: &Metrics, health: &Health) {
     let mut log = Log::default();
-    let mut is_put_off = false;
+    let (mut refusals, mut put_off, mut not_ready) = Default::default();
     let mut work = Work::default();
     loop {
         let mut next = if work.is_ready() {
@@ -125,25 +129,27 @@ fn run(mut queue: mpsc::Receiver<Job>, store: &dyn Store, metrics: &Metrics, hea
         }
         let answers = work.commit(store, metrics);
         for (_, result) in &answers {
+            report(result, &mut refusals);
             health.committed(result.as_ref().map(drop).map_err(Arc::as_ref));
         }
         work.answer(answers, Instant::now());
         if tend {
             let tended = guarded(|| store.tend());
-            if let Err(error) = &tended
-                && !is_put_off
-            {
-                tracing::warn!(error = %with_causes(error), "the store puts something off; it tries again each second");
+            if let Some((error, unreported)) = news(&mut put_off, &tended) {
+                tracing::warn!(
+                    error,
+                    unreported,
+                    "the store puts something off; it tries again each second"
+                );
             }
-            is_put_off = tended.is_err();
             health.tended(tended.as_ref().copied());
             work.tended(Instant::now());
         }
         work.clear_away(store, Instant::now());
         if check {
             let checked = guarded(|| store.check());
-            if let Err(error) = &checked {
-                tracing::warn!(error = %with_causes(error), "not ready");
+            if let Some((error, unreported)) = news(&mut not_ready, &checked) {
+                tracing::warn!(error, unreported, "not ready");
             }
             health.checked(checked.as_ref().copied());
         }
@@ -191,19 +197,25 @@ impl Work {
                 let results = commit(store, batches, metrics);
                 waiting.into_iter().zip(results).collect()
             }
-            Turn::Large(large) => match stage(store, &large, metrics) {
-                Ok(false) => {
-                    self.turns.put_back(large);
-                    Vec::new()
-                }
-                Ok(true) => {
-                    let result = committed(&large.writes, metrics, || {
+            Turn::Large(large) => {
+                let result = match stage(store, &large, metrics) {
+                    Ok(false) => {
+                        self.turns.put_back(large);
+                        return Vec::new();
+                    }
+                    Ok(true) => committed(&large.writes, metrics, || {
                         store.commit_staged(&large.writes, &large.staging)
-                    });
-                    vec![(large.done, result)]
-                }
-                Err(error) => vec![(large.done, Err(error))],
-            },
+                    }),
+                    Err(error) => Err(error),
+                };
+                let Large {
+                    writes,
+                    staging,
+                    done,
+                } = large;
+                drop(staging);
+                vec![(done, or_deletions(store, &writes, result, metrics))]
+            }
         }
     }
 
@@ -273,7 +285,8 @@ pub(crate) fn commit(
             lengths.into_iter().map(part).collect()
         }
         Err(error) if lengths.len() > 1 => commit_each(store, &writes, &lengths, &error, metrics),
-        Err(error) => lengths.iter().map(|_| Err(Arc::clone(&error))).collect(),
+        Err(_) if lengths.is_empty() => Vec::new(),
+        Err(error) => vec![or_deletions(store, &writes, Err(error), metrics)],
     }
 }
 
@@ -308,7 +321,8 @@ fn commit_each(
         results[room] = if stop {
             Err(Arc::clone(&last))
         } else {
-            commit_together(store, batch, metrics)
+            let result = commit_together(store, batch, metrics);
+            or_deletions(store, batch, result, metrics)
         };
         if !stop && let Err(error) = &results[room] {
             // Damage is where that batch writes, and says nothing of the others.
@@ -326,7 +340,7 @@ fn stage(store: &dyn Store, large: &Large, metrics: &Metrics) -> Result<bool, Ar
     if !matches!(result, Ok(true)) {
         observe(started, metrics);
     }
-    result.map_err(|error| refused(error, &large.writes, metrics))
+    result.map_err(|error| refused(error, metrics))
 }
 
 /// A store that panics has failed like any other: rooms read again what it has.
@@ -348,7 +362,7 @@ fn committed(
     let result = guarded(commit);
     observe(started, metrics);
     metrics.committed_writes.inc_by(writes.len() as u64);
-    result.map_err(|error| refused(error, writes, metrics))
+    result.map_err(|error| refused(error, metrics))
 }
 
 /// A transaction ended.
@@ -358,9 +372,8 @@ fn observe(started: Instant, metrics: &Metrics) {
         .observe(started.elapsed().as_secs_f64());
 }
 
-fn refused(error: StoreError, writes: &[Write], metrics: &Metrics) -> Arc<StoreError> {
+fn refused(error: StoreError, metrics: &Metrics) -> Arc<StoreError> {
     metrics.commit_failures.inc();
-    tracing::error!(error = %with_causes(&error), writes = writes.len(), "the store refused a batch");
     Arc::new(error)
 }
 

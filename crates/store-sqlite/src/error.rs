@@ -70,6 +70,7 @@ const UNREADABLE: [i32; 4] = [
 fn error_of(error: Error, document: Option<DocumentId>) -> StoreError {
     match (&error, error.sqlite_error_code()) {
         (_, Some(ErrorCode::DiskFull)) => StoreError::Full(Box::new(error)),
+        (_, Some(ErrorCode::ReadOnly)) => StoreError::ReadOnly(Box::new(error)),
         // The last four are a value of another type than the one that was written, and text that
         // isn't UTF-8.
         (_, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))

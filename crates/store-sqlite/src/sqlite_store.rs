@@ -186,13 +186,15 @@ impl Store for SqliteStore {
     }
 
     fn load(&self, room: &RoomId, path: &str) -> Result<Option<StoredDocument>, StoreError> {
-        self.readers
-            .read_document(|transaction| read::load(transaction, room, path))
+        self.readers.read_document(|transaction| {
+            read::load(transaction, room, path).map_err(read::named(transaction))
+        })
     }
 
     fn load_by_id(&self, document: DocumentId) -> Result<Option<StoredDocument>, StoreError> {
-        self.readers
-            .read_document(|transaction| read::load_by_id(transaction, document))
+        self.readers.read_document(|transaction| {
+            read::load_by_id(transaction, document).map_err(read::named(transaction))
+        })
     }
 
     fn follow(
@@ -201,13 +203,15 @@ impl Store for SqliteStore {
         after: Seq,
         limit: usize,
     ) -> Result<Vec<StoredUpdate>, StoreError> {
-        self.readers
-            .read_document(|transaction| read::follow(transaction, document, after, limit))
+        self.readers.read_document(|transaction| {
+            read::follow(transaction, document, after, limit).map_err(read::named(transaction))
+        })
     }
 
     fn provenance(&self, document: DocumentId) -> Result<Vec<ProvenanceRecord>, StoreError> {
-        self.readers
-            .read(|transaction| provenance::provenance(transaction, document))
+        self.readers.read(|transaction| {
+            provenance::provenance(transaction, document).map_err(read::named(transaction))
+        })
     }
 
     fn read_file(&self, room: &RoomId, path: &str) -> Result<Option<StoredFile>, StoreError> {

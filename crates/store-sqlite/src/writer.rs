@@ -7,7 +7,8 @@ mod staging;
 mod wal;
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,8 @@ use crate::authors::Authors;
 use crate::error::{concerns_one_write, is_out_of_space, store_error};
 use crate::freeing::{Garbage, Removal};
 use crate::identity::OpenFiles;
-use crate::open::{Options, open_writer};
+use crate::open::{LOCK_FILE, Options, open_writer};
+use crate::read;
 use crate::reserve::{Reserve, Use};
 
 /// The number of failing writes of one batch that are set aside one after another, each with
@@ -234,7 +236,8 @@ impl Writer {
                     && (attempts < MAX_SET_ASIDE || !is_dry_run_done) =>
                 {
                     attempts += 1;
-                    damaged.insert(index, damage(&error));
+                    let damage = self.damage(&error, &writes[index]);
+                    damaged.insert(index, damage);
                     if attempts == MAX_SET_ASIDE && !is_dry_run_done {
                         is_dry_run_done = true;
                         attempts = 0;
@@ -249,7 +252,17 @@ impl Writer {
         self.overwrite_tail(&failed);
         let found = self.files.check_written();
         self.rescue_if_lost(found)?;
-        Err(failed.into())
+        Err(self.failure(failed))
+    }
+
+    /// Converts a failure. SQLite does not tell a disk that became read-only from others.
+    fn failure(&self, failed: Failed) -> StoreError {
+        match failed.into() {
+            StoreError::Unavailable(source) if is_read_only(&self.path) => {
+                StoreError::ReadOnly(source)
+            }
+            error => error,
+        }
     }
 
     /// Finds all writes of a batch that fail by themselves, without committing anything: after a
@@ -270,12 +283,33 @@ impl Writer {
                     error,
                     at: Step::Write(index),
                 }) if concerns_one_write(&error) => {
-                    damaged.insert(index, damage(&error));
+                    let damage = self.damage(&error, &batch.writes[index]);
+                    damaged.insert(index, damage);
                     start = index + 1;
                 }
                 Ok(()) | Err(Failed::DryRun) => return Ok(()),
                 Err(failed) => return Err(failed),
             }
+        }
+    }
+
+    /// Describes the damage that a write met, by path and room.
+    fn damage(&mut self, error: &rusqlite::Error, write: &Write) -> WriteError {
+        let place = match write {
+            Write::CreateDocument { room, path, .. }
+            | Write::PutFile { room, path, .. }
+            | Write::Delete { room, path, .. }
+            | Write::Move {
+                room, source: path, ..
+            } => format!("{path:?} in room {room}"),
+            Write::Append { document, .. } | Write::Snapshot { document, .. } => self
+                .session()
+                .ok()
+                .and_then(|session| read::place(&session.connection, *document))
+                .unwrap_or_else(|| format!("document {document}")),
+        };
+        WriteError::Damaged {
+            what: format!("{place}: {error}"),
         }
     }
 
@@ -329,8 +363,7 @@ impl Writer {
         };
         // This check comes first, as it reports the reason.
         self.check_files()?;
-        written?;
-        Ok(())
+        written.map(drop).map_err(|failed| self.failure(failed))
     }
 
     fn transact<T>(
@@ -377,7 +410,10 @@ impl Writer {
     }
 }
 
-fn damage(error: &rusqlite::Error) -> WriteError {
-    let what = error.to_string();
-    WriteError::Damaged { what }
+/// Returns whether the disk with this database has become read-only. The lock stands for the
+/// database: to open and close the database itself would release SQLite's locks on it.
+fn is_read_only(database: &Path) -> bool {
+    let lock = database.with_file_name(LOCK_FILE);
+    let opened = std::fs::OpenOptions::new().write(true).open(lock);
+    opened.is_err_and(|error| error.kind() == io::ErrorKind::ReadOnlyFilesystem)
 }
