@@ -3,6 +3,7 @@
 
 mod deletions;
 mod held;
+mod log;
 mod repeats;
 mod turns;
 
@@ -15,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::deletions::or_deletions;
 use self::held::Held;
+use self::log::Log;
 use self::repeats::{news, report};
 use self::turns::{Large, Turn, Turns};
 use crate::health::{Health, Obstacle};
@@ -26,9 +28,6 @@ const QUEUE: usize = 4096;
 /// Batches of one round that are tried alone and fail, before the others are given up for this round: a disk that is
 /// gone is not asked once for each room.
 const MAX_FAILURES: usize = 3;
-/// The store's log is warned of when it is longer, and again whenever it has doubled. A store keeps it below 64 MiB
-/// by itself, unless a reader holds it.
-const LONG_LOG: u64 = 256 << 20;
 /// How often the store is asked whether what was deleted is gone, while nothing else is to be done.
 const ERASE_PAUSE: Duration = Duration::from_millis(2);
 
@@ -239,30 +238,6 @@ impl Work {
         }
         if self.held.frees() {
             self.held.free_some(store);
-        }
-    }
-}
-
-/// What is known of the length of the store's log.
-#[derive(Default)]
-struct Log {
-    warned_at: u64,
-}
-
-impl Log {
-    fn measure(&mut self, store: &dyn Store, metrics: &Metrics) {
-        let bytes = store.log_bytes();
-        metrics
-            .wal_bytes
-            .set(i64::try_from(bytes).unwrap_or(i64::MAX));
-        if bytes >= LONG_LOG.max(self.warned_at.saturating_mul(2)) {
-            tracing::warn!(
-                bytes,
-                "the store's log grows: something holds the database open for reading, such as a backup that does not end"
-            );
-            self.warned_at = bytes;
-        } else if bytes < LONG_LOG {
-            self.warned_at = 0;
         }
     }
 }
