@@ -25,7 +25,7 @@ struct Credentials {
     api_key: String,
 }
 
-/// The file in a data directory.
+/// The path of the file in a data directory.
 pub(crate) fn path(data_dir: &Path) -> PathBuf {
     data_dir.join(FILE)
 }

@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use meshagent_protocol::ApiKey;
 use meshagent_server::Server;
-use meshagent_store_sqlite::{Durability, Found, OpenError, Options, SqliteStore};
+use meshagent_store_sqlite::{DATABASE_FILE, Durability, Found, OpenError, Options, SqliteStore};
 use tokio::net::{TcpListener, TcpSocket};
 use tracing_subscriber::EnvFilter;
 
@@ -122,6 +122,7 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     // The store is opened first: its lock prevents a second server from creating another key.
     let mut options = Options::default();
     options.durability = durability;
+    check_credentials(&data_dir)?;
     let store =
         SqliteStore::open(&data_dir, options).map_err(|error| open_failure(&data_dir, error))?;
     // The address is bound before a key is created, because only the start that creates the key
@@ -214,12 +215,47 @@ fn warn_about_data(store: &SqliteStore, is_new_project: bool) {
     }
 }
 
+/// Refuses a data directory that has the key of a project and not its database: a start creates the
+/// database before the key.
+fn check_credentials(data_dir: &Path) -> Result<(), Failure> {
+    let key = keyfile::path(data_dir);
+    let database = data_dir.join(DATABASE_FILE);
+    if !key.exists() {
+        return Ok(());
+    }
+    match database.metadata() {
+        Ok(found) if found.len() == 0 => Err(lost_database(&database, "empty", &key)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(lost_database(&database, "missing", &key))
+        }
+        // The store reports what else may be wrong.
+        _ => Ok(()),
+    }
+}
+
+/// The error for a database of which something else is left.
+fn lost_database(database: &Path, state: &str, left: &Path) -> Failure {
+    Failure::new(format!(
+        "{} is {state}, although {} shows that it existed",
+        database.display(),
+        left.display()
+    ))
+    .with_hint(
+        "put the database back, from a backup if necessary. To begin with an empty database, move \
+         everything in the data directory away first, or pass another directory with --data-dir",
+    )
+}
+
 /// The error for a data directory that can't be opened.
 fn open_failure(data_dir: &Path, error: OpenError) -> Failure {
     let dir = data_dir.display();
     match error {
         OpenError::Directory { ref path, .. } => {
-            let verb = if path == data_dir { "create" } else { "use" };
+            let verb = if path == data_dir && !data_dir.exists() {
+                "create"
+            } else {
+                "write to"
+            };
             Failure::new(format!("can't {verb} the data directory {dir}"))
                 .with_exit_code(USAGE)
                 .with_hint("pass a directory that you may create or write to, with --data-dir")
@@ -229,12 +265,14 @@ fn open_failure(data_dir: &Path, error: OpenError) -> Failure {
             "the data directory {dir} is in use by another running server"
         ))
         .with_hint("stop that server, or pass another directory with --data-dir"),
-        OpenError::Missing { path, left } => Failure::new(format!(
-            "{} is missing, although {} shows that it existed",
-            path.display(),
-            left.display()
-        ))
-        .with_hint("put the database back, or pass another directory with --data-dir"),
+        OpenError::Missing { path, left } => lost_database(&path, "missing", &left),
+        OpenError::Empty { path, left } => lost_database(&path, "empty", &left),
+        OpenError::NoFile { path } => {
+            Failure::new(format!("{} is not a regular file", path.display())).with_hint(
+                "put the database there, link the whole data directory instead, or pass another \
+                 directory with --data-dir",
+            )
+        }
         OpenError::LogGap { path, at } => {
             let path = path.display();
             Failure::new(format!(

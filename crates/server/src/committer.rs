@@ -1,7 +1,10 @@
 //! The one thread that writes to the store: it gathers what all rooms have handed in, commits it in
 //! transactions, and tells each room what became of its part.
 
+mod deletions;
 mod held;
+mod log;
+mod repeats;
 mod turns;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,9 +15,12 @@ use meshagent_store::{Store, StoreError, Write, WriteError, Written};
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
+use self::deletions::or_deletions;
 use self::held::Held;
+use self::log::Log;
+use self::repeats::{news, report};
 use self::turns::{Large, Turn, Turns};
-use crate::health::Health;
+use crate::health::{Health, Obstacle};
 use crate::metrics::Metrics;
 
 /// Rooms' batches that may wait for the thread. A room has at most one batch under way, so a full queue
@@ -23,9 +29,6 @@ const QUEUE: usize = 4096;
 /// Batches of one round that are tried alone and fail, before the others are given up for this round: a disk that is
 /// gone is not asked once for each room.
 const MAX_FAILURES: usize = 3;
-/// The store's log is warned of when it is longer, and again whenever it has doubled. A store keeps it below 64 MiB
-/// by itself, unless a reader holds it.
-const LONG_LOG: u64 = 256 << 20;
 /// How often the store is asked whether what was deleted is gone, while nothing else is to be done.
 const ERASE_PAUSE: Duration = Duration::from_millis(2);
 
@@ -84,7 +87,7 @@ impl Committer {
     }
 
     /// Whether the store can be used now, or why not.
-    pub(crate) async fn ready(&self) -> Result<(), String> {
+    pub(crate) async fn ready(&self) -> Result<(), Obstacle> {
         self.health
             .ready(|| self.jobs.try_send(Job::Check).is_ok())
             .await
@@ -98,7 +101,7 @@ impl Committer {
 
 fn run(mut queue: mpsc::Receiver<Job>, store: &dyn Store, metrics: &Metrics, health: &Health) {
     let mut log = Log::default();
-    let mut is_put_off = false;
+    let (mut refusals, mut put_off, mut not_ready) = Default::default();
     let mut work = Work::default();
     loop {
         let mut next = if work.is_ready() || work.is_waiting() {
@@ -131,25 +134,27 @@ fn run(mut queue: mpsc::Receiver<Job>, store: &dyn Store, metrics: &Metrics, hea
         }
         let answers = work.commit(store, metrics);
         for (_, (result, _)) in &answers {
+            report(result, &mut refusals);
             health.committed(result.as_ref().map(drop).map_err(Arc::as_ref));
         }
         work.answer(answers, Instant::now());
         if tend {
             let tended = guarded(|| store.tend());
-            if let Err(error) = &tended
-                && !is_put_off
-            {
-                tracing::warn!(error = %with_causes(error), "the store puts something off; it tries again each second");
+            if let Some((error, unreported)) = news(&mut put_off, &tended) {
+                tracing::warn!(
+                    error,
+                    unreported,
+                    "the store puts something off; it tries again each second"
+                );
             }
-            is_put_off = tended.is_err();
             health.tended(tended.as_ref().copied());
             work.tended(Instant::now());
         }
         work.clear_away(store, Instant::now());
         if check {
             let checked = guarded(|| store.check());
-            if let Err(error) = &checked {
-                tracing::warn!(error = %with_causes(error), "not ready");
+            if let Some((error, unreported)) = news(&mut not_ready, &checked) {
+                tracing::warn!(error, unreported, "not ready");
             }
             health.checked(checked.as_ref().copied());
         }
@@ -219,7 +224,15 @@ impl Work {
                     self.turns.put_back(large);
                     return Vec::new();
                 };
-                vec![(large.done, (result, large.took))]
+                let Large {
+                    writes,
+                    staging,
+                    done,
+                    took,
+                } = large;
+                drop(staging);
+                let result = or_deletions(store, &writes, result, metrics);
+                vec![(done, (result, took))]
             }
         }
     }
@@ -248,30 +261,6 @@ impl Work {
     }
 }
 
-/// What is known of the length of the store's log.
-#[derive(Default)]
-struct Log {
-    warned_at: u64,
-}
-
-impl Log {
-    fn measure(&mut self, store: &dyn Store, metrics: &Metrics) {
-        let bytes = store.log_bytes();
-        metrics
-            .wal_bytes
-            .set(i64::try_from(bytes).unwrap_or(i64::MAX));
-        if bytes >= LONG_LOG.max(self.warned_at.saturating_mul(2)) {
-            tracing::warn!(
-                bytes,
-                "the store's log grows: something holds the database open for reading, such as a backup that does not end"
-            );
-            self.warned_at = bytes;
-        } else if bytes < LONG_LOG {
-            self.warned_at = 0;
-        }
-    }
-}
-
 /// Commits rooms' batches in one transaction, and gives each its part of what came of it.
 ///
 /// If that fails, each is tried alone, so that one costs the others nothing: whether it is too large for the space
@@ -290,7 +279,8 @@ pub(crate) fn commit(
             lengths.into_iter().map(part).collect()
         }
         Err(error) if lengths.len() > 1 => commit_each(store, &writes, &lengths, &error, metrics),
-        Err(error) => lengths.iter().map(|_| Err(Arc::clone(&error))).collect(),
+        Err(_) if lengths.is_empty() => Vec::new(),
+        Err(error) => vec![or_deletions(store, &writes, Err(error), metrics)],
     }
 }
 
@@ -325,7 +315,8 @@ fn commit_each(
         results[room] = if stop {
             Err(Arc::clone(&last))
         } else {
-            commit_together(store, batch, metrics)
+            let result = commit_together(store, batch, metrics);
+            or_deletions(store, batch, result, metrics)
         };
         if !stop && let Err(error) = &results[room] {
             // Damage is where that batch writes, and says nothing of the others.
@@ -343,7 +334,7 @@ fn stage(store: &dyn Store, large: &Large, metrics: &Metrics) -> Result<bool, Ar
     if !matches!(result, Ok(true)) {
         observe(started, metrics);
     }
-    result.map_err(|error| refused(error, &large.writes, metrics))
+    result.map_err(|error| refused(error, metrics))
 }
 
 /// A store that panics has failed like any other: rooms read again what it has.
@@ -365,7 +356,7 @@ fn committed(
     let result = guarded(commit);
     observe(started, metrics);
     metrics.committed_writes.inc_by(writes.len() as u64);
-    result.map_err(|error| refused(error, writes, metrics))
+    result.map_err(|error| refused(error, metrics))
 }
 
 /// A transaction ended.
@@ -375,9 +366,8 @@ fn observe(started: Instant, metrics: &Metrics) {
         .observe(started.elapsed().as_secs_f64());
 }
 
-fn refused(error: StoreError, writes: &[Write], metrics: &Metrics) -> Arc<StoreError> {
+fn refused(error: StoreError, metrics: &Metrics) -> Arc<StoreError> {
     metrics.commit_failures.inc();
-    tracing::error!(error = %with_causes(&error), writes = writes.len(), "the store refused a batch");
     Arc::new(error)
 }
 

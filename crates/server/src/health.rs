@@ -11,6 +11,70 @@ const FRESH: Duration = Duration::from_secs(1);
 /// A store that is asked and takes longer is not ready.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Why the store can't be used, for whoever asks: strangers, too, so it names nothing of the machine.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Obstacle {
+    /// A word for programs, which stays the same.
+    pub(crate) word: &'static str,
+    /// A sentence for people.
+    pub(crate) text: &'static str,
+}
+
+impl Obstacle {
+    const SLOW: Self = Self {
+        word: "storage-slow",
+        text: "the storage did not answer in time: its disk may be overloaded or failing",
+    };
+
+    pub(crate) fn of(error: &StoreError) -> Self {
+        let (word, text) = match error {
+            StoreError::Full(_) => (
+                "storage-full",
+                "the server's disk is full: delete something, or give it more space",
+            ),
+            StoreError::ReadOnly(_) => (
+                "storage-read-only",
+                "the server's disk can only be read, maybe since it had an error: nothing is saved \
+                 until it can be written again",
+            ),
+            StoreError::Replaced(_) => (
+                "storage-replaced",
+                "the database was deleted or replaced while in use: nothing is saved until the \
+                 server is restarted",
+            ),
+            StoreError::Corrupt { .. } => (
+                "storage-damaged",
+                "the stored data is damaged: a backup may have to be restored",
+            ),
+            _ => (
+                "storage-unavailable",
+                "the storage can't be read or written at the moment",
+            ),
+        };
+        Self { word, text }
+    }
+}
+
+/// What a participant hears whose request the store's failure refuses.
+pub(crate) fn refusal(error: &StoreError) -> String {
+    match error {
+        // Nothing passes before the operator did something.
+        StoreError::Replaced(_) => format!("storage failed: {error}"),
+        StoreError::Full(_) => {
+            "the server's disk is full; try again when there is space, which deletions make"
+                .to_owned()
+        }
+        StoreError::ReadOnly(_) => "the server's disk can only be read, so nothing is saved; \
+             try again when its operator has mended it"
+            .to_owned(),
+        StoreError::Corrupt { .. } => format!(
+            "storage failed: {error}; it is not readable again before the operator has restored \
+             a backup"
+        ),
+        _ => format!("storage failed, try again later: {error}; the server's log says more"),
+    }
+}
+
 /// Written by the committer's thread, read by whoever asks.
 #[derive(Debug)]
 pub(crate) struct Health {
@@ -27,7 +91,7 @@ struct State {
     checked_at: Option<Instant>,
     is_asked: bool,
     /// Why the store can't be used before a restart.
-    is_lost: Option<String>,
+    is_lost: Option<Obstacle>,
 }
 
 #[derive(Debug)]
@@ -35,12 +99,12 @@ struct Finding {
     at: Instant,
     is_doubtful: bool,
     /// Why not.
-    result: Result<(), String>,
+    result: Result<(), Obstacle>,
 }
 
 /// What somebody who asks does next.
 enum Next {
-    Answer(Result<(), String>),
+    Answer(Result<(), Obstacle>),
     /// Ask the committer.
     Ask,
     /// Somebody has asked.
@@ -79,7 +143,7 @@ impl Health {
         let mut state = self.state();
         state.is_asked = false;
         state.checked_at = Some(Instant::now());
-        state.found(result.map_err(ToString::to_string));
+        state.found(result.map_err(Obstacle::of));
         state.lose(result);
         drop(state);
         self.answers.send_replace(());
@@ -91,7 +155,7 @@ impl Health {
     }
 
     /// Whether the store can be used now, or why not. `ask` has it checked, unless it can't be asked now.
-    pub(crate) async fn ready(&self, ask: impl Fn() -> bool) -> Result<(), String> {
+    pub(crate) async fn ready(&self, ask: impl Fn() -> bool) -> Result<(), Obstacle> {
         let mut answers = self.answers.subscribe();
         let answer = async {
             loop {
@@ -112,20 +176,20 @@ impl Health {
         };
         tokio::time::timeout(PATIENCE, answer)
             .await
-            .unwrap_or_else(|_| Err("the store did not answer in time".to_owned()))
+            .unwrap_or(Err(Obstacle::SLOW))
     }
 
     fn next(&self) -> Next {
         let mut state = self.state();
         let now = Instant::now();
-        if let Some(why) = &state.is_lost {
-            return Next::Answer(Err(why.clone()));
+        if let Some(why) = state.is_lost {
+            return Next::Answer(Err(why));
         }
         if let Some(last) = &state.last
             && !last.is_doubtful
             && now.duration_since(last.at) < FRESH
         {
-            return Next::Answer(last.result.clone());
+            return Next::Answer(last.result);
         }
         if state.is_asked {
             return Next::Wait;
@@ -147,7 +211,7 @@ impl Health {
 }
 
 impl State {
-    fn found(&mut self, result: Result<(), String>) {
+    fn found(&mut self, result: Result<(), Obstacle>) {
         self.last = Some(Finding {
             at: Instant::now(),
             is_doubtful: false,
@@ -164,7 +228,7 @@ impl State {
                 error = %crate::committer::with_causes(error),
                 "nothing is saved any more: stop the server, put the database back, start it again"
             );
-            self.is_lost = Some(error.to_string());
+            self.is_lost = Some(Obstacle::of(error));
         }
     }
 }
@@ -232,6 +296,6 @@ mod tests {
         health.checked(Ok(()));
         let ready = health.ready(|| panic!("asked although it is lost"));
         let why = ready.await.unwrap_err();
-        assert!(why.contains("deleted or replaced"), "{why}");
+        assert_eq!(why.word, "storage-replaced");
     }
 }

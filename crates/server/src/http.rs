@@ -33,6 +33,7 @@ use self::file::FileBody;
 pub(crate) use self::stream::HttpStream;
 use crate::committer::{Committer, with_causes};
 use crate::connection::Shared;
+use crate::health::Obstacle;
 use crate::rooms::{now, unix_seconds};
 use crate::signer::{SignedQuery, UrlSigner};
 
@@ -156,14 +157,16 @@ async fn of_one_host(request: Request<Body>, next: Next) -> Response {
 
 /// Ready means that the store can be read and written.
 async fn ready(State(app): State<Arc<App>>) -> Response {
-    let refuse =
-        |text: String| HttpRefusal::new(StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+    let refuse = |cause: &str, text: &str| {
+        let body = json!({ "error": text, "cause": cause });
+        (StatusCode::SERVICE_UNAVAILABLE, axum::Json(body)).into_response()
+    };
     if app.shared.stopping.is_cancelled() {
-        return refuse("the server is stopping".to_owned());
+        return refuse("stopping", "the server is stopping");
     }
     match app.committer.ready().await {
         Ok(()) => "ready\n".into_response(),
-        Err(why) => refuse(format!("the store cannot be used now: {why}")),
+        Err(Obstacle { word, text }) => refuse(word, text),
     }
 }
 

@@ -55,6 +55,7 @@ use self::sync::SyncCall;
 use self::uploads::{Upload, Uploads};
 use self::waiting::Waiting;
 use crate::config::Config;
+use crate::health::refusal;
 use crate::ids::Ids;
 use crate::ledger::{Account, Charge, Held, Kind, OverBound};
 use crate::metrics::Metrics;
@@ -321,15 +322,7 @@ impl Refusal {
     }
 
     fn storage(error: &StoreError) -> Self {
-        let text = match error {
-            // Nothing passes before the operator did something.
-            StoreError::Replaced(_) => format!("storage failed: {error}"),
-            StoreError::Full(_) => {
-                "the server's disk is full; try again when there is space".to_owned()
-            }
-            _ => format!("storage failed, try again later: {error}; the server's log says more"),
-        };
-        Self::new(ErrorCode::OperationFailed, text)
+        Self::new(ErrorCode::OperationFailed, refusal(error))
     }
 
     fn into_content(self) -> Content {

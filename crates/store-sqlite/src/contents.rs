@@ -170,30 +170,32 @@ fn is_long(write: &Write) -> bool {
 
 /// Stages parts of a batch until there are enough for one transaction. `refuses` returns whether a
 /// write would be refused at present; such writes are not staged. But earlier writes of the batch
-/// may free a path, so a new file or document behind other writes is always staged.
+/// may free a path, so a new file or document behind other writes is always staged. An error comes
+/// with the index of the write that failed.
 pub(crate) fn stage_parts(
     connection: &Connection,
     writes: &[Write],
     staged: &mut [Staged],
     refuses: impl Fn(&Write) -> rusqlite::Result<bool>,
-) -> rusqlite::Result<()> {
+) -> Result<(), (usize, rusqlite::Error)> {
     let mut written = 0;
     for (index, (write, staged)) in writes.iter().zip(staged).enumerate() {
         let is_new = matches!(write, Write::CreateDocument { .. } | Write::PutFile { .. });
         let Some(data) = write.content().filter(|_| is_long(write)) else {
             continue;
         };
+        let failed = |error| (index, error);
         while written < STEP_BYTES && !matches!(staged, Staged::Done(_)) {
             let mut content = match std::mem::take(staged) {
-                Staged::Begun(content) if content.exists(connection)? => content,
-                Staged::Nothing if index > 0 && is_new || !refuses(write)? => {
+                Staged::Begun(content) if content.exists(connection).map_err(failed)? => content,
+                Staged::Nothing if index > 0 && is_new || !refuses(write).map_err(failed)? => {
                     let entry = match write {
                         Write::Append { document, .. } | Write::Snapshot { document, .. } => {
                             Some(entry_of(*document))
                         }
                         _ => None,
                     };
-                    Content::begin(connection, entry, data.len())?
+                    Content::begin(connection, entry, data.len()).map_err(failed)?
                 }
                 _ => {
                     *staged = Staged::Done(None);
@@ -201,7 +203,7 @@ pub(crate) fn stage_parts(
                 }
             };
             let before = content.sum.length();
-            let is_last = content.write_part(connection, data)?;
+            let is_last = content.write_part(connection, data).map_err(failed)?;
             written += content.sum.length() - before;
             *staged = if is_last {
                 Staged::Done(Some(content))

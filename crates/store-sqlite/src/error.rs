@@ -1,5 +1,7 @@
 //! Classification of SQLite's errors: temporary failures, a lack of space, and damage.
 
+use std::io;
+
 use meshagent_store::{DocumentId, StoreError};
 use rusqlite::{Error, ErrorCode, ffi};
 
@@ -38,10 +40,23 @@ pub(crate) fn concerns_one_write(error: &Error) -> bool {
 pub(crate) fn is_out_of_space(error: &Error) -> bool {
     match error {
         Error::SqliteFailure(error, _) => {
-            error.code == ErrorCode::DiskFull || error.extended_code == ffi::SQLITE_IOERR_WRITE
+            error.code == ErrorCode::DiskFull
+                || matches!(
+                    error.extended_code,
+                    ffi::SQLITE_IOERR_WRITE | ffi::SQLITE_IOERR_SHMSIZE
+                )
         }
         _ => false,
     }
+}
+
+/// Returns the error of a write to a file of the database outside of SQLite, as SQLite would.
+pub(crate) fn write_error(error: &io::Error) -> Error {
+    let code = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ffi::SQLITE_FULL,
+        _ => ffi::SQLITE_IOERR_WRITE,
+    };
+    Error::SqliteFailure(ffi::Error::new(code), Some(error.to_string()))
 }
 
 /// A page that the disk does not return, completely or as it was written.
@@ -55,6 +70,7 @@ const UNREADABLE: [i32; 4] = [
 fn error_of(error: Error, document: Option<DocumentId>) -> StoreError {
     match (&error, error.sqlite_error_code()) {
         (_, Some(ErrorCode::DiskFull)) => StoreError::Full(Box::new(error)),
+        (_, Some(ErrorCode::ReadOnly)) => StoreError::ReadOnly(Box::new(error)),
         // The last four are a value of another type than the one that was written, and text that
         // isn't UTF-8.
         (_, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))

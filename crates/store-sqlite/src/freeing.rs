@@ -45,8 +45,10 @@ pub(crate) fn is_expensive(
     }
     let bytes: i64 = connection
         .prepare_cached(
-            "SELECT coalesce(sum(size), 0) FROM entries
-             WHERE id IN (SELECT value FROM json_each(?1))",
+            // Staged content does not count to the size of its entry.
+            "SELECT coalesce(sum(max(size,
+                 (SELECT coalesce(sum(bytes), 0) FROM contents WHERE entry = entries.id))), 0)
+             FROM entries WHERE id IN (SELECT value FROM json_each(?1))",
         )?
         .query_row([ids], |row| row.get(0))?;
     Ok(bytes > MAX_BYTES)

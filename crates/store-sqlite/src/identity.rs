@@ -25,6 +25,9 @@ pub(crate) struct OpenFiles {
     shm: OpenFile,
     index: WalIndex,
     others: Vec<OpenFile>,
+    /// The database. Close it after all connections, as the [`WalIndex`].
+    #[cfg(unix)]
+    file: fs::File,
     /// The length of the WAL at the last check.
     wal_bytes: AtomicU64,
     /// When all files were last found in place.
@@ -83,6 +86,8 @@ impl OpenFiles {
             index: WalIndex::open(&shm)?,
             shm: OpenFile::new(shm)?,
             others: others.map(OpenFile::new).collect::<io::Result<_>>()?,
+            #[cfg(unix)]
+            file: fs::OpenOptions::new().write(true).open(database)?,
             wal_bytes: AtomicU64::new(0),
             checked: Mutex::new(None),
             lost: OnceLock::new(),
@@ -240,6 +245,40 @@ impl OpenFiles {
             wal.set_len(0)?;
             wal.sync_all()?;
         }
+        Ok(())
+    }
+
+    /// Extends the database's file, of which `from` bytes are committed, to `to` bytes, so that a
+    /// checkpoint finds the space. Call it within a write transaction: nobody else writes behind
+    /// the committed pages then.
+    ///
+    /// # Errors
+    /// The disk is full, for example.
+    #[cfg(unix)]
+    pub(crate) fn grow(&self, from: u64, to: u64) -> io::Result<()> {
+        use std::os::unix::fs::FileExt as _;
+        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        let start = self.file.metadata()?.len().max(from);
+        let mut at = start;
+        while at < to {
+            let rest = usize::try_from(to - at).unwrap_or(usize::MAX);
+            let part = &ZEROS[..rest.min(ZEROS.len())];
+            if let Err(error) = self.file.write_all_at(part, at) {
+                let _ = self.file.set_len(start);
+                return Err(error);
+            }
+            at += part.len() as u64;
+        }
+        Ok(())
+    }
+
+    #[cfg(not(unix))]
+    #[expect(
+        clippy::unused_self,
+        clippy::unnecessary_wraps,
+        reason = "the signature on other systems"
+    )]
+    pub(crate) fn grow(&self, _: u64, _: u64) -> io::Result<()> {
         Ok(())
     }
 

@@ -22,6 +22,7 @@ mod open;
 mod provenance;
 mod read;
 mod readers;
+mod reserve;
 mod schema;
 mod seal;
 mod sqlite_store;
@@ -32,4 +33,5 @@ mod write;
 mod writer;
 
 pub use open::{DATABASE_FILE, Durability, Found, LOCK_FILE, OpenError, Options};
+pub use reserve::RESERVE_FILE;
 pub use sqlite_store::SqliteStore;

@@ -1,14 +1,17 @@
 //! Opening a data directory: its lock, the file's mode and format, the settings of a connection.
 
+mod error;
+
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
-use thiserror::Error;
 
+pub use self::error::OpenError;
 use crate::identity::beside;
+use crate::reserve::RESERVE_FILE;
 use crate::schema::{self, FORMAT, Format};
 use crate::wal_file::{self, WalFile};
 
@@ -54,105 +57,6 @@ pub struct Options {
     pub max_bytes: Option<u64>,
 }
 
-/// The reason why a data directory can't be opened.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum OpenError {
-    /// SQLite can't open or read the database.
-    #[error("can't open the database {path}")]
-    Database {
-        /// The file's path.
-        path: PathBuf,
-        /// SQLite's error.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// The directory, or a file in it, can't be created or opened.
-    #[error("can't use {path} as part of the data directory")]
-    Directory {
-        /// The path of the file or directory.
-        path: PathBuf,
-        /// The operating system's error.
-        source: io::Error,
-    },
-    /// A file that belongs to the database can't be read or written.
-    #[error("can't read and write {path}")]
-    File {
-        /// The file's path.
-        path: PathBuf,
-        /// The operating system's error.
-        source: io::Error,
-    },
-    /// The file is the database of another program.
-    #[error("{path} is the database of another program: choose another data directory")]
-    Foreign {
-        /// The file's path.
-        path: PathBuf,
-    },
-    /// Another process uses the directory.
-    #[error(
-        "the data directory {path} is in use by another server: stop it or choose another directory"
-    )]
-    InUse {
-        /// The directory's path.
-        path: PathBuf,
-    },
-    /// The WAL is damaged before its last acknowledged transaction.
-    #[error("{path} is damaged at byte {at}: acknowledged data after that byte can't be read")]
-    LogGap {
-        /// The path of the WAL.
-        path: PathBuf,
-        /// The end of the readable part, in bytes: a WAL that is cut to this length keeps
-        /// that part.
-        at: u64,
-    },
-    /// The WAL does not have a valid header.
-    #[error(
-        "{path} has no valid header of a write-ahead log: acknowledged data in it can't be read"
-    )]
-    LogHeader {
-        /// The path of the WAL.
-        path: PathBuf,
-    },
-    /// The database is missing, but files that belong to it exist.
-    #[error(
-        "{path} is missing, but {left} exists: put the database back or choose another directory"
-    )]
-    Missing {
-        /// The path of the database.
-        path: PathBuf,
-        /// A file that exists.
-        left: PathBuf,
-    },
-    /// A later version of this program wrote the file.
-    #[error(
-        "{path} has format {found}, expected at most {known}: use a later version of the program"
-    )]
-    NewerFormat {
-        /// The file's path.
-        path: PathBuf,
-        /// The file's format.
-        found: i32,
-        /// The latest format that this version supports.
-        known: i32,
-    },
-    /// The path of the database is a link or a directory, for example.
-    #[error(
-        "{path} is not a regular file: put the database there, or link the whole data directory"
-    )]
-    NoFile {
-        /// The path of the database.
-        path: PathBuf,
-    },
-    /// The file system does not support a write-ahead log.
-    #[error(
-        "{path} can't have a write-ahead log (on a network file system?): choose a local directory"
-    )]
-    NoLog {
-        /// The path of the database.
-        path: PathBuf,
-    },
-}
-
 /// The lock on a data directory; no other process may use the directory while this exists.
 #[derive(Debug)]
 pub(crate) struct DirectoryLock(File);
@@ -174,6 +78,7 @@ pub(crate) fn lock_directory(data_dir: &Path) -> Result<DirectoryLock, OpenError
         path: data_dir.to_owned(),
         source,
     })?;
+    check_writable(data_dir)?;
     let path = data_dir.join(LOCK_FILE);
     let failed = |source| OpenError::Directory {
         path: path.clone(),
@@ -199,6 +104,30 @@ pub(crate) fn lock_directory(data_dir: &Path) -> Result<DirectoryLock, OpenError
             }
             Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
+    }
+}
+
+/// Checks that files can be created in the directory: SQLite would report that it can't open the
+/// database. A full disk is not an obstacle yet.
+fn check_writable(data_dir: &Path) -> Result<(), OpenError> {
+    let path = data_dir.join("meshagent.try");
+    match private().create(true).truncate(false).open(&path) {
+        Ok(_) => {
+            let _ = fs::remove_file(&path);
+            Ok(())
+        }
+        Err(source)
+            if matches!(
+                source.kind(),
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+            ) =>
+        {
+            Err(OpenError::Directory {
+                path: data_dir.to_owned(),
+                source,
+            })
+        }
+        Err(_) => Ok(()),
     }
 }
 
@@ -288,12 +217,19 @@ fn check_file(path: &Path) -> Result<(), OpenError> {
         Err(source) => return Err(failed(source)),
     }
     let mut header = Vec::with_capacity(DATABASE_HEADER.len());
-    File::open(path)
+    // SQLite would open a file that it may not write, and fail later.
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
         .and_then(|file| {
             file.take(DATABASE_HEADER.len() as u64)
                 .read_to_end(&mut header)
         })
-        .map_err(failed)?;
+        .map_err(|source| OpenError::File {
+            path: path.to_owned(),
+            source,
+        })?;
     // An empty file is a database to be created, and a journal means that the first transaction
     // will be rolled back.
     if header.is_empty() || header == DATABASE_HEADER || beside(path, "-journal").exists() {
@@ -335,15 +271,23 @@ fn inspect(data_dir: &Path, path: &Path, durability: Durability) -> Result<Found
             inspect_wal(wal, marked_durability(data_dir).unwrap_or(durability))
         }
         Some(1..) => Ok(Found::Database),
-        _ if wal_length.is_some_and(|length| length > 0) => Err(OpenError::Missing {
-            path: path.to_owned(),
-            left: wal,
-        }),
-        _ if was_open => Err(OpenError::Missing {
-            path: path.to_owned(),
-            left: data_dir.join(OPEN_FILE),
-        }),
-        _ => Ok(Found::Nothing),
+        found => {
+            let reserve = data_dir.join(RESERVE_FILE);
+            let left = if wal_length.is_some_and(|length| length > 0) {
+                wal
+            } else if was_open {
+                data_dir.join(OPEN_FILE)
+            } else if length(&reserve)?.is_some_and(|length| length > 0) {
+                reserve
+            } else {
+                return Ok(Found::Nothing);
+            };
+            let path = path.to_owned();
+            Err(match found {
+                Some(_) => OpenError::Empty { path, left },
+                None => OpenError::Missing { path, left },
+            })
+        }
     }
 }
 
@@ -549,7 +493,7 @@ fn create_file(path: &Path) -> io::Result<()> {
 }
 
 /// Returns options for files that only the owner may read and write.
-fn private() -> OpenOptions {
+pub(crate) fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true);
     #[cfg(unix)]

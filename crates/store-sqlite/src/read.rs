@@ -457,6 +457,41 @@ fn folder(name: &str) -> Entry {
     }
 }
 
+/// Returns the path and room of a document for a message, if they can be read.
+pub(crate) fn place(connection: &Connection, document: DocumentId) -> Option<String> {
+    let id = i64::try_from(document.0).ok()?;
+    let found = connection.query_row(
+        "SELECT path, project, name FROM entries JOIN rooms ON rooms.id = room
+         WHERE entries.id = ?1",
+        [id],
+        |row| {
+            let [path, project, room] = [row.get(0)?, row.get(1)?, row.get::<_, String>(2)?];
+            Ok(format!("{path:?} in room {}", RoomId::new(project, room)))
+        },
+    );
+    found.ok()
+}
+
+/// Adds path and room to an error that names a damaged document, if they can be read.
+pub(crate) fn named(connection: &rusqlite::Transaction<'_>) -> impl Fn(StoreError) -> StoreError {
+    |error| match error {
+        StoreError::Corrupt {
+            document: Some(document),
+            what,
+        } => {
+            let what = match place(connection, document) {
+                Some(place) => format!("{place}: {what}"),
+                None => what,
+            };
+            StoreError::Corrupt {
+                document: Some(document),
+                what,
+            }
+        }
+        error => error,
+    }
+}
+
 fn corrupt(document: DocumentId, what: impl Into<String>) -> StoreError {
     StoreError::Corrupt {
         document: Some(document),

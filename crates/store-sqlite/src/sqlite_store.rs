@@ -22,6 +22,7 @@ use crate::open::{
 use crate::provenance;
 use crate::read;
 use crate::readers::Readers;
+use crate::reserve::{Reserve, Use};
 use crate::writer::Writer;
 
 /// A store in one SQLite file.
@@ -79,11 +80,17 @@ impl SqliteStore {
     pub fn open(data_dir: &Path, options: Options) -> Result<Self, OpenError> {
         let lock = lock_directory(data_dir)?;
         let durability = options.durability;
+        let mut reserve = Reserve::open(data_dir);
+        let mut opened = open_database(data_dir, &options);
+        // The WAL index needs space.
+        if opened.as_ref().is_err_and(OpenError::is_out_of_space) && reserve.release(Use::Other) {
+            opened = open_database(data_dir, &options);
+        }
         let Opened {
             connection,
             found,
             unsealed,
-        } = open_database(data_dir, &options)?;
+        } = opened?;
         let path = data_dir.join(DATABASE_FILE);
         let keeper = open_keeper(&path)?;
         let files = OpenFiles::open(&path, &[data_dir.join(LOCK_FILE)]).map_err(|source| {
@@ -95,7 +102,13 @@ impl SqliteStore {
         let files = Arc::new(files);
         let mark = first_mark(data_dir, durability);
         mark_open(data_dir, mark)?;
-        let writer = Writer::new(path.clone(), options, Arc::clone(&files), connection);
+        let writer = Writer::new(
+            path.clone(),
+            options,
+            Arc::clone(&files),
+            connection,
+            reserve,
+        );
         if mark != durability && writer.is_wal_clean() {
             mark_open(data_dir, durability)?;
         }
@@ -173,13 +186,15 @@ impl Store for SqliteStore {
     }
 
     fn load(&self, room: &RoomId, path: &str) -> Result<Option<StoredDocument>, StoreError> {
-        self.readers
-            .read_document(|transaction| read::load(transaction, room, path))
+        self.readers.read_document(|transaction| {
+            read::load(transaction, room, path).map_err(read::named(transaction))
+        })
     }
 
     fn load_by_id(&self, document: DocumentId) -> Result<Option<StoredDocument>, StoreError> {
-        self.readers
-            .read_document(|transaction| read::load_by_id(transaction, document))
+        self.readers.read_document(|transaction| {
+            read::load_by_id(transaction, document).map_err(read::named(transaction))
+        })
     }
 
     fn follow(
@@ -188,13 +203,15 @@ impl Store for SqliteStore {
         after: Seq,
         limit: usize,
     ) -> Result<Vec<StoredUpdate>, StoreError> {
-        self.readers
-            .read_document(|transaction| read::follow(transaction, document, after, limit))
+        self.readers.read_document(|transaction| {
+            read::follow(transaction, document, after, limit).map_err(read::named(transaction))
+        })
     }
 
     fn provenance(&self, document: DocumentId) -> Result<Vec<ProvenanceRecord>, StoreError> {
-        self.readers
-            .read(|transaction| provenance::provenance(transaction, document))
+        self.readers.read(|transaction| {
+            provenance::provenance(transaction, document).map_err(read::named(transaction))
+        })
     }
 
     fn read_file(&self, room: &RoomId, path: &str) -> Result<Option<StoredFile>, StoreError> {

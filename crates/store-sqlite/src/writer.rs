@@ -7,7 +7,8 @@ mod staging;
 mod wal;
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,17 +22,24 @@ use crate::authors::Authors;
 use crate::error::{concerns_one_write, is_out_of_space, store_error};
 use crate::freeing::{Garbage, Removal};
 use crate::identity::OpenFiles;
-use crate::open::{Options, open_writer};
+use crate::open::{LOCK_FILE, Options, open_writer};
+use crate::read;
+use crate::reserve::{Reserve, Use};
 
 /// The number of failing writes of one batch that are set aside one after another, each with
 /// another attempt. If more of them fail, a dry run first finds all of them.
 const MAX_SET_ASIDE: usize = 8;
+
+/// SQLite's default.
+const PAGE_SIZE: u64 = 4096;
 
 #[derive(Debug)]
 pub(crate) struct Writer {
     path: PathBuf,
     options: Options,
     files: Arc<OpenFiles>,
+    reserve: Reserve,
+    page_size: u64,
     is_rescued: bool,
     /// The time since which the WAL contains deleted content, or from which it will be emptied of
     /// overwritten content.
@@ -60,6 +68,22 @@ impl Session {
             connection,
             authors: Authors::default(),
         }
+    }
+
+    /// Returns the length of the database in pages.
+    fn pages(&self) -> rusqlite::Result<u64> {
+        self.number("PRAGMA page_count")
+    }
+
+    fn free_pages(&self) -> rusqlite::Result<u64> {
+        self.number("PRAGMA freelist_count")
+    }
+
+    fn number(&self, sql: &str) -> rusqlite::Result<u64> {
+        self.connection
+            .prepare_cached(sql)?
+            .query_row([], |row| row.get::<_, i64>(0))
+            .map(i64::unsigned_abs)
     }
 }
 
@@ -90,6 +114,8 @@ enum Step {
     Begin,
     /// At this write of the batch.
     Write(usize),
+    /// When the database's file was extended.
+    Grow,
     /// At the last step, which syncs.
     Commit,
 }
@@ -106,18 +132,22 @@ impl Writer {
         options: Options,
         files: Arc<OpenFiles>,
         connection: Connection,
+        reserve: Reserve,
     ) -> Self {
+        let session = Session::new(connection);
         let mut writer = Self {
             path,
             options,
             files,
+            reserve,
+            page_size: session.number("PRAGMA page_size").unwrap_or(PAGE_SIZE),
             is_rescued: false,
             erase_at: None,
             erase_retry_at: None,
             erase_pause: Duration::ZERO,
             damaged: HashSet::new(),
             staged_batches: Vec::new(),
-            session: Some(Session::new(connection)),
+            session: Some(session),
         };
         // The WAL may contain content that was deleted or overwritten before the process ended.
         if writer.erase().is_err() {
@@ -164,6 +194,14 @@ impl Writer {
         let mut damaged = BTreeMap::new();
         let (mut attempts, mut is_dry_run_done) = (0, false);
         let mut space = Space::default();
+        let only_deletes = writes
+            .iter()
+            .all(|write| matches!(write, Write::Delete { .. }));
+        let purpose = if only_deletes {
+            Use::Deletion
+        } else {
+            Use::Other
+        };
         let failed = loop {
             let batch = Batch {
                 writes,
@@ -175,7 +213,7 @@ impl Writer {
                     Removal::ImmediateIfCheap
                 },
             };
-            let result = self.transact(|session| apply_all(session, batch, &damaged, 0));
+            let result = self.transact(purpose, |session| apply_all(session, batch, &damaged, 0));
             match result {
                 Ok(results) => {
                     // This check precedes the acknowledgement: content in a deleted file is lost.
@@ -188,8 +226,9 @@ impl Writer {
                     self.erase_after(&results);
                     return Ok(results);
                 }
-                Err(Failed::Sqlite { error, .. })
-                    if is_out_of_space(&error) && self.make_space(&mut space, staging) => {}
+                Err(Failed::Sqlite { error, at })
+                    if is_out_of_space(&error)
+                        && self.make_space(&mut space, staging, purpose, at) => {}
                 Err(Failed::Sqlite {
                     error,
                     at: Step::Write(index),
@@ -197,7 +236,8 @@ impl Writer {
                     && (attempts < MAX_SET_ASIDE || !is_dry_run_done) =>
                 {
                     attempts += 1;
-                    damaged.insert(index, damage(&error));
+                    let damage = self.damage(&error, &writes[index]);
+                    damaged.insert(index, damage);
                     if attempts == MAX_SET_ASIDE && !is_dry_run_done {
                         is_dry_run_done = true;
                         attempts = 0;
@@ -212,7 +252,17 @@ impl Writer {
         self.overwrite_tail(&failed);
         let found = self.files.check_written();
         self.rescue_if_lost(found)?;
-        Err(failed.into())
+        Err(self.failure(failed))
+    }
+
+    /// Converts a failure. SQLite does not tell a disk that became read-only from others.
+    fn failure(&self, failed: Failed) -> StoreError {
+        match failed.into() {
+            StoreError::Unavailable(source) if is_read_only(&self.path) => {
+                StoreError::ReadOnly(source)
+            }
+            error => error,
+        }
     }
 
     /// Finds all writes of a batch that fail by themselves, without committing anything: after a
@@ -224,7 +274,7 @@ impl Writer {
     ) -> Result<(), Failed> {
         let mut start = 0;
         loop {
-            let tried = self.transact(|session| {
+            let tried = self.transact(Use::Other, |session| {
                 apply_all(session, batch, damaged, start)?;
                 Err::<(), _>(Failed::DryRun)
             });
@@ -233,12 +283,33 @@ impl Writer {
                     error,
                     at: Step::Write(index),
                 }) if concerns_one_write(&error) => {
-                    damaged.insert(index, damage(&error));
+                    let damage = self.damage(&error, &batch.writes[index]);
+                    damaged.insert(index, damage);
                     start = index + 1;
                 }
                 Ok(()) | Err(Failed::DryRun) => return Ok(()),
                 Err(failed) => return Err(failed),
             }
+        }
+    }
+
+    /// Describes the damage that a write met, by path and room.
+    fn damage(&mut self, error: &rusqlite::Error, write: &Write) -> WriteError {
+        let place = match write {
+            Write::CreateDocument { room, path, .. }
+            | Write::PutFile { room, path, .. }
+            | Write::Delete { room, path, .. }
+            | Write::Move {
+                room, source: path, ..
+            } => format!("{path:?} in room {room}"),
+            Write::Append { document, .. } | Write::Snapshot { document, .. } => self
+                .session()
+                .ok()
+                .and_then(|session| read::place(&session.connection, *document))
+                .unwrap_or_else(|| format!("document {document}")),
+        };
+        WriteError::Damaged {
+            what: format!("{place}: {error}"),
         }
     }
 
@@ -254,7 +325,7 @@ impl Writer {
         if self.is_erasure_due() {
             self.erase()?;
         }
-        Ok(())
+        self.refill_reserve()
     }
 
     fn session(&mut self) -> rusqlite::Result<&Session> {
@@ -267,23 +338,37 @@ impl Writer {
         }
     }
 
-    /// Writes a row that has no meaning, and syncs it to the disk.
+    /// Writes a row that has no meaning, and syncs it to the disk. It fails, too, if there is no
+    /// space for more.
     pub(crate) fn probe(&mut self) -> Result<(), StoreError> {
-        let written = self.transact(|session| {
-            session
-                .connection
-                .prepare_cached("UPDATE probe SET count = count + 1")
-                .and_then(|mut update| update.execute([]))
-                .map_err(Step::Write(0).failed())
-        });
+        let mut space = Space {
+            is_freed: true,
+            is_taken: true,
+            ..Space::default()
+        };
+        let written = loop {
+            let tried = self.transact(Use::Probe, |session| {
+                session
+                    .connection
+                    .prepare_cached("UPDATE probe SET count = count + 1")
+                    .and_then(|mut update| update.execute([]))
+                    .map_err(Step::Write(0).failed())
+            });
+            match tried {
+                Err(Failed::Sqlite { error, at })
+                    if is_out_of_space(&error)
+                        && self.make_space(&mut space, None, Use::Probe, at) => {}
+                tried => break tried,
+            }
+        };
         // This check comes first, as it reports the reason.
         self.check_files()?;
-        written?;
-        Ok(())
+        written.map(drop).map_err(|failed| self.failure(failed))
     }
 
     fn transact<T>(
         &mut self,
+        purpose: Use,
         run: impl FnOnce(&mut Session) -> Result<T, Failed>,
     ) -> Result<T, Failed> {
         let mut session = if let Some(session) = self.session.take() {
@@ -302,7 +387,10 @@ impl Writer {
         let result = (|| {
             execute(&session, "BEGIN IMMEDIATE").map_err(Step::Begin.failed())?;
             self.files.check().map_err(Failed::Files)?;
+            let before = session.pages().map_err(Step::Begin.failed())?;
             let result = run(&mut session)?;
+            self.grow(&session, before, purpose)
+                .map_err(Step::Grow.failed())?;
             // Readers see the open files, so these must not contain a write that will be refused.
             self.files.check_unless_recent().map_err(Failed::Files)?;
             execute(&session, "COMMIT").map_err(Step::Commit.failed())?;
@@ -322,7 +410,10 @@ impl Writer {
     }
 }
 
-fn damage(error: &rusqlite::Error) -> WriteError {
-    let what = error.to_string();
-    WriteError::Damaged { what }
+/// Returns whether the disk with this database has become read-only. The lock stands for the
+/// database: to open and close the database itself would release SQLite's locks on it.
+fn is_read_only(database: &Path) -> bool {
+    let lock = database.with_file_name(LOCK_FILE);
+    let opened = std::fs::OpenOptions::new().write(true).open(lock);
+    opened.is_err_and(|error| error.kind() == io::ErrorKind::ReadOnlyFilesystem)
 }

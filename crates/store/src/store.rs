@@ -362,6 +362,9 @@ pub enum StoreError {
         /// The document.
         document: DocumentId,
     },
+    /// The disk can only be read, for example since the operating system has met an error on it.
+    #[error("the disk can't be written: it is read-only")]
+    ReadOnly(#[source] BoxError),
     /// The database's files were deleted or replaced. Whatever is written from now on would be
     /// missing after a restart.
     #[error(

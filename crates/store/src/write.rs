@@ -255,6 +255,9 @@ pub enum WriteError {
         /// A description of the damage.
         what: String,
     },
+    /// There is no space, although there was some for the deletions of the same batch.
+    #[error("the disk is full; try again when there is space, which deletions make")]
+    Full,
     /// The destination of a move is its source, or lies below it.
     #[error("an entry can't be moved onto or below itself: choose another destination")]
     IntoItself,

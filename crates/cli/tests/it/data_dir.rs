@@ -100,7 +100,7 @@ fn server_with_deleted_files_acknowledges_nothing() {
             // The server detects it without a write.
             loop {
                 let (status, body) = http_get(server.url(), "/readyz").await;
-                if status == 503 && body.contains("deleted or replaced") {
+                if status == 503 && body.contains("storage-replaced") {
                     break;
                 }
                 assert!(spoilt.elapsed() < SECONDS, "{what}: {status} {body}");
@@ -414,6 +414,73 @@ fn key_for_another_project_is_refused() {
 
     // Follows the hint: another key for the project.
     Server::start(parts(PROJECT_ID).env("MESHAGENT_KEY_ID", other)).terminate();
+}
+
+#[test]
+fn directory_with_a_key_and_no_database_is_refused() {
+    let home = TempDir::new().unwrap();
+    let data = home.path().join("data");
+    let keyless = || {
+        let mut command = serve(home.path());
+        command.env_remove("MESHAGENT_API_KEY");
+        command
+    };
+    Server::start(&mut keyless()).terminate();
+    for file in ["meshagent.db", "meshagent.reserve"] {
+        fs::remove_file(data.join(file)).unwrap();
+    }
+    for state in ["missing", "empty"] {
+        if state == "empty" {
+            fs::write(data.join("meshagent.db"), "").unwrap();
+        }
+        let (code, messages) = refused_start(&mut keyless());
+        let expected = format!("meshagent.db is {state}, although ");
+        assert!(
+            code == 1 && messages.contains(&expected) && messages.contains("credentials.json"),
+            "{messages}"
+        );
+        assert!(
+            messages.contains("\nhint: put the database back"),
+            "{messages}"
+        );
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+#[expect(clippy::print_stdout, reason = "what is left out is said")]
+fn data_that_can_only_be_read_is_refused() {
+    let home = TempDir::new().unwrap();
+    Server::start(&mut serve(home.path())).terminate();
+    for (path, expected) in [
+        ("data", "can't write to the data directory"),
+        ("data/meshagent.db", "can't read and write"),
+    ] {
+        let serve = serve(home.path());
+        let script = "mount --bind \"$READ_ONLY\" \"$READ_ONLY\" \
+             && mount -o remount,bind,ro \"$READ_ONLY\" || exit 97; exec \"$0\" \"$@\"";
+        let mut command = Command::new("unshare");
+        command
+            .args(["--user", "--map-root-user", "--mount", "sh", "-c", script])
+            .arg(serve.get_program())
+            .args(serve.get_args())
+            .env("READ_ONLY", home.path().join(path));
+        for (name, value) in serve.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.current_dir(serve.get_current_dir().unwrap_or(home.path()));
+        let (code, messages) = refused_start(&mut command);
+        if code == 97 || messages.starts_with("unshare:") {
+            println!("left out: this user may not mount a file system");
+            return;
+        }
+        for expected in [expected, path, "\nhint: "] {
+            assert!(messages.contains(expected), "{path}: {messages}");
+        }
+    }
 }
 
 #[test]

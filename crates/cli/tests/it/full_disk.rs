@@ -109,6 +109,7 @@ async fn fill_and_free(home: &Path) -> Vec<String> {
             }
             let (status, body) = http_get(server.url(), "/readyz").await;
             assert_eq!(status, 503, "{body}");
+            assert!(body.contains("\"cause\":\"storage-"), "{body}");
         }
 
         // Reads continue: of a loaded document, of an unloaded one, and by a new participant.

@@ -380,7 +380,7 @@ impl Room {
                 WriteError::IntoItself | WriteError::IsRoot | WriteError::PathTooLong { .. } => {
                     ErrorCode::StorageInvalidPath
                 }
-                WriteError::Damaged { .. } => ErrorCode::OperationFailed,
+                WriteError::Damaged { .. } | WriteError::Full => ErrorCode::OperationFailed,
                 WriteError::TooMany { .. } | WriteError::PathsTooLong { .. } => {
                     ErrorCode::InvalidRequest
                 }

@@ -2,14 +2,23 @@
 
 use meshagent_store::{Staging, StoreError};
 
-use super::{Step, Writer};
-use crate::error::concerns_one_write;
+use super::{Failed, Session, Step, Writer};
+use crate::error::{concerns_one_write, is_out_of_space, write_error};
 use crate::freeing::{self, FreeingError, MAX_DAMAGED};
+use crate::reserve::Use;
+
+/// The pages that a probe must find, free or beyond the end of the database.
+const PROBED_PAGES: u64 = 16;
 
 /// The ways to make space that were tried.
 #[derive(Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each way is tried once, and some callers leave some out"
+)]
 pub(super) struct Space {
     pub(super) is_emptied: bool,
+    pub(super) is_released: bool,
     pub(super) is_freed: bool,
     pub(super) is_taken: bool,
 }
@@ -19,12 +28,26 @@ pub(super) fn space_taken() -> StoreError {
 }
 
 impl Writer {
-    /// Makes space, by one way after another; returns `false` if all were tried. Staged content of
-    /// batches other than `own` is discarded last.
-    pub(super) fn make_space(&mut self, space: &mut Space, own: Option<&Staging>) -> bool {
+    /// Makes space for a transaction that found none at this step, by one way after another;
+    /// returns `false` if all were tried. Staged content of batches other than `own` is discarded
+    /// last.
+    pub(super) fn make_space(
+        &mut self,
+        space: &mut Space,
+        own: Option<&Staging>,
+        purpose: Use,
+        at: Step,
+    ) -> bool {
         if !space.is_emptied {
             space.is_emptied = true;
             if self.checkpoint_all() {
+                return true;
+            }
+        }
+        if !space.is_released && (at != Step::Grow || purpose == Use::Deletion) {
+            space.is_released = true;
+            if self.reserve.release(purpose) {
+                self.checkpoint_all();
                 return true;
             }
         }
@@ -47,6 +70,40 @@ impl Writer {
         false
     }
 
+    /// Extends the database's file for the pages that the transaction in this session has added to
+    /// the `before` committed ones. It grows only into space that the reserve does not need, unless
+    /// it deletes.
+    pub(super) fn grow(
+        &mut self,
+        session: &Session,
+        before: u64,
+        purpose: Use,
+    ) -> rusqlite::Result<()> {
+        let mut after = session.pages()?;
+        if purpose == Use::Probe {
+            after = after.max((before + PROBED_PAGES).saturating_sub(session.free_pages()?));
+        }
+        if after <= before {
+            return Ok(());
+        }
+        let refilled = self.reserve.refill(self.files.wal_bytes());
+        if purpose != Use::Deletion {
+            refilled.map_err(|error| write_error(&error))?;
+        }
+        self.files
+            .grow(before * self.page_size, after * self.page_size)
+            .map_err(|error| write_error(&error))
+    }
+
+    /// Completes the reserve.
+    pub(super) fn refill_reserve(&mut self) -> Result<(), StoreError> {
+        self.reserve
+            .refill(self.files.wal_bytes())
+            .map_err(|error| {
+                StoreError::Full(format!("reserving space for deletions: {error}").into())
+            })
+    }
+
     /// Frees some of the rows of large deletions, and returns whether all of them are freed.
     pub(crate) fn free_some(&mut self) -> Result<bool, StoreError> {
         self.begin()?;
@@ -61,14 +118,27 @@ impl Writer {
             if !has_garbage.map_err(Step::Begin.failed())? {
                 return Ok(true);
             }
-            self.transact(|session| {
-                freeing::free_some(&session.connection, &excluded).map_err(
-                    |FreeingError { garbage, error }| {
-                        damaged = garbage.filter(|_| concerns_one_write(&error));
-                        Step::Write(0).failed()(error)
-                    },
-                )
-            })
+            let mut space = Space {
+                is_freed: true,
+                is_taken: true,
+                ..Space::default()
+            };
+            loop {
+                let tried = self.transact(Use::Deletion, |session| {
+                    freeing::free_some(&session.connection, &excluded).map_err(
+                        |FreeingError { garbage, error }| {
+                            damaged = garbage.filter(|_| concerns_one_write(&error));
+                            Step::Write(0).failed()(error)
+                        },
+                    )
+                });
+                match tried {
+                    Err(Failed::Sqlite { error, at })
+                        if is_out_of_space(&error)
+                            && self.make_space(&mut space, None, Use::Deletion, at) => {}
+                    tried => return tried,
+                }
+            }
         })();
         let found = self.files.check_written();
         for one in in_flight {

@@ -9,6 +9,7 @@ use super::{Failed, Step, Writer};
 use crate::contents::{self, Content, Staged};
 use crate::error::{concerns_one_write, is_out_of_space};
 use crate::freeing::Garbage;
+use crate::reserve::Use;
 use crate::write::{self, Failure};
 
 /// A batch that is being staged, as long as its [`Staging`] exists.
@@ -31,11 +32,11 @@ impl Writer {
             return Ok(true);
         }
         self.begin()?;
-        let staged = match self.staged_batch(staging) {
+        let mut before = match self.staged_batch(staging) {
             Some(batch) => batch.staged.clone().ok_or_else(space_taken)?,
             None => vec![Staged::Nothing; writes.len()],
         };
-        if contents::is_all_staged(writes, &staged) {
+        if contents::is_all_staged(writes, &before) {
             return Ok(true);
         }
         // A commit may take the space of other staged batches, but staging may not.
@@ -44,9 +45,9 @@ impl Writer {
             ..Space::default()
         };
         let failed = loop {
-            let mut staged = staged.clone();
+            let mut staged = before.clone();
             let result =
-                self.transact(|session| {
+                self.transact(Use::Other, |session| {
                     let connection = &session.connection;
                     contents::stage_parts(connection, writes, &mut staged, |write| {
                         match write::precheck(connection, write) {
@@ -55,7 +56,7 @@ impl Writer {
                             Err(Failure::Sqlite(error)) => Err(error),
                         }
                     })
-                    .map_err(Step::Write(0).failed())
+                    .map_err(|(index, error)| Step::Write(index).failed()(error))
                 });
             match result {
                 Ok(()) => {
@@ -64,23 +65,25 @@ impl Writer {
                     self.set_staged(staging, staged);
                     return Ok(false);
                 }
-                // The commit finds the write that fails.
+                // The commit finds out, too, that this write fails; the others are staged.
                 Err(Failed::Sqlite {
                     error,
-                    at: Step::Write(_),
+                    at: Step::Write(index),
                 }) if concerns_one_write(&error) => {
-                    self.set_staged(staging, vec![Staged::Done(None); writes.len()]);
+                    before[index] = Staged::Done(None);
+                    self.set_staged(staging, before);
                     return Ok(false);
                 }
-                Err(Failed::Sqlite { error, .. })
-                    if is_out_of_space(&error) && self.make_space(&mut space, Some(staging)) => {}
+                Err(Failed::Sqlite { error, at })
+                    if is_out_of_space(&error)
+                        && self.make_space(&mut space, Some(staging), Use::Other, at) => {}
                 Err(failed) => break failed,
             }
         };
         self.overwrite_tail(&failed);
         let found = self.files.check_written();
         self.rescue_if_lost(found)?;
-        Err(failed.into())
+        Err(self.failure(failed))
     }
 
     pub(super) fn staged_batch(&mut self, staging: &Staging) -> Option<&mut StagedBatch> {

@@ -91,6 +91,8 @@ impl Writer {
             self.erase_pause = (self.erase_pause * 2).clamp(ERASE_PAUSE, MAX_ERASE_PAUSE);
             self.erase_retry_at = Some(Instant::now() + self.erase_pause);
         } else {
+            // Before others take the space that the WAL had.
+            let _ = self.reserve.refill(0);
             self.erase_at = None;
             self.erase_pause = Duration::ZERO;
             self.erase_retry_at = None;

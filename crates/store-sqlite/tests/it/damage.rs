@@ -45,8 +45,11 @@ fn damaged_document_is_named_and_others_load() {
         match store.load(&room(), "b") {
             Err(StoreError::Corrupt {
                 document: Some(document),
-                ..
-            }) => assert_eq!(document, documents[1], "{damage}"),
+                what,
+            }) => {
+                assert_eq!(document, documents[1], "{damage}");
+                assert!(what.contains("\"b\" in room project/room"), "{what}");
+            }
             other => panic!("{damage}: {other:?}"),
         }
         for path in ["a", "c"] {

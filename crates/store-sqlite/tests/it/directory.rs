@@ -3,7 +3,7 @@
 use std::fs;
 
 use meshagent_store::{Reach, Seq, Store, StoreError, Timestamp, Write};
-use meshagent_store_sqlite::{DATABASE_FILE, OpenError, Options, SqliteStore};
+use meshagent_store_sqlite::{DATABASE_FILE, OpenError, Options, RESERVE_FILE, SqliteStore};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -41,8 +41,8 @@ fn files_are_for_their_owner_only() {
         files += 1;
     }
     assert_eq!(
-        files, 5,
-        "the database, its WAL and index, the lock, the mark"
+        files, 6,
+        "the database, its WAL and index, the lock, the mark, the reserve"
     );
 }
 
@@ -436,4 +436,31 @@ fn link_in_place_of_the_database_is_refused() {
     let alias = linked.path().join("alias");
     std::os::unix::fs::symlink(directory.path(), &alias).unwrap();
     created(&open(&alias), "ä");
+}
+
+/// A failed restore may leave an empty file, and a start would take it for a new database.
+#[test]
+fn empty_or_missing_database_beside_its_reserve_is_refused() {
+    let directory = TempDir::new().unwrap();
+    created(&open(directory.path()), "é-document");
+    let database = directory.path().join(DATABASE_FILE);
+    fs::write(&database, "").unwrap();
+    match SqliteStore::open(directory.path(), Options::default()) {
+        Err(OpenError::Empty { path, left }) => {
+            assert_eq!(path, database);
+            assert_eq!(left, directory.path().join(RESERVE_FILE));
+        }
+        other => panic!("{other:?}"),
+    }
+    fs::remove_file(&database).unwrap();
+    let missing = SqliteStore::open(directory.path(), Options::default());
+    assert!(matches!(missing, Err(OpenError::Missing { .. })));
+    assert!(!database.exists());
+    fs::create_dir(&database).unwrap();
+    let no_file = SqliteStore::open(directory.path(), Options::default());
+    assert!(matches!(no_file, Err(OpenError::NoFile { .. })));
+    // The creation of a database that was interrupted.
+    let new = TempDir::new().unwrap();
+    fs::write(new.path().join(DATABASE_FILE), "").unwrap();
+    created(&open(new.path()), "é-document");
 }

@@ -236,6 +236,25 @@ fn staged_space_is_available_to_other_writes() {
     assert_intact(directory.path(), "in the end");
 }
 
+#[test]
+fn staged_content_of_a_deleted_document_is_freed_in_steps() {
+    let directory = TempDir::new().unwrap();
+    let store = open(directory.path());
+    let document = created(&store, "ä");
+    let batch = [delete("ä"), append(document, &large(4 << 20))];
+    let staging = Staging::default();
+    while !store.stage(&batch, &staging).unwrap() {}
+    let parts = count(directory.path(), "parts");
+    assert!(parts >= 16, "{parts}");
+    let results = store.commit_staged(&batch, &staging).unwrap();
+    assert!(results[0].is_ok() && results[1].is_err(), "{results:?}");
+    assert_eq!(count(directory.path(), "parts"), parts, "freed at once");
+    drop(staging);
+    while !store.free_some().unwrap() {}
+    assert_eq!(count(directory.path(), "parts"), 0);
+    assert_intact(directory.path(), "in the end");
+}
+
 /// Format 3 of version 0.1.0 stored content in one value, sealed under the key of its entry.
 #[test]
 fn long_value_of_format_3_is_read_and_replaced() {

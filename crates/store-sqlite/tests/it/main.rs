@@ -26,6 +26,8 @@ mod large;
 mod limit;
 mod load;
 mod provenance;
+#[cfg(target_os = "linux")]
+mod small_disk;
 mod space;
 
 use std::path::Path;

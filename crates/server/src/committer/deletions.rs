@@ -1,0 +1,108 @@
+//! What deletes is committed on a full disk even if the rest of its batch finds no space.
+
+use meshagent_store::{Store, StoreError, Write, WriteError};
+
+use super::{BatchResult, commit_together};
+use crate::metrics::Metrics;
+
+/// What deletes goes to a full disk although the rest of its batch does not: a busy room would otherwise never be able
+/// to free space. A deletion behind a move does not, as it is meant for what the move leaves.
+pub(super) fn or_deletions(
+    store: &dyn Store,
+    writes: &[Write],
+    result: BatchResult,
+    metrics: &Metrics,
+) -> BatchResult {
+    if !matches!(&result, Err(error) if matches!(**error, StoreError::Full(_))) {
+        return result;
+    }
+    let is_deletion = |write: &&Write| matches!(write, Write::Delete { .. });
+    let is_move = |write: &Write| matches!(write, Write::Move { .. });
+    let before_moves = writes.iter().position(is_move).unwrap_or(writes.len());
+    let deletions: Vec<Write> = writes[..before_moves]
+        .iter()
+        .filter(is_deletion)
+        .cloned()
+        .collect();
+    if deletions.is_empty() || deletions.len() == writes.len() {
+        return result;
+    }
+    let mut deleted = commit_together(store, &deletions, metrics)?.into_iter();
+    let results = writes.iter().enumerate().map(|(index, write)| {
+        let deleted = (index < before_moves && is_deletion(&write)).then(|| deleted.next());
+        deleted.flatten().unwrap_or(Err(WriteError::Full))
+    });
+    Ok(results.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use meshagent_store::{FailingStore, Fault, MemoryStore, Reach, RoomId, Timestamp, Written};
+
+    use super::*;
+
+    fn room() -> RoomId {
+        RoomId::new("project", "room")
+    }
+
+    fn put(path: &str) -> Write {
+        Write::PutFile {
+            room: room(),
+            path: path.to_owned(),
+            data: "größer".into(),
+            mime_type: String::new(),
+            overwrite: true,
+            at: Timestamp(0),
+        }
+    }
+
+    fn delete(path: &str) -> Write {
+        Write::Delete {
+            room: room(),
+            path: path.to_owned(),
+            recursive: false,
+            reach: Reach::EVERYTHING,
+        }
+    }
+
+    fn rename(source: &str, destination: &str) -> Write {
+        Write::Move {
+            room: room(),
+            source: source.to_owned(),
+            destination: destination.to_owned(),
+            overwrite: true,
+            reach: Reach::EVERYTHING,
+            replaces: Reach::EVERYTHING,
+            at: Timestamp(0),
+        }
+    }
+
+    #[test]
+    fn deletions_pass_where_the_rest_of_their_batch_finds_no_space() {
+        let store = FailingStore::new(MemoryStore::new());
+        store.commit(&[put("ä"), put("b"), put("c")]).unwrap();
+        store.fail_commits(1..2, Fault::Full);
+        let batch = vec![put("d"), delete("ä"), rename("b", "c"), delete("b")];
+        let results = super::super::commit(&store, vec![batch], &Metrics::new());
+        let results = results[0].as_ref().unwrap();
+        assert!(matches!(&results[1], Ok(Written::Deleted { entries }) if entries.len() == 1));
+        for index in [0, 2, 3] {
+            assert_eq!(results[index], Err(WriteError::Full), "{index}");
+        }
+        for (path, is_there) in [("ä", false), ("b", true), ("c", true), ("d", false)] {
+            let found = store.stat(&room(), path).unwrap();
+            assert_eq!(found.is_some(), is_there, "{path}");
+        }
+    }
+
+    #[test]
+    fn batch_that_deletes_nothing_fails_as_a_whole() {
+        let store = FailingStore::new(MemoryStore::new());
+        store.fail_commits(0..1, Fault::Full);
+        let results = super::super::commit(&store, vec![vec![put("d"), put("e")]], &Metrics::new());
+        let error: &Arc<StoreError> = results[0].as_ref().unwrap_err();
+        assert!(matches!(**error, StoreError::Full(_)));
+    }
+}

@@ -1,0 +1,33 @@
+//! The length of the store's log, for the metrics and a warning.
+
+use meshagent_store::Store;
+
+use crate::metrics::Metrics;
+
+/// The store's log is warned of when it is longer, and again whenever it has doubled. A store keeps it below 64 MiB
+/// by itself, unless a reader holds it.
+const LONG_LOG: u64 = 256 << 20;
+
+/// What is known of the length of the store's log.
+#[derive(Default)]
+pub(super) struct Log {
+    warned_at: u64,
+}
+
+impl Log {
+    pub(super) fn measure(&mut self, store: &dyn Store, metrics: &Metrics) {
+        let bytes = store.log_bytes();
+        metrics
+            .wal_bytes
+            .set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        if bytes >= LONG_LOG.max(self.warned_at.saturating_mul(2)) {
+            tracing::warn!(
+                bytes,
+                "the store's log grows: something holds the database open for reading, such as a backup that does not end"
+            );
+            self.warned_at = bytes;
+        } else if bytes < LONG_LOG {
+            self.warned_at = 0;
+        }
+    }
+}
