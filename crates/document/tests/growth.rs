@@ -30,7 +30,7 @@ fn is_linear(size: usize, mut work: impl FnMut(usize) -> Duration) {
 fn time(work: impl FnOnce()) -> Duration {
     let start = cpu_time();
     work();
-    cpu_time() - start
+    cpu_time().saturating_sub(start)
 }
 
 /// The time for which this thread has run.

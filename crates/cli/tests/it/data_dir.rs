@@ -471,7 +471,7 @@ fn data_that_can_only_be_read_is_refused() {
                 None => command.env_remove(name),
             };
         }
-        command.current_dir(serve.get_current_dir().unwrap_or(home.path()));
+        command.current_dir(serve.get_current_dir().unwrap_or_else(|| home.path()));
         let (code, messages) = refused_start(&mut command);
         if code == 97 || messages.starts_with("unshare:") {
             println!("left out: this user may not mount a file system");

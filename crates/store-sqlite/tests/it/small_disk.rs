@@ -48,6 +48,9 @@ fn deletions_free_a_disk_that_the_database_has_filled() {
     }
 }
 
+/// Fills a store in one way, until it is full.
+type Mix = fn(&SqliteStore, &mut Filled);
+
 /// The test above runs this in a process of its own; otherwise it does nothing.
 #[test]
 fn child_fills_it() {
@@ -55,7 +58,7 @@ fn child_fills_it() {
         return;
     };
     let disk = PathBuf::from(disk);
-    let mixes: [(&str, fn(&SqliteStore, &mut Filled)); 3] = [
+    let mixes: [(&str, Mix); 3] = [
         ("many small documents", fill_with_documents),
         ("large files", fill_with_files),
         ("a growing document", fill_with_updates),

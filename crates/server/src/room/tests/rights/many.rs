@@ -44,7 +44,7 @@ fn least(mut work: impl FnMut()) -> Duration {
     let mut once = || {
         let start = cpu_time();
         work();
-        cpu_time() - start
+        cpu_time().saturating_sub(start)
     };
     (0..3).map(|_| once()).min().unwrap_or_default()
 }
