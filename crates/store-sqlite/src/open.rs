@@ -32,6 +32,8 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The size in bytes to which the WAL shrinks after a burst.
 const WAL_KEEP_BYTES: i64 = 64 << 20;
+/// The size of the writer's page cache.
+const WRITER_CACHE_KIB: i64 = 16 << 10;
 /// The capacity for cached statements, above the number of different statements in this crate.
 const CACHED_STATEMENTS: usize = 64;
 
@@ -442,6 +444,10 @@ fn set_up_writer(connection: &Connection, options: &Options) -> rusqlite::Result
     // On macOS a plain fsync leaves the data in the disk's cache; elsewhere these have no effect.
     connection.pragma_update(None, "fullfsync", options.durability == Durability::Fsync)?;
     connection.pragma_update(None, "checkpoint_fullfsync", true)?;
+    // A move of a folder changes many pages. Those that don't fit into the cache, or the copies of
+    // them for the case that the move is refused, would be written and read several times.
+    connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
     connection.pragma_update(None, "foreign_keys", true)?;
     // For unsealed values, as far as it costs no further pages. The first page of the keys table
     // needs it.

@@ -178,11 +178,11 @@ pub struct MovedEntry {
 }
 
 /// The number of entries that one deletion or move may touch: all rooms wait while it is written.
-pub const MAX_TOUCHED_ENTRIES: usize = 20_000;
+pub const MAX_TOUCHED_ENTRIES: usize = 10_000;
 
 /// The bytes that the paths of these entries may have together, before a move and after it. The
 /// index of paths is rewritten for a move, so a few long paths may cost more than many short ones.
-pub const MAX_TOUCHED_PATH_BYTES: usize = 2 << 20;
+pub const MAX_TOUCHED_PATH_BYTES: usize = 1 << 20;
 
 /// What a write touches below a folder, counted path by path.
 #[derive(Clone, Copy, Debug, Default)]

@@ -560,7 +560,7 @@ fn rename(source: &str, destination: &str) -> ClientToServer {
 #[test]
 fn news_of_moves_are_told_before_there_are_more_of_them() {
     const MEMBERS: usize = 20;
-    const FILES: usize = 1_200;
+    const FILES: usize = 1_050;
     const MOVES: usize = 16;
     let mut config = Config::default();
     config.limits.max_held_bytes = 8 << 20;
