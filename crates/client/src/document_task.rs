@@ -119,7 +119,8 @@ impl DocumentTask {
                 opened = self.open(&connection) => opened,
                 () = self.given_up() => return DocumentEnd::Closed,
                 () = self.holds_up_others() => {
-                    Err(CallError::unexpected("the server did not answer in time"))
+                    // As if the connection were gone: others come first.
+                    Err(CallError::Disconnected)
                 }
             };
             let ended = match opened {
@@ -145,7 +146,8 @@ impl DocumentTask {
                     let text = error.to_string();
                     return Refusal { code: None, text }.into();
                 }
-                Err(CallError::Refused { .. } | CallError::Unexpected(_)) => Ended::Later,
+                Err(CallError::Unexpected(error)) => Ended::Unreadable(error.to_string()),
+                Err(CallError::Refused { .. }) => Ended::Later,
             };
             if self.shared.is_ended() {
                 return DocumentEnd::Closed;
@@ -389,6 +391,7 @@ impl DocumentTask {
                     }
                     Ok(None) | Err(StreamEnd::Disconnected | StreamEnd::Lagged) => return Ended::Lost,
                     Err(StreamEnd::Refused(_)) => return Ended::Later,
+                    Err(StreamEnd::Unreadable(error)) => return Ended::Unreadable(error.to_string()),
                 },
                 answer = first_answer(&mut under_way) => {
                     let Some((number, _)) = under_way.pop_front() else { continue };
