@@ -146,8 +146,12 @@ pub(super) fn at_most_one_stdin(first: &Path, second: Option<&Path>) -> Result<(
 
 /// The error for a file that can't be written.
 pub(crate) fn unwritable(path: &Path, error: io::Error) -> Failure {
+    let hint = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space on the disk",
+        _ => "pass a file in an existing folder that you may write to",
+    };
     Failure::new(format!("can't write {}", path.display()))
         .with_exit_code(USAGE)
-        .with_hint("pass a file in an existing folder that you may write to")
+        .with_hint(hint)
         .with_source(error)
 }

@@ -54,7 +54,9 @@ async fn edit_after_the_end_is_an_error_and_changes_nothing() {
 async fn what_cannot_be_read_ends_the_document() {
     let schema = MeshSchema::builtin("document").unwrap().to_json();
     let invalid = || Bytes::from_static(b"!!!");
-    let ended = DocumentEnd::Unreadable("the payload is not valid base64".to_owned());
+    let ended = DocumentEnd::Unreadable(
+        "the bytes are not base64 text; encode them before sending".to_owned(),
+    );
     // In the first chunk, and in a later one.
     let (listener, room) = listen().await;
     let serve = async {
@@ -62,6 +64,8 @@ async fn what_cannot_be_read_ends_the_document() {
         let (_, call, _) = peer.open().await;
         let state = sync::state("a.document", &schema, invalid());
         peer.send_chunk(&call, state).await;
+        // It closes the call.
+        peer.chunk(Content::Empty).await;
         let call = begin(&mut peer).await;
         // A kind that a later server may send.
         let Content::Binary { mut headers, data } = sync::sync("a.document", invalid()) else {
