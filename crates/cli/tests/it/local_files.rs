@@ -159,7 +159,10 @@ fn on_full_disk(home: &Home, arguments: &[&str]) -> Command {
 fn a_full_disk_leaves_the_former_file() {
     let home = Home::new();
     let at = |path: &str| home.path().join(path);
-    home.done_with(&["storage", "cp", "-", "room://www/big"], &[b'B'; 100_000]);
+    home.done_with(
+        &["storage", "cp", "-", "room://www/big"],
+        &"B".repeat(100_000).into_bytes(),
+    );
     let long = PLAN.replace("Plan", &"P".repeat(100_000));
     fs::write(at("long.json"), long).unwrap();
     let create = ["sync", "create", "plan", "--json-file", "long.json"];
