@@ -96,6 +96,10 @@ fn cp_names_what_a_local_folder_cannot_hold_and_copies_the_rest() {
     for path in ["both/x/y", "both/z"] {
         assert_eq!(fs::read_to_string(at(path)).unwrap(), "new");
     }
+    fs::remove_file(at("both/z")).unwrap();
+    make_pipe(&at("both/z"));
+    let pipe = "both/z: a socket, or a pipe that nobody reads, has its path";
+    refused(&home.run(&copy), 1, &["both/x: a folder", pipe]);
 }
 
 #[test]

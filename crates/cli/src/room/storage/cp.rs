@@ -381,7 +381,12 @@ fn concerns_one(error: &io::Error) -> bool {
             | io::ErrorKind::IsADirectory
             | io::ErrorKind::NotADirectory
             | io::ErrorKind::PermissionDenied
-    )
+    ) || is_unread(error)
+}
+
+/// Whether the path is that of a pipe that nobody reads, or of a socket.
+fn is_unread(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error())
 }
 
 /// Why a file was skipped.
@@ -391,6 +396,7 @@ fn reason(error: &io::Error) -> String {
             "a file has the path of its folder".to_owned()
         }
         io::ErrorKind::IsADirectory => "a folder has its path".to_owned(),
+        _ if is_unread(error) => "a socket, or a pipe that nobody reads, has its path".to_owned(),
         _ => error.to_string(),
     }
 }
