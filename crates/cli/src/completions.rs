@@ -9,6 +9,7 @@ use clap::{Args, Command};
 use clap_complete::Shell;
 
 use crate::failure::{Failure, USAGE};
+use crate::local_file;
 use crate::output::{Output, OutputArgs};
 use crate::room::input::unwritable;
 use crate::settings;
@@ -116,7 +117,7 @@ fn install(shell: Shell, script: &[u8]) -> anyhow::Result<PathBuf> {
         }
     };
     let folder = path.parent().map_or(Ok(()), fs::create_dir_all);
-    let written = folder.and_then(|()| fs::write(&path, script));
+    let written = folder.and_then(|()| local_file::write(&path, script));
     written.map_err(|error| unwritable(&path, error))?;
     if let Some((file, line)) = start {
         add_line(&file, &line).map_err(|error| unwritable(&file, error))?;

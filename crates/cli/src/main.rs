@@ -10,6 +10,7 @@ mod completions;
 mod descriptors;
 mod failure;
 mod keyfile;
+mod local_file;
 mod log;
 mod man;
 mod output;

@@ -10,6 +10,7 @@ use meshagent_protocol::{ApiScope, Grant, ParticipantToken, Role, RoomName};
 use serde::Deserialize;
 
 use crate::failure::{Failure, USAGE};
+use crate::local_file;
 use crate::private_file;
 use crate::room::given_token;
 use crate::room::input::{self, is_standard_stream};
@@ -119,17 +120,10 @@ pub(crate) fn run(args: &TokenArgs) -> anyhow::Result<()> {
 /// may read. A symbolic link to a file is refused, because the target would keep the location and
 /// permissions that others chose.
 fn is_stream(path: &Path) -> Result<bool, Failure> {
-    // Links of the system. Everybody may create links in /dev/shm, so it is not included.
-    let is_system_link = path.parent().is_some_and(|directory| {
-        let is_parent = |system: &str| directory == Path::new(system);
-        ["/dev", "/dev/fd", "/proc/self/fd"]
-            .into_iter()
-            .any(is_parent)
-    });
     let Ok(metadata) = fs::symlink_metadata(path) else {
         return Ok(false);
     };
-    if !metadata.is_symlink() || is_system_link {
+    if !metadata.is_symlink() || local_file::is_system_link(path) {
         return Ok(!metadata.is_file());
     }
     if fs::metadata(path).is_ok_and(|target| !target.is_file()) {

@@ -139,7 +139,8 @@ impl DocumentTask {
                     let text = error.to_string();
                     return Refusal { code: None, text }.into();
                 }
-                Err(CallError::Refused { .. } | CallError::Unexpected(_)) => Ended::Later,
+                Err(CallError::Unexpected(error)) => Ended::Unreadable(error.to_string()),
+                Err(CallError::Refused { .. }) => Ended::Later,
             };
             if self.shared.is_ended() {
                 return DocumentEnd::Closed;
@@ -387,6 +388,7 @@ impl DocumentTask {
                     }
                     Ok(None) | Err(StreamEnd::Disconnected | StreamEnd::Lagged) => return Ended::Lost,
                     Err(StreamEnd::Refused(_)) => return Ended::Later,
+                    Err(StreamEnd::Unreadable(error)) => return Ended::Unreadable(error.to_string()),
                 },
                 answer = first_answer(&mut under_way) => {
                     let Some((number, _)) = under_way.pop_front() else { continue };

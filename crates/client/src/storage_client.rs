@@ -326,6 +326,7 @@ fn call_error(end: StreamEnd) -> CallError {
             code: error.code,
             text: error.text,
         },
+        StreamEnd::Unreadable(error) => CallError::Unexpected(error),
         StreamEnd::Disconnected | StreamEnd::Lagged => CallError::Disconnected,
     }
 }

@@ -1,6 +1,6 @@
 //! One streamed call, as its user holds it.
 
-use meshagent_protocol::{Content, StreamError, StreamId};
+use meshagent_protocol::{Content, InvalidRequest, StreamError, StreamId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::connection::{CallError, Commands};
@@ -38,6 +38,9 @@ pub enum StreamEnd {
     /// The server ended the call.
     #[error(transparent)]
     Refused(#[from] StreamError),
+    /// The peer sent a chunk that can't be read.
+    #[error("what was sent can't be read: {0}")]
+    Unreadable(InvalidRequest),
 }
 
 impl StreamHandle {

@@ -3,8 +3,8 @@
 //! Holds no replica: what an update means is for the document crate to say.
 
 use meshagent_protocol::{
-    Content, DocPath, InvalidRequest, SyncChunk, SyncCreate, SyncDescribe, SyncDescribed,
-    SyncOpenStart, SyncOutput, SyncPatch, SyncPatched, decode_base64,
+    Content, DocPath, SyncChunk, SyncCreate, SyncDescribe, SyncDescribed, SyncOpenStart,
+    SyncOutput, SyncPatch, SyncPatched, decode_base64,
 };
 use serde_json::Value;
 
@@ -170,10 +170,11 @@ impl SyncCalls {
                 code: error.code,
                 text: error.text,
             },
+            StreamEnd::Unreadable(error) => CallError::Unexpected(error),
             StreamEnd::Disconnected | StreamEnd::Lagged => CallError::Disconnected,
         })?;
-        let first =
-            first.ok_or_else(|| CallError::unexpected("the stream ended before its state"))?;
+        // As by a server that shuts down.
+        let first = first.ok_or(CallError::Disconnected)?;
         match SyncOutput::parse(&first)? {
             SyncOutput::State {
                 path,
@@ -326,8 +327,9 @@ impl SyncStream {
                 Ok(SyncOutput::State { update, .. } | SyncOutput::Sync { update, .. }) => {
                     return Ok(Some(update));
                 }
+                Err(error) if is_of_document(&chunk) => return Err(StreamEnd::Unreadable(error)),
                 // A kind of chunk that this version does not know.
-                Err(InvalidRequest { .. }) => {}
+                Err(_) => {}
             }
         }
         Ok(None)
@@ -444,4 +446,13 @@ pub(crate) fn server_vector(answer: &Content) -> Option<Vec<u8>> {
     let vector = notice.get("state_vector").and_then(Value::as_str);
     // Of a document with very many clients the server doesn't list what it has: it gets everything.
     decode_base64(vector.unwrap_or(NOTHING).as_bytes()).ok()
+}
+
+/// Whether a chunk is of a kind that carries a part of the document.
+fn is_of_document(chunk: &Content) -> bool {
+    let Content::Binary { headers, .. } = chunk else {
+        return false;
+    };
+    let kind = headers.get("kind").and_then(Value::as_str);
+    matches!(kind, Some("state" | "sync"))
 }

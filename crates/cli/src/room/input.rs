@@ -1,7 +1,8 @@
 //! Local files as input, with `-` for stdin: bytes, JSON and schemas.
 
-use std::fs;
-use std::io::{self, Read as _};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use meshagent_document::MeshSchema;
@@ -15,20 +16,56 @@ pub(crate) fn is_standard_stream(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
+/// The largest file that is read, some times the largest that a server takes by default.
+const MAX_BYTES: u64 = 256 << 20;
+
 /// Reads a file.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let bytes = if is_standard_stream(path) {
-        let mut bytes = Vec::new();
-        io::stdin().read_to_end(&mut bytes).map(|_size| bytes)
+        bounded(io::stdin().lock(), 0)
     } else {
-        fs::read(path)
+        File::open(path).and_then(|file| {
+            let size = file.metadata()?.len();
+            bounded(file, size)
+        })
     };
     bytes.map_err(|error| {
+        let hint = match error.kind() {
+            io::ErrorKind::FileTooLarge => "pass a smaller file",
+            _ => "pass a readable file, or - for stdin",
+        };
         Failure::new(format!("can't read {}", name(path)))
             .with_exit_code(USAGE)
-            .with_hint("pass a readable file, or - for stdin")
+            .with_hint(hint)
             .with_source(error)
     })
+}
+
+/// Reads a file that was found in a folder. Does not wait for a writer if a pipe has taken its
+/// place.
+pub(crate) fn read_found(path: &Path) -> io::Result<Vec<u8>> {
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let mut options = OpenOptions::new();
+    let file = options.read(true).custom_flags(nonblocking).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is no longer a file"));
+    }
+    bounded(file, metadata.len())
+}
+
+/// Reads up to [`MAX_BYTES`]; `size` is the number of bytes as far as it is known.
+fn bounded(reader: impl Read, size: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if size <= MAX_BYTES {
+        bytes.try_reserve(usize::try_from(size).unwrap_or_default())?;
+        reader.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    }
+    if size > MAX_BYTES || bytes.len() as u64 > MAX_BYTES {
+        let message = format!("it has more than {MAX_BYTES} bytes");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+    }
+    Ok(bytes)
 }
 
 /// Reads a JSON file.
@@ -109,8 +146,12 @@ pub(super) fn at_most_one_stdin(first: &Path, second: Option<&Path>) -> Result<(
 
 /// The error for a file that can't be written.
 pub(crate) fn unwritable(path: &Path, error: io::Error) -> Failure {
+    let hint = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space on the disk",
+        _ => "pass a file in an existing folder that you may write to",
+    };
     Failure::new(format!("can't write {}", path.display()))
         .with_exit_code(USAGE)
-        .with_hint("pass a file in an existing folder that you may write to")
+        .with_hint(hint)
         .with_source(error)
 }

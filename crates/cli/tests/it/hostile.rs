@@ -11,7 +11,7 @@ use std::thread;
 use meshagent_protocol::{Content, Control, PacketLimits, PacketReader, ServerToClient};
 use serde_json::{Value, json};
 
-use crate::room::{Home, PLAN};
+use crate::room::{Home, PLAN, refused};
 use crate::terminal::Terminal;
 use crate::{KEY, meshagent, run};
 
@@ -414,8 +414,28 @@ fn commands_escape_refusals_of_a_hostile_server() {
     }
 }
 
+#[test]
+fn a_state_that_cannot_be_read_ends_each_command() {
+    let home = Home::new();
+    home.create("plan");
+    let url = proxy(home.server().url(), |content| {
+        if let Content::Binary { data, .. } = content {
+            *data = "!!!".into();
+        }
+    });
+    for command in ["export", "watch", "edit"] {
+        let mut command = home.command(&["sync", command, "plan"]);
+        command.env("MESHAGENT_API_URL", &url).env("EDITOR", "true");
+        refused(&run(&mut command), 1, &["can't open \"plan\"", "base64"]);
+    }
+}
+
 /// A proxy that appends hostile text to each text from the server.
 fn hostile_proxy(server: &str) -> String {
+    proxy(server, spoil)
+}
+
+fn proxy(server: &str, spoil: fn(&mut Content)) -> String {
     let server = server.trim_start_matches("http://").to_owned();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -428,7 +448,7 @@ fn hostile_proxy(server: &str) -> String {
                 let _gone = to_server.shutdown(Shutdown::Both);
             });
             thread::spawn(move || {
-                let _ended = spoil_answers(&server, &to_client);
+                let _ended = spoil_answers(&server, &to_client, spoil);
                 let _gone = to_client.shutdown(Shutdown::Both);
             });
         }
@@ -436,7 +456,11 @@ fn hostile_proxy(server: &str) -> String {
     url
 }
 
-fn spoil_answers(mut server: &TcpStream, mut client: &TcpStream) -> io::Result<()> {
+fn spoil_answers(
+    mut server: &TcpStream,
+    mut client: &TcpStream,
+    spoil: fn(&mut Content),
+) -> io::Result<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];

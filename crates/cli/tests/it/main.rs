@@ -20,6 +20,7 @@ mod import;
 mod joiners;
 mod kill;
 mod live;
+mod local_files;
 mod log;
 mod memory;
 mod packaging;

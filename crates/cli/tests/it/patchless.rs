@@ -277,6 +277,16 @@ fn failures_match_the_tool_and_change_nothing() {
             "violates the schema in 1 place:\n  /doc/children/1",
         ),
         (2, json!({ "op": "frob" }), "operation 1 is malformed"),
+        (
+            2,
+            json!({ "op": "add", "path": "/doc/a~", "value": 1 }),
+            "in a pointer, \"~\" must be followed by",
+        ),
+        (
+            2,
+            json!({ "op": "remove", "path": "/doc/~2" }),
+            "operation 1 is malformed",
+        ),
     ] {
         let patch = json!([good, bad]);
         for more in [&[][..], &["--json"], &["--dry-run"]] {

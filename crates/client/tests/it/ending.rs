@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use meshagent_client::{DocumentEnd, LiveDocument, SyncError};
-use meshagent_document::{EditError, Target};
-use meshagent_protocol::Content;
+use bytes::Bytes;
+use meshagent_client::{DocumentEnd, DocumentEvent, LiveDocument, OpenError, SyncError};
+use meshagent_document::{EditError, MeshSchema, Target};
+use meshagent_protocol::{Content, sync};
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -47,6 +48,58 @@ async fn edit_after_the_end_is_an_error_and_changes_nothing() {
     assert!(matches!(result, Err(SyncError::NotOpen)), "{result:?}");
     assert_eq!(document.to_json(), before);
     document.saved().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_ends_the_document() {
+    let schema = MeshSchema::builtin("document").unwrap().to_json();
+    let invalid = || Bytes::from_static(b"!!!");
+    let ended = DocumentEnd::Unreadable(
+        "the bytes are not base64 text; encode them before sending".to_owned(),
+    );
+    // In the first chunk, and in a later one.
+    let (listener, room) = listen().await;
+    let serve = async {
+        let mut peer = Peer::accept(listener.accept().await.unwrap().0).await;
+        let (_, call, _) = peer.open().await;
+        let state = sync::state("a.document", &schema, invalid());
+        peer.send_chunk(&call, state).await;
+        // It closes the call.
+        peer.chunk(Content::Empty).await;
+        let call = begin(&mut peer).await;
+        // A kind that a later server may send.
+        let Content::Binary { mut headers, data } = sync::sync("a.document", invalid()) else {
+            panic!("not binary");
+        };
+        headers.insert("kind".to_owned(), json!("later"));
+        peer.send_chunk(&call, Content::Binary { headers, data })
+            .await;
+        peer.send_chunk(&call, sync::sync("a.document", invalid()))
+            .await;
+        peer
+    };
+    let user = async {
+        let room = room.connect().await.unwrap();
+        let opened = room.sync().open("a.document").await;
+        assert!(
+            matches!(&opened, Err(OpenError::Ended(end)) if *end == ended),
+            "{opened:?}"
+        );
+        let document = room.sync().open("a.document").await.unwrap();
+        let mut changes = document.changes();
+        while let Some(event) = changes.recv().await {
+            if let DocumentEvent::Ended(end) = event {
+                return (room, end);
+            }
+        }
+        panic!("no end");
+    };
+    let (peer, (room, end)) = timeout(PATIENCE, async { tokio::join!(serve, user) })
+        .await
+        .unwrap();
+    assert_eq!(end, ended);
+    drop(peer);
+    room.close().await;
 }
 
 /// Long enough for any machine.

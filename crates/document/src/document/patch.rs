@@ -438,6 +438,13 @@ fn tokens(pointer: &str) -> Result<Vec<String>, Failure> {
             "a pointer must be empty or begin with \"/\"",
         ));
     };
+    // In RFC 6901 a `~` is always one of the two escapes.
+    let is_escaped = |part: &str| part.starts_with(['0', '1']);
+    if !rest.split('~').skip(1).all(is_escaped) {
+        return Err(Failure::Malformed(
+            "in a pointer, \"~\" must be followed by \"0\" or \"1\"",
+        ));
+    }
     let tokens = rest.split('/').take(MAX_LEVELS + 1);
     let tokens = tokens.map(|token| token.replace("~1", "/").replace("~0", "~"));
     let tokens: Vec<String> = tokens.collect();

@@ -5,14 +5,18 @@ mod local;
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use meshagent_client::Connection;
 
+use self::beneath::Unwritten;
 use self::local::Tree;
 use super::place::Place;
 use crate::failure::{self, Failure, REFUSED, USAGE};
+use crate::local_file;
 use crate::output::{Output, terminal};
 use crate::room::entries::{self, Found};
 use crate::room::input;
@@ -61,7 +65,9 @@ impl Source {
         match self {
             // Not the name that the server returns for one path, which it may have made up.
             Self::Room(found) => Some(found.path.rsplit('/').next()?.to_owned()),
-            Self::Local(path) => Some(path.file_name()?.to_string_lossy().into_owned()),
+            // The content of `.`, `..` or `site/.` is copied, as by `cp`.
+            Self::Local(path) if path.as_os_str().as_bytes().ends_with(b"/.") => None,
+            Self::Local(path) => Some(path.file_name()?.to_str()?.to_owned()),
             Self::Stream => None,
         }
     }
@@ -151,11 +157,16 @@ pub(super) async fn run(args: &CpArgs, output: &Output) -> anyhow::Result<()> {
     for source in &sources {
         let mut target = destination.clone();
         if is_folder {
-            let name = source.name().ok_or_else(|| {
-                Failure::new("can't copy stdin to a folder")
-                    .with_hint("pass the path of a file in the folder")
-            });
-            target = target.join(&name.map_err(|failure| failure.with_exit_code(USAGE))?)?;
+            match source.name() {
+                Some(name) => target = target.join(&name)?,
+                None if matches!(source, Source::Stream) => {
+                    return Err(Failure::new("can't copy stdin to a folder")
+                        .with_exit_code(USAGE)
+                        .with_hint("pass the path of a file in the folder")
+                        .into());
+                }
+                None => {}
+            }
         }
         copy.any(source, &target).await?;
     }
@@ -210,7 +221,7 @@ struct Copy<'a> {
     output: &'a Output,
     is_recursive: bool,
     /// The sources that can't be copied, with the reason.
-    skipped: Vec<(String, &'static str)>,
+    skipped: Vec<(String, String)>,
 }
 
 impl Copy<'_> {
@@ -233,11 +244,21 @@ impl Copy<'_> {
                 let Tree { files, skipped } = Tree::read(path)?;
                 self.skipped.extend(skipped);
                 for (file, rest) in files {
+                    let name = file.display().to_string();
                     let destination = destination.join(&rest)?;
-                    let data = input::read(&file)?;
-                    self.write(&file.display().to_string(), data, &destination)
-                        .await?;
+                    match input::read_found(&file) {
+                        Ok(data) => self.write(&name, data, &destination).await?,
+                        Err(error) => self.skipped.push((name, reason(&error))),
+                    }
                 }
+                Ok(())
+            }
+            Source::Local(path)
+                if let Some(kind) = local::device(path)
+                    && self.is_recursive =>
+            {
+                self.skipped
+                    .push((path.display().to_string(), kind.to_owned()));
                 Ok(())
             }
             Source::Local(path) => {
@@ -264,7 +285,7 @@ impl Copy<'_> {
         if let Some(data) = entries::download(self.room, path).await? {
             return self.write(path, data, destination).await;
         }
-        self.skipped.push((path.to_owned(), DOCUMENT));
+        self.skipped.push((path.to_owned(), DOCUMENT.to_owned()));
         Ok(())
     }
 
@@ -279,28 +300,40 @@ impl Copy<'_> {
             let _ = write!(message, "\n  {}: {reason}", terminal::one_line(name));
         }
         let mut failure = Failure::new(message).with_exit_code(REFUSED);
-        if self.skipped.iter().any(|(_, reason)| *reason == DOCUMENT) {
+        if self.skipped.iter().any(|(_, reason)| reason == DOCUMENT) {
             failure = failure.with_hint("`meshagent room sync export` writes a document's content");
         }
         Err(failure.into())
     }
 
-    async fn write(&self, source: &str, data: Vec<u8>, target: &Target) -> anyhow::Result<()> {
+    async fn write(&mut self, source: &str, data: Vec<u8>, target: &Target) -> anyhow::Result<()> {
         let written = match target {
             Target::Stream => return self.output.file(&data),
             Target::Named(path) => {
                 let folder = path.parent().map_or(Ok(()), fs::create_dir_all);
-                folder
-                    .and_then(|()| fs::write(path, data))
-                    .map_err(|error| input::unwritable(path, error))?;
+                let written = folder.and_then(|()| local_file::write(path, &data));
+                if !self.is_written(path, written.map_err(Unwritten::Io))? {
+                    return Ok(());
+                }
                 path.display().to_string()
             }
             Target::Below(folder, rest) => {
-                beneath::write(folder, rest, &data)?;
-                folder.join(rest).display().to_string()
+                let path = folder.join(rest);
+                if !self.is_written(&path, beneath::write(folder, rest, &data))? {
+                    return Ok(());
+                }
+                path.display().to_string()
             }
             Target::Room(path) => {
-                let path = entries::normalized(path)?;
+                let path = match entries::normalized(path) {
+                    Ok(path) => path,
+                    Err(_) if self.is_recursive => {
+                        let reason = "its path is not allowed in a room".to_owned();
+                        self.skipped.push((source.to_owned(), reason));
+                        return Ok(());
+                    }
+                    Err(failure) => return Err(failure.into()),
+                };
                 let uploaded = self.room.storage().upload(&path, data, true).await;
                 uploaded.map_err(|error| {
                     let is_document = error.to_string().contains("document");
@@ -317,6 +350,54 @@ impl Copy<'_> {
         };
         self.output
             .done(&format!("Copied '{source}' to '{written}'"))
+    }
+}
+
+impl Copy<'_> {
+    /// Whether a file of this machine was written. A folder is copied on if only this file can't
+    /// be: in the room a file and a folder may have the same path, for example.
+    fn is_written(&mut self, path: &Path, written: Result<(), Unwritten>) -> Result<bool, Failure> {
+        match written {
+            Ok(()) => Ok(true),
+            Err(Unwritten::Io(error)) if self.is_recursive && concerns_one(&error) => {
+                let path = path.display().to_string();
+                self.skipped.push((path, reason(&error)));
+                Ok(false)
+            }
+            Err(Unwritten::Io(error)) => Err(input::unwritable(path, error)),
+            Err(Unwritten::Refused(failure)) => Err(failure),
+        }
+    }
+}
+
+/// Whether other files may be written in spite of this error.
+fn concerns_one(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::AlreadyExists
+            | io::ErrorKind::ExecutableFileBusy
+            | io::ErrorKind::InvalidFilename
+            | io::ErrorKind::InvalidInput
+            | io::ErrorKind::IsADirectory
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::PermissionDenied
+    ) || is_unread(error)
+}
+
+/// Whether the path is that of a pipe that nobody reads, or of a socket.
+fn is_unread(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error())
+}
+
+/// Why a file was skipped.
+fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+            "a file has the path of its folder".to_owned()
+        }
+        io::ErrorKind::IsADirectory => "a folder has its path".to_owned(),
+        _ if is_unread(error) => "a socket, or a pipe that nobody reads, has its path".to_owned(),
+        _ => error.to_string(),
     }
 }
 

@@ -1,6 +1,5 @@
 //! `meshagent room sync export`.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -8,6 +7,7 @@ use serde_json::Value;
 
 use super::open::OpenDocument;
 use crate::failure::{Failure, USAGE};
+use crate::local_file;
 use crate::output::Output;
 use crate::room::input::{self, is_standard_stream};
 use crate::room::session::RoomArgs;
@@ -66,5 +66,6 @@ fn write(file: &Path, json: &Value, output: &Output) -> anyhow::Result<()> {
         return output.json_text(&text);
     }
     text.push('\n');
-    Ok(fs::write(file, text).map_err(|error| input::unwritable(file, error))?)
+    let written = local_file::write(file, text.as_bytes());
+    Ok(written.map_err(|error| input::unwritable(file, error))?)
 }

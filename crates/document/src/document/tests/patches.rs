@@ -121,6 +121,16 @@ fn failing_operation_changes_nothing_and_is_reported() {
         json!({"op": "add", "path": "doc", "value": 1}),
         "begin with",
     );
+    for pointer in ["/doc/~2", "/doc/a~", "/doc/~", "/~/title", "/doc/a~~0"] {
+        check(
+            json!({"op": "add", "path": pointer, "value": 1}),
+            "operation 1 is malformed: in a pointer, \"~\" must be followed by",
+        );
+        check(
+            json!({"op": "copy", "from": pointer, "path": "/doc/title"}),
+            "operation 1 is malformed: in a pointer, \"~\" must be followed by",
+        );
+    }
     check(
         json!({"op": "move", "from": "/doc/children", "path": "/doc/children/0"}),
         "into itself",

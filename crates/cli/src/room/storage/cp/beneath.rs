@@ -6,26 +6,25 @@
 //! is followed by its target's path.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+use rustix::fs::{CWD, Mode, OFlags, fcntl_setfl, mkdirat, openat};
 use rustix::io::Errno;
 
 use crate::failure::{Failure, REFUSED, USAGE};
-use crate::room::input;
+use crate::local_file;
 
 /// Writes the file at the path `rest` below a folder. The folder and those on the path are created.
-pub(super) fn write(folder: &Path, rest: &str, data: &[u8]) -> Result<(), Failure> {
+pub(super) fn write(folder: &Path, rest: &str, data: &[u8]) -> Result<(), Unwritten> {
     let whole = folder.join(rest);
-    let unwritable = |error: io::Error| input::unwritable(&whole, error);
-    fs::create_dir_all(folder).map_err(unwritable)?;
+    fs::create_dir_all(folder)?;
     let mut rest = PathBuf::from(rest);
     let mut links = 0;
     loop {
-        match create(folder, &rest) {
-            Ok(mut file) => return file.write_all(data).map_err(unwritable),
+        match write_in(folder, &rest, data) {
+            Ok(()) => return Ok(()),
             Err(Error::Link(link)) if links < MAX_LINKS => {
                 links += 1;
                 let target =
@@ -33,14 +32,14 @@ pub(super) fn write(folder: &Path, rest: &str, data: &[u8]) -> Result<(), Failur
                 rest = match rest.strip_prefix(&link) {
                     Ok(below) if below.as_os_str().is_empty() => target?,
                     Ok(below) => target?.join(below),
-                    Err(_) => return Err(leads_outside(&folder.join(&link))),
+                    Err(_) => return Err(leads_outside(&folder.join(&link)).into()),
                 };
             }
-            Err(Error::Link(link)) => return Err(leads_outside(&folder.join(&link))),
-            Err(Error::Io(error)) => return Err(unwritable(error.into())),
+            Err(Error::Link(link)) => return Err(leads_outside(&folder.join(&link)).into()),
+            Err(Error::Io(error)) => return Err(error.into()),
             Err(Error::Outside) => {
                 let message = format!("can't write {}: it is not in the folder", whole.display());
-                return Err(Failure::new(message).with_exit_code(USAGE));
+                return Err(Failure::new(message).with_exit_code(USAGE).into());
             }
         }
     }
@@ -49,16 +48,35 @@ pub(super) fn write(folder: &Path, rest: &str, data: &[u8]) -> Result<(), Failur
 /// The number of links that are followed on the way to one file.
 const MAX_LINKS: usize = 40;
 
+/// Why a file was not written.
+pub(super) enum Unwritten {
+    Io(io::Error),
+    /// For another reason, which ends the copy.
+    Refused(Failure),
+}
+
+impl From<io::Error> for Unwritten {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<Failure> for Unwritten {
+    fn from(failure: Failure) -> Self {
+        Self::Refused(failure)
+    }
+}
+
 enum Error {
-    Io(Errno),
+    Io(io::Error),
     /// This path below the folder is a symbolic link.
     Link(PathBuf),
     /// The path does not only go down.
     Outside,
 }
 
-/// Creates the file, or empties an existing one.
-fn create(folder: &Path, rest: &Path) -> Result<File, Error> {
+/// Creates the file, or replaces an existing one.
+fn write_in(folder: &Path, rest: &Path, data: &[u8]) -> Result<(), Error> {
     let mut names = Vec::new();
     for component in rest.components() {
         let Component::Normal(name) = component else {
@@ -67,25 +85,38 @@ fn create(folder: &Path, rest: &Path) -> Result<File, Error> {
         names.push(name);
     }
     let Some((last, folders)) = names.split_last() else {
-        return Err(Error::Io(Errno::ISDIR));
+        return Err(Errno::ISDIR.into());
     };
     let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let mut at: OwnedFd = openat(CWD, folder, directory, Mode::empty()).map_err(Error::Io)?;
+    let mut at: OwnedFd = openat(CWD, folder, directory, Mode::empty())?;
     let mut path = PathBuf::new();
     for name in folders {
         path.push(name);
         match mkdirat(&at, *name, Mode::from_raw_mode(0o777)) {
             Ok(()) | Err(Errno::EXIST) => {}
-            Err(error) => return Err(Error::Io(error)),
+            Err(error) => return Err(error.into()),
         }
         let opened = openat(&at, *name, directory | OFlags::NOFOLLOW, Mode::empty());
         at = opened.map_err(|error| link_or(error, folder, &path))?;
     }
     path.push(last);
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-    let mode = Mode::from_raw_mode(0o666);
-    let file = openat(&at, *last, flags | OFlags::NOFOLLOW, mode);
-    Ok(file.map_err(|error| link_or(error, folder, &path))?.into())
+    // Not blocked by a pipe that nobody reads.
+    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let old = match openat(&at, *last, flags, Mode::empty()) {
+        Ok(old) => {
+            fcntl_setfl(&old, OFlags::empty())?;
+            Some(File::from(old))
+        }
+        Err(Errno::NOENT) => None,
+        Err(error) => return Err(link_or(error, folder, &path)),
+    };
+    local_file::replace(&at, last, old, data).map_err(Error::Io)
+}
+
+impl From<Errno> for Error {
+    fn from(error: Errno) -> Self {
+        Self::Io(error.into())
+    }
 }
 
 /// The error of a path that could not be opened: systems report a link in different ways.
@@ -93,7 +124,7 @@ fn link_or(error: Errno, folder: &Path, path: &Path) -> Error {
     if folder.join(path).is_symlink() {
         Error::Link(path.to_owned())
     } else {
-        Error::Io(error)
+        error.into()
     }
 }
 

@@ -1,9 +1,13 @@
 //! Files of this machine as sources: everything below a folder, through symbolic links.
 
-use std::fs::{self, Metadata};
+use std::fmt::Write as _;
+use std::fs::{self, FileType, Metadata};
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+
+use meshagent_protocol::DocPath;
 
 use crate::failure::{Failure, USAGE};
 use crate::room::entries;
@@ -14,7 +18,7 @@ pub(super) struct Tree {
     /// The files, each with its path in the folder, which is also that in the room.
     pub(super) files: Vec<(PathBuf, String)>,
     /// What can't be copied, with the reason.
-    pub(super) skipped: Vec<(String, &'static str)>,
+    pub(super) skipped: Vec<(String, String)>,
 }
 
 /// A folder to be read.
@@ -51,7 +55,7 @@ impl Tree {
     /// Adds an entry; returns it if it is a folder.
     fn entry(&mut self, folder: &Folder, entry: &fs::DirEntry) -> Option<Folder> {
         let path = entry.path();
-        let mut skip = |reason| self.skipped.push((path.display().to_string(), reason));
+        let mut skip = |reason: &str| self.skipped.push((shown(&path), reason.to_owned()));
         let metadata = match fs::metadata(&path) {
             Ok(metadata) => metadata,
             Err(error) => {
@@ -72,6 +76,11 @@ impl Tree {
             skip("its name is not UTF-8");
             return None;
         };
+        // Other names would mean other paths in the room.
+        if !DocPath::parse(&name).is_ok_and(|path| path.as_str() == name) {
+            skip("its name is not allowed in a room");
+            return None;
+        }
         let kind = metadata.file_type();
         if kind.is_file() {
             let rest = entries::join(&folder.rest, &name);
@@ -86,15 +95,42 @@ impl Tree {
             around.push(identity);
             let rest = entries::join(&folder.rest, &name);
             return Some(Folder { path, rest, around });
-        } else if kind.is_socket() {
-            skip("a socket");
-        } else if kind.is_fifo() {
-            skip("a named pipe");
         } else {
-            skip("a device");
+            skip(special(kind));
         }
         None
     }
+}
+
+/// What an entry is that is neither a file nor a folder.
+fn special(kind: FileType) -> &'static str {
+    if kind.is_socket() {
+        "a socket"
+    } else if kind.is_fifo() {
+        "a named pipe"
+    } else {
+        "a device"
+    }
+}
+
+/// What the path leads to if that is a device or a socket, other than stdin.
+pub(super) fn device(path: &Path) -> Option<&'static str> {
+    let kind = fs::metadata(path).ok()?.file_type();
+    let is_other = kind.is_file() || kind.is_dir() || kind.is_fifo();
+    (!is_other && path != Path::new("/dev/stdin")).then(|| special(kind))
+}
+
+/// A path in messages, which may have bytes that are not UTF-8.
+fn shown(path: &Path) -> String {
+    let mut shown = String::new();
+    for chunk in path.as_os_str().as_bytes().utf8_chunks() {
+        shown.push_str(chunk.valid());
+        for byte in chunk.invalid() {
+            // Writing to a `String` never fails.
+            let _ = write!(shown, "\\x{byte:02x}");
+        }
+    }
+    shown
 }
 
 /// `ELOOP`, for which the standard library has no stable name.
