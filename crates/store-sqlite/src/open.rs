@@ -209,7 +209,15 @@ fn check_file(path: &Path) -> Result<(), OpenError> {
         source,
     };
     match fs::symlink_metadata(path) {
-        Ok(file) if file.is_file() => {}
+        Ok(file) if file.is_file() => {
+            // Under another name the file would have another lock and another WAL.
+            #[cfg(unix)]
+            if std::os::unix::fs::MetadataExt::nlink(&file) > 1 {
+                return Err(OpenError::Linked {
+                    path: path.to_owned(),
+                });
+            }
+        }
         Ok(_) => {
             return Err(OpenError::NoFile {
                 path: path.to_owned(),

@@ -57,6 +57,15 @@ pub enum OpenError {
         /// The directory's path.
         path: PathBuf,
     },
+    /// The database's file has another name, by which another server could use it.
+    #[error(
+        "{path} has another hard link: remove that, or replace this file by a copy \
+         (cp, then mv) while no server runs"
+    )]
+    Linked {
+        /// The path of the database.
+        path: PathBuf,
+    },
     /// The WAL is damaged before its last acknowledged transaction.
     #[error("{path} is damaged at byte {at}: acknowledged data after that byte can't be read")]
     LogGap {

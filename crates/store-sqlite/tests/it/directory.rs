@@ -407,6 +407,27 @@ fn rest_of_a_moved_wal_does_not_hide_the_database() {
     }
 }
 
+/// The lock and the WAL of each name would be others, and two servers would write into one file.
+#[cfg(unix)]
+#[test]
+fn database_with_two_names_is_refused_under_both() {
+    let (directory, linked) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    drop(open(directory.path()));
+    let names = [directory.path(), linked.path()].map(|path| path.join(DATABASE_FILE));
+    fs::hard_link(&names[0], &names[1]).unwrap();
+    for (data, name) in [directory.path(), linked.path()].iter().zip(&names) {
+        match SqliteStore::open(data, Options::default()) {
+            Err(error @ OpenError::Linked { .. }) => {
+                let said = error.to_string();
+                assert!(said.contains(name.to_str().unwrap()), "{said}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    fs::remove_file(&names[1]).unwrap();
+    created(&open(directory.path()), "ä");
+}
+
 /// The WAL would be beside the link's target, where other servers do not look for it.
 #[cfg(unix)]
 #[test]
