@@ -26,8 +26,8 @@ pub(crate) fn write(path: &Path, data: &[u8]) -> io::Result<()> {
     in_folder(&fs::canonicalize(path)?, Some(old), data)
 }
 
-/// Whether the path is one of the system's links, such as /dev/stdout: whoever has opened the file
-/// behind it reads there. Everybody may create links in /dev/shm, so it is not included.
+/// Whether the path is one of the system's links, such as /dev/stdout, whose file is open already.
+/// Everybody may create links in /dev/shm, so it is not included.
 pub(crate) fn is_system_link(path: &Path) -> bool {
     path.parent().is_some_and(|folder| {
         let is_it = |system: &str| folder == Path::new(system);
