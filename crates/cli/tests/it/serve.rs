@@ -330,8 +330,9 @@ fn failed_start_prints_its_reason_once() {
     assert_eq!(
         start("leer", None),
         "error: leer/meshagent.db is missing, although leer/meshagent.open shows that it existed\n\
-         hint: put the database back, from a backup if necessary. To begin with an empty database, \
-         move everything in the data directory away first, or pass another directory with --data-dir"
+         hint: put the database back, from a backup if necessary. To begin with an empty \
+         database, move everything in the data directory away first, or pass another directory \
+         with --data-dir"
     );
     assert_eq!(
         start("schlüssel", Some("geheim")),
