@@ -36,7 +36,8 @@ const ERASE_PAUSE: Duration = Duration::from_millis(2);
 pub(crate) type WriteResult = Result<Written, WriteError>;
 /// What became of a batch: one result for each write, or nothing happened at all.
 pub(crate) type BatchResult = Result<Vec<WriteResult>, Arc<StoreError>>;
-/// That, and how long the store worked for it: not for others, and without the time for which it or its answer waited.
+/// That, and how long the store worked for it and for those committed together with it, without the time for which it or
+/// its answer waited.
 pub(crate) type Outcome = (BatchResult, Duration);
 
 #[derive(Debug)]
@@ -135,7 +136,10 @@ fn run(mut queue: mpsc::Receiver<Job>, store: &dyn Store, metrics: &Metrics, hea
         let answers = work.commit(store, metrics);
         for (_, (result, _)) in &answers {
             report(result, &mut refusals);
-            health.committed(result.as_ref().map(drop).map_err(Arc::as_ref));
+            match result {
+                Ok(results) if lacked_space(results) => health.doubt(),
+                _ => health.committed(result.as_ref().map(drop).map_err(Arc::as_ref)),
+            }
         }
         work.answer(answers, Instant::now());
         if tend {
@@ -301,30 +305,49 @@ fn commit_each(
         batches.push((room, batch));
     }
     batches.sort_by_key(|(_, batch)| {
-        let deletes = batch
-            .iter()
-            .any(|write| matches!(write, Write::Delete { .. }));
+        let deletes = |write: &Write| matches!(write, Write::Delete { .. });
         let bytes: usize = batch.iter().map(Write::bytes).sum();
-        (!deletes, bytes)
+        (
+            !batch.iter().all(deletes),
+            !batch.iter().any(deletes),
+            bytes,
+        )
     });
     let mut results: Vec<BatchResult> = lengths.iter().map(|_| Err(Arc::clone(error))).collect();
     let mut last = Arc::clone(error);
-    let mut failures = 0;
+    // Of the batches that were tried whole, and of those of which not even the deletions were committed.
+    let (mut failures, mut refusals) = (0, 0);
     for (room, batch) in batches {
-        let stop = failures == MAX_FAILURES || matches!(*last, StoreError::Replaced(_));
-        results[room] = if stop {
+        if refusals == MAX_FAILURES || matches!(*last, StoreError::Replaced(_)) {
+            results[room] = Err(Arc::clone(&last));
+            continue;
+        }
+        let result = if failures == MAX_FAILURES {
             Err(Arc::clone(&last))
         } else {
-            let result = commit_together(store, batch, metrics);
-            or_deletions(store, batch, result, metrics)
+            commit_together(store, batch, metrics)
         };
-        if !stop && let Err(error) = &results[room] {
-            // Damage is where that batch writes, and says nothing of the others.
-            failures += usize::from(!matches!(**error, StoreError::Corrupt { .. }));
-            last = Arc::clone(error);
+        results[room] = or_deletions(store, batch, result, metrics);
+        match &results[room] {
+            Err(error) => {
+                // Damage is where that batch writes, and says nothing of the others.
+                let counts = usize::from(!matches!(**error, StoreError::Corrupt { .. }));
+                failures = MAX_FAILURES.min(failures + counts);
+                refusals += counts;
+                last = Arc::clone(error);
+            }
+            Ok(results) => {
+                let counts = usize::from(lacked_space(results));
+                failures = MAX_FAILURES.min(failures + counts);
+            }
         }
     }
     results
+}
+
+/// Whether of a batch only the deletions were committed.
+fn lacked_space(results: &[WriteResult]) -> bool {
+    results.contains(&Err(WriteError::Full))
 }
 
 /// Has the store write some of a large batch ahead; returns whether it is to be committed now.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use meshagent_protocol::{ApiScope, Envelope, Message, PacketLimits, PacketReader};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
 use tokio::time::Instant;
@@ -26,7 +27,7 @@ use crate::ledger::{Account, Charge, Held, Kind, Pace};
 use crate::metrics::{Counted, Metrics};
 use crate::outbox::{Outbox, Outgoing};
 use crate::room::{Conn, Joining};
-use crate::rooms::{Mailbox, RoomInput, Rooms};
+use crate::rooms::{Joined, Mailbox, RoomInput, Rooms};
 use crate::wall_clock::WallClock;
 use crate::websocket::{Event, FrameReader};
 
@@ -47,6 +48,8 @@ const UNSENT_BYTES: u32 = 32 << 10;
 pub(crate) const BURST: Duration = Duration::from_secs(2);
 /// Time to answer a client's close frame before the connection is dropped anyway.
 const CLOSE_GRACE: Duration = Duration::from_secs(5);
+/// How often a connection is looked at that has sent something and waits for its room.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What every connection of the server shares.
 #[derive(Clone, Debug)]
@@ -108,21 +111,19 @@ pub(crate) async fn run(
             None => std::future::pending().await,
         }
     });
-    let mut entering = std::pin::pin!(shared.rooms.join(room, joining));
-    let joined = tokio::select! {
-        biased;
-        joined = &mut entering => joined,
-        () = &mut expired => {
-            drop(stream);
-            // Its room may have heard of it already.
-            if let Some((conn, mailbox)) = entering.await {
-                leave(&mailbox, conn).await;
-            }
-            return;
+    let gone = async {
+        tokio::select! {
+            () = &mut expired => {}
+            () = peer_closes(&stream) => {}
         }
     };
-    let Some((conn, mailbox)) = joined else {
-        return;
+    let (conn, mailbox) = match shared.rooms.join(room, joining, gone).await {
+        Joined::In(conn, mailbox) => (conn, mailbox),
+        Joined::Late(conn, mailbox) => {
+            drop(stream);
+            return leave(&mailbox, conn).await;
+        }
+        Joined::Not => return,
     };
     let way = (conn, &mailbox);
     let of = (&account, &scope);
@@ -239,6 +240,18 @@ async fn talk<'a>(
             Some(rest)
         }
         Some(End::Lost) | None => Some(rest),
+    }
+}
+
+/// Waits until the peer has closed the connection, of which nothing is read yet.
+async fn peer_closes(stream: &TcpStream) {
+    loop {
+        match stream.ready(Interest::READABLE).await {
+            Ok(ready) if !ready.is_read_closed() => {}
+            _ => return,
+        }
+        // Something came before the end, if that has come.
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 

@@ -128,13 +128,15 @@ impl Health {
             Ok(()) => state.found(Ok(())),
             Err(StoreError::Replaced(_)) => state.lose(result),
             // It may have been that commit's own fault, which a check tells.
-            Err(_) => {
-                if let Some(last) = &mut state.last {
-                    last.is_doubtful = true;
-                }
-            }
+            Err(_) => state.doubt(),
         }
         drop(state);
+        self.answers.send_replace(());
+    }
+
+    /// A commit was done in part, for want of space.
+    pub(crate) fn doubt(&self) {
+        self.state().doubt();
         self.answers.send_replace(());
     }
 
@@ -217,6 +219,13 @@ impl State {
             is_doubtful: false,
             result,
         });
+    }
+
+    /// What was found last may not hold any more.
+    fn doubt(&mut self) {
+        if let Some(last) = &mut self.last {
+            last.is_doubtful = true;
+        }
     }
 
     /// Keeps in mind, and says in the log once, what only a restart ends.

@@ -7,8 +7,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What a participant may have when there is no memory for all: a sixteenth of that. Who has no more goes on.
+/// What a participant may have when there is no memory for all: a sixteenth of that. Who has no more goes on, within
+/// [`BEYOND`].
 const RESERVE: usize = 16;
+/// The part of the memory for all by which those who have little may exceed it together.
+const BEYOND: usize = 8;
 
 /// The documents in memory take as much as they may.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -178,7 +181,8 @@ impl OpenCharge {
             usize::MAX
         } else {
             let reserve = (max / RESERVE).saturating_sub(own);
-            max.saturating_sub(all).max(reserve)
+            let beyond = (max + max / BEYOND).saturating_sub(all);
+            max.saturating_sub(all).max(reserve.min(beyond))
         };
         [
             (of_own, TooMuchOpen::Participant { limit }),
@@ -278,6 +282,10 @@ mod tests {
         assert_eq!(one.takes("jörg", 1, max), Err(of_all));
         assert_eq!(second.takes("ann", 50, max), Ok(()));
         assert_eq!(second.takes("ann", 51, max), Err(of_all));
+        // But not without a bound for all of them.
+        one.set("jörg", 740, 0);
+        assert_eq!(second.takes("ann", 10, max), Ok(()));
+        assert_eq!(second.takes("ann", 11, max), Err(of_all));
         one.set("jörg", 300, 0);
         assert_eq!(one.left("jörg", max), 350);
         assert_eq!(second.left("zoë", max), 350);

@@ -45,6 +45,16 @@ use crate::usage::Usage;
 /// How often a room looks at its clock-driven work: unloading, snapshots, retries.
 const TICK: Duration = Duration::from_secs(1);
 
+/// What came of joining.
+#[derive(Debug)]
+pub(crate) enum Joined {
+    In(Conn, Mailbox),
+    /// The room took the participant just before it was too late: it has to leave.
+    Late(Conn, Mailbox),
+    /// The participant has gone, or the server is stopping.
+    Not,
+}
+
 #[derive(Debug)]
 pub(crate) struct Rooms {
     project: Arc<str>,
@@ -233,40 +243,57 @@ impl Rooms {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Joins, starting the room if it is not in memory. `None` when the server is stopping.
+    /// Joins, starting the room if it is not in memory.
+    ///
+    /// A room may take its time. When `gone` ends before the room has taken the participant, nobody joins.
     pub(crate) async fn join(
         self: &Arc<Self>,
         room: &str,
         joining: Joining,
-    ) -> Option<(Conn, Mailbox)> {
+        gone: impl Future<Output = ()>,
+    ) -> Joined {
         let conn = Conn(self.next_conn.fetch_add(1, Ordering::Relaxed));
         let account = Arc::clone(&joining.account);
         let mut joining = joining;
+        let mut gone = std::pin::pin!(gone);
         while !self.stopping.is_cancelled() {
             let mailbox = match self.enter(room) {
                 Way::Open(mailbox) => mailbox,
                 Way::Ending(ended) => {
                     tokio::select! {
                         () = ended.cancelled() => continue,
-                        () = self.stopping.cancelled() => return None,
+                        () = self.stopping.cancelled() => return Joined::Not,
+                        () = &mut gone => return Joined::Not,
                     }
                 }
-                Way::Closed => return None,
+                Way::Closed => return Joined::Not,
             };
-            let (entering, outcome) = Entering::new(joining);
+            let (entering, mut outcome) = Entering::new(joining);
             let input = RoomInput::Join(conn, entering);
-            // A room that doesn't take it any more gives it back.
-            drop(mailbox.send(input, 0, Held::none()).await);
-            match outcome.await {
-                Ok(Ok(())) => {
-                    return Some((conn, mailbox.of(account)));
+            let entered = tokio::select! {
+                biased;
+                entered = async {
+                    // A room that doesn't take it any more gives it back.
+                    drop(mailbox.send(input, 0, Held::none()).await);
+                    (&mut outcome).await
+                } => entered.ok(),
+                () = &mut gone => {
+                    // From now on the room can't take them; it may have done so before.
+                    outcome.close();
+                    return match outcome.try_recv() {
+                        Ok(Ok(())) => Joined::Late(conn, mailbox.of(account)),
+                        _ => Joined::Not,
+                    };
                 }
+            };
+            match entered {
+                Some(Ok(())) => return Joined::In(conn, mailbox.of(account)),
                 // The room ended before it had its turn; the next one of the name takes it.
-                Ok(Err(back)) => joining = back,
-                Err(_) => return None,
+                Some(Err(back)) => joining = back,
+                None => return Joined::Not,
             }
         }
-        None
+        Joined::Not
     }
 
     fn enter(self: &Arc<Self>, room: &str) -> Way {

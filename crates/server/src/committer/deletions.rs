@@ -98,6 +98,31 @@ mod tests {
     }
 
     #[test]
+    fn only_some_batches_are_tried_whole_on_a_full_disk_and_all_deletions_pass() {
+        const ROOMS: usize = 8;
+        let store = FailingStore::new(MemoryStore::new());
+        let name = |number: usize| format!("ä{number}");
+        for number in 0..ROOMS {
+            store.commit(&[put(&name(number))]).unwrap();
+        }
+        let begun = ROOMS as u64;
+        // All together, and whole batches; a deletion follows each of these.
+        for call in [0, 1, 3, 5] {
+            store.fail_commits(begun + call..begun + call + 1, Fault::Full);
+        }
+        let batches = (0..ROOMS).map(|number| vec![put("new"), delete(&name(number))]);
+        let results = super::super::commit(&store, batches.collect(), &Metrics::new());
+        for (number, result) in results.iter().enumerate() {
+            let result = result.as_ref().unwrap();
+            assert_eq!(result[0], Err(WriteError::Full), "{number}");
+            assert!(
+                matches!(&result[1], Ok(Written::Deleted { .. })),
+                "{number}"
+            );
+        }
+    }
+
+    #[test]
     fn batch_that_deletes_nothing_fails_as_a_whole() {
         let store = FailingStore::new(MemoryStore::new());
         store.fail_commits(0..1, Fault::Full);

@@ -8,45 +8,56 @@ use super::{BatchResult, with_causes};
 
 const FIRST_PAUSE: Duration = Duration::from_mins(1);
 const LONGEST_PAUSE: Duration = Duration::from_hours(1);
+/// More different warnings than that begin again each time: participants can cause them.
+const TEXTS: usize = 64;
 
 #[derive(Debug, Default)]
 pub(super) struct Repeats {
-    last: Option<Last>,
+    recent: Vec<Recent>,
 }
 
 #[derive(Debug)]
-struct Last {
+struct Recent {
     text: String,
-    at: Instant,
+    logged_at: Instant,
+    seen_at: Instant,
     pause: Duration,
     left_out: u64,
 }
 
 impl Repeats {
-    /// Gives the text back if the log is to have it now, and how often it was left out before.
+    /// Gives the text back if the log is to have it now, and how often it was left out before. What has not come for
+    /// a while begins again.
     pub(super) fn news(&mut self, text: String, now: Instant) -> Option<(String, u64)> {
-        let (pause, left_out) = match &mut self.last {
-            Some(last) if last.text == text => {
-                if now.duration_since(last.at) < last.pause {
-                    last.left_out += 1;
-                    return None;
-                }
-                ((last.pause * 2).min(LONGEST_PAUSE), last.left_out)
+        self.recent
+            .retain(|one| now.saturating_duration_since(one.seen_at) <= FIRST_PAUSE);
+        let known = self.recent.iter_mut().find(|one| one.text == text);
+        let Some(one) = known else {
+            if self.recent.len() == TEXTS {
+                self.recent.remove(0);
             }
-            _ => (FIRST_PAUSE, 0),
+            self.recent.push(Recent {
+                text: text.clone(),
+                logged_at: now,
+                seen_at: now,
+                pause: FIRST_PAUSE,
+                left_out: 0,
+            });
+            return Some((text, 0));
         };
-        self.last = Some(Last {
-            text: text.clone(),
-            at: now,
-            pause,
-            left_out: 0,
-        });
-        Some((text, left_out))
+        one.seen_at = now;
+        if now.saturating_duration_since(one.logged_at) < one.pause {
+            one.left_out += 1;
+            return None;
+        }
+        one.logged_at = now;
+        one.pause = (one.pause * 2).min(LONGEST_PAUSE);
+        Some((text, std::mem::take(&mut one.left_out)))
     }
 
     /// What was warned of is over.
     pub(super) fn end(&mut self) {
-        self.last = None;
+        self.recent.clear();
     }
 }
 
@@ -69,10 +80,16 @@ pub(super) fn report(result: &BatchResult, refusals: &mut Repeats) {
     match result {
         Ok(results) => {
             for error in results.iter().filter_map(|result| result.as_ref().err()) {
-                if let WriteError::Damaged { what } = error
-                    && let Some((error, unreported)) = refusals.news(what.clone(), Instant::now())
-                {
-                    tracing::error!(error, unreported, "a write met damage");
+                let (text, message) = match error {
+                    WriteError::Damaged { what } => (what.clone(), "a write met damage"),
+                    WriteError::Full => (
+                        error.to_string(),
+                        "the store took only the deletions of a batch",
+                    ),
+                    _ => continue,
+                };
+                if let Some((error, unreported)) = refusals.news(text, Instant::now()) {
+                    tracing::error!(error, unreported, "{message}");
                 }
             }
         }
@@ -113,5 +130,24 @@ mod tests {
         assert!(repeats.news("full".to_owned(), start).is_none());
         repeats.end();
         assert!(repeats.news("full".to_owned(), start).is_some());
+    }
+
+    #[test]
+    fn warnings_that_alternate_are_limited_and_begin_again_after_a_silence() {
+        let (mut repeats, start) = (Repeats::default(), Instant::now());
+        let mut logged = |second: u64, text: String| {
+            let now = start + Duration::from_secs(second);
+            repeats.news(text, now).is_some()
+        };
+        let documents = 20;
+        let mut count = 0;
+        for second in 0..60 {
+            for document in 0..documents {
+                count += usize::from(logged(second, format!("größe {document}")));
+            }
+        }
+        assert_eq!(count, documents);
+        assert!(logged(500, "größe 0".to_owned()));
+        assert!(!logged(501, "größe 0".to_owned()));
     }
 }

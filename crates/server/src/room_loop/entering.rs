@@ -29,14 +29,11 @@ impl Entering {
         joining.map_or("", |joining| &joining.name)
     }
 
-    /// The room takes them.
+    /// The room takes them; `None` if whoever sent it has gone.
     pub(super) fn take(mut self) -> Option<Joining> {
-        let joining = self.joining.take();
-        if let Some(outcome) = self.outcome.take() {
-            // Whoever sent it may have gone; then the connection's leaving follows.
-            let _ = outcome.send(Ok(()));
-        }
-        joining
+        let outcome = self.outcome.take();
+        let is_gone = outcome.is_some_and(|outcome| outcome.send(Ok(())).is_err());
+        self.joining.take().filter(|_| !is_gone)
     }
 }
 

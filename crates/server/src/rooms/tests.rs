@@ -47,7 +47,10 @@ async fn join(rooms: &Arc<Rooms>, room: &str) -> Member {
 
 async fn join_as(rooms: &Arc<Rooms>, room: &str, name: &str) -> Member {
     let (joining, outbox) = joining(rooms, name);
-    let (conn, mailbox) = rooms.join(room, joining).await.unwrap();
+    let joined = rooms.join(room, joining, std::future::pending()).await;
+    let Joined::In(conn, mailbox) = joined else {
+        panic!("{joined:?}");
+    };
     Member {
         conn,
         mailbox,
