@@ -8,9 +8,10 @@
 //!
 //! - The reserve and the WAL together have at least [`RESERVE_BYTES`]. When the WAL is truncated,
 //!   the reserve takes back what the WAL had.
-//! - The database grows only if that is so, and into other space. Its file is extended before a
-//!   commit adds pages ([`OpenFiles::grow`](crate::identity::OpenFiles::grow)), so a checkpoint
-//!   needs no space and the WAL can always restart.
+//! - The database grows only if that is so, and into other space; only a deletion may grow it into
+//!   the reserve. Its file is extended before a commit adds pages
+//!   ([`OpenFiles::grow`](crate::identity::OpenFiles::grow)), so a checkpoint needs no space and the
+//!   WAL can always restart.
 //! - Writes that delete nothing leave [`FOR_DELETIONS`] to those that do.
 
 use std::fs::File;
@@ -27,6 +28,8 @@ pub const RESERVE_FILE: &str = "meshagent.reserve";
 const RESERVE_BYTES: u64 = 8 << 20;
 /// The bytes that only deletions use.
 const FOR_DELETIONS: u64 = 4 << 20;
+/// The bytes that a start needs: the index of the longest usual WAL, and the smallest files.
+const FOR_START: u64 = 256 << 10;
 const BLOCK: usize = 64 << 10;
 
 /// What a transaction may use on a full disk.
@@ -47,7 +50,11 @@ pub(crate) struct Reserve {
 }
 
 impl Reserve {
-    /// Opens the reserve, and fills it as far as there is space. A server starts without one, too.
+    /// Opens the reserve, or creates an empty one. A server starts without one, too.
+    ///
+    /// It is first filled when the database exists and its WAL is emptied: the
+    /// [inspection](crate::open) of a directory takes a reserve with content for the proof that
+    /// there was a database.
     pub(crate) fn open(data_dir: &Path) -> Self {
         let opened = private()
             .create(true)
@@ -110,6 +117,11 @@ impl Reserve {
             Use::Deletion => 0,
             Use::Other | Use::Probe => FOR_DELETIONS,
         })
+    }
+
+    /// Gives up what a start needs, however little there is.
+    pub(crate) fn release_for_start(&mut self) -> bool {
+        self.release_to(self.bytes.saturating_sub(FOR_START))
     }
 
     fn release_to(&mut self, bytes: u64) -> bool {
