@@ -12,7 +12,8 @@
 //!   the reserve. Its file is extended before a commit adds pages
 //!   ([`OpenFiles::grow`](crate::identity::OpenFiles::grow)), so a checkpoint needs no space and the
 //!   WAL can always restart.
-//! - Writes that delete nothing leave [`FOR_DELETIONS`] to those that do.
+//! - Writes that delete nothing leave [`FOR_DELETIONS`] to those that do. Only a start may take some
+//!   of it, and fills it again.
 
 use std::fs::File;
 use std::io::{self, Seek as _, SeekFrom, Write as _};
@@ -35,6 +36,8 @@ const BLOCK: usize = 64 << 10;
 /// What a transaction may use on a full disk.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Use {
+    /// It opens the database. A start takes little, also of what deletions need.
+    Start,
     /// It frees space.
     Deletion,
     Other,
@@ -114,14 +117,10 @@ impl Reserve {
     /// Gives up the space that this use may take, and returns whether there was any.
     pub(crate) fn release(&mut self, purpose: Use) -> bool {
         self.release_to(match purpose {
+            Use::Start => self.bytes.saturating_sub(FOR_START),
             Use::Deletion => 0,
             Use::Other | Use::Probe => FOR_DELETIONS,
         })
-    }
-
-    /// Gives up what a start needs, however little there is.
-    pub(crate) fn release_for_start(&mut self) -> bool {
-        self.release_to(self.bytes.saturating_sub(FOR_START))
     }
 
     fn release_to(&mut self, bytes: u64) -> bool {

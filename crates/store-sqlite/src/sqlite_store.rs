@@ -83,10 +83,8 @@ impl SqliteStore {
         let mut reserve = Reserve::open(data_dir);
         let mut opened = open_database(data_dir, &options);
         // The WAL index needs space, and an upgrade needs more of it.
-        for release in [Reserve::release_for_start, |reserve: &mut Reserve| {
-            reserve.release(Use::Other)
-        }] {
-            if opened.as_ref().is_err_and(OpenError::is_out_of_space) && release(&mut reserve) {
+        for purpose in [Use::Start, Use::Other] {
+            if opened.as_ref().is_err_and(OpenError::is_out_of_space) && reserve.release(purpose) {
                 opened = open_database(data_dir, &options);
             }
         }
