@@ -287,6 +287,7 @@ fn inspect(data_dir: &Path, path: &Path, durability: Durability) -> Result<Found
                 wal
             } else if was_open {
                 data_dir.join(OPEN_FILE)
+            // It is filled only after the database was created.
             } else if length(&reserve)?.is_some_and(|length| length > 0) {
                 reserve
             } else {

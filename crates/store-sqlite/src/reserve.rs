@@ -8,10 +8,12 @@
 //!
 //! - The reserve and the WAL together have at least [`RESERVE_BYTES`]. When the WAL is truncated,
 //!   the reserve takes back what the WAL had.
-//! - The database grows only if that is so, and into other space. Its file is extended before a
-//!   commit adds pages ([`OpenFiles::grow`](crate::identity::OpenFiles::grow)), so a checkpoint
-//!   needs no space and the WAL can always restart.
-//! - Writes that delete nothing leave [`FOR_DELETIONS`] to those that do.
+//! - The database grows only if that is so, and into other space; only a deletion may grow it into
+//!   the reserve. Its file is extended before a commit adds pages
+//!   ([`OpenFiles::grow`](crate::identity::OpenFiles::grow)), so a checkpoint needs no space and the
+//!   WAL can always restart.
+//! - Writes that delete nothing leave [`FOR_DELETIONS`] to those that do. Only a start may take some
+//!   of it, and fills it again.
 
 use std::fs::File;
 use std::io::{self, Seek as _, SeekFrom, Write as _};
@@ -27,11 +29,15 @@ pub const RESERVE_FILE: &str = "meshagent.reserve";
 const RESERVE_BYTES: u64 = 8 << 20;
 /// The bytes that only deletions use.
 const FOR_DELETIONS: u64 = 4 << 20;
+/// The bytes that a start needs: the index of the longest usual WAL, and the smallest files.
+const FOR_START: u64 = 256 << 10;
 const BLOCK: usize = 64 << 10;
 
 /// What a transaction may use on a full disk.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Use {
+    /// It opens the database. A start takes little, also of what deletions need.
+    Start,
     /// It frees space.
     Deletion,
     Other,
@@ -47,7 +53,11 @@ pub(crate) struct Reserve {
 }
 
 impl Reserve {
-    /// Opens the reserve, and fills it as far as there is space. A server starts without one, too.
+    /// Opens the reserve, or creates an empty one. A server starts without one, too.
+    ///
+    /// It is first filled when the database exists and its WAL is emptied: the
+    /// [inspection](crate::open) of a directory takes a reserve with content for the proof that
+    /// there was a database.
     pub(crate) fn open(data_dir: &Path) -> Self {
         let opened = private()
             .create(true)
@@ -107,6 +117,7 @@ impl Reserve {
     /// Gives up the space that this use may take, and returns whether there was any.
     pub(crate) fn release(&mut self, purpose: Use) -> bool {
         self.release_to(match purpose {
+            Use::Start => self.bytes.saturating_sub(FOR_START),
             Use::Deletion => 0,
             Use::Other | Use::Probe => FOR_DELETIONS,
         })

@@ -82,9 +82,11 @@ impl SqliteStore {
         let durability = options.durability;
         let mut reserve = Reserve::open(data_dir);
         let mut opened = open_database(data_dir, &options);
-        // The WAL index needs space.
-        if opened.as_ref().is_err_and(OpenError::is_out_of_space) && reserve.release(Use::Other) {
-            opened = open_database(data_dir, &options);
+        // The WAL index needs space, and an upgrade needs more of it.
+        for purpose in [Use::Start, Use::Other] {
+            if opened.as_ref().is_err_and(OpenError::is_out_of_space) && reserve.release(purpose) {
+                opened = open_database(data_dir, &options);
+            }
         }
         let Opened {
             connection,

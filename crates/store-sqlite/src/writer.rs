@@ -165,17 +165,12 @@ impl Writer {
         Ok(())
     }
 
-    /// If the sync failed, the batch is complete in the WAL's tail, where a restart would find it.
-    /// The next transaction overwrites the tail, so this attempts one immediately.
-    fn overwrite_tail(&mut self, failed: &Failed) {
-        if matches!(
-            failed,
-            Failed::Sqlite {
-                at: Step::Commit,
-                ..
-            }
-        ) {
-            let _ = self.probe();
+    /// If a sync failed, the batch is complete in the WAL's tail, where a restart would find it.
+    /// The next transaction overwrites the tail, so this attempts one immediately. It needs no
+    /// space beyond that of the tail, as it changes one page.
+    fn overwrite_tail(&mut self) {
+        if self.begin().is_ok() {
+            let _ = self.transact(Use::Deletion, write_probe);
         }
     }
 
@@ -193,6 +188,7 @@ impl Writer {
         // Writes that failed are set aside, so that the others reach the disk.
         let mut damaged = BTreeMap::new();
         let (mut attempts, mut is_dry_run_done) = (0, false);
+        let mut may_be_in_tail = false;
         let mut space = Space::default();
         let only_deletes = writes
             .iter()
@@ -214,6 +210,7 @@ impl Writer {
                 },
             };
             let result = self.transact(purpose, |session| apply_all(session, batch, &damaged, 0));
+            may_be_in_tail |= is_failed_commit(&result);
             match result {
                 Ok(results) => {
                     // This check precedes the acknowledgement: content in a deleted file is lost.
@@ -249,7 +246,9 @@ impl Writer {
                 Err(failed) => break failed,
             }
         };
-        self.overwrite_tail(&failed);
+        if may_be_in_tail {
+            self.overwrite_tail();
+        }
         let found = self.files.check_written();
         self.rescue_if_lost(found)?;
         Err(self.failure(failed))
@@ -347,14 +346,7 @@ impl Writer {
             ..Space::default()
         };
         let written = loop {
-            let tried = self.transact(Use::Probe, |session| {
-                session
-                    .connection
-                    .prepare_cached("UPDATE probe SET count = count + 1")
-                    .and_then(|mut update| update.execute([]))
-                    .map_err(Step::Write(0).failed())
-            });
-            match tried {
+            match self.transact(Use::Probe, write_probe) {
                 Err(Failed::Sqlite { error, at })
                     if is_out_of_space(&error)
                         && self.make_space(&mut space, None, Use::Probe, at) => {}
@@ -363,7 +355,7 @@ impl Writer {
         };
         // This check comes first, as it reports the reason.
         self.check_files()?;
-        written.map(drop).map_err(|failed| self.failure(failed))
+        written.map_err(|failed| self.failure(failed))
     }
 
     fn transact<T>(
@@ -410,10 +402,66 @@ impl Writer {
     }
 }
 
+/// Writes the row that has no meaning.
+fn write_probe(session: &mut Session) -> Result<(), Failed> {
+    session
+        .connection
+        .prepare_cached("UPDATE probe SET count = count + 1")
+        .and_then(|mut update| update.execute([]))
+        .map(drop)
+        .map_err(Step::Write(0).failed())
+}
+
+/// Returns whether a transaction failed at its last step, after it was written to the WAL.
+fn is_failed_commit<T>(result: &Result<T, Failed>) -> bool {
+    matches!(
+        result,
+        Err(Failed::Sqlite {
+            at: Step::Commit,
+            ..
+        })
+    )
+}
+
 /// Returns whether the disk with this database has become read-only. The lock stands for the
 /// database: to open and close the database itself would release SQLite's locks on it.
 fn is_read_only(database: &Path) -> bool {
     let lock = database.with_file_name(LOCK_FILE);
     let opened = std::fs::OpenOptions::new().write(true).open(lock);
     opened.is_err_and(|error| error.kind() == io::ErrorKind::ReadOnlyFilesystem)
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use crate::open::{DATABASE_FILE, open_database, open_keeper};
+    use crate::reserve::RESERVE_FILE;
+
+    use super::*;
+
+    /// A reserve that can't be filled stands for a full disk.
+    #[test]
+    fn tail_is_overwritten_without_space_for_more() {
+        let directory = tempfile::tempdir().unwrap();
+        let full = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/dev/full", full.path().join(RESERVE_FILE)).unwrap();
+        let path = directory.path().join(DATABASE_FILE);
+        let options = Options::default();
+        let opened = open_database(directory.path(), &options).unwrap();
+        let _keeper = open_keeper(&path).unwrap();
+        let files = Arc::new(OpenFiles::open(&path, &[]).unwrap());
+        let reserve = Reserve::open(full.path());
+        let mut writer = Writer::new(path, options, files, opened.connection, reserve);
+        let count = |writer: &mut Writer| {
+            let session = writer.session().unwrap();
+            session.number("SELECT count FROM probe").unwrap()
+        };
+        let before = count(&mut writer);
+        let probed = writer.probe();
+        assert!(matches!(probed, Err(StoreError::Full(_))), "{probed:?}");
+        let tended = writer.tend();
+        assert!(matches!(tended, Err(StoreError::Full(_))), "{tended:?}");
+        assert_eq!(count(&mut writer), before);
+        writer.overwrite_tail();
+        assert_eq!(count(&mut writer), before + 1);
+    }
 }

@@ -1,5 +1,7 @@
 //! Disk space: making space on a full disk, and freeing the space of large deletions.
 
+use std::io;
+
 use meshagent_store::{Staging, StoreError};
 
 use super::{Failed, Session, Step, Writer};
@@ -81,14 +83,17 @@ impl Writer {
     ) -> rusqlite::Result<()> {
         let mut after = session.pages()?;
         if purpose == Use::Probe {
-            after = after.max((before + PROBED_PAGES).saturating_sub(session.free_pages()?));
+            let probed = (before + PROBED_PAGES).saturating_sub(session.free_pages()?);
+            after = after.max(probed.min(session.number("PRAGMA max_page_count")?));
         }
         if after <= before {
             return Ok(());
         }
-        let refilled = self.reserve.refill(self.files.wal_bytes());
+        // A deletion must not lose the space that was released for it.
         if purpose != Use::Deletion {
-            refilled.map_err(|error| write_error(&error))?;
+            self.reserve
+                .refill(self.files.wal_bytes())
+                .map_err(|error| write_error(&error))?;
         }
         self.files
             .grow(before * self.page_size, after * self.page_size)
@@ -100,7 +105,9 @@ impl Writer {
         self.reserve
             .refill(self.files.wal_bytes())
             .map_err(|error| {
-                StoreError::Full(format!("reserving space for deletions: {error}").into())
+                let what = format!("reserving space for deletions: {error}");
+                let error = write_error(&io::Error::new(error.kind(), what));
+                self.failure(Step::Grow.failed()(error))
             })
     }
 

@@ -5,7 +5,7 @@ use std::sync::Weak;
 use meshagent_store::{Staging, StoreError, Write};
 
 use super::space::{Space, space_taken};
-use super::{Failed, Step, Writer};
+use super::{Failed, Step, Writer, is_failed_commit};
 use crate::contents::{self, Content, Staged};
 use crate::error::{concerns_one_write, is_out_of_space};
 use crate::freeing::Garbage;
@@ -44,6 +44,7 @@ impl Writer {
             is_taken: true,
             ..Space::default()
         };
+        let mut may_be_in_tail = false;
         let failed = loop {
             let mut staged = before.clone();
             let result =
@@ -58,6 +59,7 @@ impl Writer {
                     })
                     .map_err(|(index, error)| Step::Write(index).failed()(error))
                 });
+            may_be_in_tail |= is_failed_commit(&result);
             match result {
                 Ok(()) => {
                     let found = self.files.check_written();
@@ -80,7 +82,9 @@ impl Writer {
                 Err(failed) => break failed,
             }
         };
-        self.overwrite_tail(&failed);
+        if may_be_in_tail {
+            self.overwrite_tail();
+        }
         let found = self.files.check_written();
         self.rescue_if_lost(found)?;
         Err(self.failure(failed))

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::{env, fs};
 
 use meshagent_store::{DocumentId, Reach, Store, StoreError, Write, Written};
-use meshagent_store_sqlite::{DATABASE_FILE, SqliteStore};
+use meshagent_store_sqlite::{DATABASE_FILE, RESERVE_FILE, SqliteStore};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
@@ -19,8 +19,18 @@ const DISK: &str = "size=20m";
 const NO_MOUNT: i32 = 97;
 
 #[test]
-#[expect(clippy::print_stdout, reason = "what is left out is said")]
 fn deletions_free_a_disk_that_the_database_has_filled() {
+    on_a_small_disk("child_fills_it");
+}
+
+#[test]
+fn starts_and_large_deletions_succeed_on_a_full_disk() {
+    on_a_small_disk("child_finds_it_full");
+}
+
+/// Runs a test of this module in a process that has a small disk of its own.
+#[expect(clippy::print_stdout, reason = "what is left out is said")]
+fn on_a_small_disk(child: &str) {
     let directory = tempfile::tempdir().unwrap();
     let script = format!(
         "mount -t tmpfs -o {DISK} tmpfs \"${CHILD_DIRECTORY}\" || exit {NO_MOUNT}; exec \"$0\" \"$@\""
@@ -28,7 +38,7 @@ fn deletions_free_a_disk_that_the_database_has_filled() {
     let output = Command::new("unshare")
         .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
         .arg(env::current_exe().unwrap())
-        .args(["--exact", "small_disk::child_fills_it", "--nocapture"])
+        .args(["--exact", &format!("small_disk::{child}"), "--nocapture"])
         .env(CHILD_DIRECTORY, directory.path())
         .output();
     let said = output.as_ref().map(|output| {
@@ -51,7 +61,7 @@ fn deletions_free_a_disk_that_the_database_has_filled() {
 /// Fills a store in one way, until it is full.
 type Mix = fn(&SqliteStore, &mut Filled);
 
-/// The test above runs this in a process of its own; otherwise it does nothing.
+/// A test above runs this in a process of its own; otherwise it does nothing.
 #[test]
 fn child_fills_it() {
     let Some(disk) = env::var_os(CHILD_DIRECTORY) else {
@@ -70,6 +80,61 @@ fn child_fills_it() {
             run(&data, fill, end, others, &context);
             fs::remove_dir_all(&data).unwrap();
         }
+    }
+}
+
+/// A test above runs this in a process of its own; otherwise it does nothing.
+#[test]
+fn child_finds_it_full() {
+    let Some(disk) = env::var_os(CHILD_DIRECTORY) else {
+        return;
+    };
+    let data = PathBuf::from(disk).join("data");
+    for check in [a_start_finds_space, a_folder_is_deleted] {
+        check(&data);
+        assert_intact(&data, "at the end");
+        fs::remove_dir_all(&data).unwrap();
+    }
+}
+
+/// The deletion itself adds a page to the database, as the entries move to other keys.
+fn a_folder_is_deleted(data: &Path) {
+    let store = open(data);
+    let writes: Vec<_> = (0..500)
+        .map(|number| put(&format!("f/{number}"), vec![1]))
+        .collect();
+    assert!(!is_full(store.commit(&writes)));
+    let store = restarted(store, data, End::Stopped);
+    fill_up(&data.join("of another program"));
+    let delete = Write::Delete {
+        room: room(),
+        path: "f".to_owned(),
+        recursive: true,
+        reach: Reach::EVERYTHING,
+    };
+    store.commit(&[delete]).unwrap().remove(0).unwrap();
+    assert!(store.stat(&room(), "f/1").unwrap().is_none());
+    while !store.free_some().unwrap() {}
+    store.commit(&[put("new", vec![7; 9_000])]).unwrap();
+}
+
+/// Other writes have used their part of the reserve, and the WAL's index needs space.
+fn a_start_finds_space(data: &Path) {
+    for reserve in [4 << 20, 100_000] {
+        let store = open(data);
+        store.commit(&[put("file", vec![1; 9_000])]).unwrap();
+        drop(store);
+        let file = fs::File::options()
+            .write(true)
+            .open(data.join(RESERVE_FILE))
+            .unwrap();
+        file.set_len(reserve).unwrap();
+        let other = data.join("of another program");
+        fill_up(&other);
+        let store = open(data);
+        delete(&store, "file", "after a start without space");
+        drop(store);
+        fs::remove_file(other).unwrap();
     }
 }
 

@@ -1,7 +1,7 @@
 //! Behaviour on a full disk, and after space is free again.
 
 use meshagent_store::{Reach, Store, StoreError, Write};
-use meshagent_store_sqlite::{Durability, Options, SqliteStore};
+use meshagent_store_sqlite::{DATABASE_FILE, Durability, Options, SqliteStore};
 use tempfile::TempDir;
 
 use crate::{append, created, put, room};
@@ -57,4 +57,27 @@ fn full_store_refuses_whole_batches_and_recovers() {
         .unwrap();
     store.check().unwrap();
     assert_eq!(store.stats().unwrap().bytes, 900_001);
+}
+
+#[test]
+fn check_does_not_extend_the_database_beyond_its_limit() {
+    const LIMIT: u64 = 1 << 20;
+    let directory = TempDir::new().unwrap();
+    let mut options = Options::default();
+    options.durability = Durability::Os;
+    options.max_bytes = Some(LIMIT);
+    let store = SqliteStore::open(directory.path(), options).unwrap();
+    for size in [100_000, 3_000] {
+        let mut number = 0;
+        while store
+            .commit(&[put(&format!("{size} {number}"), vec![1; size])])
+            .is_ok()
+        {
+            number += 1;
+        }
+    }
+    store.check().unwrap();
+    let database = directory.path().join(DATABASE_FILE);
+    let bytes = std::fs::metadata(database).unwrap().len();
+    assert!(bytes <= LIMIT, "{bytes}");
 }
