@@ -84,7 +84,8 @@ impl Failure {
 /// The exit codes in the help of `room sync` and `room storage`.
 pub(crate) const EXIT_CODES: &str = "Exit codes:
   0  success
-  1  refused by the server or by the schema
+  1  refused by the server or by the schema; `cp` skipped something;
+     a document that can't be read
   2  invalid command: wrong flags, a local file that can't be read or
      written or is not valid JSON, no API key
   3  the document or file does not exist in the room
@@ -251,7 +252,7 @@ fn split(list: &str) -> (Vec<&str>, usize) {
             return (listed, more);
         }
         // Other semicolons are in a value.
-        if rest.starts_with('/') {
+        if is_complete(&list[start..at]) && starts_violation(rest) {
             listed.push(&list[start..at]);
             start = next;
         }
@@ -259,6 +260,34 @@ fn split(list: &str) -> (Vec<&str>, usize) {
     listed.push(&list[start..]);
     (listed, 0)
 }
+
+/// Whether the text can be a whole violation: a string in it is not cut in the middle. The server
+/// ends a long text by an ellipsis instead.
+fn is_complete(text: &str) -> bool {
+    let Some((_, found)) = text.split_once(FOUND) else {
+        return false;
+    };
+    let mut quotes = 0;
+    let mut is_escaped = false;
+    for character in found.chars() {
+        match character {
+            '"' if !is_escaped => quotes += 1,
+            _ => {}
+        }
+        is_escaped = character == '\\' && !is_escaped;
+    }
+    quotes % 2 == 0 || text.ends_with('…')
+}
+
+/// Whether the text starts with a violation: a JSON pointer, and what was expected and found.
+fn starts_violation(text: &str) -> bool {
+    text.starts_with('/')
+        && text
+            .split_once(": expected ")
+            .is_some_and(|(pointer, rest)| !pointer.contains('"') && rest.contains(FOUND))
+}
+
+const FOUND: &str = ", found ";
 
 /// The pointer to the whole document, which is the empty string.
 const WHOLE: &str = "\"\" (the whole document)";
@@ -299,5 +328,33 @@ mod tests {
                         \"\" (the whole document): expected x, found 1\n  \
                         /a: expected y, found \"b; c\"\n  and 7 more";
         assert_eq!(failure.as_deref(), Some(expected));
+    }
+
+    #[test]
+    fn a_value_with_a_pointer_is_one_place() {
+        let violation = |pointer: &str, found: &str| Violation {
+            pointer: pointer.to_owned(),
+            expected: "number".to_owned(),
+            found: found.to_owned(),
+        };
+        let cut = format!("\"{}…", "x; /y ".repeat(80));
+        let all = [
+            violation("/doc/a", r#""x; /y""#),
+            violation("/doc/b; c", r#""x; /y: expected z""#),
+            violation("/doc/d", r#""\"x; /y: expected z, found \\""#),
+            violation("/doc/e", &cut),
+            violation("/doc/f", "null"),
+        ];
+        let mut violations = Violations::default();
+        for violation in all {
+            violations.append(violation.into());
+        }
+        let error = CallError::Refused {
+            code: None,
+            text: format!("the schema does not allow this: {violations}"),
+        };
+        let failure = of_refused_json("the JSON", &error).map(|failure| failure.to_string());
+        let expected = of_violations("the JSON", &violations).to_string();
+        assert_eq!(failure, Some(expected));
     }
 }

@@ -20,7 +20,8 @@ pub(crate) fn write(path: &Path, data: &[u8]) -> io::Result<()> {
         Err(_) if path.is_symlink() => return fs::write(path, data),
         Err(_) => return in_folder(path, None, data),
     };
-    if is_system_link(path) {
+    // The other names of the file keep its content in common.
+    if is_system_link(path) || old.metadata()?.nlink() > 1 {
         return overwrite(old, data);
     }
     in_folder(&fs::canonicalize(path)?, Some(old), data)
@@ -83,26 +84,36 @@ pub(crate) fn replace(
         // The caller needs the first error, not that of the clean-up.
         let _ = rustix::fs::unlinkat(&folder, &temporary, AtFlags::empty());
     };
-    if let Some(old) = old
-        && !take_over(&old, &file).inspect_err(|_error| discard())?
-    {
-        discard();
-        return overwrite(old, data);
-    }
+    let old = match old {
+        Some(old) if !take_over(&old, &file).inspect_err(|_error| discard())? => {
+            discard();
+            return overwrite(old, data);
+        }
+        old => old,
+    };
     let written = { file.write_all(data) }
         .and_then(|()| file.sync_all())
         .and_then(|()| Ok(rustix::fs::renameat(&folder, &temporary, &folder, name)?));
-    if written.is_err() {
-        discard();
-    } else {
-        // Either the old or the new file is there after a power failure, without this, too.
-        let _ = rustix::fs::fsync(&folder);
+    match (written, old) {
+        (Ok(()), _) => {
+            // Either the old or the new file is there after a power failure, without this, too.
+            let _ = rustix::fs::fsync(&folder);
+            Ok(())
+        }
+        // A single file that is mounted, as into a container.
+        (Err(error), Some(old)) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {
+            discard();
+            overwrite(old, data)
+        }
+        (Err(error), _) => {
+            discard();
+            Err(error)
+        }
     }
-    written
 }
 
 /// Gives the new file the owner and the permissions of the old one. Returns whether it may have
-/// that owner.
+/// them: some file systems have none.
 fn take_over(old: &File, new: &File) -> io::Result<bool> {
     let (old, now) = (old.metadata()?, new.metadata()?);
     if (old.uid(), old.gid()) != (now.uid(), now.gid())
@@ -110,8 +121,8 @@ fn take_over(old: &File, new: &File) -> io::Result<bool> {
     {
         return Ok(false);
     }
-    new.set_permissions(Permissions::from_mode(old.mode() & 0o7777))?;
-    Ok(true)
+    let permissions = Permissions::from_mode(old.mode() & 0o7777);
+    Ok(new.set_permissions(permissions).is_ok())
 }
 
 fn overwrite(mut file: File, data: &[u8]) -> io::Result<()> {

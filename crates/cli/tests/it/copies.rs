@@ -1,7 +1,7 @@
 //! `meshagent room storage cp` between folders that contain more than files.
 
-use std::fs;
-use std::os::unix::fs::symlink;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::net::UnixListener;
 
 use crate::room::{Home, refused};
@@ -127,4 +127,49 @@ fn cp_writes_through_no_link_that_leads_out_of_the_destination() {
     assert_eq!(fs::read_to_string(at("folder/real/a.txt")).unwrap(), "new");
     home.done(&["storage", "cp", "room://www/b.txt", "link"]);
     assert_eq!(fs::read_to_string(at("outside/a.txt")).unwrap(), "new");
+}
+
+#[test]
+fn cp_skips_an_unreadable_subfolder() {
+    let home = Home::new();
+    let at = |path: &str| home.path().join(path);
+    fs::create_dir_all(at("site/closed")).unwrap();
+    fs::create_dir_all(at("site/open")).unwrap();
+    fs::write(at("site/open/a.txt"), "a").unwrap();
+    let close = |mode| fs::set_permissions(at("site/closed"), Permissions::from_mode(mode));
+    close(0o000).unwrap();
+    // Root may read it.
+    if fs::read_dir(at("site/closed")).is_err() {
+        let copy = ["storage", "cp", "-r", "site", "room://www", "--quiet"];
+        refused(
+            &home.run(&copy),
+            1,
+            &["\n  site/closed: it can't be read\n"],
+        );
+        let listed = home.done(&["storage", "ls", "-r", "www"]);
+        assert_eq!(listed, "open/\n  a.txt\n");
+        let copy = ["storage", "cp", "-r", "site/closed", "room://closed"];
+        refused(&home.run(&copy), 2, &["can't read site/closed"]);
+    }
+    close(0o755).unwrap();
+}
+
+#[test]
+fn a_copy_that_ends_early_lists_what_it_skipped() {
+    let home = Home::new();
+    let at = |path: &str| home.path().join(path);
+    home.done_with(&["storage", "cp", "-", "room://www/a"], b"new");
+    home.done_with(&["storage", "cp", "-", "room://www/b"], b"new");
+    fs::create_dir_all(at("www/a")).unwrap();
+    symlink("nowhere", at("www/b")).unwrap();
+    let words = [
+        "\n  ./www/a: a folder has its path\n",
+        "\nerror: refused to write through ./www/b: it is a symbolic link that leads out of the \
+         destination or nowhere\n",
+    ];
+    refused(
+        &home.run(&["storage", "cp", "-r", "room://www", "."]),
+        1,
+        &words,
+    );
 }

@@ -279,3 +279,65 @@ fn a_file_in_a_folder_without_write_permission_is_written_directly() {
         "former"
     );
 }
+
+#[test]
+fn a_file_with_other_hard_links_is_written_directly_if_it_is_named() {
+    let home = Home::new();
+    let at = |path: &str| home.path().join(path);
+    home.done_with(&["storage", "cp", "-", "room://www/a"], b"new");
+    fs::create_dir(at("www")).unwrap();
+    for (file, command, other) in [
+        (
+            "keep",
+            &["storage", "cp", "room://www/a", "keep"][..],
+            "new",
+        ),
+        // Somebody else may have put it there.
+        ("www/a", &["storage", "cp", "-r", "room://www", "."], "old"),
+    ] {
+        let _ = fs::remove_file(at("other"));
+        fs::write(at("other"), "old").unwrap();
+        fs::hard_link(at("other"), at(file)).unwrap();
+        home.done(command);
+        assert_eq!(fs::read_to_string(at(file)).unwrap(), "new");
+        assert_eq!(fs::read_to_string(at("other")).unwrap(), other, "{file}");
+    }
+}
+
+/// As in a container with a mounted file.
+#[test]
+fn a_mounted_file_is_written_directly() {
+    let home = Home::new();
+    let at = |path: &str| home.path().join(path);
+    home.done_with(&["storage", "cp", "-", "room://www/a"], b"new");
+    for file in ["mounted", "target"] {
+        fs::write(at(file), "the former content").unwrap();
+    }
+    let mounting = |run: &str| {
+        let script = format!("mount --bind mounted target && {run}");
+        let mut command = Command::new("unshare");
+        command.args(["--map-root-user", "--mount", "sh", "-c", &script, "sh"]);
+        command.current_dir(home.path());
+        command
+    };
+    // Not every system allows it.
+    if !mounting("true")
+        .output()
+        .is_ok_and(|ran| ran.status.success())
+    {
+        return;
+    }
+    let copy = home.command(&["storage", "cp", "room://www/a", "target"]);
+    let mut command = mounting("exec \"$@\"");
+    command.arg(copy.get_program()).args(copy.get_args());
+    for (name, value) in copy.get_envs() {
+        command.env(name, value.unwrap_or_default());
+    }
+    let ran = run(&mut command);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert_eq!(fs::read_to_string(at("mounted")).unwrap(), "new");
+    assert!(fs::read_dir(home.path()).unwrap().all(|entry| {
+        let name = entry.unwrap().file_name();
+        !name.as_bytes().ends_with(b".new")
+    }));
+}

@@ -28,7 +28,8 @@ use crate::room::session::RoomArgs;
 /// machine. Existing files are replaced. With -r, symbolic links among the sources on this machine
 /// are followed. Live documents (`room sync export` writes their content), broken links, loops of
 /// links, sockets, pipes and devices are skipped; an error names them, and the command exits with
-/// code 1. Nothing is written through a symbolic link in the destination that leads out of it.
+/// code 1. Nothing is written through a symbolic link in the destination that leads out of it or
+/// nowhere.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   meshagent room storage cp --room my-room march.csv room://reports/
@@ -154,21 +155,13 @@ pub(super) async fn run(args: &CpArgs, output: &Output) -> anyhow::Result<()> {
         skipped: Vec::new(),
     };
     let destination = Target::new(destination);
-    for source in &sources {
-        let mut target = destination.clone();
-        if is_folder {
-            match source.name() {
-                Some(name) => target = target.join(&name)?,
-                None if matches!(source, Source::Stream) => {
-                    return Err(Failure::new("can't copy stdin to a folder")
-                        .with_exit_code(USAGE)
-                        .with_hint("pass the path of a file in the folder")
-                        .into());
-                }
-                None => {}
-            }
+    let copied = copy.all(&sources, &destination, is_folder).await;
+    if let Err(error) = copied {
+        // What was skipped before is not lost.
+        if let Err(skipped) = copy.finish() {
+            terminal::print_stderr(&format!("error: {skipped}"));
         }
-        copy.any(source, &target).await?;
+        return Err(error);
     }
     room.close().await;
     copy.finish()
@@ -225,6 +218,31 @@ struct Copy<'a> {
 }
 
 impl Copy<'_> {
+    async fn all(
+        &mut self,
+        sources: &[Source],
+        destination: &Target,
+        is_folder: bool,
+    ) -> anyhow::Result<()> {
+        for source in sources {
+            let mut target = destination.clone();
+            if is_folder {
+                match source.name() {
+                    Some(name) => target = target.join(&name)?,
+                    None if matches!(source, Source::Stream) => {
+                        return Err(Failure::new("can't copy stdin to a folder")
+                            .with_exit_code(USAGE)
+                            .with_hint("pass the path of a file in the folder")
+                            .into());
+                    }
+                    None => {}
+                }
+            }
+            self.any(source, &target).await?;
+        }
+        Ok(())
+    }
+
     async fn any(&mut self, source: &Source, destination: &Target) -> anyhow::Result<()> {
         match source {
             Source::Room(found) if found.entry.is_folder => {
@@ -241,7 +259,7 @@ impl Copy<'_> {
             Source::Room(found) => self.file_in_room(&found.path, destination).await,
             Source::Local(path) if path.is_dir() => {
                 self.must_be_recursive(&path.display().to_string())?;
-                let Tree { files, skipped } = Tree::read(path)?;
+                let Tree { files, skipped, .. } = Tree::read(path)?;
                 self.skipped.extend(skipped);
                 for (file, rest) in files {
                     let name = file.display().to_string();

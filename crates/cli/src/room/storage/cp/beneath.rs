@@ -138,7 +138,8 @@ fn inside(folder: &Path, link: &Path) -> Option<PathBuf> {
 fn leads_outside(link: &Path) -> Failure {
     let shown = link.display();
     Failure::new(format!(
-        "refused to write through {shown}: it is a symbolic link that leads out of the destination"
+        "refused to write through {shown}: it is a symbolic link that leads out of the destination \
+         or nowhere"
     ))
     .with_exit_code(REFUSED)
     .with_hint(format!(

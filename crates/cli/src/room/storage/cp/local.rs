@@ -19,7 +19,12 @@ pub(super) struct Tree {
     pub(super) files: Vec<(PathBuf, String)>,
     /// What can't be copied, with the reason.
     pub(super) skipped: Vec<(String, String)>,
+    /// The number of entries that were read.
+    entries: usize,
 }
+
+/// The number of entries that are copied at most: links to folders multiply what is below them.
+const MAX_ENTRIES: usize = 100_000;
 
 /// A folder to be read.
 struct Folder {
@@ -32,24 +37,45 @@ struct Folder {
 
 impl Tree {
     /// Reads a folder. Symbolic links are followed, as by `cp -rL`.
-    pub(super) fn read(folder: &Path) -> anyhow::Result<Self> {
+    pub(super) fn read(first: &Path) -> anyhow::Result<Self> {
         let mut tree = Self::default();
-        let metadata = fs::metadata(folder).map_err(|error| unreadable(folder, error))?;
+        let metadata = fs::metadata(first).map_err(|error| unreadable(first, error))?;
         let mut folders = vec![Folder {
-            path: folder.to_owned(),
+            path: first.to_owned(),
             rest: String::new(),
             around: vec![identity(&metadata)],
         }];
         while let Some(folder) = folders.pop() {
-            let entries = fs::read_dir(&folder.path);
-            for entry in entries.map_err(|error| unreadable(&folder.path, error))? {
-                let entry = entry.map_err(|error| unreadable(&folder.path, error))?;
-                folders.extend(tree.entry(&folder, &entry));
+            match tree.entries(&folder, &mut folders) {
+                Ok(()) => {}
+                Err(error) if folder.rest.is_empty() => {
+                    return Err(unreadable(&folder.path, error).into());
+                }
+                Err(_) => {
+                    let reason = "it can't be read".to_owned();
+                    tree.skipped.push((shown(&folder.path), reason));
+                }
+            }
+            if tree.entries > MAX_ENTRIES {
+                return Err(too_many(first).into());
             }
         }
         tree.files.sort();
         tree.skipped.sort();
         Ok(tree)
+    }
+
+    /// Adds the entries of a folder, up to the maximum.
+    fn entries(&mut self, folder: &Folder, folders: &mut Vec<Folder>) -> io::Result<()> {
+        for entry in fs::read_dir(&folder.path)? {
+            let entry = entry?;
+            self.entries += 1;
+            if self.entries > MAX_ENTRIES {
+                break;
+            }
+            folders.extend(self.entry(folder, &entry));
+        }
+        Ok(())
     }
 
     /// Adds an entry; returns it if it is a folder.
@@ -145,4 +171,42 @@ fn unreadable(folder: &Path, error: io::Error) -> Failure {
         .with_exit_code(USAGE)
         .with_hint("check that the folder exists and that you may read it")
         .with_source(error)
+}
+
+fn too_many(folder: &Path) -> Failure {
+    let folder = folder.display();
+    Failure::new(format!(
+        "can't copy {folder}: it has more than {MAX_ENTRIES} files and folders"
+    ))
+    .with_exit_code(USAGE)
+    .with_hint("copy its folders one by one; what a link leads to counts each time")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn links_that_multiply_folders_are_refused() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let at = |path: String| folder.path().join(path);
+        for level in 0..30 {
+            fs::create_dir(at(format!("{level}"))).unwrap();
+            for link in ["a", "b"] {
+                let next = format!("../{}", level + 1);
+                symlink(next, at(format!("{level}/{link}"))).unwrap();
+            }
+        }
+        fs::create_dir(at("30".to_owned())).unwrap();
+        let error = Tree::read(&at("0".to_owned())).map(drop).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .ends_with("it has more than 100000 files and folders"),
+            "{error}"
+        );
+        assert!(Tree::read(&at("25".to_owned())).is_ok());
+    }
 }
