@@ -38,11 +38,16 @@ impl GivenUpEdits {
         shared.end(end);
         // Nothing is edited any more.
         let edits = shared.given_up_edits();
-        if edits > 0 {
+        if edits > 0 && shared.is_resending() {
+            self.note_kept(&shared.path, edits);
+            shared.settled().await;
+        } else if edits > 0 {
             self.note(&shared.path, edits);
-        }
-        if shared.settled().await && edits > 0 {
-            self.journaled(&shared.path);
+            if shared.settled().await {
+                self.journaled(&shared.path);
+            }
+        } else {
+            shared.settled().await;
         }
         has_failed || is_closed && edits > 0
     }
@@ -59,6 +64,17 @@ impl GivenUpEdits {
             is_journaled: false,
         };
         all.insert(path.to_owned(), one);
+    }
+
+    /// A document that nobody had open has ended with edits that its journal holds: they were read from there. Others that
+    /// were lost before are lost still.
+    fn note_kept(&self, path: &str, edits: u64) {
+        let one = || GivenUp {
+            path: path.to_owned(),
+            edits,
+            is_journaled: true,
+        };
+        self.lock().entry(path.to_owned()).or_insert_with(one);
     }
 
     /// All that a document has ended with is in its journal.
