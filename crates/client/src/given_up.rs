@@ -109,14 +109,31 @@ mod tests {
     use super::*;
     use crate::replica::Replica;
 
-    #[tokio::test]
-    async fn edits_of_a_document_whose_task_panicked_are_given_up() {
+    fn edited() -> Arc<Shared> {
         let schema = MeshSchema::builtin("document").unwrap();
         let mut replica = Replica::new(MeshDocument::new(schema, 1));
         let element = json!({ "body": { "text": "größer" } });
         let edited = replica.edit(|document| document.append_child(Target::Root, element));
         edited.unwrap();
-        let shared = Shared::new("a.document", replica, None);
+        Shared::new("a.document", replica, None)
+    }
+
+    #[tokio::test]
+    async fn edits_that_were_read_from_a_journal_to_be_sent_are_in_it_and_count_once() {
+        let given_up = GivenUpEdits::default();
+        for _ in 0..2 {
+            let shared = edited();
+            shared.begin_to_resend();
+            given_up.settle(&shared, Ok(DocumentEnd::Closed)).await;
+        }
+        let given_up = given_up.list();
+        assert_eq!(given_up.len(), 1);
+        assert_eq!((given_up[0].edits, given_up[0].is_journaled), (1, true));
+    }
+
+    #[tokio::test]
+    async fn edits_of_a_document_whose_task_panicked_are_given_up() {
+        let shared = edited();
         let given_up = GivenUpEdits::default();
         let panicked = Err("a test asked for it".to_owned());
         given_up.settle(&shared, panicked).await;

@@ -389,14 +389,44 @@ mod tests {
         journal.write(&batch).unwrap();
     }
 
-    #[test]
-    fn journal_that_was_written_again_after_it_was_listed_as_damaged_is_not_set_aside() {
-        let directory = tempfile::tempdir().unwrap();
-        let room = RoomKey {
+    fn room() -> RoomKey {
+        RoomKey {
             project: "project".to_owned(),
             room: "room".to_owned(),
             url: "ws://here/rooms/room".to_owned(),
-        };
+        }
+    }
+
+    #[test]
+    fn journal_that_can_not_be_read_keeps_no_other_from_being_listed() {
+        let directory = tempfile::tempdir().unwrap();
+        write(directory.path(), &room());
+        for other in ["a.document", "z.document"] {
+            fs::create_dir(directory.path().join(room().file_name(other))).unwrap();
+        }
+        let listed = list(directory.path(), &room()).unwrap();
+        assert_eq!((listed.unsent.len(), listed.unreadable.len()), (1, 2));
+        let unsent = settle_damage(listed, &room());
+        assert!(matches!(unsent, Err(JournalError::Io { .. })), "{unsent:?}");
+    }
+
+    #[test]
+    fn damaged_journal_is_left_for_whoever_is_to_learn_of_it() {
+        let directory = tempfile::tempdir().unwrap();
+        write(directory.path(), &room());
+        let path = directory.path().join(room().file_name(PATH));
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[20] ^= 1;
+        fs::write(&path, &bytes).unwrap();
+        let opened = Journal::open_untold(directory.path(), &room(), PATH, 1);
+        assert!(matches!(opened, Err(JournalError::Damaged { .. })));
+        assert_eq!(fs::read(&path).unwrap(), bytes);
+    }
+
+    #[test]
+    fn journal_that_was_written_again_after_it_was_listed_as_damaged_is_not_set_aside() {
+        let directory = tempfile::tempdir().unwrap();
+        let room = room();
         let listed = || list(directory.path(), &room).unwrap();
         write(directory.path(), &room);
         let path = directory.path().join(room.file_name(PATH));
