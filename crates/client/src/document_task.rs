@@ -41,6 +41,8 @@ pub(crate) struct DocumentTask {
     pub(crate) closing: CancellationToken,
     /// How the document is opened for the first time.
     pub(crate) start: SyncOpenStart,
+    /// How long the server may take for an answer while the document is open only for what its journal holds.
+    pub(crate) patience: Duration,
     /// Whether the replica is to be made anew from the server's state.
     pub(crate) is_fresh: bool,
     /// Whether the server has let us open it before.
@@ -152,10 +154,11 @@ impl DocumentTask {
                 Ended::Done => self.shared.lock().publish(&DocumentEvent::Disconnected),
                 Ended::Unreadable(reason) => return DocumentEnd::Unreadable(reason),
                 Ended::Refused => self.start_over_next(),
+                // Other documents' journals are sent meanwhile, and then this one is opened again. Without a connection
+                // other programs may open it.
+                ended if self.lets_others_go_first(&ended) => return DocumentEnd::Closed,
                 // A connection that is gone is waited for; one that is still there did not take the call.
                 Ended::Lost if connection.is_closed() => {}
-                // Other documents' journals are sent meanwhile, and then this one is opened again.
-                ended if self.lets_others_go_first(&ended) => return DocumentEnd::Closed,
                 Ended::Lost | Ended::Later | Ended::Silent => {
                     tokio::select! {
                         () = sleep(backoff.next(backoff::random())) => {}
@@ -235,7 +238,7 @@ impl DocumentTask {
     /// Waits until a document that is open only for what its journal holds has waited for the server so long that others
     /// come first. Somebody who opens it meanwhile waits for as long as it takes.
     async fn holds_up_others(&self, since: Instant) {
-        sleep_until(since + PATIENCE).await;
+        sleep_until(since + self.patience).await;
         if !self.shared.is_resending() {
             std::future::pending::<()>().await;
         }
@@ -526,8 +529,6 @@ async fn first_answer(
     }
 }
 
-/// How long the server may take to open a document, and for each answer in it, while the journals of others wait.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// How often an update is sent again of which the server has deleted more than this replica.
 const TRIES: u32 = 3;
 

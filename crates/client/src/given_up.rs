@@ -38,11 +38,16 @@ impl GivenUpEdits {
         shared.end(end);
         // Nothing is edited any more.
         let edits = shared.given_up_edits();
-        if edits > 0 {
+        if edits > 0 && shared.is_resending() {
+            self.note_kept(&shared.path, edits);
+            shared.settled().await;
+        } else if edits > 0 {
             self.note(&shared.path, edits);
-        }
-        if shared.settled().await && edits > 0 {
-            self.journaled(&shared.path);
+            if shared.settled().await {
+                self.journaled(&shared.path);
+            }
+        } else {
+            shared.settled().await;
         }
         has_failed || is_closed && edits > 0
     }
@@ -59,6 +64,17 @@ impl GivenUpEdits {
             is_journaled: false,
         };
         all.insert(path.to_owned(), one);
+    }
+
+    /// A document that nobody had open has ended with edits that its journal holds: they were read from there. Others that
+    /// were lost before are lost still.
+    fn note_kept(&self, path: &str, edits: u64) {
+        let one = || GivenUp {
+            path: path.to_owned(),
+            edits,
+            is_journaled: true,
+        };
+        self.lock().entry(path.to_owned()).or_insert_with(one);
     }
 
     /// All that a document has ended with is in its journal.
@@ -93,14 +109,31 @@ mod tests {
     use super::*;
     use crate::replica::Replica;
 
-    #[tokio::test]
-    async fn edits_of_a_document_whose_task_panicked_are_given_up() {
+    fn edited() -> Arc<Shared> {
         let schema = MeshSchema::builtin("document").unwrap();
         let mut replica = Replica::new(MeshDocument::new(schema, 1));
         let element = json!({ "body": { "text": "größer" } });
         let edited = replica.edit(|document| document.append_child(Target::Root, element));
         edited.unwrap();
-        let shared = Shared::new("a.document", replica, None);
+        Shared::new("a.document", replica, None)
+    }
+
+    #[tokio::test]
+    async fn edits_that_were_read_from_a_journal_to_be_sent_are_in_it_and_count_once() {
+        let given_up = GivenUpEdits::default();
+        for _ in 0..2 {
+            let shared = edited();
+            shared.begin_to_resend();
+            given_up.settle(&shared, Ok(DocumentEnd::Closed)).await;
+        }
+        let given_up = given_up.list();
+        assert_eq!(given_up.len(), 1);
+        assert_eq!((given_up[0].edits, given_up[0].is_journaled), (1, true));
+    }
+
+    #[tokio::test]
+    async fn edits_of_a_document_whose_task_panicked_are_given_up() {
+        let shared = edited();
         let given_up = GivenUpEdits::default();
         let panicked = Err("a test asked for it".to_owned());
         given_up.settle(&shared, panicked).await;

@@ -185,6 +185,27 @@ impl Journal {
         document: &str,
         client_id: u64,
     ) -> Result<(Self, Option<Replica>), JournalError> {
+        Self::open_with(directory, room, document, client_id, set_aside)
+    }
+
+    /// The same for a document that nobody has open: a damaged one stays where it is, for whoever is to learn of it.
+    fn open_untold(
+        directory: &Path,
+        room: &RoomKey,
+        document: &str,
+        client_id: u64,
+    ) -> Result<(Self, Option<Replica>), JournalError> {
+        let leave = |path: &Path| Ok(path.to_owned());
+        Self::open_with(directory, room, document, client_id, leave)
+    }
+
+    fn open_with(
+        directory: &Path,
+        room: &RoomKey,
+        document: &str,
+        client_id: u64,
+        keep_damaged: fn(&Path) -> io::Result<PathBuf>,
+    ) -> Result<(Self, Option<Replica>), JournalError> {
         fs::create_dir_all(directory)?;
         let path = directory.join(room.file_name(document));
         let own_lock = lock(&path)?;
@@ -216,7 +237,7 @@ impl Journal {
                 reason: format!("{} was written by a newer version", from.display()),
             }),
             Err(Fault::Damaged(reason)) => {
-                let kept = set_aside(&from)?;
+                let kept = keep_damaged(&from)?;
                 Err(JournalError::Damaged { kept, reason })
             }
         }
@@ -307,7 +328,13 @@ fn list(directory: &Path, room: &RoomKey) -> Result<Listed, JournalError> {
     };
     let prefix = format!("{}-", room.prefix());
     for entry in entries {
-        let path = entry?.path();
+        let path = match entry {
+            Ok(entry) => entry.path(),
+            Err(error) => {
+                listed.unreadable.push((directory.to_owned(), error));
+                break;
+            }
+        };
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let Some(stem) = name.strip_suffix(".journal") else {
             continue;
@@ -317,8 +344,14 @@ fn list(directory: &Path, room: &RoomKey) -> Result<Listed, JournalError> {
         if !is_ours && Uuid::try_parse(stem).is_err() {
             continue;
         }
-        let Some(bytes) = read(&path)? else {
-            continue;
+        let bytes = match read(&path) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => continue,
+            // The others can be sent all the same.
+            Err(error) => {
+                listed.unreadable.push((path, error));
+                continue;
+            }
         };
         match recover(&bytes, room) {
             Ok(Some(recovered)) => {

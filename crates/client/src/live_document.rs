@@ -304,8 +304,7 @@ impl LiveDocument {
         if shared.is_ended() {
             return None;
         }
-        // The task may be about to give it up.
-        shared.work.notify_one();
+        shared.joined();
         Some(document)
     }
 
@@ -321,7 +320,7 @@ impl LiveDocument {
         let mut state = shared.lock();
         state.handles += 1;
         state.abandoned_since = None;
-        state.is_resending = false;
+        state.is_resending &= state.end.is_some();
         state.openings.retain(|one| one.strong_count() > 0);
         state.openings.push(Arc::downgrade(&handle));
         drop(state);

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backoff::{self, Backoff};
-use crate::journal::Journals;
+use crate::journal::{Journals, Unsent};
 use crate::room_client::{Link, WeakRoom};
 use crate::sync_client::SyncClient;
 
@@ -25,6 +25,12 @@ const LONGEST: Duration = Duration::from_mins(5);
 
 /// The shortest time between two lists of the directory.
 const LIST_PAUSE: Duration = Duration::from_mins(1);
+
+/// How long the server may take to open a document, and for each answer in it, before others come first. It doubles with
+/// each try that takes so long: a large edit may need more time to be sent.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+const LONGEST_PATIENCE: Duration = Duration::from_mins(16);
 
 /// Opens the documents whose journals hold edits that are not acknowledged, a few at a time, while
 /// there is a connection.
@@ -73,7 +79,7 @@ async fn list(journals: Journals, mut link: watch::Receiver<Link>) {
         };
         backoff.reset();
         for unsent in listed.unsent {
-            journals.resends.found(&unsent.path);
+            journals.resends.found(&unsent);
         }
         sleep(LIST_PAUSE).await;
         tokio::select! {
@@ -95,21 +101,23 @@ async fn work(room: WeakRoom, resends: Resends, mut link: watch::Receiver<Link>)
     loop {
         let next = resends.next().await;
         // A journal that is open can't be opened by another program, so it is not open for nothing.
-        let is_up = link.wait_for(|link| matches!(link, Link::Up(_)));
+        let is_up =
+            link.wait_for(|link| matches!(link, Link::Up(connection) if !connection.is_closed()));
         if is_up.await.is_err() {
             return;
         }
         // The room is held for no longer than this takes.
         let begun = DocPath::parse(&next.path).ok().and_then(|path| {
             let room = room.upgrade()?;
-            SyncClient::new(room).resend(&path)
+            SyncClient::new(room).resend(&path, next.patience)
         });
+        let since = Instant::now();
         let resent = match begun {
             Some(shared) => shared.resent().await,
             // Somebody has it open.
             None => Resent::Done,
         };
-        resends.tried(next, resent);
+        resends.tried(next, resent, since.elapsed());
     }
 }
 
@@ -149,7 +157,12 @@ struct Documents {
 struct Waiting {
     path: String,
     backoff: Backoff,
+    listed: Option<Size>,
+    patience: Duration,
 }
+
+/// How much a list of the directory found in a journal: how many edits, and how many bytes.
+type Size = (u64, u64);
 
 #[derive(Clone, Copy, Debug)]
 enum Known {
@@ -158,15 +171,22 @@ enum Known {
     Tried {
         again: bool,
     },
-    Refused,
+    /// It is tried again when a list finds something else in its journal: another program has edited it.
+    Refused(Option<Size>),
 }
 
 impl Resends {
     /// A list of the directory has it.
-    fn found(&self, path: &str) {
+    fn found(&self, unsent: &Unsent) {
+        let size = Some((unsent.edits, unsent.bytes));
         let mut documents = self.lock();
-        if !documents.known.contains_key(path) {
-            documents.add(path);
+        let is_due = match documents.known.get(&unsent.path) {
+            None => true,
+            Some(Known::Refused(refused)) => *refused != size,
+            Some(Known::Waiting | Known::Tried { .. }) => false,
+        };
+        if is_due {
+            documents.add(&unsent.path, size);
             self.0.has_more.notify_one();
         }
     }
@@ -177,8 +197,8 @@ impl Resends {
         match documents.known.get_mut(path) {
             Some(Known::Waiting) => {}
             Some(Known::Tried { again }) => *again = true,
-            Some(Known::Refused) | None => {
-                documents.add(path);
+            Some(Known::Refused(_)) | None => {
+                documents.add(path, None);
                 self.0.has_more.notify_one();
             }
         }
@@ -210,8 +230,11 @@ impl Resends {
         }
     }
 
-    /// One was opened, and has ended.
-    fn tried(&self, mut one: Waiting, resent: Resent) {
+    /// One was opened, and has ended after this time.
+    fn tried(&self, mut one: Waiting, resent: Resent, took: Duration) {
+        if took >= one.patience {
+            one.patience = LONGEST_PATIENCE.min(one.patience * 2);
+        }
         let mut documents = self.lock();
         let known = documents.known.remove(&one.path);
         match (resent, known) {
@@ -221,11 +244,12 @@ impl Resends {
                 self.0.has_more.notify_one();
             }
             (_, Some(Known::Tried { again: true })) => {
-                documents.add(&one.path);
+                documents.add(&one.path, None);
                 self.0.has_more.notify_one();
             }
             (Resent::Refused, _) => {
-                documents.known.insert(one.path, Known::Refused);
+                let refused = Known::Refused(one.listed);
+                documents.known.insert(one.path, refused);
             }
             (Resent::Done, _) => {}
         }
@@ -238,10 +262,12 @@ impl Resends {
 }
 
 impl Documents {
-    fn add(&mut self, path: &str) {
+    fn add(&mut self, path: &str, listed: Option<Size>) {
         let one = Waiting {
             path: path.to_owned(),
             backoff: Backoff::up_to(LONGEST),
+            listed,
+            patience: PATIENCE,
         };
         self.wait(one, Instant::now());
     }

@@ -413,13 +413,13 @@ impl RoomClient {
     }
 
     /// The edits that the server has not acknowledged: of documents that are open, and in the journals of this room that
-    /// are in the directory ([`RoomBuilder::offline`]). Those are sent by themselves while this client is
-    /// in the room; what the server refuses stays in its journal until somebody opens the document, and is told.
+    /// this and earlier programs left in the directory ([`RoomBuilder::offline`]). Those are sent by themselves while this
+    /// client is in the room; what the server refuses stays in its journal until somebody opens the document, and is told.
     ///
     /// # Errors
     ///
-    /// When the directory can't be read, or a journal is damaged. It was set aside then, and the next call goes on without
-    /// it.
+    /// When the directory or a journal can't be read, or a journal is damaged. A damaged one was set aside then, and the
+    /// next call goes on without it.
     ///
     /// ```
     /// # use meshagent_document::Target;

@@ -74,6 +74,7 @@ impl SimDocument {
                 link,
                 closing: CancellationToken::new(),
                 start: SyncOpenStart::new(path.clone()),
+                patience: crate::resend::PATIENCE,
                 is_fresh,
                 was_open: !is_fresh,
                 // Time stands still here.

@@ -1,6 +1,7 @@
 //! The toolkit `sync` of a room: documents that are open for as long as somebody holds them.
 
 use std::sync::{Arc, PoisonError, Weak};
+use std::time::Duration;
 
 use meshagent_document::{ElementType, MeshDocument, MeshSchema};
 use meshagent_protocol::{
@@ -14,6 +15,7 @@ use crate::journal::JournalError;
 use crate::live_document::{DocumentEnd, EndWithTask, LiveDocument, SaveError, Shared, Told};
 use crate::panics::catch_panic;
 use crate::replica::Replica;
+use crate::resend::PATIENCE;
 use crate::room_client::RoomClient;
 
 /// Creates, describes, patches and opens documents.
@@ -367,14 +369,15 @@ impl SyncClient {
             let shared = self.new_shared(path)?;
             let document = LiveDocument::new(Arc::clone(&shared), self.room.clone());
             if self.enter(path, &shared, ended.as_ref()) {
-                self.spawn(shared, start);
+                self.spawn(shared, start, PATIENCE);
                 return Ok(document);
             }
         }
     }
 
-    /// Begins to send what a document's journal holds, unless the document is live already.
-    pub(crate) fn resend(&self, path: &DocPath) -> Option<Arc<Shared>> {
+    /// Begins to send what a document's journal holds, unless the document is live already. The server may take so long for
+    /// an answer.
+    pub(crate) fn resend(&self, path: &DocPath, patience: Duration) -> Option<Arc<Shared>> {
         let ended = self.find_other(path, None);
         if ended.as_ref().is_some_and(|shared| !shared.is_ended()) {
             return None;
@@ -384,7 +387,8 @@ impl SyncClient {
         if !self.enter(path, &shared, ended.as_ref()) {
             return None;
         }
-        self.spawn(Arc::clone(&shared), SyncOpenStart::new(path.clone()));
+        let start = SyncOpenStart::new(path.clone());
+        self.spawn(Arc::clone(&shared), start, patience);
         Some(shared)
     }
 
@@ -425,17 +429,18 @@ impl SyncClient {
         Ok(Shared::new(path.as_str(), replica, self.room.journals()))
     }
 
-    fn spawn(&self, shared: Arc<Shared>, start: SyncOpenStart) {
+    fn spawn(&self, shared: Arc<Shared>, start: SyncOpenStart, patience: Duration) {
         let ends = EndWithTask(Arc::clone(&shared));
         let given_up = self.room.given_up();
         let journals = self.room.journals();
         let task = DocumentTask {
             shared,
             journals: journals.clone(),
-            given_up: self.room.given_up(),
+            given_up: given_up.clone(),
             link: self.room.link(),
             closing: self.room.closing(),
             start,
+            patience,
             is_fresh: true,
             was_open: false,
             conflicts: Conflicts::new(CONFLICT_PATIENCE),

@@ -77,6 +77,8 @@ pub(crate) struct Listed {
     pub(crate) unsent: Vec<Unsent>,
     /// Files that are damaged.
     pub(crate) damaged: Vec<(PathBuf, String)>,
+    /// Files that can't be read now.
+    pub(crate) unreadable: Vec<(PathBuf, io::Error)>,
 }
 
 impl Writer {
@@ -281,7 +283,12 @@ impl Thread {
     fn open(&mut self, shared: &Arc<Shared>) -> Result<Option<Replica>, JournalError> {
         // A task that was dropped with its runtime has released nothing.
         self.open.retain(|_, (owner, _)| owner.strong_count() > 0);
-        let opened = Journal::open(&self.directory, &self.room, &shared.path, new_client_id());
+        let open = if shared.is_resending() {
+            Journal::open_untold
+        } else {
+            Journal::open
+        };
+        let opened = open(&self.directory, &self.room, &shared.path, new_client_id());
         let (journal, replica) = opened?;
         let owner = Arc::downgrade(shared);
         self.open.insert(shared.path.clone(), (owner, journal));
@@ -320,22 +327,32 @@ impl Thread {
     }
 }
 
-/// What was listed; the first journal that is damaged is set aside, and an error.
+/// What was listed; the first journal that is damaged is set aside, and an error. So is, after those, one that can't be
+/// read: what it holds is not known.
 fn settle_damage(listed: Listed, room: &RoomKey) -> Result<Vec<Unsent>, JournalError> {
-    let mut unsent = listed.unsent;
+    let Listed {
+        mut unsent,
+        mut unreadable,
+        ..
+    } = listed;
     for (path, _) in listed.damaged {
         // Whoever has it open has read it before, and writes it anew.
         let Ok(_lock) = lock(&path) else {
             continue;
         };
         // Nobody had it locked when it was listed, and another program may have set it aside and written it anew since.
-        match unsent_in(&path, room)? {
-            Ok(found) => unsent.extend(found),
-            Err(reason) => {
-                let kept = set_aside(&path)?;
-                return Err(JournalError::Damaged { kept, reason });
-            }
+        match unsent_in(&path, room) {
+            Ok(Ok(found)) => unsent.extend(found),
+            Ok(Err(reason)) => match set_aside(&path) {
+                Ok(kept) => return Err(JournalError::Damaged { kept, reason }),
+                Err(error) => unreadable.push((path, error)),
+            },
+            Err(error) => unreadable.push((path, error)),
         }
+    }
+    if let Some((path, error)) = unreadable.first() {
+        let reason = format!("{}: {error}", path.display());
+        return Err(JournalError::Io { reason });
     }
     unsent.sort_by(|one, other| one.path.cmp(&other.path));
     Ok(unsent)
@@ -372,14 +389,44 @@ mod tests {
         journal.write(&batch).unwrap();
     }
 
-    #[test]
-    fn journal_that_was_written_again_after_it_was_listed_as_damaged_is_not_set_aside() {
-        let directory = tempfile::tempdir().unwrap();
-        let room = RoomKey {
+    fn room() -> RoomKey {
+        RoomKey {
             project: "project".to_owned(),
             room: "room".to_owned(),
             url: "ws://here/rooms/room".to_owned(),
-        };
+        }
+    }
+
+    #[test]
+    fn journal_that_can_not_be_read_keeps_no_other_from_being_listed() {
+        let directory = tempfile::tempdir().unwrap();
+        write(directory.path(), &room());
+        for other in ["a.document", "z.document"] {
+            fs::create_dir(directory.path().join(room().file_name(other))).unwrap();
+        }
+        let listed = list(directory.path(), &room()).unwrap();
+        assert_eq!((listed.unsent.len(), listed.unreadable.len()), (1, 2));
+        let unsent = settle_damage(listed, &room());
+        assert!(matches!(unsent, Err(JournalError::Io { .. })), "{unsent:?}");
+    }
+
+    #[test]
+    fn damaged_journal_is_left_for_whoever_is_to_learn_of_it() {
+        let directory = tempfile::tempdir().unwrap();
+        write(directory.path(), &room());
+        let path = directory.path().join(room().file_name(PATH));
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[20] ^= 1;
+        fs::write(&path, &bytes).unwrap();
+        let opened = Journal::open_untold(directory.path(), &room(), PATH, 1);
+        assert!(matches!(opened, Err(JournalError::Damaged { .. })));
+        assert_eq!(fs::read(&path).unwrap(), bytes);
+    }
+
+    #[test]
+    fn journal_that_was_written_again_after_it_was_listed_as_damaged_is_not_set_aside() {
+        let directory = tempfile::tempdir().unwrap();
+        let room = room();
         let listed = || list(directory.path(), &room).unwrap();
         write(directory.path(), &room);
         let path = directory.path().join(room.file_name(PATH));

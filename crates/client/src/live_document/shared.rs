@@ -243,16 +243,27 @@ impl Shared {
             match &state.end {
                 _ if !state.is_resending => Some(Resent::Done),
                 Some(DocumentEnd::Closed) if state.replica.is_saved() => Some(Resent::Done),
-                // Another program has it, or the disk or the files that may be open are short.
+                // Another program has it, or the disk or the files that may be open are short. What can't be read
+                // of the server's may be replaced.
                 Some(
                     DocumentEnd::Closed
-                    | DocumentEnd::Journal(JournalError::InUse | JournalError::Io { .. }),
+                    | DocumentEnd::Journal(JournalError::InUse | JournalError::Io { .. })
+                    | DocumentEnd::Unreadable(_)
+                    | DocumentEnd::Failed(_),
                 ) => Some(Resent::Later),
                 Some(_) => Some(Resent::Refused),
                 None => None,
             }
         };
         self.wait_for(resent).await.unwrap_or(Resent::Done)
+    }
+
+    /// Somebody has opened it who was not the first.
+    pub(super) fn joined(&self) {
+        // The task may be about to give it up.
+        self.work.notify_one();
+        // Whoever opened it to send its journal is free for the next one.
+        self.advance(|_| {});
     }
 
     /// What the server has not acknowledged; `None` if that is nothing.

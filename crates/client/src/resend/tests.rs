@@ -6,7 +6,8 @@ use meshagent_protocol::Content;
 use tokio::time::timeout;
 
 use self::peer::{accept, append, begin, listen};
-use crate::{DocumentEnd, DocumentEvent};
+use super::{PATIENCE as ANSWER, Resends, Resent};
+use crate::{DocumentEnd, DocumentEvent, Unsent};
 
 #[path = "../../tests/it/peer.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
@@ -61,4 +62,37 @@ async fn edit_of_a_document_that_was_closed_without_a_connection_is_sent_when_th
     timeout(PATIENCE, saved).await.expect("it is saved");
     drop(peer);
     room.close().await;
+}
+
+fn listed(edits: u64) -> Unsent {
+    Unsent {
+        path: "a.document".to_owned(),
+        edits,
+        bytes: 10 * edits,
+    }
+}
+
+#[tokio::test]
+async fn refused_document_is_tried_again_when_its_journal_holds_something_else() {
+    let resends = Resends::default();
+    resends.found(&listed(1));
+    let one = resends.next().await;
+    resends.tried(one, Resent::Refused, Duration::ZERO);
+    resends.found(&listed(1));
+    assert!(resends.lock().waiting.is_empty());
+    resends.found(&listed(2));
+    assert_eq!(resends.next().await.path, "a.document");
+}
+
+#[tokio::test]
+async fn server_has_more_time_for_an_answer_after_a_try_that_was_too_short() {
+    let resends = Resends::default();
+    resends.found(&listed(1));
+    let one = resends.next().await;
+    assert_eq!(one.patience, ANSWER);
+    resends.tried(one, Resent::Later, ANSWER);
+    let one = resends.next().await;
+    assert_eq!(one.patience, 2 * ANSWER);
+    resends.tried(one, Resent::Later, ANSWER);
+    assert_eq!(resends.next().await.patience, 2 * ANSWER);
 }

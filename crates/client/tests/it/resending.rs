@@ -304,5 +304,34 @@ async fn journal_that_can_not_be_read_for_some_time_is_sent_later() {
     send_when_freed(&listener, room, free).await;
 }
 
+#[tokio::test]
+async fn journal_can_be_opened_by_another_program_when_the_connection_is_gone() {
+    let directory = tempfile::tempdir().unwrap();
+    let (listener, room) = listen().await;
+    let room = room.project("project").offline(directory.path());
+    leave_edits(&listener, room.clone(), 1).await;
+    let room = room.connect().await.unwrap();
+    let mut peer = accept(&listener).await;
+    begin_with(&mut peer, of_identity("old")).await;
+    drop((peer, listener));
+    // Nobody lets it in.
+    let (_listener, other) = listen().await;
+    let other = other.project("project").offline(directory.path());
+    let other = other.connect().await.unwrap();
+    let opened = async {
+        loop {
+            if let Ok(document) = other.sync().open(&path(0)).await {
+                return document;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let document = timeout(PATIENCE, opened).await.unwrap();
+    assert!(!document.is_saved());
+    drop(document);
+    other.close().await;
+    room.close().await;
+}
+
 /// Long enough for any machine.
 const PATIENCE: Duration = Duration::from_mins(2);
