@@ -16,7 +16,8 @@ use super::protocol::{Credentials, Hocuspocus, Ours, Protocol, Relay, YProtocol}
 use crate::documents;
 
 /// An API key for servers that only live during a measurement.
-const API_KEY: &str = "ma-ERERERERQRGBEREREREREQ-IiIiIiIiQiKCIiIiIiIiIg-for-measurements-only";
+const API_KEY: &str =
+    "ma-ERERERERQRGBEREREREREQ-IiIiIiIiQiKCIiIiIiIiIg-for-measurements-only-and-nothing-else";
 const ROOM: &str = "bench";
 const Y_SWEET_VERSION: &str = "0.9.1";
 const START_LIMIT: Duration = Duration::from_mins(1);
