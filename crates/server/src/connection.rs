@@ -4,6 +4,7 @@
 //! published clients do not come back after one; a client's close frame is answered with code 1000. A client that
 //! breaks the rules of the WebSocket protocol is dropped.
 
+mod unread;
 mod writing;
 
 use std::pin::Pin;
@@ -12,12 +13,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use meshagent_protocol::{ApiScope, Envelope, Message, PacketLimits, PacketReader};
-use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::unread::peer_closes;
 use self::writing::{Counting, Taken, Taking, write_all};
 use crate::admission::{self, Admission};
 use crate::budget::Rate;
@@ -48,8 +49,6 @@ const UNSENT_BYTES: u32 = 32 << 10;
 pub(crate) const BURST: Duration = Duration::from_secs(2);
 /// Time to answer a client's close frame before the connection is dropped anyway.
 const CLOSE_GRACE: Duration = Duration::from_secs(5);
-/// How often a connection is looked at that has sent something and waits for its room.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What every connection of the server shares.
 #[derive(Clone, Debug)]
@@ -240,18 +239,6 @@ async fn talk<'a>(
             Some(rest)
         }
         Some(End::Lost) | None => Some(rest),
-    }
-}
-
-/// Waits until the peer has closed the connection, of which nothing is read yet.
-async fn peer_closes(stream: &TcpStream) {
-    loop {
-        match stream.ready(Interest::READABLE).await {
-            Ok(ready) if !ready.is_read_closed() => {}
-            _ => return,
-        }
-        // Something came before the end, if that has come.
-        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 

@@ -5,13 +5,14 @@
 //! that is over, after what it has done by then is durable.
 
 mod fetching;
+mod joining;
 mod mailbox;
 
 use std::any::Any;
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
@@ -24,6 +25,7 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use self::fetching::read;
 use self::fetching::{First, read_if_small};
+pub(crate) use self::joining::Joined;
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) use self::mailbox::PLACES;
 #[cfg(feature = "simulation")]
@@ -33,27 +35,16 @@ use crate::committer::{Committer, Outcome, with_causes};
 use crate::config::Config;
 use crate::ids::Ids;
 use crate::lane::{self, Lane};
-use crate::ledger::Held;
 use crate::metrics::Metrics;
 use crate::reads::{Brought, Long, Reads, RoomReads, Unhandled};
-use crate::room::{Conn, Fetch, Joining, Room};
+use crate::room::{Fetch, Room};
 pub(crate) use crate::room_loop::RoomInput;
-use crate::room_loop::{Entering, Letter, Next, RoomLoop, is_whole};
+use crate::room_loop::{Letter, Next, RoomLoop, is_whole};
 use crate::signer::UrlSigner;
 use crate::usage::Usage;
 
 /// How often a room looks at its clock-driven work: unloading, snapshots, retries.
 const TICK: Duration = Duration::from_secs(1);
-
-/// What came of joining.
-#[derive(Debug)]
-pub(crate) enum Joined {
-    In(Conn, Mailbox),
-    /// The room took the participant just before it was too late: it has to leave.
-    Late(Conn, Mailbox),
-    /// The participant has gone, or the server is stopping.
-    Not,
-}
 
 #[derive(Debug)]
 pub(crate) struct Rooms {
@@ -241,59 +232,6 @@ impl Rooms {
     fn taken(&self) -> MutexGuard<'_, HashMap<String, usize>> {
         // A count is changed in one step.
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Joins, starting the room if it is not in memory.
-    ///
-    /// A room may take its time. When `gone` ends before the room has taken the participant, nobody joins.
-    pub(crate) async fn join(
-        self: &Arc<Self>,
-        room: &str,
-        joining: Joining,
-        gone: impl Future<Output = ()>,
-    ) -> Joined {
-        let conn = Conn(self.next_conn.fetch_add(1, Ordering::Relaxed));
-        let account = Arc::clone(&joining.account);
-        let mut joining = joining;
-        let mut gone = std::pin::pin!(gone);
-        while !self.stopping.is_cancelled() {
-            let mailbox = match self.enter(room) {
-                Way::Open(mailbox) => mailbox,
-                Way::Ending(ended) => {
-                    tokio::select! {
-                        () = ended.cancelled() => continue,
-                        () = self.stopping.cancelled() => return Joined::Not,
-                        () = &mut gone => return Joined::Not,
-                    }
-                }
-                Way::Closed => return Joined::Not,
-            };
-            let (entering, mut outcome) = Entering::new(joining);
-            let input = RoomInput::Join(conn, entering);
-            let entered = tokio::select! {
-                biased;
-                entered = async {
-                    // A room that doesn't take it any more gives it back.
-                    drop(mailbox.send(input, 0, Held::none()).await);
-                    (&mut outcome).await
-                } => entered.ok(),
-                () = &mut gone => {
-                    // From now on the room can't take them; it may have done so before.
-                    outcome.close();
-                    return match outcome.try_recv() {
-                        Ok(Ok(())) => Joined::Late(conn, mailbox.of(account)),
-                        _ => Joined::Not,
-                    };
-                }
-            };
-            match entered {
-                Some(Ok(())) => return Joined::In(conn, mailbox.of(account)),
-                // The room ended before it had its turn; the next one of the name takes it.
-                Some(Err(back)) => joining = back,
-                None => return Joined::Not,
-            }
-        }
-        Joined::Not
     }
 
     fn enter(self: &Arc<Self>, room: &str) -> Way {

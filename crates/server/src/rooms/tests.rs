@@ -6,6 +6,7 @@ mod leaving;
 mod letters;
 mod reading;
 
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 
 use bytes::Bytes;
@@ -18,6 +19,8 @@ use serde_json::{Value, json};
 use self::held::Held;
 use super::*;
 use crate::outbox::Outbox;
+use crate::room::{Conn, Joining};
+use crate::room_loop::Entering;
 
 struct Member {
     conn: Conn,

@@ -1,6 +1,6 @@
 //! A store that keeps those who use it waiting, as a test wants it.
 
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
 use bytes::Bytes;

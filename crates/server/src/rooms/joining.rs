@@ -1,0 +1,74 @@
+//! Joining a room, which may be ending, or may take its time.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{Mailbox, Rooms, Way};
+use crate::ledger::Held;
+use crate::room::{Conn, Joining};
+use crate::room_loop::{Entering, RoomInput};
+
+/// What came of joining.
+#[derive(Debug)]
+pub(crate) enum Joined {
+    In(Conn, Mailbox),
+    /// The room took the participant just before it was too late: it has to leave.
+    Late(Conn, Mailbox),
+    /// The participant has gone, or the server is stopping.
+    Not,
+}
+
+impl Rooms {
+    /// Joins, starting the room if it is not in memory.
+    ///
+    /// A room may take its time. When `gone` ends before the room has taken the participant, nobody joins.
+    pub(crate) async fn join(
+        self: &Arc<Self>,
+        room: &str,
+        joining: Joining,
+        gone: impl Future<Output = ()>,
+    ) -> Joined {
+        let conn = Conn(self.next_conn.fetch_add(1, Ordering::Relaxed));
+        let account = Arc::clone(&joining.account);
+        let mut joining = joining;
+        let mut gone = std::pin::pin!(gone);
+        while !self.stopping.is_cancelled() {
+            let mailbox = match self.enter(room) {
+                Way::Open(mailbox) => mailbox,
+                Way::Ending(ended) => {
+                    tokio::select! {
+                        () = ended.cancelled() => continue,
+                        () = self.stopping.cancelled() => return Joined::Not,
+                        () = &mut gone => return Joined::Not,
+                    }
+                }
+                Way::Closed => return Joined::Not,
+            };
+            let (entering, mut outcome) = Entering::new(joining);
+            let input = RoomInput::Join(conn, entering);
+            let entered = tokio::select! {
+                biased;
+                entered = async {
+                    // A room that doesn't take it any more gives it back.
+                    drop(mailbox.send(input, 0, Held::none()).await);
+                    (&mut outcome).await
+                } => entered.ok(),
+                () = &mut gone => {
+                    // From now on the room can't take them; it may have done so before.
+                    outcome.close();
+                    return match outcome.try_recv() {
+                        Ok(Ok(())) => Joined::Late(conn, mailbox.of(account)),
+                        _ => Joined::Not,
+                    };
+                }
+            };
+            match entered {
+                Some(Ok(())) => return Joined::In(conn, mailbox.of(account)),
+                // The room ended before it had its turn; the next one of the name takes it.
+                Some(Err(back)) => joining = back,
+                None => return Joined::Not,
+            }
+        }
+        Joined::Not
+    }
+}
