@@ -72,7 +72,7 @@ async fn list(journals: Journals, mut link: watch::Receiver<Link>) {
     let mut backoff = Backoff::up_to(LONGEST);
     loop {
         link.mark_unchanged();
-        // Damage is told to whoever opens such a document, or asks what is not sent.
+        // Damage is reported when the document is opened, and by `unsent`.
         let Ok(listed) = journals.list().await else {
             sleep(backoff.next(backoff::random())).await;
             continue;

@@ -414,7 +414,7 @@ impl RoomClient {
 
     /// The edits that the server has not acknowledged: of documents that are open, and in the journals of this room that
     /// this and earlier programs left in the directory ([`RoomBuilder::offline`]). Those are sent by themselves while this
-    /// client is in the room; what the server refuses stays in its journal until somebody opens the document, and is told.
+    /// client is in the room. What the server refuses stays in its journal until the document is opened, which reports it.
     ///
     /// # Errors
     ///

@@ -8,7 +8,7 @@
 //! results of its room and of all rooms; it waits for that before it is read, by its size in the store, or, of a list, by
 //! what it may have at most. Small ones never wait for large ones, and their number is bounded by the places.
 //!
-//! A read that waits for space holds nothing: neither a place, which it takes anew behind that, nor a turn. Who has
+//! A read that waits for space holds neither a place nor a turn; it takes a place again once it has space. Who has
 //! space waits for places and turns, and each of these is given back without space: after a read, or when the room has
 //! handled a result. A room never waits for a read before it does its other work. So there is no deadlock.
 

@@ -336,11 +336,11 @@ fn settle_damage(listed: Listed, room: &RoomKey) -> Result<Vec<Unsent>, JournalE
         ..
     } = listed;
     for (path, _) in listed.damaged {
-        // Whoever has it open has read it before, and writes it anew.
+        // A program that has it open read it when it was whole, and rewrites it.
         let Ok(_lock) = lock(&path) else {
             continue;
         };
-        // Nobody had it locked when it was listed, and another program may have set it aside and written it anew since.
+        // It was not locked while it was listed, so another program may have replaced it since.
         match unsent_in(&path, room) {
             Ok(Ok(found)) => unsent.extend(found),
             Ok(Err(reason)) => match set_aside(&path) {

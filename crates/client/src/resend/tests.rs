@@ -41,7 +41,7 @@ async fn edit_of_a_document_that_was_closed_without_a_connection_is_sent_when_th
             match changes.recv().await {
                 Some(DocumentEvent::Ended(end)) => return end,
                 Some(_) => {}
-                None => panic!("its end is told"),
+                None => panic!("the end is an event"),
             }
         }
     };

@@ -354,7 +354,7 @@ fn client_of_a_document_with_many_clients_fills_a_gap_by_its_whole_state() {
     let id = world.update(&client, "w", &editor.append("body", "next"));
     world.settle();
     let Content::Json(answer) = client.answer(id) else {
-        panic!("it is told what is missing");
+        panic!("the answer lists what is missing");
     };
     assert_eq!(answer["pending"], true);
     assert_eq!(answer.get("state_vector"), None);

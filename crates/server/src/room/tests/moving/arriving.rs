@@ -14,7 +14,7 @@ fn put_away(world: &mut World, path: &str, id: &str) {
     world.unload();
 }
 
-/// The move is on disk, and the room is told later.
+/// The move is on disk before the room has its result.
 #[test]
 fn document_that_was_opened_at_its_new_place_stays_open() {
     let mut world = world();
