@@ -1,11 +1,13 @@
 //! The memory of documents: for whom it counts, what it bounds, and what is let go to make room.
 
+use std::collections::BTreeMap;
+
 use meshagent_document::Inspection;
 use meshagent_protocol::ErrorCode;
 use meshagent_store::DocumentId;
 
 use super::documents::{Document, Growth};
-use super::{Conn, Refusal, Room};
+use super::{Conn, Participant, Refusal, Room};
 use crate::open_memory::{OpenCharge, TooMuchOpen};
 
 /// What a document takes however little is in it.
@@ -57,6 +59,12 @@ impl Document {
     }
 }
 
+/// The participant whose share of the memory a connection uses. Connections that have left share one.
+pub(super) fn share_of(participants: &BTreeMap<Conn, Participant>, conn: Conn) -> &str {
+    let participant = participants.get(&conn);
+    participant.map_or("", |one| one.account.participant())
+}
+
 impl Room {
     /// Counts the memory of a document that was read, for the first of those who wait for it that may have it.
     pub(super) fn charge_open(
@@ -79,7 +87,7 @@ impl Room {
     /// Counts a document of so many bytes.
     pub(super) fn hold_open(&mut self, conn: Conn, bytes: usize) -> Result<OpenCharge, Refusal> {
         let max = self.config.limits.max_open_bytes;
-        let participant = self.share_of(conn);
+        let participant = share_of(&self.participants, conn).to_owned();
         self.making_room(&participant, None, |room| {
             room.usage.open().hold(&participant, bytes, max)
         })
@@ -117,14 +125,15 @@ impl Room {
         bytes: usize,
     ) -> Result<(), Refusal> {
         let max = self.config.limits.max_open_bytes;
-        let participant = self.share_of(conn);
+        let participant = share_of(&self.participants, conn);
         let Some(document) = self.documents.get_mut(id) else {
             return Ok(());
         };
-        if document.fits_into_share(&participant, bytes, max).is_ok() {
+        if document.fits_into_share(participant, bytes, max).is_ok() {
             document.is_short = false;
             return Ok(());
         }
+        let participant = participant.to_owned();
         // Its size is known only as an upper bound.
         document.is_short = true;
         document.takes(bytes, 0, self.now, &self.metrics);
@@ -140,13 +149,8 @@ impl Room {
         let document = self.documents.get(id);
         let charge = document.and_then(|document| document.charge.as_ref());
         let max = self.config.limits.max_open_bytes;
-        charge.map_or(usize::MAX, |charge| charge.left(&self.share_of(conn), max))
-    }
-
-    /// Whose share of the memory it is; of those who have left, one for all of them.
-    fn share_of(&self, conn: Conn) -> String {
-        let participant = self.participants.get(&conn);
-        participant.map_or_else(String::new, |one| one.account.participant().to_owned())
+        let participant = share_of(&self.participants, conn);
+        charge.map_or(usize::MAX, |charge| charge.left(participant, max))
     }
 
     /// Tries something until it is within the bounds. In between, documents are let go that nobody uses, those first that

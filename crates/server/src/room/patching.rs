@@ -15,7 +15,7 @@ use meshagent_store::{Author, Contribution, DocumentId, Write};
 use serde_json::Value;
 
 use super::batch::{Then, add};
-use super::memory::too_large;
+use super::memory::{share_of, too_large};
 use super::opening::{Waiter, operations_of};
 use super::sync::with_repair;
 use super::{Conn, Refusal, Request, Room};
@@ -90,8 +90,7 @@ impl Room {
         document.head += steps.len() as u64;
         let last = document.head;
         document.bytes += steps.iter().map(|step| step.update.len()).sum::<usize>();
-        let who = self.participants.get(&request.conn);
-        document.count_memory(who.map_or("", |who| who.account.participant()));
+        document.count_memory(share_of(&self.participants, request.conn));
         self.largest_document_bytes = self.largest_document_bytes.max(document.bytes);
         let name = document.version();
         let patched = SyncPatched::new(name, &patch.patch, &changed, patch.dry_run);

@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 
 use super::batch::Then;
 use super::documents::{Deferred, Growth, Stream, StreamId};
+use super::memory::share_of;
 use super::opening::{Waiter, operations_of};
 use super::{Call, Conn, Refusal, Request, Room};
 use crate::ledger::{Held, Kind};
@@ -407,8 +408,7 @@ impl Room {
         }
         document.head += 1;
         document.bytes += update.len();
-        let who = self.participants.get(&request.conn);
-        document.count_memory(who.map_or("", |who| who.account.participant()));
+        document.count_memory(share_of(&self.participants, request.conn));
         self.largest_document_bytes = self.largest_document_bytes.max(document.bytes);
         if let Some(client) = inspection.writer {
             document.writers.note(client, &author.participant);
