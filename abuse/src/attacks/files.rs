@@ -67,7 +67,7 @@ pub(crate) const ATTACKS: fn() -> Vec<Attack> = || {
         ),
         Attack::new(
             "storage-moves-many",
-            "18 participants move folders of 20,000 files with long paths back and forth, and 20 \
+            "36 participants move folders of 20,000 files with long paths back and forth, and 20 \
              others observe them",
             |stage| Box::pin(moves_many(stage)),
         )
@@ -292,7 +292,7 @@ async fn moves(stage: &Stage<'_>) -> AttackResult {
 
 async fn moves_many(stage: &Stage<'_>) -> AttackResult {
     // Each moves as much as one move may touch.
-    const MOVERS: usize = 18;
+    const MOVERS: usize = 36;
     let files = stage.scaled(20_000, 800) / MOVERS;
     let mut filling = JoinSet::new();
     for mover in 0..MOVERS {

@@ -182,7 +182,7 @@ pub const MAX_TOUCHED_ENTRIES: usize = 10_000;
 
 /// The bytes that the paths of these entries may have together, before a move and after it. The
 /// index of paths is rewritten for a move, so a few long paths may cost more than many short ones.
-pub const MAX_TOUCHED_PATH_BYTES: usize = 1 << 20;
+pub const MAX_TOUCHED_PATH_BYTES: usize = 512 << 10;
 
 /// What a write touches below a folder, counted path by path.
 #[derive(Clone, Copy, Debug, Default)]
