@@ -52,7 +52,7 @@ impl WallClock {
     /// Waits until the wall clock shows this time, in seconds since 1970.
     ///
     /// # Cancel safety
-    /// It only waits, and may be dropped.
+    /// The future only waits, and may be dropped.
     pub(crate) async fn reaches(&self, at: u64) {
         let at = i64::try_from(at.saturating_mul(1000)).unwrap_or(i64::MAX);
         let mut changed = self.changed.subscribe();
