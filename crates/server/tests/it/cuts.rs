@@ -51,8 +51,8 @@ async fn no_edit_is_lost_wherever_a_connection_breaks() {
 async fn run(server: &TestServer, seed: u64) -> Result<(), String> {
     let mut random = Random(seed);
     let path = format!("{seed}.document");
-    // The first bytes are the handshake's. The first connection must survive it: otherwise `connect`
-    // fails.
+    // The first bytes are the handshake's. The first connection must survive it: otherwise
+    // `connect` fails.
     let mut breaks = |count: u64| -> Vec<usize> {
         let count = random.below(count);
         let mut breaks: Vec<usize> = (0..count)
