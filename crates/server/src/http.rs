@@ -238,7 +238,7 @@ enum Asking {
     Participant(String),
 }
 
-/// Determines who asks from the head of the request.
+/// Identifies the requester from the head of the request.
 fn asking(
     app: &App,
     project: &str,

@@ -1,4 +1,4 @@
-//! The metrics behind `/metrics`, in the OpenMetrics text format.
+//! The metrics behind `/metrics`, in the text format of `OpenMetrics`.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;

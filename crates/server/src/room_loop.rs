@@ -339,8 +339,8 @@ impl RoomLoop {
         self.is_slow = took > LONG_TURN || self.is_slow && took > SHORT_TURN;
     }
 
-    /// Whether the next envelope may take long and lets those go first that wait for the disk: it
-    /// may take longer than the disk, and they would wait for both. The delay is bounded, so the
+    /// Whether the next envelope may take long and gives way to those whose answers need the disk:
+    /// it may take longer than the disk, and they would wait for both. The delay is bounded, so the
     /// envelope gets its turn however many others arrive.
     fn stands_back(&self) -> bool {
         self.queues.is_next_long()

@@ -10,8 +10,8 @@ const CHANGE: Duration = Duration::from_millis(500);
 
 /// Reports changes of the wall clock to the futures of [`WallClock::reaches`].
 ///
-/// The wall clock differs from the time that timers count when somebody sets it, and after the
-/// machine was suspended.
+/// The wall clock differs from the time that timers count when it is set, and after the machine was
+/// suspended.
 #[derive(Debug)]
 pub(crate) struct WallClock {
     now: fn() -> Timestamp,
