@@ -57,7 +57,8 @@ pub struct Limits {
     pub max_schema_bytes: usize,
     /// Estimated memory, in bytes, of the documents in memory. The documents that one participant
     /// loaded or created may take three eighths of it. Beyond it: error 1008 for the request that
-    /// would open or create one more. Near it, documents without readers are evicted earlier.
+    /// would open or create one more. From three quarters of it on, documents without readers are
+    /// evicted earlier.
     pub max_open_bytes: usize,
     /// Entries of a folder that is listed. Beyond it: error 1002 for the list.
     pub max_list_entries: usize,

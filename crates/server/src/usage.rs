@@ -13,7 +13,7 @@ use crate::ledger::{Account, Bounds, Charge, Kind, Ledger};
 use crate::open_memory::OpenMemory;
 use crate::schemas::Schemas;
 
-/// Counters that every room updates. Callers pass the bounds.
+/// Counters that every room updates. Callers pass the bounds on documents and calls.
 #[derive(Debug)]
 pub(crate) struct Usage {
     documents: AtomicU64,

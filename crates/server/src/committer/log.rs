@@ -8,7 +8,7 @@ use crate::metrics::Metrics;
 /// store keeps its log below 64 MiB unless a reader holds it.
 const LONG_LOG: u64 = 256 << 20;
 
-/// The length at the last warning.
+/// Watches the length of the store's log.
 #[derive(Default)]
 pub(super) struct Log {
     warned_at: u64,

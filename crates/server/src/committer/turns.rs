@@ -12,9 +12,11 @@ use tokio::sync::oneshot;
 
 use super::Outcome;
 
-/// Upper bound on writes in one transaction, so that its first sender does not wait long.
+/// A transaction with this many writes takes no further batch, so that its first sender does not
+/// wait long.
 const MAX_WRITES: usize = 4096;
-/// Upper bound on the content of a small batch; below, of all batches in one transaction.
+/// The largest content of a small batch; below, the content with which a transaction takes no
+/// further batch.
 const SMALL_BYTES: usize = 256 << 10;
 const TOGETHER_BYTES: usize = 1 << 20;
 

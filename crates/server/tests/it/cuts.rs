@@ -131,7 +131,7 @@ async fn run(server: &TestServer, seed: u64) -> Result<(), String> {
         room.close().await;
     }
     direct.close().await;
-    // A run in which nothing broke shows nothing.
+    // A run in which hardly anything broke shows nothing.
     if cables.iter().all(|cable| cable.breaks_left() > 2) {
         return Err("hardly anything broke".to_owned());
     }

@@ -201,7 +201,7 @@ async fn heads_that_are_not_complete_take_no_more_than_their_part() {
         .find_map(|line| line.strip_prefix("meshagent_held_bytes{kind=\"head\"} "))
         .unwrap_or_else(|| panic!("{metrics}"));
     let held: usize = held.parse().unwrap();
-    // A sixteenth of all that may be held; some of the heads have a place.
+    // All heads together may take a sixteenth of what the server may hold, so only some fit.
     assert!(held <= 1 << 20, "{held} bytes");
     assert!(
         (20..60).contains(&ended),

@@ -67,7 +67,7 @@ async fn a_handshake_of_one_byte_per_second_has_its_time() {
     ] {
         let stream = TcpStream::connect(&server.address).await.unwrap();
         let (mut reading, mut writing) = stream.into_split();
-        // The request line is sent byte by byte: the time limit of the head begins with its first
+        // Bytes keep arriving, but too slowly. The time limit of the head begins with its first
         // byte.
         let drip = tokio::spawn(async move {
             let bytes = request.bytes().chain(std::iter::repeat(b'x'));
@@ -197,7 +197,7 @@ async fn who_stops_within_a_packet_or_a_message_is_let_go() {
     let mut within_message = RawSocket::join(&server).await;
     within_message.packet(1, 0, &header).await;
     within_message.packet(1, 1, b"the beginning").await;
-    // A fragment of a message that never ends, and then the same.
+    // A fragment of a message that never ends, and then only answers to pings.
     let mut within_fragments = RawSocket::join(&server).await;
     within_fragments
         .bytes(&[0x02, 0x82, 0, 0, 0, 0, 1, 2])
