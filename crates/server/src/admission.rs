@@ -1,29 +1,32 @@
-//! What a message has to show before its body is read: that its sender may ask for it, and that it fits.
+//! Checks of a message before its body is parsed: whether its sender has the right, and whether it
+//! fits.
 //!
-//! JSON takes some forty times its text's bytes in memory. So it is weighed first, and nobody without a grant for
-//! the toolkit makes the server read any. The room asks for the rights again, with the path at hand.
+//! JSON takes some forty times its text's bytes in memory. So its memory is estimated first, and
+//! without a grant for the toolkit nothing large is parsed. The room checks the rights again, with
+//! the path.
 
 use meshagent_protocol::{ApiScope, Asks, ErrorCode, Message, Outline, Tool, Toolkit};
 
 use crate::config::Limits;
 
-/// A header that is no longer than this is read in any case, so that its sender learns all that is wrong with it.
+/// A header up to this size is always parsed, so that its sender learns everything that is wrong
+/// with it.
 const SMALL_BYTES: usize = 16 << 10;
-/// The longest header of `set_attributes` that is read.
+/// The longest header of `set_attributes` that is parsed.
 pub(crate) const MAX_ATTRIBUTES_HEADER_BYTES: usize = 64 << 10;
 
-/// Whether a message is read.
+/// Whether a message is parsed.
 #[derive(Debug)]
 pub(crate) enum Admission {
-    /// It is; its header takes this many bytes as values, at most.
+    /// The message is parsed; its header takes at most this many bytes as values.
     Read { parsed_bytes: usize },
-    /// It is not, and its sender is told so.
+    /// The message is refused with an error to its sender.
     Refused { code: ErrorCode, text: String },
-    /// It is not, and there is no answer that could say so.
+    /// The message is dropped, and there is no answer that could report it.
     Ignored,
 }
 
-/// Looks at a message of a participant with these rights.
+/// Checks a message of a participant with these rights.
 pub(crate) fn admit(message: &Message, scope: &ApiScope, limits: &Limits) -> Admission {
     let outline = match Outline::of(message) {
         Ok(outline) => outline,
@@ -58,7 +61,7 @@ pub(crate) fn admit(message: &Message, scope: &ApiScope, limits: &Limits) -> Adm
     }
 }
 
-/// The refusal of a tool that no path could make allowed.
+/// The refusal of a tool that the token allows for no path.
 fn no_grant(scope: &ApiScope, toolkit: &str, tool: &str) -> Option<Admission> {
     let denied = |text: &str| Some(refused(ErrorCode::PermissionDenied, text));
     if toolkit.is_empty() {

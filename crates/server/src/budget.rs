@@ -1,14 +1,15 @@
-//! How fast a connection may be, and all of them together.
+//! Rate limits of one connection and of all connections together.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// So many units per second, and a burst of as many seconds' worth.
+/// A limit of units per second, with bursts of as many as `burst` allows.
 ///
-/// Who is over it waits; nothing is refused. One moment says it all: when everything taken so far would have
-/// been taken at the rate (the "theoretical arrival time" of ATM's generic cell rate algorithm).
+/// Callers that exceed it wait; nothing is refused. The whole state is one instant: when everything
+/// taken so far would have been taken at exactly the rate (the "theoretical arrival time" of ATM's
+/// generic cell rate algorithm).
 #[derive(Debug)]
 pub(crate) struct Rate {
     per_second: u64,
@@ -25,7 +26,7 @@ impl Rate {
         }
     }
 
-    /// Takes so many units, and says how long to wait before the next are taken.
+    /// Takes `units`, and returns how long to wait before the next ones.
     pub(crate) fn take(&self, units: usize, now: Instant) -> Duration {
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         let nanos = (units as u64).saturating_mul(1_000_000_000) / self.per_second;
@@ -47,7 +48,7 @@ mod tests {
         assert_eq!(rate.take(200, start), Duration::ZERO);
         let wait = rate.take(50, start);
         assert!((490..=500).contains(&wait.as_millis()), "{wait:?}");
-        // After a rest there is a burst again, and no more than one.
+        // After a rest there is one burst again, and no more.
         let later = start + Duration::from_hours(1);
         assert_eq!(rate.take(200, later), Duration::ZERO);
         assert!(rate.take(100, later) >= Duration::from_millis(990));

@@ -1,5 +1,5 @@
-//! The one thread that writes to the store: it gathers what all rooms have handed in, commits it in
-//! transactions, and tells each room what became of its part.
+//! The committer: one thread that commits the batches of all rooms to the store in transactions,
+//! and answers each room.
 
 mod deletions;
 mod held;
@@ -23,21 +23,21 @@ use self::turns::{Large, Turn, Turns};
 use crate::health::{Health, Obstacle};
 use crate::metrics::Metrics;
 
-/// Rooms' batches that may wait for the thread. A room has at most one batch under way, so a full queue
-/// only means that many rooms are busy; the next room waits for its turn without blocking others.
+/// Batches of rooms that may wait for the thread. A room has at most one batch in flight, so a full
+/// queue only means that many rooms are busy. The next room waits without blocking others.
 const QUEUE: usize = 4096;
-/// Batches of one round that are tried alone and fail, before the others are given up for this round: a disk that is
-/// gone is not asked once for each room.
+/// Batches of one round that may fail when committed alone. Then the round gives up the others, so
+/// that a failing disk is not tried once for each room.
 const MAX_FAILURES: usize = 3;
-/// How often the store is asked whether what was deleted is gone, while nothing else is to be done.
+/// Interval at which the idle committer asks the store to erase deleted data.
 const ERASE_PAUSE: Duration = Duration::from_millis(2);
 
-/// What became of one write.
+/// The result of one write.
 pub(crate) type WriteResult = Result<Written, WriteError>;
-/// What became of a batch: one result for each write, or nothing happened at all.
+/// The result of a batch: one result for each write, or an error if nothing was written.
 pub(crate) type BatchResult = Result<Vec<WriteResult>, Arc<StoreError>>;
-/// That, and how long the store worked for it and for those committed together with it, without the time for which it or
-/// its answer waited.
+/// A batch's result, and how long the store worked on its transaction. Waiting times of the batch
+/// and of its answer do not count.
 pub(crate) type Outcome = (BatchResult, Duration);
 
 #[derive(Debug)]
@@ -46,13 +46,13 @@ enum Job {
         writes: Vec<Write>,
         done: oneshot::Sender<Outcome>,
     },
-    /// Finds out whether the store can be used.
+    /// Checks whether the store can be used.
     Check,
-    /// Has the store do what it put off.
+    /// Runs the store's maintenance.
     Tend,
 }
 
-/// A handle to the thread. The thread ends when the last handle is gone and all that was handed in is answered.
+/// A handle to the thread, which ends when the last handle is dropped and all jobs are answered.
 #[derive(Clone, Debug)]
 pub(crate) struct Committer {
     jobs: mpsc::Sender<Job>,
@@ -60,7 +60,7 @@ pub(crate) struct Committer {
 }
 
 impl Committer {
-    /// Starts the thread; the join handle belongs to the caller, who waits for it when stopping.
+    /// Starts the thread. The caller joins it when stopping.
     pub(crate) fn start(
         store: Arc<dyn Store>,
         metrics: Arc<Metrics>,
@@ -76,13 +76,13 @@ impl Committer {
         Ok((Self { jobs, health }, thread))
     }
 
-    /// Hands in a batch. The receiver yields when it is on stable storage, or refused.
+    /// Submits a batch. The receiver yields when it is durable or refused.
     ///
     /// # Cancel safety
-    /// Dropped before it is ready, the batch was not handed in.
+    /// If the future is dropped before it is ready, the batch was not submitted.
     pub(crate) async fn submit(&self, writes: Vec<Write>) -> oneshot::Receiver<Outcome> {
         let (done, result) = oneshot::channel();
-        // If the thread is gone, the dropped sender says so to the receiver.
+        // If the thread has ended, the dropped sender reports it to the receiver.
         let _ = self.jobs.send(Job::Commit { writes, done }).await;
         result
     }
@@ -94,7 +94,8 @@ impl Committer {
             .await
     }
 
-    /// Has the store do what it put off. To be called every second; if the thread is busy, the next call does it.
+    /// Runs the store's maintenance. Call it every second; if the thread is busy, the next call
+    /// does it.
     pub(crate) fn tend(&self) {
         let _ = self.jobs.try_send(Job::Tend);
     }
@@ -107,7 +108,7 @@ fn run(mut queue: mpsc::Receiver<Job>, store: &dyn Store, metrics: &Metrics, hea
     loop {
         let mut next = if work.is_ready() || work.is_waiting() {
             match queue.try_recv() {
-                // Space is freed by whoever has the store next.
+                // The next process that opens the store frees the remaining space.
                 Err(TryRecvError::Disconnected) if !work.is_awaited() => return,
                 Err(_) if !work.is_ready() => {
                     std::thread::sleep(ERASE_PAUSE);
@@ -128,7 +129,7 @@ fn run(mut queue: mpsc::Receiver<Job>, store: &dyn Store, metrics: &Metrics, hea
                 Job::Check => check = true,
                 Job::Tend => tend = true,
             }
-            // What does not fit stays in the queue, and those who hand in more wait.
+            // Jobs that do not fit stay in the queue, and their senders wait.
             next = (work.turns.len() < QUEUE)
                 .then(|| queue.try_recv().ok())
                 .flatten();
@@ -166,10 +167,10 @@ fn run(mut queue: mpsc::Receiver<Job>, store: &dyn Store, metrics: &Metrics, hea
     }
 }
 
-/// A batch's result, and who waits for it.
+/// A batch's result, and the channel to its room.
 pub(crate) type Answer = (oneshot::Sender<Outcome>, Outcome);
 
-/// What the thread has to do, without its queue and its clock. The simulation does the same, step by step.
+/// Pending work of the thread, without its queue and clock. The simulation drives it step by step.
 #[derive(Debug, Default)]
 pub(crate) struct Work {
     turns: Turns,
@@ -177,7 +178,7 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    /// Takes a batch.
+    /// Adds a batch.
     pub(crate) fn add(&mut self, writes: Vec<Write>, done: oneshot::Sender<Outcome>) {
         self.turns.add(writes, done);
     }
@@ -188,22 +189,23 @@ impl Work {
         !self.turns.is_empty()
     }
 
-    /// Whether there is something to do at once.
+    /// Whether there is something to do immediately.
     fn is_ready(&self) -> bool {
         !self.turns.is_empty() || self.held.frees()
     }
 
-    /// Whether somebody waits for an answer.
+    /// Whether a room waits for an answer.
     fn is_awaited(&self) -> bool {
         !self.turns.is_empty() || self.held.is_awaited()
     }
 
-    /// Whether [`Work::clear_away`] is to be called soon, as answers or the store wait for it.
+    /// Whether [`Work::clear_away`] should run soon, because answers or the store wait for it.
     pub(crate) fn is_waiting(&self) -> bool {
         self.held.is_waiting()
     }
 
-    /// Commits the batches whose turn it is, or has a step of a large one staged. The answers are for [`Work::answer`].
+    /// Commits the batches that are next, or stages a step of a large one. Pass the answers to
+    /// [`Work::answer`].
     pub(crate) fn commit(&mut self, store: &dyn Store, metrics: &Metrics) -> Vec<Answer> {
         match self.turns.next() {
             Turn::Small(batches, _) if batches.is_empty() => Vec::new(),
@@ -241,20 +243,21 @@ impl Work {
         }
     }
 
-    /// Answers batches, but for those that deleted something: these are answered when it is gone.
+    /// Answers batches, except those that deleted something: these are answered when the data is
+    /// erased.
     pub(crate) fn answer(&mut self, answers: Vec<Answer>, now: Instant) {
         for (done, outcome) in answers {
             self.held.answer(done, outcome, now);
         }
     }
 
-    /// The store was tended.
+    /// Records that the store's maintenance has run.
     pub(crate) fn tended(&mut self, now: Instant) {
         self.held.tended(now);
     }
 
-    /// Has the store erase what it can, gives the answers that waited for it, and has some space freed, in turns with
-    /// what is committed.
+    /// Erases what the store can erase, sends the answers that waited for it, and frees some space,
+    /// in turns with commits.
     pub(crate) fn clear_away(&mut self, store: &dyn Store, now: Instant) {
         if self.held.is_waiting() {
             self.held.erase(store, now);
@@ -265,10 +268,10 @@ impl Work {
     }
 }
 
-/// Commits rooms' batches in one transaction, and gives each its part of what came of it.
+/// Commits the batches of several rooms in one transaction, and splits its results.
 ///
-/// If that fails, each is tried alone, so that one costs the others nothing: whether it is too large for the space
-/// that is left or makes the store fail in another way.
+/// If the transaction fails, each batch is committed alone. So one that is too large for the free
+/// space, or that makes the store fail in another way, does not affect the others.
 pub(crate) fn commit(
     store: &dyn Store,
     batches: Vec<Vec<Write>>,
@@ -288,8 +291,8 @@ pub(crate) fn commit(
     }
 }
 
-/// Commits the batches one by one: first what frees space, then from the smallest to the largest. Rooms are
-/// independent of each other, so their order is free.
+/// Commits the batches one by one: first those that free space, then from the smallest to the
+/// largest. Rooms are independent of each other, so their order is free.
 fn commit_each(
     store: &dyn Store,
     writes: &[Write],
@@ -315,7 +318,8 @@ fn commit_each(
     });
     let mut results: Vec<BatchResult> = lengths.iter().map(|_| Err(Arc::clone(error))).collect();
     let mut last = Arc::clone(error);
-    // Of the batches that were tried whole, and of those of which not even the deletions were committed.
+    // `failures` counts batches that were tried whole, `refusals` those of which not even the
+    // deletions were committed.
     let (mut failures, mut refusals) = (0, 0);
     for (room, batch) in batches {
         if refusals == MAX_FAILURES || matches!(*last, StoreError::Replaced(_)) {
@@ -330,7 +334,7 @@ fn commit_each(
         results[room] = or_deletions(store, batch, result, metrics);
         match &results[room] {
             Err(error) => {
-                // Damage is where that batch writes, and says nothing of the others.
+                // Damage is local to this batch's data and says nothing about the others.
                 let counts = usize::from(!matches!(**error, StoreError::Corrupt { .. }));
                 failures = MAX_FAILURES.min(failures + counts);
                 refusals += counts;
@@ -345,12 +349,12 @@ fn commit_each(
     results
 }
 
-/// Whether of a batch only the deletions were committed.
+/// Whether only the deletions of a batch were committed.
 fn lacked_space(results: &[WriteResult]) -> bool {
     results.contains(&Err(WriteError::Full))
 }
 
-/// Has the store write some of a large batch ahead; returns whether it is to be committed now.
+/// Stages a step of a large batch. Returns whether the batch is ready to commit.
 fn stage(store: &dyn Store, large: &Large, metrics: &Metrics) -> Result<bool, Arc<StoreError>> {
     let started = Instant::now();
     let result = guarded(|| store.stage(&large.writes, &large.staging));
@@ -360,7 +364,7 @@ fn stage(store: &dyn Store, large: &Large, metrics: &Metrics) -> Result<bool, Ar
     result.map_err(|error| refused(error, metrics))
 }
 
-/// A store that panics has failed like any other: rooms read again what it has.
+/// A panic of the store counts as a failure like any other: rooms read again what is stored.
 fn guarded<T>(call: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
     catch_unwind(AssertUnwindSafe(call))
         .unwrap_or_else(|_| Err(StoreError::Unavailable("the store panicked".into())))
@@ -382,7 +386,7 @@ fn committed(
     result.map_err(|error| refused(error, metrics))
 }
 
-/// A transaction ended.
+/// Records the duration of a transaction.
 fn observe(started: Instant, metrics: &Metrics) {
     metrics
         .commit_seconds
@@ -394,7 +398,7 @@ fn refused(error: StoreError, metrics: &Metrics) -> Arc<StoreError> {
     Arc::new(error)
 }
 
-/// An error and what led to it, in one line for the log.
+/// An error and its causes in one line for the log.
 pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,72 +1,82 @@
-//! What an operator can set: limits and durations, with the defaults that suit one machine.
+//! Configuration of the server: limits and durations, with defaults that suit one machine.
 
 use std::time::Duration;
 
-/// The bounds that keep one peer from costing the others.
-///
-/// Beside each bound stands what happens beyond it.
+/// Limits that keep one peer from harming the others. Each says what happens beyond it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Bytes of one message while it is put together from its packets. Beyond it: error 1002 for that message.
+    /// Bytes of one message while it is assembled from its packets. Beyond it: error 1002 for that
+    /// message.
     ///
-    /// It has to stay above the largest document's state in base64, because published clients send
-    /// a document's whole state back after opening it.
+    /// It must be larger than the state of the largest document in base64, because published
+    /// clients send a document's whole state back after opening it.
     pub max_message_bytes: usize,
-    /// Bytes that the server holds for its peers, of all kinds together: a connection may have a quarter of it, a participant
-    /// three eighths. Beyond it: reads pause, large answers wait, or a request is refused with 1008, as
-    /// `docs/operations.md` says for each kind.
+    /// Bytes that the server holds for its peers, of all kinds together. A connection may have a
+    /// quarter of it, a participant three eighths. Beyond it: reads pause, large answers wait, or a
+    /// request is refused with 1008, as `docs/operations.md` describes for each kind.
     pub max_held_bytes: usize,
-    /// Bytes of messages that were received and not handled yet, of all connections together. Beyond it: reads pause.
+    /// Bytes of messages that were received and are not handled yet, of all connections together.
+    /// Beyond it: reads pause.
     pub max_receive_bytes: usize,
-    /// Bytes that the JSON of one message takes in memory, judged before it is read. Beyond it: error 1002 for that message.
+    /// Bytes that the JSON of one message takes in memory, estimated before it is parsed. Beyond
+    /// it: error 1002 for that message.
     pub max_json_bytes: usize,
-    /// Messages per second of one connection; twice as many may come at once. Beyond it: it is read from later.
+    /// Messages per second of one connection, with bursts of twice as many. Beyond it: reads pause.
     pub max_messages_per_second: u64,
-    /// Bytes per second of one connection, likewise.
+    /// Bytes per second of one connection, with bursts of twice as many. Beyond it: reads pause.
     pub max_bytes_per_second: u64,
-    /// Messages per second of all connections together, likewise.
+    /// Messages per second of all connections together, with bursts of twice as many. Beyond it:
+    /// reads pause.
     pub max_total_messages_per_second: u64,
     /// Bytes of one decoded update. Beyond it: error 1002 for that update.
     pub max_update_bytes: usize,
-    /// Bytes of updates that one document keeps although they build on something that never came. Beyond it: error
-    /// 1005 for the update, which the client sends again after what is missing.
+    /// Bytes of updates that one document keeps although operations on which they build are
+    /// missing. Beyond it: error 1005 for the update, which the client sends again after the
+    /// missing operations.
     pub max_pending_bytes: usize,
     /// Documents of the project. Beyond it: error 1008 for the request that would create one.
     pub max_documents: u64,
-    /// Bytes of one document's merged state. Beyond it: error 1002 for the update, unless it only deletes.
+    /// Bytes of one document's merged state. Beyond it: error 1002 for the update, unless it only
+    /// deletes.
     ///
-    /// In base64 this has to stay below the largest message, as published clients send a whole state back.
+    /// In base64 this must be smaller than `max_message_bytes`, as published clients send the whole
+    /// state back.
     pub max_document_bytes: usize,
     /// Elements of one document. Beyond it: error 1002 for the update, which changes nothing.
     pub max_document_elements: usize,
-    /// Levels of elements in one document, which published clients walk recursively. Beyond it: error 1002 for the
-    /// update, which changes nothing.
+    /// Nesting depth of elements in one document, which published clients walk recursively. Beyond
+    /// it: error 1002 for the update, which changes nothing.
     pub max_document_depth: usize,
-    /// Client ids with operations in one document; each program that edits it brings a new one whenever it starts. Beyond
-    /// it: error 1002 for the update of a new one, which changes nothing.
+    /// Client ids with operations in one document. Each program that edits it adds a new id with
+    /// every start. Beyond it: error 1002 for an update under a new id, which changes nothing.
     pub max_document_clients: usize,
-    /// Bytes of memory, about, that the schemas of all documents in memory take together; equal ones are one.
-    /// Beyond it: error 1008 for the request that would open or create a document with one more.
+    /// Estimated memory, in bytes, of the schemas of all documents in memory; equal schemas count
+    /// once. Beyond it: error 1008 for the request that would open or create a document with
+    /// another schema.
     pub max_schema_bytes: usize,
-    /// Bytes of memory, about, that the documents in memory take together; those that one participant has had read or made,
-    /// three eighths of it. Beyond it: error 1008 for the request that would open or create one more, and documents that
-    /// nobody has open are let go earlier.
+    /// Estimated memory, in bytes, of the documents in memory. The documents that one participant
+    /// loaded or created may take three eighths of it. Beyond it: error 1008 for the request that
+    /// would open or create one more. From three quarters of it on, documents without readers are
+    /// evicted earlier.
     pub max_open_bytes: usize,
     /// Entries of a folder that is listed. Beyond it: error 1002 for the list.
     pub max_list_entries: usize,
-    /// Bytes of one uploaded file. Beyond it: error 1002, nothing is stored.
+    /// Bytes of one uploaded file. Beyond it: error 1002, and nothing is stored.
     pub max_file_bytes: usize,
-    /// Bytes of all uploads under way in one room. Beyond it: error 1008 for the upload that crosses it.
+    /// Bytes of all uploads in progress in one room. Beyond it: error 1008 for the upload that
+    /// crosses it.
     pub max_upload_bytes_per_room: usize,
-    /// Bytes queued towards one connection before the server stops reading from it.
+    /// Bytes queued for one connection. Beyond it: reads from the connection pause.
     ///
-    /// It counts what is this connection's own: answers, messages and what refers to shared frames.
-    /// Documents' broadcasts stop being queued at the same mark; the reader gets one merged update when it
-    /// reads again. Beyond four times the mark, what other participants say is lost for the connection.
+    /// It counts answers and documents' changes, including shared bytes, but not what other
+    /// participants say. At the same mark, changes of documents are no longer queued, and the
+    /// connection receives one merged change when it has read enough. Messages of other
+    /// participants are lost for the connection while more than four times the mark of them is
+    /// queued, or twice the mark of the same participant.
     pub max_outbox_bytes: usize,
-    /// Bytes of encoded states and changes that are alive, of all documents together; connections share them.
-    /// Beyond it: documents are opened later, and readers that have something queued become cursors.
+    /// Bytes of encoded states and changes that are alive, of all documents together; connections
+    /// share them. Beyond it: opens wait, and readers with a non-empty queue become cursors.
     pub max_shared_bytes: usize,
     /// Streamed calls open on one connection. Beyond it: error 1002 for the call.
     pub max_streams_per_connection: usize,
@@ -76,8 +86,9 @@ pub struct Limits {
     pub max_participants_per_room: usize,
     /// Connections of participants, of all rooms together. Beyond it: HTTP 503 at the handshake.
     pub max_connections: usize,
-    /// Connections that speak HTTP, those in a handshake among them. Beyond it: new ones wait in the listen queue.
-    /// Counted apart from the other connections, so that a full server still answers health checks.
+    /// Connections that speak HTTP, including those in a handshake. Beyond it: new ones wait in the
+    /// listen queue. They are counted separately from participants, so that a full server still
+    /// answers health checks.
     pub max_http_connections: usize,
 }
 
@@ -114,38 +125,38 @@ impl Default for Limits {
     }
 }
 
-/// Everything that [`Server::new`](crate::Server::new) needs to know besides the store and the key.
+/// Everything that [`Server::new`](crate::Server::new) needs besides the store and the key.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Config {
-    /// The bounds on peers.
+    /// Limits on what peers may use.
     pub limits: Limits,
-    /// How long a document stays in memory after its last participant left it.
+    /// How long a document stays in memory after its last participant has left it.
     pub unload_after: Duration,
-    /// How many updates a document collects before they are folded into a snapshot. It is folded earlier when its log
-    /// is longer than half of the snapshot before it and 64 KiB.
+    /// How many updates a document collects before they are compacted into a snapshot. Compaction
+    /// happens earlier when the log is longer than 64 KiB and than half of the previous snapshot.
     pub snapshot_every: usize,
-    /// How long it is kept which connection made which operations, and when; older records are folded to one per
-    /// author. Zero: for ever.
+    /// How long the store keeps which connection made which operations, and when. Older records are
+    /// merged into one per author. Zero means forever.
     pub provenance_kept: Duration,
-    /// Time for an HTTP request's head, which includes the WebSocket handshake.
+    /// Time for the head of an HTTP request, including the WebSocket handshake.
     pub handshake_timeout: Duration,
-    /// Time for the body of an HTTP request, and for a peer to take each 16 KiB of a response. After it the connection
-    /// ends.
+    /// Time for the body of an HTTP request, and for a peer to read each 16 KiB of a response.
+    /// Beyond it the connection ends.
     pub http_timeout: Duration,
-    /// Time for one message to arrive completely, from its first packet on, without the time for which the server makes its
-    /// peer wait. After it the connection ends.
+    /// Time for one message to arrive completely, from its first packet on, excluding the time for
+    /// which the server makes the peer wait. Beyond it the connection ends.
     pub message_timeout: Duration,
-    /// While others wait for memory, a peer that the server holds something for has to send or take 64 KiB of it in this
-    /// time, and a 24th of a large answer. If it does not, the connection ends.
+    /// While others wait for memory, a peer for which the server holds something must send or read
+    /// 64 KiB in this time, and a 24th of a large answer. Otherwise its connection ends.
     pub pace_window: Duration,
-    /// Time between pings; a peer that is silent for two and a half of them is gone.
+    /// Time between pings. A peer that is silent for two and a half intervals is disconnected.
     pub ping_interval: Duration,
-    /// Time that connections get to drain when the server stops.
+    /// Time for connections to drain when the server stops.
     pub shutdown_grace: Duration,
-    /// Validity of the tokens that the `connect` endpoint hands out.
+    /// Validity of the tokens that the `connect` endpoint issues.
     pub connect_token_ttl: Duration,
-    /// Validity of the URLs that `download_url` hands out.
+    /// Validity of the URLs that `download_url` returns.
     pub download_url_ttl: Duration,
 }
 

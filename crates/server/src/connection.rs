@@ -1,8 +1,10 @@
-//! One WebSocket: bytes to messages for the room, and the room's answers back to bytes.
+//! One WebSocket connection: parses bytes into messages for the room, and encodes the room's
+//! answers.
 //!
-//! Reading and writing are two futures of one task. The server never sends a close frame of its own, because
-//! published clients do not come back after one; a client's close frame is answered with code 1000. A client that
-//! breaks the rules of the WebSocket protocol is dropped.
+//! Reading and writing are two futures of one task. The server never sends a close frame of its own
+//! accord, because published clients do not reconnect after one. A client's close frame is answered
+//! with code 1000. A client that violates the WebSocket protocol is disconnected without a close
+//! frame.
 
 mod unread;
 mod writing;
@@ -34,40 +36,42 @@ use crate::websocket::{Event, FrameReader};
 
 /// The largest WebSocket message; a protocol message may span many.
 const MAX_FRAME_BYTES: usize = 4 << 20;
-/// What a frame counts for besides its bytes, and what a ping or a pong counts for, towards the bytes per second.
+/// Bytes that a frame costs against the byte rate, in addition to its content; below, the cost of a
+/// ping or pong.
 const FRAME_BYTES: usize = 64;
 const CONTROL_FRAME_BYTES: usize = 1 << 10;
-/// The most of an incomplete message that stays uncharged until everything that arrived is handled.
+/// Bytes of an incomplete message that may stay uncharged until everything that arrived is handled.
 const SMALL_PART_BYTES: usize = 16 << 10;
-/// Bytes that a connection reads, or writes, before others have a turn on its thread.
+/// Bytes that a connection reads or writes before it yields to the other connections on its thread.
 const TURN_BYTES: usize = 16 << 10;
-/// What the system keeps of what a peer is sent and its window has no room for. It tells of progress in steps of half of
-/// this; by itself it keeps megabytes, and tells when a third was taken.
+/// Bytes that the kernel buffers for a peer beyond its receive window. The socket becomes writable
+/// when half of this is free. By default the kernel buffers megabytes and reports progress only
+/// when a third is free.
 #[cfg(target_os = "linux")]
 const UNSENT_BYTES: u32 = 32 << 10;
-/// How many seconds' worth of messages and bytes may come at once.
+/// Time over which unused message and byte rates accumulate, which bounds a burst.
 pub(crate) const BURST: Duration = Duration::from_secs(2);
 /// Time to answer a client's close frame before the connection is dropped anyway.
 const CLOSE_GRACE: Duration = Duration::from_secs(5);
 
-/// What every connection of the server shares.
+/// State that all connections of the server share.
 #[derive(Clone, Debug)]
 pub(crate) struct Shared {
     pub(crate) rooms: Arc<Rooms>,
     pub(crate) config: Arc<Config>,
     pub(crate) metrics: Arc<Metrics>,
-    /// When tokens end.
+    /// Measures when tokens expire.
     pub(crate) clock: Arc<WallClock>,
-    /// How many messages all connections may send.
+    /// The message rate of all connections together.
     pub(crate) total_rate: Arc<Rate>,
-    /// Set when the server stops: nothing more is read.
+    /// Set when the server stops: connections read nothing more.
     pub(crate) stopping: CancellationToken,
-    /// Set when the grace is over: connections end whatever they are doing.
+    /// Set when the grace period is over: connections end, whatever they are doing.
     pub(crate) killed: CancellationToken,
 }
 
 impl Shared {
-    /// Brings those gauges up to date that nobody keeps.
+    /// Updates the gauges that are not maintained continuously.
     pub(crate) fn measure(&self) {
         let gauge = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         let usage = self.rooms.usage();
@@ -88,10 +92,11 @@ impl Shared {
     }
 }
 
-/// Drives a connection to its end. `early` arrived behind the handshake; the token is good until `expires`, in seconds
-/// since 1970.
+/// Drives a connection to its end. `early` are bytes that arrived after the handshake. The token
+/// expires at `expires`, in seconds since 1970.
 ///
-/// The socket may end before this does: its room, which may take nothing at the time, has to be told.
+/// This may outlive the socket: a room that takes no input at the moment must still learn that the
+/// connection has ended.
 pub(crate) async fn run(
     stream: TcpStream,
     early: Bytes,
@@ -127,17 +132,17 @@ pub(crate) async fn run(
     let way = (conn, &mailbox);
     let of = (&account, &scope);
     let talk = talk(stream, early, way, &outbox, of, (shared, room), expired);
-    // With it goes all that only a connection with a socket needs.
+    // Everything that only a connection with a socket needs is dropped with this future.
     let rest = Box::pin(talk).await;
     if let Some(rest) = rest {
         rest.await;
     }
 }
 
-/// What is to be done when there is no socket any more.
+/// Work that remains after the socket is closed.
 type Rest<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
-/// Reads and writes until the connection ends, and drops the socket.
+/// Reads and writes until the connection ends, then drops the socket.
 async fn talk<'a>(
     mut stream: TcpStream,
     early: Bytes,
@@ -176,7 +181,7 @@ async fn talk<'a>(
         turn: Turn::default(),
     };
     intake.frames.handle_bytes(&early);
-    // Whether to wait shows with what comes next.
+    // Whether the peer must wait is decided with the next bytes.
     let _ = intake.byte_rate.take(early.len(), Instant::now());
     drop(early);
     let silence = shared.config.ping_interval.mul_f32(2.5);
@@ -208,7 +213,7 @@ async fn talk<'a>(
     let mut rest: Rest<'a> = Box::pin(leave(mailbox, conn));
     match ended {
         Some(End::Closed) => {
-            // Mostly the room hears of it first.
+            // Usually the room takes this input immediately.
             let mut has_left = tokio::select! {
                 biased;
                 () = &mut rest => true,
@@ -226,7 +231,7 @@ async fn talk<'a>(
             }
             (!has_left).then_some(rest)
         }
-        // The room finishes the outbox when everything that was received is durable and answered.
+        // The room finishes the outbox when everything received is durable and answered.
         Some(End::Stopping) => {
             writing.await;
             None
@@ -243,7 +248,7 @@ async fn talk<'a>(
 }
 
 async fn leave(mailbox: &Mailbox, conn: Conn) {
-    // The room only refuses when it has ended, and everybody with it.
+    // Sending fails only if the room, and with it every connection in it, has ended.
     let _ = mailbox.send(RoomInput::Leave(conn), 0, Held::none()).await;
 }
 
@@ -251,23 +256,24 @@ async fn leave(mailbox: &Mailbox, conn: Conn) {
 enum End {
     /// The client sent a close frame.
     Closed,
-    /// The token is no longer good. Without a close frame, so that the client asks for a new one and comes back.
+    /// The token has expired. No close frame is sent, so that the client fetches a new token and
+    /// reconnects.
     Expired,
-    /// The connection broke, was silent for too long, or spoke something else.
+    /// The connection broke, was silent for too long, or violated the protocol.
     Lost,
-    /// The server stops.
+    /// The server is stopping.
     Stopping,
 }
 
-/// How much a connection has read, or written, since others had a turn. A socket may have megabytes, or take them, at
-/// once, and there may be hundreds.
+/// Bytes that a connection has read or written since it last yielded. A socket may deliver or
+/// accept megabytes without blocking, and hundreds of sockets may be ready together.
 #[derive(Default)]
 struct Turn {
     bytes: usize,
 }
 
 impl Turn {
-    /// Counts some, and lets others go first after each [`TURN_BYTES`]. Returns whether it did.
+    /// Counts bytes and yields after each [`TURN_BYTES`]. Returns whether it yielded.
     async fn take(&mut self, bytes: usize) -> bool {
         self.bytes += bytes;
         let is_over = self.bytes >= TURN_BYTES;
@@ -281,17 +287,18 @@ impl Turn {
 
 /// Reads until the connection ends, handing each packet to the intake.
 async fn read_all(stream: &mut ReadHalf<'_>, intake: &mut Intake<'_>, silence: Duration) -> End {
-    // One timer for all reads. It only has to be early enough: a timer of its own for each read would cost more than
-    // most reads.
+    // All reads share one timer, which may only fire too early, never too late. A timer for each
+    // read would cost more than most reads.
     let mut timer = std::pin::pin!(tokio::time::sleep(silence));
     let mut came = Instant::now();
     loop {
-        // What a packet takes is taken while there is one: most connections are idle most of the time.
+        // The future that handles packets exists only while there are some: most connections are
+        // idle most of the time.
         if let Some(end) = Box::pin(intake.handle_received()).await {
             return end;
         }
         let heard = Instant::now();
-        // The time that it waited for others is not the peer's.
+        // Time spent waiting for other connections is not counted against the peer.
         intake.pace.pause(heard - came);
         intake.kept_waiting = intake.account.kept_waiting();
         loop {
@@ -321,7 +328,7 @@ async fn read_all(stream: &mut ReadHalf<'_>, intake: &mut Intake<'_>, silence: D
                     if let Some(end) = intake.late() {
                         return end;
                     }
-                    // The peer may hold what others wait for.
+                    // The peer may hold memory that others wait for.
                     if intake.is_in_the_way(Instant::now()) {
                         tracing::info!(
                             "a peer holds memory that others wait for; connection dropped"
@@ -338,7 +345,7 @@ async fn read_all(stream: &mut ReadHalf<'_>, intake: &mut Intake<'_>, silence: D
     }
 }
 
-/// From bytes to the room's mailbox, no faster and with no more memory than agreed.
+/// Turns bytes into inputs for the room's mailbox, within the limits on rate and memory.
 struct Intake<'a> {
     frames: FrameReader,
     packets: PacketReader,
@@ -348,24 +355,24 @@ struct Intake<'a> {
     shared: &'a Shared,
     message_rate: Rate,
     byte_rate: Rate,
-    /// What the frames since the last read count for. It is charged with the next read, because one read holds a
-    /// bounded number of frames.
+    /// Cost of the frames since the last read. It is charged with the next read, because one read
+    /// yields a bounded number of frames.
     frame_bytes: usize,
     account: &'a Arc<Account>,
-    /// What its token allows.
+    /// The rights that the token grants.
     scope: &'a ApiScope,
-    /// What the message under way costs.
+    /// Memory charged for the message in progress.
     charge: Charge,
-    /// When the message under way has to be complete.
+    /// When the message in progress must be complete.
     deadline: Option<Instant>,
     pace: Pace,
-    /// For how long the server had kept the peer waiting when that was last looked at.
+    /// The account's total time of waiting for the server, as last seen.
     kept_waiting: Duration,
     turn: Turn,
 }
 
 impl Intake<'_> {
-    /// When to check what the peer does if nothing has arrived by then: at `latest` in any case.
+    /// When to check on the peer if nothing has arrived by then; never later than `latest`.
     fn next_check(&self, latest: Instant) -> Instant {
         let mut next = latest;
         if let Some(deadline) = self.deadline {
@@ -377,7 +384,7 @@ impl Intake<'_> {
         next
     }
 
-    /// Why reading ends, if the message under way should be complete by now.
+    /// Why reading ends, if the message in progress should be complete by now.
     fn late(&self) -> Option<End> {
         if self.deadline? > Instant::now() {
             return None;
@@ -386,15 +393,16 @@ impl Intake<'_> {
         Some(End::Lost)
     }
 
-    /// The server made the peer wait: the time since then is not the peer's, nor its message's.
+    /// Extends the message's deadline by the time since `since`, because the server made the peer
+    /// wait.
     fn excuse(&mut self, since: Instant) {
         if let Some(deadline) = &mut self.deadline {
             *deadline += since.elapsed();
         }
     }
 
-    /// So many bytes came, whatever they are. Makes a peer wait that sends faster than agreed, and lets others have
-    /// their turn. Returns the time after that.
+    /// Accounts for `bytes` received bytes of any kind. Delays a peer that exceeds its byte rate,
+    /// and yields to other connections. Returns the time at which the peer was free to send again.
     async fn arrived(&mut self, bytes: usize) -> Instant {
         let came = Instant::now();
         self.pace.add(bytes);
@@ -414,15 +422,15 @@ impl Intake<'_> {
         came
     }
 
-    /// Whether the server holds a part of something for the peer, and waits for the rest.
+    /// Whether the server holds a part of a message or upload and waits for the rest.
     fn holds(&self) -> bool {
         self.charge.bytes() > 0 || self.account.is_uploading()
     }
 
-    /// Whether that keeps others waiting, and the peer sent little for a while.
+    /// Whether the held part keeps others waiting while the peer has sent little for a while.
     fn is_in_the_way(&mut self, now: Instant) -> bool {
         let holds = self.holds();
-        // Nor is the time for which its room had what came and did not handle it.
+        // Time that chunks waited in the room's mailbox is not counted against the peer either.
         let kept_waiting = self.account.kept_waiting();
         let more = kept_waiting.saturating_sub(self.kept_waiting);
         self.kept_waiting = kept_waiting;
@@ -430,7 +438,7 @@ impl Intake<'_> {
         self.pace.is_in_the_way(self.account, 0, 0, now) && holds
     }
 
-    /// Takes all that arrived. Returns why reading ends, if it does.
+    /// Handles everything that arrived. Returns why reading ends, if it does.
     async fn handle_received(&mut self) -> Option<End> {
         loop {
             match self.frames.poll_event() {
@@ -459,7 +467,7 @@ impl Intake<'_> {
                     return Some(End::Lost);
                 }
             }
-            // Also while there is always more to take.
+            // The deadline also holds for a peer that keeps the loop busy.
             if let Some(end) = self.late() {
                 return Some(end);
             }
@@ -472,19 +480,20 @@ impl Intake<'_> {
         self.late()
     }
 
-    /// Takes one packet. `Err` when the room is gone.
+    /// Handles one packet. `Err` if the room has ended.
     async fn packet(&mut self, packet: &[u8]) -> Result<(), ()> {
         self.frame_bytes += FRAME_BYTES;
         let (input, bytes, parsed) = match self.packets.handle_packet(packet) {
             Ok(None) if self.packets.is_assembling() => {
-                // A small part is charged when all that arrived is handled: mostly the rest is there as well.
+                // A small part is charged after everything that arrived is handled: usually the
+                // rest is there as well.
                 if self.packets.held_bytes() > self.charge.bytes() + SMALL_PART_BYTES {
                     self.begin_or_go_on(0).await;
                 }
                 return Ok(());
             }
             Ok(None) => {
-                // It was passed over, as its message was refused.
+                // The packet was skipped, because its message was refused.
                 self.deadline = None;
                 self.charge = self.account.empty(Kind::Received);
                 return Ok(());
@@ -499,7 +508,8 @@ impl Intake<'_> {
             }
             Err(error) => {
                 let Some(id) = error.message_id else {
-                    // There is nobody to answer; the next header packet starts anew.
+                    // Without a message id there is nothing to answer. The next header packet
+                    // starts a new message.
                     self.deadline = None;
                     self.charge = self.account.empty(Kind::Received);
                     return Ok(());
@@ -512,7 +522,7 @@ impl Intake<'_> {
         self.deadline = None;
         let next = self.account.empty(Kind::Received);
         let received = std::mem::replace(&mut self.charge, next);
-        // A peer that does not read its answers is not read from.
+        // Back-pressure: while the peer does not read its answers, its messages wait here.
         self.outbox.wait_for_room().await;
         if input.is_answered() {
             self.outbox.expect_answer();
@@ -521,7 +531,8 @@ impl Intake<'_> {
         self.mailbox.send(input, bytes, held).await.map_err(drop)
     }
 
-    /// Makes a peer wait that sends faster than agreed. What it has to wait for besides its bytes, it chose to send.
+    /// Delays a peer that exceeds its byte rate. The delay counts towards the message's deadline,
+    /// because the peer chose to send these frames.
     async fn keep_pace(&self, bytes: usize) {
         let now = Instant::now();
         let wait = self.byte_rate.take(bytes, now);
@@ -531,15 +542,15 @@ impl Intake<'_> {
         }
     }
 
-    /// The message under way has its time from its first bytes on.
+    /// Starts the time limit of the message in progress with its first bytes.
     fn begin(&mut self) {
         let timeout = self.shared.config.message_timeout;
         self.deadline
             .get_or_insert_with(|| Instant::now() + timeout);
     }
 
-    /// A packet that completes no message, or `fragments` bytes of one: it may be a message's first, or make it larger
-    /// than expected.
+    /// Handles a packet that completes no message, or `fragments` bytes of a frame: it may start a
+    /// message, or make it larger than charged so far.
     async fn begin_or_go_on(&mut self, fragments: usize) {
         self.begin();
         let asked = Instant::now();
@@ -549,7 +560,7 @@ impl Intake<'_> {
         self.excuse(asked);
     }
 
-    /// Parses a message, if its sender may have it parsed: first come the rights, then the memory, then the values.
+    /// Parses a message in three steps: check the rights, charge the memory, then parse the values.
     /// `None` if the message is dropped without an answer.
     async fn read(&mut self, message: Message) -> Option<(RoomInput, usize, Charge)> {
         let Shared {
@@ -560,7 +571,7 @@ impl Intake<'_> {
         } = self.shared;
         metrics.messages_received.inc();
         let bytes = message.body.len();
-        // The header of this form is small, and the room checks the rights of a chunk.
+        // The header of a plain chunk is small, and the room checks the rights of a chunk.
         let plain = Envelope::parse_plain_chunk(&message);
         let parsed_bytes = plain.as_ref().map_or(0, |(_, bytes)| *bytes);
         self.charge.cover(bytes.saturating_add(parsed_bytes)).await;

@@ -1,5 +1,5 @@
-//! Small writes gathered to larger ones, by a buffer that exists only while something is in it: most connections are
-//! idle most of the time.
+//! The write coalescer: merges small writes. Its buffer exists only while it has content, because
+//! most connections are idle most of the time.
 
 use std::io::{Error, ErrorKind};
 use std::pin::Pin;
@@ -7,16 +7,16 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::AsyncWrite;
 
-/// What is gathered before it is written without being asked for.
+/// Bytes that are collected before they are written without a flush.
 const GATHERED_BYTES: usize = 8 << 10;
 
-/// A writer that gathers until it is flushed, or has enough.
+/// A writer that collects bytes until it is flushed or its buffer is full.
 #[derive(Debug)]
 pub(crate) struct Gather<W> {
     inner: W,
-    /// Allocated with the first byte, freed by the flush.
+    /// Allocated with the first byte, freed by a flush.
     buffer: Vec<u8>,
-    /// How much of the buffer is written.
+    /// How much of the buffer is already written.
     written: usize,
 }
 

@@ -1,4 +1,5 @@
-//! Whether the store can be used: what the last commits say, or else one check for all who ask, at most one each second.
+//! The health of the store: taken from the last commits, or else from a check that all callers
+//! share, at most one each second.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -6,15 +7,15 @@ use std::time::{Duration, Instant};
 use meshagent_store::StoreError;
 use tokio::sync::watch;
 
-/// How long an answer holds.
+/// How long a result is valid.
 const FRESH: Duration = Duration::from_secs(1);
-/// A store that is asked and takes longer is not ready.
+/// A store that answers a check more slowly is not ready.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Why the store can't be used, for whoever asks: strangers, too, so it names nothing of the machine.
+/// Why the store can't be used. Strangers may read it, so it names nothing of the machine.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Obstacle {
-    /// A word for programs, which stays the same.
+    /// A stable word for programs.
     pub(crate) word: &'static str,
     /// A sentence for people.
     pub(crate) text: &'static str,
@@ -55,10 +56,10 @@ impl Obstacle {
     }
 }
 
-/// What a participant hears whose request the store's failure refuses.
+/// The error text for a participant whose request fails with the store.
 pub(crate) fn refusal(error: &StoreError) -> String {
     match error {
-        // Nothing passes before the operator did something.
+        // Requests fail until the operator has acted.
         StoreError::Replaced(_) => format!("storage failed: {error}"),
         StoreError::Full(_) => {
             "the server's disk is full; try again when there is space, which deletions make"
@@ -75,19 +76,19 @@ pub(crate) fn refusal(error: &StoreError) -> String {
     }
 }
 
-/// Written by the committer's thread, read by whoever asks.
+/// Written by the committer's thread, read by all callers of `ready`.
 #[derive(Debug)]
 pub(crate) struct Health {
     state: Mutex<State>,
-    /// Changes with each answer.
+    /// Signals each result.
     answers: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// What was found last, when, and whether a commit has failed since.
+    /// The last result, its time, and whether a commit has failed since.
     last: Option<Finding>,
-    /// When the store was checked last. Commits don't count.
+    /// The time of the last check. Commits don't count.
     checked_at: Option<Instant>,
     is_asked: bool,
     /// Why the store can't be used before a restart.
@@ -98,18 +99,18 @@ struct State {
 struct Finding {
     at: Instant,
     is_doubtful: bool,
-    /// Why not.
+    /// If the store can't be used, the reason.
     result: Result<(), Obstacle>,
 }
 
-/// What somebody who asks does next.
+/// The next step of a caller of `ready`.
 enum Next {
     Answer(Result<(), Obstacle>),
-    /// Ask the committer.
+    /// Ask the committer for a check.
     Ask,
-    /// Somebody has asked.
+    /// Wait for the check of another caller.
     Wait,
-    /// It is too early to ask again.
+    /// Wait until a check is allowed again.
     Sleep(Duration),
 }
 
@@ -121,26 +122,26 @@ impl Health {
         }
     }
 
-    /// A commit came back.
+    /// Records the result of a commit.
     pub(crate) fn committed(&self, result: Result<(), &StoreError>) {
         let mut state = self.state();
         match result {
             Ok(()) => state.found(Ok(())),
             Err(StoreError::Replaced(_)) => state.lose(result),
-            // It may have been that commit's own fault, which a check tells.
+            // The fault may lie in that commit alone; a check decides.
             Err(_) => state.doubt(),
         }
         drop(state);
         self.answers.send_replace(());
     }
 
-    /// A commit was done in part, for want of space.
+    /// Records that a commit was only partly done for lack of space.
     pub(crate) fn doubt(&self) {
         self.state().doubt();
         self.answers.send_replace(());
     }
 
-    /// A check came back.
+    /// Records the result of a check.
     pub(crate) fn checked(&self, result: Result<(), &StoreError>) {
         let mut state = self.state();
         state.is_asked = false;
@@ -151,12 +152,13 @@ impl Health {
         self.answers.send_replace(());
     }
 
-    /// The store was looked at without a check.
+    /// Records the result of the store's maintenance, which does not count as a check.
     pub(crate) fn tended(&self, result: Result<(), &StoreError>) {
         self.state().lose(result);
     }
 
-    /// Whether the store can be used now, or why not. `ask` has it checked, unless it can't be asked now.
+    /// Whether the store can be used now, or why not. `ask` requests a check, and returns false if
+    /// that is impossible now.
     pub(crate) async fn ready(&self, ask: impl Fn() -> bool) -> Result<(), Obstacle> {
         let mut answers = self.answers.subscribe();
         let answer = async {
@@ -172,7 +174,7 @@ impl Health {
                         continue;
                     }
                 }
-                // The sender is this one.
+                // The sender belongs to `self`, so it is alive.
                 let _ = answers.changed().await;
             }
         };
@@ -207,7 +209,7 @@ impl Health {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Each change is one assignment after another, and any of them alone makes sense.
+        // Each change is a series of assignments, and the state is consistent after each.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -221,14 +223,14 @@ impl State {
         });
     }
 
-    /// What was found last may not hold any more.
+    /// Marks the last result as possibly outdated.
     fn doubt(&mut self) {
         if let Some(last) = &mut self.last {
             last.is_doubtful = true;
         }
     }
 
-    /// Keeps in mind, and says in the log once, what only a restart ends.
+    /// Remembers, and logs once, a failure that lasts until a restart.
     fn lose(&mut self, result: Result<(), &StoreError>) {
         if let Err(error @ StoreError::Replaced(_)) = result
             && self.is_lost.is_none()

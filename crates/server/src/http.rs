@@ -1,4 +1,5 @@
-//! The routes: the room socket and its handshake, `connect`, signed downloads, health and metrics.
+//! The HTTP routes: the room socket and its handshake, `connect`, signed downloads, health and
+//! metrics.
 
 mod file;
 mod handshake;
@@ -37,16 +38,16 @@ use crate::health::Obstacle;
 use crate::rooms::{now, unix_seconds};
 use crate::signer::{SignedQuery, UrlSigner};
 
-/// Parts of files that may be on their way to peers that came with a link, of half a megabyte each; others wait.
+/// Parts of files, of 512 KiB each, that may be in memory for peers with a link; others wait.
 pub(crate) const FILE_PARTS: usize = 128;
-/// The longest body that a request may have.
+/// The longest body of a request.
 const MAX_BODY_BYTES: usize = 4 << 10;
-/// What is held of a request's head beyond this is charged.
+/// Bytes of a request's head that are not charged.
 const FREE_HEAD_BYTES: usize = 4 << 10;
 /// Time for the body of a refused request.
 const PASS_OVER: Duration = Duration::from_secs(1);
 
-/// What the handlers share.
+/// State that the handlers share.
 #[derive(Debug)]
 pub(crate) struct App {
     pub(crate) shared: Shared,
@@ -58,15 +59,16 @@ pub(crate) struct App {
     pub(crate) connections: TaskTracker,
     /// One permit for each WebSocket.
     pub(crate) sockets: Arc<Semaphore>,
-    /// One permit for each part of a file on its way to a peer that came with a link.
+    /// One permit for each part of a file that is in memory for a peer with a link.
     pub(crate) parts: Arc<Semaphore>,
 }
 
 impl App {
-    /// Spawns a connection's task. It ends when the grace of a stop is over, whatever its peer does.
+    /// Spawns a connection's task. It ends when the grace period of a stop is over, whatever its
+    /// peer does.
     pub(crate) fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
         let killed = self.shared.killed.clone();
-        // In a box, since a future that is moved into another would take its room twice.
+        // Boxed, since moving a future into another would double its size.
         let connection = Box::pin(connection);
         self.connections.spawn(async move {
             tokio::select! {
@@ -105,12 +107,12 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// A refusal as an HTTP status and a JSON body with a text that says what to do.
+/// A refusal as an HTTP status and a JSON body whose text says what to do.
 #[derive(Debug)]
 pub(crate) struct HttpRefusal {
     status: StatusCode,
     text: String,
-    /// What is for the log alone.
+    /// The reason for the log, if it differs.
     reason: Option<String>,
 }
 
@@ -127,7 +129,7 @@ impl HttpRefusal {
         Self::new(StatusCode::FORBIDDEN, text)
     }
 
-    /// What is wrong with a token is for the log: a stranger hears no more than that it is not a good one.
+    /// The reason is logged only: a stranger learns no more than that the token is invalid.
     pub(crate) fn invalid_token(reason: impl Into<String>) -> Self {
         Self {
             reason: Some(reason.into()),
@@ -135,7 +137,7 @@ impl HttpRefusal {
         }
     }
 
-    /// What the log says about it.
+    /// The reason for the log.
     pub(crate) fn reason(&self) -> &str {
         self.reason.as_deref().unwrap_or(&self.text)
     }
@@ -147,7 +149,7 @@ impl IntoResponse for HttpRefusal {
     }
 }
 
-/// RFC 9112, 3.2: whoever names two servers, or none that there can be, is answered 400.
+/// Answers 400 to a request with several `Host` headers or an invalid one (RFC 9112, section 3.2).
 async fn of_one_host(request: Request<Body>, next: Next) -> Response {
     match handshake::host(request.headers()) {
         Ok(_) => next.run(request).await,
@@ -155,7 +157,7 @@ async fn of_one_host(request: Request<Body>, next: Next) -> Response {
     }
 }
 
-/// Ready means that the store can be read and written.
+/// Answers ready if the store can be read and written.
 async fn ready(State(app): State<Arc<App>>) -> Response {
     let refuse = |cause: &str, text: &str| {
         let body = json!({ "error": text, "cause": cause });
@@ -176,7 +178,7 @@ async fn metrics(State(app): State<Arc<App>>) -> Response {
     ([(CONTENT_TYPE, content_type)], app.shared.metrics.render()).into_response()
 }
 
-/// Hands out a participant token for a room to whoever holds the API key, or a token for that room already.
+/// Issues a participant token for a room to the holder of the API key or of a token for that room.
 async fn connect(
     State(app): State<Arc<App>>,
     path: Result<Path<(String, String)>, PathRejection>,
@@ -186,7 +188,7 @@ async fn connect(
         return Err(handshake::no_name());
     };
     let (head, body) = request.into_parts();
-    // Nothing of the body is kept before it is known that the request is a good one's.
+    // The body is read only after the head was accepted.
     let asking = match asking(&app, &project, &room, &head.headers) {
         Ok(asking) => asking,
         Err(refusal) => {
@@ -219,7 +221,7 @@ async fn connect(
             token.exp = Some(unix_seconds().saturating_add(ttl));
             token.sign(&app.key)
         }
-        // A participant may connect again with the right that it has, and no more.
+        // A participant may connect again with its present rights, and no more.
         Asking::Participant(jwt) => jwt,
     };
     let room_url = format!("{}/rooms/{room}", handshake::origin(&head.headers)?);
@@ -228,7 +230,7 @@ async fn connect(
     Ok(axum::Json(answer).into_response())
 }
 
-/// Whoever may ask for a token.
+/// The holder of a right to ask for a token.
 enum Asking {
     /// The holder of the API key.
     Owner,
@@ -236,7 +238,7 @@ enum Asking {
     Participant(String),
 }
 
-/// Who asks, by the request's head alone.
+/// Identifies the requester from the head of the request.
 fn asking(
     app: &App,
     project: &str,
@@ -302,8 +304,9 @@ async fn connect_body(body: Body, patience: Duration) -> Result<ConnectBody, Htt
     })
 }
 
-/// Passes over the small body of a refused request: a client that still sends it would see a reset connection instead
-/// of the refusal. One that waits to be told to go on is not told so, which a read of the body would do.
+/// Reads and drops the small body of a refused request: a client that is still sending it would see
+/// a reset connection instead of the refusal. Not for a client that expects `100 Continue`, because
+/// reading the body would send that.
 async fn pass_over(mut body: Body) {
     let mut passed = 0;
     let passing = async {
@@ -314,17 +317,17 @@ async fn pass_over(mut body: Body) {
             }
         }
     };
-    // Whether it came or not makes no difference.
+    // Whether the body arrived in time makes no difference.
     let _ = tokio::time::timeout(PASS_OVER, passing).await;
 }
 
-/// Serves a file to whoever has a link from `download_url`.
+/// Serves a file to the holder of a link from `download_url`.
 async fn download(
     State(app): State<Arc<App>>,
     room: Result<Path<String>, PathRejection>,
     query: Result<Query<SignedQuery>, QueryRejection>,
 ) -> Result<Response, HttpRefusal> {
-    // What exactly is wrong with a link is nothing that its bearer could mend.
+    // The error names no detail, because the holder of the link could not fix it.
     let (Ok(Path(room)), Ok(Query(query))) = (room, query) else {
         return Err(HttpRefusal::new(
             StatusCode::BAD_REQUEST,
@@ -369,7 +372,7 @@ async fn download(
         [
             (CONTENT_TYPE, file.mime_type),
             (CONTENT_DISPOSITION, disposition),
-            // What participants upload must not act as this server's page.
+            // An uploaded file must not act as a page of this server.
             (X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
             (CONTENT_SECURITY_POLICY, "sandbox".to_owned()),
             (CACHE_CONTROL, "private".to_owned()),

@@ -1,9 +1,9 @@
-//! Identifiers that nobody can guess, drawn from one seed, so that a run can be repeated.
+//! Unguessable identifiers, drawn from one seed, so that a run can be repeated.
 
 use sha2::{Digest, Sha256};
 
-/// Counter-mode SHA-256 over a seed. The seed comes from the operating system in production and from
-/// the plan in a simulation.
+/// Counter-mode SHA-256 over a seed. The seed comes from the operating system in production and
+/// from the plan in a simulation.
 #[derive(Clone)]
 pub(crate) struct Ids {
     seed: [u8; 32],
@@ -15,10 +15,10 @@ impl Ids {
         Self { seed, drawn: 0 }
     }
 
-    /// Seeds from the operating system.
+    /// Creates a source with a seed from the operating system.
     ///
     /// # Errors
-    /// If the operating system has no randomness to give.
+    /// If the operating system provides no randomness.
     pub(crate) fn from_os() -> Result<Self, getrandom::Error> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)?;

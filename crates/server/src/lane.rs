@@ -1,11 +1,13 @@
-//! Where work that takes long is done, so that it keeps nobody else waiting.
+//! The heavy-work pool: where slow work runs without delaying other rooms.
 //!
-//! A worker thread of the runtime that decodes ten megabytes serves nobody meanwhile. So who is about to do that
-//! takes a place in the lane and hands the thread's other tasks on. There is one place less than there are
-//! cores: whatever is in the lane, a core is left for everybody else.
+//! A runtime thread that decodes ten megabytes serves nothing else meanwhile. So a task that is
+//! about to do heavy work takes a place in the pool and moves the thread's other tasks to another
+//! thread. The pool has one place less than there are cores, so that one core always remains for
+//! other work.
 //!
-//! Places are given in the order in which they were asked for, and a room asks anew for each of its turns, which
-//! are short: so rooms with much heavy work take turns, and one that has less of it comes soon.
+//! Places are granted in the order of the requests. A room requests a place for each of its turns,
+//! which are short. So rooms with much heavy work alternate, and a room with little of it waits
+//! briefly.
 
 use std::time::Instant;
 
@@ -14,10 +16,11 @@ use tokio::sync::Semaphore;
 
 use crate::metrics::Metrics;
 
-/// Bytes to decode, merge or encode from which on work belongs in the lane. They take about a millisecond.
+/// Bytes to decode, merge or encode from which on work is heavy. They take approximately a
+/// millisecond.
 const HEAVY_BYTES: usize = 128 << 10;
 
-/// Whether work of about so many bytes belongs in the lane.
+/// Whether work on approximately `bytes` bytes belongs in the pool.
 pub(crate) fn is_heavy(bytes: usize) -> bool {
     bytes >= HEAVY_BYTES
 }
@@ -35,10 +38,10 @@ impl Lane {
         }
     }
 
-    /// Does work of about so many bytes, here and now or in the lane.
+    /// Does work on approximately `bytes` bytes, directly or in the pool.
     ///
     /// # Cancel safety
-    /// Dropped before it is ready, the work was not begun.
+    /// If the future is dropped before it is ready, the work was not started.
     pub(crate) async fn run<T>(
         &self,
         bytes: usize,
@@ -48,7 +51,7 @@ impl Lane {
         if !is_heavy(bytes) {
             return work();
         }
-        // A runtime with one thread has nobody to hand its tasks to.
+        // A single-threaded runtime has no other thread for its tasks.
         let many_threads = Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread;
         let place = if many_threads {
             self.places.acquire().await.ok()

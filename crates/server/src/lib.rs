@@ -1,22 +1,23 @@
-//! The room server: rooms as state machines, the gate for inbound updates, HTTP and WebSocket around them.
+//! The room server: rooms as state machines, the gate for inbound updates, HTTP and WebSocket
+//! around them.
 //!
-//! It prints nothing, reads no environment and picks no database: [`Server::new`] is given a store, a key and a
-//! [`Config`], and [`Server::run`] serves a listener until it is told to stop.
+//! The crate prints nothing, reads no environment and picks no database. [`Server::new`] takes a
+//! store, a key and a [`Config`], and [`Server::run`] serves a listener until it is stopped.
 //!
 //! # Layout
 //! - `http`: the routes, the handshake and its refusals, signed downloads
-//! - `connection`: one WebSocket, bytes to messages and back
-//! - `websocket`: the WebSocket protocol, read strictly
-//! - `gather`: small writes gathered, without a buffer while nothing is written
+//! - `connection`: one WebSocket connection, from bytes to messages and back
+//! - `websocket`: a strict implementation of the WebSocket protocol
+//! - `gather`: the write coalescer
 //! - `rooms`: the rooms in memory and the task that drives each
-//! - `admission`: what a message has to show before its body is read
+//! - `admission`: checks of a message before its body is parsed
 //! - `room`: one room as a plain state machine
-//! - `schemas`: what documents with the same schema share
-//! - `budget`: how fast each connection, and all together, may be
-//! - `ledger`: what is held for each connection, each participant and all together
-//! - `lane`: where work that takes long is done
+//! - `schemas`: the state that documents with the same schema share
+//! - `budget`: rates of each connection and of all together
+//! - `ledger`: memory held for each connection, each participant and all together
+//! - `lane`: the heavy-work pool
 //! - `committer`: the one thread that writes to the store
-//! - `outbox`: what waits to be written to one connection
+//! - `outbox`: the queue of messages to one connection
 //! - `simulation`: all this without sockets, tasks and clock, for tests (feature `simulation`)
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may fail loudly"))]

@@ -1,4 +1,4 @@
-//! The counters behind `/metrics`, in Prometheus' text form.
+//! The metrics behind `/metrics`, in the text format of `OpenMetrics`.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -8,7 +8,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-/// What the gate made of an inbound update.
+/// How the gate handled an inbound update.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum UpdateOutcome {
     Accepted,
@@ -84,12 +84,12 @@ pub(crate) struct Metrics {
     pub(crate) update_conflicts: Counter,
     pub(crate) clients_ahead: Counter,
     pub(crate) erased_operations: Counter,
-    /// One for each outcome, in the order of [`UpdateOutcome::ALL`].
+    /// One counter for each outcome, in the order of [`UpdateOutcome::ALL`].
     updates: [Counter; UpdateOutcome::ALL.len()],
     held_bytes: Family<KindLabel, Gauge>,
 }
 
-/// Something in a gauge, for as long as it is there.
+/// Counts something in a gauge while it exists.
 #[derive(Debug)]
 pub(crate) struct Counted<'a>(&'a Gauge);
 
@@ -297,7 +297,7 @@ impl Metrics {
             update_conflicts,
             clients_ahead,
             erased_operations,
-            // All exist from the start, so that rates and alerts see the first event.
+            // All counters exist from the start, so that rates and alerts see the first event.
             updates: UpdateOutcome::ALL.map(|outcome| {
                 let outcome = outcome.label();
                 let counter = updates_by_outcome.get_or_create(&OutcomeLabel { outcome });
@@ -311,14 +311,14 @@ impl Metrics {
         self.updates[outcome as usize].inc();
     }
 
-    /// Sets what is held for clients of one kind.
+    /// Sets the bytes held for clients of one kind.
     pub(crate) fn set_held(&self, kind: &'static str, bytes: i64) {
         self.held_bytes
             .get_or_create(&KindLabel { kind })
             .set(bytes);
     }
 
-    /// The text of `/metrics`.
+    /// Renders the text of `/metrics`.
     pub(crate) fn render(&self) -> String {
         let mut text = String::new();
         // Writing into a string cannot fail.

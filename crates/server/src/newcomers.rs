@@ -1,5 +1,5 @@
-//! Connections that have not asked for anything yet: when all places are taken, the oldest of them gives its own up, so
-//! that a crowd that connects and says nothing keeps nobody from an answer.
+//! Connections that have sent no request yet. When all places are taken, the oldest of them is
+//! dropped, so that a crowd of silent connections does not keep others from being served.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -13,11 +13,11 @@ use hyper::{Response, StatusCode};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-/// Time to ask for something that everybody has. A request takes its way through the net, too.
+/// Time that every connection has for its request, which includes its travel over the network.
 const SILENCE: Duration = Duration::from_millis(250);
 
 const SILENT: u8 = 0;
-/// The head of a request has come.
+/// The head of a request has arrived.
 const ASKED: u8 = 1;
 const DROPPED: u8 = 2;
 
@@ -25,17 +25,17 @@ const DROPPED: u8 = 2;
 #[derive(Debug)]
 pub(crate) struct Newcomer {
     came: Instant,
-    /// It asks, or is dropped, whichever is first.
+    /// The first change wins: the connection has sent a request, or is dropped.
     state: AtomicU8,
-    /// Set when its place is needed.
+    /// Cancelled when its place is needed.
     pub(crate) dropped: CancellationToken,
 }
 
-/// Those of one listener, the oldest first.
+/// The connections of one listener, the oldest first.
 #[derive(Debug)]
 pub(crate) struct Newcomers {
     queue: VecDeque<Weak<Newcomer>>,
-    /// As many of them as there may be.
+    /// The largest number of connections.
     max: usize,
 }
 
@@ -60,7 +60,7 @@ impl Newcomers {
         newcomer
     }
 
-    /// Has the oldest one end that is silent, if it had its time.
+    /// Drops the oldest silent connection, if its time is over.
     pub(crate) fn drop_oldest(&mut self) {
         while let Some(newcomer) = self.queue.front() {
             if let Some(newcomer) = is_silent(newcomer) {
@@ -80,7 +80,7 @@ impl Newcomers {
 }
 
 impl Newcomer {
-    /// Goes from one state to another; `false` if it was not in that one.
+    /// Changes the state from `from` to `to`; `false` if it was a different one.
     fn leaves(&self, from: u8, to: u8) -> bool {
         let changed = self
             .state
@@ -95,14 +95,14 @@ fn is_silent(newcomer: &Weak<Newcomer>) -> Option<Arc<Newcomer>> {
         .filter(|newcomer| newcomer.state.load(Ordering::Relaxed) == SILENT)
 }
 
-/// A service that notes that its connection has asked for something. While places are few, it ends the connection
-/// after the response, so that nobody keeps a place for what may be asked later.
+/// A service that records that its connection has sent a request. While few places are free, it
+/// ends the connection after the response, so that no place is kept for later requests.
 #[derive(Debug)]
 pub(crate) struct Asked<S> {
     pub(crate) inner: S,
     pub(crate) newcomer: Arc<Newcomer>,
     pub(crate) places: Arc<Semaphore>,
-    /// Fewer free places are few.
+    /// If fewer places are free, they are few.
     pub(crate) few: usize,
 }
 
@@ -121,7 +121,8 @@ where
         let (places, few) = (Arc::clone(&self.places), self.few);
         Box::pin(async move {
             let mut response = response.await?;
-            // A handshake's response has a `Connection` of its own, and strict clients refuse another one.
+            // The response to a handshake has its own `Connection` header, and strict clients
+            // refuse a second one.
             let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
             if !switches && places.available_permits() < few {
                 let close = HeaderValue::from_static("close");

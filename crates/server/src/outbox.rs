@@ -1,11 +1,15 @@
-//! What waits to be written to one connection: a bounded queue between the room and the socket's writer.
+//! The outbox of one connection: a bounded queue between the room and the socket's writer.
 //!
-//! The room pushes and never waits. The bound works in three places: the connection's reader stops
-//! reading while the queue is over the mark or many of its requests are unanswered, documents stop queueing their broadcasts (the subscriber
-//! becomes a cursor that is brought up to date later), and what other participants say is lost for this connection
-//! while its queue has more than four times the mark of that, or twice the mark of the one who says it; it learns how
-//! much that was when it reads again. Nobody waits for it, and what others say does not count towards the mark: they
-//! keep no connection from its own requests and documents.
+//! The room pushes and never waits. The bound works in three places:
+//! - The connection's reads pause while the queue is over the mark or too many of its requests are
+//!   unanswered.
+//! - Documents stop queueing changes. The reader becomes a cursor, which catches up later.
+//! - Messages of other participants are lost for this connection while more than four times the
+//!   mark of them is queued, or twice the mark of the same speaker. A notice reports the number of
+//!   lost messages when the connection reads again.
+//!
+//! No speaker waits for a slow reader. What others say does not count towards the mark, so it does
+//! not delay a connection's own requests and documents.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,22 +21,23 @@ use tokio::sync::Notify;
 
 use crate::ledger::{Account, Charge, Kind, Speaker};
 
-/// Bytes that a queued message costs besides its payload: the enum, its header and the packet framing.
+/// Bytes that a queued message costs in addition to its payload: the enum, its header and the
+/// packet framing.
 const MESSAGE_OVERHEAD_BYTES: usize = 256;
 
-/// Requests of one connection that may be without an answer. Beyond it the connection is not read from.
+/// Requests of one connection that may be unanswered. Beyond it reads pause.
 const MAX_UNANSWERED: usize = 1024;
 
 /// One item for the writer.
 #[derive(Debug)]
 pub(crate) enum Outgoing {
     Message(ServerToClient),
-    /// A chunk of a stream that other connections get as well.
+    /// A chunk of a stream whose payload other connections share.
     Chunk {
         tool_call_id: Arc<str>,
         chunk: SharedChunk,
     },
-    /// A message that others get as well, or that is an answer to this request.
+    /// A message that is shared with other connections, or the answer to `request`.
     Shared {
         request: Option<MessageId>,
         message: SharedMessage,
@@ -44,7 +49,7 @@ pub(crate) enum Outgoing {
 }
 
 impl Outgoing {
-    /// The packets of what is a message.
+    /// Encodes an item that is a message as packets.
     pub(crate) fn packets(&self, id: MessageId) -> Option<Packets<'static>> {
         match self {
             Self::Message(message) => Some(message.packets(id)),
@@ -57,7 +62,7 @@ impl Outgoing {
         }
     }
 
-    /// What is a message, in the form that tests read.
+    /// Decodes an item that is a message into the form that tests read.
     #[cfg(test)]
     pub(crate) fn into_message(self) -> Option<ServerToClient> {
         match self {
@@ -97,17 +102,17 @@ pub(crate) struct Outbox {
 struct State {
     queue: VecDeque<(Outgoing, Cost)>,
     queued: Cost,
-    /// How much of it is what others said, and what each of them did.
+    /// Queued bytes that other participants caused, in total and for each of them.
     said_bytes: usize,
     said: HashMap<Speaker, usize>,
-    /// For what is queued.
+    /// The charge of the queued messages.
     charge: Charge,
-    /// Messages of others that found the queue full.
+    /// Messages of others that were lost because the queue was full.
     lost: u64,
     closed: bool,
-    /// Requests read and not answered yet.
+    /// Requests that were read and are not answered yet.
     unanswered: usize,
-    /// A document skipped this connection; the room wants to know when there is room again.
+    /// A document skipped this connection, so the room must learn when the queue has drained.
     lagging: bool,
 }
 
@@ -132,12 +137,11 @@ impl Outbox {
         }
     }
 
-    /// Queues a message.
     pub(crate) fn push(&self, message: ServerToClient) {
         self.push_item(Outgoing::Message(message));
     }
 
-    /// Queues a chunk that others get as well.
+    /// Queues a chunk that is shared with other connections.
     pub(crate) fn push_chunk(&self, tool_call_id: &Arc<str>, chunk: &SharedChunk) {
         self.push_item(Outgoing::Chunk {
             tool_call_id: Arc::clone(tool_call_id),
@@ -145,8 +149,8 @@ impl Outbox {
         });
     }
 
-    /// Queues what another participant said, or caused. Beyond four times the mark of all others, or twice the mark of the
-    /// same one, it is lost, and false is returned.
+    /// Queues a message that another participant caused. If too much of others' messages, or of
+    /// this speaker's, is queued already, the message is lost, and the result is false.
     pub(crate) fn push_from_others(&self, speaker: Speaker, message: &SharedMessage) -> bool {
         let mut state = self.lock();
         let said = state.said.get(&speaker).copied().unwrap_or_default();
@@ -169,7 +173,6 @@ impl Outbox {
         true
     }
 
-    /// Queues an item.
     pub(crate) fn push_item(&self, item: Outgoing) {
         let mut state = self.lock();
         if state.closed {
@@ -180,8 +183,8 @@ impl Outbox {
         self.filled.notify_one();
     }
 
-    /// Whether a broadcast, or a large answer, may be queued; while memory `is_scarce`, only to an empty queue. If not,
-    /// [`Outbox::written`] tells when it may.
+    /// Whether a broadcast or a large answer may be queued; while memory `is_scarce`, only to an
+    /// empty queue. If not, a later [`Outbox::written`] returns true.
     pub(crate) fn accepts_broadcast(&self, is_scarce: bool) -> bool {
         let mut state = self.lock();
         let accepts = if is_scarce {
@@ -193,15 +196,15 @@ impl Outbox {
         accepts
     }
 
-    /// Ends the connection without a close frame, after what is queued was written.
+    /// Ends the connection without a close frame after the queued messages are written.
     pub(crate) fn finish(&self) {
         self.lock().closed = true;
         self.filled.notify_one();
         self.drained.notify_waiters();
     }
 
-    /// Takes everything that is queued, waiting for the first item. `None` once closed and empty. The queue goes along,
-    /// so that a connection to which much was said once does not keep the room for it.
+    /// Takes everything that is queued, after waiting for the first item. `None` once closed and
+    /// empty. The queue's buffer is taken as well, so that an idle connection does not keep it.
     ///
     /// # Cancel safety
     /// Nothing is taken before the future is ready.
@@ -220,7 +223,8 @@ impl Outbox {
         }
     }
 
-    /// Says that an item taken earlier was written. Returns true if a document wants to catch up now.
+    /// Records that an item was written. Returns true if a document that skipped this connection
+    /// can catch up now.
     pub(crate) fn written(&self, cost: Cost) -> bool {
         let mut state = self.lock();
         state.queued.subtract(cost);
@@ -247,17 +251,17 @@ impl Outbox {
         catch_up
     }
 
-    /// Counts a request that the room is about to get; its answer takes it off.
+    /// Counts a request that the room is about to receive, until its answer is queued.
     pub(crate) fn expect_answer(&self) {
         self.lock().unanswered += 1;
     }
 
-    /// Waits until the queue is below the mark, so that a peer that does not read is not read from.
+    /// Waits until the queue is below the mark: back-pressure for a peer that does not read.
     pub(crate) async fn wait_for_room(&self) {
         loop {
             let drained = self.drained.notified();
             tokio::pin!(drained);
-            // Registered before the look, so that a drain in between is not missed.
+            // Registered before the check, so that a drain in between is not missed.
             drained.as_mut().enable();
             {
                 let state = self.lock();
@@ -275,19 +279,19 @@ impl Outbox {
         std::mem::take(&mut self.lock().queue)
     }
 
-    /// Bytes that are queued, what others share included.
+    /// Queued bytes, including shared ones.
     pub(crate) fn queued_bytes(&self) -> usize {
         self.lock().queued.total()
     }
 
-    /// Bytes that are queued, and whether a document skipped this connection.
+    /// Queued bytes, and whether a document skipped this connection.
     #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn queued(&self) -> (usize, bool) {
         let state = self.lock();
         (state.queued.total(), state.lagging)
     }
 
-    /// Bytes that are queued for this connection alone, and of the largest item that is still in the queue.
+    /// Queued bytes of this connection alone, and those of the largest item in the queue.
     #[cfg(feature = "simulation")]
     pub(crate) fn own_bytes(&self) -> (usize, usize) {
         let state = self.lock();
@@ -295,21 +299,21 @@ impl Outbox {
         (state.queued.own, largest.unwrap_or_default())
     }
 
-    /// Whether [`Outbox::wait_for_room`] would return at once.
+    /// Whether [`Outbox::wait_for_room`] would return immediately.
     #[cfg(feature = "simulation")]
     pub(crate) fn has_room(&self) -> bool {
         let state = self.lock();
         state.closed || state.admits(self.mark_bytes)
     }
 
-    /// Whether nothing more is queued.
+    /// Whether the outbox accepts no more items.
     #[cfg(feature = "simulation")]
     pub(crate) fn is_closed(&self) -> bool {
         self.lock().closed
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // The state is plain data that no panic can leave half changed.
+        // The state is plain data, which no panic can leave half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -336,12 +340,13 @@ impl State {
             self.said_bytes += cost.total();
             *self.said.entry(speaker).or_default() += cost.total();
         }
-        // What is answered exists already; what is large was asked for before it was made.
+        // An answer may exceed the bound: it is already in memory, and a large one was admitted
+        // before it was made.
         self.charge.grow_anyway(cost.own);
         self.queue.push_back((item, cost));
     }
 
-    /// What somebody said is no longer queued.
+    /// Subtracts a message of another participant that is no longer queued.
     fn forget(&mut self, cost: Cost) {
         let Some(speaker) = cost.speaker else { return };
         self.said_bytes = self.said_bytes.saturating_sub(cost.total());
@@ -352,7 +357,7 @@ impl State {
             }
         }
         if self.said.is_empty() {
-            // A connection that heard much once does not keep the room for it.
+            // A connection that received much once does not keep the memory.
             self.said = HashMap::new();
         }
     }
@@ -362,20 +367,20 @@ impl State {
         self.asked_for() < mark_bytes && self.unanswered < MAX_UNANSWERED
     }
 
-    /// Bytes that are queued and that nobody else made: answers and documents.
+    /// Queued bytes that the connection itself caused: answers and documents.
     fn asked_for(&self) -> usize {
         self.queued.total().saturating_sub(self.said_bytes)
     }
 }
 
-/// What an item counts for, in bytes.
+/// The cost of an item, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Cost {
     /// Memory of this connection alone.
     pub(crate) own: usize,
-    /// Bytes that the connections share.
+    /// Bytes that connections share.
     shared: usize,
-    /// Who said it, of the others.
+    /// The other participant that caused the message.
     speaker: Option<Speaker>,
 }
 
@@ -428,7 +433,7 @@ impl Cost {
     }
 }
 
-/// About the memory that an answer takes.
+/// The approximate memory of an answer, in bytes.
 pub(crate) fn answer_bytes(content: &Content) -> usize {
     MESSAGE_OVERHEAD_BYTES
         + match content {
@@ -439,9 +444,10 @@ pub(crate) fn answer_bytes(content: &Content) -> usize {
         }
 }
 
-/// About the memory that a JSON value takes. Those that are sent are nested some hundred levels at most.
+/// The approximate memory of a JSON value, in bytes. The recursion is safe: values that are sent
+/// have at most some hundred levels.
 fn json_bytes(value: &Value) -> usize {
-    /// What a key costs besides its text, in a map that keeps the order.
+    /// The cost of a key besides its text, in a map that preserves order.
     const KEY_BYTES: usize = 48;
     let own = size_of::<Value>();
     match value {

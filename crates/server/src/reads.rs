@@ -1,16 +1,19 @@
-//! Turns at reading from the store: how many reads are under way at a time, of which kinds, and of which rooms.
+//! Turns at reading from the store: bounds on concurrent reads, for each kind and each room.
 //!
-//! A room stands in the common lines with a few reads at a time, so rooms take turns, however many reads one of them
-//! wants. What may take long has a line of its own first, and leaves most places to what is short.
+//! A room queues only a few reads at a time, so rooms take turns, however many reads one of them
+//! wants. Reads that may take long first wait in a queue of their own, and leave most places to
+//! short ones.
 //!
-//! A result stays in memory until its room has handled it, which may be long after the read. Until then the read keeps
-//! its place in the room, and is charged. A result of more than [`SMALL_BYTES`] also needs space among the unhandled
-//! results of its room and of all rooms; it waits for that before it is read, by its size in the store, or, of a list, by
-//! what it may have at most. Small ones never wait for large ones, and their number is bounded by the places.
+//! A result stays in memory until its room has handled it, which may be long after the read. Until
+//! then the read keeps its place in the room and is charged. A result of more than [`SMALL_BYTES`]
+//! also needs space among the unhandled results of its room and of all rooms. The read waits for
+//! that space first, going by its size in the store or, for a list, by its largest possible size.
+//! Small reads never wait for large ones, and the places bound their number.
 //!
-//! A read that waits for space holds neither a place nor a turn; it takes a place again once it has space. Who has
-//! space waits for places and turns, and each of these is given back without space: after a read, or when the room has
-//! handled a result. A room never waits for a read before it does its other work. So there is no deadlock.
+//! Deadlock is impossible: a read that waits for space holds neither a place nor a turn, and takes
+//! a place again once it has space. A read with space waits for places and turns, and these are
+//! released without needing space, after a read or when the room has handled a result. A room never
+//! waits for a read before its other work.
 
 use std::sync::Arc;
 
@@ -20,51 +23,52 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::ledger::Charge;
 use crate::room::FetchResult;
 
-/// Reads that all rooms have under way together; more wait for their turn.
+/// Concurrent reads of all rooms together; more wait for their turn.
 const READS: usize = 16;
-/// Of these, lists of folders, which may be long.
+/// Concurrent lists of folders, which may be long.
 const LISTS: usize = 4;
-/// Of these, files that are opened at most, for which the store goes through all of each; there is always a core for
-/// others, if there is more than one.
+/// Upper bound on files opened concurrently, each of which the store reads completely. Unless there
+/// is only one core, one core remains for other work.
 const MAX_FILES: usize = 4;
-/// What one room has of the reads, or stands in line for.
+/// Reads of one room that are queued, running or unhandled.
 const ROOM_READS: usize = 4;
 
-/// A result of at most so many bytes needs no space.
+/// A result of at most this size needs no space.
 pub(crate) const SMALL_BYTES: usize = 64 << 10;
-/// The part of what the server may hold that may be read and not handled, of all rooms; and of one of them.
+/// The bound on unhandled results of all rooms is the server's bound on held bytes divided by this.
+/// Below, the divisor for one room.
 const UNHANDLED_PART: usize = 4;
 const ROOM_PART: usize = 8;
 
 /// A kind of read that may take long.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Long {
-    /// A file is opened.
+    /// Opens a file.
     File,
-    /// A folder is listed.
+    /// Lists a folder.
     List,
 }
 
-/// A turn, until this is dropped.
+/// A turn at reading, released when dropped.
 #[derive(Debug)]
 pub(crate) struct Turn {
     // The semaphores are never closed.
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-/// The lines of all rooms.
+/// The queues that all rooms share.
 #[derive(Debug)]
 pub(crate) struct Reads {
     all: Arc<Semaphore>,
     files: Arc<Semaphore>,
     lists: Arc<Semaphore>,
     unhandled: Unfilled,
-    /// The bound of one room.
+    /// The bound on unhandled bytes of one room.
     room_bytes: usize,
 }
 
 impl Reads {
-    /// For a server that may hold so many bytes for its peers.
+    /// Creates the queues of a server that may hold `max_held_bytes` for its peers.
     pub(crate) fn new(max_held_bytes: usize) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
@@ -76,7 +80,7 @@ impl Reads {
         }
     }
 
-    /// The lines within one room.
+    /// Creates the queues within one room.
     pub(crate) fn for_room(&self) -> RoomReads {
         RoomReads {
             all: Arc::new(Semaphore::new(ROOM_READS)),
@@ -89,17 +93,17 @@ impl Reads {
     /// Waits for a read's turn.
     ///
     /// # Cancel safety
-    /// Dropped before it is ready, its place in the line is gone.
+    /// If the future is dropped before it is ready, its place in the queue is lost.
     pub(crate) async fn turn(&self) -> Turn {
         Turn {
             _permit: Arc::clone(&self.all).acquire_owned().await.ok(),
         }
     }
 
-    /// Waits for the common turn of a read that may take long; [`Reads::turn`] comes after it.
+    /// Waits for the common turn of a read that may take long; [`Reads::turn`] follows it.
     ///
     /// # Cancel safety
-    /// As [`Reads::turn`].
+    /// See [`Reads::turn`].
     pub(crate) async fn long_turn(&self, long: Long) -> Turn {
         let line = match long {
             Long::File => &self.files,
@@ -110,23 +114,25 @@ impl Reads {
         }
     }
 
-    /// Waits for the space of a result of so many bytes. Whoever waits holds nothing else that others wait for.
+    /// Waits for the space of a result of `bytes` bytes. A waiting caller holds nothing else for
+    /// which others wait.
     ///
     /// # Cancel safety
-    /// Dropped before it is ready, nothing is held.
+    /// If the future is dropped before it is ready, nothing is held.
     pub(crate) async fn space(&self, room: &RoomReads, bytes: usize) -> Space {
-        // The room's own first: a room with too many unhandled results waits for itself.
+        // The room's own space comes first: a room with too many unhandled results delays only
+        // itself.
         let own = room.unhandled.take(bytes).await;
         [own, self.unhandled.take(bytes).await]
     }
 }
 
-/// Space among the unhandled results of a room, and of all of them.
+/// Space among the unhandled results of a room, and of all rooms.
 pub(crate) type Space = [Option<OwnedSemaphorePermit>; 2];
-/// Places among the reads of a room: of those that may take long, if it is one, and of all.
+/// Places among the reads of a room: among the long ones, if it is one, and among all.
 pub(crate) type Places = [Option<OwnedSemaphorePermit>; 2];
 
-/// What is free of a bound in bytes.
+/// The free part of a bound in bytes.
 #[derive(Debug)]
 struct Unfilled {
     kilobytes: Arc<Semaphore>,
@@ -142,7 +148,7 @@ impl Unfilled {
         }
     }
 
-    /// Waits until there is space. What is larger than the bound passes alone.
+    /// Waits until there is space. A request beyond the bound passes alone.
     async fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let kilobytes = kilobytes(bytes).min(self.max);
         let permit = Arc::clone(&self.kilobytes).acquire_many_owned(kilobytes);
@@ -154,7 +160,7 @@ fn kilobytes(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(1 << 10)).unwrap_or(u32::MAX)
 }
 
-/// What a read holds from before it begins until its room has handled what it brought.
+/// The resources of a read, from before it begins until the room has handled its result.
 #[derive(Debug)]
 pub(crate) struct Unhandled {
     _places: Places,
@@ -167,12 +173,12 @@ impl Unhandled {
         Self::small([None, None], Charge::none())
     }
 
-    /// Of what needs no space.
+    /// For a result that needs no space.
     pub(crate) fn small(places: Places, charge: Charge) -> Self {
         Self::large(places, [None, None], charge)
     }
 
-    /// Of what has it.
+    /// For a result that has its space.
     pub(crate) fn large(places: Places, space: Space, charge: Charge) -> Self {
         Self {
             _places: places,
@@ -181,8 +187,8 @@ impl Unhandled {
         }
     }
 
-    /// The result has so many bytes. Space beyond that is given back; bytes beyond the estimate are in memory already,
-    /// and are charged.
+    /// Adjusts the charge to the real size of the result. Excess space is released. Bytes beyond
+    /// the estimate are charged in any case, as they are in memory already.
     fn done(&mut self, bytes: usize) {
         self.charge
             .shrink(self.charge.bytes().saturating_sub(bytes));
@@ -195,7 +201,7 @@ impl Unhandled {
     }
 }
 
-/// What came of a read, and what it holds until that is handled.
+/// The result of a read, and the resources that it holds until it is handled.
 #[derive(Debug)]
 pub(crate) struct Brought {
     pub(crate) result: Result<FetchResult, StoreError>,
@@ -209,7 +215,7 @@ impl Brought {
     }
 }
 
-/// A result without a place or a charge, for drivers that read from the store themselves.
+/// A result without a place or charge, for drivers that read from the store themselves.
 impl From<Result<FetchResult, StoreError>> for Brought {
     fn from(result: Result<FetchResult, StoreError>) -> Self {
         Self {
@@ -219,7 +225,7 @@ impl From<Result<FetchResult, StoreError>> for Brought {
     }
 }
 
-/// The lines within one room.
+/// The queues within one room.
 #[derive(Debug)]
 pub(crate) struct RoomReads {
     all: Arc<Semaphore>,
@@ -229,10 +235,10 @@ pub(crate) struct RoomReads {
 }
 
 impl RoomReads {
-    /// Waits for the place of a read that may take long; [`RoomReads::places`] waits for it, too.
+    /// Waits for the place of a read that may take long; [`RoomReads::places`] includes it.
     ///
     /// # Cancel safety
-    /// As [`Reads::turn`].
+    /// See [`Reads::turn`].
     pub(crate) async fn long_place(&self, long: Long) -> Option<OwnedSemaphorePermit> {
         let line = match long {
             Long::File => &self.files,
@@ -241,10 +247,10 @@ impl RoomReads {
         Arc::clone(line).acquire_owned().await.ok()
     }
 
-    /// Waits for the places of one of the room's reads, which it has until what it brought is handled.
+    /// Waits for the places of one of the room's reads, which it holds until its result is handled.
     ///
     /// # Cancel safety
-    /// As [`Reads::turn`].
+    /// See [`Reads::turn`].
     pub(crate) async fn places(&self, long: Option<Long>) -> Places {
         let long = match long {
             Some(long) => self.long_place(long).await,

@@ -1,8 +1,9 @@
-//! The loop around a room, without any I/O: in which turns its mailbox is taken, when it takes nothing, what the room
-//! wants done, and when it ends.
+//! The loop around a room, without I/O: it decides how envelopes form turns, when none are taken,
+//! what work the room wants, and when the room ends.
 //!
-//! Whoever drives it asks [`RoomLoop::next`] and does what that says, and hands in what has happened meanwhile. A
-//! room's task is one driver (`rooms.rs`), the simulation another: what may happen in which order is decided here, once.
+//! A driver calls [`RoomLoop::next`], does what it returns, and hands in what has happened
+//! meanwhile. A room's task is one driver (`rooms.rs`), the simulation is the other. Both run the
+//! same decisions.
 
 mod entering;
 mod queues;
@@ -26,20 +27,22 @@ use crate::room::{Action, Conn, Fetch, Room};
 
 /// Inputs that a room takes in one turn.
 pub(crate) const TURN: usize = 64;
-/// A turn that takes longer sends the next ones to the lane.
+/// A turn that takes longer sends the following ones to the heavy-work pool.
 const LONG_TURN: Duration = queues::LONG;
-/// A turn that has taken as long takes no more letters; they have the next one.
+/// A turn ends after this time; the remaining envelopes wait for the next turn.
 const FULL_TURN: Duration = Duration::from_millis(50);
-/// How much of a turn with letters is for news.
+/// Part of a turn with envelopes that sends queued storage events (news).
 const NEWS_TURN: Duration = Duration::from_millis(5);
-/// A turn that is shorter ends that.
+/// A shorter turn in the pool brings the following ones back.
 const SHORT_TURN: Duration = Duration::from_millis(2);
-/// Who touches more entries waits for what the disk had to do for that.
+/// A participant whose operation touches more entries than this waits before its next one, in
+/// proportion to the disk's work.
 const FEW_ENTRIES: usize = 16;
-/// Batches that a letter waits for which may take long: the one under way, and the next, with what came meanwhile.
+/// Batches for which an envelope waits that may take long: the one in flight, and the next one with
+/// what arrived meanwhile.
 const AWAITED_BATCHES: u8 = 2;
 
-/// What a connection says to its room.
+/// An input of a connection to its room.
 #[derive(Debug)]
 pub(crate) enum RoomInput {
     Join(Conn, Entering),
@@ -52,7 +55,7 @@ pub(crate) enum RoomInput {
 }
 
 impl RoomInput {
-    /// Whose it is.
+    /// The connection that sent it.
     fn conn(&self) -> Conn {
         match self {
             Self::Join(conn, _)
@@ -65,7 +68,7 @@ impl RoomInput {
         }
     }
 
-    /// Whether it is a chunk of a call that streams.
+    /// Whether it is a chunk of a streamed call.
     pub(crate) fn is_chunk(&self) -> bool {
         let Self::Message(_, envelope) = self else {
             return false;
@@ -87,14 +90,15 @@ impl RoomInput {
     }
 }
 
-/// An input in the mailbox, and the places of its connection that it takes until it was handled.
+/// An envelope: an input in the mailbox, with the places that it takes of its connection until it
+/// is handled.
 #[derive(Debug)]
 pub(crate) struct Letter {
     pub(crate) input: RoomInput,
     bytes: usize,
     _places: Places,
     held: Held,
-    /// Until it is handled, if it is a chunk.
+    /// For a chunk: kept until it is handled, so that the waiting time is known.
     _waits: Option<ChunkWaits>,
 }
 
@@ -111,7 +115,7 @@ impl Letter {
         }
     }
 
-    /// A chunk whose connection is kept waiting until it is handled.
+    /// Marks a chunk whose connection waits until it is handled.
     pub(crate) fn waiting(self, waits: Option<ChunkWaits>) -> Self {
         Self {
             _waits: waits,
@@ -120,37 +124,39 @@ impl Letter {
     }
 }
 
-/// What its driver does next.
+/// The driver's next step.
 #[derive(Debug)]
 pub(crate) enum Next {
-    /// Call [`RoomLoop::work`], which goes through about so many bytes, where it keeps no other room waiting.
+    /// Call [`RoomLoop::work`], which goes through approximately `bytes` bytes, where it delays no
+    /// other room.
     Work { bytes: usize },
-    /// Commit these, and hand in what became of them.
+    /// Commit these writes, and hand in the result.
     Commit(Vec<Write>),
-    /// Read this, and hand in the answer with its number.
+    /// Read this, and hand in the result with its number.
     Fetch(u64, Fetch),
-    /// Wait for something to hand in. Letters only if `takes_letters`; else they stay in the mailbox. If `goes_on`, there
-    /// are some that were handed in, or news to tell: [`RoomLoop::go_on`] is one of the things that may happen now. If `may_end` and
-    /// nothing is in the mailbox, the room can be dropped instead.
+    /// Wait for something to hand in. Envelopes stay in the mailbox unless `takes_letters`. If
+    /// `goes_on`, envelopes or storage events wait in the loop, and [`RoomLoop::go_on`] is one of
+    /// the possible next steps. If `may_end` and the mailbox is empty, the room can be dropped
+    /// instead.
     Wait {
         takes_letters: bool,
         goes_on: bool,
         may_end: bool,
     },
-    /// Everything handed in is durable and answered, and nothing more will come.
+    /// End the room: all input is durable and answered, and no more will come.
     End,
 }
 
-/// What the next turn is about.
+/// The content of the next turn.
 #[derive(Debug)]
 enum Turn {
     /// Nothing has happened.
     Rest,
-    /// What the room wants done.
+    /// The room's next actions.
     Actions,
-    /// The letters that are next.
+    /// The envelopes that are next.
     Letters,
-    /// And how long the store worked for it.
+    /// A batch's result, and how long the store worked on it.
     Committed(BatchResult, Duration),
     Fetched(u64, Box<Brought>),
     Timeout,
@@ -165,21 +171,22 @@ enum Turn {
 pub(crate) struct RoomLoop {
     room: Room,
     outboxes: BTreeMap<Conn, Arc<Outbox>>,
-    /// Letters that were handed in and have not had their turn.
+    /// Envelopes that were handed in and wait for their turn.
     queues: Queues,
     turn: Turn,
-    /// Whether the turn keeps nobody waiting, however much there is to go through.
+    /// Whether the turn runs in the heavy-work pool, where it delays no other room.
     is_aside: bool,
     action: Option<Action>,
-    /// Reads that have not come back.
+    /// Reads that have not returned.
     fetching: usize,
-    /// Whether the last turn took long; then the next one goes to the lane, whatever it weighs.
+    /// Whether the last turn took long. Then the next one goes to the heavy-work pool, whatever its
+    /// weight.
     is_slow: bool,
-    /// Batches that the letter has waited for that is next and may take long.
+    /// Batches for which the next envelope has waited because it may take long.
     batches: u8,
-    /// Whether the batch under way takes so long that nothing more waits for it.
+    /// Whether the batch in flight takes so long that envelopes no longer wait for it.
     is_late: bool,
-    /// Nothing comes from the mailbox any more.
+    /// The mailbox is closed: no more envelopes come.
     is_closed: bool,
 }
 
@@ -200,7 +207,7 @@ impl RoomLoop {
         }
     }
 
-    /// What to do now.
+    /// Returns the driver's next step.
     pub(crate) fn next(&mut self, now: Timestamp) -> Next {
         self.queues.look(now, self.room.holds_many());
         if self.is_closed {
@@ -252,8 +259,8 @@ impl RoomLoop {
         }
     }
 
-    /// Does the turn that [`next`](Self::next) asked for; `elapsed` says how long that has taken so far. What takes
-    /// long is done in several turns, so that other rooms have theirs in between.
+    /// Runs the turn that [`next`](Self::next) announced. `elapsed` returns how long it has taken
+    /// so far. Long work is split into several turns, so that other rooms run in between.
     pub(crate) fn work(&mut self, now: Timestamp, elapsed: impl Fn() -> Duration) {
         let turn = std::mem::replace(&mut self.turn, Turn::Actions);
         match turn {
@@ -285,13 +292,14 @@ impl RoomLoop {
         }
     }
 
-    /// Goes through the letters that are next, as far as they fit into a turn; before them, a slice of the news.
+    /// Sends some of the storage events, then handles the envelopes that are next, as far as they
+    /// fit into a turn.
     fn handle_letters(&mut self, now: Timestamp, elapsed: impl Fn() -> Duration) {
         if self.room.has_news() {
             self.room.tell_news(|| elapsed() < NEWS_TURN);
             self.queues.look(now, self.room.holds_many());
         }
-        // The letters' time begins behind them: they keep nobody from having a turn.
+        // The time for storage events is not charged to the participants of the envelopes.
         let told = elapsed();
         let mut weighed = 0_usize;
         let mut took = Duration::ZERO;
@@ -305,7 +313,7 @@ impl RoomLoop {
             };
             let weight = weight(&self.room, next);
             weighed = weighed.saturating_add(weight);
-            // What belongs elsewhere has the next turn.
+            // A heavy envelope begins the next turn, which runs in the pool.
             if !self.is_aside && lane::is_heavy(weighed) {
                 break;
             }
@@ -331,8 +339,9 @@ impl RoomLoop {
         self.is_slow = took > LONG_TURN || self.is_slow && took > SHORT_TURN;
     }
 
-    /// Whether a letter that may take long is due, and lets those go first who wait for the disk: it may take longer than
-    /// the disk, and they would wait for it as well. A bounded while, so that it has its turn however many others come.
+    /// Whether the next envelope may take long and gives way to those whose answers need the disk:
+    /// it may take longer than the disk, and they would wait for both. The delay is bounded, so the
+    /// envelope gets its turn however many others arrive.
     fn stands_back(&self) -> bool {
         self.queues.is_next_long()
             && !self.is_late
@@ -340,12 +349,13 @@ impl RoomLoop {
             && !self.room.is_flushed()
     }
 
-    /// There will be no more letters. Like all that is handed in, this is an answer to [`Next::Wait`].
+    /// Announces that no more envelopes come. Like all inputs, this is a reaction to
+    /// [`Next::Wait`].
     pub(crate) fn close(&mut self) {
         self.is_closed = true;
     }
 
-    /// Letters came, at most as many as a mailbox holds.
+    /// Adds envelopes, at most as many as a mailbox holds.
     pub(crate) fn receive(&mut self, letters: Vec<Letter>) {
         for letter in letters {
             let room = &self.room;
@@ -353,12 +363,12 @@ impl RoomLoop {
         }
     }
 
-    /// It is time for letters that were handed in, and for news.
+    /// Starts a turn for the queued envelopes and storage events.
     pub(crate) fn go_on(&mut self) {
         self.begin(Turn::Letters);
     }
 
-    /// The batch that was to be committed is, or is not. The store worked so long for it.
+    /// Hands in the result of the batch in flight, and how long the store worked on it.
     pub(crate) fn committed(&mut self, result: BatchResult, took: Duration) {
         if self.stands_back() {
             self.batches += 1;
@@ -367,26 +377,28 @@ impl RoomLoop {
         self.begin(Turn::Committed(result, took));
     }
 
-    /// A read came back.
+    /// Hands in the result of a read.
     pub(crate) fn fetched(&mut self, number: u64, brought: Brought) {
         self.fetching = self.fetching.saturating_sub(1);
         self.begin(Turn::Fetched(number, Box::new(brought)));
     }
 
-    /// A read will not come back.
+    /// Reports that a read will not return.
     pub(crate) fn fetch_lost(&mut self) {
         self.fetching = self.fetching.saturating_sub(1);
     }
 
-    /// It is time for what the clock drives: unloading, snapshots, retries.
+    /// Starts the clock-driven work: unloading, snapshots, retries.
     pub(crate) fn tick(&mut self) {
         self.is_late = !self.room.is_flushed();
         self.begin(Turn::Timeout);
     }
 
-    /// What the room has done and nobody has committed, when nothing more will be handed in and what was is settled.
+    /// Takes the uncommitted writes of a room that ends early, after the batch in flight is
+    /// settled.
     ///
-    /// Nothing, if the store's last answer is not handled yet and contains a refusal: what comes later may build on it.
+    /// Returns none if the store's last result is not handled yet and contains a refusal: later
+    /// writes may build on it.
     pub(crate) fn take_writes(&mut self) -> Vec<Write> {
         if let Turn::Committed(result, _) = &self.turn
             && !is_whole(result)
@@ -401,7 +413,7 @@ impl RoomLoop {
         writes
     }
 
-    /// Whether all that was handed in is answered by the store.
+    /// Whether the store has answered all input.
     #[cfg(feature = "simulation")]
     pub(crate) fn is_flushed(&self) -> bool {
         self.room.is_flushed()
@@ -416,7 +428,7 @@ impl RoomLoop {
         &self.room
     }
 
-    /// Everything is answered: sockets write what is queued and end.
+    /// Ends the connections after their queued messages are written.
     pub(crate) fn finish(&self) {
         for outbox in self.outboxes.values() {
             outbox.finish();
@@ -458,13 +470,13 @@ impl RoomLoop {
     }
 }
 
-/// Whether all of a batch is on disk.
+/// Whether the whole batch is on disk.
 pub(crate) fn is_whole(result: &BatchResult) -> bool {
     let results = result.as_ref();
     results.is_ok_and(|results| results.iter().all(Result::is_ok))
 }
 
-/// Entries that a batch moved or deleted.
+/// The number of entries that a batch moved or deleted.
 fn touched(result: &BatchResult) -> usize {
     let written = result.as_ref().into_iter().flatten().flatten();
     let entries = written.map(|written| match written {

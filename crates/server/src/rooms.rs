@@ -1,8 +1,8 @@
-//! The rooms in memory, and the task that drives each: it waits, and does what the room's loop asks.
+//! The rooms in memory, and the task that drives each room's loop.
 //!
-//! A room's task is owned by the tracker that [`Rooms::wait`] waits for. It ends by itself when the room is
-//! idle, and when the server stops, after everything that was handed in is durable and answered; or, when the grace of
-//! that is over, after what it has done by then is durable.
+//! The task tracker behind [`Rooms::wait`] owns the tasks. A task ends when its room is idle. When
+//! the server stops, it ends after all input is durable and answered or, once the grace period is
+//! over, after everything that it has done so far is durable.
 
 mod fetching;
 mod joining;
@@ -43,7 +43,7 @@ use crate::room_loop::{Letter, Next, RoomLoop, is_whole};
 use crate::signer::UrlSigner;
 use crate::usage::Usage;
 
-/// How often a room looks at its clock-driven work: unloading, snapshots, retries.
+/// Interval of the clock-driven work: unloading, snapshots, retries.
 const TICK: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
@@ -55,29 +55,29 @@ pub(crate) struct Rooms {
     committer: Committer,
     signer: UrlSigner,
     reads: Reads,
-    /// For those with links to files, who are in no room.
+    /// For holders of links to files, who are in no room.
     links: RoomReads,
     lane: Lane,
     usage: Arc<Usage>,
     ids: Mutex<Ids>,
     next_conn: AtomicU64,
     running: Mutex<HashMap<String, Running>>,
-    /// Connections in or on their way into a room, by its name; those without any are not there.
+    /// Connections in a room or about to join it, by the room's name; rooms without any are absent.
     taken: Mutex<HashMap<String, usize>>,
     tasks: TaskTracker,
     stopping: CancellationToken,
-    /// Set when the grace of a stop is over: rooms begin nothing more.
+    /// Set when the grace period of a stop is over: rooms begin nothing more.
     killed: CancellationToken,
 }
 
 #[derive(Debug)]
 struct Running {
     mailbox: Mailbox,
-    /// Cancelled when the room has ended. There is no other room of its name before.
+    /// Cancelled when the room has ended. No other room of its name starts earlier.
     ended: CancellationToken,
 }
 
-/// A connection's place in a room, from before it has joined until it has left.
+/// A connection's seat in a room, from before it joins until it has left.
 #[derive(Debug)]
 pub(crate) struct Seat {
     room: String,
@@ -96,7 +96,7 @@ impl Drop for Seat {
     }
 }
 
-/// A room's name in the map, until its task has ended, however it ends.
+/// A room's name in the map, removed when its task ends, however it ends.
 struct Place {
     name: String,
     rooms: Arc<Rooms>,
@@ -110,10 +110,10 @@ impl Drop for Place {
     }
 }
 
-/// The way into a room.
+/// The state of a room for a new connection.
 enum Way {
     Open(Mailbox),
-    /// It is ending: the next room of the name starts after this.
+    /// The room is ending; the next room of the name starts when this is cancelled.
     Ending(CancellationToken),
     /// The server is stopping.
     Closed,
@@ -162,7 +162,7 @@ impl Rooms {
         RoomId::new(&*self.project, room)
     }
 
-    /// Reads from the store, when it is its turn.
+    /// Reads from the store, after waiting for a turn.
     ///
     /// # Errors
     /// If the store can't be read.
@@ -173,7 +173,7 @@ impl Rooms {
         let turn = self.reads.turn().await;
         let store = Arc::clone(&self.store);
         tokio::task::spawn_blocking(move || {
-            // The turn lasts as long as the read, even if nobody waits for it any more.
+            // The turn lasts as long as the read, even if its result is no longer awaited.
             let _turn = turn;
             read(store.as_ref())
         })
@@ -181,7 +181,8 @@ impl Rooms {
         .unwrap_or_else(|error| Err(StoreError::Unavailable(error.into())))
     }
 
-    /// Opens a file for somebody who is in no room; all of them together take turns with the rooms.
+    /// Opens a file for a connection outside of any room. All of these together take turns with the
+    /// rooms.
     ///
     /// # Errors
     /// If the store can't be read, or the file is damaged.
@@ -195,17 +196,17 @@ impl Rooms {
         self.read(move |store| store.open_file(&room, &path)).await
     }
 
-    /// What all rooms use together.
+    /// The shared resources of all rooms.
     pub(crate) fn usage(&self) -> &Usage {
         &self.usage
     }
 
-    /// Where heavy work is done.
+    /// The heavy-work pool.
     pub(crate) fn lane(&self) -> &Lane {
         &self.lane
     }
 
-    /// An id that no other participant has or had.
+    /// Draws an id that no other participant has or had.
     pub(crate) fn participant_id(&self) -> String {
         self.ids
             .lock()
@@ -213,7 +214,8 @@ impl Rooms {
             .uuid()
     }
 
-    /// A place for one more participant of the room, if there is one. Those who are on their way have theirs already.
+    /// Takes a seat for one more participant of the room, unless all are taken. Connections that
+    /// have not joined yet hold seats as well.
     pub(crate) fn take_seat(self: &Arc<Self>, room: &str) -> Option<Seat> {
         let max = self.config.limits.max_participants_per_room;
         let mut taken = self.taken();
@@ -230,7 +232,7 @@ impl Rooms {
     }
 
     fn taken(&self) -> MutexGuard<'_, HashMap<String, usize>> {
-        // A count is changed in one step.
+        // A count changes in one step, so a panic leaves none half changed.
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -286,9 +288,9 @@ impl Rooms {
         Way::Open(mailbox)
     }
 
-    /// Waits until every room has flushed and ended. Call it after the stopping token was cancelled.
+    /// Waits until every room has flushed and ended. Call it after cancelling the stopping token.
     pub(crate) async fn wait(&self) {
-        // Whoever did not see that the server is stopping has started its room by then.
+        // A join that missed the stop has started its room before it released this lock.
         drop(self.running());
         self.tasks.close();
         self.tasks.wait().await;
@@ -309,12 +311,12 @@ struct RoomTask {
 }
 
 impl RoomTask {
-    /// Runs the room to its end. If it panics, others don't notice: its connections end, and whoever joins next
-    /// finds the room as it is on disk.
+    /// Runs the room to its end. If it panics, other rooms are unaffected: its connections end, and
+    /// the next join starts the room from what is on disk.
     async fn supervise(mut self, mut inputs: mpsc::Receiver<Letter>, place: Place) {
         let outcome = {
             let mut running = std::pin::pin!(self.run(&mut inputs));
-            // The state of a room that panicked is not looked at again.
+            // The state of a room that panicked is not used again.
             poll_fn(|context| {
                 match catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(context))) {
                     Ok(poll) => poll.map(Ok),
@@ -332,8 +334,8 @@ impl RoomTask {
             );
             // Unhandled results would keep other rooms waiting.
             self.fetches.shutdown().await;
-            // Who joins waits in the mailbox until it is known what became of the last batch: a room that read the
-            // store before that would not know of it.
+            // New joins wait in the mailbox until the result of the batch in flight is known: a
+            // room that read the store earlier would miss it.
             if self.committing.is_some()
                 && let (Ok(written), _) = committed(&mut self.committing).await
             {
@@ -342,7 +344,7 @@ impl RoomTask {
                 usage.settle_created(&written);
             }
             inputs.close();
-            // Those who join go back, for the next room.
+            // Joins go back to their senders, for the next room.
             while inputs.recv().await.is_some() {}
         }
         // Everything is answered; the sockets write what is queued and end.
@@ -371,7 +373,8 @@ impl RoomTask {
                     continue;
                 }
                 Next::Wait { may_end: true, .. } if inputs.is_empty() && !inputs.is_closed() => {
-                    // Who is half-way in comes first: the room ends when it has handled that, too.
+                    // A send into the mailbox may be in progress; the room handles it before it
+                    // ends.
                     inputs.close();
                     continue;
                 }
@@ -384,8 +387,8 @@ impl RoomTask {
             };
             let waiting = if takes_letters { inputs.len() } else { 0 };
             let mut letters = Vec::with_capacity(waiting.min(MAILBOX));
-            // What somebody waits for already goes before new letters, of which there may be more and more; it comes of
-            // letters, so that it ends.
+            // Results come before new envelopes, which may never cease. Each result was caused by
+            // an envelope, so they do not starve the envelopes.
             tokio::select! {
                 biased;
                 () = killed.cancelled() => {}
@@ -407,7 +410,8 @@ impl RoomTask {
                     }
                 },
                 _ = tick.tick() => self.room.tick(),
-                // Whoever has come meanwhile takes part in it, however many are before it in the mailbox.
+                // Envelopes that arrived meanwhile take part in the choice of the next one, however
+                // many precede them in the mailbox.
                 () = std::future::ready(()), if goes_on => {
                     while takes_letters && letters.len() < MAILBOX && let Ok(letter) = inputs.try_recv() {
                         letters.push(letter);
@@ -426,7 +430,7 @@ impl RoomTask {
         self.cut_short(inputs).await;
     }
 
-    /// Takes letters. Those who join a room that ends go back, for the next room of the name.
+    /// Takes envelopes. If the room is ending, joins go back to their senders, for the next room.
     fn receive(&mut self, mut letters: Vec<Letter>, inputs: &mpsc::Receiver<Letter>) {
         if inputs.is_closed() {
             letters.retain(|letter| !matches!(letter.input, RoomInput::Join(..)));
@@ -434,14 +438,14 @@ impl RoomTask {
         self.room.receive(letters);
     }
 
-    /// Ends before everything that was handed in is done: nothing more is begun, and what waits in the mailbox is
-    /// dropped with it. What was done is made durable; nobody is there any more to be told.
+    /// Ends before all input is handled. Nothing more is begun, and the mailbox is dropped.
+    /// Finished work is made durable, but no longer acknowledged, as the connections have ended.
     async fn cut_short(&mut self, inputs: &mut mpsc::Receiver<Letter>) {
         inputs.close();
         self.fetches.abort_all();
         if self.committing.is_some() {
             let (result, _) = committed(&mut self.committing).await;
-            // What comes later may build on what was refused.
+            // Later writes may build on the refused ones.
             if !is_whole(&result) {
                 return;
             }
@@ -449,12 +453,12 @@ impl RoomTask {
         let writes = self.room.take_writes();
         if !writes.is_empty() {
             self.committing = Some(self.rooms.committer.submit(writes).await);
-            // The log says so if the store refuses it.
+            // The committer logs a refusal.
             let _ = committed(&mut self.committing).await;
         }
     }
 
-    /// Lets the room work, where it keeps no other room waiting.
+    /// Runs the room's turn where it delays no other room.
     async fn work(&mut self, bytes: usize) {
         let rooms = Arc::clone(&self.rooms);
         let work = || {
@@ -496,7 +500,7 @@ impl RoomTask {
                     Ok(Brought::new(Ok(result), Unhandled::small(places, charge)))
                 }
                 Ok(First::Large(fetch, bytes)) => {
-                    // While it waits for space, the room's other reads have the places.
+                    // While the read waits for space, the room's other reads use the places.
                     drop(places);
                     let space = rooms.reads.space(&own, bytes).await;
                     let places = own.places(long).await;
@@ -516,7 +520,7 @@ impl RoomTask {
     }
 }
 
-/// Reads from the store, when it is its turn among those that may take as long.
+/// Reads from the store, after waiting for a turn among reads that may take as long.
 async fn read_in_turn<T: Send + 'static>(
     rooms: &Rooms,
     long: Option<Long>,

@@ -1,4 +1,4 @@
-//! Schemas in memory: documents that have the same one share it, in whichever rooms they are.
+//! Schemas in memory: documents with the same schema share it, across rooms.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -10,25 +10,26 @@ use bytes::Bytes;
 use meshagent_document::{MeshSchema, SchemaError, SchemaLimits};
 use serde_json::Value;
 
-/// Bytes in memory for each byte of a schema's text, with what of it was parsed: at most, since bounds keep
-/// the parts of a schema from being smaller than their names.
+/// Upper bound on the memory of a schema, parsed parts included, for each byte of its text. It
+/// holds because limits keep the parts of a schema from being smaller than their names.
 const COST: usize = 12;
-/// What a schema costs whatever it says.
+/// The fixed cost of a schema, in bytes.
 const BASE_COST: usize = 1 << 10;
-/// Up to this length a schema's text is kept as JSON too, since most are short and each open sends one.
+/// Up to this length a schema's text is kept as JSON too, since most are short and each open sends
+/// one.
 const KEPT_JSON: usize = 16 << 10;
 
 /// A schema in all its forms.
 #[derive(Debug)]
 pub(crate) struct Schema {
-    /// As it is in the store.
+    /// The text as stored.
     pub(crate) text: String,
     json: Option<Value>,
     pub(crate) parsed: MeshSchema,
     _held: Held,
 }
 
-/// The text of a schema that somebody is sent.
+/// Owner of a schema's text while it is being sent.
 struct Text(Arc<Schema>);
 
 impl AsRef<[u8]> for Text {
@@ -38,7 +39,7 @@ impl AsRef<[u8]> for Text {
 }
 
 impl Schema {
-    /// The text, without a copy of it: the schema stays until it is sent.
+    /// The text without a copy; the schema stays alive until it is sent.
     pub(crate) fn shared_text(self: &Arc<Self>) -> Bytes {
         Bytes::from_owner(Text(Arc::clone(self)))
     }
@@ -47,13 +48,13 @@ impl Schema {
     pub(crate) fn json(&self) -> Cow<'_, Value> {
         match &self.json {
             Some(json) => Cow::Borrowed(json),
-            // It was JSON when it came.
+            // It was parsed as JSON before.
             None => Cow::Owned(serde_json::from_str(&self.text).unwrap_or_default()),
         }
     }
 }
 
-/// What a schema takes of all schemas' memory, until nobody has it any more.
+/// A schema's share of the memory of all schemas, released when dropped.
 #[derive(Debug)]
 struct Held {
     bytes: usize,
@@ -76,13 +77,13 @@ pub(crate) struct Schemas {
 
 #[derive(Debug, Default)]
 struct Known {
-    /// By the hash of their texts, so that what nobody has any more takes little.
+    /// By the hash of their texts, so that an unused schema leaves only a small entry.
     by_hash: HashMap<u64, Weak<Schema>>,
-    /// From this many on those are looked for that nobody has any more.
+    /// The number of entries from which on unused ones are removed.
     sweep_at: usize,
 }
 
-/// Why a text is no schema.
+/// Why a text is not a valid schema.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InvalidSchema {
     #[error(transparent)]
@@ -93,7 +94,7 @@ pub(crate) enum InvalidSchema {
     TooMany(#[from] TooManySchemas),
 }
 
-/// The schemas in memory take as much as they may.
+/// The schemas in memory have reached their bound.
 #[derive(Debug, PartialEq, thiserror::Error)]
 #[error(
     "the schemas of open documents are limited to {limit} bytes of memory; close documents with large schemas, or try again later"
@@ -103,7 +104,8 @@ pub(crate) struct TooManySchemas {
 }
 
 impl Schemas {
-    /// The schema that the store has as this text. What is stored was within the bounds of its time.
+    /// Returns the schema with a stored text. Its own limits are not checked again: they may have
+    /// been higher when it was stored.
     pub(crate) fn read(&self, text: &str, max_bytes: usize) -> Result<Arc<Schema>, InvalidSchema> {
         if let Some(schema) = self.find(text) {
             return Ok(schema);
@@ -114,7 +116,7 @@ impl Schemas {
         Ok(self.insert(text.to_owned(), json, parsed, held))
     }
 
-    /// The same schema that somebody has already, or else this one.
+    /// Returns the equal schema in memory, or else adds this one.
     pub(crate) fn share(
         &self,
         json: Value,
@@ -129,12 +131,12 @@ impl Schemas {
         Ok(self.insert(text, json, parsed, held))
     }
 
-    /// Bytes that all schemas take, about.
+    /// The approximate memory of all schemas, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         self.held_bytes.load(Ordering::Relaxed)
     }
 
-    /// Takes a part of the memory. There is always room for one, so that a bound below it refuses no document.
+    /// Reserves memory. One schema always fits, so that a low bound refuses no document.
     fn hold(&self, text: &str, max_bytes: usize) -> Result<Held, TooManySchemas> {
         let bytes = text.len().saturating_mul(COST) + BASE_COST;
         let fits = |held: usize| {
@@ -194,7 +196,7 @@ mod tests {
             &first,
             &schemas.read(&text("b"), MAX).unwrap()
         ));
-        // Those that nobody has don't stay for ever.
+        // Unused schemas are removed at some point.
         for number in 0..10_000 {
             schemas.read(&text(&format!("t{number}")), MAX).unwrap();
         }
@@ -226,7 +228,7 @@ mod tests {
         assert_eq!(schemas.held_bytes(), room);
         let refused = schemas.read(&text("c"), room);
         assert!(matches!(refused, Err(InvalidSchema::TooMany(_))));
-        // One that somebody has costs nothing more.
+        // A schema in memory costs nothing more.
         let again = schemas.read(&text("b"), room).unwrap();
         drop((one, other));
         assert_eq!(schemas.held_bytes(), bytes);

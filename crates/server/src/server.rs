@@ -1,4 +1,4 @@
-//! Start, accept, stop: the life of a whole server.
+//! The life of a whole server: start, accept, stop.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,22 +29,22 @@ use crate::wall_clock::WallClock;
 
 /// The longest head of an HTTP request, which may contain a token.
 const MAX_HEAD_BYTES: usize = 64 << 10;
-/// How long after the grace the disk is waited for, and whatever can't be interrupted.
+/// Time after the grace period for the disk and other work that can't be interrupted.
 const LAST_MOMENTS: Duration = Duration::from_secs(3);
-/// How long to wait until a connection is accepted again after that failed.
+/// Pause after a failed accept.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
-/// How long to wait for a place before one is taken from a connection that has asked for nothing.
+/// How long to wait for a place before a connection without a request loses its own.
 const MAKE_ROOM: Duration = Duration::from_millis(5);
-/// How often the log says at most that no connection could be accepted.
+/// The shortest interval between log lines about failed accepts.
 const TELL_EVERY: Duration = Duration::from_secs(10);
-/// How often the store does what it put off, and is looked at while nobody writes.
+/// Interval of the store's maintenance, which also detects a lost store while nothing is written.
 const TEND_EVERY: Duration = Duration::from_secs(1);
 
-/// Why a server could not be made.
+/// Why a server could not be created.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// The operating system gave no randomness.
+    /// The operating system provided no randomness.
     #[error("no randomness from the operating system: {0}")]
     Randomness(String),
     /// The store could not be read.
@@ -63,10 +63,10 @@ pub struct Server {
 }
 
 impl Server {
-    /// Makes a server over a store that admits tokens signed by `key`.
+    /// Creates a server for a store. It admits tokens signed by `key`.
     ///
     /// # Errors
-    /// If the operating system gives no randomness or no thread, or the store can't be read.
+    /// If the operating system provides no randomness or no thread, or the store can't be read.
     pub fn new(config: Config, store: Arc<dyn Store>, key: ApiKey) -> Result<Self, StartError> {
         let ids = Ids::from_os().map_err(|error| StartError::Randomness(error.to_string()))?;
         let documents = store.stats().map_err(StartError::Store)?.documents;
@@ -116,12 +116,13 @@ impl Server {
         })
     }
 
-    /// Serves until `shutdown` is ready, then stops: no new connections, what was received is made durable and
-    /// answered, and connections end without a close frame, so that clients come back to the next server. When the grace is
-    /// over, what rooms have not begun is dropped; nothing of it was acknowledged.
+    /// Serves until `shutdown` is ready, then stops: it accepts no new connections, makes received
+    /// messages durable, answers them, and ends connections without a close frame, so that clients
+    /// reconnect to the next server. When the grace period is over, work that rooms have not begun
+    /// is dropped; none of it was acknowledged.
     ///
     /// # Errors
-    /// If the listener fails for good, or something goes on some seconds after the grace.
+    /// If the listener fails permanently, or work continues some seconds after the grace period.
     pub async fn run(
         self,
         listener: TcpListener,
@@ -177,7 +178,7 @@ impl Server {
                 few: config.limits.max_http_connections / 2,
             };
             let connection = serve_connection(stream, service, self.app.shared.clone());
-            // The WebSocket that comes out of it has a permit of its own.
+            // The WebSocket that results from it has a permit of its own.
             self.app.spawn(async move {
                 let _place = permit;
                 connection.await;
@@ -200,12 +201,12 @@ impl Server {
             killed.cancel();
         }
         let ended = async {
-            // Rooms wait for what the disk has of theirs, and begin nothing more.
+            // Rooms wait for their writes in flight, and begin nothing more.
             rooms.wait().await;
             self.app.connections.wait().await;
             let Self { app, committer } = self;
             drop((app, rooms, router));
-            // The thread ends when the last handle to it is gone.
+            // The thread ends when its last handle is dropped.
             let _ = tokio::task::spawn_blocking(move || committer.join()).await;
         };
         if tokio::time::timeout(LAST_MOMENTS, ended).await.is_err() {
@@ -219,7 +220,7 @@ impl Server {
     }
 }
 
-/// Says in the log that connections can't be accepted, but no more often than somebody would read it.
+/// Logs that connections can't be accepted, at a bounded rate.
 #[derive(Debug, Default)]
 struct AcceptFailures {
     told_at: Option<Instant>,
@@ -241,7 +242,7 @@ impl AcceptFailures {
     }
 }
 
-/// Has the store tended, and the wall clock checked, until the server stops.
+/// Runs the store's maintenance and checks the wall clock until the server stops.
 async fn tend(committer: Committer, clock: Arc<WallClock>, stopping: CancellationToken) {
     let mut checked = clock.start();
     let mut ticks = tokio::time::interval(TEND_EVERY);
@@ -267,7 +268,7 @@ async fn serve_connection(
     let newcomer = Arc::clone(&service.newcomer);
     let config = &shared.config;
     let _counted = Counted::new(&shared.metrics.http_connections);
-    // Messages are small and wait for nobody.
+    // Messages are small and must not be delayed.
     let _ = stream.set_nodelay(true);
     let stream = HttpStream::new(
         stream,
@@ -283,7 +284,8 @@ async fn serve_connection(
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
-        // Before it does anything for a request that came after its place was given away.
+        // Checked first, so that a request which arrives after the place was given away has no
+        // effect.
         biased;
         () = newcomer.dropped.cancelled() => {
             tracing::debug!("a connection that asked for nothing gave its place to another");
@@ -300,7 +302,7 @@ async fn serve_connection(
     }
 }
 
-/// Whether accepting may work again in a moment: a peer that went away, or no file descriptors left.
+/// Whether accepting may soon work again: a peer has disconnected, or no file descriptors are left.
 fn is_transient(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{
         ConnectionAborted, ConnectionReset, Interrupted, TimedOut, WouldBlock,

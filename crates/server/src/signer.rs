@@ -1,4 +1,4 @@
-//! URLs that carry their own right: signed, expiring links to files, for a plain GET.
+//! Signed, expiring links to files: the URL carries the right to a plain GET.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -7,7 +7,7 @@ use meshagent_store::{RoomId, Timestamp};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::Sha256;
 
-/// What may stand as it is in a query value (RFC 3986, unreserved).
+/// Characters that a query value needs not escape (RFC 3986, unreserved), and the slash.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -27,14 +27,14 @@ pub(crate) struct SignedQuery {
     pub(crate) path: String,
     pub(crate) expires: i64,
     pub(crate) signature: String,
-    /// Present: the browser saves the file instead of showing it.
+    /// If true, the browser saves the file instead of showing it.
     #[serde(default)]
     pub(crate) download: bool,
 }
 
 impl UrlSigner {
     pub(crate) fn new(secret: &str) -> Self {
-        // Derived, so that a signature can never stand in for a token's.
+        // The key is derived, so that a link's signature can never pass as a token's.
         let mut key = [0; 32];
         key.copy_from_slice(
             &mac(secret.as_bytes(), &[b"meshagent download url"])
@@ -91,7 +91,7 @@ impl UrlSigner {
 fn mac(key: &[u8], parts: &[&[u8]]) -> Hmac<Sha256> {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
     for part in parts {
-        // Lengths keep two lists of parts from meaning the same.
+        // The lengths keep different lists of parts from giving the same input.
         mac.update(&(part.len() as u64).to_be_bytes());
         mac.update(part);
     }

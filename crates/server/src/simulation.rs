@@ -1,13 +1,16 @@
-//! The server without sockets, tasks, threads and clock, for tests only: whoever drives it says what happens next.
+//! The server without sockets, tasks, threads and clock, for tests only: a driver decides what
+//! happens next.
 //!
-//! [`SimServer`] is made of the parts that serve real connections: packets are read by the same reader, each room is
-//! the same loop around the same state machine with the same outboxes, and the committer's own code decides which rooms'
-//! batches are committed together, and which answers wait until what was deleted is erased. What threads and clocks decide, the driver decides here: when a socket is written to, when
-//! the disk has time, which read comes back first, when a place in the lane is free, what time it is. Which of several
-//! things that have happened a room looks at first follows from the seed.
+//! [`SimServer`] consists of the parts that serve real connections. The same reader parses packets,
+//! each room is the same loop around the same state machine with the same outboxes, and the
+//! committer's own code decides which rooms' batches are committed together and which answers wait
+//! until deleted data is erased. What threads and clocks decide in production, the driver decides
+//! here: when a socket is written to, when the disk has time, which read completes first, when the
+//! heavy-work pool has a place, what time it is. The seed decides which of several ready events a
+//! room handles first.
 //!
-//! The rules by which tasks wait for each other hold: [`SimServer::receive`] takes no packet from a connection that
-//! is not read from, and a room whose next batch is long leaves what arrives in its mailbox.
+//! Back-pressure works as in production: [`SimServer::receive`] takes no packet from a connection
+//! whose reads pause, and a room whose next batch is full leaves its envelopes in the mailbox.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -31,37 +34,37 @@ use crate::rooms::{MAILBOX, PLACES, places, read};
 use crate::signer::UrlSigner;
 use crate::usage::Usage;
 
-/// The project that all rooms of a simulation are in.
+/// The project of all rooms in a simulation.
 const PROJECT: &str = "simulation";
 
-/// A connection, as [`SimServer::connect`] named it.
+/// The identity of a connection, from [`SimServer::connect`].
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SimConn(u64);
 
-/// Sizes that have bounds.
+/// Sizes of queues and caches that have bounds.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct SimFigures {
     /// Rooms in memory.
     pub rooms: usize,
-    /// Documents in memory, those on their way in or out included.
+    /// Documents in memory, including those that are being loaded or unloaded.
     pub documents: usize,
-    /// Bytes that the fullest outbox holds for its connection alone, its largest message apart.
+    /// Bytes that the fullest outbox holds for its connection alone, without its largest message.
     pub outbox_bytes: usize,
     /// Writes in the longest next batch of a room.
     pub staged_writes: usize,
-    /// Bytes of changes that a document keeps for readers that fell behind, the most of any.
+    /// The most bytes of recent changes that any document keeps for slow readers.
     pub recent_bytes: usize,
-    /// Bytes that wait in a document for operations that never came, the most of any.
+    /// The most bytes that any document keeps of updates with missing operations.
     pub pending_bytes: usize,
 }
 
-/// What a socket's writer got to write.
+/// Output of a socket's writer.
 #[derive(Debug, Default)]
 pub struct SimWritten {
     /// The packets, in order.
     pub packets: Vec<Bytes>,
-    /// Whether the server has ended the connection, after these.
+    /// Whether the server ended the connection after these packets.
     pub ended: bool,
 }
 
@@ -75,19 +78,19 @@ pub struct SimServer {
     usage: Arc<Usage>,
     ids: Ids,
     now: Timestamp,
-    /// An instant to count from, and when that was.
+    /// An instant and the simulated time at that instant.
     started: (Instant, Timestamp),
     rooms: BTreeMap<String, RoomState>,
     connections: BTreeMap<SimConn, Connection>,
     next_conn: u64,
     reads: Vec<Read>,
-    /// What the committer has to do.
+    /// Pending work of the committer.
     work: Work,
-    /// What the store made of the batches of the last transaction, if that is not answered yet.
+    /// The results of the last transaction, until they are answered.
     committed: Option<Vec<Answer>>,
-    /// How long each turn of a room is said to take.
+    /// The simulated duration of each turn of a room.
     turn_time: Duration,
-    /// Decides which of several things that have happened comes first.
+    /// The state of the random generator that picks one of several ready events.
     random: u64,
 }
 
@@ -95,15 +98,15 @@ pub struct SimServer {
 struct RoomState {
     room: RoomLoop,
     mailbox: VecDeque<Letter>,
-    /// The batch that the committer has.
+    /// The result of the batch in flight.
     committing: Option<oneshot::Receiver<Outcome>>,
-    /// What has happened while the room worked, or waited for the lane.
+    /// Events that happened while the room worked, or waited for the heavy-work pool.
     committed: Option<BatchResult>,
     fetched: VecDeque<(u64, Result<FetchResult, StoreError>)>,
     is_due: bool,
-    /// Whether it waits for a place in the lane.
+    /// Whether the room waits for a place in the heavy-work pool.
     is_in_lane: bool,
-    /// Counts the rooms that had this name, so that a read of one does not come back to the next.
+    /// Distinguishes rooms of one name, so that a read of one room does not return to the next.
     generation: u64,
 }
 
@@ -112,12 +115,12 @@ struct Connection {
     room: String,
     packets: PacketReader,
     outbox: Arc<Outbox>,
-    /// Read from the socket while the connection, or its room, took no more.
+    /// Received while the connection or its room took no more input.
     held: Option<RoomInput>,
     held_bytes: usize,
-    /// For what it has in its room's mailbox.
+    /// Places in its room's mailbox.
     places: Arc<Semaphore>,
-    /// Taken by the writer and not written.
+    /// Taken from the outbox and not written yet.
     writing: VecDeque<(Outgoing, Cost)>,
     next_message: u64,
 }
@@ -137,7 +140,8 @@ enum ReadState {
 }
 
 impl SimServer {
-    /// A server that has just started on this store. The seed decides on all ids that it draws.
+    /// Creates a server that has just started on this store. The seed determines all ids that it
+    /// draws.
     pub fn new(config: Config, store: Arc<dyn Store>, seed: u64, now: Timestamp) -> Self {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&seed.to_le_bytes());
@@ -163,12 +167,12 @@ impl SimServer {
         }
     }
 
-    /// Under which name a room's documents stand in the store.
+    /// The id of a room in the store.
     pub fn room_id(room: &str) -> RoomId {
         RoomId::new(PROJECT, room)
     }
 
-    /// Somebody with this name and these rights joins.
+    /// Connects a participant with this name and these rights.
     pub fn connect(&mut self, room: &str, participant: &str, scope: ApiScope) -> SimConn {
         self.next_conn += 1;
         let conn = self.next_conn;
@@ -231,22 +235,22 @@ impl SimServer {
         SimConn(conn)
     }
 
-    /// The connection is gone. What it had queued is lost, what it had handed in is not.
+    /// Removes a connection. Its queued output is lost; the input that it handed in is not.
     pub fn disconnect(&mut self, conn: SimConn) {
         if let Some(connection) = self.connections.remove(&conn) {
             self.post(&connection.room, RoomInput::Leave(Conn(conn.0)));
         }
     }
 
-    /// Takes a packet, unless the connection is not read from just now: then it is returned, to be handed in again
-    /// later.
+    /// Takes a packet, unless reads from the connection pause. Then the caller gets it back and
+    /// hands it in again later.
     ///
     /// # Errors
     /// The packet, if it was not taken.
     pub fn receive(&mut self, conn: SimConn, packet: Bytes) -> Result<(), Bytes> {
         self.push_held(conn);
         let Some(connection) = self.connections.get_mut(&conn) else {
-            // Nobody listens any more; the bytes go where those to a closed socket go.
+            // Bytes to a closed socket are dropped.
             return Ok(());
         };
         if connection.held.is_some() {
@@ -273,7 +277,7 @@ impl SimServer {
         Ok(())
     }
 
-    /// What is written to a connection next, up to so many messages.
+    /// Returns what is written to a connection next, at most `messages` messages.
     pub fn take(&mut self, conn: SimConn, messages: usize) -> SimWritten {
         let mut written = SimWritten::default();
         let Some(connection) = self.connections.get_mut(&conn) else {
@@ -304,7 +308,7 @@ impl SimServer {
         written
     }
 
-    /// Whether something waits to be written to a connection.
+    /// Whether output for a connection is waiting.
     pub fn has_output(&self, conn: SimConn) -> bool {
         self.connections.get(&conn).is_some_and(|connection| {
             !connection.writing.is_empty()
@@ -313,17 +317,18 @@ impl SimServer {
         })
     }
 
-    /// Whether rooms have handed in batches that the committer has not begun to write.
+    /// Whether batches wait that the committer has not begun to write.
     pub fn has_batches(&self) -> bool {
         self.work.has_batches()
     }
 
-    /// Whether the committer is between [`begin_commit`](Self::begin_commit) and [`end_commit`](Self::end_commit).
+    /// Whether the committer is between [`begin_commit`](Self::begin_commit) and
+    /// [`end_commit`](Self::end_commit).
     pub fn is_committing(&self) -> bool {
         self.committed.is_some()
     }
 
-    /// The committer writes the batches whose turn it is, and returns how many. No room learns of it yet.
+    /// Commits the batches that are next, and returns their number. Rooms do not learn of it yet.
     pub fn begin_commit(&mut self) -> usize {
         let answers = self.work.commit(self.store.as_ref(), &self.metrics);
         let count = answers.len();
@@ -331,7 +336,7 @@ impl SimServer {
         count
     }
 
-    /// The rooms learn what became of their batches, unless something that one deleted is to be erased first.
+    /// Hands the results to the rooms, except where deleted data must be erased first.
     pub fn end_commit(&mut self) {
         let answers = self.committed.take().unwrap_or_default();
         self.work.answer(answers, self.instant());
@@ -343,8 +348,8 @@ impl SimServer {
         self.work.is_waiting()
     }
 
-    /// The committer has the store erase what it can, and answers who waited for that. Returns how many batches were
-    /// answered.
+    /// Erases what the store can erase, and hands out the answers that waited for it. Returns how
+    /// many batches were answered.
     pub fn clear_away(&mut self) -> usize {
         self.work.clear_away(self.store.as_ref(), self.instant());
         let names: Vec<String> = self.rooms.keys().cloned().collect();
@@ -371,13 +376,13 @@ impl SimServer {
         instant + Duration::from_millis(u64::try_from(millis).unwrap_or_default())
     }
 
-    /// How many reads are under way.
+    /// How many reads are in flight.
     pub fn reads(&self) -> usize {
         self.reads.len()
     }
 
-    /// One of the reads under way goes on: at the first call the store is asked, at the second the room learns the
-    /// answer, which may be old by then.
+    /// Advances a read. The first call reads from the store; the second hands the result, which may
+    /// be outdated by then, to the room.
     pub fn advance_read(&mut self, index: usize) {
         let Some(one) = self.reads.get_mut(index) else {
             return;
@@ -400,17 +405,17 @@ impl SimServer {
         }
     }
 
-    /// Time passes, without any consequence but for what happens later.
+    /// Sets the time. It has no effect until something reads the clock.
     pub fn set_time(&mut self, now: Timestamp) {
         self.now = now;
     }
 
-    /// How many rooms wait for a place in the lane.
+    /// How many rooms wait for a place in the heavy-work pool.
     pub fn lane(&self) -> usize {
         self.rooms.values().filter(|room| room.is_in_lane).count()
     }
 
-    /// One of the rooms that wait for the lane does its work.
+    /// Runs the work of a room that waits for the heavy-work pool.
     pub fn advance_lane(&mut self, index: usize) {
         let waiting = self.rooms.iter().filter(|(_, room)| room.is_in_lane);
         let Some(name) = waiting.map(|(name, _)| name.clone()).nth(index) else {
@@ -423,14 +428,14 @@ impl SimServer {
         self.run(&name);
     }
 
-    /// From now on each turn of a room takes so long.
+    /// Makes each turn of a room take `time` from now on.
     pub fn set_turn_time(&mut self, time: Duration) {
         self.turn_time = time;
     }
 
-    /// The rooms look at their clock-driven work, and the store is tended.
+    /// Runs the clock-driven work of the rooms and the store's maintenance.
     pub fn tick(&mut self) {
-        // If something is put off, it is tried again at the next tick.
+        // What the store puts off is tried again at the next tick.
         let _ = self.store.tend();
         self.work.tended(self.instant());
         let names: Vec<String> = self.rooms.keys().cloned().collect();
@@ -442,14 +447,14 @@ impl SimServer {
         }
     }
 
-    /// Whether all that was handed in is handled and answered by the store, as a room's task waits for when the server
-    /// stops.
+    /// Whether all input is handled and answered by the store. A stopping server waits for the
+    /// same.
     pub fn is_flushed(&self) -> bool {
         let is_flushed = |state: &RoomState| state.mailbox.is_empty() && state.room.is_flushed();
         self.reads.is_empty() && self.rooms.values().all(is_flushed)
     }
 
-    /// The sizes that have bounds.
+    /// Returns the sizes that have bounds.
     pub fn figures(&self) -> SimFigures {
         let mut figures = SimFigures {
             rooms: self.rooms.len(),
@@ -467,12 +472,12 @@ impl SimServer {
         figures
     }
 
-    /// The text of `/metrics`.
+    /// Renders the text of `/metrics`.
     pub fn metrics(&self) -> String {
         self.metrics.render()
     }
 
-    /// Hands a connection's next input to its room, if both take it.
+    /// Hands a connection's next input to its room, if both accept it.
     fn push_held(&mut self, conn: SimConn) {
         let Some(connection) = self.connections.get_mut(&conn) else {
             return;
@@ -512,7 +517,7 @@ impl SimServer {
         self.run(room);
     }
 
-    /// What a room's task does when something has happened.
+    /// Runs a room until it waits, like its task in production.
     fn run(&mut self, name: &str) {
         let Some(state) = self.rooms.get_mut(name) else {
             return;
@@ -558,7 +563,7 @@ impl SimServer {
 }
 
 impl RoomState {
-    /// Hands in one of the things that have happened. Returns false if nothing has.
+    /// Hands in one of the events that are ready. Returns false if there is none.
     fn take_something(&mut self, takes_letters: bool, goes_on: bool, random: &mut u64) -> bool {
         let ready = [
             takes_letters && !self.mailbox.is_empty(),

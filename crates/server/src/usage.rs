@@ -1,5 +1,5 @@
-//! What the rooms of a server use together, where the whole has a bound: documents, open calls, shared frames;
-//! and the schemas that they have in common.
+//! Resources that the rooms of a server share within common bounds: documents, open calls, shared
+//! frames and schemas.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -13,14 +13,14 @@ use crate::ledger::{Account, Bounds, Charge, Kind, Ledger};
 use crate::open_memory::OpenMemory;
 use crate::schemas::Schemas;
 
-/// Counted by every room; only the bounds are somebody else's.
+/// Counters that every room updates. Callers pass the bounds on documents and calls.
 #[derive(Debug)]
 pub(crate) struct Usage {
     documents: AtomicU64,
     streams: AtomicUsize,
-    /// Of what the connections share.
+    /// For bytes that connections share.
     common: Arc<Account>,
-    /// Of the heads of all HTTP requests.
+    /// For the heads of all HTTP requests.
     heads: Arc<Account>,
     ledger: Arc<Ledger>,
     schemas: Schemas,
@@ -44,23 +44,23 @@ impl Usage {
         }
     }
 
-    /// What is held for all peers.
+    /// The ledger of memory held for all peers.
     pub(crate) fn ledger(&self) -> &Arc<Ledger> {
         &self.ledger
     }
 
-    /// The account of those who are not known yet.
+    /// The account of peers that are not identified yet.
     pub(crate) fn heads(&self) -> &Arc<Account> {
         &self.heads
     }
 
-    /// Bytes that connections share, counted until the last of them lets go.
+    /// Bytes that connections share, charged until the last of them is dropped.
     pub(crate) fn share(&self, data: Vec<u8>) -> Bytes {
         let charge = self.common.charge_anyway(Kind::Shared, data.len());
         share(data, charge)
     }
 
-    /// The account of what is held for many, or for nobody in particular.
+    /// The account of memory held for many peers together.
     pub(crate) fn common(&self) -> &Arc<Account> {
         &self.common
     }
@@ -75,7 +75,7 @@ impl Usage {
         &self.schemas
     }
 
-    /// What the documents in memory take.
+    /// The memory of the documents in memory.
     pub(crate) fn open(&self) -> &Arc<OpenMemory> {
         &self.open
     }
@@ -102,7 +102,7 @@ impl Usage {
         })
     }
 
-    /// The store has done what a room asked it for: documents that were deleted have no place any more.
+    /// Releases the places of documents that the store has removed.
     pub(crate) fn settle_removed(&self, written: &[Result<Written, WriteError>]) {
         let gone = written.iter().flatten().map(|written| match written {
             Written::Deleted { entries } => documents(entries),
@@ -112,7 +112,8 @@ impl Usage {
         self.release_documents(gone.sum());
     }
 
-    /// The store has made documents of which their room does not know, as it panicked.
+    /// Counts documents that the store has created for a room that panicked before it learned of
+    /// them.
     pub(crate) fn settle_created(&self, written: &[Result<Written, WriteError>]) {
         let created = written.iter().flatten();
         let created = created.filter(|written| matches!(written, Written::Created { .. }));
@@ -122,13 +123,13 @@ impl Usage {
 
     fn release_documents(&self, gone: u64) {
         let release = |count: u64| Some(count.saturating_sub(gone));
-        // Never refused.
+        // The closure always returns `Some`.
         let _ = self
             .documents
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, release);
     }
 
-    /// Streamed calls that are open.
+    /// Open streamed calls.
     pub(crate) fn streams(&self) -> usize {
         self.streams.load(Ordering::Relaxed)
     }
@@ -141,13 +142,13 @@ impl Usage {
             .is_ok()
     }
 
-    /// A call ended.
+    /// Releases the place of a call that has ended.
     pub(crate) fn release_stream(&self) {
         self.streams.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// A document's place among all of the server. Unless it is kept, it is free again when this is dropped.
+/// A document's place among those of the server, released on drop unless it is kept.
 #[derive(Debug)]
 pub(crate) struct DocumentPlace {
     usage: Arc<Usage>,
@@ -155,7 +156,7 @@ pub(crate) struct DocumentPlace {
 }
 
 impl DocumentPlace {
-    /// The document is stored.
+    /// Keeps the place, because the document is stored.
     pub(crate) fn keep(&mut self) {
         self.is_kept = true;
     }
@@ -174,7 +175,7 @@ fn documents(removed: &[Removed]) -> u64 {
     documents.count() as u64
 }
 
-/// What a message of others counts for, besides its bytes, until the last of them has read it.
+/// The cost of a shared message besides its bytes, until its last reader has read it.
 const MESSAGE_BYTES: usize = 256;
 
 /// Bytes whose last reader releases the charge.
@@ -191,7 +192,7 @@ where
     })
 }
 
-/// News for others, which whoever caused them pays until the last of them has read it.
+/// A shared message to others, charged to the participant that caused it until all have read it.
 pub(crate) fn share_news(news: &ServerToClient, account: &Arc<Account>) -> SharedMessage {
     let message = SharedMessage::of(news);
     let charge = account.charge_anyway(Kind::Shared, message.body_len() + MESSAGE_BYTES);

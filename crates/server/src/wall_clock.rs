@@ -10,8 +10,8 @@ const CHANGE: Duration = Duration::from_millis(500);
 
 /// Reports changes of the wall clock to the futures of [`WallClock::reaches`].
 ///
-/// The wall clock differs from the time that timers count when somebody sets it, and after the
-/// machine was suspended.
+/// The wall clock differs from the time that timers count when it is set, and after the machine was
+/// suspended.
 #[derive(Debug)]
 pub(crate) struct WallClock {
     now: fn() -> Timestamp,
@@ -52,7 +52,7 @@ impl WallClock {
     /// Waits until the wall clock shows this time, in seconds since 1970.
     ///
     /// # Cancel safety
-    /// It only waits, and may be dropped.
+    /// The future only waits, and may be dropped.
     pub(crate) async fn reaches(&self, at: u64) {
         let at = i64::try_from(at.saturating_mul(1000)).unwrap_or(i64::MAX);
         let mut changed = self.changed.subscribe();

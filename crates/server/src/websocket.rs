@@ -1,7 +1,8 @@
-//! The server's side of RFC 6455: the handshake's headers, a strict reader of frames, and a writer of them.
+//! The server's side of RFC 6455: the headers of the handshake, a strict reader of frames, and a
+//! writer.
 //!
-//! It knows no room and no message. The reader does no I/O; [`FrameReader::receive`] is the one place that reads a
-//! socket for it.
+//! It knows neither rooms nor messages. The reader does no I/O except in [`FrameReader::receive`],
+//! the one place that reads from a socket.
 
 #[cfg(test)]
 mod echo;
@@ -21,10 +22,11 @@ use thiserror::Error;
 pub(crate) use self::reader::{Event, FrameReader};
 pub(crate) use self::writer::{Opcode, begin_frame, write_frame};
 
-/// What a key is hashed with to show that a server understood the handshake (RFC 6455, section 1.3).
+/// The constant that is hashed with the key to prove that a server understood the handshake (RFC
+/// 6455, section 1.3).
 const ACCEPT_SALT: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// Why a request that asks for a WebSocket doesn't get one.
+/// Why a request for a WebSocket is refused.
 #[derive(Debug, Error)]
 pub(crate) enum HandshakeError {
     #[error("the header Sec-WebSocket-Key must be 16 bytes in base64")]
@@ -42,10 +44,10 @@ pub(crate) fn is_upgrade<B>(request: &Request<B>) -> bool {
         && has_token(request.headers(), UPGRADE, "websocket")
 }
 
-/// The answer that completes the handshake (RFC 6455, section 4.2.2).
+/// The response that completes the handshake (RFC 6455, section 4.2.2).
 ///
 /// # Errors
-/// When the key or the version is not one that the RFC allows.
+/// If the RFC does not allow the key or the version.
 pub(crate) fn accept<B: Default>(headers: &HeaderMap) -> Result<Response<B>, HandshakeError> {
     let version = headers.get(SEC_WEBSOCKET_VERSION);
     if version.is_none_or(|version| version.as_bytes() != b"13") {
@@ -73,7 +75,7 @@ pub(crate) fn accept<B: Default>(headers: &HeaderMap) -> Result<Response<B>, Han
     Ok(response)
 }
 
-/// Whether a header's comma-separated values contain a token, in any case.
+/// Whether a header's comma-separated values contain a token, ignoring case.
 fn has_token(headers: &HeaderMap, name: impl AsHeaderName, token: &str) -> bool {
     headers
         .get_all(name)

@@ -1,6 +1,7 @@
-//! What a message makes the server hold at any moment, whatever it says: at most 64 bytes for each of its own, and 1 MiB.
+//! The memory that a message takes in the server at its peak, whatever its content: at most 64
+//! bytes for each of its bytes, plus 1 MiB.
 //!
-//! The whole server runs here, over a store in memory, and all that this process allocates is counted.
+//! The whole server runs in this process over a store in memory, and all allocations are counted.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail loudly")]
 #![expect(
@@ -27,10 +28,10 @@ static ALLOCATOR: PeakAlloc = PeakAlloc;
 const BYTES_PER_BYTE: usize = 64;
 const BYTES_AT_ONCE: usize = 1 << 20;
 const PACKET_BYTES: usize = 64 << 10;
-/// A part of each hostile message that is repeated to about this size.
+/// The approximate size to which a part of each hostile message is repeated.
 const LONG: usize = 3 << 19;
 
-/// What is allocated beyond the state of its making, at most.
+/// Measures the peak of allocations since its start.
 struct Meter {
     before: usize,
 }
@@ -52,7 +53,7 @@ fn repeat(part: &str) -> String {
     part.repeat(LONG / part.len() + 1)
 }
 
-/// An array of such values.
+/// A JSON array that repeats a value.
 fn array(part: &str) -> String {
     let mut parts = repeat(&format!("{part},"));
     parts.pop();
@@ -77,7 +78,7 @@ async fn join(server: &TestServer, scope: &ApiScope) -> RawSocket {
     socket
 }
 
-/// Sends a message, its header in packets, without a copy of it.
+/// Sends a message with its header in packets, without copying it.
 async fn send(socket: &mut RawSocket, id: u64, kind: &str, header: &[u8]) {
     let packets = u32::try_from((8 + header.len()).div_ceil(PACKET_BYTES)).unwrap();
     let begin = [&packets.to_be_bytes()[..], kind.as_bytes()].concat();
@@ -136,7 +137,7 @@ async fn no_message_makes_the_server_hold_more_than_its_share() {
             ("elsewhere", "anything"),
         ] {
             for (shape, json) in &shapes {
-                // A shape as the document, as the patch and as anything else.
+                // The shape as the document, as the patch and as any other value.
                 let input =
                     format!(r#"{{"path":"p.document","json":{{"a":{json}}},"patch":{json}}}"#);
                 let input = if tool == "broadcast" {
@@ -169,15 +170,15 @@ async fn no_message_makes_the_server_hold_more_than_its_share() {
     server.stop().await;
 }
 
-/// A message of a kind, its body after the length of its header.
+/// A message of a kind: its body after the length of the header.
 struct Hostile {
     case: &'static str,
     kind: &'static str,
     header: Vec<u8>,
     payload: Vec<u8>,
-    /// The call that has to be open.
+    /// The call that must be open.
     call: Option<(&'static str, &'static str)>,
-    /// Chunks that it takes before.
+    /// Chunks that are sent before.
     before: Vec<String>,
 }
 
@@ -214,7 +215,7 @@ fn chunk(headers: &str) -> String {
     format!(r#"{{"tool_call_id":"t","chunk":{{"type":"binary","headers":{headers}}}}}"#)
 }
 
-/// Sends a message that has a payload.
+/// Sends a message with a payload.
 async fn send_all(socket: &mut RawSocket, id: u64, kind: &str, body: &[u8]) {
     let packets = u32::try_from(body.len().div_ceil(PACKET_BYTES)).unwrap();
     let begin = [&packets.to_be_bytes()[..], kind.as_bytes()].concat();
@@ -228,7 +229,7 @@ fn hostile() -> Vec<Hostile> {
     const OPEN: (&str, &str) = ("sync", "open");
     const UPLOAD: (&str, &str) = ("storage", "upload");
     const DOWNLOAD: (&str, &str) = ("storage", "download");
-    // As much as is read as values.
+    // The most that is parsed into values.
     let few = |part: &str| {
         format!(
             "[{}{part}]",
@@ -240,7 +241,7 @@ fn hostile() -> Vec<Hostile> {
     let upload = r#"{"kind":"start","path":"ä.bin","overwrite":true}"#;
     let start = |more: &str| format!(r#"{{"kind":"start","path":"p.document",{more}}}"#);
     let bytes: Vec<u8> = (0..=250_u8).cycle().take(LONG).collect();
-    // A struct of one client after the other, each with no content to speak of.
+    // Structs of many clients, each almost empty.
     let update: Vec<u8> = [&[0xff, 0xff, 0x3f][..], &bytes].concat();
     let base64 = |bytes: &[u8]| meshagent_protocol::encode_base64(bytes).to_vec();
     vec![
@@ -352,7 +353,7 @@ async fn no_chunk_and_no_attribute_makes_the_server_hold_more_than_its_share() {
         drop((hostile.header, hostile.payload));
         let meter = Meter::start();
         send_all(&mut socket, 10, kind, &body).await;
-        // Some have no answer; the one behind them has.
+        // Some have no answer; the request after them has one.
         let exists = call("storage", "exists", r#"{"path":"ä"}"#);
         send(&mut socket, 11, "room.invoke_tool", exists.as_bytes()).await;
         let answered = tokio::time::timeout(PATIENCE, socket.answer(11)).await;
@@ -396,7 +397,7 @@ async fn what_many_are_sent_is_held_once() {
         speaker.answer(id).await;
     }
     let (peak, length) = (meter.peak(), broadcast.len());
-    // Three that nobody reads, the text of the one that comes, and a packet under way to each reader.
+    // Three unread messages, the text of the incoming one, and a packet in flight to each reader.
     let allowed = 8 * length + 20 * (512 << 10) + BYTES_AT_ONCE;
     println!(
         "{peak} bytes for 3 messages of {length} to {} readers",

@@ -249,8 +249,8 @@ impl OpenFiles {
     }
 
     /// Extends the database's file, of which `from` bytes are committed, to `to` bytes, so that a
-    /// checkpoint finds the space. Call it within a write transaction: nobody else writes behind
-    /// the committed pages then.
+    /// checkpoint finds the space. Call it within a write transaction: then no other program writes
+    /// beyond the committed pages.
     ///
     /// # Errors
     /// The disk is full, for example.

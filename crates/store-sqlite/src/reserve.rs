@@ -10,10 +10,10 @@
 //!   the reserve takes back what the WAL had.
 //! - The database grows only if that is so, and into other space; only a deletion may grow it into
 //!   the reserve. Its file is extended before a commit adds pages
-//!   ([`OpenFiles::grow`](crate::identity::OpenFiles::grow)), so a checkpoint needs no space and the
-//!   WAL can always restart.
-//! - Writes that delete nothing leave [`FOR_DELETIONS`] to those that do. Only a start may take some
-//!   of it, and fills it again.
+//!   ([`OpenFiles::grow`](crate::identity::OpenFiles::grow)), so a checkpoint needs no space and
+//!   the WAL can always restart.
+//! - Writes that delete nothing leave [`FOR_DELETIONS`] to those that do. Only a start may take
+//!   some of it, and fills it again.
 
 use std::fs::File;
 use std::io::{self, Seek as _, SeekFrom, Write as _};

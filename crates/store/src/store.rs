@@ -173,7 +173,7 @@ pub trait Store: Send + Sync + Debug {
     fn stats(&self) -> Result<StoreStats, StoreError>;
 
     /// Does the work that commits have deferred, and checks that the store's files are still in
-    /// place. Call it about once a second; it costs next to nothing when nothing is due.
+    /// place. Call it once a second or so; it costs next to nothing when nothing is due.
     ///
     /// # Errors
     /// [`StoreError::Replaced`], or the deferred work can't be done now.

@@ -1,5 +1,5 @@
-//! Any bytes as updates of a document on a server: each is answered once, who reads never sees the schema broken, and
-//! what the store keeps is what was shown.
+//! Fuzzes the gate with arbitrary bytes as updates of a document: each update is answered once,
+//! readers never see a document that breaks the schema, and the store keeps what was shown.
 #![no_main]
 
 use std::sync::Arc;
@@ -21,7 +21,7 @@ const PATH: &str = "a.thread";
 
 fuzz_target!(|bytes: &[u8]| {
     let mut config = Config::default();
-    // Small, so that they are reached.
+    // Small, so that runs reach the limits.
     config.snapshot_every = 3;
     config.limits.max_pending_bytes = 600;
     config.limits.max_document_bytes = 8 << 10;
@@ -37,7 +37,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
     for (sender, update) in updates(bytes) {
         let member = &mut world.members[sender];
-        // Nothing at all is no update, and no fault.
+        // An empty update adds nothing and is accepted.
         let is_new = !update.is_empty()
             && !matches!(
                 member.replica.classify(update),
@@ -56,7 +56,7 @@ fuzz_target!(|bytes: &[u8]| {
         }
     }
 
-    // What all have seen is what is kept, and what the next server shows.
+    // All participants have seen what is stored, and what the next server shows.
     let seen = world.members[WITNESS].replica.to_json(true);
     assert_eq!(world.members[GUEST].replica.to_json(true), seen);
     let mut kept = replica();
@@ -81,7 +81,7 @@ fuzz_target!(|bytes: &[u8]| {
 const GUEST: usize = 1;
 const WITNESS: usize = 2;
 
-/// The updates in the bytes, with who sends each: one byte, a length in two, and the update.
+/// The updates in the bytes, each with its sender: one byte, a length in two bytes, and the update.
 fn updates(mut bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     std::iter::from_fn(move || {
         let (&sender, rest) = bytes.split_first()?;
@@ -118,7 +118,7 @@ struct Member {
 }
 
 impl World {
-    /// Somebody joins and opens the document.
+    /// Adds a participant that opens the document.
     fn join(&mut self, name: &str) {
         let mut scope = ApiScope::full();
         scope.sync = Some(SyncGrant {
@@ -165,7 +165,7 @@ impl World {
         )
     }
 
-    /// Sends a request and lets the server do all that there is to do; the one answer.
+    /// Sends a request, runs the server until it is idle, and returns the one answer.
     fn ask(&mut self, sender: usize, message: ClientToServer) -> Content {
         let member = &mut self.members[sender];
         member.last += 1;
@@ -239,7 +239,7 @@ impl Member {
                         .apply_update(&update)
                         .expect("what is shown can be read");
                 }
-                // Who writes is not sent what he wrote, so his replica here is not whole.
+                // A writer does not receive its own updates, so its replica here is incomplete.
                 if self.is_reader {
                     assert!(self.replica.violations().is_empty());
                     assert!(!self.replica.has_gap());

@@ -1,12 +1,13 @@
-//! What deletes is committed on a full disk even if the rest of its batch finds no space.
+//! Deletions on a full disk: they are committed even if the rest of their batch finds no space.
 
 use meshagent_store::{Store, StoreError, Write, WriteError};
 
 use super::{BatchResult, commit_together};
 use crate::metrics::Metrics;
 
-/// What deletes goes to a full disk although the rest of its batch does not: a busy room would otherwise never be able
-/// to free space. A deletion behind a move does not, as it is meant for what the move leaves.
+/// If the disk is full, commits the deletions of a batch without the rest: otherwise a busy room
+/// could never free space. A deletion after a move is not committed, as it refers to the result of
+/// the move.
 pub(super) fn or_deletions(
     store: &dyn Store,
     writes: &[Write],
@@ -106,7 +107,8 @@ mod tests {
             store.commit(&[put(&name(number))]).unwrap();
         }
         let begun = ROOMS as u64;
-        // All together, and whole batches; a deletion follows each of these.
+        // The commit of all batches together, and the whole batches; a commit of deletions follows
+        // each of the latter.
         for call in [0, 1, 3, 5] {
             store.fail_commits(begun + call..begun + call + 1, Fault::Full);
         }

@@ -1,4 +1,5 @@
-//! Answers to deletions, which are held back until what was deleted can be read nowhere; others' batches go on meanwhile.
+//! Answers to deletions, held back until the deleted data can't be read anywhere. Other batches are
+//! committed meanwhile.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -8,21 +9,23 @@ use tokio::sync::oneshot;
 
 use super::{BatchResult, Outcome, with_causes};
 
-/// How long an answer is held at most. Then something holds the store's log that is none of its own reads, such as a
-/// backup; until that has ended, further deletions are answered without waiting for it.
+/// How long an answer is held at most. After this time something outside of the server, such as a
+/// backup, holds the store's log. Until that has ended, further deletions are answered without the
+/// wait.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long the store is asked after it was tended: what it put off may wait for reads of its own.
+/// How long the store is asked to erase after its maintenance: what it puts off may wait for its
+/// own reads.
 const TENDED: Duration = Duration::from_millis(200);
 
-/// Answers that wait. There are as many as rooms at most, since each has one batch under way.
+/// Answers that wait, at most one for each room, since a room has one batch in flight.
 #[derive(Debug, Default)]
 pub(super) struct Held {
     /// Whether the store may have space to free.
     frees: bool,
     answers: Vec<Answer>,
-    /// The store is asked until then, even if no answer waits.
+    /// The store is asked to erase until then, even if no answer waits.
     ask_until: Option<Instant>,
-    /// Whether an answer was held for as long as it may be, and the store has not erased since.
+    /// Whether an answer was held for the whole time, and the store has not erased since.
     is_given_up: bool,
 }
 
@@ -34,7 +37,8 @@ struct Answer {
 }
 
 impl Held {
-    /// Answers a batch, or holds its answer if it deleted something. A room that is gone needs no answer.
+    /// Answers a batch, or holds its answer if it deleted something. An answer to a room that has
+    /// ended is dropped.
     pub(super) fn answer(
         &mut self,
         done: oneshot::Sender<Outcome>,
@@ -56,24 +60,24 @@ impl Held {
     }
 
     pub(super) fn tended(&mut self, now: Instant) {
-        // What an earlier process left.
+        // An earlier process may have left space to free.
         self.frees = true;
         self.ask_until = Some(now + TENDED);
     }
 
-    /// Whether the store has space to free, as far as is known.
+    /// Whether the store may have space to free.
     pub(super) fn frees(&self) -> bool {
         self.frees
     }
 
-    /// Has the store free some of it.
+    /// Frees some space in the store.
     pub(super) fn free_some(&mut self, store: &dyn Store) {
         let freed = catch_unwind(AssertUnwindSafe(|| store.free_some()))
             .unwrap_or_else(|_| Err(StoreError::Unavailable("the store panicked".into())));
         if let Err(error) = &freed {
             tracing::warn!(error = %with_causes(error), "space of what was deleted can't be freed now");
         }
-        // If it failed, it is tried again after the store is tended.
+        // After a failure it is tried again when the store's maintenance has run.
         self.frees = matches!(freed, Ok(false));
     }
 
@@ -82,12 +86,12 @@ impl Held {
         !self.answers.is_empty()
     }
 
-    /// Whether the store is to be asked.
+    /// Whether the store should be asked to erase.
     pub(super) fn is_waiting(&self) -> bool {
         !self.answers.is_empty() || self.ask_until.is_some()
     }
 
-    /// Has the store erase what it can, and gives the answers that are due.
+    /// Erases what the store can erase, and sends the answers that are due.
     pub(super) fn erase(&mut self, store: &dyn Store, now: Instant) {
         let erased = catch_unwind(AssertUnwindSafe(|| store.erase()))
             .unwrap_or_else(|_| Err(StoreError::Unavailable("the store panicked".into())));
@@ -97,7 +101,7 @@ impl Held {
         }
         self.ask_until = self.ask_until.filter(|until| now < *until);
         let is_due = |answer: &mut Answer| match &erased {
-            // Of a store that is lost nothing will come.
+            // A store that was replaced will never erase.
             Ok(true) | Err(StoreError::Replaced(_)) => true,
             Ok(false) | Err(_) => answer.until <= now,
         };
@@ -118,7 +122,7 @@ impl Held {
     }
 }
 
-/// Whether something of it ended that could be read before. What is only overwritten goes later.
+/// Whether the batch removed entries. Data that is only overwritten is erased later.
 fn deletes(result: &BatchResult) -> bool {
     let deletes = |written: &Written| match written {
         Written::Deleted { .. } => true,

@@ -4,11 +4,11 @@ use meshagent_store::Store;
 
 use crate::metrics::Metrics;
 
-/// The store's log is warned of when it is longer, and again whenever it has doubled. A store keeps it below 64 MiB
-/// by itself, unless a reader holds it.
+/// Length of the store's log that causes a warning, repeated whenever the length has doubled. A
+/// store keeps its log below 64 MiB unless a reader holds it.
 const LONG_LOG: u64 = 256 << 20;
 
-/// What is known of the length of the store's log.
+/// Watches the length of the store's log.
 #[derive(Default)]
 pub(super) struct Log {
     warned_at: u64,

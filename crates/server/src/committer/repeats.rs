@@ -1,4 +1,4 @@
-//! Warnings that come again and again: the log has each when it begins, when it changes, and at growing intervals.
+//! Repeated warnings: each is logged when it begins, when it changes, and at growing intervals.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use super::{BatchResult, with_causes};
 
 const FIRST_PAUSE: Duration = Duration::from_mins(1);
 const LONGEST_PAUSE: Duration = Duration::from_hours(1);
-/// More different warnings than that begin again each time: participants can cause them.
+/// Upper bound on different warnings that are remembered, since participants can cause them.
 const TEXTS: usize = 64;
 
 #[derive(Debug, Default)]
@@ -26,8 +26,8 @@ struct Recent {
 }
 
 impl Repeats {
-    /// Gives the text back if the log is to have it now, and how often it was left out before. What has not come for
-    /// a while begins again.
+    /// Returns the text, and how often it was left out, if it should be logged now. A warning that
+    /// has not occurred for a while counts as new.
     pub(super) fn news(&mut self, text: String, now: Instant) -> Option<(String, u64)> {
         self.recent
             .retain(|one| now.saturating_duration_since(one.seen_at) <= FIRST_PAUSE);
@@ -55,13 +55,14 @@ impl Repeats {
         Some((text, std::mem::take(&mut one.left_out)))
     }
 
-    /// What was warned of is over.
+    /// Forgets all warnings, because their cause has ended.
     pub(super) fn end(&mut self) {
         self.recent.clear();
     }
 }
 
-/// The error of a result with its causes, if the log has not just had it, and how often it was left out.
+/// The error of a result with its causes, and how often it was left out, if it should be logged
+/// now.
 pub(super) fn news<T>(
     repeats: &mut Repeats,
     result: &Result<T, StoreError>,
@@ -75,7 +76,7 @@ pub(super) fn news<T>(
     }
 }
 
-/// Has the log say what kept a batch, or a write of it, from the disk.
+/// Logs why a batch, or a write in it, did not reach the disk.
 pub(super) fn report(result: &BatchResult, refusals: &mut Repeats) {
     match result {
         Ok(results) => {

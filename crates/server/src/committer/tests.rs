@@ -1,4 +1,4 @@
-//! The thread, and its work step by step, with stores that fail or keep it waiting.
+//! The thread, and its work step by step, with stores that fail or block.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -29,7 +29,7 @@ fn written(results: &[BatchResult]) -> Vec<usize> {
 #[test]
 fn a_batch_that_finds_no_space_costs_the_others_nothing() {
     let store = FailingStore::new(MemoryStore::new());
-    // All together, then the largest alone.
+    // The commit of all batches together, then of the largest alone.
     store.fail_commits(0..1, Fault::Full);
     store.fail_commits(3..4, Fault::Full);
     let batches = vec![
@@ -54,7 +54,7 @@ fn a_batch_that_makes_the_store_fail_costs_the_others_nothing() {
     }
 }
 
-/// A store whose readers hold what was deleted, as long as a test wants it.
+/// A store whose readers hold deleted data for as long as a test wants.
 #[derive(Debug)]
 struct HeldLog {
     inner: MemoryStore,
@@ -246,7 +246,7 @@ async fn freeing_goes_on_in_turns_with_commits() {
         assert_eq!(written(&[other.await.unwrap().0]), [1]);
     }
     assert!(store.to_free.load(Ordering::Relaxed) < u64::MAX);
-    // By itself, up to the end.
+    // The rest is freed without further commits.
     store.to_free.store(1_000, Ordering::Relaxed);
     while store.to_free.load(Ordering::Relaxed) > 0 {
         tokio::task::yield_now().await;
@@ -269,7 +269,7 @@ async fn deletion_that_something_holds_is_answered_in_the_end() {
         .unwrap();
     let first = committer.submit(vec![delete("a")]).await;
     assert_eq!(written(&[first.await.unwrap().0]), [1]);
-    // What holds it is not waited for once more, until it has ended.
+    // Until the reader has ended, further deletions do not wait for it again.
     let before = store.asked.load(Ordering::Relaxed);
     let second = committer.submit(vec![delete("ä")]).await;
     assert_eq!(written(&[second.await.unwrap().0]), [1]);
@@ -310,13 +310,13 @@ async fn stop_does_not_wait_until_all_is_free() {
     store.to_free.store(u64::MAX, Ordering::Relaxed);
     let deleted = committer.submit(vec![delete("ä")]).await;
     assert_eq!(written(&[deleted.await.unwrap().0]), [1]);
-    // Handed in before the stop, and done.
+    // Submitted before the stop, and committed.
     let last = committer.submit(vec![put("b", "x")]).await;
     drop(committer);
     assert_eq!(written(&[last.await.unwrap().0]), [1]);
     let joined = tokio::task::spawn_blocking(move || thread.join().unwrap());
     let joined = tokio::time::timeout(Duration::from_secs(20), joined).await;
-    // So that the test ends in any case.
+    // Ends the test in any case.
     store.to_free.store(0, Ordering::Relaxed);
     assert!(joined.is_ok(), "it goes on freeing");
 }

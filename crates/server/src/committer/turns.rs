@@ -1,7 +1,8 @@
-//! Whose batches go into the next transaction: small ones together, and one step of a large one alone, in turns.
+//! The order of transactions: small batches together, in turns with one step of a large batch.
 //!
-//! One thread writes for all rooms. A large batch is staged in the store step by step, and then committed, which is a
-//! step too. So a small batch waits for one step at most, however large the others are, and large ones take turns.
+//! One thread writes for all rooms. A large batch is staged in the store step by step and then
+//! committed, which is a step too. So a small batch waits for at most one step, however large the
+//! others are, and large batches take turns.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,9 +12,11 @@ use tokio::sync::oneshot;
 
 use super::Outcome;
 
-/// Writes that one transaction takes at most, so that the first writer in it is not kept waiting.
+/// A transaction with this many writes takes no further batch, so that its first sender does not
+/// wait long.
 const MAX_WRITES: usize = 4096;
-/// Bytes of content that small batches have, each, and in one transaction.
+/// The largest content of a small batch; below, the content with which a transaction takes no
+/// further batch.
 const SMALL_BYTES: usize = 256 << 10;
 const TOGETHER_BYTES: usize = 1 << 20;
 
@@ -24,26 +27,26 @@ type Batch = (Vec<Write>, oneshot::Sender<Outcome>);
 pub(super) struct Large {
     pub(super) writes: Vec<Write>,
     pub(super) staging: Staging,
-    /// How long the store has worked for it.
+    /// How long the store has worked on it.
     pub(super) took: Duration,
     pub(super) done: oneshot::Sender<Outcome>,
 }
 
-/// What the next transaction is for.
+/// The content of the next transaction.
 #[derive(Debug)]
 pub(super) enum Turn {
-    /// Small batches, in the order in which they came; none if nobody waits.
+    /// Small batches in the order of arrival; none if no batch waits.
     Small(Vec<Vec<Write>>, Vec<oneshot::Sender<Outcome>>),
-    /// A step of this one. If it takes more of them, it comes [back](Turns::put_back).
+    /// A step of this batch. If more steps follow, it is [put back](Turns::put_back).
     Large(Large),
 }
 
-/// Batches that wait.
+/// The batches that wait.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     small: VecDeque<Batch>,
     large: VecDeque<Large>,
-    /// Whether the last transaction was of small ones.
+    /// Whether the last transaction was one of small batches.
     was_small: bool,
 }
 
@@ -61,7 +64,7 @@ impl Turns {
         }
     }
 
-    /// The other large ones are next.
+    /// Queues a large batch behind the others.
     pub(super) fn put_back(&mut self, large: Large) {
         self.large.push_back(large);
     }
@@ -97,7 +100,7 @@ impl Turns {
     }
 }
 
-/// Whether a batch costs little: what moves or removes whatever lies in a folder may touch very much.
+/// Whether a batch is cheap. An operation on a whole folder may touch very many entries.
 fn is_small(writes: &[Write]) -> bool {
     !writes.iter().any(Write::may_touch_many) && content_bytes(writes) <= SMALL_BYTES
 }
@@ -156,7 +159,7 @@ mod tests {
         add(&mut turns, put("b", 100));
         assert_eq!(paths(&mut turns), ["b"]);
         add(&mut turns, put("c", 100));
-        // Large ones are not put off for ever.
+        // Large batches are not starved.
         assert_eq!(paths(&mut turns), ["groß 2"]);
         assert_eq!(paths(&mut turns), ["c"]);
         assert_eq!(paths(&mut turns), ["groß 3"]);

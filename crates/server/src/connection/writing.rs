@@ -20,7 +20,7 @@ use crate::websocket::{Opcode, begin_frame, write_frame};
 /// The payload of the answer to a client's close frame: code 1000.
 const CLOSE_NORMAL: [u8; 2] = 1000_u16.to_be_bytes();
 
-/// Writes what the outbox yields until it is closed and empty, or the peer takes nothing any more.
+/// Writes what the outbox yields until it is closed and empty, or the peer no longer reads.
 pub(super) async fn write_all<W: AsyncWrite + Unpin>(
     mut writer: W,
     mut taking: Taking<'_>,
@@ -44,7 +44,7 @@ pub(super) async fn write_all<W: AsyncWrite + Unpin>(
         };
         let Some(items) = items else { return };
         let writing = write_items(&mut writer, items, &mut next_id, &mut taking);
-        // In a box for the same reason as a packet that is read.
+        // Boxed for the same reason as the future that handles received packets.
         match Box::pin(writing).await {
             Written::All { catch_up: false } => {}
             Written::All { catch_up: true } => {
@@ -59,15 +59,15 @@ pub(super) async fn write_all<W: AsyncWrite + Unpin>(
     }
 }
 
-/// What a peer takes of what it is sent, as far as the system tells.
+/// What a peer has read, as far as the kernel reports it.
 pub(super) struct Taken {
     state: Mutex<Progress>,
 }
 
 struct Progress {
-    /// Bytes since somebody asked.
+    /// Bytes since the last query.
     bytes: usize,
-    /// When the last of all came.
+    /// When the peer last read something.
     at: Instant,
 }
 
@@ -85,7 +85,7 @@ impl Taken {
         state.at = Instant::now();
     }
 
-    /// Bytes since this was asked before.
+    /// Bytes since the last call.
     fn bytes(&self) -> usize {
         std::mem::take(&mut self.lock().bytes)
     }
@@ -99,7 +99,7 @@ impl Taken {
     }
 }
 
-/// A socket's writer that counts what the peer takes.
+/// A socket's writer that counts what the peer reads.
 pub(super) struct Counting<'a, W> {
     pub(super) inner: W,
     pub(super) taken: &'a Taken,
@@ -131,32 +131,32 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for Counting<'_, W> {
     }
 }
 
-/// How a peer takes what it is sent.
+/// The state of a peer's reading.
 pub(super) struct Taking<'a> {
     pub(super) outbox: &'a Outbox,
     pub(super) account: &'a Account,
     pub(super) taken: &'a Taken,
-    /// How long it may take nothing.
+    /// How long the peer may read nothing.
     pub(super) patience: Duration,
     pub(super) pace: Pace,
     pub(super) turn: Turn,
 }
 
 impl Taking<'_> {
-    /// When a peer that takes nothing more has taken nothing for too long.
+    /// When a peer that reads nothing more has read nothing for too long.
     fn deadline(&self, began: Instant) -> Instant {
         began.max(self.taken.at()) + self.patience
     }
 
-    /// Whether a write came through, to a peer that takes some of it all the time and is in nobody's way. It is part of
-    /// an `item` of so many bytes.
+    /// Waits for a write that belongs to an item of `item` bytes. Returns false if it fails, if the
+    /// peer reads nothing for too long, or if it is too slow while others need the memory.
     async fn in_time(
         &mut self,
         item: usize,
         write: impl Future<Output = std::io::Result<()>>,
     ) -> bool {
         let mut write = std::pin::pin!(write);
-        // Most of what is written is taken at once, which needs neither a clock nor a timer.
+        // Most writes complete immediately, which needs neither a clock nor a timer.
         let first = std::future::poll_fn(|context| Poll::Ready(write.as_mut().poll(context)));
         if let Poll::Ready(written) = first.await {
             return written.is_ok();
@@ -186,13 +186,13 @@ impl Taking<'_> {
     }
 }
 
-/// What became of a batch of items.
+/// The result of writing several items.
 enum Written {
     All {
-        /// Whether a document wants to send what it held back.
+        /// Whether a document that skipped this connection can catch up.
         catch_up: bool,
     },
-    /// The peer takes nothing any more, or was told to close.
+    /// The peer no longer reads, or the close frame was sent.
     End,
 }
 
@@ -241,7 +241,7 @@ async fn write_items<W: AsyncWrite + Unpin>(
     }
 }
 
-/// Writes a packet of an `item` of so many bytes, and lets others have a turn after each piece.
+/// Writes a packet of an item of `item` bytes, and yields to other connections after each piece.
 async fn write_packet<W: AsyncWrite + Unpin>(
     writer: &mut W,
     packet: &[u8],

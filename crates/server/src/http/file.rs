@@ -1,4 +1,4 @@
-//! A file as the body of a response: read in parts, each when the peer has taken the one before.
+//! A file as the body of a response: each part is read when the peer has received the previous one.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::App;
 use crate::committer::with_causes;
 use crate::ledger::{Account, Charge, Kind};
 
-/// What is in memory of a file at a time, besides what the system buffers.
+/// Bytes of a file that are in memory at a time, besides the kernel's buffers.
 const PART_BYTES: usize = 512 << 10;
 
 /// Why a response ends before its file does.
@@ -27,13 +27,13 @@ pub(super) enum Interrupted {
 
 type Reading = Pin<Box<dyn Future<Output = Result<Option<Bytes>, StoreError>> + Send>>;
 
-/// The content of a file, and the next part of it.
+/// The content of a file, with the read of its next part.
 pub(super) struct FileBody {
     app: Arc<App>,
     room: RoomId,
     path: String,
     version: FileVersion,
-    /// The bytes that are to be sent.
+    /// The range that remains to be sent.
     next: u64,
     end: u64,
     reading: Option<Reading>,

@@ -1,7 +1,8 @@
-//! From a GET to a joined participant: where the token is, whether it is good, and the upgrade.
+//! The handshake, from a GET request to a joined participant: finds and verifies the token, then
+//! upgrades the connection.
 //!
-//! Every bad token is refused with 403 before the upgrade: published clients give up on 403 and 404, and try for
-//! ever on everything else.
+//! Every bad token is refused with 403 before the upgrade: published clients give up on 403 and
+//! 404, and retry forever on everything else.
 
 use std::net::Ipv6Addr;
 use std::sync::Arc;
@@ -32,7 +33,7 @@ const SUBPROTOCOL: &str = "meshagent-room.";
 /// The longest name in the DNS, and a port.
 const MAX_HOST_BYTES: usize = 255 + 6;
 
-/// As much of a name that a stranger sent as the log takes.
+/// The part of an untrusted name that is logged.
 pub(super) fn beginning(name: &str) -> &str {
     &name[..name.floor_char_boundary(128)]
 }
@@ -60,7 +61,7 @@ pub(super) async fn room_socket(
     }
 }
 
-/// What stands in a path is no text.
+/// The refusal of a path that is not UTF-8.
 pub(super) fn no_name() -> HttpRefusal {
     let text = "a name in the path is not UTF-8; percent-encode its UTF-8 bytes";
     HttpRefusal::new(StatusCode::BAD_REQUEST, text)
@@ -105,7 +106,7 @@ fn upgrade(
     })?;
 
     let echoed = offered.map(str::to_owned);
-    // The same token name in the same room is the same participant, however many connections it has.
+    // The same token name in the same room is the same participant, across connections.
     let account = app.shared.rooms.usage().ledger().account(&format!(
         "{}\n{}",
         room.as_ref(),
@@ -150,13 +151,13 @@ fn upgrade(
     if let Some(echoed) = echoed
         && let Ok(value) = echoed.parse()
     {
-        // Browsers end a connection whose subprotocol is not echoed.
+        // Browsers close a connection whose subprotocol is not echoed.
         response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, value);
     }
     Ok(response)
 }
 
-/// Whether the token is ours and lets its bearer into the room.
+/// Verifies that the token is signed with our key and admits its holder to the room.
 pub(super) fn verify(app: &App, jwt: &str, room: &str) -> Result<ParticipantToken, HttpRefusal> {
     let token = app
         .verifier
@@ -177,11 +178,11 @@ pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// Scheme and authority as the client sees them. They are kept as long as the connection, so they are no longer than a
-/// name may be.
+/// Scheme and authority as the client sees them. They are kept as long as the connection, so their
+/// length is bounded.
 pub(super) fn origin(headers: &HeaderMap) -> Result<String, HttpRefusal> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    // Of several proxies, the first one is that which the client speaks to.
+    // With several proxies, the client speaks to the first.
     let forwarded = text("x-forwarded-proto").and_then(|protos| protos.split(',').next());
     let is_secure = forwarded.is_some_and(|proto| {
         let proto = proto.trim();
@@ -195,8 +196,8 @@ pub(super) fn origin(headers: &HeaderMap) -> Result<String, HttpRefusal> {
     Ok(format!("{scheme}://{host}"))
 }
 
-/// The server as the client names it; empty if it does not. It becomes a part of links, so it has to be one name and
-/// maybe a port, and nothing else.
+/// The server's name in the client's request; empty if it is absent. It becomes part of links, so
+/// it must be exactly one name with an optional port.
 pub(super) fn host(headers: &HeaderMap) -> Result<&str, HttpRefusal> {
     let refuse = |text: String| Err(HttpRefusal::new(StatusCode::BAD_REQUEST, text));
     let mut values = headers.get_all(HOST).iter();
@@ -217,7 +218,8 @@ pub(super) fn host(headers: &HeaderMap) -> Result<&str, HttpRefusal> {
     }
 }
 
-/// Whether it is a name of the DNS or an address, and maybe a port (RFC 3986, without what no server is called).
+/// Whether the text is a DNS name or an address, with an optional port (RFC 3986, without forms
+/// that no server uses).
 fn is_host(text: &str) -> bool {
     let (name, rest) = match text.strip_prefix('[') {
         Some(address) => {

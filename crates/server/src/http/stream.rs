@@ -1,5 +1,5 @@
-//! A peer's socket while HTTP is spoken on it: what it sends is charged until it has an answer, and what it is sent has
-//! to be taken in time.
+//! A peer's socket while it speaks HTTP: received bytes are charged until they are answered, and
+//! responses must be read in time.
 
 use std::io::{Error, ErrorKind, IoSlice};
 use std::pin::Pin;
@@ -14,33 +14,34 @@ use tokio::time::{Sleep, sleep};
 use super::FREE_HEAD_BYTES;
 use crate::ledger::{Account, Charge, Kind};
 
-/// What a peer has to take of a response within each span of the patience.
+/// Bytes of a response that a peer must read within each period of patience.
 const PROGRESS_BYTES: usize = 16 << 10;
 
-/// What it has to take in each window while others wait for their parts of files: all of its own in four.
+/// Bytes that a peer must read in each window while others wait for parts of files: a whole part in
+/// four windows.
 const WANTED_BYTES: usize = 128 << 10;
 
-/// A TCP stream whose writes fail when the peer takes too little for too long, and whose reads do when all peers'
-/// requests together are too long.
+/// A TCP stream whose writes fail when the peer reads too slowly, and whose reads fail when the
+/// incomplete requests of all peers exceed their bound.
 #[derive(Debug)]
 pub(crate) struct HttpStream {
     stream: TcpStream,
     patience: Duration,
     window: Duration,
-    /// Bytes that came since the last answer.
+    /// Bytes received since the last answer.
     came: usize,
     charge: Charge,
     account: Arc<Account>,
-    /// Since a write had to wait, and until enough was written or all of it.
+    /// Set when a write had to wait, until enough or everything is written.
     waiting: Option<Waiting>,
-    /// Since then, and until all is written.
+    /// Set when a write had to wait, until everything is written.
     pace: Option<Window>,
 }
 
 #[derive(Debug)]
 struct Waiting {
     until: Pin<Box<Sleep>>,
-    /// Bytes that have to be written by then.
+    /// Bytes that must be written by then.
     bytes: usize,
 }
 
@@ -69,7 +70,7 @@ impl HttpStream {
         }
     }
 
-    /// The socket, for another protocol.
+    /// Returns the socket, for another protocol.
     pub(crate) fn into_inner(self) -> TcpStream {
         self.stream
     }
@@ -80,7 +81,7 @@ impl HttpStream {
         written: Poll<Result<usize, Error>>,
     ) -> Poll<Result<usize, Error>> {
         if let Poll::Ready(written) = written {
-            // It has an answer.
+            // The request has an answer.
             self.came = 0;
             self.charge.shrink(usize::MAX);
             if let (Ok(bytes), Some(waiting)) = (&written, &mut self.waiting) {
@@ -160,7 +161,7 @@ impl AsyncWrite for HttpStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        // All that there was to write is written.
+        // A flush follows the last write, so everything is written.
         (self.waiting, self.pace) = (None, None);
         Pin::new(&mut self.stream).poll_flush(context)
     }
@@ -181,7 +182,8 @@ mod tests {
     use super::*;
     use crate::ledger::{Bounds, Ledger};
 
-    /// How a response of so many bytes ends whose peer takes nothing of it, in a second.
+    /// How writing a long response ends within a second if the peer reads nothing; `None` if it
+    /// still waits.
     async fn write_to_the_deaf(ledger: &Arc<Ledger>) -> Option<ErrorKind> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

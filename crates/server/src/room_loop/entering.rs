@@ -1,11 +1,11 @@
-//! Somebody on the way into a room.
+//! A participant that is entering a room.
 
 use tokio::sync::oneshot;
 
 use crate::room::Joining;
 
-/// Who joins, until a room takes them. A room may end, or panic, before that, with this in its mailbox or in its queues:
-/// wherever it is dropped then, who joins goes back to whoever sent it, for the next room.
+/// A join, until a room takes it. The room may end or panic first, with this in its mailbox or
+/// queues. Wherever it is dropped then, the join goes back to its sender, for the next room.
 #[derive(Debug)]
 pub(crate) struct Entering {
     joining: Option<Joining>,
@@ -13,7 +13,8 @@ pub(crate) struct Entering {
 }
 
 impl Entering {
-    /// What is sent to the room, and what becomes of it: who joins, if the room did not take them.
+    /// Creates the value for the room, and the receiver of the outcome: `Err` with the join if the
+    /// room did not take it.
     pub(crate) fn new(joining: Joining) -> (Self, oneshot::Receiver<Result<(), Joining>>) {
         let (outcome, receiver) = oneshot::channel();
         let entering = Self {
@@ -23,13 +24,13 @@ impl Entering {
         (entering, receiver)
     }
 
-    /// Whose participant it is; empty once it was taken.
+    /// The participant's name; empty once the join was taken.
     pub(super) fn name(&self) -> &str {
         let joining = self.joining.as_ref();
         joining.map_or("", |joining| &joining.name)
     }
 
-    /// The room takes them; `None` if whoever sent it has gone.
+    /// Takes the join into the room; `None` if its sender has gone.
     pub(super) fn take(mut self) -> Option<Joining> {
         let outcome = self.outcome.take();
         let is_gone = outcome.is_some_and(|outcome| outcome.send(Ok(())).is_err());
@@ -47,7 +48,7 @@ impl Drop for Entering {
 
 #[cfg(any(test, feature = "simulation"))]
 impl From<Joining> for Entering {
-    /// Of which nobody is told what becomes of it.
+    /// A join whose outcome is not reported.
     fn from(joining: Joining) -> Self {
         Self {
             joining: Some(joining),

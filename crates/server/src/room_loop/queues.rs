@@ -1,14 +1,19 @@
-//! Letters that wait in a room, and whose is next: participants share the room's time equally.
+//! The queues of envelopes in a room, one for each participant: participants share the room's time
+//! equally.
 //!
-//! A participant's letters keep their order. Of those who wait, the one who has had the least time is next; who did not
-//! wait for a while has no claim to what others used meanwhile. So whoever sends much, or what takes long, waits for
-//! itself, however many connections it has, and the others have their turn after one letter of each.
+//! Envelopes of one participant keep their order. Of the waiting participants, the one that has
+//! used the least time is next. A participant that was idle gets no credit for the time that others
+//! used meanwhile. So a participant that sends much, or what takes long, waits for itself, however
+//! many connections it has, and the others have their turn after one envelope of each.
 //!
-//! Letters that may take long let the others go first, whoever has had how much: else the first of such letters of many
-//! participants would go one after the other. But not for longer than [`SHORT_SHARE`], so that they have their turn.
+//! Envelopes that may take long let the others go first, whatever time their participants have
+//! used. Otherwise the first such envelopes of many participants would run one after the other.
+//! This delay is bounded by [`SHORT_SHARE`], so that they get their turn.
 //!
-//! Letters that may touch many entries of the storage wait, and what their participants said after them, while the room
-//! does not take them, and for some time after one that did: nobody makes the disk, or the news, everybody's business.
+//! Envelopes that may touch many entries of the storage wait while the room holds them back, and
+//! for some time after a previous one of the same participant; the participant's later envelopes
+//! wait behind them. So no participant occupies the disk, or fills the queue of storage events, at
+//! the expense of others.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -19,42 +24,43 @@ use meshagent_store::Timestamp;
 use super::{Letter, RoomInput};
 use crate::room::{Conn, may_touch_many};
 
-/// What a letter takes at least, so that equal ones take turns.
+/// The least time charged for an envelope, so that equal ones take turns.
 const LEAST_NANOS: u64 = 1_000;
-/// A letter that takes more has taken long.
+/// An envelope that takes more time has taken long.
 pub(super) const LONG: Duration = Duration::from_millis(8);
-/// How much time those have that don't take long between two that may and whose turn it is.
+/// Time that short envelopes get between two long ones.
 const SHORT_SHARE: Duration = Duration::from_millis(50);
-/// So many times what the disk took for what touched many entries, its participant waits before the next such letter.
+/// After an operation on many entries, its participant's next one waits for the disk's time
+/// multiplied by this.
 const DISK_SHARE: u32 = 3;
-/// But no longer than this.
+/// The upper bound of that wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
-/// The place of a participant's queue in the list of all; free again after the last connection has left.
+/// The index of a participant's queue; reused after its last connection has left.
 type Slot = usize;
 
 #[derive(Debug, Default)]
 pub(super) struct Queues {
     slots: Vec<Queue>,
-    /// The `slots` that no participant has.
+    /// Unused indexes of `slots`.
     free: Vec<Slot>,
-    /// The slots of those who are here, looked at when a connection joins or leaves.
+    /// Slots of the present participants, used when a connection joins or leaves.
     by_name: HashMap<Arc<str>, Slot>,
-    /// Whose a connection is.
+    /// Slots of connections.
     by_connection: HashMap<Conn, Slot>,
-    /// Those with letters, by the nanoseconds that each has had.
+    /// Queues with envelopes, ordered by the nanoseconds that each participant has used.
     ready: BTreeSet<(u64, Slot)>,
-    /// Those whose next letter may take long, likewise.
+    /// Queues whose next envelope may take long, in the same order.
     long: BTreeSet<(u64, Slot)>,
-    /// Those whose next letter may touch many entries, likewise.
+    /// Queues whose next envelope may touch many entries, in the same order.
     many: BTreeSet<(u64, Slot)>,
-    /// Whether these wait.
+    /// Whether the room holds back the queues in `many`.
     holds_many: bool,
-    /// Who of them waits longer, and until when.
+    /// Participants whose next operation on many entries waits longer, and until when.
     until: HashMap<Arc<str>, Timestamp>,
-    /// What letters have taken since the last of those.
+    /// Time that other envelopes have taken since the last long one.
     since_long: Duration,
-    /// The most that somebody had had who was served.
+    /// The most time that a participant had used when it was served: the virtual time.
     clock: u64,
 }
 
@@ -63,13 +69,13 @@ struct Queue {
     name: Arc<str>,
     letters: VecDeque<Letter>,
     had: u64,
-    /// What the last letter took, and the last that weighed much, if there was one.
+    /// What the last envelope took, and the last heavy one, if any.
     took: Duration,
     heavy_took: Option<Duration>,
     connections: usize,
 }
 
-/// Where a participant waits, by its next letter.
+/// The line in which a participant waits, given by its next envelope.
 #[derive(Clone, Copy, Debug)]
 enum Line {
     Ready,
@@ -77,7 +83,7 @@ enum Line {
     Many,
 }
 
-/// Whose letter it was that was taken.
+/// The queue of an envelope that was taken.
 #[derive(Debug)]
 pub(super) struct Served {
     slot: Slot,
@@ -100,8 +106,8 @@ impl Queue {
         }
     }
 
-    /// Whether the letter that is next may take long: if it weighs much, going by the last one that did, and by the last
-    /// one in any case.
+    /// Whether the next envelope may take long: if the last one did, or if it is heavy and the last
+    /// heavy one was not quick.
     fn may_take_long(&self, is_heavy: impl FnOnce(&Letter) -> bool) -> bool {
         let Some(next) = self.letters.front() else {
             return false;
@@ -116,16 +122,16 @@ impl Queues {
         self.ready.is_empty() && self.long.is_empty() && self.many.is_empty()
     }
 
-    /// It is `now`, and letters that may touch many entries wait, or not.
+    /// Updates the time and whether envelopes that may touch many entries are held back.
     pub(super) fn look(&mut self, now: Timestamp, holds_many: bool) {
         self.holds_many = holds_many;
-        // A clock that was set back makes nobody wait longer.
+        // A clock that was set back makes no participant wait longer.
         let longest = i64::try_from(LONGEST_WAIT.as_millis()).unwrap_or(i64::MAX);
         let waits = |until: &Timestamp| *until > now && until.0.saturating_sub(now.0) <= longest;
         self.until.retain(|_, until| waits(until));
     }
 
-    /// The disk took so long for what touched many entries, and was somebody's letter.
+    /// Records how long the disk took for an operation on many entries of this participant.
     pub(super) fn touched_many(&mut self, name: Arc<str>, took: Duration, now: Timestamp) {
         let wait = took.saturating_mul(DISK_SHARE).min(LONGEST_WAIT);
         let wait = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
@@ -133,12 +139,13 @@ impl Queues {
             .insert(name, Timestamp(now.0.saturating_add(wait)));
     }
 
-    /// Nobody is waited for any more.
+    /// Ends the waits of all participants.
     pub(super) fn forget_waits(&mut self) {
         self.until.clear();
     }
 
-    /// Who has had the least of those whose next letter takes its turn as it comes.
+    /// The participant that has used the least time, among those whose next envelope need not give
+    /// way.
     fn first_short(&self) -> Option<(Line, (u64, Slot))> {
         let mut many = self.many.iter();
         let may_go = |slot: Slot| {
@@ -154,7 +161,7 @@ impl Queues {
             .min_by_key(|(_, first)| *first)
     }
 
-    /// The slot of a participant, a new one if it has none.
+    /// Returns the slot of a participant, a new one if it has none.
     fn slot_of(&mut self, name: &Arc<str>) -> Slot {
         if let Some(slot) = self.by_name.get(name) {
             return *slot;
@@ -182,7 +189,7 @@ impl Queues {
         }
     }
 
-    /// Adds a letter; `is_heavy` says of one whether it weighs much.
+    /// Adds an envelope; `is_heavy` estimates whether an envelope is heavy.
     pub(super) fn push(&mut self, letter: Letter, is_heavy: impl FnOnce(&Letter) -> bool) {
         let slot = match &letter.input {
             RoomInput::Join(conn, entering) => {
@@ -193,7 +200,7 @@ impl Queues {
             }
             input => match self.by_connection.get(&input.conn()) {
                 Some(slot) => *slot,
-                // Whoever has left already has a queue without a name.
+                // Input of a connection that has already left goes to a queue without a name.
                 None => self.slot_of(&Arc::default()),
             },
         };
@@ -206,7 +213,7 @@ impl Queues {
         }
     }
 
-    /// Whether the letter that is next may take long.
+    /// Whether the next envelope may take long.
     pub(super) fn is_next_long(&self) -> bool {
         let Some((had, _)) = self.long.first() else {
             return false;
@@ -215,7 +222,7 @@ impl Queues {
         short.is_none_or(|(_, (short, _))| *had < short && self.since_long >= SHORT_SHARE)
     }
 
-    /// The letter that is next; if `without_long`, of those that don't take long.
+    /// Returns the next envelope; if `without_long`, among those that don't take long.
     pub(super) fn peek(&self, without_long: bool) -> Option<&Letter> {
         let (_, slot) = if self.is_next_long() && !without_long {
             *self.long.first()?
@@ -225,7 +232,7 @@ impl Queues {
         self.slots.get(slot)?.letters.front()
     }
 
-    /// Takes it. What it took is to be said by [`served`](Self::served).
+    /// Removes that envelope. The caller reports its duration through [`served`](Self::served).
     pub(super) fn pop(&mut self, without_long: bool) -> Option<(Served, Letter)> {
         let was_long = self.is_next_long() && !without_long;
         let (had, slot) = if was_long {
@@ -246,7 +253,7 @@ impl Queues {
         Some((Served { slot, was_long }, letter))
     }
 
-    /// A letter of this participant took so long, and weighed much or not.
+    /// Records how long an envelope of this participant took, and whether it was heavy.
     pub(super) fn served(
         &mut self,
         Served { slot, was_long }: Served,
@@ -283,7 +290,7 @@ impl Queues {
         self.slots.iter().map(|queue| queue.letters.len()).sum()
     }
 
-    /// Whether nothing is known of anybody.
+    /// Whether no participant or connection is known.
     pub(super) fn is_forgotten(&self) -> bool {
         self.by_name.is_empty()
             && self.by_connection.is_empty()

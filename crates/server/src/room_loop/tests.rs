@@ -1,4 +1,4 @@
-//! Whose letters a room takes first, and what it says before a turn about the work in it.
+//! The order in which a room takes envelopes, and its estimate of the work in a turn.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -24,7 +24,7 @@ use crate::usage::Usage;
 struct World {
     room: RoomLoop,
     usage: Arc<Usage>,
-    /// What the room's work has taken so far, and what each further piece of it takes.
+    /// The time that the room's work has taken so far.
     clock: Cell<Duration>,
     next_conn: u64,
 }
@@ -145,7 +145,7 @@ impl World {
         );
     }
 
-    /// Lets everything happen.
+    /// Runs the room until nothing is left to do.
     fn settle(&mut self, store: &MemoryStore) {
         let mut committed = VecDeque::new();
         let mut fetched = VecDeque::new();
@@ -174,7 +174,8 @@ impl World {
         }
     }
 
-    /// Lets everything happen that happens at a time, on a disk that takes so long for each batch. How many batches that were.
+    /// Runs the room until it waits, at the time `now` and with a disk that takes `took` for each
+    /// batch. Returns the number of batches.
     fn run_at(&mut self, now: i64, store: &MemoryStore, took: Duration) -> usize {
         let (mut committing, mut batches) = (None, 0);
         loop {
@@ -195,7 +196,7 @@ impl World {
         }
     }
 
-    /// What the room says about the turn with a letter that it has.
+    /// The room's estimate of the turn with its next envelope.
     fn weighs(&mut self) -> usize {
         loop {
             match self.room.next(Timestamp(0)) {
@@ -206,7 +207,7 @@ impl World {
         }
     }
 
-    /// Lets the room go through letters for one turn, in which each takes so long.
+    /// Runs one turn, in which each envelope takes `each`.
     fn turn(&mut self, each: Duration) {
         let mut has_gone_on = false;
         loop {
@@ -233,7 +234,7 @@ impl World {
 }
 
 impl Member {
-    /// The requests that were answered since the last look, in order.
+    /// The requests that were answered since the last call, in order.
     fn answered(&self) -> Vec<u64> {
         let mut answered = Vec::new();
         for (item, cost) in self.outbox.try_take() {
@@ -251,7 +252,7 @@ const LONG: Duration = Duration::from_millis(40);
 #[test]
 fn who_sends_much_that_takes_long_waits_for_itself() {
     let mut world = World::new();
-    // With two connections it has no more than with one.
+    // Two connections get no more time than one.
     let flood = [world.join("flöd"), world.join("flöd")];
     let other = world.join("ünschuldig");
     for id in 0..500 {
@@ -262,7 +263,7 @@ fn who_sends_much_that_takes_long_waits_for_itself() {
     }
     let before: usize = flood.iter().map(|member| member.answered().len()).sum();
     assert!((1..=40).contains(&before), "{before}");
-    // Whoever comes later is next, each time.
+    // A participant that comes later is next, each time.
     for id in 1_000..1_010 {
         world.ask(&other, id);
         let mut turns = 0;
@@ -295,7 +296,7 @@ fn time_is_shared_by_what_each_takes_and_not_by_count() {
         world.ask(&short, id);
     }
     let (mut of_long, mut of_short) = (0, 0);
-    // Those of one take twenty times as long as those of the other.
+    // Envelopes of one participant take twenty times as long as those of the other.
     while of_short < 100 {
         let is_long = world
             .room
@@ -339,7 +340,7 @@ fn a_reader_that_is_to_get_a_large_state_is_no_light_work() {
     world.settle(&store);
     let mut editor = MeshDocument::new(MeshSchema::builtin("document").unwrap(), 5);
     let mut bytes = 0;
-    // More than is kept of changes.
+    // More than a document keeps of recent changes.
     for number in 0..10 {
         let before = editor.state_vector();
         let element = json!({ "body": { "text": "é".repeat(100_000) } });
@@ -367,7 +368,8 @@ fn a_reader_that_is_to_get_a_large_state_is_no_light_work() {
     assert!(weighs >= bytes / 10 * 9, "{weighs} for {bytes} bytes");
 }
 
-/// A room with a document that is large, eight who ask for all of it again and again, and one who types.
+/// A room with a large document, eight participants that request all of it repeatedly, and one that
+/// types.
 struct Crowd {
     world: World,
     store: MemoryStore,
@@ -375,8 +377,8 @@ struct Crowd {
     typist: Member,
     editor: MeshDocument,
     written: usize,
-    /// The crowd's letters that have had their turn, the answers that it has had, and the typist's updates that were
-    /// answered.
+    /// The crowd's envelopes that have been handled, the answers to them, and the typist's updates
+    /// that were answered.
     begun: usize,
     described: usize,
     typed: usize,
@@ -437,8 +439,9 @@ impl Crowd {
         }
     }
 
-    /// One step of the room, in which a description takes a second. The disk is done when the room waits for it alone,
-    /// if it `writes` at all. Whether there was something to do.
+    /// Runs one step of the room, in which a description takes a second. If it `writes`, the disk
+    /// finishes a batch when the room waits for nothing else. Returns whether there was something
+    /// to do.
     fn step(&mut self, writes: bool) -> bool {
         match self.world.room.next(Timestamp(0)) {
             Next::Work { .. } => {
@@ -523,13 +526,13 @@ fn what_takes_long_does_not_wait_for_a_disk_that_does_not_answer() {
     world.world.room.tick();
     while world.step(false) {}
     assert_eq!(world.begun, 8);
-    // They show what is not on the disk.
+    // The answers show edits that are not on disk, so they are held back.
     assert_eq!(world.described, 0);
     while world.step(true) {}
     assert_eq!((world.described, world.typed), (8, 1));
 }
 
-/// A folder with so many files, whose paths are about as long as they may be.
+/// A folder with `files` files, whose paths are almost as long as permitted.
 fn fill_folder(store: &MemoryStore, files: usize) {
     let room = RoomId::new("project", "room");
     let name = "ä".repeat(480);
@@ -584,7 +587,7 @@ fn news_of_moves_are_told_before_there_are_more_of_them() {
         };
         world.say(&mover, rename(from, to));
     }
-    // Whoever edits meanwhile does not wait for the news.
+    // An edit meanwhile does not wait for the storage events.
     world.ask(&members[0], 77);
     let (mut most, mut heard, mut moved, mut committing) = (0, [0; MEMBERS], 0, None);
     let mut asked_after = None;
@@ -603,7 +606,7 @@ fn news_of_moves_are_told_before_there_are_more_of_them() {
             },
         }
         most = most.max(world.usage.ledger().held());
-        // All read.
+        // All members read.
         for (member, heard) in members.iter().zip(&mut heard) {
             for (item, cost) in member.outbox.try_take() {
                 member.outbox.written(cost);
@@ -624,7 +627,7 @@ fn news_of_moves_are_told_before_there_are_more_of_them() {
     assert!(most <= max, "{} MiB", most >> 20);
 }
 
-/// How many answers two have got since the last look.
+/// How many answers two participants have received since the last call.
 fn answers(one: &Member, other: &Member) -> (usize, usize) {
     (one.answered().len(), other.answered().len())
 }
@@ -641,10 +644,11 @@ fn who_touched_much_waits_for_what_the_disk_had_to_do() {
         world.say(&mover, rename(from, to));
     }
     answers(&mover, &other);
-    // The disk took a second for the first.
+    // The disk took a second for the first move.
     let begun = world.run_at(0, &store, Duration::from_secs(1));
     assert_eq!((begun, answers(&mover, &other)), (1, (1, 0)));
-    // Its next one waits, and what it says behind that; others' are taken as they come.
+    // The participant's next move waits, and its later messages behind it; those of others are
+    // handled immediately.
     world.ask(&mover, 7);
     world.ask(&other, 8);
     world.say(&other, rename("nöthing", "else"));
@@ -655,7 +659,7 @@ fn who_touched_much_waits_for_what_the_disk_had_to_do() {
     assert_eq!(answers(&mover, &other), (0, 2));
     assert_eq!(world.run_at(3 * SECOND, &store, Duration::ZERO), 1);
     assert_eq!(answers(&mover, &other), (2, 0));
-    // A room that ends waits for nobody.
+    // A room that ends does not wait.
     world.say(&other, rename("F", "Ü"));
     world.run_at(4 * SECOND, &store, Duration::from_secs(1));
     world.say(&other, rename("Ü", "F"));
@@ -665,8 +669,8 @@ fn who_touched_much_waits_for_what_the_disk_had_to_do() {
     assert_eq!(answers(&mover, &other), (0, 2));
 }
 
-/// A room is cut short when it has the answer of the store and did not handle it. What is staged may build on what the
-/// store refused.
+/// A room is cut short before it handles the result of its last batch. Its staged writes may build
+/// on refused ones.
 #[test]
 fn what_builds_on_a_refused_batch_is_not_handed_on_at_the_end() {
     let down = || StoreError::Unavailable("the disk is gone".into());

@@ -1,4 +1,4 @@
-//! What a room reads from the store, on a thread for blocking work.
+//! Reads of a room from the store, on a thread for blocking work.
 
 use meshagent_store::{EntryKind, RoomId, Store, StoreError};
 
@@ -10,7 +10,7 @@ use crate::usage::Usage;
 /// Entries of a list that needs no space.
 const SMALL_LIST: usize = SMALL_BYTES / ENTRY_BYTES;
 
-/// What the first look at the store gave.
+/// Result of the first look at the store.
 pub(super) enum First {
     /// The result: it is small, or its size was unknown.
     Read(FetchResult, Charge),
@@ -18,8 +18,8 @@ pub(super) enum First {
     Large(Fetch, usize),
 }
 
-/// Reads what is small, and what the store can't give the size of; of the rest only the size, which of a list is what it
-/// may have at most.
+/// Reads a small result, or one whose size the store can't report. For other reads returns the
+/// size; for a long list, the largest possible one.
 pub(super) fn read_if_small(
     store: &dyn Store,
     room: &RoomId,
@@ -54,7 +54,7 @@ pub(super) fn read_if_small(
             let charge = usage.charge_read(result.bytes());
             return Ok(First::Read(result, charge));
         }
-        // A part of a file is charged by its download.
+        // The download charges a part of a file.
         Fetch::List { .. }
         | Fetch::OpenFile { .. }
         | Fetch::FilePart { .. }
@@ -69,7 +69,7 @@ pub(super) fn read_if_small(
     Ok(First::Read(result, charge))
 }
 
-/// Does a room's read.
+/// Runs a read of a room.
 pub(crate) fn read(
     store: &dyn Store,
     room: &RoomId,
@@ -108,7 +108,7 @@ fn read_whole(
     }
     Ok(match store.read_file(room, path)? {
         None => WholeFile::Missing,
-        // Another has taken its place meanwhile.
+        // Another file has replaced it since `stat`.
         Some(file) if is_too_large(file.data.len() as u64) => {
             WholeFile::TooLarge(file.data.len() as u64)
         }

@@ -1,4 +1,4 @@
-//! Joining a room, which may be ending, or may take its time.
+//! Joining a room that may be ending, or may take no input for a while.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,20 +8,21 @@ use crate::ledger::Held;
 use crate::room::{Conn, Joining};
 use crate::room_loop::{Entering, RoomInput};
 
-/// What came of joining.
+/// The outcome of a join.
 #[derive(Debug)]
 pub(crate) enum Joined {
     In(Conn, Mailbox),
-    /// The room took the participant just before it was too late: it has to leave.
+    /// The room took the participant just before its connection ended: it has to leave.
     Late(Conn, Mailbox),
-    /// The participant has gone, or the server is stopping.
+    /// The connection has ended, or the server is stopping.
     Not,
 }
 
 impl Rooms {
-    /// Joins, starting the room if it is not in memory.
+    /// Joins a room, and starts it if it is not in memory.
     ///
-    /// A room may take its time. When `gone` ends before the room has taken the participant, nobody joins.
+    /// A room may take no input for a while. If `gone` completes first, the participant does not
+    /// join.
     pub(crate) async fn join(
         self: &Arc<Self>,
         room: &str,
@@ -49,12 +50,13 @@ impl Rooms {
             let entered = tokio::select! {
                 biased;
                 entered = async {
-                    // A room that doesn't take it any more gives it back.
+                    // A room that no longer takes it returns it through `outcome`.
                     drop(mailbox.send(input, 0, Held::none()).await);
                     (&mut outcome).await
                 } => entered.ok(),
                 () = &mut gone => {
-                    // From now on the room can't take them; it may have done so before.
+                    // From now on the room can't take the participant, but it may have done so
+                    // before.
                     outcome.close();
                     return match outcome.try_recv() {
                         Ok(Ok(())) => Joined::Late(conn, mailbox.of(account)),
@@ -64,7 +66,7 @@ impl Rooms {
             };
             match entered {
                 Some(Ok(())) => return Joined::In(conn, mailbox.of(account)),
-                // The room ended before it had its turn; the next one of the name takes it.
+                // The room ended first; the next room of the name takes the participant.
                 Some(Err(back)) => joining = back,
                 None => return Joined::Not,
             }

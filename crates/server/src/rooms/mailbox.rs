@@ -1,4 +1,4 @@
-//! A connection's way into its room.
+//! The mailbox of a room, as one connection uses it.
 
 use std::sync::Arc;
 
@@ -7,21 +7,22 @@ use tokio::sync::{Semaphore, mpsc};
 use crate::ledger::{Account, Held};
 use crate::room_loop::{Letter, RoomInput};
 
-/// Messages that may be on their way to a room. When it is full, connections of that room wait with reading.
+/// Envelopes that a room's mailbox holds. When it is full, reads from the room's connections pause.
 pub(crate) const MAILBOX: usize = 1024;
-/// Messages of one connection that may wait for its room; a longer one counts for several.
+/// Envelopes of one connection that may wait for its room; a long one counts as several.
 pub(crate) const PLACES: u32 = 64;
-/// The bytes from which on it does, and for each of which it counts once more.
+/// An envelope counts once more for each of these bytes.
 pub(super) const PLACE_BYTES: usize = 64 << 10;
 
-/// A connection's way into its room, bounded in messages for all of the room, and in messages and their bytes for each
-/// connection. There is no bound in bytes for the room: those who keep it waiting would have all of it, and everybody
-/// would wait for them. The ledger bounds what a participant's connections have here together.
+/// A handle of one connection to its room's mailbox. The room has a bound on envelopes, and each
+/// connection one on envelopes and their bytes. The room has none on bytes: the participants whose
+/// envelopes wait longest would use it up, and all others would wait for them. Instead, the ledger
+/// bounds the bytes of each participant.
 #[derive(Clone, Debug)]
 pub(crate) struct Mailbox {
     pub(super) inputs: mpsc::Sender<Letter>,
     pub(super) places: Arc<Semaphore>,
-    /// Whose chunks are on their way through it.
+    /// The account that counts the connection's chunks in the mailbox.
     account: Option<Arc<Account>>,
 }
 
@@ -36,7 +37,7 @@ impl Mailbox {
         (mailbox, receiver)
     }
 
-    /// With the account of the connection.
+    /// Adds the account of the connection.
     pub(super) fn of(self, account: Arc<Account>) -> Self {
         Self {
             account: Some(account),
@@ -44,7 +45,7 @@ impl Mailbox {
         }
     }
 
-    /// The same room's for another connection.
+    /// A handle to the same mailbox for another connection.
     pub(super) fn for_another(&self) -> Self {
         Self {
             places: Arc::new(Semaphore::new(PLACES as usize)),
@@ -52,7 +53,7 @@ impl Mailbox {
         }
     }
 
-    /// Waits for a place. Gives the input back if the room has ended.
+    /// Waits for a place. Returns the input if the room has ended.
     pub(crate) async fn send(
         &self,
         input: RoomInput,
@@ -62,7 +63,8 @@ impl Mailbox {
         let is_chunk = input.is_chunk();
         let waits = self.account.as_ref().filter(|_| is_chunk);
         let waits = waits.map(Account::chunk_came);
-        // First the connection's own, so that it keeps nobody waiting while it waits for itself.
+        // The connection's own place comes first, so that while it waits for itself, it takes no
+        // place in the room's mailbox.
         let own = Arc::clone(&self.places).acquire_many_owned(places(bytes));
         let Ok(own) = own.await else {
             return Err(input);
@@ -79,7 +81,7 @@ impl Mailbox {
     }
 }
 
-/// How many of a connection's places a message of so many bytes takes.
+/// How many of a connection's places a message of `bytes` bytes takes.
 pub(crate) fn places(bytes: usize) -> u32 {
     let places = u32::try_from(bytes / PLACE_BYTES).unwrap_or(u32::MAX);
     places.saturating_add(1).min(PLACES)

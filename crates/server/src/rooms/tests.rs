@@ -1,4 +1,4 @@
-//! The tasks of rooms, seen from outside: what one costs the others when it panics or has heavy work to do.
+//! The tasks of rooms from outside: effects on other rooms when one panics or has heavy work.
 
 mod entering;
 mod held;
@@ -164,7 +164,7 @@ async fn a_room_that_panics_starts_anew_and_others_do_not_notice() {
     word.send(()).unwrap();
     unlucky.ask(1, "create", create("first.document")).await;
     assert_eq!(unlucky.answer(1).await, Some(Content::Empty));
-    // The second is with the store when the room panics.
+    // The second is being committed when the room panics.
     unlucky.ask(2, "create", create("second.document")).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     unlucky.ask(7, "create", create("thïrd.document")).await;
@@ -172,7 +172,7 @@ async fn a_room_that_panics_starts_anew_and_others_do_not_notice() {
     unlucky.send(RoomInput::Panic).await;
     unlucky.ask(3, "describe", describe("first.document")).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
-    // Who comes meanwhile is in the next room, once it is known what became of the second.
+    // A join meanwhile enters the next room, once the result of the second is known.
     let early = {
         let rooms = Arc::clone(&rooms);
         tokio::spawn(async move { join(&rooms, "a").await })
@@ -196,10 +196,10 @@ async fn a_room_that_panics_starts_anew_and_others_do_not_notice() {
         );
     }
     assert_eq!(metrics.room_panics.get(), 1);
-    // The task that panicked lets go of the rest last.
+    // The panicked task releases the rest last.
     let documents = || rooms.usage().documents();
     let counts = || (metrics.participants.get(), metrics.rooms.get(), documents());
-    // The third document was never handed in.
+    // The third document was never submitted.
     for _ in 0..500 {
         if counts() == (3, 2, 2) {
             break;
@@ -217,7 +217,7 @@ async fn a_room_that_panics_starts_anew_and_others_do_not_notice() {
         .unwrap();
 }
 
-/// Rooms over a store in memory, and what ends them.
+/// Rooms over a store in memory, with the tokens that stop them.
 struct Server {
     rooms: Arc<Rooms>,
     metrics: Arc<Metrics>,
@@ -271,7 +271,7 @@ impl Server {
             .unwrap();
     }
 
-    /// Pieces of heavy work so far.
+    /// The number of heavy turns so far.
     fn heavy(&self) -> u64 {
         let text = self.metrics.render();
         let line = text
@@ -281,7 +281,7 @@ impl Server {
     }
 }
 
-/// A document with so many elements.
+/// A document with `elements` elements.
 fn large(elements: usize) -> Value {
     let element = json!({ "body": { "text": "héllo wörld 😀".repeat(4) } });
     let content = vec![element; elements];
@@ -294,7 +294,7 @@ async fn a_large_document_with_nothing_due_is_no_heavy_work() {
     let member = join(&server.rooms, "a").await;
     member.ask(1, "create", large(4_000)).await;
     assert_eq!(member.answer(1).await, Some(Content::Empty));
-    // It is looked at when it was made, and then there is nothing to do.
+    // After its creation the document is checked once; then nothing is due.
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     let before = server.heavy();
     tokio::time::sleep(Duration::from_millis(2_500)).await;
@@ -330,7 +330,7 @@ async fn rooms_with_heavy_work_take_turns() {
     other.ask(2, "patch", check).await;
     let answer = other.answer(2).await;
     assert!(matches!(answer, Some(Content::Json(_))), "{answer:?}");
-    // Those that were answered by then; the rest comes later.
+    // Requests that were answered earlier; the rest follows.
     let answered = busy.outbox.try_take().len() as u64;
     assert!(answered < QUEUED / 2, "{answered} of {QUEUED} went before");
     server.end().await;
@@ -369,7 +369,7 @@ async fn a_connection_with_much_in_the_mailbox_keeps_nobody_else_waiting() {
     assert!(more.is_err(), "it waits for its own");
     let sent = tokio::time::timeout(moment * 100, other.send(input(), 0, none())).await;
     sent.unwrap().unwrap();
-    // A letter that was handled makes room; a long one takes as much as many short ones.
+    // Each handled envelope frees a place; a long one takes as many places as several short ones.
     drop(inputs.recv().await);
     one.send(input(), 0, none()).await.unwrap();
     let long = mailbox::PLACE_BYTES * 10;
@@ -382,7 +382,7 @@ async fn a_connection_with_much_in_the_mailbox_keeps_nobody_else_waiting() {
     one.send(input(), long, none()).await.unwrap();
 }
 
-/// Whatever files take to be opened, in whichever rooms: what is short has its turn.
+/// However long files take to open, in whichever rooms, short reads get their turn.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn files_that_take_long_to_open_keep_no_other_read_waiting() {
     const CROWD: u64 = 30;
@@ -441,14 +441,14 @@ fn sent(id: u64, kind: &str, header: &Value, payload: &[u8]) -> Vec<u8> {
         } else {
             sent.extend([0x82, 0xfe, high, low]);
         }
-        // A mask of zeros leaves it as it is.
+        // A mask of zeros does not change the payload.
         sent.extend([0; 4]);
         sent.extend(packet);
     }
     sent
 }
 
-/// Reads until the word has come so often in all.
+/// Reads until the word has arrived `times` times in all.
 async fn read_until(
     stream: &mut tokio::net::TcpStream,
     all: &mut Vec<u8>,
@@ -526,7 +526,7 @@ async fn who_uploads_is_not_dropped_for_a_disk_that_takes_its_time() {
     let pull = r#""kind":"pull""#;
     read_until(&mut client, &mut came, pull, 2).await;
 
-    // A batch is with the disk, and behind it a move, so that the room takes no messages.
+    // A batch is being committed and a move waits behind it, so the room takes no messages.
     let mover = join(&rooms, "a").await;
     let create = json!({ "path": "a.document", "json": { "document": { "content": [] } } });
     mover.ask(1, "create", create).await;
@@ -547,7 +547,7 @@ async fn who_uploads_is_not_dropped_for_a_disk_that_takes_its_time() {
     assert_eq!(mover.answer(2).await, Some(Content::Empty));
     read_until(&mut client, &mut came, pull, 3).await;
 
-    // Of one that has its word, more has to come.
+    // A peer that was asked for more data must send it.
     let _wanted = rooms.usage().ledger().want();
     tokio::time::timeout(Duration::from_secs(20), serving)
         .await

@@ -1,6 +1,7 @@
-//! A server that sends every message back, for the cases of the Autobahn suite: `cargo xtask autobahn`.
+//! A server that returns every message, for the cases of the Autobahn suite: `cargo xtask
+//! autobahn`.
 //!
-//! It drops a connection where the room server does. What it knows of HTTP is just enough for the suite.
+//! It drops a connection where the room server would. Its HTTP is just enough for the suite.
 
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
@@ -19,7 +20,7 @@ async fn serves_the_autobahn_suite() {
     let listener = TcpListener::bind(&address).await.unwrap();
     loop {
         let (stream, _) = listener.accept().await.unwrap();
-        // One after the other, as the suite asks.
+        // The suite uses one connection at a time.
         let _ended = serve(stream).await;
     }
 }
@@ -53,7 +54,7 @@ async fn serve(mut stream: TcpStream) -> std::io::Result<()> {
     }
 }
 
-/// Answers a handshake, and returns what arrived behind it.
+/// Answers a handshake, and returns the bytes that followed it.
 async fn shake_hands(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     let mut received = Vec::new();
     let end = loop {

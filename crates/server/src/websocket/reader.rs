@@ -1,4 +1,5 @@
-//! Frames from a client, as strictly as RFC 6455 wants them (sections 5 and 7), and no more memory than bytes arrived.
+//! A reader of WebSocket frames from a client: as strict as RFC 6455 (sections 5 and 7), with
+//! memory bounded by what has arrived.
 
 use std::cell::RefCell;
 use std::io::{Error, ErrorKind};
@@ -10,31 +11,31 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
-/// Bytes that are read at a time when it is not known what comes.
+/// Bytes of one read when the kind of the next data is unknown.
 const READ_BYTES: usize = 16 << 10;
-/// Bytes by which the room for a payload under way grows at least, and what is read of it at a time.
+/// Bytes of a large payload that are read in one step, directly into the message.
 const STEP_BYTES: usize = 16 << 10;
-/// The longest payload of a ping, a pong or a close.
+/// The longest payload of a ping, pong or close frame.
 const MAX_CONTROL_BYTES: usize = 125;
 
 thread_local! {
-    /// What a socket is read into: connections that wait hold no buffer.
+    /// The buffer for reads from sockets, so that idle connections hold none.
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
 }
 
-/// What a client sent.
+/// A complete item from a client.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Event {
     /// A binary message.
     Message(Bytes),
-    /// A frame that completes none: it may be empty, and any number of them may come.
+    /// A data frame that completes no message. It may be empty, and any number of them may follow.
     Fragment,
     Ping(Bytes),
     Pong,
     Close,
 }
 
-/// Why a connection is dropped: its client doesn't speak RFC 6455, or not the part of it that is spoken here.
+/// Why a connection is dropped: its client violates RFC 6455, or uses a part that is not supported.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Error)]
 pub(crate) enum Violation {
     #[error("a close frame whose payload is not a code and a text")]
@@ -59,21 +60,23 @@ pub(crate) enum Violation {
     Unmasked,
 }
 
-/// Takes bytes as they arrive and gives the messages and control frames in them.
+/// Takes bytes as they arrive and yields the messages and control frames in them.
 ///
-/// Between frames it holds nothing; within a message it holds what arrived of it and at most half as much again.
+/// Between messages it holds at most an incomplete frame head or control frame. Within a message it
+/// holds what has arrived, and room for at most half as much again or one step.
 #[derive(Debug)]
 pub(crate) struct FrameReader {
     max_message_bytes: usize,
-    /// What arrived and was not looked at.
+    /// Received and not parsed yet.
     input: BytesMut,
-    /// What arrived of a message, unmasked, if it isn't all in `input`.
+    /// The received part of a message, unmasked, unless all of it is in `input`.
     message: Vec<u8>,
     /// The data frame whose payload is arriving.
     frame: Option<DataFrame>,
-    /// Whether the frames so far leave a message without its last one.
+    /// Whether a fragmented message has begun and its last frame is missing.
     is_in_fragments: bool,
-    /// Text messages are taken as well, for a conformance suite that sends little else; whether the last one was.
+    /// If set, text messages are accepted too, for a conformance suite that sends little else;
+    /// whether the last message was text.
     #[cfg(test)]
     pub(super) text: Option<bool>,
 }
@@ -82,12 +85,12 @@ pub(crate) struct FrameReader {
 struct DataFrame {
     is_last: bool,
     mask: [u8; 4],
-    /// Bytes of the payload that did not arrive yet.
+    /// Bytes of the payload that have not arrived.
     left: usize,
 }
 
 impl FrameReader {
-    /// A reader that has seen nothing yet, for messages of at most so many bytes.
+    /// Creates a reader for messages of at most `max_message_bytes`.
     pub(crate) fn new(max_message_bytes: usize) -> Self {
         Self {
             max_message_bytes,
@@ -100,28 +103,28 @@ impl FrameReader {
         }
     }
 
-    /// Takes bytes that arrived.
+    /// Adds received bytes.
     pub(crate) fn handle_bytes(&mut self, bytes: &[u8]) {
         self.input.extend_from_slice(bytes);
     }
 
-    /// Memory that is held for what arrived, in bytes.
+    /// Memory held for received data, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         self.input.len() + self.message.capacity()
     }
 
-    /// Bytes that arrived of a message that is not complete.
+    /// Whether a message has begun to arrive and is not complete.
     pub(crate) fn is_within_message(&self) -> bool {
         self.is_in_fragments || self.frame.is_some()
     }
 
-    /// The next thing that arrived completely.
+    /// Returns the next complete item.
     pub(crate) fn poll_event(&mut self) -> Result<Option<Event>, Violation> {
         loop {
             if let Some(frame) = self.frame {
                 let arrived = frame.left.min(self.input.len());
                 if frame.is_last && arrived == frame.left && self.message.is_empty() {
-                    // All of it is here: it is handed on as it lies.
+                    // The whole payload is in the buffer, and is passed on without a copy.
                     let mut payload = self.input.split_to(arrived);
                     unmask(&mut payload, frame.mask);
                     self.end_frame(true);
@@ -158,7 +161,7 @@ impl FrameReader {
                 (1, false) => return Err(Violation::Text),
                 _ => {}
             }
-            // What a frame declares is compared, not believed: nothing is reserved for it.
+            // The declared length is only checked: no memory is reserved for it.
             if head.payload > self.max_message_bytes - self.message.len() {
                 return Err(Violation::TooLarge);
             }
@@ -172,7 +175,8 @@ impl FrameReader {
         }
     }
 
-    /// Waits for the next bytes, takes them and says how many. `UnexpectedEof` when the client sends no more.
+    /// Waits for the next bytes, adds them and returns their number. `UnexpectedEof` when the
+    /// client sends no more.
     ///
     /// # Cancel safety
     /// Nothing is read before the future is ready.
@@ -193,17 +197,17 @@ impl FrameReader {
         .await
     }
 
-    /// By `poll_read`, which remembers that a socket gave less than there was room for, and so has no more: a second
-    /// call of the system for each message would find that out.
+    /// Uses `poll_read`, because tokio then remembers that a short read has emptied the socket.
+    /// Otherwise each message would cost a second system call that finds nothing.
     fn poll_receive<R: AsyncRead + Unpin>(
         &mut self,
         stream: &mut R,
         context: &mut Context<'_>,
     ) -> Poll<Result<usize, Error>> {
         match self.frame {
-            // The middle of a large payload goes where it is wanted.
+            // The middle of a large payload is read directly into the message.
             Some(frame) if frame.left > READ_BYTES && self.input.is_empty() => {
-                // All but its end, which `poll_event` is to see.
+                // Leaves at least the last byte, which `poll_event` must see.
                 let wanted = (frame.left - 1).min(STEP_BYTES);
                 self.make_room(wanted);
                 let mut room = (&mut self.message).limit(wanted);
@@ -220,7 +224,8 @@ impl FrameReader {
         }
     }
 
-    /// Makes room for so many more bytes of the message, for half of what is there already at most if that is more.
+    /// Reserves room for `bytes` more bytes of the message, or for half of its present length if
+    /// that is more and the frame still needs it.
     fn make_room(&mut self, bytes: usize) {
         if self.message.capacity() - self.message.len() >= bytes {
             return;
@@ -230,7 +235,8 @@ impl FrameReader {
         self.message.reserve_exact(growth);
     }
 
-    /// The last `arrived` bytes of `message` are the frame's next. Returns the message that they complete.
+    /// Handles the last `arrived` bytes of `message`, the next ones of the frame. Returns the
+    /// message that they complete.
     fn handle_payload(&mut self, arrived: usize) -> Option<Bytes> {
         let frame = self.frame.as_mut()?;
         let start = self.message.len() - arrived;
@@ -250,7 +256,8 @@ impl FrameReader {
         self.is_in_fragments = !is_last;
     }
 
-    /// What is left is less than a frame's head or a control frame, and is kept without the buffer that it came in.
+    /// The rest is shorter than a frame head or control frame. It is kept without the buffer in
+    /// which it arrived.
     fn nothing_more(&mut self) -> Option<Event> {
         self.input = if self.input.is_empty() {
             BytesMut::new()
@@ -261,7 +268,7 @@ impl FrameReader {
     }
 }
 
-/// A frame's head.
+/// The head of a frame.
 #[derive(Clone, Copy, Debug)]
 struct Head {
     opcode: u8,
@@ -274,7 +281,8 @@ struct Head {
 }
 
 impl Head {
-    /// `None` if there are too few bytes for one. What can be seen to be wrong is refused at its first byte.
+    /// Returns `None` if bytes are missing. A violation is reported at the first byte that shows
+    /// it.
     fn parse(bytes: &[u8]) -> Result<Option<Self>, Violation> {
         let Some((&first, rest)) = bytes.split_first() else {
             return Ok(None);
@@ -329,7 +337,7 @@ impl Head {
             is_last,
             mask: *mask,
             length: 2 + length_bytes + mask.len(),
-            // What no memory can hold is too large, too.
+            // A payload beyond the address space is too large, too.
             payload: usize::try_from(payload).map_err(|_| Violation::TooLarge)?,
         }))
     }
@@ -348,12 +356,12 @@ fn control(opcode: u8, payload: &[u8]) -> Result<Event, Violation> {
     }
 }
 
-/// Whether this is what a close frame may carry: nothing, or a code that may be sent and a text.
+/// Whether a close frame may have this payload: nothing, or a permitted code and a UTF-8 text.
 fn is_close(payload: &[u8]) -> bool {
     let Some((code, reason)) = payload.split_first_chunk() else {
         return payload.is_empty();
     };
-    // RFC 6455, section 7.4, and what was registered since.
+    // Codes from RFC 6455, section 7.4, and those registered since.
     let is_code = matches!(
         u16::from_be_bytes(*code),
         1000..=1003 | 1007..=1014 | 3000..=4999

@@ -1,10 +1,10 @@
-//! Frames towards a client: never masked, never fragmented.
+//! A writer of WebSocket frames to a client: never masked, never fragmented.
 
 use std::io::Error;
 
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 
-/// The kinds of frame that the server sends.
+/// The kinds of frames that the server sends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Opcode {
     #[cfg(test)]
@@ -18,7 +18,7 @@ pub(crate) enum Opcode {
 /// Writes one frame, without a flush.
 ///
 /// # Errors
-/// If the socket can't be written to; the connection is of no use after that.
+/// If the socket can't be written to; the connection is unusable after that.
 pub(crate) async fn write_frame<W: AsyncWrite + Unpin>(
     writer: &mut W,
     opcode: Opcode,
@@ -27,10 +27,10 @@ pub(crate) async fn write_frame<W: AsyncWrite + Unpin>(
     begin_frame(writer, opcode, payload.len(), payload).await
 }
 
-/// Writes the head of a frame with so many bytes, and the first of them. Whoever calls it writes the rest.
+/// Writes the head of a frame of `length` bytes, and its first bytes. The caller writes the rest.
 ///
 /// # Errors
-/// As [`write_frame`].
+/// See [`write_frame`].
 pub(crate) async fn begin_frame<W: AsyncWrite + Unpin>(
     writer: &mut W,
     opcode: Opcode,
@@ -43,7 +43,7 @@ pub(crate) async fn begin_frame<W: AsyncWrite + Unpin>(
     writer.write_all(first).await
 }
 
-/// Makes a frame's head, and returns its length.
+/// Encodes the head of a frame, and returns its length.
 fn head_of(head: &mut [u8; 10], opcode: Opcode, payload: usize) -> usize {
     head[0] = 0x80 | opcode as u8;
     match (u8::try_from(payload), u16::try_from(payload)) {

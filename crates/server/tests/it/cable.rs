@@ -1,4 +1,4 @@
-//! A way to the server that breaks: connections through it are cut when the test says so, or after a number of bytes.
+//! A relay to the server that breaks connections when a test says so, or after a number of bytes.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -8,13 +8,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// Listens beside a server, and hands everything on. Dropping it cuts everything.
+/// Relays connections to a server. Dropping it cuts all of them.
 pub(crate) struct Cable {
     address: SocketAddr,
     plan: Arc<Mutex<Plan>>,
-    /// Whether it is cut.
+    /// Whether the relay is cut.
     is_cut: watch::Sender<bool>,
-    /// How often what there was fell silent.
+    /// How often the present connections fell silent.
     silences: watch::Sender<u64>,
     _carrying: JoinSet<()>,
 }
@@ -40,7 +40,7 @@ impl Cable {
                     continue;
                 }
                 let left = next.lock().unwrap().pop();
-                // A server that is down is a connection that breaks at once.
+                // A server that is down looks like a connection that breaks immediately.
                 let Ok(far) = TcpStream::connect(&server).await else {
                     continue;
                 };
@@ -56,7 +56,7 @@ impl Cable {
                             () = carry(&mut near, &mut far, left) => return,
                             () = silenced => {}
                         }
-                        // Both ends stay open, and nothing is taken from either.
+                        // Both ends stay open, and nothing is read from either.
                         std::future::pending::<()>().await;
                     };
                     tokio::select! {
@@ -80,7 +80,7 @@ impl Cable {
         format!("ws://{}/rooms/room", self.address)
     }
 
-    /// Breaks all connections, and lets none through until it is mended.
+    /// Breaks all connections, and admits none until `mend` is called.
     pub(crate) fn cut(&self) {
         self.is_cut.send_replace(true);
     }
@@ -89,12 +89,12 @@ impl Cable {
         self.is_cut.send_replace(false);
     }
 
-    /// Hands nothing on any more over the connections that there are, and closes none of them. Later ones hold.
+    /// Relays nothing more over the present connections, without closing them. Later ones hold.
     pub(crate) fn fall_silent(&self) {
         self.silences.send_modify(|silences| *silences += 1);
     }
 
-    /// How many breaks are still to come.
+    /// How many breaks are still planned.
     pub(crate) fn breaks_left(&self) -> usize {
         self.plan.lock().unwrap().len()
     }

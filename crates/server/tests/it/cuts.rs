@@ -1,7 +1,7 @@
-//! Connections that break anywhere, and clients that lose nothing by it.
+//! Clients whose connections break anywhere, and lose nothing.
 //!
-//! `CUT_SEEDS=1000 cargo test -p meshagent-server --test it cuts` runs as many seeds; `CUT_FROM=17 CUT_SEEDS=1` repeats
-//! one.
+//! `CUT_SEEDS=1000 cargo test -p meshagent-server --test it cuts` runs that many seeds;
+//! `CUT_FROM=17 CUT_SEEDS=1` repeats one.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use crate::cable::Cable;
 use crate::harness::{PATIENCE, TestServer};
 
-/// How many seeds have a client at work at once.
+/// How many seeds run concurrently.
 const AT_ONCE: usize = 16;
 
 const EDITS: u64 = 40;
@@ -51,7 +51,8 @@ async fn no_edit_is_lost_wherever_a_connection_breaks() {
 async fn run(server: &TestServer, seed: u64) -> Result<(), String> {
     let mut random = Random(seed);
     let path = format!("{seed}.document");
-    // The first bytes are the handshake's; a connection that breaks in it is one that is not there yet.
+    // The first bytes are the handshake's. The first connection must survive it: otherwise
+    // `connect` fails.
     let mut breaks = |count: u64| -> Vec<usize> {
         let count = random.below(count);
         let mut breaks: Vec<usize> = (0..count)
@@ -95,7 +96,7 @@ async fn run(server: &TestServer, seed: u64) -> Result<(), String> {
         let saved = document.saved().await;
         saved.map_err(|error| format!("saving: {error}"))?;
     }
-    // What others see, and what is stored: asked for over a connection that does not break.
+    // What others see, and what is stored, read over a connection that does not break.
     let direct = server.join("direct").await;
     let stored = direct
         .sync()
@@ -130,14 +131,14 @@ async fn run(server: &TestServer, seed: u64) -> Result<(), String> {
         room.close().await;
     }
     direct.close().await;
-    // A plan that nobody met shows nothing.
+    // A run in which hardly anything broke shows nothing.
     if cables.iter().all(|cable| cable.breaks_left() > 2) {
         return Err("hardly anything broke".to_owned());
     }
     Ok(())
 }
 
-/// Inserts, changes or deletes an element of one's own; `kept` are the texts that are to be there in the end.
+/// Inserts, changes or deletes an own element; `kept` are the texts that must remain in the end.
 fn edit(
     document: &LiveDocument,
     name: &str,

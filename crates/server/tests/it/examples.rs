@@ -1,4 +1,4 @@
-//! The examples of the client do what they say.
+//! The examples of the client do what they promise.
 
 #![allow(dead_code, reason = "their `main` is not called here")]
 

@@ -1,4 +1,5 @@
-//! Somebody writes under another's client id while that one is away: what that one did meanwhile can't be kept as it is.
+//! A participant writes under another's client id while the other is away: the edits that the other
+//! made meanwhile can't be kept as they are.
 
 use std::time::Duration;
 
@@ -72,7 +73,7 @@ async fn edits_whose_place_was_taken_are_reported_and_later_ones_are_kept() {
     assert_eq!(code, Some(1005));
     assert!(!lost.is_empty());
     append(&document, "nachher");
-    // The first answer is about those that were lost.
+    // The first result is about the lost edits.
     let saved = async { while document.saved().await.is_err() {} };
     timeout(PATIENCE, saved).await.expect("it goes on");
     let shown = text(&document);

@@ -1,5 +1,5 @@
-//! WebSocket frames over a real socket: what RFC 6455 forbids ends the connection, without a close frame, and costs
-//! nothing; what it allows is answered.
+//! WebSocket frames over a real socket: a violation of RFC 6455 ends the connection, without a
+//! close frame, and costs nothing; permitted frames are answered.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::harness::{PATIENCE, RawFrame, RawSocket, TestServer, call};
 
-/// A message of the protocol in one frame each for header and data, so that a test can send it behind something.
+/// Sends a valid message and expects its answer, so that a test can use it after other frames.
 async fn still_works(socket: &mut RawSocket) {
     let exists = call("storage", "exists", &json!({ "path": "ä/x" }));
     socket.send(77, "room.invoke_tool", &exists).await;
@@ -58,7 +58,7 @@ async fn frames_that_the_rfc_forbids_end_the_connection() {
         socket.bytes(bytes).await;
         assert_eq!(socket.next().await, RawFrame::End, "{what}");
     }
-    // Nobody else noticed.
+    // Other connections are unaffected.
     still_works(&mut RawSocket::join(&server).await).await;
 }
 
@@ -66,7 +66,7 @@ async fn frames_that_the_rfc_forbids_end_the_connection() {
 async fn what_the_rfc_allows_is_answered() {
     let server = TestServer::start().await;
     let mut socket = RawSocket::join(&server).await;
-    // A message's packets in fragments, pings among them, in pieces.
+    // Packets of a message in fragments, with pings between them, in pieces.
     let exists = call("storage", "exists", &json!({ "path": "ä/x" })).to_string();
     let header = [
         &[0; 8][..],
@@ -95,7 +95,7 @@ async fn what_the_rfc_allows_is_answered() {
     assert_eq!(socket.next().await, pong);
     assert_eq!(socket.answer(0).await["type"], "json");
     still_works(&mut socket).await;
-    // Each close of a client is answered with 1000, whatever its code.
+    // A client's close frame is answered with 1000, whatever its code.
     for payload in [&[][..], &[3, 0xe8], &[3, 0xe9, b'x'], &[0x0f, 0xa1]] {
         let mut socket = RawSocket::join(&server).await;
         socket.frame(8, payload).await;
@@ -145,7 +145,7 @@ async fn a_flood_of_pings_that_nobody_reads_the_answers_of_holds_little() {
     }
 }
 
-/// A frame of 3 MiB, of which so many bytes come.
+/// Sends `bytes` bytes of a frame of 3 MiB.
 async fn half_frame(server: &TestServer, name: &str, bytes: usize) -> RawSocket {
     let target = format!("/rooms/room?token={}", server.jwt(name));
     let mut socket = RawSocket::connect(server, &target, &[]).await.unwrap();
@@ -204,7 +204,7 @@ async fn half_sent_messages_that_fill_the_server_give_way() {
         .await
         .expect("it has its turn")
         .unwrap();
-    // At least one of them had to go.
+    // At least one of them had to end.
     let mut ended = JoinSet::new();
     for mut socket in sockets {
         ended.spawn(async move { while socket.next().await != RawFrame::End {} });

@@ -1,4 +1,4 @@
-//! Who gets in, how the token is carried, and what the server says first.
+//! The handshake: who is admitted, how the token is sent, and the server's first messages.
 
 use meshagent_protocol::{ApiKey, Grant, ParticipantToken};
 use serde_json::json;
@@ -190,7 +190,7 @@ async fn a_connection_ends_with_its_token_and_without_a_close_frame() {
         .unwrap();
     assert!(ended.as_secs() >= now.as_secs() + 3, "{ended:?}");
     assert!(ended.as_secs() < now.as_secs() + 30, "{ended:?}");
-    // Others stay, and the same token doesn't come in again.
+    // Other connections stay, and the same token is not admitted again.
     lasting.send(1, "room.invoke_tool", &exists).await;
     lasting.answer(1).await;
     assert_eq!(
@@ -262,7 +262,7 @@ async fn the_connect_endpoint_hands_out_tokens_for_the_key() {
         .await;
     assert_eq!(status, 400, "{body}");
 
-    // A participant gets no more than it has.
+    // A participant gets no more rights than it has.
     let participant = format!("Bearer {jwt}");
     let (status, _, _) = server
         .http(&target, &[("authorization", &participant), json], "{}")

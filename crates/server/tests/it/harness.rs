@@ -1,4 +1,5 @@
-//! A server on a free port over a store in memory, tokens for it, and a WebSocket that sends bare bytes.
+//! A server on a free port over a store in memory, tokens for it, and a WebSocket that sends raw
+//! bytes.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-/// Nothing here takes this long; a test that hangs fails.
+/// Nothing here takes this long: a test that hangs fails.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(crate) struct TestServer {
@@ -38,7 +39,7 @@ impl TestServer {
         Self::start_on(config, Arc::new(MemoryStore::new()), "127.0.0.1:0", key).await
     }
 
-    /// Another server over the store of one that was stopped, at its address.
+    /// Starts another server over the store of a stopped one, at its address.
     pub(crate) async fn start_again(store: Arc<MemoryStore>, address: &str, key: ApiKey) -> Self {
         Self::start_on(Config::default(), store, address, key).await
     }
@@ -125,13 +126,13 @@ impl TestServer {
     }
 }
 
-/// A WebSocket without any library: what it sends is what the test says.
+/// A WebSocket without any library, so that tests control every byte.
 pub(crate) struct RawSocket {
     stream: TcpStream,
     pub(crate) head: String,
 }
 
-/// A frame that came.
+/// A received frame.
 #[derive(Debug, PartialEq)]
 pub(crate) enum RawFrame {
     Binary(Vec<u8>),
@@ -198,7 +199,7 @@ impl RawSocket {
         }
     }
 
-    /// Upgrades with bytes right behind the request.
+    /// Upgrades, with bytes directly after the request.
     pub(crate) async fn connect_and_send(
         server: &TestServer,
         target: &str,
@@ -207,7 +208,7 @@ impl RawSocket {
         Self::upgrade(server, target, &[], bytes).await
     }
 
-    /// Joins the room and passes over `room_ready` and `connected`.
+    /// Joins the room and skips `room_ready` and `connected`.
     pub(crate) async fn join(server: &TestServer) -> Self {
         let target = format!("/rooms/room?token={}", server.jwt("raw"));
         let mut socket = Self::connect(server, &target, &[]).await.unwrap();
@@ -217,7 +218,7 @@ impl RawSocket {
         socket
     }
 
-    /// Upgrades on a socket for which its system keeps no more than some kilobytes that were not read.
+    /// Upgrades on a socket whose kernel buffers only some kilobytes of unread data.
     pub(crate) async fn narrow(server: &TestServer) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(8 << 10).unwrap();
@@ -231,20 +232,20 @@ impl RawSocket {
             .unwrap()
     }
 
-    /// Reads so many bytes at most, whatever they are. Zero when the connection is gone.
+    /// Reads at most `bytes` bytes. Zero when the connection has ended.
     pub(crate) async fn some(&mut self, bytes: usize) -> usize {
         let mut buffer = vec![0; bytes];
         let read = tokio::time::timeout(PATIENCE, self.stream.read(&mut buffer));
         read.await.unwrap().unwrap_or(0)
     }
 
-    /// Sends bytes; whether they were taken.
+    /// Sends bytes; returns whether the server accepted them.
     pub(crate) async fn are_taken(&mut self, bytes: &[u8]) -> bool {
         let sent = tokio::time::timeout(PATIENCE, self.stream.write_all(bytes));
         sent.await.expect("they are taken, or refused").is_ok()
     }
 
-    /// Sends bytes that need not be a frame. A connection that is gone takes none.
+    /// Sends bytes that need not be a frame, and ignores that the connection may have ended.
     pub(crate) async fn bytes(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes).await;
     }
@@ -253,7 +254,7 @@ impl RawSocket {
         self.masked(0x80 | opcode, payload).await;
     }
 
-    /// A frame that others follow.
+    /// Sends a frame that is not the last of its message.
     pub(crate) async fn fragment(&mut self, opcode: u8, payload: &[u8]) {
         self.masked(opcode, payload).await;
     }
@@ -271,7 +272,7 @@ impl RawSocket {
                 frame.extend((long as u64).to_be_bytes());
             }
         }
-        // A mask of zeros leaves the payload as it is.
+        // A mask of zeros does not change the payload.
         frame.extend([0; 4]);
         frame.extend(payload);
         self.stream.write_all(&frame).await.unwrap();
@@ -322,7 +323,7 @@ impl RawSocket {
         }
     }
 
-    /// The next message: its type, its id and its header.
+    /// The next message: its type, id and header.
     pub(crate) async fn message(&mut self) -> (String, u64, serde_json::Value) {
         let RawFrame::Binary(head) = self.next().await else {
             panic!("expected a header packet")
@@ -345,7 +346,7 @@ impl RawSocket {
         )
     }
 
-    /// The answer to a request; events in between are passed over.
+    /// The answer to a request; skips events before it.
     pub(crate) async fn answer(&mut self, id: u64) -> serde_json::Value {
         loop {
             let (kind, request, header) = self.message().await;

@@ -1,5 +1,5 @@
-//! HTTP from peers that send slowly, or never all of it, or take nothing of an answer: each has its time, and holds
-//! little meanwhile.
+//! HTTP peers that send slowly or incompletely, or do not read the response: each has a time limit,
+//! and holds little memory meanwhile.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use crate::harness::{PATIENCE, TestServer};
 
-/// What a busy machine may add to a time.
+/// Time that a busy machine may add.
 const SLACK: Duration = Duration::from_secs(15);
 
 fn config() -> Config {
@@ -27,8 +27,7 @@ fn connect_head(server: &TestServer, bearer: &str, length: usize) -> String {
     )
 }
 
-/// Sends, and reads until the connection ends.
-/// Sends the beginning of a request; the connection, and the beginning of the answer.
+/// Sends the beginning of a request; returns the connection and the beginning of the response.
 async fn begin(server: &TestServer, head: &str) -> (TcpStream, String) {
     let mut stream = TcpStream::connect(&server.address).await.unwrap();
     stream.write_all(head.as_bytes()).await.unwrap();
@@ -40,13 +39,14 @@ async fn begin(server: &TestServer, head: &str) -> (TcpStream, String) {
     (stream, String::from_utf8_lossy(&first).into_owned())
 }
 
+/// Sends bytes, and reads until the connection ends; returns the response and how long that took.
 async fn exchange(server: &TestServer, sent: &[u8]) -> (String, Duration) {
     let started = Instant::now();
     let mut stream = TcpStream::connect(&server.address).await.unwrap();
     stream.write_all(sent).await.unwrap();
     let mut answer = Vec::new();
     let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
-    // The connection may be reset behind the answer, since not all was read.
+    // The connection may be reset after the response, since not everything was read.
     let _ = read.expect("the server lets go");
     let answer = String::from_utf8_lossy(&answer).into_owned();
     (answer, started.elapsed())
@@ -62,11 +62,11 @@ async fn connect_authenticates_before_it_reads_and_reads_little() {
     let key = server.key.encode().unwrap();
     let half = "{\"email\": \"jörg@";
     for (bearer, length, body, expected) in [
-        // Without a good token the body is not waited for.
+        // Without a valid token the server does not wait for the body.
         ("", 1_000_000, half, "401"),
         ("a.b.c", 1_000_000, half, "403"),
         ("ma-x-y-z", 100, half, "403"),
-        // With one it may be small, and has its time.
+        // With one the body may be small, and has a time limit.
         (key.as_str(), 100_000, half, "413"),
         (key.as_str(), 100, half, "408"),
         (key.as_str(), 7, "not json", "400"),
@@ -76,7 +76,7 @@ async fn connect_authenticates_before_it_reads_and_reads_little() {
         assert_eq!(status(&answer), expected, "{bearer} {length}: {answer}");
         assert!(took < SLACK, "{bearer} {length}: {took:?}");
     }
-    // In chunks of unknown number, likewise.
+    // The same for chunks without a declared total.
     let head =
         connect_head(&server, &key, 0).replace("content-length: 0", "transfer-encoding: chunked");
     let chunks = format!("1000\r\n{}\r\n", " ".repeat(4096)).repeat(3);
@@ -118,7 +118,7 @@ async fn a_download_that_is_not_taken_is_ended() {
     let target = url.split_once(&server.address).unwrap().1;
     let request = format!("GET {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
 
-    // Who takes it gets it.
+    // A peer that reads receives the file.
     let mut stream = TcpStream::connect(&server.address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
@@ -127,7 +127,7 @@ async fn a_download_that_is_not_taken_is_ended() {
     assert!(answer[..head].ends_with(b"\r\n\r\n"));
     assert!(answer[head..] == data, "another content");
 
-    // Who begins and then takes nothing is let go: what comes then is what was in the buffers.
+    // A peer that stops reading is disconnected: the rest that it can read was in the buffers.
     let mut stream = TcpStream::connect(&server.address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     stream.read_exact(&mut [0; 12]).await.unwrap();
@@ -145,7 +145,7 @@ async fn a_download_that_is_not_taken_is_ended() {
     assert!(rest.len() < data.len(), "{} bytes", rest.len());
 }
 
-/// Sends bytes that need not be a request; what the server says before it ends the connection.
+/// Sends bytes that need not be a request; returns the response until the connection ends.
 async fn raw(server: &TestServer, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(&server.address).await.unwrap();
     stream.write_all(bytes).await.unwrap();
@@ -165,7 +165,7 @@ async fn a_host_is_no_longer_than_a_name_may_be() {
              sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
             server.jwt("ann")
         );
-        // A close frame, so that the server ends a connection that it took.
+        // A close frame makes the server end an accepted connection.
         let close = [0x88, 0x80, 0, 0, 0, 0];
         let answer = raw(&server, &[request.as_bytes(), &close].concat()).await;
         assert_eq!(
@@ -201,7 +201,7 @@ async fn heads_that_are_not_complete_take_no_more_than_their_part() {
         .find_map(|line| line.strip_prefix("meshagent_held_bytes{kind=\"head\"} "))
         .unwrap_or_else(|| panic!("{metrics}"));
     let held: usize = held.parse().unwrap();
-    // A sixteenth of all that may be held; some of them have a place.
+    // All heads together may take a sixteenth of what the server may hold, so only some fit.
     assert!(held <= 1 << 20, "{held} bytes");
     assert!(
         (20..60).contains(&ended),
@@ -288,7 +288,7 @@ async fn a_host_that_is_none_or_two_is_refused() {
 async fn silent_peers_keep_nobody_from_an_answer() {
     let mut config = Config::default();
     config.limits.max_http_connections = 8;
-    // None of them is let go in time for its own sake.
+    // No connection reaches its own time limit during the test.
     config.handshake_timeout = 10 * PATIENCE;
     let server = TestServer::start_with(config).await;
     let health = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
@@ -353,7 +353,7 @@ async fn a_handshake_beside_many_idle_sockets_is_answered_by_the_standard() {
     let mut lines = head.lines().filter(|line| line.starts_with("connection:"));
     assert_eq!(lines.next(), Some("connection: upgrade"), "{head}");
     assert_eq!(lines.next(), None, "{head}");
-    // Other requests don't keep their place.
+    // Connections with other requests do not keep their place.
     let health = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
     let mut stream = TcpStream::connect(&server.address).await.unwrap();
     stream.write_all(health).await.unwrap();

@@ -1,4 +1,4 @@
-//! What the defaults admit, and what a bound refuses.
+//! The limits: what the defaults admit, and what a limit refuses.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ fn start(path: &str) -> SyncOpenStart {
     SyncOpenStart::new(DocPath::parse(path).unwrap())
 }
 
-/// An update of about this many bytes: one element with a long text.
+/// An update of approximately `bytes` bytes: one element with a long text.
 fn large_update(client_id: u64, bytes: usize) -> Vec<u8> {
     let mut document = MeshDocument::new(MeshSchema::builtin("document").unwrap(), client_id);
     let json = json!({ "document": { "content": [{ "body": { "text": "x".repeat(bytes) } }] } });
@@ -138,7 +138,7 @@ async fn a_full_room_says_so_at_the_handshake() {
     );
 }
 
-// On one thread all of them are there before the room looks at the first.
+// A current-thread runtime, so that all joins arrive before the room handles the first.
 #[tokio::test]
 async fn a_burst_of_joins_fills_a_room_no_further_than_its_bound() {
     let mut config = Config::default();
@@ -149,7 +149,7 @@ async fn a_burst_of_joins_fills_a_room_no_further_than_its_bound() {
          sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
         server.jwt("gast – 客")
     );
-    // All but the last byte of each first, so that the last ones come at once.
+    // First all but the last byte of each request, so that the last bytes arrive together.
     let mut asking = Vec::new();
     for _ in 0..40 {
         let mut stream = TcpStream::connect(&server.address).await.unwrap();
@@ -174,7 +174,7 @@ async fn a_burst_of_joins_fills_a_room_no_further_than_its_bound() {
         }
     }
     assert_eq!((members.len(), refused), (5, 35));
-    // Places come back when those who had them have left.
+    // Places are free again when their holders have left.
     drop(members);
     let target = format!("/rooms/room?token={}", server.jwt("spät"));
     let deadline = Instant::now() + PATIENCE;
@@ -200,7 +200,7 @@ async fn a_reader_that_stops_reading_delays_nobody_and_catches_up() {
     slow.send(2, "room.tool_call_request_chunk", &begin).await;
     slow.answer(2).await;
 
-    // 20 MB go by while it does not read: far more than sockets and the queue hold.
+    // 20 MB pass while it does not read: far more than sockets and the queue hold.
     let mut live = 0;
     for client_id in 1..=80 {
         sent.send(&large_update(client_id, 256 << 10))
@@ -214,7 +214,7 @@ async fn a_reader_that_stops_reading_delays_nobody_and_catches_up() {
     }
     assert_eq!(live, 80, "the other reader saw each change at once");
 
-    // Now it reads: whatever was queued, and one difference.
+    // Now it reads: the queued messages, and one merged change.
     slow.send(
         3,
         "room.invoke_tool",
@@ -249,7 +249,7 @@ async fn who_sends_too_fast_is_read_from_later_and_loses_nothing() {
     for id in 0..400 {
         fast.send(id, "room.invoke_tool", &exists).await;
     }
-    // Somebody else does not notice.
+    // Another participant is not delayed.
     let mut other = RawSocket::join(&server).await;
     let asked = Instant::now();
     other.send(1, "room.invoke_tool", &exists).await;
@@ -261,7 +261,7 @@ async fn who_sends_too_fast_is_read_from_later_and_loses_nothing() {
     }
     answered.sort_unstable();
     assert_eq!(answered, (0..400).collect::<Vec<_>>());
-    // Two seconds' worth at once, and two seconds for the other half.
+    // A burst of two seconds' worth, and two seconds for the other half.
     let took = started.elapsed();
     assert!(took >= Duration::from_millis(1900), "{took:?}");
     assert!(others_wait < took / 2, "{others_wait:?} of {took:?}");
@@ -278,7 +278,7 @@ async fn a_message_has_its_time_and_others_get_its_memory_back() {
     config.message_timeout = Duration::from_secs(5);
     config.limits.max_receive_bytes = 1 << 20;
     let server = TestServer::start_with(config).await;
-    // It sends 800 kB of 900, which is nearly all there is, and then nothing.
+    // It sends 800 kB of 900, which is nearly the whole bound, and then nothing.
     let mut slow = RawSocket::join(&server).await;
     let mut header = 900_u32.to_be_bytes().to_vec();
     header.extend(b"room.invoke_tool");
@@ -329,7 +329,7 @@ async fn heavy_work_in_one_room_keeps_no_other_waiting() {
     let server = Arc::new(TestServer::start().await);
     let writer = server.join("writer").await;
     let stream = writer.sync().open(&start("a.document")).await.unwrap();
-    // 4 MB of small operations take a while to take up, to encode and to send.
+    // 4 MB of small operations take a while to apply, encode and send.
     let mut document = MeshDocument::new(MeshSchema::builtin("document").unwrap(), 9);
     let elements: Vec<_> = (0..20_000)
         .map(|n| json!({ "body": { "text": format!("{n} {}", "x".repeat(150)) } }))

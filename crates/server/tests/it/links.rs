@@ -1,4 +1,4 @@
-//! Links from `download_url`: a plain GET, with names of all kinds, for a time.
+//! Links from `download_url`: a plain GET, with all kinds of names, for a limited time.
 
 use std::time::Duration;
 
@@ -108,7 +108,7 @@ async fn a_link_that_is_not_whole_is_answered_in_our_words() {
             "{broken}: {text}"
         );
     }
-    // A wrong method, and a name that is not UTF-8, are answered in JSON as well.
+    // A wrong method, and a name that is not UTF-8, are also answered in JSON.
     for request in [
         "POST /healthz",
         "GET /rooms/%FF",

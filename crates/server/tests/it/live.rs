@@ -1,4 +1,4 @@
-//! Live documents of our client: what a program sees of connections that come and go, of refusals and repairs.
+//! Live documents of our client: what a program sees of lost connections, refusals and repairs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,7 @@ pub(crate) async fn enter(server: &TestServer, name: &str) -> RoomClient {
     room.connect().await.unwrap()
 }
 
-/// One who may read documents, and whose edits are refused.
+/// A participant that may read documents, and whose edits are refused.
 async fn enter_as_reader(server: &TestServer) -> RoomClient {
     let mut token = ParticipantToken::new("guest");
     token.grants.push(Grant::Room("room".to_owned()));
@@ -47,7 +47,7 @@ async fn enter_as_reader(server: &TestServer) -> RoomClient {
     guest.connect().await.unwrap()
 }
 
-/// Waits for an edit of a reader to be refused.
+/// Waits until a reader's edit is refused.
 async fn refused(changes: &mut Changes) {
     event(changes, |event| {
         matches!(event, DocumentEvent::Refused { .. }).then_some(())
@@ -92,7 +92,7 @@ pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
     timeout(PATIENCE, waited).await.expect(what);
 }
 
-/// The next event of a kind; others are passed over.
+/// The next event that `wanted` accepts; others are skipped.
 pub(crate) async fn event<R>(
     changes: &mut Changes,
     mut wanted: impl FnMut(DocumentEvent) -> Option<R>,
@@ -174,7 +174,7 @@ async fn who_opens_a_path_again_gets_the_same_document() {
         1
     );
 
-    // The stream ends with the last of them.
+    // The stream ends with the last opening.
     sync.close("a.document").await.unwrap();
     append(&first, "two");
     first.saved().await.unwrap();
@@ -199,7 +199,7 @@ async fn who_opens_a_path_again_gets_the_same_document() {
         "{stored}"
     );
 
-    // Nobody has it open any more: there is nothing to close, and it can be opened anew.
+    // No opening is left: closing has no effect, and the document can be opened again.
     sync.close("a.document").await.unwrap();
     assert_eq!(
         texts(&sync.open("a.document").await.unwrap()),
@@ -288,10 +288,10 @@ async fn a_document_outlives_its_program() {
 
     let store = server.stop().await;
     append(&document, "not saved");
-    // The program ends here, without a word to anybody.
+    // The program ends here, without closing anything.
     drop((document, first));
     let second = loop {
-        // The first one's task lingers for what is not saved.
+        // The first program's task lingers because of the unsaved edit.
         let second = room().connect().await.unwrap();
         match second.sync().open("a.document").await {
             Ok(document) => break (second, document),
@@ -346,7 +346,7 @@ async fn a_refused_edit_is_taken_back_and_said() {
     assert_eq!(lost.len(), 1);
     assert_eq!(lost[0].changes[0]["inserted"]["body"]["text"], "mine");
     assert_eq!(texts(&document), ["one"]);
-    // It goes on as a reader.
+    // The document stays open for reading.
     append(&shared, "two");
     until("the reader sees it", || texts(&document) == ["one", "two"]).await;
     let refused = guest.sync().open("elsewhere.document").await.unwrap_err();
@@ -373,7 +373,7 @@ async fn one_edit_too_large_takes_no_other_edit_with_it() {
         .edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "één" } })))
         .unwrap()
         .unwrap();
-    // All of it is there before the first answer.
+    // All edits are made before the first answer.
     let (large, last) = document
         .edit(|d| {
             let large = "漢".repeat(40 << 10);
@@ -411,7 +411,7 @@ async fn one_edit_too_large_takes_no_other_edit_with_it() {
     let bob = enter(&server, "bob").await;
     let seen = bob.sync().describe("a.document").await.unwrap();
     assert_eq!(seen, document.to_json());
-    // Undo goes on, past the one that is gone.
+    // Undo skips the edit that was refused.
     for left in [vec!["eins", "drei 🌿"], vec!["eins"]] {
         assert!(document.edit(|d| d.undo()).unwrap());
         assert_eq!(texts(&document), left);
@@ -451,7 +451,7 @@ async fn handle_in_its_own_closure_panics_instead_of_waiting_and_may_be_dropped(
         let text = panicked.downcast_ref::<String>().unwrap();
         assert!(text.contains("closure"), "{what}: {text}");
     }
-    // A closure owns what it was given, and drops it inside.
+    // A closure that owns a handle drops it inside.
     let handle = document.clone();
     document.read(move |_| drop(handle));
     let handle = document.clone();
@@ -466,7 +466,7 @@ async fn handle_in_its_own_closure_panics_instead_of_waiting_and_may_be_dropped(
     assert!(panicked.is_err());
     timeout(PATIENCE, document.saved()).await.unwrap().unwrap();
     assert_eq!(texts(&document), ["vorher", "bleibt"]);
-    // The last one that is left is the last one.
+    // The remaining handle is the last one, so closing it ends the session.
     let path = document.path().to_owned();
     timeout(PATIENCE, document.close()).await.unwrap().unwrap();
     assert!(matches!(
@@ -487,7 +487,7 @@ async fn a_refusal_is_told_to_who_asks_after_it_came() {
     refused(&mut changes).await;
     assert!(!document.is_saved());
     assert_denied(&document.saved().await);
-    // Once: what is there now is the server's.
+    // The refusal is reported once: the present content is the server's.
     assert!(document.is_saved());
     assert_eq!(document.saved().await, Ok(()));
 
@@ -521,7 +521,7 @@ async fn each_handle_is_told_of_a_refusal_once() {
     assert_eq!(later.saved().await, Ok(()));
     drop((second, clone, later));
 
-    // By path, it is told for the opening that ends.
+    // A close by path reports the refusal for the opening that it ends.
     append(&first, "mine");
     refused(&mut changes).await;
     assert_denied(&sync.close("a.document").await);
@@ -551,7 +551,7 @@ async fn a_close_by_path_ends_the_opening_that_it_waits_for() {
     closed.unwrap();
     append(&first, "two");
     first.saved().await.unwrap();
-    // Nobody has closed the first one: it is open still.
+    // The first opening is still open.
     sync.sync("a.document", &first.read(MeshDocument::encode_state))
         .unwrap();
     drop(server);
@@ -603,7 +603,7 @@ async fn what_builds_on_a_refused_edit_is_refused_with_it() {
             "{saved:?}"
         );
     };
-    // Whoever asks about the first edit is told of that one, and of the other when they ask about it.
+    // The call reports the refusal of the first edit; the next call reports that of the other.
     let (saved, ()) = tokio::join!(document.saved(), edit_meanwhile);
     assert_refused(saved);
     assert_eq!(
@@ -626,7 +626,7 @@ async fn a_repair_is_said_to_whom_it_concerns() {
     let room = enter(&server, "ann").await;
     let document = room.sync().open("a.document").await.unwrap();
     let mut changes = document.changes();
-    // Somebody who takes the document for another kind made this.
+    // Another program took the document for a different kind and made this update.
     let body = ElementType::new("body").property(ValueProperty::new("text", SimpleValue::Number));
     let root = ElementType::new("document").property(ChildProperty::new("content", ["body"]));
     let other = MeshSchema::new("document", vec![root, body]).unwrap();
@@ -659,7 +659,7 @@ async fn what_the_server_lacks_is_sent_after_a_gap() {
     };
     let document = room.sync().open_with("a.document", &options).await.unwrap();
     let mut changes = document.changes();
-    // Two updates of another replica, of which the server is sent the second only.
+    // Two updates of another replica, of which the server receives only the second.
     let mut other = MeshDocument::new(document.read(|d| d.schema().clone()), 77);
     let mut number = 0;
     let mut next = |other: &mut MeshDocument| {

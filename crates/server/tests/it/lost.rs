@@ -1,4 +1,4 @@
-//! What our client says when the server does not have what was edited.
+//! Reports of our client when the server lacks its edits.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::live::{append, enter, event, texts, until};
 
 const ANYWHERE: &str = "127.0.0.1:0";
 
-/// An update with `length` operations of a client, from `clock` on, of which nothing is left.
+/// An update with `length` collected operations of a client, from `clock` on.
 fn collected(client: u64, clock: u64, length: u64) -> Vec<u8> {
     let mut bytes = vec![1, 1];
     for (at, mut value) in [client, clock, length].into_iter().enumerate() {
@@ -57,7 +57,7 @@ async fn edit_whose_place_was_taken_meanwhile_is_not_silently_lost() {
     append(&document, "offline – 離線 🌿");
     let length = clock() - before;
 
-    // Where she does not find it.
+    // At another address, which her client does not use.
     let elsewhere = TestServer::start_again(store, ANYWHERE, key.clone()).await;
     let mallory = elsewhere.join("mallory").await;
     let start = SyncOpenStart::new(DocPath::parse("a.document").unwrap());
@@ -99,7 +99,7 @@ async fn document_that_a_restore_lost_is_kept_until_it_is_there_again() {
     server.stop().await;
     append(&document, "noch nicht 🌿");
 
-    // A copy from before the document was made.
+    // A copy of the store from before the document was created.
     let server = TestServer::start_again(Arc::new(MemoryStore::new()), &address, key).await;
     let end = event(&mut changes, |event| match event {
         DocumentEvent::Ended(end) => Some(end),
@@ -126,7 +126,7 @@ async fn document_that_a_restore_lost_is_kept_until_it_is_there_again() {
         .await
         .unwrap()
         .unwrap();
-    // It is another document: nothing is poured into it, and nothing is lost.
+    // It is another document: nothing is merged into it, and nothing is lost.
     let replaced = again.replaced().expect("what was here is handed over");
     let old = replaced.content["document"]["content"].as_array().unwrap();
     let old: Vec<&Value> = old.iter().map(|one| &one["body"]["text"]).collect();

@@ -1,4 +1,4 @@
-//! The server from outside: real sockets, spoken to by our client and by bare bytes.
+//! The server from outside: real sockets, used by our client and with raw bytes.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 #![expect(

@@ -1,5 +1,5 @@
-//! What the published documentation says of the toolkit's five methods (`create`, `describe`, `open`, `close`, `sync`),
-//! sentence by sentence, each shown with our client.
+//! Each sentence that the published documentation says about the toolkit's five methods (`create`,
+//! `describe`, `open`, `close`, `sync`), shown with our client.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::harness::{PATIENCE, TestServer};
 
-/// A sentence or parameter of the documentation, or what our client adds to it.
+/// A sentence or parameter of the documentation, or an addition of our client.
 struct Row {
     method: &'static str,
     says: &'static str,
@@ -26,7 +26,7 @@ struct Row {
 
 type Showing = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A server of the row's own, and two participants of its room.
+/// A server for one row, and two participants of its room.
 struct Scene {
     server: TestServer,
     ann: RoomClient,
@@ -89,13 +89,13 @@ const ROWS: &[Row] = &[
                     .await
                     .unwrap();
                 assert_eq!(describe(&scene.bob, "a.document").await, content);
-                // A path that says nothing of the schema: it is read off the payload.
+                // The path implies no schema, so it is inferred from the payload.
                 let content = json!({ "note": { "key": "value" } });
                 sync.create("my/path", Some(content.clone()), None)
                     .await
                     .unwrap();
                 assert_eq!(describe(&scene.bob, "my/path").await, content);
-                // With neither, there is no schema to be found.
+                // With neither, no schema can be found.
                 assert_eq!(code(sync.create("my/other", None, None).await), 1003);
             })
         },
@@ -223,7 +223,7 @@ const ROWS: &[Row] = &[
                 let created = sync.open("a.document").await.unwrap();
                 append(&created, "one");
                 created.close().await.unwrap();
-                // One that exists is opened as it is, either way.
+                // An existing document is opened unchanged, with either option.
                 for options in [existing(), OpenOptions::default()] {
                     let opened = open(&scene.bob, "a.document", options).await.unwrap();
                     assert_eq!(opened.to_json(), page(&["one"]));
@@ -353,7 +353,7 @@ const ROWS: &[Row] = &[
                     "a close waits for what is not saved"
                 );
                 until_streams(&scene.server, 1).await;
-                // The other one's session is another one.
+                // The other participant's session is independent.
                 append(&there, "two");
                 there.saved().await.unwrap();
             })
@@ -396,7 +396,7 @@ const ROWS: &[Row] = &[
                 assert_eq!(there.to_json(), page(&["for all"]));
                 assert_eq!(describe(&scene.bob, "a.document").await, page(&["for all"]));
                 assert_eq!(here.to_json(), page(&[]));
-                // Opened anew it is the server's.
+                // Opened again, it shows the server's content.
                 let anew = scene.ann.sync().open("a.document").await.unwrap();
                 assert_eq!(anew.to_json(), page(&["for all"]));
             })
@@ -476,7 +476,7 @@ const ROWS: &[Row] = &[
                 let error = error.unwrap_err();
                 assert!(matches!(error, SyncError::Invalid(_)), "{error:?}");
                 document.saved().await.unwrap();
-                // What it has already changes nothing.
+                // Known operations change nothing.
                 let state = document.read(MeshDocument::encode_state);
                 scene.ann.sync().sync("a.document", &state).unwrap();
                 document.saved().await.unwrap();
@@ -493,7 +493,7 @@ const ROWS: &[Row] = &[
                 let texts: Vec<String> = (0..300).map(|number| number.to_string()).collect();
                 let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
                 for text in &texts {
-                    // No edit waits for anything.
+                    // No edit waits for the server.
                     append(&here, text);
                 }
                 here.saved().await.unwrap();
@@ -583,7 +583,7 @@ async fn every_sentence_about_the_five_methods_holds() {
             Ok(Err(_)) => "BROKEN, see the panic above",
             Err(_) => "BROKEN, it takes too long",
         };
-        // Seen with `--nocapture`, or when a row fails.
+        // Shown with `--nocapture`, or when a row fails.
         #[expect(clippy::print_stdout, reason = "the table is what this test prints")]
         {
             println!("{method:8} | {says} | {outcome}");
@@ -610,7 +610,7 @@ async fn enter(server: &TestServer, name: &str) -> RoomClient {
     room.connect().await.unwrap()
 }
 
-/// Somebody who may enter the room, and do nothing with documents.
+/// A participant of the room without rights to documents.
 async fn without_grant(server: &TestServer) -> RoomClient {
     let mut token = ParticipantToken::new("guest");
     token.grants.push(Grant::Room("room".to_owned()));
@@ -623,7 +623,7 @@ async fn without_grant(server: &TestServer) -> RoomClient {
     room.connect().await.unwrap()
 }
 
-/// The same document, opened by both.
+/// One document, opened by both participants.
 async fn both(scene: &Scene, path: &str) -> (LiveDocument, LiveDocument) {
     let here = scene.ann.sync().open(path).await.unwrap();
     (here, scene.bob.sync().open(path).await.unwrap())
@@ -648,7 +648,7 @@ fn existing() -> OpenOptions {
     }
 }
 
-/// A schema that no extension stands for.
+/// A schema that no file extension implies.
 fn list() -> MeshSchema {
     let item = ElementType::new("item").property(ValueProperty::new("done", SimpleValue::Boolean));
     let root = ElementType::new("list").property(ChildProperty::new("items", ["item"]));
@@ -672,13 +672,13 @@ fn append(document: &LiveDocument, text: &str) {
         .unwrap();
 }
 
-/// A document that is closed is not edited any more, and says so.
+/// A closed document refuses edits.
 fn append_after_close(document: &LiveDocument, text: &str) {
     let edited = document.edit(|d| d.append_child(Target::Root, body(text)));
     assert_eq!(edited.unwrap_err(), DocumentEnd::Closed);
 }
 
-/// An update of another replica.
+/// An update from another replica.
 fn made_elsewhere(document: &LiveDocument, text: &str) -> Vec<u8> {
     let (schema, state) = document.read(|d| (d.schema().clone(), d.encode_state()));
     let mut replica = MeshDocument::new(schema, 77);
@@ -687,7 +687,7 @@ fn made_elsewhere(document: &LiveDocument, text: &str) -> Vec<u8> {
     appended.unwrap().expect("it changes the document")
 }
 
-/// The code that a call is refused with.
+/// The code with which a call is refused.
 fn code<T: std::fmt::Debug>(refused: Result<T, CallError>) -> i64 {
     match refused.unwrap_err() {
         CallError::Refused {
@@ -697,7 +697,7 @@ fn code<T: std::fmt::Debug>(refused: Result<T, CallError>) -> i64 {
     }
 }
 
-/// The code that an `open` is refused with.
+/// The code with which an `open` is refused.
 fn end_code(refused: Result<LiveDocument, OpenError>) -> Option<i64> {
     match refused.unwrap_err() {
         OpenError::Ended(DocumentEnd::Refused(refusal)) => refusal.code,
@@ -718,7 +718,7 @@ async fn shows(document: &LiveDocument, texts: &[&str]) {
     assert!(shown.is_ok(), "{} is not {expected}", document.to_json());
 }
 
-/// How many documents are open, each counted once for each participant that has it open.
+/// The number of open streams: each document counts once for each participant that has it open.
 async fn streams(server: &TestServer) -> u64 {
     let (_, _, metrics) = server.http("GET /metrics", &[], "").await;
     let mut lines = metrics.lines();

@@ -1,5 +1,6 @@
-//! A document that is moved, alone or with its folder, while somebody edits it and somebody else opens it at its new
-//! place at once: every acknowledged edit is there, for whoever opened it, and after a restart.
+//! A document that is moved, alone or with its folder, while one participant edits it and another
+//! opens it immediately at its new path: every acknowledged edit is there, for each reader and
+//! after a restart.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -17,15 +18,15 @@ use tokio::time::{sleep, timeout};
 use crate::harness::{PATIENCE, TestServer};
 
 const ROUNDS: u64 = 20;
-/// Edits of each document, and how many are under way at once.
+/// Edits of each document; below, how many are in flight together.
 const EDITS: u64 = 60;
 const WINDOW: usize = 8;
 
-/// A document, its folder, and where it goes.
+/// A document, its folder, and its destination.
 struct Round {
     source: String,
     destination: String,
-    /// The document itself, or its folder.
+    /// The move of the document itself, or of its folder.
     moved: (String, String),
 }
 
@@ -48,7 +49,7 @@ impl Round {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn acknowledged_edits_of_a_document_that_is_moved_are_at_its_new_place() {
-    // Documents are folded and let go as soon as that can be.
+    // Documents are compacted and unloaded as early as possible.
     let mut config = Config::default();
     config.snapshot_every = 7;
     config.unload_after = Duration::ZERO;
@@ -56,7 +57,7 @@ async fn acknowledged_edits_of_a_document_that_is_moved_are_at_its_new_place() {
     let mut moved = Vec::new();
     for number in 0..ROUNDS {
         let round = Round::new(number);
-        // Each is moved at another moment of its edits.
+        // Each document is moved at a different point of its edits.
         let run = play(&server, &round, number * 37 % EDITS);
         let acknowledged = timeout(PATIENCE, Box::pin(run)).await.unwrap();
         moved.push((round.destination, acknowledged));
@@ -83,8 +84,8 @@ async fn acknowledged_edits_of_a_document_that_is_moved_are_at_its_new_place() {
     server.stop().await;
 }
 
-/// Three participants: one writes, one moves when so many edits are acknowledged, one opens. Returns what was
-/// acknowledged, all of which the last one saw.
+/// Runs three participants: one edits, one moves after `moved_after` acknowledgements, one opens.
+/// Returns the acknowledged edits, all of which the last one saw.
 async fn play(server: &TestServer, round: &Round, moved_after: u64) -> BTreeSet<String> {
     let (writer, mover, opener) = tokio::join!(
         server.join("writer"),
@@ -108,7 +109,7 @@ async fn play(server: &TestServer, round: &Round, moved_after: u64) -> BTreeSet<
     renamed.unwrap();
     let acknowledged = writing.await.unwrap();
 
-    // What the state did not have comes as a change.
+    // Edits that are missing in the state arrive as changes.
     let mut replica = replica(2);
     replica.apply_update(opened.state()).unwrap();
     loop {
@@ -133,7 +134,8 @@ async fn play(server: &TestServer, round: &Round, moved_after: u64) -> BTreeSet<
     acknowledged
 }
 
-/// Sends edits, several at once, until all are sent or the stream ends. Returns those that were acknowledged.
+/// Sends edits, several in flight together, until all are sent or the stream ends. Returns the
+/// acknowledged ones.
 async fn write(stream: SyncStream, told: Arc<AtomicU64>) -> BTreeSet<String> {
     let mut replica = replica(3);
     replica.apply_update(stream.state()).unwrap();
@@ -151,7 +153,7 @@ async fn write(stream: SyncStream, told: Arc<AtomicU64>) -> BTreeSet<String> {
             let update = update.unwrap().unwrap();
             match sender.begin(SyncChunk::of_update(&update)).await {
                 Ok(answer) => under_way.push_back((id, answer)),
-                // The document has gone from here.
+                // The document has left this path.
                 Err(_) => edits = 0..0,
             }
             continue;
@@ -164,13 +166,13 @@ async fn write(stream: SyncStream, told: Arc<AtomicU64>) -> BTreeSet<String> {
         }
         told.fetch_add(1, Ordering::Relaxed);
     }
-    // Whoever waits for more than came does not wait for ever.
+    // A task that waits for more acknowledgements must not wait forever.
     told.store(EDITS, Ordering::Relaxed);
     drop(stream);
     acknowledged
 }
 
-/// Opens a document as soon as there is one.
+/// Opens a document as soon as it exists.
 async fn open_at_once(client: &Connection, path: &str) -> SyncStream {
     loop {
         match client.sync().open(&at(path)).await {

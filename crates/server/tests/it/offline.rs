@@ -1,4 +1,5 @@
-//! What a client keeps in a directory: over a full disk, damage, another address, and without anybody opening it again.
+//! Documents that a client keeps in a directory: over a full disk, damage, another address, and
+//! without being opened again.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,7 +30,7 @@ fn room(address: &str, token: &str, directory: &Path) -> RoomBuilder {
         .offline(directory)
 }
 
-/// The files in a directory whose names have this in them.
+/// The files in a directory whose names contain `part`.
 fn files(directory: &Path, part: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).unwrap();
     let paths = entries.map(|entry| entry.unwrap().path());
@@ -51,7 +52,8 @@ async fn in_time<T>(future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.unwrap()
 }
 
-/// A document that waits for its server to be opened, and where its journal will be written first.
+/// A document whose open waits for the server, and the path where its journal will first be
+/// written.
 async fn opening(
     room: &RoomClient,
     directory: &Path,
@@ -66,7 +68,7 @@ async fn opening(
     (new, document)
 }
 
-/// A server's address, key and store while it is away.
+/// The address, key, token and store of a stopped server.
 async fn away() -> (String, meshagent_protocol::ApiKey, String, Arc<MemoryStore>) {
     let server = TestServer::start().await;
     let (address, key, token) = (
@@ -77,7 +79,8 @@ async fn away() -> (String, meshagent_protocol::ApiKey, String, Arc<MemoryStore>
     (address, key, token, server.stop().await)
 }
 
-/// Polls a future once. An open has counted its handle then, and the thread that reads the journal has not answered.
+/// Polls a future once. Then an open has counted its handle, and the thread that reads the journal
+/// has not answered.
 async fn begun<F: Future>(mut future: std::pin::Pin<&mut F>) {
     std::future::poll_fn(|context| {
         assert!(future.as_mut().poll(context).is_pending());
@@ -95,7 +98,7 @@ async fn failing_journal_is_told_and_recovers() {
         .await
         .unwrap();
     let (new, document) = opening(&ann, folder.path()).await;
-    // Where a file is to be made, there is none to be made.
+    // A directory in its place makes the creation of the file fail.
     fs::create_dir(&new).unwrap();
     let server = TestServer::start_again(Arc::clone(&store), &address, key.clone()).await;
     let document = in_time(document).await.unwrap();
@@ -103,7 +106,7 @@ async fn failing_journal_is_told_and_recovers() {
     let is_failing = || matches!(ann.journal_status(), JournalStatus::Failing { .. });
     until("the status says so", is_failing).await;
 
-    // What the server has is saved, wherever else it is not.
+    // Edits that the server has are saved, although the journal fails.
     append(&document, "eins");
     in_time(document.saved()).await.unwrap();
 
@@ -162,19 +165,19 @@ async fn disk_that_hangs_stops_neither_edits_nor_reads() {
         .await
         .unwrap();
     let (new, document) = opening(&ann, folder.path()).await;
-    // Who opens it waits until somebody reads from it.
+    // Opening a pipe for writing blocks until a reader opens it.
     let made = std::process::Command::new("mkfifo").arg(&new).status();
     assert!(made.unwrap().success());
     let server = TestServer::start_again(store, &address, key).await;
     let document = in_time(document).await.unwrap();
-    // This runtime has one thread.
+    // The runtime has one thread, so a blocked write would stop the test.
     for number in 0..100 {
         append(&document, &format!("{number} 🌿"));
         assert_eq!(texts(&document).len(), number + 1);
     }
     in_time(document.saved()).await.unwrap();
     assert_eq!(stored(&server, PATH).await, document.to_json());
-    // A pipe is no place for a journal, and is removed.
+    // A pipe can't hold a journal, and is removed.
     let pipe = tokio::task::spawn_blocking(move || fs::read(new));
     in_time(pipe).await.unwrap().unwrap();
     let is_kept = || document.journal_status() == JournalStatus::Kept;
@@ -226,7 +229,7 @@ async fn unsent_edits_are_listed_and_sent_when_the_room_is_entered() {
     assert_eq!(given_up, [(paths[0], 1, true), (paths[1], 2, true)]);
     drop(documents);
 
-    // By another address, and another participant of the same project.
+    // At another address, by another participant of the same project.
     let port = address.rsplit_once(':').unwrap().1;
     let address_now = format!("localhost:{port}");
     let mut bobs = ParticipantToken::new("bob");
@@ -311,7 +314,7 @@ async fn what_is_refused_when_nobody_has_it_open_stays_in_the_journal() {
         .connect()
         .await
         .unwrap();
-    // The room is left when what was tried is over.
+    // The room is left when the attempt to send is over.
     in_time(again.connection()).await.unwrap();
     in_time(again.close()).await;
     let again = room(&address, &reader.sign(&key), folder.path())
@@ -320,10 +323,10 @@ async fn what_is_refused_when_nobody_has_it_open_stays_in_the_journal() {
         .unwrap();
     let unsent = again.unsent().await.unwrap();
     assert_eq!((&unsent[0].path[..], unsent[0].edits), (PATH, 1));
-    // Who opens it is told.
+    // The program that opens it learns of the refusal.
     let document = in_time(async {
         loop {
-            // Its sending may be refused at this moment.
+            // At this moment the refusal of its edits may end the open.
             match again.sync().open(PATH).await {
                 Ok(document) => return document,
                 Err(OpenError::Ended(_)) => tokio::task::yield_now().await,
@@ -501,7 +504,7 @@ async fn many_edits_offline_take_about_as_much_as_what_is_left() {
     assert_eq!(stored(&server, PATH).await, document.to_json());
 }
 
-/// Leaving takes no longer than it has to when there is no connection, with a journal or without one.
+/// Leaving without a connection is quick, with a journal or without one.
 #[tokio::test]
 async fn room_is_left_at_once_without_a_connection() {
     let (address, key, token, store) = away().await;
@@ -529,7 +532,7 @@ async fn room_is_left_at_once_without_a_connection() {
         .await;
         let begun = Instant::now();
         let given_up = in_time(one.close()).await;
-        // Ten seconds is how long a connection would be waited for.
+        // A connection would be awaited for ten seconds.
         let took = begun.elapsed();
         assert!(took < Duration::from_secs(5), "{took:?}");
         let given_up: Vec<_> = given_up
@@ -540,8 +543,8 @@ async fn room_is_left_at_once_without_a_connection() {
     }
 }
 
-/// What another program wrote under the client's id, while it was away, is deleted: then the client's own edits are
-/// nowhere on the server, though it has operations under their names.
+/// Another program wrote under the client's id while the client was away, and that was deleted. So
+/// the client's own edits are missing on the server, although it has operations with their ids.
 #[tokio::test]
 async fn edits_whose_operations_another_program_has_deleted_are_handed_over() {
     let server = TestServer::start().await;
@@ -562,7 +565,8 @@ async fn edits_whose_operations_another_program_has_deleted_are_handed_over() {
     append(&document, "漢字");
     let until_clock = document.read(|d| d.clocks().find(|(id, _)| *id == client).unwrap().1);
 
-    // One collected run, in the place of all that was edited meanwhile; at another address, where ann does not look.
+    // One collected run in the place of all edits made meanwhile, at another address that ann's
+    // client does not use.
     let elsewhere = TestServer::start_again(Arc::clone(&store), "127.0.0.1:0", key.clone()).await;
     let room_of_bob = elsewhere.join("bob").await;
     let start = SyncOpenStart::new(DocPath::parse(PATH).unwrap());

@@ -1,4 +1,5 @@
-//! Peers that keep memory which others wait for: they take and send in good time, or are dropped.
+//! Peers that hold memory for which others wait: they read and send in good time, or are
+//! disconnected.
 
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use crate::harness::{RawFrame, RawSocket, TestServer, call};
 
 const MIB: usize = 1 << 20;
 const PACKET_BYTES: usize = 64 << 10;
-/// Well above what the peers that are in the way get, and well below what ends a connection in any case.
+/// Well above the time that slow peers get, and well below the time after which any connection
+/// ends.
 const SOON: Duration = Duration::from_secs(20);
 
 async fn join(server: &TestServer, name: &str) -> RawSocket {
@@ -23,7 +25,7 @@ async fn join(server: &TestServer, name: &str) -> RawSocket {
     socket
 }
 
-/// Sends a message in as many packets as it takes.
+/// Sends a message in as many packets as needed.
 async fn send_large(socket: &mut RawSocket, id: u64, kind: &str, header: &Value) {
     let header = header.to_string();
     let all = [&(header.len() as u64).to_be_bytes()[..], header.as_bytes()].concat();
@@ -47,7 +49,7 @@ fn start(tool_call_id: &str, path: &str) -> Value {
     json!({ "tool_call_id": tool_call_id, "chunk": { "type": "binary", "headers": headers } })
 }
 
-/// A document whose state has about so many bytes.
+/// Creates a document whose state has approximately `bytes` bytes.
 async fn document(server: &TestServer, path: &str, bytes: usize) {
     let text = "ä".repeat(bytes / 2);
     let json = json!({ "document": { "content": [{ "body": { "text": text } }] } });
@@ -59,7 +61,7 @@ fn broadcast(bytes: usize) -> Value {
     json!({ "type": "t", "message_json": Value::from("ä".repeat(bytes / 2)).to_string() })
 }
 
-/// Asks for a document so often that neither the system nor the server's queue has room for all of it.
+/// Requests a document so often that neither the kernel nor the server's queue can hold all of it.
 async fn ask_and_do_not_read(socket: &mut RawSocket, path: &str, times: u64) {
     for number in 0..times {
         let call = format!("c{number}");
@@ -92,7 +94,7 @@ async fn whoever_does_not_read_keeps_no_memory_from_others() {
         deaf.push(socket);
     }
     tokio::time::sleep(Duration::from_millis(500)).await;
-    // The last of these has the right to go beyond the bound, and is complete.
+    // The last of these may exceed the bound, and is complete.
     let large = broadcast(3 * MIB);
     for socket in &mut deaf {
         send_large(
@@ -125,7 +127,7 @@ async fn whoever_does_not_read_keeps_no_memory_from_others() {
 async fn a_trickle_of_reading_keeps_no_document_from_others() {
     let mut config = Config::default();
     config.pace_window = Duration::from_millis(200);
-    // Two states, in base64, and not three.
+    // Two states in base64 fit, three do not.
     config.limits.max_shared_bytes = 9 * MIB;
     let server = TestServer::start_with(config).await;
     for path in ["a.document", "b.document", "c.document"] {
@@ -134,11 +136,11 @@ async fn a_trickle_of_reading_keeps_no_document_from_others() {
     let mut trickles = Vec::new();
     for (name, path) in [("first", "a.document"), ("second", "b.document")] {
         let mut socket = join(&server, name).await;
-        // The second time it is one answer more than the system takes.
+        // One answer more than the kernel buffers.
         ask_and_do_not_read(&mut socket, path, 4).await;
         trickles.push(tokio::spawn(async move {
             loop {
-                // More than nothing in each window.
+                // Reads something in each window.
                 if socket.next().await == RawFrame::End {
                     return;
                 }

@@ -1,4 +1,4 @@
-//! The tool `patch` over a socket, by two who patch the same document.
+//! The tool `patch` over a socket, with two participants that patch one document.
 
 use meshagent_client::CallError;
 use meshagent_protocol::{DocPath, ErrorCode, SyncDescribe, SyncPatch};

@@ -1,4 +1,5 @@
-//! Tokens that a program's own function gives: before they run out, after that, and when there is none.
+//! Tokens from a program's own function: before they expire, after that, and when the function
+//! fails.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,7 +15,7 @@ use crate::live::{append, texts, until};
 
 const PATH: &str = "ä.document";
 
-/// A token that expires after some seconds.
+/// A token that expires in `seconds` seconds.
 fn short(mut token: ParticipantToken, key: &ApiKey, seconds: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     token.exp = Some(now.as_secs() + seconds);
@@ -38,7 +39,7 @@ async fn token_that_runs_out_is_fetched_again() {
     let room = room.connect().await.unwrap();
     let document = room.sync().open(PATH).await.unwrap();
     assert_eq!(calls.load(Ordering::Relaxed), 1);
-    // The server ends the connection, and while there is none the token runs out.
+    // The server ends the connection, and the token expires while the client is disconnected.
     let mut status = room.status_changes();
     let lost = timeout(PATIENCE, status.changed()).await.unwrap();
     assert_eq!(lost, Some(RoomStatus::Reconnecting));

@@ -1,4 +1,5 @@
-//! A document that is deleted and made again is another document: nothing of the old one gets into it.
+//! A document that is deleted and created again is another document: nothing of the old one enters
+//! it.
 
 use meshagent_client::{DocumentEvent, RoomClient, SaveError};
 use meshagent_document::MeshDocument;
@@ -13,7 +14,7 @@ use crate::live::{append, enter, event, texts};
 
 const PATH: &str = "ä 🌿.document";
 
-/// Deletes the document, and makes another one.
+/// Deletes the document, and creates another one.
 async fn make_again(server: &TestServer) {
     let bob = enter(server, "bob").await;
     bob.storage().delete(PATH, false).await.unwrap();
@@ -87,7 +88,7 @@ async fn journal_knows_which_document_it_holds() {
     make_again(&server).await;
     cable.mend();
 
-    // Nobody opens it, so there is nobody to be told.
+    // Without an open document there is no handle to which the replacement could be reported.
     let ann = room().connect().await.unwrap();
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     let unsent = ann.unsent().await.unwrap();
@@ -141,7 +142,7 @@ async fn server_tells_the_identity_to_who_asks_and_takes_the_one_that_is_expecte
     drop(stream);
     make_again(&server).await;
 
-    // A vector that has all, and more.
+    // A state vector that has everything, and more.
     let stream = bob.sync().open(&start).await.unwrap();
     let schema = meshagent_document::MeshSchema::builtin("document").unwrap();
     let mut replica = MeshDocument::new(schema, 7);

@@ -1,4 +1,4 @@
-//! Connections that die without a word, as behind a NAT, and clients that only read.
+//! Connections that die silently, as behind a NAT, and clients that only read.
 
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ async fn an_idle_connection_is_kept_by_the_answers_to_pings() {
         .ping_interval(interval);
     let reader = reader.connect().await.unwrap();
     let mut status = reader.status_changes();
-    // More than would pass without an answer.
+    // Longer than a connection without pongs would last.
     let changed = timeout(5 * interval, status.changed()).await;
     assert!(changed.is_err(), "{changed:?}");
 }

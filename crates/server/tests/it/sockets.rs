@@ -1,5 +1,5 @@
-//! Peers that misbehave as sockets do: slow, silent, gone without a word. Each is let go after the time that is
-//! stated for it, and nothing of it stays.
+//! Peers whose sockets misbehave: slow, silent, or gone without a close. Each is disconnected after
+//! its stated time, and leaves nothing behind.
 
 use std::time::{Duration, Instant};
 
@@ -14,12 +14,12 @@ use tokio::task::JoinSet;
 
 use crate::harness::{PATIENCE, RawFrame, RawSocket, TestServer, call};
 
-/// Short, so that two and a half of them are soon over.
+/// Short, so that two and a half intervals pass quickly.
 const PING: Duration = Duration::from_millis(800);
 const SILENCE: Duration = Duration::from_secs(2);
 const HANDSHAKE: Duration = Duration::from_secs(1);
 const MESSAGE: Duration = Duration::from_secs(1);
-/// What a busy machine may add to a time.
+/// Time that a busy machine may add.
 const SLACK: Duration = Duration::from_secs(15);
 
 /// An empty pong, masked with zeros.
@@ -33,7 +33,7 @@ fn config() -> Config {
     config
 }
 
-/// Waits until no connection and no participant is left; how long that took.
+/// Waits until no connection and no participant is left; returns how long that took.
 async fn emptied(server: &TestServer) -> Duration {
     let started = Instant::now();
     loop {
@@ -47,7 +47,7 @@ async fn emptied(server: &TestServer) -> Duration {
     }
 }
 
-/// Reads until the connection ends; how long that took.
+/// Reads until the connection ends; returns how long that took.
 async fn ended(stream: &mut TcpStream) -> Duration {
     let started = Instant::now();
     let mut sink = [0; 4096];
@@ -67,7 +67,8 @@ async fn a_handshake_of_one_byte_per_second_has_its_time() {
     ] {
         let stream = TcpStream::connect(&server.address).await.unwrap();
         let (mut reading, mut writing) = stream.into_split();
-        // Without anything to read a server may wait as long; the head's time runs from its first byte on.
+        // Bytes keep arriving, but too slowly. The time limit of the head begins with its first
+        // byte.
         let drip = tokio::spawn(async move {
             let bytes = request.bytes().chain(std::iter::repeat(b'x'));
             for byte in bytes {
@@ -80,7 +81,7 @@ async fn a_handshake_of_one_byte_per_second_has_its_time() {
         let started = Instant::now();
         let mut answer = Vec::new();
         let read = tokio::time::timeout(PATIENCE, reading.read_to_end(&mut answer)).await;
-        // The connection may be reset while we still send.
+        // The connection may be reset while the test still sends.
         let _ = read.expect("the server lets go");
         assert!(
             started.elapsed() < HANDSHAKE + SLACK,
@@ -127,7 +128,7 @@ async fn a_peer_that_stops_answering_pings_is_let_go() {
     let (took, ()) = tokio::join!(silence, answer_pings);
     assert!((SILENCE..SILENCE + SLACK).contains(&took), "{took:?}");
     assert!(pings >= 3, "{pings}");
-    // Who answers stays.
+    // A peer that answers pings stays connected.
     let works = call("storage", "exists", &json!({ "path": "x" }));
     alive.send(1, "room.invoke_tool", &works).await;
     assert_eq!(alive.answer(1).await["type"], "json");
@@ -138,7 +139,8 @@ async fn a_peer_that_stops_answering_pings_is_let_go() {
 #[tokio::test]
 async fn a_half_open_connection_is_let_go() {
     let server = TestServer::start_with(config()).await;
-    // As if its machine had lost power: it takes nothing, sends nothing and says nothing. It had a document open.
+    // Like a machine that lost power: it reads nothing, sends nothing and closes nothing. It had a
+    // document open.
     let mut gone = RawSocket::join(&server).await;
     let open = json!({ "toolkit": "sync", "tool": "open", "tool_call_id": "s", "arguments": { "type": "control", "method": "open" } });
     gone.send(1, "room.invoke_tool", &open).await;
@@ -161,7 +163,7 @@ async fn who_reads_no_answers_is_let_go() {
         .await
         .unwrap();
     client.close().await;
-    // It asks for more than the system buffers and goes on to send, but reads nothing.
+    // It requests more than the kernel buffers and continues to send, but reads nothing.
     let mut deaf = RawSocket::join(&server).await;
     let describe = call("sync", "describe", &json!({ "path": "a.document" }));
     deaf.send(1, "room.invoke_tool", &describe).await;
@@ -183,29 +185,30 @@ async fn who_stops_within_a_packet_or_a_message_is_let_go() {
     let server = TestServer::start_with(config()).await;
     let header = [&9_u32.to_be_bytes()[..], b"room.invoke_tool"].concat();
 
-    // Half a frame, and then nothing.
+    // Half a frame, then silence.
     let mut within_frame = RawSocket::join(&server).await;
     within_frame
         .bytes(&[0x82, 0xfe, 0x10, 0x00, 0, 0, 0, 0, 1, 2, 3])
         .await;
-    // Half a frame's head.
+    // Half the head of a frame.
     let mut within_head = RawSocket::join(&server).await;
     within_head.bytes(&[0x82]).await;
-    // A message's header, one packet of nine, and then nothing but answers to pings.
+    // The header packet of a message, one packet of nine, and then only answers to pings.
     let mut within_message = RawSocket::join(&server).await;
     within_message.packet(1, 0, &header).await;
     within_message.packet(1, 1, b"the beginning").await;
-    // A fragment of a frame that never ends, likewise.
+    // A fragment of a message that never ends, and then only answers to pings.
     let mut within_fragments = RawSocket::join(&server).await;
     within_fragments
         .bytes(&[0x02, 0x82, 0, 0, 0, 0, 1, 2])
         .await;
 
-    // The same, and nothing in it.
+    // The same with an empty fragment.
     let mut within_nothing = RawSocket::join(&server).await;
     within_nothing.bytes(&[0x02, 0x80, 0, 0, 0, 0]).await;
 
-    // What is whole so far is followed by answers to pings; after the others these would be part of the frame.
+    // Sockets that end at a frame boundary answer pings; in the others the pongs would be part of
+    // the frame.
     let started = Instant::now();
     let mut waiting = JoinSet::new();
     for (what, mut socket, answers) in [
@@ -244,7 +247,7 @@ async fn who_is_done_with_a_faulty_message_has_no_time_limit() {
     let server = TestServer::start_with(config()).await;
     let mut socket = RawSocket::join(&server).await;
     let header = [&3_u32.to_be_bytes()[..], b"room.invoke_tool"].concat();
-    // One packet is missing; what comes of the message after its refusal is passed over.
+    // One packet is missing. After the refusal the rest of the message is skipped.
     socket.packet(1, 0, &header).await;
     socket.packet(1, 2, b"too early").await;
     assert_eq!(socket.answer(1).await["code"], 1002);
@@ -261,8 +264,8 @@ async fn who_is_done_with_a_faulty_message_has_no_time_limit() {
     assert_eq!(socket.answer(2).await["type"], "json");
 }
 
-/// Sends fragments of nothing, as fast as they are taken, in a message that never ends; how many bytes were taken before
-/// the connection was gone.
+/// Sends empty fragments of a message that never ends, as fast as possible; returns how many bytes
+/// were accepted before the connection ended.
 async fn taken_of_nothing(server: &TestServer, enough: usize) -> usize {
     let mut socket = RawSocket::join(server).await;
     socket.fragment(2, b"x").await;
@@ -276,7 +279,7 @@ async fn taken_of_nothing(server: &TestServer, enough: usize) -> usize {
 
 #[tokio::test]
 async fn a_message_of_empty_frames_is_paced_and_ends_in_time() {
-    // Far more than the system buffers, which takes some megabytes of what nobody reads.
+    // Far more than the kernel buffers, which holds some megabytes of unread data.
     const MUCH: usize = 64 << 20;
     let mut config = config();
     config.limits.max_bytes_per_second = 64 << 10;
@@ -304,7 +307,8 @@ async fn a_message_has_the_time_for_which_the_server_makes_it_wait() {
     config.limits.max_bytes_per_second = RATE as u64;
     let server = TestServer::start_with(config).await;
     let mut socket = RawSocket::join(&server).await;
-    // Two seconds' worth come at once, and each message takes three and a half: in one frame, in fragments, and in packets.
+    // A burst may take two seconds' worth, and each message takes three and a half: in one frame,
+    // in fragments, and in packets.
     let exists = call("storage", "exists", &json!({ "path": "x" })).to_string();
     let exists = exists + &" ".repeat(7 * RATE / 2);
     let begin = [&1_u32.to_be_bytes()[..], b"room.invoke_tool"].concat();
@@ -340,7 +344,7 @@ async fn a_message_has_the_time_for_which_the_server_makes_it_wait() {
 
 #[tokio::test]
 async fn who_takes_something_all_the_time_is_kept() {
-    // A packet takes longer than somebody may take nothing.
+    // A packet takes longer than the time for which a peer may read nothing.
     const STEP: Duration = Duration::from_millis(40);
     const STEP_BYTES: usize = 2 << 10;
     let server = TestServer::start_with(config()).await;
@@ -376,7 +380,7 @@ async fn who_takes_something_all_the_time_is_kept() {
     }
 }
 
-/// One that takes little of what it is told, and shows that it is there.
+/// A peer that reads little of what it is sent, and shows that it is alive.
 async fn reads_nothing(server: &TestServer) -> tokio::task::JoinHandle<()> {
     let mut socket = RawSocket::narrow(server).await;
     let enable = call("messaging", "enable", &json!({}));
@@ -392,7 +396,7 @@ async fn reads_nothing(server: &TestServer) -> tokio::task::JoinHandle<()> {
 
 #[tokio::test]
 async fn edits_do_not_wait_for_somebody_who_does_not_read() {
-    /// Well below a second for each message, and well above what they take.
+    /// Well below a second for each message, and well above the time that they take.
     const SOON: Duration = Duration::from_secs(20);
     let server = TestServer::start().await;
     let deaf = reads_nothing(&server).await;

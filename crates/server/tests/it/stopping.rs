@@ -1,4 +1,5 @@
-//! The end of a server: what was received is durable and answered, and nobody gets a close frame.
+//! Stopping a server: received messages are durable and answered, and no connection gets a close
+//! frame.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ async fn connections_end_without_a_close_frame_after_what_was_received_is_stored
         &call("sync", "create", &json!({ "path": "last.document" })),
     )
     .await;
-    // The server has it before it is asked to stop.
+    // The server has received it before the stop.
     busy.send(
         2,
         "room.invoke_tool",
@@ -81,10 +82,10 @@ async fn stopping_does_not_wait_for_a_peer_that_does_not_read() {
     );
 }
 
-/// What may come on top of the grace on a busy machine.
+/// Time beyond the grace period on a busy machine.
 const SLACK: Duration = Duration::from_secs(15);
 
-/// A peer in the middle of something that it never ends.
+/// A peer in the middle of something that it never finishes.
 #[expect(dead_code, reason = "held, so that the sockets stay open")]
 enum Peer {
     Tcp(TcpStream),
@@ -117,7 +118,7 @@ async fn stalled_download(server: &TestServer) -> Peer {
     let Peer::Tcp(mut stream) = half_sent(server, &head).await else {
         unreachable!("it is a plain socket")
     };
-    // It has begun.
+    // The response has begun.
     stream.read_exact(&mut [0; 12]).await.unwrap();
     Peer::Tcp(stream)
 }
@@ -140,7 +141,7 @@ async fn socket_after(server: &TestServer, bytes: &[u8]) -> Peer {
     Peer::WebSocket(socket)
 }
 
-/// Its outbox is full of answers that it doesn't read.
+/// A peer whose outbox is full of answers that it does not read.
 async fn deaf_socket(server: &TestServer) -> Peer {
     let client = server.join("ann").await;
     let json = json!({ "document": { "content": [{ "body": { "text": "ü".repeat(4 << 20) } }] } });
@@ -182,7 +183,7 @@ async fn stopping_waits_for_no_kind_of_peer_longer_than_the_grace() {
     ] {
         let mut config = Config::default();
         config.shutdown_grace = Duration::from_millis(500);
-        // Longer than the test takes: the grace ends them, not these.
+        // Longer than the test: the grace period ends the connections, not these limits.
         config.handshake_timeout = Duration::from_mins(5);
         config.http_timeout = Duration::from_mins(5);
         let server = TestServer::start_with(config).await;
@@ -207,7 +208,7 @@ async fn stopping_waits_for_no_kind_of_peer_longer_than_the_grace() {
             }
             _ => deaf_socket(&server).await,
         };
-        // What was sent is there before the server stops.
+        // The server has received everything before it stops.
         assert_eq!(server.http("GET /healthz", &[], "").await.0, 200);
         let started = Instant::now();
         server.stop().await;

@@ -1,4 +1,4 @@
-//! Bytes on the socket: close frames, packets that do not fit, answers to what is wrong.
+//! Bytes on the socket: close frames, packets out of order, answers to invalid messages.
 
 use serde_json::json;
 
@@ -39,7 +39,7 @@ async fn a_faulty_message_costs_only_itself() {
     assert_eq!(socket.answer(1).await["code"], 1002);
     socket.packet(1, 3, b"the rest of it").await;
 
-    // A declared total beyond reason allocates nothing and does no harm.
+    // An absurd declared total allocates nothing and does no harm.
     socket
         .packet(
             2,
@@ -136,7 +136,7 @@ async fn a_call_id_is_scoped_to_its_connection() {
         1002,
         "still in use on this connection"
     );
-    // The first call goes on: its start is taken, with nothing but a kind and a path.
+    // The first call continues: its start is accepted, with nothing but a kind and a path.
     let start = json!({ "tool_call_id": "same", "chunk": { "type": "binary", "headers": { "kind": "start", "path": "a.document" } } });
     one.send(3, "room.tool_call_request_chunk", &start).await;
     let (kind, _, state) = loop {
@@ -150,7 +150,7 @@ async fn a_call_id_is_scoped_to_its_connection() {
         ("room.tool_call_response_chunk", &json!("state"))
     );
     assert_eq!(one.answer(3).await["type"], "empty");
-    // The client closes; the server does, too.
+    // The client closes, then the server.
     let close =
         json!({ "tool_call_id": "same", "chunk": { "type": "control", "method": "close" } });
     one.send(4, "room.tool_call_request_chunk", &close).await;

@@ -213,7 +213,7 @@ impl Written {
         self.acknowledged.push(Index::read(&self.database));
     }
 
-    /// Writes batches until they have at least so many frames together.
+    /// Writes a batch, and then further ones with at least `frames` frames together.
     fn write_frames(&mut self, frames: usize) {
         self.write();
         let start = Index::read(&self.database).frames;
@@ -252,8 +252,8 @@ impl Written {
         assert!(!busy);
     }
 
-    /// Returns the number of batches that were acknowledged with so many frames of the present
-    /// WAL written.
+    /// Returns the number of batches that were acknowledged when the present WAL had at most
+    /// `frames` frames.
     fn acknowledged(&self, frames: usize) -> u64 {
         let salt = Index::read(&self.database).salt;
         // A WAL restarts after all of it was moved.

@@ -64,7 +64,7 @@ impl Left {
         self.ends.iter().filter(|end| **end <= at).count()
     }
 
-    /// Asserts that the files open without a warning, with so many documents.
+    /// Asserts that the files open without a warning, and contain this number of documents.
     #[track_caller]
     fn assert_opens_with(&self, documents: usize, context: &str) {
         let directory = self.write_to_directory();

@@ -1,4 +1,4 @@
-//! How a peer is written to that takes much at once, little, or nothing.
+//! Writing to peers that read much in one step, little, or nothing.
 
 use std::time::Duration;
 
@@ -8,7 +8,8 @@ use super::*;
 use crate::gather::Gather;
 use crate::ledger::{Bounds, Ledger};
 
-/// Writes a packet of so many bytes to a peer that may take nothing for so long; whether it came through.
+/// Writes a packet of `bytes` bytes to a peer that may read nothing for `patience`; returns whether
+/// it was written.
 async fn write<W: AsyncWrite + Unpin>(
     inner: W,
     taken: &Taken,
@@ -48,7 +49,7 @@ async fn others_have_a_turn_after_each_piece_of_a_packet() {
             tokio::task::yield_now().await;
         }
     };
-    // It takes all that it can get.
+    // The peer reads everything immediately.
     let writing = write(tokio::io::sink(), &taken, BYTES, Duration::from_mins(1));
     let written = tokio::select! {
         biased;
@@ -64,7 +65,7 @@ async fn others_have_a_turn_after_each_piece_of_a_packet() {
 async fn whoever_takes_something_all_the_time_is_in_time_and_whoever_stops_is_not() {
     const STEP_BYTES: usize = 2 << 10;
     const STEP: Duration = Duration::from_millis(150);
-    // One piece of the packet takes longer.
+    // A piece of the packet takes longer than this.
     const PATIENCE: Duration = Duration::from_secs(1);
     let (ours, mut theirs) = tokio::io::duplex(STEP_BYTES);
     let taken = Taken::new();

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Somebody has a place in the mailbox and has not put anything there when the room, in which nobody is, ends.
+/// A join has reserved a place in the mailbox, but not sent its envelope, when the empty room ends.
 #[tokio::test]
 async fn who_is_half_way_in_as_a_room_ends_goes_to_the_next_and_no_second_room_runs() {
     let mut given_back = 0;

@@ -1,4 +1,4 @@
-//! A store that keeps those who use it waiting, as a test wants it.
+//! A store that blocks its callers as a test wants.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -19,12 +19,12 @@ pub(super) struct Held {
     go_on: Mutex<mpsc::Receiver<()>>,
     pub(super) files: tokio::sync::RwLock<()>,
     pub(super) documents: tokio::sync::RwLock<()>,
-    /// How often a document was asked for.
+    /// How many documents were loaded.
     pub(super) loads: AtomicUsize,
-    /// How often an entry was looked at, and a folder listed.
+    /// How many entries were looked up; below, how many folders were listed.
     pub(super) stats: AtomicUsize,
     pub(super) lists: AtomicUsize,
-    /// Milliseconds that a commit takes, and a step of what is staged.
+    /// Milliseconds that a commit takes; below, a staging step.
     pub(super) commit_takes: AtomicU64,
     pub(super) step_takes: AtomicU64,
 }

@@ -1,4 +1,4 @@
-//! Connections that end while their room takes nothing.
+//! Connections that end while their room takes no input.
 
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -17,7 +17,8 @@ fn shared(server: &Server) -> crate::connection::Shared {
     }
 }
 
-/// A batch of the room `a` is with the disk, and behind it a move, so that the room takes no messages.
+/// A batch of the room `a` is being committed and a move waits behind it, so the room takes no
+/// messages.
 async fn move_on_a_slow_disk(server: &Server) -> Member {
     let mover = join(&server.rooms, "a").await;
     let create = json!({ "path": "a.document", "json": { "document": { "content": [] } } });
@@ -65,7 +66,7 @@ async fn who_goes_before_the_room_has_taken_them_does_not_join() {
     server.end().await;
 }
 
-/// Nor does it stay when the peer has gone, or has said that it goes.
+/// The same for a peer that has disconnected, or has sent a close frame.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connection_whose_token_has_expired_is_dropped_although_its_room_takes_nothing() {
     let (word, go_on) = mpsc::channel();
@@ -82,7 +83,7 @@ async fn connection_whose_token_has_expired_is_dropped_although_its_room_takes_n
         let serving = tokio::spawn(async move {
             crate::connection::run(stream, Bytes::new(), "a", joining, expires, &shared).await;
         });
-        // It is in.
+        // It has joined.
         while server.metrics.connections.get() <= i64::try_from(clients.len()).unwrap() {
             tokio::task::yield_now().await;
         }
@@ -98,7 +99,7 @@ async fn connection_whose_token_has_expired_is_dropped_although_its_room_takes_n
             client.write_all(&message).await.unwrap();
         }
     }
-    // One has gone, one says so, and of one the token expires.
+    // One disconnects, one sends a close frame, and the token of one expires.
     let mut goodbye = vec![0x88, 0x82, 0, 0, 0, 0];
     goodbye.extend(1_000_u16.to_be_bytes());
     clients[1].0.write_all(&goodbye).await.unwrap();
@@ -106,7 +107,7 @@ async fn connection_whose_token_has_expired_is_dropped_although_its_room_takes_n
     let (client, _) = &mut clients[0];
     let mut came = Vec::new();
     let end = tokio::time::timeout(Duration::from_secs(20), client.read_to_end(&mut came));
-    // What it had sent was not all read, so that the end may be a reset.
+    // Not all of its messages were read, so the connection may end with a reset.
     let _ = end.await.expect("the expired one is dropped");
     let is_left = async {
         while server.metrics.connections.get() > 1 {

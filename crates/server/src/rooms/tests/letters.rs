@@ -1,11 +1,12 @@
-//! Letters that wait in a room, for the room or for what their participant did to the disk, and who waits for them.
+//! Envelopes that wait in a room, for the room or because of their participant's work on the disk,
+//! and their effect on others.
 
 use meshagent_store::RoomId;
 use serde_json::json;
 
 use super::*;
 
-/// A room with a folder of more than a few files, whose moves their participant waits for.
+/// A folder with so many files that a move of it makes its participant wait.
 fn put_folder(store: &MemoryStore, room: &str, folder: &str, files: usize) {
     let put = |number| Write::PutFile {
         room: RoomId::new("project", room),
@@ -23,7 +24,7 @@ fn rename(source: &str, destination: &str) -> Value {
     json!({ "source_path": source, "destination_path": destination })
 }
 
-/// Sends so many letters that take so many bytes each, as far as they have places.
+/// Sends `letters` envelopes of `bytes` bytes each, as far as there are places.
 async fn send_all(member: Member, letters: u64, bytes: usize) {
     for id in 0..letters {
         let chunk = ClientToServer::RequestChunk {
@@ -36,7 +37,7 @@ async fn send_all(member: Member, letters: u64, bytes: usize) {
     }
 }
 
-/// However much its other connections have sent meanwhile.
+/// It does not matter how much its other connections have sent meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn participant_whose_letters_are_held_keeps_nobody_else_waiting() {
     const MOVES: u64 = 60;
@@ -64,7 +65,7 @@ async fn participant_whose_letters_are_held_keeps_nobody_else_waiting() {
             .into_iter()
             .map(|member| tokio::spawn(send_all(member, letters, bytes)))
             .collect();
-        // They are there, or wait for a place.
+        // They have arrived, or wait for a place.
         tokio::time::sleep(Duration::from_secs(1)).await;
         let other = join_as(&server.rooms, "a", "otto").await;
         let input = other.input(1, invoke("sync", "nothing", json!({})));
@@ -87,7 +88,7 @@ async fn participant_whose_letters_are_held_keeps_nobody_else_waiting() {
     }
 }
 
-/// What others had the disk do is not its wait.
+/// The disk's work for others does not count.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn participant_waits_for_what_its_own_move_took() {
     let (word, go_on) = mpsc::channel();
@@ -96,7 +97,7 @@ async fn participant_waits_for_what_its_own_move_took() {
     put_folder(&store.inner, "a", "hier", 20);
     let server = Server::start_on(Arc::<Held>::clone(&store));
     let mover = join(&server.rooms, "a").await;
-    // Somebody's large file takes its time.
+    // A large file of another room occupies the disk.
     store.step_takes.store(2_000, Ordering::SeqCst);
     let large = Write::PutFile {
         room: RoomId::new("project", "b"),

@@ -1,4 +1,4 @@
-//! What was read from the store and is not handled: how much of it a room has, however slow its turns are.
+//! Results of reads that are not handled yet: their bound in a room, however slow its turns are.
 
 use std::sync::atomic::AtomicUsize;
 
@@ -10,10 +10,11 @@ use super::*;
 use crate::ledger::Kind;
 
 const KIB: usize = 1 << 10;
-/// Rounds of another room's reads: each goes through the lines that the reads in question stand in.
+/// Rounds of another room's reads, each of which passes through the queues of the reads in
+/// question.
 const ROUNDS: u64 = 200;
 
-/// A document in a room of the store, of about so many bytes.
+/// Creates a document of approximately `bytes` bytes in a room of the store.
 fn put_document(store: &MemoryStore, room: &str, path: &str, bytes: usize) {
     let schema = MeshSchema::builtin("document").unwrap();
     let mut document = MeshDocument::new(schema.clone(), 1);
@@ -59,8 +60,8 @@ fn fill_pool(server: &Server) -> mpsc::Sender<()> {
     end
 }
 
-/// Has documents of these sizes read while the room can't handle them; returns how many the store gave at once, and
-/// lets all be answered.
+/// Requests documents of these sizes while the room can't handle them; returns how many the store
+/// gave meanwhile, then lets all be answered.
 async fn read_at_once(max_held_bytes: usize, sizes: &[usize]) -> usize {
     let (word, go_on) = mpsc::channel();
     drop(word);
@@ -76,7 +77,7 @@ async fn read_at_once(max_held_bytes: usize, sizes: &[usize]) -> usize {
         join(&server.rooms, "b").await,
     );
     let end = fill_pool(&server);
-    // All are asked for before the first is there.
+    // All are requested before the first is read.
     let shut = store.documents.write().await;
     let loads = || store.loads.load(Ordering::SeqCst);
     for (id, number) in (1_000..).zip(0..sizes.len()) {
@@ -125,7 +126,7 @@ async fn few_reads_wait_for_a_room_that_is_slow() {
     assert!((1..=4).contains(&at_once), "{at_once}");
 }
 
-/// An eighth of what the server may hold; what is larger is read alone.
+/// The bound is an eighth of the server's; a larger document is read alone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_read_for_a_room_that_is_slow_has_a_bound_in_bytes() {
     for first in [600, 1_500] {
@@ -163,7 +164,8 @@ async fn small_documents_of_other_rooms_are_read_while_large_ones_wait() {
         let nothing = json!({ "path": "large.document", "patch": [], "dry_run": true });
         asker.ask(1_000, "patch", nothing).await;
     }
-    // Both are read and can't be handled; the third one has its size, and no space.
+    // Both are read and can't be handled; the size of the third is known, and there is no space for
+    // it.
     let usage = Arc::clone(&server.rooms.usage);
     let stats = || store.stats.load(Ordering::SeqCst);
     while usage.ledger().held_of(Kind::Read) < 2 * 950 * KIB || stats() < 3 {
@@ -184,7 +186,7 @@ async fn small_documents_of_other_rooms_are_read_while_large_ones_wait() {
     assert_eq!(usage.ledger().held_of(Kind::Read), 0);
 }
 
-/// Files in a folder, whose list is larger than what needs no space.
+/// Creates a folder whose list needs space.
 fn put_files(store: &MemoryStore, room: &str, folder: &str, files: usize) {
     let put = |number| Write::PutFile {
         room: RoomId::new("project", room),
@@ -198,7 +200,7 @@ fn put_files(store: &MemoryStore, room: &str, folder: &str, files: usize) {
     store.commit(&writes).unwrap();
 }
 
-/// Large lists wait in four rooms for what each room has read and not handled.
+/// Large lists in four rooms wait for space that unhandled results of their rooms take.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn short_lists_are_read_while_long_ones_wait_for_space() {
     let (word, go_on) = mpsc::channel();
@@ -236,7 +238,7 @@ async fn short_lists_are_read_while_long_ones_wait_for_space() {
             tokio::task::yield_now().await;
         }
     }
-    // Of another room, and of one of these.
+    // A participant in another room, and one in one of these.
     let others = [
         ("b", join(&server.rooms, "b").await),
         ("a", join_as(&server.rooms, "a", "otto").await),
@@ -266,7 +268,7 @@ async fn short_lists_are_read_while_long_ones_wait_for_space() {
     assert_eq!(usage.ledger().held_of(Kind::Read), 0);
 }
 
-/// Large documents wait for the space that other rooms have, as many as a room has reads.
+/// As many large documents as a room may read wait for space that other rooms hold.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn small_documents_are_read_while_large_ones_of_their_room_wait_for_others() {
     let (word, go_on) = mpsc::channel();

@@ -1,10 +1,11 @@
-//! The reader against bytes as they stand in the RFC, against what the RFC forbids, and against a model, cut anywhere.
+//! The reader of frames, tested with the bytes in the RFC, with violations, and against a model,
+//! cut anywhere.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// Bytes from hexadecimal digits; blanks are passed over.
+/// Bytes from hexadecimal digits; blanks are skipped.
 fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u8> = text
         .chars()
@@ -17,7 +18,7 @@ fn hex(text: &str) -> Vec<u8> {
         .collect()
 }
 
-/// What comes of bytes, but for fragments, and how it ends.
+/// The events from bytes, without fragments, and how reading ends.
 fn read(pieces: &[&[u8]]) -> (Vec<Event>, Result<(), Violation>) {
     let mut reader = FrameReader::new(1 << 20);
     let mut events = Vec::new();
@@ -46,12 +47,12 @@ fn what_the_rfc_allows_is_read_wherever_it_is_cut() {
         // Section 5.7: a single masked message, here a binary one.
         ("8285 37fa213d 7f9f4d5158", vec![message("Hello")]),
         ("8280 37fa213d", vec![message("")]),
-        // The same in fragments, with a ping among them.
+        // The same in fragments, with a ping between them.
         (
             "0283 00000000 48656c 8985 37fa213d 7f9f4d5158 8082 37fa213d 5b95",
             vec![ping.clone(), message("Hello")],
         ),
-        // Fragments without anything in them.
+        // Empty fragments.
         (
             "0280 01020304 0080 01020304 0082 00000000 c3a4 8080 01020304",
             vec![message("ä")],
@@ -87,7 +88,7 @@ fn each_fragment_is_told_of_and_an_empty_one_too() {
     assert_eq!(reader.poll_event(), Ok(None));
 }
 
-/// Also what the tests of the real socket send.
+/// Includes what the tests of the real socket send.
 #[test]
 fn what_the_rfc_forbids_is_a_violation_wherever_it_is_cut() {
     let control = "7e".repeat(126);
@@ -139,7 +140,7 @@ fn what_the_rfc_forbids_is_a_violation_wherever_it_is_cut() {
 #[test]
 fn memory_follows_what_arrived_and_not_what_was_declared() {
     let mut reader = FrameReader::new(4 << 20);
-    // A frame of 4 MiB, of which 300 kB come.
+    // A frame of 4 MiB, of which 300 kB arrive.
     reader.handle_bytes(&hex("82ff 0000000000400000 01020304"));
     assert_eq!(reader.poll_event(), Ok(None));
     assert_eq!(reader.held_bytes(), 0);
@@ -164,7 +165,7 @@ fn nothing_is_held_between_messages() {
     }
     assert_eq!(reader.input.capacity(), 0);
     assert_eq!(reader.message.capacity(), 0);
-    // One byte of the next frame keeps no more than itself.
+    // One byte of the next frame keeps only its own memory.
     reader.handle_bytes(&[frame.clone(), vec![0x82]].concat());
     assert!(reader.poll_event().unwrap().is_some());
     assert_eq!(reader.poll_event(), Ok(None));

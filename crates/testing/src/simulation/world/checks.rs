@@ -9,7 +9,7 @@ use crate::simulation::trace::Trace;
 /// The limit on unanswered requests of one connection.
 const UNANSWERED: usize = 1024;
 
-/// About the size of a small answer in an outbox.
+/// The approximate size of a small answer in an outbox.
 const ANSWER_BYTES: usize = 512;
 
 /// A room's bound on staged writes, with the batch of messages that its task takes in one step.
