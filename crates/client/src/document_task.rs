@@ -447,7 +447,7 @@ impl DocumentTask {
                         update,
                     });
                     if is_shown_here {
-                        state.replica.set_overwritten();
+                        state.replica.set_overwritten(number);
                         drop(state);
                         self.refused(number, Refusal::overwritten())?;
                         return Ok(None);

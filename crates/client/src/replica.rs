@@ -29,8 +29,8 @@ const WINDOW_UPDATES: usize = 64;
 /// How often a gap is filled without anything else having been acknowledged in between.
 const FILLS: u32 = 8;
 
-/// How many refusals there may be without anything having been acknowledged in between before what was merged is no longer
-/// tried apart.
+/// How often what was merged is taken apart without anything having been acknowledged in between. A refusal of an edit
+/// alone is none of these: it is one of the edits that are lost anyway.
 const TRIES: u32 = 64;
 
 /// A [`MeshDocument`] and what of it the server does not have yet.
@@ -47,14 +47,12 @@ pub struct Replica {
     queue: Queue,
     next: u64,
     fills: u32,
-    /// Refusals since something was acknowledged.
-    refusals: u32,
+    /// How often something was taken apart since an edit was acknowledged.
+    taken_apart: u32,
     /// How many bytes of edits may come before those that wait are compacted.
     slack_bytes: usize,
     /// Edits up to this number were compacted as far as they can be.
     compacted: u64,
-    /// Whether other programs wrote under our client id, so that the server has operations of ours without their content.
-    is_overwritten: bool,
     /// The last snapshot, as long as somebody reads it, and the revision that it shows.
     snapshot: (u64, Weak<MeshDocument>),
 }
@@ -100,10 +98,9 @@ impl Replica {
             queue: Queue::default(),
             next: 1,
             fills: 0,
-            refusals: 0,
+            taken_apart: 0,
             slack_bytes: COMPACTED_BYTES,
             compacted: 0,
-            is_overwritten: false,
             snapshot: (0, Weak::new()),
         }
     }
@@ -157,7 +154,7 @@ impl Replica {
         let edits = before.filter(|one| one.kind == Kind::Edit);
         self.document = document;
         self.snapshot = (0, Weak::new());
-        (self.fills, self.refusals, self.compacted) = (0, 0, 0);
+        (self.fills, self.taken_apart, self.compacted) = (0, 0, 0);
         edits.map(LostEdit::unread).collect()
     }
 
@@ -344,7 +341,7 @@ impl Replica {
     pub fn acknowledged(&mut self, number: u64) {
         self.fills = 0;
         match self.queue.remove(number).map(|one| one.kind) {
-            Some(Kind::Edit) => self.refusals = 0,
+            Some(Kind::Edit) => self.taken_apart = 0,
             Some(Kind::Fill) => self.queue.filled(number),
             Some(Kind::Blank) | None => {}
         }
@@ -418,9 +415,10 @@ impl Replica {
         inspected.map_or(u64::MAX, |inspection| inspection.erased)
     }
 
-    /// The next start over gives up what the server has without its content.
-    pub(crate) fn set_overwritten(&mut self) {
-        self.is_overwritten = true;
+    /// The server has operations of what was sent with this number without their content. If it is refused because of
+    /// that, the next start over gives up all that is so.
+    pub(crate) fn set_overwritten(&mut self, number: u64) {
+        self.queue.set_overwritten(number);
     }
 
     /// A stream has begun: with the server's state vector, and the state that it sent. What the server lacks beyond
@@ -468,14 +466,14 @@ impl Replica {
         };
         match kind {
             Kind::Edit => {
-                self.refusals += 1;
-                if self.refusals <= TRIES && self.queue.take_apart(number) {
+                if self.taken_apart < TRIES && self.queue.take_apart(number) {
+                    self.taken_apart += 1;
                     return true;
                 }
                 self.queue.set(number, Standing::Refused);
             }
             // What waits for it waits for ever.
-            Kind::Fill if self.queue.refuse_stored() => {
+            Kind::Fill if self.queue.refuse_stored(number) => {
                 self.queue.remove(number);
             }
             Kind::Fill => self.queue.set(number, Standing::Refused),
@@ -565,7 +563,7 @@ impl Replica {
         let (mut remade, mut lost) = (Remade::default(), Vec::new());
         let (mut is_waited_for, mut is_conflict) = (false, false);
         let mut carried = None;
-        let is_overwritten = std::mem::take(&mut self.is_overwritten);
+        let is_overwritten = before.refused().any(|one| one.is_overwritten);
         for one in before.into_values() {
             if one.kind != Kind::Edit {
                 match one.standing {
@@ -742,7 +740,7 @@ impl Replica {
     pub(crate) fn is_taken_in(&self, other: &MeshDocument) -> bool {
         let is_taken = |update: &[u8]| other.classify(update) == Ok(UpdateKind::Conflict);
         let mut refused = self.queue.refused();
-        self.is_overwritten || refused.any(|one| is_taken(&one.update))
+        refused.any(|one| one.is_overwritten || is_taken(&one.update))
     }
 
     /// What was refused is not given up after all.
@@ -884,6 +882,41 @@ mod tests {
         }
         assert!(replica.is_saved());
         replica.queue.looked_at.get() - before
+    }
+
+    #[test]
+    fn what_was_overwritten_says_nothing_of_later_edits() {
+        let schema = MeshSchema::builtin("document").unwrap();
+        let mut replica = Replica::new(MeshDocument::new(schema.clone(), 1));
+        let server = MeshDocument::new(schema.clone(), 2);
+        let sent = |replica: &mut Replica, edits: usize| {
+            for _ in 0..edits {
+                let element = json!({ "body": { "text": "漢字" } });
+                let inserted = replica.edit(|d| d.append_child(Target::Root, element));
+                inserted.unwrap();
+            }
+            replica.next_to_send().unwrap().number
+        };
+        let overwritten = sent(&mut replica, 1);
+        replica.set_overwritten(overwritten);
+        assert!(!replica.refused(overwritten));
+        assert!(replica.is_taken_in(&server));
+        // Another document takes its place before it starts over.
+        replica.replace(MeshDocument::new(schema, 3));
+        let refused = sent(&mut replica, 1);
+        assert!(!replica.refused(refused));
+        assert!(!replica.is_taken_in(&server));
+        replica.reconsider();
+        // Parts of another turn out to be taken one by one.
+        let merged = sent(&mut replica, 2);
+        replica.set_overwritten(merged);
+        assert!(replica.refused(merged));
+        while let Some(next) = replica.next_to_send() {
+            replica.acknowledged(next.number);
+        }
+        let refused = sent(&mut replica, 1);
+        assert!(!replica.refused(refused));
+        assert!(!replica.is_taken_in(&server));
     }
 
     #[test]

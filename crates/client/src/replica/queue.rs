@@ -24,6 +24,8 @@ pub(super) struct Unsaved {
     pub(super) is_trial: bool,
     /// Whether the server may know it.
     pub(super) was_sent: bool,
+    /// Whether the server has operations of it without their content, since other programs wrote under our client id.
+    pub(super) is_overwritten: bool,
 }
 
 /// One of several edits that were merged.
@@ -68,6 +70,7 @@ impl Unsaved {
             standing: Standing::Waiting,
             is_trial: false,
             was_sent: false,
+            is_overwritten: false,
         }
     }
 
@@ -398,13 +401,24 @@ impl Queue {
         }
     }
 
-    /// What the server has stored is never shown. Returns whether there is some.
-    pub(super) fn refuse_stored(&mut self) -> bool {
+    /// What the server has stored is never shown, for want of this fill. Returns whether there is some.
+    pub(super) fn refuse_stored(&mut self, fill: u64) -> bool {
+        let is_overwritten = self.get(fill).is_some_and(|one| one.is_overwritten);
         let stored = self.stored.clone();
         for &number in &stored {
             self.set(number, Standing::Refused);
+            if is_overwritten {
+                self.set_overwritten(number);
+            }
         }
         !stored.is_empty()
+    }
+
+    /// The server has operations of one without their content.
+    pub(super) fn set_overwritten(&mut self, number: u64) {
+        if let Some(one) = self.all.get_mut(&number) {
+            one.is_overwritten = true;
+        }
     }
 
     pub(super) fn refused(&self) -> impl Iterator<Item = &Unsaved> {
