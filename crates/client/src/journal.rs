@@ -551,6 +551,54 @@ mod tests {
     }
 
     #[test]
+    fn damage_before_a_last_edit_of_zeros_sets_a_journal_aside() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut journal, _) = open(directory.path()).unwrap();
+        let mut pending = Pending::new(Arc::new(room()), "ä.document");
+        pending.start_over();
+        let mut replica = builtin();
+        let mut write = |pending: &mut Pending, replica: &Replica| {
+            let batch = pending.take(replica).unwrap();
+            journal.write(&batch).unwrap();
+            pending.wrote(&batch);
+        };
+        for text in ["eins", "zwei"] {
+            append(&mut replica, text);
+            write(&mut pending, &replica);
+            // Otherwise it would be merged with the last one.
+            let next = replica.next_to_send().unwrap();
+            replica.acknowledged(next.number);
+            write(&mut pending, &replica);
+        }
+        let mut zeros = builtin();
+        append(&mut zeros, &"\0".repeat(8 << 10));
+        replica.adopt(zeros.document().encode_state()).unwrap();
+        write(&mut pending, &replica);
+        let path = journal.path.clone();
+        drop(journal);
+        let whole = fs::read(&path).unwrap();
+        let records = record::records(&whole).unwrap();
+        let [.., (_, _, last), (record::EDIT, _, _)] = records[..] else {
+            panic!("the edit is the last record");
+        };
+        for at in (0..last).filter(|at| *at != 7) {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 0x10;
+            fs::write(&path, &damaged).unwrap();
+            match open(directory.path()) {
+                Err(JournalError::Damaged { kept, .. }) => fs::remove_file(kept).unwrap(),
+                opened => panic!("byte {at} of {last}: {opened:?}"),
+            }
+        }
+        // The last record is torn, as far as can be seen.
+        let mut torn = whole.clone();
+        torn[last + 64] ^= 0x10;
+        fs::write(&path, &torn).unwrap();
+        let found = open(directory.path()).unwrap().1.unwrap();
+        assert_eq!(found.document().root().child_count(), 2);
+    }
+
+    #[test]
     fn edits_that_are_merged_after_they_were_written_count_once() {
         let directory = tempfile::tempdir().unwrap();
         let (mut journal, _) = open(directory.path()).unwrap();
