@@ -83,8 +83,7 @@ impl DocumentTask {
 
     /// Whether it was begun for what its journal holds, and that is nothing. Then it has ended.
     fn has_nothing_to_resend(&self) -> bool {
-        let is_saved = self.shared.lock().replica.is_saved();
-        is_saved && self.shared.is_resending() && self.shared.end_if_abandoned(DocumentEnd::Closed)
+        self.shared.end_resending(Replica::is_saved)
     }
 
     /// Begins with what the journal holds, if there is one.
@@ -150,7 +149,7 @@ impl DocumentTask {
             self.shared.lock().replica.unsent();
             match ended {
                 Ended::Done if self.give_up() => return DocumentEnd::Closed,
-                // Somebody has opened it again meanwhile.
+                // Somebody has opened it again meanwhile, and may have edited it and dropped it.
                 Ended::Done => self.shared.lock().publish(&DocumentEvent::Disconnected),
                 Ended::Unreadable(reason) => return DocumentEnd::Unreadable(reason),
                 Ended::Refused => self.start_over_next(),
@@ -170,13 +169,11 @@ impl DocumentTask {
     }
 
     /// Ends a document that is open only for what its journal holds, and can't go on now. A count of conflicts or mismatches
-    /// must reach its limit, so it is reset only by a server that does not answer.
+    /// must reach its limit, so it is reset only by a server that does not answer, and without a connection.
     fn lets_others_go_first(&self, ended: &Ended) -> bool {
         let is_silent = matches!(ended, Ended::Silent);
         let has_counts = !self.conflicts.is_none() || self.mismatches > 0;
-        self.shared.is_resending()
-            && (is_silent || !has_counts)
-            && self.shared.end_if_abandoned(DocumentEnd::Closed)
+        (is_silent || !has_counts) && self.shared.end_resending(|_| true)
     }
 
     /// The next stream begins with the server's state alone. Conflicts are counted on: what repeats several edits may have
@@ -214,18 +211,10 @@ impl DocumentTask {
         loop {
             let abandoned = self.shared.abandoned_since();
             let is_closing = self.closing.is_cancelled();
-            let is_leaving = abandoned.is_some() || is_closing;
-            // Without a connection, a room that is being left gets none any more; only the journal is waited for.
-            let can_be_saved = !is_closing || self.has_connection();
-            let can_wait = self.was_open
-                && !self.shared.lock().replica.is_saved()
-                && !self.shared.is_resending()
-                && (can_be_saved || self.shared.lock().is_being_journaled());
-            let deadline = abandoned.map(|since| since + LINGER);
-            let is_over = deadline.is_some_and(|deadline| deadline <= Instant::now());
-            if is_leaving && (!can_wait || is_over) && self.give_up() {
+            if (abandoned.is_some() || is_closing) && self.give_up() {
                 return;
             }
+            let deadline = abandoned.map(|since| since + LINGER);
             // Who leaves a room waits only for some time, and then there is no connection any more.
             tokio::select! {
                 () = self.shared.work.notified() => {}
@@ -248,9 +237,12 @@ impl DocumentTask {
         matches!(&*self.link.borrow(), Link::Up(connection) if !connection.is_closed())
     }
 
-    /// Ends the document, unless somebody wants it again.
+    /// Ends the document, unless somebody wants it again, or what is not saved can be waited for.
     fn give_up(&self) -> bool {
-        self.closing.is_cancelled() || self.shared.end_if_abandoned(DocumentEnd::Closed)
+        let is_closing = self.closing.is_cancelled();
+        // Without a connection, a room that is being left gets none any more; only the journal is waited for.
+        let can_be_sent = !is_closing || self.has_connection();
+        self.shared.end_if_given_up(is_closing, can_be_sent)
     }
 
     async fn open(&self, connection: &Connection) -> Result<SyncStream, CallError> {

@@ -23,7 +23,15 @@ pub struct GivenUp {
 
 /// What a room's documents gave up so far: one entry for each path that ended so.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct GivenUpEdits(Arc<Mutex<BTreeMap<String, GivenUp>>>);
+pub(crate) struct GivenUpEdits(Arc<Mutex<BTreeMap<String, Edits>>>);
+
+/// How many edits of a path were given up.
+#[derive(Debug, Default)]
+struct Edits {
+    /// Those that are in no journal, as far as that is known.
+    lost: u64,
+    journaled: u64,
+}
 
 impl GivenUpEdits {
     /// A document's task has ended, or panicked with this text: so has the document, with what is not acknowledged by then.
@@ -37,66 +45,57 @@ impl GivenUpEdits {
         let is_closed = end == DocumentEnd::Closed;
         shared.end(end);
         // Nothing is edited any more.
-        let edits = shared.given_up_edits();
-        if edits > 0 && shared.is_resending() {
-            self.note_kept(&shared.path, edits);
-            shared.settled().await;
-        } else if edits > 0 {
-            self.note(&shared.path, edits);
-            if shared.settled().await {
-                self.journaled(&shared.path);
-            }
-        } else {
-            shared.settled().await;
+        let (edits, lost) = shared.given_up_edits();
+        self.note(&shared.path, edits + lost);
+        // What was read from a journal to be sent is in it.
+        let was_read = shared.is_resending();
+        if was_read {
+            self.journaled(&shared.path, edits);
+        }
+        if shared.settled().await && !was_read {
+            self.journaled(&shared.path, edits);
         }
         has_failed || is_closed && edits > 0
     }
 
-    /// A document has ended with edits that are not acknowledged.
-    pub(crate) fn note(&self, path: &str, edits: u64) {
-        let mut all = self.lock();
-        // What was in the journal is in it still, and so among these.
-        let lost = all.get(path).filter(|one| !one.is_journaled);
-        let edits = edits + lost.map_or(0, |one| one.edits);
-        let one = GivenUp {
-            path: path.to_owned(),
-            edits,
-            is_journaled: false,
-        };
-        all.insert(path.to_owned(), one);
+    /// A document has ended with edits that are not acknowledged, or were lost.
+    fn note(&self, path: &str, edits: u64) {
+        if edits > 0 {
+            self.lock().entry(path.to_owned()).or_default().lost += edits;
+        }
     }
 
-    /// A document that nobody had open has ended with edits that its journal holds: they were read from there. Others that
-    /// were lost before are lost still.
-    fn note_kept(&self, path: &str, edits: u64) {
-        let one = || GivenUp {
-            path: path.to_owned(),
-            edits,
-            is_journaled: true,
-        };
-        self.lock().entry(path.to_owned()).or_insert_with(one);
-    }
-
-    /// All that a document has ended with is in its journal.
-    pub(crate) fn journaled(&self, path: &str) {
+    /// So many of the edits that were noted are in the document's journal: all that are there, with
+    /// what was there before.
+    fn journaled(&self, path: &str, edits: u64) {
         if let Some(one) = self.lock().get_mut(path) {
-            one.is_journaled = true;
+            one.lost = one.lost.saturating_sub(edits);
+            one.journaled = one.journaled.max(edits);
         }
     }
 
     /// A document was opened again, with all that is in its journal.
     pub(crate) fn reopened(&self, path: &str) {
         let mut all = self.lock();
-        if all.get(path).is_some_and(|one| one.is_journaled) {
-            all.remove(path);
+        if let Some(one) = all.get_mut(path) {
+            one.journaled = 0;
+            if one.lost == 0 {
+                all.remove(path);
+            }
         }
     }
 
     pub(crate) fn list(&self) -> Vec<GivenUp> {
-        self.lock().values().cloned().collect()
+        let all = self.lock();
+        let given_up = all.iter().map(|(path, one)| GivenUp {
+            path: path.clone(),
+            edits: one.lost + one.journaled,
+            is_journaled: one.lost == 0,
+        });
+        given_up.collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, GivenUp>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Edits>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -129,6 +128,26 @@ mod tests {
         let given_up = given_up.list();
         assert_eq!(given_up.len(), 1);
         assert_eq!((given_up[0].edits, given_up[0].is_journaled), (1, true));
+    }
+
+    #[test]
+    fn lost_edits_are_reported_after_others_were_read_from_the_journal() {
+        let given_up = GivenUpEdits::default();
+        let reported = || {
+            let all = given_up.list().into_iter();
+            all.map(|one| (one.edits, one.is_journaled))
+                .collect::<Vec<_>>()
+        };
+        given_up.note("a", 3);
+        given_up.note("a", 2);
+        given_up.journaled("a", 2);
+        assert_eq!(reported(), [(5, false)]);
+        given_up.reopened("a");
+        assert_eq!(reported(), [(3, false)]);
+        given_up.note("b", 1);
+        given_up.journaled("b", 1);
+        given_up.reopened("b");
+        assert_eq!(reported(), [(3, false)]);
     }
 
     #[tokio::test]

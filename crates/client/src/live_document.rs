@@ -317,13 +317,7 @@ impl LiveDocument {
             shared: Arc::clone(&shared),
             room,
         });
-        let mut state = shared.lock();
-        state.handles += 1;
-        state.abandoned_since = None;
-        state.is_resending &= state.end.is_some();
-        state.openings.retain(|one| one.strong_count() > 0);
-        state.openings.push(Arc::downgrade(&handle));
-        drop(state);
+        shared.count_opened(Arc::downgrade(&handle));
         Self { shared, handle }
     }
 
@@ -347,7 +341,8 @@ impl LiveDocument {
     ///
     /// # Panics
     ///
-    /// When the closure panics, and when it uses a handle of this document, which would wait for itself.
+    /// When the closure panics, and when it uses a handle of this document other than to clone or drop it, which would
+    /// wait for itself.
     ///
     /// ```
     /// # use meshagent_document::Target;
@@ -424,7 +419,8 @@ impl LiveDocument {
     ///
     /// # Panics
     ///
-    /// When the closure panics, and when it uses a handle of this document, which would wait for itself.
+    /// When the closure panics, and when it uses a handle of this document other than to clone or drop it, which would
+    /// wait for itself.
     ///
     /// ```
     /// # use meshagent_document::Target;
@@ -714,12 +710,7 @@ impl Handle {
         if !was_open {
             return false;
         }
-        if self.shared.is_inside() {
-            // A closure drops what it owns. Whoever called it has another opening.
-            self.shared.ended_inside.fetch_add(1, Ordering::Relaxed);
-            return false;
-        }
-        self.shared.count_ended(1)
+        self.shared.count_ended()
     }
 
     fn is_open(&self) -> bool {

@@ -8,7 +8,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::state::{Journaling, Stage, State};
-use super::{Claim, DocumentEnd, DocumentEvent, JournalStatus, Refusal, SaveError, Told};
+use super::{Claim, DocumentEnd, DocumentEvent, Handle, JournalStatus, Refusal, SaveError, Told};
+use crate::document_task::LINGER;
 use crate::journal::{Batch, JournalError, Journals, Pending, Unsent};
 use crate::refusals::Refusals;
 use crate::replica::Replica;
@@ -39,7 +40,9 @@ pub(crate) struct Shared {
     /// The thread that calls a closure of the user, which holds the lock; 0 is none.
     inside: AtomicU64,
     /// Openings that ended within such a closure, and are counted after it.
-    pub(super) ended_inside: AtomicUsize,
+    ended_inside: AtomicUsize,
+    /// Openings that were made within such a closure, by clones, and are counted after it, too.
+    opened_inside: Mutex<Vec<Weak<Handle>>>,
 }
 
 /// How far a document is; what waiters look at beside its state. It is held while the state is locked, never the other
@@ -52,34 +55,30 @@ pub(crate) struct Progress {
     is_connected: bool,
 }
 
-/// Notes which thread is inside of a closure, as long as it is.
-struct Inside<'a>(&'a AtomicU64);
+/// Notes which thread is inside of a closure, as long as it is, and counts then what was opened and
+/// ended there. The lock is held for that: one that was opened may be elsewhere, and end next.
+struct Inside<'a> {
+    shared: &'a Shared,
+    state: MutexGuard<'a, State>,
+}
 
 impl<'a> Inside<'a> {
-    fn new(inside: &'a AtomicU64) -> Self {
-        inside.store(this_thread(), Ordering::Relaxed);
-        Self(inside)
+    fn new(shared: &'a Shared) -> Self {
+        let state = shared.lock();
+        shared.inside.store(this_thread(), Ordering::Relaxed);
+        Self { shared, state }
     }
 }
 
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
-        self.0.store(0, Ordering::Relaxed);
-    }
-}
-
-/// Counts the openings that ended within a closure, after it.
-struct EndedInside<'a>(&'a Shared);
-
-impl Drop for EndedInside<'_> {
-    fn drop(&mut self) {
-        // One within another leaves them to the outer one.
-        if self.0.is_inside() {
-            return;
+        self.shared.inside.store(0, Ordering::Relaxed);
+        for opening in std::mem::take(&mut *self.shared.opened_inside()) {
+            self.state.opened(opening);
         }
-        let openings = self.0.ended_inside.swap(0, Ordering::Relaxed);
-        if openings > 0 {
-            self.0.count_ended(openings);
+        let ended = self.shared.ended_inside.swap(0, Ordering::Relaxed);
+        if ended > 0 && self.state.ended(ended) {
+            self.shared.work.notify_one();
         }
     }
 }
@@ -165,6 +164,7 @@ impl Shared {
             work: Notify::new(),
             inside: AtomicU64::new(0),
             ended_inside: AtomicUsize::new(0),
+            opened_inside: Mutex::default(),
             progress: watch::Sender::default(),
         })
     }
@@ -296,15 +296,28 @@ impl Shared {
         journal.is_some_and(|journal| journal.pending.written() >= last)
     }
 
-    /// So many openings have ended. Returns whether there is none left.
-    pub(super) fn count_ended(&self, openings: usize) -> bool {
-        let mut state = self.lock();
-        state.handles -= openings;
-        let is_last = state.handles == 0;
-        if is_last {
-            state.abandoned_since = Some(Instant::now());
+    /// An opening was made.
+    pub(super) fn count_opened(&self, opening: Weak<Handle>) {
+        if self.is_inside() {
+            self.opened_inside().push(opening);
+        } else {
+            self.lock().opened(opening);
         }
-        drop(state);
+    }
+
+    fn opened_inside(&self) -> MutexGuard<'_, Vec<Weak<Handle>>> {
+        let opened = self.opened_inside.lock();
+        opened.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An opening has ended. Returns whether there is none left.
+    pub(super) fn count_ended(&self) -> bool {
+        if self.is_inside() {
+            // A closure drops what it owns. Whoever called it has another opening.
+            self.ended_inside.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        let is_last = self.lock().ended(1);
         if is_last {
             self.work.notify_one();
         }
@@ -318,11 +331,8 @@ impl Shared {
 
     /// Calls what the user gave, which must not come back here.
     pub(super) fn call<R>(&self, user: impl FnOnce(&mut State) -> R) -> R {
-        // It comes last, also if the closure panics.
-        let _openings = EndedInside(self);
-        let mut state = self.lock();
-        let _inside = Inside::new(&self.inside);
-        user(&mut state)
+        let mut inside = Inside::new(self);
+        user(&mut inside.state)
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
@@ -421,16 +431,42 @@ impl Shared {
         has_ended
     }
 
-    /// The edits that the server has not acknowledged, plus those lost while no handle was open.
-    pub(crate) fn given_up_edits(&self) -> u64 {
+    /// How many edits the server has not acknowledged, and how many were lost while no handle was
+    /// open.
+    pub(crate) fn given_up_edits(&self) -> (u64, u64) {
         let state = self.lock();
-        state.replica.unsaved_edits() + state.lost_untold
+        (state.replica.unsaved_edits(), state.lost_untold)
     }
 
     /// Ends it, unless somebody has it open again. Returns whether it has ended.
     pub(crate) fn end_if_abandoned(&self, end: DocumentEnd) -> bool {
+        self.end_if(end, |state| state.handles == 0)
+    }
+
+    /// Ends it if nobody has it open, or the room is being left, and what is not saved is not waited
+    /// for any more. Returns whether it has ended.
+    pub(crate) fn end_if_given_up(&self, is_closing: bool, can_be_sent: bool) -> bool {
+        self.end_if(DocumentEnd::Closed, |state| {
+            let can_wait = !state.replica.is_saved()
+                && !state.is_resending
+                && (can_be_sent || state.is_being_journaled());
+            let deadline = state.abandoned_since.map(|since| since + LINGER);
+            let is_over = deadline.is_some_and(|deadline| deadline <= Instant::now());
+            (state.handles == 0 || is_closing) && (!can_wait || is_over)
+        })
+    }
+
+    /// Ends it if it is open for nobody but to send what its journal holds, and the replica is so.
+    /// Returns whether it has ended.
+    pub(crate) fn end_resending(&self, is_so: impl FnOnce(&Replica) -> bool) -> bool {
+        let is_over = |state: &State| state.is_resending && is_so(&state.replica);
+        self.end_if(DocumentEnd::Closed, is_over)
+    }
+
+    /// One lock for both: nobody opens it in between, edits it and drops it.
+    fn end_if(&self, end: DocumentEnd, is_over: impl FnOnce(&State) -> bool) -> bool {
         let mut state = self.lock();
-        if state.handles > 0 {
+        if !is_over(&state) {
             return false;
         }
         state.end(end);
