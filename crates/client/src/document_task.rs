@@ -21,7 +21,7 @@ use self::intake::{StartOver, Work};
 use crate::backoff::{self, Backoff};
 use crate::connection::{CallError, Connection};
 use crate::given_up::GivenUpEdits;
-use crate::journal::{JournalError, Journals};
+use crate::journal::{JournalError, Journals, WhenDamaged};
 use crate::live_document::{DocumentEnd, DocumentEvent, Progress, Refusal, Shared};
 use crate::replica::Replica;
 use crate::room_client::{Link, RoomEnd};
@@ -91,7 +91,16 @@ impl DocumentTask {
         let Some(journals) = &self.journals else {
             return Ok(());
         };
-        let replica = journals.open(&self.shared).await?;
+        // A damaged one is left for somebody who learns of it, and set aside for those who are here.
+        let replica = match journals.open(&self.shared, WhenDamaged::Leave).await {
+            Err(error @ JournalError::Damaged { .. }) => {
+                if self.shared.end_if_abandoned(error.clone().into()) {
+                    return Err(error);
+                }
+                journals.open(&self.shared, WhenDamaged::SetAside).await?
+            }
+            opened => opened?,
+        };
         let has_content = replica.is_some();
         self.shared.load(replica);
         if has_content {
@@ -194,6 +203,10 @@ impl DocumentTask {
                     Link::Up(_) | Link::Down | Link::NoToken(_) => {}
                     Link::Ended(RoomEnd::Left) => return Err(DocumentEnd::Closed),
                     Link::Ended(end) => return Err(DocumentEnd::RoomEnded(end.clone())),
+                }
+                // Without a connection other programs may open its journal.
+                if self.shared.end_resending(|_| true) {
+                    return Err(DocumentEnd::Closed);
                 }
                 if link.changed().await.is_err() {
                     return Err(DocumentEnd::Closed);

@@ -10,6 +10,7 @@ mod recovered;
 mod writer;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -17,7 +18,7 @@ use uuid::Uuid;
 
 pub(crate) use self::pending::{Batch, Pending};
 use self::recovered::{Fault, recover, replica_of};
-pub(crate) use self::writer::{Journals, Listed, Writer};
+pub(crate) use self::writer::{Journals, Listed, WhenDamaged, Writer};
 use crate::replica::Replica;
 
 /// Why a document's journal is of no use.
@@ -126,6 +127,8 @@ pub struct Unsent {
     pub edits: u64,
     /// How long they are, in bytes, as they are sent.
     pub bytes: u64,
+    /// A hash of them, to tell them from others that are as long.
+    pub(crate) digest: u64,
 }
 
 impl Unsent {
@@ -136,13 +139,19 @@ impl Unsent {
     ) -> Option<Self> {
         let mut is_some = false;
         let (mut edits, mut bytes) = (0, 0);
+        let mut hasher = DefaultHasher::new();
         for (merged, update) in updates {
             is_some = true;
             edits += u64::from(merged);
             bytes += update.len() as u64;
+            (merged, update).hash(&mut hasher);
         }
-        let path = path.to_owned();
-        is_some.then_some(Self { path, edits, bytes })
+        is_some.then(|| Self {
+            path: path.to_owned(),
+            edits,
+            bytes,
+            digest: hasher.finish(),
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is left in a room's journals is sent without anybody opening its documents: edits of earlier
 //! programs, of other programs that were killed, and of documents that were closed without a connection.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backoff::{self, Backoff};
-use crate::journal::{Journals, Unsent};
+use crate::journal::{Journals, Listed, Unsent};
 use crate::room_client::{Link, WeakRoom};
 use crate::sync_client::SyncClient;
 
@@ -78,9 +78,7 @@ async fn list(journals: Journals, mut link: watch::Receiver<Link>) {
             continue;
         };
         backoff.reset();
-        for unsent in listed.unsent {
-            journals.resends.found(&unsent);
-        }
+        journals.resends.listed(&listed);
         sleep(LIST_PAUSE).await;
         tokio::select! {
             () = reconnected(&mut link) => {}
@@ -157,12 +155,12 @@ struct Documents {
 struct Waiting {
     path: String,
     backoff: Backoff,
-    listed: Option<Size>,
+    listed: Option<Digest>,
     patience: Duration,
 }
 
-/// How much a list of the directory found in a journal: how many edits, and how many bytes.
-type Size = (u64, u64);
+/// A hash of the edits that a list of the directory found in a journal.
+type Digest = u64;
 
 #[derive(Clone, Copy, Debug)]
 enum Known {
@@ -172,21 +170,35 @@ enum Known {
         again: bool,
     },
     /// It is tried again when a list finds something else in its journal: another program has edited it.
-    Refused(Option<Size>),
+    Refused(Option<Digest>),
 }
 
 impl Resends {
+    /// The directory was listed.
+    fn listed(&self, listed: &Listed) {
+        // What was refused and is not in its journal any more is nothing to be compared with.
+        if listed.unreadable.is_empty() {
+            let paths: BTreeSet<&str> = listed.unsent.iter().map(|one| &one.path[..]).collect();
+            self.lock().known.retain(|path, known| {
+                !matches!(known, Known::Refused(_)) || paths.contains(&path[..])
+            });
+        }
+        for unsent in &listed.unsent {
+            self.found(unsent);
+        }
+    }
+
     /// A list of the directory has it.
     fn found(&self, unsent: &Unsent) {
-        let size = Some((unsent.edits, unsent.bytes));
+        let digest = Some(unsent.digest);
         let mut documents = self.lock();
         let is_due = match documents.known.get(&unsent.path) {
             None => true,
-            Some(Known::Refused(refused)) => *refused != size,
+            Some(Known::Refused(refused)) => *refused != digest,
             Some(Known::Waiting | Known::Tried { .. }) => false,
         };
         if is_due {
-            documents.add(&unsent.path, size);
+            documents.add(&unsent.path, digest);
             self.0.has_more.notify_one();
         }
     }
@@ -262,7 +274,7 @@ impl Resends {
 }
 
 impl Documents {
-    fn add(&mut self, path: &str, listed: Option<Size>) {
+    fn add(&mut self, path: &str, listed: Option<Digest>) {
         let one = Waiting {
             path: path.to_owned(),
             backoff: Backoff::up_to(LONGEST),

@@ -59,6 +59,7 @@ struct Jobs {
 enum Job {
     Open {
         shared: Arc<Shared>,
+        when_damaged: WhenDamaged,
         reply: oneshot::Sender<Result<Option<Replica>, JournalError>>,
     },
     Write(Arc<Shared>),
@@ -69,6 +70,13 @@ enum Job {
     Unsent {
         reply: oneshot::Sender<Result<Vec<Unsent>, JournalError>>,
     },
+}
+
+/// What becomes of a damaged journal when it is opened. Either way that is an error.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum WhenDamaged {
+    Leave,
+    SetAside,
 }
 
 /// The edits in the journals of a room.
@@ -145,10 +153,15 @@ impl Journals {
     }
 
     /// Opens a document's journal; what it holds, if it holds anything.
-    pub(crate) async fn open(&self, shared: &Arc<Shared>) -> Result<Option<Replica>, JournalError> {
+    pub(crate) async fn open(
+        &self,
+        shared: &Arc<Shared>,
+        when_damaged: WhenDamaged,
+    ) -> Result<Option<Replica>, JournalError> {
         let (reply, opened) = oneshot::channel();
         self.queue.push(Job::Open {
             shared: Arc::clone(shared),
+            when_damaged,
             reply,
         });
         opened.await.unwrap_or_else(|_| Err(JournalError::closed()))
@@ -253,8 +266,12 @@ impl Thread {
     fn run(mut self) {
         loop {
             match self.queue.next(self.retry_at) {
-                Next::Job(Job::Open { shared, reply }) => {
-                    let opened = self.open(&shared);
+                Next::Job(Job::Open {
+                    shared,
+                    when_damaged,
+                    reply,
+                }) => {
+                    let opened = self.open(&shared, when_damaged);
                     // Who gave up waiting has dropped the document, and its task releases it.
                     let _waiting = reply.send(opened);
                 }
@@ -280,13 +297,16 @@ impl Thread {
         }
     }
 
-    fn open(&mut self, shared: &Arc<Shared>) -> Result<Option<Replica>, JournalError> {
+    fn open(
+        &mut self,
+        shared: &Arc<Shared>,
+        when_damaged: WhenDamaged,
+    ) -> Result<Option<Replica>, JournalError> {
         // A task that was dropped with its runtime has released nothing.
         self.open.retain(|_, (owner, _)| owner.strong_count() > 0);
-        let open = if shared.is_resending() {
-            Journal::open_untold
-        } else {
-            Journal::open
+        let open = match when_damaged {
+            WhenDamaged::Leave => Journal::open_untold,
+            WhenDamaged::SetAside => Journal::open,
         };
         let opened = open(&self.directory, &self.room, &shared.path, new_client_id());
         let (journal, replica) = opened?;
