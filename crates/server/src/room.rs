@@ -70,8 +70,8 @@ const MAX_STAGED_WRITES: usize = 1024;
 /// The bytes of the next batch at which the same holds; one update may exceed it. Each byte is in
 /// memory several times: as received, merged, sealed and in the log.
 const MAX_STAGED_BYTES: usize = 2 << 20;
-/// The number of ended calls that a connection remembers, because the client's last chunks of a
-/// call that the server ended may still be in flight.
+/// The maximum number of ended calls that a connection remembers, because the client's last chunks
+/// of a call that the server ended may still be in flight.
 const REMEMBERED_CALLS: usize = 64;
 /// Bytes that an open call is charged in addition to its content.
 const CALL_BYTES: usize = 1024;

@@ -95,7 +95,7 @@ pub(super) struct Change {
     pub(super) known_to: Option<StreamId>,
 }
 
-/// Changes by document that are on disk and have not been shown yet.
+/// Durable changes that have not been shown yet, by document.
 type Changes = BTreeMap<DocumentId, Vec<Change>>;
 
 impl Then {
@@ -672,7 +672,7 @@ impl Room {
     }
 }
 
-/// Refuses an update because its document has to be read again first.
+/// The refusal of an update whose document has to be read again first.
 fn read_again() -> Refusal {
     let text = "storage failed and the document is being read again; send the update again";
     Refusal::new(ErrorCode::OperationFailed, text)

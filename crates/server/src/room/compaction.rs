@@ -12,7 +12,8 @@ use super::documents::Document;
 /// snapshot, and by as much again during the compaction. So the stored size of a document stays
 /// below twice its merged state plus 128 KiB.
 const FREE_LOG_BYTES: usize = 64 << 10;
-/// Bytes of states up to which one turn starts further compactions.
+/// When the states that one turn compacts have this many bytes, further compactions wait for the
+/// next turn.
 const FOLDED_BYTES: usize = 4 << 20;
 /// How often the stored size of a document that deleted something is compared with its merged
 /// state. The comparison encodes the state.

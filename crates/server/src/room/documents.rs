@@ -1,5 +1,4 @@
-//! The open documents of a room: each one's replica, its readers, and what every reader has
-//! received.
+//! The open documents of a room: their replicas, their readers, and what each reader has received.
 //!
 //! A reader is a cursor over the document's recent changes. While its connection keeps up, each
 //! change is queued for it as shared bytes. When the connection's queue is full, the cursor stays.
@@ -38,8 +37,8 @@ use crate::usage::Usage;
 const RECENT_BYTES: usize = 1 << 20;
 /// The maximum bytes of a merged change; a single update may be longer.
 const MERGED_BYTES: usize = 1 << 20;
-/// The number of descriptions of a large document that may wait for the disk. Further requests wait
-/// before theirs is made.
+/// The maximum number of descriptions of a large document that may wait for the disk. Further
+/// requests wait before theirs is made.
 const WAITING_DESCRIPTIONS: usize = 4;
 /// The memory limit for making a description, as a multiple of its maximum text.
 const DESCRIPTION_MEMORY: usize = 8;

@@ -26,7 +26,7 @@ const READ_BYTES: usize = 512 << 10;
 /// The bytes that may be read ahead of the pulls, for all downloads of one connection. Beyond this,
 /// only what is pulled is read.
 const MAX_AHEAD_BYTES: usize = 1 << 20;
-/// The number of reads that one connection may have in flight.
+/// The maximum number of reads that one connection may have in flight.
 const MAX_READS: usize = 2;
 
 /// One download. When it has ended, another call may have its id.

@@ -28,7 +28,7 @@ const MAX_UNTOLD: usize = 1_000;
 #[derive(Debug)]
 pub(super) struct News {
     what: What,
-    /// The path of the event.
+    /// The path at or below which the entries were.
     path: Box<str>,
     /// The present path, if the entries were moved.
     destination: Box<str>,

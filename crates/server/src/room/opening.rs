@@ -26,12 +26,12 @@ use super::{Conn, Fetch, FetchResult, Refusal, Request, Room, WholeFile};
 use crate::ledger::Held;
 use crate::schemas::InvalidSchema;
 
-/// The number of client ids that one update may bring into a document. Each becomes a provenance
-/// record.
+/// The maximum number of client ids that one update may bring into a document. Each becomes a
+/// provenance record.
 const NEW_CLIENTS: usize = 10_000;
 
-/// The number of runs of operations, and of deleted operations, in one update. Each takes nearly
-/// 200 bytes while the update is inspected.
+/// The maximum number of runs of operations, and of deleted operations, in one update. Each takes
+/// nearly 200 bytes while the update is inspected.
 const UPDATE_OPERATIONS: usize = 1 << 21;
 
 /// A request that waits for a document.

@@ -16,7 +16,7 @@ use super::opening::Waiter;
 /// so none has this number.
 const PARKED: u64 = 0;
 
-/// The number of paths that are remembered after their documents were deleted or moved.
+/// The maximum number of paths that are remembered after their documents were deleted or moved.
 const MAX_LEFT: usize = 1024;
 
 /// What the room knows of a path.

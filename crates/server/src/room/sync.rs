@@ -28,15 +28,15 @@ use super::{Call, Conn, Refusal, Request, Room};
 use crate::ledger::{Held, Kind};
 use crate::metrics::UpdateOutcome;
 
-/// The number of chunks, and their bytes, that are kept from a client that has not received the
-/// state yet. One chunk may be larger. Beyond this, chunks are refused with 1006.
+/// The maximum number of chunks, and their maximum bytes, that are kept from a client that has not
+/// received the state yet. One chunk may be larger. Beyond this, chunks are refused with 1006.
 const EARLY_CHUNKS: usize = 256;
 const EARLY_BYTES: usize = 4 << 20;
 
 /// The `status` of `room.status` for a client that has operations which the server lacks.
 const AHEAD: &str = "ahead";
 
-/// The number of clients up to which answers list a state vector. A longer vector would be many
+/// The maximum number of clients of a state vector that answers list. A longer vector would be many
 /// times as long as the update that it answers.
 const TOLD_CLIENTS: usize = 1024;
 

@@ -14,9 +14,9 @@ use super::waiting::Waiting;
 use super::{Call, Conn, FetchResult, Room, SyncCall};
 use crate::committer::BatchResult;
 
-/// Bytes to show an entry of a folder, or to send its event.
+/// The bytes that a turn goes through to show an entry of a folder, or to send its event.
 const ENTRY_BYTES: usize = 128;
-/// Bytes to end a stalled upload.
+/// The bytes that a turn goes through to end a stalled upload.
 const UPLOAD_BYTES: usize = 1024;
 
 impl Room {

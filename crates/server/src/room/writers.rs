@@ -9,10 +9,10 @@
 //! The owner is the participant, by the name in its token, and not the connection: after a
 //! reconnect, the server may not have noticed yet that the old connection is gone.
 
-/// The number of ids that are kept for one document.
+/// The maximum number of ids that are kept for one document.
 const KEPT: usize = 1024;
 
-/// The number of ids that are kept of one participant for one document.
+/// The maximum number of ids that are kept of one participant for one document.
 const KEPT_OF_ONE: usize = 16;
 
 /// How often a participant has to continue an id until it owns the id.
