@@ -1,4 +1,4 @@
-//! Forged operations without content: they never cost what was acknowledged or is pending.
+//! Forged operations without content: no acknowledged or pending edit is lost because of them.
 
 use meshagent_protocol::Content;
 use meshagent_store::Fault;
