@@ -662,8 +662,8 @@ async fn read_all(mut reader: Reader, incoming: mpsc::Sender<Received>) {
             }
             OpCode::Ping => Received::Ping(to_bytes(frame.payload)),
             OpCode::Close => Received::Closed,
-            // This client sends no request that these answer: an answer to a ping has counted as
-            // traffic already.
+            // A pong counts as traffic, which is all that matters. The protocol has no text
+            // messages.
             OpCode::Pong | OpCode::Text => continue,
         };
         let is_last = matches!(received, Received::Closed);

@@ -228,8 +228,8 @@ impl<'a> Editor<'a> {
     }
 
     /// Starts or stops recording edits for [`undo`](Self::undo). With a `window` of 0, each
-    /// transaction is undone separately. With any other value all edits are undone together, because
-    /// the client does not set the document's clock.
+    /// transaction is undone separately. With any other value all edits are undone together,
+    /// because the client does not set the document's clock.
     ///
     /// ```
     /// # use meshagent_document::Target;
