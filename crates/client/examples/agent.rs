@@ -2,7 +2,7 @@
 //!
 //! ```console
 //! $ meshagent room connect --room my-room --identity agent -- \
-//!     cargo run -p meshagent-client --example agent -- schema plan.document    # what to ask the model for
+//!     cargo run -p meshagent-client --example agent -- schema plan.document  # for the prompt
 //! $ meshagent room connect --room my-room --identity agent -- \
 //!     cargo run -p meshagent-client --example agent -- fill plan.document < answer.json
 //! ```

@@ -1,7 +1,8 @@
 //! Adds a greeting to a document that all participants share.
 //!
 //! ```console
-//! $ meshagent room connect --room my-room --identity ann -- cargo run -p meshagent-client --example hello
+//! $ meshagent room connect --room my-room --identity ann -- \
+//!     cargo run -p meshagent-client --example hello
 //! ```
 
 #![allow(clippy::print_stdout, reason = "it talks to people")]

@@ -1,8 +1,10 @@
 //! A to-do list that several people edit together, each in a terminal.
 //!
 //! ```console
-//! $ meshagent room connect --room my-room --identity ann -- cargo run -p meshagent-client --example todo
-//! $ meshagent room connect --room my-room --identity bob -- cargo run -p meshagent-client --example todo
+//! $ meshagent room connect --room my-room --identity ann -- \
+//!     cargo run -p meshagent-client --example todo
+//! $ meshagent room connect --room my-room --identity bob -- \
+//!     cargo run -p meshagent-client --example todo
 //! ```
 //!
 //! A line adds an entry. `x 2` marks the second entry as done or not done, `d 2` deletes it, and an

@@ -22,7 +22,9 @@
 //! println!("connected to room: {}", room.room_name());
 //!
 //! let document = room.sync().open("hello-world.document").await?;
-//! document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "hello world!" } })))??;
+//! document.edit(|d| {
+//!     d.append_child(Target::Root, json!({ "body": { "text": "hello world!" } }))
+//! })??;
 //! document.saved().await?;
 //! room.close().await;
 //! # Ok(())

@@ -447,7 +447,9 @@ impl LiveDocument {
     /// # use serde_json::json;
     /// # meshagent_testing::in_room(async |room| {
     /// let document = room.sync().open("notes.document").await?;
-    /// let id = document.edit(|d| d.append_child(Target::Root, json!({ "body": { "text": "tea" } })))??;
+    /// let id = document.edit(|d| {
+    ///     d.append_child(Target::Root, json!({ "body": { "text": "tea" } }))
+    /// })??;
     /// document.edit(|d| d.set_attribute(Target::Id(id), "text", "coffee"))??;
     /// assert_eq!(
     ///     document.to_json(),

@@ -121,7 +121,11 @@ impl StreamHandle {
     /// # let start = SyncOpenStart::new(DocPath::parse("notes.document")?).to_content();
     /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
     /// # let mut elsewhere = MeshDocument::new(schema, 7);
-    /// # elsewhere.append_child(Target::Root, json!({ "body": { "text": "tea" } }), &mut || "id-1".to_owned())?;
+    /// # elsewhere.append_child(
+    /// #     Target::Root,
+    /// #     json!({ "body": { "text": "tea" } }),
+    /// #     &mut || "id-1".to_owned(),
+    /// # )?;
     /// # let update = SyncChunk::of_update(&elsewhere.encode_state());
     /// let stream = connection.open_stream("sync", "open", start).await?;
     /// let answer = stream.send(update).await?;
@@ -148,7 +152,11 @@ impl StreamHandle {
     /// # let start = SyncOpenStart::new(DocPath::parse("notes.document")?).to_content();
     /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
     /// # let mut elsewhere = MeshDocument::new(schema, 7);
-    /// # elsewhere.append_child(Target::Root, json!({ "body": { "text": "tea" } }), &mut || "id-1".to_owned())?;
+    /// # elsewhere.append_child(
+    /// #     Target::Root,
+    /// #     json!({ "body": { "text": "tea" } }),
+    /// #     &mut || "id-1".to_owned(),
+    /// # )?;
     /// # let update = SyncChunk::of_update(&elsewhere.encode_state());
     /// let mut stream = connection.open_stream("sync", "open", start).await?;
     /// let sender = stream.sender();
@@ -230,7 +238,11 @@ impl StreamSender {
     /// # let start = SyncOpenStart::new(DocPath::parse("notes.document")?).to_content();
     /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
     /// # let mut elsewhere = MeshDocument::new(schema, 7);
-    /// # elsewhere.append_child(Target::Root, json!({ "body": { "text": "tea" } }), &mut || "id-1".to_owned())?;
+    /// # elsewhere.append_child(
+    /// #     Target::Root,
+    /// #     json!({ "body": { "text": "tea" } }),
+    /// #     &mut || "id-1".to_owned(),
+    /// # )?;
     /// # let update = SyncChunk::of_update(&elsewhere.encode_state());
     /// let stream = connection.open_stream("sync", "open", start).await?;
     /// let answer = stream.sender().send(update).await?;
@@ -265,7 +277,11 @@ impl StreamSender {
     /// # let start = SyncOpenStart::new(DocPath::parse("notes.document")?).to_content();
     /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
     /// # let mut elsewhere = MeshDocument::new(schema, 7);
-    /// # elsewhere.append_child(Target::Root, json!({ "body": { "text": "tea" } }), &mut || "id-1".to_owned())?;
+    /// # elsewhere.append_child(
+    /// #     Target::Root,
+    /// #     json!({ "body": { "text": "tea" } }),
+    /// #     &mut || "id-1".to_owned(),
+    /// # )?;
     /// # let update = SyncChunk::of_update(&elsewhere.encode_state());
     /// let stream = connection.open_stream("sync", "open", start).await?;
     /// // Several can be under way.
@@ -339,7 +355,11 @@ impl PendingAnswer {
     /// # let start = SyncOpenStart::new(DocPath::parse("notes.document")?).to_content();
     /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
     /// # let mut elsewhere = MeshDocument::new(schema, 7);
-    /// # elsewhere.append_child(Target::Root, json!({ "body": { "text": "tea" } }), &mut || "id-1".to_owned())?;
+    /// # elsewhere.append_child(
+    /// #     Target::Root,
+    /// #     json!({ "body": { "text": "tea" } }),
+    /// #     &mut || "id-1".to_owned(),
+    /// # )?;
     /// # let update = SyncChunk::of_update(&elsewhere.encode_state());
     /// let stream = connection.open_stream("sync", "open", start).await?;
     /// let mut pending = stream.sender().begin(update).await?;

@@ -314,7 +314,11 @@ impl SyncStream {
     /// # meshagent_testing::in_room(async |room| {
     /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
     /// # let mut elsewhere = MeshDocument::new(schema, 7);
-    /// # elsewhere.append_child(Target::Root, json!({ "body": { "text": "tea" } }), &mut || "id-1".to_owned())?;
+    /// # elsewhere.append_child(
+    /// #     Target::Root,
+    /// #     json!({ "body": { "text": "tea" } }),
+    /// #     &mut || "id-1".to_owned(),
+    /// # )?;
     /// # let update = elsewhere.encode_state();
     /// # let connection = room.connection().await?;
     /// # let start = SyncOpenStart::new(DocPath::parse("/notes.document")?);
@@ -355,7 +359,11 @@ impl SyncStream {
     /// # meshagent_testing::in_room(async |room| {
     /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
     /// # let mut elsewhere = MeshDocument::new(schema, 7);
-    /// # elsewhere.append_child(Target::Root, json!({ "body": { "text": "tea" } }), &mut || "id-1".to_owned())?;
+    /// # elsewhere.append_child(
+    /// #     Target::Root,
+    /// #     json!({ "body": { "text": "tea" } }),
+    /// #     &mut || "id-1".to_owned(),
+    /// # )?;
     /// # let update = elsewhere.encode_state();
     /// # let connection = room.connection().await?;
     /// # let start = SyncOpenStart::new(DocPath::parse("/notes.document")?);
@@ -387,7 +395,11 @@ impl SyncStream {
     /// # meshagent_testing::in_room(async |room| {
     /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
     /// # let mut elsewhere = MeshDocument::new(schema, 7);
-    /// # elsewhere.append_child(Target::Root, json!({ "body": { "text": "tea" } }), &mut || "id-1".to_owned())?;
+    /// # elsewhere.append_child(
+    /// #     Target::Root,
+    /// #     json!({ "body": { "text": "tea" } }),
+    /// #     &mut || "id-1".to_owned(),
+    /// # )?;
     /// # let update = elsewhere.encode_state();
     /// # let connection = room.connection().await?;
     /// # let start = SyncOpenStart::new(DocPath::parse("/notes.document")?);

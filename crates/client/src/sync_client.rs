@@ -322,7 +322,11 @@ impl SyncClient {
     /// # meshagent_testing::in_room(async |room| {
     /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
     /// # let mut elsewhere = MeshDocument::new(schema, 7);
-    /// # elsewhere.append_child(Target::Root, json!({ "body": { "text": "tea" } }), &mut || "id-1".to_owned())?;
+    /// # elsewhere.append_child(
+    /// #     Target::Root,
+    /// #     json!({ "body": { "text": "tea" } }),
+    /// #     &mut || "id-1".to_owned(),
+    /// # )?;
     /// # let update = elsewhere.encode_state();
     /// assert!(matches!(room.sync().sync("notes.document", &update), Err(SyncError::NotOpen)));
     /// let document = room.sync().open("notes.document").await?;

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! file   = magic (8 bytes), head record, records…
-//! record = length of the payload: u32 ‖ checksum of kind and payload: u32 ‖ kind: u8 ‖ checksum of these 9 bytes: u32 ‖ payload
+//! record = length of the payload: u32 ‖ checksum of kind and payload: u32 ‖ kind: u8
+//!          ‖ checksum of these 9 bytes: u32 ‖ payload
 //! ```
 //!
 //! Numbers are little-endian, checksums are CRC-32. Files of the first version have no magic, and
