@@ -62,7 +62,7 @@ impl FetchToken {
 }
 
 impl Credentials {
-    /// The project's id. It is not known before the token function is called.
+    /// The project's id; `None` for a token function, whose tokens are not known yet.
     pub(crate) fn project(&self) -> Option<String> {
         match self {
             Self::Fetch(_) => None,

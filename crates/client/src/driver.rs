@@ -77,7 +77,7 @@ pub(crate) struct OpenedStream {
     pub(crate) answer: Content,
 }
 
-/// What the server sends at the start of a connection.
+/// The server's messages at the start of a connection.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Welcome {
     pub(crate) room_name: String,

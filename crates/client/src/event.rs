@@ -123,8 +123,9 @@ impl EventReceiver {
         }
     }
 
-    /// The next event. `None` once all events were read and the connection has ended or, for a
-    /// [`RoomClient`](crate::RoomClient), its last handle is dropped.
+    /// The next event. `None` once all events were read and the connection has ended. A
+    /// subscription of a [`RoomClient`](crate::RoomClient) ends when the room's clones and open
+    /// documents are dropped.
     ///
     /// The last 256 events wait for a slow subscriber. Beyond that the oldest are dropped, and
     /// `Some(Err(n))` reports their number. A program that keeps a list of files or participants

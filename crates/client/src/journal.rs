@@ -1,5 +1,4 @@
-//! A journal: the part of a document that survives the program, which is its content and the edits
-//! that the server has not acknowledged.
+//! Journals: they keep a document's content and unacknowledged edits when the program ends.
 //!
 //! A journal is a file of records (`record`). Records are appended, and the file is rewritten when
 //! it has become long. A record that a crash cut off ends the journal; a file with any other damage

@@ -1,5 +1,4 @@
-//! An open document: edits take effect locally, and are exchanged with the server in the
-//! background.
+//! An open document: edits take effect locally, and a task exchanges them with the server.
 
 mod shared;
 #[cfg(feature = "simulation")]
@@ -122,9 +121,9 @@ pub enum DocumentEvent {
         update: Vec<u8>,
     },
     /// The server refused an edit permanently. The document is now the server's state plus the
-    /// local edits that do not depend on the refused one. Those were made again under another
-    /// client id, and undo still works. If [`Ended`](Self::Ended) comes next instead, the document
-    /// was not rebuilt and still shows the refused edit.
+    /// local edits that do not depend on the refused one. Those that no longer fitted were made
+    /// again under another client id; undo still works. If [`Ended`](Self::Ended) comes next
+    /// instead, the document was not rebuilt and still shows the refused edit.
     Refused {
         /// Why the edit was refused.
         refusal: Refusal,
@@ -159,8 +158,7 @@ pub enum DocumentEvent {
 pub struct ReplacedDocument {
     /// The old content with `$id`s, including the edits that the server did not acknowledge.
     pub content: Value,
-    /// The unacknowledged edits. Their `changes` are empty; their effect is part of
-    /// `content`.
+    /// The unacknowledged edits. Their `changes` are empty; their effect is part of `content`.
     pub edits: Vec<LostEdit>,
 }
 
@@ -253,7 +251,7 @@ impl Changes {
     /// The next event; `None` once the document has ended and all events were received.
     ///
     /// Up to 1,024 events wait for a slow subscriber. Further events are dropped, and
-    /// [`DocumentEvent::Missed`] comes in their place.
+    /// [`DocumentEvent::Missed`] then precedes the next event for which there is room.
     ///
     /// # Cancel safety
     ///
@@ -315,7 +313,7 @@ impl LiveDocument {
     /// Another opening of a document; `None` if it has ended.
     pub(crate) fn join(shared: &Arc<Shared>, room: RoomClient) -> Option<Self> {
         let document = Self::new(Arc::clone(shared), room);
-        // The new handle counts, so the document can't end now for want of handles.
+        // The new handle counts, so the document can no longer end for lack of handles.
         if shared.is_ended() {
             return None;
         }
@@ -738,7 +736,7 @@ impl Handle {
             return false;
         }
         if self.shared.is_inside() {
-            // A closure that edits or reads the document dropped a handle. Its caller holds another
+            // A closure that reads or edits the document dropped a handle. Its caller holds another
             // one.
             self.shared.ended_inside.fetch_add(1, Ordering::Relaxed);
             return false;

@@ -10,7 +10,7 @@ pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// How many [`Pulse::tick`]s there are in an interval.
 const TICKS: u32 = 4;
 
-/// What has passed over a socket so far.
+/// Bytes and pings that have passed over a socket so far.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Traffic {
     pub(crate) bytes_read: u64,
@@ -18,7 +18,7 @@ pub(crate) struct Traffic {
     pub(crate) pings_written: u64,
 }
 
-/// What to do with a connection now.
+/// The action for a connection now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Beat {
     Rest,
@@ -218,7 +218,7 @@ mod tests {
         let mut world = World::new();
         world.now.wall += Duration::from_mins(5);
         assert_eq!(world.run(1, |_| {}), [(1, Beat::Suspended)]);
-        // It did advance, as on other systems, and the timer fired late.
+        // The monotonic clock advanced, as on other systems, and the timer fired late.
         let mut world = World::new();
         world.now.wall += Duration::from_mins(5);
         world.now.monotonic += Duration::from_mins(5);

@@ -1,4 +1,4 @@
-//! Sends the edits left in a room's journals without opening the documents for a user: edits of
+//! Sends edits that were left in a room's journals, without a handle to their documents: edits of
 //! earlier programs, of other programs that were killed, and of documents closed without a
 //! connection.
 
@@ -103,7 +103,7 @@ async fn reconnected(link: &mut watch::Receiver<Link>) {
 async fn work(room: WeakRoom, resends: Resends, mut link: watch::Receiver<Link>) {
     loop {
         let next = resends.next().await;
-        // Other programs can't open a journal while it is open here, so do not open it without a
+        // Other programs can't open a journal that is open here, so it is only opened with a
         // connection.
         let is_up =
             link.wait_for(|link| matches!(link, Link::Up(connection) if !connection.is_closed()));

@@ -17,7 +17,7 @@ pub struct StorageClient {
     caller: Caller,
 }
 
-/// What calls are made on: one connection, or whichever the room has.
+/// The connection for calls: a fixed one, or the current one of a room.
 #[derive(Clone, Debug)]
 enum Caller {
     One(Connection),

@@ -55,7 +55,7 @@ pub enum OpenError {
     /// The path can't be that of a document.
     #[error("the path is invalid")]
     InvalidPath(#[from] meshagent_protocol::InvalidPath),
-    /// The server refuses, or the room has ended.
+    /// The server refuses, the room has ended, or the content can't be read.
     #[error(transparent)]
     Ended(DocumentEnd),
     /// The document's journal can't be read or written, another program has it open, or it is

@@ -82,7 +82,7 @@ impl Gap {
     }
 }
 
-/// What to do with the replica when a stream starts.
+/// The treatment of the replica when a stream starts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum StartOver {
     /// Keep it, and bring it up to date.
@@ -96,7 +96,7 @@ pub(super) enum StartOver {
     Replaced,
 }
 
-/// What was done with the replica.
+/// The result of that treatment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Taken {
     BroughtUp,

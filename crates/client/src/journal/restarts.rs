@@ -375,7 +375,7 @@ impl<'a> Run<'a> {
     fn restart(&mut self, seen: &mut Seen) {
         let before = names(self.replica.document());
         let unsaved = self.replica.unsaved().count();
-        // It may be killed before the last write.
+        // The program may be killed before the last write.
         let is_written = self.random.below(2) == 0 && self.write_now(seen);
         seen.unwritten += u64::from(!is_written);
         self.end_program();

@@ -1,4 +1,4 @@
-//! The state that a document's handles share with its task, its lock, and waiting for progress.
+//! The state that a document's handles share with its task, with its lock and its waiters.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -263,7 +263,7 @@ impl Shared {
 
     /// Called when another handle was opened.
     pub(super) fn joined(&self) {
-        // The task may be about to end the document for want of handles.
+        // The task may be about to end the document for lack of handles.
         self.work.notify_one();
         // If the document was open only for its journal, the worker that waits for it continues
         // with the next document.

@@ -1,4 +1,4 @@
-//! Calls, and the events beside them.
+//! Calls in parallel, and their order with events.
 
 use meshagent_client::{CallError, RoomEvent};
 use meshagent_protocol::{Content, ErrorCode, ServerToClient};

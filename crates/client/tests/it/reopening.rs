@@ -1,4 +1,4 @@
-//! A document that is opened again while it is still kept after its last handle was dropped.
+//! Documents that are opened again before they have ended without handles.
 
 use std::time::Duration;
 
