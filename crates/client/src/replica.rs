@@ -37,10 +37,11 @@ const TRIES: u32 = 64;
 
 /// A [`MeshDocument`] and the edits of it that the server does not have yet.
 ///
-/// Edits are numbered from 1, and kept until they are acknowledged, across streams and connections.
-/// The caller carries updates between the replica and a server. It answers each update from
-/// [`next_to_send`](Self::next_to_send) with one of [`acknowledged`](Self::acknowledged),
-/// [`fill_gap`](Self::fill_gap), [`refused`](Self::refused) and [`unsent`](Self::unsent).
+/// Edits, and updates that fill gaps, are numbered from 1. They are kept until they are
+/// acknowledged, across streams and connections. The caller carries updates between the replica and
+/// a server. For each update from [`next_to_send`](Self::next_to_send) it calls one of
+/// [`acknowledged`](Self::acknowledged), [`fill_gap`](Self::fill_gap), [`refused`](Self::refused)
+/// and [`unsent`](Self::unsent).
 #[derive(Debug)]
 pub struct Replica {
     document: MeshDocument,
@@ -663,7 +664,7 @@ impl Replica {
         }
     }
 
-    /// The number of the last edit; 0 if there is none.
+    /// The last number in use; 0 if there is none.
     ///
     /// ```
     /// # use meshagent_client::Replica;
@@ -683,7 +684,7 @@ impl Replica {
         self.next - 1
     }
 
-    /// The number up to which all edits are acknowledged or given up.
+    /// The number up to which everything is acknowledged or given up.
     ///
     /// ```
     /// # use meshagent_client::Replica;
