@@ -1,4 +1,4 @@
-//! Edits of a document whose updates are collected.
+//! The editor that an edit closure receives. It collects the updates of its edits.
 
 use std::ops::Deref;
 
@@ -8,8 +8,8 @@ use meshagent_document::{
 use serde_json::Value;
 use uuid::Uuid;
 
-/// What a closure given to [`LiveDocument::edit`](crate::LiveDocument::edit) edits: the document to read, and the ways
-/// to change it. New elements get random `$id`s.
+/// The argument of a closure given to [`LiveDocument::edit`](crate::LiveDocument::edit): reads the
+/// document, and changes it. New elements get random `$id`s.
 #[derive(Debug)]
 pub struct Editor<'a> {
     document: &'a mut MeshDocument,
@@ -26,7 +26,7 @@ impl Deref for Editor<'_> {
 }
 
 impl<'a> Editor<'a> {
-    /// The first edit gets this number, and others those after it.
+    /// Numbers the edits from `first` on.
     pub(crate) fn new(document: &'a mut MeshDocument, first: u64) -> Self {
         document.mark_edits(first);
         Self {
@@ -40,11 +40,11 @@ impl<'a> Editor<'a> {
         self.updates
     }
 
-    /// Applies edits as one transaction. Returns whether there was anything to do.
+    /// Applies edits as one transaction. Returns whether anything changed.
     ///
     /// # Errors
     ///
-    /// [`EditError`] of the first edit that is refused; the document is as it was.
+    /// [`EditError`] of the first invalid edit; the document does not change.
     ///
     /// ```
     /// # use meshagent_document::Edit;
@@ -68,7 +68,7 @@ impl<'a> Editor<'a> {
         Ok(self.collect(update))
     }
 
-    /// Appends a child element, `{tag: {attributes…}}`; its `$id`.
+    /// Appends a child element, `{tag: {attributes…}}`. Returns its `$id`.
     ///
     /// # Errors
     ///
@@ -89,7 +89,7 @@ impl<'a> Editor<'a> {
         self.insert_child(parent, Position::Last, element)
     }
 
-    /// Inserts a child element, `{tag: {attributes…}}`; its `$id`.
+    /// Inserts a child element, `{tag: {attributes…}}`. Returns its `$id`.
     ///
     /// # Errors
     ///
@@ -124,8 +124,8 @@ impl<'a> Editor<'a> {
         Ok(id)
     }
 
-    /// Gives an attribute a value. One that it has already is written once more, so that it wins over what others write
-    /// at the same time. Returns what [`apply`](Self::apply) does.
+    /// Sets an attribute. A value equal to the current one is written again, so that it competes
+    /// with concurrent writes. Returns whether anything was written.
     ///
     /// # Errors
     ///
@@ -153,7 +153,7 @@ impl<'a> Editor<'a> {
         Ok(self.collect(update))
     }
 
-    /// Deletes an element and all below it.
+    /// Deletes an element and its descendants. Returns whether anything changed.
     ///
     /// # Errors
     ///
@@ -176,11 +176,12 @@ impl<'a> Editor<'a> {
         Ok(self.collect(update))
     }
 
-    /// Applies a JSON Patch to the document's JSON form, all of it or nothing.
+    /// Applies a JSON Patch to the document's JSON form, in one transaction. Returns whether
+    /// anything changed.
     ///
     /// # Errors
     ///
-    /// [`PatchError`] with the operation that failed; the document is as it was.
+    /// [`PatchError`] with the operation that failed; the document does not change.
     ///
     /// ```
     /// # use serde_json::json;
@@ -204,11 +205,12 @@ impl<'a> Editor<'a> {
         Ok(self.collect(update))
     }
 
-    /// Makes the document equal to this JSON, `{root tag: {…}}`, by the smallest change.
+    /// Makes the document equal to this JSON, `{root tag: {…}}`, by the smallest change. Returns
+    /// whether anything changed.
     ///
     /// # Errors
     ///
-    /// [`ReplaceError`]; the document is as it was.
+    /// [`ReplaceError`]; the document does not change.
     ///
     /// ```
     /// # use serde_json::json;
@@ -225,8 +227,9 @@ impl<'a> Editor<'a> {
         Ok(self.collect(update))
     }
 
-    /// Starts, or stops, to remember edits for [`undo`](Self::undo); those within `window` milliseconds are undone
-    /// together.
+    /// Starts or stops recording edits for [`undo`](Self::undo). With a `window` of 0, each
+    /// transaction is undone separately. With any other value all edits are undone together,
+    /// because the client does not set the document's clock.
     ///
     /// ```
     /// # use meshagent_document::Target;
@@ -244,7 +247,7 @@ impl<'a> Editor<'a> {
         self.document.remember_edits(on, window);
     }
 
-    /// Takes the last remembered edit of this replica back. Returns whether there was one.
+    /// Undoes the last group of recorded edits of this replica. Returns whether there was one.
     ///
     /// ```
     /// # use meshagent_document::Target;
@@ -265,7 +268,7 @@ impl<'a> Editor<'a> {
         self.collect(update)
     }
 
-    /// Does again what was undone last. Returns whether there was anything.
+    /// Redoes the last undo. Returns whether there was one.
     ///
     /// ```
     /// # use meshagent_document::Target;
@@ -288,7 +291,7 @@ impl<'a> Editor<'a> {
     fn collect(&mut self, update: Option<Vec<u8>>) -> bool {
         let is_some = update.is_some();
         self.updates.extend(update);
-        // Each is taken out of what can be undone by itself if it is refused.
+        // Each edit has its own mark, so that a refused one can be removed from the undo history.
         let made = self.updates.len() as u64;
         self.document.mark_edits(self.first + made);
         is_some
@@ -299,14 +302,14 @@ fn new_id() -> String {
     Uuid::new_v4().to_string()
 }
 
-/// The `$id` that a new element has, or gets.
+/// The `$id` of a new element. A random one is added if it has none.
 fn element_id(element: &mut Value) -> String {
     let attributes = element
         .as_object_mut()
         .and_then(|element| element.values_mut().next())
         .and_then(Value::as_object_mut);
     let Some(attributes) = attributes else {
-        // The document will say what is wrong with it.
+        // The document reports what is wrong with the element.
         return String::new();
     };
     let id = attributes
