@@ -1,6 +1,7 @@
 //! The editor that an edit closure receives. It collects the updates of its edits.
 
 use std::ops::Deref;
+use std::time::Duration;
 
 use meshagent_document::{
     Edit, EditError, MeshDocument, PatchError, Position, ReplaceError, Target,
@@ -14,6 +15,8 @@ use uuid::Uuid;
 pub struct Editor<'a> {
     document: &'a mut MeshDocument,
     first: u64,
+    /// Milliseconds on the replica's clock.
+    now: u64,
     updates: Vec<Vec<u8>>,
 }
 
@@ -27,11 +30,14 @@ impl Deref for Editor<'_> {
 
 impl<'a> Editor<'a> {
     /// Numbers the edits from `first` on.
-    pub(crate) fn new(document: &'a mut MeshDocument, first: u64) -> Self {
+    pub(crate) fn new(document: &'a mut MeshDocument, first: u64, now: Duration) -> Self {
         document.mark_edits(first);
+        let now = millis(now);
+        document.set_time(now);
         Self {
             document,
             first,
+            now,
             updates: Vec::new(),
         }
     }
@@ -227,34 +233,57 @@ impl<'a> Editor<'a> {
         Ok(self.collect(update))
     }
 
-    /// Starts or stops recording edits for [`undo`](Self::undo). With a `window` of 0, each
-    /// transaction is undone separately. With any other value all edits are undone together,
-    /// because the client does not set the document's clock.
+    /// Starts recording edits for [`undo`](Self::undo). An edit joins the group of the edit before
+    /// it if it follows within `window`, counted in whole milliseconds; a group is undone together.
+    /// With [`Duration::ZERO`], each transaction is a group.
     ///
     /// ```
+    /// # use std::time::Duration;
     /// # use meshagent_document::Target;
     /// # use serde_json::json;
     /// # meshagent_testing::in_room(async |room| {
     /// # let document = room.sync().open("notes.document").await?;
-    /// document.edit(|d| d.remember_edits(true, 500))?;
+    /// document.edit(|d| d.remember_edits(Duration::from_millis(500)))?;
     /// # let tea = json!({ "body": { "text": "tea" } });
     /// document.edit(|d| d.append_child(Target::Root, tea))??;
     /// assert!(document.edit(|d| d.undo())?);
     /// # Ok(())
     /// # });
     /// ```
-    pub fn remember_edits(&mut self, on: bool, window: u64) {
-        self.document.remember_edits(on, window);
+    pub fn remember_edits(&mut self, window: Duration) {
+        self.document.remember_edits(true, millis(window));
+        self.document.set_time(self.now);
+    }
+
+    /// Stops recording edits, and drops the recorded ones.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # meshagent_testing::in_room(async |room| {
+    /// # let document = room.sync().open("notes.document").await?;
+    /// document.edit(|d| d.remember_edits(Duration::ZERO))?;
+    /// # let tea = json!({ "body": { "text": "tea" } });
+    /// document.edit(|d| d.append_child(Target::Root, tea))??;
+    /// document.edit(|d| d.forget_edits())?;
+    /// assert!(!document.edit(|d| d.undo())?);
+    /// # Ok(())
+    /// # });
+    /// ```
+    pub fn forget_edits(&mut self) {
+        self.document.remember_edits(false, 0);
     }
 
     /// Undoes the last group of recorded edits of this replica. Returns whether there was one.
     ///
     /// ```
+    /// # use std::time::Duration;
     /// # use meshagent_document::Target;
     /// # use serde_json::json;
     /// # meshagent_testing::in_room(async |room| {
     /// # let document = room.sync().open("notes.document").await?;
-    /// document.edit(|d| d.remember_edits(true, 500))?;
+    /// document.edit(|d| d.remember_edits(Duration::ZERO))?;
     /// # let tea = json!({ "body": { "text": "tea" } });
     /// document.edit(|d| d.append_child(Target::Root, tea))??;
     /// assert!(document.edit(|d| d.undo())?);
@@ -271,11 +300,12 @@ impl<'a> Editor<'a> {
     /// Redoes the last undo. Returns whether there was one.
     ///
     /// ```
+    /// # use std::time::Duration;
     /// # use meshagent_document::Target;
     /// # use serde_json::json;
     /// # meshagent_testing::in_room(async |room| {
     /// # let document = room.sync().open("notes.document").await?;
-    /// document.edit(|d| d.remember_edits(true, 500))?;
+    /// document.edit(|d| d.remember_edits(Duration::ZERO))?;
     /// # let tea = json!({ "body": { "text": "tea" } });
     /// document.edit(|d| d.append_child(Target::Root, tea))??;
     /// assert!(document.edit(|d| d.undo() && d.redo())?);
@@ -296,6 +326,11 @@ impl<'a> Editor<'a> {
         self.document.mark_edits(self.first + made);
         is_some
     }
+}
+
+/// Whole milliseconds; at most `u64::MAX` of them.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn new_id() -> String {

@@ -462,6 +462,7 @@ impl LiveDocument {
             if let Some(end) = &state.end {
                 return Err(end.clone());
             }
+            state.replica.set_time(self.shared.created_at.elapsed());
             let result = catch_unwind(AssertUnwindSafe(|| state.replica.edit(edit)));
             state.journal_edits();
             state.publish_changes();

@@ -7,6 +7,7 @@ mod queue;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use meshagent_document::{DecodeError, MeshDocument, Remade, UpdateKind};
 
@@ -59,6 +60,8 @@ pub struct Replica {
     /// Whether other programs wrote under this replica's client id, so that the server has some of
     /// its operations without their content.
     is_overwritten: bool,
+    /// The time of the next edit, by which the undo history groups edits.
+    now: Duration,
     /// The revision of the last snapshot, and the snapshot while it is in use.
     snapshot: (u64, Weak<MeshDocument>),
 }
@@ -108,6 +111,7 @@ impl Replica {
             slack_bytes: COMPACTED_BYTES,
             compacted: 0,
             is_overwritten: false,
+            now: Duration::ZERO,
             snapshot: (0, Weak::new()),
         }
     }
@@ -170,6 +174,34 @@ impl Replica {
         &mut self.document
     }
 
+    /// Sets the time of the edits that follow, counted from any moment. It decides which edits
+    /// [`Editor::undo`] undoes together.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use meshagent_client::Replica;
+    /// # use meshagent_document::MeshDocument;
+    /// # use meshagent_document::MeshSchema;
+    /// # use meshagent_document::Target;
+    /// # use serde_json::json;
+    /// # let schema = MeshSchema::builtin("document").ok_or("there is one")?;
+    /// # let mut replica = Replica::new(MeshDocument::new(schema, 1));
+    /// replica.edit(|d| d.remember_edits(Duration::from_millis(500)));
+    /// for millis in [0, 400, 1_000] {
+    ///     replica.set_time(Duration::from_millis(millis));
+    ///     let tea = json!({ "body": { "text": "tea" } });
+    ///     replica.edit(|d| d.append_child(Target::Root, tea))?;
+    /// }
+    /// replica.edit(|d| d.undo());
+    /// assert_eq!(replica.document().root().child_count(), 2);
+    /// replica.edit(|d| d.undo());
+    /// assert_eq!(replica.document().root().child_count(), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn set_time(&mut self, now: Duration) {
+        self.now = now;
+    }
+
     /// Edits the document. The edits are kept to be sent, even if the closure panics after making
     /// them.
     ///
@@ -188,7 +220,7 @@ impl Replica {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn edit<R>(&mut self, edit: impl FnOnce(&mut Editor<'_>) -> R) -> R {
-        let mut editor = Editor::new(&mut self.document, self.next);
+        let mut editor = Editor::new(&mut self.document, self.next, self.now);
         // Edits before a panic are in the document, so they are kept.
         let result = catch_unwind(AssertUnwindSafe(|| edit(&mut editor)));
         for update in editor.into_updates() {

@@ -33,6 +33,8 @@ impl Drop for EndWithTask {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) path: String,
+    /// The moment from which the times of edits are counted.
+    pub(super) created_at: Instant,
     state: Mutex<State>,
     /// Wakes the task: there is something to send, or the last handle was closed.
     pub(crate) work: Notify,
@@ -149,6 +151,7 @@ impl Shared {
         };
         Arc::new_cyclic(|document| Self {
             path: path.to_owned(),
+            created_at: Instant::now(),
             state: Mutex::new(State {
                 replica,
                 stage,

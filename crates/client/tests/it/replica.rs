@@ -1,5 +1,7 @@
 //! The queue of a replica without a server: edits are kept, merged, sent again and given up.
 
+use std::time::Duration;
+
 use meshagent_client::{Outgoing, Replica};
 use meshagent_document::{MeshDocument, MeshSchema, Target, UpdateKind};
 use serde_json::json;
@@ -472,7 +474,7 @@ fn what_is_stored_and_waits_is_not_saved_when_its_fill_is_refused() {
 fn undo_goes_on_after_a_refusal() {
     let mut replica = Replica::new(document(1));
     let mut server = Picky::new();
-    replica.edit(|d| d.remember_edits(true, 0));
+    replica.edit(|d| d.remember_edits(Duration::ZERO));
     append(&mut replica, "first");
     assert!(!server.serve(&mut replica));
     append(&mut replica, "BAD");
