@@ -5,9 +5,10 @@
 //! The missed changes follow, merged, when the queue has space again.
 
 mod growth;
+mod streams;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -19,6 +20,7 @@ use meshagent_protocol::{Content, ErrorCode, SharedChunk, SharedMessage, sync as
 use meshagent_store::{DocumentId, Seq, Timestamp};
 
 pub(super) use self::growth::Growth;
+use self::streams::Streams;
 use super::batch::Change;
 use super::compaction::Stored;
 use super::sent::Sent;
@@ -64,7 +66,7 @@ pub(super) struct Document {
     pub(super) head: Version,
     /// The newest version that is on disk and may be shown.
     pub(super) committed: Version,
-    pub(super) streams: BTreeMap<StreamId, Stream>,
+    pub(super) streams: Streams,
     /// Answers that show a version which is not on disk yet, ordered by version.
     pub(super) deferred: VecDeque<(Version, Deferred)>,
     /// The encoded state that all opens of the document share.
@@ -190,7 +192,7 @@ impl Document {
             replica,
             head: 0,
             committed: 0,
-            streams: BTreeMap::new(),
+            streams: Streams::default(),
             deferred: VecDeque::new(),
             state: None,
             description: None,
@@ -297,7 +299,7 @@ impl Document {
 
     /// The bytes that a turn goes through to bring a reader up to date.
     pub(super) fn catch_up_weight(&self, stream: StreamId) -> usize {
-        let Some(stream) = self.streams.get(&stream).filter(|one| one.lagging) else {
+        let Some(stream) = self.streams.get(stream).filter(|one| one.lagging) else {
             return 0;
         };
         if stream.cursor >= self.recent_floor {
@@ -538,11 +540,11 @@ impl Room {
         let is_scarce = self.usage.shared_bytes() > self.config.limits.max_shared_bytes;
         for frame in frames {
             let mut shared: Option<SharedChunk> = None;
-            for (id, stream) in &mut document.streams {
+            for (id, stream) in document.streams.iter_mut() {
                 if stream.merges != merged || stream.lagging || stream.cursor >= frame.version {
                     continue;
                 }
-                if Some(*id) == frame.known_to {
+                if Some(id) == frame.known_to {
                     stream.cursor = frame.version;
                     continue;
                 }
@@ -582,6 +584,10 @@ impl Room {
             let Some((version, deferred)) = document.deferred.pop_front() else {
                 return;
             };
+            if document.deferred.is_empty() {
+                // Most documents rarely have one, and there are many documents.
+                document.deferred = VecDeque::new();
+            }
             match deferred {
                 Deferred::Answer {
                     request, content, ..
@@ -723,7 +729,7 @@ impl Room {
             if let Some(found) = self.documents.get(document)
                 && found
                     .streams
-                    .get(&stream)
+                    .get(stream)
                     .is_some_and(|stream| stream.lagging)
             {
                 self.bring_up(document, stream);
@@ -736,7 +742,7 @@ impl Room {
         let Some(document) = self.documents.get_mut(id) else {
             return;
         };
-        let Some(stream) = document.streams.get_mut(&stream_id) else {
+        let Some(stream) = document.streams.get_mut(stream_id) else {
             return;
         };
         if stream.catching_up {
@@ -781,7 +787,7 @@ impl Room {
             document.sent.remember(&payload);
         }
         let committed = document.committed;
-        if let Some(stream) = document.streams.get_mut(&stream_id) {
+        if let Some(stream) = document.streams.get_mut(stream_id) {
             stream.lagging = !is_complete;
             stream.cursor = if is_complete { committed } else { cursor };
         }
@@ -793,7 +799,7 @@ impl Room {
             return;
         };
         let (version, payload) = document.shared_state(self.now, &self.usage, &self.metrics);
-        if let Some(stream) = document.streams.get_mut(&stream_id) {
+        if let Some(stream) = document.streams.get_mut(stream_id) {
             stream.catching_up = true;
         }
         document.defer_to(
@@ -816,7 +822,7 @@ impl Room {
         let Some(document) = self.documents.get_mut(id) else {
             return;
         };
-        let Some(stream) = document.streams.get_mut(&stream_id) else {
+        let Some(stream) = document.streams.get_mut(stream_id) else {
             return;
         };
         document.sent.remember(&payload);
@@ -850,7 +856,7 @@ impl Room {
         let Some(document) = self.documents.get_mut(document) else {
             return;
         };
-        document.streams.remove(&stream);
+        document.streams.remove(stream);
         if document.streams.is_empty() {
             document.idle_since = Some(self.now);
         }
