@@ -20,7 +20,7 @@ const LONG_FILES: [(&str, usize); 24] = [
     ("crates/document/src/document/tests/edits.rs", 657),
     ("crates/document/src/document/undo.rs", 721),
     ("crates/document/tests/allocations.rs", 790),
-    ("crates/server/src/ledger.rs", 879),
+    ("crates/ledger/src/lib.rs", 880),
     ("crates/server/src/room.rs", 917),
     ("crates/server/src/room/batch.rs", 796),
     ("crates/server/src/room/documents.rs", 900),

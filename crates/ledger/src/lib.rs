@@ -15,6 +15,7 @@
 //! - A right to go beyond a bound is no good in the hands of one who waits for a peer to read: such a request
 //!   [stands back](Charge::stand_back), and the peer has to take its answers in good time ([`pressure`]).
 
+mod open_memory;
 mod pressure;
 
 use std::collections::HashMap;
@@ -24,10 +25,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-pub(crate) use self::pressure::{Pace, Wanted};
+pub use self::open_memory::{OpenCharge, OpenMemory, TooMuchOpen};
+pub use self::pressure::{Pace, Wanted};
 
 /// What a connection may hold without its participant or the server being asked.
-pub(crate) const FREE_BYTES: usize = 4 << 10;
+pub const FREE_BYTES: usize = 4 << 10;
 /// The steps in which a connection takes from its participant and the server.
 const STEP_BYTES: usize = 16 << 10;
 /// A connection that holds no more than this may use the reserve.
@@ -35,7 +37,7 @@ const SMALL_BYTES: usize = 64 << 10;
 
 /// What something is held for.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// Parts of files on their way out.
     Download,
     /// Chunks that came before their call was ready for them.
@@ -61,7 +63,8 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 11] = [
+    /// All kinds, in the order of the enum.
+    pub const ALL: [Self; 11] = [
         Self::Download,
         Self::Early,
         Self::Head,
@@ -76,7 +79,7 @@ impl Kind {
     ];
 
     /// The label of its gauge.
-    pub(crate) fn label(self) -> &'static str {
+    pub fn label(self) -> &'static str {
         match self {
             Self::Download => "download",
             Self::Early => "early",
@@ -95,11 +98,11 @@ impl Kind {
 
 /// The bounds of a ledger, in bytes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Bounds {
+pub struct Bounds {
     /// For all peers together.
-    pub(crate) server: usize,
+    pub server: usize,
     /// Of what is [received](Kind::Received).
-    pub(crate) received: usize,
+    pub received: usize,
 }
 
 impl Bounds {
@@ -116,14 +119,16 @@ impl Bounds {
 
 /// A participant, to those who are told what it says and does; nobody in particular by default.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-pub(crate) struct Speaker(usize);
+pub struct Speaker(usize);
 
 /// Which bound a charge would cross, in the order in which they are asked.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(crate) enum Scope {
+pub enum Scope {
+    /// The connection's.
     Connection,
     /// The server's, for this kind.
     Kind,
+    /// The participant's.
     Participant,
     /// The server's, for all kinds together.
     Server,
@@ -132,8 +137,9 @@ pub(crate) enum Scope {
 /// A charge that was not made.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{}", self.text())]
-pub(crate) struct OverBound {
-    pub(crate) scope: Scope,
+pub struct OverBound {
+    /// The bound that would be crossed.
+    pub scope: Scope,
 }
 
 impl OverBound {
@@ -154,7 +160,7 @@ impl OverBound {
 
 /// Everything that one server holds for its peers.
 #[derive(Debug)]
-pub(crate) struct Ledger {
+pub struct Ledger {
     bounds: Bounds,
     server: Level,
     kinds: [Level; Kind::ALL.len()],
@@ -170,7 +176,8 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub(crate) fn new(bounds: Bounds) -> Arc<Self> {
+    /// Creates a ledger without charges.
+    pub fn new(bounds: Bounds) -> Arc<Self> {
         let kinds = Kind::ALL.map(|kind| {
             Level::new(match kind {
                 Kind::Received => bounds.received,
@@ -194,7 +201,7 @@ impl Ledger {
     }
 
     /// An account for one connection. Connections with the same `participant` share that one's bound.
-    pub(crate) fn account(self: &Arc<Self>, participant: &str) -> Arc<Account> {
+    pub fn account(self: &Arc<Self>, participant: &str) -> Arc<Account> {
         let mut participants = lock(&self.participants);
         let known = participants.get(participant).and_then(Weak::upgrade);
         let participant = known.unwrap_or_else(|| {
@@ -218,7 +225,7 @@ impl Ledger {
     }
 
     /// An account for what is held for many, or for nobody in particular: only the server's bounds count.
-    pub(crate) fn common(self: &Arc<Self>) -> Arc<Account> {
+    pub fn common(self: &Arc<Self>) -> Arc<Account> {
         let participant = Arc::new(Participant {
             name: String::new(),
             level: Level::new(usize::MAX),
@@ -235,13 +242,12 @@ impl Ledger {
     }
 
     /// Bytes that are charged to the server, in steps.
-    #[cfg(test)]
-    pub(crate) fn held(&self) -> usize {
+    pub fn held(&self) -> usize {
         self.server.held()
     }
 
     /// Bytes of one kind, of all peers.
-    pub(crate) fn held_of(&self, kind: Kind) -> usize {
+    pub fn held_of(&self, kind: Kind) -> usize {
         self.kind(kind).held()
     }
 
@@ -277,7 +283,7 @@ impl Drop for Participant {
 
 /// Everything that is held for one connection.
 #[derive(Debug)]
-pub(crate) struct Account {
+pub struct Account {
     own: Mutex<Own>,
     /// Of what many share, what is on its way to it.
     taking: AtomicUsize,
@@ -319,7 +325,7 @@ impl Own {
 
 impl Account {
     /// Whose connection it is, in which room, as the account was asked for.
-    pub(crate) fn participant(&self) -> &str {
+    pub fn participant(&self) -> &str {
         &self.participant.name
     }
 
@@ -327,11 +333,7 @@ impl Account {
     ///
     /// # Errors
     /// If a bound would be crossed; nothing is charged.
-    pub(crate) fn try_charge(
-        self: &Arc<Self>,
-        kind: Kind,
-        bytes: usize,
-    ) -> Result<Charge, OverBound> {
+    pub fn try_charge(self: &Arc<Self>, kind: Kind, bytes: usize) -> Result<Charge, OverBound> {
         let mut charge = self.empty(kind);
         charge.try_grow(bytes)?;
         Ok(charge)
@@ -341,21 +343,21 @@ impl Account {
     ///
     /// # Cancel safety
     /// Dropped before it is ready, nothing was charged.
-    pub(crate) async fn charge(self: &Arc<Self>, kind: Kind, bytes: usize) -> Charge {
+    pub async fn charge(self: &Arc<Self>, kind: Kind, bytes: usize) -> Charge {
         let mut charge = self.empty(kind);
         charge.grow(bytes).await;
         charge
     }
 
     /// Charges bytes whatever the bounds say, for what exists already and is bounded by other means.
-    pub(crate) fn charge_anyway(self: &Arc<Self>, kind: Kind, bytes: usize) -> Charge {
+    pub fn charge_anyway(self: &Arc<Self>, kind: Kind, bytes: usize) -> Charge {
         let mut charge = self.empty(kind);
         charge.grow_anyway(bytes);
         charge
     }
 
     /// A charge of nothing yet.
-    pub(crate) fn empty(self: &Arc<Self>, kind: Kind) -> Charge {
+    pub fn empty(self: &Arc<Self>, kind: Kind) -> Charge {
         Charge {
             account: Some(Arc::clone(self)),
             kind,
@@ -365,8 +367,7 @@ impl Account {
     }
 
     /// Whether bytes of this kind would fit now.
-    #[allow(dead_code, reason = "downloads ask")]
-    pub(crate) fn admits(&self, kind: Kind, bytes: usize) -> bool {
+    pub fn admits(&self, kind: Kind, bytes: usize) -> bool {
         let held = lock(&self.own).held;
         self.level.fits(held, bytes, 0)
             && self.participant.level.fits_now(bytes)
@@ -375,13 +376,13 @@ impl Account {
     }
 
     /// Bytes that are held for the connection.
-    pub(crate) fn held(&self) -> usize {
+    pub fn held(&self) -> usize {
         lock(&self.own).held
     }
 
     /// A chunk of one of the connection's calls has come; it is handled when this is dropped. Until then it is the server
     /// that is waited for, and not the connection.
-    pub(crate) fn chunk_came(self: &Arc<Self>) -> ChunkWaits {
+    pub fn chunk_came(self: &Arc<Self>) -> ChunkWaits {
         let mut own = lock(&self.own);
         own.chunks += 1;
         own.chunks_since.get_or_insert_with(Instant::now);
@@ -390,25 +391,24 @@ impl Account {
     }
 
     /// For how long the server has kept the connection waiting until now, in all.
-    pub(crate) fn kept_waiting(&self) -> Duration {
+    pub fn kept_waiting(&self) -> Duration {
         let own = lock(&self.own);
         let now = own.chunks_since.map(|since| since.elapsed());
         own.kept_waiting.saturating_add(now.unwrap_or_default())
     }
 
     /// The server kept the connection waiting for so long.
-    #[cfg(test)]
-    pub(crate) fn keep_waiting(&self, waited: Duration) {
+    pub fn keep_waiting(&self, waited: Duration) {
         lock(&self.own).kept_waiting += waited;
     }
 
     /// Which participant it is, for as long as something is charged to it.
-    pub(crate) fn speaker(&self) -> Speaker {
+    pub fn speaker(&self) -> Speaker {
         Speaker(Arc::as_ptr(&self.participant) as usize)
     }
 
     /// The server's ledger.
-    pub(crate) fn ledger(&self) -> &Arc<Ledger> {
+    pub fn ledger(&self) -> &Arc<Ledger> {
         &self.participant.ledger
     }
 
@@ -515,7 +515,7 @@ impl Account {
 
 /// A chunk that waits until its room handles it.
 #[derive(Debug)]
-pub(crate) struct ChunkWaits(Arc<Account>);
+pub struct ChunkWaits(Arc<Account>);
 
 impl Drop for ChunkWaits {
     fn drop(&mut self) {
@@ -553,7 +553,7 @@ struct Pass {
 
 /// Bytes of one kind that are held for a connection; released when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Charge {
+pub struct Charge {
     /// `None` for a charge of nothing that belongs to nobody.
     account: Option<Arc<Account>>,
     kind: Kind,
@@ -563,7 +563,7 @@ pub(crate) struct Charge {
 
 impl Charge {
     /// A charge of nothing that belongs to nobody.
-    pub(crate) fn none() -> Self {
+    pub fn none() -> Self {
         Self {
             account: None,
             kind: Kind::Received,
@@ -573,7 +573,7 @@ impl Charge {
     }
 
     /// How much it is.
-    pub(crate) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.bytes
     }
 
@@ -581,7 +581,7 @@ impl Charge {
     ///
     /// # Errors
     /// If a bound would be crossed; the charge is what it was.
-    pub(crate) fn try_grow(&mut self, more: usize) -> Result<(), OverBound> {
+    pub fn try_grow(&mut self, more: usize) -> Result<(), OverBound> {
         if let Some(account) = &self.account {
             account.take(self.kind, more, How::Now).map_err(|scope| {
                 account.note_refusal(scope);
@@ -596,7 +596,7 @@ impl Charge {
     ///
     /// # Cancel safety
     /// Dropped before it is ready, the charge is what it was.
-    pub(crate) async fn grow(&mut self, more: usize) {
+    pub async fn grow(&mut self, more: usize) {
         let Some(account) = self.account.clone() else {
             return;
         };
@@ -642,7 +642,7 @@ impl Charge {
     ///
     /// # Cancel safety
     /// Dropped before it is ready, the charge is what it was.
-    pub(crate) async fn cover(&mut self, bytes: usize) {
+    pub async fn cover(&mut self, bytes: usize) {
         let more = bytes.saturating_sub(self.bytes);
         if more > 0 {
             self.grow(more).await;
@@ -650,7 +650,7 @@ impl Charge {
     }
 
     /// Charges more whatever the bounds say.
-    pub(crate) fn grow_anyway(&mut self, more: usize) {
+    pub fn grow_anyway(&mut self, more: usize) {
         if let Some(account) = &self.account {
             account.take_anyway(self.kind, more);
             self.bytes += more;
@@ -658,7 +658,7 @@ impl Charge {
     }
 
     /// Releases a part, at most all of it.
-    pub(crate) fn shrink(&mut self, less: usize) {
+    pub fn shrink(&mut self, less: usize) {
         let less = less.min(self.bytes);
         self.bytes -= less;
         if let Some(account) = &self.account {
@@ -670,8 +670,7 @@ impl Charge {
     ///
     /// # Errors
     /// The other charge, if it belongs elsewhere.
-    #[allow(dead_code, reason = "for charges that are made in parts")]
-    pub(crate) fn merge(&mut self, mut other: Self) -> Result<(), Self> {
+    pub fn merge(&mut self, mut other: Self) -> Result<(), Self> {
         if self.account.is_none() && self.bytes == 0 {
             *self = other;
             return Ok(());
@@ -694,7 +693,7 @@ impl Charge {
     }
 
     /// Gives up the right to go beyond a bound, if it has one.
-    pub(crate) fn stand_back(&mut self) {
+    pub fn stand_back(&mut self) {
         let Some(account) = &self.account else { return };
         let had = std::mem::take(&mut self.pass);
         if had.participant.is_some() || had.server.is_some() {
@@ -705,7 +704,8 @@ impl Charge {
     }
 
     /// The same bytes, held for something else from now on.
-    pub(crate) fn into_kind(mut self, kind: Kind) -> Self {
+    #[must_use]
+    pub fn into_kind(mut self, kind: Kind) -> Self {
         if let Some(account) = &self.account {
             account.ledger().kind(kind).add(self.bytes);
             account.ledger().kind(self.kind).give(self.bytes);
@@ -741,39 +741,41 @@ async fn wait_at(
 
 /// What one message holds, from its last byte to the end of what became of it.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub struct Held {
     received: Charge,
     parsed: Charge,
 }
 
 impl Held {
-    pub(crate) fn new(received: Charge, parsed: Charge) -> Self {
+    /// Joins the charges for a message's bytes and for its JSON as values.
+    pub fn new(received: Charge, parsed: Charge) -> Self {
         Self { received, parsed }
     }
 
     /// For what no message is the cause of.
-    pub(crate) fn none() -> Self {
+    pub fn none() -> Self {
         Self::new(Charge::none(), Charge::none())
     }
 
     /// All of it, held for something else from now on.
-    pub(crate) fn into_kind(self, kind: Kind) -> Self {
+    #[must_use]
+    pub fn into_kind(self, kind: Kind) -> Self {
         Self::new(self.received.into_kind(kind), self.parsed.into_kind(kind))
     }
 
     /// Gives up the right to go beyond a bound, if it has one.
-    pub(crate) fn stand_back(&mut self) {
+    pub fn stand_back(&mut self) {
         self.received.stand_back();
         self.parsed.stand_back();
     }
 
     /// Charges more whatever the bounds say, for what came of the message.
-    pub(crate) fn grow_anyway(&mut self, more: usize) {
+    pub fn grow_anyway(&mut self, more: usize) {
         self.received.grow_anyway(more);
     }
 
     /// How much it is.
-    pub(crate) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.received.bytes() + self.parsed.bytes()
     }
 }
@@ -822,7 +824,6 @@ impl Level {
         held == 0 || held.saturating_add(more) <= self.max.saturating_add(reserve)
     }
 
-    #[allow(dead_code, reason = "downloads ask")]
     fn fits_now(&self, more: usize) -> bool {
         self.fits(self.held(), more, 0)
     }

@@ -15,20 +15,28 @@ const BEYOND: usize = 8;
 
 /// The documents in memory take as much as they may.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub(crate) enum TooMuchOpen {
+pub enum TooMuchOpen {
+    /// The bound of the participant.
     #[error(
         "the documents that this participant has in memory are limited to {limit} bytes; close some, or try again when they are let go"
     )]
-    Participant { limit: usize },
+    Participant {
+        /// The participant's bound, in bytes.
+        limit: usize,
+    },
+    /// The bound for all participants together.
     #[error(
         "the documents in memory are limited to {limit} bytes for all clients together; close large ones, or try again later"
     )]
-    Server { limit: usize },
+    Server {
+        /// The bound for all participants, in bytes.
+        limit: usize,
+    },
 }
 
 /// See the [module's text](self).
 #[derive(Debug, Default)]
-pub(crate) struct OpenMemory {
+pub struct OpenMemory {
     state: Mutex<State>,
 }
 
@@ -41,12 +49,12 @@ struct State {
 
 impl OpenMemory {
     /// Bytes that all of them take, about.
-    pub(crate) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.state().bytes
     }
 
     /// Whether those that nobody has open should not stay: they take more than three quarters of what there may be.
-    pub(crate) fn is_tight(&self, max: usize) -> bool {
+    pub fn is_tight(&self, max: usize) -> bool {
         self.bytes() > max / 4 * 3
     }
 
@@ -54,7 +62,7 @@ impl OpenMemory {
     ///
     /// # Errors
     /// If a bound would be crossed; nothing is counted.
-    pub(crate) fn hold(
+    pub fn hold(
         self: &Arc<Self>,
         participant: &str,
         bytes: usize,
@@ -122,7 +130,7 @@ impl State {
 
 /// What one document takes, counted until this is dropped.
 #[derive(Debug)]
-pub(crate) struct OpenCharge {
+pub struct OpenCharge {
     /// Of it, by who caused it.
     shares: BTreeMap<Arc<str>, usize>,
     /// What it takes beside that for a while, which is nobody's.
@@ -134,17 +142,17 @@ pub(crate) struct OpenCharge {
 
 impl OpenCharge {
     /// What of it lasts.
-    pub(crate) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Whether a participant has a share in it.
-    pub(crate) fn is_shared_by(&self, participant: &str) -> bool {
+    pub fn is_shared_by(&self, participant: &str) -> bool {
         self.shares.contains_key(participant)
     }
 
     /// How many bytes a participant may add to it.
-    pub(crate) fn left(&self, participant: &str, max: usize) -> usize {
+    pub fn left(&self, participant: &str, max: usize) -> usize {
         let [own, all] = self.bounds(participant, max);
         own.0.min(all.0)
     }
@@ -153,12 +161,7 @@ impl OpenCharge {
     ///
     /// # Errors
     /// If a bound would be crossed.
-    pub(crate) fn takes(
-        &self,
-        participant: &str,
-        bytes: usize,
-        max: usize,
-    ) -> Result<(), TooMuchOpen> {
+    pub fn takes(&self, participant: &str, bytes: usize, max: usize) -> Result<(), TooMuchOpen> {
         let bounds = self.bounds(participant, max);
         let crossed = bounds.into_iter().find(|(left, _)| bytes > *left);
         crossed.map_or(Ok(()), |(_, bound)| Err(bound))
@@ -191,7 +194,7 @@ impl OpenCharge {
     }
 
     /// The document takes so many bytes by now, and `passing` ones for a while. What it has grown by is `participant`'s.
-    pub(crate) fn set(&mut self, participant: &str, bytes: usize, passing: usize) {
+    pub fn set(&mut self, participant: &str, bytes: usize, passing: usize) {
         let mut state = self.all.state();
         state.bytes = state.bytes - self.passing + passing;
         self.passing = passing;

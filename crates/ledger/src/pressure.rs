@@ -17,7 +17,7 @@ const WINDOWS_PER_ITEM: usize = 24;
 
 /// One who waits for others to let go of what is shared, or of a part of a file.
 #[derive(Debug)]
-pub(crate) struct Wanted {
+pub struct Wanted {
     ledger: Arc<Ledger>,
     count: fn(&Ledger) -> &AtomicUsize,
 }
@@ -40,22 +40,22 @@ impl Drop for Wanted {
 
 impl Ledger {
     /// Whether somebody waits for others to let go of what is shared.
-    pub(crate) fn is_wanted(&self) -> bool {
+    pub fn is_wanted(&self) -> bool {
         self.wanting.load(Ordering::Relaxed) > 0
     }
 
     /// Somebody waits, until this is dropped.
-    pub(crate) fn want(self: &Arc<Self>) -> Wanted {
+    pub fn want(self: &Arc<Self>) -> Wanted {
         Wanted::new(self, |ledger| &ledger.wanting)
     }
 
     /// Whether somebody with a link waits for others to take the parts that they have.
-    pub(crate) fn is_part_wanted(&self) -> bool {
+    pub fn is_part_wanted(&self) -> bool {
         self.parts_wanting.load(Ordering::Relaxed) > 0
     }
 
     /// Somebody with a link waits, until this is dropped.
-    pub(crate) fn want_part(self: &Arc<Self>) -> Wanted {
+    pub fn want_part(self: &Arc<Self>) -> Wanted {
         Wanted::new(self, |ledger| &ledger.parts_wanting)
     }
 }
@@ -83,7 +83,7 @@ impl Drop for Taking {
 
 impl Account {
     /// The same bytes, on their way to this connection.
-    pub(crate) fn take_over(self: &Arc<Self>, bytes: Bytes) -> Bytes {
+    pub fn take_over(self: &Arc<Self>, bytes: Bytes) -> Bytes {
         for taking in [&self.taking, &self.participant.taking] {
             taking.fetch_add(bytes.len(), Ordering::Relaxed);
         }
@@ -95,7 +95,7 @@ impl Account {
 
     /// Whether so many more of all the `shared` bytes that there may be can be on their way to this connection: a
     /// quarter of them, to all of its participant three eighths. One is always.
-    pub(crate) fn may_take(&self, bytes: usize, shared: usize) -> bool {
+    pub fn may_take(&self, bytes: usize, shared: usize) -> bool {
         let fits = |taking: &AtomicUsize, max| {
             let taking = taking.load(Ordering::Relaxed);
             taking == 0 || taking.saturating_add(bytes) <= max
@@ -104,7 +104,7 @@ impl Account {
     }
 
     /// Whether the peer sends files that are not complete.
-    pub(crate) fn is_uploading(&self) -> bool {
+    pub fn is_uploading(&self) -> bool {
         lock(&self.own).uploading > 0
     }
 
@@ -125,7 +125,7 @@ impl Account {
 
 /// How much comes or goes on a connection in one direction, looked at window by window.
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub struct Pace {
     window: Duration,
     since: Instant,
     bytes: usize,
@@ -134,7 +134,8 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    pub(crate) fn new(window: Duration, account: &Account) -> Self {
+    /// Begins the first window, which takes so long.
+    pub fn new(window: Duration, account: &Account) -> Self {
         Self {
             window,
             since: Instant::now(),
@@ -144,27 +145,28 @@ impl Pace {
     }
 
     /// Begins a window.
-    pub(crate) fn begin(&mut self, account: &Account) {
+    pub fn begin(&mut self, account: &Account) {
         *self = Self::new(self.window, account);
     }
 
-    pub(crate) fn add(&mut self, bytes: usize) {
+    /// So many bytes came or were taken.
+    pub fn add(&mut self, bytes: usize) {
         self.bytes += bytes;
     }
 
     /// So much time was not the peer's.
-    pub(crate) fn pause(&mut self, waited: Duration) {
+    pub fn pause(&mut self, waited: Duration) {
         self.since += waited;
     }
 
     /// When it is to be looked at again.
-    pub(crate) fn ends(&self) -> Instant {
+    pub fn ends(&self) -> Instant {
         self.since + self.window
     }
 
     /// Ends the window if it is time. Whether the peer was too slow in it, with others waiting. `held` is what the server
     /// holds for it beside what is charged to it, `item` the length of what it takes now.
-    pub(crate) fn is_in_the_way(
+    pub fn is_in_the_way(
         &mut self,
         account: &Account,
         held: usize,
