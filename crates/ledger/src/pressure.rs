@@ -8,7 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{Account, FREE_BYTES, Ledger, Scope, lock};
+use crate::account::{Account, FREE_BYTES};
+use crate::bounds::Scope;
+use crate::ledger::Ledger;
+use crate::lock;
 
 /// What such a peer has to send or take in each window, at least.
 const WINDOW_BYTES: usize = 64 << 10;
@@ -108,7 +111,7 @@ impl Account {
         lock(&self.own).uploading > 0
     }
 
-    pub(super) fn note_refusal(&self, scope: Scope) {
+    pub(crate) fn note_refusal(&self, scope: Scope) {
         if scope != Scope::Connection {
             self.ledger().refusals.fetch_add(1, Ordering::Relaxed);
         }

@@ -1,5 +1,7 @@
 //! The ledger's bounds and sums, and that nothing waits for ever.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::*;
