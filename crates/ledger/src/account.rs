@@ -1,4 +1,5 @@
-//! The account of one connection: what it holds, and what it takes from its participant and the server.
+//! The account of one connection: the bytes held for it, and those taken from its participant and
+//! from the server.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,20 +12,20 @@ use crate::ledger::{Ledger, Participant};
 use crate::level::Level;
 use crate::lock;
 
-/// What a connection may hold without its participant or the server being asked.
+/// The bytes of a connection that are not charged to its participant and the server.
 pub(crate) const FREE_BYTES: usize = 4 << 10;
-/// The steps in which a connection takes from its participant and the server.
+/// The steps in which a connection takes bytes from its participant and the server.
 const STEP_BYTES: usize = 16 << 10;
 /// A connection that holds no more than this may use the reserve.
 const SMALL_BYTES: usize = 64 << 10;
 
-/// Everything that is held for one connection.
+/// The memory that is held for one connection.
 #[derive(Debug)]
 pub struct Account {
     pub(crate) own: Mutex<Own>,
-    /// Of what many share, what is on its way to it.
+    /// Shared bytes that are queued for the connection.
     pub(crate) taking: AtomicUsize,
-    /// Only for those who wait; what is held is in `own`.
+    /// Used for its bound and its waiting charges; the held bytes are in `own`.
     level: Level,
     pub(crate) participant: Arc<Participant>,
 }
@@ -32,17 +33,19 @@ pub struct Account {
 #[derive(Debug, Default)]
 pub(crate) struct Own {
     held: usize,
-    /// What was taken from the participant and the server.
+    /// The bytes that were taken from the participant and the server.
     reserved: usize,
-    /// Of what is held, files that it sends.
+    /// The part of `held` for files that the peer sends.
     pub(crate) uploading: usize,
-    /// Chunks of its calls that came and are not handled, and since when there are some; for how long there were some
-    /// before that.
+    /// The number of unhandled chunks of its calls.
     chunks: usize,
+    /// The start of the current span with unhandled chunks.
     chunks_since: Option<Instant>,
+    /// The length of all earlier spans.
     kept_waiting: Duration,
-    /// One of its charges has the participant's overdraft, or the server's.
+    /// Whether one of its charges has the permit to exceed the participant's bound.
     pub(crate) passes_participant: bool,
+    /// Whether one of its charges has the permit to exceed the server's bounds.
     pub(crate) passes_server: bool,
 }
 
@@ -70,15 +73,16 @@ impl Account {
         })
     }
 
-    /// Whose connection it is, in which room, as the account was asked for.
+    /// The name with which the account was created: of the participant and its room.
     pub fn participant(&self) -> &str {
         &self.participant.name
     }
 
-    /// Charges bytes, or says which bound they would cross.
+    /// Charges bytes, or reports the bound that they would cross.
     ///
     /// # Errors
-    /// If a bound would be crossed; nothing is charged.
+    ///
+    /// If a bound would be crossed; nothing is charged then.
     pub fn try_charge(self: &Arc<Self>, kind: Kind, bytes: usize) -> Result<Charge, OverBound> {
         let mut charge = self.empty(kind);
         charge.try_grow(bytes)?;
@@ -88,26 +92,27 @@ impl Account {
     /// Charges bytes as soon as they fit.
     ///
     /// # Cancel safety
-    /// Dropped before it is ready, nothing was charged.
+    ///
+    /// If the future is dropped before it is ready, nothing is charged.
     pub async fn charge(self: &Arc<Self>, kind: Kind, bytes: usize) -> Charge {
         let mut charge = self.empty(kind);
         charge.grow(bytes).await;
         charge
     }
 
-    /// Charges bytes whatever the bounds say, for what exists already and is bounded by other means.
+    /// Charges bytes regardless of the bounds: they exist already and are bounded by other means.
     pub fn charge_anyway(self: &Arc<Self>, kind: Kind, bytes: usize) -> Charge {
         let mut charge = self.empty(kind);
         charge.grow_anyway(bytes);
         charge
     }
 
-    /// A charge of nothing yet.
+    /// Creates a charge of zero bytes.
     pub fn empty(self: &Arc<Self>, kind: Kind) -> Charge {
         Charge::new(Some(Arc::clone(self)), kind)
     }
 
-    /// Whether bytes of this kind would fit now.
+    /// Whether this number of bytes of a kind would fit now.
     pub fn admits(&self, kind: Kind, bytes: usize) -> bool {
         let held = lock(&self.own).held;
         self.level.fits(held, bytes, 0)
@@ -116,13 +121,13 @@ impl Account {
             && self.ledger().server.fits_now(bytes)
     }
 
-    /// Bytes that are held for the connection.
+    /// The bytes that are held for the connection.
     pub fn held(&self) -> usize {
         lock(&self.own).held
     }
 
-    /// A chunk of one of the connection's calls has come; it is handled when this is dropped. Until then it is the server
-    /// that is waited for, and not the connection.
+    /// Counts a chunk of one of the connection's calls until the result is dropped, which happens
+    /// when the chunk is handled. Until then the connection waits for the server, not for its peer.
     pub fn chunk_came(self: &Arc<Self>) -> ChunkWaits {
         let mut own = lock(&self.own);
         own.chunks += 1;
@@ -131,19 +136,21 @@ impl Account {
         ChunkWaits(Arc::clone(self))
     }
 
-    /// For how long the server has kept the connection waiting until now, in all.
+    /// The total time for which the server has delayed the connection.
     pub fn kept_waiting(&self) -> Duration {
         let own = lock(&self.own);
         let now = own.chunks_since.map(|since| since.elapsed());
         own.kept_waiting.saturating_add(now.unwrap_or_default())
     }
 
-    /// The server kept the connection waiting for so long.
+    /// Adds to [`kept_waiting`](Self::kept_waiting), for a caller that measures such a delay
+    /// itself.
     pub fn keep_waiting(&self, waited: Duration) {
         lock(&self.own).kept_waiting += waited;
     }
 
-    /// Which participant it is, for as long as something is charged to it.
+    /// Identifies the participant. The value is unique while something is charged to the
+    /// participant.
     pub fn speaker(&self) -> Speaker {
         Speaker(Arc::as_ptr(&self.participant) as usize)
     }
@@ -157,7 +164,7 @@ impl Account {
     pub(crate) fn take(&self, kind: Kind, bytes: usize, how: How) -> Result<(), Scope> {
         let is_next = |level: &Level, scope| match how {
             How::Now => true,
-            // Whoever has its turn here stood in line at the bounds before.
+            // A charge that has its turn here has queued at the earlier bounds already.
             How::InTurn(at) => scope <= at || level.waiting.load(Ordering::SeqCst) == 0,
         };
         let ledger = &**self.ledger();
@@ -228,7 +235,7 @@ impl Account {
         own.held -= bytes;
         own.uncount(kind, bytes);
         let spare = own.reserved - wanted(own.held).min(own.reserved);
-        // A step is kept for what comes next, unless there is nothing left to keep it for.
+        // One spare step is kept for the next charge, unless the connection holds almost nothing.
         let back = if own.held <= FREE_BYTES || spare > STEP_BYTES {
             spare
         } else {
@@ -254,11 +261,11 @@ impl Account {
     }
 }
 
-/// A participant, to those who are told what it says and does; nobody in particular by default.
+/// Identifies the participant that caused a message to others; no participant by default.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Speaker(usize);
 
-/// A chunk that waits until its room handles it.
+/// A chunk that waits until its room handles it; counted until this value is dropped.
 #[derive(Debug)]
 pub struct ChunkWaits(Arc<Account>);
 
@@ -274,7 +281,7 @@ impl Drop for ChunkWaits {
     }
 }
 
-/// What a connection that holds so much takes from its participant and the server.
+/// The bytes that a connection takes from its participant and the server when it holds `held`.
 fn wanted(held: usize) -> usize {
     held.saturating_sub(FREE_BYTES).next_multiple_of(STEP_BYTES)
 }
@@ -282,8 +289,9 @@ fn wanted(held: usize) -> usize {
 /// How a charge meets a bound.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum How {
-    /// It fits now, or not.
+    /// The charge is refused if it does not fit now.
     Now,
-    /// It waits, at present here: elsewhere it goes behind those who wait already.
+    /// The charge waits, and has its turn at this bound. At later bounds it queues behind the
+    /// charges that wait there.
     InTurn(Scope),
 }

@@ -10,18 +10,19 @@ use crate::kind::Kind;
 use crate::level::{Waits, wait_at};
 use crate::lock;
 
-/// Which bounds a connection may cross, because it holds something that others may wait for.
+/// The permits of a charge to exceed bounds, because others may wait for memory that its connection
+/// holds.
 #[derive(Debug, Default)]
 struct Pass {
     participant: Option<OwnedSemaphorePermit>,
-    /// It crosses all of them.
+    /// This one permits to exceed all bounds.
     server: Option<OwnedSemaphorePermit>,
 }
 
-/// Bytes of one kind that are held for a connection; released when it is dropped.
+/// Bytes of one kind that are held for a connection. They are released when the charge is dropped.
 #[derive(Debug)]
 pub struct Charge {
-    /// `None` for a charge of nothing that belongs to nobody.
+    /// `None` for a charge of zero bytes that belongs to no account.
     account: Option<Arc<Account>>,
     kind: Kind,
     bytes: usize,
@@ -29,7 +30,7 @@ pub struct Charge {
 }
 
 impl Charge {
-    /// A charge of nothing that belongs to nobody.
+    /// Creates a charge of zero bytes that belongs to no account. It stays zero when it grows.
     pub fn none() -> Self {
         Self::new(None, Kind::Received)
     }
@@ -43,15 +44,16 @@ impl Charge {
         }
     }
 
-    /// How much it is.
+    /// The charged bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Charges more, or nothing if that would cross a bound.
+    /// Charges more bytes, or none if they would cross a bound.
     ///
     /// # Errors
-    /// If a bound would be crossed; the charge is what it was.
+    ///
+    /// If a bound would be crossed; the charge is unchanged then.
     pub fn try_grow(&mut self, more: usize) -> Result<(), OverBound> {
         if let Some(account) = &self.account {
             account.take(self.kind, more, How::Now).map_err(|scope| {
@@ -63,10 +65,11 @@ impl Charge {
         Ok(())
     }
 
-    /// Charges more as soon as it fits.
+    /// Charges more bytes as soon as they fit.
     ///
     /// # Cancel safety
-    /// Dropped before it is ready, the charge is what it was.
+    ///
+    /// If the future is dropped before it is ready, the charge covers the same bytes as before.
     pub async fn grow(&mut self, more: usize) {
         let Some(account) = self.account.clone() else {
             return;
@@ -77,7 +80,8 @@ impl Charge {
             let level = account.level(self.kind, scope);
             let _waits = Waits::at(level);
             let waited = wait_at(level, scope, || take(scope));
-            // Nobody can wait for what was never taken from the others; a kind counts all.
+            // The first bytes of a connection are not taken from its participant or the server, so
+            // no other charge waits for them there. A kind counts them.
             if scope != Scope::Kind && account.held() <= FREE_BYTES {
                 taken = waited.await;
                 continue;
@@ -92,7 +96,7 @@ impl Charge {
                 biased;
                 result = waited => taken = result,
                 permit = Arc::clone(overdraft).acquire_owned() => {
-                    // The semaphores are never closed.
+                    // The semaphores are never closed, so `permit` is not an error.
                     let mut held = lock(&account.own);
                     if is_own {
                         self.pass.participant = permit.ok();
@@ -109,10 +113,11 @@ impl Charge {
         self.bytes += more;
     }
 
-    /// Charges more until it covers so many bytes, as soon as that fits.
+    /// Grows until the charge covers this number of bytes, as soon as they fit.
     ///
     /// # Cancel safety
-    /// Dropped before it is ready, the charge is what it was.
+    ///
+    /// If the future is dropped before it is ready, the charge covers the same bytes as before.
     pub async fn cover(&mut self, bytes: usize) {
         let more = bytes.saturating_sub(self.bytes);
         if more > 0 {
@@ -120,7 +125,7 @@ impl Charge {
         }
     }
 
-    /// Charges more whatever the bounds say.
+    /// Charges more bytes regardless of the bounds.
     pub fn grow_anyway(&mut self, more: usize) {
         if let Some(account) = &self.account {
             account.take_anyway(self.kind, more);
@@ -128,7 +133,7 @@ impl Charge {
         }
     }
 
-    /// Releases a part, at most all of it.
+    /// Releases a part of the bytes, at most all of them.
     pub fn shrink(&mut self, less: usize) {
         let less = less.min(self.bytes);
         self.bytes -= less;
@@ -137,10 +142,11 @@ impl Charge {
         }
     }
 
-    /// Adds what another charge of the same connection and kind covers; others stay separate.
+    /// Takes over the bytes of another charge of the same connection and kind.
     ///
     /// # Errors
-    /// The other charge, if it belongs elsewhere.
+    ///
+    /// Returns the other charge if it has another connection or kind.
     pub fn merge(&mut self, mut other: Self) -> Result<(), Self> {
         if self.account.is_none() && self.bytes == 0 {
             *self = other;
@@ -163,7 +169,7 @@ impl Charge {
         Ok(())
     }
 
-    /// Gives up the right to go beyond a bound, if it has one.
+    /// Gives up the right to exceed bounds, if there is one.
     pub fn stand_back(&mut self) {
         let Some(account) = &self.account else { return };
         let had = std::mem::take(&mut self.pass);
@@ -174,7 +180,7 @@ impl Charge {
         }
     }
 
-    /// The same bytes, held for something else from now on.
+    /// Changes the kind of the bytes.
     #[must_use]
     pub fn into_kind(mut self, kind: Kind) -> Self {
         if let Some(account) = &self.account {
@@ -197,7 +203,7 @@ impl Drop for Charge {
     }
 }
 
-/// What one message holds, from its last byte to the end of what became of it.
+/// The memory that one message holds, from its last byte until everything that it caused is done.
 #[derive(Debug)]
 pub struct Held {
     received: Charge,
@@ -210,29 +216,29 @@ impl Held {
         Self { received, parsed }
     }
 
-    /// For what no message is the cause of.
+    /// Creates charges of zero bytes, for work that no message caused.
     pub fn none() -> Self {
         Self::new(Charge::none(), Charge::none())
     }
 
-    /// All of it, held for something else from now on.
+    /// Changes the kind of all bytes.
     #[must_use]
     pub fn into_kind(self, kind: Kind) -> Self {
         Self::new(self.received.into_kind(kind), self.parsed.into_kind(kind))
     }
 
-    /// Gives up the right to go beyond a bound, if it has one.
+    /// Gives up the right to exceed bounds, if there is one.
     pub fn stand_back(&mut self) {
         self.received.stand_back();
         self.parsed.stand_back();
     }
 
-    /// Charges more whatever the bounds say, for what came of the message.
+    /// Charges more bytes regardless of the bounds, for something that the message caused.
     pub fn grow_anyway(&mut self, more: usize) {
         self.received.grow_anyway(more);
     }
 
-    /// How much it is.
+    /// The charged bytes of both charges.
     pub fn bytes(&self) -> usize {
         self.received.bytes() + self.parsed.bytes()
     }

@@ -1,19 +1,19 @@
-//! What memory is held for.
+//! The kinds of held memory, by purpose.
 
-/// What something is held for.
+/// The purpose of held memory.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Kind {
-    /// Parts of files on their way out.
+    /// Parts of files that are being sent.
     Download,
-    /// Chunks that came before their call was ready for them.
+    /// Chunks that arrived before their call was ready for them.
     Early,
-    /// Long heads of HTTP requests that are not complete.
+    /// Long heads of HTTP requests that have no response yet.
     Head,
-    /// JSON as values.
+    /// JSON that was parsed into values.
     Parsed,
-    /// Answers and messages in a connection's outbox, without what it shares with others.
+    /// Answers and messages in a connection's outbox, without the bytes that it shares with others.
     Queued,
-    /// What was read from the store, until its room has handled it.
+    /// Results of reads of the store, until their room has handled them.
     Read,
     /// Frames and messages, until they are handled.
     Received,
@@ -21,9 +21,9 @@ pub enum Kind {
     Shared,
     /// Writes that wait for the disk.
     Staged,
-    /// What a participant's entry in its room takes: attributes, calls, requests that wait.
+    /// A participant's entry in its room: attributes, calls, requests that wait.
     State,
-    /// Files on their way in.
+    /// Files that are being received.
     Upload,
 }
 
@@ -43,7 +43,7 @@ impl Kind {
         Self::Upload,
     ];
 
-    /// The label of its gauge.
+    /// The label of the kind's gauge.
     pub fn label(self) -> &'static str {
         match self {
             Self::Download => "download",

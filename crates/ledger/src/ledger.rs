@@ -12,19 +12,19 @@ use crate::kind::Kind;
 use crate::level::Level;
 use crate::lock;
 
-/// Everything that one server holds for its peers.
+/// The memory that one server holds for its peers.
 #[derive(Debug)]
 pub struct Ledger {
     bounds: Bounds,
     pub(crate) server: Level,
     pub(crate) kinds: [Level; Kind::ALL.len()],
-    /// Whose charge goes beyond the server's bounds.
+    /// The permit to exceed the server's bounds; one charge at a time has it.
     pub(crate) overdraft: Arc<Semaphore>,
-    /// Charges that were refused because of others.
+    /// The number of charges that were refused because of memory held for others.
     pub(crate) refusals: AtomicU64,
-    /// Requests that wait for others to let go of what is shared.
+    /// The number of requests that wait until others release shared bytes.
     pub(crate) wanting: AtomicUsize,
-    /// Links whose next part waits until others have taken theirs.
+    /// The number of downloads by link whose next part waits until others have read theirs.
     pub(crate) parts_wanting: AtomicUsize,
     pub(crate) participants: Mutex<HashMap<String, Weak<Participant>>>,
 }
@@ -35,9 +35,9 @@ impl Ledger {
         let kinds = Kind::ALL.map(|kind| {
             Level::new(match kind {
                 Kind::Received => bounds.received,
-                // It stays as long as its connection does, so it never fills the server.
+                // It lasts as long as its connection, so it must never fill the server.
                 Kind::State => bounds.server / 2,
-                // Strangers' have to leave room for those who are known.
+                // Unauthenticated peers must leave space for participants.
                 Kind::Head => bounds.server / 16,
                 _ => usize::MAX,
             })
@@ -54,7 +54,8 @@ impl Ledger {
         })
     }
 
-    /// An account for one connection. Connections with the same `participant` share that one's bound.
+    /// Creates the account of one connection. Connections with the same `participant` share the
+    /// bound of that participant.
     pub fn account(self: &Arc<Self>, participant: &str) -> Arc<Account> {
         let mut participants = lock(&self.participants);
         let known = participants.get(participant).and_then(Weak::upgrade);
@@ -68,17 +69,18 @@ impl Ledger {
         Account::new(self.bounds.connection(), participant)
     }
 
-    /// An account for what is held for many, or for nobody in particular: only the server's bounds count.
+    /// Creates an account for memory that is shared, or not held for a single participant. Only the
+    /// server's bounds apply to it.
     pub fn common(self: &Arc<Self>) -> Arc<Account> {
         Account::new(usize::MAX, Participant::new("", usize::MAX, self))
     }
 
-    /// Bytes that are charged to the server, in steps.
+    /// The bytes that are charged to the server, in steps of 16 KiB for each connection.
     pub fn held(&self) -> usize {
         self.server.held()
     }
 
-    /// Bytes of one kind, of all peers.
+    /// The bytes of one kind, for all peers.
     pub fn held_of(&self, kind: Kind) -> usize {
         self.kind(kind).held()
     }
@@ -88,14 +90,14 @@ impl Ledger {
     }
 }
 
-/// Everything that is held for the connections of one participant.
+/// The memory that is held for the connections of one participant.
 #[derive(Debug)]
 pub(crate) struct Participant {
     pub(crate) name: String,
     pub(crate) level: Level,
-    /// Whose charge goes beyond the participant's bound.
+    /// The permit to exceed the participant's bound; one charge at a time has it.
     pub(crate) overdraft: Arc<Semaphore>,
-    /// Of what many share, what is on its way to its connections.
+    /// Shared bytes that are queued for its connections.
     pub(crate) taking: AtomicUsize,
     pub(crate) ledger: Arc<Ledger>,
 }
@@ -115,7 +117,7 @@ impl Participant {
 impl Drop for Participant {
     fn drop(&mut self) {
         let mut participants = lock(&self.ledger.participants);
-        // Another one may have come under this name.
+        // The entry may already belong to a newer participant with this name.
         if participants
             .get(&self.name)
             .is_some_and(|known| known.strong_count() == 0)

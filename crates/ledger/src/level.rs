@@ -6,15 +6,15 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::bounds::Scope;
 
-/// One bound, what is held below it, and those who wait there.
+/// A bound, the bytes held below it, and the charges that wait at it.
 #[derive(Debug)]
 pub(crate) struct Level {
     pub(crate) max: usize,
     held: AtomicUsize,
     pub(crate) waiting: AtomicUsize,
-    /// The first of those who wait has it; the others stand in line for it.
+    /// The first waiting charge has the permit; the others queue for it.
     turn: Semaphore,
-    /// Wakes the first.
+    /// Wakes the first waiting charge.
     freed: Notify,
 }
 
@@ -68,7 +68,7 @@ impl Level {
     }
 }
 
-/// Counts one who waits.
+/// Counts a waiting charge until it is dropped.
 pub(crate) struct Waits<'a>(&'a Level);
 
 impl<'a> Waits<'a> {
@@ -84,18 +84,18 @@ impl Drop for Waits<'_> {
     }
 }
 
-/// Waits for its turn at a bound, and there until `take` succeeds, or names another bound that is in the way.
+/// Waits for the charge's turn at a bound, then until `take` succeeds or fails at another bound.
 pub(crate) async fn wait_at(
     level: &Level,
     scope: Scope,
     take: impl Fn() -> Result<(), Scope>,
 ) -> Result<(), Scope> {
-    // Never closed.
+    // The semaphore is never closed.
     let _turn = level.turn.acquire().await;
     loop {
         let freed = level.freed.notified();
         tokio::pin!(freed);
-        // Registered before the look, so that nothing that is freed in between is missed.
+        // Registered before the attempt, so bytes that are freed in between are not missed.
         freed.as_mut().enable();
         match take() {
             Err(same) if same == scope => freed.await,

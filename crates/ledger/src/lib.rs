@@ -1,19 +1,37 @@
-//! What the server holds for its peers, in bytes: charged before it is made, released when it is dropped.
+//! The memory that a server holds for its peers, in bytes: charged before it is allocated, released
+//! when it is dropped.
 //!
-//! Three accounts pay for each charge: the connection's, its participant's, and the server's. A kind of charge may
-//! have a bound of its own. Beyond a bound a charge is [refused](Account::try_charge), [waits](Account::charge), or is
-//! only [counted](Account::charge_anyway) because the thing exists already; `docs/operations.md` says which, per kind.
+//! Each charge counts for three accounts: that of the connection, of its participant, and of the
+//! server. A [`Kind`] may have a bound of its own. Beyond a bound a charge is refused
+//! ([`Account::try_charge`]), waits ([`Account::charge`]), or is only counted
+//! ([`Account::charge_anyway`]), because the bytes exist already. `docs/operations.md` has a table
+//! of the kinds and of what happens beyond their bounds.
+//!
+//! The memory of documents belongs to no connection. [`OpenMemory`] counts it.
 //!
 //! # Rules
-//! - A waiting charge keeps its place: at each bound the charges that wait are served in the order they came.
-//! - Connections that hold something while they wait for more could wait for each other for ever. One of them at a
-//!   time, per participant and per server, therefore goes on beyond the bound.
-//! - One charge larger than a bound passes when nothing else is held there.
-//! - A connection that holds little may use a reserve, so that those who hold much never keep it waiting.
-//! - The first [`FREE_BYTES`] of a connection count as part of the connection and are never waited for. Beyond that its
-//!   participant and the server are asked for [`STEP_BYTES`] at a time: most messages touch only the connection's own account.
-//! - A right to go beyond a bound is no good in the hands of one who waits for a peer to read: such a request
-//!   [stands back](Charge::stand_back), and the peer has to take its answers in good time ([`pressure`]).
+//!
+//! - Charges that wait at a bound are served in the order of their arrival.
+//! - Connections that hold memory while they wait for more could block each other forever.
+//!   Therefore one of them at a time, for each participant and for the server, may exceed the
+//!   bound.
+//! - A charge that is larger than a bound passes when nothing else is held there.
+//! - A connection that holds little may use a reserve, so connections that hold much never block
+//!   it.
+//! - The first 4 KiB of a connection count as part of the connection and never wait. Beyond them it
+//!   takes bytes from its participant and the server in steps of 16 KiB, so most messages touch
+//!   only the connection's own account.
+//! - A request that waits for its peer to read must not exceed a bound meanwhile. It gives up that
+//!   right ([`Charge::stand_back`]), and the peer has to read its answers in good time ([`Pace`]).
+//!
+//! # Layout
+//!
+//! - `kind`, `bounds`: what memory is held for, and how much of it.
+//! - `ledger`, `account`: the accounts of the server, its participants and their connections.
+//! - `charge`: held bytes as values.
+//! - `level`: one bound, and the charges that wait at it.
+//! - `pressure`: the peers that block others.
+//! - `open_memory`: the memory of documents.
 
 mod account;
 mod bounds;
@@ -35,7 +53,7 @@ pub use self::open_memory::{OpenCharge, OpenMemory, TooMuchOpen};
 pub use self::pressure::{Pace, Wanted};
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Numbers and a map, which no panic leaves half changed.
+    // The content is numbers and a map, which no panic leaves half changed.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
