@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use meshagent_ledger::{Account, Charge, Held, Kind, Pace};
 use meshagent_protocol::{ApiScope, Envelope, Message, PacketLimits, PacketReader};
 use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
@@ -26,7 +27,6 @@ use crate::admission::{self, Admission};
 use crate::budget::Rate;
 use crate::config::Config;
 use crate::gather::Gather;
-use crate::ledger::{Account, Charge, Held, Kind, Pace};
 use crate::metrics::{Counted, Metrics};
 use crate::outbox::{Outbox, Outgoing};
 use crate::room::{Conn, Joining};

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use meshagent_document::{MeshDocument, MeshSchema, Target};
+use meshagent_ledger::Account;
 use meshagent_protocol::{
     ApiScope, ClientToServer, Content, Control, Envelope, Invoke, ServerToClient,
 };
@@ -15,7 +16,6 @@ use serde_json::json;
 use super::*;
 use crate::config::Config;
 use crate::ids::Ids;
-use crate::ledger::Account;
 use crate::metrics::Metrics;
 use crate::outbox::Outgoing;
 use crate::signer::UrlSigner;
