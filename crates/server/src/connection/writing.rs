@@ -11,7 +11,7 @@ use meshagent_protocol::MessageId;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::time::Instant;
 
-use super::{TURN_BYTES, Turn};
+use super::turn::{TURN_BYTES, Turn};
 use crate::outbox::{Cost, Outbox, Outgoing};
 use crate::room::Conn;
 use crate::rooms::{Mailbox, RoomInput};

@@ -563,8 +563,8 @@ fn rename(source: &str, destination: &str) -> ClientToServer {
 #[test]
 fn news_of_moves_are_told_before_there_are_more_of_them() {
     const MEMBERS: usize = 20;
-    const FILES: usize = 1_050;
-    const MOVES: usize = 16;
+    const FILES: usize = 520;
+    const MOVES: usize = 32;
     let mut config = Config::default();
     config.limits.max_held_bytes = 8 << 20;
     let max = config.limits.max_held_bytes;
