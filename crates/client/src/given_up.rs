@@ -1,4 +1,4 @@
-//! Edits that a room's documents ended with before the server had acknowledged them.
+//! Edits that were unacknowledged when their document ended.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,22 +6,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::journal::JournalError;
 use crate::live_document::{DocumentEnd, Shared};
 
-/// A document that ended with unacknowledged edits, returned by [`RoomClient::close`](crate::RoomClient::close).
+/// A document that ended with unacknowledged edits, returned by
+/// [`RoomClient::close`](crate::RoomClient::close).
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct GivenUp {
     /// The document's path.
     pub path: String,
-    /// The number of unacknowledged edits. The server may still have stored some, if only its
-    /// answer was lost. Edits that the server refused count too, unless a handle was there to
-    /// report the refusal.
+    /// The number of unacknowledged edits. The server may have stored some of them, if only its
+    /// answer was lost. Refused edits count, too, unless a handle was open to report the refusal.
     pub edits: u64,
-    /// Whether the document's journal has all of them; if so, they are sent the next time the room is entered. If not, they
-    /// are lost when the program ends.
+    /// Whether the document's journal has all of them. If so, they are sent the next time the room
+    /// is entered. If not, they are lost when the program ends.
     pub is_journaled: bool,
 }
 
-/// What a room's documents gave up so far: one entry for each path that ended so.
+/// The edits that a room's documents have given up so far: one entry for each path.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct GivenUpEdits(Arc<Mutex<BTreeMap<String, Edits>>>);
 
@@ -34,8 +34,8 @@ struct Edits {
 }
 
 impl GivenUpEdits {
-    /// A document's task has ended, or panicked with this text: so has the document, with what is not acknowledged by then.
-    /// Returns whether its journal may have edits that can be sent later.
+    /// Ends a document whose task has ended, or has panicked with this text, and notes its
+    /// unacknowledged edits. Returns whether its journal may have edits that can be sent later.
     pub(crate) async fn settle(&self, shared: &Shared, ended: Result<DocumentEnd, String>) -> bool {
         let end = ended.unwrap_or_else(DocumentEnd::Failed);
         let has_failed = matches!(
@@ -44,10 +44,10 @@ impl GivenUpEdits {
         );
         let is_closed = end == DocumentEnd::Closed;
         shared.end(end);
-        // Nothing is edited any more.
+        // No further edits are possible now.
         let (edits, lost) = shared.given_up_edits();
         self.note(&shared.path, edits + lost);
-        // What was read from a journal to be sent is in it.
+        // Edits that were read from a journal are in it.
         let was_read = shared.is_resending();
         if was_read {
             self.journaled(&shared.path, edits);
@@ -58,15 +58,15 @@ impl GivenUpEdits {
         has_failed || is_closed && edits > 0
     }
 
-    /// A document has ended with edits that are not acknowledged, or were lost.
+    /// Notes that a document has ended with edits that are unacknowledged or lost.
     fn note(&self, path: &str, edits: u64) {
         if edits > 0 {
             self.lock().entry(path.to_owned()).or_default().lost += edits;
         }
     }
 
-    /// So many of the edits that were noted are in the document's journal: all that are there, with
-    /// what was there before.
+    /// Notes that so many of these edits are in the document's journal. This includes edits that
+    /// were in it before.
     fn journaled(&self, path: &str, edits: u64) {
         if let Some(one) = self.lock().get_mut(path) {
             one.lost = one.lost.saturating_sub(edits);
@@ -74,7 +74,7 @@ impl GivenUpEdits {
         }
     }
 
-    /// A document was opened again, with all that is in its journal.
+    /// The document was opened again, with the edits in its journal.
     pub(crate) fn reopened(&self, path: &str) {
         let mut all = self.lock();
         if let Some(one) = all.get_mut(path) {

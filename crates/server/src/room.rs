@@ -1,13 +1,14 @@
-//! One room as a plain state machine: who is in it, which documents are open, what waits for the disk.
+//! One room as a state machine without I/O: its participants, open documents and pending writes.
 //!
-//! It holds no socket, starts no task and reads no clock. `handle_*` takes what happened, [`Room::poll_action`]
-//! yields what the surrounding task should do, [`Room::poll_timeout`] says when it wants to be woken, and
-//! messages to participants go straight into their bounded [`Outbox`].
+//! It holds no socket, starts no task and reads no clock. `handle_*` takes inputs,
+//! [`Room::poll_action`] yields work for the task around the room, which also calls
+//! [`Room::handle_timeout`] regularly. Messages to participants go straight into their bounded
+//! [`Outbox`].
 //!
-//! Durable before visible: a request that changes something is answered, and its change shown to others, only
-//! when [`Room::handle_committed`] has said that it is on stable storage. A room has at most one batch of
-//! writes under way; what arrives meanwhile collects in the next one, so a busy disk makes larger batches
-//! instead of longer queues.
+//! Durable before visible: a request that changes something is answered, and its change shown to
+//! others, only after [`Room::handle_committed`] has reported that it is on stable storage. A room
+//! has at most one batch of writes in flight. Later writes collect in the next batch, so a busy
+//! disk causes larger batches instead of longer queues.
 
 mod batch;
 mod compaction;
@@ -34,6 +35,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
+use meshagent_ledger::{Account, Charge, Held, Kind, OverBound};
 use meshagent_protocol::messaging::participant_disabled;
 use meshagent_protocol::{
     ApiScope, Calls, ClientToServer, Content, Control, Envelope, ErrorCode, InvalidRequest, Invoke,
@@ -57,31 +59,32 @@ use self::waiting::Waiting;
 use crate::config::Config;
 use crate::health::refusal;
 use crate::ids::Ids;
-use crate::ledger::{Account, Charge, Held, Kind, OverBound};
 use crate::metrics::Metrics;
 use crate::outbox::{Outbox, Outgoing};
 use crate::signer::UrlSigner;
 use crate::usage::Usage;
 
-/// Writes in the next batch beyond which the room takes no more requests until the disk has the last one.
+/// The number of writes in the next batch at which the room accepts no more requests until the
+/// batch in flight is committed.
 const MAX_STAGED_WRITES: usize = 1024;
-/// Bytes in the next batch, likewise; one update may be longer. They are in memory several times over: as they came, merged,
-/// sealed and in the log.
+/// The bytes of the next batch at which the same holds; one update may exceed it. Each byte is in
+/// memory several times: as received, merged, sealed and in the log.
 const MAX_STAGED_BYTES: usize = 2 << 20;
-/// Calls that ended by the server's side and whose last chunks may still be on their way.
+/// The maximum number of ended calls that a connection remembers, because the client's last chunks
+/// of a call that the server ended may still be in flight.
 const REMEMBERED_CALLS: usize = 64;
-/// What an open call costs besides what it holds.
+/// Bytes that an open call is charged in addition to its content.
 const CALL_BYTES: usize = 1024;
-/// The longest text of a refusal.
+/// The longest text of a refusal, in bytes.
 const MAX_REFUSAL_BYTES: usize = 2048;
-/// The longest name that is kept of whom a call is made for.
+/// The longest id accepted in `on_behalf_of_id`, in bytes; a longer one is ignored.
 const MAX_BEHALF_BYTES: usize = 256;
 
-/// A connection within its room, in order of arrival.
+/// A connection of the room; the numbers follow the order of arrival.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) struct Conn(pub(crate) u64);
 
-/// Somebody who joins: what the handshake found out.
+/// A participant that joins, as the handshake established it.
 #[derive(Debug)]
 pub(crate) struct Joining {
     pub(crate) participant_id: String,
@@ -90,10 +93,10 @@ pub(crate) struct Joining {
     pub(crate) scope: ApiScope,
     /// Scheme and authority that the client used, such as `http://127.0.0.1:8080`.
     pub(crate) origin: String,
-    /// Until when the token is good, in seconds since 1970; for ever if it does not say.
+    /// When the token expires, in seconds since 1970; `None` if it never does.
     pub(crate) expires: Option<u64>,
     pub(crate) outbox: Arc<Outbox>,
-    /// What is held for the connection.
+    /// The memory held for the connection is charged here.
     pub(crate) account: Arc<Account>,
 }
 
@@ -103,13 +106,13 @@ pub(crate) enum Fetch {
     Document {
         path: String,
     },
-    /// The document itself, wherever it is.
+    /// The document with this id, at whatever path it is.
     DocumentById {
         document: DocumentId,
-        /// What the store keeps of it, about.
+        /// The approximate bytes that the store keeps of the document.
         bytes: usize,
     },
-    /// A file as a whole, unless it is longer than `max` bytes.
+    /// A whole file, unless it has more than `max` bytes.
     File {
         path: String,
         max: usize,
@@ -128,12 +131,12 @@ pub(crate) enum Fetch {
     },
     List {
         path: String,
-        /// So many entries are read at most.
+        /// The maximum number of entries to read.
         max: usize,
     },
 }
 
-/// What the store answered.
+/// The answer of the store to a [`Fetch`].
 #[derive(Debug)]
 pub(crate) enum FetchResult {
     Document(Option<StoredDocument>),
@@ -144,17 +147,18 @@ pub(crate) enum FetchResult {
     List(Option<Vec<meshagent_store::Entry>>),
 }
 
-/// A file that was asked for as a whole.
+/// The answer to a read of a whole file.
 #[derive(Debug)]
 pub(crate) enum WholeFile {
     Missing,
     Read(StoredFile),
-    /// It has so many bytes, and was not read.
+    /// The file has this many bytes, more than the read allowed, and was not read.
     TooLarge(u64),
 }
 
 impl FetchResult {
-    /// Bytes that were read.
+    /// Returns the approximate bytes of the result. Parts of files count 0: their download is
+    /// charged for them.
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Document(Some(stored)) => {
@@ -169,16 +173,16 @@ impl FetchResult {
     }
 }
 
-/// What the task around the room has to do.
+/// Work for the task around the room.
 #[derive(Debug)]
 pub(crate) enum Action {
-    /// Commit these, then call [`Room::handle_committed`].
+    /// Commit these writes, then call [`Room::handle_committed`].
     Commit(Vec<Write>),
     /// Read this, then call [`Room::handle_fetched`] with the number.
     Fetch(u64, Fetch),
 }
 
-/// See the [module's text](self).
+/// The state of a room; see the [module](self).
 #[derive(Debug)]
 pub(crate) struct Room {
     id: RoomId,
@@ -191,40 +195,43 @@ pub(crate) struct Room {
     now: Timestamp,
     participants: BTreeMap<Conn, Participant>,
     documents: Documents,
-    /// Documents to be read again as soon as nothing of them is on its way to the disk.
+    /// Documents to be read again as soon as none of their writes is staged or in flight.
     to_reload: BTreeSet<DocumentId>,
-    /// Paths that are read again when it is known what became of the batch under way.
+    /// Paths to be read again when the batch in flight is settled.
     parked: Vec<String>,
-    /// The next batch. Bounded by the mailbox: the task stops handing in while this is long.
+    /// The next batch. It is bounded because the task hands in no requests while
+    /// [`Self::accepts_requests`] is false.
     staged: Vec<Staged>,
     staged_bytes: usize,
-    /// Who moves something in it, or deletes a folder. Nobody knows how much that is, so nothing comes behind it.
+    /// The participant whose move or recursive deletion is in `staged`. The number of entries that
+    /// it touches is unknown, so no request is accepted behind it.
     touches_many: Option<Arc<str>>,
     in_flight_bytes: usize,
-    /// Who does that in the batch that the committer has.
+    /// The participant of such a write in the batch in flight.
     in_flight_touches_many: Option<Arc<str>>,
     largest_document_bytes: usize,
-    /// The batch that the committer has.
+    /// The batch in flight, which the committer has.
     in_flight: Option<Vec<Flight>>,
-    /// Reads under way, what each is for, and what its request costs.
+    /// Reads in flight: what each is for, and what its request is charged.
     fetches: HashMap<u64, (Fetched, Held)>,
-    /// Requests whose large answers wait for room, each one unanswered request of its connection.
+    /// Requests that wait for queue space, for memory or for a reload. Each is one unanswered
+    /// request of its connection, which bounds the queue.
     waiting: VecDeque<Waiting>,
-    /// Bytes of what was made, each for one asker, since those who wait were last looked at.
+    /// Bytes encoded for single answers since the waiting requests were last retried.
     made_bytes: usize,
     /// Bytes of all participants' attributes, as text.
     attributes_bytes: usize,
-    /// What happened to files and is not told yet.
+    /// Storage events that have not been sent yet.
     news: VecDeque<News>,
-    /// Entries of them that are not told.
+    /// The number of entries in `news` that have not been sent.
     untold: usize,
-    /// Whether a log became longer than it should be.
+    /// Whether the log of a document needs compaction.
     is_worn: bool,
     next_number: u64,
     uploads: Uploads,
-    /// Downloads that may be under way, to be ended when their file is gone.
+    /// Downloads that may be in progress. They end when their file changes, moves or is deleted.
     watched: downloads::Watched,
-    /// What the message costs that is being handled; it goes along with what becomes of it.
+    /// The charge of the message being handled. It moves on to whatever the message causes.
     held: Held,
     actions: VecDeque<Action>,
 }
@@ -235,7 +242,7 @@ struct Participant {
     role: String,
     name: String,
     scope: ApiScope,
-    /// What the scope says, for what is asked of many paths.
+    /// An index of the scope, for checks of many paths.
     sight: Sight,
     _sight_charge: Charge,
     origin: String,
@@ -243,25 +250,27 @@ struct Participant {
     outbox: Arc<Outbox>,
     account: Arc<Account>,
     attributes: Map<String, Value>,
-    /// Bytes of their text.
+    /// Bytes of the attributes as text.
     attributes_bytes: usize,
-    /// Whether it was logged that some were ignored.
+    /// Whether the log already reports that some attributes were ignored.
     is_ignored: bool,
     messaging: bool,
-    /// Whether a folder is being listed for it.
+    /// Whether the store is listing a folder for this participant.
     listing: bool,
     openings: downloads::Openings,
     calls: Calls<Call>,
-    /// For whom the participant said it makes a call. A claim that nobody checks.
+    /// By call id, the name on behalf of which the participant claims to make the call. The claim
+    /// is not verified.
     behalf: HashMap<String, String>,
     ended_calls: VecDeque<String>,
-    /// For the calls that are open.
+    /// The charge of the open calls.
     calls_charge: Charge,
     attributes_charge: Charge,
 }
 
 impl Participant {
-    /// Whether its token is no longer good. Its connection ends then; what waits in the mailbox has no rights any more.
+    /// Whether the token has expired. The connection ends then, and messages that are still in the
+    /// mailbox have no rights any more.
     fn has_expired(&self, now: Timestamp) -> bool {
         let milliseconds = |seconds: u64| i64::try_from(seconds.saturating_mul(1000));
         self.expires
@@ -277,14 +286,14 @@ enum Call {
     Download(Download),
 }
 
-/// Where an answer goes: one request of one connection.
+/// The destination of an answer: one request of one connection.
 #[derive(Clone, Copy, Debug)]
 struct Request {
     conn: Conn,
     id: MessageId,
 }
 
-/// A refusal with its code, on its way to an `error` content.
+/// The code and text of a refusal, which becomes an `error` content.
 #[derive(Clone, Debug)]
 struct Refusal {
     code: ErrorCode,
@@ -295,7 +304,7 @@ impl Refusal {
     fn new(code: ErrorCode, text: impl Into<String>) -> Self {
         let mut text = text.into();
         if text.len() > MAX_REFUSAL_BYTES {
-            // It repeats what somebody sent.
+            // The text quotes what the peer sent.
             text.truncate(text.floor_char_boundary(MAX_REFUSAL_BYTES));
             text.push('…');
             text.shrink_to_fit();
@@ -303,12 +312,12 @@ impl Refusal {
         Self { code, text }
     }
 
-    /// What is held for the peer, or for all, leaves no room for more.
+    /// The memory held for the peer, or for all peers, is at its bound.
     fn over(error: OverBound) -> Self {
         Self::new(ErrorCode::OperationFailed, error.to_string())
     }
 
-    /// A tool's input that is wrong has its code with it.
+    /// The input of a tool is invalid; the error has the code.
     fn request(error: &InvalidRequest) -> Self {
         Self::new(error.code, error.text.clone())
     }
@@ -374,7 +383,7 @@ impl Room {
         }
     }
 
-    /// Somebody joined: they are told who they are and where.
+    /// Adds a participant, which receives its id and the name of the room.
     pub(crate) fn handle_join(&mut self, conn: Conn, joining: Joining, now: Timestamp) {
         self.now = now;
         let attributes = Map::from_iter([(
@@ -426,7 +435,7 @@ impl Room {
         self.metrics.participants.inc();
     }
 
-    /// A connection ended, in whatever way.
+    /// Removes the participant of a connection that ended, for whatever reason.
     pub(crate) fn handle_leave(&mut self, conn: Conn, now: Timestamp) {
         self.now = now;
         let Some(mut participant) = self.participants.remove(&conn) else {
@@ -446,12 +455,12 @@ impl Room {
         }
     }
 
-    /// The next message costs this.
+    /// Sets the charge of the next message.
     pub(crate) fn hold(&mut self, held: Held) {
         self.held = held;
     }
 
-    /// A message arrived from a participant.
+    /// Handles a message from a participant.
     pub(crate) fn handle_message(&mut self, conn: Conn, envelope: Envelope, now: Timestamp) {
         self.now = now;
         let Some(participant) = self.participants.get(&conn) else {
@@ -464,8 +473,8 @@ impl Room {
             id: envelope.id,
         };
         if participant.has_expired(now) {
-            // Not 1001: the participant may be allowed as much as ever, with the token of its next connection. A client
-            // that takes 1001 for the last word would give up what nobody has refused.
+            // Not 1001: the token of the next connection may allow as much as this one did. A
+            // client that takes 1001 as final would give up edits that were never refused.
             let text = "the token has expired; connect again with a new one";
             if !matches!(envelope.message, ClientToServer::SetAttributes(_)) {
                 self.refuse(request, Refusal::new(ErrorCode::InvalidState, text));
@@ -492,17 +501,17 @@ impl Room {
                 )),
             ),
         }
-        // What became of the message has taken what it holds.
+        // Whatever the message caused has taken over its charge.
         self.held = Held::none();
     }
 
-    /// A connection that had fallen behind has read what was queued for it.
+    /// Continues for a connection that had fallen behind and has read its queue.
     pub(crate) fn handle_drained(&mut self, conn: Conn) {
         self.catch_up(conn);
         self.retry_waiting(Some(conn));
     }
 
-    /// Somebody was refused before the message became an [`Envelope`].
+    /// Refuses a message that could not become an [`Envelope`].
     pub(crate) fn handle_invalid(
         &mut self,
         conn: Conn,
@@ -513,7 +522,7 @@ impl Room {
         self.refuse(Request { conn, id }, Refusal::new(code, text));
     }
 
-    /// The next thing to do, until there is nothing.
+    /// Returns the next action, or `None` if there is nothing to do.
     pub(crate) fn poll_action(&mut self) -> Option<Action> {
         if let Some(action) = self.actions.pop_front() {
             return Some(action);
@@ -521,14 +530,16 @@ impl Room {
         self.next_batch().map(Action::Commit)
     }
 
-    /// Whether the room takes more requests now. If not, the next batch is long enough.
+    /// Whether the room accepts more requests. If not, the next batch is full, or ends with an
+    /// operation on many entries.
     pub(crate) fn accepts_requests(&self) -> bool {
         self.staged.len() < MAX_STAGED_WRITES
             && self.staged_bytes < MAX_STAGED_BYTES
             && self.touches_many.is_none()
     }
 
-    /// Whether nobody is here, nothing is open and nothing under way: the room can be let go.
+    /// Whether the room can be unloaded: it has no participants, no open documents and no pending
+    /// work.
     pub(crate) fn is_idle(&self) -> bool {
         self.participants.is_empty()
             && self.documents.is_empty()
@@ -538,27 +549,27 @@ impl Room {
             && self.actions.is_empty()
     }
 
-    /// Whether everything handed in has been answered by the store.
+    /// Whether the store has answered all writes.
     pub(crate) fn is_flushed(&self) -> bool {
         self.staged.is_empty() && self.in_flight.is_none()
     }
 
-    /// Whether [`Room::handle_timeout`] should come soon, because a log became longer than it should be.
+    /// Whether [`Room::handle_timeout`] should be called soon because a log needs compaction.
     pub(crate) fn is_worn(&self) -> bool {
         self.is_worn
     }
 
-    /// Who moves something, or deletes a folder, in the batch under way.
+    /// The participant whose move or recursive deletion is in the batch in flight.
     pub(crate) fn touches_many(&self) -> Option<&Arc<str>> {
         self.in_flight_touches_many.as_ref()
     }
 
-    /// Bytes that wait for the next batch.
+    /// Bytes of the next batch.
     pub(crate) fn staged_bytes(&self) -> usize {
         self.staged_bytes
     }
 
-    /// Notes the sizes that have bounds.
+    /// Adds the sizes that have bounds to `figures`.
     #[cfg(feature = "simulation")]
     pub(crate) fn add_figures(&self, figures: &mut crate::simulation::SimFigures) {
         figures.documents += self.documents.paths();
@@ -662,7 +673,8 @@ impl Room {
         };
         let closes = matches!(chunk, Content::Control(Control::Close { .. }));
         let Some(call) = participant.calls.get_mut(tool_call_id) else {
-            // The two closes of a call may cross; the client's is then a courtesy.
+            // The closes of both sides may cross. The client's is answered although the call has
+            // ended.
             if closes
                 && participant
                     .ended_calls
@@ -671,8 +683,8 @@ impl Room {
             {
                 return self.respond(request, Content::Empty);
             }
-            // Its close may have crossed the chunk, so it is not 1002: a retry helps, in a new call. Nobody knows of a
-            // call whether it ended long ago or never began.
+            // Not 1002: the server's close may have crossed the chunk, and a retry in a new call
+            // helps. Whether an unknown call ended long ago or never began can't be decided.
             let text = format!("no call {tool_call_id:?} is open on this connection");
             return self.refuse(request, Refusal::new(ErrorCode::InvalidState, text));
         };
@@ -689,7 +701,7 @@ impl Room {
         }
     }
 
-    /// Ends a call from the server's side, with the chunk that says so.
+    /// Ends a call from the server's side, with a close chunk.
     fn end_call(&mut self, conn: Conn, tool_call_id: &str, close: Control) {
         let Some(participant) = self.participants.get_mut(&conn) else {
             return;
@@ -707,7 +719,7 @@ impl Room {
         self.drop_call(call);
     }
 
-    /// Fails a call: an `error` chunk says why and nothing follows it.
+    /// Fails a call: an `error` chunk gives the reason, and nothing follows it.
     fn fail_call(
         &mut self,
         request: Option<Request>,
@@ -755,7 +767,7 @@ impl Room {
         );
     }
 
-    /// Answers with bytes that others get as well, or that are too many for values.
+    /// Answers with bytes that other answers share, or that would take too much memory as values.
     fn send_shared(&self, request: Request, message: SharedMessage) {
         if let Some(participant) = self.participants.get(&request.conn) {
             participant.outbox.push_item(Outgoing::Shared {
@@ -787,7 +799,7 @@ impl Room {
         }
     }
 
-    /// Asks for a read and returns its number.
+    /// Starts a read and returns its number.
     fn fetch(&mut self, fetch: Fetch, then: Fetched) -> u64 {
         let number = self.number();
         let held = self.take_held();
@@ -801,7 +813,7 @@ impl Room {
         self.next_number
     }
 
-    /// Notes for whom a call is made.
+    /// Records on behalf of which participant a call is made.
     fn note_behalf(&mut self, conn: Conn, tool_call_id: String, id: Option<String>) {
         let Some(name) = self.behalf_name(id) else {
             return;
@@ -811,14 +823,15 @@ impl Room {
         }
     }
 
-    /// Whom a participant acts for: by name if that one is here, else as it was said.
+    /// The name of the participant with this id, on behalf of which a request is made. If that
+    /// participant is not in the room, the id itself.
     fn behalf_name(&self, id: Option<String>) -> Option<String> {
         let id = id.filter(|id| !id.is_empty() && id.len() <= MAX_BEHALF_BYTES)?;
         let present = self.participants.values().find(|other| other.id == id);
         Some(present.map_or(id, |other| other.name.clone()))
     }
 
-    /// Who makes a change, by which call.
+    /// The author of changes that a participant makes through a call.
     fn author(&self, conn: Conn, tool_call_id: &str) -> Author {
         let Some(participant) = self.participants.get(&conn) else {
             return Author::default();
@@ -841,7 +854,7 @@ impl Room {
 
 impl Drop for Room {
     fn drop(&mut self) {
-        // At a stop, or after a panic, there may be somebody and something left.
+        // At a stop, or after a panic, participants and documents may be left.
         let participants = i64::try_from(self.participants.len()).unwrap_or(i64::MAX);
         let documents = i64::try_from(self.documents.len()).unwrap_or(i64::MAX);
         for participant in self.participants.values() {
@@ -886,7 +899,8 @@ fn websocket_origin(origin: &str) -> String {
         .map_or_else(|| origin.to_owned(), |rest| format!("ws{rest}"))
 }
 
-/// The span of one request. With the SDK's trace context in it, logs of both sides share a trace id.
+/// The span of one request. With the SDK's trace context in it, the logs of both sides share a
+/// trace id.
 fn request_span(room: &RoomId, participant: &Participant, envelope: &Envelope) -> tracing::Span {
     let span = tracing::info_span!(
         "request",

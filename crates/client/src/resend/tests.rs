@@ -1,4 +1,4 @@
-//! Documents that are closed in a room without a connection.
+//! Tests: documents that are closed in a room without a connection are sent later.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::{DocumentEnd, DocumentEvent, JournalError, OpenError, RoomBuilder, Ro
 #[expect(dead_code, reason = "other tests use the rest")]
 mod peer;
 
-/// Long enough for any machine, and less than the time between two lists of the directory.
+/// Long enough for any machine, and shorter than the pause between two lists of the directory.
 const PATIENCE: Duration = Duration::from_secs(45);
 
 /// Edits a document without a connection, and closes it.
@@ -32,7 +32,7 @@ async fn close_without_a_connection(listener: &TcpListener, room: RoomBuilder) -
         let document = room.sync().open("a.document").await.unwrap();
         (room, document)
     };
-    // The connection is gone with the peer.
+    // The connection ends with the peer.
     let ((), (room, document)) = tokio::join!(serve, user);
     append(&document, "mine");
     document.journaled().await.unwrap();

@@ -1,13 +1,15 @@
-//! Writes on their way to the disk, and what follows when they are there.
+//! Writes of a room: from staging to the commit, and what follows it.
 //!
-//! A write's outcome is settled by the id of its document, wherever that has been moved meanwhile.
+//! The result of a write is settled by the id of its document, even if the document has been moved.
 //!
-//! What waits for the disk together becomes one write for each document, with everybody's contribution in it.
+//! Updates that wait for the disk together become one write for each document, with the
+//! contributions of all authors.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use meshagent_document::merge_updates;
+use meshagent_ledger::{Held, Kind};
 use meshagent_protocol::{Content, ErrorCode};
 use meshagent_store::{
     Contribution, DocumentId, EntryKind, MovedEntry, Removed, StoreError, Timestamp, Write,
@@ -20,33 +22,33 @@ use super::opening::Waiter;
 use super::uploads::Finishing;
 use super::{Conn, Refusal, Request, Room};
 use crate::committer::BatchResult;
-use crate::ledger::{Held, Kind};
 use crate::usage::DocumentPlace;
 
-/// A longer update is a write of its own: merging costs more than it saves.
+/// The longest update, in bytes, that is merged with others. For a longer one, merging costs more
+/// than it saves.
 const MERGED_BYTES: usize = 256 << 10;
 
-/// A write that is not with the committer yet.
+/// A write that has not been handed to the committer.
 #[derive(Debug)]
 pub(super) struct Staged {
     write: Write,
     thens: Vec<Then>,
-    /// What it costs until it is on disk.
+    /// The charge of the write until it is on disk.
     held: Held,
 }
 
-/// A write that the committer has, and what follows it.
+/// A write in flight, and what follows it.
 #[derive(Debug)]
 pub(super) struct Flight {
-    /// Bytes that it brings, and whether they delete something.
+    /// Bytes of the write's content, and whether it deletes something.
     bytes: usize,
     deletes: bool,
     thens: Vec<Then>,
-    /// What it costs, as long as it is here.
+    /// The charges of the merged writes; released when this is dropped.
     _held: Vec<Held>,
 }
 
-/// What to do when a write is durable.
+/// What follows the commit of a write.
 #[derive(Debug)]
 pub(super) enum Then {
     Appended {
@@ -54,9 +56,9 @@ pub(super) enum Then {
         version: Version,
         visible: Option<Vec<u8>>,
         known_to: Option<StreamId>,
-        /// In which it was sent; `None` if the room itself, or a patch, made the change.
+        /// The stream in which the update was sent; `None` if the room or a patch made the change.
         sender: Option<StreamId>,
-        /// Who is told what; nobody if the room itself made the change.
+        /// The request to answer and the answer; `None` if the room itself made the change.
         answer: Option<(Request, Content)>,
     },
     Created {
@@ -84,20 +86,20 @@ pub(super) enum Then {
     },
 }
 
-/// A change that has become durable, and who made it.
+/// A durable change for the readers.
 #[derive(Debug)]
 pub(super) struct Change {
     pub(super) version: Version,
     pub(super) visible: Option<Vec<u8>>,
-    /// The stream that has it already.
+    /// The stream that has the change already, because its client made it.
     pub(super) known_to: Option<StreamId>,
 }
 
-/// Changes that are on disk and not shown yet, by document.
+/// Durable changes that have not been shown yet, by document.
 type Changes = BTreeMap<DocumentId, Vec<Change>>;
 
 impl Then {
-    /// Whose request it is, if that may touch many entries.
+    /// The connection whose request this is, if the request may touch many entries.
     fn toucher(&self) -> Option<Conn> {
         match self {
             Self::Deleted { request, .. } | Self::Moved { request, .. } => Some(request.conn),
@@ -105,7 +107,7 @@ impl Then {
         }
     }
 
-    /// The document whose log it is about.
+    /// The document to whose log the write belongs.
     fn document(&self) -> Option<DocumentId> {
         match self {
             Self::Appended { document, .. } | Self::Snapshotted { document, .. } => Some(*document),
@@ -121,7 +123,7 @@ impl Room {
         self.stage_all(write, vec![then]);
     }
 
-    /// Stages a write that several things follow, in this order.
+    /// Stages a write that has several consequences, which follow in this order.
     pub(super) fn stage_all(&mut self, write: Write, thens: Vec<Then>) {
         self.staged_bytes += write_bytes(&write);
         if write.may_touch_many() {
@@ -133,7 +135,7 @@ impl Room {
         self.staged.push(Staged { write, thens, held });
     }
 
-    /// The next batch, unless one is under way.
+    /// Returns the next batch, unless one is in flight.
     pub(super) fn next_batch(&mut self) -> Option<Vec<Write>> {
         if self.in_flight.is_some() || self.staged.is_empty() {
             return None;
@@ -164,13 +166,15 @@ impl Room {
         Some(writes)
     }
 
-    /// What is staged, for a room that ends: nobody asks what became of it, or of the batch under way.
+    /// Returns the staged writes of a room that ends. The outcome of the batch in flight no longer
+    /// matters.
     pub(crate) fn take_writes(&mut self) -> Vec<Write> {
         self.in_flight = None;
         self.next_batch().unwrap_or_default()
     }
 
-    /// The batch is on stable storage, or nothing of it is.
+    /// Handles the result of the batch in flight: it is on stable storage, except for writes that
+    /// were refused, or nothing of it is.
     pub(crate) fn handle_committed(&mut self, result: BatchResult, now: Timestamp) {
         self.now = now;
         let mut batch = self.in_flight.take().unwrap_or_default();
@@ -186,7 +190,7 @@ impl Room {
                     for then in thens {
                         self.settle(then, result.clone(), &mut changed);
                     }
-                    // What may be long, followed by one thing, is not copied for it.
+                    // The result may be large, so the last consequence takes it without a copy.
                     if let Some(last) = last {
                         self.settle(last, result, &mut changed);
                     }
@@ -200,7 +204,7 @@ impl Room {
         self.retry_waiting(None);
     }
 
-    /// Counts what was created and deleted, whatever becomes of what follows it.
+    /// Counts the created and the deleted documents, whatever follows.
     fn count_documents(&self, batch: &mut [Flight], results: &[Result<Written, WriteError>]) {
         self.usage.settle_removed(results);
         for (flight, result) in batch.iter_mut().zip(results) {
@@ -212,27 +216,27 @@ impl Room {
         }
     }
 
-    /// What follows the batch under way.
+    /// What follows the batch in flight.
     pub(super) fn in_flight_thens(&self) -> impl Iterator<Item = &Then> {
         let in_flight = self.in_flight.iter().flatten();
         in_flight.flat_map(|flight| &flight.thens)
     }
 
-    /// Shows what is on disk of each document.
+    /// Shows the durable changes of each document.
     fn publish_all(&mut self, changed: &mut Changes) {
         for (id, changes) in std::mem::take(changed) {
             self.publish(id, &changes);
         }
     }
 
-    /// Documents of which something is on its way to the disk.
+    /// The documents that have writes staged or in flight.
     pub(super) fn documents_under_way(&self) -> BTreeSet<DocumentId> {
         let staged = self.staged.iter().flat_map(|staged| &staged.thens);
         let in_flight = self.in_flight_thens();
         staged.chain(in_flight).filter_map(Then::document).collect()
     }
 
-    /// Keeps account of a document's log.
+    /// Updates the account of a document's log.
     fn count_append(&mut self, flight: &Flight, result: &Result<Written, WriteError>) {
         let (Some(Then::Appended { document: id, .. }), Ok(Written::Appended { .. })) =
             (flight.thens.first(), result)
@@ -260,8 +264,9 @@ impl Room {
             ) => {
                 if let Some(document) = self.documents.get_mut(id) {
                     if !document.appended(version, seq) {
-                        // No store keeps what is behind something that it refused. If one does, it shows when the
-                        // document has been read again; whoever sends it again then is told.
+                        // Stores keep nothing behind an update that they refused. If one does, the
+                        // reload shows the update, and a client that sends it again receives an
+                        // acknowledgement.
                         tracing::error!(
                             document = id.0,
                             "the store kept what is behind a refused update"
@@ -312,7 +317,7 @@ impl Room {
                 },
                 Ok(Written::Moved { entries, replaced }),
             ) => {
-                // Readers see what was written before their document goes.
+                // Readers receive what was written before their document goes.
                 self.publish_all(changed);
                 self.after_move(request, &source, &destination, &entries, &replaced);
             }
@@ -345,7 +350,8 @@ impl Room {
         }
     }
 
-    /// An update did not get to the disk. Published clients hear of it at the close of the stream that sent it.
+    /// Reports that an update is not on disk. Published clients learn it from the close of the
+    /// stream that sent it.
     fn refuse_append(
         &mut self,
         document: DocumentId,
@@ -363,7 +369,7 @@ impl Room {
         }
     }
 
-    /// One write of a batch was refused; the others stand.
+    /// Refuses one write of a batch; the others stand.
     fn refuse_write(&mut self, then: Then, error: &WriteError) {
         let refusal = |document: bool| {
             if let WriteError::Behind { .. } = error {
@@ -410,7 +416,7 @@ impl Room {
                     &refusal(true),
                 );
                 if self.documents.contains(document) {
-                    // The replica has it already, and so has all that came after it.
+                    // The replica already contains this update and all later ones.
                     tracing::warn!(%error, document = document.0, "update refused by the store");
                     self.refuse_staged(|id| id == document, &read_again());
                     self.break_document(document, version, &read_again());
@@ -443,7 +449,8 @@ impl Room {
         }
     }
 
-    /// Nothing of a batch is on disk. Its authors are told, and documents that ran ahead are read again.
+    /// Refuses a batch of which nothing is on disk, and has the documents that were ahead of the
+    /// disk read again.
     fn fail_batch(&mut self, batch: Vec<Flight>, error: &Arc<StoreError>) {
         let refusal = Refusal::storage(error);
         let mut broken = BTreeMap::<DocumentId, Version>::new();
@@ -485,7 +492,7 @@ impl Room {
         }
     }
 
-    /// What is staged of these documents builds on what is not going to be on disk.
+    /// Refuses what is staged for documents whose replica has versions that will never be on disk.
     fn refuse_staged(&mut self, builds_on: impl Fn(DocumentId) -> bool, refusal: &Refusal) {
         let (dependent, independent): (Vec<_>, Vec<_>) = std::mem::take(&mut self.staged)
             .into_iter()
@@ -521,14 +528,16 @@ impl Room {
         }
     }
 
-    /// From a version on the replica shows what is not going to be on disk: nobody is served from it until it was read
-    /// again. What came before is on disk, or on its way there, and is answered as ever.
+    /// Marks a document as broken: from version `from` on, its replica contains what will never be
+    /// on disk, and serves nothing until it has been read again. Earlier versions are on disk or in
+    /// flight, and are answered as usual.
     pub(super) fn break_document(&mut self, id: DocumentId, from: Version, refusal: &Refusal) {
         let Some(document) = self.documents.get_mut(id) else {
             return;
         };
         document.set_broken(from);
-        // A reader to catch up is still marked as behind and is served after the reload.
+        // A reader whose catch-up is dropped is still marked as behind and is served after the
+        // reload.
         let first = document
             .deferred
             .partition_point(|(version, _)| *version < from);
@@ -555,14 +564,14 @@ impl Room {
         self.close_removed(replaced);
         let left = entries.iter().map(|entry| &*entry.source);
         self.end_downloads(left.chain(replaced.iter().map(|entry| &*entry.path)));
-        // All leave before any arrives: within a folder one may take the place of another.
+        // All leave before any arrives: within a folder, one may take the path of another.
         let mut arriving = Vec::new();
         for entry in entries {
             self.load_again(&entry.source);
             if entry.document.is_some() {
                 self.documents.note_left(&entry.source);
             }
-            // One may have been read at its new place before this was known.
+            // A document may have been read at its new path before the room settled the move.
             let has_come = |id: &_| self.documents.path_of(*id) == Some(&*entry.destination);
             let coming = entry.document.filter(|id| !has_come(id));
             let document = coming.and_then(|id| self.documents.remove(id));
@@ -578,7 +587,7 @@ impl Room {
         self.announce_moved(source, destination, entries, request.conn);
     }
 
-    /// Documents that were deleted or replaced.
+    /// Closes documents that were deleted or replaced.
     fn close_removed(&mut self, removed: &[Removed]) {
         for entry in removed {
             self.load_again(&entry.path);
@@ -589,8 +598,9 @@ impl Room {
         }
     }
 
-    /// The document is gone: its streams end with a close. What is staged of it the store will refuse. Who waits for it
-    /// gets what is there instead.
+    /// Ends the streams of a document that is gone, each with a close. The store will refuse what
+    /// is staged for the document. Requests that wait for it are served from what is now at its
+    /// path.
     pub(super) fn close_document(&mut self, id: DocumentId) {
         let Some(mut document) = self.documents.remove(id) else {
             return;
@@ -602,14 +612,12 @@ impl Room {
         self.refuse_deferred(others, &gone(&document.path));
     }
 
-    /// The document was moved: it stays in memory with all that is on its way to the disk. Its streams end, since
-    /// clients name a document by its path; whoever waits for it at its new place gets it.
+    /// Places a document at its new path. It keeps its staged and in-flight writes. Its streams
+    /// end, because clients address documents by path; requests that wait at the new path are
+    /// served.
     fn arrive(&mut self, mut document: Box<Document>, destination: &str) {
-        // Those that their clients have closed end when what they sent is on disk.
-        let closing = document
-            .streams
-            .extract_if(.., |_, stream| stream.is_closing)
-            .collect();
+        // Streams that their clients have closed end when what they sent is on disk.
+        let closing = document.streams.take_closing();
         self.end_streams(&mut document);
         document.streams = closing;
         let is_of_path = |deferred: &Deferred| {
@@ -627,7 +635,7 @@ impl Room {
         }
     }
 
-    /// Ends the streams of a document that was taken out.
+    /// Ends the streams of a document that was removed.
     fn end_streams(&mut self, document: &mut Document) {
         for mut stream in std::mem::take(&mut document.streams).into_values() {
             let close = stream.take_close();
@@ -636,7 +644,7 @@ impl Room {
         document.idle_since = Some(self.now);
     }
 
-    /// Tells those whose answers waited for a version that they won't get it.
+    /// Refuses answers that waited for a version.
     fn refuse_deferred(&mut self, deferred: VecDeque<(Version, Deferred)>, refusal: &Refusal) {
         for (_, deferred) in deferred {
             match deferred {
@@ -654,14 +662,14 @@ impl Room {
                     request,
                     document,
                     stream,
-                    // What was lost by it was noted when its updates were refused.
+                    // What was lost was recorded when its updates were refused.
                 } => self.end_closed(request, document, stream),
             }
         }
     }
 }
 
-/// Says that a document has to be read again first.
+/// The refusal of an update whose document has to be read again first.
 fn read_again() -> Refusal {
     let text = "storage failed and the document is being read again; send the update again";
     Refusal::new(ErrorCode::OperationFailed, text)
@@ -682,8 +690,8 @@ fn write_bytes(write: &Write) -> usize {
     }
 }
 
-/// What may be one batch, and the snapshots that have to wait for it: a snapshot has what was staged before it, and must
-/// not bring that to the disk if the store refuses it.
+/// Separates the next batch from the snapshots that have to wait for it. A snapshot contains what
+/// was staged before it, and must not bring that to the disk if the store refuses it.
 fn split_snapshots(staged: Vec<Staged>) -> (Vec<Staged>, Vec<Staged>) {
     let mut appended = BTreeSet::new();
     staged.into_iter().partition(|one| match &one.write {
@@ -696,10 +704,11 @@ fn split_snapshots(staged: Vec<Staged>) -> (Vec<Staged>, Vec<Staged>) {
     })
 }
 
-/// One write for each document's short updates, and the others as they are.
+/// Merges the short updates of each document into one write, and keeps the other writes as they
+/// are.
 fn gather(staged: Vec<Staged>) -> Vec<(Write, Vec<Then>, Vec<Held>)> {
     let mut groups: Vec<Vec<Staged>> = Vec::with_capacity(staged.len());
-    // Where a document's updates are gathered.
+    // The group that collects a document's updates.
     let mut places: HashMap<DocumentId, usize> = HashMap::new();
     for one in staged {
         match &one.write {
@@ -717,7 +726,7 @@ fn gather(staged: Vec<Staged>) -> Vec<(Write, Vec<Then>, Vec<Held>)> {
                 places.remove(document);
             }
             Write::Snapshot { .. } => {}
-            // An update stays behind what was asked for before it.
+            // An update stays behind what was requested before it.
             _ => places.clear(),
         }
         groups.push(vec![one]);
@@ -725,7 +734,7 @@ fn gather(staged: Vec<Staged>) -> Vec<(Write, Vec<Then>, Vec<Held>)> {
     groups.into_iter().flat_map(merge_group).collect()
 }
 
-/// One write for the updates of a document; or several, if they don't merge.
+/// Merges updates of a document into one write; into several if they do not merge.
 fn merge_group(group: Vec<Staged>) -> Vec<(Write, Vec<Then>, Vec<Held>)> {
     let updates = group.iter().filter_map(|one| match &one.write {
         Write::Append { update, .. } => Some(&update[..]),
@@ -773,7 +782,7 @@ fn merge_group(group: Vec<Staged>) -> Vec<(Write, Vec<Then>, Vec<Held>)> {
     vec![(write, thens, all_held)]
 }
 
-/// Adds a contribution to others, to the last one if it is by the same author.
+/// Adds a contribution, to the last one if both have the same author.
 pub(super) fn add(contributions: &mut Vec<Contribution>, one: Contribution) {
     let Some(last) = contributions
         .last_mut()

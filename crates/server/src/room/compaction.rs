@@ -1,4 +1,4 @@
-//! What is kept of a document over time: its log is folded into snapshots, and unused documents are let go.
+//! Compaction and eviction: logs become snapshots, and unused documents are unloaded.
 
 use bytes::Bytes;
 use meshagent_document::merge_updates;
@@ -8,29 +8,33 @@ use super::Room;
 use super::batch::Then;
 use super::documents::Document;
 
-/// A log up to this length is never too long. With it and half a snapshot of log, and as much again for what
-/// arrives while the log is being folded, a document's stored size stays below twice its merged state and 128 KiB.
+/// A log of at most this many bytes is never too long. A log may grow to this, or to half the
+/// snapshot, and by as much again during the compaction. So the stored size of a document stays
+/// below twice its merged state plus 128 KiB.
 const FREE_LOG_BYTES: usize = 64 << 10;
-/// Bytes of states that one turn folds, if it folds more than one.
+/// When the states that one turn compacts have this many bytes, further compactions wait for the
+/// next turn.
 const FOLDED_BYTES: usize = 4 << 20;
-/// How often a document that deleted something is compared with its merged state, which only encoding tells.
+/// How often the stored size of a document that deleted something is compared with its merged
+/// state. The comparison encodes the state.
 const DELETED_CHECK_MILLIS: i64 = 30_000;
 
-/// What the store keeps of a document.
+/// The sizes of a document in the store.
 #[derive(Debug, Default)]
 pub(super) struct Stored {
     /// Bytes of the snapshot.
     snapshot_bytes: usize,
-    /// Updates after it, and their bytes.
+    /// The number of updates after the snapshot, and their bytes.
     updates: usize,
     log_bytes: usize,
-    /// Whether an update deleted something since the last comparison with the merged state, and when that was.
+    /// Whether an update deleted something since the last comparison with the merged state, and the
+    /// time of that comparison.
     deleted: bool,
     compared_at: Timestamp,
     under_way: bool,
 }
 
-/// What a snapshot that is on its way to the disk replaces.
+/// What a snapshot in flight replaces.
 #[derive(Debug)]
 pub(super) struct Fold {
     snapshot_bytes: usize,
@@ -45,7 +49,7 @@ impl Stored {
             snapshot_bytes: stored.snapshot.as_ref().map_or(0, Bytes::len),
             updates: stored.updates.len(),
             log_bytes: updates.sum(),
-            // What the log before the snapshot deleted is not known.
+            // Whether the log before the snapshot deleted something is unknown.
             deleted: true,
             compared_at: now,
             under_way: false,
@@ -56,14 +60,14 @@ impl Stored {
         self.snapshot_bytes + self.log_bytes
     }
 
-    /// An update is in the log.
+    /// Counts an update that is in the log.
     pub(super) fn appended(&mut self, bytes: usize, deletes: bool) {
         self.updates += 1;
         self.log_bytes += bytes;
         self.deleted |= deletes;
     }
 
-    /// A snapshot is on disk, or was refused.
+    /// Ends a compaction: the snapshot is on disk, or was refused (`None`).
     pub(super) fn folded(&mut self, fold: Option<&Fold>) {
         self.under_way = false;
         if let Some(fold) = fold {
@@ -73,45 +77,45 @@ impl Stored {
         }
     }
 
-    /// Whether the log is longer than it should be.
+    /// Whether the log needs compaction.
     pub(super) fn is_worn(&self, max_updates: usize) -> bool {
         !self.under_way
             && (self.updates >= max_updates
                 || self.log_bytes > FREE_LOG_BYTES.max(self.snapshot_bytes / 2))
     }
 
-    /// Whether only the merged state can tell if more is kept than should be.
+    /// Whether only a comparison with the merged state can show if the store keeps too much.
     fn wants_comparison(&self, now: Timestamp, is_leaving: bool) -> bool {
         let is_due = now.0.saturating_sub(self.compared_at.0) >= DELETED_CHECK_MILLIS;
         self.deleted && (is_due || is_leaving) && self.bytes() > FREE_LOG_BYTES
     }
 }
 
-/// What the clock has a document do.
+/// What is due for a document.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Due {
-    /// Its log is folded.
+    /// Compaction is due.
     Fold,
-    /// Its log is folded if that makes it much shorter.
+    /// Compaction is due if it makes the stored size much smaller.
     Compare,
-    /// It is let go.
+    /// The document is to be unloaded.
     Unload,
-    /// It is read again.
+    /// The document is to be read again.
     Reload,
 }
 
 impl Document {
-    /// Whether nobody has it open, and no answer shows it.
+    /// Whether the document has no readers, and no answer waits for it.
     fn is_idle(&self) -> bool {
         self.streams.is_empty() && self.deferred.is_empty()
     }
 
-    /// Whether all of it is on disk.
+    /// Whether the whole document is on disk.
     fn is_settled(&self) -> bool {
         self.head == self.committed && !self.stored.under_way
     }
 
-    /// Whether it can be let go at once, though its log may be long.
+    /// Whether the document can be unloaded immediately, even if its log is long.
     pub(super) fn is_unused(&self) -> bool {
         self.is_idle() && self.is_settled() && !self.is_broken()
     }
@@ -134,7 +138,8 @@ impl Room {
         if document.is_broken() {
             return Some(Due::Reload);
         }
-        // What nobody has open makes room for what somebody would, here or in another room.
+        // When memory is tight, documents without readers make space for others, of this room or
+        // another.
         let unload_after = if self
             .usage
             .open()
@@ -150,10 +155,11 @@ impl Room {
         if document.stored.is_worn(self.config.snapshot_every) {
             Some(Due::Fold)
         } else if document.stored.wants_comparison(now, idle) {
-            // A fold that is under way is waited for.
+            // A compaction in flight comes first.
             (!document.stored.under_way).then_some(Due::Compare)
         } else if idle && settled {
-            // Reading one snapshot beats replaying a log, so a document is folded before it goes.
+            // A snapshot is read faster than a log is replayed, so the document is compacted before
+            // it is unloaded.
             let is_long = document.stored.updates > 16;
             Some(if is_long { Due::Fold } else { Due::Unload })
         } else {
@@ -161,11 +167,13 @@ impl Room {
         }
     }
 
-    /// Lets documents go that nobody has had open for a while, and folds long logs into snapshots.
+    /// Unloads documents that have been idle for a while, compacts long logs, and reads broken
+    /// documents again.
     pub(crate) fn handle_timeout(&mut self, now: Timestamp) {
         self.now = now;
         self.is_worn = false;
-        // What nobody is sent makes room for those who wait, here or in another room.
+        // Encoded states that are not being sent make space for requests that wait, in this room or
+        // another.
         let is_wanted = self.usage.ledger().is_wanted();
         if is_wanted {
             for document in self.documents.iter_mut() {
@@ -208,7 +216,8 @@ impl Room {
             }
         }
         if !gone.is_empty() {
-            // Its next reader would find it as it is on disk, without what is still on its way there.
+            // The next reader would find the document as it is on disk, without what is staged or
+            // in flight.
             let under_way = self.documents_under_way();
             gone.retain(|id| !under_way.contains(id));
         }
@@ -226,7 +235,8 @@ impl Room {
         }
     }
 
-    /// Folds a document's log into one state; or, `if_worth`, only if that makes it shorter by half.
+    /// Compacts a document's log into one state; with `if_worth`, only if that more than halves the
+    /// stored size.
     fn snapshot(&mut self, id: DocumentId, if_worth: bool) {
         let Some(document) = self.documents.get_mut(id) else {
             return;
@@ -237,7 +247,7 @@ impl Room {
         let state = match whole_state(document) {
             Ok(state) => state,
             Err(error) => {
-                // Without the waiting part the snapshot would lose edits, so there is none.
+                // A snapshot without the pending updates would lose edits.
                 tracing::warn!(%error, path = &*document.path, "no snapshot: the waiting updates do not merge");
                 return;
             }
@@ -256,7 +266,8 @@ impl Room {
                 log_bytes: document.stored.log_bytes,
             },
         };
-        // Later updates, staged before this one, stay in the log and are contained in the state.
+        // Updates after `through` that were staged before this snapshot stay in the log. The state
+        // contains them, too.
         let write = Write::Snapshot {
             document: id,
             through: document.last_seq,
@@ -269,7 +280,7 @@ impl Room {
 }
 
 impl Room {
-    /// Records of what ended before it are folded.
+    /// The time before which ended provenance records are merged into one for each author.
     fn provenance_horizon(&self) -> Timestamp {
         match i64::try_from(self.config.provenance_kept.as_millis()) {
             Ok(0) | Err(_) => Timestamp(i64::MIN),
@@ -278,7 +289,7 @@ impl Room {
     }
 }
 
-/// All of a document: what is visible and what waits.
+/// Returns the full state of a document: the visible part and the pending updates.
 fn whole_state(document: &mut Document) -> Result<Vec<u8>, meshagent_document::DecodeError> {
     let state = document.replica.encode_state();
     document.bytes = state.len();

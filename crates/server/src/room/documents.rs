@@ -1,49 +1,52 @@
-//! The open documents of a room: the replica, who subscribes to it, and what each has seen.
+//! The open documents of a room: their replicas, their readers, and what each reader has received.
 //!
-//! A subscriber is a cursor over the document's recent changes. While its connection keeps up, each change
-//! is queued for it as shared bytes. When the connection's queue is full the cursor stays where it is, and
-//! what it missed follows, merged, when there is room again.
+//! A reader is a cursor over the document's recent changes. While its connection keeps up, each
+//! change is queued for it as shared bytes. When the connection's queue is full, the cursor stays.
+//! The missed changes follow, merged, when the queue has space again.
 
 mod growth;
+mod streams;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use meshagent_document::{MeshDocument, merge_updates};
+use meshagent_ledger::{Charge, Held, Kind, OpenCharge};
 use meshagent_protocol::sync::{SyncDescribe, SyncDescribed};
 use meshagent_protocol::{Content, ErrorCode, SharedChunk, SharedMessage, sync as wire};
 use meshagent_store::{DocumentId, Seq, Timestamp};
 
 pub(super) use self::growth::Growth;
+use self::streams::Streams;
 use super::batch::Change;
 use super::compaction::Stored;
 use super::sent::Sent;
 use super::sync::Lost;
 use super::writers::Writers;
 use super::{Call, Conn, Refusal, Request, Room, SyncCall};
-use crate::ledger::{Charge, Held, Kind};
 use crate::metrics::Metrics;
-use crate::open_memory::OpenCharge;
 use crate::outbox::{Outgoing, answer_bytes};
 use crate::schemas::Schema;
 use crate::usage::Usage;
 
-/// Recent changes kept for readers that fall behind. Beyond it they get the whole state instead.
+/// Bytes of recent changes kept for readers that fall behind. A reader that is further behind
+/// receives the full state.
 const RECENT_BYTES: usize = 1 << 20;
-/// What is merged to one change is not longer than this; a single update may be.
+/// The maximum bytes of a merged change; a single update may be longer.
 const MERGED_BYTES: usize = 1 << 20;
-/// Descriptions of a large document that may wait for the disk; more are made later.
+/// The maximum number of descriptions of a large document that may wait for the disk. Further
+/// requests wait before theirs is made.
 const WAITING_DESCRIPTIONS: usize = 4;
-/// How much more memory than text a description may take while it is made.
+/// The memory limit for making a description, as a multiple of its maximum text.
 const DESCRIPTION_MEMORY: usize = 8;
-/// How long an encoded state is kept that nobody asks for.
+/// How long an encoded state is kept after its last use.
 const STATE_KEPT_MILLIS: i64 = 10_000;
 
-/// Counts the changes of one document since it was loaded.
+/// The number of changes of a document since it was loaded.
 pub(super) type Version = u64;
 
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -52,47 +55,48 @@ pub(super) struct StreamId(pub(super) u64);
 #[derive(Debug)]
 pub(super) struct Document {
     pub(super) id: DocumentId,
-    /// When it was made.
+    /// When the document was created.
     pub(super) created_at: Timestamp,
-    /// Where it stands now.
+    /// The current path.
     pub(super) path: Arc<str>,
     pub(super) schema: Arc<Schema>,
     pub(super) replica: MeshDocument,
-    /// The version of `replica`, which runs ahead of what is on disk.
+    /// The version of `replica`, which may be ahead of the disk.
     pub(super) head: Version,
-    /// The version that is on disk, and may be seen.
+    /// The newest version that is on disk and may be shown.
     pub(super) committed: Version,
-    pub(super) streams: BTreeMap<StreamId, Stream>,
-    /// Answers that show a version which is not on disk yet, in order of that version.
+    pub(super) streams: Streams,
+    /// Answers that show a version which is not on disk yet, ordered by version.
     pub(super) deferred: VecDeque<(Version, Deferred)>,
-    /// An encoded state, shared by all who open the document.
+    /// The encoded state that all opens of the document share.
     state: Option<State>,
-    /// The last description, of which version, and what was asked for.
+    /// The last description: its version, the options of the request, and the answer.
     description: Option<(Version, [bool; 3], SharedMessage)>,
-    /// What names the replica's state, and which one that was.
+    /// The version whose state was named last, and that name.
     pub(super) named: Option<(Version, String)>,
-    /// Who writes under which client id.
+    /// The owners of client ids.
     pub(super) writers: Writers,
-    /// What was sent last.
+    /// The payloads that were sent last.
     pub(super) sent: Sent,
     recent: VecDeque<(Version, Vec<u8>)>,
     recent_bytes: usize,
-    /// The version before the oldest of `recent`.
+    /// `recent` has every visible change after this version.
     recent_floor: Version,
     pub(super) last_seq: Seq,
-    /// What the store keeps of it.
+    /// The sizes of the snapshot and the log in the store.
     pub(super) stored: Stored,
-    /// Bytes of the merged state, or a little more.
+    /// Bytes of the merged state: an upper bound.
     pub(super) bytes: usize,
-    /// When its size was measured because it seemed too large, how much it was, and of which version.
+    /// The last measurement of the size, made because the document seemed too large.
     measured: Option<Measured>,
-    /// The first version that is not going to be on disk, as a commit failed or the store refused a write: the
-    /// replica shows it, and is read again before it serves anybody.
+    /// The first version that will never be on disk, because a commit failed or the store refused a
+    /// write. The replica contains it, and must be read again before it serves anything.
     broken_from: Option<Version>,
     pub(super) idle_since: Option<Timestamp>,
-    /// For the memory that it takes.
+    /// The charge for the memory of the document.
     pub(super) charge: Option<OpenCharge>,
-    /// Whether that left nothing for the last change that was counted.
+    /// Whether the last edit that was checked did not fit into its author's share of the memory at
+    /// first.
     pub(super) is_short: bool,
 }
 
@@ -120,17 +124,17 @@ pub(super) struct Stream {
     pub(super) tool_call_id: Arc<str>,
     /// The last version that was queued for this reader.
     pub(super) cursor: Version,
-    /// It is passed over until its connection has room again.
+    /// The reader is skipped until its connection's queue has space again.
     pub(super) lagging: bool,
-    /// It is due a state that waits for the disk.
+    /// The reader awaits the full state, which waits for the disk.
     catching_up: bool,
-    /// It takes all that became durable together as one update.
+    /// The reader receives all that became durable together as one update.
     pub(super) merges: bool,
-    /// What it sent and was not kept.
+    /// Updates of this reader's client, or parts of them, that were not kept.
     pub(super) lost: Option<Lost>,
-    /// Its client is known to have operations that the server lacks.
+    /// The client is known to have operations that the server lacks.
     pub(super) is_ahead: bool,
-    /// Its client has closed it, and waits for the server's close.
+    /// The client has closed the call and waits for the server's close.
     pub(super) is_closing: bool,
 }
 
@@ -140,7 +144,7 @@ pub(super) enum Deferred {
     Answer {
         request: Request,
         content: Content,
-        /// For the content, until it is sent.
+        /// The charge of the content, until it is sent.
         _charge: Charge,
     },
     Described {
@@ -154,14 +158,15 @@ pub(super) enum Deferred {
         number: u64,
         payload: Bytes,
         merges: bool,
-        /// What the client is told beside the state.
+        /// What the answer reports in addition to the state.
         notice: Content,
     },
     CatchUp {
         stream: StreamId,
         payload: Bytes,
     },
-    /// The end of a call that its client has closed: what it sent before is on disk by then, or was refused.
+    /// The end of a call that its client has closed. By then, what the client sent before is on
+    /// disk or refused.
     Close {
         request: Request,
         document: DocumentId,
@@ -186,7 +191,7 @@ impl Document {
             replica,
             head: 0,
             committed: 0,
-            streams: BTreeMap::new(),
+            streams: Streams::default(),
             deferred: VecDeque::new(),
             state: None,
             description: None,
@@ -207,14 +212,15 @@ impl Document {
         }
     }
 
-    /// What tells it from every other document that was ever here. Its id may be given again after a restore.
+    /// The identity of the document, which no other document ever has. The id alone is not enough:
+    /// after a restore it may be assigned again.
     pub(super) fn identity(&self) -> String {
         format!("{}-{:x}", self.id, self.created_at.0)
     }
 
-    /// A state that has all that is on disk, as base64 text.
+    /// Returns a state, as base64 text, that contains everything on disk.
     ///
-    /// What lacks only what is not on disk yet will do: that follows when it is. But whoever opens a document finds all
+    /// It may lack what is only staged or in flight, which follows as a change. But it contains all
     /// that was acknowledged before.
     pub(super) fn shared_state(
         &mut self,
@@ -240,10 +246,11 @@ impl Document {
         (self.head, text)
     }
 
-    /// The document's JSON as an answer, shared by all who ask for the same version.
+    /// Returns the document's JSON as an answer, shared by all requests for the same version.
     ///
     /// # Errors
-    /// If it is longer than a message may be, which is found out before it is made.
+    /// A refusal if the JSON is longer than a message may be. This is known before the answer is
+    /// made.
     pub(super) fn described(
         &mut self,
         asked: &SyncDescribe,
@@ -256,7 +263,7 @@ impl Document {
         {
             return Ok(answer.clone());
         }
-        // The one before is released before the next is made.
+        // Releases the old description before the next one is made.
         self.description = None;
         let memory = max_bytes.saturating_mul(DESCRIPTION_MEMORY);
         let json = self
@@ -276,22 +283,22 @@ impl Document {
         Ok(answer)
     }
 
-    /// Whether this description of its newest version was made.
+    /// Whether such a description of the newest version exists.
     pub(super) fn has_description(&self, asked: &SyncDescribe) -> bool {
         let what = [asked.include_ids, asked.with_version, asked.with_schema];
         let known = self.description.as_ref();
         known.is_some_and(|(version, known, _)| (*version, *known) == (self.head, what))
     }
 
-    /// Whether an encoded state is there that has all that is on disk.
+    /// Whether an encoded state exists that contains everything on disk.
     pub(super) fn has_current_state(&self) -> bool {
         let state = self.state.as_ref();
         state.is_some_and(|state| state.version >= self.committed)
     }
 
-    /// Bytes to go through to bring a reader up to date.
+    /// The bytes that a turn goes through to bring a reader up to date.
     pub(super) fn catch_up_weight(&self, stream: StreamId) -> usize {
-        let Some(stream) = self.streams.get(&stream).filter(|one| one.lagging) else {
+        let Some(stream) = self.streams.get(stream).filter(|one| one.lagging) else {
             return 0;
         };
         if stream.cursor >= self.recent_floor {
@@ -303,7 +310,7 @@ impl Document {
         }
     }
 
-    /// Bytes to go through when what waits for the disk is released.
+    /// The bytes that a turn goes through to release what waits for the disk.
     pub(super) fn release_weight(&self) -> usize {
         let streams = self.deferred.iter().map(|(_, deferred)| deferred);
         let streams = streams
@@ -312,7 +319,8 @@ impl Document {
         self.recent_bytes.saturating_mul(streams)
     }
 
-    /// Lets go of the encoded state if nobody asked for it lately; if its memory `is_wanted`, at once.
+    /// Drops the encoded state if it was not used lately; immediately if its memory `is_wanted`.
+    /// Drops the description with it, or if it is outdated.
     pub(super) fn tidy(&mut self, now: Timestamp, is_wanted: bool) {
         let unused = |state: &mut State| {
             is_wanted || now.0.saturating_sub(state.used.0) >= STATE_KEPT_MILLIS
@@ -324,17 +332,18 @@ impl Document {
         }
     }
 
-    /// Whether the replica shows what is not going to be on disk, so that nobody may be served from it.
+    /// Whether the replica contains a version that will never be on disk, and so may serve nothing.
     pub(super) fn is_broken(&self) -> bool {
         self.broken_from.is_some()
     }
 
-    /// From this version on the replica shows what is not going to be on disk.
+    /// Marks the replica as broken from this version on: that version will never be on disk.
     pub(super) fn set_broken(&mut self, from: Version) {
         self.broken_from = Some(self.broken_from.map_or(from, |before| before.min(from)));
     }
 
-    /// This version is on disk. Returns whether it may be shown: not if it builds on one that never will be there.
+    /// Records that a version is on disk. Returns whether it may be shown: not if it builds on a
+    /// version that will never be on disk.
     pub(super) fn appended(&mut self, version: Version, seq: Seq) -> bool {
         if self.broken_from.is_some_and(|from| version >= from) {
             return false;
@@ -344,19 +353,20 @@ impl Document {
         true
     }
 
-    /// Replaces the replica after a failed commit. Readers have seen nothing but what is on disk, so they stay.
+    /// Replaces the replica after a failed commit. Readers stay, because they have seen only
+    /// durable versions.
     pub(super) fn reload(&mut self, fresh: Self) {
-        // What waited may be taken up as it is read again.
+        // The reload may apply pending operations.
         let had_gap = self.replica.has_gap();
         self.replica = fresh.replica;
         self.bytes = fresh.bytes;
         self.stored = fresh.stored;
-        // A commit that was taken for failed may have reached the disk.
+        // A commit that was reported as failed may have reached the disk.
         let is_more = fresh.last_seq > self.last_seq;
         self.last_seq = fresh.last_seq;
         let is_missed = is_more || had_gap;
         if is_missed {
-            // No change tells of it, so readers get the state.
+            // No change in `recent` has this, so readers receive the full state.
             self.committed += 1;
             self.recent.clear();
             self.recent_bytes = 0;
@@ -375,7 +385,7 @@ impl Document {
         self.broken_from = None;
     }
 
-    /// Whether another description may wait for the disk: each is a copy of the whole document.
+    /// Whether one more description may wait for the disk. Each is a copy of the whole document.
     pub(super) fn takes_description(&self) -> bool {
         let describes =
             |deferred: &&(Version, Deferred)| matches!(deferred.1, Deferred::Described { .. });
@@ -407,7 +417,8 @@ impl Document {
         }
     }
 
-    /// What a reader at `cursor` lacks of what is on disk, if that is still kept.
+    /// The durable changes that a reader at `cursor` lacks; `None` if some of them are no longer
+    /// kept.
     fn missed(&self, cursor: Version, merges: bool) -> Option<Vec<Frame<'_>>> {
         if cursor < self.recent_floor {
             return None;
@@ -418,7 +429,7 @@ impl Document {
     }
 }
 
-/// What readers are sent at once.
+/// An update that readers receive as one change.
 struct Frame<'a> {
     version: Version,
     update: Cow<'a, [u8]>,
@@ -434,19 +445,22 @@ impl<'a> Frame<'a> {
         }
     }
 
-    /// Whether the update deletes or overwrites something: its delete set, which comes last, is not empty.
+    /// Whether the update deletes or overwrites something: its delete set, the last part, is not
+    /// empty.
     ///
-    /// Our replica wrote the bytes in their shortest form, where an empty set is a 0 and any other ends in a length.
+    /// Our replica wrote the bytes in their shortest form. An empty set is a 0, and any other ends
+    /// with a length.
     fn deletes(&self) -> bool {
         self.update.last() != Some(&0)
     }
 }
 
-/// Merges neighbours that may be sent as one change, so that what came while the disk was busy goes out as such.
+/// Merges neighbouring changes, so that those which arrived while the disk was busy become one.
 ///
-/// For a reader that takes it that is everything. Else an update that deletes goes out alone: the published SDKs keep
-/// their view of a document by deltas and lose count when one update deletes in two places of an element, or deletes and
-/// then changes something behind it.
+/// A reader that takes merged changes receives everything as one. For others, an update that
+/// deletes is sent alone: the published SDKs keep their view of a document by deltas and lose count
+/// when one update deletes in two places of an element, or deletes and then changes something
+/// behind that.
 fn merge(frames: Vec<Frame<'_>>, merges: bool) -> Vec<Frame<'_>> {
     let mut runs: Vec<Vec<Frame<'_>>> = Vec::new();
     let mut run_bytes = 0;
@@ -469,7 +483,7 @@ fn merge(frames: Vec<Frame<'_>>, merges: bool) -> Vec<Frame<'_>> {
     runs.into_iter().flat_map(merge_run).collect()
 }
 
-/// Merges all of a run to one frame. If they don't merge, or there is but one, they stay as they are.
+/// Merges a run into one frame. A run of one, or one that does not merge, stays as it is.
 fn merge_run(run: Vec<Frame<'_>>) -> Vec<Frame<'_>> {
     if run.len() < 2 {
         return run;
@@ -479,7 +493,7 @@ fn merge_run(run: Vec<Frame<'_>>) -> Vec<Frame<'_>> {
         (Some(last), Ok(update)) => vec![Frame {
             version: last.version,
             update: Cow::Owned(update),
-            // An author has its own changes already, unless others' are merged into them.
+            // An author has its own changes, but not those of others that are merged with them.
             known_to: last
                 .known_to
                 .filter(|author| run.iter().all(|frame| frame.known_to == Some(*author))),
@@ -489,7 +503,7 @@ fn merge_run(run: Vec<Frame<'_>>) -> Vec<Frame<'_>> {
 }
 
 impl Room {
-    /// Shows a document's durable changes to everybody who has it open.
+    /// Sends durable changes of a document to its readers.
     pub(super) fn publish(&mut self, id: DocumentId, changes: &[Change]) {
         let Some(document) = self.documents.get_mut(id) else {
             return;
@@ -502,7 +516,8 @@ impl Room {
             merge(visible.collect(), merges)
         };
         let one_by_one = frames(false);
-        // Before any answer is released: who is brought up to date by it is not sent these again.
+        // Before any answer is released: the reader that an answer brings up to date takes these
+        // changes from `recent`, and is not sent them again.
         for frame in &one_by_one {
             document.remember(frame.version, frame.update.to_vec());
         }
@@ -524,11 +539,11 @@ impl Room {
         let is_scarce = self.usage.shared_bytes() > self.config.limits.max_shared_bytes;
         for frame in frames {
             let mut shared: Option<SharedChunk> = None;
-            for (id, stream) in &mut document.streams {
+            for (id, stream) in document.streams.iter_mut() {
                 if stream.merges != merged || stream.lagging || stream.cursor >= frame.version {
                     continue;
                 }
-                if Some(*id) == frame.known_to {
+                if Some(id) == frame.known_to {
                     stream.cursor = frame.version;
                     continue;
                 }
@@ -568,6 +583,10 @@ impl Room {
             let Some((version, deferred)) = document.deferred.pop_front() else {
                 return;
             };
+            if document.deferred.is_empty() {
+                // Most documents rarely have one, and there are many documents.
+                document.deferred = VecDeque::new();
+            }
             match deferred {
                 Deferred::Answer {
                     request, content, ..
@@ -605,7 +624,7 @@ impl Room {
         }
     }
 
-    /// Answers a request with this when the document's newest version is on disk.
+    /// Answers a request with this content when the document's newest version is on disk.
     pub(super) fn answer_later(&mut self, id: DocumentId, request: Request, content: Content) {
         let participant = self.participants.get(&request.conn);
         let charge = participant.map_or_else(Charge::none, |participant| {
@@ -620,7 +639,7 @@ impl Room {
         self.defer(id, answer);
     }
 
-    /// Answers now if the document's newest version is on disk, else as soon as it is.
+    /// Sends the answer when the document's newest version is on disk, which may be now.
     pub(super) fn defer(&mut self, id: DocumentId, deferred: Deferred) {
         let Some(document) = self.documents.get_mut(id) else {
             return;
@@ -652,7 +671,7 @@ impl Room {
         };
         let call = match participant.calls.get_mut(tool_call_id) {
             Some(Call::Sync(call)) if call.is_opening(number) => call,
-            // The client closed the call while the disk was busy.
+            // The client closed the call while the answer waited for the disk.
             _ => return self.respond(request, Content::Empty),
         };
         let open = SyncCall::Open {
@@ -692,7 +711,7 @@ impl Room {
         }
     }
 
-    /// Brings the readers of a connection up to date that had to be skipped.
+    /// Brings the readers of a connection up to date that were skipped.
     pub(super) fn catch_up(&mut self, conn: Conn) {
         let Some(participant) = self.participants.get(&conn) else {
             return;
@@ -709,7 +728,7 @@ impl Room {
             if let Some(found) = self.documents.get(document)
                 && found
                     .streams
-                    .get(&stream)
+                    .get(stream)
                     .is_some_and(|stream| stream.lagging)
             {
                 self.bring_up(document, stream);
@@ -717,12 +736,12 @@ impl Room {
         }
     }
 
-    /// Sends a reader what it lacks of what is on disk, unless its connection is full.
+    /// Sends a reader the durable changes that it lacks, unless its connection's queue is full.
     fn bring_up(&mut self, id: DocumentId, stream_id: StreamId) {
         let Some(document) = self.documents.get_mut(id) else {
             return;
         };
-        let Some(stream) = document.streams.get_mut(&stream_id) else {
+        let Some(stream) = document.streams.get_mut(stream_id) else {
             return;
         };
         if stream.catching_up {
@@ -767,19 +786,19 @@ impl Room {
             document.sent.remember(&payload);
         }
         let committed = document.committed;
-        if let Some(stream) = document.streams.get_mut(&stream_id) {
+        if let Some(stream) = document.streams.get_mut(stream_id) {
             stream.lagging = !is_complete;
             stream.cursor = if is_complete { committed } else { cursor };
         }
     }
 
-    /// Sends a reader a whole state, because what it lacks is no longer kept.
+    /// Sends a reader the full state, because the changes that it lacks are no longer kept.
     fn bring_up_by_state(&mut self, id: DocumentId, stream_id: StreamId) {
         let Some(document) = self.documents.get_mut(id) else {
             return;
         };
         let (version, payload) = document.shared_state(self.now, &self.usage, &self.metrics);
-        if let Some(stream) = document.streams.get_mut(&stream_id) {
+        if let Some(stream) = document.streams.get_mut(stream_id) {
             stream.catching_up = true;
         }
         document.defer_to(
@@ -802,7 +821,7 @@ impl Room {
         let Some(document) = self.documents.get_mut(id) else {
             return;
         };
-        let Some(stream) = document.streams.get_mut(&stream_id) else {
+        let Some(stream) = document.streams.get_mut(stream_id) else {
             return;
         };
         document.sent.remember(&payload);
@@ -820,7 +839,7 @@ impl Room {
         self.bring_up(id, stream_id);
     }
 
-    /// Takes a reader out of its document, which may become idle by it.
+    /// Removes a reader from its document, which may become idle.
     pub(super) fn drop_sync_call(&mut self, call: SyncCall) {
         let (document, stream) = match call {
             SyncCall::AwaitingStart => return,
@@ -836,7 +855,7 @@ impl Room {
         let Some(document) = self.documents.get_mut(document) else {
             return;
         };
-        document.streams.remove(&stream);
+        document.streams.remove(stream);
         if document.streams.is_empty() {
             document.idle_since = Some(self.now);
         }

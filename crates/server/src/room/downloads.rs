@@ -1,12 +1,15 @@
-//! Toolkit `storage`, the call `download`: a file goes out piece by piece, as the client pulls, and is read in parts.
+//! Toolkit `storage`, the call `download`: a file is read and sent in parts, as the client pulls
+//! them.
 //!
-//! To open a file the store goes through all of it, so that is done for one download of a connection after the other.
-//! What is read ahead of the pulls is bounded for each connection, however many downloads it has. While its queue is
-//! over the mark nothing is read for it.
+//! To open a file, the store goes through all of it, so a connection's downloads open their files
+//! one after the other. The bytes that are read ahead of the pulls are bounded for each connection,
+//! however many downloads it has. While the connection's queue is over the mark, nothing is read
+//! for it.
 
 use std::collections::{HashSet, VecDeque};
 
 use bytes::Bytes;
+use meshagent_ledger::{Charge, Held, Kind};
 use meshagent_protocol::storage::{DownloadRequest, download_data, download_start};
 use meshagent_protocol::{Content, Control, ErrorCode};
 use meshagent_store::{FileHead, FileVersion};
@@ -14,19 +17,19 @@ use meshagent_store::{FileHead, FileVersion};
 use super::opening::Fetched;
 use super::waiting::Waiting;
 use super::{Call, Conn, Fetch, Refusal, Request, Room};
-use crate::ledger::{Charge, Held, Kind};
 use crate::usage::share;
 
-/// The largest piece that is sent at once, whatever the client asks for.
+/// The largest piece that is sent, in bytes, even if the client requests more.
 const MAX_DATA_BYTES: usize = 1 << 20;
-/// What is read at a time, although pulls may ask for less: each read looks for its place in the file.
+/// The bytes of one read, even if pulls request less: each read has to find its place in the file.
 const READ_BYTES: usize = 512 << 10;
-/// What one connection may have been read and not pulled of all its downloads. Beyond it only what is pulled is read.
+/// The bytes that may be read ahead of the pulls, for all downloads of one connection. Beyond this,
+/// only what is pulled is read.
 const MAX_AHEAD_BYTES: usize = 1 << 20;
-/// Reads that one connection may have under way.
+/// The maximum number of reads that one connection may have in flight.
 const MAX_READS: usize = 2;
 
-/// One download. Another call may have its id when it has ended.
+/// One download. When it has ended, another call may have its id.
 #[derive(Clone, Debug)]
 pub(super) struct DownloadId {
     pub(super) conn: Conn,
@@ -34,26 +37,27 @@ pub(super) struct DownloadId {
     number: u64,
 }
 
-/// A file on its way out.
+/// A file that is being sent.
 #[derive(Debug)]
 pub(super) struct Download {
-    /// Tells it from others that have its call's id before or after it; 0 before its start chunk.
+    /// Distinguishes the download from others that have its call's id before or after it; 0 before
+    /// the start chunk.
     number: u64,
-    /// The most bytes that the client takes in one piece; 0 before its start chunk.
+    /// The largest piece, in bytes, that the client takes; 0 before the start chunk.
     chunk_bytes: usize,
     source: Option<Source>,
-    /// Read and not pulled yet. It is paid until the last piece of it is written.
+    /// Bytes that are read and not pulled. They are charged until their last piece is written.
     ahead: Bytes,
-    /// For what is being read.
+    /// The charge of the read in flight.
     charge: Charge,
-    /// Pulls without an answer, each one unanswered request of the connection.
+    /// Pulls without an answer, each one an unanswered request of the connection.
     pulls: VecDeque<Request>,
     is_reading: bool,
-    /// Whether it is among the requests that wait for room.
+    /// Whether the download is among the requests that wait for space.
     is_waiting: bool,
 }
 
-/// The file, and how far it was read.
+/// The file, and how far it has been read.
 #[derive(Debug)]
 struct Source {
     path: String,
@@ -66,11 +70,12 @@ struct Source {
 #[derive(Debug, Default)]
 pub(super) struct Openings {
     is_under_way: bool,
-    /// At most as many as the connection has calls open: a call that ends takes its own out.
+    /// Its length is bounded by the calls that the connection has open: a call that ends removes
+    /// its entry.
     waiting: VecDeque<Opening>,
 }
 
-/// A download that was started.
+/// A download whose file waits to be opened.
 #[derive(Debug)]
 struct Opening {
     request: Request,
@@ -79,11 +84,12 @@ struct Opening {
     held: Held,
 }
 
-/// The downloads of a room that were begun, ended ones among them: at most as many as are open, and a few.
+/// The downloads of a room that have begun. Ended ones are removed when there are twice as many
+/// entries as there were downloads in progress at the last sweep.
 #[derive(Debug, Default)]
 pub(super) struct Watched {
     begun: Vec<Begun>,
-    /// From how many on it is looked which have ended.
+    /// The number of entries at which the ended ones are removed.
     sweep_at: usize,
 }
 
@@ -95,7 +101,7 @@ struct Begun {
     version: FileVersion,
 }
 
-/// How many downloads are kept in mind without a look at whether they have ended.
+/// The number of entries below which the ended ones are never removed.
 const UNSWEPT: usize = 64;
 
 impl Download {
@@ -112,7 +118,7 @@ impl Download {
         }
     }
 
-    /// What is sent for the next pull.
+    /// Takes the piece that answers the next pull.
     fn next_piece(&mut self) -> Option<(Request, Bytes)> {
         if self.ahead.is_empty() {
             return None;
@@ -188,7 +194,7 @@ impl Room {
         self.open_next_file(conn);
     }
 
-    /// Opens the file that is next, unless one is being opened for the connection.
+    /// Opens the next file, unless the connection already has one being opened.
     fn open_next_file(&mut self, conn: Conn) {
         let Some(participant) = self.participants.get_mut(&conn) else {
             return;
@@ -212,7 +218,7 @@ impl Room {
         self.held = others;
     }
 
-    /// A file was opened, or could not be.
+    /// Handles the result of opening a file.
     pub(super) fn download_fetched(
         &mut self,
         download: &DownloadId,
@@ -235,7 +241,7 @@ impl Room {
         file: Result<Option<FileHead>, Refusal>,
     ) {
         let Some(download) = self.find_download(id) else {
-            // Closed meanwhile.
+            // The download was closed meanwhile.
             return self.respond(request, Content::Empty);
         };
         let file = match file {
@@ -274,7 +280,7 @@ impl Room {
         }
     }
 
-    /// Sends what was pulled as far as it is read, and reads on if more was pulled.
+    /// Sends the pulled pieces that have been read, and reads more if more was pulled.
     pub(super) fn serve_pulls(&mut self, conn: Conn, tool_call_id: &str) {
         let id = |number| DownloadId {
             conn,
@@ -328,7 +334,8 @@ impl Room {
                 let ledger = self.usage.ledger();
                 download.charge = match participant.account.try_charge(Kind::Download, length) {
                     Ok(charge) => charge,
-                    // What is larger than all there may be is read when nobody else has any.
+                    // A part that is larger than the bound is read when nothing else is held for
+                    // downloads.
                     Err(_) if ledger.held_of(Kind::Download) == 0 => {
                         participant.account.charge_anyway(Kind::Download, length)
                     }
@@ -393,8 +400,8 @@ impl Room {
         self.watched.begun.push(begun);
     }
 
-    /// Another content stands at these paths by now, or nothing: nothing more is sent of what was there, although some of
-    /// it is in memory.
+    /// Ends the downloads from these paths, whose content was replaced, moved or deleted. No more
+    /// of the old content is sent, even if some of it is in memory.
     pub(super) fn end_downloads<'a>(&mut self, paths: impl IntoIterator<Item = &'a str>) {
         if self.watched.begun.is_empty() {
             return;
@@ -415,14 +422,14 @@ impl Room {
         }
     }
 
-    /// Whether it has not ended, nor made room for another of its id.
+    /// Whether the download is still in progress, and its id does not belong to another one.
     fn is_under_way(&mut self, begun: &Begun) -> bool {
         let download = self.download_mut(begun.conn, &begun.tool_call_id);
         let source = download.and_then(|download| download.source.as_ref());
         source.is_some_and(|source| source.path == begun.path && source.version == begun.version)
     }
 
-    /// Tries again what waited for room.
+    /// Retries a download that waited for space.
     pub(super) fn retry_download(&mut self, id: &DownloadId) {
         if let Some(download) = self.find_download(id) {
             download.is_waiting = false;
@@ -430,7 +437,8 @@ impl Room {
         }
     }
 
-    /// A download does not begin. If it has ended meanwhile, only its start is answered: another may have its id.
+    /// Refuses to begin a download. If the download has ended meanwhile, only the request is
+    /// answered, because another call may have its id.
     pub(super) fn refuse_download(&mut self, id: &DownloadId, request: Request, refusal: Refusal) {
         if self.find_download(id).is_some() {
             self.fail_call(Some(request), id.conn, &id.tool_call_id, refusal);
@@ -439,7 +447,7 @@ impl Room {
         }
     }
 
-    /// Ends a download from either side, after an answer to each pull.
+    /// Ends a download for either side, after answering each pull.
     pub(super) fn close_download(&mut self, conn: Conn, tool_call_id: &str) {
         for pull in self.take_pulls(conn, tool_call_id) {
             self.respond(pull, Content::Empty);
@@ -447,7 +455,7 @@ impl Room {
         self.end_call(conn, tool_call_id, Control::close());
     }
 
-    /// Fails a download, and each pull that has no answer.
+    /// Fails a download, and refuses each unanswered pull.
     fn fail_download(
         &mut self,
         request: Option<Request>,
@@ -462,7 +470,8 @@ impl Room {
         }
     }
 
-    /// The requests of a download that have no answer, its start among them if its file was not opened yet.
+    /// Takes the unanswered requests of a download. Its start is one of them if the file has not
+    /// been opened yet.
     fn take_pulls(&mut self, conn: Conn, tool_call_id: &str) -> VecDeque<Request> {
         let mut requests = self
             .download_mut(conn, tool_call_id)
@@ -504,7 +513,7 @@ fn changed() -> Refusal {
     Refusal::new(ErrorCode::OperationFailed, text)
 }
 
-/// The reads of a connection that are under way, and the bytes that it didn't pull yet.
+/// The number of a connection's reads in flight, and the bytes that it has not pulled.
 fn downloads(calls: &meshagent_protocol::Calls<Call>) -> (usize, usize) {
     calls
         .iter()

@@ -1,42 +1,44 @@
-//! News of files and documents: to each participant what it may see, and nothing else.
+//! Storage events: each participant receives those of entries that it may see, and no others.
 //!
-//! An event is encoded once for everybody who may see it. A folder may have many entries and a room many participants,
-//! so events are sent a slice at a time, with other work of the room in between, and in order.
+//! An event is encoded once for all its receivers. A folder may have many entries and a room many
+//! participants, so events are sent in order, a slice at a time, with other work of the room in
+//! between.
 //!
-//! What is not told yet has a bound. While there is more than [`MAX_UNTOLD`] of it, or a batch under way that may bring
-//! much, no request that may touch many entries is taken ([`Room::holds_many`]); an event of one entry is told as
-//! always, and has one of those before it told.
+//! The entries that wait have a bound. While more than [`MAX_UNTOLD`] wait, or a batch in flight
+//! may bring many, no request is accepted that may touch many entries ([`Room::holds_many`]). An
+//! event of one entry is accepted nevertheless, and one of the waiting entries is sent for it.
 
 use std::sync::Arc;
 
+use meshagent_ledger::{Account, Charge, Kind};
 use meshagent_protocol::{ServerToClient, SharedMessage, Sight};
 use meshagent_store::{DocumentId, EntryKind, MovedEntry, Removed};
 
 use super::rights::sees;
 use super::{Conn, Room};
-use crate::ledger::{Account, Charge, Kind};
 use crate::usage::share_news;
 
-/// Participants who are asked in one slice whether they hear of an entry: some milliseconds.
+/// The number of participants, over all entries of a slice, whose rights one slice looks up. This
+/// takes some milliseconds.
 const SLICE: usize = 4_096;
-/// Entries that may be untold when a request is taken that may bring more of them than one.
+/// The number of waiting entries up to which a request is accepted that may bring many more.
 const MAX_UNTOLD: usize = 1_000;
 
-/// What happened to the entries of one path.
+/// An event of the entries at and below one path.
 #[derive(Debug)]
 pub(super) struct News {
     what: What,
-    /// Where it happened.
+    /// The path at or below which the entries were.
     path: Box<str>,
-    /// Where the entries are now, if they were moved.
+    /// The present path, if the entries were moved.
     destination: Box<str>,
     entries: Entries,
     by: Actor,
-    /// For the entries, until all are told.
+    /// The charge of the entries, until all are sent.
     _charge: Charge,
 }
 
-/// What happened.
+/// The kind of an event.
 #[derive(Clone, Copy, Debug)]
 enum What {
     Updated,
@@ -44,19 +46,20 @@ enum What {
     Moved,
 }
 
-/// Who did it.
+/// The participant that caused an event.
 #[derive(Clone, Debug)]
 struct Actor {
     id: Arc<str>,
-    /// Who pays until everybody has heard of it: the server, if they have left.
+    /// The account that is charged until all receivers have read the event: the server's, if the
+    /// participant has left.
     account: Arc<Account>,
 }
 
-/// The entries that are not told yet, by what follows the path that they have in common.
+/// The entries that have not been sent. Each is stored without the path that they have in common.
 #[derive(Debug, Default)]
 struct Entries {
     tails: String,
-    /// Where the tail of each ends.
+    /// The end of each entry's text in `tails`.
     ends: Vec<(usize, EntryKind)>,
     told: usize,
 }
@@ -71,7 +74,7 @@ impl Entries {
         self.ends.len() - self.told
     }
 
-    /// The next one that is to be told.
+    /// Takes the next entry to be sent.
     fn take(&mut self) -> Option<(&str, EntryKind)> {
         let (end, kind) = *self.ends.get(self.told)?;
         let before = self.told.checked_sub(1).and_then(|at| self.ends.get(at));
@@ -85,25 +88,25 @@ impl Entries {
     }
 }
 
-/// What happened to one entry.
+/// The event of one entry.
 #[derive(Debug)]
 struct Event {
     what: What,
     path: String,
-    /// Where it is now, if it was moved.
+    /// The present path, if the entry was moved.
     destination: String,
     kind: EntryKind,
 }
 
 impl Room {
-    /// Something was created or written.
+    /// Announces that a file or document was created or written.
     pub(super) fn announce_updated(&mut self, path: &str, kind: EntryKind, conn: Conn) {
         let mut entries = Entries::default();
         entries.push("", kind);
         self.announce(What::Updated, path, "", entries, conn);
     }
 
-    /// Something was deleted: what stood at the path, or all that lay below it.
+    /// Announces that the entry at a path, or everything below it, was deleted.
     pub(super) fn announce_deleted(&mut self, path: &str, removed: &[Removed], conn: Conn) {
         let mut entries = Entries::default();
         for entry in removed {
@@ -119,7 +122,8 @@ impl Room {
         self.announce(What::Deleted, path, "", entries, conn);
     }
 
-    /// Something was moved. To who sees one end only, it came or it is gone.
+    /// Announces a move. A participant that sees only one end receives an update or a deletion
+    /// instead.
     pub(super) fn announce_moved(
         &mut self,
         source: &str,
@@ -176,23 +180,24 @@ impl Room {
         if is_first {
             self.tell_news(|| true);
         } else if is_much && added == 1 {
-            // What comes later waits for the rest of what came before; it makes that no longer.
+            // A single event waits behind a long queue. One entry of the queue is sent for it, so
+            // the queue does not grow.
             self.tell_next();
         }
     }
 
-    /// Whether there are news that were not told yet.
+    /// Whether there are events that have not been sent.
     pub(crate) fn has_news(&self) -> bool {
         !self.news.is_empty()
     }
 
-    /// Whether no request is to be handed in that [`may_touch_many`](super::files::may_touch_many): of the one before it
-    /// it is not known yet what it touched, or not told.
+    /// Whether requests that [`may_touch_many`](super::files::may_touch_many) have to wait: it is
+    /// not known yet what the previous one touched, or its events have not been sent.
     pub(crate) fn holds_many(&self) -> bool {
         self.untold > MAX_UNTOLD || self.in_flight_touches_many.is_some()
     }
 
-    /// Tells the next slice of them, as far as there is time; one entry at least.
+    /// Sends the next slice of events, for as long as `has_time`; at least one entry.
     pub(crate) fn tell_news(&mut self, has_time: impl Fn() -> bool) {
         let mut asked = 0;
         while asked < SLICE && self.tell_next() && has_time() {
@@ -200,7 +205,8 @@ impl Room {
         }
     }
 
-    /// Tells the next entry. Whether there was one, and somebody to be told.
+    /// Sends the event of the next entry. Returns false if there is none, or if the room has no
+    /// participants.
     fn tell_next(&mut self) -> bool {
         if self.participants.is_empty() {
             self.news.clear();
@@ -226,7 +232,7 @@ impl Room {
         true
     }
 
-    /// Tells everybody of one entry who may hear of it.
+    /// Sends the event of one entry to the participants that may see it.
     fn tell(&self, event: &Event, by: &Actor) {
         let mut shared: [Option<SharedMessage>; 3] = [const { None }; 3];
         let speaker = by.account.speaker();
@@ -241,7 +247,7 @@ impl Room {
     }
 }
 
-/// As what somebody hears of an event.
+/// The form in which a participant receives an event.
 #[derive(Clone, Copy, Debug)]
 enum Heard {
     Updated,

@@ -1,5 +1,6 @@
 //! Toolkit `storage`, the plain calls: exists, stat, list, delete, move, `download_url`.
 
+use meshagent_ledger::Kind;
 use meshagent_protocol::storage::{self as wire, Delete, DownloadUrl, Move, PathInput};
 use meshagent_protocol::{
     ClientToServer, Content, ErrorCode, SharedMessage, Sight, StorageGrant, Tool,
@@ -10,13 +11,12 @@ use super::batch::Then;
 use super::opening::Fetched;
 use super::waiting::Waiting;
 use super::{Fetch, Refusal, Request, Room};
-use crate::ledger::Kind;
 use crate::usage::share;
 
-/// About what an entry of a folder takes, as it was read and as text.
+/// The approximate bytes of an entry of a folder, as read and as text.
 pub(crate) const ENTRY_BYTES: usize = 256;
 
-/// Which of two tools asked.
+/// The tool that an answer belongs to.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum StatAnswer {
     Exists,
@@ -29,7 +29,7 @@ impl Room {
             Ok(input) => input.path.to_string(),
             Err(error) => return self.refuse(request, Refusal::request(&error)),
         };
-        // A folder may be looked at by whoever may list something in it.
+        // A participant may see a folder if it may list something in it.
         let may = |sight: &Sight| sight.can_list_or_read(&path) || sight.can_list_directory(&path);
         if let Err(refusal) = self.may_look(request, &path, "see", may) {
             return self.refuse(request, refusal);
@@ -49,7 +49,8 @@ impl Room {
         answer: StatAnswer,
         entry: Option<Entry>,
     ) {
-        // Whoever may look because of what is below a path learns of a folder there, and of nothing else.
+        // A participant that may look only because of what is below a path learns of a folder
+        // there, and of nothing else.
         let entry = entry.filter(|entry| {
             let is_folder = entry.kind == EntryKind::Folder;
             let may = |sight: &Sight| is_folder || sight.can_list_or_read(path);
@@ -75,7 +76,8 @@ impl Room {
         self.list_when_there_is_room(request, path);
     }
 
-    /// Lists a folder, when the one before it was listed and read. A folder may be large.
+    /// Lists a folder when the connection's previous listing was made and read, because a folder
+    /// may be large.
     pub(super) fn list_when_there_is_room(&mut self, request: Request, path: String) {
         let Some(participant) = self.participants.get_mut(&request.conn) else {
             return;
@@ -90,7 +92,7 @@ impl Room {
             return;
         }
         participant.listing = true;
-        // One more than an answer may have says that there are more.
+        // One entry more than an answer may have shows that there are more.
         let max = self.config.limits.max_list_entries.saturating_add(1);
         self.fetch(
             Fetch::List {
@@ -101,7 +103,7 @@ impl Room {
         );
     }
 
-    /// Shows the entries that the grant covers; the others stay unknown to the participant.
+    /// Answers with the entries that the grant covers. The others stay unknown to the participant.
     pub(super) fn list_fetched(
         &mut self,
         request: Request,
@@ -140,7 +142,7 @@ impl Room {
                 }
             })
             .map(output);
-        // As text at once: as values it would be many times as much.
+        // Encoded to text directly, because values would take many times the memory.
         let head = SharedMessage::answer_list(visible);
         let charge = participant.account.charge_anyway(Kind::Queued, head.len());
         self.send_shared(request, SharedMessage::answer(share(head, charge)));
@@ -216,7 +218,7 @@ impl Room {
             Err(error) => return self.refuse(request, Refusal::request(&error)),
         };
         let path = input.path.to_string();
-        // Path grants know no right of their own for links; a file policy does.
+        // Path grants have no separate right for links; a file policy does.
         let may = |grant: &StorageGrant| {
             if grant.files.is_some() {
                 grant.can_presign(&path)
@@ -263,7 +265,7 @@ impl Room {
     }
 }
 
-/// Whether nobody knows how many entries a request touches.
+/// Whether the number of entries that a request touches is unknown.
 pub(crate) fn may_touch_many(message: &ClientToServer) -> bool {
     let ClientToServer::Invoke(invoke) = message else {
         return false;
@@ -277,7 +279,7 @@ pub(crate) fn may_touch_many(message: &ClientToServer) -> bool {
     }
 }
 
-/// Whether bytes can be read at the path.
+/// Checks that the path has a file, whose bytes can be read.
 pub(super) fn is_file(path: &str, kind: Option<EntryKind>) -> Result<(), Refusal> {
     match kind {
         Some(EntryKind::File) => Ok(()),

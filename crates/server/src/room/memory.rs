@@ -1,28 +1,30 @@
-//! The memory of documents: for whom it counts, what it bounds, and what is let go to make room.
+//! The memory of documents: which participant it counts for, its bounds, and eviction to make
+//! space.
 
 use std::collections::BTreeMap;
 
 use meshagent_document::Inspection;
+use meshagent_ledger::{OpenCharge, TooMuchOpen};
 use meshagent_protocol::ErrorCode;
 use meshagent_store::DocumentId;
 
 use super::documents::{Document, Growth};
 use super::{Conn, Participant, Refusal, Room};
-use crate::open_memory::{OpenCharge, TooMuchOpen};
 
-/// What a document takes however little is in it.
+/// Bytes that a document takes even if it is empty.
 const BASE_BYTES: usize = 4 << 10;
-/// What a document grows by is counted in steps: the counts are the whole server's.
+/// Growth is counted in steps of this many bytes, because the counts belong to the whole server.
 const STEP_BYTES: usize = 1 << 10;
 
 impl Document {
-    /// Bytes of memory that it takes, about, beside what is charged elsewhere and what passes.
+    /// The approximate bytes of memory that the document takes, without those charged elsewhere and
+    /// without the recent changes.
     pub(super) fn memory(&self) -> usize {
         let contents = self.bytes + self.replica.pending_bytes();
         BASE_BYTES + contents + self.replica.structure_bytes()
     }
 
-    /// Counts what it takes by now; what it has grown by for a participant.
+    /// Counts the document's present memory; growth counts for the participant.
     pub(super) fn count_memory(&mut self, participant: &str) {
         let (bytes, passing) = (self.memory(), self.recent_bytes());
         if let Some(charge) = &mut self.charge
@@ -32,7 +34,7 @@ impl Document {
         }
     }
 
-    /// Whether it may grow by so many bytes within a participant's share.
+    /// Whether the document may grow by this many bytes within the participant's share.
     fn fits_into_share(
         &self,
         participant: &str,
@@ -50,7 +52,8 @@ impl Document {
         charge.takes(participant, grown, max)
     }
 
-    /// Counts what it takes no longer, and what passes. What it has grown by is counted with the next change.
+    /// Counts memory that was released, and the recent changes. Growth is counted with the next
+    /// edit.
     pub(super) fn recount_memory(&mut self) {
         let (bytes, passing) = (self.memory(), self.recent_bytes());
         if let Some(charge) = &mut self.charge {
@@ -59,14 +62,16 @@ impl Document {
     }
 }
 
-/// The participant whose share of the memory a connection uses. Connections that have left share one.
+/// The participant whose share of the memory a connection uses. Connections that have left use one
+/// share together.
 pub(super) fn share_of(participants: &BTreeMap<Conn, Participant>, conn: Conn) -> &str {
     let participant = participants.get(&conn);
     participant.map_or("", |one| one.account.participant())
 }
 
 impl Room {
-    /// Counts the memory of a document that was read, for the first of those who wait for it that may have it.
+    /// Counts the memory of a document that was read, for the first waiting connection whose share
+    /// has space for it.
     pub(super) fn charge_open(
         &mut self,
         path: &str,
@@ -80,11 +85,11 @@ impl Room {
                 Err(error) => refusal = refusal.or(Some(error)),
             }
         }
-        // Somebody waits, else it would not have been read.
+        // A request waits for the document, otherwise it would not have been read.
         Err(refusal.unwrap_or_else(|| Refusal::invalid("nobody waits for the document any more")))
     }
 
-    /// Counts a document of so many bytes.
+    /// Counts a document of this many bytes for the participant of a connection.
     pub(super) fn hold_open(&mut self, conn: Conn, bytes: usize) -> Result<OpenCharge, Refusal> {
         let max = self.config.limits.max_open_bytes;
         let participant = share_of(&self.participants, conn).to_owned();
@@ -93,7 +98,8 @@ impl Room {
         })
     }
 
-    /// What of an update a document may take: as large as documents may be, and within its author's share of the memory.
+    /// Decides which part of an update the document may take: within the bound of documents, and
+    /// within the author's share of the memory.
     pub(super) fn may_grow(
         &mut self,
         conn: Conn,
@@ -110,14 +116,15 @@ impl Room {
         if growth == Growth::TooLarge {
             return Err(too_large(max));
         }
-        // An update without a group of operations only deletes, which helps.
+        // An update without operations only deletes, which makes space.
         if update.first() != Some(&0) {
             self.may_take(conn, id, inspection.growth.max(inspection.waiting))?;
         }
         Ok(growth)
     }
 
-    /// Whether a document may grow by so many bytes of its author's share of the memory.
+    /// Checks that a document may grow by this many bytes within its author's share of the memory.
+    /// Makes space if necessary.
     pub(super) fn may_take(
         &mut self,
         conn: Conn,
@@ -134,7 +141,7 @@ impl Room {
             return Ok(());
         }
         let participant = participant.to_owned();
-        // Its size is known only as an upper bound.
+        // The size is known only as an upper bound, so it is measured.
         document.is_short = true;
         document.takes(bytes, 0, self.now, &self.metrics);
         document.recount_memory();
@@ -144,7 +151,8 @@ impl Room {
         })
     }
 
-    /// By how many bytes its author's share of the memory lets a document grow, without making room.
+    /// The bytes by which a document may grow within its author's share of the memory, without
+    /// making space.
     pub(super) fn left_of_share(&self, conn: Conn, id: DocumentId) -> usize {
         let document = self.documents.get(id);
         let charge = document.and_then(|document| document.charge.as_ref());
@@ -153,8 +161,8 @@ impl Room {
         charge.map_or(usize::MAX, |charge| charge.left(participant, max))
     }
 
-    /// Tries something until it is within the bounds. In between, documents are let go that nobody uses, those first that
-    /// were used least lately; but for one.
+    /// Repeats `attempt` until it is within the bounds. In between, unused documents are unloaded,
+    /// the least recently used first, except for `kept`.
     fn making_room<T>(
         &mut self,
         participant: &str,
@@ -190,7 +198,7 @@ impl Room {
         Err(Refusal::new(ErrorCode::OperationFailed, text))
     }
 
-    /// Lets a document go that nobody uses.
+    /// Unloads a document that is unused.
     pub(super) fn let_go(&mut self, id: DocumentId) {
         if let Some(document) = self.documents.remove(id) {
             self.metrics.documents.dec();
@@ -203,7 +211,7 @@ impl Room {
     }
 }
 
-/// A document has its largest size.
+/// The refusal of an edit because the document has reached its largest size.
 pub(super) fn too_large(max: usize) -> Refusal {
     let text = format!(
         "a document may have {max} bytes at most; delete something, or begin another document"

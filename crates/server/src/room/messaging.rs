@@ -1,26 +1,27 @@
-//! Toolkit `messaging`: who is here, what they say of themselves, and messages between them.
+//! Toolkit `messaging`: the participants, their attributes, and messages between them.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
+use meshagent_ledger::{Account, Kind, Speaker};
 use meshagent_protocol::messaging::{self as wire, Forwarded};
 use meshagent_protocol::{Content, ErrorCode, MessagingGrant, ServerToClient, SharedMessage, Tool};
 use serde_json::{Map, Value};
 
 use super::waiting::Waiting;
 use super::{Conn, Participant, Refusal, Request, Room};
-use crate::ledger::{Account, Kind, Speaker};
 use crate::outbox::Outgoing;
 use crate::usage::{share, share_news};
 
-/// Bytes of attributes that a participant may set about itself. Beyond it the change is ignored.
+/// The bytes of attributes that a participant may set about itself. A change beyond this is
+/// ignored.
 const MAX_ATTRIBUTES_BYTES: usize = 16 << 10;
-/// What an answer to `enable` has of a participant besides its attributes.
+/// The bytes of a participant in an answer to `enable`, in addition to its attributes.
 const PARTICIPANT_BYTES: usize = 128;
-/// A shorter one waits for no memory.
+/// An answer of fewer bytes does not wait for memory.
 const SMALL_BYTES: usize = 64 << 10;
 
-/// The attribute that a participant's token sets, as its `name`.
+/// The attribute that the token sets: the participant's `name`.
 pub(super) const TOKEN_ATTRIBUTE: &str = "name";
 
 impl Room {
@@ -35,18 +36,19 @@ impl Room {
             Tool::MessagingSend => self.send_message(request, &grant, arguments),
             Tool::MessagingBroadcast => self.broadcast(request, &grant, arguments),
             Tool::MessagingDisable => self.disable(request),
-            // `enable`: the room hands on no other.
+            // `enable`: no other tool reaches this.
             _ => self.enable_when_there_is_room(request),
         }
     }
 
-    /// Bytes of an answer to `enable`, about: what all participants say of themselves.
+    /// The approximate bytes of an answer to `enable`, which has the attributes of all
+    /// participants.
     pub(super) fn introductions_bytes(&self) -> usize {
         self.attributes_bytes + self.participants.len() * PARTICIPANT_BYTES
     }
 
-    /// Answers with what all others say of themselves, when the answer before that was read, and others' answers leave
-    /// memory for it: it may be much.
+    /// Answers with the attributes of all others. This may be large, so the answer waits until the
+    /// previous one is read, and until others' answers leave memory for it.
     pub(super) fn enable_when_there_is_room(&mut self, request: Request) {
         let Some(participant) = self.participants.get(&request.conn) else {
             return;
@@ -90,7 +92,7 @@ impl Room {
         self.tell_of(request.conn, &account, &wire::participant_enabled(&news));
     }
 
-    /// Ends what the participant's `enable`s began, those that wait among them: they come into effect no more.
+    /// Ends messaging for the participant. Its waiting `enable`s never take effect.
     fn disable(&mut self, request: Request) {
         self.end_waiting_enables(request.conn);
         self.respond(request, Content::Empty);
@@ -159,7 +161,8 @@ impl Room {
         }
     }
 
-    /// A message as all its recipients get it. Its sender pays until the last of them has read it.
+    /// Encodes a message once for all recipients. The sender is charged until the last of them has
+    /// read it.
     fn encode_once(
         &self,
         request: Request,
@@ -189,7 +192,7 @@ impl Room {
             return;
         };
         let mut changed = attributes;
-        // What the token says is not the participant's to change.
+        // The attribute from the token is not the participant's to change.
         changed.remove(TOKEN_ATTRIBUTE);
         changed.retain(|name, value| participant.attributes.get(name) != Some(value));
         let mut merged = participant.attributes.clone();
@@ -199,7 +202,7 @@ impl Room {
             participant.ignore_attributes(&format!("more than {MAX_ATTRIBUTES_BYTES} bytes"));
             return;
         }
-        // As values they take some four times their text.
+        // As values, attributes take approximately four times the bytes of their text.
         match participant.account.try_charge(Kind::State, text_bytes * 4) {
             Ok(charge) => participant.attributes_charge = charge,
             Err(error) => {
@@ -218,7 +221,7 @@ impl Room {
         self.tell_of(conn, &account, &message);
     }
 
-    /// News of a participant, to those others who may know who is here.
+    /// Sends news of a participant to the others that may list participants.
     pub(super) fn tell_of(&self, conn: Conn, account: &Arc<Account>, news: &ServerToClient) {
         let (speaker, news) = (account.speaker(), share_news(news, account));
         for (other, participant) in &self.participants {
@@ -246,7 +249,8 @@ impl Room {
 }
 
 impl Participant {
-    /// The message has no answer on the wire, so the log is the only place to say it; once, as it may come again and again.
+    /// Logs that attributes were ignored, because the message has no answer on the wire. The log
+    /// reports it once, because it may happen again and again.
     fn ignore_attributes(&mut self, why: &str) {
         if !std::mem::replace(&mut self.is_ignored, true) {
             tracing::warn!(participant = ?shortened(&self.name), why, "attributes ignored");
@@ -254,7 +258,7 @@ impl Participant {
     }
 }
 
-/// Enough of a name to know whose it is.
+/// Enough of a name to identify the participant.
 fn shortened(name: &str) -> &str {
     const LENGTH: usize = 200;
     &name[..name.floor_char_boundary(LENGTH)]

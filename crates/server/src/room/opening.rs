@@ -1,4 +1,4 @@
-//! From a path to an open document: read it, or create it, once for all who ask meanwhile.
+//! Loads or creates the document at a path, once for all requests that arrive meanwhile.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -6,6 +6,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use meshagent_document::{InsertError, Limits, MeshDocument};
+use meshagent_ledger::Held;
 use meshagent_protocol::sync::{SyncCreate, SyncDescribe, SyncOpenStart, SyncPatch};
 use meshagent_protocol::{Content, ErrorCode};
 use meshagent_store::{
@@ -23,22 +24,23 @@ use super::sent::Sent;
 use super::sync::told_vector;
 use super::waiting::Full;
 use super::{Conn, Fetch, FetchResult, Refusal, Request, Room, WholeFile};
-use crate::ledger::Held;
 use crate::schemas::InvalidSchema;
 
-/// Client ids that one update may bring into a document, each of which becomes a record of who made what.
+/// The maximum number of client ids that one update may bring into a document. Each becomes a
+/// provenance record.
 const NEW_CLIENTS: usize = 10_000;
 
-/// Runs of operations, and of deleted ones, in one update: each takes nearly 200 bytes while the update is looked at.
+/// The maximum number of runs of operations, and of deleted operations, in one update. Each takes
+/// nearly 200 bytes while the update is inspected.
 const UPDATE_OPERATIONS: usize = 1 << 21;
 
-/// Somebody who waits for a document.
+/// A request that waits for a document.
 #[derive(Debug)]
 pub(super) enum Waiter {
     Create {
         request: Request,
         create: SyncCreate,
-        /// What it costs while it waits.
+        /// The charge of the request while it waits.
         _held: Held,
     },
     Describe {
@@ -55,15 +57,17 @@ pub(super) enum Waiter {
     Open {
         request: Request,
         tool_call_id: String,
-        /// The number of the call, whose id may be another call's by the time that the document is there.
+        /// The number of the call. When the document is available, the id may belong to another
+        /// call.
         number: u64,
-        /// Of the document, if the call creates it.
+        /// The author of the document, if the call creates it.
         author: Box<Author>,
         start: SyncOpenStart,
-        /// Asked only if there is no such document: one that is there needs no schema.
+        /// Whether the call may create the document. This matters only if there is none: an
+        /// existing document needs no schema.
         may_create: Result<(), Refusal>,
-        /// Why it could not create the document: something came to stand there first. If that isn't a document, this
-        /// is the answer.
+        /// Why the call could not create the document: something appeared at the path first. If
+        /// that is not a document, this is the answer.
         overtaken: Option<Refusal>,
         _held: Held,
     },
@@ -121,7 +125,7 @@ impl Waiter {
     }
 }
 
-/// What a read was for.
+/// The purpose of a read.
 #[derive(Debug)]
 pub(super) enum Fetched {
     Document {
@@ -153,7 +157,7 @@ pub(super) enum Fetched {
     DownloadPart {
         download: DownloadId,
     },
-    /// There is no such file; what stands there instead decides about the answer.
+    /// There is no such file; the entry at the path, if any, decides the answer.
     DownloadMissing {
         download: DownloadId,
         request: Request,
@@ -167,7 +171,7 @@ pub(super) enum Fetched {
 }
 
 impl Room {
-    /// Serves `waiter` from the document at `path`, now or when it is there.
+    /// Serves `waiter` from the document at `path`, now or when it is available.
     pub(super) fn with_document(&mut self, path: &str, waiter: Waiter) {
         if let Some(id) = self.documents.id_at(path) {
             return self.serve(id, waiter);
@@ -177,7 +181,7 @@ impl Room {
         }
     }
 
-    /// Starts to read a document for all who wait for it.
+    /// Starts to load a document for all requests that wait for it.
     fn load(&mut self, path: &str, waiters: Vec<Waiter>) {
         let fetch = Fetch::Document {
             path: path.to_owned(),
@@ -191,14 +195,15 @@ impl Room {
         self.documents.set_loading(path, fetch, waiters);
     }
 
-    /// What stands at the path has changed: a read that is under way may answer with what stood there before.
+    /// Loads a path again because its entry has changed: a read in flight may return the previous
+    /// one.
     pub(super) fn load_again(&mut self, path: &str) {
         if let Some(waiters) = self.documents.take_loading(path) {
             self.load(path, waiters);
         }
     }
 
-    /// It is known what became of a batch: what was read meanwhile, and could not be used, is read again.
+    /// Reads the parked paths again, now that a batch is settled.
     pub(super) fn load_parked(&mut self) {
         for path in std::mem::take(&mut self.parked) {
             if self.documents.is_parked(&path) {
@@ -207,7 +212,7 @@ impl Room {
         }
     }
 
-    /// A read came back.
+    /// Handles the result of a read.
     pub(crate) fn handle_fetched(
         &mut self,
         number: u64,
@@ -215,7 +220,7 @@ impl Room {
         now: Timestamp,
     ) {
         self.now = now;
-        // What the request held, it holds until here.
+        // The charge of the request lasts until the read is handled.
         let Some((fetched, _held)) = self.fetches.remove(&number) else {
             return;
         };
@@ -295,7 +300,7 @@ impl Room {
                 let refusal = kind
                     .map(|kind| kind.or_else(|| open.then_some(EntryKind::Document)))
                     .and_then(|kind| is_file(&path, kind))
-                    // What is a file by now was none when it was asked for.
+                    // The path has a file now, but had none when it was requested.
                     .err()
                     .unwrap_or_else(|| Refusal::new(ErrorCode::StorageNotFound, "no such file"));
                 self.refuse_download(&download, request, refusal);
@@ -316,8 +321,9 @@ impl Room {
 
     fn loaded(&mut self, path: &str, stored: &StoredDocument) {
         if let Some(document) = self.documents.get(stored.document) {
-            // It has come here by a move that is on disk, and the room isn't told yet. Then it is served from memory,
-            // where it has what is on its way to the disk as well: there is one replica of a document, wherever it goes.
+            // A move on disk, which the room has not settled yet, brought the document here. It
+            // will be served from memory, which also has what is staged or in flight: a document
+            // has one replica, wherever it moves.
             if self.in_flight.is_some() {
                 self.documents.park(path);
                 return self.parked.push(path.to_owned());
@@ -360,7 +366,7 @@ impl Room {
                 }
                 _ => damaged(&error),
             })?;
-        // What is stored was within the bounds of its time.
+        // What is stored was within the limits of its time.
         let client = self.ids.client_id();
         let mut replica = MeshDocument::with_limits(schema.parsed.clone(), client, Limits::NONE);
         let updates = stored.updates.iter().map(|stored| &stored.update);
@@ -394,7 +400,7 @@ impl Room {
         Ok(document)
     }
 
-    /// A document is there: everybody who waited is served, the creator first.
+    /// Serves all requests that wait for a document, the creator's first.
     pub(super) fn opened(&mut self, document: Box<Document>, creator: Option<Waiter>) {
         self.metrics.documents.inc();
         self.largest_document_bytes = self.largest_document_bytes.max(document.bytes);
@@ -411,18 +417,18 @@ impl Room {
         }
     }
 
-    /// Puts a document where it stands now; returns those who wait for one there.
+    /// Puts a document at its path. Returns the requests that wait there.
     pub(super) fn place(&mut self, document: Box<Document>) -> Vec<Waiter> {
         if let Some(other) = self.documents.id_at(&document.path) {
-            // The store has one document at a path, and this is it.
+            // The store has one document at a path, which is the new one.
             tracing::error!(path = &*document.path, "another document was open here");
             self.close_document(other);
         }
         self.documents.insert(document)
     }
 
-    /// Repairs a document that was stored by a server that checked less. Whoever opens it is answered when
-    /// the repair is on disk.
+    /// Repairs a document that was stored by a server with fewer checks. Answers that show the
+    /// document wait until the repair is on disk.
     fn repair_stored(&mut self, id: DocumentId) {
         let contribution = self.by_server();
         let Some(document) = self.documents.get_mut(id) else {
@@ -459,7 +465,7 @@ impl Room {
             let gone = Refusal::new(ErrorCode::NotFound, "the document is gone");
             return self.refuse_waiter(waiter, gone);
         };
-        // It is being read again.
+        // A broken document is being read again. Only the refusal of a creation needs no replica.
         let is_broken = document.is_broken() && !matches!(waiter, Waiter::Create { .. });
         let room = if is_broken {
             Err(Full::Own)
@@ -573,7 +579,8 @@ impl Room {
         }
     }
 
-    /// There is no such document: one of those who wait may create it.
+    /// Handles that there is no document: the first waiting request that may create it does so, and
+    /// those before it are refused.
     fn missing(&mut self, path: &str) {
         let Some(waiters) = self.documents.take_waiters(path) else {
             return;
@@ -589,7 +596,7 @@ impl Room {
                 && start.vector.as_ref().is_some_and(has_content)
                 && !self.documents.has_left(path)
             {
-                // As after a restore from a copy that is older than the document.
+                // This is the case after a restore from a backup that is older than the document.
                 self.tell_ahead(request.conn, path, None);
             }
             let refusal = match &waiter {
@@ -623,7 +630,7 @@ impl Room {
         json: Value,
     ) {
         if let Some(id) = self.documents.id_at(path) {
-            // One was moved here while the schema was read.
+            // A document was moved here while the schema was read.
             return self.serve(id, creator);
         }
         let max = self.config.limits.max_schema_bytes;
@@ -653,7 +660,7 @@ impl Room {
             return self.creation_failed(path, creator, Refusal::invalid(text));
         }
         let sent = Sent::new(self.ids.client_id());
-        // The id comes with the commit; nobody sees the document before.
+        // The commit assigns the id; nothing shows the document before that.
         let mut document = Document::new(
             DocumentId(0),
             path,
@@ -708,7 +715,7 @@ impl Room {
         );
     }
 
-    /// What the room changes by itself.
+    /// The contribution for changes that the room makes itself.
     pub(super) fn by_server(&self) -> Contribution {
         Contribution {
             author: Author {
@@ -728,13 +735,13 @@ impl Room {
         limits.clients = self.config.limits.max_document_clients;
         limits.new_clients = NEW_CLIENTS;
         limits.update_operations = UPDATE_OPERATIONS;
-        // Updates and what waits have bounds of the room's own.
+        // The room has its own bounds for updates and for pending ones.
         limits.update_bytes = Limits::NONE.update_bytes;
         limits.pending_bytes = Limits::NONE.pending_bytes;
         limits
     }
 
-    /// The creator is told; the next one who waits may try.
+    /// Refuses the creator. The next waiting request may create the document.
     pub(super) fn creation_failed(&mut self, path: &str, creator: Waiter, refusal: Refusal) {
         self.refuse_waiter(creator, refusal);
         if self.documents.is_creating(path) {
@@ -742,7 +749,8 @@ impl Room {
         }
     }
 
-    /// Something stood at the path first. Whoever only wanted to open a document gets that, if it is one.
+    /// Handles that something appeared at the path first. Requests that accept an existing document
+    /// are served from it, if it is a document.
     pub(super) fn creation_overtaken(&mut self, path: &str, mut creator: Waiter, refusal: Refusal) {
         let waiters = self.documents.take_waiters(path).unwrap_or_default();
         if let Waiter::Open { overtaken, .. } = &mut creator {
@@ -765,8 +773,9 @@ impl Room {
         }
     }
 
-    /// Reads a document again whose replica ran ahead of what is on disk. That is not before all that is on its way
-    /// there has arrived: what is read has to contain everything that was acknowledged.
+    /// Reads a document again because its replica is ahead of the disk. It waits until all staged
+    /// and in-flight writes of the document are settled: the result has to contain everything that
+    /// was acknowledged.
     pub(super) fn reload(&mut self, id: DocumentId) {
         let is_reload = |(fetched, _): &(Fetched, Held)| matches!(fetched, Fetched::Reload { document } if *document == id);
         if self.fetches.values().any(is_reload) {
@@ -788,7 +797,7 @@ impl Room {
         self.fetch(fetch, Fetched::Reload { document: id });
     }
 
-    /// Something has reached the disk: documents that waited for it are read again.
+    /// Reads documents again that waited for the batch that is settled now.
     pub(super) fn reload_waiting(&mut self) {
         for id in std::mem::take(&mut self.to_reload) {
             self.reload(id);
@@ -796,7 +805,7 @@ impl Room {
     }
 
     fn reloaded(&mut self, id: DocumentId, result: Result<FetchResult, StoreError>) {
-        // What was deleted meanwhile, or is another document at the same path, is none of this read's business.
+        // If the document was deleted meanwhile, the read concerns no other document at its path.
         let Some(document) = self.documents.get(id).filter(|one| one.is_broken()) else {
             return;
         };
@@ -808,7 +817,7 @@ impl Room {
                 let text = format!("there is no document at {path:?} any more");
                 return self.refuse_waiting(&path, &Refusal::new(ErrorCode::NotFound, text));
             }
-            // The next timeout tries again.
+            // The next timeout retries the read.
             Err(error) => {
                 tracing::warn!(%error, path = &*path, "document not read again yet");
                 return self.refuse_waiting(&path, &Refusal::storage(&error));
@@ -845,7 +854,7 @@ impl Room {
     }
 }
 
-/// Clients' clocks as the store names them.
+/// Converts ranges of clients' clocks into those of the store.
 pub(super) fn operations_of(
     operations: impl IntoIterator<Item = (u64, Range<u64>)>,
 ) -> Vec<OperationRange> {

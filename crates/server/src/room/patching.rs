@@ -1,7 +1,8 @@
-//! The tool `patch`: a JSON Patch that is applied here, as one change of who asked for it, or not at all.
+//! The tool `patch`: a JSON Patch that the room applies as one change of its author, or not at all.
 //!
-//! What it comes to goes the way of any update: it is staged, committed, and only then answered and shown.
-//! An answer that depends on what is not on disk yet, be it a refusal, waits for that as well.
+//! Its steps take the path of any update: they are staged, committed, and only then answered and
+//! shown. An answer that depends on a version which is not on disk yet waits for that version, even
+//! a refusal.
 
 use std::error::Error;
 
@@ -21,11 +22,11 @@ use super::sync::with_repair;
 use super::{Conn, Refusal, Request, Room};
 use crate::metrics::UpdateOutcome;
 
-/// The most memory that a byte of a patch's update takes in the document, about: what goes beyond a share by this is tried
-/// on a copy, which tells.
+/// The approximate maximum of memory that one byte of a patch's update takes in the document. A
+/// patch that may exceed a share by this estimate is tried on a copy, which gives the exact size.
 const MEMORY_PER_BYTE: usize = 64;
 
-/// A change for the log and the readers: one that published clients can follow.
+/// One change for the log and the readers, in a form that published clients can follow.
 struct Step {
     update: Bytes,
     visible: Option<Vec<u8>>,
@@ -47,7 +48,7 @@ impl Room {
         if let Err(refusal) = self.may_sync(request, &path, true) {
             return self.refuse(request, refusal);
         }
-        // A plain request has no call that it was noted for.
+        // A plain request has no call for which this was recorded.
         let mut author = self.author(request.conn, "");
         author.on_behalf_of = self.behalf_name(on_behalf_of_id);
         let held = self.take_held();
@@ -114,7 +115,7 @@ impl Room {
                 document: id,
                 version,
                 visible: step.visible,
-                // The author's streams don't have it either.
+                // The author's streams don't have the change either.
                 known_to: None,
                 sender: None,
                 answer: content
@@ -131,7 +132,8 @@ impl Room {
         self.stage_all(write, thens);
     }
 
-    /// Takes another client id for the room's patches of a document when few operations of the last one are left.
+    /// Gives the document another client id for the room's patches when the present one has few
+    /// operations left.
     fn renew_client_id(&mut self, id: DocumentId) {
         let Some(document) = self.documents.get_mut(id) else {
             return;
@@ -145,8 +147,8 @@ impl Room {
         }
     }
 
-    /// The steps that a patch comes to, and which of its operations changed something. If it is refused, or only
-    /// checked, the replica is as it was.
+    /// Returns the steps of a patch, and for each of its operations whether it changed something.
+    /// If the patch is refused or only checked, the replica is unchanged.
     fn try_patch(
         &mut self,
         conn: Conn,
@@ -177,7 +179,8 @@ impl Room {
             at: by_server.at,
             operations,
         };
-        // Nothing waits that it could bring up, and what it comes to is below all bounds for certain.
+        // Nothing is pending that the patch could release, and its size is certainly below all
+        // bounds.
         if !document.replica.has_gap() {
             let most = max_update.min(max_document.saturating_sub(document.bytes));
             let most = most.min(in_share);
@@ -204,7 +207,7 @@ impl Room {
                 }
             }
         }
-        // What can't be taken back is tried on a copy first.
+        // A change that can't be undone is tried on a copy first.
         self.metrics.state_encodings.inc();
         let client_id = document.replica.client_id();
         let schema = document.replica.schema().clone();
@@ -241,7 +244,7 @@ impl Room {
                     update,
                 }),
                 Err(error) => {
-                    // The replica may show a part of the patch.
+                    // The replica may contain a part of the patch.
                     let refusal = unreadable(&error);
                     let from = document.head + 1;
                     self.break_document(id, from, &refusal);
@@ -253,7 +256,7 @@ impl Room {
     }
 }
 
-/// All of a patch as one update: the store takes it, or refuses it, as a whole.
+/// Merges all steps into one update, which the store accepts or refuses as a whole.
 fn merge_steps(steps: &[Step]) -> Result<Bytes, DecodeError> {
     if let [step] = steps {
         return Ok(step.update.clone());
@@ -262,8 +265,8 @@ fn merge_steps(steps: &[Step]) -> Result<Bytes, DecodeError> {
     merge_updates(&updates).map(Bytes::from)
 }
 
-/// Takes up a step of a patch. Somebody's operations may have waited for just this: what of them the schema forbids is
-/// taken out again in the same update.
+/// Applies a step of a patch. Pending operations may have waited for it; what the schema forbids of
+/// them is removed in the same update.
 fn take_step(replica: &mut MeshDocument, update: &[u8]) -> Result<(Applied, Bytes), DecodeError> {
     let mut applied = replica.apply_update(update)?;
     let update = match replica.repair() {
@@ -293,7 +296,7 @@ fn refused(error: &PatchError) -> Refusal {
     Refusal::new(code, text)
 }
 
-/// The copy is made of what the replica took up, so this is ours to mend.
+/// The copy has what the replica accepted, so this is a bug of ours.
 fn unreadable(error: &DecodeError) -> Refusal {
     tracing::error!(%error, "a patched copy does not fit its document");
     let text = format!("the patch could not be taken up, send it again: {error}");

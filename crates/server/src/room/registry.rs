@@ -1,7 +1,7 @@
 //! Which documents of a room are in memory, by id, and what the room knows of each path.
 //!
-//! A document keeps its id wherever it is moved; its path is only where it stands now. So whatever has to find it
-//! later (a write on its way, a reader, a read of the store) names the id.
+//! A document keeps its id when it is moved; its path is only its present place. So everything that
+//! has to find it later (a write in flight, a reader, a read of the store) refers to the id.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
@@ -12,33 +12,35 @@ use super::Conn;
 use super::documents::Document;
 use super::opening::Waiter;
 
-/// A read with this number is none: what was read is not used before the batch under way is settled.
+/// Marks a path that is read again when the batch in flight is settled. Reads are numbered from 1,
+/// so none has this number.
 const PARKED: u64 = 0;
 
-/// Paths that are remembered of documents that were deleted or moved.
+/// The maximum number of paths that are remembered after their documents were deleted or moved.
 const MAX_LEFT: usize = 1024;
 
 /// What the room knows of a path.
 #[derive(Debug)]
 enum Slot {
-    /// Being read from the store, by the read with this number.
+    /// The read with this number loads the document from the store.
     Loading {
         fetch: u64,
         waiters: Vec<Waiter>,
     },
-    /// Not in the store; one request is creating it.
+    /// The store has no document here, and one request is creating it.
     Creating(Vec<Waiter>),
     Open(DocumentId),
 }
 
-/// See the [module's text](self).
+/// The documents of a room; see the [module](self).
 #[derive(Debug, Default)]
 pub(super) struct Documents {
     // Ordered, so that a run can be repeated from its seed.
     open: BTreeMap<DocumentId, Box<Document>>,
-    // Invariant: each document of `open` has exactly one `Slot::Open`, at its path, and there are no others.
+    // Invariant: each document of `open` has exactly one `Slot::Open`, at its path, and there are
+    // no others.
     slots: BTreeMap<String, Slot>,
-    /// From where documents were deleted or moved last.
+    /// The paths from which documents were deleted or moved last.
     left: VecDeque<String>,
 }
 
@@ -55,7 +57,7 @@ impl Documents {
         self.open.contains_key(&id)
     }
 
-    /// The document in memory that stands at a path now.
+    /// The id of the document in memory whose present path this is.
     pub(super) fn id_at(&self, path: &str) -> Option<DocumentId> {
         match self.slots.get(path) {
             Some(Slot::Open(id)) => Some(*id),
@@ -71,12 +73,12 @@ impl Documents {
         self.open.values_mut().map(|document| &mut **document)
     }
 
-    /// How many documents are in memory.
+    /// The number of documents in memory.
     pub(super) fn len(&self) -> usize {
         self.open.len()
     }
 
-    /// How many paths are in use: those of documents in memory, on their way in, or being created.
+    /// The number of paths in use: of documents that are in memory, being loaded or being created.
     #[cfg(feature = "simulation")]
     pub(super) fn paths(&self) -> usize {
         self.slots.len()
@@ -86,12 +88,13 @@ impl Documents {
         self.slots.is_empty()
     }
 
-    /// Whether a document stands at the path, or is looked for or created there.
+    /// Whether a document is open, being loaded or being created at the path.
     pub(super) fn knows(&self, path: &str) -> bool {
         self.slots.contains_key(path)
     }
 
-    /// Adds a document at its path; returns those who wait for one there. Nothing else is open at that path.
+    /// Adds a document at its path, where no other may be open. Returns the requests that wait
+    /// there.
     pub(super) fn insert(&mut self, document: Box<Document>) -> Vec<Waiter> {
         let (id, path) = (document.id, document.path.to_string());
         self.open.insert(id, document);
@@ -101,19 +104,19 @@ impl Documents {
         }
     }
 
-    /// Where a document in memory stands.
+    /// The present path of a document in memory.
     pub(super) fn path_of(&self, id: DocumentId) -> Option<&str> {
         self.open.get(&id).map(|document| &*document.path)
     }
 
-    /// Takes a document out, and leaves its path free.
+    /// Removes a document and frees its path.
     pub(super) fn remove(&mut self, id: DocumentId) -> Option<Box<Document>> {
         let document = self.open.remove(&id)?;
         self.slots.remove(&*document.path);
         Some(document)
     }
 
-    /// Notes that a document was deleted, or moved to another path.
+    /// Records that a document was deleted from this path or moved away.
     pub(super) fn note_left(&mut self, path: &str) {
         if self.left.len() == MAX_LEFT {
             self.left.pop_front();
@@ -121,12 +124,13 @@ impl Documents {
         self.left.push_back(path.to_owned());
     }
 
-    /// Whether it is known why no document stands at the path.
+    /// Whether a document was recently deleted from this path or moved away.
     pub(super) fn has_left(&self, path: &str) -> bool {
         self.left.iter().any(|left| left == path)
     }
 
-    /// Lets somebody wait for the document that is looked for or created at the path. Gives it back if none is.
+    /// Adds a request to those that wait for the document being loaded or created at the path.
+    /// Returns it if there is none.
     pub(super) fn join(&mut self, path: &str, waiter: Waiter) -> Option<Waiter> {
         match self.slots.get_mut(path) {
             Some(Slot::Loading { waiters, .. } | Slot::Creating(waiters)) => {
@@ -137,7 +141,7 @@ impl Documents {
         }
     }
 
-    /// The connections that wait for a document that is being read, in their order.
+    /// The connections that wait for a document being loaded, in order of arrival.
     pub(super) fn waiting_at(&self, path: &str) -> impl Iterator<Item = Conn> + '_ {
         let waiters = match self.slots.get(path) {
             Some(Slot::Loading { waiters, .. }) => waiters.as_slice(),
@@ -146,18 +150,19 @@ impl Documents {
         waiters.iter().map(Waiter::conn)
     }
 
-    /// The document at the path is read by the read with this number. No document is open there.
+    /// Records that the read with this number loads the document at the path. No document may be
+    /// open there.
     pub(super) fn set_loading(&mut self, path: &str, fetch: u64, waiters: Vec<Waiter>) {
         self.slots
             .insert(path.to_owned(), Slot::Loading { fetch, waiters });
     }
 
-    /// A document is created at the path, where none is open.
+    /// Records that a document is being created at the path. No document may be open there.
     pub(super) fn set_creating(&mut self, path: &str, waiters: Vec<Waiter>) {
         self.slots.insert(path.to_owned(), Slot::Creating(waiters));
     }
 
-    /// Whether it is this read that decides what stands at the path.
+    /// Whether the result of this read decides what is at the path.
     pub(super) fn is_loading(&self, path: &str, number: u64) -> bool {
         matches!(self.slots.get(path), Some(Slot::Loading { fetch, .. }) if *fetch == number)
     }
@@ -166,7 +171,7 @@ impl Documents {
         matches!(self.slots.get(path), Some(Slot::Creating(_)))
     }
 
-    /// What was read at the path is not used; it is read again later.
+    /// Discards the result of a read at the path. The path is read again later.
     pub(super) fn park(&mut self, path: &str) {
         if let Some(Slot::Loading { fetch, .. }) = self.slots.get_mut(path) {
             *fetch = PARKED;
@@ -177,7 +182,7 @@ impl Documents {
         self.is_loading(path, PARKED)
     }
 
-    /// Those who wait at a path that is being read; it is free afterwards.
+    /// Frees a path that is being loaded, and returns the requests that wait there.
     pub(super) fn take_loading(&mut self, path: &str) -> Option<Vec<Waiter>> {
         match self.slots.entry(path.to_owned()) {
             Entry::Occupied(slot) if matches!(slot.get(), Slot::Loading { .. }) => {
@@ -190,7 +195,8 @@ impl Documents {
         }
     }
 
-    /// Those who wait at a path that is being read, or where a document is being created; it is free afterwards.
+    /// Frees a path where a document is being loaded or created, and returns the requests that wait
+    /// there.
     pub(super) fn take_waiters(&mut self, path: &str) -> Option<Vec<Waiter>> {
         match self.slots.entry(path.to_owned()) {
             Entry::Occupied(slot) if !matches!(slot.get(), Slot::Open(_)) => match slot.remove() {

@@ -1,8 +1,9 @@
-//! What a participant's grants allow: the one place where a room asks.
+//! What a participant's grants allow: the one place where a room decides that.
 //!
-//! Files are the storage grant's. Documents are the sync grant's; where they are handled as files, it takes both.
-//! What lies below a folder is only known when a write happens, so a folder is decided by patterns: its grants have
-//! to allow everything that may lie below it, or the write goes with a [`Reach`] that the store holds it to.
+//! The storage grant decides over files. The sync grant decides over documents; where they are
+//! handled as files, both have to allow it. The entries below a folder are known only when a write
+//! happens. So patterns decide over a folder: the grants have to allow everything that may be below
+//! it, or the write has a [`Reach`] that the store enforces.
 
 use meshagent_protocol::{
     ApiScope, FileAction, SCHEMAS, Sight, StorageGrant, SyncGrant, is_reserved_name, is_schema_path,
@@ -11,7 +12,7 @@ use meshagent_store::{EntryKind, Kinds, Reach};
 
 use super::{Conn, Refusal, Request, Room};
 
-/// What a move may touch.
+/// The entries that a move may touch.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MoveReach {
     pub(super) moved: Reach,
@@ -29,7 +30,7 @@ impl Room {
             .ok_or_else(|| Refusal::denied("the token has no storage grant"))
     }
 
-    /// Whether the storage grant allows something; `verb` says what, in a refusal.
+    /// Checks that the storage grant allows something. A refusal names it by `verb`.
     pub(super) fn may_store(
         &self,
         request: Request,
@@ -43,7 +44,8 @@ impl Room {
             .ok_or_else(|| not_stored(path, verb))
     }
 
-    /// Whether the storage grant lets something be seen or read, asked so that the number of its entries costs nothing.
+    /// Checks that the storage grant lets an entry be seen or read, in a time that does not depend
+    /// on the number of the grant's entries.
     pub(super) fn may_look(
         &self,
         request: Request,
@@ -59,7 +61,8 @@ impl Room {
             .ok_or_else(|| not_stored(path, verb))
     }
 
-    /// Whether a file may be put, taken away or replaced at a path, which takes a right of its own where schemas are.
+    /// Checks that a file may be written, removed or replaced at a path. Where schemas are, this
+    /// takes a separate right.
     pub(super) fn may_change(
         &self,
         request: Request,
@@ -81,7 +84,7 @@ impl Room {
         Ok(())
     }
 
-    /// Whether a document may be read, or written.
+    /// Checks that a document may be read, or written.
     pub(super) fn may_sync(
         &self,
         request: Request,
@@ -112,11 +115,11 @@ impl Room {
         }
     }
 
-    /// Whether a document may be created; where schemas are, that takes a right of its own.
+    /// Checks that a document may be created. Where schemas are, this takes a separate right.
     pub(super) fn may_create(&self, request: Request, path: &str) -> Result<(), Refusal> {
         self.may_sync(request, path, true)?;
         if let Some(name) = path.split('/').find(|name| is_reserved_name(name)) {
-            // Nobody could list, move or delete it.
+            // No participant could list, move or delete it.
             return Err(Refusal::invalid(format!(
                 "{name:?} is a name that storage keeps for itself; take another"
             )));
@@ -133,7 +136,7 @@ impl Room {
         Ok(())
     }
 
-    /// Whether a file may serve as the schema of a new document, which shows what is in it.
+    /// Checks that a file may be the schema of a new document, which reveals its content.
     pub(super) fn may_use_schema(&self, request: Request, file: &str) -> Result<(), Refusal> {
         let grant = self
             .scope(request.conn)
@@ -149,14 +152,14 @@ impl Room {
         }
     }
 
-    /// How far a deletion may reach.
+    /// Returns how far a deletion may reach.
     pub(super) fn may_delete(&self, request: Request, path: &str) -> Result<Reach, Refusal> {
         self.may_change(request, path, "delete", FileAction::Delete)?;
         let scope = self.scope(request.conn);
         Ok(scope.map_or(NOWHERE, |scope| removal(scope, path)))
     }
 
-    /// How far a move may reach at both ends.
+    /// Returns how far a move may reach at both ends.
     pub(super) fn may_move(
         &self,
         request: Request,
@@ -190,7 +193,8 @@ impl Room {
         })
     }
 
-    /// Why a deletion or move may not touch what the store found at or below one of its paths.
+    /// The refusal of a deletion or move because of an entry that the store found at or below one
+    /// of its paths.
     pub(super) fn out_of_reach(
         &self,
         conn: Conn,
@@ -229,7 +233,7 @@ fn not_stored(path: &str, verb: &str) -> Refusal {
     ))
 }
 
-/// What follows `path` in a path that is the same or lies below.
+/// The part of `found` behind `path`; `None` if `found` is not `path` or below it.
 fn rest_below<'a>(path: &str, found: &'a str) -> Option<&'a str> {
     found
         .strip_prefix(path)
@@ -262,10 +266,10 @@ fn not_deletable(scope: &ApiScope, asked: &str, found: &str) -> Option<String> {
     (!is_allowed).then(|| format!("the token's storage grant does not allow to replace {asked:?}"))
 }
 
-/// Why a document may not stand at `path`, or be taken away there; `asked` is that path or a folder above it.
-/// `None` if it may.
+/// Why a document may not be put at `path`, or removed from there; `None` if it may. `asked` is
+/// that path or a folder above it.
 fn no_document(scope: &ApiScope, path: &str, asked: &str, is_listed: bool) -> Option<String> {
-    // Its name is told to nobody who may not see it.
+    // The name of a document is not revealed to a participant that may not see it.
     let what = if is_listed || path == asked {
         format!("the document {path:?}")
     } else {
@@ -292,13 +296,13 @@ fn no_document(scope: &ApiScope, path: &str, asked: &str, is_listed: bool) -> Op
     })
 }
 
-/// Nothing at all.
+/// The reach of a write that may touch no entries.
 const NOWHERE: Reach = Reach {
     at: Kinds::Nothing,
     below: Kinds::Nothing,
 };
 
-/// What may be deleted at a path and below it.
+/// The entries that may be deleted at a path and below it.
 fn removal(scope: &ApiScope, path: &str) -> Reach {
     let Some(storage) = &scope.storage else {
         return NOWHERE;
@@ -315,7 +319,7 @@ fn bounded(is_allowed: bool, kinds: Kinds) -> Kinds {
     if is_allowed { kinds } else { Kinds::Nothing }
 }
 
-/// Whether a participant may know of what stands at a path. It is asked of each path, for everybody who is there.
+/// Whether a participant may know of an entry. This is decided for each path and each participant.
 pub(super) fn sees(sight: &Sight, path: &str, kind: EntryKind) -> bool {
     match kind {
         EntryKind::Folder => sight.can_list_directory(path),
@@ -324,7 +328,7 @@ pub(super) fn sees(sight: &Sight, path: &str, kind: EntryKind) -> bool {
     }
 }
 
-/// Files, and documents if the sync grant says so.
+/// All kinds if the sync grant allows documents, otherwise only files.
 fn documents(scope: &ApiScope, may: impl Fn(&SyncGrant) -> bool) -> Kinds {
     match &scope.sync {
         Some(grant) if may(grant) => Kinds::Everything,
@@ -332,12 +336,12 @@ fn documents(scope: &ApiScope, may: impl Fn(&SyncGrant) -> bool) -> Kinds {
     }
 }
 
-/// Whether a document may come to stand at a path.
+/// Whether a document may be put at a path.
 fn may_put(sync: &SyncGrant, path: &str) -> bool {
     sync.can_write(path) && (!is_schema_path(path) || sync.can_write_schemas(path))
 }
 
-/// Whether documents may come to stand everywhere below a path.
+/// Whether documents may be put everywhere below a path.
 fn may_put_below(sync: &SyncGrant, path: &str) -> bool {
     let may_be_schemas = || sync.can_write_schemas(&format!("{path}/any"));
     sync.can_write_below(path) && (!is_schema_path(path) || may_be_schemas())

@@ -1,18 +1,20 @@
-//! Which schema a new document gets: the request's, a file's, its extension's, or one read off its JSON.
+//! The schema of a new document: from the request, from a file, by its extension, or inferred from
+//! its JSON.
 
 use meshagent_document::MeshSchema;
+use meshagent_ledger::{Charge, Kind};
 use meshagent_protocol::{ErrorCode, InvalidJson, parse_json, weigh_json};
 use serde_json::Value;
 
 use super::opening::{Fetched, Waiter};
 use super::{Conn, Fetch, Refusal, Room, WholeFile};
-use crate::ledger::{Charge, Kind};
 
-/// The longest file that is read as a schema. A schema's own bound, 1 MiB, counts it without spaces and line breaks.
+/// The longest file that is read as a schema, in bytes. A schema's own bound, 1 MiB, counts it
+/// without spaces and line breaks.
 const MAX_SCHEMA_FILE_BYTES: usize = 4 << 20;
 
 impl Room {
-    /// Finds the schema and goes on with the creation.
+    /// Finds the schema and continues the creation.
     pub(super) fn resolve_schema(&mut self, path: &str, creator: Waiter) {
         if let Some(json) = creator.schema().cloned() {
             return self.create_with(path, creator, json, "the request's schema");
@@ -45,7 +47,7 @@ impl Room {
         self.fetch(Fetch::File { path: file, max }, then);
     }
 
-    /// The schema file was read; `explicit` if the request named it.
+    /// Handles the read of a schema file; `explicit` if the request named it.
     pub(super) fn schema_fetched(
         &mut self,
         path: &str,
@@ -73,7 +75,7 @@ impl Room {
         }
     }
 
-    /// Parses a schema's file, with what that takes charged to the creator before.
+    /// Parses a schema file. Its memory is charged to the creator before.
     fn read_schema(
         &self,
         creator: Conn,
@@ -115,7 +117,8 @@ impl Room {
                 self.begin_creation(path, creator, schema, json);
             }
             Err(error) => {
-                // One of the whole names the empty pointer, and some say what to do themselves.
+                // An error about the whole value has the empty pointer, and some errors already
+                // have a hint.
                 let error = error.to_string();
                 let error = error.trim_start_matches(": ");
                 let advice = if error.ends_with("send a schema") {
@@ -141,7 +144,8 @@ impl Room {
     }
 }
 
-/// The extension of the last segment, `b` in `a.x/c.b`; none if the name only begins with a dot.
+/// The extension of the last segment: `b` in `a.x/c.b`, and none if the only dot is the first
+/// character.
 fn extension(path: &str) -> Option<&str> {
     let name = path.rsplit('/').next().unwrap_or(path);
     let (stem, extension) = name.rsplit_once('.')?;

@@ -1,19 +1,20 @@
-//! What a document sent last, so that its echo is known without a look inside.
+//! The payloads that a document sent last, so that their echoes are recognized unread.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hasher as _};
 
-/// Published clients echo at once, so few payloads are sent in between.
+/// Published clients echo immediately, so few payloads are sent in between.
 const REMEMBERED: usize = 256;
 
 /// The last payloads, by length and hash.
 ///
-/// A payload that is taken for another, one in 2⁶⁴, would be lost. The key keeps it chance: nobody can make one.
+/// A payload that is mistaken for another one would be lost. The chance is one in 2⁶⁴, and because
+/// of the key nobody can construct such a payload.
 #[derive(Debug)]
 pub(super) struct Sent {
     key: u64,
     payloads: VecDeque<(usize, u64)>,
-    /// Where the last one was in memory: a state that goes to a crowd is hashed once.
+    /// The address and length of the last payload: a state for many readers is hashed once.
     last: (usize, usize),
 }
 
@@ -26,7 +27,8 @@ impl Sent {
         }
     }
 
-    /// Takes note of what is being sent, and so is on disk. Not before: whoever sends the same is told that it is safe.
+    /// Remembers a payload that is being sent. It has to be on disk, because an equal payload is
+    /// acknowledged.
     pub(super) fn remember(&mut self, payload: &[u8]) {
         let place = (payload.as_ptr().addr(), payload.len());
         if self.last == place {

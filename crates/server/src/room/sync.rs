@@ -1,9 +1,10 @@
 //! Toolkit `sync`: create, describe, and the streamed open with the gate for inbound updates.
 //!
-//! The gate's order, cheapest first: size, *bytes just sent?*, base64, decode, *already contained?*, grant, *the
-//! sender's own?*, size of the document, gap, schema. Published clients send every update back that they receive, and the whole state after
-//! opening. These echoes end at the second question if they come back as they were sent, else at the fifth.
-//! What breaks the schema is taken out again in the same step, so that nobody ever sees it.
+//! The gate makes the cheapest checks first: size, *just sent by the server?*, base64, decode,
+//! *already contained?*, grant, *the sender's own operations?*, size of the document, gap, schema.
+//! Published clients send back every update that they receive, and the whole state after opening.
+//! The second check recognizes these echoes by their bytes, the fifth by their content. What breaks
+//! the schema is removed in the same step, so it is never visible.
 
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use meshagent_document::{
     Applied, DecodeError, Inspection, MeshDocument, MeshSchema, Repair, UpdateKind, Violation,
     Violations, check_state_vector, fit_update, merge_updates,
 };
+use meshagent_ledger::{Held, Kind};
 use meshagent_protocol::sync::{SyncChunk, SyncCreate, SyncDescribe, SyncOpenStart};
 use meshagent_protocol::{Content, Control, ErrorCode, ServerToClient};
 use meshagent_store::{Contribution, DocumentId, Write};
@@ -24,39 +26,39 @@ use super::documents::{Deferred, Growth, Stream, StreamId};
 use super::memory::share_of;
 use super::opening::{Waiter, operations_of};
 use super::{Call, Conn, Refusal, Request, Room};
-use crate::ledger::{Held, Kind};
 use crate::metrics::UpdateOutcome;
 
-/// Chunks kept that a client sent before it had the state, and their bytes; one may be larger. Beyond it they are
-/// refused with 1006.
+/// The maximum number of chunks, and their maximum bytes, that are kept from a client that has not
+/// received the state yet. One chunk may be larger. Beyond this, chunks are refused with 1006.
 const EARLY_CHUNKS: usize = 256;
 const EARLY_BYTES: usize = 4 << 20;
 
-/// The `status` of `room.status` for a client that has operations that the server lacks.
+/// The `status` of `room.status` for a client that has operations which the server lacks.
 const AHEAD: &str = "ahead";
 
-/// A state vector of more clients is not told in answers: they would be many times as long as what they answer.
+/// The maximum number of clients of a state vector that answers list. A longer vector would be many
+/// times as long as the update that it answers.
 const TOLD_CLIENTS: usize = 1024;
 
-/// How much is told of what was not kept.
+/// The longest reason that a close gives for what was lost, in characters.
 const LOST_CHARACTERS: usize = 400;
 
 /// What was sent in a call and not kept.
 #[derive(Debug)]
 pub(super) struct Lost {
-    /// Parts of updates that the schema does not allow, and whole updates that were refused.
+    /// Parts of updates that the schema does not allow, plus whole updates that were refused.
     count: usize,
-    /// What became of the first.
+    /// The reason for the first.
     first: String,
 }
 
-/// Where a streamed `open` stands.
+/// The stages of a streamed `open`.
 #[derive(Debug, Default)]
 pub(super) enum SyncCall {
     #[default]
     AwaitingStart,
     Opening {
-        /// Tells the call from others that have its id before or after it.
+        /// Distinguishes the call from others that have its id before or after it.
         number: u64,
         early: Vec<(Request, Content, Held)>,
     },
@@ -67,7 +69,7 @@ pub(super) enum SyncCall {
 }
 
 impl SyncCall {
-    /// Whether it is the call with this number, and waits for its document.
+    /// Whether this is the call with this number, and it waits for its document.
     pub(super) fn is_opening(&self, number: u64) -> bool {
         matches!(self, Self::Opening { number: own, .. } if *own == number)
     }
@@ -144,7 +146,7 @@ impl Room {
                 let (document, stream) = (*document, *stream);
                 let open = self.documents.get(document);
                 if open
-                    .and_then(|open| open.streams.get(&stream))
+                    .and_then(|open| open.streams.get(stream))
                     .is_some_and(|stream| stream.is_closing)
                 {
                     let text = "the call was closed; open the document again to send more";
@@ -172,7 +174,7 @@ impl Room {
         if let Err(refusal) = self.may_sync(request, &path, false) {
             return self.fail_call(Some(request), request.conn, tool_call_id, refusal);
         }
-        // Before the document is made for it.
+        // Check the vector before a document is created for the call.
         if let Some(vector) = &start.vector
             && let Err(error) = check_state_vector(vector)
         {
@@ -230,14 +232,14 @@ impl Room {
         if let Some(document) = self.documents.get(id)
             && document.sent.contains(&chunk.payload)
         {
-            // What was sent is on disk, so nothing is waited for.
+            // What the server sent is on disk, so the answer need not wait.
             self.metrics.echoes_unread.inc();
             self.metrics.count_update(UpdateOutcome::Echo);
             return self.respond(request, Content::Empty);
         }
         let update = match chunk.decode() {
             Ok(update) => Bytes::from(update),
-            // No edit is in what is not base64, so the close has nothing to report.
+            // Text that is not base64 contains no edit, so the close has nothing to report.
             Err(error) => return self.refuse_update(request, Refusal::invalid(error)),
         };
         if update.is_empty() {
@@ -268,7 +270,7 @@ impl Room {
         if matches!(inspection.kind, UpdateKind::Empty | UpdateKind::Contained) {
             self.metrics.count_update(UpdateOutcome::Echo);
             let content = unlike_sent(&inspection);
-            // What it repeats may itself be on its way to the disk.
+            // The operations that it repeats may themselves not be on disk yet.
             return self.answer_later(id, request, content);
         }
         if let Err(refusal) = may_write {
@@ -280,7 +282,7 @@ impl Room {
         self.apply(request, id, stream, &inspection, update, removed);
     }
 
-    /// Whether what an update brings can be of who sends it.
+    /// Checks that what an update brings can be the sender's own.
     fn may_be_theirs(
         &self,
         request: Request,
@@ -340,7 +342,7 @@ impl Room {
         let Some(document) = self.documents.get_mut(id) else {
             return;
         };
-        let tool_call_id = match document.streams.get(&stream) {
+        let tool_call_id = match document.streams.get(stream) {
             Some(stream) => Arc::clone(&stream.tool_call_id),
             None => Arc::default(),
         };
@@ -368,16 +370,17 @@ impl Room {
                 return self.refuse_for_now(request, id, stream, no_update(&error));
             }
         };
-        // Deletions may have waited for just these operations, or for some of them.
+        // Pending deletions may have waited for these operations, or for some of them.
         let unlike_sent = if waited {
             let inspected = document.replica.inspect(&update);
             inspected.map_or(Content::Empty, |inspection| unlike_sent(&inspection))
         } else {
             unlike_sent(inspection)
         };
-        // Where updates are merged, one half of a character is as good as the other, and content goes before the word that
-        // it is gone, which came first here: so what is known is left out. Otherwise it stays in if there is room, and mends
-        // what is behind a write that fails.
+        // When updates are merged, a copy with content takes precedence over a collected one, and
+        // either form of half a character may win. So if known operations differ, they are left
+        // out, and what came first stays. Otherwise they stay in if there is space, so that the
+        // update does not depend on earlier writes.
         let update = match applied.kept.take() {
             Some(kept) if inspection.differs || growth == Growth::New => kept.into(),
             _ => update,
@@ -387,7 +390,7 @@ impl Room {
             Some(repair) => match with_repair(&update, &mut applied, &repair) {
                 Ok(update) => (update, repair.violations),
                 Err(error) => {
-                    // The replica shows what nobody may see.
+                    // The replica contains what must never be visible.
                     tracing::error!(%error, path = &*document.path, "a repair does not merge with what it repairs");
                     let text = "the document is being read again; try again";
                     let refusal = Refusal::new(ErrorCode::OperationFailed, text);
@@ -417,7 +420,7 @@ impl Room {
         let tells_gap = applied.gap
             && document
                 .streams
-                .get_mut(&stream)
+                .get_mut(stream)
                 .is_some_and(|stream| !std::mem::replace(&mut stream.is_ahead, true));
         let mut answer = if applied.gap {
             self.metrics.count_update(UpdateOutcome::Gap);
@@ -425,7 +428,7 @@ impl Room {
                 "pending": true,
                 "message": "the update builds on operations that are missing here; it is kept and applied when they arrive",
             });
-            // It goes along with the write.
+            // The charge for the vector goes with the write.
             self.held
                 .grow_anyway(told_vector(&mut notice, &document.replica));
             Content::Json(notice)
@@ -446,8 +449,8 @@ impl Room {
             document: id,
             version: document.head,
             visible: applied.visible,
-            // What waited for this update may be somebody else's, whom the author has not seen; nor has it
-            // seen the repair.
+            // Operations that were pending for this update may be another author's, which this
+            // author has not seen. Nor has it seen the repair.
             known_to: (!waited && violations.is_empty()).then_some(stream),
             sender: Some(stream),
             answer: Some((request, answer)),
@@ -481,13 +484,13 @@ impl Room {
         }
     }
 
-    /// What the message holds that is being handled, for what has become of it.
+    /// Takes the charge of the message being handled, for what the message causes.
     pub(super) fn take_held(&mut self) -> Held {
         std::mem::replace(&mut self.held, Held::none())
     }
 
-    /// Tells the log, the metrics and the client that the client has what the server lacks, as after a restore.
-    /// Once for each stream.
+    /// Reports in the log, the metrics and to the client that the client has operations which the
+    /// server lacks, as after a restore. This happens once for each stream.
     pub(super) fn tell_ahead(&self, conn: Conn, path: &str, operations: Option<u64>) {
         let Some(participant) = self.participants.get(&conn) else {
             return;
@@ -507,21 +510,21 @@ impl Room {
         );
     }
 
-    /// Ends a call that its client has closed. If something that was sent in it was not kept, the close says so: it is
-    /// all that a published client looks at, and fails its `close`.
+    /// Ends a call that its client has closed. If something that was sent in the call was not kept,
+    /// the close says so, and the client's `close` fails: published clients look at nothing else.
     ///
-    /// The close comes when all that was sent before is on disk or refused, so that it means what it says.
+    /// The close is sent when everything that was sent before it is on disk or refused.
     pub(super) fn close_sync(&mut self, request: Request, tool_call_id: &str) {
         let participant = self.participants.get(&request.conn);
         let call = participant.and_then(|participant| participant.calls.get(tool_call_id));
         if let Some(&Call::Sync(SyncCall::Open { document, stream })) = call
             && let Some(open) = self.documents.get_mut(document)
         {
-            // What was lost by a failed disk was noted then, and its version never gets there.
+            // What a failed commit lost was recorded then, and its version never reaches the disk.
             if open.is_broken() {
                 return self.end_closed(request, document, stream);
             }
-            let Some(open) = open.streams.get_mut(&stream) else {
+            let Some(open) = open.streams.get_mut(stream) else {
                 return self.respond(request, Content::Empty);
             };
             if open.is_closing {
@@ -539,13 +542,14 @@ impl Room {
         self.end_call(request.conn, tool_call_id, Control::close());
     }
 
-    /// Ends a call that its client has closed, now that it is known what became of what it sent.
+    /// Ends a call that its client has closed, when the outcome of everything that it sent is
+    /// known.
     pub(super) fn end_closed(&mut self, request: Request, id: DocumentId, stream: StreamId) {
         self.respond(request, Content::Empty);
         let Some(stream) = self
             .documents
             .get_mut(id)
-            .and_then(|document| document.streams.get_mut(&stream))
+            .and_then(|document| document.streams.get_mut(stream))
         else {
             return;
         };
@@ -559,7 +563,8 @@ impl Room {
         self.refuse(request, refusal);
     }
 
-    /// Refuses an update of a stream. Published clients don't look at the answer, so they are told at the close.
+    /// Refuses an update of a stream. Published clients ignore the answer, so the close reports it,
+    /// too.
     fn refuse_sent(
         &mut self,
         request: Request,
@@ -571,8 +576,9 @@ impl Room {
         self.refuse_update(request, refusal);
     }
 
-    /// The same, for a reason that rests on the newest version. The answer waits until that version is on disk, and is
-    /// never sent if it does not get there.
+    /// Refuses an update for a reason that depends on the newest version. The answer waits until
+    /// that version is on disk. If the version never gets there, the storage failure is the answer
+    /// instead.
     fn refuse_for_now(
         &mut self,
         request: Request,
@@ -593,8 +599,9 @@ impl Room {
         self.note_lost(id, stream, 1, text);
     }
 
-    /// Operations came with content that is not here: their sender is told, and published clients don't look. It is
-    /// no loss if others have deleted it meanwhile, and can't be told from one, so that the close does not tell it.
+    /// Counts operations that arrived with content which is deleted here and was not compared. The
+    /// answer reports them, which published clients ignore. The close does not: that others deleted
+    /// the content meanwhile would be no loss, and can't be told from one.
     fn count_erased(&self, request: Request, id: DocumentId, operations: u64) {
         if operations == 0 {
             return;
@@ -615,7 +622,7 @@ impl Room {
         text: impl FnOnce() -> String,
     ) {
         if let Some(document) = self.documents.get_mut(id)
-            && let Some(stream) = document.streams.get_mut(&stream)
+            && let Some(stream) = document.streams.get_mut(stream)
         {
             let lost = stream.lost.get_or_insert_with(|| Lost {
                 count: 0,
@@ -626,7 +633,8 @@ impl Room {
     }
 }
 
-/// Adds the replica's state vector to an answer if it is short, and says so if not. Returns its bytes.
+/// Adds the replica's state vector to an answer if it is short; otherwise a hint to send the whole
+/// state. Returns the bytes of the vector.
 pub(super) fn told_vector(notice: &mut Value, replica: &MeshDocument) -> usize {
     if replica.clocks().take(TOLD_CLIENTS + 1).count() > TOLD_CLIENTS {
         notice["message"] = format!(
@@ -643,8 +651,8 @@ pub(super) fn told_vector(notice: &mut Value, replica: &MeshDocument) -> usize {
 }
 
 impl Stream {
-    /// The close of the call, whoever ends it: it says whether something that was sent in it is not kept. A client that
-    /// looks at the answers knows already.
+    /// Returns the close of the call, whichever side ends it. The close reports what was sent and
+    /// not kept, except to clients that take merged changes, which read the answers.
     pub(super) fn take_close(&mut self) -> Control {
         let Some(Lost { count, first }) = self.lost.take().filter(|_| !self.merges) else {
             return Control::close();
@@ -671,7 +679,8 @@ fn no_update(error: &DecodeError) -> Refusal {
     }
 }
 
-/// What an update is to a replica; the update, as every reader takes it; and what had to be removed for that.
+/// Inspects an update. Returns the update in a form that every reader accepts, and what had to be
+/// removed for that.
 fn inspect(
     replica: &MeshDocument,
     update: Bytes,
@@ -690,7 +699,8 @@ fn inspect(
     Ok((fitted.update.into(), inspection, fitted.removed))
 }
 
-/// The update with its repair in it, for the store; and for everybody who sees it.
+/// Merges the update with its repair: in the result for the store, and in `applied` for the
+/// readers.
 pub(super) fn with_repair(
     update: &[u8],
     applied: &mut Applied,
@@ -702,8 +712,9 @@ pub(super) fn with_repair(
     merge_updates(&[update, &repair.update]).map(Bytes::from)
 }
 
-/// Whether an attribute stands in the way of an element's children, by their name. The published Python SDK and CLI
-/// write one beside the children of each element that they make from JSON; nothing is lost with it.
+/// Whether the pointer names an attribute that has the name of its element's children. The
+/// published Python SDK and CLI write one beside the children of each element that they create from
+/// JSON; nothing is lost with it.
 fn repeats_children(schema: &MeshSchema, pointer: &str) -> bool {
     let mut parts = pointer.rsplit('/');
     let (Some(name), Some(tag)) = (parts.next(), parts.next()) else {
@@ -715,7 +726,8 @@ fn repeats_children(schema: &MeshSchema, pointer: &str) -> bool {
         .is_some_and(|children| children.name() == name)
 }
 
-/// The answer to operations that are here: `empty`, or how what they hold here is not what they were sent with.
+/// The answer to operations that are here: `empty`, or how their content differs from what was
+/// sent.
 fn unlike_sent(inspection: &Inspection) -> Content {
     const DELETED: &str =
         "some of the operations are deleted here, so that what they held was not kept or compared";

@@ -1,4 +1,5 @@
-//! A room driven by hand: messages in, messages out, and a disk that answers when the test says so.
+//! A room that the tests drive: messages in, messages out, and a disk that answers when the test
+//! says so.
 
 #![expect(
     clippy::needless_pass_by_value,
@@ -57,7 +58,7 @@ use crate::outbox::Outbox;
 use crate::signer::UrlSigner;
 use crate::usage::Usage;
 
-/// A room, its store, and the time.
+/// A room with its store and clock.
 struct World {
     room: Room,
     store: FailingStore<MemoryStore>,
@@ -69,14 +70,14 @@ struct World {
     held: Option<Vec<Write>>,
 }
 
-/// A participant's side: what was sent to it and not looked at.
+/// A participant's side of the connection, with the messages that the test has not taken.
 struct Client {
     conn: Conn,
     id: String,
     outbox: Arc<Outbox>,
 }
 
-/// What a client saw, shortened to what tests ask about.
+/// What a client received, in a form that is easy to compare.
 #[derive(Debug, PartialEq)]
 enum Seen {
     Answer(u64, Content),
@@ -163,7 +164,7 @@ impl World {
         self.send(client, message)
     }
 
-    /// Invokes, lets everything happen, and returns the answer.
+    /// Invokes a tool, settles everything, and returns the answer.
     fn call(&mut self, client: &Client, toolkit: &str, tool: &str, input: Value) -> Content {
         let id = self.invoke(client, toolkit, tool, input);
         self.settle();
@@ -205,7 +206,7 @@ impl World {
         )
     }
 
-    /// Opens a document and returns the state that came.
+    /// Opens a document and returns the state that arrived.
     fn open(&mut self, client: &Client, call: &str, start: Value) -> Vec<u8> {
         self.begin_open(client, call, start);
         self.settle();
@@ -216,7 +217,7 @@ impl World {
         self.chunk(client, call, sync_chunk(STANDARD.encode(update)))
     }
 
-    /// Does what the room asks, but for writing: a batch is held until [`World::commit`].
+    /// Does the actions of the room. A batch is held until [`World::commit`].
     fn run(&mut self) {
         while let Some(action) = self.room.poll_action() {
             match action {
@@ -237,13 +238,13 @@ impl World {
         }
     }
 
-    /// Does a read.
+    /// Reads from the store.
     fn read(&self, fetch: Fetch) -> Result<FetchResult, StoreError> {
         let room = RoomId::new("project", "room");
         crate::rooms::read(&self.store, &room, fetch)
     }
 
-    /// The disk writes what it holds. Returns false if there was nothing.
+    /// The disk writes the held batch. Returns false if there was none.
     fn commit(&mut self) -> bool {
         self.run();
         let Some(writes) = self.held.take() else {
@@ -267,7 +268,7 @@ impl World {
         }
     }
 
-    /// Lets all documents go, as nobody has one open.
+    /// Waits until all documents are unloaded. None may be open.
     fn unload(&mut self) {
         for _ in 0..600 {
             self.pass_seconds(1);
@@ -278,7 +279,7 @@ impl World {
         panic!("the document stays");
     }
 
-    /// The value of a metric's line.
+    /// The value of a line of the metrics.
     fn metric(&self, line: &str) -> u64 {
         let text = self.metrics.render();
         let value = text
@@ -312,7 +313,7 @@ impl Client {
         seen
     }
 
-    /// The one answer to a request; what else had come is passed over.
+    /// Returns the only answer to a request, and discards everything else that arrived.
     fn answer(&self, id: u64) -> Content {
         let seen = self.take();
         let mut answers = seen.iter().filter_map(|seen| match seen {
@@ -334,7 +335,7 @@ impl Client {
         chunks.collect()
     }
 
-    /// The payload of the state chunk, which has to be the first.
+    /// The payload of the state chunk, which has to be the only chunk.
     fn state(&self, call: &str) -> Vec<u8> {
         let chunks = self.chunks(call);
         match chunks.as_slice() {
@@ -345,7 +346,7 @@ impl Client {
         }
     }
 
-    /// The state and the updates that came on a stream.
+    /// The payloads of all chunks of a stream: the state and the updates.
     fn updates(&self, call: &str) -> Vec<Vec<u8>> {
         let payloads = self
             .chunks(call)
@@ -357,7 +358,7 @@ impl Client {
         payloads.collect()
     }
 
-    /// The updates that came on a stream.
+    /// The updates of a stream, without the state.
     fn changes(&self, call: &str) -> Vec<Vec<u8>> {
         let changes = self
             .chunks(call)
@@ -372,7 +373,7 @@ impl Client {
     }
 }
 
-/// A program that edits: a replica of its own, as the published SDKs have.
+/// An editing program: a replica of its own, as the published SDKs have.
 struct Editor {
     doc: Doc,
     root: XmlFragmentRef,
@@ -385,7 +386,7 @@ impl Editor {
         Self { doc, root }
     }
 
-    /// Appends an element to the root and returns the update that says so.
+    /// Appends an element to the root and returns the update.
     fn append(&self, tag: &str, id: &str) -> Vec<u8> {
         use yrs::Xml as _;
         let mut transaction = self.doc.transact_mut();
@@ -418,7 +419,7 @@ impl Editor {
     }
 }
 
-/// The time for which this thread has run.
+/// The CPU time of this thread.
 fn cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::try_from(time).expect("time does not run backwards")
@@ -452,7 +453,7 @@ fn shown(updates: &[Vec<u8>]) -> Value {
     document.to_json(true)
 }
 
-/// How often an element with this id stands in what [`shown`] shows.
+/// How often an element with this id is in what [`shown`] returns.
 fn count(updates: &[Vec<u8>], id: &str) -> usize {
     shown(updates)
         .to_string()
@@ -474,7 +475,7 @@ fn text(content: &Content) -> &str {
     }
 }
 
-/// The messages of a kind that came, of any of the client's.
+/// The messages that a client received, without answers and chunks.
 fn events(client: &Client) -> VecDeque<ServerToClient> {
     let events = client.take().into_iter().filter_map(|seen| match seen {
         Seen::Other(message) => Some(message),

@@ -1,41 +1,43 @@
-//! Toolkit `storage`, the call `upload`: the server asks for each piece.
+//! Toolkit `storage`, the call `upload`: the server requests each piece.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use meshagent_ledger::{Charge, Kind};
 use meshagent_protocol::storage::{UploadChunk, UploadStart, upload_pull};
 use meshagent_protocol::{Content, Control, ErrorCode, FileAction};
 use meshagent_store::{Timestamp, Write};
 
 use super::batch::Then;
 use super::{Call, Conn, Refusal, Request, Room};
-use crate::ledger::{Charge, Kind};
 
-/// Bytes that the server asks for at a time.
+/// The bytes that the server requests at a time.
 const PULL_BYTES: u64 = 256 << 10;
 
-/// What a piece of an upload costs besides its bytes.
+/// The bytes that a piece is charged in addition to its content.
 const PIECE_BYTES: usize = 64;
 
-/// An upload that has brought less than this for as long makes room for others.
+/// An upload that brings less than `PACE_BYTES` in `PACE_MILLISECONDS` is stalled. It ends when
+/// others need its space.
 const PACE_BYTES: usize = 64 << 10;
 const PACE_MILLISECONDS: i64 = 10_000;
 
-/// A file on its way in. Nothing is stored before the client closes the call.
+/// A file that is being uploaded. Nothing is stored before the client closes the call.
 #[derive(Debug, Default)]
 pub(super) struct Upload {
     start: Option<UploadStart>,
-    /// Copies: a piece of the message that it came in would keep all of that.
+    /// The pieces are copies: a slice would keep the whole message in memory.
     pieces: Vec<Bytes>,
     bytes: usize,
-    /// Which upload of the room it is.
+    /// The number of the upload in the room.
     number: u64,
-    /// When it had brought so many bytes: it is in time again with [`PACE_BYTES`] more. For how long the server had kept
-    /// its connection waiting by then.
+    /// The last progress: the time, the bytes by then, and how long the server had kept the
+    /// connection waiting by then. [`PACE_BYTES`] more are the next progress.
     paced: (Timestamp, usize, Duration),
     charge: Option<Charge>,
-    /// The number of its write: the client has sent everything, and the call ends with what becomes of that.
+    /// The number of the write, once the client has sent everything. The call ends with the result
+    /// of this write.
     write: Option<u64>,
 }
 
@@ -43,29 +45,30 @@ pub(super) struct Upload {
 #[derive(Debug, Default)]
 pub(super) struct Uploads {
     bytes: usize,
-    /// Whose each is, by the time since which it has to bring more, and by its number.
+    /// The owner of each upload, ordered by the time of the last progress and the number.
     by_pace: BTreeMap<(Timestamp, u64), (Conn, Box<str>)>,
 }
 
 impl Uploads {
-    /// An upload ends, in whatever way.
+    /// Removes an upload that ended, for whatever reason.
     pub(super) fn ended(&mut self, upload: &Upload) {
         self.bytes -= upload.bytes;
         self.by_pace.remove(&upload.key());
     }
 
-    /// How many they are.
+    /// The number of uploads.
     pub(super) fn len(&self) -> usize {
         self.by_pace.len()
     }
 
-    /// All of their bytes.
+    /// The bytes of all uploads.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 }
 
-/// The upload that a write ends: not just whatever has its id by then.
+/// The upload that a write ends. By then its id may belong to another call, so the write's number
+/// decides.
 #[derive(Debug)]
 pub(super) struct Finishing {
     pub(super) conn: Conn,
@@ -74,7 +77,7 @@ pub(super) struct Finishing {
 }
 
 impl Upload {
-    /// All that came, in one piece.
+    /// Takes all pieces, joined.
     fn take_all(&mut self) -> Bytes {
         let mut all = Vec::with_capacity(std::mem::take(&mut self.bytes));
         for piece in std::mem::take(&mut self.pieces) {
@@ -94,7 +97,7 @@ impl Room {
         let fail =
             |room: &mut Self, refusal| room.fail_call(Some(request), conn, tool_call_id, refusal);
         if self.is_finishing(conn, tool_call_id) {
-            // The call does not fail: the file may well be stored.
+            // The call does not fail, because the file may be stored.
             let text = "the upload was closed; its file is being stored, and nothing can be added";
             return self.refuse(request, Refusal::new(ErrorCode::InvalidState, text));
         }
@@ -194,8 +197,8 @@ impl Room {
         self.send_chunk(conn, tool_call_id, upload_pull(PULL_BYTES));
     }
 
-    /// Ends uploads of which nothing comes, the longest stalled one first, until there is room for so many bytes more of
-    /// the one with the number `own`. Returns whether there is.
+    /// Ends stalled uploads, the longest stalled first, until there is space for `bytes` more of
+    /// the upload with the number `own`. Returns whether there is.
     fn end_stalled_uploads(&mut self, own: u64, bytes: usize) -> bool {
         let max = self.config.limits.max_upload_bytes_per_room;
         let latest = Timestamp(self.now.0.saturating_sub(PACE_MILLISECONDS));
@@ -211,14 +214,14 @@ impl Room {
             let text = "the upload stood still, and others needed its room; upload the file again";
             let refusal = Refusal::new(ErrorCode::OperationFailed, text);
             self.fail_call(None, conn, &id, refusal);
-            // It is gone with its call.
+            // The end of the call has removed this already.
             self.uploads.by_pace.remove(&key);
         }
         true
     }
 
-    /// The time for which the server kept an upload's connection waiting is not the upload's. Returns whether there was
-    /// any that it had not been given.
+    /// Adds the time for which the server has kept an upload's connection waiting to the upload's
+    /// last progress. Returns whether there was any that had not been added yet.
     fn excuse_upload(&mut self, conn: Conn, tool_call_id: &str) -> bool {
         let Some(participant) = self.participants.get_mut(&conn) else {
             return false;
@@ -242,11 +245,11 @@ impl Room {
         true
     }
 
-    /// The client has sent everything: the file is written as a whole, or not at all.
+    /// Handles that the client has sent everything: the file is written as a whole, or not at all.
     pub(super) fn finish_upload(&mut self, request: Request, tool_call_id: &str) {
         let conn = request.conn;
         if self.is_finishing(conn, tool_call_id) {
-            // Closed twice. Whether the file is stored is not known yet.
+            // The call was closed twice. Whether the file is stored is not known yet.
             return self.respond(request, Content::Empty);
         }
         let number = self.number();
@@ -264,7 +267,7 @@ impl Room {
             self.held = charge.into();
         }
         let Some(start) = start else {
-            // Closed before it began: there is nothing to write.
+            // The call was closed before it began: there is nothing to write.
             self.respond(request, Content::Empty);
             return self.end_call(conn, tool_call_id, Control::close());
         };
@@ -297,7 +300,7 @@ impl Room {
         self.stage(write, Then::Put { upload, path });
     }
 
-    /// The file is stored, or it won't be: the call ends.
+    /// Ends the call with the result of its write.
     pub(super) fn end_upload(&mut self, finishing: &Finishing, outcome: Result<(), Refusal>) {
         let (conn, tool_call_id) = (finishing.conn, &*finishing.tool_call_id);
         let waits = self
@@ -312,7 +315,7 @@ impl Room {
         }
     }
 
-    /// Whether the client has closed the upload and the disk has not written it yet.
+    /// Whether the client has closed the upload and its write is not settled yet.
     fn is_finishing(&mut self, conn: Conn, tool_call_id: &str) -> bool {
         let upload = self.upload_mut(conn, tool_call_id);
         upload.is_some_and(|upload| upload.write.is_some())
@@ -327,7 +330,7 @@ impl Room {
     }
 }
 
-/// Whether it can stand in a header of HTTP.
+/// Whether the text is valid in an HTTP header.
 fn is_mime_type(text: &str) -> bool {
     text.len() <= 255 && text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }

@@ -1,7 +1,7 @@
-//! What a document's state is called: an opaque text that differs after any change.
+//! The name of a document's state: an opaque text that differs after any change.
 //!
-//! It is a hash of what the replica contains and what of that is deleted. So a state has the same name wherever
-//! and whenever it is asked for: after a snapshot, an unload or a restart, too.
+//! It is a hash of the replica's state vector and deletions. So a state has the same name wherever
+//! and whenever it is requested: also after a snapshot, an unload or a restart.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,11 +9,12 @@ use sha2::{Digest as _, Sha256};
 
 use super::documents::Document;
 
-/// Bytes of the hash that are told. Nobody gains by two states with one name but who gave them to it.
+/// The bytes of the hash that a name contains. Only the author of two states with the same name
+/// could gain from the collision.
 const NAME_BYTES: usize = 16;
 
 impl Document {
-    /// The name of the replica's state, made when it is asked for.
+    /// Returns the name of the replica's state, which is computed on the first request.
     pub(super) fn version(&mut self) -> String {
         if let Some((head, name)) = &self.named
             && *head == self.head
@@ -21,7 +22,8 @@ impl Document {
             return name.clone();
         }
         let vector = self.replica.state_vector();
-        // To who has all operations an update brings but the deletions, in their one shortest form.
+        // The difference to the replica's own vector is only the deletions, in their one shortest
+        // form.
         let deletions = self.replica.encode_diff(&vector);
         let hash = Sha256::new()
             .chain_update((vector.len() as u64).to_le_bytes())

@@ -1,13 +1,15 @@
-//! Requests that wait: for room in the asker's queue, for memory that others' answers have now, or for a document
-//! that is being read again.
+//! Requests that wait: for space in the queue of their connection, for memory that others' answers
+//! hold, or for a document that is being read again.
 //!
-//! Whatever may be longer than its request waits here while the asker's queue is over the mark, so that a peer which
-//! does not read has one such answer in its queue, however many it asks for. What waits is charged by what is kept of it,
-//! and has no right to go beyond a bound.
+//! An answer that may be longer than its request waits here while the connection's queue is over
+//! the mark. So a peer that does not read has one such answer in its queue, however many it
+//! requests. A waiting request is charged for what is kept of it, and gives up its right to go
+//! beyond a bound.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use meshagent_ledger::{Account, Charge, Held, Kind, Wanted};
 use meshagent_protocol::sync::SyncOpenStart;
 use meshagent_protocol::{Content, DocPath, ErrorCode};
 use meshagent_store::{Author, DocumentId};
@@ -16,28 +18,28 @@ use super::documents::{Deferred, Version};
 use super::downloads::DownloadId;
 use super::opening::Waiter;
 use super::{Call, Conn, Refusal, Request, Room};
-use crate::ledger::{Account, Charge, Held, Kind, Wanted};
 
-/// Below this a document's state is no large answer.
+/// A document's state of fewer bytes is not a large answer.
 const SMALL_BYTES: usize = 64 << 10;
-/// Bytes of what is made in one turn for those who waited, each for itself, but for the last one: of documents that are
-/// described, and of introductions. The rest waits for the next commit, reader or tick.
+/// The bytes that one turn encodes for waiting requests, each for a single answer and without the
+/// last one: descriptions of documents, and introductions. The rest waits for the next commit,
+/// drained queue or timeout.
 const MADE_BYTES: usize = 256 << 10;
-/// What a request takes that waits: it names a path, and what it asks of it.
+/// The bytes that a waiting request is charged for a path and its options.
 const REQUEST_BYTES: usize = 2 << 10;
 
-/// What waits.
+/// A waiting request.
 #[derive(Debug)]
 pub(super) enum Waiting {
     Document {
         path: String,
         waiter: Box<Waiter>,
-        /// It is memory that it waits for.
+        /// Present if the request waits for memory.
         _wanted: Option<Wanted>,
     },
     Download {
         download: DownloadId,
-        /// It is memory that it waits for.
+        /// Present if the request waits for memory.
         _wanted: Option<Wanted>,
     },
     List {
@@ -48,7 +50,7 @@ pub(super) enum Waiting {
     Enable {
         request: Request,
         _charge: Charge,
-        /// It is memory that it waits for.
+        /// Present if the request waits for memory.
         _wanted: Option<Wanted>,
     },
 }
@@ -66,14 +68,14 @@ impl Waiting {
 /// Why a request waits.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Full {
-    /// The asker has to read, or its document has to be there again.
+    /// The connection has to read first, or the document has to be available again.
     Own,
-    /// Others have the memory.
+    /// Others hold the memory.
     Others,
 }
 
 impl Room {
-    /// Whether what `waiter` asks for may be made and queued now.
+    /// Whether the answer to `waiter` may be made and queued now.
     pub(super) fn has_room_for(&self, id: DocumentId, waiter: &Waiter) -> Result<(), Full> {
         let Some(participant) = self.participants.get(&waiter.conn()) else {
             return Ok(());
@@ -93,7 +95,7 @@ impl Room {
             return Err(Full::Own);
         }
         let text_bytes = document.bytes / 3 * 4;
-        // The schema of a state is the document's own; that of a description is a copy.
+        // A state shares the document's schema; a description copies it.
         let schema_bytes = if with_schema {
             document.schema.text.len()
         } else {
@@ -115,7 +117,7 @@ impl Room {
             return Err(Full::Own);
         }
         let in_use = self.usage.shared_bytes();
-        // What is larger than all there may be gets it when nobody else has any.
+        // An answer that is larger than the bound is made when no others hold memory.
         if in_use == 0 || in_use.saturating_add(bytes) <= max {
             Ok(())
         } else {
@@ -137,8 +139,8 @@ impl Room {
         });
     }
 
-    /// The document has gone from its path: what waited for its newest version, and would be told so, asks for what is
-    /// there now. Returns the rest.
+    /// Handles that the document has left its path: requests that wait for its newest version would
+    /// be refused, so they are served from what is at the path now. Returns the rest.
     pub(super) fn ask_again(
         &mut self,
         path: &str,
@@ -169,7 +171,7 @@ impl Room {
                     },
                     Ok(document),
                 ) => {
-                    // What the client has of the one that is gone says nothing about another.
+                    // What the client has of the former document says nothing about another one.
                     let mut start = SyncOpenStart::new(document);
                     start.merge = merges;
                     if let Content::Json(notice) = &notice {
@@ -197,7 +199,7 @@ impl Room {
         rest
     }
 
-    /// What a request costs that waits, beside what its message held.
+    /// The charge of a request while it waits.
     pub(super) fn waiting_charge(&self, conn: Conn) -> Charge {
         match self.participants.get(&conn) {
             Some(participant) => participant
@@ -207,7 +209,8 @@ impl Room {
         }
     }
 
-    /// A call is not opened. If it has ended meanwhile, only its start is answered: another may have its id.
+    /// Refuses to open a call. If the call has ended meanwhile, only the request is answered,
+    /// because another call may have its id.
     pub(super) fn refuse_opening(
         &mut self,
         request: Request,
@@ -241,7 +244,7 @@ impl Room {
         }
     }
 
-    /// Those who wait for a document are told that they won't get it.
+    /// Refuses the requests that wait for a document.
     pub(super) fn refuse_waiting(&mut self, path: &str, refusal: &Refusal) {
         for waiting in std::mem::take(&mut self.waiting) {
             match waiting {
@@ -255,7 +258,7 @@ impl Room {
         }
     }
 
-    /// Answers those `enable`s of a connection that wait, without any introduction.
+    /// Answers the waiting `enable`s of a connection, without introductions.
     pub(super) fn end_waiting_enables(&mut self, conn: Conn) {
         for waiting in std::mem::take(&mut self.waiting) {
             match waiting {
@@ -267,7 +270,7 @@ impl Room {
         }
     }
 
-    /// Tries those again that wait, of one connection or of all.
+    /// Retries the waiting requests, of one connection or of all.
     pub(super) fn retry_waiting(&mut self, conn: Option<Conn>) {
         if self.waiting.is_empty() {
             return;
@@ -289,7 +292,7 @@ impl Room {
     }
 }
 
-/// What is kept of a request that waits for a document which is there: nothing to create it with.
+/// Drops what a request needs only to create a document: the document that it waits for exists.
 fn lighten(waiter: Waiter, account: &Arc<Account>) -> Waiter {
     let charge = |bytes| Held::from(account.charge_anyway(Kind::State, REQUEST_BYTES + bytes));
     match waiter {

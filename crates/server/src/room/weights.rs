@@ -1,6 +1,7 @@
-//! How many bytes a turn of the room may go through, told before it: what is much is done where it keeps nobody waiting.
+//! The bytes that a turn of the room may go through, estimated before it: a heavy turn runs where
+//! it delays no other room.
 //!
-//! An estimate errs upwards where what somebody sends decides on it.
+//! Where the content of a message decides, an estimate errs upwards.
 
 use std::collections::BTreeSet;
 
@@ -13,16 +14,16 @@ use super::waiting::Waiting;
 use super::{Call, Conn, FetchResult, Room, SyncCall};
 use crate::committer::BatchResult;
 
-/// What an entry of a folder takes to be shown, or told of.
+/// The bytes that a turn goes through to show an entry of a folder, or to send its event.
 const ENTRY_BYTES: usize = 128;
-/// What an upload takes to be ended for others.
+/// The bytes that a turn goes through to end a stalled upload.
 const UPLOAD_BYTES: usize = 1024;
 
 impl Room {
-    /// Of a message, besides its own bytes.
+    /// The weight of a message, in addition to its own bytes.
     pub(crate) fn message_weight(&self, conn: Conn, message: &ClientToServer) -> usize {
         match message {
-            // It may encode a document.
+            // The message may encode a document.
             ClientToServer::Invoke(invoke) if invoke.toolkit == "sync" => {
                 self.largest_document_bytes
             }
@@ -50,9 +51,10 @@ impl Room {
         }
     }
 
-    /// Of an update to an open document: what waits may come up with it, and at its bound the document is measured. Else an
-    /// update costs about what it brings; what it deletes, somebody brought before, and a turn that takes long all the same
-    /// sends the next ones to the lane.
+    /// The weight of an update to an open document. The update may release pending operations, and
+    /// a document at its bound is measured. Otherwise an update costs approximately what it brings:
+    /// what it deletes was brought before, and a turn that takes long nevertheless sends the next
+    /// ones to the heavy-work pool.
     fn update_weight(&self, id: DocumentId, chunk: &Content) -> usize {
         let (Some(document), Content::Binary { data, .. }) = (self.documents.get(id), chunk) else {
             return 0;
@@ -71,7 +73,8 @@ impl Room {
         measured.saturating_add(document.replica.pending_bytes())
     }
 
-    /// Of a piece of a file: uploads that stand still may be ended for it, one for each byte at worst.
+    /// The weight of a chunk of a file. Stalled uploads may be ended for it: in the worst case, one
+    /// for each byte.
     fn upload_weight(&self, chunk: &Content) -> usize {
         let Content::Binary { data, .. } = chunk else {
             return 0;
@@ -81,7 +84,8 @@ impl Room {
         missing.min(self.uploads.len()).saturating_mul(UPLOAD_BYTES)
     }
 
-    /// Of what a connection gets that has read what was queued for it: what it missed, and what it waits for.
+    /// The weight of continuing for a connection that has read its queue: what it missed, and the
+    /// requests that wait.
     pub(crate) fn drained_weight(&self, conn: Conn) -> usize {
         let Some(participant) = self.participants.get(&conn) else {
             return 0;
@@ -96,7 +100,7 @@ impl Room {
         documents.fold(self.waiting_weight(waits), usize::saturating_add)
     }
 
-    /// Of what follows the batch under way.
+    /// The weight of what follows the batch in flight.
     pub(crate) fn committed_weight(&self, result: &BatchResult) -> usize {
         let written = result.as_ref().into_iter().flatten().flatten();
         let entries = written.map(|written| match written {
@@ -112,7 +116,7 @@ impl Room {
             .saturating_add(self.waiting_weight(!self.waiting.is_empty()));
         for then in self.in_flight_thens() {
             match then {
-                // Whoever waits where it arrives is served from memory.
+                // Requests that wait at the new path are served from memory.
                 Then::Moved { .. } => weight = weight.saturating_add(self.largest_document_bytes),
                 Then::Appended { document, .. } => {
                     documents.insert(*document);
@@ -128,7 +132,7 @@ impl Room {
             .fold(weight, usize::saturating_add)
     }
 
-    /// Of what was read, and what is done with it.
+    /// The weight of a read's result, and of what is done with it.
     pub(crate) fn fetched_weight(&self, result: &FetchResult) -> usize {
         let read = match result {
             FetchResult::List(Some(entries)) => entries.len().saturating_mul(ENTRY_BYTES),
@@ -137,13 +141,14 @@ impl Room {
         read.saturating_add(self.waiting_weight(!self.waiting.is_empty()))
     }
 
-    /// Of what the clock drives now: about the states of the documents that are due.
+    /// The weight of the next timeout: approximately the states of the documents that are due.
     pub(crate) fn timeout_weight(&self, now: Timestamp) -> usize {
         let waiting = self.waiting_weight(!self.waiting.is_empty());
         self.due_bytes(now).saturating_add(waiting)
     }
 
-    /// Whoever waits for a state may get one, or the introductions of all others.
+    /// The weight of retrying requests: one may get a state, or the introductions of all
+    /// participants.
     fn waiting_weight(&self, waits: bool) -> usize {
         if !waits {
             return 0;
@@ -158,7 +163,7 @@ impl Room {
 }
 
 impl Deferred {
-    /// Whether a reader is brought up to date behind it, and what it sent early is handled.
+    /// Whether a reader is brought up to date after this, and its early chunks are handled.
     pub(super) fn begins_a_stream(&self) -> bool {
         matches!(self, Self::State { .. } | Self::CatchUp { .. })
     }

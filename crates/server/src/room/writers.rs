@@ -1,25 +1,26 @@
-//! Which participant writes under which client id, so that nobody else does while that one is there.
+//! Which participant owns which client id: no other may write under it while the owner is present.
 //!
-//! The published clients have an id for each replica and write new operations under it alone; what they repeat of
-//! others is known already. But after a restore they may bring others' operations that the server lost, and a
-//! client may carry those of one that is offline. So an id belongs to a participant only once that one has
-//! continued it twice, with all before it being here, and only while that one has the document open. Whoever
-//! brings what is missing, in whatever order, is not refused: the author of what has a gap before it has not
-//! continued anything yet. The owner is the participant, by the name in its token, and not the connection: one
-//! that comes back may be there before the server has noticed that its old connection is gone.
+//! The published clients have an id for each replica and write new operations only under it; what
+//! they repeat of others is known already. But after a restore they may bring others' operations
+//! that the server lost, and a client may relay those of a client that is offline. So a participant
+//! owns an id only after it has continued it twice, with all earlier operations being here, and
+//! only while it has the document open. An update that brings missing operations is not refused, in
+//! whatever order: an author whose operations have a gap before them has not continued the id yet.
+//! The owner is the participant, by the name in its token, and not the connection: after a
+//! reconnect, the server may not have noticed yet that the old connection is gone.
 
-/// Ids that are kept for one document.
+/// The maximum number of ids that are kept for one document.
 const KEPT: usize = 1024;
 
-/// Ids that are kept of one participant for one document.
+/// The maximum number of ids that are kept of one participant for one document.
 const KEPT_OF_ONE: usize = 16;
 
-/// How often an id has to be continued until it belongs to its writer.
+/// How often a participant has to continue an id until it owns the id.
 const CONTINUED: u32 = 2;
 
 #[derive(Debug, Default)]
 pub(super) struct Writers {
-    /// In the order of the ids. Most documents have one, for which a list takes the least memory.
+    /// Ordered by id. Most documents have one, for which a list takes the least memory.
     ids: Vec<Writer>,
     count: u64,
 }
@@ -29,18 +30,19 @@ struct Writer {
     client: u64,
     participant: Box<str>,
     continued: u32,
-    /// When it did so last, by count.
+    /// The value of `count` when the participant last continued the id.
     last: u64,
 }
 
 impl Writers {
-    /// The participant to whom an id belongs.
+    /// The participant that owns an id.
     pub(super) fn owner(&self, client: u64) -> Option<&str> {
         let writer = self.ids.get(self.position(client).ok()?)?;
         (writer.continued >= CONTINUED).then_some(&writer.participant)
     }
 
-    /// Notes that a participant has continued an id, or would have if it were its own.
+    /// Records that a participant has continued an id. This has no effect if another one owns the
+    /// id.
     pub(super) fn note(&mut self, client: u64, participant: &str) {
         self.count += 1;
         let last = self.count;
@@ -74,7 +76,7 @@ impl Writers {
         self.ids.insert(position, writer);
     }
 
-    /// Where an id is, or belongs.
+    /// The index of an id, or the index at which to insert it.
     fn position(&self, client: u64) -> Result<usize, usize> {
         self.ids
             .binary_search_by_key(&client, |writer| writer.client)

@@ -1,29 +1,29 @@
-//! By how much an update lets its document grow, and whether there is room for that.
+//! How much an update lets its document grow, and whether that fits into the bound.
 
 use meshagent_store::Timestamp;
 
 use super::{Document, Measured};
 use crate::metrics::Metrics;
 
-/// A document at its bound that has changed is measured again after so long, or when it has grown by this part of itself:
-/// measuring goes through all of it.
+/// A document at its bound that has changed is measured again after this time, or after it has
+/// grown by this fraction of its size. Measuring goes through the whole document.
 const MEASURED_MILLIS: i64 = 1_000;
 const MEASURED_GROWTH: usize = 64;
 
-/// What of an update goes into its document.
+/// The part of an update that is applied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::room) enum Growth {
-    /// All of it, as it came.
+    /// The whole update, as it arrived.
     Whole,
-    /// Only what is not there yet: there is no room for the rest a second time.
+    /// Only the part that is new here: the rest has no space a second time.
     New,
-    /// Nothing: there is no room.
+    /// Nothing, because there is no space.
     TooLarge,
 }
 
 impl Document {
-    /// What of an update goes into the document within its bound. A client may send its whole state
-    /// for one edit that is missing here, so only what is new counts.
+    /// The part of an update that the document can take within its bound. A client may send its
+    /// whole state for one missing edit, so only the new part counts.
     pub(in crate::room) fn growth(
         &mut self,
         update: &[u8],
@@ -32,7 +32,7 @@ impl Document {
         metrics: &Metrics,
     ) -> Growth {
         let whole = update.len();
-        // An update without a group of operations only deletes, which helps.
+        // An update without operations only deletes, which makes space.
         if update.first() == Some(&0) || self.bytes.saturating_add(whole) <= max_bytes {
             return Growth::Whole;
         }
@@ -46,8 +46,9 @@ impl Document {
         }
     }
 
-    /// Whether it may grow by so many bytes. Its size is known only as an upper bound, which what is deleted doesn't
-    /// lower; so at the bound it is measured, but not again for every request.
+    /// Whether the document may grow by this many bytes. Its size is known only as an upper bound
+    /// that deletions do not lower, so a document at its bound is measured, but not for every
+    /// request.
     pub(in crate::room) fn takes(
         &mut self,
         bytes: usize,
@@ -67,7 +68,7 @@ impl Document {
         self.bytes.saturating_add(bytes) <= max_bytes
     }
 
-    /// Whether that question takes an encoding.
+    /// Whether [`Self::takes`] would measure the document, which encodes its state.
     pub(in crate::room) fn would_measure(
         &self,
         bytes: usize,

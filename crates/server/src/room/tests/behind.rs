@@ -1,4 +1,4 @@
-//! Clients that have what the server lacks, and what a client is told of what was not kept.
+//! Clients that have what the server lacks, and what a close reports about lost updates.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -18,7 +18,7 @@ fn vector(editor: &Editor) -> String {
     STANDARD.encode(editor.doc.transact().state_vector().encode_v1())
 }
 
-/// The statuses that came, in order; what else had come is passed over.
+/// The statuses that a client received, in order.
 fn statuses(seen: &[Seen]) -> Vec<&str> {
     let statuses = seen.iter().filter_map(|seen| match seen {
         Seen::Other(ServerToClient::RoomStatus { status, message }) => {
@@ -34,7 +34,7 @@ fn statuses(seen: &[Seen]) -> Vec<&str> {
 fn a_refused_open_creates_nothing() {
     let mut world = World::new();
     let client = world.join("client");
-    // The last is one of 2³²−1 entries.
+    // The last one claims 2³²−1 entries.
     let long = STANDARD.encode([0xff, 0xff, 0xff, 0xff, 0x0f]);
     let bad = ["AQ==", "AAAA", "/////w8=", long.as_str()];
     for (at, vector) in bad.into_iter().enumerate() {
@@ -96,14 +96,14 @@ fn an_open_that_is_ahead_of_the_document_says_so() {
     );
     assert_eq!(world.metric(AHEAD), 1);
 
-    // Once for each stream, and by then it has sent what was missing.
+    // The status is sent once for each stream, and by now the client has sent what was missing.
     let id = world.update(&ahead, "a", &second);
     world.settle();
     assert_eq!(ahead.answer(id), Content::Empty);
     assert_eq!(world.metric(AHEAD), 1);
 }
 
-/// As after a restore from a copy that is older than the document.
+/// This is the case after a restore from a backup that is older than the document.
 #[test]
 fn an_open_of_a_document_that_is_missing_says_so() {
     let mut world = World::new();
@@ -127,7 +127,7 @@ fn an_open_of_a_document_that_is_missing_says_so() {
     }
 }
 
-/// Our own client opens a document again whose stream ended.
+/// Our own client opens a document again after its stream ended.
 #[test]
 fn a_document_that_was_deleted_or_moved_is_not_taken_for_one_that_a_restore_lost() {
     for tool in ["delete", "move"] {
@@ -173,7 +173,7 @@ fn the_first_gap_of_a_stream_says_so() {
     assert_eq!(client.answer(id), Content::Empty);
 }
 
-/// Published clients look at nothing else, and may be gone when an answer comes.
+/// Published clients look at nothing else, and may be gone when an answer arrives.
 #[test]
 fn a_close_comes_when_all_that_was_sent_before_it_is_on_disk_or_refused() {
     for (what, status) in [("kept", 1000), ("failed", 1007), ("moved", 1000)] {
@@ -200,7 +200,7 @@ fn a_close_comes_when_all_that_was_sent_before_it_is_on_disk_or_refused() {
             [(); 2].map(|()| world.chunk(&client, "c", Content::Control(Control::close())));
         let late = world.update(&client, "c", &editor.append("body", "zu spät"));
         if what == "moved" {
-            // It is moved; what was sent to it is in the next batch.
+            // The document is moved; the update that was sent to it is in the next batch.
             world.commit();
         } else {
             world.run();
@@ -232,7 +232,7 @@ fn a_close_comes_when_all_that_was_sent_before_it_is_on_disk_or_refused() {
     }
 }
 
-/// Closes a call and returns how the server closed it.
+/// Closes a call and returns the server's close.
 fn close(world: &mut World, client: &Client, call: &str) -> (u16, String) {
     client.take();
     world.chunk(client, call, Content::Control(Control::close()));
@@ -268,7 +268,8 @@ fn a_close_says_what_was_not_kept() {
         "{message}"
     );
 
-    // The published CLI writes the children of a new element as an attribute, too; nothing is lost with it.
+    // The published CLI also writes the children of a new element as an attribute. Nothing is lost
+    // with it.
     world.open(&client, "cli", json!({ "path": "a.thread" }));
     let child = Editor::new(3);
     world.update(&client, "cli", &child.append("messages", "m"));
@@ -278,7 +279,7 @@ fn a_close_says_what_was_not_kept() {
     let repaired = "meshagent_updates_total{outcome=\"repaired\"}";
     assert_eq!(world.metric(repaired), 3);
 
-    // A client that takes merged changes looks at the answers.
+    // A client that takes merged changes reads the answers.
     world.open(&client, "ours", json!({ "path": PATH, "merge": true }));
     world.update(&client, "ours", &editor.set_first("colour", "x"));
     world.settle();
@@ -308,7 +309,7 @@ fn the_servers_patches_have_one_client_id_which_nobody_else_has() {
     world.open(&client, "c", json!({ "path": PATH }));
     let patch = |world: &mut World, mark: String| {
         let value = json!({ "body": { "text": mark } });
-        // A copy makes that the patch is tried on a copy of the document first.
+        // With a copy operation, the patch is first tried on a copy of the document.
         let operations = json!([
             { "op": "add", "path": "/document/content/-", "value": value },
             { "op": "copy", "from": "/document/content/0", "path": "/document/content/-" },
@@ -332,7 +333,7 @@ fn client_of_a_document_with_many_clients_fills_a_gap_by_its_whole_state() {
     let mut world = World::with_config(config);
     let client = world.join("client");
     world.open(&client, "w", json!({ "path": "a.document" }));
-    // So many that the server does not list what it has of each.
+    // Too many clients for the server to list their clocks.
     let updates: Vec<Vec<u8>> = (0..1_025)
         .map(|number| Editor::new(1_000 + number).append("body", &format!("é{number}")))
         .collect();
@@ -349,7 +350,7 @@ fn client_of_a_document_with_many_clients_fills_a_gap_by_its_whole_state() {
     }
     let is_more_than_half = editor.state().len() > 100 << 10;
     assert!(is_more_than_half, "{}", editor.state().len());
-    // This one is not sent, as if a restored server had lost it.
+    // This update is not sent, as if a restored server had lost it.
     editor.append("body", "lost");
     let id = world.update(&client, "w", &editor.append("body", "next"));
     world.settle();

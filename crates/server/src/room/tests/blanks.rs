@@ -1,4 +1,4 @@
-//! What others say of operations without their content: nothing that was acknowledged, or kept for later, is lost by it.
+//! Forged operations without content: no acknowledged or pending edit is lost because of them.
 
 use meshagent_protocol::Content;
 use meshagent_store::Fault;
@@ -22,7 +22,8 @@ fn unsigned(out: &mut Vec<u8>, mut value: u64) {
     out.push(u8::try_from(value).unwrap());
 }
 
-/// An update with one struct: `length` collected operations of the victim from `clock` on; it deletes nothing.
+/// An update with one struct: `length` collected operations of the victim from `clock` on. It
+/// deletes nothing.
 fn collected(clock: u64, length: u64) -> Vec<u8> {
     let mut bytes = vec![1, 1];
     unsigned(&mut bytes, VICTIM);
@@ -38,7 +39,7 @@ fn clock(editor: &Editor) -> u64 {
     editor.doc.transact().state_vector().get(&own).into()
 }
 
-/// A world with two participants who have one document open, of which the first owns its client id.
+/// A world with two participants that have one document open; the first one owns its client id.
 fn two() -> (World, Client, Client, Editor) {
     let mut world = World::new();
     let (victim, other) = (world.join("victim"), world.join("other"));
@@ -53,7 +54,7 @@ fn two() -> (World, Client, Client, Editor) {
     (world, victim, other, editor)
 }
 
-/// How often each of these stands in what a newcomer is sent.
+/// How often each name is in the state that a new reader receives.
 fn stored<const N: usize>(world: &mut World, names: [&str; N]) -> [usize; N] {
     let late = world.join("late");
     let state = vec![world.open(&late, "l", json!({ "path": PATH }))];
@@ -61,7 +62,8 @@ fn stored<const N: usize>(world: &mut World, names: [&str; N]) -> [usize; N] {
     names.map(|name| count(&state, name))
 }
 
-/// An edit of its own, and operations of the victim that it says were collected.
+/// Sends an edit of the sender's own, together with operations of the victim that it claims were
+/// collected.
 fn forged(world: &mut World, sender: &Client, up_to: u64) -> u64 {
     let own = Editor::new(2).append("body", "other");
     let update = meshagent_document::merge_updates(&[&own, &collected(0, up_to)]).unwrap();
@@ -74,7 +76,7 @@ fn an_acknowledged_edit_is_on_disk_whatever_others_say_of_it_in_its_batch() {
         let (mut world, victim, other, editor) = two();
         let third = world.join("third");
         world.open(&third, "t", json!({ "path": PATH }));
-        // The disk is busy with something.
+        // The disk is busy with another batch.
         world.update(&third, "t", &Editor::new(3).append("body", "busy"));
         world.run();
         let known = clock(&editor);
@@ -113,7 +115,7 @@ fn an_acknowledged_edit_stays_when_the_document_is_read_again() {
     assert_eq!(stored(&mut world, ["acknowledged", "fails"]), [1, 0]);
 }
 
-/// Half of a character under the name of the whole one.
+/// Half of a character takes the id of the whole one.
 #[test]
 fn an_acknowledged_character_is_on_disk() {
     let golden = include_str!("../../../../../testdata/vectors/documents.json");
@@ -167,7 +169,8 @@ fn an_acknowledged_character_is_on_disk() {
 
 #[test]
 fn what_waits_is_kept_whatever_others_say_of_it() {
-    // From which clock on the others' operations are said to be gone, and whether before or after the victim's came.
+    // The clock from which the victim's operations are said to be collected, and whether this
+    // arrives before or after the victim's operations.
     for (from_start, is_first, length) in [
         (false, false, 3),
         (false, false, 1),
@@ -205,7 +208,7 @@ fn what_waits_is_kept_whatever_others_say_of_it() {
         world.update(&victim, "v", &first);
         world.settle();
         let case = format!("from the start: {from_start}, first: {is_first}, {length} more");
-        // Who says that what never came is gone is believed.
+        // Operations that never arrived are collected if another participant says so.
         let expected = if from_start { [0, 1] } else { [1, 1] };
         let found = stored(&mut world, ["first", "second"]);
         assert!(
@@ -219,7 +222,7 @@ fn what_waits_is_kept_whatever_others_say_of_it() {
     }
 }
 
-/// What waited, was not taken up for a bound, and is taken up as the document is read again.
+/// Pending operations that a bound kept out, and that are applied when the document is read again.
 #[test]
 fn readers_are_sent_what_a_reload_takes_up() {
     for elements in 2..9 {

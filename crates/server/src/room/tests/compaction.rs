@@ -1,11 +1,12 @@
-//! What the store keeps of a document: not much more than its content, at any time and after any failure.
+//! What the store keeps of a document: not much more than its content, at any time and after any
+//! failure.
 
 use meshagent_store::{Fault, RoomId, Store as _};
 use serde_json::json;
 
 use super::{Editor, World, count, shown};
 
-/// Bytes that the store keeps of a document, and those of its merged state.
+/// The bytes that the store keeps of a document, and those of its merged state.
 fn stored_and_merged(world: &World, path: &str) -> (usize, usize) {
     let stored = world
         .store
@@ -41,7 +42,7 @@ fn what_is_kept_stays_within_twice_the_merged_state() {
     world.update(&writer, "w", &editor.append("body", "one"));
     let mut most = 0;
     for n in 0..400 {
-        // Each change replaces the one before it, so the merged state hardly grows.
+        // Each change replaces the previous one, so the merged state hardly grows.
         let text = n.to_string().repeat(3000);
         world.update(&writer, "w", &editor.set_first("text", &text));
         if n % 4 == 0 {
@@ -127,7 +128,7 @@ fn who_made_what_outlives_the_updates() {
     of("ann", 1);
     of("bob", 2);
 
-    // Two hours later it is still known who, but no longer what.
+    // Two hours later the author is still known, but no longer the operations.
     world.now.0 += 2 * 3600 * 1000;
     ann.take();
     world.open(&ann, "a", json!({ "path": "a.document" }));

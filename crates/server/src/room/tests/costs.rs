@@ -1,11 +1,12 @@
-//! What documents and schemas make a room compute and hold: bounded, whatever a participant sends.
+//! The computation and memory that documents and schemas cost a room: bounded, whatever a
+//! participant sends.
 
 use meshagent_protocol::Content;
 use serde_json::{Map, Value, json};
 
 use super::{World, code, text};
 
-/// A schema whose one tag nests in itself.
+/// A schema whose only tag may contain itself.
 fn nesting(tag: &str) -> Value {
     let reference = format!("#/$defs/{tag}");
     let list = json!({ "type": "array", "items": { "anyOf": [{ "$ref": reference }] } });
@@ -31,7 +32,7 @@ fn string(text: &str) -> Vec<u8> {
     [&number(text.len() as u64), text.as_bytes()].concat()
 }
 
-/// The structs of one client in a v1 update.
+/// A v1 update with these structs of one client.
 fn update(client: u64, structs: &[Vec<u8>]) -> Vec<u8> {
     let head = [
         number(1),
@@ -43,14 +44,15 @@ fn update(client: u64, structs: &[Vec<u8>]) -> Vec<u8> {
     [head, structs.concat(), vec![0]].concat()
 }
 
-/// Elements in a chain, each inside the one before, and `count` unknown attributes of the innermost.
+/// A chain of elements, each inside the previous one, and `count` unknown attributes of the
+/// innermost.
 fn chain_with_attributes(tag: &str, depth: u64, count: usize) -> Vec<u8> {
     let client = 7;
     let mut structs = Vec::new();
     for level in 0..depth {
         let parent = match level {
             0 => [vec![1], string("xml")].concat(),
-            // Each has its `$id` behind it.
+            // The `$id` of each element follows it.
             _ => [vec![0], number(client), number((level - 1) * 2)].concat(),
         };
         structs.push([vec![7], parent, vec![3], string(tag)].concat());
@@ -68,7 +70,8 @@ fn chain_with_attributes(tag: &str, depth: u64, count: usize) -> Vec<u8> {
 
 #[test]
 fn violations_beyond_the_hundred_are_only_counted() {
-    // As long as a name may be; before names had a bound it took the process's memory.
+    // The longest possible name. Before names had a bound, this exhausted the memory of the
+    // process.
     let tag = "é".repeat(128);
     let mut world = World::new();
     let writer = world.join("writer");
@@ -190,19 +193,19 @@ fn the_schemas_in_memory_have_a_bound_together() {
     };
     assert!((2..40).contains(&created), "{created}");
     assert_eq!(code(&refused), Some(1008));
-    // What is there already goes on being shared.
+    // A schema that is in use is still shared.
     assert_eq!(create(&mut world, "same.x", "é0"), Content::Empty);
-    // Documents that were let go give their schemas back.
+    // Documents that were unloaded give their schemas back.
     world.unload();
     assert_eq!(create(&mut world, "later.x", "later"), Content::Empty);
 }
 
-/// Elements of different clients in the root, all made at one place at the same time. Each refers to an element
-/// of its own to its right, so that none can be passed without being looked at.
+/// Elements of different clients in the root, all inserted at one place at the same time. Each has
+/// a right neighbour of its own, so that none can be skipped.
 fn at_one_place(clients: u64) -> Vec<u8> {
     let element = |info: u8, place: &[u8]| [&[info][..], place, &[3], &string("body")].concat();
     let root = [vec![1], string("xml")].concat();
-    // The elements to the right, of one client.
+    // The right neighbours, all of one client.
     let mut structs = vec![element(7, &root)];
     for clock in 1..clients {
         structs.push(element(0x87, &[number(1), number(clock - 1)].concat()));
@@ -234,7 +237,7 @@ fn an_update_that_takes_too_many_steps_is_refused_and_changes_nothing() {
     assert_eq!(code(&answer), Some(1002));
     assert!(text(&answer).contains("steps"), "{}", text(&answer));
     assert_eq!(world.store.commits(), commits);
-    // What follows finds the document as it was.
+    // The next update finds the document unchanged.
     let sent = world.update(&writer, "w", &editor.append("body", "after"));
     world.settle();
     assert_eq!(writer.answer(sent), Content::Empty);
@@ -257,7 +260,7 @@ fn what_hundreds_did_offline_at_one_place_is_taken() {
     world.open(&writer, "w", json!({ "path": "a.document" }));
     world.update(&writer, "w", &first.append("body", "é"));
     world.settle();
-    // Each began with the same state, and comes back after the others, in any order.
+    // Each client started from the same state and arrives after the others, in any order.
     for client in 0..300_u64 {
         let editor = super::Editor::new(2_000 + client * 7_919 % 300);
         let mut all = Vec::new();
@@ -304,7 +307,7 @@ fn client_ids_have_a_bound_in_an_update_and_in_a_document() {
     assert_eq!(code(&refused), Some(1002));
     assert!(text(&refused).contains("client ids in one document is limited to 15000"));
     assert_eq!(send(&collected(10_000..15_000)), Content::Empty);
-    // Those that are known go on.
+    // Known client ids may still write.
     let more = [&number(1)[..], &number(1), &number(3), &[1, 0, 1, 0]].concat();
     assert_eq!(send(&more), Content::Empty);
 }

@@ -1,4 +1,4 @@
-//! Downloads as rooms make them: read in parts, when they are pulled, and of one content.
+//! Downloads of a room: read in parts when they are pulled, and always of one content.
 
 use meshagent_store::{Store as _, Write};
 
@@ -54,7 +54,7 @@ fn data(chunks: &[Content]) -> Vec<u8> {
         .concat()
 }
 
-/// The parts that the room asks the store for.
+/// The parts that the room requests from the store.
 fn reads(world: &mut World) -> Vec<(u64, usize)> {
     let mut parts = Vec::new();
     while let Some(action) = world.room.poll_action() {
@@ -86,7 +86,8 @@ fn a_file_is_read_as_far_as_it_is_pulled() {
             1000,
         );
     }
-    // Nobody pulls: nothing of it is read. One pull of each reads little ahead, however many there are.
+    // Without a pull, nothing is read. One pull of each download reads little ahead, however many
+    // there are.
     assert_eq!(reads(&mut world), []);
     let mut ahead = 0;
     for number in 0..80 {
@@ -119,7 +120,7 @@ fn pulls_that_come_together_are_answered_in_order() {
     start(&mut world, &client, "call", "f", 100_000);
     let ids: Vec<_> = (0..20).map(|_| pull(&mut world, &client, "call")).collect();
     world.settle();
-    // The queue is over its mark: what is left waits until it is read.
+    // The queue is over its mark: the rest waits until the client reads.
     let mut chunks = client.chunks("call");
     world.room.handle_drained(client.conn);
     world.settle();
@@ -237,7 +238,7 @@ fn what_was_read_ahead_is_not_sent_when_the_file_is_gone() {
             ),
             "{change}: {chunks:?}"
         );
-        // Another file is another matter.
+        // The download of another file continues.
         let rest = if change.starts_with("folder") {
             0
         } else {
@@ -316,7 +317,7 @@ fn downloads_of_what_stays_go_on() {
     }
 }
 
-/// The files that the room has the store open, which answers when the test says so.
+/// The files that the room wants to open. The store answers when the test says so.
 fn openings(world: &mut World) -> Vec<(u64, Fetch)> {
     let mut asked = Vec::new();
     while let Some(action) = world.room.poll_action() {
@@ -346,7 +347,7 @@ fn files_are_opened_one_at_a_time_for_a_connection() {
         .map(|call| begin(&mut world, &client, call))
         .collect();
     let others = begin(&mut world, &other, "other");
-    // One that is closed while it waits is answered, and never opened.
+    // A download that is closed while it waits is answered, and its file is never opened.
     let close = world.chunk(&client, &calls[7], Content::Control(Control::close()));
     let mut under_way = openings(&mut world);
     assert_eq!(under_way.len(), 2, "one for each connection");
@@ -371,11 +372,11 @@ fn files_are_opened_one_at_a_time_for_a_connection() {
     assert_eq!(other.answer(others), Content::Empty);
 }
 
-/// A client may use a call's id again when the call has ended.
+/// A client may use a call's id again after the call has ended.
 #[test]
 fn a_download_gets_nothing_of_the_one_before_with_its_id() {
-    // What is read for the first download when the second begins: its file is opened, a part is read, or the server
-    // looks up what stands there instead of a file.
+    // What is read for the first download when the second begins: its file is opened, a part is
+    // read, or the server looks up what is at the path instead of a file.
     for (path, pulls, steps) in [
         ("first", false, 0),
         ("first", true, 0),

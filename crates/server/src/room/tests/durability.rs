@@ -1,4 +1,4 @@
-//! Durable before visible, and what happens when the disk fails.
+//! Durable before visible, and the handling of disk failures.
 
 use meshagent_document::{MeshDocument, MeshSchema};
 use meshagent_store::{Fault, RoomId, Store as _};
@@ -36,11 +36,12 @@ fn a_state_that_shows_what_is_not_on_disk_waits_for_it() {
     world.update(&writer, "w", &Editor::new(1).append("body", "one"));
     world.run();
 
-    // The state that the writer got is on disk, and as good for others; the rest follows it.
+    // The state that the writer received is on disk, and serves others as well; the rest follows
+    // it.
     world.begin_open(&other, "o", json!({ "path": "a.document" }));
     let mut early = vec![other.state("o")];
     assert_eq!(count(&early, "one"), 0);
-    // With a vector it is the newest state that is asked for.
+    // An open with a vector asks for the newest state.
     world.begin_open(
         &late,
         "l",
@@ -50,7 +51,8 @@ fn a_state_that_shows_what_is_not_on_disk_waits_for_it() {
     world.run();
     assert!(late.chunks("l").is_empty());
 
-    // What arrives while the first batch is under way is in the next one, and reaches the late one too.
+    // What arrives while the first batch is in flight is in the next one, and reaches the late
+    // reader, too.
     world.update(&writer, "w", &Editor::new(2).append("body", "two"));
     world.settle();
     early.extend(other.changes("o"));
@@ -82,7 +84,8 @@ fn what_a_state_will_show_is_no_echo_before_it_is_on_disk() {
     let from_nothing = json!({ "path": "a.document", "vector": "AA==" });
     world.begin_open(&late, "l", from_nothing);
 
-    // The bytes that wait to be sent to the late one, as they come from a client that was told nothing yet.
+    // The bytes that wait to be sent to the late reader, from a client that has received nothing
+    // yet.
     let schema = MeshSchema::builtin("document").unwrap();
     let mut replica = MeshDocument::new(schema, 9);
     for update in [&state, &update] {
@@ -123,7 +126,7 @@ fn a_failed_commit_is_told_to_the_writer_and_seen_by_nobody() {
         assert!(answered, "{id} is told that the disk failed: {answers:?}");
     }
 
-    // Readers saw nothing of it and go on.
+    // Readers saw nothing of it, and continue.
     let after = world.update(&writer, "w", &Editor::new(4).append("body", "after"));
     world.settle();
     assert_eq!(writer.answer(after), Content::Empty);
@@ -150,7 +153,7 @@ fn a_document_that_cannot_be_created_does_not_exist() {
         .store
         .fail_commits(commits..commits + 1, Fault::Unavailable);
     world.begin_open(&client, "c", json!({ "path": "a.document" }));
-    // The next one who waits creates it.
+    // The next request that waits creates the document.
     let other = world.join("other");
     world.begin_open(&other, "o", json!({ "path": "a.document" }));
     world.settle();
@@ -172,7 +175,7 @@ fn what_waits_for_the_disk_together_is_one_write_with_everybodys_part() {
     world.send(&bob, super::ClientToServer::Invoke(agent));
     world.start(&bob, "b", json!({ "path": "a.document" }));
     world.settle();
-    // One is with the disk, four wait behind it.
+    // One update is with the disk, the others wait behind it.
     world.update(&ann, "a", &Editor::new(9).append("body", "zero"));
     world.run();
     let (first, second) = (Editor::new(1), Editor::new(2));
@@ -302,7 +305,7 @@ fn what_is_merged_has_a_bound() {
     assert!(changes.len() > 3 && changes.iter().all(|change| change.len() <= 1 << 20));
 }
 
-/// As when the answer of a disk is lost: the room has to take it for a failure.
+/// This is the case when the answer of a disk is lost: the room has to treat it as a failure.
 #[test]
 fn what_is_on_disk_although_its_commit_failed_reaches_open_readers() {
     for merges in [false, true] {
@@ -336,8 +339,9 @@ fn what_is_on_disk_although_its_commit_failed_reaches_open_readers() {
     }
 }
 
-/// Two who write under one client id, of whom the second is refused; or two large updates of which the second is one
-/// too many: as long as the first is not on disk, that is no reason for anything.
+/// Either two participants write under one client id, and the second is refused; or the second of
+/// two large updates exceeds the bound. As long as the first update is not on disk, it is not a
+/// reason for a refusal.
 #[test]
 fn a_refusal_that_rests_on_what_is_not_on_disk_waits_for_it() {
     type Second = fn() -> Vec<u8>;

@@ -1,4 +1,4 @@
-//! Toolkit `storage`: files, folders, and what deleting and moving mean for open documents.
+//! Toolkit `storage`: files and folders, and the effects of deletions and moves on open documents.
 
 use meshagent_protocol::ServerToClient;
 use serde_json::{Value, json};
@@ -138,7 +138,7 @@ fn deleting_and_moving_a_document_ends_its_streams_with_a_close() {
         json!({ "source_path": "docs/one.document", "destination_path": "docs/three.document" }),
     );
     assert_eq!(moved, Content::Empty);
-    // The client's own answer was taken; the stream's end was sent before it.
+    // The client's own answer was taken. The end of the stream was sent before it.
     let update = world.update(
         &client,
         "one",

@@ -1,4 +1,4 @@
-//! The gate for inbound updates: echoes, grants, gaps, and bytes that are no update.
+//! The gate for inbound updates: echoes, grants, gaps, and bytes that are not an update.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -25,7 +25,7 @@ fn an_echo_is_acknowledged_and_goes_nowhere() {
     world.settle();
     let commits = world.store.commits();
 
-    // Each of the others publishes what it received, and the whole state as after an open.
+    // Each of the others sends back the change that it received.
     for client in &clients[1..] {
         let received = client.changes("s");
         assert_eq!(received.len(), 1);
@@ -64,7 +64,8 @@ fn a_read_only_participant_may_echo_but_not_write() {
     let write = world.update(&reader, "r", &own.append("body", "two"));
     world.settle();
     assert_eq!(code(&reader.answer(write)), Some(1001));
-    // What builds on it is refused as well, gap or not, and nothing of it is kept.
+    // An update that builds on the refused one is refused as well, gap or not, and nothing of it is
+    // kept.
     let later = world.update(&reader, "r", &own.append("body", "three"));
     world.settle();
     assert_eq!(code(&reader.answer(later)), Some(1001));
@@ -96,7 +97,7 @@ fn a_gap_is_kept_and_shown_when_the_missing_part_arrives() {
     }
     assert!(reader.take().is_empty(), "shown to nobody");
 
-    // It outlives the document's time in memory.
+    // The pending update outlives the document's time in memory.
     world.leave(&offline);
     world.leave(&reader);
     world.pass_seconds(40);
@@ -116,12 +117,12 @@ fn a_gap_is_kept_and_shown_when_the_missing_part_arrives() {
     let mut updates = vec![state];
     updates.extend(reader.changes("r"));
     assert_eq!((count(&updates, "one"), count(&updates, "two")), (1, 1));
-    // Who brought the missing part has not seen what waited for it.
+    // The sender of the missing part has not seen what was pending for it.
     own.retain(|seen| matches!(seen, super::Seen::Chunk(..)));
     assert_eq!(own.len(), 1);
 }
 
-/// A replica of the schema for `.document`, which tells what breaks that.
+/// A replica of the schema for `.document`, which reports violations.
 struct Judge(MeshDocument);
 
 impl Judge {
@@ -196,7 +197,7 @@ fn what_breaks_the_schema_is_taken_out_in_the_same_step() {
         3
     );
 
-    // So it is on disk, and what the writer builds on it goes on.
+    // The repaired state is on disk, and the writer can build on it.
     world.leave(&writer);
     world.leave(&reader);
     world.pass_seconds(40);
@@ -218,7 +219,7 @@ fn a_stored_document_that_breaks_its_schema_is_repaired_before_it_is_seen() {
     world.settle();
     world.leave(&client);
     world.pass_seconds(40);
-    // As a server that checked less would have done it.
+    // Append as a server with fewer checks would have done.
     let room = meshagent_store::RoomId::new("project", "room");
     let stored = world.store.load(&room, "a.document").unwrap().unwrap();
     let write = Write::Append {
@@ -263,13 +264,13 @@ fn what_waits_for_a_missing_update_has_a_bound() {
         "{answers:?}"
     );
 
-    // An update that waits for nothing makes no room for those that do.
+    // An update without a gap makes no space for those with one.
     world.update(&client, "c", &Editor::new(3).append("body", "fits"));
     let more = world.update(&client, "c", &editor.append("body", "more"));
     world.settle();
     assert_eq!(code(&client.answer(more)), Some(1005));
 
-    // What was kept becomes visible, and there is room again.
+    // The pending updates become visible, and there is space again.
     world.update(&client, "c", &missing);
     let next = world.update(&client, "c", &Editor::new(2).append("body", "next"));
     world.settle();
@@ -336,7 +337,7 @@ fn requests_that_fit_nothing_cost_only_themselves() {
         "the duplicate call and the second start: {answers:?}, {second_start}"
     );
 
-    // The first call goes on.
+    // The first call continues.
     let update = world.update(&client, "c", &Editor::new(1).append("body", "one"));
     world.settle();
     assert_eq!(client.answer(update), Content::Empty);

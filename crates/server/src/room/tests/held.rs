@@ -1,17 +1,18 @@
-//! What a connection that does not read makes a room hold: about one answer, however many it asks for; and who pays.
+//! The memory that a connection which does not read makes a room hold: approximately one answer,
+//! however many it requests; and to which account it is charged.
 
+use meshagent_ledger::{Held, Kind};
 use meshagent_protocol::{ClientToServer, Content, ServerToClient};
 use meshagent_store::{RoomId, Store as _, Timestamp, Write};
 use serde_json::{Map, Value, json};
 
 use super::{Client, Control, Editor, STANDARD, Seen, World, invoke, sync_chunk};
 use crate::config::Config;
-use crate::ledger::{Held, Kind};
 use base64::Engine as _;
 use bytes::Bytes;
 
 const MIB: usize = 1 << 20;
-/// The mark of these tests' outboxes.
+/// The mark of these tests' outboxes, in bytes.
 const MARK: usize = 64 << 10;
 
 fn world() -> World {
@@ -20,7 +21,7 @@ fn world() -> World {
     World::with_config(config)
 }
 
-/// Nearly as much as a participant may say of itself.
+/// Nearly the longest attributes that a participant may have.
 fn attributes() -> Map<String, Value> {
     Map::from_iter([("about".to_owned(), "é".repeat(8_000).into())])
 }
@@ -34,7 +35,7 @@ fn held(world: &World, client: &Client) -> usize {
     world.room.participants[&client.conn].account.held()
 }
 
-/// Reads until nothing more comes; how many answers that were.
+/// Reads until nothing more arrives. Returns the number of answers.
 fn read_all(world: &mut World, client: &Client) -> usize {
     let mut answers = 0;
     loop {
@@ -106,7 +107,7 @@ fn tiny_documents_with_a_large_schema_are_sent_one_after_the_other_and_share_it(
         queued <= MARK + one + 4_096,
         "{queued} bytes, a schema has {one}"
     );
-    // Two for each open, one for each description.
+    // Two answers for each open, one for each description.
     assert_eq!(read_all(&mut world, &deaf), 60);
 }
 
@@ -210,7 +211,7 @@ fn attributes_of_many_never_fill_the_server() {
         })
         .collect();
     let state = world.room.usage.ledger().held_of(Kind::State);
-    // The half, and the reserve of those who hold little.
+    // Half of the bound, and the reserve for peers that hold little.
     assert!(state <= 5 * MIB, "{state} bytes");
     let late = world.join("late");
     assert!(
@@ -242,7 +243,7 @@ fn states_that_one_participant_does_not_read_leave_room_for_others() {
     assert!(second.outbox.queued_bytes() < bytes, "it waits");
     world.open(&other, "c", json!({ "path": "c.document" }));
     first.state("a");
-    // One to ask for the memory of the states that nobody needs, one to get it.
+    // The first second requests the memory of unused states, the second one gets it.
     world.pass_seconds(2);
     second.state("b");
 }
@@ -272,7 +273,7 @@ fn an_open_that_waits_keeps_nothing_to_create_a_document_with() {
         "{} of {before}",
         account.held()
     );
-    // Opened all the same, when the first was read.
+    // The document was opened nevertheless, after the first answer was read.
     assert_eq!(read_all(&mut world, &deaf), 4);
 }
 
@@ -318,7 +319,7 @@ fn a_folder_that_is_too_large_is_not_listed_and_no_more_of_it_is_read() {
     let writer = world.join("writer");
     let list = |world: &mut World| world.call(&writer, "storage", "list", json!({ "path": "ö" }));
     for number in 0..11 {
-        // A folder is one, whatever is in it.
+        // A folder is one entry, whatever is in it.
         for path in [
             format!("ö/{number}/a.document"),
             format!("ö/{number}/b.document"),
@@ -355,7 +356,7 @@ fn what_is_pulled_and_not_taken_is_charged_and_waits_for_memory() {
         headers: headers.as_object().unwrap().clone(),
         data: Bytes::new(),
     };
-    // One participant, who connects again and again.
+    // One participant with many connections.
     let crowd: Vec<_> = (0..300).map(|_| world.join("greedy")).collect();
     for one in &crowd {
         let open = invoke("storage", "download", Content::Control(Control::Open), "d");
@@ -376,7 +377,7 @@ fn what_is_pulled_and_not_taken_is_charged_and_waits_for_memory() {
         "{queued} bytes are queued, {held} are charged"
     );
     assert!(held <= max / 8 * 3, "{held} bytes");
-    // The others go on when these have read.
+    // The other downloads continue when these have read.
     let mut read = 0;
     let mut rounds = 0;
     while read < crowd.len() * 2 {

@@ -1,4 +1,5 @@
-//! Client ids: `empty` means that the sender's operations are in the document, whoever else used its id.
+//! Client ids: `empty` means that the sender's operations are in the document, even if others used
+//! its id.
 
 use meshagent_protocol::Content;
 use serde_json::{Value, json};
@@ -12,7 +13,7 @@ use super::{Client, Editor, World, code, count, text};
 const VICTIM: u64 = 1;
 const PATH: &str = "grüße.document";
 
-/// An update with one struct of which nothing is left: `length` operations from `clock` on.
+/// An update with one struct without content: `length` collected operations from `clock` on.
 fn collected(client: u64, clock: u64, length: u64) -> Vec<u8> {
     let mut bytes = vec![1, 1];
     unsigned(&mut bytes, client);
@@ -23,7 +24,7 @@ fn collected(client: u64, clock: u64, length: u64) -> Vec<u8> {
     bytes
 }
 
-/// An update that deletes `length` operations from `clock` on, and nothing else.
+/// An update that deletes `length` operations from `clock` on, and does nothing else.
 fn deletion(client: u64, clock: u64, length: u64) -> Vec<u8> {
     let mut bytes = vec![0, 1];
     unsigned(&mut bytes, client);
@@ -53,7 +54,7 @@ impl Editor {
         transaction.encode_state_as_update_v1(&StateVector::default())
     }
 
-    /// Puts a text into the first element.
+    /// Inserts a text into the first element.
     fn put_text(&self, text: &str) -> Vec<u8> {
         let mut transaction = self.doc.transact_mut();
         let first = self.root.get(&transaction, 0).unwrap();
@@ -79,7 +80,8 @@ impl Editor {
     }
 }
 
-/// A room in which a participant has written twice with its id, and another one is about to.
+/// A room in which a participant has written twice with its id, and another one is about to use
+/// that id.
 struct Scene {
     world: World,
     victim: Client,
@@ -92,7 +94,7 @@ impl Scene {
         Self::of(json!({ "path": PATH }), "body")
     }
 
-    /// In a document of such elements.
+    /// Like [`Self::new`], in a document of elements with this tag.
     fn of(start: Value, tag: &str) -> Self {
         let mut world = World::new();
         let (victim, other) = (world.join("victim"), world.join("other"));
@@ -111,7 +113,7 @@ impl Scene {
         scene
     }
 
-    /// With a text in the first element.
+    /// Like [`Self::new`], with a text in the first element.
     fn with_text(text: &str) -> Self {
         let golden = include_str!("../../../../../testdata/vectors/documents.json");
         let golden: Value = serde_json::from_str(golden).unwrap();
@@ -151,7 +153,7 @@ impl Scene {
         count(&[state], id)
     }
 
-    /// The victim's next edit is visible, or it is told that it is not.
+    /// The victim's next edit is visible, or its answer says that it is not.
     fn victim_is_not_deceived(&mut self, what: &str) {
         let update = self.editor.append("body", "grün 🌿");
         let answer = self.victim_sends(&update);
@@ -160,7 +162,7 @@ impl Scene {
         }
     }
 
-    /// Another replica with the victim's id and all that the victim had.
+    /// Another replica with the victim's id and everything that the victim had.
     fn forger(&self) -> Editor {
         let forger = Editor::new(VICTIM);
         forger.take(&self.editor.state());
@@ -168,7 +170,7 @@ impl Scene {
     }
 }
 
-/// What somebody may send under the victim's id, by name.
+/// The updates that a forger may send under the victim's id, by name.
 fn forgeries(scene: &Scene) -> Vec<(&'static str, Vec<Vec<u8>>)> {
     let clock = scene.editor.clock();
     let forger = scene.forger();
@@ -200,7 +202,7 @@ fn nobody_writes_under_the_id_of_another_who_is_there() {
         assert_eq!(scene.victim_sends(&own), Content::Empty, "{what}");
         assert_eq!(scene.shows("third"), 1, "{what}");
         assert!(scene.world.metric("meshagent_update_conflicts_total") > 0);
-        // The other one goes on with an id of its own.
+        // The other participant continues with an id of its own.
         let own = Editor::new(2).append("body", "fourth");
         assert_eq!(scene.other_sends(&own), Content::Empty, "{what}");
     }
@@ -226,8 +228,8 @@ fn what_was_forged_while_its_owner_was_away_deceives_nobody() {
     }
 }
 
-/// A text in the document's first element, at the end of which the victim and a forger write other characters of the same
-/// length under the same name.
+/// The document's first element has a text. At its end, the victim and a forger write different
+/// characters of the same length under the same operation ids.
 #[test]
 fn forged_text_of_the_same_length_is_not_taken_for_ones_own() {
     for (forged, own) in [
@@ -251,7 +253,7 @@ fn forged_text_of_the_same_length_is_not_taken_for_ones_own() {
         let update = scene.editor.type_on(own);
         let answer = scene.victim_sends(&update);
         assert_ne!(answer, Content::Empty, "{forged:?} and {own:?}");
-        // What the forger has is an echo.
+        // To the forger's state, the answer is that of an echo.
         assert_eq!(scene.other_sends(&forger.state()), Content::Empty);
     }
 }
@@ -276,7 +278,7 @@ fn a_conflict_names_the_operation_and_changes_nothing() {
     );
     assert_eq!(scene.world.store.commits(), commits);
     assert_eq!((scene.shows("forged"), scene.shows("own")), (1, 0));
-    // A replica of its own goes on.
+    // A new replica can write.
     let fresh = Editor::new(7);
     let update = fresh.append("body", "again");
     assert_eq!(scene.victim_sends(&update), Content::Empty);
@@ -291,7 +293,8 @@ fn whole_states_in_other_bytes_are_echoes() {
     two.take(&scene.editor.state());
     let update = two.append("body", "two");
     scene.other_sends(&update);
-    // The other one deletes what the victim still shows, so their states have different parts of it.
+    // The other participant deletes what the victim still shows, so their states have different
+    // parts of it.
     let deletes = two.remove(0);
     scene.other_sends(&deletes);
     let echo = scene.editor.state();
@@ -330,7 +333,7 @@ fn an_offline_peers_operations_may_be_carried() {
         scene.editor.append("body", "fourth"),
     );
     assert_eq!(scene.other_sends(&third), Content::Empty);
-    // Its owner is back, and repeats what was carried.
+    // The owner is back, and repeats what was relayed.
     scene.victim_is_back();
     let whole = scene.editor.state();
     assert_eq!(scene.victim_sends(&whole), Content::Empty);
@@ -340,7 +343,7 @@ fn an_offline_peers_operations_may_be_carried() {
     assert_eq!(scene.shows("fifth"), 1);
 }
 
-/// As after a restore: the server lacks what all its clients have.
+/// This is the case after a restore: the server lacks what all its clients have.
 #[test]
 fn what_the_server_lost_may_come_from_anybody() {
     let mut world = World::new();
@@ -353,7 +356,7 @@ fn what_the_server_lost_may_come_from_anybody() {
     }
     other.take(&editor.state());
     other.append("body", "bob's");
-    // Alice writes on; the server can't use it yet.
+    // Alice continues to write; her updates stay pending.
     for id in ["four", "five", "six"] {
         let update = editor.append("body", id);
         let id = world.update(&alice, "a", &update);
@@ -396,7 +399,8 @@ fn lengths_that_no_editor_makes_are_refused() {
     assert_eq!(scene.world.metric(refused), 6);
 }
 
-/// As Yjs sends it: somebody types one half of a character, then the other, and then sends all again.
+/// Like Yjs sends it: the author types one half of a character, then the other, and then sends the
+/// whole state again.
 #[test]
 fn halves_of_characters_are_neither_deleted_nor_a_conflict() {
     let mut scene = Scene::with_text("綠 ");

@@ -1,18 +1,18 @@
-//! What one document, one reader or the whole server may cost, and what happens beyond it.
+//! The limits of one document, of one reader and of the whole server.
 
+use meshagent_ledger::Kind;
 use meshagent_store::{RoomId, Store as _, Timestamp, Write};
 use serde_json::{Value, json};
 
 use super::{Content, Control, Editor, World, code, count, shown, text};
 use crate::config::Config;
-use crate::ledger::Kind;
 use crate::outbox::Outbox;
 
 fn long(kilobytes: usize) -> String {
     "x".repeat(kilobytes << 10)
 }
 
-/// Somebody writes a document of about so many kilobytes.
+/// Writes a document of approximately `kilobytes`.
 fn write(world: &mut World, path: &str, kilobytes: usize) -> (super::Client, Editor) {
     let writer = world.join("writer");
     let editor = Editor::new(1);
@@ -39,7 +39,8 @@ fn a_crowd_that_opens_a_document_costs_one_encoding() {
     let shared = world.room.usage.shared_bytes();
     assert!(shared < 2 << 20, "{shared} bytes for 50 readers of 400 kB");
 
-    // While somebody types: one for each version that is on disk, and what is not there yet follows.
+    // While an author types, there is one state for each durable version; what is in flight follows
+    // it.
     world.update(&writer, "w", &editor.append("body", "on disk"));
     world.settle();
     world.update(&writer, "w", &editor.append("body", "on its way"));
@@ -88,7 +89,7 @@ fn an_echo_of_what_was_just_sent_is_not_looked_into() {
     }
     assert_eq!(world.metric("meshagent_echoes_unread_total"), 2);
     assert_eq!(world.metric("meshagent_updates_total{outcome=\"echo\"}"), 2);
-    // An echo in other bytes is one too.
+    // An update with the same content in other bytes is an echo, too.
     let other = shown_again(&[state, change]);
     let id = world.update(&reader, "r", &other);
     world.settle();
@@ -99,7 +100,7 @@ fn an_echo_of_what_was_just_sent_is_not_looked_into() {
     assert!(writer.changes("w").is_empty());
 }
 
-/// The same content as one update.
+/// The content of all updates in one.
 fn shown_again(updates: &[Vec<u8>]) -> Vec<u8> {
     let updates: Vec<&[u8]> = updates.iter().map(Vec::as_slice).collect();
     meshagent_document::merge_updates(&updates).unwrap()
@@ -115,7 +116,7 @@ fn a_document_at_its_bound_takes_deletions_only() {
     other.append("body", "other");
     let id = world.update(&writer, "w", &other.set_first("text", &long(60)));
     world.settle();
-    // It is a gap, which counts as well.
+    // This update has a gap; what is pending counts, too.
     assert_eq!(code(&writer.answer(id)), Some(1002));
     let id = world.update(&writer, "w", &editor.set_first("more", &long(60)));
     world.settle();
@@ -126,7 +127,7 @@ fn a_document_at_its_bound_takes_deletions_only() {
         "{refused:?}"
     );
 
-    // The refused one is part of the editor's replica, but not of this deletion.
+    // The refused update is part of the editor's replica, but not of this deletion.
     let id = world.update(&writer, "w", &editor.remove(0));
     world.settle();
     assert!(code(&writer.answer(id)).is_none());
@@ -141,13 +142,13 @@ fn whole_state_with_two_new_edits_fits_into_a_document_of_more_than_half_its_bou
     config.limits.max_document_bytes = 100 << 10;
     let mut world = World::with_config(config);
     let (writer, editor) = write(&mut world, "a.document", 60);
-    // They are missing here, and come with all that is not.
+    // These edits are missing here. They arrive together with everything that is known.
     editor.append("body", "é");
     editor.append("body", "new");
     let id = world.update(&writer, "w", &editor.state());
     world.settle();
     assert_eq!(writer.answer(id), Content::Empty);
-    // What was there is not stored again, so there is room for more.
+    // What was known is not stored again, so there is space for more.
     let id = world.update(&writer, "w", &editor.append("body", &long(30)));
     world.settle();
     assert_eq!(writer.answer(id), Content::Empty);
@@ -186,7 +187,7 @@ fn there_are_only_so_many_documents() {
         json!({ "path": "a.document" }),
     );
     assert_eq!(deleted, Content::Empty);
-    // A creation that fails takes no place.
+    // A creation that fails does not count.
     world.store.fail_commits(
         world.store.commits()..world.store.commits() + 1,
         meshagent_store::Fault::Full,
@@ -227,7 +228,7 @@ fn a_large_answer_waits_until_the_one_before_it_was_read() {
         .collect();
     world.settle();
     let mut answered = Vec::new();
-    // Each time it reads there is one more, and never all at once.
+    // Each time the client reads there is one answer more, and never all of them together.
     for round in 0..100 {
         let mut read = 0;
         for (item, cost) in slow.outbox.try_take() {
@@ -303,7 +304,7 @@ fn states_wait_for_memory_that_others_have() {
         let (writer, _) = write(&mut world, path, 400);
         world.leave(&writer);
     }
-    // What was cached for the writers goes.
+    // The state that was cached for the writers is dropped.
     world.pass_seconds(15);
     let readers: Vec<_> = (0..3).map(|n| world.join(&format!("r{n}"))).collect();
     for (reader, path) in readers.iter().zip(paths) {
@@ -313,7 +314,7 @@ fn states_wait_for_memory_that_others_have() {
     let has_state = |reader: &super::Client| reader.outbox.queued().0 > 400 << 10;
     assert_eq!(readers.iter().filter(|reader| has_state(reader)).count(), 1);
     assert!(world.room.usage.shared_bytes() <= 800 << 10);
-    // Each goes out when there is memory for it, which is when the one before it was read.
+    // Each state is sent when there is memory for it: after the previous one was read.
     let mut seen = 0;
     for _ in 0..60 {
         for reader in &readers {
@@ -381,12 +382,13 @@ fn a_description_that_fits_no_message_is_refused() {
         .map(|path| world.call(&reader, "sync", "describe", json!({ "path": path })));
     assert!(matches!(answers[0], Content::Json(_)));
     assert_eq!(code(&answers[1]), Some(1002));
-    // It can be opened all the same.
+    // The document can still be opened.
     let state = world.open(&reader, "r", json!({ "path": "large.document" }));
     assert!(state.len() > 400 << 10);
 }
 
-/// To measure a document goes through all of it, so the bound is asked about far more often than that.
+/// A measurement goes through the whole document, so it must be much rarer than checks of the
+/// bound.
 #[test]
 fn at_the_bound_a_document_is_not_measured_for_each_who_asks() {
     const PAIRS: u64 = 200;
@@ -411,7 +413,7 @@ fn at_the_bound_a_document_is_not_measured_for_each_who_asks() {
     }
     let measured = world.metric(encodings) - before;
     assert!(measured <= PAIRS / 4, "{measured} times for {PAIRS} pairs");
-    // What was deleted makes room.
+    // A deletion makes space.
     world.now.0 += 1_000;
     world.update(&writer, "w", &editor.remove(0));
     world.settle();
@@ -420,7 +422,7 @@ fn at_the_bound_a_document_is_not_measured_for_each_who_asks() {
     assert_eq!(writer.answer(taken), Content::Empty);
 }
 
-/// Each description is made for itself, so that a commit is not followed by all for which there is room by then.
+/// Each description is made separately, so a commit is not followed by all that there is space for.
 #[test]
 fn descriptions_that_waited_are_made_one_after_the_other() {
     let mut config = Config::default();
@@ -434,7 +436,7 @@ fn descriptions_that_waited_are_made_one_after_the_other() {
     for (number, client) in asking.iter().enumerate() {
         let describe = json!({ "path": "a.document" });
         world.invoke(client, "sync", "describe", describe);
-        // No two of them in a row are the same.
+        // No two consecutive descriptions are the same.
         let describe = json!({ "path": "a.document", "include_ids": number % 2 == 0 });
         asked.push(world.invoke(client, "sync", "describe", describe));
     }
@@ -454,7 +456,7 @@ fn descriptions_that_waited_are_made_one_after_the_other() {
     }
 }
 
-/// How many answers came from the room since the last look.
+/// The number of answers from the room since the last call.
 fn answered(client: &super::Client) -> usize {
     let mut answers = 0;
     for (item, cost) in client.outbox.try_take() {
@@ -471,7 +473,7 @@ fn answered(client: &super::Client) -> usize {
     answers
 }
 
-/// A document with so many elements, which take much more memory than text.
+/// A document with many elements, which take much more memory than text.
 fn wide(path: &str, elements: usize) -> Value {
     let content = vec![json!({ "body": {} }); elements];
     json!({ "path": path, "json": { "document": { "content": content } } })
@@ -507,7 +509,7 @@ fn the_documents_in_memory_have_a_bound_for_each_participant_and_together() {
         assert!(bytes <= 8 << 20, "{bytes} bytes");
     }
     assert!(made.len() > 6, "only {}", made.len());
-    // Those that nobody has open are let go for others, and are there again when somebody asks for them.
+    // Documents without readers are unloaded for others, and loaded again on request.
     for client in &clients {
         world.leave(client);
     }
@@ -538,7 +540,7 @@ fn what_a_document_grows_by_is_counted_and_a_large_one_is_always_served() {
     assert_eq!(writer.answer(id), Content::Empty);
     world.leave(&writer);
     world.unload();
-    // It is larger than all there may be.
+    // The document is larger than the bound for all documents.
     let reader = world.join("zoë");
     world.open(&reader, "r", json!({ "path": "a.document" }));
     world.leave(&reader);

@@ -1,4 +1,5 @@
-//! Updates that some readers can't take: what is unfit goes, and nothing else of its author.
+//! Updates that some readers can't decode: the unfit part is removed, and nothing else of its
+//! author.
 
 use meshagent_protocol::Content;
 use serde_json::{Value, json};
@@ -61,7 +62,7 @@ fn what_one_editor_alone_can_read_keeps_nothing_else_out() {
         let shown = shown.get_string(&transaction);
         assert!(shown.contains("later 🌿 "), "{what}: {shown}");
 
-        // The author deletes what is deleted, and sends all again after an outage.
+        // The author deletes what is already deleted, and sends everything again after an outage.
         assert_eq!(is_told, is_removed, "{what}");
         let commits = world.store.commits();
         let again = world.update(&author, "a", &bytes(&session[2]));

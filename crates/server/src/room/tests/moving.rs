@@ -1,7 +1,7 @@
-//! Edits that race what happens to their document's path: moves, deletions, replacements, a reload.
+//! Edits that race changes of their document's path: moves, deletions, replacements, a reload.
 //!
-//! Whatever the order, an acknowledged update is in the document, wherever that is now: in memory, in the store,
-//! behind a fold and after the document was read from the store again.
+//! In any order, an acknowledged update is in the document, wherever that is: in memory, in the
+//! store, after a compaction, and after the document was read from the store again.
 
 mod arriving;
 
@@ -12,18 +12,18 @@ use super::{Action, Client, Content, Control, Editor, Seen, World, code, count};
 use crate::committer::BatchResult;
 use crate::config::Config;
 
-/// Where the document is first.
+/// The first path of the document.
 const SOURCE: &str = "folder/ä.document";
 
-/// What somebody does to the document's path.
+/// A change of the document's path.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Change {
     Move,
-    /// Of the folder that the document is in.
+    /// The folder that the document is in is moved.
     FolderMove,
-    /// Onto a document that somebody has open.
+    /// The document replaces another one that has readers.
     Overwrite,
-    /// There and away again.
+    /// The document is moved to another path and then to its destination.
     TwoMoves,
 }
 
@@ -44,7 +44,7 @@ impl Change {
         }
     }
 
-    /// The moves that it takes.
+    /// The source and destination of each move.
     fn moves(self) -> Vec<(&'static str, &'static str)> {
         match self {
             Self::FolderMove => vec![("folder", "other")],
@@ -57,18 +57,18 @@ impl Change {
     }
 }
 
-/// When somebody opens the document at its new place.
+/// When a participant opens the document at its new path.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Moment {
     /// Before the change is on disk.
     Staged,
-    /// When it is, and the room does not know yet.
+    /// When the change is on disk, and not settled yet.
     Written,
-    /// As soon as the room knows.
+    /// As soon as the change is settled.
     Told,
 }
 
-/// Documents whose log is folded every few updates.
+/// A world in which documents need compaction every few updates.
 fn world() -> World {
     World::with_config(Config {
         snapshot_every: 3,
@@ -93,7 +93,7 @@ fn rename(world: &mut World, client: &Client, source: &str, destination: &str) -
     world.invoke(client, "storage", "move", input)
 }
 
-/// What a client has seen until now: answers by request, and payloads by call.
+/// Everything that a client has received: answers by request, payloads by call, and closed calls.
 #[derive(Default)]
 struct Log {
     answers: Vec<(u64, Content)>,
@@ -143,7 +143,8 @@ fn missing<'a>(updates: &[Vec<u8>], acknowledged: &[&'a str]) -> Vec<&'a str> {
     acknowledged.iter().filter(missing).copied().collect()
 }
 
-/// Every acknowledged update is at the path: in the store, behind a fold, and for whoever opens it.
+/// Checks that every acknowledged update is at the path: in the store, after a compaction, and in
+/// the state that a new reader receives.
 fn everywhere(world: &mut World, path: &str, acknowledged: &[&str], what: &str) {
     let none: Vec<&str> = Vec::new();
     assert_eq!(
@@ -247,7 +248,7 @@ fn race(change: Change, moment: Moment, patches: bool) {
     at_new_place.take(&opener);
     let mut call = "n";
     if !at_new_place.closed.is_empty() {
-        // It had opened what was replaced.
+        // The client had opened the document that was replaced.
         assert!(
             change == Change::Overwrite && moment != Moment::Told,
             "{what}"
@@ -265,7 +266,7 @@ fn race(change: Change, moment: Moment, patches: bool) {
     );
     assert_eq!(count(&shown, "replaced"), 0, "{what}");
 
-    // The new place goes on, with what it has.
+    // The document continues at the new path.
     let more = world.update(
         &opener,
         call,
@@ -331,7 +332,7 @@ fn updates_behind_a_deletion_are_refused_and_not_in_the_next_document() {
                 "{what}: the document was gone"
             );
         }
-        // Whoever was there in time saw the old document end; it opens the new one then.
+        // A client that had opened the old document saw it end. It opens the new one now.
         opener.take();
         world.begin_open(&opener, "again", json!({ "path": SOURCE }));
         world.settle();
@@ -348,7 +349,7 @@ fn updates_behind_a_deletion_are_refused_and_not_in_the_next_document() {
     }
 }
 
-/// The read that the room asks for next, not yet done.
+/// The next read that the room requests; it is not done yet.
 fn next_read(world: &mut World) -> (u64, super::Fetch) {
     match world.room.poll_action() {
         Some(Action::Fetch(number, fetch)) => (number, fetch),
@@ -356,7 +357,7 @@ fn next_read(world: &mut World) -> (u64, super::Fetch) {
     }
 }
 
-/// A reload that comes back late meets no document, another one, or its own elsewhere.
+/// A late result of a reload finds no document, another one, or its own at another path.
 #[test]
 fn a_late_reload_belongs_to_its_document() {
     for change in ["moved", "deleted", "replaced"] {
@@ -431,7 +432,8 @@ fn a_moved_document_that_nobody_has_open_is_read_at_its_new_place() {
     assert_eq!(code(&other.chunks("g")[0]), Some(1003));
 }
 
-/// A document stays in memory while a write of it is on its way, however long nobody has it open.
+/// A document stays in memory while one of its writes is in flight, even if it has no readers for
+/// long.
 #[test]
 fn a_document_with_writes_under_way_is_not_let_go() {
     let mut world = world();
@@ -451,7 +453,7 @@ fn a_document_with_writes_under_way_is_not_let_go() {
     everywhere(&mut world, SOURCE, &["one", "two"], "under way");
 }
 
-/// What published clients read of it is the close alone, whoever ends the call.
+/// Published clients learn this from the close alone, whichever side ends the call.
 #[test]
 fn a_move_tells_at_the_close_what_was_refused() {
     for deletes in [false, true] {
@@ -481,11 +483,11 @@ fn a_move_tells_at_the_close_what_was_refused() {
     }
 }
 
-/// A chunk may cross the close. Its sender has to learn that it may send the edit again, where the document is by then:
-/// 1002 would say that a retry does not help.
+/// A chunk may cross the close. Its sender has to learn that it may send the edit again, at the
+/// present path of the document: 1002 would say that a retry does not help.
 #[test]
 fn what_crosses_the_close_of_a_moved_document_may_be_sent_again() {
-    // More than a connection's ended calls that are kept in mind.
+    // More than the ended calls that a connection remembers.
     const CALLS: usize = 100;
     let mut world = world();
     let (author, mover) = (world.join("author"), world.join("mover"));

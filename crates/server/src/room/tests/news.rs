@@ -1,4 +1,4 @@
-//! News of many files for many participants: encoded once, and sent a slice at a time.
+//! Storage events of many files for many participants: encoded once, and sent a slice at a time.
 
 use meshagent_protocol::ServerToClient;
 use meshagent_store::{RoomId, Store as _, Write};
@@ -10,7 +10,7 @@ use crate::outbox::Outgoing;
 const FILES: usize = 3_000;
 const LISTENERS: usize = 20;
 
-/// What was queued for somebody: where the shared bytes of each message are, and the path in it.
+/// The events that were queued for a client: the address of each one's shared bytes, and its path.
 fn heard(client: &Client) -> Vec<(*const u8, String)> {
     let mut heard = Vec::new();
     for (item, cost) in client.outbox.try_take() {
@@ -71,7 +71,7 @@ fn a_folder_with_much_in_it_is_told_of_in_slices_and_encoded_once() {
         if !world.room.has_news() {
             break;
         }
-        // What is asked meanwhile is answered before the rest.
+        // A request between two slices is answered before the rest.
         if slices == 2 {
             let asked = world.invoke(&owner, "nöne", "x", json!({}));
             owner.answer(asked);
@@ -86,7 +86,8 @@ fn a_folder_with_much_in_it_is_told_of_in_slices_and_encoded_once() {
         let paths: Vec<&String> = told.iter().map(|(_, path)| path).collect();
         assert!(paths.iter().copied().eq(&expected), "{}", paths.len());
     }
-    // The first slice was released as it was looked at; of the others, each has the bytes of the first listener.
+    // The first listener's events are released after each slice, so an address may occur again. But
+    // within a slice, all listeners share the bytes of the first one.
     let encoded = |told: &[(*const u8, String)]| -> Vec<*const u8> {
         told.iter().map(|(place, _)| *place).collect()
     };
@@ -95,7 +96,7 @@ fn a_folder_with_much_in_it_is_told_of_in_slices_and_encoded_once() {
     }
 }
 
-/// The disk may take longer than whoever asked stays.
+/// The disk may take so long that the participant has left before its request is done.
 #[test]
 fn news_of_who_has_left_are_charged_to_the_server() {
     let mut world = World::new();

@@ -1,14 +1,14 @@
-//! Creating, opening, describing; schemas; documents that come and go.
+//! Creating, opening and describing documents; schemas; loading and eviction.
 
 use bytes::Bytes;
 use meshagent_document::MeshSchema;
+use meshagent_ledger::Kind;
 use meshagent_store::{RoomId, Store as _, Write};
 use serde_json::json;
 
 use super::{
     Action, Content, Control, Editor, Fetch, FetchResult, Seen, World, code, count, shown, text,
 };
-use crate::ledger::Kind;
 
 #[test]
 fn initial_json_without_a_schema_gets_one_read_off_it() {
@@ -225,9 +225,9 @@ fn a_schema_file_is_weighed_before_it_is_read_and_parsed() {
         format!("[{zeros}0]").into()
     };
     for (name, bytes, says) in [
-        // It is not even read.
+        // The file is not even read.
         ("größ.json", 5 << 20, "4194304 bytes at most"),
-        // Its values would take some hundred megabytes.
+        // The values of this file would take some hundred megabytes.
         ("nested.json", 4 << 20, "in memory"),
     ] {
         let data = if name == "nested.json" {
@@ -254,7 +254,8 @@ fn a_schema_file_is_weighed_before_it_is_read_and_parsed() {
         assert!(read_bytes <= 4 << 20, "{name}: {read_bytes} bytes read");
     }
     assert_eq!(world.room.usage.ledger().held_of(Kind::Parsed), 0);
-    // One with many spaces, longer than a schema may be without them, serves.
+    // A schema file with many spaces is accepted, even if it is longer than a schema may be without
+    // them.
     let mut schema = MeshSchema::builtin("document")
         .unwrap()
         .to_json()
@@ -288,7 +289,7 @@ fn the_identity_of_a_document_is_its_own_whatever_its_id() {
     let first = identity(&mut world, "a.document");
     world.unload();
     assert_eq!(identity(&mut world, "a.document"), first, "read again");
-    // A store that was restored may give an id once more.
+    // A restored store may assign an id again.
     let mut restored = World::new();
     restored.pass_seconds(5);
     let other = identity(&mut restored, "a.document");
@@ -312,8 +313,8 @@ fn put_file(world: &mut World, path: &str, data: Bytes) {
     world.store.commit(&[write]).unwrap().remove(0).unwrap();
 }
 
-/// A client may use a call's id again when the call has ended. What was asked for in the first call does not become
-/// the second one's.
+/// A client may use a call's id again after the call has ended. The second call does not receive
+/// what the first one requested.
 #[test]
 fn a_call_gets_nothing_of_the_one_before_with_its_id() {
     for path in ["first.document", "missing.document"] {

@@ -1,4 +1,4 @@
-//! The tool `patch`: all or nothing, by whom, when it is told; and what a state is called.
+//! The tool `patch`: all or nothing, by its author, answered when durable; and the names of states.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::{Client, Content, Editor, World, code, invoke, text};
 
 const PATH: &str = "a.document";
 
-/// A world with a document of an element, and somebody in it.
+/// A world with a document of one element, and a participant that has it open.
 fn world() -> (World, Client) {
     let mut world = World::new();
     let ann = world.join("ann");
@@ -25,7 +25,7 @@ fn patch(operations: Value) -> Value {
     json!({ "path": PATH, "patch": operations })
 }
 
-/// Appends an element, which a test can find by this text.
+/// Appends an element with a text by which a test can find it.
 fn append(mark: &str) -> Value {
     json!({ "op": "add", "path": "/document/content/-", "value": { "body": { "text": mark } } })
 }
@@ -52,7 +52,7 @@ impl World {
         described["version"].as_str().unwrap().to_owned()
     }
 
-    /// How often a text stands in what `describe` shows.
+    /// How often a text is in what `describe` shows.
     fn shows(&mut self, client: &Client, mark: &str) -> usize {
         self.described(client)["json"]
             .to_string()
@@ -225,7 +225,7 @@ fn a_patch_whose_commit_fails_is_nowhere() {
         .fail_commits(commits..commits + 1, Fault::Unavailable);
     let id = world.invoke(&ann, "sync", "patch", patch(json!([append("lost")])));
     world.run();
-    // What is told of a state that never was is not told.
+    // A description of a state that never became durable is refused.
     let reading = world.invoke(
         &ann,
         "sync",
@@ -238,7 +238,8 @@ fn a_patch_whose_commit_fails_is_nowhere() {
         let is_told = |one: &super::Seen| matches!(one, super::Seen::Answer(to, content) if *to == id && code(content) == Some(1008));
         assert!(seen.iter().any(is_told), "{id}: {seen:?}");
     }
-    // The next one is by another client id: what was lost may be known to somebody by that one.
+    // The next patch uses another client id: a client may know the lost operations by the previous
+    // one.
     let kept = json_of(world.patched(&ann, patch(json!([append("kept")]))));
     assert_eq!(
         (world.shows(&ann, "kept"), world.shows(&ann, "lost")),
@@ -257,7 +258,7 @@ fn a_patch_whose_commit_fails_is_nowhere() {
         2,
         "the element's and the kept patch's: {clients:?}"
     );
-    // Nor does its state have the name of the one that was lost.
+    // Nor has the new state the name of the lost one.
     let mut other = World::new();
     other.store = world.store;
     let eve = other.join("eve");
@@ -345,7 +346,7 @@ fn a_document_takes_no_more_by_patches_than_it_may() {
     let before = world.version(&ann);
     let refused = world.patched(&ann, patch(json!([append(&"y".repeat(3600))])));
     assert_eq!(code(&refused), Some(1002), "{refused:?}");
-    // Small by itself, large by what it copies.
+    // The patch is small by itself, and large by what it copies.
     let copy =
         json!({ "op": "copy", "from": "/document/content/0", "path": "/document/content/-" });
     let refused = world.patched(&ann, patch(vec![copy.clone(); 8].into()));
@@ -376,7 +377,7 @@ fn a_version_changes_with_what_is_there_and_with_nothing_else() {
     json_of(world.patched(&ann, patch(json!([append("mark")]))));
     let version = world.version(&ann);
     assert!(!versions.contains(&version));
-    // A patch that comes to nothing, and an update that waits for others.
+    // A patch without effect, and an update that stays pending.
     json_of(world.patched(&ann, patch(json!([]))));
     let late = Editor::new(3);
     late.append("body", "never-sent");
@@ -434,7 +435,7 @@ fn what_waits_for_the_servers_next_operations_is_not_let_in_by_a_patch() {
     json_of(world.patched(&ann, patch(json!([append("mark")]))));
     let reader = world.join("reader");
     let mut updates = vec![world.open(&reader, "r", json!({ "path": PATH }))];
-    // Whoever knows the replica's id could have something wait for its next operations.
+    // With the replica's client id, an update can be made that waits for its next operations.
     let stored = world.stored();
     let run = stored.updates.last().unwrap().contributions[0].operations[0];
     let waiting = waiting_delete(run.client, run.end);
@@ -453,7 +454,7 @@ fn what_waits_for_the_servers_next_operations_is_not_let_in_by_a_patch() {
     assert_eq!(world.shows(&bob, "second"), 1);
 }
 
-/// An update that deletes some operations of a client that nobody has seen.
+/// An update that deletes operations of a client that have not arrived yet.
 fn waiting_delete(client: u64, clock: u64) -> Vec<u8> {
     let mut update = vec![0, 1];
     for mut number in [client, 1, clock, 40] {
@@ -484,7 +485,7 @@ fn who_patches_while_a_document_is_read_again_is_answered_then() {
     );
 }
 
-/// What waits is placed behind the operation that the server's next patch begins with.
+/// The pending element is placed behind the operation with which the server's next patch begins.
 #[test]
 fn what_a_patch_wakes_is_repaired_in_the_same_chunk() {
     use yrs::updates::decoder::Decode as _;
@@ -536,7 +537,7 @@ fn what_a_patch_wakes_is_repaired_in_the_same_chunk() {
     }
 }
 
-/// Not what the document has: no copy of it is made.
+/// The cost does not depend on the size of the document: no copy of it is made.
 #[test]
 fn a_patch_that_moves_or_copies_costs_what_it_touches() {
     let (mut world, ann) = world();

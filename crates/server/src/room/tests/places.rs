@@ -1,4 +1,5 @@
-//! What can't have a place, and what others say is gone: merged, stored and read again it is what was shown.
+//! Operations that can't have a place, and forged collected ones: merged, stored and read again,
+//! the document is what readers were shown.
 
 use meshagent_document::{Limits, MeshDocument, MeshSchema, UpdateKind, merge_updates};
 use meshagent_protocol::Content;
@@ -13,7 +14,8 @@ use crate::config::Config;
 
 const PATH: &str = "grüße.document";
 
-/// An element of client 6 behind (5, 0), which stands in the root, and before (5, 1), which is an attribute.
+/// An element of client 6 behind (5, 0), which is in the root, and before (5, 1), which is an
+/// attribute.
 const BETWEEN: &[u8] = &[
     1, 1, 6, 0, 0xc7, 5, 0, 5, 1, 3, 4, b'b', b'o', b'd', b'y', 0,
 ];
@@ -24,7 +26,7 @@ const BELOW: &[u8] = &[1, 1, 6, 0, 0x07, 0, 5, 1, 3, 4, b'b', b'o', b'd', b'y', 
 /// Two collected operations of client 7, and no deletion.
 const GONE: &[u8] = &[1, 1, 7, 0, 0, 2, 0];
 
-/// An innocent and somebody else, who have a document open, with an edit of the innocent on its way.
+/// Two participants that have a document open, in which the innocent one has made an edit.
 fn two() -> (World, Client, Client) {
     let mut world = World::new();
     let (innocent, other) = (world.join("innocent"), world.join("other"));
@@ -59,11 +61,11 @@ fn read_again(world: &World) -> MeshDocument {
     document
 }
 
-/// What is on disk is what is shown, and what waits.
+/// Checks that what is on disk is what is shown and what is pending.
 fn check(world: &World, what: &str) {
     let (ours, again) = (replica(world), read_again(world));
     assert_eq!(again.to_json(true), ours.to_json(true), "{what}");
-    // Where runs are cut may be different.
+    // Runs of operations may be cut at different places.
     for (one, other) in [(&again, ours), (ours, &again)] {
         let inspection = one.inspect(&other.encode_state()).unwrap();
         let is_contained = matches!(inspection.kind, UpdateKind::Contained | UpdateKind::Empty);
@@ -76,7 +78,7 @@ fn check(world: &World, what: &str) {
     assert_eq!(waiting[0], waiting[1], "{what}");
 }
 
-/// What a newcomer is sent after the document was let go.
+/// The state that a new reader receives after the document was unloaded.
 fn reopen(world: &mut World, clients: [&Client; 2]) -> Vec<u8> {
     for client in clients {
         world.leave(client);
@@ -98,7 +100,7 @@ fn a_batch_with_what_has_no_place_and_what_it_waits_for_can_be_read_again() {
         world.settle();
         assert_eq!(sender.answer(fills), Content::Empty);
         check(&world, "after the batch");
-        // What a published reader has is what is here.
+        // A published reader has the same document.
         updates.extend(reader.changes("r"));
         let seen = Editor::new(8);
         for update in &updates {
@@ -114,8 +116,8 @@ fn a_batch_with_what_has_no_place_and_what_it_waits_for_can_be_read_again() {
     }
 }
 
-/// One update deletes an element, the next hangs something below its attribute, which is gone by then. Merged to one
-/// write it comes before the deletion.
+/// One update deletes an element, the next puts another below its attribute, which is deleted by
+/// then. When the two are merged into one write, the insertion comes before the deletion.
 #[test]
 fn a_batch_with_a_deletion_and_what_hangs_on_the_deleted_can_be_read_again() {
     let (mut world, innocent, other) = two();
@@ -132,7 +134,7 @@ fn a_batch_with_a_deletion_and_what_hangs_on_the_deleted_can_be_read_again() {
     assert_eq!(ids.map(|id| count(&state, id)), [1, 0]);
 }
 
-/// The same as one change for those who take what became durable together as one.
+/// The same for a reader that takes merged changes.
 #[test]
 fn a_merged_change_can_be_taken_up_by_who_takes_it() {
     let (mut world, _, other) = two();
@@ -149,7 +151,7 @@ fn a_merged_change_can_be_taken_up_by_who_takes_it() {
     assert_eq!(shown(&updates), replica(&world).to_json(true));
 }
 
-/// What is new, comes alone and can't have a place is refused, as nobody makes it.
+/// A new operation that arrives alone and can't have a place is refused: no editor makes it.
 #[test]
 fn what_has_no_place_is_refused_when_it_comes_alone() {
     let (mut world, innocent, other) = two();
@@ -163,8 +165,8 @@ fn what_has_no_place_is_refused_when_it_comes_alone() {
     check(&world, "after the refusals");
 }
 
-/// Somebody says that operations are gone which never came, without deleting them; then their author brings them, with
-/// more, and deletes some of them or not.
+/// An update claims that operations are collected which never arrived, without deleting them. Then
+/// their author sends them, and deletes some of them or not.
 #[test]
 fn what_was_said_to_be_gone_is_gone_in_memory_and_on_disk() {
     for (is_one_batch, deletes) in [(false, false), (true, false), (true, true)] {
@@ -199,14 +201,14 @@ fn what_was_said_to_be_gone_is_gone_in_memory_and_on_disk() {
     }
 }
 
-/// The operations that clients are said to have made, each named once and for all by the seed.
+/// The operations that clients are said to have made. Each is determined by the seed.
 struct Operations(u64);
 
 impl Operations {
     const CLIENTS: u64 = 4;
     const CLOCKS: u64 = 24;
 
-    /// Writes an operation; it may have no place.
+    /// Writes an operation, which may have no place.
     fn write(&self, out: &mut Vec<u8>, client: u64, clock: u64) {
         let mut random = Random(self.0 ^ (client << 32) ^ (clock << 16));
         let id = |random: &mut Random, is_own: bool| {
@@ -214,7 +216,7 @@ impl Operations {
             if clock > 0 && (is_own || other == client) {
                 return Some([client, random.below(clock.min(3)) + clock - clock.min(3)]);
             }
-            // Not in circles, in which all would wait for ever.
+            // No cycles, in which all operations would stay pending for ever.
             let bound = clock + u64::from(other < client);
             (other != client && bound > 0).then(|| [other, random.below(bound)])
         };
@@ -267,7 +269,7 @@ impl Operations {
         }
     }
 
-    /// Some of them, of which some are said to be gone, and some deletions.
+    /// Some of the operations, a few of them as collected, and sometimes a deletion.
     fn update(&self, random: &mut Random, known: &MeshDocument) -> Vec<u8> {
         let number = |number: u64| u8::try_from(number).unwrap();
         let mut clients: Vec<u64> = (1..=Self::CLIENTS).rev().collect();
@@ -355,6 +357,6 @@ fn what_is_read_again_is_what_was_shown() {
             *sum += one;
         }
     }
-    // Refused, waiting, taken.
+    // Refused, pending, accepted.
     assert!(figures.iter().all(|&figure| figure > 20), "{figures:?}");
 }

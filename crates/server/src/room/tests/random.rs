@@ -1,5 +1,5 @@
-//! Random traffic, from a seed: every request is answered once, all readers end with the same document, and who
-//! only reads never sees one that breaks its schema.
+//! Random traffic from a seed: every request is answered once, all readers end with the same
+//! document, and a pure reader never sees a document that breaks its schema.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{Client, Content, Control, Editor, Seen, World, code, sync_chunk};
 use crate::config::Config;
 
-/// A small generator (`SplitMix64`, Steele et al. 2014), so that a seed says everything about a run.
+/// A small generator (`SplitMix64`, Steele et al. 2014), so that a seed determines a run.
 pub(super) struct Random(pub(super) u64);
 
 impl Random {
@@ -30,7 +30,7 @@ struct Actor {
     open: bool,
     asked: Vec<u64>,
     answered: Vec<u64>,
-    /// Edits that the server has not answered; it does not send an author its own.
+    /// Edits that the server has not answered. It does not send an author its own edits.
     unconfirmed: HashMap<u64, Vec<u8>>,
     edits: u64,
 }
@@ -49,7 +49,7 @@ impl Actor {
         }
     }
 
-    /// Reads what came, echoing each change as the published clients do.
+    /// Reads what arrived, and echoes each change as the published clients do.
     fn read(&mut self, world: &mut World) {
         for seen in self.client.take() {
             match seen {
@@ -79,7 +79,7 @@ impl Actor {
 
     fn open(&mut self, world: &mut World) {
         if !std::mem::replace(&mut self.open, true) {
-            // The invocation itself has the number before the start chunk's.
+            // The number of the invocation directly precedes that of the start chunk.
             let start = world.begin_open(&self.client, "s", json!({ "path": "a.document" }));
             self.asked.extend([start - 1, start]);
         }
@@ -105,7 +105,7 @@ fn run(seed: u64) {
             1..6 if actor.open => {
                 actor.edits += 1;
                 let id = format!("{chosen}-{}", actor.edits);
-                // Now and then something that the schema does not allow.
+                // Sometimes the schema does not allow the element.
                 let tag = if random.below(5) == 0 {
                     "nonsense"
                 } else {

@@ -1,4 +1,5 @@
-//! Readers are cursors: one that does not keep up costs little, and gets one merged change later.
+//! Readers are cursors: a reader that does not keep up costs little, and receives merged changes
+//! later.
 
 use meshagent_document::{MeshDocument, MeshSchema};
 use serde_json::json;
@@ -41,7 +42,8 @@ fn a_large_update_keeps_its_place_among_small_ones() {
     world.open(&writer, "w", json!({ "path": "a.document" }));
     let state = world.open(&reader, "r", json!({ "path": "a.document" }));
     let editor = Editor::new(1);
-    // All in one batch, each built on the one before; what deletes goes out alone.
+    // All are in one batch, and each builds on the previous one. The update that deletes is sent
+    // alone.
     world.update(&writer, "w", &editor.append("body", "first"));
     let large = "large".repeat(100_000);
     world.update(&writer, "w", &editor.append("body", &large));
@@ -133,7 +135,7 @@ fn a_reader_that_does_not_read_is_brought_up_to_date_by_one_change() {
         500
     );
 
-    // From there on it keeps up again.
+    // Now the reader keeps up again.
     world.update(&writer, "w", &editor.append("body", "last"));
     world.settle();
     assert_eq!(count(&[updates, slow.changes("s")].concat(), "last"), 1);
@@ -149,7 +151,7 @@ fn a_reader_too_far_behind_gets_the_whole_state() {
     world.open(&slow, "s", json!({ "path": "a.document" }));
     let editor = Editor::new(1);
     world.update(&writer, "w", &editor.append("body", "one"));
-    // More than the document keeps of its recent changes.
+    // More bytes than the recent changes that a document keeps.
     let long = "x".repeat(300 << 10);
     for _ in 0..6 {
         world.update(&writer, "w", &editor.set_first("text", &long));
@@ -216,7 +218,7 @@ fn what_becomes_durable_together_with_a_readers_state_reaches_it_too() {
     let mut updates = vec![world.open(&slow, "s", json!({ "path": "a.document" }))];
     let editor = Editor::new(1);
     world.update(&writer, "w", &editor.append("body", "one"));
-    // More than the document keeps of its recent changes.
+    // More bytes than the recent changes that a document keeps.
     for _ in 0..6 {
         let long = "x".repeat(300 << 10);
         world.update(&writer, "w", &editor.set_first("text", &long));
@@ -224,7 +226,8 @@ fn what_becomes_durable_together_with_a_readers_state_reaches_it_too() {
         writer.take();
     }
     updates.extend(slow.changes("s"));
-    // The reader is due the state with "two" in it, which waits for the disk; "three" gets into the same batch.
+    // The reader awaits the state with "two", which waits for the disk. "three" gets into the same
+    // batch.
     world.update(&writer, "w", &editor.append("body", "two"));
     world.room.handle_drained(slow.conn);
     world.update(&writer, "w", &editor.append("body", "three"));

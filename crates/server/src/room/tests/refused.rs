@@ -1,4 +1,5 @@
-//! A write that the store refuses when the replica has it already, while the rest of its batch stands.
+//! A write that the store refuses although the replica has it already, while the rest of its batch
+//! stands.
 
 use meshagent_store::{RoomId, Store as _, Written};
 use serde_json::json;
@@ -38,7 +39,7 @@ fn a_refused_update_is_shown_to_nobody_and_what_builds_on_it_is_refused() {
     let mut changes = reader.changes("r");
 
     let appends = world.store.appends();
-    // The first is under way, the second comes before it.
+    // The first append is in flight, and the second one is "before".
     world.store.refuse_appends(appends + 2..appends + 3);
     world.update(&other, "o", &theirs.append("body", "under-way"));
     world.run();
@@ -50,7 +51,7 @@ fn a_refused_update_is_shown_to_nobody_and_what_builds_on_it_is_refused() {
     let independent_update = theirs.append("body", "independent");
     let independent = world.update(&other, "o", &independent_update);
     world.commit();
-    // This waits for the batch that is refused in part.
+    // These wait for the batch of which a part is refused.
     let next = world.update(&other, "o", &theirs.append("body", "next"));
     let describe = world.invoke(&reader, "sync", "describe", json!({ "path": "a.document" }));
     world.settle();
@@ -82,7 +83,8 @@ fn a_refused_update_is_shown_to_nobody_and_what_builds_on_it_is_refused() {
     };
     assert_eq!(described, Some(1008));
 
-    // What is on disk is shown to all, and nothing else: neither the refused one nor what can't be shown without it.
+    // What is on disk is shown to all readers, and nothing else: neither the refused update nor
+    // what can't be shown without it.
     let late = world.join("late");
     let state = world.open(&late, "l", json!({ "path": "a.document" }));
     for seen in [&changes, &vec![state]] {
@@ -92,7 +94,7 @@ fn a_refused_update_is_shown_to_nobody_and_what_builds_on_it_is_refused() {
         assert_eq!(count(seen, &large("before")), 1);
         assert_eq!(count(seen, &refused_name), 0);
     }
-    // Sent again, as our client does, all of it is taken.
+    // When all of it is sent again, as our client does, it is accepted.
     for (client, call, update) in [
         (&writer, "w", &refused_update),
         (&writer, "w", &behind_update),
@@ -118,7 +120,8 @@ fn a_refused_update_is_shown_to_nobody_and_what_builds_on_it_is_refused() {
     }
 }
 
-/// Else it would wait there for what was refused, beyond any bound, and be shown when that is sent again.
+/// Otherwise it would be pending on disk, beyond any bound, and become visible when the refused
+/// update is sent again.
 #[test]
 fn what_is_behind_a_refused_update_is_not_on_disk() {
     let room = RoomId::new("project", "room");
@@ -172,14 +175,14 @@ fn what_is_behind_a_refused_update_is_not_on_disk() {
         ["unterwegs", "dahinter", "別の", "geflickt"].map(|id| count(&updates, id))
     };
     assert_eq!(on_disk(&world), [1, 0, 0, 0]);
-    // What was refused comes again by itself; its sender was told that the next one is lost.
+    // Only the refused update is sent again. The sender of the next one knows that it is lost.
     let again = world.update(&writer, "w", &refused_update);
     world.settle();
     assert_eq!(writer.answer(again), Content::Empty);
     assert_eq!(on_disk(&world), [1, 0, 0, 0]);
 }
 
-/// One whose parts are too long to be merged with others' updates.
+/// The parts of the patch are too long to be merged with others' updates.
 #[test]
 fn a_patch_that_the_store_refuses_leaves_nothing_of_it() {
     let mut answers = Vec::new();
@@ -210,11 +213,12 @@ fn a_patch_that_the_store_refuses_leaves_nothing_of_it() {
         }
         answers.push(code(&answer));
     }
-    // It is one append.
+    // The patch is one append.
     assert_eq!(answers, [Some(1005), None, None]);
 }
 
-/// The store says of a document that is in memory that it does not exist: it was deleted behind the room's back.
+/// The store reports that a document which is in memory does not exist: it was deleted without the
+/// room.
 #[test]
 fn a_document_that_the_store_does_not_have_any_more_ends() {
     let mut world = world();
@@ -242,7 +246,7 @@ fn a_document_that_the_store_does_not_have_any_more_ends() {
     assert_eq!(count(&[state], "lost"), 0);
 }
 
-/// The log is folded at the moment at which the head has what the store is about to refuse.
+/// The compaction happens when the head has what the store is about to refuse.
 #[test]
 fn a_snapshot_does_not_bring_to_the_disk_what_was_refused() {
     let mut world = world();

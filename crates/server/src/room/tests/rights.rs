@@ -1,4 +1,4 @@
-//! What a grant allows: in each direction, for files, documents and folders, whatever their names.
+//! What grants allow: in each direction, for files, documents and folders with any names.
 
 mod events;
 mod many;
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::files::upload;
 use super::{Client, Content, World, code, text};
 
-/// A room with these documents and files in it, and what a participant with such a scope does there.
+/// A room with these documents and files, and a guest with the scope to be tested.
 struct Guarded {
     world: World,
     owner: Client,
@@ -61,7 +61,7 @@ impl Guarded {
         )
     }
 
-    /// What stands in the room, by path.
+    /// All entries of the room, by path.
     fn tree(&self) -> BTreeMap<String, EntryKind> {
         let room = RoomId::new("project", "room");
         let (mut tree, mut folders) = (BTreeMap::new(), vec![String::new()]);
@@ -97,7 +97,7 @@ fn scope_of(scope: Value) -> ApiScope {
     ApiScope::from_json(&scope).unwrap()
 }
 
-/// It was refused for want of a right, and the text names all of these.
+/// Checks that a right was missing, and that the text contains all these names.
 #[track_caller]
 fn assert_denied(answer: &Content, named: &[&str], what: &str) {
     assert_eq!(code(answer), Some(1001), "{what}: {answer:?}");
@@ -158,7 +158,7 @@ fn what_waits_when_a_token_expires_has_no_rights_any_more() {
         ("storage", "delete", json!({ "path": "ö.document" })),
     ] {
         let answer = world.call(&client, toolkit, tool, input);
-        // Not 1001, which says that whoever asks will never be allowed to: the next connection has a new token.
+        // Not 1001, which would be final: the next connection has a new token.
         assert_eq!(code(&answer), Some(1006), "{tool}: {answer:?}");
     }
     assert_eq!(world.room.usage.documents(), 1);

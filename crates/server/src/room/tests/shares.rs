@@ -1,4 +1,4 @@
-//! What participants' documents may take of the memory for all.
+//! The bounds of the memory that documents take for each participant.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use super::{Client, Content, Editor, World, code, text};
 use crate::config::Config;
 
 const MAX: usize = 8 << 20;
-/// Three eighths.
+/// Three eighths of `MAX`.
 const SHARE: usize = 3 << 20;
 
 fn world() -> World {
@@ -15,7 +15,8 @@ fn world() -> World {
     World::with_config(config)
 }
 
-/// Grows a document by many small elements, which take much more memory than text, until that is refused.
+/// Grows a document by many small elements, which take much more memory than text, until that is
+/// refused.
 fn grow(world: &mut World, client: &Client, call: &str, editor: &Editor) -> Content {
     for number in 0..20_000 {
         let update = editor.append("body", &format!("{call}-{number}"));
@@ -31,7 +32,7 @@ fn grow(world: &mut World, client: &Client, call: &str, editor: &Editor) -> Cont
     panic!("nothing is refused");
 }
 
-/// With the recent changes of two documents, which are nobody's.
+/// The recent changes of two documents come in addition. They count for no participant.
 fn is_within_share(world: &World) {
     let bytes = world.room.usage.open().bytes();
     let most = SHARE + (2 << 20);
@@ -59,11 +60,11 @@ fn growth_beyond_a_share_is_refused_and_others_open_documents() {
         is_share_of_participant(&grow(&mut world, &writer, call, editor));
     }
     is_within_share(&world);
-    // What only deletes makes room.
+    // A deletion makes space.
     let id = world.update(&writer, "a", &editors[0].remove(0));
     world.settle();
     assert_eq!(writer.answer(id), Content::Empty);
-    // Others have theirs, in the same documents too.
+    // Other participants have their own shares, even in the same documents.
     for (call, client) in [("c", 3), ("a", 4)] {
         open(&mut world, &other, call);
         let update = Editor::new(client).append("body", call);
@@ -90,13 +91,14 @@ fn growth_counts_for_its_author_and_not_for_who_opened_the_document() {
     let id = world.update(&owner, "c", &mine.append("body", "c"));
     world.settle();
     assert_eq!(owner.answer(id), Content::Empty);
-    // A new program of the same name has no share of its own.
+    // Another connection of the same participant has no share of its own.
     let again = world.join("writer");
     let refused = world.call(&again, "sync", "create", wide("d.document"));
     is_share_of_participant(&refused);
 }
 
-/// Grows the first document by some, as one may always grow, and the second until it is refused.
+/// Grows the first document by some, because one document may always grow, and the second one until
+/// it is refused.
 fn is_share_of_participant_or_none(
     world: &mut World,
     client: &Client,
@@ -126,7 +128,7 @@ fn documents_that_nobody_uses_make_room_for_growth() {
     }
     world.chunk(&writer, "a", Content::Control(super::Control::close()));
     world.settle();
-    // What was refused is missing in what its editor makes next.
+    // What was refused is missing in the updates that its editor makes next.
     let fresh = Editor::new(3).append("body", "noch eins");
     let id = world.update(&writer, "b", &fresh);
     world.settle();

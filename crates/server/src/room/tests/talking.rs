@@ -1,4 +1,4 @@
-//! Toolkit `messaging`: who sees whom, and who hears what.
+//! Toolkit `messaging`: which participants see each other, and who receives which messages.
 
 use meshagent_protocol::{ClientToServer, ServerToClient};
 use serde_json::json;
@@ -116,7 +116,7 @@ fn a_disable_is_not_overtaken_by_the_enable_before_it() {
     let (ann, ben) = (world.join("ann"), world.join("ben"));
     let enabled = world.call(&ben, "messaging", "enable", json!({}));
     assert_eq!(enabled, Content::Empty);
-    // Her queue is full for a moment.
+    // Ann's queue is full for a moment.
     ann.outbox.push(ServerToClient::RoomStatus {
         status: "x".to_owned(),
         message: "y".repeat(2 << 20),
@@ -128,7 +128,7 @@ fn a_disable_is_not_overtaken_by_the_enable_before_it() {
     world.room.handle_drained(ann.conn);
     world.settle();
     seen.extend(ann.take());
-    // Her messages of the room are passed over, her answers are not, and nobody was introduced to her.
+    // Ann receives all her answers, and no introductions.
     seen.retain(|seen| !matches!(seen, Seen::Other(ServerToClient::RoomStatus { .. })));
     assert_eq!(seen, asked.map(|id| Seen::Answer(id, Content::Empty)));
     assert!(events(&ben).is_empty(), "she was never there");
@@ -137,7 +137,7 @@ fn a_disable_is_not_overtaken_by_the_enable_before_it() {
     assert_eq!(code(&sent), Some(1003));
 }
 
-/// Who hears much goes on to edit, and sees what others edit.
+/// A participant that receives many messages can still edit, and sees others' edits.
 #[test]
 fn what_others_say_keeps_nobody_from_documents() {
     const SAID: usize = 300 << 10;
@@ -158,7 +158,7 @@ fn what_others_say_keeps_nobody_from_documents() {
         world.invoke(&loud, "messaging", "broadcast", input);
     }
     let (queued, _) = reader.outbox.queued();
-    // One participant takes twice the mark, and a message.
+    // One participant takes at most twice the mark, and one message.
     assert!((256 << 10..SAID).contains(&queued), "{queued} bytes");
     let update = super::Editor::new(1).append("body", "größer");
     world.update(&writer, "w", &update);

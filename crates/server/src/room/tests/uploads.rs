@@ -1,4 +1,5 @@
-//! How an upload ends: its close chunk says that the file is on disk, whatever the client sends meanwhile.
+//! The end of an upload: its close chunk says that the file is on disk, whatever the client sends
+//! meanwhile.
 
 use meshagent_protocol::{ClientToServer, ServerToClient};
 use meshagent_store::Fault;
@@ -35,7 +36,7 @@ fn open(world: &mut World, client: &Client) -> u64 {
     world.send(client, open)
 }
 
-/// Sends an upload up to its close; the disk does not write yet.
+/// Sends an upload up to its close. The disk does not write yet.
 fn begin(world: &mut World, client: &Client, path: &str) {
     open(world, client);
     world.chunk(client, CALL, start(path));
@@ -135,7 +136,7 @@ fn the_end_of_an_upload_is_not_the_end_of_the_next_one_under_its_id() {
     let ends = chunks(&client.take());
     assert!(matches!(&ends[..], [end] if is_close(end)), "{ends:?}");
 
-    // The id is free now; the next one ends with its own commit.
+    // The id is free now. The next upload ends with its own commit.
     begin(&mut world, &client, "b.txt");
     world.settle();
     let ends = chunks(&client.take());
@@ -181,7 +182,7 @@ fn a_call_that_is_closed_before_it_began_is_closed_at_once() {
     assert!(!world.commit(), "there is nothing to write");
 }
 
-/// Nobody keeps others from uploading by uploads of which nothing comes.
+/// Stalled uploads do not prevent others.
 #[test]
 fn an_upload_that_stands_still_makes_room_for_others() {
     let mut config = Config::default();
@@ -200,7 +201,7 @@ fn an_upload_that_stands_still_makes_room_for_others() {
     world.settle();
     assert_eq!(code(answer(&busy.take(), refused)), Some(1008));
     world.pass_seconds(6);
-    // Its call failed, and it begins again.
+    // The call failed, so it is opened again.
     open(&mut world, &busy);
     world.chunk(&busy, CALL, start("ü"));
     let accepted = world.chunk(&busy, CALL, data(half));
@@ -216,7 +217,8 @@ fn an_upload_that_stands_still_makes_room_for_others() {
     assert_eq!(ends(&slow), 0, "it stands still for six seconds only");
 }
 
-/// A room in which so many uploads of one byte stand still, and one more that is begun and needs their room.
+/// A room in which `count` uploads of one byte are stalled, and another one that has begun and
+/// needs their space.
 fn stalled(count: usize) -> (World, Client) {
     let mut config = Config::default();
     config.limits.max_upload_bytes_per_room = count;
@@ -239,7 +241,7 @@ fn stalled(count: usize) -> (World, Client) {
     (world, busy)
 }
 
-/// Of thousands, each costs less to be ended than it took to be begun.
+/// To end each of thousands of uploads costs less than it cost to begin them.
 #[test]
 fn many_uploads_that_stand_still_are_ended_in_linear_time() {
     const COUNT: usize = 8_000;
@@ -270,7 +272,7 @@ fn a_piece_that_ends_many_uploads_is_no_light_work() {
     assert!(crate::lane::is_heavy(all), "{all}");
 }
 
-/// Whose pieces wait in the room is not the one who stands still.
+/// An upload whose pieces wait in the room is not stalled.
 #[test]
 fn the_time_for_which_an_upload_waited_for_the_server_is_not_its_own() {
     let mut config = Config::default();

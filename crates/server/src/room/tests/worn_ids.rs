@@ -1,10 +1,10 @@
-//! The client id of a room's patches, of which no operations are left.
+//! The client id of a room's patches when it has no operations left.
 
 use serde_json::json;
 
 use super::{Content, World, code};
 
-/// An update of collected operations: so many of a client, from this clock on.
+/// An update of `count` collected operations of a client, from `clock` on.
 fn blank(client: u8, clock: u32, count: u32) -> Vec<u8> {
     let mut update = vec![1, 1, client];
     for (mut number, kind) in [(clock, Some(0)), (count, None)] {
@@ -31,7 +31,7 @@ fn a_patch_takes_another_client_id_when_the_last_one_has_no_operations_left() {
         world.settle();
         assert_eq!(writer.answer(id), Content::Empty, "{clock}");
     }
-    // As if the room's own patches had used them.
+    // As if the room's own patches had used the operations.
     let id = world.room.documents.id_at("a.document").unwrap();
     let document = world.room.documents.get_mut(id).unwrap();
     document.replica.set_client_id(7);

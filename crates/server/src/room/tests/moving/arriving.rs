@@ -1,10 +1,10 @@
-//! Who waits for a document, or has it open, where another arrives or it goes.
+//! Requests and readers at a path when a document arrives there or leaves.
 
 use serde_json::json;
 
 use super::*;
 
-/// A document that the store has and nobody has open.
+/// Stores a document that has no readers.
 fn put_away(world: &mut World, path: &str, id: &str) {
     let editor = world.join("editor");
     world.open(&editor, "e", json!({ "path": path }));
@@ -47,7 +47,7 @@ fn document_that_was_opened_at_its_new_place_stays_open() {
     );
 }
 
-/// Its answer waits for what was written to the document that another takes the place of.
+/// The answer waits for what was written to a document that another one then replaces.
 #[test]
 fn who_waits_for_a_document_gets_the_one_that_takes_its_place() {
     let mut world = world();
@@ -83,7 +83,8 @@ fn who_waits_for_a_document_gets_the_one_that_takes_its_place() {
     assert_eq!((count(&shown, "moved"), count(&shown, "replaced")), (1, 0));
 }
 
-/// Somebody wants to create a document, and others wait for that, where one arrives that nobody has open.
+/// One request wants to create a document, and others wait for it, when a document without readers
+/// arrives at the path.
 #[test]
 fn who_waits_for_a_creator_gets_the_document_that_was_there_first() {
     let mut world = world();
@@ -108,7 +109,7 @@ fn who_waits_for_a_creator_gets_the_document_that_was_there_first() {
     assert_eq!(count(&[opener.state("o")], "moved"), 1);
 }
 
-/// An open that waits until a document is read again, which somebody deletes meanwhile.
+/// An open waits until a document is read again, and the document is deleted meanwhile.
 #[test]
 fn who_may_create_a_document_is_not_told_otherwise() {
     let mut world = world();
@@ -123,7 +124,7 @@ fn who_may_create_a_document_is_not_told_otherwise() {
     world.room.handle_committed(failed, world.now);
     let opened = world.begin_open(&opener, "o", json!({ "path": SOURCE }));
     let deleted = world.invoke(&other, "storage", "delete", json!({ "path": SOURCE }));
-    // The read comes back behind the deletion.
+    // The result of the read arrives after the deletion.
     let mut reads = Vec::new();
     while let Some(action) = world.room.poll_action() {
         match action {

@@ -1,4 +1,4 @@
-//! Who hears of what: files, documents, and other participants.
+//! Which events participants receive: of files, documents and other participants.
 
 use meshagent_protocol::{ClientToServer, ServerToClient};
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::super::events;
 use super::{Client, Guarded, scope_of, upload};
 
-/// What somebody heard of files and documents, one text for each.
+/// The storage events that a client received, one text for each.
 fn heard(client: &Client) -> Vec<String> {
     let told = events(client).into_iter().filter_map(|event| match event {
         ServerToClient::FileUpdated { path, .. } => Some(format!("+{path}")),
@@ -35,7 +35,7 @@ fn only_who_may_see_a_path_hears_of_it() {
             { "path": "in", "recursive": true, "actions": ["list"], "excluded_paths": ["in/é"] },
         ] } } }),
         ),
-        // Documents are seen by their readers as well, and files are not.
+        // Readers of documents receive their events, too, but not those of files.
         (
             "reader",
             json!({ "sync": { "paths": [{ "path": "in/*", "read_only": true }] } }),
@@ -86,7 +86,7 @@ fn only_who_may_see_a_path_hears_of_it() {
     let act = call("sync", "create", document("out/plan"));
     check(&mut room, &act, [f, &[], &[], &[], &[], &[]]);
 
-    // A move reaches as far as each one sees: away is gone, and here is new.
+    // A participant that sees only one end of a move receives a deletion or an update.
     let f: &[&str] = &["in/f>in/f2"];
     let act = call("storage", "move", rename("in/f", "in/f2"));
     check(&mut room, &act, [f, f, f, &[], &[], &[]]);
@@ -108,7 +108,7 @@ fn only_who_may_see_a_path_hears_of_it() {
     let f: &[&str] = &["in/f2>in/é/f"];
     check(&mut room, &act, [f, f, &["-in/f2"], &[], &[], &[]]);
 
-    // A folder is heard of by whoever may list it, and by nobody else.
+    // Events of a folder reach the participants that may list it, and no others.
     let act = call(
         "storage",
         "delete",
@@ -154,7 +154,7 @@ fn who_may_not_list_participants_hears_of_none() {
         [],
         "neither that it came nor that it left"
     );
-    // A message is for whom it names.
+    // A message reaches the participant that it names.
     let message = json!({
         "to_participant_id": room.guest.id, "type": "hallo", "message_json": "{}"
     });
@@ -185,7 +185,7 @@ fn a_name_is_the_tokens() {
             assert_eq!(message, json!({ "attributes": { "mood": name } }));
         }
     }
-    // Nor is it another one for those who come later.
+    // Participants that come later see the token's name, too.
     let late = world.join("late");
     world.invoke(&late, "messaging", "enable", json!({}));
     let seen = format!("{:?}", events(&late));

@@ -1,4 +1,5 @@
-//! What many entries in a grant cost: for what is asked of each path of many, no more than few.
+//! The cost of grants with many entries: a check of one of many paths costs no more than with few
+//! entries.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use super::{Client, World, scope_of, upload};
 use crate::room::Request;
 use crate::room::tests::cpu_time;
 
-/// A token with as many entries or rules, of which the last covers `in`.
+/// A token with `count` entries or rules, of which the last covers `in`.
 fn scope(form: &str, count: usize) -> ApiScope {
     let paths: Vec<String> = (1..count)
         .map(|number| format!("folder/{number}"))
@@ -39,7 +40,7 @@ fn scope(form: &str, count: usize) -> ApiScope {
     })
 }
 
-/// The least CPU time of some tries: what else the machine does changes it little.
+/// The least CPU time of some attempts, because other load on the machine changes it little.
 fn least(mut work: impl FnMut()) -> Duration {
     let mut once = || {
         let start = cpu_time();

@@ -1,15 +1,15 @@
-//! Moving and deleting: the rights of all that is taken away, put somewhere, or replaced.
+//! Moving and deleting: the rights to everything that is removed, placed or replaced.
 
 use serde_json::{Value, json};
 
 use super::{Content, Guarded, assert_denied, code};
 
-/// One attempt in a room of its own: what it moves where, and the names that a refusal has to give.
+/// One attempt in a room of its own: a move, and the names that a refusal has to contain.
 struct Move<'a> {
     source: &'a str,
     destination: &'a str,
     overwrite: bool,
-    /// `None` if it is allowed.
+    /// `None` if the move is allowed.
     refused: Option<&'a [&'a str]>,
 }
 
@@ -92,7 +92,7 @@ fn folders_do_not_carry_read_only_parts_out_or_in() {
             yes("häuser/offen", "ziel/offen"),
             yes("./häuser/offen/", "/ziel/offen/"),
             yes("häuser/geheimnis.txt", "ziel/geheimnis.txt"),
-            // The other way: nothing gets there, or takes the place of what is there.
+            // In the other direction, nothing arrives or is replaced.
             no(
                 "ziel/x.txt",
                 "häuser/geheim/neu.txt",
@@ -108,7 +108,7 @@ fn folders_do_not_carry_read_only_parts_out_or_in() {
             no("ziel/ordner", "häuser", &["häuser/geheim"]),
             no("ziel/ordner/geheim", "häuser/geheim", &["häuser/geheim"]),
             yes("ziel/ordner", "häuser/offen/ordner"),
-            // Nor does anything leave what the grant covers, or come from elsewhere.
+            // Nothing leaves what the grant covers, or arrives from elsewhere.
             no("ziel/x.txt", "anderswo/x.txt", &["anderswo/x.txt"]),
             no("anderswo/y.txt", "ziel/y.txt", &["anderswo/y.txt"]),
             no("anderswo", "ziel/anderswo", &["anderswo"]),
@@ -152,13 +152,13 @@ fn rules_decide_for_all_that_a_folder_holds() {
             yes("f/offen", "z/offen"),
             yes("f/offen/a.txt", "z/neu.txt"),
             yes("einzeln.txt", "z/e.txt"),
-            // A rule for one file is none for what lies below a folder of that name.
+            // A rule for one file does not apply below a folder of that name.
             no("ordner.txt", "z/o", &["ordner.txt"]),
-            // What may be written may not be destroyed.
+            // The right to write does not include the right to destroy.
             no("f/offen/a.txt", "z/da.txt", &["z/da.txt"]).over(),
             yes("f/offen/a.txt", "z/neu.txt").over(),
             no("f/offen", "z/ordner", &["z/ordner"]).over(),
-            // What may not be read may not be moved to where it can be.
+            // What may not be read may not be moved to where it can be read.
             no("blind/x.txt", "f/offen/x.txt", &["blind/x.txt"]),
             no("blind", "f/offen/blind", &["blind"]),
             no("z/da.txt", "f/offen/da.txt", &["z/da.txt"]),
@@ -212,13 +212,13 @@ fn documents_stay_within_the_sync_grant() {
             no("frei/plan", "lesbar/plan2", &["lesbar/plan2"]),
             no("frei/fest/plan", "frei/plan2", &["frei/fest/plan"]),
             no("frei/plan", "frei/festes", &["frei/festes"]),
-            // In folders as well.
+            // The same in folders.
             no("frei/ordner", "anderswo", &["anderswo/eins"]),
             no("geheim", "frei/geheim", &["geheim/plan"]),
             no("lesbar", "frei/lesbar", &["lesbar/plan"]),
             no("gemischt", "frei/gemischt", &["gemischt/tief/plan"]),
             no("frei/fest", "frei/offen", &["frei/fest/plan"]),
-            // Files are nothing to the sync grant.
+            // The sync grant does not concern files.
             yes("geheim/datei.txt", "frei/datei2.txt"),
             yes("frei/datei.txt", "geheim/datei2.txt"),
             yes("lose", "frei/lose"),
@@ -249,7 +249,7 @@ fn documents_take_a_sync_grant_at_all() {
             yes("dateien", "ordner2"),
         ],
     );
-    // And the other way round.
+    // The same without a storage grant.
     check(
         &json!({ "sync": {} }),
         &["plan"],
@@ -313,7 +313,7 @@ fn deleting_a_folder_spares_what_may_not_be_deleted() {
         assert_denied(&room.delete("a", true), &["a/é"], "the folder above");
         assert_denied(&room.delete("a/é", true), &["a/é"], "itself");
         assert_denied(&room.delete("a/é/y.txt", false), &["a/é/y.txt"], "a file");
-        // Composed otherwise it is another name, which nothing has.
+        // With another Unicode composition it is another name, which no entry has.
         let other = room.delete("a/e\u{301}/y.txt", false);
         assert_eq!(code(&other), Some(3001), "{other:?}");
         let up = room.delete("a/b/../é/y.txt", false);

@@ -1,4 +1,5 @@
-//! Schemas: whose files may be used as one, and who may say what documents of an extension look like.
+//! Schemas: which files may be used as one, and which participants may define the documents of an
+//! extension.
 
 use serde_json::{Value, json};
 
@@ -42,7 +43,8 @@ fn a_schema_path_takes_the_right_to_read_the_file() {
         if has_storage > 0 {
             let create = json!({ "path": "neu", "schema_path": "offen/schéma.json" });
             let answer = room.call("sync", "create", create);
-            // It is read; that it makes no schema is said to those who may read it.
+            // The file is read. That it is not a schema is reported to participants that may read
+            // it.
             assert_eq!(code(&answer), Some(1002), "{answer:?}");
             assert!(text(&answer).contains("offen/schéma.json"));
         }
@@ -109,7 +111,7 @@ fn schemas_of_extensions_take_a_right_that_names_them() {
             }
         }
     }
-    // The folder is not brought or taken along, nor replaced.
+    // The folder of schemas is not moved, replaced or deleted, nor is any entry of it.
     let scope = json!({ "storage": { "paths": [{ "path": "" }] }, "sync": {} });
     let mut room = Guarded::new(scope, &[], &[".schemas/plän.json", "x/plän.json", "y.txt"]);
     for answer in [
