@@ -21,7 +21,7 @@ use self::intake::{StartOver, Work};
 use crate::backoff::{self, Backoff};
 use crate::connection::{CallError, Connection};
 use crate::given_up::GivenUpEdits;
-use crate::journal::{JournalError, Journals};
+use crate::journal::{JournalError, Journals, WhenDamaged};
 use crate::live_document::{DocumentEnd, DocumentEvent, Progress, Refusal, Shared};
 use crate::replica::Replica;
 use crate::room_client::{Link, RoomEnd};
@@ -85,8 +85,7 @@ impl DocumentTask {
     /// Whether the document was opened only for its journal, and that has nothing to send. The
     /// document has then ended.
     fn has_nothing_to_resend(&self) -> bool {
-        let is_saved = self.shared.lock().replica.is_saved();
-        is_saved && self.shared.is_resending() && self.shared.end_if_abandoned(DocumentEnd::Closed)
+        self.shared.end_resending(Replica::is_saved)
     }
 
     /// Loads the journal, if there is one.
@@ -94,7 +93,16 @@ impl DocumentTask {
         let Some(journals) = &self.journals else {
             return Ok(());
         };
-        let replica = journals.open(&self.shared).await?;
+        // A damaged one is set aside only if a handle is there to report it.
+        let replica = match journals.open(&self.shared, WhenDamaged::Leave).await {
+            Err(error @ JournalError::Damaged { .. }) => {
+                if self.shared.end_if_abandoned(error.clone().into()) {
+                    return Err(error);
+                }
+                journals.open(&self.shared, WhenDamaged::SetAside).await?
+            }
+            opened => opened?,
+        };
         let has_content = replica.is_some();
         self.shared.load(replica);
         if has_content {
@@ -152,7 +160,7 @@ impl DocumentTask {
             self.shared.lock().replica.unsent();
             match ended {
                 Ended::Done if self.give_up() => return DocumentEnd::Closed,
-                // Another handle was opened meanwhile.
+                // Another handle was opened meanwhile, and may have been closed after an edit.
                 Ended::Done => self.shared.lock().publish(&DocumentEvent::Disconnected),
                 Ended::Unreadable(reason) => return DocumentEnd::Unreadable(reason),
                 Ended::Refused => self.start_over_next(),
@@ -173,14 +181,12 @@ impl DocumentTask {
     }
 
     /// Ends a document that is open only for its journal and can't continue now. Counts of
-    /// conflicts or mismatches must be able to reach their limit, so only a silent server resets
-    /// them.
+    /// conflicts or mismatches must be able to reach their limit, so only a silent server or a lost
+    /// connection resets them.
     fn lets_others_go_first(&self, ended: &Ended) -> bool {
         let is_silent = matches!(ended, Ended::Silent);
         let has_counts = !self.conflicts.is_none() || self.mismatches > 0;
-        self.shared.is_resending()
-            && (is_silent || !has_counts)
-            && self.shared.end_if_abandoned(DocumentEnd::Closed)
+        (is_silent || !has_counts) && self.shared.end_resending(|_| true)
     }
 
     /// Rebuilds the replica from the server's state on the next stream. The conflict count stays. A
@@ -203,6 +209,10 @@ impl DocumentTask {
                     Link::Ended(RoomEnd::Left) => return Err(DocumentEnd::Closed),
                     Link::Ended(end) => return Err(DocumentEnd::RoomEnded(end.clone())),
                 }
+                // Without a connection other programs may open its journal.
+                if self.shared.end_resending(|_| true) {
+                    return Err(DocumentEnd::Closed);
+                }
                 if link.changed().await.is_err() {
                     return Err(DocumentEnd::Closed);
                 }
@@ -219,19 +229,10 @@ impl DocumentTask {
         loop {
             let abandoned = self.shared.abandoned_since();
             let is_closing = self.closing.is_cancelled();
-            let is_leaving = abandoned.is_some() || is_closing;
-            // A room that is being left does not reconnect. Without a connection, only the journal
-            // is awaited.
-            let can_be_saved = !is_closing || self.has_connection();
-            let can_wait = self.was_open
-                && !self.shared.lock().replica.is_saved()
-                && !self.shared.is_resending()
-                && (can_be_saved || self.shared.lock().is_being_journaled());
-            let deadline = abandoned.map(|since| since + LINGER);
-            let is_over = deadline.is_some_and(|deadline| deadline <= Instant::now());
-            if is_leaving && (!can_wait || is_over) && self.give_up() {
+            if (abandoned.is_some() || is_closing) && self.give_up() {
                 return;
             }
+            let deadline = abandoned.map(|since| since + LINGER);
             // When a room is left, its supervisor limits the wait and then ends the connection.
             tokio::select! {
                 () = self.shared.work.notified() => {}
@@ -254,9 +255,14 @@ impl DocumentTask {
         matches!(&*self.link.borrow(), Link::Up(connection) if !connection.is_closed())
     }
 
-    /// Ends the document unless a handle is open. Returns true, too, if the room is being left.
+    /// Ends the document unless a handle is open in a room that is not being left, or unsaved edits
+    /// can still be waited for. Returns whether it has ended.
     fn give_up(&self) -> bool {
-        self.closing.is_cancelled() || self.shared.end_if_abandoned(DocumentEnd::Closed)
+        let is_closing = self.closing.is_cancelled();
+        // A room that is being left does not reconnect. Without a connection, only the journal is
+        // awaited.
+        let can_be_sent = !is_closing || self.has_connection();
+        self.shared.end_if_given_up(is_closing, can_be_sent)
     }
 
     async fn open(&self, connection: &Connection) -> Result<SyncStream, CallError> {
@@ -454,7 +460,7 @@ impl DocumentTask {
                         update,
                     });
                     if is_shown_here {
-                        state.replica.set_overwritten();
+                        state.replica.set_overwritten(number);
                         drop(state);
                         self.refused(number, Refusal::overwritten())?;
                         return Ok(None);

@@ -23,7 +23,15 @@ pub struct GivenUp {
 
 /// The edits that a room's documents have given up so far: one entry for each path.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct GivenUpEdits(Arc<Mutex<BTreeMap<String, GivenUp>>>);
+pub(crate) struct GivenUpEdits(Arc<Mutex<BTreeMap<String, Edits>>>);
+
+/// How many edits of a path were given up.
+#[derive(Debug, Default)]
+struct Edits {
+    /// Those that are in no journal, as far as that is known.
+    lost: u64,
+    journaled: u64,
+}
 
 impl GivenUpEdits {
     /// Ends a document whose task has ended, or has panicked with this text, and notes its
@@ -37,66 +45,57 @@ impl GivenUpEdits {
         let is_closed = end == DocumentEnd::Closed;
         shared.end(end);
         // No further edits are possible now.
-        let edits = shared.given_up_edits();
-        if edits > 0 && shared.is_resending() {
-            self.note_kept(&shared.path, edits);
-            shared.settled().await;
-        } else if edits > 0 {
-            self.note(&shared.path, edits);
-            if shared.settled().await {
-                self.journaled(&shared.path);
-            }
-        } else {
-            shared.settled().await;
+        let (edits, lost) = shared.given_up_edits();
+        self.note(&shared.path, edits + lost);
+        // Edits that were read from a journal are in it.
+        let was_read = shared.is_resending();
+        if was_read {
+            self.journaled(&shared.path, edits);
+        }
+        if shared.settled().await && !was_read {
+            self.journaled(&shared.path, edits);
         }
         has_failed || is_closed && edits > 0
     }
 
-    /// Notes that a document has ended with unacknowledged edits.
-    pub(crate) fn note(&self, path: &str, edits: u64) {
-        let mut all = self.lock();
-        // Journaled edits are still in the journal, so `edits` includes them.
-        let lost = all.get(path).filter(|one| !one.is_journaled);
-        let edits = edits + lost.map_or(0, |one| one.edits);
-        let one = GivenUp {
-            path: path.to_owned(),
-            edits,
-            is_journaled: false,
-        };
-        all.insert(path.to_owned(), one);
+    /// Notes that a document has ended with edits that are unacknowledged or lost.
+    fn note(&self, path: &str, edits: u64) {
+        if edits > 0 {
+            self.lock().entry(path.to_owned()).or_default().lost += edits;
+        }
     }
 
-    /// Notes that a document without handles has ended with edits that are in its journal. An
-    /// existing entry remains, since edits that were lost before are still lost.
-    fn note_kept(&self, path: &str, edits: u64) {
-        let one = || GivenUp {
-            path: path.to_owned(),
-            edits,
-            is_journaled: true,
-        };
-        self.lock().entry(path.to_owned()).or_insert_with(one);
-    }
-
-    /// All unacknowledged edits of the document are in its journal.
-    pub(crate) fn journaled(&self, path: &str) {
+    /// Notes that so many of these edits are in the document's journal. This includes edits that
+    /// were in it before.
+    fn journaled(&self, path: &str, edits: u64) {
         if let Some(one) = self.lock().get_mut(path) {
-            one.is_journaled = true;
+            one.lost = one.lost.saturating_sub(edits);
+            one.journaled = one.journaled.max(edits);
         }
     }
 
     /// The document was opened again, with the edits in its journal.
     pub(crate) fn reopened(&self, path: &str) {
         let mut all = self.lock();
-        if all.get(path).is_some_and(|one| one.is_journaled) {
-            all.remove(path);
+        if let Some(one) = all.get_mut(path) {
+            one.journaled = 0;
+            if one.lost == 0 {
+                all.remove(path);
+            }
         }
     }
 
     pub(crate) fn list(&self) -> Vec<GivenUp> {
-        self.lock().values().cloned().collect()
+        let all = self.lock();
+        let given_up = all.iter().map(|(path, one)| GivenUp {
+            path: path.clone(),
+            edits: one.lost + one.journaled,
+            is_journaled: one.lost == 0,
+        });
+        given_up.collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, GivenUp>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Edits>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -129,6 +128,26 @@ mod tests {
         let given_up = given_up.list();
         assert_eq!(given_up.len(), 1);
         assert_eq!((given_up[0].edits, given_up[0].is_journaled), (1, true));
+    }
+
+    #[test]
+    fn lost_edits_are_reported_after_others_were_read_from_the_journal() {
+        let given_up = GivenUpEdits::default();
+        let reported = || {
+            let all = given_up.list().into_iter();
+            all.map(|one| (one.edits, one.is_journaled))
+                .collect::<Vec<_>>()
+        };
+        given_up.note("a", 3);
+        given_up.note("a", 2);
+        given_up.journaled("a", 2);
+        assert_eq!(reported(), [(5, false)]);
+        given_up.reopened("a");
+        assert_eq!(reported(), [(3, false)]);
+        given_up.note("b", 1);
+        given_up.journaled("b", 1);
+        given_up.reopened("b");
+        assert_eq!(reported(), [(3, false)]);
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ mod recovered;
 mod writer;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -17,7 +18,7 @@ use uuid::Uuid;
 
 pub(crate) use self::pending::{Batch, Pending};
 use self::recovered::{Fault, recover, replica_of};
-pub(crate) use self::writer::{Journals, Listed, Writer};
+pub(crate) use self::writer::{Journals, Listed, WhenDamaged, Writer};
 use crate::replica::Replica;
 
 /// Why a document's journal can't be used.
@@ -127,6 +128,8 @@ pub struct Unsent {
     pub edits: u64,
     /// The size of the edits in bytes, as sent.
     pub bytes: u64,
+    /// A hash of them, to tell them from others that are as long.
+    pub(crate) digest: u64,
 }
 
 impl Unsent {
@@ -137,13 +140,19 @@ impl Unsent {
     ) -> Option<Self> {
         let mut is_some = false;
         let (mut edits, mut bytes) = (0, 0);
+        let mut hasher = DefaultHasher::new();
         for (merged, update) in updates {
             is_some = true;
             edits += u64::from(merged);
             bytes += update.len() as u64;
+            (merged, update).hash(&mut hasher);
         }
-        let path = path.to_owned();
-        is_some.then_some(Self { path, edits, bytes })
+        is_some.then(|| Self {
+            path: path.to_owned(),
+            edits,
+            bytes,
+            digest: hasher.finish(),
+        })
     }
 }
 
@@ -552,6 +561,54 @@ mod tests {
             found.document().to_json(true),
             replica.document().to_json(true)
         );
+    }
+
+    #[test]
+    fn damage_before_a_last_edit_of_zeros_sets_a_journal_aside() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut journal, _) = open(directory.path()).unwrap();
+        let mut pending = Pending::new(Arc::new(room()), "ä.document");
+        pending.start_over();
+        let mut replica = builtin();
+        let mut write = |pending: &mut Pending, replica: &Replica| {
+            let batch = pending.take(replica).unwrap();
+            journal.write(&batch).unwrap();
+            pending.wrote(&batch);
+        };
+        for text in ["eins", "zwei"] {
+            append(&mut replica, text);
+            write(&mut pending, &replica);
+            // Otherwise it would be merged with the last one.
+            let next = replica.next_to_send().unwrap();
+            replica.acknowledged(next.number);
+            write(&mut pending, &replica);
+        }
+        let mut zeros = builtin();
+        append(&mut zeros, &"\0".repeat(8 << 10));
+        replica.adopt(zeros.document().encode_state()).unwrap();
+        write(&mut pending, &replica);
+        let path = journal.path.clone();
+        drop(journal);
+        let whole = fs::read(&path).unwrap();
+        let records = record::records(&whole).unwrap();
+        let [.., (_, _, last), (record::EDIT, _, _)] = records[..] else {
+            panic!("the edit is the last record");
+        };
+        for at in (0..last).filter(|at| *at != 7) {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 0x10;
+            fs::write(&path, &damaged).unwrap();
+            match open(directory.path()) {
+                Err(JournalError::Damaged { kept, .. }) => fs::remove_file(kept).unwrap(),
+                opened => panic!("byte {at} of {last}: {opened:?}"),
+            }
+        }
+        // The last record is torn, as far as can be seen.
+        let mut torn = whole.clone();
+        torn[last + 64] ^= 0x10;
+        fs::write(&path, &torn).unwrap();
+        let found = open(directory.path()).unwrap().1.unwrap();
+        assert_eq!(found.document().root().child_count(), 2);
     }
 
     #[test]

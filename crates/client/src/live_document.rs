@@ -330,13 +330,7 @@ impl LiveDocument {
             shared: Arc::clone(&shared),
             room,
         });
-        let mut state = shared.lock();
-        state.handles += 1;
-        state.abandoned_since = None;
-        state.is_resending &= state.end.is_some();
-        state.openings.retain(|one| one.strong_count() > 0);
-        state.openings.push(Arc::downgrade(&handle));
-        drop(state);
+        shared.count_opened(Arc::downgrade(&handle));
         Self { shared, handle }
     }
 
@@ -360,7 +354,8 @@ impl LiveDocument {
     ///
     /// # Panics
     ///
-    /// If the closure panics, or uses a handle of this document, which would deadlock.
+    /// If the closure panics, or uses a handle of this document other than to clone or drop it,
+    /// which would deadlock.
     ///
     /// ```
     /// # use meshagent_document::Target;
@@ -438,7 +433,8 @@ impl LiveDocument {
     ///
     /// # Panics
     ///
-    /// If the closure panics, or uses a handle of this document, which would deadlock.
+    /// If the closure panics, or uses a handle of this document other than to clone or drop it,
+    /// which would deadlock.
     ///
     /// ```
     /// # use meshagent_document::Target;
@@ -736,13 +732,7 @@ impl Handle {
         if !was_open {
             return false;
         }
-        if self.shared.is_inside() {
-            // A closure that reads or edits the document dropped a handle. Its caller holds another
-            // one.
-            self.shared.ended_inside.fetch_add(1, Ordering::Relaxed);
-            return false;
-        }
-        self.shared.count_ended(1)
+        self.shared.count_ended()
     }
 
     fn is_open(&self) -> bool {

@@ -32,8 +32,8 @@ const WINDOW_UPDATES: usize = 64;
 /// How often a gap is filled while the server acknowledges nothing else.
 const FILLS: u32 = 8;
 
-/// How many refusals there may be, while the server acknowledges no edit, before merged edits are
-/// no longer tried alone.
+/// How often merged edits are taken apart while the server acknowledges no edit. A refusal of a
+/// single edit does not count.
 const TRIES: u32 = 64;
 
 /// A [`MeshDocument`] and the edits of it that the server does not have yet.
@@ -51,15 +51,12 @@ pub struct Replica {
     queue: Queue,
     next: u64,
     fills: u32,
-    /// Refusals since an edit was acknowledged.
-    refusals: u32,
+    /// How often edits were taken apart since an edit was acknowledged.
+    taken_apart: u32,
     /// How many more bytes of edits there may be before the waiting ones are compacted.
     slack_bytes: usize,
     /// Edits up to this number can't be compacted further.
     compacted: u64,
-    /// Whether other programs wrote under this replica's client id, so that the server has some of
-    /// its operations without their content.
-    is_overwritten: bool,
     /// The time of the next edit, by which the undo history groups edits.
     now: Duration,
     /// The revision of the last snapshot, and the snapshot while it is in use.
@@ -107,10 +104,9 @@ impl Replica {
             queue: Queue::default(),
             next: 1,
             fills: 0,
-            refusals: 0,
+            taken_apart: 0,
             slack_bytes: COMPACTED_BYTES,
             compacted: 0,
-            is_overwritten: false,
             now: Duration::ZERO,
             snapshot: (0, Weak::new()),
         }
@@ -165,7 +161,7 @@ impl Replica {
         let edits = before.filter(|one| one.kind == Kind::Edit);
         self.document = document;
         self.snapshot = (0, Weak::new());
-        (self.fills, self.refusals, self.compacted) = (0, 0, 0);
+        (self.fills, self.taken_apart, self.compacted) = (0, 0, 0);
         edits.map(LostEdit::unread).collect()
     }
 
@@ -382,7 +378,7 @@ impl Replica {
     pub fn acknowledged(&mut self, number: u64) {
         self.fills = 0;
         match self.queue.remove(number).map(|one| one.kind) {
-            Some(Kind::Edit) => self.refusals = 0,
+            Some(Kind::Edit) => self.taken_apart = 0,
             Some(Kind::Fill) => self.queue.filled(number),
             Some(Kind::Blank) | None => {}
         }
@@ -459,9 +455,10 @@ impl Replica {
         inspected.map_or(u64::MAX, |inspection| inspection.erased)
     }
 
-    /// The next start over gives up edits whose content the server has erased.
-    pub(crate) fn set_overwritten(&mut self) {
-        self.is_overwritten = true;
+    /// The server has erased content of the update that was sent with this number. If the update is
+    /// refused for that, the next start over gives up edits whose content the server has erased.
+    pub(crate) fn set_overwritten(&mut self, number: u64) {
+        self.queue.set_overwritten(number);
     }
 
     /// A stream has started, with the server's state vector and the state that it sent. Queues the
@@ -510,14 +507,14 @@ impl Replica {
         };
         match kind {
             Kind::Edit => {
-                self.refusals += 1;
-                if self.refusals <= TRIES && self.queue.take_apart(number) {
+                if self.taken_apart < TRIES && self.queue.take_apart(number) {
+                    self.taken_apart += 1;
                     return true;
                 }
                 self.queue.set(number, Standing::Refused);
             }
             // The stored updates that depend on the fill will never be shown.
-            Kind::Fill if self.queue.refuse_stored() => {
+            Kind::Fill if self.queue.refuse_stored(number) => {
                 self.queue.remove(number);
             }
             Kind::Fill => self.queue.set(number, Standing::Refused),
@@ -609,7 +606,7 @@ impl Replica {
         let (mut remade, mut lost) = (Remade::default(), Vec::new());
         let (mut is_waited_for, mut is_conflict) = (false, false);
         let mut carried = None;
-        let is_overwritten = std::mem::take(&mut self.is_overwritten);
+        let is_overwritten = before.refused().any(|one| one.is_overwritten);
         for one in before.into_values() {
             if one.kind != Kind::Edit {
                 match one.standing {
@@ -786,7 +783,7 @@ impl Replica {
     pub(crate) fn is_taken_in(&self, other: &MeshDocument) -> bool {
         let is_taken = |update: &[u8]| other.classify(update) == Ok(UpdateKind::Conflict);
         let mut refused = self.queue.refused();
-        self.is_overwritten || refused.any(|one| is_taken(&one.update))
+        refused.any(|one| one.is_overwritten || is_taken(&one.update))
     }
 
     /// Withdraws refusals: the edits are sent again.
@@ -929,6 +926,41 @@ mod tests {
         }
         assert!(replica.is_saved());
         replica.queue.looked_at.get() - before
+    }
+
+    #[test]
+    fn what_was_overwritten_says_nothing_of_later_edits() {
+        let schema = MeshSchema::builtin("document").unwrap();
+        let mut replica = Replica::new(MeshDocument::new(schema.clone(), 1));
+        let server = MeshDocument::new(schema.clone(), 2);
+        let sent = |replica: &mut Replica, edits: usize| {
+            for _ in 0..edits {
+                let element = json!({ "body": { "text": "漢字" } });
+                let inserted = replica.edit(|d| d.append_child(Target::Root, element));
+                inserted.unwrap();
+            }
+            replica.next_to_send().unwrap().number
+        };
+        let overwritten = sent(&mut replica, 1);
+        replica.set_overwritten(overwritten);
+        assert!(!replica.refused(overwritten));
+        assert!(replica.is_taken_in(&server));
+        // Another document takes its place before it starts over.
+        replica.replace(MeshDocument::new(schema, 3));
+        let refused = sent(&mut replica, 1);
+        assert!(!replica.refused(refused));
+        assert!(!replica.is_taken_in(&server));
+        replica.reconsider();
+        // Parts of another turn out to be taken one by one.
+        let merged = sent(&mut replica, 2);
+        replica.set_overwritten(merged);
+        assert!(replica.refused(merged));
+        while let Some(next) = replica.next_to_send() {
+            replica.acknowledged(next.number);
+        }
+        let refused = sent(&mut replica, 1);
+        assert!(!replica.refused(refused));
+        assert!(!replica.is_taken_in(&server));
     }
 
     #[test]

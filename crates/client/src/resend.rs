@@ -2,7 +2,7 @@
 //! earlier programs, of other programs that were killed, and of documents closed without a
 //! connection.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backoff::{self, Backoff};
-use crate::journal::{Journals, Unsent};
+use crate::journal::{Journals, Listed, Unsent};
 use crate::room_client::{Link, WeakRoom};
 use crate::sync_client::SyncClient;
 
@@ -81,9 +81,7 @@ async fn list(journals: Journals, mut link: watch::Receiver<Link>) {
             continue;
         };
         backoff.reset();
-        for unsent in listed.unsent {
-            journals.resends.found(&unsent);
-        }
+        journals.resends.listed(&listed);
         sleep(LIST_PAUSE).await;
         tokio::select! {
             () = reconnected(&mut link) => {}
@@ -161,12 +159,12 @@ struct Documents {
 struct Waiting {
     path: String,
     backoff: Backoff,
-    listed: Option<Size>,
+    listed: Option<Digest>,
     patience: Duration,
 }
 
-/// The number of edits and of bytes that a list found in a journal.
-type Size = (u64, u64);
+/// A hash of the edits that a list found in a journal.
+type Digest = u64;
 
 #[derive(Clone, Copy, Debug)]
 enum Known {
@@ -175,23 +173,36 @@ enum Known {
     Tried {
         again: bool,
     },
-    /// It is tried again when a list finds a different size, since another program has then edited
-    /// it.
-    Refused(Option<Size>),
+    /// It is tried again when a list finds other edits, since another program has then edited it.
+    Refused(Option<Digest>),
 }
 
 impl Resends {
+    /// Adds the documents that a list has found.
+    fn listed(&self, listed: &Listed) {
+        // Edits that have left a journal say nothing about later ones in it.
+        if listed.unreadable.is_empty() {
+            let paths: BTreeSet<&str> = listed.unsent.iter().map(|one| &one.path[..]).collect();
+            self.lock().known.retain(|path, known| {
+                !matches!(known, Known::Refused(_)) || paths.contains(&path[..])
+            });
+        }
+        for unsent in &listed.unsent {
+            self.found(unsent);
+        }
+    }
+
     /// Adds a document that a list has found.
     fn found(&self, unsent: &Unsent) {
-        let size = Some((unsent.edits, unsent.bytes));
+        let digest = Some(unsent.digest);
         let mut documents = self.lock();
         let is_due = match documents.known.get(&unsent.path) {
             None => true,
-            Some(Known::Refused(refused)) => *refused != size,
+            Some(Known::Refused(refused)) => *refused != digest,
             Some(Known::Waiting | Known::Tried { .. }) => false,
         };
         if is_due {
-            documents.add(&unsent.path, size);
+            documents.add(&unsent.path, digest);
             self.0.has_more.notify_one();
         }
     }
@@ -267,7 +278,7 @@ impl Resends {
 }
 
 impl Documents {
-    fn add(&mut self, path: &str, listed: Option<Size>) {
+    fn add(&mut self, path: &str, listed: Option<Digest>) {
         let one = Waiting {
             path: path.to_owned(),
             backoff: Backoff::up_to(LONGEST),

@@ -81,7 +81,7 @@ pub(super) fn records(bytes: &[u8]) -> Result<Vec<Record<'_>>, Damage> {
             break;
         };
         if word(head, 9) != Some(crc32fast::hash(&head[..9])) {
-            if is_hole(bytes, at) {
+            if is_hole(bytes, at, at + RECORD_HEAD) {
                 break;
             }
             return Err(damage("the head of a record is damaged"));
@@ -93,7 +93,7 @@ pub(super) fn records(bytes: &[u8]) -> Result<Vec<Record<'_>>, Damage> {
         };
         let kind = head[8];
         if word(head, 4) != Some(checksum(kind, payload)) {
-            if is_hole(bytes, at) {
+            if is_hole(bytes, at, at + RECORD_HEAD + length) {
                 break;
             }
             return Err(damage("a record is damaged"));
@@ -118,11 +118,12 @@ pub(super) fn old_records(bytes: &[u8]) -> Result<Vec<Record<'_>>, Damage> {
         }
         let follows = (at + 1..bytes.len())
             .any(|at| matches!(old_record(bytes, at), Some((HEAD..=SAVED, _))));
-        let is_cut = match word(&bytes[at..], 0) {
-            Some(length) => bytes.len() - at < OLD_RECORD_HEAD + length as usize,
-            None => true,
-        };
-        if follows || !(is_cut || is_hole(bytes, at)) {
+        let length = word(&bytes[at..], 0).map(|length| length as usize);
+        let is_torn = length.is_none_or(|length| {
+            let end = at + OLD_RECORD_HEAD + length;
+            bytes.len() < end || is_hole(bytes, at, end)
+        });
+        if follows || !is_torn {
             return Err(damage("a record is damaged"));
         }
         break;
@@ -137,12 +138,13 @@ fn old_record(bytes: &[u8], at: usize) -> Option<(u8, &[u8])> {
     (word(head, 4)? == checksum(kind, payload)).then_some((kind, payload))
 }
 
-/// Whether the end of the file, within the record at this offset, was allocated but never written.
-fn is_hole(bytes: &[u8], at: usize) -> bool {
+/// Whether the end of the file was allocated but never written, from within these offsets of a
+/// record on. Zeros that begin behind them are content.
+fn is_hole(bytes: &[u8], at: usize, end: usize) -> bool {
     let zeros = bytes.iter().rev().take_while(|byte| **byte == 0).count();
     let written = bytes.len() - zeros;
     let hole = written.next_multiple_of(PAGE).max(at);
-    written <= at || bytes.len().saturating_sub(hole) >= MIN_HOLE
+    written <= at || (hole < end && bytes.len().saturating_sub(hole) >= MIN_HOLE)
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {

@@ -60,6 +60,7 @@ struct Jobs {
 enum Job {
     Open {
         shared: Arc<Shared>,
+        when_damaged: WhenDamaged,
         reply: oneshot::Sender<Result<Option<Replica>, JournalError>>,
     },
     Write(Arc<Shared>),
@@ -70,6 +71,13 @@ enum Job {
     Unsent {
         reply: oneshot::Sender<Result<Vec<Unsent>, JournalError>>,
     },
+}
+
+/// How opening treats a damaged journal. Either way it is an error.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum WhenDamaged {
+    Leave,
+    SetAside,
 }
 
 /// The unacknowledged edits in a room's journals.
@@ -146,10 +154,15 @@ impl Journals {
     }
 
     /// Opens a document's journal; `None` if it is empty.
-    pub(crate) async fn open(&self, shared: &Arc<Shared>) -> Result<Option<Replica>, JournalError> {
+    pub(crate) async fn open(
+        &self,
+        shared: &Arc<Shared>,
+        when_damaged: WhenDamaged,
+    ) -> Result<Option<Replica>, JournalError> {
         let (reply, opened) = oneshot::channel();
         self.queue.push(Job::Open {
             shared: Arc::clone(shared),
+            when_damaged,
             reply,
         });
         opened.await.unwrap_or_else(|_| Err(JournalError::closed()))
@@ -255,8 +268,12 @@ impl Thread {
     fn run(mut self) {
         loop {
             match self.queue.next(self.retry_at) {
-                Next::Job(Job::Open { shared, reply }) => {
-                    let opened = self.open(&shared);
+                Next::Job(Job::Open {
+                    shared,
+                    when_damaged,
+                    reply,
+                }) => {
+                    let opened = self.open(&shared, when_damaged);
                     // If the caller has gone, its document was dropped, and the task releases it.
                     let _waiting = reply.send(opened);
                 }
@@ -282,13 +299,16 @@ impl Thread {
         }
     }
 
-    fn open(&mut self, shared: &Arc<Shared>) -> Result<Option<Replica>, JournalError> {
+    fn open(
+        &mut self,
+        shared: &Arc<Shared>,
+        when_damaged: WhenDamaged,
+    ) -> Result<Option<Replica>, JournalError> {
         // A task that was dropped with its runtime has not released its document.
         self.open.retain(|_, (owner, _)| owner.strong_count() > 0);
-        let open = if shared.is_resending() {
-            Journal::open_untold
-        } else {
-            Journal::open
+        let open = match when_damaged {
+            WhenDamaged::Leave => Journal::open_untold,
+            WhenDamaged::SetAside => Journal::open,
         };
         let opened = open(&self.directory, &self.room, &shared.path, new_client_id());
         let (journal, replica) = opened?;

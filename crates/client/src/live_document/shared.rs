@@ -8,7 +8,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::state::{Journaling, Stage, State};
-use super::{Claim, DocumentEnd, DocumentEvent, JournalStatus, Refusal, SaveError, Told};
+use super::{Claim, DocumentEnd, DocumentEvent, Handle, JournalStatus, Refusal, SaveError, Told};
+use crate::document_task::LINGER;
 use crate::journal::{Batch, JournalError, Journals, Pending, Unsent};
 use crate::refusals::Refusals;
 use crate::replica::Replica;
@@ -42,7 +43,9 @@ pub(crate) struct Shared {
     /// The thread that runs a closure of the user and holds the lock; 0 for none.
     inside: AtomicU64,
     /// Openings that ended within such a closure. They are counted after it.
-    pub(super) ended_inside: AtomicUsize,
+    ended_inside: AtomicUsize,
+    /// Openings that were made within such a closure, by clones. They are counted after it, too.
+    opened_inside: Mutex<Vec<Weak<Handle>>>,
 }
 
 /// The progress of a document that waiters observe, in addition to its state. Lock order: progress
@@ -55,34 +58,30 @@ pub(crate) struct Progress {
     is_connected: bool,
 }
 
-/// Records which thread runs a closure, until it is dropped.
-struct Inside<'a>(&'a AtomicU64);
+/// Records which thread runs a closure, until it is dropped. Then it counts the openings that were
+/// made and ended in the closure, before it releases the lock: another thread may have one of them.
+struct Inside<'a> {
+    shared: &'a Shared,
+    state: MutexGuard<'a, State>,
+}
 
 impl<'a> Inside<'a> {
-    fn new(inside: &'a AtomicU64) -> Self {
-        inside.store(this_thread(), Ordering::Relaxed);
-        Self(inside)
+    fn new(shared: &'a Shared) -> Self {
+        let state = shared.lock();
+        shared.inside.store(this_thread(), Ordering::Relaxed);
+        Self { shared, state }
     }
 }
 
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
-        self.0.store(0, Ordering::Relaxed);
-    }
-}
-
-/// Counts the openings that ended within a closure, when it is dropped after the closure.
-struct EndedInside<'a>(&'a Shared);
-
-impl Drop for EndedInside<'_> {
-    fn drop(&mut self) {
-        // A nested call leaves them to the outer one.
-        if self.0.is_inside() {
-            return;
+        self.shared.inside.store(0, Ordering::Relaxed);
+        for opening in std::mem::take(&mut *self.shared.opened_inside()) {
+            self.state.opened(opening);
         }
-        let openings = self.0.ended_inside.swap(0, Ordering::Relaxed);
-        if openings > 0 {
-            self.0.count_ended(openings);
+        let ended = self.shared.ended_inside.swap(0, Ordering::Relaxed);
+        if ended > 0 && self.state.ended(ended) {
+            self.shared.work.notify_one();
         }
     }
 }
@@ -170,6 +169,7 @@ impl Shared {
             work: Notify::new(),
             inside: AtomicU64::new(0),
             ended_inside: AtomicUsize::new(0),
+            opened_inside: Mutex::default(),
             progress: watch::Sender::default(),
         })
     }
@@ -303,15 +303,28 @@ impl Shared {
         journal.is_some_and(|journal| journal.pending.written() >= last)
     }
 
-    /// Counts openings that have ended. Returns whether none is left.
-    pub(super) fn count_ended(&self, openings: usize) -> bool {
-        let mut state = self.lock();
-        state.handles -= openings;
-        let is_last = state.handles == 0;
-        if is_last {
-            state.abandoned_since = Some(Instant::now());
+    /// Counts a new opening.
+    pub(super) fn count_opened(&self, opening: Weak<Handle>) {
+        if self.is_inside() {
+            self.opened_inside().push(opening);
+        } else {
+            self.lock().opened(opening);
         }
-        drop(state);
+    }
+
+    fn opened_inside(&self) -> MutexGuard<'_, Vec<Weak<Handle>>> {
+        let opened = self.opened_inside.lock();
+        opened.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An opening has ended. Returns whether there is none left.
+    pub(super) fn count_ended(&self) -> bool {
+        if self.is_inside() {
+            // A closure drops what it owns. Whoever called it has another opening.
+            self.ended_inside.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        let is_last = self.lock().ended(1);
         if is_last {
             self.work.notify_one();
         }
@@ -326,11 +339,8 @@ impl Shared {
     /// Calls the user's closure with the lock held. The closure must not use the document's
     /// handles.
     pub(super) fn call<R>(&self, user: impl FnOnce(&mut State) -> R) -> R {
-        // Dropped last, after the lock is released, also if the closure panics.
-        let _openings = EndedInside(self);
-        let mut state = self.lock();
-        let _inside = Inside::new(&self.inside);
-        user(&mut state)
+        let mut inside = Inside::new(self);
+        user(&mut inside.state)
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
@@ -431,17 +441,42 @@ impl Shared {
         has_ended
     }
 
-    /// The number of edits that the server has not acknowledged, plus those lost while no handle
+    /// The number of edits that the server has not acknowledged, and of those lost while no handle
     /// was open.
-    pub(crate) fn given_up_edits(&self) -> u64 {
+    pub(crate) fn given_up_edits(&self) -> (u64, u64) {
         let state = self.lock();
-        state.replica.unsaved_edits() + state.lost_untold
+        (state.replica.unsaved_edits(), state.lost_untold)
     }
 
     /// Ends the document unless a handle is open. Returns whether it has ended.
     pub(crate) fn end_if_abandoned(&self, end: DocumentEnd) -> bool {
+        self.end_if(end, |state| state.handles == 0)
+    }
+
+    /// Ends the document if no handle is open, or the room is being left, and unsaved edits are not
+    /// waited for any more. Returns whether it has ended.
+    pub(crate) fn end_if_given_up(&self, is_closing: bool, can_be_sent: bool) -> bool {
+        self.end_if(DocumentEnd::Closed, |state| {
+            let can_wait = !state.replica.is_saved()
+                && !state.is_resending
+                && (can_be_sent || state.is_being_journaled());
+            let deadline = state.abandoned_since.map(|since| since + LINGER);
+            let is_over = deadline.is_some_and(|deadline| deadline <= Instant::now());
+            (state.handles == 0 || is_closing) && (!can_wait || is_over)
+        })
+    }
+
+    /// Ends a document that is open only for its journal, if the replica is so. Returns whether it
+    /// has ended.
+    pub(crate) fn end_resending(&self, is_so: impl FnOnce(&Replica) -> bool) -> bool {
+        let is_over = |state: &State| state.is_resending && is_so(&state.replica);
+        self.end_if(DocumentEnd::Closed, is_over)
+    }
+
+    /// One lock for both, so that no handle is opened, used and closed in between.
+    fn end_if(&self, end: DocumentEnd, is_over: impl FnOnce(&State) -> bool) -> bool {
         let mut state = self.lock();
-        if state.handles > 0 {
+        if !is_over(&state) {
             return false;
         }
         state.end(end);

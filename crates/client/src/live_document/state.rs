@@ -82,6 +82,25 @@ impl State {
         self.stage == Stage::Begun
     }
 
+    /// Counts a new opening.
+    pub(super) fn opened(&mut self, opening: Weak<Handle>) {
+        self.handles += 1;
+        self.abandoned_since = None;
+        self.is_resending &= self.end.is_some();
+        self.openings.retain(|one| one.strong_count() > 0);
+        self.openings.push(opening);
+    }
+
+    /// Counts openings that have ended. Returns whether none is left.
+    pub(super) fn ended(&mut self, openings: usize) -> bool {
+        self.handles -= openings;
+        let is_last = self.handles == 0;
+        if is_last {
+            self.abandoned_since = Some(Instant::now());
+        }
+        is_last
+    }
+
     /// Continues with the replica of an earlier program.
     pub(super) fn begin(&mut self, replica: Replica) {
         self.replica = replica;

@@ -25,6 +25,8 @@ pub(super) struct Unsaved {
     pub(super) is_trial: bool,
     /// Whether the server may have received it.
     pub(super) was_sent: bool,
+    /// Whether the server has erased content of it, since other programs wrote under its client id.
+    pub(super) is_overwritten: bool,
 }
 
 /// One of several merged edits.
@@ -69,6 +71,7 @@ impl Unsaved {
             standing: Standing::Waiting,
             is_trial: false,
             was_sent: false,
+            is_overwritten: false,
         }
     }
 
@@ -403,13 +406,25 @@ impl Queue {
         }
     }
 
-    /// Refuses the stored updates, which will never be shown. Returns whether there were any.
-    pub(super) fn refuse_stored(&mut self) -> bool {
+    /// Refuses the stored updates, which will never be shown without this fill. Returns whether
+    /// there were any.
+    pub(super) fn refuse_stored(&mut self, fill: u64) -> bool {
+        let is_overwritten = self.get(fill).is_some_and(|one| one.is_overwritten);
         let stored = self.stored.clone();
         for &number in &stored {
             self.set(number, Standing::Refused);
+            if is_overwritten {
+                self.set_overwritten(number);
+            }
         }
         !stored.is_empty()
+    }
+
+    /// The server has operations of one without their content.
+    pub(super) fn set_overwritten(&mut self, number: u64) {
+        if let Some(one) = self.all.get_mut(&number) {
+            one.is_overwritten = true;
+        }
     }
 
     pub(super) fn refused(&self) -> impl Iterator<Item = &Unsaved> {

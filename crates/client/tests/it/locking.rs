@@ -1,5 +1,6 @@
 //! Lookups of documents while other documents are edited.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::mpsc;
 use std::task::{Context, Waker};
@@ -7,10 +8,11 @@ use std::thread;
 use std::time::Duration;
 
 use meshagent_document::MeshDocument;
+use meshagent_protocol::Content;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::peer::{Peer, begin, listen};
+use crate::peer::{Peer, append, begin, listen};
 
 #[tokio::test]
 async fn edit_of_one_document_looks_for_another_while_the_first_is_opened() {
@@ -57,6 +59,59 @@ async fn edit_of_one_document_looks_for_another_while_the_first_is_opened() {
         done.send(edited).unwrap();
     });
     timeout(PATIENCE, is_done).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn handles_that_are_cloned_and_dropped_within_closures_count() {
+    let (listener, room) = listen().await;
+    let serve = async {
+        let mut peer = Peer::accept(listener.accept().await.unwrap().0).await;
+        let call = begin(&mut peer).await;
+        let edit = peer.chunk(Content::Empty).await;
+        assert!(matches!(edit, Content::Binary { .. }), "{edit:?}");
+        assert_eq!(peer.chunk(Content::Empty).await, Content::close());
+        peer.send_chunk(&call, Content::close()).await;
+        peer
+    };
+    let user = async {
+        let room = room.connect().await.unwrap();
+        let document = room.sync().open("a.document").await.unwrap();
+        let mut clones = Vec::new();
+        document.edit(|_| drop(document.clone())).unwrap();
+        document.edit(|_| clones.push(document.clone())).unwrap();
+        document.read(|_| drop(document.clone()));
+        document.read(|_| clones.push(document.clone()));
+        for is_edited in [true, false] {
+            let panicked = catch_unwind(AssertUnwindSafe(|| {
+                if is_edited {
+                    document.edit(|_| panic!("beside {:?}", document.clone().path()))
+                } else {
+                    document.read(|_| panic!("beside {:?}", document.clone().path()))
+                }
+            }));
+            assert!(panicked.is_err());
+        }
+        // One goes elsewhere, and ends as soon as it can.
+        let other = document.read(|_| {
+            let other = document.clone();
+            thread::spawn(|| drop(other))
+        });
+        other.join().unwrap();
+        drop(document);
+        clones.pop();
+        let last = clones.pop().unwrap();
+        // If it did not count, the call would be closed by now.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        append(&last, "mine");
+        assert_eq!(last.saved().await, Ok(()));
+        drop(last);
+        room
+    };
+    let (peer, room) = timeout(PATIENCE, async { tokio::join!(serve, user) })
+        .await
+        .unwrap();
+    assert_eq!(room.close().await, []);
+    drop(peer);
 }
 
 /// Long enough for any machine.

@@ -45,6 +45,44 @@ async fn who_opens_a_document_while_its_stream_closes_has_it_open() {
 }
 
 #[tokio::test]
+async fn edit_of_a_document_that_was_opened_and_dropped_while_its_stream_closes_is_sent() {
+    let (listener, room) = listen().await;
+    let (closing, is_closing) = oneshot::channel();
+    let (dropped, is_dropped) = oneshot::channel();
+    let serve = async {
+        let mut peer = accept(&listener).await;
+        let call = begin(&mut peer).await;
+        let (request, chunk) = peer.unanswered().await;
+        assert_eq!(chunk, Content::close());
+        closing.send(()).unwrap();
+        is_dropped.await.unwrap();
+        peer.answer(request, Content::Empty).await;
+        peer.send_chunk(&call, Content::close()).await;
+        let call = begin(&mut peer).await;
+        let edit = peer.chunk(Content::Empty).await;
+        assert!(matches!(edit, Content::Binary { .. }), "{edit:?}");
+        assert_eq!(peer.chunk(Content::Empty).await, Content::close());
+        peer.send_chunk(&call, Content::close()).await;
+        peer
+    };
+    let user = async {
+        let room = room.connect().await.unwrap();
+        drop(room.sync().open("a.document").await.unwrap());
+        is_closing.await.unwrap();
+        let document = room.sync().open("a.document").await.unwrap();
+        append(&document, "mine");
+        drop(document);
+        dropped.send(()).unwrap();
+        room
+    };
+    let (peer, room) = timeout(PATIENCE, async { tokio::join!(serve, user) })
+        .await
+        .unwrap();
+    assert_eq!(room.close().await, []);
+    drop(peer);
+}
+
+#[tokio::test]
 async fn who_opens_a_document_that_waits_for_its_server_has_it_open() {
     let (listener, room) = listen().await;
     let (opened, is_opened) = oneshot::channel();

@@ -513,6 +513,30 @@ fn everything_is_refused_one_by_one_and_an_end_is_found() {
 }
 
 #[test]
+fn good_edits_behind_many_refused_ones_are_kept() {
+    let mut replica = Replica::new(document(1));
+    let mut server = Picky::new();
+    for number in 0..100 {
+        append(&mut replica, if number < 55 { "BAD" } else { "good" });
+    }
+    let mut lost = Vec::new();
+    for client in 2.. {
+        if !server.serve(&mut replica) {
+            break;
+        }
+        lost.extend(replica.start_over(server.again(client)));
+    }
+    let edits: Vec<u64> = lost.iter().map(|one| one.edits).collect();
+    assert_eq!(edits, [1; 55]);
+    assert!(replica.is_saved());
+    assert_eq!(texts(&server.document), ["good"; 45]);
+    assert_eq!(
+        server.document.to_json(true),
+        replica.document().to_json(true)
+    );
+}
+
+#[test]
 fn who_may_not_write_any_more_is_given_back_all_edits_and_nothing_else() {
     let mut replica = Replica::new(document(1));
     let mut server = Picky::new();
