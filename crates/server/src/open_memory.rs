@@ -145,11 +145,12 @@ impl OpenCharge {
 
     /// How many bytes a participant may add to it.
     pub(crate) fn left(&self, participant: &str, max: usize) -> usize {
-        let [own, all] = self.bounds(participant, max);
+        let [own, all] = self.bounds(participant, max, false);
         own.0.min(all.0)
     }
 
-    /// Whether a participant may add so many bytes to it.
+    /// Whether a participant may add so many bytes to it. What deletions take, because they split
+    /// what they leave, may exceed each bound by an eighth, so that they are possible at a bound.
     ///
     /// # Errors
     /// If a bound would be crossed.
@@ -158,15 +159,25 @@ impl OpenCharge {
         participant: &str,
         bytes: usize,
         max: usize,
+        only_deletes: bool,
     ) -> Result<(), TooMuchOpen> {
-        let bounds = self.bounds(participant, max);
+        let bounds = self.bounds(participant, max, only_deletes);
         let crossed = bounds.into_iter().find(|(left, _)| bytes > *left);
         crossed.map_or(Ok(()), |(_, bound)| Err(bound))
     }
 
     /// How many bytes a participant may add to it within each bound. One document may always grow, if it is the only one
     /// in which the participant has a share, or the only one in memory.
-    fn bounds(&self, participant: &str, max: usize) -> [(usize, TooMuchOpen); 2] {
+    fn bounds(
+        &self,
+        participant: &str,
+        max: usize,
+        only_deletes: bool,
+    ) -> [(usize, TooMuchOpen); 2] {
+        let extended = |bound: usize| match only_deletes {
+            true => bound + bound / BEYOND,
+            false => bound,
+        };
         let state = self.all.state();
         let (own, all) = (state.of(participant), state.bytes);
         drop(state);
@@ -175,14 +186,15 @@ impl OpenCharge {
         let of_own = if own == here {
             usize::MAX
         } else {
-            limit.saturating_sub(own)
+            extended(limit).saturating_sub(own)
         };
         let of_all = if all == self.bytes + self.passing {
             usize::MAX
         } else {
             let reserve = (max / RESERVE).saturating_sub(own);
             let beyond = (max + max / BEYOND).saturating_sub(all);
-            max.saturating_sub(all).max(reserve.min(beyond))
+            let left = extended(max).saturating_sub(all);
+            left.max(reserve.min(beyond))
         };
         [
             (of_own, TooMuchOpen::Participant { limit }),
@@ -274,18 +286,22 @@ mod tests {
         assert_eq!(one.left("jörg", max), usize::MAX);
         let mut second = all.hold("zoë", 50, max).unwrap();
         let of_participant = TooMuchOpen::Participant { limit: 300 };
-        assert_eq!(second.takes("jörg", 1, max), Err(of_participant));
+        assert_eq!(second.takes("jörg", 1, max, false), Err(of_participant));
         second.set("zoë", 150, 0);
         // All of it is in use, and small shares go on.
         let of_all = TooMuchOpen::Server { limit: 800 };
-        assert_eq!(second.takes("zoë", 1, max), Err(of_all));
-        assert_eq!(one.takes("jörg", 1, max), Err(of_all));
-        assert_eq!(second.takes("ann", 50, max), Ok(()));
-        assert_eq!(second.takes("ann", 51, max), Err(of_all));
+        assert_eq!(second.takes("zoë", 1, max, false), Err(of_all));
+        assert_eq!(one.takes("jörg", 1, max, false), Err(of_all));
+        assert_eq!(second.takes("ann", 50, max, false), Ok(()));
+        assert_eq!(second.takes("ann", 51, max, false), Err(of_all));
+        // And what deletions take.
+        assert_eq!(second.takes("jörg", 100, max, true), Err(of_participant));
+        assert_eq!(second.takes("zoë", 50, max, true), Ok(()));
+        assert_eq!(second.takes("zoë", 51, max, true), Err(of_all));
         // But not without a bound for all of them.
         one.set("jörg", 740, 0);
-        assert_eq!(second.takes("ann", 10, max), Ok(()));
-        assert_eq!(second.takes("ann", 11, max), Err(of_all));
+        assert_eq!(second.takes("ann", 10, max, false), Ok(()));
+        assert_eq!(second.takes("ann", 11, max, false), Err(of_all));
         one.set("jörg", 300, 0);
         assert_eq!(one.left("jörg", max), 350);
         assert_eq!(second.left("zoë", max), 350);

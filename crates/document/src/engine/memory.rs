@@ -3,7 +3,8 @@
 use std::mem::size_of;
 
 use super::blocks::Block;
-use super::{Attribute, Engine, Item, Node};
+use super::{Attribute, Client, Engine, Item, ItemIndex, Node};
+use crate::update::scan::IdRange;
 
 /// The allocator's overhead for each allocation.
 const ALLOCATION_BYTES: usize = 16;
@@ -15,6 +16,39 @@ impl Engine {
         let nodes = self.nodes.capacity() * size_of::<Node>() + self.nodes.len() * TYPE_BYTES;
         let clients = self.clients.len() * CLIENT_BYTES;
         items + nodes + clients
+    }
+
+    /// The number of runs that the deletion of a range of operations adds: each of its ends may
+    /// split one, and the first split of a long one divides it into pieces. `last` is the long run
+    /// that was counted last.
+    pub(crate) fn splits(&self, range: IdRange, last: &mut ItemIndex) -> usize {
+        let Some(&client) = self.client_index.get(&range.client) else {
+            return 0;
+        };
+        let Client { clock, blocks, .. } = &self.clients[client as usize];
+        let mut splits = 0;
+        for at in [range.start, range.end] {
+            if at >= *clock || range.start >= range.end {
+                continue;
+            }
+            let block = blocks.find(at);
+            if block.start == at || block.is_collected() {
+                continue;
+            }
+            let item = self.item(block.item);
+            if item.is_deleted() {
+                continue;
+            }
+            splits += 1;
+            if *last != block.item {
+                let pieces = item.content.pieces(item.length());
+                splits += pieces;
+                if pieces > 0 {
+                    *last = block.item;
+                }
+            }
+        }
+        splits
     }
 }
 

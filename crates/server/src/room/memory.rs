@@ -40,6 +40,7 @@ impl Document {
         participant: &str,
         bytes: usize,
         max: usize,
+        only_deletes: bool,
     ) -> Result<(), TooMuchOpen> {
         let Some(charge) = &self.charge else {
             return Ok(());
@@ -49,7 +50,7 @@ impl Document {
         if grown < STEP_BYTES {
             return Ok(());
         }
-        charge.takes(participant, grown, max)
+        charge.takes(participant, grown, max, only_deletes)
     }
 
     /// Counts memory that was released, and the recent changes. Growth is counted with the next
@@ -116,9 +117,11 @@ impl Room {
         if growth == Growth::TooLarge {
             return Err(too_large(max));
         }
-        // An update without operations only deletes, which makes space.
-        if update.first() != Some(&0) {
-            self.may_take(conn, id, inspection.growth.max(inspection.waiting))?;
+        // A deletion makes space, unless it waits for its operations or splits what it leaves.
+        let bytes = inspection.growth.max(inspection.waiting);
+        if bytes > 0 {
+            let only_deletes = bytes == inspection.splits && inspection.waiting == 0;
+            self.may_take(conn, id, bytes, only_deletes)?;
         }
         Ok(growth)
     }
@@ -130,13 +133,15 @@ impl Room {
         conn: Conn,
         id: DocumentId,
         bytes: usize,
+        only_deletes: bool,
     ) -> Result<(), Refusal> {
         let max = self.config.limits.max_open_bytes;
         let participant = share_of(&self.participants, conn);
         let Some(document) = self.documents.get_mut(id) else {
             return Ok(());
         };
-        if document.fits_into_share(participant, bytes, max).is_ok() {
+        let fits = document.fits_into_share(participant, bytes, max, only_deletes);
+        if fits.is_ok() {
             document.is_short = false;
             return Ok(());
         }
@@ -147,7 +152,9 @@ impl Room {
         document.recount_memory();
         self.making_room(&participant, Some(id), |room| {
             let document = room.documents.get(id);
-            document.map_or(Ok(()), |one| one.fits_into_share(&participant, bytes, max))
+            document.map_or(Ok(()), |one| {
+                one.fits_into_share(&participant, bytes, max, only_deletes)
+            })
         })
     }
 

@@ -230,7 +230,7 @@ impl Room {
         }
         if grows {
             let structure = copy.structure_bytes().saturating_sub(structure);
-            self.may_take(conn, id, bytes.saturating_add(structure))?;
+            self.may_take(conn, id, bytes.saturating_add(structure), false)?;
         }
         let Some(document) = self.documents.get_mut(id).filter(|_| !patch.dry_run) else {
             return Ok((Vec::new(), changed));
