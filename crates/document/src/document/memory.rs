@@ -10,7 +10,7 @@ use crate::engine::{ITEM_BYTES, NODE_BYTES, NONE, pieces_of};
 use crate::update::scan::{Content, IdRange, Scan, Struct};
 
 /// The bytes that the `$id` index takes per element.
-const ID_BYTES: usize = 40;
+pub(super) const ID_BYTES: usize = 40;
 
 impl MeshDocument {
     /// The approximate memory of the document's structure, in bytes, without the contents. The

@@ -19,6 +19,7 @@ use meshagent_protocol::{Content, ErrorCode, SharedChunk, SharedMessage, sync as
 use meshagent_store::{DocumentId, Seq, Timestamp};
 
 pub(super) use self::growth::Growth;
+use self::growth::Tried;
 use super::batch::Change;
 use super::compaction::Stored;
 use super::sent::Sent;
@@ -97,6 +98,8 @@ pub(super) struct Document {
     /// Whether the last edit that was checked did not fit into its author's share of the memory at
     /// first.
     pub(super) is_short: bool,
+    /// Refused patches.
+    tried: Tried,
 }
 
 #[derive(Debug)]
@@ -208,6 +211,7 @@ impl Document {
             idle_since: None,
             charge: None,
             is_short: false,
+            tried: Tried::default(),
         }
     }
 

@@ -319,3 +319,54 @@ fn deletions_are_accepted_at_a_used_share() {
     let whole = deletion(&[(FIRST, 200_000)]);
     assert_eq!(sent(&mut world, &writer, "a", &whole), Content::Empty);
 }
+
+#[test]
+fn patches_at_a_used_share_copy_no_document() {
+    let mut world = world();
+    let writer = world.join("writer");
+    let editors = [1, 2].map(Editor::new);
+    for (call, editor) in ["a", "b"].into_iter().zip(&editors) {
+        open(&mut world, &writer, call);
+        is_share_of_participant_or_none(&mut world, &writer, call, editor);
+    }
+    let encodings = |world: &World| world.metric("meshagent_state_encodings_total");
+    let before = encodings(&world);
+    let body = json!({ "body": {} });
+    let add = json!({ "op": "add", "path": "/document/content/-", "value": body });
+    let many: Vec<Value> = (0..1_000).map(|_| add.clone()).collect();
+    for number in 0..10 {
+        let input = json!({ "path": "a.document", "patch": many, "dry_run": number % 2 == 0 });
+        is_share_of_participant(&world.call(&writer, "sync", "patch", input));
+    }
+    assert!(encodings(&world) - before <= 1);
+    let before = encodings(&world);
+    for number in 0..10 {
+        let patch = json!([{ "op": "remove", "path": "/document/content/0" }]);
+        let input = json!({ "path": "a.document", "patch": patch, "dry_run": number % 2 == 0 });
+        let answer = world.call(&writer, "sync", "patch", input);
+        assert_eq!(code(&answer), None, "{answer:?}");
+    }
+    assert_eq!(encodings(&world), before);
+}
+
+#[test]
+fn patches_beside_pending_operations_copy_no_document() {
+    let mut world = world();
+    let writer = world.join("writer");
+    open(&mut world, &writer, "a");
+    let editor = Editor::new(1);
+    editor.append("body", "missing");
+    let answer = sent(&mut world, &writer, "a", &editor.append("body", "pending"));
+    assert_eq!(code(&answer), None, "{answer:?}");
+    let encodings = |world: &World| world.metric("meshagent_state_encodings_total");
+    let before = encodings(&world);
+    for _ in 0..10 {
+        let value = json!({ "body": {} });
+        let patch = json!([{ "op": "add", "path": "/document/content/-", "value": value }]);
+        let input = json!({ "path": "a.document", "patch": patch });
+        let answer = world.call(&writer, "sync", "patch", input);
+        assert_eq!(code(&answer), None, "{answer:?}");
+    }
+    assert_eq!(encodings(&world), before);
+    assert!(world.room.documents.iter().all(|one| one.replica.has_gap()));
+}
