@@ -125,9 +125,9 @@ impl State {
 pub(crate) struct OpenCharge {
     /// Of it, by who caused it.
     shares: BTreeMap<Arc<str>, usize>,
-    /// What it takes beside that for a while, which is nobody's.
+    /// What it takes beside that for a while. It is in the shares of those who have most.
     passing: usize,
-    /// The sum of the shares.
+    /// The sum of the shares, without that.
     bytes: usize,
     all: Arc<OpenMemory>,
 }
@@ -202,19 +202,25 @@ impl OpenCharge {
         ]
     }
 
-    /// The document takes so many bytes by now, and `passing` ones for a while. What it has grown by is `participant`'s.
+    /// The document takes so many bytes by now, and `passing` ones for a while. What it has grown by is `participant`'s;
+    /// more of what passes is whose share is the largest.
     pub(crate) fn set(&mut self, participant: &str, bytes: usize, passing: usize) {
         let mut state = self.all.state();
-        state.bytes = state.bytes - self.passing + passing;
-        self.passing = passing;
         if bytes > self.bytes {
-            let grown = bytes - self.bytes;
             let name = state.name_of(participant);
+            let grown = bytes - self.bytes;
+            state.add(&name, grown);
+            *self.shares.entry(name).or_default() += grown;
+        }
+        if passing > self.passing {
+            let largest = self.shares.iter().max_by_key(|(_, share)| **share);
+            let name = largest.map_or_else(|| participant.into(), |(name, _)| Arc::clone(name));
+            let grown = passing - self.passing;
             state.add(&name, grown);
             *self.shares.entry(name).or_default() += grown;
         }
         // What is gone was whoever's: first of those who have most of it.
-        let mut gone = self.bytes.saturating_sub(bytes);
+        let mut gone = self.bytes.saturating_sub(bytes) + self.passing.saturating_sub(passing);
         while gone > 0 {
             let largest = self.shares.iter_mut().max_by_key(|(_, share)| **share);
             let Some((name, share)) = largest else { break };
@@ -228,14 +234,13 @@ impl OpenCharge {
             }
         }
         drop(state);
-        self.bytes = bytes;
+        (self.bytes, self.passing) = (bytes, passing);
     }
 }
 
 impl Drop for OpenCharge {
     fn drop(&mut self) {
         let mut state = self.all.state();
-        state.bytes -= self.passing;
         for (name, share) in &self.shares {
             state.release(name, *share);
         }
@@ -257,6 +262,8 @@ mod tests {
         // What others write into it is theirs.
         one.set("zoë", 450, 50);
         assert_eq!(all.bytes(), 600);
+        // And so is what passes, since most of it is theirs.
+        assert_eq!(all.state().of("zoë"), 300);
         assert!(one.is_shared_by("zoë"));
         let refused = all.hold("zoë", 51, max).unwrap_err();
         assert_eq!(refused, TooMuchOpen::Participant { limit: 300 });

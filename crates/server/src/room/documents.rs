@@ -313,13 +313,15 @@ impl Document {
         }
     }
 
-    /// The bytes that a turn goes through to release what waits for the disk.
-    pub(super) fn release_weight(&self) -> usize {
+    /// The bytes that a turn goes through to release what waits for the disk, after a batch of this
+    /// many bytes.
+    pub(super) fn release_weight(&self, in_flight: usize) -> usize {
         let streams = self.deferred.iter().map(|(_, deferred)| deferred);
         let streams = streams
             .filter(|deferred| deferred.begins_a_stream())
             .count();
-        self.recent_bytes.saturating_mul(streams)
+        let recent = self.recent_bytes.saturating_add(in_flight);
+        recent.min(RECENT_BYTES).saturating_mul(streams)
     }
 
     /// Drops the encoded state if it was not used lately; immediately if its memory `is_wanted`.
@@ -406,6 +408,18 @@ impl Document {
     /// Bytes of the changes that are kept for readers that fall behind.
     pub(super) fn recent_bytes(&self) -> usize {
         self.recent_bytes
+    }
+
+    /// Drops the recent changes if no reader is behind, or in any case if their memory `is_wanted`:
+    /// a reader that is behind then receives the full state.
+    pub(super) fn forget_recent(&mut self, is_wanted: bool) {
+        if is_wanted || self.streams.values().all(|stream| !stream.lagging) {
+            if let Some((version, _)) = self.recent.back() {
+                self.recent_floor = *version;
+            }
+            self.recent = VecDeque::new();
+            self.recent_bytes = 0;
+        }
     }
 
     fn remember(&mut self, version: Version, update: Vec<u8>) {
@@ -531,6 +545,9 @@ impl Room {
             && document.streams.values().any(takes_all)
         {
             self.deliver(id, &frames(true), true);
+        }
+        if let Some(document) = self.documents.get_mut(id) {
+            document.forget_recent(false);
         }
     }
 

@@ -9,7 +9,7 @@ use meshagent_protocol::{ClientToServer, Content};
 use meshagent_store::{DocumentId, Timestamp, Written};
 
 use super::batch::Then;
-use super::documents::{Deferred, Document};
+use super::documents::Deferred;
 use super::waiting::Waiting;
 use super::{Call, Conn, FetchResult, Room, SyncCall};
 use crate::committer::BatchResult;
@@ -128,7 +128,7 @@ impl Room {
             .into_iter()
             .filter_map(|id| self.documents.get(id));
         documents
-            .map(Document::release_weight)
+            .map(|document| document.release_weight(self.in_flight_bytes))
             .fold(weight, usize::saturating_add)
     }
 

@@ -33,7 +33,7 @@ fn grow(world: &mut World, client: &Client, call: &str, editor: &Editor) -> Cont
     panic!("nothing is refused");
 }
 
-/// The recent changes of two documents come in addition. They count for no participant.
+/// What is behind the last edit of two documents may come in addition.
 fn is_within_share(world: &World) {
     let bytes = world.room.usage.open().bytes();
     let most = SHARE + (2 << 20);
@@ -318,6 +318,50 @@ fn deletions_are_accepted_at_a_used_share() {
     }
     let whole = deletion(&[(FIRST, 200_000)]);
     assert_eq!(sent(&mut world, &writer, "a", &whole), Content::Empty);
+}
+
+/// Also if a connection of the author has not read them.
+#[test]
+fn recent_changes_leave_space_for_others() {
+    for is_read in [true, false] {
+        let mut world = world();
+        let [writer, reader, other] = ["writer", "writer", "other"].map(|name| world.join(name));
+        for number in 0..12 {
+            let call = format!("d{number}");
+            let path = json!({ "path": format!("{call}.document") });
+            let editor = Editor::new(100 + number);
+            for client in [&writer, &reader] {
+                world.begin_open(client, &call, path.clone());
+                world.settle();
+            }
+            let long = "ж".repeat(500_000);
+            for update in [
+                editor.append("body", &call),
+                editor.set_first("text", &long),
+                editor.remove(0),
+            ] {
+                world.update(&writer, &call, &update);
+                world.settle();
+            }
+            world.pass_seconds(2);
+            writer.take();
+            if is_read {
+                reader.take();
+            }
+            let bytes = world.room.usage.open().bytes();
+            assert!(bytes <= BEYOND, "{bytes} bytes after {number} documents");
+        }
+        open(&mut world, &other, "other");
+        let editor = Editor::new(99);
+        let long = "ж".repeat(500_000);
+        for update in [
+            editor.append("body", "mine"),
+            editor.set_first("text", &long),
+        ] {
+            let answer = sent(&mut world, &other, "other", &update);
+            assert_eq!(answer, Content::Empty, "{is_read}");
+        }
+    }
 }
 
 #[test]
