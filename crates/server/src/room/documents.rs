@@ -95,9 +95,6 @@ pub(super) struct Document {
     pub(super) idle_since: Option<Timestamp>,
     /// The charge for the memory of the document.
     pub(super) charge: Option<OpenCharge>,
-    /// Whether the last edit that was checked did not fit into its author's share of the memory at
-    /// first.
-    pub(super) is_short: bool,
     /// Refused patches.
     tried: Tried,
 }
@@ -210,7 +207,6 @@ impl Document {
             broken_from: None,
             idle_since: None,
             charge: None,
-            is_short: false,
             tried: Tried::default(),
         }
     }
